@@ -1,0 +1,79 @@
+//! gRPC calls: what begins one, what ends one, and with which code.
+//!
+//! No I/O and no clock: frames and kernel timestamps in, calls out through [`CallSink`].
+
+#![forbid(unsafe_code)]
+
+mod code;
+
+pub use code::Code;
+
+use crate::{hpack::PathId, process::ProcessId};
+
+/// Which end of the connection the watched process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// It sent the client preface.
+    Client,
+    /// It received the client preface, or listens on the connection's local port.
+    Server,
+}
+
+/// Whether the watched process wrote the bytes or read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Flow {
+    /// Written by the process.
+    Sent,
+    /// Read by the process.
+    Received,
+}
+
+/// What a series of calls has in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallKey {
+    /// The process that read or wrote the request headers.
+    pub process: ProcessId,
+    /// Which end that process is.
+    pub role: Role,
+    /// The interned `:path`; [`PathId::NOT_SEEN`] when it could not be decoded.
+    pub path: PathId,
+}
+
+/// Where a call's figures are added up; given out by [`CallSink::started`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeriesId(pub u32);
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The status code; `None` when the end was seen but the code was not.
+    pub code: Option<Code>,
+    /// Nanoseconds from the request headers to the end; `None` when the start was not seen.
+    pub elapsed_ns: Option<u64>,
+    /// Messages from client to server, where all of the call was seen.
+    pub request_messages: Option<u64>,
+    /// Messages from server to client, where all of the call was seen.
+    pub response_messages: Option<u64>,
+    /// The client half-closed before the end: it had no more messages to send.
+    pub half_closed: bool,
+}
+
+/// Takes what happens to calls, in the order in which it happens on each connection.
+///
+/// For each call: `started` or `joined` once, then any number of messages, then `ended` once.
+pub trait CallSink {
+    /// A call's request headers were seen.
+    fn started(&mut self, key: CallKey) -> SeriesId;
+
+    /// A call is under way whose start was not seen. It has no method unless the key has one.
+    fn joined(&mut self, key: CallKey) -> SeriesId;
+
+    /// Whole messages went by; `bytes` are their lengths on the wire, without the 5-byte prefixes.
+    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64);
+
+    /// The first response message was complete, this long after the request headers.
+    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64);
+
+    /// A call that had `started` ended.
+    fn ended(&mut self, series: SeriesId, ended: Ended);
+}
