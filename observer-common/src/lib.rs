@@ -1,1 +1,14 @@
-//! x
+//! What the kernel programs and the daemon share.
+//!
+//! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
+//! stream, [`record`] is how the kernel programs tell the daemon what they found, [`counter`] what
+//! they count, and [`layout`] the fields of the running kernel's structs that they read.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod counter;
+pub mod frame;
+pub mod layout;
+pub mod record;
+pub mod scanner;

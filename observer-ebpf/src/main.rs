@@ -1,1 +1,37 @@
-fn main() {}
+//! The kernel side: sees what sockets send and receive, finds the HTTP/2 frames in it, and sends
+//! the daemon what it needs to know of them. Message payload never leaves the kernel.
+//!
+//! A probe (`probes`) finds the socket (`socket`) and the process's buffers (`buffers`) of a call
+//! that moved bytes; `watch` finds the connection, or decides that the socket is none of ours;
+//! `walk` drives the scanner over the buffers and builds a record, which `emit` sends.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod buffers;
+mod connection;
+mod count;
+mod emit;
+mod filter;
+mod globals;
+mod kernel;
+mod maps;
+mod probes;
+mod scratch;
+mod socket;
+mod walk;
+mod watch;
+
+/// Nothing here panics: bounds are masked, not checked. Should the compiler keep a panic all the
+/// same, the endless loop makes the verifier refuse the program instead of hiding it.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Helpers such as `bpf_probe_read_kernel` are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

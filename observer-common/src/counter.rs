@@ -1,0 +1,87 @@
+//! What the kernel programs count, by cause: a per-CPU array of [`Count`], indexed by these.
+
+/// Events, and the bytes of the watched streams that they concern (0 where bytes are not the
+/// measure): `[events, bytes]`.
+pub type Count = [u64; 2];
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Counters, as positions in the array.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// All of them, in the order of their positions.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// How many there are.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The name under which it is published.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// The ring buffer had no room for a record.
+    RingFull = "ring_full",
+    /// A page of the process's buffer could not be read without faulting it in.
+    Unreadable = "unreadable",
+    /// All scratch slots of the CPU were claimed by preempted runs.
+    ScratchBusy = "scratch_busy",
+    /// One call had more frames and messages than one run may walk.
+    LoopBound = "loop_bound",
+    /// A frame that is kept whole was longer than the bound.
+    FrameTooLong = "frame_too_long",
+    /// The socket's own counter moved further than the calls that were seen.
+    Unseen = "unseen",
+    /// The process had the kernel discard what it received (MSG_TRUNC).
+    Discarded = "discarded",
+    /// The connection map was full: the connection is not watched.
+    ConnectionsFull = "connections_full",
+    /// The map of messages cut across DATA frames was full: the stream's messages are not counted.
+    MessagesFull = "messages_full",
+    /// Bytes of a direction in which no frame boundary is known.
+    OutOfStep = "out_of_step",
+}
+
+/// What a selected socket turned out to carry, by its first bytes: the array's second part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Protocol {
+    /// It opened with the HTTP/2 client preface.
+    Http2,
+    /// It opened with an HTTP/1 request line or status line.
+    Http1,
+    /// It opened with a TLS handshake record.
+    Tls,
+    /// Anything else, connections already open when the daemon started among them.
+    Other,
+}
+
+impl Protocol {
+    /// All of them, in the order of their positions.
+    pub const ALL: &[Self] = &[Self::Http2, Self::Http1, Self::Tls, Self::Other];
+
+    /// The name under which it is published.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Http2 => "http2",
+            Self::Http1 => "http1",
+            Self::Tls => "tls",
+            Self::Other => "other",
+        }
+    }
+
+    /// Its position in the array of counts.
+    pub const fn position(self) -> u32 {
+        Counter::COUNT + self as u32
+    }
+}
+
+/// Length of the array of counts.
+pub const COUNTS: u32 = Counter::COUNT + Protocol::ALL.len() as u32;

@@ -1,0 +1,147 @@
+//! The records that the kernel programs send to the daemon.
+//!
+//! One ring buffer entry is one record: a [`RecordHeader`] and, for [`record_kind::BYTES`], items:
+//!
+//! ```text
+//! ┌──────────────┬────────────┬──────────┬────────────┬─────────────────────────┬─ ─
+//! │ RecordHeader │ ItemHeader │ DataItem │ ItemHeader │ frame payload, padded   │ …
+//! │              │ DATA       │          │ FRAME      │ to a multiple of 8      │
+//! └──────────────┴────────────┴──────────┴────────────┴─────────────────────────┴─ ─
+//! ```
+//!
+//! All integers are in the machine's byte order; nothing here is an enum or a bool, because the
+//! daemon must survive any bytes.
+
+/// What a record tells.
+pub mod record_kind {
+    /// Bytes went by in one direction: the record's items say which frames and messages.
+    pub const BYTES: u8 = 1;
+    /// The connection ended; no more records follow for its identifier.
+    pub const CLOSED: u8 = 2;
+    /// A process that had connections exited; `connection` is 0.
+    pub const EXITED: u8 = 3;
+    /// A process that had connections executed another program; `connection` is 0.
+    pub const EXECUTED: u8 = 4;
+}
+
+/// Directions, as seen from the process that owns the socket.
+pub mod direction {
+    /// The process read the bytes.
+    pub const RECEIVED: u8 = 0;
+    /// The process wrote the bytes.
+    pub const SENT: u8 = 1;
+}
+
+/// Which end of the connection the process is.
+pub mod role {
+    /// It received the client preface.
+    pub const SERVER: u8 = 0;
+    /// It sent the client preface.
+    pub const CLIENT: u8 = 1;
+}
+
+/// Begins every record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RecordHeader {
+    /// The connection's identifier, unique for the life of the kernel programs.
+    pub connection: u64,
+    /// Kernel's monotonic clock when the call returned, in nanoseconds.
+    pub time_ns: u64,
+    /// Position in the direction's byte stream of the first byte that this record accounts for.
+    pub position: u64,
+    /// Bytes of the direction's stream that this record accounts for: those before the first
+    /// item told nothing (message bodies, PING, WINDOW_UPDATE).
+    pub length: u64,
+    /// Thread group that made the call, in the initial PID namespace.
+    pub pid: u32,
+    /// One of [`record_kind`].
+    pub kind: u8,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// One of [`role`].
+    pub role: u8,
+    /// Padding.
+    pub _reserved: u8,
+}
+
+/// What an item tells.
+pub mod item_kind {
+    /// A [`super::DataItem`] follows: DATA frames of one stream.
+    pub const DATA: u8 = 1;
+    /// A frame that is kept; its first `captured` payload bytes follow.
+    pub const FRAME: u8 = 2;
+    /// The next `captured` payload bytes of the last frame follow.
+    pub const PART: u8 = 5;
+    /// A [`super::OpenItem`] follows: the first record of a connection begins with it.
+    pub const OPEN: u8 = 3;
+    /// `length` bytes of the direction were not seen, because of the counter in `frame_kind`;
+    /// what follows begins at a frame boundary.
+    pub const GAP: u8 = 4;
+}
+
+/// Begins every item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ItemHeader {
+    /// One of [`item_kind`].
+    pub kind: u8,
+    /// The frame's type, for [`item_kind::FRAME`].
+    pub frame_kind: u8,
+    /// The frame's flags; for [`item_kind::DATA`], bits of [`data_flag`].
+    pub flags: u8,
+    /// Padding.
+    pub _reserved: u8,
+    /// The frame's stream identifier.
+    pub stream: u32,
+    /// The frame's payload length, for [`item_kind::FRAME`]; bytes missed, for [`item_kind::GAP`].
+    pub length: u32,
+    /// Bytes that follow this header, without the padding to a multiple of 8.
+    pub captured: u32,
+}
+
+/// Flags of a data item.
+pub mod data_flag {
+    /// A DATA frame with END_STREAM ended.
+    pub const END_STREAM: u8 = 1;
+    /// The stream's message framing is not known: `messages` says nothing.
+    pub const UNALIGNED: u8 = 2;
+}
+
+/// What ended in DATA frames of one stream that followed each other in one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DataItem {
+    /// Lengths of the messages that ended, without their prefixes.
+    pub message_bytes: u64,
+    /// Messages that ended.
+    pub messages: u64,
+}
+
+/// What is known of a connection when it is first seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct OpenItem {
+    /// Local address: IPv6 and v4-mapped in network byte order; zeros for a Unix socket.
+    pub local: [u8; 16],
+    /// The peer's address, likewise.
+    pub remote: [u8; 16],
+    /// Local port.
+    pub local_port: u16,
+    /// The peer's port.
+    pub remote_port: u16,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub family: u16,
+    /// Padding.
+    pub _reserved: u16,
+    /// Name of the process's main thread.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<RecordHeader>() == 40);
+const _: () = assert!(size_of::<ItemHeader>() == 16);
+const _: () = assert!(size_of::<DataItem>() == 16);
+const _: () = assert!(size_of::<OpenItem>() == 56);
+
+/// Items begin at multiples of this.
+pub const ITEM_ALIGNMENT: u32 = 8;

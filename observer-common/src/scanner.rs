@@ -1,0 +1,444 @@
+//! Finds HTTP/2 frames and gRPC messages in one direction of a connection.
+//!
+//! The scanner never holds the stream's bytes. It says what it [wants](Scanner::want) of the
+//! bytes that come next, its driver does that with as many of them as there are and
+//! [tells](Scanner::took) it so; the answer says what that completed. The kernel programs
+//! drive it over a process's buffers, the tests over slices: it is the same code.
+//!
+//! Order of calls: `want`, then `took` with 1 to `want().length` bytes, and so on. After an answer
+//! with [`event::FRAME_BEGIN`] for a DATA frame the driver may [`resume`](Scanner::resume) a
+//! message that an earlier DATA frame of the stream left unfinished; after one with
+//! [`event::FRAME_END`] it asks [`unfinished`](Scanner::unfinished) whether there is one to keep.
+//!
+//! There is no loop and no indexing with a run-time value here, so that the kernel's verifier can
+//! follow it; what may be cut is put together in [`Scanner::buffer`], each part at its own offset.
+
+use crate::frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind};
+
+/// Length of gRPC's message prefix: compressed flag and big-endian length.
+pub const PREFIX_LENGTH: u32 = 5;
+
+/// Longest frame payload that is kept whole. Longer ones are cut off here: a counted gap.
+///
+/// HTTP/2 allows 16 MiB − 1; no gRPC library accepts a header block of 1 MiB by default (8 KiB to
+/// 64 KiB is usual), so more would only be memory for a hostile peer to fill.
+pub const MAX_KEPT: u32 = 1 << 20;
+
+/// What the driver is to do with the next bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Copy them into [`Scanner::buffer`] at [`Want::at`].
+    Read,
+    /// Copy them into the record: they are payload of a frame that is kept.
+    Copy,
+    /// Pass over them.
+    Skip,
+}
+
+/// What the scanner wants of the bytes that come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// What to do with them.
+    pub take: Take,
+    /// Offset in [`Scanner::buffer`], for [`Take::Read`].
+    pub at: u32,
+    /// At most this many of them; never 0.
+    pub length: u32,
+    /// The scanner's place, carried over so that the verifier need not look for it again.
+    phase: u32,
+}
+
+/// What the bytes that were taken completed: a set of bits.
+pub mod event {
+    /// The client preface is complete; frames follow.
+    pub const PREFACE_END: u32 = 1;
+    /// The bytes are not a client preface. Nothing that follows can be scanned.
+    pub const NOT_PREFACE: u32 = 2;
+    /// A frame header is complete: see [`super::Scanner::frame`].
+    pub const FRAME_BEGIN: u32 = 4;
+    /// The frame's last byte was taken.
+    pub const FRAME_END: u32 = 8;
+    /// A gRPC message's last byte was taken: see [`super::Scanner::message_length`].
+    pub const MESSAGE_END: u32 = 16;
+    /// The frame is longer than what is kept; the rest of it is passed over.
+    pub const TOO_LONG: u32 = 32;
+}
+
+/// Where in the stream the next byte is.
+mod phase {
+    pub(super) const PREFACE: u32 = 0;
+    pub(super) const HEADER: u32 = 1;
+    /// In a frame that is kept.
+    pub(super) const COPY: u32 = 2;
+    /// In a frame or a rest of one that is of no interest.
+    pub(super) const SKIP: u32 = 3;
+    /// At the pad length of a DATA frame (RFC 9113 §6.1).
+    pub(super) const PAD_LENGTH: u32 = 4;
+    /// In a message's prefix.
+    pub(super) const PREFIX: u32 = 5;
+    /// In a message's body.
+    pub(super) const BODY: u32 = 6;
+    /// The stream did not begin with the client preface.
+    pub(super) const REFUSED: u32 = 7;
+}
+
+/// Offsets in the buffer. Each part may be cut anywhere, so each has its own place.
+const AT_HEADER: usize = 0;
+const AT_PREFIX: usize = 16;
+const AT_PAD_LENGTH: usize = 24;
+
+/// Length of [`Scanner::buffer`]: a driver may mask offsets with 31 and lengths with 15.
+const BUFFER_LENGTH: usize = 48;
+
+/// A gRPC message of which not all bytes have been seen yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Message {
+    /// Prefix bytes seen.
+    pub prefix: [u8; 5],
+    /// How many of them; [`Message::UNALIGNED`] where the stream is not framed as messages.
+    pub have: u8,
+    /// Padding.
+    pub _reserved: u16,
+    /// The body's length, once the prefix is complete.
+    pub length: u32,
+    /// Body bytes still to come.
+    pub left: u32,
+}
+
+impl Message {
+    /// In [`Message::have`]: where messages begin and end in this stream is not known.
+    pub const UNALIGNED: u8 = 0xff;
+
+    /// For a stream whose beginning was not seen, or which carries something else than gRPC.
+    pub const fn unaligned() -> Self {
+        Self { prefix: [0; 5], have: Self::UNALIGNED, _reserved: 0, length: 0, left: 0 }
+    }
+}
+
+/// One direction's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Scanner {
+    /// Where the driver puts what it is asked to read.
+    pub buffer: [u8; BUFFER_LENGTH],
+    phase: u32,
+    /// Bytes of the preface part or frame header in the buffer.
+    have: u32,
+    /// Bytes of the message prefix in the buffer.
+    prefix_have: u32,
+    /// Payload bytes of the frame still to come, without the padding.
+    left: u32,
+    /// Padding still to come after them (RFC 9113 §6.1).
+    padding: u32,
+    frame: FrameHeader,
+    message_length: u32,
+    message_left: u32,
+    /// The current DATA frame is not framed as messages.
+    unaligned: u32,
+    /// Preface bytes already found to be right.
+    matched: u32,
+}
+
+impl Scanner {
+    /// At the beginning of a stream that opens with the client preface.
+    #[inline(always)]
+    pub const fn at_preface() -> Self {
+        Self::at(phase::PREFACE)
+    }
+
+    /// At a frame boundary.
+    #[inline(always)]
+    pub const fn at_frame() -> Self {
+        Self::at(phase::HEADER)
+    }
+
+    #[inline(always)]
+    const fn at(phase: u32) -> Self {
+        Self {
+            buffer: [0; BUFFER_LENGTH],
+            phase,
+            have: 0,
+            prefix_have: 0,
+            left: 0,
+            padding: 0,
+            frame: FrameHeader { length: 0, stream: 0, kind: 0, flags: 0, _reserved: 0 },
+            message_length: 0,
+            message_left: 0,
+            unaligned: 0,
+            matched: 0,
+        }
+    }
+
+    /// The frame that began last.
+    #[inline(always)]
+    pub const fn frame(&self) -> FrameHeader {
+        self.frame
+    }
+
+    /// Length of the message that began last.
+    #[inline(always)]
+    pub const fn message_length(&self) -> u32 {
+        self.message_length
+    }
+
+    /// Whether the current DATA frame is not framed as messages.
+    #[inline(always)]
+    pub const fn is_unaligned(&self) -> bool {
+        self.unaligned != 0
+    }
+
+    /// Whether the stream did not begin with the client preface. There is no use in going on.
+    #[inline(always)]
+    pub const fn is_refused(&self) -> bool {
+        self.phase == phase::REFUSED
+    }
+
+    /// Bytes went by unseen. Says whether nothing else was lost: whether they all are of one
+    /// message's body, or of a frame of no interest, and do not reach its end.
+    #[inline(always)]
+    pub fn missed(&mut self, n: u64) -> bool {
+        let want = self.want();
+        if !matches!(want.take, Take::Skip) || n >= want.length as u64 {
+            return false;
+        }
+        self.took(want, n as u32);
+        true
+    }
+
+    /// What to do with the next bytes.
+    #[inline(always)]
+    pub const fn want(&self) -> Want {
+        let phase = self.phase;
+        let (take, at, length) = match phase {
+            // Eight at a time: `matched` is 0, 8 or 16.
+            phase::PREFACE => (Take::Read, AT_HEADER as u32 + self.have, 8 - (self.have & 7)),
+            phase::COPY => (Take::Copy, 0, self.left),
+            phase::SKIP => (Take::Skip, 0, self.left),
+            phase::PAD_LENGTH => (Take::Read, AT_PAD_LENGTH as u32, 1),
+            phase::PREFIX => (
+                Take::Read,
+                AT_PREFIX as u32 + self.prefix_have,
+                min(PREFIX_LENGTH - self.prefix_have, self.left),
+            ),
+            phase::BODY => (Take::Skip, 0, min(self.message_left, self.left)),
+            _ => (Take::Read, AT_HEADER as u32 + self.have, HEADER_LENGTH - self.have),
+        };
+        Want { take, at, length, phase }
+    }
+
+    /// `n` bytes were taken as wanted, 1 ≤ `n` ≤ `want.length`. Answers with bits of [`event`].
+    #[inline(always)]
+    pub fn took(&mut self, want: Want, n: u32) -> u32 {
+        match want.phase {
+            phase::PREFACE => self.took_preface(n),
+            phase::COPY | phase::SKIP => {
+                self.left -= n;
+                self.end_of_part()
+            }
+            phase::PAD_LENGTH => self.took_pad_length(),
+            phase::PREFIX => self.took_prefix(n),
+            phase::BODY => {
+                self.left -= n;
+                self.message_left -= n;
+                self.end_of_body()
+            }
+            _ => self.took_header(n),
+        }
+    }
+
+    /// Goes on with a message that an earlier DATA frame of this stream began. To be called
+    /// right after [`event::FRAME_BEGIN`], if at all.
+    #[inline(always)]
+    pub fn resume(&mut self, message: &Message) {
+        if message.have == Message::UNALIGNED {
+            self.unaligned = 1;
+            if self.phase == phase::PREFIX {
+                self.phase = phase::SKIP;
+            }
+            return;
+        }
+        self.prefix_have = min(message.have as u32, PREFIX_LENGTH - 1);
+        self.buffer[AT_PREFIX] = message.prefix[0];
+        self.buffer[AT_PREFIX + 1] = message.prefix[1];
+        self.buffer[AT_PREFIX + 2] = message.prefix[2];
+        self.buffer[AT_PREFIX + 3] = message.prefix[3];
+        self.buffer[AT_PREFIX + 4] = message.prefix[4];
+        self.message_length = message.length;
+        self.message_left = message.left;
+        if self.phase == phase::PREFIX && self.message_left > 0 {
+            self.phase = phase::BODY;
+        }
+    }
+
+    /// The message that the DATA frame which just ended left unfinished, if any.
+    #[inline(always)]
+    pub fn unfinished(&self) -> Option<Message> {
+        if self.unaligned != 0 {
+            return Some(Message::unaligned());
+        }
+        if self.message_left == 0 && self.prefix_have == 0 {
+            return None;
+        }
+        Some(Message {
+            prefix: self.prefix(),
+            have: self.prefix_have as u8,
+            _reserved: 0,
+            length: self.message_length,
+            left: self.message_left,
+        })
+    }
+
+    #[inline(always)]
+    const fn prefix(&self) -> [u8; 5] {
+        let b = &self.buffer;
+        [
+            b[AT_PREFIX],
+            b[AT_PREFIX + 1],
+            b[AT_PREFIX + 2],
+            b[AT_PREFIX + 3],
+            b[AT_PREFIX + 4],
+        ]
+    }
+
+    #[inline(always)]
+    fn took_preface(&mut self, n: u32) -> u32 {
+        self.have += n;
+        if !self.preface_matches() {
+            self.phase = phase::REFUSED;
+            return event::NOT_PREFACE;
+        }
+        if self.have < 8 {
+            return 0;
+        }
+        self.have = 0;
+        self.matched += 8;
+        if self.matched < PREFACE.len() as u32 {
+            return 0;
+        }
+        self.phase = phase::HEADER;
+        event::PREFACE_END
+    }
+
+    /// Compares what is in the buffer with the eight preface bytes that belong there.
+    #[inline(always)]
+    fn preface_matches(&self) -> bool {
+        let expected = match self.matched {
+            0 => u64::from_le_bytes(*b"PRI * HT"),
+            8 => u64::from_le_bytes(*b"TP/2.0\r\n"),
+            _ => u64::from_le_bytes(*b"\r\nSM\r\n\r\n"),
+        };
+        let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = self.buffer;
+        let seen = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+        // Bytes not read yet are shifted out. `have` is 1 to 8.
+        let unread = 64 - 8 * min(self.have, 8);
+        (seen ^ expected) << (unread & 63) == 0
+    }
+
+    #[inline(always)]
+    fn took_header(&mut self, n: u32) -> u32 {
+        self.have += n;
+        if self.have < HEADER_LENGTH {
+            return 0;
+        }
+        self.have = 0;
+        let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = self.buffer;
+        self.frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
+        self.left = self.frame.length;
+        self.padding = 0;
+        self.unaligned = 0;
+        self.message_left = 0;
+        self.prefix_have = 0;
+        event::FRAME_BEGIN | self.begin_payload()
+    }
+
+    #[inline(always)]
+    fn begin_payload(&mut self) -> u32 {
+        match self.frame.kind {
+            kind::DATA if self.frame.has(flag::PADDED) => self.phase = phase::PAD_LENGTH,
+            kind::DATA => self.phase = phase::PREFIX,
+            _ if self.frame.is_kept() => {
+                self.phase = phase::COPY;
+                if self.left > MAX_KEPT {
+                    self.padding = self.left - MAX_KEPT;
+                    self.left = MAX_KEPT;
+                    return event::TOO_LONG;
+                }
+            }
+            _ => self.phase = phase::SKIP,
+        }
+        self.end_of_part()
+    }
+
+    #[inline(always)]
+    fn took_pad_length(&mut self) -> u32 {
+        self.left -= 1;
+        // Padding that is longer than the payload is the peer's error (RFC 9113 §6.1); it ends
+        // the connection, so how it is read does not matter as long as the frame ends where it says.
+        self.padding = min(self.buffer[AT_PAD_LENGTH] as u32, self.left);
+        self.left -= self.padding;
+        self.phase = if self.unaligned != 0 {
+            phase::SKIP
+        } else if self.message_left > 0 {
+            phase::BODY
+        } else {
+            phase::PREFIX
+        };
+        self.end_of_part()
+    }
+
+    #[inline(always)]
+    fn took_prefix(&mut self, n: u32) -> u32 {
+        self.prefix_have += n;
+        self.left -= n;
+        if self.prefix_have < PREFIX_LENGTH {
+            return self.end_of_part();
+        }
+        self.prefix_have = 0;
+        let [compressed, l0, l1, l2, l3] = self.prefix();
+        if compressed > 1 {
+            // Not gRPC's framing, or no longer.
+            self.unaligned = 1;
+            self.phase = phase::SKIP;
+            return self.end_of_part();
+        }
+        self.message_length = u32::from_be_bytes([l0, l1, l2, l3]);
+        self.message_left = self.message_length;
+        self.phase = phase::BODY;
+        self.end_of_body()
+    }
+
+    /// The message may be complete, and the frame with it.
+    #[inline(always)]
+    fn end_of_body(&mut self) -> u32 {
+        if self.message_left > 0 {
+            return self.end_of_part();
+        }
+        self.phase = phase::PREFIX;
+        event::MESSAGE_END | self.end_of_part()
+    }
+
+    /// The frame's payload may be complete, and the frame with it, or padding follows.
+    #[inline(always)]
+    fn end_of_part(&mut self) -> u32 {
+        if self.left > 0 {
+            return 0;
+        }
+        if self.padding > 0 {
+            self.left = self.padding;
+            self.padding = 0;
+            self.phase = phase::SKIP;
+            return 0;
+        }
+        self.phase = phase::HEADER;
+        event::FRAME_END
+    }
+}
+
+#[inline(always)]
+const fn min(a: u32, b: u32) -> u32 {
+    if a < b { a } else { b }
+}
+
+#[cfg(test)]
+mod tests;

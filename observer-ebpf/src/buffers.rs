@@ -1,0 +1,136 @@
+//! The process's buffers of one call, one after the other.
+
+use aya_ebpf::helpers::bpf_probe_read_user;
+
+/// How the call named its buffers.
+#[derive(Clone, Copy)]
+pub enum Shape {
+    /// One buffer: read, recvfrom, write, sendto.
+    Flat { base: u64 },
+    /// An array of `struct iovec`: readv, writev.
+    Vector { iov: u64 },
+    /// A `struct user_msghdr`: recvmsg, sendmsg.
+    Message { header: u64 },
+    /// An array of `struct mmsghdr`: recvmmsg, sendmmsg.
+    Messages { headers: u64 },
+}
+
+/// `struct iovec`
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Iovec {
+    base: u64,
+    length: u64,
+}
+
+/// The beginning of `struct user_msghdr`
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct MessageHeader {
+    name: u64,
+    name_length: u64,
+    iov: u64,
+    iov_length: u64,
+}
+
+/// `sizeof(struct mmsghdr)`, and the offset of `msg_len` in it
+const MMSGHDR_SIZE: u64 = 64;
+const MMSGHDR_LENGTH: u64 = 56;
+
+/// Buffers still to be walked.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Buffers {
+    /// Next byte.
+    pub base: u64,
+    /// Bytes of the current buffer from there on.
+    pub left: u64,
+    /// Bytes of the current message in later buffers.
+    later: u64,
+    /// Next `struct iovec`.
+    iov: u64,
+    /// Next `struct mmsghdr`, and how many there are from there on.
+    headers: u64,
+    headers_left: u64,
+}
+
+impl Buffers {
+    /// Begins with the buffers of a call that moved `length` bytes, or, for
+    /// [`Shape::Messages`], `length` messages. `None` if the header cannot be read.
+    #[inline(always)]
+    pub fn begin(&mut self, shape: Shape, length: u64) -> Option<()> {
+        self.clear();
+        match shape {
+            Shape::Flat { base } => {
+                self.base = base;
+                self.left = length;
+            }
+            Shape::Vector { iov } => {
+                self.iov = iov;
+                self.later = length;
+            }
+            Shape::Message { header } => {
+                self.iov = read_user::<MessageHeader>(header)?.iov;
+                self.later = length;
+            }
+            Shape::Messages { headers } => {
+                self.headers = headers;
+                self.headers_left = length;
+            }
+        }
+        Some(())
+    }
+
+    /// Whether all bytes have been walked.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.left == 0 && self.later == 0 && self.headers_left == 0
+    }
+
+    /// Goes on to the next buffer. `None` if its description cannot be read.
+    #[inline(always)]
+    pub fn next(&mut self) -> Option<()> {
+        if self.later == 0 {
+            let header: MessageHeader = read_user(self.headers)?;
+            let length: u32 = read_user(self.headers + MMSGHDR_LENGTH)?;
+            self.iov = header.iov;
+            self.later = u64::from(length);
+            self.headers += MMSGHDR_SIZE;
+            self.headers_left -= 1;
+            return Some(());
+        }
+        let iovec: Iovec = read_user(self.iov)?;
+        self.iov += size_of::<Iovec>() as u64;
+        self.base = iovec.base;
+        self.left = if iovec.length < self.later { iovec.length } else { self.later };
+        self.later -= self.left;
+        Some(())
+    }
+
+    /// Passes over bytes of the current buffer.
+    #[inline(always)]
+    pub fn advance(&mut self, n: u32) {
+        self.base += u64::from(n);
+        self.left -= u64::from(n);
+    }
+
+    /// Nothing can be walked.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.left = 0;
+        self.later = 0;
+        self.headers_left = 0;
+    }
+}
+
+/// Length of one message of an array of `struct mmsghdr`.
+#[inline(always)]
+pub fn message_length(headers: u64, index: u64) -> Option<u32> {
+    read_user(headers + index * MMSGHDR_SIZE + MMSGHDR_LENGTH)
+}
+
+#[inline(always)]
+fn read_user<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const T) }.ok()
+}

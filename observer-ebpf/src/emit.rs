@@ -1,0 +1,242 @@
+//! Puts a record together in the scratch slot and sends it.
+
+use core::{ffi::c_void, mem::offset_of};
+
+use aya_ebpf::helpers::{bpf_probe_read_user_buf, bpf_ringbuf_output};
+use observer_common::{
+    counter::Counter,
+    frame::FrameHeader,
+    record::{
+        DataItem, ITEM_ALIGNMENT, ItemHeader, OpenItem, RecordHeader, item_kind, record_kind,
+    },
+};
+
+use crate::{
+    connection::state,
+    count::count,
+    globals,
+    maps::{PROCESSES, RING},
+    scratch::{COPY_MAX, RECORD_CAPACITY, Scratch},
+    socket,
+    walk::Walk,
+};
+
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// Length of a record without items.
+const EMPTY: u32 = size_of::<RecordHeader>() as u32;
+
+/// Offsets are below this: the verifier sees the mask, `RECORD_FULL` makes it true.
+const OFFSET_MASK: u32 = (16 << 10) - 1;
+
+/// Begins a record: room for its header and, if the connection is new, for what it is.
+#[inline(always)]
+pub fn begin(scratch: &mut Scratch, announced: bool) {
+    scratch.item = 0;
+    scratch.data.messages = 0;
+    scratch.data.message_bytes = 0;
+    scratch.data.flags = 0;
+    scratch.length = empty_length(announced);
+}
+
+#[inline(always)]
+const fn empty_length(announced: bool) -> u32 {
+    if announced { EMPTY } else { EMPTY + (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32 }
+}
+
+/// Begins an item for a frame that is kept, or for the rest of one.
+#[inline(always)]
+pub fn begin_frame(scratch: &mut Scratch, frame: &FrameHeader, kind: u8) {
+    let item = ItemHeader {
+        kind,
+        frame_kind: frame.kind,
+        flags: frame.flags,
+        _reserved: 0,
+        stream: frame.stream,
+        length: frame.length,
+        captured: 0,
+    };
+    scratch.captured = 0;
+    scratch.item = scratch.length;
+    put(scratch, item);
+}
+
+/// Copies the next payload bytes of a frame that is kept. `None` if they cannot be read.
+#[inline(always)]
+pub fn copy(scratch: &mut Scratch, frame: &FrameHeader, from: u64, n: u32) -> Option<()> {
+    if scratch.item == 0 {
+        begin_frame(scratch, frame, item_kind::PART);
+    }
+    let at = (scratch.length & OFFSET_MASK) as usize;
+    let n = n & COPY_MAX;
+    // SAFETY: at + n < RECORD_CAPACITY by the masks; the helper checks the address.
+    unsafe {
+        let to = core::slice::from_raw_parts_mut(scratch.record.as_mut_ptr().add(at), n as usize);
+        bpf_probe_read_user_buf(from as *const u8, to).ok()?;
+    }
+    scratch.length += n;
+    scratch.captured += n;
+    Some(())
+}
+
+/// Ends the open frame item, if there is one.
+#[inline(always)]
+pub fn end_frame(scratch: &mut Scratch) {
+    if scratch.item == 0 {
+        return;
+    }
+    let at = (scratch.item & OFFSET_MASK) as usize + offset_of!(ItemHeader, captured);
+    // SAFETY: in bounds by the mask; items are aligned.
+    unsafe { *scratch.record.as_mut_ptr().add(at).cast::<u32>() = scratch.captured };
+    scratch.length = (scratch.length + ITEM_ALIGNMENT - 1) & !(ITEM_ALIGNMENT - 1);
+    scratch.item = 0;
+}
+
+/// Tells of bytes that were not seen.
+#[inline(always)]
+pub fn gap(scratch: &mut Scratch, cause: Counter, bytes: u64) {
+    end_frame(scratch);
+    flush_data(scratch);
+    let item = ItemHeader {
+        kind: item_kind::GAP,
+        frame_kind: cause as u8,
+        // More than 4 GiB are as lost as 4 GiB; the counter has them all.
+        length: if bytes > u64::from(u32::MAX) { u32::MAX } else { bytes as u32 },
+        ..ItemHeader::default()
+    };
+    put(scratch, item);
+}
+
+/// Puts what ended in DATA frames into the record, if anything did.
+#[inline(always)]
+pub fn flush_data(scratch: &mut Scratch) {
+    if scratch.data.messages == 0 && scratch.data.flags == 0 {
+        return;
+    }
+    let item = ItemHeader {
+        kind: item_kind::DATA,
+        frame_kind: 0,
+        flags: scratch.data.flags as u8,
+        _reserved: 0,
+        stream: scratch.data.stream,
+        length: 0,
+        captured: size_of::<DataItem>() as u32,
+    };
+    put(scratch, item);
+    let totals = DataItem {
+        message_bytes: scratch.data.message_bytes,
+        messages: scratch.data.messages,
+    };
+    put(scratch, totals);
+    scratch.data.messages = 0;
+    scratch.data.message_bytes = 0;
+    scratch.data.flags = 0;
+}
+
+/// Appends a struct whose size is a multiple of the alignment of items.
+#[inline(always)]
+fn put<T>(scratch: &mut Scratch, value: T) {
+    const { assert!(size_of::<T>().is_multiple_of(ITEM_ALIGNMENT as usize)) };
+    let at = (scratch.length & OFFSET_MASK) as usize;
+    // SAFETY: in bounds by the mask; items are aligned.
+    unsafe { scratch.record.as_mut_ptr().add(at).cast::<T>().write(value) };
+    scratch.length += size_of::<T>() as u32;
+}
+
+/// Ends the record and sends it, if it tells anything, and begins the next one.
+#[inline(never)]
+pub fn send(walk: &Walk, scratch: &mut Scratch) {
+    end_frame(scratch);
+    flush_data(scratch);
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &mut *walk.connection };
+    if connection.state == state::WATCHED
+        && scratch.length > empty_length(connection.announced != 0)
+    {
+        write_header(walk, scratch);
+        if output(scratch) {
+            connection.announced = 1;
+        } else {
+            // SAFETY: a map value, valid for the run.
+            let direction = unsafe { &*walk.direction };
+            count(Counter::RingFull, direction.position - direction.reported);
+        }
+        if connection.pid != walk.pid {
+            connection.pid = walk.pid;
+            // Full: the process's exit will not be told; its series live on until it is swept.
+            let _ = PROCESSES.insert(walk.pid, 1, 0);
+        }
+        // SAFETY: a map value, valid for the run.
+        unsafe { (*walk.direction).reported = (*walk.direction).position };
+    }
+    begin(scratch, connection.announced != 0);
+}
+
+#[inline(always)]
+fn write_header(walk: &Walk, scratch: &mut Scratch) {
+    // SAFETY: map values, valid for the run.
+    let (connection, direction) = unsafe { (&*walk.connection, &*walk.direction) };
+    let header = RecordHeader {
+        connection: connection.id,
+        time_ns: walk.time_ns,
+        position: direction.reported,
+        length: direction.position - direction.reported,
+        pid: walk.pid,
+        kind: record_kind::BYTES,
+        direction: walk.sent,
+        role: connection.role,
+        _reserved: 0,
+    };
+    let record = scratch.record.as_mut_ptr();
+    // SAFETY: within the record; aligned as the struct is.
+    unsafe { record.cast::<RecordHeader>().write(header) };
+    if connection.announced != 0 {
+        return;
+    }
+    let item = ItemHeader {
+        kind: item_kind::OPEN,
+        captured: size_of::<OpenItem>() as u32,
+        ..ItemHeader::default()
+    };
+    // SAFETY: within the record, which `begin` left this room in; aligned.
+    unsafe {
+        record.add(EMPTY as usize).cast::<ItemHeader>().write(item);
+        let open = record.add(EMPTY as usize + size_of::<ItemHeader>()).cast::<OpenItem>();
+        socket::describe(walk.sock, &mut *open);
+        (*open)._reserved = 0;
+    }
+}
+
+#[inline(always)]
+fn output(scratch: &Scratch) -> bool {
+    let length = scratch.length & 0x7fff;
+    if length as usize > RECORD_CAPACITY {
+        return false;
+    }
+    output_bytes(scratch.record.as_ptr(), length)
+}
+
+/// Sends a record that has no items.
+#[inline(always)]
+pub fn output_header(header: &RecordHeader) -> bool {
+    output_bytes((&raw const *header).cast(), EMPTY)
+}
+
+/// Sends bytes. The daemon looks at the ring by its own clock; it is woken only when the ring
+/// fills, so that a record costs no wake-up.
+#[inline(always)]
+fn output_bytes(bytes: *const u8, length: u32) -> bool {
+    let ring = (&raw const RING).cast_mut().cast::<c_void>();
+    // SAFETY: a map of this program; the caller has the bytes.
+    unsafe {
+        let waiting = aya_ebpf::helpers::generated::bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+        let flags = if waiting >= globals::wake_at() {
+            BPF_RB_FORCE_WAKEUP
+        } else {
+            BPF_RB_NO_WAKEUP
+        };
+        bpf_ringbuf_output(ring, bytes.cast_mut().cast(), u64::from(length), flags) == 0
+    }
+}

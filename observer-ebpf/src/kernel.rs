@@ -1,0 +1,40 @@
+//! Reads from the kernel's structs.
+
+use aya_ebpf::{
+    bindings::task_struct,
+    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel},
+};
+use observer_common::layout::Field;
+
+use crate::globals::offset;
+
+/// An address in the kernel, of a struct whose layout is known by [`Field`]s.
+pub type Address = u64;
+
+/// Reads a field of the struct at `base`; `None` if the page is not there.
+#[inline(always)]
+pub fn read<T>(base: Address, field: Field) -> Option<T> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((base as usize + offset(field)) as *const T) }.ok()
+}
+
+/// The current task, as the verifier knows it: its fields may be loaded without a helper.
+#[inline(always)]
+pub fn current_task() -> *const task_struct {
+    // SAFETY: always valid for the duration of the program.
+    unsafe { bpf_get_current_task_btf() }
+}
+
+/// Loads a field by a plain load. Only for pointers whose type the verifier knows.
+#[inline(always)]
+pub fn load<T: Copy>(base: *const u8, field: Field) -> T {
+    // SAFETY: the verifier checks type and offset; a fault reads as 0 (PROBE_MEM).
+    unsafe { *base.add(offset(field)).cast::<T>() }
+}
+
+/// Name of the process's main thread.
+#[inline(always)]
+pub fn process_name() -> [u8; 16] {
+    let leader: *const u8 = load(current_task().cast(), Field::TaskGroupLeader);
+    read(leader as Address, Field::TaskComm).unwrap_or_default()
+}

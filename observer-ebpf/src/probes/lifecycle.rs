@@ -1,0 +1,201 @@
+//! The ends of connections and processes.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_for_each_map_elem, bpf_ktime_get_ns},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use observer_common::{
+    counter::Counter,
+    layout::Field,
+    record::{RecordHeader, record_kind},
+    scanner::Message,
+};
+
+use crate::{
+    connection::Connection,
+    count::count,
+    emit, filter, globals,
+    kernel::{Address, read},
+    maps::{CONNECTIONS, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
+    socket::Socket,
+};
+
+// States of `struct sock` (net/tcp_states.h).
+const TCP_FIN_WAIT1: i32 = 4;
+const TCP_CLOSE: i32 = 7;
+const TCP_LAST_ACK: i32 = 9;
+
+const SHUTDOWN_MASK: u8 = 3;
+
+/// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn sock_state(ctx: RawTracePointContext) -> i32 {
+    let sock: u64 = ctx.arg(0);
+    let state: i32 = ctx.arg(2);
+    if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) {
+        return 0;
+    }
+    let _ = IGNORED.remove(sock);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock)
+        && is_over(sock, state)
+    {
+        close(sock, connection);
+    }
+    0
+}
+
+/// Whether the process can neither read nor write any more. After a reset it may still read what
+/// had arrived before; then the sweep sees it close the socket.
+#[inline(always)]
+fn is_over(sock: Address, state: i32) -> bool {
+    if state != TCP_CLOSE {
+        // `tcp_close` has shut both directions by now; `shutdown(SHUT_WR)` only one.
+        return read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & SHUTDOWN_MASK == SHUTDOWN_MASK;
+    }
+    let next: Option<u32> = read(sock, Field::TcpRcvNxt);
+    let copied: Option<u32> = read(sock, Field::TcpCopiedSeq);
+    // A FIN that arrived counts as one and is no data.
+    matches!((next, copied), (Some(next), Some(copied)) if next.wrapping_sub(copied) <= 1)
+}
+
+/// Tells the daemon that a connection is over, and forgets it.
+#[inline(always)]
+pub fn close(sock: Address, connection: *mut Connection) {
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &mut *connection };
+    if connection.closed_ns == 0 {
+        // SAFETY: a helper without arguments.
+        connection.closed_ns = unsafe { bpf_ktime_get_ns() };
+    }
+    if connection.announced != 0 {
+        let header = RecordHeader {
+            connection: connection.id,
+            time_ns: connection.closed_ns,
+            pid: connection.pid,
+            kind: record_kind::CLOSED,
+            role: connection.role,
+            ..RecordHeader::default()
+        };
+        if !emit::output_header(&header) {
+            // The sweep tries again.
+            count(Counter::RingFull, 0);
+            return;
+        }
+    }
+    let _ = CONNECTIONS.remove(sock);
+}
+
+/// Attached to nothing: the daemon runs it about once a second. Finds the connections whose end
+/// no tracepoint told: Unix sockets, sockets reset with data unread, a full ring.
+#[raw_tracepoint]
+fn sweep(_: RawTracePointContext) -> i32 {
+    // SAFETY: the callbacks take what the helper passes for maps of these types.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const CONNECTIONS).cast_mut().cast(),
+            sweep_connection as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+        bpf_for_each_map_elem(
+            (&raw const MESSAGES).cast_mut().cast(),
+            sweep_message as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+    }
+    0
+}
+
+extern "C" fn sweep_connection(
+    _: *mut c_void,
+    sock: *const Address,
+    connection: *mut Connection,
+    _: *mut c_void,
+) -> i64 {
+    // SAFETY: what the helper passed: key and value of `CONNECTIONS`.
+    let (sock, inode, closed_ns) =
+        unsafe { (*sock, (*connection).inode, (*connection).closed_ns) };
+    if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
+        close(sock, connection);
+    }
+    0
+}
+
+/// Drops what closed connections left behind.
+extern "C" fn sweep_message(
+    _: *mut c_void,
+    key: *const MessageKey,
+    _: *mut Message,
+    _: *mut c_void,
+) -> i64 {
+    // SAFETY: what the helper passed: a key of `MESSAGES`.
+    let key = unsafe { *key };
+    let owner = CONNECTIONS.get_ptr(key.sock);
+    // SAFETY: a map value, valid for the run.
+    if owner.is_none_or(|owner| unsafe { (*owner).id } != key.connection) {
+        let _ = MESSAGES.remove(key);
+    }
+    0
+}
+
+/// `sched_process_exit(struct task_struct *p, …)`
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn process_exit(ctx: RawTracePointContext) -> i32 {
+    let pid = filter::current_pid();
+    let task: u64 = ctx.arg(0);
+    let live = read::<Address>(task, Field::TaskSignal)
+        .and_then(|signal| read::<i32>(signal, Field::SignalLive));
+    // Other threads go on.
+    if live.is_some_and(|live| live > 0) {
+        return 0;
+    }
+    let _ = NAMED.remove(pid);
+    let _ = PIDS.remove(pid);
+    if PROCESSES.remove(pid).is_ok() {
+        tell(pid, record_kind::EXITED);
+    }
+    0
+}
+
+/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn process_exec(_: RawTracePointContext) -> i32 {
+    let pid = filter::current_pid();
+    let _ = NAMED.remove(pid);
+    // SAFETY: the value is not kept.
+    if unsafe { PROCESSES.get(pid) }.is_some() {
+        tell(pid, record_kind::EXECUTED);
+    }
+    0
+}
+
+/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn process_fork(ctx: RawTracePointContext) -> i32 {
+    if !globals::follow_children() {
+        return 0;
+    }
+    if !filter::selects_process(filter::current_pid()) {
+        return 0;
+    }
+    let child: u64 = ctx.arg(1);
+    if let Some(pid) = read::<u32>(child, Field::TaskTgid) {
+        // Full: the child is not watched; 8,192 processes are.
+        let _ = PIDS.insert(pid, 1, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn tell(pid: u32, kind: u8) {
+    // SAFETY: a helper without arguments.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
+    if !emit::output_header(&header) {
+        count(Counter::RingFull, 0);
+    }
+}

@@ -1,0 +1,79 @@
+//! Where a run keeps what does not fit on its 512 bytes of stack, and builds its record.
+
+use core::arch::asm;
+
+use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH};
+
+/// Slots per CPU: how deep runs may preempt each other.
+pub const SLOTS: u32 = 4;
+
+/// A record is sent before the next step once it is this long: a step adds at most the totals of
+/// DATA frames, an item header and a copy.
+pub const RECORD_FULL: u32 = 12 << 10;
+
+/// Most bytes that are copied in one step.
+pub const COPY_MAX: u32 = 4095;
+
+/// Longest record: a full one less a byte, an item header, and the longest copy.
+pub const RECORD_CAPACITY: usize = 20 << 10;
+
+/// One slot.
+#[repr(C)]
+pub struct Scratch {
+    busy: u64,
+    /// Length of the record so far.
+    pub length: u32,
+    /// Offset of the item that bytes are being copied into; 0 if none is open.
+    pub item: u32,
+    /// Bytes copied into it.
+    pub captured: u32,
+    /// What ended in DATA frames since the last item.
+    pub data: Data,
+    pub buffers: Buffers,
+    /// What a new connection is put together in.
+    pub connection: Connection,
+    pub record: [u8; RECORD_CAPACITY],
+}
+
+/// What ended in DATA frames of one stream; becomes a `DataItem`.
+#[repr(C)]
+pub struct Data {
+    pub message_bytes: u64,
+    pub messages: u64,
+    pub stream: u32,
+    /// Bits of `data_flag`.
+    pub flags: u32,
+}
+
+/// Claims a slot of this CPU, if one is free.
+#[inline(always)]
+pub fn claim() -> Option<&'static mut Scratch> {
+    let mut index = 0;
+    while index < SLOTS {
+        let slot = SCRATCH.get_ptr_mut(index)?;
+        // SAFETY: valid for the run, and exclusive once claimed.
+        let slot = unsafe { &mut *slot };
+        if exchange(&mut slot.busy, 1) == 0 {
+            return Some(slot);
+        }
+        index += 1;
+    }
+    None
+}
+
+/// Exchanges two values atomically: a run may be preempted between looking and claiming. rustc has
+/// no compare-and-swap for BPF, the instruction set has (since Linux 5.12).
+#[inline(always)]
+fn exchange(place: &mut u64, mut value: u64) -> u64 {
+    // SAFETY: writes only to `place`.
+    unsafe {
+        asm!("{value} = xchg_64({place} + 0, {value})", value = inout(reg) value, place = in(reg) place);
+    }
+    value
+}
+
+/// Gives the slot back.
+#[inline(always)]
+pub fn release(scratch: &mut Scratch) {
+    scratch.busy = 0;
+}

@@ -1,0 +1,128 @@
+//! From a file descriptor to the socket behind it, and what is to be known of a socket.
+
+use observer_common::{layout::Field, record::OpenItem};
+
+use crate::kernel::{Address, current_task, load, process_name, read};
+
+pub const AF_UNIX: u16 = 1;
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+const SOCK_STREAM: u16 = 1;
+const IPPROTO_TCP: u16 = 6;
+
+/// A socket: `struct sock` and what tells it from an earlier one at the same address.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    pub sock: Address,
+    pub inode: u64,
+}
+
+impl Socket {
+    /// The socket behind a file descriptor of the current task; `None` for any other file.
+    ///
+    /// `current->files->fdt->fd[fd]->private_data` is a `struct socket` if the file's inode lies
+    /// where `struct socket_alloc` has it: beside that socket.
+    #[inline(always)]
+    pub fn of_fd(fd: u32) -> Option<Self> {
+        let files: *const u8 = load(current_task().cast(), Field::TaskFiles);
+        if files.is_null() {
+            return None;
+        }
+        let fdt: *const u8 = load(files, Field::FilesFdt);
+        if fdt.is_null() || fd >= load::<u32>(fdt, Field::FdtMaxFds) {
+            return None;
+        }
+        let slots: u64 = load(fdt, Field::FdtFd);
+        let slot = slots + u64::from(fd) * 8;
+        // SAFETY: the helper checks the address.
+        let file: Address =
+            unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(slot as *const u64) }.ok()?;
+        let socket: Address = read(file, Field::FilePrivateData)?;
+        let inode: Address = read(file, Field::FileInode)?;
+        if socket == 0 || inode != inode_of(socket) {
+            return None;
+        }
+        let sock: Address = read(socket, Field::SocketSk)?;
+        Some(Self { sock, inode: read(inode, Field::InodeNumber)? })
+    }
+
+    /// Whether this is still the open socket that it was.
+    #[inline(always)]
+    pub fn is_open(&self) -> bool {
+        let Some(socket) = read::<Address>(self.sock, Field::SockSocket) else { return false };
+        socket != 0
+            && read(socket, Field::SocketSk) == Some(self.sock)
+            && read(inode_of(socket), Field::InodeNumber) == Some(self.inode)
+    }
+}
+
+/// Where `struct socket_alloc` has the inode of a socket.
+#[inline(always)]
+fn inode_of(socket: Address) -> Address {
+    socket + crate::globals::offset(Field::SocketAllocInode) as u64
+}
+
+/// Address family, if it is a stream socket of a family that carries gRPC.
+#[inline(always)]
+pub fn stream_family(sock: Address) -> Option<u16> {
+    let family = read(sock, Field::SockFamily)?;
+    let known = matches!(family, AF_INET | AF_INET6 | AF_UNIX);
+    (known && read(sock, Field::SockType) == Some(SOCK_STREAM)).then_some(family)
+}
+
+/// Local and remote port, in the machine's byte order; `None` for a family without ports.
+#[inline(always)]
+pub fn ports(sock: Address, family: u16) -> Option<(u16, u16)> {
+    if family == AF_UNIX {
+        return None;
+    }
+    let local = read(sock, Field::SockLocalPort)?;
+    let remote: u16 = read(sock, Field::SockRemotePort)?;
+    Some((local, u16::from_be(remote)))
+}
+
+/// The socket's own count of the bytes read (`sent` false) or written, if it has one: TCP's
+/// sequence numbers. MPTCP and Unix sockets have none.
+#[inline(always)]
+pub fn sequence(sock: Address, sent: bool) -> Option<u32> {
+    if !matches!(read(sock, Field::SockFamily), Some(AF_INET | AF_INET6)) {
+        return None;
+    }
+    if read(sock, Field::SockProtocol) != Some(IPPROTO_TCP) {
+        return None;
+    }
+    read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq })
+}
+
+/// Whether the peer has sent a FIN, which counts as one in `copied_seq`.
+#[inline(always)]
+pub fn received_fin(sock: Address) -> bool {
+    const RCV_SHUTDOWN: u8 = 1;
+    read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & RCV_SHUTDOWN != 0
+}
+
+/// What the first record of a connection tells of it.
+#[inline(always)]
+pub fn describe(sock: Address, item: &mut OpenItem) {
+    let family = read(sock, Field::SockFamily).unwrap_or(0);
+    item.family = family;
+    item.comm = process_name();
+    let (local, remote) = ports(sock, family).unwrap_or((0, 0));
+    item.local_port = local;
+    item.remote_port = remote;
+    item.local = [0; 16];
+    item.remote = [0; 16];
+    if family == AF_INET6 {
+        item.local = read(sock, Field::SockLocalV6).unwrap_or_default();
+        item.remote = read(sock, Field::SockRemoteV6).unwrap_or_default();
+    } else if family == AF_INET {
+        item.local = mapped(read(sock, Field::SockLocalV4).unwrap_or_default());
+        item.remote = mapped(read(sock, Field::SockRemoteV4).unwrap_or_default());
+    }
+}
+
+/// An IPv4 address as a v4-mapped IPv6 address (RFC 4291 §2.5.5.2).
+#[inline(always)]
+fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}

@@ -1,0 +1,247 @@
+//! From a call that moved bytes to the connection, if it is one that is watched.
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user_buf};
+use observer_common::{
+    counter::{Counter, Protocol},
+    frame::kind,
+    record::{direction, role},
+    scanner::Scanner,
+};
+
+use crate::{
+    buffers::Shape,
+    connection::{self, Connection, Direction, state},
+    count::{count, count_protocol},
+    filter,
+    maps::{CONNECTIONS, IGNORED},
+    probes::lifecycle,
+    scratch::{self, Scratch},
+    socket::{self, Socket},
+    walk::{self, Outcome, Walk},
+};
+
+/// A call that moved bytes through a socket.
+pub struct Call {
+    pub socket: Socket,
+    pub shape: Shape,
+    /// What the call returned: bytes, or messages for [`Shape::Messages`]. More than 0.
+    pub returned: u64,
+    /// Bytes that went by.
+    pub total: u64,
+    pub pid: u32,
+    /// One of `record::direction`.
+    pub sent: u8,
+    /// The kernel discarded the bytes instead of copying them out.
+    pub discarded: bool,
+}
+
+/// Watches a call: finds its connection and walks over its bytes.
+#[inline(always)]
+pub fn watch(call: &Call) -> Option<()> {
+    let sock = call.socket.sock;
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
+        // SAFETY: a map value, valid for the run.
+        if unsafe { (*connection).inode } == call.socket.inode {
+            return with_scratch(call, Some(connection));
+        }
+        // The socket was closed without our seeing it, and its memory used for this one.
+        lifecycle::close(sock, connection);
+    }
+    // SAFETY: the value is not kept.
+    if unsafe { IGNORED.get(sock) } == Some(&call.socket.inode) {
+        return None;
+    }
+    if !is_selected(sock) {
+        ignore(&call.socket);
+        return None;
+    }
+    with_scratch(call, None)
+}
+
+#[inline(always)]
+fn is_selected(sock: u64) -> bool {
+    let Some(family) = socket::stream_family(sock) else { return false };
+    match socket::ports(sock, family) {
+        Some((local, remote)) => filter::selects_ports(local, remote),
+        None => family == socket::AF_UNIX && !crate::globals::filter_ports(),
+    }
+}
+
+/// Remembers a socket that is none of ours.
+#[inline(always)]
+fn ignore(socket: &Socket) {
+    // If it cannot be remembered it is looked at again.
+    let _ = IGNORED.insert(socket.sock, socket.inode, 0);
+}
+
+#[inline(always)]
+fn with_scratch(call: &Call, connection: Option<*mut Connection>) -> Option<()> {
+    let Some(scratch) = scratch::claim() else {
+        // Which bytes these were shows in the socket's own counter at its next call.
+        count(Counter::ScratchBusy, call.total);
+        return None;
+    };
+    let walked = try_walk(call, connection, scratch);
+    scratch::release(scratch);
+    walked
+}
+
+#[inline(always)]
+fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) -> Option<()> {
+    let readable = scratch.buffers.begin(call.shape, call.returned);
+    let pointer = match known {
+        Some(pointer) => pointer,
+        None => open(call, scratch)?,
+    };
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &mut *pointer };
+    let tcp = connection.tcp != 0;
+    let direction = connection.direction(call.sent);
+    let missed = if tcp { missed(call, direction) } else { 0 };
+    let mut walk = Walk {
+        scratch: &raw mut *scratch,
+        connection: pointer,
+        direction: &raw mut *direction,
+        sock: call.socket.sock,
+        // SAFETY: a helper without arguments.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        pid: call.pid,
+        sent: call.sent,
+        _reserved: [0; 3],
+    };
+    if call.discarded || readable.is_none() {
+        scratch.buffers.clear();
+    }
+    let cause = if call.discarded { Counter::Discarded } else { Counter::Unreadable };
+    if let Outcome::NotPreface = walk::walk(&mut walk, scratch, missed, call.total, cause) {
+        let _ = CONNECTIONS.remove(call.socket.sock);
+        ignore(&call.socket);
+        count_protocol(Protocol::Other);
+    }
+    Some(())
+}
+
+/// How many bytes went by since the last call that was seen, by the socket's own counter.
+#[inline(always)]
+fn missed(call: &Call, direction: &mut Direction) -> u32 {
+    let sent = call.sent == direction::SENT;
+    let Some(sequence) = socket::sequence(call.socket.sock, sent) else { return 0 };
+    let before = sequence.wrapping_sub(call.total as u32);
+    let mut missed = before.wrapping_sub(direction.sequence);
+    let counted = direction.counted != 0;
+    direction.sequence = sequence;
+    direction.counted = 1;
+    // A FIN that was read along with the last bytes counts as one.
+    if missed == 1 && !sent && socket::received_fin(call.socket.sock) {
+        missed = 0;
+    }
+    // Behind what was seen already: two threads that share a direction without a lock.
+    if !counted || missed > i32::MAX as u32 { 0 } else { missed }
+}
+
+/// Looks at the first bytes of a socket that was not seen before, and begins a connection if they
+/// may be those of HTTP/2.
+#[inline(always)]
+fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
+    let mut first = [0_u8; 16];
+    let n = peek(scratch, &mut first)?;
+    let (scanners, role) = match first_bytes(&first, n, call.sent) {
+        Ok(begun) => begun,
+        Err(protocol) => {
+            ignore(&call.socket);
+            count_protocol(protocol);
+            return None;
+        }
+    };
+    let [received, sent] = scanners;
+    let connection = &mut scratch.connection;
+    connection.id = connection::identifier(call.socket.inode);
+    connection.inode = call.socket.inode;
+    connection.closed_ns = 0;
+    connection.pid = 0;
+    connection.state = state::CANDIDATE;
+    connection.role = role;
+    connection.announced = 0;
+    connection.tcp = u8::from(socket::sequence(call.socket.sock, false).is_some());
+    connection.received = Direction::new(received);
+    connection.sent = Direction::new(sent);
+    if CONNECTIONS.insert(call.socket.sock, &*connection, 0).is_err() {
+        ignore(&call.socket);
+        count(Counter::ConnectionsFull, 0);
+        return None;
+    }
+    CONNECTIONS.get_ptr_mut(call.socket.sock)
+}
+
+/// Copies up to nine of the call's first bytes.
+#[inline(always)]
+fn peek(scratch: &mut Scratch, first: &mut [u8; 16]) -> Option<u32> {
+    let mut tries = 0;
+    while scratch.buffers.left == 0 && tries < 8 {
+        if scratch.buffers.is_empty() {
+            return None;
+        }
+        scratch.buffers.next()?;
+        tries += 1;
+    }
+    let left = scratch.buffers.left;
+    let n = if left < 9 { left as u32 } else { 9 } & 15;
+    // SAFETY: n ≤ 15 by the mask; the helper checks the address.
+    unsafe {
+        let to = core::slice::from_raw_parts_mut(first.as_mut_ptr(), n as usize);
+        bpf_probe_read_user_buf(scratch.buffers.base as *const u8, to).ok()?;
+    }
+    Some(n)
+}
+
+/// What a connection begins with, by the first `n` ≤ 9 bytes of one of its directions: the
+/// scanners of both (received, sent) and the process's role; or what it carries instead.
+#[inline(always)]
+fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Scanner; 2], u8), Protocol> {
+    let sent = sent == direction::SENT;
+    let from_client = [Scanner::at_frame(), Scanner::at_preface()];
+    let from_server = [Scanner::at_preface(), Scanner::at_frame()];
+    if begins_preface(first, n) {
+        // Who sends the preface is the client.
+        return Ok(if sent { (from_client, role::CLIENT) } else { (from_server, role::SERVER) });
+    }
+    if begins_settings(first, n) {
+        // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will tell.
+        return Ok(if sent { (from_server, role::SERVER) } else { (from_client, role::CLIENT) });
+    }
+    Err(protocol_of(first))
+}
+
+#[inline(always)]
+fn begins_preface(first: &[u8; 16], n: u32) -> bool {
+    let seen = u64::from_le_bytes([
+        first[0], first[1], first[2], first[3], first[4], first[5], first[6], first[7],
+    ]);
+    let unread = if n >= 8 { 0 } else { 64 - 8 * n };
+    n > 0 && (seen ^ u64::from_le_bytes(*b"PRI * HT")) << (unread & 63) == 0
+}
+
+/// The header of a SETTINGS frame that is not an acknowledgement; bytes not read are 0.
+#[inline(always)]
+fn begins_settings(first: &[u8; 16], n: u32) -> bool {
+    let length = u32::from_be_bytes([0, first[0], first[1], first[2]]);
+    let header = first[4] | first[5] | first[6] | first[7] | first[8];
+    length <= 6 * 64
+        && (n < 3 || length.is_multiple_of(6))
+        && (n <= 3 || first[3] == kind::SETTINGS)
+        && header == 0
+}
+
+#[inline(always)]
+fn protocol_of(first: &[u8; 16]) -> Protocol {
+    const TLS_HANDSHAKE: u8 = 22;
+    const TLS_MAJOR: u8 = 3;
+    if first[0] == TLS_HANDSHAKE && first[1] == TLS_MAJOR {
+        return Protocol::Tls;
+    }
+    match &[first[0], first[1], first[2], first[3]] {
+        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
+        | b"HTTP" => Protocol::Http1,
+        _ => Protocol::Other,
+    }
+}

@@ -1,0 +1,116 @@
+//! The series of a snapshot by the labels they will have.
+//!
+//! Two series may get the same labels: two processes that had the same pid and name one after the
+//! other, or a peer's path that reads like a word of ours. Prometheus refuses a scrape that has
+//! one series twice, so they are added up here, for every schema.
+
+use std::borrow::Cow;
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    GrpcType, Series, Snapshot,
+    labels::{Method, escape},
+};
+use crate::{grpc::Role, hpack::PathId, process::ProcessId};
+
+/// A process as the labels name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ProcessLabel {
+    pub(super) pid: u32,
+    pub(super) process: String,
+}
+
+/// The label values of a snapshot, each made once.
+#[derive(Debug)]
+pub(super) struct LabelValues {
+    methods: FxHashMap<PathId, (Method, GrpcType)>,
+    processes: FxHashMap<ProcessId, ProcessLabel>,
+}
+
+impl LabelValues {
+    pub(super) fn new(snapshot: &Snapshot) -> Self {
+        let Snapshot { statistics, paths, processes, daemon: _ } = snapshot;
+        let mut values = Self { methods: FxHashMap::default(), processes: FxHashMap::default() };
+        let mut add_process = |id: ProcessId| {
+            values.processes.entry(id).or_insert_with(|| {
+                let process = processes.process(id);
+                let name = escape(process.comm.as_bytes()).into_owned();
+                ProcessLabel { pid: process.pid, process: name }
+            });
+        };
+        for (key, _) in statistics.series() {
+            add_process(key.process);
+            values.methods.entry(key.path).or_insert_with(|| {
+                let method = Method::new(key.path, paths.path(key.path));
+                let grpc_type = method.grpc_type(statistics.grpc_type(key.path));
+                (method, grpc_type)
+            });
+        }
+        for (process, _, _) in statistics.connections() {
+            add_process(process);
+        }
+        values
+    }
+}
+
+/// The figures of one set of labels.
+#[derive(Debug)]
+pub(super) struct Row<'a> {
+    pub(super) role: Role,
+    pub(super) method: &'a Method,
+    pub(super) grpc_type: GrpcType,
+    pub(super) process: &'a ProcessLabel,
+    pub(super) series: Cow<'a, Series>,
+}
+
+impl Row<'_> {
+    /// What tells rows apart, in the order of the exposition.
+    fn labels(&self) -> (Role, &Method, &ProcessLabel) {
+        (self.role, self.method, self.process)
+    }
+}
+
+/// A row per set of labels, sorted by them.
+pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues) -> Vec<Row<'a>> {
+    let mut rows: Vec<Row<'_>> = snapshot
+        .statistics
+        .series()
+        .filter_map(|(key, series)| {
+            let (method, grpc_type) = values.methods.get(&key.path)?;
+            let process = values.processes.get(&key.process)?;
+            let (role, grpc_type) = (key.role, *grpc_type);
+            Some(Row { role, method, grpc_type, process, series: Cow::Borrowed(series) })
+        })
+        .collect();
+    rows.sort_unstable_by(|a, b| a.labels().cmp(&b.labels()));
+    rows.dedup_by(|row, kept| {
+        let same = row.labels() == kept.labels();
+        if same {
+            kept.series.to_mut().merge(&row.series);
+        }
+        same
+    });
+    rows
+}
+
+/// Open connections per role and process, sorted by them.
+pub(super) fn connections<'a>(
+    snapshot: &'a Snapshot,
+    values: &'a LabelValues,
+) -> Vec<(Role, &'a ProcessLabel, u64)> {
+    let mut connections: Vec<(Role, &ProcessLabel, u64)> = snapshot
+        .statistics
+        .connections()
+        .filter_map(|(process, role, count)| Some((role, values.processes.get(&process)?, count)))
+        .collect();
+    connections.sort_unstable();
+    connections.dedup_by(|other, kept| {
+        let same = (other.0, other.1) == (kept.0, kept.1);
+        if same {
+            kept.2 += other.2;
+        }
+        same
+    });
+    connections
+}

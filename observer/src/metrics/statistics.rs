@@ -1,0 +1,406 @@
+//! What the calls add up to.
+//!
+//! [`Statistics`] has a single writer, the worker that owns it, so that every figure is a plain
+//! integer. A scrape gets a clone, and [`Statistics::merge`]s those of several workers.
+//!
+//! Per call there is one hash look-up, at its start; then its figures are found by the
+//! [`SeriesId`] that the connection keeps. Processes are dropped while connections that once
+//! served them may still hold such an id, therefore an id is a slot and a generation: a slot that
+//! is used again has another generation, and what comes late for the old one is counted as late
+//! and nowhere else. A slot whose generations are used up is not used again.
+
+use std::fmt;
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    Buckets,
+    series::{Series, Streaming},
+};
+use crate::{
+    grpc::{CallKey, CallSink, Ended, Flow, Role, SeriesId},
+    hpack::PathId,
+    process::ProcessId,
+};
+
+/// Bits of a [`SeriesId`] that say the slot; those above say the generation.
+const SLOT_BITS: u32 = 20;
+const LAST_GENERATION: u32 = u32::MAX >> SLOT_BITS;
+/// One per role for [`ProcessId::OTHER`], which always finds room.
+const RESERVED_SLOTS: usize = 2;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Methods of one process in one role; calls of any further one count as [`PathId::OTHER`].
+    pub max_methods: usize,
+    /// Series of all processes, at most [`Limits::MAX_SERIES`]; calls beyond them count as
+    /// [`PathId::OTHER`] of their process or, when even that is too many, of
+    /// [`ProcessId::OTHER`]. A series takes about 0.6 kB with the default buckets.
+    pub max_series: usize,
+}
+
+impl Limits {
+    /// The most series there can be.
+    pub const MAX_SERIES: usize = (1 << SLOT_BITS) - RESERVED_SLOTS;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_methods: 500, max_series: 50_000 }
+    }
+}
+
+/// Whether a method's requests and responses are streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GrpcType {
+    /// One request message, one response message.
+    Unary,
+    /// A stream of request messages.
+    ClientStream,
+    /// A stream of response messages.
+    ServerStream,
+    /// Both.
+    BidiStream,
+    /// Not one method: all whose path was not seen, or all beyond a bound.
+    Unknown,
+}
+
+impl GrpcType {
+    /// The spelling of go-grpc-prometheus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::ClientStream => "client_stream",
+            Self::ServerStream => "server_stream",
+            Self::BidiStream => "bidi_stream",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Ended calls by what was seen of them. They outlive the series they were counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallsSeen {
+    /// The method and the code.
+    pub complete: u64,
+    /// Not the method, whatever else.
+    pub no_method: u64,
+    /// The method, but not the code.
+    pub no_code: u64,
+}
+
+/// The statistics have different buckets, so that their histograms do not add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketsDiffer;
+
+impl fmt::Display for BucketsDiffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the workers' histogram buckets differ: start all with the same")
+    }
+}
+
+impl std::error::Error for BucketsDiffer {}
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    generation: u32,
+    taken: Option<(CallKey, Series)>,
+}
+
+/// The statistics of one worker, or of several merged.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    buckets: Buckets,
+    limits: Limits,
+    ids: FxHashMap<CallKey, SeriesId>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Methods that count towards [`Limits::max_methods`].
+    methods: FxHashMap<(ProcessId, Role), usize>,
+    /// What was learned of each path over all processes and roles. Only ever added to, so that a
+    /// method's type does not go back when a process is dropped; bounded by the interner's paths.
+    streaming: FxHashMap<PathId, Streaming>,
+    connections: FxHashMap<(ProcessId, Role), u64>,
+    calls: CallsSeen,
+    overflow: u64,
+    late: u64,
+}
+
+impl Statistics {
+    /// Empty statistics.
+    pub fn new(buckets: Buckets, limits: Limits) -> Self {
+        let max_series = limits.max_series.min(Limits::MAX_SERIES);
+        Self {
+            buckets,
+            limits: Limits { max_series, ..limits },
+            ids: FxHashMap::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            methods: FxHashMap::default(),
+            streaming: FxHashMap::default(),
+            connections: FxHashMap::default(),
+            calls: CallsSeen::default(),
+            overflow: 0,
+            late: 0,
+        }
+    }
+
+    /// The bounds of all histograms.
+    pub fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    /// How many series there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// All series, in no order.
+    pub fn series(&self) -> impl Iterator<Item = (CallKey, &Series)> {
+        self.slots.iter().filter_map(|slot| slot.taken.as_ref().map(|(key, series)| (*key, series)))
+    }
+
+    /// Open connections per process and role, in no order.
+    pub fn connections(&self) -> impl Iterator<Item = (ProcessId, Role, u64)> {
+        self.connections.iter().map(|(&(process, role), &count)| (process, role, count))
+    }
+
+    /// Ended calls by what was seen of them.
+    pub fn calls(&self) -> CallsSeen {
+        self.calls
+    }
+
+    /// Calls that were counted as [`PathId::OTHER`] because a bound was reached.
+    pub fn overflow(&self) -> u64 {
+        self.overflow
+    }
+
+    /// Events of calls whose process had been dropped; they are in no series.
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    /// The type of a method, from what is known of it by now over all processes and roles.
+    ///
+    /// Nothing on the wire says it. A method is taken for unary until one of its calls does what
+    /// only a stream may, and never goes back.
+    pub fn grpc_type(&self, path: PathId) -> GrpcType {
+        if path == PathId::NOT_SEEN || path == PathId::OTHER {
+            return GrpcType::Unknown;
+        }
+        match self.streaming.get(&path).copied().unwrap_or_default() {
+            Streaming { requests: false, responses: false } => GrpcType::Unary,
+            Streaming { requests: true, responses: false } => GrpcType::ClientStream,
+            Streaming { requests: false, responses: true } => GrpcType::ServerStream,
+            Streaming { requests: true, responses: true } => GrpcType::BidiStream,
+        }
+    }
+
+    /// The process has one connection more in this role.
+    pub fn connection_opened(&mut self, process: ProcessId, role: Role) {
+        *self.connections.entry((process, role)).or_default() += 1;
+    }
+
+    /// The process has one connection less in this role; nothing when it was dropped meanwhile.
+    pub fn connection_closed(&mut self, process: ProcessId, role: Role) {
+        if let Some(count) = self.connections.get_mut(&(process, role)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Drops the series of a process. O(series). Ids that were given out stay safe to use: what
+    /// comes for them is counted by [`Statistics::late`].
+    pub fn forget_process(&mut self, process: ProcessId) {
+        // It has no exit, and its slots are reserved.
+        if process == ProcessId::OTHER {
+            return;
+        }
+        let Self { ids, slots, free, .. } = self;
+        ids.retain(|key, id| {
+            if key.process != process {
+                return true;
+            }
+            let index = slot_of(*id);
+            if let Some(slot) = slots.get_mut(index) {
+                slot.taken = None;
+                if slot.generation < LAST_GENERATION {
+                    slot.generation += 1;
+                    free.push(index as u32);
+                }
+            }
+            false
+        });
+        self.methods.retain(|&(of, _), _| of != process);
+        self.connections.retain(|&(of, _), _| of != process);
+    }
+
+    /// Adds the figures of another worker. The bounds on series do not hold for the sum: it has as
+    /// many as the workers have together, up to [`Limits::MAX_SERIES`].
+    pub fn merge(&mut self, other: &Self) -> Result<(), BucketsDiffer> {
+        if self.buckets != other.buckets {
+            return Err(BucketsDiffer);
+        }
+        for (key, series) in other.series() {
+            let id = self.ids.get(&key).copied();
+            let id = id.or_else(|| self.allocate(key)).unwrap_or_else(|| self.shared(key.role));
+            if let Some((_, to)) = taken(&mut self.slots, id) {
+                to.merge(series);
+            }
+        }
+        for (&path, streaming) in &other.streaming {
+            self.streaming.entry(path).or_default().learn(*streaming);
+        }
+        for (&key, count) in &other.connections {
+            *self.connections.entry(key).or_default() += count;
+        }
+        let CallsSeen { complete, no_method, no_code } = other.calls;
+        self.calls.complete += complete;
+        self.calls.no_method += no_method;
+        self.calls.no_code += no_code;
+        self.overflow += other.overflow;
+        self.late += other.late;
+        Ok(())
+    }
+
+    /// The series of a call that begins.
+    fn find(&mut self, key: CallKey) -> SeriesId {
+        let id = match self.ids.get(&key) {
+            Some(&id) => id,
+            None => self.add(key),
+        };
+        if taken(&mut self.slots, id).is_some_and(|(taken, _)| taken.path == PathId::OTHER) {
+            self.overflow += 1;
+        }
+        id
+    }
+
+    /// A new series if there is room for it, else one of those that stand for the rest.
+    #[cold]
+    fn add(&mut self, key: CallKey) -> SeriesId {
+        let other = CallKey { path: PathId::OTHER, ..key };
+        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
+        let counted = key.path != PathId::NOT_SEEN && key.path != PathId::OTHER;
+        if (!counted || methods < self.limits.max_methods)
+            && self.ids.len() < self.limits.max_series
+            && let Some(id) = self.allocate(key)
+        {
+            if counted {
+                self.methods.insert((key.process, key.role), methods + 1);
+            }
+            return id;
+        }
+        if let Some(&id) = self.ids.get(&other) {
+            return id;
+        }
+        if self.ids.len() < self.limits.max_series
+            && let Some(id) = self.allocate(other)
+        {
+            return id;
+        }
+        self.shared(key.role)
+    }
+
+    /// The series of all that found no room elsewhere.
+    fn shared(&mut self, role: Role) -> SeriesId {
+        let key = CallKey { process: ProcessId::OTHER, role, path: PathId::OTHER };
+        match self.ids.get(&key) {
+            Some(&id) => id,
+            None => self.push(key),
+        }
+    }
+
+    /// A slot for the series: a free one, else a new one; `None` when all are taken or used up.
+    fn allocate(&mut self, key: CallKey) -> Option<SeriesId> {
+        let series = Series::new(&self.buckets);
+        if let Some(index) = self.free.pop() {
+            let slot = self.slots.get_mut(index as usize)?;
+            slot.taken = Some((key, series));
+            let id = SeriesId(slot.generation << SLOT_BITS | index);
+            self.ids.insert(key, id);
+            return Some(id);
+        }
+        (self.slots.len() < Limits::MAX_SERIES).then(|| self.push(key))
+    }
+
+    fn push(&mut self, key: CallKey) -> SeriesId {
+        let id = SeriesId(self.slots.len() as u32);
+        self.slots.push(Slot { generation: 0, taken: Some((key, Series::new(&self.buckets))) });
+        self.ids.insert(key, id);
+        id
+    }
+
+    fn learn(&mut self, path: PathId, shown: Option<Streaming>) {
+        if let Some(shown) = shown {
+            self.streaming.entry(path).or_default().learn(shown);
+        }
+    }
+}
+
+fn slot_of(id: SeriesId) -> usize {
+    (id.0 & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+/// The series behind an id, unless its process was dropped.
+fn taken(slots: &mut [Slot], id: SeriesId) -> Option<&mut (CallKey, Series)> {
+    let slot = slots.get_mut(slot_of(id))?;
+    if slot.generation == id.0 >> SLOT_BITS { slot.taken.as_mut() } else { None }
+}
+
+impl CallSink for Statistics {
+    fn started(&mut self, key: CallKey) -> SeriesId {
+        let id = self.find(key);
+        if let Some((_, series)) = taken(&mut self.slots, id) {
+            series.started += 1;
+        }
+        id
+    }
+
+    fn joined(&mut self, key: CallKey) -> SeriesId {
+        let id = self.find(key);
+        if let Some((_, series)) = taken(&mut self.slots, id) {
+            series.joined += 1;
+        }
+        id
+    }
+
+    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
+        let Some((key, series)) = taken(&mut self.slots, series) else {
+            self.late += 1;
+            return;
+        };
+        let path = key.path;
+        let shown = series.add_messages(key.role, flow, count, bytes);
+        self.learn(path, shown);
+    }
+
+    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
+        match taken(&mut self.slots, series) {
+            Some((_, series)) => series.add_first_message(&self.buckets, elapsed_ns),
+            None => self.late += 1,
+        }
+    }
+
+    fn ended(&mut self, series: SeriesId, ended: Ended) {
+        let Some((key, series)) = taken(&mut self.slots, series) else {
+            self.late += 1;
+            return;
+        };
+        let path = key.path;
+        let shown = series.add_end(&self.buckets, &ended);
+        self.learn(path, shown);
+        match (path, ended.code) {
+            (PathId::NOT_SEEN, _) => self.calls.no_method += 1,
+            (_, None) => self.calls.no_code += 1,
+            (_, Some(_)) => self.calls.complete += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

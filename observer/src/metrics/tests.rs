@@ -1,0 +1,429 @@
+//! The whole text of a scrape.
+
+#![expect(clippy::float_cmp, reason = "counts are whole numbers, exact in a double")]
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{
+    Buckets, Connections, ConnectionsByProtocol, Daemon, Gap, Limits, OwnProcess, PathNames,
+    Program, Snapshot, Statistics, openmetrics, render,
+};
+use crate::{
+    grpc::{CallKey, CallSink, Code, Ended, Flow, Role},
+    hpack::PathId,
+    process::{Comm, ProcFs, ProcessId, Processes},
+};
+
+/// Statistics with a few buckets, and who and what they speak of.
+struct Scenario {
+    statistics: Statistics,
+    processes: Processes,
+    /// From number 2 on.
+    paths: Vec<Vec<u8>>,
+    daemon: Daemon,
+}
+
+impl Scenario {
+    fn new() -> Self {
+        let buckets = "0.001,0.25,1".parse().unwrap();
+        Self {
+            statistics: Statistics::new(buckets, Limits::default()),
+            processes: Processes::new(100, ProcFs),
+            paths: Vec::new(),
+            daemon: Daemon::default(),
+        }
+    }
+
+    fn path(&mut self, path: impl AsRef<[u8]>) -> PathId {
+        self.paths.push(path.as_ref().to_vec());
+        PathId(self.paths.len() as u32 + 1)
+    }
+
+    fn process(&mut self, pid: u32, comm: &[u8]) -> ProcessId {
+        self.processes.seen(pid, 1, Some(Comm::truncated(comm)))
+    }
+
+    /// A whole unary call.
+    fn call(&mut self, key: CallKey, code: Option<Code>, elapsed_ns: u64) {
+        let (request, response) = match key.role {
+            Role::Server => (Flow::Received, Flow::Sent),
+            Role::Client => (Flow::Sent, Flow::Received),
+        };
+        let id = self.statistics.started(key);
+        self.statistics.messages(id, request, 1, 7);
+        self.statistics.messages(id, response, 1, 11);
+        self.statistics.first_message(id, elapsed_ns);
+        let ended = Ended {
+            code,
+            elapsed_ns: Some(elapsed_ns),
+            request_messages: Some(1),
+            response_messages: Some(1),
+            half_closed: true,
+        };
+        self.statistics.ended(id, ended);
+    }
+
+    fn snapshot(self) -> Snapshot {
+        let resolve = |path: PathId| {
+            let index = (path.0 as usize).checked_sub(2)?;
+            self.paths.get(index).map(Vec::as_slice)
+        };
+        Snapshot {
+            paths: Arc::new(PathNames::of(&self.statistics, resolve)),
+            statistics: Arc::new(self.statistics),
+            processes: Arc::new(self.processes.names()),
+            daemon: Arc::new(self.daemon),
+        }
+    }
+
+    fn text(self) -> String {
+        render(&self.snapshot()).unwrap()
+    }
+}
+
+fn daemon() -> Daemon {
+    Daemon {
+        backend: "tracepoint".into(),
+        records: 12,
+        ring_bytes: 3456,
+        gaps: vec![
+            Gap { cause: "ring_full", events: 2, bytes: 900 },
+            Gap { cause: "splice", events: 1, bytes: 0 },
+        ],
+        connections: Connections { complete: 2, joined_late: 1, undecodable: 0 },
+        connections_seen: ConnectionsByProtocol { grpc: 3, http2: 4, http1: 5, tls: 6, other: 7 },
+        hpack_unknown_references: 8,
+        hpack_errors: 9,
+        streams: 10,
+        programs: vec![
+            Program { name: "exit_read".into(), runs: 100, misses: 1, run_time_ns: 2_500_000 },
+            Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
+        ],
+        own: OwnProcess {
+            cpu_seconds: Some(1.25),
+            resident_memory_bytes: Some(4096),
+            virtual_memory_bytes: Some(8192),
+            open_fds: Some(17),
+            max_fds: Some(1024),
+            start_time_seconds: Some(1_700_000_000.5),
+            threads: Some(3),
+        },
+    }
+}
+
+#[test]
+fn the_whole_text() {
+    let mut scenario = Scenario::new();
+    scenario.daemon = daemon();
+    let say = scenario.path("/greet.v1.Greeter/Say");
+    let list = scenario.path("/greet.v1.Greeter/List");
+    let server = scenario.process(41, b"greeter");
+    let client = scenario.process(42, b"caller");
+
+    let key = CallKey { process: server, role: Role::Server, path: say };
+    scenario.statistics.connection_opened(server, Role::Server);
+    scenario.call(key, Some(Code::Ok), 1_000_000);
+    scenario.call(key, Some(Code::NotFound), 2_000_000);
+    scenario.call(key, None, 3_000_000_000);
+    scenario.statistics.started(key);
+    let not_seen = CallKey { path: PathId::NOT_SEEN, ..key };
+    scenario.statistics.joined(not_seen);
+
+    let key = CallKey { process: client, role: Role::Client, path: list };
+    scenario.statistics.connection_opened(client, Role::Client);
+    scenario.statistics.connection_opened(client, Role::Client);
+    let id = scenario.statistics.started(key);
+    scenario.statistics.messages(id, Flow::Sent, 1, 20);
+    scenario.statistics.messages(id, Flow::Received, 2, 300);
+    scenario.statistics.first_message(id, 500_000);
+
+    let text = scenario.text();
+    openmetrics::parse(&text);
+    let want = include_str!("exposition.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    for (number, (got, want)) in text.lines().zip(want.lines()).enumerate() {
+        assert_eq!(got, want, "line {}", number + 1);
+    }
+    assert_eq!(text, want);
+}
+
+#[test]
+fn nothing_seen_is_no_family_of_calls() {
+    let text = Scenario::new().text();
+    openmetrics::parse(&text);
+    assert!(!text.contains("grpc_server") && !text.contains("grpc_client"), "{text}");
+    assert!(!text.contains("observer_gaps") && !text.contains("process_"), "{text}");
+    assert!(text.contains("\nobserver_records_total 0\n"));
+}
+
+/// A path and a name as they come; service, method and process as a reader gets them.
+type Trip<'a> = (&'a [u8], &'a [u8], &'a str, &'a str, &'a str);
+
+#[test]
+fn label_values_survive_the_trip() {
+    let mut scenario = Scenario::new();
+    let rows: [Trip<'_>; 5] = [
+        (b"/a\"b/c\"", b"say \"x\"", "a\"b", "c\"", "say \"x\""),
+        (b"/a\\b/\\", b"\\", "a\\\\b", "\\\\", "\\\\"),
+        (b"/a\nb/c\n", b"x\ny", "a\\x0ab", "c\\x0a", "x\\x0ay"),
+        (b"/a\xff/\xc3(", b"\xfe", "a\\xff", "\\xc3(", "\\xfe"),
+        (b"no slash} 1\n# EOF\n", b"{},=", "", "no slash} 1\\x0a# EOF\\x0a", "{},="),
+    ];
+    for (pid, (path, comm, ..)) in (1..).zip(rows) {
+        let key = CallKey {
+            process: scenario.process(pid, comm),
+            role: Role::Server,
+            path: scenario.path(path),
+        };
+        scenario.call(key, Some(Code::Ok), 1);
+    }
+    let text = scenario.text();
+    let exposition = openmetrics::parse(&text);
+    for (pid, (.., service, method, process)) in (1..).zip(rows) {
+        let pid = pid.to_string();
+        let labels = [
+            ("grpc_service", service),
+            ("grpc_method", method),
+            ("pid", pid.as_str()),
+            ("process", process),
+        ];
+        for name in ["grpc_server_handled_total", "grpc_server_msg_sent_bytes_total"] {
+            assert_eq!(exposition.values(name, &labels).len(), 1, "{name} {labels:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn one_pid_and_name_is_one_series() {
+    let mut scenario = Scenario::new();
+    let path = scenario.path("/s/m");
+    let mut key = CallKey { process: scenario.process(7, b"x"), role: Role::Client, path };
+    scenario.call(key, Some(Code::Ok), 1);
+    scenario.statistics.started(key);
+    scenario.statistics.connection_opened(key.process, Role::Client);
+    scenario.processes.exited(7, 2);
+    key.process = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x")));
+    scenario.call(key, Some(Code::Ok), 300_000_000);
+    scenario.call(key, None, 1);
+    scenario.statistics.connection_opened(key.process, Role::Client);
+    // The same pid under another name is told apart.
+    scenario.processes.exited(7, 4);
+    key.process = scenario.processes.seen(7, 5, Some(Comm::truncated(b"y")));
+    scenario.call(key, Some(Code::Ok), 1);
+
+    let text = scenario.text();
+    let exposition = openmetrics::parse(&text);
+    let x = [("pid", "7"), ("process", "x")];
+    let rows = [
+        ("grpc_client_started_total", 4.0),
+        ("grpc_client_msg_sent_total", 3.0),
+        ("grpc_client_msg_sent_bytes_total", 21.0),
+        ("grpc_client_msg_received_bytes_total", 33.0),
+        ("grpc_client_in_flight", 1.0),
+        ("grpc_client_handling_seconds_count", 3.0),
+        ("grpc_client_first_message_seconds_count", 3.0),
+        ("grpc_client_connections", 2.0),
+    ];
+    for (name, want) in rows {
+        assert_eq!(exposition.values(name, &x), [want], "{name}");
+    }
+    let handled = "grpc_client_handled_total";
+    assert_eq!(exposition.values(handled, &[x[0], x[1], ("grpc_code", "OK")]), [2.0]);
+    assert_eq!(exposition.values(handled, &[x[0], x[1], ("grpc_code", "not_seen")]), [1.0]);
+    assert_eq!(exposition.values("grpc_client_started_total", &[("process", "y")]), [1.0]);
+}
+
+#[test]
+fn a_path_that_reads_like_our_words_shares_their_series() {
+    let mut scenario = Scenario::new();
+    let process = scenario.process(7, b"x");
+    let imitation = scenario.path("/other/other");
+    for path in [imitation, PathId::OTHER, PathId::NOT_SEEN] {
+        let key = CallKey { process, role: Role::Server, path };
+        let id = scenario.statistics.started(key);
+        scenario.statistics.messages(id, Flow::Sent, 2, 0);
+    }
+    let text = scenario.text();
+    let exposition = openmetrics::parse(&text);
+    let started = |service| {
+        let labels = [("grpc_service", service), ("grpc_method", service)];
+        exposition.values("grpc_server_started_total", &labels)
+    };
+    assert_eq!(started("other"), [2.0]);
+    assert_eq!(started("not_seen"), [1.0]);
+    assert_eq!(exposition.sum("grpc_server_started_total", &[("grpc_type", "unknown")]), 3.0);
+}
+
+#[test]
+fn a_method_has_one_type_over_roles_and_processes() {
+    let mut scenario = Scenario::new();
+    let path = scenario.path("/s/m");
+    let server = scenario.process(1, b"server");
+    let client = scenario.process(2, b"client");
+    let key = CallKey { process: server, role: Role::Server, path };
+    scenario.call(key, Some(Code::Ok), 1);
+    scenario.call(CallKey { process: client, role: Role::Client, path }, Some(Code::Ok), 1);
+    let id = scenario.statistics.started(key);
+    scenario.statistics.messages(id, Flow::Received, 2, 0);
+
+    let text = scenario.text();
+    openmetrics::parse(&text);
+    assert!(text.contains("grpc_type=\"client_stream\""), "{text}");
+    assert_eq!(text.matches("grpc_type=").count(), text.matches("client_stream").count());
+}
+
+#[test]
+fn a_process_that_was_forgotten_first_is_not_lost() {
+    let mut scenario = Scenario::new();
+    let path = scenario.path("/s/m");
+    let process = scenario.process(7, b"x");
+    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+    scenario.processes.forget(process);
+    let exposition = openmetrics::parse(&scenario.text());
+    let labels = [("pid", "0"), ("process", "other")];
+    assert_eq!(exposition.values("grpc_server_started_total", &labels), [1.0]);
+}
+
+#[test]
+fn default_buckets_are_rendered() {
+    let mut scenario = Scenario::new();
+    scenario.statistics = Statistics::new(Buckets::default(), Limits::default());
+    let path = scenario.path("/s/m");
+    let process = scenario.process(7, b"x");
+    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 5_000_000);
+    let text = scenario.text();
+    let exposition = openmetrics::parse(&text);
+    let name = "grpc_server_handling_seconds_bucket";
+    assert_eq!(exposition.values(name, &[("le", "0.0025")]), [0.0]);
+    assert_eq!(exposition.values(name, &[("le", "0.005")]), [1.0], "le is inclusive");
+    assert_eq!(exposition.values(name, &[]).len(), 17);
+    assert!(text.contains("le=\"0.0001\"") && text.contains("le=\"10.0\""), "{text}");
+}
+
+/// A call, as far as the counters tell it.
+#[derive(Clone, Debug)]
+struct Call {
+    pid: u32,
+    role: Role,
+    path: u32,
+    joined: bool,
+    messages: Vec<(Flow, u64, u64)>,
+    end: Option<(Option<Code>, Option<u64>)>,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let flow = prop_oneof![Just(Flow::Sent), Just(Flow::Received)];
+    let code = proptest::option::of(0..17_u32).prop_map(|n| n.map(Code::from_number));
+    (
+        1..4_u32,
+        prop_oneof![Just(Role::Client), Just(Role::Server)],
+        0..6_u32,
+        any::<bool>(),
+        proptest::collection::vec((flow, 0..4_u64, 0..100_u64), 0..4),
+        proptest::option::of((code, proptest::option::of(0..2_000_000_000_u64))),
+    )
+        .prop_map(|(pid, role, path, joined, messages, end)| Call {
+            pid,
+            role,
+            path,
+            joined,
+            messages,
+            end,
+        })
+}
+
+fn feed(scenario: &mut Scenario, call: &Call) {
+    // Two processes of one pid and one name among them.
+    let process = scenario.processes.seen(call.pid % 2, u64::from(call.pid), None);
+    if call.pid == 1 {
+        scenario.processes.exited(1, 1);
+    }
+    let key = CallKey { process, role: call.role, path: PathId(call.path) };
+    let statistics = &mut scenario.statistics;
+    let id = if call.joined { statistics.joined(key) } else { statistics.started(key) };
+    for &(flow, count, bytes) in &call.messages {
+        statistics.messages(id, flow, count, bytes);
+    }
+    if let Some((code, elapsed_ns)) = call.end {
+        let messages = Some(call.messages.len() as u64);
+        let ended = Ended {
+            code,
+            elapsed_ns,
+            request_messages: messages,
+            response_messages: messages,
+            half_closed: call.joined,
+        };
+        statistics.ended(id, ended);
+    }
+}
+
+proptest! {
+    /// Whatever happens and however it is labelled, the sums of a family are those of the events.
+    #[test]
+    fn sums_are_those_of_the_events(calls in proptest::collection::vec(call(), 0..60)) {
+        let mut scenario = Scenario::new();
+        for path in ["/a/b", "/a/c", "/other/other", "bad\n"] {
+            scenario.path(path);
+        }
+        for call in &calls {
+            feed(&mut scenario, call);
+        }
+        let text = scenario.text();
+        let exposition = openmetrics::parse(&text);
+        for (role, name) in [(Role::Server, "server"), (Role::Client, "client")] {
+            let calls: Vec<&Call> = calls.iter().filter(|call| call.role == role).collect();
+            let sum = |rest: &str| exposition.sum(&format!("grpc_{name}_{rest}"), &[]);
+            let started = calls.iter().filter(|call| !call.joined).count();
+            let ends: Vec<_> = calls.iter().filter_map(|call| call.end).collect();
+            prop_assert_eq!(sum("started_total"), started as f64);
+            prop_assert_eq!(sum("handled_total"), ends.len() as f64);
+            prop_assert_eq!(sum("in_flight"), (calls.len() - ends.len()) as f64);
+            let timed: Vec<u64> = ends.iter().filter_map(|(_, elapsed_ns)| *elapsed_ns).collect();
+            prop_assert_eq!(sum("handling_seconds_count"), timed.len() as f64);
+            let seconds = timed.iter().sum::<u64>() as f64 / 1e9;
+            prop_assert!((sum("handling_seconds_sum") - seconds).abs() < 1e-6);
+            for (flow, rest) in [(Flow::Sent, "sent"), (Flow::Received, "received")] {
+                let messages = calls.iter().flat_map(|call| &call.messages);
+                let of_flow = messages.filter(|message| message.0 == flow);
+                let (count, bytes) =
+                    of_flow.fold((0, 0), |sum, message| (sum.0 + message.1, sum.1 + message.2));
+                prop_assert_eq!(sum(&format!("msg_{rest}_total")), count as f64);
+                prop_assert_eq!(sum(&format!("msg_{rest}_bytes_total")), bytes as f64);
+            }
+            for code in Code::ALL {
+                let want = ends.iter().filter(|end| end.0 == Some(code)).count();
+                let label = [("grpc_code", code.as_camel_case())];
+                let handled = exposition.sum(&format!("grpc_{name}_handled_total"), &label);
+                prop_assert_eq!(handled, want as f64);
+            }
+        }
+    }
+}
+
+/// Not a test: prints how long a scrape takes. `cargo test --release -- --ignored scrape_time`
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn scrape_time() {
+    let mut scenario = Scenario::new();
+    scenario.statistics = Statistics::new(Buckets::default(), Limits::default());
+    let paths: Vec<PathId> =
+        (0..100).map(|n| scenario.path(format!("/some.package.v1.Service/Method{n}"))).collect();
+    for pid in 1..=100 {
+        let process = scenario.process(pid, b"some-service");
+        for &path in &paths {
+            let key = CallKey { process, role: Role::Server, path };
+            for elapsed_ns in [70_000, 800_000, 40_000_000] {
+                scenario.call(key, Some(Code::Ok), elapsed_ns);
+            }
+        }
+    }
+    let start = std::time::Instant::now();
+    let copy = scenario.statistics.clone();
+    println!("clone of {} series: {:?}", copy.len(), start.elapsed());
+    let snapshot = scenario.snapshot();
+    let start = std::time::Instant::now();
+    let text = render(&snapshot).unwrap();
+    let (lines, bytes) = (text.lines().count(), text.len());
+    println!("render, {lines} lines, {bytes} bytes: {:?}", start.elapsed());
+}
