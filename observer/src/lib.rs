@@ -1,10 +1,23 @@
 //! A node-level daemon that watches gRPC from outside the services.
 //!
 //! The way of a byte: [`kernel`] loads the programs that see what sockets send and receive and
-//! reads their records; [`http2`] assembles header blocks, [`hpack`] decodes them, [`grpc`] turns
-//! frames into calls; [`metrics`] keeps the statistics and renders them; [`server`] publishes
-//! them. [`process`] says who a pid is. Nothing downstream calls upstream.
+//! hands over their records; [`record`] reads them, [`http2`] assembles header blocks, [`hpack`]
+//! decodes them, [`grpc`] turns frames into calls; [`metrics`] keeps the statistics and renders
+//! them; [`server`] publishes them. [`process`] says who a pid is. [`pipeline`] is all of that
+//! between ring and scrape, and [`worker`] the thread that runs it. Nothing downstream calls
+//! upstream.
 
+pub mod cli;
+pub mod config;
 pub mod grpc;
 pub mod hpack;
+pub mod http2;
+pub mod kernel;
+pub mod log;
+pub mod metrics;
+pub mod pipeline;
+pub mod preconditions;
 pub mod process;
+pub mod record;
+pub mod server;
+pub mod worker;

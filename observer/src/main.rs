@@ -1,1 +1,169 @@
-fn main() {}
+//! The daemon: what was asked for, and the order of start and end.
+
+#![forbid(unsafe_code)]
+
+use std::{future::Future, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use observer::{
+    cli::{self, Action},
+    config::Config,
+    kernel::Probes,
+    log, metrics,
+    preconditions::{self, Places},
+    server::{self, Pages},
+    worker::Worker,
+};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing::{debug, info};
+
+/// After the signal to end, `/metrics` still answers for this long: one last scrape.
+const LAST_SCRAPE: Duration = Duration::from_secs(2);
+
+/// For what is still running when everything else has ended.
+const GRACE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let invocation = cli::parse();
+    let outcome = match invocation.action {
+        Action::Run => run(&invocation.config),
+        Action::Check => check(&invocation.config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the log may not have been set up")]
+            {
+                eprintln!("observer: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<()> {
+    log::init(&config.log)?;
+    preconditions::verify(config, &Places::default())?;
+    let listener = preconditions::bind(config.listen)?;
+    let (probes, ring) = Probes::attach(config)?;
+    let (backend, filter) = (probes.backend(), &config.filter);
+    let worker = Arc::new(Worker::start(config, probes, ring)?);
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        let mut signals = Signals::new()?;
+        info!("watching {filter}, backend {backend}, metrics at http://{address}/metrics");
+        let pages = Arc::new(Figures { worker: Arc::clone(&worker) });
+        server::serve(listener, pages, end(&mut signals, &worker)).await;
+        Ok::<(), anyhow::Error>(())
+    })?;
+    runtime.shutdown_timeout(GRACE);
+    Ok(())
+}
+
+/// The server's threads: one, as scrapes are few; rendering has its own.
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start the server's runtime")
+}
+
+/// Waits for the signal to end; detaches; leaves time for a last scrape, unless told twice.
+async fn end(signals: &mut Signals, worker: &Arc<Worker>) {
+    let name = signals.next().await;
+    info!("{name}: detaching, /metrics answers for {} s more", LAST_SCRAPE.as_secs());
+    let detaching = Arc::clone(worker);
+    match tokio::task::spawn_blocking(move || detaching.detach()).await {
+        Ok(Ok(())) => debug!("detached"),
+        Ok(Err(error)) => debug!("not detached: {error:#}"),
+        Err(error) => debug!("not detached: {error}"),
+    }
+    tokio::select! {
+        () = tokio::time::sleep(LAST_SCRAPE) => {}
+        _ = signals.next() => {}
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    fn next(&mut self) -> impl Future<Output = &'static str> {
+        async {
+            tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            }
+        }
+    }
+}
+
+/// What the server publishes.
+struct Figures {
+    worker: Arc<Worker>,
+}
+
+impl Pages for Figures {
+    fn metrics(&self) -> Result<String, String> {
+        let snapshot = self.worker.snapshot().map_err(|error| format!("{error:#}"))?;
+        metrics::render(&snapshot).map_err(|error| error.to_string())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.ready()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.worker.is_running() { Ok(()) } else { Err("the worker has ended".into()) }
+    }
+}
+
+/// Says what this kernel allows, without staying.
+fn check(config: &Config) -> Result<()> {
+    let mut met = true;
+    for finding in preconditions::findings(config, &Places::default()) {
+        report(finding.subject, &finding.outcome);
+        met &= finding.outcome.is_ok();
+    }
+    let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
+    report("address", &address);
+    met &= address.is_ok();
+    if met {
+        let backend = Probes::attach(config).map(|(probes, _ring)| {
+            format!("{} would be used: {}", probes.backend(), probes.reason())
+        });
+        report("backend", &backend);
+        met = backend.is_ok();
+    }
+    anyhow::ensure!(met, "observer cannot watch here; see above");
+    Ok(())
+}
+
+fn report(subject: &str, outcome: &Result<String>) {
+    let (mark, text) = match outcome {
+        Ok(text) => ("ok ", text.clone()),
+        Err(error) => ("NO ", format!("{error:#}")),
+    };
+    #[expect(clippy::print_stdout, reason = "it is what the command is for")]
+    {
+        println!("{mark} {subject:<13} {text}");
+    }
+}

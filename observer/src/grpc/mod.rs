@@ -4,9 +4,15 @@
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod code;
+mod headers;
+mod rules;
 
+pub use calls::{Calls, MAX_OPEN, Moment, Streams};
 pub use code::Code;
+pub use headers::Headers;
+pub use rules::End;
 
 use crate::{hpack::PathId, process::ProcessId};
 

@@ -1,14 +1,47 @@
 //! HPACK (RFC 7541), for one who only listens and may have come late.
+//!
+//! A [`Decoder`] follows the header blocks of one direction of one connection, in their order,
+//! and reports each field as what it means to gRPC: a [`Field`]. It keeps no strings. An entry of
+//! its dynamic table is a meaning and a size, and paths are [`PathId`]s given out by an
+//! [`Interner`], so that a block of nothing but references costs array look-ups only.
+//!
+//! ```text
+//! block ─▶ decoder ── references ──▶ static_table, table ──▶ Field
+//!             └────── literals ──▶ string ──▶ huffman ──▶ field ──▶ Field, interner
+//! ```
+//!
+//! What it does not know it reports as [`Field::Unknown`], never as something else. The reasons
+//! why that holds after a late join are in `table`.
+//!
+//! # Bounds
+//!
+//! | what | bound |
+//! |---|---|
+//! | dynamic table | the encoder's maximum size, at most [`MAX_TABLE_SIZE`]; memory in proportion |
+//! | a path | [`MAX_PATH_LEN`] octets, longer ones are [`PathId::OTHER`] |
+//! | paths | the interner's |
+//! | work | linear in the block's length |
+//!
+//! Values of fields of no interest are skipped unread, unless they are inserted into the dynamic
+//! table: then their length counts. So not every malformed string is an error here.
 
 #![forbid(unsafe_code)]
 
-/// An interned `:path`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathId(pub u32);
+mod decoder;
+mod error;
+mod field;
+mod huffman;
+mod integer;
+mod interner;
+mod static_table;
+mod string;
+mod table;
 
-impl PathId {
-    /// The path could not be decoded.
-    pub const NOT_SEEN: Self = Self(0);
-    /// More distinct paths than the bound; all that came after share this one.
-    pub const OTHER: Self = Self(1);
-}
+#[cfg(test)]
+mod tests;
+
+pub use decoder::Decoder;
+pub use error::Error;
+pub use field::{ContentType, Field, RequestMethod};
+pub use interner::{Interner, MAX_PATH_LEN, PathId};
+pub use table::MAX_TABLE_SIZE;

@@ -81,6 +81,11 @@ impl Probes {
         self.backend
     }
 
+    /// Why it is in use.
+    pub fn reason(&self) -> &'static str {
+        "the exits of the calls that read from and write to sockets can be watched"
+    }
+
     /// Has the kernel programs look for connections that ended without a tracepoint.
     pub fn sweep(&self) -> Result<()> {
         let program = self.ebpf.program(SWEEP).context("no sweep program")?;

@@ -176,6 +176,11 @@ impl<S: CommSource> Processes<S> {
         id
     }
 
+    /// The name that the pid's process has now, from the source.
+    pub fn name_now(&self, pid: u32) -> Option<Comm> {
+        self.source.comm(pid)
+    }
+
     /// The process has another name now, as after `execve`.
     pub fn renamed(&mut self, pid: u32, comm: Comm) {
         if let Some(process) = self.latest.get(&pid).and_then(|id| self.known.get_mut(id))

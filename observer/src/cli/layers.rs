@@ -1,0 +1,193 @@
+//! What the environment and the configuration file say: values for flags that are not on the
+//! command line.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use clap::error::{ContextKind, ContextValue, Error};
+use clap::{Arg, Command};
+use toml::{Table, Value};
+
+use super::Environment;
+
+/// A file of settings is small; what is larger is not one.
+const FILE_AT_MOST: u64 = 1 << 20;
+
+/// The values, by flag.
+pub(super) struct Layers(Vec<Layer>);
+
+struct Layer {
+    flag: String,
+    values: Vec<OsString>,
+    /// For error messages: "from …".
+    origin: String,
+}
+
+impl Layers {
+    /// Takes for each flag what the environment says, else what the file says.
+    pub(super) fn read(
+        command: &Command,
+        file: Option<&Path>,
+        environment: Environment<'_>,
+    ) -> Result<Self, String> {
+        let mut layers = match file {
+            Some(path) => from_file(command, path)?,
+            None => Vec::new(),
+        };
+        for flag in flags(command) {
+            if let Some(value) = variable(flag, environment) {
+                layers.retain(|layer| layer.flag != flag);
+                layers.push(Layer {
+                    flag: flag.to_owned(),
+                    values: vec![value],
+                    origin: format!("the environment variable {}", variable_name(flag)),
+                });
+            }
+        }
+        Ok(Self(layers))
+    }
+
+    /// Makes the values the defaults of their flags.
+    pub(super) fn apply(&self, command: Command) -> Command {
+        self.0.iter().fold(command, |command, layer| {
+            let id = command
+                .get_arguments()
+                .find(|arg| arg.get_long() == Some(&layer.flag))
+                .map(|arg| arg.get_id().clone())
+                .expect("layers are made of the command's own flags");
+            command.mut_arg(id, |arg| arg.default_values(layer.values.clone()))
+        })
+    }
+
+    /// Adds to an error about one of the values where that value came from: the user has not
+    /// written the flag that the error speaks of.
+    pub(super) fn name_origin(&self, error: Error) -> Error {
+        let text = error.to_string();
+        let text = text.trim_end().trim_start_matches("error: ");
+        let named = self.0.iter().find(|layer| {
+            let flag = format!("'--{}", layer.flag);
+            let followed_by = |end: char| text.contains(&format!("{flag}{end}"));
+            [' ', '[', '=', '\''].into_iter().any(followed_by)
+                && layer.texts().any(|value| text.contains(&format!("'{value}'")))
+        });
+        match named {
+            Some(layer) => Error::raw(error.kind(), format!("{text}, from {}\n", layer.origin)),
+            None => error,
+        }
+    }
+}
+
+impl Layer {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().filter_map(|value| value.to_str()).flat_map(|text| text.split(','))
+    }
+}
+
+/// The long flags that a variable and a key can stand for.
+fn flags(command: &Command) -> impl Iterator<Item = &str> {
+    command.get_arguments().filter_map(Arg::get_long).filter(|long| is_setting(long))
+}
+
+fn is_setting(long: &str) -> bool {
+    !["config", "help", "version"].contains(&long)
+}
+
+/// `max-methods` → `OBSERVER_MAX_METHODS`.
+pub(super) fn variable_name(long: &str) -> String {
+    format!("OBSERVER_{}", long.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// The variable of the flag `long`, if it says anything.
+pub(super) fn variable(long: &str, environment: Environment<'_>) -> Option<OsString> {
+    let value = environment(&variable_name(long))?;
+    // In a namespace with a Service named "observer", Kubernetes sets OBSERVER_PORT to its URL
+    // in every container (service links); nobody means a port by that.
+    let service_link = |value: &OsStr| {
+        value.to_str().is_some_and(|text| text.starts_with("tcp://") || text.starts_with("udp://"))
+    };
+    let says_nothing = value.is_empty() || (long == "port" && service_link(&value));
+    (!says_nothing).then_some(value)
+}
+
+fn from_file(command: &Command, path: &Path) -> Result<Vec<Layer>, String> {
+    let shown = path.display();
+    let table = read_table(path)?;
+    let mut layers = Vec::with_capacity(table.len());
+    for (key, value) in table {
+        let Some(arg) = command
+            .get_arguments()
+            .find(|arg| arg.get_long().is_some_and(|long| long == key && is_setting(long)))
+        else {
+            return Err(unknown_key(command, &key, path));
+        };
+        let values = texts(value, arg.get_value_delimiter().is_some())
+            .map_err(|reason| format!("{shown}: the key '{key}' is {reason}"))?;
+        if !values.is_empty() {
+            let origin = format!("the key '{key}' in {shown}");
+            layers.push(Layer { flag: key, values, origin });
+        }
+    }
+    Ok(layers)
+}
+
+fn read_table(path: &Path) -> Result<Table, String> {
+    let shown = path.display();
+    let mut text = String::new();
+    let read = File::open(path)
+        .and_then(|file| file.take(FILE_AT_MOST + 1).read_to_string(&mut text))
+        .map_err(|error| {
+            format!("the config file {shown} cannot be read: {error}; correct --config")
+        })?;
+    if read as u64 > FILE_AT_MOST {
+        return Err(format!("{shown} is larger than 1 MiB: is it the config file?"));
+    }
+    text.parse::<Table>().map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        format!("{shown} line {line}: {}", error.message().replace('\n', ", "))
+    })
+}
+
+/// clap knows the nearest flag.
+fn unknown_key(command: &Command, key: &str, path: &Path) -> String {
+    let unknown = format!("{}: '{key}' is not a setting", path.display());
+    if key == "config" {
+        return format!("{unknown}: a config file cannot name another; remove it");
+    }
+    let nearest = command
+        .clone()
+        .try_get_matches_from(["observer".to_owned(), format!("--{key}")])
+        .err()
+        .and_then(|error| match error.get(ContextKind::SuggestedArg) {
+            Some(ContextValue::String(flag)) => Some(flag.trim_start_matches("--").to_owned()),
+            _ => None,
+        })
+        .filter(|flag| is_setting(flag));
+    match nearest {
+        Some(flag) => format!("{unknown}; did you mean '{flag}'?"),
+        None => format!("{unknown}; there are: {}", flags(command).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn texts(value: Value, list: bool) -> Result<Vec<OsString>, String> {
+    match value {
+        Value::Array(values) if list => values.into_iter().map(text).collect(),
+        Value::Array(_) => Err("a list, but takes one value".into()),
+        Value::String(text) if list && text.is_empty() => Ok(Vec::new()),
+        value => Ok(vec![text(value)?]),
+    }
+}
+
+fn text(value: Value) -> Result<OsString, String> {
+    match value {
+        Value::String(text) => Ok(text.into()),
+        Value::Integer(number) => Ok(number.to_string().into()),
+        Value::Float(number) => Ok(number.to_string().into()),
+        Value::Boolean(choice) => Ok(choice.to_string().into()),
+        Value::Datetime(_) => Err("a date: write it in quotes".into()),
+        Value::Array(_) => Err("a list of lists: write one list".into()),
+        Value::Table(_) => Err("a table, but takes a value: write it above all [headers]".into()),
+    }
+}

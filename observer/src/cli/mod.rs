@@ -1,0 +1,414 @@
+//! The command line, the environment and the configuration file: one parser, one set of error
+//! messages.
+//!
+//! [`parse`] is what `main` calls. What the environment and the file say becomes the default of
+//! the flag with that name (`layers`), so that a flag beats the environment, the environment
+//! beats the file, and the file beats what is built in. The texts are read by [`crate::config`].
+
+#![forbid(unsafe_code)]
+
+mod layers;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::error::{Error, ErrorKind};
+use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::metrics::Buckets;
+use crate::config::{
+    Backend, Comm, Config, Filter, Pid, PortRange, RingSize,
+    listen, series_ttl,
+};
+use crate::log;
+use layers::Layers;
+
+/// What the daemon is asked to do, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Invocation {
+    /// The subcommand, or its absence.
+    pub action: Action,
+    /// All that was chosen, wherever it was.
+    pub config: Config,
+}
+
+/// See [`Invocation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Watch, until told to stop.
+    Run,
+    /// Say what this kernel allows, and end.
+    Check,
+}
+
+/// Reads this process's arguments and environment. After `--help` and `--version` it ends the
+/// process with code 0; after a mistake, with a line on stderr and code 2.
+pub fn parse() -> Invocation {
+    parse_from(&std::env::args_os().collect::<Vec<_>>(), &|name| std::env::var_os(name))
+        .unwrap_or_else(|error| error.exit())
+}
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Invocation, Error> {
+    // Help shows what is built in, and is there even when the file is broken.
+    let named = command()
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(in_one_line)?
+        .options
+        .config;
+    let path = named.or_else(|| layers::variable("config", environment).map(PathBuf::from));
+
+    let layers = Layers::read(&command(), path.as_deref(), environment).map_err(mistake)?;
+    let cli = layers
+        .apply(command())
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| layers.name_origin(in_one_line(error)))?;
+    let action = match cli.verb {
+        Some(Verb::Check) => Action::Check,
+        None => Action::Run,
+    };
+    Ok(Invocation { action, config: cli.options.into_config().map_err(mistake)? })
+}
+
+fn mistake(text: String) -> Error {
+    Error::raw(ErrorKind::ValueValidation, text + "\n")
+}
+
+/// clap explains over several lines, with the usage; a daemon's mistake is often read in a log.
+fn in_one_line(error: Error) -> Error {
+    if !error.use_stderr() {
+        return error;
+    }
+    let text = error.to_string();
+    let mut parts: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if line.starts_with("Usage:") {
+            break;
+        }
+        parts.push(line.trim_start_matches("error: ").trim_start_matches("tip: "));
+    }
+    parts.retain(|line| !line.starts_with("For more information"));
+    let mut told = parts.join("; ");
+    // A bad value's text says what to write instead.
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        told += " (see observer --help)";
+    }
+    Error::raw(error.kind(), told + "\n")
+}
+
+/// Watches gRPC from outside the services and publishes metrics to Prometheus
+///
+/// It watches what the services of this node send and receive, in the kernel, and publishes
+/// calls, their codes, messages and latencies at /metrics. The services are neither changed nor
+/// restarted. Without any flag, all cleartext gRPC of the node is watched, over TCP and Unix
+/// sockets, servers and clients.
+#[derive(Debug, Parser)]
+#[command(
+    name = "observer",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP,
+)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Says what this kernel allows and which backend would be used, then ends
+    ///
+    /// Takes the same flags, and starts nothing. Exit code 0 when the daemon could start.
+    Check,
+}
+
+const AFTER_HELP: &str = "\
+Filters combine as port AND (pid OR comm). See --help for syntax, examples and the config file.";
+
+const AFTER_LONG_HELP: &str = "\
+How filters combine:
+  A connection is watched when its port is selected AND its process is, by pid OR by comm. A
+  filter that is not given selects everything; with none given, all cleartext gRPC of the node
+  is watched. Unix sockets have no port: --port excludes them.
+
+Examples:
+  observer
+      All cleartext gRPC of this node, metrics at http://127.0.0.1:9464/metrics
+
+  observer check
+      What this kernel allows, and which backend would be used
+
+  observer --port 50051,8000-8100 --listen 0.0.0.0:9464
+      Only these ports; Prometheus may scrape from another machine
+
+  observer --port 50051 --comm python3 --children
+      Port 50051, and there only processes named python3 and those that they start
+
+  observer --pid 4711 --buckets 0.001,0.01,0.1,1 --log warn
+      One process, a small histogram, a quiet log
+
+  OBSERVER_PORT=50051 OBSERVER_SERIES_TTL=1h observer --config /etc/observer.toml
+      Part in the environment, part in a file
+
+Environment and config file:
+  Every flag is also a variable (--max-methods is OBSERVER_MAX_METHODS) and a key of the TOML
+  file given by --config. A flag beats the variable, the variable beats the file, and each
+  replaces a list as a whole. An empty variable counts as not set. The third example as a file:
+
+      port = [50051, \"8000-8100\"]     # or \"50051,8000-8100\"
+      listen = \"0.0.0.0:9464\"
+
+Exit codes: 0 after SIGTERM, SIGINT or a good check; 1 when it cannot run here; 2 for a mistake
+in a flag, a variable or the file.";
+
+/// Each first paragraph is the help of `-h`; the others say syntax and example. Default and
+/// variable are added by [`command`].
+#[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the texts of --help")]
+struct Options {
+    /// Watches only these TCP ports, local or remote
+    ///
+    /// Numbers from 1 to 65535 and ranges, comma separated or repeated. It is the port that the
+    /// server listens on, whichever side runs on this node. Unix sockets have no port: with
+    /// --port they are not watched.
+    ///
+    /// Example: --port 50051,8000-8100
+    #[arg(long, value_name = "PORT", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is watched")]
+    port: Vec<PortRange>,
+
+    /// Watches only these processes, by process id
+    ///
+    /// Numbers as ps shows them, comma separated or repeated. Each must be running when the
+    /// observer starts. With --comm, either suffices.
+    ///
+    /// Example: --pid 4711,4712
+    #[arg(long, value_name = "PID", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is watched")]
+    pid: Vec<Pid>,
+
+    /// Watches only processes of these names
+    ///
+    /// The name in /proc/PID/comm, whole and case sensitive, comma separated or repeated. The
+    /// kernel cuts it at 15 bytes. A process that starts later is found as well. With --pid,
+    /// either suffices.
+    ///
+    /// Example: --comm python3,greeter
+    #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is watched")]
+    comm: Vec<Comm>,
+
+    /// Watches also what the selected processes start
+    ///
+    /// Servers that fork their workers need it. It widens --pid and --comm, and needs one of
+    /// them. --children=false undoes what the environment or the file says.
+    ///
+    /// Example: --pid 4711 --children
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
+    #[arg(default_value = "false", default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(hide_possible_values = true, help_heading = "What is watched")]
+    children: bool,
+
+    /// Serves /metrics, /healthz and /readyz here
+    ///
+    /// An IP address and a port. Whoever reaches it can read the names of services and
+    /// processes: 127.0.0.1 is for this machine only.
+    ///
+    /// Example: --listen 0.0.0.0:9464, or --listen [::]:9464 for IPv6 as well
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen, global = true)]
+    #[arg(default_value_t = Config::default().listen, help_heading = "What is published")]
+    listen: std::net::SocketAddr,
+
+    /// Upper bounds of the latency buckets, in seconds
+    ///
+    /// Ascending, comma separated or repeated, 1 to 64 of them; +Inf is always there. Each
+    /// bound is one more series per method and process.
+    ///
+    /// Example: --buckets 0.001,0.01,0.1,1
+    #[arg(long, value_name = "SECONDS", value_delimiter = ',', global = true)]
+    #[arg(default_values_t = default_buckets())]
+    #[arg(help_heading = "What is published")]
+    buckets: Vec<String>,
+
+    /// Methods that each process may have series for
+    ///
+    /// From 1 to 100000. The names come from the peers, and a peer may invent them: further
+    /// methods are counted together as "other".
+    ///
+    /// Example: --max-methods 200
+    #[arg(long, value_name = "N", default_value_t = Config::default().max_methods as u32)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000), global = true)]
+    #[arg(help_heading = "What is published")]
+    max_methods: u32,
+
+    /// How long series stay after their process exited
+    ///
+    /// Seconds, or a number with s, m, h or d. At least two scrape intervals, or the last
+    /// numbers of a process are never scraped.
+    ///
+    /// Example: --series-ttl 1h
+    #[arg(long, value_name = "TIME", value_parser = series_ttl, default_value = "5m")]
+    #[arg(global = true, help_heading = "What is published")]
+    series_ttl: Duration,
+
+    /// How the programs are attached to the kernel
+    ///
+    /// All see the same; they differ in cost and in what a kernel allows. `observer check` says
+    /// what this one allows.
+    ///
+    /// Example: --backend tracepoint
+    #[arg(long, value_name = "BACKEND", value_parser = backend(), global = true)]
+    #[arg(default_value_t = Backend::Auto, help_heading = "In the kernel")]
+    backend: Backend,
+
+    /// Connections that are followed at once
+    ///
+    /// From 1 to 4194304. Kernel memory grows with it. Connections beyond it are counted, not
+    /// watched.
+    ///
+    /// Example: --max-connections 4096
+    #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4_194_304), global = true)]
+    #[arg(help_heading = "In the kernel")]
+    max_connections: u32,
+
+    /// Size of the ring buffer between kernel and observer
+    ///
+    /// Bytes, or a number with KiB, MiB or GiB: a power of two from 64KiB to 1GiB. Larger ones
+    /// ride out longer bursts; records that do not fit are lost, and counted.
+    ///
+    /// Example: --ring-size 32MiB
+    #[arg(long, value_name = "BYTES", default_value_t = RingSize::default(), global = true)]
+    #[arg(help_heading = "In the kernel")]
+    ring_size: RingSize,
+
+    /// The kernel's type information (BTF)
+    ///
+    /// A file, for kernels built without CONFIG_DEBUG_INFO_BTF. It must be of the very kernel
+    /// that runs.
+    ///
+    /// Example: --btf /usr/lib/btf/5.10.0-21-amd64.btf
+    #[arg(long, value_name = "PATH", default_value = crate::config::KERNEL_BTF, global = true)]
+    #[arg(help_heading = "In the kernel")]
+    btf: PathBuf,
+
+    /// What is logged, to stderr
+    ///
+    /// A level (off, error, warn, info, debug, trace), or levels by module, comma separated.
+    ///
+    /// Example: --log warn,observer::kernel=debug
+    #[arg(long, value_name = "FILTER", default_value_t = log::Filter::default(), global = true)]
+    #[arg(help_heading = "General")]
+    log: log::Filter,
+
+    /// Reads further settings from a TOML file
+    ///
+    /// Its keys are the long flags without the dashes; lists are arrays or strings. A key that
+    /// is not a flag is an error.
+    ///
+    /// Example: --config /etc/observer.toml
+    #[arg(long, value_name = "FILE", global = true, help_heading = "General")]
+    config: Option<PathBuf>,
+}
+
+fn backend() -> impl TypedValueParser<Value = Backend> {
+    let values = Backend::ALL.map(|backend| {
+        PossibleValue::new(backend.name()).help(match backend {
+            Backend::Auto => "the cheapest that this kernel allows",
+            Backend::Tracepoint => "at the exits of the system calls that read and write",
+            Backend::Fentry => "at the TCP and Unix socket functions; needs BTF and Linux 5.5",
+            Backend::Kprobe => "at the same functions, on kernels without fentry",
+        })
+    });
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<Backend>())
+}
+
+impl Options {
+    /// What no single flag's text can show to be wrong is checked here.
+    fn into_config(self) -> Result<Config, String> {
+        let mut pids: Vec<u32> = self.pid.into_iter().map(Pid::number).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        let mut comms = self.comm;
+        comms.sort_unstable();
+        comms.dedup();
+        if self.children && pids.is_empty() && comms.is_empty() {
+            return Err("--children without --pid or --comm: all processes are watched already; \
+                        drop it, or say whose children"
+                .into());
+        }
+        // One list, however often the flag was given: only together can the bounds be wrong.
+        let buckets = self
+            .buckets
+            .join(",")
+            .parse()
+            .map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?;
+        let ports = self.port.into_iter().collect();
+        Ok(Config {
+            filter: Filter { ports, pids, comms, children: self.children },
+            listen: self.listen,
+            backend: self.backend,
+            buckets,
+            max_methods: self.max_methods as usize,
+            max_connections: self.max_connections,
+            ring_size: self.ring_size,
+            series_ttl: self.series_ttl,
+            btf: self.btf,
+            log: self.log,
+        })
+    }
+}
+
+fn default_buckets() -> Vec<String> {
+    Buckets::default().seconds().map(|bound| bound.to_string()).collect()
+}
+
+/// The parser, before environment and file, with the notes that every flag's help has.
+fn command() -> Command {
+    Cli::command().disable_help_flag(true).disable_version_flag(true).mut_args(annotated).args([
+        Arg::new("help")
+            .short('h')
+            .long("help")
+            .action(clap::ArgAction::Help)
+            .global(true)
+            .help_heading("General")
+            .help("Prints a summary of the flags (-h), or all about them (--help)"),
+        Arg::new("version")
+            .short('V')
+            .long("version")
+            .action(clap::ArgAction::Version)
+            .help_heading("General")
+            .help("Prints name and version"),
+    ])
+}
+
+/// clap's own notes are hidden, as it would read the environment itself to make them.
+fn annotated(arg: Arg) -> Arg {
+    let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
+    let default = match (defaults.as_slice(), arg.get_id().as_str()) {
+        ([], "port") => "every port, and Unix sockets".to_owned(),
+        ([], "pid" | "comm") => "every process".to_owned(),
+        ([], _) => "none".to_owned(),
+        (values, _) => values.join(","),
+    };
+    let variable = layers::variable_name(arg.get_long().unwrap_or_default());
+    let short = format!("{} [default: {default}]", arg.get_help().cloned().unwrap_or_default());
+    let long = format!(
+        "{}\n\n[env: {variable}] [default: {default}]",
+        arg.get_long_help().cloned().unwrap_or_default()
+    );
+    arg.help(short).long_help(long).hide_default_value(true)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+use std::collections::HashMap;
+use std::io::Write as _;
+
+use tempfile::NamedTempFile;
+
+use super::*;
+
+fn run(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, String> {
+    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+    let args: Vec<OsString> =
+        std::iter::once("observer").chain(args.iter().copied()).map(OsString::from).collect();
+    parse_from(&args, &|name| variables.get(name).map(OsString::from))
+        .map_err(|error| error.to_string())
+}
+
+fn config(args: &[&str], variables: &[(&str, &str)]) -> Config {
+    run(args, variables).expect("valid").config
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("written");
+    file
+}
+
+fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+    let file = file(text);
+    let path = file.path().to_str().expect("UTF-8");
+    run(&[args, &["--config", path]].concat(), variables).map(|invocation| invocation.config)
+}
+
+/// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
+const SETTINGS: [(&str, &str, &str); 13] = [
+    ("port", "[50051, '8000-8100']", "50051,8000-8100"),
+    ("pid", "[4711, '4712']", "4711,4712"),
+    ("comm", "['python3', 'greeter']", "python3,greeter"),
+    ("listen", "'[::1]:1'", "[::1]:1"),
+    ("buckets", "[0.5, 1, '2']", "0.5,1,2"),
+    ("max-methods", "7", "7"),
+    ("series-ttl", "90", "90"),
+    ("backend", "'kprobe'", "kprobe"),
+    ("max-connections", "8", "8"),
+    ("ring-size", "65536", "64KiB"),
+    ("btf", "'/b'", "/b"),
+    ("log", "'warn,observer=debug'", "warn,observer=debug"),
+    // Needs what it widens.
+    ("children", "true\npid = 1", "true"),
+];
+
+#[test]
+fn clap_finds_no_fault_in_the_definition() {
+    command().debug_assert();
+}
+
+#[test]
+fn no_flag_is_the_default_configuration() {
+    assert_eq!(run(&[], &[]), Ok(Invocation { action: Action::Run, config: Config::default() }));
+}
+
+#[test]
+fn every_flag_is_a_variable_and_a_key() {
+    for flag in command().get_arguments().filter_map(Arg::get_long) {
+        if ["config", "help", "version"].contains(&flag) {
+            continue;
+        }
+        let (_, toml, text) =
+            SETTINGS.iter().find(|setting| setting.0 == flag).expect("a sample in SETTINGS");
+        let pid = if flag == "children" { &["--pid=1"][..] } else { &[] };
+        let by_flag = config(&[pid, &[&format!("--{flag}={text}")]].concat(), &[]);
+        let by_variable = config(pid, &[(&layers::variable_name(flag), text)]);
+        let by_file = with_file(&format!("{flag} = {toml}"), &[], &[]).expect("valid");
+        assert_ne!(by_flag, config(pid, &[]), "--{flag} has no effect");
+        assert_eq!(by_flag, by_variable, "--{flag} as a variable");
+        assert_eq!(by_flag, by_file, "--{flag} as a key");
+    }
+}
+
+#[test]
+fn every_flag_teaches() {
+    for arg in command().get_arguments() {
+        let flag = arg.get_long().expect("all flags are long");
+        if ["help", "version"].contains(&flag) {
+            continue;
+        }
+        let short = arg.get_help().expect("help").to_string();
+        assert_eq!(short.lines().count(), 1, "{flag}: {short}");
+        let help = arg.get_long_help().expect("long help").to_string();
+        let (_, example) = help.split_once("Example: --").expect(flag);
+        assert!(example.contains(flag), "{flag}: the example is another flag's");
+        assert!(help.contains(&format!("[env: {}]", layers::variable_name(flag))), "{flag}");
+        assert!(help.contains("[default: "), "{flag}");
+        assert!(help.split("\n\n").count() >= 4, "{flag}: summary, syntax, example, notes");
+    }
+    let help = run(&["--help"], &[]).expect_err("help");
+    for text in ["observer check", "port is selected AND", "Unix sockets have no port"] {
+        assert!(help.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn flag_beats_variable_beats_file_beats_default() {
+    let text = "port = 1\npid = 1\nlog = 'warn'";
+    let variables = [("OBSERVER_PORT", "2"), ("OBSERVER_PID", "2")];
+    let config = with_file(text, &["--port", "3"], &variables).expect("valid");
+    assert_eq!(config.filter.ports.to_string(), "3");
+    assert_eq!(config.filter.pids, [2]);
+    assert_eq!(config.log.to_string(), "warn");
+    assert_eq!(config.listen, Config::default().listen);
+}
+
+#[test]
+fn flags_work_before_and_after_check() {
+    let variables = [("OBSERVER_PORT", "2")];
+    for args in [["--port", "1", "check"], ["check", "--port", "1"]] {
+        let invocation = run(&args, &variables).expect("valid");
+        assert_eq!(invocation.action, Action::Check);
+        assert_eq!(invocation.config.filter.ports.to_string(), "1");
+    }
+    let invocation = run(&["check"], &variables).expect("valid");
+    assert_eq!(invocation.config.filter.ports.to_string(), "2");
+}
+
+#[test]
+fn the_file_can_be_named_by_a_variable() {
+    let file = file("port = '1,2'");
+    let path = file.path().to_str().expect("UTF-8");
+    assert_eq!(config(&[], &[("OBSERVER_CONFIG", path)]).filter.ports.to_string(), "1-2");
+}
+
+#[test]
+fn lists_repeat_and_each_entry_counts_once() {
+    let config = config(&["--port", "2,1", "--port=3", "--pid", "9,8,9", "--comm", "b,a,b"], &[]);
+    assert_eq!(config.filter.to_string(), "ports 1-3 of pid 8,9 or comm a,b");
+    assert!(with_file("port = []\npid = ''", &[], &[]).expect("valid").filter.selects_all());
+}
+
+#[test]
+fn children_can_be_undone() {
+    let on = [("OBSERVER_CHILDREN", "1")];
+    assert!(config(&["--pid=1"], &on).filter.children);
+    assert!(!config(&["--pid=1", "--children=false"], &on).filter.children);
+    assert!(config(&["--children", "--pid", "1"], &[]).filter.children);
+    assert!(run(&["--children"], &[]).expect_err("whose").contains("--pid or --comm"));
+}
+
+#[test]
+fn empty_variables_and_service_links_are_not_set() {
+    let variables = [("OBSERVER_PORT", "tcp://10.0.0.1:9464"), ("OBSERVER_LISTEN", "")];
+    assert_eq!(config(&[], &variables), Config::default());
+}
+
+/// One line, exit code 2, and what the user needs to find the place.
+fn assert_mistake(outcome: Result<impl std::fmt::Debug, String>, told: &[&str]) {
+    let error = outcome.expect_err("a mistake");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    assert!(error.starts_with("error: ") && error.ends_with('\n'), "{error}");
+    for part in told {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn mistakes_in_flags_are_told_in_one_line() {
+    assert_mistake(run(&["--port", "70000"], &[]), &["'70000'", "--port <PORT>", "1 to 65535"]);
+    assert_mistake(run(&["--prot", "1"], &[]), &["'--prot'", "'--port'"]);
+    assert_mistake(run(&["--backend", "ebpf"], &[]), &["auto, tracepoint, fentry, kprobe"]);
+    assert_mistake(run(&["--buckets", "2,1"], &[]), &["--buckets", "increasing"]);
+    assert_mistake(run(&["--max-methods", "0"], &[]), &["--max-methods", "1..=100000"]);
+    assert_mistake(run(&["--listen"], &[]), &["--listen <ADDRESS:PORT>"]);
+    assert_mistake(run(&["chekc"], &[]), &["check"]);
+    assert_mistake(run(&["--port", "1", "--port", ""], &[]), &["--port <PORT>"]);
+}
+
+#[test]
+fn mistakes_elsewhere_are_told_with_the_place() {
+    let variable = run(&[], &[("OBSERVER_PORT", "1,0")]);
+    assert_mistake(variable, &["'0'", "--port <PORT>", "variable OBSERVER_PORT"]);
+    let children = run(&["--pid=1"], &[("OBSERVER_CHILDREN", "perhaps")]);
+    assert_mistake(children, &["'perhaps'", "variable OBSERVER_CHILDREN"]);
+    // A value from one place, a mistake in another: the place told is that of the mistake.
+    let flag = with_file("port = 1", &["--pid", "0"], &[]);
+    assert!(!flag.clone().expect_err("a mistake").contains("key"), "{flag:?}");
+
+    assert_mistake(with_file("port = 'http'", &[], &[]), &["'http'", "the key 'port' in /"]);
+    assert_mistake(with_file("prot = 1", &[], &[]), &["'prot'", "did you mean 'port'?", "/"]);
+    assert_mistake(with_file("max_methods = 1", &[], &[]), &["did you mean 'max-methods'?"]);
+    assert_mistake(with_file("zzz = 1", &[], &[]), &["'zzz'", "there are: port, pid,"]);
+    assert_mistake(with_file("config = 'x'", &[], &[]), &["cannot name another"]);
+    assert_mistake(with_file("help = true", &[], &[]), &["'help' is not a setting"]);
+    assert_mistake(with_file("listen = ['a', 'b']", &[], &[]), &["'listen'", "one value"]);
+    assert_mistake(with_file("[port]\na = 1", &[], &[]), &["'port' is a table"]);
+    assert_mistake(with_file("port = [[1]]", &[], &[]), &["'port' is a list of lists"]);
+    assert_mistake(with_file("max-methods = true", &[], &[]), &["'true'", "'max-methods' in"]);
+    assert_mistake(with_file("port = 1\nport = 2", &[], &[]), &["line 2"]);
+    assert_mistake(with_file("\n\nport == 1", &[], &[]), &["line 3"]);
+    assert_mistake(run(&["--config", "/nonexistent/x.toml"], &[]), &["/nonexistent/x.toml"]);
+}
+
+#[test]
+fn help_and_version_need_no_valid_file() {
+    let variables = [("OBSERVER_CONFIG", "/nonexistent"), ("OBSERVER_LISTEN", "[::1]:1")];
+    let help = run(&["--help"], &variables).expect_err("help");
+    assert!(help.contains("[default: 127.0.0.1:9464]"), "help shows what is built in");
+    let version = run(&["--version"], &variables).expect_err("version");
+    assert_eq!(version, format!("observer {}\n", env!("CARGO_PKG_VERSION")));
+}

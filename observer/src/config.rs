@@ -1,0 +1,458 @@
+//! What the daemon was told to do, as parsed types: whoever holds a [`Config`] need check nothing.
+//!
+//! The texts are read here (`FromStr`), whatever they come from; [`crate::cli`] says where from.
+//! Every error is the end of a sentence "invalid value … for --flag: …", and says what to write
+//! instead.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::{self, Display, Formatter};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::metrics::Buckets;
+
+/// Where the kernel publishes its own type information (`CONFIG_DEBUG_INFO_BTF`).
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Everything that can be chosen, with its default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Whose calls are watched.
+    pub filter: Filter,
+    /// Where `/metrics` is served.
+    pub listen: SocketAddr,
+    /// How the kernel programs are attached.
+    pub backend: Backend,
+    /// Upper bounds of the latency histograms.
+    pub buckets: Buckets,
+    /// Methods that each process may have series for; further ones are counted as `other`.
+    pub max_methods: usize,
+    /// Connections that the kernel programs keep state of at once.
+    pub max_connections: u32,
+    /// Size of the ring buffer between kernel and daemon.
+    pub ring_size: RingSize,
+    /// How long the series of a process are kept after it exited.
+    pub series_ttl: Duration,
+    /// The kernel's type information.
+    pub btf: PathBuf,
+    /// What is logged.
+    pub log: crate::log::Filter,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
+            backend: Backend::default(),
+            buckets: Buckets::default(),
+            max_methods: 1000,
+            max_connections: 65_536,
+            ring_size: RingSize::default(),
+            series_ttl: Duration::from_mins(5),
+            btf: PathBuf::from(KERNEL_BTF),
+            log: crate::log::Filter::default(),
+        }
+    }
+}
+
+/// Which connections are watched: port AND (pid OR comm), where a list without entries selects
+/// everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Local or remote TCP ports.
+    pub ports: Ports,
+    /// Processes, sorted, each once.
+    pub pids: Vec<u32>,
+    /// Names of processes, sorted, each once.
+    pub comms: Vec<Comm>,
+    /// Whether what `pids` and `comms` select includes the processes these start.
+    pub children: bool,
+}
+
+impl Filter {
+    /// Whether every cleartext gRPC connection of the node is watched.
+    pub fn selects_all(&self) -> bool {
+        self.ports.is_empty() && self.selects_all_processes()
+    }
+
+    /// Whether connections are watched whosever they are.
+    pub fn selects_all_processes(&self) -> bool {
+        self.pids.is_empty() && self.comms.is_empty()
+    }
+}
+
+/// For the log: `ports 50051,8000-8100 of pid 12 or comm python3, and their children`.
+impl Display for Filter {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.selects_all() {
+            return f.write_str("all cleartext gRPC of this node");
+        }
+        if self.ports.is_empty() {
+            f.write_str("all ports")?;
+        } else {
+            write!(f, "ports {}", self.ports)?;
+        }
+        if self.selects_all_processes() {
+            return f.write_str(" of all processes");
+        }
+        let mut before = " of";
+        if !self.pids.is_empty() {
+            write!(f, "{before} pid {}", join(&self.pids))?;
+            before = " or";
+        }
+        if !self.comms.is_empty() {
+            write!(f, "{before} comm {}", join(&self.comms))?;
+        }
+        if self.children { f.write_str(", and their children") } else { Ok(()) }
+    }
+}
+
+fn join<T: Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// One port, or all from a low to a high one: `50051`, `8000-8100`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRange {
+    low: u16,
+    high: u16,
+}
+
+impl PortRange {
+    fn port(text: &str) -> Result<u16, String> {
+        match digits::<u16>(text) {
+            Some(port) if port > 0 => Ok(port),
+            _ => Err(format!(
+                "'{text}' is not a port: write a number from 1 to 65535, or a range such as 8000-8100"
+            )),
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        let (low, high) = (Self::port(low.trim())?, Self::port(high.trim())?);
+        if low > high {
+            return Err(format!("the range ends before it begins: write {high}-{low}"));
+        }
+        Ok(Self { low, high })
+    }
+}
+
+impl Display for PortRange {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.low == self.high {
+            write!(f, "{}", self.low)
+        } else {
+            write!(f, "{}-{}", self.low, self.high)
+        }
+    }
+}
+
+/// An ordered set of ports, kept as ranges that neither overlap nor touch. Without any range it
+/// is the filter that is not there, not one that selects nothing: see [`Filter`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ports(Vec<PortRange>);
+
+impl Ports {
+    /// Whether no port was named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `port` is one of them. O(log ranges).
+    pub fn contains(&self, port: u16) -> bool {
+        let after = self.0.partition_point(|range| range.low <= port);
+        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|range| port <= range.high)
+    }
+
+    /// Each port once, ascending; at most 65 535.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.ranges().flatten()
+    }
+
+    /// The ranges, ascending, with a gap between each two.
+    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
+        self.0.iter().map(|range| range.low..=range.high)
+    }
+}
+
+impl FromIterator<PortRange> for Ports {
+    fn from_iter<I: IntoIterator<Item = PortRange>>(ranges: I) -> Self {
+        let mut sorted: Vec<PortRange> = ranges.into_iter().collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
+        for range in sorted {
+            match merged.last_mut() {
+                Some(last) if range.low <= last.high.saturating_add(1) => {
+                    last.high = last.high.max(range.high);
+                }
+                _ => merged.push(range),
+            }
+        }
+        Self(merged)
+    }
+}
+
+impl Display for Ports {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&join(&self.0))
+    }
+}
+
+/// A process id as it can be named by a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pid(u32);
+
+impl Pid {
+    /// `PID_MAX_LIMIT` of a 64-bit kernel (`include/linux/threads.h`).
+    const AT_MOST: u32 = 1 << 22;
+
+    /// The number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Pid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match digits::<u32>(text.trim()) {
+            Some(pid) if (1..=Self::AT_MOST).contains(&pid) => Ok(Self(pid)),
+            _ => Err(format!(
+                "'{text}' is not a process id: write a number, such as 4711; --comm selects by name"
+            )),
+        }
+    }
+}
+
+/// The name that the kernel keeps of a process: 1 to 15 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Comm([u8; Self::LEN]);
+
+impl Comm {
+    /// `TASK_COMM_LEN` (`include/linux/sched.h`): the name and at least one zero byte.
+    pub const LEN: usize = 16;
+
+    /// As in the kernel's `task_struct`: padded with zero bytes.
+    pub fn bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// The name alone.
+    pub fn as_str(&self) -> &str {
+        let name = self.0.split(|&byte| byte == 0).next().unwrap_or_default();
+        str::from_utf8(name).expect("made of a str that was not cut")
+    }
+}
+
+impl FromStr for Comm {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if name.is_empty() || name.contains('\0') {
+            return Err("a name has 1 to 15 bytes: write it as /proc/PID/comm shows it".into());
+        }
+        let mut bytes = [0; Self::LEN];
+        match bytes.get_mut(..name.len()) {
+            Some(place) if name.len() < Self::LEN => place.copy_from_slice(name.as_bytes()),
+            _ => {
+                let kept = name.floor_char_boundary(Self::LEN - 1);
+                let kept = name.get(..kept).unwrap_or_default();
+                return Err(format!(
+                    "it has {} bytes, and the kernel cuts names at 15: write '{kept}', as \
+                     /proc/PID/comm shows it",
+                    name.len()
+                ));
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Display for Comm {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "Comm({:?})", self.as_str())
+    }
+}
+
+/// How the kernel programs are attached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// The cheapest that this kernel allows.
+    #[default]
+    Auto,
+    /// At the exits of the system calls that read and write.
+    Tracepoint,
+    /// At the kernel's TCP and Unix socket functions, by trampoline.
+    Fentry,
+    /// At the same functions, by breakpoint.
+    Kprobe,
+}
+
+impl Backend {
+    /// All of them, in the order in which help lists them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Tracepoint, Self::Fentry, Self::Kprobe];
+
+    /// As it is written on the command line and in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tracepoint => "tracepoint",
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        }
+    }
+}
+
+impl Display for Backend {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|backend| backend.name() == text)
+            .ok_or_else(|| format!("'{text}' is not one of {}", join(&Self::ALL)))
+    }
+}
+
+/// Bytes of a ring buffer: a power of two, and whole pages whatever the page size (64 KiB at
+/// most on the kernels there are), as `BPF_MAP_TYPE_RINGBUF` demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingSize(u32);
+
+impl RingSize {
+    const AT_LEAST: u64 = 64 << 10;
+    const AT_MOST: u64 = 1 << 30;
+
+    /// The bytes.
+    pub fn bytes(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for RingSize {
+    fn default() -> Self {
+        Self(8 << 20)
+    }
+}
+
+impl FromStr for RingSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split_unit(text);
+        let shift = match unit {
+            "" | "B" => Some(0),
+            "K" | "KiB" => Some(10),
+            "M" | "MiB" => Some(20),
+            "G" | "GiB" => Some(30),
+            _ => None,
+        };
+        let bytes = digits::<u64>(number)
+            .zip(shift)
+            .and_then(|(number, shift)| number.checked_mul(1 << shift))
+            .ok_or_else(|| {
+                format!("'{text}' is not a size: write bytes, or such as 512KiB, 8MiB")
+            })?;
+        if !(Self::AT_LEAST..=Self::AT_MOST).contains(&bytes) {
+            return Err(format!("{} is out of bounds: write 64KiB to 1GiB", size(bytes)));
+        }
+        if !bytes.is_power_of_two() {
+            let above = bytes.next_power_of_two();
+            return Err(format!(
+                "{} is not a power of two, as the kernel demands: write {} or {}",
+                size(bytes),
+                size(above / 2),
+                size(above)
+            ));
+        }
+        Ok(Self(bytes as u32))
+    }
+}
+
+impl Display for RingSize {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&size(u64::from(self.0)))
+    }
+}
+
+fn size(bytes: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes >= 1 << shift && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+/// Reads how long series are kept: `300`, `300s`, `5m`, `2h`, `1d`.
+pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let scale = match unit {
+        "" | "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let seconds = digits::<u64>(number)
+        .zip(scale)
+        .and_then(|(number, scale)| number.checked_mul(scale))
+        .ok_or_else(|| {
+            format!("'{text}' is not a time: write seconds, or such as 90s, 5m, 2h, 1d")
+        })?;
+    if (1..=365 * 86_400).contains(&seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    Err("it is out of bounds: write 1s to 365d, and at least two scrape intervals, or the last \
+         numbers of a process are never scraped"
+        .into())
+}
+
+/// Reads where to listen.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.trim().parse().map_err(|_| {
+        format!(
+            "'{text}' is not an IP address and port: write such as 127.0.0.1:9464 (this machine \
+             only), 0.0.0.0:9464 (every IPv4 address) or [::]:9464 (every address)"
+        )
+    })
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (number, unit.trim())
+}
+
+/// `str::parse` of an integer, without the sign that it lets through.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    if text.starts_with('+') { None } else { text.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests;

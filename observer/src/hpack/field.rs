@@ -1,0 +1,336 @@
+//! What fields mean to gRPC.
+
+use super::{Error, Interner, PathId, huffman, string::StringLiteral};
+
+/// A field, as what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `:method`.
+    Method(RequestMethod),
+    /// `:path`.
+    Path(PathId),
+    /// `:status`; 0 if it is not a number.
+    Status(u16),
+    /// `content-type`.
+    ContentType(ContentType),
+    /// `grpc-status`; `None` if it is not a number of at most ten digits and 32 bits.
+    GrpcStatus(Option<u32>),
+    /// `grpc-timeout` in nanoseconds, at most `u64::MAX`; `None` if it is malformed.
+    GrpcTimeout(Option<u64>),
+    /// A field of no interest.
+    Other,
+    /// A field whose name is not known: it refers to an entry from before we joined.
+    Unknown,
+}
+
+/// The request methods that gRPC has a use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestMethod {
+    /// `POST`: all calls.
+    Post,
+    /// `GET`: formerly idempotent calls.
+    Get,
+    /// Any other.
+    Other,
+}
+
+/// Content types, as far as they tell gRPC from the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// `application/grpc`, or that followed by `+` or `;`.
+    Grpc,
+    /// `application/grpc-web` and all that begins with it.
+    GrpcWeb,
+    /// Any other.
+    Other,
+}
+
+/// The names of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Method,
+    Path,
+    Status,
+    ContentType,
+    GrpcStatus,
+    GrpcTimeout,
+    Other,
+    Unknown,
+}
+
+impl Name {
+    /// Recognises a name without decoding it: a string has but one Huffman encoding.
+    pub(super) fn of(name: StringLiteral<'_>) -> Self {
+        if name.huffman { Self::of_huffman(name.octets) } else { Self::of_plain(name.octets) }
+    }
+
+    // Names are in lower case in HTTP/2 (RFC 9113 section 8.2.1).
+    fn of_plain(octets: &[u8]) -> Self {
+        match octets {
+            b":method" => Self::Method,
+            b":path" => Self::Path,
+            b":status" => Self::Status,
+            b"content-type" => Self::ContentType,
+            b"grpc-status" => Self::GrpcStatus,
+            b"grpc-timeout" => Self::GrpcTimeout,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_huffman(octets: &[u8]) -> Self {
+        macro_rules! encoded {
+            ($text:literal) => {
+                &huffman::encode::<{ huffman::encoded_len($text) }>($text)
+            };
+        }
+        const METHOD: &[u8] = encoded!(b":method");
+        const PATH: &[u8] = encoded!(b":path");
+        const STATUS: &[u8] = encoded!(b":status");
+        const CONTENT_TYPE: &[u8] = encoded!(b"content-type");
+        const GRPC_STATUS: &[u8] = encoded!(b"grpc-status");
+        const GRPC_TIMEOUT: &[u8] = encoded!(b"grpc-timeout");
+        match octets {
+            METHOD => Self::Method,
+            PATH => Self::Path,
+            STATUS => Self::Status,
+            CONTENT_TYPE => Self::ContentType,
+            GRPC_STATUS => Self::GrpcStatus,
+            GRPC_TIMEOUT => Self::GrpcTimeout,
+            _ => Self::Other,
+        }
+    }
+
+    /// The field with this name and the given value. A value longer than
+    /// [`MAX_PATH_LEN`](super::MAX_PATH_LEN) may be given cut, but not to that length or less.
+    #[inline]
+    pub(super) fn with_value(self, value: &[u8], interner: &mut Interner) -> Field {
+        match self {
+            Self::Method => Field::Method(request_method(value)),
+            Self::Path => Field::Path(interner.intern(value)),
+            Self::Status => Field::Status(decimal(value, 5).unwrap_or(0)),
+            Self::ContentType => Field::ContentType(content_type(value)),
+            Self::GrpcStatus => Field::GrpcStatus(decimal(value, 10)),
+            Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
+            Self::Other => Field::Other,
+            Self::Unknown => Field::Unknown,
+        }
+    }
+
+    /// The field with this name if it is the same whatever the value.
+    pub(super) fn whatever_the_value(self) -> Option<Field> {
+        match self {
+            Self::Other => Some(Field::Other),
+            Self::Unknown => Some(Field::Unknown),
+            Self::Method
+            | Self::Path
+            | Self::Status
+            | Self::ContentType
+            | Self::GrpcStatus
+            | Self::GrpcTimeout => None,
+        }
+    }
+}
+
+fn request_method(value: &[u8]) -> RequestMethod {
+    match value {
+        b"POST" => RequestMethod::Post,
+        b"GET" => RequestMethod::Get,
+        _ => RequestMethod::Other,
+    }
+}
+
+/// Source: "Content-Type" in gRPC over HTTP2; the rest as grpc-go takes it.
+fn content_type(value: &[u8]) -> ContentType {
+    const GRPC: &[u8] = b"application/grpc";
+    let Some((base, rest)) = value.split_at_checked(GRPC.len()) else {
+        return ContentType::Other;
+    };
+    if !base.eq_ignore_ascii_case(GRPC) {
+        return ContentType::Other;
+    }
+    match rest {
+        [] | [b'+' | b';', ..] => ContentType::Grpc,
+        [b'-', b'w' | b'W', b'e' | b'E', b'b' | b'B', ..] => ContentType::GrpcWeb,
+        _ => ContentType::Other,
+    }
+}
+
+/// Source: "Timeout" in gRPC over HTTP2: at most 8 digits, and a unit.
+fn timeout(value: &[u8]) -> Option<u64> {
+    let (unit, digits) = value.split_last()?;
+    let nanoseconds = match unit {
+        b'H' => 3_600_000_000_000,
+        b'M' => 60_000_000_000,
+        b'S' => 1_000_000_000,
+        b'm' => 1_000_000,
+        b'u' => 1_000,
+        b'n' => 1,
+        _ => return None,
+    };
+    decimal::<u64>(digits, 8).map(|count| count.saturating_mul(nanoseconds))
+}
+
+/// A number of 1 to `max_digits` digits and nothing else, if it fits.
+fn decimal<T: TryFrom<u64>>(value: &[u8], max_digits: usize) -> Option<T> {
+    if value.is_empty() || value.len() > max_digits {
+        return None;
+    }
+    let mut number = 0_u64;
+    for octet in value {
+        if !octet.is_ascii_digit() {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(octet - b'0'))?;
+    }
+    T::try_from(number).ok()
+}
+
+/// The value of a literal with a given name, and the value's length.
+pub(super) fn read(
+    name: Name,
+    value: StringLiteral<'_>,
+    interner: &mut Interner,
+) -> Result<(Field, usize), Error> {
+    let mut scratch = [0; _];
+    let (text, len) = value.read(&mut scratch)?;
+    Ok((name.with_value(text, interner), len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hpack::tests::encode_huffman;
+
+    fn field(name: Name, value: &str) -> Field {
+        name.with_value(value.as_bytes(), &mut Interner::new(10))
+    }
+
+    #[test]
+    fn names_in_both_forms() {
+        let rows = [
+            (":method", Name::Method),
+            (":path", Name::Path),
+            (":status", Name::Status),
+            ("content-type", Name::ContentType),
+            ("grpc-status", Name::GrpcStatus),
+            ("grpc-timeout", Name::GrpcTimeout),
+            ("", Name::Other),
+            (":patH", Name::Other),
+            (":pathx", Name::Other),
+            ("grpc-statu", Name::Other),
+            ("grpc-message", Name::Other),
+            ("content-typf", Name::Other),
+        ];
+        for (text, name) in rows {
+            let plain = StringLiteral { octets: text.as_bytes(), huffman: false };
+            assert_eq!(Name::of(plain), name, "{text}");
+            let octets = encode_huffman(text.as_bytes());
+            let coded = StringLiteral { octets: &octets, huffman: true };
+            assert_eq!(Name::of(coded), name, "{text}, Huffman-coded");
+            let mixed_up = StringLiteral { octets: &octets, huffman: false };
+            assert_eq!(Name::of(mixed_up), Name::Other, "{text}, wrongly marked");
+        }
+    }
+
+    #[test]
+    fn methods() {
+        assert_eq!(field(Name::Method, "POST"), Field::Method(RequestMethod::Post));
+        assert_eq!(field(Name::Method, "GET"), Field::Method(RequestMethod::Get));
+        assert_eq!(field(Name::Method, "post"), Field::Method(RequestMethod::Other));
+        assert_eq!(field(Name::Method, ""), Field::Method(RequestMethod::Other));
+    }
+
+    #[test]
+    fn statuses() {
+        let rows = [
+            ("200", 200),
+            ("404", 404),
+            ("", 0),
+            ("+20", 0),
+            ("2x0", 0),
+            ("65536", 0),
+            (" 200", 0),
+        ];
+        for (text, status) in rows {
+            assert_eq!(field(Name::Status, text), Field::Status(status), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn content_types() {
+        let rows = [
+            ("application/grpc", ContentType::Grpc),
+            ("application/grpc+proto", ContentType::Grpc),
+            ("application/grpc;charset=utf-8", ContentType::Grpc),
+            ("Application/GRPC+Proto", ContentType::Grpc),
+            ("application/grpc-web", ContentType::GrpcWeb),
+            ("application/grpc-Web-text+proto", ContentType::GrpcWeb),
+            ("application/grpcfoo", ContentType::Other),
+            ("application/grpc-we", ContentType::Other),
+            ("application/grp", ContentType::Other),
+            ("application/json", ContentType::Other),
+            ("", ContentType::Other),
+        ];
+        for (text, content_type) in rows {
+            let expected = Field::ContentType(content_type);
+            assert_eq!(field(Name::ContentType, text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_statuses() {
+        let rows = [
+            ("0", Some(0)),
+            ("16", Some(16)),
+            ("0000000005", Some(5)),
+            ("4294967295", Some(u32::MAX)),
+            ("4294967296", None),
+            ("00000000005", None),
+            ("", None),
+            ("-1", None),
+            ("+1", None),
+            ("1 ", None),
+            ("OK", None),
+        ];
+        for (text, status) in rows {
+            assert_eq!(field(Name::GrpcStatus, text), Field::GrpcStatus(status), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        let rows = [
+            ("1n", Some(1)),
+            ("2u", Some(2_000)),
+            ("301m", Some(301_000_000)),
+            ("4S", Some(4_000_000_000)),
+            ("5M", Some(300_000_000_000)),
+            ("1H", Some(3_600_000_000_000)),
+            ("99999999S", Some(99_999_999_000_000_000)),
+            ("99999999H", Some(u64::MAX)),
+            ("100000000n", None),
+            ("0n", Some(0)),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("5s", None),
+            ("-5S", None),
+            ("1.5S", None),
+        ];
+        for (text, timeout) in rows {
+            assert_eq!(field(Name::GrpcTimeout, text), Field::GrpcTimeout(timeout), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_huffman_coded_path_is_as_long_as_it_is() {
+        let mut interner = Interner::new(10);
+        for (len, fits) in [(512, true), (513, false), (2000, false)] {
+            let octets = encode_huffman(&vec![b'/'; len]);
+            let value = StringLiteral { octets: &octets, huffman: true };
+            let (field, read_len) = read(Name::Path, value, &mut interner).expect("well formed");
+            assert_eq!(read_len, len);
+            assert_eq!(field != Field::Path(PathId::OTHER), fits, "{len}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Paths and their ids.
+
+use std::{collections::HashMap, fmt::Write as _, sync::Arc};
+
+/// The longest path that gets an id, in octets as [`Interner::resolve`] gives it.
+///
+/// The longest that gRPC services have in practice are below 200.
+pub const MAX_PATH_LEN: usize = 512;
+
+/// An interned `:path`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathId(pub u32);
+
+impl PathId {
+    /// The path could not be decoded.
+    pub const NOT_SEEN: Self = Self(0);
+    /// A path without an id of its own: longer than [`MAX_PATH_LEN`], or one of more distinct
+    /// paths than the interner's bound; all those share this id.
+    pub const OTHER: Self = Self(1);
+
+    /// `/`, of the static table.
+    pub(super) const ROOT: Self = Self(2);
+    /// `/index.html`, of the static table.
+    pub(super) const INDEX_HTML: Self = Self(3);
+
+    /// The first whose text is in [`Interner::paths`].
+    const FIRST: Self = Self::ROOT;
+}
+
+/// Gives each distinct path an id, which stays valid as long as the interner.
+///
+/// Made to be shared by all connections of one thread. Peers choose the paths: there are bounds
+/// on their number and length, and the hash is keyed at random (the standard library's).
+#[derive(Debug)]
+pub struct Interner {
+    ids: HashMap<Arc<str>, PathId>,
+    paths: Vec<Arc<str>>,
+    max_paths: usize,
+    overflowed: u64,
+}
+
+impl Interner {
+    /// An interner that gives out at most `max_paths` ids, beside those of the two paths that
+    /// are in HPACK's static table.
+    pub fn new(max_paths: usize) -> Self {
+        let mut this = Self {
+            ids: HashMap::new(),
+            paths: Vec::new(),
+            max_paths: max_paths.min(u32::MAX as usize - 4).saturating_add(2),
+            overflowed: 0,
+        };
+        // In the order of their ids.
+        this.intern(b"/");
+        this.intern(b"/index.html");
+        this
+    }
+
+    /// The id of a path, a new one where needed.
+    ///
+    /// Octets that have no place in a path (RFC 3986 section 2: all but visible ASCII) become
+    /// their percent-encoding, so that ids and texts are one to one, and a text is safe to print.
+    pub fn intern(&mut self, path: &[u8]) -> PathId {
+        if path.len() > MAX_PATH_LEN {
+            return self.overflow();
+        }
+        match std::str::from_utf8(path) {
+            Ok(text) if path.iter().all(u8::is_ascii_graphic) => self.intern_text(text),
+            _ => self.intern_text(&percent_encode(path)),
+        }
+    }
+
+    fn intern_text(&mut self, text: &str) -> PathId {
+        if let Some(&id) = self.ids.get(text) {
+            return id;
+        }
+        if text.len() > MAX_PATH_LEN || self.paths.len() >= self.max_paths {
+            return self.overflow();
+        }
+        let id = PathId(PathId::FIRST.0 + self.paths.len() as u32);
+        let text = Arc::<str>::from(text);
+        self.paths.push(Arc::clone(&text));
+        self.ids.insert(text, id);
+        id
+    }
+
+    fn overflow(&mut self) -> PathId {
+        self.overflowed = self.overflowed.saturating_add(1);
+        PathId::OTHER
+    }
+
+    /// The text of a path: visible ASCII, at most [`MAX_PATH_LEN`] long, not always beginning
+    /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids of another interner.
+    pub fn resolve(&self, id: PathId) -> Option<&str> {
+        let position = id.0.checked_sub(PathId::FIRST.0)?;
+        self.paths.get(position as usize).map(|path| &**path)
+    }
+
+    /// How often a path got [`PathId::OTHER`].
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+}
+
+fn percent_encode(path: &[u8]) -> String {
+    let mut text = String::with_capacity(3 * path.len());
+    for &octet in path {
+        if octet.is_ascii_graphic() {
+            text.push(char::from(octet));
+        } else {
+            write!(text, "%{octet:02X}").expect("a String takes all that is written to it");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_id_per_path() {
+        let mut interner = Interner::new(10);
+        let a = interner.intern(b"/a.A/One");
+        let b = interner.intern(b"/a.A/Two");
+        assert_ne!(a, b);
+        assert_eq!(interner.intern(b"/a.A/One"), a);
+        assert_eq!(interner.resolve(a), Some("/a.A/One"));
+        assert_eq!(interner.resolve(b), Some("/a.A/Two"));
+    }
+
+    #[test]
+    fn ids_of_the_static_table() {
+        let mut interner = Interner::new(0);
+        assert_eq!(interner.resolve(PathId::ROOT), Some("/"));
+        assert_eq!(interner.resolve(PathId::INDEX_HTML), Some("/index.html"));
+        assert_eq!(interner.intern(b"/"), PathId::ROOT);
+    }
+
+    #[test]
+    fn ids_without_a_text() {
+        let interner = Interner::new(10);
+        for id in [PathId::NOT_SEEN, PathId::OTHER, PathId(4), PathId(u32::MAX)] {
+            assert_eq!(interner.resolve(id), None, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_bound_share_one_id() {
+        let mut interner = Interner::new(2);
+        let known = interner.intern(b"/1");
+        interner.intern(b"/2");
+        assert_eq!(interner.overflowed(), 0);
+        assert_eq!(interner.intern(b"/3"), PathId::OTHER);
+        assert_eq!(interner.intern(b"/3"), PathId::OTHER);
+        assert_eq!(interner.overflowed(), 2);
+        assert_eq!(interner.intern(b"/1"), known);
+    }
+
+    #[test]
+    fn length_is_bounded() {
+        let mut interner = Interner::new(10);
+        let longest = vec![b'x'; MAX_PATH_LEN];
+        let id = interner.intern(&longest);
+        assert_eq!(interner.resolve(id).map(str::len), Some(MAX_PATH_LEN));
+        assert_eq!(interner.intern(&[b'x'; MAX_PATH_LEN + 1]), PathId::OTHER);
+        // Fits only before it is encoded.
+        assert_eq!(interner.intern(&[b' '; MAX_PATH_LEN / 2]), PathId::OTHER);
+        assert_eq!(interner.overflowed(), 2);
+    }
+
+    #[test]
+    fn texts_are_printable_and_distinct() {
+        let mut interner = Interner::new(10);
+        let id = interner.intern(b"/a b\x1b\xff\"");
+        assert_eq!(interner.resolve(id), Some("/a%20b%1B%FF\""));
+        assert_eq!(interner.intern(b"/a%20b%1B%FF\""), id, "one text, one id");
+    }
+}

@@ -1,0 +1,419 @@
+//! The dynamic table (RFC 7541 section 2.3.2), as far as it is known.
+//!
+//! # Why a late join tells no lies
+//!
+//! An index counts from the newest entry. The known entries are the newest there are, without
+//! a gap, so an index among them refers to the same entry here as in the encoder's table, whatever
+//! lies behind and however large either table is. An index past them is unknown. Two things can
+//! differ, and both are harmless:
+//!
+//! - We keep what the encoder has evicted: it does not refer to that any more.
+//! - We have evicted what the encoder keeps: a reference to that is past our entries, so unknown.
+//!
+//! # What the encoder's table can still hold beyond what is known
+//!
+//! `older` bounds the size of the unknown entries in the encoder's table. They are older than all
+//! known ones and are evicted first: if there is one, all known entries are there too. Hence, once
+//! the maximum size is certain:
+//!
+//! - known and unknown entries together fit into it, so `older` ≤ maximum − known;
+//! - when a known entry has to go, or an entry comes that does not fit at all, then `older` = 0;
+//! - `older` never grows.
+//!
+//! Below the size of the smallest entry, 32, there is none, and the table is complete. A table size
+//! update to 0 does that at once.
+//!
+//! The maximum size is certain from the start of a connection, when it is 4096 (RFC 9113 section
+//! 6.5.2), and from a table size update on. Else it may be any, and nothing is concluded from ours.
+//!
+//! The length of a name that was only a reference to an unknown entry is taken for 0. Our sizes are
+//! then lower bounds. That is all that the conclusions above need.
+
+use std::collections::VecDeque;
+
+use super::{Error, Field, field::Name};
+
+/// The largest dynamic table that is followed: 1 MiB.
+///
+/// The default is 4096, and what is raised in practice is raised to 64 KiB. An entry takes no
+/// more memory here than it counts for there, so this also bounds the memory of one table.
+pub const MAX_TABLE_SIZE: u32 = 1 << 20;
+
+/// The maximum size before any table size update.
+const INITIAL_MAX_SIZE: u32 = 4096;
+
+/// What each entry counts beside its name and value (RFC 7541 section 4.1).
+const ENTRY_OVERHEAD: u32 = 32;
+
+/// An entry, as what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) field: Field,
+    pub(super) name: Name,
+    pub(super) name_len: u32,
+    /// As RFC 7541 section 4.1 counts it; a lower bound if the name is unknown.
+    pub(super) size: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() <= ENTRY_OVERHEAD as usize);
+
+impl Entry {
+    pub(super) fn new(name: Name, field: Field, name_len: usize, value_len: usize) -> Self {
+        // What does not fit into 32 bits does not fit into any table.
+        let saturated = |len| u32::try_from(len).unwrap_or(u32::MAX);
+        let name_len = saturated(name_len);
+        let size = ENTRY_OVERHEAD.saturating_add(name_len).saturating_add(saturated(value_len));
+        Self { field, name, name_len, size }
+    }
+}
+
+/// The known entries, and what is known of the others.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Newest first, as indices count.
+    entries: VecDeque<Entry>,
+    /// The sum of the entries' sizes, at most `max_size`.
+    size: u32,
+    /// The encoder's maximum size if it is certain, else how much we choose to keep.
+    max_size: u32,
+    /// What unknown entries can take up in the encoder's table.
+    older: u32,
+    /// `max_size` is the encoder's.
+    certain: bool,
+    /// While not certain: `max_size` has made us evict since it was last changed.
+    evicted: bool,
+}
+
+const _: () = assert!(size_of::<Table>() <= 64);
+
+impl Table {
+    /// A table that is known to be empty.
+    pub(super) fn empty() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            size: 0,
+            max_size: INITIAL_MAX_SIZE,
+            older: 0,
+            certain: true,
+            evicted: false,
+        }
+    }
+
+    /// A table of which nothing is known.
+    pub(super) fn unknown() -> Self {
+        let mut this = Self::empty();
+        this.forget();
+        this
+    }
+
+    /// Forgets all that is known.
+    ///
+    /// Not how much the encoder's table held, as that is a good guess of what it may hold now.
+    pub(super) fn forget(&mut self) {
+        self.entries.clear();
+        self.size = 0;
+        self.max_size = self.max_size.max(INITIAL_MAX_SIZE);
+        self.older = MAX_TABLE_SIZE;
+        self.certain = false;
+        self.evicted = false;
+    }
+
+    /// The `position`th newest entry, from 0, if it is known.
+    #[inline]
+    pub(super) fn get(&self, position: usize) -> Option<&Entry> {
+        self.entries.get(position)
+    }
+
+    /// Takes note of a reference to an entry that is not known; an error if there can be none.
+    #[cold]
+    pub(super) fn refer_to_unknown(&mut self, position: usize) -> Result<(), Error> {
+        let beyond = position.saturating_sub(self.entries.len()).saturating_add(1);
+        let needed = beyond.saturating_mul(ENTRY_OVERHEAD as usize);
+        if needed > self.older as usize {
+            return Err(Error::IndexOutOfRange);
+        }
+        // The encoder still has the entry that we evicted last, and all newer ones. They do not fit
+        // into our maximum size, that is why it was evicted; so the encoder's is larger.
+        if self.evicted {
+            self.max_size = (self.max_size * 2).min(MAX_TABLE_SIZE);
+            self.evicted = false;
+        }
+        Ok(())
+    }
+
+    /// Inserts an entry (RFC 7541 section 4.4).
+    pub(super) fn insert(&mut self, entry: Entry) {
+        if let Some(room) = self.max_size.checked_sub(entry.size) {
+            self.evict_to(room);
+            self.entries.push_front(entry);
+            self.size += entry.size;
+        } else {
+            self.evict_to(0);
+            self.note_eviction();
+        }
+        self.bound_older();
+    }
+
+    /// Carries out a table size update (RFC 7541 section 4.3).
+    pub(super) fn set_max_size(&mut self, max_size: u32) -> Result<(), Error> {
+        if max_size > MAX_TABLE_SIZE {
+            return Err(Error::TableSizeTooLarge);
+        }
+        self.max_size = max_size;
+        self.certain = true;
+        self.evicted = false;
+        self.evict_to(max_size);
+        self.bound_older();
+        Ok(())
+    }
+
+    fn evict_to(&mut self, size: u32) {
+        while self.size > size
+            && let Some(oldest) = self.entries.pop_back()
+        {
+            self.size -= oldest.size;
+            self.note_eviction();
+        }
+    }
+
+    fn note_eviction(&mut self) {
+        if self.certain {
+            self.older = 0;
+        } else {
+            self.evicted = true;
+        }
+    }
+
+    fn bound_older(&mut self) {
+        if self.certain {
+            self.older = self.older.min(self.max_size - self.size);
+        }
+    }
+
+    /// Whether all entries of the encoder's table are known.
+    pub(super) fn is_complete(&self) -> bool {
+        self.older < ENTRY_OVERHEAD
+    }
+
+    /// How many entries are known.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The memory that the entries take up, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+
+    #[cfg(test)]
+    pub(super) fn view(&self) -> (Vec<(Field, u32)>, u32) {
+        (self.entries.iter().map(|entry| (entry.field, entry.size)).collect(), self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry of this size that can be told from others.
+    fn entry(mark: u16, size: u32) -> Entry {
+        let value_len = (size - ENTRY_OVERHEAD) as usize;
+        Entry::new(Name::Status, Field::Status(mark), 0, value_len)
+    }
+
+    /// `None` for an entry that may exist.
+    fn refer(table: &mut Table, position: usize) -> Result<Option<Entry>, Error> {
+        match table.get(position) {
+            Some(entry) => Ok(Some(*entry)),
+            None => table.refer_to_unknown(position).map(|()| None),
+        }
+    }
+
+    fn marks(table: &Table) -> Vec<u16> {
+        let (entries, _) = table.view();
+        entries
+            .into_iter()
+            .map(|(field, _)| match field {
+                Field::Status(mark) => mark,
+                other => panic!("{other:?} was not inserted"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_go_first() {
+        let mut table = Table::empty();
+        table.set_max_size(100).expect("in bounds");
+        table.insert(entry(1, 50));
+        table.insert(entry(2, 50));
+        assert_eq!(marks(&table), [2, 1], "exactly full");
+        table.insert(entry(3, 51));
+        assert_eq!(marks(&table), [3], "101 with either of the others");
+        table.insert(entry(4, 101));
+        assert_eq!(marks(&table), [0_u16; 0], "an entry that does not fit empties the table");
+        table.insert(entry(5, 100));
+        assert_eq!(marks(&table), [5]);
+        table.set_max_size(99).expect("in bounds");
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn size_update_bound() {
+        let mut table = Table::empty();
+        assert_eq!(table.set_max_size(MAX_TABLE_SIZE), Ok(()));
+        assert_eq!(table.set_max_size(MAX_TABLE_SIZE + 1), Err(Error::TableSizeTooLarge));
+    }
+
+    #[test]
+    fn past_the_end_of_a_complete_table() {
+        let mut table = Table::empty();
+        assert_eq!(refer(&mut table, 0), Err(Error::IndexOutOfRange));
+        table.insert(entry(1, 40));
+        assert_eq!(refer(&mut table, 0), Ok(Some(entry(1, 40))));
+        assert_eq!(refer(&mut table, 1), Err(Error::IndexOutOfRange));
+        assert_eq!(refer(&mut table, usize::MAX / 64), Err(Error::IndexOutOfRange));
+    }
+
+    #[test]
+    fn past_the_end_of_an_unknown_table() {
+        let mut table = Table::unknown();
+        table.insert(entry(1, 40));
+        assert_eq!(refer(&mut table, 0), Ok(Some(entry(1, 40))));
+        assert_eq!(refer(&mut table, 1), Ok(None));
+        let most = (MAX_TABLE_SIZE / 32) as usize;
+        assert_eq!(refer(&mut table, most), Ok(None));
+        assert_eq!(refer(&mut table, most + 1), Err(Error::IndexOutOfRange));
+    }
+
+    #[test]
+    fn a_size_update_says_how_much_can_be_unknown() {
+        let mut table = Table::unknown();
+        table.insert(entry(1, 40));
+        table.set_max_size(40 + 2 * 32).expect("in bounds");
+        assert_eq!(refer(&mut table, 2), Ok(None));
+        assert_eq!(refer(&mut table, 3), Err(Error::IndexOutOfRange));
+        // Raised again, but what was evicted does not come back.
+        table.set_max_size(4096).expect("in bounds");
+        assert_eq!(refer(&mut table, 3), Err(Error::IndexOutOfRange));
+        assert!(!table.is_complete());
+    }
+
+    #[test]
+    fn complete_when_emptied() {
+        for size in [0, 31] {
+            let mut table = Table::unknown();
+            table.insert(entry(1, 40));
+            table.set_max_size(size).expect("in bounds");
+            assert!(table.is_complete(), "nothing fits into {size}");
+            assert_eq!(table.len(), 0);
+        }
+        let mut table = Table::unknown();
+        table.set_max_size(32).expect("in bounds");
+        assert!(!table.is_complete(), "one empty field fits into 32");
+    }
+
+    #[test]
+    fn complete_when_known_entries_fill_it() {
+        let mut table = Table::unknown();
+        table.set_max_size(200).expect("in bounds");
+        table.insert(entry(1, 100));
+        table.insert(entry(2, 68));
+        assert!(!table.is_complete(), "32 are left");
+        let mut fuller = Table::unknown();
+        fuller.set_max_size(200).expect("in bounds");
+        fuller.insert(entry(1, 100));
+        fuller.insert(entry(2, 69));
+        assert!(fuller.is_complete(), "31 are left");
+    }
+
+    #[test]
+    fn complete_when_a_known_entry_went() {
+        let mut table = Table::unknown();
+        table.set_max_size(200).expect("in bounds");
+        table.insert(entry(1, 150));
+        table.insert(entry(2, 60));
+        assert_eq!(marks(&table), [2]);
+        assert!(table.is_complete(), "though 140 are left");
+    }
+
+    #[test]
+    fn complete_when_an_entry_did_not_fit() {
+        let mut table = Table::unknown();
+        table.set_max_size(200).expect("in bounds");
+        table.insert(entry(1, 201));
+        assert!(table.is_complete());
+    }
+
+    #[test]
+    fn never_complete_while_the_size_is_not_certain() {
+        let mut table = Table::unknown();
+        for mark in 0..1000 {
+            table.insert(entry(mark, 100));
+            assert!(!table.is_complete());
+            assert!(table.size <= INITIAL_MAX_SIZE);
+        }
+        table.insert(entry(0, 5000));
+        assert!(!table.is_complete(), "it may have fitted");
+        assert_eq!(refer(&mut table, 0), Ok(None));
+    }
+
+    #[test]
+    fn grows_when_the_encoder_shows_to_keep_more() {
+        let mut table = Table::unknown();
+        for mark in 0..40 {
+            table.insert(entry(mark, 100));
+        }
+        assert_eq!(refer(&mut table, 40), Ok(None));
+        assert_eq!(table.max_size, 4096, "that was from before");
+        table.insert(entry(40, 100));
+        assert_eq!(refer(&mut table, 39), Ok(Some(entry(1, 100))));
+        assert_eq!(table.max_size, 4096, "that was known");
+        assert_eq!(refer(&mut table, 40), Ok(None), "entry 0");
+        assert_eq!(table.max_size, 8192);
+        assert_eq!(refer(&mut table, 40), Ok(None));
+        assert_eq!(table.max_size, 8192, "nothing new was learned");
+        for mark in 41..60 {
+            table.insert(entry(mark, 100));
+        }
+        assert_eq!(refer(&mut table, 58), Ok(Some(entry(1, 100))));
+    }
+
+    #[test]
+    fn keeps_as_much_as_before_after_forgetting() {
+        let mut table = Table::empty();
+        table.set_max_size(0).expect("in bounds");
+        table.forget();
+        table.insert(entry(1, 4096));
+        assert_eq!(marks(&table), [1], "at least as much as the default");
+        table.set_max_size(10_000).expect("in bounds");
+        table.forget();
+        assert_eq!(table.len(), 0);
+        table.insert(entry(2, 10_000));
+        assert_eq!(marks(&table), [2]);
+    }
+
+    #[test]
+    fn growth_is_bounded() {
+        let mut table = Table::unknown();
+        for _ in 0..20 {
+            table.insert(entry(1, MAX_TABLE_SIZE));
+            table.insert(entry(2, MAX_TABLE_SIZE + 1));
+            assert_eq!(refer(&mut table, 100), Ok(None));
+        }
+        assert_eq!(table.max_size, MAX_TABLE_SIZE);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_the_size() {
+        let mut table = Table::empty();
+        assert_eq!(table.memory(), 0);
+        for (max_size, memory) in [(128, 128), (4096, 4096), (5000, 8192), (1 << 20, 1 << 20)] {
+            table.set_max_size(max_size).expect("in bounds");
+            for mark in 0..40_000 {
+                table.insert(entry(mark, 32));
+            }
+            assert_eq!(table.len(), (max_size / 32) as usize);
+            assert!(table.memory() <= memory, "{max_size}");
+        }
+    }
+}

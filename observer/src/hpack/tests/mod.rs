@@ -1,0 +1,81 @@
+//! Tests of the decoder as a whole.
+
+mod appendix_c;
+mod blocks;
+mod h2_peers;
+mod properties;
+mod reference;
+
+use super::{ContentType, Decoder, Error, Field, Interner, RequestMethod, huffman};
+
+/// The Huffman encoding of a text of any length.
+pub(super) fn encode_huffman(text: &[u8]) -> Vec<u8> {
+    let mut bits: Vec<bool> = text
+        .iter()
+        .map(|&octet| huffman::CODES[usize::from(octet)])
+        .flat_map(|(code, width)| (0..width).rev().map(move |bit| code >> bit & 1 == 1))
+        .collect();
+    bits.resize(bits.len().next_multiple_of(8), true);
+    bits.chunks(8).map(|octet| octet.iter().fold(0, |sum, &bit| sum << 1 | u8::from(bit))).collect()
+}
+
+/// What a field means, by way of strings, to compare with.
+fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
+    let text = String::from_utf8_lossy(value);
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    match name {
+        b":method" => Field::Method(match &*text {
+            "POST" => RequestMethod::Post,
+            "GET" => RequestMethod::Get,
+            _ => RequestMethod::Other,
+        }),
+        b":path" => Field::Path(interner.intern(value)),
+        b":status" if is_number => Field::Status(text.parse().unwrap_or(0)),
+        b":status" => Field::Status(0),
+        b"content-type" => {
+            let lower = text.to_ascii_lowercase();
+            Field::ContentType(if lower.starts_with("application/grpc-web") {
+                ContentType::GrpcWeb
+            } else if lower == "application/grpc"
+                || lower.starts_with("application/grpc+")
+                || lower.starts_with("application/grpc;")
+            {
+                ContentType::Grpc
+            } else {
+                ContentType::Other
+            })
+        }
+        b"grpc-status" if is_number && value.len() <= 10 => Field::GrpcStatus(text.parse().ok()),
+        b"grpc-status" => Field::GrpcStatus(None),
+        b"grpc-timeout" => Field::GrpcTimeout(timeout(&text)),
+        _ => Field::Other,
+    }
+}
+
+fn timeout(text: &str) -> Option<u64> {
+    let (unit, nanoseconds) = [
+        ("n", 1),
+        ("u", 1_000),
+        ("m", 1_000_000),
+        ("S", 1_000_000_000),
+        ("M", 60_000_000_000),
+        ("H", 3_600_000_000_000),
+    ]
+    .into_iter()
+    .find(|(unit, _)| text.ends_with(unit))?;
+    let digits = text.strip_suffix(unit)?;
+    if digits.len() > 8 || digits.starts_with('+') {
+        return None;
+    }
+    digits.parse::<u64>().ok().map(|count| count.saturating_mul(nanoseconds))
+}
+
+fn decode(
+    decoder: &mut Decoder,
+    block: &[u8],
+    interner: &mut Interner,
+) -> Result<Vec<Field>, Error> {
+    let mut fields = Vec::new();
+    decoder.decode(block, interner, |field| fields.push(field))?;
+    Ok(fields)
+}

@@ -1,0 +1,262 @@
+//! Puts frames and header blocks together from the pieces that records hold.
+
+use observer_common::{
+    frame::{FrameHeader, flag, kind},
+    scanner::MAX_KEPT,
+};
+
+/// Longest header block that is put together from HEADERS and CONTINUATION frames. Libraries
+/// accept 8 KiB to 64 KiB; one that never ends must not fill memory.
+pub const MAX_BLOCK: usize = 1 << 20;
+
+/// A frame in pieces: one direction's.
+#[derive(Debug, Default)]
+pub struct FrameAssembly {
+    header: FrameHeader,
+    payload: Vec<u8>,
+    open: bool,
+}
+
+impl FrameAssembly {
+    /// Takes a frame's first payload bytes. Whether the frame is complete is for
+    /// [`part`](Self::part) to say; a frame that is whole should not come here.
+    pub fn begin(&mut self, header: FrameHeader, payload: &[u8]) {
+        self.header = header;
+        self.payload.clear();
+        self.payload.extend_from_slice(payload);
+        self.open = true;
+    }
+
+    /// Takes more of the frame, and gives it back once it is complete.
+    pub fn part(&mut self, payload: &[u8]) -> Option<(FrameHeader, &[u8])> {
+        if !self.open || self.payload.len() + payload.len() > MAX_KEPT as usize {
+            self.drop_frame();
+            return None;
+        }
+        self.payload.extend_from_slice(payload);
+        if (self.payload.len() as u64) < u64::from(self.header.length) {
+            return None;
+        }
+        self.open = false;
+        Some((self.header, &self.payload))
+    }
+
+    /// Whether a frame has begun and is not complete.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Gives up the frame, and the memory of a large one.
+    pub fn drop_frame(&mut self) {
+        self.open = false;
+        self.payload = Vec::new();
+    }
+}
+
+/// A header block that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block<'a> {
+    /// The stream that it is on.
+    pub stream: u32,
+    /// The block.
+    pub bytes: &'a [u8],
+    /// Whether the HEADERS frame ended the stream.
+    pub end_stream: bool,
+    /// A request that the server announces (PUSH_PROMISE): no call, but the decoder must see it.
+    pub promised: bool,
+}
+
+/// Why there is no header block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// The block goes on in a CONTINUATION frame.
+    NeedMore,
+    /// The frames are not as RFC 9113 §6.2 and §6.10 want them, or the block is longer than
+    /// [`MAX_BLOCK`]: a block was missed.
+    Lost,
+}
+
+/// A header block in pieces: one direction's.
+#[derive(Debug, Default)]
+pub struct BlockAssembly {
+    stream: u32,
+    bytes: Vec<u8>,
+    end_stream: bool,
+    promised: bool,
+    open: bool,
+}
+
+impl BlockAssembly {
+    /// Takes a HEADERS, PUSH_PROMISE or CONTINUATION frame.
+    pub fn frame<'a>(
+        &'a mut self,
+        header: FrameHeader,
+        payload: &'a [u8],
+    ) -> Result<Block<'a>, BlockError> {
+        if header.kind == kind::CONTINUATION {
+            return self.continuation(header, payload);
+        }
+        if self.open {
+            // Nothing may come between HEADERS and its CONTINUATION (RFC 9113 §6.10).
+            self.drop_block();
+            return Err(BlockError::Lost);
+        }
+        let fragment = fragment(header, payload).ok_or(BlockError::Lost)?;
+        let promised = header.kind == kind::PUSH_PROMISE;
+        let end_stream = !promised && header.has(flag::END_STREAM);
+        if header.has(flag::END_HEADERS) {
+            return Ok(Block { stream: header.stream, bytes: fragment, end_stream, promised });
+        }
+        self.stream = header.stream;
+        self.end_stream = end_stream;
+        self.promised = promised;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(fragment);
+        self.open = true;
+        Err(BlockError::NeedMore)
+    }
+
+    fn continuation<'a>(
+        &'a mut self,
+        header: FrameHeader,
+        payload: &'a [u8],
+    ) -> Result<Block<'a>, BlockError> {
+        let fits = self.bytes.len() + payload.len() <= MAX_BLOCK;
+        if !self.open || header.stream != self.stream || !fits {
+            self.drop_block();
+            return Err(BlockError::Lost);
+        }
+        self.bytes.extend_from_slice(payload);
+        if !header.has(flag::END_HEADERS) {
+            return Err(BlockError::NeedMore);
+        }
+        self.open = false;
+        let Self { stream, ref bytes, end_stream, promised, .. } = *self;
+        Ok(Block { stream, bytes, end_stream, promised })
+    }
+
+    /// Gives up the block, and the memory of a large one.
+    pub fn drop_block(&mut self) {
+        self.open = false;
+        self.bytes = Vec::new();
+    }
+}
+
+/// The field block fragment of a HEADERS (RFC 9113 §6.2) or PUSH_PROMISE (§6.6) frame.
+///
+/// ```text
+/// +---------------+-----------------------------------------------+
+/// | Pad Length? 8 | PRIORITY: dependency 32, weight 8             |
+/// +---------------+   PUSH_PROMISE: promised stream 32            |
+/// +---------------------------------------------------------------+
+/// | Field block fragment …                                        |
+/// +---------------------------------------------------------------+
+/// | Padding …                                                     |
+/// +---------------------------------------------------------------+
+/// ```
+fn fragment(header: FrameHeader, mut payload: &[u8]) -> Option<&[u8]> {
+    let mut padding = 0;
+    if header.has(flag::PADDED) {
+        let (length, rest) = payload.split_first()?;
+        padding = usize::from(*length);
+        payload = rest;
+    }
+    if header.kind == kind::PUSH_PROMISE {
+        payload = payload.get(4..)?;
+    } else if header.has(flag::PRIORITY) {
+        payload = payload.get(5..)?;
+    }
+    payload.get(..payload.len().checked_sub(padding)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BlockAssembly, BlockError, FrameAssembly, MAX_BLOCK};
+    use observer_common::frame::{FrameHeader, flag, kind};
+
+    fn header(kind: u8, flags: u8, stream: u32, length: usize) -> FrameHeader {
+        FrameHeader { length: length as u32, stream, kind, flags, _reserved: 0 }
+    }
+
+    fn block(kind: u8, flags: u8, payload: &[u8]) -> Result<Vec<u8>, BlockError> {
+        BlockAssembly::default()
+            .frame(header(kind, flags, 1, payload.len()), payload)
+            .map(|block| block.bytes.to_vec())
+    }
+
+    #[test]
+    fn padding_and_priority_are_no_part_of_the_block() {
+        let end = flag::END_HEADERS;
+        assert_eq!(block(kind::HEADERS, end, b"abc").unwrap(), b"abc");
+        assert_eq!(block(kind::HEADERS, end | flag::PADDED, b"\x02abc..").unwrap(), b"abc");
+        assert_eq!(block(kind::HEADERS, end | flag::PRIORITY, b"12345abc").unwrap(), b"abc");
+        let both = end | flag::PRIORITY | flag::PADDED;
+        assert_eq!(block(kind::HEADERS, both, b"\x0112345abc.").unwrap(), b"abc");
+        assert_eq!(block(kind::PUSH_PROMISE, end | flag::PADDED, b"\x001234abc").unwrap(), b"abc");
+        assert_eq!(block(kind::HEADERS, end, b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn frames_too_short_for_their_flags_are_lost() {
+        let end = flag::END_HEADERS;
+        for (flags, payload) in [
+            (flag::PADDED, &b""[..]),
+            (flag::PADDED, b"\x04abc"),
+            (flag::PRIORITY, b"1234"),
+            (flag::PRIORITY | flag::PADDED, b"\x0112345"),
+        ] {
+            assert_eq!(block(kind::HEADERS, end | flags, payload), Err(BlockError::Lost));
+        }
+        assert_eq!(block(kind::PUSH_PROMISE, end, b"123"), Err(BlockError::Lost));
+    }
+
+    #[test]
+    fn continuations_are_put_together() {
+        let mut assembly = BlockAssembly::default();
+        let first = header(kind::HEADERS, flag::END_STREAM, 5, 2);
+        assert_eq!(assembly.frame(first, b"ab"), Err(BlockError::NeedMore));
+        let more = header(kind::CONTINUATION, 0, 5, 1);
+        assert_eq!(assembly.frame(more, b"c"), Err(BlockError::NeedMore));
+        let last = header(kind::CONTINUATION, flag::END_HEADERS, 5, 2);
+        let block = assembly.frame(last, b"de").unwrap();
+        assert_eq!((block.stream, block.bytes, block.end_stream), (5, &b"abcde"[..], true));
+    }
+
+    #[test]
+    fn a_continuation_out_of_place_is_lost() {
+        let mut assembly = BlockAssembly::default();
+        let last = header(kind::CONTINUATION, flag::END_HEADERS, 5, 0);
+        assert_eq!(assembly.frame(last, b""), Err(BlockError::Lost), "without HEADERS");
+        let first = header(kind::HEADERS, 0, 3, 0);
+        assert_eq!(assembly.frame(first, b""), Err(BlockError::NeedMore));
+        assert_eq!(assembly.frame(last, b""), Err(BlockError::Lost), "of another stream");
+        assert_eq!(assembly.frame(first, b""), Err(BlockError::NeedMore));
+        assert_eq!(assembly.frame(first, b""), Err(BlockError::Lost), "HEADERS instead");
+    }
+
+    #[test]
+    fn a_block_that_never_ends_is_given_up() {
+        let mut assembly = BlockAssembly::default();
+        let chunk = vec![0; 1 << 16];
+        assert!(assembly.frame(header(kind::HEADERS, 0, 1, chunk.len()), &chunk).is_err());
+        let more = header(kind::CONTINUATION, 0, 1, chunk.len());
+        let mut outcomes = (0..32).map(|_| assembly.frame(more, &chunk).unwrap_err());
+        assert_eq!(
+            outcomes.position(|outcome| outcome == BlockError::Lost),
+            Some(MAX_BLOCK / chunk.len() - 1)
+        );
+        assert_eq!(assembly.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn frames_are_put_together_from_parts() {
+        let mut assembly = FrameAssembly::default();
+        let whole = header(kind::HEADERS, 0, 1, 5);
+        assembly.begin(whole, b"ab");
+        assert!(assembly.part(b"c").is_none());
+        assert!(assembly.is_open());
+        assert_eq!(assembly.part(b"de"), Some((whole, &b"abcde"[..])));
+        assert!(!assembly.is_open());
+        assert!(assembly.part(b"x").is_none(), "a part of nothing");
+    }
+}

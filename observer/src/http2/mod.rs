@@ -1,0 +1,273 @@
+//! HTTP/2 (RFC 9113), for one who only listens: records' items in, calls out.
+//!
+//! A [`Connection`] follows one end of one connection. It puts frames and header blocks together
+//! ([`frames`]), decodes them ([`crate::hpack`]) and hands them to the calls ([`crate::grpc`]).
+//! No I/O, no clock.
+
+#![forbid(unsafe_code)]
+
+pub mod frames;
+
+use observer_common::frame::{FrameHeader, kind};
+
+use crate::{
+    grpc::{CallSink, Calls, Flow, Headers, Moment, Role},
+    hpack::{Decoder, Interner},
+    record::{Bytes, Item},
+};
+use frames::{BlockAssembly, BlockError, FrameAssembly};
+
+/// One end of one connection.
+///
+/// Order of calls: [`handle`](Self::handle) for each of its records, as they come;
+/// [`closed`](Self::closed) last.
+#[derive(Debug)]
+pub struct Connection {
+    received: Direction,
+    sent: Direction,
+    calls: Calls,
+    state: State,
+}
+
+/// What can be told of a connection's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Seen from its first byte, without a gap.
+    Complete,
+    /// Bytes were not seen; what was inserted into the header tables since then is known.
+    Gaps,
+}
+
+/// What went wrong, added up by the caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Bytes whose record did not come.
+    pub records_lost: u64,
+    /// Header blocks that are none, or too long.
+    pub blocks: u64,
+    /// References to header table entries from before they were seen.
+    pub unknown_references: u64,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Direction {
+    /// Position in the stream after the last record.
+    position: u64,
+    frame: FrameAssembly,
+    block: BlockAssembly,
+    decoder: Decoder,
+}
+
+impl Direction {
+    fn new(decoder: Decoder) -> Self {
+        Self {
+            position: 0,
+            frame: FrameAssembly::default(),
+            block: BlockAssembly::default(),
+            decoder,
+        }
+    }
+
+    /// A header block may have been missed.
+    fn lose_track(&mut self) {
+        self.frame.drop_frame();
+        self.block.drop_block();
+        self.decoder.lose_track();
+    }
+}
+
+impl Connection {
+    /// A connection that is seen from its first byte.
+    pub fn from_start(role: Role) -> Self {
+        Self::new(role, State::Complete, Decoder::from_start)
+    }
+
+    /// A connection whose first records did not come.
+    pub fn joined_late(role: Role) -> Self {
+        let mut connection = Self::new(role, State::Gaps, Decoder::joined_late);
+        connection.calls.missed();
+        connection
+    }
+
+    fn new(role: Role, state: State, decoder: fn() -> Decoder) -> Self {
+        Self {
+            received: Direction::new(decoder()),
+            sent: Direction::new(decoder()),
+            calls: Calls::new(role),
+            state,
+        }
+    }
+
+    /// What can be told of its calls.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Its calls.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Takes a record of bytes.
+    pub fn handle(
+        &mut self,
+        at: Moment,
+        bytes: &Bytes<'_>,
+        interner: &mut Interner,
+        sink: &mut impl CallSink,
+    ) -> Faults {
+        let mut faults = Faults::default();
+        let flow = bytes.flow;
+        let direction = self.direction(flow);
+        let expected = direction.position;
+        direction.position = bytes.position.saturating_add(bytes.length);
+        if bytes.position != expected {
+            faults.records_lost = bytes.position.saturating_sub(expected);
+            self.missed(flow);
+        }
+        for item in bytes.items {
+            let mut context = Context { at, flow, interner, sink, faults: &mut faults };
+            self.item(item, &mut context);
+        }
+        faults
+    }
+
+    /// The connection ended.
+    pub fn closed(&mut self, at: Moment, sink: &mut impl CallSink) {
+        self.calls.closed(at, sink);
+    }
+
+    fn direction(&mut self, flow: Flow) -> &mut Direction {
+        match flow {
+            Flow::Received => &mut self.received,
+            Flow::Sent => &mut self.sent,
+        }
+    }
+
+    fn missed(&mut self, flow: Flow) {
+        self.state = State::Gaps;
+        self.direction(flow).lose_track();
+        self.calls.missed();
+    }
+
+    fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
+        let Context { at, flow, .. } = *context;
+        match item {
+            Item::Open(_) => {}
+            Item::Data(data) => self.calls.data(at, flow, &data, context.sink),
+            Item::Gap => self.missed(flow),
+            Item::Frame { header, payload } if payload.len() == header.length as usize => {
+                self.whole_frame(header, payload, context);
+            }
+            Item::Frame { header, payload } => {
+                self.unfinished_frame(flow, context.faults);
+                self.direction(flow).frame.begin(header, payload);
+            }
+            Item::Part(payload) => {
+                // Taken out for the moment, because the frame's bytes are in it.
+                let mut assembly = std::mem::take(&mut self.direction(flow).frame);
+                if let Some((header, payload)) = assembly.part(payload) {
+                    self.frame(header, payload, context);
+                }
+                self.direction(flow).frame = assembly;
+            }
+        }
+    }
+
+    fn whole_frame<S: CallSink>(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        context: &mut Context<'_, S>,
+    ) {
+        self.unfinished_frame(context.flow, context.faults);
+        self.frame(header, payload, context);
+    }
+
+    /// A frame that was longer than what is kept is followed by another one.
+    fn unfinished_frame(&mut self, flow: Flow, faults: &mut Faults) {
+        let direction = self.direction(flow);
+        if direction.frame.is_open() {
+            direction.lose_track();
+            faults.blocks += 1;
+        }
+    }
+
+    fn frame<S: CallSink>(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        context: &mut Context<'_, S>,
+    ) {
+        let Context { at, flow, .. } = *context;
+        match header.kind {
+            kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => {
+                self.header_frame(header, payload, context);
+            }
+            kind::RST_STREAM => {
+                if let Some(error) = payload.first_chunk() {
+                    let error = u32::from_be_bytes(*error);
+                    self.calls.reset(at, header.stream, error, context.sink);
+                }
+            }
+            kind::GOAWAY => {
+                if let Some(last_stream) = payload.first_chunk() {
+                    let last_stream = u32::from_be_bytes(*last_stream) & 0x7fff_ffff;
+                    self.calls.go_away(at, flow, last_stream, context.sink);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn header_frame<S: CallSink>(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        context: &mut Context<'_, S>,
+    ) {
+        let Context { at, flow, .. } = *context;
+        let direction = match flow {
+            Flow::Received => &mut self.received,
+            Flow::Sent => &mut self.sent,
+        };
+        let block = match direction.block.frame(header, payload) {
+            Ok(block) => block,
+            Err(BlockError::NeedMore) => return,
+            Err(BlockError::Lost) => {
+                context.faults.blocks += 1;
+                direction.decoder.lose_track();
+                // The stream may have begun or ended with it.
+                self.calls.missed();
+                return;
+            }
+        };
+        let mut headers = Headers::default();
+        let mut unknown = 0;
+        let decoded = direction.decoder.decode(block.bytes, context.interner, |field| {
+            unknown += u64::from(field == crate::hpack::Field::Unknown);
+            headers.add(field);
+        });
+        context.faults.unknown_references += unknown;
+        if decoded.is_err() {
+            context.faults.blocks += 1;
+            headers.incomplete = true;
+        }
+        if !block.promised {
+            self.calls.headers(at, flow, block.stream, &headers, block.end_stream, context.sink);
+        }
+    }
+}
+
+/// What comes with an item.
+struct Context<'a, S> {
+    at: Moment,
+    flow: Flow,
+    interner: &'a mut Interner,
+    sink: &'a mut S,
+    faults: &'a mut Faults,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! The daemon's log: lines on stderr, chosen by `--log`.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::{self, Display, Formatter};
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+/// What is logged, as `tracing-subscriber` reads it: `info`, `warn,observer::kernel=debug`.
+///
+/// One thing is stricter: a word alone must be a level. `tracing-subscriber` would take a
+/// mistyped level for the name of a module, and then log next to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self("info".into())
+    }
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const WRITE: &str = "write a level (off, error, warn, info, debug, trace), or levels by \
+                             module such as warn,observer::kernel=debug";
+        let alone = |part: &&str| !part.contains(['=', '[']);
+        for part in text.split(',').map(str::trim).filter(alone) {
+            if part.is_empty() || part.parse::<LevelFilter>().is_err() {
+                return Err(format!("'{part}' is not a level: {WRITE}"));
+            }
+        }
+        EnvFilter::builder().parse(text).map_err(|error| format!("{error}: {WRITE}"))?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Display for Filter {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Starts logging. To be called once, before anything logs; fails the second time.
+pub fn init(filter: &Filter) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(&filter.0).context("reading the log filter")?;
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    tracing_subscriber::fmt()
+        .compact()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(!no_color && io::stderr().is_terminal())
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("the log was started twice: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_modules_are_read() {
+        for good in ["info", "off", "WARN", "warn,observer::kernel=debug", "observer[span]=trace"] {
+            assert_eq!(good.parse::<Filter>().map(|filter| filter.to_string()), Ok(good.into()));
+        }
+        assert_eq!("info".parse(), Ok(Filter::default()));
+    }
+
+    #[test]
+    fn a_mistyped_level_is_an_error() {
+        for bad in ["inof", "", "info,", "observer=loud", "observer::kernel", "a=b=c"] {
+            let error = bad.parse::<Filter>().expect_err(bad);
+            assert!(error.contains("write a level"), "{bad}: {error}");
+            assert!(!error.contains('\n'), "{bad}: {error}");
+        }
+    }
+}

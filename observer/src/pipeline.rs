@@ -1,0 +1,186 @@
+//! From records to statistics: the whole user side between the ring and the scrape.
+//!
+//! No I/O and no clock of its own, so that a simulator can drive it: [`Pipeline::handle`] for each
+//! record, [`Pipeline::tick`] about once a second, [`Pipeline::snapshot`] for a scrape.
+
+#![forbid(unsafe_code)]
+
+use std::{sync::Arc, time::Duration};
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    grpc::{Moment, Role},
+    hpack::Interner,
+    http2::{Connection, State},
+    metrics::{Connections, Daemon, PathNames, Snapshot, Statistics},
+    process::{Comm, CommSource, ProcessId, Processes},
+    record::{Bytes, Event, Item, Record},
+};
+
+/// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
+const MAX_PATHS: usize = 16_384;
+
+/// Processes that are remembered.
+const MAX_PROCESSES: usize = 32_768;
+
+/// All state of the user side.
+#[derive(Debug)]
+pub struct Pipeline<S> {
+    connections: FxHashMap<u64, Watched>,
+    interner: Interner,
+    processes: Processes<S>,
+    statistics: Statistics,
+    figures: Figures,
+    series_ttl: Duration,
+}
+
+#[derive(Debug)]
+struct Watched {
+    connection: Connection,
+    role: Role,
+    /// The process that the connection is counted for, once a call was seen on it.
+    counted_for: Option<ProcessId>,
+}
+
+/// What is counted on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Records read.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of watched streams whose record did not come.
+    pub bytes_lost: u64,
+    /// Header blocks that could not be decoded.
+    pub bad_blocks: u64,
+    /// References to header table entries that were not seen.
+    pub unknown_references: u64,
+    /// Connections with at least one gRPC call.
+    pub grpc_connections: u64,
+    /// Records that are none.
+    pub malformed: u64,
+}
+
+impl<S: CommSource> Pipeline<S> {
+    /// Nothing seen yet. `source` names processes whose records have no name.
+    pub fn new(statistics: Statistics, source: S, series_ttl: Duration) -> Self {
+        Self {
+            connections: FxHashMap::default(),
+            interner: Interner::new(MAX_PATHS),
+            processes: Processes::new(MAX_PROCESSES, source),
+            statistics,
+            figures: Figures::default(),
+            series_ttl,
+        }
+    }
+
+    /// Takes a record.
+    pub fn handle(&mut self, bytes: &[u8]) {
+        self.figures.records += 1;
+        self.figures.bytes += bytes.len() as u64;
+        let Some(record) = Record::parse(bytes) else {
+            self.figures.malformed += 1;
+            return;
+        };
+        match record.event {
+            Event::Bytes(bytes) => self.bytes(&record, &bytes),
+            Event::Closed => self.closed(&record),
+            Event::Exited => self.processes.exited(record.pid, record.time_ns),
+            Event::Executed => self.executed(&record),
+        }
+    }
+
+    fn bytes(&mut self, record: &Record<'_>, bytes: &Bytes<'_>) {
+        let open = bytes.items.clone().find_map(|item| match item {
+            Item::Open(open) => Some(open),
+            _ => None,
+        });
+        let comm = open.map(|open| Comm::new(open.comm));
+        let process = self.processes.seen(record.pid, record.time_ns, comm);
+        let watched = self.connections.entry(record.connection).or_insert_with(|| Watched {
+            connection: match open {
+                Some(_) => Connection::from_start(bytes.role),
+                None => Connection::joined_late(bytes.role),
+            },
+            role: bytes.role,
+            counted_for: None,
+        });
+        let at = Moment { time_ns: record.time_ns, process };
+        let Self { interner, statistics, figures, .. } = self;
+        let faults = watched.connection.handle(at, bytes, interner, statistics);
+        figures.bytes_lost += faults.records_lost;
+        figures.bad_blocks += faults.blocks;
+        figures.unknown_references += faults.unknown_references;
+        if watched.counted_for.is_none() && watched.connection.calls().streams.measured > 0 {
+            watched.counted_for = Some(process);
+            statistics.connection_opened(process, watched.role);
+            figures.grpc_connections += 1;
+        }
+    }
+
+    fn closed(&mut self, record: &Record<'_>) {
+        let Some(mut watched) = self.connections.remove(&record.connection) else { return };
+        let process = self.processes.seen(record.pid, record.time_ns, None);
+        let at = Moment { time_ns: record.time_ns, process };
+        watched.connection.closed(at, &mut self.statistics);
+        if let Some(process) = watched.counted_for {
+            self.statistics.connection_closed(process, watched.role);
+        }
+    }
+
+    fn executed(&mut self, record: &Record<'_>) {
+        if let Some(comm) = self.processes.name_now(record.pid) {
+            self.processes.renamed(record.pid, comm);
+        }
+    }
+
+    /// Drops the series of processes that exited long enough ago.
+    pub fn tick(&mut self, now_ns: u64) {
+        let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
+        for process in self.processes.expired(now_ns, ttl_ns) {
+            self.statistics.forget_process(process);
+            self.processes.forget(process);
+        }
+    }
+
+    /// What was counted on the way.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// A copy of what a scrape needs; `daemon` is completed with what is known here.
+    pub fn snapshot(&self, mut daemon: Daemon) -> Snapshot {
+        let Figures { records, bytes, bad_blocks, unknown_references, grpc_connections, .. } =
+            self.figures;
+        daemon.records = records;
+        daemon.ring_bytes = bytes;
+        daemon.hpack_errors = bad_blocks;
+        daemon.hpack_unknown_references = unknown_references;
+        daemon.connections_seen.grpc = grpc_connections;
+        // The kernel programs count a connection with its preface, before its first call.
+        daemon.connections_seen.http2 =
+            daemon.connections_seen.http2.saturating_sub(grpc_connections);
+        daemon.connections = self.connections_by_state();
+        daemon.streams =
+            self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
+        let resolve = |path| self.interner.resolve(path).map(str::as_bytes);
+        Snapshot {
+            paths: Arc::new(PathNames::of(&self.statistics, resolve)),
+            statistics: Arc::new(self.statistics.clone()),
+            processes: Arc::new(self.processes.names()),
+            daemon: Arc::new(daemon),
+        }
+    }
+
+    fn connections_by_state(&self) -> Connections {
+        let mut by_state = Connections::default();
+        for watched in self.connections.values() {
+            match watched.connection.state() {
+                State::Complete => by_state.complete += 1,
+                State::Gaps => by_state.joined_late += 1,
+            }
+        }
+        by_state
+    }
+}

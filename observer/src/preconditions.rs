@@ -1,0 +1,377 @@
+//! What must be so before a kernel program is loaded, checked one by one, so that the user reads
+//! what to do instead of what a system call returned.
+//!
+//! [`findings`] is for `observer check`, [`verify`] for the start, [`bind`] for both: the address
+//! comes before the kernel, as it is the likelier mistake.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::config::Config;
+
+/// Where the kernel tells what is checked here.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The `proc` file system.
+    pub proc: PathBuf,
+    /// Where the `tracefs` file system may be mounted, in the order in which aya looks for it.
+    pub tracefs: Vec<PathBuf>,
+    /// The state of kernel lockdown; absent from kernels without it.
+    pub lockdown: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            proc: "/proc".into(),
+            tracefs: vec!["/sys/kernel/tracing".into(), "/sys/kernel/debug/tracing".into()],
+            lockdown: "/sys/kernel/security/lockdown".into(),
+        }
+    }
+}
+
+/// One precondition, and whether it is met.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was looked at, in a word or two.
+    pub subject: &'static str,
+    /// What was found, or what is wrong and what to do: one line each.
+    pub outcome: Result<String>,
+}
+
+/// Looks at every precondition except the address.
+pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
+    let mut findings = vec![
+        Finding { subject: "privileges", outcome: own_privileges(&places.proc) },
+        Finding { subject: "lockdown", outcome: lockdown(&places.lockdown) },
+        Finding {
+            subject: "kernel types",
+            outcome: btf(&config.btf).map(|()| format!("BTF in {}", config.btf.display())),
+        },
+        Finding {
+            subject: "tracefs",
+            outcome: tracefs(&places.tracefs).map(|path| path.display().to_string()),
+        },
+    ];
+    findings.extend(config.filter.pids.iter().map(|&pid| Finding {
+        subject: "process",
+        outcome: process(&places.proc, pid).map(|()| format!("{pid} is running")),
+    }));
+    findings
+}
+
+/// The first precondition that is not met.
+pub fn verify(config: &Config, places: &Places) -> Result<()> {
+    findings(config, places).into_iter().try_for_each(|finding| finding.outcome.map(drop))
+}
+
+/// Listens on `address`; the socket is non-blocking, as tokio wants it.
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => anyhow!(
+            "another observer or another program already listens on {address}: stop it, or pick \
+             another --listen"
+        ),
+        ErrorKind::AddrNotAvailable => anyhow!(
+            "{} is not an address of this machine: pick one that is, or 0.0.0.0, for --listen",
+            address.ip()
+        ),
+        ErrorKind::PermissionDenied => anyhow!(
+            "ports below 1024 need CAP_NET_BIND_SERVICE: pick a higher one than {} for --listen",
+            address.port()
+        ),
+        _ => anyhow!("cannot listen on {address}: {error}; pick another --listen"),
+    })?;
+    listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
+    Ok(listener)
+}
+
+fn own_privileges(proc: &Path) -> Result<String> {
+    let read = |name: &str| {
+        let path = proc.join("self").join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    privileges(&read("status")?, &read("uid_map")?).map(str::to_owned)
+}
+
+/// Judges the texts of `/proc/self/status` and `/proc/self/uid_map`; says what suffices.
+///
+/// `CAP_BPF` loads programs and creates maps, `CAP_PERFMON` lets them read kernel memory and be
+/// attached (capabilities(7), Linux 5.8); before, and instead, `CAP_SYS_ADMIN`.
+fn privileges(status: &str, uid_map: &str) -> Result<&'static str> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
+    const BPF: u64 = 1 << 39;
+    let effective = field(status, "CapEff:")
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .context("/proc/self/status does not tell the capabilities: is /proc mounted?")?;
+    let sufficient = if effective & SYS_ADMIN != 0 {
+        "CAP_SYS_ADMIN"
+    } else if effective & (BPF | PERFMON) == BPF | PERFMON {
+        "CAP_BPF and CAP_PERFMON"
+    } else {
+        bail!(
+            "not permitted to load kernel programs: run as root (sudo observer …), or give it \
+             CAP_BPF and CAP_PERFMON"
+        );
+    };
+    // user_namespaces(7): the initial namespace maps everything to itself. The kernel honours
+    // these capabilities nowhere else.
+    if !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        bail!(
+            "root only within a user namespace (a rootless container?): run it in the initial \
+             one, as a privileged container of a rootful runtime or on the host"
+        );
+    }
+    Ok(sufficient)
+}
+
+/// The first word after `name` in a text of lines such as `Tgid:\t12`.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
+}
+
+/// `kernel_lockdown(7)`: in confidentiality mode no program may read kernel memory, and every
+/// one of ours does.
+fn lockdown(path: &Path) -> Result<String> {
+    match fs::read_to_string(path) {
+        Ok(modes) if modes.contains("[confidentiality]") => bail!(
+            "kernel lockdown is in confidentiality mode, in which kernel programs may read \
+             nothing: boot with lockdown=integrity or without"
+        ),
+        Ok(modes) if modes.contains("[integrity]") => Ok("integrity, which suffices".into()),
+        // Unreadable or absent: loading will tell.
+        Ok(_) | Err(_) => Ok("off".into()),
+    }
+}
+
+/// Whether `path` begins like raw BTF (`include/uapi/linux/btf.h`).
+fn btf(path: &Path) -> Result<()> {
+    const MAGIC: u16 = 0xeb9f;
+    let shown = path.display();
+    let mut magic = [0; 2];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
+        Ok(()) if u16::from_ne_bytes(magic) == MAGIC => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "the kernel's type information is not at {shown}: use a kernel with \
+             CONFIG_DEBUG_INFO_BTF=y, or name a BTF file of this kernel with --btf"
+        ),
+        Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
+            bail!("{shown} cannot be read: {error}; name a BTF file of this kernel with --btf")
+        }
+        Ok(()) | Err(_) => bail!(
+            "{shown} is not raw BTF of this machine's byte order: name a BTF file of this kernel \
+             with --btf"
+        ),
+    }
+}
+
+/// Where tracefs is. The ids of tracepoints are read there, by aya 0.14, which takes the first
+/// candidate that is a directory with something in it.
+fn tracefs(candidates: &[PathBuf]) -> Result<&Path> {
+    let mut denied = None;
+    for path in candidates {
+        match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => denied = Some(path),
+            Ok(false) | Err(_) => {}
+        }
+    }
+    match denied {
+        Some(path) => {
+            bail!("{} may not be read: run as root, or add CAP_DAC_READ_SEARCH", path.display())
+        }
+        None => bail!(
+            "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing (in a \
+             container, mount the host's /sys/kernel/tracing)"
+        ),
+    }
+}
+
+/// Whether `pid` is a running process, and not only one of its threads.
+fn process(proc: &Path, pid: u32) -> Result<()> {
+    let gone = || {
+        anyhow!(
+            "there is no process {pid}: correct --pid, or select by name with --comm, which \
+                 also finds processes that start later"
+        )
+    };
+    let status = match fs::read_to_string(proc.join(pid.to_string()).join("status")) {
+        Ok(status) => status,
+        // ESRCH: it ended between open and read.
+        Err(error) if error.kind() == ErrorKind::NotFound || is_esrch(&error) => {
+            return Err(gone());
+        }
+        Err(error) => bail!("process {pid} cannot be looked at: {error}; run as root"),
+    };
+    // Ended, and only waiting for its parent to ask how.
+    if let Some("Z" | "X") = field(&status, "State:") {
+        return Err(gone());
+    }
+    match field(&status, "Tgid:") {
+        Some(process) if process != pid.to_string() => {
+            bail!("{pid} is a thread of process {process}: write --pid {process}")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_esrch(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const INITIAL: &str = "         0          0 4294967295\n";
+
+    fn status(effective: &str) -> String {
+        format!("Name:\tobserver\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective}\nCapBnd:\t0\n")
+    }
+
+    /// The error's text: one line that contains every part of `told`.
+    fn told<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) {
+        let text = format!("{:#}", outcome.expect_err("not met"));
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+    }
+
+    #[test]
+    fn root_or_two_capabilities_suffice() {
+        let root = status("000001fffeffffff");
+        assert_eq!(privileges(&root, INITIAL).expect("root"), "CAP_SYS_ADMIN");
+        let two = status("000000c000000000");
+        assert_eq!(privileges(&two, INITIAL).expect("two"), "CAP_BPF and CAP_PERFMON");
+        for effective in ["0000000000000000", "0000008000000000", "0000004000000000"] {
+            told(privileges(&status(effective), INITIAL), &["run as root", "CAP_PERFMON"]);
+        }
+        told(privileges("Name:\tx\n", INITIAL), &["/proc"]);
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_is_not_root() {
+        let root = status("000001fffeffffff");
+        told(privileges(&root, "         0       1000          1\n"), &["user namespace"]);
+        told(privileges(&root, "0 100000 65536\n"), &["user namespace"]);
+    }
+
+    #[test]
+    fn lockdown_forbids_only_in_confidentiality_mode() {
+        let dir = TempDir::new().expect("a directory");
+        let path = dir.path().join("lockdown");
+        assert_eq!(lockdown(&path).expect("absent"), "off");
+        for (modes, allowed) in [
+            ("[none] integrity confidentiality\n", true),
+            ("none [integrity] confidentiality\n", true),
+            ("none integrity [confidentiality]\n", false),
+        ] {
+            fs::write(&path, modes).expect("written");
+            assert_eq!(lockdown(&path).is_ok(), allowed, "{modes}");
+        }
+    }
+
+    #[test]
+    fn btf_is_known_by_its_magic() {
+        let dir = TempDir::new().expect("a directory");
+        let path = dir.path().join("vmlinux");
+        told(btf(&path), &["CONFIG_DEBUG_INFO_BTF", "--btf"]);
+        for not_btf in [&b""[..], b"\x9f", b"\x7fELF"] {
+            fs::write(&path, not_btf).expect("written");
+            told(btf(&path), &["not raw BTF", "--btf"]);
+        }
+        told(btf(dir.path()), &["cannot be read", "--btf"]);
+        fs::write(&path, 0xeb9f_u16.to_ne_bytes()).expect("written");
+        btf(&path).expect("the magic");
+    }
+
+    #[test]
+    fn tracefs_is_a_directory_with_something_in_it() {
+        let dir = TempDir::new().expect("a directory");
+        let empty = dir.path().join("empty");
+        let mounted = dir.path().join("mounted");
+        let candidates = [dir.path().join("absent"), empty.clone(), mounted.clone()];
+        fs::create_dir(&empty).expect("created");
+        told(tracefs(&candidates), &["mount -t tracefs tracefs /sys/kernel/tracing"]);
+        fs::create_dir_all(mounted.join("events")).expect("created");
+        assert_eq!(tracefs(&candidates).expect("mounted"), mounted);
+    }
+
+    #[test]
+    fn this_process_runs() {
+        process(Path::new("/proc"), std::process::id()).expect("it does");
+    }
+
+    #[test]
+    fn an_ended_process_does_not() {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let pid = child.id();
+        process(Path::new("/proc"), pid).expect("it waits for its input");
+        drop(child.stdin.take());
+        child.wait().expect("it ends");
+        told(process(Path::new("/proc"), pid), &["no process", "--pid", "--comm"]);
+    }
+
+    #[test]
+    fn zombies_and_threads_are_not_processes() {
+        let proc = TempDir::new().expect("a directory");
+        let write = |pid: u32, text: &str| {
+            fs::create_dir(proc.path().join(pid.to_string())).expect("created");
+            fs::write(proc.path().join(format!("{pid}/status")), text).expect("written");
+        };
+        write(7, "Name:\tx\nState:\tS (sleeping)\nTgid:\t7\n");
+        write(8, "Name:\tx\nState:\tS (sleeping)\nTgid:\t7\n");
+        write(9, "Name:\tx\nState:\tZ (zombie)\nTgid:\t9\n");
+        process(proc.path(), 7).expect("a process");
+        told(process(proc.path(), 8), &["thread of process 7", "--pid 7"]);
+        told(process(proc.path(), 9), &["no process 9", "--pid"]);
+    }
+
+    #[test]
+    fn an_address_is_bound_once() {
+        let first = bind("127.0.0.1:0".parse().expect("valid")).expect("a free port");
+        let taken = first.local_addr().expect("bound");
+        told(bind(taken), &["another observer", &taken.to_string(), "--listen"]);
+        drop(first);
+        bind(taken).expect("free again");
+        // RFC 5737: for documentation, so no machine has it.
+        told(bind("192.0.2.1:9464".parse().expect("valid")), &["not an address", "--listen"]);
+    }
+
+    #[test]
+    fn findings_name_every_pid_and_verify_the_first_fault() {
+        let dir = TempDir::new().expect("a directory");
+        fs::create_dir(dir.path().join("self")).expect("created");
+        fs::write(dir.path().join("self/status"), status("000001fffeffffff")).expect("written");
+        fs::write(dir.path().join("self/uid_map"), INITIAL).expect("written");
+        let places = Places {
+            proc: dir.path().into(),
+            tracefs: vec![dir.path().into()],
+            lockdown: dir.path().join("lockdown"),
+        };
+        let mut config = Config { btf: dir.path().join("btf"), ..Config::default() };
+        told(verify(&config, &places), &["CONFIG_DEBUG_INFO_BTF"]);
+        fs::write(&config.btf, 0xeb9f_u16.to_ne_bytes()).expect("written");
+        verify(&config, &places).expect("all are met");
+        config.filter.pids = vec![1, 2];
+        let findings = findings(&config, &places);
+        assert_eq!(findings.iter().filter(|finding| finding.outcome.is_err()).count(), 2);
+        told(verify(&config, &places), &["no process 1"]);
+    }
+}

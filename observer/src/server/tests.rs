@@ -1,0 +1,439 @@
+//! Over real sockets, with clients that write bytes, as no HTTP client misbehaves on demand.
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// Long: a test that waits for it has failed, or waits for nothing else.
+const LONG: Duration = Duration::from_mins(1);
+
+/// Bounds that no test meets unless it sets them.
+const GENEROUS: Limits =
+    Limits { connections: 128, headers: LONG, page: LONG, response: LONG, grace: LONG };
+
+type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
+
+struct Stub {
+    metrics: Page<String>,
+    health: Page<()>,
+    ready: Page<()>,
+}
+
+impl Default for Stub {
+    fn default() -> Self {
+        Self {
+            metrics: Box::new(|| Ok("# EOF\n".into())),
+            health: Box::new(|| Ok(())),
+            ready: Box::new(|| Ok(())),
+        }
+    }
+}
+
+impl Stub {
+    fn metrics(make: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Self {
+        Self { metrics: Box::new(make), ..Self::default() }
+    }
+}
+
+impl Pages for Stub {
+    fn metrics(&self) -> Result<String, String> {
+        (self.metrics)()
+    }
+
+    fn health(&self) -> Result<(), String> {
+        (self.health)()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        (self.ready)()
+    }
+}
+
+/// A server on a thread of its own.
+struct Served {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    fn start(limits: Limits, pages: Stub) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+                tell.send(listener.local_addr().expect("bound")).expect("awaited");
+                let shutdown = async {
+                    stopped.await.expect_err("dropped, never sent");
+                };
+                serve_within(limits, listener, Arc::new(pages), shutdown).await;
+            });
+        });
+        let address = told.recv().expect("it listens");
+        Self { address, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).expect("connected");
+        stream.set_read_timeout(Some(LONG)).expect("set");
+        Client(BufReader::new(stream))
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.connect().request("GET", path)
+    }
+
+    fn begin_shutdown(&mut self) {
+        drop(self.stop.take());
+    }
+
+    fn wait_for_end(&mut self) {
+        self.thread.take().expect("once").join().expect("it did not panic");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.begin_shutdown();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).expect("sent");
+    }
+
+    fn request(&mut self, method: &str, path: &str) -> Answer {
+        self.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        self.answer(method != "HEAD")
+    }
+
+    fn answer(&mut self, with_body: bool) -> Answer {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).expect("read"), 0, "ended in {lines:?}");
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_ascii_lowercase()),
+            }
+        }
+        let mut answer = Answer { lines, body: Vec::new() };
+        if with_body {
+            let length = answer.header("content-length").expect("a length").parse();
+            answer.body = vec![0; length.expect("a number")];
+            self.0.read_exact(&mut answer.body).expect("as long as announced");
+        }
+        answer
+    }
+
+    /// Reads to the end that the server makes; what was still sent.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+            _ => rest,
+        }
+    }
+}
+
+struct Answer {
+    lines: Vec<String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.lines[0].split(' ').nth(1).expect("a status").parse().expect("a number")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn text(&self) -> &str {
+        str::from_utf8(&self.body).expect("UTF-8")
+    }
+}
+
+#[test]
+fn metrics_are_open_metrics() {
+    let answer = Served::start(GENEROUS, Stub::default()).get("/metrics?name=x");
+    assert_eq!((answer.status(), answer.text()), (200, "# EOF\n"));
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(answer.header("content-type"), Some(open_metrics));
+}
+
+#[test]
+fn probes_say_ok_or_the_reason() {
+    let served = Served::start(
+        GENEROUS,
+        Stub { ready: Box::new(|| Err("not attached".into())), ..Stub::default() },
+    );
+    let (healthy, ready) = (served.get("/healthz"), served.get("/readyz"));
+    assert_eq!((healthy.status(), healthy.text()), (200, "ok\n"));
+    assert_eq!((ready.status(), ready.text()), (503, "not attached\n"));
+    let served = Served::start(
+        GENEROUS,
+        Stub { health: Box::new(|| Err("reader ended".into())), ..Stub::default() },
+    );
+    assert_eq!((served.get("/healthz").status(), served.get("/readyz").status()), (503, 200));
+}
+
+#[test]
+fn the_index_links_the_others_and_asks_nobody_else() {
+    let answer = Served::start(GENEROUS, Stub::default()).get("/");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    for link in ["\"metrics\"", "\"healthz\"", "\"readyz\""] {
+        assert!(answer.text().contains(&format!("href={link}")), "{link}");
+    }
+    for elsewhere in ["http:", "https:", "src=", "<script", "//"] {
+        assert!(!answer.text().contains(elsewhere), "{elsewhere}");
+    }
+}
+
+#[test]
+fn head_has_the_length_and_no_body() {
+    let served = Served::start(GENEROUS, Stub::default());
+    for path in ["/metrics", "/", "/healthz", "/nowhere"] {
+        let mut client = served.connect();
+        let head = client.request("HEAD", path);
+        // A body would be read as the start of the next answer.
+        let get = client.request("GET", path);
+        assert_eq!(head.status(), get.status(), "{path}");
+        assert_eq!(head.header("content-length"), Some(get.body.len().to_string().as_str()));
+        assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
+    }
+}
+
+#[test]
+fn unknown_paths_and_methods_are_refused() {
+    let served = Served::start(GENEROUS, Stub::default());
+    for path in ["/nowhere", "/metrics/", "/Metrics", "/../etc/passwd"] {
+        assert_eq!(served.get(path).status(), 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        let answer = served.connect().request(method, "/metrics");
+        assert_eq!((answer.status(), answer.header("allow")), (405, Some("get, head")), "{method}");
+    }
+    assert_eq!(served.connect().request("POST", "/nowhere").status(), 404);
+}
+
+#[test]
+fn garbage_is_a_bad_request_and_ends_only_its_connection() {
+    let served = Served::start(GENEROUS, Stub::default());
+    for garbage in ["\x16\x03\x01\0\u{1}garbage\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
+        let mut client = served.connect();
+        client.send(garbage);
+        assert_eq!(client.answer(true).status(), 400, "{garbage:?}");
+        assert!(client.rest().is_empty(), "{garbage:?}");
+    }
+    let mut client = served.connect();
+    client.send(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(17 << 10)));
+    assert_eq!(client.answer(true).status(), 431);
+    assert_eq!(served.get("/metrics").status(), 200);
+}
+
+#[test]
+fn a_connection_carries_many_requests() {
+    let served = Served::start(GENEROUS, Stub::default());
+    let mut client = served.connect();
+    for _ in 0..100 {
+        assert_eq!(client.request("GET", "/metrics").text(), "# EOF\n");
+    }
+    client.send(&"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(10));
+    for _ in 0..10 {
+        assert_eq!(client.answer(true).text(), "ok\n");
+    }
+}
+
+#[test]
+fn a_failing_page_fails_alone() {
+    let served = Served::start(GENEROUS, Stub::metrics(|| Err("the table is gone".into())));
+    let answer = served.get("/metrics");
+    assert_eq!((answer.status(), answer.text()), (500, "the table is gone\n"));
+    assert_eq!(served.get("/healthz").status(), 200);
+}
+
+#[test]
+fn a_panicking_page_fails_alone() {
+    let panicking = Stub {
+        metrics: Box::new(|| panic!("in metrics")),
+        health: Box::new(|| panic!("in health")),
+        ..Stub::default()
+    };
+    let served = Served::start(GENEROUS, panicking);
+    for _ in 0..2 {
+        assert_eq!(served.get("/metrics").status(), 500);
+        assert_eq!(served.get("/healthz").status(), 500);
+        assert_eq!(served.get("/readyz").status(), 200);
+    }
+}
+
+#[test]
+fn concurrent_scrapes_render_one_at_a_time_and_see_what_was_before_them() {
+    let events = Arc::new(AtomicUsize::new(0));
+    let (rendering, seen) = (AtomicUsize::new(0), Arc::clone(&events));
+    let served = Served::start(
+        Limits { connections: 64, ..GENEROUS },
+        Stub::metrics(move || {
+            assert_eq!(rendering.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+            let text = seen.load(Ordering::SeqCst).to_string();
+            thread::yield_now();
+            rendering.fetch_sub(1, Ordering::SeqCst);
+            Ok(text)
+        }),
+    );
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| {
+                let before = events.fetch_add(1, Ordering::SeqCst) + 1;
+                let answer = served.get("/metrics");
+                assert_eq!(answer.status(), 200, "{}", answer.text());
+                let seen: usize = answer.text().parse().expect("a number");
+                assert!(seen >= before, "a scrape was answered with what was before it");
+            });
+        }
+    });
+}
+
+#[test]
+fn scrapes_that_wait_share_one_rendering() {
+    const WAITING: usize = 20;
+    let (begun, begins) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let renderings = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&renderings);
+    let served = Served::start(
+        GENEROUS,
+        Stub::metrics(move || {
+            begun.send(()).expect("awaited");
+            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
+            Ok(count.fetch_add(1, Ordering::SeqCst).to_string())
+        }),
+    );
+    let mut first = served.connect();
+    first.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    begins.recv().expect("the first rendering");
+    let mut others: Vec<Client> = (0..WAITING).map(|_| served.connect()).collect();
+    for client in &mut others {
+        client.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    // The one thread of the server has taken all requests sent before this one.
+    assert_eq!(served.get("/healthz").status(), 200);
+    drop(go);
+    assert_eq!(first.answer(true).text(), "0");
+    for client in &mut others {
+        assert_ne!(client.answer(true).text(), "0", "begun before the request");
+    }
+    assert!(renderings.load(Ordering::SeqCst) <= WAITING, "each had its own");
+}
+
+#[test]
+fn a_page_that_is_never_made_is_given_up() {
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let limits = Limits { page: Duration::from_millis(20), ..GENEROUS };
+    let served = Served::start(
+        limits,
+        Stub::metrics(move || {
+            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
+            Ok(String::new())
+        }),
+    );
+    // The second waits for the rendering that the first began.
+    for _ in 0..2 {
+        assert_eq!(served.get("/metrics").status(), 503);
+    }
+    assert_eq!(served.get("/healthz").status(), 200);
+    drop(go);
+}
+
+#[test]
+fn who_says_nothing_loses_the_place() {
+    let limits = Limits { connections: 1, headers: Duration::from_millis(20), ..GENEROUS };
+    let served = Served::start(limits, Stub::default());
+    let mut silent = served.connect();
+    let mut halting = served.connect();
+    halting.send("GET /metrics HT");
+    assert_eq!(served.get("/metrics").status(), 200);
+    assert!(silent.rest().is_empty());
+    drop(halting.rest());
+}
+
+#[test]
+fn who_reads_nothing_holds_up_nobody_and_loses_the_place() {
+    // More than both kernel buffers hold.
+    let page = "x".repeat(64 << 20);
+    let large = move || Ok(page.clone());
+    let served = Served::start(GENEROUS, Stub::metrics(large.clone()));
+    let mut deaf = served.connect();
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(served.get("/metrics").body.len(), 64 << 20);
+    assert_eq!(served.get("/healthz").status(), 200);
+    deaf.0.get_mut().shutdown(Shutdown::Both).expect("ended, or the server waits for it");
+
+    let limits = Limits { connections: 1, response: Duration::from_millis(20), ..GENEROUS };
+    let served = Served::start(limits, Stub::metrics(large));
+    let mut deaf = served.connect();
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(served.get("/healthz").status(), 200);
+    assert!(deaf.rest().len() < 64 << 20, "cut off");
+}
+
+#[test]
+fn a_scrape_under_way_at_shutdown_completes() {
+    let (begun, begins) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let mut served = Served::start(
+        GENEROUS,
+        Stub::metrics(move || {
+            begun.send(()).expect("awaited");
+            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
+            Ok("last".into())
+        }),
+    );
+    let mut idle = served.connect();
+    assert_eq!(idle.request("GET", "/healthz").status(), 200);
+    let mut scrape = served.connect();
+    scrape.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    begins.recv().expect("under way");
+    served.begin_shutdown();
+    assert!(idle.rest().is_empty(), "idle connections end at once");
+    assert!(TcpStream::connect(served.address).is_err(), "no new ones");
+    drop(go);
+    let last = scrape.answer(true);
+    assert_eq!((last.text(), last.header("connection")), ("last", Some("close")));
+    served.wait_for_end();
+}
+
+#[test]
+fn shutdown_does_not_wait_for_who_reads_nothing() {
+    let limits = Limits { grace: Duration::from_millis(20), ..GENEROUS };
+    let mut served = Served::start(limits, Stub::metrics(|| Ok("x".repeat(64 << 20))));
+    let mut deaf = served.connect();
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut first = [0];
+    deaf.0.read_exact(&mut first).expect("the answer has begun");
+    served.begin_shutdown();
+    served.wait_for_end();
+}
