@@ -80,6 +80,8 @@ mod phase {
     pub(super) const BODY: u32 = 6;
     /// The stream did not begin with the client preface.
     pub(super) const REFUSED: u32 = 7;
+    /// In the HTTP/1.1 response before the first frame.
+    pub(super) const RESPONSE: u32 = 8;
 }
 
 /// Offsets in the buffer. Each part may be cut anywhere, so each has its own place.
@@ -136,7 +138,7 @@ pub struct Scanner {
     message_left: u32,
     /// The current DATA frame is not framed as messages.
     unaligned: u32,
-    /// Preface bytes already found to be right.
+    /// Preface bytes already found to be right, or bytes of the empty line that ends a response.
     matched: u32,
 }
 
@@ -151,6 +153,13 @@ impl Scanner {
     #[inline(always)]
     pub const fn at_frame() -> Self {
         Self::at(phase::HEADER)
+    }
+
+    /// At the beginning of the `101 Switching Protocols` response that frames follow (`Upgrade:
+    /// h2c`, RFC 7540 §3.2).
+    #[inline(always)]
+    pub const fn at_upgrade() -> Self {
+        Self::at(phase::RESPONSE)
     }
 
     #[inline(always)]
@@ -222,6 +231,7 @@ impl Scanner {
                 min(PREFIX_LENGTH - self.prefix_have, self.left),
             ),
             phase::BODY => (Take::Skip, 0, min(self.message_left, self.left)),
+            phase::RESPONSE => (Take::Read, AT_HEADER as u32, 1),
             _ => (Take::Read, AT_HEADER as u32 + self.have, HEADER_LENGTH - self.have),
         };
         Want { take, at, length, phase }
@@ -237,6 +247,7 @@ impl Scanner {
                 self.end_of_part()
             }
             phase::PAD_LENGTH => self.took_pad_length(),
+            phase::RESPONSE => self.took_response(),
             phase::PREFIX => self.took_prefix(n),
             phase::BODY => {
                 self.left -= n;
@@ -333,6 +344,19 @@ impl Scanner {
         // Bytes not read yet are shifted out. `have` is 1 to 8.
         let unread = 64 - 8 * min(self.have, 8);
         (seen ^ expected) << (unread & 63) == 0
+    }
+
+    /// Looks for the empty line, `\r\n\r\n`.
+    #[inline(always)]
+    fn took_response(&mut self) -> u32 {
+        let expected = if self.matched & 1 == 0 { b'\r' } else { b'\n' };
+        let byte = self.buffer[AT_HEADER];
+        self.matched = if byte == expected { self.matched + 1 } else { (byte == b'\r') as u32 };
+        if self.matched == 4 {
+            self.matched = 0;
+            self.phase = phase::HEADER;
+        }
+        0
     }
 
     #[inline(always)]

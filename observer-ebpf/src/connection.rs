@@ -9,6 +9,8 @@ pub mod state {
     pub const CANDIDATE: u8 = 0;
     /// It opened with the client preface.
     pub const WATCHED: u8 = 1;
+    /// As `CANDIDATE`, after an upgrade from HTTP/1: it has been counted as that.
+    pub const UPGRADED: u8 = 2;
 }
 
 /// One end of a connection: a socket of a process on this node.

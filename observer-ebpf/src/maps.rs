@@ -22,10 +22,23 @@ pub static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 pub static CONNECTIONS: HashMap<Address, Connection> =
     HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// Sockets that were looked at and are none of ours: inode number by `struct sock`. The least
-/// recently used make room; one that comes back is looked at again.
+/// A socket that was looked at and is none of ours.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ignored {
+    pub inode: u64,
+    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2, or
+    /// [`Ignored::FOR_GOOD`].
+    pub upgrade: u64,
+}
+
+impl Ignored {
+    pub const FOR_GOOD: u64 = u64::MAX;
+}
+
+/// By `struct sock`. The least recently used make room; one that comes back is looked at again.
 #[map]
-pub static IGNORED: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
+pub static IGNORED: LruHashMap<Address, Ignored> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Which stream of which connection, in which direction.
 #[derive(Clone, Copy)]

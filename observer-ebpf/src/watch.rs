@@ -13,7 +13,7 @@ use crate::{
     connection::{self, Connection, Direction, state},
     count::{count, count_protocol},
     filter,
-    maps::{CONNECTIONS, IGNORED},
+    maps::{CONNECTIONS, IGNORED, Ignored},
     probes::lifecycle,
     scratch::{self, Scratch},
     socket::{self, Socket},
@@ -48,11 +48,14 @@ pub fn watch(call: &Call) -> Option<()> {
         lifecycle::close(sock, connection);
     }
     // SAFETY: the value is not kept.
-    if unsafe { IGNORED.get(sock) } == Some(&call.socket.inode) {
-        return None;
-    }
-    if !is_selected(sock) {
-        ignore(&call.socket);
+    if let Some(ignored) = unsafe { IGNORED.get(sock) }
+        && ignored.inode == call.socket.inode
+    {
+        if ignored.upgrade != u64::from(call.sent) {
+            return None;
+        }
+    } else if !is_selected(sock) {
+        ignore(&call.socket, Ignored::FOR_GOOD);
         return None;
     }
     with_scratch(call, None)
@@ -69,9 +72,9 @@ fn is_selected(sock: u64) -> bool {
 
 /// Remembers a socket that is none of ours.
 #[inline(always)]
-fn ignore(socket: &Socket) {
+fn ignore(socket: &Socket, upgrade: u64) {
     // If it cannot be remembered it is looked at again.
-    let _ = IGNORED.insert(socket.sock, socket.inode, 0);
+    let _ = IGNORED.insert(socket.sock, Ignored { inode: socket.inode, upgrade }, 0);
 }
 
 #[inline(always)]
@@ -114,9 +117,12 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
     }
     let cause = if call.discarded { Counter::Discarded } else { Counter::Unreadable };
     if let Outcome::NotPreface = walk::walk(&mut walk, scratch, missed, call.total, cause) {
+        let counted = connection.state == state::UPGRADED;
         let _ = CONNECTIONS.remove(call.socket.sock);
-        ignore(&call.socket);
-        count_protocol(Protocol::Other);
+        ignore(&call.socket, Ignored::FOR_GOOD);
+        if !counted {
+            count_protocol(Protocol::Other);
+        }
     }
     Some(())
 }
@@ -145,11 +151,11 @@ fn missed(call: &Call, direction: &mut Direction) -> u32 {
 fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     let mut first = [0_u8; 16];
     let n = peek(scratch, &mut first)?;
+    let upgraded = begins_upgrade(&first);
     let (scanners, role) = match first_bytes(&first, n, call.sent) {
         Ok(begun) => begun,
         Err(protocol) => {
-            ignore(&call.socket);
-            count_protocol(protocol);
+            not_ours(call, protocol);
             return None;
         }
     };
@@ -159,21 +165,37 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.inode = call.socket.inode;
     connection.closed_ns = 0;
     connection.pid = 0;
-    connection.state = state::CANDIDATE;
+    connection.state = if upgraded { state::UPGRADED } else { state::CANDIDATE };
     connection.role = role;
     connection.announced = 0;
     connection.tcp = u8::from(socket::sequence(call.socket.sock, false).is_some());
     connection.received = Direction::new(received);
     connection.sent = Direction::new(sent);
+    let _ = IGNORED.remove(call.socket.sock);
     if CONNECTIONS.insert(call.socket.sock, &*connection, 0).is_err() {
-        ignore(&call.socket);
+        ignore(&call.socket, Ignored::FOR_GOOD);
         count(Counter::ConnectionsFull, 0);
         return None;
     }
     CONNECTIONS.get_ptr_mut(call.socket.sock)
 }
 
-/// Copies up to nine of the call's first bytes.
+/// Remembers what a socket carries instead of HTTP/2, and counts it, once.
+#[inline(always)]
+fn not_ours(call: &Call, protocol: Protocol) {
+    // SAFETY: the value is not kept.
+    let again = unsafe { IGNORED.get(call.socket.sock) }
+        .is_some_and(|ignored| ignored.inode == call.socket.inode);
+    // The first response may upgrade the connection; later ones are not looked at.
+    let may_upgrade = matches!(protocol, Protocol::Http1) && !again;
+    let opposite = u64::from(call.sent ^ 1);
+    ignore(&call.socket, if may_upgrade { opposite } else { Ignored::FOR_GOOD });
+    if !again {
+        count_protocol(protocol);
+    }
+}
+
+/// Copies up to twelve of the call's first bytes.
 #[inline(always)]
 fn peek(scratch: &mut Scratch, first: &mut [u8; 16]) -> Option<u32> {
     let mut tries = 0;
@@ -185,7 +207,7 @@ fn peek(scratch: &mut Scratch, first: &mut [u8; 16]) -> Option<u32> {
         tries += 1;
     }
     let left = scratch.buffers.left;
-    let n = if left < 9 { left as u32 } else { 9 } & 15;
+    let n = if left < 12 { left as u32 } else { 12 } & 15;
     // SAFETY: n ≤ 15 by the mask; the helper checks the address.
     unsafe {
         let to = core::slice::from_raw_parts_mut(first.as_mut_ptr(), n as usize);
@@ -194,7 +216,7 @@ fn peek(scratch: &mut Scratch, first: &mut [u8; 16]) -> Option<u32> {
     Some(n)
 }
 
-/// What a connection begins with, by the first `n` ≤ 9 bytes of one of its directions: the
+/// What a connection begins with, by the first `n` ≤ 12 bytes of one of its directions: the
 /// scanners of both (received, sent) and the process's role; or what it carries instead.
 #[inline(always)]
 fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Scanner; 2], u8), Protocol> {
@@ -209,7 +231,26 @@ fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Scanner; 2], u8),
         // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will tell.
         return Ok(if sent { (from_server, role::SERVER) } else { (from_client, role::CLIENT) });
     }
+    if begins_upgrade(first) {
+        let upgraded = Scanner::at_upgrade();
+        let preface = Scanner::at_preface();
+        return Ok(if sent {
+            ([preface, upgraded], role::SERVER)
+        } else {
+            ([upgraded, preface], role::CLIENT)
+        });
+    }
     Err(protocol_of(first))
+}
+
+/// The server agrees to go on in HTTP/2.
+#[inline(always)]
+fn begins_upgrade(first: &[u8; 16]) -> bool {
+    let head = u64::from_le_bytes([
+        first[0], first[1], first[2], first[3], first[4], first[5], first[6], first[7],
+    ]);
+    let status = u32::from_le_bytes([first[8], first[9], first[10], first[11]]);
+    head == u64::from_le_bytes(*b"HTTP/1.1") && status == u32::from_le_bytes(*b" 101")
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
 use observer_common::counter::Protocol;
 use rustix::time::{ClockId, clock_gettime};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
@@ -58,6 +58,7 @@ impl Worker {
         let (requests, incoming) = mpsc::channel();
         let waker = ring.waker();
         let state = State {
+            says_tls: !config.filter.selects_all(),
             backend: probes.backend().to_string(),
             probes: Some(probes),
             last: Daemon::default(),
@@ -104,6 +105,8 @@ struct State {
     last: Daemon,
     ring: Ring,
     pipeline: Pipeline<ProcFs>,
+    /// TLS where cleartext was asked for is still to be told, once.
+    says_tls: bool,
     incoming: mpsc::Receiver<Request>,
 }
 
@@ -165,9 +168,23 @@ impl State {
         {
             warn!("connections that ended unseen are not looked for: {error:#}");
         }
+        self.tell_tls();
         let now = clock_gettime(ClockId::Monotonic);
         let now_ns = (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64;
         self.pipeline.tick(now_ns);
+    }
+
+    /// Whoever selects a port or a process expects its calls, and should read why there are none.
+    fn tell_tls(&mut self) {
+        let Some(probes) = self.probes.as_ref().filter(|_| self.says_tls) else { return };
+        let protocols = probes.protocols().unwrap_or_default();
+        if protocols.iter().any(|&(protocol, seen)| protocol == Protocol::Tls && seen > 0) {
+            self.says_tls = false;
+            info!(
+                "a selected connection carries TLS, which cannot be read: counted in \
+                 observer_connections_seen_total{{protocol=\"tls\"}}, not measured"
+            );
+        }
     }
 
     /// What the kernel programs and the system say of the daemon.

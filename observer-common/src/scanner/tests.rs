@@ -225,6 +225,18 @@ fn preface_cut_anywhere() {
 }
 
 #[test]
+fn frames_follow_the_response_to_an_upgrade() {
+    let response = b"HTTP/1.1 101 Switching Protocols\r\nConnection: \r\r\n h\r\nUpgrade: h2c\r\n\r\n";
+    let stream = [&response[..], &sample()].concat();
+    for cut in 0..=response.len() + 9 {
+        let mut driver = Driver::new(Scanner::at_upgrade());
+        driver.feed(&stream[..cut]);
+        driver.feed(&stream[cut..]);
+        assert_eq!(driver.seen, reference(&sample()), "cut at {cut}");
+    }
+}
+
+#[test]
 fn a_wrong_preface_byte_is_found_at_once() {
     for wrong in 0..PREFACE.len() {
         let mut bytes = *PREFACE;

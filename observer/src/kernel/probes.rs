@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
         RawTracePoint, RawTracePointRunOptions, TestRun as _, TracePoint,
@@ -142,9 +142,9 @@ fn load(config: &Config, layout: &Layout) -> Result<Ebpf> {
     let ring_size = config.ring_size.bytes();
     // Half full: enough time is left for the daemon to come before the rest is.
     let wake_at = ring_size / 2;
-    let btf = Btf::parse_file(&config.btf, Endianness::default()).ok();
     EbpfLoader::new()
-        .btf(btf.as_ref())
+        // Only for relocations, of which rustc emits none; reading it takes time and memory.
+        .btf(None)
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("FILTER_PORTS", &filter_ports, true)
         .override_global("FILTER_PROCESSES", &filter_processes, true)
