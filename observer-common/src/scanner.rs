@@ -208,7 +208,7 @@ impl Scanner {
     #[inline(always)]
     pub fn missed(&mut self, n: u64) -> bool {
         let want = self.want();
-        if !matches!(want.take, Take::Skip) || n >= want.length as u64 {
+        if !matches!(want.take, Take::Skip) || n >= u64::from(want.length) {
             return false;
         }
         self.took(want, n as u32);
@@ -269,7 +269,7 @@ impl Scanner {
             }
             return;
         }
-        self.prefix_have = min(message.have as u32, PREFIX_LENGTH - 1);
+        self.prefix_have = min(u32::from(message.have), PREFIX_LENGTH - 1);
         self.buffer[AT_PREFIX] = message.prefix[0];
         self.buffer[AT_PREFIX + 1] = message.prefix[1];
         self.buffer[AT_PREFIX + 2] = message.prefix[2];
@@ -303,13 +303,7 @@ impl Scanner {
     #[inline(always)]
     const fn prefix(&self) -> [u8; 5] {
         let b = &self.buffer;
-        [
-            b[AT_PREFIX],
-            b[AT_PREFIX + 1],
-            b[AT_PREFIX + 2],
-            b[AT_PREFIX + 3],
-            b[AT_PREFIX + 4],
-        ]
+        [b[AT_PREFIX], b[AT_PREFIX + 1], b[AT_PREFIX + 2], b[AT_PREFIX + 3], b[AT_PREFIX + 4]]
     }
 
     #[inline(always)]
@@ -351,7 +345,7 @@ impl Scanner {
     fn took_response(&mut self) -> u32 {
         let expected = if self.matched & 1 == 0 { b'\r' } else { b'\n' };
         let byte = self.buffer[AT_HEADER];
-        self.matched = if byte == expected { self.matched + 1 } else { (byte == b'\r') as u32 };
+        self.matched = if byte == expected { self.matched + 1 } else { u32::from(byte == b'\r') };
         if self.matched == 4 {
             self.matched = 0;
             self.phase = phase::HEADER;
@@ -399,7 +393,7 @@ impl Scanner {
         self.left -= 1;
         // Padding that is longer than the payload is the peer's error (RFC 9113 §6.1); it ends
         // the connection, so how it is read does not matter as long as the frame ends where it says.
-        self.padding = min(self.buffer[AT_PAD_LENGTH] as u32, self.left);
+        self.padding = min(u32::from(self.buffer[AT_PAD_LENGTH]), self.left);
         self.left -= self.padding;
         self.phase = if self.unaligned != 0 {
             phase::SKIP

@@ -125,10 +125,8 @@ pub fn flush_data(scratch: &mut Scratch) {
         captured: size_of::<DataItem>() as u32,
     };
     put(scratch, item);
-    let totals = DataItem {
-        message_bytes: scratch.data.message_bytes,
-        messages: scratch.data.messages,
-    };
+    let totals =
+        DataItem { message_bytes: scratch.data.message_bytes, messages: scratch.data.messages };
     put(scratch, totals);
     scratch.data.messages = 0;
     scratch.data.message_bytes = 0;
@@ -232,11 +230,8 @@ fn output_bytes(bytes: *const u8, length: u32) -> bool {
     // SAFETY: a map of this program; the caller has the bytes.
     unsafe {
         let waiting = aya_ebpf::helpers::generated::bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
-        let flags = if waiting >= globals::wake_at() {
-            BPF_RB_FORCE_WAKEUP
-        } else {
-            BPF_RB_NO_WAKEUP
-        };
+        let flags =
+            if waiting >= globals::wake_at() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         bpf_ringbuf_output(ring, bytes.cast_mut().cast(), u64::from(length), flags) == 0
     }
 }

@@ -8,6 +8,8 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(clippy::cast_ptr_alignment, reason = "a record begins aligned, and so does every item")]
+#![expect(clippy::needless_pass_by_value, reason = "the macros of programs pass contexts so")]
 
 mod buffers;
 mod connection;

@@ -15,7 +15,7 @@ use crate::{
     http2::{Connection, State},
     metrics::{Connections, Daemon, PathNames, Snapshot, Statistics},
     process::{Comm, CommSource, ProcessId, Processes},
-    record::{Bytes, Event, Item, Record},
+    record::{Bytes, Event, Item, Record, Unseen},
 };
 
 /// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
@@ -84,8 +84,8 @@ impl<S: CommSource> Pipeline<S> {
             return;
         };
         match record.event {
-            Event::Bytes(bytes) => self.bytes(&record, &bytes),
-            Event::Closed => self.closed(&record),
+            Event::Bytes(ref bytes) => self.bytes(&record, bytes),
+            Event::Closed(unseen) => self.closed(&record, unseen),
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
             Event::Executed => self.executed(&record),
         }
@@ -119,11 +119,10 @@ impl<S: CommSource> Pipeline<S> {
         }
     }
 
-    fn closed(&mut self, record: &Record<'_>) {
+    fn closed(&mut self, record: &Record<'_>, unseen: Unseen) {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
-        let process = self.processes.seen(record.pid, record.time_ns, None);
-        let at = Moment { time_ns: record.time_ns, process };
-        watched.connection.closed(at, &mut self.statistics);
+        // Not a sight of the process: the kernel closes the sockets of one that has exited.
+        watched.connection.closed(record.time_ns, unseen, &mut self.statistics);
         if let Some(process) = watched.counted_for {
             self.statistics.connection_closed(process, watched.role);
         }

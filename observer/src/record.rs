@@ -15,7 +15,7 @@ use observer_common::{
 use crate::grpc::{Flow, Role};
 
 /// One record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Record<'a> {
     /// The connection's identifier; 0 where the record is about a process.
     pub connection: u64,
@@ -28,12 +28,12 @@ pub struct Record<'a> {
 }
 
 /// What a record tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// Bytes went by.
     Bytes(Bytes<'a>),
     /// The connection ended.
-    Closed,
+    Closed(Unseen),
     /// The process exited.
     Exited,
     /// The process executed another program.
@@ -41,7 +41,7 @@ pub enum Event<'a> {
 }
 
 /// Bytes of one direction of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Bytes<'a> {
     /// Which direction.
     pub flow: Flow,
@@ -51,8 +51,53 @@ pub struct Bytes<'a> {
     pub position: u64,
     /// Bytes that it accounts for.
     pub length: u64,
+    /// What went by unseen and no position shows yet.
+    pub unseen: Unseen,
     /// What they held.
     pub items: Items<'a>,
+}
+
+/// Directions in which, since their last record that came, bytes went by unseen.
+///
+/// A record that did not come shows in the position of the direction's next one; where there is no
+/// next one, or one of the other direction comes first, only this tells of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unseen(u8);
+
+impl Unseen {
+    const BITS: u8 = 0b11;
+
+    const fn bit(flow: Flow) -> u8 {
+        match flow {
+            Flow::Received => 1 << direction::RECEIVED,
+            Flow::Sent => 1 << direction::SENT,
+        }
+    }
+
+    /// Both directions.
+    pub const fn both() -> Self {
+        Self(Self::BITS)
+    }
+
+    /// Whether any of the directions.
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether this direction.
+    pub fn in_flow(self, flow: Flow) -> bool {
+        self.0 & Self::bit(flow) != 0
+    }
+
+    /// Adds a direction.
+    pub fn insert(&mut self, flow: Flow) {
+        self.0 |= Self::bit(flow);
+    }
+
+    /// Takes a direction out.
+    pub fn remove(&mut self, flow: Flow) {
+        self.0 &= !Self::bit(flow);
+    }
 }
 
 /// What a part of the bytes held.
@@ -116,15 +161,17 @@ impl<'a> Record<'a> {
             role: reader.u8()?,
             _reserved: reader.u8()?,
         };
+        let unseen = Unseen(header._reserved & Unseen::BITS);
         let event = match header.kind {
             record_kind::BYTES => Event::Bytes(Bytes {
                 flow: flow(header.direction)?,
                 role: role(header.role)?,
                 position: header.position,
                 length: header.length,
+                unseen,
                 items: Items(reader),
             }),
-            record_kind::CLOSED => Event::Closed,
+            record_kind::CLOSED => Event::Closed(unseen),
             record_kind::EXITED => Event::Exited,
             record_kind::EXECUTED => Event::Executed,
             _ => return None,
@@ -151,7 +198,7 @@ fn role(role: u8) -> Option<Role> {
 }
 
 /// The items of a record, in order. Ends early at bytes that are none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Items<'a>(Reader<'a>);
 
 impl<'a> Iterator for Items<'a> {
@@ -305,18 +352,11 @@ mod tests {
             .concat(),
         );
         let items = items(&bytes);
-        assert!(
-            matches!(items[0], Item::Frame { header, payload: b"12345" }
-                if header.length == 10 && header.kind == 1 && header.flags == 5)
-        );
+        assert!(matches!(items[0], Item::Frame { header, payload: b"12345" }
+                if header.length == 10 && header.kind == 1 && header.flags == 5));
         assert_eq!(items[1], Item::Part(b"67890"));
-        let data = Data {
-            stream: 3,
-            messages: 2,
-            message_bytes: 300,
-            end_stream: true,
-            unaligned: false,
-        };
+        let data =
+            Data { stream: 3, messages: 2, message_bytes: 300, end_stream: true, unaligned: false };
         assert_eq!(items[2], Item::Data(data));
         assert_eq!(items[3], Item::Gap);
         assert_eq!(items.len(), 4);

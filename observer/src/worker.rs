@@ -206,11 +206,7 @@ impl State {
 fn of_kernel(probes: &Probes) -> Result<Daemon> {
     let mut daemon = Daemon::default();
     for (counter, count) in probes.counts()? {
-        daemon.gaps.push(Gap {
-            cause: counter.label(),
-            events: count.events,
-            bytes: count.bytes,
-        });
+        daemon.gaps.push(Gap { cause: counter.label(), events: count.events, bytes: count.bytes });
     }
     for (protocol, count) in probes.protocols()? {
         let seen = &mut daemon.connections_seen;

@@ -1,1 +1,353 @@
-fn main() {}
+//! Real gRPC stacks, the real daemon, the real kernel: one line of output a case.
+//!
+//! Needs root and a kernel that allows the daemon's programs; `cargo xtask test` builds what is
+//! needed and runs it. With `--list` it prepares the peers and runs nothing, for which it needs no
+//! root: whoever runs it as root next finds them prepared, and no file of root's is left in the
+//! target directory. How it works and how a stack is added is told by the `tests` crate. A case
+//! is a line in [`cases`] and a function of a few lines; a kind of call that all pairs of stacks are
+//! to make is a line in one of the plans.
+//!
+//! The cases run one after the other: processors are few, and every daemon sees the system calls
+//! of every case.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+use tests::daemon::{Daemon, User, free_address, refusal};
+use tests::expected::Expected;
+use tests::openmetrics::Metrics;
+use tests::peer::{Client, Listen, Plan, Server};
+use tests::stack::{self, Stack};
+use tests::truth::agree;
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let root = rustix::process::geteuid().is_root();
+    ensure!(arguments.list || root, "the end-to-end tests need root");
+    let cases = cases(stack::prepare()?.leak())?;
+    Ok(libtest_mimic::run(&arguments, cases).exit_code())
+}
+
+fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
+    let mut cases = Vec::new();
+    let mut case = |name: &str, run: Box<dyn FnOnce() -> Result<()> + Send>| {
+        let run = move || run().map_err(|error| Failed::from(format!("{error:#}")));
+        cases.push(Trial::test(name, run));
+    };
+    let named = |name: &str| {
+        stacks.iter().find(|stack| stack.name == name).with_context(|| format!("no stack {name}"))
+    };
+    let (python, threaded, tonic) =
+        (named("python-asyncio")?, named("python-threaded")?, named("tonic")?);
+
+    for server in stacks {
+        for client in stacks {
+            let pair = format!("{} -> {}", client.name, server.name);
+            let all = || [kinds(), errors(), cancelled()].concat();
+            case(
+                &format!("peers agree: {pair}"),
+                Box::new(move || unwatched(server, client, &all())),
+            );
+            for (what, plan) in [
+                ("four kinds of call", kinds()),
+                ("errors", errors()),
+                ("cancelled", cancelled()),
+                ("expired", expired(server)),
+            ] {
+                let run = move || watched(server, client, Listen::V4, Watch::Port, &plan);
+                case(&format!("{what}: {pair}"), Box::new(run));
+            }
+        }
+        for connections in [1, 50] {
+            let run =
+                move || watched(server, server, Listen::V4, Watch::Port, &thousand(connections));
+            let name = format!("1000 calls at once, connections {connections}: {}", server.name);
+            case(&name, Box::new(run));
+        }
+        let run = move || watched(server, server, Listen::V4, Watch::Port, &huge());
+        case(&format!("messages of 5 MiB: {}", server.name), Box::new(run));
+        let run = move || watched(server, server, Listen::V6, Watch::Port, &kinds());
+        case(&format!("IPv6: {}", server.name), Box::new(run));
+        let run = move || watched(server, server, Listen::Unix, Watch::Everything, &kinds());
+        case(&format!("Unix socket: {}", server.name), Box::new(run));
+        let run = move || watched(server, server, Listen::V4, Watch::Everything, &kinds());
+        case(&format!("no flags: {}", server.name), Box::new(run));
+    }
+
+    case("one of two ports", Box::new(|| one_of_two_ports(python, tonic)));
+    case("one of two processes", Box::new(|| one_of_two_processes(tonic, python)));
+    case("one of two names", Box::new(|| one_of_two_names(tonic, threaded)));
+    case("calls in flight", Box::new(|| in_flight(python, tonic)));
+    case("stopping under traffic", Box::new(|| stopping_under_traffic(python, tonic)));
+    case("SIGTERM", Box::new(|| Daemon::start::<&str>(&[])?.stop()));
+    case("SIGINT", Box::new(|| Daemon::start::<&str>(&[])?.interrupt()));
+    case("refuses an address in use", Box::new(refuses_an_address_in_use));
+    case("refuses to run without privileges", Box::new(refuses_without_privileges));
+    case("refuses bad ports", Box::new(refuses_bad_ports));
+    case("refuses a process that is not there", Box::new(refuses_a_missing_process));
+    case("refuses a kernel without BTF", Box::new(refuses_without_btf));
+    Ok(cases)
+}
+
+// Plans: stages of steps.
+
+const RPCS: [&str; 4] = ["Unary", "ServerStream", "ClientStream", "Bidi"];
+const INVALID_ARGUMENT: u32 = 3;
+const NOT_FOUND: u32 = 5;
+
+/// Longer than any test: the call ends because of the client.
+const FOREVER_MS: u32 = 60_000;
+
+fn kinds() -> Vec<Vec<Value>> {
+    vec![
+        vec![
+            json!({"rpc": "Unary", "count": 50, "concurrency": 5, "payload": 100, "response_size": 50}),
+            json!({"rpc": "ServerStream", "count": 10, "concurrency": 2, "responses": 5, "response_size": 10}),
+            json!({"rpc": "ClientStream", "count": 10, "concurrency": 2, "requests": 5, "payload": 10}),
+            json!({"rpc": "Bidi", "count": 10, "concurrency": 2, "requests": 3, "responses": 2}),
+        ],
+        vec![json!({"rpc": "Unary", "count": 50, "concurrency": 5, "connections": 3})],
+        vec![json!({"rpc": "ServerStream", "responses": 0})],
+        vec![
+            json!({"rpc": "Bidi", "count": 3, "requests": 4, "lockstep": true, "payload": 7, "response_size": 9}),
+        ],
+        // Many frames a message, and those of several calls mixed.
+        vec![
+            json!({"rpc": "Bidi", "count": 8, "concurrency": 4, "requests": 3, "payload": 100_000, "response_size": 150_000}),
+        ],
+    ]
+}
+
+fn errors() -> Vec<Vec<Value>> {
+    let of_each = |code: u32, responses: u32, detail: &str, raises: bool| {
+        let step = |rpc: &str| {
+            json!({
+                "rpc": rpc, "count": 3, "requests": if rpc == "Unary" { 1 } else { 2 },
+                "responses": responses, "code": code, "detail": detail, "raises": raises,
+            })
+        };
+        RPCS.map(step).to_vec()
+    };
+    vec![
+        of_each(NOT_FOUND, 0, "nowhere: 100% grün\n", false),
+        of_each(NOT_FOUND, 2, "", false),
+        of_each(INVALID_ARGUMENT, 0, "", false),
+        of_each(0, 0, "", true),
+        of_each(0, 2, "", true),
+        vec![json!({"unknown_method": true, "count": 3})],
+    ]
+}
+
+fn cancelled() -> Vec<Vec<Value>> {
+    let unanswered = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": FOREVER_MS, "cancel_after_ms": 300});
+    vec![
+        RPCS.map(unanswered).to_vec(),
+        vec![json!({
+            "rpc": "ServerStream", "count": 3, "responses": 2, "sleep_between_ms": FOREVER_MS,
+            "cancel_after_messages": 1,
+        })],
+        vec![json!({
+            "rpc": "Bidi", "count": 3, "requests": 3, "lockstep": true, "cancel_after_messages": 2,
+        })],
+    ]
+}
+
+/// A client resets an expired call up to 20 ms early on a busy machine, measured against the
+/// header: the deadline is long enough for the daemon to know such a reset from a cancellation.
+fn expired(server: &Stack) -> Vec<Vec<Value>> {
+    let step = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": FOREVER_MS, "deadline_ms": 3000});
+    let tells = |rpc: &&str| !server.races_deadline || ["ServerStream", "Bidi"].contains(rpc);
+    vec![RPCS.into_iter().filter(tells).map(step).collect()]
+}
+
+fn thousand(connections: u32) -> Vec<Vec<Value>> {
+    vec![vec![json!({
+        "count": 1000, "concurrency": 1000, "connections": connections, "sleep_ms": 300,
+        "payload": 100, "response_size": 100,
+    })]]
+}
+
+fn huge() -> Vec<Vec<Value>> {
+    const HUGE: u32 = 5 << 20;
+    vec![vec![json!({"count": 3, "concurrency": 3, "payload": HUGE, "response_size": HUGE})]]
+}
+
+/// Enough to tell one server's calls from another's, whose number differs.
+fn few(count: u32) -> Vec<Vec<Value>> {
+    vec![vec![
+        json!({"count": count, "payload": 10}),
+        json!({"rpc": "Bidi", "count": count, "requests": 2, "code": NOT_FOUND}),
+    ]]
+}
+
+/// What the daemon is told to watch.
+#[derive(Clone, Copy)]
+enum Watch {
+    Everything,
+    Port,
+}
+
+impl Watch {
+    fn arguments(self, server: &Server) -> Result<Vec<String>> {
+        match self {
+            Self::Everything => Ok(Vec::new()),
+            Self::Port => Ok(vec!["--port".into(), server.port()?]),
+        }
+    }
+}
+
+// Cases.
+
+/// What the peers know, without the daemon: a peer that errs is found here.
+fn unwatched(server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
+    let server = Server::start(server, Listen::V4)?;
+    let (_, did) = Client::start(client, &server, plan)?.finish()?;
+    agree(&server.stop()?, &did)
+}
+
+/// A plan is carried out and the daemon tells all of it, of both ends.
+fn watched(
+    server: &Stack,
+    client: &Stack,
+    listen: Listen,
+    watch: Watch,
+    plan: &Plan,
+) -> Result<()> {
+    let server = Server::start(server, listen)?;
+    let daemon = Daemon::start(&watch.arguments(&server)?)?;
+    let (client, did) = Client::start(client, &server, plan)?.finish()?;
+    let expected =
+        [Expected::of_client(&client, &did), Expected::of_server(server.identity(), &did)];
+    let settled = daemon.settle(&expected);
+    // Before the daemon is blamed.
+    agree(&server.stop()?, &did)?;
+    settled?;
+    // Then the daemon is killed: most cases need not wait for its last scrapes.
+    daemon.settle(&expected).context("once all connections are closed")
+}
+
+fn one_of_two_ports(server: &Stack, client: &Stack) -> Result<()> {
+    let (chosen, other) = (Server::start(server, Listen::V4)?, Server::start(server, Listen::V4)?);
+    let daemon = Daemon::start(&Watch::Port.arguments(&chosen)?)?;
+    let (other_client, _) = Client::start(client, &other, &few(7))?.finish()?;
+    let (client, did) = Client::start(client, &chosen, &few(5))?.finish()?;
+    daemon.settle(&[
+        Expected::of_client(&client, &did),
+        Expected::of_server(chosen.identity(), &did),
+        Expected::nothing(&other_client),
+        Expected::nothing(other.identity()),
+    ])?;
+    daemon.stop()
+}
+
+fn one_of_two_processes(server: &Stack, client: &Stack) -> Result<()> {
+    let (chosen, other) = (Server::start(server, Listen::V4)?, Server::start(server, Listen::V4)?);
+    let daemon = Daemon::start(&["--pid", &chosen.pid()])?;
+    let (other_client, _) = Client::start(client, &other, &few(7))?.finish()?;
+    let (client, did) = Client::start(client, &chosen, &few(5))?.finish()?;
+    daemon.settle(&[
+        Expected::of_server(chosen.identity(), &did),
+        Expected::nothing(&client),
+        Expected::nothing(&other_client),
+        Expected::nothing(other.identity()),
+    ])?;
+    daemon.stop()
+}
+
+/// The client is of another program than the server.
+fn one_of_two_names(server: &Stack, client: &Stack) -> Result<()> {
+    let server = Server::start(server, Listen::V4)?;
+    let daemon = Daemon::start(&["--comm", &server.identity().comm])?;
+    let (client, did) = Client::start(client, &server, &few(5))?.finish()?;
+    let server = Expected::of_server(server.identity(), &did);
+    daemon.settle(&[server, Expected::nothing(&client)])?;
+    daemon.stop()
+}
+
+fn in_flight(server: &Stack, client: &Stack) -> Result<()> {
+    const CALLS: u32 = 100;
+    let server = Server::start(server, Listen::V4)?;
+    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let plan =
+        [vec![json!({"count": CALLS, "concurrency": CALLS, "connections": 2, "sleep_ms": 4000})]];
+    let client = Client::start(client, &server, &plan)?;
+    let pids = [("server", server.pid()), ("client", client.identity().pid.to_string())];
+    daemon.wait_until(|metrics| {
+        for (role, pid) in &pids {
+            let seen = metrics.sum(&format!("grpc_{role}_in_flight"), &[("pid", pid)]);
+            if seen.total_cmp(&f64::from(CALLS)).is_ne() {
+                return Err(format!("{CALLS} calls are in flight, the {role} shows {seen}"));
+            }
+        }
+        Ok(())
+    })?;
+    let (client, did) = client.finish()?;
+    daemon.settle(&[
+        Expected::of_client(&client, &did),
+        Expected::of_server(server.identity(), &did),
+    ])?;
+    daemon.stop()
+}
+
+/// The service does not notice.
+fn stopping_under_traffic(server: &Stack, client: &Stack) -> Result<()> {
+    let server = Server::start(server, Listen::V4)?;
+    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let plan = [vec![json!({"count": 4000, "concurrency": 8, "connections": 2, "sleep_ms": 5})]];
+    let mut client = Client::start(client, &server, &plan)?;
+    let handled = |metrics: &Metrics| metrics.sum("grpc_server_handled_total", &[]);
+    daemon.wait_until(|metrics| match handled(metrics) {
+        calls if calls > 100.0 => Ok(()),
+        calls => Err(format!("only {calls} calls seen")),
+    })?;
+    daemon.stop()?;
+    ensure!(client.is_running()?, "the client had done its plan before the daemon ended");
+    let (_, did) = client.finish()?;
+    ensure!(did.calls.iter().all(|row| row.code == 0), "calls failed: {did:?}");
+    let calls: u64 = did.calls.iter().map(|row| row.sums.calls).sum();
+    ensure!(calls == 4000, "{calls} of 4000 calls");
+    agree(&server.stop()?, &did)
+}
+
+/// The daemon refuses with one line that names what is wrong.
+fn refuses(args: &[&str], user: User, names: &str) -> Result<()> {
+    let listen = free_address()?.to_string();
+    let args = [args, &["--listen", &listen]].concat();
+    let line = refusal(&args, user)?;
+    ensure!(line.contains(names), "the line does not say {names:?}: {line}");
+    Ok(())
+}
+
+fn refuses_an_address_in_use() -> Result<()> {
+    let daemon = Daemon::start::<&str>(&[])?;
+    let line = refusal(&["--listen", &daemon.address()], User::Own)?;
+    ensure!(line.contains(&daemon.address()), "the line does not name the address: {line}");
+    ensure!(daemon.is_ready()?, "the first daemon is no longer ready");
+    daemon.stop()
+}
+
+fn refuses_without_privileges() -> Result<()> {
+    refuses(&[], User::Nobody, "root")
+}
+
+fn refuses_bad_ports() -> Result<()> {
+    for ports in ["8100-8000", "0", "65536", "http", "1-", "80,,"] {
+        refuses(&["--port", ports], User::Own, "port")
+            .with_context(|| format!("--port {ports}"))?;
+    }
+    Ok(())
+}
+
+fn refuses_a_missing_process() -> Result<()> {
+    let mut child = Command::new("true").spawn().context("run true")?;
+    let pid = child.id().to_string();
+    child.wait().context("wait for true")?;
+    refuses(&["--pid", &pid], User::Own, &pid)
+}
+
+fn refuses_without_btf() -> Result<()> {
+    refuses(&["--btf", "/nonexistent/btf"], User::Own, "/nonexistent/btf")
+}

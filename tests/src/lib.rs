@@ -1,1 +1,30 @@
-//! x
+//! Support for the end-to-end tests (`e2e.rs`): real gRPC stacks talk to each other, the daemon
+//! watches, and what the peers know happened is compared with what `/metrics` says.
+//!
+//! - [`stack`]: the gRPC libraries under test, prepared on first use;
+//! - [`peer`]: their server and client processes;
+//! - [`truth`]: what a peer knows happened;
+//! - [`daemon`]: the daemon as a process;
+//! - [`openmetrics`]: the strict reading of what it says;
+//! - [`expected`]: the comparison, number by number.
+//!
+//! To run: `cargo xtask test`; or, as root with the daemon built,
+//! `cargo test -p tests --features privileged --test e2e -- [part of a case's name]`.
+//! `OBSERVER_BIN` names another daemon than the one in the target directory.
+//!
+//! # Adding a stack
+//!
+//! is adding a folder `tests/peers/NAME` with a `peer.toml` (keys: [`stack::Stack`]), a server and
+//! a client that take the arguments of those in `tests/peers/python`: every case that runs over all
+//! pairs then runs with it. Both speak `tests/peers/proto/echo.proto`. The plan's steps are described
+//! by `DEFAULTS` in `tests/peers/python/client.py`, the truth by [`truth::Truth`].
+
+#![forbid(unsafe_code)]
+
+pub mod daemon;
+pub mod expected;
+pub mod openmetrics;
+pub mod peer;
+mod process;
+pub mod stack;
+pub mod truth;

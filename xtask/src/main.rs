@@ -1,1 +1,80 @@
-fn main() {}
+//! The project's commands: `cargo xtask COMMAND`.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "saying what it does is what this program is for"
+)]
+
+mod build;
+mod ci;
+mod demo;
+mod exec;
+mod run;
+mod setup;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// The project's commands. Each but `setup` runs `setup` first.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Xtask {
+    /// Finds or installs what building the kernel programs needs.
+    Setup,
+    /// Builds the daemon, the kernel programs in it.
+    Build {
+        /// Optimised, as it is meant to be used.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Builds the daemon and runs it, by sudo if need be.
+    Run {
+        /// What the daemon is given, after `--`.
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Shows live what the daemon sees of a small gRPC service and its clients.
+    Demo {
+        /// Stop after so many seconds; else at Ctrl-C.
+        #[arg(long = "for", value_name = "SECONDS")]
+        seconds: Option<u64>,
+    },
+    /// Runs all tests: first those that need nothing, then those that need root, by sudo if need be.
+    Test {
+        /// A filter and flags for the test binaries, after `--`.
+        #[arg(last = true, value_name = "FILTER")]
+        args: Vec<OsString>,
+    },
+    /// Everything a change must pass: formatting, lints, licenses, tests.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match carry_out(Xtask::parse()) {
+        Ok(code) => code,
+        // Not main's result: with RUST_BACKTRACE set it would bury the message.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Xtask) -> Result<ExitCode> {
+    let done = match command {
+        Xtask::Setup => setup::run(),
+        Xtask::Build { release } => build::run(release),
+        Xtask::Run { args } => run::run(&args),
+        Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
+        Xtask::Test { args } => return test::run(&args),
+        Xtask::Ci => return ci::run(),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}

@@ -226,7 +226,8 @@ fn preface_cut_anywhere() {
 
 #[test]
 fn frames_follow_the_response_to_an_upgrade() {
-    let response = b"HTTP/1.1 101 Switching Protocols\r\nConnection: \r\r\n h\r\nUpgrade: h2c\r\n\r\n";
+    let response =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: \r\r\n h\r\nUpgrade: h2c\r\n\r\n";
     let stream = [&response[..], &sample()].concat();
     for cut in 0..=response.len() + 9 {
         let mut driver = Driver::new(Scanner::at_upgrade());
@@ -250,7 +251,8 @@ fn a_wrong_preface_byte_is_found_at_once() {
 #[test]
 fn a_frame_too_long_to_keep_is_cut_off_and_the_next_one_found() {
     let long = MAX_KEPT as usize + 10;
-    let bytes = [frame(kind::HEADERS, 0, 1, &vec![7; long]), frame(kind::RST_STREAM, 0, 1, &[0; 4])];
+    let bytes =
+        [frame(kind::HEADERS, 0, 1, &vec![7; long]), frame(kind::RST_STREAM, 0, 1, &[0; 4])];
     let mut driver = Driver::new(Scanner::at_frame());
     bytes.concat().chunks(70_000).for_each(|chunk| driver.feed(chunk));
     assert_eq!(driver.seen.len(), 2);

@@ -117,8 +117,7 @@ extern "C" fn sweep_connection(
     _: *mut c_void,
 ) -> i64 {
     // SAFETY: what the helper passed: key and value of `CONNECTIONS`.
-    let (sock, inode, closed_ns) =
-        unsafe { (*sock, (*connection).inode, (*connection).closed_ns) };
+    let (sock, inode, closed_ns) = unsafe { (*sock, (*connection).inode, (*connection).closed_ns) };
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
         close(sock, connection);
     }

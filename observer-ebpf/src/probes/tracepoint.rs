@@ -89,12 +89,7 @@ fn leave(ctx: &TracePointContext, sent: u8, flags: u32, shape: fn(&Arguments) ->
 }
 
 #[inline(always)]
-fn try_leave(
-    returned: u64,
-    sent: u8,
-    flags: u32,
-    shape: fn(&Arguments) -> Shape,
-) -> Option<()> {
+fn try_leave(returned: u64, sent: u8, flags: u32, shape: fn(&Arguments) -> Shape) -> Option<()> {
     let pid = filter::current_pid();
     if !filter::selects_process(pid) {
         return None;

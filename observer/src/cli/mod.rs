@@ -17,12 +17,9 @@ use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, Typ
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::metrics::Buckets;
-use crate::config::{
-    Backend, Comm, Config, Filter, Pid, PortRange, RingSize,
-    listen, series_ttl,
-};
+use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
 use crate::log;
+use crate::metrics::Buckets;
 use layers::Layers;
 
 /// What the daemon is asked to do, and how.

@@ -6,6 +6,7 @@ use super::{CallKey, CallSink, End, Ended, Flow, Headers, Role, SeriesId, rules:
 use crate::{
     hpack::{ContentType, PathId},
     process::ProcessId,
+    record::Unseen,
 };
 
 /// Most calls of one connection that may be open at once. HTTP/2 peers usually allow each other
@@ -24,16 +25,18 @@ pub struct Moment {
 /// The calls of one connection.
 ///
 /// Order of calls: any of [`headers`](Self::headers), [`data`](Self::data),
-/// [`reset`](Self::reset), [`go_away`](Self::go_away) and [`missed`](Self::missed), as they come;
-/// [`closed`](Self::closed) last.
+/// [`reset`](Self::reset), [`go_away`](Self::go_away), [`missed`](Self::missed) and
+/// [`found`](Self::found), as they come; [`closed`](Self::closed) last.
 #[derive(Debug)]
 pub struct Calls {
     role: Role,
     open: FxHashMap<u32, Call>,
     /// Highest stream that the client began, as far as seen.
     last_stream: u32,
-    /// Bytes of the connection were not seen: calls may have begun and ended among them.
-    incomplete: bool,
+    /// The server said that it will not process streams above this one.
+    refused_above: Option<u32>,
+    /// Directions of which nothing is seen at the moment.
+    unseen: Unseen,
     /// The streams so far.
     pub streams: Streams,
 }
@@ -54,12 +57,24 @@ struct Call {
     series: SeriesId,
     started_ns: u64,
     timeout_ns: Option<u64>,
+    /// There may be a timeout that was not decoded.
+    timeout_unknown: bool,
     status: Option<u16>,
     request_messages: u64,
     response_messages: u64,
     half_closed: bool,
+    /// Its bytes are not framed as messages, or not known to be.
+    unaligned: bool,
+    /// Directions of which bytes were not seen while it was open: messages of it may have been
+    /// among them, and its end.
+    missed: Unseen,
+}
+
+impl Call {
     /// Messages of it may not have been counted.
-    uncounted: bool,
+    fn is_uncounted(&self) -> bool {
+        self.unaligned || self.missed.any()
+    }
 }
 
 impl Calls {
@@ -69,7 +84,8 @@ impl Calls {
             role,
             open: FxHashMap::default(),
             last_stream: 0,
-            incomplete: false,
+            refused_above: None,
+            unseen: Unseen::default(),
             streams: Streams::default(),
         }
     }
@@ -130,14 +146,20 @@ impl Calls {
             series,
             started_ns: at.time_ns,
             timeout_ns: headers.timeout_ns,
+            timeout_unknown: headers.incomplete && headers.timeout_ns.is_none(),
             status: None,
             request_messages: 0,
             response_messages: 0,
             half_closed: end_stream,
-            uncounted: false,
+            unaligned: false,
+            missed: self.unseen,
         };
         self.open.insert(stream, call);
         self.streams.measured += 1;
+        if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
+            // It crossed the GOAWAY on its way.
+            self.refuse(at.time_ns, stream, sink);
+        }
     }
 
     fn response_headers(
@@ -151,7 +173,7 @@ impl Calls {
         let Some(call) = self.open.get_mut(&stream) else { return };
         if end_stream {
             let end = End::trailers(call.status, headers);
-            self.end(at, stream, end, sink);
+            self.end(at.time_ns, stream, end, sink);
         } else if headers.status.is_some_and(|status| status >= 200) {
             // Informational ones (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
@@ -168,13 +190,13 @@ impl Calls {
     ) {
         let is_request = self.is_request(flow);
         let Some(call) = self.open.get_mut(&data.stream) else { return };
-        call.uncounted |= data.unaligned;
+        call.unaligned |= data.unaligned;
         if data.messages > 0 {
             sink.messages(call.series, flow, data.messages, data.message_bytes);
             if is_request {
                 call.request_messages += data.messages;
             } else {
-                if call.response_messages == 0 && !call.uncounted {
+                if call.response_messages == 0 && !call.is_uncounted() {
                     let elapsed = at.time_ns.saturating_sub(call.started_ns);
                     sink.first_message(call.series, elapsed);
                 }
@@ -190,16 +212,30 @@ impl Calls {
             let status = call.status;
             // A server that ends without trailers sends no status at all.
             let end = End::Stream { status, grpc_status: None, incomplete: false };
-            self.end(at, data.stream, end, sink);
+            self.end(at.time_ns, data.stream, end, sink);
         }
     }
 
     /// RST_STREAM was seen, from either side.
-    pub fn reset(&mut self, at: Moment, stream: u32, error: u32, sink: &mut impl CallSink) {
+    pub fn reset(
+        &mut self,
+        at: Moment,
+        flow: Flow,
+        stream: u32,
+        error: u32,
+        sink: &mut impl CallSink,
+    ) {
         let Some(call) = self.open.get(&stream) else { return };
         let elapsed = at.time_ns.saturating_sub(call.started_ns);
         let expired = call.timeout_ns.is_some_and(|timeout| is_expired(elapsed, timeout));
-        self.end(at, stream, End::Reset { error, expired }, sink);
+        let expired = (!call.timeout_unknown).then_some(expired);
+        // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
+        // server's trailers, may have ended the call before.
+        let incomplete = match self.is_request(flow) {
+            true => call.missed.in_flow(flow.opposite()),
+            false => call.missed.any(),
+        };
+        self.end(at.time_ns, stream, End::Reset { error, expired, incomplete }, sink);
     }
 
     /// GOAWAY was seen: what it says of streams concerns those that its receiver began.
@@ -207,22 +243,39 @@ impl Calls {
         if self.is_request(flow) {
             return;
         }
+        self.refused_above = Some(last_stream);
         for stream in self.streams(|stream| stream > last_stream) {
-            self.end(at, stream, End::GoAway, sink);
+            self.refuse(at.time_ns, stream, sink);
         }
     }
 
-    /// Bytes of one of the directions were not seen.
-    pub fn missed(&mut self) {
-        self.incomplete = true;
-        self.open.values_mut().for_each(|call| call.uncounted = true);
+    fn refuse(&mut self, time_ns: u64, stream: u32, sink: &mut impl CallSink) {
+        let Some(call) = self.open.get(&stream) else { return };
+        let incomplete = call.missed.any();
+        self.end(time_ns, stream, End::GoAway { incomplete }, sink);
+    }
+
+    /// Bytes that flow this way were not seen, and none will be until [`found`](Self::found).
+    pub fn missed(&mut self, flow: Flow) {
+        self.unseen.insert(flow);
+        self.open.values_mut().for_each(|call| call.missed.insert(flow));
+    }
+
+    /// Whether nothing that flows this way is seen at the moment.
+    pub fn is_unseen(&self, flow: Flow) -> bool {
+        self.unseen.in_flow(flow)
+    }
+
+    /// What flows this way is seen from here on.
+    pub fn found(&mut self, flow: Flow) {
+        self.unseen.remove(flow);
     }
 
     /// The connection ended, and with it all its calls.
-    pub fn closed(&mut self, at: Moment, sink: &mut impl CallSink) {
-        let incomplete = self.incomplete;
+    pub fn closed(&mut self, time_ns: u64, sink: &mut impl CallSink) {
         for stream in self.streams(|_| true) {
-            self.end(at, stream, End::Closed { incomplete }, sink);
+            let incomplete = self.open.get(&stream).is_some_and(|call| call.missed.any());
+            self.end(time_ns, stream, End::Closed { incomplete }, sink);
         }
     }
 
@@ -234,14 +287,15 @@ impl Calls {
         streams
     }
 
-    fn end(&mut self, at: Moment, stream: u32, end: End, sink: &mut impl CallSink) {
+    fn end(&mut self, time_ns: u64, stream: u32, end: End, sink: &mut impl CallSink) {
         let Some(call) = self.open.remove(&stream) else { return };
-        let counted = |messages| (!call.uncounted).then_some(messages);
+        let counted = |messages| (!call.is_uncounted()).then_some(messages);
+        let elapsed = time_ns.saturating_sub(call.started_ns);
         sink.ended(
             call.series,
             Ended {
                 code: end.code(self.role),
-                elapsed_ns: Some(at.time_ns.saturating_sub(call.started_ns)),
+                elapsed_ns: end.is_seen().then_some(elapsed),
                 request_messages: counted(call.request_messages),
                 response_messages: counted(call.response_messages),
                 half_closed: call.half_closed,

@@ -34,6 +34,17 @@ pub enum Flow {
     Received,
 }
 
+impl Flow {
+    /// The other one.
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Sent => Self::Received,
+            Self::Received => Self::Sent,
+        }
+    }
+}
+
 /// What a series of calls has in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey {
@@ -54,7 +65,7 @@ pub struct SeriesId(pub u32);
 pub struct Ended {
     /// The status code; `None` when the end was seen but the code was not.
     pub code: Option<Code>,
-    /// Nanoseconds from the request headers to the end; `None` when the start was not seen.
+    /// Nanoseconds from the request headers to the end; `None` when one of them was not seen.
     pub elapsed_ns: Option<u64>,
     /// Messages from client to server, where all of the call was seen.
     pub request_messages: Option<u64>,

@@ -51,6 +51,11 @@ impl FrameAssembly {
         self.open = false;
         self.payload = Vec::new();
     }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.payload.capacity()
+    }
 }
 
 /// A header block that is complete.
@@ -139,6 +144,11 @@ impl BlockAssembly {
     pub fn drop_block(&mut self) {
         self.open = false;
         self.bytes = Vec::new();
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity()
     }
 }
 

@@ -8,12 +8,15 @@
 
 pub mod frames;
 
-use observer_common::frame::{FrameHeader, kind};
+use observer_common::{
+    frame::{FrameHeader, kind},
+    scanner::MAX_KEPT,
+};
 
 use crate::{
     grpc::{CallSink, Calls, Flow, Headers, Moment, Role},
     hpack::{Decoder, Interner},
-    record::{Bytes, Item},
+    record::{Bytes, Item, Unseen},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
 
@@ -86,7 +89,7 @@ impl Connection {
     /// A connection whose first records did not come.
     pub fn joined_late(role: Role) -> Self {
         let mut connection = Self::new(role, State::Gaps, Decoder::joined_late);
-        connection.calls.missed();
+        connection.unseen(Unseen::both());
         connection
     }
 
@@ -126,7 +129,12 @@ impl Connection {
             faults.records_lost = bytes.position.saturating_sub(expected);
             self.missed(flow);
         }
-        for item in bytes.items {
+        self.calls.found(flow);
+        // Of its own direction its position and items tell, and they tell where.
+        let mut unseen = bytes.unseen;
+        unseen.remove(flow);
+        self.unseen(unseen);
+        for item in bytes.items.clone() {
             let mut context = Context { at, flow, interner, sink, faults: &mut faults };
             self.item(item, &mut context);
         }
@@ -134,8 +142,19 @@ impl Connection {
     }
 
     /// The connection ended.
-    pub fn closed(&mut self, at: Moment, sink: &mut impl CallSink) {
-        self.calls.closed(at, sink);
+    pub fn closed(&mut self, time_ns: u64, unseen: Unseen, sink: &mut impl CallSink) {
+        self.unseen(unseen);
+        self.calls.closed(time_ns, sink);
+    }
+
+    /// Bytes went by in these directions, and more may, before their next record.
+    fn unseen(&mut self, unseen: Unseen) {
+        for flow in [Flow::Received, Flow::Sent] {
+            // While nothing of a direction is seen there is nothing more to miss.
+            if unseen.in_flow(flow) && !self.calls.is_unseen(flow) {
+                self.missed(flow);
+            }
+        }
     }
 
     fn direction(&mut self, flow: Flow) -> &mut Direction {
@@ -148,7 +167,14 @@ impl Connection {
     fn missed(&mut self, flow: Flow) {
         self.state = State::Gaps;
         self.direction(flow).lose_track();
-        self.calls.missed();
+        self.calls.missed(flow);
+    }
+
+    /// A frame or header block was missed, and what follows it is seen.
+    fn missed_one(&mut self, flow: Flow, faults: &mut Faults) {
+        faults.blocks += 1;
+        self.missed(flow);
+        self.calls.found(flow);
     }
 
     fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
@@ -162,7 +188,12 @@ impl Connection {
             }
             Item::Frame { header, payload } => {
                 self.unfinished_frame(flow, context.faults);
-                self.direction(flow).frame.begin(header, payload);
+                if header.length > MAX_KEPT {
+                    // The rest of it will not come.
+                    self.missed_one(flow, context.faults);
+                } else {
+                    self.direction(flow).frame.begin(header, payload);
+                }
             }
             Item::Part(payload) => {
                 // Taken out for the moment, because the frame's bytes are in it.
@@ -185,12 +216,10 @@ impl Connection {
         self.frame(header, payload, context);
     }
 
-    /// A frame that was longer than what is kept is followed by another one.
+    /// A frame of which the rest did not come is followed by another one.
     fn unfinished_frame(&mut self, flow: Flow, faults: &mut Faults) {
-        let direction = self.direction(flow);
-        if direction.frame.is_open() {
-            direction.lose_track();
-            faults.blocks += 1;
+        if self.direction(flow).frame.is_open() {
+            self.missed_one(flow, faults);
         }
     }
 
@@ -208,7 +237,7 @@ impl Connection {
             kind::RST_STREAM => {
                 if let Some(error) = payload.first_chunk() {
                     let error = u32::from_be_bytes(*error);
-                    self.calls.reset(at, header.stream, error, context.sink);
+                    self.calls.reset(at, flow, header.stream, error, context.sink);
                 }
             }
             kind::GOAWAY => {
@@ -236,10 +265,8 @@ impl Connection {
             Ok(block) => block,
             Err(BlockError::NeedMore) => return,
             Err(BlockError::Lost) => {
-                context.faults.blocks += 1;
-                direction.decoder.lose_track();
                 // The stream may have begun or ended with it.
-                self.calls.missed();
+                self.missed_one(flow, context.faults);
                 return;
             }
         };

@@ -1,0 +1,602 @@
+//! Connections by their records, as the kernel programs write them.
+
+use observer_common::{
+    frame::{FrameHeader, flag, kind},
+    record::{ItemHeader, RecordHeader, direction, item_kind, record_kind, role},
+    scanner::MAX_KEPT,
+};
+use proptest::prelude::*;
+
+use super::{Connection, Faults, State, frames::MAX_BLOCK};
+use crate::{
+    grpc::{CallKey, CallSink, Code, Ended, Flow, Moment, Role, SeriesId},
+    hpack::{Interner, PathId},
+    process::ProcessId,
+    record::{Event, Record, Unseen},
+};
+
+/// Paths and codes of the calls that ended, in order; `None` where they were not seen.
+type Ends = Vec<(Option<String>, Option<Code>)>;
+
+#[derive(Debug, Default)]
+struct Recorder {
+    paths: Vec<PathId>,
+    ended: Vec<(PathId, Ended)>,
+    messages: [u64; 2],
+}
+
+impl CallSink for Recorder {
+    fn started(&mut self, key: CallKey) -> SeriesId {
+        self.paths.push(key.path);
+        SeriesId(self.paths.len() as u32 - 1)
+    }
+
+    fn joined(&mut self, key: CallKey) -> SeriesId {
+        self.started(key)
+    }
+
+    fn messages(&mut self, _: SeriesId, flow: Flow, count: u64, _: u64) {
+        self.messages[usize::from(flow == Flow::Sent)] += count;
+    }
+
+    fn first_message(&mut self, _: SeriesId, _: u64) {}
+
+    fn ended(&mut self, series: SeriesId, ended: Ended) {
+        self.ended.push((self.paths[series.0 as usize], ended));
+    }
+}
+
+/// One direction's writer: an encoder, the record that is being put together, and a position.
+struct Writer {
+    flow: Flow,
+    encoder: loona_hpack::Encoder<'static>,
+    items: Vec<u8>,
+    position: u64,
+    length: u64,
+}
+
+impl Writer {
+    fn new(flow: Flow) -> Self {
+        let encoder = loona_hpack::Encoder::new();
+        Self { flow, encoder, items: Vec::new(), position: 0, length: 0 }
+    }
+
+    fn item(&mut self, kind: u8, frame: FrameHeader, content: &[u8]) -> &mut Self {
+        let FrameHeader { length, stream, kind: frame_kind, flags, .. } = frame;
+        self.items.extend([kind, frame_kind, flags, 0]);
+        for field in [stream, length, content.len() as u32] {
+            self.items.extend(field.to_ne_bytes());
+        }
+        self.items.extend_from_slice(content);
+        self.items.resize(self.items.len().next_multiple_of(8), 0);
+        self.length += content.len() as u64;
+        self
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> &mut Self {
+        self.frame_of_length(kind, flags, stream, payload.len(), payload)
+    }
+
+    /// A frame of which only the first bytes are in this record.
+    fn frame_of_length(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        length: usize,
+        payload: &[u8],
+    ) -> &mut Self {
+        let header = FrameHeader { length: length as u32, stream, kind, flags, _reserved: 0 };
+        self.length += 9;
+        self.item(item_kind::FRAME, header, payload)
+    }
+
+    fn part(&mut self, payload: &[u8]) -> &mut Self {
+        self.item(item_kind::PART, FrameHeader::default(), payload)
+    }
+
+    fn gap(&mut self, bytes: u32) -> &mut Self {
+        self.length += u64::from(bytes);
+        self.item(item_kind::GAP, FrameHeader { length: bytes, ..FrameHeader::default() }, &[])
+    }
+
+    fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
+        self.encoder.encode(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+    }
+
+    fn headers(&mut self, flags: u8, stream: u32, fields: &[(&str, &str)]) -> &mut Self {
+        let block = self.block(fields);
+        self.frame(kind::HEADERS, flag::END_HEADERS | flags, stream, &block)
+    }
+
+    fn request(&mut self, stream: u32, path: &str) -> &mut Self {
+        self.headers(0, stream, &request(path))
+    }
+
+    fn trailers(&mut self, stream: u32, code: &str) -> &mut Self {
+        self.headers(flag::END_STREAM, stream, &[("grpc-status", code)])
+    }
+
+    /// What the items are in, and begins the next record.
+    fn record(&mut self, time_ns: u64, unseen: u8) -> Vec<u8> {
+        let header = RecordHeader {
+            connection: 1,
+            time_ns,
+            position: self.position,
+            length: self.length,
+            pid: 1,
+            kind: record_kind::BYTES,
+            direction: direction_of(self.flow),
+            role: role::SERVER,
+            _reserved: unseen,
+        };
+        self.position += std::mem::take(&mut self.length);
+        [record_header(header), std::mem::take(&mut self.items)].concat()
+    }
+
+    /// The record does not come.
+    fn lose(&mut self) {
+        self.record(0, 0);
+    }
+}
+
+fn direction_of(flow: Flow) -> u8 {
+    match flow {
+        Flow::Received => direction::RECEIVED,
+        Flow::Sent => direction::SENT,
+    }
+}
+
+fn record_header(header: RecordHeader) -> Vec<u8> {
+    let RecordHeader {
+        connection,
+        time_ns,
+        position,
+        length,
+        pid,
+        kind,
+        direction,
+        role,
+        _reserved,
+    } = header;
+    let mut bytes = Vec::new();
+    for field in [connection, time_ns, position, length] {
+        bytes.extend(field.to_ne_bytes());
+    }
+    bytes.extend(pid.to_ne_bytes());
+    bytes.extend([kind, direction, role, _reserved]);
+    bytes
+}
+
+fn request(path: &str) -> Vec<(&str, &str)> {
+    vec![
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+        ("user-agent", "test/1.0"),
+    ]
+}
+
+const RESPONSE: &[(&str, &str)] = &[(":status", "200"), ("content-type", "application/grpc")];
+
+/// A server's end of a connection: `client` writes what it receives, `server` what it sends.
+struct Fixture {
+    connection: Connection,
+    interner: Interner,
+    sink: Recorder,
+    client: Writer,
+    server: Writer,
+    time_ns: u64,
+    faults: Faults,
+}
+
+impl Fixture {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            interner: Interner::new(100),
+            sink: Recorder::default(),
+            client: Writer::new(Flow::Received),
+            server: Writer::new(Flow::Sent),
+            time_ns: 0,
+            faults: Faults::default(),
+        }
+    }
+
+    fn from_start() -> Self {
+        Self::new(Connection::from_start(Role::Server))
+    }
+
+    fn take(&mut self, record: &[u8]) {
+        let record = Record::parse(record).expect("a record");
+        let Event::Bytes(bytes) = record.event else { panic!("{record:?}") };
+        let at = Moment { time_ns: record.time_ns, process: ProcessId(record.pid) };
+        let Self { connection, interner, sink, faults, .. } = self;
+        let Faults { records_lost, blocks, unknown_references } =
+            connection.handle(at, &bytes, interner, sink);
+        faults.records_lost += records_lost;
+        faults.blocks += blocks;
+        faults.unknown_references += unknown_references;
+    }
+
+    /// The client's record comes.
+    fn receive(&mut self) -> &mut Self {
+        self.receive_with(0)
+    }
+
+    fn receive_with(&mut self, unseen: u8) -> &mut Self {
+        self.time_ns += 1;
+        let record = self.client.record(self.time_ns, unseen);
+        self.take(&record);
+        self
+    }
+
+    /// The server's record comes.
+    fn send(&mut self) -> &mut Self {
+        self.time_ns += 1;
+        let record = self.server.record(self.time_ns, 0);
+        self.take(&record);
+        self
+    }
+
+    fn call(&mut self, stream: u32, path: &str, code: &str) -> &mut Self {
+        self.client.request(stream, path);
+        self.receive();
+        self.server.headers(0, stream, RESPONSE).trailers(stream, code);
+        self.send()
+    }
+
+    fn close(&mut self, unseen: Unseen) -> Ends {
+        self.connection.closed(self.time_ns, unseen, &mut self.sink);
+        assert_eq!(self.connection.calls().open(), 0);
+        assert_eq!(self.sink.paths.len(), self.sink.ended.len());
+        self.ends()
+    }
+
+    fn ends(&self) -> Ends {
+        let path = |path| self.interner.resolve(path).map(String::from);
+        self.sink.ended.iter().map(|&(id, ended)| (path(id), ended.code)).collect()
+    }
+}
+
+fn end(path: &str, code: Code) -> (Option<String>, Option<Code>) {
+    (Some(path.to_owned()), Some(code))
+}
+
+#[test]
+fn calls_one_after_the_other_with_warm_tables() {
+    let mut fixture = Fixture::from_start();
+    for (stream, path, code) in [(1, "/a.A/One", "0"), (3, "/a.A/Two", "5"), (5, "/a.A/One", "0")] {
+        fixture.call(stream, path, code);
+    }
+    let want =
+        [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::NotFound), end("/a.A/One", Code::Ok)];
+    assert_eq!(fixture.ends(), want);
+    assert_eq!(fixture.faults, Faults::default());
+    assert_eq!(fixture.connection.state(), State::Complete);
+}
+
+#[test]
+fn a_block_cut_into_continuation_frames_anywhere() {
+    let whole = Writer::new(Flow::Received).block(&request("/a.A/Cut"));
+    for cut in 0..=whole.len() {
+        let mut fixture = Fixture::from_start();
+        let (first, rest) = whole.split_at(cut);
+        let (second, third) = rest.split_at(rest.len() / 2);
+        fixture.client.frame(kind::HEADERS, flag::END_STREAM, 1, first);
+        fixture.client.frame(kind::CONTINUATION, 0, 1, second);
+        fixture.receive();
+        assert_eq!(fixture.connection.calls().open(), 0, "the block goes on");
+        fixture.client.frame(kind::CONTINUATION, flag::END_HEADERS, 1, third);
+        fixture.receive();
+        fixture.server.headers(flag::END_STREAM, 1, &[("grpc-status", "3")]);
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/Cut", Code::InvalidArgument)], "cut at {cut}");
+        assert!(fixture.sink.ended[0].1.half_closed, "END_STREAM is on the HEADERS frame");
+    }
+}
+
+#[test]
+fn padding_and_priority() {
+    let block = Writer::new(Flow::Received).block(&request("/a.A/Padded"));
+    for (flags, before, after) in [
+        (flag::PADDED, &[3][..], &[0; 3][..]),
+        (flag::PRIORITY, &[0, 0, 0, 0, 16], &[]),
+        (flag::PADDED | flag::PRIORITY, &[1, 0, 0, 0, 0, 16], &[0]),
+    ] {
+        let mut fixture = Fixture::from_start();
+        let payload = [before, &block, after].concat();
+        fixture.client.frame(kind::HEADERS, flag::END_HEADERS | flags, 1, &payload);
+        fixture.receive().server.trailers(1, "0");
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/Padded", Code::Ok)]);
+    }
+}
+
+#[test]
+fn a_frame_over_several_records_cut_anywhere() {
+    let mut client = Writer::new(Flow::Received);
+    let blocks = [client.block(&request("/a.A/First")), client.block(&request("/a.A/Second"))];
+    for cut in 0..blocks[0].len() {
+        let mut fixture = Fixture::from_start();
+        let (first, rest) = blocks[0].split_at(cut);
+        let flags = flag::END_HEADERS;
+        fixture.client.frame_of_length(kind::HEADERS, flags, 1, blocks[0].len(), first);
+        fixture.receive();
+        let (second, third) = rest.split_at(rest.len() / 2);
+        fixture.client.part(second);
+        fixture.receive().client.part(third).frame(kind::HEADERS, flags, 3, &blocks[1]);
+        fixture.receive().server.trailers(3, "0").trailers(1, "1");
+        fixture.send();
+        let want = [end("/a.A/Second", Code::Ok), end("/a.A/First", Code::Canceled)];
+        assert_eq!(fixture.ends(), want, "cut at {cut}");
+        assert_eq!(fixture.faults, Faults::default());
+    }
+}
+
+#[test]
+fn a_promise_keeps_the_header_table_in_step_and_is_no_call() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/One");
+    fixture.receive();
+    // Both insert, and the trailers refer to what came with the promise.
+    let promised = fixture.server.block(&[(":path", "/pushed"), ("grpc-status", "9")]);
+    let payload = [&2_u32.to_be_bytes()[..], &promised].concat();
+    fixture.server.frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &payload);
+    fixture.server.headers(flag::END_STREAM, 2, RESPONSE);
+    fixture.server.headers(0, 1, RESPONSE).trailers(1, "9");
+    fixture.send();
+    assert_eq!(fixture.ends(), [end("/a.A/One", Code::FailedPrecondition)]);
+    assert_eq!(fixture.connection.calls().streams.measured, 1);
+}
+
+#[test]
+fn resets_and_go_away() {
+    let mut fixture = Fixture::from_start();
+    for stream in [1, 3, 5, 7] {
+        fixture.client.request(stream, "/a.A/One");
+    }
+    fixture.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+    fixture.client.frame(kind::RST_STREAM, 0, 3, &[0, 0]);
+    fixture.receive();
+    // The reserved bit of the last stream is set, and debug data follows.
+    fixture.server.frame(kind::GOAWAY, 0, 0, b"\x80\0\0\x03\0\0\0\0bye");
+    fixture.server.frame(kind::GOAWAY, 0, 0, b"\0\0\0");
+    fixture.send();
+    let codes: Vec<_> = fixture.ends().into_iter().map(|(_, code)| code).collect();
+    assert_eq!(codes, [Some(Code::Canceled), Some(Code::Unavailable), Some(Code::Unavailable)]);
+    assert_eq!(fixture.connection.calls().open(), 1);
+    assert_eq!(fixture.close(Unseen::default())[3], end("/a.A/One", Code::Canceled));
+}
+
+#[test]
+fn after_a_lost_record_nothing_is_taken_for_something_else() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0");
+    fixture.client.request(3, "/a.A/Two");
+    fixture.receive();
+    let path = fixture.client.block(&[(":path", "/a.A/Lost"), ("x", "inserted")]);
+    fixture.client.frame(kind::HEADERS, flag::END_HEADERS, 5, &path);
+    let lost = fixture.client.length;
+    fixture.client.lose();
+    fixture.client.request(7, "/a.A/Three");
+    fixture.receive();
+    assert_eq!(fixture.faults.records_lost, lost);
+    assert_eq!(fixture.connection.state(), State::Gaps);
+    for stream in [3, 5, 7] {
+        fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");
+    }
+    fixture.send();
+    let ends = fixture.ends();
+    assert_eq!(ends[..2], [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::Ok)]);
+    // The literal path is certain; its content type is an index into a table that moved unseen.
+    assert_eq!(ends[2], end("/a.A/Three", Code::Ok));
+    assert_eq!(ends.len(), 3, "stream 5 was not seen to begin");
+    assert!(fixture.faults.unknown_references > 0);
+}
+
+#[test]
+fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
+    let mut fixture = Fixture::from_start();
+    // An encoder that inserts the path, unlike loona's.
+    let inserted = [&b"\x83\x86\x44\x08/a.A/One"[..], b"\x5f\x10application/grpc"].concat();
+    let indexed = b"\x83\x86\xbf\xbe";
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    fixture.client.frame(kind::HEADERS, flags, 1, &inserted);
+    fixture.client.frame(kind::HEADERS, flags, 3, indexed);
+    fixture.receive().client.frame(kind::HEADERS, flags, 5, indexed);
+    fixture.client.lose();
+    fixture.client.frame(kind::HEADERS, flags, 7, indexed);
+    fixture.receive().client.frame(kind::HEADERS, flags, 9, &inserted);
+    fixture.client.frame(kind::HEADERS, flags, 11, indexed);
+    fixture.receive();
+    let paths: Vec<_> =
+        fixture.sink.paths.iter().map(|&path| fixture.interner.resolve(path)).collect();
+    let known = Some("/a.A/One");
+    assert_eq!(paths, [known, known, None, known, known]);
+}
+
+#[test]
+fn a_gap_item_is_a_lost_record() {
+    for in_response in [false, true] {
+        let mut fixture = Fixture::from_start();
+        fixture.client.request(1, "/a.A/One");
+        fixture.receive();
+        if in_response {
+            fixture.server.headers(0, 1, RESPONSE).gap(100);
+            fixture.send();
+        } else {
+            fixture.client.gap(100);
+            fixture.receive();
+        }
+        assert_eq!(fixture.connection.state(), State::Gaps);
+        // Begun while one direction is not seen, so it may have ended unseen as well.
+        if in_response {
+            fixture.client.request(3, "/a.A/Two");
+            fixture.receive();
+        }
+        let ends = fixture.close(Unseen::default());
+        assert_eq!(ends[0], (Some("/a.A/One".into()), None));
+        assert_eq!(ends.get(1), in_response.then_some(&(Some("/a.A/Two".into()), None)));
+    }
+}
+
+/// A lost record that nothing follows in its direction: the other direction's record tells of it.
+#[test]
+fn a_loss_without_a_later_record() {
+    const SENT: u8 = 1 << direction::SENT;
+    let open = || {
+        let mut fixture = Fixture::from_start();
+        fixture.client.request(1, "/a.A/One");
+        fixture.receive();
+        fixture.server.headers(0, 1, RESPONSE).trailers(1, "0");
+        fixture.server.lose();
+        fixture
+    };
+    let not_seen = (Some("/a.A/One".into()), None);
+
+    let mut closed = open();
+    let mut unseen = Unseen::default();
+    unseen.insert(Flow::Sent);
+    assert_eq!(closed.close(unseen), [not_seen.clone()]);
+
+    let mut reset = open();
+    reset.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 0]);
+    assert_eq!(reset.receive_with(SENT).ends(), [not_seen]);
+    // The next call begins while the server's direction is unseen, but its end is seen.
+    reset.client.request(3, "/a.A/Two");
+    reset.receive_with(SENT).server.headers(flag::END_STREAM, 3, &[(":status", "404")]);
+    assert_eq!(reset.send().ends()[1], end("/a.A/Two", Code::Unimplemented));
+    reset.client.request(5, "/a.A/Three").frame(kind::RST_STREAM, 0, 5, &[0, 0, 0, 8]);
+    assert_eq!(reset.receive().ends()[2], end("/a.A/Three", Code::Canceled), "seen again");
+}
+
+#[test]
+fn joined_late_only_what_is_certain_is_told() {
+    let mut fixture = Fixture::new(Connection::joined_late(Role::Server));
+    // A warm connection: a call went by, and another is under way.
+    fixture.client.request(1, "/a.A/Before").request(3, "/a.A/Before").lose();
+    fixture.server.headers(0, 1, RESPONSE).trailers(1, "0").lose();
+    fixture.client.request(5, "/a.A/After");
+    fixture.receive().server.headers(0, 5, RESPONSE).trailers(5, "0").trailers(3, "0");
+    fixture.send();
+    assert_eq!(fixture.connection.state(), State::Gaps);
+    // `grpc-status: 0` is an entry of the server's table that was not seen.
+    assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None)]);
+    fixture.call(7, "/a.A/Again", "13");
+    assert_eq!(fixture.ends()[1].0, Some("/a.A/Again".into()));
+}
+
+#[test]
+fn a_frame_longer_than_what_is_kept_is_a_gap() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0");
+    fixture.client.request(3, "/a.A/Two");
+    fixture.receive();
+    // The response headers, with END_STREAM.
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    let length = MAX_KEPT as usize + 1;
+    fixture.server.frame_of_length(kind::HEADERS, flags, 3, length, &[0; 1000]);
+    fixture.send();
+    for _ in 0..MAX_KEPT / (1 << 15) {
+        fixture.server.part(&[0; 1 << 15]);
+        fixture.send();
+    }
+    assert_eq!(fixture.faults.blocks, 1);
+    assert_eq!(fixture.connection.sent.frame.memory(), 0);
+    assert_eq!(fixture.connection.state(), State::Gaps);
+    fixture.call(5, "/a.A/Three", "0");
+    assert_eq!(fixture.sink.ended[1].0, fixture.sink.paths[2]);
+    assert_eq!(fixture.close(Unseen::default())[2], (Some("/a.A/Two".into()), None));
+}
+
+#[test]
+fn a_frame_of_which_the_rest_does_not_come_is_a_gap() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/One");
+    fixture.receive();
+    fixture.server.frame_of_length(kind::HEADERS, flag::END_STREAM, 1, 100, &[0; 10]);
+    fixture.server.frame(kind::SETTINGS, 0, 0, &[]);
+    fixture.send();
+    assert_eq!(fixture.faults.blocks, 1);
+    assert_eq!(fixture.close(Unseen::default()), [(Some("/a.A/One".into()), None)]);
+}
+
+#[test]
+fn a_block_that_never_ends_takes_no_more_than_its_bound() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.frame(kind::HEADERS, 0, 1, &[]);
+    for _ in 0..2 * MAX_BLOCK / (1 << 14) {
+        fixture.client.frame(kind::CONTINUATION, 0, 1, &[0; 1 << 14]);
+        fixture.receive();
+        assert!(fixture.connection.received.block.memory() <= 2 * MAX_BLOCK);
+    }
+    assert_eq!(fixture.connection.received.block.memory(), 0);
+    assert!(fixture.faults.blocks > 0);
+    assert_eq!(fixture.connection.state(), State::Gaps);
+}
+
+#[test]
+fn a_block_that_is_none_is_counted_and_told_as_not_seen() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/One");
+    fixture.receive();
+    // Index 0 (RFC 7541 section 6.1).
+    fixture.server.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x80]);
+    fixture.send();
+    assert_eq!(fixture.faults.blocks, 1);
+    assert_eq!(fixture.ends(), [(Some("/a.A/One".into()), None)]);
+}
+
+/// Items of any kind, with frames of any kind on few streams.
+fn any_items() -> impl Strategy<Value = Vec<u8>> {
+    let content = prop::collection::vec(any::<u8>(), 0..60);
+    let kinds = (1..=6_u8, 0..11_u8, any::<u8>(), 0..6_u32, any::<prop::sample::Index>());
+    let item = (kinds, content).prop_map(|((kind, frame_kind, flags, stream, length), content)| {
+        let mut writer = Writer::new(Flow::Sent);
+        // Mostly whole frames, some cut, some that claim to be longer than anything.
+        let length = match length.index(8) {
+            0 => 1 << 24,
+            1 => content.len() + 7,
+            _ => content.len(),
+        };
+        let header =
+            FrameHeader { length: length as u32, stream, kind: frame_kind, flags, _reserved: 0 };
+        writer.item(kind, header, &content);
+        writer.items
+    });
+    prop::collection::vec(item, 0..12).prop_map(|items| items.concat())
+}
+
+proptest! {
+    /// Whatever the records hold, no call ends twice or without a start, and memory is bounded.
+    #[test]
+    fn any_records(
+        records in prop::collection::vec((any::<bool>(), 0..4_u8, any_items(), 0..3_u64), 0..20),
+        late in any::<bool>(),
+    ) {
+        let connection = match late {
+            true => Connection::joined_late(Role::Client),
+            false => Connection::from_start(Role::Client),
+        };
+        let mut fixture = Fixture::new(connection);
+        let mut count = 0;
+        for (sent, unseen, items, jump) in records {
+            let writer = if sent { &mut fixture.server } else { &mut fixture.client };
+            count += items.len() / size_of::<ItemHeader>();
+            writer.items = items;
+            writer.position += jump;
+            let record = writer.record(fixture.time_ns, unseen);
+            fixture.take(&record);
+            let Recorder { paths, ended, .. } = &fixture.sink;
+            prop_assert_eq!(paths.len() - ended.len(), fixture.connection.calls().open());
+            prop_assert!(paths.len() <= count);
+            for direction in [&fixture.connection.received, &fixture.connection.sent] {
+                prop_assert!(direction.frame.memory() + direction.block.memory() <= 8192);
+            }
+        }
+        fixture.close(Unseen::default());
+    }
+}

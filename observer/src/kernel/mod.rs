@@ -1,6 +1,7 @@
 //! The kernel side, from outside: loads the programs, attaches them, and hands over what they
 //! tell.
 
+mod btf;
 mod layout;
 mod probes;
 mod ring;

@@ -6,9 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{
-        RawTracePoint, RawTracePointRunOptions, TestRun as _, TracePoint,
-    },
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _, TracePoint},
 };
 use observer_common::counter::{self, Counter, Protocol};
 
@@ -96,10 +94,7 @@ impl Probes {
 
     /// What was counted, summed over the CPUs.
     pub fn counts(&self) -> Result<Vec<(Counter, Count)>> {
-        Counter::ALL
-            .iter()
-            .map(|&counter| Ok((counter, self.count(counter as u32)?)))
-            .collect()
+        Counter::ALL.iter().map(|&counter| Ok((counter, self.count(counter as u32)?))).collect()
     }
 
     /// Selected sockets by what they carry.

@@ -1,1 +1,68 @@
-fn main() {}
+//! tonic server and client of the end-to-end tests: same plans and truths as the
+//! other stacks' peers (see the `tests` crate).
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+mod client;
+mod plan;
+mod server;
+mod truth;
+
+/// What `tests/peers/proto/echo.proto` says.
+mod pb {
+    #![expect(
+        unused_qualifications,
+        unreachable_pub,
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        clippy::clone_on_ref_ptr,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("observer.test.v1");
+}
+
+#[derive(Parser)]
+enum Role {
+    /// Serves until SIGTERM; prints one JSON line {"pid", "address"} when it listens.
+    Server {
+        /// ADDRESS:PORT (port 0: any) or unix:PATH.
+        #[arg(long)]
+        listen: String,
+        /// Where to write what happened.
+        #[arg(long)]
+        truth: PathBuf,
+    },
+    /// Carries out a plan.
+    Client {
+        /// ADDRESS:PORT or unix:PATH.
+        #[arg(long)]
+        target: String,
+        /// A JSON list of stages, which are lists of steps.
+        #[arg(long)]
+        plan: PathBuf,
+        /// Where to write what happened.
+        #[arg(long)]
+        truth: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let role = Role::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    match role {
+        Role::Server { listen, truth } => runtime.block_on(server::serve(&listen, &truth)),
+        Role::Client { target, plan, truth } => {
+            let plan = std::fs::read(&plan).with_context(|| format!("read {}", plan.display()))?;
+            let stages = serde_json::from_slice(&plan).context("parse the plan")?;
+            runtime.block_on(client::run(&target, stages, &truth))
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What is true: the rules of gRPC and HTTP/2 applied to what the simulated peers meant, at the
+//! moment at which each end of a connection read or wrote it.
+
+use std::collections::BTreeMap;
+
+use crate::writer::{Happening, Mark, Request};
+
+/// What a method's requests and responses are; `None`: it is not gRPC.
+type Streams = Option<(bool, bool)>;
+
+/// The methods, by path: whether requests and responses are streams.
+pub const METHODS: &[(&str, Streams)] = &[
+    ("/sim.Greeter/Unary", Some((false, false))),
+    ("/sim.Greeter/Collect", Some((true, false))),
+    ("/sim.Greeter/List", Some((false, true))),
+    ("/sim.Greeter/Chat", Some((true, true))),
+    ("/sim.other.Service/WithALongerName", Some((false, false))),
+    ("/index.html", None),
+    ("/upload", None),
+];
+
+pub const CANCELED: usize = 1;
+pub const UNKNOWN: usize = 2;
+pub const DEADLINE_EXCEEDED: usize = 4;
+pub const UNAVAILABLE: usize = 14;
+
+/// gRPC's "HTTP to gRPC Status Code Mapping".
+pub fn code_of_http(status: u16) -> usize {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    }
+}
+
+/// "Errors" of gRPC over HTTP2.
+fn code_of_reset(error: u32) -> usize {
+    match error {
+        0x7 => UNAVAILABLE,
+        0x8 => CANCELED,
+        0xb => 8,
+        0xc => 7,
+        0x5 | 0xd.. => UNKNOWN,
+        _ => 13,
+    }
+}
+
+/// A process: position in the list of all that ever ran.
+pub type Process = usize;
+
+/// A series: process, whether it is the server, position in [`METHODS`].
+pub type Label = (Process, bool, usize);
+
+/// What a series must have at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub started: u64,
+    pub handled: [u64; 17],
+    /// Count and bytes.
+    pub received: (u64, u64),
+    pub sent: (u64, u64),
+    pub handling_ns: u128,
+    pub first_messages: u64,
+}
+
+/// What a series may have more, or may not have, because bytes were not seen.
+#[derive(Clone, Debug, Default)]
+pub struct Tolerance {
+    /// A reset came first, and was perhaps not seen: then the answer's code is as right.
+    pub handled: [u64; 17],
+    /// Calls for which any code is: those that are not gRPC, unless it was seen; those that
+    /// crossed a GOAWAY that was not seen.
+    pub any: u64,
+    /// Messages that went by after the end of their call, which was perhaps not seen: count and
+    /// bytes.
+    pub received: (u64, u64),
+    pub sent: (u64, u64),
+}
+
+/// All that is true.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    pub figures: BTreeMap<Label, Figures>,
+    pub tolerance: BTreeMap<Label, Tolerance>,
+    /// Open connections with calls: process, whether it is the server.
+    pub connections: BTreeMap<(Process, bool), u64>,
+    /// What calls showed of a method: requests, responses are streams.
+    pub types: BTreeMap<usize, (bool, bool)>,
+    pub in_flight: u64,
+    /// Where the request headers of each call were.
+    pub starts: Vec<Start>,
+    /// Prints all that happens.
+    pub tells: bool,
+}
+
+/// The request headers of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    pub process: Process,
+    pub server: bool,
+    pub sock: u64,
+    pub begin: u64,
+    pub end: u64,
+}
+
+/// When, by whom.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    pub time_ns: u64,
+    pub process: Process,
+}
+
+#[derive(Clone, Debug)]
+struct Call {
+    label: Label,
+    started_ns: u64,
+    timeout_ns: Option<u64>,
+    requests: u64,
+    responses: u64,
+    half_closed: bool,
+    /// Its end may go by in a call that the kernel programs do not see, and cannot know of in time.
+    in_doubt: bool,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub sock: u64,
+    server: bool,
+    open: BTreeMap<u32, Call>,
+    /// Calls that ended, and whether a reset ended them.
+    over: BTreeMap<u32, (Label, bool)>,
+    refused_above: Option<u32>,
+    counted_for: Option<Process>,
+    in_doubt: [bool; 2],
+}
+
+impl End {
+    pub fn new(sock: u64, server: bool) -> Self {
+        Self {
+            sock,
+            server,
+            open: BTreeMap::new(),
+            over: BTreeMap::new(),
+            refused_above: None,
+            counted_for: None,
+            in_doubt: [false; 2],
+        }
+    }
+
+    /// A call in this direction was seen by the kernel programs, or not.
+    pub fn was_seen(&mut self, sent: bool, seen: bool) {
+        self.in_doubt[usize::from(sent)] = !seen;
+        if !seen {
+            self.open.values_mut().for_each(|call| call.in_doubt = true);
+        }
+    }
+
+    /// The process read or wrote the last byte of something.
+    pub fn observe(&mut self, truth: &mut Truth, at: At, mark: &Mark) {
+        if truth.tells {
+            let At { time_ns, process } = at;
+            eprintln!("{time_ns:>14} process {process} at socket {}: {mark:?}", self.sock);
+        }
+        match mark.happening {
+            Happening::Begins { stream, request, half_closed } => {
+                let bytes = (mark.begin, mark.end);
+                self.begin(truth, at, stream, request, half_closed, bytes);
+            }
+            Happening::HalfClosed { stream } => {
+                if let Some(call) = self.open.get_mut(&stream) {
+                    call.half_closed = true;
+                }
+            }
+            Happening::Message { stream, from_client, length } => {
+                self.message(truth, stream, from_client, length);
+            }
+            Happening::Answered { stream, code } => {
+                if let Some((label, reset @ true)) = self.over.get_mut(&stream) {
+                    truth.tolerance.entry(*label).or_default().handled[code] += 1;
+                    *reset = false;
+                }
+                self.end(truth, at.time_ns, stream, code);
+            }
+            Happening::Reset { stream, error } => self.reset(truth, at, stream, error),
+            Happening::GoAway { last_stream } => {
+                self.refused_above = Some(last_stream);
+                let above: Vec<u32> = self.open.range(last_stream + 1..).map(|(&s, _)| s).collect();
+                for stream in above {
+                    self.end(truth, at.time_ns, stream, UNAVAILABLE);
+                }
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        truth: &mut Truth,
+        at: At,
+        stream: u32,
+        request: Request,
+        half_closed: bool,
+        (begin, end): (u64, u64),
+    ) {
+        let label = (at.process, self.server, request.method);
+        let crossed = self.refused_above.is_some_and(|last_stream| stream > last_stream);
+        let grpc = METHODS[request.method].1.is_some();
+        if !grpc || crossed {
+            truth.tolerance.entry(label).or_default().any += 1;
+        }
+        if !grpc {
+            return;
+        }
+        truth.figures.entry(label).or_default().started += 1;
+        truth.in_flight += 1;
+        let Self { sock, server, .. } = *self;
+        truth.starts.push(Start { process: at.process, server, sock, begin, end });
+        if self.counted_for.is_none() {
+            self.counted_for = Some(at.process);
+            *truth.connections.entry((at.process, server)).or_default() += 1;
+        }
+        let call = Call {
+            label,
+            started_ns: at.time_ns,
+            timeout_ns: request.timeout_ns,
+            requests: 0,
+            responses: 0,
+            half_closed,
+            in_doubt: self.in_doubt[0] || self.in_doubt[1],
+        };
+        self.open.insert(stream, call);
+        if crossed {
+            self.end(truth, at.time_ns, stream, UNAVAILABLE);
+        }
+    }
+
+    fn message(&mut self, truth: &mut Truth, stream: u32, from_client: bool, length: u32) {
+        let received = from_client == self.server;
+        let to = if let Some(call) = self.open.get_mut(&stream) {
+            let figures = truth.figures.entry(call.label).or_default();
+            if from_client {
+                call.requests += 1;
+            } else {
+                figures.first_messages += u64::from(call.responses == 0);
+                call.responses += 1;
+            }
+            if received { &mut figures.received } else { &mut figures.sent }
+        } else if let Some((label, _)) = self.over.get(&stream) {
+            let tolerance = truth.tolerance.entry(*label).or_default();
+            if received { &mut tolerance.received } else { &mut tolerance.sent }
+        } else {
+            return;
+        };
+        to.0 += 1;
+        to.1 += u64::from(length);
+    }
+
+    fn reset(&mut self, truth: &mut Truth, at: At, stream: u32, error: u32) {
+        let Some(call) = self.open.get(&stream) else { return };
+        let elapsed = at.time_ns - call.started_ns;
+        let expired = call
+            .timeout_ns
+            .is_some_and(|timeout| elapsed + 10_000_000.max(timeout / 100) >= timeout);
+        let code = if error == 8 && expired { DEADLINE_EXCEEDED } else { code_of_reset(error) };
+        let label = call.label;
+        self.end(truth, at.time_ns, stream, code);
+        self.over.insert(stream, (label, true));
+    }
+
+    /// The process closed the socket, or exited.
+    pub fn close(&mut self, truth: &mut Truth, time_ns: u64) {
+        let code = if self.server { CANCELED } else { UNAVAILABLE };
+        while let Some((&stream, _)) = self.open.first_key_value() {
+            self.end(truth, time_ns, stream, code);
+        }
+        if let Some(process) = self.counted_for.take() {
+            *truth.connections.entry((process, self.server)).or_default() -= 1;
+        }
+    }
+
+    fn end(&mut self, truth: &mut Truth, time_ns: u64, stream: u32, code: usize) {
+        let Some(call) = self.open.remove(&stream) else { return };
+        truth.in_flight -= 1;
+        self.over.insert(stream, (call.label, false));
+        let figures = truth.figures.entry(call.label).or_default();
+        figures.handled[code] += 1;
+        figures.handling_ns += u128::from(time_ns - call.started_ns);
+        if call.in_doubt {
+            truth.tolerance.entry(call.label).or_default().any += 1;
+        }
+        let shown = truth.types.entry(call.label.2).or_default();
+        shown.0 |= call.requests > 1 || (call.requests == 0 && call.half_closed);
+        shown.1 |= call.responses > 1 || (call.responses == 0 && code == 0);
+    }
+}

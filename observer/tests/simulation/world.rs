@@ -1,0 +1,368 @@
+//! Processes and connections on one machine, what its kernel programs tell, and what the daemon
+//! makes of it.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+
+use observer::{
+    metrics::{Buckets, Daemon, Limits, Snapshot, Statistics},
+    pipeline::Pipeline,
+    process::{Comm, CommSource},
+    record::{Bytes, Event, Item, Record},
+};
+
+use crate::{
+    connection::{Connection, Socket},
+    kernel::{Call, Faults, Kernel},
+    model::{At, End, Process, Truth},
+    random::Random,
+    writer::BODY,
+};
+
+const SERIES_TTL: Duration = Duration::from_secs(60);
+
+/// The names that processes have now.
+#[derive(Clone, Debug, Default)]
+struct Names(Rc<RefCell<HashMap<u32, Comm>>>);
+
+impl CommSource for Names {
+    fn comm(&self, pid: u32) -> Option<Comm> {
+        self.0.borrow().get(&pid).copied()
+    }
+}
+
+/// A process that runs or ran.
+#[derive(Debug)]
+struct Running {
+    pid: u32,
+    alive: bool,
+}
+
+/// Every process has a name of its own, so that one can be told from the next with its pid.
+pub fn name_of(process: Process) -> String {
+    format!("process-{process}")
+}
+
+fn comm_of(process: Process) -> [u8; 16] {
+    let mut comm = [0; 16];
+    comm[..name_of(process).len()].copy_from_slice(name_of(process).as_bytes());
+    comm
+}
+
+/// Prints a record.
+fn tell(record: &[u8]) {
+    let Some(Record { connection, time_ns, pid, event }) = Record::parse(record) else { return };
+    eprintln!("{time_ns:>14} pid {pid} record of connection {connection}");
+    let Event::Bytes(Bytes { flow, position, length, unseen, items, .. }) = event else {
+        return eprintln!("    {event:?}");
+    };
+    eprintln!("    {flow:?} {position} + {length}, {unseen:?}");
+    for item in items {
+        match item {
+            Item::Frame { header, payload } => {
+                eprintln!("    {header:?}, {} bytes of it", payload.len());
+            }
+            Item::Part(payload) => eprintln!("    {} bytes more", payload.len()),
+            other => eprintln!("    {other:?}"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct World {
+    random: Random,
+    now_ns: u64,
+    names: Names,
+    processes: Vec<Running>,
+    connections: Vec<Connection>,
+    next_sock: u64,
+    pub kernel: Kernel,
+    pub truth: Truth,
+    pipeline: Pipeline<Names>,
+}
+
+impl World {
+    pub fn new(seed: u64, faults: Faults) -> Self {
+        let mut random = Random::new(seed);
+        let names = Names::default();
+        let buckets: Buckets = "0.001,1".parse().unwrap();
+        let statistics = Statistics::new(buckets, Limits::default());
+        let mut world = Self {
+            kernel: Kernel::new(Random::new(random.next()), faults),
+            now_ns: 1_000_000_000,
+            processes: Vec::new(),
+            connections: Vec::new(),
+            next_sock: 1,
+            truth: Truth::default(),
+            pipeline: Pipeline::new(statistics, names.clone(), SERIES_TTL),
+            names,
+            random,
+        };
+        world.truth.tells = std::env::var_os("OBSERVER_SEED").is_some();
+        for pid in 0..world.random.between(1, 4) {
+            world.spawn(100 + pid as u32);
+        }
+        world
+    }
+
+    fn spawn(&mut self, pid: u32) {
+        // The daemon reads the ring ten times a second; pids do not come around as fast.
+        self.drain();
+        let process = self.processes.len();
+        self.names.0.borrow_mut().insert(pid, Comm::new(comm_of(process)));
+        self.processes.push(Running { pid, alive: true });
+    }
+
+    /// Something happens somewhere.
+    pub fn step(&mut self) {
+        self.now_ns += self.random.between(1_000, 2_000_000);
+        let open: Vec<usize> = self.open_connections();
+        match self.random.below(1000) {
+            0..10 if open.len() < 4 => self.connect(),
+            10..12 => self.exit_some(),
+            12..14 if self.processes.len() < 12 => self.spawn(100 + self.processes.len() as u32),
+            14..16 if !open.is_empty() => {
+                let side = self.random.below(2);
+                let connection = self.random.pick(&open);
+                self.close(connection, side);
+            }
+            _ if open.is_empty() => self.connect(),
+            n => {
+                let connection = self.random.pick(&open);
+                let side = self.random.below(2);
+                match n % 10 {
+                    0..4 => {
+                        let connection = &mut self.connections[connection];
+                        self.now_ns += connection.act(&mut self.random, side);
+                    }
+                    4..7 => self.write(connection, side, None),
+                    _ => self.read(connection, side, None),
+                }
+            }
+        }
+        if self.random.chance(50) {
+            self.drain();
+        }
+    }
+
+    fn open_connections(&self) -> Vec<usize> {
+        let is_open =
+            |at: &usize| self.connections[*at].sockets.iter().any(|socket: &Socket| socket.is_open);
+        (0..self.connections.len()).filter(is_open).collect()
+    }
+
+    fn alive(&self) -> Vec<Process> {
+        (0..self.processes.len()).filter(|&at| self.processes[at].alive).collect()
+    }
+
+    fn connect(&mut self) {
+        let alive = self.alive();
+        if alive.is_empty() {
+            return self.spawn(100 + self.processes.len() as u32);
+        }
+        let watched = self.random.pick(&[[true, true], [true, true], [true, false], [false, true]]);
+        let sockets = [false, true].map(|server| {
+            let mut owners = vec![self.random.pick(&alive)];
+            if self.random.chance(150) {
+                owners.push(self.random.pick(&alive));
+            }
+            self.next_sock += 1;
+            let end = End::new(self.next_sock, server);
+            let watched = watched[usize::from(server)];
+            Socket { owners, watched, is_open: true, end, written: 0, read: 0 }
+        });
+        let tcp = self.random.chance(700);
+        self.connections.push(Connection::new(&mut self.random, sockets, tcp));
+    }
+
+    /// The end writes some of what it has to, or this many bytes.
+    fn write(&mut self, connection: usize, side: usize, n: Option<usize>) {
+        let Connection { writers, sockets, .. } = &mut self.connections[connection];
+        let left = writers[side].bytes.len();
+        if left == 0 || !sockets[side].is_open {
+            return;
+        }
+        let n = n.unwrap_or_else(|| self.random.part_of(left));
+        let bytes: Vec<u8> = writers[side].bytes.drain(..n).collect();
+        let process = self.random.pick(&sockets[side].owners);
+        self.pass(connection, side, true, process, &bytes);
+        let Connection { writers, sockets, pipes, .. } = &mut self.connections[connection];
+        sockets[side].written += n as u64;
+        let (end, at) = (sockets[side].written, At { time_ns: self.now_ns, process });
+        while writers[side].marks.front().is_some_and(|mark| mark.end <= end)
+            && let Some(mark) = writers[side].marks.pop_front()
+        {
+            if sockets[side].watched {
+                sockets[side].end.observe(&mut self.truth, at, &mark);
+            }
+            pipes[side].marks.push_back(mark);
+        }
+        pipes[side].bytes.extend(bytes);
+    }
+
+    /// The end reads some of what there is, or this many bytes.
+    fn read(&mut self, connection: usize, side: usize, n: Option<usize>) {
+        let Connection { sockets, pipes, .. } = &mut self.connections[connection];
+        let left = pipes[1 - side].bytes.len();
+        if left == 0 || !sockets[side].is_open {
+            return;
+        }
+        let n = n.unwrap_or_else(|| self.random.part_of(left));
+        let bytes: Vec<u8> = pipes[1 - side].bytes.drain(..n).collect();
+        let process = self.random.pick(&sockets[side].owners);
+        self.pass(connection, side, false, process, &bytes);
+        let this = &mut self.connections[connection];
+        this.sockets[side].read += n as u64;
+        let (end, at) = (this.sockets[side].read, At { time_ns: self.now_ns, process });
+        while this.pipes[1 - side].marks.front().is_some_and(|mark| mark.end <= end)
+            && let Some(mark) = this.pipes[1 - side].marks.pop_front()
+        {
+            if this.sockets[side].watched {
+                this.sockets[side].end.observe(&mut self.truth, at, &mark);
+            }
+            this.hear(side, &mark.happening);
+        }
+    }
+
+    /// The bytes go through the socket, and by the kernel programs.
+    fn pass(&mut self, connection: usize, side: usize, sent: bool, process: Process, bytes: &[u8]) {
+        let Connection { sockets, tcp, .. } = &mut self.connections[connection];
+        let socket = &mut sockets[side];
+        if !socket.watched {
+            return;
+        }
+        let mut buffers = Vec::new();
+        let mut rest = bytes;
+        while self.random.chance(300) {
+            let (buffer, after) = rest.split_at(self.random.below(rest.len() + 1));
+            buffers.push(buffer);
+            rest = after;
+        }
+        buffers.push(rest);
+        let call = Call {
+            sock: socket.end.sock,
+            sent,
+            pid: self.processes[process].pid,
+            comm: comm_of(process),
+            time_ns: self.now_ns,
+            buffers: &buffers,
+        };
+        let seen = self.kernel.call(&call, *tcp);
+        socket.end.was_seen(sent, seen);
+    }
+
+    fn close(&mut self, connection: usize, side: usize) {
+        let socket = &mut self.connections[connection].sockets[side];
+        if !std::mem::take(&mut socket.is_open) || !socket.watched {
+            return;
+        }
+        socket.end.close(&mut self.truth, self.now_ns);
+        self.kernel.close(socket.end.sock, self.now_ns);
+    }
+
+    fn exit_some(&mut self) {
+        let alive = self.alive();
+        if alive.is_empty() {
+            return;
+        }
+        let process = self.random.pick(&alive);
+        self.exit(process);
+        if self.random.chance(500) {
+            let pid = self.processes[process].pid;
+            self.now_ns += 1_000_000;
+            self.spawn(pid);
+        }
+    }
+
+    fn exit(&mut self, process: Process) {
+        self.processes[process].alive = false;
+        self.kernel.exit(self.processes[process].pid, self.now_ns);
+        self.now_ns += 1_000;
+        for connection in 0..self.connections.len() {
+            for side in 0..2 {
+                let owners = &mut self.connections[connection].sockets[side].owners;
+                owners.retain(|&owner| owner != process);
+                if owners.is_empty() {
+                    self.close(connection, side);
+                }
+            }
+        }
+    }
+
+    /// All that is under way arrives, or not, and all connections end.
+    pub fn end(&mut self) {
+        for connection in self.open_connections() {
+            if self.random.chance(700) {
+                for side in [0, 1] {
+                    self.now_ns += 1_000_000;
+                    self.write(connection, side, self.left_to_write(connection, side));
+                    self.read(connection, 1 - side, self.left_to_read(connection, 1 - side));
+                }
+            }
+            let first = self.random.below(2);
+            self.close(connection, first);
+            self.close(connection, 1 - first);
+        }
+        self.drain();
+    }
+
+    fn left_to_write(&self, connection: usize, side: usize) -> Option<usize> {
+        Some(self.connections[connection].writers[side].bytes.len())
+    }
+
+    fn left_to_read(&self, connection: usize, side: usize) -> Option<usize> {
+        Some(self.connections[connection].pipes[1 - side].bytes.len())
+    }
+
+    /// All processes exit, and their time to live passes. Returns what is left then.
+    pub fn outlive(&mut self) -> Snapshot {
+        for process in self.alive() {
+            self.exit(process);
+        }
+        self.drain();
+        let ttl_ns = SERIES_TTL.as_nanos() as u64;
+        self.pipeline.tick(self.now_ns + ttl_ns);
+        self.snapshot()
+    }
+
+    /// The daemon reads what is in the ring.
+    pub fn drain(&mut self) {
+        while let Some(record) = self.kernel.ring.pop_front() {
+            let body = record.windows(8).any(|bytes| bytes == [BODY; 8]);
+            assert!(!body, "a message's body is in a record");
+            if self.truth.tells {
+                tell(&record);
+            }
+            self.pipeline.handle(&record);
+        }
+        self.check_invariants();
+    }
+
+    fn check_invariants(&self) {
+        let snapshot = self.snapshot();
+        let mut in_flight = 0;
+        for (key, series) in snapshot.statistics.series() {
+            let begun = series.started + series.joined;
+            assert!(series.ended() <= begun, "{key:?}: {} of {begun} ended", series.ended());
+            assert!(series.handling.count() <= series.started, "{key:?}");
+            in_flight += begun - series.ended();
+        }
+        assert_eq!(in_flight, snapshot.daemon.streams, "calls in flight, and streams open");
+        assert_eq!(snapshot.statistics.late(), 0);
+        assert_eq!(self.pipeline.figures().malformed, 0);
+        // After a loss a CONTINUATION may be without its HEADERS.
+        let bad_blocks = self.pipeline.figures().bad_blocks;
+        assert!(self.kernel.faults.any() || bad_blocks == 0, "all blocks are well-formed");
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.pipeline.snapshot(Daemon::default())
+    }
+
+    pub fn bytes_lost(&self) -> u64 {
+        self.pipeline.figures().bytes_lost
+    }
+
+    pub fn unknown_references(&self) -> u64 {
+        self.pipeline.figures().unknown_references
+    }
+}

@@ -1,0 +1,245 @@
+"""The grpcio server of the end-to-end tests: does what each request says.
+
+    server.py --mode asyncio|threaded --listen ADDRESS --truth FILE
+
+Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and
+writes what it knows happened to FILE.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import threading
+from concurrent import futures
+
+import grpc
+
+import echo_pb2
+import echo_pb2_grpc
+from truth import OPTIONS, Call, Truth
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+SERVICE = "/observer.test.v1.Echo/"
+
+
+def response(call, request):
+    return call.send(echo_pb2.Response(payload=b"\xcd" * request.response_size))
+
+
+def raise_if_told(call, request):
+    if request.raises:
+        call.code = grpc.StatusCode.UNKNOWN.value[0]
+        raise RuntimeError("the request said so")
+
+
+class AsyncioEcho(echo_pb2_grpc.EchoServicer):
+    """A handler that is cancelled leaves by CancelledError, its call's code unset."""
+
+    def __init__(self, truth):
+        self._truth = truth
+
+    async def Unary(self, request, context):
+        call = Call(SERVICE + "Unary")
+        try:
+            call.receive(request)
+            await asyncio.sleep(request.sleep_ms / 1000)
+            return await self._answer(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    async def ServerStream(self, request, context):
+        call = Call(SERVICE + "ServerStream")
+        try:
+            call.receive(request)
+            for turn in range(request.responses):
+                await asyncio.sleep((request.sleep_between_ms if turn else request.sleep_ms) / 1000)
+                yield response(call, request)
+            await self._end(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    async def ClientStream(self, request_iterator, context):
+        call = Call(SERVICE + "ClientStream")
+        try:
+            request = await self._read_all(call, request_iterator)
+            await asyncio.sleep(request.sleep_ms / 1000)
+            return await self._answer(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    async def Bidi(self, request_iterator, context):
+        call = Call(SERVICE + "Bidi")
+        try:
+            turn = 0
+            async for request in request_iterator:
+                call.receive(request)
+                for _ in range(request.responses):
+                    await asyncio.sleep((request.sleep_between_ms if turn else request.sleep_ms) / 1000)
+                    yield response(call, request)
+                    turn += 1
+            await self._whole(call, request)
+            await self._end(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    async def _read_all(self, call, request_iterator):
+        async for request in request_iterator:
+            call.receive(request)
+        await self._whole(call, request)
+        return request
+
+    @staticmethod
+    async def _whole(call, request):
+        if call.received < request.requests:
+            # A reset that looked like a half-close: the cancellation is on its way.
+            await asyncio.sleep(60)
+
+    async def _answer(self, call, request, context):
+        await self._end(call, request, context)
+        return response(call, request)
+
+    @staticmethod
+    async def _end(call, request, context):
+        raise_if_told(call, request)
+        call.code = request.code
+        if request.code:
+            await context.abort(CODES[request.code], request.detail)
+
+
+class Cut(Exception):
+    """The call ended under the handler."""
+
+
+class ThreadedEcho(echo_pb2_grpc.EchoServicer):
+    """Handlers sleep on an event that the end of the call sets, so a cut call frees its thread."""
+
+    def __init__(self, truth):
+        self._truth = truth
+
+    def Unary(self, request, context):
+        call, ended = self._begin("Unary", context)
+        try:
+            call.receive(request)
+            self._sleep(ended, request.sleep_ms)
+            return self._answer(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    def ServerStream(self, request, context):
+        call, ended = self._begin("ServerStream", context)
+        try:
+            call.receive(request)
+            for turn in range(request.responses):
+                self._sleep(ended, request.sleep_between_ms if turn else request.sleep_ms)
+                yield response(call, request)
+            self._end(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    def ClientStream(self, request_iterator, context):
+        call, ended = self._begin("ClientStream", context)
+        try:
+            for request in request_iterator:
+                call.receive(request)
+            self._whole(call, request)
+            self._sleep(ended, request.sleep_ms)
+            return self._answer(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    def Bidi(self, request_iterator, context):
+        call, ended = self._begin("Bidi", context)
+        try:
+            turn = 0
+            for request in request_iterator:
+                call.receive(request)
+                for _ in range(request.responses):
+                    self._sleep(ended, request.sleep_between_ms if turn else request.sleep_ms)
+                    yield response(call, request)
+                    turn += 1
+            self._whole(call, request)
+            self._end(call, request, context)
+        finally:
+            self._truth.add(call)
+
+    @staticmethod
+    def _begin(method, context):
+        ended = threading.Event()
+        if not context.add_callback(ended.set):
+            ended.set()
+        return Call(SERVICE + method), ended
+
+    @staticmethod
+    def _sleep(ended, millis):
+        if millis and ended.wait(millis / 1000):
+            raise Cut
+
+    @staticmethod
+    def _whole(call, request):
+        if call.received < request.requests:
+            raise Cut
+
+    def _answer(self, call, request, context):
+        self._end(call, request, context)
+        return response(call, request)
+
+    @staticmethod
+    def _end(call, request, context):
+        raise_if_told(call, request)
+        call.code = request.code
+        if request.code:
+            context.abort(CODES[request.code], request.detail)
+
+
+def announce(listen, port):
+    address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+    print(json.dumps({"pid": os.getpid(), "address": address}), flush=True)
+
+
+async def serve_asyncio(listen, truth):
+    server = grpc.aio.server(options=OPTIONS)
+    echo_pb2_grpc.add_EchoServicer_to_server(AsyncioEcho(truth), server)
+    port = server.add_insecure_port(listen)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await server.start()
+    announce(listen, port)
+    await stop.wait()
+    await server.stop(grace=2)
+
+
+def serve_threaded(listen, truth):
+    pool = futures.ThreadPoolExecutor(max_workers=64)
+    server = grpc.server(pool, options=OPTIONS)
+    echo_pb2_grpc.add_EchoServicer_to_server(ThreadedEcho(truth), server)
+    port = server.add_insecure_port(listen)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    server.start()
+    announce(listen, port)
+    stop.wait()
+    server.stop(grace=2).wait()
+    pool.shutdown()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mode", choices=["asyncio", "threaded"], required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--truth", required=True)
+    args = parser.parse_args()
+    # Handlers that raise are part of the plan; their tracebacks are not news.
+    logging.disable(logging.CRITICAL)
+    truth = Truth()
+    if args.mode == "asyncio":
+        asyncio.run(serve_asyncio(args.listen, truth))
+    else:
+        serve_threaded(args.listen, truth)
+    truth.write(args.truth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What a peer knows happened: calls, messages and bytes by method and status code."""
+
+import json
+import os
+import threading
+
+# The code of a call that the other end cut: its server never chose one.
+CUT = -1
+
+# No message is too big for the tests; distinct channels are distinct connections;
+# a port is one server's; calls fail at once and once.
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.so_reuseport", 0),
+    ("grpc.enable_retries", 0),
+]
+
+
+class Call:
+    """One call's messages, as they pass."""
+
+    def __init__(self, method):
+        self.method = method
+        self.sent = self.received = self.sent_bytes = self.received_bytes = 0
+        # What the handler ended with; a call that never got there was cut.
+        self.code = CUT
+
+    def send(self, message):
+        """Counts a message that goes out and returns it."""
+        self.sent += 1
+        self.sent_bytes += message.ByteSize()
+        return message
+
+    def receive(self, message):
+        """Counts a message that came in and returns it."""
+        self.received += 1
+        self.received_bytes += message.ByteSize()
+        return message
+
+
+class Truth:
+    """All calls of one peer, summed."""
+
+    FIELDS = ("sent", "received", "sent_bytes", "received_bytes")
+    # `most_`: in one call.
+    SUMS = ("calls", *FIELDS, "most_sent", "most_received")
+
+    def __init__(self):
+        self._rows = {}
+        self._lock = threading.Lock()
+
+    def add(self, call):
+        with self._lock:
+            row = self._rows.setdefault((call.method, call.code), dict.fromkeys(self.SUMS, 0))
+            row["calls"] += 1
+            for field in self.FIELDS:
+                row[field] += getattr(call, field)
+            row["most_sent"] = max(row["most_sent"], call.sent)
+            row["most_received"] = max(row["most_received"], call.received)
+
+    def write(self, path):
+        """Writes the sums; the file appears whole or not at all."""
+        with self._lock:
+            calls = [{"method": m, "code": c, **row} for (m, c), row in sorted(self._rows.items())]
+        with open(path + ".part", "w", encoding="utf-8") as out:
+            json.dump({"pid": os.getpid(), "calls": calls}, out)
+        os.replace(path + ".part", path)

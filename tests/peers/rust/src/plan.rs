@@ -1,0 +1,100 @@
+//! A plan: what the client is to do, stage by stage, each of which has steps.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tonic::codegen::http::uri::PathAndQuery;
+
+use crate::pb::Request;
+
+/// The four methods of the service.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+pub(crate) enum Rpc {
+    Unary,
+    ServerStream,
+    ClientStream,
+    Bidi,
+}
+
+/// One step; the fields and their defaults are those of `tests/peers/python/client.py`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Step {
+    pub(crate) rpc: Rpc,
+    pub(crate) count: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) connections: usize,
+    payload: usize,
+    pub(crate) requests: u32,
+    response_size: u32,
+    pub(crate) responses: u32,
+    code: u32,
+    detail: String,
+    raises: bool,
+    sleep_ms: u32,
+    sleep_between_ms: u32,
+    pub(crate) lockstep: bool,
+    deadline_ms: Option<u64>,
+    cancel_after_ms: Option<u64>,
+    pub(crate) cancel_after_messages: Option<u64>,
+    unknown_method: bool,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self {
+            rpc: Rpc::Unary,
+            count: 1,
+            concurrency: 1,
+            connections: 1,
+            payload: 0,
+            requests: 1,
+            response_size: 0,
+            responses: 1,
+            code: 0,
+            detail: String::new(),
+            raises: false,
+            sleep_ms: 0,
+            sleep_between_ms: 0,
+            lockstep: false,
+            deadline_ms: None,
+            cancel_after_ms: None,
+            cancel_after_messages: None,
+            unknown_method: false,
+        }
+    }
+}
+
+impl Step {
+    pub(crate) fn request(&self) -> Request {
+        Request {
+            payload: vec![0xab; self.payload],
+            requests: self.requests,
+            response_size: self.response_size,
+            responses: self.responses,
+            code: self.code,
+            detail: self.detail.clone(),
+            raises: self.raises,
+            sleep_ms: self.sleep_ms,
+            sleep_between_ms: self.sleep_between_ms,
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathAndQuery {
+        PathAndQuery::from_static(match (self.unknown_method, self.rpc) {
+            (true, _) => "/observer.test.v1.Echo/Missing",
+            (false, Rpc::Unary) => "/observer.test.v1.Echo/Unary",
+            (false, Rpc::ServerStream) => "/observer.test.v1.Echo/ServerStream",
+            (false, Rpc::ClientStream) => "/observer.test.v1.Echo/ClientStream",
+            (false, Rpc::Bidi) => "/observer.test.v1.Echo/Bidi",
+        })
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.deadline_ms.map(Duration::from_millis)
+    }
+
+    pub(crate) fn cancel_after(&self) -> Option<Duration> {
+        self.cancel_after_ms.map(Duration::from_millis)
+    }
+}

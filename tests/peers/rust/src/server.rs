@@ -1,0 +1,182 @@
+//! The server: does what each request says.
+
+use std::future::pending;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Status, Streaming};
+
+use crate::pb::echo_server::{Echo, EchoServer};
+use crate::pb::{Request, Response};
+use crate::truth::{Call, Truth};
+
+/// Enough that no test's calls queue in the client.
+const MAX_CONCURRENT_STREAMS: u32 = 4096;
+
+/// For connections that clients have not closed when the server is told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM, then writes the truth.
+pub(crate) async fn serve(listen: &str, truth_file: &Path) -> anyhow::Result<()> {
+    let truth = Arc::new(Truth::default());
+    let service = EchoServer::new(Orders { truth: Arc::clone(&truth) })
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    let mut terminated = signal(SignalKind::terminate()).context("catch SIGTERM")?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async {
+        let _ = stopped.await;
+    };
+    let router =
+        Server::builder().max_concurrent_streams(MAX_CONCURRENT_STREAMS).add_service(service);
+    let server = if let Some(path) = listen.strip_prefix("unix:") {
+        let listener = UnixListener::bind(path).with_context(|| format!("listen on {path}"))?;
+        announce(listen)?;
+        let incoming = UnixListenerStream::new(listener);
+        tokio::spawn(router.serve_with_incoming_shutdown(incoming, shutdown))
+    } else {
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        announce(&listener.local_addr()?.to_string())?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(router.serve_with_incoming_shutdown(incoming, shutdown))
+    };
+    terminated.recv().await;
+    let _ = stop.send(());
+    if let Ok(served) = timeout(GRACE, server).await {
+        served.context("the server panicked")??;
+    }
+    truth.write(truth_file)
+}
+
+#[expect(clippy::print_stdout, reason = "the line that whoever started it waits for")]
+fn announce(address: &str) -> anyhow::Result<()> {
+    let line = serde_json::json!({ "pid": std::process::id(), "address": address });
+    println!("{}", serde_json::to_string(&line)?);
+    Ok(())
+}
+
+struct Orders {
+    truth: Arc<Truth>,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Echo for Orders {
+    type ServerStreamStream = Responses;
+    type BidiStream = Responses;
+
+    async fn unary(
+        &self,
+        request: tonic::Request<Request>,
+    ) -> Result<tonic::Response<Response>, Status> {
+        let mut call = self.begin("Unary");
+        let request = request.into_inner();
+        call.receive(&request);
+        sleep_ms(request.sleep_ms).await;
+        end(&mut call, &request)?;
+        Ok(tonic::Response::new(response(&mut call, &request)))
+    }
+
+    async fn server_stream(
+        &self,
+        request: tonic::Request<Request>,
+    ) -> Result<tonic::Response<Responses>, Status> {
+        let mut call = self.begin("ServerStream");
+        let request = request.into_inner();
+        call.receive(&request);
+        Ok(tonic::Response::new(Box::pin(async_stream::try_stream! {
+            for turn in 0..request.responses {
+                sleep_before(turn, &request).await;
+                yield response(&mut call, &request);
+            }
+            end(&mut call, &request)?;
+        })))
+    }
+
+    async fn client_stream(
+        &self,
+        requests: tonic::Request<Streaming<Request>>,
+    ) -> Result<tonic::Response<Response>, Status> {
+        let mut call = self.begin("ClientStream");
+        let mut requests = requests.into_inner();
+        let mut last = Request::default();
+        while let Ok(Some(request)) = requests.message().await {
+            call.receive(&request);
+            last = request;
+        }
+        wait_if_cut(&call, &last).await;
+        sleep_ms(last.sleep_ms).await;
+        end(&mut call, &last)?;
+        Ok(tonic::Response::new(response(&mut call, &last)))
+    }
+
+    async fn bidi(
+        &self,
+        requests: tonic::Request<Streaming<Request>>,
+    ) -> Result<tonic::Response<Responses>, Status> {
+        let mut call = self.begin("Bidi");
+        let mut requests = requests.into_inner();
+        Ok(tonic::Response::new(Box::pin(async_stream::try_stream! {
+            let mut last = Request::default();
+            let mut turn = 0;
+            while let Ok(Some(request)) = requests.message().await {
+                call.receive(&request);
+                for _ in 0..request.responses {
+                    sleep_before(turn, &request).await;
+                    yield response(&mut call, &request);
+                    turn += 1;
+                }
+                last = request;
+            }
+            wait_if_cut(&call, &last).await;
+            end(&mut call, &last)?;
+        })))
+    }
+}
+
+impl Orders {
+    fn begin(&self, method: &str) -> Call {
+        Call::begin(&self.truth, &format!("/observer.test.v1.Echo/{method}"))
+    }
+}
+
+fn response(call: &mut Call, request: &Request) -> Response {
+    call.send(Response { payload: vec![0xcd; request.response_size as usize] })
+}
+
+/// The status the request asks for. A panic in a handler would take the connection with it in
+/// some builds and the process in others; an unknown error is what other stacks make of one.
+fn end(call: &mut Call, request: &Request) -> Result<(), Status> {
+    let code = if request.raises { Code::Unknown } else { Code::from_i32(request.code as i32) };
+    call.end(code);
+    if code == Code::Ok { Ok(()) } else { Err(Status::new(code, request.detail.clone())) }
+}
+
+/// Leaves a call that lost requests to the reset that must be on its way.
+async fn wait_if_cut(call: &Call, request: &Request) {
+    if call.received() == 0 || call.received() < u64::from(request.requests) {
+        pending::<()>().await;
+    }
+}
+
+async fn sleep_before(turn: u32, request: &Request) {
+    sleep_ms(if turn == 0 { request.sleep_ms } else { request.sleep_between_ms }).await;
+}
+
+async fn sleep_ms(millis: u32) {
+    if millis > 0 {
+        sleep(Duration::from_millis(millis.into())).await;
+    }
+}

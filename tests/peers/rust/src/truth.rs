@@ -1,0 +1,136 @@
+//! What a peer knows happened: calls, messages and bytes by method and status code.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use prost::Message;
+use serde::Serialize;
+use tonic::Code;
+
+/// The code of a call that the other end cut: its server never chose one.
+const CUT: i32 = -1;
+
+/// All calls of one peer, summed.
+#[derive(Default)]
+pub(crate) struct Truth(Mutex<BTreeMap<(String, i32), Sums>>);
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Sums {
+    calls: u64,
+    sent: u64,
+    received: u64,
+    sent_bytes: u64,
+    received_bytes: u64,
+    /// In one call.
+    most_sent: u64,
+    most_received: u64,
+}
+
+#[derive(Serialize)]
+struct Row {
+    method: String,
+    code: i32,
+    /// Whether the requests were written is not known: hyper writes a call's headers and its
+    /// messages apart, and a server that has not the method refuses it by the headers.
+    requests_unsure: bool,
+    #[serde(flatten)]
+    sums: Sums,
+}
+
+#[derive(Serialize)]
+struct Report {
+    pid: u32,
+    calls: Vec<Row>,
+}
+
+impl Truth {
+    /// Writes the sums; the file appears whole or not at all.
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = rows
+            .iter()
+            .map(|((method, code), sums)| Row {
+                method: method.clone(),
+                code: *code,
+                requests_unsure: *code == Code::Unimplemented as i32,
+                sums: *sums,
+            })
+            .collect();
+        let report = serde_json::to_vec(&Report { pid: std::process::id(), calls })?;
+        let part = path.with_extension("part");
+        std::fs::write(&part, report).with_context(|| format!("write {}", part.display()))?;
+        std::fs::rename(&part, path).with_context(|| format!("write {}", path.display()))
+    }
+
+    fn add(&self, method: &str, code: i32, call: Sums) {
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums = rows.entry((method.to_owned(), code)).or_default();
+        sums.calls += call.calls;
+        sums.sent += call.sent;
+        sums.received += call.received;
+        sums.sent_bytes += call.sent_bytes;
+        sums.received_bytes += call.received_bytes;
+        sums.most_sent = sums.most_sent.max(call.sent);
+        sums.most_received = sums.most_received.max(call.received);
+    }
+}
+
+/// One call's messages, as they pass; joins the truth by [`Call::record`], or else when it is
+/// dropped, so a handler that is dropped half-way is counted too.
+pub(crate) struct Call {
+    truth: Arc<Truth>,
+    method: String,
+    code: i32,
+    sums: Sums,
+    recorded: bool,
+}
+
+impl Call {
+    pub(crate) fn begin(truth: &Arc<Truth>, method: &str) -> Self {
+        let sums = Sums { calls: 1, ..Sums::default() };
+        Self {
+            truth: Arc::clone(truth),
+            method: method.to_owned(),
+            code: CUT,
+            sums,
+            recorded: false,
+        }
+    }
+
+    /// Counts a message that goes out and returns it.
+    pub(crate) fn send<M: Message>(&mut self, message: M) -> M {
+        self.sums.sent += 1;
+        self.sums.sent_bytes += message.encoded_len() as u64;
+        message
+    }
+
+    /// Counts a message that came in.
+    pub(crate) fn receive(&mut self, message: &impl Message) {
+        self.sums.received += 1;
+        self.sums.received_bytes += message.encoded_len() as u64;
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.sums.received
+    }
+
+    pub(crate) fn end(&mut self, code: Code) {
+        self.code = code as i32;
+    }
+
+    /// Joins the truth; later messages count no more.
+    pub(crate) fn record(&mut self) {
+        if !self.recorded {
+            self.recorded = true;
+            self.truth.add(&self.method, self.code, self.sums);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.record();
+    }
+}

@@ -1,0 +1,331 @@
+//! The daemon as a process.
+
+use std::env;
+use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::expected::Expected;
+use crate::openmetrics::Metrics;
+use crate::process::{POLL, Process};
+use crate::stack::target_dir;
+
+/// For the daemon to load its programs.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// For the daemon to refuse.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
+
+/// For the daemon to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// For what happened to be in a scrape: the end of a connection may take a while to be noticed.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// For a scrape.
+const SCRAPE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whom a daemon without privileges runs as: nobody.
+const NOBODY: u32 = 65_534;
+
+/// A daemon that watches.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    address: SocketAddr,
+    log: Log,
+}
+
+impl Daemon {
+    /// Starts it and waits until it watches.
+    pub fn start<S: AsRef<str>>(args: &[S]) -> Result<Self> {
+        let address = free_address()?;
+        let mut child = command()?
+            .args(args.iter().map(AsRef::as_ref))
+            .arg("--listen")
+            .arg(address.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start the daemon")?;
+        let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
+        let mut daemon = Self { process: Process::new(child), address, log };
+        daemon.wait_until_watching().with_context(|| daemon.log.text())?;
+        Ok(daemon)
+    }
+
+    fn wait_until_watching(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            ensure!(self.process.is_running()?, "the daemon ended before it watched");
+            ensure!(begin.elapsed() < START_LIMIT, "the daemon does not say that it is watching");
+            if self.log.text().contains("watching") {
+                break;
+            }
+            sleep(POLL);
+        }
+        ensure!(self.is_ready()?, "the daemon says it is watching, but /readyz says otherwise");
+        Ok(())
+    }
+
+    /// Its address, as an argument.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Whether `/readyz` says that it watches.
+    pub fn is_ready(&self) -> Result<bool> {
+        Ok(http_get(self.address, "/readyz")?.0 == 200)
+    }
+
+    /// What `/metrics` says now.
+    pub fn scrape(&self) -> Result<Metrics> {
+        let (status, body) = http_get(self.address, "/metrics")?;
+        ensure!(status == 200, "/metrics answers with status {status}: {body}");
+        Metrics::parse(&body)
+    }
+
+    /// Scrapes until every number is as expected; the last difference is the error when that
+    /// does not come about.
+    pub fn settle(&self, expected: &[Expected]) -> Result<()> {
+        self.wait_until(|metrics| {
+            let differences: Vec<_> =
+                expected.iter().filter_map(|expected| expected.difference(metrics)).collect();
+            if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
+        })
+    }
+
+    /// Scrapes until `condition` holds; what it says otherwise is the error.
+    pub fn wait_until(&self, condition: impl Fn(&Metrics) -> Result<(), String>) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let metrics = self.scrape()?;
+            let Err(difference) = condition(&metrics) else { return Ok(()) };
+            if begin.elapsed() > SETTLE_LIMIT {
+                let own = metrics.nonzero("observer_");
+                bail!(
+                    "{difference}\n\nThe daemon of itself:\n{own}\nIts log:\n{}",
+                    self.log.text()
+                );
+            }
+            sleep(POLL);
+        }
+    }
+
+    /// Ends it by SIGTERM, which must be clean.
+    pub fn stop(self) -> Result<()> {
+        self.end(Signal::TERM)
+    }
+
+    /// Ends it by SIGINT, which must be clean.
+    pub fn interrupt(self) -> Result<()> {
+        self.end(Signal::INT)
+    }
+
+    fn end(mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)?;
+        let status = self.process.wait(STOP_LIMIT).with_context(|| self.log.text())?;
+        ensure!(status.success(), "{signal:?} ends the daemon with {status}: {}", self.log.text());
+        Ok(())
+    }
+}
+
+/// Who runs a daemon that is to refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// Who runs the tests: root.
+    Own,
+    /// One without any privilege.
+    Nobody,
+}
+
+/// Starts a daemon that must refuse, and returns the one line in which it says why.
+pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
+    let copy = if user == User::Nobody { Some(Copy::new()?) } else { None };
+    let mut command = copy.as_ref().map_or_else(command, |copy| Ok(copy.command()))?;
+    command.args(args.iter().map(AsRef::as_ref)).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("start the daemon")?;
+    let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
+    let mut process = Process::new(child);
+    let status = process.wait(REFUSAL_LIMIT).with_context(|| log.text())?;
+    let text = log.wait_for_end();
+    ensure!(!status.success(), "the daemon ends with success and says: {text}");
+    ensure!(status.code().is_some(), "the daemon ends by a signal, {status}: {text}");
+    let mut lines = text.lines();
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => Ok(line.to_owned()),
+        _ => bail!("not one line but:\n{text}"),
+    }
+}
+
+fn command() -> Result<Command> {
+    Ok(Command::new(binary()?))
+}
+
+/// The daemon where nobody can reach it, who cannot enter /root, say.
+struct Copy(TempDir);
+
+impl Copy {
+    fn new() -> Result<Self> {
+        let folder = TempDir::with_prefix("observer-").context("create a folder")?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        let binary = binary()?;
+        fs::copy(&binary, folder.path().join("observer"))
+            .with_context(|| format!("copy {}", binary.display()))?;
+        Ok(Self(folder))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.0.path().join("observer"));
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    }
+}
+
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("OBSERVER_BIN") {
+        return Ok(path.into());
+    }
+    let target = target_dir()?;
+    let mut candidates = ["release", "debug"].map(|profile| target.join(profile).join("observer"));
+    // The newer one is what the developer has just built.
+    candidates.sort_by_key(|path| path.metadata().and_then(|file| file.modified()).ok());
+    let [_, newest] = candidates;
+    ensure!(
+        newest.is_file(),
+        "no daemon in {}: build it (cargo xtask build) or name it in OBSERVER_BIN",
+        target.display()
+    );
+    Ok(newest)
+}
+
+/// An address that nobody listens on. Somebody else may take it before the daemon does, which
+/// on a machine that runs tests is unlikely enough.
+pub fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    listener.local_addr().context("find a free port")
+}
+
+/// What a process says on stderr, read as it comes so that it never blocks.
+#[derive(Debug)]
+struct Log {
+    lines: Arc<Mutex<String>>,
+    reader: thread::JoinHandle<()>,
+}
+
+impl Log {
+    fn of(stderr: ChildStderr) -> Self {
+        let lines = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+                written.push_str(&line);
+                written.push('\n');
+            }
+        });
+        Self { lines, reader }
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All of it, once the process has ended.
+    fn wait_for_end(self) -> String {
+        // A panic in the reader loses only lines, which the tests then miss.
+        let _ = self.reader.join();
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Status and body. As plain as it can be, so that the daemon's server is tested and not a client.
+fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let context = || format!("GET http://{address}{path}");
+    let mut stream = TcpStream::connect_timeout(&address, SCRAPE_LIMIT).with_context(context)?;
+    stream.set_read_timeout(Some(SCRAPE_LIMIT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Accept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+    )
+    .with_context(context)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).with_context(context)?;
+    let answer = String::from_utf8(answer).with_context(context)?;
+    parse_answer(&answer).with_context(context)
+}
+
+fn parse_answer(answer: &str) -> Result<(u16, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without headers' end")?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?;
+    let headers: Vec<_> =
+        lines.filter_map(|line| line.split_once(':')).map(|(n, v)| (n, v.trim())).collect();
+    let header = |name: &str| {
+        headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    };
+    let body = if header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
+        join_chunks(body)?
+    } else {
+        let length: usize =
+            header("content-length").context("an answer without length")?.parse()?;
+        ensure!(length == body.len(), "{} bytes of {length}", body.len());
+        body.to_owned()
+    };
+    Ok((status.parse()?, body))
+}
+
+fn join_chunks(mut rest: &str) -> Result<String> {
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n").context("a chunk without size")?;
+        let size = usize::from_str_radix(size, 16).context("a chunk's size")?;
+        if size == 0 {
+            return Ok(body);
+        }
+        let (chunk, after) = after.split_at_checked(size).context("a chunk that is cut")?;
+        body.push_str(chunk);
+        rest = after.strip_prefix("\r\n").context("a chunk without end")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_answer;
+
+    #[test]
+    fn reads_answers_with_a_length_and_in_chunks() {
+        let plain = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno";
+        assert_eq!(parse_answer(plain).unwrap(), (503, "no".into()));
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n";
+        assert_eq!(parse_answer(chunked).unwrap(), (200, "abcd".into()));
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_is_an_error() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno",
+            "HTTP/1.1 200 OK\r\n\r\nno",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nab",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        ] {
+            assert!(parse_answer(answer).is_err(), "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What `/metrics` must say of a process, from what is known to have happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use crate::openmetrics::{Labels, Metrics};
+use crate::peer::Identity;
+use crate::truth::{Sums, Truth, code_name};
+
+/// All numbers of one process, in both roles. A series that is not expected must be 0 or absent.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    who: Identity,
+    numbers: BTreeMap<String, u64>,
+    /// Numbers that nobody knows, without their `grpc_type`.
+    unsure: BTreeSet<String>,
+}
+
+/// What is compared, beyond `grpc_{server,client}_`, and whether it has the label `grpc_type`.
+/// `in_flight` is not among the numbers of a truth, so it must be 0.
+const SUFFIXES: [(&str, bool); 8] = [
+    ("started_total", true),
+    ("handled_total", true),
+    ("msg_received_total", true),
+    ("msg_sent_total", true),
+    ("handling_seconds_count", true),
+    ("msg_received_bytes_total", false),
+    ("msg_sent_bytes_total", false),
+    ("in_flight", false),
+];
+
+impl Expected {
+    /// Of a client: what it says happened.
+    pub fn of_client(client: &Identity, truth: &Truth) -> Self {
+        let unsure = unsure("grpc_client_msg_sent", truth);
+        Self { who: client.clone(), numbers: numbers("client", truth), unsure }
+    }
+
+    /// Of a server: what its clients say happened, seen from the other end. They alone know how
+    /// calls that they cut have ended; that the server does not contradict is for
+    /// [`crate::truth::agree`].
+    pub fn of_server(server: &Identity, clients: &Truth) -> Self {
+        let unsure = unsure("grpc_server_msg_received", clients);
+        Self { who: server.clone(), numbers: numbers("server", &clients.mirrored()), unsure }
+    }
+
+    /// Of a process that is not watched, or has done nothing.
+    pub fn nothing(who: &Identity) -> Self {
+        Self { who: who.clone(), numbers: BTreeMap::new(), unsure: BTreeSet::new() }
+    }
+
+    /// A table of what is not as expected.
+    pub fn difference(&self, metrics: &Metrics) -> Option<String> {
+        let seen = self.seen(metrics);
+        let mut all: BTreeSet<_> = self.numbers.keys().chain(seen.keys()).collect();
+        all.retain(|key| {
+            let without_type = key.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+            !self.unsure.contains(&without_type)
+        });
+        let total = all.len();
+        let different: Vec<_> = all
+            .into_iter()
+            .map(|key| (key, self.number(key), seen.get(key).copied().unwrap_or(0.0)))
+            .filter(|(_, expected, seen)| expected.total_cmp(seen).is_ne())
+            .collect();
+        if different.is_empty() {
+            return None;
+        }
+        let mut table = format!("{}: {} of {total} numbers differ\n", self.who, different.len());
+        let width = different.iter().map(|(key, ..)| key.len()).max().unwrap_or(0);
+        // Writing to a String does not fail.
+        let _ = writeln!(table, "  {:width$} {:>10} {:>10}", "", "expected", "seen");
+        for (key, expected, seen) in different {
+            let _ = writeln!(table, "  {key:width$} {expected:>10} {seen:>10}");
+        }
+        Some(table)
+    }
+
+    /// Counts of calls and bytes are far below 2^53.
+    fn number(&self, key: &str) -> f64 {
+        self.numbers.get(key).map_or(0.0, |number| *number as f64)
+    }
+
+    fn seen(&self, metrics: &Metrics) -> BTreeMap<String, f64> {
+        let pid = self.who.pid.to_string();
+        let mut seen = BTreeMap::new();
+        for role in ["server", "client"] {
+            for (suffix, _) in SUFFIXES {
+                let name = format!("grpc_{role}_{suffix}");
+                for (labels, value) in metrics.series(&name) {
+                    if labels.get("pid") == Some(&pid) {
+                        *seen.entry(self.key(&name, labels)).or_insert(0.0) += value;
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    fn key(&self, name: &str, labels: &Labels) -> String {
+        let label = |name: &str| labels.get(name).map_or("", String::as_str);
+        let mut key = format!("{name} /{}/{}", label("grpc_service"), label("grpc_method"));
+        for name in ["grpc_type", "grpc_code"] {
+            if let Some(value) = labels.get(name) {
+                let _ = write!(key, " {value}");
+            }
+        }
+        if label("process") != self.who.comm {
+            let _ = write!(key, " process={:?}", label("process"));
+        }
+        key
+    }
+}
+
+fn unsure(requests: &str, truth: &Truth) -> BTreeSet<String> {
+    let rows = truth.calls.iter().filter(|row| row.requests_unsure);
+    rows.flat_map(|row| {
+        ["total", "bytes_total"].map(|suffix| format!("{requests}_{suffix} {}", row.method))
+    })
+    .collect()
+}
+
+fn numbers(role: &str, truth: &Truth) -> BTreeMap<String, u64> {
+    let mut numbers = BTreeMap::new();
+    let types = types(role, truth);
+    for row in &truth.calls {
+        let Sums { calls, sent, received, sent_bytes, received_bytes, .. } = row.sums;
+        for (suffix, has_type) in SUFFIXES {
+            let number = match suffix {
+                "started_total" | "handled_total" | "handling_seconds_count" => calls,
+                "msg_received_total" => received,
+                "msg_sent_total" => sent,
+                "msg_received_bytes_total" => received_bytes,
+                "msg_sent_bytes_total" => sent_bytes,
+                _ => 0,
+            };
+            let mut key = format!("grpc_{role}_{suffix} {}", row.method);
+            if has_type {
+                key.push(' ');
+                key.push_str(types.get(row.method.as_str()).copied().unwrap_or_default());
+            }
+            if suffix == "handled_total" {
+                key.push(' ');
+                key.push_str(code_name(row.code));
+            }
+            *numbers.entry(key).or_insert(0) += number;
+        }
+    }
+    numbers
+}
+
+/// The type is not on the wire: it is what the numbers of messages show.
+fn types<'a>(role: &str, truth: &'a Truth) -> BTreeMap<&'a str, &'static str> {
+    let mut streams = BTreeMap::<&str, (bool, bool)>::new();
+    for row in &truth.calls {
+        let Sums { most_sent: sent, most_received: received, .. } = row.sums;
+        let (requests, responses) =
+            if role == "client" { (sent, received) } else { (received, sent) };
+        let streams = streams.entry(&row.method).or_default();
+        streams.0 |= requests > 1;
+        streams.1 |= responses > 1;
+    }
+    let name = |streams| match streams {
+        (false, false) => "unary",
+        (true, false) => "client_stream",
+        (false, true) => "server_stream",
+        (true, true) => "bidi_stream",
+    };
+    streams.into_iter().map(|(method, streams)| (method, name(streams))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Expected;
+    use crate::openmetrics::Metrics;
+    use crate::peer::Identity;
+    use crate::truth::{Row, Sums, Truth};
+
+    const EXPOSITION: &str = r#"# TYPE grpc_client_started counter
+grpc_client_started_total{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
+grpc_client_started_total{grpc_type="unary",grpc_service="s",grpc_method="M",pid="8",process="p"} 9
+# TYPE grpc_client_handled counter
+grpc_client_handled_total{grpc_type="server_stream",grpc_service="s",grpc_method="M",grpc_code="NotFound",pid="7",process="p"} 2
+# TYPE grpc_client_handling_seconds histogram
+grpc_client_handling_seconds_sum{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 1.5
+grpc_client_handling_seconds_count{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
+grpc_client_handling_seconds_bucket{le="+Inf",grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
+# TYPE grpc_client_msg_received counter
+grpc_client_msg_received_total{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 6
+# TYPE grpc_client_msg_sent counter
+grpc_client_msg_sent_total{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
+# TYPE grpc_client_msg_received_bytes counter
+grpc_client_msg_received_bytes_total{grpc_service="s",grpc_method="M",pid="7",process="p"} 60
+# TYPE grpc_client_msg_sent_bytes counter
+grpc_client_msg_sent_bytes_total{grpc_service="s",grpc_method="M",pid="7",process="p"} 20
+# TYPE grpc_client_in_flight gauge
+grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
+# EOF
+"#;
+
+    fn difference(exposition: &str) -> Option<String> {
+        difference_if(false, exposition)
+    }
+
+    fn difference_if(requests_unsure: bool, exposition: &str) -> Option<String> {
+        let sums = Sums {
+            calls: 2,
+            sent: 2,
+            received: 6,
+            sent_bytes: 20,
+            received_bytes: 60,
+            most_sent: 1,
+            most_received: 4,
+        };
+        let row = Row { method: "/s/M".into(), code: 5, requests_unsure, sums };
+        let client = Identity { name: "x client".into(), pid: 7, comm: "p".into() };
+        let expected = Expected::of_client(&client, &Truth { pid: 7, calls: vec![row] });
+        expected.difference(&Metrics::parse(exposition).unwrap())
+    }
+
+    #[test]
+    fn the_same_numbers_do_not_differ() {
+        assert_eq!(difference(EXPOSITION), None);
+    }
+
+    #[test]
+    fn requests_that_nobody_knows_of_are_not_compared() {
+        let fewer = |number| {
+            EXPOSITION.replacen(&format!("process=\"p\"}} {number}\n"), "process=\"p\"} 1\n", 1)
+        };
+        assert!(difference(&fewer(20)).is_some());
+        assert_eq!(difference_if(true, &fewer(20)), None);
+        assert!(difference_if(true, &fewer(60)).is_some(), "responses are");
+    }
+
+    #[test]
+    fn every_number_and_label_counts() {
+        let wrong = [
+            ("started_total{grpc_type=\"server_stream\"", "started_total{grpc_type=\"unary\""),
+            ("process=\"p\"} 2", "process=\"q\"} 2"),
+            ("grpc_code=\"NotFound\"", "grpc_code=\"OK\""),
+            ("pid=\"7\",process=\"p\"} 6", "pid=\"7\",process=\"p\"} 5"),
+            ("pid=\"7\",process=\"p\"} 60", "pid=\"7\",process=\"p\"} 61"),
+            ("pid=\"7\",process=\"p\"} 20", "pid=\"7\",process=\"p\"} 0"),
+            ("pid=\"7\",process=\"p\"} 0", "pid=\"7\",process=\"p\"} 1"),
+            ("pid=\"8\"", "pid=\"7\""),
+            (r#"grpc_method="M",grpc_code"#, r#"grpc_method="N",grpc_code"#),
+        ];
+        for (good, bad) in wrong {
+            assert!(EXPOSITION.contains(good), "{good}");
+            let difference = difference(&EXPOSITION.replacen(good, bad, 1));
+            assert!(difference.is_some(), "{bad}");
+        }
+    }
+}

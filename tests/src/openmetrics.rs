@@ -1,0 +1,289 @@
+//! The OpenMetrics text format, version 1.0.0, read strictly: what a lenient scraper would
+//! forgive is an error here.
+
+#![expect(clippy::float_cmp, reason = "counts are exact in f64")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// All that one scrape said.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    series: BTreeMap<(String, Labels), f64>,
+}
+
+/// Labels by name.
+pub type Labels = BTreeMap<String, String>;
+
+impl Metrics {
+    /// Reads an exposition.
+    pub fn parse(text: &str) -> Result<Self> {
+        let body = text.strip_suffix("# EOF\n").context("the text does not end with # EOF")?;
+        let mut parser = Parser::default();
+        for (index, line) in body.split_terminator('\n').enumerate() {
+            parser.line(line).with_context(|| format!("line {}: {line}", index + 1))?;
+        }
+        ensure!(body.is_empty() || body.ends_with('\n'), "# EOF is not a line of its own");
+        parser.end_family()?;
+        Ok(parser.metrics)
+    }
+
+    /// The series of this name: their labels and values.
+    pub fn series(&self, name: &str) -> impl Iterator<Item = (&Labels, f64)> {
+        self.series.iter().filter(move |((n, _), _)| n == name).map(|((_, l), value)| (l, *value))
+    }
+
+    /// The sum of the series of this name that have these labels among theirs.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |series: &Labels| {
+            labels.iter().all(|(name, value)| series.get(*name).is_some_and(|v| v == value))
+        };
+        self.series(name).filter(|(series, _)| has(series)).fold(0.0, |sum, (_, value)| sum + value)
+    }
+
+    /// The values of a label in all series of this name.
+    pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<&str> {
+        self.series(name).filter_map(|(labels, _)| labels.get(label)).map(String::as_str).collect()
+    }
+
+    /// The series whose name begins so and whose value is not 0, one a line.
+    pub fn nonzero(&self, prefix: &str) -> String {
+        let mut text = String::new();
+        for ((name, labels), value) in &self.series {
+            if name.starts_with(prefix) && !name.ends_with("_bucket") && *value != 0.0 {
+                // Writing to a String does not fail.
+                let _ = writeln!(text, "  {name} {labels:?} {value}");
+            }
+        }
+        text
+    }
+}
+
+#[derive(Default)]
+struct Parser {
+    metrics: Metrics,
+    family: Family,
+    families: BTreeSet<String>,
+}
+
+#[derive(Default)]
+struct Family {
+    name: String,
+    kind: Option<Kind>,
+    unit: bool,
+    help: bool,
+    /// The series of a histogram without their `le`, in order of appearance of the buckets.
+    buckets: BTreeMap<Labels, Vec<(f64, f64)>>,
+    counts: BTreeMap<Labels, f64>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+}
+
+impl Parser {
+    fn line(&mut self, line: &str) -> Result<()> {
+        match line.strip_prefix("# ") {
+            Some(metadata) => self.metadata(metadata),
+            None => self.sample(line),
+        }
+    }
+
+    fn metadata(&mut self, metadata: &str) -> Result<()> {
+        let mut words = metadata.splitn(3, ' ');
+        let (word, name) = (words.next().unwrap_or_default(), words.next().context("no name")?);
+        let text = words.next().context("no text")?;
+        if self.family.name != name {
+            self.end_family()?;
+            ensure!(self.families.insert(name.to_owned()), "the family was there before");
+            self.family = Family { name: name.to_owned(), ..Family::default() };
+        }
+        let family = &mut self.family;
+        let again = match word {
+            "TYPE" => family.kind.replace(kind(text)?).is_some(),
+            "HELP" => std::mem::replace(&mut family.help, true),
+            "UNIT" => {
+                ensure!(name.ends_with(&format!("_{text}")), "the name does not end with the unit");
+                std::mem::replace(&mut family.unit, true)
+            }
+            _ => bail!("a comment"),
+        };
+        ensure!(!again, "said twice");
+        Ok(())
+    }
+
+    fn sample(&mut self, line: &str) -> Result<()> {
+        let end = line.find(['{', ' ']).context("no value")?;
+        let (name, rest) = line.split_at(end);
+        let (mut labels, rest) = match rest.strip_prefix('{') {
+            Some(rest) => parse_labels(rest)?,
+            None => (Labels::new(), rest),
+        };
+        let value = rest.strip_prefix(' ').context("no space before the value")?;
+        let value = parse_value(value)?;
+        let suffix = name.strip_prefix(&self.family.name).context("not of the family above")?;
+        let kind = self.family.kind.context("a sample before its type")?;
+        let fits = match kind {
+            Kind::Counter => suffix == "_total" && value >= 0.0,
+            Kind::Gauge => suffix.is_empty(),
+            Kind::Info => suffix == "_info" && value == 1.0,
+            Kind::Histogram => ["_bucket", "_count", "_sum"].contains(&suffix) && value >= 0.0,
+        };
+        ensure!(fits, "name or value are not those of the family's type");
+        let key = (name.to_owned(), labels.clone());
+        ensure!(self.metrics.series.insert(key, value).is_none(), "the series was there before");
+        if suffix == "_bucket" {
+            let le = labels.remove("le").context("a bucket without le")?;
+            self.family.buckets.entry(labels).or_default().push((parse_value(&le)?, value));
+        } else if suffix == "_count" {
+            self.family.counts.insert(labels, value);
+        }
+        Ok(())
+    }
+
+    /// Checks what only the whole of a family can show.
+    fn end_family(&mut self) -> Result<()> {
+        let family = &self.family;
+        if family.kind == Some(Kind::Histogram) {
+            let context = || format!("histogram {}", family.name);
+            ensure!(family.buckets.keys().eq(family.counts.keys()), "{}: count?", context());
+            for (buckets, count) in family.buckets.values().zip(family.counts.values()) {
+                let rising = buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
+                ensure!(rising, "{}: buckets do not rise", context());
+                let last = buckets.last().copied();
+                ensure!(last == Some((f64::INFINITY, *count)), "{}: +Inf", context());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kind(text: &str) -> Result<Kind> {
+    Ok(match text {
+        "counter" => Kind::Counter,
+        "gauge" => Kind::Gauge,
+        "histogram" => Kind::Histogram,
+        "info" => Kind::Info,
+        _ => bail!("a type that the daemon should have no use for"),
+    })
+}
+
+/// No timestamps, no exemplars: the daemon has neither.
+fn parse_value(text: &str) -> Result<f64> {
+    match text {
+        "+Inf" => Ok(f64::INFINITY),
+        _ if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
+            text.parse().context("not a number")
+        }
+        _ => bail!("not a number"),
+    }
+}
+
+/// The labels after `{`, and what follows their `}`.
+fn parse_labels(text: &str) -> Result<(Labels, &str)> {
+    let mut labels = Labels::new();
+    let mut rest = text;
+    if let Some(after) = rest.strip_prefix('}') {
+        return Ok((labels, after));
+    }
+    loop {
+        let (name, after) = rest.split_once("=\"").context("a label without value")?;
+        let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        ensure!(!name.is_empty() && name.chars().all(valid), "a label's name");
+        let (value, after) = parse_label_value(after)?;
+        ensure!(labels.insert(name.to_owned(), value).is_none(), "a label twice");
+        if let Some(after) = after.strip_prefix('}') {
+            return Ok((labels, after));
+        }
+        rest = after.strip_prefix(',').context("no comma between labels")?;
+    }
+}
+
+/// The value up to its closing quote, and what follows.
+fn parse_label_value(text: &str) -> Result<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((index, c)) = chars.next() {
+        match c {
+            '"' => return Ok((value, text.get(index + 1..).unwrap_or_default())),
+            '\\' => value.push(match chars.next() {
+                Some((_, 'n')) => '\n',
+                Some((_, c @ ('\\' | '"'))) => c,
+                _ => bail!("an unknown escape"),
+            }),
+            c => value.push(c),
+        }
+    }
+    bail!("a label value without end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Metrics;
+
+    const GOOD: &str = r#"# HELP a_b Text.
+# TYPE a_b counter
+a_b_total{x="1",y="q\"\\\n"} 3
+a_b_total{x="2"} 4
+# HELP h_seconds Text.
+# TYPE h_seconds histogram
+# UNIT h_seconds seconds
+h_seconds_sum{x="1"} 0.5
+h_seconds_count{x="1"} 3
+h_seconds_bucket{le="0.1",x="1"} 1
+h_seconds_bucket{le="+Inf",x="1"} 3
+# TYPE g gauge
+g 1e-3
+# EOF
+"#;
+
+    #[test]
+    fn reads_and_sums() {
+        let metrics = Metrics::parse(GOOD).unwrap();
+        assert_eq!(metrics.sum("a_b_total", &[]), 7.0);
+        assert_eq!(metrics.sum("a_b_total", &[("x", "2")]), 4.0);
+        assert_eq!(metrics.sum("a_b_total", &[("y", "q\"\\\n")]), 3.0);
+        assert_eq!(metrics.sum("g", &[("x", "2")]).to_bits(), 0, "not the -0 of an empty sum");
+        assert_eq!(metrics.sum("h_seconds_count", &[]), 3.0);
+        assert_eq!(
+            metrics.label_values("a_b_total", "x").into_iter().collect::<Vec<_>>(),
+            ["1", "2"]
+        );
+    }
+
+    #[test]
+    fn forgives_nothing() {
+        let wrong = [
+            ("# EOF\n", "", "no end"),
+            ("# EOF\n", "# EOF", "no last line feed"),
+            ("# EOF\n", "# EOF\n# EOF\n", "two ends"),
+            ("# EOF\n", "\n# EOF\n", "an empty line"),
+            ("# EOF\n", "g 2\n# EOF\n", "a series twice"),
+            ("# EOF\n", "a_b_total 2\n# EOF\n", "a family in two places"),
+            ("# EOF\n", "# HELP a_b Text.\n# EOF\n", "a family described in two places"),
+            ("# TYPE a_b counter\n", "", "a sample without type"),
+            ("a_b_total{x=\"2\"} 4", "a_b{x=\"2\"} 4", "a counter without _total"),
+            ("a_b_total{x=\"2\"} 4", "a_b_total{x=\"2\"} -4", "a counter below 0"),
+            ("a_b_total{x=\"2\"} 4", "a_b_total{x=\"2\"} NaN", "a counter that is no number"),
+            ("a_b_total{x=\"2\"} 4", "a_b_total{x=\"2\"}4", "no space"),
+            ("a_b_total{x=\"2\"} 4", "a_b_total{x=\"2\",x=\"2\"} 4", "a label twice"),
+            ("a_b_total{x=\"2\"} 4", "a_b_total{x=\"2} 4", "a label without end"),
+            (r#"q\"\\\n"#, r"q\t", "an unknown escape"),
+            ("h_seconds_count{x=\"1\"} 3", "h_seconds_count{x=\"1\"} 4", "count is not +Inf's"),
+            ("h_seconds_count{x=\"1\"} 3\n", "", "no count"),
+            ("le=\"0.1\",x=\"1\"} 1", "le=\"0.1\",x=\"1\"} 4", "a falling bucket"),
+            ("le=\"+Inf\",x=\"1\"} 3", "le=\"9\",x=\"1\"} 3", "no +Inf"),
+            ("UNIT h_seconds seconds", "UNIT h_seconds bytes", "a unit that is not in the name"),
+        ];
+        for (good, bad, what) in wrong {
+            assert!(GOOD.contains(good), "{what}");
+            assert!(Metrics::parse(&GOOD.replacen(good, bad, 1)).is_err(), "{what}");
+        }
+    }
+}

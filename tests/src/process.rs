@@ -1,0 +1,82 @@
+//! Child processes: told to stop by signal, never outliving the tests.
+
+use std::fs;
+use std::process::{Child, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Between two looks at something that will change.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+
+/// For a child to get its name; one that has its parent's keeps it.
+const NAME_LIMIT: Duration = Duration::from_secs(1);
+
+/// A child process that is killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    pub(crate) fn new(child: Child) -> Self {
+        Self { child }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The name of its main thread, once it is its own: the kernel lets the parent go on in the
+    /// midst of execve(2), before it gives the child its name (`begin_new_exec`).
+    pub(crate) fn comm(&self) -> Result<String> {
+        let begin = Instant::now();
+        let ours = comm_in("thread-self")?;
+        loop {
+            let comm = comm_in(&self.pid().to_string())?;
+            if comm != ours || begin.elapsed() > NAME_LIMIT {
+                return Ok(comm);
+            }
+            sleep(POLL);
+        }
+    }
+
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("wait for a process")?.is_none())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("send {signal:?} to process {}", self.pid()))
+    }
+
+    /// Its end, or an error when it does not come in time.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().context("wait for a process")? {
+                return Ok(status);
+            }
+            if begin.elapsed() > limit {
+                bail!("process {} is still running after {limit:?}", self.pid());
+            }
+            sleep(POLL);
+        }
+    }
+}
+
+fn comm_in(process: &str) -> Result<String> {
+    let path = format!("/proc/{process}/comm");
+    let comm = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    Ok(comm.trim_end().to_owned())
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,159 @@
+//! The gRPC libraries under test: one folder of `tests/peers` each.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+
+/// A gRPC library in one of its modes, ready to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stack {
+    /// As in the name of a case.
+    pub name: String,
+    /// The server's program and first arguments.
+    pub server: Vec<String>,
+    /// The client's.
+    pub client: Vec<String>,
+    /// Added to the environment of both.
+    pub env: BTreeMap<String, String>,
+    /// The server may end an expired unary call with a code of its own at the very moment in which
+    /// the client resets it, so that nobody can say which code the wire has.
+    pub races_deadline: bool,
+}
+
+/// A `peer.toml`. In its words, `{folder}` is the folder that it is in, `{cache}` a folder that is
+/// not part of the repository, `{target}` cargo's target directory, `{cargo}` cargo.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    /// What must be installed, for the error when preparing fails.
+    needs: String,
+    /// Commands run one after the other: when an input has changed, or each time without inputs.
+    prepare: Vec<Vec<String>>,
+    /// Files that what is prepared depends on, relative to the folder.
+    #[serde(default)]
+    inputs: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    stacks: BTreeMap<String, Commands>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Commands {
+    server: Vec<String>,
+    client: Vec<String>,
+    #[serde(default)]
+    races_deadline: bool,
+}
+
+/// Prepares the stacks of all folders; what has been prepared before and has not changed is kept.
+pub fn prepare() -> Result<Vec<Stack>> {
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    let mut manifests = Vec::new();
+    for entry in fs::read_dir(&peers).with_context(|| format!("read {}", peers.display()))? {
+        let manifest = entry?.path().join("peer.toml");
+        if manifest.is_file() {
+            manifests.push(manifest);
+        }
+    }
+    manifests.sort();
+    let mut stacks = Vec::new();
+    for manifest in manifests {
+        stacks.extend(prepare_folder(&peers, &manifest)?);
+    }
+    Ok(stacks)
+}
+
+fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
+    let context = || format!("in {}", path.display());
+    let text = fs::read_to_string(path).with_context(context)?;
+    let manifest: Manifest = toml::from_str(&text).with_context(context)?;
+    let folder = path.parent().with_context(context)?;
+    let name = folder.file_name().with_context(context)?;
+    let words = Words { folder: folder.into(), cache: peers.join(".cache").join(name) };
+
+    let inputs = inputs(&text, folder, &manifest.inputs)?;
+    let stamp = words.cache.join("prepared-from");
+    let unchanged = !manifest.inputs.is_empty()
+        && fs::read_to_string(&stamp).is_ok_and(|prepared_from| prepared_from == inputs);
+    if !unchanged {
+        fs::create_dir_all(&words.cache)
+            .with_context(|| format!("create {}", words.cache.display()))?;
+        for command in &manifest.prepare {
+            run(&words.replace_all(command)?)
+                .with_context(|| format!("{}: needs {}", path.display(), manifest.needs))?;
+        }
+        fs::write(&stamp, inputs).with_context(|| format!("write {}", stamp.display()))?;
+    }
+    let env = manifest.env.iter().map(|(name, value)| Ok((name.clone(), words.replace(value)?)));
+    let env: BTreeMap<_, _> = env.collect::<Result<_>>()?;
+    let stack = |(name, commands): (String, Commands)| {
+        Ok(Stack {
+            name,
+            server: words.replace_all(&commands.server)?,
+            client: words.replace_all(&commands.client)?,
+            env: env.clone(),
+            races_deadline: commands.races_deadline,
+        })
+    };
+    manifest.stacks.into_iter().map(stack).collect()
+}
+
+/// All that decides what is prepared: the places too, for a virtual environment cannot be moved.
+fn inputs(manifest: &str, folder: &Path, names: &[String]) -> Result<String> {
+    let mut inputs = format!("{}\n{manifest}", folder.display());
+    for name in names {
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        inputs.push_str(&text);
+    }
+    Ok(inputs)
+}
+
+struct Words {
+    folder: PathBuf,
+    cache: PathBuf,
+}
+
+impl Words {
+    fn replace_all(&self, texts: &[String]) -> Result<Vec<String>> {
+        texts.iter().map(|text| self.replace(text)).collect()
+    }
+
+    fn replace(&self, text: &str) -> Result<String> {
+        let mut text = text
+            .replace("{folder}", &self.folder.to_string_lossy())
+            .replace("{cache}", &self.cache.to_string_lossy());
+        if text.contains("{cargo}") {
+            text = text.replace("{cargo}", &env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+        }
+        if text.contains("{target}") {
+            text = text.replace("{target}", &target_dir()?.to_string_lossy());
+        }
+        Ok(text)
+    }
+}
+
+/// Cargo's target directory: the tests' own binary is in `PROFILE/deps` of it.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let binary = env::current_exe().context("find the tests' own binary")?;
+    let dir =
+        binary.ancestors().nth(3).context("the tests' binary is not in a target directory")?;
+    Ok(dir.to_owned())
+}
+
+fn run(command: &[String]) -> Result<()> {
+    let [program, args @ ..] = command else { bail!("an empty command") };
+    let status = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("run {program}"))?;
+    ensure!(status.success(), "{} failed: {status}", command.join(" "));
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! What the peers know happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+
+/// What one peer knows, as it writes it: JSON, from its own point of view.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Truth {
+    /// The peer's process.
+    pub pid: u32,
+    /// One row for each method and code.
+    pub calls: Vec<Row>,
+}
+
+/// The calls of one method that ended with one code.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Row {
+    /// The full path: `/package.Service/Method`.
+    pub method: String,
+    /// gRPC's number for the code; [`CUT`] where a server saw the call end without its doing.
+    pub code: i32,
+    /// The peer does not know whether the request messages were written before the server had
+    /// refused the call: their number is not compared.
+    #[serde(default)]
+    pub requests_unsure: bool,
+    /// How many.
+    #[serde(flatten)]
+    pub sums: Sums,
+}
+
+/// The code of calls that a server did not end: the client did, or the deadline.
+pub const CUT: i32 = -1;
+
+/// Calls, and their messages each way; bytes are those of the serialized messages, `most_` is of
+/// the call that had the most.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Sums {
+    pub calls: u64,
+    pub sent: u64,
+    pub received: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub most_sent: u64,
+    pub most_received: u64,
+}
+
+impl Sums {
+    fn add(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.sent += other.sent;
+        self.received += other.received;
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+        self.most_sent = self.most_sent.max(other.most_sent);
+        self.most_received = self.most_received.max(other.most_received);
+    }
+
+    fn mirrored(self) -> Self {
+        Self {
+            calls: self.calls,
+            sent: self.received,
+            received: self.sent,
+            sent_bytes: self.received_bytes,
+            received_bytes: self.sent_bytes,
+            most_sent: self.most_received,
+            most_received: self.most_sent,
+        }
+    }
+}
+
+/// `Canceled`, `DeadlineExceeded`: what a client calls a call that its server sees cut.
+const CUT_BY_CLIENT: [i32; 2] = [1, 4];
+
+/// `Unimplemented`: a server's application does not hear of calls to methods that it has not.
+const UNIMPLEMENTED: i32 = 12;
+
+impl Truth {
+    /// The same calls from the other end.
+    #[must_use]
+    pub fn mirrored(&self) -> Self {
+        let mirror = |row: &Row| Row { sums: row.sums.mirrored(), ..row.clone() };
+        Self { pid: 0, calls: self.calls.iter().map(mirror).collect() }
+    }
+
+    fn by_method_and_code(&self, code: impl Fn(i32) -> i32) -> BTreeMap<(&str, i32), Sums> {
+        let mut rows = BTreeMap::<_, Sums>::new();
+        for row in &self.calls {
+            rows.entry((row.method.as_str(), code(row.code))).or_default().add(row.sums);
+        }
+        rows
+    }
+}
+
+/// An error that shows the difference if the server and its clients do not tell the same.
+pub fn agree(server: &Truth, clients: &Truth) -> Result<()> {
+    let clients = clients.mirrored();
+    let cut = |code| if CUT_BY_CLIENT.contains(&code) { CUT } else { code };
+    let mut clients = clients.by_method_and_code(cut);
+    clients.retain(|(_, code), _| *code != UNIMPLEMENTED);
+    let server = server.by_method_and_code(|code| code);
+    if server == clients {
+        return Ok(());
+    }
+    let mut table = String::from("the peers do not agree, seen from the server:\n");
+    for key in server.keys().chain(clients.keys()).collect::<BTreeSet<_>>() {
+        let (server, client) = (server.get(key), clients.get(key));
+        if server != client {
+            let (method, code) = key;
+            writeln!(table, "  {method} {}", code_name(*code))?;
+            writeln!(table, "    server: {server:?}\n    client: {client:?}")?;
+        }
+    }
+    bail!(table)
+}
+
+/// The code's name as in the label `grpc_code`.
+pub fn code_name(code: i32) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "Canceled",
+        "Unknown",
+        "InvalidArgument",
+        "DeadlineExceeded",
+        "NotFound",
+        "AlreadyExists",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "FailedPrecondition",
+        "Aborted",
+        "OutOfRange",
+        "Unimplemented",
+        "Internal",
+        "Unavailable",
+        "DataLoss",
+        "Unauthenticated",
+    ];
+    let index = usize::try_from(code).ok();
+    index.and_then(|index| NAMES.get(index).copied()).unwrap_or("(cut)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CUT, Row, Sums, Truth, agree};
+
+    fn truth(rows: &[(i32, u64, u64)]) -> Truth {
+        let row = |&(code, sent, received): &(i32, u64, u64)| Row {
+            method: "/s/M".into(),
+            code,
+            requests_unsure: false,
+            sums: Sums {
+                calls: 1,
+                most_sent: sent,
+                most_received: received,
+                sent,
+                received,
+                sent_bytes: 10 * sent,
+                received_bytes: received,
+            },
+        };
+        Truth { pid: 1, calls: rows.iter().map(row).collect() }
+    }
+
+    fn mirrored(rows: &[(i32, u64, u64)]) -> Truth {
+        truth(rows).mirrored()
+    }
+
+    #[test]
+    fn peers_agree_whatever_cut_a_call() {
+        let server = truth(&[(0, 1, 2), (CUT, 1, 1), (CUT, 0, 1)]);
+        agree(&server, &mirrored(&[(0, 1, 2), (1, 1, 1), (4, 0, 1), (12, 0, 1)])).unwrap();
+    }
+
+    #[test]
+    fn peers_that_differ_do_not_agree() {
+        let server = truth(&[(0, 1, 2)]);
+        for client in [mirrored(&[]), mirrored(&[(1, 1, 2)]), mirrored(&[(0, 2, 1)])] {
+            let error = agree(&server, &client).unwrap_err().to_string();
+            assert!(error.contains("/s/M OK"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `cargo xtask ci`
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::{exec, setup, test};
+
+/// Runs every step, so that one run shows all that is wrong; the tests last.
+pub(crate) fn run() -> Result<ExitCode> {
+    setup::ensure()?;
+    let mut failed = Vec::new();
+    let mut step = |name: &'static str, result: Result<()>| {
+        if let Err(error) = result {
+            println!("ci: {name}: {error:#}");
+            failed.push(name);
+        } else {
+            println!("ci: {name}: passed");
+        }
+    };
+    step(
+        "formatting",
+        shown(&mut exec::cargo(&["fmt", "--all", "--check", "--", "--color=never"])),
+    );
+    step("lints", shown(&mut lints()));
+    step("lints of the kernel programs", shown(&mut kernel_lints()));
+    if exec::find("cargo-deny").is_some() {
+        step("dependencies", shown(&mut dependencies()));
+    } else {
+        println!("ci: dependencies: not run: cargo-deny is not installed");
+    }
+    let counts = test::all(&[]);
+    if !failed.is_empty() {
+        println!("ci: failed beside the tests: {}", failed.join(", "));
+    }
+    let counts = counts?;
+    println!("{counts}");
+    let passed = failed.is_empty() && counts.failed == 0;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn lints() -> Command {
+    let selection = ["--workspace", "--exclude", "observer-ebpf", "--all-targets", "--locked"];
+    let mut cargo = exec::cargo(&["clippy"]);
+    cargo.args(selection).args(["--", "-D", "warnings"]);
+    cargo
+}
+
+/// As if they were for this machine, by its own clippy: the BPF toolchains come without one. Of
+/// nightly, they use what only a compiler for BPF needs.
+fn kernel_lints() -> Command {
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        "--check-cfg=cfg(bpf_target_arch,values(any()))".to_owned(),
+    ];
+    let mut cargo =
+        exec::cargo(&["clippy", "--package", "observer-ebpf", "--locked", "--", "-D", "warnings"]);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("RUSTC_BOOTSTRAP", "1");
+    cargo
+}
+
+/// Without advisories: they come from a repository that is not to be reached from everywhere, and
+/// a new one is no fault of the change at hand.
+fn dependencies() -> Command {
+    exec::cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"])
+}
+
+fn shown(command: &mut Command) -> Result<()> {
+    println!("$ {}", exec::shown(command));
+    exec::run(command)
+}

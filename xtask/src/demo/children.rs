@@ -1,0 +1,114 @@
+//! The programs of the demo: the daemon, a service, its clients.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::exec;
+
+/// For a program to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A program that is ended when this is dropped.
+pub(super) struct Running {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts it, its standard error kept in a file of `directory`.
+    pub(super) fn start(
+        name: &'static str,
+        command: &mut Command,
+        directory: &Path,
+    ) -> Result<Self> {
+        let log = directory.join(format!("{name}.log"));
+        let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        // In a group of its own: at Ctrl-C the terminal would end them all at once.
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot run {}", exec::shown(command)))?;
+        Ok(Self { name, child, log })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The first line that it prints; its standard output must be piped.
+    pub(super) fn first_line(&mut self) -> Result<String> {
+        let output = self.child.stdout.take().context("its output is not piped")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).context("cannot read what it prints")?;
+        if line.is_empty() {
+            let _ = self.child.wait();
+            self.check()?;
+        }
+        Ok(line)
+    }
+
+    /// Whether it has ended.
+    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| format!("cannot wait for the {}", self.name))
+    }
+
+    /// An error with its last words if it has ended.
+    pub(super) fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.ended()? {
+            let words = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let from = words.lines().count().saturating_sub(10);
+            let last: Vec<&str> = words.lines().skip(from).collect();
+            bail!("the {} ended ({status}):\n{}", self.name, last.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, and waits.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM);
+        let begun = Instant::now();
+        while self.ended()?.is_none() {
+            if begun.elapsed() > GRACE {
+                self.signal(Signal::KILL);
+                self.child.wait()?;
+                bail!("the {} did not end within {} s", self.name, GRACE.as_secs());
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Only while it is not waited for: its number may be another's then.
+    fn signal(&mut self, signal: Signal) {
+        if !matches!(self.ended(), Ok(None)) {
+            return;
+        }
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if pid.is_none_or(|pid| kill_process(pid, signal).is_err()) {
+            // It is sudo, which is root's, and passes the signal on.
+            let name = if signal == Signal::KILL { "KILL" } else { "TERM" };
+            let kill = ["-n", "kill", "-s", name, &self.child.id().to_string()];
+            let _ = Command::new("sudo").args(kill).status();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.ended(), Ok(None)) {
+            let _ = self.stop();
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What the demo's clients do: steps in the language of tests/peers (see its python/client.py).
+
+/// About a second each.
+const ROUNDS: usize = 2000;
+
+/// Short calls that mostly succeed.
+const SHORT: &str = r#"
+    {"rpc": "Unary", "count": 150, "concurrency": 4, "payload": 100, "response_size": 400,
+     "sleep_ms": 2},
+    {"rpc": "Unary", "count": 5, "code": 5, "detail": "no such item"},
+    {"rpc": "Unary", "count": 100, "concurrency": 2, "payload": 100, "response_size": 4000,
+     "sleep_ms": 5},
+    {"rpc": "Unary", "count": 1, "sleep_ms": 200, "deadline_ms": 50}"#;
+
+/// Streams, some of them cut.
+const STREAMS: &str = r#"
+    {"rpc": "ServerStream", "count": 20, "concurrency": 4, "responses": 10, "response_size": 1000,
+     "sleep_between_ms": 5},
+    {"rpc": "ClientStream", "count": 30, "concurrency": 3, "requests": 8, "payload": 500,
+     "sleep_ms": 10},
+    {"rpc": "Bidi", "count": 10, "concurrency": 2, "requests": 5, "lockstep": true, "payload": 50,
+     "sleep_ms": 10},
+    {"rpc": "Bidi", "count": 2, "requests": 3, "code": 8, "detail": "too many"}"#;
+
+/// A plan of many rounds: a client that does little each time would be many processes.
+pub(super) fn short_calls() -> String {
+    rounds(SHORT)
+}
+
+pub(super) fn streams() -> String {
+    rounds(STREAMS)
+}
+
+fn rounds(steps: &str) -> String {
+    format!("[{}]", vec![steps; ROUNDS].join(","))
+}

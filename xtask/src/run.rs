@@ -1,0 +1,18 @@
+//! `cargo xtask run`
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+
+use anyhow::{Context as _, Result};
+
+use crate::{build, exec, setup};
+
+/// Becomes the daemon, so that signals and the exit status are its own.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    setup::ensure()?;
+    let daemon = build::daemon(true)?;
+    let mut command = exec::root_command(&daemon)?;
+    command.args(args);
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run {}", exec::shown(&command)))
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask test`
+
+use std::ffi::OsString;
+use std::fmt::{self, Display, Formatter};
+use std::io::{BufRead as _, BufReader, Write as _, stdout};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{build, exec, setup};
+
+/// What libtest said of one or more test binaries.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+}
+
+impl Display for Counts {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
+    setup::ensure()?;
+    let counts = all(args)?;
+    println!("{counts}");
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs all tests; an error if they could not all be run, so that the counts are never partial.
+pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
+    let unprivileged = counted(&mut unprivileged(args))?;
+    let privileged = counted(&mut privileged(args)?)?;
+    Ok(Counts {
+        passed: unprivileged.passed + privileged.passed,
+        failed: unprivileged.failed + privileged.failed,
+    })
+}
+
+/// Unit and property tests, documentation examples: they need neither root nor a kernel feature.
+fn unprivileged(args: &[OsString]) -> Command {
+    let mut cargo =
+        exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf", "--no-fail-fast"]);
+    cargo.arg("--").args(args);
+    cargo
+}
+
+/// The end-to-end tests, of the daemon as users build it; they prepare the peers themselves.
+fn privileged(args: &[OsString]) -> Result<Command> {
+    let daemon = build::daemon(true)?;
+    let mut cargo = exec::cargo(&["test", "--package", "tests", "--features", "privileged"]);
+    cargo.args(["--test", "e2e"]).env("OBSERVER_BIN", daemon);
+    // Not all of cargo under sudo: the target directory would be root's.
+    let runner = exec::as_root()?;
+    if !runner.is_empty() {
+        let words: Vec<String> = runner.iter().map(toml_string).collect();
+        cargo.arg("--config");
+        cargo.arg(format!("target.'cfg(all())'.runner=[{}]", words.join(",")));
+    }
+    cargo.arg("--").args(args);
+    Ok(cargo)
+}
+
+fn toml_string(word: &OsString) -> String {
+    let text = word.to_string_lossy();
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Runs `cargo test`, shows what it prints, and adds up the results.
+fn counted(cargo: &mut Command) -> Result<Counts> {
+    println!("$ {}", exec::shown(cargo));
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let mut tally = Tally::default();
+    let mut lines = BufReader::new(child.stdout.take().context("cargo has no output")?);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).context("cannot read what cargo prints")? > 0 {
+        let mut out = stdout().lock();
+        out.write_all(&line).and_then(|()| out.flush()).context("cannot print")?;
+        tally.line(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    tally.counts(status.success())
+}
+
+/// Reads libtest's output, of one test binary after the other.
+#[derive(Debug, Default)]
+struct Tally {
+    begun: u64,
+    ended: u64,
+    counts: Counts,
+}
+
+impl Tally {
+    fn line(&mut self, line: &str) {
+        if line.starts_with("running ") && line.contains(" test") {
+            self.begun += 1;
+        }
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        self.ended += 1;
+        self.counts.passed += count(result, " passed");
+        self.counts.failed += count(result, " failed");
+    }
+
+    /// An error if not every binary told its result, or if something else than a test failed.
+    fn counts(self, success: bool) -> Result<Counts> {
+        if self.ended == 0 || self.begun != self.ended {
+            bail!(
+                "not all tests were run: {} of {} test binaries told a result",
+                self.ended,
+                self.begun
+            );
+        }
+        if success != (self.counts.failed == 0) {
+            bail!("cargo test failed, and not by a failed test: see above");
+        }
+        Ok(self.counts)
+    }
+}
+
+/// `12` of `ok. 12 passed; 0 failed; …`.
+fn count(result: &str, what: &str) -> u64 {
+    let field = result.split(';').find_map(|field| field.strip_suffix(what));
+    field.and_then(|field| field.rsplit(' ').next()).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSED: &str = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered \
+                          out; finished in 0.01s\n";
+    const FAILED: &str =
+        "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out\n";
+
+    fn tally(lines: &[&str]) -> Tally {
+        let mut tally = Tally::default();
+        for line in lines {
+            tally.line(line);
+        }
+        tally
+    }
+
+    #[test]
+    fn results_of_all_binaries_are_added_up() {
+        let tally = tally(&["running 12 tests\n", PASSED, "running 1 test\n", FAILED]);
+        assert_eq!(tally.counts(false).unwrap(), Counts { passed: 15, failed: 2 });
+    }
+
+    #[test]
+    fn a_binary_that_died_leaves_no_sum() {
+        assert!(tally(&["running 5 tests\n", FAILED, "running 12 tests\n"]).counts(false).is_err());
+        assert!(tally(&[]).counts(true).is_err());
+    }
+
+    #[test]
+    fn a_failure_beside_the_tests_leaves_no_sum() {
+        assert!(tally(&["running 12 tests\n", PASSED]).counts(false).is_err());
+    }
+}
