@@ -172,7 +172,9 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.received = Direction::new(received);
     connection.sent = Direction::new(sent);
     let _ = IGNORED.remove(call.socket.sock);
-    if CONNECTIONS.insert(call.socket.sock, *connection, 0).is_err() {
+    // By reference: a copy would be on the stack, which has no room for it.
+    let connection: &Connection = connection;
+    if CONNECTIONS.insert(call.socket.sock, connection, 0).is_err() {
         ignore(&call.socket, Ignored::FOR_GOOD);
         count(Counter::ConnectionsFull, 0);
         return None;

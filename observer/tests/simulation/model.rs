@@ -263,7 +263,7 @@ impl End {
         let elapsed = at.time_ns - call.started_ns;
         let expired = call
             .timeout_ns
-            .is_some_and(|timeout| elapsed + 10_000_000.max(timeout / 100) >= timeout);
+            .is_some_and(|timeout| elapsed + 25_000_000.max(timeout / 100) >= timeout);
         let code = if error == 8 && expired { DEADLINE_EXCEEDED } else { code_of_reset(error) };
         let label = call.label;
         self.end(truth, at.time_ns, stream, code);
