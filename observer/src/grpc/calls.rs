@@ -231,9 +231,10 @@ impl Calls {
         let expired = (!call.timeout_unknown).then_some(expired);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
-        let incomplete = match self.is_request(flow) {
-            true => call.missed.in_flow(flow.opposite()),
-            false => call.missed.any(),
+        let incomplete = if self.is_request(flow) {
+            call.missed.in_flow(flow.opposite())
+        } else {
+            call.missed.any()
         };
         self.end(at.time_ns, stream, End::Reset { error, expired, incomplete }, sink);
     }

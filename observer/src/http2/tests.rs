@@ -157,14 +157,14 @@ fn record_header(header: RecordHeader) -> Vec<u8> {
         kind,
         direction,
         role,
-        _reserved,
+        _reserved: unseen,
     } = header;
     let mut bytes = Vec::new();
     for field in [connection, time_ns, position, length] {
         bytes.extend(field.to_ne_bytes());
     }
     bytes.extend(pid.to_ne_bytes());
-    bytes.extend([kind, direction, role, _reserved]);
+    bytes.extend([kind, direction, role, unseen]);
     bytes
 }
 
@@ -460,7 +460,7 @@ fn a_loss_without_a_later_record() {
     let mut closed = open();
     let mut unseen = Unseen::default();
     unseen.insert(Flow::Sent);
-    assert_eq!(closed.close(unseen), [not_seen.clone()]);
+    assert_eq!(closed.close(unseen), std::slice::from_ref(&not_seen));
 
     let mut reset = open();
     reset.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 0]);
@@ -500,8 +500,9 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
     let length = MAX_KEPT as usize + 1;
     fixture.server.frame_of_length(kind::HEADERS, flags, 3, length, &[0; 1000]);
     fixture.send();
-    for _ in 0..MAX_KEPT / (1 << 15) {
-        fixture.server.part(&[0; 1 << 15]);
+    let part = vec![0; 1 << 15];
+    for _ in 0..MAX_KEPT as usize / part.len() {
+        fixture.server.part(&part);
         fixture.send();
     }
     assert_eq!(fixture.faults.blocks, 1);
@@ -577,9 +578,10 @@ proptest! {
         records in prop::collection::vec((any::<bool>(), 0..4_u8, any_items(), 0..3_u64), 0..20),
         late in any::<bool>(),
     ) {
-        let connection = match late {
-            true => Connection::joined_late(Role::Client),
-            false => Connection::from_start(Role::Client),
+        let connection = if late {
+            Connection::joined_late(Role::Client)
+        } else {
+            Connection::from_start(Role::Client)
         };
         let mut fixture = Fixture::new(connection);
         let mut count = 0;

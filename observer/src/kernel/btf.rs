@@ -34,21 +34,32 @@ mod kind {
 /// Parsed BTF: where each type is.
 pub(super) struct Btf<'a> {
     strings: &'a [u8],
-    /// By type identifier; 0 is `void`.
-    types: Vec<Type<'a>>,
-    structs: FxHashMap<&'a [u8], usize>,
+    types: &'a [u8],
+    /// Offsets in `types`, by type identifier less 1; 0 is `void`. There are some 100,000.
+    begins: Vec<u32>,
+    /// Identifiers of structs with members, by name.
+    structs: FxHashMap<&'a [u8], u32>,
 }
 
 /// `struct btf_type` and what follows it.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Type<'a> {
+    name: u32,
     info: u32,
     /// The size, or the type that this one refers to.
     size_or_type: u32,
     rest: &'a [u8],
 }
 
-impl Type<'_> {
+impl<'a> Type<'a> {
+    /// Reads the type at the beginning of the bytes; gives back the bytes after it too.
+    fn parse(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (name, info, size_or_type) = (word(bytes, 0)?, word(bytes, 4)?, word(bytes, 8)?);
+        let length = rest_length((info >> 24) & 0x1f, (info & 0xffff) as usize)?;
+        let (rest, after) = bytes.get(12..)?.split_at_checked(length)?;
+        Some((Self { name, info, size_or_type, rest }, after))
+    }
+
     fn kind(&self) -> u32 {
         (self.info >> 24) & 0x1f
     }
@@ -79,30 +90,37 @@ impl<'a> Btf<'a> {
         ensure!(bytes.len() >= HEADER_LENGTH, "not BTF: too short");
         let types = section(8, 12).context("not BTF: the types are not in the file")?;
         let strings = section(16, 20).context("not BTF: the strings are not in the file")?;
-        let mut btf = Self { strings, types: vec![Type::default()], structs: FxHashMap::default() };
-        btf.add_all(types).context("not BTF: a type is cut off or of no known kind")?;
+        let mut btf = Self {
+            strings,
+            types,
+            begins: Vec::with_capacity(types.len() / 32),
+            structs: FxHashMap::default(),
+        };
+        btf.index().context("not BTF: a type is cut off or of no known kind")?;
         Ok(btf)
     }
 
-    fn add_all(&mut self, mut bytes: &'a [u8]) -> Option<()> {
-        while !bytes.is_empty() {
-            let (head, rest) = bytes.split_at_checked(12)?;
-            let (name, info, size_or_type) = (word(head, 0)?, word(head, 4)?, word(head, 8)?);
-            let length = rest_length((info >> 24) & 0x1f, (info & 0xffff) as usize)?;
-            let (rest, after) = rest.split_at_checked(length)?;
-            let found = Type { info, size_or_type, rest };
-            if found.kind() == kind::STRUCT && !rest.is_empty() {
-                self.structs.entry(self.name(name)).or_insert(self.types.len());
+    fn index(&mut self) -> Option<()> {
+        let mut left = self.types;
+        while !left.is_empty() {
+            let (found, after) = Type::parse(left)?;
+            self.begins.push(u32::try_from(self.types.len() - left.len()).ok()?);
+            if found.kind() == kind::STRUCT && !found.rest.is_empty() {
+                self.structs.entry(self.name(found.name)).or_insert(self.begins.len() as u32);
             }
-            self.types.push(found);
-            bytes = after;
+            left = after;
         }
         Some(())
     }
 
+    fn type_of(&self, id: u32) -> Option<Type<'a>> {
+        let begin = *self.begins.get((id as usize).checked_sub(1)?)?;
+        Some(Type::parse(self.types.get(begin as usize..)?)?.0)
+    }
+
     /// Offset of a member in bytes; `path` leads through members by name, with dots.
     pub(super) fn offset(&self, container: &str, path: &str) -> Option<u32> {
-        let mut at = *self.types.get(*self.structs.get(container.as_bytes())?)?;
+        let mut at = self.type_of(*self.structs.get(container.as_bytes())?)?;
         let mut bits = 0;
         for name in path.split('.') {
             let (member_bits, member) = self.find(&at, name.as_bytes(), MAX_DEPTH)?;
@@ -133,7 +151,7 @@ impl<'a> Btf<'a> {
     /// The type behind names and qualifiers.
     fn behind(&self, mut id: u32) -> Option<Type<'a>> {
         for _ in 0..MAX_DEPTH {
-            let found = *self.types.get(id as usize)?;
+            let found = self.type_of(id)?;
             match found.kind() {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::TYPE_TAG => {
                     id = found.size_or_type;

@@ -14,6 +14,10 @@ use crate::{
 /// Most streams that a client has open.
 const MAX_STREAMS: usize = 12;
 
+/// Far longer than all the steps of a simulation, and from each other, so that no call comes near
+/// its deadline but by [`Connection::cancel`], which waits for it to pass.
+const TIMEOUTS_MS: &[u64] = &[10_000, 10_000_000];
+
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
@@ -54,6 +58,7 @@ pub struct Connection {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "two ends, each in some states at once")]
 struct Stream {
     method: usize,
     timeout_ns: Option<u64>,
@@ -153,7 +158,7 @@ impl Connection {
             Some((true, _)) => random.below(6),
             _ => 1,
         };
-        let timeout_ms = random.chance(250).then(|| random.pick(&[50, 1000, 300_000]));
+        let timeout_ms = random.chance(250).then(|| random.pick(TIMEOUTS_MS));
         let timeout_ns = timeout_ms.map(|ms| ms * 1_000_000);
         let half_closed = requests == 0 && random.chance(500);
         let mut stream = Stream { method, timeout_ns, requests, ..Stream::default() };
@@ -200,7 +205,7 @@ impl Connection {
     }
 
     fn server_acts(&mut self, random: &mut Random) -> u64 {
-        if random.chance(10) {
+        if random.chance(3) {
             self.go_away(random);
         }
         let answering = |stream: &Stream| stream.known && !stream.server_over;
@@ -358,7 +363,7 @@ fn push_some(random: &mut Random, method: usize, left: &mut usize, outgoing: &mu
     if *left == 0 || !(outgoing.is_empty() || random.chance(200)) {
         return;
     }
-    for _ in 0..1 + random.below(*left) {
+    for _ in 0..=random.below(*left) {
         *left -= 1;
         match METHODS[method].1 {
             Some(_) => outgoing.push(random),

@@ -49,9 +49,10 @@ impl Encoder {
     pub fn new(random: &mut Random) -> Self {
         let mut oracle = loona_hpack::Decoder::new();
         oracle.set_max_allowed_table_size(LARGEST_TABLE);
-        let scheme = match random.chance(300) {
-            true => Scheme::Loona(loona_hpack::Encoder::new()),
-            false => Scheme::Inserting(Inserting { table: VecDeque::new(), max_size: 4096 }),
+        let scheme = if random.chance(300) {
+            Scheme::Loona(loona_hpack::Encoder::new())
+        } else {
+            Scheme::Inserting(Inserting { table: VecDeque::new(), max_size: 4096 })
         };
         Self { scheme, oracle }
     }
@@ -70,7 +71,7 @@ impl Encoder {
         for field in fields {
             match &mut self.scheme {
                 _ if random.chance(100) => {
-                    literal(random.pick(&[0x00, 0x10]), 4, 0, field, &mut block)
+                    literal(random.pick(&[0x00, 0x10]), 4, 0, field, &mut block);
                 }
                 Scheme::Loona(encoder) => {
                     encoder.encode_header_into((&field.0, &field.1), &mut block).unwrap();
@@ -112,10 +113,8 @@ impl Inserting {
             encode_integer_into(index, 7, 0x80, block).unwrap();
             return;
         }
-        let name = match random.chance(800) {
-            true => self.index_of(|known| known.0 == field.0).unwrap_or(0),
-            false => 0,
-        };
+        let known = self.index_of(|known| known.0 == field.0);
+        let name = known.filter(|_| random.chance(800)).unwrap_or(0);
         if random.chance(850) {
             literal(0x40, 6, name, field, block);
             self.table.push_front(field.clone());

@@ -7,19 +7,18 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use observer_common::{
     frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind},
-    record::{
-        DataItem, ItemHeader, OpenItem, RecordHeader, data_flag, direction, item_kind, record_kind,
-        role,
-    },
+    record::{RecordHeader, data_flag, direction, item_kind, record_kind, role},
     scanner::{Message, Scanner, Take, event},
 };
 
-use crate::random::Random;
+use crate::{
+    emit::{HEADER_SIZE, Scratch, bytes_of, empty_length, open_item},
+    random::Random,
+};
 
 const RECORD_FULL: usize = 12 << 10;
 const RECORD_CAPACITY: usize = 20 << 10;
 const COPY_MAX: u32 = 4095;
-const HEADER_SIZE: usize = size_of::<RecordHeader>();
 
 /// What goes wrong, in so many of a thousand cases.
 #[derive(Clone, Copy, Debug, Default)]
@@ -175,9 +174,10 @@ impl Kernel {
     fn open(&mut self, call: &Call<'_>, tcp: bool) -> Connection {
         let first: Vec<u8> = call.buffers.concat().into_iter().take(8).collect();
         let client = PREFACE.starts_with(&first) == call.sent;
-        let (received, sent, role) = match client {
-            true => (Scanner::at_frame(), Scanner::at_preface(), role::CLIENT),
-            false => (Scanner::at_preface(), Scanner::at_frame(), role::SERVER),
+        let (received, sent, role) = if client {
+            (Scanner::at_frame(), Scanner::at_preface(), role::CLIENT)
+        } else {
+            (Scanner::at_preface(), Scanner::at_frame(), role::SERVER)
         };
         self.next_id += 1;
         Connection {
@@ -199,10 +199,8 @@ impl Kernel {
         let missed = if connection.tcp && direction.counted { missed } else { 0 };
         direction.sequence = direction.socket_sequence;
         direction.counted = true;
-        let readable = match watched && self.random.chance(self.faults.unreadable) {
-            true => self.random.below(total),
-            false => total,
-        };
+        let is_unreadable = watched && self.random.chance(self.faults.unreadable);
+        let readable = if is_unreadable { self.random.below(total) } else { total };
         let few_steps = watched && self.random.chance(self.faults.few_steps);
         let mut walk = Walk {
             kernel: self,
@@ -270,110 +268,6 @@ impl Connection {
     fn is_unseen(&self, direction: usize) -> bool {
         self.directions[direction].lost || self.directions[direction].out_of_step
     }
-}
-
-/// The record that is being put together.
-#[derive(Debug)]
-struct Scratch {
-    record: Vec<u8>,
-    /// Offset of the item that bytes are being copied into.
-    item: Option<usize>,
-    data: DataItem,
-    data_stream: u32,
-    data_flags: u8,
-}
-
-impl Scratch {
-    fn begin(announced: bool) -> Self {
-        Self {
-            record: vec![0; empty_length(announced)],
-            item: None,
-            data: DataItem::default(),
-            data_stream: 0,
-            data_flags: 0,
-        }
-    }
-
-    fn begin_frame(&mut self, frame: FrameHeader, kind: u8) {
-        self.item = Some(self.record.len());
-        let FrameHeader { length, stream, kind: frame_kind, flags, .. } = frame;
-        let item = ItemHeader { kind, frame_kind, flags, stream, length, ..ItemHeader::default() };
-        self.put_item(item);
-    }
-
-    fn end_frame(&mut self) {
-        let Some(at) = self.item.take() else { return };
-        let captured = self.record.len() - at - size_of::<ItemHeader>();
-        self.record[at + 12..at + 16].copy_from_slice(&(captured as u32).to_ne_bytes());
-        self.record.resize(self.record.len().next_multiple_of(8), 0);
-    }
-
-    fn gap(&mut self, bytes: u64) {
-        self.end_frame();
-        self.flush_data();
-        let length = bytes as u32;
-        self.put_item(ItemHeader { kind: item_kind::GAP, length, ..ItemHeader::default() });
-    }
-
-    fn flush_data(&mut self) {
-        if self.data.messages == 0 && self.data_flags == 0 {
-            return;
-        }
-        let flags = std::mem::take(&mut self.data_flags);
-        self.put_item(ItemHeader {
-            kind: item_kind::DATA,
-            flags,
-            stream: self.data_stream,
-            captured: size_of::<DataItem>() as u32,
-            ..ItemHeader::default()
-        });
-        let DataItem { message_bytes, messages } = std::mem::take(&mut self.data);
-        self.record.extend(message_bytes.to_ne_bytes());
-        self.record.extend(messages.to_ne_bytes());
-    }
-
-    fn put_item(&mut self, item: ItemHeader) {
-        let ItemHeader { kind, frame_kind, flags, _reserved, stream, length, captured } = item;
-        self.record.extend([kind, frame_kind, flags, _reserved]);
-        for field in [stream, length, captured] {
-            self.record.extend(field.to_ne_bytes());
-        }
-    }
-}
-
-fn empty_length(announced: bool) -> usize {
-    let open = size_of::<ItemHeader>() + size_of::<OpenItem>();
-    if announced { HEADER_SIZE } else { HEADER_SIZE + open }
-}
-
-fn bytes_of(header: RecordHeader) -> Vec<u8> {
-    let RecordHeader {
-        connection,
-        time_ns,
-        position,
-        length,
-        pid,
-        kind,
-        direction,
-        role,
-        _reserved,
-    } = header;
-    let mut bytes = Vec::with_capacity(HEADER_SIZE);
-    for field in [connection, time_ns, position, length] {
-        bytes.extend(field.to_ne_bytes());
-    }
-    bytes.extend(pid.to_ne_bytes());
-    bytes.extend([kind, direction, role, _reserved]);
-    bytes
-}
-
-fn open_item(comm: [u8; 16]) -> Vec<u8> {
-    let mut item = Scratch { record: Vec::new(), ..Scratch::begin(true) };
-    let captured = size_of::<OpenItem>() as u32;
-    item.put_item(ItemHeader { kind: item_kind::OPEN, captured, ..ItemHeader::default() });
-    item.record.extend([0; 40]);
-    item.record.extend(comm);
-    item.record
 }
 
 /// One walk over the bytes of a call.

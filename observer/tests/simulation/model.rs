@@ -261,9 +261,8 @@ impl End {
     fn reset(&mut self, truth: &mut Truth, at: At, stream: u32, error: u32) {
         let Some(call) = self.open.get(&stream) else { return };
         let elapsed = at.time_ns - call.started_ns;
-        let expired = call
-            .timeout_ns
-            .is_some_and(|timeout| elapsed + 25_000_000.max(timeout / 100) >= timeout);
+        // Never shortly before the timeout, where the daemon has to guess: see `TIMEOUTS_MS`.
+        let expired = call.timeout_ns.is_some_and(|timeout_ns| elapsed >= timeout_ns);
         let code = if error == 8 && expired { DEADLINE_EXCEEDED } else { code_of_reset(error) };
         let label = call.label;
         self.end(truth, at.time_ns, stream, code);

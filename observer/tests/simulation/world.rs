@@ -18,7 +18,7 @@ use crate::{
     writer::BODY,
 };
 
-const SERIES_TTL: Duration = Duration::from_secs(60);
+const SERIES_TTL: Duration = Duration::from_mins(1);
 
 /// The names that processes have now.
 #[derive(Clone, Debug, Default)]
@@ -134,8 +134,8 @@ impl World {
                         let connection = &mut self.connections[connection];
                         self.now_ns += connection.act(&mut self.random, side);
                     }
-                    4..7 => self.write(connection, side, None),
-                    _ => self.read(connection, side, None),
+                    4..7 => self.write(connection, side, false),
+                    _ => self.read(connection, side, false),
                 }
             }
         }
@@ -174,14 +174,14 @@ impl World {
         self.connections.push(Connection::new(&mut self.random, sockets, tcp));
     }
 
-    /// The end writes some of what it has to, or this many bytes.
-    fn write(&mut self, connection: usize, side: usize, n: Option<usize>) {
+    /// The end writes some or all of what it has to.
+    fn write(&mut self, connection: usize, side: usize, all: bool) {
         let Connection { writers, sockets, .. } = &mut self.connections[connection];
         let left = writers[side].bytes.len();
         if left == 0 || !sockets[side].is_open {
             return;
         }
-        let n = n.unwrap_or_else(|| self.random.part_of(left));
+        let n = if all { left } else { self.random.part_of(left) };
         let bytes: Vec<u8> = writers[side].bytes.drain(..n).collect();
         let process = self.random.pick(&sockets[side].owners);
         self.pass(connection, side, true, process, &bytes);
@@ -199,14 +199,14 @@ impl World {
         pipes[side].bytes.extend(bytes);
     }
 
-    /// The end reads some of what there is, or this many bytes.
-    fn read(&mut self, connection: usize, side: usize, n: Option<usize>) {
+    /// The end reads some or all of what there is.
+    fn read(&mut self, connection: usize, side: usize, all: bool) {
         let Connection { sockets, pipes, .. } = &mut self.connections[connection];
         let left = pipes[1 - side].bytes.len();
         if left == 0 || !sockets[side].is_open {
             return;
         }
-        let n = n.unwrap_or_else(|| self.random.part_of(left));
+        let n = if all { left } else { self.random.part_of(left) };
         let bytes: Vec<u8> = pipes[1 - side].bytes.drain(..n).collect();
         let process = self.random.pick(&sockets[side].owners);
         self.pass(connection, side, false, process, &bytes);
@@ -294,8 +294,8 @@ impl World {
             if self.random.chance(700) {
                 for side in [0, 1] {
                     self.now_ns += 1_000_000;
-                    self.write(connection, side, self.left_to_write(connection, side));
-                    self.read(connection, 1 - side, self.left_to_read(connection, 1 - side));
+                    self.write(connection, side, true);
+                    self.read(connection, 1 - side, true);
                 }
             }
             let first = self.random.below(2);
@@ -303,14 +303,6 @@ impl World {
             self.close(connection, 1 - first);
         }
         self.drain();
-    }
-
-    fn left_to_write(&self, connection: usize, side: usize) -> Option<usize> {
-        Some(self.connections[connection].writers[side].bytes.len())
-    }
-
-    fn left_to_read(&self, connection: usize, side: usize) -> Option<usize> {
-        Some(self.connections[connection].pipes[1 - side].bytes.len())
     }
 
     /// All processes exit, and their time to live passes. Returns what is left then.

@@ -219,13 +219,9 @@ impl Writer {
             _ => most,
         };
         let data: Vec<u8> = outgoing.bytes.drain(..n).collect();
-        let (before, after) = match random.chance(150) {
-            true => {
-                let padding = random.below(256);
-                (vec![padding as u8], vec![0; padding])
-            }
-            false => (Vec::new(), Vec::new()),
-        };
+        let padding = random.chance(150).then(|| random.below(256));
+        let before: Vec<u8> = padding.iter().map(|&length| length as u8).collect();
+        let after = vec![0; padding.unwrap_or(0)];
         let padded = if before.is_empty() { 0 } else { flag::PADDED };
         let end_stream = if end.is_some() { flag::END_STREAM } else { 0 };
         let payload = [&before[..], &data, &after].concat();
