@@ -61,8 +61,9 @@ pub struct RecordHeader {
     pub direction: u8,
     /// One of [`role`].
     pub role: u8,
-    /// Padding.
-    pub _reserved: u8,
+    /// A bit for each [`direction`], `1 << direction`, in which bytes went by unseen since the
+    /// last record of it: that record could not be sent, or no frame boundary is known any more.
+    pub unseen: u8,
 }
 
 /// What an item tells.

@@ -40,6 +40,14 @@ impl Connection {
     pub fn direction(&mut self, direction: u8) -> &mut Direction {
         if direction == direction::SENT { &mut self.sent } else { &mut self.received }
     }
+
+    /// What a record has to tell beside its positions: `RecordHeader::unseen`.
+    #[inline(always)]
+    pub fn unseen(&self) -> u8 {
+        let received = self.received.lost | self.received.out_of_step;
+        let sent = self.sent.lost | self.sent.out_of_step;
+        received << direction::RECEIVED | sent << direction::SENT
+    }
 }
 
 /// One direction of a connection.
@@ -59,7 +67,8 @@ pub struct Direction {
     pub out_of_step: u8,
     /// Not 0 once a message was cut across DATA frames: from then on `MESSAGES` is asked.
     pub cut: u8,
-    pub _reserved: u8,
+    /// Not 0 once a record could not be sent, until one is: its bytes show in the position of that.
+    pub lost: u8,
 }
 
 impl Direction {
@@ -72,7 +81,7 @@ impl Direction {
             counted: 0,
             out_of_step: 0,
             cut: 0,
-            _reserved: 0,
+            lost: 0,
         }
     }
 }

@@ -154,11 +154,13 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) {
         && scratch.length > empty_length(connection.announced != 0)
     {
         write_header(walk, scratch);
+        // SAFETY: a map value, valid for the run.
+        let direction = unsafe { &mut *walk.direction };
         if output(scratch) {
             connection.announced = 1;
+            direction.lost = 0;
         } else {
-            // SAFETY: a map value, valid for the run.
-            let direction = unsafe { &*walk.direction };
+            direction.lost = 1;
             count(Counter::RingFull, direction.position - direction.reported);
         }
         if connection.pid != walk.pid {
@@ -185,7 +187,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
         kind: record_kind::BYTES,
         direction: walk.sent,
         role: connection.role,
-        _reserved: 0,
+        unseen: connection.unseen(),
     };
     let record = scratch.record.as_mut_ptr();
     // SAFETY: within the record; aligned as the struct is.

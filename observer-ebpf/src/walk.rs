@@ -188,12 +188,13 @@ fn on_kept(walk: &Walk, scratch: &mut Scratch, frame: &FrameHeader, events: u32)
         if events & event::TOO_LONG != 0 {
             count(Counter::FrameTooLong, u64::from(frame.length - MAX_KEPT));
         }
-        if frame.kind == kind::RST_STREAM {
-            forget(walk, frame.stream);
-        }
     }
     if events & event::FRAME_END != 0 {
         emit::end_frame(scratch);
+        // Not before: until the frame is whole the call goes on, and so may its other direction.
+        if frame.kind == kind::RST_STREAM {
+            forget(walk, frame.stream);
+        }
     }
 }
 

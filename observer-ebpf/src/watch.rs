@@ -45,7 +45,8 @@ pub fn watch(call: &Call) -> Option<()> {
             return with_scratch(call, Some(connection));
         }
         // The socket was closed without our seeing it, and its memory used for this one.
-        lifecycle::close(sock, connection);
+        // SAFETY: a map value, valid for the run.
+        lifecycle::close(sock, connection, unsafe { (*connection).unseen() });
     }
     // SAFETY: the value is not kept.
     if let Some(ignored) = unsafe { IGNORED.get(sock) }

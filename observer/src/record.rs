@@ -159,9 +159,9 @@ impl<'a> Record<'a> {
             kind: reader.u8()?,
             direction: reader.u8()?,
             role: reader.u8()?,
-            _reserved: reader.u8()?,
+            unseen: reader.u8()?,
         };
-        let unseen = Unseen(header._reserved & Unseen::BITS);
+        let unseen = Unseen(header.unseen & Unseen::BITS);
         let event = match header.kind {
             record_kind::BYTES => Event::Bytes(Bytes {
                 flow: flow(header.direction)?,

@@ -77,6 +77,10 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
         case(&format!("no flags: {}", server.name), Box::new(run));
     }
 
+    for stack in [python, threaded, tonic] {
+        let run = move || tests::payload::stays_in_the_kernel(stack, stack);
+        case(&format!("no payload leaves the kernel: {}", stack.name), Box::new(run));
+    }
     case("one of two ports", Box::new(|| one_of_two_ports(python, tonic)));
     case("one of two processes", Box::new(|| one_of_two_processes(tonic, python)));
     case("one of two names", Box::new(|| one_of_two_names(tonic, threaded)));

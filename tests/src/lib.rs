@@ -24,6 +24,8 @@
 pub mod daemon;
 pub mod expected;
 pub mod openmetrics;
+#[cfg(feature = "privileged")]
+pub mod payload;
 pub mod peer;
 mod process;
 pub mod stack;

@@ -10,17 +10,17 @@ use aya_ebpf::{
 use observer_common::{
     counter::Counter,
     layout::Field,
-    record::{RecordHeader, record_kind},
+    record::{RecordHeader, direction, record_kind},
     scanner::Message,
 };
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, Direction},
     count::count,
     emit, filter, globals,
     kernel::{Address, read},
     maps::{CONNECTIONS, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
-    socket::Socket,
+    socket::{self, Socket},
 };
 
 // States of `struct sock` (net/tcp_states.h).
@@ -42,7 +42,9 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sock)
         && is_over(sock, state)
     {
-        close(sock, connection);
+        // SAFETY: a map value, valid for the run.
+        let unseen = unseen(sock, unsafe { &*connection });
+        close(sock, connection, unseen);
     }
     0
 }
@@ -61,9 +63,10 @@ fn is_over(sock: Address, state: i32) -> bool {
     matches!((next, copied), (Some(next), Some(copied)) if next.wrapping_sub(copied) <= 1)
 }
 
-/// Tells the daemon that a connection is over, and forgets it.
+/// Tells the daemon that a connection is over, and in which directions (`RecordHeader::unseen`)
+/// not all was seen, and forgets it.
 #[inline(always)]
-pub fn close(sock: Address, connection: *mut Connection) {
+pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *connection };
     if connection.closed_ns == 0 {
@@ -77,6 +80,7 @@ pub fn close(sock: Address, connection: *mut Connection) {
             pid: connection.pid,
             kind: record_kind::CLOSED,
             role: connection.role,
+            unseen,
             ..RecordHeader::default()
         };
         if !emit::output_header(&header) {
@@ -86,6 +90,32 @@ pub fn close(sock: Address, connection: *mut Connection) {
         }
     }
     let _ = CONNECTIONS.remove(sock);
+}
+
+/// The directions that ended unseen, by the counters of a socket that is being closed too: a call
+/// may have been missed that no later one showed.
+#[inline(always)]
+fn unseen(sock: Address, connection: &Connection) -> u8 {
+    let mut unseen = connection.unseen();
+    if connection.tcp != 0 {
+        let received = &connection.received;
+        let sent = &connection.sent;
+        if received.counted != 0 && is_past(sock, received, false) {
+            unseen |= 1 << direction::RECEIVED;
+        }
+        if sent.counted != 0 && is_past(sock, sent, true) {
+            unseen |= 1 << direction::SENT;
+        }
+    }
+    unseen
+}
+
+/// Whether more bytes went through the socket than were seen. One more is a FIN.
+#[inline(always)]
+fn is_past(sock: Address, direction: &Direction, sent: bool) -> bool {
+    let Some(sequence) = socket::sequence(sock, sent) else { return false };
+    let missed = sequence.wrapping_sub(direction.sequence);
+    missed > 1 && missed <= i32::MAX as u32
 }
 
 /// Attached to nothing: the daemon runs it about once a second. Finds the connections whose end
@@ -119,7 +149,10 @@ extern "C" fn sweep_connection(
     // SAFETY: what the helper passed: key and value of `CONNECTIONS`.
     let (sock, inode, closed_ns) = unsafe { (*sock, (*connection).inode, (*connection).closed_ns) };
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
-        close(sock, connection);
+        // The socket may be another one by now, whose counters say nothing.
+        // SAFETY: a map value, valid for the run.
+        let unseen = unsafe { (*connection).unseen() };
+        close(sock, connection, unseen);
     }
     0
 }

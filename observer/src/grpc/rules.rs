@@ -113,6 +113,7 @@ mod tests {
 
     const BOTH: [Role; 2] = [Role::Client, Role::Server];
 
+    #[expect(clippy::option_option, reason = "as in End::Stream")]
     fn stream(status: Option<u16>, grpc_status: Option<Option<u32>>) -> End {
         End::Stream { status, grpc_status, incomplete: false }
     }

@@ -128,7 +128,7 @@ impl Writer {
             kind: record_kind::BYTES,
             direction: direction_of(self.flow),
             role: role::SERVER,
-            _reserved: unseen,
+            unseen,
         };
         self.position += std::mem::take(&mut self.length);
         [record_header(header), std::mem::take(&mut self.items)].concat()
@@ -148,17 +148,8 @@ fn direction_of(flow: Flow) -> u8 {
 }
 
 fn record_header(header: RecordHeader) -> Vec<u8> {
-    let RecordHeader {
-        connection,
-        time_ns,
-        position,
-        length,
-        pid,
-        kind,
-        direction,
-        role,
-        _reserved: unseen,
-    } = header;
+    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, unseen } =
+        header;
     let mut bytes = Vec::new();
     for field in [connection, time_ns, position, length] {
         bytes.extend(field.to_ne_bytes());

@@ -229,7 +229,7 @@ impl Kernel {
                 pid: connection.pid,
                 kind: record_kind::CLOSED,
                 role: connection.role,
-                _reserved: u8::from(unseen(0)) | u8::from(unseen(1)) << 1,
+                unseen: u8::from(unseen(0)) | u8::from(unseen(1)) << 1,
                 ..RecordHeader::default()
             };
             self.ring.push_back(bytes_of(header));
@@ -480,7 +480,7 @@ impl Walk<'_> {
             kind: record_kind::BYTES,
             direction: self.direction as u8,
             role: self.connection.role,
-            _reserved: u8::from(out_of_step) << self.direction
+            unseen: u8::from(out_of_step) << self.direction
                 | u8::from(other) << (1 - self.direction),
         };
         let mut record = std::mem::take(&mut self.scratch.record);
