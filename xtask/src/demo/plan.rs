@@ -1,4 +1,5 @@
-//! What the demo's clients do: steps in the language of tests/peers (see its python/client.py).
+//! What the demo's clients do: stages of steps, in the language of tests/peers (see its
+//! python/client.py).
 
 /// About a second each.
 const ROUNDS: usize = 2000;
@@ -32,5 +33,6 @@ pub(super) fn streams() -> String {
 }
 
 fn rounds(steps: &str) -> String {
-    format!("[{}]", vec![steps; ROUNDS].join(","))
+    let stage = format!("[{steps}]");
+    format!("[{}]", vec![stage; ROUNDS].join(","))
 }
