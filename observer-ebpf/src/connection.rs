@@ -22,6 +22,8 @@ pub struct Connection {
     pub inode: u64,
     /// When it ended, if it has and the record of that could not be sent yet.
     pub closed_ns: u64,
+    /// When the peer reset it while data were unread, which the process may still read.
+    pub reset_ns: u64,
     /// Process of the last call.
     pub pid: u32,
     pub state: u8,

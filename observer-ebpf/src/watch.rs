@@ -165,6 +165,7 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.id = connection::identifier(call.socket.inode);
     connection.inode = call.socket.inode;
     connection.closed_ns = 0;
+    connection.reset_ns = 0;
     connection.pid = 0;
     connection.state = if upgraded { state::UPGRADED } else { state::CANDIDATE };
     connection.role = role;

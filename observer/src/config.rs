@@ -29,6 +29,8 @@ pub struct Config {
     pub backend: Backend,
     /// Upper bounds of the latency histograms.
     pub buckets: Buckets,
+    /// The types that methods were declared with.
+    pub descriptor_set: Option<PathBuf>,
     /// Methods that each process may have series for; further ones are counted as `other`.
     pub max_methods: usize,
     /// Connections that the kernel programs keep state of at once.
@@ -50,6 +52,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
             backend: Backend::default(),
             buckets: Buckets::default(),
+            descriptor_set: None,
             max_methods: 1000,
             max_connections: 65_536,
             ring_size: RingSize::default(),

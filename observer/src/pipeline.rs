@@ -13,7 +13,7 @@ use crate::{
     grpc::{Moment, Role},
     hpack::Interner,
     http2::{Connection, State},
-    metrics::{Connections, Daemon, PathNames, Snapshot, Statistics},
+    metrics::{Connections, Daemon, Descriptors, PathNames, Snapshot, Statistics},
     process::{Comm, CommSource, ProcessId, Processes},
     record::{Bytes, Event, Item, Record, Unseen},
 };
@@ -33,6 +33,7 @@ pub struct Pipeline<S> {
     statistics: Statistics,
     figures: Figures,
     series_ttl: Duration,
+    descriptors: Arc<Descriptors>,
 }
 
 #[derive(Debug)]
@@ -72,7 +73,15 @@ impl<S: CommSource> Pipeline<S> {
             statistics,
             figures: Figures::default(),
             series_ttl,
+            descriptors: Arc::default(),
         }
+    }
+
+    /// With the types that methods were declared with.
+    #[must_use]
+    pub fn described_by(mut self, descriptors: Descriptors) -> Self {
+        self.descriptors = Arc::new(descriptors);
+        self
     }
 
     /// Takes a record.
@@ -167,6 +176,7 @@ impl<S: CommSource> Pipeline<S> {
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics.clone()),
+            descriptors: Arc::clone(&self.descriptors),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(daemon),
         }

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::Config,
     kernel::{Probes, Ring},
-    metrics::{Daemon, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
+    metrics::{Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
     pipeline::Pipeline,
     process::ProcFs,
 };
@@ -54,7 +54,12 @@ impl Worker {
             config.buckets.clone(),
             Limits { max_methods: config.max_methods, ..Limits::default() },
         );
-        let pipeline = Pipeline::new(statistics, ProcFs, config.series_ttl);
+        let descriptors = match &config.descriptor_set {
+            Some(path) => Descriptors::read(path)?,
+            None => Descriptors::default(),
+        };
+        let pipeline =
+            Pipeline::new(statistics, ProcFs, config.series_ttl).described_by(descriptors);
         let (requests, incoming) = mpsc::channel();
         let waker = ring.waker();
         let state = State {

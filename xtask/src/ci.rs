@@ -40,7 +40,14 @@ pub(crate) fn run() -> Result<ExitCode> {
 }
 
 fn lints() -> Command {
-    let selection = ["--workspace", "--exclude", "observer-ebpf", "--all-targets", "--locked"];
+    let selection = [
+        "--workspace",
+        "--exclude",
+        "observer-ebpf",
+        "--all-targets",
+        "--all-features",
+        "--locked",
+    ];
     let mut cargo = exec::cargo(&["clippy"]);
     cargo.args(selection).args(["--", "-D", "warnings"]);
     cargo

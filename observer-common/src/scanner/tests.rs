@@ -207,7 +207,9 @@ fn cut_anywhere_it_sees_the_same() {
         assert_eq!(driver.seen, expected, "cut at {cut}");
     }
     let mut driver = Driver::new(Scanner::at_frame());
-    bytes.chunks(1).for_each(|byte| driver.feed(byte));
+    for byte in bytes.chunks(1) {
+        driver.feed(byte);
+    }
     assert_eq!(driver.seen, expected, "byte by byte");
     assert!(driver.unfinished.is_empty());
 }
@@ -243,7 +245,9 @@ fn a_wrong_preface_byte_is_found_at_once() {
         let mut bytes = *PREFACE;
         bytes[wrong] ^= 0x20;
         let mut driver = Driver::new(Scanner::at_preface());
-        bytes[..=wrong].chunks(1).for_each(|byte| driver.feed(byte));
+        for byte in bytes[..=wrong].chunks(1) {
+            driver.feed(byte);
+        }
         assert!(driver.not_preface, "byte {wrong}");
     }
 }
@@ -254,7 +258,9 @@ fn a_frame_too_long_to_keep_is_cut_off_and_the_next_one_found() {
     let bytes =
         [frame(kind::HEADERS, 0, 1, &vec![7; long]), frame(kind::RST_STREAM, 0, 1, &[0; 4])];
     let mut driver = Driver::new(Scanner::at_frame());
-    bytes.concat().chunks(70_000).for_each(|chunk| driver.feed(chunk));
+    for chunk in bytes.concat().chunks(70_000) {
+        driver.feed(chunk);
+    }
     assert_eq!(driver.seen.len(), 2);
     assert_eq!(driver.seen[0].kept.len(), MAX_KEPT as usize);
     assert_eq!(driver.seen[1].header.kind, kind::RST_STREAM);

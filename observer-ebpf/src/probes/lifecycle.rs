@@ -39,9 +39,14 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let _ = IGNORED.remove(sock);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock)
-        && is_over(sock, state)
-    {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
+        if !is_over(sock, state) {
+            if state == TCP_CLOSE {
+                // SAFETY: a map value, valid for the run; a helper without arguments.
+                unsafe { (*connection).reset_ns = bpf_ktime_get_ns() };
+            }
+            return 0;
+        }
         // SAFETY: a map value, valid for the run.
         let unseen = unseen(sock, unsafe { &*connection });
         close(sock, connection, unseen);
@@ -71,7 +76,8 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
     let connection = unsafe { &mut *connection };
     if connection.closed_ns == 0 {
         // SAFETY: a helper without arguments.
-        connection.closed_ns = unsafe { bpf_ktime_get_ns() };
+        let now = unsafe { bpf_ktime_get_ns() };
+        connection.closed_ns = if connection.reset_ns == 0 { now } else { connection.reset_ns };
     }
     if connection.announced != 0 {
         let header = RecordHeader {

@@ -237,6 +237,15 @@ struct Options {
     #[arg(help_heading = "What is published")]
     buckets: Vec<String>,
 
+    /// The methods' types (`grpc_type`), as declared
+    ///
+    /// A FileDescriptorSet, as protoc writes it with --descriptor_set_out. The type of a call is not
+    /// on the wire: without the file it is derived from the messages counted.
+    ///
+    /// Example: --descriptor-set shop.pb
+    #[arg(long, value_name = "FILE", global = true, help_heading = "What is published")]
+    descriptor_set: Option<PathBuf>,
+
     /// Methods that each process may have series for
     ///
     /// From 1 to 100000. The names come from the peers, and a peer may invent them: further
@@ -356,6 +365,7 @@ impl Options {
             listen: self.listen,
             backend: self.backend,
             buckets,
+            descriptor_set: self.descriptor_set,
             max_methods: self.max_methods as usize,
             max_connections: self.max_connections,
             ring_size: self.ring_size,

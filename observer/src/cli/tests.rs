@@ -30,12 +30,13 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 13] = [
+const SETTINGS: [(&str, &str, &str); 14] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
     ("listen", "'[::1]:1'", "[::1]:1"),
     ("buckets", "[0.5, 1, '2']", "0.5,1,2"),
+    ("descriptor-set", "'/d'", "/d"),
     ("max-methods", "7", "7"),
     ("series-ttl", "90", "90"),
     ("backend", "'kprobe'", "kprobe"),

@@ -71,6 +71,13 @@ struct Call {
 }
 
 impl Call {
+    /// Whether its deadline had passed by then; `None` if it may have one that was not seen.
+    fn expired(&self, role: Role, time_ns: u64) -> Option<bool> {
+        let elapsed = time_ns.saturating_sub(self.started_ns);
+        let expired = self.timeout_ns.is_some_and(|timeout| is_expired(role, elapsed, timeout));
+        (!self.timeout_unknown).then_some(expired)
+    }
+
     /// Messages of it may not have been counted.
     fn is_uncounted(&self) -> bool {
         self.unaligned || self.missed.any()
@@ -194,13 +201,13 @@ impl Calls {
         if data.messages > 0 {
             sink.messages(call.series, flow, data.messages, data.message_bytes);
             if is_request {
-                call.request_messages += data.messages;
+                call.request_messages = call.request_messages.saturating_add(data.messages);
             } else {
                 if call.response_messages == 0 && !call.is_uncounted() {
                     let elapsed = at.time_ns.saturating_sub(call.started_ns);
                     sink.first_message(call.series, elapsed);
                 }
-                call.response_messages += data.messages;
+                call.response_messages = call.response_messages.saturating_add(data.messages);
             }
         }
         if !data.end_stream {
@@ -226,9 +233,7 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         let Some(call) = self.open.get(&stream) else { return };
-        let elapsed = at.time_ns.saturating_sub(call.started_ns);
-        let expired = call.timeout_ns.is_some_and(|timeout| is_expired(elapsed, timeout));
-        let expired = (!call.timeout_unknown).then_some(expired);
+        let expired = call.expired(self.role, at.time_ns);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
         let incomplete = if self.is_request(flow) {
@@ -275,8 +280,10 @@ impl Calls {
     /// The connection ended, and with it all its calls.
     pub fn closed(&mut self, time_ns: u64, sink: &mut impl CallSink) {
         for stream in self.streams(|_| true) {
-            let incomplete = self.open.get(&stream).is_some_and(|call| call.missed.any());
-            self.end(time_ns, stream, End::Closed { incomplete }, sink);
+            let Some(call) = self.open.get(&stream) else { continue };
+            let expired = call.expired(self.role, time_ns);
+            let incomplete = call.missed.any();
+            self.end(time_ns, stream, End::Closed { expired, incomplete }, sink);
         }
     }
 

@@ -220,7 +220,7 @@ mod tests {
         for word in [24, 0, length, length, STRINGS.len() as u32] {
             bytes.extend(word.to_ne_bytes());
         }
-        types.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        bytes.extend(types.iter().flat_map(|word| word.to_ne_bytes()));
         bytes.extend(STRINGS);
         bytes
     }

@@ -157,7 +157,8 @@ impl Figures {
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result {
-        let Snapshot { statistics, daemon, paths: _, processes: _ } = &self.snapshot;
+        let Snapshot { statistics, daemon, paths: _, processes: _, descriptors: _ } =
+            &self.snapshot;
         let encoder = &mut encoder;
         let Daemon {
             backend,

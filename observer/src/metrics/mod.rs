@@ -7,6 +7,7 @@
 
 mod buckets;
 mod daemon;
+mod descriptors;
 mod family;
 mod labels;
 mod rows;
@@ -22,6 +23,7 @@ use rustc_hash::FxHashMap;
 pub use self::{
     buckets::{Buckets, BucketsError},
     daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program},
+    descriptors::Descriptors,
     series::{Histogram, Messages, Series},
     statistics::{BucketsDiffer, CallsSeen, GrpcType, Limits, Statistics},
 };
@@ -61,6 +63,8 @@ pub struct Snapshot {
     pub statistics: Arc<Statistics>,
     /// Spells out the paths in `statistics`.
     pub paths: Arc<PathNames>,
+    /// What types the methods were declared with, where that was given.
+    pub descriptors: Arc<Descriptors>,
     /// Says who the processes in `statistics` are.
     pub processes: Arc<Names>,
     /// The daemon's own figures.

@@ -30,7 +30,7 @@ pub(super) struct LabelValues {
 
 impl LabelValues {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let Snapshot { statistics, paths, processes, daemon: _ } = snapshot;
+        let Snapshot { statistics, paths, descriptors, processes, daemon: _ } = snapshot;
         let mut values = Self { methods: FxHashMap::default(), processes: FxHashMap::default() };
         let mut add_process = |id: ProcessId| {
             values.processes.entry(id).or_insert_with(|| {
@@ -42,8 +42,10 @@ impl LabelValues {
         for (key, _) in statistics.series() {
             add_process(key.process);
             values.methods.entry(key.path).or_insert_with(|| {
-                let method = Method::new(key.path, paths.path(key.path));
-                let grpc_type = method.grpc_type(statistics.grpc_type(key.path));
+                let path = paths.path(key.path);
+                let method = Method::new(key.path, path);
+                let derived = || method.grpc_type(statistics.grpc_type(key.path));
+                let grpc_type = descriptors.grpc_type(path).unwrap_or_else(derived);
                 (method, grpc_type)
             });
         }

@@ -73,6 +73,7 @@ impl Scenario {
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics),
+            descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon),
         }

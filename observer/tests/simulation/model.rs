@@ -271,8 +271,11 @@ impl End {
 
     /// The process closed the socket, or exited.
     pub fn close(&mut self, truth: &mut Truth, time_ns: u64) {
-        let code = if self.server { CANCELED } else { UNAVAILABLE };
-        while let Some((&stream, _)) = self.open.first_key_value() {
+        let closed = if self.server { CANCELED } else { UNAVAILABLE };
+        while let Some((&stream, call)) = self.open.first_key_value() {
+            let elapsed = time_ns - call.started_ns;
+            let expired = call.timeout_ns.is_some_and(|timeout_ns| elapsed >= timeout_ns);
+            let code = if expired { DEADLINE_EXCEEDED } else { closed };
             self.end(truth, time_ns, stream, code);
         }
         if let Some(process) = self.counted_for.take() {

@@ -144,7 +144,7 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
         try:
             for request in request_iterator:
                 call.receive(request)
-            self._whole(call, request)
+            self._whole(call, request, ended)
             self._sleep(ended, request.sleep_ms)
             return self._answer(call, request, context)
         finally:
@@ -160,7 +160,7 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
                     self._sleep(ended, request.sleep_between_ms if turn else request.sleep_ms)
                     yield response(call, request)
                     turn += 1
-            self._whole(call, request)
+            self._whole(call, request, ended)
             self._end(call, request, context)
         finally:
             self._truth.add(call)
@@ -178,8 +178,10 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
             raise Cut
 
     @staticmethod
-    def _whole(call, request):
+    def _whole(call, request, ended):
         if call.received < request.requests:
+            # A half-close that a reset follows: what is answered in between would go out.
+            ended.wait(60)
             raise Cut
 
     def _answer(self, call, request, context):

@@ -1,0 +1,42 @@
+// grpc-go server and client of the end-to-end tests: same plans and truths as
+// the other stacks' peers (see the `tests` crate).
+//
+//	peer server --listen ADDRESS --truth FILE
+//	peer client --target ADDRESS --plan FILE --truth FILE
+package main
+
+import (
+	"flag"
+	"log"
+	"os"
+)
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) < 2 {
+		log.Fatal("server or client?")
+	}
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	truthFile := flags.String("truth", "", "where to write what happened")
+	listen := flags.String("listen", "", "server: ADDRESS:PORT (port 0: any) or unix:PATH")
+	target := flags.String("target", "", "client: ADDRESS:PORT or unix:PATH")
+	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
+	// ExitOnError: there is no error to return.
+	_ = flags.Parse(os.Args[2:])
+	truth := newTruth()
+	var err error
+	switch os.Args[1] {
+	case "server":
+		err = serve(*listen, truth)
+	case "client":
+		err = carryOut(*target, *planFile, truth)
+	default:
+		log.Fatalf("neither server nor client: %s", os.Args[1])
+	}
+	if err == nil {
+		err = truth.write(*truthFile)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+)
+
+// cut is the code of a call that the other end cut: its server never chose one.
+const cut = -1
+
+// truth is what a peer knows happened: all its calls, summed.
+type truth struct {
+	mutex sync.Mutex
+	rows  map[key]sums
+}
+
+type key struct {
+	Method string `json:"method"`
+	Code   int    `json:"code"`
+}
+
+type sums struct {
+	Calls         uint64 `json:"calls"`
+	Sent          uint64 `json:"sent"`
+	Received      uint64 `json:"received"`
+	SentBytes     uint64 `json:"sent_bytes"`
+	ReceivedBytes uint64 `json:"received_bytes"`
+	// In one call.
+	MostSent     uint64 `json:"most_sent"`
+	MostReceived uint64 `json:"most_received"`
+}
+
+type row struct {
+	key
+	sums
+	// Whether the requests were written is not known: grpc-go's writer may
+	// flush a call's headers before its messages are queued, and a server that
+	// has not the method refuses it by the headers.
+	RequestsUnsure bool `json:"requests_unsure"`
+}
+
+func newTruth() *truth {
+	return &truth{rows: map[key]sums{}}
+}
+
+// write writes the sums; the file appears whole or not at all.
+func (t *truth) write(path string) error {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	calls := []row{}
+	for key, sums := range t.rows {
+		calls = append(calls, row{key, sums, key.Code == int(codes.Unimplemented)})
+	}
+	report, err := json.Marshal(map[string]any{"pid": os.Getpid(), "calls": calls})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".part", report, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".part", path)
+}
+
+func (t *truth) add(c *call) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	row := t.rows[c.key]
+	row.Calls++
+	row.Sent += c.Sent
+	row.Received += c.Received
+	row.SentBytes += c.SentBytes
+	row.ReceivedBytes += c.ReceivedBytes
+	row.MostSent = max(row.MostSent, c.Sent)
+	row.MostReceived = max(row.MostReceived, c.Received)
+	t.rows[c.key] = row
+}
+
+// call is one call's messages, as they pass. A client sends and receives at
+// the same time.
+type call struct {
+	mutex sync.Mutex
+	key
+	sums
+}
+
+func newCall(method string) *call {
+	return &call{key: key{Method: method, Code: cut}}
+}
+
+// sent counts a message that has gone out.
+func (c *call) sent(message proto.Message) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.Sent++
+	c.SentBytes += uint64(proto.Size(message))
+}
+
+// received counts a message that came in and returns how many have.
+func (c *call) received(message proto.Message) uint64 {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.Received++
+	c.ReceivedBytes += uint64(proto.Size(message))
+	return c.Received
+}

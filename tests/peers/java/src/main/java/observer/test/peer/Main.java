@@ -1,0 +1,46 @@
+package observer.test.peer;
+
+import java.nio.file.Path;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.logging.Level;
+import java.util.logging.Logger;
+
+/**
+ * grpc-java server and client of the end-to-end tests: same plans and truths as the other stacks'
+ * peers (see the {@code tests} crate).
+ *
+ * <pre>
+ * server --listen ADDRESS --truth FILE
+ * client --target ADDRESS --plan FILE --truth FILE
+ * </pre>
+ */
+public final class Main {
+  private Main() {}
+
+  public static void main(String[] args) throws Exception {
+    // Handlers that throw are part of the plan; their stack traces are not news.
+    Logger.getLogger("io.grpc").setLevel(Level.OFF);
+    Map<String, String> options = options(args);
+    Truth truth = new Truth();
+    if (args[0].equals("server")) {
+      Server.serve(options.get("--listen"), truth);
+    } else {
+      Client.carryOut(options.get("--target"), Plan.read(Path.of(options.get("--plan"))), truth);
+    }
+    truth.write(Path.of(options.get("--truth")));
+    // Netty's threads need not be waited for.
+    System.exit(0);
+  }
+
+  private static Map<String, String> options(String[] args) {
+    if (args.length % 2 == 0 || !(args[0].equals("server") || args[0].equals("client"))) {
+      throw new IllegalArgumentException("server or client, then options with values");
+    }
+    Map<String, String> options = new HashMap<>();
+    for (int i = 1; i < args.length; i += 2) {
+      options.put(args[i], args[i + 1]);
+    }
+    return options;
+  }
+}
