@@ -67,8 +67,9 @@ fn plan() -> Vec<Vec<Value>> {
     let steps = sizes.map(|size| {
         json!({"rpc": "Unary", "count": 5, "concurrency": 5, "payload": size, "response_size": size})
     });
+    // One message each way at a time: a peer that writes much before it reads may wait for ever.
     let streams = sizes.map(|size| {
-        json!({"rpc": "Bidi", "requests": 3, "responses": 2, "payload": size, "response_size": size})
+        json!({"rpc": "Bidi", "requests": 3, "lockstep": true, "payload": size, "response_size": size})
     });
     vec![steps.to_vec(), streams.to_vec()]
 }

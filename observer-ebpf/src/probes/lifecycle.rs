@@ -120,8 +120,8 @@ fn unseen(sock: Address, connection: &Connection) -> u8 {
 #[inline(always)]
 fn is_past(sock: Address, direction: &Direction, sent: bool) -> bool {
     let Some(sequence) = socket::sequence(sock, sent) else { return false };
-    let missed = sequence.wrapping_sub(direction.sequence);
-    missed > 1 && missed <= i32::MAX as u32
+    // As a signed number: behind what was seen is not past it.
+    sequence.wrapping_sub(direction.sequence) as i32 > 1
 }
 
 /// Attached to nothing: the daemon runs it about once a second. Finds the connections whose end
