@@ -31,12 +31,32 @@ pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
 
 /// Runs all tests; an error if they could not all be run, so that the counts are never partial.
 pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
-    let unprivileged = counted(&mut unprivileged(args))?;
-    let privileged = counted(&mut privileged(args)?)?;
+    let (unprivileged, _) = counted(&mut unprivileged(args))?;
+    let (privileged, failed) = counted(&mut privileged(args)?)?;
+    let privileged = again(privileged, &failed)?;
     Ok(Counts {
         passed: unprivileged.passed + privileged.passed,
         failed: unprivileged.failed + privileged.failed,
     })
+}
+
+/// Runs failed end-to-end tests once more, alone. They have deadlines of real peers in them, and
+/// the machine may have had something else to do; what passes only now is named.
+fn again(mut counts: Counts, failed: &[String]) -> Result<Counts> {
+    /// More than this are no accident.
+    const AT_MOST: usize = 8;
+    if failed.len() > AT_MOST {
+        return Ok(counts);
+    }
+    for name in failed {
+        let (alone, _) = counted(&mut privileged(&["--exact".into(), name.into()])?)?;
+        if (alone.passed, alone.failed) == (1, 0) {
+            println!("test: failed at first, passed when run again: {name}");
+            counts.passed += 1;
+            counts.failed -= 1;
+        }
+    }
+    Ok(counts)
 }
 
 /// Unit and property tests, documentation examples: they need neither root nor a kernel feature.
@@ -68,8 +88,8 @@ fn toml_string(word: &OsString) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Runs `cargo test`, shows what it prints, and adds up the results.
-fn counted(cargo: &mut Command) -> Result<Counts> {
+/// Runs `cargo test`, shows what it prints, adds up the results, and names the failed tests.
+fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
     println!("$ {}", exec::shown(cargo));
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let mut tally = Tally::default();
@@ -82,7 +102,8 @@ fn counted(cargo: &mut Command) -> Result<Counts> {
         line.clear();
     }
     let status = child.wait().context("cannot wait for cargo")?;
-    tally.counts(status.success())
+    let failed = std::mem::take(&mut tally.names);
+    Ok((tally.counts(status.success())?, failed))
 }
 
 /// Reads libtest's output, of one test binary after the other.
@@ -91,6 +112,8 @@ struct Tally {
     begun: u64,
     ended: u64,
     counts: Counts,
+    /// Of the failed tests.
+    names: Vec<String>,
 }
 
 impl Tally {
@@ -98,7 +121,12 @@ impl Tally {
         if line.starts_with("running ") && line.contains(" test") {
             self.begun += 1;
         }
-        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let Some(result) = line.strip_prefix("test result: ") else {
+            let test = line.trim_end().strip_prefix("test ");
+            let failed = test.and_then(|test| test.strip_suffix("... FAILED"));
+            self.names.extend(failed.map(|name| name.trim_end().to_owned()));
+            return;
+        };
         self.ended += 1;
         self.counts.passed += count(result, " passed");
         self.counts.failed += count(result, " failed");
@@ -147,6 +175,16 @@ mod tests {
     fn results_of_all_binaries_are_added_up() {
         let tally = tally(&["running 12 tests\n", PASSED, "running 1 test\n", FAILED]);
         assert_eq!(tally.counts(false).unwrap(), Counts { passed: 15, failed: 2 });
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let tally = tally(&[
+            "test one of two ports      ... ok\n",
+            "test errors: a -> b        ... FAILED\n",
+            FAILED,
+        ]);
+        assert_eq!(tally.names, ["errors: a -> b"]);
     }
 
     #[test]
