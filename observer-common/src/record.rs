@@ -74,7 +74,8 @@ pub mod item_kind {
     pub const FRAME: u8 = 2;
     /// The next `captured` payload bytes of the last frame follow.
     pub const PART: u8 = 5;
-    /// A [`super::OpenItem`] follows: the first record of a connection begins with it.
+    /// A [`super::OpenItem`] follows: the first record of a connection begins with it, and the first
+    /// of another process that uses the connection.
     pub const OPEN: u8 = 3;
     /// `length` bytes of the direction were not seen, because of the counter in `frame_kind`;
     /// what follows begins at a frame boundary.

@@ -24,7 +24,7 @@ pub struct Connection {
     pub closed_ns: u64,
     /// When the peer reset it while data were unread, which the process may still read.
     pub reset_ns: u64,
-    /// Process of the last call.
+    /// Process of the last record.
     pub pid: u32,
     pub state: u8,
     /// One of `record::role`.

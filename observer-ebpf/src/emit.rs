@@ -31,19 +31,20 @@ const EMPTY: u32 = size_of::<RecordHeader>() as u32;
 /// Offsets are below this: the verifier sees the mask, `RECORD_FULL` makes it true.
 const OFFSET_MASK: u32 = (16 << 10) - 1;
 
-/// Begins a record: room for its header and, if the connection is new, for what it is.
+/// Begins a record: room for its header and, if the connection is new or another process uses it
+/// now, for what it is.
 #[inline(always)]
-pub fn begin(scratch: &mut Scratch, announced: bool) {
+pub fn begin(walk: &Walk, scratch: &mut Scratch) {
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &*walk.connection };
+    let announced = connection.announced != 0 && connection.pid == walk.pid;
     scratch.item = 0;
     scratch.data.messages = 0;
     scratch.data.message_bytes = 0;
     scratch.data.flags = 0;
-    scratch.length = empty_length(announced);
-}
-
-#[inline(always)]
-const fn empty_length(announced: bool) -> u32 {
-    if announced { EMPTY } else { EMPTY + (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32 }
+    const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
+    scratch.empty = if announced { EMPTY } else { EMPTY + OPEN };
+    scratch.length = scratch.empty;
 }
 
 /// Begins an item for a frame that is kept, or for the rest of one.
@@ -150,28 +151,26 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) {
     flush_data(scratch);
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *walk.connection };
-    if connection.state == state::WATCHED
-        && scratch.length > empty_length(connection.announced != 0)
-    {
+    if connection.state == state::WATCHED && scratch.length > scratch.empty {
         write_header(walk, scratch);
         // SAFETY: a map value, valid for the run.
         let direction = unsafe { &mut *walk.direction };
         if output(scratch) {
             connection.announced = 1;
             direction.lost = 0;
+            if connection.pid != walk.pid {
+                connection.pid = walk.pid;
+                // Full: the process's exit will not be told; its series stay for good.
+                let _ = PROCESSES.insert(walk.pid, 1, 0);
+            }
         } else {
             direction.lost = 1;
             count(Counter::RingFull, direction.position - direction.reported);
         }
-        if connection.pid != walk.pid {
-            connection.pid = walk.pid;
-            // Full: the process's exit will not be told; its series live on until it is swept.
-            let _ = PROCESSES.insert(walk.pid, 1, 0);
-        }
         // SAFETY: a map value, valid for the run.
         unsafe { (*walk.direction).reported = (*walk.direction).position };
     }
-    begin(scratch, connection.announced != 0);
+    begin(walk, scratch);
 }
 
 #[inline(always)]
@@ -192,7 +191,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
     let record = scratch.record.as_mut_ptr();
     // SAFETY: within the record; aligned as the struct is.
     unsafe { record.cast::<RecordHeader>().write(header) };
-    if connection.announced != 0 {
+    if scratch.empty == EMPTY {
         return;
     }
     let item = ItemHeader {

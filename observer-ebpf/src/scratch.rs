@@ -23,6 +23,9 @@ pub struct Scratch {
     busy: u64,
     /// Length of the record so far.
     pub length: u32,
+    /// Its length without items.
+    pub empty: u32,
+    pub _reserved: u32,
     /// Offset of the item that bytes are being copied into; 0 if none is open.
     pub item: u32,
     /// Bytes copied into it.

@@ -62,9 +62,9 @@ pub fn walk(
     total: u64,
     unread: Counter,
 ) -> Outcome {
-    // SAFETY: map values, valid for the run.
-    let (connection, direction) = unsafe { (&mut *walk.connection, &mut *walk.direction) };
-    emit::begin(scratch, connection.announced != 0);
+    // SAFETY: a map value, valid for the run.
+    let direction = unsafe { &mut *walk.direction };
+    emit::begin(walk, scratch);
     if missed != 0 {
         lose(scratch, direction, Counter::Unseen, u64::from(missed));
     }

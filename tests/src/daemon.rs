@@ -90,6 +90,11 @@ impl Daemon {
         Ok(http_get(self.address, "/readyz")?.0 == 200)
     }
 
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
     /// What `/metrics` says now.
     pub fn scrape(&self) -> Result<Metrics> {
         let (status, body) = http_get(self.address, "/metrics")?;

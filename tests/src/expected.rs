@@ -49,6 +49,14 @@ impl Expected {
         Self { who: who.clone(), numbers: BTreeMap::new(), unsure: BTreeSet::new() }
     }
 
+    /// Both of these, of a process that is server and client.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.numbers.extend(other.numbers);
+        self.unsure.extend(other.unsure);
+        self
+    }
+
     /// A table of what is not as expected.
     pub fn difference(&self, metrics: &Metrics) -> Option<String> {
         let seen = self.seen(metrics);

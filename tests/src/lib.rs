@@ -4,6 +4,7 @@
 //! - [`stack`]: the gRPC libraries under test, prepared on first use;
 //! - [`peer`]: their server and client processes;
 //! - [`truth`]: what a peer knows happened;
+//! - [`raw`]: peers that read and write what a test says, frame by frame;
 //! - [`daemon`]: the daemon as a process;
 //! - [`openmetrics`]: the strict reading of what it says;
 //! - [`expected`]: the comparison, number by number.
@@ -28,5 +29,6 @@ pub mod openmetrics;
 pub mod payload;
 pub mod peer;
 mod process;
+pub mod raw;
 pub mod stack;
 pub mod truth;

@@ -1,0 +1,254 @@
+//! The system calls by which bytes are read and written: each as it is named, none else.
+
+use std::os::fd::OwnedFd;
+use std::{cmp, mem, ptr};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::AsRawFd as _;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags};
+use tests::raw::command::{Read, Write};
+
+use crate::ring;
+
+/// Most buffers of one call (`UIO_MAXIOV`), less the empty ones.
+const MAX_BUFFERS: usize = 500;
+
+/// Most messages of one call.
+const MAX_MESSAGES: usize = 100;
+
+/// For room to write.
+const PATIENCE: Timespec = Timespec { tv_sec: 8, tv_nsec: 0 };
+
+/// What one read without a size of its own may take.
+const LARGE: usize = 1 << 20;
+
+pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let n = match how {
+            Write::Write => rustix::io::write(socket, bytes),
+            Write::Send => rustix::net::send(socket, bytes, SendFlags::NOSIGNAL),
+            Write::Partial => send_partially(socket, bytes),
+            Write::Pieces(size) => {
+                let piece = bytes.chunks(size).next().unwrap_or_default();
+                rustix::io::write(socket, piece)
+            }
+            Write::Vector(size) => vector(socket, &buffers_to_write(bytes, size), libc_writev),
+            Write::Message(size) => {
+                message(socket, &mut buffers_to_write(bytes, size), libc_sendmsg)
+            }
+            Write::Messages(size) => {
+                messages(socket, &mut messages_to_write(bytes, size), libc_sendmmsg)
+            }
+            Write::Splice => splice(socket, bytes),
+            Write::SendFile => send_file(socket, bytes),
+            Write::Ring => ring::send(socket, bytes),
+        };
+        let n = n.with_context(|| format!("{how:?}"))?;
+        bytes = bytes.get(n..).context("more written than there is")?;
+    }
+    Ok(())
+}
+
+/// Reads exactly so many bytes, and looks at none.
+pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
+    let mut buffer = vec![0; cmp::min(length, LARGE)];
+    let mut left = length;
+    while left > 0 {
+        let most = cmp::min(left, buffer.len());
+        let buffer = buffer.get_mut(..most).context("a buffer")?;
+        let n = match how {
+            Read::Read => rustix::io::read(socket, buffer),
+            Read::Receive => receive(socket, buffer, RecvFlags::empty()),
+            Read::Pieces(size) => {
+                rustix::io::read(socket, buffer.chunks_mut(size).next().unwrap_or_default())
+            }
+            Read::Vector(size) => vector(socket, &buffers_to_read(buffer, size), libc_readv),
+            Read::Message(size) => {
+                message(socket, &mut buffers_to_read(buffer, size), libc_recvmsg)
+            }
+            Read::Messages(size) => {
+                messages(socket, &mut messages_to_read(buffer, size), libc_recvmmsg)
+            }
+            Read::Peek => receive(socket, buffer, RecvFlags::PEEK)
+                .and_then(|_| rustix::io::read(socket, buffer)),
+            Read::WaitAll => receive(socket, buffer, RecvFlags::WAITALL),
+            Read::Discard => receive(socket, buffer, RecvFlags::TRUNC),
+        };
+        match n.with_context(|| format!("{how:?}, {left} of {length} bytes left"))? {
+            0 => bail!("the stream ends with {left} of {length} bytes left"),
+            n => left -= n,
+        }
+    }
+    Ok(())
+}
+
+fn receive(socket: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> rustix::io::Result<usize> {
+    rustix::net::recv(socket, buffer, flags).map(|(n, _)| n)
+}
+
+fn send_partially(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    loop {
+        match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => {
+                let mut writable = [PollFd::new(socket, PollFlags::OUT)];
+                rustix::event::poll(&mut writable, Some(&PATIENCE))?;
+            }
+            sent => return sent,
+        }
+    }
+}
+
+/// One call: what it returned.
+fn returned(value: isize) -> rustix::io::Result<usize> {
+    usize::try_from(value).map_err(|_| {
+        let error = std::io::Error::last_os_error().raw_os_error();
+        Errno::from_raw_os_error(error.unwrap_or_default())
+    })
+}
+
+// Buffers.
+
+const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+
+fn buffers_to_write(bytes: &[u8], size: usize) -> Vec<libc::iovec> {
+    let buffer = |piece: &[u8]| {
+        let buffer =
+            libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() };
+        [EMPTY, buffer]
+    };
+    bytes.chunks(size).take(MAX_BUFFERS).flat_map(buffer).collect()
+}
+
+fn buffers_to_read(bytes: &mut [u8], size: usize) -> Vec<libc::iovec> {
+    let buffer = |piece: &mut [u8]| {
+        let buffer = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
+        [EMPTY, buffer]
+    };
+    bytes.chunks_mut(size).take(MAX_BUFFERS).flat_map(buffer).collect()
+}
+
+fn messages_to_write(bytes: &[u8], size: usize) -> Vec<Vec<libc::iovec>> {
+    let third = cmp::max(size / 3, 1);
+    bytes.chunks(size).take(MAX_MESSAGES).map(|piece| buffers_to_write(piece, third)).collect()
+}
+
+fn messages_to_read(bytes: &mut [u8], size: usize) -> Vec<Vec<libc::iovec>> {
+    let third = cmp::max(size / 3, 1);
+    let pieces = bytes.chunks_mut(size).take(MAX_MESSAGES);
+    pieces.map(|piece| buffers_to_read(piece, third)).collect()
+}
+
+// Calls with buffers.
+
+type VectorCall = fn(i32, &[libc::iovec]) -> isize;
+type MessageCall = fn(i32, &mut libc::msghdr) -> isize;
+type MessagesCall = fn(i32, &mut [libc::mmsghdr]) -> isize;
+
+fn vector(
+    socket: &OwnedFd,
+    buffers: &[libc::iovec],
+    call: VectorCall,
+) -> rustix::io::Result<usize> {
+    retry_on_intr(|| returned(call(socket.as_raw_fd(), buffers)))
+}
+
+fn message(
+    socket: &OwnedFd,
+    buffers: &mut [libc::iovec],
+    call: MessageCall,
+) -> rustix::io::Result<usize> {
+    let mut header = header(buffers);
+    retry_on_intr(|| returned(call(socket.as_raw_fd(), &mut header)))
+}
+
+fn messages(
+    socket: &OwnedFd,
+    buffers: &mut [Vec<libc::iovec>],
+    call: MessagesCall,
+) -> rustix::io::Result<usize> {
+    let header =
+        |buffers: &mut Vec<libc::iovec>| libc::mmsghdr { msg_hdr: header(buffers), msg_len: 0 };
+    let mut headers: Vec<_> = buffers.iter_mut().map(header).collect();
+    let n = retry_on_intr(|| returned(call(socket.as_raw_fd(), &mut headers)))?;
+    Ok(headers.iter().take(n).map(|header| header.msg_len as usize).sum())
+}
+
+fn header(buffers: &mut [libc::iovec]) -> libc::msghdr {
+    // SAFETY: a struct of integers and pointers, for which zeros are valid.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = buffers.as_mut_ptr();
+    header.msg_iovlen = buffers.len();
+    header
+}
+
+fn libc_writev(fd: i32, buffers: &[libc::iovec]) -> isize {
+    // SAFETY: the buffers point into slices that the caller has.
+    unsafe { libc::writev(fd, buffers.as_ptr(), buffers.len() as i32) }
+}
+
+fn libc_readv(fd: i32, buffers: &[libc::iovec]) -> isize {
+    // SAFETY: the buffers point into a mutable slice that the caller has.
+    unsafe { libc::readv(fd, buffers.as_ptr(), buffers.len() as i32) }
+}
+
+fn libc_sendmsg(fd: i32, header: &mut libc::msghdr) -> isize {
+    // SAFETY: as for writev.
+    unsafe { libc::sendmsg(fd, header, libc::MSG_NOSIGNAL) }
+}
+
+fn libc_recvmsg(fd: i32, header: &mut libc::msghdr) -> isize {
+    // SAFETY: as for readv.
+    unsafe { libc::recvmsg(fd, header, 0) }
+}
+
+fn libc_sendmmsg(fd: i32, headers: &mut [libc::mmsghdr]) -> isize {
+    // SAFETY: as for writev.
+    unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), headers.len() as u32, 0) as isize }
+}
+
+fn libc_recvmmsg(fd: i32, headers: &mut [libc::mmsghdr]) -> isize {
+    // What has come, without waiting for as many messages as would fit.
+    let flags = libc::MSG_WAITFORONE;
+    let (messages, count) = (headers.as_mut_ptr(), headers.len() as u32);
+    // SAFETY: as for readv.
+    unsafe { libc::recvmmsg(fd, messages, count, flags, ptr::null_mut()) as isize }
+}
+
+// Ways around the socket calls.
+
+fn splice(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    const PIPE: usize = 1 << 16;
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let piece = bytes.chunks(PIPE).next().unwrap_or_default();
+    let n = rustix::io::write(writer, piece)?;
+    rustix::pipe::splice(reader, None, socket, None, n, rustix::pipe::SpliceFlags::empty())
+}
+
+fn send_file(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    let file = rustix::fs::memfd_create("raw-peer", rustix::fs::MemfdFlags::CLOEXEC)?;
+    rustix::io::write(&file, bytes)?;
+    rustix::fs::sendfile(socket, file, Some(&mut 0), bytes.len())
+}
+
+// Processes.
+
+/// The child's number in the parent, `None` in the child.
+pub(crate) fn fork() -> Result<Option<i32>> {
+    // SAFETY: this process has one thread, so the child can do what its parent can.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        child => {
+            ensure!(child > 0, "fork: {}", std::io::Error::last_os_error());
+            Ok(Some(child))
+        }
+    }
+}
+
+pub(crate) fn wait_for(child: i32) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(child).context("a child")?;
+    let options = rustix::process::WaitOptions::empty();
+    retry_on_intr(|| rustix::process::waitpid(Some(pid), options)).context("wait for a child")?;
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What a test tells the process of a raw peer, line by line in JSON over its standard input, and
+//! what that answers.
+
+use serde::{Deserialize, Serialize};
+
+/// The name of the bytes that a [`Command`] line may be followed by.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// What to do.
+    pub action: Action,
+    /// Which of the process's sockets: they are numbered as they come.
+    pub socket: usize,
+    /// How many bytes follow the line.
+    pub payload: usize,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Action {
+    /// Answers with where.
+    Listen(Address),
+    Connect(Address),
+    /// Answers with no socket if nobody is connecting, and does not wait.
+    Accept,
+    /// Writes the payload.
+    Write(Write),
+    /// Reads so many bytes.
+    Read {
+        how: Read,
+        length: usize,
+    },
+    /// Closes the socket.
+    Close,
+    /// Closes the socket with a reset (SO_LINGER 0).
+    Reset,
+    /// Closes one direction (SHUT_WR).
+    Shutdown,
+    /// Goes on in another thread.
+    Thread,
+    /// Goes on in a child process; the parent keeps its sockets and waits.
+    Fork,
+    /// Goes on after execve(2) of this program.
+    Exec(String),
+}
+
+/// Where a server listens, and clients find it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Address {
+    /// 127.0.0.1 and a port; 0 to listen on a free one.
+    V4(u16),
+    /// `::1` and a port.
+    V6(u16),
+    /// A port of all addresses, IPv4 and IPv6; clients connect to `::ffff:127.0.0.1`.
+    Mapped(u16),
+    /// As `V4`, with SO_REUSEPORT.
+    Shared(u16),
+    Unix(String),
+    /// A Unix socket without a file.
+    Abstract(String),
+    /// A listener that the process was started with, at this address.
+    Inherited(Box<Address>),
+}
+
+/// How bytes are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Write {
+    /// write(2)
+    #[default]
+    Write,
+    /// sendto(2)
+    Send,
+    /// sendto(2) without waiting: as much as there is room for, again and again.
+    Partial,
+    /// write(2), so many bytes at a time.
+    Pieces(usize),
+    /// writev(2) with buffers of so many bytes, an empty one before each.
+    Vector(usize),
+    /// sendmsg(2), likewise.
+    Message(usize),
+    /// sendmmsg(2): messages of so many bytes in buffers of a third of that.
+    Messages(usize),
+    /// write(2) into a pipe and splice(2) from there.
+    Splice,
+    /// sendfile(2)
+    SendFile,
+    /// io_uring
+    Ring,
+}
+
+/// How bytes are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Read {
+    /// read(2)
+    #[default]
+    Read,
+    /// recvfrom(2)
+    Receive,
+    /// read(2), so many bytes at a time.
+    Pieces(usize),
+    /// readv(2) with buffers of so many bytes, an empty one before each.
+    Vector(usize),
+    /// recvmsg(2), likewise.
+    Message(usize),
+    /// recvmmsg(2): messages of so many bytes in buffers of a third of that.
+    Messages(usize),
+    /// recvfrom(2) with MSG_PEEK, then read(2).
+    Peek,
+    /// recvfrom(2) with MSG_WAITALL.
+    WaitAll,
+    /// recvfrom(2) with MSG_TRUNC: the kernel discards the bytes.
+    Discard,
+}
+
+/// What a peer answers to each command.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// The process, as it knows itself.
+    pub pid: u32,
+    /// Where it listens.
+    pub address: Option<Address>,
+    /// The number of the socket that is new.
+    pub socket: Option<usize>,
+    /// What did not work.
+    pub error: Option<String>,
+}
