@@ -419,10 +419,20 @@ fn a_scrape_under_way_at_shutdown_completes() {
     begins.recv().expect("under way");
     served.begin_shutdown();
     assert!(idle.rest().is_empty(), "idle connections end at once");
-    assert!(TcpStream::connect(served.address).is_err(), "no new ones");
+    // The listener is closed beside them, not before.
+    let refused = (0..500).any(|_| {
+        let refused = TcpStream::connect(served.address).is_err();
+        if !refused {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        refused
+    });
+    assert!(refused, "no new ones");
     drop(go);
     let last = scrape.answer(true);
-    assert_eq!((last.text(), last.header("connection")), ("last", Some("close")));
+    assert_eq!(last.text(), "last");
+    // Whether the answer says so depends on which came first, it or the shutdown.
+    assert!(scrape.rest().is_empty(), "nothing more, and the connection ends");
     served.wait_for_end();
 }
 
