@@ -28,6 +28,9 @@ const BPF_RB_AVAIL_DATA: u64 = 0;
 /// Length of a record without items.
 const EMPTY: u32 = size_of::<RecordHeader>() as u32;
 
+/// Length of the item that tells who the connection is.
+const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
+
 /// Offsets are below this: the verifier sees the mask, `RECORD_FULL` makes it true.
 const OFFSET_MASK: u32 = (16 << 10) - 1;
 
@@ -42,7 +45,6 @@ pub fn begin(walk: &Walk, scratch: &mut Scratch) {
     scratch.data.messages = 0;
     scratch.data.message_bytes = 0;
     scratch.data.flags = 0;
-    const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
     scratch.empty = if announced { EMPTY } else { EMPTY + OPEN };
     scratch.length = scratch.empty;
 }

@@ -423,7 +423,7 @@ fn a_scrape_under_way_at_shutdown_completes() {
     let refused = (0..500).any(|_| {
         let refused = TcpStream::connect(served.address).is_err();
         if !refused {
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         refused
     });
