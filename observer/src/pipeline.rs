@@ -101,10 +101,11 @@ impl<S: CommSource> Pipeline<S> {
     }
 
     fn bytes(&mut self, record: &Record<'_>, bytes: &Bytes<'_>) {
-        let open = bytes.items.clone().find_map(|item| match item {
-            Item::Open(open) => Some(open),
+        // It comes first, if at all; the others are for the connection to read.
+        let open = match bytes.items.clone().next() {
+            Some(Item::Open(open)) => Some(open),
             _ => None,
-        });
+        };
         let comm = open.map(|open| Comm::new(open.comm));
         let process = self.processes.seen(record.pid, record.time_ns, comm);
         let watched = self.connections.entry(record.connection).or_insert_with(|| Watched {

@@ -125,10 +125,6 @@ pub enum Item<'a> {
 pub struct Open {
     /// Name of the process's main thread.
     pub comm: [u8; 16],
-    /// Local port; 0 for a Unix socket.
-    pub local_port: u16,
-    /// The peer's port, likewise.
-    pub remote_port: u16,
 }
 
 /// What ended in DATA frames of one stream.
@@ -262,8 +258,7 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
         _reserved: reader.u16()?,
         comm: reader.array()?,
     };
-    let OpenItem { local_port, remote_port, comm, .. } = item;
-    Some(Item::Open(Open { comm, local_port, remote_port }))
+    Some(Item::Open(Open { comm: item.comm }))
 }
 
 /// Bytes still to be read. Every method takes from the front, or is `None` if there are too few.
