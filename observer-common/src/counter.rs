@@ -45,8 +45,12 @@ counters! {
     ConnectionsFull = "connections_full",
     /// The map of messages cut across DATA frames was full: the stream's messages are not counted.
     MessagesFull = "messages_full",
-    /// Bytes of a direction in which no frame boundary is known.
+    /// Bytes of a direction in which no frame boundary is known, after something else was missed.
     OutOfStep = "out_of_step",
+    /// There was no frame where one was to begin: what was taken for a boundary was none.
+    NotFrame = "not_frame",
+    /// Bytes of connections that were open before the daemon, until a frame boundary was found.
+    BeforeJoin = "before_join",
 }
 
 /// What a selected socket turned out to carry, by its first bytes: the array's second part.

@@ -16,6 +16,13 @@ pub const HEADER_LENGTH: u32 = 9;
 /// What a client sends first on every connection (RFC 9113 §3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Frames that hold fields are not longer in practice: libraries take header blocks of 8 KiB to
+/// 64 KiB, and send them in frames of 16 KiB.
+const PLAUSIBLE_BLOCK: u32 = 1 << 16;
+
+/// Sixty-four settings; RFC 9113 has six.
+const PLAUSIBLE_SETTINGS: u32 = 6 * 64;
+
 /// Frame types (RFC 9113 §6).
 #[expect(missing_docs, reason = "the names are those of the RFC")]
 pub mod kind {
@@ -85,6 +92,68 @@ impl FrameHeader {
         )
     }
 
+    /// Whether RFC 9113 allows it: a receiver that gets one that is not closes the connection
+    /// (§4.2, §6), so that in a stream that goes on no frame begins there.
+    #[inline(always)]
+    pub const fn is_legal(&self) -> bool {
+        match self.kind {
+            kind::DATA | kind::HEADERS | kind::CONTINUATION => self.stream != 0,
+            kind::PRIORITY => self.stream != 0 && self.length == 5,
+            kind::RST_STREAM => self.stream != 0 && self.length == 4,
+            kind::PUSH_PROMISE => self.stream != 0 && self.length >= 4,
+            kind::SETTINGS => self.stream == 0 && self.length.is_multiple_of(6),
+            kind::PING => self.stream == 0 && self.length == 8,
+            kind::GOAWAY => self.stream == 0 && self.length >= 8,
+            kind::WINDOW_UPDATE => self.length == 4,
+            _ => true,
+        }
+    }
+
+    /// Whether peers of gRPC send such: legal, of a known type, with no flag that its type does not
+    /// define, no longer than frames of its type are, on a stream that a client began, and with
+    /// something to say. What is not may be legal, but no frame boundary is believed for it.
+    ///
+    /// The last two are for the zeros that end many messages: together with the beginning of the next
+    /// frame's header they look like the header of an empty DATA frame.
+    #[inline(always)]
+    pub const fn is_plausible(&self) -> bool {
+        let (flags, longest) = match self.kind {
+            kind::DATA => (flag::END_STREAM | flag::PADDED, u32::MAX),
+            kind::HEADERS => (
+                flag::END_STREAM | flag::END_HEADERS | flag::PADDED | flag::PRIORITY,
+                PLAUSIBLE_BLOCK,
+            ),
+            kind::PUSH_PROMISE => (flag::END_HEADERS | flag::PADDED, PLAUSIBLE_BLOCK),
+            kind::CONTINUATION => (flag::END_HEADERS, PLAUSIBLE_BLOCK),
+            kind::SETTINGS => (flag::ACK, PLAUSIBLE_SETTINGS),
+            kind::PING => (flag::ACK, u32::MAX),
+            kind::GOAWAY => (0, PLAUSIBLE_BLOCK),
+            kind::PRIORITY | kind::RST_STREAM | kind::WINDOW_UPDATE => (0, u32::MAX),
+            _ => return false,
+        };
+        let streams = matches!(
+            self.kind,
+            kind::DATA | kind::HEADERS | kind::RST_STREAM | kind::PUSH_PROMISE | kind::CONTINUATION
+        );
+        let says_nothing =
+            self.kind == kind::DATA && self.length == 0 && !self.has(flag::END_STREAM);
+        self.is_legal()
+            && self.flags & !flags == 0
+            && self.length <= longest
+            && !(streams && self.stream.is_multiple_of(2))
+            && !says_nothing
+    }
+
+    /// Whether it may come right after the frame `before`: a header block is not interrupted, and
+    /// CONTINUATION is nothing else's (RFC 9113 §6.10).
+    #[inline(always)]
+    pub const fn may_follow(&self, before: &Self) -> bool {
+        let block = matches!(before.kind, kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION);
+        let goes_on = block && !before.has(flag::END_HEADERS);
+        let continuation = self.kind == kind::CONTINUATION;
+        goes_on == continuation && (!goes_on || self.stream == before.stream)
+    }
+
     /// Whether all bits of `flag` are set.
     #[inline(always)]
     pub const fn has(&self, flag: u8) -> bool {
@@ -104,5 +173,100 @@ mod tests {
         assert!(header.has(flag::END_STREAM | flag::END_HEADERS | flag::PRIORITY));
         assert!(!header.has(flag::PADDED));
         assert_eq!(header.stream, 0x7f00_0007, "the reserved bit is not part of the identifier");
+    }
+
+    fn header(kind: u8, flags: u8, stream: u32, length: u32) -> FrameHeader {
+        FrameHeader { length, stream, kind, flags, _reserved: 0 }
+    }
+
+    #[test]
+    fn what_peers_send_is_plausible() {
+        for (kind, flags, stream, length) in [
+            (kind::DATA, 0, 1, 1),
+            (kind::DATA, flag::END_STREAM, 1, 0),
+            (kind::DATA, flag::END_STREAM | flag::PADDED, 7, (1 << 24) - 1),
+            (kind::HEADERS, 0x2d, 3, 16_384),
+            (kind::HEADERS, flag::END_HEADERS, 3, 1),
+            (kind::PRIORITY, 0, 3, 5),
+            (kind::RST_STREAM, 0, 3, 4),
+            (kind::SETTINGS, 0, 0, 36),
+            (kind::SETTINGS, flag::ACK, 0, 0),
+            (kind::PUSH_PROMISE, flag::END_HEADERS, 1, 20),
+            (kind::PING, flag::ACK, 0, 8),
+            (kind::GOAWAY, 0, 0, 30),
+            (kind::WINDOW_UPDATE, 0, 0, 4),
+            (kind::WINDOW_UPDATE, 0, 5, 4),
+            (kind::CONTINUATION, flag::END_HEADERS, 5, 100),
+        ] {
+            let header = header(kind, flags, stream, length);
+            assert!(header.is_legal() && header.is_plausible(), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn what_ends_a_connection_is_not_legal() {
+        for (kind, stream, length) in [
+            (kind::DATA, 0, 0),
+            (kind::HEADERS, 0, 10),
+            (kind::CONTINUATION, 0, 10),
+            (kind::PRIORITY, 0, 5),
+            (kind::PRIORITY, 1, 4),
+            (kind::RST_STREAM, 1, 5),
+            (kind::RST_STREAM, 0, 4),
+            (kind::SETTINGS, 0, 5),
+            (kind::SETTINGS, 1, 6),
+            (kind::PUSH_PROMISE, 0, 10),
+            (kind::PUSH_PROMISE, 1, 3),
+            (kind::PING, 0, 7),
+            (kind::PING, 1, 8),
+            (kind::GOAWAY, 1, 8),
+            (kind::GOAWAY, 0, 7),
+            (kind::WINDOW_UPDATE, 1, 5),
+        ] {
+            let header = header(kind, 0, stream, length);
+            assert!(!header.is_legal() && !header.is_plausible(), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_legal_is_not_plausible() {
+        for (kind, flags, stream, length) in [
+            (0x10, 0, 0, 4),
+            (kind::DATA, 0x10, 1, 5),
+            (kind::RST_STREAM, 1, 1, 4),
+            (kind::HEADERS, 0, 1, 1 << 20),
+            (kind::SETTINGS, 0, 0, 600),
+            (kind::DATA, 0, 1, 0),
+            (kind::DATA, flag::END_STREAM, 2, 5),
+            (kind::HEADERS, flag::END_HEADERS, 4, 5),
+        ] {
+            let header = header(kind, flags, stream, length);
+            assert!(header.is_legal() && !header.is_plausible(), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_before_a_header_do_not_make_another_one() {
+        let next = [0, 0, 0x31, kind::HEADERS, 5, 0, 0, 0, 7];
+        for zeros in 1..9 {
+            let mut bytes = [0; 9];
+            bytes[zeros..].copy_from_slice(&next[..9 - zeros]);
+            assert!(!FrameHeader::parse(bytes).is_plausible(), "{zeros}");
+        }
+        assert!(FrameHeader::parse(next).is_plausible());
+    }
+
+    #[test]
+    fn a_header_block_is_not_interrupted() {
+        let begun = header(kind::HEADERS, 0, 1, 10);
+        let whole = header(kind::HEADERS, flag::END_HEADERS, 1, 10);
+        let more = header(kind::CONTINUATION, 0, 1, 10);
+        let data = header(kind::DATA, 0, 1, 10);
+        assert!(more.may_follow(&begun) && more.may_follow(&more));
+        assert!(!header(kind::CONTINUATION, 0, 3, 10).may_follow(&begun), "another stream");
+        assert!(!data.may_follow(&begun) && !data.may_follow(&more));
+        assert!(!more.may_follow(&whole) && !more.may_follow(&data));
+        assert!(data.may_follow(&whole) && whole.may_follow(&data));
+        assert!(!more.may_follow(&FrameHeader::default()), "as the first one");
     }
 }

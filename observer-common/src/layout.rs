@@ -56,4 +56,7 @@ fields! {
     TcpCopiedSeq = "tcp_sock"."copied_seq",
     TcpWriteSeq = "tcp_sock"."write_seq",
     TcpRcvNxt = "tcp_sock"."rcv_nxt",
+    TcpSndUna = "tcp_sock"."snd_una",
+    TcpBytesAcked = "tcp_sock"."bytes_acked",
+    TcpBytesReceived = "tcp_sock"."bytes_received",
 }

@@ -2,13 +2,16 @@
 //!
 //! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
 //! stream, [`record`] is how the kernel programs tell the daemon what they found, [`counter`] what
-//! they count, and [`layout`] the fields of the running kernel's structs that they read.
+//! they count, [`block`] what a header block tells undecoded, [`step`] when a frame boundary is
+//! believed, and [`layout`] the fields of the running kernel's structs that they read.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod counter;
 pub mod frame;
 pub mod layout;
 pub mod record;
 pub mod scanner;
+pub mod step;

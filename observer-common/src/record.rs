@@ -38,6 +38,8 @@ pub mod role {
     pub const SERVER: u8 = 0;
     /// It sent the client preface.
     pub const CLIENT: u8 = 1;
+    /// The connection was joined late, and no header block has shown it yet.
+    pub const UNKNOWN: u8 = 2;
 }
 
 /// Begins every record.
@@ -77,9 +79,12 @@ pub mod item_kind {
     /// A [`super::OpenItem`] follows: the first record of a connection begins with it, and the first
     /// of another process that uses the connection.
     pub const OPEN: u8 = 3;
-    /// `length` bytes of the direction were not seen, because of the counter in `frame_kind`;
-    /// what follows begins at a frame boundary.
+    /// Before this record frames of the direction, or parts of one, went by unseen: nobody knows what
+    /// they were, nor what their header blocks did to the dynamic table.
     pub const GAP: u8 = 4;
+    /// Records of the direction before this one could not be sent. The header blocks in them
+    /// inserted `length` entries into the dynamic table, if `flags` is 0; else nobody knows how many.
+    pub const LOST: u8 = 6;
 }
 
 /// Begins every item.
@@ -96,7 +101,7 @@ pub struct ItemHeader {
     pub _reserved: u8,
     /// The frame's stream identifier.
     pub stream: u32,
-    /// The frame's payload length, for [`item_kind::FRAME`]; bytes missed, for [`item_kind::GAP`].
+    /// The frame's payload length, for [`item_kind::FRAME`]; entries, for [`item_kind::LOST`].
     pub length: u32,
     /// Bytes that follow this header, without the padding to a multiple of 8.
     pub captured: u32,
@@ -134,8 +139,8 @@ pub struct OpenItem {
     pub remote_port: u16,
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u16,
-    /// Padding.
-    pub _reserved: u16,
+    /// Not 0 if the connection was joined late: its beginning was not seen.
+    pub joined: u16,
     /// Name of the process's main thread.
     pub comm: [u8; 16],
 }

@@ -62,6 +62,19 @@ pub mod event {
     pub const MESSAGE_END: u32 = 16;
     /// The frame is longer than what is kept; the rest of it is passed over.
     pub const TOO_LONG: u32 = 32;
+    /// What should be a frame header is none, so the boundary was none: see
+    /// [`super::Scanner::at_unproven_frame`].
+    pub const NOT_FRAME: u32 = 64;
+}
+
+/// How far frame headers are trusted.
+mod check {
+    /// The stream was seen from its beginning: they are what they are.
+    pub(super) const NONE: u32 = 0;
+    /// The boundary was found: they are still to be legal.
+    pub(super) const LEGAL: u32 = 1;
+    /// The boundary is still to be shown: they are to be plausible.
+    pub(super) const PLAUSIBLE: u32 = 2;
 }
 
 /// Where in the stream the next byte is.
@@ -78,7 +91,7 @@ mod phase {
     pub(super) const PREFIX: u32 = 5;
     /// In a message's body.
     pub(super) const BODY: u32 = 6;
-    /// The stream did not begin with the client preface.
+    /// The stream did not begin with the client preface, or there was no frame where one was to be.
     pub(super) const REFUSED: u32 = 7;
     /// In the HTTP/1.1 response before the first frame.
     pub(super) const RESPONSE: u32 = 8;
@@ -106,6 +119,8 @@ pub struct Message {
     pub length: u32,
     /// Body bytes still to come.
     pub left: u32,
+    /// For the driver: [`crate::step::Step::epoch`] when it was remembered.
+    pub epoch: u32,
 }
 
 impl Message {
@@ -114,7 +129,7 @@ impl Message {
 
     /// For a stream whose beginning was not seen, or which carries something else than gRPC.
     pub const fn unaligned() -> Self {
-        Self { prefix: [0; 5], have: Self::UNALIGNED, _reserved: 0, length: 0, left: 0 }
+        Self { prefix: [0; 5], have: Self::UNALIGNED, _reserved: 0, length: 0, left: 0, epoch: 0 }
     }
 }
 
@@ -140,30 +155,40 @@ pub struct Scanner {
     unaligned: u32,
     /// Preface bytes already found to be right, or bytes of the empty line that ends a response.
     matched: u32,
+    /// One of [`check`].
+    check: u32,
 }
 
 impl Scanner {
     /// At the beginning of a stream that opens with the client preface.
     #[inline(always)]
     pub const fn at_preface() -> Self {
-        Self::at(phase::PREFACE)
+        Self::at(phase::PREFACE, check::NONE)
     }
 
     /// At a frame boundary.
     #[inline(always)]
     pub const fn at_frame() -> Self {
-        Self::at(phase::HEADER)
+        Self::at(phase::HEADER, check::NONE)
+    }
+
+    /// At what may be a frame boundary of a stream whose beginning was not seen. What follows shows
+    /// whether it is: each header must be one that peers send ([`event::NOT_FRAME`]), until the
+    /// driver has [proof](Self::prove) enough; from then on it must still be a legal one.
+    #[inline(always)]
+    pub const fn at_unproven_frame() -> Self {
+        Self::at(phase::HEADER, check::PLAUSIBLE)
     }
 
     /// At the beginning of the `101 Switching Protocols` response that frames follow (`Upgrade:
     /// h2c`, RFC 7540 §3.2).
     #[inline(always)]
     pub const fn at_upgrade() -> Self {
-        Self::at(phase::RESPONSE)
+        Self::at(phase::RESPONSE, check::NONE)
     }
 
     #[inline(always)]
-    const fn at(phase: u32) -> Self {
+    const fn at(phase: u32, check: u32) -> Self {
         Self {
             buffer: [0; BUFFER_LENGTH],
             phase,
@@ -176,7 +201,20 @@ impl Scanner {
             message_left: 0,
             unaligned: 0,
             matched: 0,
+            check,
         }
+    }
+
+    /// The boundary was one.
+    #[inline(always)]
+    pub const fn prove(&mut self) {
+        self.check = check::LEGAL;
+    }
+
+    /// Whether a frame begins with the next byte.
+    #[inline(always)]
+    pub const fn is_at_boundary(&self) -> bool {
+        self.phase == phase::HEADER && self.have == 0
     }
 
     /// The frame that began last.
@@ -197,22 +235,36 @@ impl Scanner {
         self.unaligned != 0
     }
 
-    /// Whether the stream did not begin with the client preface. There is no use in going on.
+    /// Whether the stream did not begin with the client preface, or a frame was not where it was to
+    /// be. There is no use in going on.
     #[inline(always)]
     pub const fn is_refused(&self) -> bool {
         self.phase == phase::REFUSED
     }
 
-    /// Bytes went by unseen. Says whether nothing else was lost: whether they all are of one
-    /// message's body, or of a frame of no interest, and do not reach its end.
+    /// Bytes went by unseen. Answers with bits of [`event`] if it is still known where the next frame
+    /// begins: where they all are of one frame's payload. A DATA frame is then [unaligned]
+    /// (Self::is_unaligned) unless they all are of one message's body; of a frame that is kept,
+    /// some bytes are missing.
     #[inline(always)]
-    pub fn missed(&mut self, n: u64) -> bool {
+    pub fn missed(&mut self, n: u64) -> Option<u32> {
         let want = self.want();
-        if !matches!(want.take, Take::Skip) || n >= u64::from(want.length) {
-            return false;
+        if matches!(want.take, Take::Skip) && n <= u64::from(want.length) {
+            return Some(self.took(want, n as u32));
         }
-        self.took(want, n as u32);
-        true
+        let in_payload = matches!(
+            self.phase,
+            phase::COPY | phase::SKIP | phase::PAD_LENGTH | phase::PREFIX | phase::BODY
+        );
+        let left = self.left + self.padding;
+        if !in_payload || n > u64::from(left) {
+            return None;
+        }
+        self.phase = phase::SKIP;
+        self.unaligned = 1;
+        self.left = left - n as u32;
+        self.padding = 0;
+        Some(self.end_of_part())
     }
 
     /// What to do with the next bytes.
@@ -297,6 +349,7 @@ impl Scanner {
             _reserved: 0,
             length: self.message_length,
             left: self.message_left,
+            epoch: 0,
         })
     }
 
@@ -361,13 +414,28 @@ impl Scanner {
         }
         self.have = 0;
         let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = self.buffer;
+        let before = self.frame;
         self.frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
+        if !self.is_believed(&before) {
+            self.phase = phase::REFUSED;
+            return event::NOT_FRAME;
+        }
         self.left = self.frame.length;
         self.padding = 0;
         self.unaligned = 0;
         self.message_left = 0;
         self.prefix_have = 0;
         event::FRAME_BEGIN | self.begin_payload()
+    }
+
+    /// Whether the frame's header may be one, after the frame `before`.
+    #[inline(always)]
+    const fn is_believed(&self, before: &FrameHeader) -> bool {
+        match self.check {
+            check::NONE => true,
+            check::LEGAL => self.frame.is_legal() && self.frame.may_follow(before),
+            _ => self.frame.is_plausible() && self.frame.may_follow(before),
+        }
     }
 
     #[inline(always)]

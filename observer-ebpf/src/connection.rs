@@ -1,7 +1,7 @@
 //! What is kept of a watched connection.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use observer_common::{record::direction, scanner::Scanner};
+use observer_common::{record::direction, scanner::Scanner, step::Step};
 
 /// States of a connection.
 pub mod state {
@@ -11,6 +11,8 @@ pub mod state {
     pub const WATCHED: u8 = 1;
     /// As `CANDIDATE`, after an upgrade from HTTP/1: it has been counted as that.
     pub const UPGRADED: u8 = 2;
+    /// It was open before the daemon, and may be HTTP/2; no frame boundary is believed yet.
+    pub const JOINING: u8 = 3;
 }
 
 /// One end of a connection: a socket of a process on this node.
@@ -33,6 +35,11 @@ pub struct Connection {
     pub announced: u8,
     /// Not 0 if the socket counts its bytes: TCP.
     pub tcp: u8,
+    /// Not 0 if it was open before the daemon.
+    pub joined: u8,
+    pub _reserved: [u8; 3],
+    /// While `JOINING`: calls so far that were no frames.
+    pub tries: u32,
     pub received: Direction,
     pub sent: Direction,
 }
@@ -46,8 +53,8 @@ impl Connection {
     /// What a record has to tell beside its positions: `RecordHeader::unseen`.
     #[inline(always)]
     pub fn unseen(&self) -> u8 {
-        let received = self.received.lost | self.received.out_of_step;
-        let sent = self.sent.lost | self.sent.out_of_step;
+        let received = u8::from(self.received.is_unseen());
+        let sent = u8::from(self.sent.is_unseen());
         received << direction::RECEIVED | sent << direction::SENT
     }
 }
@@ -61,30 +68,50 @@ pub struct Direction {
     pub position: u64,
     /// Of those, the bytes that records account for.
     pub reported: u64,
+    /// Bytes after `position` that went by, of which nobody knows what they were.
+    pub unread: u64,
     /// The socket's own counter after the last call (`copied_seq`, `write_seq`).
     pub sequence: u32,
+    /// Entries that header blocks in records which could not be sent inserted into the dynamic
+    /// table; [`Direction::UNCLEAR`] if nobody knows.
+    pub inserts: u32,
+    /// Whether a frame boundary is known.
+    pub step: Step,
     /// Not 0 once `sequence` is known.
     pub counted: u8,
-    /// Not 0 if no frame boundary is known any more.
-    pub out_of_step: u8,
     /// Not 0 once a message was cut across DATA frames: from then on `MESSAGES` is asked.
     pub cut: u8,
     /// Not 0 once a record could not be sent, until one is: its bytes show in the position of that.
     pub lost: u8,
+    /// Not 0 once frames, or parts of one, went by unseen, until a record has told of it.
+    pub gap: u8,
+    pub _reserved: [u8; 4],
 }
 
 impl Direction {
-    pub const fn new(scanner: Scanner) -> Self {
+    pub const UNCLEAR: u32 = u32::MAX;
+
+    pub const fn new(scanner: Scanner, step: Step) -> Self {
         Self {
             scanner,
             position: 0,
             reported: 0,
+            unread: 0,
             sequence: 0,
+            inserts: 0,
+            step,
             counted: 0,
-            out_of_step: 0,
             cut: 0,
             lost: 0,
+            gap: 0,
+            _reserved: [0; 4],
         }
+    }
+
+    /// Whether bytes went by of which neither a record told, nor a position will.
+    #[inline(always)]
+    pub const fn is_unseen(&self) -> bool {
+        self.lost != 0 || self.gap != 0 || self.unread != 0 || self.step.is_lost()
     }
 }
 

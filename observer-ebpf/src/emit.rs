@@ -1,18 +1,19 @@
 //! Puts a record together in the scratch slot and sends it.
 
-use core::{ffi::c_void, mem::offset_of};
+use core::{arch::asm, ffi::c_void, mem::offset_of};
 
-use aya_ebpf::helpers::{bpf_probe_read_user_buf, bpf_ringbuf_output};
+use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user_buf, bpf_ringbuf_output};
 use observer_common::{
+    block::Tally,
     counter::Counter,
-    frame::FrameHeader,
+    frame::{FrameHeader, flag},
     record::{
         DataItem, ITEM_ALIGNMENT, ItemHeader, OpenItem, RecordHeader, item_kind, record_kind,
     },
 };
 
 use crate::{
-    connection::state,
+    connection::{Direction, state},
     count::count,
     globals,
     maps::{PROCESSES, RING},
@@ -35,18 +36,30 @@ const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
 const OFFSET_MASK: u32 = (16 << 10) - 1;
 
 /// Begins a record: room for its header and, if the connection is new or another process uses it
-/// now, for what it is.
+/// now, for what it is; and what records before it that could not be sent leave to be told.
 #[inline(always)]
 pub fn begin(walk: &Walk, scratch: &mut Scratch) {
-    // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &*walk.connection };
+    // SAFETY: map values, valid for the run.
+    let (connection, direction) = unsafe { (&*walk.connection, &*walk.direction) };
     let announced = connection.announced != 0 && connection.pid == walk.pid;
     scratch.item = 0;
     scratch.data.messages = 0;
     scratch.data.message_bytes = 0;
     scratch.data.flags = 0;
-    scratch.empty = if announced { EMPTY } else { EMPTY + OPEN };
-    scratch.length = scratch.empty;
+    scratch.length = if announced { EMPTY } else { EMPTY + OPEN };
+    if direction.gap != 0 {
+        put(scratch, ItemHeader { kind: item_kind::GAP, ..ItemHeader::default() });
+    } else if direction.lost != 0 {
+        let unclear = direction.inserts == Direction::UNCLEAR;
+        let item = ItemHeader {
+            kind: item_kind::LOST,
+            flags: u8::from(unclear),
+            length: direction.inserts,
+            ..ItemHeader::default()
+        };
+        put(scratch, item);
+    }
+    scratch.empty = scratch.length;
 }
 
 /// Begins an item for a frame that is kept, or for the rest of one.
@@ -97,21 +110,6 @@ pub fn end_frame(scratch: &mut Scratch) {
     scratch.item = 0;
 }
 
-/// Tells of bytes that were not seen.
-#[inline(always)]
-pub fn gap(scratch: &mut Scratch, cause: Counter, bytes: u64) {
-    end_frame(scratch);
-    flush_data(scratch);
-    let item = ItemHeader {
-        kind: item_kind::GAP,
-        frame_kind: cause as u8,
-        // More than 4 GiB are as lost as 4 GiB; the counter has them all.
-        length: if bytes > u64::from(u32::MAX) { u32::MAX } else { bytes as u32 },
-        ..ItemHeader::default()
-    };
-    put(scratch, item);
-}
-
 /// Puts what ended in DATA frames into the record, if anything did.
 #[inline(always)]
 pub fn flush_data(scratch: &mut Scratch) {
@@ -146,20 +144,25 @@ fn put<T>(scratch: &mut Scratch, value: T) {
     scratch.length += size_of::<T>() as u32;
 }
 
-/// Ends the record and sends it, if it tells anything, and begins the next one.
+/// Ends the record and sends it, if it tells anything. Answers whether nothing was lost.
 #[inline(never)]
-pub fn send(walk: &Walk, scratch: &mut Scratch) {
+pub fn send(walk: &Walk, scratch: &mut Scratch) -> bool {
     end_frame(scratch);
     flush_data(scratch);
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *walk.connection };
-    if connection.state == state::WATCHED && scratch.length > scratch.empty {
+    let tells = scratch.length > scratch.empty;
+    let mut sent = true;
+    if connection.state == state::WATCHED && tells {
         write_header(walk, scratch);
         // SAFETY: a map value, valid for the run.
         let direction = unsafe { &mut *walk.direction };
-        if output(scratch) {
+        sent = output(scratch);
+        if sent {
             connection.announced = 1;
             direction.lost = 0;
+            direction.gap = 0;
+            direction.inserts = 0;
             if connection.pid != walk.pid {
                 connection.pid = walk.pid;
                 // Full: the process's exit will not be told; its series stay for good.
@@ -172,7 +175,55 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) {
         // SAFETY: a map value, valid for the run.
         unsafe { (*walk.direction).reported = (*walk.direction).position };
     }
-    begin(walk, scratch);
+    sent
+}
+
+/// Adds up what the header blocks in a record that could not be sent inserted into the dynamic
+/// table: so what the daemon knows of that is not lost with the record.
+#[inline(always)]
+pub fn add_inserts(scratch: &mut Scratch, direction: &mut Direction) {
+    // Not on the stack, where the verifier would tell every two of its states apart.
+    scratch.tally = Tally::new(scratch.empty, scratch.length);
+    let mut pointer = &raw mut *scratch;
+    let step = tally_step as *mut c_void;
+    // SAFETY: the callback takes what it is given, which outlives the loop.
+    unsafe { bpf_loop(RECORD_CAPACITY as u32, step, (&raw mut pointer).cast(), 0) };
+    direction.inserts = match scratch.tally.count() {
+        Some(count) => direction.inserts.saturating_add(count),
+        None => Direction::UNCLEAR,
+    };
+}
+
+extern "C" fn tally_step(_: u32, scratch: *mut c_void) -> i64 {
+    // SAFETY: what `add_inserts` passed: a map value, valid for the run.
+    let scratch = unsafe { &mut **scratch.cast::<*mut Scratch>() };
+    let record = (&raw const scratch.record).cast::<u8>();
+    let read = |at: u32| {
+        let mut at = u64::from(at);
+        // So that the compiler compares what it adds: the verifier knows of no copies.
+        // SAFETY: one instruction, on a register.
+        unsafe { asm!("{at} &= 0x7fff", at = inout(reg) at) };
+        if at as usize >= RECORD_CAPACITY {
+            return 0;
+        }
+        // SAFETY: in bounds.
+        unsafe { *record.add(at as usize) }
+    };
+    i64::from(!scratch.tally.step(read))
+}
+
+/// The first byte of the header block that ends the record so far; `None` if it is not there: the
+/// frame's beginning may be in an earlier record.
+#[inline(always)]
+pub fn first_of_block(scratch: &Scratch, frame: &FrameHeader) -> Option<u8> {
+    let before = if frame.has(flag::PRIORITY) { 5 } else { 0 };
+    let whole = scratch.item != 0 && scratch.captured == frame.length;
+    if !whole || frame.has(flag::PADDED) || scratch.captured <= before {
+        return None;
+    }
+    let at = (scratch.item + size_of::<ItemHeader>() as u32 + before) & OFFSET_MASK;
+    // SAFETY: in bounds by the mask.
+    Some(unsafe { *scratch.record.as_ptr().add(at as usize) })
 }
 
 #[inline(always)]
@@ -193,7 +244,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
     let record = scratch.record.as_mut_ptr();
     // SAFETY: within the record; aligned as the struct is.
     unsafe { record.cast::<RecordHeader>().write(header) };
-    if scratch.empty == EMPTY {
+    if scratch.empty < EMPTY + OPEN {
         return;
     }
     let item = ItemHeader {
@@ -206,7 +257,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
         record.add(EMPTY as usize).cast::<ItemHeader>().write(item);
         let open = record.add(EMPTY as usize + size_of::<ItemHeader>()).cast::<OpenItem>();
         socket::describe(walk.sock, &mut *open);
-        (*open)._reserved = 0;
+        (*open).joined = u16::from(connection.joined);
     }
 }
 

@@ -27,13 +27,27 @@ pub static CONNECTIONS: HashMap<Address, Connection> =
 #[repr(C)]
 pub struct Ignored {
     pub inode: u64,
-    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2, or
-    /// [`Ignored::FOR_GOOD`].
-    pub upgrade: u64,
+    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2;
+    /// [`Ignored::TRIED`] and how many calls of a connection that was open before the daemon were no
+    /// frames; or [`Ignored::FOR_GOOD`].
+    pub until: u64,
 }
 
 impl Ignored {
+    pub const TRIED: u64 = 2;
     pub const FOR_GOOD: u64 = u64::MAX;
+
+    /// Whether a call in this direction is to be looked at all the same.
+    #[inline(always)]
+    pub const fn admits(&self, sent: u8) -> bool {
+        self.until == sent as u64 || self.tries() != 0
+    }
+
+    /// How many calls have been tried.
+    #[inline(always)]
+    pub const fn tries(&self) -> u64 {
+        if self.until == Self::FOR_GOOD || self.until < Self::TRIED { 0 } else { self.until - 1 }
+    }
 }
 
 /// By `struct sock`. The least recently used make room; one that comes back is looked at again.

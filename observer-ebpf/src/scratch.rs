@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+use observer_common::block::Tally;
+
 use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH};
 
 /// Slots per CPU: how deep runs may preempt each other.
@@ -32,7 +34,19 @@ pub struct Scratch {
     pub captured: u32,
     /// What ended in DATA frames since the last item.
     pub data: Data,
+    /// Position up to which what was found was dropped, because the record was full before the boundary
+    /// was believed.
+    pub dropped: u64,
+    /// What bytes that went by unseen before these completed: bits of `event`.
+    pub pending: u32,
+    pub _reserved_too: u32,
+    /// Last stream of which this walk found headers that do not end it; 0 if none.
+    pub begun: u32,
+    /// Who sent a header block in this walk: 1 the client, 2 the server, 0 not known.
+    pub sender: u32,
     pub buffers: Buffers,
+    /// What is counted of a record that could not be sent.
+    pub tally: Tally,
     /// What a new connection is put together in.
     pub connection: Connection,
     pub record: [u8; RECORD_CAPACITY],

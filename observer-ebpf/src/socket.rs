@@ -94,6 +94,29 @@ pub fn sequence(sock: Address, sent: bool) -> Option<u32> {
     read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq })
 }
 
+/// Whether bytes went through the socket in this direction before the `length` ones that just did, by
+/// its own statistics; `None` if it has none.
+#[inline(always)]
+pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
+    sequence(sock, sent)?;
+    // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
+    // large. SYN and FIN count as one each.
+    const SYN_AND_FIN: i64 = 2;
+    let (settled, under_way): (u64, u32) = if sent {
+        let acknowledged = read(sock, Field::TcpBytesAcked)?;
+        let first: u32 = read(sock, Field::TcpSndUna)?;
+        let end: u32 = read(sock, Field::TcpWriteSeq)?;
+        (acknowledged, end.wrapping_sub(first))
+    } else {
+        let received = read(sock, Field::TcpBytesReceived)?;
+        let end: u32 = read(sock, Field::TcpRcvNxt)?;
+        let first: u32 = read(sock, Field::TcpCopiedSeq)?;
+        (received, first.wrapping_sub(end))
+    };
+    let all = (settled as i64).wrapping_add(i64::from(under_way as i32));
+    Some(all.wrapping_sub(length as i64) > SYN_AND_FIN)
+}
+
 /// Whether the peer has sent a FIN, which counts as one in `copied_seq`.
 #[inline(always)]
 pub fn received_fin(sock: Address) -> bool {

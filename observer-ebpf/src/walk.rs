@@ -4,9 +4,10 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user_buf};
 use observer_common::{
+    block,
     counter::{Counter, Protocol},
     frame::{FrameHeader, flag, kind},
-    record::{data_flag, direction, item_kind},
+    record::{data_flag, direction, item_kind, role},
     scanner::{MAX_KEPT, Message, Take, event},
 };
 
@@ -30,6 +31,10 @@ const STOP: i64 = 1;
 /// framing of the stream is not known, because one could not be stored.
 const CUT_LOST: u8 = 2;
 
+// In `Scratch::sender`.
+const SENDER_CLIENT: u32 = 1;
+const SENDER_SERVER: u32 = 2;
+
 /// One walk: the pointers are into map values.
 #[repr(C)]
 pub struct Walk {
@@ -41,7 +46,9 @@ pub struct Walk {
     pub pid: u32,
     /// One of `record::direction`.
     pub sent: u8,
-    pub _reserved: [u8; 3],
+    /// Not 0 while the direction is out of step: what is found is not told.
+    pub searching: u8,
+    pub _reserved: [u8; 2],
 }
 
 /// What came of a walk.
@@ -50,6 +57,8 @@ pub enum Outcome {
     Walked,
     /// The first bytes were no client preface.
     NotPreface,
+    /// A connection that was open before the daemon: these bytes are no frames.
+    NotFrames,
 }
 
 /// Walks over `total` bytes, which the scratch slot's buffers hold, and sends what was found.
@@ -62,43 +71,124 @@ pub fn walk(
     total: u64,
     unread: Counter,
 ) -> Outcome {
-    // SAFETY: a map value, valid for the run.
-    let direction = unsafe { &mut *walk.direction };
-    emit::begin(walk, scratch);
+    // SAFETY: map values, valid for the run.
+    let (connection, direction) = unsafe { (&mut *walk.connection, &mut *walk.direction) };
+    scratch.begun = 0;
+    scratch.sender = 0;
+    scratch.pending = 0;
+    scratch.dropped = direction.position;
     if missed != 0 {
-        lose(scratch, direction, Counter::Unseen, u64::from(missed));
+        count(Counter::Unseen, u64::from(missed));
+        direction.unread += u64::from(missed);
     }
-    if direction.out_of_step != 0 {
-        count(Counter::OutOfStep, total);
-        direction.position += total;
-    } else {
-        let end = direction.position + total;
-        // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
-        let steps = unsafe {
-            bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut *walk).cast::<c_void>(), 0)
-        };
-        if direction.scanner.is_refused() {
-            return Outcome::NotPreface;
-        }
-        if direction.position < end {
-            let bound = steps >= i64::from(MAX_STEPS);
-            let cause = if bound { Counter::LoopBound } else { unread };
-            lose(scratch, direction, cause, end - direction.position);
-        }
+    if direction.unread != 0 {
+        scratch.pending = lose(direction);
     }
-    emit::send(walk, scratch);
+    if direction.step.is_lost() {
+        walk.searching = 1;
+        direction.step.begin(&mut direction.scanner);
+    }
+    emit::begin(walk, scratch);
+    let end = direction.position + total;
+    // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
+    let steps =
+        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut *walk).cast::<c_void>(), 0) };
+    let refused = direction.scanner.is_refused();
+    if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
+        return Outcome::NotPreface;
+    }
+    if walk.searching != 0 {
+        let walked = !refused && direction.position == end;
+        direction.position = end;
+        if !direction.step.end(&mut direction.scanner, total, walked) {
+            return still_lost(connection, direction, total);
+        }
+        walk.searching = 0;
+        if scratch.dropped > end - total {
+            count_lost(connection, direction, scratch.dropped - (end - total));
+        }
+        if connection.state != state::WATCHED {
+            connection.state = state::WATCHED;
+            count_protocol(Protocol::Http2);
+        }
+    } else if refused {
+        count(Counter::NotFrame, end - direction.position);
+        direction.position = end;
+        direction.gap = 1;
+        direction.step.lose();
+    } else if direction.position < end {
+        let bound = steps >= i64::from(MAX_STEPS);
+        direction.unread = end - direction.position;
+        count(if bound { Counter::LoopBound } else { unread }, direction.unread);
+    }
+    learn(walk, scratch, connection);
+    if !emit::send(walk, scratch) {
+        emit::add_inserts(scratch, direction);
+    }
     Outcome::Walked
 }
 
-/// Bytes went by that nobody looked at. Where they are all of one message's body, or of a frame
-/// of no interest, nothing else is lost; otherwise the direction is out of step.
+/// No boundary is believed yet: the call's bytes tell nobody anything.
 #[inline(always)]
-fn lose(scratch: &mut Scratch, direction: &mut Direction, cause: Counter, bytes: u64) {
-    count(cause, bytes);
+fn still_lost(connection: &Connection, direction: &Direction, total: u64) -> Outcome {
+    if connection.state != state::JOINING {
+        count_lost(connection, direction, total);
+        return Outcome::Walked;
+    }
+    let trying = connection.received.step.is_trying() || connection.sent.step.is_trying();
+    if trying { Outcome::Walked } else { Outcome::NotFrames }
+}
+
+/// Counts bytes of a direction that is out of step.
+#[inline(always)]
+fn count_lost(connection: &Connection, direction: &Direction, bytes: u64) {
+    let begun = connection.joined != 0 && direction.reported == 0;
+    count(if begun { Counter::BeforeJoin } else { Counter::OutOfStep }, bytes);
+}
+
+/// Passes over the bytes that went by and that nobody looked at. Where they all are of one frame's
+/// payload, its messages or its content are lost, or not even those; otherwise no frame boundary is
+/// known any more. Answers with what they completed: bits of `event`.
+#[inline(always)]
+fn lose(direction: &mut Direction) -> u32 {
+    let bytes = direction.unread;
+    direction.unread = 0;
     direction.position += bytes;
-    if !direction.scanner.missed(bytes) {
-        direction.out_of_step = 1;
-        emit::gap(scratch, cause, bytes);
+    let frame = direction.scanner.frame();
+    let of_kept = frame.is_kept() && !direction.scanner.is_at_boundary();
+    let events = direction.scanner.missed(bytes);
+    if of_kept || events.is_none() {
+        direction.gap = 1;
+    }
+    let Some(events) = events else {
+        direction.step.lose();
+        return 0;
+    };
+    if frame.kind == kind::DATA { events } else { 0 }
+}
+
+/// What the walk found of the connection itself.
+#[inline(always)]
+fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
+    if connection.joined == 0
+        && !connection.received.step.has_old()
+        && !connection.sent.step.has_old()
+    {
+        return;
+    }
+    if connection.role == role::UNKNOWN && scratch.sender != 0 {
+        let by_this_end = walk.sent == direction::SENT;
+        let by_client = scratch.sender == SENDER_CLIENT;
+        connection.role = if by_this_end == by_client { role::CLIENT } else { role::SERVER };
+    }
+    let requests = match connection.role {
+        role::CLIENT => direction::SENT,
+        role::SERVER => direction::RECEIVED,
+        _ => return,
+    };
+    if walk.sent == requests && scratch.begun != 0 {
+        connection.received.step.begun(scratch.begun);
+        connection.sent.step.begun(scratch.begun);
     }
 }
 
@@ -116,6 +206,11 @@ extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
 fn try_step(walk: &Walk) -> Option<()> {
     // SAFETY: map values, valid for the run.
     let (scratch, direction) = unsafe { (&mut *walk.scratch, &mut *walk.direction) };
+    if scratch.pending != 0 {
+        let events = scratch.pending;
+        scratch.pending = 0;
+        return on_events(walk, scratch, direction, events);
+    }
     if scratch.buffers.left == 0 {
         if scratch.buffers.is_empty() {
             return None;
@@ -123,7 +218,12 @@ fn try_step(walk: &Walk) -> Option<()> {
         return scratch.buffers.next();
     }
     if scratch.length > RECORD_FULL {
-        emit::send(walk, scratch);
+        if walk.searching != 0 {
+            scratch.dropped = direction.position;
+        } else if !emit::send(walk, scratch) {
+            direction.inserts = Direction::UNCLEAR;
+        }
+        emit::begin(walk, scratch);
     }
     let want = direction.scanner.want();
     let left = scratch.buffers.left;
@@ -162,8 +262,11 @@ fn on_events(
     direction: &mut Direction,
     events: u32,
 ) -> Option<()> {
-    if events & event::NOT_PREFACE != 0 {
+    if events & (event::NOT_PREFACE | event::NOT_FRAME) != 0 {
         return None;
+    }
+    if events & event::FRAME_BEGIN != 0 {
+        direction.step.frame();
     }
     if events & event::PREFACE_END != 0 {
         // SAFETY: a map value, valid for the run.
@@ -175,13 +278,19 @@ fn on_events(
     if frame.kind == kind::DATA {
         on_data(walk, scratch, direction, &frame, events);
     } else if frame.is_kept() {
-        on_kept(walk, scratch, &frame, events);
+        on_kept(walk, scratch, direction, &frame, events);
     }
     Some(())
 }
 
 #[inline(always)]
-fn on_kept(walk: &Walk, scratch: &mut Scratch, frame: &FrameHeader, events: u32) {
+fn on_kept(
+    walk: &Walk,
+    scratch: &mut Scratch,
+    direction: &mut Direction,
+    frame: &FrameHeader,
+    events: u32,
+) {
     if events & event::FRAME_BEGIN != 0 {
         emit::flush_data(scratch);
         emit::begin_frame(scratch, frame, item_kind::FRAME);
@@ -190,11 +299,41 @@ fn on_kept(walk: &Walk, scratch: &mut Scratch, frame: &FrameHeader, events: u32)
         }
     }
     if events & event::FRAME_END != 0 {
+        if frame.kind == kind::HEADERS {
+            on_headers(walk, scratch, direction, frame);
+        }
         emit::end_frame(scratch);
         // Not before: until the frame is whole the call goes on, and so may its other direction.
-        if frame.kind == kind::RST_STREAM {
+        if frame.kind == kind::RST_STREAM && walk.searching == 0 {
             forget(walk, frame.stream);
         }
+    }
+}
+
+/// Of a stream that may have begun out of sight nothing is known of where its messages begin; after
+/// a HEADERS frame that does not end it the first one does.
+#[inline(always)]
+fn on_headers(walk: &Walk, scratch: &mut Scratch, direction: &mut Direction, frame: &FrameHeader) {
+    if !direction.step.has_old() {
+        return;
+    }
+    if scratch.sender == 0
+        && let Some(first) = emit::first_of_block(scratch, frame)
+        && let Some(request) = block::is_request(first)
+    {
+        scratch.sender = if request { SENDER_CLIENT } else { SENDER_SERVER };
+    }
+    if frame.has(flag::END_STREAM) {
+        if direction.step.is_old(frame.stream) {
+            let _ = MESSAGES.remove(key(walk, frame.stream, walk.sent));
+        }
+        return;
+    }
+    if scratch.begun < frame.stream {
+        scratch.begun = frame.stream;
+    }
+    if direction.step.is_old(frame.stream) {
+        keep_old(walk, direction, frame.stream, Message::default());
     }
 }
 
@@ -206,7 +345,9 @@ fn on_data(
     frame: &FrameHeader,
     events: u32,
 ) {
-    if events & event::FRAME_BEGIN != 0 && direction.cut != 0 {
+    if events & event::FRAME_BEGIN != 0
+        && (direction.cut != 0 || direction.step.is_old(frame.stream))
+    {
         resume(walk, direction, frame.stream);
     }
     let ended = events & event::FRAME_END != 0;
@@ -235,7 +376,16 @@ fn on_data(
 /// Keeps the message that the frame leaves unfinished, if it does, or drops the one it finished.
 #[inline(always)]
 fn end_data(walk: &Walk, direction: &mut Direction, frame: &FrameHeader) {
-    match direction.scanner.unfinished() {
+    let unfinished = direction.scanner.unfinished();
+    if direction.step.is_old(frame.stream) {
+        if frame.has(flag::END_STREAM) || direction.scanner.is_unaligned() {
+            let _ = MESSAGES.remove(key(walk, frame.stream, walk.sent));
+        } else {
+            keep_old(walk, direction, frame.stream, unfinished.unwrap_or_default());
+        }
+        return;
+    }
+    match unfinished {
         Some(message) if !frame.has(flag::END_STREAM) => {
             keep(walk, direction, frame.stream, &message);
         }
@@ -249,12 +399,16 @@ fn end_data(walk: &Walk, direction: &mut Direction, frame: &FrameHeader) {
 /// Goes on with the message that the stream's last DATA frame left unfinished, if it did.
 #[inline(always)]
 fn resume(walk: &Walk, direction: &mut Direction, stream: u32) {
+    let is_old = direction.step.is_old(stream);
     // SAFETY: the value is copied; only this direction's calls, which the process must keep one
     // after the other, write it.
     match unsafe { MESSAGES.get(key(walk, stream, walk.sent)) } {
-        Some(message) => direction.scanner.resume(message),
-        None if direction.cut == CUT_LOST => direction.scanner.resume(&Message::unaligned()),
-        None => {}
+        // Before bytes went by unseen it was another message.
+        Some(message) if !is_old || message.epoch == direction.step.epoch() => {
+            direction.scanner.resume(message);
+        }
+        _ if is_old || direction.cut == CUT_LOST => direction.scanner.resume(&Message::unaligned()),
+        _ => {}
     }
 }
 
@@ -269,12 +423,25 @@ fn keep(walk: &Walk, direction: &mut Direction, stream: u32, message: &Message) 
     }
 }
 
+/// Remembers where an old stream is in its messages: an absent entry means that nobody knows.
+#[inline(always)]
+fn keep_old(walk: &Walk, direction: &Direction, stream: u32, mut message: Message) {
+    message.epoch = direction.step.epoch();
+    let key = key(walk, stream, walk.sent);
+    if MESSAGES.insert(key, &message, 0).is_err() {
+        // What it was before is no longer true.
+        let _ = MESSAGES.remove(key);
+        count(Counter::MessagesFull, 0);
+    }
+}
+
 /// A stream was reset: neither direction goes on with its message.
 #[inline(always)]
 fn forget(walk: &Walk, stream: u32) {
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &*walk.connection };
-    if connection.sent.cut | connection.received.cut != 0 {
+    let (sent, received) = (&connection.sent, &connection.received);
+    if sent.cut | received.cut != 0 || sent.step.has_old() || received.step.has_old() {
         let _ = MESSAGES.remove(key(walk, stream, direction::SENT));
         let _ = MESSAGES.remove(key(walk, stream, direction::RECEIVED));
     }

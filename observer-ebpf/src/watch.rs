@@ -3,16 +3,17 @@
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user_buf};
 use observer_common::{
     counter::{Counter, Protocol},
-    frame::kind,
+    frame::{FrameHeader, HEADER_LENGTH, kind},
     record::{direction, role},
     scanner::Scanner,
+    step::Step,
 };
 
 use crate::{
     buffers::Shape,
     connection::{self, Connection, Direction, state},
     count::{count, count_protocol},
-    filter,
+    filter, globals,
     maps::{CONNECTIONS, IGNORED, Ignored},
     probes::lifecycle,
     scratch::{self, Scratch},
@@ -52,7 +53,7 @@ pub fn watch(call: &Call) -> Option<()> {
     if let Some(ignored) = unsafe { IGNORED.get(sock) }
         && ignored.inode == call.socket.inode
     {
-        if ignored.upgrade != u64::from(call.sent) {
+        if !ignored.admits(call.sent) {
             return None;
         }
     } else if !is_selected(sock) {
@@ -67,15 +68,15 @@ fn is_selected(sock: u64) -> bool {
     let Some(family) = socket::stream_family(sock) else { return false };
     match socket::ports(sock, family) {
         Some((local, remote)) => filter::selects_ports(local, remote),
-        None => family == socket::AF_UNIX && !crate::globals::filter_ports(),
+        None => family == socket::AF_UNIX && !globals::filter_ports(),
     }
 }
 
 /// Remembers a socket that is none of ours.
 #[inline(always)]
-fn ignore(socket: &Socket, upgrade: u64) {
+fn ignore(socket: &Socket, until: u64) {
     // If it cannot be remembered it is looked at again.
-    let _ = IGNORED.insert(socket.sock, Ignored { inode: socket.inode, upgrade }, 0);
+    let _ = IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until }, 0);
 }
 
 #[inline(always)]
@@ -111,18 +112,32 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
         time_ns: unsafe { bpf_ktime_get_ns() },
         pid: call.pid,
         sent: call.sent,
-        _reserved: [0; 3],
+        searching: 0,
+        _reserved: [0; 2],
     };
     if call.discarded || readable.is_none() {
         scratch.buffers.clear();
     }
     let cause = if call.discarded { Counter::Discarded } else { Counter::Unreadable };
-    if let Outcome::NotPreface = walk::walk(&mut walk, scratch, missed, call.total, cause) {
-        let counted = connection.state == state::UPGRADED;
-        let _ = CONNECTIONS.remove(call.socket.sock);
-        ignore(&call.socket, Ignored::FOR_GOOD);
-        if !counted {
-            count_protocol(Protocol::Other);
+    match walk::walk(&mut walk, scratch, missed, call.total, cause) {
+        Outcome::Walked => {}
+        Outcome::NotPreface => {
+            let counted = connection.state == state::UPGRADED;
+            let _ = CONNECTIONS.remove(call.socket.sock);
+            // What looked like a server's SETTINGS may have been those of a connection already open.
+            if connection.tcp == 0 && !counted {
+                try_again(&call.socket, 0);
+            } else {
+                ignore(&call.socket, Ignored::FOR_GOOD);
+                if !counted {
+                    count_protocol(Protocol::Other);
+                }
+            }
+        }
+        Outcome::NotFrames => {
+            let tries = u64::from(connection.tries);
+            let _ = CONNECTIONS.remove(call.socket.sock);
+            try_again(&call.socket, tries);
         }
     }
     Some(())
@@ -152,27 +167,38 @@ fn missed(call: &Call, direction: &mut Direction) -> u32 {
 fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     let mut first = [0_u8; 16];
     let n = peek(scratch, &mut first)?;
-    let upgraded = begins_upgrade(&first);
-    let (scanners, role) = match first_bytes(&first, n, call.sent) {
-        Ok(begun) => begun,
+    // `None` if the socket does not tell.
+    let late = socket::moved_before(call.socket.sock, call.sent == direction::SENT, call.total);
+    let begun = match late {
+        Some(true) => Err(protocol_of(&first)),
+        _ => first_bytes(&first, n, call.sent),
+    };
+    let new = match begun {
+        Ok(([received, sent], role)) => {
+            let state = if begins_upgrade(&first) { state::UPGRADED } else { state::CANDIDATE };
+            let step = Step::default();
+            New { received, sent, step, role, state, tries: 0 }
+        }
+        Err(Protocol::Other) if late != Some(false) => join(call, &first, n)?,
         Err(protocol) => {
             not_ours(call, protocol);
             return None;
         }
     };
-    let [received, sent] = scanners;
     let connection = &mut scratch.connection;
     connection.id = connection::identifier(call.socket.inode);
     connection.inode = call.socket.inode;
     connection.closed_ns = 0;
     connection.reset_ns = 0;
     connection.pid = 0;
-    connection.state = if upgraded { state::UPGRADED } else { state::CANDIDATE };
-    connection.role = role;
+    connection.state = new.state;
+    connection.role = new.role;
     connection.announced = 0;
     connection.tcp = u8::from(socket::sequence(call.socket.sock, false).is_some());
-    connection.received = Direction::new(received);
-    connection.sent = Direction::new(sent);
+    connection.joined = u8::from(new.state == state::JOINING);
+    connection.tries = new.tries;
+    connection.received = Direction::new(new.received, new.step);
+    connection.sent = Direction::new(new.sent, new.step);
     let _ = IGNORED.remove(call.socket.sock);
     // By reference: a copy would be on the stack, which has no room for it.
     let connection: &Connection = connection;
@@ -182,6 +208,53 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         return None;
     }
     CONNECTIONS.get_ptr_mut(call.socket.sock)
+}
+
+/// How a connection begins for us.
+struct New {
+    received: Scanner,
+    sent: Scanner,
+    step: Step,
+    role: u8,
+    state: u8,
+    tries: u32,
+}
+
+/// Most calls of a connection that was open before the daemon that are tried for a frame boundary:
+/// one that was selected is worth more patience than one among all of the node.
+const TRIES: u64 = 256;
+const TRIES_SELECTED: u64 = 1 << 16;
+
+/// A connection that was open before the daemon, if this call may begin with a frame.
+#[inline(always)]
+fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
+    // SAFETY: the value is not kept.
+    let tries = unsafe { IGNORED.get(call.socket.sock) }
+        .map_or(0, |it| if it.inode == call.socket.inode { it.tries() } else { 0 });
+    let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = *first;
+    let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
+    let whole = n >= HEADER_LENGTH;
+    if !(whole && frame.is_plausible() && frame.may_follow(&FrameHeader::default())) {
+        try_again(&call.socket, tries);
+        return None;
+    }
+    let scanner = Scanner::at_unproven_frame();
+    let step = Step::joined_late(tries != 0);
+    let tries = tries as u32;
+    let (role, state) = (role::UNKNOWN, state::JOINING);
+    Some(New { received: scanner, sent: scanner, step, role, state, tries })
+}
+
+/// The call was no frames; one of the next ones may begin with one.
+#[inline(always)]
+fn try_again(socket: &Socket, tries: u64) {
+    let selected = globals::filter_ports() || globals::filter_processes();
+    if tries >= if selected { TRIES_SELECTED } else { TRIES } {
+        ignore(socket, Ignored::FOR_GOOD);
+        count_protocol(Protocol::Other);
+    } else {
+        ignore(socket, Ignored::TRIED + tries);
+    }
 }
 
 /// Remembers what a socket carries instead of HTTP/2, and counts it, once.
@@ -279,9 +352,10 @@ fn begins_settings(first: &[u8; 16], n: u32) -> bool {
 
 #[inline(always)]
 fn protocol_of(first: &[u8; 16]) -> Protocol {
-    const TLS_HANDSHAKE: u8 = 22;
+    // Content types from change_cipher_spec to application_data (RFC 8446 §5.1).
+    const TLS_RECORDS: core::ops::RangeInclusive<u8> = 20..=23;
     const TLS_MAJOR: u8 = 3;
-    if first[0] == TLS_HANDSHAKE && first[1] == TLS_MAJOR {
+    if TLS_RECORDS.contains(&first[0]) && first[1] == TLS_MAJOR {
         return Protocol::Tls;
     }
     match &[first[0], first[1], first[2], first[3]] {

@@ -10,12 +10,12 @@ use std::{sync::Arc, time::Duration};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    grpc::{Moment, Role},
+    grpc::{Moment, Role, Sight},
     hpack::Interner,
-    http2::{Connection, State},
+    http2::Connection,
     metrics::{Connections, Daemon, Descriptors, PathNames, Snapshot, Statistics},
     process::{Comm, CommSource, ProcessId, Processes},
-    record::{Bytes, Event, Item, Record, Unseen},
+    record::{Bytes, Event, Item, Open, Record, Unseen},
 };
 
 /// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
@@ -39,9 +39,8 @@ pub struct Pipeline<S> {
 #[derive(Debug)]
 struct Watched {
     connection: Connection,
-    role: Role,
-    /// The process that the connection is counted for, once a call was seen on it.
-    counted_for: Option<ProcessId>,
+    /// The process that the connection is counted for, and as which end, once a call was seen on it.
+    counted_for: Option<(ProcessId, Role)>,
 }
 
 /// What is counted on the way.
@@ -59,6 +58,8 @@ pub struct Figures {
     pub unknown_references: u64,
     /// Connections with at least one gRPC call.
     pub grpc_connections: u64,
+    /// Streams, of connections that have ended, of which nothing said whether they were gRPC calls.
+    pub unclear_streams: u64,
     /// Records that are none.
     pub malformed: u64,
 }
@@ -109,11 +110,10 @@ impl<S: CommSource> Pipeline<S> {
         let comm = open.map(|open| Comm::new(open.comm));
         let process = self.processes.seen(record.pid, record.time_ns, comm);
         let watched = self.connections.entry(record.connection).or_insert_with(|| Watched {
-            connection: match open {
-                Some(_) => Connection::from_start(bytes.role),
-                None => Connection::joined_late(bytes.role),
+            connection: match (open, bytes.role) {
+                (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
+                (_, role) => Connection::joined_late(role),
             },
-            role: bytes.role,
             counted_for: None,
         });
         let at = Moment { time_ns: record.time_ns, process };
@@ -123,8 +123,9 @@ impl<S: CommSource> Pipeline<S> {
         figures.bad_blocks += faults.blocks;
         figures.unknown_references += faults.unknown_references;
         if watched.counted_for.is_none() && watched.connection.calls().streams.measured > 0 {
-            watched.counted_for = Some(process);
-            statistics.connection_opened(process, watched.role);
+            let role = watched.connection.calls().role();
+            watched.counted_for = Some((process, role));
+            statistics.connection_opened(process, role);
             figures.grpc_connections += 1;
         }
     }
@@ -133,8 +134,9 @@ impl<S: CommSource> Pipeline<S> {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
         watched.connection.closed(record.time_ns, unseen, &mut self.statistics);
-        if let Some(process) = watched.counted_for {
-            self.statistics.connection_closed(process, watched.role);
+        self.figures.unclear_streams += watched.connection.calls().unclear();
+        if let Some((process, role)) = watched.counted_for {
+            self.statistics.connection_closed(process, role);
         }
     }
 
@@ -144,8 +146,12 @@ impl<S: CommSource> Pipeline<S> {
         }
     }
 
-    /// Drops the series of processes that exited long enough ago.
+    /// Drops the series of processes that exited long enough ago, and ends the calls that have probably
+    /// ended unseen.
     pub fn tick(&mut self, now_ns: u64) {
+        for watched in self.connections.values_mut() {
+            watched.connection.give_up(now_ns, &mut self.statistics);
+        }
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
         for process in self.processes.expired(now_ns, ttl_ns) {
             self.statistics.forget_process(process);
@@ -156,6 +162,12 @@ impl<S: CommSource> Pipeline<S> {
     /// What was counted on the way.
     pub fn figures(&self) -> Figures {
         self.figures
+    }
+
+    /// Streams so far of which nothing says whether they are gRPC calls: they are counted nowhere else.
+    pub fn unclear_streams(&self) -> u64 {
+        let open = self.connections.values().map(|watched| watched.connection.calls().unclear());
+        self.figures.unclear_streams + open.sum::<u64>()
     }
 
     /// A copy of what a scrape needs; `daemon` is completed with what is known here.
@@ -170,6 +182,7 @@ impl<S: CommSource> Pipeline<S> {
         // The kernel programs count a connection with its preface, before its first call.
         daemon.connections_seen.http2 =
             daemon.connections_seen.http2.saturating_sub(grpc_connections);
+        daemon.unclear_streams = self.unclear_streams();
         daemon.connections = self.connections_by_state();
         daemon.streams =
             self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
@@ -186,10 +199,13 @@ impl<S: CommSource> Pipeline<S> {
     fn connections_by_state(&self) -> Connections {
         let mut by_state = Connections::default();
         for watched in self.connections.values() {
-            match watched.connection.state() {
-                State::Complete => by_state.complete += 1,
-                State::Gaps => by_state.joined_late += 1,
-            }
+            let Connections { complete, joined_late, gaps, undecodable } = &mut by_state;
+            *match watched.connection.calls().sight() {
+                _ if watched.connection.is_out_of_step() => undecodable,
+                Sight::Complete => complete,
+                Sight::JoinedLate => joined_late,
+                Sight::Gaps => gaps,
+            } += 1;
         }
         by_state
     }

@@ -45,8 +45,8 @@ pub enum Event<'a> {
 pub struct Bytes<'a> {
     /// Which direction.
     pub flow: Flow,
-    /// Which end of the connection the process is.
-    pub role: Role,
+    /// Which end of the connection the process is; `None` while the kernel programs do not know.
+    pub role: Option<Role>,
     /// Position in the direction's stream of the first byte that the record accounts for.
     pub position: u64,
     /// Bytes that it accounts for.
@@ -116,8 +116,14 @@ pub enum Item<'a> {
     Part(&'a [u8]),
     /// What ended in DATA frames of one stream.
     Data(Data),
-    /// Bytes that were not seen. Nothing is known of the direction from here on.
+    /// Frames, or parts of one, were not seen before what follows.
     Gap,
+    /// Records of this direction before this one did not come. Header blocks in them inserted so many
+    /// entries into the dynamic table; `None` if nobody knows.
+    Lost {
+        /// The entries.
+        inserts: Option<u32>,
+    },
 }
 
 /// A new connection.
@@ -125,6 +131,8 @@ pub enum Item<'a> {
 pub struct Open {
     /// Name of the process's main thread.
     pub comm: [u8; 16],
+    /// Whether it was open before it was watched: its beginning was not seen.
+    pub joined: bool,
 }
 
 /// What ended in DATA frames of one stream.
@@ -185,10 +193,12 @@ fn flow(direction: u8) -> Option<Flow> {
     }
 }
 
-fn role(role: u8) -> Option<Role> {
+#[expect(clippy::option_option, reason = "no role, and a role that is not known, are not the same")]
+fn role(role: u8) -> Option<Option<Role>> {
     match role {
-        role::SERVER => Some(Role::Server),
-        role::CLIENT => Some(Role::Client),
+        role::SERVER => Some(Some(Role::Server)),
+        role::CLIENT => Some(Some(Role::Client)),
+        role::UNKNOWN => Some(None),
         _ => None,
     }
 }
@@ -230,6 +240,9 @@ impl<'a> Iterator for Items<'a> {
             item_kind::PART => Some(Item::Part(content)),
             item_kind::OPEN => open(content),
             item_kind::GAP => Some(Item::Gap),
+            item_kind::LOST => {
+                Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
+            }
             _ => None,
         }
     }
@@ -255,10 +268,10 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
         local_port: reader.u16()?,
         remote_port: reader.u16()?,
         family: reader.u16()?,
-        _reserved: reader.u16()?,
+        joined: reader.u16()?,
         comm: reader.array()?,
     };
-    Some(Item::Open(Open { comm: item.comm }))
+    Some(Item::Open(Open { comm: item.comm, joined: item.joined != 0 }))
 }
 
 /// Bytes still to be read. Every method takes from the front, or is `None` if there are too few.
@@ -329,7 +342,7 @@ mod tests {
         let record = Record::parse(items).unwrap();
         assert_eq!((record.connection, record.time_ns, record.pid), (7, 1_000, 42));
         let Event::Bytes(bytes) = record.event else { panic!("not bytes") };
-        assert_eq!((bytes.flow, bytes.role), (Flow::Sent, Role::Client));
+        assert_eq!((bytes.flow, bytes.role), (Flow::Sent, Some(Role::Client)));
         assert_eq!((bytes.position, bytes.length), (24, 60));
         bytes.items.collect()
     }
@@ -343,6 +356,8 @@ mod tests {
                 item([5, 1, 5], 3, 10, b"67890"),
                 item([1, 0, 1], 3, 0, &totals),
                 item([4, 2, 0], 0, 99, &[]),
+                item([6, 0, 0], 0, 3, &[]),
+                item([6, 0, 1], 0, u32::MAX, &[]),
             ]
             .concat(),
         );
@@ -354,7 +369,9 @@ mod tests {
             Data { stream: 3, messages: 2, message_bytes: 300, end_stream: true, unaligned: false };
         assert_eq!(items[2], Item::Data(data));
         assert_eq!(items[3], Item::Gap);
-        assert_eq!(items.len(), 4);
+        assert_eq!(items[4], Item::Lost { inserts: Some(3) });
+        assert_eq!(items[5], Item::Lost { inserts: None });
+        assert_eq!(items.len(), 6);
     }
 
     #[test]

@@ -23,22 +23,16 @@ struct Driver {
     unfinished: HashMap<u32, Message>,
     seen: Vec<Seen>,
     open: bool,
-    not_preface: bool,
+    refused: bool,
 }
 
 impl Driver {
     fn new(scanner: Scanner) -> Self {
-        Self {
-            scanner,
-            unfinished: HashMap::new(),
-            seen: Vec::new(),
-            open: false,
-            not_preface: false,
-        }
+        Self { scanner, unfinished: HashMap::new(), seen: Vec::new(), open: false, refused: false }
     }
 
     fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.not_preface {
+        while !bytes.is_empty() && !self.refused {
             let want = self.scanner.want();
             assert!(want.length > 0, "{:?} wants nothing", self.scanner);
             let n = bytes.len().min(want.length as usize);
@@ -57,8 +51,14 @@ impl Driver {
         }
     }
 
+    /// Bytes of a frame's payload go by unseen.
+    fn miss(&mut self, n: usize) {
+        let events = self.scanner.missed(n as u64).unwrap();
+        self.on(events);
+    }
+
     fn on(&mut self, events: u32) {
-        self.not_preface = events & event::NOT_PREFACE != 0;
+        self.refused = events & (event::NOT_PREFACE | event::NOT_FRAME) != 0;
         let stream = self.scanner.frame().stream;
         if events & event::FRAME_BEGIN != 0 {
             let header = self.scanner.frame();
@@ -221,7 +221,7 @@ fn preface_cut_anywhere() {
         let mut driver = Driver::new(Scanner::at_preface());
         driver.feed(&stream[..cut]);
         driver.feed(&stream[cut..]);
-        assert!(!driver.not_preface);
+        assert!(!driver.refused);
         assert_eq!(driver.seen.len(), 1, "cut at {cut}");
     }
 }
@@ -248,7 +248,7 @@ fn a_wrong_preface_byte_is_found_at_once() {
         for byte in bytes[..=wrong].chunks(1) {
             driver.feed(byte);
         }
-        assert!(driver.not_preface, "byte {wrong}");
+        assert!(driver.refused, "byte {wrong}");
     }
 }
 
@@ -268,20 +268,80 @@ fn a_frame_too_long_to_keep_is_cut_off_and_the_next_one_found() {
 }
 
 #[test]
-fn bytes_may_be_missed_only_where_nothing_is_lost() {
+fn bytes_of_one_message_may_be_missed_and_nothing_is_lost() {
     let bytes = frame(kind::DATA, 0, 1, &message(100));
-    let at = |position: usize| {
-        let mut driver = Driver::new(Scanner::at_frame());
-        driver.feed(&bytes[..position]);
-        driver
-    };
-    assert!(!at(0).scanner.missed(1), "in a frame header");
-    assert!(!at(9).scanner.missed(1), "in a message prefix");
-    assert!(!at(14).scanner.missed(100), "the message's end would be missed");
-    let mut driver = at(14);
-    assert!(driver.scanner.missed(99), "in a message's body");
-    driver.feed(&bytes[113..]);
-    assert_eq!(driver.seen, reference(&bytes));
+    for (from, to) in [(14, 114), (14, 113), (50, 114), (60, 60)] {
+        let mut driver = at(&bytes, from);
+        driver.miss(to - from);
+        driver.feed(&bytes[to..]);
+        assert_eq!(driver.seen, reference(&bytes), "{from}..{to}");
+    }
+}
+
+#[test]
+fn within_a_frame_only_its_messages_are_lost() {
+    let bytes = [frame(kind::DATA, 0, 1, &[message(3), message(100)].concat()), ping()].concat();
+    let data = bytes.len() - 17;
+    for from in 9..data {
+        for to in from + 1..=data {
+            let mut driver = at(&bytes, from);
+            driver.miss(to - from);
+            driver.feed(&bytes[to..]);
+            let mut expected = reference(&bytes);
+            if driver.seen[0].messages.is_none() {
+                expected[0].messages = None;
+            }
+            assert_eq!(driver.seen, expected, "{from}..{to}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_header_that_is_missed_leaves_no_boundary() {
+    let bytes = [frame(kind::DATA, 0, 1, &message(100)), ping()].concat();
+    for (from, to) in [(0, 1), (8, 9), (8, 30), (9, 115), (113, 115), (114, 115)] {
+        assert_eq!(at(&bytes, from).scanner.missed((to - from) as u64), None, "{from}..{to}");
+    }
+}
+
+#[test]
+fn an_unproven_boundary_must_be_followed_by_frames_that_peers_send() {
+    let frames = [
+        frame(kind::SETTINGS, 0, 0, &[0; 12]),
+        frame(kind::HEADERS, 0, 1, b"abc"),
+        frame(kind::CONTINUATION, flag::END_HEADERS, 1, b"def"),
+        frame(kind::DATA, 0, 1, &message(10)),
+        ping(),
+    ];
+    let mut driver = Driver::new(Scanner::at_unproven_frame());
+    driver.feed(&frames.concat());
+    assert!(!driver.refused);
+    assert_eq!(driver.seen, reference(&frames.concat()));
+    for bad in [
+        frame(kind::DATA, 0, 0, b""),
+        frame(kind::CONTINUATION, flag::END_HEADERS, 1, b"def"),
+        frame(0x20, 0, 1, b""),
+    ] {
+        let mut driver = Driver::new(Scanner::at_unproven_frame());
+        driver.feed(&[&frames[0][..], &bad].concat());
+        assert!(driver.refused, "{bad:?}");
+        let legal = bad[3] == 0x20;
+        let mut driver = Driver::new(Scanner::at_unproven_frame());
+        driver.scanner.prove();
+        driver.feed(&[&frames[0][..], &bad].concat());
+        assert_eq!(driver.refused, !legal, "once the boundary is proven: {bad:?}");
+    }
+}
+
+fn ping() -> Vec<u8> {
+    frame(kind::PING, 0, 0, &[7; 8])
+}
+
+/// A driver that has been fed the bytes up to this one.
+fn at(bytes: &[u8], position: usize) -> Driver {
+    let mut driver = Driver::new(Scanner::at_frame());
+    driver.feed(&bytes[..position]);
+    driver
 }
 
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
@@ -330,5 +390,6 @@ proptest! {
     fn any_bytes_keep_it_going(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         Driver::new(Scanner::at_frame()).feed(&bytes);
         Driver::new(Scanner::at_preface()).feed(&bytes);
+        Driver::new(Scanner::at_unproven_frame()).feed(&bytes);
     }
 }

@@ -2,9 +2,12 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{CallKey, CallSink, End, Ended, Flow, Headers, Role, SeriesId, rules::is_expired};
+use super::{
+    CallKey, CallSink, End, Ended, Flow, Headers, Role, SeriesId, Sight, rules::is_expired,
+    unbegun::Unbegun,
+};
 use crate::{
-    hpack::{ContentType, PathId},
+    hpack::{ContentType, PathId, RequestMethod},
     process::ProcessId,
     record::Unseen,
 };
@@ -12,6 +15,10 @@ use crate::{
 /// Most calls of one connection that may be open at once. HTTP/2 peers usually allow each other
 /// 100 to 2³¹ streams; one that opens more than this is not followed: counted, not measured.
 pub const MAX_OPEN: usize = 1 << 16;
+
+/// A call of which bytes were not seen may have ended in them. When nothing of it was seen for this
+/// long since, it is told as ended, its code not seen: so that it is not in flight for ever.
+pub const DOUBT_NS: u64 = 60_000_000_000;
 
 /// When, and by which process of the watched end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +32,30 @@ pub struct Moment {
 /// The calls of one connection.
 ///
 /// Order of calls: any of [`headers`](Self::headers), [`data`](Self::data),
-/// [`reset`](Self::reset), [`go_away`](Self::go_away), [`missed`](Self::missed) and
-/// [`found`](Self::found), as they come; [`closed`](Self::closed) last.
+/// [`reset`](Self::reset), [`go_away`](Self::go_away), [`missed`](Self::missed),
+/// [`found`](Self::found) and [`give_up`](Self::give_up), as they come; [`closed`](Self::closed)
+/// last.
+///
+/// # What is gRPC
+///
+/// The request's content type says it. Where that could not be decoded, calls are not told of
+/// until the connection has shown that it carries gRPC: by any field that only gRPC has, or by a
+/// call that looks like nothing else: a POST of whole messages with gRPC's prefixes, answered with
+/// headers and, after them, trailers.
 #[derive(Debug)]
 pub struct Calls {
     role: Role,
     open: FxHashMap<u32, Call>,
     /// Highest stream that the client began, as far as seen.
     last_stream: u32,
+    unbegun: Unbegun,
+    sight: Sight,
+    /// The connection has carried gRPC for certain.
+    shows_grpc: bool,
+    /// Some open calls may have ended unseen.
+    in_doubt: bool,
+    /// When something was last seen.
+    now_ns: u64,
     /// The server said that it will not process streams above this one.
     refused_above: Option<u32>,
     /// Directions of which nothing is seen at the moment.
@@ -50,18 +73,26 @@ pub struct Streams {
     pub not_grpc: u64,
     /// More than [`MAX_OPEN`] were open.
     pub too_many: u64,
+    /// Nothing that was decoded of them said what they are.
+    pub unclear: u64,
 }
 
 #[derive(Debug)]
 struct Call {
-    series: SeriesId,
+    /// `None` until the connection has shown that it carries gRPC.
+    series: Option<SeriesId>,
+    key: CallKey,
     started_ns: u64,
+    /// When something of it was last seen.
+    touched_ns: u64,
     timeout_ns: Option<u64>,
     /// There may be a timeout that was not decoded.
     timeout_unknown: bool,
     status: Option<u16>,
-    request_messages: u64,
-    response_messages: u64,
+    requests: Messages,
+    responses: Messages,
+    /// When the first response message was complete, if that is known.
+    first_message_ns: Option<u64>,
     half_closed: bool,
     /// Its bytes are not framed as messages, or not known to be.
     unaligned: bool,
@@ -70,7 +101,29 @@ struct Call {
     missed: Unseen,
 }
 
+/// The messages of one direction of a call.
+#[derive(Clone, Copy, Debug, Default)]
+struct Messages {
+    count: u64,
+    bytes: u64,
+}
+
 impl Call {
+    /// Tells of it, and of what was seen of it before it was known to be a call.
+    fn start(&mut self, sink: &mut impl CallSink) {
+        let series = sink.started(self.key);
+        self.series = Some(series);
+        let requests = request_flow(self.key.role);
+        for (flow, messages) in [(requests, self.requests), (requests.opposite(), self.responses)] {
+            if messages.count > 0 {
+                sink.messages(series, flow, messages.count, messages.bytes);
+            }
+        }
+        if let Some(at_ns) = self.first_message_ns {
+            sink.first_message(series, at_ns.saturating_sub(self.started_ns));
+        }
+    }
+
     /// Whether its deadline had passed by then; `None` if it may have one that was not seen.
     fn expired(&self, role: Role, time_ns: u64) -> Option<bool> {
         let elapsed = time_ns.saturating_sub(self.started_ns);
@@ -82,6 +135,19 @@ impl Call {
     fn is_uncounted(&self) -> bool {
         self.unaligned || self.missed.any()
     }
+
+    /// Whether it looks like a gRPC call and nothing else, now that trailers end it.
+    fn looks_like_grpc(&self) -> bool {
+        self.status.is_some() && self.requests.count > 0 && self.half_closed && !self.unaligned
+    }
+}
+
+/// Which way requests flow.
+fn request_flow(role: Role) -> Flow {
+    match role {
+        Role::Client => Flow::Sent,
+        Role::Server => Flow::Received,
+    }
 }
 
 impl Calls {
@@ -91,15 +157,44 @@ impl Calls {
             role,
             open: FxHashMap::default(),
             last_stream: 0,
+            unbegun: Unbegun::default(),
+            sight: Sight::Complete,
+            shows_grpc: false,
+            in_doubt: false,
+            now_ns: 0,
             refused_above: None,
             unseen: Unseen::default(),
             streams: Streams::default(),
         }
     }
 
-    /// Calls that are open.
+    /// Of a connection that was open before it was watched.
+    pub fn joined_late(role: Role) -> Self {
+        let mut calls = Self { sight: Sight::JoinedLate, ..Self::new(role) };
+        calls.missed(Flow::Received);
+        calls.missed(Flow::Sent);
+        calls
+    }
+
+    /// Calls that are open and have been told of.
     pub fn open(&self) -> usize {
-        self.open.len()
+        if self.shows_grpc { self.open.len() } else { 0 }
+    }
+
+    /// Streams so far, open ones too, of which nothing says whether they are calls.
+    pub fn unclear(&self) -> u64 {
+        let open = if self.shows_grpc { 0 } else { self.open.len() };
+        self.streams.unclear + open as u64
+    }
+
+    /// Which end of the connection the process is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// How much is seen of the connection.
+    pub fn sight(&self) -> Sight {
+        self.sight
     }
 
     /// A header block was seen.
@@ -112,11 +207,16 @@ impl Calls {
         end_stream: bool,
         sink: &mut impl CallSink,
     ) {
+        self.now_ns = at.time_ns;
+        if headers.shows_grpc() {
+            self.show_grpc(sink);
+        }
         if !self.is_request(flow) {
             self.response_headers(at, stream, headers, end_stream, sink);
         } else if let Some(call) = self.open.get_mut(&stream) {
             // Trailers from a client: gRPC has none, HTTP/2 allows them.
             call.half_closed |= end_stream;
+            call.touched_ns = at.time_ns;
         } else {
             self.begin(at, stream, headers, end_stream, sink);
         }
@@ -135,11 +235,15 @@ impl Calls {
             return;
         }
         self.last_stream = stream;
-        let is_grpc = match headers.content_type {
+        self.unbegun.began(stream);
+        if self.unbegun.is_over(stream) {
+            return;
+        }
+        let may_be_grpc = match headers.content_type {
             Some(content_type) => content_type == ContentType::Grpc,
-            None => headers.incomplete,
+            None => headers.incomplete && headers.method != Some(RequestMethod::Get),
         };
-        if !is_grpc {
+        if !may_be_grpc {
             self.streams.not_grpc += 1;
             return;
         }
@@ -148,21 +252,27 @@ impl Calls {
             return;
         }
         let path = headers.path.unwrap_or(PathId::NOT_SEEN);
-        let series = sink.started(CallKey { process: at.process, role: self.role, path });
-        let call = Call {
-            series,
+        let mut call = Call {
+            series: None,
+            key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
+            touched_ns: at.time_ns,
             timeout_ns: headers.timeout_ns,
             timeout_unknown: headers.incomplete && headers.timeout_ns.is_none(),
             status: None,
-            request_messages: 0,
-            response_messages: 0,
+            requests: Messages::default(),
+            responses: Messages::default(),
+            first_message_ns: None,
             half_closed: end_stream,
             unaligned: false,
             missed: self.unseen,
         };
+        self.in_doubt |= call.missed.any();
+        if self.shows_grpc {
+            call.start(sink);
+            self.streams.measured += 1;
+        }
         self.open.insert(stream, call);
-        self.streams.measured += 1;
         if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
             // It crossed the GOAWAY on its way.
             self.refuse(at.time_ns, stream, sink);
@@ -177,14 +287,64 @@ impl Calls {
         end_stream: bool,
         sink: &mut impl CallSink,
     ) {
-        let Some(call) = self.open.get_mut(&stream) else { return };
-        if end_stream {
+        let Some(call) = self.open.get_mut(&stream) else {
+            if end_stream && self.unbegun.contains(stream) {
+                self.join(at, stream, headers, sink);
+            }
+            return;
+        };
+        call.touched_ns = at.time_ns;
+        if call.series.is_none() && headers.content_type.is_some() {
+            // Not gRPC's: that would have shown it.
+            self.open.remove(&stream);
+            self.streams.not_grpc += 1;
+        } else if end_stream {
             let end = End::trailers(call.status, headers);
+            if call.looks_like_grpc() {
+                self.show_grpc(sink);
+            }
             self.end(at.time_ns, stream, end, sink);
         } else if headers.status.is_some_and(|status| status >= 200) {
             // Informational ones (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
         }
+    }
+
+    /// The connection carries gRPC for certain: its open calls are calls.
+    fn show_grpc(&mut self, sink: &mut impl CallSink) {
+        if self.shows_grpc {
+            return;
+        }
+        self.shows_grpc = true;
+        for stream in self.streams(|_| true) {
+            if let Some(call) = self.open.get_mut(&stream) {
+                call.start(sink);
+                self.streams.measured += 1;
+            }
+        }
+    }
+
+    /// The server ended a stream that began unseen. Only that is told of it: it happens once, and
+    /// nothing else says that the call had not ended before.
+    fn join(&mut self, at: Moment, stream: u32, headers: &Headers, sink: &mut impl CallSink) {
+        if !self.shows_grpc || !(headers.grpc_status.is_some() || headers.incomplete) {
+            return;
+        }
+        self.unbegun.ended(stream);
+        self.streams.measured += 1;
+        let path = PathId::NOT_SEEN;
+        let series = sink.joined(CallKey { process: at.process, role: self.role, path });
+        sink.ended(
+            series,
+            Ended {
+                code: End::trailers(None, headers).code(self.role),
+                elapsed_ns: None,
+                request_messages: None,
+                response_messages: None,
+                half_closed: false,
+                sight: self.sight,
+            },
+        );
     }
 
     /// DATA frames of a stream were seen: `messages` ended in them, with `bytes` bytes.
@@ -196,18 +356,23 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         let is_request = self.is_request(flow);
+        self.now_ns = at.time_ns;
         let Some(call) = self.open.get_mut(&data.stream) else { return };
+        call.touched_ns = at.time_ns;
         call.unaligned |= data.unaligned;
         if data.messages > 0 {
-            sink.messages(call.series, flow, data.messages, data.message_bytes);
-            if is_request {
-                call.request_messages = call.request_messages.saturating_add(data.messages);
-            } else {
-                if call.response_messages == 0 && !call.is_uncounted() {
-                    let elapsed = at.time_ns.saturating_sub(call.started_ns);
-                    sink.first_message(call.series, elapsed);
+            let first = !is_request && call.responses.count == 0 && !call.is_uncounted();
+            let messages = if is_request { &mut call.requests } else { &mut call.responses };
+            messages.count = messages.count.saturating_add(data.messages);
+            messages.bytes = messages.bytes.saturating_add(data.message_bytes);
+            if first {
+                call.first_message_ns = Some(at.time_ns);
+            }
+            if let Some(series) = call.series {
+                sink.messages(series, flow, data.messages, data.message_bytes);
+                if first {
+                    sink.first_message(series, at.time_ns.saturating_sub(call.started_ns));
                 }
-                call.response_messages = call.response_messages.saturating_add(data.messages);
             }
         }
         if !data.end_stream {
@@ -232,6 +397,7 @@ impl Calls {
         error: u32,
         sink: &mut impl CallSink,
     ) {
+        self.now_ns = at.time_ns;
         let Some(call) = self.open.get(&stream) else { return };
         let expired = call.expired(self.role, at.time_ns);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
@@ -250,7 +416,7 @@ impl Calls {
             return;
         }
         self.refused_above = Some(last_stream);
-        for stream in self.streams(|stream| stream > last_stream) {
+        for stream in self.streams_above(last_stream) {
             self.refuse(at.time_ns, stream, sink);
         }
     }
@@ -264,7 +430,32 @@ impl Calls {
     /// Bytes that flow this way were not seen, and none will be until [`found`](Self::found).
     pub fn missed(&mut self, flow: Flow) {
         self.unseen.insert(flow);
-        self.open.values_mut().for_each(|call| call.missed.insert(flow));
+        if self.sight == Sight::Complete {
+            self.sight = Sight::Gaps;
+        }
+        if self.is_request(flow) {
+            self.unbegun.missed(self.last_stream);
+        }
+        for call in self.open.values_mut() {
+            call.missed.insert(flow);
+            call.touched_ns = self.now_ns;
+        }
+        self.in_doubt = !self.open.is_empty();
+    }
+
+    /// Whether there are calls for [`give_up`](Self::give_up) to look at.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    /// Ends the calls that may have ended unseen, and of which nothing was seen for [`DOUBT_NS`].
+    pub fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        let is_doubtful = |call: &Call| call.missed.any();
+        let long_ago = now_ns.saturating_sub(DOUBT_NS);
+        for stream in self.streams(|call| is_doubtful(call) && call.touched_ns <= long_ago) {
+            self.end(now_ns, stream, End::Unseen, sink);
+        }
+        self.in_doubt = self.open.values().any(is_doubtful);
     }
 
     /// Whether nothing that flows this way is seen at the moment.
@@ -288,35 +479,43 @@ impl Calls {
     }
 
     /// Open streams, ascending, so that what follows does not depend on the table's order.
-    fn streams(&self, wanted: impl Fn(u32) -> bool) -> Vec<u32> {
+    fn streams(&self, wanted: impl Fn(&Call) -> bool) -> Vec<u32> {
         let mut streams: Vec<u32> =
-            self.open.keys().copied().filter(|&stream| wanted(stream)).collect();
+            self.open.iter().filter(|(_, call)| wanted(call)).map(|(&stream, _)| stream).collect();
         streams.sort_unstable();
+        streams
+    }
+
+    fn streams_above(&self, last_stream: u32) -> Vec<u32> {
+        let mut streams = self.streams(|_| true);
+        streams.retain(|&stream| stream > last_stream);
         streams
     }
 
     fn end(&mut self, time_ns: u64, stream: u32, end: End, sink: &mut impl CallSink) {
         let Some(call) = self.open.remove(&stream) else { return };
-        let counted = |messages| (!call.is_uncounted()).then_some(messages);
+        let Some(series) = call.series else {
+            self.streams.unclear += 1;
+            return;
+        };
+        let counted = |messages: Messages| (!call.is_uncounted()).then_some(messages.count);
         let elapsed = time_ns.saturating_sub(call.started_ns);
         sink.ended(
-            call.series,
+            series,
             Ended {
                 code: end.code(self.role),
                 elapsed_ns: end.is_seen().then_some(elapsed),
-                request_messages: counted(call.request_messages),
-                response_messages: counted(call.response_messages),
+                request_messages: counted(call.requests),
+                response_messages: counted(call.responses),
                 half_closed: call.half_closed,
+                sight: self.sight,
             },
         );
     }
 
     /// Whether what flows that way comes from the client.
     fn is_request(&self, flow: Flow) -> bool {
-        match self.role {
-            Role::Client => flow == Flow::Sent,
-            Role::Server => flow == Flow::Received,
-        }
+        flow == request_flow(self.role)
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a header block says to gRPC.
 
-use crate::hpack::{ContentType, Field, PathId};
+use crate::hpack::{ContentType, Field, PathId, RequestMethod};
 
 /// The fields of one header block that matter to a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
+    /// `:method`
+    pub method: Option<RequestMethod>,
     /// `:path`
     pub path: Option<PathId>,
     /// `:status`
@@ -23,14 +25,31 @@ impl Headers {
     /// Takes one field. Of a field that is there twice the first counts.
     pub fn add(&mut self, field: Field) {
         match field {
+            Field::Method(method) => set(&mut self.method, method),
             Field::Path(path) => set(&mut self.path, path),
             Field::Status(status) => set(&mut self.status, status),
             Field::ContentType(content_type) => set(&mut self.content_type, content_type),
             Field::GrpcStatus(status) => set(&mut self.grpc_status, status),
             Field::GrpcTimeout(Some(timeout)) => set(&mut self.timeout_ns, timeout),
             Field::Unknown => self.incomplete = true,
-            Field::Method(_) | Field::GrpcTimeout(None) | Field::Other => {}
+            Field::GrpcTimeout(None) | Field::Other => {}
         }
+    }
+
+    /// Whether they are a request's, which has other pseudo-header fields than a response (RFC 9113
+    /// §8.3); `None` where none was seen.
+    pub fn is_request(&self) -> Option<bool> {
+        if self.status.is_some() {
+            return Some(false);
+        }
+        (self.method.is_some() || self.path.is_some()).then_some(true)
+    }
+
+    /// Whether they have a field that only gRPC has.
+    pub fn shows_grpc(&self) -> bool {
+        self.content_type == Some(ContentType::Grpc)
+            || self.grpc_status.is_some()
+            || self.timeout_ns.is_some()
     }
 }
 

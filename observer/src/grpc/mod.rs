@@ -8,8 +8,9 @@ mod calls;
 mod code;
 mod headers;
 mod rules;
+mod unbegun;
 
-pub use calls::{Calls, MAX_OPEN, Moment, Streams};
+pub use calls::{Calls, DOUBT_NS, MAX_OPEN, Moment, Streams};
 pub use code::Code;
 pub use headers::Headers;
 pub use rules::End;
@@ -60,6 +61,32 @@ pub struct CallKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesId(pub u32);
 
+/// How much is seen of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sight {
+    /// All of it, from its first byte on.
+    #[default]
+    Complete,
+    /// All from some frame on: it was open before it was watched.
+    JoinedLate,
+    /// Bytes were not seen since.
+    Gaps,
+}
+
+impl Sight {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Complete, Self::JoinedLate, Self::Gaps];
+
+    /// As in labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::JoinedLate => "joined_late",
+            Self::Gaps => "gaps",
+        }
+    }
+}
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -73,6 +100,8 @@ pub struct Ended {
     pub response_messages: Option<u64>,
     /// The client half-closed before the end: it had no more messages to send.
     pub half_closed: bool,
+    /// How much was seen of its connection.
+    pub sight: Sight,
 }
 
 /// Takes what happens to calls, in the order in which it happens on each connection.
@@ -82,7 +111,7 @@ pub trait CallSink {
     /// A call's request headers were seen.
     fn started(&mut self, key: CallKey) -> SeriesId;
 
-    /// A call is under way whose start was not seen. It has no method unless the key has one.
+    /// A call whose start was not seen is about to end. It has no method.
     fn joined(&mut self, key: CallKey) -> SeriesId;
 
     /// Whole messages went by; `bytes` are their lengths on the wire, without the 5-byte prefixes.
@@ -91,6 +120,6 @@ pub trait CallSink {
     /// The first response message was complete, this long after the request headers.
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64);
 
-    /// A call that had `started` ended.
+    /// A call that had `started` or `joined` ended.
     fn ended(&mut self, series: SeriesId, ended: Ended);
 }

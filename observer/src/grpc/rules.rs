@@ -12,6 +12,7 @@
 //! | connection closed, or process gone, the deadline had passed | DeadlineExceeded |
 //! | connection closed, or process gone | client: Unavailable; server: Canceled |
 //! | any but the first, where bytes were not seen that may have ended the call before | not seen |
+//! | nothing for a minute, after bytes were not seen that may have ended the call | not seen |
 //!
 //! What the server says at the end of the stream is the code even if a reset by the client may have
 //! come before it unseen: both were on the wire, and one of them is known.
@@ -47,6 +48,8 @@ pub enum End {
         /// Bytes were not seen: the call may have ended before.
         incomplete: bool,
     },
+    /// Bytes were not seen, and nothing of the call since.
+    Unseen,
     /// The connection ended.
     Closed {
         /// As for a reset.
@@ -70,6 +73,7 @@ impl End {
     pub fn is_seen(self) -> bool {
         match self {
             Self::Stream { .. } => true,
+            Self::Unseen => false,
             Self::Reset { incomplete, .. }
             | Self::GoAway { incomplete }
             | Self::Closed { incomplete, .. } => !incomplete,
@@ -84,6 +88,7 @@ impl End {
             Self::Stream { grpc_status: Some(None), .. } => Some(Code::Unknown),
             Self::Stream { incomplete: true, .. } => None,
             Self::Stream { status, .. } => status.map(Code::from_http_status),
+            Self::Unseen => None,
             _ if !self.is_seen() => None,
             Self::Reset { error: CANCEL, expired: None, .. }
             | Self::Closed { expired: None, .. } => None,

@@ -57,6 +57,11 @@ impl Decoder {
         self.table.forget();
     }
 
+    /// Header blocks were missed that inserted this many entries, and changed nothing else.
+    pub fn miss_inserts(&mut self, count: u32) {
+        self.table.insert_unknown(count);
+    }
+
     /// Whether all that the dynamic table holds is known, so that no field can be
     /// [`Field::Unknown`] but for one that was inserted as such.
     pub fn is_complete(&self) -> bool {

@@ -154,6 +154,14 @@ impl Table {
         self.bound_older();
     }
 
+    /// Inserts entries that were not seen: the known ones keep their places behind them.
+    pub(super) fn insert_unknown(&mut self, count: u32) {
+        // More than fit push all others out.
+        for _ in 0..count.min(self.max_size / ENTRY_OVERHEAD + 1) {
+            self.insert(Entry::new(Name::Unknown, Field::Unknown, 0, 0));
+        }
+    }
+
     /// Carries out a table size update (RFC 7541 section 4.3).
     pub(super) fn set_max_size(&mut self, max_size: u32) -> Result<(), Error> {
         if max_size > MAX_TABLE_SIZE {
@@ -401,6 +409,25 @@ mod tests {
             assert_eq!(refer(&mut table, 100), Ok(None));
         }
         assert_eq!(table.max_size, MAX_TABLE_SIZE);
+    }
+
+    #[test]
+    fn known_entries_keep_their_places_behind_unknown_ones() {
+        let mut table = Table::empty();
+        table.insert(entry(1, 40));
+        table.insert(entry(2, 40));
+        table.insert_unknown(3);
+        table.insert(entry(3, 40));
+        let field = |position| table.get(position).map(|entry| entry.field);
+        assert_eq!(field(0), Some(Field::Status(3)));
+        for position in 1..4 {
+            assert_eq!(field(position), Some(Field::Unknown));
+        }
+        assert_eq!(field(4), Some(Field::Status(2)));
+        assert_eq!(field(5), Some(Field::Status(1)));
+        table.insert_unknown(u32::MAX);
+        assert!(table.entries.iter().all(|entry| entry.field == Field::Unknown));
+        assert!(table.memory() <= 8192);
     }
 
     #[test]

@@ -140,6 +140,11 @@ impl BlockAssembly {
         Ok(Block { stream, bytes, end_stream, promised })
     }
 
+    /// Whether a block has begun and is not complete.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Gives up the block, and the memory of a large one.
     pub fn drop_block(&mut self) {
         self.open = false;

@@ -29,16 +29,8 @@ pub struct Connection {
     received: Direction,
     sent: Direction,
     calls: Calls,
-    state: State,
-}
-
-/// What can be told of a connection's calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Seen from its first byte, without a gap.
-    Complete,
-    /// Bytes were not seen; what was inserted into the header tables since then is known.
-    Gaps,
+    /// Nothing has shown yet which end this is: header blocks are decoded, and nothing is told.
+    role_unknown: bool,
 }
 
 /// What went wrong, added up by the caller.
@@ -72,6 +64,16 @@ impl Direction {
         }
     }
 
+    /// Records did not come; header blocks in them inserted so many entries, if that is known.
+    fn lose_records(&mut self, inserts: Option<u32>) {
+        match inserts {
+            Some(inserts) if !self.frame.is_open() && !self.block.is_open() => {
+                self.decoder.miss_inserts(inserts);
+            }
+            _ => self.lose_track(),
+        }
+    }
+
     /// A header block may have been missed.
     fn lose_track(&mut self) {
         self.frame.drop_frame();
@@ -83,28 +85,43 @@ impl Direction {
 impl Connection {
     /// A connection that is seen from its first byte.
     pub fn from_start(role: Role) -> Self {
-        Self::new(role, State::Complete, Decoder::from_start)
+        Self::new(Calls::new(role), Decoder::from_start, false)
     }
 
-    /// A connection whose first records did not come.
-    pub fn joined_late(role: Role) -> Self {
-        let mut connection = Self::new(role, State::Gaps, Decoder::joined_late);
-        connection.unseen(Unseen::both());
-        connection
+    /// A connection that was open before it was watched, or whose first records did not come; of
+    /// which this is the given end, if that is known.
+    pub fn joined_late(role: Option<Role>) -> Self {
+        let calls = Calls::joined_late(role.unwrap_or(Role::Server));
+        Self::new(calls, Decoder::joined_late, role.is_none())
     }
 
-    fn new(role: Role, state: State, decoder: fn() -> Decoder) -> Self {
+    fn new(calls: Calls, decoder: fn() -> Decoder, role_unknown: bool) -> Self {
         Self {
             received: Direction::new(decoder()),
             sent: Direction::new(decoder()),
-            calls: Calls::new(role),
-            state,
+            calls,
+            role_unknown,
         }
     }
 
-    /// What can be told of its calls.
-    pub fn state(&self) -> State {
-        self.state
+    /// Something has shown which end this is.
+    fn learn_role(&mut self, role: Role) {
+        if self.role_unknown {
+            self.role_unknown = false;
+            self.calls = Calls::joined_late(role);
+        }
+    }
+
+    /// Ends the calls that have probably ended unseen: [`Calls::give_up`].
+    pub fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        if self.calls.is_in_doubt() {
+            self.calls.give_up(now_ns, sink);
+        }
+    }
+
+    /// Whether there is a direction of which nothing is seen at the moment.
+    pub fn is_out_of_step(&self) -> bool {
+        self.calls.is_unseen(Flow::Received) || self.calls.is_unseen(Flow::Sent)
     }
 
     /// Its calls.
@@ -122,12 +139,16 @@ impl Connection {
     ) -> Faults {
         let mut faults = Faults::default();
         let flow = bytes.flow;
+        if let Some(role) = bytes.role {
+            self.learn_role(role);
+        }
         let direction = self.direction(flow);
         let expected = direction.position;
         direction.position = bytes.position.saturating_add(bytes.length);
         if bytes.position != expected {
             faults.records_lost = bytes.position.saturating_sub(expected);
-            self.missed(flow);
+            direction.lose_records(lost_inserts(bytes));
+            self.calls.missed(flow);
         }
         self.calls.found(flow);
         // Of its own direction its position and items tell, and they tell where.
@@ -150,9 +171,10 @@ impl Connection {
     /// Bytes went by in these directions, and more may, before their next record.
     fn unseen(&mut self, unseen: Unseen) {
         for flow in [Flow::Received, Flow::Sent] {
-            // While nothing of a direction is seen there is nothing more to miss.
+            // While nothing of a direction is seen there is nothing more to miss. What became of the
+            // header table, the direction's own next record tells.
             if unseen.in_flow(flow) && !self.calls.is_unseen(flow) {
-                self.missed(flow);
+                self.calls.missed(flow);
             }
         }
     }
@@ -165,7 +187,6 @@ impl Connection {
     }
 
     fn missed(&mut self, flow: Flow) {
-        self.state = State::Gaps;
         self.direction(flow).lose_track();
         self.calls.missed(flow);
     }
@@ -180,9 +201,13 @@ impl Connection {
     fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
         let Context { at, flow, .. } = *context;
         match item {
-            Item::Open(_) => {}
+            Item::Open(_) | Item::Lost { .. } => {}
+            Item::Data(_) if self.role_unknown => {}
             Item::Data(data) => self.calls.data(at, flow, &data, context.sink),
-            Item::Gap => self.missed(flow),
+            Item::Gap => {
+                self.missed(flow);
+                self.calls.found(flow);
+            }
             Item::Frame { header, payload } if payload.len() == header.length as usize => {
                 self.whole_frame(header, payload, context);
             }
@@ -234,6 +259,7 @@ impl Connection {
             kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => {
                 self.header_frame(header, payload, context);
             }
+            _ if self.role_unknown => {}
             kind::RST_STREAM => {
                 if let Some(error) = payload.first_chunk() {
                     let error = u32::from_be_bytes(*error);
@@ -281,10 +307,27 @@ impl Connection {
             context.faults.blocks += 1;
             headers.incomplete = true;
         }
-        if !block.promised {
-            self.calls.headers(at, flow, block.stream, &headers, block.end_stream, context.sink);
+        if block.promised {
+            return;
+        }
+        let (stream, end_stream) = (block.stream, block.end_stream);
+        if let Some(request) = headers.is_request() {
+            let role = if request == (flow == Flow::Sent) { Role::Client } else { Role::Server };
+            self.learn_role(role);
+        }
+        if !self.role_unknown {
+            self.calls.headers(at, flow, stream, &headers, end_stream, context.sink);
         }
     }
+}
+
+/// What header blocks in records that did not come before this one did to the header table.
+fn lost_inserts(bytes: &Bytes<'_>) -> Option<u32> {
+    // It comes after the connection's own item, if there is one.
+    bytes.items.clone().take(2).find_map(|item| match item {
+        Item::Lost { inserts } => inserts,
+        _ => None,
+    })
 }
 
 /// What comes with an item.

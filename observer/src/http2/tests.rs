@@ -2,14 +2,14 @@
 
 use observer_common::{
     frame::{FrameHeader, flag, kind},
-    record::{ItemHeader, RecordHeader, direction, item_kind, record_kind, role},
+    record::{ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role},
     scanner::MAX_KEPT,
 };
 use proptest::prelude::*;
 
-use super::{Connection, Faults, State, frames::MAX_BLOCK};
+use super::{Connection, Faults, frames::MAX_BLOCK};
 use crate::{
-    grpc::{CallKey, CallSink, Code, Ended, Flow, Moment, Role, SeriesId},
+    grpc::{CallKey, CallSink, Code, DOUBT_NS, Ended, Flow, Moment, Role, SeriesId, Sight},
     hpack::{Interner, PathId},
     process::ProcessId,
     record::{Event, Record, Unseen},
@@ -99,7 +99,7 @@ impl Writer {
 
     fn gap(&mut self, bytes: u32) -> &mut Self {
         self.length += u64::from(bytes);
-        self.item(item_kind::GAP, FrameHeader { length: bytes, ..FrameHeader::default() }, &[])
+        self.item(item_kind::GAP, FrameHeader::default(), &[])
     }
 
     fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
@@ -119,6 +119,34 @@ impl Writer {
         self.headers(flag::END_STREAM, stream, &[("grpc-status", code)])
     }
 
+    /// Messages of ten bytes that ended.
+    fn data(&mut self, stream: u32, messages: u64, flags: u8) -> &mut Self {
+        let header = FrameHeader { stream, flags, ..FrameHeader::default() };
+        let totals = [(10 * messages).to_ne_bytes(), messages.to_ne_bytes()].concat();
+        self.item(item_kind::DATA, header, &totals)
+    }
+
+    /// Records before this one did not come.
+    fn lost(&mut self, inserts: Option<u32>) -> &mut Self {
+        let length = inserts.unwrap_or(u32::MAX);
+        let flags = u8::from(inserts.is_none());
+        self.item(item_kind::LOST, FrameHeader { length, flags, ..FrameHeader::default() }, &[])
+    }
+
+    /// Trailers that refer to no table.
+    fn literal_trailers(&mut self, stream: u32, code: &str) -> &mut Self {
+        let mut block = [&[0x00, 11], &b"grpc-status"[..], &[code.len() as u8]].concat();
+        block.extend(code.as_bytes());
+        self.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block)
+    }
+
+    /// A request whose content type is not seen, once `te` is in a table that was not.
+    fn unclear_request(&mut self, stream: u32, path: &str) -> &mut Self {
+        let mut fields = request(path);
+        fields.retain(|(name, _)| *name != "content-type");
+        self.headers(0, stream, &fields)
+    }
+
     /// What the items are in, and begins the next record.
     fn record(&mut self, time_ns: u64, unseen: u8) -> Vec<u8> {
         let header = RecordHeader {
@@ -129,7 +157,7 @@ impl Writer {
             pid: 1,
             kind: record_kind::BYTES,
             direction: direction_of(self.flow),
-            role: role::SERVER,
+            role: role::UNKNOWN,
             unseen,
         };
         self.position += std::mem::take(&mut self.length);
@@ -268,7 +296,7 @@ fn calls_one_after_the_other_with_warm_tables() {
         [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::NotFound), end("/a.A/One", Code::Ok)];
     assert_eq!(fixture.ends(), want);
     assert_eq!(fixture.faults, Faults::default());
-    assert_eq!(fixture.connection.state(), State::Complete);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Complete);
 }
 
 #[test]
@@ -377,16 +405,20 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
     fixture.client.request(7, "/a.A/Three");
     fixture.receive();
     assert_eq!(fixture.faults.records_lost, lost);
-    assert_eq!(fixture.connection.state(), State::Gaps);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
     for stream in [3, 5, 7] {
         fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");
     }
     fixture.send();
-    let ends = fixture.ends();
-    assert_eq!(ends[..2], [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::Ok)]);
-    // The literal path is certain; its content type is an index into a table that moved unseen.
-    assert_eq!(ends[2], end("/a.A/Three", Code::Ok));
-    assert_eq!(ends.len(), 3, "stream 5 was not seen to begin");
+    // Stream 5 was not seen to begin. The literal path is certain; its content type is an index into
+    // a table that moved unseen.
+    let want = [
+        end("/a.A/One", Code::Ok),
+        end("/a.A/Two", Code::Ok),
+        (None, Some(Code::Ok)),
+        end("/a.A/Three", Code::Ok),
+    ];
+    assert_eq!(fixture.ends(), want);
     assert!(fixture.faults.unknown_references > 0);
 }
 
@@ -412,27 +444,25 @@ fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
 }
 
 #[test]
-fn a_gap_item_is_a_lost_record() {
+fn before_a_gap_item_frames_went_by_unseen() {
     for in_response in [false, true] {
         let mut fixture = Fixture::from_start();
         fixture.client.request(1, "/a.A/One");
         fixture.receive();
         if in_response {
-            fixture.server.headers(0, 1, RESPONSE).gap(100);
+            fixture.server.gap(100).headers(0, 1, RESPONSE);
             fixture.send();
         } else {
-            fixture.client.gap(100);
+            fixture.client.gap(100).frame(kind::SETTINGS, 0, 0, &[]);
             fixture.receive();
         }
-        assert_eq!(fixture.connection.state(), State::Gaps);
-        // Begun while one direction is not seen, so it may have ended unseen as well.
-        if in_response {
-            fixture.client.request(3, "/a.A/Two");
-            fixture.receive();
-        }
-        let ends = fixture.close(Unseen::default());
-        assert_eq!(ends[0], (Some("/a.A/One".into()), None));
-        assert_eq!(ends.get(1), in_response.then_some(&(Some("/a.A/Two".into()), None)));
+        assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+        // Nothing in it refers to the table that was lost.
+        let fields = [(":path", "/a.A/Two"), ("content-type", "application/grpc")];
+        fixture.client.headers(0, 3, &fields);
+        fixture.receive();
+        let want = [(Some("/a.A/One".into()), None), end("/a.A/Two", Code::Canceled)];
+        assert_eq!(fixture.close(Unseen::default()), want);
     }
 }
 
@@ -466,20 +496,145 @@ fn a_loss_without_a_later_record() {
     assert_eq!(reset.receive().ends()[2], end("/a.A/Three", Code::Canceled), "seen again");
 }
 
+/// A warm connection: a call went by, and another, on stream 3, is under way.
+fn joined_late(role: Option<Role>) -> Fixture {
+    let mut fixture = Fixture::new(Connection::joined_late(role));
+    fixture.client.request(1, "/a.A/Before").request(3, "/a.A/Before").lose();
+    fixture.server.headers(0, 1, RESPONSE).trailers(1, "0").headers(0, 3, RESPONSE).lose();
+    fixture
+}
+
 #[test]
 fn joined_late_only_what_is_certain_is_told() {
-    let mut fixture = Fixture::new(Connection::joined_late(Role::Server));
-    // A warm connection: a call went by, and another is under way.
-    fixture.client.request(1, "/a.A/Before").request(3, "/a.A/Before").lose();
-    fixture.server.headers(0, 1, RESPONSE).trailers(1, "0").lose();
-    fixture.client.request(5, "/a.A/After");
-    fixture.receive().server.headers(0, 5, RESPONSE).trailers(5, "0").trailers(3, "0");
+    let mut fixture = joined_late(Some(Role::Server));
+    fixture.client.unclear_request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
+    fixture.receive();
+    assert_eq!(fixture.sink.paths.len(), 0, "its content type is in the table: gRPC or not?");
+    fixture.server.headers(0, 5, &RESPONSE[..1]).data(5, 1, 0).trailers(5, "0").trailers(3, "0");
     fixture.send();
-    assert_eq!(fixture.connection.state(), State::Gaps);
-    // `grpc-status: 0` is an entry of the server's table that was not seen.
-    assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None)]);
-    fixture.call(7, "/a.A/Again", "13");
-    assert_eq!(fixture.ends()[1].0, Some("/a.A/Again".into()));
+    assert_eq!(fixture.connection.calls().sight(), Sight::JoinedLate);
+    // Nothing but gRPC looks like this. `grpc-status: 0` is in the server's table.
+    assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None), (None, None)]);
+    assert_eq!(fixture.sink.messages, [1, 1], "also of what was not told of at first");
+    fixture.client.unclear_request(7, "/a.A/Again");
+    fixture.receive().server.literal_trailers(7, "13");
+    fixture.send();
+    assert_eq!(fixture.ends()[2], end("/a.A/Again", Code::Internal));
+}
+
+#[test]
+fn a_stream_that_began_unseen_ends_once() {
+    let mut fixture = joined_late(Some(Role::Server));
+    fixture.server.literal_trailers(3, "5").frame(kind::RST_STREAM, 0, 3, &[0; 4]);
+    fixture.send().client.frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8]);
+    fixture.receive().client.request(3, "/a.A/ReadLate");
+    fixture.receive();
+    assert_eq!(fixture.ends(), [(None, Some(Code::NotFound))]);
+    assert_eq!(fixture.connection.calls().open(), 0);
+    assert_eq!(fixture.close(Unseen::default()).len(), 1);
+}
+
+#[test]
+fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
+    let mut fixture = joined_late(Some(Role::Server));
+    for (stream, flags, messages) in [(5, data_flag::UNALIGNED, 0), (7, 0, 0)] {
+        fixture.client.unclear_request(stream, "/api").data(
+            stream,
+            messages,
+            flags | data_flag::END_STREAM,
+        );
+        fixture.receive().server.headers(0, stream, &RESPONSE[..1]).data(stream, 0, flags);
+        fixture.server.headers(flag::END_STREAM, stream, &[("x", "y")]);
+        fixture.send();
+    }
+    // Answered without trailers.
+    fixture.client.unclear_request(9, "/api").data(9, 1, data_flag::END_STREAM);
+    fixture.receive().server.headers(0, 9, &RESPONSE[..1]).data(9, 1, data_flag::END_STREAM);
+    fixture.send();
+    fixture.client.headers(flag::END_STREAM, 11, &[(":method", "GET"), ("te", "trailers")]);
+    fixture.receive().server.headers(flag::END_STREAM, 11, &RESPONSE[..1]);
+    fixture.send();
+    // Answered with another content type.
+    fixture.client.unclear_request(13, "/api").data(13, 1, data_flag::END_STREAM);
+    fixture.receive().server.headers(0, 13, &[(":status", "200"), ("content-type", "text/html")]);
+    fixture.server.trailers(13, "0");
+    fixture.send();
+    assert_eq!(fixture.ends(), []);
+    let streams = fixture.connection.calls().streams;
+    assert_eq!((streams.measured, streams.unclear, streams.not_grpc), (0, 3, 2));
+}
+
+#[test]
+fn a_header_block_shows_which_end_it_is() {
+    for (flow, role) in [(Flow::Received, Role::Server), (Flow::Sent, Role::Client)] {
+        let mut fixture = joined_late(None);
+        (fixture.client.flow, fixture.server.flow) = (flow, flow.opposite());
+        // Nothing tells yet.
+        fixture.server.trailers(3, "0");
+        fixture.send();
+        assert_eq!(fixture.sink.paths.len(), 0);
+        fixture.client.request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
+        fixture.receive();
+        assert_eq!(fixture.connection.calls().role(), role);
+        fixture.server.headers(0, 5, RESPONSE).literal_trailers(5, "11");
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/After", Code::OutOfRange)]);
+    }
+}
+
+#[test]
+fn lost_records_that_inserted_nothing_cost_no_label() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0").call(3, "/a.A/One", "0");
+    fixture.client.request(5, "/a.A/One").lose();
+    fixture.server.headers(0, 5, RESPONSE).trailers(5, "0").lose();
+    fixture.client.lost(Some(0)).request(7, "/a.A/One");
+    fixture.receive().server.lost(Some(0)).headers(0, 7, RESPONSE).trailers(7, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[2..], [end("/a.A/One", Code::Ok)]);
+    assert_eq!(fixture.faults.unknown_references, 0);
+}
+
+#[test]
+fn of_lost_records_only_what_they_inserted_is_unknown() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0");
+    // loona-hpack's encoder inserts each of these.
+    let fields = [("x-first", "1"), ("x-second", "2"), ("x-third", "3")];
+    fixture.client.headers(0, 3, &fields).lose();
+    fixture.client.lost(Some(3)).headers(0, 5, &[&request("/a.A/One")[..], &fields].concat());
+    fixture.receive().server.headers(0, 5, RESPONSE).trailers(5, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[1], end("/a.A/One", Code::Ok));
+    assert_eq!(fixture.faults.unknown_references, 3);
+    // Nobody knows how many: all is unknown.
+    fixture.client.headers(0, 7, &[("x-fourth", "4")]).lose();
+    fixture.client.lost(None).request(9, "/a.A/One");
+    fixture.receive().server.headers(0, 9, RESPONSE).trailers(9, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[2], end("/a.A/One", Code::Ok));
+    assert_eq!(fixture.faults.unknown_references, 4, "te");
+}
+
+#[test]
+fn a_call_that_may_have_ended_unseen_is_given_up_after_a_minute() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/Lost").request(3, "/a.A/Streams");
+    fixture.receive().server.headers(0, 1, RESPONSE).headers(0, 3, RESPONSE);
+    fixture.send().server.trailers(1, "0").lose();
+    fixture.server.data(3, 1, 0);
+    fixture.send().time_ns += DOUBT_NS / 2;
+    fixture.server.data(3, 1, 0);
+    fixture.send();
+    let Fixture { connection, sink, time_ns, .. } = &mut fixture;
+    connection.give_up(*time_ns, sink);
+    assert_eq!(connection.calls().open(), 2);
+    connection.give_up(*time_ns + DOUBT_NS / 2, sink);
+    assert_eq!(connection.calls().open(), 1);
+    assert_eq!(fixture.ends(), [(Some("/a.A/Lost".into()), None)]);
+    fixture.server.literal_trailers(3, "0").literal_trailers(1, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[1..], [end("/a.A/Streams", Code::Ok)]);
 }
 
 #[test]
@@ -500,7 +655,7 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
     }
     assert_eq!(fixture.faults.blocks, 1);
     assert_eq!(fixture.connection.sent.frame.memory(), 0);
-    assert_eq!(fixture.connection.state(), State::Gaps);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
     fixture.call(5, "/a.A/Three", "0");
     assert_eq!(fixture.sink.ended[1].0, fixture.sink.paths[2]);
     assert_eq!(fixture.close(Unseen::default())[2], (Some("/a.A/Two".into()), None));
@@ -529,7 +684,7 @@ fn a_block_that_never_ends_takes_no_more_than_its_bound() {
     }
     assert_eq!(fixture.connection.received.block.memory(), 0);
     assert!(fixture.faults.blocks > 0);
-    assert_eq!(fixture.connection.state(), State::Gaps);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
 }
 
 #[test]
@@ -572,7 +727,7 @@ proptest! {
         late in any::<bool>(),
     ) {
         let connection = if late {
-            Connection::joined_late(Role::Client)
+            Connection::joined_late(Some(Role::Client))
         } else {
             Connection::from_start(Role::Client)
         };

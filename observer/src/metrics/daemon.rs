@@ -14,7 +14,8 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::{CallsSeen, Snapshot, family::Family};
+use super::{CallsBySight, CallsSeen, Snapshot, family::Family};
+use crate::grpc::Sight;
 
 type Result = std::result::Result<(), std::fmt::Error>;
 
@@ -39,6 +40,8 @@ pub struct Daemon {
     pub hpack_errors: u64,
     /// Streams open now.
     pub streams: u64,
+    /// Streams of which nothing says whether they are gRPC calls.
+    pub unclear_streams: u64,
     /// The kernel programs.
     pub programs: Vec<Program>,
     /// The daemon as a process.
@@ -63,7 +66,9 @@ pub struct Connections {
     pub complete: u64,
     /// Seen from some frame on: some methods may not be known.
     pub joined_late: u64,
-    /// Not readable: no frame boundary found, or lost.
+    /// Seen from their first byte, but not all bytes since: some methods may not be known any more.
+    pub gaps: u64,
+    /// Not readable at the moment, in one direction at least: no frame boundary is known.
     pub undecodable: u64,
 }
 
@@ -170,6 +175,7 @@ impl Collector for Figures {
             hpack_unknown_references,
             hpack_errors,
             streams,
+            unclear_streams,
             programs,
             own,
         } = daemon.as_ref();
@@ -184,6 +190,7 @@ impl Collector for Figures {
         counter(encoder, &HPACK_UNKNOWN_REFERENCES, *hpack_unknown_references)?;
         counter(encoder, &HPACK_ERRORS, *hpack_errors)?;
         gauge(encoder, &STREAMS, *streams)?;
+        counter(encoder, &UNCLEAR_STREAMS, *unclear_streams)?;
         gauge(encoder, &SERIES, statistics.len() as u64)?;
         counter(encoder, &SERIES_OVERFLOW, statistics.overflow())?;
         counter(encoder, &SERIES_LATE_EVENTS, statistics.late())?;
@@ -208,7 +215,10 @@ static CONNECTIONS: Family =
 // gauge's, and OpenMetrics wants a name to be one family's.
 static CONNECTIONS_SEEN: Family =
     Family::new("observer_connections_seen", "Connections seen by what is spoken on them.");
-static CALLS: Family = Family::new("observer_calls", "Ended calls by what was seen of them.");
+static CALLS: Family = Family::new(
+    "observer_calls",
+    "Ended calls by what was seen of them, and of the connection that they were on.",
+);
 static HPACK_UNKNOWN_REFERENCES: Family = Family::new(
     "observer_hpack_unknown_references",
     "Header fields that refer to a table entry from before the connection was seen.",
@@ -216,6 +226,11 @@ static HPACK_UNKNOWN_REFERENCES: Family = Family::new(
 static HPACK_ERRORS: Family =
     Family::new("observer_hpack_errors", "Header blocks that could not be decoded.");
 static STREAMS: Family = Family::new("observer_streams", "HTTP/2 streams open now.");
+// Not `observer_streams_unclear`: what begins like the gauge's name is not to be another family.
+static UNCLEAR_STREAMS: Family = Family::new(
+    "observer_unclear_streams",
+    "Streams of which nothing that was seen says whether they are gRPC calls; not measured.",
+);
 static SERIES: Family =
     Family::new("observer_series", "Series of calls: one per method, process and role.");
 static SERIES_OVERFLOW: Family = Family::new(
@@ -329,11 +344,14 @@ fn encode_build_info(encoder: &mut DescriptorEncoder<'_>, backend: &str) -> Resu
 }
 
 fn encode_connections(encoder: &mut DescriptorEncoder<'_>, connections: Connections) -> Result {
-    let Connections { complete, joined_late, undecodable } = connections;
+    let Connections { complete, joined_late, gaps, undecodable } = connections;
     let mut encoder = CONNECTIONS.describe(encoder, MetricType::Gauge)?;
-    for (state, count) in
-        [("complete", complete), ("joined_late", joined_late), ("undecodable", undecodable)]
-    {
+    for (state, count) in [
+        (Sight::Complete.as_str(), complete),
+        (Sight::JoinedLate.as_str(), joined_late),
+        (Sight::Gaps.as_str(), gaps),
+        ("undecodable", undecodable),
+    ] {
         encoder.encode_family(&Label("state", state))?.encode_gauge(&count)?;
     }
     Ok(())
@@ -348,10 +366,36 @@ fn encode_connections_seen(
     counters(encoder, &CONNECTIONS_SEEN, "protocol", seen)
 }
 
-fn encode_calls(encoder: &mut DescriptorEncoder<'_>, calls: CallsSeen) -> Result {
-    let CallsSeen { complete, no_method, no_code } = calls;
-    let calls = [("complete", complete), ("no_method", no_method), ("no_code", no_code)];
-    counters(encoder, &CALLS, "seen", calls)
+/// The labels of `observer_calls_total`.
+struct Seen {
+    connection: Sight,
+    seen: &'static str,
+}
+
+impl EncodeLabelSet for Seen {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> Result {
+        let Self { connection, seen } = self;
+        ("connection", connection.as_str()).encode(encoder.encode_label())?;
+        ("seen", *seen).encode(encoder.encode_label())
+    }
+}
+
+fn encode_calls(encoder: &mut DescriptorEncoder<'_>, calls: &CallsBySight) -> Result {
+    let mut encoder = CALLS.describe(encoder, MetricType::Counter)?;
+    for connection in Sight::ALL {
+        let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
+        for (seen, count) in [
+            ("complete", complete),
+            ("no_method", no_method),
+            ("no_code", no_code),
+            ("nothing", nothing),
+        ] {
+            encoder
+                .encode_family(&Seen { connection, seen })?
+                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+    }
+    Ok(())
 }
 
 fn encode_programs(encoder: &mut DescriptorEncoder<'_>, programs: &[Program]) -> Result {

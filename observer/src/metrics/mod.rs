@@ -25,7 +25,7 @@ pub use self::{
     daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program},
     descriptors::Descriptors,
     series::{Histogram, Messages, Series},
-    statistics::{BucketsDiffer, CallsSeen, GrpcType, Limits, Statistics},
+    statistics::{BucketsDiffer, CallsBySight, CallsSeen, GrpcType, Limits, Statistics},
 };
 use crate::{hpack::PathId, process::Names};
 

@@ -18,7 +18,7 @@ use super::{
     series::{Series, Streaming},
 };
 use crate::{
-    grpc::{CallKey, CallSink, Ended, Flow, Role, SeriesId},
+    grpc::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
     hpack::PathId,
     process::ProcessId,
 };
@@ -84,10 +84,43 @@ impl GrpcType {
 pub struct CallsSeen {
     /// The method and the code.
     pub complete: u64,
-    /// Not the method, whatever else.
+    /// The code, but not the method.
     pub no_method: u64,
     /// The method, but not the code.
     pub no_code: u64,
+    /// Neither.
+    pub nothing: u64,
+}
+
+/// The same by what was seen of their connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallsBySight([CallsSeen; Sight::ALL.len()]);
+
+impl CallsBySight {
+    /// Of connections of which this much was seen.
+    pub fn of(&self, sight: Sight) -> CallsSeen {
+        self.0.get(sight as usize).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, ended: &Ended, path: PathId) {
+        let Some(calls) = self.0.get_mut(ended.sight as usize) else { return };
+        *match (path, ended.code) {
+            (PathId::NOT_SEEN, None) => &mut calls.nothing,
+            (PathId::NOT_SEEN, Some(_)) => &mut calls.no_method,
+            (_, None) => &mut calls.no_code,
+            (_, Some(_)) => &mut calls.complete,
+        } += 1;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (to, from) in self.0.iter_mut().zip(other.0) {
+            let CallsSeen { complete, no_method, no_code, nothing } = from;
+            to.complete += complete;
+            to.no_method += no_method;
+            to.no_code += no_code;
+            to.nothing += nothing;
+        }
+    }
 }
 
 /// The statistics have different buckets, so that their histograms do not add up.
@@ -122,7 +155,7 @@ pub struct Statistics {
     /// method's type does not go back when a process is dropped; bounded by the interner's paths.
     streaming: FxHashMap<PathId, Streaming>,
     connections: FxHashMap<(ProcessId, Role), u64>,
-    calls: CallsSeen,
+    calls: CallsBySight,
     overflow: u64,
     late: u64,
 }
@@ -140,7 +173,7 @@ impl Statistics {
             methods: FxHashMap::default(),
             streaming: FxHashMap::default(),
             connections: FxHashMap::default(),
-            calls: CallsSeen::default(),
+            calls: CallsBySight::default(),
             overflow: 0,
             late: 0,
         }
@@ -172,8 +205,8 @@ impl Statistics {
     }
 
     /// Ended calls by what was seen of them.
-    pub fn calls(&self) -> CallsSeen {
-        self.calls
+    pub fn calls(&self) -> &CallsBySight {
+        &self.calls
     }
 
     /// Calls that were counted as [`PathId::OTHER`] because a bound was reached.
@@ -259,10 +292,7 @@ impl Statistics {
         for (&key, count) in &other.connections {
             *self.connections.entry(key).or_default() += count;
         }
-        let CallsSeen { complete, no_method, no_code } = other.calls;
-        self.calls.complete += complete;
-        self.calls.no_method += no_method;
-        self.calls.no_code += no_code;
+        self.calls.merge(&other.calls);
         self.overflow += other.overflow;
         self.late += other.late;
         Ok(())
@@ -394,11 +424,7 @@ impl CallSink for Statistics {
         let path = key.path;
         let shown = series.add_end(&self.buckets, &ended);
         self.learn(path, shown);
-        match (path, ended.code) {
-            (PathId::NOT_SEEN, _) => self.calls.no_method += 1,
-            (_, None) => self.calls.no_code += 1,
-            (_, Some(_)) => self.calls.complete += 1,
-        }
+        self.calls.add(&ended, path);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     Program, Snapshot, Statistics, openmetrics, render,
 };
 use crate::{
-    grpc::{CallKey, CallSink, Code, Ended, Flow, Role},
+    grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
     hpack::PathId,
     process::{Comm, ProcFs, ProcessId, Processes},
 };
@@ -61,6 +61,7 @@ impl Scenario {
             request_messages: Some(1),
             response_messages: Some(1),
             half_closed: true,
+            sight: Sight::Complete,
         };
         self.statistics.ended(id, ended);
     }
@@ -93,7 +94,7 @@ fn daemon() -> Daemon {
             Gap { cause: "ring_full", events: 2, bytes: 900 },
             Gap { cause: "splice", events: 1, bytes: 0 },
         ],
-        connections: Connections { complete: 2, joined_late: 1, undecodable: 0 },
+        connections: Connections { complete: 2, joined_late: 1, gaps: 3, undecodable: 0 },
         connections_seen: ConnectionsByProtocol { grpc: 3, http2: 4, http1: 5, tls: 6, other: 7 },
         hpack_unknown_references: 8,
         hpack_errors: 9,
@@ -354,6 +355,7 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             request_messages: messages,
             response_messages: messages,
             half_closed: call.joined,
+            sight: Sight::Complete,
         };
         statistics.ended(id, ended);
     }

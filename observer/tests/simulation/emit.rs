@@ -1,7 +1,7 @@
 //! Puts records together, as `emit` of observer-ebpf does.
 
 use observer_common::{
-    frame::FrameHeader,
+    frame::{FrameHeader, flag},
     record::{DataItem, ItemHeader, OpenItem, RecordHeader, item_kind},
 };
 
@@ -12,6 +12,8 @@ pub const HEADER_SIZE: usize = size_of::<RecordHeader>();
 #[derive(Debug)]
 pub struct Scratch {
     pub record: Vec<u8>,
+    /// Its length without items.
+    pub empty: usize,
     /// Offset of the item that bytes are being copied into.
     pub item: Option<usize>,
     pub data: DataItem,
@@ -23,6 +25,7 @@ impl Scratch {
     pub fn begin(announced: bool) -> Self {
         Self {
             record: vec![0; empty_length(announced)],
+            empty: empty_length(announced),
             item: None,
             data: DataItem::default(),
             data_stream: 0,
@@ -44,11 +47,16 @@ impl Scratch {
         self.record.resize(self.record.len().next_multiple_of(8), 0);
     }
 
-    pub fn gap(&mut self, bytes: u64) {
-        self.end_frame();
-        self.flush_data();
-        let length = bytes as u32;
-        self.put_item(ItemHeader { kind: item_kind::GAP, length, ..ItemHeader::default() });
+    /// The first byte of the header block that ends the record so far.
+    pub fn first_of_block(&self, frame: FrameHeader) -> Option<u8> {
+        let before = if frame.has(flag::PRIORITY) { 5 } else { 0 };
+        let begin = self.item? + size_of::<ItemHeader>();
+        let whole = self.record.len() == begin + frame.length as usize;
+        if whole && !frame.has(flag::PADDED) {
+            self.record.get(begin + before).copied()
+        } else {
+            None
+        }
     }
 
     pub fn flush_data(&mut self) {
@@ -68,7 +76,7 @@ impl Scratch {
         self.record.extend(messages.to_ne_bytes());
     }
 
-    fn put_item(&mut self, item: ItemHeader) {
+    pub fn put_item(&mut self, item: ItemHeader) {
         let ItemHeader { kind, frame_kind, flags, _reserved: padding, stream, length, captured } =
             item;
         self.record.extend([kind, frame_kind, flags, padding]);
@@ -98,11 +106,12 @@ pub fn bytes_of(header: RecordHeader) -> Vec<u8> {
 }
 
 /// What a connection is, as an item.
-pub fn open_item(comm: [u8; 16]) -> Vec<u8> {
+pub fn open_item(comm: [u8; 16], joined: bool) -> Vec<u8> {
     let mut item = Scratch { record: Vec::new(), ..Scratch::begin(true) };
     let captured = size_of::<OpenItem>() as u32;
     item.put_item(ItemHeader { kind: item_kind::OPEN, captured, ..ItemHeader::default() });
-    item.record.extend([0; 40]);
+    item.record.extend([0; 38]);
+    item.record.extend(u16::from(joined).to_ne_bytes());
     item.record.extend(comm);
     item.record
 }

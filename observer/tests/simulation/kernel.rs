@@ -6,13 +6,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use observer_common::{
+    block::{Tally, is_request},
     frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind},
-    record::{RecordHeader, data_flag, direction, item_kind, record_kind, role},
+    record::{ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role},
     scanner::{Message, Scanner, Take, event},
+    step::Step,
 };
 
 use crate::{
-    emit::{HEADER_SIZE, Scratch, bytes_of, empty_length, open_item},
+    emit::{HEADER_SIZE, Scratch, bytes_of, open_item},
     random::Random,
 };
 
@@ -33,12 +35,14 @@ pub struct Faults {
     pub messages_full: u64,
     /// A call takes more steps than a run may: it may take 20.
     pub few_steps: u64,
+    /// A connection is open, and in use, before the daemon is there.
+    pub late: u64,
 }
 
 impl Faults {
     pub fn any(&self) -> bool {
-        let Self { ring_full, unseen, unreadable, messages_full, few_steps } = *self;
-        ring_full + unseen + unreadable + messages_full + few_steps > 0
+        let Self { ring_full, unseen, unreadable, messages_full, few_steps, late } = *self;
+        ring_full + unseen + unreadable + messages_full + few_steps + late > 0
     }
 }
 
@@ -65,6 +69,8 @@ pub struct Lost {
 #[derive(Debug)]
 pub struct Kernel {
     connections: HashMap<u64, Connection>,
+    /// Sockets that are not watched yet.
+    before: HashMap<u64, Before>,
     messages: HashMap<(u64, u32, usize), Message>,
     processes: HashSet<u32>,
     pub ring: VecDeque<Vec<u8>>,
@@ -77,14 +83,34 @@ pub struct Kernel {
     pub lost: Vec<Lost>,
 }
 
+/// A socket before its connection is watched.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    /// Calls until the daemon comes.
+    calls: usize,
+    /// Bytes that went through it, by `record::direction`.
+    passed: [u64; 2],
+    /// Calls since then that were no frames.
+    tries: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Candidate,
+    Watched,
+    Joining,
+}
+
 #[derive(Clone, Debug)]
 struct Connection {
     id: u64,
     pid: u32,
-    watched: bool,
+    state: State,
     role: u8,
     announced: bool,
     tcp: bool,
+    joined: bool,
+    tries: u32,
     /// By `record::direction`.
     directions: [Direction; 2],
 }
@@ -94,15 +120,22 @@ struct Direction {
     scanner: Scanner,
     position: u64,
     reported: u64,
-    /// Bytes that went through the socket.
+    /// Bytes that went through the socket, and how many before the first position.
     passed: u64,
+    before: u64,
     /// The socket's own counter, and what it was after the last call that was seen.
     socket_sequence: u32,
     sequence: u32,
     counted: bool,
-    out_of_step: bool,
+    /// Bytes after `position` of which nobody knows what they were.
+    unread: u64,
+    /// What headers in lost records inserted; `None` if nobody knows.
+    inserts: Option<u32>,
+    step: Step,
     /// A record was lost since the last one that was not.
     lost: bool,
+    /// Frames went by unseen since then.
+    gap: bool,
     cut: Cut,
 }
 
@@ -115,17 +148,21 @@ enum Cut {
 }
 
 impl Direction {
-    fn new(scanner: Scanner) -> Self {
+    fn new(scanner: Scanner, step: Step, passed: u64) -> Self {
         Self {
             scanner,
+            step,
             position: 0,
             reported: 0,
-            passed: 0,
+            passed,
+            before: passed,
+            unread: 0,
+            inserts: Some(0),
+            gap: false,
             // Soon wraps around.
             socket_sequence: u32::MAX - 300,
             sequence: 0,
             counted: false,
-            out_of_step: false,
             lost: false,
             cut: Cut::Never,
         }
@@ -136,6 +173,7 @@ impl Kernel {
     pub fn new(random: Random, faults: Faults) -> Self {
         Self {
             connections: HashMap::new(),
+            before: HashMap::new(),
             messages: HashMap::new(),
             processes: HashSet::new(),
             ring: VecDeque::new(),
@@ -151,48 +189,96 @@ impl Kernel {
     pub fn call(&mut self, call: &Call<'_>, tcp: bool) -> bool {
         let total: usize = call.buffers.iter().map(|buffer| buffer.len()).sum();
         let d = usize::from(call.sent);
-        let mut connection = match self.connections.remove(&call.sock) {
-            Some(connection) => connection,
-            None => self.open(call, tcp),
+        let Some(mut connection) =
+            self.connections.remove(&call.sock).or_else(|| self.open(call, tcp))
+        else {
+            let before = self.before.entry(call.sock).or_default();
+            before.passed[d] += total as u64;
+            let end = before.passed[d];
+            let begin = end - total as u64;
+            self.lost.push(Lost { sock: call.sock, sent: call.sent, begin, end });
+            return false;
         };
         let direction = &mut connection.directions[d];
         direction.socket_sequence = direction.socket_sequence.wrapping_add(total as u32);
         direction.passed += total as u64;
         let (begin, end) = (direction.passed - total as u64, direction.passed);
-        let counted = connection.watched && tcp && direction.counted;
-        let seen = !(counted && self.random.chance(self.faults.unseen));
+        let counted = connection.state == State::Watched && tcp && direction.counted;
+        let mut seen = !(counted && self.random.chance(self.faults.unseen));
         if seen {
-            self.walk(&mut connection, call, total);
+            seen = self.walk(&mut connection, call, total);
         } else {
             self.lost.push(Lost { sock: call.sock, sent: call.sent, begin, end });
         }
-        self.connections.insert(call.sock, connection);
+        let trying = connection.directions.iter().any(|direction| direction.step.is_trying());
+        if connection.state == State::Joining && !trying {
+            let passed = connection.directions.map(|direction| direction.passed);
+            let tries = connection.tries + 1;
+            self.before.insert(call.sock, Before { calls: 0, passed, tries });
+        } else {
+            self.connections.insert(call.sock, connection);
+        }
         seen
     }
 
-    /// `first_bytes`, where all is HTTP/2: who sends the preface is the client.
-    fn open(&mut self, call: &Call<'_>, tcp: bool) -> Connection {
-        let first: Vec<u8> = call.buffers.concat().into_iter().take(8).collect();
-        let client = PREFACE.starts_with(&first) == call.sent;
-        let (received, sent, role) = if client {
-            (Scanner::at_frame(), Scanner::at_preface(), role::CLIENT)
-        } else {
-            (Scanner::at_preface(), Scanner::at_frame(), role::SERVER)
-        };
+    /// All is HTTP/2: who sends the preface is the client, unless it was sent before the daemon came.
+    fn open(&mut self, call: &Call<'_>, tcp: bool) -> Option<Connection> {
+        let first: Vec<u8> = call.buffers.concat().into_iter().take(9).collect();
         self.next_id += 1;
-        Connection {
+        if !self.before.contains_key(&call.sock) && self.random.chance(self.faults.late) {
+            let calls = 1 + self.random.below(40);
+            self.before.insert(call.sock, Before { calls, ..Before::default() });
+        }
+        let Some(before) = self.before.get_mut(&call.sock) else {
+            let first = &first[..first.len().min(8)];
+            let client = PREFACE.starts_with(first) == call.sent;
+            let (received, sent, role) = if client {
+                (Scanner::at_frame(), Scanner::at_preface(), role::CLIENT)
+            } else {
+                (Scanner::at_preface(), Scanner::at_frame(), role::SERVER)
+            };
+            let new = |scanner| Direction::new(scanner, Step::default(), 0);
+            return Some(Connection {
+                id: self.next_id,
+                pid: 0,
+                state: State::Candidate,
+                role,
+                announced: false,
+                tcp,
+                joined: false,
+                tries: 0,
+                directions: [new(received), new(sent)],
+            });
+        };
+        if before.calls > 0 {
+            before.calls -= 1;
+            return None;
+        }
+        let frame = <[u8; 9]>::try_from(first).ok().map(FrameHeader::parse);
+        let tries = before.tries;
+        let follows = |frame: FrameHeader| frame.may_follow(&FrameHeader::default());
+        if !frame.is_some_and(|frame| frame.is_plausible() && follows(frame)) {
+            before.tries += 1;
+            return None;
+        }
+        let step = Step::joined_late(tries > 0);
+        let new = |passed| Direction::new(Scanner::at_unproven_frame(), step, passed);
+        Some(Connection {
             id: self.next_id,
             pid: 0,
-            watched: false,
-            role,
+            state: State::Joining,
+            role: role::UNKNOWN,
             announced: false,
             tcp,
-            directions: [Direction::new(received), Direction::new(sent)],
-        }
+            joined: true,
+            tries,
+            directions: before.passed.map(new),
+        })
     }
 
-    fn walk(&mut self, connection: &mut Connection, call: &Call<'_>, total: usize) {
-        let watched = connection.watched;
+    /// Says whether what was found is told.
+    fn walk(&mut self, connection: &mut Connection, call: &Call<'_>, total: usize) -> bool {
+        let watched = connection.state == State::Watched;
         let direction = &mut connection.directions[usize::from(call.sent)];
         let before = direction.socket_sequence.wrapping_sub(total as u32);
         let missed = before.wrapping_sub(direction.sequence);
@@ -210,8 +296,12 @@ impl Kernel {
             call,
             buffers: call.buffers.iter().copied().collect(),
             readable,
+            searching: false,
+            dropped: 0,
+            begun: 0,
+            from_client: None,
         };
-        walk.run(missed.into(), total as u64, if few_steps { 20 } else { usize::MAX });
+        walk.run(missed.into(), total as u64, if few_steps { 20 } else { usize::MAX })
     }
 
     /// The process closed the socket; the sweep tells it again until there is room.
@@ -266,7 +356,8 @@ impl Kernel {
 impl Connection {
     /// Whether bytes went by of which neither a record told, nor a position will.
     fn is_unseen(&self, direction: usize) -> bool {
-        self.directions[direction].lost || self.directions[direction].out_of_step
+        let Direction { lost, gap, unread, step, .. } = &self.directions[direction];
+        *lost || *gap || *unread != 0 || step.is_lost()
     }
 }
 
@@ -281,48 +372,136 @@ struct Walk<'a> {
     buffers: VecDeque<&'a [u8]>,
     /// Bytes until the first that cannot be read.
     readable: usize,
+    /// The direction is out of step: what is found is not told.
+    searching: bool,
+    /// What was found up to this position was dropped.
+    dropped: u64,
+    /// Last stream with headers that do not end it; 0 if none.
+    begun: u32,
+    /// Who sent a header block, if one showed it.
+    from_client: Option<bool>,
 }
 
 impl Walk<'_> {
-    fn run(&mut self, missed: u64, total: u64, max_steps: usize) {
-        if missed != 0 {
-            self.lose(missed);
+    fn run(&mut self, missed: u64, total: u64, max_steps: usize) -> bool {
+        self.direction().unread += missed;
+        let pending = if self.direction().unread == 0 { 0 } else { self.lose() };
+        if self.direction().step.is_lost() {
+            self.searching = true;
+            let Direction { step, scanner, .. } = self.direction();
+            step.begin(scanner);
         }
-        if self.direction().out_of_step {
-            self.direction().position += total;
+        self.begin_record();
+        if pending != 0 {
+            self.on_events(pending);
+        }
+        let begin = self.direction().position;
+        let end = begin + total;
+        let mut steps = 0;
+        while steps < max_steps && self.step().is_some() {
+            steps += 1;
+        }
+        let refused = self.direction().scanner.is_refused();
+        if self.searching {
+            let walked = !refused && self.direction().position == end;
+            let Direction { position, step, scanner, .. } = self.direction();
+            *position = end;
+            if !step.end(scanner, total, walked) {
+                self.lost(begin, end);
+                return false;
+            }
+            self.searching = false;
+            let dropped = self.dropped;
+            self.lost(begin, dropped);
+            self.connection.state = State::Watched;
+        } else if refused {
+            assert!(self.connection.state == State::Watched, "all is HTTP/2");
+            let position = std::mem::replace(&mut self.direction().position, end);
+            self.direction().gap = true;
+            self.direction().step.lose();
+            self.lost(position, end);
         } else {
-            let end = self.direction().position + total;
-            let mut steps = 0;
-            while steps < max_steps && self.step().is_some() {
-                steps += 1;
-            }
-            assert!(!self.direction().scanner.is_refused());
-            let left = end - self.direction().position;
-            if left > 0 {
-                self.lose(left);
-            }
+            self.direction().unread = end - self.direction().position;
+            let position = self.direction().position;
+            self.lost(position, end);
         }
-        self.send();
+        self.learn();
+        if !self.send() {
+            let inserts = self.inserts();
+            let so_far = &mut self.direction().inserts;
+            *so_far = so_far.zip(inserts).map(|(one, other)| one + other);
+        }
+        true
     }
 
     fn direction(&mut self) -> &mut Direction {
         &mut self.connection.directions[self.direction]
     }
 
-    fn lose(&mut self, bytes: u64) {
+    /// Passes over what was not seen; what that completed.
+    fn lose(&mut self) -> u32 {
         let direction = self.direction();
+        let bytes = std::mem::take(&mut direction.unread);
         let begin = direction.position;
         direction.position += bytes;
-        if !direction.scanner.missed(bytes) {
-            direction.out_of_step = true;
-            self.scratch.gap(bytes);
-            self.lost(begin, u64::MAX);
+        let frame = direction.scanner.frame();
+        let of_kept = frame.is_kept() && !direction.scanner.is_at_boundary();
+        let events = direction.scanner.missed(bytes);
+        direction.gap |= of_kept || events.is_none();
+        if events.is_none() {
+            direction.step.lose();
         }
+        self.lost(begin, begin + bytes);
+        if frame.kind == kind::DATA { events.unwrap_or(0) } else { 0 }
     }
 
     fn lost(&mut self, begin: u64, end: u64) {
-        let Call { sock, sent, .. } = *self.call;
-        self.kernel.lost.push(Lost { sock, sent, begin, end });
+        let before = self.direction().before;
+        let (begin, end) = (before + begin, before + end);
+        if begin < end {
+            let Call { sock, sent, .. } = *self.call;
+            self.kernel.lost.push(Lost { sock, sent, begin, end });
+        }
+    }
+
+    fn learn(&mut self) {
+        if let (role::UNKNOWN, Some(from_client)) = (self.connection.role, self.from_client) {
+            let client = from_client == self.call.sent;
+            self.connection.role = if client { role::CLIENT } else { role::SERVER };
+        }
+        let requests = match self.connection.role {
+            role::CLIENT => self.call.sent,
+            role::SERVER => !self.call.sent,
+            _ => return,
+        };
+        if requests && self.begun != 0 {
+            let begun = self.begun;
+            self.connection.directions.iter_mut().for_each(|direction| direction.step.begun(begun));
+        }
+    }
+
+    /// Entries that the blocks in the record insert.
+    fn inserts(&self) -> Option<u32> {
+        let record = &self.scratch.record;
+        let mut tally = Tally::new(self.scratch.empty as u32, record.len() as u32);
+        while tally.step(|at| record.get(at as usize).copied().unwrap_or(0)) {}
+        tally.count()
+    }
+
+    fn begin_record(&mut self) {
+        self.scratch = Scratch::begin(self.connection.announced);
+        let Direction { gap, lost, inserts, .. } = *self.direction();
+        if gap {
+            self.scratch.put_item(ItemHeader { kind: item_kind::GAP, ..ItemHeader::default() });
+        } else if lost {
+            self.scratch.put_item(ItemHeader {
+                kind: item_kind::LOST,
+                flags: u8::from(inserts.is_none()),
+                length: inserts.unwrap_or(u32::MAX),
+                ..ItemHeader::default()
+            });
+        }
+        self.scratch.empty = self.scratch.record.len();
     }
 
     fn step(&mut self) -> Option<()> {
@@ -330,7 +509,12 @@ impl Walk<'_> {
             self.buffers.pop_front();
         }
         if self.scratch.record.len() > RECORD_FULL {
-            self.send();
+            if self.searching {
+                self.dropped = self.direction().position;
+            } else if !self.send() {
+                self.direction().inserts = None;
+            }
+            self.begin_record();
         }
         let want = self.direction().scanner.want();
         let buffer = *self.buffers.front()?;
@@ -361,14 +545,20 @@ impl Walk<'_> {
         self.buffers[0] = &buffer[n..];
         self.direction().position += n as u64;
         let events = self.direction().scanner.took(want, n as u32);
+        if events & event::NOT_FRAME != 0 {
+            return None;
+        }
         self.on_events(events);
         Some(())
     }
 
     fn on_events(&mut self, events: u32) {
         if events & event::PREFACE_END != 0 {
-            self.connection.watched = true;
+            self.connection.state = State::Watched;
             return;
+        }
+        if events & event::FRAME_BEGIN != 0 {
+            self.direction().step.frame();
         }
         let frame = self.direction().scanner.frame();
         if frame.kind == kind::DATA {
@@ -379,8 +569,11 @@ impl Walk<'_> {
                 self.scratch.begin_frame(frame, item_kind::FRAME);
             }
             if events & event::FRAME_END != 0 {
+                if frame.kind == kind::HEADERS {
+                    self.on_headers(frame);
+                }
                 self.scratch.end_frame();
-                if frame.kind == kind::RST_STREAM {
+                if frame.kind == kind::RST_STREAM && !self.searching {
                     self.forget(frame.stream);
                 }
             }
@@ -394,14 +587,54 @@ impl Walk<'_> {
         }
     }
 
+    fn on_headers(&mut self, frame: FrameHeader) {
+        let key = (self.connection.id, frame.stream, self.direction);
+        let step = self.direction().step;
+        if !step.has_old() {
+            return;
+        }
+        if self.from_client.is_none() {
+            self.from_client = self.scratch.first_of_block(frame).and_then(is_request);
+        }
+        if frame.has(flag::END_STREAM) {
+            if step.is_old(frame.stream) {
+                self.kernel.messages.remove(&key);
+            }
+            return;
+        }
+        self.begun = self.begun.max(frame.stream);
+        if step.is_old(frame.stream) {
+            self.keep_old(key, Message::default());
+        }
+    }
+
+    fn keep_old(&mut self, key: (u64, u32, usize), mut message: Message) {
+        message.epoch = self.direction().step.epoch();
+        if self.kernel.random.chance(self.kernel.faults.messages_full) {
+            self.kernel.messages.remove(&key);
+        } else {
+            self.kernel.messages.insert(key, message);
+        }
+    }
+
+    fn resume(&mut self, key: (u64, u32, usize), stream: u32) {
+        let is_old = self.direction().step.is_old(stream);
+        let epoch = self.direction().step.epoch();
+        let stored = self.kernel.messages.get(&key).copied();
+        let unknown = is_old || self.direction().cut == Cut::Lost;
+        let message = match stored {
+            Some(message) if !is_old || message.epoch == epoch => message,
+            _ if unknown => Message::unaligned(),
+            _ => return,
+        };
+        self.direction().scanner.resume(&message);
+    }
+
     fn on_data(&mut self, frame: FrameHeader, events: u32) {
         let key = (self.connection.id, frame.stream, self.direction);
-        if events & event::FRAME_BEGIN != 0 && self.direction().cut != Cut::Never {
-            let lost = self.direction().cut == Cut::Lost;
-            let stored = self.kernel.messages.get(&key).copied();
-            if let Some(message) = stored.or(lost.then(Message::unaligned)) {
-                self.direction().scanner.resume(&message);
-            }
+        let is_old = self.direction().step.is_old(frame.stream);
+        if events & event::FRAME_BEGIN != 0 && (self.direction().cut != Cut::Never || is_old) {
+            self.resume(key, frame.stream);
         }
         let ended = events & event::FRAME_END != 0;
         let scanner = self.direction().scanner;
@@ -425,6 +658,14 @@ impl Walk<'_> {
         if !ended {
             return;
         }
+        if is_old {
+            if frame.has(flag::END_STREAM) || scanner.is_unaligned() {
+                self.kernel.messages.remove(&key);
+            } else {
+                self.keep_old(key, scanner.unfinished().unwrap_or_default());
+            }
+            return;
+        }
         match scanner.unfinished() {
             Some(message) if !frame.has(flag::END_STREAM) => self.keep(key, message),
             _ if self.direction().cut != Cut::Never => drop(self.kernel.messages.remove(&key)),
@@ -445,32 +686,37 @@ impl Walk<'_> {
         }
     }
 
-    fn send(&mut self) {
+    /// Says whether nothing was lost.
+    fn send(&mut self) -> bool {
         self.scratch.end_frame();
         self.scratch.flush_data();
-        let announced = self.connection.announced;
-        if self.connection.watched && self.scratch.record.len() > empty_length(announced) {
-            let record = self.record();
-            let Direction { reported, position, .. } = *self.direction();
-            if self.kernel.output(record) {
-                self.connection.announced = true;
-                self.direction().lost = false;
-            } else {
-                self.direction().lost = true;
-                self.lost(reported, position);
-            }
-            if self.connection.pid != self.call.pid {
-                self.connection.pid = self.call.pid;
-                self.kernel.processes.insert(self.call.pid);
-            }
-            self.direction().reported = position;
+        let tells = self.scratch.record.len() > self.scratch.empty;
+        if self.connection.state != State::Watched || !tells {
+            return true;
         }
-        self.scratch = Scratch::begin(self.connection.announced);
+        let record = self.record();
+        let Direction { reported, position, .. } = *self.direction();
+        let sent = self.kernel.output(record);
+        if sent {
+            self.connection.announced = true;
+            let direction = self.direction();
+            (direction.lost, direction.gap, direction.inserts) = (false, false, Some(0));
+        } else {
+            self.direction().lost = true;
+            self.lost(reported, position);
+        }
+        if sent && self.connection.pid != self.call.pid {
+            self.connection.pid = self.call.pid;
+            self.kernel.processes.insert(self.call.pid);
+        }
+        self.direction().reported = position;
+        sent
     }
 
     fn record(&mut self) -> Vec<u8> {
-        let Direction { reported, position, out_of_step, .. } = *self.direction();
-        let other = self.connection.is_unseen(1 - self.direction);
+        let Direction { reported, position, .. } = *self.direction();
+        let unseen = |d| u8::from(self.connection.is_unseen(d)) << d;
+        let unseen = unseen(0) | unseen(1);
         let header = RecordHeader {
             connection: self.connection.id,
             time_ns: self.call.time_ns,
@@ -480,13 +726,13 @@ impl Walk<'_> {
             kind: record_kind::BYTES,
             direction: self.direction as u8,
             role: self.connection.role,
-            unseen: u8::from(out_of_step) << self.direction
-                | u8::from(other) << (1 - self.direction),
+            unseen,
         };
-        let mut record = std::mem::take(&mut self.scratch.record);
+        // The scratch slot keeps it, should it be lost.
+        let mut record = self.scratch.record.clone();
         record[..HEADER_SIZE].copy_from_slice(&bytes_of(header));
         if !self.connection.announced {
-            let open = open_item(self.call.comm);
+            let open = open_item(self.call.comm, self.connection.joined);
             record[HEADER_SIZE..HEADER_SIZE + open.len()].copy_from_slice(&open);
         }
         record

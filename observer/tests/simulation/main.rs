@@ -96,6 +96,7 @@ fn with_losses_no_label_is_wrong_and_no_call_is_missed_but_for_them() {
             unreadable: some(10),
             messages_full: some(200),
             few_steps: some(10),
+            late: some(500),
         };
         let mut world = live(seed, faults, compare::within_losses);
         compare::within_losses(&world);

@@ -354,6 +354,10 @@ impl World {
         self.pipeline.figures().bytes_lost
     }
 
+    pub fn unclear(&self) -> u64 {
+        self.pipeline.unclear_streams()
+    }
+
     pub fn unknown_references(&self) -> u64 {
         self.pipeline.figures().unknown_references
     }

@@ -1,10 +1,11 @@
 use proptest::prelude::*;
 
 use super::{
-    BucketsDiffer, CallsSeen, GrpcType, LAST_GENERATION, Limits, SLOT_BITS, Statistics, slot_of,
+    BucketsDiffer, CallsBySight, CallsSeen, GrpcType, LAST_GENERATION, Limits, SLOT_BITS,
+    Statistics, slot_of,
 };
 use crate::{
-    grpc::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId},
+    grpc::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight},
     hpack::PathId,
     metrics::{Buckets, Messages, Series},
     process::ProcessId,
@@ -36,6 +37,7 @@ fn ok(elapsed_ns: u64) -> Ended {
         request_messages: Some(1),
         response_messages: Some(1),
         half_closed: true,
+        sight: Sight::Complete,
     }
 }
 
@@ -108,11 +110,18 @@ fn calls_by_what_was_seen() {
     statistics.ended(known, Ended { code: None, ..ok(1) });
     statistics.ended(unknown, ok(1));
     statistics.ended(unknown, Ended { code: None, ..ok(1) });
-    let want = CallsSeen { complete: 1, no_method: 2, no_code: 1 };
-    assert_eq!(statistics.calls(), want);
+    statistics.ended(unknown, Ended { sight: Sight::JoinedLate, ..ok(1) });
+    let want = CallsSeen { complete: 1, no_method: 1, no_code: 1, nothing: 1 };
+    assert_eq!(statistics.calls().of(Sight::Complete), want);
+    let late = CallsSeen { no_method: 1, ..CallsSeen::default() };
+    assert_eq!(statistics.calls().of(Sight::JoinedLate), late);
 
     statistics.forget_process(ProcessId(1));
-    assert_eq!(statistics.calls(), want, "a counter does not go back when a process goes");
+    assert_eq!(
+        statistics.calls().of(Sight::Complete),
+        want,
+        "a counter does not go back when a process goes"
+    );
 }
 
 #[test]
@@ -298,7 +307,7 @@ fn an_old_id_does_not_reach_the_series_that_took_its_slot() {
     assert_eq!(statistics.late(), 3);
     let series = series(&statistics, key(2, Role::Server, 2)).unwrap();
     assert_eq!((series.ended(), series.sent.count, series.first_message.count()), (0, 0, 0));
-    assert_eq!(statistics.calls(), CallsSeen::default());
+    assert_eq!(*statistics.calls(), CallsBySight::default());
 
     statistics.ended(SeriesId(u32::MAX), ok(1));
     assert_eq!(statistics.late(), 4, "an id that was never given out");
@@ -383,6 +392,7 @@ fn event() -> impl Strategy<Value = Event> {
                 request_messages,
                 response_messages,
                 half_closed,
+                sight: Sight::Gaps,
             })
         });
     prop_oneof![
@@ -441,7 +451,7 @@ proptest! {
             all.sort_by_key(|(key, _)| *key);
             let mut connections: Vec<_> = statistics.connections().collect();
             connections.sort_unstable();
-            (all, connections, statistics.calls(), statistics.overflow(), statistics.late())
+            (all, connections, *statistics.calls(), statistics.overflow(), statistics.late())
         };
         prop_assert_eq!(sorted(&merged), sorted(&one));
         for path in 0..5 {

@@ -1,0 +1,105 @@
+//! Streams whose beginning was not seen.
+
+use std::collections::VecDeque;
+
+/// Most separate ranges that are remembered: one for each time that bytes of the client went by
+/// unseen. Of calls in the oldest ones nothing is told any more.
+const MAX_RANGES: usize = 64;
+
+/// Calls that ended before the client's side caught up: far fewer than this at once.
+const MAX_OVER: usize = 64;
+
+/// Streams that the client may have begun while what it sends was not seen.
+#[derive(Debug, Default)]
+pub(super) struct Unbegun {
+    /// First and last of each range, ascending.
+    ranges: VecDeque<(u32, u32)>,
+    /// What the client sends is not seen, or was not until lately: streams from this one on.
+    from: Option<u32>,
+    /// The last that have been told as ended.
+    over: VecDeque<u32>,
+}
+
+impl Unbegun {
+    /// What the client sends is not seen any more; it had begun streams up to this one.
+    pub(super) fn missed(&mut self, last_stream: u32) {
+        self.from.get_or_insert(last_stream.saturating_add(1));
+    }
+
+    /// The client is seen to begin a stream.
+    pub(super) fn began(&mut self, stream: u32) {
+        if let Some(from) = self.from.take()
+            && from < stream
+        {
+            if self.ranges.len() == MAX_RANGES {
+                self.ranges.pop_front();
+            }
+            self.ranges.push_back((from, stream - 1));
+        }
+    }
+
+    /// Whether the client may have begun the stream out of sight.
+    pub(super) fn contains(&self, stream: u32) -> bool {
+        self.from.is_some_and(|from| stream >= from)
+            || self.ranges.iter().any(|&(first, last)| (first..=last).contains(&stream))
+    }
+
+    /// One of them has been told as ended.
+    pub(super) fn ended(&mut self, stream: u32) {
+        if self.over.len() == MAX_OVER {
+            self.over.pop_front();
+        }
+        self.over.push_back(stream);
+    }
+
+    /// Whether the stream has been told as ended: its beginning comes late, as that of a call does
+    /// whose client reads the answer in another thread before its own write has returned.
+    pub(super) fn is_over(&self, stream: u32) -> bool {
+        self.over.contains(&stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_RANGES, Unbegun};
+
+    #[test]
+    fn a_range_ends_with_the_first_stream_that_is_seen_to_begin() {
+        let mut unbegun = Unbegun::default();
+        assert!(!unbegun.contains(1));
+        unbegun.began(1);
+        unbegun.missed(1);
+        assert!(unbegun.contains(3) && unbegun.contains(99) && !unbegun.contains(1));
+        unbegun.missed(1);
+        unbegun.began(9);
+        assert!(unbegun.contains(3) && unbegun.contains(7));
+        assert!(!unbegun.contains(9) && !unbegun.contains(11));
+        unbegun.missed(9);
+        unbegun.began(11);
+        assert!(!unbegun.contains(11));
+    }
+
+    #[test]
+    fn of_a_connection_joined_late_all_streams_may_have_begun() {
+        let mut unbegun = Unbegun::default();
+        unbegun.missed(0);
+        assert!(unbegun.contains(1));
+        unbegun.began(1001);
+        assert!(unbegun.contains(1) && unbegun.contains(999) && !unbegun.contains(1001));
+    }
+
+    #[test]
+    fn ranges_are_bounded() {
+        let mut unbegun = Unbegun::default();
+        for stream in (1..100_000).step_by(10) {
+            unbegun.missed(stream);
+            unbegun.began(stream + 6);
+        }
+        assert_eq!(unbegun.ranges.len(), MAX_RANGES);
+        assert!(!unbegun.contains(5) && unbegun.contains(99_991 + 2));
+        for stream in 0..1000 {
+            unbegun.ended(stream);
+        }
+        assert!(unbegun.is_over(999) && !unbegun.is_over(0));
+    }
+}
