@@ -99,6 +99,7 @@ fn daemon() -> Daemon {
         hpack_unknown_references: 8,
         hpack_errors: 9,
         streams: 10,
+        unclear_streams: 0,
         programs: vec![
             Program { name: "exit_read".into(), runs: 100, misses: 1, run_time_ns: 2_500_000 },
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
