@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::expected::Expected;
 use crate::openmetrics::Metrics;
 use crate::process::{POLL, Process};
+use crate::report;
 use crate::stack::target_dir;
 
 /// For the daemon to load its programs.
@@ -109,7 +110,9 @@ impl Daemon {
             let differences: Vec<_> =
                 expected.iter().filter_map(|expected| expected.difference(metrics)).collect();
             if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
-        })
+        })?;
+        report::exact(expected.iter().map(Expected::len).sum());
+        Ok(())
     }
 
     /// Scrapes until `condition` holds; what it says otherwise is the error.

@@ -20,9 +20,11 @@ use serde_json::{Value, json};
 use tests::daemon::{Daemon, User, free_address, refusal};
 use tests::expected::Expected;
 use tests::openmetrics::Metrics;
-use tests::peer::{Client, Listen, Plan, Server};
+use tests::peer::{Client, Identity, Listen, Plan, Server};
+use tests::report;
 use tests::stack::{self, Stack};
-use tests::truth::agree;
+use tests::truth::{Truth, agree};
+use tests::tshark::{self, Recording};
 
 fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
@@ -30,36 +32,49 @@ fn main() -> Result<ExitCode> {
     let root = rustix::process::geteuid().is_root();
     ensure!(arguments.list || root, "the end-to-end tests need root");
     let cases = cases(stack::prepare()?.leak())?;
-    Ok(libtest_mimic::run(&arguments, cases).exit_code())
+    let all = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list;
+    if all {
+        report::begin()?;
+    }
+    let conclusion = libtest_mimic::run(&arguments, cases);
+    if !arguments.list {
+        report::end();
+    }
+    Ok(conclusion.exit_code())
+}
+
+/// A case that is told in the report when it has been run.
+fn trial(name: impl Into<String>, run: impl FnOnce(&str) -> Result<()> + Send + 'static) -> Trial {
+    let name = name.into();
+    Trial::test(name.clone(), move || {
+        let result = run(&name);
+        report::end_case(&name, result.is_ok())?;
+        result.map_err(|error| Failed::from(format!("{error:#}")))
+    })
 }
 
 fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
     let mut cases = Vec::new();
     let mut case = |name: &str, run: Box<dyn FnOnce() -> Result<()> + Send>| {
-        let run = move || run().map_err(|error| Failed::from(format!("{error:#}")));
-        cases.push(Trial::test(name, run));
+        cases.push(trial(name, move |_| run()));
     };
     let named = |name: &str| {
         stacks.iter().find(|stack| stack.name == name).with_context(|| format!("no stack {name}"))
     };
     let (python, threaded, tonic) =
         (named("python-asyncio")?, named("python-threaded")?, named("tonic")?);
+    let go = named("grpc-go");
 
     for server in stacks {
         for client in stacks {
             let pair = format!("{} -> {}", client.name, server.name);
-            let all = || [kinds(), errors(), cancelled()].concat();
-            case(
-                &format!("peers agree: {pair}"),
-                Box::new(move || unwatched(server, client, &all())),
-            );
             for (what, plan) in [
                 ("four kinds of call", kinds()),
                 ("errors", errors()),
                 ("cancelled", cancelled()),
                 ("expired", expired(server)),
             ] {
-                let run = move || watched(server, client, Listen::V4, Watch::Port, &plan);
+                let run = move || recorded(server, client, &plan);
                 case(&format!("{what}: {pair}"), Box::new(run));
             }
         }
@@ -77,6 +92,22 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
         case(&format!("Unix socket: {}", server.name), Box::new(run));
         let run = move || watched(server, server, Listen::V4, Watch::Everything, &kinds());
         case(&format!("no flags: {}", server.name), Box::new(run));
+        let run = move || in_flight(server, server);
+        case(&format!("calls in flight and connections: {}", server.name), Box::new(run));
+        if server.keeps_expired {
+            let run = move || expired_at_once(server);
+            case(&format!("expired before they begin: {}", server.name), Box::new(run));
+        }
+        if let Ok(go) = go {
+            let run = move || max_connection_age(server, go);
+            case(&format!("MAX_CONNECTION_AGE: {}", server.name), Box::new(run));
+        }
+        for policy in &server.policies {
+            let run = move || repeated(server, policy);
+            case(&format!("{policy}, attempts are calls: {}", server.name), Box::new(run));
+        }
+        let run = move || tests::latency::is_the_handlers(server);
+        case(&format!("handling time by the handlers' clocks: {}", server.name), Box::new(run));
     }
 
     for stack in [python, threaded, tonic] {
@@ -86,7 +117,6 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
     case("one of two ports", Box::new(|| one_of_two_ports(python, tonic)));
     case("one of two processes", Box::new(|| one_of_two_processes(tonic, python)));
     case("one of two names", Box::new(|| one_of_two_names(tonic, threaded)));
-    case("calls in flight", Box::new(|| in_flight(python, tonic)));
     case("stopping under traffic", Box::new(|| stopping_under_traffic(python, tonic)));
     case("SIGTERM", Box::new(|| Daemon::start::<&str>(&[])?.stop()));
     case("SIGINT", Box::new(|| Daemon::start::<&str>(&[])?.interrupt()));
@@ -104,6 +134,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
 const RPCS: [&str; 4] = ["Unary", "ServerStream", "ClientStream", "Bidi"];
 const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
+const UNAVAILABLE: u32 = 14;
 
 /// Longer than any test: the call ends because of the client.
 const FOREVER_MS: u32 = 60_000;
@@ -145,11 +176,25 @@ fn errors() -> Vec<Vec<Value>> {
         of_each(0, 0, "", true),
         of_each(0, 2, "", true),
         vec![json!({"unknown_method": true, "count": 3})],
+        codes().map(|code| json!({"rpc": "Unary", "code": code})).collect(),
+        codes().map(|code| json!({"rpc": "ServerStream", "responses": 1, "code": code})).collect(),
     ]
+}
+
+/// All but `Unimplemented`, which clients take for an unknown method.
+fn codes() -> impl Iterator<Item = u32> {
+    (1..=16).filter(|code| *code != 12)
 }
 
 fn cancelled() -> Vec<Vec<Value>> {
     let unanswered = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": FOREVER_MS, "cancel_after_ms": 300});
+    // Of one request none is sent, of three two.
+    let held = |(rpc, requests)| {
+        json!({
+            "rpc": rpc, "count": 3, "concurrency": 3, "requests": requests, "responses": 0,
+            "holds": true, "cancel_after_ms": 300,
+        })
+    };
     vec![
         RPCS.map(unanswered).to_vec(),
         vec![json!({
@@ -159,6 +204,8 @@ fn cancelled() -> Vec<Vec<Value>> {
         vec![json!({
             "rpc": "Bidi", "count": 3, "requests": 3, "lockstep": true, "cancel_after_messages": 2,
         })],
+        // Before the first request, and before the half-close.
+        [("ClientStream", 1), ("ClientStream", 3), ("Bidi", 1), ("Bidi", 3)].map(held).to_vec(),
     ]
 }
 
@@ -169,7 +216,13 @@ fn expired(server: &Stack) -> Vec<Vec<Value>> {
     let tells = |rpc: &&str| !server.races_deadline || ["ServerStream", "Bidi"].contains(rpc);
     // A JVM that has just started reads headers up to 85 ms late.
     let warm = RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 2})).to_vec();
-    vec![warm, RPCS.into_iter().filter(tells).map(step).collect()]
+    let unanswered = RPCS.into_iter().filter(tells).map(step);
+    let answered = ["ServerStream", "Bidi"].map(|rpc| json!({
+        "rpc": rpc, "count": 3, "concurrency": 3, "responses": 2, "sleep_between_ms": FOREVER_MS,
+        "deadline_ms": 3000,
+    }));
+    let in_time = RPCS.map(|rpc| json!({"rpc": rpc, "count": 3, "deadline_ms": 30_000}));
+    vec![warm, unanswered.chain(answered).collect(), in_time.to_vec()]
 }
 
 fn thousand(connections: u32) -> Vec<Vec<Value>> {
@@ -210,13 +263,6 @@ impl Watch {
 
 // Cases.
 
-/// What the peers know, without the daemon: a peer that errs is found here.
-fn unwatched(server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
-    let server = Server::start(server, Listen::V4)?;
-    let (_, did) = Client::start(client, &server, plan)?.finish()?;
-    agree(&server.stop()?, &did)
-}
-
 /// A plan is carried out and the daemon tells all of it, of both ends.
 fn watched(
     server: &Stack,
@@ -228,11 +274,32 @@ fn watched(
     let server = Server::start(server, listen)?;
     let daemon = Daemon::start(&watch.arguments(&server)?)?;
     let (client, did) = Client::start(client, &server, plan)?.finish()?;
-    let expected =
-        [Expected::of_client(&client, &did), Expected::of_server(server.identity(), &did)];
+    if listen == Listen::Unix {
+        report::note("tshark cannot tell");
+    }
+    all_told(&daemon, server, &client, &did)
+}
+
+/// Likewise, and tshark tells the same of what went over the port.
+fn recorded(server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
+    let server = Server::start(server, Listen::V4)?;
+    let port = server.port()?;
+    let recording = if tshark::is_there()? { Some(Recording::of_port(&port)?) } else { None };
+    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let (client, did) = Client::start(client, &server, plan)?.finish()?;
+    all_told(&daemon, server, &client, &did)?;
+    if let Some(recording) = recording {
+        recording.finish()?.agree(&did)?;
+        report::note("tshark");
+    }
+    Ok(())
+}
+
+fn all_told(daemon: &Daemon, server: Server, client: &Identity, did: &Truth) -> Result<()> {
+    let expected = [Expected::of_client(client, did), Expected::of_server(server.identity(), did)];
     let settled = daemon.settle(&expected);
     // Before the daemon is blamed.
-    agree(&server.stop()?, &did)?;
+    agree(&server.stop()?, did)?;
     settled?;
     // Then the daemon is killed: most cases need not wait for its last scrapes.
     daemon.settle(&expected).context("once all connections are closed")
@@ -278,17 +345,21 @@ fn one_of_two_names(server: &Stack, client: &Stack) -> Result<()> {
 
 fn in_flight(server: &Stack, client: &Stack) -> Result<()> {
     const CALLS: u32 = 100;
+    const CONNECTIONS: u32 = 2;
     let server = Server::start(server, Listen::V4)?;
     let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
-    let plan =
-        [vec![json!({"count": CALLS, "concurrency": CALLS, "connections": 2, "sleep_ms": 4000})]];
+    let plan = [vec![
+        json!({"count": CALLS, "concurrency": CALLS, "connections": CONNECTIONS, "sleep_ms": 3000}),
+    ]];
     let client = Client::start(client, &server, &plan)?;
     let pids = [("server", server.pid()), ("client", client.identity().pid.to_string())];
     daemon.wait_until(|metrics| {
         for (role, pid) in &pids {
-            let seen = metrics.sum(&format!("grpc_{role}_in_flight"), &[("pid", pid)]);
-            if seen.total_cmp(&f64::from(CALLS)).is_ne() {
-                return Err(format!("{CALLS} calls are in flight, the {role} shows {seen}"));
+            for (what, number) in [("in_flight", CALLS), ("connections", CONNECTIONS)] {
+                let seen = metrics.sum(&format!("grpc_{role}_{what}"), &[("pid", pid)]);
+                if seen.total_cmp(&f64::from(number)).is_ne() {
+                    return Err(format!("{what} of the {role}: {seen}, not {number}"));
+                }
             }
         }
         Ok(())
@@ -299,6 +370,62 @@ fn in_flight(server: &Stack, client: &Stack) -> Result<()> {
         Expected::of_server(server.identity(), &did),
     ])?;
     daemon.stop()
+}
+
+/// A call whose deadline is over before it begins never gets to the wire.
+fn expired_at_once(stack: &Stack) -> Result<()> {
+    let server = Server::start(stack, Listen::V4)?;
+    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let expired = RPCS.map(|rpc| json!({"rpc": rpc, "count": 3, "deadline_ms": 0}));
+    let (client, did) = Client::start(stack, &server, &[expired.to_vec()])?.finish()?;
+    ensure!(did.calls.iter().all(|row| row.code == 4), "not all expired: {did:?}");
+    daemon.settle(&[Expected::nothing(&client), Expected::nothing(server.identity())])?;
+    agree(&server.stop()?, &Truth::default())
+}
+
+/// The server sends GOAWAY again and again; its clients' calls go on over new connections.
+///
+/// Not tonic's: a call that finds its connection closing may fail in the client, before the wire.
+fn max_connection_age(server: &Stack, client: &Stack) -> Result<()> {
+    let server = Server::start_with(server, Listen::V4, &["--max-connection-age-ms", "400"])?;
+    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let step = |rpc| json!({"rpc": rpc, "count": 60, "concurrency": 2, "sleep_ms": 50});
+    let plan = [vec![step("Unary"), step("Bidi")]];
+    let (client, did) = Client::start(client, &server, &plan)?.finish()?;
+    ensure!(did.calls.iter().all(|row| row.code == 0), "calls failed: {did:?}");
+    let opened = daemon.scrape()?.sum("observer_connections_seen_total", &[("protocol", "grpc")]);
+    ensure!(opened > 4.0, "{opened} ends of connections: none was aged");
+    all_told(&daemon, server, &client, &did)
+}
+
+/// Each attempt is a call on the wire, and so it is counted: the server knows how many there were.
+fn repeated(stack: &Stack, policy: &str) -> Result<()> {
+    const CALLS: u32 = 5;
+    const ATTEMPTS: u32 = 3;
+    let settings = match policy {
+        "retryPolicy" => json!({
+            "maxAttempts": ATTEMPTS, "initialBackoff": "0.01s", "maxBackoff": "0.01s",
+            "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"],
+        }),
+        _ => json!({
+            "maxAttempts": ATTEMPTS, "hedgingDelay": "0.05s",
+            "nonFatalStatusCodes": ["UNAVAILABLE"],
+        }),
+    };
+    let config = json!({"methodConfig": [{"name": [{}], policy: settings}]});
+    let plan = [vec![json!({"count": CALLS, "code": UNAVAILABLE, "service_config": config})]];
+    let server = Server::start(stack, Listen::V4)?;
+    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let (client, did) = Client::start(stack, &server, &plan)?.finish()?;
+    let calls = |truth: &Truth| truth.calls.iter().map(|row| row.sums.calls).sum::<u64>();
+    ensure!(calls(&did) == u64::from(CALLS), "the client tells of other calls: {did:?}");
+    let identity = server.identity().clone();
+    let attempts = server.stop()?.mirrored();
+    ensure!(calls(&attempts) == u64::from(CALLS * ATTEMPTS), "other attempts: {attempts:?}");
+    daemon.settle(&[
+        Expected::of_client(&client, &attempts),
+        Expected::of_server(&identity, &attempts),
+    ])
 }
 
 /// The service does not notice.

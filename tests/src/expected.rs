@@ -18,12 +18,13 @@ pub struct Expected {
 
 /// What is compared, beyond `grpc_{server,client}_`, and whether it has the label `grpc_type`.
 /// `in_flight` is not among the numbers of a truth, so it must be 0.
-const SUFFIXES: [(&str, bool); 8] = [
+const SUFFIXES: [(&str, bool); 9] = [
     ("started_total", true),
     ("handled_total", true),
     ("msg_received_total", true),
     ("msg_sent_total", true),
     ("handling_seconds_count", true),
+    ("first_message_seconds_count", false),
     ("msg_received_bytes_total", false),
     ("msg_sent_bytes_total", false),
     ("in_flight", false),
@@ -55,6 +56,11 @@ impl Expected {
         self.numbers.extend(other.numbers);
         self.unsure.extend(other.unsure);
         self
+    }
+
+    /// How many numbers.
+    pub(crate) fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     /// A table of what is not as expected.
@@ -133,9 +139,11 @@ fn numbers(role: &str, truth: &Truth) -> BTreeMap<String, u64> {
     let types = types(role, truth);
     for row in &truth.calls {
         let Sums { calls, sent, received, sent_bytes, received_bytes, .. } = row.sums;
+        let answered = if role == "client" { row.sums.any_received } else { row.sums.any_sent };
         for (suffix, has_type) in SUFFIXES {
             let number = match suffix {
                 "started_total" | "handled_total" | "handling_seconds_count" => calls,
+                "first_message_seconds_count" => answered,
                 "msg_received_total" => received,
                 "msg_sent_total" => sent,
                 "msg_received_bytes_total" => received_bytes,
@@ -193,6 +201,10 @@ grpc_client_handled_total{grpc_type="server_stream",grpc_service="s",grpc_method
 grpc_client_handling_seconds_sum{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 1.5
 grpc_client_handling_seconds_count{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
 grpc_client_handling_seconds_bucket{le="+Inf",grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
+# TYPE grpc_client_first_message_seconds histogram
+grpc_client_first_message_seconds_sum{grpc_service="s",grpc_method="M",pid="7",process="p"} 1.5
+grpc_client_first_message_seconds_count{grpc_service="s",grpc_method="M",pid="7",process="p"} 2
+grpc_client_first_message_seconds_bucket{le="+Inf",grpc_service="s",grpc_method="M",pid="7",process="p"} 2
 # TYPE grpc_client_msg_received counter
 grpc_client_msg_received_total{grpc_type="server_stream",grpc_service="s",grpc_method="M",pid="7",process="p"} 6
 # TYPE grpc_client_msg_sent counter
@@ -219,8 +231,11 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
             received_bytes: 60,
             most_sent: 1,
             most_received: 4,
+            any_sent: 2,
+            any_received: 2,
         };
-        let row = Row { method: "/s/M".into(), code: 5, requests_unsure, sums };
+        let row =
+            Row { method: "/s/M".into(), code: 5, requests_unsure, handling_us: Vec::new(), sums };
         let client = Identity { name: "x client".into(), pid: 7, comm: "p".into() };
         let expected = Expected::of_client(&client, &Truth { pid: 7, calls: vec![row] });
         expected.difference(&Metrics::parse(exposition).unwrap())

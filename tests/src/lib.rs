@@ -7,7 +7,10 @@
 //! - [`raw`]: peers that read and write what a test says, frame by frame;
 //! - [`daemon`]: the daemon as a process;
 //! - [`openmetrics`]: the strict reading of what it says;
-//! - [`expected`]: the comparison, number by number.
+//! - [`expected`]: the comparison, number by number;
+//! - [`tshark`]: the comparison with an independent dissection of the same traffic;
+//! - [`latency`]: the comparison with the peers' own clocks;
+//! - [`report`]: what was checked, for docs/correctness.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
 //! `cargo test -p tests --features privileged --test e2e -- [part of a case's name]`.
@@ -24,11 +27,14 @@
 
 pub mod daemon;
 pub mod expected;
+pub mod latency;
 pub mod openmetrics;
 #[cfg(feature = "privileged")]
 pub mod payload;
 pub mod peer;
 mod process;
 pub mod raw;
+pub mod report;
 pub mod stack;
 pub mod truth;
+pub mod tshark;

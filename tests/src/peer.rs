@@ -68,6 +68,11 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it listens.
     pub fn start(stack: &Stack, listen: Listen) -> Result<Self> {
+        Self::start_with(stack, listen, &[])
+    }
+
+    /// Likewise, with more arguments.
+    pub fn start_with(stack: &Stack, listen: Listen, args: &[&str]) -> Result<Self> {
         let folder = Folder::new()?;
         let listen = match listen {
             Listen::V4 => "127.0.0.1:0".into(),
@@ -75,7 +80,8 @@ impl Server {
             Listen::Unix => format!("unix:{}", folder.path("socket").display()),
         };
         let mut command = command(&stack.server, stack, &folder)?;
-        let mut child = command.arg("--listen").arg(listen).stdout(Stdio::piped()).spawn()?;
+        let mut child =
+            command.arg("--listen").arg(listen).args(args).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("a server without stdout")?;
         let process = Process::new(child);
         let mut line = String::new();

@@ -23,6 +23,11 @@ pub struct Stack {
     /// The server may end an expired unary call with a code of its own at the very moment in which
     /// the client resets it, so that nobody can say which code the wire has.
     pub races_deadline: bool,
+    /// The policies of a service config (gRFC A6) that the client carries out: `retryPolicy`,
+    /// `hedgingPolicy`.
+    pub policies: Vec<String>,
+    /// The client keeps a call whose deadline is over before it begins: nothing of it is written.
+    pub keeps_expired: bool,
 }
 
 /// A `peer.toml`. In its words, `{folder}` is the folder that it is in, `{cache}` a folder that is
@@ -49,6 +54,10 @@ struct Commands {
     client: Vec<String>,
     #[serde(default)]
     races_deadline: bool,
+    #[serde(default)]
+    policies: Vec<String>,
+    #[serde(default)]
+    keeps_expired: bool,
 }
 
 /// Prepares the stacks of all folders; what has been prepared before and has not changed is kept.
@@ -107,6 +116,8 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
             client: words.replace_all(&commands.client)?,
             env: env.clone(),
             races_deadline: commands.races_deadline,
+            policies: commands.policies,
+            keeps_expired: commands.keeps_expired,
         })
     };
     manifest.stacks.into_iter().map(stack).collect()

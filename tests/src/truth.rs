@@ -26,6 +26,9 @@ pub struct Row {
     /// refused the call: their number is not compared.
     #[serde(default)]
     pub requests_unsure: bool,
+    /// How long each took by the peer's own clock, in microseconds, in the order of their ends.
+    #[serde(default)]
+    pub handling_us: Vec<u64>,
     /// How many.
     #[serde(flatten)]
     pub sums: Sums,
@@ -35,7 +38,7 @@ pub struct Row {
 pub const CUT: i32 = -1;
 
 /// Calls, and their messages each way; bytes are those of the serialized messages, `most_` is of
-/// the call that had the most.
+/// the call that had the most, `any_` counts the calls that had any.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Sums {
@@ -46,6 +49,8 @@ pub struct Sums {
     pub received_bytes: u64,
     pub most_sent: u64,
     pub most_received: u64,
+    pub any_sent: u64,
+    pub any_received: u64,
 }
 
 impl Sums {
@@ -57,6 +62,8 @@ impl Sums {
         self.received_bytes += other.received_bytes;
         self.most_sent = self.most_sent.max(other.most_sent);
         self.most_received = self.most_received.max(other.most_received);
+        self.any_sent += other.any_sent;
+        self.any_received += other.any_received;
     }
 
     fn mirrored(self) -> Self {
@@ -68,6 +75,8 @@ impl Sums {
             received_bytes: self.sent_bytes,
             most_sent: self.most_received,
             most_received: self.most_sent,
+            any_sent: self.any_received,
+            any_received: self.any_sent,
         }
     }
 }
@@ -86,6 +95,14 @@ impl Truth {
         Self { pid: 0, calls: self.calls.iter().map(mirror).collect() }
     }
 
+    /// How many calls by method and code, where a call that its client may have cut is [`CUT`].
+    pub(crate) fn calls_with_cuts(&self) -> BTreeMap<(String, i32), u64> {
+        let rows = self.by_method_and_code(cut_code);
+        rows.into_iter()
+            .map(|((method, code), sums)| ((method.to_owned(), code), sums.calls))
+            .collect()
+    }
+
     fn by_method_and_code(&self, code: impl Fn(i32) -> i32) -> BTreeMap<(&str, i32), Sums> {
         let mut rows = BTreeMap::<_, Sums>::new();
         for row in &self.calls {
@@ -95,13 +112,17 @@ impl Truth {
     }
 }
 
+/// What a call is to those who cannot tell whether its client cut it: [`CUT`] if it may have been.
+pub(crate) fn cut_code(code: i32) -> i32 {
+    if CUT_BY_CLIENT.contains(&code) { CUT } else { code }
+}
+
 /// An error that shows the difference if the server and its clients do not tell the same.
 pub fn agree(server: &Truth, clients: &Truth) -> Result<()> {
     let clients = clients.mirrored();
-    let cut = |code| if CUT_BY_CLIENT.contains(&code) { CUT } else { code };
-    let mut clients = clients.by_method_and_code(cut);
+    let mut clients = clients.by_method_and_code(cut_code);
     clients.retain(|(_, code), _| *code != UNIMPLEMENTED);
-    let server = server.by_method_and_code(|code| code);
+    let server = server.by_method_and_code(cut_code);
     if server == clients {
         return Ok(());
     }
@@ -151,10 +172,13 @@ mod tests {
             method: "/s/M".into(),
             code,
             requests_unsure: false,
+            handling_us: Vec::new(),
             sums: Sums {
                 calls: 1,
                 most_sent: sent,
                 most_received: received,
+                any_sent: sent.min(1),
+                any_received: received.min(1),
                 sent,
                 received,
                 sent_bytes: 10 * sent,

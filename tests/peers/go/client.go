@@ -46,7 +46,7 @@ func carryOut(target, planFile string, truth *truth) error {
 func carryOutStep(target string, step *step, truth *truth) error {
 	channels := make([]*grpc.ClientConn, step.Connections)
 	for i := range channels {
-		channel, err := connect(target)
+		channel, err := connect(target, step)
 		if err != nil {
 			return err
 		}
@@ -66,16 +66,20 @@ func carryOutStep(target string, step *step, truth *truth) error {
 	return nil
 }
 
-func connect(target string) (*grpc.ClientConn, error) {
+func connect(target string, step *step) (*grpc.ClientConn, error) {
 	if !strings.HasPrefix(target, "unix:") {
 		target = "passthrough:///" + target
+	}
+	// Calls fail at once and once.
+	retries := grpc.WithDisableRetry()
+	if len(step.ServiceConfig) > 0 {
+		retries = grpc.WithDefaultServiceConfig(string(step.ServiceConfig))
 	}
 	channel, err := grpc.NewClient(
 		target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
-		// Calls fail at once and once.
-		grpc.WithDisableRetry(),
+		retries,
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(math.MaxInt32),
 			grpc.MaxCallSendMsgSize(math.MaxInt32),
@@ -167,6 +171,9 @@ func stream(ctx context.Context, cancel func(), channel *grpc.ClientConn, step *
 // write sends the requests and the half-close; what keeps it from that is told by RecvMsg.
 func write(ctx context.Context, stream grpc.ClientStream, step *step, call *call, answered <-chan struct{}) {
 	requests := step.Requests
+	if step.Holds {
+		requests--
+	}
 	if step.Rpc == "ServerStream" {
 		requests = 1
 	}
@@ -187,7 +194,7 @@ func write(ctx context.Context, stream grpc.ClientStream, step *step, call *call
 		}
 		call.sent(request)
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !step.Holds {
 		_ = stream.CloseSend()
 	}
 }

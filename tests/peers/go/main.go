@@ -20,6 +20,7 @@ func main() {
 	truthFile := flags.String("truth", "", "where to write what happened")
 	listen := flags.String("listen", "", "server: ADDRESS:PORT (port 0: any) or unix:PATH")
 	target := flags.String("target", "", "client: ADDRESS:PORT or unix:PATH")
+	age := flags.Int64("max-connection-age-ms", 0, "server: after which it closes connections")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
 	// ExitOnError: there is no error to return.
 	_ = flags.Parse(os.Args[2:])
@@ -27,7 +28,7 @@ func main() {
 	var err error
 	switch os.Args[1] {
 	case "server":
-		err = serve(*listen, truth)
+		err = serve(*listen, *age, truth)
 	case "client":
 		err = carryOut(*target, *planFile, truth)
 	default:

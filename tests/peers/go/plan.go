@@ -15,24 +15,26 @@ const service = "observer.test.v1.Echo"
 // step is one step of a plan; the fields and their defaults are those of
 // tests/peers/python/client.py.
 type step struct {
-	Rpc                 string  `json:"rpc"`
-	Count               int64   `json:"count"`
-	Concurrency         int     `json:"concurrency"`
-	Connections         int     `json:"connections"`
-	Payload             int     `json:"payload"`
-	Requests            uint32  `json:"requests"`
-	ResponseSize        uint32  `json:"response_size"`
-	Responses           uint32  `json:"responses"`
-	Code                uint32  `json:"code"`
-	Detail              string  `json:"detail"`
-	Raises              bool    `json:"raises"`
-	SleepMs             uint32  `json:"sleep_ms"`
-	SleepBetweenMs      uint32  `json:"sleep_between_ms"`
-	Lockstep            bool    `json:"lockstep"`
-	DeadlineMs          *int64  `json:"deadline_ms"`
-	CancelAfterMs       *int64  `json:"cancel_after_ms"`
-	CancelAfterMessages *uint64 `json:"cancel_after_messages"`
-	UnknownMethod       bool    `json:"unknown_method"`
+	Rpc                 string          `json:"rpc"`
+	Count               int64           `json:"count"`
+	Concurrency         int             `json:"concurrency"`
+	Connections         int             `json:"connections"`
+	Payload             int             `json:"payload"`
+	Requests            uint32          `json:"requests"`
+	ResponseSize        uint32          `json:"response_size"`
+	Responses           uint32          `json:"responses"`
+	Code                uint32          `json:"code"`
+	Detail              string          `json:"detail"`
+	Raises              bool            `json:"raises"`
+	SleepMs             uint32          `json:"sleep_ms"`
+	SleepBetweenMs      uint32          `json:"sleep_between_ms"`
+	Lockstep            bool            `json:"lockstep"`
+	DeadlineMs          *int64          `json:"deadline_ms"`
+	CancelAfterMs       *int64          `json:"cancel_after_ms"`
+	CancelAfterMessages *uint64         `json:"cancel_after_messages"`
+	Holds               bool            `json:"holds"`
+	ServiceConfig       json.RawMessage `json:"service_config"`
+	UnknownMethod       bool            `json:"unknown_method"`
 }
 
 func (s *step) UnmarshalJSON(text []byte) error {

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"observer.test/peer/echopb"
@@ -26,7 +27,7 @@ const grace = 2 * time.Second
 
 // serve serves until SIGTERM; it prints one JSON line {"pid", "address"} when
 // it listens.
-func serve(listen string, truth *truth) error {
+func serve(listen string, maxConnectionAgeMs int64, truth *truth) error {
 	network, address := "tcp", listen
 	path, unix := strings.CutPrefix(listen, "unix:")
 	if unix {
@@ -40,6 +41,8 @@ func serve(listen string, truth *truth) error {
 		grpc.MaxRecvMsgSize(math.MaxInt32),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.WaitForHandlers(true),
+		// 0: never.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: millis(maxConnectionAgeMs)}),
 	)
 	server.RegisterService(&description, &echo{truth})
 	terminated := make(chan os.Signal, 1)

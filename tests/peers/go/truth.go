@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -32,6 +33,11 @@ type sums struct {
 	// In one call.
 	MostSent     uint64 `json:"most_sent"`
 	MostReceived uint64 `json:"most_received"`
+	// Calls with at least one.
+	AnySent     uint64 `json:"any_sent"`
+	AnyReceived uint64 `json:"any_received"`
+	// How long each took.
+	HandlingUs []int64 `json:"handling_us"`
 }
 
 type row struct {
@@ -78,6 +84,9 @@ func (t *truth) add(c *call) {
 	row.ReceivedBytes += c.ReceivedBytes
 	row.MostSent = max(row.MostSent, c.Sent)
 	row.MostReceived = max(row.MostReceived, c.Received)
+	row.AnySent += min(c.Sent, 1)
+	row.AnyReceived += min(c.Received, 1)
+	row.HandlingUs = append(row.HandlingUs, time.Since(c.begun).Microseconds())
 	t.rows[c.key] = row
 }
 
@@ -85,12 +94,13 @@ func (t *truth) add(c *call) {
 // the same time.
 type call struct {
 	mutex sync.Mutex
+	begun time.Time
 	key
 	sums
 }
 
 func newCall(method string) *call {
-	return &call{key: key{Method: method, Code: cut}}
+	return &call{begun: time.Now(), key: key{Method: method, Code: cut}}
 }
 
 // sent counts a message that has gone out.

@@ -32,6 +32,8 @@ const DEFAULTS = {
   deadline_ms: null,
   cancel_after_ms: null,
   cancel_after_messages: null,
+  holds: false,
+  service_config: null,
   unknown_method: false,
 };
 // Until the server is there.
@@ -60,11 +62,16 @@ const STARTS = {
 
 function ignore() {}
 
+function options({ service_config }) {
+  if (service_config === null) return OPTIONS;
+  return { ...OPTIONS, 'grpc.enable_retries': 1, 'grpc.service_config': JSON.stringify(service_config) };
+}
+
 // Each of `concurrency` workers makes one call after the other.
 async function carryOut(target, step, truth) {
   const channels = Array.from(
     { length: step.connections },
-    () => new grpc.Client(target, grpc.credentials.createInsecure(), OPTIONS),
+    () => new grpc.Client(target, grpc.credentials.createInsecure(), options(step)),
   );
   const until = Date.now() + CONNECT_MS;
   await Promise.all(channels.map((channel) => promisify(channel.waitForReady).call(channel, until)));
@@ -97,13 +104,14 @@ async function makeCall(channel, step) {
   clearTimeout(timer);
   // An error may overtake messages.
   await watched.closed;
+  watched.forget();
   return truth;
 }
 
 // Sends all requests, or in lockstep the first.
 function write(call, step, truth) {
-  for (let turn = 0; turn < (step.lockstep ? 1 : step.requests); turn++) writeOne(call, step, truth);
-  if (!step.lockstep) call.end();
+  for (let turn = 0; turn < (step.lockstep ? 1 : step.requests - step.holds); turn++) writeOne(call, step, truth);
+  if (!step.lockstep && !step.holds) call.end();
 }
 
 function writeOne(call, step, truth) {

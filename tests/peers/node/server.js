@@ -1,7 +1,7 @@
 'use strict';
 // The grpc-js server of the end-to-end tests: does what each request says.
 //
-//     server.js --listen ADDRESS --truth FILE
+//     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N]
 //
 // Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and writes what it
 // knows happened to FILE.
@@ -127,9 +127,12 @@ function sleep(stream, millis) {
 }
 
 function main() {
-  const { values: args } = parseArgs({ options: { listen: { type: 'string' }, truth: { type: 'string' } } });
+  const { values: args } = parseArgs({
+    options: { listen: { type: 'string' }, truth: { type: 'string' }, 'max-connection-age-ms': { type: 'string' } },
+  });
+  const age = args['max-connection-age-ms'];
   const truth = new Truth();
-  const server = new grpc.Server(OPTIONS);
+  const server = new grpc.Server(age ? { ...OPTIONS, 'grpc.max_connection_age_ms': Number(age) } : OPTIONS);
   server.addService(SERVICE, {
     Unary: handled(truth, 'Unary', unary),
     ServerStream: handled(truth, 'ServerStream', serverStream),

@@ -11,6 +11,7 @@ const CUT = -1;
 class Call {
   constructor(method) {
     this.method = method;
+    this.begun = performance.now();
     this.sent = this.received = this.sent_bytes = this.received_bytes = 0;
     // What the handler ended with; a call that never got there was cut.
     this.code = CUT;
@@ -41,6 +42,9 @@ class Truth {
     for (const field of ['sent', 'received', 'sent_bytes', 'received_bytes']) row[field] += call[field];
     row.most_sent = Math.max(row.most_sent, call.sent);
     row.most_received = Math.max(row.most_received, call.received);
+    row.any_sent += call.sent > 0;
+    row.any_received += call.received > 0;
+    row.handling_us.push(Math.floor((performance.now() - call.begun) * 1000));
   }
 
   static #row({ method, code }) {
@@ -58,6 +62,11 @@ class Truth {
       // In one call.
       most_sent: 0,
       most_received: 0,
+      // Calls with at least one.
+      any_sent: 0,
+      any_received: 0,
+      // How long each took.
+      handling_us: [],
     };
   }
 

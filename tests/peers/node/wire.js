@@ -16,7 +16,7 @@ let keys = 0;
 // Counts what `call` receives; `metadata` is then to be that of its stream.
 function watch(call, metadata) {
   const key = String(keys++);
-  const watched = { call, closed: Promise.resolve() };
+  const watched = { call, closed: Promise.resolve(), forget: () => calls.delete(key) };
   calls.set(key, watched);
   metadata.set(CALL, key);
   return watched;
@@ -52,10 +52,11 @@ http2.connect = (...args) => {
   session.request = (headers, ...rest) => {
     const key = String(headers[CALL]);
     const watched = calls.get(key);
-    calls.delete(key);
     delete headers[CALL];
     const stream = request(headers, ...rest);
-    watched.closed = new Promise((closed) => stream.once('close', closed));
+    const before = watched.closed;
+    // A call that is tried again has several streams.
+    watched.closed = new Promise((closed) => stream.once('close', closed)).then(() => before);
     count(stream, watched.call);
     return stream;
   };

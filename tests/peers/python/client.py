@@ -39,6 +39,10 @@ DEFAULTS = {
     "cancel_after_ms": None,
     # Streams of responses: cancel when so many are in.
     "cancel_after_messages": None,
+    # Streams of requests: the last one never comes, the call is open until it is cancelled.
+    "holds": False,
+    # As gRPC defines it in JSON: with a policy for retries or hedging.
+    "service_config": None,
     # Call a method that no server has.
     "unknown_method": False,
 }
@@ -58,12 +62,20 @@ def parse(step):
     step.method = "/observer.test.v1.Echo/" + ("Missing" if step.unknown_method else step.rpc)
     step.timeout = seconds(step.deadline_ms)
     step.cancel_after = seconds(step.cancel_after_ms)
+    step.sent = step.requests - step.holds
     step.turns = step.requests if step.lockstep else 1
     return step
 
 
 def seconds(millis):
     return None if millis is None else millis / 1000
+
+
+def options(step):
+    if step.service_config is None:
+        return OPTIONS
+    known = [option for option in OPTIONS if option[0] != "grpc.enable_retries"]
+    return [*known, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(step.service_config))]
 
 
 def stub(channel, step):
@@ -88,7 +100,7 @@ class AsyncioClient:
         self._truth = truth
 
     async def run(self, step):
-        channels = [grpc.aio.insecure_channel(self._target, options=OPTIONS) for _ in range(step.connections)]
+        channels = [grpc.aio.insecure_channel(self._target, options=options(step)) for _ in range(step.connections)]
         await asyncio.wait_for(asyncio.gather(*(c.channel_ready() for c in channels)), CONNECT_SECONDS)
         turns = iter(range(step.count))
         await asyncio.gather(*(self._worker(step, channels, turns) for _ in range(step.concurrency)))
@@ -122,8 +134,8 @@ class AsyncioClient:
         elif step.rpc == "ServerStream":
             await self._read(call, step, truth, None)
         elif step.rpc == "ClientStream":
-            await self._write(call, step, truth, step.requests)
-            await call.done_writing()
+            await self._write(call, step, truth, step.sent)
+            await self._half_close(call, step)
             truth.receive(await call)
         elif step.lockstep:
             for _ in range(step.turns):
@@ -132,9 +144,14 @@ class AsyncioClient:
             await call.done_writing()
             await self._read(call, step, truth, None)
         else:
-            await self._write(call, step, truth, step.requests)
-            await call.done_writing()
+            await self._write(call, step, truth, step.sent)
+            await self._half_close(call, step)
             await self._read(call, step, truth, None)
+
+    @staticmethod
+    async def _half_close(call, step):
+        if not step.holds:
+            await call.done_writing()
 
     @staticmethod
     async def _write(call, step, truth, count):
@@ -170,7 +187,7 @@ class ThreadedClient:
         self._truth = truth
 
     def run(self, step):
-        channels = [grpc.insecure_channel(self._target, options=OPTIONS) for _ in range(step.connections)]
+        channels = [grpc.insecure_channel(self._target, options=options(step)) for _ in range(step.connections)]
         for channel in channels:
             grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
         turns = list(range(step.count))
@@ -191,7 +208,8 @@ class ThreadedClient:
 
     def _call(self, method, step, truth):
         read = threading.Semaphore(0)
-        argument = self._requests(step, truth, read)
+        ended = threading.Event()
+        argument = self._requests(step, truth, read, ended)
         if step.rpc in ("Unary", "ServerStream"):
             argument = truth.send(step.request)
         single = step.rpc in ("Unary", "ClientStream")
@@ -212,12 +230,13 @@ class ThreadedClient:
         except (grpc.RpcError, grpc.FutureCancelledError):
             pass
         truth.code = call.code().value[0]
+        ended.set()
         if timer:
             timer.cancel()
 
     @staticmethod
-    def _requests(step, truth, read):
-        for turn in range(step.requests):
+    def _requests(step, truth, read, ended):
+        for turn in range(step.sent):
             if step.lockstep and turn:
                 for _ in range(step.responses):
                     read.acquire()
@@ -225,6 +244,8 @@ class ThreadedClient:
                     # Cancelled: nothing goes out any more, no half-close either.
                     return
             yield truth.send(step.request)
+        if step.holds:
+            ended.wait()
 
 
 def main():

@@ -1,6 +1,6 @@
 """The grpcio server of the end-to-end tests: does what each request says.
 
-    server.py --mode asyncio|threaded --listen ADDRESS --truth FILE
+    server.py --mode asyncio|threaded --listen ADDRESS --truth FILE [--max-connection-age-ms N]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and
 writes what it knows happened to FILE.
@@ -201,8 +201,8 @@ def announce(listen, port):
     print(json.dumps({"pid": os.getpid(), "address": address}), flush=True)
 
 
-async def serve_asyncio(listen, truth):
-    server = grpc.aio.server(options=OPTIONS)
+async def serve_asyncio(listen, options, truth):
+    server = grpc.aio.server(options=options)
     echo_pb2_grpc.add_EchoServicer_to_server(AsyncioEcho(truth), server)
     port = server.add_insecure_port(listen)
     stop = asyncio.Event()
@@ -213,9 +213,9 @@ async def serve_asyncio(listen, truth):
     await server.stop(grace=2)
 
 
-def serve_threaded(listen, truth):
+def serve_threaded(listen, options, truth):
     pool = futures.ThreadPoolExecutor(max_workers=64)
-    server = grpc.server(pool, options=OPTIONS)
+    server = grpc.server(pool, options=options)
     echo_pb2_grpc.add_EchoServicer_to_server(ThreadedEcho(truth), server)
     port = server.add_insecure_port(listen)
     stop = threading.Event()
@@ -232,14 +232,18 @@ def main():
     parser.add_argument("--mode", choices=["asyncio", "threaded"], required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--truth", required=True)
+    parser.add_argument("--max-connection-age-ms", type=int)
     args = parser.parse_args()
     # Handlers that raise are part of the plan; their tracebacks are not news.
     logging.disable(logging.CRITICAL)
+    options = OPTIONS
+    if args.max_connection_age_ms:
+        options = [*OPTIONS, ("grpc.max_connection_age_ms", args.max_connection_age_ms)]
     truth = Truth()
     if args.mode == "asyncio":
-        asyncio.run(serve_asyncio(args.listen, truth))
+        asyncio.run(serve_asyncio(args.listen, options, truth))
     else:
-        serve_threaded(args.listen, truth)
+        serve_threaded(args.listen, options, truth)
     truth.write(args.truth)
 
 

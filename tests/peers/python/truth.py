@@ -3,12 +3,13 @@
 import json
 import os
 import threading
+import time
 
 # The code of a call that the other end cut: its server never chose one.
 CUT = -1
 
 # No message is too big for the tests; distinct channels are distinct connections;
-# a port is one server's; calls fail at once and once.
+# a port is one server's; calls fail at once, and once unless a plan's step says otherwise.
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -23,6 +24,7 @@ class Call:
 
     def __init__(self, method):
         self.method = method
+        self.begun = time.monotonic()
         self.sent = self.received = self.sent_bytes = self.received_bytes = 0
         # What the handler ended with; a call that never got there was cut.
         self.code = CUT
@@ -44,21 +46,26 @@ class Truth:
     """All calls of one peer, summed."""
 
     FIELDS = ("sent", "received", "sent_bytes", "received_bytes")
-    # `most_`: in one call.
-    SUMS = ("calls", *FIELDS, "most_sent", "most_received")
+    # `most_`: in one call; `any_`: calls with at least one.
+    SUMS = ("calls", *FIELDS, "most_sent", "most_received", "any_sent", "any_received")
 
     def __init__(self):
         self._rows = {}
         self._lock = threading.Lock()
 
     def add(self, call):
+        handling_us = int((time.monotonic() - call.begun) * 1e6)
         with self._lock:
-            row = self._rows.setdefault((call.method, call.code), dict.fromkeys(self.SUMS, 0))
+            new = {**dict.fromkeys(self.SUMS, 0), "handling_us": []}
+            row = self._rows.setdefault((call.method, call.code), new)
+            row["handling_us"].append(handling_us)
             row["calls"] += 1
             for field in self.FIELDS:
                 row[field] += getattr(call, field)
             row["most_sent"] = max(row["most_sent"], call.sent)
             row["most_received"] = max(row["most_received"], call.received)
+            row["any_sent"] += call.sent > 0
+            row["any_received"] += call.received > 0
 
     def write(self, path):
         """Writes the sums; the file appears whole or not at all."""

@@ -13,9 +13,10 @@ mod transports;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use tests::daemon::Daemon;
 use tests::raw::{Address, Talk};
+use tests::tshark::{self, Recording};
 
 /// All of them.
 pub(crate) fn trials() -> Vec<Trial> {
@@ -28,7 +29,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("processes", processes::add),
     ] {
         table.kind = kind;
+        table.recording = RECORDED.contains(&kind).then(Arc::default);
         add(&mut table);
+        table.compare_recording();
     }
     table.trials
 }
@@ -38,6 +41,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 struct Table {
     kind: &'static str,
     trials: Vec<Trial>,
+    /// Of the cases of this kind: begun with the first that is run.
+    recording: Option<Arc<Mutex<Option<Recording>>>>,
     /// The daemon of all: started with the first case that is run, and, because the cases have it
     /// among them, ended with the last.
     daemon: Arc<Mutex<Option<Daemon>>>,
@@ -51,13 +56,36 @@ impl Table {
         run: impl FnOnce(&Daemon, &str) -> Result<()> + Send + 'static,
     ) {
         let daemon = Arc::clone(&self.daemon);
+        let recording = self.recording.clone();
         self.alone(name, move |name| {
             let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
             if daemon.is_none() {
                 // Scrapes are many: short ones.
                 *daemon = Some(Daemon::start(&["--buckets", "1", "--series-ttl", "20s"])?);
             }
-            run(daemon.as_ref().context("a daemon")?, name)
+            let daemon = daemon.as_ref().context("a daemon")?;
+            if let Some(recording) = recording {
+                record(&recording, daemon)?;
+            }
+            run(daemon, name)
+        });
+    }
+
+    /// The last case of a kind that is recorded: tshark saw the same in all of them.
+    fn compare_recording(&mut self) {
+        let Some(recording) = self.recording.clone() else { return };
+        self.alone("what tshark sees of all of these", move |_| {
+            if !tshark::is_there()? {
+                tests::report::note("tshark is not installed");
+                return Ok(());
+            }
+            let recording = recording.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let recording = recording.context("nothing was recorded: run these with the others")?;
+            recording.finish()?.agree_with_raw_peers(cannot_tell)?;
+            tests::report::note("tshark");
+            tests::report::note("it cannot tell the codes of calls without grpc-status");
+            tests::report::note("it cannot tell of Unix sockets");
+            Ok(())
         });
     }
 
@@ -68,10 +96,7 @@ impl Table {
         run: impl FnOnce(&str) -> Result<()> + Send + 'static,
     ) {
         let name = format!("raw {}: {}", self.kind, name.as_ref());
-        let trial = Trial::test(name.clone(), move || {
-            run(&name).map_err(|error| Failed::from(format!("{error:#}")))
-        });
-        self.trials.push(trial);
+        self.trials.push(crate::trial(name, run));
     }
 
     /// A connection over IPv4 that both ends close when the case is over.
@@ -99,6 +124,27 @@ impl Table {
             talk.finish_closed()
         });
     }
+}
+
+/// The kinds whose traffic is recorded. The others' is bytes in great number, and other ways than
+/// loopback.
+const RECORDED: [&str; 2] = ["codes", "ends"];
+
+fn record(recording: &Mutex<Option<Recording>>, daemon: &Daemon) -> Result<()> {
+    let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
+    if recording.is_none() && tshark::is_there()? {
+        let address = daemon.address();
+        let (_, port) = address.rsplit_once(':').context("an address without port")?;
+        // Its scrapes are many, and not HTTP/2.
+        *recording = Some(Recording::of_all_but(port)?);
+    }
+    Ok(())
+}
+
+/// Methods of cases in which there is more on the wire than the daemon is to count, or which are
+/// not on loopback.
+fn cannot_tell(method: &str) -> bool {
+    method.contains("beyond-the-bound") || method.contains("Unix-socket")
 }
 
 // gRPC's codes, as far as they are named here.

@@ -111,6 +111,7 @@ impl Call {
             method: format!("/{service}/{}", self.method),
             code: if role == Client { self.code.client } else { self.code.server },
             requests_unsure: false,
+            handling_us: Vec::new(),
             sums: Sums {
                 calls: self.times,
                 sent: self.times * sent,
@@ -119,6 +120,8 @@ impl Call {
                 received_bytes: self.times * received_bytes,
                 most_sent: most(&self.requests),
                 most_received: most(&self.responses),
+                any_sent: self.times * sent.min(1),
+                any_received: self.times * received.min(1),
             },
         }
     }

@@ -14,6 +14,7 @@ use crate::expected::Expected;
 use crate::openmetrics::Metrics;
 use crate::peer::Identity;
 use crate::truth::Truth;
+use crate::tshark;
 
 /// An end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -348,6 +349,8 @@ impl<'a> Talk<'a> {
         self.compare()?;
         let missed = gaps(&self.daemon.scrape()?) - self.gaps;
         ensure!(missed.total_cmp(&0.0).is_eq(), "the daemon says that it missed {missed} things");
+        let ends = |call: &Call| [Client, Server].map(|role| call.row(&self.service, role));
+        tshark::tell(self.calls.iter().map(|(.., call)| ends(call)));
         self.end_peers()
     }
 

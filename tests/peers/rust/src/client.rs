@@ -207,7 +207,7 @@ fn requests(
 ) -> impl Stream<Item = Request> + Send + 'static + use<> {
     let (step, shared) = (Arc::clone(step), Arc::clone(shared));
     async_stream::stream! {
-        for turn in 0..step.requests {
+        for turn in 0..step.requests - u32::from(step.holds) {
             if step.lockstep && turn > 0 {
                 match shared.answered.acquire_many(step.responses).await {
                     Ok(permits) => permits.forget(),
@@ -216,6 +216,10 @@ fn requests(
             }
             let request = shared.call().send(step.request());
             yield request;
+        }
+        if step.holds {
+            // Closed, which is an error, when the call has ended.
+            let _ = shared.answered.acquire_many(u32::MAX >> 3).await;
         }
     }
 }

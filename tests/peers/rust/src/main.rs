@@ -2,6 +2,7 @@
 //! other stacks' peers (see the `tests` crate).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -35,6 +36,9 @@ enum Role {
         /// Where to write what happened.
         #[arg(long)]
         truth: PathBuf,
+        /// After which it closes connections.
+        #[arg(long)]
+        max_connection_age_ms: Option<u64>,
     },
     /// Carries out a plan.
     Client {
@@ -58,7 +62,10 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     match role {
-        Role::Server { listen, truth } => runtime.block_on(server::serve(&listen, &truth)),
+        Role::Server { listen, truth, max_connection_age_ms } => {
+            let age = max_connection_age_ms.map(Duration::from_millis);
+            runtime.block_on(server::serve(&listen, &truth, age))
+        }
         Role::Client { target, plan, truth } => {
             let plan = std::fs::read(&plan).with_context(|| format!("read {}", plan.display()))?;
             let stages = serde_json::from_slice(&plan).context("parse the plan")?;

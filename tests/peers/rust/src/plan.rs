@@ -19,6 +19,7 @@ pub(crate) enum Rpc {
 /// One step; the fields and their defaults are those of `tests/peers/python/client.py`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the names are those of the plans")]
 pub(crate) struct Step {
     pub(crate) rpc: Rpc,
     pub(crate) count: usize,
@@ -37,6 +38,7 @@ pub(crate) struct Step {
     deadline_ms: Option<u64>,
     cancel_after_ms: Option<u64>,
     pub(crate) cancel_after_messages: Option<u64>,
+    pub(crate) holds: bool,
     unknown_method: bool,
 }
 
@@ -60,6 +62,7 @@ impl Default for Step {
             deadline_ms: None,
             cancel_after_ms: None,
             cancel_after_messages: None,
+            holds: false,
             unknown_method: false,
         }
     }

@@ -27,7 +27,11 @@ const MAX_CONCURRENT_STREAMS: u32 = 4096;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM, then writes the truth.
-pub(crate) async fn serve(listen: &str, truth_file: &Path) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listen: &str,
+    truth_file: &Path,
+    max_connection_age: Option<Duration>,
+) -> anyhow::Result<()> {
     let truth = Arc::new(Truth::default());
     let service = EchoServer::new(Orders { truth: Arc::clone(&truth) })
         .max_decoding_message_size(usize::MAX)
@@ -37,8 +41,11 @@ pub(crate) async fn serve(listen: &str, truth_file: &Path) -> anyhow::Result<()>
     let shutdown = async {
         let _ = stopped.await;
     };
-    let router =
-        Server::builder().max_concurrent_streams(MAX_CONCURRENT_STREAMS).add_service(service);
+    let mut builder = Server::builder().max_concurrent_streams(MAX_CONCURRENT_STREAMS);
+    if let Some(age) = max_connection_age {
+        builder = builder.max_connection_age(age);
+    }
+    let router = builder.add_service(service);
     let server = if let Some(path) = listen.strip_prefix("unix:") {
         let listener = UnixListener::bind(path).with_context(|| format!("listen on {path}"))?;
         announce(listen)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use prost::Message;
@@ -16,7 +17,7 @@ const CUT: i32 = -1;
 #[derive(Default)]
 pub(crate) struct Truth(Mutex<BTreeMap<(String, i32), Sums>>);
 
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 struct Sums {
     calls: u64,
     sent: u64,
@@ -26,6 +27,11 @@ struct Sums {
     /// In one call.
     most_sent: u64,
     most_received: u64,
+    /// Calls with at least one.
+    any_sent: u64,
+    any_received: u64,
+    /// How long each took.
+    handling_us: Vec<u64>,
 }
 
 #[derive(Serialize)]
@@ -55,7 +61,7 @@ impl Truth {
                 method: method.clone(),
                 code: *code,
                 requests_unsure: *code == Code::Unimplemented as i32,
-                sums: *sums,
+                sums: sums.clone(),
             })
             .collect();
         let report = serde_json::to_vec(&Report { pid: std::process::id(), calls })?;
@@ -64,7 +70,7 @@ impl Truth {
         std::fs::rename(&part, path).with_context(|| format!("write {}", path.display()))
     }
 
-    fn add(&self, method: &str, code: i32, call: Sums) {
+    fn add(&self, method: &str, code: i32, call: &Sums, took: Duration) {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sums = rows.entry((method.to_owned(), code)).or_default();
         sums.calls += call.calls;
@@ -74,6 +80,9 @@ impl Truth {
         sums.received_bytes += call.received_bytes;
         sums.most_sent = sums.most_sent.max(call.sent);
         sums.most_received = sums.most_received.max(call.received);
+        sums.any_sent += call.sent.min(1);
+        sums.any_received += call.received.min(1);
+        sums.handling_us.push(took.as_micros() as u64);
     }
 }
 
@@ -81,6 +90,7 @@ impl Truth {
 /// dropped, so a handler that is dropped half-way is counted too.
 pub(crate) struct Call {
     truth: Arc<Truth>,
+    begun: Instant,
     method: String,
     code: i32,
     sums: Sums,
@@ -92,6 +102,7 @@ impl Call {
         let sums = Sums { calls: 1, ..Sums::default() };
         Self {
             truth: Arc::clone(truth),
+            begun: Instant::now(),
             method: method.to_owned(),
             code: CUT,
             sums,
@@ -124,7 +135,7 @@ impl Call {
     pub(crate) fn record(&mut self) {
         if !self.recorded {
             self.recorded = true;
-            self.truth.add(&self.method, self.code, self.sums);
+            self.truth.add(&self.method, self.code, &self.sums, self.begun.elapsed());
         }
     }
 }

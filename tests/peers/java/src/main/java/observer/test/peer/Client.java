@@ -71,7 +71,7 @@ final class Client {
   /** Each of `concurrency` workers makes one call after the other. */
   private void run(String target) throws InterruptedException {
     for (int i = 0; i < step.connections; i++) {
-      channels.add(connect(target));
+      channels.add(connect(target, step));
     }
     for (int i = 0; i < step.concurrency; i++) {
       next();
@@ -87,8 +87,8 @@ final class Client {
     }
   }
 
-  private static ManagedChannel connect(String target) throws InterruptedException {
-    ManagedChannel channel = Transport.channel(target);
+  private static ManagedChannel connect(String target, Step step) throws InterruptedException {
+    ManagedChannel channel = Transport.channel(target, step.service_config);
     long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(CONNECT_SECONDS);
     while (true) {
       ConnectivityState state = channel.getState(true);
@@ -133,15 +133,16 @@ final class Client {
       }
       MethodType type = step.method().getType();
       boolean streams = !type.clientSendsOneMessage();
+      int requests = streams && !step.lockstep ? step.requests - (step.holds ? 1 : 0) : 1;
       // Nothing may come in before all that is sent here has been counted.
       synchronized (this) {
         call.start(this, new Metadata());
         // A single response is delivered only when there was room for a second one.
         call.request(2);
-        for (int i = 0; i < (streams && !step.lockstep ? step.requests : 1); i++) {
+        for (int i = 0; i < requests; i++) {
           call.sendMessage(did.send(request));
         }
-        if (!(streams && step.lockstep)) {
+        if (!(streams && (step.lockstep || step.holds))) {
           call.halfClose();
         }
       }

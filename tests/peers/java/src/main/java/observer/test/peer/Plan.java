@@ -14,6 +14,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.stream.Collectors;
 import observer.test.v1.EchoGrpc;
@@ -43,6 +44,8 @@ final class Plan {
     Long deadline_ms = null;
     Long cancel_after_ms = null;
     Long cancel_after_messages = null;
+    boolean holds = false;
+    Map<String, ?> service_config = null;
     boolean unknown_method = false;
 
     Request request() {

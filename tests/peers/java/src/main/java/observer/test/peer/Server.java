@@ -4,6 +4,7 @@ import com.google.gson.Gson;
 import com.google.protobuf.ByteString;
 import io.grpc.Context;
 import io.grpc.Status;
+import io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.util.Arrays;
@@ -28,15 +29,17 @@ final class Server extends EchoGrpc.EchoImplBase {
   }
 
   /** Serves until SIGTERM; prints one JSON line {"pid", "address"} when it listens. */
-  static void serve(String listen, Truth truth) throws Exception {
+  static void serve(String listen, String maxConnectionAgeMs, Truth truth) throws Exception {
     CountDownLatch terminated = new CountDownLatch(1);
     Signal.handle(new Signal("TERM"), signal -> terminated.countDown());
-    io.grpc.Server server =
+    NettyServerBuilder builder =
         Transport.server(listen)
             .maxInboundMessageSize(Integer.MAX_VALUE)
-            .addService(new Server(truth))
-            .build()
-            .start();
+            .addService(new Server(truth));
+    if (maxConnectionAgeMs != null) {
+      builder.maxConnectionAge(Long.parseLong(maxConnectionAgeMs), TimeUnit.MILLISECONDS);
+    }
+    io.grpc.Server server = builder.build().start();
     Map<String, Object> line = new LinkedHashMap<>();
     line.put("pid", ProcessHandle.current().pid());
     line.put("address", listen.replaceAll(":0$", ":" + server.getPort()));

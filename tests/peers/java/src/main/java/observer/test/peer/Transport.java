@@ -9,6 +9,7 @@ import io.netty.channel.epoll.EpollEventLoopGroup;
 import io.netty.channel.epoll.EpollServerDomainSocketChannel;
 import io.netty.channel.unix.DomainSocketAddress;
 import java.net.InetSocketAddress;
+import java.util.Map;
 
 /** Addresses, {@code ADDRESS:PORT} or {@code unix:PATH}, and what grpc-java makes of them. */
 final class Transport {
@@ -29,7 +30,7 @@ final class Transport {
         .workerEventLoopGroup(UNIX_LOOPS);
   }
 
-  static ManagedChannel channel(String target) {
+  static ManagedChannel channel(String target, Map<String, ?> serviceConfig) {
     NettyChannelBuilder builder;
     if (target.startsWith(UNIX)) {
       builder =
@@ -42,7 +43,11 @@ final class Transport {
       builder = NettyChannelBuilder.forAddress(parse(target));
     }
     // Calls fail at once and once.
-    return builder.usePlaintext().disableRetry().maxInboundMessageSize(Integer.MAX_VALUE).build();
+    builder.usePlaintext().disableRetry().maxInboundMessageSize(Integer.MAX_VALUE);
+    if (serviceConfig != null) {
+      builder.enableRetry().defaultServiceConfig(serviceConfig);
+    }
+    return builder.build();
   }
 
   private static InetSocketAddress parse(String address) {

@@ -7,8 +7,10 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
 import java.util.Collection;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 
 /** What a peer knows happened: calls, messages and bytes by method and status code. */
@@ -37,6 +39,11 @@ final class Truth {
     // In one call.
     long most_sent;
     long most_received;
+    // Calls with at least one.
+    long any_sent;
+    long any_received;
+    // How long each took.
+    final List<Long> handling_us = new ArrayList<>();
 
     Row(Call call) {
       method = call.method;
@@ -50,6 +57,7 @@ final class Truth {
   /** One call's messages, as they pass. */
   static final class Call {
     private final String method;
+    private final long begun = System.nanoTime();
 
     /** What the handler ended with; a call that never got there was cut. */
     volatile int code = CUT;
@@ -96,6 +104,9 @@ final class Truth {
       row.received_bytes += call.receivedBytes;
       row.most_sent = Math.max(row.most_sent, call.sent);
       row.most_received = Math.max(row.most_received, call.received);
+      row.any_sent += call.sent > 0 ? 1 : 0;
+      row.any_received += call.received > 0 ? 1 : 0;
+      row.handling_us.add((System.nanoTime() - call.begun) / 1000);
     }
   }
 

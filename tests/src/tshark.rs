@@ -1,0 +1,318 @@
+//! An independent opinion: the same traffic, recorded on loopback and dissected by tshark, which
+//! has an HTTP/2 and HPACK of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{POLL, Process};
+use crate::truth::{CUT, Row, Truth, cut_code};
+
+/// For dumpcap to begin, to have written what happened, and to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Traffic to this UDP port (discard) is recorded too: it shows how far the recording is.
+const MARKER_PORT: u16 = 9;
+
+/// Between a packet's values of one field.
+const AGGREGATOR: char = '\u{1f}';
+
+/// What is asked of each packet.
+const FIELDS: [&str; 8] = [
+    "tcp.stream",
+    "http2.type",
+    "http2.flags",
+    "http2.streamid",
+    "http2.header.count",
+    "http2.header.name",
+    "http2.header.value",
+    "http2.rst_stream.error",
+];
+
+/// Whether both programs are installed. With `CI` in the environment they must be.
+pub fn is_there() -> Result<bool> {
+    let runs = |program: &str| {
+        let mut command = Command::new(program);
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let there = runs("dumpcap") && runs("tshark");
+    ensure!(there || std::env::var_os("CI").is_none(), "no tshark: apt-get install tshark");
+    Ok(there)
+}
+
+/// What raw peers did, of both ends, since it was last taken: the cases run one after the other.
+static TOLD: Mutex<Vec<[Row; 2]>> = Mutex::new(Vec::new());
+
+/// Raw peers did this: the same calls, as their client and their server know them.
+pub(crate) fn tell(calls: impl IntoIterator<Item = [Row; 2]>) {
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner).extend(calls);
+}
+
+/// A recording under way on loopback.
+#[derive(Debug)]
+pub struct Recording {
+    folder: TempDir,
+    dumpcap: Process,
+    /// What tshark is told to take for HTTP/2; the rest it must recognise.
+    http2: Option<String>,
+}
+
+impl Recording {
+    /// Of a port, which carries HTTP/2.
+    pub fn of_port(port: &str) -> Result<Self> {
+        Self::start(&format!("tcp port {port}"), Some(format!("tcp.port=={port},http2")))
+    }
+
+    /// Of all ports but one.
+    pub fn of_all_but(port: &str) -> Result<Self> {
+        Self::start(&format!("(tcp and not port {port})"), None)
+    }
+
+    fn start(filter: &str, http2: Option<String>) -> Result<Self> {
+        let folder = TempDir::with_prefix("capture-").context("create a folder")?;
+        let log = File::create(folder.path().join("log")).context("create dumpcap's log")?;
+        let child = Command::new("dumpcap")
+            .args(["-q", "-i", "lo", "-B", "64", "-w"])
+            .arg(folder.path().join("packets"))
+            .args(["-f", &format!("{filter} or udp port {MARKER_PORT}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("start dumpcap")?;
+        let recording = Self { folder, dumpcap: Process::new(child), http2 };
+        recording.wait_for_marker("begin")?;
+        Ok(recording)
+    }
+
+    /// Packets are written some time after they passed: a marker that is in the file has those
+    /// before it there too.
+    fn wait_for_marker(&self, name: &str) -> Result<()> {
+        let marker = format!("observer test {name} {}", self.folder.path().display());
+        let socket = UdpSocket::bind("127.0.0.1:0").context("open a socket")?;
+        let begin = Instant::now();
+        while begin.elapsed() < LIMIT {
+            // Nobody listens, which a second datagram may be told.
+            let _ = socket.send_to(marker.as_bytes(), ("127.0.0.1", MARKER_PORT));
+            sleep(5 * POLL);
+            let packets = fs::read(self.packets()).unwrap_or_default();
+            // It is among the last.
+            let end = packets.get(packets.len().saturating_sub(1 << 16)..).unwrap_or_default();
+            if end.windows(marker.len()).any(|window| window == marker.as_bytes()) {
+                return Ok(());
+            }
+        }
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        bail!("dumpcap records nothing: {log}")
+    }
+
+    fn packets(&self) -> PathBuf {
+        self.folder.path().join("packets")
+    }
+
+    /// Ends it; what tshark makes of it.
+    pub fn finish(mut self) -> Result<Calls> {
+        self.wait_for_marker("end")?;
+        self.dumpcap.signal(Signal::INT)?;
+        self.dumpcap.wait(LIMIT)?;
+        let mut tshark = Command::new("tshark");
+        tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", "http2", "-T", "fields"]);
+        tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
+        if let Some(http2) = &self.http2 {
+            tshark.args(["-d", http2]);
+        }
+        for field in FIELDS {
+            tshark.args(["-e", field]);
+        }
+        let output = tshark.stdin(Stdio::null()).output().context("run tshark")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "tshark ended with {}: {said}", output.status);
+        Calls::parse(&String::from_utf8_lossy(&output.stdout))
+    }
+}
+
+/// The calls that tshark sees, by path and code; [`CUT`] where no `grpc-status` was sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Calls(BTreeMap<(String, i32), u64>);
+
+/// One stream, as far as it has been read.
+#[derive(Default)]
+struct Stream {
+    path: Option<String>,
+    code: Option<i32>,
+    reset: bool,
+}
+
+impl Calls {
+    fn parse(lines: &str) -> Result<Self> {
+        let mut streams = BTreeMap::<(&str, &str), Stream>::new();
+        for line in lines.lines() {
+            packet(line, &mut streams).with_context(|| format!("tshark says {line:?}"))?;
+        }
+        let mut calls = BTreeMap::new();
+        for stream in streams.into_values() {
+            if let Some(path) = stream.path {
+                *calls.entry((path, cut_code(stream.code.unwrap_or(CUT)))).or_insert(0) += 1;
+            }
+        }
+        Ok(Self(calls))
+    }
+
+    /// An error that shows the difference if clients tell of other calls than tshark. It cannot
+    /// tell who cut a call, or why.
+    pub fn agree(&self, clients: &Truth) -> Result<()> {
+        let told = Self(clients.calls_with_cuts());
+        ensure!(!self.0.is_empty(), "tshark sees no call");
+        ensure!(
+            *self == told,
+            "tshark sees other calls.\n  tshark:  {self:?}\n  clients: {told:?}"
+        );
+        Ok(())
+    }
+}
+
+/// What raw peers tell of one method: how many calls, and by code as its client and its server know
+/// them.
+#[derive(Default)]
+struct Told {
+    calls: u64,
+    codes: [BTreeMap<i32, u64>; 2],
+}
+
+impl Calls {
+    /// An error if raw peers told of other calls than tshark sees, as far as it can tell: where
+    /// there is no `grpc-status`, it sees that there was a call.
+    pub fn agree_with_raw_peers(&self, cannot_tell: impl Fn(&str) -> bool) -> Result<()> {
+        let rows = std::mem::take(&mut *TOLD.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut methods = BTreeMap::<String, Told>::new();
+        for ends in rows.into_iter().filter(|[row, _]| !cannot_tell(&row.method)) {
+            let [client, _] = &ends;
+            let told = methods.entry(client.method.clone()).or_default();
+            told.calls += client.sums.calls;
+            for (codes, row) in told.codes.iter_mut().zip(&ends) {
+                *codes.entry(cut_code(row.code)).or_insert(0) += row.sums.calls;
+            }
+        }
+        ensure!(!methods.is_empty(), "no raw peer has told anything: nothing to compare");
+        for (method, told) in &methods {
+            self.agree_on(method, told)?;
+        }
+        Ok(())
+    }
+
+    fn agree_on(&self, method: &str, told: &Told) -> Result<()> {
+        let seen = self.0.iter().filter(|((path, _), _)| path == method);
+        let seen: Vec<_> = seen.map(|((_, code), calls)| (*code, *calls)).collect();
+        let all: u64 = seen.iter().map(|(_, calls)| calls).sum();
+        ensure!(all == told.calls, "{method}: {} calls, {all} to tshark", told.calls);
+        for (code, calls) in seen.into_iter().filter(|(code, _)| *code != CUT) {
+            let most = told.codes.iter().filter_map(|codes| codes.get(&code)).max().copied();
+            let most = most.unwrap_or(0);
+            ensure!(calls <= most, "{method}: {most} calls with {code}, {calls} to tshark");
+        }
+        Ok(())
+    }
+}
+
+/// A packet's frames, and what is in them: tshark tells it field by field, each in the frames' order.
+fn packet<'a>(line: &'a str, streams: &mut BTreeMap<(&'a str, &'a str), Stream>) -> Result<()> {
+    const HEADERS: &str = "1";
+    const RST_STREAM: &str = "3";
+    const PUSH_PROMISE: &str = "5";
+    const CONTINUATION: &str = "9";
+    const END_HEADERS: u8 = 4;
+
+    let fields: Vec<&str> = line.split('\t').collect();
+    let values = |index: usize| {
+        let text = fields.get(index).copied().unwrap_or_default();
+        text.split(AGGREGATOR).filter(move |_| !text.is_empty())
+    };
+    let connection = fields.first().copied().context("no fields")?;
+    let (types, flags, ids) = (values(1), values(2), values(3));
+    let (mut counts, mut names, mut texts, mut errors) =
+        (values(4), values(5), values(6), values(7));
+    for ((kind, flags), id) in types.zip(flags).zip(ids) {
+        let stream = streams.entry((connection, id)).or_default();
+        if kind == RST_STREAM {
+            errors.next().context("a reset without error")?;
+            stream.reset = true;
+        }
+        let flags = u8::from_str_radix(flags.trim_start_matches("0x"), 16).context("flags")?;
+        if ![HEADERS, PUSH_PROMISE, CONTINUATION].contains(&kind) || flags & END_HEADERS == 0 {
+            continue;
+        }
+        let count: usize = counts.next().context("a header block without a count")?.parse()?;
+        for _ in 0..count {
+            let name = names.next().context("a header without a name")?;
+            let text = texts.next().context("a header without a value")?;
+            match name {
+                // What a server sends once its client has reset the stream is no answer.
+                "grpc-status" if !stream.reset => stream.code = Some(code(text)),
+                ":path" => stream.path = Some(text.to_owned()),
+                _ => {}
+            }
+        }
+    }
+    ensure!(names.next().is_none() && errors.next().is_none(), "more fields than frames");
+    Ok(())
+}
+
+/// What is no code of gRPC's is `Unknown`.
+fn code(text: &str) -> i32 {
+    const UNKNOWN: i32 = 2;
+    text.parse().ok().filter(|code| (0..=16).contains(code)).unwrap_or(UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Calls;
+    use crate::truth::{CUT, Row, Sums, Truth};
+
+    const PACKETS: &str = "0\t4\x1f1\x1f0\t0x00\x1f0x04\x1f0x01\t0\x1f1\x1f1\t2\t:method\x1f:path\tPOST\x1f/s/M\t\n\
+        0\t1\x1f3\t0x05\x1f0x00\t1\x1f3\t1\tgrpc-status\t5\t8\n\
+        1\t1\x1f9\x1f3\t0x01\x1f0x04\x1f0x00\t1\x1f1\x1f1\t1\t:path\t/s/M\t8\n";
+
+    fn client(calls: &[(i32, u64)]) -> Truth {
+        let row = |&(code, calls): &(i32, u64)| Row {
+            method: "/s/M".into(),
+            code,
+            requests_unsure: false,
+            handling_us: Vec::new(),
+            sums: Sums { calls, ..Sums::default() },
+        };
+        Truth { pid: 1, calls: calls.iter().map(row).collect() }
+    }
+
+    #[test]
+    fn reads_frames_field_by_field() {
+        let calls = Calls::parse(PACKETS).unwrap();
+        let expected = [(("/s/M".to_owned(), 5), 1), (("/s/M".to_owned(), CUT), 1)];
+        assert_eq!(calls, Calls(expected.into()));
+        calls.agree(&client(&[(5, 1), (1, 1)])).unwrap();
+    }
+
+    #[test]
+    fn shows_what_differs() {
+        let calls = Calls::parse(PACKETS).unwrap();
+        for other in [&[(5, 1)][..], &[(5, 2), (1, 1)], &[(5, 1), (6, 1)], &[]] {
+            assert!(calls.agree(&client(other)).is_err(), "{other:?}");
+        }
+        assert!(Calls::parse("").unwrap().agree(&client(&[])).is_err(), "nothing was recorded");
+    }
+
+    #[test]
+    fn what_it_does_not_understand_is_an_error() {
+        assert!(Calls::parse(&PACKETS.replace("\t2\t", "\t3\t")).is_err());
+        assert!(Calls::parse(&PACKETS.replace("\t2\t", "\t1\t")).is_err());
+    }
+}
