@@ -63,22 +63,22 @@ pub(crate) fn tell(calls: impl IntoIterator<Item = [Row; 2]>) {
 pub struct Recording {
     folder: TempDir,
     dumpcap: Process,
-    /// What tshark is told to take for HTTP/2; the rest it must recognise.
-    http2: Option<String>,
+    /// The ports that tshark is to take for HTTP/2.
+    ports: String,
 }
 
 impl Recording {
     /// Of a port, which carries HTTP/2.
     pub fn of_port(port: &str) -> Result<Self> {
-        Self::start(&format!("tcp port {port}"), Some(format!("tcp.port=={port},http2")))
+        Self::start(&format!("tcp port {port}"), port)
     }
 
     /// Of all ports but one.
     pub fn of_all_but(port: &str) -> Result<Self> {
-        Self::start(&format!("(tcp and not port {port})"), None)
+        Self::start(&format!("(tcp and not port {port})"), "1-65535")
     }
 
-    fn start(filter: &str, http2: Option<String>) -> Result<Self> {
+    fn start(filter: &str, ports: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("capture-").context("create a folder")?;
         let log = File::create(folder.path().join("log")).context("create dumpcap's log")?;
         let child = Command::new("dumpcap")
@@ -90,7 +90,7 @@ impl Recording {
             .stderr(log)
             .spawn()
             .context("start dumpcap")?;
-        let recording = Self { folder, dumpcap: Process::new(child), http2 };
+        let recording = Self { folder, dumpcap: Process::new(child), ports: ports.to_owned() };
         recording.wait_for_marker("begin")?;
         Ok(recording)
     }
@@ -128,9 +128,7 @@ impl Recording {
         let mut tshark = Command::new("tshark");
         tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", "http2", "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
-        if let Some(http2) = &self.http2 {
-            tshark.args(["-d", http2]);
-        }
+        tshark.args(["-d", &format!("tcp.port=={},http2", self.ports)]);
         for field in FIELDS {
             tshark.args(["-e", field]);
         }

@@ -73,7 +73,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
     async def Bidi(self, request_iterator, context):
         call = Call(SERVICE + "Bidi")
         try:
-            turn = 0
+            turn, request = 0, None
             async for request in request_iterator:
                 call.receive(request)
                 for _ in range(request.responses):
@@ -86,6 +86,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
             self._truth.add(call)
 
     async def _read_all(self, call, request_iterator):
+        request = None
         async for request in request_iterator:
             call.receive(request)
         await self._whole(call, request)
@@ -93,7 +94,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
 
     @staticmethod
     async def _whole(call, request):
-        if call.received < request.requests:
+        if request is None or call.received < request.requests:
             # A reset that looked like a half-close: the cancellation is on its way.
             await asyncio.sleep(60)
 
@@ -142,6 +143,7 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
     def ClientStream(self, request_iterator, context):
         call, ended = self._begin("ClientStream", context)
         try:
+            request = None
             for request in request_iterator:
                 call.receive(request)
             self._whole(call, request, ended)
@@ -153,7 +155,7 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
     def Bidi(self, request_iterator, context):
         call, ended = self._begin("Bidi", context)
         try:
-            turn = 0
+            turn, request = 0, None
             for request in request_iterator:
                 call.receive(request)
                 for _ in range(request.responses):
@@ -179,7 +181,7 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
 
     @staticmethod
     def _whole(call, request, ended):
-        if call.received < request.requests:
+        if request is None or call.received < request.requests:
             # A half-close that a reset follows: what is answered in between would go out.
             ended.wait(60)
             raise Cut

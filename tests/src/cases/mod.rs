@@ -126,8 +126,8 @@ impl Table {
     }
 }
 
-/// The kinds whose traffic is recorded. The others' is bytes in great number, and other ways than
-/// loopback.
+/// The kinds whose traffic is recorded. The others' is minutes of work for tshark, or not HTTP/2
+/// alone, or not on loopback.
 const RECORDED: [&str; 2] = ["codes", "ends"];
 
 fn record(recording: &Mutex<Option<Recording>>, daemon: &Daemon) -> Result<()> {
