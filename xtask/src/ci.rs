@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use crate::{exec, setup, test};
+use crate::{correctness, exec, setup, test};
 
 /// Runs every step, so that one run shows all that is wrong; the tests last.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -30,6 +30,8 @@ pub(crate) fn run() -> Result<ExitCode> {
         println!("ci: dependencies: not run: cargo-deny is not installed");
     }
     let counts = test::all(&[]);
+    // After the tests, of which it tells.
+    step("docs/correctness.md", correctness::check());
     if !failed.is_empty() {
         println!("ci: failed beside the tests: {}", failed.join(", "));
     }

@@ -9,6 +9,7 @@
 
 mod build;
 mod ci;
+mod correctness;
 mod demo;
 mod exec;
 mod run;
@@ -48,6 +49,9 @@ enum Xtask {
     },
     /// Runs all tests: first those that need nothing, then those that need root, by sudo if need be.
     Test {
+        /// Writes what was run into docs/correctness.md; with a filter, what was run of it.
+        #[arg(long)]
+        document: bool,
         /// A filter and flags for the test binaries, after `--`.
         #[arg(last = true, value_name = "FILTER")]
         args: Vec<OsString>,
@@ -73,7 +77,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Build { release } => build::run(release),
         Xtask::Run { args } => run::run(&args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
-        Xtask::Test { args } => return test::run(&args),
+        Xtask::Test { document, args } => return test::run(document, &args),
         Xtask::Ci => return ci::run(),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, exec, setup};
+use crate::{build, correctness, exec, setup};
 
 /// What libtest said of one or more test binaries.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +22,12 @@ impl Display for Counts {
     }
 }
 
-pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
+pub(crate) fn run(document: bool, args: &[OsString]) -> Result<ExitCode> {
     setup::ensure()?;
     let counts = all(args)?;
+    if document {
+        correctness::write()?;
+    }
     println!("{counts}");
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
