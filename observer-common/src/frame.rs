@@ -135,8 +135,11 @@ impl FrameHeader {
             self.kind,
             kind::DATA | kind::HEADERS | kind::RST_STREAM | kind::PUSH_PROMISE | kind::CONTINUATION
         );
-        let says_nothing =
-            self.kind == kind::DATA && self.length == 0 && !self.has(flag::END_STREAM);
+        let says_nothing = match self.kind {
+            kind::DATA => self.length == 0 && !self.has(flag::END_STREAM),
+            kind::HEADERS => self.length == 0,
+            _ => false,
+        };
         self.is_legal()
             && self.flags & !flags == 0
             && self.length <= longest
@@ -237,6 +240,7 @@ mod tests {
             (kind::HEADERS, 0, 1, 1 << 20),
             (kind::SETTINGS, 0, 0, 600),
             (kind::DATA, 0, 1, 0),
+            (kind::HEADERS, flag::END_HEADERS, 1, 0),
             (kind::DATA, flag::END_STREAM, 2, 5),
             (kind::HEADERS, flag::END_HEADERS, 4, 5),
         ] {

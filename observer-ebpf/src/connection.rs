@@ -3,6 +3,8 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{record::direction, scanner::Scanner, step::Step};
 
+use crate::maps::Tries;
+
 /// States of a connection.
 pub mod state {
     /// Its first bytes may be those of HTTP/2; the client preface is not complete yet.
@@ -38,8 +40,8 @@ pub struct Connection {
     /// Not 0 if it was open before the daemon.
     pub joined: u8,
     pub _reserved: [u8; 3],
-    /// While `JOINING`: calls so far that were no frames.
-    pub tries: u32,
+    /// While `JOINING`: what has been tried so far.
+    pub tries: Tries,
     pub received: Direction,
     pub sent: Direction,
 }

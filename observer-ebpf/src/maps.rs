@@ -27,26 +27,31 @@ pub static CONNECTIONS: HashMap<Address, Connection> =
 #[repr(C)]
 pub struct Ignored {
     pub inode: u64,
-    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2;
-    /// [`Ignored::TRIED`] and how many calls of a connection that was open before the daemon were no
-    /// frames; or [`Ignored::FOR_GOOD`].
-    pub until: u64,
+    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2, or
+    /// another of the constants.
+    pub until: u32,
+    /// For [`Ignored::TRIED`]: how many calls were no frames, and a bit for each direction in which.
+    pub tries: Tries,
+}
+
+/// Calls of a connection that was open before the daemon in which no frames were found.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Tries {
+    pub calls: u16,
+    /// `1 << direction` for each that had any.
+    pub directions: u16,
 }
 
 impl Ignored {
-    pub const TRIED: u64 = 2;
-    pub const FOR_GOOD: u64 = u64::MAX;
+    /// The connection was open before the daemon, and may be HTTP/2.
+    pub const TRIED: u32 = 2;
+    pub const FOR_GOOD: u32 = 3;
 
     /// Whether a call in this direction is to be looked at all the same.
     #[inline(always)]
     pub const fn admits(&self, sent: u8) -> bool {
-        self.until == sent as u64 || self.tries() != 0
-    }
-
-    /// How many calls have been tried.
-    #[inline(always)]
-    pub const fn tries(&self) -> u64 {
-        if self.until == Self::FOR_GOOD || self.until < Self::TRIED { 0 } else { self.until - 1 }
+        self.until == sent as u32 || self.until == Self::TRIED
     }
 }
 

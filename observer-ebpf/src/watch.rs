@@ -14,7 +14,7 @@ use crate::{
     connection::{self, Connection, Direction, state},
     count::{count, count_protocol},
     filter, globals,
-    maps::{CONNECTIONS, IGNORED, Ignored},
+    maps::{CONNECTIONS, IGNORED, Ignored, Tries},
     probes::lifecycle,
     scratch::{self, Scratch},
     socket::{self, Socket},
@@ -74,9 +74,14 @@ fn is_selected(sock: u64) -> bool {
 
 /// Remembers a socket that is none of ours.
 #[inline(always)]
-fn ignore(socket: &Socket, until: u64) {
+fn ignore(socket: &Socket, until: u32) {
+    remember(socket, until, Tries::default());
+}
+
+#[inline(always)]
+fn remember(socket: &Socket, until: u32, tries: Tries) {
     // If it cannot be remembered it is looked at again.
-    let _ = IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until }, 0);
+    let _ = IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until, tries }, 0);
 }
 
 #[inline(always)]
@@ -126,7 +131,7 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
             let _ = CONNECTIONS.remove(call.socket.sock);
             // What looked like a server's SETTINGS may have been those of a connection already open.
             if connection.tcp == 0 && !counted {
-                try_again(&call.socket, 0);
+                try_again(call, Tries::default());
             } else {
                 ignore(&call.socket, Ignored::FOR_GOOD);
                 if !counted {
@@ -135,9 +140,9 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
             }
         }
         Outcome::NotFrames => {
-            let tries = u64::from(connection.tries);
+            let tries = connection.tries;
             let _ = CONNECTIONS.remove(call.socket.sock);
-            try_again(&call.socket, tries);
+            try_again(call, tries);
         }
     }
     Some(())
@@ -176,8 +181,8 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     let new = match begun {
         Ok(([received, sent], role)) => {
             let state = if begins_upgrade(&first) { state::UPGRADED } else { state::CANDIDATE };
-            let step = Step::default();
-            New { received, sent, step, role, state, tries: 0 }
+            let steps = [Step::default(); 2];
+            New { received, sent, steps, role, state, tries: Tries::default() }
         }
         Err(Protocol::Other) if late != Some(false) => join(call, &first, n)?,
         Err(protocol) => {
@@ -197,8 +202,9 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.tcp = u8::from(socket::sequence(call.socket.sock, false).is_some());
     connection.joined = u8::from(new.state == state::JOINING);
     connection.tries = new.tries;
-    connection.received = Direction::new(new.received, new.step);
-    connection.sent = Direction::new(new.sent, new.step);
+    let [received, sent] = new.steps;
+    connection.received = Direction::new(new.received, received);
+    connection.sent = Direction::new(new.sent, sent);
     let _ = IGNORED.remove(call.socket.sock);
     // By reference: a copy would be on the stack, which has no room for it.
     let connection: &Connection = connection;
@@ -214,47 +220,54 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
 struct New {
     received: Scanner,
     sent: Scanner,
-    step: Step,
+    /// Received, sent.
+    steps: [Step; 2],
     role: u8,
     state: u8,
-    tries: u32,
+    tries: Tries,
 }
 
 /// Most calls of a connection that was open before the daemon that are tried for a frame boundary:
 /// one that was selected is worth more patience than one among all of the node.
-const TRIES: u64 = 256;
-const TRIES_SELECTED: u64 = 1 << 16;
+const TRIES: u16 = 256;
+const TRIES_SELECTED: u16 = u16::MAX;
 
 /// A connection that was open before the daemon, if this call may begin with a frame.
 #[inline(always)]
 fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
     // SAFETY: the value is not kept.
     let tries = unsafe { IGNORED.get(call.socket.sock) }
-        .map_or(0, |it| if it.inode == call.socket.inode { it.tries() } else { 0 });
+        .filter(|ignored| ignored.inode == call.socket.inode)
+        .map_or(Tries::default(), |ignored| ignored.tries);
     let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = *first;
     let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
     let whole = n >= HEADER_LENGTH;
     if !(whole && frame.is_plausible() && frame.may_follow(&FrameHeader::default())) {
-        try_again(&call.socket, tries);
+        try_again(call, tries);
         return None;
     }
     let scanner = Scanner::at_unproven_frame();
-    let step = Step::joined_late(tries != 0);
-    let tries = tries as u32;
+    let refused = |direction| tries.directions >> direction & 1 != 0;
+    let steps = [
+        Step::joined_late(refused(direction::RECEIVED)),
+        Step::joined_late(refused(direction::SENT)),
+    ];
     let (role, state) = (role::UNKNOWN, state::JOINING);
-    Some(New { received: scanner, sent: scanner, step, role, state, tries })
+    Some(New { received: scanner, sent: scanner, steps, role, state, tries })
 }
 
 /// The call was no frames; one of the next ones may begin with one.
 #[inline(always)]
-fn try_again(socket: &Socket, tries: u64) {
+fn try_again(call: &Call, mut tries: Tries) {
     let selected = globals::filter_ports() || globals::filter_processes();
-    if tries >= if selected { TRIES_SELECTED } else { TRIES } {
-        ignore(socket, Ignored::FOR_GOOD);
+    if tries.calls >= if selected { TRIES_SELECTED } else { TRIES } {
+        ignore(&call.socket, Ignored::FOR_GOOD);
         count_protocol(Protocol::Other);
-    } else {
-        ignore(socket, Ignored::TRIED + tries);
+        return;
     }
+    tries.calls += 1;
+    tries.directions |= 1 << call.sent;
+    remember(&call.socket, Ignored::TRIED, tries);
 }
 
 /// Remembers what a socket carries instead of HTTP/2, and counts it, once.
@@ -265,7 +278,7 @@ fn not_ours(call: &Call, protocol: Protocol) {
         .is_some_and(|ignored| ignored.inode == call.socket.inode);
     // The first response may upgrade the connection; later ones are not looked at.
     let may_upgrade = matches!(protocol, Protocol::Http1) && !again;
-    let opposite = u64::from(call.sent ^ 1);
+    let opposite = u32::from(call.sent ^ 1);
     ignore(&call.socket, if may_upgrade { opposite } else { Ignored::FOR_GOOD });
     if !again {
         count_protocol(protocol);

@@ -22,7 +22,7 @@ static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// So many numbers were as expected.
-pub(crate) fn exact(numbers: usize) {
+pub fn exact(numbers: usize) {
     NUMBERS.fetch_add(numbers as u64, Ordering::Relaxed);
 }
 

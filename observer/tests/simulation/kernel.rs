@@ -90,8 +90,8 @@ struct Before {
     calls: usize,
     /// Bytes that went through it, by `record::direction`.
     passed: [u64; 2],
-    /// Calls since then that were no frames.
-    tries: u32,
+    /// In which directions calls since then were no frames.
+    refused: [bool; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ struct Connection {
     announced: bool,
     tcp: bool,
     joined: bool,
-    tries: u32,
+    refused: [bool; 2],
     /// By `record::direction`.
     directions: [Direction; 2],
 }
@@ -213,8 +213,9 @@ impl Kernel {
         let trying = connection.directions.iter().any(|direction| direction.step.is_trying());
         if connection.state == State::Joining && !trying {
             let passed = connection.directions.map(|direction| direction.passed);
-            let tries = connection.tries + 1;
-            self.before.insert(call.sock, Before { calls: 0, passed, tries });
+            let mut refused = connection.refused;
+            refused[d] = true;
+            self.before.insert(call.sock, Before { calls: 0, passed, refused });
         } else {
             self.connections.insert(call.sock, connection);
         }
@@ -246,7 +247,7 @@ impl Kernel {
                 announced: false,
                 tcp,
                 joined: false,
-                tries: 0,
+                refused: [false; 2],
                 directions: [new(received), new(sent)],
             });
         };
@@ -255,14 +256,16 @@ impl Kernel {
             return None;
         }
         let frame = <[u8; 9]>::try_from(first).ok().map(FrameHeader::parse);
-        let tries = before.tries;
         let follows = |frame: FrameHeader| frame.may_follow(&FrameHeader::default());
         if !frame.is_some_and(|frame| frame.is_plausible() && follows(frame)) {
-            before.tries += 1;
+            before.refused[usize::from(call.sent)] = true;
             return None;
         }
-        let step = Step::joined_late(tries > 0);
-        let new = |passed| Direction::new(Scanner::at_unproven_frame(), step, passed);
+        let Before { refused, passed, .. } = *before;
+        let new = |d: usize| {
+            let step = Step::joined_late(refused[d]);
+            Direction::new(Scanner::at_unproven_frame(), step, passed[d])
+        };
         Some(Connection {
             id: self.next_id,
             pid: 0,
@@ -271,8 +274,8 @@ impl Kernel {
             announced: false,
             tcp,
             joined: true,
-            tries,
-            directions: before.passed.map(new),
+            refused,
+            directions: [new(0), new(1)],
         })
     }
 

@@ -7,6 +7,7 @@
 mod codes;
 mod ends;
 mod frames;
+mod late;
 mod processes;
 mod transports;
 
@@ -27,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("frames", frames::add),
         ("transports", transports::add),
         ("processes", processes::add),
+        ("late", late::add),
     ] {
         table.kind = kind;
         table.recording = RECORDED.contains(&kind).then(Arc::default);

@@ -1,0 +1,305 @@
+//! Connections that were open, and in use, before the daemon: what is told of them is right, and what
+//! cannot be known is told as not seen.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use tests::daemon::{Daemon, free_address};
+use tests::openmetrics::Metrics;
+use tests::raw::command::{Read, Write};
+use tests::raw::frames::Frames;
+use tests::raw::talk::Role::{Client, Server};
+use tests::raw::{Address, Talk};
+use tests::truth::code_name;
+
+use super::{INTERNAL, NOT_FOUND, OK, Table};
+
+const NOT_SEEN: &str = "not_seen";
+
+pub(super) fn add(table: &mut Table) {
+    labels(table);
+    under_way(table);
+    boundaries(table);
+    others(table);
+}
+
+/// A case whose connection is in use before its own daemon is there: `before` is what happens until
+/// then, `after` what the daemon sees.
+fn late(
+    table: &mut Table,
+    name: impl AsRef<str>,
+    address: impl Fn(&str) -> Address + Send + 'static,
+    before: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    after: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.case(name, move |early, name| {
+        let joining = OnceCell::new();
+        let mut talk = Talk::begin(early, name, address(name))?;
+        before(&mut talk)?;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        talk.daemon = joining.get_or_init(|| daemon);
+        after(&mut talk)?;
+        talk.end_peers()
+    });
+}
+
+fn v4(_: &str) -> Address {
+    Address::V4(0)
+}
+
+/// A call from its beginning to its end.
+fn call(talk: &mut Talk<'_>, stream: u32, method: &str, code: i32) -> Result<()> {
+    talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
+    talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))
+}
+
+/// Two calls, so that all that they say is in the header tables.
+fn warm(talk: &mut Talk<'_>) -> Result<()> {
+    call(talk, 1, "Get", OK)?;
+    call(talk, 3, "Get", OK)
+}
+
+/// Both encoders empty their tables, and fill them anew.
+fn flush_tables(f: &mut Frames) -> &mut Frames {
+    f.resize_table(0).resize_table(4096)
+}
+
+/// The daemon says of both processes that these calls ended, by method and code, and no others; and
+/// that so many of them were seen to begin, and are open.
+fn says(talk: &mut Talk<'_>, ended: &[(&str, &str, u32)], started: u32, open: u32) -> Result<()> {
+    let mut want = BTreeMap::new();
+    for (method, code, calls) in ended {
+        *want.entry(((*method).to_owned(), (*code).to_owned())).or_insert(0.0) += f64::from(*calls);
+    }
+    for (role, name) in [(Client, "client"), (Server, "server")] {
+        let pid = talk.pid(role)?;
+        talk.daemon.wait_until(|metrics| {
+            let seen = handled(metrics, name, &pid);
+            if seen != want {
+                return Err(format!("the {name}'s calls are {seen:?}, not {want:?}"));
+            }
+            for (family, count) in [("started_total", started), ("in_flight", open)] {
+                let seen = metrics.sum(&format!("grpc_{name}_{family}"), &[("pid", &pid)]);
+                if seen.total_cmp(&f64::from(count)).is_ne() {
+                    return Err(format!("grpc_{name}_{family} is {seen}, not {count}"));
+                }
+            }
+            Ok(())
+        })?;
+    }
+    tests::report::exact(2 * (want.len() + 2));
+    Ok(())
+}
+
+fn handled(metrics: &Metrics, role: &str, pid: &str) -> BTreeMap<(String, String), f64> {
+    let mut handled = BTreeMap::new();
+    for (labels, value) in metrics.series(&format!("grpc_{role}_handled_total")) {
+        if labels.get("pid").is_some_and(|of| of == pid) {
+            let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+            *handled.entry((label("grpc_method"), label("grpc_code"))).or_insert(0.0) += value;
+        }
+    }
+    handled
+}
+
+fn not_found() -> &'static str {
+    code_name(NOT_FOUND)
+}
+
+fn labels(table: &mut Table) {
+    late(table, "warm header tables: nothing is guessed", v4, warm, |talk| {
+        for stream in [5, 7, 9] {
+            call(talk, stream, "Get", OK)?;
+        }
+        says(talk, &[(NOT_SEEN, NOT_SEEN, 3)], 3, 0)
+    });
+    late(table, "what is inserted later is known", v4, warm, |talk| {
+        for stream in [5, 7] {
+            call(talk, stream, "New", OK)?;
+        }
+        call(talk, 9, "New", NOT_FOUND)?;
+        says(talk, &[("New", NOT_SEEN, 2), ("New", not_found(), 1)], 3, 0)
+    });
+    late(table, "tables that are filled anew are known", v4, warm, |talk| {
+        call(talk, 5, "Get", OK)?;
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
+        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, OK))?;
+        call(talk, 9, "Get", OK)?;
+        call(talk, 11, "Get", NOT_FOUND)?;
+        let want = [(NOT_SEEN, NOT_SEEN, 1), ("Get", "OK", 2), ("Get", not_found(), 1)];
+        says(talk, &want, 4, 0)
+    });
+    late(table, "a header table of size 0 is known at once", v4, tableless, |talk| {
+        call(talk, 5, "Get", OK)?;
+        call(talk, 7, "Put", INTERNAL)?;
+        says(talk, &[("Get", "OK", 1), ("Put", code_name(INTERNAL), 1)], 2, 0)
+    });
+}
+
+/// Both encoders have no dynamic table.
+fn tableless(talk: &mut Talk<'_>) -> Result<()> {
+    talk.client(|f| f.resize_table(0).request(1, "Get").last_message(1, 5))?;
+    talk.server(|f| f.resize_table(0).response(1).message(1, 6).trailers(1, OK))?;
+    call(talk, 3, "Get", OK)
+}
+
+fn under_way(table: &mut Table) {
+    let open = |talk: &mut Talk<'_>| {
+        warm(talk)?;
+        talk.client(|f| f.request(5, "Stream").message(5, 5))?;
+        talk.server(|f| f.response(5).message(5, 6))
+    };
+    late(table, "a call under way ends without a method", v4, open, |talk| {
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
+        talk.client(|f| f.message(5, 5).end(5))?;
+        talk.server(|f| flush_tables(f).message(5, 6).trailers(5, NOT_FOUND))?;
+        talk.server(|f| f.response(7).message(7, 6).trailers(7, OK))?;
+        says(talk, &[(NOT_SEEN, not_found(), 1), ("Get", "OK", 1)], 1, 0)
+    });
+    late(table, "a call under way that is reset, or not ended, is not told of", v4, open, |talk| {
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5).reset(5, 8))?;
+        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, OK))?;
+        says(talk, &[("Get", "OK", 1)], 1, 0)
+    });
+    late(table, "a call that began before and never ends", v4, open, |talk| {
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
+        talk.server(|f| flush_tables(f).message(5, 6).response(7).message(7, 6).trailers(7, OK))?;
+        says(talk, &[("Get", "OK", 1)], 1, 0)
+    });
+}
+
+fn boundaries(table: &mut Table) {
+    type Of = fn(&str) -> Address;
+    for (name, address) in [
+        ("a Unix socket", (|name| Address::Abstract(name.into())) as Of),
+        ("IPv6", |_| Address::V6(0)),
+    ] {
+        late(table, name, address, tableless, |talk| {
+            call(talk, 5, "Get", OK)?;
+            says(talk, &[("Get", "OK", 1)], 1, 0)
+        });
+    }
+    // A message of frames: whoever takes its bytes for the stream's sees calls that there are not.
+    late(table, "a large message half way, made of frames", v4, half_way, |talk| {
+        for part in message_of_frames().chunks(7_001).skip(2) {
+            talk.client(|f| f.bytes(part))?;
+        }
+        talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+        for stream in (7..27).step_by(2) {
+            call(talk, stream, "Get", OK)?;
+        }
+        // The server's side is found at once, the client's after three whole calls.
+        says(talk, &[(NOT_SEEN, not_found(), 1), (NOT_SEEN, "OK", 2), ("Get", "OK", 8)], 8, 0)
+    });
+    late(table, "calls that are cut in the middle of frames", v4, tableless, |talk| {
+        (talk.way.write, talk.way.read) = (Write::Pieces(20), Read::Pieces(20));
+        for stream in (5..45).step_by(2) {
+            call(talk, stream, "Get", OK)?;
+        }
+        (talk.way.write, talk.way.read) = (Write::Write, Read::Read);
+        // Somewhere on the way the frames are found; here they are for certain.
+        for stream in (45..51).step_by(2) {
+            call(talk, stream, "Put", OK)?;
+        }
+        let put = (String::from("Put"), String::from("OK"));
+        for (role, name) in [(Client, "client"), (Server, "server")] {
+            let pid = talk.pid(role)?;
+            talk.daemon.wait_until(|metrics| match handled(metrics, name, &pid).get(&put) {
+                Some(calls) if calls.total_cmp(&3.0).is_eq() => Ok(()),
+                calls => Err(format!("the {name} has {calls:?} of 3 calls")),
+            })?;
+        }
+        Ok(())
+    });
+}
+
+/// The client's first 14,002 bytes of a call with a large message.
+fn half_way(talk: &mut Talk<'_>) -> Result<()> {
+    tableless(talk)?;
+    for part in message_of_frames().chunks(7_001).take(2) {
+        talk.client(|f| f.bytes(part))?;
+    }
+    Ok(())
+}
+
+/// Request headers, and a message whose bytes are whole calls.
+fn message_of_frames() -> Vec<u8> {
+    let mut inner = Frames::of("no.such.Service", tests::raw::Shape::default());
+    inner.resize_table(0);
+    for stream in (1..2_001).step_by(2) {
+        inner.request(stream, "Never").last_message(stream, 5).trailers(stream, INTERNAL);
+    }
+    let (inner, _) = inner.take();
+    let mut outer = Frames::of("late", tests::raw::Shape::default());
+    let path = [(":method", "POST"), (":scheme", "http"), (":path", "/late/Large")];
+    outer.headers(5, false, &[&path[..], &[("content-type", "application/grpc")]].concat());
+    let message = [&[0][..], &(inner.len() as u32).to_be_bytes(), &inner].concat();
+    for part in message.chunks(16_384) {
+        outer.data(5, false, part);
+    }
+    outer.end(5);
+    // What it inserted into the table must not be in a stream whose table has no room.
+    let (bytes, _) = outer.take();
+    bytes
+}
+
+fn others(table: &mut Table) {
+    let rest = |talk: &mut Talk<'_>| exchange(talk, 1);
+    late(table, "HTTP/2 that is not gRPC, its content type in the tables", v4, rest, |talk| {
+        for stream in [3, 5, 7] {
+            exchange(talk, stream)?;
+        }
+        says(talk, &[], 0, 0)?;
+        unclear(talk, 3)?;
+        // The same connection may carry both.
+        talk.client(|f| flush_tables(f).request(9, "Get").last_message(9, 5))?;
+        talk.server(|f| flush_tables(f).response(9).message(9, 6).trailers(9, OK))?;
+        says(talk, &[("Get", "OK", 1)], 1, 0)
+    });
+    table.case("something else that was open before is given up", |early, name| {
+        let joining = OnceCell::new();
+        let address = Address::V4(free_address()?.port());
+        let mut talk = Talk::connect(early, name, address)?;
+        talk.client(|f| f.bytes(b"+PING\r\n"))?;
+        talk.server(|f| f.bytes(b"+PONG\r\n"))?;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        talk.daemon = joining.get_or_init(|| daemon);
+        for _ in 0..300 {
+            talk.client(|f| f.bytes(b"+PING\r\n"))?;
+            talk.server(|f| f.bytes(b"+PONG\r\n"))?;
+        }
+        // Other connections of the machine may be given up as well.
+        talk.daemon.wait_until(|metrics| {
+            let others = [("protocol", "other")];
+            let seen = metrics.sum("observer_connections_seen_total", &others);
+            if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 given up")) }
+        })?;
+        says(&mut talk, &[], 0, 0)?;
+        talk.end_peers()
+    });
+}
+
+/// A request and its answer in HTTP/2 that are none of gRPC's.
+fn exchange(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
+    let request = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/api/v1"),
+        ("content-type", "application/json"),
+        ("x-request", "1"),
+    ];
+    let response = [(":status", "200"), ("content-type", "application/json"), ("x-served", "1")];
+    talk.client(|f| f.headers(stream, false, &request).data(stream, true, b"{\"a\": 1}"))?;
+    talk.server(|f| f.headers(stream, false, &response).data(stream, true, b"{}"))
+}
+
+/// The daemon says of so many streams, at each end, that nothing tells what they are.
+fn unclear(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
+    talk.daemon.wait_until(|metrics| {
+        let seen = metrics.sum("observer_unclear_streams_total", &[]);
+        let want = f64::from(2 * streams);
+        // Other connections of the machine may have some.
+        if seen >= want { Ok(()) } else { Err(format!("{seen} of {want} streams are unclear")) }
+    })
+}
