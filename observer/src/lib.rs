@@ -17,6 +17,7 @@ pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod preconditions;
+pub mod privileges;
 pub mod process;
 pub mod record;
 pub mod server;

@@ -9,8 +9,10 @@ use observer::{
     cli::{self, Action},
     config::Config,
     kernel::Probes,
-    log, metrics,
+    log,
+    metrics::{self, Descriptors},
     preconditions::{self, Places},
+    privileges,
     server::{self, Pages},
     worker::Worker,
 };
@@ -49,9 +51,16 @@ fn run(config: &Config) -> Result<()> {
     log::init(&config.log)?;
     preconditions::verify(config, &Places::default())?;
     let listener = preconditions::bind(config.listen)?;
+    let descriptors = match &config.descriptor_set {
+        Some(path) => Descriptors::read(path)?,
+        None => Descriptors::default(),
+    };
     let (probes, ring) = Probes::attach(config)?;
+    // Before there is another thread.
+    let left = privileges::give_up(&probes)?;
+    debug!("capabilities left: {left:?}");
     let (backend, filter) = (probes.backend(), &config.filter);
-    let worker = Arc::new(Worker::start(config, probes, ring)?);
+    let worker = Arc::new(Worker::start(config, descriptors, probes, ring)?);
     let runtime = runtime()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;

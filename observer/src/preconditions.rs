@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::config::Config;
 
@@ -113,13 +113,15 @@ fn privileges(status: &str, uid_map: &str) -> Result<&'static str> {
         .context("/proc/self/status does not tell the capabilities: is /proc mounted?")?;
     let sufficient = if effective & SYS_ADMIN != 0 {
         "CAP_SYS_ADMIN"
-    } else if effective & (BPF | PERFMON) == BPF | PERFMON {
-        "CAP_BPF and CAP_PERFMON"
     } else {
-        bail!(
-            "not permitted to load kernel programs: run as root (sudo observer …), or give it \
-             CAP_BPF and CAP_PERFMON"
-        );
+        for (name, bit) in [("CAP_BPF", BPF), ("CAP_PERFMON", PERFMON)] {
+            ensure!(
+                effective & bit != 0,
+                "not permitted to load kernel programs without {name}: run as root (sudo \
+                 observer …), or give it CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH"
+            );
+        }
+        "CAP_BPF and CAP_PERFMON"
     };
     // user_namespaces(7): the initial namespace maps everything to itself. The kernel honours
     // these capabilities nowhere else.
@@ -255,8 +257,12 @@ mod tests {
         assert_eq!(privileges(&root, INITIAL).expect("root"), "CAP_SYS_ADMIN");
         let two = status("000000c000000000");
         assert_eq!(privileges(&two, INITIAL).expect("two"), "CAP_BPF and CAP_PERFMON");
-        for effective in ["0000000000000000", "0000008000000000", "0000004000000000"] {
-            told(privileges(&status(effective), INITIAL), &["run as root", "CAP_PERFMON"]);
+        for (effective, missing) in [
+            ("0000000000000000", "without CAP_BPF:"),
+            ("0000008000000000", "without CAP_PERFMON:"),
+            ("0000004000000000", "without CAP_BPF:"),
+        ] {
+            told(privileges(&status(effective), INITIAL), &["run as root", missing]);
         }
         told(privileges("Name:\tx\n", INITIAL), &["/proc"]);
     }

@@ -49,15 +49,16 @@ enum Request {
 
 impl Worker {
     /// Starts the thread.
-    pub fn start(config: &Config, probes: Probes, ring: Ring) -> Result<Self> {
+    pub fn start(
+        config: &Config,
+        descriptors: Descriptors,
+        probes: Probes,
+        ring: Ring,
+    ) -> Result<Self> {
         let statistics = Statistics::new(
             config.buckets.clone(),
             Limits { max_methods: config.max_methods, ..Limits::default() },
         );
-        let descriptors = match &config.descriptor_set {
-            Some(path) => Descriptors::read(path)?,
-            None => Descriptors::default(),
-        };
         let pipeline =
             Pipeline::new(statistics, ProcFs, config.series_ttl).described_by(descriptors);
         let (requests, incoming) = mpsc::channel();

@@ -46,13 +46,21 @@ pub struct Daemon {
     process: Process,
     address: SocketAddr,
     log: Log,
+    _program: Program,
 }
 
 impl Daemon {
     /// Starts it and waits until it watches.
     pub fn start<S: AsRef<str>>(args: &[S]) -> Result<Self> {
+        Self::start_as(args, User::Own)
+    }
+
+    /// Likewise, run by somebody else.
+    pub fn start_as<S: AsRef<str>>(args: &[S], user: User) -> Result<Self> {
         let address = free_address()?;
-        let mut child = command()?
+        let program = Program::of(user)?;
+        let mut child = program
+            .command(user)
             .args(args.iter().map(AsRef::as_ref))
             .arg("--listen")
             .arg(address.to_string())
@@ -62,7 +70,8 @@ impl Daemon {
             .spawn()
             .context("start the daemon")?;
         let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
-        let mut daemon = Self { process: Process::new(child), address, log };
+        let process = Process::new(child);
+        let mut daemon = Self { process, address, log, _program: program };
         daemon.wait_until_watching().with_context(|| daemon.log.text())?;
         Ok(daemon)
     }
@@ -79,6 +88,11 @@ impl Daemon {
         }
         ensure!(self.is_ready()?, "the daemon says it is watching, but /readyz says otherwise");
         Ok(())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Its address, as an argument.
@@ -142,6 +156,13 @@ impl Daemon {
         self.end(Signal::INT)
     }
 
+    /// Ends it by SIGKILL, of which it learns nothing.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.wait(STOP_LIMIT)?;
+        Ok(())
+    }
+
     fn end(mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;
         let status = self.process.wait(STOP_LIMIT).with_context(|| self.log.text())?;
@@ -150,19 +171,23 @@ impl Daemon {
     }
 }
 
-/// Who runs a daemon that is to refuse.
+/// Who runs a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
     /// Who runs the tests: root.
     Own,
     /// One without any privilege.
     Nobody,
+    /// One with these capabilities (as setpriv(1) names them) and no other privilege.
+    With(&'static [&'static str]),
+    /// Likewise, where `/proc` shows it only its own processes (proc(5), `hidepid`).
+    Blindfolded(&'static [&'static str]),
 }
 
 /// Starts a daemon that must refuse, and returns the one line in which it says why.
 pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
-    let copy = if user == User::Nobody { Some(Copy::new()?) } else { None };
-    let mut command = copy.as_ref().map_or_else(command, |copy| Ok(copy.command()))?;
+    let program = Program::of(user)?;
+    let mut command = program.command(user);
     command.args(args.iter().map(AsRef::as_ref)).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("start the daemon")?;
@@ -179,28 +204,56 @@ pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
     }
 }
 
-fn command() -> Result<Command> {
-    Ok(Command::new(binary()?))
+/// The daemon's program; or a copy of it, where those can reach it who cannot enter /root, say.
+#[derive(Debug)]
+struct Program {
+    path: PathBuf,
+    _folder: Option<TempDir>,
 }
 
-/// The daemon where nobody can reach it, who cannot enter /root, say.
-struct Copy(TempDir);
-
-impl Copy {
-    fn new() -> Result<Self> {
+impl Program {
+    fn of(user: User) -> Result<Self> {
+        let binary = binary()?;
+        if user == User::Own {
+            return Ok(Self { path: binary, _folder: None });
+        }
         let folder = TempDir::with_prefix("observer-").context("create a folder")?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
-        let binary = binary()?;
-        fs::copy(&binary, folder.path().join("observer"))
-            .with_context(|| format!("copy {}", binary.display()))?;
-        Ok(Self(folder))
+        let path = folder.path().join("observer");
+        fs::copy(&binary, &path).with_context(|| format!("copy {}", binary.display()))?;
+        Ok(Self { path, _folder: Some(folder) })
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(self.0.path().join("observer"));
-        command.uid(NOBODY).gid(NOBODY);
+    fn command(&self, user: User) -> Command {
+        let mut command = Command::new(&self.path);
+        match user {
+            User::Own => {}
+            User::Nobody => {
+                command.uid(NOBODY).gid(NOBODY);
+            }
+            User::With(capabilities) => {
+                command = Command::new("setpriv");
+                command.args(only(capabilities)).arg(&self.path);
+            }
+            User::Blindfolded(capabilities) => {
+                let mount = "mount -t proc -o hidepid=2 proc /proc && exec \"$@\"";
+                command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", mount, "sh", "setpriv"]);
+                command.args(only(capabilities)).arg(&self.path);
+            }
+        }
         command
     }
+}
+
+/// What setpriv(1) is told.
+fn only(capabilities: &[&str]) -> Vec<String> {
+    let sets = ["--inh-caps", "--ambient-caps", "--bounding-set"];
+    let only = capabilities.join(",+");
+    let mut words = vec![format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+    words.push("--clear-groups".into());
+    words.extend(sets.map(|set| format!("{set}=-all,+{only}")));
+    words
 }
 
 fn binary() -> Result<PathBuf> {

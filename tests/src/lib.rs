@@ -6,6 +6,7 @@
 //! - [`truth`]: what a peer knows happened;
 //! - [`raw`]: peers that read and write what a test says, frame by frame;
 //! - [`daemon`]: the daemon as a process;
+//! - [`footprint`]: what it takes of the machine;
 //! - [`openmetrics`]: the strict reading of what it says;
 //! - [`expected`]: the comparison, number by number;
 //! - [`tshark`]: the comparison with an independent dissection of the same traffic;
@@ -28,6 +29,7 @@
 pub mod daemon;
 pub mod expected;
 pub mod latency;
+pub mod footprint;
 pub mod openmetrics;
 #[cfg(feature = "privileged")]
 pub mod payload;

@@ -103,3 +103,8 @@ fn a_filter_reads_as_a_sentence() {
     let ports_only = Filter { ports: ports("80").expect("valid"), ..Filter::default() };
     assert_eq!(ports_only.to_string(), "ports 80 of all processes");
 }
+
+#[test]
+fn only_this_machine_is_served_unless_it_is_asked_for() {
+    assert!(Config::default().listen.ip().is_loopback());
+}

@@ -8,6 +8,7 @@ mod codes;
 mod ends;
 mod frames;
 mod late;
+mod privileges;
 mod processes;
 mod transports;
 
@@ -29,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("transports", transports::add),
         ("processes", processes::add),
         ("late", late::add),
+        ("privileges", privileges::add),
     ] {
         table.kind = kind;
         table.recording = RECORDED.contains(&kind).then(Arc::default);

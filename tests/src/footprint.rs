@@ -1,0 +1,71 @@
+//! What a process takes of the machine, as the kernel tells it.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Its own: neither files nor what it shares with the kernel (the ring buffer).
+    pub memory: u64,
+    /// That of the BPF maps which it has open.
+    pub maps: u64,
+}
+
+impl Footprint {
+    /// As it is now.
+    pub fn of(pid: u32) -> Result<Self> {
+        let kib = status(pid, pid, "RssAnon")?;
+        let kib = kib.strip_suffix(" kB").context("not in kB")?;
+        let memory = kib.parse::<u64>().context("not a number")? * 1024;
+        Ok(Self { memory, maps: maps(pid)? })
+    }
+}
+
+/// A field of a thread's `/proc` status.
+pub fn status(pid: u32, thread: u32, field: &str) -> Result<String> {
+    let path = format!("/proc/{pid}/task/{thread}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    Ok(value.with_context(|| format!("no {field} in {path}"))?.trim().to_owned())
+}
+
+/// A process's threads.
+pub fn threads(pid: u32) -> Result<Vec<u32>> {
+    let names = fs::read_dir(format!("/proc/{pid}/task")).context("list threads")?;
+    let number = |entry: std::io::Result<fs::DirEntry>| {
+        entry?.file_name().to_string_lossy().parse().context("a thread without number")
+    };
+    names.map(number).collect()
+}
+
+/// The kernel tells what a map takes in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
+fn maps(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("list descriptors")? {
+        // Descriptors come and go.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        if text.contains("map_type:") {
+            let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+            sum += bytes.context("a map without size")?.trim().parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Footprint, status, threads};
+
+    #[test]
+    fn this_process_has_memory_threads_and_no_maps() {
+        let pid = std::process::id();
+        let footprint = Footprint::of(pid).unwrap();
+        assert!(footprint.memory > 0);
+        assert_eq!(footprint.maps, 0);
+        assert!(threads(pid).unwrap().contains(&pid));
+        assert_eq!(status(pid, pid, "Tgid").unwrap(), pid.to_string());
+        assert!(status(pid, pid, "Nothing").is_err());
+    }
+}
