@@ -13,7 +13,7 @@ use crate::{
     grpc::{Moment, Role, Sight},
     hpack::Interner,
     http2::Connection,
-    metrics::{Connections, Daemon, Descriptors, PathNames, Snapshot, Statistics},
+    metrics::{Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics},
     process::{Comm, CommSource, ProcessId, Processes},
     record::{Bytes, Event, Item, Open, Record, Unseen},
 };
@@ -24,10 +24,21 @@ const MAX_PATHS: usize = 16_384;
 /// Processes that are remembered.
 const MAX_PROCESSES: usize = 32_768;
 
+/// Memory for what connections hold beside their own: open calls, header tables, header blocks of
+/// which the rest is to come. Where a connection takes more than [`FAIR_SHARE`] while all together
+/// take more than this, what it holds is given up.
+pub const MAX_MEMORY: usize = 256 << 20;
+
+/// What a connection may always hold: two header tables of the usual size, and some hundred calls.
+pub const FAIR_SHARE: usize = 32 << 10;
+
 /// All state of the user side.
 #[derive(Debug)]
 pub struct Pipeline<S> {
     connections: FxHashMap<u64, Watched>,
+    /// What they hold, added up; [`MAX_MEMORY`] bounds it.
+    memory: usize,
+    max_memory: usize,
     interner: Interner,
     processes: Processes<S>,
     statistics: Statistics,
@@ -62,6 +73,8 @@ pub struct Figures {
     pub unclear_streams: u64,
     /// Records that are none.
     pub malformed: u64,
+    /// How often what a connection held was given up: too much memory.
+    pub forgotten: u64,
 }
 
 impl<S: CommSource> Pipeline<S> {
@@ -69,6 +82,8 @@ impl<S: CommSource> Pipeline<S> {
     pub fn new(statistics: Statistics, source: S, series_ttl: Duration) -> Self {
         Self {
             connections: FxHashMap::default(),
+            memory: 0,
+            max_memory: MAX_MEMORY,
             interner: Interner::new(MAX_PATHS),
             processes: Processes::new(MAX_PROCESSES, source),
             statistics,
@@ -117,8 +132,15 @@ impl<S: CommSource> Pipeline<S> {
             counted_for: None,
         });
         let at = Moment { time_ns: record.time_ns, process };
-        let Self { interner, statistics, figures, .. } = self;
+        let Self { interner, statistics, figures, memory, .. } = self;
+        *memory -= watched.connection.memory();
         let faults = watched.connection.handle(at, bytes, interner, statistics);
+        let held = watched.connection.memory();
+        if held > FAIR_SHARE && *memory + held > self.max_memory {
+            watched.connection.forget(record.time_ns, statistics);
+            figures.forgotten += 1;
+        }
+        *memory += watched.connection.memory();
         figures.bytes_lost += faults.records_lost;
         figures.bad_blocks += faults.blocks;
         figures.unknown_references += faults.unknown_references;
@@ -132,6 +154,7 @@ impl<S: CommSource> Pipeline<S> {
 
     fn closed(&mut self, record: &Record<'_>, unseen: Unseen) {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
+        self.memory -= watched.connection.memory();
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
         watched.connection.closed(record.time_ns, unseen, &mut self.statistics);
         self.figures.unclear_streams += watched.connection.calls().unclear();
@@ -183,6 +206,7 @@ impl<S: CommSource> Pipeline<S> {
         daemon.connections_seen.http2 =
             daemon.connections_seen.http2.saturating_sub(grpc_connections);
         daemon.unclear_streams = self.unclear_streams();
+        daemon.gaps.push(Gap { cause: "memory_limit", events: self.figures.forgotten, bytes: 0 });
         daemon.connections = self.connections_by_state();
         daemon.streams =
             self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
@@ -210,3 +234,6 @@ impl<S: CommSource> Pipeline<S> {
         by_state
     }
 }
+
+#[cfg(test)]
+mod tests;

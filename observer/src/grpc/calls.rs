@@ -476,6 +476,12 @@ impl Calls {
             let incomplete = call.missed.any();
             self.end(time_ns, stream, End::Closed { expired, incomplete }, sink);
         }
+        self.open = FxHashMap::default();
+    }
+
+    /// The memory that the open calls take, in bytes; with the table's own byte for each.
+    pub fn memory(&self) -> usize {
+        self.open.capacity() * (size_of::<(u32, Call)>() + 1)
     }
 
     /// Open streams, ascending, so that what follows does not depend on the table's order.

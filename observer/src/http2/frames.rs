@@ -9,6 +9,9 @@ use observer_common::{
 /// accept 8 KiB to 64 KiB; one that never ends must not fill memory.
 pub const MAX_BLOCK: usize = 1 << 20;
 
+/// A buffer larger than this is given back once what was in it has been read.
+const KEPT: usize = 1 << 12;
+
 /// A frame in pieces: one direction's.
 #[derive(Debug, Default)]
 pub struct FrameAssembly {
@@ -52,8 +55,15 @@ impl FrameAssembly {
         self.payload = Vec::new();
     }
 
-    #[cfg(test)]
-    pub(super) fn memory(&self) -> usize {
+    /// Gives back the memory of a large frame that has been read.
+    pub fn release(&mut self) {
+        if !self.open && self.payload.capacity() > KEPT {
+            self.payload = Vec::new();
+        }
+    }
+
+    /// The memory that it holds, in bytes.
+    pub fn memory(&self) -> usize {
         self.payload.capacity()
     }
 }
@@ -151,8 +161,15 @@ impl BlockAssembly {
         self.bytes = Vec::new();
     }
 
-    #[cfg(test)]
-    pub(super) fn memory(&self) -> usize {
+    /// Gives back the memory of a large block that has been read.
+    pub fn release(&mut self) {
+        if !self.open && self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// The memory that it holds, in bytes.
+    pub fn memory(&self) -> usize {
         self.bytes.capacity()
     }
 }

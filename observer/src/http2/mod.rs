@@ -74,6 +74,10 @@ impl Direction {
         }
     }
 
+    fn memory(&self) -> usize {
+        self.frame.memory() + self.block.memory() + self.decoder.memory()
+    }
+
     /// A header block may have been missed.
     fn lose_track(&mut self) {
         self.frame.drop_frame();
@@ -168,6 +172,21 @@ impl Connection {
         self.calls.closed(time_ns, sink);
     }
 
+    /// The memory that it holds beside its own, in bytes. O(1).
+    pub fn memory(&self) -> usize {
+        self.received.memory() + self.sent.memory() + self.calls.memory()
+    }
+
+    /// Gives up all that is known of it, and the memory: its open calls end, unseen. What begins
+    /// after that is followed as if the connection had been joined now.
+    pub fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
+        for flow in [Flow::Received, Flow::Sent] {
+            self.missed(flow);
+            self.direction(flow).decoder = Decoder::joined_late();
+        }
+        self.calls.closed(time_ns, sink);
+    }
+
     /// Bytes went by in these directions, and more may, before their next record.
     fn unseen(&mut self, unseen: Unseen) {
         for flow in [Flow::Received, Flow::Sent] {
@@ -226,6 +245,7 @@ impl Connection {
                 if let Some((header, payload)) = assembly.part(payload) {
                     self.frame(header, payload, context);
                 }
+                assembly.release();
                 self.direction(flow).frame = assembly;
             }
         }
@@ -307,10 +327,11 @@ impl Connection {
             context.faults.blocks += 1;
             headers.incomplete = true;
         }
-        if block.promised {
+        let (stream, end_stream, promised) = (block.stream, block.end_stream, block.promised);
+        direction.block.release();
+        if promised {
             return;
         }
-        let (stream, end_stream) = (block.stream, block.end_stream);
         if let Some(request) = headers.is_request() {
             let role = if request == (flow == Flow::Sent) { Role::Client } else { Role::Server };
             self.learn_role(role);

@@ -1,0 +1,127 @@
+//! The bound of what connections hold together.
+
+use std::time::Duration;
+
+use observer_common::{
+    frame::kind,
+    record::{direction, item_kind, record_kind, role},
+};
+
+use super::{FAIR_SHARE, Pipeline};
+use crate::{
+    metrics::{Buckets, Daemon, Limits, Statistics},
+    process::ProcFs,
+};
+
+const LIMIT: usize = 1 << 20;
+
+/// Longer than a connection's fair share, and shorter than what is kept of a frame.
+const FRAGMENT: usize = 4 * FAIR_SHARE;
+
+fn pipeline() -> Pipeline<ProcFs> {
+    let statistics = Statistics::new(Buckets::default(), Limits::default());
+    let mut pipeline = Pipeline::new(statistics, ProcFs, Duration::from_mins(5));
+    pipeline.max_memory = LIMIT;
+    pipeline
+}
+
+/// Frames of which a server reads so many bytes, as the kernel programs write it.
+fn record(connection: u64, kind: u8, position: u64, items: &[Vec<u8>]) -> Vec<u8> {
+    let length = items.iter().map(Vec::len).sum::<usize>() as u64;
+    let mut bytes = Vec::new();
+    for field in [connection, 1_000, position, length] {
+        bytes.extend(field.to_ne_bytes());
+    }
+    bytes.extend(std::process::id().to_ne_bytes());
+    bytes.extend([kind, direction::RECEIVED, role::SERVER, 0]);
+    bytes.extend(items.concat());
+    bytes
+}
+
+fn item(kind: u8, frame_kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, frame_kind, flags, 0];
+    for field in [stream, content.len() as u32, content.len() as u32] {
+        bytes.extend(field.to_ne_bytes());
+    }
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+fn open() -> Vec<u8> {
+    item(item_kind::OPEN, 0, 0, 0, &[0; 56])
+}
+
+/// `:path` by its number, `content-type: application/grpc`.
+fn request(stream: u32) -> Vec<u8> {
+    const END_HEADERS: u8 = 4;
+    let path = format!("/s/{}", stream % 7);
+    let content_type = b"\x0f\x10\x10application/grpc";
+    let block = [&[4, path.len() as u8], path.as_bytes(), content_type].concat();
+    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
+}
+
+fn forgotten(pipeline: &Pipeline<ProcFs>) -> u64 {
+    let snapshot = pipeline.snapshot(Daemon::default());
+    snapshot.daemon.gaps.iter().find(|gap| gap.cause == "memory_limit").unwrap().events
+}
+
+#[test]
+fn header_blocks_that_never_end_are_given_up_and_counted() {
+    const CONNECTIONS: u64 = 100;
+    let mut pipeline = pipeline();
+    let begun = item(item_kind::FRAME, kind::HEADERS, 0, 1, &vec![0; FRAGMENT]);
+    for connection in 1..=CONNECTIONS {
+        pipeline.handle(&record(connection, record_kind::BYTES, 0, &[open(), begun.clone()]));
+        assert!(pipeline.memory <= LIMIT + CONNECTIONS as usize * FAIR_SHARE);
+    }
+    let fit = (LIMIT / FRAGMENT) as u64;
+    assert_eq!(forgotten(&pipeline), CONNECTIONS - fit);
+    assert_eq!(pipeline.snapshot(Daemon::default()).daemon.connections.complete, fit);
+}
+
+#[test]
+fn a_connection_with_its_fair_share_is_followed_whatever_others_hold() {
+    let mut pipeline = pipeline();
+    let begun = item(item_kind::FRAME, kind::HEADERS, 0, 1, &vec![0; FRAGMENT]);
+    for connection in 1..=100 {
+        pipeline.handle(&record(connection, record_kind::BYTES, 0, &[open(), begun.clone()]));
+    }
+    let before = forgotten(&pipeline);
+    let requests: Vec<_> = (0..200).map(|call| request(2 * call + 1)).collect();
+    let all = [&[open()], &*requests].concat();
+    pipeline.handle(&record(1000, record_kind::BYTES, 0, &all));
+    assert_eq!(forgotten(&pipeline), before);
+    assert_eq!(pipeline.snapshot(Daemon::default()).daemon.streams, 200);
+}
+
+#[test]
+fn calls_beyond_the_bound_end_unseen() {
+    const CALLS: u32 = 20_000;
+    let mut pipeline = pipeline();
+    for connection in 1..=4 {
+        let requests: Vec<_> = (0..CALLS).map(|call| request(2 * call + 1)).collect();
+        let all = [&[open()], &*requests].concat();
+        pipeline.handle(&record(connection, record_kind::BYTES, 0, &all));
+    }
+    assert!(forgotten(&pipeline) > 0);
+    let snapshot = pipeline.snapshot(Daemon::default());
+    assert!(snapshot.daemon.streams < 4 * u64::from(CALLS));
+    let in_flight: u64 = snapshot.statistics.series().map(|(_, series)| series.in_flight()).sum();
+    assert_eq!(in_flight, snapshot.daemon.streams);
+}
+
+#[test]
+fn nothing_is_left_of_connections_that_ended() {
+    let mut pipeline = pipeline();
+    let begun = item(item_kind::FRAME, kind::HEADERS, 0, 3, &vec![0; FRAGMENT]);
+    for connection in 1..=50 {
+        let items = [open(), request(1), begun.clone()];
+        pipeline.handle(&record(connection, record_kind::BYTES, 0, &items));
+    }
+    assert!(pipeline.memory > 0);
+    for connection in 1..=50 {
+        pipeline.handle(&record(connection, record_kind::CLOSED, 0, &[]));
+    }
+    assert_eq!(pipeline.memory, 0);
+}
