@@ -37,10 +37,19 @@ impl Metrics {
 
     /// The sum of the series of this name that have these labels among theirs.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.with(name, labels).fold(0.0, |sum, value| sum + value)
+    }
+
+    /// How many series of this name have these labels among theirs.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        self.with(name, labels).count()
+    }
+
+    fn with(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = f64> {
         let has = |series: &Labels| {
             labels.iter().all(|(name, value)| series.get(*name).is_some_and(|v| v == value))
         };
-        self.series(name).filter(|(series, _)| has(series)).fold(0.0, |sum, (_, value)| sum + value)
+        self.series(name).filter(move |(series, _)| has(series)).map(|(_, value)| value)
     }
 
     /// The values of a label in all series of this name.

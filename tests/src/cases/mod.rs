@@ -8,6 +8,7 @@ mod codes;
 mod ends;
 mod frames;
 mod late;
+mod hostile;
 mod privileges;
 mod processes;
 mod transports;
@@ -31,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("processes", processes::add),
         ("late", late::add),
         ("privileges", privileges::add),
+        ("hostile", hostile::add),
     ] {
         table.kind = kind;
         table.recording = RECORDED.contains(&kind).then(Arc::default);

@@ -177,13 +177,13 @@ fn hand_overs(table: &mut Table) {
 }
 
 /// The program under another name, which becomes the process's.
-struct Renamed {
-    program: PathBuf,
+pub(super) struct Renamed {
+    pub(super) program: PathBuf,
     _folder: TempDir,
 }
 
 impl Renamed {
-    fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("raw-").context("create a folder")?;
         let link = folder.path().join(name);
         symlink(program()?, &link).context("name a program")?;

@@ -1,0 +1,454 @@
+//! What a peer may write that means harm: whoever reaches a watched port can.
+//!
+//! The daemon of each case is the case's own, so that what it takes can be measured. Beside the
+//! hostile connection there is one that behaves ([`Neighbour`]): its calls are made before, in
+//! between and after, and all its numbers must be right.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Resource, Rlimit};
+use tests::daemon::Daemon;
+use tests::footprint::Footprint;
+use tests::openmetrics::Metrics;
+use tests::raw::frames::{PREFACE, frame};
+use tests::raw::process::Start;
+use tests::raw::talk::Role::{Client, Server};
+use tests::raw::{Action, Address, Call, Talk};
+
+use super::processes::Renamed;
+use super::{NOT_FOUND, OK, Table};
+
+/// What the daemon may take in any of these cases, which README.md promises.
+const MEMORY: u64 = 64 << 20;
+
+/// What its maps may take, likewise.
+const MAPS: u64 = 32 << 20;
+
+/// Methods of a process that have series of their own: fewer than usual, as scrapes are many.
+const FEW: usize = 100;
+
+/// The largest frame without asking (RFC 9113 §6.5.2), and the largest of all.
+const USUAL_FRAME: usize = 16_384;
+const MAX_FRAME: usize = (1 << 24) - 1;
+
+/// Streams in one write: the kernel programs walk over all of their frames in one run.
+const AT_ONCE: u32 = 8_192;
+
+/// `CANCEL` (RFC 9113 §7).
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+pub(super) fn add(table: &mut Table) {
+    hostile(table, "1,000,000 streams opened and reset", FEW, |talk, neighbour| {
+        rapid_reset(talk, neighbour, 1_000_000, |_| BLOCK.to_vec())
+    });
+    hostile(table, "1,000,000 distinct paths", FEW, distinct_paths);
+    table.alone("a flood of connections", flood);
+    table.alone("more connections than are watched", more_connections_than_watched);
+    hostile(table, "CONTINUATION that never ends", FEW, endless_continuation);
+    hostile(table, "header blocks that expand to gigabytes", FEW, bombs);
+    hostile(table, "header tables resized with each block", FEW, table_sizes);
+    hostile(table, "lengths of frames that lie", FEW, lying_lengths);
+    hostile(table, "every byte in names and values of headers", 1000, every_byte);
+    table.alone("every byte in the name of a process", process_names);
+}
+
+/// A case with its own daemon, which has series for so many methods, and a connection that behaves.
+fn hostile(
+    table: &mut Table,
+    name: &str,
+    methods: usize,
+    attack: impl FnOnce(&mut Talk<'_>, &mut Neighbour<'_>) -> Result<()> + Send + 'static,
+) {
+    table.alone(name, move |name| {
+        let daemon = Daemon::start(&["--buckets", "1", "--max-methods", &methods.to_string()])?;
+        let mut neighbour = Neighbour::of(&daemon, name)?;
+        let mut talk = Talk::begin(&daemon, &format!("{name} hostile"), Address::V4(0))?;
+        neighbour.calls()?;
+        attack(&mut talk, &mut neighbour)?;
+        neighbour.calls()?;
+        neighbour.is_counted()?;
+        within_bounds(&daemon)
+    });
+}
+
+fn within_bounds(daemon: &Daemon) -> Result<()> {
+    let Footprint { memory, maps } = Footprint::of(daemon.pid())?;
+    ensure!(memory <= MEMORY, "the daemon takes {memory} bytes");
+    ensure!(maps <= MAPS, "its maps take {maps} bytes");
+    Ok(())
+}
+
+/// A connection that behaves.
+struct Neighbour<'a> {
+    talk: Talk<'a>,
+    next: u32,
+}
+
+impl<'a> Neighbour<'a> {
+    fn of(daemon: &'a Daemon, name: &str) -> Result<Self> {
+        let talk = Talk::begin(daemon, &format!("{name} neighbour"), Address::V4(0))?;
+        Ok(Self { talk, next: 1 })
+    }
+
+    /// Makes some calls. They succeed: what is written arrives, and in time.
+    fn calls(&mut self) -> Result<()> {
+        for _ in 0..10 {
+            let stream = self.next;
+            self.next += 2;
+            self.talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
+            self.talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+            self.talk.expect(Call::new("Get", OK).unary(5, 6))?;
+        }
+        Ok(())
+    }
+
+    fn is_counted(&self) -> Result<()> {
+        self.talk.compare()
+    }
+}
+
+/// The header block of every request after the first: references, as libraries write them.
+/// `:method`, `:scheme`, `:path`, `:authority`, `te`, `content-type`.
+const BLOCK: [u8; 6] = [0x83, 0x86, 0x80 + 65, 0x80 + 64, 0x80 + 63, 0x80 + 62];
+
+/// Opens streams and resets them at once (CVE-2023-44487), each with a block of its own.
+fn rapid_reset(
+    talk: &mut Talk<'_>,
+    neighbour: &mut Neighbour<'_>,
+    streams: u32,
+    block: impl Fn(u32) -> Vec<u8>,
+) -> Result<()> {
+    talk.client(|f| f.request(1, "Get"))?;
+    let numbers: Vec<u32> = (1..=streams).map(|number| 2 * number + 1).collect();
+    for (turn, numbers) in numbers.chunks(AT_ONCE as usize).enumerate() {
+        talk.client(|f| {
+            numbers.iter().fold(f, |f, &stream| {
+                f.frame(frame::HEADERS, frame::END_HEADERS, stream, &block(stream)).frame(
+                    frame::RST_STREAM,
+                    0,
+                    stream,
+                    &CANCEL,
+                )
+            })
+        })?;
+        // So that nothing is lost only because the daemon was given no time: the ring has room for
+        // what comes in between.
+        if turn % 4 == 0 {
+            talk.daemon.scrape()?;
+            neighbour.calls()?;
+        }
+    }
+    ended(talk, streams.into(), "Canceled")
+}
+
+/// So many calls ended with this code, at both ends, whatever their methods, and nothing else.
+fn ended(talk: &mut Talk<'_>, calls: u64, code: &str) -> Result<()> {
+    let ends = [("client", talk.pid(Client)?), ("server", talk.pid(Server)?)];
+    talk.daemon.wait_until(|metrics| {
+        for (role, pid) in &ends {
+            let name = format!("grpc_{role}_handled_total");
+            let all = metrics.sum(&name, &[("pid", pid)]);
+            let ended = metrics.sum(&name, &[("pid", pid), ("grpc_code", code)]);
+            if [all, ended].iter().any(|seen| seen.total_cmp(&(calls as f64)).is_ne()) {
+                return Err(format!("{role}: {ended} of {all} calls {code}, not {calls}"));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Each request has a path that nobody had before, as a literal that is not indexed.
+fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+    rapid_reset(talk, neighbour, 1_000_000, |stream| {
+        let path = format!("/hostile.Paths/{stream:016}");
+        [&[0x83, 0x86, 0x04, path.len() as u8], path.as_bytes(), BLOCK.get(3..).unwrap_or(&[])]
+            .concat()
+    })?;
+    let (metrics, pid) = (talk.daemon.scrape()?, talk.pid(Server)?);
+    // Those of --max-methods, and `other`.
+    let series = metrics.count("grpc_server_started_total", &[("pid", &pid)]);
+    ensure!(series == FEW + 1, "{series} series");
+    let other = [("pid", &*pid), ("grpc_service", "other"), ("grpc_method", "other")];
+    let others = metrics.sum("grpc_server_started_total", &other);
+    ensure!(others >= (1_000_000 - FEW) as f64, "{others} calls of other methods");
+    Ok(())
+}
+
+/// 8,000 connections at once, and as many again that are gone at once. This process is both ends.
+fn flood(name: &str) -> Result<()> {
+    const AT_ONCE: usize = 8_000;
+    let daemon = of_this_process(&[])?;
+    let mut neighbour = Neighbour::of(&daemon, name)?;
+    let before = connections(&daemon)?;
+    let mut flood = Flood::new()?;
+    for _ in 0..AT_ONCE {
+        flood.connect()?;
+    }
+    neighbour.calls()?;
+    ensure!(connections(&daemon)? - before == 2 * AT_ONCE, "not all connections are watched");
+    within_bounds(&daemon)?;
+    flood.open.clear();
+    for _ in 0..AT_ONCE {
+        flood.connect()?;
+        flood.open.clear();
+    }
+    neighbour.calls()?;
+    daemon.wait_until(|metrics| match open_connections(metrics) - before {
+        0 => Ok(()),
+        left => Err(format!("{left} connections are left")),
+    })?;
+    neighbour.is_counted()?;
+    within_bounds(&daemon)
+}
+
+/// What does not fit is counted, and what comes when there is room again is watched.
+fn more_connections_than_watched(name: &str) -> Result<()> {
+    const WATCHED: usize = 100;
+    let daemon = of_this_process(&["--max-connections", &WATCHED.to_string()])?;
+    let mut neighbour = Neighbour::of(&daemon, name)?;
+    neighbour.calls()?;
+    let mut flood = Flood::new()?;
+    for _ in 0..WATCHED {
+        flood.connect()?;
+    }
+    neighbour.calls()?;
+    let full = [("cause", "connections_full")];
+    let refused = daemon.scrape()?.sum("observer_gaps_total", &full);
+    // Both ends of each, and those of the neighbour.
+    let many = (WATCHED + 2) as f64;
+    ensure!(refused.total_cmp(&many).is_eq(), "{refused} ends of connections found no room");
+    flood.open.clear();
+    daemon.wait_until(|metrics| match open_connections(metrics) {
+        2 => Ok(()),
+        open => Err(format!("{open} connections are open")),
+    })?;
+    Neighbour::of(&daemon, &format!("{name} later")).and_then(|mut later| {
+        later.calls()?;
+        later.is_counted()
+    })?;
+    neighbour.is_counted()
+}
+
+/// A daemon that sees no connections but those of this process and the ones that it starts.
+fn of_this_process(more: &[&str]) -> Result<Daemon> {
+    let own = std::process::id().to_string();
+    Daemon::start(&[&["--pid", &own, "--children"], more].concat())
+}
+
+fn connections(daemon: &Daemon) -> Result<usize> {
+    Ok(open_connections(&daemon.scrape()?))
+}
+
+fn open_connections(metrics: &Metrics) -> usize {
+    metrics.sum("observer_connections", &[]) as usize
+}
+
+/// Connections of this process to itself, each of which opens HTTP/2.
+struct Flood {
+    listener: TcpListener,
+    open: Vec<[TcpStream; 2]>,
+}
+
+impl Flood {
+    fn new() -> Result<Self> {
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        rustix::process::setrlimit(Resource::Nofile, raised).context("allow more descriptors")?;
+        let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+        Ok(Self { listener, open: Vec::new() })
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let mut client = TcpStream::connect(self.listener.local_addr()?).context("connect")?;
+        let (mut server, _) = self.listener.accept().context("accept")?;
+        let mut opening = [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+        client.write_all(&opening)?;
+        server.read_exact(&mut opening)?;
+        self.open.push([client, server]);
+        Ok(())
+    }
+}
+
+fn endless_continuation(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+    let fragment = [0; USUAL_FRAME];
+    let before = missed(talk)?;
+    for connection in 0..4 {
+        if connection > 0 {
+            talk.reconnect()?;
+            talk.open_http2()?;
+        }
+        talk.client(|f| f.frame(frame::HEADERS, 0, 1, &fragment))?;
+        for _ in 0..16 {
+            talk.client(|f| (0..32).fold(f, |f, _| f.frame(frame::CONTINUATION, 0, 1, &fragment)))?;
+        }
+        neighbour.calls()?;
+    }
+    let given_up = missed(talk)? - before;
+    ensure!(given_up > 0.0, "nothing was given up");
+    Ok(())
+}
+
+fn missed(talk: &Talk<'_>) -> Result<f64> {
+    Ok(tests::raw::talk::gaps(&talk.daemon.scrape()?))
+}
+
+/// An entry of the table's size, and blocks of nothing but references to it: 60,000 times 4,000
+/// bytes.
+fn bombs(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+    const REFERENCES: usize = 60_000;
+    talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+    talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+    for stream in [3, 5, 7] {
+        // What is inserted is gone with it: the request is made of literals.
+        let entry = [b"\x40\x01x\x7f\xa1\x1e".as_slice(), &[b'x'; 4000]].concat();
+        let block = [request_literals("/hostile.Bombs/Get"), entry].concat();
+        let bomb = vec![0x80 + 62; REFERENCES];
+        talk.client(|f| {
+            f.frame(frame::HEADERS, 0, stream, &block);
+            let mut pieces = bomb.chunks(USUAL_FRAME).peekable();
+            while let Some(piece) = pieces.next() {
+                let last = if pieces.peek().is_none() { frame::END_HEADERS } else { 0 };
+                f.frame(frame::CONTINUATION, last, stream, piece);
+            }
+            f.last_message(stream, 5)
+        })?;
+        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+        neighbour.calls()?;
+    }
+    ended(talk, 4, "OK")
+}
+
+/// A request's fields as literals without indexing.
+fn request_literals(path: &str) -> Vec<u8> {
+    let path = [&[0x04, path.len() as u8], path.as_bytes()].concat();
+    [b"\x83\x86".as_slice(), &path, b"\x0f\x10\x10application/grpc"].concat()
+}
+
+fn table_sizes(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+    let sizes = [0, 4096, 31, 32, 33, 0, 100, 1 << 16, 1, 1 << 20, 0, 4096];
+    let mut stream = 1;
+    for _ in 0..100 {
+        for size in sizes {
+            talk.client(|f| {
+                f.resize_table(size).resize_table(0).resize_table(size);
+                f.request(stream, "Get").last_message(stream, 5)
+            })?;
+            talk.server(|f| {
+                f.resize_table(size).response(stream).message(stream, 6).trailers(stream, NOT_FOUND)
+            })?;
+            stream += 2;
+        }
+    }
+    neighbour.calls()?;
+    let calls = u64::from(stream / 2);
+    talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(calls))?;
+    talk.compare()?;
+    // Larger than any, in the middle of a block, and without an end: each a block that is none.
+    let before = missed(talk)?;
+    let updates: [&[u8]; 3] =
+        [b"\x3f\xe2\xff\xff\x7f", b"\x88\x20", b"\x3f\xff\xff\xff\xff\xff\xff\x0f"];
+    for block in updates {
+        talk.client(|f| f.frame(frame::HEADERS, 5, stream, block))?;
+        stream += 2;
+    }
+    let refused = missed(talk)? - before;
+    // At each end.
+    ensure!(refused.total_cmp(&6.0).is_eq(), "{refused} blocks are none");
+    Ok(())
+}
+
+/// Frames that are shorter or longer than they say, or than their type allows.
+fn lying_lengths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+    // Fixed lengths that are wrong: the frames say nothing, and what follows is in step.
+    talk.client(|f| f.request(1, "Get").frame(frame::RST_STREAM, 0, 1, &[0; 3]))?;
+    talk.client(|f| f.frame(frame::SETTINGS, 0, 0, &[0; 5]).frame(frame::PING, 0, 0, &[0; 99]))?;
+    talk.client(|f| f.frame(frame::GOAWAY, 0, 0, &[0; 3]).frame(frame::WINDOW_UPDATE, 0, 1, &[]))?;
+    // More padding than frame.
+    talk.client(|f| f.frame(frame::DATA, frame::PADDED, 1, &[255, 1, 2]).last_message(1, 5))?;
+    talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+    ended(talk, 1, "OK")?;
+    // Payloads that never come, or only in part.
+    let kinds = [frame::HEADERS, frame::DATA, frame::SETTINGS, frame::PING, frame::CONTINUATION];
+    for kind in kinds {
+        for length in [1, USUAL_FRAME, MAX_FRAME] {
+            talk.act(Client, Action::Close)?;
+            talk.act(Server, Action::Close)?;
+            talk.reconnect()?;
+            talk.open_http2()?;
+            let [_, length @ ..] = (length as u32).to_be_bytes();
+            let header = [&length[..], &[kind, 0, 0, 0, 0, 1]].concat();
+            talk.client(|f| f.bytes(&header))?;
+            talk.client(|f| f.bytes(&[0x83; 1000]))?;
+        }
+        neighbour.calls()?;
+    }
+    ended(talk, 1, "OK")
+}
+
+/// Paths, codes, types and other fields of every byte. Whatever a peer writes, the exposition can be
+/// read, and no call is lost.
+fn every_byte(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+    let mut stream = 1;
+    for byte in 0..=255_u8 {
+        let literal = |name: &[u8], value: &[u8]| {
+            [&[0, name.len() as u8], name, &[value.len() as u8], value].concat()
+        };
+        let path = [b"/s.S/".as_slice(), &[byte], b"M\"\\\n{", &[byte]].concat();
+        let fields = [
+            literal(b":path", &path),
+            literal(b"content-type", &[b"application/grpc+".as_slice(), &[byte]].concat()),
+            literal(&[byte], &[byte; 100]),
+            literal(b"grpc-timeout", &[byte, b'S']),
+        ];
+        let request = [b"\x83\x86".to_vec(), fields.concat()].concat();
+        talk.client(|f| f.frame(frame::HEADERS, frame::END_HEADERS, stream, &request))?;
+        let status = [b"\x88".to_vec(), literal(b"grpc-status", &[byte])].concat();
+        let fields = [status, literal(b"grpc-message", &[byte; 3]), literal(&[byte; 5], b"")];
+        talk.server(|f| f.frame(frame::HEADERS, 5, stream, &fields.concat()))?;
+        stream += 2;
+    }
+    neighbour.calls()?;
+    let pid = talk.pid(Server)?;
+    talk.daemon.wait_until(|metrics| {
+        let ended = |code: &str| {
+            metrics.sum("grpc_server_handled_total", &[("pid", &pid), ("grpc_code", code)])
+        };
+        let all = metrics.sum("grpc_server_handled_total", &[("pid", &pid)]);
+        // A digit is a code, `2` that of unknown, and so is what is no number.
+        let right =
+            [(all, 256.0), (ended("OK"), 1.0), (ended("NotFound"), 1.0), (ended("Unknown"), 247.0)];
+        if right.iter().all(|(seen, is)| seen.total_cmp(is).is_eq()) {
+            return Ok(());
+        }
+        Err(format!("seen and true: {right:?}"))
+    })?;
+    let series = talk.daemon.scrape()?.count("grpc_server_started_total", &[("pid", &pid)]);
+    ensure!(series == 256, "256 paths in {series} series");
+    Ok(())
+}
+
+/// Programs have any name that a file can have. In labels, what cannot be seen is escaped.
+fn process_names(name: &str) -> Result<()> {
+    let daemon = Daemon::start::<&str>(&[])?;
+    let names = [
+        ("a\"b\\c\nd{e}=,", r#"a"b\\c\x0ad{e}=,"#),
+        ("\u{1}\t\r\u{7f} \u{e9}\u{4e2d}", r"\x01\x09\x0d\x7f é中"),
+    ];
+    for (process, label) in names {
+        let renamed = Renamed::new(process)?;
+        let start = Start { program: Some(renamed.program.clone()), ..Start::default() };
+        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), [&start, &start])?;
+        talk.open_http2()?;
+        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+        talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+        let pid = talk.pid(Server)?;
+        let metrics = daemon.scrape()?;
+        let handled =
+            metrics.sum("grpc_server_handled_total", &[("pid", &pid), ("process", label)]);
+        let labels = metrics.label_values("grpc_server_handled_total", "process");
+        ensure!(handled.total_cmp(&1.0).is_eq(), "{label:?} is not among {labels:?}");
+    }
+    Ok(())
+}
