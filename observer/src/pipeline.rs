@@ -141,7 +141,7 @@ impl<S: CommSource> Pipeline<S> {
             figures.forgotten += 1;
         }
         *memory += watched.connection.memory();
-        figures.bytes_lost += faults.records_lost;
+        figures.bytes_lost = figures.bytes_lost.saturating_add(faults.records_lost);
         figures.bad_blocks += faults.blocks;
         figures.unknown_references += faults.unknown_references;
         if watched.counted_for.is_none() && watched.connection.calls().streams.measured > 0 {
