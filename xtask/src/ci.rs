@@ -1,10 +1,14 @@
 //! `cargo xtask ci`
 
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::{correctness, exec, setup, test};
+use crate::{correctness, exec, fuzz, setup, test};
+
+/// Each fuzz target. What it finds in this time was broken badly; hours are for whoever asks.
+const FUZZED: Duration = Duration::from_secs(10);
 
 /// Runs every step, so that one run shows all that is wrong; the tests last.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -28,6 +32,10 @@ pub(crate) fn run() -> Result<ExitCode> {
         step("dependencies", shown(&mut dependencies()));
     } else {
         println!("ci: dependencies: not run: cargo-deny is not installed");
+    }
+    match fuzz::available() {
+        Ok(()) => step("fuzzing", fuzz::run(&[], FUZZED, None)),
+        Err(error) => println!("ci: fuzzing: not run: {error:#}"),
     }
     let counts = test::all(&[]);
     // After the tests, of which it tells.

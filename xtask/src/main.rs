@@ -12,18 +12,20 @@ mod ci;
 mod correctness;
 mod demo;
 mod exec;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
 
-/// The project's commands. Each but `setup` runs `setup` first.
+/// The project's commands. Each but `setup` and `fuzz` runs `setup` first.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
@@ -56,6 +58,17 @@ enum Xtask {
         #[arg(last = true, value_name = "FILTER")]
         args: Vec<OsString>,
     },
+    /// Fuzzes what reads bytes that others choose: all targets, or those that are named.
+    Fuzz {
+        /// Of `fuzz/targets`.
+        targets: Vec<String>,
+        /// So long for each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Runs the target once, with this file.
+        #[arg(long, value_name = "FILE")]
+        replay: Option<PathBuf>,
+    },
     /// Everything a change must pass: formatting, lints, licenses, tests.
     Ci,
 }
@@ -77,6 +90,9 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Build { release } => build::run(release),
         Xtask::Run { args } => run::run(&args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
+        Xtask::Fuzz { targets, seconds, replay } => {
+            fuzz::run(&targets, Duration::from_secs(seconds), replay.as_deref())
+        }
         Xtask::Test { document, args } => return test::run(document, &args),
         Xtask::Ci => return ci::run(),
     };

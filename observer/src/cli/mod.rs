@@ -47,9 +47,11 @@ pub fn parse() -> Invocation {
         .unwrap_or_else(|error| error.exit())
 }
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+/// The environment's variables, by name.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Invocation, Error> {
+/// Likewise, of any arguments (the first is the program) and any environment.
+pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Invocation, Error> {
     // Help shows what is built in, and is there even when the file is broken.
     let named = command()
         .try_get_matches_from(args)

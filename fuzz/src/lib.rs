@@ -1,0 +1,63 @@
+//! What the fuzz targets share: reading choices out of the input, a driver of the scanner, and the
+//! daemon's user side with what must hold of it at any time.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use observer::hpack::PathId;
+use observer::metrics::{self, Buckets, Daemon, Limits, Statistics};
+use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
+use observer::process::{Comm, CommSource};
+
+pub mod drive;
+pub mod input;
+
+/// All processes have the same name.
+#[derive(Clone, Debug)]
+pub struct OneName;
+
+impl CommSource for OneName {
+    fn comm(&self, _: u32) -> Option<Comm> {
+        Some(Comm::truncated(b"fuzz"))
+    }
+}
+
+/// The daemon's user side, with room for few of anything.
+pub fn pipeline() -> Pipeline<OneName> {
+    let limits = Limits { max_methods: 4, max_series: 16 };
+    let buckets: Buckets = Buckets::default();
+    Pipeline::new(Statistics::new(buckets, limits), OneName, Duration::from_secs(1))
+}
+
+/// What `/metrics` says of calls, after what must always hold was checked.
+pub fn exposition(pipeline: &Pipeline<OneName>) -> String {
+    let snapshot = pipeline.snapshot(Daemon::default());
+    let open: u64 = snapshot.statistics.series().map(|(_, series)| series.in_flight()).sum();
+    assert!(open <= snapshot.daemon.streams, "{open} in flight, {:?}", snapshot.daemon.streams);
+    assert!(snapshot.statistics.len() <= 18, "{} series", snapshot.statistics.len());
+    const { assert!(FAIR_SHARE < MAX_MEMORY) };
+    let text = metrics::render(&snapshot).expect("a String takes all that is written to it");
+    assert!(text.ends_with("# EOF\n"));
+    for line in text.lines() {
+        assert!(line.starts_with("# ") || is_sample(line), "no sample: {line:?}");
+    }
+    let _ = snapshot.statistics.grpc_type(PathId::OTHER);
+    text.lines().filter(|line| line.starts_with("grpc_")).map(|line| format!("{line}\n")).collect()
+}
+
+/// `name{labels} value`: quotes only where they begin and end a label's value.
+fn is_sample(line: &str) -> bool {
+    let Some((head, value)) = line.rsplit_once(' ') else { return false };
+    let (mut in_value, mut escaped) = (false, false);
+    for character in head.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if in_value => escaped = true,
+            '"' => in_value = !in_value,
+            ' ' if !in_value => return false,
+            _ => {}
+        }
+    }
+    !in_value && value.parse::<f64>().is_ok()
+}

@@ -1,0 +1,49 @@
+//! The command line, the environment and the configuration file.
+#![no_main]
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
+
+use libfuzzer_sys::fuzz_target;
+use observer::cli;
+use observer_fuzz::input::Input;
+use tempfile::NamedTempFile;
+
+thread_local! {
+    static FILE: NamedTempFile = NamedTempFile::new().expect("a file");
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let file = input.bytes();
+    let variables: Vec<_> = (0..input.byte() % 4).map(|_| (input.bytes(), input.bytes())).collect();
+    let mut arguments = vec![OsString::from("observer")];
+    FILE.with(|place| {
+        if !file.is_empty() {
+            fs::write(place.path(), file).expect("written");
+            arguments.extend(["--config".into(), place.path().as_os_str().to_owned()]);
+        }
+    });
+    while !input.is_empty() {
+        arguments.push(OsString::from_vec(input.bytes().to_vec()));
+    }
+    let environment = |name: &str| {
+        let found = variables.iter().find(|(variable, _)| name.as_bytes().ends_with(variable));
+        found.map(|(_, value)| OsString::from_vec(value.to_vec()))
+    };
+    match cli::parse_from(&arguments, &environment) {
+        Ok(invocation) => {
+            let config = invocation.config;
+            let _ = config.filter.to_string();
+            assert!(config.filter.ports.iter().count() <= 65_535);
+        }
+        // Help and version are on standard output, and long.
+        Err(error) if error.use_stderr() => {
+            let text = error.to_string();
+            assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        Err(_) => {}
+    }
+});

@@ -1,0 +1,79 @@
+//! The header decoder against `loona-hpack`'s, from the start of a connection and joined late.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use observer::hpack::{Decoder, Error, Field, Interner, MAX_TABLE_SIZE};
+use observer_fuzz::input::Input;
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let joins = usize::from(input.byte() % 8);
+    let mut interner = Interner::new(64);
+    let (mut decoder, mut late) = (Decoder::from_start(), Decoder::joined_late());
+    let mut oracle = loona_hpack::Decoder::new();
+    oracle.set_max_allowed_table_size(MAX_TABLE_SIZE as usize);
+    for number in 0.. {
+        if input.is_empty() {
+            break;
+        }
+        let block = input.bytes();
+        let fields = decode(&mut decoder, block, &mut interner);
+        let truth = oracle.decode(block);
+        assert!(decoder.memory() <= MAX_TABLE_SIZE as usize);
+        match (&fields, &truth) {
+            (Ok(fields), Ok(truth)) => {
+                let meant: Vec<_> =
+                    truth.iter().map(|(name, value)| meaning(name, value, &mut interner)).collect();
+                assert_eq!(*fields, meant);
+            }
+            // Values of no interest are not looked at, so that not all that is wrong is found.
+            (_, Err(_)) => return,
+            // In the midst of a block (RFC 7541 section 4.2), where the other one lets it be.
+            (Err(Error::TableSizeMisplaced), Ok(_)) => return,
+            (Err(error), Ok(truth)) => panic!("{error:?}, and valid: {truth:?}"),
+        }
+        if number >= joins {
+            let (Ok(seen), Ok(fields)) = (decode(&mut late, block, &mut interner), fields) else {
+                panic!("refused, because it was joined late");
+            };
+            assert_eq!(seen.len(), fields.len());
+            for (seen, field) in seen.iter().zip(&fields) {
+                assert!(seen == field || *seen == Field::Unknown, "{seen:?}, not {field:?}");
+            }
+        }
+    }
+});
+
+fn decode(
+    decoder: &mut Decoder,
+    block: &[u8],
+    interner: &mut Interner,
+) -> Result<Vec<Field>, Error> {
+    let mut fields = Vec::new();
+    decoder.decode(block, interner, |field| fields.push(field)).map(|()| fields)
+}
+
+/// The field as it is read where it stands alone, written out.
+fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
+    let mut block = vec![0];
+    for text in [name, value] {
+        string(text, &mut block);
+    }
+    let fields = decode(&mut Decoder::from_start(), &block, interner).unwrap_or_default();
+    *fields.first().expect("a literal is a field")
+}
+
+/// A length in a prefix of seven bits (RFC 7541 section 5.1), and the octets.
+fn string(text: &[u8], block: &mut Vec<u8>) {
+    if let Some(mut rest) = text.len().checked_sub(127) {
+        block.push(127);
+        while rest >= 128 {
+            block.push(rest as u8 | 128);
+            rest >>= 7;
+        }
+        block.push(rest as u8);
+    } else {
+        block.push(text.len() as u8);
+    }
+    block.extend(text);
+}

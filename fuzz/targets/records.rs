@@ -1,0 +1,37 @@
+//! Any bytes as records, through the whole user side.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use observer_common::record::record_kind;
+use observer_fuzz::drive::Bytes;
+use observer_fuzz::input::Input;
+use observer_fuzz::{exposition, pipeline};
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let mut pipeline = pipeline();
+    let mut now_ns = 0;
+    while !input.is_empty() {
+        let choice = input.byte();
+        now_ns += u64::from(choice) << 24;
+        match choice % 8 {
+            0 => pipeline.handle(input.bytes()),
+            1 => pipeline.tick(now_ns),
+            // With a header that is one, so that what is behind it is reached.
+            _ => {
+                let header = Bytes {
+                    connection: u64::from(choice >> 6),
+                    time_ns: now_ns,
+                    position: u64::from(input.byte()),
+                    length: u64::from(input.byte()),
+                    direction: choice >> 3 & 1,
+                    role: choice >> 4 & 1,
+                };
+                let kinds = [record_kind::BYTES, record_kind::BYTES, input.byte() % 6];
+                let kind = kinds[usize::from(choice >> 5 & 1) + usize::from(choice % 8 == 7)];
+                pipeline.handle(&header.record(kind, input.bytes()));
+            }
+        }
+    }
+    exposition(&pipeline);
+});

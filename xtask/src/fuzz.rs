@@ -1,0 +1,119 @@
+//! `cargo xtask fuzz`: libFuzzer, on what whoever reaches a watched port can choose.
+//!
+//! The flags are those of cargo-fuzz without a sanitizer: what is fuzzed forbids `unsafe`. So any
+//! compiler will do, and nothing is installed; `cargo fuzz` works on the directory as well.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::exec;
+
+/// Where the coverage that steers libFuzzer is counted.
+const INSTRUMENTED: &str = "-Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    --cfg fuzzing";
+
+/// What is fuzzed is small, and so is what it may hold: MiB.
+const MEMORY: u32 = 1024;
+
+/// An input that takes longer than this is as bad as one that panics: seconds.
+const TIMEOUT: u32 = 10;
+
+/// Fuzzes the targets of these names, or all, for so long each; or runs one with a file.
+pub(crate) fn run(names: &[String], each: Duration, replay: Option<&Path>) -> Result<()> {
+    available()?;
+    build()?;
+    let all = targets()?;
+    for name in names {
+        ensure!(all.contains(name), "there is no target {name}: there are {}", all.join(", "));
+    }
+    let chosen = if names.is_empty() { &all[..] } else { names };
+    if let Some(file) = replay {
+        let [name] = chosen else { bail!("name the one target that is to read the file") };
+        return exec::run(binary(name)?.arg(file));
+    }
+    let failed: Vec<&str> =
+        chosen.iter().filter(|name| fuzz(name, each).is_err()).map(String::as_str).collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Whether libFuzzer, which is C++, can be built here; the error says what is missing.
+pub(crate) fn available() -> Result<()> {
+    let compilers = ["c++", "g++", "clang++"];
+    let found = compilers.into_iter().any(|name| exec::find(name).is_some());
+    ensure!(found || std::env::var_os("CXX").is_some(), "there is no C++ compiler for libFuzzer");
+    Ok(())
+}
+
+/// For the target, not for build scripts and macros: so the flags are those of `--target`. Without
+/// the kernel programs.
+fn build() -> Result<()> {
+    let mut cargo = exec::cargo(&["build", "--release", "--locked", "--quiet"]);
+    cargo.arg("--manifest-path").arg(directory().join("Cargo.toml"));
+    cargo.args(["--target", &host()?]).arg("--target-dir").arg(target_directory()?);
+    cargo.env("RUSTFLAGS", INSTRUMENTED).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    println!("$ {}", exec::shown(&cargo));
+    exec::run(cargo.env("AYA_BUILD_SKIP", "1"))
+}
+
+fn fuzz(name: &str, each: Duration) -> Result<()> {
+    let found = exec::target()?.join("fuzz").join("corpus").join(name);
+    fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
+    let mut prefix = OsString::from("-artifact_prefix=");
+    prefix.push(exec::target()?.join("fuzz").join(format!("{name}-")));
+    let mut fuzzer = binary(name)?;
+    fuzzer
+        .arg(format!("-max_total_time={}", each.as_secs()))
+        .args([format!("-rss_limit_mb={MEMORY}"), format!("-timeout={TIMEOUT}")])
+        .args(["-max_len=4096", "-verbosity=0", "-print_final_stats=1"])
+        .arg(prefix)
+        .args([found, directory().join("corpus").join(name)]);
+    println!("$ {}", exec::shown(&fuzzer));
+    exec::run(&mut fuzzer).inspect_err(|_| {
+        println!(
+            "fuzz: {name}: to run it again with what is named after \"Test unit written to\": \
+             cargo xtask fuzz {name} --replay FILE"
+        );
+    })
+}
+
+/// Those that the package has.
+fn targets() -> Result<Vec<String>> {
+    let place = directory().join("targets");
+    let entries =
+        fs::read_dir(&place).with_context(|| format!("cannot list {}", place.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.context("cannot list the targets")?.path();
+        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn binary(name: &str) -> Result<Command> {
+    Ok(Command::new(target_directory()?.join(host()?).join("release").join(name)))
+}
+
+fn directory() -> PathBuf {
+    exec::workspace().join("fuzz")
+}
+
+fn target_directory() -> Result<PathBuf> {
+    Ok(exec::target()?.join("fuzz"))
+}
+
+fn host() -> Result<String> {
+    let about = exec::output(Command::new("rustc").arg("-vV"), Duration::from_secs(30))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not say what it runs on")?.to_owned())
+}
