@@ -1,5 +1,6 @@
 //! What a process takes of the machine, as the kernel tells it.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context as _, Result};
@@ -40,18 +41,31 @@ pub fn threads(pid: u32) -> Result<Vec<u32>> {
     names.map(number).collect()
 }
 
+/// The numbers of the BPF programs that it has open.
+pub fn programs(pid: u32) -> Result<BTreeSet<u32>> {
+    let numbers = described(pid)?.into_iter().filter_map(|text| field(&text, "prog_id:"));
+    numbers.map(|number| number.parse().context("no number")).collect()
+}
+
 /// The kernel tells what a map takes in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
 fn maps(pid: u32) -> Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("list descriptors")? {
-        // Descriptors come and go.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        if text.contains("map_type:") {
-            let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-            sum += bytes.context("a map without size")?.trim().parse::<u64>()?;
-        }
-    }
-    Ok(sum)
+    let maps = described(pid)?.into_iter().filter(|text| text.contains("map_type:"));
+    maps.map(|text| {
+        field(&text, "memlock:").context("a map without size")?.parse::<u64>().context("no size")
+    })
+    .sum()
+}
+
+/// What the kernel says of each of a process's descriptors.
+fn described(pid: u32) -> Result<Vec<String>> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let entries = fs::read_dir(&folder).with_context(|| format!("list {folder}"))?;
+    // Descriptors come and go.
+    Ok(entries.flatten().flat_map(|entry| fs::read_to_string(entry.path())).collect())
+}
+
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The bound of what connections hold together.
+//! What connections hold together is bounded, and nothing is kept of what is over.
 
 use std::time::Duration;
 
@@ -124,4 +124,57 @@ fn nothing_is_left_of_connections_that_ended() {
         pipeline.handle(&record(connection, record_kind::CLOSED, 0, &[]));
     }
     assert_eq!(pipeline.memory, 0);
+}
+
+/// A day: every second a process comes, makes calls over a connection and goes, and a connection
+/// that stays makes one more.
+#[test]
+fn a_day_in_fast_forward_leaves_nothing() {
+    const DAY: u64 = 86_400;
+    const SECOND: u64 = 1_000_000_000;
+    const STAYS: u64 = u64::MAX;
+    let mut pipeline = pipeline();
+    let mut position = 0;
+    let mut hours = Vec::new();
+    for second in 1..=DAY {
+        let at = |connection, position, kind, items: &[Vec<u8>]| {
+            let mut record = record(connection, kind, position, items);
+            record[8..16].copy_from_slice(&(second * SECOND).to_ne_bytes());
+            let pid = if connection == STAYS { 1 } else { 1 + second as u32 };
+            record[32..36].copy_from_slice(&pid.to_ne_bytes());
+            record
+        };
+        let short = [open(), request(1), reset(1), request(3)];
+        pipeline.handle(&at(second, 0, record_kind::BYTES, &short));
+        pipeline.handle(&at(second, 0, record_kind::CLOSED, &[]));
+        pipeline.handle(&at(0, 0, record_kind::EXITED, &[]));
+        let stream = 2 * second as u32 + 1;
+        let mut more = vec![request(stream), reset(stream)];
+        if second == 1 {
+            more.insert(0, open());
+        }
+        let length = more.iter().map(Vec::len).sum::<usize>() as u64;
+        pipeline.handle(&at(STAYS, position, record_kind::BYTES, &more));
+        position += length;
+        pipeline.tick(second * SECOND);
+        if second % 3600 == 0 {
+            let series = pipeline.statistics.len();
+            hours.push((
+                pipeline.memory,
+                pipeline.connections.len(),
+                pipeline.processes.len(),
+                series,
+            ));
+        }
+    }
+    assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
+    assert_eq!(hours[0].1, 1, "one connection is open");
+    let calls = pipeline.statistics.calls();
+    assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
+    assert_eq!(pipeline.figures().bytes_lost, 0);
+}
+
+/// RST_STREAM(CANCEL).
+fn reset(stream: u32) -> Vec<u8> {
+    item(item_kind::FRAME, kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])
 }

@@ -11,6 +11,7 @@ mod late;
 mod hostile;
 mod privileges;
 mod processes;
+mod staying_up;
 mod transports;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("late", late::add),
         ("privileges", privileges::add),
         ("hostile", hostile::add),
+        ("staying up", staying_up::add),
     ] {
         table.kind = kind;
         table.recording = RECORDED.contains(&kind).then(Arc::default);
@@ -103,6 +105,18 @@ impl Table {
     ) {
         let name = format!("raw {}: {}", self.kind, name.as_ref());
         self.trials.push(crate::trial(name, run));
+    }
+
+    /// A case with daemons of its own, shown as ignored where it is not possible.
+    fn alone_if(
+        &mut self,
+        possible: bool,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    ) {
+        self.alone(name, run);
+        let trial = self.trials.pop().map(|trial| trial.with_ignored_flag(!possible));
+        self.trials.extend(trial);
     }
 
     /// A connection over IPv4 that both ends close when the case is over.
