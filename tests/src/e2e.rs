@@ -126,6 +126,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
     case("refuses a process that is not there", Box::new(refuses_a_missing_process));
     case("refuses a kernel without BTF", Box::new(refuses_without_btf));
     cases.extend(cases::trials());
+    cases.push(cases::documented::trial(&cases));
     Ok(cases)
 }
 

@@ -5,6 +5,7 @@
 //! told apart by their processes and services.
 
 mod codes;
+pub(crate) mod documented;
 mod ends;
 mod frames;
 mod late;

@@ -40,14 +40,14 @@ fn call(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
 fn killed(name: &str) -> Result<()> {
     let daemon = Daemon::start::<&str>(&[])?;
     let attached = programs(daemon.pid())?;
-    ensure!(loaded()?.is_superset(&attached) && attached.len() > 10, "{attached:?} are not loaded");
+    ensure!(loaded().is_superset(&attached) && attached.len() > 10, "{attached:?} are not loaded");
     // Watched by another one, which says what the service did.
     let other = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&other, name, Address::V4(0))?;
     call(&mut talk, 1)?;
     daemon.kill()?;
     let begin = Instant::now();
-    while !loaded()?.is_disjoint(&attached) {
+    while !loaded().is_disjoint(&attached) {
         ensure!(begin.elapsed() < FREE_LIMIT, "some of {attached:?} are still loaded");
         sleep(Duration::from_millis(50));
     }
@@ -56,13 +56,9 @@ fn killed(name: &str) -> Result<()> {
 }
 
 /// The numbers of all programs in the kernel.
-fn loaded() -> Result<BTreeSet<u32>> {
-    let mut numbers = BTreeSet::new();
-    for program in loaded_programs() {
-        // Those of others come and go.
-        numbers.extend(program.map(|program| program.id()));
-    }
-    Ok(numbers)
+fn loaded() -> BTreeSet<u32> {
+    // Those of others come and go.
+    loaded_programs().flatten().map(|program| program.id()).collect()
 }
 
 fn scrapers(name: &str) -> Result<()> {
