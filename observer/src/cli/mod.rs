@@ -75,7 +75,13 @@ pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Inv
 }
 
 fn mistake(text: String) -> Error {
-    Error::raw(ErrorKind::ValueValidation, text + "\n")
+    Error::raw(ErrorKind::ValueValidation, visible(&text) + "\n")
+}
+
+/// What was given may hold anything, and what is said of it is one line.
+fn visible(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.into() };
+    text.chars().map(escaped).collect()
 }
 
 /// clap explains over several lines, with the usage; a daemon's mistake is often read in a log.
@@ -97,7 +103,7 @@ fn in_one_line(error: Error) -> Error {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         told += " (see observer --help)";
     }
-    Error::raw(error.kind(), told + "\n")
+    Error::raw(error.kind(), visible(&told) + "\n")
 }
 
 /// Watches gRPC from outside the services and publishes metrics to Prometheus

@@ -205,3 +205,13 @@ fn help_and_version_need_no_valid_file() {
     let version = run(&["--version"], &variables).expect_err("version");
     assert_eq!(version, format!("observer {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn a_mistake_is_one_line_whatever_was_given() {
+    for args in [["--config", "a\nb\u{1b}[2J"], ["--port", "1\r\n2"], ["--x\ny", ""]] {
+        let text = run(&args, &[]).expect_err("a mistake");
+        assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
+    }
+    let text = run(&[], &[("OBSERVER_LOG", "a\tb\n")]).expect_err("a mistake");
+    assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
+}
