@@ -25,12 +25,19 @@ const INSTRUMENTED: &str = "-Cpasses=sancov-module \
 const MEMORY: u32 = 1024;
 
 /// An input that takes longer than this is as bad as one that panics: seconds.
-const TIMEOUT: u32 = 10;
+const TIMEOUT: u32 = 30;
 
-/// Fuzzes the targets of these names, or all, for so long each; or runs one with a file.
-pub(crate) fn run(names: &[String], each: Duration, replay: Option<&Path>) -> Result<()> {
+/// How long, and with which beginning of libFuzzer's random numbers; 0 for another each time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    pub(crate) each: Duration,
+    pub(crate) seed: u32,
+}
+
+/// Fuzzes the targets of these names, or all; or runs one with a file.
+pub(crate) fn run(names: &[String], effort: Effort, replay: Option<&Path>) -> Result<()> {
     available()?;
-    build()?;
+    build(&[])?;
     let all = targets()?;
     for name in names {
         ensure!(all.contains(name), "there is no target {name}: there are {}", all.join(", "));
@@ -41,23 +48,21 @@ pub(crate) fn run(names: &[String], each: Duration, replay: Option<&Path>) -> Re
         return exec::run(binary(name)?.arg(file));
     }
     let failed: Vec<&str> =
-        chosen.iter().filter(|name| fuzz(name, each).is_err()).map(String::as_str).collect();
+        chosen.iter().filter(|name| fuzz(name, effort).is_err()).map(String::as_str).collect();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// Whether libFuzzer, which is C++, can be built here; the error says what is missing.
+/// Whether libFuzzer can be built here; the error says what is missing.
 pub(crate) fn available() -> Result<()> {
-    let compilers = ["c++", "g++", "clang++"];
-    let found = compilers.into_iter().any(|name| exec::find(name).is_some());
-    ensure!(found || std::env::var_os("CXX").is_some(), "there is no C++ compiler for libFuzzer");
-    Ok(())
+    build(&["--package", "libfuzzer-sys"]).context("libFuzzer, which is in C++, cannot be built")
 }
 
 /// For the target, not for build scripts and macros: so the flags are those of `--target`. Without
 /// the kernel programs.
-fn build() -> Result<()> {
+fn build(selection: &[&str]) -> Result<()> {
     let mut cargo = exec::cargo(&["build", "--release", "--locked", "--quiet"]);
+    cargo.args(selection);
     cargo.arg("--manifest-path").arg(directory().join("Cargo.toml"));
     cargo.args(["--target", &host()?]).arg("--target-dir").arg(target_directory()?);
     cargo.env("RUSTFLAGS", INSTRUMENTED).env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -65,14 +70,14 @@ fn build() -> Result<()> {
     exec::run(cargo.env("AYA_BUILD_SKIP", "1"))
 }
 
-fn fuzz(name: &str, each: Duration) -> Result<()> {
+fn fuzz(name: &str, Effort { each, seed }: Effort) -> Result<()> {
     let found = exec::target()?.join("fuzz").join("corpus").join(name);
     fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
     let mut prefix = OsString::from("-artifact_prefix=");
     prefix.push(exec::target()?.join("fuzz").join(format!("{name}-")));
     let mut fuzzer = binary(name)?;
     fuzzer
-        .arg(format!("-max_total_time={}", each.as_secs()))
+        .args([format!("-max_total_time={}", each.as_secs()), format!("-seed={seed}")])
         .args([format!("-rss_limit_mb={MEMORY}"), format!("-timeout={TIMEOUT}")])
         .args(["-max_len=4096", "-verbosity=0", "-print_final_stats=1"])
         .arg(prefix)

@@ -65,6 +65,9 @@ enum Xtask {
         /// So long for each.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// Where the random numbers begin; 0: somewhere else each time.
+        #[arg(long, default_value_t = 0)]
+        seed: u32,
         /// Runs the target once, with this file.
         #[arg(long, value_name = "FILE")]
         replay: Option<PathBuf>,
@@ -90,8 +93,9 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Build { release } => build::run(release),
         Xtask::Run { args } => run::run(&args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
-        Xtask::Fuzz { targets, seconds, replay } => {
-            fuzz::run(&targets, Duration::from_secs(seconds), replay.as_deref())
+        Xtask::Fuzz { targets, seconds, seed, replay } => {
+            let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
+            fuzz::run(&targets, effort, replay.as_deref())
         }
         Xtask::Test { document, args } => return test::run(document, &args),
         Xtask::Ci => return ci::run(),
