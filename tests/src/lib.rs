@@ -28,8 +28,8 @@
 
 pub mod daemon;
 pub mod expected;
-pub mod latency;
 pub mod footprint;
+pub mod latency;
 pub mod openmetrics;
 #[cfg(feature = "privileged")]
 pub mod payload;

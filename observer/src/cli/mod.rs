@@ -74,8 +74,9 @@ pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Inv
     Ok(Invocation { action, config: cli.options.into_config().map_err(mistake)? })
 }
 
-fn mistake(text: String) -> Error {
-    Error::raw(ErrorKind::ValueValidation, visible(&text) + "\n")
+fn mistake(mut text: String) -> Error {
+    text = visible(&text) + "\n";
+    Error::raw(ErrorKind::ValueValidation, text)
 }
 
 /// What was given may hold anything, and what is said of it is one line.

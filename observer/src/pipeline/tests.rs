@@ -9,6 +9,7 @@ use observer_common::{
 
 use super::{FAIR_SHARE, Pipeline};
 use crate::{
+    grpc::Sight,
     metrics::{Buckets, Daemon, Limits, Statistics},
     process::ProcFs,
 };
@@ -169,7 +170,7 @@ fn a_day_in_fast_forward_leaves_nothing() {
     }
     assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
     assert_eq!(hours[0].1, 1, "one connection is open");
-    let calls = pipeline.statistics.calls();
+    let calls = pipeline.statistics.calls().of(Sight::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
     assert_eq!(pipeline.figures().bytes_lost, 0);
 }
