@@ -86,9 +86,8 @@ impl End {
             Self::Stream { grpc_status: Some(Some(number)), .. } => Some(Code::from_number(number)),
             // Present and not a number: gRPC's libraries make it Unknown.
             Self::Stream { grpc_status: Some(None), .. } => Some(Code::Unknown),
-            Self::Stream { incomplete: true, .. } => None,
+            Self::Unseen | Self::Stream { incomplete: true, .. } => None,
             Self::Stream { status, .. } => status.map(Code::from_http_status),
-            Self::Unseen => None,
             _ if !self.is_seen() => None,
             Self::Reset { error: CANCEL, expired: None, .. }
             | Self::Closed { expired: None, .. } => None,
