@@ -94,14 +94,16 @@ pub fn sequence(sock: Address, sent: bool) -> Option<u32> {
     read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq })
 }
 
+/// SYN and FIN count as a byte each.
+const SYN_AND_FIN: i64 = 2;
+
 /// Whether bytes went through the socket in this direction before the `length` ones that just did, by
 /// its own statistics; `None` if it has none.
 #[inline(always)]
 pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
     sequence(sock, sent)?;
     // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
-    // large. SYN and FIN count as one each.
-    const SYN_AND_FIN: i64 = 2;
+    // large.
     let (settled, under_way): (u64, u32) = if sent {
         let acknowledged = read(sock, Field::TcpBytesAcked)?;
         let first: u32 = read(sock, Field::TcpSndUna)?;

@@ -428,7 +428,7 @@ fn keep(walk: &Walk, direction: &mut Direction, stream: u32, message: &Message) 
 fn keep_old(walk: &Walk, direction: &Direction, stream: u32, mut message: Message) {
     message.epoch = direction.step.epoch();
     let key = key(walk, stream, walk.sent);
-    if MESSAGES.insert(key, &message, 0).is_err() {
+    if MESSAGES.insert(key, message, 0).is_err() {
         // What it was before is no longer true.
         let _ = MESSAGES.remove(key);
         count(Counter::MessagesFull, 0);

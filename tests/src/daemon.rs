@@ -146,6 +146,16 @@ impl Daemon {
         }
     }
 
+    /// Stops it where it is: it reads nothing until [`Self::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// It goes on.
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// Ends it by SIGTERM, which must be clean.
     pub fn stop(self) -> Result<()> {
         self.end(Signal::TERM)

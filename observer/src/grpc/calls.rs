@@ -49,6 +49,8 @@ pub struct Calls {
     /// Highest stream that the client began, as far as seen.
     last_stream: u32,
     unbegun: Unbegun,
+    /// What the server sent of streams that the client was not seen to begin yet, in its order.
+    early: Vec<Early>,
     sight: Sight,
     /// The connection has carried gRPC for certain.
     shows_grpc: bool,
@@ -100,6 +102,25 @@ struct Call {
     /// among them, and its end.
     missed: Unseen,
 }
+
+/// Something that the server sent of a stream before the client was seen to begin it. Either that was
+/// not seen, and will not be; or the client reads the answer in another thread before its own write
+/// has returned to where the kernel programs look.
+#[derive(Debug)]
+struct Early {
+    at: Moment,
+    stream: u32,
+    what: Sent,
+}
+
+#[derive(Debug)]
+enum Sent {
+    Headers { headers: Headers, end_stream: bool },
+    Data(crate::record::Data),
+}
+
+/// Most of what comes early that is kept: the answers to the calls of some threads.
+const MAX_EARLY: usize = 256;
 
 /// The messages of one direction of a call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,6 +179,7 @@ impl Calls {
             open: FxHashMap::default(),
             last_stream: 0,
             unbegun: Unbegun::default(),
+            early: Vec::new(),
             sight: Sight::Complete,
             shows_grpc: false,
             in_doubt: false,
@@ -235,6 +257,7 @@ impl Calls {
             return;
         }
         self.last_stream = stream;
+        self.join_early(stream, sink);
         self.unbegun.began(stream);
         if self.unbegun.is_over(stream) {
             return;
@@ -273,6 +296,7 @@ impl Calls {
             self.streams.measured += 1;
         }
         self.open.insert(stream, call);
+        self.replay(stream, sink);
         if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
             // It crossed the GOAWAY on its way.
             self.refuse(at.time_ns, stream, sink);
@@ -288,7 +312,9 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         let Some(call) = self.open.get_mut(&stream) else {
-            if end_stream && self.unbegun.contains(stream) {
+            if !self.unbegun.contains(stream) {
+                self.keep(at, stream, Sent::Headers { headers: *headers, end_stream });
+            } else if end_stream {
                 self.join(at, stream, headers, sink);
             }
             return;
@@ -307,6 +333,47 @@ impl Calls {
         } else if headers.status.is_some_and(|status| status >= 200) {
             // Informational ones (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
+        }
+    }
+
+    /// Keeps what the server sent, if the client may still be seen to begin the stream.
+    fn keep(&mut self, at: Moment, stream: u32, what: Sent) {
+        let may_begin = stream > self.last_stream && !stream.is_multiple_of(2);
+        if may_begin && self.early.len() < MAX_EARLY {
+            self.early.push(Early { at, stream, what });
+        }
+    }
+
+    /// The client was seen to begin the stream: what came early of it comes now.
+    fn replay(&mut self, stream: u32, sink: &mut impl CallSink) {
+        if self.early.is_empty() {
+            return;
+        }
+        let flow = request_flow(self.role).opposite();
+        let of_it: Vec<Early> = self.early.extract_if(.., |early| early.stream == stream).collect();
+        for Early { at, what, .. } in of_it {
+            match what {
+                Sent::Headers { headers, end_stream } => {
+                    self.response_headers(at, stream, &headers, end_stream, sink);
+                }
+                Sent::Data(data) => self.data(at, flow, &data, sink),
+            }
+        }
+    }
+
+    /// The client begins streams in their order, so those below this one it will not be seen to begin:
+    /// what came of them is told as far as it can be.
+    fn join_early(&mut self, below: u32, sink: &mut impl CallSink) {
+        if self.early.is_empty() {
+            return;
+        }
+        let unbegun: Vec<Early> = self.early.extract_if(.., |early| early.stream < below).collect();
+        for Early { at, stream, what } in unbegun {
+            if let Sent::Headers { headers, end_stream: true } = what
+                && self.unbegun.contains(stream)
+            {
+                self.join(at, stream, &headers, sink);
+            }
         }
     }
 
@@ -357,7 +424,12 @@ impl Calls {
     ) {
         let is_request = self.is_request(flow);
         self.now_ns = at.time_ns;
-        let Some(call) = self.open.get_mut(&data.stream) else { return };
+        let Some(call) = self.open.get_mut(&data.stream) else {
+            if !is_request && !self.unbegun.contains(data.stream) {
+                self.keep(at, data.stream, Sent::Data(*data));
+            }
+            return;
+        };
         call.touched_ns = at.time_ns;
         call.unaligned |= data.unaligned;
         if data.messages > 0 {
@@ -470,6 +542,7 @@ impl Calls {
 
     /// The connection ended, and with it all its calls.
     pub fn closed(&mut self, time_ns: u64, sink: &mut impl CallSink) {
+        self.join_early(u32::MAX, sink);
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
             let expired = call.expired(self.role, time_ns);

@@ -2,20 +2,17 @@
 //! cannot be known is told as not seen.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 
 use anyhow::Result;
 use tests::daemon::{Daemon, free_address};
-use tests::openmetrics::Metrics;
 use tests::raw::command::{Read, Write};
 use tests::raw::frames::Frames;
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Address, Talk};
 use tests::truth::code_name;
 
+use super::told::{NOT_SEEN, call, flush_tables, handled, not_found, says};
 use super::{INTERNAL, NOT_FOUND, OK, Table};
-
-const NOT_SEEN: &str = "not_seen";
 
 pub(super) fn add(table: &mut Table) {
     labels(table);
@@ -48,63 +45,10 @@ fn v4(_: &str) -> Address {
     Address::V4(0)
 }
 
-/// A call from its beginning to its end.
-fn call(talk: &mut Talk<'_>, stream: u32, method: &str, code: i32) -> Result<()> {
-    talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
-    talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))
-}
-
 /// Two calls, so that all that they say is in the header tables.
 fn warm(talk: &mut Talk<'_>) -> Result<()> {
     call(talk, 1, "Get", OK)?;
     call(talk, 3, "Get", OK)
-}
-
-/// Both encoders empty their tables, and fill them anew.
-fn flush_tables(f: &mut Frames) -> &mut Frames {
-    f.resize_table(0).resize_table(4096)
-}
-
-/// The daemon says of both processes that these calls ended, by method and code, and no others; and
-/// that so many of them were seen to begin, and are open.
-fn says(talk: &mut Talk<'_>, ended: &[(&str, &str, u32)], started: u32, open: u32) -> Result<()> {
-    let mut want = BTreeMap::new();
-    for (method, code, calls) in ended {
-        *want.entry(((*method).to_owned(), (*code).to_owned())).or_insert(0.0) += f64::from(*calls);
-    }
-    for (role, name) in [(Client, "client"), (Server, "server")] {
-        let pid = talk.pid(role)?;
-        talk.daemon.wait_until(|metrics| {
-            let seen = handled(metrics, name, &pid);
-            if seen != want {
-                return Err(format!("the {name}'s calls are {seen:?}, not {want:?}"));
-            }
-            for (family, count) in [("started_total", started), ("in_flight", open)] {
-                let seen = metrics.sum(&format!("grpc_{name}_{family}"), &[("pid", &pid)]);
-                if seen.total_cmp(&f64::from(count)).is_ne() {
-                    return Err(format!("grpc_{name}_{family} is {seen}, not {count}"));
-                }
-            }
-            Ok(())
-        })?;
-    }
-    tests::report::exact(2 * (want.len() + 2));
-    Ok(())
-}
-
-fn handled(metrics: &Metrics, role: &str, pid: &str) -> BTreeMap<(String, String), f64> {
-    let mut handled = BTreeMap::new();
-    for (labels, value) in metrics.series(&format!("grpc_{role}_handled_total")) {
-        if labels.get("pid").is_some_and(|of| of == pid) {
-            let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
-            *handled.entry((label("grpc_method"), label("grpc_code"))).or_insert(0.0) += value;
-        }
-    }
-    handled
-}
-
-fn not_found() -> &'static str {
-    code_name(NOT_FOUND)
 }
 
 fn labels(table: &mut Table) {
@@ -203,11 +147,11 @@ fn boundaries(table: &mut Table) {
             call(talk, stream, "Put", OK)?;
         }
         let put = (String::from("Put"), String::from("OK"));
-        for (role, name) in [(Client, "client"), (Server, "server")] {
+        for role in [Client, Server] {
             let pid = talk.pid(role)?;
-            talk.daemon.wait_until(|metrics| match handled(metrics, name, &pid).get(&put) {
+            talk.daemon.wait_until(|metrics| match handled(metrics, role, &pid).get(&put) {
                 Some(calls) if calls.total_cmp(&3.0).is_eq() => Ok(()),
-                calls => Err(format!("the {name} has {calls:?} of 3 calls")),
+                calls => Err(format!("the {role:?} has {calls:?} of 3 calls")),
             })?;
         }
         Ok(())

@@ -8,11 +8,13 @@ mod codes;
 pub(crate) mod documented;
 mod ends;
 mod frames;
+mod gaps;
 mod hostile;
 mod late;
 mod privileges;
 mod processes;
 mod staying_up;
+mod told;
 mod transports;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("transports", transports::add),
         ("processes", processes::add),
         ("late", late::add),
+        ("gaps", gaps::add),
         ("privileges", privileges::add),
         ("hostile", hostile::add),
         ("staying up", staying_up::add),

@@ -1,6 +1,6 @@
 //! The rules of [`rules`](super::super::rules), through the whole life of calls, for both roles.
 
-use super::{Calls, MAX_OPEN, Moment, Streams};
+use super::{Calls, MAX_EARLY, MAX_OPEN, Moment, Streams};
 use crate::{
     grpc::{CallKey, CallSink, Code, Ended, Flow, Headers, Role, SeriesId, Sight},
     hpack::{ContentType, PathId},
@@ -423,6 +423,30 @@ fn the_client_half_closes_with_headers_data_or_trailers() {
             |f| f.request(1, &grpc(), false).request(1, &Headers::default(), true);
         assert!(half_closed(client_trailers));
     }
+}
+
+/// A client may read the answer in another thread before its own write has returned.
+#[test]
+fn an_answer_may_come_before_its_request() {
+    let mut fixture = Fixture::new(Role::Client);
+    fixture.response(1, &status(200), false).response_data(1, 1, false);
+    fixture.response(1, &trailers(0), true);
+    assert_eq!(fixture.sink.told, []);
+    fixture.request(1, &grpc(), false);
+    assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
+    assert!(fixture.sink.told.contains(&Told::Messages(0, Flow::Received, 1, 10)));
+    assert_eq!(fixture.calls.open(), 0);
+}
+
+#[test]
+fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
+    let mut fixture = Fixture::new(Role::Client);
+    for stream in (1..).step_by(2).take(10_000) {
+        fixture.response(stream, &trailers(0), true);
+    }
+    assert!(fixture.calls.early.len() <= MAX_EARLY);
+    fixture.request(99_999, &grpc(), false);
+    assert_eq!((fixture.codes().len(), fixture.calls.early.len()), (0, 0), "they began nothing");
 }
 
 #[test]

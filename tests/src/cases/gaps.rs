@@ -1,0 +1,202 @@
+//! Bytes that go by unseen, cause by cause: what is told is right, what is lost is counted, and after
+//! it calls are told of again.
+
+use std::cell::OnceCell;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::daemon::Daemon;
+use tests::raw::command::{Read, Write};
+use tests::raw::frames::{Frames, frame, message};
+use tests::raw::talk::Role::{Client, Server};
+use tests::raw::{Action, Address, Talk};
+
+use super::told::{NOT_SEEN, call, flush_tables, handled, not_found, says, says_of};
+use super::{NOT_FOUND, OK, Table};
+
+pub(super) fn add(table: &mut Table) {
+    ring(table);
+    unseen(table);
+    within_frames(table);
+    bounds(table);
+}
+
+/// The daemon counts something of this cause.
+fn counted(talk: &Talk<'_>, cause: &str) -> Result<()> {
+    let count = |name: &str| Ok(talk.daemon.scrape()?.sum(name, &[("cause", cause)]));
+    let events: Result<f64> = count("observer_gaps_total");
+    ensure!(events? > 0.0, "nothing is counted as {cause}");
+    Ok(())
+}
+
+fn ring(table: &mut Table) {
+    const CALLS: u32 = 400;
+    table.alone("a ring that nobody reads fills: what comes after it is known", |name| {
+        let daemon = Daemon::start(&["--buckets", "1", "--ring-size", "64KiB"])?;
+        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+        call(&mut talk, 1, "Get", OK)?;
+        call(&mut talk, 3, "Get", OK)?;
+        says(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
+        daemon.pause()?;
+        for stream in (5..).step_by(2).take(CALLS as usize) {
+            call(&mut talk, stream, "Get", OK)?;
+        }
+        daemon.resume()?;
+        // What the ring could hold is read first.
+        daemon.scrape()?;
+        for stream in (2_001..).step_by(2).take(3) {
+            call(&mut talk, stream, "Get", NOT_FOUND)?;
+        }
+        for role in [Client, Server] {
+            let pid = talk.pid(role)?;
+            daemon.wait_until(|metrics| {
+                let handled = handled(metrics, role, &pid);
+                let of = |method: &str, code: &str| {
+                    handled.get(&(method.into(), code.into())).copied().unwrap_or_default()
+                };
+                // No entry of a header table was inserted by what was lost, so the tables are known.
+                if of("Get", not_found()).total_cmp(&3.0).is_ne() {
+                    return Err(format!("three calls were made after the loss: {handled:?}"));
+                }
+                let all: f64 = handled.values().sum();
+                let most = f64::from(CALLS + 2 + 3);
+                let fits = of("Get", "OK") <= f64::from(CALLS + 2) && all < most;
+                if fits { Ok(()) } else { Err(format!("{handled:?} of {most} calls")) }
+            })?;
+        }
+        counted(&talk, "ring_full")?;
+        talk.end_peers()
+    });
+}
+
+/// Calls by which the kernel programs cannot see what is moved.
+fn unseen(table: &mut Table) {
+    for (name, write) in
+        [("splice", Write::Splice), ("sendfile", Write::SendFile), ("io_uring", Write::Ring)]
+    {
+        table.case(
+            format!("a call written by {name}, and others after it"),
+            move |daemon, case| {
+                let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
+                call(&mut talk, 1, "Get", OK)?;
+                talk.way.write = write;
+                talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+                talk.way.write = Write::Write;
+                talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+                call(&mut talk, 5, "Get", OK)?;
+                talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
+                talk.server(|f| f.response(7).message(7, 6).trailers(7, NOT_FOUND))?;
+                let read = [("Get", "OK", 3), ("Put", not_found(), 1)];
+                says_of(&mut talk, Server, &read, 4, 0)?;
+                // What became of its header table is not known until it is emptied.
+                let written = [("Get", "OK", 1), (NOT_SEEN, "OK", 2), ("Put", not_found(), 1)];
+                says_of(&mut talk, Client, &written, 3, 0)?;
+                counted(&talk, "unseen")?;
+                talk.end_peers()
+            },
+        );
+    }
+    table.case("a request read by recvfrom with MSG_TRUNC, and others after it", |daemon, case| {
+        let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
+        call(&mut talk, 1, "Get", OK)?;
+        talk.way.read = Read::Discard;
+        talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+        talk.way.read = Read::Read;
+        talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+        talk.client(|f| flush_tables(f).request(5, "Put").last_message(5, 5))?;
+        talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+        let written = [("Get", "OK", 2), ("Put", not_found(), 1)];
+        says_of(&mut talk, Client, &written, 3, 0)?;
+        let read = [("Get", "OK", 1), (NOT_SEEN, "OK", 1), ("Put", not_found(), 1)];
+        says_of(&mut talk, Server, &read, 2, 0)?;
+        counted(&talk, "discarded")?;
+        talk.end_peers()
+    });
+}
+
+/// Where the next frame begins is known all the same.
+fn within_frames(table: &mut Table) {
+    table.case("a message's body by splice costs nothing", |daemon, name| {
+        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+        for stream in [1, 3] {
+            let mut data = Frames::default();
+            data.data(stream, true, &message(false, 5_000));
+            let (data, _) = data.take();
+            let (prefix, body) = data.split_at_checked(9 + 5).context("a prefix")?;
+            talk.client(|f| f.request(stream, "Get").bytes(prefix))?;
+            talk.way.write = Write::Splice;
+            talk.client(|f| f.bytes(body))?;
+            talk.way.write = Write::Write;
+            // That they went by shows with the next bytes.
+            talk.client(Frames::noise)?;
+            talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+        }
+        says(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
+        let pid = talk.pid(Client)?;
+        let bytes = daemon.scrape()?.sum("grpc_client_msg_sent_bytes_total", &[("pid", &pid)]);
+        ensure!(bytes.total_cmp(&10_000.0).is_eq(), "{bytes} of 10000 bytes");
+        talk.end_peers()
+    });
+    table.case("messages of one frame by splice: only their number is lost", |daemon, name| {
+        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+        let messages = [message(false, 100), message(false, 200)].concat();
+        talk.client(|f| {
+            f.request(1, "Stream");
+            let [_, length @ ..] = (messages.len() as u32).to_be_bytes();
+            f.bytes(&length).bytes(&[frame::DATA, frame::END_STREAM]).bytes(&1_u32.to_be_bytes())
+        })?;
+        talk.way.write = Write::Splice;
+        talk.client(|f| f.bytes(&messages))?;
+        talk.way.write = Write::Write;
+        talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+        call(&mut talk, 3, "Get", NOT_FOUND)?;
+        says(&mut talk, &[("Stream", "OK", 1), ("Get", not_found(), 1)], 2, 0)?;
+        let pid = talk.pid(Client)?;
+        let sent = daemon.scrape()?.sum("grpc_client_msg_sent_total", &[("pid", &pid)]);
+        ensure!(sent.total_cmp(&1.0).is_eq(), "{sent} messages were seen, of which 1 could be");
+        talk.end_peers()
+    });
+}
+
+fn bounds(table: &mut Table) {
+    table.case(
+        "more frames in one call than are walked over, and calls after it",
+        |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            call(&mut talk, 1, "Get", OK)?;
+            // Nine bytes and two steps each: beyond the 262,144 steps of a walk.
+            let pings: Vec<u8> = [0, 0, 0, 0x42, 0, 0, 0, 0, 0].repeat(300_000);
+            talk.client(|f| f.bytes(&pings))?;
+            talk.client(|f| flush_tables(f).request(3, "Put").last_message(3, 5))?;
+            talk.client(|f| f.request(5, "Put").last_message(5, 5))?;
+            talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+            talk.server(|f| f.response(5).message(5, 6).trailers(5, OK))?;
+            for role in [Client, Server] {
+                let pid = talk.pid(role)?;
+                daemon.wait_until(|metrics| {
+                    let handled = handled(metrics, role, &pid);
+                    let put =
+                        handled.get(&("Put".into(), "OK".into())).copied().unwrap_or_default();
+                    let all: f64 = handled.values().sum();
+                    let fits = put >= 1.0 && all <= 3.0;
+                    if fits { Ok(()) } else { Err(format!("the {role:?} has {handled:?}")) }
+                })?;
+            }
+            talk.end_peers()
+        },
+    );
+    table.alone("more connections than --max-connections", |name| {
+        let (daemon, early) = (OnceCell::new(), Daemon::start(&["--max-connections", "2"])?);
+        let daemon = daemon.get_or_init(|| early);
+        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+        call(&mut talk, 1, "Get", OK)?;
+        talk.begin_connection()?;
+        ensure!(talk.accept()?, "nobody connects");
+        talk.open_http2()?;
+        call(&mut talk, 1, "Never", OK)?;
+        says(&mut talk, &[("Get", "OK", 1)], 1, 0)?;
+        counted(&talk, "connections_full")?;
+        talk.act(Client, Action::Close)?;
+        talk.act(Server, Action::Close)?;
+        talk.end_peers()
+    });
+}
