@@ -92,6 +92,8 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
         case(&format!("Unix socket: {}", server.name), Box::new(run));
         let run = move || watched(server, server, Listen::V4, Watch::Everything, &kinds());
         case(&format!("no flags: {}", server.name), Box::new(run));
+        let run = move || tests::restart::loses_only_what_happened_before(server);
+        case(&format!("started under load: {}", server.name), Box::new(run));
         let run = move || in_flight(server, server);
         case(&format!("calls in flight and connections: {}", server.name), Box::new(run));
         if server.keeps_expired {

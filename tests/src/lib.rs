@@ -37,6 +37,7 @@ pub mod peer;
 mod process;
 pub mod raw;
 pub mod report;
+pub mod restart;
 pub mod stack;
 pub mod truth;
 pub mod tshark;
