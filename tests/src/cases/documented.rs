@@ -9,7 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Failed, Trial};
 
 /// The kinds of cases of which each has its row.
-const KINDS: [&str; 3] = ["raw hostile: ", "raw staying up: ", "raw privileges: "];
+const KINDS: [&str; 6] = [
+    "raw hostile: ",
+    "raw staying up: ",
+    "raw privileges: ",
+    "raw late: ",
+    "raw gaps: ",
+    "started under load: ",
+];
 
 /// Of these cases.
 pub(crate) fn trial(cases: &[Trial]) -> Trial {
