@@ -148,6 +148,13 @@ impl Step {
         true
     }
 
+    /// Of some stream it could not be remembered where its messages begin: it is one of those that may
+    /// have begun out of sight, and so are all until the next begins.
+    #[inline(always)]
+    pub const fn forget(&mut self) {
+        self.old = u32::MAX;
+    }
+
     /// Whether the stream may have begun while this direction was out of step.
     #[inline(always)]
     pub const fn is_old(&self, stream: u32) -> bool {

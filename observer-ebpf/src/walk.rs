@@ -27,10 +27,6 @@ const MAX_STEPS: u32 = 1 << 18;
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-/// In [`Direction::cut`]: `MESSAGES` is to be asked, and an absent entry means that the message
-/// framing of the stream is not known, because one could not be stored.
-const CUT_LOST: u8 = 2;
-
 // In `Scratch::sender`.
 const SENDER_CLIENT: u32 = 1;
 const SENDER_SERVER: u32 = 2;
@@ -387,7 +383,7 @@ fn end_data(walk: &Walk, direction: &mut Direction, frame: &FrameHeader) {
     }
     match unfinished {
         Some(message) if !frame.has(flag::END_STREAM) => {
-            keep(walk, direction, frame.stream, &message);
+            keep(walk, direction, frame.stream, message);
         }
         _ if direction.cut != 0 => {
             let _ = MESSAGES.remove(key(walk, frame.stream, walk.sent));
@@ -407,18 +403,17 @@ fn resume(walk: &Walk, direction: &mut Direction, stream: u32) {
         Some(message) if !is_old || message.epoch == direction.step.epoch() => {
             direction.scanner.resume(message);
         }
-        _ if is_old || direction.cut == CUT_LOST => direction.scanner.resume(&Message::unaligned()),
+        _ if is_old => direction.scanner.resume(&Message::unaligned()),
         _ => {}
     }
 }
 
 #[inline(always)]
-fn keep(walk: &Walk, direction: &mut Direction, stream: u32, message: &Message) {
-    if direction.cut == 0 {
-        direction.cut = 1;
-    }
+fn keep(walk: &Walk, direction: &mut Direction, stream: u32, mut message: Message) {
+    direction.cut = 1;
+    message.epoch = direction.step.epoch();
     if MESSAGES.insert(key(walk, stream, walk.sent), message, 0).is_err() {
-        direction.cut = CUT_LOST;
+        direction.step.forget();
         count(Counter::MessagesFull, 0);
     }
 }

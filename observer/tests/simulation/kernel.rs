@@ -136,15 +136,8 @@ struct Direction {
     lost: bool,
     /// Frames went by unseen since then.
     gap: bool,
-    cut: Cut,
-}
-
-/// Whether messages were cut across DATA frames, and whether one of them could not be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    Never,
-    Stored,
-    Lost,
+    /// A message was cut across DATA frames.
+    cut: bool,
 }
 
 impl Direction {
@@ -164,7 +157,7 @@ impl Direction {
             sequence: 0,
             counted: false,
             lost: false,
-            cut: Cut::Never,
+            cut: false,
         }
     }
 }
@@ -624,10 +617,9 @@ impl Walk<'_> {
         let is_old = self.direction().step.is_old(stream);
         let epoch = self.direction().step.epoch();
         let stored = self.kernel.messages.get(&key).copied();
-        let unknown = is_old || self.direction().cut == Cut::Lost;
         let message = match stored {
             Some(message) if !is_old || message.epoch == epoch => message,
-            _ if unknown => Message::unaligned(),
+            _ if is_old => Message::unaligned(),
             _ => return,
         };
         self.direction().scanner.resume(&message);
@@ -636,7 +628,7 @@ impl Walk<'_> {
     fn on_data(&mut self, frame: FrameHeader, events: u32) {
         let key = (self.connection.id, frame.stream, self.direction);
         let is_old = self.direction().step.is_old(frame.stream);
-        if events & event::FRAME_BEGIN != 0 && (self.direction().cut != Cut::Never || is_old) {
+        if events & event::FRAME_BEGIN != 0 && (self.direction().cut || is_old) {
             self.resume(key, frame.stream);
         }
         let ended = events & event::FRAME_END != 0;
@@ -671,19 +663,18 @@ impl Walk<'_> {
         }
         match scanner.unfinished() {
             Some(message) if !frame.has(flag::END_STREAM) => self.keep(key, message),
-            _ if self.direction().cut != Cut::Never => drop(self.kernel.messages.remove(&key)),
+            _ if self.direction().cut => drop(self.kernel.messages.remove(&key)),
             _ => {}
         }
     }
 
-    fn keep(&mut self, key: (u64, u32, usize), message: Message) {
-        if self.direction().cut == Cut::Never {
-            self.direction().cut = Cut::Stored;
-        }
+    fn keep(&mut self, key: (u64, u32, usize), mut message: Message) {
+        self.direction().cut = true;
+        message.epoch = self.direction().step.epoch();
         if self.kernel.random.chance(self.kernel.faults.messages_full)
             && !self.kernel.messages.contains_key(&key)
         {
-            self.direction().cut = Cut::Lost;
+            self.direction().step.forget();
         } else {
             self.kernel.messages.insert(key, message);
         }

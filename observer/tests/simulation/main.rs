@@ -32,7 +32,7 @@ use random::Random;
 use world::World;
 
 /// Seeds of each test.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 
 /// Names the seed when a check fails.
 struct Named(&'static str, u64);
