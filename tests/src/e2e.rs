@@ -13,6 +13,7 @@
 mod cases;
 
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -21,7 +22,8 @@ use tests::daemon::{Daemon, User, free_address, refusal};
 use tests::expected::Expected;
 use tests::openmetrics::Metrics;
 use tests::peer::{Client, Identity, Listen, Plan, Server};
-use tests::report;
+use tests::report::Also::{self, Confirmed, Nothing};
+use tests::report::{self, CLOCKS, TSHARK};
 use tests::stack::{self, Stack};
 use tests::truth::{Truth, agree};
 use tests::tshark::{self, Recording};
@@ -32,31 +34,45 @@ fn main() -> Result<ExitCode> {
     let root = rustix::process::geteuid().is_root();
     ensure!(arguments.list || root, "the end-to-end tests need root");
     let cases = cases(stack::prepare()?.leak())?;
-    let all = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list;
-    if all {
-        report::begin()?;
-    }
-    let conclusion = libtest_mimic::run(&arguments, cases);
+    report::list(cases.iter().map(|case| (case.name.as_str(), case.also)))?;
+    let trials = cases.into_iter().map(Case::trial).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         report::end();
     }
     Ok(conclusion.exit_code())
 }
 
-/// A case that is told in the report when it has been run.
-fn trial(name: impl Into<String>, run: impl FnOnce(&str) -> Result<()> + Send + 'static) -> Trial {
-    let name = name.into();
-    Trial::test(name.clone(), move || {
-        let result = run(&name);
-        report::end_case(&name, result.is_ok())?;
-        result.map_err(|error| Failed::from(format!("{error:#}")))
-    })
+/// What a case does, given its name.
+type Run = Box<dyn FnOnce(&str) -> Result<()> + Send>;
+
+struct Case {
+    name: String,
+    also: Also,
+    /// Not possible here: shown as ignored.
+    ignored: bool,
+    run: Run,
 }
 
-fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
+impl Case {
+    fn trial(self) -> Trial {
+        let Self { name, also, ignored, run } = self;
+        Trial::test(name.clone(), move || {
+            let begin = Instant::now();
+            let result = run(&name);
+            report::took(&name, begin.elapsed());
+            let checked = report::check(also);
+            result.and(checked).map_err(|error| Failed::from(format!("{error:#}")))
+        })
+        .with_ignored_flag(ignored)
+    }
+}
+
+fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    let mut case = |name: &str, run: Box<dyn FnOnce() -> Result<()> + Send>| {
-        cases.push(trial(name, move |_| run()));
+    let mut case = |name: &str, also, run: Box<dyn FnOnce() -> Result<()> + Send>| {
+        let run = Box::new(move |_: &str| run());
+        cases.push(Case { name: name.to_owned(), also, ignored: false, run });
     };
     let named = |name: &str| {
         stacks.iter().find(|stack| stack.name == name).with_context(|| format!("no stack {name}"))
@@ -75,60 +91,64 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Trial>> {
                 ("expired", expired(server)),
             ] {
                 let run = move || recorded(server, client, &plan);
-                case(&format!("{what}: {pair}"), Box::new(run));
+                case(&format!("{what}: {pair}"), Confirmed(TSHARK), Box::new(run));
             }
         }
         for connections in [1, 50] {
             let run =
                 move || watched(server, server, Listen::V4, Watch::Port, &thousand(connections));
             let name = format!("1000 calls at once, connections {connections}: {}", server.name);
-            case(&name, Box::new(run));
+            case(&name, Nothing, Box::new(run));
         }
         let run = move || watched(server, server, Listen::V4, Watch::Port, &huge());
-        case(&format!("messages of 5 MiB: {}", server.name), Box::new(run));
+        case(&format!("messages of 5 MiB: {}", server.name), Nothing, Box::new(run));
         let run = move || watched(server, server, Listen::V6, Watch::Port, &kinds());
-        case(&format!("IPv6: {}", server.name), Box::new(run));
+        case(&format!("IPv6: {}", server.name), Nothing, Box::new(run));
         let run = move || watched(server, server, Listen::Unix, Watch::Everything, &kinds());
-        case(&format!("Unix socket: {}", server.name), Box::new(run));
+        case(&format!("Unix socket: {}", server.name), Nothing, Box::new(run));
         let run = move || watched(server, server, Listen::V4, Watch::Everything, &kinds());
-        case(&format!("no flags: {}", server.name), Box::new(run));
+        case(&format!("no flags: {}", server.name), Nothing, Box::new(run));
         let run = move || tests::restart::loses_only_what_happened_before(server);
-        case(&format!("started under load: {}", server.name), Box::new(run));
+        case(&format!("started under load: {}", server.name), Nothing, Box::new(run));
         let run = move || in_flight(server, server);
-        case(&format!("calls in flight and connections: {}", server.name), Box::new(run));
+        case(&format!("calls in flight and connections: {}", server.name), Nothing, Box::new(run));
         if server.keeps_expired {
             let run = move || expired_at_once(server);
-            case(&format!("expired before they begin: {}", server.name), Box::new(run));
+            case(&format!("expired before they begin: {}", server.name), Nothing, Box::new(run));
         }
         if let Ok(go) = go {
             let run = move || max_connection_age(server, go);
-            case(&format!("MAX_CONNECTION_AGE: {}", server.name), Box::new(run));
+            case(&format!("MAX_CONNECTION_AGE: {}", server.name), Nothing, Box::new(run));
         }
         for policy in &server.policies {
             let run = move || repeated(server, policy);
-            case(&format!("{policy}, attempts are calls: {}", server.name), Box::new(run));
+            case(&format!("{policy}, attempts are calls: {}", server.name), Nothing, Box::new(run));
         }
         let run = move || tests::latency::is_the_handlers(server);
-        case(&format!("handling time by the handlers' clocks: {}", server.name), Box::new(run));
+        case(
+            &format!("handling time by the handlers' clocks: {}", server.name),
+            Confirmed(CLOCKS),
+            Box::new(run),
+        );
     }
 
     for stack in [python, threaded, tonic] {
         let run = move || tests::payload::stays_in_the_kernel(stack, stack);
-        case(&format!("no payload leaves the kernel: {}", stack.name), Box::new(run));
+        case(&format!("no payload leaves the kernel: {}", stack.name), Nothing, Box::new(run));
     }
-    case("one of two ports", Box::new(|| one_of_two_ports(python, tonic)));
-    case("one of two processes", Box::new(|| one_of_two_processes(tonic, python)));
-    case("one of two names", Box::new(|| one_of_two_names(tonic, threaded)));
-    case("stopping under traffic", Box::new(|| stopping_under_traffic(python, tonic)));
-    case("SIGTERM", Box::new(|| Daemon::start::<&str>(&[])?.stop()));
-    case("SIGINT", Box::new(|| Daemon::start::<&str>(&[])?.interrupt()));
-    case("refuses an address in use", Box::new(refuses_an_address_in_use));
-    case("refuses to run without privileges", Box::new(refuses_without_privileges));
-    case("refuses bad ports", Box::new(refuses_bad_ports));
-    case("refuses a process that is not there", Box::new(refuses_a_missing_process));
-    case("refuses a kernel without BTF", Box::new(refuses_without_btf));
-    cases.extend(cases::trials());
-    cases.push(cases::documented::trial(&cases));
+    case("one of two ports", Nothing, Box::new(|| one_of_two_ports(python, tonic)));
+    case("one of two processes", Nothing, Box::new(|| one_of_two_processes(tonic, python)));
+    case("one of two names", Nothing, Box::new(|| one_of_two_names(tonic, threaded)));
+    case("stopping under traffic", Nothing, Box::new(|| stopping_under_traffic(python, tonic)));
+    case("SIGTERM", Nothing, Box::new(|| Daemon::start::<&str>(&[])?.stop()));
+    case("SIGINT", Nothing, Box::new(|| Daemon::start::<&str>(&[])?.interrupt()));
+    case("refuses an address in use", Nothing, Box::new(refuses_an_address_in_use));
+    case("refuses to run without privileges", Nothing, Box::new(refuses_without_privileges));
+    case("refuses bad ports", Nothing, Box::new(refuses_bad_ports));
+    case("refuses a process that is not there", Nothing, Box::new(refuses_a_missing_process));
+    case("refuses a kernel without BTF", Nothing, Box::new(refuses_without_btf));
+    cases.extend(cases::all());
+    cases.push(cases::documented::case(&cases));
     Ok(cases)
 }
 
@@ -277,9 +297,6 @@ fn watched(
     let server = Server::start(server, listen)?;
     let daemon = Daemon::start(&watch.arguments(&server)?)?;
     let (client, did) = Client::start(client, &server, plan)?.finish()?;
-    if listen == Listen::Unix {
-        report::note("tshark cannot tell");
-    }
     all_told(&daemon, server, &client, &did)
 }
 
@@ -293,7 +310,7 @@ fn recorded(server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
     all_told(&daemon, server, &client, &did)?;
     if let Some(recording) = recording {
         recording.finish()?.agree(&did)?;
-        report::note("tshark");
+        report::confirmed(TSHARK);
     }
     Ok(())
 }

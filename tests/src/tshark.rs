@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{POLL, Process};
+use crate::report;
 use crate::truth::{CUT, Row, Truth, cut_code};
 
 /// For dumpcap to begin, to have written what happened, and to end.
@@ -46,7 +47,10 @@ pub fn is_there() -> Result<bool> {
         command.status().is_ok_and(|status| status.success())
     };
     let there = runs("dumpcap") && runs("tshark");
-    ensure!(there || std::env::var_os("CI").is_none(), "no tshark: apt-get install tshark");
+    if !there {
+        ensure!(std::env::var_os("CI").is_none(), "no tshark: apt-get install tshark");
+        report::no_tshark();
+    }
     Ok(there)
 }
 

@@ -1,40 +1,41 @@
-//! docs/correctness.md: what a run of the end-to-end tests has checked, case by case.
+//! docs/correctness.md: what a run of the end-to-end tests checks, case by case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
 
 use crate::exec;
 
 /// What is before it in the document is written by hand.
 const BEGIN: &str = "<!-- From here on made by `cargo xtask test --document`. -->\n";
 
-/// Writes into the document what the last run has checked.
+/// Writes the cases into the document.
 pub(crate) fn write() -> Result<()> {
     let (text, made) = texts()?;
     let (by_hand, _) = text.split_once(BEGIN).context("docs/correctness.md has no mark")?;
     fs::write(document(), format!("{by_hand}{BEGIN}{made}")).context("write docs/correctness.md")
 }
 
-/// An error if the document does not tell what the last run has checked.
+/// An error if the document tells of other cases than there are.
 pub(crate) fn check() -> Result<()> {
+    const TO_DO: &str = "run `cargo xtask test --document`, which runs no case";
     let (text, made) = texts()?;
     let (_, told) = text.split_once(BEGIN).context("docs/correctness.md has no mark")?;
-    let differs = |a: &str, b: &str| {
-        let b: BTreeSet<_> = b.lines().collect();
-        a.lines().find(|line| !b.contains(line)).map(str::to_owned)
+    let missing = |of: &str, from: &str| {
+        let from: BTreeSet<_> = from.lines().collect();
+        of.lines().find(|line| !from.contains(line)).map(str::to_owned)
     };
-    if let Some(line) = differs(&made, told) {
-        anyhow::bail!("it does not tell of what was run (`cargo xtask test --document`): {line}");
+    if let Some(line) = missing(&made, told) {
+        bail!("it lacks this line; {TO_DO}: {line}");
     }
-    if let Some(line) = differs(told, &made) {
-        anyhow::bail!("it tells of what was not run (`cargo xtask test --document`): {line}");
+    if let Some(line) = missing(told, &made) {
+        bail!("it has this line, which is no case's any more; {TO_DO}: {line}");
     }
-    ensure!(made == told, "it tells in another order what was run");
+    ensure!(made == told, "its cases are in another order; {TO_DO}");
     Ok(())
 }
 
@@ -89,90 +90,108 @@ fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "\\<")
 }
 
-/// One line of JSON for each case; of a case that was run again, its last one counts.
-fn render(lines: &str) -> Result<String> {
-    let mut cases = Vec::<(String, String)>::new();
-    for line in lines.lines() {
-        let case: Value = serde_json::from_str(line).context("read a case's result")?;
-        let name = case.get("case").and_then(Value::as_str).context("a case without a name")?;
-        let name = name.to_owned();
-        let cell = cell(&case);
-        match cases.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = cell,
-            None => cases.push((name, cell)),
+/// Cases that have no table.
+#[derive(Default)]
+struct Kind {
+    said: Option<String>,
+    cases: Vec<String>,
+}
+
+impl Kind {
+    fn render(&self, title: &str) -> String {
+        let mut text = format!("\n## {title}\n\n");
+        if let Some(said) = &self.said {
+            let _ = writeln!(text, "{said}\n");
         }
+        for case in &self.cases {
+            let _ = writeln!(text, "- {}", escaped(case));
+        }
+        text
     }
-    let stacks: BTreeSet<String> = cases
+}
+
+/// One line of JSON for each case.
+fn render(lines: &str) -> Result<String> {
+    let cases: Vec<Case> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).context("read a line of cases.jsonl"))
+        .collect::<Result<_>>()?;
+    let stacks: BTreeSet<&str> = cases
         .iter()
-        .filter_map(|(name, _)| name.split_once(": ")?.1.split_once(" -> "))
-        .flat_map(|(client, server)| [client.to_owned(), server.to_owned()])
+        .filter_map(|case| case.name.split_once(": ")?.1.split_once(" -> "))
+        .flat_map(|(client, server)| [client, server])
         .collect();
 
-    let (mut pairs, mut alone, mut others) = (Table::default(), Table::default(), Table::default());
-    let mut raw = BTreeMap::<&str, Table>::new();
-    for (name, cell) in &cases {
-        match name.split_once(": ") {
-            Some((kind, case)) if kind.starts_with("raw ") => {
-                raw.entry(kind).or_default().add(case, "result", cell);
+    let (mut pairs, mut alone, mut others) = (Table::default(), Table::default(), Kind::default());
+    let mut raw = Vec::<(&str, Kind)>::new();
+    for case in &cases {
+        let cell = case.confirmed_by.as_ref().map_or("exact".into(), |by| format!("exact, {by}"));
+        match case.name.split_once(": ") {
+            Some((kind, name)) if kind.starts_with("raw ") => {
+                let kind = kind.trim_start_matches("raw ");
+                if raw.last().is_none_or(|(last, _)| *last != kind) {
+                    raw.push((kind, Kind { said: case.kind.clone(), cases: Vec::new() }));
+                }
+                if let Some((_, kind)) = raw.last_mut() {
+                    kind.cases.push(name.to_owned());
+                }
             }
-            Some((what, pair)) if pair.contains(" -> ") => pairs.add(pair, what, cell),
-            Some((what, stack)) if stacks.contains(stack) => alone.add(what, stack, cell),
-            _ => others.add(name, "result", cell),
+            Some((what, pair)) if pair.contains(" -> ") => pairs.add(pair, what, &cell),
+            Some((what, stack)) if stacks.contains(stack) => alone.add(what, stack, &cell),
+            _ => others.cases.push(case.name.clone()),
         }
     }
     let mut text = pairs.render("Each client with each server", "client -> server");
     text.push_str(&alone.render("Each stack with itself", "case"));
-    text.push_str(&others.render("The daemon", "case"));
-    for (kind, table) in raw {
-        let kind = kind.trim_start_matches("raw ");
-        text.push_str(&table.render(&format!("Raw HTTP/2 peers: {kind}"), "case"));
+    text.push_str(&others.render("The daemon"));
+    for (title, kind) in raw {
+        text.push_str(&kind.render(&format!("Raw HTTP/2 peers: {title}")));
     }
     Ok(text)
 }
 
-fn cell(case: &Value) -> String {
-    let passed = case.get("passed").and_then(Value::as_bool) == Some(true);
-    let mut cell = if passed { "yes" } else { "FAILED" }.to_owned();
-    for note in
-        case.get("notes").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-    {
-        let _ = write!(cell, ", {note}");
-    }
-    cell
+/// A case, as the end-to-end tests list it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    #[serde(rename = "case")]
+    name: String,
+    /// What confirms it beside what its peers know.
+    confirmed_by: Option<String>,
+    /// What is to be said of all cases of its kind.
+    kind: Option<String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::render;
 
-    const RUN: &str = r#"{"case":"errors: a -> b","passed":false,"notes":[]}
-{"case":"errors: b -> a","passed":true,"notes":["tshark"]}
-{"case":"IPv6: a","passed":true,"notes":[]}
-{"case":"SIGTERM","passed":true,"notes":[]}
-{"case":"raw ends: one: two | three","passed":true,"notes":[]}
-{"case":"errors: a -> b","passed":true,"notes":["tshark"]}
+    const CASES: &str = r#"{"case":"errors: a -> b","confirmed_by":"tshark"}
+{"case":"errors: b -> a"}
+{"case":"IPv6: a"}
+{"case":"SIGTERM"}
+{"case":"raw ends: one: two | three","kind":"Of all ends."}
+{"case":"raw ends: four"}
 "#;
 
     #[test]
     fn every_case_has_its_place() {
-        let text = render(RUN).unwrap();
-        for line in [
+        let text = render(CASES).unwrap();
+        for lines in [
             "| client -> server | errors |",
-            "| a -> b | yes, tshark |",
-            "| b -> a | yes, tshark |",
-            "| IPv6 | yes |",
-            "| SIGTERM | yes |",
-            "## Raw HTTP/2 peers: ends",
-            "| one: two \\| three | yes |",
+            "| a -> b | exact, tshark |",
+            "| b -> a | exact |",
+            "| case | a |\n|---|---|\n| IPv6 | exact |",
+            "## The daemon\n\n- SIGTERM\n",
+            "## Raw HTTP/2 peers: ends\n\nOf all ends.\n\n- one: two \\| three\n- four\n",
         ] {
-            assert!(text.contains(line), "{line}\n{text}");
+            assert!(text.contains(lines), "{lines}\n{text}");
         }
-        assert!(!text.contains("FAILED"), "it was run again");
     }
 
     #[test]
-    fn what_failed_is_told() {
-        assert!(render(&RUN.replace("true", "false")).unwrap().contains("| SIGTERM | FAILED |"));
+    fn what_is_no_case_is_an_error() {
         assert!(render("{").is_err());
+        assert!(render(r#"{"case":"a","passed":true}"#).is_err());
     }
 }

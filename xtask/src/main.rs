@@ -51,7 +51,7 @@ enum Xtask {
     },
     /// Runs all tests: first those that need nothing, then those that need root, by sudo if need be.
     Test {
-        /// Writes what was run into docs/correctness.md; with a filter, what was run of it.
+        /// Runs nothing, but lists all cases in docs/correctness.md.
         #[arg(long)]
         document: bool,
         /// A filter and flags for the test binaries, after `--`.

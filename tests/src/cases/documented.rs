@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use libtest_mimic::{Failed, Trial};
+use tests::report::Also;
+
+use crate::Case;
 
 /// The kinds of cases of which each has its row.
 const KINDS: [&str; 6] = [
@@ -19,11 +21,14 @@ const KINDS: [&str; 6] = [
 ];
 
 /// Of these cases.
-pub(crate) fn trial(cases: &[Trial]) -> Trial {
-    let cases: BTreeSet<String> = cases.iter().map(|case| case.name().to_owned()).collect();
-    Trial::test("documented: docs/reliability.md", move || {
-        compare(&cases).map_err(|error| Failed::from(format!("{error:#}")))
-    })
+pub(crate) fn case(cases: &[Case]) -> Case {
+    let cases: BTreeSet<String> = cases.iter().map(|case| case.name.clone()).collect();
+    Case {
+        name: "documented: docs/reliability.md".into(),
+        also: Also::Nothing,
+        ignored: false,
+        run: Box::new(move |_| compare(&cases)),
+    }
 }
 
 fn compare(cases: &BTreeSet<String>) -> Result<()> {

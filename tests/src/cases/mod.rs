@@ -20,47 +20,118 @@ mod transports;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use libtest_mimic::Trial;
 use tests::daemon::Daemon;
 use tests::raw::{Address, Talk};
+use tests::report::{Also, TSHARK, confirmed};
 use tests::tshark::{self, Recording};
 
+use crate::{Case, Run};
+
 /// All of them.
-pub(crate) fn trials() -> Vec<Trial> {
+pub(crate) fn all() -> Vec<Case> {
     let mut table = Table::default();
-    for (kind, add) in [
-        ("codes", codes::add as fn(&mut Table)),
-        ("ends", ends::add),
-        ("frames", frames::add),
-        ("transports", transports::add),
-        ("processes", processes::add),
-        ("late", late::add),
-        ("gaps", gaps::add),
-        ("privileges", privileges::add),
-        ("hostile", hostile::add),
-        ("staying up", staying_up::add),
-    ] {
-        table.kind = kind;
-        table.recording = RECORDED.contains(&kind).then(Arc::default);
+    for (kind, add, recorded) in KINDS {
+        table.begin(kind, recorded);
         add(&mut table);
         table.compare_recording();
     }
-    table.trials
+    table.cases
 }
+
+/// A table, and whether the traffic of its cases is recorded: otherwise, why tshark is not asked.
+type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
+
+const KINDS: [Kind; 10] = [
+    ("codes", codes::add, Ok(())),
+    ("ends", ends::add, Ok(())),
+    (
+        "frames",
+        frames::add,
+        Err("tshark is not asked: what these are made of are too many frames, streams and bytes \
+             for it to dissect in minutes, or gaps, which it does not have."),
+    ),
+    (
+        "transports",
+        transports::add,
+        Err("tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
+             HTTP/2, which is the question here, is what it is told."),
+    ),
+    (
+        "processes",
+        processes::add,
+        Err("tshark cannot tell: which process is at an end of a connection is not on the wire."),
+    ),
+    (
+        "late",
+        late::add,
+        Err("tshark cannot tell: these begin before they are watched, which is the question."),
+    ),
+    (
+        "gaps",
+        gaps::add,
+        Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
+    ),
+    (
+        "privileges",
+        privileges::add,
+        Err("tshark cannot tell: what the daemon may do is not on the wire."),
+    ),
+    (
+        "hostile",
+        hostile::add,
+        Err("tshark is not asked: what these send is made to be told of by nobody."),
+    ),
+    (
+        "staying up",
+        staying_up::add,
+        Err(
+            "tshark cannot tell: how the daemon does is not on the wire. The case of a processor is \
+             run where there is one to take offline.",
+        ),
+    ),
+];
+
+/// What is said of the cases that are recorded.
+const SAME_TO_TSHARK: &str = "tshark sees the same calls in the traffic of all of these, and the \
+    same codes where there is a `grpc-status`; it cannot tell of the calls over Unix sockets, nor \
+    of those beyond the bound of a connection, which are on the wire and not counted.";
 
 /// Cases as they are added.
 #[derive(Default)]
 struct Table {
     kind: &'static str,
-    trials: Vec<Trial>,
-    /// Of the cases of this kind: begun with the first that is run.
-    recording: Option<Arc<Mutex<Option<Recording>>>>,
+    cases: Vec<Case>,
+    /// What is to be said of the next case.
+    said: Option<&'static str>,
+    /// Of the cases of this kind.
+    recording: Option<Recorded>,
     /// The daemon of all: started with the first case that is run, and, because the cases have it
     /// among them, ended with the last.
     daemon: Arc<Mutex<Option<Daemon>>>,
 }
 
+/// Cases whose traffic is recorded together.
+#[derive(Default)]
+struct Recorded {
+    /// Begun with the first that is run.
+    recording: Arc<Mutex<Option<Recording>>>,
+    /// What each does, until it is run.
+    runs: Vec<(String, Slot)>,
+}
+
+type Slot = Arc<Mutex<Option<Run>>>;
+
+fn take(slot: &Slot) -> Option<Run> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 impl Table {
+    fn begin(&mut self, kind: &'static str, recorded: Result<(), &'static str>) {
+        self.kind = kind;
+        self.said = Some(recorded.err().unwrap_or(SAME_TO_TSHARK));
+        self.recording = recorded.is_ok().then(Recorded::default);
+    }
+
     /// A case with a daemon that watches everything.
     fn case(
         &mut self,
@@ -68,8 +139,8 @@ impl Table {
         run: impl FnOnce(&Daemon, &str) -> Result<()> + Send + 'static,
     ) {
         let daemon = Arc::clone(&self.daemon);
-        let recording = self.recording.clone();
-        self.alone(name, move |name| {
+        let recording = self.recording.as_ref().map(|recorded| Arc::clone(&recorded.recording));
+        let run = move |name: &str| {
             let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
             if daemon.is_none() {
                 // Scrapes are many: short ones.
@@ -80,23 +151,27 @@ impl Table {
                 record(&recording, daemon)?;
             }
             run(daemon, name)
-        });
+        };
+        let Some(recorded) = &mut self.recording else { return self.alone(name, run) };
+        let slot: Slot = Arc::new(Mutex::new(Some(Box::new(run))));
+        recorded.runs.push((full_name(self.kind, name.as_ref()), Arc::clone(&slot)));
+        self.alone(name, move |name| take(&slot).context("has been run")?(name));
     }
 
-    /// The last case of a kind that is recorded: tshark saw the same in all of them.
+    /// The last case of a kind that is recorded: tshark saw the same in all of them. Those that
+    /// have not been run are run by it, so that it can be run alone.
     fn compare_recording(&mut self) {
-        let Some(recording) = self.recording.clone() else { return };
-        self.alone("what tshark sees of all of these", move |_| {
+        let Some(Recorded { recording, runs }) = self.recording.take() else { return };
+        self.add("what tshark sees of all of these", Also::Confirmed(TSHARK), move |_| {
             if !tshark::is_there()? {
-                tests::report::note("tshark is not installed");
                 return Ok(());
             }
+            for (name, slot) in runs {
+                take(&slot).map_or(Ok(()), |run| run(&name).context(name))?;
+            }
             let recording = recording.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let recording = recording.context("nothing was recorded: run these with the others")?;
-            recording.finish()?.agree_with_raw_peers(cannot_tell)?;
-            tests::report::note("tshark");
-            tests::report::note("it cannot tell the codes of calls without grpc-status");
-            tests::report::note("it cannot tell of Unix sockets");
+            recording.context("a recording")?.finish()?.agree_with_raw_peers(cannot_tell)?;
+            confirmed(TSHARK);
             Ok(())
         });
     }
@@ -107,8 +182,18 @@ impl Table {
         name: impl AsRef<str>,
         run: impl FnOnce(&str) -> Result<()> + Send + 'static,
     ) {
-        let name = format!("raw {}: {}", self.kind, name.as_ref());
-        self.trials.push(crate::trial(name, run));
+        let also = self.said.take().map_or(Also::Nothing, Also::OfItsKind);
+        self.add(name.as_ref(), also, run);
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        also: Also,
+        run: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    ) {
+        let name = full_name(self.kind, name);
+        self.cases.push(Case { name, also, ignored: false, run: Box::new(run) });
     }
 
     /// A case with daemons of its own, shown as ignored where it is not possible.
@@ -119,8 +204,9 @@ impl Table {
         run: impl FnOnce(&str) -> Result<()> + Send + 'static,
     ) {
         self.alone(name, run);
-        let trial = self.trials.pop().map(|trial| trial.with_ignored_flag(!possible));
-        self.trials.extend(trial);
+        if let Some(case) = self.cases.last_mut() {
+            case.ignored = !possible;
+        }
     }
 
     /// A connection over IPv4 that both ends close when the case is over.
@@ -150,9 +236,9 @@ impl Table {
     }
 }
 
-/// The kinds whose traffic is recorded. The others' is minutes of work for tshark, or not HTTP/2
-/// alone, or not on loopback.
-const RECORDED: [&str; 2] = ["codes", "ends"];
+fn full_name(kind: &str, name: &str) -> String {
+    format!("raw {kind}: {name}")
+}
 
 fn record(recording: &Mutex<Option<Recording>>, daemon: &Daemon) -> Result<()> {
     let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
