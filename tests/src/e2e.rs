@@ -124,6 +124,16 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             let run = move || repeated(server, policy);
             case(&format!("{policy}, attempts are calls: {}", server.name), Nothing, Box::new(run));
         }
+        let run = move || tests::gzip::is_counted_as_on_the_wire(server);
+        case(&format!("gzip: {}", server.name), Confirmed(TSHARK), Box::new(run));
+        if server.repeats_refused {
+            let run = move || tests::refused::and_repeated_are_two_calls(server);
+            case(
+                &format!("REFUSED_STREAM, made again by the library: {}", server.name),
+                Nothing,
+                Box::new(run),
+            );
+        }
         let run = move || tests::latency::is_the_handlers(server);
         case(
             &format!("handling time by the handlers' clocks: {}", server.name),

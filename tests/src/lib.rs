@@ -11,6 +11,7 @@
 //! - [`expected`]: the comparison, number by number;
 //! - [`tshark`]: the comparison with an independent dissection of the same traffic;
 //! - [`latency`]: the comparison with the peers' own clocks;
+//! - [`gzip`] and [`refused`]: compressed messages, calls that a server refuses;
 //! - [`report`]: what was checked, for docs/correctness.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
@@ -29,6 +30,7 @@
 pub mod daemon;
 pub mod expected;
 pub mod footprint;
+pub mod gzip;
 pub mod latency;
 pub mod openmetrics;
 #[cfg(feature = "privileged")]
@@ -36,6 +38,7 @@ pub mod payload;
 pub mod peer;
 mod process;
 pub mod raw;
+pub mod refused;
 pub mod report;
 pub mod restart;
 pub mod stack;

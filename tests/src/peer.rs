@@ -137,11 +137,16 @@ pub struct Client {
 impl Client {
     /// Starts it.
     pub fn start(stack: &Stack, server: &Server, plan: &Plan) -> Result<Self> {
+        Self::start_to(stack, &server.address, plan)
+    }
+
+    /// Likewise, to a server at this address.
+    pub fn start_to(stack: &Stack, server: &str, plan: &Plan) -> Result<Self> {
         let folder = Folder::new()?;
         let plan_file = folder.path("plan");
         fs::write(&plan_file, serde_json::to_vec(plan)?).context("write the plan")?;
         let mut command = command(&stack.client, stack, &folder)?;
-        command.args(["--target", &server.address, "--plan"]).arg(plan_file);
+        command.args(["--target", server, "--plan"]).arg(plan_file);
         let process = Process::new(command.stdout(Stdio::null()).spawn()?);
         let name = format!("{} client", stack.name);
         let identity = Identity { name, pid: process.pid(), comm: process.comm()? };

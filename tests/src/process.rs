@@ -67,6 +67,11 @@ impl Process {
     }
 }
 
+/// The tests' own.
+pub(crate) fn own_comm() -> Result<String> {
+    comm_in("self")
+}
+
 fn comm_in(process: &str) -> Result<String> {
     let path = format!("/proc/{process}/comm");
     let comm = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;

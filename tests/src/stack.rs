@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 /// A gRPC library in one of its modes, ready to run.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
 pub struct Stack {
     /// As in the name of a case.
     pub name: String,
@@ -28,6 +29,10 @@ pub struct Stack {
     pub policies: Vec<String>,
     /// The client keeps a call whose deadline is over before it begins: nothing of it is written.
     pub keeps_expired: bool,
+    /// The server compresses no responses.
+    pub plain_responses: bool,
+    /// The client makes a call that was refused again by itself, on the same connection.
+    pub repeats_refused: bool,
 }
 
 /// A `peer.toml`. In its words, `{folder}` is the folder that it is in, `{cache}` a folder that is
@@ -49,6 +54,7 @@ struct Manifest {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
 struct Commands {
     server: Vec<String>,
     client: Vec<String>,
@@ -58,6 +64,10 @@ struct Commands {
     policies: Vec<String>,
     #[serde(default)]
     keeps_expired: bool,
+    #[serde(default)]
+    plain_responses: bool,
+    #[serde(default)]
+    repeats_refused: bool,
 }
 
 /// Prepares the stacks of all folders; what has been prepared before and has not changed is kept.
@@ -118,6 +128,8 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
             races_deadline: commands.races_deadline,
             policies: commands.policies,
             keeps_expired: commands.keeps_expired,
+            plain_responses: commands.plain_responses,
+            repeats_refused: commands.repeats_refused,
         })
     };
     manifest.stacks.into_iter().map(stack).collect()

@@ -39,6 +39,9 @@ const FIELDS: [&str; 8] = [
     "http2.rst_stream.error",
 ];
 
+/// What is asked of each packet that has gRPC's messages in it.
+const MESSAGE_FIELDS: [&str; 3] = ["tcp.dstport", "grpc.compressed_flag", "grpc.message_length"];
+
 /// Whether both programs are installed. With `CI` in the environment they must be.
 pub fn is_there() -> Result<bool> {
     let runs = |program: &str| {
@@ -124,22 +127,63 @@ impl Recording {
         self.folder.path().join("packets")
     }
 
-    /// Ends it; what tshark makes of it.
-    pub fn finish(mut self) -> Result<Calls> {
+    /// Ends it; the calls that tshark sees in it.
+    pub fn finish(self) -> Result<Calls> {
+        Calls::parse(&self.dissect("http2", &FIELDS)?)
+    }
+
+    /// Ends it; the messages that tshark sees in it, to this port and from it.
+    pub fn finish_messages(self, port: &str) -> Result<[Messages; 2]> {
+        Messages::parse(&self.dissect("grpc", &MESSAGE_FIELDS)?, port)
+    }
+
+    /// Ends it. What tshark tells of each packet of a protocol, line by line.
+    fn dissect(mut self, protocol: &str, fields: &[&str]) -> Result<String> {
         self.wait_for_marker("end")?;
         self.dumpcap.signal(Signal::INT)?;
         self.dumpcap.wait(LIMIT)?;
         let mut tshark = Command::new("tshark");
-        tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", "http2", "-T", "fields"]);
+        tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", protocol, "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
         tshark.args(["-d", &format!("tcp.port=={},http2", self.ports)]);
-        for field in FIELDS {
+        for field in fields {
             tshark.args(["-e", field]);
         }
         let output = tshark.stdin(Stdio::null()).output().context("run tshark")?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "tshark ended with {}: {said}", output.status);
-        Calls::parse(&String::from_utf8_lossy(&output.stdout))
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The messages of one direction, as they are on the wire.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// How many.
+    pub count: u64,
+    /// How many of them are compressed.
+    pub compressed: u64,
+    /// Their bytes, compressed or not.
+    pub bytes: u64,
+}
+
+impl Messages {
+    fn parse(lines: &str, port: &str) -> Result<[Self; 2]> {
+        let (mut to, mut from) = (Self::default(), Self::default());
+        for line in lines.lines() {
+            let context = || format!("tshark says {line:?}");
+            let [destination, flags, lengths] = *line.split('\t').collect::<Vec<_>>() else {
+                bail!(context())
+            };
+            let messages = if destination == port { &mut to } else { &mut from };
+            messages.compressed +=
+                flags.split(AGGREGATOR).filter(|flag| *flag == "1").count() as u64;
+            for length in lengths.split(AGGREGATOR) {
+                messages.count += 1;
+                messages.bytes += length.parse::<u64>().with_context(context)?;
+            }
+        }
+        Ok([to, from])
     }
 }
 
@@ -277,7 +321,7 @@ fn code(text: &str) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Calls;
+    use super::{Calls, Messages};
     use crate::truth::{CUT, Row, Sums, Truth};
 
     const PACKETS: &str = "0\t4\x1f1\x1f0\t0x00\x1f0x04\x1f0x01\t0\x1f1\x1f1\t2\t:method\x1f:path\tPOST\x1f/s/M\t\n\
@@ -310,6 +354,14 @@ mod tests {
             assert!(calls.agree(&client(other)).is_err(), "{other:?}");
         }
         assert!(Calls::parse("").unwrap().agree(&client(&[])).is_err(), "nothing was recorded");
+    }
+
+    #[test]
+    fn adds_up_messages_each_way() {
+        let [to, from] = Messages::parse("80\t1\x1f0\t9\x1f7\n99\t0\t5\n80\t1\t1\n", "80").unwrap();
+        assert_eq!(to, Messages { count: 3, compressed: 2, bytes: 17 });
+        assert_eq!(from, Messages { count: 1, compressed: 0, bytes: 5 });
+        assert!(Messages::parse("80\t1\n", "80").is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
 
 	"observer.test/peer/echopb"
@@ -75,15 +76,19 @@ func connect(target string, step *step) (*grpc.ClientConn, error) {
 	if len(step.ServiceConfig) > 0 {
 		retries = grpc.WithDefaultServiceConfig(string(step.ServiceConfig))
 	}
+	options := []grpc.CallOption{
+		grpc.MaxCallRecvMsgSize(math.MaxInt32),
+		grpc.MaxCallSendMsgSize(math.MaxInt32),
+	}
+	if step.Gzip {
+		options = append(options, grpc.UseCompressor(gzip.Name))
+	}
 	channel, err := grpc.NewClient(
 		target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		retries,
-		grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(math.MaxInt32),
-			grpc.MaxCallSendMsgSize(math.MaxInt32),
-		),
+		grpc.WithDefaultCallOptions(options...),
 	)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,8 @@ func main() {
 	listen := flags.String("listen", "", "server: ADDRESS:PORT (port 0: any) or unix:PATH")
 	target := flags.String("target", "", "client: ADDRESS:PORT or unix:PATH")
 	age := flags.Int64("max-connection-age-ms", 0, "server: after which it closes connections")
+	// grpc-go's servers compress as their clients do.
+	_ = flags.String("compression", "", "server: gzip")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
 	// ExitOnError: there is no error to return.
 	_ = flags.Parse(os.Args[2:])

@@ -34,6 +34,7 @@ type step struct {
 	CancelAfterMessages *uint64         `json:"cancel_after_messages"`
 	Holds               bool            `json:"holds"`
 	ServiceConfig       json.RawMessage `json:"service_config"`
+	Gzip                bool            `json:"gzip"`
 	UnknownMethod       bool            `json:"unknown_method"`
 }
 

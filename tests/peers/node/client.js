@@ -34,6 +34,7 @@ const DEFAULTS = {
   cancel_after_messages: null,
   holds: false,
   service_config: null,
+  gzip: false,
   unknown_method: false,
 };
 // Until the server is there.
@@ -62,7 +63,8 @@ const STARTS = {
 
 function ignore() {}
 
-function options({ service_config }) {
+function options({ service_config, gzip }) {
+  if (gzip) return { ...OPTIONS, 'grpc.default_compression_algorithm': grpc.compressionAlgorithms.gzip };
   if (service_config === null) return OPTIONS;
   return { ...OPTIONS, 'grpc.enable_retries': 1, 'grpc.service_config': JSON.stringify(service_config) };
 }

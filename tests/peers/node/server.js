@@ -1,7 +1,7 @@
 'use strict';
 // The grpc-js server of the end-to-end tests: does what each request says.
 //
-//     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N]
+//     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip]
 //
 // Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and writes what it
 // knows happened to FILE.
@@ -128,7 +128,13 @@ function sleep(stream, millis) {
 
 function main() {
   const { values: args } = parseArgs({
-    options: { listen: { type: 'string' }, truth: { type: 'string' }, 'max-connection-age-ms': { type: 'string' } },
+    options: {
+      listen: { type: 'string' },
+      truth: { type: 'string' },
+      'max-connection-age-ms': { type: 'string' },
+      // grpc-js compresses no responses.
+      compression: { type: 'string' },
+    },
   });
   const age = args['max-connection-age-ms'];
   const truth = new Truth();

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import grpc
 
 import echo_pb2
-from truth import OPTIONS, Call, Truth
+from truth import GZIP, OPTIONS, Call, Truth
 
 DEFAULTS = {
     "rpc": "Unary",
@@ -43,6 +43,8 @@ DEFAULTS = {
     "holds": False,
     # As gRPC defines it in JSON: with a policy for retries or hedging.
     "service_config": None,
+    # Requests are compressed.
+    "gzip": False,
     # Call a method that no server has.
     "unknown_method": False,
 }
@@ -72,6 +74,8 @@ def seconds(millis):
 
 
 def options(step):
+    if step.gzip:
+        return [*OPTIONS, GZIP]
     if step.service_config is None:
         return OPTIONS
     known = [option for option in OPTIONS if option[0] != "grpc.enable_retries"]

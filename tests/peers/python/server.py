@@ -1,6 +1,7 @@
 """The grpcio server of the end-to-end tests: does what each request says.
 
     server.py --mode asyncio|threaded --listen ADDRESS --truth FILE [--max-connection-age-ms N]
+              [--compression gzip]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and
 writes what it knows happened to FILE.
@@ -19,7 +20,7 @@ import grpc
 
 import echo_pb2
 import echo_pb2_grpc
-from truth import OPTIONS, Call, Truth
+from truth import GZIP, OPTIONS, Call, Truth
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 SERVICE = "/observer.test.v1.Echo/"
@@ -235,12 +236,15 @@ def main():
     parser.add_argument("--listen", required=True)
     parser.add_argument("--truth", required=True)
     parser.add_argument("--max-connection-age-ms", type=int)
+    parser.add_argument("--compression", choices=["gzip"])
     args = parser.parse_args()
     # Handlers that raise are part of the plan; their tracebacks are not news.
     logging.disable(logging.CRITICAL)
     options = OPTIONS
     if args.max_connection_age_ms:
-        options = [*OPTIONS, ("grpc.max_connection_age_ms", args.max_connection_age_ms)]
+        options = [*options, ("grpc.max_connection_age_ms", args.max_connection_age_ms)]
+    if args.compression:
+        options = [*options, GZIP]
     truth = Truth()
     if args.mode == "asyncio":
         asyncio.run(serve_asyncio(args.listen, options, truth))

@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+import grpc
+
 # The code of a call that the other end cut: its server never chose one.
 CUT = -1
 
@@ -17,6 +19,8 @@ OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.enable_retries", 0),
 ]
+# Messages that go out are compressed.
+GZIP = ("grpc.default_compression_algorithm", grpc.Compression.Gzip)
 
 
 class Call:

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 use tonic::client::Grpc;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming, TimeoutExpired};
 use tonic_prost::ProstCodec;
@@ -163,6 +164,10 @@ async fn exchange(channel: Channel, step: &Arc<Step>, shared: &Arc<Shared>) -> R
     let mut grpc = Grpc::new(channel)
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
+    if step.gzip {
+        let gzip = CompressionEncoding::Gzip;
+        grpc = grpc.send_compressed(gzip).accept_compressed(gzip);
+    }
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let codec = ProstCodec::<Request, Response>::default();
     match step.rpc {

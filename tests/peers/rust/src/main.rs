@@ -39,6 +39,9 @@ enum Role {
         /// After which it closes connections.
         #[arg(long)]
         max_connection_age_ms: Option<u64>,
+        /// What requests and responses may be compressed by: `gzip`.
+        #[arg(long)]
+        compression: Option<String>,
     },
     /// Carries out a plan.
     Client {
@@ -62,9 +65,9 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     match role {
-        Role::Server { listen, truth, max_connection_age_ms } => {
+        Role::Server { listen, truth, max_connection_age_ms, compression } => {
             let age = max_connection_age_ms.map(Duration::from_millis);
-            runtime.block_on(server::serve(&listen, &truth, age))
+            runtime.block_on(server::serve(&listen, &truth, age, compression.is_some()))
         }
         Role::Client { target, plan, truth } => {
             let plan = std::fs::read(&plan).with_context(|| format!("read {}", plan.display()))?;

@@ -39,6 +39,7 @@ pub(crate) struct Step {
     cancel_after_ms: Option<u64>,
     pub(crate) cancel_after_messages: Option<u64>,
     pub(crate) holds: bool,
+    pub(crate) gzip: bool,
     unknown_method: bool,
 }
 
@@ -63,6 +64,7 @@ impl Default for Step {
             cancel_after_ms: None,
             cancel_after_messages: None,
             holds: false,
+            gzip: false,
             unknown_method: false,
         }
     }

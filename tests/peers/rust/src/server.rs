@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status, Streaming};
@@ -31,11 +32,16 @@ pub(crate) async fn serve(
     listen: &str,
     truth_file: &Path,
     max_connection_age: Option<Duration>,
+    gzip: bool,
 ) -> anyhow::Result<()> {
     let truth = Arc::new(Truth::default());
-    let service = EchoServer::new(Orders { truth: Arc::clone(&truth) })
+    let mut service = EchoServer::new(Orders { truth: Arc::clone(&truth) })
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
+    if gzip {
+        let gzip = CompressionEncoding::Gzip;
+        service = service.accept_compressed(gzip).send_compressed(gzip);
+    }
     let mut terminated = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {

@@ -124,6 +124,9 @@ final class Client {
       if (step.deadline_ms != null) {
         options = options.withDeadlineAfter(step.deadline_ms, TimeUnit.MILLISECONDS);
       }
+      if (step.gzip) {
+        options = options.withCompression("gzip");
+      }
       call = channel.newCall(step.method(), options);
     }
 

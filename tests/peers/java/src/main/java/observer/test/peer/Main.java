@@ -11,7 +11,7 @@ import java.util.logging.Logger;
  * peers (see the {@code tests} crate).
  *
  * <pre>
- * server --listen ADDRESS --truth FILE [--max-connection-age-ms N]
+ * server --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip]
  * client --target ADDRESS --plan FILE --truth FILE
  * </pre>
  */
@@ -24,7 +24,7 @@ public final class Main {
     Map<String, String> options = options(args);
     Truth truth = new Truth();
     if (args[0].equals("server")) {
-      Server.serve(options.get("--listen"), options.get("--max-connection-age-ms"), truth);
+      Server.serve(options, truth);
     } else {
       Client.carryOut(options.get("--target"), Plan.read(Path.of(options.get("--plan"))), truth);
     }

@@ -46,6 +46,7 @@ final class Plan {
     Long cancel_after_messages = null;
     boolean holds = false;
     Map<String, ?> service_config = null;
+    boolean gzip = false;
     boolean unknown_method = false;
 
     Request request() {

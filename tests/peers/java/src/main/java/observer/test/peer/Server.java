@@ -3,6 +3,10 @@ package observer.test.peer;
 import com.google.gson.Gson;
 import com.google.protobuf.ByteString;
 import io.grpc.Context;
+import io.grpc.Metadata;
+import io.grpc.ServerCall;
+import io.grpc.ServerCallHandler;
+import io.grpc.ServerInterceptor;
 import io.grpc.Status;
 import io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.ServerCallStreamObserver;
@@ -29,7 +33,10 @@ final class Server extends EchoGrpc.EchoImplBase {
   }
 
   /** Serves until SIGTERM; prints one JSON line {"pid", "address"} when it listens. */
-  static void serve(String listen, String maxConnectionAgeMs, Truth truth) throws Exception {
+  static void serve(Map<String, String> options, Truth truth) throws Exception {
+    String listen = options.get("--listen");
+    String maxConnectionAgeMs = options.get("--max-connection-age-ms");
+    String compression = options.get("--compression");
     CountDownLatch terminated = new CountDownLatch(1);
     Signal.handle(new Signal("TERM"), signal -> terminated.countDown());
     NettyServerBuilder builder =
@@ -38,6 +45,9 @@ final class Server extends EchoGrpc.EchoImplBase {
             .addService(new Server(truth));
     if (maxConnectionAgeMs != null) {
       builder.maxConnectionAge(Long.parseLong(maxConnectionAgeMs), TimeUnit.MILLISECONDS);
+    }
+    if (compression != null) {
+      builder.intercept(new Compressing(compression));
     }
     io.grpc.Server server = builder.build().start();
     Map<String, Object> line = new LinkedHashMap<>();
@@ -48,6 +58,16 @@ final class Server extends EchoGrpc.EchoImplBase {
     server.shutdown();
     if (!server.awaitTermination(GRACE_SECONDS, TimeUnit.SECONDS)) {
       server.shutdownNow().awaitTermination();
+    }
+  }
+
+  /** Has responses compressed. */
+  private record Compressing(String compression) implements ServerInterceptor {
+    @Override
+    public <A, B> ServerCall.Listener<A> interceptCall(
+        ServerCall<A, B> call, Metadata headers, ServerCallHandler<A, B> next) {
+      call.setCompression(compression);
+      return next.startCall(call, headers);
     }
   }
 
