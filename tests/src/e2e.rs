@@ -18,7 +18,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
-use tests::daemon::{Daemon, User, free_address, refusal};
+use tests::daemon::{Daemon, Shared, User, free_address, refusal};
 use tests::expected::Expected;
 use tests::openmetrics::Metrics;
 use tests::peer::{Client, Identity, Listen, Plan, Server};
@@ -81,39 +81,45 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         (named("python-asyncio")?, named("python-threaded")?, named("tonic")?);
     let go = named("grpc-go");
 
-    for server in stacks {
-        for client in stacks {
-            let pair = format!("{} -> {}", client.name, server.name);
-            for (what, plan) in [
-                ("four kinds of call", kinds()),
-                ("errors", errors()),
-                ("cancelled", cancelled()),
-                ("expired", expired(server)),
-            ] {
-                let run = move || recorded(server, client, &plan);
-                case(&format!("{what}: {pair}"), Confirmed(TSHARK), Box::new(run));
-            }
+    // What a method's messages show of its kind is known of all its processes: only cases of one
+    // plan have a daemon in common.
+    for (what, plan) in [
+        ("four kinds of call", (|_| kinds()) as fn(&Stack) -> Vec<Vec<Value>>),
+        ("errors", |_| errors()),
+        ("cancelled", |_| cancelled()),
+        ("expired", expired),
+    ] {
+        let shared = Shared::default();
+        for (server, client) in pairs(stacks) {
+            let (daemon, plan) = (shared.clone(), plan(server));
+            let run = move || daemon.watch(|daemon| recorded(daemon, server, client, &plan));
+            let name = format!("{what}: {} -> {}", client.name, server.name);
+            case(&name, Confirmed(TSHARK), Box::new(run));
         }
+    }
+    let shared = Shared::default();
+    for server in stacks {
         for connections in [1, 50] {
-            let run =
-                move || watched(server, server, Listen::V4, Watch::Port, &thousand(connections));
+            let run = move || with_port(server, Listen::V4, &thousand(connections));
             let name = format!("1000 calls at once, connections {connections}: {}", server.name);
             case(&name, Nothing, Box::new(run));
         }
-        let run = move || watched(server, server, Listen::V4, Watch::Port, &huge());
+        let run = move || with_port(server, Listen::V4, &huge());
         case(&format!("messages of 5 MiB: {}", server.name), Nothing, Box::new(run));
-        let run = move || watched(server, server, Listen::V6, Watch::Port, &kinds());
+        let run = move || with_port(server, Listen::V6, &kinds());
         case(&format!("IPv6: {}", server.name), Nothing, Box::new(run));
-        let run = move || watched(server, server, Listen::Unix, Watch::Everything, &kinds());
+        let run = move || without_flags(server, Listen::Unix, &kinds());
         case(&format!("Unix socket: {}", server.name), Nothing, Box::new(run));
-        let run = move || watched(server, server, Listen::V4, Watch::Everything, &kinds());
-        case(&format!("no flags: {}", server.name), Nothing, Box::new(run));
+        let run = move || with_port(server, Listen::V4, &kinds());
+        case(&format!("--port: {}", server.name), Nothing, Box::new(run));
         let run = move || tests::restart::loses_only_what_happened_before(server);
         case(&format!("started under load: {}", server.name), Nothing, Box::new(run));
-        let run = move || in_flight(server, server);
+        let daemon = shared.clone();
+        let run = move || daemon.watch(|daemon| in_flight(daemon, server));
         case(&format!("calls in flight and connections: {}", server.name), Nothing, Box::new(run));
         if server.keeps_expired {
-            let run = move || expired_at_once(server);
+            let daemon = shared.clone();
+            let run = move || daemon.watch(|daemon| expired_at_once(daemon, server));
             case(&format!("expired before they begin: {}", server.name), Nothing, Box::new(run));
         }
         if let Ok(go) = go {
@@ -121,10 +127,13 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             case(&format!("MAX_CONNECTION_AGE: {}", server.name), Nothing, Box::new(run));
         }
         for policy in &server.policies {
-            let run = move || repeated(server, policy);
+            let daemon = shared.clone();
+            let run = move || daemon.watch(|daemon| repeated(daemon, server, policy));
             case(&format!("{policy}, attempts are calls: {}", server.name), Nothing, Box::new(run));
         }
-        let run = move || tests::gzip::is_counted_as_on_the_wire(server);
+        let daemon = shared.clone();
+        let run =
+            move || daemon.watch(|daemon| tests::gzip::is_counted_as_on_the_wire(daemon, server));
         case(&format!("gzip: {}", server.name), Confirmed(TSHARK), Box::new(run));
         if server.repeats_refused {
             let run = move || tests::refused::and_repeated_are_two_calls(server);
@@ -160,6 +169,11 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     cases.extend(cases::all());
     cases.push(cases::documented::case(&cases));
     Ok(cases)
+}
+
+/// Each server with each client.
+fn pairs(stacks: &[Stack]) -> impl Iterator<Item = (&Stack, &Stack)> {
+    stacks.iter().flat_map(|server| stacks.iter().map(move |client| (server, client)))
 }
 
 // Plans: stages of steps.
@@ -278,46 +292,31 @@ fn few(count: u32) -> Vec<Vec<Value>> {
     ]]
 }
 
-/// What the daemon is told to watch.
-#[derive(Clone, Copy)]
-enum Watch {
-    Everything,
-    Port,
-}
-
-impl Watch {
-    fn arguments(self, server: &Server) -> Result<Vec<String>> {
-        match self {
-            Self::Everything => Ok(Vec::new()),
-            Self::Port => Ok(vec!["--port".into(), server.port()?]),
-        }
-    }
-}
-
 // Cases.
 
-/// A plan is carried out and the daemon tells all of it, of both ends.
-fn watched(
-    server: &Stack,
-    client: &Stack,
-    listen: Listen,
-    watch: Watch,
-    plan: &Plan,
-) -> Result<()> {
-    let server = Server::start(server, listen)?;
-    let daemon = Daemon::start(&watch.arguments(&server)?)?;
-    let (client, did) = Client::start(client, &server, plan)?.finish()?;
+/// A stack with itself, and a daemon that watches only the server's port.
+fn with_port(stack: &Stack, listen: Listen, plan: &Plan) -> Result<()> {
+    let server = Server::start(stack, listen)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
+    let (client, did) = Client::start(stack, &server, plan)?.finish()?;
     all_told(&daemon, server, &client, &did)
 }
 
-/// Likewise, and tshark tells the same of what went over the port.
-fn recorded(server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
+/// Likewise, and a daemon that watches everything.
+fn without_flags(stack: &Stack, listen: Listen, plan: &Plan) -> Result<()> {
+    let server = Server::start(stack, listen)?;
+    let daemon = Daemon::start::<&str>(&[])?;
+    let (client, did) = Client::start(stack, &server, plan)?.finish()?;
+    all_told(&daemon, server, &client, &did)
+}
+
+/// The daemon tells all of a plan, of both ends, and tshark the same of what went over the port.
+fn recorded(daemon: &Daemon, server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
     let server = Server::start(server, Listen::V4)?;
     let port = server.port()?;
     let recording = if tshark::is_there()? { Some(Recording::of_port(&port)?) } else { None };
-    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
     let (client, did) = Client::start(client, &server, plan)?.finish()?;
-    all_told(&daemon, server, &client, &did)?;
+    all_told(daemon, server, &client, &did)?;
     if let Some(recording) = recording {
         recording.finish()?.agree(&did)?;
         report::confirmed(TSHARK);
@@ -331,13 +330,12 @@ fn all_told(daemon: &Daemon, server: Server, client: &Identity, did: &Truth) -> 
     // Before the daemon is blamed.
     agree(&server.stop()?, did)?;
     settled?;
-    // Then the daemon is killed: most cases need not wait for its last scrapes.
     daemon.settle(&expected).context("once all connections are closed")
 }
 
 fn one_of_two_ports(server: &Stack, client: &Stack) -> Result<()> {
     let (chosen, other) = (Server::start(server, Listen::V4)?, Server::start(server, Listen::V4)?);
-    let daemon = Daemon::start(&Watch::Port.arguments(&chosen)?)?;
+    let daemon = Daemon::start(&["--port", &chosen.port()?])?;
     let (other_client, _) = Client::start(client, &other, &few(7))?.finish()?;
     let (client, did) = Client::start(client, &chosen, &few(5))?.finish()?;
     daemon.settle(&[
@@ -373,15 +371,14 @@ fn one_of_two_names(server: &Stack, client: &Stack) -> Result<()> {
     daemon.stop()
 }
 
-fn in_flight(server: &Stack, client: &Stack) -> Result<()> {
+fn in_flight(daemon: &Daemon, stack: &Stack) -> Result<()> {
     const CALLS: u32 = 100;
     const CONNECTIONS: u32 = 2;
-    let server = Server::start(server, Listen::V4)?;
-    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let server = Server::start(stack, Listen::V4)?;
     let plan = [vec![
         json!({"count": CALLS, "concurrency": CALLS, "connections": CONNECTIONS, "sleep_ms": 3000}),
     ]];
-    let client = Client::start(client, &server, &plan)?;
+    let client = Client::start(stack, &server, &plan)?;
     let pids = [("server", server.pid()), ("client", client.identity().pid.to_string())];
     daemon.wait_until(|metrics| {
         for (role, pid) in &pids {
@@ -395,17 +392,13 @@ fn in_flight(server: &Stack, client: &Stack) -> Result<()> {
         Ok(())
     })?;
     let (client, did) = client.finish()?;
-    daemon.settle(&[
-        Expected::of_client(&client, &did),
-        Expected::of_server(server.identity(), &did),
-    ])?;
-    daemon.stop()
+    daemon
+        .settle(&[Expected::of_client(&client, &did), Expected::of_server(server.identity(), &did)])
 }
 
 /// A call whose deadline is over before it begins never gets to the wire.
-fn expired_at_once(stack: &Stack) -> Result<()> {
+fn expired_at_once(daemon: &Daemon, stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
-    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
     let expired = RPCS.map(|rpc| json!({"rpc": rpc, "count": 3, "deadline_ms": 0}));
     let (client, did) = Client::start(stack, &server, &[expired.to_vec()])?.finish()?;
     ensure!(did.calls.iter().all(|row| row.code == 4), "not all expired: {did:?}");
@@ -418,7 +411,7 @@ fn expired_at_once(stack: &Stack) -> Result<()> {
 /// Not tonic's: a call that finds its connection closing may fail in the client, before the wire.
 fn max_connection_age(server: &Stack, client: &Stack) -> Result<()> {
     let server = Server::start_with(server, Listen::V4, &["--max-connection-age-ms", "400"])?;
-    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
     let step = |rpc| json!({"rpc": rpc, "count": 60, "concurrency": 2, "sleep_ms": 50});
     let plan = [vec![step("Unary"), step("Bidi")]];
     let (client, did) = Client::start(client, &server, &plan)?.finish()?;
@@ -429,7 +422,7 @@ fn max_connection_age(server: &Stack, client: &Stack) -> Result<()> {
 }
 
 /// Each attempt is a call on the wire, and so it is counted: the server knows how many there were.
-fn repeated(stack: &Stack, policy: &str) -> Result<()> {
+fn repeated(daemon: &Daemon, stack: &Stack, policy: &str) -> Result<()> {
     const CALLS: u32 = 5;
     const ATTEMPTS: u32 = 3;
     let settings = match policy {
@@ -445,7 +438,6 @@ fn repeated(stack: &Stack, policy: &str) -> Result<()> {
     let config = json!({"methodConfig": [{"name": [{}], policy: settings}]});
     let plan = [vec![json!({"count": CALLS, "code": UNAVAILABLE, "service_config": config})]];
     let server = Server::start(stack, Listen::V4)?;
-    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
     let (client, did) = Client::start(stack, &server, &plan)?.finish()?;
     let calls = |truth: &Truth| truth.calls.iter().map(|row| row.sums.calls).sum::<u64>();
     ensure!(calls(&did) == u64::from(CALLS), "the client tells of other calls: {did:?}");
@@ -461,7 +453,7 @@ fn repeated(stack: &Stack, policy: &str) -> Result<()> {
 /// The service does not notice.
 fn stopping_under_traffic(server: &Stack, client: &Stack) -> Result<()> {
     let server = Server::start(server, Listen::V4)?;
-    let daemon = Daemon::start(&Watch::Port.arguments(&server)?)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
     let plan = [vec![json!({"count": 4000, "concurrency": 8, "connections": 2, "sleep_ms": 5})]];
     let mut client = Client::start(client, &server, &plan)?;
     let handled = |metrics: &Metrics| metrics.sum("grpc_server_handled_total", &[]);

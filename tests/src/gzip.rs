@@ -13,14 +13,13 @@ use crate::truth::{Row, Truth, agree};
 use crate::tshark::{self, Messages, Recording};
 
 /// The peers know how many messages there were, and tshark knows their bytes too.
-pub fn is_counted_as_on_the_wire(stack: &Stack) -> Result<()> {
+pub fn is_counted_as_on_the_wire(daemon: &Daemon, stack: &Stack) -> Result<()> {
     if !tshark::is_there()? {
         return Ok(());
     }
     let server = Server::start_with(stack, Listen::V4, &["--compression", "gzip"])?;
     let port = server.port()?;
     let recording = Recording::of_port(&port)?;
-    let daemon = Daemon::start(&["--port", &port])?;
     // Of one method, whose messages are then all that tshark sees.
     let plan = [vec![json!({
         "rpc": "Bidi", "count": 10, "concurrency": 2, "requests": 3, "responses": 2,

@@ -31,6 +31,7 @@ const PAYLOAD: u32 = 100;
 pub fn and_repeated_are_two_calls(stack: &Stack) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     let address = listener.local_addr().context("the address")?;
+    // Its own, for the server's process is that of all these cases.
     let daemon = Daemon::start(&["--port", &address.port().to_string()])?;
     let server = thread::spawn(move || {
         let (connection, _) = listener.accept().context("accept")?;

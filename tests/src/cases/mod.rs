@@ -20,7 +20,7 @@ mod transports;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use tests::daemon::Daemon;
+use tests::daemon::{Daemon, Shared};
 use tests::raw::{Address, Talk};
 use tests::report::{Also, TSHARK, confirmed};
 use tests::tshark::{self, Recording};
@@ -105,9 +105,7 @@ struct Table {
     said: Option<&'static str>,
     /// Of the cases of this kind.
     recording: Option<Recorded>,
-    /// The daemon of all: started with the first case that is run, and, because the cases have it
-    /// among them, ended with the last.
-    daemon: Arc<Mutex<Option<Daemon>>>,
+    daemon: Shared,
 }
 
 /// Cases whose traffic is recorded together.
@@ -138,19 +136,15 @@ impl Table {
         name: impl AsRef<str>,
         run: impl FnOnce(&Daemon, &str) -> Result<()> + Send + 'static,
     ) {
-        let daemon = Arc::clone(&self.daemon);
+        let daemon = self.daemon.clone();
         let recording = self.recording.as_ref().map(|recorded| Arc::clone(&recorded.recording));
         let run = move |name: &str| {
-            let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
-            if daemon.is_none() {
-                // Scrapes are many: short ones.
-                *daemon = Some(Daemon::start(&["--buckets", "1", "--series-ttl", "20s"])?);
-            }
-            let daemon = daemon.as_ref().context("a daemon")?;
-            if let Some(recording) = recording {
-                record(&recording, daemon)?;
-            }
-            run(daemon, name)
+            daemon.watch(|daemon| {
+                if let Some(recording) = recording {
+                    record(&recording, daemon)?;
+                }
+                run(daemon, name)
+            })
         };
         let Some(recorded) = &mut self.recording else { return self.alone(name, run) };
         let slot: Slot = Arc::new(Mutex::new(Some(Box::new(run))));
