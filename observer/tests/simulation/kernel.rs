@@ -116,6 +116,7 @@ struct Connection {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "as in the kernel programs")]
 struct Direction {
     scanner: Scanner,
     position: u64,
