@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -44,17 +44,22 @@ const MESSAGE_FIELDS: [&str; 3] = ["tcp.dstport", "grpc.compressed_flag", "grpc.
 
 /// Whether both programs are installed. With `CI` in the environment they must be.
 pub fn is_there() -> Result<bool> {
+    // To start tshark takes it half a second.
+    static THERE: LazyLock<bool> = LazyLock::new(are_installed);
+    if !*THERE {
+        ensure!(std::env::var_os("CI").is_none(), "no tshark: apt-get install tshark");
+        report::no_tshark();
+    }
+    Ok(*THERE)
+}
+
+fn are_installed() -> bool {
     let runs = |program: &str| {
         let mut command = Command::new(program);
         command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    let there = runs("dumpcap") && runs("tshark");
-    if !there {
-        ensure!(std::env::var_os("CI").is_none(), "no tshark: apt-get install tshark");
-        report::no_tshark();
-    }
-    Ok(there)
+    runs("dumpcap") && runs("tshark")
 }
 
 /// What raw peers did, of both ends, since it was last taken: the cases run one after the other.
