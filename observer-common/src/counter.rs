@@ -33,6 +33,8 @@ counters! {
     Unreadable = "unreadable",
     /// All scratch slots of the CPU were claimed by preempted runs.
     ScratchBusy = "scratch_busy",
+    /// More threads than are kept track of were in the functions of the kprobe backend.
+    EnteredFull = "entered_full",
     /// One call had more frames and messages than one run may walk.
     LoopBound = "loop_bound",
     /// A frame that is kept whole was longer than the bound.

@@ -3,8 +3,19 @@
 //! rustc emits no CO-RE relocations, so the daemon looks the offsets up in the running kernel's
 //! BTF and hands them over as one read-only array, indexed by [`Field`].
 
+/// Which programs read a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Those of every backend.
+    All,
+    /// Those at the exits of system calls, which find the socket from its file descriptor.
+    Syscalls,
+    /// Those at the kernel's own functions, which are given the socket and an iterator.
+    Functions,
+}
+
 macro_rules! fields {
-    ($($name:ident = $container:literal . $path:literal,)*) => {
+    ($($name:ident: $reader:ident = $container:literal . $path:literal $(| $other:literal)*,)*) => {
         /// A field, as its position in the array of offsets.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
@@ -19,44 +30,54 @@ macro_rules! fields {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The struct, and the path of members in it.
-            pub const fn place(self) -> (&'static str, &'static str) {
-                match self { $(Self::$name => ($container, $path),)* }
+            /// The struct, and the path of members in it: the names that it has had.
+            pub const fn place(self) -> (&'static str, &'static [&'static str]) {
+                match self { $(Self::$name => ($container, &[$path $(, $other)*]),)* }
+            }
+
+            /// Which programs read it.
+            pub const fn reader(self) -> Reader {
+                match self { $(Self::$name => Reader::$reader,)* }
             }
         }
     };
 }
 
 fields! {
-    TaskFiles = "task_struct"."files",
-    TaskGroupLeader = "task_struct"."group_leader",
-    TaskTgid = "task_struct"."tgid",
-    TaskComm = "task_struct"."comm",
-    TaskSignal = "task_struct"."signal",
-    SignalLive = "signal_struct"."live",
-    FilesFdt = "files_struct"."fdt",
-    FdtMaxFds = "fdtable"."max_fds",
-    FdtFd = "fdtable"."fd",
-    FileInode = "file"."f_inode",
-    FilePrivateData = "file"."private_data",
-    InodeNumber = "inode"."i_ino",
-    SocketSk = "socket"."sk",
-    SocketAllocInode = "socket_alloc"."vfs_inode",
-    SockFamily = "sock"."__sk_common.skc_family",
-    SockLocalPort = "sock"."__sk_common.skc_num",
-    SockRemotePort = "sock"."__sk_common.skc_dport",
-    SockLocalV4 = "sock"."__sk_common.skc_rcv_saddr",
-    SockRemoteV4 = "sock"."__sk_common.skc_daddr",
-    SockLocalV6 = "sock"."__sk_common.skc_v6_rcv_saddr",
-    SockRemoteV6 = "sock"."__sk_common.skc_v6_daddr",
-    SockType = "sock"."sk_type",
-    SockProtocol = "sock"."sk_protocol",
-    SockShutdown = "sock"."sk_shutdown",
-    SockSocket = "sock"."sk_socket",
-    TcpCopiedSeq = "tcp_sock"."copied_seq",
-    TcpWriteSeq = "tcp_sock"."write_seq",
-    TcpRcvNxt = "tcp_sock"."rcv_nxt",
-    TcpSndUna = "tcp_sock"."snd_una",
-    TcpBytesAcked = "tcp_sock"."bytes_acked",
-    TcpBytesReceived = "tcp_sock"."bytes_received",
+    TaskFiles: Syscalls = "task_struct"."files",
+    TaskGroupLeader: All = "task_struct"."group_leader",
+    TaskTgid: All = "task_struct"."tgid",
+    TaskComm: All = "task_struct"."comm",
+    TaskSignal: All = "task_struct"."signal",
+    SignalLive: All = "signal_struct"."live",
+    FilesFdt: Syscalls = "files_struct"."fdt",
+    FdtMaxFds: Syscalls = "fdtable"."max_fds",
+    FdtFd: Syscalls = "fdtable"."fd",
+    FileInode: Syscalls = "file"."f_inode",
+    FilePrivateData: Syscalls = "file"."private_data",
+    InodeNumber: All = "inode"."i_ino",
+    SocketSk: All = "socket"."sk",
+    SocketAllocInode: All = "socket_alloc"."vfs_inode",
+    SockFamily: All = "sock"."__sk_common.skc_family",
+    SockLocalPort: All = "sock"."__sk_common.skc_num",
+    SockRemotePort: All = "sock"."__sk_common.skc_dport",
+    SockLocalV4: All = "sock"."__sk_common.skc_rcv_saddr",
+    SockRemoteV4: All = "sock"."__sk_common.skc_daddr",
+    SockLocalV6: All = "sock"."__sk_common.skc_v6_rcv_saddr",
+    SockRemoteV6: All = "sock"."__sk_common.skc_v6_daddr",
+    SockType: All = "sock"."sk_type",
+    SockProtocol: All = "sock"."sk_protocol",
+    SockShutdown: All = "sock"."sk_shutdown",
+    SockSocket: All = "sock"."sk_socket",
+    TcpCopiedSeq: All = "tcp_sock"."copied_seq",
+    TcpWriteSeq: All = "tcp_sock"."write_seq",
+    TcpRcvNxt: All = "tcp_sock"."rcv_nxt",
+    TcpSndUna: All = "tcp_sock"."snd_una",
+    TcpBytesAcked: All = "tcp_sock"."bytes_acked",
+    TcpBytesReceived: All = "tcp_sock"."bytes_received",
+    MessageIterator: Functions = "msghdr"."msg_iter",
+    IteratorType: Functions = "iov_iter"."iter_type",
+    IteratorOffset: Functions = "iov_iter"."iov_offset",
+    // Shares its place with the base of an ITER_UBUF.
+    IteratorIovec: Functions = "iov_iter"."__iov" | "iov",
 }

@@ -1,6 +1,12 @@
 //! The process's buffers of one call, one after the other.
 
-use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
+use observer_common::layout::Field;
+
+use crate::{
+    globals,
+    kernel::{Address, read},
+};
 
 /// How the call named its buffers.
 #[derive(Clone, Copy)]
@@ -13,6 +19,8 @@ pub enum Shape {
     Message { header: u64 },
     /// An array of `struct mmsghdr`: recvmmsg, sendmmsg.
     Messages { headers: u64 },
+    /// The kernel's own `struct iov_iter`, which has come past them.
+    Iterator { iterator: Address },
 }
 
 /// `struct iovec`
@@ -52,7 +60,14 @@ pub struct Buffers {
     /// Next `struct mmsghdr`, and how many there are from there on.
     headers: u64,
     headers_left: u64,
+    /// Bytes before `iov` that the call moved, as long as the array is still walked backwards.
+    behind: u64,
+    /// Not 0 if the `struct iovec` are the kernel's, not the process's.
+    of_kernel: u64,
 }
+
+/// How many `struct iovec` are walked backwards at once: as many more as the walk has steps.
+const BEHIND_AT_ONCE: u32 = 16;
 
 impl Buffers {
     /// Begins with the buffers of a call that moved `length` bytes, or, for
@@ -77,8 +92,70 @@ impl Buffers {
                 self.headers = headers;
                 self.headers_left = length;
             }
+            Shape::Iterator { iterator } => return self.begin_iterator(iterator, length),
         }
         Some(())
+    }
+
+    /// Goes back by `length` bytes from where a `struct iov_iter` is. `None` if it is not one over
+    /// memory of the process.
+    #[inline(never)]
+    fn begin_iterator(&mut self, iterator: Address, length: u64) -> Option<()> {
+        let kind = read::<u8>(iterator, Field::IteratorType)?;
+        let offset: u64 = read(iterator, Field::IteratorOffset)?;
+        let pointer: u64 = read(iterator, Field::IteratorIovec)?;
+        if globals::iterator_ubuf() == Some(kind) {
+            self.base = (pointer + offset).wrapping_sub(length);
+            self.left = length;
+            return Some(());
+        }
+        if kind != globals::iterator_iovec() {
+            return None;
+        }
+        self.of_kernel = 1;
+        self.iov = pointer;
+        self.later = length;
+        if offset >= length {
+            let iovec = self.iovec()?;
+            self.iov += size_of::<Iovec>() as u64;
+            self.base = iovec.base + (offset - length);
+            self.left = length;
+            self.later = 0;
+            return Some(());
+        }
+        self.behind = length - offset;
+        let mut steps = 0;
+        while self.behind != 0 && steps < BEHIND_AT_ONCE {
+            self.back()?;
+            steps += 1;
+        }
+        Some(())
+    }
+
+    /// Goes back by one `struct iovec`.
+    #[inline(never)]
+    fn back(&mut self) -> Option<()> {
+        self.iov -= size_of::<Iovec>() as u64;
+        let iovec = self.iovec()?;
+        if iovec.length < self.behind {
+            self.behind -= iovec.length;
+            return Some(());
+        }
+        self.base = iovec.base + (iovec.length - self.behind);
+        self.left = if self.behind < self.later { self.behind } else { self.later };
+        self.later -= self.left;
+        self.behind = 0;
+        self.iov += size_of::<Iovec>() as u64;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn iovec(&self) -> Option<Iovec> {
+        if self.of_kernel != 0 {
+            // SAFETY: the helper checks the address.
+            return unsafe { bpf_probe_read_kernel(self.iov as *const Iovec) }.ok();
+        }
+        read_user(self.iov)
     }
 
     /// Whether all bytes have been walked.
@@ -99,7 +176,10 @@ impl Buffers {
             self.headers_left -= 1;
             return Some(());
         }
-        let iovec: Iovec = read_user(self.iov)?;
+        if self.behind != 0 {
+            return self.back();
+        }
+        let iovec = self.iovec()?;
         self.iov += size_of::<Iovec>() as u64;
         self.base = iovec.base;
         self.left = if iovec.length < self.later { iovec.length } else { self.later };
@@ -120,6 +200,8 @@ impl Buffers {
         self.left = 0;
         self.later = 0;
         self.headers_left = 0;
+        self.behind = 0;
+        self.of_kernel = 0;
     }
 }
 

@@ -28,8 +28,10 @@ pub fn selects_process(pid: u32) -> bool {
     if let Some(named) = unsafe { NAMED.get(pid) } {
         return *named != 0;
     }
+    let mut name = [0; 16];
+    process_name(&mut name);
     // SAFETY: the value is not kept.
-    let named = unsafe { COMMS.get(process_name()) }.is_some();
+    let named = unsafe { COMMS.get(name) }.is_some();
     // If it cannot be remembered it is looked up again.
     let _ = NAMED.insert(pid, u8::from(named), 0);
     named

@@ -24,6 +24,45 @@ static FOLLOW_CHILDREN: u32 = 0;
 #[unsafe(no_mangle)]
 static WAKE_AT: u32 = 0;
 
+/// Which parameters the functions have that receive from a `struct sock`: [`WITH_NONBLOCK`],
+/// [`WITH_ADDRESS`] or neither.
+#[unsafe(no_mangle)]
+static RECEIVE_PARAMETERS: u32 = 0;
+
+/// `(sk, msg, len, nonblock, flags, addr_len)`
+pub const WITH_NONBLOCK: u32 = 6;
+
+/// `(sk, msg, len, flags, addr_len)`
+pub const WITH_ADDRESS: u32 = 5;
+
+/// Kinds of `struct iov_iter`: `ITER_IOVEC`, `ITER_UBUF`.
+#[unsafe(no_mangle)]
+static ITERATOR_KINDS: [u32; 2] = [0; 2];
+
+#[inline(always)]
+pub fn receive_parameters() -> u32 {
+    // SAFETY: a global of this program.
+    unsafe { read_volatile(&raw const RECEIVE_PARAMETERS) }
+}
+
+#[inline(always)]
+fn iterator_kind(position: usize) -> u32 {
+    // SAFETY: the callers' positions are in the array.
+    unsafe { read_volatile((&raw const ITERATOR_KINDS).cast::<u32>().add(position)) }
+}
+
+/// `ITER_IOVEC`
+#[inline(always)]
+pub fn iterator_iovec() -> u8 {
+    iterator_kind(0) as u8
+}
+
+/// `ITER_UBUF`, which kernels before 6.0 do not have.
+#[inline(always)]
+pub fn iterator_ubuf() -> Option<u8> {
+    u8::try_from(iterator_kind(1)).ok()
+}
+
 #[inline(always)]
 pub fn offset(field: Field) -> usize {
     // SAFETY: the field is a position in the array.

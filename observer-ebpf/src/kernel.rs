@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
 };
 use observer_common::layout::Field;
 
@@ -32,9 +32,17 @@ pub fn load<T: Copy>(base: *const u8, field: Field) -> T {
     unsafe { *base.add(offset(field)).cast::<T>() }
 }
 
+/// Reads a field to where it is wanted; zeros if the page is not there.
+#[inline(always)]
+pub fn read_into<const N: usize>(base: Address, field: Field, to: &mut [u8; N]) {
+    let from = (base as usize + offset(field)) as *const u8;
+    // SAFETY: the helper checks the address, and writes zeros when it fails.
+    let _ = unsafe { bpf_probe_read_kernel_buf(from, to) };
+}
+
 /// Name of the process's main thread.
 #[inline(always)]
-pub fn process_name() -> [u8; 16] {
+pub fn process_name(name: &mut [u8; 16]) {
     let leader: *const u8 = load(current_task().cast(), Field::TaskGroupLeader);
-    read(leader as Address, Field::TaskComm).unwrap_or_default()
+    read_into(leader as Address, Field::TaskComm, name);
 }

@@ -74,6 +74,22 @@ pub struct MessageKey {
 pub static MESSAGES: HashMap<MessageKey, Message> =
     HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
+/// What a function was called with, for its return.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Entered {
+    /// `struct sock` or `struct socket`.
+    pub handle: Address,
+    pub message: Address,
+    pub flags: u32,
+    /// Which function.
+    pub function: u32,
+}
+
+/// By thread: those that are in one of the functions of the kprobe backend, which sets the size.
+#[map]
+pub static ENTERED: HashMap<u64, Entered> = HashMap::with_max_entries(1, 0);
+
 /// Selected ports, one bit each.
 #[map]
 pub static PORTS: Array<u64> = Array::with_max_entries(1024, 0);

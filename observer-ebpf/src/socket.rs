@@ -2,7 +2,7 @@
 
 use observer_common::{layout::Field, record::OpenItem};
 
-use crate::kernel::{Address, current_task, load, process_name, read};
+use crate::kernel::{Address, current_task, load, process_name, read, read_into};
 
 pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
@@ -44,6 +44,20 @@ impl Socket {
         }
         let sock: Address = read(socket, Field::SocketSk)?;
         Some(Self { sock, inode: read(inode, Field::InodeNumber)? })
+    }
+
+    /// The socket that a `struct sock` belongs to; `None` once it is closed.
+    #[inline(always)]
+    pub fn of_sock(sock: Address) -> Option<Self> {
+        let socket: Address = read(sock, Field::SockSocket)?;
+        Some(Self { sock, inode: read(inode_of(socket), Field::InodeNumber)? })
+    }
+
+    /// The socket that is a `struct socket`.
+    #[inline(always)]
+    pub fn of_socket(socket: Address) -> Option<Self> {
+        let sock: Address = read(socket, Field::SocketSk)?;
+        Some(Self { sock, inode: read(inode_of(socket), Field::InodeNumber)? })
     }
 
     /// Whether this is still the open socket that it was.
@@ -99,7 +113,8 @@ const SYN_AND_FIN: i64 = 2;
 
 /// Whether bytes went through the socket in this direction before the `length` ones that just did, by
 /// its own statistics; `None` if it has none.
-#[inline(always)]
+/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+#[inline(never)]
 pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
     sequence(sock, sent)?;
     // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
@@ -126,28 +141,31 @@ pub fn received_fin(sock: Address) -> bool {
     read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & RCV_SHUTDOWN != 0
 }
 
-/// What the first record of a connection tells of it.
+/// What the first record of a connection tells of it. Read to where it belongs: the stack has no
+/// room for it.
 #[inline(always)]
 pub fn describe(sock: Address, item: &mut OpenItem) {
     let family = read(sock, Field::SockFamily).unwrap_or(0);
     item.family = family;
-    item.comm = process_name();
+    process_name(&mut item.comm);
     let (local, remote) = ports(sock, family).unwrap_or((0, 0));
     item.local_port = local;
     item.remote_port = remote;
     item.local = [0; 16];
     item.remote = [0; 16];
     if family == AF_INET6 {
-        item.local = read(sock, Field::SockLocalV6).unwrap_or_default();
-        item.remote = read(sock, Field::SockRemoteV6).unwrap_or_default();
+        read_into(sock, Field::SockLocalV6, &mut item.local);
+        read_into(sock, Field::SockRemoteV6, &mut item.remote);
     } else if family == AF_INET {
-        item.local = mapped(read(sock, Field::SockLocalV4).unwrap_or_default());
-        item.remote = mapped(read(sock, Field::SockRemoteV4).unwrap_or_default());
+        read_mapped(sock, Field::SockLocalV4, &mut item.local);
+        read_mapped(sock, Field::SockRemoteV4, &mut item.remote);
     }
 }
 
-/// An IPv4 address as a v4-mapped IPv6 address (RFC 4291 §2.5.5.2).
+/// Reads an IPv4 address as a v4-mapped IPv6 address (RFC 4291 §2.5.5.2).
 #[inline(always)]
-fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+fn read_mapped(sock: Address, field: Field, address: &mut [u8; 16]) {
+    let [_, _, _, _, _, _, _, _, _, _, ones @ .., a, b, c, d] = address;
+    *ones = [0xff; 2];
+    [*a, *b, *c, *d] = read(sock, field).unwrap_or_default();
 }

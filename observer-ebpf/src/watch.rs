@@ -123,7 +123,12 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
     if call.discarded || readable.is_none() {
         scratch.buffers.clear();
     }
-    let cause = if call.discarded { Counter::Discarded } else { Counter::Unreadable };
+    let cause = match call.shape {
+        _ if call.discarded => Counter::Discarded,
+        // Not from or to memory of the process: splice, sendfile, buffers of the kernel.
+        Shape::Iterator { .. } if readable.is_none() => Counter::Unseen,
+        _ => Counter::Unreadable,
+    };
     match walk::walk(&mut walk, scratch, missed, call.total, cause) {
         Outcome::Walked => {}
         Outcome::NotPreface => {
@@ -168,7 +173,7 @@ fn missed(call: &Call, direction: &mut Direction) -> u32 {
 
 /// Looks at the first bytes of a socket that was not seen before, and begins a connection if they
 /// may be those of HTTP/2.
-#[inline(always)]
+#[inline(never)]
 fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     let mut first = [0_u8; 16];
     let n = peek(scratch, &mut first)?;
@@ -203,8 +208,8 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.joined = u8::from(new.state == state::JOINING);
     connection.tries = new.tries;
     let [received, sent] = new.steps;
-    connection.received = Direction::new(new.received, received);
-    connection.sent = Direction::new(new.sent, sent);
+    connection.received = Direction::new(new.received.scanner(), received);
+    connection.sent = Direction::new(new.sent.scanner(), sent);
     let _ = IGNORED.remove(call.socket.sock);
     // By reference: a copy would be on the stack, which has no room for it.
     let connection: &Connection = connection;
@@ -218,13 +223,34 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
 
 /// How a connection begins for us.
 struct New {
-    received: Scanner,
-    sent: Scanner,
+    received: Beginning,
+    sent: Beginning,
     /// Received, sent.
     steps: [Step; 2],
     role: u8,
     state: u8,
     tries: Tries,
+}
+
+/// Where a direction's scanner begins: scanners themselves would take too much of the stack.
+#[derive(Clone, Copy)]
+enum Beginning {
+    Preface,
+    Frame,
+    UnprovenFrame,
+    Upgrade,
+}
+
+impl Beginning {
+    #[inline(always)]
+    const fn scanner(self) -> Scanner {
+        match self {
+            Self::Preface => Scanner::at_preface(),
+            Self::Frame => Scanner::at_frame(),
+            Self::UnprovenFrame => Scanner::at_unproven_frame(),
+            Self::Upgrade => Scanner::at_upgrade(),
+        }
+    }
 }
 
 /// Most calls of a connection that was open before the daemon that are tried for a frame boundary:
@@ -239,21 +265,26 @@ fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
     let tries = unsafe { IGNORED.get(call.socket.sock) }
         .filter(|ignored| ignored.inode == call.socket.inode)
         .map_or(Tries::default(), |ignored| ignored.tries);
-    let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = *first;
-    let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
-    let whole = n >= HEADER_LENGTH;
-    if !(whole && frame.is_plausible() && frame.may_follow(&FrameHeader::default())) {
+    if n < HEADER_LENGTH || !begins_frame(first) {
         try_again(call, tries);
         return None;
     }
-    let scanner = Scanner::at_unproven_frame();
     let refused = |direction| tries.directions >> direction & 1 != 0;
     let steps = [
         Step::joined_late(refused(direction::RECEIVED)),
         Step::joined_late(refused(direction::SENT)),
     ];
     let (role, state) = (role::UNKNOWN, state::JOINING);
-    Some(New { received: scanner, sent: scanner, steps, role, state, tries })
+    let (received, sent) = (Beginning::UnprovenFrame, Beginning::UnprovenFrame);
+    Some(New { received, sent, steps, role, state, tries })
+}
+
+/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+#[inline(never)]
+fn begins_frame(first: &[u8; 16]) -> bool {
+    let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = *first;
+    let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
+    frame.is_plausible() && frame.may_follow(&FrameHeader::default())
 }
 
 /// The call was no frames; one of the next ones may begin with one.
@@ -306,13 +337,13 @@ fn peek(scratch: &mut Scratch, first: &mut [u8; 16]) -> Option<u32> {
     Some(n)
 }
 
-/// What a connection begins with, by the first `n` ≤ 12 bytes of one of its directions: the
-/// scanners of both (received, sent) and the process's role; or what it carries instead.
+/// What a connection begins with, by the first `n` ≤ 12 bytes of one of its directions: where the
+/// scanners of both begin (received, sent) and the process's role; or what it carries instead.
 #[inline(always)]
-fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Scanner; 2], u8), Protocol> {
+fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Beginning; 2], u8), Protocol> {
     let sent = sent == direction::SENT;
-    let from_client = [Scanner::at_frame(), Scanner::at_preface()];
-    let from_server = [Scanner::at_preface(), Scanner::at_frame()];
+    let from_client = [Beginning::Frame, Beginning::Preface];
+    let from_server = [Beginning::Preface, Beginning::Frame];
     if begins_preface(first, n) {
         // Who sends the preface is the client.
         return Ok(if sent { (from_client, role::CLIENT) } else { (from_server, role::SERVER) });
@@ -322,8 +353,7 @@ fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Scanner; 2], u8),
         return Ok(if sent { (from_server, role::SERVER) } else { (from_client, role::CLIENT) });
     }
     if begins_upgrade(first) {
-        let upgraded = Scanner::at_upgrade();
-        let preface = Scanner::at_preface();
+        let (upgraded, preface) = (Beginning::Upgrade, Beginning::Preface);
         return Ok(if sent {
             ([preface, upgraded], role::SERVER)
         } else {

@@ -60,6 +60,7 @@ fn run(config: &Config) -> Result<()> {
     let left = privileges::give_up(&probes)?;
     debug!("capabilities left: {left:?}");
     let (backend, filter) = (probes.backend(), &config.filter);
+    info!("backend {backend}: {}", probes.reason());
     let worker = Arc::new(Worker::start(config, descriptors, probes, ring)?);
     let runtime = runtime()?;
     runtime.block_on(async {
@@ -154,11 +155,15 @@ fn check(config: &Config) -> Result<()> {
     report("address", &address);
     met &= address.is_ok();
     if met {
-        let backend = Probes::attach(config).map(|(probes, _ring)| {
+        let attached = Probes::attach(config);
+        met = attached.is_ok();
+        let told = attached.as_ref().map(|(probes, _ring)| {
             format!("{} would be used: {}", probes.backend(), probes.reason())
         });
-        report("backend", &backend);
-        met = backend.is_ok();
+        report("backend", &told.map_err(|error| anyhow::anyhow!("{error:#}")));
+        for program in attached.iter().flat_map(|(probes, _ring)| probes.sizes()) {
+            report("program", &Ok(program.to_string()));
+        }
     }
     anyhow::ensure!(met, "observer cannot watch here; see above");
     Ok(())

@@ -54,10 +54,6 @@ pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
             subject: "kernel types",
             outcome: btf(&config.btf).map(|()| format!("BTF in {}", config.btf.display())),
         },
-        Finding {
-            subject: "tracefs",
-            outcome: tracefs(&places.tracefs).map(|path| path.display().to_string()),
-        },
     ];
     findings.extend(config.filter.pids.iter().map(|&pid| Finding {
         subject: "process",
@@ -174,9 +170,9 @@ fn btf(path: &Path) -> Result<()> {
     }
 }
 
-/// Where tracefs is. The ids of tracepoints are read there, by aya 0.14, which takes the first
-/// candidate that is a directory with something in it.
-fn tracefs(candidates: &[PathBuf]) -> Result<&Path> {
+/// Where tracefs is: only for programs at system calls. The ids of tracepoints are read there, by
+/// aya 0.14, which takes the first candidate that is a directory with something in it.
+pub fn tracefs(candidates: &[PathBuf]) -> Result<&Path> {
     let mut denied = None;
     for path in candidates {
         match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {

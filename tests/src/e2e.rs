@@ -33,8 +33,12 @@ fn main() -> Result<ExitCode> {
     arguments.test_threads = Some(1);
     let root = rustix::process::geteuid().is_root();
     ensure!(arguments.list || root, "the end-to-end tests need root");
-    let cases = cases(stack::prepare()?.leak())?;
+    let mut cases = cases(stack::prepare()?.leak())?;
     report::list(cases.iter().map(|case| (case.name.as_str(), case.also)))?;
+    // Of several filters, with `|` between them, one must fit.
+    if let Some(filters) = arguments.filter.take_if(|filter| filter.contains('|')) {
+        cases.retain(|case| filters.split('|').any(|filter| case.name.contains(filter)));
+    }
     let trials = cases.into_iter().map(Case::trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -70,6 +71,12 @@ struct Commands {
     repeats_refused: bool,
 }
 
+/// Names the folders whose stacks are to be used, with commas; else all are.
+const FOLDERS: &str = "OBSERVER_TEST_PEERS";
+
+/// Set where nothing can be prepared, in a virtual machine say: it has been before.
+const PREPARED: &str = "OBSERVER_TEST_PEERS_PREPARED";
+
 /// Prepares the stacks of all folders; what has been prepared before and has not changed is kept.
 /// One that cannot be prepared is named and left out; with `CI` in the environment it is an error.
 #[expect(clippy::print_stderr, reason = "whoever runs the tests must see what is not run")]
@@ -77,8 +84,9 @@ pub fn prepare() -> Result<Vec<Stack>> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
     let mut manifests = Vec::new();
     for entry in fs::read_dir(&peers).with_context(|| format!("read {}", peers.display()))? {
-        let manifest = entry?.path().join("peer.toml");
-        if manifest.is_file() {
+        let entry = entry?;
+        let manifest = entry.path().join("peer.toml");
+        if manifest.is_file() && is_wanted(&entry.file_name()) {
             manifests.push(manifest);
         }
     }
@@ -96,6 +104,11 @@ pub fn prepare() -> Result<Vec<Stack>> {
     Ok(stacks)
 }
 
+fn is_wanted(folder: &OsStr) -> bool {
+    env::var(FOLDERS)
+        .map_or(true, |wanted| wanted.split(',').any(|name| OsStr::new(name) == folder))
+}
+
 fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
     let context = || format!("in {}", path.display());
     let text = fs::read_to_string(path).with_context(context)?;
@@ -108,7 +121,7 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
     let stamp = words.cache.join("prepared-from");
     let unchanged = !manifest.inputs.is_empty()
         && fs::read_to_string(&stamp).is_ok_and(|prepared_from| prepared_from == inputs);
-    if !unchanged {
+    if !unchanged && env::var_os(PREPARED).is_none() {
         fs::create_dir_all(&words.cache)
             .with_context(|| format!("create {}", words.cache.display()))?;
         for command in &manifest.prepare {

@@ -3,9 +3,9 @@
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::{correctness, exec, fuzz, setup, test};
+use crate::{correctness, exec, fuzz, setup, test, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks.
@@ -29,6 +29,11 @@ pub(crate) fn run() -> Result<ExitCode> {
     );
     step("lints", shown(&mut lints()));
     step("lints of the kernel programs", shown(&mut kernel_lints()));
+    if exec::find("rustup").is_some() {
+        step("another architecture", other_architecture());
+    } else {
+        println!("ci: another architecture: not run: rustup is not installed");
+    }
     if exec::find("cargo-deny").is_some() {
         step("dependencies", shown(&mut dependencies()));
     } else {
@@ -41,6 +46,8 @@ pub(crate) fn run() -> Result<ExitCode> {
     let counts = test::all(&[]);
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
+    // After the tests, which build the daemon and prepare the peers.
+    step("other kernels", other_kernels());
     if !failed.is_empty() {
         println!("ci: failed beside the tests: {}", failed.join(", "));
     }
@@ -48,6 +55,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     println!("{counts}");
     let passed = failed.is_empty() && counts.failed == 0;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn other_kernels() -> Result<()> {
+    let passed = vm::matrix(&vm::Selection::of_ci())?;
+    ensure!(passed, "not all cases passed: see the table");
+    Ok(())
 }
 
 fn lints() -> Command {
@@ -64,6 +77,13 @@ fn lints() -> Command {
     cargo
 }
 
+/// That the daemon compiles for aarch64, and its kernel programs with the registers of that.
+fn other_architecture() -> Result<()> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    shown(Command::new("rustup").args(["target", "add", TARGET]))?;
+    shown(&mut exec::cargo(&["check", "--package", "observer", "--locked", "--target", TARGET]))
+}
+
 /// As if they were for this machine, by its own clippy: the BPF toolchains come without one. Of
 /// nightly, they use what only a compiler for BPF needs.
 fn kernel_lints() -> Command {
@@ -71,8 +91,8 @@ fn kernel_lints() -> Command {
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "--check-cfg=cfg(bpf_target_arch,values(any()))".to_owned(),
     ];
-    let mut cargo =
-        exec::cargo(&["clippy", "--package", "observer-ebpf", "--locked", "--", "-D", "warnings"]);
+    let mut cargo = exec::cargo(&["clippy", "--package", "observer-ebpf", "--locked"]);
+    cargo.args(["--", "-D", "warnings"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("RUSTC_BOOTSTRAP", "1");
     cargo
 }

@@ -7,6 +7,7 @@
     reason = "saying what it does is what this program is for"
 )]
 
+mod bpf_stats;
 mod build;
 mod ci;
 mod correctness;
@@ -16,6 +17,7 @@ mod fuzz;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -72,6 +74,10 @@ enum Xtask {
         #[arg(long, value_name = "FILE")]
         replay: Option<PathBuf>,
     },
+    /// Runs end-to-end tests on other kernels, in virtual machines, with every backend.
+    Vm(vm::Selection),
+    /// Prints what the kernel programs take of the verifier, by kernel; fails above a bound.
+    BpfStats(vm::Where),
     /// Everything a change must pass: formatting, lints, licenses, tests.
     Ci,
 }
@@ -98,6 +104,8 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
             fuzz::run(&targets, effort, replay.as_deref())
         }
         Xtask::Test { document, args } => return test::run(document, &args),
+        Xtask::Vm(selection) => return vm::run(&selection),
+        Xtask::BpfStats(selection) => return bpf_stats::run(&selection),
         Xtask::Ci => return ci::run(),
     };
     done.map(|()| ExitCode::SUCCESS)

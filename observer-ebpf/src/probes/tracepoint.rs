@@ -14,6 +14,7 @@ use aya_ebpf::{
 };
 use observer_common::{counter::Counter, record::direction};
 
+use super::MSG_TRUNC;
 use crate::{
     buffers::{self, Shape},
     count::count,
@@ -25,11 +26,6 @@ use crate::{
 
 /// Offset of the return value in `struct syscall_trace_exit`.
 const RETURNED: usize = 16;
-
-const MSG_OOB: u64 = 0x1;
-const MSG_PEEK: u64 = 0x2;
-const MSG_TRUNC: u64 = 0x20;
-const MSG_ERRQUEUE: u64 = 0x2000;
 
 /// Most messages of one recvmmsg or sendmmsg that are looked at (`UIO_MAXIOV`).
 const MESSAGES_MAX: u64 = 1024;
@@ -96,8 +92,8 @@ fn try_leave(returned: u64, sent: u8, flags: u32, shape: fn(&Arguments) -> Shape
     }
     let arguments = Arguments::of_current();
     let socket = Socket::of_fd(arguments.get(0) as u32)?;
-    let flags = if flags == NO_FLAGS { 0 } else { arguments.get(flags) };
-    if sent == direction::RECEIVED && flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
+    let flags = if flags == NO_FLAGS { 0 } else { arguments.get(flags) as u32 };
+    if sent == direction::RECEIVED && super::leaves_the_stream(flags) {
         return None;
     }
     let shape = shape(&arguments);

@@ -1,4 +1,5 @@
-//! As much of the BPF Type Format as it takes to find a member's offset.
+//! As much of the BPF Type Format as it takes to find a member's offset, a function's parameters
+//! and an enumerator's value.
 //!
 //! Source: the kernel's `Documentation/bpf/btf.rst` and `include/uapi/linux/btf.h`. Nothing in the
 //! file is taken on trust: what does not fit is no BTF.
@@ -22,6 +23,7 @@ mod kind {
     pub(super) const TYPEDEF: u32 = 8;
     pub(super) const VOLATILE: u32 = 9;
     pub(super) const CONST: u32 = 10;
+    pub(super) const FUNC: u32 = 12;
     pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const VAR: u32 = 14;
     pub(super) const DATASEC: u32 = 15;
@@ -130,6 +132,30 @@ impl<'a> Btf<'a> {
         Some(bits / 8)
     }
 
+    /// Names of a function's parameters.
+    pub(super) fn parameters(&self, function: &str) -> Option<Vec<&'a [u8]>> {
+        let prototype = self.named(kind::FUNC, function)?.size_or_type;
+        let prototype = self.type_of(prototype).filter(|found| found.kind() == kind::FUNC_PROTO)?;
+        let parameters = prototype.rest.chunks_exact(8);
+        parameters.map(|parameter| Some(self.name(word(parameter, 0)?))).collect()
+    }
+
+    /// Value of an enumerator.
+    pub(super) fn enumerator(&self, container: &str, name: &str) -> Option<u32> {
+        let values = self.named(kind::ENUM, container)?.rest.chunks_exact(8);
+        values
+            .filter_map(|value| Some((word(value, 0)?, word(value, 4)?)))
+            .find_map(|(its_name, value)| (self.name(its_name) == name.as_bytes()).then_some(value))
+    }
+
+    /// The first type of a kind and name. Looks at all of them.
+    fn named(&self, kind: u32, name: &str) -> Option<Type<'a>> {
+        self.begins.iter().find_map(|&begin| {
+            let (found, _) = Type::parse(self.types.get(begin as usize..)?)?;
+            (found.kind() == kind && self.name(found.name) == name.as_bytes()).then_some(found)
+        })
+    }
+
     /// Finds a member in a struct or union, and in those without a name that are part of it.
     fn find(&self, container: &Type<'_>, name: &[u8], depth: u32) -> Option<(u32, u32)> {
         if !container.is_composite() || depth == 0 {
@@ -191,11 +217,12 @@ mod tests {
 
     use super::{Btf, MAGIC, kind};
 
-    const STRINGS: &[u8] = b"\0outer\0plain\0inner\0deep\0";
+    const STRINGS: &[u8] = b"\0outer\0plain\0inner\0deep\0read\0";
     const OUTER: u32 = 1;
     const PLAIN: u32 = 7;
     const INNER: u32 = 13;
     const DEEP: u32 = 19;
+    const READ: u32 = 24;
 
     fn composite(kind: u32, flag: u32, name: u32, members: &[[u32; 3]]) -> Vec<u32> {
         let info = flag << 31 | kind << 24 | members.len() as u32;
@@ -212,6 +239,9 @@ mod tests {
             vec![INNER, kind::TYPEDEF << 24, 3],
             composite(kind::STRUCT, 0, 0, &[[INNER, 4, 128]]),
             composite(kind::STRUCT, flag, OUTER, &[[PLAIN, 2, flag << 28 | 32], [0, 5, 256]]),
+            vec![READ, kind::FUNC << 24, 8],
+            vec![0, kind::FUNC_PROTO << 24 | 2, 2, PLAIN, 2, DEEP, 2],
+            vec![INNER, kind::ENUM << 24 | 2, 4, PLAIN, 3, DEEP, 5],
         ]
         .concat();
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
@@ -240,6 +270,17 @@ mod tests {
     }
 
     #[test]
+    fn functions_and_enumerators_are_found_by_name() {
+        let bytes = btf(0);
+        let btf = Btf::parse(&bytes).unwrap();
+        assert_eq!(btf.parameters("read"), Some(vec![&b"plain"[..], b"deep"]));
+        assert_eq!(btf.parameters("inner"), None, "an enum is no function");
+        assert_eq!(btf.enumerator("inner", "deep"), Some(5));
+        assert_eq!(btf.enumerator("inner", "outer"), None);
+        assert_eq!(btf.enumerator("read", "deep"), None);
+    }
+
+    #[test]
     fn what_is_cut_off_is_refused() {
         let bytes = btf(0);
         for length in 0..bytes.len() {
@@ -261,6 +302,8 @@ mod tests {
             }
             if let Ok(btf) = Btf::parse(&bytes) {
                 let _ = btf.offset("outer", "inner.deep");
+                let _ = btf.parameters("read");
+                let _ = btf.enumerator("inner", "deep");
             }
         }
     }

@@ -1,36 +1,103 @@
-//! Where the fields of the running kernel's structs are, from its BTF.
+//! What the kernel programs must know of the running kernel, from its BTF: where the fields of its
+//! structs are, what kinds of iterators it has, and how its functions are called.
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result, anyhow};
-use observer_common::layout::Field;
+use anyhow::{Context as _, Result, bail};
+use observer_common::layout::{Field, Reader};
 
 use super::btf::Btf;
 
-/// The offset of each [`Field`], in bytes.
+/// Offset of a field that this kernel does not have: one that no read can succeed at.
+const NOWHERE: u32 = i32::MAX as u32;
+
+/// A number that no kind of iterator has.
+const NO_KIND: u32 = u32::MAX;
+
+/// What BTF tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// By the field's position.
+    /// Offsets in bytes, by the field's position.
     pub offsets: [u32; Field::COUNT],
+    /// Kinds of `struct iov_iter`: `ITER_IOVEC`, `ITER_UBUF`.
+    pub iterator_kinds: [u32; 2],
+    /// How many parameters `tcp_recvmsg` has: 6 before Linux 5.19, 5 before 7.1, then 4.
+    pub receive_parameters: u32,
+    /// The first thing that the programs at the kernel's functions miss.
+    functions: Result<(), String>,
+    /// The first thing that the programs at system calls miss.
+    syscalls: Result<(), String>,
+    /// Of the functions that carry MPTCP, whether they are there.
+    pub mptcp: bool,
 }
 
 impl Layout {
-    /// Looks all fields up. The error names the one that is not there.
+    /// Looks everything up. The error names a field that the programs of all backends miss.
     pub fn read(path: &Path) -> Result<Self> {
         let unreadable = || format!("cannot read the kernel's types from {}", path.display());
         let bytes = fs::read(path).with_context(unreadable)?;
         let btf = Btf::parse(&bytes).with_context(unreadable)?;
-        let mut offsets = [0; Field::COUNT];
-        for (place, field) in offsets.iter_mut().zip(Field::ALL) {
-            let (container, path) = field.place();
-            *place = btf.offset(container, path).ok_or_else(|| {
-                anyhow!(
-                    "this kernel's {container} has no {path}, which the kernel programs read: \
-                     please report the kernel's version"
-                )
-            })?;
+        Self::of(&btf)
+    }
+
+    fn of(btf: &Btf<'_>) -> Result<Self> {
+        let mut layout = Self {
+            offsets: [NOWHERE; Field::COUNT],
+            iterator_kinds: [NO_KIND; 2],
+            receive_parameters: 0,
+            functions: Ok(()),
+            syscalls: Ok(()),
+            mptcp: false,
+        };
+        for (place, &field) in layout.offsets.iter_mut().zip(Field::ALL) {
+            let (container, paths) = field.place();
+            if let Some(offset) = paths.iter().find_map(|path| btf.offset(container, path)) {
+                *place = offset;
+                continue;
+            }
+            let missing =
+                format!("this kernel's {container} has no {}", paths.first().unwrap_or(&""));
+            match field.reader() {
+                Reader::All => bail!(
+                    "{missing}, which the kernel programs read: please report the kernel's version"
+                ),
+                Reader::Functions => layout.functions = layout.functions.and(Err(missing)),
+                Reader::Syscalls => layout.syscalls = layout.syscalls.and(Err(missing)),
+            }
         }
-        Ok(Self { offsets })
+        let functions = layout.read_functions(btf);
+        layout.functions = layout.functions.and(functions);
+        Ok(layout)
+    }
+
+    fn read_functions(&mut self, btf: &Btf<'_>) -> Result<(), String> {
+        let kind = |name| btf.enumerator("iter_type", name);
+        let iovec = kind("ITER_IOVEC").ok_or("this kernel's enum iter_type has no ITER_IOVEC")?;
+        self.iterator_kinds = [iovec, kind("ITER_UBUF").unwrap_or(NO_KIND)];
+        self.mptcp = btf.parameters("mptcp_recvmsg").is_some();
+        for function in ["tcp_sendmsg", "unix_stream_sendmsg", "unix_stream_recvmsg"] {
+            if btf.parameters(function).is_none() {
+                return Err(format!("this kernel has no function {function}"));
+            }
+        }
+        let parameters =
+            btf.parameters("tcp_recvmsg").ok_or("this kernel has no function tcp_recvmsg")?;
+        self.receive_parameters = parameters.len() as u32;
+        let flags = parameters.iter().position(|&name| name == b"flags");
+        match (parameters.len(), flags) {
+            (6, Some(4)) | (4 | 5, Some(3)) => Ok(()),
+            _ => Err("this kernel's tcp_recvmsg has other parameters than are known".into()),
+        }
+    }
+
+    /// Whether the programs at the kernel's functions find what they need.
+    pub fn for_functions(&self) -> Result<()> {
+        self.functions.clone().map_err(anyhow::Error::msg)
+    }
+
+    /// Whether the programs at system calls do.
+    pub fn for_syscalls(&self) -> Result<()> {
+        self.syscalls.clone().map_err(anyhow::Error::msg)
     }
 }
 

@@ -2,10 +2,12 @@
 //! tell.
 
 mod btf;
+mod choice;
 mod layout;
 mod probes;
+mod programs;
 mod ring;
 
 pub use layout::Layout;
-pub use probes::{Count, Probes, ProgramFigures};
+pub use probes::{Count, Probes, ProgramFigures, ProgramSize};
 pub use ring::Ring;

@@ -1,40 +1,31 @@
-//! Loads and attaches the kernel programs of a backend.
+//! The kernel programs, loaded and attached, and what they count.
 
-use std::fs;
+use std::{
+    fmt::{self, Display, Formatter},
+    fs,
+};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _, TracePoint},
+    programs::{ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    sys::{BpfHelper, is_helper_supported},
 };
 use observer_common::counter::{self, Counter, Protocol};
 
-use super::{Layout, Ring};
-use crate::config::{Backend, Config, Filter};
-
-/// The calls of the tracepoint backend; each has a program `exit_<call>`.
-const CALLS: [&str; 10] = [
-    "read", "readv", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "sendto", "sendmsg",
-    "sendmmsg",
-];
-
-/// Programs of every backend, and the raw tracepoints that they are attached to.
-const LIFECYCLE: [(&str, &str); 4] = [
-    ("sock_state", "inet_sock_set_state"),
-    ("process_exit", "sched_process_exit"),
-    ("process_exec", "sched_process_exec"),
-    ("process_fork", "sched_process_fork"),
-];
-
-/// Attached to nothing; run by [`Probes::sweep`].
-const SWEEP: &str = "sweep";
+use super::{Layout, Ring, choice::choose, programs};
+use crate::{
+    config::{Backend, Config, Filter},
+    preconditions::{self, Places},
+};
 
 /// The loaded and attached programs. Dropped, they are detached.
 pub struct Probes {
     ebpf: Ebpf,
     counts: PerCpuArray<MapData, counter::Count>,
     backend: Backend,
+    reason: String,
 }
 
 /// What the kernel programs counted for one cause.
@@ -59,20 +50,44 @@ pub struct ProgramFigures {
     pub misses: u64,
 }
 
+/// What a loaded program takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// Its name.
+    pub name: String,
+    /// Instructions that the verifier followed; kernels before 5.16 do not tell.
+    pub verified: Option<u32>,
+    /// Bytes of machine code; `None` without a JIT compiler.
+    pub machine_code: Option<u32>,
+    /// Instructions, as the kernel runs them.
+    pub instructions: u32,
+}
+
+impl Display for ProgramSize {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { name, verified, machine_code, instructions } = self;
+        write!(f, "{name}: {instructions} instructions")?;
+        if let Some(verified) = verified {
+            write!(f, ", {verified} verified")?;
+        }
+        if let Some(bytes) = machine_code {
+            write!(f, ", {bytes} bytes of machine code")?;
+        }
+        Ok(())
+    }
+}
+
 impl Probes {
-    /// Loads and attaches the programs: all of them, or none.
+    /// Loads and attaches the programs of the backend that was asked for, or of the cheapest that
+    /// this kernel allows: all of them, or none.
     pub fn attach(config: &Config) -> Result<(Self, Ring)> {
-        let backend = choose(config.backend)?;
+        needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
-        let mut ebpf = load(config, &layout)?;
-        select(&mut ebpf, &config.filter)?;
-        let ring = ebpf.take_map("RING").context("the kernel programs have no ring")?;
-        let ring = Ring::new(RingBuf::try_from(ring)?)?;
-        let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
-        let counts = PerCpuArray::try_from(counts)?;
-        attach_all(&mut ebpf)?;
+        let attempt = |backend| Attached::attempt(backend, config, &layout);
+        let (backend, reason, attached) = choose(config.backend, attempt)?;
         give_memory_back();
-        Ok((Self { ebpf, counts, backend }, ring))
+        let Attached { ebpf, counts, ring } = attached;
+        Ok((Self { ebpf, counts, backend, reason }, ring))
     }
 
     /// The backend in use.
@@ -80,14 +95,14 @@ impl Probes {
         self.backend
     }
 
-    /// Why it is in use.
-    pub fn reason(&self) -> &'static str {
-        "the exits of the calls that read from and write to sockets can be watched"
+    /// Why it is in use: what is wrong with the better ones.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Has the kernel programs look for connections that ended without a tracepoint.
     pub fn sweep(&self) -> Result<()> {
-        let program = self.ebpf.program(SWEEP).context("no sweep program")?;
+        let program = self.ebpf.program(programs::SWEEP).context("no sweep program")?;
         let program: &RawTracePoint = program.try_into()?;
         program.test_run(RawTracePointRunOptions::new())?;
         Ok(())
@@ -114,6 +129,23 @@ impl Probes {
         }))
     }
 
+    /// What the loaded programs take, by name.
+    pub fn sizes(&self) -> Vec<ProgramSize> {
+        let mut sizes = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            // Not loaded: of another backend.
+            let Ok(info) = program.info() else { continue };
+            sizes.push(ProgramSize {
+                name: name.to_owned(),
+                verified: info.verified_instruction_count(),
+                machine_code: Some(info.size_jitted()).filter(|&bytes| bytes != 0),
+                instructions: info.size_translated().unwrap_or(0) / 8,
+            });
+        }
+        sizes.sort_by(|a, b| a.name.cmp(&b.name));
+        sizes
+    }
+
     /// The programs' own figures.
     pub fn programs(&self) -> Vec<ProgramFigures> {
         self.ebpf.programs().filter_map(|(name, program)| figures(name, program).ok()).collect()
@@ -129,17 +161,46 @@ fn give_memory_back() {
     }
 }
 
-/// Which backend to use.
-fn choose(wanted: Backend) -> Result<Backend> {
-    match wanted {
-        Backend::Auto | Backend::Tracepoint => Ok(Backend::Tracepoint),
-        Backend::Fentry | Backend::Kprobe => {
-            bail!("this version has no {wanted} programs: use --backend tracepoint or auto")
+/// What an attempt with one backend leaves. Dropped, nothing of it remains in the kernel.
+struct Attached {
+    ebpf: Ebpf,
+    counts: PerCpuArray<MapData, counter::Count>,
+    ring: Ring,
+}
+
+impl Attached {
+    fn attempt(backend: Backend, config: &Config, layout: &Layout) -> Result<Self> {
+        match backend {
+            Backend::Fentry | Backend::Kprobe => layout.for_functions()?,
+            Backend::Tracepoint | Backend::Auto => {
+                layout.for_syscalls()?;
+                preconditions::tracefs(&Places::default().tracefs)?;
+            }
         }
+        let mut ebpf = load(backend, config, layout)?;
+        select(&mut ebpf, &config.filter)?;
+        let ring = ebpf.take_map("RING").context("the kernel programs have no ring")?;
+        let ring = Ring::new(RingBuf::try_from(ring)?)?;
+        let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
+        let counts = PerCpuArray::try_from(counts)?;
+        programs::attach(&mut ebpf, backend, config, layout)?;
+        Ok(Self { ebpf, counts, ring })
     }
 }
 
-fn load(config: &Config, layout: &Layout) -> Result<Ebpf> {
+/// Without `bpf_loop` the programs cannot walk over a call: a bounded loop of as many steps as it
+/// takes is more than the verifier follows.
+fn needs_bpf_loop() -> Result<()> {
+    let has = is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop)
+        .context("cannot ask the kernel for bpf_loop")?;
+    ensure!(has, "this kernel has no bpf_loop: Linux 5.17 or later is needed");
+    Ok(())
+}
+
+/// Most threads that are in a function of the kprobe backend at once.
+const MAX_ENTERED: u32 = 32_768;
+
+fn load(backend: Backend, config: &Config, layout: &Layout) -> Result<Ebpf> {
     let filter = &config.filter;
     let filter_ports = u32::from(!filter.ports.is_empty());
     let filter_processes = u32::from(!filter.selects_all_processes());
@@ -155,6 +216,9 @@ fn load(config: &Config, layout: &Layout) -> Result<Ebpf> {
         .override_global("FILTER_PROCESSES", &filter_processes, true)
         .override_global("FOLLOW_CHILDREN", &follow_children, true)
         .override_global("WAKE_AT", &wake_at, true)
+        .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
+        .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
+        .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
         .map_max_entries("RING", ring_size)
         .map_max_entries("CONNECTIONS", config.max_connections)
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
@@ -186,36 +250,6 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
 
 fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map> {
     ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel programs have no map {name}"))
-}
-
-fn attach_all(ebpf: &mut Ebpf) -> Result<()> {
-    let refused = |name: &str| format!("the kernel refused the program {name}");
-    for call in CALLS {
-        let name = format!("exit_{call}");
-        let program: &mut TracePoint = program(ebpf, &name)?.try_into()?;
-        program.load().with_context(|| refused(&name))?;
-    }
-    for (name, _) in LIFECYCLE.into_iter().chain([(SWEEP, "")]) {
-        let program: &mut RawTracePoint = program(ebpf, name)?.try_into()?;
-        program.load().with_context(|| refused(name))?;
-    }
-    for (name, tracepoint) in LIFECYCLE {
-        let program: &mut RawTracePoint = program(ebpf, name)?.try_into()?;
-        program.attach(tracepoint).with_context(|| format!("cannot attach to {tracepoint}"))?;
-    }
-    for call in CALLS {
-        let name = format!("exit_{call}");
-        let tracepoint = format!("sys_exit_{call}");
-        let program: &mut TracePoint = program(ebpf, &name)?.try_into()?;
-        program
-            .attach("syscalls", &tracepoint)
-            .with_context(|| format!("cannot attach to syscalls:{tracepoint}"))?;
-    }
-    Ok(())
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {
-    ebpf.program_mut(name).ok_or_else(|| anyhow!("there is no program {name}"))
 }
 
 /// Reads a program's figures. aya has no accessor for the misses; the kernel also prints them in

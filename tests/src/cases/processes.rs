@@ -241,6 +241,10 @@ fn unseen_ways(table: &mut Table) {
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
             // What was not seen shows now.
             call(&mut talk, 5, "After")?;
+            if sees(daemon, way)? {
+                talk.expect(Call::new("Around", NOT_FOUND).unary(5, 6))?;
+                return talk.finish();
+            }
             let pids = [talk.pid(Server)?, talk.pid(Client)?];
             talk.finish_with_gaps()?;
             daemon.wait_until(|metrics| nothing_wrong(metrics, &pids))
@@ -259,10 +263,21 @@ fn unseen_ways(table: &mut Table) {
             talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
             talk.expect(Call::new("Put", NOT_FOUND).unary(100, 6))?;
             call(&mut talk, 3, "Get")?;
+            if sees(daemon, way)? {
+                return talk.finish();
+            }
             talk.compare()?;
             talk.finish_with_gaps()
         });
     }
+}
+
+/// Whether the daemon sees what is written in this way: io_uring calls the kernel's own functions,
+/// and makes no system calls.
+fn sees(daemon: &Daemon, way: Write) -> Result<bool> {
+    let metrics = daemon.scrape()?;
+    let backends = metrics.label_values("observer_build_info", "backend");
+    Ok(matches!(way, Write::Ring) && !backends.contains("tracepoint"))
 }
 
 /// The server saw all three calls; of the client's, what is told is true.

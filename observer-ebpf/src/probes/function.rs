@@ -1,0 +1,69 @@
+//! What the backends that watch functions of the kernel have in common.
+
+use observer_common::{layout::Field, record::direction};
+
+use super::MSG_TRUNC;
+use crate::{
+    buffers::Shape,
+    filter, globals,
+    kernel::Address,
+    socket::Socket,
+    watch::{Call, watch},
+};
+
+/// How the function was given the socket.
+#[derive(Clone, Copy)]
+pub enum Handle {
+    /// As a `struct sock`.
+    Sock(Address),
+    /// As a `struct socket`.
+    Socket(Address),
+}
+
+/// A function that has returned.
+pub struct Returned {
+    pub handle: Handle,
+    /// Its `struct msghdr`.
+    pub message: Address,
+    pub flags: u32,
+    pub returned: i32,
+    /// One of `record::direction`.
+    pub sent: u8,
+}
+
+/// Watches what the function moved.
+#[inline(always)]
+pub fn leave(function: &Returned) -> i32 {
+    if function.returned > 0 {
+        let _ = try_leave(function);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_leave(function: &Returned) -> Option<()> {
+    let pid = filter::current_pid();
+    if !filter::selects_process(pid) {
+        return None;
+    }
+    let received = function.sent == direction::RECEIVED;
+    if received && super::leaves_the_stream(function.flags) {
+        return None;
+    }
+    let socket = match function.handle {
+        Handle::Sock(sock) => Socket::of_sock(sock)?,
+        Handle::Socket(socket) => Socket::of_socket(socket)?,
+    };
+    let returned = function.returned as u64;
+    watch(&Call {
+        socket,
+        shape: Shape::Iterator {
+            iterator: function.message + globals::offset(Field::MessageIterator) as u64,
+        },
+        returned,
+        total: returned,
+        pid,
+        sent: function.sent,
+        discarded: received && function.flags & MSG_TRUNC != 0,
+    })
+}

@@ -1,0 +1,182 @@
+//! Loads and attaches the programs of a backend, and those of every backend.
+
+use std::io;
+
+use anyhow::{Error, Result, anyhow};
+use aya::{
+    Btf, Ebpf, Endianness,
+    programs::{FExit, KProbe, Program, RawTracePoint, TracePoint},
+};
+
+use super::layout::Layout;
+use crate::config::{Backend, Config};
+
+/// The calls of the tracepoint backend; each has a program `exit_<call>`.
+const CALLS: [&str; 10] = [
+    "read", "readv", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "sendto", "sendmsg",
+    "sendmmsg",
+];
+
+/// The functions of the other backends; each has programs `fexit_<function>`,
+/// `kprobe_<function>` and `kretprobe_<function>`.
+const FUNCTIONS: [&str; 4] =
+    ["tcp_sendmsg", "tcp_recvmsg", "unix_stream_sendmsg", "unix_stream_recvmsg"];
+
+/// Likewise, where the kernel has them.
+const MPTCP_FUNCTIONS: [&str; 2] = ["mptcp_sendmsg", "mptcp_recvmsg"];
+
+/// Programs of every backend, and the raw tracepoints that they are attached to.
+const LIFECYCLE: [(&str, &str); 4] = [
+    ("sock_state", "inet_sock_set_state"),
+    ("process_exit", "sched_process_exit"),
+    ("process_exec", "sched_process_exec"),
+    ("process_fork", "sched_process_fork"),
+];
+
+/// Attached to nothing.
+pub(super) const SWEEP: &str = "sweep";
+
+/// Loads all programs that the backend uses, then attaches them. What is attached when it fails is
+/// detached with `ebpf`.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    backend: Backend,
+    config: &Config,
+    layout: &Layout,
+) -> Result<()> {
+    let functions = || {
+        let mptcp = if layout.mptcp { &MPTCP_FUNCTIONS[..] } else { &[] };
+        FUNCTIONS.iter().chain(mptcp).copied()
+    };
+    match backend {
+        Backend::Fentry => {
+            let btf = Btf::parse_file(&config.btf, Endianness::default())?;
+            try_fentry(ebpf, &btf)?;
+            functions().try_for_each(|function| load_fentry(ebpf, &btf, function))?;
+        }
+        Backend::Kprobe => {
+            try_kprobe(ebpf)?;
+            functions().try_for_each(|function| load_kprobes(ebpf, function))?;
+        }
+        Backend::Tracepoint | Backend::Auto => {
+            CALLS.iter().try_for_each(|call| load_tracepoint(ebpf, call))?;
+        }
+    }
+    load_lifecycle(ebpf)?;
+    attach_lifecycle(ebpf)?;
+    match backend {
+        Backend::Fentry => functions().try_for_each(|function| attach_fentry(ebpf, function)),
+        Backend::Kprobe => functions().try_for_each(|function| attach_kprobes(ebpf, function)),
+        Backend::Tracepoint | Backend::Auto => {
+            CALLS.iter().try_for_each(|call| attach_tracepoint(ebpf, call))
+        }
+    }
+}
+
+/// Whether a program that does nothing can be attached to the return of a function: for less than
+/// the verifier takes for one of the others.
+fn try_fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<()> {
+    let refused = |error| refused("no programs at the returns of its functions", error);
+    let program: &mut FExit = program(ebpf, "fexit_try")?;
+    program.load("tcp_sendmsg", btf).map_err(|error| refused(error.into()))?;
+    program.attach().map_err(|error| refused(error.into()))?;
+    Ok(program.unload()?)
+}
+
+fn load_fentry(ebpf: &mut Ebpf, btf: &Btf, function: &str) -> Result<()> {
+    let name = format!("fexit_{function}");
+    let program: &mut FExit = program(ebpf, &name)?;
+    program.load(function, btf).map_err(|error| refused_program(&name, error.into()))
+}
+
+fn attach_fentry(ebpf: &mut Ebpf, function: &str) -> Result<()> {
+    let program: &mut FExit = program(ebpf, &format!("fexit_{function}"))?;
+    program.attach().map_err(|error| refused_target(function, error.into()))?;
+    Ok(())
+}
+
+/// As [`try_fentry`].
+fn try_kprobe(ebpf: &mut Ebpf) -> Result<()> {
+    let refused = |error| refused("no kprobes", error);
+    let program: &mut KProbe = program(ebpf, "kretprobe_try")?;
+    program.load().map_err(|error| refused(error.into()))?;
+    program.attach("tcp_sendmsg", 0).map_err(|error| refused(error.into()))?;
+    Ok(program.unload()?)
+}
+
+fn load_kprobes(ebpf: &mut Ebpf, function: &str) -> Result<()> {
+    for name in kprobes(function) {
+        let program: &mut KProbe = program(ebpf, &name)?;
+        program.load().map_err(|error| refused_program(&name, error.into()))?;
+    }
+    Ok(())
+}
+
+fn attach_kprobes(ebpf: &mut Ebpf, function: &str) -> Result<()> {
+    for name in kprobes(function) {
+        let program: &mut KProbe = program(ebpf, &name)?;
+        program.attach(function, 0).map_err(|error| refused_target(function, error.into()))?;
+    }
+    Ok(())
+}
+
+/// The return first: it does nothing for a call that was entered before.
+fn kprobes(function: &str) -> [String; 2] {
+    [format!("kretprobe_{function}"), format!("kprobe_{function}")]
+}
+
+fn load_tracepoint(ebpf: &mut Ebpf, call: &str) -> Result<()> {
+    let name = format!("exit_{call}");
+    let program: &mut TracePoint = program(ebpf, &name)?;
+    program.load().map_err(|error| refused_program(&name, error.into()))
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, call: &str) -> Result<()> {
+    let tracepoint = format!("sys_exit_{call}");
+    let program: &mut TracePoint = program(ebpf, &format!("exit_{call}"))?;
+    program
+        .attach("syscalls", &tracepoint)
+        .map_err(|error| refused_target(&tracepoint, error.into()))?;
+    Ok(())
+}
+
+fn load_lifecycle(ebpf: &mut Ebpf) -> Result<()> {
+    for name in LIFECYCLE.into_iter().map(|(name, _)| name).chain([SWEEP]) {
+        let program: &mut RawTracePoint = program(ebpf, name)?;
+        program.load().map_err(|error| refused_program(name, error.into()))?;
+    }
+    Ok(())
+}
+
+fn attach_lifecycle(ebpf: &mut Ebpf) -> Result<()> {
+    for (name, tracepoint) in LIFECYCLE {
+        let program: &mut RawTracePoint = program(ebpf, name)?;
+        program.attach(tracepoint).map_err(|error| refused_target(tracepoint, error.into()))?;
+    }
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+    <&'a mut P as TryFrom<&'a mut Program>>::Error: Into<Error>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("there is no program {name}"))?;
+    program.try_into().map_err(Into::into)
+}
+
+fn refused_program(name: &str, error: Error) -> Error {
+    refused(&format!("no program {name}"), error)
+}
+
+fn refused_target(name: &str, error: Error) -> Error {
+    refused(&format!("nothing at {name}"), error)
+}
+
+/// In a few words what the kernel does not allow, and the number that it gave; its own words
+/// remain the cause.
+fn refused(what: &str, error: Error) -> Error {
+    let number = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let number = number.map(|number| format!(" ({number})")).unwrap_or_default();
+    error.context(format!("the kernel allows {what}{number}"))
+}

@@ -1,0 +1,321 @@
+//! `cargo xtask vm`: the end-to-end tests on other kernels than this machine's, in QEMU.
+//!
+//! Debian's kernels, fetched by apt, boot in a virtual machine whose root is this machine's, read
+//! only, so that the tests run there as they were built here. Emulation in software suffices, so
+//! neither KVM nor a nested virtual machine is needed; it is some ten times slower.
+
+mod guest;
+mod image;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{bpf_stats, build, exec, setup};
+use guest::{Guest, Share};
+use image::Image;
+
+/// A kernel, by the Debian suite that has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kernel {
+    /// As `--kernel` names it.
+    name: &'static str,
+    suite: &'static str,
+    /// Its packages are called `linux-image-<this>…`.
+    version: &'static str,
+    /// What can be had on it.
+    backends: &'static [&'static str],
+}
+
+const BACKENDS: &[&str] = &["fentry", "kprobe", "tracepoint"];
+
+const KERNELS: &[Kernel] = &[
+    Kernel { name: "6.1", suite: "bookworm", version: "6.1.", backends: BACKENDS },
+    Kernel { name: "6.12", suite: "trixie", version: "6.12.", backends: BACKENDS },
+    // Whatever that suite has by now.
+    Kernel { name: "7.2", suite: "sid", version: "7.", backends: BACKENDS },
+];
+
+/// For `cargo xtask ci`: four cases, about a minute for each kernel and backend.
+const FEW: &str = "four kinds of call: tonic -> tonic|\
+    four kinds of call: python-asyncio -> python-threaded|\
+    a Unix socket, bytes one by one|io_uring on a watched connection";
+
+/// Every backend's way to a byte, and every kind of call, without most of the cases that need a
+/// daemon of their own: its start takes ten seconds in an emulator.
+const FILTER: &str = "four kinds of call: tonic -> tonic|\
+    four kinds of call: python-asyncio -> python-threaded|errors: tonic -> python-asyncio|\
+    raw codes|raw frames|raw ends|on a watched connection|costs no number|\
+    raw transports: IPv4 mapped to IPv6 |Unix socket";
+
+/// What the table has of one kernel and backend.
+struct Cell {
+    kernel: &'static str,
+    backend: &'static str,
+    release: String,
+    passed: u64,
+    failed: u64,
+    /// Why not all cases were run.
+    broken: Option<String>,
+}
+
+impl Cell {
+    fn is_good(&self) -> bool {
+        self.broken.is_none() && self.failed == 0 && self.passed > 0
+    }
+}
+
+/// Where to run.
+#[derive(clap::Args)]
+pub(crate) struct Where {
+    /// Kernels: 6.1, 6.12, 7.2 or all.
+    #[arg(long = "kernel", value_name = "VERSION", default_value = "all", value_delimiter = ',')]
+    kernels: Vec<String>,
+    /// Backends: fentry, kprobe, tracepoint or all.
+    #[arg(long = "backend", value_name = "NAME", default_value = "all", value_delimiter = ',')]
+    backends: Vec<String>,
+}
+
+/// What to run where.
+#[derive(clap::Args)]
+pub(crate) struct Selection {
+    #[command(flatten)]
+    place: Where,
+    /// Which cases, after `--`: parts of their names, with `|` between them.
+    #[arg(last = true, value_name = "FILTER")]
+    filter: Option<String>,
+}
+
+impl Selection {
+    /// For `cargo xtask ci`: an old and a new kernel, and the backends that this machine's kernel
+    /// need not have.
+    pub(crate) fn of_ci() -> Self {
+        Self {
+            place: Where {
+                kernels: vec!["6.1".into(), "6.12".into()],
+                backends: vec!["fentry".into(), "kprobe".into()],
+            },
+            filter: Some(FEW.into()),
+        }
+    }
+}
+
+pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
+    setup::ensure()?;
+    Ok(if matrix(selection)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the matrix, prints its table, and says whether all of it passed.
+pub(crate) fn matrix(selection: &Selection) -> Result<bool> {
+    guest::install()?;
+    let tests = Tests::prepare(selection.filter.as_deref().unwrap_or(FILTER))?;
+    let cells = selection.place.each(|kernel, image, backend| tests.run(kernel, image, backend))?;
+    print(&cells);
+    Ok(!cells.is_empty() && cells.iter().all(Cell::is_good))
+}
+
+/// What `observer check` says on each kernel with each backend.
+pub(crate) fn check(
+    selection: &Where,
+    daemon: &Path,
+) -> Result<Vec<(&'static str, &'static str, String)>> {
+    guest::install()?;
+    selection.each(|kernel, image, backend| {
+        let share = Share::new(&format!("check-{}-{backend}", kernel.name))?;
+        Guest { image, share: &share }.run(&check_script(daemon, backend))?;
+        Ok((kernel.name, backend, share.read("check")))
+    })
+}
+
+/// Leaves what `observer check` says.
+fn check_script(daemon: &Path, backend: &str) -> String {
+    format!("'{}' check --backend {backend} >/mnt/check 2>&1\n", daemon.display())
+}
+
+impl Where {
+    /// Calls `run` with each kernel and backend that can be had on it.
+    fn each<T>(
+        &self,
+        mut run: impl FnMut(&'static Kernel, &Image, &'static str) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let kernels = chosen(&self.kernels, KERNELS, |kernel| kernel.name)?;
+        let backends = chosen(&self.backends, BACKENDS, |backend| backend)?;
+        let mut outcomes = Vec::new();
+        for kernel in kernels {
+            let image = Image::of(kernel).with_context(|| format!("kernel {}", kernel.name))?;
+            for backend in backends.iter().filter(|backend| kernel.backends.contains(backend)) {
+                outcomes.push(run(kernel, &image, backend)?);
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+fn chosen<'a, T>(wanted: &[String], all: &'a [T], name: fn(&T) -> &str) -> Result<Vec<&'a T>> {
+    if wanted.iter().any(|wanted| wanted == "all") {
+        return Ok(all.iter().collect());
+    }
+    let find = |wanted: &String| {
+        all.iter().find(|one| name(one) == wanted).with_context(|| {
+            let names: Vec<_> = all.iter().map(name).collect();
+            format!("{wanted:?} is not one of {}, all", names.join(", "))
+        })
+    };
+    wanted.iter().map(find).collect()
+}
+
+/// The tests, built and their peers prepared.
+struct Tests {
+    daemon: PathBuf,
+    binary: PathBuf,
+    filter: String,
+}
+
+/// The stacks that are run: those that start quickly.
+const PEERS: (&str, &str) = ("OBSERVER_TEST_PEERS", "python,rust");
+
+/// Where the list of the cases is left.
+const REPORT: &str = "OBSERVER_TEST_REPORT";
+
+impl Tests {
+    fn prepare(filter: &str) -> Result<Self> {
+        ensure!(!filter.contains('\''), "a filter cannot have a quote in it");
+        let daemon = build::daemon(true)?;
+        let binary = binary()?;
+        // With `--list` the peers are prepared and nothing is run.
+        let mut list = Command::new(&binary);
+        list.arg("--list").env(PEERS.0, PEERS.1).current_dir(exec::workspace());
+        // Not all cases: that list is another one.
+        list.env(REPORT, exec::target()?.join("vm/cases.jsonl"));
+        exec::output(&mut list, guest::PREPARE_LIMIT)?;
+        Ok(Self { daemon, binary, filter: filter.to_owned() })
+    }
+
+    /// Runs them on a kernel, and once more if not all were run: an emulator on a busy machine may
+    /// take longer than anything should. So may a peer: failed cases are run again too.
+    fn run(&self, kernel: &'static Kernel, image: &Image, backend: &'static str) -> Result<Cell> {
+        let cell = self.run_once(kernel, image, backend)?;
+        if cell.is_good() {
+            return Ok(cell);
+        }
+        println!("vm: {} {backend}: not all passed, so once more", kernel.name);
+        self.run_once(kernel, image, backend)
+    }
+
+    fn run_once(
+        &self,
+        kernel: &'static Kernel,
+        image: &Image,
+        backend: &'static str,
+    ) -> Result<Cell> {
+        let share = Share::new(&format!("{}-{backend}", kernel.name))?;
+        let script = format!(
+            "export {}={} OBSERVER_TEST_PEERS_PREPARED=1 OBSERVER_BACKEND={backend}\n\
+             export {REPORT}=/mnt/cases.jsonl\n\
+             export OBSERVER_BIN='{}' PATH='{}' HOME=/root\n\
+             cd '{}'\nuname -r >/mnt/release\n{}'{}' '{}' >/mnt/tests 2>&1\n",
+            PEERS.0,
+            PEERS.1,
+            self.daemon.display(),
+            std::env::join_paths(exec::search_path())?.display(),
+            exec::workspace().display(),
+            check_script(&self.daemon, backend),
+            self.binary.display(),
+            self.filter,
+        );
+        let begun = std::time::Instant::now();
+        let ran = Guest { image, share: &share }.run(&script);
+        let output = share.read("tests");
+        let (passed, failed) = counts(&output);
+        let broken = match ran {
+            Err(error) => Some(format!("{error:#}")),
+            Ok(()) if !output.contains("test result:") => Some("the tests did not end".into()),
+            Ok(()) => bpf_stats::within_bounds(&share.read("check")).err().map(|e| e.to_string()),
+        };
+        let cell = Cell {
+            kernel: kernel.name,
+            backend,
+            release: share.read("release").trim().to_owned(),
+            passed,
+            failed,
+            broken,
+        };
+        if !cell.is_good() {
+            println!("{output}");
+        }
+        println!(
+            "vm: {} {backend}: {} passed, {} failed, {} s{}; see {}",
+            cell.kernel,
+            cell.passed,
+            cell.failed,
+            begun.elapsed().as_secs(),
+            cell.broken.as_ref().map(|why| format!(", {why}")).unwrap_or_default(),
+            share.directory().display()
+        );
+        Ok(cell)
+    }
+}
+
+/// Builds the end-to-end tests and says where they are.
+fn binary() -> Result<PathBuf> {
+    let arguments =
+        ["test", "--package", "tests", "--features", "privileged", "--test", "e2e", "--no-run"];
+    // Shows what it does; then asks where that has left it.
+    exec::run(&mut exec::cargo(&arguments))?;
+    let mut told = exec::cargo(&arguments);
+    let told = exec::output(told.arg("--message-format=json"), guest::PREPARE_LIMIT)?;
+    // `"executable":"…/e2e-0123"`, in JSON, of which this is all that is wanted.
+    let path = told
+        .lines()
+        .filter(|line| line.contains("\"name\":\"e2e\""))
+        .find_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
+    let path = path.map(Path::new).context("cargo does not say where the tests are")?;
+    Ok(path.to_path_buf())
+}
+
+/// Passed and failed cases, line by line: there may be no sum.
+fn counts(output: &str) -> (u64, u64) {
+    let of = |end: &str| {
+        let cases = output.lines().filter(|line| line.starts_with("test "));
+        cases.filter(|line| line.trim_end().ends_with(end)).count() as u64
+    };
+    (of("... ok"), of("... FAILED"))
+}
+
+fn print(cells: &[Cell]) {
+    println!(
+        "{:<8} {:<24} {:<11} {:<6} {:>6} {:>6}",
+        "kernel", "release", "backend", "", "passed", "failed"
+    );
+    for cell in cells {
+        let outcome = if cell.is_good() { "pass" } else { "FAIL" };
+        println!(
+            "{:<8} {:<24} {:<11} {outcome:<6} {:>6} {:>6}",
+            cell.kernel, cell.release, cell.backend, cell.passed, cell.failed
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_are_counted_by_line() {
+        let output =
+            "running 3 tests\ntest a: b ... ok\ntest c   ... FAILED\ntest d\ntest e ... ok\n";
+        assert_eq!(counts(output), (2, 1));
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_be_chosen() {
+        let names = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+            chosen(&wanted, BACKENDS, |backend| backend).map(|chosen| chosen.len())
+        };
+        assert_eq!(names(&["all"]).unwrap(), 3);
+        assert_eq!(names(&["kprobe", "fentry"]).unwrap(), 2);
+        assert!(names(&["uprobe"]).unwrap_err().to_string().contains("fentry, kprobe"));
+    }
+}
