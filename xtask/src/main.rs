@@ -79,7 +79,11 @@ enum Xtask {
     /// Prints what the kernel programs take of the verifier, by kernel; fails above a bound.
     BpfStats(vm::Where),
     /// Everything a change must pass: formatting, lints, licenses, tests.
-    Ci,
+    Ci {
+        /// Also another architecture, and other kernels in virtual machines.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -106,7 +110,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Test { document, args } => return test::run(document, &args),
         Xtask::Vm(selection) => return vm::run(&selection),
         Xtask::BpfStats(selection) => return bpf_stats::run(&selection),
-        Xtask::Ci => return ci::run(),
+        Xtask::Ci { all } => return ci::run(all),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
