@@ -180,7 +180,8 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     // `None` if the socket does not tell.
     let late = socket::moved_before(call.socket.sock, call.sent == direction::SENT, call.total);
     let begun = match late {
-        Some(true) => Err(protocol_of(&first)),
+        // Whatever the socket says: another thread may have written since.
+        Some(true) if !begins_preface(&first, n) => Err(protocol_of(&first)),
         _ => first_bytes(&first, n, call.sent),
     };
     let new = match begun {
