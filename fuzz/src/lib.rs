@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use observer::hpack::PathId;
-use observer::metrics::{self, Buckets, Daemon, Limits, Statistics};
+use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
 use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, CommSource};
 
@@ -37,8 +37,8 @@ pub fn exposition(pipeline: &Pipeline<OneName>) -> String {
     assert!(open <= snapshot.daemon.streams, "{open} in flight, {:?}", snapshot.daemon.streams);
     assert!(snapshot.statistics.len() <= 18, "{} series", snapshot.statistics.len());
     const { assert!(FAIR_SHARE < MAX_MEMORY) };
-    let text = metrics::render(&snapshot).expect("a String takes all that is written to it");
-    assert!(text.ends_with("# EOF\n"));
+    let text = metrics::render(&snapshot, Format::PrometheusText);
+    let text = String::from_utf8(text).expect("labels are text");
     for line in text.lines() {
         assert!(line.starts_with("# ") || is_sample(line), "no sample: {line:?}");
     }

@@ -10,7 +10,7 @@ use observer::{
     config::Config,
     kernel::Probes,
     log,
-    metrics::{self, Descriptors},
+    metrics::{self, Descriptors, Format},
     preconditions::{self, Places},
     privileges,
     server::{self, Pages},
@@ -132,7 +132,8 @@ struct Figures {
 impl Pages for Figures {
     fn metrics(&self) -> Result<String, String> {
         let snapshot = self.worker.snapshot().map_err(|error| format!("{error:#}"))?;
-        metrics::render(&snapshot).map_err(|error| error.to_string())
+        let text = metrics::render(&snapshot, Format::OpenMetricsText);
+        String::from_utf8(text).map_err(|error| error.to_string())
     }
 
     fn health(&self) -> Result<(), String> {

@@ -108,6 +108,7 @@ impl<S: CommSource> Pipeline<S> {
             self.figures.malformed += 1;
             return;
         };
+        self.statistics.set_time(record.time_ns);
         match record.event {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(unseen) => self.closed(&record, unseen),
@@ -172,6 +173,7 @@ impl<S: CommSource> Pipeline<S> {
     /// Drops the series of processes that exited long enough ago, and ends the calls that have probably
     /// ended unseen.
     pub fn tick(&mut self, now_ns: u64) {
+        self.statistics.set_time(now_ns);
         for watched in self.connections.values_mut() {
             watched.connection.give_up(now_ns, &mut self.statistics);
         }

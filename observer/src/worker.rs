@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::Config,
     kernel::{Probes, Ring},
-    metrics::{Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
+    metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
     pipeline::Pipeline,
     process::ProcFs,
 };
@@ -66,6 +66,7 @@ impl Worker {
         let state = State {
             says_tls: !config.filter.selects_all(),
             backend: probes.backend().to_string(),
+            started_ns: monotonic_ns(),
             probes: Some(probes),
             last: Daemon::default(),
             ring,
@@ -105,6 +106,8 @@ impl Worker {
 /// What the thread owns.
 struct State {
     backend: String,
+    /// When the kernel programs had been attached, by the kernel's monotonic clock.
+    started_ns: u64,
     /// `None` once detached.
     probes: Option<Probes>,
     /// The kernel programs' figures when they were detached.
@@ -175,9 +178,7 @@ impl State {
             warn!("connections that ended unseen are not looked for: {error:#}");
         }
         self.tell_tls();
-        let now = clock_gettime(ClockId::Monotonic);
-        let now_ns = (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64;
-        self.pipeline.tick(now_ns);
+        self.pipeline.tick(monotonic_ns());
     }
 
     /// Whoever selects a port or a process expects its calls, and should read why there are none.
@@ -203,9 +204,17 @@ impl State {
             None => self.last.clone(),
         };
         daemon.backend.clone_from(&self.backend);
+        daemon.started_ns = Some(self.started_ns);
+        daemon.clock = Clock::read();
         daemon.own = OwnProcess::read();
         daemon
     }
+}
+
+/// The time of the kernel's monotonic clock.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What the kernel programs count.

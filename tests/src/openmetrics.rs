@@ -135,16 +135,23 @@ impl Parser {
             None => (Labels::new(), rest),
         };
         let value = rest.strip_prefix(' ').context("no space before the value")?;
+        let (value, exemplar) = value.split_once(" # ").unwrap_or((value, ""));
         let value = parse_value(value)?;
         let suffix = name.strip_prefix(&self.family.name).context("not of the family above")?;
         let kind = self.family.kind.context("a sample before its type")?;
         let fits = match kind {
-            Kind::Counter => suffix == "_total" && value >= 0.0,
+            Kind::Counter => ["_total", "_created"].contains(&suffix) && value >= 0.0,
             Kind::Gauge => suffix.is_empty(),
             Kind::Info => suffix == "_info" && value == 1.0,
-            Kind::Histogram => ["_bucket", "_count", "_sum"].contains(&suffix) && value >= 0.0,
+            Kind::Histogram => {
+                ["_bucket", "_count", "_sum", "_created"].contains(&suffix) && value >= 0.0
+            }
         };
         ensure!(fits, "name or value are not those of the family's type");
+        if !exemplar.is_empty() {
+            ensure!(["_total", "_bucket"].contains(&suffix), "no place for an exemplar");
+            parse_exemplar(exemplar).context("the exemplar")?;
+        }
         let key = (name.to_owned(), labels.clone());
         ensure!(self.metrics.series.insert(key, value).is_none(), "the series was there before");
         if suffix == "_bucket" {
@@ -183,7 +190,18 @@ fn kind(text: &str) -> Result<Kind> {
     })
 }
 
-/// No timestamps, no exemplars: the daemon has neither.
+/// The trace, what was observed, and when.
+fn parse_exemplar(text: &str) -> Result<()> {
+    let (labels, rest) = parse_labels(text.strip_prefix('{').context("no labels")?)?;
+    let trace = labels.get("trace_id").context("no trace")?;
+    let hexadecimal = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    ensure!(trace.len() == 32 && trace.chars().all(hexadecimal), "{trace} is no trace");
+    let (value, time) = rest.trim_start().split_once(' ').context("no value and time")?;
+    ensure!(parse_value(value)? >= 0.0 && parse_value(time)? > 0.0, "below 0");
+    Ok(())
+}
+
+/// No timestamps: the daemon has none.
 fn parse_value(text: &str) -> Result<f64> {
     match text {
         "+Inf" => Ok(f64::INFINITY),
@@ -246,7 +264,8 @@ a_b_total{x="2"} 4
 h_seconds_sum{x="1"} 0.5
 h_seconds_count{x="1"} 3
 h_seconds_bucket{le="0.1",x="1"} 1
-h_seconds_bucket{le="+Inf",x="1"} 3
+h_seconds_bucket{le="+Inf",x="1"} 3 # {trace_id="0af7651916cd43dd8448eb211c80319c"} 0.2 1.5
+h_seconds_created{x="1"} 1.5
 # TYPE g gauge
 g 1e-3
 # EOF
@@ -288,6 +307,9 @@ g 1e-3
             ("h_seconds_count{x=\"1\"} 3\n", "", "no count"),
             ("le=\"0.1\",x=\"1\"} 1", "le=\"0.1\",x=\"1\"} 4", "a falling bucket"),
             ("le=\"+Inf\",x=\"1\"} 3", "le=\"9\",x=\"1\"} 3", "no +Inf"),
+            ("0af7651916cd43dd8448eb211c80319c", "0af7", "a trace that is none"),
+            ("} 0.2 1.5", "} 0.2", "an exemplar without time"),
+            ("g 1e-3", "g 1e-3 # {trace_id=\"0af7651916cd43dd8448eb211c80319c\"} 1 1", "a gauge's"),
             ("UNIT h_seconds seconds", "UNIT h_seconds bytes", "a unit that is not in the name"),
         ];
         for (good, bad, what) in wrong {

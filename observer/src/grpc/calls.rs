@@ -410,6 +410,7 @@ impl Calls {
                 response_messages: None,
                 half_closed: false,
                 sight: self.sight,
+                trace: None,
             },
         );
     }
@@ -588,6 +589,7 @@ impl Calls {
                 response_messages: counted(call.responses),
                 half_closed: call.half_closed,
                 sight: self.sight,
+                trace: None,
             },
         );
     }

@@ -15,7 +15,10 @@ pub use code::Code;
 pub use headers::Headers;
 pub use rules::End;
 
-use crate::{hpack::PathId, process::ProcessId};
+use crate::{
+    hpack::{PathId, TraceId},
+    process::ProcessId,
+};
 
 /// Which end of the connection the watched process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +105,8 @@ pub struct Ended {
     pub half_closed: bool,
     /// How much was seen of its connection.
     pub sight: Sight,
+    /// The trace it belongs to, if that is recorded.
+    pub trace: Option<TraceId>,
 }
 
 /// Takes what happens to calls, in the order in which it happens on each connection.

@@ -1,5 +1,7 @@
 //! What fields mean to gRPC.
 
+use std::fmt;
+
 use super::{Error, Interner, PathId, huffman, string::StringLiteral};
 
 /// A field, as what it means.
@@ -43,6 +45,17 @@ pub enum ContentType {
     GrpcWeb,
     /// Any other.
     Other,
+}
+
+/// The trace that a call belongs to: the `trace-id` of W3C Trace Context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceId(pub [u8; 16]);
+
+/// As it is in `traceparent`: 32 hexadecimal digits.
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
 }
 
 /// The names of interest.

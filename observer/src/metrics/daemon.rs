@@ -1,29 +1,24 @@
 //! What the daemon tells about itself: `observer_*`, and the standard `process_*`.
 
+use super::{
+    CallsBySight, CallsSeen, Snapshot,
+    exposition::{self, Clock, Family, Kind, Number, Sink},
+};
+use crate::grpc::Sight;
 use procfs::{
     ProcResult,
     process::{LimitValue, Process},
 };
-use prometheus_client::{
-    collector::Collector,
-    encoding::{
-        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabel, EncodeLabelSet,
-        LabelSetEncoder, NoLabelSet,
-    },
-    metrics::MetricType,
-    registry::Unit,
-};
-
-use super::{CallsBySight, CallsSeen, Snapshot, family::Family};
-use crate::grpc::Sight;
-
-type Result = std::result::Result<(), std::fmt::Error>;
 
 /// The daemon's own figures, filled in for each scrape. Counters are since its start.
 #[derive(Clone, Debug, Default)]
 pub struct Daemon {
     /// The backend in use: `tracepoint`, `fentry` or `kprobe`.
     pub backend: String,
+    /// When the daemon began to count, in nanoseconds of the kernel's monotonic clock.
+    pub started_ns: Option<u64>,
+    /// What that clock says now.
+    pub clock: Clock,
     /// Records read from the rings.
     pub records: u64,
     /// Bytes of those records.
@@ -148,285 +143,260 @@ impl OwnProcess {
     }
 }
 
-/// Renders the daemon's own figures of a snapshot.
-#[derive(Debug)]
-pub(super) struct Figures {
-    snapshot: Snapshot,
+/// Writes the daemon's own figures of a snapshot.
+pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
+    let Snapshot { statistics, daemon, .. } = snapshot;
+    let Daemon {
+        backend,
+        started_ns,
+        clock: _,
+        records,
+        ring_bytes,
+        gaps,
+        connections,
+        connections_seen,
+        hpack_unknown_references,
+        hpack_errors,
+        streams,
+        unclear_streams,
+        programs,
+        own,
+    } = daemon.as_ref();
+    let mut writer = Writer { sink, created: *started_ns };
+    writer.info(&BUILD, &[("version", env!("CARGO_PKG_VERSION")), ("backend", backend)]);
+    writer.counter(&RECORDS, *records);
+    writer.counter(&RING_BYTES, *ring_bytes);
+    writer.counters(&GAPS, "cause", gaps.iter().map(|gap| (gap.cause, gap.events)));
+    writer.counters(&GAP_BYTES, "cause", gaps.iter().map(|gap| (gap.cause, gap.bytes)));
+    writer.connections(*connections);
+    writer.connections_seen(*connections_seen);
+    writer.calls(statistics.calls());
+    writer.counter(&HPACK_UNKNOWN_REFERENCES, *hpack_unknown_references);
+    writer.counter(&HPACK_ERRORS, *hpack_errors);
+    writer.gauge(&STREAMS, *streams);
+    writer.counter(&UNCLEAR_STREAMS, *unclear_streams);
+    writer.gauge(&SERIES, statistics.len() as u64);
+    writer.counter(&SERIES_OVERFLOW, statistics.overflow());
+    writer.counter(&SERIES_LATE_EVENTS, statistics.late());
+    writer.programs(programs);
+    writer.own_process(own);
 }
 
-impl Figures {
-    pub(super) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot }
-    }
-}
-
-impl Collector for Figures {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result {
-        let Snapshot { statistics, daemon, paths: _, processes: _, descriptors: _ } =
-            &self.snapshot;
-        let encoder = &mut encoder;
-        let Daemon {
-            backend,
-            records,
-            ring_bytes,
-            gaps,
-            connections,
-            connections_seen,
-            hpack_unknown_references,
-            hpack_errors,
-            streams,
-            unclear_streams,
-            programs,
-            own,
-        } = daemon.as_ref();
-        encode_build_info(encoder, backend)?;
-        counter(encoder, &RECORDS, *records)?;
-        counter(encoder, &RING_BYTES, *ring_bytes)?;
-        counters(encoder, &GAPS, "cause", gaps.iter().map(|gap| (gap.cause, gap.events)))?;
-        counters(encoder, &GAP_BYTES, "cause", gaps.iter().map(|gap| (gap.cause, gap.bytes)))?;
-        encode_connections(encoder, *connections)?;
-        encode_connections_seen(encoder, *connections_seen)?;
-        encode_calls(encoder, statistics.calls())?;
-        counter(encoder, &HPACK_UNKNOWN_REFERENCES, *hpack_unknown_references)?;
-        counter(encoder, &HPACK_ERRORS, *hpack_errors)?;
-        gauge(encoder, &STREAMS, *streams)?;
-        counter(encoder, &UNCLEAR_STREAMS, *unclear_streams)?;
-        gauge(encoder, &SERIES, statistics.len() as u64)?;
-        counter(encoder, &SERIES_OVERFLOW, statistics.overflow())?;
-        counter(encoder, &SERIES_LATE_EVENTS, statistics.late())?;
-        encode_programs(encoder, programs)?;
-        encode_own_process(encoder, own)
-    }
-}
-
-static BUILD: Family = Family::new("observer_build", "The daemon's version and backend.");
-static RECORDS: Family = Family::new("observer_records", "Records read from the kernel.");
-static RING_BYTES: Family =
-    Family::with_unit("observer_ring", Unit::Bytes, "Length of the records read from the kernel.");
-static GAPS: Family = Family::new("observer_gaps", "Times that something was not seen, by cause.");
-static GAP_BYTES: Family = Family::with_unit(
-    "observer_gap",
-    Unit::Bytes,
+static BUILD: Family =
+    Family::new(Kind::Info, "observer_build", "The daemon's version and backend.");
+static RECORDS: Family =
+    Family::new(Kind::Counter, "observer_records", "Records read from the kernel.");
+static RING_BYTES: Family = Family::new(
+    Kind::Counter,
+    "observer_ring_bytes",
+    "Length of the records read from the kernel.",
+)
+.in_unit("bytes");
+static GAPS: Family =
+    Family::new(Kind::Counter, "observer_gaps", "Times that something was not seen, by cause.");
+static GAP_BYTES: Family = Family::new(
+    Kind::Counter,
+    "observer_gap_bytes",
     "Bytes of watched connections that were not seen, by cause, where the number is known.",
+)
+.in_unit("bytes");
+static CONNECTIONS: Family = Family::new(
+    Kind::Gauge,
+    "observer_connections",
+    "Open connections by what can be told of their calls.",
 );
-static CONNECTIONS: Family =
-    Family::new("observer_connections", "Open connections by what can be told of their calls.");
 // Not `observer_connections_total`: a counter's family has the name without `_total`, which is the
 // gauge's, and OpenMetrics wants a name to be one family's.
-static CONNECTIONS_SEEN: Family =
-    Family::new("observer_connections_seen", "Connections seen by what is spoken on them.");
+static CONNECTIONS_SEEN: Family = Family::new(
+    Kind::Counter,
+    "observer_connections_seen",
+    "Connections seen by what is spoken on them.",
+);
 static CALLS: Family = Family::new(
+    Kind::Counter,
     "observer_calls",
     "Ended calls by what was seen of them, and of the connection that they were on.",
 );
 static HPACK_UNKNOWN_REFERENCES: Family = Family::new(
+    Kind::Counter,
     "observer_hpack_unknown_references",
     "Header fields that refer to a table entry from before the connection was seen.",
 );
 static HPACK_ERRORS: Family =
-    Family::new("observer_hpack_errors", "Header blocks that could not be decoded.");
-static STREAMS: Family = Family::new("observer_streams", "HTTP/2 streams open now.");
+    Family::new(Kind::Counter, "observer_hpack_errors", "Header blocks that could not be decoded.");
+static STREAMS: Family = Family::new(Kind::Gauge, "observer_streams", "HTTP/2 streams open now.");
 // Not `observer_streams_unclear`: what begins like the gauge's name is not to be another family.
 static UNCLEAR_STREAMS: Family = Family::new(
+    Kind::Counter,
     "observer_unclear_streams",
     "Streams of which nothing that was seen says whether they are gRPC calls; not measured.",
 );
-static SERIES: Family =
-    Family::new("observer_series", "Series of calls: one per method, process and role.");
+static SERIES: Family = Family::new(
+    Kind::Gauge,
+    "observer_series",
+    "Series of calls: one per method, process and role.",
+);
 static SERIES_OVERFLOW: Family = Family::new(
+    Kind::Counter,
     "observer_series_overflow",
     "Calls counted as method other because a bound on methods was reached.",
 );
 static SERIES_LATE_EVENTS: Family = Family::new(
+    Kind::Counter,
     "observer_series_late_events",
     "Events of calls whose process had been dropped; they are counted nowhere else.",
 );
-static PROGRAM_RUNS: Family =
-    Family::new("observer_program_runs", "Runs of a kernel program, while the kernel counts them.");
+static PROGRAM_RUNS: Family = Family::new(
+    Kind::Counter,
+    "observer_program_runs",
+    "Runs of a kernel program, while the kernel counts them.",
+);
 static PROGRAM_MISSES: Family = Family::new(
+    Kind::Counter,
     "observer_program_misses",
     "Runs of a kernel program that the kernel skipped because it was running already.",
 );
-static PROGRAM_RUN_TIME: Family = Family::with_unit(
-    "observer_program_run",
-    Unit::Seconds,
+static PROGRAM_RUN_TIME: Family = Family::new(
+    Kind::Counter,
+    "observer_program_run_seconds",
     "Time spent in a kernel program, while the kernel counts it.",
-);
+)
+.in_unit("seconds");
 static CPU: Family =
-    Family::with_unit("process_cpu", Unit::Seconds, "Total user and system CPU time spent.");
+    Family::new(Kind::Counter, "process_cpu_seconds", "Total user and system CPU time spent.")
+        .in_unit("seconds");
 static RESIDENT_MEMORY: Family =
-    Family::with_unit("process_resident_memory", Unit::Bytes, "Resident memory size.");
+    Family::new(Kind::Gauge, "process_resident_memory_bytes", "Resident memory size.")
+        .in_unit("bytes");
 static VIRTUAL_MEMORY: Family =
-    Family::with_unit("process_virtual_memory", Unit::Bytes, "Virtual memory size.");
-static OPEN_FDS: Family = Family::new("process_open_fds", "Number of open file descriptors.");
-static MAX_FDS: Family = Family::new("process_max_fds", "Maximum number of open file descriptors.");
-static START_TIME: Family = Family::with_unit(
-    "process_start_time",
-    Unit::Seconds,
+    Family::new(Kind::Gauge, "process_virtual_memory_bytes", "Virtual memory size.")
+        .in_unit("bytes");
+static OPEN_FDS: Family =
+    Family::new(Kind::Gauge, "process_open_fds", "Number of open file descriptors.");
+static MAX_FDS: Family =
+    Family::new(Kind::Gauge, "process_max_fds", "Maximum number of open file descriptors.");
+static START_TIME: Family = Family::new(
+    Kind::Gauge,
+    "process_start_time_seconds",
     "Start time of the process since the Unix epoch.",
-);
-static THREADS: Family = Family::new("process_threads", "Number of threads.");
+)
+.in_unit("seconds");
+static THREADS: Family = Family::new(Kind::Gauge, "process_threads", "Number of threads.");
 
-fn counter(
-    encoder: &mut DescriptorEncoder<'_>,
-    family: &Family,
-    value: impl EncodeCounterValue + Copy,
-) -> Result {
-    family
-        .describe(encoder, MetricType::Counter)?
-        .encode_counter::<NoLabelSet, _, u64>(&value, None)
+/// Writes families of the daemon.
+struct Writer<'a> {
+    sink: &'a mut dyn Sink,
+    /// Since when its counters count, if that is known.
+    created: Option<u64>,
 }
 
-fn gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    family: &Family,
-    value: impl EncodeGaugeValue + Copy,
-) -> Result {
-    family.describe(encoder, MetricType::Gauge)?.encode_gauge(&value)
-}
-
-/// A gauge that the system may not have told.
-fn gauge_if_known(
-    encoder: &mut DescriptorEncoder<'_>,
-    family: &Family,
-    value: Option<impl EncodeGaugeValue + Copy>,
-) -> Result {
-    value.map_or(Ok(()), |value| gauge(encoder, family, value))
-}
-
-/// A label whose values are few and ours.
-struct Label<'a>(&'static str, &'a str);
-
-impl EncodeLabelSet for Label<'_> {
-    fn encode(&self, encoder: &mut LabelSetEncoder) -> Result {
-        let Self(name, value) = self;
-        (*name, *value).encode(encoder.encode_label())
+impl Writer<'_> {
+    fn info(&mut self, family: &Family, labels: &[exposition::Label<'_>]) {
+        self.sink.family(family);
+        self.sink.info(labels);
     }
-}
 
-/// A counter by a label; left out when there is nothing to count.
-fn counters<'a, V: EncodeCounterValue>(
-    encoder: &mut DescriptorEncoder<'_>,
-    family: &Family,
-    label: &'static str,
-    values: impl IntoIterator<Item = (&'a str, V)>,
-) -> Result {
-    let mut values = values.into_iter().peekable();
-    if values.peek().is_none() {
-        return Ok(());
+    fn counter(&mut self, family: &Family, value: impl Into<Number>) {
+        self.sink.family(family);
+        self.count(&[], value.into());
     }
-    let mut encoder = family.describe(encoder, MetricType::Counter)?;
-    for (value, count) in values {
-        encoder
-            .encode_family(&Label(label, value))?
-            .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-    }
-    Ok(())
-}
 
-/// The labels of `observer_build_info`.
-struct Build<'a> {
-    version: &'static str,
-    backend: &'a str,
-}
-
-impl EncodeLabelSet for Build<'_> {
-    fn encode(&self, encoder: &mut LabelSetEncoder) -> Result {
-        let Self { version, backend } = self;
-        ("version", *version).encode(encoder.encode_label())?;
-        ("backend", *backend).encode(encoder.encode_label())
-    }
-}
-
-fn encode_build_info(encoder: &mut DescriptorEncoder<'_>, backend: &str) -> Result {
-    let build = Build { version: env!("CARGO_PKG_VERSION"), backend };
-    BUILD.describe(encoder, MetricType::Info)?.encode_info(&build)
-}
-
-fn encode_connections(encoder: &mut DescriptorEncoder<'_>, connections: Connections) -> Result {
-    let Connections { complete, joined_late, gaps, undecodable } = connections;
-    let mut encoder = CONNECTIONS.describe(encoder, MetricType::Gauge)?;
-    for (state, count) in [
-        (Sight::Complete.as_str(), complete),
-        (Sight::JoinedLate.as_str(), joined_late),
-        (Sight::Gaps.as_str(), gaps),
-        ("undecodable", undecodable),
-    ] {
-        encoder.encode_family(&Label("state", state))?.encode_gauge(&count)?;
-    }
-    Ok(())
-}
-
-fn encode_connections_seen(
-    encoder: &mut DescriptorEncoder<'_>,
-    seen: ConnectionsByProtocol,
-) -> Result {
-    let ConnectionsByProtocol { grpc, http2, http1, tls, other } = seen;
-    let seen = [("grpc", grpc), ("http2", http2), ("http1", http1), ("tls", tls), ("other", other)];
-    counters(encoder, &CONNECTIONS_SEEN, "protocol", seen)
-}
-
-/// The labels of `observer_calls_total`.
-struct Seen {
-    connection: Sight,
-    seen: &'static str,
-}
-
-impl EncodeLabelSet for Seen {
-    fn encode(&self, encoder: &mut LabelSetEncoder) -> Result {
-        let Self { connection, seen } = self;
-        ("connection", connection.as_str()).encode(encoder.encode_label())?;
-        ("seen", *seen).encode(encoder.encode_label())
-    }
-}
-
-fn encode_calls(encoder: &mut DescriptorEncoder<'_>, calls: &CallsBySight) -> Result {
-    let mut encoder = CALLS.describe(encoder, MetricType::Counter)?;
-    for connection in Sight::ALL {
-        let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
-        for (seen, count) in [
-            ("complete", complete),
-            ("no_method", no_method),
-            ("no_code", no_code),
-            ("nothing", nothing),
-        ] {
-            encoder
-                .encode_family(&Seen { connection, seen })?
-                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    /// A counter by a label; left out when there is nothing to count.
+    fn counters<'a, V: Into<Number>>(
+        &mut self,
+        family: &Family,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, V)>,
+    ) {
+        self.sink.family(family);
+        for (value, count) in values {
+            self.count(&[(label, value)], count.into());
         }
     }
-    Ok(())
-}
 
-fn encode_programs(encoder: &mut DescriptorEncoder<'_>, programs: &[Program]) -> Result {
-    let runs = programs.iter().map(|program| (program.name.as_str(), program.runs));
-    counters(encoder, &PROGRAM_RUNS, "program", runs)?;
-    let misses = programs.iter().map(|program| (program.name.as_str(), program.misses));
-    counters(encoder, &PROGRAM_MISSES, "program", misses)?;
-    let run_time =
-        programs.iter().map(|program| (program.name.as_str(), program.run_time_ns as f64 / 1e9));
-    counters(encoder, &PROGRAM_RUN_TIME, "program", run_time)
-}
-
-fn encode_own_process(encoder: &mut DescriptorEncoder<'_>, own: &OwnProcess) -> Result {
-    let OwnProcess {
-        cpu_seconds,
-        resident_memory_bytes,
-        virtual_memory_bytes,
-        open_fds,
-        max_fds,
-        start_time_seconds,
-        threads,
-    } = *own;
-    if let Some(cpu_seconds) = cpu_seconds {
-        counter(encoder, &CPU, cpu_seconds)?;
+    fn count(&mut self, labels: &[exposition::Label<'_>], value: Number) {
+        let counter = exposition::Counter { value, exemplar: None, created: self.created };
+        self.sink.counter(labels, counter);
     }
-    gauge_if_known(encoder, &RESIDENT_MEMORY, resident_memory_bytes)?;
-    gauge_if_known(encoder, &VIRTUAL_MEMORY, virtual_memory_bytes)?;
-    gauge_if_known(encoder, &OPEN_FDS, open_fds)?;
-    gauge_if_known(encoder, &MAX_FDS, max_fds)?;
-    gauge_if_known(encoder, &START_TIME, start_time_seconds)?;
-    gauge_if_known(encoder, &THREADS, threads)
+
+    fn gauge(&mut self, family: &Family, value: impl Into<Number>) {
+        self.sink.family(family);
+        self.sink.gauge(&[], value.into());
+    }
+
+    /// A gauge that the system may not have told.
+    fn gauge_if_known(&mut self, family: &Family, value: Option<impl Into<Number>>) {
+        if let Some(value) = value {
+            self.gauge(family, value);
+        }
+    }
+
+    fn connections(&mut self, connections: Connections) {
+        let Connections { complete, joined_late, gaps, undecodable } = connections;
+        self.sink.family(&CONNECTIONS);
+        for (state, count) in [
+            (Sight::Complete.as_str(), complete),
+            (Sight::JoinedLate.as_str(), joined_late),
+            (Sight::Gaps.as_str(), gaps),
+            ("undecodable", undecodable),
+        ] {
+            self.sink.gauge(&[("state", state)], count.into());
+        }
+    }
+
+    fn connections_seen(&mut self, seen: ConnectionsByProtocol) {
+        let ConnectionsByProtocol { grpc, http2, http1, tls, other } = seen;
+        let seen =
+            [("grpc", grpc), ("http2", http2), ("http1", http1), ("tls", tls), ("other", other)];
+        self.counters(&CONNECTIONS_SEEN, "protocol", seen);
+    }
+
+    fn calls(&mut self, calls: &CallsBySight) {
+        self.sink.family(&CALLS);
+        for connection in Sight::ALL {
+            let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
+            for (seen, count) in [
+                ("complete", complete),
+                ("no_method", no_method),
+                ("no_code", no_code),
+                ("nothing", nothing),
+            ] {
+                let labels = [("connection", connection.as_str()), ("seen", seen)];
+                self.count(&labels, count.into());
+            }
+        }
+    }
+
+    fn programs(&mut self, programs: &[Program]) {
+        let runs = programs.iter().map(|program| (program.name.as_str(), program.runs));
+        self.counters(&PROGRAM_RUNS, "program", runs);
+        let misses = programs.iter().map(|program| (program.name.as_str(), program.misses));
+        self.counters(&PROGRAM_MISSES, "program", misses);
+        let seconds = |program: &Program| program.run_time_ns as f64 / 1e9;
+        let run_time = programs.iter().map(|program| (program.name.as_str(), seconds(program)));
+        self.counters(&PROGRAM_RUN_TIME, "program", run_time);
+    }
+
+    fn own_process(&mut self, own: &OwnProcess) {
+        let OwnProcess {
+            cpu_seconds,
+            resident_memory_bytes,
+            virtual_memory_bytes,
+            open_fds,
+            max_fds,
+            start_time_seconds,
+            threads,
+        } = *own;
+        if let Some(cpu_seconds) = cpu_seconds {
+            self.counter(&CPU, cpu_seconds);
+        }
+        self.gauge_if_known(&RESIDENT_MEMORY, resident_memory_bytes);
+        self.gauge_if_known(&VIRTUAL_MEMORY, virtual_memory_bytes);
+        self.gauge_if_known(&OPEN_FDS, open_fds);
+        self.gauge_if_known(&MAX_FDS, max_fds);
+        self.gauge_if_known(&START_TIME, start_time_seconds);
+        self.gauge_if_known(&THREADS, threads);
+    }
 }
 
 #[cfg(test)]

@@ -8,29 +8,32 @@
 mod buckets;
 mod daemon;
 mod descriptors;
-mod family;
+mod exemplar;
+mod exponential;
+mod exposition;
+mod histogram;
 mod labels;
 mod rows;
-pub mod schema;
+mod schema;
 mod series;
 mod statistics;
 
-use std::{collections::hash_map::Entry, fmt, sync::Arc};
+use std::{collections::hash_map::Entry, sync::Arc};
 
-use prometheus_client::{encoding::text, registry::Registry};
 use rustc_hash::FxHashMap;
 
 pub use self::{
     buckets::{Buckets, BucketsError},
     daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program},
     descriptors::Descriptors,
-    series::{Histogram, Messages, Series},
-    statistics::{BucketsDiffer, CallsBySight, CallsSeen, GrpcType, Limits, Statistics},
+    exposition::{Clock, Format},
+    histogram::Histogram,
+    series::{Messages, Series},
+    statistics::{
+        CallsBySight, CallsSeen, GrpcType, Limits, Recording, RecordingsDiffer, Statistics,
+    },
 };
 use crate::{hpack::PathId, process::Names};
-
-/// The `content-type` of what [`render`] returns.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
 #[derive(Clone, Debug, Default)]
@@ -71,18 +74,15 @@ pub struct Snapshot {
     pub daemon: Arc<Daemon>,
 }
 
-/// The text of a scrape, in the OpenMetrics format; its type is [`CONTENT_TYPE`].
+/// The answer to a scrape, in a format; its type is [`Format::content_type`].
 ///
 /// Families and series come in a fixed order. A family without series is left out.
 /// O(series · log series), and about a line per histogram bucket of each.
-pub fn render(snapshot: &Snapshot) -> Result<String, fmt::Error> {
-    let mut registry = Registry::default();
-    // A collector has to own what it renders.
-    registry.register_collector(Box::new(schema::go::Calls::new(snapshot.clone())));
-    registry.register_collector(Box::new(daemon::Figures::new(snapshot.clone())));
-    let mut text = String::new();
-    text::encode(&mut text, &registry)?;
-    Ok(text)
+pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
+    exposition::encode(format, snapshot.daemon.clock, true, |sink| {
+        schema::write(snapshot, sink);
+        daemon::write(snapshot, sink);
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A strict reader of the OpenMetrics text format, to hold the exposition against.
 //!
 //! Takes only what the specification allows of the metric types that are used, and less: one
-//! space between tokens, no timestamps, no exemplars.
+//! space between tokens, no timestamps, exemplars only with a `trace_id` and a time.
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers, exact in a double")]
 
@@ -15,6 +15,15 @@ pub(super) struct Sample {
     pub(super) name: String,
     pub(super) labels: Labels,
     pub(super) value: f64,
+    pub(super) exemplar: Option<Exemplar>,
+}
+
+/// What follows a sample's value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Exemplar {
+    pub(super) trace_id: String,
+    pub(super) value: f64,
+    pub(super) time: f64,
 }
 
 /// What an exposition says.
@@ -58,7 +67,7 @@ pub(super) fn parse(text: &str) -> Exposition {
         let mut family = Family::default();
         let help = line.strip_prefix("# HELP ").unwrap_or_else(|| panic!("no HELP: {line}"));
         let (name, help) = help.split_once(' ').unwrap_or_else(|| panic!("no text: {line}"));
-        assert!(help.ends_with('.') && !help.contains('\\'), "{line}");
+        assert!(!help.is_empty() && !help.contains('\\'), "{line}");
         assert!(is_name(name), "{line}");
         assert!(names.insert(name.to_owned()), "family twice: {line}");
         family.name = name.to_owned();
@@ -100,9 +109,28 @@ fn sample(line: &str) -> Sample {
         None => (Labels::new(), rest),
     };
     let number = rest.strip_prefix(' ').unwrap_or_else(|| panic!("no space: {line}"));
+    let (number, exemplar) = match number.split_once(" # {") {
+        Some((number, rest)) => (number, Some(exemplar(rest, line))),
+        None => (number, None),
+    };
+    Sample { name: name.to_owned(), labels, value: float(number, line), exemplar }
+}
+
+fn float(number: &str, line: &str) -> f64 {
     assert!(!number.contains(' '), "{line}");
-    let value: f64 = number.parse().unwrap_or_else(|_| panic!("no number: {line}"));
-    Sample { name: name.to_owned(), labels, value }
+    number.parse().unwrap_or_else(|_| panic!("no number: {line}"))
+}
+
+/// `trace_id="…"} value time`.
+fn exemplar(rest: &str, line: &str) -> Exemplar {
+    let (mut labels, rest) = labels(rest, line);
+    let trace_id = labels.remove("trace_id").unwrap_or_else(|| panic!("no trace: {line}"));
+    assert!(labels.is_empty(), "{line}");
+    let hexadecimal = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    assert!(trace_id.len() == 32 && trace_id.chars().all(hexadecimal), "{line}");
+    let numbers = rest.strip_prefix(' ').and_then(|numbers| numbers.split_once(' '));
+    let (value, time) = numbers.unwrap_or_else(|| panic!("no value and time: {line}"));
+    Exemplar { trace_id, value: float(value, line), time: float(time, line) }
 }
 
 /// The labels up to `}`, and what follows it.
@@ -143,46 +171,69 @@ fn check(family: &Family) {
     let Family { name, kind, samples } = family;
     let mut seen = BTreeSet::new();
     for sample in samples {
-        let Sample { name, labels, value } = sample;
+        let Sample { name, labels, value, exemplar: _ } = sample;
         assert!(seen.insert((name.clone(), labels.clone())), "twice: {sample:?}");
         assert!(value.is_finite() && *value >= 0.0, "{sample:?}");
     }
     let suffixes: &[&str] = match kind.as_str() {
-        "counter" => &["_total"],
+        "counter" => &["_total", "_created"],
         "gauge" => &[""],
         "info" => &["_info"],
-        "histogram" => &["_bucket", "_sum", "_count"],
+        "histogram" => &["_bucket", "_sum", "_count", "_created"],
         kind => panic!("type {kind} of {name}"),
     };
     for sample in samples {
         let suffix = sample.name.strip_prefix(name.as_str());
-        assert!(suffix.is_some_and(|suffix| suffixes.contains(&suffix)), "in {name}: {sample:?}");
+        let suffix = suffix.filter(|suffix| suffixes.contains(suffix));
+        let suffix = suffix.unwrap_or_else(|| panic!("in {name}: {sample:?}"));
+        let may_have_exemplar = ["_total", "_bucket"].contains(&suffix);
+        assert!(sample.exemplar.is_none() || may_have_exemplar, "in {name}: {sample:?}");
     }
-    if kind == "info" {
-        assert!(samples.iter().all(|sample| sample.value == 1.0), "{name}");
-    }
-    if kind == "histogram" {
-        check_histogram(name, samples);
+    match kind.as_str() {
+        "info" => assert!(samples.iter().all(|sample| sample.value == 1.0), "{name}"),
+        "counter" => check_counter(name, samples),
+        "histogram" => check_histogram(name, samples),
+        _ => {}
     }
 }
 
-/// Of each set of labels: sum, count, then the buckets, in one run.
+/// Of each set of labels: the total, and since when it counts.
+fn check_counter(name: &str, samples: &[Sample]) {
+    let mut samples = samples.iter().peekable();
+    while let Some(total) = samples.next() {
+        assert_eq!(total.name, format!("{name}_total"));
+        if let Some(created) = samples.next_if(|sample| sample.name.ends_with("_created")) {
+            assert_eq!(created.labels, total.labels);
+        }
+    }
+}
+
+/// Of each set of labels: the buckets, sum, count, and since when it counts, in one run.
 fn check_histogram(name: &str, samples: &[Sample]) {
     let mut samples = samples.iter().peekable();
-    while let Some(sum) = samples.next() {
-        assert_eq!(sum.name, format!("{name}_sum"));
-        let count = samples.next().expect("a count after the sum");
-        assert_eq!((&count.name, &count.labels), (&format!("{name}_count"), &sum.labels));
+    while samples.peek().is_some() {
         let mut last = (f64::NEG_INFINITY, 0.0);
+        let mut of_all = None;
         while let Some(bucket) = samples.next_if(|sample| sample.name.ends_with("_bucket")) {
             let mut labels = bucket.labels.clone();
             let le = labels.remove("le").unwrap_or_else(|| panic!("no le: {bucket:?}"));
-            assert_eq!(labels, sum.labels);
+            assert_eq!(of_all.get_or_insert_with(|| labels.clone()), &labels);
             let le: f64 = le.parse().unwrap_or_else(|_| panic!("le: {bucket:?}"));
             assert!(le > last.0 && bucket.value >= last.1, "not cumulative: {bucket:?}");
+            if let Some(exemplar) = &bucket.exemplar {
+                assert!(exemplar.value > last.0 && exemplar.value <= le, "{bucket:?}");
+            }
             last = (le, bucket.value);
         }
+        let labels = of_all.unwrap_or_else(|| panic!("{name} without buckets"));
+        let sum = samples.next().expect("a sum after the buckets");
+        assert_eq!((&sum.name, &sum.labels), (&format!("{name}_sum"), &labels));
+        let count = samples.next().expect("a count after the sum");
+        assert_eq!((&count.name, &count.labels), (&format!("{name}_count"), &labels));
         assert_eq!(last, (f64::INFINITY, count.value), "{count:?}");
+        if let Some(created) = samples.next_if(|sample| sample.name.ends_with("_created")) {
+            assert_eq!(created.labels, labels);
+        }
     }
 }
 
@@ -196,8 +247,8 @@ fn refuses_a_series_that_is_there_twice() {
 #[should_panic(expected = "not cumulative")]
 fn refuses_buckets_that_go_down() {
     parse(
-        "# HELP a A.\n# TYPE a histogram\na_sum 1.0\na_count 1\na_bucket{le=\"1.0\"} 2\n\
-         a_bucket{le=\"+Inf\"} 1\n# EOF\n",
+        "# HELP a A.\n# TYPE a histogram\na_bucket{le=\"1.0\"} 2\na_bucket{le=\"+Inf\"} 1\n\
+         a_sum 1.0\na_count 1\n# EOF\n",
     );
 }
 

@@ -12,13 +12,26 @@ use super::{
     GrpcType, Series, Snapshot,
     labels::{Method, escape},
 };
-use crate::{grpc::Role, hpack::PathId, process::ProcessId};
+use crate::{
+    grpc::Role,
+    hpack::PathId,
+    process::{Process, ProcessId},
+};
 
 /// A process as the labels name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProcessLabel {
-    pub(super) pid: u32,
-    pub(super) process: String,
+    pid: u32,
+    /// By name: all that tell it from others.
+    pub(super) labels: Vec<(&'static str, String)>,
+}
+
+impl ProcessLabel {
+    fn new(process: &Process) -> Self {
+        let Process { pid, comm, .. } = process;
+        let name = escape(comm.as_bytes()).into_owned();
+        Self { pid: *pid, labels: vec![("pid", pid.to_string()), ("process", name)] }
+    }
 }
 
 /// The label values of a snapshot, each made once.
@@ -30,14 +43,11 @@ pub(super) struct LabelValues {
 
 impl LabelValues {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let Snapshot { statistics, paths, descriptors, processes, daemon: _ } = snapshot;
+        let Snapshot { statistics, paths, descriptors, processes, daemon: _, .. } = snapshot;
         let mut values = Self { methods: FxHashMap::default(), processes: FxHashMap::default() };
         let mut add_process = |id: ProcessId| {
-            values.processes.entry(id).or_insert_with(|| {
-                let process = processes.process(id);
-                let name = escape(process.comm.as_bytes()).into_owned();
-                ProcessLabel { pid: process.pid, process: name }
-            });
+            let label = || ProcessLabel::new(&processes.process(id));
+            values.processes.entry(id).or_insert_with(label);
         };
         for (key, _) in statistics.series() {
             add_process(key.process);

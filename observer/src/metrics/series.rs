@@ -1,51 +1,11 @@
 //! The figures of one method of one process in one role.
 
-use super::Buckets;
+use super::{
+    Recording,
+    exemplar::{Exemplar, Exemplars},
+    histogram::Histogram,
+};
 use crate::grpc::{Code, Ended, Flow, Role};
-
-/// Observed durations by bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Histogram {
-    counts: Box<[u64]>,
-    /// 2⁶⁴ ns are 584 years of *summed* time, which 100,000 concurrent streams reach in 51 hours;
-    /// 2¹²⁸ takes 2⁶⁴ observations of the longest duration there is.
-    sum_ns: u128,
-}
-
-impl Histogram {
-    fn new(buckets: &Buckets) -> Self {
-        Self { counts: vec![0; buckets.count()].into(), sum_ns: 0 }
-    }
-
-    fn observe(&mut self, buckets: &Buckets, elapsed_ns: u64) {
-        if let Some(count) = self.counts.get_mut(buckets.position(elapsed_ns)) {
-            *count += 1;
-            self.sum_ns += u128::from(elapsed_ns);
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        for (to, from) in self.counts.iter_mut().zip(&other.counts) {
-            *to += from;
-        }
-        self.sum_ns += other.sum_ns;
-    }
-
-    /// Observations per bucket, each on its own (not cumulative), that of infinity last.
-    pub fn counts(&self) -> &[u64] {
-        &self.counts
-    }
-
-    /// All observations.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// The sum of all observations in seconds.
-    pub fn sum_seconds(&self) -> f64 {
-        self.sum_ns as f64 / 1e9
-    }
-}
 
 /// The messages of one flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,9 +67,14 @@ impl Streaming {
     }
 }
 
+/// The codes, and that none was seen.
+const CODES: usize = Code::ALL.len() + 1;
+
 /// The figures of one method of one process in one role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {
+    /// When it began to count, in nanoseconds of the kernel's monotonic clock.
+    pub created_ns: u64,
     /// Calls whose request headers were seen.
     pub started: u64,
     /// Calls that were under way when they were first seen.
@@ -118,6 +83,9 @@ pub struct Series {
     pub handled: [u64; Code::ALL.len()],
     /// Ended calls whose code was not seen.
     pub handled_code_not_seen: u64,
+    /// The last ended call of each code that belongs to a trace, in the order of [`Code::ALL`], that
+    /// of those whose code was not seen last.
+    exemplars: Exemplars,
     /// From the request headers to the end, of the calls that were seen from their start.
     pub handling: Histogram,
     /// From the request headers to the end of the first response message.
@@ -132,14 +100,17 @@ pub struct Series {
 }
 
 impl Series {
-    pub(super) fn new(buckets: &Buckets) -> Self {
+    pub(super) fn new(recording: &Recording, created_ns: u64) -> Self {
+        let histogram = || Histogram::new(&recording.buckets, recording.exponential);
         Self {
+            created_ns,
             started: 0,
             joined: 0,
             handled: [0; Code::ALL.len()],
             handled_code_not_seen: 0,
-            handling: Histogram::new(buckets),
-            first_message: Histogram::new(buckets),
+            exemplars: Exemplars::default(),
+            handling: histogram(),
+            first_message: histogram(),
             received: Messages::default(),
             sent: Messages::default(),
             streaming: Streaming::default(),
@@ -149,6 +120,16 @@ impl Series {
     /// All calls that ended.
     pub fn ended(&self) -> u64 {
         self.handled.iter().sum::<u64>() + self.handled_code_not_seen
+    }
+
+    /// Ended calls by code, as far as there are any; those whose code was not seen last.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (Option<Code>, u64, Option<&Exemplar>)> {
+        let codes = Code::ALL.into_iter().map(Some).zip(self.handled);
+        codes
+            .chain([(None, self.handled_code_not_seen)])
+            .enumerate()
+            .filter(|(_, (_, count))| *count > 0)
+            .map(|(position, (code, count))| (code, count, self.exemplars.get(position)))
     }
 
     /// Calls that have begun and not ended.
@@ -172,18 +153,29 @@ impl Series {
         self.streaming.learn(shown).then_some(shown)
     }
 
-    pub(super) fn add_first_message(&mut self, buckets: &Buckets, elapsed_ns: u64) {
-        self.first_message.observe(buckets, elapsed_ns);
+    pub(super) fn add_first_message(&mut self, recording: &Recording, elapsed_ns: u64) {
+        self.first_message.observe(&recording.buckets, elapsed_ns, None);
     }
 
     /// Counts an end; returns what it shows if that is new to this series.
-    pub(super) fn add_end(&mut self, buckets: &Buckets, ended: &Ended) -> Option<Streaming> {
+    pub(super) fn add_end(
+        &mut self,
+        recording: &Recording,
+        time_ns: u64,
+        ended: &Ended,
+    ) -> Option<Streaming> {
         match ended.code.and_then(|code| self.handled.get_mut(code as usize)) {
             Some(handled) => *handled += 1,
             None => self.handled_code_not_seen += 1,
         }
+        let elapsed_ns = ended.elapsed_ns.unwrap_or_default();
+        let exemplar = ended.trace.map(|trace| Exemplar { trace, elapsed_ns, time_ns });
+        if let Some(exemplar) = exemplar {
+            let position = ended.code.map_or(CODES - 1, |code| code as usize);
+            self.exemplars.set(position, CODES, exemplar);
+        }
         if let Some(elapsed_ns) = ended.elapsed_ns {
-            self.handling.observe(buckets, elapsed_ns);
+            self.handling.observe(&recording.buckets, elapsed_ns, exemplar);
         }
         let shown = Streaming::of_end(ended);
         self.streaming.learn(shown).then_some(shown)
@@ -193,22 +185,26 @@ impl Series {
     pub(super) fn merge(&mut self, other: &Self) {
         // Taken apart so that a new figure cannot be forgotten.
         let Self {
+            created_ns,
             started,
             joined,
             handled,
             handled_code_not_seen,
+            exemplars,
             handling,
             first_message,
             received,
             sent,
             streaming,
         } = other;
+        self.created_ns = self.created_ns.min(*created_ns);
         self.started += started;
         self.joined += joined;
         for (to, from) in self.handled.iter_mut().zip(handled) {
             *to += from;
         }
         self.handled_code_not_seen += handled_code_not_seen;
+        self.exemplars.merge(exemplars);
         self.handling.merge(handling);
         self.first_message.merge(first_message);
         self.received.add(received.count, received.bytes);

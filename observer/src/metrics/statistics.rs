@@ -51,6 +51,21 @@ impl Default for Limits {
     }
 }
 
+/// What is kept of the calls of each series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// The bounds of all histograms.
+    pub buckets: Buckets,
+    /// Every histogram also has exponential buckets, for Prometheus' native histograms.
+    pub exponential: bool,
+}
+
+impl From<Buckets> for Recording {
+    fn from(buckets: Buckets) -> Self {
+        Self { buckets, ..Self::default() }
+    }
+}
+
 /// Whether a method's requests and responses are streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GrpcType {
@@ -123,17 +138,17 @@ impl CallsBySight {
     }
 }
 
-/// The statistics have different buckets, so that their histograms do not add up.
+/// The statistics keep different things, so that their histograms do not add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BucketsDiffer;
+pub struct RecordingsDiffer;
 
-impl fmt::Display for BucketsDiffer {
+impl fmt::Display for RecordingsDiffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the workers' histogram buckets differ: start all with the same")
+        f.write_str("the workers' histograms differ: start all with the same")
     }
 }
 
-impl std::error::Error for BucketsDiffer {}
+impl std::error::Error for RecordingsDiffer {}
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
@@ -144,7 +159,9 @@ struct Slot {
 /// The statistics of one worker, or of several merged.
 #[derive(Clone, Debug)]
 pub struct Statistics {
-    buckets: Buckets,
+    recording: Recording,
+    /// The time of what happens, by the kernel's monotonic clock.
+    now_ns: u64,
     limits: Limits,
     ids: FxHashMap<CallKey, SeriesId>,
     slots: Vec<Slot>,
@@ -162,10 +179,11 @@ pub struct Statistics {
 
 impl Statistics {
     /// Empty statistics.
-    pub fn new(buckets: Buckets, limits: Limits) -> Self {
+    pub fn new(recording: impl Into<Recording>, limits: Limits) -> Self {
         let max_series = limits.max_series.min(Limits::MAX_SERIES);
         Self {
-            buckets,
+            recording: recording.into(),
+            now_ns: 0,
             limits: Limits { max_series, ..limits },
             ids: FxHashMap::default(),
             slots: Vec::new(),
@@ -181,7 +199,12 @@ impl Statistics {
 
     /// The bounds of all histograms.
     pub fn buckets(&self) -> &Buckets {
-        &self.buckets
+        &self.recording.buckets
+    }
+
+    /// What is told from now on happened at this time of the kernel's monotonic clock.
+    pub fn set_time(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
     }
 
     /// How many series there are.
@@ -275,9 +298,9 @@ impl Statistics {
 
     /// Adds the figures of another worker. The bounds on series do not hold for the sum: it has as
     /// many as the workers have together, up to [`Limits::MAX_SERIES`].
-    pub fn merge(&mut self, other: &Self) -> Result<(), BucketsDiffer> {
-        if self.buckets != other.buckets {
-            return Err(BucketsDiffer);
+    pub fn merge(&mut self, other: &Self) -> Result<(), RecordingsDiffer> {
+        if self.recording != other.recording {
+            return Err(RecordingsDiffer);
         }
         for (key, series) in other.series() {
             let id = self.ids.get(&key).copied();
@@ -347,7 +370,7 @@ impl Statistics {
 
     /// A slot for the series: a free one, else a new one; `None` when all are taken or used up.
     fn allocate(&mut self, key: CallKey) -> Option<SeriesId> {
-        let series = Series::new(&self.buckets);
+        let series = Series::new(&self.recording, self.now_ns);
         if let Some(index) = self.free.pop() {
             let slot = self.slots.get_mut(index as usize)?;
             slot.taken = Some((key, series));
@@ -360,7 +383,8 @@ impl Statistics {
 
     fn push(&mut self, key: CallKey) -> SeriesId {
         let id = SeriesId(self.slots.len() as u32);
-        self.slots.push(Slot { generation: 0, taken: Some((key, Series::new(&self.buckets))) });
+        let series = Series::new(&self.recording, self.now_ns);
+        self.slots.push(Slot { generation: 0, taken: Some((key, series)) });
         self.ids.insert(key, id);
         id
     }
@@ -411,7 +435,7 @@ impl CallSink for Statistics {
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
         match taken(&mut self.slots, series) {
-            Some((_, series)) => series.add_first_message(&self.buckets, elapsed_ns),
+            Some((_, series)) => series.add_first_message(&self.recording, elapsed_ns),
             None => self.late += 1,
         }
     }
@@ -422,7 +446,7 @@ impl CallSink for Statistics {
             return;
         };
         let path = key.path;
-        let shown = series.add_end(&self.buckets, &ended);
+        let shown = series.add_end(&self.recording, self.now_ns, &ended);
         self.learn(path, shown);
         self.calls.add(&ended, path);
     }

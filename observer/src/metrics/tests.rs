@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Buckets, Connections, ConnectionsByProtocol, Daemon, Gap, Limits, OwnProcess, PathNames,
-    Program, Snapshot, Statistics, openmetrics, render,
+    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, Format, Gap, Limits, OwnProcess,
+    PathNames, Program, Snapshot, Statistics, openmetrics, render,
 };
 use crate::{
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
@@ -27,7 +27,7 @@ struct Scenario {
 
 impl Scenario {
     fn new() -> Self {
-        let buckets = "0.001,0.25,1".parse().unwrap();
+        let buckets: Buckets = "0.001,0.25,1".parse().unwrap();
         Self {
             statistics: Statistics::new(buckets, Limits::default()),
             processes: Processes::new(100, ProcFs),
@@ -62,6 +62,7 @@ impl Scenario {
             response_messages: Some(1),
             half_closed: true,
             sight: Sight::Complete,
+            trace: None,
         };
         self.statistics.ended(id, ended);
     }
@@ -81,13 +82,15 @@ impl Scenario {
     }
 
     fn text(self) -> String {
-        render(&self.snapshot()).unwrap()
+        String::from_utf8(render(&self.snapshot(), Format::OpenMetricsText)).unwrap()
     }
 }
 
 fn daemon() -> Daemon {
     Daemon {
         backend: "tracepoint".into(),
+        started_ns: Some(2_000_000_000),
+        clock: Clock { ahead_ns: 1_700_000_000_000_000_000 },
         records: 12,
         ring_bytes: 3456,
         gaps: vec![
@@ -116,10 +119,11 @@ fn daemon() -> Daemon {
     }
 }
 
-#[test]
-fn the_whole_text() {
+/// Some of everything.
+fn scenario() -> Scenario {
     let mut scenario = Scenario::new();
     scenario.daemon = daemon();
+    scenario.statistics.set_time(3_250_000_000);
     let say = scenario.path("/greet.v1.Greeter/Say");
     let list = scenario.path("/greet.v1.Greeter/List");
     let server = scenario.process(41, b"greeter");
@@ -142,13 +146,25 @@ fn the_whole_text() {
     scenario.statistics.messages(id, Flow::Received, 2, 300);
     scenario.statistics.first_message(id, 500_000);
 
-    let text = scenario.text();
-    openmetrics::parse(&text);
-    let want = include_str!("exposition.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
-    for (number, (got, want)) in text.lines().zip(want.lines()).enumerate() {
-        assert_eq!(got, want, "line {}", number + 1);
+    scenario
+}
+
+#[test]
+fn the_whole_text() {
+    let snapshot = scenario().snapshot();
+    let text = |format| String::from_utf8(render(&snapshot, format)).unwrap();
+    openmetrics::parse(&text(Format::OpenMetricsText));
+    for (format, want) in [
+        (Format::OpenMetricsText, include_str!("tests/openmetrics.txt")),
+        (Format::PrometheusText, include_str!("tests/prometheus.txt")),
+    ] {
+        let text = text(format);
+        let want = want.replace("VERSION", env!("CARGO_PKG_VERSION"));
+        for (number, (got, want)) in text.lines().zip(want.lines()).enumerate() {
+            assert_eq!(got, want, "line {} of {format:?}", number + 1);
+        }
+        assert_eq!(text, want);
     }
-    assert_eq!(text, want);
 }
 
 #[test]
@@ -357,6 +373,7 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             response_messages: messages,
             half_closed: call.joined,
             sight: Sight::Complete,
+            trace: None,
         };
         statistics.ended(id, ended);
     }
@@ -426,8 +443,10 @@ fn scrape_time() {
     let copy = scenario.statistics.clone();
     println!("clone of {} series: {:?}", copy.len(), start.elapsed());
     let snapshot = scenario.snapshot();
-    let start = std::time::Instant::now();
-    let text = render(&snapshot).unwrap();
-    let (lines, bytes) = (text.lines().count(), text.len());
-    println!("render, {lines} lines, {bytes} bytes: {:?}", start.elapsed());
+    for format in Format::ALL {
+        let start = std::time::Instant::now();
+        let bytes = render(&snapshot, format);
+        let lines = bytes.split(|&byte| byte == b'\n').count();
+        println!("{format:?}, {lines} lines, {} bytes: {:?}", bytes.len(), start.elapsed());
+    }
 }

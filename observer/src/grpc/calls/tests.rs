@@ -389,6 +389,7 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             response_messages: Some(3),
             half_closed: true,
             sight: Sight::Complete,
+            trace: None,
         };
         let want = [
             Told::Started(key),

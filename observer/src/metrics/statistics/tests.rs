@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    BucketsDiffer, CallsBySight, CallsSeen, GrpcType, LAST_GENERATION, Limits, SLOT_BITS,
+    CallsBySight, CallsSeen, GrpcType, LAST_GENERATION, Limits, RecordingsDiffer, SLOT_BITS,
     Statistics, slot_of,
 };
 use crate::{
@@ -26,7 +26,8 @@ fn statistics() -> Statistics {
 }
 
 fn with_limits(max_methods: usize, max_series: usize) -> Statistics {
-    Statistics::new("0.001,0.01".parse().unwrap(), Limits { max_methods, max_series })
+    let buckets: Buckets = "0.001,0.01".parse().unwrap();
+    Statistics::new(buckets, Limits { max_methods, max_series })
 }
 
 /// A unary call's end.
@@ -38,6 +39,7 @@ fn ok(elapsed_ns: u64) -> Ended {
         response_messages: Some(1),
         half_closed: true,
         sight: Sight::Complete,
+        trace: None,
     }
 }
 
@@ -350,7 +352,7 @@ fn different_buckets_do_not_merge() {
     let mut merged = Statistics::new(Buckets::default(), Limits::default());
     let mut worker = statistics();
     worker.started(server(2));
-    assert_eq!(merged.merge(&worker), Err(BucketsDiffer));
+    assert_eq!(merged.merge(&worker), Err(RecordingsDiffer));
     assert!(merged.is_empty());
 }
 
@@ -393,6 +395,7 @@ fn event() -> impl Strategy<Value = Event> {
                 response_messages,
                 half_closed,
                 sight: Sight::Gaps,
+                trace: None,
             })
         });
     prop_oneof![

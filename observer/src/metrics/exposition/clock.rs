@@ -1,0 +1,34 @@
+//! The kernel's clock and everybody's.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// How far the wall clock is ahead of the kernel's monotonic clock, which all times are told by.
+///
+/// To be read for each exposition: the wall clock may be set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// In nanoseconds.
+    pub ahead_ns: u64,
+}
+
+impl Clock {
+    /// Reads both clocks.
+    pub fn read() -> Self {
+        let nanoseconds = |id| {
+            let Timespec { tv_sec, tv_nsec } = clock_gettime(id);
+            tv_sec as u64 * 1_000_000_000 + tv_nsec as u64
+        };
+        let monotonic = nanoseconds(ClockId::Monotonic);
+        Self { ahead_ns: nanoseconds(ClockId::Realtime).saturating_sub(monotonic) }
+    }
+
+    /// The time since the Unix epoch, given a time of the monotonic clock; both in nanoseconds.
+    pub(super) fn unix_ns(self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_add(self.ahead_ns)
+    }
+
+    /// The same in seconds.
+    pub(super) fn unix_seconds(self, monotonic_ns: u64) -> f64 {
+        self.unix_ns(monotonic_ns) as f64 / 1e9
+    }
+}

@@ -1,0 +1,168 @@
+//! The formats in which Prometheus is told: whoever has something to tell writes into a [`Sink`],
+//! of which each format is one.
+
+mod clock;
+mod format;
+mod protobuf;
+mod text;
+
+use super::{Buckets, exemplar::Exemplar, histogram::Histogram};
+
+pub use clock::Clock;
+pub use format::Format;
+
+/// A label's name and value. The value is any text.
+pub(super) type Label<'a> = (&'a str, &'a str);
+
+/// Nanoseconds of the kernel's monotonic clock.
+pub(super) type Time = u64;
+
+/// A metric family's description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Family {
+    /// Without what its type appends: `_total`, `_info`.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// What the name ends with, if that is a unit.
+    pub(super) unit: Option<&'static str>,
+    pub(super) help: &'static str,
+}
+
+/// What a family's series are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    /// A gauge that is always 1: what it tells is in its labels.
+    Info,
+}
+
+impl Family {
+    pub(super) const fn new(kind: Kind, name: &'static str, help: &'static str) -> Self {
+        Self { name, kind, unit: None, help }
+    }
+
+    /// With a unit, which the name must end with.
+    pub(super) const fn in_unit(mut self, unit: &'static str) -> Self {
+        self.unit = Some(unit);
+        self
+    }
+}
+
+/// A counter's or gauge's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Number {
+    Whole(u64),
+    Real(f64),
+}
+
+impl Number {
+    fn real(self) -> f64 {
+        match self {
+            Self::Whole(value) => value as f64,
+            Self::Real(value) => value,
+        }
+    }
+}
+
+impl From<u64> for Number {
+    fn from(value: u64) -> Self {
+        Self::Whole(value)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        Self::Real(value)
+    }
+}
+
+/// A counter, its last observation that belongs to a trace, and since when it counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counter<'a> {
+    pub(super) value: Number,
+    pub(super) exemplar: Option<&'a Exemplar>,
+    pub(super) created: Option<Time>,
+}
+
+/// A histogram, and since when it counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Distribution<'a> {
+    pub(super) histogram: &'a Histogram,
+    pub(super) bounds: &'a Bounds,
+    pub(super) created: Option<Time>,
+}
+
+/// Takes an exposition, family by family.
+pub(super) trait Sink {
+    /// The series that follow are of this family. One without series is left out.
+    fn family(&mut self, family: &Family);
+
+    /// A series of a family of this kind.
+    fn counter(&mut self, labels: &[Label<'_>], counter: Counter<'_>);
+
+    /// A series of a family of this kind.
+    fn gauge(&mut self, labels: &[Label<'_>], value: Number);
+
+    /// A series of a family of this kind.
+    fn histogram(&mut self, labels: &[Label<'_>], distribution: Distribution<'_>);
+
+    /// A series of a family of this kind.
+    fn info(&mut self, labels: &[Label<'_>]);
+}
+
+/// The bounds of histogram buckets, as each format writes them.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    /// Infinity is the last.
+    seconds: Vec<f64>,
+    /// OpenMetrics: `1.0`.
+    real: Vec<String>,
+    /// Prometheus: `1`.
+    short: Vec<String>,
+}
+
+impl Bounds {
+    pub(super) fn new(buckets: &Buckets) -> Self {
+        let seconds: Vec<f64> = buckets.seconds().chain([f64::INFINITY]).collect();
+        let text = |format: fn(f64) -> String| {
+            let infinity =
+                |bound: f64| if bound.is_finite() { format(bound) } else { "+Inf".into() };
+            seconds.iter().copied().map(infinity).collect()
+        };
+        Self {
+            real: text(|bound| format!("{bound:?}")),
+            short: text(|bound| bound.to_string()),
+            seconds,
+        }
+    }
+}
+
+/// What `write` writes, in this format.
+///
+/// `created` says whether text has the creation times, each of which is a series of its own there.
+pub(super) fn encode(
+    format: Format,
+    clock: Clock,
+    created: bool,
+    write: impl FnOnce(&mut dyn Sink),
+) -> Vec<u8> {
+    match format {
+        Format::OpenMetricsText => {
+            let mut text = text::Text::open_metrics(clock, created);
+            write(&mut text);
+            text.finish()
+        }
+        Format::PrometheusText => {
+            let mut text = text::Text::prometheus(clock);
+            write(&mut text);
+            text.finish()
+        }
+        Format::Protobuf => {
+            let mut families = protobuf::Families::new(clock);
+            write(&mut families);
+            families.finish()
+        }
+    }
+}

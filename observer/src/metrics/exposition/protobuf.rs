@@ -1,0 +1,266 @@
+//! Prometheus' protobuf format: a `MetricFamily` after the other, each behind its length.
+//!
+//! Source: `io/prometheus/client/metrics.proto` of prometheus/client_model 0.6, as far as it is used
+//! here; the names are those of the fields there. It is proto2: what is `None` is not there.
+
+use prost::Message;
+use prost_types::Timestamp;
+
+use super::{Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Sink, Time};
+use crate::metrics::{exemplar::Exemplar, exponential::Exponential, histogram::Histogram};
+
+#[derive(Clone, PartialEq, Message)]
+struct MetricFamily {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    help: Option<String>,
+    #[prost(enumeration = "MetricType", optional, tag = "3")]
+    r#type: Option<i32>,
+    #[prost(message, repeated, tag = "4")]
+    metric: Vec<Metric>,
+    #[prost(string, optional, tag = "5")]
+    unit: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+enum MetricType {
+    Counter = 0,
+    Gauge = 1,
+    Histogram = 4,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metric {
+    #[prost(message, repeated, tag = "1")]
+    label: Vec<LabelPair>,
+    #[prost(message, optional, tag = "2")]
+    gauge: Option<Value>,
+    #[prost(message, optional, tag = "3")]
+    counter: Option<CounterMessage>,
+    #[prost(message, optional, tag = "7")]
+    histogram: Option<HistogramMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LabelPair {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    value: Option<String>,
+}
+
+/// A gauge.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Value {
+    #[prost(double, optional, tag = "1")]
+    value: Option<f64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CounterMessage {
+    #[prost(double, optional, tag = "1")]
+    value: Option<f64>,
+    #[prost(message, optional, tag = "2")]
+    exemplar: Option<ExemplarMessage>,
+    #[prost(message, optional, tag = "3")]
+    created_timestamp: Option<Timestamp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ExemplarMessage {
+    #[prost(message, repeated, tag = "1")]
+    label: Vec<LabelPair>,
+    #[prost(double, optional, tag = "2")]
+    value: Option<f64>,
+    #[prost(message, optional, tag = "3")]
+    timestamp: Option<Timestamp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct HistogramMessage {
+    #[prost(uint64, optional, tag = "1")]
+    sample_count: Option<u64>,
+    #[prost(double, optional, tag = "2")]
+    sample_sum: Option<f64>,
+    #[prost(message, repeated, tag = "3")]
+    bucket: Vec<Bucket>,
+    #[prost(sint32, optional, tag = "5")]
+    schema: Option<i32>,
+    #[prost(double, optional, tag = "6")]
+    zero_threshold: Option<f64>,
+    #[prost(uint64, optional, tag = "7")]
+    zero_count: Option<u64>,
+    #[prost(message, repeated, tag = "12")]
+    positive_span: Vec<BucketSpan>,
+    #[prost(sint64, repeated, packed = "false", tag = "13")]
+    positive_delta: Vec<i64>,
+    #[prost(message, optional, tag = "15")]
+    created_timestamp: Option<Timestamp>,
+    #[prost(message, repeated, tag = "16")]
+    exemplars: Vec<ExemplarMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Bucket {
+    #[prost(uint64, optional, tag = "1")]
+    cumulative_count: Option<u64>,
+    #[prost(double, optional, tag = "2")]
+    upper_bound: Option<f64>,
+    #[prost(message, optional, tag = "3")]
+    exemplar: Option<ExemplarMessage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct BucketSpan {
+    #[prost(sint32, optional, tag = "1")]
+    offset: Option<i32>,
+    #[prost(uint32, optional, tag = "2")]
+    length: Option<u32>,
+}
+
+/// An exposition as messages.
+#[derive(Debug)]
+pub(super) struct Families {
+    bytes: Vec<u8>,
+    clock: Clock,
+    /// The one that series are added to.
+    family: MetricFamily,
+}
+
+impl Families {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { bytes: Vec::new(), clock, family: MetricFamily::default() }
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.end_family();
+        self.bytes
+    }
+
+    fn end_family(&mut self) {
+        if !self.family.metric.is_empty() {
+            self.bytes.extend_from_slice(&self.family.encode_length_delimited_to_vec());
+        }
+    }
+
+    fn add(&mut self, labels: &[Label<'_>], metric: Metric) {
+        self.family.metric.push(Metric { label: pairs(labels), ..metric });
+    }
+
+    fn timestamp(&self, time: Time) -> Timestamp {
+        let nanoseconds = self.clock.unix_ns(time);
+        Timestamp {
+            seconds: (nanoseconds / 1_000_000_000) as i64,
+            nanos: (nanoseconds % 1_000_000_000) as i32,
+        }
+    }
+
+    fn exemplar(&self, exemplar: &Exemplar, value: f64) -> ExemplarMessage {
+        ExemplarMessage {
+            label: pairs(&[("trace_id", &exemplar.trace.to_string())]),
+            value: Some(value),
+            timestamp: Some(self.timestamp(exemplar.time_ns)),
+        }
+    }
+
+    fn buckets(&self, histogram: &Histogram, bounds: &Bounds) -> Vec<Bucket> {
+        let mut count = 0;
+        let buckets = bounds.seconds.iter().zip(histogram.counts()).enumerate();
+        let bucket = |(position, (bound, in_bucket)): (usize, (&f64, &u64))| {
+            count += in_bucket;
+            let exemplar = histogram.exemplar(position);
+            Bucket {
+                cumulative_count: Some(count),
+                upper_bound: Some(*bound),
+                exemplar: exemplar.map(|exemplar| self.exemplar(exemplar, exemplar.seconds())),
+            }
+        };
+        buckets.map(bucket).collect()
+    }
+}
+
+impl Sink for Families {
+    fn family(&mut self, family: &Family) {
+        self.end_family();
+        let Family { name, kind, unit, help } = family;
+        let (suffix, kind) = match kind {
+            Kind::Counter => ("_total", MetricType::Counter),
+            Kind::Gauge => ("", MetricType::Gauge),
+            Kind::Histogram => ("", MetricType::Histogram),
+            Kind::Info => ("_info", MetricType::Gauge),
+        };
+        self.family = MetricFamily {
+            name: Some(format!("{name}{suffix}")),
+            help: Some((*help).into()),
+            r#type: Some(kind.into()),
+            metric: Vec::new(),
+            unit: unit.map(Into::into),
+        };
+    }
+
+    fn counter(&mut self, labels: &[Label<'_>], counter: Counter<'_>) {
+        let Counter { value, exemplar, created } = counter;
+        let counter = CounterMessage {
+            value: Some(value.real()),
+            exemplar: exemplar.map(|exemplar| self.exemplar(exemplar, 1.0)),
+            created_timestamp: created.map(|time| self.timestamp(time)),
+        };
+        self.add(labels, Metric { counter: Some(counter), ..Metric::default() });
+    }
+
+    fn gauge(&mut self, labels: &[Label<'_>], value: Number) {
+        let gauge = Value { value: Some(value.real()) };
+        self.add(labels, Metric { gauge: Some(gauge), ..Metric::default() });
+    }
+
+    fn histogram(&mut self, labels: &[Label<'_>], distribution: Distribution<'_>) {
+        let Distribution { histogram, bounds, created } = distribution;
+        let mut message = HistogramMessage {
+            sample_count: Some(histogram.count()),
+            sample_sum: Some(histogram.sum_seconds()),
+            bucket: self.buckets(histogram, bounds),
+            created_timestamp: created.map(|time| self.timestamp(time)),
+            ..HistogramMessage::default()
+        };
+        if let Some(exponential) = histogram.exponential() {
+            let exemplars = histogram.exemplars();
+            message.exemplars = exemplars.map(|e| self.exemplar(e, e.seconds())).collect();
+            add_exponential(&mut message, exponential);
+        }
+        self.add(labels, Metric { histogram: Some(message), ..Metric::default() });
+    }
+
+    fn info(&mut self, labels: &[Label<'_>]) {
+        self.gauge(labels, Number::Whole(1));
+    }
+}
+
+/// Its buckets as runs of neighbours (spans), each count as the difference to the one before.
+fn add_exponential(message: &mut HistogramMessage, exponential: &Exponential) {
+    message.schema = Some(exponential.resolution().into());
+    // A duration is a whole number of nanoseconds: only zero is below one.
+    message.zero_threshold = Some(1e-10);
+    message.zero_count = Some(exponential.zeros());
+    let (mut next, mut before) = (0, 0);
+    for &(index, count) in exponential.buckets() {
+        let index = i32::from(index);
+        match message.positive_span.last_mut() {
+            Some(span) if index == next => span.length = span.length.map(|length| length + 1),
+            _ => message
+                .positive_span
+                .push(BucketSpan { offset: Some(index - next), length: Some(1) }),
+        }
+        message.positive_delta.push(count as i64 - before);
+        (next, before) = (index + 1, count as i64);
+    }
+}
+
+fn pairs(labels: &[Label<'_>]) -> Vec<LabelPair> {
+    let pair = |&(name, value): &Label<'_>| LabelPair {
+        name: Some(name.into()),
+        value: Some(value.into()),
+    };
+    labels.iter().map(pair).collect()
+}
