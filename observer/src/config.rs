@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::metrics::Buckets;
+use crate::metrics::{Buckets, Telling};
 
 /// Where the kernel publishes its own type information (`CONFIG_DEBUG_INFO_BTF`).
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -29,6 +29,10 @@ pub struct Config {
     pub backend: Backend,
     /// Upper bounds of the latency histograms.
     pub buckets: Buckets,
+    /// Whether the histograms also have exponential buckets.
+    pub native_histograms: bool,
+    /// By which names the calls are told.
+    pub telling: Telling,
     /// The types that methods were declared with.
     pub descriptor_set: Option<PathBuf>,
     /// Methods that each process may have series for; further ones are counted as `other`.
@@ -52,6 +56,8 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
             backend: Backend::default(),
             buckets: Buckets::default(),
+            native_histograms: false,
+            telling: Telling::default(),
             descriptor_set: None,
             max_methods: 1000,
             max_connections: 65_536,

@@ -13,7 +13,7 @@ use crate::{
     grpc::{Moment, Role, Sight},
     hpack::Interner,
     http2::Connection,
-    metrics::{Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics},
+    metrics::{Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling},
     process::{Comm, CommSource, ProcessId, Processes},
     record::{Bytes, Event, Item, Open, Record, Unseen},
 };
@@ -30,7 +30,7 @@ const MAX_PROCESSES: usize = 32_768;
 pub const MAX_MEMORY: usize = 256 << 20;
 
 /// What a connection may always hold: two header tables of the usual size, and some hundred calls.
-pub const FAIR_SHARE: usize = 32 << 10;
+pub const FAIR_SHARE: usize = 40 << 10;
 
 /// All state of the user side.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ pub struct Pipeline<S> {
     figures: Figures,
     series_ttl: Duration,
     descriptors: Arc<Descriptors>,
+    telling: Arc<Telling>,
 }
 
 #[derive(Debug)]
@@ -90,7 +91,15 @@ impl<S: CommSource> Pipeline<S> {
             figures: Figures::default(),
             series_ttl,
             descriptors: Arc::default(),
+            telling: Arc::default(),
         }
+    }
+
+    /// With other names than the default ones.
+    #[must_use]
+    pub fn told_by(mut self, telling: Telling) -> Self {
+        self.telling = Arc::new(telling);
+        self
     }
 
     /// With the types that methods were declared with.
@@ -219,6 +228,7 @@ impl<S: CommSource> Pipeline<S> {
             descriptors: Arc::clone(&self.descriptors),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(daemon),
+            telling: Arc::clone(&self.telling),
         }
     }
 

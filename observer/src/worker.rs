@@ -56,11 +56,12 @@ impl Worker {
         ring: Ring,
     ) -> Result<Self> {
         let statistics = Statistics::new(
-            config.buckets.clone(),
+            config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, ..Limits::default() },
         );
-        let pipeline =
-            Pipeline::new(statistics, ProcFs, config.series_ttl).described_by(descriptors);
+        let pipeline = Pipeline::new(statistics, ProcFs, config.series_ttl)
+            .described_by(descriptors)
+            .told_by(config.telling.clone());
         let (requests, incoming) = mpsc::channel();
         let waker = ring.waker();
         let state = State {

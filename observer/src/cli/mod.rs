@@ -19,7 +19,7 @@ use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser,
 
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
 use crate::log;
-use crate::metrics::Buckets;
+use crate::metrics::{Buckets, Schema, Schemas, Telling};
 use layers::Layers;
 
 /// What the daemon is asked to do, and how.
@@ -235,16 +235,56 @@ struct Options {
     #[arg(default_value_t = Config::default().listen, help_heading = "What is published")]
     listen: std::net::SocketAddr,
 
+    /// Names and labels of what is told about calls
+    ///
+    /// One or more of go (go-grpc-prometheus, go-grpc-middleware), python
+    /// (py-async-grpc-prometheus), legacy (that with legacy=True), requests
+    /// (grpc_requests_total) and otel (OpenTelemetry's), comma separated or repeated. go
+    /// cannot be told together with python or legacy, which have the same names with other
+    /// spellings. What no library has (calls in flight, bytes, first message, connections) is
+    /// told with each.
+    ///
+    /// Example: --schema go,otel
+    #[arg(long, value_name = "SCHEMA", value_delimiter = ',', global = true)]
+    #[arg(default_values_t = [Schema::Go], help_heading = "What is published")]
+    schema: Vec<Schema>,
+
     /// Upper bounds of the latency buckets, in seconds
     ///
     /// Ascending, comma separated or repeated, 1 to 64 of them; +Inf is always there. Each
-    /// bound is one more series per method and process.
+    /// bound is one more series per method and process. Without it: those of the libraries
+    /// whose schemas are told, and finer ones below 5 ms.
     ///
     /// Example: --buckets 0.001,0.01,0.1,1
     #[arg(long, value_name = "SECONDS", value_delimiter = ',', global = true)]
-    #[arg(default_values_t = default_buckets())]
     #[arg(help_heading = "What is published")]
     buckets: Vec<String>,
+
+    /// Keeps native histograms beside the buckets
+    ///
+    /// For scrapers that ask for Prometheus' protobuf format, as Prometheus does with
+    /// scrape_native_histograms. Bounds 9 % apart, or further where there would be more than
+    /// 100 buckets; up to 1.7 kB more per histogram.
+    ///
+    /// Example: --native-histograms
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
+    #[arg(default_value = "false", default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(hide_possible_values = true, help_heading = "What is published")]
+    native_histograms: bool,
+
+    /// Tells since when counters count, in OpenMetrics text
+    ///
+    /// A Prometheus that does not take these _created lines for what they are keeps each as
+    /// a series. --created=false leaves them out; the protobuf format always has them, where
+    /// they cost no series.
+    ///
+    /// Example: --created=false
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
+    #[arg(default_value = "true", default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(hide_possible_values = true, help_heading = "What is published")]
+    created: bool,
 
     /// The methods' types (`grpc_type`), as declared
     ///
@@ -363,17 +403,22 @@ impl Options {
                 .into());
         }
         // One list, however often the flag was given: only together can the bounds be wrong.
-        let buckets = self
-            .buckets
-            .join(",")
-            .parse()
-            .map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?;
+        let schemas = Schemas::new(self.schema)
+            .map_err(|clash| format!("invalid list for '--schema <SCHEMA>': {clash}"))?;
+        let buckets = if self.buckets.is_empty() {
+            schemas.default_buckets()
+        } else {
+            let parsed = self.buckets.join(",").parse();
+            parsed.map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?
+        };
         let ports = self.port.into_iter().collect();
         Ok(Config {
             filter: Filter { ports, pids, comms, children: self.children },
             listen: self.listen,
             backend: self.backend,
             buckets,
+            native_histograms: self.native_histograms,
+            telling: Telling { schemas, created: self.created },
             descriptor_set: self.descriptor_set,
             max_methods: self.max_methods as usize,
             max_connections: self.max_connections,
@@ -385,8 +430,9 @@ impl Options {
     }
 }
 
-fn default_buckets() -> Vec<String> {
-    Buckets::default().seconds().map(|bound| bound.to_string()).collect()
+fn default_buckets() -> String {
+    let bounds: Vec<_> = Buckets::default().seconds().map(|bound| bound.to_string()).collect();
+    format!("{}; and 0.075,0.75,7.5 where the libraries have them", bounds.join(","))
 }
 
 /// The parser, before environment and file, with the notes that every flag's help has.
@@ -413,6 +459,7 @@ fn annotated(arg: Arg) -> Arg {
     let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
         ([], "port") => "every port, and Unix sockets".to_owned(),
+        ([], "buckets") => default_buckets(),
         ([], "pid" | "comm") => "every process".to_owned(),
         ([], _) => "none".to_owned(),
         (values, _) => values.join(","),

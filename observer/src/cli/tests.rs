@@ -30,11 +30,14 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 14] = [
+const SETTINGS: [(&str, &str, &str); 17] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
     ("listen", "'[::1]:1'", "[::1]:1"),
+    ("schema", "['python', 'requests']", "python,requests"),
+    ("native-histograms", "true", "true"),
+    ("created", "false", "false"),
     ("buckets", "[0.5, 1, '2']", "0.5,1,2"),
     ("descriptor-set", "'/d'", "/d"),
     ("max-methods", "7", "7"),
@@ -166,6 +169,8 @@ fn mistakes_in_flags_are_told_in_one_line() {
     assert_mistake(run(&["--prot", "1"], &[]), &["'--prot'", "'--port'"]);
     assert_mistake(run(&["--backend", "ebpf"], &[]), &["auto, tracepoint, fentry, kprobe"]);
     assert_mistake(run(&["--buckets", "2,1"], &[]), &["--buckets", "increasing"]);
+    assert_mistake(run(&["--schema", "gopher"], &[]), &["--schema", "go, python"]);
+    assert_mistake(run(&["--schema", "go,python"], &[]), &["--schema", "grpc_type", "UNARY"]);
     assert_mistake(run(&["--max-methods", "0"], &[]), &["--max-methods", "1..=100000"]);
     assert_mistake(run(&["--listen"], &[]), &["--listen <ADDRESS:PORT>"]);
     assert_mistake(run(&["chekc"], &[]), &["check"]);

@@ -7,7 +7,7 @@ use super::{
     unbegun::Unbegun,
 };
 use crate::{
-    hpack::{ContentType, PathId, RequestMethod},
+    hpack::{ContentType, PathId, RequestMethod, TraceId},
     process::ProcessId,
     record::Unseen,
 };
@@ -87,6 +87,7 @@ struct Call {
     started_ns: u64,
     /// When something of it was last seen.
     touched_ns: u64,
+    trace: Option<TraceId>,
     timeout_ns: Option<u64>,
     /// There may be a timeout that was not decoded.
     timeout_unknown: bool,
@@ -127,6 +128,8 @@ const MAX_EARLY: usize = 256;
 struct Messages {
     count: u64,
     bytes: u64,
+    /// When the last one was complete; before the first, when the call began.
+    last_ns: u64,
 }
 
 impl Call {
@@ -280,11 +283,12 @@ impl Calls {
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
             touched_ns: at.time_ns,
+            trace: headers.trace,
             timeout_ns: headers.timeout_ns,
             timeout_unknown: headers.incomplete && headers.timeout_ns.is_none(),
             status: None,
-            requests: Messages::default(),
-            responses: Messages::default(),
+            requests: Messages { last_ns: at.time_ns, ..Messages::default() },
+            responses: Messages { last_ns: at.time_ns, ..Messages::default() },
             first_message_ns: None,
             half_closed: end_stream,
             unaligned: false,
@@ -434,15 +438,21 @@ impl Calls {
         call.touched_ns = at.time_ns;
         call.unaligned |= data.unaligned;
         if data.messages > 0 {
-            let first = !is_request && call.responses.count == 0 && !call.is_uncounted();
+            let is_whole = !call.is_uncounted();
+            let first = !is_request && call.responses.count == 0 && is_whole;
             let messages = if is_request { &mut call.requests } else { &mut call.responses };
             messages.count = messages.count.saturating_add(data.messages);
             messages.bytes = messages.bytes.saturating_add(data.message_bytes);
+            let after_last_ns = at.time_ns.saturating_sub(messages.last_ns);
+            messages.last_ns = at.time_ns;
             if first {
                 call.first_message_ns = Some(at.time_ns);
             }
             if let Some(series) = call.series {
                 sink.messages(series, flow, data.messages, data.message_bytes);
+                if is_whole && self.role == Role::Client {
+                    sink.after_last_message(series, flow, data.messages, after_last_ns);
+                }
                 if first {
                     sink.first_message(series, at.time_ns.saturating_sub(call.started_ns));
                 }
@@ -589,7 +599,7 @@ impl Calls {
                 response_messages: counted(call.responses),
                 half_closed: call.half_closed,
                 sight: self.sight,
-                trace: None,
+                trace: call.trace,
             },
         );
     }

@@ -1,6 +1,6 @@
 //! What a header block says to gRPC.
 
-use crate::hpack::{ContentType, Field, PathId, RequestMethod};
+use crate::hpack::{ContentType, Field, PathId, RequestMethod, TraceId};
 
 /// The fields of one header block that matter to a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Headers {
     pub grpc_status: Option<Option<u32>>,
     /// `grpc-timeout` in nanoseconds
     pub timeout_ns: Option<u64>,
+    /// The trace of `traceparent`, if that says that it is recorded.
+    pub trace: Option<TraceId>,
     /// There were fields that could not be decoded: what is absent here may have been there.
     pub incomplete: bool,
 }
@@ -30,9 +32,10 @@ impl Headers {
             Field::Status(status) => set(&mut self.status, status),
             Field::ContentType(content_type) => set(&mut self.content_type, content_type),
             Field::GrpcStatus(status) => set(&mut self.grpc_status, status),
-            Field::GrpcTimeout(Some(timeout)) => set(&mut self.timeout_ns, timeout),
+            Field::GrpcTimeout(Some(timeout)) => set(&mut self.timeout_ns, timeout.nanoseconds()),
+            Field::TraceParent(Some(trace)) => set(&mut self.trace, trace),
             Field::Unknown => self.incomplete = true,
-            Field::GrpcTimeout(None) | Field::Other => {}
+            Field::GrpcTimeout(None) | Field::TraceParent(None) | Field::Other => {}
         }
     }
 

@@ -122,6 +122,10 @@ pub trait CallSink {
     /// Whole messages went by; `bytes` are their lengths on the wire, without the 5-byte prefixes.
     fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64);
 
+    /// Whole messages went by of a client's call: the first of them was complete this long after the
+    /// one before it that went the same way, or after the request headers; the others at once.
+    fn after_last_message(&mut self, _: SeriesId, _: Flow, _count: u64, _elapsed_ns: u64) {}
+
     /// The first response message was complete, this long after the request headers.
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64);
 

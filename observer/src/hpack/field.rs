@@ -17,8 +17,10 @@ pub enum Field {
     ContentType(ContentType),
     /// `grpc-status`; `None` if it is not a number of at most ten digits and 32 bits.
     GrpcStatus(Option<u32>),
-    /// `grpc-timeout` in nanoseconds, at most `u64::MAX`; `None` if it is malformed.
-    GrpcTimeout(Option<u64>),
+    /// `grpc-timeout`; `None` if it is malformed.
+    GrpcTimeout(Option<Timeout>),
+    /// The trace of `traceparent`; `None` if that is malformed, or says that the trace is not recorded.
+    TraceParent(Option<TraceId>),
     /// A field of no interest.
     Other,
     /// A field whose name is not known: it refers to an entry from before we joined.
@@ -47,6 +49,25 @@ pub enum ContentType {
     Other,
 }
 
+/// A `grpc-timeout`: at most `u64::MAX` nanoseconds.
+///
+/// In halves, so that a [`Field`] with a trace in it is no larger than 20 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout([u32; 2]);
+
+impl Timeout {
+    /// Of so many nanoseconds.
+    pub fn of_nanoseconds(nanoseconds: u64) -> Self {
+        Self([(nanoseconds >> 32) as u32, nanoseconds as u32])
+    }
+
+    /// How many nanoseconds it is.
+    pub fn nanoseconds(self) -> u64 {
+        let [high, low] = self.0;
+        u64::from(high) << 32 | u64::from(low)
+    }
+}
+
 /// The trace that a call belongs to: the `trace-id` of W3C Trace Context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceId(pub [u8; 16]);
@@ -67,6 +88,7 @@ pub(super) enum Name {
     ContentType,
     GrpcStatus,
     GrpcTimeout,
+    TraceParent,
     Other,
     Unknown,
 }
@@ -86,6 +108,7 @@ impl Name {
             b"content-type" => Self::ContentType,
             b"grpc-status" => Self::GrpcStatus,
             b"grpc-timeout" => Self::GrpcTimeout,
+            b"traceparent" => Self::TraceParent,
             _ => Self::Other,
         }
     }
@@ -102,6 +125,7 @@ impl Name {
         const CONTENT_TYPE: &[u8] = encoded!(b"content-type");
         const GRPC_STATUS: &[u8] = encoded!(b"grpc-status");
         const GRPC_TIMEOUT: &[u8] = encoded!(b"grpc-timeout");
+        const TRACE_PARENT: &[u8] = encoded!(b"traceparent");
         match octets {
             METHOD => Self::Method,
             PATH => Self::Path,
@@ -109,6 +133,7 @@ impl Name {
             CONTENT_TYPE => Self::ContentType,
             GRPC_STATUS => Self::GrpcStatus,
             GRPC_TIMEOUT => Self::GrpcTimeout,
+            TRACE_PARENT => Self::TraceParent,
             _ => Self::Other,
         }
     }
@@ -124,6 +149,7 @@ impl Name {
             Self::ContentType => Field::ContentType(content_type(value)),
             Self::GrpcStatus => Field::GrpcStatus(decimal(value, 10)),
             Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
+            Self::TraceParent => Field::TraceParent(recorded_trace(value)),
             Self::Other => Field::Other,
             Self::Unknown => Field::Unknown,
         }
@@ -139,7 +165,8 @@ impl Name {
             | Self::Status
             | Self::ContentType
             | Self::GrpcStatus
-            | Self::GrpcTimeout => None,
+            | Self::GrpcTimeout
+            | Self::TraceParent => None,
         }
     }
 }
@@ -169,7 +196,7 @@ fn content_type(value: &[u8]) -> ContentType {
 }
 
 /// Source: "Timeout" in gRPC over HTTP2: at most 8 digits, and a unit.
-fn timeout(value: &[u8]) -> Option<u64> {
+fn timeout(value: &[u8]) -> Option<Timeout> {
     let (unit, digits) = value.split_last()?;
     let nanoseconds = match unit {
         b'H' => 3_600_000_000_000,
@@ -180,7 +207,45 @@ fn timeout(value: &[u8]) -> Option<u64> {
         b'n' => 1,
         _ => return None,
     };
-    decimal::<u64>(digits, 8).map(|count| count.saturating_mul(nanoseconds))
+    let count = decimal::<u64>(digits, 8)?;
+    Some(Timeout::of_nanoseconds(count.saturating_mul(nanoseconds)))
+}
+
+/// The trace, if it is recorded: nothing can be looked up of one that is not.
+///
+/// Source: "traceparent Header" in W3C Trace Context: version, trace, parent and flags in hexadecimal
+/// digits; versions to come may append to it.
+fn recorded_trace(value: &[u8]) -> Option<TraceId> {
+    const SAMPLED: u8 = 1;
+    let (known, rest) = value.split_at_checked(55)?;
+    let mut parts = known.split(|&octet| octet == b'-');
+    let version = hexadecimal::<1>(parts.next()?)?;
+    let trace = hexadecimal::<16>(parts.next()?)?;
+    let parent = hexadecimal::<8>(parts.next()?)?;
+    let [flags] = hexadecimal::<1>(parts.next()?)?;
+    let is_whole = match version {
+        [0] => rest.is_empty(),
+        [0xff] => false,
+        _ => rest.is_empty() || rest.starts_with(b"-"),
+    };
+    let is_valid = is_whole && trace != [0; 16] && parent != [0; 8];
+    (is_valid && flags & SAMPLED != 0).then_some(TraceId(trace))
+}
+
+/// Two digits for each octet, in lower case.
+fn hexadecimal<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
+    let digit = |octet: u8| match octet {
+        b'0'..=b'9' => Some(octet - b'0'),
+        b'a'..=b'f' => Some(octet - b'a' + 10),
+        _ => None,
+    };
+    let mut octets = [0; N];
+    for (octet, [high, low]) in octets.iter_mut().zip(pairs) {
+        *octet = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(octets)
 }
 
 /// A number of 1 to `max_digits` digits and nothing else, if it fits.
@@ -227,6 +292,7 @@ mod tests {
             ("content-type", Name::ContentType),
             ("grpc-status", Name::GrpcStatus),
             ("grpc-timeout", Name::GrpcTimeout),
+            ("traceparent", Name::TraceParent),
             ("", Name::Other),
             (":patH", Name::Other),
             (":pathx", Name::Other),
@@ -331,7 +397,42 @@ mod tests {
             ("1.5S", None),
         ];
         for (text, timeout) in rows {
+            let timeout = timeout.map(Timeout::of_nanoseconds);
             assert_eq!(field(Name::GrpcTimeout, text), Field::GrpcTimeout(timeout), "{text:?}");
+        }
+        assert_eq!(Timeout::of_nanoseconds(u64::MAX - 1).nanoseconds(), u64::MAX - 1);
+    }
+
+    #[test]
+    fn traces_that_are_recorded() {
+        const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+        let of = |text: &str| match field(Name::TraceParent, text) {
+            Field::TraceParent(trace) => trace.map(|trace| trace.to_string()),
+            other => panic!("{other:?}"),
+        };
+        let known = format!("00-{TRACE}-b7ad6b7169203331-01");
+        assert_eq!(of(&known).as_deref(), Some(TRACE));
+        assert_eq!(of(&known.replace("-01", "-ff")).as_deref(), Some(TRACE));
+        let later = known.replace("00-", "01-");
+        assert_eq!(of(&later).as_deref(), Some(TRACE));
+        assert_eq!(of(&format!("{later}-what")).as_deref(), Some(TRACE));
+        let none = [
+            String::new(),
+            known.replace("-01", "-00"),
+            known.replace("-01", "-02"),
+            known.replace("00-", "ff-"),
+            known.replace(TRACE, &"0".repeat(32)),
+            known.replace("b7ad6b7169203331", &"0".repeat(16)),
+            known.to_uppercase(),
+            known.replace('-', "_"),
+            known.replace("0af", "0xf"),
+            known.replace("b7ad6b71692033", "b7ad6b7169203"),
+            format!("{known}-what"),
+            format!("{later}what"),
+            TRACE.into(),
+        ];
+        for text in none {
+            assert_eq!(of(&text), None, "{text}");
         }
     }
 

@@ -42,6 +42,6 @@ mod tests;
 
 pub use decoder::Decoder;
 pub use error::Error;
-pub use field::{ContentType, Field, RequestMethod, TraceId};
+pub use field::{ContentType, Field, RequestMethod, Timeout, TraceId};
 pub use interner::{Interner, MAX_PATH_LEN, PathId};
 pub use table::MAX_TABLE_SIZE;

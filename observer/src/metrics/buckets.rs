@@ -33,6 +33,17 @@ impl Buckets {
     }
 }
 
+impl Buckets {
+    /// With these bounds too, in microseconds.
+    pub(super) fn and_microseconds(&self, more: impl IntoIterator<Item = u64>) -> Self {
+        let more = more.into_iter().map(|bound| bound * 1_000);
+        let mut bounds: Vec<u64> = self.bounds.iter().copied().chain(more).collect();
+        bounds.sort_unstable();
+        bounds.dedup();
+        Self { bounds: bounds.into() }
+    }
+}
+
 impl Default for Buckets {
     /// Those of go-grpc-prometheus (`prometheus.DefBuckets`), and finer ones below 5 ms, where
     /// most calls between services are.

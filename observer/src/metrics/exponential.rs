@@ -65,6 +65,11 @@ impl Exponential {
         }
     }
 
+    /// So many of no duration.
+    pub(super) fn observe_zeros(&mut self, count: u64) {
+        self.zeros += count;
+    }
+
     pub(super) fn merge(&mut self, other: &Self) {
         let Self { resolution, zeros, buckets } = other;
         self.zeros += zeros;

@@ -29,6 +29,16 @@ impl Histogram {
         }
     }
 
+    /// One with the same buckets and nothing in them.
+    pub(super) fn empty(&self) -> Self {
+        Self {
+            counts: vec![0; self.counts.len()].into(),
+            sum_ns: 0,
+            exemplars: Exemplars::default(),
+            exponential: self.exponential.as_ref().map(|_| Box::default()),
+        }
+    }
+
     pub(super) fn observe(
         &mut self,
         buckets: &Buckets,
@@ -44,6 +54,16 @@ impl Histogram {
         }
         if let Some(exponential) = &mut self.exponential {
             exponential.observe(elapsed_ns);
+        }
+    }
+
+    /// So many of no duration.
+    pub(super) fn observe_zeros(&mut self, count: u64) {
+        if let Some(first) = self.counts.first_mut() {
+            *first += count;
+        }
+        if let Some(exponential) = &mut self.exponential {
+            exponential.observe_zeros(count);
         }
     }
 

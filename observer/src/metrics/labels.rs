@@ -50,6 +50,8 @@ fn push_hex(escaped: &mut String, bytes: &[u8]) {
 pub(super) struct Method {
     pub(super) service: String,
     pub(super) method: String,
+    /// All of it: `/pkg.Service/Method`.
+    pub(super) path: String,
 }
 
 impl Method {
@@ -67,16 +69,24 @@ impl Method {
         }
     }
 
+    fn is_word(text: &str) -> bool {
+        text == Self::NOT_SEEN || text == Self::OTHER
+    }
+
     fn both(word: &str) -> Self {
-        Self { service: word.into(), method: word.into() }
+        Self { service: word.into(), method: word.into(), path: word.into() }
     }
 
     fn split(path: &str) -> Self {
         match path.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) {
-            Some((service, method)) if !service.is_empty() && !method.is_empty() => {
-                Self { service: service.into(), method: method.into() }
+            // Peers may use words of ours: their calls are told with those that the words are for.
+            Some((service, method)) if service == method && Self::is_word(method) => {
+                Self::both(method)
             }
-            _ => Self { service: String::new(), method: path.into() },
+            Some((service, method)) if !service.is_empty() && !method.is_empty() => {
+                Self { service: service.into(), method: method.into(), path: path.into() }
+            }
+            _ => Self { service: String::new(), method: path.into(), path: path.into() },
         }
     }
 
@@ -84,8 +94,7 @@ impl Method {
     /// has a real method that a peer calls by the same words: the two share their series, and a
     /// method has one type.
     pub(super) fn grpc_type(&self, derived: GrpcType) -> GrpcType {
-        let word = self.service.as_str();
-        if word == self.method && (word == Self::NOT_SEEN || word == Self::OTHER) {
+        if self.service == self.method && Self::is_word(&self.method) {
             GrpcType::Unknown
         } else {
             derived
@@ -139,8 +148,10 @@ mod tests {
         for (path, service, method) in rows {
             let got = Method::new(PathId(7), path.as_bytes());
             assert_eq!((got.service.as_str(), got.method.as_str()), (service, method), "{path}");
+            assert_eq!(got.path, path);
         }
         assert_eq!(Method::new(PathId::NOT_SEEN, b"/a/b"), Method::both("not_seen"));
         assert_eq!(Method::new(PathId::OTHER, b"/a/b"), Method::both("other"));
+        assert_eq!(Method::new(PathId(7), b"/other/other"), Method::both("other"));
     }
 }

@@ -28,6 +28,7 @@ pub use self::{
     descriptors::Descriptors,
     exposition::{Clock, Format},
     histogram::Histogram,
+    schema::{Clash, Schema, Schemas},
     series::{Messages, Series},
     statistics::{
         CallsBySight, CallsSeen, GrpcType, Limits, Recording, RecordingsDiffer, Statistics,
@@ -72,6 +73,24 @@ pub struct Snapshot {
     pub processes: Arc<Names>,
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
+    /// How all this is told.
+    pub telling: Arc<Telling>,
+}
+
+/// How the statistics are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// By which names and labels.
+    pub schemas: Schemas,
+    /// Whether OpenMetrics text has creation times. Each is a series of its own there, to a
+    /// Prometheus that does not take them for what they are. Protobuf always has them.
+    pub created: bool,
+}
+
+impl Default for Telling {
+    fn default() -> Self {
+        Self { schemas: Schemas::default(), created: true }
+    }
 }
 
 /// The answer to a scrape, in a format; its type is [`Format::content_type`].
@@ -79,7 +98,7 @@ pub struct Snapshot {
 /// Families and series come in a fixed order. A family without series is left out.
 /// O(series · log series), and about a line per histogram bucket of each.
 pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
-    exposition::encode(format, snapshot.daemon.clock, true, |sink| {
+    exposition::encode(format, snapshot.daemon.clock, snapshot.telling.created, |sink| {
         schema::write(snapshot, sink);
         daemon::write(snapshot, sink);
     })

@@ -67,6 +67,13 @@ impl Streaming {
     }
 }
 
+/// How long streams were without a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BetweenMessages {
+    received: Histogram,
+    sent: Histogram,
+}
+
 /// The codes, and that none was seen.
 const CODES: usize = Code::ALL.len() + 1;
 
@@ -90,6 +97,11 @@ pub struct Series {
     pub handling: Histogram,
     /// From the request headers to the end of the first response message.
     pub first_message: Histogram,
+    /// The same as in `handling` by code; those whose code was not seen have `None`. In no order, and
+    /// empty unless it is recorded.
+    by_code: Vec<(Option<Code>, Histogram)>,
+    /// From one message to the next, or from the request headers to the first, where it is recorded.
+    between_messages: Option<Box<BetweenMessages>>,
     /// Messages that the process read.
     pub received: Messages,
     /// Messages that the process wrote.
@@ -111,6 +123,10 @@ impl Series {
             exemplars: Exemplars::default(),
             handling: histogram(),
             first_message: histogram(),
+            by_code: Vec::new(),
+            between_messages: recording
+                .between_messages
+                .then(|| Box::new(BetweenMessages { received: histogram(), sent: histogram() })),
             received: Messages::default(),
             sent: Messages::default(),
             streaming: Streaming::default(),
@@ -130,6 +146,37 @@ impl Series {
             .enumerate()
             .filter(|(_, (_, count))| *count > 0)
             .map(|(position, (code, count))| (code, count, self.exemplars.get(position)))
+    }
+
+    /// How long calls took by code, where that is recorded.
+    pub(super) fn by_code(&self) -> &[(Option<Code>, Histogram)] {
+        &self.by_code
+    }
+
+    /// From one message that flows this way to the next, where that is recorded.
+    pub(super) fn between_messages(&self, flow: Flow) -> Option<&Histogram> {
+        let BetweenMessages { received, sent } = self.between_messages.as_deref()?;
+        Some(match flow {
+            Flow::Received => received,
+            Flow::Sent => sent,
+        })
+    }
+
+    /// Messages ended at once, this long after the one before them.
+    pub(super) fn add_between_messages(
+        &mut self,
+        recording: &Recording,
+        flow: Flow,
+        count: u64,
+        elapsed_ns: u64,
+    ) {
+        let Some(between) = self.between_messages.as_deref_mut() else { return };
+        let histogram = match flow {
+            Flow::Received => &mut between.received,
+            Flow::Sent => &mut between.sent,
+        };
+        histogram.observe(&recording.buckets, elapsed_ns, None);
+        histogram.observe_zeros(count.saturating_sub(1));
     }
 
     /// Calls that have begun and not ended.
@@ -176,6 +223,11 @@ impl Series {
         }
         if let Some(elapsed_ns) = ended.elapsed_ns {
             self.handling.observe(&recording.buckets, elapsed_ns, exemplar);
+            if recording.by_code {
+                let histogram = || Histogram::new(&recording.buckets, recording.exponential);
+                let histogram = of_code(&mut self.by_code, ended.code, histogram);
+                histogram.observe(&recording.buckets, elapsed_ns, exemplar);
+            }
         }
         let shown = Streaming::of_end(ended);
         self.streaming.learn(shown).then_some(shown)
@@ -193,6 +245,8 @@ impl Series {
             exemplars,
             handling,
             first_message,
+            by_code,
+            between_messages,
             received,
             sent,
             streaming,
@@ -207,8 +261,29 @@ impl Series {
         self.exemplars.merge(exemplars);
         self.handling.merge(handling);
         self.first_message.merge(first_message);
+        for (code, histogram) in by_code {
+            of_code(&mut self.by_code, *code, || histogram.empty()).merge(histogram);
+        }
+        if let (Some(to), Some(from)) = (&mut self.between_messages, between_messages) {
+            to.received.merge(&from.received);
+            to.sent.merge(&from.sent);
+        }
         self.received.add(received.count, received.bytes);
         self.sent.add(sent.count, sent.bytes);
         self.streaming.learn(*streaming);
     }
+}
+
+/// The histogram of the code, made if it is the first.
+fn of_code(
+    by_code: &mut Vec<(Option<Code>, Histogram)>,
+    code: Option<Code>,
+    new: impl FnOnce() -> Histogram,
+) -> &mut Histogram {
+    let position = by_code.iter().position(|(of, _)| *of == code).unwrap_or_else(|| {
+        by_code.push((code, new()));
+        by_code.len() - 1
+    });
+    #[expect(clippy::indexing_slicing, reason = "found, or pushed")]
+    &mut by_code[position].1
 }

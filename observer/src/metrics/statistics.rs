@@ -58,6 +58,10 @@ pub struct Recording {
     pub buckets: Buckets,
     /// Every histogram also has exponential buckets, for Prometheus' native histograms.
     pub exponential: bool,
+    /// How long calls took is also kept by code.
+    pub by_code: bool,
+    /// From message to message: how long that took at clients is kept.
+    pub between_messages: bool,
 }
 
 impl From<Buckets> for Recording {
@@ -431,6 +435,15 @@ impl CallSink for Statistics {
         let path = key.path;
         let shown = series.add_messages(key.role, flow, count, bytes);
         self.learn(path, shown);
+    }
+
+    fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
+        match taken(&mut self.slots, series) {
+            Some((_, series)) => {
+                series.add_between_messages(&self.recording, flow, count, elapsed_ns);
+            }
+            None => self.late += 1,
+        }
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {

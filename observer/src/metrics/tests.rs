@@ -8,31 +8,38 @@ use proptest::prelude::*;
 
 use super::{
     Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, Format, Gap, Limits, OwnProcess,
-    PathNames, Program, Snapshot, Statistics, openmetrics, render,
+    PathNames, Program, Recording, Schema, Schemas, Snapshot, Statistics, Telling, openmetrics,
+    render,
 };
 use crate::{
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
-    hpack::PathId,
+    hpack::{PathId, TraceId},
     process::{Comm, ProcFs, ProcessId, Processes},
 };
 
 /// Statistics with a few buckets, and who and what they speak of.
-struct Scenario {
+pub(super) struct Scenario {
     statistics: Statistics,
     processes: Processes,
     /// From number 2 on.
     paths: Vec<Vec<u8>>,
     daemon: Daemon,
+    telling: Telling,
 }
 
 impl Scenario {
     fn new() -> Self {
         let buckets: Buckets = "0.001,0.25,1".parse().unwrap();
+        Self::recording(buckets.into())
+    }
+
+    pub(super) fn recording(recording: Recording) -> Self {
         Self {
-            statistics: Statistics::new(buckets, Limits::default()),
+            statistics: Statistics::new(recording, Limits::default()),
             processes: Processes::new(100, ProcFs),
             paths: Vec::new(),
             daemon: Daemon::default(),
+            telling: Telling::default(),
         }
     }
 
@@ -67,7 +74,7 @@ impl Scenario {
         self.statistics.ended(id, ended);
     }
 
-    fn snapshot(self) -> Snapshot {
+    pub(super) fn snapshot(self) -> Snapshot {
         let resolve = |path: PathId| {
             let index = (path.0 as usize).checked_sub(2)?;
             self.paths.get(index).map(Vec::as_slice)
@@ -78,6 +85,7 @@ impl Scenario {
             descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon),
+            telling: Arc::new(self.telling),
         }
     }
 
@@ -120,8 +128,11 @@ fn daemon() -> Daemon {
 }
 
 /// Some of everything.
-fn scenario() -> Scenario {
-    let mut scenario = Scenario::new();
+pub(super) fn scenario() -> Scenario {
+    some_calls(Scenario::new())
+}
+
+pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     scenario.daemon = daemon();
     scenario.statistics.set_time(3_250_000_000);
     let say = scenario.path("/greet.v1.Greeter/Say");
@@ -144,6 +155,8 @@ fn scenario() -> Scenario {
     let id = scenario.statistics.started(key);
     scenario.statistics.messages(id, Flow::Sent, 1, 20);
     scenario.statistics.messages(id, Flow::Received, 2, 300);
+    scenario.statistics.after_last_message(id, Flow::Sent, 1, 900_000);
+    scenario.statistics.after_last_message(id, Flow::Received, 2, 500_000_000);
     scenario.statistics.first_message(id, 500_000);
 
     scenario
@@ -165,6 +178,90 @@ fn the_whole_text() {
         }
         assert_eq!(text, want);
     }
+}
+
+/// The families of each schema, without what is told with all of them.
+#[test]
+fn the_text_of_each_schema() {
+    let rows = [
+        (Schema::Python, include_str!("tests/python.txt")),
+        (Schema::Legacy, include_str!("tests/legacy.txt")),
+        (Schema::Requests, include_str!("tests/requests.txt")),
+        (Schema::Otel, include_str!("tests/otel.txt")),
+    ];
+    for (schema, want) in rows {
+        let schemas = Schemas::new([schema]).unwrap();
+        let buckets = "0.001,0.25,1".parse().unwrap();
+        let recording = schemas.recording(buckets, false);
+        let mut scenario = Scenario::recording(recording);
+        scenario.telling = Telling { schemas, created: false };
+        let text = some_calls(scenario).text();
+        openmetrics::parse(&text);
+        let (of_schema, of_all) = text.split_once("# HELP grpc_server_in_flight ").unwrap();
+        for (number, (got, want)) in of_schema.lines().zip(want.lines()).enumerate() {
+            assert_eq!(got, want, "line {} of {schema}", number + 1);
+        }
+        assert_eq!(of_schema, want);
+        for own in ["first_message_seconds_count", "msg_sent_bytes_total", "connections"] {
+            assert!(of_all.contains(&format!("grpc_server_{own}")), "{schema}: {own}");
+        }
+    }
+}
+
+#[test]
+fn schemas_that_go_together_are_one_exposition() {
+    let schemas = Schemas::new([Schema::Python, Schema::Legacy, Schema::Otel]).unwrap();
+    let mut scenario = scenario();
+    scenario.telling = Telling { schemas, created: true };
+    let exposition = openmetrics::parse(&scenario.text());
+    let labels = [("grpc_code", "NOT_FOUND"), ("code", "NOT_FOUND")];
+    assert_eq!(exposition.values("grpc_server_handled_total", &labels), [1.0]);
+    assert_eq!(exposition.sum("grpc_server_handled_total", &[]), 3.0);
+}
+
+#[test]
+fn exemplars_are_where_the_traced_call_is_counted() {
+    let mut scenario = Scenario::new();
+    scenario.daemon.clock = Clock { ahead_ns: 1_700_000_000_000_000_000 };
+    let key = CallKey {
+        process: scenario.process(7, b"x"),
+        role: Role::Server,
+        path: scenario.path("/s/m"),
+    };
+    let traced = |code, elapsed_ns, trace| Ended {
+        code: Some(code),
+        elapsed_ns: Some(elapsed_ns),
+        request_messages: Some(1),
+        response_messages: Some(1),
+        half_closed: true,
+        sight: Sight::Complete,
+        trace,
+    };
+    for (number, code, elapsed_ns) in
+        [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
+    {
+        let id = scenario.statistics.started(key);
+        scenario.statistics.set_time(u64::from(number) * 1_500_000_000);
+        scenario.statistics.ended(id, traced(code, elapsed_ns, Some(TraceId([number; 16]))));
+        let id = scenario.statistics.started(key);
+        scenario.statistics.ended(id, traced(code, elapsed_ns + 1, None));
+    }
+    let text = scenario.text();
+    let exposition = openmetrics::parse(&text);
+    let samples = exposition.samples.iter().filter_map(|sample| {
+        let exemplar = sample.exemplar.as_ref()?;
+        let label = |name| sample.labels.get(name).map_or("", String::as_str);
+        let told = (label("grpc_code"), label("le"));
+        Some((told, exemplar.trace_id.clone(), exemplar.value, exemplar.time))
+    });
+    let trace = |digits: &str| digits.repeat(16);
+    let want = [
+        (("OK", ""), trace("02"), 1.0, 1_700_000_003.0),
+        (("Internal", ""), trace("03"), 1.0, 1_700_000_004.5),
+        (("", "0.25"), trace("02"), 0.003, 1_700_000_003.0),
+        (("", "+Inf"), trace("03"), 4.0, 1_700_000_004.5),
+    ];
+    assert_eq!(samples.collect::<Vec<_>>(), want);
 }
 
 #[test]

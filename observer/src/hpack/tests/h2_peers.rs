@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex, split};
 
 use super::{
-    super::{Decoder, Field, Interner, RequestMethod},
+    super::{Decoder, Field, Interner, RequestMethod, Timeout},
     decode, meaning,
 };
 
@@ -171,7 +171,7 @@ fn what_h2_encodes() {
         assert!(fields.contains(&path), "call {call}: {fields:?}");
         assert!(fields.contains(&Field::Method(RequestMethod::Post)), "call {call}: {fields:?}");
         let timeout = fields.iter().find_map(|field| match field {
-            Field::GrpcTimeout(timeout) => *timeout,
+            Field::GrpcTimeout(timeout) => timeout.map(Timeout::nanoseconds),
             _ => None,
         });
         assert_eq!(timeout, timeout_of(call), "call {call}");

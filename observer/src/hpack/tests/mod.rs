@@ -6,7 +6,9 @@ mod h2_peers;
 mod properties;
 mod reference;
 
-use super::{ContentType, Decoder, Error, Field, Interner, RequestMethod, huffman};
+use super::{
+    ContentType, Decoder, Error, Field, Interner, RequestMethod, Timeout, TraceId, huffman,
+};
 
 /// The Huffman encoding of a text of any length.
 pub(super) fn encode_huffman(text: &[u8]) -> Vec<u8> {
@@ -47,9 +49,23 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
         }
         b"grpc-status" if is_number && value.len() <= 10 => Field::GrpcStatus(text.parse().ok()),
         b"grpc-status" => Field::GrpcStatus(None),
-        b"grpc-timeout" => Field::GrpcTimeout(timeout(&text)),
+        b"grpc-timeout" => Field::GrpcTimeout(timeout(&text).map(Timeout::of_nanoseconds)),
+        b"traceparent" => Field::TraceParent(trace(&text)),
         _ => Field::Other,
     }
+}
+
+/// What other tests have of traces is version 0.
+fn trace(text: &str) -> Option<TraceId> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let ["00", trace, parent, flags] = parts[..] else { return None };
+    let number = |text: &str, len| {
+        let lower = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+        (text.len() == len && text.chars().all(lower))
+            .then(|| u128::from_str_radix(text, 16).ok())?
+    };
+    let (trace, parent, flags) = (number(trace, 32)?, number(parent, 16)?, number(flags, 2)?);
+    (trace != 0 && parent != 0 && flags % 2 == 1).then_some(TraceId(trace.to_be_bytes()))
 }
 
 fn timeout(text: &str) -> Option<u64> {

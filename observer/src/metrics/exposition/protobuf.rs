@@ -240,8 +240,8 @@ impl Sink for Families {
 /// Its buckets as runs of neighbours (spans), each count as the difference to the one before.
 fn add_exponential(message: &mut HistogramMessage, exponential: &Exponential) {
     message.schema = Some(exponential.resolution().into());
-    // A duration is a whole number of nanoseconds: only zero is below one.
-    message.zero_threshold = Some(1e-10);
+    // client_golang's: histograms whose thresholds are the same are added up as they are.
+    message.zero_threshold = Some((-128_f64).exp2());
     message.zero_count = Some(exponential.zeros());
     let (mut next, mut before) = (0, 0);
     for &(index, count) in exponential.buckets() {
@@ -264,3 +264,6 @@ fn pairs(labels: &[Label<'_>]) -> Vec<LabelPair> {
     };
     labels.iter().map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,13 @@
 //! Names and labels of what is told about calls. A schema is a rendering of the same statistics: a
 //! table of families, each of which says what it tells and by which labels.
 
+mod chosen;
 mod go;
+mod legacy;
+mod otel;
 mod own;
+mod python;
+mod requests;
 mod write;
 
 use std::borrow::Cow;
@@ -12,6 +17,7 @@ use super::exposition::Kind;
 use super::{GrpcType, exposition::Family};
 use crate::grpc::{Code, Role};
 
+pub use chosen::{Clash, Schema, Schemas};
 pub(super) use write::write;
 
 /// A family of series of calls.
@@ -45,6 +51,14 @@ enum Says {
     Method,
     /// `NotFound`, or `NOT_FOUND`.
     Code(Spelling),
+    /// `/package.Service/Method`
+    Path,
+    /// `package.Service/Method`
+    FullMethod,
+    /// `NOT_FOUND`, where OpenTelemetry takes the code for an error; else the label is not there.
+    ErrorType,
+    /// The same of all.
+    Constant(&'static str),
 }
 
 /// Whose spelling.
@@ -52,18 +66,28 @@ enum Says {
 enum Spelling {
     /// grpc-go's.
     Go,
+    /// grpcio's, and of gRPC's specification.
+    Python,
 }
 
 impl Spelling {
     fn of_type(self, grpc_type: GrpcType) -> &'static str {
         match self {
             Self::Go => grpc_type.as_str(),
+            Self::Python => match grpc_type {
+                GrpcType::Unary => "UNARY",
+                GrpcType::ClientStream => "CLIENT_STREAMING",
+                GrpcType::ServerStream => "SERVER_STREAMING",
+                GrpcType::BidiStream => "BIDI_STREAMING",
+                GrpcType::Unknown => "UNKNOWN",
+            },
         }
     }
 
     fn of_code(self, code: Code) -> &'static str {
         match self {
             Self::Go => code.as_camel_case(),
+            Self::Python => code.as_upper_case(),
         }
     }
 }
@@ -74,6 +98,8 @@ enum Value {
     Started,
     /// By code.
     Handled,
+    /// By code, without OK and what was not seen.
+    Errors,
     Received,
     ReceivedBytes,
     Sent,
@@ -81,10 +107,18 @@ enum Value {
     InFlight,
     /// A distribution.
     Handling,
+    /// A distribution by code.
+    HandlingByCode,
     /// A distribution.
     FirstMessage,
+    /// A distribution: from one received message to the next.
+    Receiving,
+    /// A distribution: from one sent message to the next.
+    Sending,
     /// Of a process, not of a method.
     Connections,
+    /// That the process has the service.
+    Service,
 }
 
 impl Value {
@@ -94,24 +128,28 @@ impl Value {
         match self {
             Self::Started
             | Self::Handled
+            | Self::Errors
             | Self::Received
             | Self::ReceivedBytes
             | Self::Sent
             | Self::SentBytes => Kind::Counter,
             Self::InFlight | Self::Connections => Kind::Gauge,
-            Self::Handling | Self::FirstMessage => Kind::Histogram,
+            Self::Handling
+            | Self::HandlingByCode
+            | Self::FirstMessage
+            | Self::Receiving
+            | Self::Sending => Kind::Histogram,
+            Self::Service => Kind::Info,
         }
     }
 }
 
-/// What is told of calls.
-fn families() -> impl Iterator<Item = &'static CallFamily> {
-    go::FAMILIES.iter().chain(own::FAMILIES)
-}
-
 #[test]
 fn families_are_of_the_kind_of_their_values() {
-    for CallFamily { family, value, .. } in families() {
-        assert_eq!(family.kind, value.kind(), "{}", family.name);
+    for schema in Schema::ALL {
+        for CallFamily { family, value, .. } in schema.families().iter().chain(own::FAMILIES) {
+            assert_eq!(family.kind, value.kind(), "{}", family.name);
+            assert!(family.unit.is_none_or(|unit| family.name.ends_with(&format!("_{unit}"))));
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Writes the families of calls, whatever their schema.
 
-use super::{CallFamily, LabelOf, Says, Value, families};
+use std::collections::BTreeSet;
+
+use super::{CallFamily, LabelOf, Says, Spelling, Value};
 use crate::{
-    grpc::Code,
+    grpc::{Code, Flow, Role},
     metrics::{
         Snapshot,
         exposition::{Bounds, Counter, Distribution, Label, Number, Sink},
@@ -17,19 +19,34 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let rows = rows(snapshot, &values);
     let connections = connections(snapshot, &values);
     let bounds = Bounds::new(snapshot.statistics.buckets());
-    for family in families() {
+    for family in snapshot.telling.schemas.families() {
         sink.family(&family.family);
-        if family.value == Value::Connections {
-            let of_role = connections.iter().filter(|(role, ..)| *role == family.role);
-            for (_, process, count) in of_role {
-                sink.gauge(&of_process(process), (*count).into());
-            }
-            continue;
-        }
         let start = rows.partition_point(|row| row.role < family.role);
         let end = rows.partition_point(|row| row.role <= family.role);
-        for row in rows.get(start..end).unwrap_or_default() {
-            Writer { family, row, bounds: &bounds, sink: &mut *sink }.write();
+        let rows = rows.get(start..end).unwrap_or_default();
+        match family.value {
+            Value::Connections => {
+                let of_role = connections.iter().filter(|(role, ..)| *role == family.role);
+                for (_, process, count) in of_role {
+                    sink.gauge(&of_process(process), (*count).into());
+                }
+            }
+            Value::Service => write_services(&family.labels, rows, sink),
+            _ => {
+                for row in rows {
+                    Writer { family, row, bounds: &bounds, sink: &mut *sink }.write();
+                }
+            }
+        }
+    }
+}
+
+/// Each service of each process once.
+fn write_services(of: &[LabelOf], rows: &[Row<'_>], sink: &mut dyn Sink) {
+    let mut told = BTreeSet::new();
+    for row in rows {
+        if told.insert((&row.method.service, row.process)) {
+            sink.info(&labels(of, row, Of::AllCalls));
         }
     }
 }
@@ -51,14 +68,23 @@ impl Writer<'_> {
             Value::ReceivedBytes => self.counter(series.received.bytes),
             Value::Sent => self.counter(series.sent.count),
             Value::SentBytes => self.counter(series.sent.bytes),
-            Value::Handled => self.handled(),
+            Value::Handled => self.handled(|_| true),
+            Value::Errors => self.handled(|code| code.is_some_and(|code| code != Code::Ok)),
             Value::InFlight => {
                 let labels = labels(&self.family.labels, self.row, Of::AllCalls);
                 self.sink.gauge(&labels, series.in_flight().into());
             }
-            Value::Handling => self.histogram(&series.handling),
-            Value::FirstMessage => self.histogram(&series.first_message),
-            Value::Connections => {}
+            Value::Handling => self.histogram(&series.handling, Of::AllCalls),
+            Value::HandlingByCode => {
+                for (code, histogram) in series.by_code() {
+                    self.histogram(histogram, Of::EndedWith(*code));
+                }
+            }
+            Value::FirstMessage => self.histogram(&series.first_message, Of::AllCalls),
+            Value::Receiving => self.between_messages(Flow::Received),
+            Value::Sending => self.between_messages(Flow::Sent),
+            // Of no row.
+            Value::Connections | Value::Service => {}
         }
     }
 
@@ -69,9 +95,10 @@ impl Writer<'_> {
         self.sink.counter(&labels, counter);
     }
 
-    /// A series per code that was seen.
-    fn handled(&mut self) {
-        for (code, count, exemplar) in self.row.series.ends() {
+    /// A series per code that was seen, of those that are to be told.
+    fn handled(&mut self, is_told: fn(Option<Code>) -> bool) {
+        let ends = self.row.series.ends();
+        for (code, count, exemplar) in ends.filter(|(code, ..)| is_told(*code)) {
             let labels = labels(&self.family.labels, self.row, Of::EndedWith(code));
             let created = Some(self.row.series.created_ns);
             let counter = Counter { value: Number::Whole(count), exemplar, created };
@@ -79,10 +106,16 @@ impl Writer<'_> {
         }
     }
 
+    fn between_messages(&mut self, flow: Flow) {
+        if let Some(histogram) = self.row.series.between_messages(flow) {
+            self.histogram(histogram, Of::AllCalls);
+        }
+    }
+
     /// None without observations.
-    fn histogram(&mut self, histogram: &Histogram) {
+    fn histogram(&mut self, histogram: &Histogram, of: Of) {
         if histogram.count() > 0 {
-            let labels = labels(&self.family.labels, self.row, Of::AllCalls);
+            let labels = labels(&self.family.labels, self.row, of);
             let created = Some(self.row.series.created_ns);
             let distribution = Distribution { histogram, bounds: self.bounds, created };
             self.sink.histogram(&labels, distribution);
@@ -108,6 +141,13 @@ fn value<'a>(says: Says, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
         Says::Type(spelling) => spelling.of_type(row.grpc_type),
         Says::Service => &row.method.service,
         Says::Method => &row.method.method,
+        Says::Path => &row.method.path,
+        Says::FullMethod => row.method.path.trim_start_matches('/'),
+        Says::Constant(text) => text,
+        Says::ErrorType => match of {
+            Of::EndedWith(Some(code)) if is_error(row.role, code) => Spelling::Python.of_code(code),
+            _ => return None,
+        },
         Says::Code(spelling) => match of {
             Of::AllCalls => return None,
             Of::EndedWith(None) => "not_seen",
@@ -118,4 +158,22 @@ fn value<'a>(says: Says, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
 
 fn of_process(process: &ProcessLabel) -> Vec<Label<'_>> {
     process.labels.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+/// Whether OpenTelemetry takes it for an error: a server is not to blame for all codes.
+///
+/// Source: `rpc.response.status_code` in the semantic conventions for gRPC.
+fn is_error(role: Role, code: Code) -> bool {
+    match role {
+        Role::Client => code != Code::Ok,
+        Role::Server => matches!(
+            code,
+            Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss
+        ),
+    }
 }

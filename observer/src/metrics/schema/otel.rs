@@ -1,0 +1,48 @@
+//! The names of OpenTelemetry's semantic conventions for RPC, release candidate of 1.40, as its
+//! Prometheus exporters spell them.
+//!
+//! `server.address` and `server.port`, which the conventions ask for, are not told: the peers of a
+//! node are many, and a server knows only its own address.
+
+use super::{
+    CallFamily, LabelOf,
+    Says::{Code, Constant, ErrorType, FullMethod},
+    Spelling::Python,
+    Value::HandlingByCode,
+};
+use crate::{
+    grpc::Role::{Client, Server},
+    metrics::exposition::{Family, Kind::Histogram},
+};
+
+const LABELS: &[LabelOf] = &[
+    ("rpc_system_name", Constant("grpc")),
+    ("rpc_method", FullMethod),
+    ("rpc_response_status_code", Code(Python)),
+    ("error_type", ErrorType),
+];
+
+pub(super) static FAMILIES: &[CallFamily] = &[
+    CallFamily::new(
+        Server,
+        HandlingByCode,
+        LABELS,
+        Family::new(
+            Histogram,
+            "rpc_server_call_duration_seconds",
+            "Measures the duration of an incoming Remote Procedure Call (RPC).",
+        )
+        .in_unit("seconds"),
+    ),
+    CallFamily::new(
+        Client,
+        HandlingByCode,
+        LABELS,
+        Family::new(
+            Histogram,
+            "rpc_client_call_duration_seconds",
+            "Measures the duration of an outgoing Remote Procedure Call (RPC).",
+        )
+        .in_unit("seconds"),
+    ),
+];
