@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use observer_common::block::Tally;
 
-use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH};
+use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH, watch::Call};
 
 /// Slots per CPU: how deep runs may preempt each other.
 pub const SLOTS: u32 = 4;
@@ -27,7 +27,6 @@ pub struct Scratch {
     pub length: u32,
     /// Its length without items.
     pub empty: u32,
-    pub _reserved: u32,
     /// Offset of the item that bytes are being copied into; 0 if none is open.
     pub item: u32,
     /// Bytes copied into it.
@@ -39,11 +38,12 @@ pub struct Scratch {
     pub dropped: u64,
     /// What bytes that went by unseen before these completed: bits of `event`.
     pub pending: u32,
-    pub _reserved_too: u32,
     /// Last stream of which this walk found headers that do not end it; 0 if none.
     pub begun: u32,
     /// Who sent a header block in this walk: 1 the client, 2 the server, 0 not known.
     pub sender: u32,
+    /// The call that is walked over.
+    pub call: Call,
     pub buffers: Buffers,
     /// What is counted of a record that could not be sent.
     pub tally: Tally,

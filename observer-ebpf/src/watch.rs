@@ -1,5 +1,7 @@
 //! From a call that moved bytes to the connection, if it is one that is watched.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user_buf};
 use observer_common::{
     counter::{Counter, Protocol},
@@ -22,6 +24,7 @@ use crate::{
 };
 
 /// A call that moved bytes through a socket.
+#[derive(Clone, Copy)]
 pub struct Call {
     pub socket: Socket,
     pub shape: Shape,
@@ -91,7 +94,12 @@ fn with_scratch(call: &Call, connection: Option<*mut Connection>) -> Option<()> 
         count(Counter::ScratchBusy, call.total);
         return None;
     };
-    let walked = try_walk(call, connection, scratch);
+    scratch.call = *call;
+    // What is read back from the map the verifier knows nothing of, so it follows what comes next
+    // once, not once for each kind of call.
+    // SAFETY: written just now.
+    let call = unsafe { read_volatile(&raw const scratch.call) };
+    let walked = try_walk(&call, connection, scratch);
     scratch::release(scratch);
     walked
 }

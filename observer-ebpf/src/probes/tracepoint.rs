@@ -24,84 +24,137 @@ use crate::{
     watch::{Call, watch},
 };
 
-/// Offset of the return value in `struct syscall_trace_exit`.
+/// Offsets of the call's number and of the return value in `struct syscall_trace_exit`.
+const NUMBER: usize = 8;
 const RETURNED: usize = 16;
 
 /// Most messages of one recvmmsg or sendmmsg that are looked at (`UIO_MAXIOV`).
 const MESSAGES_MAX: u64 = 1024;
 
-/// Argument registers of the syscall that is being left.
-struct Arguments(*const pt_regs);
+/// Numbers of the calls (asm/unistd_64.h).
+#[cfg(bpf_target_arch = "x86_64")]
+mod number {
+    pub(super) const READ: u32 = 0;
+    pub(super) const WRITE: u32 = 1;
+    pub(super) const READV: u32 = 19;
+    pub(super) const WRITEV: u32 = 20;
+    pub(super) const SENDTO: u32 = 44;
+    pub(super) const RECVFROM: u32 = 45;
+    pub(super) const SENDMSG: u32 = 46;
+    pub(super) const RECVMSG: u32 = 47;
+    pub(super) const RECVMMSG: u32 = 299;
+    pub(super) const SENDMMSG: u32 = 307;
+}
+
+/// Numbers of the calls (asm-generic/unistd.h).
+#[cfg(bpf_target_arch = "aarch64")]
+mod number {
+    pub(super) const READ: u32 = 63;
+    pub(super) const WRITE: u32 = 64;
+    pub(super) const READV: u32 = 65;
+    pub(super) const WRITEV: u32 = 66;
+    pub(super) const SENDTO: u32 = 206;
+    pub(super) const RECVFROM: u32 = 207;
+    pub(super) const SENDMSG: u32 = 211;
+    pub(super) const RECVMSG: u32 = 212;
+    pub(super) const RECVMMSG: u32 = 243;
+    pub(super) const SENDMMSG: u32 = 269;
+}
+
+/// The first four argument registers of the syscall that is being left.
+struct Arguments([u64; 4]);
 
 impl Arguments {
-    #[inline(always)]
-    fn of_current() -> Self {
-        // SAFETY: the current task has registers, as it is in a syscall.
-        Self(unsafe { bpf_task_pt_regs(current_task().cast_mut()) } as *const pt_regs)
-    }
-
     #[cfg(bpf_target_arch = "x86_64")]
     #[inline(always)]
-    fn get(&self, n: u32) -> u64 {
+    fn of_current() -> Self {
+        let registers = registers();
         // SAFETY: the verifier knows the pointer's type.
-        unsafe {
-            match n {
-                0 => (*self.0).rdi,
-                1 => (*self.0).rsi,
-                2 => (*self.0).rdx,
-                _ => (*self.0).r10,
-            }
-        }
+        unsafe { Self([(*registers).rdi, (*registers).rsi, (*registers).rdx, (*registers).r10]) }
     }
 
     #[cfg(bpf_target_arch = "aarch64")]
     #[inline(always)]
-    fn get(&self, n: u32) -> u64 {
+    fn of_current() -> Self {
+        let registers = registers();
         // The first register holds the return value by now; `orig_x0`, right after `user_pt_regs`
         // in `struct pt_regs`, holds the first argument.
         // SAFETY: the verifier knows the pointer's type.
         unsafe {
-            match n {
-                0 => *self.0.add(1).cast::<u64>(),
-                1 => (*self.0).regs[1],
-                2 => (*self.0).regs[2],
-                _ => (*self.0).regs[3],
-            }
+            let first = *registers.add(1).cast::<u64>();
+            Self([first, (*registers).regs[1], (*registers).regs[2], (*registers).regs[3]])
         }
     }
 }
 
-/// Which argument holds the flags of a receiving call.
-const NO_FLAGS: u32 = u32::MAX;
-
 #[inline(always)]
-fn leave(ctx: &TracePointContext, sent: u8, flags: u32, shape: fn(&Arguments) -> Shape) -> u32 {
+fn registers() -> *const pt_regs {
+    // SAFETY: the current task has registers, as it is in a syscall.
+    (unsafe { bpf_task_pt_regs(current_task().cast_mut()) }) as *const pt_regs
+}
+
+/// What a call did: which way the bytes went, where they are, and its flags if it has any.
+#[inline(always)]
+fn meaning(number: u32, arguments: &Arguments) -> Option<(u8, Shape, u32)> {
+    const RECEIVED: u8 = direction::RECEIVED;
+    const SENT: u8 = direction::SENT;
+    let [_, second, third, fourth] = arguments.0;
+    Some(match number {
+        // read(fd, buf, count)
+        number::READ => (RECEIVED, Shape::Flat { base: second }, 0),
+        // readv(fd, iov, iovcnt)
+        number::READV => (RECEIVED, Shape::Vector { iov: second }, 0),
+        // recvfrom(fd, buf, len, flags, …)
+        number::RECVFROM => (RECEIVED, Shape::Flat { base: second }, fourth as u32),
+        // recvmsg(fd, msg, flags)
+        number::RECVMSG => (RECEIVED, Shape::Message { header: second }, third as u32),
+        // recvmmsg(fd, msgvec, vlen, flags, …)
+        number::RECVMMSG => (RECEIVED, Shape::Messages { headers: second }, fourth as u32),
+        // write(fd, buf, count)
+        number::WRITE => (SENT, Shape::Flat { base: second }, 0),
+        // writev(fd, iov, iovcnt)
+        number::WRITEV => (SENT, Shape::Vector { iov: second }, 0),
+        // sendto(fd, buf, len, flags, …)
+        number::SENDTO => (SENT, Shape::Flat { base: second }, 0),
+        // sendmsg(fd, msg, flags)
+        number::SENDMSG => (SENT, Shape::Message { header: second }, 0),
+        // sendmmsg(fd, msgvec, vlen, flags)
+        number::SENDMMSG => (SENT, Shape::Messages { headers: second }, 0),
+        _ => return None,
+    })
+}
+
+/// Attached to the exit of each of the calls: one program, so that the verifier follows it once.
+#[tracepoint]
+fn exit(ctx: TracePointContext) -> u32 {
     // SAFETY: `struct syscall_trace_exit` is this long.
     let returned = unsafe { *ctx.as_ptr().add(RETURNED).cast::<i64>() };
     if returned > 0 {
-        let _ = try_leave(returned as u64, sent, flags, shape);
+        // SAFETY: likewise.
+        let number = unsafe { *ctx.as_ptr().add(NUMBER).cast::<u32>() };
+        let _ = try_exit(number, returned as u64);
     }
     0
 }
 
 #[inline(always)]
-fn try_leave(returned: u64, sent: u8, flags: u32, shape: fn(&Arguments) -> Shape) -> Option<()> {
+fn try_exit(number: u32, returned: u64) -> Option<()> {
     let pid = filter::current_pid();
     if !filter::selects_process(pid) {
         return None;
     }
     let arguments = Arguments::of_current();
-    let socket = Socket::of_fd(arguments.get(0) as u32)?;
-    let flags = if flags == NO_FLAGS { 0 } else { arguments.get(flags) as u32 };
-    if sent == direction::RECEIVED && super::leaves_the_stream(flags) {
+    let socket = Socket::of_fd(arguments.0[0] as u32)?;
+    let (sent, shape, flags) = meaning(number, &arguments)?;
+    let received = sent == direction::RECEIVED;
+    if received && super::leaves_the_stream(flags) {
         return None;
     }
-    let shape = shape(&arguments);
     let total = match shape {
         Shape::Messages { headers } => total_length(headers, returned)?,
         _ => returned,
     };
-    let discarded = sent == direction::RECEIVED && flags & MSG_TRUNC != 0;
+    let discarded = received && flags & MSG_TRUNC != 0;
     watch(&Call { socket, shape, returned, total, pid, sent, discarded })
 }
 
@@ -135,38 +188,4 @@ extern "C" fn add_length(index: u32, total: *mut c_void) -> i64 {
         None => total.unreadable = 1,
     }
     0
-}
-
-macro_rules! exits {
-    ($($name:ident: $direction:ident, $flags:expr, |$arguments:ident| $shape:expr;)*) => {
-        $(
-            #[tracepoint]
-            fn $name(ctx: TracePointContext) -> u32 {
-                leave(&ctx, direction::$direction, $flags, |$arguments| $shape)
-            }
-        )*
-    };
-}
-
-exits! {
-    // read(fd, buf, count)
-    exit_read: RECEIVED, NO_FLAGS, |a| Shape::Flat { base: a.get(1) };
-    // readv(fd, iov, iovcnt)
-    exit_readv: RECEIVED, NO_FLAGS, |a| Shape::Vector { iov: a.get(1) };
-    // recvfrom(fd, buf, len, flags, …)
-    exit_recvfrom: RECEIVED, 3, |a| Shape::Flat { base: a.get(1) };
-    // recvmsg(fd, msg, flags)
-    exit_recvmsg: RECEIVED, 2, |a| Shape::Message { header: a.get(1) };
-    // recvmmsg(fd, msgvec, vlen, flags, …)
-    exit_recvmmsg: RECEIVED, 3, |a| Shape::Messages { headers: a.get(1) };
-    // write(fd, buf, count)
-    exit_write: SENT, NO_FLAGS, |a| Shape::Flat { base: a.get(1) };
-    // writev(fd, iov, iovcnt)
-    exit_writev: SENT, NO_FLAGS, |a| Shape::Vector { iov: a.get(1) };
-    // sendto(fd, buf, len, flags, …)
-    exit_sendto: SENT, 3, |a| Shape::Flat { base: a.get(1) };
-    // sendmsg(fd, msg, flags)
-    exit_sendmsg: SENT, 2, |a| Shape::Message { header: a.get(1) };
-    // sendmmsg(fd, msgvec, vlen, flags)
-    exit_sendmmsg: SENT, 3, |a| Shape::Messages { headers: a.get(1) };
 }

@@ -11,19 +11,25 @@ use aya::{
 use super::layout::Layout;
 use crate::config::{Backend, Config};
 
-/// The calls of the tracepoint backend; each has a program `exit_<call>`.
+/// The calls of the tracepoint backend, which has one program for all.
 const CALLS: [&str; 10] = [
     "read", "readv", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "sendto", "sendmsg",
     "sendmmsg",
 ];
 
-/// The functions of the other backends; each has programs `fexit_<function>`,
-/// `kprobe_<function>` and `kretprobe_<function>`.
+/// The program at the exits of the [`CALLS`].
+const EXIT: &str = "exit";
+
+/// The functions of the other backends; each has programs `fexit_<function>` and
+/// `kprobe_<function>`.
 const FUNCTIONS: [&str; 4] =
     ["tcp_sendmsg", "tcp_recvmsg", "unix_stream_sendmsg", "unix_stream_recvmsg"];
 
 /// Likewise, where the kernel has them.
 const MPTCP_FUNCTIONS: [&str; 2] = ["mptcp_sendmsg", "mptcp_recvmsg"];
+
+/// The program at the returns of all of them.
+const KRETPROBE: &str = "kretprobe_leave";
 
 /// Programs of every backend, and the raw tracepoints that they are attached to.
 const LIFECYCLE: [(&str, &str); 4] = [
@@ -56,10 +62,11 @@ pub(super) fn attach(
         }
         Backend::Kprobe => {
             try_kprobe(ebpf)?;
-            functions().try_for_each(|function| load_kprobes(ebpf, function))?;
+            load_kprobe(ebpf, KRETPROBE)?;
+            functions().try_for_each(|function| load_kprobe(ebpf, &kprobe(function)))?;
         }
         Backend::Tracepoint | Backend::Auto => {
-            CALLS.iter().try_for_each(|call| load_tracepoint(ebpf, call))?;
+            load_tracepoint(ebpf)?;
         }
     }
     load_lifecycle(ebpf)?;
@@ -104,36 +111,32 @@ fn try_kprobe(ebpf: &mut Ebpf) -> Result<()> {
     Ok(program.unload()?)
 }
 
-fn load_kprobes(ebpf: &mut Ebpf, function: &str) -> Result<()> {
-    for name in kprobes(function) {
-        let program: &mut KProbe = program(ebpf, &name)?;
-        program.load().map_err(|error| refused_program(&name, error.into()))?;
-    }
-    Ok(())
+fn load_kprobe(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program: &mut KProbe = program(ebpf, name)?;
+    program.load().map_err(|error| refused_program(name, error.into()))
 }
 
+/// The return first: it does nothing for a call that was entered before.
 fn attach_kprobes(ebpf: &mut Ebpf, function: &str) -> Result<()> {
-    for name in kprobes(function) {
-        let program: &mut KProbe = program(ebpf, &name)?;
+    for name in [KRETPROBE, &kprobe(function)] {
+        let program: &mut KProbe = program(ebpf, name)?;
         program.attach(function, 0).map_err(|error| refused_target(function, error.into()))?;
     }
     Ok(())
 }
 
-/// The return first: it does nothing for a call that was entered before.
-fn kprobes(function: &str) -> [String; 2] {
-    [format!("kretprobe_{function}"), format!("kprobe_{function}")]
+fn kprobe(function: &str) -> String {
+    format!("kprobe_{function}")
 }
 
-fn load_tracepoint(ebpf: &mut Ebpf, call: &str) -> Result<()> {
-    let name = format!("exit_{call}");
-    let program: &mut TracePoint = program(ebpf, &name)?;
-    program.load().map_err(|error| refused_program(&name, error.into()))
+fn load_tracepoint(ebpf: &mut Ebpf) -> Result<()> {
+    let program: &mut TracePoint = program(ebpf, EXIT)?;
+    program.load().map_err(|error| refused_program(EXIT, error.into()))
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, call: &str) -> Result<()> {
     let tracepoint = format!("sys_exit_{call}");
-    let program: &mut TracePoint = program(ebpf, &format!("exit_{call}"))?;
+    let program: &mut TracePoint = program(ebpf, EXIT)?;
     program
         .attach("syscalls", &tracepoint)
         .map_err(|error| refused_target(&tracepoint, error.into()))?;
