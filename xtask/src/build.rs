@@ -1,8 +1,9 @@
 //! `cargo xtask build`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{exec, setup};
 
@@ -27,4 +28,21 @@ pub(crate) fn package(name: &str, release: bool) -> Result<PathBuf> {
     }
     exec::run(&mut cargo)?;
     Ok(exec::target()?.join(if release { "release" } else { "debug" }).join(name))
+}
+
+/// For cargo to say what it built before.
+const TOLD_LIMIT: Duration = Duration::from_secs(600);
+
+/// Where the kernel programs of the daemon's release build are.
+pub(crate) fn kernel_programs() -> Result<PathBuf> {
+    let mut told = exec::cargo(&["build", "--package", "observer", "--release"]);
+    let told = exec::output(told.arg("--message-format=json"), TOLD_LIMIT)?;
+    let directory = told.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let of_observer = message["reason"] == "build-script-executed"
+            && message["package_id"].as_str()?.contains("/observer#");
+        of_observer.then(|| PathBuf::from(message["out_dir"].as_str().unwrap_or_default()))
+    });
+    let directory = directory.context("cargo does not say where the kernel programs are")?;
+    Ok(directory.join("observer-ebpf"))
 }

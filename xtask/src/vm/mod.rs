@@ -7,8 +7,13 @@
 mod guest;
 mod image;
 
+use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -134,22 +139,50 @@ fn check_script(daemon: &Path, backend: &str) -> String {
 }
 
 impl Where {
-    /// Calls `run` with each kernel and backend that can be had on it.
-    fn each<T>(
+    /// Calls `run` with each kernel and backend that can be had on it, as many at once as there are
+    /// processors: a guest waits much. What they answer is in that order.
+    fn each<T: Send>(
         &self,
-        mut run: impl FnMut(&'static Kernel, &Image, &'static str) -> Result<T>,
+        run: impl Fn(&'static Kernel, &Image, &'static str) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
         let kernels = chosen(&self.kernels, KERNELS, |kernel| kernel.name)?;
         let backends = chosen(&self.backends, BACKENDS, |backend| backend)?;
-        let mut outcomes = Vec::new();
+        let mut images = Vec::new();
         for kernel in kernels {
             let image = Image::of(kernel).with_context(|| format!("kernel {}", kernel.name))?;
-            for backend in backends.iter().filter(|backend| kernel.backends.contains(backend)) {
-                outcomes.push(run(kernel, &image, backend)?);
-            }
+            images.push((kernel, image));
         }
-        Ok(outcomes)
+        let places: Vec<_> = images
+            .iter()
+            .flat_map(|(kernel, image)| {
+                let possible = backends.iter().filter(|backend| kernel.backends.contains(backend));
+                possible.map(move |backend| (*kernel, image, *backend))
+            })
+            .collect();
+        in_parallel(&places, |&(kernel, image, backend)| run(kernel, image, backend))
     }
+}
+
+/// Answers in the order of `all`, each made on one of as many threads as there are processors.
+fn in_parallel<P: Sync, T: Send>(
+    all: &[P],
+    make: impl Fn(&P) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let made = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(|| {
+                loop {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(one) = all.get(turn) else { break };
+                    let one = make(one);
+                    made.lock().unwrap_or_else(PoisonError::into_inner).insert(turn, one);
+                }
+            });
+        }
+    });
+    made.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 fn chosen<'a, T>(wanted: &[String], all: &'a [T], name: fn(&T) -> &str) -> Result<Vec<&'a T>> {
@@ -306,6 +339,18 @@ mod tests {
         let output =
             "running 3 tests\ntest a: b ... ok\ntest c   ... FAILED\ntest d\ntest e ... ok\n";
         assert_eq!(counts(output), (2, 1));
+    }
+
+    #[test]
+    fn answers_are_in_order_and_an_error_is_one_of_them() {
+        let numbers: Vec<u64> = (0..100).collect();
+        let doubled = in_parallel(&numbers, |number| Ok(number * 2)).unwrap();
+        assert_eq!(doubled, (0..100).map(|number| number * 2).collect::<Vec<_>>());
+        let refused = in_parallel(&numbers, |&number| {
+            ensure!(number != 7, "not {number}");
+            Ok(number)
+        });
+        assert_eq!(refused.unwrap_err().to_string(), "not 7");
     }
 
     #[test]

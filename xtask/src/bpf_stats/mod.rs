@@ -1,5 +1,7 @@
 //! `cargo xtask bpf-stats`: what the kernel programs take of the verifier, by kernel.
 
+mod stack;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -9,6 +11,9 @@ use crate::{build, setup, vm};
 /// The kernel follows a million instructions of a program and then refuses it. What a program takes
 /// differs from kernel to kernel, so there must be room left for those that nobody has tried.
 const MOST_VERIFIED: u64 = 400_000;
+
+/// The most stack that a program may take, of the 512 bytes that the kernel allows.
+const MOST_STACK: u32 = 480;
 
 /// What a loaded program takes.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,31 +61,42 @@ pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
 pub(crate) fn run(selection: &vm::Where) -> Result<ExitCode> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
+    let stacks = stack::of(&build::kernel_programs()?)?;
     let mut good = true;
     println!(
-        "{:<7} {:<10} {:<30} {:>8} {:>9} {:>9}",
-        "kernel", "backend", "program", "insns", "verified", "JITed"
+        "{:<7} {:<10} {:<30} {:>8} {:>9} {:>9} {:>6}",
+        "kernel", "backend", "program", "insns", "verified", "JITed", "stack"
     );
     for (kernel, backend, told) in vm::check(selection, &daemon)? {
         match within_bounds(&told).with_context(|| format!("{kernel} {backend}")) {
-            Ok(programs) => programs.iter().for_each(|program| print(kernel, backend, program)),
+            Ok(programs) => {
+                for program in programs {
+                    print(kernel, backend, &program, stacks.get(&program.name).copied());
+                }
+            }
             Err(error) => {
                 println!("{error:#}");
                 good = false;
             }
         }
     }
+    let deep: Vec<_> = stacks.iter().filter(|(_, stack)| **stack > MOST_STACK).collect();
+    if !deep.is_empty() {
+        println!("more than {MOST_STACK} bytes of stack: {deep:?}");
+        good = false;
+    }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(kernel: &str, backend: &str, program: &Program) {
+fn print(kernel: &str, backend: &str, program: &Program, stack: Option<u32>) {
     let figure = |figure: Option<u64>| figure.map_or("-".into(), |figure| figure.to_string());
     println!(
-        "{kernel:<7} {backend:<10} {:<30} {:>8} {:>9} {:>9}",
+        "{kernel:<7} {backend:<10} {:<30} {:>8} {:>9} {:>9} {:>6}",
         program.name,
         program.instructions,
         figure(program.verified),
-        figure(program.machine_code)
+        figure(program.machine_code),
+        figure(stack.map(u64::from))
     );
 }
 
