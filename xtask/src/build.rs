@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize;
 
 use crate::{exec, setup};
 
@@ -31,17 +32,25 @@ pub(crate) fn package(name: &str, release: bool) -> Result<PathBuf> {
 }
 
 /// For cargo to say what it built before.
-const TOLD_LIMIT: Duration = Duration::from_secs(600);
+const TOLD_LIMIT: Duration = Duration::from_mins(10);
+
+/// What cargo says of a build script that ran.
+#[derive(Deserialize)]
+struct Built {
+    reason: String,
+    package_id: String,
+    out_dir: PathBuf,
+}
 
 /// Where the kernel programs of the daemon's release build are.
 pub(crate) fn kernel_programs() -> Result<PathBuf> {
     let mut told = exec::cargo(&["build", "--package", "observer", "--release"]);
     let told = exec::output(told.arg("--message-format=json"), TOLD_LIMIT)?;
     let directory = told.lines().find_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let of_observer = message["reason"] == "build-script-executed"
-            && message["package_id"].as_str()?.contains("/observer#");
-        of_observer.then(|| PathBuf::from(message["out_dir"].as_str().unwrap_or_default()))
+        let built: Built = serde_json::from_str(line).ok()?;
+        let of_observer =
+            built.reason == "build-script-executed" && built.package_id.contains("/observer#");
+        of_observer.then_some(built.out_dir)
     });
     let directory = directory.context("cargo does not say where the kernel programs are")?;
     Ok(directory.join("observer-ebpf"))

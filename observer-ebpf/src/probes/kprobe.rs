@@ -75,8 +75,7 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
         return None;
     }
     let Entered { handle, message, flags, sent, .. } = entered;
-    let handle =
-        if entered.of_socket == 0 { Handle::Sock(handle) } else { Handle::Socket(handle) };
+    let handle = if entered.of_socket == 0 { Handle::Sock(handle) } else { Handle::Socket(handle) };
     leave(&Returned { handle, message, flags, returned: ctx.ret(), sent });
     Some(())
 }
