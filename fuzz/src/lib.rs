@@ -8,7 +8,7 @@ use std::time::Duration;
 use observer::hpack::PathId;
 use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
 use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
-use observer::process::{Comm, CommSource};
+use observer::process::{Comm, ProcessSource};
 
 pub mod drive;
 pub mod input;
@@ -17,7 +17,7 @@ pub mod input;
 #[derive(Clone, Debug)]
 pub struct OneName;
 
-impl CommSource for OneName {
+impl ProcessSource for OneName {
     fn comm(&self, _: u32) -> Option<Comm> {
         Some(Comm::truncated(b"fuzz"))
     }

@@ -37,6 +37,9 @@ pub struct Config {
     pub descriptor_set: Option<PathBuf>,
     /// Methods that each process may have series for; further ones are counted as `other`.
     pub max_methods: usize,
+    /// Series of calls that there may be; calls of further methods and processes are counted as
+    /// `other`.
+    pub max_series: usize,
     /// Connections that the kernel programs keep state of at once.
     pub max_connections: u32,
     /// Size of the ring buffer between kernel and daemon.
@@ -60,6 +63,7 @@ impl Default for Config {
             telling: Telling::default(),
             descriptor_set: None,
             max_methods: 1000,
+            max_series: 50_000,
             max_connections: 65_536,
             ring_size: RingSize::default(),
             series_ttl: Duration::from_mins(5),

@@ -57,7 +57,7 @@ fn run(config: &Config) -> Result<()> {
     };
     let (probes, ring) = Probes::attach(config)?;
     // Before there is another thread.
-    let left = privileges::give_up(&probes)?;
+    let left = privileges::give_up(&probes, &config.telling.labels)?;
     debug!("capabilities left: {left:?}");
     let (backend, filter) = (probes.backend(), &config.filter);
     info!("backend {backend}: {}", probes.reason());

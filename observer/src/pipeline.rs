@@ -14,7 +14,7 @@ use crate::{
     hpack::Interner,
     http2::Connection,
     metrics::{Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling},
-    process::{Comm, CommSource, ProcessId, Processes},
+    process::{Comm, ProcessId, ProcessSource, Processes},
     record::{Bytes, Event, Item, Open, Record, Unseen},
 };
 
@@ -78,7 +78,7 @@ pub struct Figures {
     pub forgotten: u64,
 }
 
-impl<S: CommSource> Pipeline<S> {
+impl<S: ProcessSource> Pipeline<S> {
     /// Nothing seen yet. `source` names processes whose records have no name.
     pub fn new(statistics: Statistics, source: S, series_ttl: Duration) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl<S: CommSource> Pipeline<S> {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(unseen) => self.closed(&record, unseen),
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
-            Event::Executed => self.executed(&record),
+            Event::Executed => self.processes.executed(record.pid),
         }
     }
 
@@ -170,12 +170,6 @@ impl<S: CommSource> Pipeline<S> {
         self.figures.unclear_streams += watched.connection.calls().unclear();
         if let Some((process, role)) = watched.counted_for {
             self.statistics.connection_closed(process, role);
-        }
-    }
-
-    fn executed(&mut self, record: &Record<'_>) {
-        if let Some(comm) = self.processes.name_now(record.pid) {
-            self.processes.renamed(record.pid, comm);
         }
     }
 

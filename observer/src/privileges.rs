@@ -17,29 +17,31 @@ use rustix::thread::{
 
 use crate::{
     kernel::Probes,
-    process::{CommSource as _, ProcFs},
+    process::{Detail, ProcFs, ProcessSource as _},
 };
 
-/// Gives up every capability that this kernel does not go on asking for, for good: not even a
-/// program that this process executed would have them again. Says which ones are left.
-pub fn give_up(probes: &Probes) -> Result<CapabilitySet> {
+/// Gives up every capability that this kernel does not go on asking for to tell these labels, for
+/// good: not even a program that this process executed would have them again. Says which ones are
+/// left.
+pub fn give_up(probes: &Probes, labels: &[Detail]) -> Result<CapabilitySet> {
     set_no_new_privs(true).context("cannot set no_new_privs")?;
     let had = capabilities(None).context("cannot read the own capabilities")?.permitted;
     // Asked for without them, and while they can still be had back.
     set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
-    let left = asked_for(probes) & had;
+    let left = asked_for(probes, labels) & had;
     set(left, left).context("cannot give up capabilities")?;
     Ok(left)
 }
 
-fn asked_for(probes: &Probes) -> CapabilitySet {
+fn asked_for(probes: &Probes, labels: &[Detail]) -> CapabilitySet {
     let mut asked_for = CapabilitySet::empty();
     // Before Linux 5.19, with `kernel.unprivileged_bpf_disabled`, for every bpf(2).
     if probes.sweep().is_err() {
         asked_for |= CapabilitySet::BPF;
     }
-    // Where proc(5) is mounted with `hidepid`, for the names of other users' processes.
-    if ProcFs.comm(1).is_none() {
+    // Where proc(5) is mounted with `hidepid`, for the names of other users' processes; everywhere,
+    // for their programs.
+    if ProcFs.comm(1).is_none() || labels.contains(&Detail::Exe) {
         asked_for |= CapabilitySet::SYS_PTRACE;
     }
     asked_for

@@ -57,7 +57,7 @@ impl Worker {
     ) -> Result<Self> {
         let statistics = Statistics::new(
             config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
-            Limits { max_methods: config.max_methods, ..Limits::default() },
+            Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
         let pipeline = Pipeline::new(statistics, ProcFs, config.series_ttl)
             .described_by(descriptors)

@@ -20,6 +20,7 @@ use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser,
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
 use crate::log;
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
+use crate::process::Detail;
 use layers::Layers;
 
 /// What the daemon is asked to do, and how.
@@ -306,6 +307,29 @@ struct Options {
     #[arg(help_heading = "What is published")]
     max_methods: u32,
 
+    /// Methods of all processes that there may be series for
+    ///
+    /// From 1 to 1000000; each takes less than 10 KiB of the observer's memory. Further methods
+    /// are counted together as "other", of their process as long as there is room.
+    ///
+    /// Example: --max-series 5000
+    #[arg(long, value_name = "N", default_value_t = Config::default().max_series as u32)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000), global = true)]
+    #[arg(help_heading = "What is published")]
+    max_series: u32,
+
+    /// More labels for each series, of its process
+    ///
+    /// Comma separated or repeated: exe, cmdline_hash (of the arguments), container_id,
+    /// container_runtime, pod_uid, systemd_unit. Empty where it is not known. Without the flag
+    /// they are only on observer_process_info, to be joined by pid and process. For exe of other
+    /// users' processes CAP_SYS_PTRACE is kept.
+    ///
+    /// Example: --labels container_id,systemd_unit
+    #[arg(long, value_name = "LABEL", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is published")]
+    labels: Vec<Detail>,
+
     /// How long series stay after their process exited
     ///
     /// Seconds, or a number with s, m, h or d. At least two scrape intervals, or the last
@@ -412,15 +436,19 @@ impl Options {
             parsed.map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?
         };
         let ports = self.port.into_iter().collect();
+        let mut labels = self.labels;
+        labels.sort_unstable();
+        labels.dedup();
         Ok(Config {
             filter: Filter { ports, pids, comms, children: self.children },
             listen: self.listen,
             backend: self.backend,
             buckets,
             native_histograms: self.native_histograms,
-            telling: Telling { schemas, created: self.created },
+            telling: Telling { schemas, created: self.created, labels },
             descriptor_set: self.descriptor_set,
             max_methods: self.max_methods as usize,
+            max_series: self.max_series as usize,
             max_connections: self.max_connections,
             ring_size: self.ring_size,
             series_ttl: self.series_ttl,

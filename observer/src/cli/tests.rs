@@ -30,7 +30,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 17] = [
+const SETTINGS: [(&str, &str, &str); 19] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -41,6 +41,8 @@ const SETTINGS: [(&str, &str, &str); 17] = [
     ("buckets", "[0.5, 1, '2']", "0.5,1,2"),
     ("descriptor-set", "'/d'", "/d"),
     ("max-methods", "7", "7"),
+    ("max-series", "9", "9"),
+    ("labels", "['exe', 'pod_uid']", "pod_uid,exe"),
     ("series-ttl", "90", "90"),
     ("backend", "'kprobe'", "kprobe"),
     ("max-connections", "8", "8"),

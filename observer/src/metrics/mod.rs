@@ -13,6 +13,7 @@ mod exponential;
 mod exposition;
 mod histogram;
 mod labels;
+mod process;
 mod rows;
 mod schema;
 mod series;
@@ -34,7 +35,10 @@ pub use self::{
         CallsBySight, CallsSeen, GrpcType, Limits, Recording, RecordingsDiffer, Statistics,
     },
 };
-use crate::{hpack::PathId, process::Names};
+use crate::{
+    hpack::PathId,
+    process::{Detail, Names},
+};
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
 #[derive(Clone, Debug, Default)]
@@ -85,11 +89,13 @@ pub struct Telling {
     /// Whether OpenMetrics text has creation times. Each is a series of its own there, to a
     /// Prometheus that does not take them for what they are. Protobuf always has them.
     pub created: bool,
+    /// What every series tells of its process beside pid and name, each once.
+    pub labels: Vec<Detail>,
 }
 
 impl Default for Telling {
     fn default() -> Self {
-        Self { schemas: Schemas::default(), created: true }
+        Self { schemas: Schemas::default(), created: true, labels: Vec::new() }
     }
 }
 
@@ -100,6 +106,7 @@ impl Default for Telling {
 pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
     exposition::encode(format, snapshot.daemon.clock, snapshot.telling.created, |sink| {
         schema::write(snapshot, sink);
+        process::write(snapshot, sink);
         daemon::write(snapshot, sink);
     })
 }

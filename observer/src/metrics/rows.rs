@@ -15,7 +15,7 @@ use super::{
 use crate::{
     grpc::Role,
     hpack::PathId,
-    process::{Process, ProcessId},
+    process::{Detail, Process, ProcessId},
 };
 
 /// A process as the labels name it.
@@ -27,10 +27,15 @@ pub(super) struct ProcessLabel {
 }
 
 impl ProcessLabel {
-    fn new(process: &Process) -> Self {
-        let Process { pid, comm, .. } = process;
+    /// With all that `details` say.
+    pub(super) fn new(process: &Process, details: &[Detail]) -> Self {
+        let Process { pid, comm, identity, .. } = process;
         let name = escape(comm.as_bytes()).into_owned();
-        Self { pid: *pid, labels: vec![("pid", pid.to_string()), ("process", name)] }
+        let mut labels = vec![("pid", pid.to_string()), ("process", name)];
+        labels.extend(
+            details.iter().map(|detail| (detail.name(), escape(detail.of(identity)).into_owned())),
+        );
+        Self { pid: *pid, labels }
     }
 }
 
@@ -43,10 +48,10 @@ pub(super) struct LabelValues {
 
 impl LabelValues {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let Snapshot { statistics, paths, descriptors, processes, daemon: _, .. } = snapshot;
+        let Snapshot { statistics, paths, descriptors, processes, telling, .. } = snapshot;
         let mut values = Self { methods: FxHashMap::default(), processes: FxHashMap::default() };
         let mut add_process = |id: ProcessId| {
-            let label = || ProcessLabel::new(&processes.process(id));
+            let label = || ProcessLabel::new(&processes.process(id), &telling.labels);
             values.processes.entry(id).or_insert_with(label);
         };
         for (key, _) in statistics.series() {

@@ -14,17 +14,32 @@ use super::{
 use crate::{
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
     hpack::{PathId, TraceId},
-    process::{Comm, ProcFs, ProcessId, Processes},
+    process::{Comm, Detail, Identity, ProcessId, ProcessSource, Processes},
 };
 
 /// Statistics with a few buckets, and who and what they speak of.
 pub(super) struct Scenario {
     statistics: Statistics,
-    processes: Processes,
+    processes: Processes<Told>,
     /// From number 2 on.
     paths: Vec<Vec<u8>>,
     daemon: Daemon,
     telling: Telling,
+}
+
+/// What runs in the processes of a scenario.
+#[derive(Clone, Debug)]
+struct Told;
+
+impl ProcessSource for Told {
+    fn comm(&self, _: u32) -> Option<Comm> {
+        None
+    }
+
+    fn identity(&self, pid: u32) -> Identity {
+        let container = format!("0::/system.slice/docker-{:064x}.scope\n", pid);
+        Identity::new(Some(b"/bin/\"\n"), Some(b"a\0"), Some(container.as_bytes()))
+    }
 }
 
 impl Scenario {
@@ -36,7 +51,7 @@ impl Scenario {
     pub(super) fn recording(recording: Recording) -> Self {
         Self {
             statistics: Statistics::new(recording, Limits::default()),
-            processes: Processes::new(100, ProcFs),
+            processes: Processes::new(100, Told),
             paths: Vec::new(),
             daemon: Daemon::default(),
             telling: Telling::default(),
@@ -194,7 +209,7 @@ fn the_text_of_each_schema() {
         let buckets = "0.001,0.25,1".parse().unwrap();
         let recording = schemas.recording(buckets, false);
         let mut scenario = Scenario::recording(recording);
-        scenario.telling = Telling { schemas, created: false };
+        scenario.telling = Telling { schemas, created: false, ..Telling::default() };
         let text = some_calls(scenario).text();
         openmetrics::parse(&text);
         let (of_schema, of_all) = text.split_once("# HELP grpc_server_in_flight ").unwrap();
@@ -212,7 +227,7 @@ fn the_text_of_each_schema() {
 fn schemas_that_go_together_are_one_exposition() {
     let schemas = Schemas::new([Schema::Python, Schema::Legacy, Schema::Otel]).unwrap();
     let mut scenario = scenario();
-    scenario.telling = Telling { schemas, created: true };
+    scenario.telling = Telling { schemas, ..Telling::default() };
     let exposition = openmetrics::parse(&scenario.text());
     let labels = [("grpc_code", "NOT_FOUND"), ("code", "NOT_FOUND")];
     assert_eq!(exposition.values("grpc_server_handled_total", &labels), [1.0]);
@@ -545,5 +560,19 @@ fn scrape_time() {
         let bytes = render(&snapshot, format);
         let lines = bytes.split(|&byte| byte == b'\n').count();
         println!("{format:?}, {lines} lines, {} bytes: {:?}", bytes.len(), start.elapsed());
+    }
+}
+
+#[test]
+fn more_labels_are_on_every_series_of_a_process() {
+    let mut scenario = scenario();
+    scenario.telling.labels = vec![Detail::Exe, Detail::ContainerRuntime];
+    let text = scenario.text();
+    openmetrics::parse(&text);
+    let more = r#"exe="/bin/\"\\x0a",container_runtime="docker""#;
+    for line in
+        text.lines().filter(|line| line.contains("pid=") && !line.starts_with("observer_process"))
+    {
+        assert!(line.contains(more), "{line}");
     }
 }

@@ -1,15 +1,23 @@
 //! Who a pid is.
 //!
 //! [`Processes`] gives every process that is watched a [`ProcessId`]: [`Processes::seen`] when a
-//! connection is attributed, [`Processes::renamed`] and [`Processes::exited`] when the kernel says
+//! connection is attributed, [`Processes::executed`] and [`Processes::exited`] when the kernel says
 //! so. Some time after its exit a process is [`Processes::expired`]; once its series have been
 //! dropped, [`Processes::forget`] it. All times are kernel nanoseconds of one clock.
 
 #![forbid(unsafe_code)]
 
-use std::{collections::hash_map::Entry, fmt};
+mod detail;
+mod identity;
+
+use std::{collections::hash_map::Entry, fmt, fs, path::Path, sync::Arc};
 
 use rustc_hash::FxHashMap;
+
+pub use self::{
+    detail::Detail,
+    identity::{Cgroup, Identity},
+};
 
 /// A process, for as long as the daemon runs: a pid that is used again is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,30 +63,49 @@ impl fmt::Debug for Comm {
     }
 }
 
-/// Where the name of a process comes from when the kernel's record has none.
-pub trait CommSource {
+/// Who can be asked about a process.
+pub trait ProcessSource {
     /// The name of the process; `None` when it is gone.
     fn comm(&self, pid: u32) -> Option<Comm>;
+
+    /// What else is known of it: nothing, unless the source says more.
+    fn identity(&self, pid: u32) -> Identity {
+        let _ = pid;
+        Identity::default()
+    }
 }
 
-/// Names from `/proc/<pid>/comm`.
+/// Asks `/proc`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcFs;
 
-impl CommSource for ProcFs {
+impl ProcessSource for ProcFs {
     fn comm(&self, pid: u32) -> Option<Comm> {
-        let text = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+        let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
         Some(Comm::truncated(text.strip_suffix(b"\n").unwrap_or(&text)))
+    }
+
+    fn identity(&self, pid: u32) -> Identity {
+        use std::os::unix::ffi::OsStrExt as _;
+        let directory = Path::new("/proc").join(pid.to_string());
+        // For the process's own user, or with CAP_SYS_PTRACE (ptrace(2)).
+        let exe = fs::read_link(directory.join("exe")).ok();
+        let cmdline = fs::read(directory.join("cmdline")).ok();
+        let cgroup = fs::read(directory.join("cgroup")).ok();
+        let exe = exe.as_ref().map(|exe| exe.as_os_str().as_bytes());
+        Identity::new(exe, cmdline.as_deref(), cgroup.as_deref())
     }
 }
 
 /// What is known about one process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// The number that the kernel knows it by; 0 for [`ProcessId::OTHER`].
     pub pid: u32,
     /// Its name.
     pub comm: Comm,
+    /// What runs in it.
+    pub identity: Arc<Identity>,
     /// When it exited.
     pub exited_ns: Option<u64>,
 }
@@ -90,11 +117,15 @@ pub struct Names(FxHashMap<ProcessId, Process>);
 impl Names {
     /// The process; that of [`ProcessId::OTHER`] when it was forgotten.
     pub fn process(&self, id: ProcessId) -> Process {
-        self.0.get(&id).copied().unwrap_or(OTHER)
+        self.0.get(&id).cloned().unwrap_or_else(Process::other)
     }
 }
 
-const OTHER: Process = Process { pid: 0, comm: Comm::OTHER, exited_ns: None };
+impl Process {
+    fn other() -> Self {
+        Self { pid: 0, comm: Comm::OTHER, identity: Arc::default(), exited_ns: None }
+    }
+}
 
 /// The table of watched processes.
 ///
@@ -114,7 +145,7 @@ pub struct Processes<S = ProcFs> {
     overflow: u64,
 }
 
-impl<S: CommSource> Processes<S> {
+impl<S: ProcessSource> Processes<S> {
     /// An empty table.
     pub fn new(max_processes: usize, source: S) -> Self {
         Self {
@@ -144,7 +175,7 @@ impl<S: CommSource> Processes<S> {
 
     /// What is known about the process.
     pub fn process(&self, id: ProcessId) -> Option<Process> {
-        if id == ProcessId::OTHER { Some(OTHER) } else { self.known.get(&id).copied() }
+        if id == ProcessId::OTHER { Some(Process::other()) } else { self.known.get(&id).cloned() }
     }
 
     /// A copy of what a scrape needs.
@@ -171,22 +202,20 @@ impl<S: CommSource> Processes<S> {
         self.next += 1;
         let comm = comm.filter(|comm| !comm.as_bytes().is_empty());
         let comm = comm.or_else(|| self.source.comm(pid)).unwrap_or(Comm::truncated(b""));
-        self.known.insert(id, Process { pid, comm, exited_ns: None });
+        let identity = Arc::new(self.source.identity(pid));
+        self.known.insert(id, Process { pid, comm, identity, exited_ns: None });
         self.latest.insert(pid, id);
         id
     }
 
-    /// The name that the pid's process has now, from the source.
-    pub fn name_now(&self, pid: u32) -> Option<Comm> {
-        self.source.comm(pid)
-    }
-
-    /// The process has another name now, as after `execve`.
-    pub fn renamed(&mut self, pid: u32, comm: Comm) {
+    /// The process runs another program now (`execve`): the source says who it is.
+    pub fn executed(&mut self, pid: u32) {
         if let Some(process) = self.latest.get(&pid).and_then(|id| self.known.get_mut(id))
             && process.exited_ns.is_none()
+            && let Some(comm) = self.source.comm(pid)
         {
             process.comm = comm;
+            process.identity = Arc::new(self.source.identity(pid));
         }
     }
 
@@ -229,15 +258,21 @@ impl<S: CommSource> Processes<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Comm, CommSource, Process, ProcessId, Processes};
+    use std::sync::Arc;
+
+    use super::{Comm, Identity, ProcessId, ProcessSource, Processes};
 
     /// Names every process after its pid; knows none from 1000 on.
     #[derive(Clone)]
     struct Numbered;
 
-    impl CommSource for Numbered {
+    impl ProcessSource for Numbered {
         fn comm(&self, pid: u32) -> Option<Comm> {
             (pid < 1000).then(|| Comm::truncated(format!("proc-{pid}").as_bytes()))
+        }
+
+        fn identity(&self, pid: u32) -> Identity {
+            Identity::new(Some(format!("/bin/{pid}").as_bytes()), None, None)
         }
     }
 
@@ -304,24 +339,28 @@ mod tests {
     #[test]
     fn a_late_report_of_an_exit_does_not_move_it() {
         let mut processes = Processes::new(8, Numbered);
-        let id = processes.seen(7, 10, None);
+        let id = processes.seen(7, 10, Some(comm("given")));
         processes.exited(7, 100);
         processes.exited(7, 900);
-        processes.renamed(7, comm("too-late"));
-        let want = Process { pid: 7, comm: comm("proc-7"), exited_ns: Some(100) };
-        assert_eq!(processes.process(id), Some(want));
+        processes.executed(7);
+        let process = processes.process(id).unwrap();
+        assert_eq!((process.pid, process.comm), (7, comm("given")));
+        assert_eq!(process.exited_ns, Some(100));
         processes.exited(9999, 1);
         assert_eq!(processes.len(), 1);
     }
 
     #[test]
-    fn exec_renames() {
+    fn exec_makes_it_another_program() {
         let mut processes = Processes::new(8, Numbered);
         let id = processes.seen(7, 10, Some(comm("sh")));
-        processes.renamed(7, comm("server"));
-        processes.renamed(8, comm("not watched"));
-        assert_eq!(name(&processes, id), "server");
-        assert_eq!(processes.names().process(id).comm, comm("server"));
+        let before = processes.process(id).unwrap().identity;
+        assert_eq!(&*before.exe, b"/bin/7");
+        processes.executed(7);
+        processes.executed(8);
+        assert_eq!(name(&processes, id), "proc-7");
+        assert!(!Arc::ptr_eq(&before, &processes.process(id).unwrap().identity));
+        assert_eq!(processes.names().process(id).comm, comm("proc-7"));
         assert_eq!(processes.len(), 1);
     }
 

@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 use observer::{
     metrics::{Buckets, Daemon, Limits, Snapshot, Statistics},
     pipeline::Pipeline,
-    process::{Comm, CommSource},
+    process::{Comm, ProcessSource},
     record::{Bytes, Event, Item, Record},
 };
 
@@ -24,7 +24,7 @@ const SERIES_TTL: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, Default)]
 struct Names(Rc<RefCell<HashMap<u32, Comm>>>);
 
-impl CommSource for Names {
+impl ProcessSource for Names {
     fn comm(&self, pid: u32) -> Option<Comm> {
         self.0.borrow().get(&pid).copied()
     }

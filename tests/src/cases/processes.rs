@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -32,6 +32,56 @@ pub(super) fn add(table: &mut Table) {
         talk.finish()
     });
     table.case("a process number used again", pid_reuse);
+    let cgroups = cgroups();
+    table.alone_if(cgroups.is_some(), "what a process runs, and in which container", move |name| {
+        identity(name, &cgroups.context("no control groups to be in")?)
+    });
+}
+
+/// Where control groups of version 2 can be made.
+fn cgroups() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    })?;
+    mount.join("cgroup.procs").is_file().then_some(mount)
+}
+
+/// The server is in a control group with the name that Docker gives that of a container.
+fn identity(name: &str, cgroups: &Path) -> Result<()> {
+    let labels = "exe,container_id,container_runtime";
+    let daemon = Daemon::start(&["--labels", labels])?;
+    let container = format!("{:064x}", std::process::id());
+    let group = cgroups.join(format!("docker-{container}.scope"));
+    fs::create_dir(&group).with_context(|| format!("create {}", group.display()))?;
+    let entered = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.display());
+    let through = ["sh", "-c", &entered, "sh"].map(str::to_owned).to_vec();
+    let server = Start { through, ..Start::default() };
+    let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), [&Start::default(), &server])?;
+    talk.open_http2()?;
+    call(&mut talk, 1, "Get")?;
+    talk.compare()?;
+    let program = program()?.to_string_lossy().into_owned();
+    let pid = talk.pid(Server)?;
+    let known = [
+        ("pid", &*pid),
+        ("exe", &program),
+        ("container_id", &container),
+        ("container_runtime", "docker"),
+    ];
+    let metrics = daemon.scrape()?;
+    for family in ["grpc_server_handled_total", "grpc_server_connections", "observer_process_info"]
+    {
+        ensure!(metrics.count(family, &known) == 1, "{family} of {pid} is not one with {known:?}");
+    }
+    let client = talk.pid(Client)?;
+    let outside = [("pid", &*client), ("exe", &program), ("container_id", "")];
+    ensure!(metrics.count("grpc_client_handled_total", &outside) == 1, "not one with {outside:?}");
+    talk.end_peers()?;
+    fs::remove_dir(&group).with_context(|| format!("remove {}", group.display()))?;
+    talk.finish_closed()
 }
 
 /// With filters that the processes pass because of who has started them.

@@ -1,0 +1,71 @@
+//! What can be told of a process beside its pid and name.
+
+use std::str::FromStr;
+
+use super::Identity;
+
+/// One thing that is known of a process: a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// See [`Identity::exe`].
+    Exe,
+    /// See [`Identity::cmdline_hash`].
+    CmdlineHash,
+    /// See [`Cgroup::container_id`](super::Cgroup::container_id).
+    ContainerId,
+    /// See [`Cgroup::runtime`](super::Cgroup::runtime).
+    ContainerRuntime,
+    /// See [`Cgroup::pod_uid`](super::Cgroup::pod_uid).
+    PodUid,
+    /// See [`Cgroup::unit`](super::Cgroup::unit).
+    SystemdUnit,
+}
+
+impl Detail {
+    /// All of them, in the order of their labels.
+    pub const ALL: [Self; 6] = [
+        Self::Exe,
+        Self::CmdlineHash,
+        Self::ContainerId,
+        Self::ContainerRuntime,
+        Self::PodUid,
+        Self::SystemdUnit,
+    ];
+
+    /// The label's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exe => "exe",
+            Self::CmdlineHash => "cmdline_hash",
+            Self::ContainerId => "container_id",
+            Self::ContainerRuntime => "container_runtime",
+            Self::PodUid => "pod_uid",
+            Self::SystemdUnit => "systemd_unit",
+        }
+    }
+
+    /// What it is of this process; nothing if that is not known.
+    pub fn of(self, identity: &Identity) -> &[u8] {
+        let Identity { exe, cmdline_hash, cgroup } = identity;
+        let text = match self {
+            Self::Exe => return exe,
+            Self::CmdlineHash => cmdline_hash,
+            Self::ContainerId => &cgroup.container_id,
+            Self::ContainerRuntime => cgroup.runtime,
+            Self::PodUid => &cgroup.pod_uid,
+            Self::SystemdUnit => &cgroup.unit,
+        };
+        text.as_bytes()
+    }
+}
+
+impl FromStr for Detail {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|detail| detail.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("'{name}' is not a label that a process can have: write some of {names}")
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! What runs in a process: its program, and the container, unit and pod that its cgroup names.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of a text from `/proc` that are kept.
+const AT_MOST: usize = 256;
+
+/// What is known of a process beside its pid and name. Texts are empty where nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The path of the program's file, as the process sees it; any bytes, at most 256.
+    pub exe: Box<[u8]>,
+    /// The first 16 digits of the SHA-256 of `/proc/<pid>/cmdline`, so that instances with other
+    /// arguments can be told apart without the arguments being told: they may hold secrets.
+    pub cmdline_hash: Box<str>,
+    /// What its cgroup says.
+    pub cgroup: Cgroup,
+}
+
+impl Identity {
+    /// Of a process, by what `/proc/<pid>/exe`, `cmdline` and `cgroup` say; `None` if they cannot be
+    /// read.
+    pub fn new(exe: Option<&[u8]>, cmdline: Option<&[u8]>, cgroup: Option<&[u8]>) -> Self {
+        let exe = exe.unwrap_or_default();
+        Self {
+            exe: exe.get(..AT_MOST).unwrap_or(exe).into(),
+            // A kernel thread, or a process that is gone, has none.
+            cmdline_hash: cmdline.filter(|line| !line.is_empty()).map(hash).unwrap_or_default(),
+            cgroup: Cgroup::parse(&String::from_utf8_lossy(cgroup.unwrap_or_default())),
+        }
+    }
+}
+
+fn hash(bytes: &[u8]) -> Box<str> {
+    let mut digits = String::with_capacity(16);
+    for byte in Sha256::digest(bytes).iter().take(8) {
+        // Writing to a String does not fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits.into()
+}
+
+/// What the names of the control groups that a process is in tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    /// The container's id, of 64 hexadecimal digits.
+    pub container_id: Box<str>,
+    /// What runs it: `docker`, `containerd`, `cri-o`, `podman`; empty if the name does not say.
+    pub runtime: &'static str,
+    /// The pod's UID.
+    pub pod_uid: Box<str>,
+    /// The innermost systemd service or, without one, scope that is no container.
+    pub unit: Box<str>,
+}
+
+/// How runtimes begin the name of a container's scope, with the systemd driver.
+const RUNTIMES: [(&str, &str); 6] = [
+    ("docker-", "docker"),
+    ("cri-containerd-", "containerd"),
+    ("nerdctl-", "containerd"),
+    ("crio-", "cri-o"),
+    ("libpod-", "podman"),
+    ("", ""),
+];
+
+impl Cgroup {
+    /// Reads `/proc/<pid>/cgroup` (cgroups(7)): lines `ID:CONTROLLERS:PATH`, one of cgroup v2, up to
+    /// some dozen of v1. What one line does not say another may.
+    fn parse(text: &str) -> Self {
+        let mut cgroup = Self::default();
+        for line in text.lines() {
+            let Some(path) = line.splitn(3, ':').nth(2) else { continue };
+            let found = Self::of_path(path);
+            for (to, from) in [(&mut cgroup.pod_uid, found.pod_uid), (&mut cgroup.unit, found.unit)]
+            {
+                if to.is_empty() {
+                    *to = from;
+                }
+            }
+            if cgroup.container_id.is_empty() {
+                cgroup.container_id = found.container_id;
+                cgroup.runtime = found.runtime;
+            }
+        }
+        cgroup
+    }
+
+    /// The innermost names count: a container may run in another, and systemd in a container.
+    fn of_path(path: &str) -> Self {
+        let mut cgroup = Self::default();
+        let mut scope = "";
+        let mut outer = "";
+        for name in path.split('/') {
+            let stem = name.strip_suffix(".scope").unwrap_or(name);
+            if let Some((id, runtime)) = container(stem, outer) {
+                cgroup.container_id = id.into();
+                cgroup.runtime = runtime;
+            } else if name.ends_with(".service") {
+                cgroup.unit = bounded(name);
+            } else if name.ends_with(".scope") {
+                scope = name;
+            } else if let Some(uid) = pod_uid(name) {
+                cgroup.pod_uid = uid.into();
+            }
+            outer = name;
+        }
+        if cgroup.unit.is_empty() {
+            cgroup.unit = bounded(scope);
+        }
+        cgroup
+    }
+}
+
+fn bounded(text: &str) -> Box<str> {
+    text.get(..text.floor_char_boundary(AT_MOST)).unwrap_or_default().into()
+}
+
+/// A container's id, and what runs it, if the name is one's: with the cgroupfs driver it is the id
+/// alone, and the group around it may say more.
+fn container<'a>(stem: &'a str, outer: &str) -> Option<(&'a str, &'static str)> {
+    let (id, runtime) = RUNTIMES
+        .iter()
+        .find_map(|&(prefix, runtime)| Some((stem.strip_prefix(prefix)?, runtime)))?;
+    let is_id = id.len() == 64 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let runtime = match outer {
+        "docker" if runtime.is_empty() => "docker",
+        "libpod_parent" if runtime.is_empty() => "podman",
+        _ => runtime,
+    };
+    is_id.then_some((id, runtime))
+}
+
+/// `pod<UID>` with the cgroupfs driver; `kubepods-burstable-pod<UID>.slice` with systemd's, where
+/// the UID's dashes are underscores.
+fn pod_uid(name: &str) -> Option<String> {
+    let of_slice = || {
+        let name = name.strip_suffix(".slice")?;
+        Some(name.starts_with("kubepods").then(|| name.rsplit_once("-pod"))??.1)
+    };
+    let uid = of_slice().or_else(|| name.strip_prefix("pod"))?.replace('_', "-");
+    let is_uid =
+        (32..=36).contains(&uid.len()) && uid.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
+    is_uid.then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3f4e9a0c7c5f4f0e8a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071";
+    const UID: &str = "8c1f2a3b-4d5e-6f70-8192-a3b4c5d6e7f8";
+
+    /// Container, runtime, pod, unit.
+    fn told(path: &str) -> (String, &'static str, String, String) {
+        let path =
+            path.replace("UID_", &UID.replace('-', "_")).replace("UID", UID).replace("ID", ID);
+        let Cgroup { container_id, runtime, pod_uid, unit } =
+            Cgroup::parse(&format!("0::{path}\n"));
+        let [id, uid] = [(container_id, ID, "ID"), (pod_uid, UID, "UID")]
+            .map(|(text, value, name)| text.replace(value, name));
+        (id, runtime, uid, unit.into())
+    }
+
+    #[test]
+    fn the_names_that_runtimes_give_are_understood() {
+        let cases = [
+            ("/", ("", "", "", "")),
+            ("/system.slice/docker-ID.scope", ("ID", "docker", "", "")),
+            ("/docker/ID", ("ID", "docker", "", "")),
+            ("/docker/ID/docker/ID", ("ID", "docker", "", "")),
+            ("/system.slice/nerdctl-ID.scope", ("ID", "containerd", "", "")),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID_.slice/\
+                 cri-containerd-ID.scope",
+                ("ID", "containerd", "UID", ""),
+            ),
+            ("/kubepods.slice/kubepods-podUID_.slice/crio-ID.scope", ("ID", "cri-o", "UID", "")),
+            ("/kubepods/besteffort/podUID/ID", ("ID", "", "UID", "")),
+            // As seen from a cgroup namespace beside it.
+            ("/../../podUID/ID", ("ID", "", "UID", "")),
+            ("/machine.slice/libpod-ID.scope/container", ("ID", "podman", "", "")),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope",
+                ("ID", "podman", "", "user@1000.service"),
+            ),
+            ("/system.slice/orders.service", ("", "", "", "orders.service")),
+            ("/user.slice/user-0.slice/session-3.scope", ("", "", "", "session-3.scope")),
+            // systemd in a container.
+            ("/docker/ID/system.slice/orders.service", ("ID", "docker", "", "orders.service")),
+            // Not quite.
+            ("/docker/3f4e9a", ("", "", "", "")),
+            ("/system.slice/docker-xyz.scope", ("", "", "", "docker-xyz.scope")),
+            ("/podcast/pod", ("", "", "", "")),
+        ];
+        for (path, (id, runtime, uid, unit)) in cases {
+            let want = (id.to_owned(), runtime, uid.to_owned(), unit.to_owned());
+            assert_eq!(told(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn of_cgroup_v1_any_line_may_tell() {
+        let text = format!(
+            "12:pids:/system.slice/orders.service\n3:name=with:colon:/\n1:name=systemd:/docker/{ID}\n0::/\n"
+        );
+        let cgroup = Cgroup::parse(&text);
+        assert_eq!((&*cgroup.container_id, cgroup.runtime), (ID, "docker"));
+        assert_eq!(&*cgroup.unit, "orders.service");
+        assert_eq!(Cgroup::parse("neither\n:\n"), Cgroup::default());
+    }
+
+    #[test]
+    fn texts_are_bounded_and_arguments_are_not_told() {
+        let identity = Identity::new(Some(&[b'x'; 5000]), Some(b"orders\0--key=secret\0"), None);
+        assert_eq!(identity.exe.len(), AT_MOST);
+        // printf 'orders\0--key=secret\0' | sha256sum | cut -c1-16
+        assert_eq!(&*identity.cmdline_hash, "5a8cb3ddef63e7a2");
+        assert_eq!(Identity::new(None, Some(b""), None), Identity::default());
+        let long = format!("0::/{}.service", "é".repeat(AT_MOST));
+        assert!(Identity::new(None, None, Some(long.as_bytes())).cgroup.unit.len() <= AT_MOST);
+    }
+}
