@@ -47,8 +47,21 @@ fn build(toolchain: Option<&str>) -> Result<()> {
         // SAFETY: no other thread of this process exists yet, so none reads the environment.
         unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
     }
+    share_what_is_built()?;
     let package = Package { name: OBJECT, root_dir: "../observer-ebpf", ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(toolchain.unwrap_or(NIGHTLY)))
+}
+
+/// Each profile of the daemon has an `OUT_DIR` of its own, where `core` would be compiled for BPF
+/// anew. cargo keeps what it builds on the way beside them all, since 1.91; earlier ones do not.
+fn share_what_is_built() -> Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo did not set OUT_DIR")?);
+    // `<target>/<profile>/build/observer-<hash>/out`
+    if let Some(target) = out.ancestors().nth(4) {
+        // SAFETY: no other thread of this process exists yet, so none reads the environment.
+        unsafe { env::set_var("CARGO_BUILD_BUILD_DIR", target.join("bpf")) };
+    }
+    Ok(())
 }
 
 /// The rustup toolchain that compiles for BPF; none without rustup.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::failures;
 use crate::metrics::{Buckets, Telling};
 
 /// Where the kernel publishes its own type information (`CONFIG_DEBUG_INFO_BTF`).
@@ -48,6 +49,8 @@ pub struct Config {
     pub series_ttl: Duration,
     /// The kernel's type information.
     pub btf: PathBuf,
+    /// What is told of failed calls, if anything is.
+    pub log_errors: Option<failures::Choice>,
     /// What is logged.
     pub log: crate::log::Filter,
 }
@@ -68,6 +71,7 @@ impl Default for Config {
             ring_size: RingSize::default(),
             series_ttl: Duration::from_mins(5),
             btf: PathBuf::from(KERNEL_BTF),
+            log_errors: None,
             log: crate::log::Filter::default(),
         }
     }

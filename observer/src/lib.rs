@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod failures;
 pub mod grpc;
 pub mod hpack;
 pub mod http2;

@@ -10,12 +10,13 @@ use std::{sync::Arc, time::Duration};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    grpc::{Moment, Role, Sight},
-    hpack::Interner,
+    failures::{self, Failures},
+    grpc::{CallKey, CallSink, Ended, Flow, Moment, Role, SeriesId, Sight},
+    hpack::{Interner, Texts},
     http2::Connection,
     metrics::{Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling},
     process::{Comm, ProcessId, ProcessSource, Processes},
-    record::{Bytes, Event, Item, Open, Record, Unseen},
+    record::{Bytes, Event, Item, Open, Peer, Record, Unseen},
 };
 
 /// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
@@ -46,11 +47,13 @@ pub struct Pipeline<S> {
     series_ttl: Duration,
     descriptors: Arc<Descriptors>,
     telling: Arc<Telling>,
+    failures: Option<Failures>,
 }
 
 #[derive(Debug)]
 struct Watched {
     connection: Connection,
+    peer: Option<Peer>,
     /// The process that the connection is counted for, and as which end, once a call was seen on it.
     counted_for: Option<(ProcessId, Role)>,
 }
@@ -92,6 +95,7 @@ impl<S: ProcessSource> Pipeline<S> {
             series_ttl,
             descriptors: Arc::default(),
             telling: Arc::default(),
+            failures: None,
         }
     }
 
@@ -106,6 +110,14 @@ impl<S: ProcessSource> Pipeline<S> {
     #[must_use]
     pub fn described_by(mut self, descriptors: Descriptors) -> Self {
         self.descriptors = Arc::new(descriptors);
+        self
+    }
+
+    /// With a line for each call that failed.
+    #[must_use]
+    pub fn telling_failures(mut self, failures: Failures) -> Self {
+        self.interner.texts = Texts::new(failures::MAX_TEXTS);
+        self.failures = Some(failures);
         self
     }
 
@@ -139,15 +151,18 @@ impl<S: ProcessSource> Pipeline<S> {
                 (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
                 (_, role) => Connection::joined_late(role),
             },
+            peer: None,
             counted_for: None,
         });
+        watched.peer = watched.peer.or(open.map(|open| open.peer));
         let at = Moment { time_ns: record.time_ns, process };
-        let Self { interner, statistics, figures, memory, .. } = self;
+        let Self { interner, statistics, figures, memory, failures, .. } = self;
+        let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
         *memory -= watched.connection.memory();
-        let faults = watched.connection.handle(at, bytes, interner, statistics);
+        let faults = watched.connection.handle(at, bytes, interner, sink);
         let held = watched.connection.memory();
         if held > FAIR_SHARE && *memory + held > self.max_memory {
-            watched.connection.forget(record.time_ns, statistics);
+            watched.connection.forget(record.time_ns, sink);
             figures.forgotten += 1;
         }
         *memory += watched.connection.memory();
@@ -160,16 +175,27 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics.connection_opened(process, role);
             figures.grpc_connections += 1;
         }
+        let peer = watched.peer;
+        self.tell_failures(record.time_ns, peer);
     }
 
     fn closed(&mut self, record: &Record<'_>, unseen: Unseen) {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         self.memory -= watched.connection.memory();
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
-        watched.connection.closed(record.time_ns, unseen, &mut self.statistics);
+        let Self { statistics, failures, .. } = self;
+        let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
+        watched.connection.closed(record.time_ns, unseen, sink);
         self.figures.unclear_streams += watched.connection.calls().unclear();
         if let Some((process, role)) = watched.counted_for {
             self.statistics.connection_closed(process, role);
+        }
+        self.tell_failures(record.time_ns, watched.peer);
+    }
+
+    fn tell_failures(&mut self, time_ns: u64, peer: Option<Peer>) {
+        if let Some(failures) = &mut self.failures {
+            failures.tell(time_ns, peer, &self.interner, &self.processes);
         }
     }
 
@@ -178,7 +204,11 @@ impl<S: ProcessSource> Pipeline<S> {
     pub fn tick(&mut self, now_ns: u64) {
         self.statistics.set_time(now_ns);
         for watched in self.connections.values_mut() {
+            // Nobody saw how these ended: they are no failures.
             watched.connection.give_up(now_ns, &mut self.statistics);
+        }
+        if let Some(failures) = &mut self.failures {
+            failures.tick(now_ns);
         }
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
         for process in self.processes.expired(now_ns, ttl_ns) {
@@ -238,6 +268,42 @@ impl<S: ProcessSource> Pipeline<S> {
             } += 1;
         }
         by_state
+    }
+}
+
+/// Adds up what happens to calls, and notes those that failed.
+struct Sink<'a> {
+    time_ns: u64,
+    statistics: &'a mut Statistics,
+    failures: &'a mut Option<Failures>,
+}
+
+impl CallSink for Sink<'_> {
+    fn started(&mut self, key: CallKey) -> SeriesId {
+        self.statistics.started(key)
+    }
+
+    fn joined(&mut self, key: CallKey) -> SeriesId {
+        self.statistics.joined(key)
+    }
+
+    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
+        self.statistics.messages(series, flow, count, bytes);
+    }
+
+    fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
+        self.statistics.after_last_message(series, flow, count, elapsed_ns);
+    }
+
+    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
+        self.statistics.first_message(series, elapsed_ns);
+    }
+
+    fn ended(&mut self, series: SeriesId, ended: Ended) {
+        if let Some(failures) = self.failures {
+            failures.note(self.time_ns, self.statistics.key(series), ended);
+        }
+        self.statistics.ended(series, ended);
     }
 }
 

@@ -4,6 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::{
+    fmt,
+    net::{Ipv6Addr, SocketAddr},
+};
+
 use observer_common::{
     frame::FrameHeader,
     record::{
@@ -133,6 +138,26 @@ pub struct Open {
     pub comm: [u8; 16],
     /// Whether it was open before it was watched: its beginning was not seen.
     pub joined: bool,
+    /// The other end.
+    pub peer: Peer,
+}
+
+/// The end of a connection that is not the watched process's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Of a TCP connection.
+    Address(SocketAddr),
+    /// Of a Unix socket.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
 }
 
 /// What ended in DATA frames of one stream.
@@ -271,7 +296,13 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
         joined: reader.u16()?,
         comm: reader.array()?,
     };
-    Some(Item::Open(Open { comm: item.comm, joined: item.joined != 0 }))
+    let peer = if i32::from(item.family) == libc::AF_UNIX {
+        Peer::Unix
+    } else {
+        let address = Ipv6Addr::from(item.remote).to_canonical();
+        Peer::Address(SocketAddr::new(address, item.remote_port))
+    };
+    Some(Item::Open(Open { comm: item.comm, joined: item.joined != 0, peer }))
 }
 
 /// Bytes still to be read. Every method takes from the front, or is `None` if there are too few.

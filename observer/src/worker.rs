@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
+    failures::{Failures, Output},
     kernel::{Probes, Ring},
     metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
     pipeline::Pipeline,
@@ -62,6 +63,10 @@ impl Worker {
         let pipeline = Pipeline::new(statistics, ProcFs, config.series_ttl)
             .described_by(descriptors)
             .told_by(config.telling.clone());
+        let pipeline = match &config.log_errors {
+            Some(choice) => pipeline.telling_failures(Failures::new(choice, Output::stdout()?)),
+            None => pipeline,
+        };
         let (requests, incoming) = mpsc::channel();
         let waker = ring.waker();
         let state = State {

@@ -2,12 +2,12 @@
 
 use std::env;
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{ChildStderr, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -46,6 +46,7 @@ pub struct Daemon {
     process: Process,
     address: SocketAddr,
     log: Log,
+    output: Log,
     _program: Program,
 }
 
@@ -65,13 +66,14 @@ impl Daemon {
             .arg("--listen")
             .arg(address.to_string())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .context("start the daemon")?;
         let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
+        let output = Log::of(child.stdout.take().context("a daemon without stdout")?);
         let process = Process::new(child);
-        let mut daemon = Self { process, address, log, _program: program };
+        let mut daemon = Self { process, address, log, output, _program: program };
         daemon.wait_until_watching().with_context(|| daemon.log.text())?;
         Ok(daemon)
     }
@@ -108,6 +110,11 @@ impl Daemon {
     /// What it has said so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// What it has written to stdout so far.
+    pub fn output(&self) -> String {
+        self.output.text()
     }
 
     /// What `/metrics` says now.
@@ -307,7 +314,7 @@ pub fn free_address() -> Result<SocketAddr> {
     listener.local_addr().context("find a free port")
 }
 
-/// What a process says on stderr, read as it comes so that it never blocks.
+/// What a process says on stderr or stdout, read as it comes so that it never blocks.
 #[derive(Debug)]
 struct Log {
     lines: Arc<Mutex<String>>,
@@ -315,11 +322,11 @@ struct Log {
 }
 
 impl Log {
-    fn of(stderr: ChildStderr) -> Self {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(String::new()));
         let written = Arc::clone(&lines);
         let reader = thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                 let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
                 written.push_str(&line);
                 written.push('\n');

@@ -18,9 +18,9 @@ use clap::error::{Error, ErrorKind};
 use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
-use crate::log;
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
 use crate::process::Detail;
+use crate::{failures, log};
 use layers::Layers;
 
 /// What the daemon is asked to do, and how.
@@ -181,6 +181,7 @@ in a flag, a variable or the file.";
 /// variable are added by [`command`].
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "the texts of --help")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Options {
     /// Watches only these TCP ports, local or remote
     ///
@@ -390,6 +391,40 @@ struct Options {
     #[arg(help_heading = "General")]
     log: log::Filter,
 
+    /// Writes a line of JSON to stdout for each call that failed
+    ///
+    /// With time, process, service, method, code, message, peer, duration and trace; one line for
+    /// each end that is watched. Messages may hold what is not for everybody: see
+    /// --log-errors-omit.
+    ///
+    /// Example: --log-errors
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
+    #[arg(default_value = "false", default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(hide_possible_values = true, help_heading = "Failed calls")]
+    log_errors: bool,
+
+    /// Lines of --log-errors in a second, on average
+    ///
+    /// From 1 to 10000; as many may come at once. The line after those that were left out has
+    /// their number, as "suppressed".
+    ///
+    /// Example: --log-errors-rate 100
+    #[arg(long, value_name = "N", default_value_t = 10, global = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(help_heading = "Failed calls")]
+    log_errors_rate: u32,
+
+    /// What the lines of --log-errors leave out
+    ///
+    /// Comma separated or repeated: code, duration_seconds, message, method, peer, pid, process,
+    /// request_messages, response_messages, role, service, trace_id.
+    ///
+    /// Example: --log-errors-omit message,peer
+    #[arg(long, value_name = "FIELD", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "Failed calls")]
+    log_errors_omit: Vec<failures::Field>,
+
     /// Reads further settings from a TOML file
     ///
     /// Its keys are the long flags without the dashes; lists are arrays or strings. A key that
@@ -436,6 +471,9 @@ impl Options {
             parsed.map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?
         };
         let ports = self.port.into_iter().collect();
+        let mut omitted = self.log_errors_omit;
+        omitted.sort_unstable();
+        omitted.dedup();
         let mut labels = self.labels;
         labels.sort_unstable();
         labels.dedup();
@@ -453,6 +491,9 @@ impl Options {
             ring_size: self.ring_size,
             series_ttl: self.series_ttl,
             btf: self.btf,
+            log_errors: self
+                .log_errors
+                .then_some(failures::Choice { per_second: self.log_errors_rate, omitted }),
             log: self.log,
         })
     }

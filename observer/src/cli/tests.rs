@@ -30,7 +30,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 19] = [
+const SETTINGS: [(&str, &str, &str); 22] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -49,6 +49,9 @@ const SETTINGS: [(&str, &str, &str); 19] = [
     ("ring-size", "65536", "64KiB"),
     ("btf", "'/b'", "/b"),
     ("log", "'warn,observer=debug'", "warn,observer=debug"),
+    ("log-errors", "true", "true"),
+    ("log-errors-rate", "7", "7"),
+    ("log-errors-omit", "['message', 'peer']", "peer,message"),
     // Needs what it widens.
     ("children", "true\npid = 1", "true"),
 ];
@@ -71,11 +74,18 @@ fn every_flag_is_a_variable_and_a_key() {
         }
         let (_, toml, text) =
             SETTINGS.iter().find(|setting| setting.0 == flag).expect("a sample in SETTINGS");
-        let pid = if flag == "children" { &["--pid=1"][..] } else { &[] };
-        let by_flag = config(&[pid, &[&format!("--{flag}={text}")]].concat(), &[]);
-        let by_variable = config(pid, &[(&layers::variable_name(flag), text)]);
-        let by_file = with_file(&format!("{flag} = {toml}"), &[], &[]).expect("valid");
-        assert_ne!(by_flag, config(pid, &[]), "--{flag} has no effect");
+        // What has an effect only with another one.
+        let with = match flag {
+            "children" => &["--pid=1"][..],
+            "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
+            _ => &[],
+        };
+        // The sample of the file has it itself.
+        let file_with = if flag == "children" { &[][..] } else { with };
+        let by_flag = config(&[with, &[&format!("--{flag}={text}")]].concat(), &[]);
+        let by_variable = config(with, &[(&layers::variable_name(flag), text)]);
+        let by_file = with_file(&format!("{flag} = {toml}"), file_with, &[]).expect("valid");
+        assert_ne!(by_flag, config(with, &[]), "--{flag} has no effect");
         assert_eq!(by_flag, by_variable, "--{flag} as a variable");
         assert_eq!(by_flag, by_file, "--{flag} as a key");
     }

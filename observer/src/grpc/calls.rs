@@ -7,7 +7,7 @@ use super::{
     unbegun::Unbegun,
 };
 use crate::{
-    hpack::{ContentType, PathId, RequestMethod, TraceId},
+    hpack::{ContentType, PathId, RequestMethod, TextId, TraceId},
     process::ProcessId,
     record::Unseen,
 };
@@ -88,6 +88,7 @@ struct Call {
     /// When something of it was last seen.
     touched_ns: u64,
     trace: Option<TraceId>,
+    message: Option<TextId>,
     timeout_ns: Option<u64>,
     /// There may be a timeout that was not decoded.
     timeout_unknown: bool,
@@ -284,6 +285,7 @@ impl Calls {
             started_ns: at.time_ns,
             touched_ns: at.time_ns,
             trace: headers.trace,
+            message: None,
             timeout_ns: headers.timeout_ns,
             timeout_unknown: headers.incomplete && headers.timeout_ns.is_none(),
             status: None,
@@ -329,6 +331,7 @@ impl Calls {
             self.open.remove(&stream);
             self.streams.not_grpc += 1;
         } else if end_stream {
+            call.message = headers.message;
             let end = End::trailers(call.status, headers);
             if call.looks_like_grpc() {
                 self.show_grpc(sink);
@@ -415,6 +418,7 @@ impl Calls {
                 half_closed: false,
                 sight: self.sight,
                 trace: None,
+                message: headers.message,
             },
         );
     }
@@ -600,6 +604,7 @@ impl Calls {
                 half_closed: call.half_closed,
                 sight: self.sight,
                 trace: call.trace,
+                message: call.message,
             },
         );
     }

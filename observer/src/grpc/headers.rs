@@ -1,6 +1,6 @@
 //! What a header block says to gRPC.
 
-use crate::hpack::{ContentType, Field, PathId, RequestMethod, TraceId};
+use crate::hpack::{ContentType, Field, PathId, RequestMethod, TextId, TraceId};
 
 /// The fields of one header block that matter to a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Headers {
     pub timeout_ns: Option<u64>,
     /// The trace of `traceparent`, if that says that it is recorded.
     pub trace: Option<TraceId>,
+    /// `grpc-message`
+    pub message: Option<TextId>,
     /// There were fields that could not be decoded: what is absent here may have been there.
     pub incomplete: bool,
 }
@@ -34,6 +36,7 @@ impl Headers {
             Field::GrpcStatus(status) => set(&mut self.grpc_status, status),
             Field::GrpcTimeout(Some(timeout)) => set(&mut self.timeout_ns, timeout.nanoseconds()),
             Field::TraceParent(Some(trace)) => set(&mut self.trace, trace),
+            Field::GrpcMessage(message) => set(&mut self.message, message),
             Field::Unknown => self.incomplete = true,
             Field::GrpcTimeout(None) | Field::TraceParent(None) | Field::Other => {}
         }

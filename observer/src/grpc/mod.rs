@@ -16,7 +16,7 @@ pub use headers::Headers;
 pub use rules::End;
 
 use crate::{
-    hpack::{PathId, TraceId},
+    hpack::{PathId, TextId, TraceId},
     process::ProcessId,
 };
 
@@ -107,6 +107,8 @@ pub struct Ended {
     pub sight: Sight,
     /// The trace it belongs to, if that is recorded.
     pub trace: Option<TraceId>,
+    /// What the server said of its end.
+    pub message: Option<TextId>,
 }
 
 /// Takes what happens to calls, in the order in which it happens on each connection.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Error, Interner, PathId, huffman, string::StringLiteral};
+use super::{Error, Interner, PathId, huffman, string::StringLiteral, texts::TextId};
 
 /// A field, as what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Field {
     GrpcTimeout(Option<Timeout>),
     /// The trace of `traceparent`; `None` if that is malformed, or says that the trace is not recorded.
     TraceParent(Option<TraceId>),
+    /// `grpc-message`, as it came: percent-encoded.
+    GrpcMessage(TextId),
     /// A field of no interest.
     Other,
     /// A field whose name is not known: it refers to an entry from before we joined.
@@ -89,6 +91,7 @@ pub(super) enum Name {
     GrpcStatus,
     GrpcTimeout,
     TraceParent,
+    GrpcMessage,
     Other,
     Unknown,
 }
@@ -109,6 +112,7 @@ impl Name {
             b"grpc-status" => Self::GrpcStatus,
             b"grpc-timeout" => Self::GrpcTimeout,
             b"traceparent" => Self::TraceParent,
+            b"grpc-message" => Self::GrpcMessage,
             _ => Self::Other,
         }
     }
@@ -126,6 +130,7 @@ impl Name {
         const GRPC_STATUS: &[u8] = encoded!(b"grpc-status");
         const GRPC_TIMEOUT: &[u8] = encoded!(b"grpc-timeout");
         const TRACE_PARENT: &[u8] = encoded!(b"traceparent");
+        const GRPC_MESSAGE: &[u8] = encoded!(b"grpc-message");
         match octets {
             METHOD => Self::Method,
             PATH => Self::Path,
@@ -134,6 +139,7 @@ impl Name {
             GRPC_STATUS => Self::GrpcStatus,
             GRPC_TIMEOUT => Self::GrpcTimeout,
             TRACE_PARENT => Self::TraceParent,
+            GRPC_MESSAGE => Self::GrpcMessage,
             _ => Self::Other,
         }
     }
@@ -150,6 +156,7 @@ impl Name {
             Self::GrpcStatus => Field::GrpcStatus(decimal(value, 10)),
             Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
             Self::TraceParent => Field::TraceParent(recorded_trace(value)),
+            Self::GrpcMessage => Field::GrpcMessage(interner.texts.keep(value)),
             Self::Other => Field::Other,
             Self::Unknown => Field::Unknown,
         }
@@ -166,7 +173,8 @@ impl Name {
             | Self::ContentType
             | Self::GrpcStatus
             | Self::GrpcTimeout
-            | Self::TraceParent => None,
+            | Self::TraceParent
+            | Self::GrpcMessage => None,
         }
     }
 }
@@ -297,7 +305,8 @@ mod tests {
             (":patH", Name::Other),
             (":pathx", Name::Other),
             ("grpc-statu", Name::Other),
-            ("grpc-message", Name::Other),
+            ("grpc-message", Name::GrpcMessage),
+            ("grpc-messagf", Name::Other),
             ("content-typf", Name::Other),
         ];
         for (text, name) in rows {

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
+use super::texts::Texts;
+
 /// The longest path that gets an id, in octets as [`Interner::resolve`] gives it.
 ///
 /// The longest that gRPC services have in practice are below 200.
@@ -37,6 +39,8 @@ pub struct Interner {
     paths: Vec<Arc<str>>,
     max_paths: usize,
     overflowed: u64,
+    /// What is told of some calls beside.
+    pub texts: Texts,
 }
 
 impl Interner {
@@ -48,6 +52,7 @@ impl Interner {
             paths: Vec::new(),
             max_paths: max_paths.min(u32::MAX as usize - 4).saturating_add(2),
             overflowed: 0,
+            texts: Texts::default(),
         };
         // In the order of their ids.
         this.intern(b"/");

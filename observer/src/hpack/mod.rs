@@ -36,6 +36,7 @@ mod interner;
 mod static_table;
 mod string;
 mod table;
+mod texts;
 
 #[cfg(test)]
 mod tests;
@@ -45,3 +46,4 @@ pub use error::Error;
 pub use field::{ContentType, Field, RequestMethod, Timeout, TraceId};
 pub use interner::{Interner, MAX_PATH_LEN, PathId};
 pub use table::MAX_TABLE_SIZE;
+pub use texts::{TextId, Texts};

@@ -47,9 +47,9 @@ fn push_hex(escaped: &mut String, bytes: &[u8]) {
 
 /// A method as the labels name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Method {
-    pub(super) service: String,
-    pub(super) method: String,
+pub(crate) struct Method {
+    pub(crate) service: String,
+    pub(crate) method: String,
     /// All of it: `/pkg.Service/Method`.
     pub(super) path: String,
 }
@@ -61,7 +61,7 @@ impl Method {
     /// `/pkg.Service/Method` is split at its last slash. What has not this form (no slash in front,
     /// an empty service or method) has an empty service and is its own method, so that different
     /// paths never get the same labels.
-    pub(super) fn new(path: PathId, bytes: &[u8]) -> Self {
+    pub(crate) fn new(path: PathId, bytes: &[u8]) -> Self {
         match path {
             PathId::NOT_SEEN => Self::both(Self::NOT_SEEN),
             PathId::OTHER => Self::both(Self::OTHER),

@@ -23,6 +23,7 @@ use std::{collections::hash_map::Entry, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
+pub(crate) use self::labels::Method;
 pub use self::{
     buckets::{Buckets, BucketsError},
     daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program},

@@ -201,6 +201,13 @@ impl Statistics {
         }
     }
 
+    /// What the calls of a series have in common; `None` when it was dropped.
+    pub fn key(&self, id: SeriesId) -> Option<CallKey> {
+        let slot = self.slots.get(slot_of(id))?;
+        let current = slot.generation == id.0 >> SLOT_BITS;
+        slot.taken.as_ref().filter(|_| current).map(|(key, _)| *key)
+    }
+
     /// The bounds of all histograms.
     pub fn buckets(&self) -> &Buckets {
         &self.recording.buckets

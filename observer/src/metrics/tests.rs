@@ -37,7 +37,7 @@ impl ProcessSource for Told {
     }
 
     fn identity(&self, pid: u32) -> Identity {
-        let container = format!("0::/system.slice/docker-{:064x}.scope\n", pid);
+        let container = format!("0::/system.slice/docker-{pid:064x}.scope\n");
         Identity::new(Some(b"/bin/\"\n"), Some(b"a\0"), Some(container.as_bytes()))
     }
 }
@@ -85,6 +85,7 @@ impl Scenario {
             half_closed: true,
             sight: Sight::Complete,
             trace: None,
+            message: None,
         };
         self.statistics.ended(id, ended);
     }
@@ -251,6 +252,7 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         half_closed: true,
         sight: Sight::Complete,
         trace,
+        message: None,
     };
     for (number, code, elapsed_ns) in
         [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
@@ -486,6 +488,7 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             half_closed: call.joined,
             sight: Sight::Complete,
             trace: None,
+            message: None,
         };
         statistics.ended(id, ended);
     }

@@ -97,9 +97,9 @@ impl Cgroup {
             if let Some((id, runtime)) = container(stem, outer) {
                 cgroup.container_id = id.into();
                 cgroup.runtime = runtime;
-            } else if name.ends_with(".service") {
+            } else if name.strip_suffix(".service").is_some() {
                 cgroup.unit = bounded(name);
-            } else if name.ends_with(".scope") {
+            } else if stem != name {
                 scope = name;
             } else if let Some(uid) = pod_uid(name) {
                 cgroup.pod_uid = uid.into();

@@ -390,6 +390,7 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             half_closed: true,
             sight: Sight::Complete,
             trace: None,
+            message: None,
         };
         let want = [
             Told::Started(key),

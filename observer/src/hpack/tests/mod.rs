@@ -51,6 +51,7 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
         b"grpc-status" => Field::GrpcStatus(None),
         b"grpc-timeout" => Field::GrpcTimeout(timeout(&text).map(Timeout::of_nanoseconds)),
         b"traceparent" => Field::TraceParent(trace(&text)),
+        b"grpc-message" => Field::GrpcMessage(interner.texts.keep(value)),
         _ => Field::Other,
     }
 }

@@ -23,7 +23,7 @@ impl Clock {
     }
 
     /// The time since the Unix epoch, given a time of the monotonic clock; both in nanoseconds.
-    pub(super) fn unix_ns(self, monotonic_ns: u64) -> u64 {
+    pub(crate) fn unix_ns(self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_add(self.ahead_ns)
     }
 

@@ -40,6 +40,7 @@ fn ok(elapsed_ns: u64) -> Ended {
         half_closed: true,
         sight: Sight::Complete,
         trace: None,
+        message: None,
     }
 }
 
@@ -396,6 +397,7 @@ fn event() -> impl Strategy<Value = Event> {
                 half_closed,
                 sight: Sight::Gaps,
                 trace: None,
+                message: None,
             })
         });
     prop_oneof![

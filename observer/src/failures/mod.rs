@@ -1,0 +1,176 @@
+//! Calls that failed, each as a line of JSON: where looking into an incident begins.
+//!
+//! [`Failures`] is told by the pipeline and makes the lines; where they go is its owner's choice
+//! ([`Output`] writes them to stdout). No more than so many a second are made: the others are only
+//! counted, and the next line has their number.
+
+#![forbid(unsafe_code)]
+
+mod field;
+mod output;
+mod pace;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use percent_encoding::percent_decode;
+use serde_json::{Map, Value};
+
+use self::pace::Pace;
+pub use self::{field::Field, output::Output};
+use crate::{
+    grpc::{CallKey, Code, Ended, Role},
+    hpack::Interner,
+    metrics::{Clock, Method},
+    process::{Process, ProcessSource, Processes},
+    record::Peer,
+};
+
+/// Texts of `grpc-message` that are kept until their calls end: those of one record, and those that
+/// header tables have.
+pub const MAX_TEXTS: usize = 4096;
+
+/// What is told of failed calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Lines in a second, on average; as many may come at once.
+    pub per_second: u32,
+    /// What is left out, each once.
+    pub omitted: Vec<Field>,
+}
+
+/// Takes a line. `false` if it could not.
+pub type Take = Box<dyn FnMut(String) -> bool + Send>;
+
+/// Makes a line of each failed call, as far as its pace allows.
+pub struct Failures {
+    omitted: Vec<Field>,
+    take: Take,
+    pace: Pace,
+    /// Since the last line.
+    suppressed: u64,
+    /// Noted in the record that is being read.
+    noted: Vec<(Option<CallKey>, Code, Ended)>,
+}
+
+impl fmt::Debug for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failures").field("suppressed", &self.suppressed).finish_non_exhaustive()
+    }
+}
+
+impl Failures {
+    /// None so far.
+    pub fn new(choice: &Choice, take: Take) -> Self {
+        Self {
+            omitted: choice.omitted.clone(),
+            take,
+            pace: Pace::new(choice.per_second),
+            suppressed: 0,
+            noted: Vec::new(),
+        }
+    }
+
+    /// A call ended; `key` is that of its series, if that is still there. Nothing is told of one
+    /// whose code was not seen: it need not have failed.
+    pub(crate) fn note(&mut self, time_ns: u64, key: Option<CallKey>, ended: Ended) {
+        let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
+        if self.pace.admits(time_ns) {
+            self.noted.push((key, code, ended));
+        } else {
+            self.suppressed += 1;
+        }
+    }
+
+    /// Tells of what was noted, all at one time and of one connection.
+    pub(crate) fn tell<S: ProcessSource>(
+        &mut self,
+        time_ns: u64,
+        peer: Option<Peer>,
+        interner: &Interner,
+        processes: &Processes<S>,
+    ) {
+        for (key, code, ended) in std::mem::take(&mut self.noted) {
+            let process = key.and_then(|key| processes.process(key.process));
+            let mut line = line_of(code, ended, interner);
+            line.extend(key.iter().flat_map(|key| of_key(*key, interner)));
+            line.extend(process.iter().flat_map(of_process));
+            line.extend(peer.map(|peer| (Field::Peer, Value::from(peer.to_string()))));
+            self.write(time_ns, line);
+        }
+    }
+
+    /// Tells how many lines were suppressed, when no other line does.
+    pub(crate) fn tick(&mut self, time_ns: u64) {
+        if self.suppressed > 0 && self.pace.admits(time_ns) {
+            self.write(time_ns, Vec::new());
+        }
+    }
+
+    fn write(&mut self, time_ns: u64, fields: Vec<(Field, Value)>) {
+        let mut line = Map::new();
+        line.insert("time".into(), time(time_ns).into());
+        let told = fields.into_iter().filter(|(field, _)| !self.omitted.contains(field));
+        line.extend(told.map(|(field, value)| (field.name().to_owned(), value)));
+        if self.suppressed > 0 {
+            line.insert("suppressed".into(), self.suppressed.into());
+        }
+        if (self.take)(Value::Object(line).to_string()) {
+            self.suppressed = 0;
+        } else {
+            self.suppressed += 1;
+        }
+    }
+}
+
+/// RFC 3339, UTC, to the millisecond, given a time of the kernel's monotonic clock.
+fn time(monotonic_ns: u64) -> String {
+    let since_epoch = Duration::from_nanos(Clock::read().unix_ns(monotonic_ns));
+    let time = UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn line_of(code: Code, ended: Ended, interner: &Interner) -> Vec<(Field, Value)> {
+    let message = ended.message.and_then(|message| interner.texts.get(message));
+    let trace = ended.trace.map(|trace| trace.to_string());
+    let seconds = ended.elapsed_ns.map(|elapsed| Duration::from_nanos(elapsed).as_secs_f64());
+    let fields = [
+        (Field::Code, Some(code.as_camel_case().into())),
+        (Field::Message, message.map(|text| decoded(text).into())),
+        (Field::DurationSeconds, seconds.map(Value::from)),
+        (Field::RequestMessages, ended.request_messages.map(Value::from)),
+        (Field::ResponseMessages, ended.response_messages.map(Value::from)),
+        (Field::TraceId, trace.map(Value::from)),
+    ];
+    fields.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
+}
+
+/// Source: "Percent-Encoded" in gRPC over HTTP2; what is not well formed is told as it came.
+fn decoded(message: &[u8]) -> Cow<'_, str> {
+    let decoded: Cow<'_, [u8]> = percent_decode(message).into();
+    match decoded {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
+    }
+}
+
+fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
+    let path = interner.resolve(key.path).unwrap_or_default();
+    let Method { service, method, .. } = Method::new(key.path, path.as_bytes());
+    let role = match key.role {
+        Role::Client => "client",
+        Role::Server => "server",
+    };
+    [(Field::Role, role.into()), (Field::Service, service.into()), (Field::Method, method.into())]
+}
+
+fn of_process(process: &Process) -> [(Field, Value); 2] {
+    let name = String::from_utf8_lossy(process.comm.as_bytes()).into_owned();
+    [(Field::Pid, process.pid.into()), (Field::Process, name.into())]
+}
+
+#[cfg(test)]
+mod tests;

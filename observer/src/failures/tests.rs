@@ -1,0 +1,149 @@
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::{
+    grpc::Sight,
+    hpack::{Decoder, TraceId},
+    process::{Comm, ProcFs},
+};
+
+/// What is told goes here.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn failures(&self, per_second: u32, omitted: &[Field]) -> Failures {
+        let lines = Arc::clone(&self.0);
+        let choice = Choice { per_second, omitted: omitted.to_vec() };
+        Failures::new(
+            &choice,
+            Box::new(move |line| {
+                lines.lock().unwrap().push(line);
+                true
+            }),
+        )
+    }
+
+    fn taken(&self) -> Vec<Value> {
+        let lines = std::mem::take(&mut *self.0.lock().unwrap());
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn ended(code: Option<Code>) -> Ended {
+    Ended {
+        code,
+        elapsed_ns: Some(2_500_000),
+        request_messages: Some(1),
+        response_messages: Some(0),
+        half_closed: true,
+        sight: Sight::Complete,
+        trace: None,
+        message: None,
+    }
+}
+
+/// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.
+fn tell(failures: &mut Failures, message: &[u8]) {
+    let mut interner = Interner::new(10);
+    interner.texts = crate::hpack::Texts::new(MAX_TEXTS);
+    let mut processes = Processes::new(10, ProcFs);
+    let process = processes.seen(7, 1, Some(Comm::truncated(b"orders")));
+    let path = interner.intern(b"/shop.Orders/Place");
+    // A literal field without indexing (RFC 7541 §6.2.2).
+    let block = [&[0, 12], &b"grpc-message"[..], &[message.len() as u8], message].concat();
+    let mut id = None;
+    let decoded = Decoder::from_start().decode(&block, &mut interner, |field| {
+        if let crate::hpack::Field::GrpcMessage(message) = field {
+            id = Some(message);
+        }
+    });
+    decoded.unwrap();
+    let key = CallKey { process, role: Role::Server, path };
+    let trace = Some(TraceId([0xab; 16]));
+    let ended = Ended { trace, message: id, ..ended(Some(Code::NotFound)) };
+    failures.note(1, Some(key), ended);
+    failures.tell(1, Some(Peer::Address(([127, 0, 0, 1], 4711).into())), &interner, &processes);
+}
+
+#[test]
+fn a_line_says_all_that_is_known() {
+    let lines = Lines::default();
+    tell(&mut lines.failures(10, &[]), b"no such order: 7%25 of \"it%22, %C3%A9");
+    let [mut line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
+    let time = line.as_object_mut().unwrap().remove("time").unwrap();
+    assert!(time.as_str().unwrap().ends_with('Z'), "{time}");
+    let want = serde_json::json!({
+        "pid": 7, "process": "orders", "role": "server",
+        "service": "shop.Orders", "method": "Place",
+        "code": "NotFound", "message": "no such order: 7% of \"it\", é",
+        "peer": "127.0.0.1:4711", "duration_seconds": 0.0025,
+        "request_messages": 1, "response_messages": 0,
+        "trace_id": "abababababababababababababababab",
+    });
+    assert_eq!(line, want);
+}
+
+#[test]
+fn what_is_omitted_is_not_told() {
+    let lines = Lines::default();
+    tell(&mut lines.failures(10, &Field::ALL), b"secret");
+    let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
+    assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["time"]);
+    for field in Field::ALL {
+        let lines = Lines::default();
+        tell(&mut lines.failures(10, &[field]), b"secret");
+        let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
+        assert_eq!(line.as_object().unwrap().len(), Field::ALL.len(), "{field:?}");
+        assert!(line.get(field.name()).is_none(), "{line}");
+    }
+}
+
+#[test]
+fn messages_may_be_anything() {
+    for (message, told) in
+        [(&b"%"[..], "%"), (b"%zz%4", "%zz%4"), (b"\xff\0", "\u{fffd}\0"), (b"%ff", "\u{fffd}")]
+    {
+        let lines = Lines::default();
+        tell(&mut lines.failures(10, &[]), message);
+        assert_eq!(lines.taken().first().unwrap()["message"], told, "{message:?}");
+    }
+}
+
+#[test]
+fn only_what_failed_for_certain_is_told() {
+    let lines = Lines::default();
+    let mut failures = lines.failures(10, &[]);
+    failures.note(1, None, ended(Some(Code::Ok)));
+    failures.note(1, None, ended(None));
+    failures.tell(1, None, &Interner::new(1), &Processes::new(1, ProcFs));
+    assert_eq!(lines.taken(), [] as [Value; 0]);
+}
+
+#[test]
+fn beyond_the_pace_only_the_number_is_told() {
+    let lines = Lines::default();
+    let mut failures = lines.failures(2, &[]);
+    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs));
+    for time_ns in 1..=10 {
+        failures.note(time_ns, None, ended(Some(Code::Internal)));
+        failures.tell(time_ns, Some(Peer::Unix), &interner, &processes);
+    }
+    let told = lines.taken();
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|line| line.get("suppressed").is_none() && line["peer"] == "unix"));
+    failures.tick(20);
+    assert_eq!(lines.taken().len(), 0, "too early");
+    failures.tick(2_000_000_000);
+    failures.tick(4_000_000_000);
+    let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
+    assert_eq!((line["suppressed"].as_u64(), line.get("code")), (Some(8), None));
+}
+
+#[test]
+fn a_line_that_nobody_takes_is_counted() {
+    let choice = Choice { per_second: 10, omitted: Vec::new() };
+    let mut failures = Failures::new(&choice, Box::new(|_| false));
+    tell(&mut failures, b"lost");
+    assert_eq!(failures.suppressed, 1);
+}
