@@ -164,7 +164,7 @@ fn lines(name: &str) -> Result<()> {
         let told = json!({
             "time": text("time")?, "peer": peer, "duration_seconds": seconds,
             "role": role, "pid": talk.pid(end)?.parse::<u32>()?, "process": "raw-peer",
-            "service": name, "method": "Get", "code": "NotFound",
+            "service": talk.service(), "method": "Get", "code": "NotFound",
             "message": "nowhere: 100% gr\u{fc}n\n", "trace_id": TRACE,
             "request_messages": 1, "response_messages": 0,
         });

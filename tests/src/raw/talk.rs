@@ -175,6 +175,11 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
+    /// The service that is called.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
     /// Where the server listens.
     pub fn address(&self) -> Address {
         self.address.clone()
