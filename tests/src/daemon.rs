@@ -124,6 +124,14 @@ impl Daemon {
         Metrics::parse(&body)
     }
 
+    /// How long a scrape takes.
+    pub fn scrape_time(&self) -> Result<Duration> {
+        let begin = Instant::now();
+        let (status, body) = http_get(self.address, "/metrics")?;
+        ensure!(status == 200, "/metrics answers with status {status}: {body}");
+        Ok(begin.elapsed())
+    }
+
     /// Scrapes until every number is as expected; the last difference is the error when that
     /// does not come about.
     pub fn settle(&self, expected: &[Expected]) -> Result<()> {

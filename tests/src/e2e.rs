@@ -159,6 +159,12 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         let run = move || tests::payload::stays_in_the_kernel(stack, stack);
         case(&format!("no payload leaves the kernel: {}", stack.name), Nothing, Box::new(run));
     }
+    for library in tests::libraries::all() {
+        if let Ok(stack) = named(library.stack()) {
+            let name = format!("the schema {library}, beside its library");
+            case(&name, Nothing, Box::new(move || library.tells_the_same(stack)));
+        }
+    }
     case("one of two ports", Nothing, Box::new(|| one_of_two_ports(python, tonic)));
     case("one of two processes", Nothing, Box::new(|| one_of_two_processes(tonic, python)));
     case("one of two names", Nothing, Box::new(|| one_of_two_names(tonic, threaded)));

@@ -12,6 +12,7 @@
 //! - [`tshark`]: the comparison with an independent dissection of the same traffic;
 //! - [`latency`]: the comparison with the peers' own clocks;
 //! - [`gzip`] and [`refused`]: compressed messages, calls that a server refuses;
+//! - [`libraries`]: the comparison with what metrics libraries tell of the same calls;
 //! - [`report`]: what was checked, for docs/correctness.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
@@ -32,6 +33,7 @@ pub mod expected;
 pub mod footprint;
 pub mod gzip;
 pub mod latency;
+pub mod libraries;
 pub mod openmetrics;
 #[cfg(feature = "privileged")]
 pub mod payload;

@@ -12,6 +12,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     series: BTreeMap<(String, Labels), f64>,
+    families: BTreeMap<String, Family>,
+    traces: BTreeSet<String>,
+}
+
+/// How a family is described.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Family {
+    /// `counter`, `histogram`, …
+    pub kind: String,
+    /// What it says of itself.
+    pub help: String,
 }
 
 /// Labels by name.
@@ -33,6 +44,21 @@ impl Metrics {
     /// The series of this name: their labels and values.
     pub fn series(&self, name: &str) -> impl Iterator<Item = (&Labels, f64)> {
         self.series.iter().filter(move |((n, _), _)| n == name).map(|((_, l), value)| (l, *value))
+    }
+
+    /// The families by name.
+    pub fn families(&self) -> &BTreeMap<String, Family> {
+        &self.families
+    }
+
+    /// How many series there are, of all names.
+    pub fn series_count(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Whether an exemplar has this trace.
+    pub fn has_trace(&self, trace: &str) -> bool {
+        self.traces.contains(trace)
     }
 
     /// The sum of the series of this name that have these labels among theirs.
@@ -73,12 +99,13 @@ impl Metrics {
 #[derive(Default)]
 struct Parser {
     metrics: Metrics,
-    family: Family,
+    family: Begun,
     families: BTreeSet<String>,
 }
 
+/// The family whose samples are being read.
 #[derive(Default)]
-struct Family {
+struct Begun {
     name: String,
     kind: Option<Kind>,
     unit: bool,
@@ -111,12 +138,19 @@ impl Parser {
         if self.family.name != name {
             self.end_family()?;
             ensure!(self.families.insert(name.to_owned()), "the family was there before");
-            self.family = Family { name: name.to_owned(), ..Family::default() };
+            self.family = Begun { name: name.to_owned(), ..Begun::default() };
         }
         let family = &mut self.family;
+        let described = self.metrics.families.entry(name.to_owned()).or_default();
         let again = match word {
-            "TYPE" => family.kind.replace(kind(text)?).is_some(),
-            "HELP" => std::mem::replace(&mut family.help, true),
+            "TYPE" => {
+                text.clone_into(&mut described.kind);
+                family.kind.replace(kind(text)?).is_some()
+            }
+            "HELP" => {
+                text.clone_into(&mut described.help);
+                std::mem::replace(&mut family.help, true)
+            }
             "UNIT" => {
                 ensure!(name.ends_with(&format!("_{text}")), "the name does not end with the unit");
                 std::mem::replace(&mut family.unit, true)
@@ -150,7 +184,8 @@ impl Parser {
         ensure!(fits, "name or value are not those of the family's type");
         if !exemplar.is_empty() {
             ensure!(["_total", "_bucket"].contains(&suffix), "no place for an exemplar");
-            parse_exemplar(exemplar).context("the exemplar")?;
+            let trace = parse_exemplar(exemplar).context("the exemplar")?;
+            self.metrics.traces.insert(trace);
         }
         let key = (name.to_owned(), labels.clone());
         ensure!(self.metrics.series.insert(key, value).is_none(), "the series was there before");
@@ -191,14 +226,14 @@ fn kind(text: &str) -> Result<Kind> {
 }
 
 /// The trace, what was observed, and when.
-fn parse_exemplar(text: &str) -> Result<()> {
-    let (labels, rest) = parse_labels(text.strip_prefix('{').context("no labels")?)?;
-    let trace = labels.get("trace_id").context("no trace")?;
+fn parse_exemplar(text: &str) -> Result<String> {
+    let (mut labels, rest) = parse_labels(text.strip_prefix('{').context("no labels")?)?;
+    let trace = labels.remove("trace_id").context("no trace")?;
     let hexadecimal = |c: char| matches!(c, '0'..='9' | 'a'..='f');
     ensure!(trace.len() == 32 && trace.chars().all(hexadecimal), "{trace} is no trace");
     let (value, time) = rest.trim_start().split_once(' ').context("no value and time")?;
     ensure!(parse_value(value)? >= 0.0 && parse_value(time)? > 0.0, "below 0");
-    Ok(())
+    Ok(trace)
 }
 
 /// No timestamps: the daemon has none.

@@ -24,7 +24,7 @@ import (
 const connectLimit = 30 * time.Second
 
 // carryOut carries out a plan: one stage after the other, a stage's steps at the same time.
-func carryOut(target, planFile string, truth *truth) error {
+func carryOut(target, planFile string, truth *truth, told *told) error {
 	stages, err := readPlan(planFile)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func carryOut(target, planFile string, truth *truth) error {
 		failures := make([]error, len(stage))
 		var steps sync.WaitGroup
 		for i := range stage {
-			steps.Go(func() { failures[i] = carryOutStep(target, &stage[i], truth) })
+			steps.Go(func() { failures[i] = carryOutStep(target, &stage[i], truth, told) })
 		}
 		steps.Wait()
 		if err := errors.Join(failures...); err != nil {
@@ -44,10 +44,10 @@ func carryOut(target, planFile string, truth *truth) error {
 }
 
 // Each of `concurrency` goroutines makes one call after the other.
-func carryOutStep(target string, step *step, truth *truth) error {
+func carryOutStep(target string, step *step, truth *truth, told *told) error {
 	channels := make([]*grpc.ClientConn, step.Connections)
 	for i := range channels {
-		channel, err := connect(target, step)
+		channel, err := connect(target, step, told)
 		if err != nil {
 			return err
 		}
@@ -67,7 +67,7 @@ func carryOutStep(target string, step *step, truth *truth) error {
 	return nil
 }
 
-func connect(target string, step *step) (*grpc.ClientConn, error) {
+func connect(target string, step *step, told *told) (*grpc.ClientConn, error) {
 	if !strings.HasPrefix(target, "unix:") {
 		target = "passthrough:///" + target
 	}
@@ -83,13 +83,13 @@ func connect(target string, step *step) (*grpc.ClientConn, error) {
 	if step.Gzip {
 		options = append(options, grpc.UseCompressor(gzip.Name))
 	}
-	channel, err := grpc.NewClient(
-		target,
+	channel, err := grpc.NewClient(target, append(
+		told.dialOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		retries,
 		grpc.WithDefaultCallOptions(options...),
-	)
+	)...)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,9 @@
 //
 //	peer server --listen ADDRESS --truth FILE
 //	peer client --target ADDRESS --plan FILE --truth FILE
+//
+// With --told FILE, libraries that tell metrics are in the peer, and what they
+// tell is written there.
 package main
 
 import (
@@ -23,18 +26,25 @@ func main() {
 	age := flags.Int64("max-connection-age-ms", 0, "server: after which it closes connections")
 	// grpc-go's servers compress as their clients do.
 	_ = flags.String("compression", "", "server: gzip")
+	toldFile := flags.String("told", "", "where to write what libraries tell")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
 	// ExitOnError: there is no error to return.
 	_ = flags.Parse(os.Args[2:])
 	truth := newTruth()
-	var err error
+	told, err := newTold(*toldFile != "", os.Args[1] == "server")
+	if err != nil {
+		log.Fatal(err)
+	}
 	switch os.Args[1] {
 	case "server":
-		err = serve(*listen, *age, truth)
+		err = serve(*listen, *age, truth, told)
 	case "client":
-		err = carryOut(*target, *planFile, truth)
+		err = carryOut(*target, *planFile, truth, told)
 	default:
 		log.Fatalf("neither server nor client: %s", os.Args[1])
+	}
+	if err == nil {
+		err = told.write(*toldFile)
 	}
 	if err == nil {
 		err = truth.write(*truthFile)

@@ -27,7 +27,7 @@ const grace = 2 * time.Second
 
 // serve serves until SIGTERM; it prints one JSON line {"pid", "address"} when
 // it listens.
-func serve(listen string, maxConnectionAgeMs int64, truth *truth) error {
+func serve(listen string, maxConnectionAgeMs int64, truth *truth, told *told) error {
 	network, address := "tcp", listen
 	path, unix := strings.CutPrefix(listen, "unix:")
 	if unix {
@@ -37,13 +37,15 @@ func serve(listen string, maxConnectionAgeMs int64, truth *truth) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(
+	options := append(
+		told.serverOptions(),
 		grpc.MaxRecvMsgSize(math.MaxInt32),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.WaitForHandlers(true),
 		// 0: never.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: millis(maxConnectionAgeMs)}),
 	)
+	server := grpc.NewServer(options...)
 	server.RegisterService(&description, &echo{truth})
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
@@ -70,12 +72,19 @@ var description = grpc.ServiceDesc{
 	HandlerType: (*any)(nil),
 	Methods: []grpc.MethodDesc{{
 		MethodName: "Unary",
-		Handler: func(e any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		Handler: func(e any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 			var request echopb.Request
 			if err := decode(&request); err != nil {
 				return nil, err
 			}
-			return e.(*echo).unary(ctx, &request)
+			unary := func(ctx context.Context, request any) (any, error) {
+				return e.(*echo).unary(ctx, request.(*echopb.Request))
+			}
+			if interceptor == nil {
+				return unary(ctx, &request)
+			}
+			info := &grpc.UnaryServerInfo{Server: e, FullMethod: "/" + service + "/Unary"}
+			return interceptor(ctx, &request, info, unary)
 		},
 	}},
 	Streams: []grpc.StreamDesc{

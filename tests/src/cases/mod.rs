@@ -7,6 +7,7 @@
 mod codes;
 pub(crate) mod documented;
 mod ends;
+mod exposition;
 mod frames;
 mod gaps;
 mod hostile;
@@ -41,7 +42,7 @@ pub(crate) fn all() -> Vec<Case> {
 /// A table, and whether the traffic of its cases is recorded: otherwise, why tshark is not asked.
 type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     ("codes", codes::add, Ok(())),
     ("ends", ends::add, Ok(())),
     (
@@ -80,6 +81,11 @@ const KINDS: [Kind; 10] = [
         "hostile",
         hostile::add,
         Err("tshark is not asked: what these send is made to be told of by nobody."),
+    ),
+    (
+        "exposition",
+        exposition::add,
+        Err("tshark cannot tell: how the daemon tells of calls is not on the wire."),
     ),
     (
         "staying up",

@@ -14,7 +14,9 @@ pub(super) fn metrics(daemon: SocketAddr) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&daemon, LIMIT).context("cannot connect")?;
     stream.set_read_timeout(Some(LIMIT))?;
     // HTTP/1.0: the body is neither chunked nor followed by anything.
-    let request = format!("GET /metrics HTTP/1.0\r\nHost: {daemon}\r\n\r\n");
+    let request = format!(
+        "GET /metrics HTTP/1.0\r\nHost: {daemon}\r\nAccept: application/openmetrics-text\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).context("cannot ask")?;
     let mut response = String::new();
     stream.take(BODY_AT_MOST).read_to_string(&mut response).context("cannot read the answer")?;

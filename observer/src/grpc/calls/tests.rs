@@ -3,7 +3,7 @@
 use super::{Calls, MAX_EARLY, MAX_OPEN, Moment, Streams};
 use crate::{
     grpc::{CallKey, CallSink, Code, Ended, Flow, Headers, Role, SeriesId, Sight},
-    hpack::{ContentType, PathId},
+    hpack::{ContentType, PathId, TraceId},
     process::ProcessId,
     record::Data,
 };
@@ -30,6 +30,7 @@ enum Told {
 struct Recorder {
     told: Vec<Told>,
     calls: u32,
+    after_last: Vec<(Flow, u64, u64)>,
 }
 
 impl CallSink for Recorder {
@@ -45,6 +46,10 @@ impl CallSink for Recorder {
 
     fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
         self.told.push(Told::Messages(series.0, flow, count, bytes));
+    }
+
+    fn after_last_message(&mut self, _: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
+        self.after_last.push((flow, count, elapsed_ns));
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
@@ -205,6 +210,35 @@ fn check(role: Role, rows: &[Row]) {
         happens(&mut fixture);
         assert_eq!(fixture.codes(), [(0, *code)], "{role:?}: {name}");
         assert_eq!(fixture.calls.open(), 0, "{role:?}: {name}");
+    }
+}
+
+#[test]
+fn a_clients_messages_are_timed_each_way() {
+    let mut client = Fixture::begun(Role::Client);
+    client.wait(2).request_data(1, 1, false).wait(3).request_data(1, 2, true);
+    client.response(1, &status(200), false).wait(4).response_data(1, 1, false);
+    client.gap(Flow::Received).response_data(1, 1, false);
+    let (sent, received) = (Flow::Sent, Flow::Received);
+    assert_eq!(
+        client.sink.after_last,
+        [(sent, 1, 2 * MS), (sent, 2, 3 * MS), (received, 1, 9 * MS)],
+        "not after bytes that were not seen"
+    );
+    let mut server = Fixture::begun(Role::Server);
+    server.request_data(1, 1, true).response_data(1, 1, false);
+    assert_eq!(server.sink.after_last, []);
+}
+
+#[test]
+fn a_call_belongs_to_the_trace_of_its_request() {
+    for role in BOTH {
+        let mut fixture = Fixture::new(role);
+        let trace = Some(TraceId([7; 16]));
+        fixture.request(1, &Headers { trace, ..grpc() }, true);
+        let other = Some(TraceId([8; 16]));
+        fixture.response(1, &Headers { trace: other, status: Some(200), ..trailers(0) }, true);
+        assert_eq!(fixture.end().trace, trace);
     }
 }
 

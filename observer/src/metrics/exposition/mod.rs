@@ -148,7 +148,7 @@ pub(super) fn encode(
     created: bool,
     write: impl FnOnce(&mut dyn Sink),
 ) -> Vec<u8> {
-    match format {
+    let mut bytes = match format {
         Format::OpenMetricsText => {
             let mut text = text::Text::open_metrics(clock, created);
             write(&mut text);
@@ -164,5 +164,8 @@ pub(super) fn encode(
             write(&mut families);
             families.finish()
         }
-    }
+    };
+    // It was doubled as it grew, and is kept until all have read it.
+    bytes.shrink_to_fit();
+    bytes
 }

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"os"
+
+	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	exporter "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"google.golang.org/grpc"
+)
+
+// told is what libraries tell of the calls that a peer has or makes: the
+// Prometheus provider of go-grpc-middleware and OpenTelemetry's otelgrpc.
+// None are in a peer that need not tell.
+type told struct {
+	registry *prometheus.Registry
+	server   *middleware.ServerMetrics
+	client   *middleware.ClientMetrics
+	provider *metric.MeterProvider
+}
+
+func newTold(tells, serves bool) (*told, error) {
+	if !tells {
+		return nil, nil
+	}
+	t := &told{registry: prometheus.NewRegistry()}
+	reader, err := exporter.New(
+		exporter.WithRegisterer(t.registry),
+		exporter.WithoutScopeInfo(),
+		exporter.WithoutTargetInfo(),
+	)
+	if err != nil {
+		return nil, err
+	}
+	t.provider = metric.NewMeterProvider(metric.WithReader(reader))
+	if serves {
+		t.server = middleware.NewServerMetrics(middleware.WithServerHandlingTimeHistogram())
+		return t, t.registry.Register(t.server)
+	}
+	t.client = middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram())
+	return t, t.registry.Register(t.client)
+}
+
+func (t *told) serverOptions() []grpc.ServerOption {
+	if t == nil {
+		return nil
+	}
+	return []grpc.ServerOption{
+		grpc.UnaryInterceptor(t.server.UnaryServerInterceptor()),
+		grpc.StreamInterceptor(t.server.StreamServerInterceptor()),
+		grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(t.provider))),
+	}
+}
+
+func (t *told) dialOptions() []grpc.DialOption {
+	if t == nil {
+		return nil
+	}
+	return []grpc.DialOption{
+		grpc.WithUnaryInterceptor(t.client.UnaryClientInterceptor()),
+		grpc.WithStreamInterceptor(t.client.StreamClientInterceptor()),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler(otelgrpc.WithMeterProvider(t.provider))),
+	}
+}
+
+// write writes it in the OpenMetrics text format.
+func (t *told) write(path string) error {
+	if t == nil {
+		return nil
+	}
+	families, err := t.registry.Gather()
+	if err != nil {
+		return err
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToOpenMetrics(file, family); err != nil {
+			return err
+		}
+	}
+	if _, err := expfmt.FinalizeOpenMetrics(file); err != nil {
+		return err
+	}
+	return file.Close()
+}
