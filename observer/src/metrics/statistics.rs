@@ -36,7 +36,8 @@ pub struct Limits {
     pub max_methods: usize,
     /// Series of all processes, at most [`Limits::MAX_SERIES`]; calls beyond them count as
     /// [`PathId::OTHER`] of their process or, when even that is too many, of
-    /// [`ProcessId::OTHER`]. A series takes about 0.6 kB with the default buckets.
+    /// [`ProcessId::OTHER`]. A series takes about 0.7 kB with the default buckets; docs/scale.md has
+    /// the rest.
     pub max_series: usize,
 }
 
