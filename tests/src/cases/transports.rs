@@ -1,5 +1,7 @@
 //! What carries HTTP/2, and what else is spoken where it is.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use tests::daemon::{Daemon, free_address};
 use tests::openmetrics::Metrics;
@@ -48,6 +50,13 @@ fn addresses(table: &mut Table) {
             talk.finish()
         });
     }
+    let multipath = Path::new("/proc/sys/net/mptcp").exists();
+    table.alone_if(multipath, "MPTCP", |name| {
+        let daemon = Daemon::start::<&str>(&[])?;
+        let mut talk = Talk::begin(&daemon, name, Address::Multipath(0))?;
+        two_calls(&mut talk)?;
+        talk.finish()
+    });
     table.case("a Unix socket, bytes one by one", |daemon, name| {
         let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
         (talk.way.write, talk.way.read) = (Write::Pieces(1), Read::Pieces(1));

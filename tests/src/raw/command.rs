@@ -56,6 +56,8 @@ pub enum Address {
     Mapped(u16),
     /// As `V4`, with SO_REUSEPORT.
     Shared(u16),
+    /// As `V4`, by MPTCP.
+    Multipath(u16),
     Unix(String),
     /// A Unix socket without a file.
     Abstract(String),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use tests::raw::command::Address;
 
 /// A peer that waits longer than this waits for nothing.
@@ -37,6 +37,10 @@ pub(crate) fn listen(address: &Address) -> Result<(OwnedFd, Address)> {
             let (listener, port) = listen_shared(*port)?;
             (listener, Address::Shared(port))
         }
+        Address::Multipath(port) => {
+            let (listener, port) = listen_at(multipath()?, *port)?;
+            (listener, Address::Multipath(port))
+        }
         Address::Unix(path) => (UnixListener::bind(path)?.into(), address.clone()),
         Address::Abstract(name) => {
             let at = net::SocketAddr::from_abstract_name(name)?;
@@ -49,6 +53,16 @@ pub(crate) fn listen(address: &Address) -> Result<(OwnedFd, Address)> {
 fn listen_shared(port: u16) -> Result<(OwnedFd, u16)> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     sockopt::set_socket_reuseport(&socket, true)?;
+    listen_at(socket, port)
+}
+
+/// An MPTCP socket.
+fn multipath() -> Result<OwnedFd> {
+    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::MPTCP))
+        .context("an MPTCP socket")
+}
+
+fn listen_at(socket: OwnedFd, port: u16) -> Result<(OwnedFd, u16)> {
     rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     rustix::net::listen(&socket, 16)?;
     let listener = TcpListener::from(socket);
@@ -66,6 +80,11 @@ pub(crate) fn connect(address: &Address) -> Result<OwnedFd> {
         Address::V4(port) | Address::Shared(port) => tcp((Ipv4Addr::LOCALHOST, *port).into()),
         Address::V6(port) => tcp((Ipv6Addr::LOCALHOST, *port).into()),
         Address::Mapped(port) => tcp((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), *port).into()),
+        Address::Multipath(port) => {
+            let socket = multipath()?;
+            rustix::net::connect(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, *port)))?;
+            Ok(socket)
+        }
         Address::Unix(path) => Ok(UnixStream::connect(path)?.into()),
         Address::Abstract(name) => {
             let at = net::SocketAddr::from_abstract_name(name)?;
