@@ -80,11 +80,14 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
     Some(())
 }
 
-/// Where a function that receives from a `struct sock` has its flags: see the fexit backend.
+/// Where a function that receives from a `struct sock` has its flags: see the fexit backend, also for
+/// why the argument is not chosen and then read.
 #[inline(always)]
 fn enter_receive(ctx: &ProbeContext) -> u32 {
-    let flags = if globals::receive_parameters() == globals::WITH_NONBLOCK { 4 } else { 3 };
-    enter(ctx, First::Sock, direction::RECEIVED, Some(flags))
+    match globals::receive_parameters() {
+        globals::WITH_NONBLOCK => enter(ctx, First::Sock, direction::RECEIVED, Some(4)),
+        _ => enter(ctx, First::Sock, direction::RECEIVED, Some(3)),
+    }
 }
 
 /// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`

@@ -150,9 +150,9 @@ impl Call {
     }
 
     /// Whether its deadline had passed by then; `None` if it may have one that was not seen.
-    fn expired(&self, role: Role, time_ns: u64) -> Option<bool> {
+    fn expired(&self, time_ns: u64) -> Option<bool> {
         let elapsed = time_ns.saturating_sub(self.started_ns);
-        let expired = self.timeout_ns.is_some_and(|timeout| is_expired(role, elapsed, timeout));
+        let expired = self.timeout_ns.is_some_and(|timeout| is_expired(elapsed, timeout));
         (!self.timeout_unknown).then_some(expired)
     }
 
@@ -486,7 +486,7 @@ impl Calls {
     ) {
         self.now_ns = at.time_ns;
         let Some(call) = self.open.get(&stream) else { return };
-        let expired = call.expired(self.role, at.time_ns);
+        let expired = call.expired(at.time_ns);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
         let incomplete = if self.is_request(flow) {
@@ -560,7 +560,7 @@ impl Calls {
         self.join_early(u32::MAX, sink);
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
-            let expired = call.expired(self.role, time_ns);
+            let expired = call.expired(time_ns);
             let incomplete = call.missed.any();
             self.end(time_ns, stream, End::Closed { expired, incomplete }, sink);
         }

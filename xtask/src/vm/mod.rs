@@ -8,6 +8,7 @@ mod guest;
 mod image;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -42,17 +43,17 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "7.2", suite: "sid", version: "7.", backends: BACKENDS },
 ];
 
-/// For `cargo xtask ci`: four cases, about a minute for each kernel and backend.
+/// For `cargo xtask ci`: few cases, about a minute for each kernel and backend.
 const FEW: &str = "four kinds of call: tonic -> tonic|\
     four kinds of call: python-asyncio -> python-threaded|\
-    a Unix socket, bytes one by one|io_uring on a watched connection";
+    a Unix socket, bytes one by one|io_uring on a watched connection|MPTCP";
 
 /// Every backend's way to a byte, and every kind of call, without most of the cases that need a
 /// daemon of their own: its start takes ten seconds in an emulator.
 const FILTER: &str = "four kinds of call: tonic -> tonic|\
     four kinds of call: python-asyncio -> python-threaded|errors: tonic -> python-asyncio|\
     raw codes|raw frames|raw ends|on a watched connection|costs no number|\
-    raw transports: IPv4 mapped to IPv6 |Unix socket";
+    raw transports: IPv4 mapped to IPv6 |Unix socket|MPTCP";
 
 /// What the table has of one kernel and backend.
 struct Cell {
@@ -93,6 +94,12 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// All kernels and backends, and the cases that are meant for them.
+    pub(crate) fn everything() -> Self {
+        let all = || vec!["all".to_owned()];
+        Self { place: Where { kernels: all(), backends: all() }, filter: None }
+    }
+
     /// For `cargo xtask ci`: an old and a new kernel, and the backends that this machine's kernel
     /// need not have.
     pub(crate) fn of_ci() -> Self {
@@ -220,7 +227,9 @@ impl Tests {
         let mut list = Command::new(&binary);
         list.arg("--list").env(PEERS.0, PEERS.1).current_dir(exec::workspace());
         // Not all cases: that list is another one.
-        list.env(REPORT, exec::target()?.join("vm/cases.jsonl"));
+        let folder = exec::target()?.join("vm");
+        fs::create_dir_all(&folder)?;
+        list.env(REPORT, folder.join("cases.jsonl"));
         exec::output(&mut list, guest::PREPARE_LIMIT)?;
         Ok(Self { daemon, binary, filter: filter.to_owned() })
     }
