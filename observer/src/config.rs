@@ -26,6 +26,8 @@ pub struct Config {
     pub filter: Filter,
     /// Where `/metrics` is served.
     pub listen: SocketAddr,
+    /// TLS and users of what is served there.
+    pub web_config_file: Option<PathBuf>,
     /// How the kernel programs are attached.
     pub backend: Backend,
     /// Upper bounds of the latency histograms.
@@ -60,6 +62,7 @@ impl Default for Config {
         Self {
             filter: Filter::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
+            web_config_file: None,
             backend: Backend::default(),
             buckets: Buckets::default(),
             native_histograms: false,

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use observer::{
@@ -13,7 +13,7 @@ use observer::{
     metrics::{self, Descriptors, Format},
     preconditions::{self, Places},
     privileges,
-    server::{self, Pages},
+    server::{self, Pages, Protection},
     worker::Worker,
 };
 use tokio::{
@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     let outcome = match invocation.action {
         Action::Run => run(&invocation.config),
         Action::Check => check(&invocation.config),
+        Action::Completions(shell) => print(&cli::completions(shell)),
+        Action::Man => cli::manual().map_err(Into::into).and_then(|page| print(&page)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,6 +53,7 @@ fn run(config: &Config) -> Result<()> {
     log::init(&config.log)?;
     preconditions::verify(config, &Places::default())?;
     let listener = preconditions::bind(config.listen)?;
+    let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
     let descriptors = match &config.descriptor_set {
         Some(path) => Descriptors::read(path)?,
         None => Descriptors::default(),
@@ -67,9 +70,12 @@ fn run(config: &Config) -> Result<()> {
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let mut signals = Signals::new()?;
-        info!("watching {filter}, backend {backend}, metrics at http://{address}/metrics");
+        info!(
+            "watching {filter}, backend {backend}, metrics at {}://{address}/metrics",
+            protection.scheme()
+        );
         let pages = Arc::new(Figures { worker: Arc::clone(&worker) });
-        server::serve(listener, pages, end(&mut signals, &worker)).await;
+        server::serve(listener, pages, protection, end(&mut signals, &worker)).await;
         Ok::<(), anyhow::Error>(())
     })?;
     runtime.shutdown_timeout(GRACE);
@@ -155,6 +161,12 @@ fn check(config: &Config) -> Result<()> {
     let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
     report("address", &address);
     met &= address.is_ok();
+    if let Some(file) = &config.web_config_file {
+        let read = Protection::read(Some(file))
+            .map(|protection| format!("{}, {} for scrapers", file.display(), protection.scheme()));
+        report("web config", &read);
+        met &= read.is_ok();
+    }
     if met {
         let attached = Probes::attach(config);
         met = attached.is_ok();
@@ -168,6 +180,10 @@ fn check(config: &Config) -> Result<()> {
     }
     anyhow::ensure!(met, "observer cannot watch here; see above");
     Ok(())
+}
+
+fn print(bytes: &[u8]) -> Result<()> {
+    std::io::stdout().write_all(bytes).context("cannot print")
 }
 
 fn report(subject: &str, outcome: &Result<String>) {

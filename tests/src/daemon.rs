@@ -37,6 +37,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// For a scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(10);
 
+/// What a scrape asks for.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
+
 /// Whom a daemon without privileges runs as: nobody.
 const NOBODY: u32 = 65_534;
 
@@ -88,6 +91,10 @@ impl Daemon {
             }
             sleep(POLL);
         }
+        // Who asks for TLS is asked by who speaks it.
+        if self.log.text().contains("https://") {
+            return Ok(());
+        }
         ensure!(self.is_ready()?, "the daemon says it is watching, but /readyz says otherwise");
         Ok(())
     }
@@ -117,11 +124,16 @@ impl Daemon {
         self.output.text()
     }
 
+    /// What `/metrics` says now, to who accepts this.
+    pub fn metrics_as(&self, accept: &str) -> Result<String> {
+        let (status, body) = http_get_as(self.address, "/metrics", accept)?;
+        ensure!(status == 200, "/metrics answers with status {status}: {body}");
+        Ok(body)
+    }
+
     /// What `/metrics` says now.
     pub fn scrape(&self) -> Result<Metrics> {
-        let (status, body) = http_get(self.address, "/metrics")?;
-        ensure!(status == 200, "/metrics answers with status {status}: {body}");
-        Metrics::parse(&body)
+        Metrics::parse(&self.metrics_as(OPENMETRICS)?)
     }
 
     /// How long a scrape takes.
@@ -324,13 +336,13 @@ pub fn free_address() -> Result<SocketAddr> {
 
 /// What a process says on stderr or stdout, read as it comes so that it never blocks.
 #[derive(Debug)]
-struct Log {
+pub(crate) struct Log {
     lines: Arc<Mutex<String>>,
     reader: thread::JoinHandle<()>,
 }
 
 impl Log {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
+    pub(crate) fn of(pipe: impl Read + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(String::new()));
         let written = Arc::clone(&lines);
         let reader = thread::spawn(move || {
@@ -343,7 +355,7 @@ impl Log {
         Self { lines, reader }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -356,14 +368,18 @@ impl Log {
 }
 
 /// Status and body. As plain as it can be, so that the daemon's server is tested and not a client.
-fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    http_get_as(address, path, OPENMETRICS)
+}
+
+fn http_get_as(address: SocketAddr, path: &str, accept: &str) -> Result<(u16, String)> {
     let context = || format!("GET http://{address}{path}");
     let mut stream = TcpStream::connect_timeout(&address, SCRAPE_LIMIT).with_context(context)?;
     stream.set_read_timeout(Some(SCRAPE_LIMIT))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-         Accept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+         Accept: {accept}\r\n\r\n"
     )
     .with_context(context)?;
     let mut answer = Vec::new();

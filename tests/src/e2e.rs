@@ -176,6 +176,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     case("refuses bad ports", Nothing, Box::new(refuses_bad_ports));
     case("refuses a process that is not there", Nothing, Box::new(refuses_a_missing_process));
     case("refuses a kernel without BTF", Nothing, Box::new(refuses_without_btf));
+    cases.push(cases::scraped::case(tonic)?);
     cases.extend(cases::all());
     cases.push(cases::documented::case(&cases));
     Ok(cases)

@@ -13,6 +13,7 @@
 //! - [`latency`]: the comparison with the peers' own clocks;
 //! - [`gzip`] and [`refused`]: compressed messages, calls that a server refuses;
 //! - [`libraries`]: the comparison with what metrics libraries tell of the same calls;
+//! - [`prometheus`]: a real one, that scrapes the daemon;
 //! - [`report`]: what was checked, for docs/correctness.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
@@ -39,6 +40,7 @@ pub mod openmetrics;
 pub mod payload;
 pub mod peer;
 mod process;
+pub mod prometheus;
 pub mod raw;
 pub mod refused;
 pub mod report;

@@ -10,12 +10,14 @@
 mod layers;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
@@ -39,6 +41,10 @@ pub enum Action {
     Run,
     /// Say what this kernel allows, and end.
     Check,
+    /// Print a script for a shell, and end.
+    Completions(Shell),
+    /// Print the manual page, and end.
+    Man,
 }
 
 /// Reads this process's arguments and environment. After `--help` and `--version` it ends the
@@ -70,9 +76,25 @@ pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Inv
         .map_err(|error| layers.name_origin(in_one_line(error)))?;
     let action = match cli.verb {
         Some(Verb::Check) => Action::Check,
+        Some(Verb::Completions { shell }) => Action::Completions(shell),
+        Some(Verb::Man) => Action::Man,
         None => Action::Run,
     };
     Ok(Invocation { action, config: cli.options.into_config().map_err(mistake)? })
+}
+
+/// A script that completes this command line, for whoever sources it.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "observer", &mut script);
+    script
+}
+
+/// The manual page, in roff.
+pub fn manual() -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command()).section("8").render(&mut page)?;
+    Ok(page)
 }
 
 fn mistake(mut text: String) -> Error {
@@ -136,6 +158,17 @@ enum Verb {
     ///
     /// Takes the same flags, and starts nothing. Exit code 0 when the daemon could start.
     Check,
+    /// Prints what completes this command line in a shell
+    ///
+    /// For instance: observer completions bash > /etc/bash_completion.d/observer
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Prints this help as a manual page
+    ///
+    /// For instance: observer man | man --local-file -
+    Man,
 }
 
 const AFTER_HELP: &str = "\
@@ -250,6 +283,17 @@ struct Options {
     #[arg(long, value_name = "SCHEMA", value_delimiter = ',', global = true)]
     #[arg(default_values_t = [Schema::Go], help_heading = "What is published")]
     schema: Vec<Schema>,
+
+    /// Asks scrapers for TLS or a password, as this file says
+    ///
+    /// YAML in the format of Prometheus' own exporters: tls_server_config (cert_file, key_file,
+    /// client_auth_type, client_ca_file, min_version) and basic_auth_users (a bcrypt hash by name).
+    /// It and the files that it names are read again when they change.
+    ///
+    /// Example: --web-config-file /etc/observer/web.yml
+    #[arg(long, visible_alias = "web.config.file", value_name = "FILE", global = true)]
+    #[arg(help_heading = "What is published")]
+    web_config_file: Option<PathBuf>,
 
     /// Upper bounds of the latency buckets, in seconds
     ///
@@ -480,6 +524,7 @@ impl Options {
         Ok(Config {
             filter: Filter { ports, pids, comms, children: self.children },
             listen: self.listen,
+            web_config_file: self.web_config_file,
             backend: self.backend,
             buckets,
             native_histograms: self.native_histograms,

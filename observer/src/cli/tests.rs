@@ -30,7 +30,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 22] = [
+const SETTINGS: [(&str, &str, &str); 23] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -38,6 +38,7 @@ const SETTINGS: [(&str, &str, &str); 22] = [
     ("schema", "['python', 'requests']", "python,requests"),
     ("native-histograms", "true", "true"),
     ("created", "false", "false"),
+    ("web-config-file", "'/w'", "/w"),
     ("buckets", "[0.5, 1, '2']", "0.5,1,2"),
     ("descriptor-set", "'/d'", "/d"),
     ("max-methods", "7", "7"),

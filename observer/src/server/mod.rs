@@ -1,4 +1,5 @@
-//! `/metrics`, `/healthz`, `/readyz` and a page that links them, over HTTP/1.1.
+//! `/metrics`, `/healthz`, `/readyz` and a page that links them, over HTTP/1.1, by TLS and for
+//! those who have a password where that is asked for ([`Protection`]).
 //!
 //! A scraper may be slow, dead or hostile, and neither the others nor the daemon may suffer:
 //! connections are bounded (`Limits`), nobody is waited for without end, and one rendering at
@@ -6,9 +7,15 @@
 
 #![forbid(unsafe_code)]
 
+mod auth;
+mod encoding;
+mod held;
+mod protection;
 mod render;
 mod routes;
 mod stream;
+mod tls;
+mod web_config;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -18,12 +25,15 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
+pub use protection::Protection;
 use routes::Routes;
 use stream::Impatient;
 
@@ -47,7 +57,7 @@ pub trait Pages: Send + Sync + 'static {
 struct Limits {
     /// Served at once. Further ones wait in the kernel's accept queue.
     connections: usize,
-    /// For a request's headers, from the first moment it could be sent: so an idle connection
+    /// For a TLS handshake, and for a request's headers, from the first moment it could be sent: so an idle connection
     /// ends after it as well. No multiple of usual scrape intervals, or connections would be
     /// closed just when the next scrape comes.
     headers: Duration,
@@ -57,6 +67,8 @@ struct Limits {
     response: Duration,
     /// For what is under way at shutdown.
     grace: Duration,
+    /// Bytes of all scrapes that are under way, or one scrape: beyond, the oldest are cut off.
+    held: usize,
 }
 
 const LIMITS: Limits = Limits {
@@ -65,25 +77,28 @@ const LIMITS: Limits = Limits {
     page: Duration::from_secs(30),
     response: Duration::from_secs(30),
     grace: Duration::from_secs(5),
+    held: 64 << 20,
 };
 
-/// Serves `pages` until `shutdown` completes; then accepts no more, lets responses that are
+/// Serves `pages` to whom `protection` admits, until `shutdown` completes; then accepts no more, lets responses that are
 /// under way finish, for at most 5 s, and returns.
 pub async fn serve(
     listener: TcpListener,
     pages: Arc<dyn Pages>,
+    protection: Arc<Protection>,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_within(LIMITS, listener, pages, shutdown).await;
+    serve_within(LIMITS, listener, pages, protection, shutdown).await;
 }
 
 async fn serve_within(
     limits: Limits,
     listener: TcpListener,
     pages: Arc<dyn Pages>,
+    protection: Arc<Protection>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let routes = Arc::new(Routes::new(pages, limits.page));
+    let routes = Arc::new(Routes::new(pages, Arc::clone(&protection), limits));
     let places = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -103,7 +118,8 @@ async fn serve_within(
             }
             (stream, place) = accept(&listener, &places) => {
                 let routes = Arc::clone(&routes);
-                connections.spawn(converse(limits, stream, routes, stopping.clone(), place));
+                let conversation = Conversation { limits, routes, stopping: stopping.clone() };
+                connections.spawn(conversation.begin(stream, Arc::clone(&protection), place));
             }
         }
     }
@@ -142,35 +158,61 @@ async fn accept(
     }
 }
 
-/// Serves one connection, request by request.
-async fn converse(
+/// One connection, served request by request.
+struct Conversation {
     limits: Limits,
-    stream: TcpStream,
     routes: Arc<Routes>,
-    mut stopping: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
-) {
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, Infallible>(routes.answer(request.method(), request.uri().path()).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.headers)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(Impatient::new(stream, limits.response)), service);
-    let mut connection = pin!(connection);
-    let outcome = tokio::select! {
-        outcome = &mut connection => outcome,
-        // An error says that the sender is gone, which is the sign.
-        Err(_) = stopping.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    stopping: watch::Receiver<()>,
+}
+
+impl Conversation {
+    /// By TLS, where that is asked for.
+    async fn begin(
+        mut self,
+        stream: TcpStream,
+        protection: Arc<Protection>,
+        _place: OwnedSemaphorePermit,
+    ) {
+        let Some(config) = protection.terms().await.tls.clone() else {
+            return self.hold(stream).await;
+        };
+        let handshake = timeout(self.limits.headers, TlsAcceptor::from(config).accept(stream));
+        let outcome = tokio::select! {
+            outcome = handshake => outcome,
+            Err(_) = self.stopping.changed() => return,
+        };
+        match outcome {
+            Ok(Ok(stream)) => self.hold(stream).await,
+            Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+            Err(_) => debug!("TLS handshake not done in time"),
         }
-    };
-    if let Err(error) = outcome {
-        // Of the client's making: it is told by a status where HTTP has one.
-        debug!(%error, "HTTP connection ended");
+    }
+
+    async fn hold(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let Self { limits, routes, mut stopping } = self;
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let routes = Arc::clone(&routes);
+            let (request, _) = request.into_parts();
+            async move { Ok::<_, Infallible>(routes.answer(&request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.headers)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(Impatient::new(stream, limits.response)), service);
+        let mut connection = pin!(connection);
+        let outcome = tokio::select! {
+            outcome = &mut connection => outcome,
+            // An error says that the sender is gone, which is the sign.
+            Err(_) = stopping.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
+            // Of the client's making: it is told by a status where HTTP has one.
+            debug!(%error, "HTTP connection ended");
+        }
     }
 }
 

@@ -1,15 +1,47 @@
 //! One rendering of the metrics at a time, shared by all who wait for it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
-use super::Pages;
+use super::held::{Held, Ledger};
+use super::{Pages, encoding};
 
-/// What a rendering gave: the text, or why there is none.
-pub(super) type Rendered = Result<Bytes, String>;
+/// What a rendering gave: the metrics, or why there are none.
+pub(super) type Rendered = Result<Arc<Rendering>, String>;
+
+/// Metrics as of one moment.
+pub(super) struct Rendering {
+    text: Arc<Held>,
+    /// Packed for the first who asks, and kept for the others.
+    gzip: OnceCell<Arc<Held>>,
+    ledger: Arc<Ledger>,
+}
+
+impl Rendering {
+    fn new(text: impl Into<Bytes>, ledger: &Arc<Ledger>) -> Arc<Self> {
+        let ledger = Arc::clone(ledger);
+        Arc::new(Self { text: ledger.hold(text.into()), gzip: OnceCell::new(), ledger })
+    }
+
+    /// As it is.
+    pub(super) fn text(&self) -> &Arc<Held> {
+        &self.text
+    }
+
+    /// Packed, on a thread where it holds up nobody.
+    pub(super) async fn gzip(&self) -> io::Result<&Arc<Held>> {
+        let pack = || async {
+            let (text, ledger) = (self.text.whole()?, Arc::clone(&self.ledger));
+            let packed = tokio::task::spawn_blocking(move || encoding::gzip(&text)).await??;
+            Ok(ledger.hold(packed))
+        };
+        self.gzip.get_or_try_init(pack).await
+    }
+}
 
 /// Gives each caller a text that was begun after its call, so that what it has seen happen is in
 /// it. Callers that arrive during one rendering wait for it and then share the next.
@@ -18,6 +50,7 @@ pub(super) struct Renderer {
     /// Calls so far; each takes the number it finds.
     calls: Arc<AtomicU64>,
     latest: Arc<Mutex<Latest>>,
+    ledger: Arc<Ledger>,
 }
 
 struct Latest {
@@ -27,9 +60,11 @@ struct Latest {
 }
 
 impl Renderer {
-    pub(super) fn new(pages: Arc<dyn Pages>) -> Self {
-        let latest = Latest { covers: 0, rendered: Ok(Bytes::new()) };
-        Self { pages, calls: Arc::default(), latest: Arc::new(Mutex::new(latest)) }
+    /// Whose renderings that are still being read take so many bytes, or one of them does.
+    pub(super) fn new(pages: Arc<dyn Pages>, at_most: usize) -> Self {
+        let ledger = Arc::new(Ledger::new(at_most));
+        let latest = Latest { covers: 0, rendered: Ok(Rendering::new(Bytes::new(), &ledger)) };
+        Self { pages, calls: Arc::default(), latest: Arc::new(Mutex::new(latest)), ledger }
     }
 
     pub(super) async fn render(&self) -> Rendered {
@@ -39,11 +74,12 @@ impl Renderer {
             return latest.rendered.clone();
         }
         let (pages, calls) = (Arc::clone(&self.pages), Arc::clone(&self.calls));
+        let ledger = Arc::clone(&self.ledger);
         // The lock goes along: when the caller is gone, the rendering it began is still the only
         // one.
         let rendering = tokio::task::spawn_blocking(move || {
             let covers = calls.load(Ordering::SeqCst);
-            let rendered = pages.metrics().map(Bytes::from);
+            let rendered = pages.metrics().map(|text| Rendering::new(text, &ledger));
             *latest = Latest { covers, rendered: rendered.clone() };
             rendered
         });

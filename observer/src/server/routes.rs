@@ -4,38 +4,52 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
+use hyper::body::Body as _;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HeaderMap, HeaderValue, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use tokio::time::timeout;
 use tracing::error;
 
-use super::Pages;
+use super::held::{Held, Reading};
 use super::render::Renderer;
+use super::{Limits, Pages, Protection, encoding};
 
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
+/// Of a response: what is there at once, or a scrape.
+pub(super) type Body = Either<Full<Bytes>, Reading>;
+
 /// All that is served, and how.
 pub(super) struct Routes {
     pages: Arc<dyn Pages>,
+    protection: Arc<Protection>,
     renderer: Renderer,
     /// For a page to be made.
     patience: Duration,
 }
 
 impl Routes {
-    pub(super) fn new(pages: Arc<dyn Pages>, patience: Duration) -> Self {
-        Self { renderer: Renderer::new(Arc::clone(&pages)), pages, patience }
+    pub(super) fn new(pages: Arc<dyn Pages>, protection: Arc<Protection>, limits: Limits) -> Self {
+        let renderer = Renderer::new(Arc::clone(&pages), limits.held);
+        Self { renderer, pages, protection, patience: limits.page }
     }
 
-    /// Answers a request. HEAD is answered as GET is; hyper leaves the body out.
-    pub(super) async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    /// Answers a request. HEAD is answered as GET is; hyper leaves the body out. Whoever is not
+    /// admitted does not even learn what there is.
+    pub(super) async fn answer(&self, request: &Parts) -> Response<Body> {
+        let users = Arc::clone(&self.protection.terms().await.users);
+        if !users.admit(request.headers.get(AUTHORIZATION)).await {
+            return unauthorized();
+        }
+        let (method, path) = (&request.method, request.uri.path());
         if !["/", "/metrics", "/healthz", "/readyz"].contains(&path) {
             let text = "There is /metrics, /healthz, /readyz and / here.\n";
             return response(StatusCode::NOT_FOUND, PLAIN, text.into());
@@ -48,7 +62,7 @@ impl Routes {
         }
         let made = async {
             match path {
-                "/metrics" => self.metrics().await,
+                "/metrics" => self.metrics(&request.headers).await,
                 "/healthz" => self.probe(Pages::health).await,
                 "/readyz" => self.probe(Pages::ready).await,
                 _ => index(),
@@ -61,14 +75,20 @@ impl Routes {
         })
     }
 
-    async fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.renderer.render().await {
-            Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
-            Err(reason) => failure(&reason),
+    async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
+        let rendering = match self.renderer.render().await {
+            Ok(rendering) => rendering,
+            Err(reason) => return failure(&reason),
+        };
+        let packed = encoding::accepts_gzip(headers);
+        let text = if packed { rendering.gzip().await } else { Ok(rendering.text()) };
+        match text {
+            Ok(text) => scrape(text, packed),
+            Err(error) => failure(&format!("packing failed: {error}")),
         }
     }
 
-    async fn probe(&self, ask: fn(&dyn Pages) -> Result<(), String>) -> Response<Full<Bytes>> {
+    async fn probe(&self, ask: fn(&dyn Pages) -> Result<(), String>) -> Response<Body> {
         let pages = Arc::clone(&self.pages);
         match tokio::task::spawn_blocking(move || ask(&*pages)).await {
             Ok(Ok(())) => response(StatusCode::OK, PLAIN, "ok\n".into()),
@@ -81,25 +101,49 @@ impl Routes {
     }
 }
 
-fn index() -> Response<Full<Bytes>> {
+fn unauthorized() -> Response<Body> {
+    let text = "Unauthorized: this needs a user and a password.\n".into();
+    let mut refusal = response(StatusCode::UNAUTHORIZED, PLAIN, text);
+    let challenge = HeaderValue::from_static("Basic realm=\"observer\", charset=\"UTF-8\"");
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    refusal
+}
+
+fn index() -> Response<Body> {
     let mut page = response(StatusCode::OK, HTML, include_str!("index.html").into());
     let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
     page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     page
 }
 
-fn failure(reason: &str) -> Response<Full<Bytes>> {
+fn failure(reason: &str) -> Response<Body> {
     error!(reason, "an HTTP request could not be served");
     response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{reason}\n").into())
 }
 
-fn response(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
-    let length = HeaderValue::from(body.len());
-    let mut response = Response::new(Full::new(body));
+fn scrape(text: &Arc<Held>, packed: bool) -> Response<Body> {
+    let mut scrape = with_body(StatusCode::OK, OPEN_METRICS, Either::Right(text.read()));
+    let headers = scrape.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if packed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    scrape
+}
+
+fn response(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Body> {
+    with_body(status, content_type, Either::Left(Full::new(body)))
+}
+
+fn with_body(status: StatusCode, content_type: HeaderValue, body: Body) -> Response<Body> {
+    let length = body.size_hint().exact();
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(CONTENT_LENGTH, length);
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

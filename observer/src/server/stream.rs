@@ -6,31 +6,31 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// A [`TcpStream`] whose writes fail when what was begun to be written is not all taken within a
-/// time, however steadily the reader trickles. hyper bounds reading, not writing.
+/// A stream whose writes fail when what was begun to be written is not all taken within a time,
+/// however steadily the reader trickles. hyper bounds reading, not writing.
 ///
-/// hyper flushes after each response, when its own buffer is empty: a flush ends the time.
-pub(super) struct Impatient {
-    stream: TcpStream,
+/// hyper flushes after each response, when its own buffer is empty: a flush that is done (TLS has
+/// a buffer of its own) ends the time.
+pub(super) struct Impatient<S> {
+    stream: S,
     patience: Duration,
     /// Runs while the kernel's buffer is full.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Impatient {
-    pub(super) fn new(stream: TcpStream, patience: Duration) -> Self {
+impl<S> Impatient<S> {
+    pub(super) fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, deadline: None }
     }
 
     /// Passes on the result of a write, or says that its time is over.
-    fn in_time(
+    fn in_time<T>(
         &mut self,
-        written: Poll<io::Result<usize>>,
+        written: Poll<io::Result<T>>,
         context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() && self.deadline.is_none() {
             return written;
         }
@@ -43,7 +43,7 @@ impl Impatient {
     }
 }
 
-impl AsyncRead for Impatient {
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -53,7 +53,7 @@ impl AsyncRead for Impatient {
     }
 }
 
-impl AsyncWrite for Impatient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -77,11 +77,15 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.deadline = None;
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.deadline = None;
+        }
+        self.in_time(flushed, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shut_down = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.in_time(shut_down, context)
     }
 }

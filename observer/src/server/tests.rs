@@ -1,11 +1,14 @@
 //! Over real sockets, with clients that write bytes, as no HTTP client misbehaves on demand.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+mod protected;
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use flate2::read::GzDecoder;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -14,8 +17,14 @@ use super::*;
 const LONG: Duration = Duration::from_mins(1);
 
 /// Bounds that no test meets unless it sets them.
-const GENEROUS: Limits =
-    Limits { connections: 128, headers: LONG, page: LONG, response: LONG, grace: LONG };
+const GENEROUS: Limits = Limits {
+    connections: 128,
+    headers: LONG,
+    page: LONG,
+    response: LONG,
+    grace: LONG,
+    held: usize::MAX,
+};
 
 type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
@@ -64,6 +73,10 @@ struct Served {
 
 impl Served {
     fn start(limits: Limits, pages: Stub) -> Self {
+        Self::protected(limits, pages, Protection::read(None).expect("none"))
+    }
+
+    fn protected(limits: Limits, pages: Stub, protection: Protection) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -77,7 +90,8 @@ impl Served {
                 let shutdown = async {
                     stopped.await.expect_err("dropped, never sent");
                 };
-                serve_within(limits, listener, Arc::new(pages), shutdown).await;
+                let (pages, protection) = (Arc::new(pages), Arc::new(protection));
+                serve_within(limits, listener, pages, protection, shutdown).await;
             });
         });
         let address = told.recv().expect("it listens");
@@ -112,15 +126,20 @@ impl Drop for Served {
     }
 }
 
-struct Client(BufReader<TcpStream>);
+struct Client<S = TcpStream>(BufReader<S>);
 
-impl Client {
+impl<S: Read + Write> Client<S> {
     fn send(&mut self, text: &str) {
         self.0.get_mut().write_all(text.as_bytes()).expect("sent");
     }
 
     fn request(&mut self, method: &str, path: &str) -> Answer {
-        self.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        self.request_with(method, path, "")
+    }
+
+    /// With further headers, each ended by CRLF.
+    fn request_with(&mut self, method: &str, path: &str, headers: &str) -> Answer {
+        self.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n"));
         self.answer(method != "HEAD")
     }
 
@@ -178,6 +197,24 @@ fn metrics_are_open_metrics() {
     assert_eq!((answer.status(), answer.text()), (200, "# EOF\n"));
     let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert_eq!(answer.header("content-type"), Some(open_metrics));
+}
+
+#[test]
+fn metrics_are_packed_once_for_all_who_take_gzip() {
+    let page = "grpc_server_handled_total 1\n".repeat(1000);
+    let made = page.clone();
+    let served = Served::start(GENEROUS, Stub::metrics(move || Ok(made.clone())));
+    let mut client = served.connect();
+    let packed = client.request_with("GET", "/metrics", "Accept-Encoding: gzip\r\n");
+    assert_eq!(packed.header("content-encoding"), Some("gzip"));
+    assert_eq!(packed.header("vary"), Some("accept, accept-encoding"));
+    let mut text = String::new();
+    GzDecoder::new(&packed.body[..]).read_to_string(&mut text).expect("gzip");
+    assert_eq!(text, page);
+    let head = client.request_with("HEAD", "/metrics", "Accept-Encoding: gzip\r\n");
+    assert_eq!(head.header("content-length"), packed.header("content-length"));
+    let plain = client.request_with("GET", "/metrics", "Accept-Encoding: gzip;q=0\r\n");
+    assert_eq!((plain.header("content-encoding"), plain.text()), (None, &*page));
 }
 
 #[test]
@@ -397,6 +434,30 @@ fn who_reads_nothing_holds_up_nobody_and_loses_the_place() {
     deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(served.get("/healthz").status(), 200);
     assert!(deaf.rest().len() < 64 << 20, "cut off");
+}
+
+#[test]
+fn who_reads_nothing_is_cut_off_for_who_reads() {
+    const PAGE: usize = 16 << 20;
+    let limits = Limits { held: 4 * PAGE, ..GENEROUS };
+    let served = Served::start(limits, Stub::metrics(|| Ok("x".repeat(PAGE))));
+    let mut deaf: Vec<Client> = (0..10).map(|_| served.connect()).collect();
+    for client in &mut deaf {
+        client.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        // Begun, and no rendering shared with the next.
+        client.0.read_exact(&mut [0]).expect("an answer begins");
+    }
+    assert_eq!(served.get("/metrics").body.len(), PAGE);
+    let whole = deaf.into_iter().filter_map(|mut client| {
+        let mut sink = Vec::new();
+        let limit = Duration::from_millis(500);
+        client.0.get_mut().set_read_timeout(Some(limit)).expect("set");
+        // A connection that is kept open for the next request ends by the timeout.
+        let ended = client.0.read_to_end(&mut sink);
+        let waits = ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        (waits && sink.len() >= PAGE).then_some(())
+    });
+    assert!((1..=4).contains(&whole.count()), "the newest are served, the others cut off");
 }
 
 #[test]

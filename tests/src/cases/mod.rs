@@ -14,6 +14,7 @@ mod hostile;
 mod late;
 mod privileges;
 mod processes;
+pub(crate) mod scraped;
 mod staying_up;
 mod told;
 mod transports;

@@ -1,0 +1,102 @@
+//! Content codings (RFC 9110, section 12.5.3): gzip, where the client takes it.
+
+use std::io::{self, Write as _};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::HeaderMap;
+use hyper::header::ACCEPT_ENCODING;
+
+/// Whether the request's headers allow gzip: named, or by `*`, and not with a weight of 0.
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values =
+        headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
+    let mut any = false;
+    for offer in values.flat_map(|value| value.split(',')) {
+        let (coding, parameters) = offer.split_once(';').unwrap_or((offer, ""));
+        match coding.trim() {
+            "*" => any = weight(parameters) > 0.0,
+            coding
+                if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") =>
+            {
+                return weight(parameters) > 0.0;
+            }
+            _ => {}
+        }
+    }
+    any
+}
+
+/// `q=0.5`; 1 where there is none, 0 where it is none.
+fn weight(parameters: &str) -> f32 {
+    let quality = parameters.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
+    });
+    quality.map_or(1.0, |value| value.parse().unwrap_or(0.0))
+}
+
+/// O(bytes): some 100 MB of exposition a second.
+pub(super) fn gzip(text: &[u8]) -> io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 10), Compression::fast());
+    encoder.write_all(text)?;
+    encoder.finish().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn accepts(values: &[&'static str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(ACCEPT_ENCODING, HeaderValue::from_static(value));
+        }
+        accepts_gzip(&headers)
+    }
+
+    #[test]
+    fn gzip_is_for_who_takes_it() {
+        let taken: [&[&str]; 7] = [
+            &["gzip"],
+            &["deflate, GZIP;q=0.5"],
+            &["br", "gzip"],
+            &["*"],
+            &["*;q=0, gzip"],
+            &["x-gzip"],
+            &["gzip; q=0.001"],
+        ];
+        for values in taken {
+            assert!(accepts(values), "{values:?}");
+        }
+        let refused: [&[&str]; 8] = [
+            &[],
+            &[""],
+            &["identity"],
+            &["gzip;q=0"],
+            &["*, gzip;q=0"],
+            &["gzip;q=0.000, *"],
+            &["*;q=0"],
+            &["gzip;q=much"],
+        ];
+        for values in refused {
+            assert!(!accepts(values), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_packed_unpacks() {
+        let text = "grpc_server_handled_total{grpc_code=\"OK\"} 1\n".repeat(1000);
+        let packed = gzip(text.as_bytes()).expect("in memory");
+        assert!(packed.len() < text.len() / 20);
+        let mut unpacked = String::new();
+        GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).expect("gzip");
+        assert_eq!(unpacked, text);
+    }
+}

@@ -1,0 +1,240 @@
+//! TLS and passwords.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::TLS12;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tempfile::TempDir;
+
+use super::*;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(TempDir::new().expect("a folder"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("written");
+    }
+
+    /// Key and certificate of a server, by an authority.
+    fn write_pair(&self, authority: &Authority) {
+        let (certificate, key) = pair(authority);
+        self.write("node.crt", &certificate);
+        self.write("node.key", &key);
+    }
+
+    fn read(&self) -> anyhow::Result<Protection> {
+        Protection::read(Some(&self.path().join("web.yml"))).map(Protection::impatient)
+    }
+
+    fn serve(&self) -> Served {
+        Served::protected(GENEROUS, Stub::default(), self.read().expect("valid"))
+    }
+}
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new([]).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed")
+}
+
+fn pair(authority: &Authority) -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, authority).expect("signed");
+    (certificate.pem(), key.serialize_pem())
+}
+
+/// A client that trusts the authority, and shows the pair.
+fn connect(
+    served: &Served,
+    trusted: &Authority,
+    own: Option<&(String, String)>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Client<StreamOwned<ClientConnection, TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.der().clone()).expect("an authority");
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(roots);
+    let config = match own {
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM"),
+            )
+            .expect("a pair"),
+        None => builder.with_no_client_auth(),
+    };
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
+    let stream = TcpStream::connect(served.address).expect("connected");
+    stream.set_read_timeout(Some(LONG)).expect("set");
+    Client(BufReader::new(StreamOwned::new(connection, stream)))
+}
+
+/// Whether a request is answered.
+fn answered(client: &mut Client<StreamOwned<ClientConnection, TcpStream>>) -> bool {
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut text = Vec::new();
+    let sent = client.0.get_mut().write_all(request);
+    // What was read before an end without close_notify counts too.
+    drop(sent.and_then(|()| client.0.read_to_end(&mut text)));
+    text.starts_with(b"HTTP/1.1 200")
+}
+
+const TLS: &str = "tls_server_config: {cert_file: node.crt, key_file: node.key";
+
+#[test]
+fn metrics_come_by_tls() {
+    let (folder, authority) = (Folder::new(), authority());
+    folder.write_pair(&authority);
+    folder.write("web.yml", &format!("{TLS}}}"));
+    let served = folder.serve();
+    for versions in [rustls::ALL_VERSIONS, &[&TLS12]] {
+        let mut client = connect(&served, &authority, None, versions);
+        for _ in 0..3 {
+            assert_eq!(client.request("GET", "/metrics").text(), "# EOF\n");
+        }
+    }
+    let mut plain = served.connect();
+    plain.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(!plain.rest().starts_with(b"HTTP"), "nothing is served without TLS");
+    assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
+}
+
+#[test]
+fn old_tls_is_refused_where_only_new_is_wanted() {
+    let (folder, authority) = (Folder::new(), authority());
+    folder.write_pair(&authority);
+    folder.write("web.yml", &format!("{TLS}, min_version: TLS13}}"));
+    let served = folder.serve();
+    assert!(!answered(&mut connect(&served, &authority, None, &[&TLS12])));
+    assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
+}
+
+#[test]
+fn clients_show_certificates_where_they_must() {
+    let (folder, ours, theirs) = (Folder::new(), authority(), authority());
+    folder.write_pair(&ours);
+    folder.write("ca.crt", &ours.pem());
+    for (kind, without) in
+        [("RequireAndVerifyClientCert", false), ("VerifyClientCertIfGiven", true)]
+    {
+        let text = format!("{TLS}, client_auth_type: {kind}, client_ca_file: ca.crt}}");
+        folder.write("web.yml", &text);
+        let served = folder.serve();
+        let answered =
+            |own: Option<&_>| answered(&mut connect(&served, &ours, own, rustls::ALL_VERSIONS));
+        assert!(answered(Some(&pair(&ours))), "{kind}");
+        assert!(!answered(Some(&pair(&theirs))), "{kind}");
+        assert_eq!(answered(None), without, "{kind}");
+    }
+}
+
+#[test]
+fn a_renewed_certificate_is_served() {
+    let (folder, first, second) = (Folder::new(), authority(), authority());
+    folder.write_pair(&first);
+    folder.write("web.yml", &format!("{TLS}}}"));
+    let served = folder.serve();
+    let trusted = |by| answered(&mut connect(&served, by, None, rustls::ALL_VERSIONS));
+    assert!(trusted(&first) && !trusted(&second));
+    // What is half written, or gone, is not served.
+    folder.write("node.crt", "-----BEGIN CERTIFICATE-----\n");
+    assert!(trusted(&first));
+    folder.write("web.yml", "");
+    assert!(trusted(&first), "TLS does not go by itself");
+    folder.write("web.yml", &format!("{TLS}}}"));
+    folder.write_pair(&second);
+    assert!(trusted(&second) && !trusted(&first));
+}
+
+#[test]
+fn files_that_are_not_right_are_named() {
+    let (folder, authority) = (Folder::new(), authority());
+    let refused = || format!("{:#}", folder.read().expect_err("refused"));
+    assert!(refused().contains("web.yml"));
+    folder.write("web.yml", &format!("{TLS}}}"));
+    assert!(refused().contains("node.crt"));
+    folder.write_pair(&authority);
+    folder.read().expect("right");
+    folder.write(
+        "node.key",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    assert!(refused().contains("no private key in"), "{}", refused());
+    folder.write("node.key", &pair(&authority).1);
+    assert!(refused().contains("do not go together"), "{}", refused());
+    folder.write("node.crt", "");
+    assert!(refused().contains("no PEM certificate in"), "{}", refused());
+}
+
+#[test]
+fn silent_handshakes_lose_the_place() {
+    let (folder, authority) = (Folder::new(), authority());
+    folder.write_pair(&authority);
+    folder.write("web.yml", &format!("{TLS}}}"));
+    let limits = Limits { connections: 1, headers: Duration::from_millis(200), ..GENEROUS };
+    let served = Served::protected(limits, Stub::default(), folder.read().expect("valid"));
+    let mut silent = served.connect();
+    assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
+    assert!(silent.rest().is_empty());
+}
+
+#[test]
+fn who_reads_nothing_by_tls_loses_the_place() {
+    let (folder, authority) = (Folder::new(), authority());
+    folder.write_pair(&authority);
+    folder.write("web.yml", &format!("{TLS}}}"));
+    let limits = Limits { connections: 1, response: Duration::from_millis(200), ..GENEROUS };
+    let large = Stub::metrics(|| Ok("x".repeat(64 << 20)));
+    let served = Served::protected(limits, large, folder.read().expect("valid"));
+    let mut deaf = connect(&served, &authority, None, rustls::ALL_VERSIONS);
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut other = connect(&served, &authority, None, rustls::ALL_VERSIONS);
+    assert_eq!(other.request("GET", "/healthz").status(), 200);
+}
+
+#[test]
+fn passwords_are_asked_for_everywhere_and_follow_the_file() {
+    let folder = Folder::new();
+    let hash = bcrypt::hash_with_salt("secret", 4, [9; 16]).expect("hashed").to_string();
+    folder.write("web.yml", &format!("basic_auth_users: {{alice: {hash}}}"));
+    let served = folder.serve();
+    let status = |path: &str, given: &str| {
+        let header = format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(given));
+        served.connect().request_with("GET", path, &header).status()
+    };
+    for path in ["/metrics", "/", "/healthz", "/nowhere"] {
+        let refusal = served.get(path);
+        assert_eq!(refusal.status(), 401, "{path}");
+        let challenge = refusal.header("www-authenticate").expect("says how");
+        assert!(challenge.starts_with("basic realm="), "{challenge}");
+        assert_eq!(status(path, "alice:wrong"), 401, "{path}");
+    }
+    assert_eq!(status("/metrics", "alice:secret"), 200);
+    assert_eq!(status("/nowhere", "alice:secret"), 404);
+    folder.write("web.yml", "basic_auth_users: {}");
+    assert_eq!(served.get("/metrics").status(), 401, "users do not go by themselves");
+    folder.write("web.yml", &format!("basic_auth_users: {{bob: {hash}}}"));
+    assert_eq!(status("/metrics", "alice:secret"), 401);
+    assert_eq!(status("/metrics", "bob:secret"), 200);
+}

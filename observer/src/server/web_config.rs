@@ -1,0 +1,292 @@
+//! The file of `--web-config-file`: TLS and basic authentication, in the format that Prometheus'
+//! own exporters share (exporter-toolkit, `docs/web-configuration.md`).
+//!
+//! What of that format is not spoken here is refused by name: a file that asks for something and
+//! does not get it would be taken for protection that is not there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use bcrypt::HashParts;
+use saphyr::{LoadableYamlNode as _, Yaml};
+
+/// Such a file is small; what is larger is not one.
+const FILE_AT_MOST: u64 = 1 << 20;
+
+/// A hash that takes longer, some seconds, would make a scrape time out.
+const COST_AT_MOST: u32 = 16;
+
+/// What the file says. Without either part, nothing is asked of scrapers.
+#[derive(Debug, Default)]
+pub(super) struct WebConfig {
+    pub(super) tls: Option<TlsConfig>,
+    /// Hash of the password, by name.
+    pub(super) users: BTreeMap<String, HashParts>,
+}
+
+/// `tls_server_config`, its paths relative to the file that has it.
+#[derive(Debug)]
+pub(super) struct TlsConfig {
+    pub(super) cert_file: PathBuf,
+    pub(super) key_file: PathBuf,
+    pub(super) client_auth: ClientAuth,
+    /// Whether TLS 1.2 is refused.
+    pub(super) only_tls13: bool,
+}
+
+/// `client_auth_type`, with the `client_ca_file` that it needs.
+#[derive(Debug)]
+pub(super) enum ClientAuth {
+    None,
+    IfGiven(PathBuf),
+    Required(PathBuf),
+}
+
+impl WebConfig {
+    /// Reads the file; the error names it, and the key that is wrong.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let in_file = || format!("in {}", path.display());
+        let length =
+            fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(length.len() <= FILE_AT_MOST, "{} is too large for settings", path.display());
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).with_context(in_file)
+    }
+
+    fn parse(text: &str, folder: &Path) -> Result<Self> {
+        let documents = Yaml::load_from_str(text).map_err(|error| anyhow!("not YAML: {error}"))?;
+        let mut config = Self::default();
+        let Some(document) = documents.first() else { return Ok(config) };
+        let mut sections = Section::of("", document)?;
+        if let Some(tls) = sections.take("tls_server_config") {
+            config.tls = Some(TlsConfig::parse(Section::of("tls_server_config", tls)?, folder)?);
+        }
+        if let Some(users) = sections.take("basic_auth_users") {
+            config.users = Section::of("basic_auth_users", users)?.hashes()?;
+        }
+        sections.end("tls_server_config and basic_auth_users")?;
+        Ok(config)
+    }
+}
+
+impl TlsConfig {
+    fn parse(mut section: Section<'_>, folder: &Path) -> Result<Self> {
+        let cert_file = section.file("cert_file", folder)?.context(
+            "tls_server_config has no cert_file: name the file of the certificate, with its chain",
+        )?;
+        let key_file = section
+            .file("key_file", folder)?
+            .context("tls_server_config has no key_file: name the file of the private key")?;
+        let ca_file = section.file("client_ca_file", folder)?;
+        let client_auth = ClientAuth::parse(section.text("client_auth_type")?, ca_file)?;
+        let only_tls13 = match section.text("min_version")? {
+            None | Some("TLS12") => false,
+            Some("TLS13") => true,
+            Some(other) => {
+                bail!("'{other}' is not a min_version of tls_server_config: write TLS12 or TLS13")
+            }
+        };
+        section.end("cert_file, key_file, client_auth_type, client_ca_file and min_version")?;
+        Ok(Self { cert_file, key_file, client_auth, only_tls13 })
+    }
+
+    /// Whose change is a change of what is to be served.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let ca_file = match &self.client_auth {
+            ClientAuth::None => None,
+            ClientAuth::IfGiven(path) | ClientAuth::Required(path) => Some(path),
+        };
+        [&self.cert_file, &self.key_file].into_iter().chain(ca_file).map(PathBuf::as_path)
+    }
+}
+
+impl ClientAuth {
+    fn parse(kind: Option<&str>, ca_file: Option<PathBuf>) -> Result<Self> {
+        const NO_FILE: &str = "client_auth_type asks for certificates that are verified: name the \
+                               authority's in client_ca_file";
+        match (kind, ca_file) {
+            (None | Some("NoClientCert" | ""), None) => Ok(Self::None),
+            (None | Some("NoClientCert" | ""), Some(_)) => bail!(
+                "client_ca_file has no effect without client_auth_type: add \
+                 RequireAndVerifyClientCert, or drop it"
+            ),
+            (Some("VerifyClientCertIfGiven"), ca) => Ok(Self::IfGiven(ca.context(NO_FILE)?)),
+            (Some("RequireAndVerifyClientCert"), ca) => Ok(Self::Required(ca.context(NO_FILE)?)),
+            (Some("RequestClientCert" | "RequireAnyClientCert"), _) => bail!(
+                "client_auth_type that asks for certificates and verifies none is not supported: \
+                 write RequireAndVerifyClientCert, VerifyClientCertIfGiven or NoClientCert"
+            ),
+            (Some(other), _) => bail!(
+                "'{other}' is not a client_auth_type: write RequireAndVerifyClientCert, \
+                 VerifyClientCertIfGiven or NoClientCert"
+            ),
+        }
+    }
+}
+
+/// A mapping, whose entries are taken out one by one: what is left is not known.
+struct Section<'a> {
+    name: &'static str,
+    entries: Vec<(&'a str, &'a Yaml<'a>)>,
+}
+
+impl<'a> Section<'a> {
+    fn of(name: &'static str, yaml: &'a Yaml<'a>) -> Result<Self> {
+        if yaml.is_null() {
+            return Ok(Self { name, entries: Vec::new() });
+        }
+        let Some(mapping) = yaml.as_mapping() else {
+            let what = if name.is_empty() { "the file" } else { name };
+            bail!("{what} is not a mapping: write lines such as 'key: value'");
+        };
+        let entries = mapping.iter().map(|(key, value)| {
+            let key =
+                key.as_str().with_context(|| format!("a key of {name} is not a text: quote it"))?;
+            Ok((key, value))
+        });
+        Ok(Self { name, entries: entries.collect::<Result<_>>()? })
+    }
+
+    /// Written and left empty counts as not written.
+    fn take(&mut self, key: &str) -> Option<&'a Yaml<'a>> {
+        let at = self.entries.iter().position(|(name, _)| *name == key)?;
+        Some(self.entries.swap_remove(at).1).filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, key: &str) -> Result<Option<&'a str>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let text = value.as_str();
+        text.map(Some).with_context(|| format!("{key} of {} is not a text: quote it", self.name))
+    }
+
+    fn file(&mut self, key: &str, folder: &Path) -> Result<Option<PathBuf>> {
+        let path = self.text(key)?.filter(|path| !path.is_empty());
+        Ok(path.map(|path| folder.join(path)))
+    }
+
+    fn hashes(self) -> Result<BTreeMap<String, HashParts>> {
+        let hash = |(user, value): (&str, &Yaml<'_>)| {
+            let hash = value.as_str().and_then(|text| text.parse::<HashParts>().ok());
+            // Not the text: it may be a password.
+            let hash = hash.with_context(|| {
+                format!(
+                    "basic_auth_users has no bcrypt hash for '{user}': make one by htpasswd -nBC \
+                     10 '{user}', and quote what follows the colon"
+                )
+            })?;
+            ensure!(
+                hash.get_cost() <= COST_AT_MOST,
+                "the hash of '{user}' in basic_auth_users takes too long (cost {}): make one of \
+                 10 to {COST_AT_MOST}",
+                hash.get_cost()
+            );
+            Ok((user.to_owned(), hash))
+        };
+        self.entries.into_iter().map(hash).collect()
+    }
+
+    fn end(self, known: &str) -> Result<()> {
+        let Some((key, _)) = self.entries.first() else { return Ok(()) };
+        let place = if self.name.is_empty() { String::new() } else { format!(" of {}", self.name) };
+        bail!("unknown key '{key}'{place}: there are {known} here; drop it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the password "secret".
+    const HASH: &str = "$2y$04$l3KC3bYZGPVmPxzBsmTnkOR8KzV1JXUNVjPhcCTuOAiQHfYx.F3zq";
+
+    fn parse(text: &str) -> Result<WebConfig> {
+        WebConfig::parse(text, Path::new("/etc/observer"))
+    }
+
+    fn refused(text: &str) -> String {
+        format!("{:#}", parse(text).expect_err(text))
+    }
+
+    #[test]
+    fn reads_the_exporter_toolkits_format() {
+        let text = format!(
+            "tls_server_config:\n  cert_file: node.crt\n  key_file: /keys/node.key\n  \
+             client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  \
+             min_version: TLS13\nbasic_auth_users:\n  alice: {HASH}\n  'bob': '{HASH}'\n"
+        );
+        let config = parse(&text).expect("valid");
+        let tls = config.tls.expect("there");
+        let files: Vec<_> = tls.files().collect();
+        assert_eq!(
+            files,
+            ["/etc/observer/node.crt", "/keys/node.key", "/etc/observer/ca.crt"].map(Path::new)
+        );
+        assert!(matches!(tls.client_auth, ClientAuth::Required(_)) && tls.only_tls13);
+        assert_eq!(config.users.keys().collect::<Vec<_>>(), ["alice", "bob"]);
+    }
+
+    #[test]
+    fn nothing_said_is_nothing_asked() {
+        for text in ["", "\n# none\n", "basic_auth_users:\n", "{}", "tls_server_config: ~"] {
+            let config = parse(text).expect(text);
+            assert!(config.tls.is_none() && config.users.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        for (text, key) in [
+            ("tls_config: {}", "'tls_config'"),
+            ("http_server_config: {http2: true}", "'http_server_config'"),
+            (
+                "tls_server_config: {cert_file: a, key_file: b, cipher_suites: []}",
+                "'cipher_suites' of tls_server_config",
+            ),
+            ("tls_server_config: {cert_file: a, keyfile: b}", "no key_file"),
+        ] {
+            assert!(refused(text).contains(key), "{}", refused(text));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_with_what_to_write() {
+        for (text, told) in [
+            ("tls_server_config: 1", "tls_server_config is not a mapping"),
+            ("[]", "the file is not a mapping"),
+            ("a: b: c", "not YAML"),
+            ("a: 1\na: 2", "not YAML"),
+            ("tls_server_config: {cert_file: 1, key_file: b}", "cert_file of tls_server_config"),
+            ("tls_server_config: {key_file: b}", "no cert_file"),
+            ("tls_server_config: {cert_file: a, key_file: b, min_version: TLS11}", "TLS12"),
+            (
+                "tls_server_config: {cert_file: a, key_file: b, client_ca_file: c}",
+                "client_auth_type",
+            ),
+            (
+                "tls_server_config: {cert_file: a, key_file: b, client_auth_type: RequireAnyClientCert}",
+                "verifies none",
+            ),
+            (
+                "tls_server_config: {cert_file: a, key_file: b, client_auth_type: VerifyClientCertIfGiven}",
+                "client_ca_file",
+            ),
+            ("basic_auth_users: {1: x}", "not a text"),
+            (
+                "basic_auth_users: {alice: $2y$31$l3KC3bYZGPVmPxzBsmTnkOR8KzV1JXUNVjPhcCTuOAiQHfYx.F3zq}",
+                "cost 31",
+            ),
+        ] {
+            assert!(refused(text).contains(told), "{told:?} is not in: {}", refused(text));
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_no_hash_is_not_repeated() {
+        let told = refused("basic_auth_users: {alice: hunter2}");
+        assert!(told.contains("'alice'") && told.contains("htpasswd") && !told.contains("hunter2"));
+    }
+}

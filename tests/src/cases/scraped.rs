@@ -1,0 +1,321 @@
+//! A real Prometheus scrapes real daemons, in the clear and by TLS with a password: what it is asked
+//! by the README, the rules and the dashboards it answers with what the peers know happened.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::daemon::Daemon;
+use tests::openmetrics::Labels;
+use tests::peer::{Client, Listen, Server};
+use tests::prometheus::{self, Prometheus, Sample};
+use tests::report::Also;
+use tests::stack::Stack;
+
+use crate::Case;
+
+/// The range that expressions are asked with, where documents have `[5m]`.
+const RANGE: &str = "[8s]";
+const RANGE_SECONDS: f64 = 8.0;
+
+/// Of the user that scrapes.
+const PASSWORD: &str = "secret";
+/// Its bcrypt hash.
+const HASH: &str = "$2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe";
+
+/// Calls of the method that is looked at: fast, slow and failing ones. The 95th of a hundred is slow.
+const FAST: u32 = 85;
+const SLOW: u32 = 10;
+const FAILING: u32 = 5;
+const SLOW_MS: u32 = 300;
+/// The bounds of the slow ones' bucket.
+const BUCKET: (f64, f64) = (0.25, 0.5);
+/// Calls that do not end.
+const HELD: u32 = 7;
+
+/// Shown as ignored where there is no Prometheus.
+pub(crate) fn case(stack: &'static Stack) -> Result<Case> {
+    Ok(Case {
+        name: "Prometheus: the README's queries, rules and dashboards".into(),
+        also: Also::Nothing,
+        ignored: !prometheus::is_there()?,
+        run: Box::new(|_| answers(stack)),
+    })
+}
+
+fn answers(stack: &Stack) -> Result<()> {
+    let server = Server::start(stack, Listen::V4)?;
+    let clear = Daemon::start(&["--port", &server.port()?])?;
+    let protected = Protected::new()?;
+    let by_tls =
+        Daemon::start(&["--port", &server.port()?, "--web-config-file", &protected.file()?])?;
+    // What has not happened yet has no series: everything once.
+    Client::start(stack, &server, &[calls(1, 1, 1), failures(), held(1, 0)])?.finish()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let rules = ["rules.yml", "alerts.yml"].map(|name| root.join("deploy/prometheus").join(name));
+    let scrapes = format!(
+        "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n{}",
+        clear.address(),
+        protected.scrape(&by_tls.address())
+    );
+    let prometheus = Prometheus::start(&scrapes, &rules, ("[5m]", RANGE))?;
+    for job in ["observer", "observer-tls"] {
+        let known = format!("sum(grpc_server_handled_total{{job=\"{job}\"}})");
+        let warm = prometheus.wait_until(|prometheus| value(&prometheus.query(&known, None)?));
+        ensure!(warm? > 0.0, "{job} has no calls");
+    }
+    // The range is to begin before the calls, and with samples.
+    sleep(Duration::from_secs_f64(RANGE_SECONDS - 2.0));
+    let holding = Client::start(stack, &server, &[held(HELD, 60_000)])?;
+    let (_, did) =
+        Client::start(stack, &server, &[calls(FAST, SLOW, FAILING), failures()])?.finish()?;
+    ensure!(did.calls.iter().map(|row| row.sums.calls).sum::<u64>() > 100, "{did:?}");
+    let scene = Scene { prometheus, process: server.identity().comm.clone() };
+    let time = scene.seen_at()?;
+    scene.readme(root, time)?;
+    scene.recorded(time)?;
+    scene.dashboards(&root.join("deploy/grafana"), time)?;
+    drop(holding);
+    scene.prometheus.is_content()?;
+    scene.prometheus.stop()?;
+    prometheus::check_metrics(&clear.metrics_as("text/plain; version=0.0.4")?)?;
+    by_tls.stop()?;
+    clear.stop()
+}
+
+/// One stage: the calls that are looked at.
+fn calls(fast: u32, slow: u32, failing: u32) -> Vec<Value> {
+    vec![
+        json!({"rpc": "Unary", "count": fast, "concurrency": 4, "payload": 10}),
+        json!({"rpc": "Unary", "count": slow, "concurrency": 5, "sleep_ms": SLOW_MS}),
+        json!({"rpc": "Unary", "count": failing, "code": 5}),
+    ]
+}
+
+/// One stage: what the dashboards show beside them.
+fn failures() -> Vec<Value> {
+    vec![
+        json!({"rpc": "ServerStream", "responses": 3, "response_size": 100}),
+        json!({"rpc": "ClientStream", "requests": 2, "code": 14}),
+        json!({"rpc": "ClientStream", "requests": 2, "sleep_ms": 60_000, "deadline_ms": 300}),
+    ]
+}
+
+fn held(count: u32, sleep_ms: u32) -> Vec<Value> {
+    vec![json!({
+        "rpc": "Bidi", "count": count, "concurrency": count, "requests": 1, "responses": 1,
+        "sleep_ms": sleep_ms,
+    })]
+}
+
+struct Scene {
+    prometheus: Prometheus,
+    /// The server's.
+    process: String,
+}
+
+impl Scene {
+    /// Waits until Prometheus has seen all calls; the time of it.
+    fn seen_at(&self) -> Result<f64> {
+        let Self { prometheus, process } = self;
+        let handled = format!(
+            "sum by (job) (grpc_server_handled_total{{process=\"{process}\",grpc_method=\"Unary\"}})"
+        );
+        let held = format!(
+            "sum by (job) (grpc_server_in_flight{{process=\"{process}\",grpc_method=\"Bidi\"}})"
+        );
+        prometheus.wait_until(|prometheus| {
+            let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+            for (expression, expected) in [(&handled, FAST + SLOW + FAILING + 3), (&held, HELD)] {
+                let seen = prometheus.query(expression, Some(time))?;
+                let all = seen.iter().filter(|sample| is(sample.value, f64::from(expected)));
+                ensure!(all.count() == 2, "not {expected} of both daemons: {seen:?}");
+            }
+            Ok(time)
+        })
+    }
+
+    /// The queries of the README, of the method that is looked at.
+    fn readme(&self, root: &Path, time: f64) -> Result<()> {
+        let page = fs::read_to_string(root.join("README.md")).context("read the README")?;
+        let queries = queries(&page)?;
+        let [rate, errors, p95, in_flight] = queries.as_slice() else {
+            bail!("not four queries in the README: {queries:?}");
+        };
+        let of = |query: &str, method| {
+            // Both daemons see the same.
+            let query =
+                query.replace("[5m]", RANGE).replace("_total[", "_total{job=\"observer\"}[");
+            let query = query.replace("_bucket[", "_bucket{job=\"observer\"}[");
+            let samples = self.prometheus.query(&query, Some(time))?;
+            let labels = [("process", self.process.as_str()), ("grpc_method", method)];
+            value_of(&samples, &labels).with_context(|| format!("{query}: {samples:?}"))
+        };
+        let (seconds, increase) = self.slope(time)?;
+        let calls = f64::from(FAST + SLOW + FAILING);
+        ensure!(is(increase, calls), "{increase} calls in the range, not {calls}");
+        let seen = of(rate, "Unary")?;
+        ensure!(is(seen, calls / seconds), "rate: {seen}, not {calls} in {seconds} s");
+        let seen = of(errors, "Unary")?;
+        ensure!(is(seen, f64::from(FAILING) / calls), "error ratio: {seen}");
+        let seen = of(p95, "Unary")?;
+        ensure!(BUCKET.0 < seen && seen <= BUCKET.1, "p95: {seen} s, for {SLOW_MS} ms");
+        let seen = of(in_flight, "Bidi")?;
+        // Of both daemons: it has no range that could be told from another.
+        ensure!(is(seen, f64::from(2 * HELD)) || is(seen, f64::from(HELD)), "in flight: {seen}");
+        Ok(())
+    }
+
+    /// Between the first and the last sample in the range: seconds, and calls. rate() is the one by
+    /// the other where samples are near both ends of the range, as here.
+    fn slope(&self, time: f64) -> Result<(f64, f64)> {
+        let selector = format!(
+            "grpc_server_handled_total{{job=\"observer\",process=\"{}\",grpc_method=\"Unary\"}}{RANGE}",
+            self.process
+        );
+        let (mut seconds, mut increase) = (0.0, 0.0);
+        for range in self.prometheus.range(&selector, time)? {
+            let (Some(first), Some(last)) = (range.values.first(), range.values.last()) else {
+                bail!("an empty range");
+            };
+            seconds = last.0 - first.0;
+            increase += last.1 - first.1;
+        }
+        ensure!(seconds > RANGE_SECONDS - 2.0, "samples over {seconds} s only");
+        Ok((seconds, increase))
+    }
+
+    /// What the rules record is there, and of the same calls.
+    fn recorded(&self, time: f64) -> Result<()> {
+        let ratio = "process_method:grpc_server_errors:ratio_rate5m{grpc_method=\"Unary\"}";
+        self.prometheus.wait_until(|prometheus| {
+            let seen = value(&prometheus.query(ratio, None)?)?;
+            ensure!(is(seen, f64::from(FAILING) / f64::from(FAST + SLOW + FAILING)), "{seen}");
+            Ok(())
+        })?;
+        for name in [
+            "process_method_code:grpc_client_handled:rate5m",
+            "process_method:grpc_client_errors:ratio_rate5m",
+            "process_method:grpc_server_faults:ratio_rate5m",
+            "process_method:grpc_server_handling_seconds:p95_5m",
+            "process_method:grpc_client_handling_seconds:p95_5m",
+            "process_method:grpc_server_in_flight:sum",
+            "process_method:grpc_client_in_flight:sum",
+            "instance:observer_calls_complete:ratio_rate5m",
+        ] {
+            ensure!(!self.prometheus.query(name, Some(time))?.is_empty(), "no {name}");
+        }
+        Ok(())
+    }
+
+    /// Every query of every panel has an answer, of both sides where it has sides.
+    fn dashboards(&self, folder: &Path, time: f64) -> Result<()> {
+        let panels = prometheus::panels(folder)?;
+        ensure!(panels.len() > 40, "{} queries only", panels.len());
+        for panel in panels {
+            for role in ["server", "client"] {
+                let expression = panel
+                    .expression
+                    .replace("[$__rate_interval]", RANGE)
+                    .replace("[$__range]", RANGE)
+                    .replace("${role}", role);
+                let expression = ["instance", "process", "service", "method"]
+                    .iter()
+                    .fold(expression, |text, name| text.replace(&format!("\"${name}\""), "\".+\""));
+                ensure!(!expression.contains('$'), "{}: {expression}", panel.name);
+                let answer = self.prometheus.query(&expression, Some(time));
+                let answer = answer.with_context(|| panel.name.clone())?;
+                ensure!(!answer.is_empty(), "{}: nothing for {expression}", panel.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What stands between "```promql" and "```", one expression after each comment.
+fn queries(page: &str) -> Result<Vec<String>> {
+    let (_, rest) = page.split_once("```promql\n").context("no queries in the README")?;
+    let (block, _) = rest.split_once("```").context("queries without an end")?;
+    let mut queries: Vec<String> = Vec::new();
+    for line in block.lines() {
+        if line.starts_with('#') {
+            queries.push(String::new());
+        } else {
+            let query = queries.last_mut().context("a query without a comment")?;
+            query.push_str(line);
+            query.push('\n');
+        }
+    }
+    Ok(queries)
+}
+
+fn is(seen: f64, expected: f64) -> bool {
+    (seen - expected).abs() <= expected.abs() * 1e-9
+}
+
+fn value(samples: &[Sample]) -> Result<f64> {
+    match samples {
+        [sample] => Ok(sample.value),
+        _ => bail!("not one sample: {samples:?}"),
+    }
+}
+
+fn value_of(samples: &[Sample], labels: &[(&str, &str)]) -> Result<f64> {
+    let has = |own: &Labels| {
+        labels.iter().all(|(name, value)| own.get(*name).is_some_and(|own| own == value))
+    };
+    let with: Vec<Sample> = samples.iter().filter(|sample| has(&sample.labels)).cloned().collect();
+    value(&with)
+}
+
+/// What a daemon needs for TLS with a password, and who scrapes it.
+struct Protected(TempDir);
+
+impl Protected {
+    fn new() -> Result<Self> {
+        let folder = TempDir::with_prefix("protected-").context("create a folder")?;
+        let mut params = CertificateParams::new([])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
+        write("ca.crt", &authority.pem())?;
+        for name in ["daemon", "scraper"] {
+            let key = KeyPair::generate()?;
+            let params = CertificateParams::new([format!("{name}.test")])?;
+            write(&format!("{name}.crt"), &params.signed_by(&key, &authority)?.pem())?;
+            write(&format!("{name}.key"), &key.serialize_pem())?;
+        }
+        let config = format!(
+            "tls_server_config:\n  cert_file: daemon.crt\n  key_file: daemon.key\n  client_auth_type: \
+             RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n\
+             basic_auth_users:\n  prometheus: {HASH}\n"
+        );
+        write("web.yml", &config)?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self) -> Result<String> {
+        self.path("web.yml").into_os_string().into_string().ok().context("a path that is no text")
+    }
+
+    fn scrape(&self, address: &str) -> String {
+        let path = |name| self.path(name).display().to_string();
+        format!(
+            "  - job_name: observer-tls\n    scheme: https\n    static_configs: [{{targets: ['{address}']}}]\n    \
+             basic_auth: {{username: prometheus, password: {PASSWORD}}}\n    tls_config: {{server_name: \
+             daemon.test, ca_file: '{}', cert_file: '{}', key_file: '{}'}}\n",
+            path("ca.crt"),
+            path("scraper.crt"),
+            path("scraper.key")
+        )
+    }
+}
