@@ -136,10 +136,9 @@ struct Figures {
 }
 
 impl Pages for Figures {
-    fn metrics(&self) -> Result<String, String> {
+    fn metrics(&self, format: Format) -> Result<Vec<u8>, String> {
         let snapshot = self.worker.snapshot().map_err(|error| format!("{error:#}"))?;
-        let text = metrics::render(&snapshot, Format::OpenMetricsText);
-        String::from_utf8(text).map_err(|error| error.to_string())
+        Ok(metrics::render(&snapshot, format))
     }
 
     fn health(&self) -> Result<(), String> {

@@ -33,6 +33,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
+use crate::metrics::Format;
 pub use protection::Protection;
 use routes::Routes;
 use stream::Impatient;
@@ -40,9 +41,9 @@ use stream::Impatient;
 /// What is served. All are called on a thread where blocking is allowed; a panic in one is a
 /// response with status 500, where panics unwind.
 pub trait Pages: Send + Sync + 'static {
-    /// The text of `/metrics`, in the OpenMetrics format. Never called twice at once. `Err` is a
-    /// response with status 500, whose body says why.
-    fn metrics(&self) -> Result<String, String>;
+    /// `/metrics`, in this format. Never called twice at once. `Err` is a response with status 500,
+    /// whose body says why.
+    fn metrics(&self, format: Format) -> Result<Vec<u8>, String>;
 
     /// Whether the daemon does its work. `Err`, with the reason, is a response with status 503.
     fn health(&self) -> Result<(), String>;

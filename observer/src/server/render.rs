@@ -1,5 +1,6 @@
-//! One rendering of the metrics at a time, shared by all who wait for it.
+//! One rendering of the metrics at a time, shared by all who wait for it in the same format.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use super::held::{Held, Ledger};
 use super::{Pages, encoding};
+use crate::metrics::Format;
 
 /// What a rendering gave: the metrics, or why there are none.
 pub(super) type Rendered = Result<Arc<Rendering>, String>;
@@ -44,12 +46,12 @@ impl Rendering {
 }
 
 /// Gives each caller a text that was begun after its call, so that what it has seen happen is in
-/// it. Callers that arrive during one rendering wait for it and then share the next.
+/// it. Callers that arrive during one rendering wait for it and then share the next of their format.
 pub(super) struct Renderer {
     pages: Arc<dyn Pages>,
     /// Calls so far; each takes the number it finds.
     calls: Arc<AtomicU64>,
-    latest: Arc<Mutex<Latest>>,
+    latest: Arc<Mutex<HashMap<Format, Latest>>>,
     ledger: Arc<Ledger>,
 }
 
@@ -63,14 +65,13 @@ impl Renderer {
     /// Whose renderings that are still being read take so many bytes, or one of them does.
     pub(super) fn new(pages: Arc<dyn Pages>, at_most: usize) -> Self {
         let ledger = Arc::new(Ledger::new(at_most));
-        let latest = Latest { covers: 0, rendered: Ok(Rendering::new(Bytes::new(), &ledger)) };
-        Self { pages, calls: Arc::default(), latest: Arc::new(Mutex::new(latest)), ledger }
+        Self { pages, calls: Arc::default(), latest: Arc::default(), ledger }
     }
 
-    pub(super) async fn render(&self) -> Rendered {
+    pub(super) async fn render(&self, format: Format) -> Rendered {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let mut latest = Arc::clone(&self.latest).lock_owned().await;
-        if latest.covers > call {
+        if let Some(latest) = latest.get(&format).filter(|latest| latest.covers > call) {
             return latest.rendered.clone();
         }
         let (pages, calls) = (Arc::clone(&self.pages), Arc::clone(&self.calls));
@@ -79,8 +80,8 @@ impl Renderer {
         // one.
         let rendering = tokio::task::spawn_blocking(move || {
             let covers = calls.load(Ordering::SeqCst);
-            let rendered = pages.metrics().map(|text| Rendering::new(text, &ledger));
-            *latest = Latest { covers, rendered: rendered.clone() };
+            let rendered = pages.metrics(format).map(|text| Rendering::new(text, &ledger));
+            latest.insert(format, Latest { covers, rendered: rendered.clone() });
             rendered
         });
         rendering.await.unwrap_or_else(|error| Err(format!("rendering failed: {error}")))

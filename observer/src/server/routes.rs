@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Body as _;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, HeaderMap, HeaderValue, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
@@ -18,9 +19,8 @@ use tracing::error;
 use super::held::{Held, Reading};
 use super::render::Renderer;
 use super::{Limits, Pages, Protection, encoding};
+use crate::metrics::Format;
 
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
@@ -76,14 +76,15 @@ impl Routes {
     }
 
     async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
-        let rendering = match self.renderer.render().await {
+        let format = Format::negotiate(accept(headers).as_deref());
+        let rendering = match self.renderer.render(format).await {
             Ok(rendering) => rendering,
             Err(reason) => return failure(&reason),
         };
         let packed = encoding::accepts_gzip(headers);
         let text = if packed { rendering.gzip().await } else { Ok(rendering.text()) };
         match text {
-            Ok(text) => scrape(text, packed),
+            Ok(text) => scrape(text, format, packed),
             Err(error) => failure(&format!("packing failed: {error}")),
         }
     }
@@ -121,8 +122,16 @@ fn failure(reason: &str) -> Response<Body> {
     response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{reason}\n").into())
 }
 
-fn scrape(text: &Arc<Held>, packed: bool) -> Response<Body> {
-    let mut scrape = with_body(StatusCode::OK, OPEN_METRICS, Either::Right(text.read()));
+/// What stands on several lines is one list (RFC 9110, section 5.3).
+fn accept(headers: &HeaderMap) -> Option<String> {
+    let lines: Vec<&str> =
+        headers.get_all(ACCEPT).into_iter().filter_map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(","))
+}
+
+fn scrape(text: &Arc<Held>, format: Format, packed: bool) -> Response<Body> {
+    let content_type = HeaderValue::from_static(format.content_type());
+    let mut scrape = with_body(StatusCode::OK, content_type, Either::Right(text.read()));
     let headers = scrape.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
     if packed {

@@ -29,7 +29,7 @@ const GENEROUS: Limits = Limits {
 type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
 struct Stub {
-    metrics: Page<String>,
+    metrics: Box<dyn Fn(Format) -> Result<Vec<u8>, String> + Send + Sync>,
     health: Page<()>,
     ready: Page<()>,
 }
@@ -37,7 +37,7 @@ struct Stub {
 impl Default for Stub {
     fn default() -> Self {
         Self {
-            metrics: Box::new(|| Ok("# EOF\n".into())),
+            metrics: Box::new(|_| Ok("# EOF\n".into())),
             health: Box::new(|| Ok(())),
             ready: Box::new(|| Ok(())),
         }
@@ -46,13 +46,13 @@ impl Default for Stub {
 
 impl Stub {
     fn metrics(make: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Self {
-        Self { metrics: Box::new(make), ..Self::default() }
+        Self { metrics: Box::new(move |_| make().map(String::into_bytes)), ..Self::default() }
     }
 }
 
 impl Pages for Stub {
-    fn metrics(&self) -> Result<String, String> {
-        (self.metrics)()
+    fn metrics(&self, format: Format) -> Result<Vec<u8>, String> {
+        (self.metrics)(format)
     }
 
     fn health(&self) -> Result<(), String> {
@@ -192,11 +192,25 @@ impl Answer {
 }
 
 #[test]
-fn metrics_are_open_metrics() {
-    let answer = Served::start(GENEROUS, Stub::default()).get("/metrics?name=x");
-    assert_eq!((answer.status(), answer.text()), (200, "# EOF\n"));
-    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    assert_eq!(answer.header("content-type"), Some(open_metrics));
+fn metrics_come_in_the_format_that_is_asked_for() {
+    let named = |format: Format| Ok(format!("{format:?}").into_bytes());
+    let served = Served::start(GENEROUS, Stub { metrics: Box::new(named), ..Stub::default() });
+    let protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+                    encoding=delimited";
+    for (accept, format) in [
+        ("", Format::PrometheusText),
+        (
+            "Accept: application/openmetrics-text;version=1.0.0,*/*;q=0.1\r\n",
+            Format::OpenMetricsText,
+        ),
+        ("Accept: text/html\r\nAccept: application/openmetrics-text\r\n", Format::OpenMetricsText),
+        (&format!("Accept: {protobuf}\r\n"), Format::Protobuf),
+    ] {
+        let answer = served.connect().request_with("GET", "/metrics?name=x", accept);
+        assert_eq!((answer.status(), answer.text()), (200, &*format!("{format:?}")), "{accept}");
+        let content_type = format.content_type().to_ascii_lowercase();
+        assert_eq!(answer.header("content-type"), Some(&*content_type), "{accept}");
+    }
 }
 
 #[test]
@@ -312,7 +326,7 @@ fn a_failing_page_fails_alone() {
 #[test]
 fn a_panicking_page_fails_alone() {
     let panicking = Stub {
-        metrics: Box::new(|| panic!("in metrics")),
+        metrics: Box::new(|_| panic!("in metrics")),
         health: Box::new(|| panic!("in health")),
         ..Stub::default()
     };
