@@ -1,5 +1,6 @@
 //! `cargo xtask build`
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,21 @@ use crate::{exec, setup};
 pub(crate) fn run(release: bool) -> Result<()> {
     setup::ensure()?;
     let daemon = daemon(release)?;
+    println!("{}", daemon.display());
+    Ok(())
+}
+
+/// Builds the daemon without shared libraries, into a folder that an image can be made of.
+pub(crate) fn run_static() -> Result<()> {
+    setup::ensure()?;
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = format!("target.{target}.rustflags=['-Ctarget-feature=+crt-static']");
+    let arguments = ["build", "--release", "--package", "observer", "--target", &target];
+    exec::run(exec::cargo(&arguments).args(["--config", &flags]))?;
+    let (built, place) = (exec::target()?.join(target), exec::target()?.join("static"));
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let daemon = place.join("observer");
+    fs::copy(built.join("release/observer"), &daemon).context("cannot copy the daemon")?;
     println!("{}", daemon.display());
     Ok(())
 }

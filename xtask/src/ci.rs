@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::{correctness, exec, fuzz, setup, test, vm};
+use crate::{correctness, deploy, exec, fuzz, setup, test, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks.
@@ -47,6 +47,8 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     let counts = test::all(&[]);
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
+    // After the tests, which build the daemon.
+    step("deployment", deploy::check(all));
     // After the tests, which build the daemon and prepare the peers.
     step("other kernels", other_kernels(all));
     if !failed.is_empty() {

@@ -12,6 +12,7 @@ mod build;
 mod ci;
 mod correctness;
 mod demo;
+mod deploy;
 mod exec;
 mod fuzz;
 mod run;
@@ -38,6 +39,9 @@ enum Xtask {
         /// Optimised, as it is meant to be used.
         #[arg(long)]
         release: bool,
+        /// Likewise, and linked statically, for an image with nothing else in it.
+        #[arg(long = "static", conflicts_with = "release")]
+        linked_statically: bool,
     },
     /// Builds the daemon and runs it, by sudo if need be.
     Run {
@@ -78,6 +82,14 @@ enum Xtask {
     Vm(vm::Selection),
     /// Prints what the kernel programs take of the verifier, by kernel; fails above a bound.
     BpfStats(vm::Where),
+    /// Has what is in deploy/ read by the programs that it is for.
+    CheckDeploy {
+        /// Also the Helm chart, for which Helm is built, and the Debian package.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Builds the Debian package, by cargo-deb.
+    Deb,
     /// Everything a change must pass: formatting, lints, licenses, tests.
     Ci {
         /// Also another architecture, and other kernels in virtual machines.
@@ -100,9 +112,12 @@ fn main() -> ExitCode {
 fn carry_out(command: Xtask) -> Result<ExitCode> {
     let done = match command {
         Xtask::Setup => setup::run(),
-        Xtask::Build { release } => build::run(release),
+        Xtask::Build { linked_statically: true, .. } => build::run_static(),
+        Xtask::Build { release, .. } => build::run(release),
         Xtask::Run { args } => run::run(&args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
+        Xtask::CheckDeploy { all } => deploy::run(all),
+        Xtask::Deb => setup::ensure().and_then(|()| deploy::deb()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
             let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
             fuzz::run(&targets, effort, replay.as_deref())

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::loaded_programs;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use tests::daemon::Daemon;
 use tests::footprint::{Footprint, programs};
 use tests::raw::talk::Role::Server;
@@ -20,12 +21,16 @@ use super::{OK, Table};
 /// For the kernel to free what nobody uses any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
 
+/// For the kernel to have taken what it takes for a socket.
+const FULL_LIMIT: Duration = Duration::from_secs(10);
+
 /// Whether the second processor is online; not there where it must be, or where there is none.
 const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
 
 pub(super) fn add(table: &mut Table) {
     table.alone("killed, it leaves no program behind, and the service goes on", killed);
-    table.alone("100 scrapers at once, half of which never read", scrapers);
+    table.alone("100 scrapers at once", scrapers);
+    table.alone("scrapers that never read, their sockets full", deaf_scrapers);
     table.alone("processes that come and go", short_lived_processes);
     let possible = Path::new(PROCESSOR).exists();
     table.alone_if(possible, "a processor taken offline and back", processor_offline);
@@ -61,29 +66,124 @@ fn loaded() -> BTreeSet<u32> {
     loaded_programs().flatten().map(|program| program.id()).collect()
 }
 
+/// Each is answered with what was before it.
 fn scrapers(name: &str) -> Result<()> {
     const SCRAPERS: usize = 100;
     let daemon = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     call(&mut talk, 1)?;
-    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut open = Vec::new();
-    for _ in 0..SCRAPERS {
-        let mut scraper = TcpStream::connect(daemon.address()).context("connect")?;
-        scraper.write_all(request)?;
-        open.push(scraper);
-    }
+    let pid = talk.pid(Server)?;
+    thread::scope(|scope| {
+        let scrape = || -> Result<()> {
+            let handled = daemon.scrape()?.sum("grpc_server_handled_total", &[("pid", &pid)]);
+            ensure!(handled >= 1.0, "a scrape has {handled} calls");
+            Ok(())
+        };
+        let scrapers: Vec<_> = (0..SCRAPERS).map(|_| scope.spawn(scrape)).collect();
+        let mut results = scrapers
+            .into_iter()
+            .map(|scraper| scraper.join().map_err(|_| anyhow!("a scraper panicked"))?);
+        results.try_for_each(|result| result)
+    })?;
     call(&mut talk, 3)?;
-    for scraper in open.iter_mut().step_by(2) {
-        scraper.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut text = String::new();
-        scraper.read_to_string(&mut text).context("a scraper gets no answer")?;
-        ensure!(text.starts_with("HTTP/1.1 200") && text.ends_with("# EOF\n"), "{text}");
-    }
-    call(&mut talk, 5)?;
-    talk.compare()?;
-    drop(open);
     talk.finish()
+}
+
+/// As many as leave room for some others. Each has begun to be answered, by more than the kernel
+/// takes for it; what all of these answers may take is bounded.
+fn deaf_scrapers(name: &str) -> Result<()> {
+    const SCRAPERS: usize = 50;
+    const OTHERS: u32 = 10;
+    const METHODS: u32 = 300;
+    /// Of the answers: `held` of the server's limits; of one that is being made, and of its text;
+    /// and the daemon's own.
+    const MEMORY: u64 = 160 << 20;
+    let buckets = (1..=64).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let daemon = Daemon::start(&["--buckets", &buckets])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    for method in 0..METHODS {
+        let (name, stream) = (format!("Method{method}"), 2 * method + 1);
+        talk.client(|f| f.request(stream, &name).last_message(stream, 5))?;
+        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+        talk.expect(Call::new(&name, OK).unary(5, 6))?;
+    }
+    let mut deaf = Vec::new();
+    for _ in 0..SCRAPERS {
+        deaf.push(Deaf::scrape(&daemon)?);
+    }
+    for scraper in &deaf {
+        scraper.wait_until_full()?;
+    }
+    for other in 0..OTHERS {
+        talk.daemon.scrape().context("another scraper")?;
+        let stream = 2 * (METHODS + other) + 1;
+        call(&mut talk, stream)?;
+    }
+    talk.compare()?;
+    let memory = Footprint::of(daemon.pid())?.memory;
+    ensure!(memory < MEMORY, "the daemon takes {memory} bytes");
+    let length = daemon.metrics_as("application/openmetrics-text")?.len() as u64;
+    for scraper in deaf {
+        let queued = scraper.queued()?;
+        ensure!(queued < length / 2, "{queued} of {length} bytes: the kernel may take all");
+    }
+    talk.finish()
+}
+
+/// A scraper that has asked, and does not read.
+struct Deaf {
+    stream: TcpStream,
+}
+
+impl Deaf {
+    /// The least that Linux allows, doubled by it (socket(7)).
+    const BUFFER: usize = 1024;
+
+    fn scrape(daemon: &Daemon) -> Result<Self> {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_recv_buffer_size(&socket, Self::BUFFER)?;
+        let address: SocketAddr = daemon.address().parse()?;
+        rustix::net::connect(&socket, &address).context("connect")?;
+        let mut stream = TcpStream::from(socket);
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: \
+                       application/openmetrics-text\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes())?;
+        Ok(Self { stream })
+    }
+
+    /// Waits until the kernel takes no more for it.
+    fn wait_until_full(&self) -> Result<()> {
+        let begin = Instant::now();
+        let mut before = 0;
+        loop {
+            ensure!(begin.elapsed() < FULL_LIMIT, "{before} bytes are queued, and still more");
+            sleep(Duration::from_millis(100));
+            match self.queued()? {
+                queued if queued > 0 && queued == before => return Ok(()),
+                queued => before = queued,
+            }
+        }
+    }
+
+    /// Bytes that the kernel has for it, at both ends (proc(5), `/proc/net/tcp`).
+    fn queued(&self) -> Result<u64> {
+        let ports = [self.stream.local_addr()?.port(), self.stream.peer_addr()?.port()];
+        let table = fs::read_to_string("/proc/net/tcp").context("read /proc/net/tcp")?;
+        let mut queued = 0;
+        for row in table.lines().skip(1) {
+            let mut cells = row.split_whitespace().skip(1);
+            let (local, remote) = (cells.next(), cells.next());
+            let mut port =
+                |cell: Option<&str>| u16::from_str_radix(cell?.split_once(':')?.1, 16).ok();
+            let (local, remote) = (port(local), port(remote));
+            if ports.iter().all(|port| [local, remote].contains(&Some(*port))) {
+                let (transmit, receive) =
+                    cells.nth(1).and_then(|cell| cell.split_once(':')).context("no queues")?;
+                queued += u64::from_str_radix(transmit, 16)? + u64::from_str_radix(receive, 16)?;
+            }
+        }
+        Ok(queued)
+    }
 }
 
 /// Their series go when their time is over, and the memory with them.

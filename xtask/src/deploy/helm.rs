@@ -1,0 +1,64 @@
+//! The Helm chart, by Helm: with its defaults it says what `deploy/kubernetes/observer.yaml` says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{file, python};
+use crate::exec;
+
+const VERSION: &str = "v3.16.4";
+const RENDERS: Duration = Duration::from_mins(1);
+
+/// Where Helm asks no cluster which it is.
+const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
+
+/// Every value that changes something.
+const VALUES: [&str; 5] = [
+    "--set=webConfigSecret=web",
+    "--set=args={--port=50051}",
+    "--set=priorityClassName=system-node-critical",
+    "--set=podAnnotations.a=b",
+    "--set=image.tag=1",
+];
+
+pub(super) fn check(place: &Path) -> Result<()> {
+    let helm = installed()?;
+    let chart = file("helm/observer");
+    exec::run(Command::new(&helm).args(["lint", "--strict"]).arg(&chart))?;
+    let render = |more: &[&str]| {
+        let mut template = Command::new(&helm);
+        template.arg("template").arg("observer").arg(&chart).args(KUBERNETES);
+        exec::output(template.args(["--namespace", "observer"]).args(more), RENDERS)
+    };
+    let plain = fs::read_to_string(file("kubernetes/observer.yaml")).context("read the objects")?;
+    ensure!(
+        render(&[])? == plain,
+        "deploy/kubernetes/observer.yaml is not what the chart says: helm template observer \
+         deploy/helm/observer {} --namespace observer > deploy/kubernetes/observer.yaml",
+        KUBERNETES.join(" ")
+    );
+    let changed = place.join("observer.yaml");
+    fs::write(&changed, render(&VALUES)?)?;
+    python::validate(&changed)?;
+    let monitor =
+        render(&["--set=podMonitor.enabled=true", "--set=podMonitor.endpoint.scheme=https"]);
+    ensure!(monitor?.contains("scheme: https"), "no endpoint in the PodMonitor");
+    ensure!(render(&["--set=prot=1"]).is_err(), "a value that is not known is let pass");
+    Ok(())
+}
+
+/// Built, unless it is there: no registry has it ready.
+fn installed() -> Result<PathBuf> {
+    if let Some(helm) = exec::find("helm") {
+        return Ok(helm);
+    }
+    let folder = exec::target()?.join("deploy/go");
+    let mut go = Command::new("go");
+    go.args(["install", &format!("helm.sh/helm/v3/cmd/helm@{VERSION}")]).env("GOBIN", &folder);
+    exec::run(&mut go)?;
+    Ok(folder.join("helm"))
+}

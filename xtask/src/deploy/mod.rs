@@ -1,0 +1,136 @@
+//! What stands in `deploy/`, each file read by a program that is to read it: `cargo xtask
+//! check-deploy`. And the Debian package that is made of it: `cargo xtask deb`.
+
+mod helm;
+mod python;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{build, exec, setup};
+
+/// Of ten: as `systemd-analyze security` counts what a service could still do.
+const EXPOSURE_AT_MOST: f32 = 2.1;
+
+/// What completes in it, and what says whether a script is one of its.
+const SHELLS: [(&str, &str); 3] = [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")];
+
+pub(crate) fn run(all: bool) -> Result<()> {
+    setup::ensure()?;
+    check(all)
+}
+
+/// Runs every check, so that one run shows all that is wrong. What is not installed is named; with
+/// `CI` in the environment it must be, but for shells. With `all`, also what takes minutes.
+pub(crate) fn check(all: bool) -> Result<()> {
+    let daemon = build::daemon(true)?;
+    let place = exec::target()?.join("deploy");
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let mut failed = Vec::new();
+    let mut step = |name: &'static str, needs: &[&str], check: &dyn Fn() -> Result<()>| {
+        let outcome = match needs.iter().find(|program| exec::find(program).is_none()) {
+            Some(missing) if env::var_os("CI").is_none() => {
+                println!("deploy: {name}: not run: {missing} is not installed");
+                return;
+            }
+            Some(missing) => Err(anyhow::anyhow!("{missing} is not installed")),
+            None => check(),
+        };
+        match outcome {
+            Ok(()) => println!("deploy: {name}: passed"),
+            Err(error) => {
+                println!("deploy: {name}: {error:#}");
+                failed.push(name);
+            }
+        }
+    };
+    step("Prometheus' rules and alerts", &["promtool"], &prometheus);
+    step("systemd unit", &["systemd-analyze"], &|| systemd(&daemon, &place));
+    step("manual page", &["mandoc"], &|| manual(&daemon, &place));
+    for (shell, flag) in SHELLS {
+        // Who has no such shell need not be told of its script.
+        if exec::find(shell).is_some() {
+            step("completions", &[], &|| completions(&daemon, &place, shell, flag));
+        }
+    }
+    step("Dockerfile and Kubernetes objects", &["python3"], &python::check);
+    if all {
+        step("Helm chart", &["go"], &|| helm::check(&place));
+        step("Debian package", &["cargo-deb"], &deb);
+    } else {
+        println!("deploy: Helm chart, Debian package: not run: they need --all");
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// A file or folder in `deploy/`.
+fn file(name: &str) -> PathBuf {
+    exec::workspace().join("deploy").join(name)
+}
+
+fn prometheus() -> Result<()> {
+    let promtool = |arguments: &[&str]| {
+        let mut promtool = Command::new("promtool");
+        exec::run(promtool.args(arguments).current_dir(file("prometheus")).stdout(Stdio::null()))
+    };
+    promtool(&["check", "rules", "rules.yml", "alerts.yml"])?;
+    promtool(&["check", "config", "prometheus.yml"])?;
+    promtool(&["test", "rules", "tests.yml"])
+}
+
+/// A copy: what it is to start is not where it will be.
+fn systemd(daemon: &Path, place: &Path) -> Result<()> {
+    let unit = fs::read_to_string(file("systemd/observer.service")).context("read the unit")?;
+    let start = "ExecStart=/usr/bin/observer";
+    ensure!(unit.contains(start), "the unit does not say {start}");
+    let copy = place.join("observer.service");
+    fs::write(&copy, unit.replace(start, &format!("ExecStart={}", daemon.display())))?;
+    exec::run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy))?;
+    let mut analyze = Command::new("systemd-analyze");
+    // In tenths, and what is above fails.
+    let threshold = format!("--threshold={}", (EXPOSURE_AT_MOST * 10.0).round());
+    analyze.args(["security", "--offline=yes", "--no-pager", &threshold]).arg(&copy);
+    exec::run(analyze.stdout(Stdio::null()))
+}
+
+fn manual(daemon: &Path, place: &Path) -> Result<()> {
+    let page = written(daemon, &["man"], &place.join("observer.8"))?;
+    let lint = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).output()?;
+    let said = String::from_utf8_lossy(&lint.stdout);
+    ensure!(lint.status.success() && said.is_empty(), "mandoc says:\n{said}");
+    Ok(())
+}
+
+fn completions(daemon: &Path, place: &Path, shell: &str, flag: &str) -> Result<()> {
+    let script =
+        written(daemon, &["completions", shell], &place.join(format!("observer.{shell}")))?;
+    exec::run(Command::new(shell).arg(flag).arg(script))
+}
+
+/// What the daemon prints, in a file.
+fn written(daemon: &Path, arguments: &[&str], path: &Path) -> Result<PathBuf> {
+    let output = Command::new(daemon).args(arguments).output().context("cannot run the daemon")?;
+    ensure!(output.status.success() && !output.stdout.is_empty(), "{arguments:?} prints nothing");
+    fs::write(path, output.stdout).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path.to_owned())
+}
+
+/// Builds the package of `[package.metadata.deb]`; says where it is.
+pub(crate) fn deb() -> Result<()> {
+    if exec::find("cargo-deb").is_none() {
+        bail!("cargo-deb is not installed: cargo install --locked cargo-deb");
+    }
+    let daemon = build::daemon(true)?;
+    let place = exec::target()?.join("deploy");
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    written(&daemon, &["man"], &place.join("observer.8"))?;
+    for (shell, _) in SHELLS {
+        written(&daemon, &["completions", shell], &place.join(format!("observer.{shell}")))?;
+    }
+    exec::run(&mut exec::cargo(&["deb", "--package", "observer", "--no-build", "--locked"]))
+}
