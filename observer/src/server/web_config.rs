@@ -47,14 +47,13 @@ pub(super) enum ClientAuth {
 impl WebConfig {
     /// Reads the file; the error names it, and the key that is wrong.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let in_file = || format!("in {}", path.display());
-        let length =
-            fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-        ensure!(length.len() <= FILE_AT_MOST, "{} is too large for settings", path.display());
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let shown = path.display();
+        let unreadable = || format!("cannot read {shown}, which --web-config-file names");
+        let length = fs::metadata(path).with_context(unreadable)?.len();
+        ensure!(length <= FILE_AT_MOST, "{shown} is too large for settings");
+        let text = fs::read_to_string(path).with_context(unreadable)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, folder).with_context(in_file)
+        Self::parse(&text, folder).with_context(|| format!("in {shown}"))
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self> {
@@ -75,22 +74,25 @@ impl WebConfig {
 
 impl TlsConfig {
     fn parse(mut section: Section<'_>, folder: &Path) -> Result<Self> {
-        let cert_file = section.file("cert_file", folder)?.context(
+        let cert_file = section.file("cert_file", folder)?;
+        let key_file = section.file("key_file", folder)?;
+        let ca_file = section.file("client_ca_file", folder)?;
+        let (kind, version) = (section.text("client_auth_type")?, section.text("min_version")?);
+        // A key that is misspelt is missed as well.
+        section.end("cert_file, key_file, client_auth_type, client_ca_file and min_version")?;
+        let cert_file = cert_file.context(
             "tls_server_config has no cert_file: name the file of the certificate, with its chain",
         )?;
-        let key_file = section
-            .file("key_file", folder)?
+        let key_file = key_file
             .context("tls_server_config has no key_file: name the file of the private key")?;
-        let ca_file = section.file("client_ca_file", folder)?;
-        let client_auth = ClientAuth::parse(section.text("client_auth_type")?, ca_file)?;
-        let only_tls13 = match section.text("min_version")? {
+        let client_auth = ClientAuth::parse(kind, ca_file)?;
+        let only_tls13 = match version {
             None | Some("TLS12") => false,
             Some("TLS13") => true,
             Some(other) => {
                 bail!("'{other}' is not a min_version of tls_server_config: write TLS12 or TLS13")
             }
         };
-        section.end("cert_file, key_file, client_auth_type, client_ca_file and min_version")?;
         Ok(Self { cert_file, key_file, client_auth, only_tls13 })
     }
 
@@ -246,7 +248,7 @@ mod tests {
                 "tls_server_config: {cert_file: a, key_file: b, cipher_suites: []}",
                 "'cipher_suites' of tls_server_config",
             ),
-            ("tls_server_config: {cert_file: a, keyfile: b}", "no key_file"),
+            ("tls_server_config: {cert_file: a, keyfile: b}", "'keyfile' of tls_server_config"),
         ] {
             assert!(refused(text).contains(key), "{}", refused(text));
         }

@@ -173,8 +173,7 @@ impl Deaf {
         for row in table.lines().skip(1) {
             let mut cells = row.split_whitespace().skip(1);
             let (local, remote) = (cells.next(), cells.next());
-            let mut port =
-                |cell: Option<&str>| u16::from_str_radix(cell?.split_once(':')?.1, 16).ok();
+            let port = |cell: Option<&str>| u16::from_str_radix(cell?.split_once(':')?.1, 16).ok();
             let (local, remote) = (port(local), port(remote));
             if ports.iter().all(|port| [local, remote].contains(&Some(*port))) {
                 let (transmit, receive) =

@@ -100,7 +100,7 @@ fn systemd(daemon: &Path, place: &Path) -> Result<()> {
 
 fn manual(daemon: &Path, place: &Path) -> Result<()> {
     let page = written(daemon, &["man"], &place.join("observer.8"))?;
-    let lint = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).output()?;
+    let lint = Command::new("mandoc").args(["-T", "lint", "-W", "error"]).arg(&page).output()?;
     let said = String::from_utf8_lossy(&lint.stdout);
     ensure!(lint.status.success() && said.is_empty(), "mandoc says:\n{said}");
     Ok(())
