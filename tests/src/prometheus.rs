@@ -21,7 +21,7 @@ use crate::process::{POLL, Process};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Between two scrapes.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether it is installed. With `CI` in the environment it must be.
 pub fn is_there() -> Result<bool> {
@@ -70,19 +70,20 @@ impl Prometheus {
     /// which each `from` is read as `to`: ranges of minutes are long for a test.
     pub fn start(scrapes: &str, rules: &[PathBuf], ranges: (&str, &str)) -> Result<Self> {
         let folder = TempDir::with_prefix("prometheus-").context("create a folder")?;
-        let mut names = String::new();
+        let mut names = Vec::new();
         for path in rules {
             let text = fs::read_to_string(path)
                 .with_context(|| format!("read {}", path.display()))?
                 .replace(ranges.0, ranges.1);
             let name = path.file_name().context("a file without a name")?;
             fs::write(folder.path().join(name), text)?;
-            names += &format!("  - {}\n", name.display());
+            names.push(name.display().to_string());
         }
         let interval = INTERVAL.as_millis();
         let config = format!(
             "global:\n  scrape_interval: {interval}ms\n  scrape_timeout: {interval}ms\n  \
-             evaluation_interval: {interval}ms\nrule_files:\n{names}scrape_configs:\n{scrapes}"
+             evaluation_interval: {interval}ms\nrule_files: [{}]\nscrape_configs:\n{scrapes}",
+            names.join(", ")
         );
         let file = folder.path().join("prometheus.yml");
         fs::write(&file, config)?;

@@ -22,7 +22,7 @@ const VALUES: [&str; 5] = [
     "--set=args={--port=50051}",
     "--set=priorityClassName=system-node-critical",
     "--set=podAnnotations.a=b",
-    "--set=image.tag=1",
+    "--set=image.tag=v1",
 ];
 
 pub(super) fn check(place: &Path) -> Result<()> {
