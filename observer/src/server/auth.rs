@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bcrypt::HashParts;
 use hyper::header::HeaderValue;
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 /// Who may scrape; with nobody in it, everybody may.
@@ -15,12 +15,13 @@ use tokio::sync::Semaphore;
 pub(super) struct Users {
     hashes: BTreeMap<String, HashParts>,
     /// What was right last time, by user: a hash takes tens of milliseconds, at each scrape.
-    known: Mutex<HashMap<String, Digest>>,
+    known: Mutex<HashMap<String, Hash>>,
     /// One hash at a time: whoever guesses passwords gets no more of the processors than that.
     turn: Semaphore,
 }
 
-type Digest = [u8; SHA256_OUTPUT_LEN];
+/// SHA-256 of a password.
+type Hash = [u8; 32];
 
 impl Users {
     pub(super) fn new(hashes: BTreeMap<String, HashParts>) -> Self {
@@ -37,7 +38,7 @@ impl Users {
             return true;
         }
         let Some((user, password)) = authorization.and_then(credentials) else { return false };
-        let given = sha256(&password);
+        let given: Hash = Sha256::digest(&password).into();
         if self.known().get(&user) == Some(&given) {
             return true;
         }
@@ -61,7 +62,7 @@ impl Users {
         same && own.is_some()
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Digest>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Hash>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,10 +77,6 @@ fn credentials(value: &HeaderValue) -> Option<(String, Vec<u8>)> {
     let colon = decoded.iter().position(|&byte| byte == b':')?;
     let (user, password) = (decoded.get(..colon)?, decoded.get(colon + 1..)?);
     Some((str::from_utf8(user).ok()?.to_owned(), password.to_owned()))
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    digest(&SHA256, bytes).as_ref().try_into().expect("as long as it says")
 }
 
 #[cfg(test)]
