@@ -3,7 +3,7 @@
 //! The way of a byte: [`kernel`] loads the programs that see what sockets send and receive and
 //! hands over their records; [`record`] reads them, [`http2`] assembles header blocks, [`hpack`]
 //! decodes them, [`grpc`] turns frames into calls; [`metrics`] keeps the statistics and renders
-//! them; [`server`] publishes them. [`process`] says who a pid is. [`pipeline`] is all of that
+//! them; [`server`] publishes them, and [`top`] shows them in a terminal. [`process`] says who a pid is. [`pipeline`] is all of that
 //! between ring and scrape, and [`worker`] the thread that runs it. Nothing downstream calls
 //! upstream.
 
@@ -22,4 +22,5 @@ pub mod privileges;
 pub mod process;
 pub mod record;
 pub mod server;
+pub mod top;
 pub mod worker;

@@ -7,13 +7,14 @@ use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use observer::{
     cli::{self, Action},
-    config::Config,
+    config::{Backend, Config},
     kernel::Probes,
     log,
-    metrics::{self, Descriptors, Format},
+    metrics::{self, Descriptors, Format, Snapshot},
     preconditions::{self, Places},
     privileges,
     server::{self, Pages, Protection},
+    top::{self, Address, Source},
     worker::Worker,
 };
 use tokio::{
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let invocation = cli::parse();
     let outcome = match invocation.action {
         Action::Run => run(&invocation.config),
+        Action::Top(options) => show(&options, &invocation.config),
         Action::Check => check(&invocation.config),
         Action::Completions(shell) => print(&cli::completions(shell)),
         Action::Man => cli::manual().map_err(Into::into).and_then(|page| print(&page)),
@@ -54,32 +56,60 @@ fn run(config: &Config) -> Result<()> {
     preconditions::verify(config, &Places::default())?;
     let listener = preconditions::bind(config.listen)?;
     let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
-    let descriptors = match &config.descriptor_set {
-        Some(path) => Descriptors::read(path)?,
-        None => Descriptors::default(),
-    };
-    let (probes, ring) = Probes::attach(config)?;
-    // Before there is another thread.
-    let left = privileges::give_up(&probes, &config.telling.labels)?;
-    debug!("capabilities left: {left:?}");
-    let (backend, filter) = (probes.backend(), &config.filter);
-    info!("backend {backend}: {}", probes.reason());
-    let worker = Arc::new(Worker::start(config, descriptors, probes, ring)?);
+    let (worker, backend) = watch(config)?;
+    let (worker, filter) = (Arc::new(worker), &config.filter);
     let runtime = runtime()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let mut signals = Signals::new()?;
-        info!(
-            "watching {filter}, backend {backend}, metrics at {}://{address}/metrics",
-            protection.scheme()
-        );
+        let url = format!("{}://{address}/", protection.scheme());
+        info!("watching {filter}, backend {backend}, metrics at {url}metrics, the page at {url}");
         let pages = Arc::new(Figures { worker: Arc::clone(&worker) });
         server::serve(listener, pages, protection, end(&mut signals, &worker)).await;
         Ok::<(), anyhow::Error>(())
     })?;
     runtime.shutdown_timeout(GRACE);
     Ok(())
+}
+
+/// Attaches the kernel programs, gives up what is not needed any more, and starts to count. To be
+/// called before there is another thread.
+fn watch(config: &Config) -> Result<(Worker, Backend)> {
+    let descriptors = match &config.descriptor_set {
+        Some(path) => Descriptors::read(path)?,
+        None => Descriptors::default(),
+    };
+    let (probes, ring) = Probes::attach(config)?;
+    let left = privileges::give_up(&probes, &config.telling.labels)?;
+    debug!("capabilities left: {left:?}");
+    let backend = probes.backend();
+    info!("backend {backend}: {}", probes.reason());
+    Ok((Worker::start(config, descriptors, probes, ring)?, backend))
+}
+
+/// `observer top`. What is selected for this call is watched by nobody yet.
+fn show(options: &top::Options, config: &Config) -> Result<()> {
+    let there = Address::from(config.listen);
+    let source = match &options.address {
+        Some(address) => Source::Daemon(address.clone()),
+        None if config.filter.selects_all() && Source::answers(&there) => Source::Daemon(there),
+        None => Source::Own(own(config, &there)?),
+    };
+    top::run(source, options)
+}
+
+/// The log would be in the way of what is shown.
+fn own(config: &Config, there: &Address) -> Result<Worker> {
+    let started = preconditions::verify(config, &Places::default()).and_then(|()| watch(config));
+    let (worker, _) = started.with_context(|| {
+        if config.filter.selects_all() {
+            format!("no daemon answers at {there}, and this process cannot watch by itself")
+        } else {
+            "what --port, --pid and --comm select needs a watch of its own".into()
+        }
+    })?;
+    Ok(worker)
 }
 
 /// The server's threads: one, as scrapes are few; rendering has its own.
@@ -137,8 +167,11 @@ struct Figures {
 
 impl Pages for Figures {
     fn metrics(&self, format: Format) -> Result<Vec<u8>, String> {
-        let snapshot = self.worker.snapshot().map_err(|error| format!("{error:#}"))?;
-        Ok(metrics::render(&snapshot, format))
+        Ok(metrics::render(&self.snapshot()?, format))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        self.worker.snapshot().map_err(|error| format!("{error:#}"))
     }
 
     fn health(&self) -> Result<(), String> {

@@ -20,8 +20,10 @@ use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser,
 use clap_complete::Shell;
 
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
+use crate::metrics::view::Order;
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
 use crate::process::Detail;
+use crate::top::{self, Address};
 use crate::{failures, log};
 use layers::Layers;
 
@@ -35,10 +37,12 @@ pub struct Invocation {
 }
 
 /// See [`Invocation`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Watch, until told to stop.
     Run,
+    /// Show the figures in a terminal.
+    Top(top::Options),
     /// Say what this kernel allows, and end.
     Check,
     /// Print a script for a shell, and end.
@@ -78,6 +82,7 @@ pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Inv
         Some(Verb::Check) => Action::Check,
         Some(Verb::Completions { shell }) => Action::Completions(shell),
         Some(Verb::Man) => Action::Man,
+        Some(Verb::Top(top)) => Action::Top(top.into()),
         None => Action::Run,
     };
     Ok(Invocation { action, config: cli.options.into_config().map_err(mistake)? })
@@ -169,6 +174,55 @@ enum Verb {
     ///
     /// For instance: observer man | man --local-file -
     Man,
+
+    /// Shows in a terminal what a daemon sees, live or once
+    ///
+    /// Asks the daemon at --address; without that, the one at --listen if one answers there and no
+    /// filter is given; else it watches by itself until it ends, for which it needs what the daemon
+    /// needs. Keys: ? shows them.
+    Top(Top),
+}
+
+#[derive(Debug, Args)]
+struct Top {
+    /// The daemon to ask, such as http://127.0.0.1:9464
+    #[arg(long, value_name = "URL")]
+    address: Option<Address>,
+
+    /// Prints one snapshot and ends: the figures of a second or more
+    #[arg(long, requires = "format")]
+    once: bool,
+
+    /// With --once: a table for people
+    #[arg(long, requires = "once", group = "format")]
+    table: bool,
+
+    /// With --once: JSON for programs, as at /api/v1/view
+    #[arg(long, requires = "once", group = "format")]
+    json: bool,
+
+    /// Sorts rows by this, the largest number first
+    #[arg(long, value_name = "COLUMN", value_parser = order(), default_value = "errors")]
+    sort: Order,
+
+    /// Shows only rows that have all these words, such as "server orders"
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    filter: String,
+}
+
+fn order() -> impl TypedValueParser<Value = Order> {
+    PossibleValuesParser::new(Order::ALL.map(Order::name)).try_map(|name| {
+        let named = Order::ALL.into_iter().find(|order| order.name() == name);
+        named.ok_or("not a column")
+    })
+}
+
+impl From<Top> for top::Options {
+    fn from(top: Top) -> Self {
+        let Top { address, once, table: _, json, sort: order, filter } = top;
+        let format = if json { top::Format::Json } else { top::Format::Table };
+        Self { address, once: once.then_some(format), order, filter }
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -187,6 +241,9 @@ Examples:
   observer check
       What this kernel allows, and which backend would be used
 
+  observer top
+      What the daemon of this machine sees, live in the terminal
+
   observer --port 50051,8000-8100 --listen 0.0.0.0:9464
       Only these ports; Prometheus may scrape from another machine
 
@@ -202,7 +259,7 @@ Examples:
 Environment and config file:
   Every flag is also a variable (--max-methods is OBSERVER_MAX_METHODS) and a key of the TOML
   file given by --config. A flag beats the variable, the variable beats the file, and each
-  replaces a list as a whole. An empty variable counts as not set. The third example as a file:
+  replaces a list as a whole. An empty variable counts as not set. The fourth example as a file:
 
       port = [50051, \"8000-8100\"]     # or \"50051,8000-8100\"
       listen = \"0.0.0.0:9464\"
@@ -260,7 +317,7 @@ struct Options {
     #[arg(hide_possible_values = true, help_heading = "What is watched")]
     children: bool,
 
-    /// Serves /metrics, /healthz and /readyz here
+    /// Serves the page, /metrics, /healthz and /readyz here
     ///
     /// An IP address and a port. Whoever reaches it can read the names of services and
     /// processes: 127.0.0.1 is for this machine only.

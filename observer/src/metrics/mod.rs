@@ -18,6 +18,7 @@ mod rows;
 mod schema;
 mod series;
 mod statistics;
+pub mod view;
 
 use std::{collections::hash_map::Entry, sync::Arc};
 

@@ -21,7 +21,7 @@ use crate::{
 /// A process as the labels name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProcessLabel {
-    pid: u32,
+    pub(super) pid: u32,
     /// By name: all that tell it from others.
     pub(super) labels: Vec<(&'static str, String)>,
 }
@@ -36,6 +36,11 @@ impl ProcessLabel {
             details.iter().map(|detail| (detail.name(), escape(detail.of(identity)).into_owned())),
         );
         Self { pid: *pid, labels }
+    }
+
+    /// The process's name, escaped.
+    pub(super) fn name(&self) -> &str {
+        self.labels.iter().find(|(label, _)| *label == "process").map_or("", |(_, name)| name)
     }
 }
 

@@ -1,15 +1,20 @@
-//! `/metrics`, `/healthz`, `/readyz` and a page that links them, over HTTP/1.1, by TLS and for
-//! those who have a password where that is asked for ([`Protection`]).
+//! `/metrics`, `/healthz`, `/readyz`; and what people look at, `/`, `/events` and `/api/v1/view`;
+//! over HTTP/1.1, by TLS and for those who have a password where that is asked for
+//! ([`Protection`]).
 //!
 //! A scraper may be slow, dead or hostile, and neither the others nor the daemon may suffer:
 //! connections are bounded (`Limits`), nobody is waited for without end, and one rendering at
-//! a time serves all who wait for it (`render`).
+//! a time serves all who wait for it (`render`). Who looks has places of their own, and one sample a
+//! second is made for all of them together (`live`).
 
 #![forbid(unsafe_code)]
 
 mod auth;
 mod encoding;
+mod events;
 mod held;
+mod live;
+mod page;
 mod protection;
 mod render;
 mod routes;
@@ -19,7 +24,7 @@ mod web_config;
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -33,9 +38,9 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
-use crate::metrics::Format;
+use crate::metrics::{Format, Snapshot};
 pub use protection::Protection;
-use routes::Routes;
+use routes::{EVENTS, Routes};
 use stream::Impatient;
 
 /// What is served. All are called on a thread where blocking is allowed; a panic in one is a
@@ -44,6 +49,9 @@ pub trait Pages: Send + Sync + 'static {
     /// `/metrics`, in this format. Never called twice at once. `Err` is a response with status 500,
     /// whose body says why.
     fn metrics(&self, format: Format) -> Result<Vec<u8>, String>;
+
+    /// The figures of this moment. `Err` is a response with status 500, whose body says why.
+    fn snapshot(&self) -> Result<Snapshot, String>;
 
     /// Whether the daemon does its work. `Err`, with the reason, is a response with status 503.
     fn health(&self) -> Result<(), String>;
@@ -70,6 +78,13 @@ struct Limits {
     grace: Duration,
     /// Bytes of all scrapes that are under way, or one scrape: beyond, the oldest are cut off.
     held: usize,
+    /// Who watch at the same time, beside the connections.
+    watchers: usize,
+    /// Between samples for those who watch.
+    period: Duration,
+    /// So long after the last of them has gone samples are still taken: pages that load themselves
+    /// again, without script, come back within.
+    linger: Duration,
 }
 
 const LIMITS: Limits = Limits {
@@ -79,6 +94,9 @@ const LIMITS: Limits = Limits {
     response: Duration::from_secs(30),
     grace: Duration::from_secs(5),
     held: 64 << 20,
+    watchers: 128,
+    period: Duration::from_secs(1),
+    linger: Duration::from_secs(15),
 };
 
 /// Serves `pages` to whom `protection` admits, until `shutdown` completes; then accepts no more, lets responses that are
@@ -118,14 +136,16 @@ async fn serve_within(
                 crowded &= !connections.is_empty();
             }
             (stream, place) = accept(&listener, &places) => {
-                let routes = Arc::clone(&routes);
-                let conversation = Conversation { limits, routes, stopping: stopping.clone() };
-                connections.spawn(conversation.begin(stream, Arc::clone(&protection), place));
+                let (routes, place) = (Arc::clone(&routes), Place::new(place));
+                let conversation =
+                    Conversation { limits, routes, stopping: stopping.clone(), place };
+                connections.spawn(conversation.begin(stream, Arc::clone(&protection)));
             }
         }
     }
     drop(listener);
     drop(stop);
+    routes.end();
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {
             log_end(ended);
@@ -133,6 +153,19 @@ async fn serve_within(
     };
     if timeout(limits.grace, all_ended).await.is_err() {
         warn!(connections = connections.len(), "cut off scrapes that did not end in time");
+    }
+}
+
+/// A connection's place among those that are served at once.
+struct Place(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self(Mutex::new(Some(permit)))
+    }
+
+    fn give_up(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -164,16 +197,12 @@ struct Conversation {
     limits: Limits,
     routes: Arc<Routes>,
     stopping: watch::Receiver<()>,
+    place: Place,
 }
 
 impl Conversation {
     /// By TLS, where that is asked for.
-    async fn begin(
-        mut self,
-        stream: TcpStream,
-        protection: Arc<Protection>,
-        _place: OwnedSemaphorePermit,
-    ) {
+    async fn begin(mut self, stream: TcpStream, protection: Arc<Protection>) {
         let Some(config) = protection.terms().await.tls.clone() else {
             return self.hold(stream).await;
         };
@@ -190,11 +219,18 @@ impl Conversation {
     }
 
     async fn hold(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let Self { limits, routes, mut stopping } = self;
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let routes = Arc::clone(&routes);
+        let Self { limits, routes, mut stopping, place } = self;
+        let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+            let (routes, place) = (Arc::clone(&routes), &place);
             let (request, _) = request.into_parts();
-            async move { Ok::<_, Infallible>(routes.answer(&request).await) }
+            async move {
+                let answer = routes.answer(&request).await;
+                // Who watches stays, and must not keep scrapers out.
+                if request.uri.path() == EVENTS && answer.status().is_success() {
+                    place.give_up();
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

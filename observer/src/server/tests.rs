@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 
+mod watching;
+
 /// Long: a test that waits for it has failed, or waits for nothing else.
 const LONG: Duration = Duration::from_mins(1);
 
@@ -24,12 +26,16 @@ const GENEROUS: Limits = Limits {
     response: LONG,
     grace: LONG,
     held: usize::MAX,
+    watchers: 128,
+    period: Duration::from_millis(20),
+    linger: LONG,
 };
 
 type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
 struct Stub {
     metrics: Box<dyn Fn(Format) -> Result<Vec<u8>, String> + Send + Sync>,
+    snapshot: Page<Snapshot>,
     health: Page<()>,
     ready: Page<()>,
 }
@@ -38,6 +44,7 @@ impl Default for Stub {
     fn default() -> Self {
         Self {
             metrics: Box::new(|_| Ok("# EOF\n".into())),
+            snapshot: Box::new(|| Ok(watching::calls_to(&["/a.B/C"]))),
             health: Box::new(|| Ok(())),
             ready: Box::new(|| Ok(())),
         }
@@ -53,6 +60,10 @@ impl Stub {
 impl Pages for Stub {
     fn metrics(&self, format: Format) -> Result<Vec<u8>, String> {
         (self.metrics)(format)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        (self.snapshot)()
     }
 
     fn health(&self) -> Result<(), String> {
@@ -248,19 +259,6 @@ fn probes_say_ok_or_the_reason() {
 }
 
 #[test]
-fn the_index_links_the_others_and_asks_nobody_else() {
-    let answer = Served::start(GENEROUS, Stub::default()).get("/");
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
-    for link in ["\"metrics\"", "\"healthz\"", "\"readyz\""] {
-        assert!(answer.text().contains(&format!("href={link}")), "{link}");
-    }
-    for elsewhere in ["http:", "https:", "src=", "<script", "//"] {
-        assert!(!answer.text().contains(elsewhere), "{elsewhere}");
-    }
-}
-
-#[test]
 fn head_has_the_length_and_no_body() {
     let served = Served::start(GENEROUS, Stub::default());
     for path in ["/metrics", "/", "/healthz", "/nowhere"] {
@@ -370,7 +368,7 @@ fn scrapes_that_wait_share_one_rendering() {
     const WAITING: usize = 20;
     let (begun, begins) = mpsc::channel();
     let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
+    let gone = Mutex::new(gone);
     let renderings = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&renderings);
     let served = Served::start(
@@ -401,7 +399,7 @@ fn scrapes_that_wait_share_one_rendering() {
 #[test]
 fn a_page_that_is_never_made_is_given_up() {
     let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
+    let gone = Mutex::new(gone);
     let limits = Limits { page: Duration::from_millis(20), ..GENEROUS };
     let served = Served::start(
         limits,
@@ -478,7 +476,7 @@ fn who_reads_nothing_is_cut_off_for_who_reads() {
 fn a_scrape_under_way_at_shutdown_completes() {
     let (begun, begins) = mpsc::channel();
     let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
+    let gone = Mutex::new(gone);
     let mut served = Served::start(
         GENEROUS,
         Stub::metrics(move || {

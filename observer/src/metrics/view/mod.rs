@@ -1,0 +1,25 @@
+//! What people look at: the figures of a moment as one model, which the page, `observer top` and
+//! scripts (`/api/v1/view`) share.
+//!
+//! [`Sampler::sample`] turns snapshots, about a second apart, into [`Model`]s: totals since the
+//! daemon's start, as in a scrape, and figures of the last ten seconds, which Prometheus would work
+//! out itself. No I/O and no clock.
+
+mod model;
+mod order;
+mod quantile;
+mod sampler;
+pub mod text;
+
+pub use self::{
+    model::{
+        CallsOfCode, ConnectionStates, ConnectionsOf, Counts, DaemonFigures, Loss, Model,
+        Protocols, Quantiles, Recent, RoleName, Row, Sights, Summary, Totals, Traffic,
+    },
+    order::{Filter, Order},
+    quantile::quantile,
+    sampler::{MAX_ROWS, Sampler, WINDOW},
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,443 @@
+//! From snapshots to models.
+
+use std::{borrow::Cow, cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    CallsOfCode, ConnectionStates, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Protocols,
+    Quantiles, Recent, RoleName, Row, Sights, Summary, Totals, Traffic, quantile,
+};
+use crate::{
+    grpc::{Code, Role, Sight},
+    metrics::{
+        Daemon, GrpcType, Messages, Series, Snapshot, Statistics, Telling,
+        rows::{self, LabelValues, connections, rows},
+    },
+};
+
+/// What recent figures are of: short enough to show what happens, long enough for quantiles.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// Rows of a model. What many lookers-on are sent every second is bounded.
+pub const MAX_ROWS: usize = 1000;
+
+/// Turns snapshots into models.
+///
+/// It keeps the totals of each series and what was added to those that had calls within the
+/// [`WINDOW`]: about 0.3 kB a series, and as much again for each second in which it had calls.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    instance: u32,
+    samples: u64,
+    /// When samples were taken: the last one before the window, and those within.
+    times: VecDeque<(u64, Duration)>,
+    tracks: FxHashMap<Key, Track<Counts>>,
+    losses: FxHashMap<&'static str, Track<u64>>,
+    cpu: Track<f64>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    role: Role,
+    pid: u32,
+    process: String,
+    service: String,
+    method: String,
+}
+
+impl Key {
+    fn of(row: &rows::Row<'_>) -> Self {
+        Self {
+            role: row.role,
+            pid: row.process.pid,
+            process: row.process.name().to_owned(),
+            service: row.method.service.clone(),
+            method: row.method.method.clone(),
+        }
+    }
+}
+
+/// A total, and what was added to it in each of the last samples in which it grew.
+#[derive(Debug, Default)]
+struct Track<T> {
+    total: T,
+    added: VecDeque<(u64, T)>,
+}
+
+/// What adds up.
+trait Additive: Default {
+    fn is_nothing(&self) -> bool;
+    fn add(&mut self, other: &Self);
+    /// What was added since; all of it if this is less than before: a count that began anew.
+    fn since(&self, before: &Self) -> Self;
+}
+
+impl Sampler {
+    /// One that has taken no sample; see [`DaemonFigures::instance`].
+    pub fn new(instance: u32) -> Self {
+        Self { instance, ..Self::default() }
+    }
+
+    /// The figures of this moment: `now` is of any clock that never goes back.
+    pub fn sample(&mut self, snapshot: &Snapshot, now: Duration) -> Model {
+        let first = self.samples == 0;
+        self.samples += 1;
+        self.times.push_back((self.samples, now));
+        while self.times.get(1).is_some_and(|&(_, then)| now.saturating_sub(then) >= WINDOW) {
+            self.times.pop_front();
+        }
+        let (base, then) = self.times.front().copied().unwrap_or_default();
+        let moment = Moment {
+            sample: self.samples,
+            base,
+            first,
+            window_seconds: (!first).then(|| now.saturating_sub(then).as_secs_f64()),
+        };
+        let bounds_seconds: Vec<f64> = snapshot.statistics.buckets().seconds().collect();
+        let snapshot = &by_name_and_pid(snapshot);
+        let values = LabelValues::new(snapshot);
+        let all = self.rows(&rows(snapshot, &values), moment, &bounds_seconds);
+        let mut summary = sums(&all, moment);
+        let (rows, rows_left_out) = most_active(all);
+        summary.find_worst(&rows);
+        Model {
+            sample: self.samples,
+            window_seconds: moment.window_seconds,
+            bounds_seconds,
+            summary,
+            rows,
+            rows_left_out,
+            connections: connections(snapshot, &values)
+                .into_iter()
+                .filter(|&(_, _, open)| open > 0)
+                .map(|(role, process, open)| ConnectionsOf {
+                    process: process.name().to_owned(),
+                    pid: process.pid,
+                    role: role.into(),
+                    open,
+                })
+                .collect(),
+            daemon: self.daemon(snapshot, moment),
+        }
+    }
+
+    /// Series that are gone are forgotten.
+    fn rows(&mut self, rows: &[rows::Row<'_>], moment: Moment, bounds: &[f64]) -> Vec<Row> {
+        let mut before = std::mem::take(&mut self.tracks);
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let key = Key::of(row);
+            let track = before.remove(&key);
+            // What is new since the first sample has begun since.
+            let seen = track.is_some() || !moment.first;
+            let mut track = track.unwrap_or_default();
+            let last = track.advance(counts(&row.series), moment, seen);
+            let recent = recent(&track, moment, bounds);
+            let Key { role, pid, process, service, method } = &key;
+            all.push(Row {
+                process: process.clone(),
+                pid: *pid,
+                role: (*role).into(),
+                service: service.clone(),
+                method: method.clone(),
+                grpc_type: row.grpc_type.as_str().into(),
+                in_flight: row.series.in_flight(),
+                total: totals(&row.series, bounds),
+                recent,
+                last: without_zeros(last),
+            });
+            self.tracks.insert(key, track);
+        }
+        all
+    }
+
+    fn daemon(&mut self, snapshot: &Snapshot, moment: Moment) -> DaemonFigures {
+        let Daemon { backend, records, connections, connections_seen: seen, streams, own, .. } =
+            snapshot.daemon.as_ref();
+        let cpu_ratio = own.cpu_seconds.and_then(|total| {
+            self.cpu.advance(total, moment, !moment.first);
+            moment
+                .window_seconds
+                .filter(|window| *window > 0.0)
+                .map(|window| self.cpu.recent() / window)
+        });
+        DaemonFigures {
+            instance: self.instance,
+            version: env!("CARGO_PKG_VERSION").into(),
+            backend: backend.clone(),
+            start_time_seconds: own.start_time_seconds,
+            cpu_seconds: own.cpu_seconds,
+            cpu_ratio,
+            resident_memory_bytes: own.resident_memory_bytes,
+            records: *records,
+            streams: *streams,
+            connections: ConnectionStates {
+                complete: connections.complete,
+                joined_late: connections.joined_late,
+                gaps: connections.gaps,
+                undecodable: connections.undecodable,
+            },
+            connections_seen: Protocols {
+                grpc: seen.grpc,
+                http2: seen.http2,
+                http1: seen.http1,
+                tls: seen.tls,
+                other: seen.other,
+            },
+            calls: sights(&snapshot.statistics),
+            losses: self.losses(snapshot, moment),
+        }
+    }
+
+    fn losses(&mut self, snapshot: &Snapshot, moment: Moment) -> Vec<Loss> {
+        let Daemon { gaps, hpack_errors, unclear_streams, programs, .. } = snapshot.daemon.as_ref();
+        let misses = programs.iter().map(|program| program.misses).sum();
+        let others = [
+            ("hpack_errors", *hpack_errors),
+            ("unclear_streams", *unclear_streams),
+            ("program_misses", misses),
+            ("series_overflow", snapshot.statistics.overflow()),
+            ("series_late_events", snapshot.statistics.late()),
+        ];
+        let gaps = gaps.iter().map(|gap| (gap.cause, gap.events, gap.bytes));
+        let all = gaps.chain(others.map(|(cause, events)| (cause, events, 0)));
+        let mut losses = Vec::new();
+        for (cause, events, bytes) in all {
+            let track = self.losses.entry(cause).or_default();
+            track.advance(events, moment, !moment.first);
+            if events > 0 {
+                let recent = track.recent();
+                losses.push(Loss { cause: cause.into(), events, recent, bytes });
+            }
+        }
+        losses
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    sample: u64,
+    /// The sample that the window begins with.
+    base: u64,
+    first: bool,
+    window_seconds: Option<f64>,
+}
+
+impl<T: Additive + Clone> Track<T> {
+    /// Takes the total of now; returns what was added, which is nothing unless the total before was
+    /// `seen`.
+    fn advance(&mut self, total: T, moment: Moment, seen: bool) -> T {
+        while self.added.front().is_some_and(|&(sample, _)| sample <= moment.base) {
+            self.added.pop_front();
+        }
+        let added = if seen { total.since(&self.total) } else { T::default() };
+        if !added.is_nothing() {
+            self.added.push_back((moment.sample, added.clone()));
+        }
+        self.total = total;
+        added
+    }
+
+    /// What was added within the window.
+    fn recent(&self) -> T {
+        let mut sum = T::default();
+        for (_, added) in &self.added {
+            sum.add(added);
+        }
+        sum
+    }
+}
+
+impl Additive for u64 {
+    fn is_nothing(&self) -> bool {
+        *self == 0
+    }
+
+    fn add(&mut self, other: &Self) {
+        *self += other;
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        self.checked_sub(*before).unwrap_or(*self)
+    }
+}
+
+impl Additive for f64 {
+    fn is_nothing(&self) -> bool {
+        *self <= 0.0
+    }
+
+    fn add(&mut self, other: &Self) {
+        *self += other;
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        (self - before).max(0.0)
+    }
+}
+
+impl Additive for Counts {
+    fn is_nothing(&self) -> bool {
+        self.ended == 0
+    }
+
+    fn add(&mut self, other: &Self) {
+        let Self { ended, failed, code_not_seen, latency } = other;
+        self.ended += ended;
+        self.failed += failed;
+        self.code_not_seen += code_not_seen;
+        self.latency.resize(latency.len().max(self.latency.len()), 0);
+        for (to, from) in self.latency.iter_mut().zip(latency) {
+            *to += from;
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        if self.ended < before.ended {
+            return self.clone();
+        }
+        let before_of = before.latency.iter().copied().chain(std::iter::repeat(0));
+        Self {
+            ended: self.ended - before.ended,
+            failed: self.failed.saturating_sub(before.failed),
+            code_not_seen: self.code_not_seen.saturating_sub(before.code_not_seen),
+            latency: self
+                .latency
+                .iter()
+                .zip(before_of)
+                .map(|(now, before)| now.saturating_sub(before))
+                .collect(),
+        }
+    }
+}
+
+/// A row is of a name and a pid, whatever else the series of a scrape tell of their process.
+fn by_name_and_pid(snapshot: &Snapshot) -> Snapshot {
+    let telling = Telling { labels: Vec::new(), ..snapshot.telling.as_ref().clone() };
+    Snapshot { telling: Arc::new(telling), ..snapshot.clone() }
+}
+
+fn counts(series: &Series) -> Counts {
+    let ok = series.handled.get(Code::Ok as usize).copied().unwrap_or(0);
+    Counts {
+        ended: series.ended(),
+        // A code that was not seen is not an error that was.
+        failed: series.ended() - series.handled_code_not_seen - ok,
+        code_not_seen: series.handled_code_not_seen,
+        latency: series.handling.counts().to_vec(),
+    }
+}
+
+fn without_zeros(mut counts: Counts) -> Counts {
+    if counts.latency.iter().all(|&count| count == 0) {
+        counts.latency.clear();
+    }
+    counts
+}
+
+fn recent(track: &Track<Counts>, moment: Moment, bounds: &[f64]) -> Recent {
+    let counts = track.recent();
+    let code_seen = counts.ended - counts.code_not_seen;
+    let window = moment.window_seconds.filter(|window| *window > 0.0);
+    Recent {
+        rate: window.map(|window| counts.ended as f64 / window),
+        error_ratio: (code_seen > 0).then(|| counts.failed as f64 / code_seen as f64),
+        quantiles: quantiles(bounds, &counts.latency),
+        counts: without_zeros(counts),
+    }
+}
+
+fn quantiles(bounds: &[f64], latency: &[u64]) -> Quantiles {
+    let of = |share| quantile(share, bounds, latency);
+    Quantiles { p50: of(0.5), p90: of(0.9), p99: of(0.99) }
+}
+
+fn totals(series: &Series, bounds: &[f64]) -> Totals {
+    let codes = Code::ALL.into_iter().map(Code::as_camel_case).zip(series.handled);
+    let not_seen = ("not_seen", series.handled_code_not_seen);
+    let traffic = |of: Messages| Traffic { messages: of.count, bytes: of.bytes };
+    Totals {
+        started: series.started,
+        codes: codes
+            .chain([not_seen])
+            .filter(|&(_, calls)| calls > 0)
+            .map(|(code, calls)| CallsOfCode { code: Cow::Borrowed(code), calls })
+            .collect(),
+        quantiles: quantiles(bounds, series.handling.counts()),
+        counts: without_zeros(counts(series)),
+        received: traffic(series.received),
+        sent: traffic(series.sent),
+    }
+}
+
+fn sights(statistics: &Statistics) -> Sights {
+    let mut sights = Sights::default();
+    for sight in Sight::ALL {
+        let seen = statistics.calls().of(sight);
+        sights.complete += seen.complete;
+        sights.no_method += seen.no_method;
+        sights.no_code += seen.no_code;
+        sights.nothing += seen.nothing;
+    }
+    sights
+}
+
+/// As many as there is room for, in the order in which they were; and how many others there were.
+fn most_active(mut rows: Vec<Row>) -> (Vec<Row>, usize) {
+    let left_out = rows.len().saturating_sub(MAX_ROWS);
+    if left_out > 0 {
+        rows.sort_by_key(|row| {
+            let Recent { counts, .. } = &row.recent;
+            Reverse((counts.failed, counts.ended, row.in_flight, row.total.counts.ended))
+        });
+        rows.truncate(MAX_ROWS);
+        rows.sort_by(|a, b| a.key().cmp(&b.key()));
+    }
+    (rows, left_out)
+}
+
+fn sums(rows: &[Row], moment: Moment) -> Summary {
+    let mut summary = Summary {
+        server_rate: moment.window_seconds.map(|_| 0.0),
+        client_rate: moment.window_seconds.map(|_| 0.0),
+        ..Summary::default()
+    };
+    for row in rows {
+        let (rate, in_flight) = match row.role {
+            RoleName::Server => (&mut summary.server_rate, &mut summary.server_in_flight),
+            RoleName::Client => (&mut summary.client_rate, &mut summary.client_in_flight),
+        };
+        *rate = rate.zip(row.recent.rate).map(|(sum, rate)| sum + rate);
+        *in_flight += row.in_flight;
+        summary.failing_rows += usize::from(row.recent.counts.failed > 0);
+    }
+    summary
+}
+
+impl Summary {
+    /// Finds the rows that one should look at first. Those of streams may last: how long says
+    /// nothing.
+    pub fn find_worst(&mut self, rows: &[Row]) {
+        let rows = || rows.iter().enumerate();
+        let failed = |row: &Row| row.recent.counts.failed;
+        self.most_failing = rows()
+            .filter(|(_, row)| failed(row) > 0)
+            .max_by_key(|(at, row)| (failed(row), Reverse(*at)))
+            .map(|(at, _)| at);
+        self.slowest_unary = rows()
+            .filter(|(_, row)| row.grpc_type == GrpcType::Unary.as_str())
+            .filter_map(|(at, row)| Some((row.recent.quantiles.p99?, Reverse(at))))
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
+            .map(|(_, Reverse(at))| at);
+    }
+}
+
+impl From<Role> for RoleName {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Client => Self::Client,
+            Role::Server => Self::Server,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+use std::time::Duration;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::{App, Screen};
+use crate::metrics::view::{
+    Counts, DaemonFigures, Model, Order, Quantiles, Recent, RoleName, Row, Totals,
+};
+use crate::top::draw::draw;
+use crate::top::source::Update;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn row(method: &str, ended: u64, failed: u64) -> Row {
+    let counts = Counts { ended, failed, code_not_seen: 0, latency: vec![ended, 0] };
+    Row {
+        process: "shop".into(),
+        pid: 7,
+        role: RoleName::Server,
+        service: "a.B".into(),
+        method: method.into(),
+        grpc_type: "unary".into(),
+        in_flight: 1,
+        total: Totals { counts: counts.clone(), ..Totals::default() },
+        recent: Recent {
+            rate: Some(ended as f64 / 10.0),
+            error_ratio: Some(failed as f64 / ended.max(1) as f64),
+            quantiles: Quantiles { p50: Some(0.001), p90: Some(0.01), p99: Some(2.0) },
+            counts: counts.clone(),
+        },
+        last: counts,
+    }
+}
+
+fn model(instance: u32, rows: Vec<Row>) -> Update {
+    Update::Model(Box::new(Model {
+        sample: 2,
+        window_seconds: Some(10.0),
+        bounds_seconds: vec![2.5],
+        rows,
+        daemon: DaemonFigures { instance, ..DaemonFigures::default() },
+        ..Model::default()
+    }))
+}
+
+fn app() -> App {
+    let mut app = App::new("http://x".into(), Order::default(), "");
+    app.take(model(1, vec![row("Busy", 100, 0), row("Failing", 10, 5)]), SECOND);
+    app
+}
+
+fn press(app: &mut App, keys: impl IntoIterator<Item = KeyCode>) {
+    for key in keys {
+        app.press(KeyEvent::new(key, KeyModifiers::NONE));
+    }
+}
+
+fn methods(app: &App) -> Vec<&str> {
+    app.rows().iter().map(|row| row.method.as_str()).collect()
+}
+
+fn screen(app: &App, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(frame, app)).unwrap();
+    terminal.backend().to_string()
+}
+
+#[test]
+fn keys_sort_and_reverse() {
+    let mut app = app();
+    assert_eq!(methods(&app), ["Failing", "Busy"]);
+    press(&mut app, [KeyCode::Char('c')]);
+    assert_eq!((app.order, methods(&app)), (Order::Rate, vec!["Busy", "Failing"]));
+    press(&mut app, [KeyCode::Char('r')]);
+    assert_eq!(methods(&app), ["Failing", "Busy"]);
+    for _ in 0..Order::ALL.len() {
+        press(&mut app, [KeyCode::Right]);
+    }
+    press(&mut app, [KeyCode::Right, KeyCode::Left]);
+    assert_eq!((app.order, app.reversed), (Order::Rate, false));
+}
+
+#[test]
+fn a_filter_is_written_and_cleared() {
+    let mut app = app();
+    press(&mut app, "/bus!q".chars().map(KeyCode::Char));
+    press(&mut app, [KeyCode::Backspace, KeyCode::Backspace]);
+    assert_eq!((methods(&app), app.is_over()), (vec!["Busy"], false));
+    press(&mut app, [KeyCode::Enter]);
+    assert_eq!((app.screen, methods(&app)), (Screen::Table, vec!["Busy"]));
+    press(&mut app, [KeyCode::Char('/'), KeyCode::Esc]);
+    assert_eq!(methods(&app).len(), 2);
+}
+
+#[test]
+fn the_chosen_row_stays_chosen_wherever_it_moves() {
+    let mut app = app();
+    press(&mut app, [KeyCode::Down, KeyCode::Enter]);
+    assert_eq!(app.detailed().map(|row| row.method.as_str()), Some("Busy"));
+    app.take(model(1, vec![row("Busy", 100, 50), row("Failing", 10, 5)]), 2 * SECOND);
+    assert_eq!(methods(&app), ["Busy", "Failing"]);
+    assert_eq!(app.detailed().map(|row| row.recent.counts.failed), Some(50));
+    press(&mut app, [KeyCode::End]);
+    assert_eq!(app.detailed().map(|row| row.method.as_str()), Some("Failing"));
+}
+
+#[test]
+fn what_is_paused_stays_as_it_was() {
+    let mut app = app();
+    press(&mut app, [KeyCode::Char('p')]);
+    app.take(model(1, vec![row("New", 1, 0)]), 2 * SECOND);
+    assert_eq!(methods(&app), ["Failing", "Busy"]);
+    press(&mut app, [KeyCode::Char('p')]);
+    app.take(model(1, vec![row("New", 1, 0)]), 3 * SECOND);
+    assert_eq!(methods(&app), ["New"]);
+}
+
+#[test]
+fn a_restarted_daemon_has_no_history() {
+    let mut app = app();
+    let rows = || vec![row("Busy", 3, 0)];
+    app.take(model(1, rows()), 2 * SECOND);
+    let history = |app: &App| app.histories.ended(app.rows()[0], 4);
+    assert_eq!(history(&app), [0, 0, 100, 3]);
+    app.take(Update::Lost("gone".into()), 3 * SECOND);
+    assert!(screen(&app, 80, 24).contains("lost: gone"));
+    // Of two seconds nothing was heard.
+    app.take(model(1, rows()), 5 * SECOND);
+    assert_eq!(history(&app), [3, 0, 0, 3]);
+    app.take(model(2, rows()), 6 * SECOND);
+    assert_eq!(history(&app), [0, 0, 0, 3]);
+    assert!(!screen(&app, 80, 24).contains("lost"));
+}
+
+#[test]
+fn it_draws_at_any_size() {
+    let mut app = app();
+    for keys in [vec![], vec![KeyCode::Enter], vec![KeyCode::Esc, KeyCode::Char('?')]] {
+        press(&mut app, keys);
+        for (width, height) in [(1, 1), (10, 3), (40, 8), (80, 24), (200, 50), (500, 9)] {
+            screen(&app, width, height);
+        }
+    }
+}
+
+#[test]
+fn control_c_quits_while_a_filter_is_written() {
+    let mut app = app();
+    press(&mut app, [KeyCode::Char('/')]);
+    app.press(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL));
+    assert!(app.is_over());
+}

@@ -1,0 +1,387 @@
+//! The view on a terminal: what one should know first, the table, the keys.
+
+use std::borrow::Cow;
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Cell, Clear, Paragraph, Row as TableRow, Table, TableState};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+use super::app::{App, ORDER_KEYS, Screen};
+use super::detail;
+use crate::metrics::view::{CallsOfCode, Model, Order, Row, text};
+
+pub(super) const BAD: Style = Style::new().fg(Color::LightRed).add_modifier(Modifier::BOLD);
+const SLOW: Style = Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD);
+pub(super) const DIM: Style = Style::new().fg(Color::DarkGray);
+const HEAD: Style = Style::new().add_modifier(Modifier::BOLD);
+const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
+
+const SLOW_SECONDS: f64 = 1.0;
+
+/// Of a spark line: an eighth of a cell each.
+const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
+    let [head, body, keys] =
+        Layout::vertical([Constraint::Length(5), Constraint::Fill(1), Constraint::Length(1)])
+            .areas(frame.area());
+    draw_head(frame, app, head);
+    match (&app.model, app.detailed()) {
+        (Some(model), Some(row)) if app.screen == Screen::Detail => {
+            detail::draw(frame, app, model, row, body);
+        }
+        (Some(model), _) => draw_table(frame, app, model, body),
+        (None, _) => {}
+    }
+    if app.screen == Screen::Help {
+        draw_help(frame, body);
+    }
+    frame.render_widget(Paragraph::new(key_line(app)), keys);
+}
+
+fn draw_head(frame: &mut Frame<'_>, app: &App, area: Rect) {
+    let state = match (&app.trouble, &app.model) {
+        (Some(trouble), _) => Span::styled(format!("lost: {}", printable(trouble)), BAD),
+        (None, None) => Span::raw("waiting for the first sample"),
+        (None, Some(_)) if app.paused => Span::styled("paused", SLOW),
+        (None, Some(_)) => Span::styled("live", Style::new().fg(Color::Green)),
+    };
+    let mut lines = vec![Line::from(vec![
+        Span::styled("observer", HEAD),
+        format!(" {} ", printable(&app.source)).into(),
+        state,
+    ])];
+    if let Some(model) = &app.model {
+        lines.extend(summary(model, usize::from(area.width)));
+    }
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+fn summary(model: &Model, width: usize) -> [Line<'static>; 4] {
+    let summary = &model.summary;
+    let states = model.daemon.connections;
+    let open = states.complete + states.joined_late + states.gaps + states.undecodable;
+    let connections: Vec<String> = [
+        (open, "connections"),
+        (states.joined_late, "joined late"),
+        (states.gaps, "with gaps"),
+        (states.undecodable, "undecodable"),
+    ]
+    .into_iter()
+    .enumerate()
+    .filter(|&(at, (count, _))| at == 0 || count > 0)
+    .map(|(_, (count, what))| format!("{} {what}", text::count(count)))
+    .collect();
+    let connections = connections.join(", ");
+    let first = format!(
+        "served {}/s ({} in flight) · made {}/s ({}) · {connections}",
+        text::rate(summary.server_rate),
+        text::count(summary.server_in_flight),
+        text::rate(summary.client_rate),
+        text::count(summary.client_in_flight),
+    );
+    let row = |at: Option<usize>| at.and_then(|at| model.rows.get(at));
+    let named = |row: &Row, before: &str| {
+        let process = format!(" at {}[{}]", row.process, row.pid);
+        let room = width.saturating_sub(before.width() + process.width());
+        before.to_owned() + &fitted(&printable(&row.path()), room) + &printable(&process)
+    };
+    let failing = row(summary.most_failing).map(|row| {
+        let share = text::percent(row.recent.error_ratio);
+        Line::styled(named(row, &format!("fails most: {share} of ")), BAD)
+    });
+    let slowest = row(summary.slowest_unary).map(|row| {
+        let p99 = text::latency(row.recent.quantiles.p99, &model.bounds_seconds);
+        named(row, &format!("slowest unary: p99 {p99} of ")).into()
+    });
+    let daemon = &model.daemon;
+    let memory = daemon.resident_memory_bytes.map_or(text::NONE.into(), text::bytes);
+    let mut third = vec![Span::raw(format!(
+        "daemon {}, {}, {} CPU, {memory} · missed ",
+        daemon.version,
+        printable(&daemon.backend),
+        text::percent(daemon.cpu_ratio),
+    ))];
+    if daemon.losses.is_empty() {
+        third.push("nothing".into());
+    }
+    for (at, loss) in daemon.losses.iter().enumerate() {
+        let comma = if at > 0 { ", " } else { "" };
+        let told = format!("{comma}{} {}", printable(&loss.cause), text::count(loss.events));
+        third.push(Span::styled(told, if loss.recent > 0 { BAD } else { Style::new() }));
+    }
+    [
+        first.into(),
+        failing.unwrap_or_else(|| "nothing fails".into()),
+        slowest.unwrap_or_default(),
+        third.into(),
+    ]
+}
+
+/// A column: its heading, what it is sorted by, its width, whether it is a number, and from which
+/// width of the terminal on it is there.
+struct Column {
+    heading: &'static str,
+    order: Option<Order>,
+    width: u16,
+    number: bool,
+    from: u16,
+    content: Content,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Process,
+    Role,
+    Method,
+    Rate,
+    Spark,
+    Errors,
+    InFlight,
+    P50,
+    P90,
+    P99,
+    Calls,
+    Codes,
+}
+
+const fn column(
+    heading: &'static str,
+    order: Option<Order>,
+    width: u16,
+    from: u16,
+    content: Content,
+) -> Column {
+    let number = !matches!(
+        content,
+        Content::Process | Content::Role | Content::Method | Content::Spark | Content::Codes
+    );
+    Column { heading, order, width, number, from, content }
+}
+
+static COLUMNS: [Column; 12] = [
+    column("PROCESS", Some(Order::Process), 17, 0, Content::Process),
+    column("ROLE", None, 6, 60, Content::Role),
+    column("METHOD", Some(Order::Method), 0, 0, Content::Method),
+    column("CALLS/S", Some(Order::Rate), 8, 0, Content::Rate),
+    column("LAST 30 S", None, 30, 150, Content::Spark),
+    column("ERRORS", Some(Order::Errors), 7, 0, Content::Errors),
+    column("FLIGHT", Some(Order::InFlight), 7, 70, Content::InFlight),
+    column("P50", Some(Order::P50), 7, 100, Content::P50),
+    column("P90", Some(Order::P90), 7, 110, Content::P90),
+    column("P99", Some(Order::P99), 8, 0, Content::P99),
+    column("CALLS", Some(Order::Calls), 11, 120, Content::Calls),
+    column("CODES", None, 42, 180, Content::Codes),
+];
+
+fn draw_table(frame: &mut Frame<'_>, app: &App, model: &Model, area: Rect) {
+    let columns: Vec<&Column> = COLUMNS.iter().filter(|column| column.from <= area.width).collect();
+    let taken: u16 = columns.iter().map(|column| column.width + 1).sum();
+    let method = area.width.saturating_sub(taken).max(8);
+    let width = |column: &Column| if column.width > 0 { column.width } else { method };
+    let rows = app.rows();
+    let lines = rows.iter().map(|row| {
+        let idle = row.recent.counts.ended == 0 && row.in_flight == 0;
+        let cells = columns.iter().map(|column| {
+            let room = usize::from(width(column));
+            let (told, style) = cell(column.content, row, model, app, room);
+            Cell::from(aligned(told, column.number)).style(style)
+        });
+        TableRow::new(cells).style(if idle { DIM } else { Style::new() })
+    });
+    let headings = columns.iter().map(|column| heading(column, app));
+    let table = Table::new(lines, columns.iter().map(|column| Constraint::Length(width(column))))
+        .header(TableRow::new(headings).style(HEAD))
+        .column_spacing(1)
+        .row_highlight_style(CHOSEN);
+    let mut state = TableState::new().with_selected(app.place(&rows));
+    frame.render_stateful_widget(table, area, &mut state);
+    if rows.is_empty() {
+        let told = if model.rows.is_empty() {
+            "No gRPC call has been seen yet."
+        } else {
+            "No method fits the filter."
+        };
+        let below = Rect { y: area.y + 2, height: 1, ..area }.intersection(area);
+        frame.render_widget(Paragraph::new(told), below);
+    }
+}
+
+fn heading(column: &Column, app: &App) -> Cell<'static> {
+    let sorted = column.order == Some(app.order);
+    let mark = if app.reversed { '▲' } else { '▼' };
+    let told = if sorted { format!("{}{mark}", column.heading) } else { column.heading.to_owned() };
+    let style = if sorted { Style::new().underlined() } else { DIM };
+    Cell::from(aligned(told, column.number)).style(style)
+}
+
+fn aligned(told: String, number: bool) -> Text<'static> {
+    let text = Text::from(told);
+    if number { text.right_aligned() } else { text }
+}
+
+fn cell(content: Content, row: &Row, model: &Model, app: &App, room: usize) -> (String, Style) {
+    let recent = &row.recent;
+    let latency = |seconds: Option<f64>| {
+        let slow = seconds.is_some_and(|seconds| seconds >= SLOW_SECONDS);
+        let told = text::latency(seconds, &model.bounds_seconds);
+        (told, if slow { SLOW } else { Style::new() })
+    };
+    let told = match content {
+        Content::Process => {
+            let pid = format!("[{}]", row.pid);
+            cut(&printable(&row.process), room.saturating_sub(pid.len())) + &pid
+        }
+        Content::Role => row.role.as_str().to_owned(),
+        Content::Method => fitted(&printable(&row.path()), room),
+        Content::Rate => text::rate(recent.rate),
+        Content::Spark => spark(&app.histories.ended(row, room)),
+        Content::Errors => {
+            let style = if recent.counts.failed > 0 { BAD } else { Style::new() };
+            return (text::percent(recent.error_ratio), style);
+        }
+        Content::InFlight => text::count(row.in_flight),
+        Content::P50 => return latency(recent.quantiles.p50),
+        Content::P90 => return latency(recent.quantiles.p90),
+        Content::P99 => return latency(recent.quantiles.p99),
+        Content::Calls => text::grouped(row.total.counts.ended),
+        Content::Codes => cut(&codes(&row.total.codes), room),
+    };
+    (told, Style::new())
+}
+
+/// Errors first: there may be no room for all.
+fn codes(codes: &[CallsOfCode]) -> String {
+    let (ok, others): (Vec<_>, Vec<_>) = codes.iter().partition(|of| of.code == "OK");
+    let told = |of: &CallsOfCode| format!("{} {}", printable(&of.code), text::grouped(of.calls));
+    others.into_iter().chain(ok).map(told).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn spark(counts: &[u64]) -> String {
+    let most = counts.iter().copied().max().unwrap_or(0);
+    counts.iter().map(|&count| level(count, most)).collect()
+}
+
+/// Nothing is a space, and anything is not.
+pub(super) fn level(count: u64, most: u64) -> char {
+    if count == 0 {
+        return ' ';
+    }
+    let eighths = (count as f64 / most.max(1) as f64 * LEVELS.len() as f64).ceil() as usize;
+    LEVELS.get(eighths.saturating_sub(1)).copied().unwrap_or('█')
+}
+
+fn key_line(app: &App) -> Line<'static> {
+    let told = match app.screen {
+        Screen::Filter => {
+            let filter = printable(&app.filter).into_owned();
+            return vec![Span::styled("filter: ", HEAD), filter.into(), "█".into()].into();
+        }
+        Screen::Detail => "Esc back · ↑↓ other rows · p pause · q quit",
+        Screen::Help => "any key goes back",
+        Screen::Table => {
+            "↑↓ Enter details · ←→ sort · r reverse · / filter · p pause · ? help · q quit"
+        }
+    };
+    let mut line = vec![Span::styled(told, DIM)];
+    if !app.filter.is_empty() && app.screen == Screen::Table {
+        line.insert(0, Span::styled(format!("filter: {} · ", printable(&app.filter)), HEAD));
+    }
+    line.into()
+}
+
+fn draw_help(frame: &mut Frame<'_>, area: Rect) {
+    let mut lines: Vec<Line<'_>> = [
+        "↑ ↓ j k PgUp PgDn Home End   move",
+        "Enter, Esc                   details, and back",
+        "← → s                        sort by another column",
+        "r                            reverse the order",
+        "/                            filter: words that must all be in a row, such as",
+        "                             `server orders`; Esc clears it",
+        "p, space                     pause, and go on",
+        "q, Ctrl-C                    quit",
+        "",
+        "Rates, errors and quantiles are of the last ten seconds. Quantiles are estimated",
+        "from buckets; ≥ is beyond the last one.",
+        "",
+    ]
+    .map(Line::from)
+    .into();
+    let orders: Vec<String> =
+        ORDER_KEYS.iter().map(|(key, order)| format!("{key} {}", order.name())).collect();
+    lines.push(format!("sort by: {}", orders.join(", ")).into());
+    frame.render_widget(Clear, area);
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// Names come from other programs: on a terminal they must not be commands to it, nor look like
+/// something else. Those that take no place of their own are shown as a mark.
+pub(super) fn printable(name: &str) -> Cow<'_, str> {
+    let shown = |c: char| c.width().is_some_and(|width| width > 0);
+    if name.chars().all(shown) {
+        return name.into();
+    }
+    name.chars().map(|c| if shown(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// Its end, if it is too long: what methods differ in.
+fn fitted(name: &str, room: usize) -> String {
+    if name.width() <= room {
+        return name.to_owned();
+    }
+    let mut left = room.saturating_sub(1);
+    let mut kept: Vec<char> = Vec::new();
+    for c in name.chars().rev() {
+        let Some(less) = left.checked_sub(c.width().unwrap_or(0)) else { break };
+        left = less;
+        kept.push(c);
+    }
+    kept.push('…');
+    kept.into_iter().rev().collect()
+}
+
+/// Its beginning, if it is too long.
+fn cut(name: &str, room: usize) -> String {
+    if name.width() <= room {
+        return name.to_owned();
+    }
+    let mut left = room.saturating_sub(1);
+    let mut kept = String::new();
+    for c in name.chars() {
+        let Some(less) = left.checked_sub(c.width().unwrap_or(0)) else { break };
+        left = less;
+        kept.push(c);
+    }
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_command_the_terminal() {
+        let shown = printable("\u{1b}[2J\u{202e}evil\u{200b}");
+        assert_eq!(shown, "\u{fffd}[2J\u{fffd}evil\u{fffd}");
+        assert_eq!(printable("größe 漢"), "größe 漢");
+    }
+
+    #[test]
+    fn of_long_names_the_telling_part_is_kept() {
+        assert_eq!(fitted("shop.Orders/Place", 9), "…rs/Place");
+        assert_eq!(fitted("shop.Orders/Place", 17), "shop.Orders/Place");
+        assert_eq!(fitted("漢字漢字", 5), "…漢字");
+        assert_eq!(cut("a-long-name", 5), "a-lo…");
+        assert_eq!(cut("漢字漢字", 4), "漢…");
+        assert_eq!(fitted("abc", 0), "…");
+    }
+
+    #[test]
+    fn a_spark_line_shows_the_least_and_the_most() {
+        assert_eq!(spark(&[0, 1, 50, 100]), " ▁▄█");
+        assert_eq!(spark(&[0, 0]), "  ");
+    }
+}

@@ -1,0 +1,139 @@
+//! Where the figures come from: a running daemon, or this process itself.
+
+use std::io::{BufRead as _, Read as _};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::http::{Address, read};
+use crate::metrics::view::{Model, Sampler};
+use crate::worker::Worker;
+
+/// Between samples, and between attempts to reach a daemon.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What a snapshot of a daemon that has just been started is of.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+
+/// An event: a thousand rows take less than one MiB.
+const EVENT_AT_MOST: u64 = 64 << 20;
+
+/// Figures, as they come.
+#[derive(Debug)]
+pub enum Update {
+    /// A sample.
+    Model(Box<Model>),
+    /// There is none, for this reason; it is tried again.
+    Lost(String),
+}
+
+/// Where the figures come from.
+pub enum Source {
+    /// A running daemon.
+    Daemon(Address),
+    /// This process.
+    Own(Worker),
+}
+
+impl Source {
+    /// Whether a daemon answers there.
+    pub fn answers(address: &Address) -> bool {
+        address.get("/readyz").and_then(read).is_ok()
+    }
+
+    /// In a few words, for the title.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Daemon(address) => address.to_string(),
+            Self::Own(_) => "this process".into(),
+        }
+    }
+
+    /// One sample that tells of a second at least.
+    pub fn once(&self) -> Result<Model> {
+        match self {
+            Self::Daemon(address) => parse(&read(address.get("/api/v1/view")?)?),
+            Self::Own(worker) => {
+                let mut sampler = Sampler::default();
+                let begun = Instant::now();
+                sampler.sample(&worker.snapshot()?, begun.elapsed());
+                sleep(FIRST_LOOK);
+                Ok(sampler.sample(&worker.snapshot()?, begun.elapsed()))
+            }
+        }
+    }
+
+    /// Samples, one a second, from a thread of their own, which ends when nobody takes them.
+    pub fn follow(self) -> Result<Receiver<Update>> {
+        // Few: what is not taken is late, and a daemon drops whoever is.
+        let (updates, taken) = mpsc::sync_channel(2);
+        let follow = move || match self {
+            Self::Daemon(address) => follow_daemon(&address, &updates),
+            Self::Own(worker) => follow_own(&worker, &updates),
+        };
+        thread::Builder::new().name("samples".into()).spawn(follow)?;
+        Ok(taken)
+    }
+}
+
+fn parse(json: &[u8]) -> Result<Model> {
+    serde_json::from_slice(json).context("this is not what an observer of this version says")
+}
+
+fn follow_daemon(address: &Address, updates: &SyncSender<Update>) {
+    loop {
+        let told = match follow_events(address, updates) {
+            Ok(()) => return,
+            // Who is asked stands beside it.
+            Err(error) => error.root_cause().to_string(),
+        };
+        if updates.send(Update::Lost(told)).is_err() {
+            return;
+        }
+        sleep(PERIOD);
+    }
+}
+
+/// Ends without an error when nobody takes the updates.
+fn follow_events(address: &Address, updates: &SyncSender<Update>) -> Result<()> {
+    let mut events = address.get("/events")?;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut events).take(EVENT_AT_MOST).read_until(b'\n', &mut line);
+        if read.context("the daemon is silent")? == 0 {
+            bail!("the daemon has ended");
+        }
+        ensure!(line.ends_with(b"\n"), "the daemon has ended");
+        // The only other line with data is that of trouble, which is no JSON.
+        if let Some(data) = line.strip_prefix(b"data: ") {
+            let update = match parse(data) {
+                Ok(model) => Update::Model(Box::new(model)),
+                Err(_) if !data.starts_with(b"{") => {
+                    Update::Lost(String::from_utf8_lossy(data).trim().to_owned())
+                }
+                Err(error) => return Err(error),
+            };
+            if updates.send(update).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn follow_own(worker: &Worker, updates: &SyncSender<Update>) {
+    let mut sampler = Sampler::default();
+    let begun = Instant::now();
+    loop {
+        let update = match worker.snapshot() {
+            Ok(snapshot) => Update::Model(Box::new(sampler.sample(&snapshot, begun.elapsed()))),
+            Err(error) => Update::Lost(format!("{error:#}")),
+        };
+        if updates.send(update).is_err() {
+            return;
+        }
+        sleep(PERIOD);
+    }
+}
