@@ -60,11 +60,11 @@ fn answers(stack: &Stack) -> Result<()> {
         protected.scrape(&by_tls.address())
     );
     let prometheus = Prometheus::start(&scrapes, &rules, ("[5m]", RANGE))?;
-    // What has not happened yet has no series, and counters that begin near 0 are not extrapolated
-    // beyond it; then nothing, until the range begins after all that.
+    // What has not happened yet has no series, and rates are not extrapolated to before a counter was
+    // 0: of each code a fifth of what is to come; then nothing, until the range begins after all that.
     let pause = held(1, ((RANGE_SECONDS + 2.0) * 1000.0) as u32);
     let main = calls(FAST, SLOW, FAILING);
-    let plan = [calls(9, 1, 1), failures(), pause, main, failures(), held(HELD, 60_000)];
+    let plan = [calls(20, 1, 1), failures(), pause, main, failures(), held(HELD, 60_000)];
     let client = Client::start(stack, &server, &plan)?;
     let scene = Scene { prometheus, process: server.identity().comm.clone() };
     let time = scene.seen_at()?;
@@ -123,7 +123,7 @@ impl Scene {
         let held = of("grpc_server_in_flight", "Bidi");
         prometheus.wait_until(|prometheus| {
             let time = value(&prometheus.query("vector(time())", None)?)?;
-            for (expression, expected) in [(&handled, FAST + SLOW + FAILING + 11), (&held, HELD)] {
+            for (expression, expected) in [(&handled, FAST + SLOW + FAILING + 22), (&held, HELD)] {
                 let seen = value(&prometheus.query(expression, Some(time))?)?;
                 ensure!(is(seen, f64::from(expected)), "{expression}: {seen}, not {expected}");
             }
