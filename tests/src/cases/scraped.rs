@@ -176,7 +176,7 @@ impl Scene {
             seconds = last.0 - first.0;
             increase += last.1 - first.1;
         }
-        ensure!(seconds > 0.75 * RANGE_SECONDS, "samples over {seconds} s only");
+        ensure!(seconds > 0.5 * RANGE_SECONDS, "samples over {seconds} s only");
         Ok((seconds, increase))
     }
 
