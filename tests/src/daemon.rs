@@ -61,7 +61,15 @@ impl Daemon {
 
     /// Likewise, run by somebody else.
     pub fn start_as<S: AsRef<str>>(args: &[S], user: User) -> Result<Self> {
-        let address = free_address()?;
+        Self::start_with(args, user, free_address()?)
+    }
+
+    /// Likewise, where one was that has ended.
+    pub fn start_at<S: AsRef<str>>(args: &[S], address: SocketAddr) -> Result<Self> {
+        Self::start_with(args, User::Own, address)
+    }
+
+    fn start_with<S: AsRef<str>>(args: &[S], user: User, address: SocketAddr) -> Result<Self> {
         let program = Program::of(user)?;
         let mut child = program
             .command(user)
@@ -310,7 +318,8 @@ fn only(capabilities: &[&str]) -> Vec<String> {
     words
 }
 
-fn binary() -> Result<PathBuf> {
+/// The program of the daemon.
+pub(crate) fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("OBSERVER_BIN") {
         return Ok(path.into());
     }

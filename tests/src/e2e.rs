@@ -20,6 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use tests::daemon::{Daemon, Shared, User, free_address, refusal};
 use tests::expected::Expected;
+use tests::look;
 use tests::openmetrics::Metrics;
 use tests::peer::{Client, Identity, Listen, Plan, Server};
 use tests::report::Also::{self, Confirmed, Nothing};
@@ -165,6 +166,18 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             case(&name, Nothing, Box::new(move || library.tells_the_same(stack)));
         }
     }
+    let page = |run: fn(&Stack) -> Result<()>| Box::new(move || run(tonic));
+    case(
+        "page: the peers' numbers, sorted, filtered, told in detail",
+        Nothing,
+        page(look::page::tells_the_truth),
+    );
+    case("page: names of any kind are text", Nothing, Box::new(look::page::shows_any_name));
+    case("page: open a hundred times", Nothing, page(look::page::is_open_a_hundred_times));
+    case("page: the daemon restarts", Nothing, page(look::page::survives_a_restart));
+    case("top: 200×50", Nothing, page(look::top::in_a_large_terminal));
+    case("top: 80×24", Nothing, page(look::top::in_a_small_terminal));
+    case("top: once, as a table and as JSON", Nothing, page(look::top::as_snapshots));
     case("one of two ports", Nothing, Box::new(|| one_of_two_ports(python, tonic)));
     case("one of two processes", Nothing, Box::new(|| one_of_two_processes(tonic, python)));
     case("one of two names", Nothing, Box::new(|| one_of_two_names(tonic, threaded)));
@@ -178,6 +191,10 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     case("refuses a kernel without BTF", Nothing, Box::new(refuses_without_btf));
     cases.push(cases::scraped::case(tonic)?);
     cases.extend(cases::all());
+    if look::page::screenshots_wanted().is_some() {
+        let run = Box::new(move |_: &str| look::page::screenshots(stacks));
+        cases.push(Case { name: "screenshots".into(), also: Nothing, ignored: false, run });
+    }
     cases.push(cases::documented::case(&cases));
     Ok(cases)
 }

@@ -14,6 +14,7 @@
 //! - [`gzip`] and [`refused`]: compressed messages, calls that a server refuses;
 //! - [`libraries`]: the comparison with what metrics libraries tell of the same calls;
 //! - [`prometheus`]: a real one, that scrapes the daemon;
+//! - [`look`]: what people look at: the page in a browser, `observer top` in terminals;
 //! - [`report`]: what was checked, for docs/correctness.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
@@ -35,6 +36,7 @@ pub mod footprint;
 pub mod gzip;
 pub mod latency;
 pub mod libraries;
+pub mod look;
 pub mod openmetrics;
 #[cfg(feature = "privileged")]
 pub mod payload;

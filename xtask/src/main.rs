@@ -49,7 +49,8 @@ enum Xtask {
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
-    /// Shows live what the daemon sees of a small gRPC service and its clients.
+    /// Shows live what the daemon sees of a small gRPC service and its clients: `observer top`, and
+    /// the address of the page.
     Demo {
         /// Stop after so many seconds; else at Ctrl-C.
         #[arg(long = "for", value_name = "SECONDS")]
@@ -60,6 +61,9 @@ enum Xtask {
         /// Runs nothing, but lists all cases in docs/correctness.md.
         #[arg(long)]
         document: bool,
+        /// Makes the pictures in docs/images anew, and nothing else.
+        #[arg(long, conflicts_with_all = ["document", "args"])]
+        screenshots: bool,
         /// A filter and flags for the test binaries, after `--`.
         #[arg(last = true, value_name = "FILTER")]
         args: Vec<OsString>,
@@ -122,7 +126,8 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
             let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
             fuzz::run(&targets, effort, replay.as_deref())
         }
-        Xtask::Test { document, args } => return test::run(document, &args),
+        Xtask::Test { screenshots: true, .. } => return test::screenshots(),
+        Xtask::Test { document, args, .. } => return test::run(document, &args),
         Xtask::Vm(selection) => return vm::run(&selection),
         Xtask::BpfStats(selection) => return bpf_stats::run(&selection),
         Xtask::Ci { all } => return ci::run(all),

@@ -34,6 +34,15 @@ pub(crate) fn run(document: bool, args: &[OsString]) -> Result<ExitCode> {
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Has the end-to-end tests take pictures of the page.
+pub(crate) fn screenshots() -> Result<ExitCode> {
+    setup::ensure()?;
+    let mut cargo = privileged(&["--exact".into(), "screenshots".into()])?;
+    let (counts, _) = counted(cargo.env("OBSERVER_TEST_SCREENSHOTS", "1"))?;
+    println!("{counts}");
+    Ok(if (counts.passed, counts.failed) == (1, 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Runs all tests; an error if they could not all be run, so that the counts are never partial.
 pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
     let (unprivileged, _) = counted(&mut unprivileged(args))?;

@@ -1,13 +1,9 @@
 //! `cargo xtask demo`: the daemon, without any flag, beside a gRPC service that knows nothing of it.
 
-mod calls;
 mod children;
-mod openmetrics;
 mod plan;
 mod scrape;
-mod table;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
@@ -18,34 +14,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context as _, Result, bail};
-use rustix::termios::tcgetwinsize;
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::TERM_SIGNALS;
 
 use crate::{build, exec, setup};
-use calls::{Calls, Key};
 use children::Running;
 
 /// Where the daemon listens by default.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
-/// The table is of the last so many seconds.
-const WINDOW: Duration = Duration::from_secs(5);
-const REFRESH: Duration = Duration::from_secs(1);
-/// Where it is not a terminal, each table is a new one.
-const REFRESH_PLAIN: Duration = Duration::from_secs(5);
+/// Between tables where there is no terminal.
+const REFRESH: Duration = Duration::from_secs(5);
 /// For the daemon to load its programs.
 const START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
-
-/// Of a terminal's: title, header, "and … more", the cursor's, and two empty ones.
-const OTHER_LINES: usize = 6;
-
-const HOME: &str = "\x1b[H";
-const CLEAR_LINE: &str = "\x1b[K";
-const CLEAR_BELOW: &str = "\x1b[J";
-const OTHER_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
-const FIRST_SCREEN: &str = "\x1b[?1049l\x1b[?25h";
 
 pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
     setup::ensure()?;
@@ -56,15 +39,17 @@ pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
         signal_hook::flag::register(*signal, Arc::clone(&stop)).context("cannot catch signals")?;
     }
     let mut demo = Demo::start(&daemon, &peer, &stop)?;
-    println!("demo: metrics are at {}", demo.url());
+    println!("demo: look at {}/, metrics are at {0}/metrics", demo.url());
     let shown = demo.show(limit.map(|limit| Instant::now() + limit), &stop);
-    let stopped = demo.stop();
-    let seen = shown?;
-    stopped?;
-    if !seen {
+    let table = shown.and_then(|()| demo.table());
+    demo.stop()?;
+    let table = table?;
+    print!("{table}");
+    // The first line is the heading.
+    if table.lines().count() < 2 {
         bail!("not one gRPC call was seen; the logs are in {}", demo.directory.display());
     }
-    println!("demo: the metrics were at {}; `cargo xtask run` serves your own there", demo.url());
+    println!("demo: the page was at {}/; `cargo xtask run` serves your own there", demo.url());
     Ok(())
 }
 
@@ -73,6 +58,8 @@ struct Demo {
     clients: Vec<(Running, Command)>,
     service: Running,
     daemon: Running,
+    /// The daemon's, which also shows what it sees: `observer top`.
+    program: PathBuf,
     address: SocketAddr,
     directory: PathBuf,
 }
@@ -82,6 +69,7 @@ impl Demo {
         let directory = exec::target()?.join("demo");
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
+        let program = daemon.to_owned();
         let (mut command, address) = daemon_command(daemon)?;
         let mut daemon = Running::start("daemon", &mut command, &directory)?;
         await_metrics(&mut daemon, address, stop)?;
@@ -92,36 +80,73 @@ impl Demo {
             let mut command = client_command(name, peer, &plan, &target, &directory)?;
             clients.push((Running::start(name, &mut command, &directory)?, command));
         }
-        Ok(Self { clients, service, daemon, address, directory })
+        Ok(Self { clients, service, daemon, program, address, directory })
     }
 
     fn url(&self) -> String {
-        format!("http://{}/metrics", self.address)
+        format!("http://{}", self.address)
     }
 
-    /// Shows the table again and again until told to stop. Returns whether any call was seen.
-    fn show(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<bool> {
-        let mut screen = Screen::open();
-        let mut window = VecDeque::from([(Instant::now(), BTreeMap::new())]);
-        let mut seen = false;
+    /// `observer top` of the daemon.
+    fn top(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["top", "--address", &self.url()]);
+        command
+    }
+
+    /// What the daemon sees, as text.
+    fn table(&self) -> Result<String> {
+        let mut command = self.top();
+        let output = command.args(["--once", "--table"]).stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "{}: {}", exec::shown(&command), output.status);
+        String::from_utf8(output.stdout).context("the table")
+    }
+
+    /// Shows what the daemon sees until told to stop.
+    fn show(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<()> {
+        if stdout().is_terminal() { self.live(end, stop) } else { self.tables(end, stop) }
+    }
+
+    /// In the terminal, which also takes the keys, Ctrl-C among them.
+    fn live(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<()> {
+        let mut top = self.top().spawn().context("cannot run observer top")?;
+        let mut result = Ok(());
+        while result.is_ok() && top.try_wait()?.is_none() {
+            if stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
+            thread::sleep(POLL);
+            result = self.tend();
+        }
+        if top.try_wait()?.is_none() {
+            // It gives the terminal back.
+            kill_process(Pid::from_child(&top), Signal::TERM)?;
+        }
+        let status = top.wait()?;
+        result?;
+        ensure!(status.success(), "observer top ended with {status}");
+        Ok(())
+    }
+
+    /// Where there is no terminal: one table after the other.
+    fn tables(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<()> {
         loop {
-            let next = Instant::now() + screen.refresh;
+            let next = Instant::now() + REFRESH;
             let wake = end.map_or(next, |end| end.min(next));
-            while Instant::now() < wake && !stop.load(Ordering::Relaxed) {
+            while Instant::now() < wake {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 thread::sleep(POLL);
             }
-            if stop.load(Ordering::Relaxed) {
-                return Ok(seen);
-            }
             self.tend()?;
-            let text = scrape::metrics(self.address).context("the daemon's metrics")?;
-            let samples = openmetrics::parse(&text).context("the daemon's metrics")?;
-            let calls = calls::calls(&samples);
-            seen |= !calls.is_empty();
-            screen.show(&self.url(), &latest(&mut window, calls))?;
             if end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(seen);
+                return Ok(());
             }
+            let mut out = stdout().lock();
+            writeln!(out, "{}", self.table()?)
+                .and_then(|()| out.flush())
+                .context("cannot print")?;
         }
     }
 
@@ -148,24 +173,6 @@ impl Demo {
         }
         result.and(self.service.stop()).and(self.daemon.stop())
     }
-}
-
-/// The rows of the window that ends with `now`.
-fn latest(
-    window: &mut VecDeque<(Instant, BTreeMap<Key, Calls>)>,
-    now: BTreeMap<Key, Calls>,
-) -> Vec<calls::Row> {
-    let at = Instant::now();
-    // The last one before the window is its begin.
-    while window.get(1).is_some_and(|(then, _)| at.duration_since(*then) >= WINDOW) {
-        window.pop_front();
-    }
-    let rows = match window.front() {
-        Some((then, before)) => calls::rows(before, &now, at.duration_since(*then)),
-        None => Vec::new(),
-    };
-    window.push_back((at, now));
-    rows
 }
 
 /// Without any flag, unless another program listens where the daemon would.
@@ -227,7 +234,7 @@ fn client_command(
     Ok(command)
 }
 
-/// The peer under another name, by which the table shows it.
+/// The peer under another name, by which it is shown.
 fn named(name: &str, peer: &Path, directory: &Path) -> Result<Command> {
     let link = directory.join(name);
     if link.is_symlink() {
@@ -235,49 +242,4 @@ fn named(name: &str, peer: &Path, directory: &Path) -> Result<Command> {
     }
     symlink(peer, &link).with_context(|| format!("cannot write {}", link.display()))?;
     Ok(Command::new(link))
-}
-
-/// Standard output: a terminal, whose other screen is used, or something that takes text.
-struct Screen {
-    terminal: bool,
-    refresh: Duration,
-}
-
-impl Screen {
-    fn open() -> Self {
-        let terminal = stdout().is_terminal();
-        if terminal {
-            print!("{OTHER_SCREEN}");
-        }
-        Self { terminal, refresh: if terminal { REFRESH } else { REFRESH_PLAIN } }
-    }
-
-    /// The rows that there is room for.
-    fn rows(&self) -> usize {
-        let height = tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_row));
-        // A height of 0 is unknown.
-        if self.terminal && height > 0 { height.saturating_sub(OTHER_LINES) } else { usize::MAX }
-    }
-
-    fn show(&mut self, url: &str, rows: &[calls::Row]) -> Result<()> {
-        let table = table::table(rows, self.rows());
-        let mut out = stdout().lock();
-        let written = if self.terminal {
-            let table = table.replace('\n', &format!("{CLEAR_LINE}\n"));
-            let title = format!("{url}, last {} s, Ctrl-C ends", WINDOW.as_secs());
-            write!(out, "{HOME}{title}{CLEAR_LINE}\n{CLEAR_LINE}\n{table}{CLEAR_BELOW}")
-        } else {
-            writeln!(out, "{table}")
-        };
-        written.and_then(|()| out.flush()).context("cannot print")
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        if self.terminal {
-            print!("{FIRST_SCREEN}");
-            let _ = stdout().flush();
-        }
-    }
 }

@@ -1,0 +1,211 @@
+//! Debian's chromium, headless, driven by its chromedriver (W3C WebDriver).
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use crate::process::Process;
+use crate::report;
+
+/// For one command.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Whether both programs are installed. With `CI` in the environment they must be.
+pub fn is_there() -> Result<bool> {
+    let runs = |program: &str| {
+        let mut command = Command::new(program);
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let there = runs("chromedriver") && runs("chromium");
+    if !there {
+        let install = "apt-get install chromium chromium-driver";
+        ensure!(std::env::var_os("CI").is_none(), "no browser: {install}");
+        report::say(&format!("not run: the page in a browser: {install}"));
+    }
+    Ok(there)
+}
+
+/// A browser with a window.
+#[derive(Debug)]
+pub struct Browser {
+    _driver: Process,
+    port: u16,
+    session: String,
+}
+
+impl Browser {
+    /// Starts it, with an empty page of this size.
+    pub fn start() -> Result<Self> {
+        let mut child = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start chromedriver")?;
+        let output = child.stdout.take().context("a chromedriver without output")?;
+        let driver = Process::new(child);
+        let port = port(BufReader::new(output))?;
+        let mut browser = Self { _driver: driver, port, session: String::new() };
+        // Root's browser has no sandbox to be had, and shows only what the tests made.
+        let options = json!({"args": [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+            "--disable-dev-shm-usage",
+        ]});
+        let wanted = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }}});
+        let made = browser.ask("POST", "/session", Some(&wanted)).context("start chromium")?;
+        let session = made.get("sessionId").and_then(Value::as_str).context("no session")?;
+        browser.session = format!("/session/{session}");
+        browser.look(1280, 800, false)?;
+        Ok(browser)
+    }
+
+    /// How large its window is, and whether the user likes it dark.
+    pub fn look(&self, width: u32, height: u32, dark: bool) -> Result<()> {
+        let size =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", &size)?;
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.devtools("Emulation.setEmulatedMedia", &media)
+    }
+
+    /// Whether pages may run scripts; the tests' own still run.
+    pub fn scripts(&self, run: bool) -> Result<()> {
+        self.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": !run}))
+    }
+
+    fn devtools(&self, command: &str, parameters: &Value) -> Result<()> {
+        let body = json!({"cmd": command, "params": parameters});
+        self.post("/goog/cdp/execute", &body).map(drop)
+    }
+
+    /// Goes to a page, and waits until it is loaded.
+    pub fn open(&self, url: &str) -> Result<()> {
+        self.post("/url", &json!({"url": url})).map(drop)
+    }
+
+    /// Loads the page again.
+    pub fn reload(&self) -> Result<()> {
+        self.post("/refresh", &json!({})).map(drop)
+    }
+
+    /// Another tab, in front of the others.
+    pub fn another_tab(&self) -> Result<()> {
+        let tab = self.post("/window/new", &json!({"type": "tab"}))?;
+        let handle = tab.get("handle").context("a tab without handle")?;
+        self.post("/window", &json!({"handle": handle})).map(drop)
+    }
+
+    /// Runs a function's body in the page; what it returns.
+    pub fn run(&self, script: &str) -> Result<Value> {
+        let body = json!({"script": script, "args": []});
+        self.post("/execute/sync", &body).with_context(|| script.to_owned())
+    }
+
+    /// Whether a condition holds in the page.
+    pub fn holds(&self, condition: &str) -> Result<bool> {
+        Ok(self.run(&format!("return Boolean({condition})"))? == Value::Bool(true))
+    }
+
+    /// Presses a key, or several, wherever the focus is.
+    pub fn press(&self, keys: &str) -> Result<()> {
+        let mut strokes = Vec::new();
+        for key in keys.chars() {
+            strokes.push(json!({"type": "keyDown", "value": key.to_string()}));
+            strokes.push(json!({"type": "keyUp", "value": key.to_string()}));
+        }
+        let actions = json!({"actions": [{"type": "key", "id": "keys", "actions": strokes}]});
+        self.post("/actions", &actions).map(drop)
+    }
+
+    /// What it has complained about since it was last asked.
+    pub fn complaints(&self) -> Result<Vec<String>> {
+        let log = self.post("/se/log", &json!({"type": "browser"}))?;
+        let entries = log.as_array().context("no log")?;
+        let message = |entry: &Value| Some(entry.get("message")?.as_str()?.to_owned());
+        Ok(entries.iter().filter_map(message).collect())
+    }
+
+    /// Writes what is to be seen, in PNG.
+    pub fn screenshot(&self, file: &Path) -> Result<()> {
+        let picture = self.ask("GET", &format!("{}/screenshot", self.session), None)?;
+        let picture = BASE64_STANDARD.decode(picture.as_str().context("no picture")?)?;
+        fs::write(file, picture).with_context(|| format!("write {}", file.display()))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.ask("POST", &format!("{}{path}", self.session), Some(body))
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let body = body.map_or(Vec::new(), |body| body.to_string().into_bytes());
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nContent-Length: {}\r\n\
+             Content-Type: application/json\r\nConnection: close\r\n\r\n",
+            self.port,
+            body.len()
+        )?;
+        stream.write_all(&body)?;
+        let mut answer: Value = serde_json::from_slice(&read(BufReader::new(stream))?)?;
+        let value = answer.get_mut("value").context("an answer without value")?.take();
+        if let Some(error) = value.get("error") {
+            let message = value.get("message").and_then(Value::as_str).unwrap_or_default();
+            bail!("the browser: {error}: {}", message.lines().next().unwrap_or_default());
+        }
+        Ok(value)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // chromedriver, which is killed next, would leave it running.
+        let _ = self.ask("DELETE", &self.session, None);
+    }
+}
+
+/// Where chromedriver says it listens.
+fn port(mut output: impl BufRead) -> Result<u16> {
+    let mut line = String::new();
+    while output.read_line(&mut line)? > 0 {
+        if let Some((_, port)) = line.split_once("started successfully on port ") {
+            return port.trim().trim_end_matches('.').parse().context("chromedriver's port");
+        }
+        line.clear();
+    }
+    bail!("chromedriver does not start")
+}
+
+/// A body that has a length.
+fn read(mut stream: impl BufRead) -> Result<Vec<u8>> {
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        ensure!(stream.read_line(&mut line)? > 0, "chromedriver ends in the midst of an answer");
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = Some(value.trim().parse::<usize>()?);
+        }
+    }
+    let mut body = vec![0; length.context("an answer without length")?];
+    stream.read_exact(&mut body)?;
+    Ok(body)
+}

@@ -1,0 +1,459 @@
+//! The page in a real browser, while and after peers make calls.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::browser::{self, Browser};
+use super::{Lines, line, lines_of, load, number, same, wait_for};
+use crate::daemon::Daemon;
+use crate::footprint::Footprint;
+use crate::peer::{Client, Listen, Server};
+use crate::raw::{Address, Call, Talk};
+use crate::report;
+use crate::stack::Stack;
+
+/// Set where the screenshots in `docs` are to be made anew.
+const SCREENSHOTS: &str = "OBSERVER_TEST_SCREENSHOTS";
+
+/// For spark lines and the heat map to have something to show.
+const SCENE: Duration = Duration::from_secs(100);
+
+/// Pages that are open at the same time.
+const PAGES: usize = 100;
+
+/// What each of them is sent.
+const SAMPLES: usize = 10;
+
+/// Names that would be markup.
+const HOSTILE: [&str; 4] = [
+    "<script>window.harmed=1</script>",
+    "\"onfocus=\"window.harmed=1\"><img>'",
+    "&lt;b&gt;&amp;${window.harmed=1}`",
+    "--></script><style>*{display:none}",
+];
+
+/// What a row shows, with and without script.
+#[derive(Debug, Deserialize)]
+struct Shown {
+    process: String,
+    /// `4711 server`
+    who: String,
+    service: String,
+    method: String,
+    rate: String,
+    calls: String,
+    codes: Vec<String>,
+}
+
+/// Reads the rows.
+const ROWS: &str = "return [...document.querySelectorAll('#calls tbody tr')].map((row) => {
+    const text = (part) => row.querySelector(part).textContent.trim();
+    return {
+        process: text('.process b'), who: text('.process small'), method: text('.method b'),
+        service: text('.method small'), rate: row.children[2].textContent,
+        calls: row.children[9].textContent,
+        codes: [...row.querySelectorAll('.codes span')].map((code) => code.textContent),
+    };
+})";
+
+fn rows(browser: &Browser) -> Result<Vec<Shown>> {
+    Ok(serde_json::from_value(browser.run(ROWS)?)?)
+}
+
+impl Shown {
+    fn line(&self) -> Option<String> {
+        let (pid, role) = self.who.split_once(' ')?;
+        let code = |text: &String| {
+            let (code, calls) = text.split_once(' ')?;
+            Some((code.to_owned(), number(calls)?))
+        };
+        let codes: BTreeMap<String, u64> = self.codes.iter().map(code).collect::<Option<_>>()?;
+        let method = format!("{}/{}", self.service, self.method);
+        Some(line(&self.process, pid.parse().ok()?, role, &method, number(&self.calls)?, &codes))
+    }
+}
+
+fn lines(browser: &Browser) -> Result<Lines> {
+    let rows = rows(browser)?;
+    rows.iter().map(|row| row.line().with_context(|| format!("{row:?}"))).collect()
+}
+
+fn shows(browser: &Browser, expected: &Lines) -> Result<()> {
+    wait_for(|| Ok(same("the page", expected, &lines(browser)?)))
+}
+
+fn becomes(browser: &Browser, condition: &str) -> Result<()> {
+    wait_for(|| {
+        Ok(if browser.holds(condition)? { Ok(()) } else { Err(format!("never: {condition}")) })
+    })
+}
+
+fn url(daemon: &Daemon) -> String {
+    format!("http://{}/", daemon.address())
+}
+
+/// The numbers are the peers', with and without script; they are sorted, filtered and told in
+/// detail.
+pub fn tells_the_truth(stack: &Stack) -> Result<()> {
+    if !browser::is_there()? {
+        return Ok(());
+    }
+    let server = Server::start(stack, Listen::V4)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
+    let browser = Browser::start()?;
+    browser.open(&url(&daemon))?;
+    let client = Client::start(stack, &server, &load())?;
+    becomes(&browser, "document.querySelector('#state').className === 'live'")?;
+    // While calls are made there are rates, and a line.
+    wait_for(|| {
+        let moves = rows(&browser)?.iter().any(|row| !["–", "0"].contains(&row.rate.as_str()));
+        Ok(if moves { Ok(()) } else { Err("nothing moves".into()) })
+    })?;
+    becomes(&browser, "document.querySelector('.spark .line').getAttribute('d').includes('L')")?;
+    let (client, truth) = client.finish()?;
+    let mut expected = lines_of(&client, "client", &truth);
+    expected.extend(lines_of(server.identity(), "server", &truth));
+    shows(&browser, &expected)?;
+    report::exact(2 * expected.len());
+    // Before a reload, with which the page's history begins anew.
+    is_used_by_keys(&browser)?;
+    sorts(&browser)?;
+    filters(&browser, &expected)?;
+    browser.scripts(false)?;
+    browser.open(&url(&daemon))?;
+    same("without script", &expected, &lines(&browser)?).map_err(anyhow::Error::msg)?;
+    browser.scripts(true)?;
+    browser.reload()?;
+    shows(&browser, &expected)?;
+    fits(&browser)?;
+    let complaints = browser.complaints()?;
+    ensure!(complaints.is_empty(), "the browser complains: {}", complaints.join("\n"));
+    server.stop()?;
+    daemon.stop()
+}
+
+fn sort_by(browser: &Browser, order: &str) -> Result<()> {
+    let click = format!("document.querySelector('th[data-order=\"{order}\"] button').click()");
+    browser.run(&click).map(drop)
+}
+
+fn sorts(browser: &Browser) -> Result<()> {
+    let calls =
+        |rows: &[Shown]| rows.iter().filter_map(|row| number(&row.calls)).collect::<Vec<_>>();
+    sort_by(browser, "calls")?;
+    let descending = calls(&rows(browser)?);
+    ensure!(descending.len() > 3 && descending.is_sorted_by(|a, b| a >= b), "{descending:?}");
+    sort_by(browser, "calls")?;
+    let ascending = calls(&rows(browser)?);
+    ensure!(ascending.is_sorted(), "clicked again: {ascending:?}");
+    sort_by(browser, "method")?;
+    let methods: Vec<String> = rows(browser)?.into_iter().map(|row| row.method).collect();
+    ensure!(methods.is_sorted(), "{methods:?}");
+    let told = browser.run("return document.querySelector('[aria-sort]').textContent")?;
+    ensure!(told == "Method", "sorted by {told}");
+    // It is still so after a reload, and then as at first again.
+    browser.reload()?;
+    becomes(browser, "document.querySelectorAll('tbody tr[data-key]').length > 3")?;
+    becomes(browser, "document.querySelector('[aria-sort]').textContent === 'Method'")?;
+    sort_by(browser, "errors")
+}
+
+/// By the keyboard.
+fn filters(browser: &Browser, expected: &Lines) -> Result<()> {
+    const ESCAPE: &str = "\u{e00c}";
+    browser.press("/")?;
+    browser.press("CLIENT bidi")?;
+    let left: Lines = expected
+        .iter()
+        .filter(|line| line.contains(" client ") && line.contains("Bidi"))
+        .cloned()
+        .collect();
+    ensure!(left.len() == 1, "the truth has {left:?}");
+    shows(browser, &left)?;
+    becomes(browser, "document.querySelector('#count').textContent.startsWith('1 of ')")?;
+    browser.run(
+        "const input = document.querySelector('#filter'); input.value = 'nowhere';
+        input.dispatchEvent(new Event('input'))",
+    )?;
+    becomes(browser, "document.querySelector('#calls p').textContent.includes('No method fits')")?;
+    browser.run(
+        "const input = document.querySelector('#filter'); input.value = '';
+        input.dispatchEvent(new Event('input'))",
+    )?;
+    browser.press(ESCAPE)?;
+    shows(browser, expected)
+}
+
+fn is_used_by_keys(browser: &Browser) -> Result<()> {
+    const ENTER: &str = "\u{e007}";
+    const ESCAPE: &str = "\u{e00c}";
+    browser.run("document.activeElement.blur()")?;
+    browser.press("jj")?;
+    becomes(browser, "document.activeElement.matches('tbody tr')")?;
+    browser.press(ENTER)?;
+    becomes(browser, "!document.querySelector('#detail').hidden")?;
+    // The codes of the detail are those of the row; its histogram has all calls.
+    let told = browser.run(
+        "const number = (text) => Number(text.replaceAll(',', ''));
+        const row = document.querySelector('tbody tr.chosen');
+        const codes = [...document.querySelectorAll('.of-codes tbody tr')]
+            .map((code) => `${code.children[0].textContent} ${code.children[1].textContent}`);
+        const sum = [...document.querySelectorAll('.histogram tbody tr')]
+            .reduce((sum, bucket) => sum + number(bucket.children[2].textContent), 0);
+        return [codes.sort().join(), [...row.querySelectorAll('.codes span')]
+            .map((code) => code.textContent).sort().join(), sum, number(row.children[9].textContent)]",
+    )?;
+    match told.as_array().map(Vec::as_slice) {
+        Some([codes, of_row, sum, calls]) => {
+            ensure!(codes == of_row && sum == calls, "the detail tells something else: {told}");
+        }
+        _ => anyhow::bail!("no detail: {told}"),
+    }
+    let painted = "(() => { const canvas = document.querySelector('canvas');
+        const pixels = canvas.getContext('2d').getImageData(70, 1, canvas.width - 71, 150).data;
+        return pixels.some((value, at) => at % 4 === 2 && value > 100); })()";
+    becomes(browser, painted)?;
+    browser.press(ESCAPE)?;
+    becomes(browser, "document.querySelector('#detail').hidden")?;
+    browser.press("p")?;
+    becomes(browser, "document.querySelector('#pause').getAttribute('aria-pressed') === 'true'")?;
+    browser.press("p")
+}
+
+/// Nothing is wider than the window.
+fn fits(browser: &Browser) -> Result<()> {
+    for (width, dark) in [(400, true), (400, false), (1280, true), (1280, false)] {
+        browser.look(width, 800, dark)?;
+        becomes(browser, "document.documentElement.scrollWidth <= window.innerWidth")
+            .with_context(|| format!("at {width} pixels"))?;
+    }
+    Ok(())
+}
+
+/// Names that would be markup, and 500 of them, and very long ones, are text and nothing else.
+pub fn shows_any_name() -> Result<()> {
+    if !browser::is_there()? {
+        return Ok(());
+    }
+    let daemon = Daemon::start(&["--max-methods", "1000", "--comm", "raw-peer"])?;
+    let long = "x".repeat(300);
+    let many: Vec<String> = (0..500).map(|number| format!("Method{number:03}")).collect();
+    let names: Vec<&str> =
+        HOSTILE.into_iter().chain([long.as_str()]).chain(many.iter().map(String::as_str)).collect();
+    let mut talk = Talk::begin(&daemon, "any name", Address::V4(0))?;
+    for (names, from) in names.chunks(50).zip((0u32..).step_by(50)) {
+        let streams = || names.iter().zip((from..).map(|number| 2 * number + 1));
+        talk.client(|frames| {
+            streams().fold(frames, |frames, (name, stream)| {
+                frames.request(stream, name).last_message(stream, 1)
+            })
+        })?;
+        // Errors only, without any message.
+        talk.server(|frames| {
+            streams().fold(frames, |frames, (_, stream)| frames.trailers_only(stream, 13))
+        })?;
+        for name in names {
+            talk.expect(Call::new(*name, 13).requests(&[1]))?;
+        }
+    }
+    talk.compare()?;
+    let browser = Browser::start()?;
+    browser.open(&url(&daemon))?;
+    // Of both ends, and some are more than the page has.
+    becomes(&browser, "document.querySelector('#count').textContent === '1000 rows'")?;
+    becomes(
+        &browser,
+        "document.querySelector('#calls p').textContent.includes(' more, which do less')",
+    )?;
+    browser.run("document.querySelector('.more').click()")?;
+    let shown: Vec<String> = rows(&browser)?.into_iter().map(|row| row.method).collect();
+    for name in &names {
+        // A name may be cut at a slash: the service is before it.
+        let method = name.rsplit('/').next().unwrap_or_default();
+        let lines = shown.iter().filter(|shown| *shown == method).count();
+        ensure!((1..=2).contains(&lines), "{lines} rows of {name}");
+    }
+    fits(&browser)?;
+    harmless(&browser)?;
+    browser.scripts(false)?;
+    browser.reload()?;
+    ensure!(rows(&browser)?.len() > 900, "there are few rows without script");
+    harmless(&browser)?;
+    talk.finish()?;
+    daemon.stop()
+}
+
+fn harmless(browser: &Browser) -> Result<()> {
+    ensure!(browser.holds("window.harmed === undefined")?, "a name ran as a script");
+    let markup = browser.run(
+        "return document.querySelectorAll('body script, body img, body style, body iframe').length",
+    )?;
+    ensure!(markup == json!(0), "a name became markup: {markup}");
+    let complaints = browser.complaints()?;
+    ensure!(complaints.is_empty(), "the browser complains: {}", complaints.join("\n"));
+    Ok(())
+}
+
+/// A hundred that look cost the daemon little, and scrapes get through at once.
+pub fn is_open_a_hundred_times(stack: &Stack) -> Result<()> {
+    let server = Server::start(stack, Listen::V4)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
+    let client = Client::start(stack, &server, &load())?;
+    daemon.scrape()?;
+    let before = Footprint::of(daemon.pid())?.memory;
+    let mut pages = Vec::new();
+    for _ in 0..PAGES {
+        pages.push(events(&daemon)?);
+    }
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..SAMPLES {
+        let asked = Instant::now();
+        daemon.scrape()?;
+        slowest = slowest.max(asked.elapsed());
+        for page in &mut pages {
+            next_event(page)?;
+        }
+    }
+    let took = begun.elapsed();
+    let after = Footprint::of(daemon.pid())?.memory;
+    report::say(&format!(
+        "{PAGES} open pages: {SAMPLES} samples each in {:.1} s, the slowest scrape beside them took {} ms, \
+         the daemon's memory grew by {} KiB",
+        took.as_secs_f64(),
+        slowest.as_millis(),
+        after.saturating_sub(before) >> 10,
+    ));
+    ensure!(slowest < Duration::from_secs(2), "a scrape takes {slowest:?}");
+    ensure!(after < before + (24 << 20), "the daemon grows from {before} to {after} bytes");
+    // One sample a second, not one for each page.
+    ensure!(took > Duration::from_secs(7), "{SAMPLES} samples in {took:?}");
+    drop(pages);
+    let (client, truth) = client.finish()?;
+    let mut expected = lines_of(&client, "client", &truth);
+    expected.extend(lines_of(server.identity(), "server", &truth));
+    if browser::is_there()? {
+        let browser = Browser::start()?;
+        for _ in 0..3 {
+            browser.open(&url(&daemon))?;
+            shows(&browser, &expected)?;
+            browser.another_tab()?;
+        }
+    }
+    server.stop()?;
+    daemon.stop()
+}
+
+/// Events, as a page asks for them.
+fn events(daemon: &Daemon) -> Result<BufReader<TcpStream>> {
+    let mut stream = TcpStream::connect(daemon.address())?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    write!(stream, "GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address())?;
+    Ok(BufReader::new(stream))
+}
+
+fn next_event(stream: &mut BufReader<TcpStream>) -> Result<Value> {
+    loop {
+        let mut line = String::new();
+        ensure!(stream.read_line(&mut line)? > 0, "the daemon drops a page that reads");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return Ok(serde_json::from_str(data)?);
+        }
+    }
+}
+
+/// A page that is open when its daemon ends says so, and goes on with the next one.
+pub fn survives_a_restart(stack: &Stack) -> Result<()> {
+    if !browser::is_there()? {
+        return Ok(());
+    }
+    let server = Server::start(stack, Listen::V4)?;
+    let watched = ["--port".to_owned(), server.port()?];
+    let daemon = Daemon::start(&watched)?;
+    let browser = Browser::start()?;
+    browser.open(&url(&daemon))?;
+    let few = [vec![json!({"rpc": "Unary", "count": 5})]];
+    let call = || -> Result<Lines> {
+        let (client, truth) = Client::start(stack, &server, &few)?.finish()?;
+        let mut lines = lines_of(&client, "client", &truth);
+        lines.extend(lines_of(server.identity(), "server", &truth));
+        Ok(lines)
+    };
+    let first = call()?;
+    shows(&browser, &first)?;
+    let address = daemon.address();
+    daemon.stop()?;
+    becomes(&browser, "document.querySelector('#state').className === 'lost'")?;
+    ensure!(lines(&browser)? == first, "what was there is gone");
+    let daemon = Daemon::start_at(&watched, address.parse()?)?;
+    becomes(&browser, "document.querySelector('#state').textContent.includes('restarted')")?;
+    let second = call()?;
+    shows(&browser, &second)?;
+    server.stop()?;
+    daemon.stop()
+}
+
+/// The pictures of the page and of the terminal in `docs`, of all stacks at work.
+pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
+    let Some(folder) = screenshots_wanted() else { return Ok(()) };
+    fs::create_dir_all(&folder)?;
+    let start = |stack| Server::start(stack, Listen::V4);
+    let servers = stacks.iter().map(start).collect::<Result<Vec<_>>>()?;
+    let ports = servers.iter().map(Server::port).collect::<Result<Vec<_>>>()?;
+    let daemon = Daemon::start(&["--port", &ports.join(",")])?;
+    let mut clients = Vec::new();
+    for ((stack, server), plan) in stacks.iter().zip(&servers).zip(scene().iter().cycle()) {
+        clients.push(Client::start(stack, server, plan)?);
+    }
+    let browser = Browser::start()?;
+    browser.open(&url(&daemon))?;
+    sleep(SCENE);
+    let take = |name: &str, width, height, dark| -> Result<()> {
+        browser.look(width, height, dark)?;
+        sleep(Duration::from_millis(1500));
+        browser.screenshot(&folder.join(name))
+    };
+    take("page-light.png", 1280, 800, false)?;
+    browser.run("document.querySelector('#tile-failing').click()")?;
+    take("page-detail-dark.png", 1280, 800, true)?;
+    browser.run("document.querySelector('#detail button').click()")?;
+    take("page-narrow.png", 400, 860, false)?;
+    drop((clients, servers));
+    daemon.stop()
+}
+
+/// Where to, if they are.
+pub fn screenshots_wanted() -> Option<PathBuf> {
+    env::var_os(SCREENSHOTS)?;
+    Some(Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("docs/images"))
+}
+
+/// What the stacks do, in turn, for longer than it takes.
+fn scene() -> [Vec<Vec<Value>>; 3] {
+    let repeated = |stage: Vec<Value>| vec![stage; 400];
+    [
+        repeated(vec![
+            json!({"rpc": "Unary", "count": 40, "concurrency": 2, "sleep_ms": 5}),
+            json!({"rpc": "Unary", "count": 2, "code": 5}),
+            json!({"rpc": "ServerStream", "count": 5, "responses": 5, "sleep_between_ms": 10}),
+        ]),
+        repeated(vec![
+            json!({"rpc": "Unary", "count": 20, "concurrency": 2, "sleep_ms": 25}),
+            json!({"rpc": "ClientStream", "count": 10, "requests": 5, "payload": 300}),
+        ]),
+        repeated(vec![
+            json!({"rpc": "Unary", "count": 20, "concurrency": 2, "sleep_ms": 10}),
+            json!({"rpc": "Bidi", "count": 4, "requests": 3, "code": 14, "sleep_ms": 20}),
+        ]),
+    ]
+}
