@@ -84,6 +84,10 @@ fn lints() -> Command {
 /// That the daemon compiles for aarch64, and its kernel programs with the registers of that.
 fn other_architecture() -> Result<()> {
     const TARGET: &str = "aarch64-unknown-linux-gnu";
+    // Of what it depends on, some is in C.
+    if exec::find("aarch64-linux-gnu-gcc").is_none() {
+        exec::apt_install(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
+    }
     shown(Command::new("rustup").args(["target", "add", TARGET]))?;
     shown(&mut exec::cargo(&["check", "--package", "observer", "--locked", "--target", TARGET]))
 }

@@ -18,7 +18,6 @@ pub(super) const PREPARE_LIMIT: Duration = Duration::from_mins(10);
 /// For one run. A hundred cases take two minutes.
 const RUN_LIMIT: Duration = Duration::from_mins(8);
 
-const INSTALL_LIMIT: Duration = Duration::from_mins(5);
 const AT_ONCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(200);
 
@@ -57,18 +56,8 @@ pub(super) fn install() -> Result<()> {
         return Ok(());
     }
     println!("vm: installing qemu-system-x86 and busybox-static by apt-get");
-    apt_install().context("Debian's packages of an emulator cannot be fetched")
-}
-
-fn apt_install() -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = exec::root_command(Path::new("env"))?;
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).args(arguments);
-        exec::output(&mut command, INSTALL_LIMIT)
-    };
-    apt(&["update"])?;
-    let options = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-    apt(&[&options[..], &["qemu-system-x86", "busybox-static"]].concat()).map(drop)
+    exec::apt_install(&["qemu-system-x86", "busybox-static"])
+        .context("Debian's packages of an emulator cannot be fetched")
 }
 
 /// A directory that the guest writes to.
