@@ -110,12 +110,10 @@ fn meaning(number: u32, arguments: &Arguments) -> Option<(u8, Shape, u32)> {
         number::RECVMSG => (RECEIVED, Shape::Message { header: second }, third as u32),
         // recvmmsg(fd, msgvec, vlen, flags, …)
         number::RECVMMSG => (RECEIVED, Shape::Messages { headers: second }, fourth as u32),
-        // write(fd, buf, count)
-        number::WRITE => (SENT, Shape::Flat { base: second }, 0),
+        // write(fd, buf, count), sendto(fd, buf, len, flags, …)
+        number::WRITE | number::SENDTO => (SENT, Shape::Flat { base: second }, 0),
         // writev(fd, iov, iovcnt)
         number::WRITEV => (SENT, Shape::Vector { iov: second }, 0),
-        // sendto(fd, buf, len, flags, …)
-        number::SENDTO => (SENT, Shape::Flat { base: second }, 0),
         // sendmsg(fd, msg, flags)
         number::SENDMSG => (SENT, Shape::Message { header: second }, 0),
         // sendmmsg(fd, msgvec, vlen, flags)
