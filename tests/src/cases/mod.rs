@@ -12,6 +12,7 @@ mod frames;
 mod gaps;
 mod hostile;
 mod late;
+mod lines;
 mod privileges;
 mod processes;
 pub(crate) mod scraped;
@@ -43,7 +44,7 @@ pub(crate) fn all() -> Vec<Case> {
 /// A table, and whether the traffic of its cases is recorded: otherwise, why tshark is not asked.
 type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     ("codes", codes::add, Ok(())),
     ("ends", ends::add, Ok(())),
     (
@@ -73,6 +74,7 @@ const KINDS: [Kind; 11] = [
         gaps::add,
         Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
     ),
+    ("lines", lines::add, Err("tshark cannot tell: what the daemon writes is not on the wire.")),
     (
         "privileges",
         privileges::add,
