@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -62,12 +62,16 @@ fn are_installed() -> bool {
     runs("dumpcap") && runs("tshark")
 }
 
-/// What raw peers did, of both ends, since it was last taken: the cases run one after the other.
+/// What raw peers did, of both ends, since all was last recorded: the cases run one after the other.
 static TOLD: Mutex<Vec<[Row; 2]>> = Mutex::new(Vec::new());
+
+fn told() -> MutexGuard<'static, Vec<[Row; 2]>> {
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Raw peers did this: the same calls, as their client and their server know them.
 pub(crate) fn tell(calls: impl IntoIterator<Item = [Row; 2]>) {
-    TOLD.lock().unwrap_or_else(PoisonError::into_inner).extend(calls);
+    told().extend(calls);
 }
 
 /// A recording under way on loopback.
@@ -87,6 +91,8 @@ impl Recording {
 
     /// Of all ports but one.
     pub fn of_all_but(port: &str) -> Result<Self> {
+        // What was told before is not in it.
+        told().clear();
         Self::start(&format!("(tcp and not port {port})"), "1-65535")
     }
 
@@ -244,7 +250,7 @@ impl Calls {
     /// An error if raw peers told of other calls than tshark sees, as far as it can tell: where
     /// there is no `grpc-status`, it sees that there was a call.
     pub fn agree_with_raw_peers(&self, cannot_tell: impl Fn(&str) -> bool) -> Result<()> {
-        let rows = std::mem::take(&mut *TOLD.lock().unwrap_or_else(PoisonError::into_inner));
+        let rows = std::mem::take(&mut *told());
         let mut methods = BTreeMap::<String, Told>::new();
         for ends in rows.into_iter().filter(|[row, _]| !cannot_tell(&row.method)) {
             let [client, _] = &ends;
