@@ -111,6 +111,23 @@ pub struct Ended {
     pub message: Option<TextId>,
 }
 
+#[cfg(test)]
+impl Ended {
+    /// Of a unary call, all of which was seen.
+    pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Self {
+        Self {
+            code,
+            elapsed_ns: Some(elapsed_ns),
+            request_messages: Some(1),
+            response_messages: Some(1),
+            half_closed: true,
+            sight: Sight::Complete,
+            trace: None,
+            message: None,
+        }
+    }
+}
+
 /// Takes what happens to calls, in the order in which it happens on each connection.
 ///
 /// For each call: `started` or `joined` once, then any number of messages, then `ended` once.

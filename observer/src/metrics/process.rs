@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Snapshot,
-    exposition::{Family, Kind, Label, Sink},
+    exposition::{Family, Kind, Sink},
     rows::ProcessLabel,
 };
 use crate::process::{Detail, ProcessId};
@@ -28,8 +28,6 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         known.iter().map(|&id| ProcessLabel::new(&processes.process(id), &Detail::ALL)).collect();
     sink.family(&PROCESS);
     for process in &labels {
-        let labels: Vec<Label<'_>> =
-            process.labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        sink.info(&labels);
+        sink.info(&process.labels().collect::<Vec<_>>());
     }
 }

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     GrpcType, Series, Snapshot,
+    exposition::Label,
     labels::{Method, escape},
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
 pub(super) struct ProcessLabel {
     pub(super) pid: u32,
     /// By name: all that tell it from others.
-    pub(super) labels: Vec<(&'static str, String)>,
+    labels: Vec<(&'static str, String)>,
 }
 
 impl ProcessLabel {
@@ -36,6 +37,11 @@ impl ProcessLabel {
             details.iter().map(|detail| (detail.name(), escape(detail.of(identity)).into_owned())),
         );
         Self { pid: *pid, labels }
+    }
+
+    /// Them, as they are written.
+    pub(super) fn labels(&self) -> impl Iterator<Item = Label<'_>> {
+        self.labels.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
     /// The process's name, escaped.

@@ -161,6 +161,13 @@ struct Slot {
     taken: Option<(CallKey, Series)>,
 }
 
+impl Slot {
+    /// Whether the id was given out in its present generation.
+    fn is_of(&self, id: SeriesId) -> bool {
+        self.generation == id.0 >> SLOT_BITS
+    }
+}
+
 /// The statistics of one worker, or of several merged.
 #[derive(Clone, Debug)]
 pub struct Statistics {
@@ -204,9 +211,8 @@ impl Statistics {
 
     /// What the calls of a series have in common; `None` when it was dropped.
     pub fn key(&self, id: SeriesId) -> Option<CallKey> {
-        let slot = self.slots.get(slot_of(id))?;
-        let current = slot.generation == id.0 >> SLOT_BITS;
-        slot.taken.as_ref().filter(|_| current).map(|(key, _)| *key)
+        let slot = self.slots.get(slot_of(id)).filter(|slot| slot.is_of(id))?;
+        slot.taken.as_ref().map(|(key, _)| *key)
     }
 
     /// The bounds of all histograms.
@@ -339,7 +345,7 @@ impl Statistics {
             Some(&id) => id,
             None => self.add(key),
         };
-        if taken(&mut self.slots, id).is_some_and(|(taken, _)| taken.path == PathId::OTHER) {
+        if self.key(id).is_some_and(|key| key.path == PathId::OTHER) {
             self.overflow += 1;
         }
         id
@@ -414,8 +420,7 @@ fn slot_of(id: SeriesId) -> usize {
 
 /// The series behind an id, unless its process was dropped.
 fn taken(slots: &mut [Slot], id: SeriesId) -> Option<&mut (CallKey, Series)> {
-    let slot = slots.get_mut(slot_of(id))?;
-    if slot.generation == id.0 >> SLOT_BITS { slot.taken.as_mut() } else { None }
+    slots.get_mut(slot_of(id)).filter(|slot| slot.is_of(id))?.taken.as_mut()
 }
 
 impl CallSink for Statistics {

@@ -77,16 +77,7 @@ impl Scenario {
         self.statistics.messages(id, request, 1, 7);
         self.statistics.messages(id, response, 1, 11);
         self.statistics.first_message(id, elapsed_ns);
-        let ended = Ended {
-            code,
-            elapsed_ns: Some(elapsed_ns),
-            request_messages: Some(1),
-            response_messages: Some(1),
-            half_closed: true,
-            sight: Sight::Complete,
-            trace: None,
-            message: None,
-        };
+        let ended = Ended::unary(code, elapsed_ns);
         self.statistics.ended(id, ended);
     }
 

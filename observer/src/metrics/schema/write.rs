@@ -9,7 +9,7 @@ use crate::{
         Snapshot,
         exposition::{Bounds, Counter, Distribution, Label, Number, Sink},
         histogram::Histogram,
-        rows::{LabelValues, ProcessLabel, Row, connections, rows},
+        rows::{LabelValues, Row, connections, rows},
     },
 };
 
@@ -28,7 +28,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
             Value::Connections => {
                 let of_role = connections.iter().filter(|(role, ..)| *role == family.role);
                 for (_, process, count) in of_role {
-                    sink.gauge(&of_process(process), (*count).into());
+                    sink.gauge(&process.labels().collect::<Vec<_>>(), (*count).into());
                 }
             }
             Value::Service => write_services(&family.labels, rows, sink),
@@ -133,7 +133,7 @@ enum Of {
 
 fn labels<'a>(labels: &[LabelOf], row: &'a Row<'_>, of: Of) -> Vec<Label<'a>> {
     let of_call = labels.iter().filter_map(|&(name, says)| Some((name, value(says, row, of)?)));
-    of_call.chain(of_process(row.process)).collect()
+    of_call.chain(row.process.labels()).collect()
 }
 
 fn value<'a>(says: Says, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
@@ -154,10 +154,6 @@ fn value<'a>(says: Says, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
             Of::EndedWith(Some(code)) => spelling.of_code(code),
         },
     })
-}
-
-fn of_process(process: &ProcessLabel) -> Vec<Label<'_>> {
-    process.labels.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
 /// Whether OpenTelemetry takes it for an error: a server is not to blame for all codes.

@@ -32,16 +32,7 @@ fn with_limits(max_methods: usize, max_series: usize) -> Statistics {
 
 /// A unary call's end.
 fn ok(elapsed_ns: u64) -> Ended {
-    Ended {
-        code: Some(Code::Ok),
-        elapsed_ns: Some(elapsed_ns),
-        request_messages: Some(1),
-        response_messages: Some(1),
-        half_closed: true,
-        sight: Sight::Complete,
-        trace: None,
-        message: None,
-    }
+    Ended::unary(Some(Code::Ok), elapsed_ns)
 }
 
 fn series(statistics: &Statistics, key: CallKey) -> Option<&Series> {

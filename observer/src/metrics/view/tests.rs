@@ -46,16 +46,7 @@ impl Scenario {
         let key = self.key(Role::Server, path);
         for _ in 0..times {
             let id = self.statistics.started(key);
-            let ended = Ended {
-                code,
-                elapsed_ns: Some(elapsed_ns),
-                request_messages: Some(1),
-                response_messages: Some(1),
-                half_closed: true,
-                sight: Sight::Complete,
-                trace: None,
-                message: None,
-            };
+            let ended = Ended::unary(code, elapsed_ns);
             self.statistics.ended(id, ended);
         }
     }

@@ -19,16 +19,7 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     for at in 0..paths.len() {
         let key = CallKey { process, role: Role::Server, path: PathId(at as u32 + 2) };
         let id = statistics.started(key);
-        let ended = Ended {
-            code: Some(Code::Ok),
-            elapsed_ns: Some(1_000_000),
-            request_messages: Some(1),
-            response_messages: Some(1),
-            half_closed: true,
-            sight: Sight::Complete,
-            trace: None,
-            message: None,
-        };
+        let ended = Ended::unary(Some(Code::Ok), 1_000_000);
         statistics.ended(id, ended);
     }
     let resolve = |path: PathId| Some(paths.get(path.0 as usize - 2)?.as_bytes());
