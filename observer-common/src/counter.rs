@@ -45,6 +45,8 @@ counters! {
     Discarded = "discarded",
     /// The connection map was full: the connection is not watched.
     ConnectionsFull = "connections_full",
+    /// The map of processes was full: the exit of one is not told, and found later.
+    ProcessesFull = "processes_full",
     /// The map of messages cut across DATA frames was full: the stream's messages are not counted.
     MessagesFull = "messages_full",
     /// Bytes of a direction in which no frame boundary is known, after something else was missed.

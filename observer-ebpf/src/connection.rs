@@ -7,7 +7,8 @@ use crate::maps::Tries;
 
 /// States of a connection.
 pub mod state {
-    /// Its first bytes may be those of HTTP/2; the client preface is not complete yet.
+    /// Its first bytes may be those of HTTP/2; the client preface is not complete yet, or the call
+    /// that wrote it has not been looked at: another one's may have been, on another processor.
     pub const CANDIDATE: u8 = 0;
     /// It opened with the client preface.
     pub const WATCHED: u8 = 1;
@@ -40,13 +41,35 @@ pub struct Connection {
     /// Not 0 if it was open before the daemon.
     pub joined: u8,
     pub _reserved: [u8; 3],
+    /// Streams that were reset last: what of them was under way is no message any more. 0: none.
+    pub resets: [u32; RESETS],
+    /// How many there were.
+    pub reset_count: u32,
     /// While `JOINING`: what has been tried so far.
     pub tries: Tries,
     pub received: Direction,
     pub sent: Direction,
 }
 
+/// How many reset streams are remembered: a power of two. A client that resets more than these in the
+/// time that DATA is under way leaves an entry in `MESSAGES` for each, until the connection ends.
+pub const RESETS: usize = 8;
+
 impl Connection {
+    /// The stream was reset.
+    #[inline(always)]
+    pub fn reset(&mut self, stream: u32) {
+        let at = self.reset_count as usize & (RESETS - 1);
+        self.resets[at] = stream;
+        self.reset_count = self.reset_count.wrapping_add(1);
+    }
+
+    /// Whether the stream is one of those that were reset last.
+    #[inline(always)]
+    pub fn is_reset(&self, stream: u32) -> bool {
+        self.reset_count != 0 && self.resets.contains(&stream)
+    }
+
     #[inline(always)]
     pub fn direction(&mut self, direction: u8) -> &mut Direction {
         if direction == direction::SENT { &mut self.sent } else { &mut self.received }
@@ -87,7 +110,9 @@ pub struct Direction {
     pub lost: u8,
     /// Not 0 once frames, or parts of one, went by unseen, until a record has told of it.
     pub gap: u8,
-    pub _reserved: [u8; 4],
+    /// Not 0 while a call's bytes are walked over.
+    pub walking: u8,
+    pub _reserved: [u8; 3],
 }
 
 impl Direction {
@@ -106,7 +131,8 @@ impl Direction {
             cut: 0,
             lost: 0,
             gap: 0,
-            _reserved: [0; 4],
+            walking: 0,
+            _reserved: [0; 3],
         }
     }
 

@@ -1,5 +1,7 @@
 //! Counts what must not be lost silently.
 
+use core::arch::asm;
+
 use observer_common::counter::{Counter, Protocol};
 
 use crate::maps::COUNTS;
@@ -19,11 +21,19 @@ pub fn count_protocol(protocol: Protocol) {
 #[inline(always)]
 fn add(position: u32, bytes: u64) {
     if let Some(count) = COUNTS.get_ptr_mut(position) {
-        // SAFETY: a slot of this CPU's own; a run that is preempted here may lose its addition
-        // to the one that preempts it, which is as good as a per-CPU counter gets.
-        unsafe {
-            (*count)[0] += 1;
-            (*count)[1] += bytes;
-        }
+        // SAFETY: a map value, valid for the run.
+        let [events, sum] = unsafe { &mut *count };
+        add_to(events, 1);
+        add_to(sum, bytes);
+    }
+}
+
+/// A run may be preempted by another one on its CPU. rustc has no atomic addition for BPF, the
+/// instruction set has.
+#[inline(always)]
+fn add_to(place: &mut u64, value: u64) {
+    // SAFETY: writes only to `place`.
+    unsafe {
+        asm!("lock *(u64 *)({place} + 0) += {value}", place = in(reg) place, value = in(reg) value);
     }
 }

@@ -153,7 +153,10 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) -> bool {
     let connection = unsafe { &mut *walk.connection };
     let tells = scratch.length > scratch.empty;
     let mut sent = true;
-    if connection.state == state::WATCHED && tells {
+    // What is of a stream has its place in the order of all, even where the call that wrote the client
+    // preface has not been looked at yet: another one may have been faster, or the server answers the
+    // request that asked for the upgrade.
+    if tells && (connection.state == state::WATCHED || scratch.streams != 0) {
         write_header(walk, scratch);
         // SAFETY: a map value, valid for the run.
         let direction = unsafe { &mut *walk.direction };
@@ -165,8 +168,9 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) -> bool {
             direction.inserts = 0;
             if connection.pid != walk.pid {
                 connection.pid = walk.pid;
-                // Full: the process's exit will not be told; its series stay for good.
-                let _ = PROCESSES.insert(walk.pid, 1, 0);
+                if PROCESSES.insert(walk.pid, 1, 0).is_err() {
+                    count(Counter::ProcessesFull, 0);
+                }
             }
         } else {
             direction.lost = 1;

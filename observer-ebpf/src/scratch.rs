@@ -42,6 +42,8 @@ pub struct Scratch {
     pub begun: u32,
     /// Who sent a header block in this walk: 1 the client, 2 the server, 0 not known.
     pub sender: u32,
+    /// Not 0 once something of a stream was found in this walk.
+    pub streams: u32,
     /// The call that is walked over.
     pub call: Call,
     pub buffers: Buffers,

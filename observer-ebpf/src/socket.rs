@@ -134,11 +134,14 @@ pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
     Some(all.wrapping_sub(length as i64) > SYN_AND_FIN)
 }
 
-/// Whether the peer has sent a FIN, which counts as one in `copied_seq`.
+/// Whether this direction has been shut: by a FIN, which counts as one in `copied_seq` and
+/// `write_seq`.
 #[inline(always)]
-pub fn received_fin(sock: Address) -> bool {
+pub fn is_shut(sock: Address, sent: bool) -> bool {
     const RCV_SHUTDOWN: u8 = 1;
-    read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & RCV_SHUTDOWN != 0
+    const SEND_SHUTDOWN: u8 = 2;
+    let bit = if sent { SEND_SHUTDOWN } else { RCV_SHUTDOWN };
+    read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & bit != 0
 }
 
 /// What the first record of a connection tells of it. Read to where it belongs: the stack has no

@@ -71,6 +71,7 @@ pub fn walk(
     let (connection, direction) = unsafe { (&mut *walk.connection, &mut *walk.direction) };
     scratch.begun = 0;
     scratch.sender = 0;
+    scratch.streams = 0;
     scratch.pending = 0;
     scratch.dropped = direction.position;
     if missed != 0 {
@@ -271,6 +272,7 @@ fn on_events(
         return Some(());
     }
     let frame = direction.scanner.frame();
+    scratch.streams |= frame.stream;
     if frame.kind == kind::DATA {
         on_data(walk, scratch, direction, &frame, events);
     } else if frame.is_kept() {
@@ -341,6 +343,12 @@ fn on_data(
     frame: &FrameHeader,
     events: u32,
 ) {
+    // SAFETY: a map value, valid for the run.
+    if unsafe { &*walk.connection }.is_reset(frame.stream) {
+        // It was under way when the stream was reset, and may begin in the middle of a message.
+        direction.scanner.resume(&Message::unaligned());
+        return;
+    }
     if events & event::FRAME_BEGIN != 0
         && (direction.cut != 0 || direction.step.is_old(frame.stream))
     {
@@ -434,7 +442,8 @@ fn keep_old(walk: &Walk, direction: &Direction, stream: u32, mut message: Messag
 #[inline(always)]
 fn forget(walk: &Walk, stream: u32) {
     // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &*walk.connection };
+    let connection = unsafe { &mut *walk.connection };
+    connection.reset(stream);
     let (sent, received) = (&connection.sent, &connection.received);
     if sent.cut | received.cut != 0 || sent.step.has_old() || received.step.has_old() {
         let _ = MESSAGES.remove(key(walk, stream, direction::SENT));

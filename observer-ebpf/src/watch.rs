@@ -90,8 +90,7 @@ fn remember(socket: &Socket, until: u32, tries: Tries) {
 #[inline(always)]
 fn with_scratch(call: &Call, connection: Option<*mut Connection>) -> Option<()> {
     let Some(scratch) = scratch::claim() else {
-        // Which bytes these were shows in the socket's own counter at its next call.
-        count(Counter::ScratchBusy, call.total);
+        busy(call, connection);
         return None;
     };
     scratch.call = *call;
@@ -102,6 +101,22 @@ fn with_scratch(call: &Call, connection: Option<*mut Connection>) -> Option<()> 
     let walked = try_walk(&call, connection, scratch);
     scratch::release(scratch);
     walked
+}
+
+/// Nobody looks at the bytes. Of TCP's the socket's own counter tells at its next call, and they are
+/// counted then; of others only this does.
+#[inline(always)]
+fn busy(call: &Call, connection: Option<*mut Connection>) {
+    let mut bytes = 0;
+    if let Some(connection) = connection {
+        // SAFETY: a map value, valid for the run.
+        let connection = unsafe { &mut *connection };
+        if connection.tcp == 0 {
+            bytes = call.total;
+            connection.direction(call.sent).unread += bytes;
+        }
+    }
+    count(Counter::ScratchBusy, bytes);
 }
 
 #[inline(always)]
@@ -137,11 +152,14 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
         Shape::Iterator { .. } if readable.is_none() => Counter::Unseen,
         _ => Counter::Unreadable,
     };
-    match walk::walk(&mut walk, scratch, missed, call.total, cause) {
+    direction.walking = 1;
+    let outcome = walk::walk(&mut walk, scratch, missed, call.total, cause);
+    direction.walking = 0;
+    match outcome {
         Outcome::Walked => {}
         Outcome::NotPreface => {
             let counted = connection.state == state::UPGRADED;
-            let _ = CONNECTIONS.remove(call.socket.sock);
+            lifecycle::close(call.socket.sock, pointer, connection.unseen());
             // What looked like a server's SETTINGS may have been those of a connection already open.
             if connection.tcp == 0 && !counted {
                 try_again(call, Tries::default());
@@ -154,7 +172,7 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
         }
         Outcome::NotFrames => {
             let tries = connection.tries;
-            let _ = CONNECTIONS.remove(call.socket.sock);
+            lifecycle::close(call.socket.sock, pointer, connection.unseen());
             try_again(call, tries);
         }
     }
@@ -171,8 +189,9 @@ fn missed(call: &Call, direction: &mut Direction) -> u32 {
     let counted = direction.counted != 0;
     direction.sequence = sequence;
     direction.counted = 1;
-    // A FIN that was read along with the last bytes counts as one.
-    if missed == 1 && !sent && socket::received_fin(call.socket.sock) {
+    // A FIN that was read along with the last bytes counts as one, and so does one that another
+    // thread has sent since.
+    if missed == 1 && socket::is_shut(call.socket.sock, sent) {
         missed = 0;
     }
     // Behind what was seen already: two threads that share a direction without a lock.
@@ -219,15 +238,51 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     let [received, sent] = new.steps;
     connection.received = Direction::new(new.received.scanner(), received);
     connection.sent = Direction::new(new.sent.scanner(), sent);
-    let _ = IGNORED.remove(call.socket.sock);
-    // By reference: a copy would be on the stack, which has no room for it.
-    let connection: &Connection = connection;
-    if CONNECTIONS.insert(call.socket.sock, connection, 0).is_err() {
-        ignore(&call.socket, Ignored::FOR_GOOD);
-        count(Counter::ConnectionsFull, 0);
-        return None;
+    if connection.tcp == 0 {
+        // Where bytes that went by unseen do not show in a counter, frames that cannot be show them.
+        connection.received.scanner.prove();
+        connection.sent.scanner.prove();
+    } else {
+        begin_counting(call, connection.direction(call.sent ^ 1));
     }
-    CONNECTIONS.get_ptr_mut(call.socket.sock)
+    let _ = IGNORED.remove(call.socket.sock);
+    insert(&call.socket, connection)
+}
+
+/// Of the direction that this call is not of: if nothing went through it so far, then whatever goes
+/// through it from now on shows, also before the first call that is seen.
+#[inline(always)]
+fn begin_counting(call: &Call, other: &mut Direction) {
+    let (sock, sent) = (call.socket.sock, call.sent != direction::SENT);
+    // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
+    if socket::moved_before(sock, sent, 0) == Some(false)
+        && let Some(sequence) = socket::sequence(sock, sent)
+    {
+        other.sequence = sequence;
+        other.counted = 1;
+    }
+}
+
+/// Begins to watch, unless another processor has begun to just now: a socket's first write and its
+/// first read may return at the same time, and what the one has found is not the other's to replace.
+/// By reference: a copy would be on the stack, which has no room for it.
+#[inline(always)]
+fn insert(socket: &Socket, connection: &Connection) -> Option<*mut Connection> {
+    const BPF_ANY: u64 = 0;
+    const BPF_NOEXIST: u64 = 1;
+    let _ = CONNECTIONS.insert(socket.sock, connection, BPF_NOEXIST);
+    if let Some(pointer) = CONNECTIONS.get_ptr_mut(socket.sock) {
+        // SAFETY: a map value, valid for the run.
+        if unsafe { (*pointer).inode } == socket.inode {
+            return Some(pointer);
+        }
+        // An earlier socket's, of whose end the ring had no room to tell.
+        let _ = CONNECTIONS.insert(socket.sock, connection, BPF_ANY);
+        return CONNECTIONS.get_ptr_mut(socket.sock);
+    }
+    ignore(socket, Ignored::FOR_GOOD);
+    count(Counter::ConnectionsFull, 0);
+    None
 }
 
 /// How a connection begins for us.

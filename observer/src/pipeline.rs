@@ -11,10 +11,12 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     failures::{self, Failures},
-    grpc::{CallKey, CallSink, Ended, Flow, Moment, Role, SeriesId, Sight},
+    grpc::{CallKey, CallSink, Calls, Ended, Flow, Moment, Role, SeriesId, Sight},
     hpack::{Interner, Texts},
     http2::Connection,
-    metrics::{Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling},
+    metrics::{
+        Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured,
+    },
     process::{Comm, ProcessId, ProcessSource, Processes},
     record::{Bytes, Event, Item, Open, Peer, Record, Unseen},
 };
@@ -73,8 +75,8 @@ pub struct Figures {
     pub unknown_references: u64,
     /// Connections with at least one gRPC call.
     pub grpc_connections: u64,
-    /// Streams, of connections that have ended, of which nothing said whether they were gRPC calls.
-    pub unclear_streams: u64,
+    /// Streams, of connections that have ended, that were not measured.
+    pub unmeasured: Unmeasured,
     /// Records that are none.
     pub malformed: u64,
     /// How often what a connection held was given up: too much memory.
@@ -186,7 +188,7 @@ impl<S: ProcessSource> Pipeline<S> {
         let Self { statistics, failures, .. } = self;
         let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
         watched.connection.closed(record.time_ns, unseen, sink);
-        self.figures.unclear_streams += watched.connection.calls().unclear();
+        add_unmeasured(&mut self.figures.unmeasured, watched.connection.calls());
         if let Some((process, role)) = watched.counted_for {
             self.statistics.connection_closed(process, role);
         }
@@ -197,6 +199,11 @@ impl<S: ProcessSource> Pipeline<S> {
         if let Some(failures) = &mut self.failures {
             failures.tell(time_ns, peer, &self.interner, &self.processes);
         }
+    }
+
+    /// Looks for processes whose exit was not told: its record may not have come.
+    pub fn find_exited(&mut self, now_ns: u64) {
+        self.processes.find_exited(now_ns);
     }
 
     /// Drops the series of processes that exited long enough ago, and ends the calls that have probably
@@ -222,10 +229,13 @@ impl<S: ProcessSource> Pipeline<S> {
         self.figures
     }
 
-    /// Streams so far of which nothing says whether they are gRPC calls: they are counted nowhere else.
-    pub fn unclear_streams(&self) -> u64 {
-        let open = self.connections.values().map(|watched| watched.connection.calls().unclear());
-        self.figures.unclear_streams + open.sum::<u64>()
+    /// Streams so far that are counted nowhere else.
+    pub fn unmeasured(&self) -> Unmeasured {
+        let mut unmeasured = self.figures.unmeasured;
+        for watched in self.connections.values() {
+            add_unmeasured(&mut unmeasured, watched.connection.calls());
+        }
+        unmeasured
     }
 
     /// A copy of what a scrape needs; `daemon` is completed with what is known here.
@@ -240,7 +250,8 @@ impl<S: ProcessSource> Pipeline<S> {
         // The kernel programs count a connection with its preface, before its first call.
         daemon.connections_seen.http2 =
             daemon.connections_seen.http2.saturating_sub(grpc_connections);
-        daemon.unclear_streams = self.unclear_streams();
+        daemon.unmeasured = self.unmeasured();
+        daemon.processes_overflow = self.processes.overflow();
         daemon.gaps.push(Gap { cause: "memory_limit", events: self.figures.forgotten, bytes: 0 });
         daemon.connections = self.connections_by_state();
         daemon.streams =
@@ -269,6 +280,13 @@ impl<S: ProcessSource> Pipeline<S> {
         }
         by_state
     }
+}
+
+fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {
+    let Unmeasured { not_grpc, unclear, too_many } = to;
+    *not_grpc += calls.streams.not_grpc;
+    *unclear += calls.unclear();
+    *too_many += calls.streams.too_many;
 }
 
 /// Adds up what happens to calls, and notes those that failed.

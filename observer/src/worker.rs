@@ -70,6 +70,7 @@ impl Worker {
         let (requests, incoming) = mpsc::channel();
         let waker = ring.waker();
         let state = State {
+            ends_untold: 0,
             says_tls: !config.filter.selects_all(),
             backend: probes.backend().to_string(),
             started_ns: monotonic_ns(),
@@ -120,6 +121,8 @@ struct State {
     last: Daemon,
     ring: Ring,
     pipeline: Pipeline<ProcFs>,
+    /// How often the end of a process may not have been told, when that was last asked.
+    ends_untold: u64,
     /// TLS where cleartext was asked for is still to be told, once.
     says_tls: bool,
     incoming: mpsc::Receiver<Request>,
@@ -184,7 +187,13 @@ impl State {
             warn!("connections that ended unseen are not looked for: {error:#}");
         }
         self.tell_tls();
-        self.pipeline.tick(monotonic_ns());
+        let now_ns = monotonic_ns();
+        let untold = self.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
+        if let Some(untold) = untold.filter(|untold| *untold != self.ends_untold) {
+            self.ends_untold = untold;
+            self.pipeline.find_exited(now_ns);
+        }
+        self.pipeline.tick(now_ns);
     }
 
     /// Whoever selects a port or a process expects its calls, and should read why there are none.

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::{bpf_for_each_map_elem, bpf_ktime_get_ns},
+    helpers::{bpf_for_each_map_elem, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -15,11 +15,11 @@ use observer_common::{
 };
 
 use crate::{
-    connection::{Connection, Direction},
+    connection::Connection,
     count::count,
     emit, filter, globals,
     kernel::{Address, read},
-    maps::{CONNECTIONS, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
+    maps::{CONNECTIONS, ENTERED, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
     socket::{self, Socket},
 };
 
@@ -103,25 +103,38 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
 #[inline(always)]
 fn unseen(sock: Address, connection: &Connection) -> u8 {
     let mut unseen = connection.unseen();
-    if connection.tcp != 0 {
-        let received = &connection.received;
-        let sent = &connection.sent;
-        if received.counted != 0 && is_past(sock, received, false) {
-            unseen |= 1 << direction::RECEIVED;
-        }
-        if sent.counted != 0 && is_past(sock, sent, true) {
-            unseen |= 1 << direction::SENT;
-        }
+    let first = connection.closed_ns == 0;
+    if ends_unseen(sock, connection, false, first) {
+        unseen |= 1 << direction::RECEIVED;
+    }
+    if ends_unseen(sock, connection, true, first) {
+        unseen |= 1 << direction::SENT;
     }
     unseen
 }
 
-/// Whether more bytes went through the socket than were seen. One more is a FIN.
+/// Whether more bytes went through the socket than were seen, or a call is being looked at just now,
+/// on another processor. Counts them, if this is the `first` time that it is asked.
 #[inline(always)]
-fn is_past(sock: Address, direction: &Direction, sent: bool) -> bool {
+fn ends_unseen(sock: Address, connection: &Connection, sent: bool, first: bool) -> bool {
+    let direction = if sent { &connection.sent } else { &connection.received };
+    if direction.walking != 0 {
+        return true;
+    }
+    if direction.counted == 0 {
+        return false;
+    }
     let Some(sequence) = socket::sequence(sock, sent) else { return false };
-    // As a signed number: behind what was seen is not past it.
-    sequence.wrapping_sub(direction.sequence) as i32 > 1
+    // As a signed number: behind what was seen is not past it. One more is a FIN.
+    let missed = sequence.wrapping_sub(direction.sequence) as i32;
+    if missed <= 1 {
+        return false;
+    }
+    if first {
+        let fin = u32::from(socket::is_shut(sock, sent));
+        count(Counter::Unseen, u64::from(missed as u32 - fin));
+    }
+    true
 }
 
 /// Attached to nothing: the daemon runs it about once a second. Finds the connections whose end
@@ -183,6 +196,8 @@ extern "C" fn sweep_message(
 /// `sched_process_exit(struct task_struct *p, …)`
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn process_exit(ctx: RawTracePointContext) -> i32 {
+    // A return that the kernel missed has left it behind.
+    let _ = ENTERED.remove(bpf_get_current_pid_tgid());
     let pid = filter::current_pid();
     let task: u64 = ctx.arg(0);
     let live = read::<Address>(task, Field::TaskSignal)

@@ -33,8 +33,8 @@ pub struct Moment {
 ///
 /// Order of calls: any of [`headers`](Self::headers), [`data`](Self::data),
 /// [`reset`](Self::reset), [`go_away`](Self::go_away), [`missed`](Self::missed),
-/// [`found`](Self::found) and [`give_up`](Self::give_up), as they come; [`closed`](Self::closed)
-/// last.
+/// [`found`](Self::found) and [`give_up`](Self::give_up), as they come, and
+/// [`catch_up`](Self::catch_up) after all that one call moved; [`closed`](Self::closed) last.
 ///
 /// # What is gRPC
 ///
@@ -51,6 +51,8 @@ pub struct Calls {
     unbegun: Unbegun,
     /// What the server sent of streams that the client was not seen to begin yet, in its order.
     early: Vec<Early>,
+    /// The client has begun one of those, and [`catch_up`](Self::catch_up) is to come.
+    behind: bool,
     sight: Sight,
     /// The connection has carried gRPC for certain.
     shows_grpc: bool,
@@ -119,6 +121,7 @@ struct Early {
 enum Sent {
     Headers { headers: Headers, end_stream: bool },
     Data(crate::record::Data),
+    Reset { error: u32 },
 }
 
 /// Most of what comes early that is kept: the answers to the calls of some threads.
@@ -184,6 +187,7 @@ impl Calls {
             last_stream: 0,
             unbegun: Unbegun::default(),
             early: Vec::new(),
+            behind: false,
             sight: Sight::Complete,
             shows_grpc: false,
             in_doubt: false,
@@ -302,8 +306,9 @@ impl Calls {
             self.streams.measured += 1;
         }
         self.open.insert(stream, call);
-        self.replay(stream, sink);
-        if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
+        if self.early.iter().any(|early| early.stream == stream) {
+            self.behind = true;
+        } else if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
             // It crossed the GOAWAY on its way.
             self.refuse(at.time_ns, stream, sink);
         }
@@ -351,19 +356,23 @@ impl Calls {
         }
     }
 
-    /// The client was seen to begin the stream: what came early of it comes now.
-    fn replay(&mut self, stream: u32, sink: &mut impl CallSink) {
-        if self.early.is_empty() {
+    /// The client was seen to begin streams, and to send what it did of them in the same call: what
+    /// came early of them comes now.
+    pub fn catch_up(&mut self, sink: &mut impl CallSink) {
+        if !std::mem::take(&mut self.behind) {
             return;
         }
         let flow = request_flow(self.role).opposite();
-        let of_it: Vec<Early> = self.early.extract_if(.., |early| early.stream == stream).collect();
-        for Early { at, what, .. } in of_it {
+        let Self { early, open, .. } = self;
+        let begun: Vec<Early> =
+            early.extract_if(.., |early| open.contains_key(&early.stream)).collect();
+        for Early { at, stream, what } in begun {
             match what {
                 Sent::Headers { headers, end_stream } => {
                     self.response_headers(at, stream, &headers, end_stream, sink);
                 }
                 Sent::Data(data) => self.data(at, flow, &data, sink),
+                Sent::Reset { error } => self.reset(at, flow, stream, error, sink),
             }
         }
     }
@@ -375,6 +384,9 @@ impl Calls {
             return;
         }
         let unbegun: Vec<Early> = self.early.extract_if(.., |early| early.stream < below).collect();
+        if self.early.is_empty() {
+            self.early = Vec::new();
+        }
         for Early { at, stream, what } in unbegun {
             if let Sent::Headers { headers, end_stream: true } = what
                 && self.unbegun.contains(stream)
@@ -485,7 +497,12 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         self.now_ns = at.time_ns;
-        let Some(call) = self.open.get(&stream) else { return };
+        let Some(call) = self.open.get(&stream) else {
+            if !self.is_request(flow) && !self.unbegun.contains(stream) {
+                self.keep(at, stream, Sent::Reset { error });
+            }
+            return;
+        };
         let expired = call.expired(at.time_ns);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
@@ -567,9 +584,11 @@ impl Calls {
         self.open = FxHashMap::default();
     }
 
-    /// The memory that the open calls take, in bytes; with the table's own byte for each.
+    /// The memory that the open calls take, in bytes, with the table's own byte for each; and what
+    /// came early.
     pub fn memory(&self) -> usize {
         self.open.capacity() * (size_of::<(u32, Call)>() + 1)
+            + self.early.capacity() * size_of::<Early>()
     }
 
     /// Open streams, ascending, so that what follows does not depend on the table's order.

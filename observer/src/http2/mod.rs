@@ -163,6 +163,7 @@ impl Connection {
             let mut context = Context { at, flow, interner, sink, faults: &mut faults };
             self.item(item, &mut context);
         }
+        self.calls.catch_up(sink);
         faults
     }
 

@@ -113,6 +113,12 @@ impl Probes {
         Counter::ALL.iter().map(|&counter| Ok((counter, self.count(counter as u32)?))).collect()
     }
 
+    /// How often something could not be told that may have been a process's end.
+    pub fn ends_untold(&self) -> Result<u64> {
+        let events = |counter: Counter| Ok::<_, anyhow::Error>(self.count(counter as u32)?.events);
+        Ok(events(Counter::RingFull)? + events(Counter::ProcessesFull)?)
+    }
+
     /// Selected sockets by what they carry.
     pub fn protocols(&self) -> Result<Vec<(Protocol, u64)>> {
         Protocol::ALL

@@ -35,8 +35,10 @@ pub struct Daemon {
     pub hpack_errors: u64,
     /// Streams open now.
     pub streams: u64,
-    /// Streams of which nothing says whether they are gRPC calls.
-    pub unclear_streams: u64,
+    /// Streams that are not measured.
+    pub unmeasured: Unmeasured,
+    /// Times that a process found no room in the table of them.
+    pub processes_overflow: u64,
     /// The kernel programs.
     pub programs: Vec<Program>,
     /// The daemon as a process.
@@ -65,6 +67,17 @@ pub struct Connections {
     pub gaps: u64,
     /// Not readable at the moment, in one direction at least: no frame boundary is known.
     pub undecodable: u64,
+}
+
+/// Streams that clients began and that are in no series, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unmeasured {
+    /// Their content type says that they are not gRPC.
+    pub not_grpc: u64,
+    /// Nothing that was seen says whether they are gRPC calls.
+    pub unclear: u64,
+    /// More were open on their connection than are followed.
+    pub too_many: u64,
 }
 
 /// Connections by what is spoken on them.
@@ -158,7 +171,8 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         hpack_unknown_references,
         hpack_errors,
         streams,
-        unclear_streams,
+        unmeasured,
+        processes_overflow,
         programs,
         own,
     } = daemon.as_ref();
@@ -174,10 +188,11 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.counter(&HPACK_UNKNOWN_REFERENCES, *hpack_unknown_references);
     writer.counter(&HPACK_ERRORS, *hpack_errors);
     writer.gauge(&STREAMS, *streams);
-    writer.counter(&UNCLEAR_STREAMS, *unclear_streams);
+    writer.unmeasured(*unmeasured);
     writer.gauge(&SERIES, statistics.len() as u64);
     writer.counter(&SERIES_OVERFLOW, statistics.overflow());
     writer.counter(&SERIES_LATE_EVENTS, statistics.late());
+    writer.counter(&PROCESSES_OVERFLOW, *processes_overflow);
     writer.programs(programs);
     writer.own_process(own);
 }
@@ -225,11 +240,11 @@ static HPACK_UNKNOWN_REFERENCES: Family = Family::new(
 static HPACK_ERRORS: Family =
     Family::new(Kind::Counter, "observer_hpack_errors", "Header blocks that could not be decoded.");
 static STREAMS: Family = Family::new(Kind::Gauge, "observer_streams", "HTTP/2 streams open now.");
-// Not `observer_streams_unclear`: what begins like the gauge's name is not to be another family.
-static UNCLEAR_STREAMS: Family = Family::new(
+// Not `observer_streams_unmeasured`: what begins like the gauge's name is not to be another family.
+static UNMEASURED_STREAMS: Family = Family::new(
     Kind::Counter,
-    "observer_unclear_streams",
-    "Streams of which nothing that was seen says whether they are gRPC calls; not measured.",
+    "observer_unmeasured_streams",
+    "Streams that are in no series: no gRPC, or nothing says that they are, or too many at once.",
 );
 static SERIES: Family = Family::new(
     Kind::Gauge,
@@ -245,6 +260,11 @@ static SERIES_LATE_EVENTS: Family = Family::new(
     Kind::Counter,
     "observer_series_late_events",
     "Events of calls whose process had been dropped; they are counted nowhere else.",
+);
+static PROCESSES_OVERFLOW: Family = Family::new(
+    Kind::Counter,
+    "observer_processes_overflow",
+    "Times that a process was counted as process other because the bound on processes was reached.",
 );
 static PROGRAM_RUNS: Family = Family::new(
     Kind::Counter,
@@ -365,6 +385,12 @@ impl Writer<'_> {
                 self.count(&labels, count.into());
             }
         }
+    }
+
+    fn unmeasured(&mut self, streams: Unmeasured) {
+        let Unmeasured { not_grpc, unclear, too_many } = streams;
+        let reasons = [("not_grpc", not_grpc), ("unclear", unclear), ("too_many", too_many)];
+        self.counters(&UNMEASURED_STREAMS, "reason", reasons);
     }
 
     fn programs(&mut self, programs: &[Program]) {

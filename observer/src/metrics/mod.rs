@@ -27,7 +27,7 @@ use rustc_hash::FxHashMap;
 pub(crate) use self::labels::Method;
 pub use self::{
     buckets::{Buckets, BucketsError},
-    daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program},
+    daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program, Unmeasured},
     descriptors::Descriptors,
     exposition::{Clock, Format},
     histogram::Histogram,

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::{
     Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, Format, Gap, Limits, OwnProcess,
-    PathNames, Program, Recording, Schema, Schemas, Snapshot, Statistics, Telling, openmetrics,
-    render,
+    PathNames, Program, Recording, Schema, Schemas, Snapshot, Statistics, Telling, Unmeasured,
+    openmetrics, render,
 };
 use crate::{
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
@@ -34,6 +34,10 @@ struct Told;
 impl ProcessSource for Told {
     fn comm(&self, _: u32) -> Option<Comm> {
         None
+    }
+
+    fn began(&self, pid: u32) -> Option<u64> {
+        Some(pid.into())
     }
 
     fn identity(&self, pid: u32) -> Identity {
@@ -117,7 +121,8 @@ fn daemon() -> Daemon {
         hpack_unknown_references: 8,
         hpack_errors: 9,
         streams: 10,
-        unclear_streams: 0,
+        unmeasured: Unmeasured { not_grpc: 11, unclear: 13, too_many: 14 },
+        processes_overflow: 15,
         programs: vec![
             Program { name: "exit_read".into(), runs: 100, misses: 1, run_time_ns: 2_500_000 },
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },

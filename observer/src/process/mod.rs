@@ -68,6 +68,10 @@ pub trait ProcessSource {
     /// The name of the process; `None` when it is gone.
     fn comm(&self, pid: u32) -> Option<Comm>;
 
+    /// When it began, by a clock of the source's own; `None` when it is gone. Two processes of one
+    /// number have begun at different times.
+    fn began(&self, pid: u32) -> Option<u64>;
+
     /// What else is known of it: nothing, unless the source says more.
     fn identity(&self, pid: u32) -> Identity {
         let _ = pid;
@@ -83,6 +87,11 @@ impl ProcessSource for ProcFs {
     fn comm(&self, pid: u32) -> Option<Comm> {
         let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
         Some(Comm::truncated(text.strip_suffix(b"\n").unwrap_or(&text)))
+    }
+
+    fn began(&self, pid: u32) -> Option<u64> {
+        let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+        Some(process.stat().ok()?.starttime)
     }
 
     fn identity(&self, pid: u32) -> Identity {
@@ -106,6 +115,8 @@ pub struct Process {
     pub comm: Comm,
     /// What runs in it.
     pub identity: Arc<Identity>,
+    /// When it began, as its source says; `None` if it was gone when it was first seen.
+    pub began: Option<u64>,
     /// When it exited.
     pub exited_ns: Option<u64>,
 }
@@ -123,7 +134,8 @@ impl Names {
 
 impl Process {
     fn other() -> Self {
-        Self { pid: 0, comm: Comm::OTHER, identity: Arc::default(), exited_ns: None }
+        let identity = Arc::default();
+        Self { pid: 0, comm: Comm::OTHER, identity, began: None, exited_ns: None }
     }
 }
 
@@ -203,7 +215,8 @@ impl<S: ProcessSource> Processes<S> {
         let comm = comm.filter(|comm| !comm.as_bytes().is_empty());
         let comm = comm.or_else(|| self.source.comm(pid)).unwrap_or(Comm::truncated(b""));
         let identity = Arc::new(self.source.identity(pid));
-        self.known.insert(id, Process { pid, comm, identity, exited_ns: None });
+        let began = self.source.began(pid);
+        self.known.insert(id, Process { pid, comm, identity, began, exited_ns: None });
         self.latest.insert(pid, id);
         id
     }
@@ -225,6 +238,17 @@ impl<S: ProcessSource> Processes<S> {
             && process.exited_ns.is_none()
         {
             process.exited_ns = Some(now_ns);
+        }
+    }
+
+    /// Looks for processes that exited without being told of. O(processes).
+    pub fn find_exited(&mut self, now_ns: u64) {
+        let Self { source, known, .. } = self;
+        for process in known.values_mut().filter(|process| process.exited_ns.is_none()) {
+            let began = source.began(process.pid);
+            if began.is_none() || began != process.began {
+                process.exited_ns = Some(now_ns);
+            }
         }
     }
 
@@ -258,9 +282,9 @@ impl<S: ProcessSource> Processes<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{cell::Cell, sync::Arc};
 
-    use super::{Comm, Identity, ProcessId, ProcessSource, Processes};
+    use super::{Comm, Identity, ProcFs, ProcessId, ProcessSource, Processes};
 
     /// Names every process after its pid; knows none from 1000 on.
     #[derive(Clone)]
@@ -271,9 +295,19 @@ mod tests {
             (pid < 1000).then(|| Comm::truncated(format!("proc-{pid}").as_bytes()))
         }
 
+        fn began(&self, pid: u32) -> Option<u64> {
+            let begun = BEGUN.get();
+            begun.iter().rev().find(|(of, _)| *of == pid).map_or(Some(1), |(_, began)| *began)
+        }
+
         fn identity(&self, pid: u32) -> Identity {
             Identity::new(Some(format!("/bin/{pid}").as_bytes()), None, None)
         }
+    }
+
+    thread_local! {
+        /// When processes began, where that is not 1; the later of two counts.
+        static BEGUN: Cell<&'static [(u32, Option<u64>)]> = const { Cell::new(&[]) };
     }
 
     fn comm(name: &str) -> Comm {
@@ -348,6 +382,28 @@ mod tests {
         assert_eq!(process.exited_ns, Some(100));
         processes.exited(9999, 1);
         assert_eq!(processes.len(), 1);
+    }
+
+    #[test]
+    fn an_exit_that_was_not_told_is_found() {
+        let mut processes = Processes::new(8, Numbered);
+        let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None));
+        processes.find_exited(50);
+        assert_eq!(processes.expired(u64::MAX, 0), []);
+        BEGUN.set(&[(2, None), (3, Some(40))]);
+        processes.find_exited(60);
+        assert_eq!(processes.expired(60, 0), [goes, is_replaced]);
+        assert_eq!(processes.seen(1, 70, None), stays);
+        assert_ne!(processes.seen(3, 70, None), is_replaced, "another process has the number");
+        processes.find_exited(80);
+        assert_eq!(processes.expired(80, 20), [goes, is_replaced], "the first finding stands");
+    }
+
+    #[test]
+    fn proc_tells_when_a_process_began() {
+        let own = ProcFs.began(std::process::id());
+        assert!(own.is_some_and(|began| began > 0));
+        assert_eq!(ProcFs.began(u32::MAX), None);
     }
 
     #[test]

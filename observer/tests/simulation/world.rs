@@ -28,6 +28,10 @@ impl ProcessSource for Names {
     fn comm(&self, pid: u32) -> Option<Comm> {
         self.0.borrow().get(&pid).copied()
     }
+
+    fn began(&self, pid: u32) -> Option<u64> {
+        self.0.borrow().get(&pid).map(|_| pid.into())
+    }
 }
 
 /// A process that runs or ran.
@@ -355,7 +359,7 @@ impl World {
     }
 
     pub fn unclear(&self) -> u64 {
-        self.pipeline.unclear_streams()
+        self.pipeline.unmeasured().unclear
     }
 
     pub fn unknown_references(&self) -> u64 {

@@ -241,7 +241,7 @@ fn exchange(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
 /// The daemon says of so many streams, at each end, that nothing tells what they are.
 fn unclear(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
     talk.daemon.wait_until(|metrics| {
-        let seen = metrics.sum("observer_unclear_streams_total", &[]);
+        let seen = metrics.sum("observer_unmeasured_streams_total", &[("reason", "unclear")]);
         let want = f64::from(2 * streams);
         // Other connections of the machine may have some.
         if seen >= want { Ok(()) } else { Err(format!("{seen} of {want} streams are unclear")) }

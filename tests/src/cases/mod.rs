@@ -15,6 +15,7 @@ mod late;
 mod lines;
 mod privileges;
 mod processes;
+mod races;
 pub(crate) mod scraped;
 mod staying_up;
 mod told;
@@ -44,7 +45,7 @@ pub(crate) fn all() -> Vec<Case> {
 /// A table, and whether the traffic of its cases is recorded: otherwise, why tshark is not asked.
 type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     ("codes", codes::add, Ok(())),
     ("ends", ends::add, Ok(())),
     (
@@ -63,6 +64,11 @@ const KINDS: [Kind; 12] = [
         "processes",
         processes::add,
         Err("tshark cannot tell: which process is at an end of a connection is not on the wire."),
+    ),
+    (
+        "races",
+        races::add,
+        Err("tshark cannot tell: in which order a process's calls return is not on the wire."),
     ),
     (
         "late",

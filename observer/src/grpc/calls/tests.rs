@@ -142,6 +142,11 @@ impl Fixture {
         self
     }
 
+    fn catch_up(&mut self) -> &mut Self {
+        self.calls.catch_up(&mut self.sink);
+        self
+    }
+
     fn close(&mut self) -> &mut Self {
         self.calls.closed(self.at.time_ns, &mut self.sink);
         self
@@ -468,10 +473,31 @@ fn an_answer_may_come_before_its_request() {
     fixture.response(1, &status(200), false).response_data(1, 1, false);
     fixture.response(1, &trailers(0), true);
     assert_eq!(fixture.sink.told, []);
-    fixture.request(1, &grpc(), false);
+    // In one write.
+    fixture.request(1, &grpc(), false).request_data(1, 1, true).catch_up();
     assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
-    assert!(fixture.sink.told.contains(&Told::Messages(0, Flow::Received, 1, 10)));
+    let ended = fixture.end();
+    assert_eq!((ended.request_messages, ended.response_messages), (Some(1), Some(1)));
+    assert!(ended.half_closed);
+    for flow in [Flow::Sent, Flow::Received] {
+        assert!(fixture.sink.told.contains(&Told::Messages(0, flow, 1, 10)), "{flow:?}");
+    }
     assert_eq!(fixture.calls.open(), 0);
+}
+
+#[test]
+fn a_reset_may_come_before_its_request() {
+    const REFUSED_STREAM: u32 = 7;
+    let mut fixture = Fixture::new(Role::Client);
+    fixture.server_resets(1, REFUSED_STREAM);
+    let held = fixture.calls.memory();
+    assert!(held > 0, "what is kept counts");
+    fixture.request(1, &grpc(), true).catch_up();
+    assert_eq!(fixture.codes(), [(0, Some(Code::Unavailable))]);
+    assert_eq!((fixture.calls.open(), fixture.calls.early.len()), (0, 0));
+    // Of a stream that has ended, it is not kept.
+    fixture.server_resets(1, REFUSED_STREAM).catch_up();
+    assert_eq!(fixture.calls.early.len(), 0);
 }
 
 #[test]

@@ -191,11 +191,14 @@ impl Sampler {
     }
 
     fn losses(&mut self, snapshot: &Snapshot, moment: Moment) -> Vec<Loss> {
-        let Daemon { gaps, hpack_errors, unclear_streams, programs, .. } = snapshot.daemon.as_ref();
+        let Daemon { gaps, hpack_errors, unmeasured, processes_overflow, programs, .. } =
+            snapshot.daemon.as_ref();
         let misses = programs.iter().map(|program| program.misses).sum();
         let others = [
             ("hpack_errors", *hpack_errors),
-            ("unclear_streams", *unclear_streams),
+            ("unclear_streams", unmeasured.unclear),
+            ("too_many_streams", unmeasured.too_many),
+            ("processes_overflow", *processes_overflow),
             ("program_misses", misses),
             ("series_overflow", snapshot.statistics.overflow()),
             ("series_late_events", snapshot.statistics.late()),
