@@ -105,6 +105,12 @@ pub fn sequence(sock: Address, sent: bool) -> Option<u32> {
     if read(sock, Field::SockProtocol) != Some(IPPROTO_TCP) {
         return None;
     }
+    sequence_of_tcp(sock, sent)
+}
+
+/// Likewise, of a socket that is known to be TCP's.
+#[inline(always)]
+pub fn sequence_of_tcp(sock: Address, sent: bool) -> Option<u32> {
     read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq })
 }
 

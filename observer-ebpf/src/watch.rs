@@ -179,11 +179,11 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
     Some(())
 }
 
-/// How many bytes went by since the last call that was seen, by the socket's own counter.
+/// How many bytes went by since the last call that was seen, by the TCP socket's own counter.
 #[inline(always)]
 fn missed(call: &Call, direction: &mut Direction) -> u32 {
     let sent = call.sent == direction::SENT;
-    let Some(sequence) = socket::sequence(call.socket.sock, sent) else { return 0 };
+    let Some(sequence) = socket::sequence_of_tcp(call.socket.sock, sent) else { return 0 };
     let before = sequence.wrapping_sub(call.total as u32);
     let mut missed = before.wrapping_sub(direction.sequence);
     let counted = direction.counted != 0;

@@ -184,7 +184,7 @@ impl Words {
 }
 
 /// Cargo's target directory: the tests' own binary is in `PROFILE/deps` of it.
-pub(crate) fn target_dir() -> Result<PathBuf> {
+pub fn target_dir() -> Result<PathBuf> {
     let binary = env::current_exe().context("find the tests' own binary")?;
     let dir =
         binary.ancestors().nth(3).context("the tests' binary is not in a target directory")?;

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`
 
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -16,12 +16,15 @@ const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_secs(10), seed:
 pub(crate) fn run(all: bool) -> Result<ExitCode> {
     setup::ensure()?;
     let mut failed = Vec::new();
+    let mut begun = Instant::now();
     let mut step = |name: &'static str, result: Result<()>| {
+        let took = begun.elapsed().as_secs();
+        begun = Instant::now();
         if let Err(error) = result {
-            println!("ci: {name}: {error:#}");
+            println!("ci: {name}: {error:#} ({took} s)");
             failed.push(name);
         } else {
-            println!("ci: {name}: passed");
+            println!("ci: {name}: passed ({took} s)");
         }
     };
     step(
@@ -44,7 +47,9 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
         Ok(()) => step("fuzzing", fuzz::run(&[], FUZZED, None)),
         Err(error) => println!("ci: fuzzing: not run: {error:#}"),
     }
+    let tests = Instant::now();
     let counts = test::all(&[]);
+    println!("ci: tests: {} s", tests.elapsed().as_secs());
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
     // After the tests, which build the daemon.

@@ -7,6 +7,7 @@
     reason = "saying what it does is what this program is for"
 )]
 
+mod bench;
 mod bpf_stats;
 mod build;
 mod ci;
@@ -68,6 +69,12 @@ enum Xtask {
         #[arg(last = true, value_name = "FILTER")]
         args: Vec<OsString>,
     },
+    /// Measures what watching costs, beside the same work unwatched and beside other ways.
+    Bench {
+        /// Benchmarks, `--json FILE`, `--plot`; `--help` names all.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
     /// Fuzzes what reads bytes that others choose: all targets, or those that are named.
     Fuzz {
         /// Of `fuzz/targets`.
@@ -120,6 +127,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Build { release, .. } => build::run(release),
         Xtask::Run { args } => run::run(&args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
+        Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),
         Xtask::Deb => setup::ensure().and_then(|()| deploy::deb()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {

@@ -93,15 +93,21 @@ fn privileged(args: &[OsString]) -> Result<Command> {
     let daemon = build::daemon(true)?;
     let mut cargo = exec::cargo(&["test", "--package", "tests", "--features", "privileged"]);
     cargo.args(["--test", "e2e"]).env("OBSERVER_BIN", daemon);
-    // Not all of cargo under sudo: the target directory would be root's.
+    as_root(&mut cargo)?;
+    cargo.arg("--").args(args);
+    Ok(cargo)
+}
+
+/// Has cargo run what it builds as root. Not all of cargo under sudo: the target directory would be
+/// root's.
+pub(crate) fn as_root(cargo: &mut Command) -> Result<()> {
     let runner = exec::as_root()?;
     if !runner.is_empty() {
         let words: Vec<String> = runner.iter().map(toml_string).collect();
         cargo.arg("--config");
         cargo.arg(format!("target.'cfg(all())'.runner=[{}]", words.join(",")));
     }
-    cargo.arg("--").args(args);
-    Ok(cargo)
+    Ok(())
 }
 
 fn toml_string(word: &OsString) -> String {

@@ -48,7 +48,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
             return 0;
         }
         // SAFETY: a map value, valid for the run.
-        let unseen = unseen(sock, unsafe { &*connection });
+        let unseen = unseen(sock, state, unsafe { &*connection });
         close(sock, connection, unseen);
     }
     0
@@ -101,22 +101,24 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
 /// The directions that ended unseen, by the counters of a socket that is being closed too: a call
 /// may have been missed that no later one showed.
 #[inline(always)]
-fn unseen(sock: Address, connection: &Connection) -> u8 {
+fn unseen(sock: Address, state: i32, connection: &Connection) -> u8 {
     let mut unseen = connection.unseen();
-    let first = connection.closed_ns == 0;
-    if ends_unseen(sock, connection, false, first) {
+    // The own FIN is sent once the state has changed to one of those that wait for its acknowledgement;
+    // the peer's has most often been read where the process is the second to close.
+    if ends_unseen(sock, connection, false, state == TCP_LAST_ACK) {
         unseen |= 1 << direction::RECEIVED;
     }
-    if ends_unseen(sock, connection, true, first) {
+    let fin = state == TCP_CLOSE && socket::is_shut(sock, true);
+    if ends_unseen(sock, connection, true, fin) {
         unseen |= 1 << direction::SENT;
     }
     unseen
 }
 
 /// Whether more bytes went through the socket than were seen, or a call is being looked at just now,
-/// on another processor. Counts them, if this is the `first` time that it is asked.
+/// on another processor. Counts them, when it is first asked, without the `fin`.
 #[inline(always)]
-fn ends_unseen(sock: Address, connection: &Connection, sent: bool, first: bool) -> bool {
+fn ends_unseen(sock: Address, connection: &Connection, sent: bool, fin: bool) -> bool {
     let direction = if sent { &connection.sent } else { &connection.received };
     if direction.walking != 0 {
         return true;
@@ -130,9 +132,8 @@ fn ends_unseen(sock: Address, connection: &Connection, sent: bool, first: bool) 
     if missed <= 1 {
         return false;
     }
-    if first {
-        let fin = u32::from(socket::is_shut(sock, sent));
-        count(Counter::Unseen, u64::from(missed as u32 - fin));
+    if connection.closed_ns == 0 {
+        count(Counter::Unseen, u64::from(missed as u32 - u32::from(fin)));
     }
     true
 }

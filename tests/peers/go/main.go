@@ -5,7 +5,7 @@
 //	peer client --target ADDRESS --plan FILE --truth FILE
 //
 // With --told FILE, libraries that tell metrics are in the peer, and what they
-// tell is written there.
+// tell is written there: both that there are, or the one of --library.
 package main
 
 import (
@@ -27,11 +27,12 @@ func main() {
 	// grpc-go's servers compress as their clients do.
 	_ = flags.String("compression", "", "server: gzip")
 	toldFile := flags.String("told", "", "where to write what libraries tell")
+	library := flags.String("library", "", "middleware or otel")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
 	// ExitOnError: there is no error to return.
 	_ = flags.Parse(os.Args[2:])
 	truth := newTruth()
-	told, err := newTold(*toldFile != "", os.Args[1] == "server")
+	told, err := newTold(*toldFile != "", os.Args[1] == "server", *library)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -16,17 +16,24 @@ import (
 // Prometheus provider of go-grpc-middleware and OpenTelemetry's otelgrpc.
 // None are in a peer that need not tell.
 type told struct {
+	// Which of the two, or both.
+	middlewares, otel bool
+
 	registry *prometheus.Registry
 	server   *middleware.ServerMetrics
 	client   *middleware.ClientMetrics
 	provider *metric.MeterProvider
 }
 
-func newTold(tells, serves bool) (*told, error) {
+func newTold(tells, serves bool, library string) (*told, error) {
 	if !tells {
 		return nil, nil
 	}
-	t := &told{registry: prometheus.NewRegistry()}
+	t := &told{
+		middlewares: library != "otel",
+		otel:        library != "middleware",
+		registry:    prometheus.NewRegistry(),
+	}
 	reader, err := exporter.New(
 		exporter.WithRegisterer(t.registry),
 		exporter.WithoutScopeInfo(),
@@ -48,22 +55,34 @@ func (t *told) serverOptions() []grpc.ServerOption {
 	if t == nil {
 		return nil
 	}
-	return []grpc.ServerOption{
-		grpc.UnaryInterceptor(t.server.UnaryServerInterceptor()),
-		grpc.StreamInterceptor(t.server.StreamServerInterceptor()),
-		grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(t.provider))),
+	var options []grpc.ServerOption
+	if t.middlewares {
+		options = append(options,
+			grpc.UnaryInterceptor(t.server.UnaryServerInterceptor()),
+			grpc.StreamInterceptor(t.server.StreamServerInterceptor()))
 	}
+	if t.otel {
+		handler := otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(t.provider))
+		options = append(options, grpc.StatsHandler(handler))
+	}
+	return options
 }
 
 func (t *told) dialOptions() []grpc.DialOption {
 	if t == nil {
 		return nil
 	}
-	return []grpc.DialOption{
-		grpc.WithUnaryInterceptor(t.client.UnaryClientInterceptor()),
-		grpc.WithStreamInterceptor(t.client.StreamClientInterceptor()),
-		grpc.WithStatsHandler(otelgrpc.NewClientHandler(otelgrpc.WithMeterProvider(t.provider))),
+	var options []grpc.DialOption
+	if t.middlewares {
+		options = append(options,
+			grpc.WithUnaryInterceptor(t.client.UnaryClientInterceptor()),
+			grpc.WithStreamInterceptor(t.client.StreamClientInterceptor()))
 	}
+	if t.otel {
+		handler := otelgrpc.NewClientHandler(otelgrpc.WithMeterProvider(t.provider))
+		options = append(options, grpc.WithStatsHandler(handler))
+	}
+	return options
 }
 
 // write writes it in the OpenMetrics text format.

@@ -5,7 +5,8 @@
 
 Like `server.py` and `client.py` in asyncio mode, but for `--told`: what the library says, in the
 OpenMetrics text format. Libraries: `python` is py-async-grpc-prometheus, `legacy` that with
-`legacy=True`, `requests` a hand-made interceptor of servers as guides show it.
+`legacy=True`, `requests` a hand-made interceptor of servers as guides show it, `otel` OpenTelemetry's
+spans, which nobody takes and which tell no metrics.
 
 The client uses the API that the library leaves intact: iterators, no reads and writes.
 """
@@ -18,6 +19,8 @@ import signal
 import time
 
 import grpc
+from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
+from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.openmetrics.exposition import generate_latest
 from py_async_grpc_prometheus.prometheus_async_client_interceptor import get_client_interceptors
@@ -72,6 +75,8 @@ class Requests(grpc.aio.ServerInterceptor):
 
 
 def server_interceptor(library):
+    if library == "otel":
+        return aio_server_interceptor(tracer_provider=TracerProvider())
     if library == "requests":
         return Requests()
     return PromAsyncServerInterceptor(
@@ -80,6 +85,8 @@ def server_interceptor(library):
 
 
 def client_interceptors(library):
+    if library == "otel":
+        return aio_client_interceptors(tracer_provider=TracerProvider())
     if library == "requests":
         return []
     return get_client_interceptors(
@@ -143,7 +150,7 @@ async def carry_out(args, truth):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["server", "client"])
-    parser.add_argument("--library", choices=["python", "legacy", "requests"], required=True)
+    parser.add_argument("--library", choices=["python", "legacy", "requests", "otel"], required=True)
     parser.add_argument("--listen")
     parser.add_argument("--target")
     parser.add_argument("--plan")

@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use anyhow::{Context as _, Result, ensure};
 use tests::daemon::Daemon;
 use tests::raw::command::{Read, Write};
-use tests::raw::frames::{Frames, frame, message};
+use tests::raw::frames::{Frames, PREFACE, frame, message};
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Talk};
 
@@ -97,6 +97,31 @@ fn unseen(table: &mut Table) {
             },
         );
     }
+    table.alone("a client that writes everything by splice: the bytes are counted", |name| {
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        let mut talk = Talk::connect(&daemon, name, Address::V4(0))?;
+        // The server first, as it may: the client's end shows what it is by what it reads.
+        talk.server(|f| f.settings(&[(3, 100)]))?;
+        talk.way.write = Write::Splice;
+        talk.client(|f| f.bytes(PREFACE).settings(&[(2, 0)]))?;
+        for (stream, code) in [(1, OK), (3, NOT_FOUND)] {
+            talk.way.write = Write::Splice;
+            talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
+            talk.way.write = Write::Write;
+            talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))?;
+        }
+        let read = [("Get", "OK", 1), ("Get", not_found(), 1)];
+        says_of(&mut talk, Server, &read, 2, 0)?;
+        talk.act(Client, Action::Close)?;
+        // Who was called nobody knows; how it ended, the server said.
+        let answered = [(NOT_SEEN, "OK", 1), (NOT_SEEN, not_found(), 1)];
+        says_of(&mut talk, Client, &answered, 0, 0)?;
+        let written = talk.written(Client) as f64;
+        let unseen = daemon.scrape()?.sum("observer_gap_bytes_total", &[]);
+        ensure!(unseen.total_cmp(&written).is_eq(), "{unseen} of {written} bytes are counted");
+        counted(&talk, "unseen")?;
+        talk.end_peers()
+    });
     table.case("a request read by recvfrom with MSG_TRUNC, and others after it", |daemon, case| {
         let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
         call(&mut talk, 1, "Get", OK)?;

@@ -18,7 +18,7 @@ use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
 use super::processes::Renamed;
-use super::{NOT_FOUND, OK, Table};
+use super::{CANCELED, NOT_FOUND, OK, Table};
 
 /// What the daemon may take in any of these cases, which README.md promises.
 const MEMORY: u64 = 64 << 20;
@@ -43,6 +43,7 @@ pub(super) fn add(table: &mut Table) {
     hostile(table, "1,000,000 streams opened and reset", FEW, |talk, neighbour| {
         rapid_reset(talk, neighbour, 1_000_000, |_| BLOCK.to_vec())
     });
+    hostile(table, "streams reset while their messages are under way", FEW, reset_under_way);
     hostile(table, "1,000,000 distinct paths", FEW, distinct_paths);
     table.alone("a flood of connections", flood);
     table.alone("more connections than are watched", more_connections_than_watched);
@@ -71,6 +72,31 @@ fn hostile(
         neighbour.is_counted()?;
         within_bounds(&daemon)
     });
+}
+
+/// The server goes on with a message of each for a while. That nobody waits for its rest any more is
+/// not to be remembered for as long as the connection lives.
+fn reset_under_way(talk: &mut Talk<'_>, _: &mut Neighbour<'_>) -> Result<()> {
+    const STREAMS: u32 = 2000;
+    /// Less than a tenth of what an entry for each would take.
+    const GROWTH: u64 = 16 << 10;
+    // The prefix of a message of a megabyte, and its beginning.
+    let begin = [&[0, 0, 16, 0, 0][..], &[1; 95]].concat();
+    let mut before = None;
+    for stream in (1..).step_by(2).take(STREAMS as usize) {
+        talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
+        talk.server(|f| f.response(stream).data(stream, false, &begin))?;
+        talk.client(|f| f.reset(stream, 8))?;
+        talk.server(|f| f.data(stream, false, &[1; 100]))?;
+        talk.expect(Call::new("Get", CANCELED).requests(&[5]))?;
+        if before.is_none() {
+            before = Some(Footprint::of(talk.daemon.pid())?);
+        }
+    }
+    talk.compare()?;
+    let (before, after) = (before.context("no streams")?, Footprint::of(talk.daemon.pid())?);
+    ensure!(after.maps <= before.maps + GROWTH, "maps: {before:?}, then {after:?}");
+    Ok(())
 }
 
 fn within_bounds(daemon: &Daemon) -> Result<()> {

@@ -33,6 +33,8 @@ struct End {
     peer: usize,
     socket: usize,
     frames: Frames,
+    /// Bytes so far.
+    written: u64,
 }
 
 /// How bytes go from one end to the other.
@@ -104,7 +106,12 @@ impl<'a> Talk<'a> {
     ) -> Result<Self> {
         let service: String =
             case.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let end = |peer| End { peer, socket: 0, frames: Frames::of(&service, Shape::default()) };
+        let end = |peer| End {
+            peer,
+            socket: 0,
+            frames: Frames::of(&service, Shape::default()),
+            written: 0,
+        };
         let mut talk = Self {
             daemon,
             way: Way::default(),
@@ -275,7 +282,9 @@ impl<'a> Talk<'a> {
     }
 
     fn tell(&mut self, role: Role, action: Action, payload: &[u8]) -> Result<()> {
-        let socket = self.end(role).socket;
+        let End { socket, written, .. } = self.end(role);
+        let socket = *socket;
+        *written += payload.len() as u64;
         self.peer(role)?.tell(socket, action, payload)
     }
 
@@ -306,6 +315,11 @@ impl<'a> Talk<'a> {
             }
             Ok(())
         })
+    }
+
+    /// How many bytes this end has written.
+    pub fn written(&mut self, role: Role) -> u64 {
+        self.end(role).written
     }
 
     /// The number of the process at this end, as in a label.

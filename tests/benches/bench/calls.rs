@@ -1,0 +1,207 @@
+//! What a call costs the kernel and the daemon, and whether each is seen.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use tests::peer::{Listen, Server};
+
+use crate::Peers;
+use crate::figures::{Bound, Plot, Results};
+use crate::load::{Client, Load, Made, Until};
+use crate::watch::{Reading, Timed, Watch};
+
+const REPEATS: usize = 5;
+
+/// A service that is fast enough to leave the rest to be measured.
+struct Service {
+    server: Server,
+    address: SocketAddr,
+}
+
+impl Service {
+    fn start(peers: &Peers) -> Result<Self> {
+        let server = Server::start(&peers.stack("tonic")?, Listen::V4)?;
+        let address = format!("127.0.0.1:{}", server.port()?).parse()?;
+        Ok(Self { server, address })
+    }
+}
+
+/// Calls, and what all that watches them cost meanwhile: both ends are watched, and both are counted.
+fn watched(watch: &Watch, address: SocketAddr, load: Load, calls: u64) -> Result<(Made, Reading)> {
+    let mut client = Client::connect(address, load.connections)?;
+    let begin = watch.begin()?;
+    let made = client.call(load, Until::Calls(calls))?;
+    Ok((made, watch.since_ends(begin, 2.0 * made.calls as f64)?))
+}
+
+/// Time and bytes for each end of a unary call.
+pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
+    const CALLS: u64 = 60_000;
+    let service = Service::start(peers)?;
+    let load = Load::at_once(16);
+    let (mut daemon, mut kernel, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        let watch = Watch::start(&[])?;
+        let (_, reading) = watched(&watch, service.address, load, CALLS)?;
+        daemon.push(reading.cpu_ns / reading.ends / 1000.0);
+        let timed = Timed::begin()?;
+        let (_, reading) = watched(&watch, service.address, load, CALLS)?;
+        kernel.push(reading.programs_ns / reading.ends / 1000.0);
+        runs.push(reading.program_runs / reading.ends);
+        drop(timed);
+        watch.stop()?;
+    }
+    let us = |most| Some(Bound::AtMost(most));
+    results.add("kernel programs' run time per call end", "µs", us(1.5), kernel);
+    results.add("runs of kernel programs per call end", "", None, runs);
+    results.add("daemon's processor time per call end", "µs", us(2.0), daemon);
+    sizes(&service, results)
+}
+
+fn sizes(service: &Service, results: &mut Results) -> Result<()> {
+    let watch = Watch::start(&[])?;
+    let mut of_size = Vec::new();
+    for (name, payload, calls) in [("100 B", 100, 10_000), ("1 MiB", 1 << 20, 100)] {
+        let load = Load { payload, streams: 1, ..Load::at_once(1) };
+        let (_, reading) = watched(&watch, service.address, load, calls)?;
+        let bytes = reading.ring_bytes / reading.ends;
+        results.add(
+            format!("ring bytes per call end, messages of {name}"),
+            "B",
+            Some(Bound::AtMost(400.0)),
+            vec![bytes],
+        );
+        let records = vec![reading.records / reading.ends];
+        results.add(format!("records per call end, messages of {name}"), "", None, records);
+        of_size.push(bytes);
+    }
+    if let [small, large] = of_size[..] {
+        let apart = Some(Bound::AtMost(1.05));
+        results.add("ring bytes, messages of 1 MiB ÷ of 100 B", "", apart, vec![large / small]);
+    }
+    watch.stop()
+}
+
+/// Many small messages over few streams.
+pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
+    const STREAMS: usize = 4;
+    const MESSAGES: u64 = 250_000;
+    let service = Service::start(peers)?;
+    let (mut daemon, mut kernel, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        let watch = Watch::start(&[])?;
+        let mut client = Client::connect(service.address, STREAMS)?;
+        let begin = watch.begin()?;
+        let timed = Timed::begin()?;
+        client.stream(MESSAGES, 13)?;
+        drop(timed);
+        let reading = watch.since_ends(begin, 2.0 * STREAMS as f64)?;
+        // At both ends, and a response to each stream.
+        let all = 2.0 * STREAMS as f64 * (MESSAGES as f64 + 1.0);
+        ensure!(reading.messages.total_cmp(&all).is_eq(), "{} of {all} messages", reading.messages);
+        daemon.push(reading.cpu_ns / all);
+        kernel.push(reading.programs_ns / all);
+        bytes.push(reading.ring_bytes / all);
+        watch.stop()?;
+    }
+    let most = |most| Some(Bound::AtMost(most));
+    results.add("daemon's processor time per message of 20 B", "ns", most(150.0), daemon);
+    results.add("kernel programs' run time per message of 20 B", "ns", None, kernel);
+    results.add("ring bytes per message of 20 B", "B", most(4.0), bytes);
+    Ok(())
+}
+
+/// Calls seen, with method and code, for each call made.
+pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
+    let service = Service::start(peers)?;
+    let share = |watch: &Watch, load: Load, calls: u64| -> Result<(f64, f64)> {
+        let (made, reading) = watched(watch, service.address, load, calls)?;
+        Ok((reading.complete / (2.0 * made.calls as f64), made.per_second()))
+    };
+    let watch = Watch::start(&[])?;
+    for at_once in [1, 4, 16, 64, 256, 1024] {
+        let (seen, rate) = share(&watch, Load::at_once(at_once), 5000 * at_once.min(16) as u64)?;
+        let name = format!("calls seen ÷ made, {at_once} at once ({rate:.0} calls/s)");
+        results.add(name, "", Some(Bound::AtLeast(1.0)), vec![seen]);
+    }
+    for (connections, streams) in [(1, 1000), (10, 1000), (100, 100), (1000, 10), (10_000, 1)] {
+        let load = Load { connections, streams, payload: 20, methods: 0 };
+        let (seen, _) = share(&watch, load, 100_000)?;
+        let name = format!("calls seen ÷ made, {connections} connections, {streams} streams each");
+        results.add(name, "", Some(Bound::AtLeast(1.0)), vec![seen]);
+    }
+    watch.stop()?;
+    let mut plot = Plot {
+        name: "completeness".into(),
+        title: "Calls seen ÷ made, by the size of the ring".into(),
+        x: "ring".into(),
+        y: "seen ÷ made".into(),
+        points: Vec::new(),
+        lines: Vec::new(),
+    };
+    let mut line = Vec::new();
+    for kib in [4, 16, 64, 256, 1024, 8192] {
+        let watch = Watch::start(&["--ring-size", &format!("{kib}KiB")])?;
+        let (seen, rate) = share(&watch, Load::at_once(64), 100_000)?;
+        let name =
+            format!("calls seen ÷ made, a ring of {kib} KiB, 64 at once ({rate:.0} calls/s)");
+        line.push(results.add(name, "", None, vec![seen]));
+        plot.points.push(format!("{kib} KiB"));
+        watch.stop()?;
+    }
+    plot.lines.push(("64 calls at once".into(), line));
+    results.plots.push(plot);
+    drop(service.server);
+    Ok(())
+}
+
+/// What a call costs does not depend on how many others there are.
+pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
+    const CALLS: u64 = 40_000;
+    let service = Service::start(peers)?;
+    let loads = |loads: [(usize, usize, usize); 4]| {
+        loads.map(|(connections, streams, methods)| Load {
+            connections,
+            streams,
+            payload: 20,
+            methods,
+        })
+    };
+    let of_connections = loads([(10, 2, 0), (100, 1, 0), (1000, 1, 0), (10_000, 1, 0)]);
+    let of_methods = loads([(2, 8, 10), (2, 8, 100), (2, 8, 1000), (2, 8, 10_000)]);
+    for (what, loads) in [("connections", of_connections), ("methods", of_methods)] {
+        let (mut daemon, mut kernel) = (Vec::new(), Vec::new());
+        let mut points = Vec::new();
+        for load in loads {
+            let watch = Watch::start(&["--max-methods", "20000", "--buckets", "1"])?;
+            let timed = Timed::begin()?;
+            let (_, reading) = watched(&watch, service.address, load, CALLS)?;
+            drop(timed);
+            watch.stop()?;
+            let count = if load.methods == 0 { load.connections } else { load.methods };
+            let per_end = |ns: f64| ns / reading.ends / 1000.0;
+            daemon.push(results.add(
+                format!("daemon's processor time per call end, {count} {what}"),
+                "µs",
+                None,
+                vec![per_end(reading.cpu_ns)],
+            ));
+            kernel.push(results.add(
+                format!("kernel programs' run time per call end, {count} {what}"),
+                "µs",
+                None,
+                vec![per_end(reading.programs_ns)],
+            ));
+            points.push(count.to_string());
+        }
+        results.plots.push(Plot {
+            name: format!("growth-{what}"),
+            title: format!("Cost of a call end, by the number of {what}"),
+            x: what.into(),
+            y: "µs".into(),
+            points,
+            lines: vec![("daemon".into(), daemon), ("kernel programs".into(), kernel)],
+        });
+    }
+    Ok(())
+}

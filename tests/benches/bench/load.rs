@@ -1,0 +1,246 @@
+//! The load: unary calls and streams over HTTP/2, as much as a service answers. One thread, and no
+//! more work a call than a client must have, so that the service is what is busy.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{Request, Uri};
+use prost::Message as _;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::LocalSet;
+
+/// Windows that never keep anybody waiting.
+const WINDOW: u32 = 1 << 30;
+
+/// For all of it, beyond the time it is meant to take.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+const SERVICE: &str = "observer.test.v1.Echo";
+
+/// The request of `tests/peers/proto/echo.proto`, as far as it is used here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EchoRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    payload: Bytes,
+    #[prost(uint32, tag = "3")]
+    response_size: u32,
+}
+
+/// Unary calls, so many at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) connections: usize,
+    /// Of each connection.
+    pub(crate) streams: usize,
+    /// Bytes of each request's and each response's payload.
+    pub(crate) payload: usize,
+    /// How many methods are called in turn; 0: the one that there is.
+    pub(crate) methods: usize,
+}
+
+impl Load {
+    /// Small messages, over as few connections as clients would use.
+    pub(crate) fn at_once(concurrency: usize) -> Self {
+        let connections = concurrency.div_ceil(16);
+        Self { connections, streams: concurrency / connections, payload: 20, methods: 0 }
+    }
+}
+
+/// When it ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    Elapsed(Duration),
+    /// So many calls have ended.
+    Calls(u64),
+}
+
+/// What the client knows happened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub(crate) calls: u64,
+    pub(crate) elapsed: Duration,
+}
+
+impl Made {
+    pub(crate) fn per_second(self) -> f64 {
+        self.calls as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Connections to a service.
+pub(crate) struct Client {
+    runtime: Runtime,
+    local: LocalSet,
+    connections: Vec<SendRequest<Bytes>>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr, connections: usize) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build().context("a runtime")?;
+        let local = LocalSet::new();
+        let mut client = Self { runtime, local, connections: Vec::new() };
+        for _ in 0..connections {
+            let connection = client.local.block_on(&client.runtime, connect(address))?;
+            client.connections.push(connection);
+        }
+        Ok(client)
+    }
+
+    /// Makes calls, all of which must end as the methods are to end: the one that there is with OK, any
+    /// other with Unimplemented.
+    pub(crate) fn call(&mut self, load: Load, until: Until) -> Result<Made> {
+        let paths = paths(load.methods)?;
+        let code = if load.methods == 0 { "0" } else { "12" };
+        let message = message(load.payload);
+        let (begun, left) = match until {
+            Until::Calls(calls) => (AtomicU64::new(0), calls),
+            Until::Elapsed(_) => (AtomicU64::new(0), u64::MAX),
+        };
+        let begin = Instant::now();
+        let goes_on = || match until {
+            Until::Elapsed(time) => begin.elapsed() < time,
+            Until::Calls(_) => true,
+        };
+        let workers = self.connections.iter().flat_map(|connection| {
+            (0..load.streams).map(|_| {
+                let mut connection = connection.clone();
+                let (begun, paths, message, goes_on) = (&begun, &paths, &message, &goes_on);
+                async move {
+                    let mut calls = 0_u64;
+                    while goes_on() {
+                        let number = begun.fetch_add(1, Ordering::Relaxed);
+                        if number >= left {
+                            break;
+                        }
+                        let path = paths.get(number as usize % paths.len()).context("a path")?;
+                        unary(&mut connection, path, message, code).await?;
+                        calls += 1;
+                    }
+                    anyhow::Ok(calls)
+                }
+            })
+        });
+        let all = futures_util::future::try_join_all(workers);
+        let ended = self.local.block_on(&self.runtime, async {
+            tokio::time::timeout(PATIENCE, all).await.map_err(|_| anyhow!("calls do not end"))?
+        })?;
+        Ok(Made { calls: ended.iter().sum(), elapsed: begin.elapsed() })
+    }
+
+    /// Streams of so many request messages each, one on each connection.
+    pub(crate) fn stream(&mut self, messages: u64, payload: usize) -> Result<Made> {
+        let path = path("ClientStream")?;
+        let message = message(payload);
+        let begin = Instant::now();
+        let streams = self.connections.iter().map(|connection| {
+            let (mut connection, path, message) = (connection.clone(), &path, &message);
+            async move { stream(&mut connection, path, message, messages).await }
+        });
+        let all = futures_util::future::try_join_all(streams);
+        let ended = self.local.block_on(&self.runtime, async {
+            tokio::time::timeout(PATIENCE, all).await.map_err(|_| anyhow!("streams do not end"))?
+        })?;
+        Ok(Made { calls: ended.len() as u64, elapsed: begin.elapsed() })
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<SendRequest<Bytes>> {
+    let socket = TcpStream::connect(address).await.context("connect")?;
+    socket.set_nodelay(true)?;
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .initial_max_send_streams(10_000)
+        .handshake(socket);
+    let (requests, connection) = handshake.await.context("HTTP/2")?;
+    // It ends with the last of its senders.
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    Ok(requests)
+}
+
+async fn unary(
+    connection: &mut SendRequest<Bytes>,
+    path: &Uri,
+    message: &Bytes,
+    code: &str,
+) -> Result<()> {
+    poll_fn(|context| connection.poll_ready(context)).await.context("a stream")?;
+    let (response, mut body) = connection.send_request(request(path)?, false)?;
+    body.send_data(message.clone(), true)?;
+    answered(response, code).await
+}
+
+async fn stream(
+    connection: &mut SendRequest<Bytes>,
+    path: &Uri,
+    message: &Bytes,
+    messages: u64,
+) -> Result<()> {
+    poll_fn(|context| connection.poll_ready(context)).await.context("a stream")?;
+    let (response, mut body) = connection.send_request(request(path)?, false)?;
+    for _ in 0..messages {
+        body.reserve_capacity(message.len());
+        while body.capacity() < message.len() {
+            let capacity = poll_fn(|context| body.poll_capacity(context)).await;
+            capacity.context("the stream was reset")??;
+        }
+        body.send_data(message.clone(), false)?;
+    }
+    body.send_data(Bytes::new(), true)?;
+    answered(response, "0").await
+}
+
+async fn answered(response: h2::client::ResponseFuture, code: &str) -> Result<()> {
+    let response = response.await.context("a response")?;
+    if let Some(status) = response.headers().get("grpc-status") {
+        ensure!(status == code, "a call ended with {status:?}, not {code}");
+        return Ok(());
+    }
+    let mut body = response.into_body();
+    while let Some(data) = body.data().await {
+        let length = data?.len();
+        body.flow_control().release_capacity(length)?;
+    }
+    let trailers = body.trailers().await?.context("no trailers")?;
+    let status = trailers.get("grpc-status").context("no grpc-status")?;
+    ensure!(status == code, "a call ended with {status:?}, not {code}");
+    Ok(())
+}
+
+fn request(path: &Uri) -> Result<Request<()>> {
+    let request = Request::post(path.clone())
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .header("user-agent", "bench");
+    request.body(()).context("a request")
+}
+
+fn path(method: &str) -> Result<Uri> {
+    format!("http://127.0.0.1/{SERVICE}/{method}").parse().context("a path")
+}
+
+fn paths(methods: usize) -> Result<Vec<Uri>> {
+    if methods == 0 {
+        return Ok(vec![path("Unary")?]);
+    }
+    (0..methods).map(|method| path(&format!("Missing{method}"))).collect()
+}
+
+/// A message with its prefix.
+fn message(payload: usize) -> Bytes {
+    let payload_bytes = Bytes::from(vec![7; payload]);
+    let request = EchoRequest { payload: payload_bytes, response_size: payload as u32 };
+    let mut message = BytesMut::with_capacity(request.encoded_len() + 5);
+    message.put_u8(0);
+    message.put_u32(request.encoded_len() as u32);
+    message.put_slice(&request.encode_to_vec());
+    message.freeze()
+}
