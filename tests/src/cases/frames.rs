@@ -11,6 +11,9 @@ use tests::raw::{Action, Address, Call, Shape, Talk};
 
 use super::{INVALID_ARGUMENT, NOT_FOUND, OK, Table, UNAVAILABLE};
 
+/// Why tshark is not asked of some.
+const IN_FRAGMENTS: &str = "it does not tell which fields are of which block in fragments";
+
 /// Length of a frame header, and of a message's prefix.
 const FRAME_HEADER: usize = 9;
 const PREFIX: usize = 5;
@@ -67,15 +70,10 @@ fn on_the_way(table: &mut Table, name: impl AsRef<str>, way: Way) {
 
 fn headers(table: &mut Table) {
     let shape = Shape::default();
-    for fragments in [2, 3, 10, 50] {
-        let shape = Shape { fragments, ..shape };
-        shaped(table, format!("header blocks in {fragments} fragments, empty ones too"), shape);
-    }
+    table.unrecorded(IN_FRAGMENTS, fragments);
     for padding in [0, 1, 255] {
         let padded = Shape { header_padding: Some(padding), ..shape };
         shaped(table, format!("HEADERS padded by {padding}"), padded);
-        let all = Shape { priority: true, fragments: 3, ..padded };
-        shaped(table, format!("HEADERS padded by {padding}, with priority, in 3 fragments"), all);
     }
     shaped(table, "HEADERS with priority", Shape { priority: true, ..shape });
     table.talk("informational responses before the response", |talk| {
@@ -122,6 +120,18 @@ fn headers(table: &mut Table) {
         talk.server(|f| f.frame(frame::HEADERS, 5, 1, &[INDEXED_NEWEST]))?;
         talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6))
     });
+}
+
+fn fragments(table: &mut Table) {
+    let shape = Shape::default();
+    for fragments in [2, 3, 10, 50] {
+        let shape = Shape { fragments, ..shape };
+        shaped(table, format!("header blocks in {fragments} fragments, empty ones too"), shape);
+    }
+    for padding in [0, 1, 255] {
+        let all = Shape { header_padding: Some(padding), priority: true, fragments: 3, ..shape };
+        shaped(table, format!("HEADERS padded by {padding}, with priority, in 3 fragments"), all);
+    }
 }
 
 fn data(table: &mut Table) {
@@ -304,22 +314,28 @@ fn at_once(table: &mut Table, calls: u32) {
 
 fn large(table: &mut Table) {
     table.unrecorded("so many bytes take it minutes", megabytes);
-    for (fragments, how) in [(1, "one HEADERS frame"), (5, "CONTINUATION"), (1000, "1000 frames")] {
-        table.talk(format!("header blocks of 64 KiB in {how}"), move |talk| {
-            talk.shape(Shape { fragments, ..Shape::default() });
-            talk.server(|f| f.settings(&[(MAX_FRAME_SIZE, 1 << 17)]))?;
-            talk.client(|f| f.settings(&[(MAX_FRAME_SIZE, 1 << 17)]))?;
-            let long = "x".repeat(1 << 16);
-            let more = [("x-long", &*long)];
-            let trailers = [("grpc-status", "5"), ("x-long", &*long)];
-            talk.client(|f| f.request_with(1, "Get", &more).last_message(1, 5))?;
-            talk.server(|f| f.response(1).message(1, 6).headers(1, true, &trailers))?;
-            // What is too long for the table has emptied it.
-            talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
-            talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
-        });
-    }
+    long_block(table, 1, "one HEADERS frame");
+    table.unrecorded(IN_FRAGMENTS, |table| {
+        long_block(table, 5, "CONTINUATION");
+        long_block(table, 1000, "1000 frames");
+    });
+}
+
+fn long_block(table: &mut Table, fragments: usize, how: &str) {
+    table.talk(format!("header blocks of 64 KiB in {how}"), move |talk| {
+        talk.shape(Shape { fragments, ..Shape::default() });
+        talk.server(|f| f.settings(&[(MAX_FRAME_SIZE, 1 << 17)]))?;
+        talk.client(|f| f.settings(&[(MAX_FRAME_SIZE, 1 << 17)]))?;
+        let long = "x".repeat(1 << 16);
+        let more = [("x-long", &*long)];
+        let trailers = [("grpc-status", "5"), ("x-long", &*long)];
+        talk.client(|f| f.request_with(1, "Get", &more).last_message(1, 5))?;
+        talk.server(|f| f.response(1).message(1, 6).headers(1, true, &trailers))?;
+        // What is too long for the table has emptied it.
+        talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+        talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
+        talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
+    });
 }
 
 fn megabytes(table: &mut Table) {
