@@ -315,7 +315,7 @@ impl fmt::Debug for Comm {
 /// How the kernel programs are attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// The cheapest that this kernel allows.
+    /// The best that this kernel allows.
     #[default]
     Auto,
     /// At the exits of the system calls that read and write.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::config::Config;
+use crate::{config::Config, kernel::Preemption};
 
 /// Where the kernel tells what is checked here.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Places {
     pub tracefs: Vec<PathBuf>,
     /// The state of kernel lockdown; absent from kernels without it.
     pub lockdown: PathBuf,
+    /// The modes of preemption and the present one; only root finds it, where debugfs is mounted.
+    pub sched_preempt: PathBuf,
 }
 
 impl Default for Places {
@@ -32,6 +34,7 @@ impl Default for Places {
             proc: "/proc".into(),
             tracefs: vec!["/sys/kernel/tracing".into(), "/sys/kernel/debug/tracing".into()],
             lockdown: "/sys/kernel/security/lockdown".into(),
+            sched_preempt: "/sys/kernel/debug/sched/preempt".into(),
         }
     }
 }
@@ -54,6 +57,8 @@ pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
             subject: "kernel types",
             outcome: btf(&config.btf).map(|()| format!("BTF in {}", config.btf.display())),
         },
+        // Either will do: it decides which backend is the best.
+        Finding { subject: "preemption", outcome: Ok(Preemption::of(places).to_string()) },
     ];
     findings.extend(config.filter.pids.iter().map(|&pid| Finding {
         subject: "process",
@@ -366,6 +371,7 @@ mod tests {
             proc: dir.path().into(),
             tracefs: vec![dir.path().into()],
             lockdown: dir.path().join("lockdown"),
+            sched_preempt: dir.path().join("preempt"),
         };
         let mut config = Config { btf: dir.path().join("btf"), ..Config::default() };
         told(verify(&config, &places), &["CONFIG_DEBUG_INFO_BTF"]);

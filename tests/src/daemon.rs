@@ -127,6 +127,13 @@ impl Daemon {
         self.log.text()
     }
 
+    /// The backend that it uses.
+    pub fn backend(&self) -> Result<String> {
+        let metrics = self.scrape()?;
+        let backends = metrics.label_values("observer_build_info", "backend");
+        Ok(backends.into_iter().next().context("no backend is told")?.to_owned())
+    }
+
     /// What it has written to stdout so far.
     pub fn output(&self) -> String {
         self.output.text()
@@ -141,7 +148,9 @@ impl Daemon {
 
     /// What `/metrics` says now.
     pub fn scrape(&self) -> Result<Metrics> {
-        Metrics::parse(&self.metrics_as(OPENMETRICS)?)
+        let metrics = Metrics::parse(&self.metrics_as(OPENMETRICS)?)?;
+        metrics.types_agree()?;
+        Ok(metrics)
     }
 
     /// How long a scrape takes.
@@ -319,7 +328,7 @@ fn only(capabilities: &[&str]) -> Vec<String> {
 }
 
 /// The program of the daemon.
-pub(crate) fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("OBSERVER_BIN") {
         return Ok(path.into());
     }

@@ -58,6 +58,22 @@ impl Expected {
         self
     }
 
+    /// With these types, by method, instead of those that the messages show.
+    #[must_use]
+    pub fn declared(mut self, types: &[(&str, &str)]) -> Self {
+        let declared = |key: String| {
+            let mut words: Vec<&str> = key.split(' ').collect();
+            if let [_, path, grpc_type, ..] = &mut *words {
+                let method = path.rsplit('/').next();
+                let found = types.iter().find(|(name, _)| Some(*name) == method);
+                *grpc_type = found.map_or(grpc_type, |(_, declared)| declared);
+            }
+            words.join(" ")
+        };
+        self.numbers = self.numbers.into_iter().map(|(key, n)| (declared(key), n)).collect();
+        self
+    }
+
     /// How many numbers.
     pub(crate) fn len(&self) -> usize {
         self.numbers.len()
@@ -223,6 +239,10 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
     }
 
     fn difference_if(requests_unsure: bool, exposition: &str) -> Option<String> {
+        of(requests_unsure).difference(&Metrics::parse(exposition).unwrap())
+    }
+
+    fn of(requests_unsure: bool) -> Expected {
         let sums = Sums {
             calls: 2,
             sent: 2,
@@ -237,13 +257,21 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
         let row =
             Row { method: "/s/M".into(), code: 5, requests_unsure, handling_us: Vec::new(), sums };
         let client = Identity { name: "x client".into(), pid: 7, comm: "p".into() };
-        let expected = Expected::of_client(&client, &Truth { pid: 7, calls: vec![row] });
-        expected.difference(&Metrics::parse(exposition).unwrap())
+        Expected::of_client(&client, &Truth { pid: 7, calls: vec![row] })
     }
 
     #[test]
     fn the_same_numbers_do_not_differ() {
         assert_eq!(difference(EXPOSITION), None);
+    }
+
+    #[test]
+    fn declared_types_are_told_of_all_that_have_one() {
+        let expected = |types: &[(&str, &str)]| of(false).declared(types);
+        let as_bidi = EXPOSITION.replace("server_stream", "bidi_stream");
+        let bidi = Metrics::parse(&as_bidi).unwrap();
+        assert_eq!(expected(&[("M", "bidi_stream")]).difference(&bidi), None);
+        assert!(expected(&[("N", "bidi_stream")]).difference(&bidi).is_some());
     }
 
     #[test]

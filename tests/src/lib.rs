@@ -11,6 +11,7 @@
 //! - [`expected`]: the comparison, number by number;
 //! - [`tshark`]: the comparison with an independent dissection of the same traffic;
 //! - [`latency`]: the comparison with the peers' own clocks;
+//! - [`declared`]: types of methods by `--descriptor-set`;
 //! - [`gzip`] and [`refused`]: compressed messages, calls that a server refuses;
 //! - [`libraries`]: the comparison with what metrics libraries tell of the same calls;
 //! - [`prometheus`]: a real one, that scrapes the daemon;
@@ -31,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 pub mod daemon;
+pub mod declared;
 pub mod expected;
 pub mod footprint;
 pub mod gzip;

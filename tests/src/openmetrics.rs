@@ -83,6 +83,23 @@ impl Metrics {
         self.series(name).filter_map(|(labels, _)| labels.get(label)).map(String::as_str).collect()
     }
 
+    /// An error if a method has two values of `grpc_type`, in whichever series: rates of calls that
+    /// are summed by it would have a method twice.
+    pub fn types_agree(&self) -> Result<()> {
+        let mut types = BTreeMap::new();
+        for (name, labels) in self.series.keys() {
+            let label = |name: &str| labels.get(name).map(String::as_str);
+            let method = (label("grpc_service"), label("grpc_method"));
+            let Some(grpc_type) = label("grpc_type") else { continue };
+            let (other, first) = *types.entry(method).or_insert((grpc_type, name));
+            ensure!(
+                other == grpc_type,
+                "{method:?} is {other} in {first} and {grpc_type} in {name}"
+            );
+        }
+        Ok(())
+    }
+
     /// The series whose name begins so and whose value is not 0, one a line.
     pub fn nonzero(&self, prefix: &str) -> String {
         let mut text = String::new();
@@ -318,6 +335,21 @@ g 1e-3
             metrics.label_values("a_b_total", "x").into_iter().collect::<Vec<_>>(),
             ["1", "2"]
         );
+    }
+
+    #[test]
+    fn a_method_has_one_type() {
+        let of = |first: &str, second: &str, method: &str| {
+            let text = format!(
+                "# TYPE a counter\na_total{{grpc_type=\"{first}\",grpc_service=\"s\",grpc_method=\"M\"}} 1\n\
+                 # TYPE b counter\nb_total{{grpc_type=\"{second}\",grpc_service=\"s\",grpc_method=\"{method}\"}} 1\n\
+                 # EOF\n"
+            );
+            Metrics::parse(&text).unwrap().types_agree()
+        };
+        of("unary", "unary", "M").unwrap();
+        of("unary", "bidi_stream", "N").unwrap();
+        assert!(of("unary", "bidi_stream", "M").is_err());
     }
 
     #[test]

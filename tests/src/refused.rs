@@ -15,8 +15,10 @@ use crate::peer::{Client, Identity};
 use crate::process;
 use crate::raw::frames::{PREFACE, frame};
 use crate::raw::{Frames, Shape};
+use crate::report::{self, TSHARK};
 use crate::stack::Stack;
-use crate::truth::{Row, Truth};
+use crate::truth::{CUT, Row, Truth};
+use crate::tshark::{self, Recording};
 
 const REFUSED_STREAM: u32 = 0x7;
 const UNAVAILABLE: i32 = 14;
@@ -32,7 +34,9 @@ pub fn and_repeated_are_two_calls(stack: &Stack) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     let address = listener.local_addr().context("the address")?;
     // Its own, for the server's process is that of all these cases.
-    let daemon = Daemon::start(&["--port", &address.port().to_string()])?;
+    let port = address.port().to_string();
+    let daemon = Daemon::start(&["--port", &port])?;
+    let recording = if tshark::is_there()? { Some(Recording::of_port(&port)?) } else { None };
     let server = thread::spawn(move || {
         let (connection, _) = listener.accept().context("accept")?;
         serve(connection)
@@ -53,7 +57,15 @@ pub fn and_repeated_are_two_calls(stack: &Stack) -> Result<()> {
         pid: std::process::id(),
         comm: process::own_comm()?,
     };
-    daemon.settle(&[Expected::of_client(&client, &both), Expected::of_server(&server, &both)])
+    daemon.settle(&[Expected::of_client(&client, &both), Expected::of_server(&server, &both)])?;
+    if let Some(recording) = recording {
+        // The refused one has no status.
+        let mut wire = both;
+        wire.calls.iter_mut().filter(|row| row.code == UNAVAILABLE).for_each(|row| row.code = CUT);
+        recording.finish()?.agree(&wire)?;
+        report::confirmed(TSHARK);
+    }
+    Ok(())
 }
 
 /// What the client's application knows, and the call that it does not know of: it had its request.

@@ -1,23 +1,40 @@
-//! What the cases are and what else confirms each: one line of JSON a case in `target/cases.jsonl`,
-//! of which `cargo xtask` makes docs/correctness.md. Nothing in it depends on the machine or on how
-//! a run went: a case that does not do what its line says fails.
+//! What the cases are and what became of them, of which `cargo xtask` makes docs/correctness.md: one
+//! line of JSON a case.
+//!
+//! - `target/cases.jsonl` has what each is and what else confirms it: nothing in it depends on the
+//!   machine or on how a run went, and a case that does not do what its line says fails;
+//! - `target/outcomes.jsonl` has how the last run of all of them went, case by case as they end.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stack::target_dir;
 
 /// How many numbers of the daemon have been compared and were exact.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
+/// Of these, those of the case that is being run.
+static NUMBERS_OF_CASE: AtomicU64 = AtomicU64::new(0);
+
+/// Where outcomes are written, if they are.
+static OUTCOMES: Mutex<Option<File>> = Mutex::new(None);
+
+/// What else has confirmed a case in this run, if anything.
+static CONFIRMED_OF_CASE: Mutex<Option<&str>> = Mutex::new(None);
+
 /// What has confirmed the case that is being run. Cases run one after the other.
 static CONFIRMED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+/// What could not confirm the case that is being run, though it does not say otherwise.
+static UNCONFIRMED: Mutex<Option<&str>> = Mutex::new(None);
 
 /// tshark was to be asked, and is not installed.
 static NO_TSHARK: AtomicBool = AtomicBool::new(false);
@@ -41,6 +58,10 @@ pub enum Also {
     Nothing,
     /// Something else confirms it when it is run: [`confirmed`].
     Confirmed(&'static str),
+    /// Something else confirms others of its kind, but not this one: why not.
+    Without(&'static str, &'static str),
+    /// Something else confirms it, but not all of it: what not, and why.
+    InPart(&'static str, &'static str),
     /// Said once of all cases of its kind, whose first one has it.
     OfItsKind(&'static str),
 }
@@ -48,11 +69,17 @@ pub enum Also {
 /// So many numbers were as expected.
 pub fn exact(numbers: usize) {
     NUMBERS.fetch_add(numbers as u64, Ordering::Relaxed);
+    NUMBERS_OF_CASE.fetch_add(numbers as u64, Ordering::Relaxed);
 }
 
 /// The case that is being run has been confirmed by this too.
 pub fn confirmed(by: &'static str) {
     CONFIRMED.lock().unwrap_or_else(PoisonError::into_inner).push(by);
+}
+
+/// This was to confirm the case that is being run, and could not on this machine: so it is told.
+pub fn unconfirmed(by: &'static str) {
+    *UNCONFIRMED.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
 }
 
 /// What tshark is to confirm is not run.
@@ -68,13 +95,60 @@ pub fn say(text: &str) {
 /// A case has passed: an error if it was not confirmed by what is said of it.
 pub fn check(also: Also) -> Result<()> {
     let confirmed = std::mem::take(&mut *CONFIRMED.lock().unwrap_or_else(PoisonError::into_inner));
+    *CONFIRMED_OF_CASE.lock().unwrap_or_else(PoisonError::into_inner) = confirmed.first().copied();
+    let unconfirmed = UNCONFIRMED.lock().unwrap_or_else(PoisonError::into_inner).take();
     let expected = match also {
-        Also::Confirmed(TSHARK) if NO_TSHARK.load(Ordering::Relaxed) => return Ok(()),
-        Also::Confirmed(by) => vec![by],
-        Also::Nothing | Also::OfItsKind(_) => Vec::new(),
+        Also::Confirmed(by) if unconfirmed == Some(by) => Vec::new(),
+        Also::Confirmed(TSHARK) | Also::InPart(TSHARK, _) if NO_TSHARK.load(Ordering::Relaxed) => {
+            return Ok(());
+        }
+        Also::Confirmed(by) | Also::InPart(by, _) => vec![by],
+        Also::Nothing | Also::Without(..) | Also::OfItsKind(_) => Vec::new(),
     };
     ensure!(confirmed == expected, "to be confirmed by {expected:?}, but was by {confirmed:?}");
     Ok(())
+}
+
+/// The environment variable by which `cargo xtask test` says that a case of a whole run is run again.
+const AGAIN: &str = "OBSERVER_TEST_AGAIN";
+
+/// A run begins. That of all cases, of which these are not possible here, leaves what becomes of each.
+pub fn begin<'a>(whole: bool, ignored: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let path = path()?.with_file_name("outcomes.jsonl");
+    let mut options = File::options();
+    if whole {
+        options.write(true).create(true).truncate(true);
+    } else if std::env::var_os(AGAIN).is_some() {
+        options.append(true);
+    } else {
+        return Ok(());
+    }
+    let file = options.open(&path).with_context(|| format!("open {}", path.display()))?;
+    *OUTCOMES.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    ignored
+        .into_iter()
+        .filter(|_| whole)
+        .try_for_each(|case| outcome(&json!({"case": case, "outcome": "ignored", "numbers": 0})))
+}
+
+/// A case has ended so.
+pub fn ended(name: &str, passed: bool) -> Result<()> {
+    let numbers = NUMBERS_OF_CASE.swap(0, Ordering::Relaxed);
+    let by = CONFIRMED_OF_CASE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let became = if passed { "passed" } else { "failed" };
+    outcome(&json!({"case": name, "outcome": became, "numbers": numbers, "confirmed_by": by}))
+}
+
+/// All cases have been run: without this line the outcomes are those of a run that was broken off.
+pub fn complete() -> Result<()> {
+    outcome(&json!({"end": true}))
+}
+
+fn outcome(line: &Value) -> Result<()> {
+    match &mut *OUTCOMES.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(file) => writeln!(file, "{line}").context("write an outcome"),
+        None => Ok(()),
+    }
 }
 
 /// A case has been run.
@@ -108,6 +182,8 @@ pub fn list<'a>(cases: impl IntoIterator<Item = (&'a str, Also)>) -> Result<()> 
         let line = match also {
             Also::Nothing => json!({"case": case}),
             Also::Confirmed(by) => json!({"case": case, "confirmed_by": by}),
+            Also::Without(by, why) => json!({"case": case, "note": format!("{by}: {why}")}),
+            Also::InPart(by, what) => json!({"case": case, "confirmed_by": by, "note": what}),
             Also::OfItsKind(text) => json!({"case": case, "kind": text}),
         };
         writeln!(lines, "{line}")?;

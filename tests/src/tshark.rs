@@ -1,7 +1,7 @@
 //! An independent opinion: the same traffic, recorded on loopback and dissected by tshark, which
 //! has an HTTP/2 and HPACK of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -62,16 +62,39 @@ fn are_installed() -> bool {
     runs("dumpcap") && runs("tshark")
 }
 
-/// What raw peers did, of both ends, since all was last recorded: the cases run one after the other.
-static TOLD: Mutex<Vec<[Row; 2]>> = Mutex::new(Vec::new());
+/// What raw peers did, since all was last recorded: the cases run one after the other.
+static TOLD: Mutex<Told> =
+    Mutex::new(Told { is_asked: false, ports: BTreeSet::new(), calls: Vec::new() });
 
-fn told() -> MutexGuard<'static, Vec<[Row; 2]>> {
+/// Where raw servers listened, and all the calls that were made to them.
+#[derive(Debug, Default)]
+struct Told {
+    /// It is to be compared.
+    is_asked: bool,
+    ports: BTreeSet<u16>,
+    calls: Vec<Row>,
+}
+
+fn told() -> MutexGuard<'static, Told> {
     TOLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Raw peers did this: the same calls, as their client and their server know them.
-pub(crate) fn tell(calls: impl IntoIterator<Item = [Row; 2]>) {
-    told().extend(calls);
+/// Raw peers made these calls, and no others, to servers that listened at these ports. Their codes
+/// are those of the `grpc-status` that was sent; [`CUT`] where none was.
+pub(crate) fn tell(ports: &[u16], calls: impl IntoIterator<Item = Row>) {
+    let mut told = told();
+    if told.is_asked {
+        told.ports.extend(ports);
+        told.calls.extend(calls);
+    }
+}
+
+/// Runs a case in which what raw peers do is to be compared.
+pub fn asked<T>(case: impl FnOnce() -> T) -> T {
+    told().is_asked = true;
+    let done = case();
+    told().is_asked = false;
+    done
 }
 
 /// A recording under way on loopback.
@@ -79,24 +102,24 @@ pub(crate) fn tell(calls: impl IntoIterator<Item = [Row; 2]>) {
 pub struct Recording {
     folder: TempDir,
     dumpcap: Process,
-    /// The ports that tshark is to take for HTTP/2.
-    ports: String,
+    /// Which of what is recorded is HTTP/2.
+    ports: Vec<String>,
 }
 
 impl Recording {
-    /// Of a port, which carries HTTP/2.
+    /// Of what goes over a port.
     pub fn of_port(port: &str) -> Result<Self> {
-        Self::start(&format!("tcp port {port}"), port)
+        Self::start(&format!("tcp port {port}"), vec![port.to_owned()])
     }
 
-    /// Of all ports but one.
+    /// Of all ports but one, for [`Self::agrees_with_raw_peers`].
     pub fn of_all_but(port: &str) -> Result<Self> {
         // What was told before is not in it.
-        told().clear();
-        Self::start(&format!("(tcp and not port {port})"), "1-65535")
+        *told() = Told::default();
+        Self::start(&format!("(tcp and not port {port})"), Vec::new())
     }
 
-    fn start(filter: &str, ports: &str) -> Result<Self> {
+    fn start(filter: &str, ports: Vec<String>) -> Result<Self> {
         let folder = TempDir::with_prefix("capture-").context("create a folder")?;
         let log = File::create(folder.path().join("log")).context("create dumpcap's log")?;
         let child = Command::new("dumpcap")
@@ -108,7 +131,7 @@ impl Recording {
             .stderr(log)
             .spawn()
             .context("start dumpcap")?;
-        let recording = Self { folder, dumpcap: Process::new(child), ports: ports.to_owned() };
+        let recording = Self { folder, dumpcap: Process::new(child), ports };
         recording.wait_for_marker("begin")?;
         Ok(recording)
     }
@@ -148,6 +171,13 @@ impl Recording {
         Messages::parse(&self.dissect("grpc", &MESSAGE_FIELDS)?, port)
     }
 
+    /// Ends it. An error if raw peers told of other calls than tshark sees.
+    pub fn agrees_with_raw_peers(mut self) -> Result<()> {
+        let Told { ports, calls, .. } = std::mem::take(&mut *told());
+        self.ports = ports.iter().map(u16::to_string).collect();
+        self.finish()?.are(calls)
+    }
+
     /// Ends it. What tshark tells of each packet of a protocol, line by line.
     fn dissect(mut self, protocol: &str, fields: &[&str]) -> Result<String> {
         self.wait_for_marker("end")?;
@@ -156,7 +186,11 @@ impl Recording {
         let mut tshark = Command::new("tshark");
         tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", protocol, "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
-        tshark.args(["-d", &format!("tcp.port=={},http2", self.ports)]);
+        // Of what else was recorded it is not to find out by itself what it is.
+        tshark.args(["--disable-heuristic", "http2_tcp"]);
+        for port in &self.ports {
+            tshark.args(["-d", &format!("tcp.port=={port},http2")]);
+        }
         for field in fields {
             tshark.args(["-e", field]);
         }
@@ -219,64 +253,47 @@ impl Calls {
         let mut calls = BTreeMap::new();
         for stream in streams.into_values() {
             if let Some(path) = stream.path {
-                *calls.entry((path, cut_code(stream.code.unwrap_or(CUT)))).or_insert(0) += 1;
+                *calls.entry((path, stream.code.unwrap_or(CUT))).or_insert(0) += 1;
             }
         }
         Ok(Self(calls))
     }
 
     /// An error that shows the difference if clients tell of other calls than tshark. It cannot
-    /// tell who cut a call, or why.
+    /// tell who cut a call, or why: clients call some so whose server has sent just that.
     pub fn agree(&self, clients: &Truth) -> Result<()> {
-        let told = Self(clients.calls_with_cuts());
+        let mut seen = BTreeMap::new();
+        for ((path, code), calls) in &self.0 {
+            *seen.entry((path.clone(), cut_code(*code))).or_insert(0) += calls;
+        }
+        Self(seen).is(&Self(clients.calls_with_cuts()), "clients")
+    }
+
+    /// Likewise, if raw peers made other calls, or sent another `grpc-status`, or none.
+    fn are(&self, calls: Vec<Row>) -> Result<()> {
+        let mut told = BTreeMap::new();
+        for Row { method, code, sums, .. } in calls {
+            *told.entry((method, code)).or_insert(0) += sums.calls;
+        }
+        self.is(&Self(told), "raw peers")
+    }
+
+    fn is(&self, told: &Self, by: &str) -> Result<()> {
         ensure!(!self.0.is_empty(), "tshark sees no call");
+        let without = |of: &Self, others: &Self| {
+            let differs =
+                |(key, calls): &(&(String, i32), &u64)| others.0.get(*key) != Some(*calls);
+            of.0.iter()
+                .filter(differs)
+                .map(|(key, calls)| format!("\n    {key:?}: {calls}"))
+                .collect::<String>()
+        };
         ensure!(
-            *self == told,
-            "tshark sees other calls.\n  tshark:  {self:?}\n  clients: {told:?}"
+            self == told,
+            "tshark sees other calls; those that differ\n  to tshark: {}\n  to {by}: {}",
+            without(self, told),
+            without(told, self)
         );
-        Ok(())
-    }
-}
-
-/// What raw peers tell of one method: how many calls, and by code as its client and its server know
-/// them.
-#[derive(Default)]
-struct Told {
-    calls: u64,
-    codes: [BTreeMap<i32, u64>; 2],
-}
-
-impl Calls {
-    /// An error if raw peers told of other calls than tshark sees, as far as it can tell: where
-    /// there is no `grpc-status`, it sees that there was a call.
-    pub fn agree_with_raw_peers(&self, cannot_tell: impl Fn(&str) -> bool) -> Result<()> {
-        let rows = std::mem::take(&mut *told());
-        let mut methods = BTreeMap::<String, Told>::new();
-        for ends in rows.into_iter().filter(|[row, _]| !cannot_tell(&row.method)) {
-            let [client, _] = &ends;
-            let told = methods.entry(client.method.clone()).or_default();
-            told.calls += client.sums.calls;
-            for (codes, row) in told.codes.iter_mut().zip(&ends) {
-                *codes.entry(cut_code(row.code)).or_insert(0) += row.sums.calls;
-            }
-        }
-        ensure!(!methods.is_empty(), "no raw peer has told anything: nothing to compare");
-        for (method, told) in &methods {
-            self.agree_on(method, told)?;
-        }
-        Ok(())
-    }
-
-    fn agree_on(&self, method: &str, told: &Told) -> Result<()> {
-        let seen = self.0.iter().filter(|((path, _), _)| path == method);
-        let seen: Vec<_> = seen.map(|((_, code), calls)| (*code, *calls)).collect();
-        let all: u64 = seen.iter().map(|(_, calls)| calls).sum();
-        ensure!(all == told.calls, "{method}: {} calls, {all} to tshark", told.calls);
-        for (code, calls) in seen.into_iter().filter(|(code, _)| *code != CUT) {
-            let most = told.codes.iter().filter_map(|codes| codes.get(&code)).max().copied();
-            let most = most.unwrap_or(0);
-            ensure!(calls <= most, "{method}: {most} calls with {code}, {calls} to tshark");
-        }
         Ok(())
     }
 }
@@ -365,6 +382,19 @@ mod tests {
             assert!(calls.agree(&client(other)).is_err(), "{other:?}");
         }
         assert!(Calls::parse("").unwrap().agree(&client(&[])).is_err(), "nothing was recorded");
+    }
+
+    #[test]
+    fn what_raw_peers_sent_is_demanded_both_ways() {
+        let calls = Calls::parse(PACKETS).unwrap();
+        let sent = |calls: &[(i32, u64)]| client(calls).calls;
+        calls.are(sent(&[(5, 1), (CUT, 1)])).unwrap();
+        for other in [&[(5, 1)][..], &[(5, 2)], &[(5, 1), (1, 1)], &[(5, 1), (CUT, 1), (3, 1)]] {
+            assert!(calls.are(sent(other)).is_err(), "{other:?}");
+        }
+        let cancelled = Calls::parse(&PACKETS.replace("\t5\t8\n", "\t1\t8\n")).unwrap();
+        cancelled.are(sent(&[(1, 1), (CUT, 1)])).unwrap();
+        assert!(cancelled.are(sent(&[(CUT, 2)])).is_err(), "a status is not nothing");
     }
 
     #[test]

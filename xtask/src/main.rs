@@ -92,7 +92,7 @@ enum Xtask {
     /// Runs end-to-end tests on other kernels, in virtual machines, with every backend.
     Vm(vm::Selection),
     /// Prints what the kernel programs take of the verifier, by kernel; fails above a bound.
-    BpfStats(vm::Where),
+    BpfStats(bpf_stats::Selection),
     /// Has what is in deploy/ read by the programs that it is for.
     CheckDeploy {
         /// Also the Helm chart, for which Helm is built, and the Debian package.

@@ -539,10 +539,12 @@ struct Options {
 fn backend() -> impl TypedValueParser<Value = Backend> {
     let values = Backend::ALL.map(|backend| {
         PossibleValue::new(backend.name()).help(match backend {
-            Backend::Auto => "the cheapest that this kernel allows",
+            Backend::Auto => "the best that this kernel allows",
             Backend::Tracepoint => "at the exits of the system calls that read and write",
-            Backend::Fentry => "at the TCP and Unix socket functions; needs BTF and Linux 5.5",
-            Backend::Kprobe => "at the same functions, on kernels without fentry",
+            Backend::Fentry => {
+                "at the TCP and Unix socket functions; for kernels that do not preempt"
+            }
+            Backend::Kprobe => "at the same functions; on any kernel that allows it",
         })
     });
     PossibleValuesParser::new(values).try_map(|name| name.parse::<Backend>())

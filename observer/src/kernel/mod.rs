@@ -4,10 +4,12 @@
 mod btf;
 mod choice;
 mod layout;
+mod preemption;
 mod probes;
 mod programs;
 mod ring;
 
 pub use layout::Layout;
+pub use preemption::Preemption;
 pub use probes::{Count, Probes, ProgramFigures, ProgramSize};
 pub use ring::Ring;

@@ -14,7 +14,7 @@ use aya::{
 };
 use observer_common::counter::{self, Counter, Protocol};
 
-use super::{Layout, Ring, choice::choose, programs};
+use super::{Layout, Preemption, Ring, choice::choose, programs};
 use crate::{
     config::{Backend, Config, Filter},
     preconditions::{self, Places},
@@ -78,13 +78,14 @@ impl Display for ProgramSize {
 }
 
 impl Probes {
-    /// Loads and attaches the programs of the backend that was asked for, or of the cheapest that
-    /// this kernel allows: all of them, or none.
+    /// Loads and attaches the programs of the backend that was asked for, or of the best that this
+    /// kernel allows: all of them, or none.
     pub fn attach(config: &Config) -> Result<(Self, Ring)> {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
         let attempt = |backend| Attached::attempt(backend, config, &layout);
-        let (backend, reason, attached) = choose(config.backend, attempt)?;
+        let preemption = Preemption::of(&Places::default());
+        let (backend, reason, attached) = choose(config.backend, preemption, attempt)?;
         give_memory_back();
         let Attached { ebpf, counts, ring } = attached;
         Ok((Self { ebpf, counts, backend, reason }, ring))
@@ -95,7 +96,7 @@ impl Probes {
         self.backend
     }
 
-    /// Why it is in use: what is wrong with the better ones.
+    /// Why it is in use: what is wrong with the cheaper ones.
     pub fn reason(&self) -> &str {
         &self.reason
     }

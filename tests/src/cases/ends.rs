@@ -10,7 +10,7 @@ use tests::raw::{Action, Address, Call, Talk};
 
 use super::{
     CANCELED, DEADLINE_EXCEEDED, INTERNAL, NOT_FOUND, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED,
-    Table, UNAVAILABLE, UNKNOWN,
+    Table, UNAVAILABLE, UNIX, UNKNOWN,
 };
 
 // HTTP/2's error codes (RFC 9113 §7), as far as they are named here.
@@ -56,8 +56,8 @@ fn resets(table: &mut Table) {
         table.talk(format!("RST_STREAM by the server, {name}"), move |talk| {
             talk.client(|f| f.request(1, "AtOnce").request(3, "Late").message(3, 5))?;
             talk.server(|f| f.reset(1, error).response(3).message(3, 6).reset(3, error))?;
-            talk.expect(Call::new("AtOnce", code))?;
-            talk.expect(Call::new("Late", code).unary(5, 6))
+            talk.expect(Call::new("AtOnce", code).without_status())?;
+            talk.expect(Call::new("Late", code).without_status().unary(5, 6))
         });
     }
     table.talk("RST_STREAM(NO_ERROR) after trailers", |talk| {
@@ -78,7 +78,7 @@ fn resets(table: &mut Table) {
         let again = [("grpc-previous-rpc-attempts", "1")];
         talk.client(|f| f.request_with(3, "Get", &again).last_message(3, 5))?;
         talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
-        talk.expect(Call::new("Get", UNAVAILABLE).requests(&[5]))?;
+        talk.expect(Call::new("Get", UNAVAILABLE).without_status().requests(&[5]))?;
         talk.expect(Call::new("Get", OK).unary(5, 6))
     });
 }
@@ -92,9 +92,9 @@ fn deadlines(table: &mut Table) {
         talk.client(|f| f.request(5, "HalfClosed").last_message(5, 5).reset(5, CANCEL))?;
         // What the server had written already.
         talk.server(|f| f.message(3, 7).trailers(3, OK).trailers_only(5, OK))?;
-        talk.expect(Call::new("BeforeMessage", CANCELED))?;
-        talk.expect(Call::new("BetweenMessages", CANCELED).unary(5, 6))?;
-        talk.expect(Call::new("HalfClosed", CANCELED).requests(&[5]))
+        talk.expect(Call::new("BeforeMessage", CANCELED).without_status())?;
+        talk.expect(Call::new("BetweenMessages", CANCELED).without_status().unary(5, 6))?;
+        talk.expect(Call::new("HalfClosed", CANCELED).without_status().requests(&[5]))
     });
     table.talk("RST_STREAM(CANCEL) by the client, deadlines not expired", |talk| {
         for (stream, timeout) in [(1, "10S"), (3, "1H"), (5, "99999999H"), (7, "5000m")] {
@@ -102,7 +102,7 @@ fn deadlines(table: &mut Table) {
             talk.client(|f| f.request_with(stream, "Get", &timeout).last_message(stream, 5))?;
             talk.client(|f| f.reset(stream, CANCEL))?;
         }
-        talk.expect(Call::new("Get", CANCELED).requests(&[5]).times(4))
+        talk.expect(Call::new("Get", CANCELED).without_status().requests(&[5]).times(4))
     });
     table.talk("RST_STREAM(CANCEL) by the client, deadlines expired", |talk| {
         let timeouts = ["60m", "60000u", "60000000n"];
@@ -112,21 +112,21 @@ fn deadlines(table: &mut Table) {
         }
         sleep(Duration::from_millis(65));
         talk.client(|f| f.reset(1, CANCEL).reset(3, CANCEL).reset(5, CANCEL))?;
-        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).requests(&[5]).times(3))
+        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]).times(3))
     });
     table.talk("RST_STREAM(CANCEL) by the server, deadline expired", |talk| {
         let timeout = [("grpc-timeout", "20m")];
         talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
         sleep(Duration::from_millis(25));
         talk.server(|f| f.reset(1, CANCEL))?;
-        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).requests(&[5]))
+        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]))
     });
     table.talk("RST_STREAM by the client, deadline expired, another error", |talk| {
         let timeout = [("grpc-timeout", "20m")];
         talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
         sleep(Duration::from_millis(25));
         talk.client(|f| f.reset(1, PROTOCOL_ERROR))?;
-        talk.expect(Call::new("Get", INTERNAL).requests(&[5]))
+        talk.expect(Call::new("Get", INTERNAL).without_status().requests(&[5]))
     });
     table.talk("RST_STREAM(CANCEL) by the client, deadlines that are none", |talk| {
         let timeouts = ["", "m", "1", "-1m", "1x", "123456789n", "1 m", "0x1m"];
@@ -134,7 +134,7 @@ fn deadlines(table: &mut Table) {
             let timeout = [("grpc-timeout", timeout)];
             talk.client(|f| f.request_with(stream, "Get", &timeout).reset(stream, CANCEL))?;
         }
-        talk.expect(Call::new("Get", CANCELED).times(8))
+        talk.expect(Call::new("Get", CANCELED).without_status().times(8))
     });
     table.talk("DEADLINE_EXCEEDED by the server", |talk| {
         let timeout = [("grpc-timeout", "10S")];
@@ -160,7 +160,7 @@ fn go_aways(table: &mut Table) {
         talk.server(|f| f.go_away(3, NO_ERROR))?;
         talk.in_flight(2)?;
         talk.server(|f| f.response(3).message(3, 6).trailers(3, OK).trailers_only(1, NOT_FOUND))?;
-        talk.expect(Call::new("Get", UNAVAILABLE).requests(&[5]).times(2))?;
+        talk.expect(Call::new("Get", UNAVAILABLE).without_status().requests(&[5]).times(2))?;
         talk.expect(Call::new("Get", OK).unary(5, 6))?;
         talk.expect(Call::new("Get", NOT_FOUND).requests(&[5]))
     });
@@ -175,7 +175,7 @@ fn go_aways(table: &mut Table) {
         talk.in_flight(2)?;
         talk.server(|f| f.trailers_only(1, OK).trailers_only(3, OK))?;
         talk.expect(Call::new("Get", OK).requests(&[5]).times(2))?;
-        talk.expect(Call::new("TooLate", UNAVAILABLE))
+        talk.expect(Call::new("TooLate", UNAVAILABLE).without_status())
     });
     table.talk("GOAWAY with debug data", |talk| {
         talk.client(|f| f.request(1, "Get").message(1, 5).request(3, "Get").message(3, 5))?;
@@ -183,7 +183,7 @@ fn go_aways(table: &mut Table) {
         let payload = [&[0, 0, 0, 1, 0, 0, 0, 11][..], &b"too_many_pings".repeat(100)].concat();
         talk.server(|f| f.frame(frame::GOAWAY, 0, 0, &payload).trailers_only(1, NOT_FOUND))?;
         talk.expect(Call::new("Get", NOT_FOUND).requests(&[5]))?;
-        talk.expect(Call::new("Get", UNAVAILABLE).requests(&[5]))
+        talk.expect(Call::new("Get", UNAVAILABLE).without_status().requests(&[5]))
     });
     table.talk("GOAWAY by the client concerns no call", |talk| {
         talk.client(|f| f.request(1, "Get").last_message(1, 5).go_away(0, NO_ERROR))?;
@@ -250,6 +250,12 @@ fn connections(table: &mut Table) {
         talk.expect(Call::cut("Get").requests(&[5]))?;
         talk.expect(Call::cut("Get").unary(5, 6))
     });
+    let why = "more is on the wire than is counted";
+    table.unrecorded(why, beyond_the_bound);
+    table.unrecorded(UNIX, over_unix_sockets);
+}
+
+fn beyond_the_bound(table: &mut Table) {
     table.talk("half-closed calls beyond the bound of a connection", |talk| {
         const OPENED: u32 = 70_000;
         let streams = || (1..2 * OPENED).step_by(2);
@@ -266,6 +272,9 @@ fn connections(table: &mut Table) {
         talk.expect(Call::new("Get", NOT_FOUND).requests(&[1]))?;
         talk.expect(Call::cut("Get").requests(&[1]).times(MAX_OPEN.into()))
     });
+}
+
+fn over_unix_sockets(table: &mut Table) {
     table.case("connection over a Unix socket closed by the server", |daemon, name| {
         let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
         three_open_calls(&mut talk)?;

@@ -4,6 +4,7 @@
 //! One daemon without flags watches the cases of all tables that do not need their own; they are
 //! told apart by their processes and services.
 
+pub(crate) mod backends;
 mod codes;
 pub(crate) mod documented;
 mod ends;
@@ -34,32 +35,23 @@ use crate::{Case, Run};
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
     let mut table = Table::default();
-    for (kind, add, recorded) in KINDS {
-        table.begin(kind, recorded);
+    for (kind, add, said) in KINDS {
+        table.begin(kind, said);
         add(&mut table);
         table.compare_recording();
     }
     table.cases
 }
 
-/// A table, and whether the traffic of its cases is recorded: otherwise, why tshark is not asked.
+/// A table, and why tshark is not asked of any of its cases: otherwise their traffic is recorded, but
+/// for what is added by [`Table::unrecorded`].
 type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
 
 const KINDS: [Kind; 13] = [
     ("codes", codes::add, Ok(())),
     ("ends", ends::add, Ok(())),
-    (
-        "frames",
-        frames::add,
-        Err("tshark is not asked: what these are made of are too many frames, streams and bytes \
-             for it to dissect in minutes, or gaps, which it does not have."),
-    ),
-    (
-        "transports",
-        transports::add,
-        Err("tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
-             HTTP/2, which is the question here, is what it is told."),
-    ),
+    ("frames", frames::add, Ok(())),
+    ("transports", transports::add, Ok(())),
     (
         "processes",
         processes::add,
@@ -107,9 +99,11 @@ const KINDS: [Kind; 13] = [
 ];
 
 /// What is said of the cases that are recorded.
-const SAME_TO_TSHARK: &str = "tshark sees the same calls in the traffic of all of these, and the \
-    same codes where there is a `grpc-status`; it cannot tell of the calls over Unix sockets, nor \
-    of those beyond the bound of a connection, which are on the wire and not counted.";
+const SAME_TO_TSHARK: &str = "tshark sees the same calls in the traffic of these, no more and no \
+    fewer, and the same codes where there is a `grpc-status`; but for those of which it says why not.";
+
+/// Why tshark is not asked of some.
+const UNIX: &str = "Unix sockets pass no network interface";
 
 /// Cases as they are added.
 #[derive(Default)]
@@ -118,6 +112,8 @@ struct Table {
     cases: Vec<Case>,
     /// What is to be said of the next case.
     said: Option<&'static str>,
+    /// Why tshark is not asked of the cases that are added.
+    unrecorded: Option<&'static str>,
     /// Of the cases of this kind.
     recording: Option<Recorded>,
     daemon: Shared,
@@ -145,6 +141,13 @@ impl Table {
         self.recording = recorded.is_ok().then(Recorded::default);
     }
 
+    /// Of the cases that are added here tshark is not asked, for this reason.
+    fn unrecorded(&mut self, why: &'static str, add: impl FnOnce(&mut Self)) {
+        self.unrecorded = Some(why);
+        add(self);
+        self.unrecorded = None;
+    }
+
     /// A case with a daemon that watches everything.
     fn case(
         &mut self,
@@ -152,19 +155,7 @@ impl Table {
         run: impl FnOnce(&Daemon, &str) -> Result<()> + Send + 'static,
     ) {
         let daemon = self.daemon.clone();
-        let recording = self.recording.as_ref().map(|recorded| Arc::clone(&recorded.recording));
-        let run = move |name: &str| {
-            daemon.watch(|daemon| {
-                if let Some(recording) = recording {
-                    record(&recording, daemon)?;
-                }
-                run(daemon, name)
-            })
-        };
-        let Some(recorded) = &mut self.recording else { return self.alone(name, run) };
-        let slot: Slot = Arc::new(Mutex::new(Some(Box::new(run))));
-        recorded.runs.push((full_name(self.kind, name.as_ref()), Arc::clone(&slot)));
-        self.alone(name, move |name| take(&slot).context("has been run")?(name));
+        self.alone(name, move |name| daemon.watch(|daemon| run(daemon, name)));
     }
 
     /// The last case of a kind that is recorded: tshark saw the same in all of them. Those that
@@ -179,7 +170,7 @@ impl Table {
                 take(&slot).map_or(Ok(()), |run| run(&name).context(name))?;
             }
             let recording = recording.lock().unwrap_or_else(PoisonError::into_inner).take();
-            recording.context("a recording")?.finish()?.agree_with_raw_peers(cannot_tell)?;
+            recording.context("a recording")?.agrees_with_raw_peers()?;
             confirmed(TSHARK);
             Ok(())
         });
@@ -191,8 +182,21 @@ impl Table {
         name: impl AsRef<str>,
         run: impl FnOnce(&str) -> Result<()> + Send + 'static,
     ) {
-        let also = self.said.take().map_or(Also::Nothing, Also::OfItsKind);
-        self.add(name.as_ref(), also, run);
+        let also = match (self.said.take(), self.unrecorded) {
+            (Some(said), _) => Also::OfItsKind(said),
+            (None, Some(why)) => Also::Without(TSHARK, why),
+            (None, None) => Also::Nothing,
+        };
+        let recorded = self.recording.as_mut().filter(|_| self.unrecorded.is_none());
+        let Some(recorded) = recorded else { return self.add(name.as_ref(), also, run) };
+        let (recording, shared) = (Arc::clone(&recorded.recording), self.daemon.clone());
+        let run = move |name: &str| {
+            record(&recording, &shared)?;
+            tshark::asked(|| run(name))
+        };
+        let slot: Slot = Arc::new(Mutex::new(Some(Box::new(run))));
+        recorded.runs.push((full_name(self.kind, name.as_ref()), Arc::clone(&slot)));
+        self.add(name.as_ref(), also, move |name| take(&slot).context("has been run")?(name));
     }
 
     fn add(
@@ -249,21 +253,16 @@ fn full_name(kind: &str, name: &str) -> String {
     format!("raw {kind}: {name}")
 }
 
-fn record(recording: &Mutex<Option<Recording>>, daemon: &Daemon) -> Result<()> {
+/// Begins to record, unless that has begun.
+fn record(recording: &Mutex<Option<Recording>>, shared: &Shared) -> Result<()> {
     let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
     if recording.is_none() && tshark::is_there()? {
-        let address = daemon.address();
+        let address = shared.watch(|daemon| Ok(daemon.address()))?;
         let (_, port) = address.rsplit_once(':').context("an address without port")?;
         // Its scrapes are many, and not HTTP/2.
         *recording = Some(Recording::of_all_but(port)?);
     }
     Ok(())
-}
-
-/// Methods of cases in which there is more on the wire than the daemon is to count, or which are
-/// not on loopback.
-fn cannot_tell(method: &str) -> bool {
-    method.contains("beyond-the-bound") || method.contains("Unix-socket")
 }
 
 // gRPC's codes, as far as they are named here.

@@ -31,20 +31,28 @@ pub(super) fn add(table: &mut Table) {
         watches(&daemon, name)?;
         left(&daemon, SYS_PTRACE)
     });
-    for (missing, others) in [
-        ("CAP_BPF", &["perfmon", "dac_read_search"]),
-        ("CAP_PERFMON", &["bpf", "dac_read_search"]),
-        ("CAP_DAC_READ_SEARCH", &["bpf", "perfmon"]),
-    ] {
-        table.alone(format!("refuses to run without {missing}"), move |_| {
-            let listen = free_address()?.to_string();
-            let line = refusal(&["--listen", &listen], User::With(others))?;
-            // Behind "without" or "add": not in the list of all that it needs.
-            let named = [format!("without {missing}"), format!("add {missing}")];
-            ensure!(named.iter().any(|text| line.contains(text)), "{missing} is not named: {line}");
-            Ok(())
-        });
+    for (missing, others) in
+        [("CAP_BPF", &["perfmon", "dac_read_search"]), ("CAP_PERFMON", &["bpf", "dac_read_search"])]
+    {
+        table.alone(format!("refuses to run without {missing}"), move |_| refuses(missing, others));
     }
+    table.alone("refuses to run without CAP_DAC_READ_SEARCH", |name| {
+        let others: &[&str] = &["bpf", "perfmon"];
+        // It is for tracefs, which only one backend reads.
+        if Daemon::start::<&str>(&[])?.backend()? == "tracepoint" {
+            return refuses("CAP_DAC_READ_SEARCH", others);
+        }
+        watches(&Daemon::start_as::<&str>(&[], User::With(others))?, name)
+    });
+}
+
+fn refuses(missing: &str, others: &'static [&'static str]) -> Result<()> {
+    let listen = free_address()?.to_string();
+    let line = refusal(&["--listen", &listen], User::With(others))?;
+    // Behind "without" or "add": not in the list of all that it needs.
+    let named = [format!("without {missing}"), format!("add {missing}")];
+    ensure!(named.iter().any(|text| line.contains(text)), "{missing} is not named: {line}");
+    Ok(())
 }
 
 /// Calls over a Unix socket: the end of the connection is found only by a system call that the

@@ -1,7 +1,7 @@
 //! What a case says of the calls that it made.
 
 use super::talk::Role::{self, Client, Server};
-use crate::truth::{Row, Sums};
+use crate::truth::{CUT, Row, Sums};
 
 /// A call, or several of a kind, as the case says that they were.
 #[derive(Clone, Debug)]
@@ -11,6 +11,8 @@ pub struct Call {
     requests: Vec<u64>,
     responses: Vec<u64>,
     times: u64,
+    /// A `grpc-status` was sent.
+    has_status: bool,
     /// How many of the requests its server read; all, if it is not said.
     requests_read: Option<usize>,
     /// How many of the responses its client read, likewise.
@@ -25,7 +27,7 @@ struct Codes {
 }
 
 impl Call {
-    /// One that ended with this code and had no messages.
+    /// One that ended with this code, which its server sent, and had no messages.
     pub fn new(method: impl Into<String>, code: i32) -> Self {
         let code = Codes { client: code, server: code };
         Self {
@@ -34,6 +36,7 @@ impl Call {
             requests: Vec::new(),
             responses: Vec::new(),
             times: 1,
+            has_status: true,
             requests_read: None,
             responses_read: None,
         }
@@ -43,7 +46,13 @@ impl Call {
     pub fn cut(method: impl Into<String>) -> Self {
         let mut call = Self::new(method, 0);
         call.code = Codes { client: 14, server: 1 };
-        call
+        call.without_status()
+    }
+
+    /// Its code is what its end amounts to: no `grpc-status` was sent, or not in time.
+    #[must_use]
+    pub fn without_status(self) -> Self {
+        Self { has_status: false, ..self }
     }
 
     /// Its server saw it end with another code.
@@ -87,6 +96,12 @@ impl Call {
     #[must_use]
     pub fn responses_read(self, messages: usize) -> Self {
         Self { responses_read: Some(messages), ..self }
+    }
+
+    /// What is on the wire of it, to who sees both directions.
+    pub(super) fn on_the_wire(&self, service: &str) -> Row {
+        let row = self.row(service, Server);
+        Row { code: if self.has_status { row.code } else { CUT }, ..row }
     }
 
     /// What one of its ends knows, as its client would tell it.

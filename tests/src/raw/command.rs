@@ -65,6 +65,21 @@ pub enum Address {
     Inherited(Box<Address>),
 }
 
+impl Address {
+    /// Of TCP.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::V4(port)
+            | Self::V6(port)
+            | Self::Mapped(port)
+            | Self::Shared(port)
+            | Self::Multipath(port) => Some(*port),
+            Self::Inherited(address) => address.port(),
+            Self::Unix(_) | Self::Abstract(_) => None,
+        }
+    }
+}
+
 /// How bytes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Write {
@@ -111,6 +126,8 @@ pub enum Read {
     Peek,
     /// recvfrom(2) with MSG_WAITALL.
     WaitAll,
+    /// io_uring
+    Ring,
     /// recvfrom(2) with MSG_TRUNC: the kernel discards the bytes.
     Discard,
 }

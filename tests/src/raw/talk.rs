@@ -61,6 +61,8 @@ pub struct Talk<'a> {
     address: Address,
     service: String,
     calls: Vec<(Identity, Identity, Call)>,
+    /// Where servers have listened.
+    ports: Vec<u16>,
     /// What was not seen before this talk began: [`gaps`].
     gaps: f64,
 }
@@ -118,6 +120,7 @@ impl<'a> Talk<'a> {
             client: end(peers.len() - 1),
             server: end(0),
             peers,
+            ports: address.port().into_iter().collect(),
             address,
             service,
             calls: Vec::new(),
@@ -176,6 +179,7 @@ impl<'a> Talk<'a> {
         let mut server = Peer::start("another raw server", start)?;
         if let Some(address) = address {
             self.address = server.listen(address)?;
+            self.ports.extend(self.address.port());
         }
         self.server.peer = self.peers.len();
         self.peers.push(server);
@@ -368,8 +372,10 @@ impl<'a> Talk<'a> {
         self.compare()?;
         let missed = gaps(&self.daemon.scrape()?) - self.gaps;
         ensure!(missed.total_cmp(&0.0).is_eq(), "the daemon says that it missed {missed} things");
-        let ends = |call: &Call| [Client, Server].map(|role| call.row(&self.service, role));
-        tshark::tell(self.calls.iter().map(|(.., call)| ends(call)));
+        if !self.ports.is_empty() {
+            let calls = self.calls.iter().map(|(.., call)| call.on_the_wire(&self.service));
+            tshark::tell(&self.ports, calls);
+        }
         self.end_peers()
     }
 

@@ -2,11 +2,15 @@
 
 mod stack;
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::{build, setup, vm};
+use crate::{build, exec, setup, vm};
 
 /// The kernel follows a million instructions of a program and then refuses it. What a program takes
 /// differs from kernel to kernel, so there must be room left for those that nobody has tried.
@@ -44,13 +48,13 @@ impl Program {
 /// The programs that `observer check` tells of; an error names those above the bound.
 pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
     let programs: Vec<_> = told.lines().filter_map(Program::parse).collect();
-    anyhow::ensure!(!programs.is_empty(), "no program was loaded: {}", told.trim());
+    ensure!(!programs.is_empty(), "no program was loaded: {}", told.trim());
     let above: Vec<_> = programs
         .iter()
         .filter(|program| program.verified.is_some_and(|verified| verified > MOST_VERIFIED))
         .map(|program| format!("{} ({})", program.name, program.verified.unwrap_or_default()))
         .collect();
-    anyhow::ensure!(
+    ensure!(
         above.is_empty(),
         "the verifier follows more than {MOST_VERIFIED} instructions of {}",
         above.join(", ")
@@ -58,20 +62,46 @@ pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-pub(crate) fn run(selection: &vm::Where) -> Result<ExitCode> {
+/// What to look at, and how to tell it.
+#[derive(clap::Args)]
+pub(crate) struct Selection {
+    #[command(flatten)]
+    place: vm::Where,
+    /// Prints the table of docs/kernels.md: the largest program of each kernel and backend.
+    #[arg(long)]
+    document: bool,
+}
+
+/// What `observer check` says of one kernel and backend.
+struct Told {
+    kernel: String,
+    backend: &'static str,
+    said: String,
+}
+
+pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
     let stacks = stack::of(&build::kernel_programs()?)?;
+    let of_guest =
+        |(kernel, backend, said): (&str, _, _)| Told { kernel: kernel.into(), backend, said };
+    let mut told: Vec<Told> =
+        vm::check(&selection.place, &daemon)?.into_iter().map(of_guest).collect();
+    if selection.document {
+        told.extend(of_host(&daemon)?);
+        print!("{}", table(&told));
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut good = true;
     println!(
         "{:<7} {:<10} {:<30} {:>8} {:>9} {:>9} {:>6}",
         "kernel", "backend", "program", "insns", "verified", "JITed", "stack"
     );
-    for (kernel, backend, told) in vm::check(selection, &daemon)? {
-        match within_bounds(&told).with_context(|| format!("{kernel} {backend}")) {
+    for Told { kernel, backend, said } in told {
+        match within_bounds(&said).with_context(|| format!("{kernel} {backend}")) {
             Ok(programs) => {
                 for program in programs {
-                    print(kernel, backend, &program, stacks.get(&program.name).copied());
+                    print(&kernel, backend, &program, stacks.get(&program.name).copied());
                 }
             }
             Err(error) => {
@@ -80,12 +110,92 @@ pub(crate) fn run(selection: &vm::Where) -> Result<ExitCode> {
             }
         }
     }
-    let deep: Vec<_> = stacks.iter().filter(|(_, stack)| **stack > MOST_STACK).collect();
-    if !deep.is_empty() {
-        println!("more than {MOST_STACK} bytes of stack: {deep:?}");
+    if let Err(error) = stack_within_bounds(&stacks) {
+        println!("{error:#}");
         good = false;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// An error if the programs that this machine's kernel allows take more than they may of its verifier,
+/// or any of them of the stack.
+pub(crate) fn host() -> Result<()> {
+    stack_within_bounds(&stack::of(&build::kernel_programs()?)?)?;
+    let said = check_here(&build::daemon(true)?, "auto")?;
+    let programs = within_bounds(&said)?;
+    let largest = largest(&programs).context("no program is verified")?;
+    println!("bpf-stats: the largest program here: {}, {}", largest.name, cell(largest));
+    Ok(())
+}
+
+fn stack_within_bounds(stacks: &BTreeMap<String, u32>) -> Result<()> {
+    ensure!(!stacks.is_empty(), "the object file has no program");
+    let deep: Vec<_> = stacks.iter().filter(|(_, stack)| **stack > MOST_STACK).collect();
+    ensure!(deep.is_empty(), "more than {MOST_STACK} bytes of stack: {deep:?}");
+    Ok(())
+}
+
+/// What each backend takes on this machine.
+fn of_host(daemon: &Path) -> Result<Vec<Told>> {
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("which kernel is it?")?;
+    let kernel = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    let of = |backend| {
+        let said = check_here(daemon, backend)?;
+        Ok(Told { kernel: kernel.clone(), backend, said })
+    };
+    vm::BACKENDS.iter().copied().map(of).collect()
+}
+
+/// What `observer check` says here, whether or not it finds all that it needs.
+fn check_here(daemon: &Path, backend: &str) -> Result<String> {
+    let mut check = exec::root_command(daemon)?;
+    let check = check.args(["check", "--listen", "127.0.0.1:0", "--backend", backend]);
+    let output = check.output().context("run observer check")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The one of which the verifier follows the most.
+fn largest(programs: &[Program]) -> Option<&Program> {
+    programs
+        .iter()
+        .filter(|program| program.verified.is_some())
+        .max_by_key(|program| program.verified)
+}
+
+/// Verified instructions and bytes of machine code.
+fn cell(program: &Program) -> String {
+    let figure = |figure: Option<u64>| figure.map_or("-".into(), thousands);
+    format!("{}; {}", figure(program.verified), figure(program.machine_code))
+}
+
+fn thousands(number: u64) -> String {
+    match number / 1000 {
+        0 => number.to_string(),
+        more => format!("{},{:03}", thousands(more), number % 1000),
+    }
+}
+
+/// In Markdown: a row for each kernel, a column for each backend.
+fn table(told: &[Told]) -> String {
+    let mut rows = BTreeMap::<Vec<u32>, BTreeMap<&str, String>>::new();
+    for Told { kernel, backend, said } in told {
+        let numbers = kernel.split('.').filter_map(|number| number.parse().ok()).collect();
+        let text = match within_bounds(said) {
+            Ok(programs) => largest(&programs).map_or_else(String::new, cell),
+            Err(_) => "not allowed there".into(),
+        };
+        rows.entry(numbers).or_default().insert(backend, text);
+    }
+    let mut text = format!("| kernel | {} |\n", vm::BACKENDS.join(" | "));
+    let _ = writeln!(text, "|---|{}", "---|".repeat(vm::BACKENDS.len()));
+    for (kernel, cells) in rows {
+        let kernel = kernel.iter().map(u32::to_string).collect::<Vec<_>>().join(".");
+        let cells =
+            vm::BACKENDS.iter().map(|backend| cells.get(backend).map_or("", String::as_str));
+        let _ = writeln!(text, "| {kernel} | {} |", cells.collect::<Vec<_>>().join(" | "));
+    }
+    text
 }
 
 fn print(kernel: &str, backend: &str, program: &Program, stack: Option<u32>) {
@@ -118,6 +228,37 @@ mod tests {
         let old =
             Program { name: "old".into(), instructions: 7, verified: None, machine_code: None };
         assert_eq!(within_bounds(told).unwrap(), [sweep, old]);
+    }
+
+    #[test]
+    fn the_table_has_the_largest_of_each_kernel_and_backend() {
+        let told = |kernel: &str, backend, said: &str| Told {
+            kernel: kernel.into(),
+            backend,
+            said: said.into(),
+        };
+        let two = "ok  program       a: 9 instructions, 12 verified, 90 bytes of machine code\n\
+                   ok  program       b: 9 instructions, 225145 verified, 37475 bytes of machine code\n";
+        let all = [
+            told("6.12", "kprobe", two),
+            told("6.1", "fentry", "ok  program       a: 9 instructions, 1012 verified\n"),
+            told("6.1", "kprobe", "NO  backend       no kprobes\n"),
+        ];
+        assert_eq!(
+            table(&all),
+            "| kernel | fentry | kprobe | tracepoint |\n|---|---|---|---|\n\
+             | 6.1 | 1,012; - | not allowed there |  |\n\
+             | 6.12 |  | 225,145; 37,475 |  |\n"
+        );
+    }
+
+    #[test]
+    fn too_much_stack_is_named() {
+        let of = |stack| BTreeMap::from([("deep".to_owned(), stack)]);
+        stack_within_bounds(&of(MOST_STACK)).unwrap();
+        let error = stack_within_bounds(&of(MOST_STACK + 8)).unwrap_err();
+        assert!(error.to_string().contains("deep"));
+        assert!(stack_within_bounds(&BTreeMap::new()).is_err());
     }
 
     #[test]

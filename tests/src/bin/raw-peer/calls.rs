@@ -74,6 +74,7 @@ pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
             Read::Peek => receive(socket, buffer, RecvFlags::PEEK)
                 .and_then(|_| rustix::io::read(socket, buffer)),
             Read::WaitAll => receive(socket, buffer, RecvFlags::WAITALL),
+            Read::Ring => ring::receive(socket, buffer),
             Read::Discard => receive(socket, buffer, RecvFlags::TRUNC),
         };
         match n.with_context(|| format!("{how:?}, {left} of {length} bytes left"))? {

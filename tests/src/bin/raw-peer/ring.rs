@@ -1,4 +1,4 @@
-//! As much of io_uring as sending takes.
+//! As much of io_uring as sending and receiving take.
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +9,8 @@ use rustix::io::Errno;
 
 /// `IORING_OP_SEND`
 const SEND: u8 = 26;
+/// `IORING_OP_RECV`
+const RECEIVE: u8 = 27;
 const GET_EVENTS: u32 = 1;
 const OFFSET_COMPLETIONS: i64 = 0x800_0000;
 const OFFSET_ENTRIES: i64 = 0x1000_0000;
@@ -77,6 +79,16 @@ const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Parameters>() == 120
 
 /// Sends by one ring of its own, which is gone afterwards.
 pub(crate) fn send(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    submit(SEND, socket, bytes.as_ptr() as u64, bytes.len())
+}
+
+/// Receives likewise.
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    submit(RECEIVE, socket, buffer.as_mut_ptr() as u64, buffer.len())
+}
+
+/// Has one thing done with these bytes, and waits for it.
+fn submit(opcode: u8, socket: &OwnedFd, address: u64, length: usize) -> rustix::io::Result<usize> {
     let mut parameters = Parameters::default();
     // SAFETY: the kernel writes to a struct of the size that it has.
     let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, &raw mut parameters) };
@@ -87,10 +99,10 @@ pub(crate) fn send(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> 
         (map(ring, 0)?, map(ring, OFFSET_COMPLETIONS)?, map(ring, OFFSET_ENTRIES)?);
     // SAFETY: zeros are valid.
     let mut entry: Entry = unsafe { mem::zeroed() };
-    entry.opcode = SEND;
+    entry.opcode = opcode;
     entry.fd = socket.as_raw_fd();
-    entry.address = bytes.as_ptr() as u64;
-    entry.length = bytes.len() as u32;
+    entry.address = address;
+    entry.length = length as u32;
     let Parameters { submission, completion, .. } = &parameters;
     // SAFETY: within the mappings, at the offsets that the kernel gave; one entry of one.
     let result = unsafe {

@@ -1,0 +1,163 @@
+//! Which backend is used, and why: chosen by the daemon, or asked for. Which of them a kernel allows
+//! is found here, so that these run on any.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::loaded_programs;
+use tests::daemon::{Daemon, User, binary, free_address, refusal};
+use tests::footprint::programs;
+use tests::report::Also;
+
+use crate::Case;
+
+/// For the kernel to free what nobody uses any more.
+const FREE_LIMIT: Duration = Duration::from_secs(10);
+
+/// With the beginnings of the names of their programs, and what the kernel does not allow where they
+/// are refused.
+const TRIED: [(&str, &[&str], &str); 2] = [
+    ("fentry", &["fexit_"], "the kernel allows no programs at the returns of its functions ("),
+    ("kprobe", &["kprobe_", "kretprobe_"], "the kernel allows no kprobes ("),
+];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name: &str, run: Box<dyn FnOnce(&str) -> Result<()> + Send>| Case {
+        name: name.into(),
+        also: Also::Nothing,
+        ignored: false,
+        run,
+    };
+    let mut cases = vec![case("--backend auto: the best, and why", Box::new(|_| auto()))];
+    for (backend, prefixes, refused) in TRIED {
+        cases.push(case(
+            &format!("--backend {backend}: used, or refused with the reason and nothing left"),
+            Box::new(move |_| asked_for(backend, prefixes, refused)),
+        ));
+    }
+    let mut floor = case("refuses a kernel before 5.17, with the reason", Box::new(|_| floor()));
+    floor.ignored = !is_before_5_17();
+    cases.push(floor);
+    cases
+}
+
+/// Before `bpf_loop`, as the kernel itself says.
+fn is_before_5_17() -> bool {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let version = (numbers.next(), numbers.next());
+    matches!(version, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 17))
+}
+
+fn floor() -> Result<()> {
+    let listen = free_address()?.to_string();
+    let line = refusal(&["--listen", &listen], User::Own)?;
+    ensure!(line.contains("Linux 5.17 or later is needed"), "not the reason: {line}");
+    let (possible, said) = check(&[])?;
+    ensure!(!possible && said.contains("Linux 5.17 or later is needed"), "check says: {said}");
+    Ok(())
+}
+
+fn auto() -> Result<()> {
+    let daemon = Daemon::start(&["--backend", "auto", "--log", "debug"])?;
+    let log = daemon.log();
+    let (backend, reason) = log.lines().find_map(reason).context("no backend and reason")?;
+    let refusals: BTreeMap<&str, &str> = log.lines().filter_map(refusal_in).collect();
+    let preempts = preempts()?;
+    ensure!(backend != "fentry" || !preempts, "fentry, though the kernel preempts: {reason}");
+    let loaded = names(&programs(daemon.pid())?);
+    for (other, prefixes, few_words) in TRIED {
+        let has_its =
+            loaded.iter().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        ensure!(has_its == (other == backend), "{backend} is used, and {loaded:?} are loaded");
+        if other == backend || backend == "fentry" {
+            break;
+        }
+        let why = reason.split("; ").find_map(|why| why.strip_prefix(&format!("not {other}: ")));
+        let why = why.with_context(|| format!("nothing is said of {other}: {reason}"))?;
+        if other == "fentry" && preempts {
+            ensure!(why.starts_with("it misses calls where the kernel preempts"), "{why}");
+            continue;
+        }
+        ensure!(why.starts_with(few_words), "not the reason: {why}");
+        let words = refusals.get(other).with_context(|| format!("no words of {other}"))?;
+        let kernels = words.strip_prefix(why).and_then(|rest| rest.strip_prefix(": "));
+        ensure!(kernels.is_some_and(|kernels| !kernels.is_empty()), "only these words: {words}");
+    }
+    daemon.stop()
+}
+
+/// `backend tracepoint: not fentry: …`
+fn reason(line: &str) -> Option<(&str, &str)> {
+    let (backend, reason) = line.split_once(" backend ")?.1.split_once(": ")?;
+    (!backend.contains(' ')).then_some((backend, reason))
+}
+
+/// `backend kprobe is refused: the kernel allows no kprobes (…): …`
+fn refusal_in(line: &str) -> Option<(&str, &str)> {
+    line.split_once(" backend ")?.1.split_once(" is refused: ")
+}
+
+/// Whether the daemon finds that this kernel preempts, or may.
+fn preempts() -> Result<bool> {
+    let text = check(&[])?.1;
+    let told = text.lines().find_map(|line| line.strip_prefix("ok  preemption"));
+    match told.map(str::trim) {
+        Some(told) if told.starts_with("no (") => Ok(false),
+        Some(told) if told.starts_with("yes (") || told == "not known" => Ok(true),
+        _ => bail!("observer check does not say whether the kernel preempts: {text}"),
+    }
+}
+
+/// What `observer check` says, and whether all is as it needs it.
+fn check(args: &[&str]) -> Result<(bool, String)> {
+    let listen = free_address()?.to_string();
+    let mut command = Command::new(binary()?);
+    command.args(["check", "--listen", &listen]).args(args);
+    let output = command.output().context("run observer check")?;
+    Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
+    let of_backend = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    if check(&["--backend", backend])?.0 {
+        let daemon = Daemon::start(&["--backend", backend])?;
+        ensure!(daemon.log().contains(&format!("backend {backend}: it was asked for")), "no word");
+        let own = programs(daemon.pid())?;
+        ensure!(names(&own).iter().any(of_backend), "{own:?} are not of {backend}");
+        daemon.stop()?;
+    } else {
+        let listen = free_address()?.to_string();
+        let line = refusal(&["--backend", backend, "--listen", &listen], User::Own)?;
+        let reason = format!("--backend {backend}: {refused}");
+        ensure!(line.contains(&reason), "the line does not say {reason:?}: {line}");
+    }
+    let begin = Instant::now();
+    loop {
+        let left: Vec<_> = named().map(|(_, name)| name).filter(of_backend).collect();
+        if left.is_empty() {
+            break;
+        }
+        ensure!(begin.elapsed() < FREE_LIMIT, "still loaded: {left:?}");
+        sleep(Duration::from_millis(50));
+    }
+    // Where a kernel has no other way to attach a kprobe, it is a line there.
+    let probes = fs::read_to_string("/sys/kernel/tracing/kprobe_events").unwrap_or_default();
+    ensure!(!probes.contains("tcp_"), "still attached: {probes}");
+    Ok(())
+}
+
+fn names(numbers: &BTreeSet<u32>) -> BTreeSet<String> {
+    named().filter(|(number, _)| numbers.contains(number)).map(|(_, name)| name).collect()
+}
+
+/// All programs in the kernel that have a name. Those of others come and go.
+fn named() -> impl Iterator<Item = (u32, String)> {
+    let programs = loaded_programs().flatten();
+    programs.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
+}
