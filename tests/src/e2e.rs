@@ -172,11 +172,39 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         Nothing,
         page(look::page::tells_the_truth),
     );
+    case(
+        "page: rates, errors, calls in flight, handling times, connections",
+        Nothing,
+        page(look::page::tells_true_figures),
+    );
     case("page: names of any kind are text", Nothing, Box::new(look::page::shows_any_name));
-    case("page: open a hundred times", Nothing, page(look::page::is_open_a_hundred_times));
+    case(
+        "page: open a hundred times, five of them in a browser",
+        Nothing,
+        page(look::page::is_open_a_hundred_times),
+    );
     case("page: the daemon restarts", Nothing, page(look::page::survives_a_restart));
     case("top: 200×50", Nothing, page(look::top::in_a_large_terminal));
     case("top: 80×24", Nothing, page(look::top::in_a_small_terminal));
+    case(
+        "top: rates, errors, calls in flight, handling times, connections: 200×50",
+        Nothing,
+        page(look::top::tells_true_figures),
+    );
+    case(
+        "top: rates, errors, calls in flight, handling times, connections: 80×24",
+        Nothing,
+        page(look::top::tells_true_figures_in_little_room),
+    );
+    case("top: names of any kind, and each key", Nothing, Box::new(look::top::shows_any_name));
+    case("top: live, of what it watches itself", Nothing, page(look::top::of_its_own));
+    case("top: TLS and a password", Nothing, Box::new(cases::protected::tls_and_a_password));
+    case("top: a password alone", Nothing, Box::new(cases::protected::a_password_alone));
+    case(
+        "top: a daemon that wants certificates of clients",
+        Nothing,
+        Box::new(cases::protected::certificates_of_clients),
+    );
     case("top: once, as a table and as JSON", Nothing, page(look::top::as_snapshots));
     case("one of two ports", Nothing, Box::new(|| one_of_two_ports(python, tonic)));
     case("one of two processes", Nothing, Box::new(|| one_of_two_processes(tonic, python)));

@@ -15,6 +15,7 @@ mod late;
 mod lines;
 mod privileges;
 mod processes;
+pub(crate) mod protected;
 pub(crate) mod scraped;
 mod staying_up;
 mod told;
