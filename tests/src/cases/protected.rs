@@ -110,7 +110,7 @@ pub(crate) fn tls_and_a_password() -> Result<()> {
     let (https, http) = (format!("https://{address}"), format!("http://{address}"));
     let [ca, other, file, wrong] = ["ca.crt", "other.crt", "password", "wrong"]
         .map(|name| protected.file(name))
-        .map(|path| path.unwrap_or_default());
+        .map(Result::unwrap_or_default);
     let to = ["--address", &https, "--ca-file", &ca];
     let good = [&to[..], &["--user", USER, "--password-file", &file]].concat();
     tells(&mut top(&good)?)?;
