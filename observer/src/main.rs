@@ -14,7 +14,7 @@ use observer::{
     preconditions::{self, Places},
     privileges,
     server::{self, Pages, Protection},
-    top::{self, Address, Source},
+    top::{self, Address, Remote, Source},
     worker::Worker,
 };
 use tokio::{
@@ -90,13 +90,26 @@ fn watch(config: &Config) -> Result<(Worker, Backend)> {
 
 /// `observer top`. What is selected for this call is watched by nobody yet.
 fn show(options: &top::Options, config: &Config) -> Result<()> {
-    let there = Address::from(config.listen);
+    let there = Address::of_this_machine(config.listen, options.access.ca_file.is_some());
     let source = match &options.address {
-        Some(address) => Source::Daemon(address.clone()),
-        None if config.filter.selects_all() && Source::answers(&there) => Source::Daemon(there),
-        None => Source::Own(own(config, &there)?),
+        Some(address) => Source::Daemon(Remote::new(address.clone(), &options.access)?),
+        None => match running(&there, options, config)? {
+            Some(remote) => Source::Daemon(remote),
+            None => Source::Own(own(config, &there)?),
+        },
     };
     top::run(source, options)
+}
+
+/// The daemon of this machine, if there is one that sees what is asked for. One that refuses is an
+/// error: its user did not mean to watch a second time.
+fn running(there: &Address, options: &top::Options, config: &Config) -> Result<Option<Remote>> {
+    if !config.filter.selects_all() {
+        return Ok(None);
+    }
+    let remote = Remote::new(there.clone(), &options.access)?;
+    let answers = remote.answers().context("the daemon of this machine tells nothing")?;
+    Ok(answers.then_some(remote))
 }
 
 /// The log would be in the way of what is shown.

@@ -208,14 +208,41 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     }
     cases.add("page: names of any kind are text", Nothing, look::page::shows_any_name);
     for (name, run) in [
+        ("top: names of any kind, and each key", look::top::shows_any_name as fn() -> Result<()>),
+        ("top: TLS and a password", cases::protected::tls_and_a_password),
+        ("top: a password alone", cases::protected::a_password_alone),
+        (
+            "top: a daemon that wants certificates of clients",
+            cases::protected::certificates_of_clients,
+        ),
+    ] {
+        cases.add(name, Nothing, run);
+    }
+    for (name, run) in [
         (
             "page: the peers' numbers, sorted, filtered, told in detail",
             look::page::tells_the_truth as fn(&Stack) -> Result<()>,
         ),
-        ("page: open a hundred times", look::page::is_open_a_hundred_times),
+        (
+            "page: rates, errors, calls in flight, handling times, connections",
+            look::page::tells_true_figures,
+        ),
+        (
+            "page: open a hundred times, five of them in a browser",
+            look::page::is_open_a_hundred_times,
+        ),
         ("page: the daemon restarts", look::page::survives_a_restart),
         ("top: 200×50", look::top::in_a_large_terminal),
         ("top: 80×24", look::top::in_a_small_terminal),
+        (
+            "top: rates, errors, calls in flight, handling times, connections: 200×50",
+            look::top::tells_true_figures,
+        ),
+        (
+            "top: rates, errors, calls in flight, handling times, connections: 80×24",
+            look::top::tells_true_figures_in_little_room,
+        ),
+        ("top: live, of what it watches itself", look::top::of_its_own),
         ("top: once, as a table and as JSON", look::top::as_snapshots),
         ("--descriptor-set: the declared types, at every scrape", tests::declared::types_are_told),
     ] {

@@ -23,7 +23,7 @@ use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, lis
 use crate::metrics::view::Order;
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
 use crate::process::Detail;
-use crate::top::{self, Address};
+use crate::top::{self, Access, Address, PASSWORD_VARIABLE, Password};
 use crate::{failures, log};
 use layers::Layers;
 
@@ -82,7 +82,7 @@ pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Inv
         Some(Verb::Check) => Action::Check,
         Some(Verb::Completions { shell }) => Action::Completions(shell),
         Some(Verb::Man) => Action::Man,
-        Some(Verb::Top(top)) => Action::Top(top.into()),
+        Some(Verb::Top(top)) => Action::Top(top.into_options(environment)),
         None => Action::Run,
     };
     Ok(Invocation { action, config: cli.options.into_config().map_err(mistake)? })
@@ -179,15 +179,28 @@ enum Verb {
     ///
     /// Asks the daemon at --address; without that, the one at --listen if one answers there and no
     /// filter is given; else it watches by itself until it ends, for which it needs what the daemon
-    /// needs. Keys: ? shows them.
+    /// needs. A daemon with --web-config-file is asked with --ca-file, --user and a password. Keys: ?
+    /// shows them.
     Top(Top),
 }
 
 #[derive(Debug, Args)]
 struct Top {
-    /// The daemon to ask, such as http://127.0.0.1:9464
+    /// The daemon to ask, such as http://127.0.0.1:9464 or https://node-7:9464
     #[arg(long, value_name = "URL")]
     address: Option<Address>,
+
+    /// The authority, in PEM, of the certificate of a daemon that speaks TLS
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
+    /// Who asks a daemon that wants a password
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// A file whose first line is the user's password; or set OBSERVER_PASSWORD
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
 
     /// Prints one snapshot and ends: the figures of a second or more
     #[arg(long, requires = "format")]
@@ -217,11 +230,17 @@ fn order() -> impl TypedValueParser<Value = Order> {
     })
 }
 
-impl From<Top> for top::Options {
-    fn from(top: Top) -> Self {
-        let Top { address, once, table: _, json, sort: order, filter } = top;
+impl Top {
+    /// A password is not for the command line, which every user of the machine can read.
+    fn into_options(self, environment: Environment<'_>) -> top::Options {
+        let Self { address, ca_file, user, password_file, .. } = self;
+        let Self { once, table: _, json, sort: order, filter, .. } = self;
+        let given = || environment(PASSWORD_VARIABLE)?.into_string().ok();
+        let password = password_file.map(Password::File).or_else(|| given().map(Password::Is));
+        let password = password.filter(|_| user.is_some());
+        let access = Access { ca_file, user, password };
         let format = if json { top::Format::Json } else { top::Format::Table };
-        Self { address, once: once.then_some(format), order, filter }
+        top::Options { address, access, once: once.then_some(format), order, filter }
     }
 }
 

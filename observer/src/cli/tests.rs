@@ -233,3 +233,25 @@ fn a_mistake_is_one_line_whatever_was_given() {
     let text = run(&[], &[("OBSERVER_LOG", "a\tb\n")]).expect_err("a mistake");
     assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
 }
+
+#[test]
+fn a_password_is_of_a_user_and_from_a_file_or_the_environment() {
+    let top = |args: &[&str], variables: &[(&str, &str)]| match run(
+        &[&["top"], args].concat(),
+        variables,
+    )
+    .expect("valid")
+    .action
+    {
+        Action::Top(options) => options.access,
+        action => panic!("{action:?}"),
+    };
+    let variables = [("OBSERVER_PASSWORD", "secret")];
+    let given = Some(Password::Is("secret".into()));
+    assert_eq!(top(&["--user", "ada"], &variables).password, given);
+    assert_eq!(top(&[], &variables), Access::default());
+    let file = Some(Password::File("/p".into()));
+    assert_eq!(top(&["--user", "ada", "--password-file", "/p"], &variables).password, file);
+    assert_eq!(top(&["--ca-file", "/c"], &[]).ca_file, Some("/c".into()));
+    assert_mistake(run(&["top", "--password-file", "/p"], &[]), &["--user"]);
+}

@@ -4,10 +4,11 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, Wrap};
+use ratatui::widgets::Paragraph;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::app::App;
-use super::draw::{BAD, DIM, printable};
+use super::draw::{BAD, DIM, fitted, printable};
 use super::history::SECONDS;
 use crate::metrics::view::{Model, Quantiles, Row, Traffic, text};
 
@@ -15,20 +16,22 @@ use crate::metrics::view::{Model, Quantiles, Row, Traffic, text};
 const NAME: usize = 9;
 const NUMBER: usize = 9;
 
-/// Lines above the buckets, and the one that heads them.
-const FACTS: u16 = 7;
+/// Lines for the name, at most: 400 letters at 80 columns.
+const NAME_LINES: usize = 5;
 
 /// Little and much heat.
 const SHADES: [char; 4] = ['░', '▒', '▓', '█'];
 
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App, model: &Model, row: &Row, area: Rect) {
-    let facts = Rect { height: FACTS.min(area.height), ..area };
-    frame.render_widget(Paragraph::new(facts_of(model, row)).wrap(Wrap { trim: true }), facts);
+    let told = facts_of(model, row, usize::from(area.width));
+    let height = u16::try_from(told.len()).unwrap_or(u16::MAX).min(area.height);
+    let facts = Rect { height, ..area };
+    frame.render_widget(Paragraph::new(told), facts);
     let below = Rect { y: area.y + facts.height, height: area.height - facts.height, ..area };
     frame.render_widget(Paragraph::new(buckets(app, model, row, below)), below);
 }
 
-fn facts_of(model: &Model, row: &Row) -> Vec<Line<'static>> {
+fn facts_of(model: &Model, row: &Row, width: usize) -> Vec<Line<'static>> {
     let bounds = &model.bounds_seconds;
     let quantiles = |Quantiles { p50, p90, p99 }| {
         let [p50, p90, p99] = [p50, p90, p99].map(|seconds| text::latency(seconds, bounds));
@@ -42,47 +45,76 @@ fn facts_of(model: &Model, row: &Row) -> Vec<Line<'static>> {
         .filter(|of| (of.pid, &of.process, of.role) == (row.pid, &row.process, row.role))
         .map(|of| of.open)
         .sum();
-    let mut codes = Vec::new();
-    for of in &row.total.codes {
-        let told = format!("{} {}  ", printable(&of.code), text::grouped(of.calls));
-        codes.push(Span::styled(told, if of.code == "OK" { Style::new() } else { BAD }));
-    }
+    let failing = row.recent.counts.failed > 0;
+    let bad = |bad: bool| if bad { BAD } else { Style::new() };
+    let errors = format!("errors {}, ", text::percent(row.recent.error_ratio));
+    let process = printable(&row.process);
+    let who =
+        format!("{process}[{}] {}, {} · ", row.pid, row.role.as_str(), printable(&row.grpc_type));
+    let in_flight = format!("{} in flight", text::grouped(row.in_flight));
+    let started = format!(" · {} started", text::grouped(row.total.started));
+    let (received, sent) = (traffic(row.total.received), traffic(row.total.sent));
+    let mut codes: Vec<Span<'_>> = row
+        .total
+        .codes
+        .iter()
+        .map(|of| {
+            let told = format!("{} {}  ", printable(&of.code), text::grouped(of.calls));
+            Span::styled(told, bad(of.code != "OK"))
+        })
+        .collect();
     if codes.is_empty() {
         codes.push("no call has ended".into());
     }
-    let errors = text::percent(row.recent.error_ratio);
-    let failing = row.recent.counts.failed > 0;
-    vec![
-        Line::from(printable(&row.path()).into_owned()).bold(),
+    let mut lines: Vec<Line<'_>> = name_lines(&printable(&row.path()), width)
+        .into_iter()
+        .map(|line| Line::from(line).bold())
+        .collect();
+    for parts in [
         vec![
-            Span::raw(format!(
-                "{}[{}] {}, {} · {} calls/s, ",
-                printable(&row.process),
-                row.pid,
-                row.role.as_str(),
-                printable(&row.grpc_type),
-                text::rate(row.recent.rate),
-            )),
-            Span::styled(format!("errors {errors}"), if failing { BAD } else { Style::new() }),
-            Span::raw(format!(", {} in flight", text::grouped(row.in_flight))),
-        ]
-        .into(),
-        format!("last 10 s: {}", quantiles(row.recent.quantiles)).into(),
-        format!(
-            "all: {} · {} started",
-            quantiles(row.total.quantiles),
-            text::grouped(row.total.started)
-        )
-        .into(),
-        format!(
-            "messages read {}, written {} · {} connections",
-            traffic(row.total.received),
-            traffic(row.total.sent),
-            text::grouped(open)
-        )
-        .into(),
-        codes.into(),
-    ]
+            who.into(),
+            format!("{} calls/s, ", text::rate(row.recent.rate)).into(),
+            Span::styled(errors, bad(failing)),
+            in_flight.into(),
+        ],
+        vec![format!("last 10 s: {}", quantiles(row.recent.quantiles)).into()],
+        vec![format!("all: {}", quantiles(row.total.quantiles)).into(), started.into()],
+        vec![
+            format!("messages read {received}, written {sent} · ").into(),
+            format!("{} connections", text::grouped(open)).into(),
+        ],
+        codes,
+    ] {
+        lines.extend(wrapped(parts, width));
+    }
+    lines
+}
+
+/// All of it, if there is room: what methods differ in is at the end.
+fn name_lines(path: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for c in fitted(path, NAME_LINES * width).chars() {
+        let taken = lines.last().map_or(0, |line| line.width());
+        if taken + c.width().unwrap_or(0) > width {
+            lines.push(String::new());
+        }
+        lines.last_mut().expect("there is one at least").push(c);
+    }
+    lines
+}
+
+/// Cut between parts, where a line has no room for the next one.
+fn wrapped(parts: Vec<Span<'static>>, width: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![Line::default()];
+    for part in parts {
+        let line = lines.last_mut().expect("there is one at least");
+        if line.width() + part.content.trim_end().width() <= width || line.spans.is_empty() {
+            line.spans.push(part);
+        } else {
+            lines.push(part.into());
+        }
+    }
+    lines
 }
 
 fn buckets(app: &App, model: &Model, row: &Row, area: Rect) -> Vec<Line<'static>> {
@@ -182,6 +214,25 @@ mod tests {
         assert_eq!((bar(0, 100, 4), bar(100, 100, 4)), (String::new(), "████".into()));
         assert_eq!((bar(1, 1_000_000, 4), bar(50, 100, 4)), ("▏".into(), "██".into()));
         assert_eq!([shade(0, 9), shade(1, 1_000_000), shade(9, 9)], [' ', '░', '█']);
+    }
+
+    #[test]
+    fn a_long_name_is_shown_whole_and_a_longer_one_by_its_end() {
+        assert_eq!(name_lines("a.B/Call", 5), ["a.B/C", "all"]);
+        assert_eq!(name_lines("漢字漢", 5), ["漢字", "漢"]);
+        let lines = name_lines(&("x".repeat(60) + "yz"), 10);
+        assert_eq!(
+            (lines.len(), lines[0].as_str(), lines[4].as_str()),
+            (5, "…xxxxxxxxx", "xxxxxxxxyz")
+        );
+    }
+
+    #[test]
+    fn facts_are_cut_between_parts() {
+        let parts = ["one, ", "two, ", "three"].map(Span::raw).to_vec();
+        let lines = wrapped(parts, 9);
+        let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["one, two, ", "three"]);
     }
 
     #[test]

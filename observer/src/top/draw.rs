@@ -19,16 +19,20 @@ pub(super) const DIM: Style = Style::new().fg(Color::DarkGray);
 const HEAD: Style = Style::new().add_modifier(Modifier::BOLD);
 const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
 
+const SPARK: Style = Style::new().fg(Color::Cyan);
+
 const SLOW_SECONDS: f64 = 1.0;
 
 /// Of a spark line: an eighth of a cell each.
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
+    let head_lines = head(app, usize::from(frame.area().width));
+    let height = u16::try_from(head_lines.len()).unwrap_or(u16::MAX);
     let [head, body, keys] =
-        Layout::vertical([Constraint::Length(5), Constraint::Fill(1), Constraint::Length(1)])
+        Layout::vertical([Constraint::Length(height), Constraint::Fill(1), Constraint::Length(1)])
             .areas(frame.area());
-    draw_head(frame, app, head);
+    frame.render_widget(Paragraph::new(head_lines), head);
     match (&app.model, app.detailed()) {
         (Some(model), Some(row)) if app.screen == Screen::Detail => {
             detail::draw(frame, app, model, row, body);
@@ -42,7 +46,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     frame.render_widget(Paragraph::new(key_line(app)), keys);
 }
 
-fn draw_head(frame: &mut Frame<'_>, app: &App, area: Rect) {
+fn head(app: &App, width: usize) -> Vec<Line<'static>> {
     let state = match (&app.trouble, &app.model) {
         (Some(trouble), _) => Span::styled(format!("lost: {}", printable(trouble)), BAD),
         (None, None) => Span::raw("waiting for the first sample"),
@@ -55,12 +59,12 @@ fn draw_head(frame: &mut Frame<'_>, app: &App, area: Rect) {
         state,
     ])];
     if let Some(model) = &app.model {
-        lines.extend(summary(model, usize::from(area.width)));
+        lines.extend(summary(model, width));
     }
-    frame.render_widget(Paragraph::new(lines), area);
+    lines
 }
 
-fn summary(model: &Model, width: usize) -> [Line<'static>; 4] {
+fn summary(model: &Model, width: usize) -> Vec<Line<'static>> {
     let summary = &model.summary;
     let states = model.daemon.connections;
     let open = states.complete + states.joined_late + states.gaps + states.undecodable;
@@ -76,8 +80,8 @@ fn summary(model: &Model, width: usize) -> [Line<'static>; 4] {
     .map(|(_, (count, what))| format!("{} {what}", text::count(count)))
     .collect();
     let connections = connections.join(", ");
-    let first = format!(
-        "served {}/s ({} in flight) · made {}/s ({}) · {connections}",
+    let calls = format!(
+        "served {}/s ({} in flight) · made {}/s ({})",
         text::rate(summary.server_rate),
         text::count(summary.server_in_flight),
         text::rate(summary.client_rate),
@@ -113,12 +117,14 @@ fn summary(model: &Model, width: usize) -> [Line<'static>; 4] {
         let told = format!("{comma}{} {}", printable(&loss.cause), text::count(loss.events));
         third.push(Span::styled(told, if loss.recent > 0 { BAD } else { Style::new() }));
     }
-    [
-        first.into(),
-        failing.unwrap_or_else(|| "nothing fails".into()),
-        slowest.unwrap_or_default(),
-        third.into(),
-    ]
+    let mut lines = vec![Line::from(format!("{calls} · {connections}"))];
+    if lines.iter().any(|line| line.width() > width) {
+        lines = vec![calls.into(), connections.into()];
+    }
+    lines.push(failing.unwrap_or_else(|| "nothing fails".into()));
+    lines.push(slowest.unwrap_or_else(|| "no unary call has ended lately".into()));
+    lines.push(third.into());
+    lines
 }
 
 /// A column: its heading, what it is sorted by, its width, whether it is a number, and from which
@@ -238,7 +244,7 @@ fn cell(content: Content, row: &Row, model: &Model, app: &App, room: usize) -> (
         Content::Role => row.role.as_str().to_owned(),
         Content::Method => fitted(&printable(&row.path()), room),
         Content::Rate => text::rate(recent.rate),
-        Content::Spark => spark(&app.histories.ended(row, room)),
+        Content::Spark => return (spark(&app.histories.ended(row, room)), SPARK),
         Content::Errors => {
             let style = if recent.counts.failed > 0 { BAD } else { Style::new() };
             return (text::percent(recent.error_ratio), style);
@@ -328,7 +334,7 @@ pub(super) fn printable(name: &str) -> Cow<'_, str> {
 }
 
 /// Its end, if it is too long: what methods differ in.
-fn fitted(name: &str, room: usize) -> String {
+pub(super) fn fitted(name: &str, room: usize) -> String {
     if name.width() <= room {
         return name.to_owned();
     }

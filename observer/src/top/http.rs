@@ -1,12 +1,17 @@
 //! As much HTTP/1.1 as asking a daemon takes.
 
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take, Write as _};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use super::access::{Access, Refusal};
 
 /// To connect, and between bytes: a daemon that is watched says something every second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,9 +22,14 @@ const HEAD_AT_MOST: u64 = 16 << 10;
 /// Of an answer: a thousand rows take less than one MiB.
 const BODY_AT_MOST: u64 = 64 << 20;
 
-/// Where a daemon listens: `http://HOST:PORT`, perhaps with a path in front of its own.
+/// The first byte of TLS' answer to what is not TLS: an alert's type (RFC 8446 §5.1).
+const ALERT: u8 = 21;
+
+/// Where a daemon listens: `http://HOST:PORT` or `https://HOST:PORT`, perhaps with a path in front of
+/// its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
+    secure: bool,
     /// Host and port.
     authority: String,
     /// Begins with a slash, or is empty.
@@ -31,28 +41,32 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const WRITE: &str = "write it like http://127.0.0.1:9464";
-        let rest = match text.split_once("://") {
-            None => text,
-            Some(("http", rest)) => rest,
+        let (secure, rest) = match text.split_once("://") {
+            None | Some(("http", _)) => (false, text.trim_start_matches("http://")),
+            Some(("https", rest)) => (true, rest),
             Some((scheme, _)) => {
-                return Err(format!("{scheme} is not spoken, only http: {WRITE}"));
+                return Err(format!("{scheme} is not spoken, only http and https: {WRITE}"));
             }
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(format!("a user is named by --user, not in the address: {WRITE}"));
+        }
         if authority.is_empty() || text.contains(|c: char| c.is_control() || c == ' ') {
             return Err(format!("this is no address: {WRITE}"));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
             port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
         });
-        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(Self { authority, path: path.trim_end_matches('/').to_owned() })
+        let port = if secure { 443 } else { 80 };
+        let authority = if has_port { authority.into() } else { format!("{authority}:{port}") };
+        Ok(Self { secure, authority, path: path.trim_end_matches('/').to_owned() })
     }
 }
 
-impl From<SocketAddr> for Address {
+impl Address {
     /// Of a daemon of this machine that listens there.
-    fn from(listen: SocketAddr) -> Self {
+    pub fn of_this_machine(listen: SocketAddr, secure: bool) -> Self {
         let mut reachable = listen;
         if listen.ip().is_unspecified() {
             reachable.set_ip(match listen {
@@ -60,33 +74,102 @@ impl From<SocketAddr> for Address {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        Self { authority: reachable.to_string(), path: String::new() }
+        Self { secure, authority: reachable.to_string(), path: String::new() }
+    }
+
+    /// The name that a certificate must be for.
+    fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 }
 
 impl Display for Address {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
+        let Self { secure, authority, path } = self;
+        let scheme = if *secure { "https" } else { "http" };
+        write!(f, "{scheme}://{authority}{path}")
+    }
+}
+
+/// A daemon, and how it is asked.
+#[derive(Clone)]
+pub struct Remote {
+    address: Address,
+    /// Where the address says https.
+    tls: Option<Arc<ClientConfig>>,
+    authorization: Option<String>,
+}
+
+impl Display for Remote {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
     }
 }
 
 /// The body of an answer with status 200, as it comes.
 pub(super) type Body = BufReader<Box<dyn Read + Send>>;
 
-impl Address {
+impl Remote {
+    /// Reads the files that the user names; asks nobody yet.
+    pub fn new(address: Address, access: &Access) -> Result<Self> {
+        let tls = if address.secure { Some(access.tls()?) } else { None };
+        ensure!(
+            tls.is_some() || access.ca_file.is_none(),
+            "--ca-file is for https, and the address is {address}"
+        );
+        Ok(Self { address, tls, authorization: access.authorization()? })
+    }
+
+    /// Whether a daemon answers. An error if there is one that tells nothing without something that
+    /// its user has to give.
+    pub fn answers(&self) -> Result<bool> {
+        match self.get("/readyz").and_then(read) {
+            Ok(_) => Ok(true),
+            Err(error) if error.downcast_ref::<Refusal>().is_some() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Asks for `path`, which begins with a slash.
     pub(super) fn get(&self, path: &str) -> Result<Body> {
-        self.ask(path).with_context(|| format!("no answer from {self}{path}"))
+        self.ask(path).with_context(|| format!("no answer from {}{path}", self.address))
     }
 
     fn ask(&self, path: &str) -> Result<Body> {
-        let mut stream = self.connect()?;
-        let Self { authority, path: prefix } = self;
+        let stream = self.connect()?;
+        let Some(tls) = &self.tls else { return self.ask_by(stream, path) };
+        let name = ServerName::try_from(self.address.host().to_owned())
+            .with_context(|| format!("no certificate is for {:?}", self.address.host()))?;
+        let connection = ClientConnection::new(Arc::clone(tls), name)?;
+        self.ask_by(StreamOwned::new(connection, stream), path).map_err(|error| {
+            let told = error.downcast_ref::<io::Error>().and_then(Refusal::of_tls);
+            match told {
+                Some(refusal) => anyhow!("{error:#}").context(refusal),
+                None => error,
+            }
+        })
+    }
+
+    fn ask_by(
+        &self,
+        mut stream: impl Read + io::Write + Send + 'static,
+        path: &str,
+    ) -> Result<Body> {
+        let Address { authority, path: prefix, .. } = &self.address;
+        let authorization = match &self.authorization {
+            Some(value) => format!("Authorization: {value}\r\n"),
+            None => String::new(),
+        };
         write!(
             stream,
-            "GET {prefix}{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
+            "GET {prefix}{path} HTTP/1.1\r\nHost: {authority}\r\n{authorization}Connection: \
+             close\r\n\r\n"
         )?;
         let mut stream = BufReader::new(stream);
+        if stream.fill_buf()?.first() == Some(&ALERT) {
+            bail!(Refusal::SpeaksTls);
+        }
         let head = Head::read(&mut stream)?;
         let body: Box<dyn Read + Send> = match head.body {
             Length::Known(length) => Box::new(stream.take(length)),
@@ -94,19 +177,22 @@ impl Address {
             Length::UntilClosed => Box::new(stream),
         };
         let mut body = BufReader::new(body);
-        if head.status != 200 {
-            let mut text = String::new();
-            let _ = (&mut body).take(1024).read_to_string(&mut text);
-            let text: String =
-                text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            bail!("status {}: {text}", head.status);
+        match (head.status, &self.authorization) {
+            (200, _) => return Ok(body),
+            (401, None) => bail!(Refusal::WantsPassword),
+            (401, Some(_)) => bail!(Refusal::WantsOtherPassword),
+            _ => {}
         }
-        Ok(body)
+        let mut text = String::new();
+        let _ = (&mut body).take(1024).read_to_string(&mut text);
+        let text: String =
+            text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        bail!("status {}: {text}", head.status)
     }
 
     fn connect(&self) -> Result<TcpStream> {
         let mut last = anyhow!("the name has no address");
-        for address in self.authority.to_socket_addrs()? {
+        for address in self.address.authority.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, PATIENCE) {
                 Ok(stream) => {
                     stream.set_read_timeout(Some(PATIENCE))?;
@@ -229,15 +315,22 @@ mod tests {
             ("http://gate/observer/node-7/", "http://gate:80/observer/node-7"),
             ("http://[::1]:9464", "http://[::1]:9464"),
             ("[::1]", "http://[::1]:80"),
+            ("https://node-7:9464", "https://node-7:9464"),
+            ("https://gate/node-7", "https://gate:443/node-7"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
-        for bad in ["", "https://x:1", "http:///x", "http://a b", "ftp://x", "x\r\nHost: y"] {
+        for bad in ["", "http:///x", "http://a b", "ftp://x", "x\r\nHost: y", "https://u:p@x"] {
             let error = bad.parse::<Address>().unwrap_err();
             assert!(error.contains("write it like"), "{bad}: {error}");
         }
         let everywhere: SocketAddr = "0.0.0.0:9464".parse().unwrap();
-        assert_eq!(Address::from(everywhere).to_string(), "http://127.0.0.1:9464");
+        let here = Address::of_this_machine(everywhere, true);
+        assert_eq!(
+            (here.to_string().as_str(), here.host()),
+            ("https://127.0.0.1:9464", "127.0.0.1")
+        );
+        assert_eq!("https://[::1]:1".parse::<Address>().unwrap().host(), "::1");
     }
 
     fn body(answer: &str) -> Result<String> {

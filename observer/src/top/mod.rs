@@ -1,10 +1,12 @@
 //! `observer top`: the figures of a daemon in a terminal, or once as text or JSON.
 //!
 //! [`app`](self) keeps what is chosen and shown, without a terminal, and `draw` and `detail` draw it; `source`
-//! brings the figures, and this file puts them together.
+//! brings the figures (of a daemon by `http`, with what it asks for: `access`), and this file puts them
+//! together.
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod app;
 mod detail;
 mod draw;
@@ -25,8 +27,9 @@ use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::metrics::view::{Filter, Order};
+pub use access::{Access, PASSWORD_VARIABLE, Password};
 use app::App;
-pub use http::Address;
+pub use http::{Address, Remote};
 pub use source::Source;
 use source::Update;
 
@@ -38,6 +41,8 @@ const POLL: Duration = Duration::from_millis(100);
 pub struct Options {
     /// The daemon to ask.
     pub address: Option<Address>,
+    /// What it asks for.
+    pub access: Access,
     /// One snapshot instead of a live view.
     pub once: Option<Format>,
     /// In which order rows are shown at first.
@@ -89,6 +94,10 @@ fn live(source: Source, options: &Options) -> Result<()> {
     // end of it again and again.
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
+    }
+    // One that is not there may come; one that refuses will go on to.
+    if let Source::Daemon(remote) = &source {
+        remote.answers()?;
     }
     let mut app = App::new(source.name(), options.order, &options.filter);
     let updates = source.follow()?;

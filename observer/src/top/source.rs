@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::http::{Address, read};
+use super::access::Refusal;
+use super::http::{Remote, read};
 use crate::metrics::view::{Model, Sampler};
 use crate::worker::Worker;
 
@@ -32,21 +33,16 @@ pub enum Update {
 /// Where the figures come from.
 pub enum Source {
     /// A running daemon.
-    Daemon(Address),
+    Daemon(Remote),
     /// This process.
     Own(Worker),
 }
 
 impl Source {
-    /// Whether a daemon answers there.
-    pub fn answers(address: &Address) -> bool {
-        address.get("/readyz").and_then(read).is_ok()
-    }
-
     /// In a few words, for the title.
     pub fn name(&self) -> String {
         match self {
-            Self::Daemon(address) => address.to_string(),
+            Self::Daemon(remote) => remote.to_string(),
             Self::Own(_) => "this process".into(),
         }
     }
@@ -54,7 +50,7 @@ impl Source {
     /// One sample that tells of a second at least.
     pub fn once(&self) -> Result<Model> {
         match self {
-            Self::Daemon(address) => parse(&read(address.get("/api/v1/view")?)?),
+            Self::Daemon(remote) => parse(&read(remote.get("/api/v1/view")?)?),
             Self::Own(worker) => {
                 let mut sampler = Sampler::default();
                 let begun = Instant::now();
@@ -70,7 +66,7 @@ impl Source {
         // Few: what is not taken is late, and a daemon drops whoever is.
         let (updates, taken) = mpsc::sync_channel(2);
         let follow = move || match self {
-            Self::Daemon(address) => follow_daemon(&address, &updates),
+            Self::Daemon(remote) => follow_daemon(&remote, &updates),
             Self::Own(worker) => follow_own(&worker, &updates),
         };
         thread::Builder::new().name("samples".into()).spawn(follow)?;
@@ -82,12 +78,15 @@ fn parse(json: &[u8]) -> Result<Model> {
     serde_json::from_slice(json).context("this is not what an observer of this version says")
 }
 
-fn follow_daemon(address: &Address, updates: &SyncSender<Update>) {
+fn follow_daemon(remote: &Remote, updates: &SyncSender<Update>) {
     loop {
-        let told = match follow_events(address, updates) {
+        let told = match follow_events(remote, updates) {
             Ok(()) => return,
             // Who is asked stands beside it.
-            Err(error) => error.root_cause().to_string(),
+            Err(error) => match error.downcast_ref::<Refusal>() {
+                Some(refusal) => refusal.to_string(),
+                None => error.root_cause().to_string(),
+            },
         };
         if updates.send(Update::Lost(told)).is_err() {
             return;
@@ -97,8 +96,8 @@ fn follow_daemon(address: &Address, updates: &SyncSender<Update>) {
 }
 
 /// Ends without an error when nobody takes the updates.
-fn follow_events(address: &Address, updates: &SyncSender<Update>) -> Result<()> {
-    let mut events = address.get("/events")?;
+fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
+    let mut events = remote.get("/events")?;
     let mut line = Vec::new();
     loop {
         line.clear();

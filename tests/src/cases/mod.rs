@@ -16,6 +16,7 @@ mod late;
 mod lines;
 mod privileges;
 mod processes;
+pub(crate) mod protected;
 mod races;
 pub(crate) mod scraped;
 mod staying_up;

@@ -2,12 +2,10 @@
 //! by the README, the rules and the dashboards it answers with what the peers know happened.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::daemon::Daemon;
 use tests::openmetrics::Labels;
 use tests::peer::{Client, Listen, Server};
@@ -15,16 +13,12 @@ use tests::prometheus::{self, Prometheus, Sample};
 use tests::report::Also;
 use tests::stack::Stack;
 
+use super::protected::{ONLY_CLIENTS_WITH_CERTIFICATES, PASSWORD, Protected, USER};
 use crate::Case;
 
 /// The range that expressions are asked with, where documents have `[5m]`.
 const RANGE: &str = "[12s]";
 const RANGE_SECONDS: f64 = 12.0;
-
-/// Of the user that scrapes.
-const PASSWORD: &str = "secret";
-/// Its bcrypt hash.
-const HASH: &str = "$2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe";
 
 /// Calls of the method that is looked at: fast, slow and failing ones. The 95th of a hundred is slow.
 const FAST: u32 = 85;
@@ -49,15 +43,15 @@ pub(crate) fn case(stack: Option<&'static Stack>) -> Result<Case> {
 fn answers(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let clear = Daemon::start(&["--port", &server.port()?])?;
-    let protected = Protected::new()?;
+    let protected = Protected::by_tls(ONLY_CLIENTS_WITH_CERTIFICATES)?;
     // It is not to see the calls again.
-    let by_tls = Daemon::start(&["--port", "1", "--web-config-file", &protected.file()?])?;
+    let by_tls = Daemon::start(&["--port", "1", "--web-config-file", &protected.config()?])?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
     let rules = ["rules.yml", "alerts.yml"].map(|name| root.join("deploy/prometheus").join(name));
     let scrapes = format!(
         "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n{}",
         clear.address(),
-        protected.scrape(&by_tls.address())
+        scrape_of(&protected, &by_tls.address())
     );
     let prometheus = Prometheus::start(&scrapes, &rules, ("[5m]", RANGE))?;
     // What has not happened yet has no series, and rates are not extrapolated to before a counter was
@@ -263,49 +257,15 @@ fn value_of(samples: &[Sample], labels: &[(&str, &str)]) -> Result<f64> {
     value(&with)
 }
 
-/// What a daemon needs for TLS with a password, and who scrapes it.
-struct Protected(TempDir);
-
-impl Protected {
-    fn new() -> Result<Self> {
-        let folder = TempDir::with_prefix("protected-").context("create a folder")?;
-        let mut params = CertificateParams::new([])?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
-        write("ca.crt", &authority.pem())?;
-        for name in ["daemon", "scraper"] {
-            let key = KeyPair::generate()?;
-            let params = CertificateParams::new([format!("{name}.test")])?;
-            write(&format!("{name}.crt"), &params.signed_by(&key, &authority)?.pem())?;
-            write(&format!("{name}.key"), &key.serialize_pem())?;
-        }
-        let config = format!(
-            "tls_server_config:\n  cert_file: daemon.crt\n  key_file: daemon.key\n  client_auth_type: \
-             RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n\
-             basic_auth_users:\n  prometheus: {HASH}\n"
-        );
-        write("web.yml", &config)?;
-        Ok(Self(folder))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self) -> Result<String> {
-        self.path("web.yml").into_os_string().into_string().ok().context("a path that is no text")
-    }
-
-    fn scrape(&self, address: &str) -> String {
-        let path = |name| self.path(name).display().to_string();
-        format!(
-            "  - job_name: observer-tls\n    scheme: https\n    static_configs: [{{targets: ['{address}']}}]\n    \
-             basic_auth: {{username: prometheus, password: {PASSWORD}}}\n    tls_config: {{server_name: \
-             daemon.test, ca_file: '{}', cert_file: '{}', key_file: '{}'}}\n",
-            path("ca.crt"),
-            path("scraper.crt"),
-            path("scraper.key")
-        )
-    }
+/// How a Prometheus is told to ask a daemon that is protected.
+fn scrape_of(protected: &Protected, address: &str) -> String {
+    let path = |name| protected.path(name).display().to_string();
+    format!(
+        "  - job_name: observer-tls\n    scheme: https\n    static_configs: [{{targets: ['{address}']}}]\n    \
+         basic_auth: {{username: {USER}, password: {PASSWORD}}}\n    tls_config: {{server_name: \
+         daemon.test, ca_file: '{}', cert_file: '{}', key_file: '{}'}}\n",
+        path("ca.crt"),
+        path("scraper.crt"),
+        path("scraper.key")
+    )
 }

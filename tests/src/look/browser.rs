@@ -102,11 +102,17 @@ impl Browser {
         self.post("/refresh", &json!({})).map(drop)
     }
 
-    /// Another tab, in front of the others.
-    pub fn another_tab(&self) -> Result<()> {
-        let tab = self.post("/window/new", &json!({"type": "tab"}))?;
-        let handle = tab.get("handle").context("a tab without handle")?;
-        self.post("/window", &json!({"handle": handle})).map(drop)
+    /// Another window, to which everything goes from now on.
+    pub fn another_window(&self) -> Result<String> {
+        let window = self.post("/window/new", &json!({"type": "window"}))?;
+        let handle = window.get("handle").and_then(Value::as_str).context("no handle")?;
+        self.switch_to(handle)?;
+        Ok(handle.to_owned())
+    }
+
+    /// Everything goes to this window from now on.
+    pub fn switch_to(&self, window: &str) -> Result<()> {
+        self.post("/window", &json!({"handle": window})).map(drop)
     }
 
     /// Runs a function's body in the page; what it returns.

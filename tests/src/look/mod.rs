@@ -2,7 +2,11 @@
 //! show is compared with what the peers know happened.
 
 pub mod browser;
+mod figures;
+mod html;
+mod names;
 pub mod page;
+mod pictures;
 pub mod terminal;
 pub mod top;
 

@@ -9,16 +9,20 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::browser::{self, Browser};
+use super::figures::{
+    self, Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, P99, RATE, Who,
+};
+use super::names::{self, Names};
+use super::pictures;
 use super::{Lines, line, lines_of, load, number, same, wait_for};
 use crate::daemon::Daemon;
 use crate::footprint::Footprint;
 use crate::peer::{Client, Listen, Server};
-use crate::raw::{Address, Call, Talk};
 use crate::report;
 use crate::stack::Stack;
 
@@ -31,16 +35,12 @@ const SCENE: Duration = Duration::from_secs(100);
 /// Pages that are open at the same time.
 const PAGES: usize = 100;
 
-/// What each of them is sent.
-const SAMPLES: usize = 10;
+/// Of them in a browser, each in a window of its own, so that all are visible. A browser has no more
+/// than six connections to a server at once.
+const WINDOWS: usize = 5;
 
-/// Names that would be markup.
-const HOSTILE: [&str; 4] = [
-    "<script>window.harmed=1</script>",
-    "\"onfocus=\"window.harmed=1\"><img>'",
-    "&lt;b&gt;&amp;${window.harmed=1}`",
-    "--></script><style>*{display:none}",
-];
+/// What each of the others is sent.
+const SAMPLES: usize = 10;
 
 /// What a row shows, with and without script.
 #[derive(Debug, Deserialize)]
@@ -51,6 +51,9 @@ struct Shown {
     service: String,
     method: String,
     rate: String,
+    errors: String,
+    in_flight: String,
+    quantiles: [String; 3],
     calls: String,
     codes: Vec<String>,
 }
@@ -61,6 +64,8 @@ const ROWS: &str = "return [...document.querySelectorAll('#calls tbody tr')].map
     return {
         process: text('.process b'), who: text('.process small'), method: text('.method b'),
         service: text('.method small'), rate: row.children[2].textContent,
+        errors: row.children[4].textContent, in_flight: row.children[5].textContent,
+        quantiles: [6, 7, 8].map((at) => row.children[at].textContent),
         calls: row.children[9].textContent,
         codes: [...row.querySelectorAll('.codes span')].map((code) => code.textContent),
     };
@@ -81,6 +86,82 @@ impl Shown {
         let method = format!("{}/{}", self.service, self.method);
         Some(line(&self.process, pid.parse().ok()?, role, &method, number(&self.calls)?, &codes))
     }
+}
+
+/// The page of a daemon, as people look at it.
+struct Page(Browser);
+
+impl Look for Page {
+    fn columns(&self) -> &'static [&'static str] {
+        &[RATE, ERRORS, IN_FLIGHT, P50, P90, P99]
+    }
+
+    fn figures(&self) -> Result<Figures> {
+        let mut figures = Figures::default();
+        for row in rows(&self.0)? {
+            let (pid, role) = row.who.split_once(' ').context("a row of nobody")?;
+            let [p50, p90, p99] = row.quantiles;
+            let texts = [
+                (RATE, row.rate),
+                (ERRORS, row.errors),
+                (IN_FLIGHT, row.in_flight),
+                (P50, p50),
+                (P90, p90),
+                (P99, p99),
+            ];
+            let who = (pid.parse()?, role.to_owned(), row.method);
+            figures.rows.insert(who, texts.into());
+        }
+        figures.connections = connections(&self.0)?;
+        Ok(figures)
+    }
+
+    fn connections_of(&mut self, (pid, role, method): &Who) -> Result<u64> {
+        let told = self.0.run(&format!(
+            "const row = [...document.querySelectorAll('#calls tbody tr')].find((row) =>
+                row.querySelector('.process small').textContent === '{pid} {role}'
+                && row.querySelector('.method b').textContent === '{method}');
+            row.click();
+            const fact = [...document.querySelectorAll('.facts tbody tr')]
+                .find((fact) => fact.children[0].textContent === 'Connections');
+            const told = fact.children[1].textContent;
+            document.querySelector('#detail button').click();
+            return told",
+        ))?;
+        told.as_str().and_then(number).context("no number of connections")
+    }
+}
+
+/// `2 complete, 0 joined late, 0 with gaps, 0 undecodable`, and all of them in the tile.
+fn connections(browser: &Browser) -> Result<Connections> {
+    let told = browser.run(
+        "return [...document.querySelectorAll('#health dd')[3].textContent.matchAll(/[0-9][0-9,]*/g),
+            document.querySelector('#tile-connections strong').textContent.split(' ')[0]]
+            .map(String)",
+    )?;
+    let told: Vec<String> = serde_json::from_value(told)?;
+    let numbers: Option<Vec<u64>> = told.iter().map(|text| number(text)).collect();
+    match numbers.as_deref() {
+        Some(&[complete, joined_late, gaps, undecodable, all]) => {
+            let connections = Connections { complete, joined_late, gaps, undecodable };
+            let sum = complete + joined_late + gaps + undecodable;
+            ensure!(all == sum, "the tile says {all}, the list {connections:?}");
+            Ok(connections)
+        }
+        _ => bail!("connections: {told:?}"),
+    }
+}
+
+/// What is shown beside counts is what the peers know, too.
+pub fn tells_true_figures(stack: &Stack) -> Result<()> {
+    if !browser::is_there()? {
+        return Ok(());
+    }
+    figures::are_true(stack, |daemon| {
+        let browser = Browser::start()?;
+        browser.open(&url(daemon))?;
+        Ok(Page(browser))
+    })
 }
 
 fn lines(browser: &Browser) -> Result<Lines> {
@@ -135,7 +216,7 @@ pub fn tells_the_truth(stack: &Stack) -> Result<()> {
     browser.scripts(true)?;
     browser.reload()?;
     shows(&browser, &expected)?;
-    fits(&browser)?;
+    fits(&browser, false)?;
     let complaints = browser.complaints()?;
     ensure!(complaints.is_empty(), "the browser complains: {}", complaints.join("\n"));
     server.stop()?;
@@ -230,12 +311,42 @@ fn is_used_by_keys(browser: &Browser) -> Result<()> {
     browser.press("p")
 }
 
-/// Nothing is wider than the window.
-fn fits(browser: &Browser) -> Result<()> {
+/// Elements with more than they show, and what it is.
+const CUT: &str = "return [...document.querySelectorAll('body *')]
+    .filter((part) => part.checkVisibility() && !part.closest('svg') && part.clientWidth > 0
+        && (part.scrollWidth > part.clientWidth + 1
+            || part.matches('.tile *') && part.scrollHeight > part.clientHeight + 3))
+    .map((part) => `${part.id || part.className || part.tagName}: ${part.textContent.slice(0, 80)}`)";
+
+/// Nothing is wider than the window, or than its place: with the table alone, and with a row in
+/// detail. Names of any length may be cut where the whole name is elsewhere.
+fn fits(browser: &Browser, long_names: bool) -> Result<()> {
+    const MAY_BE_CUT: [&str; 4] = ["B: ", "SMALL: ", "method: ", "SPAN: "];
     for (width, dark) in [(400, true), (400, false), (1280, true), (1280, false)] {
         browser.look(width, 800, dark)?;
-        becomes(browser, "document.documentElement.scrollWidth <= window.innerWidth")
-            .with_context(|| format!("at {width} pixels"))?;
+        for detail in [false, true] {
+            let place = || {
+                format!(
+                    "at {width} pixels, {}",
+                    if detail { "with a row in detail" } else { "the table" }
+                )
+            };
+            becomes(browser, "document.documentElement.scrollWidth <= window.innerWidth")
+                .with_context(place)?;
+            let mut cut: Vec<String> = serde_json::from_value(browser.run(CUT)?)?;
+            if long_names {
+                cut.retain(|part| !MAY_BE_CUT.iter().any(|of| part.starts_with(of)));
+            }
+            ensure!(cut.is_empty(), "cut {}: {}", place(), cut.join("\n"));
+            // Rows may have changed places.
+            let (click, then) = if detail {
+                ("#detail button", "hidden")
+            } else {
+                ("tbody tr[data-key]", "checkVisibility()")
+            };
+            browser.run(&format!("document.querySelector('{click}').click()"))?;
+            becomes(browser, &format!("document.querySelector('#detail').{then}"))?;
+        }
     }
     Ok(())
 }
@@ -245,28 +356,8 @@ pub fn shows_any_name() -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
-    let daemon = Daemon::start(&["--max-methods", "1000", "--comm", "raw-peer"])?;
-    let long = "x".repeat(300);
-    let many: Vec<String> = (0..500).map(|number| format!("Method{number:03}")).collect();
-    let names: Vec<&str> =
-        HOSTILE.into_iter().chain([long.as_str()]).chain(many.iter().map(String::as_str)).collect();
-    let mut talk = Talk::begin(&daemon, "any name", Address::V4(0))?;
-    for (names, from) in names.chunks(50).zip((0u32..).step_by(50)) {
-        let streams = || names.iter().zip((from..).map(|number| 2 * number + 1));
-        talk.client(|frames| {
-            streams().fold(frames, |frames, (name, stream)| {
-                frames.request(stream, name).last_message(stream, 1)
-            })
-        })?;
-        // Errors only, without any message.
-        talk.server(|frames| {
-            streams().fold(frames, |frames, (_, stream)| frames.trailers_only(stream, 13))
-        })?;
-        for name in names {
-            talk.expect(Call::new(*name, 13).requests(&[1]))?;
-        }
-    }
-    talk.compare()?;
+    let daemon = names::daemon()?;
+    let Names { talk, names } = names::called(&daemon, 505)?;
     let browser = Browser::start()?;
     browser.open(&url(&daemon))?;
     // Of both ends, and some are more than the page has.
@@ -283,7 +374,7 @@ pub fn shows_any_name() -> Result<()> {
         let lines = shown.iter().filter(|shown| *shown == method).count();
         ensure!((1..=2).contains(&lines), "{lines} rows of {name}");
     }
-    fits(&browser)?;
+    fits(&browser, true)?;
     harmless(&browser)?;
     browser.scripts(false)?;
     browser.reload()?;
@@ -304,17 +395,25 @@ fn harmless(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
-/// A hundred that look cost the daemon little, and scrapes get through at once.
+/// A hundred that look, some of them in a real browser, cost the daemon little, and scrapes get through at once.
 pub fn is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;
-    let client = Client::start(stack, &server, &load())?;
     daemon.scrape()?;
     let before = Footprint::of(daemon.pid())?.memory;
+    let browser = if browser::is_there()? { Some(Browser::start()?) } else { None };
+    let mut windows = Vec::new();
+    if let Some(browser) = &browser {
+        for _ in 0..WINDOWS {
+            windows.push(browser.another_window()?);
+            browser.open(&url(&daemon))?;
+        }
+    }
     let mut pages = Vec::new();
-    for _ in 0..PAGES {
+    for _ in windows.len()..PAGES {
         pages.push(events(&daemon)?);
     }
+    let client = Client::start(stack, &server, &load())?;
     let begun = Instant::now();
     let mut slowest = Duration::ZERO;
     for _ in 0..SAMPLES {
@@ -338,16 +437,14 @@ pub fn is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     ensure!(after < before + (24 << 20), "the daemon grows from {before} to {after} bytes");
     // One sample a second, not one for each page.
     ensure!(took > Duration::from_secs(7), "{SAMPLES} samples in {took:?}");
-    drop(pages);
     let (client, truth) = client.finish()?;
     let mut expected = lines_of(&client, "client", &truth);
     expected.extend(lines_of(server.identity(), "server", &truth));
-    if browser::is_there()? {
-        let browser = Browser::start()?;
-        for _ in 0..3 {
-            browser.open(&url(&daemon))?;
-            shows(&browser, &expected)?;
-            browser.another_tab()?;
+    if let Some(browser) = &browser {
+        for window in &windows {
+            browser.switch_to(window)?;
+            shows(browser, &expected)?;
+            becomes(browser, "document.querySelector('#state').className === 'live'")?;
         }
     }
     server.stop()?;
@@ -428,6 +525,7 @@ pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
     take("page-detail-dark.png", 1280, 800, true)?;
     browser.run("document.querySelector('#detail button').click()")?;
     take("page-narrow.png", 400, 860, false)?;
+    pictures::of_terminals(&browser, &daemon, &folder)?;
     drop((clients, servers));
     daemon.stop()
 }
@@ -440,7 +538,7 @@ pub fn screenshots_wanted() -> Option<PathBuf> {
 
 /// What the stacks do, in turn, for longer than it takes.
 fn scene() -> [Vec<Vec<Value>>; 3] {
-    let repeated = |stage: Vec<Value>| vec![stage; 400];
+    let repeated = |stage: Vec<Value>| vec![stage; 2000];
     [
         repeated(vec![
             json!({"rpc": "Unary", "count": 40, "concurrency": 2, "sleep_ms": 5}),

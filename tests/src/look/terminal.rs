@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::{LIMIT, wait_for};
+use super::{LIMIT, html, wait_for};
 use crate::process::Process;
 
 /// A program in a terminal.
@@ -67,6 +67,23 @@ impl Terminal {
         let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, columns) = screen.screen().size();
         screen.screen().rows(0, columns).collect()
+    }
+
+    /// The screen as a page, in its colours: for a browser to make a picture of.
+    pub fn html(&self) -> String {
+        let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        html::page(screen.screen())
+    }
+
+    /// Makes it another size, of which the program is told.
+    pub fn resize(&self, columns: u16, lines: u16) -> Result<()> {
+        let size = Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.keyboard, size)?;
+        let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        screen.screen_mut().set_size(lines, columns);
+        drop(screen);
+        // It is not the terminal's session leader, so the kernel does not tell it.
+        self.process.signal(Signal::WINCH)
     }
 
     /// Presses keys.

@@ -3,6 +3,7 @@
 mod children;
 mod plan;
 mod scrape;
+mod sum;
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,15 +15,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::TERM_SIGNALS;
 
 use crate::{build, exec, setup};
 use children::Running;
+use sum::Sum;
 
 /// Where the daemon listens by default.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// The service, and its clients.
+const SHOP: &str = "demo-shop";
+const ORDERS: &str = "demo-orders";
+const FEED: &str = "demo-feed";
 
 /// Between tables where there is no terminal.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -41,14 +48,12 @@ pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
     let mut demo = Demo::start(&daemon, &peer, &stop)?;
     println!("demo: look at {}/, metrics are at {0}/metrics", demo.url());
     let shown = demo.show(limit.map(|limit| Instant::now() + limit), &stop);
-    let table = shown.and_then(|()| demo.table());
+    let snapshot = shown.and_then(|()| Ok((demo.table()?, demo.sum()?)));
     demo.stop()?;
-    let table = table?;
+    let (table, sum) = snapshot?;
     print!("{table}");
-    // The first line is the heading.
-    if table.lines().count() < 2 {
-        bail!("not one gRPC call was seen; the logs are in {}", demo.directory.display());
-    }
+    sum.check().with_context(|| format!("the logs are in {}", demo.directory.display()))?;
+    println!("demo: {sum}");
     println!("demo: the page was at {}/; `cargo xtask run` serves your own there", demo.url());
     Ok(())
 }
@@ -74,7 +79,7 @@ impl Demo {
         let mut daemon = Running::start("daemon", &mut command, &directory)?;
         await_metrics(&mut daemon, address, stop)?;
         let (service, target) = start_service(peer, &directory)?;
-        let plans = [("demo-orders", plan::short_calls()), ("demo-feed", plan::streams())];
+        let plans = [(ORDERS, plan::short_calls()), (FEED, plan::streams())];
         let mut clients = Vec::new();
         for (name, plan) in plans {
             let mut command = client_command(name, peer, &plan, &target, &directory)?;
@@ -96,10 +101,18 @@ impl Demo {
 
     /// What the daemon sees, as text.
     fn table(&self) -> Result<String> {
+        String::from_utf8(self.snapshot("--table")?).context("the table")
+    }
+
+    fn sum(&self) -> Result<Sum> {
+        Sum::of(&self.snapshot("--json")?)
+    }
+
+    fn snapshot(&self, format: &str) -> Result<Vec<u8>> {
         let mut command = self.top();
-        let output = command.args(["--once", "--table"]).stderr(Stdio::inherit()).output()?;
+        let output = command.args(["--once", format]).stderr(Stdio::inherit()).output()?;
         ensure!(output.status.success(), "{}: {}", exec::shown(&command), output.status);
-        String::from_utf8(output.stdout).context("the table")
+        Ok(output.stdout)
     }
 
     /// Shows what the daemon sees until told to stop.
@@ -207,10 +220,10 @@ fn await_metrics(daemon: &mut Running, address: SocketAddr, stop: &AtomicBool) -
 
 /// Starts the service and returns its address.
 fn start_service(peer: &Path, directory: &Path) -> Result<(Running, String)> {
-    let mut command = named("demo-shop", peer, directory)?;
+    let mut command = named(SHOP, peer, directory)?;
     command.args(["server", "--listen", "127.0.0.1:0", "--truth"]);
-    command.arg(directory.join("demo-shop.truth")).stdout(Stdio::piped());
-    let mut service = Running::start("demo-shop", &mut command, directory)?;
+    command.arg(directory.join(format!("{SHOP}.truth"))).stdout(Stdio::piped());
+    let mut service = Running::start(SHOP, &mut command, directory)?;
     let line = service.first_line()?;
     let address = line
         .split_once("\"address\":\"")

@@ -1,0 +1,196 @@
+//! What a protected daemon asks for: TLS, whose certificate is to be verified, and a password.
+
+use std::fmt::{self, Debug, Display, Formatter};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+
+/// A file with one password is small; what is larger is not one.
+const PASSWORD_AT_MOST: u64 = 4096;
+
+/// The environment variable that may hold the password.
+pub const PASSWORD_VARIABLE: &str = "OBSERVER_PASSWORD";
+
+/// What the user says about a daemon that is protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Certificates in PEM, of the authorities that its own may be by.
+    pub ca_file: Option<PathBuf>,
+    /// Whom it knows.
+    pub user: Option<String>,
+    /// What the user is known by.
+    pub password: Option<Password>,
+}
+
+/// Where a password is to be had.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// The first line of this file.
+    File(PathBuf),
+    /// This is it.
+    Is(String),
+}
+
+impl Debug for Password {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Is(_) => f.write_str("Is(…)"),
+        }
+    }
+}
+
+/// Why a daemon that is there tells nothing: its user has to do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    SpeaksTls,
+    SpeaksNoTls,
+    /// And none was given.
+    WantsPassword,
+    /// Another one than was given.
+    WantsOtherPassword,
+    /// Its certificate is not what was expected, or it wants one of us.
+    DistrustsOrIsDistrusted,
+}
+
+impl Display for Refusal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SpeaksTls => {
+                "it speaks TLS: add --ca-file FILE, the authority of its certificate (and write \
+                 https:// if there is an --address)"
+            }
+            Self::SpeaksNoTls => "it does not speak TLS: write http://, without --ca-file",
+            Self::WantsPassword => {
+                "it asks for a password: add --user NAME, and --password-file FILE or the \
+                 environment variable OBSERVER_PASSWORD"
+            }
+            Self::WantsOtherPassword => "it does not know this user with this password",
+            Self::DistrustsOrIsDistrusted => {
+                "no TLS with it: --ca-file must name the authority of its certificate, --address \
+                 a name that this is for; certificates of clients are not shown"
+            }
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// What the end of a TLS connection says, if it says anything.
+    pub(super) fn of_tls(error: &io::Error) -> Option<Self> {
+        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::InvalidMessage(_) => Some(Self::SpeaksNoTls),
+            rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_) => {
+                Some(Self::DistrustsOrIsDistrusted)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Access {
+    /// The value of the header `Authorization`, if there is to be one.
+    pub(super) fn authorization(&self) -> Result<Option<String>> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let password = match &self.password {
+            Some(Password::Is(password)) => password.clone(),
+            Some(Password::File(path)) => first_line(path)?,
+            None => anyhow::bail!(
+                "--user without a password: add --password-file FILE, or set {PASSWORD_VARIABLE}"
+            ),
+        };
+        ensure!(!user.contains(':'), "a user's name has no colon");
+        Ok(Some(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))))
+    }
+
+    /// How TLS is spoken, and whom it is believed.
+    pub(super) fn tls(&self) -> Result<Arc<ClientConfig>> {
+        let path = self.ca_file.as_deref().context(
+            "https needs --ca-file FILE: in PEM, the authority that the daemon's certificate is by",
+        )?;
+        let mut authorities = RootCertStore::empty();
+        let read = |error| anyhow::anyhow!("cannot read {}: {error}", path.display());
+        for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
+            authorities.add(certificate.map_err(read)?).with_context(|| {
+                format!("a certificate in {} is no authority's", path.display())
+            })?;
+        }
+        ensure!(!authorities.is_empty(), "there is no PEM certificate in {}", path.display());
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(authorities)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+}
+
+/// Without its end.
+fn first_line(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(PASSWORD_AT_MOST).read_to_string(&mut text))
+        .with_context(|| format!("cannot read the password in {}", path.display()))?;
+    let line = text.lines().next().unwrap_or_default();
+    ensure!(!line.is_empty(), "there is no password in the first line of {}", path.display());
+    Ok(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn access(password: Option<Password>) -> Access {
+        Access { user: Some("prometheus".into()), password, ..Access::default() }
+    }
+
+    #[test]
+    fn a_password_comes_from_the_first_line_of_a_file_or_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        fs::write(&path, "secret\nsomething else\n").unwrap();
+        let header = Some("Basic cHJvbWV0aGV1czpzZWNyZXQ=".to_owned());
+        for password in [Password::File(path.clone()), Password::Is("secret".into())] {
+            assert_eq!(access(Some(password)).authorization().unwrap(), header);
+        }
+        assert_eq!(Access::default().authorization().unwrap(), None);
+        fs::write(&path, "\n").unwrap();
+        let error = access(Some(Password::File(path))).authorization().unwrap_err();
+        assert!(error.to_string().contains("no password"), "{error}");
+        let error = access(None).authorization().unwrap_err();
+        assert!(error.to_string().contains("--password-file"), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let shown = format!("{:?}", access(Some(Password::Is("secret".into()))));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn tls_needs_an_authority() {
+        let error = Access::default().tls().unwrap_err();
+        assert!(error.to_string().contains("--ca-file"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.crt");
+        for (text, told) in
+            [("", "no PEM certificate"), ("-----BEGIN CERTIFICATE-----\n", "cannot read")]
+        {
+            fs::write(&path, text).unwrap();
+            let access = Access { ca_file: Some(path.clone()), ..Access::default() };
+            let error = access.tls().unwrap_err();
+            assert!(error.to_string().contains(told), "{text:?}: {error}");
+        }
+    }
+}
