@@ -27,6 +27,18 @@ pub(super) struct Scenario {
     telling: Telling,
 }
 
+/// A call of a process in the pod of this UID.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
+    let mut scenario = Scenario::new();
+    let (path, process) = (scenario.path("/s/m"), scenario.process(7, b"x"));
+    let mut identity = Identity::default();
+    identity.cgroup.pod_uid = uid.into();
+    scenario.processes.tell(process, identity);
+    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+    scenario.snapshot()
+}
+
 /// What runs in the processes of a scenario.
 #[derive(Clone, Debug)]
 struct Told;
@@ -122,6 +134,7 @@ fn daemon() -> Daemon {
             Program { name: "exit_read".into(), runs: 100, misses: 1, run_time_ns: 2_500_000 },
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
         ],
+        pod_requests: None,
         own: OwnProcess {
             cpu_seconds: Some(1.25),
             resident_memory_bytes: Some(4096),

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 pub use self::{
     detail::Detail,
-    identity::{Cgroup, Identity},
+    identity::{Cgroup, Identity, Pod},
 };
 
 /// A process, for as long as the daemon runs: a pid that is used again is another one.
@@ -118,6 +118,19 @@ impl Names {
     /// The process; that of [`ProcessId::OTHER`] when it was forgotten.
     pub fn process(&self, id: ProcessId) -> Process {
         self.0.get(&id).cloned().unwrap_or_else(Process::other)
+    }
+
+    /// Asks for the names of each process's pod, by its UID.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn tell_pods(&mut self, mut pod: impl FnMut(&str) -> Option<Arc<Pod>>) {
+        for process in self.0.values_mut() {
+            let uid = &process.identity.cgroup.pod_uid;
+            if !uid.is_empty()
+                && let Some(pod) = pod(uid)
+            {
+                Arc::make_mut(&mut process.identity).pod = Some(pod);
+            }
+        }
     }
 }
 

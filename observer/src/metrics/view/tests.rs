@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, RoleName, Row, Sampler};
 use crate::{
-    grpc::{CallKey, CallSink as _, Code, Ended, Role, Sight},
+    grpc::{CallKey, CallSink as _, Code, Ended, Role},
     hpack::PathId,
     metrics::{Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics},
     process::{Comm, ProcFs, ProcessId, Processes},
