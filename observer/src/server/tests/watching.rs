@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::{
-    grpc::{CallKey, CallSink as _, Code, Ended, Role, Sight},
+    grpc::{CallKey, CallSink as _, Code, Ended, Role},
     hpack::PathId,
     metrics::{Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model},
     process::{Comm, ProcFs, Processes},
