@@ -190,6 +190,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     case("refuses a process that is not there", Nothing, Box::new(refuses_a_missing_process));
     case("refuses a kernel without BTF", Nothing, Box::new(refuses_without_btf));
     cases.push(cases::scraped::case(tonic)?);
+    cases.push(cases::native::case()?);
     cases.extend(cases::all());
     if look::page::screenshots_wanted().is_some() {
         let run = Box::new(move |_: &str| look::page::screenshots(stacks));

@@ -13,6 +13,7 @@ mod gaps;
 mod hostile;
 mod late;
 mod lines;
+pub(crate) mod native;
 mod privileges;
 mod processes;
 pub(crate) mod scraped;

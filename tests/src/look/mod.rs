@@ -2,6 +2,7 @@
 //! show is compared with what the peers know happened.
 
 pub mod browser;
+pub mod dashboards;
 pub mod page;
 pub mod terminal;
 pub mod top;
