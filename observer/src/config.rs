@@ -53,6 +53,9 @@ pub struct Config {
     pub btf: PathBuf,
     /// What is told of failed calls, if anything is.
     pub log_errors: Option<failures::Choice>,
+    /// Who is asked for the names of pods, if anybody is.
+    #[cfg(feature = "kubernetes")]
+    pub kubernetes: Option<crate::kubernetes::Choice>,
     /// What is logged.
     pub log: crate::log::Filter,
 }
@@ -75,6 +78,8 @@ impl Default for Config {
             series_ttl: Duration::from_mins(5),
             btf: PathBuf::from(KERNEL_BTF),
             log_errors: None,
+            #[cfg(feature = "kubernetes")]
+            kubernetes: None,
             log: crate::log::Filter::default(),
         }
     }

@@ -14,6 +14,8 @@ pub mod grpc;
 pub mod hpack;
 pub mod http2;
 pub mod kernel;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;

@@ -5,6 +5,8 @@
 use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+#[cfg(feature = "kubernetes")]
+use observer::kubernetes::Pods;
 use observer::{
     cli::{self, Action},
     config::{Backend, Config},
@@ -65,7 +67,11 @@ fn run(config: &Config) -> Result<()> {
         let mut signals = Signals::new()?;
         let url = format!("{}://{address}/", protection.scheme());
         info!("watching {filter}, backend {backend}, metrics at {url}metrics, the page at {url}");
-        let pages = Arc::new(Figures { worker: Arc::clone(&worker) });
+        let pages = Arc::new(Figures {
+            worker: Arc::clone(&worker),
+            #[cfg(feature = "kubernetes")]
+            pods: config.kubernetes.clone().map(Pods::start).transpose()?,
+        });
         server::serve(listener, pages, protection, end(&mut signals, &worker)).await;
         Ok::<(), anyhow::Error>(())
     })?;
@@ -176,6 +182,8 @@ impl Signals {
 /// What the server publishes.
 struct Figures {
     worker: Arc<Worker>,
+    #[cfg(feature = "kubernetes")]
+    pods: Option<Pods>,
 }
 
 impl Pages for Figures {
@@ -184,7 +192,15 @@ impl Pages for Figures {
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
-        self.worker.snapshot().map_err(|error| format!("{error:#}"))
+        let snapshot = self.worker.snapshot().map_err(|error| format!("{error:#}"));
+        #[cfg(feature = "kubernetes")]
+        let snapshot = snapshot.map(|mut snapshot| {
+            if let Some(pods) = &self.pods {
+                pods.complete(&mut snapshot);
+            }
+            snapshot
+        });
+        snapshot
     }
 
     fn health(&self) -> Result<(), String> {

@@ -218,8 +218,12 @@ impl<S: ProcessSource> Pipeline<S> {
             failures.tick(now_ns);
         }
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
-        for process in self.processes.expired(now_ns, ttl_ns) {
-            self.statistics.forget_process(process);
+        let expired = self.processes.expired(now_ns, ttl_ns);
+        for (process, heir) in self.processes.heirs(expired, &self.telling.labels) {
+            match heir {
+                Some(heir) => self.statistics.hand_over(process, heir),
+                None => self.statistics.forget_process(process),
+            }
             self.processes.forget(process);
         }
     }

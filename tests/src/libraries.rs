@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::daemon::Daemon;
 use crate::openmetrics::{Labels, Metrics};
 use crate::peer::{Client, Identity, Listen, Server};
+use crate::prometheus;
 use crate::report;
 use crate::stack::Stack;
 use crate::truth::{Row, Truth, agree, code_name};
@@ -27,6 +28,11 @@ pub struct Library {
     /// What it tells of the calls that its process serves, and of those that it makes.
     server: &'static [Told],
     client: &'static [Told],
+    /// Families whose numbers mean something else here, as docs/schemas.md says: they are the same
+    /// but for that.
+    renamed: &'static [&'static str],
+    /// Families that are not told here, and why.
+    left_out: &'static [(&'static str, &'static str)],
 }
 
 /// A family's samples, what they count, and of which methods and codes the library counts something
@@ -83,6 +89,8 @@ const GO: Library = Library {
         ("grpc_client_msg_sent_total", Sent, &[]),
         ("grpc_client_handling_seconds_count", Calls, &[Method("ClientStream")]),
     ],
+    renamed: &[],
+    left_out: &[],
 };
 
 const OTEL: Library = Library {
@@ -90,6 +98,8 @@ const OTEL: Library = Library {
     stack: "grpc-go",
     server: &[("rpc_server_call_duration_seconds_count", Codes, DEADLINE)],
     client: &[("rpc_client_call_duration_seconds_count", Codes, &[])],
+    renamed: &[],
+    left_out: &[],
 };
 
 const PYTHON: Library = Library {
@@ -111,6 +121,8 @@ const PYTHON: Library = Library {
         ("grpc_client_msg_recv_handling_seconds_count", Received, &[All]),
         ("grpc_client_msg_send_handling_seconds_count", Sent, &[All]),
     ],
+    renamed: &[],
+    left_out: &[],
 };
 
 const LEGACY: Library = Library {
@@ -130,6 +142,8 @@ const LEGACY: Library = Library {
         ("grpc_client_msg_sent_total", Sent, NO_UNARY_REQUESTS),
         ("grpc_client_completed_latency_seconds_count", Calls, &[All]),
     ],
+    renamed: &[],
+    left_out: &[],
 };
 
 /// Messages of what is no stream are not counted.
@@ -155,6 +169,8 @@ const REQUESTS: Library = Library {
         ("grpc_errors_total", Errors, GUIDE),
     ],
     client: &[],
+    renamed: &["grpc_active_connections", "grpc_service_info"],
+    left_out: &[],
 };
 
 /// Only unary methods that there are; what raises or expires has succeeded for it.
@@ -237,9 +253,35 @@ impl Library {
         if self.stack == "python-asyncio" {
             ensure!(metrics.has_trace(TRACE), "no exemplar has the calls' trace");
         }
+        if prometheus::is_there()? {
+            prometheus::check_metrics(&daemon.metrics_as("text/plain; version=0.0.4")?)?;
+        }
         self.compare(&metrics, &at_server, &serving, &served, self.server).context("the server")?;
         self.compare(&metrics, &at_client, &client, &did, self.client).context("the client")?;
         daemon.stop()
+    }
+
+    /// Every family that the library has is told here, or is known not to be.
+    fn has_all(
+        &self,
+        ours: &Metrics,
+        theirs: &Metrics,
+        who: &Identity,
+        told: &[Told],
+    ) -> Result<()> {
+        // What a process does not do has no series.
+        for name in self.renamed.iter().filter(|_| !told.is_empty()) {
+            same_family(ours, theirs, name, who)?;
+        }
+        for name in theirs.families().keys().filter(|name| theirs.has_series_of(name)) {
+            let is_left_out = self.left_out.iter().any(|(left_out, _)| left_out == name);
+            ensure!(
+                ours.families().contains_key(name) != is_left_out,
+                "the library tells {name}, which is {} here",
+                if is_left_out { "known to be left out, and told" } else { "not told" }
+            );
+        }
+        Ok(())
     }
 
     /// The stack with the library in it, and told where to write what it tells.
@@ -299,6 +341,7 @@ impl Library {
             }
             report::exact(expected.len());
         }
+        self.has_all(ours, &theirs, who, told)?;
         report::say(&format!(
             "the library of --schema {self} at {who}: {wrong} of {all} numbers are not those of its calls"
         ));
@@ -401,7 +444,9 @@ fn same_family(ours: &Metrics, theirs: &Metrics, sample: &str, who: &Identity) -
     /// That only the daemon has, or only the library: where its peer is.
     const OUR_LABELS: [&str; 2] = ["pid", "process"];
     const THEIR_LABELS: [&str; 2] = ["server_address", "server_port"];
-    let name = sample.trim_end_matches("_total").trim_end_matches("_count");
+    let name = ["_total", "_count", "_info"]
+        .iter()
+        .fold(sample, |name, suffix| name.strip_suffix(suffix).unwrap_or(name));
     let family = |metrics: &Metrics| metrics.families().get(name).cloned();
     let their_family = family(theirs).with_context(|| format!("the library has no {name}"))?;
     let our_family = family(ours).with_context(|| format!("the daemon has no {name}"))?;

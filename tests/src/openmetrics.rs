@@ -51,9 +51,18 @@ impl Metrics {
         &self.families
     }
 
-    /// How many series there are, of all names.
-    pub fn series_count(&self) -> usize {
-        self.series.len()
+    /// Whether the family has any.
+    pub fn has_series_of(&self, family: &str) -> bool {
+        let is_its = |name: &String| {
+            name.strip_prefix(family)
+                .is_some_and(|rest| ["", "_total", "_count", "_info"].contains(&rest))
+        };
+        self.series.keys().any(|(name, _)| is_its(name))
+    }
+
+    /// How many series there are, of all names that begin so.
+    pub fn series_count(&self, prefix: &str) -> usize {
+        self.series.keys().filter(|(name, _)| name.starts_with(prefix)).count()
     }
 
     /// Whether an exemplar has this trace.

@@ -1,15 +1,17 @@
 //! A real Prometheus, as Debian has it, that scrapes daemons; and what it answers.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -69,6 +71,16 @@ impl Prometheus {
     /// Starts one with these scrape configurations (YAML, a list's entries) and files of rules, in
     /// which each `from` is read as `to`: ranges of minutes are long for a test.
     pub fn start(scrapes: &str, rules: &[PathBuf], ranges: (&str, &str)) -> Result<Self> {
+        Self::start_with(scrapes, rules, ranges, &[])
+    }
+
+    /// Likewise, with features that are not on by themselves.
+    pub fn start_with(
+        scrapes: &str,
+        rules: &[PathBuf],
+        ranges: (&str, &str),
+        features: &[&str],
+    ) -> Result<Self> {
         let folder = TempDir::with_prefix("prometheus-").context("create a folder")?;
         let mut names = Vec::new();
         for path in rules {
@@ -93,6 +105,7 @@ impl Prometheus {
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
+            .args(features.iter().map(|feature| format!("--enable-feature={feature}")))
             // All that it says is that something is wrong.
             .arg("--log.level=warn")
             .current_dir(folder.path())
@@ -141,21 +154,63 @@ impl Prometheus {
         let Data::Matrix(rows) = self.ask(selector, Some(time))? else {
             bail!("not a range vector: {selector}");
         };
-        let pair = |(time, value): (f64, String)| Ok((time, value.parse()?));
-        rows.into_iter()
-            .map(|Row { metric, values }| {
-                let values = values.into_iter().map(pair).collect::<Result<_>>()?;
-                Ok(Range { values, labels: metric })
-            })
+        rows.into_iter().map(Row::range).collect()
+    }
+
+    /// Evaluates an expression each `step` seconds of the last `seconds`.
+    pub fn query_range(&self, expression: &str, seconds: f64, step: f64) -> Result<Vec<Range>> {
+        let end = epoch()?;
+        let path = format!(
+            "/api/v1/query_range?query={}&start={}&end={end}&step={step}",
+            percent_encoded(expression),
+            end - seconds
+        );
+        let Data::Matrix(rows) = self.data(&path)? else { bail!("not a matrix: {expression}") };
+        rows.into_iter().map(Row::range).collect()
+    }
+
+    /// The `trace_id` of each exemplar of the last minutes that the selector's series have.
+    pub fn exemplars(&self, selector: &str) -> Result<BTreeSet<String>> {
+        #[derive(Deserialize)]
+        struct OfSeries {
+            exemplars: Vec<Exemplar>,
+        }
+        #[derive(Deserialize)]
+        struct Exemplar {
+            labels: Labels,
+        }
+        let end = epoch()? + 60.0;
+        let path = format!(
+            "/api/v1/query_exemplars?query={}&start={}&end={end}",
+            percent_encoded(selector),
+            end - 600.0
+        );
+        let series: Vec<OfSeries> = self.data(&path)?;
+        let exemplars = series.into_iter().flat_map(|series| series.exemplars);
+        exemplars
+            .map(|Exemplar { mut labels }| labels.remove("trace_id").context("no trace_id"))
             .collect()
+    }
+
+    /// The values that a label has in the series of a selector, as Grafana asks for a variable's.
+    pub fn label_values(&self, selector: &str, label: &str) -> Result<BTreeSet<String>> {
+        let path = format!(
+            "/api/v1/label/{label}/values?match[]={}&start={}",
+            percent_encoded(selector),
+            epoch()? - 600.0
+        );
+        self.data(&path)
     }
 
     fn ask(&self, expression: &str, time: Option<f64>) -> Result<Data> {
         let at = time.map_or(String::new(), |time| format!("&time={time}"));
-        let path = format!("/api/v1/query?query={}{at}", percent_encoded(expression));
-        let (_, body) = http_get(self.address, &path)?;
-        let answer: Answer = serde_json::from_str(&body).context("an answer that is no JSON")?;
-        answer.data.with_context(|| format!("{expression}: {}", answer.error.unwrap_or_default()))
+        self.data(&format!("/api/v1/query?query={}{at}", percent_encoded(expression)))
+    }
+
+    fn data<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let (_, body) = http_get(self.address, path)?;
+        let answer: Answer<T> = serde_json::from_str(&body).with_context(|| body.clone())?;
+        answer.data.with_context(|| format!("{path}: {}", answer.error.unwrap_or_default()))
     }
 
     /// That every target is scraped without an error, and that nothing was found wrong.
@@ -181,8 +236,8 @@ impl Prometheus {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    data: Option<Data>,
+struct Answer<T> {
+    data: Option<T>,
     error: Option<String>,
 }
 
@@ -203,6 +258,20 @@ struct Element {
 struct Row {
     metric: Labels,
     values: Vec<(f64, String)>,
+}
+
+impl Row {
+    fn range(self) -> Result<Range> {
+        let Self { metric, values } = self;
+        let pair = |(time, value): (f64, String)| Ok((time, value.parse()?));
+        let values = values.into_iter().map(pair).collect::<Result<_>>()?;
+        Ok(Range { values, labels: metric })
+    }
+}
+
+/// Now, in seconds.
+fn epoch() -> Result<f64> {
+    Ok(UNIX_EPOCH.elapsed().context("a clock before 1970")?.as_secs_f64())
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -235,35 +304,131 @@ pub fn check_metrics(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// An expression of a dashboard, with where it stands.
-#[derive(Debug)]
-pub struct Panel {
-    /// Dashboard and panel.
-    pub name: String,
-    /// With Grafana's variables still in it.
-    pub expression: String,
+/// That `promtool check web-config` takes the file for one.
+pub fn check_web_config(file: &Path) -> Result<()> {
+    let mut promtool = Command::new("promtool");
+    let output = promtool.args(["check", "web-config"]).arg(file).output().context("promtool")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "promtool says of {}:\n{said}", file.display());
+    Ok(())
 }
 
-/// All queries of all panels of all dashboards in a folder; and that each panel has one.
-pub fn panels(folder: &Path) -> Result<Vec<Panel>> {
-    let mut panels = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
-        let path = entry?.path();
-        let text = fs::read_to_string(&path)?;
-        let board: Value =
-            serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
-        let list = |value: &Value, key| value.get(key).and_then(Value::as_array).cloned();
-        for panel in list(&board, "panels").context("a dashboard without panels")? {
-            let title = panel.get("title").and_then(Value::as_str).context("no title")?;
-            let name = format!("{}: {title}", path.display());
-            let targets = list(&panel, "targets").unwrap_or_default();
-            ensure!(!targets.is_empty(), "{name} asks nothing");
-            for target in targets {
-                let expression = target.get("expr").and_then(Value::as_str);
-                let expression = expression.with_context(|| format!("{name}: no expr"))?.to_owned();
-                panels.push(Panel { name: name.clone(), expression });
-            }
-        }
+/// A dashboard of Grafana, as far as a test looks at it.
+#[derive(Debug, Deserialize)]
+pub struct Dashboard {
+    /// Its title.
+    pub title: String,
+    /// What it shows.
+    pub panels: Vec<Panel>,
+    templating: Templating,
+}
+
+/// What shows the answers to some queries.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Panel {
+    /// Its title.
+    pub title: String,
+    /// How: `timeseries`, `stat`, `heatmap`, `table`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where, and how large, in 24ths of the width.
+    pub grid_pos: Value,
+    /// In which unit, and more.
+    #[serde(default)]
+    pub field_config: Value,
+    /// What it asks.
+    pub targets: Vec<Target>,
+    #[serde(default)]
+    transformations: Vec<Value>,
+}
+
+impl Panel {
+    /// What a column of a table is renamed to.
+    pub fn column(&self, own: &str) -> String {
+        let renamed = self.transformations.iter().find_map(|transformation| {
+            transformation.pointer("/options/renameByName")?.get(own)?.as_str()
+        });
+        renamed.unwrap_or(own).to_owned()
     }
-    Ok(panels)
+
+    /// The unit of a column of a table.
+    pub fn unit(&self, column: &str) -> Option<&str> {
+        let overrides = self.field_config.get("overrides")?.as_array()?;
+        let of_column = overrides
+            .iter()
+            .find(|of| of.pointer("/matcher/options").and_then(Value::as_str) == Some(column))?;
+        let mut properties = of_column.get("properties")?.as_array()?.iter();
+        let unit = properties.find(|property| property.get("id").is_some_and(|id| id == "unit"))?;
+        unit.get("value")?.as_str()
+    }
+}
+
+/// A query.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// With Grafana's variables still in it.
+    pub expr: String,
+    /// How each series is called, with `{{label}}`.
+    #[serde(default)]
+    pub legend_format: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Templating {
+    list: Vec<Variable>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Variable {
+    query: Value,
+}
+
+impl Dashboard {
+    /// Reads all of a folder, in the order of their names.
+    pub fn all(folder: &Path) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<BTreeSet<_>>>()?;
+        let json = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        let read = |path: &PathBuf| {
+            serde_json::from_str(&fs::read_to_string(path)?)
+                .with_context(|| format!("read {}", path.display()))
+        };
+        paths.iter().filter(json).map(read).collect()
+    }
+
+    /// What the variables are asked by: selectors and labels.
+    pub fn variables(&self, role: &str) -> Result<Vec<(String, String)>> {
+        let queries = self.templating.list.iter();
+        let queries = queries.filter_map(|variable| variable.query.get("query")?.as_str());
+        queries
+            .map(|query| {
+                let arguments = query
+                    .strip_prefix("label_values(")
+                    .and_then(|rest| rest.strip_suffix(')')?.rsplit_once(", "));
+                let (selector, label) = arguments.with_context(|| query.to_owned())?;
+                Ok((filled(selector, role, "")?, label.to_owned()))
+            })
+            .collect()
+    }
+}
+
+impl Target {
+    /// The expression as Grafana asks it, with everything selected.
+    pub fn asked(&self, role: &str, range: &str) -> Result<String> {
+        filled(&self.expr, role, range)
+    }
+}
+
+fn filled(text: &str, role: &str, range: &str) -> Result<String> {
+    let text = text
+        .replace("[$__rate_interval]", range)
+        .replace("[$__range]", range)
+        .replace("${role}", role);
+    let text = ["instance", "process", "service", "method"]
+        .iter()
+        .fold(text, |text, name| text.replace(&format!("\"${name}\""), "\".+\""));
+    ensure!(!text.contains('$'), "not all variables are known: {text}");
+    Ok(text)
 }

@@ -283,10 +283,8 @@ impl Calls {
         let without = |of: &Self, others: &Self| {
             let differs =
                 |(key, calls): &(&(String, i32), &u64)| others.0.get(*key) != Some(*calls);
-            of.0.iter()
-                .filter(differs)
-                .map(|(key, calls)| format!("\n    {key:?}: {calls}"))
-                .collect::<String>()
+            let lines = of.0.iter().filter(differs);
+            lines.map(|(key, calls)| format!("\n    {key:?}: {calls}")).collect::<Vec<_>>().concat()
         };
         ensure!(
             self == told,

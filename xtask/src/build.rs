@@ -22,6 +22,8 @@ pub(crate) fn run_static() -> Result<()> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let flags = format!("target.{target}.rustflags=['-Ctarget-feature=+crt-static']");
     let arguments = ["build", "--release", "--package", "observer", "--target", &target];
+    // The image is for Kubernetes too.
+    let arguments = [&arguments[..], &["--features", "kubernetes"]].concat();
     exec::run(exec::cargo(&arguments).args(["--config", &flags]))?;
     let (built, place) = (exec::target()?.join(target), exec::target()?.join("static"));
     fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;

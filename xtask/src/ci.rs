@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{correctness, deploy, exec, fuzz, setup, test, vm};
+use crate::{bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks.
 const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_secs(10), seed: 1 };
+
+/// Long enough for calls of each kind.
+const DEMONSTRATED: Duration = Duration::from_secs(10);
 
 /// Runs every step, so that one run shows all that is wrong; the tests last, then some of them on
 /// other kernels. With `all`, all that is meant for other kernels, and another architecture.
@@ -53,6 +56,8 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
     // After the tests, which build the daemon.
+    step("kernel programs' bounds", bpf_stats::host());
+    step("demonstration", demo::run(Some(DEMONSTRATED)));
     step("deployment", deploy::check(all));
     // After the tests, which build the daemon and prepare the peers.
     step("other kernels", other_kernels(all));

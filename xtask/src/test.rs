@@ -89,7 +89,7 @@ fn again(mut counts: Counts, failed: &[String]) -> Result<Counts> {
 fn unprivileged(args: &[OsString]) -> Command {
     let mut cargo =
         exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf", "--no-fail-fast"]);
-    cargo.arg("--").args(args);
+    cargo.args(["--features", "observer/kubernetes"]).arg("--").args(args);
     cargo
 }
 

@@ -10,7 +10,7 @@
 mod layers;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,8 +18,11 @@ use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, Typ
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
+#[cfg(feature = "kubernetes")]
+use crate::kubernetes;
 use crate::metrics::view::Order;
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
 use crate::process::Detail;
@@ -95,11 +98,35 @@ pub fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// The manual page, in roff.
+/// The manual page, in roff: one, with a section for each subcommand.
 pub fn manual() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command()).section("8").render(&mut page)?;
+    let man = Man::new(command()).section("8");
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    writeln!(page, ".SH COMMANDS")?;
+    for subcommand in command().get_subcommands() {
+        page.extend(manual_of(subcommand)?.into_bytes());
+    }
+    man.render_extra_section(&mut page)?;
+    man.render_version_section(&mut page)?;
     Ok(page)
+}
+
+/// What would be a page of its own, as a part of another.
+fn manual_of(subcommand: &Command) -> io::Result<String> {
+    let mut text = Vec::new();
+    let man = Man::new(subcommand.clone().disable_help_flag(true).disable_version_flag(true));
+    man.render_description_section(&mut text)?;
+    if subcommand.get_arguments().next().is_some() {
+        man.render_options_section(&mut text)?;
+    }
+    let text = String::from_utf8(text).map_err(io::Error::other)?;
+    let title = format!(".SS \"observer {}\"", subcommand.get_name());
+    Ok(text.replacen(".SH DESCRIPTION", &title, 1).replacen(".SH OPTIONS\n", "", 1))
 }
 
 fn mistake(mut text: String) -> Error {
@@ -363,8 +390,8 @@ struct Options {
     /// Asks scrapers for TLS or a password, as this file says
     ///
     /// YAML in the format of Prometheus' own exporters: tls_server_config (cert_file, key_file,
-    /// client_auth_type, client_ca_file, min_version) and basic_auth_users (a bcrypt hash by name).
-    /// It and the files that it names are read again when they change.
+    /// client_auth_type, client_ca_file, min_version and others), http_server_config (headers) and
+    /// basic_auth_users (a bcrypt hash by name). It and the files that it names are read again when they change.
     ///
     /// Example: --web-config-file /etc/observer/web.yml
     #[arg(long, visible_alias = "web.config.file", value_name = "FILE", global = true)]
@@ -442,9 +469,10 @@ struct Options {
     /// More labels for each series, of its process
     ///
     /// Comma separated or repeated: exe, cmdline_hash (of the arguments), container_id,
-    /// container_runtime, pod_uid, systemd_unit. Empty where it is not known. Without the flag
-    /// they are only on observer_process_info, to be joined by pid and process. For exe of other
-    /// users' processes CAP_SYS_PTRACE is kept.
+    /// container_runtime, pod_uid, namespace and pod (with --kubernetes), systemd_unit. Empty where
+    /// it is not known. Without the flag they are only on observer_process_info, to be joined by
+    /// pid and process. exe of other users' processes takes CAP_SYS_PTRACE, which is kept with
+    /// --labels exe and not without.
     ///
     /// Example: --labels container_id,systemd_unit
     #[arg(long, value_name = "LABEL", value_delimiter = ',', global = true)]
@@ -545,6 +573,50 @@ struct Options {
     #[arg(help_heading = "Failed calls")]
     log_errors_omit: Vec<failures::Field>,
 
+    /// Asks this kubelet, or API server, what the node's pods are called
+    ///
+    /// For the labels namespace and pod. A kubelet without --kubernetes-node, the API server with it.
+    /// The list is asked for when a process of an unknown pod appears, at most every 10 seconds;
+    /// nothing waits for it.
+    ///
+    /// Example: --kubernetes https://10.0.0.7:10250
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "URL", value_parser = kubernetes::server, global = true)]
+    #[arg(help_heading = "Kubernetes")]
+    kubernetes: Option<hyper::Uri>,
+
+    /// The node whose pods the API server is asked for
+    ///
+    /// Its name in Kubernetes. Without it --kubernetes is a kubelet, which has only its own.
+    ///
+    /// Example: --kubernetes-node worker-7
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(help_heading = "Kubernetes")]
+    kubernetes_node: Option<String>,
+
+    /// Has the token that Kubernetes is asked with
+    ///
+    /// Of an account that may list pods (API server) or get nodes/proxy (kubelet). It is read
+    /// before each request.
+    ///
+    /// Example: --kubernetes-token-file /var/run/secrets/kubernetes.io/serviceaccount/token
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(help_heading = "Kubernetes")]
+    kubernetes_token_file: Option<PathBuf>,
+
+    /// Has the certificate that the one of Kubernetes is verified by
+    ///
+    /// PEM; needed with https, and read before each request. A kubelet that signs its own has it
+    /// in /var/lib/kubelet/pki/kubelet.crt.
+    ///
+    /// Example: --kubernetes-ca-file /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(help_heading = "Kubernetes")]
+    kubernetes_ca_file: Option<PathBuf>,
+
     /// Reads further settings from a TOML file
     ///
     /// Its keys are the long flags without the dashes; lists are arrays or strings. A key that
@@ -592,6 +664,13 @@ impl Options {
             let parsed = self.buckets.join(",").parse();
             parsed.map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?
         };
+        #[cfg(feature = "kubernetes")]
+        let kubernetes = kubernetes::Choice::new(
+            self.kubernetes,
+            self.kubernetes_node,
+            self.kubernetes_token_file,
+            self.kubernetes_ca_file,
+        )?;
         let ports = self.port.into_iter().collect();
         let mut omitted = self.log_errors_omit;
         omitted.sort_unstable();
@@ -617,6 +696,8 @@ impl Options {
             log_errors: self
                 .log_errors
                 .then_some(failures::Choice { per_second: self.log_errors_rate, omitted }),
+            #[cfg(feature = "kubernetes")]
+            kubernetes,
             log: self.log,
         })
     }

@@ -57,6 +57,22 @@ const SETTINGS: [(&str, &str, &str); 23] = [
     ("children", "true\npid = 1", "true"),
 ];
 
+/// The same of those that are there with the feature.
+const KUBERNETES: &[(&str, &str, &str)] = if cfg!(feature = "kubernetes") {
+    &[
+        ("kubernetes", "'http://[::1]:1'", "http://[::1]:1"),
+        ("kubernetes-node", "'n'", "n"),
+        ("kubernetes-token-file", "'/t'", "/t"),
+        ("kubernetes-ca-file", "'/c'", "/c"),
+    ]
+} else {
+    &[]
+};
+
+fn samples() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    SETTINGS.iter().chain(KUBERNETES)
+}
+
 #[test]
 fn clap_finds_no_fault_in_the_definition() {
     command().debug_assert();
@@ -74,11 +90,12 @@ fn every_flag_is_a_variable_and_a_key() {
             continue;
         }
         let (_, toml, text) =
-            SETTINGS.iter().find(|setting| setting.0 == flag).expect("a sample in SETTINGS");
+            samples().find(|setting| setting.0 == flag).expect("a sample in SETTINGS");
         // What has an effect only with another one.
         let with = match flag {
             "children" => &["--pid=1"][..],
             "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
+            _ if flag.starts_with("kubernetes-") => &["--kubernetes=http://127.0.0.1:1"],
             _ => &[],
         };
         // The sample of the file has it itself.
@@ -89,6 +106,23 @@ fn every_flag_is_a_variable_and_a_key() {
         assert_ne!(by_flag, config(with, &[]), "--{flag} has no effect");
         assert_eq!(by_flag, by_variable, "--{flag} as a variable");
         assert_eq!(by_flag, by_file, "--{flag} as a key");
+    }
+}
+
+#[test]
+fn the_manual_has_all_in_one_page() {
+    let page = String::from_utf8(manual().expect("rendered")).expect("text");
+    for told in
+        [".SS \"observer top\"", ".SS \"observer check\"", "\\-\\-once", "\\-\\-max\\-series"]
+    {
+        assert_eq!(page.matches(told).count().min(1), 1, "no {told} in:\n{page}");
+    }
+    // Flags stand under their own headings, those of a subcommand under its.
+    assert!(!page.contains(".SH OPTIONS"), "{page}");
+    // A page that is not there.
+    for subcommand in command().get_subcommands() {
+        let reference = format!("observer\\-{}(", subcommand.get_name());
+        assert!(!page.contains(&reference), "{reference} in:\n{page}");
     }
 }
 

@@ -41,8 +41,19 @@ pub struct Daemon {
     pub processes_overflow: u64,
     /// The kernel programs.
     pub programs: Vec<Program>,
+    /// How often the names of pods were asked for; `None` if they never are.
+    pub pod_requests: Option<PodRequests>,
     /// The daemon as a process.
     pub own: OwnProcess,
+}
+
+/// Requests for the names of pods, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodRequests {
+    /// A list came.
+    pub answered: u64,
+    /// None did.
+    pub failed: u64,
 }
 
 /// What was not seen for one cause.
@@ -174,6 +185,7 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         unmeasured,
         processes_overflow,
         programs,
+        pod_requests,
         own,
     } = daemon.as_ref();
     let mut writer = Writer { sink, created: *started_ns };
@@ -194,6 +206,10 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.counter(&SERIES_LATE_EVENTS, statistics.late());
     writer.counter(&PROCESSES_OVERFLOW, *processes_overflow);
     writer.programs(programs);
+    if let Some(PodRequests { answered, failed }) = *pod_requests {
+        let by_outcome = [("answered", answered), ("failed", failed)];
+        writer.counters(&POD_REQUESTS, "outcome", by_outcome);
+    }
     writer.own_process(own);
 }
 
@@ -282,6 +298,11 @@ static PROGRAM_RUN_TIME: Family = Family::new(
     "Time spent in a kernel program, while the kernel counts it.",
 )
 .in_unit("seconds");
+static POD_REQUESTS: Family = Family::new(
+    Kind::Counter,
+    "observer_pod_requests",
+    "Requests for the names of pods, by what became of them.",
+);
 static CPU: Family =
     Family::new(Kind::Counter, "process_cpu_seconds", "Total user and system CPU time spent.")
         .in_unit("seconds");

@@ -2,7 +2,7 @@
 //!
 //! Neither is trusted: a path is whatever a peer sends, a name whatever a process sets. What is
 //! written here is printable and unambiguous; the exposition's own escaping of `"`, `\` and line
-//! feeds comes on top of it, by prometheus-client.
+//! feeds comes on top of it, where text is written (`exposition::text`).
 
 use std::{borrow::Cow, fmt::Write};
 

@@ -27,7 +27,10 @@ use rustc_hash::FxHashMap;
 pub(crate) use self::labels::Method;
 pub use self::{
     buckets::{Buckets, BucketsError},
-    daemon::{Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, Program, Unmeasured},
+    daemon::{
+        Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, PodRequests, Program,
+        Unmeasured,
+    },
     descriptors::Descriptors,
     exposition::{Clock, Format},
     histogram::Histogram,
@@ -117,3 +120,5 @@ pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
 mod openmetrics;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "kubernetes"))]
+pub(crate) use self::tests::in_a_pod;

@@ -1,6 +1,6 @@
 //! What is known of the processes that have series: to be joined with them, by pid and process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Snapshot,
@@ -23,11 +23,16 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     // What stands for many is none of them.
     let known: BTreeSet<ProcessId> =
         of_series.chain(of_connections).filter(|&id| id != ProcessId::OTHER).collect();
-    // Two that had the same pid one after the other may read the same.
-    let labels: BTreeSet<ProcessLabel> =
-        known.iter().map(|&id| ProcessLabel::new(&processes.process(id), &Detail::ALL)).collect();
+    // Of those that had the same pid and name one after the other it is the last: what is joined by
+    // these two needs one.
+    let labels: BTreeMap<ProcessLabel, ProcessLabel> = known
+        .iter()
+        .map(|&id| processes.process(id))
+        .map(|process| [&[][..], &Detail::ALL].map(|details| ProcessLabel::new(&process, details)))
+        .map(|[joined_by, all]| (joined_by, all))
+        .collect();
     sink.family(&PROCESS);
-    for process in &labels {
+    for process in labels.values() {
         sink.info(&process.labels().collect::<Vec<_>>());
     }
 }

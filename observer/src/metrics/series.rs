@@ -86,6 +86,9 @@ pub struct Series {
     pub started: u64,
     /// Calls that were under way when they were first seen.
     pub joined: u64,
+    /// Calls whose end nobody waits for any more: those of a forgotten process whose figures went to
+    /// this series.
+    abandoned: u64,
     /// Ended calls by code, in the order of [`Code::ALL`].
     pub handled: [u64; Code::ALL.len()],
     /// Ended calls whose code was not seen.
@@ -118,6 +121,7 @@ impl Series {
             created_ns,
             started: 0,
             joined: 0,
+            abandoned: 0,
             handled: [0; Code::ALL.len()],
             handled_code_not_seen: 0,
             exemplars: Exemplars::default(),
@@ -181,7 +185,14 @@ impl Series {
 
     /// Calls that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
-        (self.started + self.joined).saturating_sub(self.ended())
+        (self.started + self.joined).saturating_sub(self.ended() + self.abandoned)
+    }
+
+    /// Adds the figures of a series that is dropped. What its calls in flight still do is told to
+    /// nobody.
+    pub(super) fn inherit(&mut self, other: &Self) {
+        self.merge(other);
+        self.abandoned += other.in_flight();
     }
 
     /// Counts messages; returns what they show if that is new to this series.
@@ -240,6 +251,7 @@ impl Series {
             created_ns,
             started,
             joined,
+            abandoned,
             handled,
             handled_code_not_seen,
             exemplars,
@@ -254,6 +266,7 @@ impl Series {
         self.created_ns = self.created_ns.min(*created_ns);
         self.started += started;
         self.joined += joined;
+        self.abandoned += abandoned;
         for (to, from) in self.handled.iter_mut().zip(handled) {
             *to += from;
         }

@@ -300,18 +300,38 @@ impl Statistics {
             if key.process != process {
                 return true;
             }
-            let index = slot_of(*id);
-            if let Some(slot) = slots.get_mut(index) {
-                slot.taken = None;
-                if slot.generation < LAST_GENERATION {
-                    slot.generation += 1;
-                    free.push(index as u32);
-                }
-            }
+            vacate(slots, free, *id);
             false
         });
         self.methods.retain(|&(of, _), _| of != process);
         self.connections.retain(|&(of, _), _| of != process);
+    }
+
+    /// Drops a process whose series have the same labels as those of another, which goes on with its
+    /// figures: what is told by these labels does not go back. O(series).
+    pub fn hand_over(&mut self, process: ProcessId, heir: ProcessId) {
+        let left: Vec<_> = self.ids.iter().filter(|(key, _)| key.process == process).collect();
+        let left: Vec<_> = left.into_iter().map(|(&key, &id)| (key, id)).collect();
+        for (key, id) in left {
+            let inherited = CallKey { process: heir, ..key };
+            if let Some(&of_heir) = self.ids.get(&inherited) {
+                let Some(series) = vacate(&mut self.slots, &mut self.free, id) else { continue };
+                if let Some((_, to)) = taken(&mut self.slots, of_heir) {
+                    to.inherit(&series);
+                }
+            } else {
+                // Ids that were given out go on to be good.
+                if let Some((key, _)) = taken(&mut self.slots, id) {
+                    *key = inherited;
+                }
+                self.ids.insert(inherited, id);
+                if is_method(key.path) {
+                    *self.methods.entry((heir, key.role)).or_default() += 1;
+                }
+            }
+            self.ids.remove(&key);
+        }
+        self.forget_process(process);
     }
 
     /// Adds the figures of another worker. The bounds on series do not hold for the sum: it has as
@@ -356,7 +376,7 @@ impl Statistics {
     fn add(&mut self, key: CallKey) -> SeriesId {
         let other = CallKey { path: PathId::OTHER, ..key };
         let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
-        let counted = key.path != PathId::NOT_SEEN && key.path != PathId::OTHER;
+        let counted = is_method(key.path);
         if (!counted || methods < self.limits.max_methods)
             && self.ids.len() < self.limits.max_series
             && let Some(id) = self.allocate(key)
@@ -412,6 +432,22 @@ impl Statistics {
             self.streaming.entry(path).or_default().learn(shown);
         }
     }
+}
+
+/// Whether it counts towards [`Limits::max_methods`].
+fn is_method(path: PathId) -> bool {
+    path != PathId::NOT_SEEN && path != PathId::OTHER
+}
+
+/// Takes what is in a slot out of it; what still comes for it is late.
+fn vacate(slots: &mut [Slot], free: &mut Vec<u32>, id: SeriesId) -> Option<Series> {
+    let index = slot_of(id);
+    let slot = slots.get_mut(index)?;
+    if slot.generation < LAST_GENERATION {
+        slot.generation += 1;
+        free.push(index as u32);
+    }
+    slot.taken.take().map(|(_, series)| series)
 }
 
 fn slot_of(id: SeriesId) -> usize {

@@ -27,6 +27,18 @@ pub(super) struct Scenario {
     telling: Telling,
 }
 
+/// A call of a process in the pod of this UID.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
+    let mut scenario = Scenario::new();
+    let (path, process) = (scenario.path("/s/m"), scenario.process(7, b"x"));
+    let mut identity = Identity::default();
+    identity.cgroup.pod_uid = uid.into();
+    scenario.processes.tell(process, identity);
+    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+    scenario.snapshot()
+}
+
 /// What runs in the processes of a scenario.
 #[derive(Clone, Debug)]
 struct Told;
@@ -127,6 +139,7 @@ fn daemon() -> Daemon {
             Program { name: "exit_read".into(), runs: 100, misses: 1, run_time_ns: 2_500_000 },
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
         ],
+        pod_requests: None,
         own: OwnProcess {
             cpu_seconds: Some(1.25),
             resident_memory_bytes: Some(4096),
@@ -361,6 +374,55 @@ fn one_pid_and_name_is_one_series() {
     assert_eq!(exposition.values(handled, &[x[0], x[1], ("grpc_code", "OK")]), [2.0]);
     assert_eq!(exposition.values(handled, &[x[0], x[1], ("grpc_code", "not_seen")]), [1.0]);
     assert_eq!(exposition.values("grpc_client_started_total", &[("process", "y")]), [1.0]);
+}
+
+/// The first of two processes with the same labels is forgotten while the second lives.
+#[test]
+fn what_is_told_by_the_same_labels_never_goes_back() {
+    let scrape_after = |forgotten: bool| {
+        let mut scenario = Scenario::new();
+        let [both, first, second] = ["/s/both", "/s/first", "/s/second"].map(|p| scenario.path(p));
+        let key = |process, path| CallKey { process, role: Role::Server, path };
+        let old = scenario.process(7, b"x");
+        scenario.statistics.set_time(1_000_000_000);
+        for path in [both, first] {
+            scenario.call(key(old, path), Some(Code::Ok), 1);
+        }
+        scenario.processes.exited(7, 2);
+        let new = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x")));
+        scenario.statistics.set_time(2_000_000_000);
+        for path in [both, second] {
+            scenario.call(key(new, path), Some(Code::NotFound), 300_000_000);
+        }
+        if forgotten {
+            let expired = scenario.processes.expired(1_000, 500);
+            let heirs = scenario.processes.heirs(expired, &[]);
+            assert_eq!(heirs, [(old, Some(new))]);
+            scenario.statistics.hand_over(old, new);
+            scenario.processes.forget(old);
+        }
+        let text = scenario.text();
+        text.lines().filter(|line| line.starts_with("grpc_")).map(str::to_owned).collect()
+    };
+    let (before, after): (Vec<_>, Vec<_>) = (scrape_after(false), scrape_after(true));
+    assert_eq!(before, after);
+    assert!(before.iter().any(|line| line.starts_with("grpc_server_started_created")));
+}
+
+#[test]
+fn one_pid_and_name_is_one_process_to_join_with() {
+    let mut scenario = Scenario::new();
+    let path = scenario.path("/s/m");
+    for (at, cgroup) in [(10, "old.service"), (20, "new.service")] {
+        scenario.processes.exited(7, at - 5);
+        let process = scenario.processes.seen(7, at, Some(Comm::truncated(b"x")));
+        let cgroup = format!("0::/system.slice/{cgroup}\n");
+        scenario.processes.tell(process, Identity::new(None, None, Some(cgroup.as_bytes())));
+        scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+    }
+    let exposition = openmetrics::parse(&scenario.text());
+    let told = |labels: &[(&str, &str)]| exposition.values("observer_process_info", labels).len();
+    assert_eq!((told(&[]), told(&[("systemd_unit", "new.service")])), (1, 1));
 }
 
 #[test]

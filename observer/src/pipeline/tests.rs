@@ -10,7 +10,7 @@ use observer_common::{
 use super::{FAIR_SHARE, Pipeline};
 use crate::{
     grpc::Sight,
-    metrics::{Buckets, Daemon, Limits, Statistics},
+    metrics::{Buckets, Daemon, Format, Limits, Statistics, render},
     process::ProcFs,
 };
 
@@ -173,6 +173,48 @@ fn a_day_in_fast_forward_leaves_nothing() {
     let calls = pipeline.statistics.calls().of(Sight::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
     assert_eq!(pipeline.figures().bytes_lost, 0);
+}
+
+/// The pid is used again by a process of the same name, and then the time of the first is over.
+#[test]
+fn counters_of_a_pid_used_again_do_not_go_back() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut pipeline = pipeline();
+    let at = |second: u64, connection, kind, items: &[Vec<u8>]| {
+        let mut record = record(connection, kind, 0, items);
+        record[8..16].copy_from_slice(&(second * SECOND).to_ne_bytes());
+        record
+    };
+    let started = |pipeline: &Pipeline<ProcFs>| {
+        let snapshot = pipeline.snapshot(Daemon::default());
+        let text = String::from_utf8(render(&snapshot, Format::OpenMetricsText)).unwrap();
+        let of = |name: &str| {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            lines.map(|line| line.rsplit_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
+        };
+        ["grpc_server_started_total", "grpc_server_started_created"].map(of)
+    };
+    for (second, calls) in [(1, vec![1, 3, 5]), (100, vec![1])] {
+        let requests: Vec<_> = calls.into_iter().map(|call| request(7 * call)).collect();
+        let all = [&[open()], &*requests].concat();
+        pipeline.handle(&at(second, second, record_kind::BYTES, &all));
+        pipeline.handle(&at(second, second, record_kind::CLOSED, &[]));
+        if second == 1 {
+            pipeline.handle(&at(second + 1, 0, record_kind::EXITED, &[]));
+        }
+    }
+    let before = started(&pipeline);
+    assert_eq!(before[0], ["4"]);
+    for second in [101, 302, 303, 1000] {
+        pipeline.tick(second * SECOND);
+        assert_eq!(started(&pipeline), before, "after {second} s");
+    }
+    assert_eq!(pipeline.processes.len(), 1, "the first is forgotten");
+
+    // With the second it is all over.
+    pipeline.handle(&at(1001, 0, record_kind::EXITED, &[]));
+    pipeline.tick(1301 * SECOND);
+    assert_eq!(started(&pipeline), [[""; 0]; 2]);
 }
 
 /// RST_STREAM(CANCEL).

@@ -17,18 +17,24 @@ pub enum Detail {
     ContainerRuntime,
     /// See [`Cgroup::pod_uid`](super::Cgroup::pod_uid).
     PodUid,
+    /// See [`Pod::namespace`](super::Pod::namespace).
+    Namespace,
+    /// See [`Pod::name`](super::Pod::name).
+    Pod,
     /// See [`Cgroup::unit`](super::Cgroup::unit).
     SystemdUnit,
 }
 
 impl Detail {
     /// All of them, in the order of their labels.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Exe,
         Self::CmdlineHash,
         Self::ContainerId,
         Self::ContainerRuntime,
         Self::PodUid,
+        Self::Namespace,
+        Self::Pod,
         Self::SystemdUnit,
     ];
 
@@ -40,19 +46,23 @@ impl Detail {
             Self::ContainerId => "container_id",
             Self::ContainerRuntime => "container_runtime",
             Self::PodUid => "pod_uid",
+            Self::Namespace => "namespace",
+            Self::Pod => "pod",
             Self::SystemdUnit => "systemd_unit",
         }
     }
 
     /// What it is of this process; nothing if that is not known.
     pub fn of(self, identity: &Identity) -> &[u8] {
-        let Identity { exe, cmdline_hash, cgroup } = identity;
+        let Identity { exe, cmdline_hash, cgroup, pod } = identity;
         let text = match self {
             Self::Exe => return exe,
             Self::CmdlineHash => cmdline_hash,
             Self::ContainerId => &cgroup.container_id,
             Self::ContainerRuntime => cgroup.runtime,
             Self::PodUid => &cgroup.pod_uid,
+            Self::Namespace => pod.as_ref().map_or("", |pod| &pod.namespace),
+            Self::Pod => pod.as_ref().map_or("", |pod| &pod.name),
             Self::SystemdUnit => &cgroup.unit,
         };
         text.as_bytes()

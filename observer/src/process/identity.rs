@@ -1,6 +1,7 @@
 //! What runs in a process: its program, and the container, unit and pod that its cgroup names.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -17,6 +18,17 @@ pub struct Identity {
     pub cmdline_hash: Box<str>,
     /// What its cgroup says.
     pub cgroup: Cgroup,
+    /// What Kubernetes calls its pod, where somebody asked (feature `kubernetes`).
+    pub pod: Option<Arc<Pod>>,
+}
+
+/// What a pod is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its name there.
+    pub name: Box<str>,
 }
 
 impl Identity {
@@ -29,6 +41,7 @@ impl Identity {
             // A kernel thread, or a process that is gone, has none.
             cmdline_hash: cmdline.filter(|line| !line.is_empty()).map(hash).unwrap_or_default(),
             cgroup: Cgroup::parse(&String::from_utf8_lossy(cgroup.unwrap_or_default())),
+            pod: None,
         }
     }
 }

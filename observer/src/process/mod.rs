@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 pub use self::{
     detail::Detail,
-    identity::{Cgroup, Identity},
+    identity::{Cgroup, Identity, Pod},
 };
 
 /// A process, for as long as the daemon runs: a pid that is used again is another one.
@@ -130,12 +130,30 @@ impl Names {
     pub fn process(&self, id: ProcessId) -> Process {
         self.0.get(&id).cloned().unwrap_or_else(Process::other)
     }
+
+    /// Asks for the names of each process's pod, by its UID.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn tell_pods(&mut self, mut pod: impl FnMut(&str) -> Option<Arc<Pod>>) {
+        for process in self.0.values_mut() {
+            let uid = &process.identity.cgroup.pod_uid;
+            if !uid.is_empty()
+                && let Some(pod) = pod(uid)
+            {
+                Arc::make_mut(&mut process.identity).pod = Some(pod);
+            }
+        }
+    }
 }
 
 impl Process {
     fn other() -> Self {
         let identity = Arc::default();
         Self { pid: 0, comm: Comm::OTHER, identity, began: None, exited_ns: None }
+    }
+
+    fn is_told_like(&self, other: &Self, details: &[Detail]) -> bool {
+        let same = |detail: &Detail| detail.of(&self.identity) == detail.of(&other.identity);
+        self.pid == other.pid && self.comm == other.comm && details.iter().all(same)
     }
 }
 
@@ -269,6 +287,37 @@ impl<S: ProcessSource> Processes<S> {
         expired
     }
 
+    /// Each of these and the last process after it, if there is one, that `details` do not tell from
+    /// it either: that has its pid and its name, and so the labels of its series. O(processes).
+    pub fn heirs(
+        &self,
+        of: Vec<ProcessId>,
+        details: &[Detail],
+    ) -> Vec<(ProcessId, Option<ProcessId>)> {
+        if of.is_empty() {
+            return Vec::new();
+        }
+        let mut by_pid: FxHashMap<u32, Vec<ProcessId>> = FxHashMap::default();
+        for (&id, process) in &self.known {
+            by_pid.entry(process.pid).or_default().push(id);
+        }
+        let heir = |id: ProcessId| {
+            let process = self.known.get(&id)?;
+            let same_pid = by_pid.get(&process.pid)?.iter().copied();
+            let is_like = |other: &ProcessId| {
+                self.known.get(other).is_some_and(|other| other.is_told_like(process, details))
+            };
+            same_pid.filter(|&other| other > id).filter(is_like).max()
+        };
+        of.into_iter().map(|id| (id, heir(id))).collect()
+    }
+
+    /// What runs in the process is this.
+    #[cfg(test)]
+    pub(crate) fn tell(&mut self, id: ProcessId, identity: Identity) {
+        self.known.get_mut(&id).expect("known").identity = Arc::new(identity);
+    }
+
     /// Drops the process.
     pub fn forget(&mut self, id: ProcessId) {
         if let Some(process) = self.known.remove(&id)
@@ -284,7 +333,7 @@ impl<S: ProcessSource> Processes<S> {
 mod tests {
     use std::{cell::Cell, sync::Arc};
 
-    use super::{Comm, Identity, ProcFs, ProcessId, ProcessSource, Processes};
+    use super::{Comm, Detail, Identity, ProcFs, ProcessId, ProcessSource, Processes};
 
     /// Names every process after its pid; knows none from 1000 on.
     #[derive(Clone)]
@@ -438,6 +487,31 @@ mod tests {
         assert_eq!(processes.seen(7, 180, None), again, "the pid's new process is still known");
         assert_eq!(processes.seen(8, 180, None), alive);
         assert_eq!(processes.expired(u64::MAX, 60), []);
+    }
+
+    #[test]
+    fn the_last_that_has_the_same_labels_is_the_heir() {
+        let mut processes = Processes::new(8, Numbered);
+        let mut at = 0;
+        let mut begin = |name| {
+            at += 10;
+            processes.exited(7, at - 5);
+            processes.seen(7, at, Some(comm(name)))
+        };
+        let [a, b, other, last] = ["a", "a", "b", "a"].map(&mut begin);
+        let neighbour = processes.seen(8, 100, Some(comm("a")));
+        let all = vec![a, b, other, last, neighbour];
+        let want = [(a, Some(last)), (b, Some(last)), (other, None), (last, None)];
+        assert_eq!(processes.heirs(all.clone(), &[])[..4], want);
+        assert_eq!(processes.heirs(vec![neighbour], &[]), [(neighbour, None)]);
+        assert_eq!(processes.heirs(all.clone(), &[Detail::Exe])[..4], want, "the same file");
+
+        // Where a label tells them apart they are two.
+        processes.tell(last, Identity::new(Some(b"/bin/new"), None, None));
+        assert_eq!(processes.heirs(vec![a], &[Detail::Exe]), [(a, Some(b))]);
+        assert_eq!(processes.heirs(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
+        processes.forget(last);
+        assert_eq!(processes.heirs(vec![a, b], &[]), [(a, Some(b)), (b, None)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use hyper::HeaderMap;
 use rustls::ServerConfig;
 use tracing::{info, warn};
 
@@ -40,6 +41,8 @@ struct State {
 pub(super) struct Terms {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) users: Arc<Users>,
+    /// Added to each answer that does not have them itself.
+    pub(super) headers: HeaderMap,
 }
 
 /// A file that is another one, or written to, has another stamp; none while it is not there.
@@ -50,7 +53,7 @@ impl Protection {
     pub fn read(file: Option<&Path>) -> Result<Self> {
         let (stamps, terms) = match file {
             Some(file) => load(file)?,
-            None => (Vec::new(), Terms { tls: None, users: Arc::new(Users::new([].into())) }),
+            None => (Vec::new(), Terms::none()),
         };
         let state = State { looked: Instant::now(), stamps, terms: Arc::new(terms) };
         Ok(Self { file: file.map(Path::to_owned), interval: INTERVAL, state: Mutex::new(state) })
@@ -120,6 +123,10 @@ impl Protection {
 }
 
 impl Terms {
+    fn none() -> Self {
+        Self { tls: None, users: Arc::new(Users::new([].into())), headers: HeaderMap::new() }
+    }
+
     /// A file that is just being written is short: nothing that was asked is dropped by that.
     fn stay_in(&self, next: &Self) -> Result<()> {
         ensure!(
@@ -140,7 +147,8 @@ fn load(file: &Path) -> Result<(Vec<Stamp>, Terms)> {
     let config = WebConfig::read(file)?;
     stamps.extend(config.tls.iter().flat_map(TlsConfig::files).map(stamp));
     let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-    Ok((stamps, Terms { tls, users: Arc::new(Users::new(config.users)) }))
+    let users = Arc::new(Users::new(config.users));
+    Ok((stamps, Terms { tls, users, headers: config.headers }))
 }
 
 /// Follows links: secrets of Kubernetes are renewed by pointing one elsewhere.

@@ -81,10 +81,19 @@ impl Routes {
     /// Answers a request. HEAD is answered as GET is; hyper leaves the body out. Whoever is not
     /// admitted does not even learn what there is.
     pub(super) async fn answer(&self, request: &Parts) -> Response<Body> {
-        let users = Arc::clone(&self.protection.terms().await.users);
-        if !users.admit(request.headers.get(AUTHORIZATION)).await {
-            return unauthorized();
+        let terms = self.protection.terms().await;
+        let mut answer = if terms.users.admit(request.headers.get(AUTHORIZATION)).await {
+            self.answer_admitted(request).await
+        } else {
+            unauthorized()
+        };
+        for (name, value) in &terms.headers {
+            answer.headers_mut().entry(name).or_insert_with(|| value.clone());
         }
+        answer
+    }
+
+    async fn answer_admitted(&self, request: &Parts) -> Response<Body> {
         let (method, path) = (&request.method, request.uri.path());
         let asset = ASSETS.iter().find(|(of, ..)| *of == path);
         if asset.is_none() && path != EVENTS && !MADE.contains(&path) {

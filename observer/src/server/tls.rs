@@ -4,19 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite};
 
-use super::web_config::{ClientAuth, TlsConfig};
+use super::web_config::{ClientAuth, TlsConfig, Versions};
 
 /// Reads certificates and key, and sees that they belong together.
 pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
-    let TlsConfig { cert_file, key_file, client_auth, only_tls13 } = config;
+    let TlsConfig { cert_file, key_file, client_auth, own_order, versions, .. } = config;
     let chain = certificates(cert_file)?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| match error {
         pem::Error::NoItemsFound => anyhow::anyhow!(
@@ -25,8 +26,12 @@ pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
         ),
         error => anyhow::anyhow!("cannot read the key in {}: {error}", key_file.display()),
     })?;
-    let versions: &[_] = if *only_tls13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
-    let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let versions: &[_] = match versions {
+        Versions::Both => &[&TLS13, &TLS12],
+        Versions::Only12 => &[&TLS12],
+        Versions::Only13 => &[&TLS13],
+    };
+    let mut server = ServerConfig::builder_with_provider(Arc::new(provider(config)?))
         .with_protocol_versions(versions)
         .context("no version of TLS is left")?
         .with_client_cert_verifier(verifier(client_auth)?)
@@ -34,8 +39,62 @@ pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
         .with_context(|| {
             format!("{} and {} do not go together", cert_file.display(), key_file.display())
         })?;
+    server.ignore_client_order = *own_order;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(server))
+}
+
+/// What is left of all suites and curves; a name of one that is not here is an error.
+fn provider(config: &TlsConfig) -> Result<CryptoProvider> {
+    let mut provider = ring::default_provider();
+    if !config.cipher_suites.is_empty() {
+        let (always, to_choose): (Vec<_>, Vec<_>) =
+            provider.cipher_suites.into_iter().partition(|suite| suite.tls13().is_some());
+        // Go's names of TLS 1.3's may be in the list: these are on, there too, whatever it says.
+        let names = config.cipher_suites.iter().filter(|name| !OF_TLS13.contains(&name.as_str()));
+        let chosen = chosen("cipher_suites", names, &to_choose, |suite: &SupportedCipherSuite| {
+            suite.suite().as_str().unwrap_or_default()
+        })?;
+        provider.cipher_suites = always.into_iter().chain(chosen).collect();
+    }
+    if !config.curves.is_empty() {
+        let groups = provider.kx_groups;
+        provider.kx_groups = chosen("curve_preferences", config.curves.iter(), &groups, |group| {
+            curve(group.name())
+        })?;
+    }
+    Ok(provider)
+}
+
+/// In the order of the names.
+fn chosen<'a, T: Copy>(
+    key: &str,
+    names: impl Iterator<Item = &'a String>,
+    all: &[T],
+    name_of: impl Fn(&T) -> &'static str,
+) -> Result<Vec<T>> {
+    let find = |name: &String| {
+        let found = all.iter().find(|one| name_of(one) == name).copied();
+        found.with_context(|| {
+            let known = all.iter().map(&name_of).collect::<Vec<_>>().join(", ");
+            format!("'{name}' in {key} of tls_server_config is not here: write some of {known}")
+        })
+    };
+    names.map(find).collect()
+}
+
+/// Go's names for the suites of TLS 1.3.
+const OF_TLS13: [&str; 3] =
+    ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"];
+
+/// As Go calls it.
+fn curve(group: NamedGroup) -> &'static str {
+    match group {
+        NamedGroup::secp256r1 => "CurveP256",
+        NamedGroup::secp384r1 => "CurveP384",
+        NamedGroup::X25519 => "X25519",
+        _ => "",
+    }
 }
 
 fn verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>> {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bcrypt::HashParts;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use saphyr::{LoadableYamlNode as _, Yaml};
 
 /// Such a file is small; what is larger is not one.
@@ -24,6 +25,8 @@ pub(super) struct WebConfig {
     pub(super) tls: Option<TlsConfig>,
     /// Hash of the password, by name.
     pub(super) users: BTreeMap<String, HashParts>,
+    /// Added to each answer that does not have them itself.
+    pub(super) headers: HeaderMap,
 }
 
 /// `tls_server_config`, its paths relative to the file that has it.
@@ -32,8 +35,22 @@ pub(super) struct TlsConfig {
     pub(super) cert_file: PathBuf,
     pub(super) key_file: PathBuf,
     pub(super) client_auth: ClientAuth,
-    /// Whether TLS 1.2 is refused.
-    pub(super) only_tls13: bool,
+    /// Names of cipher suites of TLS 1.2, as Go spells them; all good ones if there is none. Those of
+    /// TLS 1.3 are not to be chosen, there as here.
+    pub(super) cipher_suites: Vec<String>,
+    /// Names of curves for the exchange of keys, likewise.
+    pub(super) curves: Vec<String>,
+    /// Whether the server's order of suites counts.
+    pub(super) own_order: bool,
+    pub(super) versions: Versions,
+}
+
+/// Those from `min_version` to `max_version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Versions {
+    Both,
+    Only12,
+    Only13,
 }
 
 /// `client_auth_type`, with the `client_ca_file` that it needs.
@@ -67,7 +84,10 @@ impl WebConfig {
         if let Some(users) = sections.take("basic_auth_users") {
             config.users = Section::of("basic_auth_users", users)?.hashes()?;
         }
-        sections.end("tls_server_config and basic_auth_users")?;
+        if let Some(http) = sections.take("http_server_config") {
+            config.headers = headers(Section::of("http_server_config", http)?)?;
+        }
+        sections.end("tls_server_config, http_server_config and basic_auth_users")?;
         Ok(config)
     }
 }
@@ -77,23 +97,23 @@ impl TlsConfig {
         let cert_file = section.file("cert_file", folder)?;
         let key_file = section.file("key_file", folder)?;
         let ca_file = section.file("client_ca_file", folder)?;
-        let (kind, version) = (section.text("client_auth_type")?, section.text("min_version")?);
+        let kind = section.text("client_auth_type")?;
+        let versions = Versions::parse(section.text("min_version")?, section.text("max_version")?)?;
+        let cipher_suites = section.texts("cipher_suites")?;
+        let curves = section.texts("curve_preferences")?;
+        let own_order = section.boolean("prefer_server_cipher_suites")?.unwrap_or(true);
         // A key that is misspelt is missed as well.
-        section.end("cert_file, key_file, client_auth_type, client_ca_file and min_version")?;
+        section.end(
+            "cert_file, key_file, client_auth_type, client_ca_file, min_version, max_version, \
+             cipher_suites, curve_preferences and prefer_server_cipher_suites",
+        )?;
         let cert_file = cert_file.context(
             "tls_server_config has no cert_file: name the file of the certificate, with its chain",
         )?;
         let key_file = key_file
             .context("tls_server_config has no key_file: name the file of the private key")?;
         let client_auth = ClientAuth::parse(kind, ca_file)?;
-        let only_tls13 = match version {
-            None | Some("TLS12") => false,
-            Some("TLS13") => true,
-            Some(other) => {
-                bail!("'{other}' is not a min_version of tls_server_config: write TLS12 or TLS13")
-            }
-        };
-        Ok(Self { cert_file, key_file, client_auth, only_tls13 })
+        Ok(Self { cert_file, key_file, client_auth, cipher_suites, curves, own_order, versions })
     }
 
     /// Whose change is a change of what is to be served.
@@ -104,6 +124,56 @@ impl TlsConfig {
         };
         [&self.cert_file, &self.key_file].into_iter().chain(ca_file).map(PathBuf::as_path)
     }
+}
+
+impl Versions {
+    /// Older ones than TLS 1.2 are not spoken, whatever the file allows.
+    fn parse(min: Option<&str>, max: Option<&str>) -> Result<Self> {
+        let is_13 = |key, version| match version {
+            "TLS12" => Ok(false),
+            "TLS13" => Ok(true),
+            other => bail!("'{other}' is not a {key} of tls_server_config: write TLS12 or TLS13"),
+        };
+        let from_13 = min.map_or(Ok(false), |version| is_13("min_version", version))?;
+        let to_13 = max.map_or(Ok(true), |version| is_13("max_version", version))?;
+        match (from_13, to_13) {
+            (false, true) => Ok(Self::Both),
+            (true, true) => Ok(Self::Only13),
+            (false, false) => Ok(Self::Only12),
+            (true, false) => bail!("max_version of tls_server_config is below its min_version"),
+        }
+    }
+}
+
+/// Headers that the format allows, with the values that they may have, if not any.
+const HEADERS: [(&str, &[&str]); 5] = [
+    ("Strict-Transport-Security", &[]),
+    ("X-Content-Type-Options", &["nosniff"]),
+    ("X-Frame-Options", &["deny", "sameorigin"]),
+    ("X-XSS-Protection", &[]),
+    ("Content-Security-Policy", &[]),
+];
+
+/// `http_server_config`. Whether HTTP/2 is on says nothing here: it is not spoken, which clients
+/// are told when they ask.
+fn headers(mut section: Section<'_>) -> Result<HeaderMap> {
+    section.boolean("http2")?;
+    let mut headers = HeaderMap::new();
+    if let Some(given) = section.take("headers") {
+        let mut given = Section::of("headers", given)?;
+        for (name, values) in HEADERS {
+            let Some(value) = given.text(name)?.filter(|value| !value.is_empty()) else { continue };
+            let may_be = values.is_empty() || values.contains(&value.to_lowercase().as_str());
+            ensure!(may_be, "{name} of headers may be {}, not '{value}'", values.join(" or "));
+            let value = HeaderValue::from_str(value);
+            let value =
+                value.with_context(|| format!("{name} of headers has control characters"))?;
+            headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
+        }
+        given.end(&HEADERS.map(|(name, _)| name).join(", "))?;
+    }
+    section.end("http2 and headers")?;
+    Ok(headers)
 }
 
 impl ClientAuth {
@@ -163,6 +233,22 @@ impl<'a> Section<'a> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let text = value.as_str();
         text.map(Some).with_context(|| format!("{key} of {} is not a text: quote it", self.name))
+    }
+
+    fn texts(&mut self, key: &str) -> Result<Vec<String>> {
+        let Some(value) = self.take(key) else { return Ok(Vec::new()) };
+        let list = value.as_sequence().map(|list| list.iter().map(Yaml::as_str));
+        let texts = list.and_then(Iterator::collect::<Option<Vec<&str>>>);
+        let texts = texts.with_context(|| {
+            format!("{key} of {} is not a list of texts: write such as [a, b]", self.name)
+        })?;
+        Ok(texts.into_iter().map(str::to_owned).collect())
+    }
+
+    fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let truth = value.as_bool();
+        truth.map(Some).with_context(|| format!("{key} of {} is not true or false", self.name))
     }
 
     fn file(&mut self, key: &str, folder: &Path) -> Result<Option<PathBuf>> {
@@ -227,7 +313,8 @@ mod tests {
             files,
             ["/etc/observer/node.crt", "/keys/node.key", "/etc/observer/ca.crt"].map(Path::new)
         );
-        assert!(matches!(tls.client_auth, ClientAuth::Required(_)) && tls.only_tls13);
+        assert!(matches!(tls.client_auth, ClientAuth::Required(_)));
+        assert_eq!(tls.versions, Versions::Only13);
         assert_eq!(config.users.keys().collect::<Vec<_>>(), ["alice", "bob"]);
     }
 
@@ -243,15 +330,44 @@ mod tests {
     fn unknown_keys_are_named() {
         for (text, key) in [
             ("tls_config: {}", "'tls_config'"),
-            ("http_server_config: {http2: true}", "'http_server_config'"),
+            ("http_server_config: {http3: true}", "'http3' of http_server_config"),
+            ("http_server_config: {headers: {Server: x}}", "'Server' of headers"),
             (
-                "tls_server_config: {cert_file: a, key_file: b, cipher_suites: []}",
-                "'cipher_suites' of tls_server_config",
+                "tls_server_config: {cert_file: a, key_file: b, client_allowed_sans: [a]}",
+                "'client_allowed_sans' of tls_server_config",
             ),
             ("tls_server_config: {cert_file: a, keyfile: b}", "'keyfile' of tls_server_config"),
         ] {
             assert!(refused(text).contains(key), "{}", refused(text));
         }
+    }
+
+    #[test]
+    fn versions_are_a_range() {
+        for (range, versions) in [
+            ("min_version: TLS12", Versions::Both),
+            ("max_version: TLS13", Versions::Both),
+            ("max_version: TLS12", Versions::Only12),
+            ("min_version: TLS13, max_version: TLS13", Versions::Only13),
+        ] {
+            let text = format!("tls_server_config: {{cert_file: a, key_file: b, {range}}}");
+            assert_eq!(parse(&text).expect(range).tls.expect("there").versions, versions);
+        }
+    }
+
+    #[test]
+    fn headers_are_those_that_the_format_knows() {
+        let text = "http_server_config:\n  http2: false\n  headers:\n    X-Frame-Options: DENY\n    \
+                    Strict-Transport-Security: max-age=31536000\n    X-XSS-Protection: ''\n";
+        let headers = parse(text).expect("valid").headers;
+        let told: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        assert_eq!(
+            told,
+            [
+                ("strict-transport-security", &HeaderValue::from_static("max-age=31536000")),
+                ("x-frame-options", &HeaderValue::from_static("DENY")),
+            ]
+        );
     }
 
     #[test]
@@ -264,6 +380,13 @@ mod tests {
             ("tls_server_config: {cert_file: 1, key_file: b}", "cert_file of tls_server_config"),
             ("tls_server_config: {key_file: b}", "no cert_file"),
             ("tls_server_config: {cert_file: a, key_file: b, min_version: TLS11}", "TLS12"),
+            (
+                "tls_server_config: {cert_file: a, key_file: b, min_version: TLS13, max_version: TLS12}",
+                "below",
+            ),
+            ("tls_server_config: {cert_file: a, key_file: b, cipher_suites: a}", "list of texts"),
+            ("http_server_config: {http2: maybe}", "not true or false"),
+            ("http_server_config: {headers: {X-Frame-Options: sometimes}}", "deny or sameorigin"),
             (
                 "tls_server_config: {cert_file: a, key_file: b, client_ca_file: c}",
                 "client_auth_type",

@@ -91,7 +91,7 @@ fn series(peers: &Peers, results: &mut Results) -> Result<()> {
     watch.since_ends(begin, 2.0 * METHODS as f64)?;
     let grown = all(&watch.daemon)? - before;
     let rows = 2.0 * METHODS as f64;
-    let samples = watch.daemon.scrape()?.series_count() as f64;
+    let samples = watch.daemon.scrape()?.series_count("grpc_") as f64;
     let most = |most| Some(Bound::AtMost(most));
     let per_thousand = grown / MIB * 1000.0;
     results.add("for 1,000 methods of a process", "MiB", most(10.0), vec![per_thousand / rows]);
@@ -111,7 +111,7 @@ pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
         let begin = watch.begin()?;
         Client::connect(address, 1)?.call(load, Until::Calls(methods as u64))?;
         watch.since_ends(begin, 2.0 * methods as f64)?;
-        let series = watch.daemon.scrape()?.series_count();
+        let series = watch.daemon.scrape()?.series_count("grpc_");
         let mut times = Vec::new();
         for _ in 0..REPEATS {
             times.push(watch.daemon.scrape_time()?.as_secs_f64() * 1000.0);

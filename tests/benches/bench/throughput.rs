@@ -54,8 +54,10 @@ impl Service {
     }
 }
 
+type Flags = fn(&Server) -> Vec<String>;
+
 /// How a daemon watches: with the flags for this process.
-const WAYS: [(&str, fn(&Server) -> Vec<String>); 2] = [
+const WAYS: [(&str, Flags); 2] = [
     ("both ends watched", |_| Vec::new()),
     ("the service watched", |server| vec!["--pid".into(), server.pid()]),
 ];
@@ -165,9 +167,10 @@ pub(crate) fn libraries(peers: &Peers, results: &mut Results) -> Result<()> {
 
 /// What watching leaves of work that has nothing to do with gRPC.
 pub(crate) fn unrelated(results: &mut Results) -> Result<()> {
+    type Work = fn() -> Result<f64>;
     let port = free_address()?.port().to_string();
     let selected = ["--port", &*port];
-    let kinds: [(&str, fn() -> Result<f64>, &[&str]); 4] = [
+    let kinds: [(&str, Work, &[&str]); 4] = [
         ("1-byte reads of /dev/zero, no flags", files, &[]),
         ("1-byte reads of /dev/zero, another port selected", files, &selected),
         ("64-byte requests over TCP, no flags", ping_pong, &[]),

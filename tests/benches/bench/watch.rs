@@ -50,14 +50,14 @@ impl Watch {
     pub(crate) fn begin(&self) -> Result<Reading> {
         let metrics = self.daemon.scrape()?;
         sleep(SETTLE);
-        Reading::of(&metrics, cpu_ns(self.daemon.pid())?)
+        Ok(Reading::of(&metrics, cpu_ns(self.daemon.pid())?))
     }
 
     /// What was spent and counted since.
     pub(crate) fn since(&self, begin: Reading) -> Result<Reading> {
         sleep(SETTLE);
         let cpu_ns = cpu_ns(self.daemon.pid())?;
-        Ok(Reading::of(&self.daemon.scrape()?, cpu_ns)?.less(begin))
+        Ok(Reading::of(&self.daemon.scrape()?, cpu_ns).less(begin))
     }
 
     /// Likewise, once so many calls have ended at all watched ends, or long enough has been waited for
@@ -78,12 +78,12 @@ impl Watch {
 }
 
 impl Reading {
-    fn of(metrics: &Metrics, cpu_ns: f64) -> Result<Self> {
+    fn of(metrics: &Metrics, cpu_ns: f64) -> Self {
         let sum = |name: &str| metrics.sum(name, &[]);
         let both = |name: &str| {
             sum(&format!("grpc_server_{name}_total")) + sum(&format!("grpc_client_{name}_total"))
         };
-        Ok(Self {
+        Self {
             cpu_ns,
             programs_ns: sum("observer_program_run_seconds_total") * 1e9,
             program_runs: sum("observer_program_runs_total"),
@@ -93,7 +93,7 @@ impl Reading {
             started: both("started"),
             complete: metrics.sum("observer_calls_total", &[("seen", "complete")]),
             messages: both("msg_received") + both("msg_sent"),
-        })
+        }
     }
 
     fn less(self, begin: Self) -> Self {

@@ -13,7 +13,7 @@ use tests::daemon::{Daemon, User, binary, free_address, refusal};
 use tests::footprint::programs;
 use tests::report::Also;
 
-use crate::Case;
+use crate::{Case, Run};
 
 /// For the kernel to free what nobody uses any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
@@ -26,12 +26,8 @@ const TRIED: [(&str, &[&str], &str); 2] = [
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name: &str, run: Box<dyn FnOnce(&str) -> Result<()> + Send>| Case {
-        name: name.into(),
-        also: Also::Nothing,
-        ignored: false,
-        run,
-    };
+    let case =
+        |name: &str, run: Run| Case { name: name.into(), also: Also::Nothing, ignored: false, run };
     let mut cases = vec![case("--backend auto: the best, and why", Box::new(|_| auto()))];
     for (backend, prefixes, refused) in TRIED {
         cases.push(case(

@@ -34,8 +34,14 @@ fn many_series(name: &str) -> Result<()> {
         talk.expect(Call::new(method(number), OK).unary(5, 6))?;
     }
     talk.compare()?;
-    let series = daemon.scrape()?.series_count();
+    let metrics = daemon.scrape()?;
+    let series = metrics.series_count("");
     ensure!(series >= 10_000, "only {series} series");
+    // What docs/scale.md says of a node: here one code, and a method at both ends.
+    let (per_row, connections) = (51 + 2, 2);
+    let expected = 2 * METHODS as usize * per_row + connections;
+    let of_calls = metrics.series_count("grpc_");
+    ensure!(of_calls == expected, "{of_calls} series of calls, not {expected}");
     // The machine has other things to do: the quickest is what the daemon takes.
     let times = (0..SCRAPES).map(|_| daemon.scrape_time()).collect::<Result<Vec<_>>>()?;
     let took = times.into_iter().min().context("a scrape")?;

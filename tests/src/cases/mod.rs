@@ -14,6 +14,7 @@ mod gaps;
 mod hostile;
 mod late;
 mod lines;
+pub(crate) mod native;
 mod privileges;
 mod processes;
 pub(crate) mod protected;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tests::daemon::Daemon;
 use tests::openmetrics::Labels;
 use tests::peer::{Client, Listen, Server};
-use tests::prometheus::{self, Prometheus, Sample};
+use tests::prometheus::{self, Dashboard, Prometheus, Sample};
 use tests::report::Also;
 use tests::stack::Stack;
 
@@ -66,11 +66,12 @@ fn answers(stack: &Stack) -> Result<()> {
     scene.recorded(time)?;
     scene.dashboards(&root.join("deploy/grafana"), time)?;
     drop(client);
-    let protected = scene.prometheus.query("observer_build_info{job=\"observer-tls\"}", None)?;
-    ensure!(protected.len() == 1, "not scraped by TLS: {protected:?}");
+    let seen = scene.prometheus.query("observer_build_info{job=\"observer-tls\"}", None)?;
+    ensure!(seen.len() == 1, "not scraped by TLS: {seen:?}");
     scene.prometheus.is_content()?;
     scene.prometheus.stop()?;
     prometheus::check_metrics(&clear.metrics_as("text/plain; version=0.0.4")?)?;
+    prometheus::check_web_config(&protected.path("web.yml"))?;
     by_tls.stop()?;
     clear.stop()
 }
@@ -197,26 +198,32 @@ impl Scene {
         Ok(())
     }
 
-    /// Every query of every panel has an answer, of both sides where it has sides.
+    /// Every query of every panel, and every variable, has an answer, of both sides where it has
+    /// sides.
     fn dashboards(&self, folder: &Path, time: f64) -> Result<()> {
-        let panels = prometheus::panels(folder)?;
-        ensure!(panels.len() > 40, "{} queries only", panels.len());
-        for panel in panels {
-            for role in ["server", "client"] {
-                let expression = panel
-                    .expression
-                    .replace("[$__rate_interval]", RANGE)
-                    .replace("[$__range]", RANGE)
-                    .replace("${role}", role);
-                let expression = ["instance", "process", "service", "method"]
-                    .iter()
-                    .fold(expression, |text, name| text.replace(&format!("\"${name}\""), "\".+\""));
-                ensure!(!expression.contains('$'), "{}: {expression}", panel.name);
-                let answer = self.prometheus.query(&expression, Some(time));
-                let answer = answer.with_context(|| panel.name.clone())?;
-                ensure!(!answer.is_empty(), "{}: nothing for {expression}", panel.name);
+        let boards = Dashboard::all(folder)?;
+        let mut asked = 0;
+        for (board, role) in boards.iter().flat_map(|board| [(board, "server"), (board, "client")])
+        {
+            for panel in &board.panels {
+                let name = format!("{}: {}", board.title, panel.title);
+                ensure!(!panel.targets.is_empty(), "{name} asks nothing");
+                for target in &panel.targets {
+                    let expression = target.asked(role, RANGE)?;
+                    let answer = self.prometheus.query(&expression, Some(time));
+                    let answer = answer.with_context(|| name.clone())?;
+                    ensure!(!answer.is_empty(), "{name}: nothing for {expression}");
+                    asked += 1;
+                }
+            }
+            for (selector, label) in board.variables(role)? {
+                let values = self.prometheus.label_values(&selector, &label)?;
+                ensure!(!values.is_empty(), "{}: no {label} of {selector}", board.title);
+                let own = label != "process" || role == "client" || values.contains(&self.process);
+                ensure!(own, "{}: {} is not in {values:?}", board.title, self.process);
             }
         }
+        ensure!(asked > 80, "{asked} queries only");
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! show is compared with what the peers know happened.
 
 pub mod browser;
+pub mod dashboards;
 mod figures;
 mod html;
 mod names;

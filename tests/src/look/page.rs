@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::browser::{self, Browser};
+use super::dashboards::{self, Span};
 use super::figures::{
     self, Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, P99, RATE, Who,
 };
@@ -23,6 +24,7 @@ use super::{Lines, line, lines_of, load, number, same, wait_for};
 use crate::daemon::Daemon;
 use crate::footprint::Footprint;
 use crate::peer::{Client, Listen, Server};
+use crate::prometheus::{Dashboard, Prometheus};
 use crate::report;
 use crate::stack::Stack;
 
@@ -508,6 +510,11 @@ pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
     let servers = stacks.iter().map(start).collect::<Result<Vec<_>>>()?;
     let ports = servers.iter().map(Server::port).collect::<Result<Vec<_>>>()?;
     let daemon = Daemon::start(&["--port", &ports.join(",")])?;
+    let scrapes = format!(
+        "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n",
+        daemon.address()
+    );
+    let prometheus = Prometheus::start(&scrapes, &[], ("", ""))?;
     let mut clients = Vec::new();
     for ((stack, server), plan) in stacks.iter().zip(&servers).zip(scene().iter().cycle()) {
         clients.push(Client::start(stack, server, plan)?);
@@ -526,6 +533,16 @@ pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
     browser.run("document.querySelector('#detail button').click()")?;
     take("page-narrow.png", 400, 860, false)?;
     pictures::of_terminals(&browser, &daemon, &folder)?;
+    let span = Span { seconds: SCENE.as_secs_f64() - 10.0, step: 2.0, range: "[10s]" };
+    let boards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana");
+    for board in Dashboard::all(&boards)? {
+        let name = board.title.trim_start_matches("gRPC: ").replace(' ', "-");
+        if ["overview", "errors", "latency"].contains(&name.as_str()) {
+            let file = folder.join(format!("dashboard-{name}.png"));
+            dashboards::draw(&browser, &prometheus, &board, span, &file)?;
+        }
+    }
+    prometheus.stop()?;
     drop((clients, servers));
     daemon.stop()
 }

@@ -10,19 +10,21 @@ use anyhow::{Context as _, Result, ensure};
 use super::{file, python};
 use crate::exec;
 
-const VERSION: &str = "v3.16.4";
+const VERSION: &str = "v3.18.4";
 const RENDERS: Duration = Duration::from_mins(1);
 
 /// Where Helm asks no cluster which it is.
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
 
 /// Every value that changes something.
-const VALUES: [&str; 5] = [
+const VALUES: [&str; 7] = [
     "--set=webConfigSecret=web",
     "--set=args={--port=50051}",
     "--set=priorityClassName=system-node-critical",
     "--set=podAnnotations.a=b",
     "--set=image.tag=v1",
+    "--set=labels={exe,pod}",
+    "--set=podNames=true",
 ];
 
 pub(super) fn check(place: &Path) -> Result<()> {
@@ -42,11 +44,27 @@ pub(super) fn check(place: &Path) -> Result<()> {
         KUBERNETES.join(" ")
     );
     let changed = place.join("observer.yaml");
-    fs::write(&changed, render(&VALUES)?)?;
+    let objects = render(&VALUES)?;
+    for (value, told) in [
+        ("labels", "--labels=exe,pod"),
+        ("labels", "DAC_READ_SEARCH, SYS_PTRACE]"),
+        ("podNames", "kind: ClusterRoleBinding"),
+        ("podNames", "--kubernetes-node=$(NODE_NAME)"),
+        ("podNames", "automountServiceAccountToken: true"),
+    ] {
+        ensure!(objects.contains(told), "{value} does not lead to {told}");
+    }
+    fs::write(&changed, objects)?;
     python::validate(&changed)?;
     let monitor =
-        render(&["--set=podMonitor.enabled=true", "--set=podMonitor.endpoint.scheme=https"]);
-    ensure!(monitor?.contains("scheme: https"), "no endpoint in the PodMonitor");
+        render(&["--set=podMonitor.enabled=true", "--set=podMonitor.endpoint.scheme=https"])?;
+    ensure!(monitor.contains("scheme: https"), "no endpoint in the PodMonitor");
+    // The value of this label is the job, and the alerts know the job.
+    ensure!(
+        monitor.contains("jobLabel: app.kubernetes.io/name")
+            && monitor.contains("app.kubernetes.io/name: observer\n"),
+        "the PodMonitor's job is not observer"
+    );
     ensure!(render(&["--set=prot=1"]).is_err(), "a value that is not known is let pass");
     Ok(())
 }

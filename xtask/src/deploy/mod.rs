@@ -57,6 +57,7 @@ pub(crate) fn check(all: bool) -> Result<()> {
             step("completions", &[], &|| completions(&daemon, &place, shell, flag));
         }
     }
+    step("Grafana's dashboards", &["go"], &dashboards);
     step("Dockerfile and Kubernetes objects", &["python3"], &python::check);
     if all {
         step("Helm chart", &["go"], &|| helm::check(&place));
@@ -81,6 +82,20 @@ fn prometheus() -> Result<()> {
     promtool(&["check", "rules", "rules.yml", "alerts.yml"])?;
     promtool(&["check", "config", "prometheus.yml"])?;
     promtool(&["test", "rules", "tests.yml"])
+}
+
+/// By the types of Grafana's own library.
+fn dashboards() -> Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(file("grafana")).context("list the dashboards")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    ensure!(files.len() > 3, "{} dashboards only", files.len());
+    let reader = exec::workspace().join("xtask/src/deploy/grafana");
+    exec::run(Command::new("go").args(["run", "."]).args(files).current_dir(reader))
 }
 
 /// A copy: what it is to start is not where it will be.

@@ -287,6 +287,44 @@ fn a_dropped_process_takes_its_series_along() {
 }
 
 #[test]
+fn an_heir_goes_on_with_the_figures() {
+    let mut statistics = with_limits(2, 1000);
+    statistics.set_time(10);
+    let old = [2, 3].map(|path| statistics.started(key(1, Role::Server, path)));
+    statistics.ended(old[0], ok(1));
+    statistics.started(key(1, Role::Server, 2));
+    statistics.connection_opened(ProcessId(1), Role::Server);
+    statistics.set_time(20);
+    let new = statistics.started(key(2, Role::Server, 2));
+    statistics.hand_over(ProcessId(1), ProcessId(2));
+
+    let mut found: Vec<CallKey> = statistics.series().map(|(key, _)| key).collect();
+    found.sort_unstable_by_key(|key| key.path.0);
+    let keys = [2, 3].map(|path| key(2, Role::Server, path));
+    assert_eq!(found, keys);
+    assert_eq!(statistics.connections().count(), 0, "its connections went with it");
+    let both = series(&statistics, keys[0]).unwrap();
+    assert_eq!((both.created_ns, both.started, both.ended()), (10, 3, 1));
+    assert_eq!(both.in_flight(), 1, "what the old one had in flight is not waited for");
+
+    // What still comes for the old one is counted where its series is.
+    statistics.ended(old[0], ok(1));
+    assert_eq!(statistics.late(), 1, "there it is the heir's own");
+    statistics.ended(old[1], ok(1));
+    statistics.ended(new, ok(1));
+    let found = keys.map(|key| series(&statistics, key).unwrap().clone());
+    assert_eq!(found.each_ref().map(Series::ended), [2, 1]);
+    assert_eq!(found.each_ref().map(Series::in_flight), [0, 0]);
+
+    // Inherited methods count towards the bound.
+    statistics.started(key(2, Role::Server, 4));
+    assert!(series(&statistics, key(2, Role::Server, 4)).is_none());
+    assert_eq!(statistics.overflow(), 1);
+    statistics.forget_process(ProcessId(2));
+    assert!(statistics.is_empty());
+}
+
+#[test]
 fn an_old_id_does_not_reach_the_series_that_took_its_slot() {
     let mut statistics = statistics();
     let old = statistics.started(key(1, Role::Server, 2));

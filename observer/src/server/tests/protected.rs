@@ -131,6 +131,58 @@ fn old_tls_is_refused_where_only_new_is_wanted() {
 }
 
 #[test]
+fn suites_curves_and_versions_are_those_that_are_named() {
+    let (folder, authority) = (Folder::new(), authority());
+    folder.write_pair(&authority);
+    let negotiated = |more: &str| {
+        folder.write("web.yml", &format!("{TLS}, {more}}}"));
+        let served = folder.serve();
+        let mut client = connect(&served, &authority, None, rustls::ALL_VERSIONS);
+        assert!(answered(&mut client), "{more}");
+        let connection = &client.0.get_ref().conn;
+        let suite = connection.negotiated_cipher_suite().expect("done").suite();
+        let group = connection.negotiated_key_exchange_group().expect("done").name();
+        (suite.as_str().expect("known"), format!("{group:?}"))
+    };
+    let suite = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256";
+    let chosen = format!(
+        "max_version: TLS12, cipher_suites: [TLS_AES_128_GCM_SHA256, {suite}], curve_preferences: [CurveP384]"
+    );
+    assert_eq!(negotiated(&chosen), (suite, "secp384r1".to_owned()));
+    let (suite, group) = negotiated("curve_preferences: [CurveP256]");
+    assert!(suite.starts_with("TLS13_") && group == "secp256r1", "{suite} {group}");
+    folder.write("web.yml", &format!("{TLS}, max_version: TLS12}}"));
+    let served = folder.serve();
+    assert!(!answered(&mut connect(&served, &authority, None, &[&rustls::version::TLS13])));
+
+    for (more, told) in [
+        ("cipher_suites: [TLS_RSA_WITH_AES_128_CBC_SHA]", "TLS_RSA_WITH_AES_128_CBC_SHA"),
+        ("curve_preferences: [CurveP521]", "CurveP256"),
+    ] {
+        folder.write("web.yml", &format!("{TLS}, {more}}}"));
+        let refused = format!("{:#}", folder.read().expect_err(more));
+        assert!(refused.contains(told) && refused.contains("is not here"), "{refused}");
+    }
+}
+
+#[test]
+fn headers_of_the_file_are_on_every_answer_that_has_not_its_own() {
+    let folder = Folder::new();
+    folder.write(
+        "web.yml",
+        "http_server_config:\n  http2: true\n  headers:\n    X-Frame-Options: deny\n    \
+         Content-Security-Policy: sandbox\n",
+    );
+    let served = folder.serve();
+    for path in ["/metrics", "/nowhere", "/"] {
+        let answer = served.get(path);
+        assert_eq!(answer.header("x-frame-options"), Some("deny"), "{path}");
+        let policy = answer.header("content-security-policy").expect("there");
+        assert_eq!(policy == "sandbox", path != "/", "{path}: {policy}");
+    }
+}
+
+#[test]
 fn clients_show_certificates_where_they_must() {
     let (folder, ours, theirs) = (Folder::new(), authority(), authority());
     folder.write_pair(&ours);
