@@ -59,7 +59,6 @@ const FEW: &str = "four kinds of call: tonic -> tonic|\
     raw codes: all of them, trailers-only|raw codes: no grpc-status, HTTP status 503|\
     raw frames: writev, buffers of 7 bytes|raw frames: readv, buffers of 7 bytes|\
     raw frames: recvfrom, MSG_PEEK|raw frames: sendto, MSG_DONTWAIT|\
-    raw frames: each frame cut after 5 bytes|--backend |\
     a Unix socket, bytes one by one|io_uring on a watched connection|by io_uring|MPTCP";
 
 /// All that raw peers do, but for what is about the daemon and its files alone; of real stacks those
