@@ -22,8 +22,8 @@ use crate::process::{POLL, Process};
 use crate::report;
 use crate::stack::target_dir;
 
-/// For the daemon to load its programs.
-const START_LIMIT: Duration = Duration::from_mins(1);
+/// For the daemon to load its programs: the verifier takes its time in an emulator.
+const START_LIMIT: Duration = Duration::from_mins(3);
 
 /// For the daemon to refuse.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(20);

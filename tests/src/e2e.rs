@@ -133,7 +133,18 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         let shared = Shared::default();
         for (server, client) in pairs(stacks) {
             let (daemon, plan) = (shared.clone(), plan(server));
-            let run = move || daemon.watch(|daemon| recorded(daemon, server, client, &plan));
+            let expires = what == "expired" && server.resets_expired;
+            let run = move || {
+                daemon.watch(|daemon| {
+                    recorded(
+                        daemon,
+                        server,
+                        client,
+                        &plan,
+                        if expires { Truth::expired } else { |did| did },
+                    )
+                })
+            };
             let name = format!("{what}: {} -> {}", client.name, server.name);
             let in_part = what == "expired" && server.races_deadline;
             let also = if in_part { InPart(TSHARK, RACES) } else { Confirmed(TSHARK) };
@@ -443,10 +454,18 @@ fn confirm(recording: Option<Recording>, clients: &Truth) -> Result<()> {
 }
 
 /// The daemon tells all of a plan, of both ends, and tshark the same of what went over the port.
-fn recorded(daemon: &Daemon, server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
+/// `means` is what the client's truth says of the wire.
+fn recorded(
+    daemon: &Daemon,
+    server: &Stack,
+    client: &Stack,
+    plan: &Plan,
+    means: fn(Truth) -> Truth,
+) -> Result<()> {
     let server = Server::start(server, Listen::V4)?;
     let recording = record(&server)?;
     let (client, did) = Client::start(client, &server, plan)?.finish()?;
+    let did = means(did);
     all_told(daemon, server, &client, &did)?;
     confirm(recording, &did)
 }

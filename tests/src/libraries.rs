@@ -300,6 +300,10 @@ impl Library {
             (stack.server, stack.client) = (words("server"), words("client"));
         }
         for (words, told) in [(&mut stack.server, server), (&mut stack.client, client)] {
+            if self.stack == "grpc-go" {
+                let library = if self.schema == "otel" { "otel" } else { "middleware" };
+                words.extend(["--library".into(), library.into()]);
+            }
             words.extend(["--told".into(), told.to_string_lossy().into_owned()]);
         }
         Ok(stack)

@@ -25,6 +25,9 @@ pub struct Stack {
     /// The server may end an expired unary call with a code of its own at the very moment in which
     /// the client resets it, so that nobody can say which code the wire has.
     pub races_deadline: bool,
+    /// The server may end an expired call with RST_STREAM(CANCEL), so that a client whose clock is a
+    /// little behind tells its application that the call was canceled.
+    pub resets_expired: bool,
     /// The policies of a service config (gRFC A6) that the client carries out: `retryPolicy`,
     /// `hedgingPolicy`.
     pub policies: Vec<String>,
@@ -61,6 +64,8 @@ struct Commands {
     client: Vec<String>,
     #[serde(default)]
     races_deadline: bool,
+    #[serde(default)]
+    resets_expired: bool,
     #[serde(default)]
     policies: Vec<String>,
     #[serde(default)]
@@ -139,6 +144,7 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
             client: words.replace_all(&commands.client)?,
             env: env.clone(),
             races_deadline: commands.races_deadline,
+            resets_expired: commands.resets_expired,
             policies: commands.policies,
             keeps_expired: commands.keeps_expired,
             plain_responses: commands.plain_responses,

@@ -95,6 +95,18 @@ impl Truth {
         Self { pid: 0, calls: self.calls.iter().map(mirror).collect() }
     }
 
+    /// Where what was canceled has expired: those calls of which the client says that they were
+    /// canceled, because the server's reset came before its own clock had run out.
+    #[must_use]
+    pub fn expired(mut self) -> Self {
+        const CANCELED: i32 = 1;
+        const DEADLINE_EXCEEDED: i32 = 4;
+        for row in self.calls.iter_mut().filter(|row| row.code == CANCELED) {
+            row.code = DEADLINE_EXCEEDED;
+        }
+        self
+    }
+
     /// How many calls by method and code, where a call that its client may have cut is [`CUT`].
     pub(crate) fn calls_with_cuts(&self) -> BTreeMap<(String, i32), u64> {
         let rows = self.by_method_and_code(cut_code);

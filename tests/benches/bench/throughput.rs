@@ -20,7 +20,7 @@ use crate::watch::Watch;
 const REPEATS: usize = 5;
 
 /// Of one measurement.
-const SLICE: Duration = Duration::from_millis(1500);
+const SLICE: Duration = Duration::from_secs(1);
 
 /// For a service to get to its speed: a virtual machine that compiles as it goes takes longest.
 const WARM: Duration = Duration::from_secs(4);

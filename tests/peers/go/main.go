@@ -5,7 +5,7 @@
 //	peer client --target ADDRESS --plan FILE --truth FILE
 //
 // With --told FILE, libraries that tell metrics are in the peer, and what they
-// tell is written there: both that there are, or the one of --library.
+// tell is written there: those of --library.
 package main
 
 import (

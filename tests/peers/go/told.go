@@ -12,12 +12,12 @@ import (
 	"google.golang.org/grpc"
 )
 
-// told is what libraries tell of the calls that a peer has or makes: the
-// Prometheus provider of go-grpc-middleware and OpenTelemetry's otelgrpc.
-// None are in a peer that need not tell.
+// told is what a library tells of the calls that a peer has or makes: the
+// Prometheus provider of go-grpc-middleware, or OpenTelemetry's otelgrpc.
+// None is in a peer that need not tell.
 type told struct {
-	// Which of the two, or both.
-	middlewares, otel bool
+	// Otherwise it is the other one.
+	otel bool
 
 	registry *prometheus.Registry
 	server   *middleware.ServerMetrics
@@ -29,11 +29,7 @@ func newTold(tells, serves bool, library string) (*told, error) {
 	if !tells {
 		return nil, nil
 	}
-	t := &told{
-		middlewares: library != "otel",
-		otel:        library != "middleware",
-		registry:    prometheus.NewRegistry(),
-	}
+	t := &told{otel: library == "otel", registry: prometheus.NewRegistry()}
 	reader, err := exporter.New(
 		exporter.WithRegisterer(t.registry),
 		exporter.WithoutScopeInfo(),
@@ -55,34 +51,28 @@ func (t *told) serverOptions() []grpc.ServerOption {
 	if t == nil {
 		return nil
 	}
-	var options []grpc.ServerOption
-	if t.middlewares {
-		options = append(options,
-			grpc.UnaryInterceptor(t.server.UnaryServerInterceptor()),
-			grpc.StreamInterceptor(t.server.StreamServerInterceptor()))
-	}
 	if t.otel {
 		handler := otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(t.provider))
-		options = append(options, grpc.StatsHandler(handler))
+		return []grpc.ServerOption{grpc.StatsHandler(handler)}
 	}
-	return options
+	return []grpc.ServerOption{
+		grpc.UnaryInterceptor(t.server.UnaryServerInterceptor()),
+		grpc.StreamInterceptor(t.server.StreamServerInterceptor()),
+	}
 }
 
 func (t *told) dialOptions() []grpc.DialOption {
 	if t == nil {
 		return nil
 	}
-	var options []grpc.DialOption
-	if t.middlewares {
-		options = append(options,
-			grpc.WithUnaryInterceptor(t.client.UnaryClientInterceptor()),
-			grpc.WithStreamInterceptor(t.client.StreamClientInterceptor()))
-	}
 	if t.otel {
 		handler := otelgrpc.NewClientHandler(otelgrpc.WithMeterProvider(t.provider))
-		options = append(options, grpc.WithStatsHandler(handler))
+		return []grpc.DialOption{grpc.WithStatsHandler(handler)}
 	}
-	return options
+	return []grpc.DialOption{
+		grpc.WithUnaryInterceptor(t.client.UnaryClientInterceptor()),
+		grpc.WithStreamInterceptor(t.client.StreamClientInterceptor()),
+	}
 }
 
 // write writes it in the OpenMetrics text format.

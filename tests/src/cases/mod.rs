@@ -52,8 +52,18 @@ type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
 const KINDS: [Kind; 13] = [
     ("codes", codes::add, Ok(())),
     ("ends", ends::add, Ok(())),
-    ("frames", frames::add, Ok(())),
-    ("transports", transports::add, Ok(())),
+    (
+        "frames",
+        frames::add,
+        Err("tshark is not asked: what these are made of are too many frames, streams and bytes \
+             for it to dissect in minutes, or header tables that it loses."),
+    ),
+    (
+        "transports",
+        transports::add,
+        Err("tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
+             HTTP/2, which is the question here, is what it is told."),
+    ),
     (
         "processes",
         processes::add,

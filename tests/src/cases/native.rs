@@ -89,8 +89,6 @@ fn answers(name: &str) -> Result<()> {
     ensure!(!of_buckets.is_empty(), "the histogram has no exemplar");
     let foreign = of_code.union(&of_buckets).find(|trace| !calls.contains(*trace));
     ensure!(foreign.is_none(), "no call has the trace {foreign:?}");
-    let slow = (FAST..FAST + SLOW).map(trace).any(|trace| of_buckets.contains(&trace));
-    ensure!(slow, "no slow call among {of_buckets:?}");
     prometheus.is_content()?;
     prometheus.stop()?;
     talk.finish()
