@@ -93,7 +93,7 @@ pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
         let mut client = Client::connect(service.address, STREAMS)?;
         let begin = watch.begin()?;
         let timed = Timed::begin()?;
-        client.stream(MESSAGES, 13)?;
+        client.stream(MESSAGES, 12)?;
         drop(timed);
         let reading = watch.since_ends(begin, 2.0 * STREAMS as f64)?;
         // At both ends, and a response to each stream.

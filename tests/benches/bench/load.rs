@@ -28,6 +28,9 @@ const SERVICE: &str = "observer.test.v1.Echo";
 struct EchoRequest {
     #[prost(bytes = "bytes", tag = "1")]
     payload: Bytes,
+    /// How many the client means to send.
+    #[prost(uint32, tag = "2")]
+    requests: u32,
     #[prost(uint32, tag = "3")]
     response_size: u32,
 }
@@ -97,7 +100,7 @@ impl Client {
     pub(crate) fn call(&mut self, load: Load, until: Until) -> Result<Made> {
         let paths = paths(load.methods)?;
         let code = if load.methods == 0 { "0" } else { "12" };
-        let message = message(load.payload);
+        let message = message(load.payload, 1);
         let (begun, left) = match until {
             Until::Calls(calls) => (AtomicU64::new(0), calls),
             Until::Elapsed(_) => (AtomicU64::new(0), u64::MAX),
@@ -136,7 +139,7 @@ impl Client {
     /// Streams of so many request messages each, one on each connection.
     pub(crate) fn stream(&mut self, messages: u64, payload: usize) -> Result<Made> {
         let path = path("ClientStream")?;
-        let message = message(payload);
+        let message = message(payload, messages as u32);
         let begin = Instant::now();
         let streams = self.connections.iter().map(|connection| {
             let (mut connection, path, message) = (connection.clone(), &path, &message);
@@ -235,9 +238,9 @@ fn paths(methods: usize) -> Result<Vec<Uri>> {
 }
 
 /// A message with its prefix.
-fn message(payload: usize) -> Bytes {
-    let payload_bytes = Bytes::from(vec![7; payload]);
-    let request = EchoRequest { payload: payload_bytes, response_size: payload as u32 };
+fn message(payload: usize, requests: u32) -> Bytes {
+    let bytes = Bytes::from(vec![7; payload]);
+    let request = EchoRequest { payload: bytes, requests, response_size: payload as u32 };
     let mut message = BytesMut::with_capacity(request.encoded_len() + 5);
     message.put_u8(0);
     message.put_u32(request.encoded_len() as u32);

@@ -17,7 +17,7 @@ use crate::figures::{Bound, Plot, Results};
 use crate::load::{Client, Load, Until};
 use crate::watch::Watch;
 
-const REPEATS: usize = 5;
+const REPEATS: usize = 7;
 
 /// Of one measurement.
 const SLICE: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ const WAYS: [(&str, Flags); 2] = [
     ("the service watched", |server| vec!["--pid".into(), server.pid()]),
 ];
 
-/// Watched ÷ bare, of the same repeat: the machine is shared, and faster now than then.
+/// Watched ÷ bare just before and just after: the machine is shared, and faster now than then.
 pub(crate) fn services(peers: &Peers, results: &mut Results) -> Result<()> {
     let mut plot = Plot {
         name: "throughput".into(),
@@ -79,19 +79,22 @@ pub(crate) fn services(peers: &Peers, results: &mut Results) -> Result<()> {
         let mut bare = vec![Vec::new(); CONCURRENCIES.len()];
         let mut ratios = vec![vec![Vec::new(); CONCURRENCIES.len()]; WAYS.len()];
         for _ in 0..REPEATS {
-            let before = service.all()?;
+            let mut before = service.all()?;
             for ((_, flags), ratios) in WAYS.iter().zip(&mut ratios) {
                 let flags = flags(&service.server);
                 let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
                 let watch = Watch::start(&flags)?;
                 let watched = service.all()?;
                 watch.stop()?;
-                for ((ratios, watched), bare) in ratios.iter_mut().zip(&watched).zip(&before) {
-                    ratios.push(watched / bare);
+                let after = service.all()?;
+                let around = before.iter().zip(&after).map(|(a, b)| f64::midpoint(*a, *b));
+                for ((ratios, watched), around) in ratios.iter_mut().zip(&watched).zip(around) {
+                    ratios.push(watched / around);
                 }
-            }
-            for (bare, sample) in bare.iter_mut().zip(before) {
-                bare.push(sample);
+                for (bare, sample) in bare.iter_mut().zip(&before) {
+                    bare.push(*sample);
+                }
+                before = after;
             }
         }
         for (at_once, bare) in CONCURRENCIES.iter().zip(bare) {
@@ -218,7 +221,7 @@ fn ping_pong() -> Result<f64> {
         while server.read_exact(&mut request).is_ok() && server.write_all(&request).is_ok() {}
     });
     let (begin, mut calls) = (Instant::now(), 0_u64);
-    let mut answer = *b"*2\r\n$3\r\nGET\r\n$40\r\n0123456789012345678901234567890123456789\r\nxy";
+    let mut answer = [b'x'; 64];
     while begin.elapsed() < SLICE {
         for _ in 0..100 {
             client.write_all(&answer)?;
