@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use tests::peer::{Listen, Server};
 
 use crate::Peers;
@@ -86,14 +87,17 @@ fn sizes(service: &Service, results: &mut Results) -> Result<()> {
 pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
     const STREAMS: usize = 4;
     const MESSAGES: u64 = 250_000;
-    let service = Service::start(peers)?;
+    let (stack, service) = (peers.stack("tonic")?, Service::start(peers)?);
     let (mut daemon, mut kernel, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    let plan = [vec![json!({
+        "rpc": "ClientStream", "requests": MESSAGES, "payload": 10, "count": STREAMS,
+        "concurrency": STREAMS,
+    })]];
     for _ in 0..REPEATS {
         let watch = Watch::start(&[])?;
-        let mut client = Client::connect(service.address, STREAMS)?;
         let begin = watch.begin()?;
         let timed = Timed::begin()?;
-        client.stream(MESSAGES, 12)?;
+        tests::peer::Client::start(&stack, &service.server, &plan)?.finish()?;
         drop(timed);
         let reading = watch.since_ends(begin, 2.0 * STREAMS as f64)?;
         // At both ends, and a response to each stream.

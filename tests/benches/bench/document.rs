@@ -23,7 +23,10 @@ pub(crate) fn write(benches: &[Bench]) -> Result<()> {
     );
     let mut machine = String::new();
     for bench in benches {
-        let results = Results::kept(bench.name)?;
+        let Ok(results) = Results::kept(bench.name) else {
+            write!(text, "\n## {}\n\n{}. Not run.\n", bench.name, bench.about)?;
+            continue;
+        };
         if results.machine != machine {
             machine.clone_from(&results.machine);
             write!(text, "\nOn {machine}:\n")?;

@@ -104,7 +104,7 @@ pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
     let (_server, address) = server(peers)?;
     // Methods at both ends, of about fifty series each.
     for (name, methods, bound) in
-        [("10,000 series", 95, Some(Bound::AtMost(50.0))), ("10,000 methods", 5000, None)]
+        [("10,000 series", 160, Some(Bound::AtMost(50.0))), ("10,000 methods", 5000, None)]
     {
         let watch = Watch::start(&["--max-methods", "20000"])?;
         let load = Load { connections: 1, streams: 8, payload: 20, methods };

@@ -28,9 +28,6 @@ const SERVICE: &str = "observer.test.v1.Echo";
 struct EchoRequest {
     #[prost(bytes = "bytes", tag = "1")]
     payload: Bytes,
-    /// How many the client means to send.
-    #[prost(uint32, tag = "2")]
-    requests: u32,
     #[prost(uint32, tag = "3")]
     response_size: u32,
 }
@@ -100,7 +97,7 @@ impl Client {
     pub(crate) fn call(&mut self, load: Load, until: Until) -> Result<Made> {
         let paths = paths(load.methods)?;
         let code = if load.methods == 0 { "0" } else { "12" };
-        let message = message(load.payload, 1);
+        let message = message(load.payload);
         let (begun, left) = match until {
             Until::Calls(calls) => (AtomicU64::new(0), calls),
             Until::Elapsed(_) => (AtomicU64::new(0), u64::MAX),
@@ -135,22 +132,6 @@ impl Client {
         })?;
         Ok(Made { calls: ended.iter().sum(), elapsed: begin.elapsed() })
     }
-
-    /// Streams of so many request messages each, one on each connection.
-    pub(crate) fn stream(&mut self, messages: u64, payload: usize) -> Result<Made> {
-        let path = path("ClientStream")?;
-        let message = message(payload, messages as u32);
-        let begin = Instant::now();
-        let streams = self.connections.iter().map(|connection| {
-            let (mut connection, path, message) = (connection.clone(), &path, &message);
-            async move { stream(&mut connection, path, message, messages).await }
-        });
-        let all = futures_util::future::try_join_all(streams);
-        let ended = self.local.block_on(&self.runtime, async {
-            tokio::time::timeout(PATIENCE, all).await.map_err(|_| anyhow!("streams do not end"))?
-        })?;
-        Ok(Made { calls: ended.len() as u64, elapsed: begin.elapsed() })
-    }
 }
 
 async fn connect(address: SocketAddr) -> Result<SendRequest<Bytes>> {
@@ -179,26 +160,6 @@ async fn unary(
     let (response, mut body) = connection.send_request(request(path)?, false)?;
     body.send_data(message.clone(), true)?;
     answered(response, code).await
-}
-
-async fn stream(
-    connection: &mut SendRequest<Bytes>,
-    path: &Uri,
-    message: &Bytes,
-    messages: u64,
-) -> Result<()> {
-    poll_fn(|context| connection.poll_ready(context)).await.context("a stream")?;
-    let (response, mut body) = connection.send_request(request(path)?, false)?;
-    for _ in 0..messages {
-        body.reserve_capacity(message.len());
-        while body.capacity() < message.len() {
-            let capacity = poll_fn(|context| body.poll_capacity(context)).await;
-            capacity.context("the stream was reset")??;
-        }
-        body.send_data(message.clone(), false)?;
-    }
-    body.send_data(Bytes::new(), true)?;
-    answered(response, "0").await
 }
 
 async fn answered(response: h2::client::ResponseFuture, code: &str) -> Result<()> {
@@ -238,9 +199,9 @@ fn paths(methods: usize) -> Result<Vec<Uri>> {
 }
 
 /// A message with its prefix.
-fn message(payload: usize, requests: u32) -> Bytes {
+fn message(payload: usize) -> Bytes {
     let bytes = Bytes::from(vec![7; payload]);
-    let request = EchoRequest { payload: bytes, requests, response_size: payload as u32 };
+    let request = EchoRequest { payload: bytes, response_size: payload as u32 };
     let mut message = BytesMut::with_capacity(request.encoded_len() + 5);
     message.put_u8(0);
     message.put_u32(request.encoded_len() as u32);

@@ -20,8 +20,13 @@ use crate::figures::{Bound, Results};
 
 const REPEATS: usize = 9;
 
-/// Of one repeat.
+/// Of one repeat; fewer where each has a decoder of its own, which some take long to make.
 const TURNS: u32 = 20_000;
+const FRESH_TURNS: u32 = 500;
+
+const fn turns(fresh: bool) -> u32 {
+    if fresh { FRESH_TURNS } else { TURNS }
+}
 
 /// Header blocks of requests, as h2's encoder makes them: with Huffman codes.
 struct Blocks {
@@ -111,8 +116,8 @@ pub(crate) fn hpack(results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-fn per_turn(begin: Instant) -> f64 {
-    begin.elapsed().as_nanos() as f64 / f64::from(TURNS)
+fn per_turn(begin: Instant, fresh: bool) -> f64 {
+    begin.elapsed().as_nanos() as f64 / f64::from(turns(fresh))
 }
 
 fn our_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
@@ -129,13 +134,13 @@ fn our_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     };
     decode(&mut decoder, &mut interner, first)?;
     let begin = Instant::now();
-    for _ in 0..TURNS {
+    for _ in 0..turns(fresh) {
         if fresh {
             decoder = Decoder::from_start();
         }
         decode(&mut decoder, &mut interner, black_box(block))?;
     }
-    Ok(per_turn(begin))
+    Ok(per_turn(begin, fresh))
 }
 
 fn loona_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
@@ -148,13 +153,13 @@ fn loona_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     };
     decode(&mut decoder, first)?;
     let begin = Instant::now();
-    for _ in 0..TURNS {
+    for _ in 0..turns(fresh) {
         if fresh {
             decoder = loona_hpack::Decoder::new();
         }
         decode(&mut decoder, black_box(block))?;
     }
-    Ok(per_turn(begin))
+    Ok(per_turn(begin, fresh))
 }
 
 /// With its frame's header: h2 has its decoder for itself.
@@ -172,7 +177,7 @@ fn h2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     for turn in 0..turns_each {
         bytes.extend(headers(block, 2 * turn + 3));
     }
-    for _ in 0..TURNS / turns_each {
+    for _ in 0..turns(fresh) / turns_each {
         let io = tokio::io::join(&*bytes, tokio::io::sink());
         let begin = Instant::now();
         let mut codec: Codec<_, Bytes> = Codec::new(io);
@@ -185,7 +190,7 @@ fn h2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
         })?;
         elapsed += begin.elapsed().as_nanos() as f64;
     }
-    Ok(elapsed / f64::from(TURNS))
+    Ok(elapsed / f64::from(turns(fresh)))
 }
 
 /// Nanoseconds for each frame, and bytes of DATA a second, where there is no kernel between the
