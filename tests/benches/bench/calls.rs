@@ -144,7 +144,7 @@ pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
         lines: Vec::new(),
     };
     let mut line = Vec::new();
-    for kib in [4, 16, 64, 256, 1024, 8192] {
+    for kib in [64, 128, 256, 1024, 8192] {
         let watch = Watch::start(&["--ring-size", &format!("{kib}KiB")])?;
         let (seen, rate) = share(&watch, Load::at_once(64), 100_000)?;
         let name =
