@@ -60,7 +60,9 @@ impl Connection {
     #[inline(always)]
     pub fn reset(&mut self, stream: u32) {
         let at = self.reset_count as usize & (RESETS - 1);
-        self.resets[at] = stream;
+        if let Some(slot) = self.resets.get_mut(at) {
+            *slot = stream;
+        }
         self.reset_count = self.reset_count.wrapping_add(1);
     }
 
