@@ -157,6 +157,8 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
     direction.walking = 0;
     match outcome {
         Outcome::Walked => {}
+        // Closed in each arm: once before them takes fewer instructions, and has the verifier (6.18)
+        // follow 431,054 in place of 268,386.
         Outcome::NotPreface => {
             let counted = connection.state == state::UPGRADED;
             lifecycle::close(call.socket.sock, pointer, connection.unseen());
@@ -256,7 +258,7 @@ fn begin_counting(call: &Call, other: &mut Direction) {
     let (sock, sent) = (call.socket.sock, call.sent != direction::SENT);
     // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
     if socket::moved_before(sock, sent, 0) == Some(false)
-        && let Some(sequence) = socket::sequence(sock, sent)
+        && let Some(sequence) = socket::sequence_of_tcp(sock, sent)
     {
         other.sequence = sequence;
         other.counted = 1;

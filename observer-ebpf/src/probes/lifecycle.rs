@@ -126,7 +126,8 @@ fn ends_unseen(sock: Address, connection: &Connection, sent: bool, fin: bool) ->
     if direction.counted == 0 {
         return false;
     }
-    let Some(sequence) = socket::sequence(sock, sent) else { return false };
+    // Only TCP's are counted.
+    let Some(sequence) = socket::sequence_of_tcp(sock, sent) else { return false };
     // As a signed number: behind what was seen is not past it. One more is a FIN.
     let missed = sequence.wrapping_sub(direction.sequence) as i32;
     if missed <= 1 {
