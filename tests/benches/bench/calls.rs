@@ -4,28 +4,14 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use tests::peer::{Listen, Server};
 
 use crate::Peers;
 use crate::figures::{Bound, Plot, Results};
 use crate::load::{Client, Load, Made, Until};
+use crate::service::Service;
 use crate::watch::{Reading, Timed, Watch};
 
 const REPEATS: usize = 5;
-
-/// A service that is fast enough to leave the rest to be measured.
-struct Service {
-    server: Server,
-    address: SocketAddr,
-}
-
-impl Service {
-    fn start(peers: &Peers) -> Result<Self> {
-        let server = Server::start(&peers.stack("tonic")?, Listen::V4)?;
-        let address = format!("127.0.0.1:{}", server.port()?).parse()?;
-        Ok(Self { server, address })
-    }
-}
 
 /// Calls, and what all that watches them cost meanwhile: both ends are watched, and both are counted.
 fn watched(watch: &Watch, address: SocketAddr, load: Load, calls: u64) -> Result<(Made, Reading)> {
@@ -38,7 +24,7 @@ fn watched(watch: &Watch, address: SocketAddr, load: Load, calls: u64) -> Result
 /// Time and bytes for each end of a unary call.
 pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
     const CALLS: u64 = 60_000;
-    let service = Service::start(peers)?;
+    let service = Service::fast(peers)?;
     let load = Load::at_once(16);
     let (mut daemon, mut kernel, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..REPEATS {
@@ -87,7 +73,7 @@ fn sizes(service: &Service, results: &mut Results) -> Result<()> {
 pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
     const STREAMS: usize = 4;
     const MESSAGES: u64 = 250_000;
-    let (stack, service) = (peers.stack("tonic")?, Service::start(peers)?);
+    let (stack, service) = (peers.stack("tonic")?, Service::fast(peers)?);
     let (mut daemon, mut kernel, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     let plan = [vec![json!({
         "rpc": "ClientStream", "requests": MESSAGES, "payload": 10, "count": STREAMS,
@@ -117,7 +103,7 @@ pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
 
 /// Calls seen, with method and code, for each call made.
 pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
-    let service = Service::start(peers)?;
+    let service = Service::fast(peers)?;
     let share = |watch: &Watch, load: Load, calls: u64| -> Result<(f64, f64)> {
         let (made, reading) = watched(watch, service.address, load, calls)?;
         Ok((reading.complete / (2.0 * made.calls as f64), made.per_second()))
@@ -155,14 +141,13 @@ pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
     }
     plot.lines.push(("64 calls at once".into(), line));
     results.plots.push(plot);
-    drop(service.server);
     Ok(())
 }
 
 /// What a call costs does not depend on how many others there are.
 pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
     const CALLS: u64 = 40_000;
-    let service = Service::start(peers)?;
+    let service = Service::fast(peers)?;
     let loads = |loads: [(usize, usize, usize); 4]| {
         loads.map(|(connections, streams, methods)| Load {
             connections,

@@ -9,23 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use tests::daemon::Daemon;
 use tests::footprint::{Footprint, status};
-use tests::peer::{Listen, Server};
 
 use crate::Peers;
 use crate::figures::{Bound, Results};
 use crate::load::{Client, Load, Until};
+use crate::service::Service;
 use crate::watch::Watch;
 
 const REPEATS: usize = 5;
 
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
-
-fn server(peers: &Peers) -> Result<(Server, SocketAddr)> {
-    let server = Server::start(&peers.stack("tonic")?, Listen::V4)?;
-    let address = format!("127.0.0.1:{}", server.port()?).parse()?;
-    Ok((server, address))
-}
 
 /// All that a daemon takes: its own memory, and that of its maps.
 fn all(daemon: &Daemon) -> Result<f64> {
@@ -61,13 +55,13 @@ pub(crate) fn memory(peers: &Peers, results: &mut Results) -> Result<()> {
 
 fn connections(peers: &Peers, results: &mut Results) -> Result<()> {
     const CONNECTIONS: usize = 10_000;
-    let (_server, address) = server(peers)?;
+    let service = Service::fast(peers)?;
     let watch = Watch::start(&[])?;
     let one = Load { connections: 1, streams: 1, payload: 20, methods: 0 };
-    Client::connect(address, 1)?.call(one, Until::Calls(1))?;
+    Client::connect(service.address, 1)?.call(one, Until::Calls(1))?;
     let begin = watch.begin()?;
     let before = all(&watch.daemon)?;
-    let mut client = Client::connect(address, CONNECTIONS)?;
+    let mut client = Client::connect(service.address, CONNECTIONS)?;
     // One call on each.
     client.call(one, Until::Calls(CONNECTIONS as u64))?;
     watch.since_ends(begin, 2.0 * CONNECTIONS as f64)?;
@@ -80,10 +74,10 @@ fn connections(peers: &Peers, results: &mut Results) -> Result<()> {
 
 fn series(peers: &Peers, results: &mut Results) -> Result<()> {
     const METHODS: usize = 5000;
-    let (_server, address) = server(peers)?;
+    let service = Service::fast(peers)?;
     let watch = Watch::start(&["--max-methods", "20000"])?;
     let load = |methods| Load { connections: 1, streams: 8, payload: 20, methods };
-    let mut client = Client::connect(address, 1)?;
+    let mut client = Client::connect(service.address, 1)?;
     client.call(load(1), Until::Calls(10))?;
     let begin = watch.begin()?;
     let before = all(&watch.daemon)?;
@@ -101,7 +95,7 @@ fn series(peers: &Peers, results: &mut Results) -> Result<()> {
 
 /// How long a scrape takes, and what it keeps the daemon from.
 pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
-    let (_server, address) = server(peers)?;
+    let service = Service::fast(peers)?;
     // Methods at both ends, of about fifty series each.
     for (name, methods, bound) in
         [("10,000 series", 160, Some(Bound::AtMost(50.0))), ("10,000 methods", 5000, None)]
@@ -109,7 +103,7 @@ pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
         let watch = Watch::start(&["--max-methods", "20000"])?;
         let load = Load { connections: 1, streams: 8, payload: 20, methods };
         let begin = watch.begin()?;
-        Client::connect(address, 1)?.call(load, Until::Calls(methods as u64))?;
+        Client::connect(service.address, 1)?.call(load, Until::Calls(methods as u64))?;
         watch.since_ends(begin, 2.0 * methods as f64)?;
         let series = watch.daemon.scrape()?.series_count("grpc_");
         let mut times = Vec::new();
@@ -119,7 +113,7 @@ pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
         results.add(format!("a scrape of {name} ({series})"), "ms", bound, times);
         watch.stop()?;
     }
-    ingestion(address, results)
+    ingestion(service.address, results)
 }
 
 /// Calls are seen while a scraper asks again and again.

@@ -1,4 +1,4 @@
-//! The load: unary calls and streams over HTTP/2, as much as a service answers. One thread, and no
+//! The load: unary calls over HTTP/2, as much as a service answers. One thread, and no
 //! more work a call than a client must have, so that the service is what is busy.
 
 use std::future::poll_fn;
@@ -98,9 +98,10 @@ impl Client {
         let paths = paths(load.methods)?;
         let code = if load.methods == 0 { "0" } else { "12" };
         let message = message(load.payload);
-        let (begun, left) = match until {
-            Until::Calls(calls) => (AtomicU64::new(0), calls),
-            Until::Elapsed(_) => (AtomicU64::new(0), u64::MAX),
+        let begun = AtomicU64::new(0);
+        let most = match until {
+            Until::Calls(calls) => calls,
+            Until::Elapsed(_) => u64::MAX,
         };
         let begin = Instant::now();
         let goes_on = || match until {
@@ -115,7 +116,7 @@ impl Client {
                     let mut calls = 0_u64;
                     while goes_on() {
                         let number = begun.fetch_add(1, Ordering::Relaxed);
-                        if number >= left {
+                        if number >= most {
                             break;
                         }
                         let path = paths.get(number as usize % paths.len()).context("a path")?;

@@ -18,6 +18,7 @@ mod figures;
 mod footprint;
 mod load;
 mod protocol;
+mod service;
 mod throughput;
 mod watch;
 

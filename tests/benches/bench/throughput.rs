@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use tests::daemon::free_address;
-use tests::peer::{Listen, Server};
+use tests::peer::Server;
 use tests::stack::Stack;
 
 use crate::Peers;
 use crate::figures::{Bound, Plot, Results};
 use crate::load::{Client, Load, Until};
+use crate::service::Service;
 use crate::watch::Watch;
 
 const REPEATS: usize = 7;
@@ -27,17 +28,10 @@ const WARM: Duration = Duration::from_secs(4);
 
 const CONCURRENCIES: [usize; 3] = [1, 16, 64];
 
-/// A service under load: one of the stacks' servers.
-struct Service {
-    server: Server,
-    address: SocketAddr,
-}
-
 impl Service {
-    fn start(stack: &Stack, args: &[&str]) -> Result<Self> {
-        let server = Server::start_with(stack, Listen::V4, args)?;
-        let address = format!("127.0.0.1:{}", server.port()?).parse()?;
-        let service = Self { server, address };
+    /// One that has come to its speed.
+    fn warm(stack: &Stack) -> Result<Self> {
+        let service = Self::start(stack)?;
         service.calls_per_second(16, WARM)?;
         Ok(service)
     }
@@ -75,7 +69,7 @@ pub(crate) fn services(peers: &Peers, results: &mut Results) -> Result<()> {
     for (name, least) in
         [("python-asyncio", 0.98), ("grpc-go", 0.95), ("tonic", 0.95), ("grpc-java", 0.95)]
     {
-        let service = Service::start(&peers.stack(name)?, &[])?;
+        let service = Service::warm(&peers.stack(name)?)?;
         let mut bare = vec![Vec::new(); CONCURRENCIES.len()];
         let mut ratios = vec![vec![Vec::new(); CONCURRENCIES.len()]; WAYS.len()];
         for _ in 0..REPEATS {
@@ -143,10 +137,10 @@ pub(crate) fn libraries(peers: &Peers, results: &mut Results) -> Result<()> {
         (&go, "OpenTelemetry, metrics", in_go("otel")),
     ];
     for stack in [&python, &go] {
-        let bare = Service::start(stack, &[])?;
+        let bare = Service::warm(stack)?;
         let mut services = Vec::new();
         for (_, library, with_it) in ways.iter().filter(|(of, ..)| of.name == stack.name) {
-            services.push((*library, Service::start(with_it, &[])?, Vec::new()));
+            services.push((*library, Service::warm(with_it)?, Vec::new()));
         }
         let mut watched = Vec::new();
         for _ in 0..REPEATS {

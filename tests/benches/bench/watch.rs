@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// For all that was read to be in a scrape.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A daemon, and the sum of all that it has cost so far.
+/// A daemon that watches.
 pub(crate) struct Watch {
     pub(crate) daemon: Daemon,
 }
@@ -32,7 +32,6 @@ pub(crate) struct Reading {
     pub(crate) ring_bytes: f64,
     /// Ends of calls, of servers and clients.
     pub(crate) ends: f64,
-    pub(crate) started: f64,
     /// Of those, with method and code.
     pub(crate) complete: f64,
     pub(crate) messages: f64,
@@ -90,7 +89,6 @@ impl Reading {
             records: sum("observer_records_total"),
             ring_bytes: sum("observer_ring_bytes_total"),
             ends: both("handled"),
-            started: both("started"),
             complete: metrics.sum("observer_calls_total", &[("seen", "complete")]),
             messages: both("msg_received") + both("msg_sent"),
         }
@@ -104,7 +102,6 @@ impl Reading {
             records,
             ring_bytes,
             ends,
-            started,
             complete,
             messages,
         } = self;
@@ -115,7 +112,6 @@ impl Reading {
             records: records - begin.records,
             ring_bytes: ring_bytes - begin.ring_bytes,
             ends: ends - begin.ends,
-            started: started - begin.started,
             complete: complete - begin.complete,
             messages: messages - begin.messages,
         }

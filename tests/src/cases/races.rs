@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tests::daemon::Daemon;
 use tests::raw::frames::{Frames, PREFACE, Shape};
+use tests::raw::talk::service_of;
 
 use super::{OK, Table};
 
@@ -34,8 +35,7 @@ enum First {
 /// later from one connection to the next. Every call is told of at both ends.
 fn at_once(daemon: &Daemon, name: &str, first: First) -> Result<()> {
     const CONNECTIONS: u32 = 2000;
-    let service: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let service = service_of(name);
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     for connection in 0..CONNECTIONS {
         let client = TcpStream::connect(listener.local_addr()?).context("connect")?;

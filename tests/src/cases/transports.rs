@@ -194,11 +194,7 @@ fn content_types(table: &mut Table) {
         ["application/grpc+proto", "application/grpc+json", "application/grpc;charset=utf-8"]
     {
         table.talk(format!("{content_type} is gRPC"), move |talk| {
-            let path = |name: &str| {
-                let dashed = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-                format!("/{}/Get", name.chars().map(dashed).collect::<String>())
-            };
-            let path = path(&format!("raw transports: {content_type} is gRPC"));
+            let path = format!("/{}/Get", talk.service());
             let fields = [(":method", "POST"), (":path", &path), ("content-type", content_type)];
             talk.client(|f| f.headers(1, false, &fields).last_message(1, 5))?;
             talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;

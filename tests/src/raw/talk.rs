@@ -106,8 +106,7 @@ impl<'a> Talk<'a> {
         peers: Vec<Peer>,
         gaps: f64,
     ) -> Result<Self> {
-        let service: String =
-            case.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let service = service_of(case);
         let end = |peer| End {
             peer,
             socket: 0,
@@ -407,6 +406,11 @@ impl<'a> Talk<'a> {
             Ok(())
         })
     }
+}
+
+/// The service of a case of this name.
+pub fn service_of(case: &str) -> String {
+    case.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
 /// How often the daemon says that it did not see something.
