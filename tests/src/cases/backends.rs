@@ -2,6 +2,7 @@
 //! is found here, so that these run on any.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::fs;
 use std::process::Command;
 use std::thread::sleep;
@@ -133,19 +134,24 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
         let reason = format!("--backend {backend}: {refused}");
         ensure!(line.contains(&reason), "the line does not say {reason:?}: {line}");
     }
-    let begin = Instant::now();
-    loop {
-        let left: Vec<_> = named().map(|(_, name)| name).filter(of_backend).collect();
-        if left.is_empty() {
-            break;
-        }
-        ensure!(begin.elapsed() < FREE_LIMIT, "still loaded: {left:?}");
-        sleep(Duration::from_millis(50));
-    }
+    are_freed(|| named().map(|(_, name)| name).filter(of_backend).collect())?;
     // Where a kernel has no other way to attach a kprobe, it is a line there.
     let probes = fs::read_to_string("/sys/kernel/tracing/kprobe_events").unwrap_or_default();
     ensure!(!probes.contains("tcp_"), "still attached: {probes}");
     Ok(())
+}
+
+/// Waits until the kernel has freed the programs that `left` finds.
+pub(super) fn are_freed<T: Debug>(left: impl Fn() -> Vec<T>) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let left = left();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < FREE_LIMIT, "still loaded: {left:?}");
+        sleep(Duration::from_millis(50));
+    }
 }
 
 fn names(numbers: &BTreeSet<u32>) -> BTreeSet<String> {

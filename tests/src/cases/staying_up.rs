@@ -17,10 +17,8 @@ use tests::raw::talk::Role::Server;
 use tests::raw::{Address, Call, Talk};
 use tests::report;
 
+use super::backends::are_freed;
 use super::{OK, Table};
-
-/// For the kernel to free what nobody uses any more.
-const FREE_LIMIT: Duration = Duration::from_secs(10);
 
 /// For the kernel to have taken what it takes for a socket.
 const FULL_LIMIT: Duration = Duration::from_secs(10);
@@ -52,11 +50,7 @@ fn killed(name: &str) -> Result<()> {
     let mut talk = Talk::begin(&other, name, Address::V4(0))?;
     call(&mut talk, 1)?;
     daemon.kill()?;
-    let begin = Instant::now();
-    while !loaded().is_disjoint(&attached) {
-        ensure!(begin.elapsed() < FREE_LIMIT, "some of {attached:?} are still loaded");
-        sleep(Duration::from_millis(50));
-    }
+    are_freed(|| loaded().intersection(&attached).copied().collect())?;
     call(&mut talk, 3)?;
     talk.finish()
 }
