@@ -7,6 +7,7 @@
 //! between ring and scrape, and [`worker`] the thread that runs it. Nothing downstream calls
 //! upstream.
 
+mod certificates;
 pub mod cli;
 pub mod config;
 pub mod failures;

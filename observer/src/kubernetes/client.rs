@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,8 @@ use hyper::client::conn::http1;
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -25,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::Choice;
 use super::list::{self, Listed};
+use crate::certificates::client_config;
 
 /// From the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -121,23 +119,8 @@ impl Client {
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>> {
-        let mut authorities = RootCertStore::empty();
-        for certificate in certificates(self.choice.ca_file.as_deref())? {
-            authorities.add(certificate)?;
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(authorities)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+        client_config(self.choice.ca_file.as_deref().context("no --kubernetes-ca-file")?)
     }
-}
-
-fn certificates(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>> {
-    let path = path.context("no --kubernetes-ca-file")?;
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", path.display()))
 }
 
 /// Where it asks, for the log.

@@ -1,19 +1,19 @@
 //! TLS as a web configuration asks for it.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite};
+use rustls::{NamedGroup, ServerConfig, SupportedCipherSuite};
 
 use super::web_config::{ClientAuth, TlsConfig, Versions};
+use crate::certificates::{authorities, certificates};
 
 /// Reads certificates and key, and sees that they belong together.
 pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
@@ -103,24 +103,9 @@ fn verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>> {
         ClientAuth::IfGiven(path) => (path, false),
         ClientAuth::Required(path) => (path, true),
     };
-    let mut authorities = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        authorities
-            .add(certificate)
-            .with_context(|| format!("a certificate in {} is no authority's", path.display()))?;
-    }
+    let authorities = Arc::new(authorities(path)?);
     let provider = Arc::new(ring::default_provider());
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
+    let builder = WebPkiClientVerifier::builder_with_provider(authorities, provider);
     let builder = if required { builder } else { builder.allow_unauthenticated() };
     builder.build().with_context(|| format!("cannot verify clients by {}", path.display()))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| {
-            anyhow::anyhow!("cannot read the certificate in {}: {error}", path.display())
-        })?;
-    ensure!(!certificates.is_empty(), "there is no PEM certificate in {}", path.display());
-    Ok(certificates)
 }

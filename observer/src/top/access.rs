@@ -9,10 +9,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+
+use crate::certificates::client_config;
 
 /// A file with one password is small; what is larger is not one.
 const PASSWORD_AT_MOST: u64 = 4096;
@@ -118,19 +117,7 @@ impl Access {
         let path = self.ca_file.as_deref().context(
             "https needs --ca-file FILE: in PEM, the authority that the daemon's certificate is by",
         )?;
-        let mut authorities = RootCertStore::empty();
-        let read = |error| anyhow::anyhow!("cannot read {}: {error}", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
-            authorities.add(certificate.map_err(read)?).with_context(|| {
-                format!("a certificate in {} is no authority's", path.display())
-            })?;
-        }
-        ensure!(!authorities.is_empty(), "there is no PEM certificate in {}", path.display());
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(authorities)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+        client_config(path)
     }
 }
 
