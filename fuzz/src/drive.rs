@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use observer_common::frame::{FrameHeader, flag, kind};
 use observer_common::record::{data_flag, item_kind};
-use observer_common::scanner::{Message, Scanner, Take, event};
+use observer_common::scanner::{Message, OVERRUN, Scanner, Take, event};
 
 /// One direction of a connection.
 pub struct Direction {
@@ -52,6 +52,7 @@ impl Direction {
             match want.take {
                 Take::Read => {
                     let at = want.at as usize;
+                    self.scanner.buffer[at..at + OVERRUN].fill(0xa5);
                     self.scanner.buffer[at..at + taken.len()].copy_from_slice(taken);
                 }
                 Take::Copy => {

@@ -21,6 +21,10 @@ impl ProcessSource for OneName {
     fn comm(&self, _: u32) -> Option<Comm> {
         Some(Comm::truncated(b"fuzz"))
     }
+
+    fn began(&self, pid: u32) -> Option<u64> {
+        Some(pid.into())
+    }
 }
 
 /// The daemon's user side, with room for few of anything.
