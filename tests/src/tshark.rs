@@ -1,5 +1,5 @@
-//! An independent opinion: the same traffic, recorded on loopback and dissected by tshark, which
-//! has an HTTP/2 and HPACK of its own.
+//! An independent opinion: the same traffic, recorded on loopback by tcpdump and dissected by tshark,
+//! which has an HTTP/2 and HPACK of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::process::{POLL, Process};
 use crate::report;
 use crate::truth::{CUT, Row, Truth, cut_code};
 
-/// For dumpcap to begin, to have written what happened, and to end.
+/// For tcpdump to begin, to have written what happened, and to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Traffic to this UDP port (discard) is recorded too: it shows how far the recording is.
@@ -47,7 +47,7 @@ pub fn is_there() -> Result<bool> {
     // To start tshark takes it half a second.
     static THERE: LazyLock<bool> = LazyLock::new(are_installed);
     if !*THERE {
-        ensure!(std::env::var_os("CI").is_none(), "no tshark: apt-get install tshark");
+        ensure!(std::env::var_os("CI").is_none(), "no tshark: apt-get install tcpdump tshark");
         report::no_tshark();
     }
     Ok(*THERE)
@@ -59,7 +59,7 @@ fn are_installed() -> bool {
         command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    runs("dumpcap") && runs("tshark")
+    runs("tcpdump") && runs("tshark")
 }
 
 /// What raw peers did, since all was last recorded: the cases run one after the other.
@@ -101,7 +101,7 @@ pub fn asked<T>(case: impl FnOnce() -> T) -> T {
 #[derive(Debug)]
 pub struct Recording {
     folder: TempDir,
-    dumpcap: Process,
+    tcpdump: Process,
     /// Which of what is recorded is HTTP/2.
     ports: Vec<String>,
 }
@@ -121,17 +121,19 @@ impl Recording {
 
     fn start(filter: &str, ports: Vec<String>) -> Result<Self> {
         let folder = TempDir::with_prefix("capture-").context("create a folder")?;
-        let log = File::create(folder.path().join("log")).context("create dumpcap's log")?;
-        let child = Command::new("dumpcap")
-            .args(["-q", "-i", "lo", "-B", "64", "-w"])
+        let log = File::create(folder.path().join("log")).context("create tcpdump's log")?;
+        // Each packet is written as it comes, so that nobody waits for it: dumpcap, which comes with
+        // tshark, takes up to a second.
+        let child = Command::new("tcpdump")
+            .args(["--immediate-mode", "-U", "-Z", "root", "-i", "lo", "-B", "65536", "-w"])
             .arg(folder.path().join("packets"))
-            .args(["-f", &format!("{filter} or udp port {MARKER_PORT}")])
+            .arg(format!("{filter} or udp port {MARKER_PORT}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .context("start dumpcap")?;
-        let recording = Self { folder, dumpcap: Process::new(child), ports };
+            .context("start tcpdump")?;
+        let recording = Self { folder, tcpdump: Process::new(child), ports };
         recording.wait_for_marker("begin")?;
         Ok(recording)
     }
@@ -145,7 +147,7 @@ impl Recording {
         while begin.elapsed() < LIMIT {
             // Nobody listens, which a second datagram may be told.
             let _ = socket.send_to(marker.as_bytes(), ("127.0.0.1", MARKER_PORT));
-            sleep(5 * POLL);
+            sleep(POLL);
             let packets = fs::read(self.packets()).unwrap_or_default();
             // It is among the last.
             let end = packets.get(packets.len().saturating_sub(1 << 16)..).unwrap_or_default();
@@ -154,7 +156,7 @@ impl Recording {
             }
         }
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        bail!("dumpcap records nothing: {log}")
+        bail!("tcpdump records nothing: {log}")
     }
 
     fn packets(&self) -> PathBuf {
@@ -181,8 +183,8 @@ impl Recording {
     /// Ends it. What tshark tells of each packet of a protocol, line by line.
     fn dissect(mut self, protocol: &str, fields: &[&str]) -> Result<String> {
         self.wait_for_marker("end")?;
-        self.dumpcap.signal(Signal::INT)?;
-        self.dumpcap.wait(LIMIT)?;
+        self.tcpdump.signal(Signal::INT)?;
+        self.tcpdump.wait(LIMIT)?;
         let mut tshark = Command::new("tshark");
         tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", protocol, "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
@@ -267,6 +269,12 @@ impl Calls {
             *seen.entry((path.clone(), cut_code(*code))).or_insert(0) += calls;
         }
         Self(seen).is(&Self(clients.calls_with_cuts()), "clients")
+    }
+
+    /// Those without `grpc-status`, by path.
+    pub fn without_status(&self) -> impl Iterator<Item = (&str, u64)> {
+        let cut = self.0.iter().filter(|((_, code), _)| *code == CUT);
+        cut.map(|((path, _), calls)| (path.as_str(), *calls))
     }
 
     /// Likewise, if raw peers made other calls, or sent another `grpc-status`, or none.
@@ -370,6 +378,7 @@ mod tests {
         let calls = Calls::parse(PACKETS).unwrap();
         let expected = [(("/s/M".to_owned(), 5), 1), (("/s/M".to_owned(), CUT), 1)];
         assert_eq!(calls, Calls(expected.into()));
+        assert_eq!(calls.without_status().collect::<Vec<_>>(), [("/s/M", 1)]);
         calls.agree(&client(&[(5, 1), (1, 1)])).unwrap();
     }
 
