@@ -402,6 +402,7 @@ fn writes(table: &mut Table) {
         ("sendmsg, buffers of 1000 bytes", Write::Message(1000)),
         ("sendmmsg, messages of 3 bytes", Write::Messages(3)),
         ("sendmmsg, messages of 1000 bytes", Write::Messages(1000)),
+        ("sendto, MSG_ZEROCOPY", Write::ZeroCopy),
     ] {
         on_the_way(table, name, Way { write, ..Way::default() });
     }

@@ -19,6 +19,7 @@ use super::{NOT_FOUND, OK, Table};
 pub(super) fn add(table: &mut Table) {
     ring(table);
     unseen(table);
+    unreadable(table);
     within_frames(table);
     bounds(table);
 }
@@ -122,6 +123,38 @@ fn unseen(table: &mut Table) {
     });
 }
 
+/// The kernel programs look at a call's bytes when it returns: what the process has unmapped by then they
+/// cannot read.
+fn unreadable(table: &mut Table) {
+    table.alone("a message unmapped while it is written, and calls after it", |name| {
+        /// More than the buffers of two sockets hold.
+        const MESSAGE: usize = 14 << 20;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+        call(&mut talk, 1, "Get", OK)?;
+        let before = talk.written(Client);
+        talk.client_unmapped(|f| f.request(3, "Get").last_message(3, MESSAGE))?;
+        let unmapped = (talk.written(Client) - before) as f64;
+        talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+        read_again(&mut talk)?;
+        let counted = daemon.scrape()?.sum("observer_gap_bytes_total", &[("cause", "unreadable")]);
+        ensure!(counted.total_cmp(&unmapped).is_eq(), "{counted} of {unmapped} bytes are counted");
+        counted_alone(&daemon, "unreadable")?;
+        talk.end_peers()
+    });
+}
+
+/// Nothing is lost for another cause.
+fn counted_alone(daemon: &Daemon, cause: &str) -> Result<()> {
+    let metrics = daemon.scrape()?;
+    let (all, of_cause) = (
+        metrics.sum("observer_gaps_total", &[]),
+        metrics.sum("observer_gaps_total", &[("cause", cause)]),
+    );
+    ensure!(all.total_cmp(&of_cause).is_eq(), "{of_cause} of {all} gaps are {cause}");
+    Ok(())
+}
+
 fn written_unseen(daemon: &Daemon, case: &str, write: Write) -> Result<()> {
     let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
     call(&mut talk, 1, "Get", OK)?;
@@ -129,16 +162,22 @@ fn written_unseen(daemon: &Daemon, case: &str, write: Write) -> Result<()> {
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     talk.way.write = Write::Write;
     talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
-    call(&mut talk, 5, "Get", OK)?;
+    read_again(&mut talk)?;
+    counted(&talk, "unseen")?;
+    talk.end_peers()
+}
+
+/// After two calls, of which the client's end did not see the second's request: what is told of it, and of
+/// two more.
+fn read_again(talk: &mut Talk<'_>) -> Result<()> {
+    call(talk, 5, "Get", OK)?;
     talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
     talk.server(|f| f.response(7).message(7, 6).trailers(7, NOT_FOUND))?;
     let read = [("Get", "OK", 3), ("Put", not_found(), 1)];
-    says_of(&mut talk, Server, &read, 4, 0)?;
+    says_of(talk, Server, &read, 4, 0)?;
     // What became of its header table is not known until it is emptied.
     let written = [("Get", "OK", 1), (NOT_SEEN, "OK", 2), ("Put", not_found(), 1)];
-    says_of(&mut talk, Client, &written, 3, 0)?;
-    counted(&talk, "unseen")?;
-    talk.end_peers()
+    says_of(talk, Client, &written, 3, 0)
 }
 
 fn read_unseen(daemon: &Daemon, case: &str, read: Read, cause: &str) -> Result<()> {

@@ -25,6 +25,9 @@ pub enum Action {
     Accept,
     /// Writes the payload.
     Write(Write),
+    /// Writes the payload by one write(2), whose memory is unmapped while it waits for room: it must be
+    /// more than there is room for. Answers then, and the call goes on.
+    WriteUnmapped,
     /// Reads so many bytes.
     Read {
         how: Read,
@@ -104,6 +107,8 @@ pub enum Write {
     SendFile,
     /// io_uring
     Ring,
+    /// sendto(2) with MSG_ZEROCOPY.
+    ZeroCopy,
 }
 
 /// How bytes are read.

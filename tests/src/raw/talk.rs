@@ -244,6 +244,17 @@ impl<'a> Talk<'a> {
         self.write(Server)
     }
 
+    /// The client writes in one call, whose memory is unmapped while it waits for the server to read.
+    pub fn client_unmapped(
+        &mut self,
+        build: impl FnOnce(&mut Frames) -> &mut Frames,
+    ) -> Result<()> {
+        let (bytes, _) = build(&mut self.client.frames).take();
+        self.tell(Client, Action::WriteUnmapped, &bytes)?;
+        self.peer(Client)?.answer()?;
+        self.act(Server, Action::Read { how: self.way.read, length: bytes.len() })
+    }
+
     fn write(&mut self, role: Role) -> Result<()> {
         let (bytes, _) = self.end(role).frames.take();
         self.tell(role, Action::Write(self.way.write), &bytes)?;

@@ -1,12 +1,16 @@
 //! The system calls by which bytes are read and written: each as it is named, none else.
 
 use std::os::fd::OwnedFd;
-use std::{cmp, mem, ptr};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{cmp, fs, mem, ptr, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::AsRawFd as _;
 use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::net::{RecvFlags, SendFlags};
 use tests::raw::command::{Read, Write};
 
@@ -20,6 +24,9 @@ const MAX_MESSAGES: usize = 100;
 
 /// For room to write.
 const PATIENCE: Timespec = Timespec { tv_sec: 8, tv_nsec: 0 };
+
+/// For a call to wait for room.
+const UNMAP_LIMIT: Duration = Duration::from_secs(8);
 
 /// What one read without a size of its own may take.
 const LARGE: usize = 1 << 20;
@@ -44,6 +51,7 @@ pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()
             Write::Splice => splice(socket, bytes),
             Write::SendFile => send_file(socket, bytes),
             Write::Ring => ring::send(socket, bytes),
+            Write::ZeroCopy => zero_copy(socket, bytes),
         };
         let n = n.with_context(|| format!("{how:?}"))?;
         bytes = bytes.get(n..).context("more written than there is")?;
@@ -231,6 +239,49 @@ fn send_file(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
     let file = rustix::fs::memfd_create("raw-peer", rustix::fs::MemfdFlags::CLOEXEC)?;
     rustix::io::write(&file, bytes)?;
     rustix::fs::sendfile(socket, file, Some(&mut 0), bytes.len())
+}
+
+fn zero_copy(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    let on: libc::c_int = 1;
+    let (option, size) = (ptr::from_ref(&on).cast(), size_of_val(&on) as libc::socklen_t);
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ZEROCOPY);
+    // SAFETY: an option that is an int.
+    returned(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, option, size) } as isize)?;
+    let flags = SendFlags::from_bits_retain(libc::MSG_ZEROCOPY as u32);
+    // Who reads is on the same machine, and has the kernel copy the bytes before this returns.
+    rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | flags)
+}
+
+/// Writes by one call in another thread, and unmaps the beginning of the bytes once that call waits for
+/// room: when it returns nobody can look at them any more.
+pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandle<Result<()>>> {
+    /// It is written first: the call does not miss it.
+    const GONE: usize = 4096;
+    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: memory of its own.
+    let memory = unsafe { mmap_anonymous(ptr::null_mut(), bytes.len(), protection, flags)? };
+    // SAFETY: it is as long as the bytes.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), memory.cast(), bytes.len()) };
+    let (socket, address, length) = (socket.try_clone()?, memory.expose_provenance(), bytes.len());
+    let (tell, told) = mpsc::channel();
+    let writer = thread::Builder::new().spawn(move || {
+        tell.send(rustix::thread::gettid())?;
+        let from = ptr::with_exposed_provenance(address);
+        // SAFETY: the kernel looks whether the bytes are there.
+        let n = returned(unsafe { libc::write(socket.as_raw_fd(), from, length) })?;
+        ensure!(n == length, "{n} of {length} bytes written");
+        Ok(())
+    })?;
+    let call = format!("/proc/self/task/{}/syscall", told.recv()?.as_raw_nonzero());
+    let waiting = format!("{} ", libc::SYS_write);
+    let begun = Instant::now();
+    while !fs::read_to_string(&call)?.starts_with(&waiting) {
+        ensure!(begun.elapsed() < UNMAP_LIMIT, "the call does not wait");
+        thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: nobody has a reference to it.
+    unsafe { munmap(memory, GONE)? };
+    Ok(writer)
 }
 
 // Processes.

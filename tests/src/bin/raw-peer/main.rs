@@ -11,9 +11,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{self, ExitCode};
+use std::thread::JoinHandle;
 use std::{env, thread};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::fd::{AsRawFd as _, FromRawFd as _};
 use tests::raw::command::{Action, Answer, Command};
 
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
 struct State {
     listener: Option<OwnedFd>,
     sockets: Vec<Option<OwnedFd>>,
+    /// What [`Action::WriteUnmapped`] has begun.
+    writer: Option<JoinHandle<Result<()>>>,
 }
 
 impl State {
@@ -68,7 +71,7 @@ impl State {
                     answer(Ok(Answer::default()))?;
                     self.run()
                 });
-                return other?.join().map_err(|_| anyhow::anyhow!("the thread panicked"))?;
+                return other?.join().map_err(|_| anyhow!("the thread panicked"))?;
             }
             answer(self.act(&command, &payload))?;
             line.clear();
@@ -77,6 +80,11 @@ impl State {
     }
 
     fn act(&mut self, command: &Command, payload: &[u8]) -> Result<Answer> {
+        if !matches!(command.action, Action::Read { .. })
+            && let Some(writer) = self.writer.take()
+        {
+            writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+        }
         match &command.action {
             Action::Listen(address) => {
                 let (listener, address) = sockets::listen(address)?;
@@ -89,6 +97,9 @@ impl State {
                 return Ok(self.add(sockets::accept(listener)?));
             }
             Action::Write(how) => calls::write(self.socket(command)?, *how, payload)?,
+            Action::WriteUnmapped => {
+                self.writer = Some(calls::write_unmapped(self.socket(command)?, payload)?);
+            }
             Action::Read { how, length } => calls::read(self.socket(command)?, *how, *length)?,
             Action::Close => drop(self.take(command)?),
             Action::Reset => {
