@@ -27,7 +27,8 @@ pub const MAX_KEPT: u32 = 1 << 20;
 /// What the driver is to do with the next bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// Copy them into [`Scanner::buffer`] at [`Want::at`].
+    /// Copy them into [`Scanner::buffer`] at [`Want::at`]. Up to [`OVERRUN`] bytes may be overwritten
+    /// there, with whatever comes behind those that are wanted.
     Read,
     /// Copy them into the record: they are payload of a frame that is kept.
     Copy,
@@ -101,6 +102,10 @@ mod phase {
 const AT_HEADER: usize = 0;
 const AT_PREFIX: usize = 16;
 const AT_PAD_LENGTH: usize = 24;
+
+/// How many bytes a driver may overwrite at [`Want::at`]: each part is read before what follows it in the
+/// buffer.
+pub const OVERRUN: usize = 16;
 
 /// Length of [`Scanner::buffer`]: a driver may mask offsets with 31 and lengths with 15.
 const BUFFER_LENGTH: usize = 48;

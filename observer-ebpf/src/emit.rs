@@ -2,7 +2,9 @@
 
 use core::{arch::asm, ffi::c_void, mem::offset_of};
 
-use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user_buf, bpf_ringbuf_output};
+use aya_ebpf::helpers::{
+    bpf_loop, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf, bpf_ringbuf_output,
+};
 use observer_common::{
     block::Tally,
     counter::Counter,
@@ -87,10 +89,14 @@ pub fn copy(scratch: &mut Scratch, frame: &FrameHeader, from: u64, n: u32) -> Op
     }
     let at = (scratch.length & OFFSET_MASK) as usize;
     let n = n & COPY_MAX;
-    // SAFETY: at + n < RECORD_CAPACITY by the masks; the helper checks the address.
+    // SAFETY: at + n < RECORD_CAPACITY by the masks; the helpers check the address.
     unsafe {
         let to = core::slice::from_raw_parts_mut(scratch.record.as_mut_ptr().add(at), n as usize);
-        bpf_probe_read_user_buf(from as *const u8, to).ok()?;
+        match scratch.window.find(from, n) {
+            Some(from) => bpf_probe_read_kernel_buf(from, to),
+            None => bpf_probe_read_user_buf(from as *const u8, to),
+        }
+        .ok()?;
     }
     scratch.length += n;
     scratch.captured += n;

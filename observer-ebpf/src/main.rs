@@ -24,6 +24,7 @@ mod scratch;
 mod socket;
 mod walk;
 mod watch;
+mod window;
 
 /// Nothing here panics: bounds are masked, not checked. Should the compiler keep a panic all the
 /// same, the endless loop makes the verifier refuse the program instead of hiding it.

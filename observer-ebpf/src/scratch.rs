@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use observer_common::block::Tally;
 
-use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH, watch::Call};
+use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH, watch::Call, window::Window};
 
 /// Slots per CPU: how deep runs may preempt each other.
 pub const SLOTS: u32 = 4;
@@ -47,6 +47,7 @@ pub struct Scratch {
     /// The call that is walked over.
     pub call: Call,
     pub buffers: Buffers,
+    pub window: Window,
     /// What is counted of a record that could not be sent.
     pub tally: Tally,
     /// What a new connection is put together in.

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user_buf};
+use aya_ebpf::helpers::bpf_loop;
 use observer_common::{
     block,
     counter::{Counter, Protocol},
@@ -73,6 +73,7 @@ pub fn walk(
     scratch.sender = 0;
     scratch.streams = 0;
     scratch.pending = 0;
+    scratch.window.clear();
     scratch.dropped = direction.position;
     if missed != 0 {
         count(Counter::Unseen, u64::from(missed));
@@ -228,14 +229,10 @@ fn try_step(walk: &Walk) -> Option<()> {
     let from = scratch.buffers.base;
     match want.take {
         Take::Read => {
-            n &= 15;
+            scratch.window.hold(from, n, left)?;
             let at = (want.at & 31) as usize;
-            let buffer = direction.scanner.buffer.as_mut_ptr();
-            // SAFETY: at + n < the buffer's length by the masks; the helper checks the address.
-            unsafe {
-                let to = core::slice::from_raw_parts_mut(buffer.add(at), n as usize);
-                bpf_probe_read_user_buf(from as *const u8, to).ok()?;
-            }
+            // SAFETY: 31 and what is copied is less than the buffer's length.
+            unsafe { scratch.window.put(direction.scanner.buffer.as_mut_ptr().add(at)) };
         }
         Take::Copy => {
             n = if n > COPY_MAX { COPY_MAX } else { n };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::{MAX_KEPT, Message, Scanner, Take, event};
+use super::{MAX_KEPT, Message, OVERRUN, Scanner, Take, event};
 use crate::frame::{FrameHeader, PREFACE, flag, kind};
 
 /// What one frame was found to hold.
@@ -40,6 +40,7 @@ impl Driver {
             match want.take {
                 Take::Read => {
                     let at = want.at as usize;
+                    self.scanner.buffer[at..at + OVERRUN].fill(0xa5);
                     self.scanner.buffer[at..at + n].copy_from_slice(taken);
                 }
                 Take::Copy => self.seen.last_mut().unwrap().kept.extend_from_slice(taken),

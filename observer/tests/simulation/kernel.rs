@@ -9,7 +9,7 @@ use observer_common::{
     block::{Tally, is_request},
     frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind},
     record::{ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role},
-    scanner::{Message, Scanner, Take, event},
+    scanner::{Message, OVERRUN, Scanner, Take, event},
     step::Step,
 };
 
@@ -523,6 +523,7 @@ impl Walk<'_> {
                     return None;
                 }
                 let at = want.at as usize;
+                self.direction().scanner.buffer[at..at + OVERRUN].fill(0xa5);
                 self.direction().scanner.buffer[at..at + n].copy_from_slice(&buffer[..n]);
             }
             Take::Copy => {

@@ -1,0 +1,98 @@
+//! The process's next bytes, read at once: a read of its memory takes longer than all else that is done
+//! for a frame.
+
+use core::{arch::asm, ptr::read_volatile};
+
+use aya_ebpf::helpers::bpf_probe_read_user_buf;
+use observer_common::scanner::OVERRUN;
+
+/// Most bytes that are read at once: what a few small calls take. A mask, too.
+const LENGTH: u32 = 255;
+
+/// Where in the process's memory, and what was there.
+#[repr(C)]
+pub struct Window {
+    from: u64,
+    length: u64,
+    /// Where in it the bytes are that [`Window::hold`] was asked for.
+    at: u64,
+    /// Behind the last are some that may be copied and are of no use.
+    bytes: [u8; LENGTH as usize + OVERRUN],
+    _reserved: [u8; 1],
+}
+
+impl Window {
+    /// Another call begins: what the memory held before says nothing of it.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Where in the window these bytes of the process's are; `None` if they are not all in it.
+    #[inline(always)]
+    pub fn find(&self, from: u64, n: u32) -> Option<*const u8> {
+        let at = from.wrapping_sub(self.from);
+        if at >= self.length || at + u64::from(n) > self.length {
+            return None;
+        }
+        // SAFETY: in bounds by the mask.
+        Some(unsafe { self.bytes.as_ptr().add((at & u64::from(LENGTH)) as usize) })
+    }
+
+    /// Has these `n` bytes of the process's in the window, of which `left` follow one another. `None` if
+    /// they cannot be read.
+    #[inline(always)]
+    pub fn hold(&mut self, from: u64, n: u32, left: u64) -> Option<()> {
+        let at = from.wrapping_sub(self.from);
+        if at < self.length && at + u64::from(n) <= self.length {
+            self.at = at;
+            return Some(());
+        }
+        self.at = 0;
+        self.from = from;
+        self.length = 0;
+        let length = if left < u64::from(LENGTH) { left as u32 } else { LENGTH };
+        // What comes after them may be on a page that is not there.
+        self.fill(length).or_else(|| self.fill(n))
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, length: u32) -> Option<()> {
+        let length = length & LENGTH;
+        // SAFETY: in bounds by the mask; the helper checks the address.
+        unsafe {
+            let to = core::slice::from_raw_parts_mut(self.bytes.as_mut_ptr(), length as usize);
+            bpf_probe_read_user_buf(self.from as *const u8, to).ok()?;
+        }
+        self.length = u64::from(length);
+        Some(())
+    }
+
+    /// Copies what [`Window::hold`] was asked for, and what comes after it, [`OVERRUN`] bytes in all.
+    ///
+    /// # Safety
+    ///
+    /// There is as much room at `to`.
+    #[inline(always)]
+    pub unsafe fn put(&self, to: *mut u8) {
+        // Read back from the map: so the verifier follows what comes next once, not once for each place.
+        // SAFETY: a field of this struct.
+        let at = unsafe { read_volatile(&raw const self.at) } & u64::from(LENGTH);
+        // SAFETY: in bounds by the mask.
+        let from = unsafe { self.bytes.as_ptr().add(at as usize) };
+        // The compiler would copy byte by byte what may not be aligned; processors need not.
+        // SAFETY: reads and writes so many bytes.
+        unsafe {
+            asm!(
+                "{first} = *(u64 *)({from} + 0)",
+                "{second} = *(u64 *)({from} + 8)",
+                "*(u64 *)({to} + 0) = {first}",
+                "*(u64 *)({to} + 8) = {second}",
+                from = in(reg) from,
+                to = in(reg) to,
+                first = out(reg) _,
+                second = out(reg) _,
+            );
+        }
+    }
+}
