@@ -72,7 +72,7 @@ pub struct MessageKey {
 /// Messages that a DATA frame left unfinished. Most calls never need it.
 #[map]
 pub static MESSAGES: HashMap<MessageKey, Message> =
-    HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// What a function was called with, for its return.
 #[derive(Clone, Copy)]

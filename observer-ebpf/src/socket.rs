@@ -38,8 +38,12 @@ impl Socket {
         let file: Address =
             unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(slot as *const u64) }.ok()?;
         let socket: Address = read(file, Field::FilePrivateData)?;
+        // Most files have nothing there.
+        if socket == 0 {
+            return None;
+        }
         let inode: Address = read(file, Field::FileInode)?;
-        if socket == 0 || inode != inode_of(socket) {
+        if inode != inode_of(socket) {
             return None;
         }
         let sock: Address = read(socket, Field::SocketSk)?;

@@ -232,17 +232,21 @@ impl Daemon {
 /// A daemon that watches everything for all cases that have it: loading its programs takes longer
 /// than most of them. It is started for the first case that is run, and ended with the last.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Option<Daemon>>>);
+pub struct Shared(Arc<Mutex<Option<Arc<Daemon>>>>);
 
 impl Shared {
     /// A case that is told apart from the others by its processes.
     pub fn watch<T>(&self, case: impl FnOnce(&Daemon) -> Result<T>) -> Result<T> {
-        let mut daemon = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if daemon.is_none() {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let daemon = if let Some(daemon) = &*shared {
+            Arc::clone(daemon)
+        } else {
             // Scrapes are many: short ones.
-            *daemon = Some(Daemon::start(&["--buckets", "1", "--series-ttl", "30s"])?);
-        }
-        case(daemon.as_ref().context("a daemon")?)
+            let daemon = Arc::new(Daemon::start(&["--buckets", "1", "--series-ttl", "30s"])?);
+            Arc::clone(shared.insert(daemon))
+        };
+        drop(shared);
+        case(&daemon)
     }
 }
 

@@ -7,8 +7,9 @@
 //! is a line in [`cases`] and a function of a few lines; a kind of call that all pairs of stacks are
 //! to make is a line in one of the plans.
 //!
-//! The cases run one after the other: processors are few, and every daemon sees the system calls
-//! of every case.
+//! The cases run one after the other, as processors are few, and every daemon sees the system calls
+//! of every case; but for those of pairs of stacks, which wait most of the time, and are told apart by
+//! their processes.
 
 mod cases;
 
@@ -31,7 +32,6 @@ use tests::tshark::{self, Recording};
 
 fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
     let root = rustix::process::geteuid().is_root();
     ensure!(arguments.list || root, "the end-to-end tests need root");
     let mut cases = cases(stack::prepare()?.leak())?;
@@ -43,16 +43,25 @@ fn main() -> Result<ExitCode> {
     if let Some(filters) = arguments.filter.take_if(|filter| filter.contains('|')) {
         cases.retain(|case| filters.split('|').any(|filter| case.name.contains(filter)));
     }
-    let trials = cases.into_iter().map(Case::trial).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let together = arguments.test_threads.unwrap_or(TOGETHER);
+    let (pairs, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::is_of_pair);
+    let mut failed = false;
+    for (cases, threads) in [(pairs, together), (others, 1)] {
+        arguments.test_threads = Some(threads);
+        let trials = cases.into_iter().map(Case::trial).collect();
+        failed |= libtest_mimic::run(&arguments, trials).has_failed();
+    }
     if !arguments.list {
         report::end();
     }
     if whole {
         report::complete()?;
     }
-    Ok(conclusion.exit_code())
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
+
+/// How many cases of pairs are run at once, unless `--test-threads` says another number.
+const TOGETHER: usize = 3;
 
 /// Whether no case is left out that is possible.
 fn is_of_all(arguments: &Arguments) -> bool {
@@ -72,6 +81,11 @@ struct Case {
 }
 
 impl Case {
+    /// Of a client's stack and a server's, whose names are joined so.
+    fn is_of_pair(&self) -> bool {
+        self.name.contains(" -> ")
+    }
+
     fn trial(self) -> Trial {
         let Self { name, also, ignored, run } = self;
         Trial::test(name.clone(), move || {

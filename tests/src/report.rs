@@ -5,6 +5,7 @@
 //!   machine or on how a run went, and a case that does not do what its line says fails;
 //! - `target/outcomes.jsonl` has how the last run of all of them went, case by case as they end.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -21,20 +22,35 @@ use crate::stack::target_dir;
 /// How many numbers of the daemon have been compared and were exact.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// Of these, those of the case that is being run.
-static NUMBERS_OF_CASE: AtomicU64 = AtomicU64::new(0);
-
 /// Where outcomes are written, if they are.
 static OUTCOMES: Mutex<Option<File>> = Mutex::new(None);
 
-/// What else has confirmed a case in this run, if anything.
-static CONFIRMED_OF_CASE: Mutex<Option<&str>> = Mutex::new(None);
+thread_local! {
+    /// The case that this thread runs.
+    static CASE: Cell<OfCase> = const { Cell::new(OfCase::NOTHING) };
+}
 
-/// What has confirmed the case that is being run. Cases run one after the other.
-static CONFIRMED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+/// What is known of a case while it is being run.
+#[derive(Clone, Copy)]
+struct OfCase {
+    /// Numbers that were exact.
+    numbers: usize,
+    /// What has confirmed it, last, and how often.
+    confirmed: Option<&'static str>,
+    confirmations: usize,
+    /// What could not confirm it, though it does not say otherwise.
+    unconfirmed: Option<&'static str>,
+}
 
-/// What could not confirm the case that is being run, though it does not say otherwise.
-static UNCONFIRMED: Mutex<Option<&str>> = Mutex::new(None);
+impl OfCase {
+    const NOTHING: Self = Self { numbers: 0, confirmed: None, confirmations: 0, unconfirmed: None };
+
+    fn change(change: impl FnOnce(&mut Self)) {
+        let mut case = CASE.get();
+        change(&mut case);
+        CASE.set(case);
+    }
+}
 
 /// tshark was to be asked, and is not installed.
 static NO_TSHARK: AtomicBool = AtomicBool::new(false);
@@ -69,17 +85,20 @@ pub enum Also {
 /// So many numbers were as expected.
 pub fn exact(numbers: usize) {
     NUMBERS.fetch_add(numbers as u64, Ordering::Relaxed);
-    NUMBERS_OF_CASE.fetch_add(numbers as u64, Ordering::Relaxed);
+    OfCase::change(|case| case.numbers += numbers);
 }
 
 /// The case that is being run has been confirmed by this too.
 pub fn confirmed(by: &'static str) {
-    CONFIRMED.lock().unwrap_or_else(PoisonError::into_inner).push(by);
+    OfCase::change(|case| {
+        case.confirmed = Some(by);
+        case.confirmations += 1;
+    });
 }
 
 /// This was to confirm the case that is being run, and could not on this machine: so it is told.
 pub fn unconfirmed(by: &'static str) {
-    *UNCONFIRMED.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
+    OfCase::change(|case| case.unconfirmed = Some(by));
 }
 
 /// What tshark is to confirm is not run.
@@ -94,18 +113,20 @@ pub fn say(text: &str) {
 
 /// A case has passed: an error if it was not confirmed by what is said of it.
 pub fn check(also: Also) -> Result<()> {
-    let confirmed = std::mem::take(&mut *CONFIRMED.lock().unwrap_or_else(PoisonError::into_inner));
-    *CONFIRMED_OF_CASE.lock().unwrap_or_else(PoisonError::into_inner) = confirmed.first().copied();
-    let unconfirmed = UNCONFIRMED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let OfCase { confirmed, confirmations, unconfirmed, .. } = CASE.get();
     let expected = match also {
-        Also::Confirmed(by) if unconfirmed == Some(by) => Vec::new(),
+        Also::Confirmed(by) if unconfirmed == Some(by) => None,
         Also::Confirmed(TSHARK) | Also::InPart(TSHARK, _) if NO_TSHARK.load(Ordering::Relaxed) => {
             return Ok(());
         }
-        Also::Confirmed(by) | Also::InPart(by, _) => vec![by],
-        Also::Nothing | Also::Without(..) | Also::OfItsKind(_) => Vec::new(),
+        Also::Confirmed(by) | Also::InPart(by, _) => Some(by),
+        Also::Nothing | Also::Without(..) | Also::OfItsKind(_) => None,
     };
-    ensure!(confirmed == expected, "to be confirmed by {expected:?}, but was by {confirmed:?}");
+    let once = confirmations == usize::from(expected.is_some());
+    ensure!(
+        confirmed == expected && once,
+        "to be confirmed by {expected:?}, but was by {confirmed:?}, {confirmations} times"
+    );
     Ok(())
 }
 
@@ -133,8 +154,7 @@ pub fn begin<'a>(whole: bool, ignored: impl IntoIterator<Item = &'a str>) -> Res
 
 /// A case has ended so.
 pub fn ended(name: &str, passed: bool) -> Result<()> {
-    let numbers = NUMBERS_OF_CASE.swap(0, Ordering::Relaxed);
-    let by = CONFIRMED_OF_CASE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let OfCase { numbers, confirmed: by, .. } = CASE.replace(OfCase::NOTHING);
     let became = if passed { "passed" } else { "failed" };
     outcome(&json!({"case": name, "outcome": became, "numbers": numbers, "confirmed_by": by}))
 }

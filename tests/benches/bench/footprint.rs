@@ -27,6 +27,27 @@ fn all(daemon: &Daemon) -> Result<f64> {
     Ok((memory + maps) as f64)
 }
 
+/// The memory that a daemon sees, without that of maps: the kernel counts a ring in both, and the process
+/// sees its pages twice, one after the other.
+fn resident_without_maps(daemon: &Daemon) -> Result<f64> {
+    let kib = |text: &str| text.trim().trim_end_matches(" kB").parse::<f64>().context("not in kB");
+    let all = kib(&status(daemon.pid(), daemon.pid(), "VmRSS")?)?;
+    let mappings = fs::read_to_string(format!("/proc/{}/smaps", daemon.pid()))?;
+    let mut of_maps = 0.0;
+    let mut is_map = false;
+    for line in mappings.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(rss) if is_map => of_maps += kib(rss)?,
+            // What is mapped is told before the fields of it, which end their names with a colon.
+            _ if line.split(' ').next().is_some_and(|word| !word.ends_with(':')) => {
+                is_map = line.ends_with("anon_inode:bpf-map");
+            }
+            _ => {}
+        }
+    }
+    Ok((all - of_maps) * KIB)
+}
+
 pub(crate) fn memory(peers: &Peers, results: &mut Results) -> Result<()> {
     let (mut start, mut resident, mut maps, mut before) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -34,18 +55,17 @@ pub(crate) fn memory(peers: &Peers, results: &mut Results) -> Result<()> {
         let begin = Instant::now();
         let daemon = Daemon::start::<&str>(&[])?;
         start.push(begin.elapsed().as_secs_f64());
-        let rss = status(daemon.pid(), daemon.pid(), "VmRSS")?;
-        let rss: f64 = rss.trim_end_matches(" kB").parse().context("VmRSS")?;
+        let of_process = resident_without_maps(&daemon)?;
         let of_maps = Footprint::of(daemon.pid())?.maps as f64;
-        resident.push(rss * KIB / MIB);
+        resident.push(of_process / MIB);
         maps.push(of_maps / MIB);
-        before.push((rss * KIB + of_maps) / MIB);
+        before.push((of_process + of_maps) / MIB);
         daemon.stop()?;
     }
     let most = |most| Some(Bound::AtMost(most));
     results.add("from exec to watching", "s", most(0.5), start);
     results.add("resident memory at start, the program's pages included", "MiB", None, resident);
-    results.add("memory of maps at start", "MiB", None, maps);
+    results.add("memory of maps at start, the ring's included", "MiB", None, maps);
     results.add("all in at start", "MiB", most(20.0), before);
     let size = fs::metadata(peers.daemon()).context("the daemon's size")?.len();
     results.add("the program's file", "MiB", None, vec![size as f64 / MIB]);
