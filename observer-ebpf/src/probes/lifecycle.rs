@@ -69,8 +69,9 @@ fn is_over(sock: Address, state: i32) -> bool {
 }
 
 /// Tells the daemon that a connection is over, and in which directions (`RecordHeader::unseen`)
-/// not all was seen, and forgets it.
-#[inline(always)]
+/// not all was seen, and forgets it. A function of its own: inlined, its values would be kept on the stack
+/// to the caller's end.
+#[inline(never)]
 pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *connection };
