@@ -5,7 +5,7 @@
 //! repeats, with the least and the most. Where two things are compared they are measured in turns, because
 //! the machine may be shared; a ratio is of the same turn. Needs root, as the daemon does.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -17,6 +17,8 @@ mod document;
 mod figures;
 mod footprint;
 mod load;
+#[expect(unsafe_code, reason = "it is in C")]
+mod nghttp2;
 mod protocol;
 mod service;
 mod throughput;

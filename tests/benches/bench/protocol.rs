@@ -3,18 +3,12 @@
 use std::hint::black_box;
 use std::pin::Pin;
 use std::time::Instant;
-use std::{mem, ptr};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use h2::Codec;
 use http::Request;
-use libnghttp2_sys::{
-    NGHTTP2_HD_INFLATE_EMIT, NGHTTP2_HD_INFLATE_FINAL, nghttp2_hd_inflate_del,
-    nghttp2_hd_inflate_end_headers, nghttp2_hd_inflate_hd2, nghttp2_hd_inflate_new,
-    nghttp2_hd_inflater, nghttp2_nv,
-};
 use observer::hpack::{Decoder, Field, Interner};
 use observer_common::frame::{FrameHeader, HEADER_LENGTH, kind};
 use observer_common::scanner::{Scanner, Take, event};
@@ -23,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Builder;
 
 use crate::figures::{Bound, Results};
+use crate::nghttp2::Inflater;
 
 const REPEATS: usize = 9;
 
@@ -187,48 +182,6 @@ fn nghttp2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
         decoder.decode(black_box(block))?;
     }
     Ok(per_turn(begin, fresh))
-}
-
-/// nghttp2's decoder, which is in C.
-struct Inflater(*mut nghttp2_hd_inflater);
-
-impl Inflater {
-    fn new() -> Result<Self> {
-        let mut inflater = ptr::null_mut();
-        // SAFETY: it writes a pointer there.
-        let status = unsafe { nghttp2_hd_inflate_new(&raw mut inflater) };
-        ensure!(status == 0, "nghttp2_hd_inflate_new: {status}");
-        Ok(Self(inflater))
-    }
-
-    fn decode(&mut self, mut block: &[u8]) -> Result<()> {
-        loop {
-            // SAFETY: a struct of pointers and numbers, for which zeros are valid.
-            let mut field: nghttp2_nv = unsafe { mem::zeroed() };
-            let mut flags = 0;
-            let (field_to, flags_to) = (&raw mut field, &raw mut flags);
-            // SAFETY: the block is as long as is said, and all of it.
-            let read = unsafe {
-                nghttp2_hd_inflate_hd2(self.0, field_to, flags_to, block.as_ptr(), block.len(), 1)
-            };
-            let read = usize::try_from(read).map_err(|_| anyhow!("nghttp2 refuses: {read}"))?;
-            block = block.get(read..).context("more was read than there is")?;
-            if flags as u32 & NGHTTP2_HD_INFLATE_FINAL as u32 != 0 {
-                // SAFETY: a decoder, at a block's end.
-                unsafe { nghttp2_hd_inflate_end_headers(self.0) };
-                return Ok(());
-            }
-            ensure!(flags as u32 & NGHTTP2_HD_INFLATE_EMIT as u32 != 0, "a block without its end");
-            black_box((field.name, field.value));
-        }
-    }
-}
-
-impl Drop for Inflater {
-    fn drop(&mut self) {
-        // SAFETY: a decoder, which nobody else has.
-        unsafe { nghttp2_hd_inflate_del(self.0) };
-    }
 }
 
 /// With its frame's header: h2 has its decoder for itself.
