@@ -565,6 +565,11 @@ fn scene() -> [Vec<Vec<Value>>; 3] {
         repeated(vec![
             json!({"rpc": "Unary", "count": 20, "concurrency": 2, "sleep_ms": 25}),
             json!({"rpc": "ClientStream", "count": 10, "requests": 5, "payload": 300}),
+            json!({"rpc": "Unary", "count": 1, "sleep_ms": 10_000, "deadline_ms": 200}),
+            json!({
+                "rpc": "ServerStream", "count": 1, "responses": 2, "sleep_between_ms": 10_000,
+                "cancel_after_messages": 1,
+            }),
         ]),
         repeated(vec![
             json!({"rpc": "Unary", "count": 20, "concurrency": 2, "sleep_ms": 10}),
