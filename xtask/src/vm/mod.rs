@@ -308,6 +308,10 @@ impl Tests {
             Ok(()) if output.matches("test result:").count() < 2 => {
                 Some("the tests did not end".into())
             }
+            // Whose line something else was printed into.
+            Ok(()) if failed.is_empty() && output.contains("test result: FAILED") => {
+                Some("a case failed".into())
+            }
             // Nothing is loaded.
             Ok(()) if kernel.only.is_some() => None,
             Ok(()) => bpf_stats::within_bounds(&share.read("check")).err().map(|e| e.to_string()),

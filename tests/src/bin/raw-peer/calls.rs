@@ -85,6 +85,10 @@ pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
             Read::Ring => ring::receive(socket, buffer),
             Read::Discard => receive(socket, buffer, RecvFlags::TRUNC),
         };
+        // Nothing was read.
+        if n == Err(Errno::INTR) {
+            continue;
+        }
         match n.with_context(|| format!("{how:?}, {left} of {length} bytes left"))? {
             0 => bail!("the stream ends with {left} of {length} bytes left"),
             n => left -= n,
