@@ -28,23 +28,26 @@ impl Window {
         self.length = 0;
     }
 
-    /// Where in the window these bytes of the process's are; `None` if they are not all in it.
+    /// Where these bytes of the process's are, if they are all in the window.
+    #[inline(always)]
+    fn place(&self, from: u64, n: u32) -> Option<u64> {
+        let at = from.wrapping_sub(self.from);
+        (at < self.length && at + u64::from(n) <= self.length).then_some(at)
+    }
+
+    /// Likewise, as they are to be read.
     #[inline(always)]
     pub fn find(&self, from: u64, n: u32) -> Option<*const u8> {
-        let at = from.wrapping_sub(self.from);
-        if at >= self.length || at + u64::from(n) > self.length {
-            return None;
-        }
+        let at = self.place(from, n)? & u64::from(LENGTH);
         // SAFETY: in bounds by the mask.
-        Some(unsafe { self.bytes.as_ptr().add((at & u64::from(LENGTH)) as usize) })
+        Some(unsafe { self.bytes.as_ptr().add(at as usize) })
     }
 
     /// Has these `n` bytes of the process's in the window, of which `left` follow one another. `None` if
     /// they cannot be read.
     #[inline(always)]
     pub fn hold(&mut self, from: u64, n: u32, left: u64) -> Option<()> {
-        let at = from.wrapping_sub(self.from);
-        if at < self.length && at + u64::from(n) <= self.length {
+        if let Some(at) = self.place(from, n) {
             self.at = at;
             return Some(());
         }
