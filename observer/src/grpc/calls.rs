@@ -152,11 +152,14 @@ impl Call {
         }
     }
 
-    /// Whether its deadline had passed by then; `None` if it may have one that was not seen.
+    /// Whether its deadline had passed by then; `None` if it may have one that was not seen, or if it
+    /// was near.
     fn expired(&self, time_ns: u64) -> Option<bool> {
+        if self.timeout_unknown {
+            return None;
+        }
         let elapsed = time_ns.saturating_sub(self.started_ns);
-        let expired = self.timeout_ns.is_some_and(|timeout| is_expired(elapsed, timeout));
-        (!self.timeout_unknown).then_some(expired)
+        self.timeout_ns.map_or(Some(false), |timeout| is_expired(elapsed, timeout))
     }
 
     /// Messages of it may not have been counted.

@@ -40,7 +40,8 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
-    let peer = build::package("peer-rust", true)?;
+    // Its few calls are not worth the minutes that optimizing it takes.
+    let peer = build::package("peer-rust", false)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in TERM_SIGNALS {
         signal_hook::flag::register(*signal, Arc::clone(&stop)).context("cannot catch signals")?;

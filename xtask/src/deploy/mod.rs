@@ -5,9 +5,11 @@ mod helm;
 mod python;
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -18,6 +20,15 @@ const EXPOSURE_AT_MOST: f32 = 2.1;
 
 /// What completes in it, and what says whether a script is one of its.
 const SHELLS: [(&str, &str); 3] = [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")];
+
+/// Of the package.
+const PACKAGED: [&str; 4] = [
+    "/usr/bin/observer",
+    "/lib/systemd/system/observer.service",
+    "/usr/share/man/man8/observer.8.gz",
+    "/usr/share/bash-completion/completions/observer",
+];
+const READS: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(all: bool) -> Result<()> {
     setup::ensure()?;
@@ -61,7 +72,7 @@ pub(crate) fn check(all: bool) -> Result<()> {
     step("Dockerfile and Kubernetes objects", &["python3"], &python::check);
     if all {
         step("Helm chart", &["go"], &|| helm::check(&place));
-        step("Debian package", &["cargo-deb"], &deb);
+        step("Debian package", &["cargo-deb", "dpkg-deb"], &|| package(&place));
     } else {
         println!("deploy: Helm chart, Debian package: not run: they need --all");
     }
@@ -135,8 +146,25 @@ fn written(daemon: &Path, arguments: &[&str], path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
+/// What dpkg finds in the package.
+fn package(place: &Path) -> Result<()> {
+    let package = place.join("observer.deb");
+    build_package(&["--output".as_ref(), package.as_os_str()])?;
+    let mut list = Command::new("dpkg-deb");
+    let files = exec::output(list.arg("--contents").arg(&package), READS)?;
+    for path in PACKAGED {
+        let is_there = files.lines().any(|line| line.ends_with(path));
+        ensure!(is_there, "no {path} in it, but:\n{files}");
+    }
+    Ok(())
+}
+
 /// Builds the package of `[package.metadata.deb]`; says where it is.
 pub(crate) fn deb() -> Result<()> {
+    build_package(&[])
+}
+
+fn build_package(more: &[&OsStr]) -> Result<()> {
     if exec::find("cargo-deb").is_none() {
         bail!("cargo-deb is not installed: cargo install --locked cargo-deb");
     }
@@ -147,5 +175,7 @@ pub(crate) fn deb() -> Result<()> {
     for (shell, _) in SHELLS {
         written(&daemon, &["completions", shell], &place.join(format!("observer.{shell}")))?;
     }
-    exec::run(&mut exec::cargo(&["deb", "--package", "observer", "--no-build", "--locked"]))
+    let mut deb =
+        exec::cargo(&["deb", "--package", "observer", "--no-build", "--locked", "--strip"]);
+    exec::run(deb.args(more))
 }
