@@ -27,8 +27,11 @@ pub struct Connection {
     pub inode: u64,
     /// When it ended, if it has and the record of that could not be sent yet.
     pub closed_ns: u64,
-    /// When the peer reset it while data were unread, which the process may still read.
+    /// When the peer reset it while data were unread, which the process may still read, or while a
+    /// call moved some.
     pub reset_ns: u64,
+    /// `copied_seq` and `write_seq` then.
+    pub reset_sequences: [u32; 2],
     /// Process of the last record.
     pub pid: u32,
     pub state: u8,

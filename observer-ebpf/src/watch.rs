@@ -49,8 +49,7 @@ pub fn watch(call: &Call) -> Option<()> {
             return with_scratch(call, Some(connection));
         }
         // The socket was closed without our seeing it, and its memory used for this one.
-        // SAFETY: a map value, valid for the run.
-        lifecycle::close(sock, connection, unsafe { (*connection).unseen() });
+        lifecycle::close_later(sock, connection);
     }
     // SAFETY: the value is not kept.
     if let Some(ignored) = unsafe { IGNORED.get(sock) }
@@ -232,6 +231,7 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.inode = call.socket.inode;
     connection.closed_ns = 0;
     connection.reset_ns = 0;
+    connection.reset_sequences = [0; 2];
     connection.pid = 0;
     connection.state = new.state;
     connection.role = new.role;

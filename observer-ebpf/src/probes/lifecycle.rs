@@ -15,7 +15,7 @@ use observer_common::{
 };
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, Direction},
     count::count,
     emit, filter, globals,
     kernel::{Address, read},
@@ -40,15 +40,15 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     }
     let _ = IGNORED.remove(sock);
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
-        if !is_over(sock, state) {
+        // SAFETY: a map value, valid for the run.
+        let known = unsafe { &mut *connection };
+        if !is_over(sock, state) || state == TCP_CLOSE && is_moving(sock, known) {
             if state == TCP_CLOSE {
-                // SAFETY: a map value, valid for the run; a helper without arguments.
-                unsafe { (*connection).reset_ns = bpf_ktime_get_ns() };
+                reset(sock, known);
             }
             return 0;
         }
-        // SAFETY: a map value, valid for the run.
-        let unseen = unseen(sock, state, unsafe { &*connection });
+        let unseen = unseen(sock, state, known);
         close(sock, connection, unseen);
     }
     0
@@ -66,6 +66,59 @@ fn is_over(sock: Address, state: i32) -> bool {
     let copied: Option<u32> = read(sock, Field::TcpCopiedSeq);
     // A FIN that arrived counts as one and is no data.
     matches!((next, copied), (Some(next), Some(copied)) if next.wrapping_sub(copied) <= 1)
+}
+
+/// Whether a call may be moving bytes just now, which its return will show: the answer to a write can
+/// be a reset, which arrives before the write has returned.
+#[inline(always)]
+fn is_moving(sock: Address, connection: &Connection) -> bool {
+    let is_behind = |direction: &Direction, sent| {
+        let sequence = socket::sequence_of_tcp(sock, sent);
+        direction.walking != 0 || sequence.is_some_and(|sequence| missed(direction, sequence) != 0)
+    };
+    is_behind(&connection.received, false) || is_behind(&connection.sent, true)
+}
+
+/// The peer reset the connection, but it is not over yet: the sweep sees the process close the socket.
+#[inline(always)]
+fn reset(sock: Address, connection: &mut Connection) {
+    // SAFETY: a helper without arguments.
+    connection.reset_ns = unsafe { bpf_ktime_get_ns() };
+    for (sequence, sent) in connection.reset_sequences.iter_mut().zip([false, true]) {
+        *sequence = socket::sequence_of_tcp(sock, sent).unwrap_or(0);
+    }
+}
+
+/// By how many bytes what was seen of a direction is behind its socket's counter.
+#[inline(always)]
+fn missed(direction: &Direction, sequence: u32) -> u32 {
+    // As a signed number: behind what was seen is not past it. One more is a FIN.
+    let missed = sequence.wrapping_sub(direction.sequence) as i32;
+    if direction.counted == 0 || missed <= 1 { 0 } else { missed as u32 }
+}
+
+/// As [`close`], of a socket that may be another one by now, whose counters say nothing: but less
+/// may have been seen than had gone by when the peer reset it.
+#[inline(always)]
+pub fn close_later(sock: Address, connection: *mut Connection) {
+    // SAFETY: a map value, valid for the run.
+    let known = unsafe { &*connection };
+    let mut unseen = known.unseen();
+    if known.reset_ns != 0 {
+        let [received, sent] = known.reset_sequences;
+        for (of, sequence, bit) in
+            [(&known.received, received, direction::RECEIVED), (&known.sent, sent, direction::SENT)]
+        {
+            let missed = missed(of, sequence);
+            if missed != 0 {
+                unseen |= 1 << bit;
+                if known.closed_ns == 0 {
+                    count(Counter::Unseen, u64::from(missed));
+                }
+            }
+        }
+    }
+    close(sock, connection, unseen);
 }
 
 /// Tells the daemon that a connection is over, and in which directions (`RecordHeader::unseen`)
@@ -109,8 +162,7 @@ fn unseen(sock: Address, state: i32, connection: &Connection) -> u8 {
     if ends_unseen(sock, connection, false, state == TCP_LAST_ACK) {
         unseen |= 1 << direction::RECEIVED;
     }
-    let fin = state == TCP_CLOSE && socket::is_shut(sock, true);
-    if ends_unseen(sock, connection, true, fin) {
+    if ends_unseen(sock, connection, true, false) {
         unseen |= 1 << direction::SENT;
     }
     unseen
@@ -124,18 +176,14 @@ fn ends_unseen(sock: Address, connection: &Connection, sent: bool, fin: bool) ->
     if direction.walking != 0 {
         return true;
     }
-    if direction.counted == 0 {
-        return false;
-    }
     // Only TCP's are counted.
     let Some(sequence) = socket::sequence_of_tcp(sock, sent) else { return false };
-    // As a signed number: behind what was seen is not past it. One more is a FIN.
-    let missed = sequence.wrapping_sub(direction.sequence) as i32;
-    if missed <= 1 {
+    let missed = missed(direction, sequence);
+    if missed == 0 {
         return false;
     }
     if connection.closed_ns == 0 {
-        count(Counter::Unseen, u64::from(missed as u32 - u32::from(fin)));
+        count(Counter::Unseen, u64::from(missed - u32::from(fin)));
     }
     true
 }
@@ -171,10 +219,7 @@ extern "C" fn sweep_connection(
     // SAFETY: what the helper passed: key and value of `CONNECTIONS`.
     let (sock, inode, closed_ns) = unsafe { (*sock, (*connection).inode, (*connection).closed_ns) };
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
-        // The socket may be another one by now, whose counters say nothing.
-        // SAFETY: a map value, valid for the run.
-        let unseen = unsafe { (*connection).unseen() };
-        close(sock, connection, unseen);
+        close_later(sock, connection);
     }
     0
 }

@@ -229,6 +229,19 @@ fn connections(table: &mut Table) {
         talk.act(Client, Action::Reset)?;
         talk.act(Server, Action::Close)
     });
+    table.closed_talk(
+        "an answer to a client that is gone, whose reset comes within the write",
+        |talk| {
+            talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+            talk.in_flight(1)?;
+            talk.act(Client, Action::Close)?;
+            talk.server_unread(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
+            talk.expect(
+                Call::new("Get", UNAVAILABLE).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
+            )?;
+            talk.act(Server, Action::Close)
+        },
+    );
     table.closed_talk("connection reset by the server, a request unread", |talk| {
         talk.client(|f| f.request(1, "Get").message(1, 5))?;
         talk.client_unread(|f| f.message(1, 7))?;
