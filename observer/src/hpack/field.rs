@@ -277,9 +277,35 @@ pub(super) fn read(
     value: StringLiteral<'_>,
     interner: &mut Interner,
 ) -> Result<(Field, usize), Error> {
+    // h2's and nghttp2's encoders never insert a path: each request has it again, and to decode it
+    // would take longer than all the rest of its block.
+    if name == Name::Path && value.huffman {
+        return read_coded_path(value, interner);
+    }
+    read_text(value, |text| name.with_value(text, interner))
+}
+
+fn read_coded_path(
+    value: StringLiteral<'_>,
+    interner: &mut Interner,
+) -> Result<(Field, usize), Error> {
+    if let Some((path, len)) = interner.coded(value.octets) {
+        return Ok((Field::Path(path), len));
+    }
+    read_text(value, |text| {
+        let path = interner.intern(text);
+        interner.remember_coded(value.octets, text, path);
+        Field::Path(path)
+    })
+}
+
+fn read_text(
+    value: StringLiteral<'_>,
+    meaning: impl FnOnce(&[u8]) -> Field,
+) -> Result<(Field, usize), Error> {
     let mut scratch = [0; _];
     let (text, len) = value.read(&mut scratch)?;
-    Ok((name.with_value(text, interner), len))
+    Ok((meaning(text), len))
 }
 
 #[cfg(test)]

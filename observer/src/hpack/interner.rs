@@ -36,6 +36,9 @@ impl PathId {
 #[derive(Debug)]
 pub struct Interner {
     ids: HashMap<Arc<str>, PathId>,
+    /// By its Huffman code, the id of a path and its length: at most one for each path, as a string
+    /// has but one Huffman encoding.
+    coded: HashMap<Box<[u8]>, (PathId, usize)>,
     paths: Vec<Arc<str>>,
     max_paths: usize,
     overflowed: u64,
@@ -49,6 +52,7 @@ impl Interner {
     pub fn new(max_paths: usize) -> Self {
         let mut this = Self {
             ids: HashMap::new(),
+            coded: HashMap::new(),
             paths: Vec::new(),
             max_paths: max_paths.min(u32::MAX as usize - 4).saturating_add(2),
             overflowed: 0,
@@ -71,6 +75,20 @@ impl Interner {
         match std::str::from_utf8(path) {
             Ok(text) if path.iter().all(u8::is_ascii_graphic) => self.intern_text(text),
             _ => self.intern_text(&percent_encode(path)),
+        }
+    }
+
+    /// The id of a path and its length, by its Huffman code, if that was
+    /// [remembered](Self::remember_coded).
+    pub(super) fn coded(&self, octets: &[u8]) -> Option<(PathId, usize)> {
+        self.coded.get(octets).copied()
+    }
+
+    /// Remembers the Huffman code of a path that was interned, if its text is the path itself: of
+    /// those that are percent-encoded, several may share one id.
+    pub(super) fn remember_coded(&mut self, octets: &[u8], path: &[u8], id: PathId) {
+        if self.resolve(id).is_some_and(|text| text.as_bytes() == path) {
+            self.coded.insert(octets.into(), (id, path.len()));
         }
     }
 
@@ -121,6 +139,7 @@ fn percent_encode(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hpack::tests::encode_huffman;
 
     #[test]
     fn one_id_per_path() {
@@ -171,6 +190,23 @@ mod tests {
         // Fits only before it is encoded.
         assert_eq!(interner.intern(&[b' '; MAX_PATH_LEN / 2]), PathId::OTHER);
         assert_eq!(interner.overflowed(), 2);
+    }
+
+    #[test]
+    fn codes_are_remembered_of_paths_with_an_id_of_their_own() {
+        let mut interner = Interner::new(2);
+        let mut remember = |path: &[u8]| {
+            let octets = encode_huffman(path);
+            let id = interner.intern(path);
+            interner.remember_coded(&octets, path, id);
+            (id, interner.coded(&octets))
+        };
+        let (id, coded) = remember(b"/a.A/One");
+        assert_eq!(coded, Some((id, 8)));
+        assert_eq!(remember(b"/a.A/ ").1, None, "/a.A/%20 has the same id");
+        assert_eq!(remember(b"/a.A/One").1, Some((id, 8)));
+        assert_eq!(remember(b"/a.A/Two"), (PathId::OTHER, None), "more than the bound");
+        assert_eq!(interner.coded.len(), 1);
     }
 
     #[test]
