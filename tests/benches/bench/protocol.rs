@@ -13,6 +13,7 @@ use observer::hpack::{Decoder, Field, Interner};
 use observer_common::frame::{FrameHeader, HEADER_LENGTH, kind};
 use observer_common::scanner::{Scanner, Take, event};
 use tests::raw::frames::{Frames, PREFACE, Shape};
+use tests::raw::hpack::Encoder;
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Builder;
 
@@ -29,13 +30,47 @@ const fn turns(fresh: bool) -> u32 {
     if fresh { FRESH_TURNS } else { TURNS }
 }
 
-/// Header blocks of requests, as h2's encoder makes them: with Huffman codes.
-struct Blocks {
-    /// A connection's first: its fields are inserted into the table.
+/// What a request has beside its pseudo-header fields.
+const FIELDS: [(&str, &str); 4] = [
+    ("te", "trailers"),
+    ("content-type", "application/grpc"),
+    ("user-agent", "grpc-bench/1.0"),
+    ("grpc-accept-encoding", "identity,gzip"),
+];
+
+/// Header blocks of a connection's requests, from an encoder that inserts all fields into the
+/// table, as grpc-go's does.
+struct Inserted {
     first: Vec<u8>,
     /// Nothing but references.
     indexed: Vec<u8>,
-    /// References, and a field whose value is new each time.
+}
+
+impl Inserted {
+    fn encode() -> Result<Self> {
+        let pseudo = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "orders.shop:50051"),
+            (":path", "/shop.v1.Orders/Place"),
+        ];
+        let fields = [&pseudo[..], &FIELDS].concat();
+        let mut encoder = Encoder::new();
+        let (first, indexed) = (encoder.block(&fields), encoder.block(&fields));
+        let is_indexed = indexed.len() == fields.len() && indexed.iter().all(|&octet| octet > 0x80);
+        ensure!(is_indexed, "{indexed:x?} is not {} references", fields.len());
+        Ok(Self { first, indexed })
+    }
+}
+
+/// Header blocks of a connection's requests, as h2's encoder makes them: with Huffman codes, and
+/// with the path as a literal each time, which it never inserts into the table.
+struct Blocks {
+    /// The other fields are inserted into the table.
+    first: Vec<u8>,
+    /// References and the path.
+    repeated: Vec<u8>,
+    /// References, the path, and a field whose value is not for the table either.
     literal: Vec<u8>,
 }
 
@@ -48,11 +83,10 @@ impl Blocks {
             let connection = tokio::spawn(connection);
             let mut open = Vec::new();
             for id in [None, None, Some("4bf92f3577b34da6a3ce929d0e0e4736")] {
-                let request = Request::post("http://orders.shop:50051/shop.v1.Orders/Place")
-                    .header("te", "trailers")
-                    .header("content-type", "application/grpc")
-                    .header("user-agent", "grpc-bench/1.0")
-                    .header("grpc-accept-encoding", "identity,gzip");
+                let request = Request::post("http://orders.shop:50051/shop.v1.Orders/Place");
+                let request = FIELDS
+                    .iter()
+                    .fold(request, |request, (name, value)| request.header(*name, *value));
                 // Not for the table, so that the block means the same each time.
                 let value = id.map(http::HeaderValue::from_static).map(|mut id| {
                     id.set_sensitive(true);
@@ -75,7 +109,7 @@ impl Blocks {
         })?;
         let mut blocks = frames(&bytes).into_iter();
         let mut next = || blocks.next().context("three header blocks");
-        Ok(Self { first: next()?, indexed: next()?, literal: next()? })
+        Ok(Self { first: next()?, repeated: next()?, literal: next()? })
     }
 }
 
@@ -96,20 +130,22 @@ fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
 
 /// Nanoseconds for each block.
 pub(crate) fn hpack(results: &mut Results) -> Result<()> {
-    let blocks = Blocks::encode()?;
+    let (inserted, blocks) = (Inserted::encode()?, Blocks::encode()?);
+    let ahead = Some(Bound::AtLeast(3.0));
     let kinds = [
-        ("first request of a connection", &blocks.first, true, None),
-        ("nothing but references", &blocks.indexed, false, Some(Bound::AtLeast(3.0))),
-        ("with a Huffman-coded literal", &blocks.literal, false, None),
+        ("first request of a connection", &blocks.first, &blocks.first, true, None),
+        ("nothing but references", &inserted.first, &inserted.indexed, false, ahead),
+        ("references and the path", &blocks.first, &blocks.repeated, false, ahead),
+        ("references, the path and a literal", &blocks.first, &blocks.literal, false, None),
     ];
-    for (name, block, fresh, ahead) in kinds {
+    for (name, first, block, fresh, ahead) in kinds {
         let mut samples = [const { Vec::new() }; 4];
         for _ in 0..REPEATS {
             let [ours, h2, loona, nghttp2] = &mut samples;
-            ours.push(our_ns(&blocks.first, block, fresh)?);
-            h2.push(h2_ns(&blocks.first, block, fresh)?);
-            loona.push(loona_ns(&blocks.first, block, fresh)?);
-            nghttp2.push(nghttp2_ns(&blocks.first, block, fresh)?);
+            ours.push(our_ns(first, block, fresh)?);
+            h2.push(h2_ns(first, block, fresh)?);
+            loona.push(loona_ns(first, block, fresh)?);
+            nghttp2.push(nghttp2_ns(first, block, fresh)?);
         }
         let mut medians = Vec::new();
         for (decoder, samples) in
