@@ -10,6 +10,8 @@
 //!             └────── literals ──▶ string ──▶ huffman ──▶ field ──▶ Field, interner
 //! ```
 //!
+//! A path that comes as the same literal again is found by its code, without decoding it.
+//!
 //! What it does not know it reports as [`Field::Unknown`], never as something else. The reasons
 //! why that holds after a late join are in `table`.
 //!
