@@ -161,11 +161,13 @@ impl Remote {
             Some(value) => format!("Authorization: {value}\r\n"),
             None => String::new(),
         };
-        write!(
-            stream,
+        // In one write: who speaks TLS answers to the first bytes, and closes; bytes that come later
+        // are answered by a reset, which takes the answer away with it.
+        let request = format!(
             "GET {prefix}{path} HTTP/1.1\r\nHost: {authority}\r\n{authorization}Connection: \
              close\r\n\r\n"
-        )?;
+        );
+        stream.write_all(request.as_bytes())?;
         let mut stream = BufReader::new(stream);
         if stream.fill_buf()?.first() == Some(&ALERT) {
             bail!(Refusal::SpeaksTls);
