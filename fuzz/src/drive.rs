@@ -178,3 +178,21 @@ impl Bytes {
         record
     }
 }
+
+/// Takes the messages that are whole out of what came of a stream. Whether all of it is messages.
+pub fn take_messages(bytes: &mut Vec<u8>, messages: &mut Vec<u32>) -> bool {
+    let mut at = 0;
+    while let Some([compressed, length @ ..]) = bytes[at..].first_chunk::<5>() {
+        if *compressed > 1 {
+            return false;
+        }
+        let length = u32::from_be_bytes(*length);
+        if (bytes.len() - at - 5) < length as usize {
+            break;
+        }
+        messages.push(length);
+        at += 5 + length as usize;
+    }
+    bytes.drain(..at);
+    true
+}

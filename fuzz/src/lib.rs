@@ -11,6 +11,7 @@ use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, ProcessSource};
 
 pub mod drive;
+pub mod fields;
 pub mod input;
 
 /// All processes have the same name.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use libfuzzer_sys::fuzz_target;
 use observer_common::frame::{FrameHeader, flag, kind};
 use observer_common::scanner::{MAX_KEPT, Scanner};
-use observer_fuzz::drive::{Direction, Frame};
+use observer_fuzz::drive::{Direction, Frame, take_messages};
 use observer_fuzz::input::Input;
 
 fuzz_target!(|data: &[u8]| {
@@ -77,22 +77,4 @@ fn data(
     if header.has(flag::END_STREAM) {
         streams.remove(&header.stream);
     }
-}
-
-/// Whether all that comes is messages.
-fn take_messages(bytes: &mut Vec<u8>, messages: &mut Vec<u32>) -> bool {
-    let mut at = 0;
-    while let Some([compressed, length @ ..]) = bytes[at..].first_chunk::<5>() {
-        if *compressed > 1 {
-            return false;
-        }
-        let length = u32::from_be_bytes(*length);
-        if (bytes.len() - at - 5) < length as usize {
-            break;
-        }
-        messages.push(length);
-        at += 5 + length as usize;
-    }
-    bytes.drain(..at);
-    true
 }

@@ -104,18 +104,22 @@ fn with_scratch(call: &Call, connection: Option<*mut Connection>) -> Option<()> 
     walked
 }
 
-/// Nobody looks at the bytes. Of TCP's the socket's own counter tells at its next call, and they are
-/// counted then; of others only this does.
+/// Nobody looks at the bytes, which are counted and, at the next call, a gap.
 #[inline(always)]
 fn busy(call: &Call, connection: Option<*mut Connection>) {
     let mut bytes = 0;
     if let Some(connection) = connection {
         // SAFETY: a map value, valid for the run.
         let connection = unsafe { &mut *connection };
-        if connection.tcp == 0 {
-            bytes = call.total;
-            connection.direction(call.sent).unread += bytes;
+        let tcp = connection.tcp != 0;
+        let direction = connection.direction(call.sent);
+        // So that the socket's counter does not show them once more.
+        let missed = if tcp { u64::from(missed(call, direction)) } else { 0 };
+        if missed != 0 {
+            count(Counter::Unseen, missed);
         }
+        bytes = call.total;
+        direction.unread += missed + bytes;
     }
     count(Counter::ScratchBusy, bytes);
 }

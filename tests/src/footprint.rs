@@ -47,6 +47,12 @@ pub fn programs(pid: u32) -> Result<BTreeSet<u32>> {
     numbers.map(|number| number.parse().context("no number")).collect()
 }
 
+/// The numbers of the BPF maps that it has open.
+pub fn map_numbers(pid: u32) -> Result<BTreeSet<u32>> {
+    let numbers = described(pid)?.into_iter().filter_map(|text| field(&text, "map_id:"));
+    numbers.map(|number| number.parse().context("no number")).collect()
+}
+
 /// The kernel tells what a map takes in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
 fn maps(pid: u32) -> Result<u64> {
     let maps = described(pid)?.into_iter().filter(|text| text.contains("map_type:"));

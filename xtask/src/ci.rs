@@ -8,8 +8,9 @@ use anyhow::{Result, ensure};
 use crate::{bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
-/// Hours with other beginnings are for whoever asks.
-const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_secs(10), seed: 1 };
+/// Hours with other beginnings are for whoever asks. All together less than the tests take, beside which
+/// they run: those wait more than they work.
+const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_secs(150), seed: 1 };
 
 /// Long enough for calls of each kind.
 const DEMONSTRATED: Duration = Duration::from_secs(10);
@@ -46,13 +47,19 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     } else {
         println!("ci: dependencies: not run: cargo-deny is not installed");
     }
-    match fuzz::available() {
-        Ok(()) => step("fuzzing", fuzz::run(&[], FUZZED, None)),
-        Err(error) => println!("ci: fuzzing: not run: {error:#}"),
-    }
+    let fuzzing = match fuzz::available() {
+        Ok(()) => Some(fuzz::beside(FUZZED)),
+        Err(error) => {
+            println!("ci: fuzzing: not run: {error:#}");
+            None
+        }
+    };
     let tests = Instant::now();
     let counts = test::all(&[]);
     println!("ci: tests: {} s", tests.elapsed().as_secs());
+    if let Some(fuzzing) = fuzzing {
+        step("fuzzing", fuzzing.and_then(fuzz::Beside::end));
+    }
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
     // After the tests, which build the daemon.

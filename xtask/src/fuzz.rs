@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::exec;
 
@@ -53,6 +54,49 @@ pub(crate) fn run(names: &[String], effort: Effort, replay: Option<&Path>) -> Re
     Ok(())
 }
 
+/// Fuzzing that goes on beside something else, in the time that it leaves.
+pub(crate) struct Beside(JoinHandle<Result<()>>);
+
+/// Builds all targets, and begins to fuzz them one after the other.
+pub(crate) fn beside(effort: Effort) -> Result<Beside> {
+    build(&[])?;
+    let all = targets()?;
+    Ok(Beside(thread::spawn(move || {
+        let mut failed = Vec::new();
+        for name in &all {
+            if let Err(error) = fuzz_beside(name, effort) {
+                println!("fuzz: {name}: {error:#}");
+                failed.push(&**name);
+            }
+        }
+        ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+        Ok(())
+    })))
+}
+
+impl Beside {
+    /// Waits for its end.
+    pub(crate) fn end(self) -> Result<()> {
+        self.0.join().map_err(|_| anyhow!("a panic"))?
+    }
+}
+
+/// In a line, or all of what it prints if it fails.
+fn fuzz_beside(name: &str, effort: Effort) -> Result<()> {
+    let fuzzer = fuzzer(name, effort)?;
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(fuzzer.get_program()).args(fuzzer.get_args());
+    let output = nice.output().with_context(|| format!("cannot run {}", exec::shown(&nice)))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("{told}{} failed ({}); {}", exec::shown(&fuzzer), output.status, replayed(name));
+    }
+    let runs = told.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    let runs = runs.context("it does not say how often it ran")?.trim();
+    println!("fuzz: {name}: {runs} runs in {} s", effort.each.as_secs());
+    Ok(())
+}
+
 /// Whether libFuzzer can be built here; the error says what is missing.
 pub(crate) fn available() -> Result<()> {
     build(&["--package", "libfuzzer-sys"]).context("libFuzzer, which is in C++, cannot be built")
@@ -70,7 +114,20 @@ fn build(selection: &[&str]) -> Result<()> {
     exec::run(cargo.env("AYA_BUILD_SKIP", "1"))
 }
 
-fn fuzz(name: &str, Effort { each, seed }: Effort) -> Result<()> {
+fn fuzz(name: &str, effort: Effort) -> Result<()> {
+    let mut fuzzer = fuzzer(name, effort)?;
+    println!("$ {}", exec::shown(&fuzzer));
+    exec::run(&mut fuzzer).inspect_err(|_| println!("fuzz: {name}: {}", replayed(name)))
+}
+
+fn replayed(name: &str) -> String {
+    format!(
+        "to run it again with what is named after \"Test unit written to\": cargo xtask fuzz {name} \
+         --replay FILE"
+    )
+}
+
+fn fuzzer(name: &str, Effort { each, seed }: Effort) -> Result<Command> {
     let found = exec::target()?.join("fuzz").join("corpus").join(name);
     fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
     let mut prefix = OsString::from("-artifact_prefix=");
@@ -82,13 +139,7 @@ fn fuzz(name: &str, Effort { each, seed }: Effort) -> Result<()> {
         .args(["-max_len=4096", "-verbosity=0", "-print_final_stats=1"])
         .arg(prefix)
         .args([found, directory().join("corpus").join(name)]);
-    println!("$ {}", exec::shown(&fuzzer));
-    exec::run(&mut fuzzer).inspect_err(|_| {
-        println!(
-            "fuzz: {name}: to run it again with what is named after \"Test unit written to\": \
-             cargo xtask fuzz {name} --replay FILE"
-        );
-    })
+    Ok(fuzzer)
 }
 
 /// Those that the package has.

@@ -3,8 +3,10 @@
 
 use std::cell::OnceCell;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
 use tests::daemon::Daemon;
+use tests::footprint::map_numbers;
 use tests::raw::command::{Read, Write};
 use tests::raw::frames::{Frames, PREFACE, frame, message};
 use tests::raw::talk::Role::{Client, Server};
@@ -20,6 +22,7 @@ pub(super) fn add(table: &mut Table) {
     ring(table);
     unseen(table);
     unreadable(table);
+    scratch(table);
     within_frames(table);
     bounds(table);
 }
@@ -142,6 +145,71 @@ fn unreadable(table: &mut Table) {
         counted_alone(&daemon, "unreadable")?;
         talk.end_peers()
     });
+}
+
+/// Five programs on one processor that interrupt each other are not to be had at will; what they would
+/// find is: their maps are there for whoever is root.
+fn scratch(table: &mut Table) {
+    table.alone("a call while all scratch slots are taken, and others after it", |name| {
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+        call(&mut talk, 1, "Get", OK)?;
+        let before = talk.written(Client) + talk.written(Server);
+        let taken = TakenSlots::of(&daemon)?;
+        call(&mut talk, 3, "Get", OK)?;
+        drop(taken);
+        // Each byte is written, and read.
+        let unseen = 2 * (talk.written(Client) + talk.written(Server) - before);
+        call(&mut talk, 5, "Get", OK)?;
+        talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
+        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
+        let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found(), 1)];
+        says(&mut talk, &told, 3, 0)?;
+        let scrape = daemon.scrape()?;
+        let counted = scrape.sum("observer_gap_bytes_total", &[("cause", "scratch_busy")]);
+        ensure!(counted.total_cmp(&(unseen as f64)).is_eq(), "{counted} of {unseen} bytes");
+        counted_alone(&daemon, "scratch_busy")?;
+        talk.end_peers()
+    });
+}
+
+/// `Scratch` of the kernel programs, whose first word says whether it is taken.
+type Slot = [u64; 2681];
+
+/// All scratch slots of a daemon's programs, on every processor, until this is dropped.
+struct TakenSlots(PerCpuArray<MapData, Slot>);
+
+impl TakenSlots {
+    fn of(daemon: &Daemon) -> Result<Self> {
+        for id in map_numbers(daemon.pid())? {
+            if MapInfo::from_id(id)?.name_as_str() == Some("SCRATCH") {
+                let map = Map::PerCpuArray(MapData::from_id(id)?);
+                let mut slots = Self(map.try_into().context("Scratch has another size now")?);
+                slots.set(1)?;
+                return Ok(slots);
+            }
+        }
+        bail!("the programs have no map SCRATCH")
+    }
+
+    fn set(&mut self, taken: u64) -> Result<()> {
+        for index in 0..self.0.len() {
+            let mut slots = self.0.get(&index, 0)?.to_vec();
+            for slot in &mut slots {
+                let [busy, ..] = slot;
+                *busy = taken;
+            }
+            self.0.set(index, PerCpuValues::try_from(slots)?, 0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for TakenSlots {
+    fn drop(&mut self) {
+        // What fails here fails the case.
+        let _ = self.set(0);
+    }
 }
 
 /// Nothing is lost for another cause.

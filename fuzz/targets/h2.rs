@@ -1,0 +1,191 @@
+//! One direction's frames and header fields against those that `h2` reads, as far as it reads on.
+#![no_main]
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures_core::Stream as _;
+use h2::Codec;
+use h2::frame::{self, Frame, Pseudo};
+use http::HeaderMap;
+use libfuzzer_sys::fuzz_target;
+use observer::hpack::{Decoder, Field, Interner};
+use observer::http2::frames::{BlockAssembly, BlockError};
+use observer_common::frame::{FrameHeader, flag, kind};
+use observer_common::scanner::Scanner;
+use observer_fuzz::drive::{self, Direction, take_messages};
+use observer_fuzz::fields::{decode, meaning};
+use observer_fuzz::input::Input;
+
+/// What both read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Read {
+    /// Fields in no order, as `h2` has none; `None` where the block is none.
+    Headers {
+        stream: u32,
+        ends: bool,
+        fields: Option<Vec<String>>,
+    },
+    /// The messages that end in it.
+    Data {
+        stream: u32,
+        ends: bool,
+        messages: Vec<u32>,
+    },
+    Reset {
+        stream: u32,
+        code: u32,
+    },
+    GoAway {
+        last: u32,
+    },
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let cut = usize::from(input.byte()) + 1;
+    let mut bytes = Vec::new();
+    while !input.is_empty() {
+        let choice = input.byte();
+        let kind = [
+            kind::DATA,
+            kind::HEADERS,
+            kind::HEADERS,
+            kind::CONTINUATION,
+            kind::DATA,
+            kind::RST_STREAM,
+            kind::GOAWAY,
+            input.byte(),
+        ][usize::from(choice & 7)];
+        let (flags, stream) = (input.byte(), u32::from(choice >> 4 & 3) * 2 + 1);
+        let payload = input.bytes();
+        bytes.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(payload);
+    }
+    let mut interner = Interner::new(64);
+    let (theirs, to_the_end) = theirs(&bytes, &mut interner);
+    let ours = ours(&bytes, cut, &mut interner);
+    // Where it gives up a connection, or a stream, we listen on.
+    let compared = if to_the_end { ours.len() } else { theirs.len() };
+    assert_eq!(ours.get(..compared), Some(&theirs[..]));
+});
+
+fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> Vec<Read> {
+    let mut direction = Direction::new(Scanner::at_frame());
+    for piece in bytes.chunks(cut) {
+        direction.feed(piece);
+    }
+    let mut blocks = BlockAssembly::default();
+    let mut decoder = Decoder::from_start();
+    // What the block that is open began as.
+    let mut begun = FrameHeader::default();
+    let mut read = Vec::new();
+    for drive::Frame { header, kept, messages, .. } in
+        direction.frames.iter().filter(|frame| frame.ended)
+    {
+        let (stream, ends) = (header.stream, header.has(flag::END_STREAM));
+        match header.kind {
+            kind::DATA => read.push(Read::Data { stream, ends, messages: messages.clone() }),
+            kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => {
+                if header.kind != kind::CONTINUATION {
+                    begun = *header;
+                }
+                let fields = match blocks.frame(*header, kept) {
+                    Ok(block) => decode(&mut decoder, block.bytes, interner).ok().map(told),
+                    Err(BlockError::NeedMore) => continue,
+                    Err(BlockError::Lost) => None,
+                };
+                blocks.release();
+                if begun.kind != kind::PUSH_PROMISE {
+                    let ends = begun.has(flag::END_STREAM);
+                    read.push(Read::Headers { stream, ends, fields });
+                }
+            }
+            kind::RST_STREAM => read.push(Read::Reset { stream, code: number(kept, 0) }),
+            kind::GOAWAY => read.push(Read::GoAway { last: number(kept, 0) & 0x7fff_ffff }),
+            _ => {}
+        }
+    }
+    read
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_be_bytes)
+}
+
+/// Those that mean something to gRPC.
+fn told(fields: Vec<Field>) -> Vec<String> {
+    let known = fields.iter().filter(|field| **field != Field::Other);
+    let mut told: Vec<String> = known.map(|field| format!("{field:?}")).collect();
+    told.sort();
+    told
+}
+
+/// Whether it came to the end of the bytes, too.
+fn theirs(bytes: &[u8], interner: &mut Interner) -> (Vec<Read>, bool) {
+    let mut codec = pin!(Codec::<_, Bytes>::with_max_recv_frame_size(
+        tokio::io::join(bytes, tokio::io::sink()),
+        (1 << 24) - 1
+    ));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut read = Vec::new();
+    let mut messages = HashMap::new();
+    loop {
+        let frame = match codec.as_mut().poll_next(&mut context) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(None) => return (read, true),
+            _ => return (read, false),
+        };
+        match frame {
+            Frame::Headers(headers) => {
+                if headers.is_over_size() {
+                    return (read, false);
+                }
+                let (stream, ends) = (headers.stream_id().into(), headers.is_end_stream());
+                let (pseudo, fields) = headers.into_parts();
+                let fields = Some(told(meanings(&pseudo, &fields, interner)));
+                read.push(Read::Headers { stream, ends, fields });
+            }
+            Frame::Data(data) => read.push(of_data(&data, &mut messages)),
+            Frame::Reset(reset) => read.push(Read::Reset {
+                stream: reset.stream_id().into(),
+                code: reset.reason().into(),
+            }),
+            Frame::GoAway(goaway) => {
+                read.push(Read::GoAway { last: goaway.last_stream_id().into() });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn meanings(pseudo: &Pseudo, fields: &HeaderMap, interner: &mut Interner) -> Vec<Field> {
+    let method = pseudo.method.as_ref().map(|method| method.as_str());
+    let status = pseudo.status.as_ref().map(|status| status.as_str());
+    let path = pseudo.path.as_deref();
+    let pseudo = [(":method", method), (":path", path), (":status", status)];
+    let pseudo = pseudo.iter().filter_map(|(name, value)| Some((*name, (*value)?.as_bytes())));
+    let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    pseudo.chain(fields).map(|(name, value)| meaning(name.as_bytes(), value, interner)).collect()
+}
+
+/// Messages are gRPC's, which `h2` knows nothing of: out of the payloads as it hands them out.
+fn of_data(data: &frame::Data<Bytes>, streams: &mut HashMap<u32, Option<Vec<u8>>>) -> Read {
+    let (stream, ends) = (data.stream_id().into(), data.is_end_stream());
+    let mut messages = Vec::new();
+    let unfinished = streams.entry(stream).or_insert_with(|| Some(Vec::new()));
+    if let Some(bytes) = unfinished {
+        bytes.extend(data.payload());
+        if !take_messages(bytes, &mut messages) {
+            *unfinished = None;
+        }
+    }
+    if ends {
+        streams.remove(&stream);
+    }
+    Read::Data { stream, ends, messages }
+}

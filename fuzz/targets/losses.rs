@@ -1,0 +1,63 @@
+//! Both directions of connections that are joined late, and of which bytes and records are lost: what
+//! is counted adds up at any time, and nothing is left.
+#![no_main]
+
+#[path = "../../observer/tests/simulation/emit.rs"]
+mod emit;
+#[path = "../../observer/tests/simulation/kernel.rs"]
+#[expect(dead_code, reason = "the model of a simulation asks it more")]
+mod kernel;
+#[path = "../../observer/tests/simulation/random.rs"]
+#[expect(dead_code, reason = "a simulation asks it more")]
+mod random;
+
+use kernel::{Call, Faults, Kernel};
+use libfuzzer_sys::fuzz_target;
+use observer_common::frame::PREFACE;
+use observer_fuzz::input::Input;
+use observer_fuzz::{exposition, pipeline};
+use random::Random;
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let seed = input.number();
+    let mut fault = || u64::from(input.byte()) * 4;
+    let faults = Faults {
+        ring_full: fault(),
+        unseen: fault(),
+        unreadable: fault(),
+        messages_full: fault(),
+        few_steps: fault(),
+        late: fault(),
+    };
+    let mut pipeline = pipeline();
+    let mut kernel = Kernel::new(Random::new(seed.into()), faults);
+    let mut time_ns = 1;
+    let mut call = |kernel: &mut Kernel, choice: u8, bytes: &[u8]| {
+        let (sock, sent) = (u64::from(choice & 1), choice & 2 != 0);
+        time_ns += 1_000_000;
+        let call = Call { sock, sent, pid: 1, comm: [0; 16], time_ns, buffers: &[bytes] };
+        // Only TCP's sockets tell what went by.
+        kernel.call(&call, sock == 0);
+    };
+    // One end of each is a client's, the other a server's.
+    call(&mut kernel, 0, PREFACE);
+    call(&mut kernel, 3, PREFACE);
+    while !input.is_empty() {
+        let choice = input.byte();
+        let bytes = input.bytes();
+        if !bytes.is_empty() {
+            call(&mut kernel, choice, bytes);
+        }
+        if choice & 4 != 0 {
+            kernel.ring.drain(..).for_each(|record| pipeline.handle(&record));
+            exposition(&pipeline);
+        }
+    }
+    kernel.close(0, time_ns);
+    kernel.close(1, time_ns);
+    kernel.ring.drain(..).for_each(|record| pipeline.handle(&record));
+    for line in exposition(&pipeline).lines().filter(|line| line.contains("_in_flight{")) {
+        assert!(line.ends_with(" 0"), "after the end of all: {line}");
+    }
+});
