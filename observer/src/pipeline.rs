@@ -24,6 +24,9 @@ use crate::{
 /// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
 const MAX_PATHS: usize = 16_384;
 
+/// Least time between looks for paths that nothing has any more, in ns: it goes through all there is.
+const PATHS_PERIOD_NS: u64 = 10_000_000_000;
+
 /// Processes that are remembered.
 const MAX_PROCESSES: usize = 32_768;
 
@@ -43,6 +46,8 @@ pub struct Pipeline<S> {
     memory: usize,
     max_memory: usize,
     interner: Interner,
+    /// When paths that nothing had any more were last looked for.
+    paths_ns: u64,
     processes: Processes<S>,
     statistics: Statistics,
     figures: Figures,
@@ -91,6 +96,7 @@ impl<S: ProcessSource> Pipeline<S> {
             memory: 0,
             max_memory: MAX_MEMORY,
             interner: Interner::new(MAX_PATHS),
+            paths_ns: 0,
             processes: Processes::new(MAX_PROCESSES, source),
             statistics,
             figures: Figures::default(),
@@ -206,8 +212,8 @@ impl<S: ProcessSource> Pipeline<S> {
         self.processes.find_exited(now_ns);
     }
 
-    /// Drops the series of processes that exited long enough ago, and ends the calls that have probably
-    /// ended unseen.
+    /// Drops the series of processes that exited long enough ago, ends the calls that have probably
+    /// ended unseen, and forgets paths that nothing has any more.
     pub fn tick(&mut self, now_ns: u64) {
         self.statistics.set_time(now_ns);
         for watched in self.connections.values_mut() {
@@ -226,6 +232,18 @@ impl<S: ProcessSource> Pipeline<S> {
             }
             self.processes.forget(process);
         }
+        if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
+            self.paths_ns = now_ns;
+            self.free_paths();
+        }
+    }
+
+    /// Makes room for other paths: peers choose them, and may choose many.
+    fn free_paths(&mut self) {
+        let Self { interner, statistics, connections, .. } = self;
+        let of_connections = connections.values().flat_map(|watched| watched.connection.paths());
+        interner.retain(statistics.paths().chain(of_connections));
+        statistics.forget_types(|path| interner.resolve(path).is_some());
     }
 
     /// What was counted on the way.

@@ -220,6 +220,15 @@ impl Calls {
         self.streams.unclear + open as u64
     }
 
+    /// The paths of what is open, and of what came early.
+    pub fn paths(&self) -> impl Iterator<Item = PathId> {
+        let early = self.early.iter().filter_map(|early| match &early.what {
+            Sent::Headers { headers, .. } => headers.path,
+            Sent::Data(_) | Sent::Reset { .. } => None,
+        });
+        self.open.values().map(|call| call.key.path).chain(early)
+    }
+
     /// Which end of the connection the process is.
     pub fn role(&self) -> Role {
         self.role

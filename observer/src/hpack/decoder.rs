@@ -1,7 +1,7 @@
 //! Header blocks and their fields (RFC 7541 section 6).
 
 use super::{
-    Error, Field, Interner,
+    Error, Field, Interner, PathId,
     field::{self, Name},
     integer, static_table,
     string::StringLiteral,
@@ -71,6 +71,14 @@ impl Decoder {
     /// How many entries of the dynamic table are known.
     pub fn entries(&self) -> usize {
         self.table.len()
+    }
+
+    /// The paths in the dynamic table.
+    pub fn paths(&self) -> impl Iterator<Item = PathId> {
+        self.table.fields().filter_map(|field| match field {
+            Field::Path(path) => Some(path),
+            _ => None,
+        })
     }
 
     /// The memory allocated for the dynamic table, in bytes: at most

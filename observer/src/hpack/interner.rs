@@ -29,7 +29,7 @@ impl PathId {
     const FIRST: Self = Self::ROOT;
 }
 
-/// Gives each distinct path an id, which stays valid as long as the interner.
+/// Gives each distinct path an id, which stays valid until it is [taken back](Interner::retain).
 ///
 /// Made to be shared by all connections of one thread. Peers choose the paths: there are bounds
 /// on their number and length, and the hash is keyed at random (the standard library's).
@@ -39,7 +39,10 @@ pub struct Interner {
     /// By its Huffman code, the id of a path and its length: at most one for each path, as a string
     /// has but one Huffman encoding.
     coded: HashMap<Box<[u8]>, (PathId, usize)>,
-    paths: Vec<Arc<str>>,
+    /// By id; `None` where it was taken back.
+    paths: Vec<Option<Arc<str>>>,
+    /// Positions in `paths` that were taken back.
+    free: Vec<u32>,
     max_paths: usize,
     overflowed: u64,
     /// What is told of some calls beside.
@@ -54,6 +57,7 @@ impl Interner {
             ids: HashMap::new(),
             coded: HashMap::new(),
             paths: Vec::new(),
+            free: Vec::new(),
             max_paths: max_paths.min(u32::MAX as usize - 4).saturating_add(2),
             overflowed: 0,
             texts: Texts::default(),
@@ -96,14 +100,43 @@ impl Interner {
         if let Some(&id) = self.ids.get(text) {
             return id;
         }
-        if text.len() > MAX_PATH_LEN || self.paths.len() >= self.max_paths {
+        if text.len() > MAX_PATH_LEN || self.ids.len() >= self.max_paths {
             return self.overflow();
         }
-        let id = PathId(PathId::FIRST.0 + self.paths.len() as u32);
+        let position = self.free.pop().unwrap_or(self.paths.len() as u32);
         let text = Arc::<str>::from(text);
-        self.paths.push(Arc::clone(&text));
+        match self.paths.get_mut(position as usize) {
+            Some(path) => *path = Some(Arc::clone(&text)),
+            None => self.paths.push(Some(Arc::clone(&text))),
+        }
+        let id = PathId(PathId::FIRST.0 + position);
         self.ids.insert(text, id);
         id
+    }
+
+    /// Whether three quarters of the ids are given out.
+    pub fn is_crowded(&self) -> bool {
+        4 * self.ids.len() >= 3 * self.max_paths
+    }
+
+    /// Takes back all ids but those that are `used`, and those of HPACK's static table. They are given
+    /// to other paths.
+    pub fn retain(&mut self, used: impl Iterator<Item = PathId>) {
+        let mut keep = vec![false; self.paths.len()];
+        for id in used.chain([PathId::ROOT, PathId::INDEX_HTML]) {
+            let position = id.0.checked_sub(PathId::FIRST.0);
+            if let Some(keep) = position.and_then(|position| keep.get_mut(position as usize)) {
+                *keep = true;
+            }
+        }
+        for (position, (path, keep)) in self.paths.iter_mut().zip(keep).enumerate() {
+            if !keep && let Some(text) = path.take() {
+                self.ids.remove(&text);
+                self.free.push(position as u32);
+            }
+        }
+        let Self { coded, paths, .. } = self;
+        coded.retain(|_, (id, _)| text_of(paths, *id).is_some());
     }
 
     fn overflow(&mut self) -> PathId {
@@ -112,16 +145,20 @@ impl Interner {
     }
 
     /// The text of a path: visible ASCII, at most [`MAX_PATH_LEN`] long, not always beginning
-    /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids of another interner.
+    /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
     pub fn resolve(&self, id: PathId) -> Option<&str> {
-        let position = id.0.checked_sub(PathId::FIRST.0)?;
-        self.paths.get(position as usize).map(|path| &**path)
+        text_of(&self.paths, id)
     }
 
     /// How often a path got [`PathId::OTHER`].
     pub fn overflowed(&self) -> u64 {
         self.overflowed
     }
+}
+
+fn text_of(paths: &[Option<Arc<str>>], id: PathId) -> Option<&str> {
+    let position = id.0.checked_sub(PathId::FIRST.0)?;
+    paths.get(position as usize)?.as_deref()
 }
 
 fn percent_encode(path: &[u8]) -> String {
@@ -178,6 +215,30 @@ mod tests {
         assert_eq!(interner.intern(b"/3"), PathId::OTHER);
         assert_eq!(interner.overflowed(), 2);
         assert_eq!(interner.intern(b"/1"), known);
+    }
+
+    #[test]
+    fn ids_that_are_not_used_go_to_other_paths() {
+        let mut interner = Interner::new(4);
+        let [one, two, three] = [b"/1", b"/2", b"/3"].map(|path| {
+            let id = interner.intern(path);
+            interner.remember_coded(&encode_huffman(path), path, id);
+            id
+        });
+        assert!(interner.is_crowded());
+        interner.retain([two, PathId::OTHER, PathId(99)].into_iter());
+        assert!(!interner.is_crowded());
+        assert_eq!(interner.resolve(two), Some("/2"));
+        assert_eq!(interner.intern(b"/2"), two);
+        for (path, id) in [(b"/1", one), (b"/3", three)] {
+            assert_eq!((interner.resolve(id), interner.coded(&encode_huffman(path))), (None, None));
+        }
+        let four = interner.intern(b"/4");
+        assert!([one, three].contains(&four), "{four:?}");
+        assert_eq!(interner.resolve(four), Some("/4"));
+        assert_eq!(interner.intern(b"/"), PathId::ROOT);
+        let known = [b"/4", b"/5", b"/6"].map(|path| interner.intern(path));
+        assert_eq!(interner.intern(b"/7"), PathId::OTHER, "{known:?} are four with /2");
     }
 
     #[test]

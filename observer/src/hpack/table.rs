@@ -208,6 +208,11 @@ impl Table {
         self.entries.len()
     }
 
+    /// What the known entries mean, in no order.
+    pub(super) fn fields(&self) -> impl Iterator<Item = Field> {
+        self.entries.iter().map(|entry| entry.field)
+    }
+
     /// The memory that the entries take up, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>()

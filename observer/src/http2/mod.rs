@@ -15,7 +15,7 @@ use observer_common::{
 
 use crate::{
     grpc::{CallSink, Calls, Flow, Headers, Moment, Role},
-    hpack::{Decoder, Interner},
+    hpack::{Decoder, Interner, PathId},
     record::{Bytes, Item, Unseen},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
@@ -126,6 +126,12 @@ impl Connection {
     /// Whether there is a direction of which nothing is seen at the moment.
     pub fn is_out_of_step(&self) -> bool {
         self.calls.is_unseen(Flow::Received) || self.calls.is_unseen(Flow::Sent)
+    }
+
+    /// The paths that it knows: those of its calls, and of its header tables.
+    pub fn paths(&self) -> impl Iterator<Item = PathId> {
+        let Self { received, sent, calls, .. } = self;
+        calls.paths().chain(received.decoder.paths()).chain(sent.decoder.paths())
     }
 
     /// Its calls.

@@ -180,8 +180,8 @@ pub struct Statistics {
     free: Vec<u32>,
     /// Methods that count towards [`Limits::max_methods`].
     methods: FxHashMap<(ProcessId, Role), usize>,
-    /// What was learned of each path over all processes and roles. Only ever added to, so that a
-    /// method's type does not go back when a process is dropped; bounded by the interner's paths.
+    /// What was learned of each path over all processes and roles. Not of processes, so that a
+    /// method's type does not go back when one is dropped; bounded by the interner's paths.
     streaming: FxHashMap<PathId, Streaming>,
     connections: FxHashMap<(ProcessId, Role), u64>,
     calls: CallsBySight,
@@ -238,6 +238,16 @@ impl Statistics {
     /// All series, in no order.
     pub fn series(&self) -> impl Iterator<Item = (CallKey, &Series)> {
         self.slots.iter().filter_map(|slot| slot.taken.as_ref().map(|(key, series)| (*key, series)))
+    }
+
+    /// The paths of all series.
+    pub fn paths(&self) -> impl Iterator<Item = PathId> {
+        self.ids.keys().map(|key| key.path)
+    }
+
+    /// Forgets the types of paths that are not known any more.
+    pub fn forget_types(&mut self, is_known: impl Fn(PathId) -> bool) {
+        self.streaming.retain(|path, _| is_known(*path));
     }
 
     /// Open connections per process and role, in no order.

@@ -1,15 +1,16 @@
 //! What connections hold together is bounded, and nothing is kept of what is over.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use observer_common::{
     frame::kind,
     record::{direction, item_kind, record_kind, role},
 };
 
-use super::{FAIR_SHARE, Pipeline};
+use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
     grpc::Sight,
+    hpack::Interner,
     metrics::{Buckets, Daemon, Format, Limits, Statistics, render},
     process::ProcFs,
 };
@@ -220,4 +221,70 @@ fn counters_of_a_pid_used_again_do_not_go_back() {
 /// RST_STREAM(CANCEL).
 fn reset(stream: u32) -> Vec<u8> {
     item(item_kind::FRAME, kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])
+}
+
+/// A request for `path`: its block has a literal, which the table takes if `indexed`, or refers to the
+/// newest entry of the table.
+fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
+    const END_HEADERS: u8 = 4;
+    let path = match path {
+        Some(path) => {
+            let kind = if indexed { 0x44 } else { 4 };
+            [&[kind, path.len() as u8], path.as_bytes()].concat()
+        }
+        None => vec![0x80 + 62],
+    };
+    let block = [&path[..], b"\x0f\x10\x10application/grpc"].concat();
+    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
+}
+
+/// Calls that began, by path.
+fn begun(pipeline: &Pipeline<ProcFs>) -> BTreeMap<String, u64> {
+    let snapshot = pipeline.snapshot(Daemon::default());
+    let series = snapshot.statistics.series();
+    series
+        .map(|(key, series)| {
+            let path = snapshot.paths.path(key.path);
+            (String::from_utf8_lossy(path).into_owned(), series.started)
+        })
+        .collect()
+}
+
+#[test]
+fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
+    let mut pipeline = pipeline();
+    pipeline.interner = Interner::new(8);
+    pipeline.statistics =
+        Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
+    let (mut position, mut stream) = (0, 1);
+    let mut begin = |pipeline: &mut Pipeline<ProcFs>, path: Option<&str>, indexed: bool| {
+        let mut items = vec![request_for(stream, path, indexed), reset(stream)];
+        if stream == 1 {
+            items.insert(0, open());
+        }
+        pipeline.handle(&record(1, record_kind::BYTES, position, &items));
+        position += items.iter().map(Vec::len).sum::<usize>() as u64;
+        stream += 2;
+    };
+    begin(&mut pipeline, Some("/kept/by-series"), false);
+    begin(&mut pipeline, Some("/kept/by-table"), true);
+    for round in 1..=20 {
+        for number in 0..10 {
+            begin(&mut pipeline, Some(&format!("/hostile/{round}-{number}")), false);
+        }
+        pipeline.tick(round * PATHS_PERIOD_NS);
+        // The entry still means what it did.
+        begin(&mut pipeline, None, false);
+        assert_eq!(begun(&pipeline)["/kept/by-table"], round + 1);
+    }
+    let told = begun(&pipeline);
+    assert_eq!((told["/kept/by-series"], told["/hostile/1-0"]), (1, 1));
+    assert_eq!(told.values().sum::<u64>(), 2 + 20 * 11, "{told:?}");
+    assert!(!pipeline.interner.is_crowded(), "three series, and a table's entry");
+    // Of another process.
+    let items = [open(), request_for(1, Some("/later/Method"), false)];
+    let mut later = record(2, record_kind::BYTES, 0, &items);
+    later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
+    pipeline.handle(&later);
+    assert_eq!(begun(&pipeline)["/later/Method"], 1);
 }

@@ -6,6 +6,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit};
@@ -18,6 +20,7 @@ use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
 use super::processes::Renamed;
+use super::told::call;
 use super::{CANCELED, NOT_FOUND, OK, Table};
 
 /// What the daemon may take in any of these cases, which README.md promises.
@@ -199,7 +202,27 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
     let other = [("pid", &*pid), ("grpc_service", "other"), ("grpc_method", "other")];
     let others = metrics.sum("grpc_server_started_total", &other);
     ensure!(others >= (1_000_000 - FEW) as f64, "{others} calls of other methods");
-    Ok(())
+    named_again(talk.daemon)
+}
+
+/// Paths that nothing has any more make room, in time: methods of other processes are told by name.
+fn named_again(daemon: &Daemon) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let mut later = Talk::begin(daemon, "hostile later", Address::V4(0))?;
+    let (pid, begin) = (later.pid(Server)?, Instant::now());
+    loop {
+        call(&mut later, 1, "Later", OK)?;
+        let named = [("pid", &*pid), ("grpc_method", "Later")];
+        if daemon.scrape()?.sum("grpc_server_started_total", &named) > 0.0 {
+            break;
+        }
+        ensure!(begin.elapsed() < LIMIT, "a new method has no name");
+        sleep(Duration::from_millis(500));
+        // Header tables have what it was when they got it.
+        later.reconnect()?;
+        later.open_http2()?;
+    }
+    later.end_peers()
 }
 
 /// 8,000 connections at once, and 20,000 more that are gone at once. This process is both ends.
