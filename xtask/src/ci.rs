@@ -8,17 +8,24 @@ use anyhow::{Result, ensure};
 use crate::{bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
-/// Hours with other beginnings are for whoever asks. All together less than the tests take, beside which
-/// they run: those wait more than they work.
+/// Hours with other beginnings are for whoever asks. All together less than everything else takes,
+/// beside which they run: tests wait more than they work.
 const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_secs(150), seed: 1 };
 
 /// Long enough for calls of each kind.
 const DEMONSTRATED: Duration = Duration::from_secs(10);
 
-/// Runs every step, so that one run shows all that is wrong; the tests last, then some of them on
+/// Runs every step, so that one run shows all that is wrong; then the tests, and some of them on
 /// other kernels. With `all`, all that is meant for other kernels, and another architecture.
 pub(crate) fn run(all: bool) -> Result<ExitCode> {
     setup::ensure()?;
+    let fuzzing = match fuzz::available() {
+        Ok(()) => Some(fuzz::Beside::begin(FUZZED)),
+        Err(error) => {
+            println!("ci: fuzzing: not run: {error:#}");
+            None
+        }
+    };
     let mut failed = Vec::new();
     let mut begun = Instant::now();
     let mut step = |name: &'static str, result: Result<()>| {
@@ -47,19 +54,9 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     } else {
         println!("ci: dependencies: not run: cargo-deny is not installed");
     }
-    let fuzzing = match fuzz::available() {
-        Ok(()) => Some(fuzz::beside(FUZZED)),
-        Err(error) => {
-            println!("ci: fuzzing: not run: {error:#}");
-            None
-        }
-    };
     let tests = Instant::now();
     let counts = test::all(&[]);
     println!("ci: tests: {} s", tests.elapsed().as_secs());
-    if let Some(fuzzing) = fuzzing {
-        step("fuzzing", fuzzing.and_then(fuzz::Beside::end));
-    }
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
     // After the tests, which build the daemon.
@@ -68,6 +65,9 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     step("deployment", deploy::check(true));
     // After the tests, which build the daemon and prepare the peers.
     step("other kernels", other_kernels(all));
+    if let Some(fuzzing) = fuzzing {
+        step("fuzzing beside all of these", fuzzing.end());
+    }
     if !failed.is_empty() {
         println!("ci: failed beside the tests: {}", failed.join(", "));
     }

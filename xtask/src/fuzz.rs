@@ -38,7 +38,7 @@ pub(crate) struct Effort {
 /// Fuzzes the targets of these names, or all; or runs one with a file.
 pub(crate) fn run(names: &[String], effort: Effort, replay: Option<&Path>) -> Result<()> {
     available()?;
-    build(&[])?;
+    exec::run(&mut build(&[])?)?;
     let all = targets()?;
     for name in names {
         ensure!(all.contains(name), "there is no target {name}: there are {}", all.join(", "));
@@ -57,61 +57,63 @@ pub(crate) fn run(names: &[String], effort: Effort, replay: Option<&Path>) -> Re
 /// Fuzzing that goes on beside something else, in the time that it leaves.
 pub(crate) struct Beside(JoinHandle<Result<()>>);
 
-/// Builds all targets, and begins to fuzz them one after the other.
-pub(crate) fn beside(effort: Effort) -> Result<Beside> {
-    build(&[])?;
-    let all = targets()?;
-    Ok(Beside(thread::spawn(move || {
-        let mut failed = Vec::new();
-        for name in &all {
-            if let Err(error) = fuzz_beside(name, effort) {
-                println!("fuzz: {name}: {error:#}");
-                failed.push(&**name);
-            }
-        }
-        ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
-        Ok(())
-    })))
-}
-
 impl Beside {
+    /// Begins to build all targets, and to fuzz them one after the other.
+    pub(crate) fn begin(effort: Effort) -> Self {
+        Self(thread::spawn(move || {
+            exec::run(&mut exec::nice(&build(&[])?))?;
+            let mut failed = Vec::new();
+            for name in targets()? {
+                match fuzz_beside(&name, effort) {
+                    Ok(runs) => {
+                        println!("fuzz: {name}: {runs} runs in {} s", effort.each.as_secs());
+                    }
+                    Err(error) => {
+                        println!("fuzz: {name}: {error:#}");
+                        failed.push(name);
+                    }
+                }
+            }
+            ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+            Ok(())
+        }))
+    }
+
     /// Waits for its end.
     pub(crate) fn end(self) -> Result<()> {
         self.0.join().map_err(|_| anyhow!("a panic"))?
     }
 }
 
-/// In a line, or all of what it prints if it fails.
-fn fuzz_beside(name: &str, effort: Effort) -> Result<()> {
-    let fuzzer = fuzzer(name, effort)?;
-    let mut nice = Command::new("nice");
-    nice.args(["-n", "19"]).arg(fuzzer.get_program()).args(fuzzer.get_args());
-    let output = nice.output().with_context(|| format!("cannot run {}", exec::shown(&nice)))?;
+/// How often it ran. What it prints is shown if it fails.
+fn fuzz_beside(name: &str, effort: Effort) -> Result<String> {
+    let mut fuzzer = exec::nice(&fuzzer(name, effort)?);
+    let output = fuzzer.output().with_context(|| format!("cannot run {}", exec::shown(&fuzzer)))?;
     let told = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         bail!("{told}{} failed ({}); {}", exec::shown(&fuzzer), output.status, replayed(name));
     }
     let runs = told.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-    let runs = runs.context("it does not say how often it ran")?.trim();
-    println!("fuzz: {name}: {runs} runs in {} s", effort.each.as_secs());
-    Ok(())
+    Ok(runs.context("it does not say how often it ran")?.trim().to_owned())
 }
 
 /// Whether libFuzzer can be built here; the error says what is missing.
 pub(crate) fn available() -> Result<()> {
-    build(&["--package", "libfuzzer-sys"]).context("libFuzzer, which is in C++, cannot be built")
+    exec::run(&mut build(&["--package", "libfuzzer-sys"])?)
+        .context("libFuzzer, which is in C++, cannot be built")
 }
 
 /// For the target, not for build scripts and macros: so the flags are those of `--target`. Without
 /// the kernel programs.
-fn build(selection: &[&str]) -> Result<()> {
+fn build(selection: &[&str]) -> Result<Command> {
     let mut cargo = exec::cargo(&["build", "--release", "--locked", "--quiet"]);
     cargo.args(selection);
     cargo.arg("--manifest-path").arg(directory().join("Cargo.toml"));
     cargo.args(["--target", &host()?]).arg("--target-dir").arg(target_directory()?);
     cargo.env("RUSTFLAGS", INSTRUMENTED).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env("AYA_BUILD_SKIP", "1");
     println!("$ {}", exec::shown(&cargo));
-    exec::run(cargo.env("AYA_BUILD_SKIP", "1"))
+    Ok(cargo)
 }
 
 fn fuzz(name: &str, effort: Effort) -> Result<()> {

@@ -59,9 +59,15 @@ pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
 
 /// Has the end-to-end tests list their cases, of every stack.
 fn list() -> Result<()> {
-    let args = ["--package", "tests", "--features", "privileged", "--test", "e2e"];
-    let mut cargo = exec::cargo(&["test"]);
-    exec::run(cargo.args(args).args(["--", "--list"]).env("CI", "1").stdout(Stdio::null()))
+    exec::run(end_to_end().args(["--", "--list"]).env("CI", "1").stdout(Stdio::null()))
+}
+
+/// Builds the end-to-end tests and runs them. Of the whole workspace with the features that the other
+/// tests have, so that nothing is built twice.
+pub(crate) fn end_to_end() -> Command {
+    let mut cargo = exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf"]);
+    cargo.args(["--features", "observer/kubernetes,tests/privileged", "--test", "e2e"]);
+    cargo
 }
 
 /// Runs failed end-to-end tests once more, alone. They have deadlines of real peers in them, and
@@ -96,8 +102,8 @@ fn unprivileged(args: &[OsString]) -> Command {
 /// The end-to-end tests, of the daemon as users build it; they prepare the peers themselves.
 fn privileged(args: &[OsString]) -> Result<Command> {
     let daemon = build::daemon(true)?;
-    let mut cargo = exec::cargo(&["test", "--package", "tests", "--features", "privileged"]);
-    cargo.args(["--test", "e2e"]).env("OBSERVER_BIN", daemon);
+    let mut cargo = end_to_end();
+    cargo.env("OBSERVER_BIN", daemon);
     as_root(&mut cargo)?;
     cargo.arg("--").args(args);
     Ok(cargo)

@@ -12,6 +12,7 @@
     reason = "saying what was measured is what this program is for"
 )]
 
+mod attacked;
 mod calls;
 mod document;
 mod figures;
@@ -41,7 +42,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 12] = [
     Bench {
         name: "throughput",
         about: "What watching leaves of the throughput of saturated services: unary calls of 20 bytes",
@@ -56,6 +57,11 @@ const BENCHES: [Bench; 11] = [
         name: "unrelated",
         about: "What watching leaves of work that has nothing to do with gRPC",
         run: |_, results| throughput::unrelated(results),
+    },
+    Bench {
+        name: "attacked",
+        about: "What watching takes of a service that is attacked: tonic, 16 calls of others at once",
+        run: attacked::costs,
     },
     Bench {
         name: "calls",

@@ -18,7 +18,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{bpf_stats, build, exec, setup};
+use crate::{bpf_stats, build, exec, setup, test};
 use guest::{Guest, Share};
 use image::Image;
 
@@ -55,10 +55,10 @@ const KERNELS: &[Kernel] = &[
 
 /// For `cargo xtask ci`: few cases, one or two minutes for each kernel and backend.
 const FEW: &str = "four kinds of call: tonic -> tonic|\
-    four kinds of call: python-asyncio -> python-threaded|\
     raw codes: all of them, trailers-only|raw codes: no grpc-status, HTTP status 503|\
     raw frames: writev, buffers of 7 bytes|raw frames: readv, buffers of 7 bytes|\
     raw frames: recvfrom, MSG_PEEK|raw frames: sendto, MSG_DONTWAIT|\
+    raw frames: sendmsg, buffers of 1000 bytes|raw frames: recvmsg, buffers of 1000 bytes|\
     a Unix socket, bytes one by one|io_uring on a watched connection|by io_uring|MPTCP";
 
 /// All that raw peers do, but for what is about the daemon and its files alone; of real stacks those
@@ -343,12 +343,11 @@ impl Tests {
 
 /// Builds the end-to-end tests and says where they are.
 fn binary() -> Result<PathBuf> {
-    let arguments =
-        ["test", "--package", "tests", "--features", "privileged", "--test", "e2e", "--no-run"];
     // Shows what it does; then asks where that has left it.
-    exec::run(&mut exec::cargo(&arguments))?;
-    let mut told = exec::cargo(&arguments);
-    let told = exec::output(told.arg("--message-format=json"), guest::PREPARE_LIMIT)?;
+    exec::run(test::end_to_end().arg("--no-run"))?;
+    let mut told = test::end_to_end();
+    let told =
+        exec::output(told.args(["--no-run", "--message-format=json"]), guest::PREPARE_LIMIT)?;
     // `"executable":"…/e2e-0123"`, in JSON, of which this is all that is wanted.
     let path = told
         .lines()
