@@ -188,6 +188,9 @@ impl Recording {
         let mut tshark = Command::new("tshark");
         tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", protocol, "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
+        // On a busy machine a process that moves to another processor has its packets recorded before
+        // those it sent from the one it left.
+        tshark.args(["-o", "tcp.reassemble_out_of_order:TRUE"]);
         // Of what else was recorded it is not to find out by itself what it is.
         tshark.args(["--disable-heuristic", "http2_tcp"]);
         for port in &self.ports {

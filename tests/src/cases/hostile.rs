@@ -18,6 +18,7 @@ use tests::raw::frames::{PREFACE, frame};
 use tests::raw::process::Start;
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
+use tests::report;
 
 use super::processes::Renamed;
 use super::told::call;
@@ -240,10 +241,13 @@ fn flood(name: &str) -> Result<()> {
     ensure!(connections(&daemon)? - before == 2 * AT_ONCE, "not all connections are watched");
     within_bounds(&daemon)?;
     flood.open.clear();
+    let begin = Instant::now();
     for _ in 0..SHORT {
         flood.connect()?;
         flood.open.clear();
     }
+    let a_second = SHORT as f64 / begin.elapsed().as_secs_f64();
+    report::say(&format!("a flood of connections: {a_second:.0} opened and closed a second"));
     neighbour.calls()?;
     daemon.wait_until(|metrics| match open_connections(metrics) - before {
         0 => Ok(()),
