@@ -8,8 +8,8 @@
 //! to make is a line in one of the plans.
 //!
 //! The cases run one after the other, as processors are few, and every daemon sees the system calls
-//! of every case; but for those of pairs of stacks, which wait most of the time, and are told apart by
-//! their processes.
+//! of every case; but for those of pairs of stacks and of one plan, which wait most of the time, and are
+//! told apart by their processes.
 
 mod cases;
 
@@ -44,10 +44,10 @@ fn main() -> Result<ExitCode> {
         cases.retain(|case| filters.split('|').any(|filter| case.name.contains(filter)));
     }
     let together = arguments.test_threads.unwrap_or(TOGETHER);
-    let (pairs, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::is_of_pair);
     let mut failed = false;
-    for (cases, threads) in [(pairs, together), (others, 1)] {
-        arguments.test_threads = Some(threads);
+    for cases in batches(cases) {
+        let of_pairs = cases.first().is_some_and(Case::is_of_pair);
+        arguments.test_threads = Some(if of_pairs { together } else { 1 });
         let trials = cases.into_iter().map(Case::trial).collect();
         failed |= libtest_mimic::run(&arguments, trials).has_failed();
     }
@@ -58,6 +58,23 @@ fn main() -> Result<ExitCode> {
         report::complete()?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Those of pairs of stacks plan by plan: daemons see the calls of all cases that run at the same time,
+/// and what messages show of a method's kind holds for all its processes. Then all others.
+fn batches(cases: Vec<Case>) -> Vec<Vec<Case>> {
+    let (pairs, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::is_of_pair);
+    let mut batches: Vec<Vec<Case>> = Vec::new();
+    for case in pairs {
+        match batches.last_mut() {
+            Some(batch) if batch.first().is_some_and(|first| first.plan() == case.plan()) => {
+                batch.push(case);
+            }
+            _ => batches.push(vec![case]),
+        }
+    }
+    batches.push(others);
+    batches
 }
 
 /// How many cases of pairs are run at once, unless `--test-threads` says another number.
@@ -84,6 +101,11 @@ impl Case {
     /// Of a client's stack and a server's, whose names are joined so.
     fn is_of_pair(&self) -> bool {
         self.name.contains(" -> ")
+    }
+
+    /// What its name begins with.
+    fn plan(&self) -> &str {
+        self.name.split(':').next().unwrap_or_default()
     }
 
     fn trial(self) -> Trial {

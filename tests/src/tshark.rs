@@ -124,8 +124,22 @@ impl Recording {
         let log = File::create(folder.path().join("log")).context("create tcpdump's log")?;
         // Each packet is written as it comes, so that nobody waits for it: dumpcap, which comes with
         // tshark, takes up to a second.
-        let child = Command::new("tcpdump")
-            .args(["--immediate-mode", "-U", "-Z", "root", "-i", "lo", "-B", "65536", "-w"])
+        // Its buffer has room for some hundred packets: it is to run before those who send them.
+        let child = Command::new("nice")
+            .args([
+                "-n",
+                "-15",
+                "tcpdump",
+                "--immediate-mode",
+                "-U",
+                "-Z",
+                "root",
+                "-i",
+                "lo",
+                "-B",
+                "65536",
+                "-w",
+            ])
             .arg(folder.path().join("packets"))
             .arg(format!("{filter} or udp port {MARKER_PORT}"))
             .stdin(Stdio::null())
@@ -155,8 +169,12 @@ impl Recording {
                 return Ok(());
             }
         }
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        bail!("tcpdump records nothing: {log}")
+        bail!("tcpdump records nothing: {}", self.log())
+    }
+
+    /// What tcpdump says.
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     fn packets(&self) -> PathBuf {
@@ -185,6 +203,9 @@ impl Recording {
         self.wait_for_marker("end")?;
         self.tcpdump.signal(Signal::INT)?;
         self.tcpdump.wait(LIMIT)?;
+        let log = self.log();
+        let dropped = log.lines().find_map(|line| line.strip_suffix(" packets dropped by kernel"));
+        ensure!(dropped == Some("0"), "tcpdump has not recorded all packets: {log}");
         let mut tshark = Command::new("tshark");
         tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", protocol, "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
