@@ -208,7 +208,7 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
 
 /// Paths that nothing has any more make room, in time: methods of other processes are told by name.
 fn named_again(daemon: &Daemon) -> Result<()> {
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_mins(1);
     let mut later = Talk::begin(daemon, "hostile later", Address::V4(0))?;
     let (pid, begin) = (later.pid(Server)?, Instant::now());
     loop {
