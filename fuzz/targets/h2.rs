@@ -105,16 +105,17 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> Vec<Read> {
                     read.push(Read::Headers { stream, ends, fields });
                 }
             }
-            kind::RST_STREAM => read.push(Read::Reset { stream, code: number(kept, 0) }),
-            kind::GOAWAY => read.push(Read::GoAway { last: number(kept, 0) & 0x7fff_ffff }),
+            kind::RST_STREAM => read.push(Read::Reset { stream, code: number(kept) }),
+            kind::GOAWAY => read.push(Read::GoAway { last: number(kept) & 0x7fff_ffff }),
             _ => {}
         }
     }
     read
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_be_bytes)
+/// Of four bytes, which both frames begin with.
+fn number(payload: &[u8]) -> u32 {
+    payload.first_chunk().copied().map_or(0, u32::from_be_bytes)
 }
 
 /// Those that mean something to gRPC.

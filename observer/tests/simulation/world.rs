@@ -82,7 +82,7 @@ pub struct World {
     pub kernel: Kernel,
     pub truth: Truth,
     pipeline: Pipeline<Names>,
-    /// What must hold is looked at after each record, which takes ten times as long.
+    /// What must hold is looked at after each record, too: that takes a snapshot for each.
     each_record: bool,
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use tests::raw::frames::{Frames, PREFACE, frame};
+use tests::raw::frames::{Frames, PREFACE, Shape};
 
 use crate::Peers;
 use crate::figures::{Bound, Results};
@@ -88,10 +88,9 @@ fn attacked(service: SocketAddr, attack: Attack) -> Result<(f64, f64)> {
 fn rapid_reset(stream: &mut TcpStream, done: &AtomicU64) -> std::io::Result<()> {
     stream.write_all(&opening())?;
     for first in (1..).step_by(2 * STREAMS as usize).take(1000) {
-        let mut frames = Frames::default();
+        let mut frames = Frames::of("observer.test.v1.Echo", Shape::default());
         for stream in (first..).step_by(2).take(STREAMS as usize) {
-            frames.headers(stream, false, &request("/observer.test.v1.Echo/Unary"));
-            frames.reset(stream, CANCEL);
+            frames.request(stream, "Unary").reset(stream, CANCEL);
         }
         stream.write_all(&frames.take().0)?;
         done.fetch_add(STREAMS.into(), Ordering::Relaxed);
@@ -103,12 +102,10 @@ fn distinct_paths(stream: &mut TcpStream, done: &AtomicU64) -> std::io::Result<(
     stream.write_all(&opening())?;
     let mut answers = vec![0; 64 << 10];
     for first in (1..).step_by(2 * STREAMS as usize).take(1000) {
-        let mut frames = Frames::default();
+        let mut frames = Frames::of("attack.Paths", Shape::default());
         for stream in (first..).step_by(2).take(STREAMS as usize) {
             let number = done.fetch_add(1, Ordering::Relaxed);
-            let path = format!("/attack.Paths/{number}");
-            let fields = request(&path);
-            frames.headers(stream, true, &fields);
+            frames.request(stream, &number.to_string()).end(stream);
         }
         stream.write_all(&frames.take().0)?;
         // Whose number it is has been seen by then.
@@ -126,17 +123,5 @@ fn come_and_go(stream: &mut TcpStream, done: &AtomicU64) -> std::io::Result<()> 
 }
 
 fn opening() -> Vec<u8> {
-    let mut frames = Frames::default();
-    frames.bytes(PREFACE).frame(frame::SETTINGS, 0, 0, &[]);
-    frames.take().0
-}
-
-fn request(path: &str) -> [(&str, &str); 5] {
-    [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-    ]
+    Frames::default().bytes(PREFACE).settings(&[]).take().0
 }
