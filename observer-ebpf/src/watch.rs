@@ -134,6 +134,10 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *pointer };
     let tcp = connection.tcp != 0;
+    // What is not in the process's memory a thread of the kernel may move, which is not whose the
+    // connection is.
+    let of_kernel = readable.is_none() && connection.announced != 0;
+    let pid = if of_kernel { connection.pid } else { call.pid };
     let direction = connection.direction(call.sent);
     let missed = if tcp { missed(call, direction) } else { 0 };
     let mut walk = Walk {
@@ -143,7 +147,7 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
         sock: call.socket.sock,
         // SAFETY: a helper without arguments.
         time_ns: unsafe { bpf_ktime_get_ns() },
-        pid: call.pid,
+        pid,
         sent: call.sent,
         searching: 0,
         _reserved: [0; 2],
