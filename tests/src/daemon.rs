@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::expected::Expected;
 use crate::openmetrics::Metrics;
+use crate::pace;
 use crate::process::{POLL, Process};
 use crate::report;
 use crate::stack::target_dir;
@@ -93,7 +94,10 @@ impl Daemon {
         let begin = Instant::now();
         loop {
             ensure!(self.process.is_running()?, "the daemon ended before it watched");
-            ensure!(begin.elapsed() < START_LIMIT, "the daemon does not say that it is watching");
+            ensure!(
+                begin.elapsed() < pace::limit(START_LIMIT),
+                "the daemon does not say that it is watching"
+            );
             if self.log.text().contains("watching") {
                 break;
             }
@@ -183,7 +187,7 @@ impl Daemon {
         loop {
             let metrics = self.scrape()?;
             let Err(difference) = condition(&metrics) else { return Ok(()) };
-            if begin.elapsed() > SETTLE_LIMIT {
+            if begin.elapsed() > pace::limit(SETTLE_LIMIT) {
                 let own = metrics.nonzero("observer_");
                 bail!(
                     "{difference}\n\nThe daemon of itself:\n{own}\nIts log:\n{}",
@@ -400,8 +404,9 @@ pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)>
 
 fn http_get_as(address: SocketAddr, path: &str, accept: &str) -> Result<(u16, String)> {
     let context = || format!("GET http://{address}{path}");
-    let mut stream = TcpStream::connect_timeout(&address, SCRAPE_LIMIT).with_context(context)?;
-    stream.set_read_timeout(Some(SCRAPE_LIMIT))?;
+    let limit = pace::limit(SCRAPE_LIMIT);
+    let mut stream = TcpStream::connect_timeout(&address, limit).with_context(context)?;
+    stream.set_read_timeout(Some(limit))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\

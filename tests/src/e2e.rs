@@ -23,6 +23,7 @@ use tests::daemon::{Daemon, Shared, User, free_address, refusal};
 use tests::expected::Expected;
 use tests::look;
 use tests::openmetrics::Metrics;
+use tests::pace::slowness;
 use tests::peer::{Client, Identity, Listen, Plan, Server};
 use tests::report::Also::{self, Confirmed, InPart, Nothing};
 use tests::report::{self, CLOCKS, TSHARK};
@@ -335,7 +336,9 @@ const NOT_FOUND: u32 = 5;
 const UNAVAILABLE: i32 = 14;
 
 /// Longer than any test: the call ends because of the client.
-const FOREVER_MS: u32 = 60_000;
+fn forever_ms() -> u32 {
+    60_000 * slowness()
+}
 
 fn kinds() -> Vec<Vec<Value>> {
     vec![
@@ -385,19 +388,21 @@ fn codes() -> impl Iterator<Item = u32> {
 }
 
 fn cancelled() -> Vec<Vec<Value>> {
-    let unanswered = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": FOREVER_MS, "cancel_after_ms": 300});
+    // By then the requests are written.
+    let after_ms = 300 * slowness();
+    let unanswered = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": forever_ms(), "cancel_after_ms": after_ms});
     // Of one request none is sent, of three two.
     let held = |(rpc, requests)| {
         json!({
             "rpc": rpc, "count": 3, "concurrency": 3, "requests": requests, "responses": 0,
-            "holds": true, "cancel_after_ms": 300,
+            "holds": true, "cancel_after_ms": after_ms,
         })
     };
     vec![
         warm(),
         RPCS.map(unanswered).to_vec(),
         vec![json!({
-            "rpc": "ServerStream", "count": 3, "responses": 2, "sleep_between_ms": FOREVER_MS,
+            "rpc": "ServerStream", "count": 3, "responses": 2, "sleep_between_ms": forever_ms(),
             "cancel_after_messages": 1,
         })],
         vec![json!({
@@ -416,14 +421,17 @@ fn warm() -> Vec<Value> {
 /// A client resets an expired call early on a busy machine, measured against the header: the deadline
 /// is long enough for the daemon to know such a reset from a cancellation.
 fn expired(server: &Stack) -> Vec<Vec<Value>> {
-    let step = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": FOREVER_MS, "deadline_ms": 3000});
+    // Where that takes long, 1 % of it is a second.
+    let deadline_ms = if slowness() == 1 { 3_000 } else { 100_000 };
+    let step = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": forever_ms(), "deadline_ms": deadline_ms});
     let tells = |rpc: &&str| !server.races_deadline || ["ServerStream", "Bidi"].contains(rpc);
     let unanswered = RPCS.into_iter().filter(tells).map(step);
     let answered = ["ServerStream", "Bidi"].map(|rpc| json!({
-        "rpc": rpc, "count": 3, "concurrency": 3, "responses": 2, "sleep_between_ms": FOREVER_MS,
-        "deadline_ms": 3000,
+        "rpc": rpc, "count": 3, "concurrency": 3, "responses": 2, "sleep_between_ms": forever_ms(),
+        "deadline_ms": deadline_ms,
     }));
-    let in_time = RPCS.map(|rpc| json!({"rpc": rpc, "count": 3, "deadline_ms": 30_000}));
+    let in_time =
+        RPCS.map(|rpc| json!({"rpc": rpc, "count": 3, "deadline_ms": 30_000 * slowness()}));
     vec![warm(), unanswered.chain(answered).collect(), in_time.to_vec()]
 }
 

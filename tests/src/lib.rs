@@ -7,6 +7,7 @@
 //! - [`raw`]: peers that read and write what a test says, frame by frame;
 //! - [`daemon`]: the daemon as a process;
 //! - [`footprint`]: what it takes of the machine;
+//! - [`pace`]: how long is waited;
 //! - [`openmetrics`]: the strict reading of what it says;
 //! - [`expected`]: the comparison, number by number;
 //! - [`tshark`]: the comparison with an independent dissection of the same traffic;
@@ -40,6 +41,7 @@ pub mod latency;
 pub mod libraries;
 pub mod look;
 pub mod openmetrics;
+pub mod pace;
 #[cfg(feature = "privileged")]
 pub mod payload;
 pub mod peer;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::pace;
+
 /// Between two looks at something that will change.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -36,7 +38,7 @@ impl Process {
         let ours = comm_in("thread-self")?;
         loop {
             let comm = comm_in(&self.pid().to_string())?;
-            if comm != ours || begin.elapsed() > NAME_LIMIT {
+            if comm != ours || begin.elapsed() > pace::limit(NAME_LIMIT) {
                 return Ok(comm);
             }
             sleep(POLL);
@@ -54,7 +56,7 @@ impl Process {
 
     /// Its end, or an error when it does not come in time.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let begin = Instant::now();
+        let (begin, limit) = (Instant::now(), pace::limit(limit));
         loop {
             if let Some(status) = self.child.try_wait().context("wait for a process")? {
                 return Ok(status);

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::loaded_programs;
 use tests::daemon::{Daemon, User, binary, free_address, refusal};
 use tests::footprint::programs;
+use tests::pace;
 use tests::report::Also;
 
 use crate::{Case, Run};
@@ -149,7 +150,7 @@ pub(super) fn are_freed<T: Debug>(left: impl Fn() -> Vec<T>) -> Result<()> {
         if left.is_empty() {
             return Ok(());
         }
-        ensure!(begin.elapsed() < FREE_LIMIT, "still loaded: {left:?}");
+        ensure!(begin.elapsed() < pace::limit(FREE_LIMIT), "still loaded: {left:?}");
         sleep(Duration::from_millis(50));
     }
 }

@@ -246,6 +246,10 @@ struct Tests {
 /// The stacks that are run: those that start quickly.
 const PEERS: (&str, &str) = ("OBSERVER_TEST_PEERS", "python,rust");
 
+/// How much slower an emulated machine may be, on one that is busy with other things: what is waited for
+/// may take so much longer.
+const SLOWNESS: (&str, u32) = ("OBSERVER_TEST_SLOWNESS", 10);
+
 /// Where the list of the cases is left.
 const REPORT: &str = "OBSERVER_TEST_REPORT";
 
@@ -286,11 +290,13 @@ impl Tests {
         let share = Share::new(&format!("{}-{backend}", kernel.name))?;
         let script = format!(
             "export {}={} OBSERVER_TEST_PEERS_PREPARED=1 OBSERVER_BACKEND={backend}\n\
-             export {REPORT}=/mnt/cases.jsonl\n\
+             export {REPORT}=/mnt/cases.jsonl {}={}\n\
              export OBSERVER_BIN='{}' PATH='{}' HOME=/root\n\
              cd '{}'\nuname -r >/mnt/release\n{}'{}' --test-threads 1 '{}' >/mnt/tests 2>&1\n",
             PEERS.0,
             PEERS.1,
+            SLOWNESS.0,
+            SLOWNESS.1,
             self.daemon.display(),
             std::env::join_paths(exec::search_path())?.display(),
             exec::workspace().display(),

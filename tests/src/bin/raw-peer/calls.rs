@@ -12,6 +12,7 @@ use rustix::fd::AsRawFd as _;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::net::{RecvFlags, SendFlags};
+use tests::pace;
 use tests::raw::command::{Read, Write};
 
 use crate::ring;
@@ -23,7 +24,7 @@ const MAX_BUFFERS: usize = 500;
 const MAX_MESSAGES: usize = 100;
 
 /// For room to write.
-const PATIENCE: Timespec = Timespec { tv_sec: 8, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// For a call to wait for room.
 const UNMAP_LIMIT: Duration = Duration::from_secs(8);
@@ -102,11 +103,13 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> rustix::io:
 }
 
 fn send_partially(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    let seconds = pace::limit(PATIENCE).as_secs();
+    let patience = Timespec { tv_sec: seconds.cast_signed(), tv_nsec: 0 };
     loop {
         match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::AGAIN) => {
                 let mut writable = [PollFd::new(socket, PollFlags::OUT)];
-                rustix::event::poll(&mut writable, Some(&PATIENCE))?;
+                rustix::event::poll(&mut writable, Some(&patience))?;
             }
             sent => return sent,
         }
@@ -280,7 +283,7 @@ pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandl
     let waiting = format!("{} ", libc::SYS_write);
     let begun = Instant::now();
     while !fs::read_to_string(&call)?.starts_with(&waiting) {
-        ensure!(begun.elapsed() < UNMAP_LIMIT, "the call does not wait");
+        ensure!(begun.elapsed() < pace::limit(UNMAP_LIMIT), "the call does not wait");
         thread::sleep(Duration::from_millis(1));
     }
     // SAFETY: nobody has a reference to it.

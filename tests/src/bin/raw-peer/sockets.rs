@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
+use tests::pace;
 use tests::raw::command::Address;
 
 /// A peer that waits longer than this waits for nothing.
@@ -110,7 +111,7 @@ pub(crate) fn accept(listener: &OwnedFd) -> Result<Option<OwnedFd>> {
 
 fn limit(socket: &OwnedFd) -> Result<()> {
     for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-        sockopt::set_socket_timeout(socket, timeout, Some(LIMIT))?;
+        sockopt::set_socket_timeout(socket, timeout, Some(pace::limit(LIMIT)))?;
     }
     Ok(())
 }
