@@ -2,13 +2,14 @@
 //! it calls are told of again.
 
 use std::cell::OnceCell;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
 use tests::daemon::Daemon;
 use tests::footprint::map_numbers;
-use tests::raw::command::{Read, Write};
-use tests::raw::frames::{Frames, PREFACE, frame, message};
+use tests::raw::command::{self, Read, Write};
+use tests::raw::frames::{Frames, PREFACE, Shape, frame, message};
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::talk::Way;
 use tests::raw::{Action, Address, Call, Talk};
@@ -121,9 +122,83 @@ fn unseen(table: &mut Table) {
         }
         all_seen(daemon, case, |way| way.read = Read::Ring)
     });
+    // 9P is a module, and so is its way over any socket.
+    let possible = Path::new("/sys/module/9pnet_fd").exists();
+    table.alone_if(possible, "messages' bodies by threads of the kernel", moved_by_the_kernel);
     table.case("a request read by recvfrom with MSG_TRUNC, and others after it", |daemon, case| {
         read_unseen(daemon, case, Read::Discard, "discarded")
     });
+}
+
+/// Threads of the kernel write a request's body, and read a response's and its padding, from and to memory of
+/// the kernel (`ITER_KVEC`).
+fn moved_by_the_kernel(name: &str) -> Result<()> {
+    let daemon = Daemon::start(&["--buckets", "1"])?;
+    let (body, padding) = command::refusal();
+    let each = command::GREETING + body.len() + padding.len();
+    let mut unseen = 0;
+    for address in [Address::V4(0), Address::Abstract(name.into())] {
+        // These count no bytes, and at the exits of system calls the kernel's own do not show.
+        if address.port().is_none() && daemon.backend()? == "tracepoint" {
+            continue;
+        }
+        let mut talk = Talk::begin(&daemon, name, address)?;
+        bodies_by_the_kernel(&mut talk)?;
+        talk.end_peers()?;
+        unseen += each;
+    }
+    let counted = daemon.scrape()?.sum("observer_gap_bytes_total", &[("cause", "unseen")]);
+    ensure!(counted.total_cmp(&(unseen as f64)).is_eq(), "{counted} of {unseen} bytes are counted");
+    counted_alone(&daemon, "unseen")
+}
+
+fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
+    const STREAM: u32 = 3;
+    let (body, padding) = command::refusal();
+    let request = beginning(Shape::default(), |f| f.last_message(STREAM, command::GREETING));
+    let padded = Shape { data_padding: Some(padding.len() as u8), ..Shape::default() };
+    let response = beginning(padded, |f| f.message(STREAM, body.len()));
+    call(talk, 1, "Get", OK)?;
+    talk.client(|f| f.request(STREAM, "Get").bytes(&request))?;
+    talk.server(|f| f.response(STREAM).bytes(&response))?;
+    talk.act(Client, Action::Mount)?;
+    talk.act(Server, Action::Read { how: Read::Read, length: command::GREETING })?;
+    talk.server_unread(|f| f.bytes(&body).bytes(&padding))?;
+    // Once the mount has failed.
+    talk.client(Frames::noise)?;
+    talk.server(|f| f.trailers(STREAM, OK))?;
+    call(talk, 5, "Get", OK)?;
+    says(talk, &[("Get", "OK", 3)], 3, 0)?;
+    let by_counters = talk.daemon.backend()? == "tracepoint";
+    let (sent, received) = (command::GREETING + 2 * 5, body.len() + 2 * 6);
+    // A counter says that body and padding went by, not where the one ended.
+    let at_client = if by_counters { (2, 2 * 6) } else { (3, received) };
+    for (role, direction, (messages, bytes)) in [
+        (Client, "sent", (3, sent)),
+        (Client, "received", at_client),
+        (Server, "sent", (3, received)),
+        (Server, "received", (3, sent)),
+    ] {
+        let (name, pid) = (name_of(role), talk.pid(role)?);
+        let metrics = talk.daemon.scrape()?;
+        for (family, want) in [("total", messages), ("bytes_total", bytes)] {
+            let family = format!("grpc_{name}_msg_{direction}_{family}");
+            let seen = metrics.sum(&family, &[("pid", &pid)]);
+            ensure!(seen.total_cmp(&(want as f64)).is_eq(), "{family} is {seen}, not {want}");
+        }
+    }
+    Ok(())
+}
+
+/// Of a DATA frame with a message: what comes before its body.
+fn beginning(shape: Shape, build: impl Fn(&mut Frames) -> &mut Frames) -> Vec<u8> {
+    const FRAME_HEADER: usize = 9;
+    const PREFIX: usize = 5;
+    let mut frames = Frames::of("", shape);
+    let (mut bytes, _) = build(&mut frames).take();
+    let pad_length = usize::from(shape.data_padding.is_some());
+    bytes.truncate(FRAME_HEADER + pad_length + PREFIX);
+    bytes
 }
 
 /// The kernel programs look at a call's bytes when it returns: what the process has unmapped by then they

@@ -28,6 +28,10 @@ pub enum Action {
     /// Writes the payload by one write(2), whose memory is unmapped while it waits for room: it must be
     /// more than there is room for. Answers then, and the call goes on.
     WriteUnmapped,
+    /// Has the kernel take the socket for that of a file server (mount(2) of 9P, `trans=fd`): one of its
+    /// own threads writes [`GREETING`] bytes, and reads the answer. Answers then, and the call goes on until
+    /// that has come, and refuses ([`refusal`]).
+    Mount,
     /// Reads so many bytes.
     Read {
         how: Read,
@@ -45,6 +49,21 @@ pub enum Action {
     Fork,
     /// Goes on after execve(2) of this program.
     Exec(String),
+}
+
+/// Length of the first message of 9P: `size[4] Tversion tag[2] msize[4] version[s]`, of version
+/// `9P2000.L`.
+pub const GREETING: usize = 4 + 1 + 2 + 4 + 2 + 8;
+
+/// What the server refuses with, of Linux' numbers: EPROTO.
+pub const REFUSED_WITH: i32 = 71;
+
+/// The answer to it that refuses: `size[4] Rlerror tag[2] ecode[4]`. The kernel reads its header and the
+/// rest by a call each.
+pub fn refusal() -> ([u8; 7], [u8; 4]) {
+    const RLERROR: u8 = 7;
+    // `NOTAG`, as that of the message answered.
+    ([11, 0, 0, 0, RLERROR, 0xff, 0xff], REFUSED_WITH.to_le_bytes())
 }
 
 /// Where a server listens, and clients find it.

@@ -16,8 +16,9 @@ const FETCH_LIMIT: Duration = Duration::from_mins(5);
 
 const AT_ONCE: Duration = Duration::from_mins(1);
 
-/// What mounts the root; some kernels have some of it built in.
-const MODULES: [&str; 10] = [
+/// What mounts the root, and 9P over any socket, by which a case has the kernel itself write; some kernels have
+/// some of it built in.
+const MODULES: [&str; 11] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
@@ -26,6 +27,7 @@ const MODULES: [&str; 10] = [
     "fscache",
     "netfs",
     "9pnet",
+    "9pnet_fd",
     "9pnet_virtio",
     "9p",
 ];
@@ -41,7 +43,8 @@ impl Image {
     pub(super) fn of(kernel: &Kernel) -> Result<Self> {
         let directory = exec::target()?.join("vm").join(kernel.name);
         let done = directory.join("fetched");
-        if !done.is_file() {
+        let wanted = format!("{} {}\n", kernel.version, MODULES.join(" "));
+        if fs::read_to_string(&done).ok().as_ref() != Some(&wanted) {
             let _ = fs::remove_dir_all(&directory);
             fs::create_dir_all(&directory)?;
             // Mirrors have their moments.
@@ -53,7 +56,7 @@ impl Image {
                 .context(
                     "Debian's package of it cannot be fetched, without which nothing is tried",
                 )?;
-            fs::write(&done, kernel.version)?;
+            fs::write(&done, wanted)?;
         }
         let mut modules: Vec<_> = files(&directory.join("modules"))?;
         modules.sort();
@@ -81,7 +84,7 @@ fn fetch(kernel: &Kernel, directory: &Path) -> Result<()> {
     for (position, module) in MODULES.iter().enumerate() {
         let plain = format!("{module}.ko");
         let packed = format!("{module}.ko.xz");
-        let to = directory.join("modules").join(format!("{position}-{plain}"));
+        let to = directory.join("modules").join(format!("{position:02}-{plain}"));
         if let Some(found) = named(&|name| name == plain) {
             fs::copy(found, to)?;
         } else if let Some(found) = named(&|name| name == packed) {

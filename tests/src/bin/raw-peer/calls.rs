@@ -1,5 +1,6 @@
 //! The system calls by which bytes are read and written: each as it is named, none else.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -11,9 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::AsRawFd as _;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mount::MountFlags;
 use rustix::net::{RecvFlags, SendFlags};
 use tests::pace;
-use tests::raw::command::{Read, Write};
+use tests::raw::command::{REFUSED_WITH, Read, Write};
 
 use crate::ring;
 
@@ -289,6 +291,21 @@ pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandl
     // SAFETY: nobody has a reference to it.
     unsafe { munmap(memory, GONE)? };
     Ok(writer)
+}
+
+/// Has the kernel write to the socket and read from it, by threads and from memory of its own: it takes
+/// it for that of a file server, which must refuse.
+pub(crate) fn mount(socket: &OwnedFd) -> Result<JoinHandle<Result<()>>> {
+    let socket = socket.try_clone()?;
+    let fd = socket.as_raw_fd();
+    let options = CString::new(format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L"))?;
+    Ok(thread::Builder::new().spawn(move || {
+        let mounted = rustix::mount::mount("none", "/", "9p", MountFlags::empty(), Some(&*options));
+        let refused = Err(Errno::from_raw_os_error(REFUSED_WITH));
+        ensure!(mounted == refused, "mount: {mounted:?}");
+        // The kernel has had the socket not wait.
+        Ok(rustix::io::ioctl_fionbio(&socket, false)?)
+    })?)
 }
 
 // Processes.

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 struct State {
     listener: Option<OwnedFd>,
     sockets: Vec<Option<OwnedFd>>,
-    /// What [`Action::WriteUnmapped`] has begun.
+    /// What [`Action::WriteUnmapped`] or [`Action::Mount`] has begun.
     writer: Option<JoinHandle<Result<()>>>,
 }
 
@@ -100,6 +100,7 @@ impl State {
             Action::WriteUnmapped => {
                 self.writer = Some(calls::write_unmapped(self.socket(command)?, payload)?);
             }
+            Action::Mount => self.writer = Some(calls::mount(self.socket(command)?)?),
             Action::Read { how, length } => calls::read(self.socket(command)?, *how, *length)?,
             Action::Close => drop(self.take(command)?),
             Action::Reset => {
