@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,14 @@ const TRIED: [(&str, &[&str], &str); 2] = [
 pub(crate) fn cases() -> Vec<Case> {
     let case =
         |name: &str, run: Run| Case { name: name.into(), also: Also::Nothing, ignored: false, run };
-    let mut cases = vec![case("--backend auto: the best, and why", Box::new(|_| auto()))];
+    let mut cases =
+        vec![case("--backend auto: the best, and why", Box::new(|_| auto(preempts()?).map(drop)))];
+    let mut models = case(
+        "--backend auto: likewise, in each mode of preemption that the kernel has",
+        Box::new(|_| in_each_mode()),
+    );
+    models.ignored = modes().is_err();
+    cases.push(models);
     for (backend, prefixes, refused) in TRIED {
         cases.push(case(
             &format!("--backend {backend}: used, or refused with the reason and nothing left"),
@@ -61,13 +69,57 @@ fn floor() -> Result<()> {
     Ok(())
 }
 
-fn auto() -> Result<()> {
+/// What `observer check` says of one of [`TRIED`].
+struct Told {
+    backend: &'static str,
+    /// It can be loaded and attached.
+    allowed: bool,
+    text: String,
+}
+
+/// Of each alone, asked once: the verifier takes its time in an emulator.
+fn told() -> Result<&'static [Told]> {
+    static TOLD: OnceLock<Vec<Told>> = OnceLock::new();
+    if let Some(told) = TOLD.get() {
+        return Ok(told);
+    }
+    let of = |(backend, ..): &(&'static str, _, _)| {
+        let (allowed, text) = check(&["--backend", backend])?;
+        Ok(Told { backend, allowed, text })
+    };
+    let told: Vec<_> = TRIED.iter().map(of).collect::<Result<_>>()?;
+    Ok(TOLD.get_or_init(|| told))
+}
+
+/// Whether `observer check` says that this one of [`TRIED`] can be had.
+fn is_allowed(backend: &str) -> Result<bool> {
+    Ok(told()?.iter().any(|told| told.backend == backend && told.allowed))
+}
+
+/// The one that is to be used: fentry loses calls where the kernel preempts, the others do not.
+fn best(preempts: bool) -> Result<&'static str> {
+    if !preempts && is_allowed("fentry")? {
+        return Ok("fentry");
+    }
+    Ok(if is_allowed("kprobe")? { "kprobe" } else { "tracepoint" })
+}
+
+/// The words of a kernel that preempts.
+const LOSS: &str = "it misses calls where the kernel preempts";
+
+/// The best as the kernel preempts now, or does not: a daemon uses it and says why. Answers with the reason.
+fn auto(preempts: bool) -> Result<String> {
+    let best = best(preempts)?;
     let daemon = Daemon::start(&["--backend", "auto", "--log", "debug"])?;
     let log = daemon.log();
     let (backend, reason) = log.lines().find_map(reason).context("no backend and reason")?;
     let refusals: BTreeMap<&str, &str> = log.lines().filter_map(refusal_in).collect();
-    let preempts = preempts()?;
-    ensure!(backend != "fentry" || !preempts, "fentry, though the kernel preempts: {reason}");
+    ensure!(backend == best, "{backend} is used and not {best}: {reason}");
+    let told = daemon.backend()?;
+    ensure!(told == backend, "{backend} is used, and {told} is told");
+    if backend == "fentry" {
+        ensure!(reason == "the cheapest is possible", "not the reason: {reason}");
+    }
     let loaded = names(&programs(daemon.pid())?);
     for (other, prefixes, few_words) in TRIED {
         let has_its =
@@ -79,7 +131,7 @@ fn auto() -> Result<()> {
         let why = reason.split("; ").find_map(|why| why.strip_prefix(&format!("not {other}: ")));
         let why = why.with_context(|| format!("nothing is said of {other}: {reason}"))?;
         if other == "fentry" && preempts {
-            ensure!(why.starts_with("it misses calls where the kernel preempts"), "{why}");
+            ensure!(why.starts_with(LOSS), "{why}");
             continue;
         }
         ensure!(why.starts_with(few_words), "not the reason: {why}");
@@ -87,7 +139,44 @@ fn auto() -> Result<()> {
         let kernels = words.strip_prefix(why).and_then(|rest| rest.strip_prefix(": "));
         ensure!(kernels.is_some_and(|kernels| !kernels.is_empty()), "only these words: {words}");
     }
-    daemon.stop()
+    let reason = reason.to_owned();
+    daemon.stop()?;
+    Ok(reason)
+}
+
+/// Where a kernel that is built for it says how it preempts, and is told to do otherwise.
+const MODE: &str = "/sys/kernel/debug/sched/preempt";
+
+/// The modes of preemption, and the present one.
+fn modes() -> Result<(Vec<String>, String)> {
+    let text = fs::read_to_string(MODE).with_context(|| format!("read {MODE}"))?;
+    let present = text.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    let present = present.context("no mode is the present one")?.0.to_owned();
+    let modes = text.split_whitespace().map(|word| word.trim_matches(['(', ')']).to_owned());
+    Ok((modes.collect(), present))
+}
+
+fn in_each_mode() -> Result<()> {
+    let (modes, present) = modes()?;
+    let _back = Mode(present);
+    for mode in modes {
+        fs::write(MODE, &mode).with_context(|| format!("preempt as {mode}"))?;
+        let does = matches!(&*mode, "full" | "lazy");
+        let reason = auto(does).with_context(|| format!("where the mode is {mode}"))?;
+        let told = format!("here: yes (PREEMPT_DYNAMIC, {mode})");
+        ensure!(reason.contains(&told) == does, "the mode is {mode}, and the reason: {reason}");
+    }
+    Ok(())
+}
+
+/// How the kernel preempts again once this is dropped.
+struct Mode(String);
+
+impl Drop for Mode {
+    fn drop(&mut self) {
+        // There is nothing else to be done about it.
+        let _ = fs::write(MODE, &self.0);
+    }
 }
 
 /// `backend tracepoint: not fentry: …`
@@ -103,7 +192,7 @@ fn refusal_in(line: &str) -> Option<(&str, &str)> {
 
 /// Whether the daemon finds that this kernel preempts, or may.
 fn preempts() -> Result<bool> {
-    let text = check(&[])?.1;
+    let text = &told()?.first().context("nothing is told")?.text;
     let told = text.lines().find_map(|line| line.strip_prefix("ok  preemption"));
     match told.map(str::trim) {
         Some(told) if told.starts_with("no (") => Ok(false),
@@ -123,7 +212,7 @@ fn check(args: &[&str]) -> Result<(bool, String)> {
 
 fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
     let of_backend = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    if check(&["--backend", backend])?.0 {
+    if is_allowed(backend)? {
         let daemon = Daemon::start(&["--backend", backend])?;
         ensure!(daemon.log().contains(&format!("backend {backend}: it was asked for")), "no word");
         let own = programs(daemon.pid())?;
