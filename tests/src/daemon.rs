@@ -233,6 +233,9 @@ impl Daemon {
     }
 }
 
+/// Longer than it takes a scrape to settle.
+const TTL: Duration = Duration::from_secs(30);
+
 /// A daemon that watches everything for all cases that have it: loading its programs takes longer
 /// than most of them. It is started for the first case that is run, and ended with the last.
 #[derive(Clone, Debug, Default)]
@@ -245,8 +248,9 @@ impl Shared {
         let daemon = if let Some(daemon) = &*shared {
             Arc::clone(daemon)
         } else {
-            // Scrapes are many: short ones.
-            let daemon = Arc::new(Daemon::start(&["--buckets", "1", "--series-ttl", "30s"])?);
+            // Scrapes are many: short ones. But what a process did must be told for as long as it is waited for.
+            let ttl = format!("{}s", pace::limit(TTL).as_secs());
+            let daemon = Arc::new(Daemon::start(&["--buckets", "1", "--series-ttl", &ttl])?);
             Arc::clone(shared.insert(daemon))
         };
         drop(shared);
