@@ -9,26 +9,50 @@ use crate::config::Backend;
 /// The cheapest first.
 const CHEAPEST: [Backend; 3] = [Backend::Fentry, Backend::Kprobe, Backend::Tracepoint];
 
-/// Where the kernel preempts: those first that lose no call by it.
-const PREEMPTED: [Backend; 3] = [Backend::Kprobe, Backend::Tracepoint, Backend::Fentry];
+/// What the backends miss on this kernel, which skips a program that is already running on that processor.
+#[derive(Clone, Copy)]
+pub(super) struct Losses {
+    /// How a program comes to be interrupted by a thread that runs into it as well.
+    pub preemption: Preemption,
+    /// That can happen in the programs of system calls' tracepoints too.
+    pub in_syscalls: bool,
+}
+
+impl Losses {
+    fn are_of(self, backend: Backend) -> bool {
+        let can_be_preempted = match backend {
+            Backend::Fentry => true,
+            Backend::Tracepoint => self.in_syscalls,
+            Backend::Kprobe | Backend::Auto => false,
+        };
+        can_be_preempted && self.preemption.is_possible()
+    }
+
+    /// Those first that lose no call, and the cheaper ones of these.
+    fn order(self) -> [Backend; 3] {
+        let mut order = CHEAPEST;
+        order.sort_by_key(|&backend| self.are_of(backend));
+        order
+    }
+}
 
 /// Makes the attempt with one backend after the other until one succeeds, and says why it is that
 /// one. A failed attempt must leave nothing behind.
 pub(super) fn choose<T>(
     wanted: Backend,
-    preemption: Preemption,
+    losses: Losses,
     mut attempt: impl FnMut(Backend) -> Result<T>,
 ) -> Result<(Backend, String, T)> {
     if wanted != Backend::Auto {
         let done = attempt(wanted).with_context(|| format!("--backend {wanted}"))?;
-        let loses = wanted == Backend::Fentry && preemption.is_possible();
-        let though = if loses { format!(", though {}", loss(preemption)) } else { String::new() };
+        let loses = losses.are_of(wanted);
+        let though = if loses { format!(", though {}", told(losses)) } else { String::new() };
         return Ok((wanted, format!("it was asked for{though}"), done));
     }
     let mut refused = Vec::new();
-    for backend in if preemption.is_possible() { PREEMPTED } else { CHEAPEST } {
+    for (tried, backend) in losses.order().into_iter().enumerate() {
         match attempt(backend) {
-            Ok(done) => return Ok((backend, reason(backend, preemption, refused), done)),
+            Ok(done) => return Ok((backend, reason(backend, losses, tried, refused), done)),
             Err(error) => {
                 debug!("backend {backend} is refused: {error:#}");
                 refused.push(format!("not {backend}: {error}"));
@@ -38,25 +62,24 @@ pub(super) fn choose<T>(
     bail!("this kernel allows no backend: {}", refused.join("; "))
 }
 
-/// Why it is this one, of those that were not refused.
-fn reason(backend: Backend, preemption: Preemption, refused: Vec<String>) -> String {
-    let mut reasons = refused;
-    match backend {
-        Backend::Fentry if preemption.is_possible() => {
-            reasons.push(format!("though {}", loss(preemption)));
-        }
-        _ if preemption.is_possible() => {
-            reasons.insert(0, format!("not fentry: {}", loss(preemption)));
-        }
-        _ if reasons.is_empty() => return "the cheapest is possible".into(),
-        _ => {}
+/// Why it is this one, after so many that were refused.
+fn reason(backend: Backend, losses: Losses, tried: usize, refused: Vec<String>) -> String {
+    let later = losses.order().into_iter().skip(tried + 1);
+    let cheaper = |other: &Backend| {
+        let place = |of: Backend| CHEAPEST.iter().position(|&one| one == of);
+        place(*other) < place(backend)
+    };
+    let lossy = later.filter(cheaper).map(|other| format!("not {other}: {}", told(losses)));
+    let mut reasons: Vec<String> = lossy.chain(refused).collect();
+    if losses.are_of(backend) {
+        reasons.push(format!("though {}", told(losses)));
     }
-    reasons.join("; ")
+    if reasons.is_empty() { "the cheapest is possible".into() } else { reasons.join("; ") }
 }
 
-/// What fentry does on this kernel.
-fn loss(preemption: Preemption) -> String {
-    format!("it misses calls where the kernel preempts, and here: {preemption}")
+/// What such a one does on this kernel.
+fn told(losses: Losses) -> String {
+    format!("it misses calls where the kernel preempts, and here: {}", losses.preemption)
 }
 
 #[cfg(test)]
@@ -64,17 +87,25 @@ mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::super::{Preemption, preemption::Model};
-    use super::choose;
+    use super::{Losses, choose};
     use crate::config::Backend;
 
     const NEVER: Preemption = Preemption::Never(Model::Chosen("voluntary"));
     const ALWAYS: Preemption = Preemption::Always(Model::Chosen("lazy"));
 
+    fn of(preemption: Preemption, in_syscalls: bool) -> Losses {
+        Losses { preemption, in_syscalls }
+    }
+
     /// What is chosen, and why, where these are refused.
     fn chosen(preemption: Preemption, refused: &[Backend]) -> (Backend, String) {
+        chosen_with(of(preemption, false), refused)
+    }
+
+    fn chosen_with(losses: Losses, refused: &[Backend]) -> (Backend, String) {
         let words = || anyhow!("the verifier's words, many of them").context("no such thing");
         let attempt = |backend| if refused.contains(&backend) { Err(words()) } else { Ok(()) };
-        let (backend, why, ()) = choose(Backend::Auto, preemption, attempt).unwrap();
+        let (backend, why, ()) = choose(Backend::Auto, losses, attempt).unwrap();
         (backend, why)
     }
 
@@ -108,21 +139,41 @@ mod tests {
     }
 
     #[test]
+    fn where_it_preempts_in_system_calls_too_the_cheaper_of_the_two_comes_first() {
+        let lazy =
+            "it misses calls where the kernel preempts, and here: yes (PREEMPT_DYNAMIC, lazy)";
+        let (backend, why) = chosen_with(of(ALWAYS, true), &[]);
+        assert_eq!((backend, why), (Backend::Kprobe, format!("not fentry: {lazy}")));
+        let (backend, why) = chosen_with(of(ALWAYS, true), &[Backend::Kprobe]);
+        let though = format!("not kprobe: no such thing; though {lazy}");
+        assert_eq!((backend, why), (Backend::Fentry, though));
+        let both = [Backend::Kprobe, Backend::Fentry];
+        let (backend, why) = chosen_with(of(ALWAYS, true), &both);
+        let though = format!("not kprobe: no such thing; not fentry: no such thing; though {lazy}");
+        assert_eq!((backend, why), (Backend::Tracepoint, though));
+        let (backend, why) = chosen_with(of(NEVER, true), &[]);
+        assert_eq!((backend, &*why), (Backend::Fentry, "the cheapest is possible"));
+    }
+
+    #[test]
     fn what_is_asked_for_is_used_or_refused_with_the_reason() {
         let mut tried = Vec::new();
-        let error = choose(Backend::Kprobe, ALWAYS, |backend| {
+        let error = choose(Backend::Kprobe, of(ALWAYS, true), |backend| {
             tried.push(backend);
             Err::<(), _>(anyhow!("EPERM")).context("no kprobes")
         })
         .unwrap_err();
         assert_eq!(format!("{error:#}"), "--backend kprobe: no kprobes: EPERM");
         assert_eq!(tried, [Backend::Kprobe]);
-        for (backend, preemption, warned) in [
-            (Backend::Fentry, NEVER, false),
-            (Backend::Fentry, ALWAYS, true),
-            (Backend::Kprobe, ALWAYS, false),
+        for (backend, losses, warned) in [
+            (Backend::Fentry, of(NEVER, true), false),
+            (Backend::Fentry, of(ALWAYS, false), true),
+            (Backend::Kprobe, of(ALWAYS, true), false),
+            (Backend::Tracepoint, of(NEVER, true), false),
+            (Backend::Tracepoint, of(ALWAYS, false), false),
+            (Backend::Tracepoint, of(ALWAYS, true), true),
         ] {
-            let (used, why, ()) = choose(backend, preemption, |_| Ok(())).unwrap();
+            let (used, why, ()) = choose(backend, losses, |_| Ok(())).unwrap();
             assert_eq!((used, why.contains("misses calls")), (backend, warned), "{why}");
             assert!(why.starts_with("it was asked for"), "{why}");
         }
@@ -132,7 +183,8 @@ mod tests {
     fn if_none_is_allowed_all_reasons_are_told() {
         for preemption in [NEVER, ALWAYS] {
             let refuse = |backend| Err::<(), _>(anyhow!("{backend} is not there"));
-            let error = choose(Backend::Auto, preemption, refuse).unwrap_err().to_string();
+            let error =
+                choose(Backend::Auto, of(preemption, false), refuse).unwrap_err().to_string();
             for backend in ["fentry", "kprobe", "tracepoint"] {
                 assert!(error.contains(&format!("{backend} is not there")), "{error}");
             }

@@ -29,6 +29,9 @@ pub struct Layout {
     syscalls: Result<(), String>,
     /// Of the functions that carry MPTCP, whether they are there.
     pub mptcp: bool,
+    /// Whether the programs of system calls' tracepoints run as the rest of the call does, so that another
+    /// thread may take the processor from them (`trace_call_bpf_faultable`).
+    pub syscalls_preempt: bool,
 }
 
 impl Layout {
@@ -48,6 +51,7 @@ impl Layout {
             functions: Ok(()),
             syscalls: Ok(()),
             mptcp: false,
+            syscalls_preempt: btf.parameters("trace_call_bpf_faultable").is_some(),
         };
         for (place, &field) in layout.offsets.iter_mut().zip(Field::ALL) {
             let (container, paths) = field.place();

@@ -2,7 +2,8 @@
 //!
 //! Where it does, a program of the fentry backend can be interrupted by a thread that runs into the
 //! same program, which the kernel then skips (`recur` of `__bpf_prog_enter_recur`): that call goes by
-//! unseen. The programs of the other backends run with preemption disabled (`trace_call_bpf`).
+//! unseen. Those of the kprobe backend run with preemption disabled; so do those of the tracepoint backend
+//! (`perf_syscall_exit`) before the kernels that have `trace_call_bpf_faultable`, as 7.2 does.
 
 use std::{
     fmt::{self, Display, Formatter},

@@ -14,7 +14,11 @@ use aya::{
 };
 use observer_common::counter::{self, Counter, Protocol};
 
-use super::{Layout, Preemption, Ring, choice::choose, programs};
+use super::{
+    Layout, Preemption, Ring,
+    choice::{Losses, choose},
+    programs,
+};
 use crate::{
     config::{Backend, Config, Filter},
     preconditions::{self, Places},
@@ -84,8 +88,11 @@ impl Probes {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
         let attempt = |backend| Attached::attempt(backend, config, &layout);
-        let preemption = Preemption::of(&Places::default());
-        let (backend, reason, attached) = choose(config.backend, preemption, attempt)?;
+        let losses = Losses {
+            preemption: Preemption::of(&Places::default()),
+            in_syscalls: layout.syscalls_preempt,
+        };
+        let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         give_memory_back();
         let Attached { ebpf, counts, ring } = attached;
         Ok((Self { ebpf, counts, backend, reason }, ring))
