@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::losses;
 use crate::openmetrics::{Labels, Metrics};
 use crate::peer::Identity;
 use crate::truth::{Sums, Truth, code_name};
@@ -104,6 +105,32 @@ impl Expected {
             let _ = writeln!(table, "  {key:width$} {expected:>10} {seen:>10}");
         }
         Some(table)
+    }
+
+    /// A table of what is told of it and not true, where the kernel skips programs.
+    pub(crate) fn untruth(&self, metrics: &Metrics) -> Option<String> {
+        let seen = self.seen(metrics);
+        let expected = self.to_be_true(self.numbers.keys().map(|key| (key, self.number(key))));
+        let seen = self.to_be_true(seen.iter().map(|(key, &number)| (key, number)));
+        let unseen = metrics.sum("observer_gap_bytes_total", &[]);
+        let table = losses::untrue(&expected, &seen, unseen)?;
+        Some(format!("{}: not true, though programs were skipped\n{table}", self.who))
+    }
+
+    fn to_be_true<'a>(
+        &self,
+        numbers: impl Iterator<Item = (&'a String, f64)>,
+    ) -> Vec<losses::Number<'a>> {
+        let number = |(key, number): (&'a String, f64)| {
+            let mut words = key.split(' ');
+            let (name, path) = (words.next()?, words.next()?);
+            let code = words.nth(1).filter(|_| name.ends_with("_handled_total"));
+            let is_unsure = |unsure: &String| unsure.split(' ').next() == Some(name);
+            // Calls whose end was not seen are in flight until their connection ends.
+            let counts = !name.ends_with("_in_flight") && !self.unsure.iter().any(is_unsure);
+            counts.then_some((name, path, code, number))
+        };
+        numbers.filter_map(number).collect()
     }
 
     /// Counts of calls and bytes are far below 2^53.

@@ -88,6 +88,11 @@ pub fn exact(numbers: usize) {
     OfCase::change(|case| case.numbers += numbers);
 }
 
+/// Numbers were true, and not complete: so many times the kernel had skipped programs by then.
+pub fn lossy(skipped: f64) {
+    say(&format!("the kernel had skipped programs {skipped} times: what was told was true"));
+}
+
 /// The case that is being run has been confirmed by this too.
 pub fn confirmed(by: &'static str) {
     OfCase::change(|case| {
