@@ -2,6 +2,10 @@
 //!
 //! No I/O and no clock of its own, so that a simulator can drive it: [`Pipeline::handle`] for each
 //! record, [`Pipeline::tick`] about once a second, [`Pipeline::snapshot`] for a scrape.
+//!
+//! [`Pipeline::split`] makes several of one, for as many rings: each has the records of its own
+//! connections, and those of all processes. Ids of paths and processes mean the same to all of them,
+//! and bounds hold for all together, so that their snapshots add up ([`Snapshot::merge`]).
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +34,7 @@ const PATHS_PERIOD_NS: u64 = 10_000_000_000;
 /// Processes that are remembered.
 const MAX_PROCESSES: usize = 32_768;
 
-/// Memory for what connections hold beside their own: open calls, header tables, header blocks of
+/// Memory of all workers together for what connections hold beside their own: open calls, header tables, header blocks of
 /// which the rest is to come. Where a connection takes more than [`FAIR_SHARE`] while all together
 /// take more than this, what it holds is given up.
 pub const MAX_MEMORY: usize = 256 << 20;
@@ -38,12 +42,17 @@ pub const MAX_MEMORY: usize = 256 << 20;
 /// What a connection may always hold: two header tables of the usual size, and some hundred calls.
 pub const FAIR_SHARE: usize = 40 << 10;
 
+/// Processes whose time to live is over, each with the one that goes on with its series, if there is
+/// one.
+pub type Expired = Arc<[(ProcessId, Option<ProcessId>)]>;
+
 /// All state of the user side.
 #[derive(Debug)]
 pub struct Pipeline<S> {
     connections: FxHashMap<u64, Watched>,
-    /// What they hold, added up; [`MAX_MEMORY`] bounds it.
+    /// What they hold, added up.
     memory: usize,
+    /// This pipeline's share of [`MAX_MEMORY`].
     max_memory: usize,
     interner: Interner,
     /// When paths that nothing had any more were last looked for.
@@ -107,6 +116,56 @@ impl<S: ProcessSource> Pipeline<S> {
         }
     }
 
+    /// As many pipelines as that: this one, and others without a state. Only the first is to be
+    /// [ticked](Self::tick); the others [follow](Self::follow) it.
+    pub fn split(mut self, count: usize) -> Vec<Self>
+    where
+        S: Clone,
+    {
+        self.max_memory /= count.max(1);
+        let others: Vec<Self> = (1..count).map(|_| self.another()).collect();
+        std::iter::once(self).chain(others).collect()
+    }
+
+    fn another(&self) -> Self
+    where
+        S: Clone,
+    {
+        // Taken apart so that what is new is shared or not, and not forgotten.
+        let Self {
+            connections: _,
+            memory: _,
+            max_memory,
+            interner,
+            paths_ns: _,
+            processes,
+            statistics,
+            figures: _,
+            series_ttl,
+            descriptors,
+            telling,
+            failures,
+        } = self;
+        let pipeline = Self {
+            connections: FxHashMap::default(),
+            memory: 0,
+            max_memory: *max_memory,
+            interner: interner.sharing(),
+            paths_ns: 0,
+            processes: processes.sharing(),
+            statistics: statistics.sharing(),
+            figures: Figures::default(),
+            series_ttl: *series_ttl,
+            descriptors: Arc::clone(descriptors),
+            telling: Arc::clone(telling),
+            failures: None,
+        };
+        match failures {
+            Some(failures) => pipeline.telling_failures(failures.sharing()),
+            None => pipeline,
+        }
+    }
+
     /// With other names than the default ones.
     #[must_use]
     pub fn told_by(mut self, telling: Telling) -> Self {
@@ -142,7 +201,7 @@ impl<S: ProcessSource> Pipeline<S> {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(unseen) => self.closed(&record, unseen),
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
-            Event::Executed => self.processes.executed(record.pid),
+            Event::Executed => self.processes.executed(record.pid, record.time_ns),
         }
     }
 
@@ -213,8 +272,21 @@ impl<S: ProcessSource> Pipeline<S> {
     }
 
     /// Drops the series of processes that exited long enough ago, ends the calls that have probably
-    /// ended unseen, and forgets paths that nothing has any more.
-    pub fn tick(&mut self, now_ns: u64) {
+    /// ended unseen, and forgets paths that nothing has any more. Answers which processes these are, for
+    /// the others of a [split](Self::split): they are to follow before their next snapshot.
+    pub fn tick(&mut self, now_ns: u64) -> Expired {
+        let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
+        let expired = self.processes.expired(now_ns, ttl_ns);
+        let expired: Expired = self.processes.heirs(expired, &self.telling.labels).into();
+        self.follow(now_ns, &expired);
+        for (process, _) in expired.iter() {
+            self.processes.forget(*process);
+        }
+        expired
+    }
+
+    /// As [`tick`](Self::tick), but for which processes have expired.
+    pub fn follow(&mut self, now_ns: u64, expired: &[(ProcessId, Option<ProcessId>)]) {
         self.statistics.set_time(now_ns);
         for watched in self.connections.values_mut() {
             // Nobody saw how these ended: they are no failures.
@@ -223,15 +295,13 @@ impl<S: ProcessSource> Pipeline<S> {
         if let Some(failures) = &mut self.failures {
             failures.tick(now_ns);
         }
-        let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
-        let expired = self.processes.expired(now_ns, ttl_ns);
-        for (process, heir) in self.processes.heirs(expired, &self.telling.labels) {
+        for &(process, heir) in expired {
             match heir {
                 Some(heir) => self.statistics.hand_over(process, heir),
                 None => self.statistics.forget_process(process),
             }
-            self.processes.forget(process);
         }
+        self.processes.ask_again();
         if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
             self.paths_ns = now_ns;
             self.free_paths();
@@ -243,7 +313,8 @@ impl<S: ProcessSource> Pipeline<S> {
         let Self { interner, statistics, connections, .. } = self;
         let of_connections = connections.values().flat_map(|watched| watched.connection.paths());
         interner.retain(statistics.paths().chain(of_connections));
-        statistics.forget_types(|path| interner.resolve(path).is_some());
+        let known = interner.given_out();
+        statistics.forget_types(|path| known.contains(&path));
     }
 
     /// What was counted on the way.

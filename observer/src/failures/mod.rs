@@ -13,6 +13,7 @@ mod pace;
 use std::{
     borrow::Cow,
     fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -46,42 +47,73 @@ pub struct Choice {
 pub type Take = Box<dyn FnMut(String) -> bool + Send>;
 
 /// Makes a line of each failed call, as far as its pace allows.
+#[derive(Debug)]
 pub struct Failures {
     omitted: Vec<Field>,
-    take: Take,
-    pace: Pace,
-    /// Since the last line.
-    suppressed: u64,
+    /// Of all workers, whose lines have one pace.
+    lines: Arc<Mutex<Lines>>,
     /// Noted in the record that is being read.
     noted: Vec<(Option<CallKey>, Code, Ended)>,
 }
 
-impl fmt::Debug for Failures {
+/// Where lines go, and how many.
+struct Lines {
+    take: Take,
+    pace: Pace,
+    /// Since the last line.
+    suppressed: u64,
+}
+
+impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failures").field("suppressed", &self.suppressed).finish_non_exhaustive()
+        f.debug_struct("Lines").field("suppressed", &self.suppressed).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    /// Whether there may be a line at this time.
+    fn admit(&mut self, time_ns: u64) -> bool {
+        let admitted = self.pace.admits(time_ns);
+        self.suppressed += u64::from(!admitted);
+        admitted
+    }
+
+    fn write(&mut self, mut line: Map<String, Value>) {
+        if self.suppressed > 0 {
+            line.insert("suppressed".into(), self.suppressed.into());
+        }
+        if (self.take)(Value::Object(line).to_string()) {
+            self.suppressed = 0;
+        } else {
+            self.suppressed += 1;
+        }
     }
 }
 
 impl Failures {
     /// None so far.
     pub fn new(choice: &Choice, take: Take) -> Self {
-        Self {
-            omitted: choice.omitted.clone(),
-            take,
-            pace: Pace::new(choice.per_second),
-            suppressed: 0,
-            noted: Vec::new(),
-        }
+        let lines = Lines { take, pace: Pace::new(choice.per_second), suppressed: 0 };
+        let lines = Arc::new(Mutex::new(lines));
+        Self { omitted: choice.omitted.clone(), lines, noted: Vec::new() }
+    }
+
+    /// For another worker: the pace is that of both.
+    pub(crate) fn sharing(&self) -> Self {
+        let lines = Arc::clone(&self.lines);
+        Self { omitted: self.omitted.clone(), lines, noted: Vec::new() }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A call ended; `key` is that of its series, if that is still there. Nothing is told of one
     /// whose code was not seen: it need not have failed.
     pub(crate) fn note(&mut self, time_ns: u64, key: Option<CallKey>, ended: Ended) {
         let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
-        if self.pace.admits(time_ns) {
+        if self.lines().admit(time_ns) {
             self.noted.push((key, code, ended));
-        } else {
-            self.suppressed += 1;
         }
     }
 
@@ -99,30 +131,24 @@ impl Failures {
             line.extend(key.iter().flat_map(|key| of_key(*key, interner)));
             line.extend(process.iter().flat_map(of_process));
             line.extend(peer.map(|peer| (Field::Peer, Value::from(peer.to_string()))));
-            self.write(time_ns, line);
+            self.lines().write(self.line(time_ns, line));
         }
     }
 
     /// Tells how many lines were suppressed, when no other line does.
     pub(crate) fn tick(&mut self, time_ns: u64) {
-        if self.suppressed > 0 && self.pace.admits(time_ns) {
-            self.write(time_ns, Vec::new());
+        let mut lines = self.lines();
+        if lines.suppressed > 0 && lines.pace.admits(time_ns) {
+            lines.write(self.line(time_ns, Vec::new()));
         }
     }
 
-    fn write(&mut self, time_ns: u64, fields: Vec<(Field, Value)>) {
+    fn line(&self, time_ns: u64, fields: Vec<(Field, Value)>) -> Map<String, Value> {
         let mut line = Map::new();
         line.insert("time".into(), time(time_ns).into());
         let told = fields.into_iter().filter(|(field, _)| !self.omitted.contains(field));
         line.extend(told.map(|(field, value)| (field.name().to_owned(), value)));
-        if self.suppressed > 0 {
-            line.insert("suppressed".into(), self.suppressed.into());
-        }
-        if (self.take)(Value::Object(line).to_string()) {
-            self.suppressed = 0;
-        } else {
-            self.suppressed += 1;
-        }
+        line
     }
 }
 

@@ -145,5 +145,5 @@ fn a_line_that_nobody_takes_is_counted() {
     let choice = Choice { per_second: 10, omitted: Vec::new() };
     let mut failures = Failures::new(&choice, Box::new(|_| false));
     tell(&mut failures, b"lost");
-    assert_eq!(failures.suppressed, 1);
+    assert_eq!(failures.lines().suppressed, 1);
 }

@@ -1,6 +1,12 @@
 //! Paths and their ids.
 
-use std::{collections::HashMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::texts::Texts;
 
@@ -25,13 +31,42 @@ impl PathId {
     /// `/index.html`, of the static table.
     pub(super) const INDEX_HTML: Self = Self(3);
 
-    /// The first whose text is in [`Interner::paths`].
+    /// The first that has a text.
     const FIRST: Self = Self::ROOT;
+}
+
+/// The paths that have an id, of all interners that [share](Interner::sharing) them.
+#[derive(Debug)]
+struct Paths {
+    /// Each interner that knows a path has its text as well.
+    ids: HashMap<Arc<str>, PathId>,
+    /// An id is never given to another path: what one interner's owner tells by it is read when the owner
+    /// of another may have taken it back. After 2³², a month of peers that send nothing but new paths,
+    /// there are no more.
+    next: u32,
+    max_paths: usize,
+}
+
+impl Paths {
+    /// A new path gets an id, if there is room.
+    fn intern(&mut self, text: &str) -> Option<(Arc<str>, PathId)> {
+        if let Some((text, &id)) = self.ids.get_key_value(text) {
+            return Some((Arc::clone(text), id));
+        }
+        if self.ids.len() >= self.max_paths || self.next == u32::MAX {
+            return None;
+        }
+        let (text, id) = (Arc::<str>::from(text), PathId(self.next));
+        self.next += 1;
+        self.ids.insert(Arc::clone(&text), id);
+        Some((text, id))
+    }
 }
 
 /// Gives each distinct path an id, which stays valid until it is [taken back](Interner::retain).
 ///
-/// Made to be shared by all connections of one thread. Peers choose the paths: there are bounds
+/// Made to be shared by all connections of one thread; those of several threads may
+/// [share](Interner::sharing) the ids. Peers choose the paths: there are bounds
 /// on their number and length, and the hash is keyed at random (the standard library's).
 #[derive(Debug)]
 pub struct Interner {
@@ -39,11 +74,9 @@ pub struct Interner {
     /// By its Huffman code, the id of a path and its length: at most one for each path, as a string
     /// has but one Huffman encoding.
     coded: HashMap<Box<[u8]>, (PathId, usize)>,
-    /// By id; `None` where it was taken back.
-    paths: Vec<Option<Arc<str>>>,
-    /// Positions in `paths` that were taken back.
-    free: Vec<u32>,
-    max_paths: usize,
+    paths: FxHashMap<PathId, Arc<str>>,
+    /// Asked for each path that is new here.
+    shared: Arc<Mutex<Paths>>,
     overflowed: u64,
     /// What is told of some calls beside.
     pub texts: Texts,
@@ -53,12 +86,23 @@ impl Interner {
     /// An interner that gives out at most `max_paths` ids, beside those of the two paths that
     /// are in HPACK's static table.
     pub fn new(max_paths: usize) -> Self {
+        let max_paths = max_paths.saturating_add(2);
+        let paths = Paths { ids: HashMap::new(), next: PathId::FIRST.0, max_paths };
+        Self::of(Arc::new(Mutex::new(paths)))
+    }
+
+    /// Another one that gives the same ids to the same paths; the bound is for both together.
+    #[must_use]
+    pub fn sharing(&self) -> Self {
+        Self::of(Arc::clone(&self.shared))
+    }
+
+    fn of(shared: Arc<Mutex<Paths>>) -> Self {
         let mut this = Self {
             ids: HashMap::new(),
             coded: HashMap::new(),
-            paths: Vec::new(),
-            free: Vec::new(),
-            max_paths: max_paths.min(u32::MAX as usize - 4).saturating_add(2),
+            paths: FxHashMap::default(),
+            shared,
             overflowed: 0,
             texts: Texts::default(),
         };
@@ -100,43 +144,36 @@ impl Interner {
         if let Some(&id) = self.ids.get(text) {
             return id;
         }
-        if text.len() > MAX_PATH_LEN || self.ids.len() >= self.max_paths {
-            return self.overflow();
-        }
-        let position = self.free.pop().unwrap_or(self.paths.len() as u32);
-        let text = Arc::<str>::from(text);
-        match self.paths.get_mut(position as usize) {
-            Some(path) => *path = Some(Arc::clone(&text)),
-            None => self.paths.push(Some(Arc::clone(&text))),
-        }
-        let id = PathId(PathId::FIRST.0 + position);
+        let known = if text.len() > MAX_PATH_LEN { None } else { self.shared().intern(text) };
+        let Some((text, id)) = known else { return self.overflow() };
+        self.paths.insert(id, Arc::clone(&text));
         self.ids.insert(text, id);
         id
     }
 
-    /// Whether three quarters of the ids are given out.
-    pub fn is_crowded(&self) -> bool {
-        4 * self.ids.len() >= 3 * self.max_paths
+    fn shared(&self) -> MutexGuard<'_, Paths> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes back all ids but those that are `used`, and those of HPACK's static table. They are given
-    /// to other paths.
+    /// Whether three quarters of the ids are given out.
+    pub fn is_crowded(&self) -> bool {
+        let shared = self.shared();
+        4 * shared.ids.len() >= 3 * shared.max_paths
+    }
+
+    /// Takes back all ids but those that are `used`, here or by one that shares them, and those of
+    /// HPACK's static table.
     pub fn retain(&mut self, used: impl Iterator<Item = PathId>) {
-        let mut keep = vec![false; self.paths.len()];
-        for id in used.chain([PathId::ROOT, PathId::INDEX_HTML]) {
-            let position = id.0.checked_sub(PathId::FIRST.0);
-            if let Some(keep) = position.and_then(|position| keep.get_mut(position as usize)) {
-                *keep = true;
-            }
-        }
-        for (position, (path, keep)) in self.paths.iter_mut().zip(keep).enumerate() {
-            if !keep && let Some(text) = path.take() {
-                self.ids.remove(&text);
-                self.free.push(position as u32);
-            }
-        }
-        let Self { coded, paths, .. } = self;
-        coded.retain(|_, (id, _)| text_of(paths, *id).is_some());
+        let used: FxHashSet<PathId> = used.chain([PathId::ROOT, PathId::INDEX_HTML]).collect();
+        self.ids.retain(|_, id| used.contains(id));
+        self.paths.retain(|id, _| used.contains(id));
+        self.coded.retain(|_, (id, _)| used.contains(id));
+        self.shared().ids.retain(|text, _| Arc::strong_count(text) > 1);
+    }
+
+    /// All ids that are given out, here or by one that shares them.
+    pub fn given_out(&self) -> FxHashSet<PathId> {
+        self.shared().ids.values().copied().collect()
     }
 
     fn overflow(&mut self) -> PathId {
@@ -147,18 +184,13 @@ impl Interner {
     /// The text of a path: visible ASCII, at most [`MAX_PATH_LEN`] long, not always beginning
     /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
     pub fn resolve(&self, id: PathId) -> Option<&str> {
-        text_of(&self.paths, id)
+        self.paths.get(&id).map(|path| &**path)
     }
 
     /// How often a path got [`PathId::OTHER`].
     pub fn overflowed(&self) -> u64 {
         self.overflowed
     }
-}
-
-fn text_of(paths: &[Option<Arc<str>>], id: PathId) -> Option<&str> {
-    let position = id.0.checked_sub(PathId::FIRST.0)?;
-    paths.get(position as usize)?.as_deref()
 }
 
 fn percent_encode(path: &[u8]) -> String {
@@ -218,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_not_used_go_to_other_paths() {
+    fn paths_that_are_not_used_make_room() {
         let mut interner = Interner::new(4);
         let [one, two, three] = [b"/1", b"/2", b"/3"].map(|path| {
             let id = interner.intern(path);
@@ -234,11 +266,29 @@ mod tests {
             assert_eq!((interner.resolve(id), interner.coded(&encode_huffman(path))), (None, None));
         }
         let four = interner.intern(b"/4");
-        assert!([one, three].contains(&four), "{four:?}");
+        assert!(![one, three].contains(&four), "an id is that of one path for ever");
         assert_eq!(interner.resolve(four), Some("/4"));
         assert_eq!(interner.intern(b"/"), PathId::ROOT);
         let known = [b"/4", b"/5", b"/6"].map(|path| interner.intern(path));
         assert_eq!(interner.intern(b"/7"), PathId::OTHER, "{known:?} are four with /2");
+    }
+
+    #[test]
+    fn ids_that_are_shared_are_the_same_and_taken_back_when_none_uses_them() {
+        let mut one = Interner::new(2);
+        let mut other = one.sharing();
+        let a = one.intern(b"/a");
+        let b = other.intern(b"/b");
+        assert_ne!(a, b);
+        assert_eq!((other.intern(b"/a"), other.intern(b"/")), (a, PathId::ROOT));
+        assert_eq!((one.resolve(a), one.resolve(b)), (Some("/a"), None));
+        assert_eq!(one.intern(b"/c"), PathId::OTHER, "the bound is that of both");
+        one.retain(std::iter::empty());
+        assert_eq!((one.intern(b"/c"), one.intern(b"/a")), (PathId::OTHER, a), "used by the other");
+        other.retain([b].into_iter());
+        one.retain(std::iter::empty());
+        assert_eq!(one.given_out(), [PathId::ROOT, PathId::INDEX_HTML, b].into_iter().collect());
+        assert_ne!(one.intern(b"/a"), a);
     }
 
     #[test]

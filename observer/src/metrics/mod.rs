@@ -86,6 +86,19 @@ pub struct Snapshot {
     pub telling: Arc<Telling>,
 }
 
+impl Snapshot {
+    /// Adds what another worker has: its figures, and the names that it uses. What the kernel and the
+    /// system tell of the daemon is for one of the snapshots to have.
+    pub fn merge(&mut self, other: Self) -> Result<(), RecordingsDiffer> {
+        let Self { statistics, paths, descriptors: _, processes, daemon, telling: _ } = other;
+        Arc::make_mut(&mut self.statistics).merge(&statistics)?;
+        Arc::make_mut(&mut self.paths).0.extend(Arc::unwrap_or_clone(paths).0);
+        Arc::make_mut(&mut self.processes).extend(Arc::unwrap_or_clone(processes));
+        Arc::make_mut(&mut self.daemon).merge(&daemon);
+        Ok(())
+    }
+}
+
 /// How the statistics are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telling {

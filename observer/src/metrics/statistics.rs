@@ -1,7 +1,8 @@
 //! What the calls add up to.
 //!
 //! [`Statistics`] has a single writer, the worker that owns it, so that every figure is a plain
-//! integer. A scrape gets a clone, and [`Statistics::merge`]s those of several workers.
+//! integer. A scrape gets a clone, and [`Statistics::merge`]s those of several workers. Only which
+//! series there are is asked of all of them, once for each: the bounds are for their sum.
 //!
 //! Per call there is one hash look-up, at its start; then its figures are found by the
 //! [`SeriesId`] that the connection keeps. Processes are dropped while connections that once
@@ -9,7 +10,11 @@
 //! is used again has another generation, and what comes late for the old one is counted as late
 //! and nowhere else. A slot whose generations are used up is not used again.
 
-use std::fmt;
+use std::{
+    collections::hash_map::Entry,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use rustc_hash::FxHashMap;
 
@@ -168,6 +173,54 @@ impl Slot {
     }
 }
 
+/// The series of all statistics that [share](Statistics::sharing) the bounds.
+#[derive(Debug, Default)]
+struct Room {
+    /// How many statistics have it.
+    holders: FxHashMap<CallKey, u32>,
+    /// Methods that count towards [`Limits::max_methods`].
+    methods: FxHashMap<(ProcessId, Role), usize>,
+}
+
+impl Room {
+    /// Takes room for a series, if there is any: there is if others have the series.
+    fn admit(&mut self, key: CallKey, limits: Limits) -> bool {
+        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
+        let fits = self.holders.contains_key(&key)
+            || self.holders.len() < limits.max_series
+                && (!is_method(key.path) || methods < limits.max_methods);
+        if fits {
+            self.take(key);
+        }
+        fits
+    }
+
+    fn take(&mut self, key: CallKey) {
+        let holders = self.holders.entry(key).or_default();
+        *holders += 1;
+        if *holders == 1 && is_method(key.path) {
+            *self.methods.entry((key.process, key.role)).or_default() += 1;
+        }
+    }
+
+    fn give_back(&mut self, key: CallKey) {
+        let Some(holders) = self.holders.get_mut(&key) else { return };
+        *holders -= 1;
+        if *holders > 0 {
+            return;
+        }
+        self.holders.remove(&key);
+        if is_method(key.path)
+            && let Entry::Occupied(mut methods) = self.methods.entry((key.process, key.role))
+        {
+            *methods.get_mut() -= 1;
+            if *methods.get() == 0 {
+                methods.remove();
+            }
+        }
+    }
+}
+
 /// The statistics of one worker, or of several merged.
 #[derive(Clone, Debug)]
 pub struct Statistics {
@@ -178,8 +231,7 @@ pub struct Statistics {
     ids: FxHashMap<CallKey, SeriesId>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Methods that count towards [`Limits::max_methods`].
-    methods: FxHashMap<(ProcessId, Role), usize>,
+    room: Arc<Mutex<Room>>,
     /// What was learned of each path over all processes and roles. Not of processes, so that a
     /// method's type does not go back when one is dropped; bounded by the interner's paths.
     streaming: FxHashMap<PathId, Streaming>,
@@ -200,13 +252,21 @@ impl Statistics {
             ids: FxHashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
-            methods: FxHashMap::default(),
+            room: Arc::default(),
             streaming: FxHashMap::default(),
             connections: FxHashMap::default(),
             calls: CallsBySight::default(),
             overflow: 0,
             late: 0,
         }
+    }
+
+    /// Empty statistics for another worker: the bounds are for the sum of both, in which a series that
+    /// both have is one.
+    #[must_use]
+    pub fn sharing(&self) -> Self {
+        let room = Arc::clone(&self.room);
+        Self { room, ..Self::new(self.recording.clone(), self.limits) }
     }
 
     /// What the calls of a series have in common; `None` when it was dropped.
@@ -305,15 +365,16 @@ impl Statistics {
         if process == ProcessId::OTHER {
             return;
         }
-        let Self { ids, slots, free, .. } = self;
+        let Self { ids, slots, free, room, .. } = self;
+        let mut room = lock(room);
         ids.retain(|key, id| {
             if key.process != process {
                 return true;
             }
             vacate(slots, free, *id);
+            room.give_back(*key);
             false
         });
-        self.methods.retain(|&(of, _), _| of != process);
         self.connections.retain(|&(of, _), _| of != process);
     }
 
@@ -335,21 +396,22 @@ impl Statistics {
                     *key = inherited;
                 }
                 self.ids.insert(inherited, id);
-                if is_method(key.path) {
-                    *self.methods.entry((heir, key.role)).or_default() += 1;
-                }
+                lock(&self.room).take(inherited);
             }
             self.ids.remove(&key);
+            lock(&self.room).give_back(key);
         }
         self.forget_process(process);
     }
 
-    /// Adds the figures of another worker. The bounds on series do not hold for the sum: it has as
-    /// many as the workers have together, up to [`Limits::MAX_SERIES`].
+    /// Adds the figures of another worker, for a scrape: no call is to be told to the sum. The bounds on
+    /// series hold for it where the workers [share](Self::sharing) them.
     pub fn merge(&mut self, other: &Self) -> Result<(), RecordingsDiffer> {
         if self.recording != other.recording {
             return Err(RecordingsDiffer);
         }
+        // A series that is new here begins when that which is added to it did.
+        self.now_ns = u64::MAX;
         for (key, series) in other.series() {
             let id = self.ids.get(&key).copied();
             let id = id.or_else(|| self.allocate(key)).unwrap_or_else(|| self.shared(key.role));
@@ -385,26 +447,25 @@ impl Statistics {
     #[cold]
     fn add(&mut self, key: CallKey) -> SeriesId {
         let other = CallKey { path: PathId::OTHER, ..key };
-        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
-        let counted = is_method(key.path);
-        if (!counted || methods < self.limits.max_methods)
-            && self.ids.len() < self.limits.max_series
-            && let Some(id) = self.allocate(key)
-        {
-            if counted {
-                self.methods.insert((key.process, key.role), methods + 1);
-            }
+        if let Some(id) = self.admit(key) {
             return id;
         }
         if let Some(&id) = self.ids.get(&other) {
             return id;
         }
-        if self.ids.len() < self.limits.max_series
-            && let Some(id) = self.allocate(other)
-        {
-            return id;
+        self.admit(other).unwrap_or_else(|| self.shared(key.role))
+    }
+
+    /// A new series, if there is room for it.
+    fn admit(&mut self, key: CallKey) -> Option<SeriesId> {
+        if !lock(&self.room).admit(key, self.limits) {
+            return None;
         }
-        self.shared(key.role)
+        let id = self.allocate(key);
+        if id.is_none() {
+            lock(&self.room).give_back(key);
+        }
+        id
     }
 
     /// The series of all that found no room elsewhere.
@@ -442,6 +503,10 @@ impl Statistics {
             self.streaming.entry(path).or_default().learn(shown);
         }
     }
+}
+
+fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether it counts towards [`Limits::max_methods`].

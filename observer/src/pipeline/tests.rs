@@ -1,6 +1,6 @@
 //! What connections hold together is bounded, and nothing is kept of what is over.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, slice, time::Duration};
 
 use observer_common::{
     frame::kind,
@@ -11,8 +11,8 @@ use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
     grpc::Sight,
     hpack::Interner,
-    metrics::{Buckets, Daemon, Format, Limits, Statistics, render},
-    process::ProcFs,
+    metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
+    process::{ProcFs, ProcessId},
 };
 
 const LIMIT: usize = 1 << 20;
@@ -238,16 +238,14 @@ fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
     item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
 }
 
-/// Calls that began, by path.
-fn begun(pipeline: &Pipeline<ProcFs>) -> BTreeMap<String, u64> {
-    let snapshot = pipeline.snapshot(Daemon::default());
-    let series = snapshot.statistics.series();
-    series
-        .map(|(key, series)| {
-            let path = snapshot.paths.path(key.path);
-            (String::from_utf8_lossy(path).into_owned(), series.started)
-        })
-        .collect()
+/// Calls that began, by path; those of all that have no name by none.
+fn begun(snapshot: &Snapshot) -> BTreeMap<String, u64> {
+    let mut begun = BTreeMap::new();
+    for (key, series) in snapshot.statistics.series() {
+        let path = String::from_utf8_lossy(snapshot.paths.path(key.path)).into_owned();
+        *begun.entry(path).or_default() += series.started;
+    }
+    begun
 }
 
 #[test]
@@ -275,9 +273,9 @@ fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
         pipeline.tick(round * PATHS_PERIOD_NS);
         // The entry still means what it did.
         begin(&mut pipeline, None, false);
-        assert_eq!(begun(&pipeline)["/kept/by-table"], round + 1);
+        assert_eq!(begun(&sum(slice::from_ref(&pipeline)))["/kept/by-table"], round + 1);
     }
-    let told = begun(&pipeline);
+    let told = begun(&sum(slice::from_ref(&pipeline)));
     assert_eq!((told["/kept/by-series"], told["/hostile/1-0"]), (1, 1));
     assert_eq!(told.values().sum::<u64>(), 2 + 20 * 11, "{told:?}");
     assert!(!pipeline.interner.is_crowded(), "three series, and a table's entry");
@@ -286,5 +284,79 @@ fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
     let mut later = record(2, record_kind::BYTES, 0, &items);
     later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
     pipeline.handle(&later);
-    assert_eq!(begun(&pipeline)["/later/Method"], 1);
+    assert_eq!(begun(&sum(slice::from_ref(&pipeline)))["/later/Method"], 1);
+}
+
+/// A request for `path`, and its reset, of a connection of its own.
+fn one_call(pipeline: &mut Pipeline<ProcFs>, connection: u64, path: &str) {
+    let items = [open(), request_for(1, Some(path), false), reset(1)];
+    pipeline.handle(&record(connection, record_kind::BYTES, 0, &items));
+}
+
+/// What several tell together.
+fn sum(pipelines: &[Pipeline<ProcFs>]) -> Snapshot {
+    let mut parts = pipelines.iter().map(|pipeline| pipeline.snapshot(Daemon::default()));
+    let mut sum = parts.next().unwrap();
+    parts.for_each(|part| sum.merge(part).unwrap());
+    sum
+}
+
+#[test]
+fn bounds_hold_for_all_workers_together() {
+    let mut one = pipeline();
+    one.statistics =
+        Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
+    one.interner = Interner::new(5);
+    let mut pipelines = one.split(4);
+    assert!(pipelines.iter().all(|pipeline| pipeline.max_memory == LIMIT / 4));
+    let mut connection = 0;
+    for round in 1..=2 {
+        for (number, pipeline) in pipelines.iter_mut().enumerate() {
+            for path in ["/s/Common".to_owned(), format!("/s/{number}")] {
+                connection += 1;
+                one_call(pipeline, connection, &path);
+            }
+        }
+        // The first to come are told by name, as by one worker; "" are all others.
+        let want = [("", 2), ("/s/0", 1), ("/s/1", 1), ("/s/Common", 4)];
+        let want = want.map(|(path, calls)| (path.to_owned(), round * calls));
+        let sum = sum(&pipelines);
+        assert_eq!(begun(&sum), want.into());
+        assert_eq!(sum.statistics.overflow(), 2 * round);
+    }
+    // "/s/Common" and four others.
+    let known = pipelines[0].interner.given_out();
+    assert_eq!(known.len(), 2 + 5);
+}
+
+#[test]
+fn what_has_expired_goes_from_all_workers_and_makes_room() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut one = pipeline();
+    one.statistics = Statistics::new(Buckets::default(), Limits { max_methods: 9, max_series: 2 });
+    let mut pipelines = one.split(2);
+    for (number, pipeline) in pipelines.iter_mut().enumerate() {
+        one_call(pipeline, number as u64, "/s/Common");
+        one_call(pipeline, 10 + number as u64, "/s/Other");
+        one_call(pipeline, 20 + number as u64, "/s/TooMany");
+    }
+    let want = [("", 2), ("/s/Common", 2), ("/s/Other", 2)];
+    let want = BTreeMap::from(want.map(|(path, calls)| (path.to_owned(), calls)));
+    assert_eq!(begun(&sum(&pipelines)), want);
+    for pipeline in &mut pipelines {
+        pipeline.handle(&record(0, record_kind::EXITED, 0, &[]));
+    }
+    let [lead, other] = pipelines.as_mut_slice() else { panic!("there are two") };
+    assert!(lead.tick(2 * SECOND).is_empty());
+    let expired = lead.tick(1000 * SECOND);
+    assert_eq!((expired.len(), lead.processes.len()), (1, 0));
+    other.follow(1000 * SECOND, &expired);
+    let left: Vec<_> = sum(&pipelines).statistics.series().map(|(key, _)| key.process).collect();
+    assert_eq!(left, [ProcessId::OTHER], "what stands for all that found no room");
+    // A process that comes later.
+    let items = [open(), request_for(1, Some("/s/Later"), false)];
+    let mut later = record(30, record_kind::BYTES, 0, &items);
+    later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
+    pipelines[1].handle(&later);
+    assert_eq!(begun(&sum(&pipelines))["/s/Later"], 1);
 }

@@ -10,7 +10,12 @@
 mod detail;
 mod identity;
 
-use std::{collections::hash_map::Entry, fmt, fs, path::Path, sync::Arc};
+use std::{
+    collections::hash_map::Entry,
+    fmt, fs,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use rustc_hash::FxHashMap;
 
@@ -131,6 +136,11 @@ impl Names {
         self.0.get(&id).cloned().unwrap_or_else(Process::other)
     }
 
+    /// Adds the names of others.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Asks for the names of each process's pod, by its UID.
     #[cfg(feature = "kubernetes")]
     pub(crate) fn tell_pods(&mut self, mut pod: impl FnMut(&str) -> Option<Arc<Pod>>) {
@@ -147,8 +157,12 @@ impl Names {
 
 impl Process {
     fn other() -> Self {
-        let identity = Arc::default();
-        Self { pid: 0, comm: Comm::OTHER, identity, began: None, exited_ns: None }
+        Self { comm: Comm::OTHER, ..Self::nameless() }
+    }
+
+    fn nameless() -> Self {
+        let (comm, identity) = (Comm([0; 16]), Arc::default());
+        Self { pid: 0, comm, identity, began: None, exited_ns: None }
     }
 
     fn is_told_like(&self, other: &Self, details: &[Detail]) -> bool {
@@ -157,60 +171,116 @@ impl Process {
     }
 }
 
-/// The table of watched processes.
-///
-/// Bounded: it keeps up to `max_processes`, those that exited included until they are forgotten;
-/// calls of any further one go to [`ProcessId::OTHER`] and are counted by
-/// [`Processes::overflow`]. Everything is O(1) but [`Processes::expired`], which is O(processes).
-#[derive(Clone, Debug)]
-pub struct Processes<S = ProcFs> {
-    source: S,
+/// The watched processes, as of all tables that [share](Processes::sharing) them.
+#[derive(Debug)]
+struct Known {
     limit: usize,
-    /// The latest process of each pid; it stays after its exit, because records of different rings
-    /// are not in order: what was seen before the exit may be read after it.
-    latest: FxHashMap<u32, ProcessId>,
-    known: FxHashMap<ProcessId, Process>,
+    processes: FxHashMap<ProcessId, Process>,
+    /// Those of each pid, one after the other. They stay after their exit, because records of different
+    /// rings are not in order: what was seen before the exit may be read after it.
+    of_pid: FxHashMap<u32, Vec<ProcessId>>,
     /// Ids are never used again: 2³² watched processes are not to be reached.
     next: u32,
     overflow: u64,
 }
 
+impl Known {
+    /// The process that had the pid at this time, as far as is known: the first that had not exited.
+    fn at(&mut self, pid: u32, time_ns: u64) -> Option<(ProcessId, &mut Process)> {
+        let Self { processes, of_pid, .. } = self;
+        let is_it = |id: &ProcessId| {
+            let process = processes.get(id);
+            process.is_some_and(|process| process.exited_ns.is_none_or(|at_ns| time_ns <= at_ns))
+        };
+        let id = of_pid.get(&pid)?.iter().copied().find(is_it)?;
+        Some((id, processes.get_mut(&id)?))
+    }
+
+    fn is_full(&self) -> bool {
+        self.processes.len() >= self.limit || self.next == u32::MAX
+    }
+
+    /// A new process, if there is room.
+    fn add(&mut self, process: impl FnOnce() -> Process) -> ProcessId {
+        if self.is_full() {
+            self.overflow += 1;
+            return ProcessId::OTHER;
+        }
+        let (id, process) = (ProcessId(self.next), process());
+        self.next += 1;
+        self.of_pid.entry(process.pid).or_default().push(id);
+        self.processes.insert(id, process);
+        id
+    }
+}
+
+/// The table of watched processes.
+///
+/// Bounded: it keeps up to `max_processes`, those that exited included until they are forgotten;
+/// calls of any further one go to [`ProcessId::OTHER`] and are counted by
+/// [`Processes::overflow`]. Everything is O(1) but [`Processes::expired`], which is O(processes).
+#[derive(Debug)]
+pub struct Processes<S = ProcFs> {
+    source: S,
+    /// By pid, those that were seen here and whose exit was not: of these `shared` need not be asked.
+    latest: FxHashMap<u32, ProcessId>,
+    shared: Arc<Mutex<Known>>,
+}
+
 impl<S: ProcessSource> Processes<S> {
     /// An empty table.
     pub fn new(max_processes: usize, source: S) -> Self {
-        Self {
-            source,
+        let known = Known {
             limit: max_processes,
-            latest: FxHashMap::default(),
-            known: FxHashMap::default(),
+            processes: FxHashMap::default(),
+            of_pid: FxHashMap::default(),
             next: ProcessId::OTHER.0 + 1,
             overflow: 0,
-        }
+        };
+        Self { source, latest: FxHashMap::default(), shared: Arc::new(Mutex::new(known)) }
+    }
+
+    /// Another table of the same processes, for what is read from another ring: each is to be told of
+    /// exits, in the order of its ring.
+    #[must_use]
+    pub fn sharing(&self) -> Self
+    where
+        S: Clone,
+    {
+        let (source, shared) = (self.source.clone(), Arc::clone(&self.shared));
+        Self { source, latest: FxHashMap::default(), shared }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Known> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many processes it knows.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.shared().processes.len()
     }
 
     /// Whether it knows none.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.len() == 0
     }
 
     /// How often a process did not find room.
     pub fn overflow(&self) -> u64 {
-        self.overflow
+        self.shared().overflow
     }
 
     /// What is known about the process.
     pub fn process(&self, id: ProcessId) -> Option<Process> {
-        if id == ProcessId::OTHER { Some(Process::other()) } else { self.known.get(&id).cloned() }
+        if id == ProcessId::OTHER {
+            return Some(Process::other());
+        }
+        self.shared().processes.get(&id).cloned()
     }
 
     /// A copy of what a scrape needs.
     pub fn names(&self) -> Names {
-        Names(self.known.clone())
+        Names(self.shared().processes.clone())
     }
 
     /// The pid did something at this time; `comm` is its name, where the record has it.
@@ -218,30 +288,40 @@ impl<S: ProcessSource> Processes<S> {
     /// The first sight gives the name. Later ones do not change it: what the kernel has at hand is
     /// the thread's name, and a label that follows it would split a process into many.
     pub fn seen(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> ProcessId {
-        if let Some(&id) = self.latest.get(&pid)
-            && let Some(process) = self.known.get(&id)
-            && process.exited_ns.is_none_or(|exited_ns| now_ns <= exited_ns)
-        {
+        match self.latest.get(&pid) {
+            Some(&id) => id,
+            None => self.look_up(pid, now_ns, comm),
+        }
+    }
+
+    #[cold]
+    fn look_up(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> ProcessId {
+        let Self { source, latest, shared } = self;
+        let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, process)) = known.at(pid, now_ns) {
+            if process.exited_ns.is_none() {
+                latest.insert(pid, id);
+            } else if process.comm.as_bytes().is_empty() {
+                process.comm = comm.unwrap_or(process.comm);
+            }
             return id;
         }
-        if self.known.len() >= self.limit || self.next == u32::MAX {
-            self.overflow += 1;
-            return ProcessId::OTHER;
+        let id = known.add(|| {
+            let comm = comm.filter(|comm| !comm.as_bytes().is_empty());
+            let comm = comm.or_else(|| source.comm(pid)).unwrap_or(Comm::truncated(b""));
+            let identity = Arc::new(source.identity(pid));
+            Process { pid, comm, identity, began: source.began(pid), exited_ns: None }
+        });
+        if id != ProcessId::OTHER {
+            latest.insert(pid, id);
         }
-        let id = ProcessId(self.next);
-        self.next += 1;
-        let comm = comm.filter(|comm| !comm.as_bytes().is_empty());
-        let comm = comm.or_else(|| self.source.comm(pid)).unwrap_or(Comm::truncated(b""));
-        let identity = Arc::new(self.source.identity(pid));
-        let began = self.source.began(pid);
-        self.known.insert(id, Process { pid, comm, identity, began, exited_ns: None });
-        self.latest.insert(pid, id);
         id
     }
 
     /// The process runs another program now (`execve`): the source says who it is.
-    pub fn executed(&mut self, pid: u32) {
-        if let Some(process) = self.latest.get(&pid).and_then(|id| self.known.get_mut(id))
+    pub fn executed(&mut self, pid: u32, now_ns: u64) {
+        let mut known = self.shared();
+        if let Some((_, process)) = known.at(pid, now_ns)
             && process.exited_ns.is_none()
             && let Some(comm) = self.source.comm(pid)
         {
@@ -252,29 +332,48 @@ impl<S: ProcessSource> Processes<S> {
 
     /// The process exited; a later sight of its pid is another process.
     pub fn exited(&mut self, pid: u32, now_ns: u64) {
-        if let Some(process) = self.latest.get(&pid).and_then(|id| self.known.get_mut(id))
-            && process.exited_ns.is_none()
-        {
+        self.latest.remove(&pid);
+        let mut known = self.shared();
+        if let Some((_, process)) = known.at(pid, now_ns) {
+            // Once is enough, and each ring tells it. What was found out is later than what is told.
             process.exited_ns = Some(now_ns);
+        } else if !known.is_full() {
+            // All that it did may be in other rings, and its pid may be used again here before they
+            // are read: they will give the name.
+            known.add(|| Process { pid, exited_ns: Some(now_ns), ..Process::nameless() });
         }
     }
 
     /// Looks for processes that exited without being told of. O(processes).
     pub fn find_exited(&mut self, now_ns: u64) {
-        let Self { source, known, .. } = self;
-        for process in known.values_mut().filter(|process| process.exited_ns.is_none()) {
-            let began = source.began(process.pid);
-            if began.is_none() || began != process.began {
-                process.exited_ns = Some(now_ns);
+        let mut gone = self.names().0;
+        // Not while others wait for the table.
+        gone.retain(|_, process| {
+            let began = process.exited_ns.is_none().then(|| self.source.began(process.pid));
+            began.is_some_and(|began| began.is_none() || began != process.began)
+        });
+        let mut known = self.shared();
+        for id in gone.keys() {
+            if let Some(process) = known.processes.get_mut(id) {
+                process.exited_ns.get_or_insert(now_ns);
             }
         }
+        drop(known);
+        self.ask_again();
+    }
+
+    /// Forgets what need not be asked: the exit of a process may have been told elsewhere, and not
+    /// here. To be called about once a second.
+    pub fn ask_again(&mut self) {
+        self.latest.clear();
     }
 
     /// The processes that exited at least this long ago. They stay until [`Processes::forget`], so
     /// that their series never lose their names before they are dropped.
     pub fn expired(&self, now_ns: u64, ttl_ns: u64) -> Vec<ProcessId> {
         let mut expired: Vec<ProcessId> = self
-            .known
+            .shared()
+            .processes
             .iter()
             .filter(|(_, process)| {
                 process
@@ -288,24 +387,19 @@ impl<S: ProcessSource> Processes<S> {
     }
 
     /// Each of these and the last process after it, if there is one, that `details` do not tell from
-    /// it either: that has its pid and its name, and so the labels of its series. O(processes).
+    /// it either: that has its pid and its name, and so the labels of its series.
     pub fn heirs(
         &self,
         of: Vec<ProcessId>,
         details: &[Detail],
     ) -> Vec<(ProcessId, Option<ProcessId>)> {
-        if of.is_empty() {
-            return Vec::new();
-        }
-        let mut by_pid: FxHashMap<u32, Vec<ProcessId>> = FxHashMap::default();
-        for (&id, process) in &self.known {
-            by_pid.entry(process.pid).or_default().push(id);
-        }
+        let known = self.shared();
+        let Known { processes, of_pid, .. } = &*known;
         let heir = |id: ProcessId| {
-            let process = self.known.get(&id)?;
-            let same_pid = by_pid.get(&process.pid)?.iter().copied();
+            let process = processes.get(&id)?;
+            let same_pid = of_pid.get(&process.pid)?.iter().copied();
             let is_like = |other: &ProcessId| {
-                self.known.get(other).is_some_and(|other| other.is_told_like(process, details))
+                processes.get(other).is_some_and(|other| other.is_told_like(process, details))
             };
             same_pid.filter(|&other| other > id).filter(is_like).max()
         };
@@ -315,16 +409,19 @@ impl<S: ProcessSource> Processes<S> {
     /// What runs in the process is this.
     #[cfg(test)]
     pub(crate) fn tell(&mut self, id: ProcessId, identity: Identity) {
-        self.known.get_mut(&id).expect("known").identity = Arc::new(identity);
+        self.shared().processes.get_mut(&id).expect("known").identity = Arc::new(identity);
     }
 
     /// Drops the process.
     pub fn forget(&mut self, id: ProcessId) {
-        if let Some(process) = self.known.remove(&id)
-            && let Entry::Occupied(latest) = self.latest.entry(process.pid)
-            && *latest.get() == id
+        let mut known = self.shared();
+        if let Some(process) = known.processes.remove(&id)
+            && let Entry::Occupied(mut of_pid) = known.of_pid.entry(process.pid)
         {
-            latest.remove();
+            of_pid.get_mut().retain(|&other| other != id);
+            if of_pid.get().is_empty() {
+                of_pid.remove();
+            }
         }
     }
 }
@@ -425,12 +522,44 @@ mod tests {
         let id = processes.seen(7, 10, Some(comm("given")));
         processes.exited(7, 100);
         processes.exited(7, 900);
-        processes.executed(7);
+        processes.executed(7, 900);
         let process = processes.process(id).unwrap();
         assert_eq!((process.pid, process.comm), (7, comm("given")));
         assert_eq!(process.exited_ns, Some(100));
-        processes.exited(9999, 1);
-        assert_eq!(processes.len(), 1);
+    }
+
+    #[test]
+    fn what_rings_tell_in_another_order_is_of_the_same_processes() {
+        let mut one = Processes::new(8, Numbered);
+        let mut other = one.sharing();
+        // Read from the one ring: the exit of a process that only the other has seen, and the pid again.
+        one.exited(7, 100);
+        let second = one.seen(7, 110, Some(comm("second")));
+        one.exited(7, 200);
+        let third = one.seen(7, 210, Some(comm("third")));
+        // And from the other.
+        let first = other.seen(7, 90, Some(comm("first")));
+        assert_eq!(other.seen(7, 95, None), first);
+        other.exited(7, 100);
+        assert_eq!(other.seen(7, 150, Some(comm("a-thread"))), second);
+        other.exited(7, 200);
+        assert_eq!((other.seen(7, 220, None), one.seen(7, 230, None)), (third, third));
+        assert_eq!([first, second, third].map(|id| name(&one, id)), ["first", "second", "third"]);
+        let exits = [first, second, third].map(|id| other.process(id).unwrap().exited_ns);
+        assert_eq!((exits, other.len()), ([Some(100), Some(200), None], 3));
+    }
+
+    #[test]
+    fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
+        let mut one = Processes::new(8, Numbered);
+        let mut other = one.sharing();
+        let first = one.seen(7, 10, Some(comm("given")));
+        assert_eq!(other.seen(7, 20, Some(comm("a-thread"))), first);
+        one.exited(7, 100);
+        assert_eq!(other.seen(7, 99, None), first);
+        other.ask_again();
+        assert_eq!(other.seen(7, 100, None), first);
+        assert_ne!(other.seen(7, 101, None), first);
     }
 
     #[test]
@@ -461,8 +590,8 @@ mod tests {
         let id = processes.seen(7, 10, Some(comm("sh")));
         let before = processes.process(id).unwrap().identity;
         assert_eq!(&*before.exe, b"/bin/7");
-        processes.executed(7);
-        processes.executed(8);
+        processes.executed(7, 20);
+        processes.executed(8, 20);
         assert_eq!(name(&processes, id), "proc-7");
         assert!(!Arc::ptr_eq(&before, &processes.process(id).unwrap().identity));
         assert_eq!(processes.names().process(id).comm, comm("proc-7"));

@@ -7,6 +7,9 @@
 //!     └────────── what they mean ──▶ model ──────figures──────────────────┘
 //! ```
 //!
+//! The same records also go by several rings to as many pipelines, read in any order, which must tell
+//! the same.
+//!
 //! `OBSERVER_SEED=n` runs one seed, that which a failure names; `OBSERVER_SEEDS=n` runs so many.
 
 #![expect(
@@ -66,10 +69,12 @@ fn live(seed: u64, faults: Faults, mut each: impl FnMut(&World)) -> World {
         world.step();
         if random.chance(5) {
             world.drain();
+            world.check_workers();
             each(&world);
         }
     }
     world.end();
+    world.check_workers();
     world
 }
 

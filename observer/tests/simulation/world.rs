@@ -1,10 +1,15 @@
 //! Processes and connections on one machine, what its kernel programs tell, and what the daemon
 //! makes of it.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
 
 use observer::{
-    metrics::{Buckets, Daemon, Limits, Snapshot, Statistics},
+    metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
     pipeline::Pipeline,
     process::{Comm, ProcessSource},
     record::{Bytes, Event, Item, Record},
@@ -84,6 +89,69 @@ pub struct World {
     pipeline: Pipeline<Names>,
     /// What must hold is looked at after each record, too: that takes a snapshot for each.
     each_record: bool,
+    /// Of some worlds, as that takes longest.
+    workers: Option<Workers>,
+}
+
+/// The same records by as many pipelines as there are rings, which are read in any order.
+#[derive(Debug)]
+struct Workers {
+    pipelines: Vec<Pipeline<Names>>,
+    /// Records that are yet to be read.
+    rings: Vec<VecDeque<Vec<u8>>>,
+    random: Random,
+}
+
+impl Workers {
+    fn new(pipeline: Pipeline<Names>, mut random: Random) -> Self {
+        let count = random.between(2, 4) as usize;
+        Self { pipelines: pipeline.split(count), rings: vec![VecDeque::new(); count], random }
+    }
+
+    /// The record is in the ring of its connection, or, of a process, in each.
+    fn send(&mut self, record: &[u8]) {
+        let Some(Record { connection, event, .. }) = Record::parse(record) else { return };
+        let of_process = matches!(event, Event::Exited | Event::Executed);
+        let ring = connection as usize % self.rings.len();
+        for (number, queue) in self.rings.iter_mut().enumerate() {
+            if of_process || number == ring {
+                queue.push_back(record.to_owned());
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        while self.rings.iter().any(|ring| !ring.is_empty()) {
+            let number = self.random.below(self.rings.len());
+            let some = self.random.below(self.rings[number].len() + 1);
+            for record in self.rings[number].drain(..some) {
+                self.pipelines[number].handle(&record);
+            }
+        }
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        let expired = self.pipelines[0].tick(now_ns);
+        for pipeline in &mut self.pipelines[1..] {
+            pipeline.follow(now_ns, &expired);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut parts = self.pipelines.iter().map(|pipeline| pipeline.snapshot(Daemon::default()));
+        let mut snapshot = parts.next().unwrap();
+        for part in parts {
+            snapshot.merge(part).unwrap();
+        }
+        snapshot
+    }
+}
+
+/// What a scrape tells, but for how many records it took: those of processes are in each ring.
+fn told(snapshot: &Snapshot) -> String {
+    let text = String::from_utf8(render(snapshot, Format::OpenMetricsText)).unwrap();
+    let of_rings = |line: &&str| !line.contains("observer_r");
+    text.lines().filter(of_rings).collect::<Vec<_>>().join("\n")
 }
 
 impl World {
@@ -91,7 +159,13 @@ impl World {
         let mut random = Random::new(seed);
         let names = Names::default();
         let buckets: Buckets = "0.001,1".parse().unwrap();
-        let statistics = Statistics::new(buckets, Limits::default());
+        let pipeline = || {
+            let statistics = Statistics::new(buckets.clone(), Limits::default());
+            Pipeline::new(statistics, names.clone(), SERIES_TTL)
+        };
+        let tells = std::env::var_os("OBSERVER_SEED").is_some();
+        let workers =
+            (seed % 16 == 8 || tells).then(|| Workers::new(pipeline(), Random::new(!seed)));
         let mut world = Self {
             kernel: Kernel::new(Random::new(random.next()), faults),
             now_ns: 1_000_000_000,
@@ -99,13 +173,13 @@ impl World {
             connections: Vec::new(),
             next_sock: 1,
             truth: Truth::default(),
-            pipeline: Pipeline::new(statistics, names.clone(), SERIES_TTL),
+            pipeline: pipeline(),
+            workers,
             names,
             random,
-            each_record: seed.is_multiple_of(16),
+            each_record: seed.is_multiple_of(16) || tells,
         };
-        world.truth.tells = std::env::var_os("OBSERVER_SEED").is_some();
-        world.each_record |= world.truth.tells;
+        world.truth.tells = tells;
         for pid in 0..world.random.between(1, 4) {
             world.spawn(100 + pid as u32);
         }
@@ -320,7 +394,12 @@ impl World {
         }
         self.drain();
         let ttl_ns = SERIES_TTL.as_nanos() as u64;
-        self.pipeline.tick(self.now_ns + ttl_ns);
+        let now_ns = self.now_ns + ttl_ns;
+        self.pipeline.tick(now_ns);
+        if let Some(workers) = &mut self.workers {
+            workers.tick(now_ns);
+        }
+        self.check_workers();
         self.snapshot()
     }
 
@@ -333,11 +412,18 @@ impl World {
                 tell(&record);
             }
             self.pipeline.handle(&record);
+            if let Some(workers) = &mut self.workers {
+                workers.send(&record);
+            }
             if self.each_record {
                 self.check_invariants();
             }
         }
+        if let Some(workers) = &mut self.workers {
+            workers.drain();
+        }
         self.check_invariants();
+        self.check_workers();
     }
 
     fn check_invariants(&self) {
@@ -359,6 +445,14 @@ impl World {
 
     pub fn snapshot(&self) -> Snapshot {
         self.pipeline.snapshot(Daemon::default())
+    }
+
+    /// Several workers tell the same as one.
+    pub fn check_workers(&self) {
+        if let Some(workers) = &self.workers {
+            let several = told(&workers.snapshot());
+            assert_eq!(several, told(&self.snapshot()), "by several, and by one");
+        }
     }
 
     pub fn bytes_lost(&self) -> u64 {
