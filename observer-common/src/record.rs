@@ -12,6 +12,10 @@
 //! All integers are in the machine's byte order; nothing here is an enum or a bool, because the
 //! daemon must survive any bytes.
 
+/// Most rings that there can be. All records of a connection are in one of them, and those of
+/// processes in each.
+pub const MAX_RINGS: u32 = 8;
+
 /// What a record tells.
 pub mod record_kind {
     /// Bytes went by in one direction: the record's items say which frames and messages.

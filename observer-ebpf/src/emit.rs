@@ -10,7 +10,8 @@ use observer_common::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, OpenItem, RecordHeader, item_kind, record_kind,
+        DataItem, ITEM_ALIGNMENT, ItemHeader, MAX_RINGS, OpenItem, RecordHeader, item_kind,
+        record_kind,
     },
 };
 
@@ -18,7 +19,7 @@ use crate::{
     connection::{Direction, state},
     count::count,
     globals,
-    maps::{PROCESSES, RING},
+    maps::{PROCESSES, RINGS},
     scratch::{COPY_MAX, RECORD_CAPACITY, Scratch},
     socket,
     walk::Walk,
@@ -166,7 +167,7 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) -> bool {
         write_header(walk, scratch);
         // SAFETY: a map value, valid for the run.
         let direction = unsafe { &mut *walk.direction };
-        sent = output(scratch);
+        sent = output(connection.id, scratch);
         if sent {
             connection.announced = 1;
             direction.lost = 0;
@@ -272,25 +273,49 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
 }
 
 #[inline(always)]
-fn output(scratch: &Scratch) -> bool {
+fn output(connection: u64, scratch: &Scratch) -> bool {
     let length = scratch.length & 0x7fff;
     if length as usize > RECORD_CAPACITY {
         return false;
     }
-    output_bytes(scratch.record.as_ptr(), length)
+    output_bytes(ring_of(connection), scratch.record.as_ptr(), length)
 }
 
-/// Sends a record that has no items.
+/// Sends a record of a connection that has no items.
 #[inline(always)]
 pub fn output_header(header: &RecordHeader) -> bool {
-    output_bytes((&raw const *header).cast(), EMPTY)
+    output_bytes(ring_of(header.connection), (&raw const *header).cast(), EMPTY)
+}
+
+/// Sends a record of a process that has no items: to every ring, as each may have its connections.
+/// Answers whether all have it.
+#[inline(always)]
+pub fn output_to_all(header: &RecordHeader) -> bool {
+    let mut sent = true;
+    for ring in 0..MAX_RINGS {
+        if ring >= globals::rings() {
+            break;
+        }
+        sent &= output_bytes(ring, (&raw const *header).cast(), EMPTY);
+    }
+    sent
+}
+
+/// The ring of a connection: always the same one, so that its records stay in order.
+#[inline(always)]
+fn ring_of(connection: u64) -> u32 {
+    // The inode number. They are given out one after the other; multiplied by 2³² ÷ φ they are spread
+    // evenly (Knuth, The Art of Computer Programming, 6.4).
+    let spread = ((connection >> 32) as u32).wrapping_mul(0x9e37_79b9);
+    ((u64::from(spread) * u64::from(globals::rings())) >> 32) as u32
 }
 
 /// Sends bytes. The daemon looks at the ring by its own clock; it is woken only when the ring
 /// fills, so that a record costs no wake-up.
 #[inline(always)]
-fn output_bytes(bytes: *const u8, length: u32) -> bool {
-    let ring = (&raw const RING).cast_mut().cast::<c_void>();
+fn output_bytes(ring: u32, bytes: *const u8, length: u32) -> bool {
+    let Some(ring) = RINGS.get(ring) else { return false };
+    let ring = (&raw const *ring).cast_mut().cast::<c_void>();
     // SAFETY: a map of this program; the caller has the bytes.
     unsafe {
         let waiting = aya_ebpf::helpers::generated::bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);

@@ -20,7 +20,11 @@ static FILTER_PROCESSES: u32 = 0;
 #[unsafe(no_mangle)]
 static FOLLOW_CHILDREN: u32 = 0;
 
-/// Bytes waiting in the ring from which on the daemon is woken at once.
+/// How many rings there are.
+#[unsafe(no_mangle)]
+static RING_COUNT: u32 = 1;
+
+/// Bytes waiting in a ring from which on the daemon is woken at once.
 #[unsafe(no_mangle)]
 static WAKE_AT: u32 = 0;
 
@@ -85,6 +89,12 @@ pub fn filter_processes() -> bool {
 pub fn follow_children() -> bool {
     // SAFETY: a global of this program.
     unsafe { read_volatile(&raw const FOLLOW_CHILDREN) != 0 }
+}
+
+#[inline(always)]
+pub fn rings() -> u32 {
+    // SAFETY: a global of this program.
+    unsafe { read_volatile(&raw const RING_COUNT) }
 }
 
 #[inline(always)]

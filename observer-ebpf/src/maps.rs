@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{ArrayOfMaps, RingBuf},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
-use observer_common::{counter, counter::Count, scanner::Message};
+use observer_common::{counter, counter::Count, record::MAX_RINGS, scanner::Message};
 
 use crate::{
     connection::Connection,
@@ -13,9 +14,11 @@ use crate::{
     scratch::{SLOTS, Scratch},
 };
 
-/// Records for the daemon.
-#[map]
-pub static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+/// Records for the daemon, which makes as many rings as it has workers. Of a ring that is none of
+/// these: as large as a page may be.
+#[btf_map]
+pub static RINGS: ArrayOfMaps<RingBuf<u8, { 64 << 10 }>, { MAX_RINGS as usize }> =
+    ArrayOfMaps::new();
 
 /// Watched connections by `struct sock`.
 #[map]

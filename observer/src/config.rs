@@ -8,9 +8,11 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread;
 use std::time::Duration;
 
 use crate::failures;
@@ -45,7 +47,9 @@ pub struct Config {
     pub max_series: usize,
     /// Connections that the kernel programs keep state of at once.
     pub max_connections: u32,
-    /// Size of the ring buffer between kernel and daemon.
+    /// Threads that follow calls, each with a ring buffer of its own.
+    pub workers: u32,
+    /// Size of each ring buffer between kernel and daemon.
     pub ring_size: RingSize,
     /// How long the series of a process are kept after it exited.
     pub series_ttl: Duration,
@@ -74,6 +78,7 @@ impl Default for Config {
             max_methods: 1000,
             max_series: 50_000,
             max_connections: 65_536,
+            workers: default_workers(),
             ring_size: RingSize::default(),
             series_ttl: Duration::from_mins(5),
             btf: PathBuf::from(KERNEL_BTF),
@@ -431,6 +436,12 @@ fn size(bytes: u64) -> String {
         }
     }
     format!("{bytes} bytes")
+}
+
+/// One for each 16 processors that the daemon may use, up to 4.
+fn default_workers() -> u32 {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    (processors / 16).clamp(1, 4) as u32
 }
 
 /// Reads how long series are kept: `300`, `300s`, `5m`, `2h`, `1d`.

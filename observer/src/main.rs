@@ -17,7 +17,7 @@ use observer::{
     privileges,
     server::{self, Pages, Protection},
     top::{self, Address, Remote, Source},
-    worker::Worker,
+    worker::Workers,
 };
 use tokio::{
     net::TcpListener,
@@ -58,8 +58,8 @@ fn run(config: &Config) -> Result<()> {
     preconditions::verify(config, &Places::default())?;
     let listener = preconditions::bind(config.listen)?;
     let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
-    let (worker, backend) = watch(config)?;
-    let (worker, filter) = (Arc::new(worker), &config.filter);
+    let (workers, backend) = watch(config)?;
+    let (workers, filter) = (Arc::new(workers), &config.filter);
     let runtime = runtime()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
@@ -68,11 +68,11 @@ fn run(config: &Config) -> Result<()> {
         let url = format!("{}://{address}/", protection.scheme());
         info!("watching {filter}, backend {backend}, metrics at {url}metrics, the page at {url}");
         let pages = Arc::new(Figures {
-            worker: Arc::clone(&worker),
+            workers: Arc::clone(&workers),
             #[cfg(feature = "kubernetes")]
             pods: config.kubernetes.clone().map(Pods::start).transpose()?,
         });
-        server::serve(listener, pages, protection, end(&mut signals, &worker)).await;
+        server::serve(listener, pages, protection, end(&mut signals, &workers)).await;
         Ok::<(), anyhow::Error>(())
     })?;
     runtime.shutdown_timeout(GRACE);
@@ -81,17 +81,17 @@ fn run(config: &Config) -> Result<()> {
 
 /// Attaches the kernel programs, gives up what is not needed any more, and starts to count. To be
 /// called before there is another thread.
-fn watch(config: &Config) -> Result<(Worker, Backend)> {
+fn watch(config: &Config) -> Result<(Workers, Backend)> {
     let descriptors = match &config.descriptor_set {
         Some(path) => Descriptors::read(path)?,
         None => Descriptors::default(),
     };
-    let (probes, ring) = Probes::attach(config)?;
+    let (probes, rings) = Probes::attach(config)?;
     let left = privileges::give_up(&probes, &config.telling.labels)?;
     debug!("capabilities left: {left:?}");
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());
-    Ok((Worker::start(config, descriptors, probes, ring)?, backend))
+    Ok((Workers::start(config, descriptors, probes, rings)?, backend))
 }
 
 /// `observer top`. What is selected for this call is watched by nobody yet.
@@ -119,16 +119,16 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
 }
 
 /// The log would be in the way of what is shown.
-fn own(config: &Config, there: &Address) -> Result<Worker> {
+fn own(config: &Config, there: &Address) -> Result<Workers> {
     let started = preconditions::verify(config, &Places::default()).and_then(|()| watch(config));
-    let (worker, _) = started.with_context(|| {
+    let (workers, _) = started.with_context(|| {
         if config.filter.selects_all() {
             format!("no daemon answers at {there}, and this process cannot watch by itself")
         } else {
             "what --port, --pid and --comm select needs a watch of its own".into()
         }
     })?;
-    Ok(worker)
+    Ok(workers)
 }
 
 /// The server's threads: one, as scrapes are few; rendering has its own.
@@ -141,10 +141,10 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Waits for the signal to end; detaches; leaves time for a last scrape, unless told twice.
-async fn end(signals: &mut Signals, worker: &Arc<Worker>) {
+async fn end(signals: &mut Signals, workers: &Arc<Workers>) {
     let name = signals.next().await;
     info!("{name}: detaching, /metrics answers for {} s more", LAST_SCRAPE.as_secs());
-    let detaching = Arc::clone(worker);
+    let detaching = Arc::clone(workers);
     match tokio::task::spawn_blocking(move || detaching.detach()).await {
         Ok(Ok(())) => debug!("detached"),
         Ok(Err(error)) => debug!("not detached: {error:#}"),
@@ -181,7 +181,7 @@ impl Signals {
 
 /// What the server publishes.
 struct Figures {
-    worker: Arc<Worker>,
+    workers: Arc<Workers>,
     #[cfg(feature = "kubernetes")]
     pods: Option<Pods>,
 }
@@ -192,7 +192,7 @@ impl Pages for Figures {
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
-        let snapshot = self.worker.snapshot().map_err(|error| format!("{error:#}"));
+        let snapshot = self.workers.snapshot().map_err(|error| format!("{error:#}"));
         #[cfg(feature = "kubernetes")]
         let snapshot = snapshot.map(|mut snapshot| {
             if let Some(pods) = &self.pods {
@@ -208,7 +208,7 @@ impl Pages for Figures {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.worker.is_running() { Ok(()) } else { Err("the worker has ended".into()) }
+        if self.workers.is_running() { Ok(()) } else { Err("a worker has ended".into()) }
     }
 }
 
@@ -231,11 +231,11 @@ fn check(config: &Config) -> Result<()> {
     if met {
         let attached = Probes::attach(config);
         met = attached.is_ok();
-        let told = attached.as_ref().map(|(probes, _ring)| {
+        let told = attached.as_ref().map(|(probes, _rings)| {
             format!("{} would be used: {}", probes.backend(), probes.reason())
         });
         report("backend", &told.map_err(|error| anyhow::anyhow!("{error:#}")));
-        for program in attached.iter().flat_map(|(probes, _ring)| probes.sizes()) {
+        for program in attached.iter().flat_map(|(probes, _rings)| probes.sizes()) {
             report("program", &Ok(program.to_string()));
         }
     }

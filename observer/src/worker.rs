@@ -1,7 +1,11 @@
-//! The thread that reads the ring: the single writer of the statistics.
+//! The threads that read the rings, each the single writer of its statistics.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -17,7 +21,7 @@ use crate::{
     failures::{Failures, Output},
     kernel::{Probes, Ring},
     metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
-    pipeline::Pipeline,
+    pipeline::{Expired, Pipeline},
     process::ProcFs,
 };
 
@@ -33,28 +37,45 @@ const BATCH: usize = 4096;
 /// A scrape waits this long for its snapshot.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The running thread. Dropped, it goes on; see [`Worker::stop`].
+/// The running threads. Dropped, they end when they have read what is in their rings.
 #[derive(Debug)]
-pub struct Worker {
-    requests: mpsc::Sender<Request>,
-    waker: Arc<Waker>,
-    thread: JoinHandle<()>,
+pub struct Workers {
+    /// To the first worker, which asks the others.
+    requests: Requests,
+    threads: Vec<JoinHandle<()>>,
 }
 
+/// Of one worker.
 #[derive(Debug)]
+struct Requests {
+    sender: mpsc::Sender<Request>,
+    waker: Arc<Waker>,
+}
+
+impl Requests {
+    fn send(&self, request: Request) -> Result<()> {
+        self.sender.send(request).map_err(|_| anyhow!("a worker has ended"))?;
+        self.waker.wake().context("cannot wake a worker")
+    }
+}
+
+#[derive(Clone, Debug)]
 enum Request {
-    Snapshot(mpsc::SyncSender<Snapshot>),
+    /// With the worker's number.
+    Snapshot(mpsc::SyncSender<(usize, Snapshot)>),
     /// Detach, and say when that is done and all records are read.
     Detach(mpsc::SyncSender<()>),
+    /// A tick of the first worker.
+    Follow { now_ns: u64, expired: Expired },
 }
 
-impl Worker {
-    /// Starts the thread.
+impl Workers {
+    /// Starts a thread for each ring.
     pub fn start(
         config: &Config,
         descriptors: Descriptors,
         probes: Probes,
-        ring: Ring,
+        rings: Vec<Ring>,
     ) -> Result<Self> {
         let statistics = Statistics::new(
             config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
@@ -67,51 +88,87 @@ impl Worker {
             Some(choice) => pipeline.telling_failures(Failures::new(choice, Output::stdout()?)),
             None => pipeline,
         };
-        let (requests, incoming) = mpsc::channel();
-        let waker = ring.waker();
-        let state = State {
+        let pending = Arc::new(AtomicUsize::new(0));
+        let mut requests = Vec::new();
+        let mut workers = Vec::new();
+        let pipelines = pipeline.split(rings.len());
+        for (number, (ring, pipeline)) in rings.into_iter().zip(pipelines).enumerate() {
+            let (sender, incoming) = mpsc::channel();
+            requests.push(Requests { sender, waker: ring.waker() });
+            let pending = Arc::clone(&pending);
+            workers.push(State { number, ring, pipeline, incoming, lead: None, pending });
+        }
+        let others = requests.split_off(1);
+        let requests = requests.pop().context("there is no ring")?;
+        let lead = Lead {
+            others,
             ends_untold: 0,
             says_tls: !config.filter.selects_all(),
             backend: probes.backend().to_string(),
             started_ns: monotonic_ns(),
             probes: Some(probes),
             last: Daemon::default(),
-            ring,
-            pipeline,
-            incoming,
         };
-        let thread = thread::Builder::new()
-            .name("worker".into())
-            .spawn(move || state.run())
-            .context("cannot start the worker thread")?;
-        Ok(Self { requests, waker, thread })
+        if let Some(first) = workers.first_mut() {
+            first.lead = Some(lead);
+        }
+        let threads: Result<_> = workers.into_iter().map(State::start).collect();
+        Ok(Self { requests, threads: threads? })
     }
 
-    /// Everything that happened before this call, as figures. Blocks until the worker has read it.
+    /// Everything that happened before this call, as figures. Blocks until the workers have read it.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        self.request(Request::Snapshot)
+        let mut parts = self.request(Request::Snapshot)?;
+        // The first one's has what is of the whole daemon.
+        parts.sort_unstable_by_key(|(number, _)| *number);
+        let mut parts = parts.into_iter().map(|(_, part)| part);
+        let mut snapshot = parts.next().context("there is no worker")?;
+        for part in parts {
+            snapshot.merge(part)?;
+        }
+        Ok(snapshot)
     }
 
     /// Detaches the kernel programs and reads what they left. Snapshots remain possible.
     pub fn detach(&self) -> Result<()> {
-        self.request(Request::Detach)
+        self.request(Request::Detach).map(drop)
     }
 
-    fn request<T>(&self, request: impl FnOnce(mpsc::SyncSender<T>) -> Request) -> Result<T> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.requests.send(request(reply)).map_err(|_| anyhow!("the worker has ended"))?;
-        self.waker.wake().context("cannot wake the worker")?;
-        answer.recv_timeout(PATIENCE).context("the worker does not answer")
+    /// What each worker answers.
+    fn request<T>(&self, request: impl FnOnce(mpsc::SyncSender<T>) -> Request) -> Result<Vec<T>> {
+        let (reply, answers) = mpsc::sync_channel(self.threads.len());
+        self.requests.send(request(reply))?;
+        let deadline = Instant::now() + PATIENCE;
+        let answer = |_| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            answers.recv_timeout(left).context("a worker does not answer")
+        };
+        self.threads.iter().map(answer).collect()
     }
 
-    /// Whether the thread runs.
+    /// Whether all threads run.
     pub fn is_running(&self) -> bool {
-        !self.thread.is_finished()
+        !self.threads.iter().any(JoinHandle::is_finished)
     }
 }
 
-/// What the thread owns.
+/// What a thread owns.
 struct State {
+    number: usize,
+    ring: Ring,
+    pipeline: Pipeline<ProcFs>,
+    incoming: mpsc::Receiver<Request>,
+    /// What the first worker asked of the others, and they have not done yet.
+    pending: Arc<AtomicUsize>,
+    /// Of the first worker.
+    lead: Option<Lead>,
+}
+
+/// What the first worker has beside. It alone has to do with the kernel programs, and decides which
+/// processes have expired. The others hear from nobody else, so that at each snapshot all have dropped
+/// the same processes.
+struct Lead {
+    others: Vec<Requests>,
     backend: String,
     /// When the kernel programs had been attached, by the kernel's monotonic clock.
     started_ns: u64,
@@ -119,16 +176,20 @@ struct State {
     probes: Option<Probes>,
     /// The kernel programs' figures when they were detached.
     last: Daemon,
-    ring: Ring,
-    pipeline: Pipeline<ProcFs>,
     /// How often the end of a process may not have been told, when that was last asked.
     ends_untold: u64,
     /// TLS where cleartext was asked for is still to be told, once.
     says_tls: bool,
-    incoming: mpsc::Receiver<Request>,
 }
 
 impl State {
+    fn start(self) -> Result<JoinHandle<()>> {
+        thread::Builder::new()
+            .name(format!("worker-{}", self.number))
+            .spawn(move || self.run())
+            .context("cannot start a worker thread")
+    }
+
     fn run(mut self) {
         let mut ticked = Instant::now();
         loop {
@@ -164,36 +225,67 @@ impl State {
     }
 
     fn answer(&mut self, request: Request) {
+        if let Some(lead) = &mut self.lead {
+            if let Request::Detach(_) = request {
+                lead.detach();
+            }
+            lead.ask_others(&request, &self.pending);
+        }
         self.drain();
         // Whoever asked may have given up waiting: then nobody takes the answer.
         match request {
             Request::Snapshot(reply) => {
-                let daemon = self.figures();
-                let _ = reply.send(self.pipeline.snapshot(daemon));
+                let daemon = self.lead.as_ref().map(Lead::figures).unwrap_or_default();
+                let _ = reply.send((self.number, self.pipeline.snapshot(daemon)));
             }
             Request::Detach(reply) => {
-                self.last = self.figures();
-                self.probes = None;
-                self.drain();
                 let _ = reply.send(());
             }
+            Request::Follow { now_ns, expired } => self.pipeline.follow(now_ns, &expired),
+        }
+        if self.lead.is_none() {
+            self.pending.fetch_sub(1, Ordering::Release);
         }
     }
 
+    /// Of the first worker.
     fn tick(&mut self) {
-        if let Some(probes) = &self.probes
+        let Some(lead) = &mut self.lead else { return };
+        if let Some(probes) = &lead.probes
             && let Err(error) = probes.sweep()
         {
             warn!("connections that ended unseen are not looked for: {error:#}");
         }
-        self.tell_tls();
+        lead.tell_tls();
         let now_ns = monotonic_ns();
-        let untold = self.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
-        if let Some(untold) = untold.filter(|untold| *untold != self.ends_untold) {
-            self.ends_untold = untold;
+        let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
+        if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
+            lead.ends_untold = untold;
             self.pipeline.find_exited(now_ns);
         }
-        self.pipeline.tick(now_ns);
+        // A process's name is forgotten as it expires: nobody may be about to tell its series.
+        let expired = if self.pending.load(Ordering::Acquire) == 0 {
+            self.pipeline.tick(now_ns)
+        } else {
+            self.pipeline.follow(now_ns, &[]);
+            Expired::default()
+        };
+        lead.ask_others(&Request::Follow { now_ns, expired }, &self.pending);
+    }
+}
+
+impl Lead {
+    fn ask_others(&self, request: &Request, pending: &AtomicUsize) {
+        for other in &self.others {
+            pending.fetch_add(1, Ordering::Relaxed);
+            // One that has ended is noticed by who waits for its answer.
+            let _ = other.send(request.clone());
+        }
+    }
+
+    fn detach(&mut self) {
+        self.last = self.figures();
+        self.probes = None;
     }
 
     /// Whoever selects a port or a process expects its calls, and should read why there are none.

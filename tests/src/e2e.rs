@@ -21,6 +21,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use tests::daemon::{Daemon, Shared, User, free_address, refusal};
 use tests::expected::Expected;
+use tests::footprint::{status, threads};
 use tests::look;
 use tests::openmetrics::Metrics;
 use tests::pace::slowness;
@@ -221,6 +222,8 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             let name = format!("{policy}, attempts are calls: {}", server.name);
             cases.add(&name, Confirmed(TSHARK), run);
         }
+        let run = move || several_workers(server);
+        cases.add(&format!("four workers, 50 connections: {}", server.name), Nothing, run);
         let daemon = shared.clone();
         let run =
             move || daemon.watch(|daemon| tests::gzip::is_counted_as_on_the_wire(daemon, server));
@@ -481,6 +484,22 @@ fn without_flags(stack: &Stack, listen: Listen, plan: &Plan) -> Result<()> {
     let daemon = Daemon::start::<&str>(&[])?;
     let (client, did) = Client::start(stack, &server, plan)?.finish()?;
     all_told(&daemon, server, &client, &did)
+}
+
+/// Each worker has some of the connections, and so of the calls of each method; it ends as others do.
+fn several_workers(stack: &Stack) -> Result<()> {
+    let daemon = Daemon::start(&["--workers", "4"])?;
+    let server = Server::start(stack, Listen::V4)?;
+    let mut plan = kinds();
+    plan.extend(thousand(50));
+    plan.extend(few(20));
+    let (client, did) = Client::start(stack, &server, &plan)?.finish()?;
+    all_told(&daemon, server, &client, &did)?;
+    let names =
+        threads(daemon.pid())?.into_iter().map(|thread| status(daemon.pid(), thread, "Name"));
+    let workers = names.filter_map(Result::ok).filter(|name| name.starts_with("worker-")).count();
+    ensure!(workers == 4, "{workers} workers");
+    daemon.stop()
 }
 
 /// What goes over a server's port from now on, if tshark is installed.

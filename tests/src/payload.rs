@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Has peers exchange messages of every size and looks for their bytes in all that the kernel
 /// programs tell.
 pub fn stays_in_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
-    let (_probes, mut ring) = Probes::attach(&Config::default())?;
+    let (_probes, mut rings) = Probes::attach(&Config::default())?;
     let server = Server::start(server, Listen::V4)?;
     let (_, did) = Client::start(client, &server, &plan())?.finish()?;
     server.stop()?;
@@ -32,8 +32,10 @@ pub fn stays_in_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
     let mut records = Vec::new();
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
-        ring.drain(usize::MAX, |record| records.push(record.to_vec()));
-        ring.wait(Duration::from_millis(100))?;
+        for ring in &mut rings {
+            ring.drain(usize::MAX, |record| records.push(record.to_vec()));
+            ring.wait(Duration::from_millis(100))?;
+        }
     }
     ensure!(records.len() > 50, "only {} records, so this shows nothing", records.len());
     let kept = records.iter().map(|record| kept_bytes(record)).sum::<usize>();

@@ -296,7 +296,7 @@ fn tell(pid: u32, kind: u8) {
     // SAFETY: a helper without arguments.
     let time_ns = unsafe { bpf_ktime_get_ns() };
     let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-    if !emit::output_header(&header) {
+    if !emit::output_to_all(&header) {
         count(Counter::RingFull, 0);
     }
 }

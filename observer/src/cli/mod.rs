@@ -19,6 +19,7 @@ use clap::error::{Error, ErrorKind};
 use clap::{Arg, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use observer_common::record::MAX_RINGS;
 
 use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
 #[cfg(feature = "kubernetes")]
@@ -510,10 +511,21 @@ struct Options {
     #[arg(help_heading = "In the kernel")]
     max_connections: u32,
 
-    /// Size of the ring buffer between kernel and observer
+    /// Threads that follow calls, each with a ring buffer of its own
     ///
-    /// Bytes, or a number with KiB, MiB or GiB: a power of two from 64KiB to 1GiB. Larger ones
-    /// ride out longer bursts; records that do not fit are lost, and counted.
+    /// From 1 to 8. All that a connection tells goes to one of them. One follows some 500,000 calls a
+    /// second; more are for machines on which more are made, or whose many processors wait for each other
+    /// at one ring.
+    ///
+    /// Example: --workers 4
+    #[arg(long, value_name = "N", value_parser = workers(), global = true)]
+    #[arg(help_heading = "In the kernel")]
+    workers: Option<u32>,
+
+    /// Size of each ring buffer between kernel and observer
+    ///
+    /// There is one for each of the --workers. Bytes, or a number with KiB, MiB or GiB: a power of two
+    /// from 64KiB to 1GiB. Larger ones ride out longer bursts; records that do not fit are lost, and counted.
     ///
     /// Example: --ring-size 32MiB
     #[arg(long, value_name = "BYTES", default_value_t = RingSize::default(), global = true)]
@@ -690,6 +702,7 @@ impl Options {
             max_methods: self.max_methods as usize,
             max_series: self.max_series as usize,
             max_connections: self.max_connections,
+            workers: self.workers.unwrap_or(Config::default().workers),
             ring_size: self.ring_size,
             series_ttl: self.series_ttl,
             btf: self.btf,
@@ -701,6 +714,10 @@ impl Options {
             log: self.log,
         })
     }
+}
+
+fn workers() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(MAX_RINGS))
 }
 
 fn default_buckets() -> String {
@@ -733,6 +750,7 @@ fn annotated(arg: Arg) -> Arg {
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
         ([], "port") => "every port, and Unix sockets".to_owned(),
         ([], "buckets") => default_buckets(),
+        ([], "workers") => "one for each 16 processors, at least 1 and at most 4".to_owned(),
         ([], "pid" | "comm") => "every process".to_owned(),
         ([], _) => "none".to_owned(),
         (values, _) => values.join(","),

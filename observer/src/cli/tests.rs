@@ -30,7 +30,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 23] = [
+const SETTINGS: [(&str, &str, &str); 24] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -47,6 +47,7 @@ const SETTINGS: [(&str, &str, &str); 23] = [
     ("series-ttl", "90", "90"),
     ("backend", "'kprobe'", "kprobe"),
     ("max-connections", "8", "8"),
+    ("workers", "8", "8"),
     ("ring-size", "65536", "64KiB"),
     ("btf", "'/b'", "/b"),
     ("log", "'warn,observer=debug'", "warn,observer=debug"),

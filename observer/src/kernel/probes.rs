@@ -8,10 +8,11 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
     sys::{BpfHelper, is_helper_supported},
 };
+use aya_obj::generated::bpf_map_type;
 use observer_common::counter::{self, Counter, Protocol};
 
 use super::{
@@ -83,8 +84,8 @@ impl Display for ProgramSize {
 
 impl Probes {
     /// Loads and attaches the programs of the backend that was asked for, or of the best that this
-    /// kernel allows: all of them, or none.
-    pub fn attach(config: &Config) -> Result<(Self, Ring)> {
+    /// kernel allows: all of them, or none. There is a ring for each worker.
+    pub fn attach(config: &Config) -> Result<(Self, Vec<Ring>)> {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
         let attempt = |backend| Attached::attempt(backend, config, &layout);
@@ -94,8 +95,8 @@ impl Probes {
         };
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         give_memory_back();
-        let Attached { ebpf, counts, ring } = attached;
-        Ok((Self { ebpf, counts, backend, reason }, ring))
+        let Attached { ebpf, counts, rings } = attached;
+        Ok((Self { ebpf, counts, backend, reason }, rings))
     }
 
     /// The backend in use.
@@ -179,7 +180,7 @@ fn give_memory_back() {
 struct Attached {
     ebpf: Ebpf,
     counts: PerCpuArray<MapData, counter::Count>,
-    ring: Ring,
+    rings: Vec<Ring>,
 }
 
 impl Attached {
@@ -193,12 +194,11 @@ impl Attached {
         }
         let mut ebpf = load(backend, config, layout)?;
         select(&mut ebpf, &config.filter)?;
-        let ring = ebpf.take_map("RING").context("the kernel programs have no ring")?;
-        let ring = Ring::new(RingBuf::try_from(ring)?)?;
+        let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
         let counts = PerCpuArray::try_from(counts)?;
         programs::attach(&mut ebpf, backend, config, layout)?;
-        Ok(Self { ebpf, counts, ring })
+        Ok(Self { ebpf, counts, rings })
     }
 }
 
@@ -219,9 +219,8 @@ fn load(backend: Backend, config: &Config, layout: &Layout) -> Result<Ebpf> {
     let filter_ports = u32::from(!filter.ports.is_empty());
     let filter_processes = u32::from(!filter.selects_all_processes());
     let follow_children = u32::from(filter.children);
-    let ring_size = config.ring_size.bytes();
     // Half full: enough time is left for the daemon to come before the rest is.
-    let wake_at = ring_size / 2;
+    let wake_at = config.ring_size.bytes() / 2;
     EbpfLoader::new()
         // Only for relocations, of which rustc emits none; reading it takes time and memory.
         .btf(None)
@@ -229,14 +228,28 @@ fn load(backend: Backend, config: &Config, layout: &Layout) -> Result<Ebpf> {
         .override_global("FILTER_PORTS", &filter_ports, true)
         .override_global("FILTER_PROCESSES", &filter_processes, true)
         .override_global("FOLLOW_CHILDREN", &follow_children, true)
+        .override_global("RING_COUNT", &config.workers, true)
         .override_global("WAKE_AT", &wake_at, true)
         .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
         .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
-        .map_max_entries("RING", ring_size)
         .map_max_entries("CONNECTIONS", config.max_connections)
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
         .context("the kernel refused the maps of the kernel programs")
+}
+
+/// Makes the rings, and gives them to the kernel programs.
+fn rings(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<Ring>> {
+    let mut of_programs: ArrayOfMaps<_, RingBuf<MapData>> = map(ebpf, "RINGS")?.try_into()?;
+    let ring = |number| {
+        let kind = bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+        let ring = aya_obj::Map::new_from_params(kind, 0, 0, config.ring_size.bytes(), 0);
+        let ring = MapData::create(ring, "RING", None).context("cannot make a ring buffer")?;
+        let ring = RingBuf::try_from(Map::RingBuf(ring))?;
+        of_programs.set(number, &ring, 0)?;
+        Ring::new(ring)
+    };
+    (0..config.workers).map(ring).collect()
 }
 
 /// Fills the maps of the filters, before anything is attached.
@@ -262,7 +275,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     Ok(())
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map> {
+fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
     ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel programs have no map {name}"))
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::access::Refusal;
 use super::http::{Remote, read};
 use crate::metrics::view::{Model, Sampler};
-use crate::worker::Worker;
+use crate::worker::Workers;
 
 /// Between samples, and between attempts to reach a daemon.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub enum Source {
     /// A running daemon.
     Daemon(Remote),
     /// This process.
-    Own(Worker),
+    Own(Workers),
 }
 
 impl Source {
@@ -51,12 +51,12 @@ impl Source {
     pub fn once(&self) -> Result<Model> {
         match self {
             Self::Daemon(remote) => parse(&read(remote.get("/api/v1/view")?)?),
-            Self::Own(worker) => {
+            Self::Own(workers) => {
                 let mut sampler = Sampler::default();
                 let begun = Instant::now();
-                sampler.sample(&worker.snapshot()?, begun.elapsed());
+                sampler.sample(&workers.snapshot()?, begun.elapsed());
                 sleep(FIRST_LOOK);
-                Ok(sampler.sample(&worker.snapshot()?, begun.elapsed()))
+                Ok(sampler.sample(&workers.snapshot()?, begun.elapsed()))
             }
         }
     }
@@ -67,7 +67,7 @@ impl Source {
         let (updates, taken) = mpsc::sync_channel(2);
         let follow = move || match self {
             Self::Daemon(remote) => follow_daemon(&remote, &updates),
-            Self::Own(worker) => follow_own(&worker, &updates),
+            Self::Own(workers) => follow_own(&workers, &updates),
         };
         thread::Builder::new().name("samples".into()).spawn(follow)?;
         Ok(taken)
@@ -122,11 +122,11 @@ fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
     }
 }
 
-fn follow_own(worker: &Worker, updates: &SyncSender<Update>) {
+fn follow_own(workers: &Workers, updates: &SyncSender<Update>) {
     let mut sampler = Sampler::default();
     let begun = Instant::now();
     loop {
-        let update = match worker.snapshot() {
+        let update = match workers.snapshot() {
             Ok(snapshot) => Update::Model(Box::new(sampler.sample(&snapshot, begun.elapsed()))),
             Err(error) => Update::Lost(format!("{error:#}")),
         };

@@ -38,42 +38,49 @@ fn counted(talk: &Talk<'_>, cause: &str) -> Result<()> {
 
 fn ring(table: &mut Table) {
     const CALLS: u32 = 400;
-    table.alone("a ring that nobody reads fills: what comes after it is known", |name| {
-        let daemon = Daemon::start(&["--buckets", "1", "--ring-size", "64KiB"])?;
-        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        call(&mut talk, 1, "Get", OK)?;
-        call(&mut talk, 3, "Get", OK)?;
-        says(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
-        daemon.pause()?;
-        for stream in (5..).step_by(2).take(CALLS as usize) {
-            call(&mut talk, stream, "Get", OK)?;
-        }
-        daemon.resume()?;
-        // What the ring could hold is read first.
-        daemon.scrape()?;
-        for stream in (2_001..).step_by(2).take(3) {
-            call(&mut talk, stream, "Get", NOT_FOUND)?;
-        }
-        for role in [Client, Server] {
-            let pid = talk.pid(role)?;
-            daemon.wait_until(|metrics| {
-                let handled = handled(metrics, role, &pid);
-                let of = |method: &str, code: &str| {
-                    handled.get(&(method.into(), code.into())).copied().unwrap_or_default()
-                };
-                // No entry of a header table was inserted by what was lost, so the tables are known.
-                if of("Get", not_found()).total_cmp(&3.0).is_ne() {
-                    return Err(format!("three calls were made after the loss: {handled:?}"));
-                }
-                let all: f64 = handled.values().sum();
-                let most = f64::from(CALLS + 2 + 3);
-                let fits = of("Get", "OK") <= f64::from(CALLS + 2) && all < most;
-                if fits { Ok(()) } else { Err(format!("{handled:?} of {most} calls")) }
-            })?;
-        }
-        counted(&talk, "ring_full")?;
-        talk.end_peers()
-    });
+    for (case, workers) in [
+        ("a ring that nobody reads fills: what comes after it is known", "1"),
+        ("rings of four workers that nobody reads fill: what comes after it is known", "4"),
+    ] {
+        table.alone(case, move |name| full_ring(name, workers, CALLS));
+    }
+}
+
+fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
+    let daemon = Daemon::start(&["--buckets", "1", "--ring-size", "64KiB", "--workers", workers])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    call(&mut talk, 1, "Get", OK)?;
+    call(&mut talk, 3, "Get", OK)?;
+    says(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
+    daemon.pause()?;
+    for stream in (5..).step_by(2).take(calls as usize) {
+        call(&mut talk, stream, "Get", OK)?;
+    }
+    daemon.resume()?;
+    // What the ring could hold is read first.
+    daemon.scrape()?;
+    for stream in (2_001..).step_by(2).take(3) {
+        call(&mut talk, stream, "Get", NOT_FOUND)?;
+    }
+    for role in [Client, Server] {
+        let pid = talk.pid(role)?;
+        daemon.wait_until(|metrics| {
+            let handled = handled(metrics, role, &pid);
+            let of = |method: &str, code: &str| {
+                handled.get(&(method.into(), code.into())).copied().unwrap_or_default()
+            };
+            // No entry of a header table was inserted by what was lost, so the tables are known.
+            if of("Get", not_found()).total_cmp(&3.0).is_ne() {
+                return Err(format!("three calls were made after the loss: {handled:?}"));
+            }
+            let all: f64 = handled.values().sum();
+            let most = f64::from(calls + 2 + 3);
+            let fits = of("Get", "OK") <= f64::from(calls + 2) && all < most;
+            if fits { Ok(()) } else { Err(format!("{handled:?} of {most} calls")) }
+        })?;
+    }
+    counted(&talk, "ring_full")?;
+    talk.end_peers()
 }
 
 /// Calls by which the kernel programs cannot see what is moved: that of splice is not in the process's
