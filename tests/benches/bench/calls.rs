@@ -192,5 +192,34 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
             lines: vec![("daemon".into(), daemon), ("kernel programs".into(), kernel)],
         });
     }
+    workers(&service, results)
+}
+
+/// What more workers cost where one would do: in turns with one.
+fn workers(service: &Service, results: &mut Results) -> Result<()> {
+    const CALLS: u64 = 60_000;
+    let load = Load { connections: 16, streams: 2, payload: 20, methods: 0 };
+    // Of the daemon and the kernel programs, in µs.
+    let per_end = |workers: &str| -> Result<(f64, f64)> {
+        let watch = Watch::start(&["--workers", workers])?;
+        let timed = Timed::begin()?;
+        let (_, reading) = watched(&watch, service.address, load, CALLS)?;
+        drop(timed);
+        watch.stop()?;
+        let per_end = |ns: f64| ns / reading.ends / 1000.0;
+        Ok((per_end(reading.cpu_ns), per_end(reading.programs_ns)))
+    };
+    let flat = || Some(Bound::AtMost(1.1));
+    for workers in ["2", "4", "8"] {
+        let (mut daemon, mut kernel) = (Vec::new(), Vec::new());
+        for _ in 0..REPEATS {
+            let (one, more) = (per_end("1")?, per_end(workers)?);
+            daemon.push(more.0 / one.0);
+            kernel.push(more.1 / one.1);
+        }
+        let name = |what| format!("{what} per call end, {workers} workers ÷ 1");
+        results.add(name("daemon's processor time"), "", flat(), daemon);
+        results.add(name("kernel programs' run time"), "", flat(), kernel);
+    }
     Ok(())
 }

@@ -80,7 +80,7 @@ const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "growth",
-        about: "What an end of a call costs as there are more connections, and more methods",
+        about: "What an end of a call costs as there are more connections, more methods, and more workers",
         run: calls::growth,
     },
     Bench {
