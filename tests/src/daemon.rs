@@ -183,15 +183,11 @@ impl Daemon {
         };
         let skipped = Cell::new(None);
         self.wait_until(|metrics| {
-            skipped.set(losses::skipped(metrics));
-            if exact(metrics).is_ok() {
-                skipped.set(None);
-                return Ok(());
-            }
-            if skipped.get().is_none() {
-                return exact(metrics);
-            }
-            told(expected.iter().filter_map(|expected| expected.untruth(metrics)).collect())
+            let exact = exact(metrics);
+            skipped.set(losses::skipped(metrics).filter(|_| exact.is_err()));
+            let Some(skipped) = skipped.get() else { return exact };
+            let untruths = expected.iter().filter_map(|of| of.untruth(metrics, skipped));
+            told(untruths.collect())
         })?;
         match skipped.get() {
             Some(programs) => report::lossy(programs),
