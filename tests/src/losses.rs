@@ -83,7 +83,8 @@ fn sum(numbers: &[Number<'_>], name: &str, path: Option<&str>, code: Option<&str
             && path.is_none_or(|path| path == *its_path)
             && (code.is_none() || code == *its_code)
     };
-    numbers.iter().filter(is_wanted).map(|(.., number)| number).sum()
+    // Not `sum`, of which the one of nothing is -0.
+    numbers.iter().filter(is_wanted).fold(0.0, |sum, (.., number)| sum + number)
 }
 
 #[cfg(test)]

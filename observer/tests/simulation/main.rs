@@ -69,12 +69,10 @@ fn live(seed: u64, faults: Faults, mut each: impl FnMut(&World)) -> World {
         world.step();
         if random.chance(5) {
             world.drain();
-            world.check_workers();
             each(&world);
         }
     }
     world.end();
-    world.check_workers();
     world
 }
 

@@ -448,7 +448,7 @@ impl World {
     }
 
     /// Several workers tell the same as one.
-    pub fn check_workers(&self) {
+    fn check_workers(&self) {
         if let Some(workers) = &self.workers {
             let several = told(&workers.snapshot());
             assert_eq!(several, told(&self.snapshot()), "by several, and by one");
