@@ -63,7 +63,9 @@ pub struct Buffers {
     /// Bytes before `iov` that the call moved, as long as the array is still walked backwards.
     behind: u64,
     /// Not 0 if the `struct iovec` are the kernel's, not the process's.
-    of_kernel: u64,
+    of_kernel: u32,
+    /// Not 0 if they could be found.
+    readable: u32,
 }
 
 /// How many `struct iovec` are walked backwards at once: as many more as the walk has steps.
@@ -71,10 +73,21 @@ const BEHIND_AT_ONCE: u32 = 16;
 
 impl Buffers {
     /// Begins with the buffers of a call that moved `length` bytes, or, for
-    /// [`Shape::Messages`], `length` messages. `None` if the header cannot be read.
+    /// [`Shape::Messages`], `length` messages.
     #[inline(always)]
-    pub fn begin(&mut self, shape: Shape, length: u64) -> Option<()> {
+    pub fn begin(&mut self, shape: Shape, length: u64) {
         self.clear();
+        self.readable = u32::from(self.try_begin(shape, length).is_some());
+    }
+
+    /// Whether the buffers are memory of the process, and their description could be read.
+    #[inline(always)]
+    pub fn is_readable(&self) -> bool {
+        self.readable != 0
+    }
+
+    #[inline(always)]
+    fn try_begin(&mut self, shape: Shape, length: u64) -> Option<()> {
         match shape {
             Shape::Flat { base } => {
                 self.base = base;

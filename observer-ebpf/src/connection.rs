@@ -50,8 +50,8 @@ pub struct Connection {
     pub reset_count: u32,
     /// While `JOINING`: what has been tried so far.
     pub tries: Tries,
-    pub received: Direction,
-    pub sent: Direction,
+    /// By `record::direction`.
+    pub directions: [Direction; 2],
 }
 
 /// How many reset streams are remembered: a power of two. A client that resets more than these in the
@@ -77,14 +77,27 @@ impl Connection {
 
     #[inline(always)]
     pub fn direction(&mut self, direction: u8) -> &mut Direction {
-        if direction == direction::SENT { &mut self.sent } else { &mut self.received }
+        // By an index, not by a choice: the verifier follows what comes next once, not for each.
+        let [received, _] = &mut self.directions;
+        // SAFETY: one of the two by the mask.
+        unsafe { &mut *(&raw mut *received).add(usize::from(direction & 1)) }
+    }
+
+    #[inline(always)]
+    pub const fn received(&self) -> &Direction {
+        &self.directions[direction::RECEIVED as usize]
+    }
+
+    #[inline(always)]
+    pub const fn sent(&self) -> &Direction {
+        &self.directions[direction::SENT as usize]
     }
 
     /// What a record has to tell beside its positions: `RecordHeader::unseen`.
     #[inline(always)]
     pub fn unseen(&self) -> u8 {
-        let received = u8::from(self.received.is_unseen());
-        let sent = u8::from(self.sent.is_unseen());
+        let received = u8::from(self.received().is_unseen());
+        let sent = u8::from(self.sent().is_unseen());
         received << direction::RECEIVED | sent << direction::SENT
     }
 }

@@ -12,6 +12,10 @@ static OFFSETS: [u32; Field::COUNT] = [0; Field::COUNT];
 #[unsafe(no_mangle)]
 static FILTER_PORTS: u32 = 0;
 
+/// Not 0 if only sockets are watched that count their bytes.
+#[unsafe(no_mangle)]
+static COUNTED_ONLY: u32 = 0;
+
 /// Not 0 if only the processes in `PIDS` or with a name in `COMMS` are watched.
 #[unsafe(no_mangle)]
 static FILTER_PROCESSES: u32 = 0;
@@ -77,6 +81,12 @@ pub fn offset(field: Field) -> usize {
 pub fn filter_ports() -> bool {
     // SAFETY: a global of this program.
     unsafe { read_volatile(&raw const FILTER_PORTS) != 0 }
+}
+
+#[inline(always)]
+pub fn counted_only() -> bool {
+    // SAFETY: a global of this program.
+    unsafe { read_volatile(&raw const COUNTED_ONLY) != 0 }
 }
 
 #[inline(always)]

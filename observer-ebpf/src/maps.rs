@@ -81,17 +81,14 @@ pub static MESSAGES: HashMap<MessageKey, Message> =
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Entered {
-    /// `struct sock` or `struct socket`.
-    pub handle: Address,
+    pub sock: Address,
     pub message: Address,
     /// Of the function itself.
     pub function: Address,
     pub flags: u32,
-    /// Not 0 if `handle` is a `struct socket`.
-    pub of_socket: u8,
     /// One of `record::direction`.
     pub sent: u8,
-    pub _reserved: u16,
+    pub _reserved: [u8; 3],
 }
 
 /// By thread: those that are in one of the functions of the kprobe backend, which sets the size.

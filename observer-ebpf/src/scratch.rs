@@ -44,6 +44,8 @@ pub struct Scratch {
     pub sender: u32,
     /// Not 0 once something of a stream was found in this walk.
     pub streams: u32,
+    /// Not 0 while the direction is out of step: what is found is not told.
+    pub searching: u32,
     /// The call that is walked over.
     pub call: Call,
     pub buffers: Buffers,

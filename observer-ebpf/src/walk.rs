@@ -12,12 +12,14 @@ use observer_common::{
 };
 
 use crate::{
+    buffers::Shape,
     connection::{Connection, Direction, state},
     count::{count, count_protocol},
     emit,
     kernel::Address,
     maps::{MESSAGES, MessageKey},
     scratch::{COPY_MAX, RECORD_FULL, Scratch},
+    watch::Call,
 };
 
 /// Most steps of one walk: a frame takes two to four. A call of 1 MiB full of nothing but empty
@@ -42,9 +44,7 @@ pub struct Walk {
     pub pid: u32,
     /// One of `record::direction`.
     pub sent: u8,
-    /// Not 0 while the direction is out of step: what is found is not told.
-    pub searching: u8,
-    pub _reserved: [u8; 2],
+    pub _reserved: [u8; 3],
 }
 
 /// What came of a walk.
@@ -57,22 +57,18 @@ pub enum Outcome {
     NotFrames,
 }
 
-/// Walks over `total` bytes, which the scratch slot's buffers hold, and sends what was found.
-/// `missed` bytes went by before them; what cannot be read of them has the given cause.
+/// Walks over the call's bytes, which the scratch slot's buffers hold, and sends what was found.
+/// `missed` bytes went by before them.
 #[inline(always)]
-pub fn walk(
-    walk: &mut Walk,
-    scratch: &mut Scratch,
-    missed: u32,
-    total: u64,
-    unread: Counter,
-) -> Outcome {
+pub fn walk(walk: &mut Walk, scratch: &mut Scratch, missed: u32, call: &Call) -> Outcome {
+    let total = call.total;
     // SAFETY: map values, valid for the run.
     let (connection, direction) = unsafe { (&mut *walk.connection, &mut *walk.direction) };
     scratch.begun = 0;
     scratch.sender = 0;
     scratch.streams = 0;
     scratch.pending = 0;
+    scratch.searching = 0;
     scratch.window.clear();
     scratch.dropped = direction.position;
     if missed != 0 {
@@ -83,7 +79,7 @@ pub fn walk(
         scratch.pending = lose(direction);
     }
     if direction.step.is_lost() {
-        walk.searching = 1;
+        scratch.searching = 1;
         direction.step.begin(&mut direction.scanner);
     }
     emit::begin(walk, scratch);
@@ -95,13 +91,13 @@ pub fn walk(
     if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
         return Outcome::NotPreface;
     }
-    if walk.searching != 0 {
+    if scratch.searching != 0 {
         let walked = !refused && direction.position == end;
         direction.position = end;
         if !direction.step.end(&mut direction.scanner, total, walked) {
             return still_lost(connection, direction, total);
         }
-        walk.searching = 0;
+        scratch.searching = 0;
         if scratch.dropped > end - total {
             count_lost(connection, direction, scratch.dropped - (end - total));
         }
@@ -117,13 +113,24 @@ pub fn walk(
     } else if direction.position < end {
         let bound = steps >= i64::from(MAX_STEPS);
         direction.unread = end - direction.position;
-        count(if bound { Counter::LoopBound } else { unread }, direction.unread);
+        count(if bound { Counter::LoopBound } else { unread(call, scratch) }, direction.unread);
     }
     learn(walk, scratch, connection);
     if !emit::send(walk, scratch) {
         emit::add_inserts(scratch, direction);
     }
     Outcome::Walked
+}
+
+/// Why bytes of a call could not be read.
+#[inline(always)]
+fn unread(call: &Call, scratch: &Scratch) -> Counter {
+    match call.shape {
+        _ if call.discarded => Counter::Discarded,
+        // Not from or to memory of the process: splice, sendfile, buffers of the kernel.
+        Shape::Iterator { .. } if !scratch.buffers.is_readable() => Counter::Unseen,
+        _ => Counter::Unreadable,
+    }
 }
 
 /// No boundary is believed yet: the call's bytes tell nobody anything.
@@ -133,7 +140,7 @@ fn still_lost(connection: &Connection, direction: &Direction, total: u64) -> Out
         count_lost(connection, direction, total);
         return Outcome::Walked;
     }
-    let trying = connection.received.step.is_trying() || connection.sent.step.is_trying();
+    let trying = connection.received().step.is_trying() || connection.sent().step.is_trying();
     if trying { Outcome::Walked } else { Outcome::NotFrames }
 }
 
@@ -169,8 +176,8 @@ fn lose(direction: &mut Direction) -> u32 {
 #[inline(always)]
 fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
     if connection.joined == 0
-        && !connection.received.step.has_old()
-        && !connection.sent.step.has_old()
+        && !connection.received().step.has_old()
+        && !connection.sent().step.has_old()
     {
         return;
     }
@@ -185,8 +192,9 @@ fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
         _ => return,
     };
     if walk.sent == requests && scratch.begun != 0 {
-        connection.received.step.begun(scratch.begun);
-        connection.sent.step.begun(scratch.begun);
+        for direction in &mut connection.directions {
+            direction.step.begun(scratch.begun);
+        }
     }
 }
 
@@ -216,7 +224,7 @@ fn try_step(walk: &Walk) -> Option<()> {
         return scratch.buffers.next();
     }
     if scratch.length > RECORD_FULL {
-        if walk.searching != 0 {
+        if scratch.searching != 0 {
             scratch.dropped = direction.position;
         } else if !emit::send(walk, scratch) {
             direction.inserts = Direction::UNCLEAR;
@@ -299,7 +307,7 @@ fn on_kept(
         }
         emit::end_frame(scratch);
         // Not before: until the frame is whole the call goes on, and so may its other direction.
-        if frame.kind == kind::RST_STREAM && walk.searching == 0 {
+        if frame.kind == kind::RST_STREAM && scratch.searching == 0 {
             forget(walk, frame.stream);
         }
     }
@@ -441,7 +449,7 @@ fn forget(walk: &Walk, stream: u32) {
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *walk.connection };
     connection.reset(stream);
-    let (sent, received) = (&connection.sent, &connection.received);
+    let (sent, received) = (connection.sent(), connection.received());
     if sent.cut | received.cut != 0 || sent.step.has_old() || received.step.has_old() {
         let _ = MESSAGES.remove(key(walk, stream, direction::SENT));
         let _ = MESSAGES.remove(key(walk, stream, direction::RECEIVED));

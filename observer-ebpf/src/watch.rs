@@ -1,6 +1,9 @@
 //! From a call that moved bytes to the connection, if it is one that is watched.
 
-use core::arch::asm;
+use core::{
+    arch::asm,
+    ptr::{self, NonNull},
+};
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user_buf};
 use observer_common::{
@@ -42,32 +45,51 @@ pub struct Call {
 /// Watches a call: finds its connection and walks over its bytes.
 #[inline(always)]
 pub fn watch(call: &Call) -> Option<()> {
-    let sock = call.socket.sock;
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
-        // SAFETY: a map value, valid for the run.
-        if unsafe { (*connection).inode } == call.socket.inode {
-            return with_scratch(call, Some(connection));
-        }
-        // The socket was closed without our seeing it, and its memory used for this one.
-        lifecycle::close_later(sock, connection);
+    let known = known(call);
+    if known.is_none() && !may_be_ours(call) {
+        return None;
     }
+    let known = opaque(known.map_or(ptr::null_mut(), NonNull::as_ptr));
+    with_scratch(call, NonNull::new(known))
+}
+
+/// The socket's connection, if it is watched.
+#[inline(always)]
+fn known(call: &Call) -> Option<NonNull<Connection>> {
+    let sock = call.socket.sock;
+    let connection = NonNull::new(CONNECTIONS.get_ptr_mut(sock)?)?;
+    // SAFETY: a map value, valid for the run.
+    if unsafe { connection.as_ref() }.inode == call.socket.inode {
+        return Some(connection);
+    }
+    // The socket was closed without our seeing it, and its memory used for this one.
+    lifecycle::close_later(sock, connection.as_ptr());
+    None
+}
+
+/// Whether the socket is one to look at, which is not watched so far.
+#[inline(always)]
+fn may_be_ours(call: &Call) -> bool {
+    let sock = call.socket.sock;
     // SAFETY: the value is not kept.
     if let Some(ignored) = unsafe { IGNORED.get(sock) }
         && ignored.inode == call.socket.inode
     {
-        if !ignored.admits(call.sent) {
-            return None;
-        }
-    } else if !is_selected(sock) {
-        ignore(&call.socket, Ignored::FOR_GOOD);
-        return None;
+        return ignored.admits(call.sent);
     }
-    with_scratch(call, None)
+    let selected = is_selected(sock);
+    if !selected {
+        ignore(&call.socket, Ignored::FOR_GOOD);
+    }
+    selected
 }
 
 #[inline(always)]
 fn is_selected(sock: u64) -> bool {
     let Some(family) = socket::stream_family(sock) else { return false };
+    if globals::counted_only() && socket::sequence(sock, false).is_none() {
+        return false;
+    }
     match socket::ports(sock, family) {
         Some((local, remote)) => filter::selects_ports(local, remote),
         None => family == socket::AF_UNIX && !globals::filter_ports(),
@@ -87,30 +109,38 @@ fn remember(socket: &Socket, until: u32, tries: Tries) {
 }
 
 #[inline(always)]
-fn with_scratch(call: &Call, connection: Option<*mut Connection>) -> Option<()> {
+fn with_scratch(call: &Call, connection: Option<NonNull<Connection>>) -> Option<()> {
     let Some(scratch) = scratch::claim() else {
         busy(call, connection);
         return None;
     };
     scratch.call = *call;
+    scratch.buffers.begin(call.shape, call.returned);
     // What is read back from the map the verifier knows nothing of, so it follows what comes next
-    // once, not once for each kind of call. So that the compiler does not know what was written there:
-    let mut call = &raw const scratch.call;
-    // SAFETY: one instruction, on a register.
-    unsafe { asm!("{call} += 0", call = inout(reg) call) };
+    // once, not once for each kind of call.
+    let call = opaque(&raw mut scratch.call);
     // SAFETY: written just now, and nobody writes it again in this run.
     let walked = try_walk(unsafe { &*call }, connection, scratch);
     scratch::release(scratch);
     walked
 }
 
+/// The same pointer, of which the compiler does not know where it comes from: so it neither knows what was
+/// written there, nor makes a copy of what comes next for each of the ways here.
+#[inline(always)]
+fn opaque<T>(mut pointer: *mut T) -> *mut T {
+    // SAFETY: one instruction, on a register.
+    unsafe { asm!("{pointer} += 0", pointer = inout(reg) pointer) };
+    pointer
+}
+
 /// Nobody looks at the bytes, which are counted and, at the next call, a gap.
 #[inline(always)]
-fn busy(call: &Call, connection: Option<*mut Connection>) {
+fn busy(call: &Call, connection: Option<NonNull<Connection>>) {
     let mut bytes = 0;
-    if let Some(connection) = connection {
+    if let Some(mut connection) = connection {
         // SAFETY: a map value, valid for the run.
-        let connection = unsafe { &mut *connection };
+        let connection = unsafe { connection.as_mut() };
         let tcp = connection.tcp != 0;
         let direction = connection.direction(call.sent);
         // So that the socket's counter does not show them once more.
@@ -125,18 +155,18 @@ fn busy(call: &Call, connection: Option<*mut Connection>) {
 }
 
 #[inline(always)]
-fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) -> Option<()> {
-    let readable = scratch.buffers.begin(call.shape, call.returned);
+fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scratch) -> Option<()> {
+    let readable = scratch.buffers.is_readable();
     let pointer = match known {
-        Some(pointer) => pointer,
+        Some(pointer) => pointer.as_ptr(),
         None => open(call, scratch)?,
     };
     // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &mut *pointer };
+    let connection = unsafe { &mut *opaque(pointer) };
     let tcp = connection.tcp != 0;
     // What is not in the process's memory a thread of the kernel may move, which is not whose the
     // connection is.
-    let of_kernel = readable.is_none() && connection.announced != 0;
+    let of_kernel = !readable && connection.announced != 0;
     let pid = if of_kernel { connection.pid } else { call.pid };
     let direction = connection.direction(call.sent);
     let missed = if tcp { missed(call, direction) } else { 0 };
@@ -149,20 +179,13 @@ fn try_walk(call: &Call, known: Option<*mut Connection>, scratch: &mut Scratch) 
         time_ns: unsafe { bpf_ktime_get_ns() },
         pid,
         sent: call.sent,
-        searching: 0,
-        _reserved: [0; 2],
+        _reserved: [0; 3],
     };
-    if call.discarded || readable.is_none() {
+    if call.discarded || !readable {
         scratch.buffers.clear();
     }
-    let cause = match call.shape {
-        _ if call.discarded => Counter::Discarded,
-        // Not from or to memory of the process: splice, sendfile, buffers of the kernel.
-        Shape::Iterator { .. } if readable.is_none() => Counter::Unseen,
-        _ => Counter::Unreadable,
-    };
     direction.walking = 1;
-    let outcome = walk::walk(&mut walk, scratch, missed, call.total, cause);
+    let outcome = walk::walk(&mut walk, scratch, missed, call);
     direction.walking = 0;
     match outcome {
         Outcome::Walked => {}
@@ -248,12 +271,15 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.joined = u8::from(new.state == state::JOINING);
     connection.tries = new.tries;
     let [received, sent] = new.steps;
-    connection.received = Direction::new(new.received.scanner(), received);
-    connection.sent = Direction::new(new.sent.scanner(), sent);
+    connection.directions = [
+        Direction::new(new.received.scanner(), received),
+        Direction::new(new.sent.scanner(), sent),
+    ];
     if connection.tcp == 0 {
         // Where bytes that went by unseen do not show in a counter, frames that cannot be show them.
-        connection.received.scanner.prove();
-        connection.sent.scanner.prove();
+        for direction in &mut connection.directions {
+            direction.scanner.prove();
+        }
     } else {
         begin_counting(call, connection.direction(call.sent ^ 1));
     }

@@ -108,12 +108,12 @@ impl Expected {
     }
 
     /// A table of what is told of it and not true, where the kernel skips programs.
-    pub(crate) fn untruth(&self, metrics: &Metrics, skipped: f64) -> Option<String> {
+    pub(crate) fn untruth(&self, metrics: &Metrics) -> Option<String> {
         let seen = self.seen(metrics);
         let expected = self.to_be_true(self.numbers.keys().map(|key| (key, self.number(key))));
         let seen = self.to_be_true(seen.iter().map(|(key, &number)| (key, number)));
         let unseen = metrics.sum("observer_gap_bytes_total", &[]);
-        let table = losses::untrue(&expected, &seen, unseen, skipped)?;
+        let table = losses::untrue(&expected, &seen, unseen)?;
         Some(format!("{}: not true, though programs were skipped\n{table}", self.who))
     }
 

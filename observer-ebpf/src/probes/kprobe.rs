@@ -7,13 +7,16 @@ use aya_ebpf::{
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use observer_common::{counter::Counter, record::direction};
+use observer_common::{counter::Counter, layout::Field, record::direction};
 
-use super::function::{Handle, Returned, leave};
+use super::{
+    function::{Handle, Returned, leave},
+    lifecycle,
+};
 use crate::{
     count::count,
     filter, globals,
-    kernel::Address,
+    kernel::{Address, read},
     maps::{ENTERED, Entered},
 };
 
@@ -23,6 +26,8 @@ enum First {
     Sock,
     Socket,
 }
+
+const BPF_NOEXIST: u64 = 1;
 
 /// Keeps what a function was called with, for its return. `flags` is the argument that has them.
 #[inline(always)]
@@ -35,16 +40,24 @@ fn enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -> u3
 
 #[inline(always)]
 fn try_enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -> Option<()> {
-    let handle: Address = ctx.arg(0)?;
+    let given: Address = ctx.arg(0)?;
+    let sock = match first {
+        First::Sock => given,
+        First::Socket => read(given, Field::SocketSk)?,
+    };
     let message: Address = ctx.arg(1)?;
     let flags = match flags {
         Some(n) => ctx.arg::<u32>(n)?,
         None => 0,
     };
     let function = function(ctx);
-    let of_socket = u8::from(first == First::Socket);
-    let entered = Entered { handle, message, function, flags, of_socket, sent, _reserved: 0 };
-    if ENTERED.insert(bpf_get_current_pid_tgid(), entered, 0).is_err() {
+    let entered = Entered { sock, message, function, flags, sent, _reserved: [0; 3] };
+    let thread = bpf_get_current_pid_tgid();
+    if ENTERED.insert(thread, entered, BPF_NOEXIST).is_ok() {
+        return Some(());
+    }
+    lifecycle::forget_entered(thread);
+    if ENTERED.insert(thread, entered, BPF_NOEXIST).is_err() {
         count(Counter::EnteredFull, 0);
     }
     Some(())
@@ -74,9 +87,8 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
     if entered.function != function(ctx) {
         return None;
     }
-    let Entered { handle, message, flags, sent, .. } = entered;
-    let handle = if entered.of_socket == 0 { Handle::Sock(handle) } else { Handle::Socket(handle) };
-    leave(&Returned { handle, message, flags, returned: ctx.ret(), sent });
+    let Entered { sock, message, flags, sent, .. } = entered;
+    leave(&Returned { handle: Handle::Sock(sock), message, flags, returned: ctx.ret(), sent });
     Some(())
 }
 

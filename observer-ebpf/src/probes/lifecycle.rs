@@ -19,7 +19,7 @@ use crate::{
     count::count,
     emit, filter, globals,
     kernel::{Address, read},
-    maps::{CONNECTIONS, ENTERED, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
+    maps::{CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
     socket::{self, Socket},
 };
 
@@ -76,7 +76,7 @@ fn is_moving(sock: Address, connection: &Connection) -> bool {
         let sequence = socket::sequence_of_tcp(sock, sent);
         direction.walking != 0 || sequence.is_some_and(|sequence| missed(direction, sequence) != 0)
     };
-    is_behind(&connection.received, false) || is_behind(&connection.sent, true)
+    is_behind(connection.received(), false) || is_behind(connection.sent(), true)
 }
 
 /// The peer reset the connection, but it is not over yet: the sweep sees the process close the socket.
@@ -106,9 +106,10 @@ pub fn close_later(sock: Address, connection: *mut Connection) {
     let mut unseen = known.unseen();
     if known.reset_ns != 0 {
         let [received, sent] = known.reset_sequences;
-        for (of, sequence, bit) in
-            [(&known.received, received, direction::RECEIVED), (&known.sent, sent, direction::SENT)]
-        {
+        for (of, sequence, bit) in [
+            (known.received(), received, direction::RECEIVED),
+            (known.sent(), sent, direction::SENT),
+        ] {
             let missed = missed(of, sequence);
             if missed != 0 {
                 unseen |= 1 << bit;
@@ -172,7 +173,7 @@ fn unseen(sock: Address, state: i32, connection: &Connection) -> u8 {
 /// on another processor. Counts them, when it is first asked, without the `fin`.
 #[inline(always)]
 fn ends_unseen(sock: Address, connection: &Connection, sent: bool, fin: bool) -> bool {
-    let direction = if sent { &connection.sent } else { &connection.received };
+    let direction = if sent { connection.sent() } else { connection.received() };
     if direction.walking != 0 {
         return true;
     }
@@ -188,12 +189,44 @@ fn ends_unseen(sock: Address, connection: &Connection, sent: bool, fin: bool) ->
     true
 }
 
+/// Forgets what a thread has entered and, as that is so, returned from: if anything is left of it, the
+/// kernel has missed the return.
+#[inline(always)]
+pub fn forget_entered(thread: u64) {
+    // SAFETY: the value is copied; only this thread writes it.
+    let Some(&entered) = (unsafe { ENTERED.get(thread) }) else { return };
+    let _ = ENTERED.remove(thread);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(entered.sock) {
+        // SAFETY: a map value, valid for the run.
+        return_missed(unsafe { &mut *connection }, entered.sent);
+    }
+}
+
+/// A call of which nobody knows what it moved. Where a socket counts its bytes the next call shows it, or
+/// the end; elsewhere no frame boundary is known any more.
+#[inline(always)]
+fn return_missed(connection: &mut Connection, sent: u8) {
+    if connection.tcp != 0 {
+        return;
+    }
+    count(Counter::Unseen, 0);
+    let direction = connection.direction(sent);
+    direction.gap = 1;
+    direction.step.lose();
+}
+
 /// Attached to nothing: the daemon runs it about once a second. Finds the connections whose end
 /// no tracepoint told: Unix sockets, sockets reset with data unread, a full ring.
 #[raw_tracepoint]
 fn sweep(_: RawTracePointContext) -> i32 {
     // SAFETY: the callbacks take what the helper passes for maps of these types.
     unsafe {
+        bpf_for_each_map_elem(
+            (&raw const ENTERED).cast_mut().cast(),
+            sweep_entered as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
         bpf_for_each_map_elem(
             (&raw const CONNECTIONS).cast_mut().cast(),
             sweep_connection as *mut c_void,
@@ -206,6 +239,25 @@ fn sweep(_: RawTracePointContext) -> i32 {
             core::ptr::null_mut(),
             0,
         );
+    }
+    0
+}
+
+/// A socket cannot be closed while a thread is in one of its functions: the return was missed.
+extern "C" fn sweep_entered(
+    _: *mut c_void,
+    _: *const u64,
+    entered: *const Entered,
+    _: *mut c_void,
+) -> i64 {
+    // SAFETY: what the helper passed: a value of `ENTERED`.
+    let Entered { sock, sent, .. } = unsafe { *entered };
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
+        // SAFETY: a map value, valid for the run.
+        let connection = unsafe { &mut *connection };
+        if connection.closed_ns == 0 && !(Socket { sock, inode: connection.inode }).is_open() {
+            return_missed(connection, sent);
+        }
     }
     0
 }
@@ -244,8 +296,7 @@ extern "C" fn sweep_message(
 /// `sched_process_exit(struct task_struct *p, …)`
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn process_exit(ctx: RawTracePointContext) -> i32 {
-    // A return that the kernel missed has left it behind.
-    let _ = ENTERED.remove(bpf_get_current_pid_tgid());
+    forget_entered(bpf_get_current_pid_tgid());
     let pid = filter::current_pid();
     let task: u64 = ctx.arg(0);
     let live = read::<Address>(task, Field::TaskSignal)

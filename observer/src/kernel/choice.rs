@@ -19,7 +19,8 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    fn are_of(self, backend: Backend) -> bool {
+    /// Whether the backend may miss a call here.
+    pub(super) fn are_of(self, backend: Backend) -> bool {
         let can_be_preempted = match backend {
             Backend::Fentry => true,
             Backend::Tracepoint => self.in_syscalls,
@@ -46,7 +47,7 @@ pub(super) fn choose<T>(
     if wanted != Backend::Auto {
         let done = attempt(wanted).with_context(|| format!("--backend {wanted}"))?;
         let loses = losses.are_of(wanted);
-        let though = if loses { format!(", though {}", told(losses)) } else { String::new() };
+        let though = if loses { format!(", {}", though(losses)) } else { String::new() };
         return Ok((wanted, format!("it was asked for{though}"), done));
     }
     let mut refused = Vec::new();
@@ -72,9 +73,17 @@ fn reason(backend: Backend, losses: Losses, tried: usize, refused: Vec<String>) 
     let lossy = later.filter(cheaper).map(|other| format!("not {other}: {}", told(losses)));
     let mut reasons: Vec<String> = lossy.chain(refused).collect();
     if losses.are_of(backend) {
-        reasons.push(format!("though {}", told(losses)));
+        reasons.push(though(losses));
     }
     if reasons.is_empty() { "the cheapest is possible".into() } else { reasons.join("; ") }
+}
+
+/// What is to be known of such a one that is used.
+fn though(losses: Losses) -> String {
+    format!(
+        "though {}; neither Unix sockets nor MPTCP are watched, where that would not show",
+        told(losses)
+    )
 }
 
 /// What such a one does on this kernel.
@@ -90,6 +99,7 @@ mod tests {
     use super::{Losses, choose};
     use crate::config::Backend;
 
+    const NOT: &str = "; neither Unix sockets nor MPTCP are watched, where that would not show";
     const NEVER: Preemption = Preemption::Never(Model::Chosen("voluntary"));
     const ALWAYS: Preemption = Preemption::Always(Model::Chosen("lazy"));
 
@@ -132,8 +142,9 @@ mod tests {
             let both = format!("not fentry: {loss}; not kprobe: no such thing");
             assert_eq!((backend, why), (Backend::Tracepoint, both));
             let (backend, why) = chosen(preemption, &[Backend::Kprobe, Backend::Tracepoint]);
-            let all =
-                format!("not kprobe: no such thing; not tracepoint: no such thing; though {loss}");
+            let all = format!(
+                "not kprobe: no such thing; not tracepoint: no such thing; though {loss}{NOT}"
+            );
             assert_eq!((backend, why), (Backend::Fentry, all));
         }
     }
@@ -145,11 +156,12 @@ mod tests {
         let (backend, why) = chosen_with(of(ALWAYS, true), &[]);
         assert_eq!((backend, why), (Backend::Kprobe, format!("not fentry: {lazy}")));
         let (backend, why) = chosen_with(of(ALWAYS, true), &[Backend::Kprobe]);
-        let though = format!("not kprobe: no such thing; though {lazy}");
+        let though = format!("not kprobe: no such thing; though {lazy}{NOT}");
         assert_eq!((backend, why), (Backend::Fentry, though));
         let both = [Backend::Kprobe, Backend::Fentry];
         let (backend, why) = chosen_with(of(ALWAYS, true), &both);
-        let though = format!("not kprobe: no such thing; not fentry: no such thing; though {lazy}");
+        let though =
+            format!("not kprobe: no such thing; not fentry: no such thing; though {lazy}{NOT}");
         assert_eq!((backend, why), (Backend::Tracepoint, though));
         let (backend, why) = chosen_with(of(NEVER, true), &[]);
         assert_eq!((backend, &*why), (Backend::Fentry, "the cheapest is possible"));

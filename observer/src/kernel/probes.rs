@@ -88,11 +88,11 @@ impl Probes {
     pub fn attach(config: &Config) -> Result<(Self, Vec<Ring>)> {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
-        let attempt = |backend| Attached::attempt(backend, config, &layout);
         let losses = Losses {
             preemption: Preemption::of(&Places::default()),
             in_syscalls: layout.syscalls_preempt,
         };
+        let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         give_memory_back();
         let Attached { ebpf, counts, rings } = attached;
@@ -184,7 +184,12 @@ struct Attached {
 }
 
 impl Attached {
-    fn attempt(backend: Backend, config: &Config, layout: &Layout) -> Result<Self> {
+    fn attempt(
+        backend: Backend,
+        config: &Config,
+        layout: &Layout,
+        counted_only: bool,
+    ) -> Result<Self> {
         match backend {
             Backend::Fentry | Backend::Kprobe => layout.for_functions()?,
             Backend::Tracepoint | Backend::Auto => {
@@ -192,7 +197,7 @@ impl Attached {
                 preconditions::tracefs(&Places::default().tracefs)?;
             }
         }
-        let mut ebpf = load(backend, config, layout)?;
+        let mut ebpf = load(backend, config, layout, counted_only)?;
         select(&mut ebpf, &config.filter)?;
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
@@ -214,7 +219,8 @@ fn needs_bpf_loop() -> Result<()> {
 /// Most threads that are in a function of the kprobe backend at once.
 const MAX_ENTERED: u32 = 32_768;
 
-fn load(backend: Backend, config: &Config, layout: &Layout) -> Result<Ebpf> {
+/// Where calls may be missed only sockets are watched that count their bytes, which shows it.
+fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
     let filter = &config.filter;
     let filter_ports = u32::from(!filter.ports.is_empty());
     let filter_processes = u32::from(!filter.selects_all_processes());
@@ -226,6 +232,7 @@ fn load(backend: Backend, config: &Config, layout: &Layout) -> Result<Ebpf> {
         .btf(None)
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("FILTER_PORTS", &filter_ports, true)
+        .override_global("COUNTED_ONLY", &u32::from(counted_only), true)
         .override_global("FILTER_PROCESSES", &filter_processes, true)
         .override_global("FOLLOW_CHILDREN", &follow_children, true)
         .override_global("RING_COUNT", &config.workers, true)

@@ -2,7 +2,11 @@
 //! it calls are told of again.
 
 use std::cell::OnceCell;
+use std::io::Read as _;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
@@ -129,12 +133,76 @@ fn unseen(table: &mut Table) {
         }
         all_seen(daemon, case, |way| way.read = Read::Ring)
     });
+    table.alone("threads that block in reads of Unix sockets", blocked_readers);
     // 9P is a module, and so is its way over any socket.
     let possible = Path::new("/sys/module/9pnet_fd").exists();
     table.alone_if(possible, "messages' bodies by threads of the kernel", moved_by_the_kernel);
     table.case("a request read by recvfrom with MSG_TRUNC, and others after it", |daemon, case| {
         read_unseen(daemon, case, Read::Discard, "discarded")
     });
+}
+
+/// The kernel keeps a bounded number of returns of a function open for a kprobe: once so many threads
+/// block in reads of Unix sockets, which count no bytes, it misses what others read.
+fn blocked_readers(name: &str) -> Result<()> {
+    /// More than it keeps.
+    const THREADS: usize = 64;
+    const CALLS: [u32; 3] = [1, 3, 5];
+    let daemon = Daemon::start(&["--buckets", "1"])?;
+    let blocked = (0..THREADS).map(|_| Blocked::begin()).collect::<Result<Vec<_>>>()?;
+    let mut talk = Talk::begin(&daemon, name, Address::Abstract(name.into()))?;
+    for stream in CALLS {
+        call(&mut talk, stream, "Get", OK)?;
+    }
+    if daemon.backend()? != "kprobe" {
+        return says(&mut talk, &[("Get", "OK", 3)], 3, 0);
+    }
+    talk.finish_with_gaps()?;
+    let metrics = daemon.scrape()?;
+    for role in [Client, Server] {
+        for (labels, calls) in metrics.series(&format!("grpc_{}_handled_total", name_of(role))) {
+            let label = |name| labels.get(name).map_or("", String::as_str);
+            let (method, code) = (label("grpc_method"), label("grpc_code"));
+            ensure!(
+                ["Get", NOT_SEEN].contains(&method) && ["OK", NOT_SEEN].contains(&code),
+                "{calls} calls of {method} ended with {code}, which none did"
+            );
+        }
+        let all = metrics.sum(&format!("grpc_{}_handled_total", name_of(role)), &[]);
+        ensure!(all <= CALLS.len() as f64, "{all} calls");
+    }
+    // Those that are not missed are told in full again.
+    drop(blocked);
+    let mut talk = Talk::begin(&daemon, name, Address::Abstract(format!("{name} again")))?;
+    call(&mut talk, 1, "Put", OK)?;
+    says(&mut talk, &[("Put", "OK", 1)], 1, 0)?;
+    talk.end_peers()
+}
+
+/// A thread that reads from a Unix socket to which nobody writes.
+struct Blocked {
+    other: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Blocked {
+    fn begin() -> Result<Self> {
+        let (mut socket, other) = UnixStream::pair()?;
+        let read = move || {
+            // It ends with the other end, by nothing or an error.
+            let _ = socket.read(&mut [0]);
+        };
+        Ok(Self { other, thread: Some(thread::spawn(read)) })
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = self.other.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Threads of the kernel write a request's body, and read a response's and its padding, from and to memory of
@@ -146,7 +214,8 @@ fn moved_by_the_kernel(name: &str) -> Result<()> {
     let mut unseen = 0;
     for address in [Address::V4(0), Address::Abstract(name.into())] {
         // These count no bytes, and at the exits of system calls the kernel's own do not show.
-        if address.port().is_none() && daemon.backend()? == "tracepoint" {
+        let is_told = daemon.backend()? != "tracepoint" && daemon.watches_uncounted();
+        if address.port().is_none() && !is_told {
             continue;
         }
         let mut talk = Talk::begin(&daemon, name, address)?;
@@ -256,7 +325,7 @@ fn scratch(table: &mut Table) {
 }
 
 /// `Scratch` of the kernel programs, whose first word says whether it is taken.
-type Slot = [u64; 2681];
+type Slot = [u64; 2682];
 
 /// All scratch slots of a daemon's programs, on every processor, until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);

@@ -100,6 +100,15 @@ impl Address {
             Self::Unix(_) | Self::Abstract(_) => None,
         }
     }
+
+    /// Whether its sockets count the bytes that go through them.
+    pub(crate) fn counts(&self) -> bool {
+        match self {
+            Self::V4(_) | Self::V6(_) | Self::Mapped(_) | Self::Shared(_) => true,
+            Self::Multipath(_) | Self::Unix(_) | Self::Abstract(_) => false,
+            Self::Inherited(address) => address.counts(),
+        }
+    }
 }
 
 /// How bytes are written.
