@@ -85,12 +85,14 @@ impl Connection {
 
     #[inline(always)]
     pub const fn received(&self) -> &Direction {
-        &self.directions[direction::RECEIVED as usize]
+        let [received, _] = &self.directions;
+        received
     }
 
     #[inline(always)]
     pub const fn sent(&self) -> &Direction {
-        &self.directions[direction::SENT as usize]
+        let [_, sent] = &self.directions;
+        sent
     }
 
     /// What a record has to tell beside its positions: `RecordHeader::unseen`.

@@ -40,7 +40,7 @@ pub mod gzip;
 pub mod latency;
 pub mod libraries;
 pub mod look;
-mod losses;
+pub mod losses;
 pub mod openmetrics;
 pub mod pace;
 #[cfg(feature = "privileged")]

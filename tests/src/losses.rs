@@ -5,7 +5,7 @@
 //! the bytes that the daemon says it has not seen. Of sockets that count no bytes it must say that it does not watch
 //! them, and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -29,10 +29,35 @@ pub(crate) fn may_be() -> bool {
     *MAY_BE
 }
 
+/// Whether a number is as it must be, or, where programs were skipped, at most.
+pub fn is_equal(metrics: &Metrics, seen: f64, expected: f64) -> bool {
+    seen.total_cmp(&expected).is_eq() || skipped(metrics).is_some() && seen < expected
+}
+
 /// Programs that the kernel has skipped, where that may be.
-pub(crate) fn skipped(metrics: &Metrics) -> Option<f64> {
+pub fn skipped(metrics: &Metrics) -> Option<f64> {
     let skipped = metrics.sum("observer_program_misses_total", &[]);
     (may_be() && skipped > 0.0).then_some(skipped)
+}
+
+/// Ended calls by method and code.
+pub type Ended = BTreeMap<(String, String), f64>;
+
+/// Where the kernel may skip programs, and has: whether what is told of ended calls is true.
+pub fn told_truly(metrics: &Metrics, ended: &Ended, told: &Ended) -> Option<Result<(), String>> {
+    const NAME: &str = "grpc_server_handled_total";
+    fn numbers(of: &[(String, String, f64)]) -> Vec<Number<'_>> {
+        of.iter().map(|(path, code, calls)| (NAME, &**path, Some(&**code), *calls)).collect()
+    }
+    skipped(metrics)?;
+    let paths = |of: &Ended| -> Vec<(String, String, f64)> {
+        let path =
+            |method: &str| if method == UNKNOWN_CODE { UNKNOWN_METHOD } else { method }.to_owned();
+        of.iter().map(|((method, code), &calls)| (path(method), code.clone(), calls)).collect()
+    };
+    let (ended, told) = (paths(ended), paths(told));
+    let unseen = metrics.sum("observer_gap_bytes_total", &[]);
+    Some(untrue(&numbers(&ended), &numbers(&told), unseen).map_or(Ok(()), Err))
 }
 
 /// A number of calls, messages or bytes: its name; the method; the code, if it is by code.

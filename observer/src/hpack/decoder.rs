@@ -3,7 +3,9 @@
 use super::{
     Error, Field, Interner, PathId,
     field::{self, Name},
-    integer, static_table,
+    integer,
+    recent::{Recent, references},
+    static_table,
     string::StringLiteral,
     table::{Entry, Table},
 };
@@ -16,17 +18,19 @@ use super::{
 #[derive(Debug)]
 pub struct Decoder {
     table: Table,
+    /// Another one each time that an index may come to mean something else.
+    generation: u64,
 }
 
 impl Decoder {
     /// For a connection that is followed from its first byte: the dynamic table is empty.
     pub fn from_start() -> Self {
-        Self { table: Table::empty() }
+        Self { table: Table::empty(), generation: 0 }
     }
 
     /// For a connection that is joined later: the dynamic table may hold anything.
     pub fn joined_late() -> Self {
-        Self { table: Table::unknown() }
+        Self { table: Table::unknown(), generation: 0 }
     }
 
     /// Decodes a whole header block and reports its fields in their order.
@@ -50,16 +54,47 @@ impl Decoder {
         result
     }
 
+    /// As [`decode`](Self::decode), adding the fields up: also what they were before an error. What blocks of
+    /// nothing but references came to is found in `recent`, which is to be this decoder's alone.
+    #[inline]
+    pub fn digest<D: Copy + Default>(
+        &mut self,
+        block: &[u8],
+        interner: &mut Interner,
+        recent: &mut Recent<D>,
+        mut add: impl FnMut(&mut D, Field),
+    ) -> (D, Result<(), Error>) {
+        let references = references(block);
+        if let Some(references) = references
+            && let Some(digest) = recent.get(references, self.generation)
+        {
+            return (digest, Ok(()));
+        }
+        let mut digest = D::default();
+        let mut known = true;
+        let result = self.decode(block, interner, |field| {
+            known &= field != Field::Unknown;
+            add(&mut digest, field);
+        });
+        if let Some(references) = references
+            && known
+            && result.is_ok()
+        {
+            recent.put(references, self.generation, digest);
+        }
+        (digest, result)
+    }
+
     /// A header block may have been missed: forgets the dynamic table.
     ///
     /// From here on the decoder is one that joined late.
     pub fn lose_track(&mut self) {
-        self.table.forget();
+        self.change().forget();
     }
 
     /// Header blocks were missed that inserted this many entries, and changed nothing else.
     pub fn miss_inserts(&mut self, count: u32) {
-        self.table.insert_unknown(count);
+        self.change().insert_unknown(count);
     }
 
     /// Whether all that the dynamic table holds is known, so that no field can be
@@ -87,6 +122,13 @@ impl Decoder {
         self.table.memory()
     }
 
+    /// The table, to change what is in it.
+    #[inline]
+    fn change(&mut self) -> &mut Table {
+        self.generation += 1;
+        &mut self.table
+    }
+
     #[inline]
     fn decode_block(
         &mut self,
@@ -107,7 +149,7 @@ impl Decoder {
                     if !at_start {
                         return Err(Error::TableSizeMisplaced);
                     }
-                    self.table.set_max_size(integer::take(&mut input, 5)?)?;
+                    self.change().set_max_size(integer::take(&mut input, 5)?)?;
                     continue;
                 }
                 // Literal without indexing, or never indexed (sections 6.2.2 and 6.2.3).
@@ -136,7 +178,7 @@ impl Decoder {
             Some(field) => (field, value.len()?),
             None => field::read(name, value, interner)?,
         };
-        self.table.insert(Entry::new(name, field, name_len, value_len));
+        self.change().insert(Entry::new(name, field, name_len, value_len));
         Ok(field)
     }
 

@@ -15,7 +15,7 @@ use observer_common::{
 
 use crate::{
     grpc::{CallSink, Calls, Flow, Headers, Moment, Role},
-    hpack::{Decoder, Interner, PathId},
+    hpack::{Decoder, Field, Interner, PathId, Recent},
     record::{Bytes, Item, Unseen},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
@@ -52,6 +52,7 @@ struct Direction {
     frame: FrameAssembly,
     block: BlockAssembly,
     decoder: Decoder,
+    recent: Recent<Headers>,
 }
 
 impl Direction {
@@ -61,6 +62,7 @@ impl Direction {
             frame: FrameAssembly::default(),
             block: BlockAssembly::default(),
             decoder,
+            recent: Recent::default(),
         }
     }
 
@@ -189,7 +191,9 @@ impl Connection {
     pub fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
         for flow in [Flow::Received, Flow::Sent] {
             self.missed(flow);
-            self.direction(flow).decoder = Decoder::joined_late();
+            let direction = self.direction(flow);
+            direction.decoder = Decoder::joined_late();
+            direction.recent = Recent::default();
         }
         self.calls.closed(time_ns, sink);
     }
@@ -323,12 +327,13 @@ impl Connection {
                 return;
             }
         };
-        let mut headers = Headers::default();
         let mut unknown = 0;
-        let decoded = direction.decoder.decode(block.bytes, context.interner, |field| {
-            unknown += u64::from(field == crate::hpack::Field::Unknown);
+        let Direction { decoder, recent, .. } = direction;
+        let add = |headers: &mut Headers, field| {
+            unknown += u64::from(field == Field::Unknown);
             headers.add(field);
-        });
+        };
+        let (mut headers, decoded) = decoder.digest(block.bytes, context.interner, recent, add);
         context.faults.unknown_references += unknown;
         if decoded.is_err() {
             context.faults.blocks += 1;

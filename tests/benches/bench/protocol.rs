@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use h2::Codec;
 use http::Request;
-use observer::hpack::{Decoder, Field, Interner};
+use observer::hpack::{Decoder, Field, Interner, Recent};
 use observer_common::frame::{FrameHeader, HEADER_LENGTH, kind};
 use observer_common::scanner::{Scanner, Take, event};
 use tests::raw::frames::{Frames, PREFACE, Shape};
@@ -128,6 +128,9 @@ fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
     blocks
 }
 
+/// Unlike the two before it: what those said is not remembered.
+const LOOKED_UP: &str = "nothing but references, not as before";
+
 /// Nanoseconds for each block.
 pub(crate) fn hpack(results: &mut Results) -> Result<()> {
     let (inserted, blocks) = (Inserted::encode()?, Blocks::encode()?);
@@ -135,6 +138,7 @@ pub(crate) fn hpack(results: &mut Results) -> Result<()> {
     let kinds = [
         ("first request of a connection", &blocks.first, &blocks.first, true, None),
         ("nothing but references", &inserted.first, &inserted.indexed, false, ahead),
+        (LOOKED_UP, &inserted.first, &inserted.indexed, false, None),
         ("references and the path", &blocks.first, &blocks.repeated, false, ahead),
         ("references, the path and a literal", &blocks.first, &blocks.literal, false, None),
     ];
@@ -142,7 +146,7 @@ pub(crate) fn hpack(results: &mut Results) -> Result<()> {
         let mut samples = [const { Vec::new() }; 4];
         for _ in 0..REPEATS {
             let [ours, h2, loona, nghttp2] = &mut samples;
-            ours.push(our_ns(first, block, fresh)?);
+            ours.push(our_ns(first, block, fresh, name == LOOKED_UP)?);
             h2.push(h2_ns(first, block, fresh)?);
             loona.push(loona_ns(first, block, fresh)?);
             nghttp2.push(nghttp2_ns(first, block, fresh)?);
@@ -165,13 +169,17 @@ fn per_turn(begin: Instant, fresh: bool) -> f64 {
     begin.elapsed().as_nanos() as f64 / f64::from(turns(fresh))
 }
 
-fn our_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
+/// As connections decode them; `forget` what blocks of references said before.
+fn our_ns(first: &[u8], block: &[u8], fresh: bool, forget: bool) -> Result<f64> {
     let mut interner = Interner::new(16);
     let mut decoder = Decoder::from_start();
-    let decode = |decoder: &mut Decoder, interner: &mut Interner, block: &[u8]| {
-        let mut unknown = 0_u32;
-        let decoded = decoder.decode(block, interner, |field| {
-            unknown += u32::from(black_box(field) == Field::Unknown);
+    let mut recent = Recent::<u32>::default();
+    let mut decode = |decoder: &mut Decoder, interner: &mut Interner, block: &[u8]| {
+        if forget {
+            recent = Recent::default();
+        }
+        let (unknown, decoded) = decoder.digest(block, interner, &mut recent, |unknown, field| {
+            *unknown += u32::from(black_box(field) == Field::Unknown);
         });
         decoded.map_err(|error| anyhow!("{error:?}"))?;
         ensure!(unknown == 0, "{unknown} unknown fields");

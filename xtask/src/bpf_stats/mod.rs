@@ -14,7 +14,7 @@ use crate::{build, exec, setup, vm};
 
 /// The kernel follows a million instructions of a program and then refuses it. What a program takes
 /// differs from kernel to kernel, so there must be room left for those that nobody has tried.
-const MOST_VERIFIED: u64 = 400_000;
+const MOST_VERIFIED: u64 = 100_000;
 
 /// The most stack that a program may take, of the 512 bytes that the kernel allows.
 const MOST_STACK: u32 = 480;

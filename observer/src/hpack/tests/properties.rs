@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Decoder, Error, Field, Interner, MAX_TABLE_SIZE},
+    super::{Decoder, Error, Field, Interner, MAX_TABLE_SIZE, Recent},
     decode, meaning,
     reference::{Block, Encoded, Encoder, scripts},
 };
@@ -55,6 +55,42 @@ fn follow_from(join: usize, seen: &[Seen], exactly: bool, interner: &mut Interne
             assert!(block.oldest_block.is_none_or(|oldest| oldest >= join), "block {at}");
         }
     }
+}
+
+/// The fields of a short block.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Fields([Option<Field>; 16], usize);
+
+impl Fields {
+    fn add(&mut self, field: Field) {
+        self.0[self.1] = Some(field);
+        self.1 += 1;
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Block(Vec<u8>),
+    /// Blocks that inserted so many entries, or nobody knows what.
+    Missed(Option<u32>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Few different ones, so that they come again: 62 to 65 are in the dynamic table, if anything is.
+    let references =
+        prop::collection::vec(prop::sample::select(vec![0x83, 0x88, 0xbe, 0xbf, 0xc0, 0xc1]), 0..4);
+    let inserts = prop::sample::select(vec![
+        b"\x44\x02/a".to_vec(),
+        b"\x44\x02/b\xbe".to_vec(),
+        b"\x48\x03404".to_vec(),
+        b"\x20\x3f\xe1\x1f".to_vec(),
+        b"\x04\x02/c".to_vec(),
+    ]);
+    prop_oneof![
+        8 => references.prop_map(Step::Block),
+        2 => inserts.prop_map(Step::Block),
+        1 => prop::option::of(0..3_u32).prop_map(Step::Missed),
+    ]
 }
 
 proptest! {
@@ -172,6 +208,33 @@ proptest! {
                 prop_assert!(decoder.memory() <= MAX_TABLE_SIZE as usize);
                 if result.is_err() {
                     prop_assert_eq!(decoder.entries(), 0);
+                }
+            }
+        }
+    }
+
+    /// Whatever comes between: a block that is remembered says what it would say if it were decoded again.
+    #[test]
+    fn remembered_blocks(steps in prop::collection::vec(step(), 0..200)) {
+        let mut interner = Interner::new(10);
+        let mut recent = Recent::default();
+        let mut decoders = [Decoder::from_start(), Decoder::from_start()];
+        for step in &steps {
+            let [remembering, other] = &mut decoders;
+            match step {
+                Step::Block(block) => {
+                    let add = |fields: &mut Fields, field| fields.add(field);
+                    let (fields, result) =
+                        remembering.digest(block, &mut interner, &mut recent, add);
+                    let mut expected = Fields::default();
+                    let decoded = other.decode(block, &mut interner, |field| expected.add(field));
+                    prop_assert_eq!((fields, result), (expected, decoded));
+                }
+                Step::Missed(None) => decoders.iter_mut().for_each(Decoder::lose_track),
+                Step::Missed(Some(inserts)) => {
+                    for decoder in &mut decoders {
+                        decoder.miss_inserts(*inserts);
+                    }
                 }
             }
         }

@@ -1,0 +1,94 @@
+//! What the last header blocks said, of those that are nothing but references.
+//!
+//! A peer whose table has what it says repeats it in a few octets, and these are the same each time: as long as
+//! the table is the same, so is what they mean.
+
+/// Octets of a block that is nothing but references of one octet each, behind the last of them zeros, which
+/// are no such references.
+pub(super) type References = u128;
+
+/// The block as a number, if it is one of at most 16 such references.
+#[inline]
+pub(super) fn references(block: &[u8]) -> Option<References> {
+    /// The first bit of each octet: an indexed field (RFC 7541 section 6.1).
+    const INDEXED: u128 = u128::from_le_bytes([0x80; 16]);
+    let mut octets = [0; 16];
+    octets.get_mut(..block.len())?.copy_from_slice(block);
+    let number = u128::from_le_bytes(octets);
+    let unused = 8 * (octets.len() - block.len()) as u32;
+    (number & INDEXED == INDEXED.checked_shr(unused)?).then_some(number)
+}
+
+/// What [`Decoder::digest`](super::Decoder::digest) made of the last two of those blocks that differ: of a
+/// response the headers and the trailers take turns.
+#[derive(Debug)]
+pub struct Recent<D> {
+    /// The later first; the number is 0 if there is none.
+    blocks: [(References, D); 2],
+    /// Of the decoder, when they were decoded.
+    generation: u64,
+}
+
+impl<D: Copy + Default> Default for Recent<D> {
+    fn default() -> Self {
+        Self { blocks: [(0, D::default()); 2], generation: 0 }
+    }
+}
+
+impl<D: Copy + Default> Recent<D> {
+    #[inline]
+    pub(super) fn get(&mut self, block: References, generation: u64) -> Option<D> {
+        if self.generation != generation {
+            return None;
+        }
+        let [later, earlier] = &mut self.blocks;
+        if later.0 != block {
+            if earlier.0 != block {
+                return None;
+            }
+            std::mem::swap(later, earlier);
+        }
+        Some(later.1)
+    }
+
+    pub(super) fn put(&mut self, block: References, generation: u64, digest: D) {
+        if self.generation != generation {
+            *self = Self { generation, ..Self::default() };
+        }
+        let [later, _] = self.blocks;
+        self.blocks = [(block, digest), later];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Recent, references};
+
+    #[test]
+    fn only_references_of_one_octet_each_are_a_number() {
+        for block in [&[0x82][..], &[0x82, 0xbe, 0xfe], &[0xc0; 16]] {
+            assert!(references(block).is_some(), "{block:?}");
+        }
+        for block in [&[][..], &[0x40], &[0x82, 0x00], &[0x82, 0x7f, 0x82], &[0xc0; 17]] {
+            assert!(references(block).is_none(), "{block:?}");
+        }
+        assert_ne!(references(&[0x82]), references(&[0x82, 0x82]));
+    }
+
+    #[test]
+    fn two_blocks_are_remembered_as_long_as_the_table_is_the_same() {
+        let mut recent = Recent::default();
+        let [a, b, c] = [1, 2, 3];
+        assert_eq!(recent.get(a, 0), None);
+        recent.put(a, 0, 'a');
+        recent.put(b, 0, 'b');
+        for _ in 0..3 {
+            assert_eq!((recent.get(a, 0), recent.get(b, 0)), (Some('a'), Some('b')));
+        }
+        recent.put(c, 0, 'c');
+        assert_eq!([a, b, c].map(|block| recent.get(block, 0)), [None, Some('b'), Some('c')]);
+        assert_eq!(recent.get(c, 1), None, "the table is another");
+        recent.put(a, 1, 'A');
+        assert_eq!([a, b, c].map(|block| recent.get(block, 1)), [Some('A'), None, None]);
+    }
+}
