@@ -78,9 +78,8 @@ impl Connection {
     #[inline(always)]
     pub fn direction(&mut self, direction: u8) -> &mut Direction {
         // By an index, not by a choice: the verifier follows what comes next once, not for each.
-        let [received, _] = &mut self.directions;
         // SAFETY: one of the two by the mask.
-        unsafe { &mut *(&raw mut *received).add(usize::from(direction & 1)) }
+        unsafe { &mut *self.directions.as_mut_ptr().add(usize::from(direction & 1)) }
     }
 
     #[inline(always)]

@@ -259,22 +259,29 @@ impl Daemon {
 /// Longer than it takes a scrape to settle.
 const TTL: Duration = Duration::from_secs(30);
 
-/// A daemon that watches everything for all cases that have it: loading its programs takes longer
-/// than most of them. It is started for the first case that is run, and ended with the last.
+/// A daemon that watches everything for the cases that have it, one for each few: starting it takes longer
+/// than most of them, and reading what it tells of many as well.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Option<Arc<Daemon>>>>);
+pub struct Shared(Arc<Mutex<Option<(Arc<Daemon>, u32)>>>);
+
+/// Cases that a daemon is shared by.
+const SHARED_BY: u32 = 8;
 
 impl Shared {
     /// A case that is told apart from the others by its processes.
     pub fn watch<T>(&self, case: impl FnOnce(&Daemon) -> Result<T>) -> Result<T> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let daemon = if let Some(daemon) = &*shared {
+        let daemon = if let Some((daemon, cases)) = &mut *shared
+            && *cases < SHARED_BY
+        {
+            *cases += 1;
             Arc::clone(daemon)
         } else {
             // Scrapes are many: short ones. But what a process did must be told for as long as it is waited for.
             let ttl = format!("{}s", pace::limit(TTL).as_secs());
             let daemon = Arc::new(Daemon::start(&["--buckets", "1", "--series-ttl", &ttl])?);
-            Arc::clone(shared.insert(daemon))
+            let (daemon, _) = shared.insert((daemon, 1));
+            Arc::clone(daemon)
         };
         drop(shared);
         case(&daemon)

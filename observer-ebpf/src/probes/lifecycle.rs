@@ -42,6 +42,9 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
         // SAFETY: a map value, valid for the run.
         let known = unsafe { &mut *connection };
+        if known.tcp == 0 {
+            forget_entered(bpf_get_current_pid_tgid());
+        }
         if !is_over(sock, state) || state == TCP_CLOSE && is_moving(sock, known) {
             if state == TCP_CLOSE {
                 reset(sock, known);
