@@ -87,7 +87,7 @@ const FEW: &str = "four kinds of call: tonic -> tonic|\
     a Unix socket, bytes one by one|io_uring on a watched connection|by io_uring|MPTCP";
 
 /// All that raw peers do, but for what is about the daemon and its files alone; of real stacks those
-/// that start quickly. In an emulator the start of a daemon takes ten seconds.
+/// that start quickly.
 const FILTER: &str = "four kinds of call: tonic -> tonic|\
     four kinds of call: python-asyncio -> python-threaded|errors: tonic -> python-asyncio|\
     cancelled: tonic -> tonic|cancelled: python-asyncio -> python-threaded|\
