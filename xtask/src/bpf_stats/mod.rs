@@ -238,7 +238,7 @@ mod tests {
             said: said.into(),
         };
         let two = "ok  program       a: 9 instructions, 12 verified, 90 bytes of machine code\n\
-                   ok  program       b: 9 instructions, 225145 verified, 37475 bytes of machine code\n";
+                   ok  program       b: 9 instructions, 25145 verified, 37475 bytes of machine code\n";
         let all = [
             told("6.12", "kprobe", two),
             told("6.1", "fentry", "ok  program       a: 9 instructions, 1012 verified\n"),
@@ -248,7 +248,7 @@ mod tests {
             table(&all),
             "| kernel | fentry | kprobe | tracepoint |\n|---|---|---|---|\n\
              | 6.1 | 1,012; - | not allowed there |  |\n\
-             | 6.12 |  | 225,145; 37,475 |  |\n"
+             | 6.12 |  | 25,145; 37,475 |  |\n"
         );
     }
 
