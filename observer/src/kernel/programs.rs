@@ -1,11 +1,14 @@
 //! Loads and attaches the programs of a backend, and those of every backend.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use anyhow::{Error, Result, anyhow};
 use aya::{
     Btf, Ebpf, Endianness,
     programs::{FExit, KProbe, Program, RawTracePoint, TracePoint},
+    sys::SyscallError,
 };
 
 use super::layout::Layout;
@@ -181,5 +184,52 @@ fn refused_target(name: &str, error: Error) -> Error {
 fn refused(what: &str, error: Error) -> Error {
     let number = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     let number = number.map(|number| format!(" ({number})")).unwrap_or_default();
-    error.context(format!("the kernel allows {what}{number}"))
+    let remedy = remedy(&error, Path::new(PARANOID)).unwrap_or_default();
+    error.context(format!("the kernel allows {what}{number}{remedy}"))
+}
+
+/// Who may measure at all.
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// Above 2, which mainline does not have, Debian's kernels and others' allow `perf_event_open` only to who has
+/// CAP_SYS_ADMIN, whatever else it has.
+fn remedy(error: &Error, paranoid: &Path) -> Option<String> {
+    let refused = error.chain().find_map(|cause| cause.downcast_ref::<SyscallError>())?;
+    let is_access = refused.io_error.kind() == io::ErrorKind::PermissionDenied;
+    let level = fs::read_to_string(paranoid).ok()?.trim().parse::<i32>().ok()?;
+    (refused.call == "perf_event_open" && is_access && level > 2).then(|| {
+        format!(": kernel.perf_event_paranoid is {level}; set it to 2, or add CAP_SYS_ADMIN")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io;
+
+    use anyhow::Error;
+    use aya::sys::SyscallError;
+
+    use super::remedy;
+
+    #[test]
+    fn a_setting_that_asks_for_more_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let told = |call, number, level: &str| {
+            fs::write(file.path(), level).unwrap();
+            let io_error = io::Error::from_raw_os_error(number);
+            let error = Error::new(SyscallError { call, io_error }).context("attach");
+            remedy(&error, file.path())
+        };
+        let asks = ": kernel.perf_event_paranoid is 3; set it to 2, or add CAP_SYS_ADMIN";
+        assert_eq!(told("perf_event_open", libc::EACCES, "3\n").as_deref(), Some(asks));
+        for (call, number, level) in [
+            ("perf_event_open", libc::EACCES, "2\n"),
+            ("perf_event_open", libc::ENOENT, "3\n"),
+            ("bpf_prog_load", libc::EACCES, "3\n"),
+            ("perf_event_open", libc::EACCES, "?"),
+        ] {
+            assert_eq!(told(call, number, level), None, "{call}, {number}, {level}");
+        }
+    }
 }

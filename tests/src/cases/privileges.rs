@@ -42,7 +42,9 @@ pub(super) fn add(table: &mut Table) {
         if Daemon::start::<&str>(&[])?.backend()? == "tracepoint" {
             return refuses("CAP_DAC_READ_SEARCH", others);
         }
-        watches(&Daemon::start_as::<&str>(&[], User::With(others))?, name)
+        // It cannot see whether the kernel preempts, so it may not watch sockets that count no bytes.
+        let daemon = Daemon::start_as::<&str>(&[], User::With(others))?;
+        watches_over(&daemon, name, Address::V4(0))
     });
 }
 
@@ -60,7 +62,11 @@ fn refuses(missing: &str, others: &'static [&'static str]) -> Result<()> {
 fn watches(daemon: &Daemon, name: &str) -> Result<()> {
     let folder = tempfile::TempDir::with_prefix("raw-").context("create a folder")?;
     let path = folder.path().join("socket").to_string_lossy().into_owned();
-    let mut talk = Talk::begin(daemon, name, Address::Unix(path))?;
+    watches_over(daemon, name, Address::Unix(path))
+}
+
+fn watches_over(daemon: &Daemon, name: &str, address: Address) -> Result<()> {
+    let mut talk = Talk::begin(daemon, name, address)?;
     talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
     talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
     talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6))?;
