@@ -262,7 +262,10 @@ const TTL: Duration = Duration::from_secs(30);
 /// A daemon that watches everything for the cases that have it, one for each few: starting it takes longer
 /// than most of them, and reading what it tells of many as well.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Option<(Arc<Daemon>, u32)>>>);
+pub struct Shared(Arc<Mutex<Option<Sharing>>>);
+
+/// The daemon, and how many cases have had it.
+type Sharing = (Arc<Daemon>, u32);
 
 /// Cases that a daemon is shared by.
 const SHARED_BY: u32 = 8;
