@@ -595,35 +595,6 @@ proptest! {
     }
 }
 
-/// Not a test: prints how long a scrape takes. `cargo test --release -- --ignored scrape_time`
-#[test]
-#[ignore = "measures, asserts nothing"]
-fn scrape_time() {
-    let mut scenario = Scenario::new();
-    scenario.statistics = Statistics::new(Buckets::default(), Limits::default());
-    let paths: Vec<PathId> =
-        (0..100).map(|n| scenario.path(format!("/some.package.v1.Service/Method{n}"))).collect();
-    for pid in 1..=100 {
-        let process = scenario.process(pid, b"some-service");
-        for &path in &paths {
-            let key = CallKey { process, role: Role::Server, path };
-            for elapsed_ns in [70_000, 800_000, 40_000_000] {
-                scenario.call(key, Some(Code::Ok), elapsed_ns);
-            }
-        }
-    }
-    let start = std::time::Instant::now();
-    let copy = scenario.statistics.clone();
-    println!("clone of {} series: {:?}", copy.len(), start.elapsed());
-    let snapshot = scenario.snapshot();
-    for format in Format::ALL {
-        let start = std::time::Instant::now();
-        let bytes = render(&snapshot, format);
-        let lines = bytes.split(|&byte| byte == b'\n').count();
-        println!("{format:?}, {lines} lines, {} bytes: {:?}", bytes.len(), start.elapsed());
-    }
-}
-
 #[test]
 fn more_labels_are_on_every_series_of_a_process() {
     let mut scenario = scenario();
