@@ -28,8 +28,16 @@ use crate::{
 /// How long records may wait in the ring while it does not fill.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the kernel programs look for connections that ended without a tracepoint.
+/// How often the kernel programs look for connections that ended without a tracepoint, and everything else
+/// that only time brings about.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Looking through connections takes at most one of so many parts of a processor's time: where there are tens
+/// of thousands it is done less often.
+const SWEEP_PART: u32 = 200;
+
+/// Ends that only show so are told this late at most.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Records between looks at the requests.
 const BATCH: usize = 4096;
@@ -104,6 +112,7 @@ impl Workers {
             others,
             ends_untold: 0,
             says_tls: !config.filter.selects_all(),
+            sweep_at: Instant::now(),
             backend: probes.backend().to_string(),
             started_ns: monotonic_ns(),
             probes: Some(probes),
@@ -176,6 +185,7 @@ struct Lead {
     probes: Option<Probes>,
     /// The kernel programs' figures when they were detached.
     last: Daemon,
+    sweep_at: Instant,
     /// How often the end of a process may not have been told, when that was last asked.
     ends_untold: u64,
     /// TLS where cleartext was asked for is still to be told, once.
@@ -251,11 +261,7 @@ impl State {
     /// Of the first worker.
     fn tick(&mut self) {
         let Some(lead) = &mut self.lead else { return };
-        if let Some(probes) = &lead.probes
-            && let Err(error) = probes.sweep()
-        {
-            warn!("connections that ended unseen are not looked for: {error:#}");
-        }
+        lead.sweep();
         lead.tell_tls();
         let now_ns = monotonic_ns();
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
@@ -281,6 +287,20 @@ impl Lead {
             // One that has ended is noticed by who waits for its answer.
             let _ = other.send(request.clone());
         }
+    }
+
+    /// Looks for connections that ended without a tracepoint.
+    fn sweep(&mut self) {
+        let Some(probes) = &self.probes else { return };
+        let begin = Instant::now();
+        if begin < self.sweep_at {
+            return;
+        }
+        if let Err(error) = probes.sweep() {
+            warn!("connections that ended unseen are not looked for: {error:#}");
+        }
+        let pause = begin.elapsed().saturating_mul(SWEEP_PART).min(SWEEP_LIMIT);
+        self.sweep_at = begin + pause;
     }
 
     fn detach(&mut self) {

@@ -42,6 +42,11 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
         // SAFETY: a map value, valid for the run.
         let known = unsafe { &mut *connection };
+        if Socket::of_sock(sock).is_none_or(|socket| socket.inode != known.inode) {
+            // The connection ended untold, and this is another socket.
+            close_later(sock, connection);
+            return 0;
+        }
         if known.tcp == 0 {
             forget_entered(bpf_get_current_pid_tgid());
         }

@@ -33,7 +33,9 @@ const CANCEL: u32 = 8;
 /// What one connection does until it is over; adds to the number of what it did.
 type Attack = fn(&mut TcpStream, &AtomicU64) -> std::io::Result<()>;
 
-const ATTACKS: [(&str, &str, Attack); 3] = [
+const ATTACKS: [(&str, &str, Attack); 4] = [
+    // What watching takes in any case.
+    ("nobody attacks", "", nothing),
     ("streams opened and reset at once", "streams/s", rapid_reset),
     ("a path that nobody had before in each request", "streams/s", distinct_paths),
     ("connections opened and closed", "connections/s", come_and_go),
@@ -41,11 +43,13 @@ const ATTACKS: [(&str, &str, Attack); 3] = [
 
 pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
     let service = Service::fast(peers)?;
+    // Those who call it, and attack it, would be on other nodes.
+    let pid = service.server.pid();
     for (name, unit, attack) in ATTACKS {
         let [mut bare, mut attacks, mut ratios] = [(); 3].map(|()| Vec::new());
         for _ in 0..REPEATS {
             let (before, done) = attacked(service.address, attack)?;
-            let watch = Watch::start(&[])?;
+            let watch = Watch::start(&["--pid", &pid])?;
             let (watched, _) = attacked(service.address, attack)?;
             watch.stop()?;
             let (after, _) = attacked(service.address, attack)?;
@@ -53,7 +57,9 @@ pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
             bare.push(before);
             attacks.push(done);
         }
-        results.add(format!("{name}: the attack, bare"), unit, None, attacks);
+        if !unit.is_empty() {
+            results.add(format!("{name}: the attack, bare"), unit, None, attacks);
+        }
         results.add(format!("{name}: others' calls, bare"), "calls/s", None, bare);
         let name = format!("{name}: others' calls, watched ÷ bare");
         results.add(name, "", Some(Bound::AtLeast(0.95)), ratios);
@@ -83,6 +89,12 @@ fn attacked(service: SocketAddr, attack: Attack) -> Result<(f64, f64)> {
         let made = made?;
         Ok((made.per_second(), done.load(Ordering::Relaxed) as f64 / made.elapsed.as_secs_f64()))
     })
+}
+
+fn nothing(stream: &mut TcpStream, _: &AtomicU64) -> std::io::Result<()> {
+    stream.write_all(&opening())?;
+    thread::sleep(PATIENCE);
+    Ok(())
 }
 
 fn rapid_reset(stream: &mut TcpStream, done: &AtomicU64) -> std::io::Result<()> {

@@ -146,7 +146,6 @@ pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
 
 /// What a call costs does not depend on how many others there are.
 pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
-    const CALLS: u64 = 40_000;
     let service = Service::fast(peers)?;
     let loads = |loads: [(usize, usize, usize); 4]| {
         loads.map(|(connections, streams, methods)| Load {
@@ -156,32 +155,39 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
             methods,
         })
     };
-    let of_connections = loads([(10, 2, 0), (100, 1, 0), (1000, 1, 0), (10_000, 1, 0)]);
-    let of_methods = loads([(2, 8, 10), (2, 8, 100), (2, 8, 1000), (2, 8, 10_000)]);
+    let of_connections = loads([(10, 2, 0), (100, 1, 0), (1000, 1, 0), (MOST, 1, 0)]);
+    let of_methods = loads([(2, 8, 10), (2, 8, 100), (2, 8, 1000), (2, 8, MOST)]);
     for (what, loads) in [("connections", of_connections), ("methods", of_methods)] {
         let (mut daemon, mut kernel) = (Vec::new(), Vec::new());
         let mut points = Vec::new();
         for load in loads {
-            let watch = Watch::start(&["--max-methods", "20000", "--buckets", "1"])?;
-            let timed = Timed::begin()?;
-            let (_, reading) = watched(&watch, service.address, load, CALLS)?;
-            drop(timed);
-            watch.stop()?;
-            let count = if load.methods == 0 { load.connections } else { load.methods };
-            let per_end = |ns: f64| ns / reading.ends / 1000.0;
-            daemon.push(results.add(
-                format!("daemon's processor time per call end, {count} {what}"),
-                "µs",
-                None,
-                vec![per_end(reading.cpu_ns)],
-            ));
-            kernel.push(results.add(
-                format!("kernel programs' run time per call end, {count} {what}"),
-                "µs",
-                None,
-                vec![per_end(reading.programs_ns)],
-            ));
+            let count = load.connections.max(load.methods);
+            let mut add = |which: &str, costs: &[Cost]| {
+                let mut add = |whose, part: fn(&Cost) -> f64| {
+                    let name = format!("{whose} per {which}call end, {count} {what}");
+                    results.add(name, "µs", None, costs.iter().map(part).collect())
+                };
+                let daemon = add("daemon's processor time", |cost| cost.daemon);
+                (daemon, add("kernel programs' run time", |cost| cost.kernel))
+            };
+            let costs = (0..GROWTH_REPEATS).map(|_| grown(&service, load, count));
+            let (first, later): (Vec<_>, Vec<_>) =
+                costs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+            // Of fewer it is the cost of nothing: of the daemon's being there.
+            if count == MOST {
+                add("first ", &first);
+            }
+            let (daemons, kernels) = add("", &later);
+            daemon.push(daemons);
+            kernel.push(kernels);
             points.push(count.to_string());
+        }
+        let ends = |costs: &[f64]| Some(costs.last()? / costs.first()?);
+        for (whose, costs) in
+            [("daemon's processor time", &daemon), ("kernel programs' run time", &kernel)]
+        {
+            let name = format!("{whose} per call end, {MOST} {what} ÷ 10");
+            results.add(name, "", FLAT, ends(costs).into_iter().collect());
         }
         results.plots.push(Plot {
             name: format!("growth-{what}"),
@@ -195,31 +201,65 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
     workers(&service, results)
 }
 
+const GROWTH_REPEATS: usize = 3;
+
+/// What does not grow.
+const FLAT: Option<Bound> = Some(Bound::AtMost(1.1));
+
+/// Connections, or methods.
+const MOST: usize = 10_000;
+
+/// µs per call end.
+struct Cost {
+    daemon: f64,
+    kernel: f64,
+}
+
+impl Cost {
+    fn of(reading: &Reading) -> Self {
+        let per_end = |ns: f64| ns / reading.ends / 1000.0;
+        Self { daemon: per_end(reading.cpu_ns), kernel: per_end(reading.programs_ns) }
+    }
+}
+
+/// What the first calls cost, one of each of `count` connections or methods, and what later ones do.
+fn grown(service: &Service, load: Load, count: usize) -> Result<(Cost, Cost)> {
+    const CALLS: u64 = 40_000;
+    let watch = Watch::start(&["--max-methods", "20000", "--buckets", "1"])?;
+    let mut client = Client::connect(service.address, load.connections)?;
+    let _timed = Timed::begin()?;
+    let mut cost = |calls: u64| -> Result<Cost> {
+        let begin = watch.begin()?;
+        let made = client.call(load, Until::Calls(calls))?;
+        Ok(Cost::of(&watch.since_ends(begin, 2.0 * made.calls as f64)?))
+    };
+    let costs = (cost(count.max(load.connections * load.streams) as u64)?, cost(CALLS)?);
+    watch.stop()?;
+    Ok(costs)
+}
+
 /// What more workers cost where one would do: in turns with one.
 fn workers(service: &Service, results: &mut Results) -> Result<()> {
     const CALLS: u64 = 60_000;
     let load = Load { connections: 16, streams: 2, payload: 20, methods: 0 };
-    // Of the daemon and the kernel programs, in µs.
-    let per_end = |workers: &str| -> Result<(f64, f64)> {
+    let cost = |workers: &str| -> Result<Cost> {
         let watch = Watch::start(&["--workers", workers])?;
         let timed = Timed::begin()?;
         let (_, reading) = watched(&watch, service.address, load, CALLS)?;
         drop(timed);
         watch.stop()?;
-        let per_end = |ns: f64| ns / reading.ends / 1000.0;
-        Ok((per_end(reading.cpu_ns), per_end(reading.programs_ns)))
+        Ok(Cost::of(&reading))
     };
-    let flat = || Some(Bound::AtMost(1.1));
     for workers in ["2", "4", "8"] {
         let (mut daemon, mut kernel) = (Vec::new(), Vec::new());
         for _ in 0..REPEATS {
-            let (one, more) = (per_end("1")?, per_end(workers)?);
-            daemon.push(more.0 / one.0);
-            kernel.push(more.1 / one.1);
+            let (one, more) = (cost("1")?, cost(workers)?);
+            daemon.push(more.daemon / one.daemon);
+            kernel.push(more.kernel / one.kernel);
         }
         let name = |what| format!("{what} per call end, {workers} workers ÷ 1");
-        results.add(name("daemon's processor time"), "", flat(), daemon);
-        results.add(name("kernel programs' run time"), "", flat(), kernel);
+        results.add(name("daemon's processor time"), "", FLAT, daemon);
+        results.add(name("kernel programs' run time"), "", FLAT, kernel);
     }
     Ok(())
 }

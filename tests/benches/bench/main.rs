@@ -60,7 +60,7 @@ const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "attacked",
-        about: "What watching takes of a service that is attacked: tonic, 16 calls of others at once",
+        about: "What watching takes of a service that is attacked: tonic, 16 calls of others at once, the service watched",
         run: attacked::costs,
     },
     Bench {

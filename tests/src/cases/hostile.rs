@@ -51,6 +51,7 @@ pub(super) fn add(table: &mut Table) {
     hostile(table, "1,000,000 distinct paths", FEW, distinct_paths);
     table.alone("a flood of connections", flood);
     table.alone("more connections than are watched", more_connections_than_watched);
+    table.alone("connections reset before all was read, others at their addresses", resets);
     hostile(table, "CONTINUATION that never ends", FEW, endless_continuation);
     hostile(table, "header blocks that expand to gigabytes", FEW, bombs);
     hostile(table, "header tables resized with each block", FEW, table_sizes);
@@ -257,6 +258,36 @@ fn flood(name: &str) -> Result<()> {
     within_bounds(&daemon)
 }
 
+/// Ends that no tracepoint tells of, and then sockets at the same addresses of which nobody moves a byte.
+fn resets(name: &str) -> Result<()> {
+    const RESETS: usize = 1000;
+    const UNREAD: [u8; 100] = [0; 100];
+    let daemon = of_this_process(&[])?;
+    let mut neighbour = Neighbour::of(&daemon, name)?;
+    neighbour.calls()?;
+    let before = connections(&daemon)?;
+    let mut flood = Flood::new()?;
+    for _ in 0..RESETS {
+        flood.connect()?;
+        let [mut client, server] = flood.open.pop().context("a connection")?;
+        client.write_all(&UNREAD)?;
+        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+        // In this order, so that the server is reset before it closes.
+        drop(client);
+        drop(server);
+        drop(flood.connect_only()?);
+    }
+    neighbour.calls()?;
+    daemon.wait_until(|metrics| match open_connections(metrics) - before {
+        0 => Ok(()),
+        left => Err(format!("{left} connections are left")),
+    })?;
+    neighbour.is_counted()?;
+    let unseen = daemon.scrape()?.sum("observer_gap_bytes_total", &[]);
+    ensure!(unseen <= (RESETS * UNREAD.len()) as f64, "{unseen} bytes are said to be unseen");
+    Ok(())
+}
+
 /// What does not fit is counted, and what comes when there is room again is watched.
 fn more_connections_than_watched(name: &str) -> Result<()> {
     const WATCHED: usize = 100;
@@ -314,9 +345,15 @@ impl Flood {
         Ok(Self { listener, open: Vec::new() })
     }
 
+    /// A connection on which nothing is sent.
+    fn connect_only(&self) -> Result<[TcpStream; 2]> {
+        let client = TcpStream::connect(self.listener.local_addr()?).context("connect")?;
+        let (server, _) = self.listener.accept().context("accept")?;
+        Ok([client, server])
+    }
+
     fn connect(&mut self) -> Result<()> {
-        let mut client = TcpStream::connect(self.listener.local_addr()?).context("connect")?;
-        let (mut server, _) = self.listener.accept().context("accept")?;
+        let [mut client, mut server] = self.connect_only()?;
         let mut opening = [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
         client.write_all(&opening)?;
         server.read_exact(&mut opening)?;
