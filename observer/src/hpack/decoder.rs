@@ -3,9 +3,7 @@
 use super::{
     Error, Field, Interner, PathId,
     field::{self, Name},
-    integer,
-    recent::{Recent, references},
-    static_table,
+    integer, static_table,
     string::StringLiteral,
     table::{Entry, Table},
 };
@@ -19,7 +17,7 @@ use super::{
 pub struct Decoder {
     table: Table,
     /// Another one each time that an index may come to mean something else.
-    generation: u64,
+    pub(super) generation: u64,
 }
 
 impl Decoder {
@@ -52,37 +50,6 @@ impl Decoder {
             self.lose_track();
         }
         result
-    }
-
-    /// As [`decode`](Self::decode), adding the fields up: also what they were before an error. What blocks of
-    /// nothing but references came to is found in `recent`, which is to be this decoder's alone.
-    #[inline]
-    pub fn digest<D: Copy + Default>(
-        &mut self,
-        block: &[u8],
-        interner: &mut Interner,
-        recent: &mut Recent<D>,
-        mut add: impl FnMut(&mut D, Field),
-    ) -> (D, Result<(), Error>) {
-        let references = references(block);
-        if let Some(references) = references
-            && let Some(digest) = recent.get(references, self.generation)
-        {
-            return (digest, Ok(()));
-        }
-        let mut digest = D::default();
-        let mut known = true;
-        let result = self.decode(block, interner, |field| {
-            known &= field != Field::Unknown;
-            add(&mut digest, field);
-        });
-        if let Some(references) = references
-            && known
-            && result.is_ok()
-        {
-            recent.put(references, self.generation, digest);
-        }
-        (digest, result)
     }
 
     /// A header block may have been missed: forgets the dynamic table.

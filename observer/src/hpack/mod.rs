@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A path that comes as the same literal again is found by its code, without decoding it. A block of nothing but
-//! references that comes again while the table is the same is not even looked up ([`Decoder::digest`]).
+//! references that comes again while the table is the same is not even looked up ([`Digester`]).
 //!
 //! What it does not know it reports as [`Field::Unknown`], never as something else. The reasons
 //! why that holds after a late join are in `table`.
@@ -31,12 +31,12 @@
 #![forbid(unsafe_code)]
 
 mod decoder;
+mod digester;
 mod error;
 mod field;
 mod huffman;
 mod integer;
 mod interner;
-mod recent;
 mod static_table;
 mod string;
 mod table;
@@ -46,9 +46,9 @@ mod texts;
 mod tests;
 
 pub use decoder::Decoder;
+pub use digester::Digester;
 pub use error::Error;
 pub use field::{ContentType, Field, RequestMethod, Timeout, TraceId};
 pub use interner::{Interner, MAX_PATH_LEN, PathId};
-pub use recent::Recent;
 pub use table::MAX_TABLE_SIZE;
 pub use texts::{TextId, Texts};

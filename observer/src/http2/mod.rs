@@ -15,7 +15,7 @@ use observer_common::{
 
 use crate::{
     grpc::{CallSink, Calls, Flow, Headers, Moment, Role},
-    hpack::{Decoder, Field, Interner, PathId, Recent},
+    hpack::{Decoder, Digester, Field, Interner, PathId},
     record::{Bytes, Item, Unseen},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
@@ -51,8 +51,7 @@ struct Direction {
     position: u64,
     frame: FrameAssembly,
     block: BlockAssembly,
-    decoder: Decoder,
-    recent: Recent<Headers>,
+    headers: Digester<Headers>,
 }
 
 impl Direction {
@@ -61,8 +60,7 @@ impl Direction {
             position: 0,
             frame: FrameAssembly::default(),
             block: BlockAssembly::default(),
-            decoder,
-            recent: Recent::default(),
+            headers: Digester::new(decoder),
         }
     }
 
@@ -70,21 +68,21 @@ impl Direction {
     fn lose_records(&mut self, inserts: Option<u32>) {
         match inserts {
             Some(inserts) if !self.frame.is_open() && !self.block.is_open() => {
-                self.decoder.miss_inserts(inserts);
+                self.headers.miss_inserts(inserts);
             }
             _ => self.lose_track(),
         }
     }
 
     fn memory(&self) -> usize {
-        self.frame.memory() + self.block.memory() + self.decoder.memory()
+        self.frame.memory() + self.block.memory() + self.headers.get_ref().memory()
     }
 
     /// A header block may have been missed.
     fn lose_track(&mut self) {
         self.frame.drop_frame();
         self.block.drop_block();
-        self.decoder.lose_track();
+        self.headers.lose_track();
     }
 }
 
@@ -133,7 +131,9 @@ impl Connection {
     /// The paths that it knows: those of its calls, and of its header tables.
     pub fn paths(&self) -> impl Iterator<Item = PathId> {
         let Self { received, sent, calls, .. } = self;
-        calls.paths().chain(received.decoder.paths()).chain(sent.decoder.paths())
+        let [received, sent] =
+            [received, sent].map(|direction| direction.headers.get_ref().paths());
+        calls.paths().chain(received).chain(sent)
     }
 
     /// Its calls.
@@ -191,9 +191,7 @@ impl Connection {
     pub fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
         for flow in [Flow::Received, Flow::Sent] {
             self.missed(flow);
-            let direction = self.direction(flow);
-            direction.decoder = Decoder::joined_late();
-            direction.recent = Recent::default();
+            self.direction(flow).headers = Digester::new(Decoder::joined_late());
         }
         self.calls.closed(time_ns, sink);
     }
@@ -328,12 +326,11 @@ impl Connection {
             }
         };
         let mut unknown = 0;
-        let Direction { decoder, recent, .. } = direction;
         let add = |headers: &mut Headers, field| {
             unknown += u64::from(field == Field::Unknown);
             headers.add(field);
         };
-        let (mut headers, decoded) = decoder.digest(block.bytes, context.interner, recent, add);
+        let (mut headers, decoded) = direction.headers.digest(block.bytes, context.interner, add);
         context.faults.unknown_references += unknown;
         if decoded.is_err() {
             context.faults.blocks += 1;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use h2::Codec;
 use http::Request;
-use observer::hpack::{Decoder, Field, Interner, Recent};
+use observer::hpack::{Decoder, Digester, Field, Interner};
 use observer_common::frame::{FrameHeader, HEADER_LENGTH, kind};
 use observer_common::scanner::{Scanner, Take, event};
 use tests::raw::frames::{Frames, PREFACE, Shape};
@@ -172,26 +172,25 @@ fn per_turn(begin: Instant, fresh: bool) -> f64 {
 /// As connections decode them; `forget` what blocks of references said before.
 fn our_ns(first: &[u8], block: &[u8], fresh: bool, forget: bool) -> Result<f64> {
     let mut interner = Interner::new(16);
-    let mut decoder = Decoder::from_start();
-    let mut recent = Recent::<u32>::default();
-    let mut decode = |decoder: &mut Decoder, interner: &mut Interner, block: &[u8]| {
-        if forget {
-            recent = Recent::default();
-        }
-        let (unknown, decoded) = decoder.digest(block, interner, &mut recent, |unknown, field| {
+    let start = || Digester::<u32>::new(Decoder::from_start());
+    let mut headers = start();
+    let decode = |headers: &mut Digester<u32>, interner: &mut Interner, block: &[u8]| {
+        let (unknown, decoded) = headers.digest(block, interner, |unknown, field| {
             *unknown += u32::from(black_box(field) == Field::Unknown);
         });
         decoded.map_err(|error| anyhow!("{error:?}"))?;
         ensure!(unknown == 0, "{unknown} unknown fields");
         Ok(())
     };
-    decode(&mut decoder, &mut interner, first)?;
+    decode(&mut headers, &mut interner, first)?;
     let begin = Instant::now();
     for _ in 0..turns(fresh) {
         if fresh {
-            decoder = Decoder::from_start();
+            headers = start();
+        } else if forget {
+            headers = Digester::new(headers.into_inner());
         }
-        decode(&mut decoder, &mut interner, black_box(block))?;
+        decode(&mut headers, &mut interner, black_box(block))?;
     }
     Ok(per_turn(begin, fresh))
 }

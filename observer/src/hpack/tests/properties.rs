@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Decoder, Error, Field, Interner, MAX_TABLE_SIZE, Recent},
+    super::{Decoder, Digester, Error, Field, Interner, MAX_TABLE_SIZE},
     decode, meaning,
     reference::{Block, Encoded, Encoder, scripts},
 };
@@ -217,24 +217,24 @@ proptest! {
     #[test]
     fn remembered_blocks(steps in prop::collection::vec(step(), 0..200)) {
         let mut interner = Interner::new(10);
-        let mut recent = Recent::default();
-        let mut decoders = [Decoder::from_start(), Decoder::from_start()];
+        let mut remembering = Digester::new(Decoder::from_start());
+        let mut other = Decoder::from_start();
         for step in &steps {
-            let [remembering, other] = &mut decoders;
             match step {
                 Step::Block(block) => {
                     let add = |fields: &mut Fields, field| fields.add(field);
-                    let (fields, result) =
-                        remembering.digest(block, &mut interner, &mut recent, add);
+                    let digest = remembering.digest(block, &mut interner, add);
                     let mut expected = Fields::default();
                     let decoded = other.decode(block, &mut interner, |field| expected.add(field));
-                    prop_assert_eq!((fields, result), (expected, decoded));
+                    prop_assert_eq!(digest, (expected, decoded));
                 }
-                Step::Missed(None) => decoders.iter_mut().for_each(Decoder::lose_track),
+                Step::Missed(None) => {
+                    remembering.lose_track();
+                    other.lose_track();
+                }
                 Step::Missed(Some(inserts)) => {
-                    for decoder in &mut decoders {
-                        decoder.miss_inserts(*inserts);
-                    }
+                    remembering.miss_inserts(*inserts);
+                    other.miss_inserts(*inserts);
                 }
             }
         }

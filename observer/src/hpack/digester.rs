@@ -1,15 +1,83 @@
-//! What the last header blocks said, of those that are nothing but references.
+//! What the fields of header blocks add up to, and what the last blocks came to, of those that are nothing but
+//! references.
 //!
 //! A peer whose table has what it says repeats it in a few octets, and these are the same each time: as long as
 //! the table is the same, so is what they mean.
 
+use super::{Decoder, Error, Field, Interner};
+
+/// A [`Decoder`] that adds up the fields of a block, to a `D`.
+#[derive(Debug)]
+pub struct Digester<D> {
+    decoder: Decoder,
+    recent: Recent<D>,
+}
+
+impl<D: Copy + Default> Digester<D> {
+    /// Goes on with what that decoder knows.
+    pub fn new(decoder: Decoder) -> Self {
+        Self { decoder, recent: Recent::default() }
+    }
+
+    /// As [`Decoder::decode`], but gives `add` only what has to be decoded: a block of nothing but references
+    /// that is one of the last two is known already. Also what the fields were before an error.
+    #[inline]
+    pub fn digest(
+        &mut self,
+        block: &[u8],
+        interner: &mut Interner,
+        mut add: impl FnMut(&mut D, Field),
+    ) -> (D, Result<(), Error>) {
+        let Self { decoder, recent } = self;
+        let references = references(block);
+        if let Some(references) = references
+            && let Some(digest) = recent.get(references, decoder.generation)
+        {
+            return (digest, Ok(()));
+        }
+        let mut digest = D::default();
+        let mut known = true;
+        let result = decoder.decode(block, interner, |field| {
+            known &= field != Field::Unknown;
+            add(&mut digest, field);
+        });
+        if let Some(references) = references
+            && known
+            && result.is_ok()
+        {
+            recent.put(references, decoder.generation, digest);
+        }
+        (digest, result)
+    }
+
+    /// As [`Decoder::lose_track`].
+    pub fn lose_track(&mut self) {
+        self.decoder.lose_track();
+    }
+
+    /// As [`Decoder::miss_inserts`].
+    pub fn miss_inserts(&mut self, count: u32) {
+        self.decoder.miss_inserts(count);
+    }
+
+    /// The decoder.
+    pub fn get_ref(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The decoder, without what the last blocks came to.
+    pub fn into_inner(self) -> Decoder {
+        self.decoder
+    }
+}
+
 /// Octets of a block that is nothing but references of one octet each, behind the last of them zeros, which
 /// are no such references.
-pub(super) type References = u128;
+type References = u128;
 
 /// The block as a number, if it is one of at most 16 such references.
 #[inline]
-pub(super) fn references(block: &[u8]) -> Option<References> {
+fn references(block: &[u8]) -> Option<References> {
     /// The first bit of each octet: an indexed field (RFC 7541 section 6.1).
     const INDEXED: u128 = u128::from_le_bytes([0x80; 16]);
     let mut octets = [0; 16];
@@ -19,10 +87,9 @@ pub(super) fn references(block: &[u8]) -> Option<References> {
     (number & INDEXED == INDEXED.checked_shr(unused)?).then_some(number)
 }
 
-/// What [`Decoder::digest`](super::Decoder::digest) made of the last two of those blocks that differ: of a
-/// response the headers and the trailers take turns.
+/// The last two of those blocks that differ: of a response the headers and the trailers take turns.
 #[derive(Debug)]
-pub struct Recent<D> {
+struct Recent<D> {
     /// The later first; the number is 0 if there is none.
     blocks: [(References, D); 2],
     /// Of the decoder, when they were decoded.
@@ -37,7 +104,7 @@ impl<D: Copy + Default> Default for Recent<D> {
 
 impl<D: Copy + Default> Recent<D> {
     #[inline]
-    pub(super) fn get(&mut self, block: References, generation: u64) -> Option<D> {
+    fn get(&mut self, block: References, generation: u64) -> Option<D> {
         if self.generation != generation {
             return None;
         }
@@ -51,7 +118,7 @@ impl<D: Copy + Default> Recent<D> {
         Some(later.1)
     }
 
-    pub(super) fn put(&mut self, block: References, generation: u64, digest: D) {
+    fn put(&mut self, block: References, generation: u64, digest: D) {
         if self.generation != generation {
             *self = Self { generation, ..Self::default() };
         }
