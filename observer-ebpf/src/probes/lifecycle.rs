@@ -223,8 +223,8 @@ fn return_missed(connection: &mut Connection, sent: u8) {
     direction.step.lose();
 }
 
-/// Attached to nothing: the daemon runs it about once a second. Finds the connections whose end
-/// no tracepoint told: Unix sockets, sockets reset with data unread, a full ring.
+/// Attached to nothing: the daemon runs it about once a second, less often where there are tens of
+/// thousands. Finds the connections whose end no tracepoint told: Unix sockets, sockets reset with data unread, a full ring.
 #[raw_tracepoint]
 fn sweep(_: RawTracePointContext) -> i32 {
     // SAFETY: the callbacks take what the helper passes for maps of these types.

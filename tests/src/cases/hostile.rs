@@ -250,10 +250,7 @@ fn flood(name: &str) -> Result<()> {
     let a_second = SHORT as f64 / begin.elapsed().as_secs_f64();
     report::say(&format!("a flood of connections: {a_second:.0} opened and closed a second"));
     neighbour.calls()?;
-    daemon.wait_until(|metrics| match open_connections(metrics) - before {
-        0 => Ok(()),
-        left => Err(format!("{left} connections are left")),
-    })?;
+    wait_for_connections(&daemon, before)?;
     neighbour.is_counted()?;
     within_bounds(&daemon)
 }
@@ -278,10 +275,7 @@ fn resets(name: &str) -> Result<()> {
         drop(flood.connect_only()?);
     }
     neighbour.calls()?;
-    daemon.wait_until(|metrics| match open_connections(metrics) - before {
-        0 => Ok(()),
-        left => Err(format!("{left} connections are left")),
-    })?;
+    wait_for_connections(&daemon, before)?;
     neighbour.is_counted()?;
     let unseen = daemon.scrape()?.sum("observer_gap_bytes_total", &[]);
     ensure!(unseen <= (RESETS * UNREAD.len()) as f64, "{unseen} bytes are said to be unseen");
@@ -305,10 +299,7 @@ fn more_connections_than_watched(name: &str) -> Result<()> {
     let many = (WATCHED + 2) as f64;
     ensure!(refused.total_cmp(&many).is_eq(), "{refused} ends of connections found no room");
     flood.open.clear();
-    daemon.wait_until(|metrics| match open_connections(metrics) {
-        2 => Ok(()),
-        open => Err(format!("{open} connections are open")),
-    })?;
+    wait_for_connections(&daemon, 2)?;
     Neighbour::of(&daemon, &format!("{name} later")).and_then(|mut later| {
         later.calls()?;
         later.is_counted()
@@ -324,6 +315,13 @@ fn of_this_process(more: &[&str]) -> Result<Daemon> {
 
 fn connections(daemon: &Daemon) -> Result<usize> {
     Ok(open_connections(&daemon.scrape()?))
+}
+
+fn wait_for_connections(daemon: &Daemon, expected: usize) -> Result<()> {
+    daemon.wait_until(|metrics| match open_connections(metrics) {
+        open if open == expected => Ok(()),
+        open => Err(format!("{open} connections are open, not {expected}")),
+    })
 }
 
 fn open_connections(metrics: &Metrics) -> usize {
