@@ -42,7 +42,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
         // SAFETY: a map value, valid for the run.
         let known = unsafe { &mut *connection };
-        if Socket::of_sock(sock).is_none_or(|socket| socket.inode != known.inode) {
+        if !(Socket { sock, inode: known.inode }).is_open() {
             // The connection ended untold, and this is another socket.
             close_later(sock, connection);
             return 0;
