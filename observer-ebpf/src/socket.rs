@@ -119,13 +119,20 @@ pub fn sequence_of_tcp(sock: Address, sent: bool) -> Option<u32> {
 }
 
 /// SYN and FIN count as a byte each.
-const SYN_AND_FIN: i64 = 2;
+pub const SYN_AND_FIN: i64 = 2;
 
 /// Whether bytes went through the socket in this direction before the `length` ones that just did, by
 /// its own statistics; `None` if it has none.
+#[inline(always)]
+pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
+    Some(moved(sock, sent)?.wrapping_sub(length as i64) > SYN_AND_FIN)
+}
+
+/// How many bytes went through the socket in this direction, by its own statistics, [SYN and
+/// FIN](SYN_AND_FIN) among them where they count; `None` if it has none.
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
-pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
+pub fn moved(sock: Address, sent: bool) -> Option<i64> {
     sequence(sock, sent)?;
     // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
     // large.
@@ -140,8 +147,7 @@ pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
         let first: u32 = read(sock, Field::TcpCopiedSeq)?;
         (received, first.wrapping_sub(end))
     };
-    let all = (settled as i64).wrapping_add(i64::from(under_way as i32));
-    Some(all.wrapping_sub(length as i64) > SYN_AND_FIN)
+    Some((settled as i64).wrapping_add(i64::from(under_way as i32)))
 }
 
 /// Whether this direction has been shut: by a FIN, which counts as one in `copied_seq` and

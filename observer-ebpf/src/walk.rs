@@ -88,9 +88,6 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, missed: u32, call: &Call) ->
     let steps =
         unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut *walk).cast::<c_void>(), 0) };
     let refused = direction.scanner.is_refused();
-    if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
-        return Outcome::NotPreface;
-    }
     if scratch.searching != 0 {
         let walked = !refused && direction.position == end;
         direction.position = end;
@@ -105,6 +102,8 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, missed: u32, call: &Call) ->
             connection.state = state::WATCHED;
             count_protocol(Protocol::Http2);
         }
+    } else if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
+        return Outcome::NotPreface;
     } else if refused {
         count(Counter::NotFrame, end - direction.position);
         direction.position = end;

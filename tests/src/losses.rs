@@ -24,7 +24,7 @@ const UNKNOWN_CODE: &str = "not_seen";
 const LEAST_UNSEEN: f64 = 10.0;
 
 /// Whether the kernel may skip programs.
-pub(crate) fn may_be() -> bool {
+pub fn may_be() -> bool {
     static MAY_BE: LazyLock<bool> = LazyLock::new(|| env::var_os(LOSSY).is_some());
     *MAY_BE
 }
@@ -56,8 +56,16 @@ pub fn told_truly(metrics: &Metrics, ended: &Ended, told: &Ended) -> Option<Resu
         of.iter().map(|((method, code), &calls)| (path(method), code.clone(), calls)).collect()
     };
     let (ended, told) = (paths(ended), paths(told));
-    let unseen = metrics.sum("observer_gap_bytes_total", &[]);
-    Some(untrue(&numbers(&ended), &numbers(&told), unseen).map_or(Ok(()), Err))
+    Some(untrue(&numbers(&ended), &numbers(&told), bytes_unseen(metrics)).map_or(Ok(()), Err))
+}
+
+/// Bytes that the daemon says it has not seen; any number where it joined a connection late, of which it
+/// does not say what went by before.
+pub(crate) fn bytes_unseen(metrics: &Metrics) -> f64 {
+    let is_late = |name, label| metrics.sum(name, &[(label, "joined_late")]) > 0.0;
+    let any =
+        is_late("observer_connections", "state") || is_late("observer_calls_total", "connection");
+    if any { f64::INFINITY } else { metrics.sum("observer_gap_bytes_total", &[]) }
 }
 
 /// A number of calls, messages or bytes: its name; the method; the code, if it is by code.

@@ -15,7 +15,7 @@ use tests::footprint::map_numbers;
 use tests::losses::{self, Ended};
 use tests::raw::command::{self, Read, Write};
 use tests::raw::frames::{Frames, PREFACE, Shape, frame, message};
-use tests::raw::talk::Role::{Client, Server};
+use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::talk::Way;
 use tests::raw::{Action, Address, Call, Talk};
 
@@ -141,6 +141,14 @@ fn unseen(table: &mut Table) {
         }
         all_seen(daemon, case, |way| way.read = Read::Ring)
     });
+    table.alone("a preface written by splice, and calls after it", |name| {
+        let begin = |way: &mut Way| way.write = Write::Splice;
+        begun_unseen(name, begin, Client)
+    });
+    table.alone("a preface read by io_uring, and calls after it", |name| {
+        let begin = |way: &mut Way| way.read = Read::Ring;
+        begun_unseen(name, begin, Server)
+    });
     table.alone("threads that block in reads of Unix sockets", blocked_readers);
     // 9P is a module, and so is its way over any socket.
     let possible = Path::new("/sys/module/9pnet_fd").exists();
@@ -148,6 +156,27 @@ fn unseen(table: &mut Table) {
     table.case("a request read by recvfrom with MSG_TRUNC, and others after it", |daemon, case| {
         read_unseen(daemon, case, Read::Discard, "discarded")
     });
+}
+
+/// A client's first bytes go by unseen at one end, and no others: the connection is known by the server's.
+fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<()> {
+    let daemon = Daemon::start(&["--buckets", "1"])?;
+    let mut talk = Talk::connect(&daemon, name, Address::V4(0))?;
+    begin(&mut talk.way);
+    talk.client(|f| f.bytes(PREFACE).settings(&[(2, 0)]))?;
+    let is_seen = end == Server && daemon.backend()? != "tracepoint";
+    let unseen = if is_seen { 0 } else { talk.written(Client) };
+    talk.way = Way::default();
+    talk.server(|f| f.settings(&[(3, 100)]))?;
+    call(&mut talk, 1, "Get", OK)?;
+    call(&mut talk, 3, "Get", NOT_FOUND)?;
+    says(&mut talk, &[("Get", "OK", 1), ("Get", not_found(), 1)], 2, 0)?;
+    let metrics = daemon.scrape()?;
+    let counted = metrics.sum("observer_gap_bytes_total", &[("cause", "unseen")]);
+    let all = losses::is_equal(&metrics, unseen as f64, counted);
+    ensure!(all, "{counted} of {unseen} bytes are counted");
+    counted_alone(&daemon, "unseen")?;
+    talk.end_peers()
 }
 
 /// The kernel keeps a bounded number of returns of a function open for a kprobe: once so many threads

@@ -229,6 +229,11 @@ impl Table {
         run: impl FnOnce(&str) -> Result<()> + Send + 'static,
     ) {
         self.alone(name, run);
+        self.only_if(possible);
+    }
+
+    /// The last case is shown as ignored where it is not possible.
+    fn only_if(&mut self, possible: bool) {
         if let Some(case) = self.cases.last_mut() {
             case.ignored = !possible;
         }
