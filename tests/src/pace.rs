@@ -16,6 +16,11 @@ pub fn slowness() -> u32 {
     *TIMES
 }
 
+/// Whether this is a machine for the tests alone: an emulated one.
+pub fn is_emulated() -> bool {
+    slowness() > 1
+}
+
 /// A limit, as it is here.
 pub fn limit(limit: Duration) -> Duration {
     limit.saturating_mul(slowness())

@@ -61,7 +61,7 @@ fn are_installed() -> bool {
         command.status().is_ok_and(|status| status.success())
     };
     // What it sees is no matter of the kernel, and where one is emulated it comes too late.
-    pace::slowness() == 1 && runs("tcpdump") && runs("tshark")
+    !pace::is_emulated() && runs("tcpdump") && runs("tshark")
 }
 
 /// What raw peers did, since all was last recorded: the cases run one after the other.

@@ -10,7 +10,7 @@ use crate::{bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, vm};
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks. All together less than everything else takes,
 /// beside which they run: tests wait more than they work.
-const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_secs(150), seed: 1 };
+const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_mins(2), seed: 1 };
 
 /// Long enough for calls of each kind.
 const DEMONSTRATED: Duration = Duration::from_secs(10);

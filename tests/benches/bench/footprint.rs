@@ -68,7 +68,7 @@ pub(crate) fn memory(peers: &Peers, results: &mut Results) -> Result<()> {
     results.add("memory of maps at start, the ring's included", "MiB", None, maps);
     results.add("all in at start", "MiB", most(20.0), before);
     let size = fs::metadata(peers.daemon()).context("the daemon's size")?.len();
-    results.add("the program's file", "MiB", None, vec![size as f64 / MIB]);
+    results.add("the program's file", "MiB", most(10.0), vec![size as f64 / MIB]);
     connections(peers, results)?;
     series(peers, results)
 }

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 
 use anyhow::Result;
 use tests::daemon::{Daemon, free_address};
+use tests::losses;
 use tests::raw::command::{Read, Write};
 use tests::raw::frames::Frames;
 use tests::raw::talk::Role::{Client, Server};
@@ -149,9 +150,10 @@ fn boundaries(table: &mut Table) {
         let put = (String::from("Put"), String::from("OK"));
         for role in [Client, Server] {
             let pid = talk.pid(role)?;
-            talk.daemon.wait_until(|metrics| match handled(metrics, role, &pid).get(&put) {
-                Some(calls) if calls.total_cmp(&3.0).is_eq() => Ok(()),
-                calls => Err(format!("the {role:?} has {calls:?} of 3 calls")),
+            talk.daemon.wait_until(|metrics| {
+                let calls = handled(metrics, role, &pid).get(&put).copied().unwrap_or_default();
+                let all = losses::is_equal(metrics, calls, 3.0);
+                if all { Ok(()) } else { Err(format!("the {role:?} has {calls} of 3 calls")) }
             })?;
         }
         Ok(())

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::loaded_programs;
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use tests::daemon::Daemon;
 use tests::footprint::{Footprint, programs};
+use tests::pace;
 use tests::raw::talk::Role::Server;
 use tests::raw::{Address, Call, Talk};
 use tests::report;
@@ -33,6 +35,8 @@ pub(super) fn add(table: &mut Table) {
     table.alone("processes that come and go", short_lived_processes);
     let possible = Path::new(PROCESSOR).exists();
     table.alone_if(possible, "a processor taken offline and back", processor_offline);
+    // Others go by the clock of a machine that is not for the tests alone.
+    table.alone_if(pace::is_emulated(), "the wall clock jumps", wall_clock_jumps);
 }
 
 fn call(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
@@ -249,5 +253,66 @@ impl Drop for Offline {
     fn drop(&mut self) {
         // There is nothing else to be done about it.
         let _ = fs::write(PROCESSOR, "1");
+    }
+}
+
+/// A day on, and two back: to before the daemon started.
+fn wall_clock_jumps(name: &str) -> Result<()> {
+    const DAY: i64 = 24 * 60 * 60;
+    let daemon = Daemon::start::<&str>(&[])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    let clock = WallClock::now()?;
+    let begun = Instant::now();
+    let mut stream = 1;
+    for jump in [0, DAY, -DAY] {
+        clock.set(jump)?;
+        for _ in 0..20 {
+            call(&mut talk, stream)?;
+            stream += 2;
+        }
+        // One that begins before a jump and ends after it.
+        talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
+        clock.set(-jump)?;
+        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+        talk.expect(Call::new("Get", OK).unary(5, 6))?;
+        stream += 2;
+        talk.compare()?;
+    }
+    let metrics = daemon.scrape()?;
+    for role in ["server", "client"] {
+        let took = metrics.sum(&format!("grpc_{role}_handling_seconds_sum"), &[]);
+        let most = begun.elapsed().as_secs_f64();
+        ensure!((0.0..=most).contains(&took), "all calls took {took} s of {most}");
+    }
+    drop(clock);
+    talk.finish()
+}
+
+/// The wall clock as it would be had nobody set it, as which it is set when this is dropped.
+struct WallClock {
+    /// Since 1970, at `read`.
+    time: Duration,
+    read: Instant,
+}
+
+impl WallClock {
+    fn now() -> Result<Self> {
+        let time = Duration::try_from(clock_gettime(ClockId::Realtime))?;
+        Ok(Self { time, read: Instant::now() })
+    }
+
+    /// Sets it wrong by so many seconds.
+    fn set(&self, wrong_by: i64) -> Result<()> {
+        let time = self.time + self.read.elapsed();
+        let mut time = Timespec::try_from(time)?;
+        time.tv_sec += wrong_by;
+        clock_settime(ClockId::Realtime, time).context("set the clock")
+    }
+}
+
+impl Drop for WallClock {
+    fn drop(&mut self) {
+        // There is nothing else to be done about it.
+        let _ = self.set(0);
     }
 }
