@@ -41,14 +41,18 @@ fn counted(talk: &Talk<'_>, cause: &str) -> Result<()> {
     Ok(())
 }
 
-/// So many bytes, to the byte unless programs were skipped: then more are unseen, and fewer for another
-/// cause.
-fn counts(daemon: &Daemon, cause: &str, bytes: u64) -> Result<()> {
+/// So many bytes were lost for this cause, to the byte, and none for another; unless programs were skipped:
+/// then more are unseen, and maybe fewer of another cause.
+fn counted_alone(daemon: &Daemon, cause: &str, bytes: u64) -> Result<()> {
     let metrics = daemon.scrape()?;
     let counted = metrics.sum("observer_gap_bytes_total", &[("cause", cause)]);
     let same = counted.total_cmp(&(bytes as f64)).is_eq();
     let may_differ = losses::skipped(&metrics).is_some();
     ensure!(same || may_differ, "{counted} of {bytes} bytes are counted as {cause}");
+    let all = metrics.sum("observer_gaps_total", &[]);
+    let of_cause = metrics.sum("observer_gaps_total", &[("cause", cause)]);
+    let alone = losses::is_equal(&metrics, of_cause, all);
+    ensure!(alone, "{of_cause} of {all} gaps are {cause}");
     Ok(())
 }
 
@@ -182,8 +186,7 @@ fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<(
     call(&mut talk, 1, "Get", OK)?;
     call(&mut talk, 3, "Get", NOT_FOUND)?;
     says(&mut talk, &[("Get", "OK", 1), ("Get", not_found(), 1)], 2, 0)?;
-    counts(&daemon, "unseen", unseen)?;
-    counted_alone(&daemon, "unseen")?;
+    counted_alone(&daemon, "unseen", unseen)?;
     talk.end_peers()
 }
 
@@ -268,8 +271,7 @@ fn moved_by_the_kernel(name: &str) -> Result<()> {
         talk.end_peers()?;
         unseen += each;
     }
-    counts(&daemon, "unseen", unseen as u64)?;
-    counted_alone(&daemon, "unseen")
+    counted_alone(&daemon, "unseen", unseen as u64)
 }
 
 fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
@@ -336,8 +338,7 @@ fn unreadable(table: &mut Table) {
         let unmapped = talk.written(Client) - before;
         talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
         read_again(&mut talk)?;
-        counts(&daemon, "unreadable", unmapped)?;
-        counted_alone(&daemon, "unreadable")?;
+        counted_alone(&daemon, "unreadable", unmapped)?;
         talk.end_peers()
     });
 }
@@ -360,8 +361,7 @@ fn scratch(table: &mut Table) {
         talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
         let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found(), 1)];
         says(&mut talk, &told, 3, 0)?;
-        counts(&daemon, "scratch_busy", unseen)?;
-        counted_alone(&daemon, "scratch_busy")?;
+        counted_alone(&daemon, "scratch_busy", unseen)?;
         talk.end_peers()
     });
 }
@@ -403,18 +403,6 @@ impl Drop for TakenSlots {
         // What fails here fails the case.
         let _ = self.set(0);
     }
-}
-
-/// Nothing is lost for another cause.
-fn counted_alone(daemon: &Daemon, cause: &str) -> Result<()> {
-    let metrics = daemon.scrape()?;
-    let (all, of_cause) = (
-        metrics.sum("observer_gaps_total", &[]),
-        metrics.sum("observer_gaps_total", &[("cause", cause)]),
-    );
-    let alone = losses::is_equal(&metrics, of_cause, all);
-    ensure!(alone, "{of_cause} of {all} gaps are {cause}");
-    Ok(())
 }
 
 fn written_unseen(daemon: &Daemon, case: &str, write: Write) -> Result<()> {
