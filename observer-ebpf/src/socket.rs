@@ -119,20 +119,13 @@ pub fn sequence_of_tcp(sock: Address, sent: bool) -> Option<u32> {
 }
 
 /// SYN and FIN count as a byte each.
-pub const SYN_AND_FIN: i64 = 2;
+const SYN_AND_FIN: i64 = 2;
 
-/// Whether bytes went through the socket in this direction before the `length` ones that just did, by
-/// its own statistics; `None` if it has none.
-#[inline(always)]
-pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<bool> {
-    Some(moved(sock, sent)?.wrapping_sub(length as i64) > SYN_AND_FIN)
-}
-
-/// How many bytes went through the socket in this direction, by its own statistics, [SYN and
-/// FIN](SYN_AND_FIN) among them where they count; `None` if it has none.
+/// How many bytes went through the socket in this direction before the `length` ones that just did, by
+/// its own statistics, where a SYN counts as one; `None` if it has none. As few as SYN and FIN are no bytes.
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
-pub fn moved(sock: Address, sent: bool) -> Option<i64> {
+pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<u64> {
     sequence(sock, sent)?;
     // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
     // large.
@@ -147,7 +140,9 @@ pub fn moved(sock: Address, sent: bool) -> Option<i64> {
         let first: u32 = read(sock, Field::TcpCopiedSeq)?;
         (received, first.wrapping_sub(end))
     };
-    Some((settled as i64).wrapping_add(i64::from(under_way as i32)))
+    let all = (settled as i64).wrapping_add(i64::from(under_way as i32));
+    let before = all.wrapping_sub(length as i64);
+    Some(if before > SYN_AND_FIN { before as u64 } else { 0 })
 }
 
 /// Whether this direction has been shut: by a FIN, which counts as one in `copied_seq` and

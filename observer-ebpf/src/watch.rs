@@ -233,7 +233,8 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     let mut first = [0_u8; 16];
     let n = peek(scratch, &mut first)?;
     // `None` if the socket does not tell.
-    let late = socket::moved_before(call.socket.sock, call.sent == direction::SENT, call.total);
+    let late = socket::moved_before(call.socket.sock, call.sent == direction::SENT, call.total)
+        .map(|bytes| bytes != 0);
     let begun = match late {
         // Whatever the socket says: another thread may have written since.
         Some(true) if !begins_preface(&first, n) => Err(protocol_of(&first)),
@@ -288,16 +289,14 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
 fn begin_counting(call: &Call, connection: &mut Connection) {
     let (sock, sent) = (call.socket.sock, call.sent != direction::SENT);
     // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
-    let Some(moved) = socket::moved(sock, sent) else { return };
+    let Some(moved) = socket::moved_before(sock, sent, 0) else { return };
     let Some(sequence) = socket::sequence_of_tcp(sock, sent) else { return };
-    let unseen = if moved <= socket::SYN_AND_FIN {
-        0
-    } else if connection.state == state::CANDIDATE {
+    let unseen = match moved {
+        0 => 0,
         // The SYN is acknowledged to who has connected. At the other end one byte too few is taken for
         // unseen: one too many would be a gap where there is none.
-        moved as u32 - u32::from(sent)
-    } else {
-        return;
+        _ if connection.state == state::CANDIDATE => moved as u32 - u32::from(sent),
+        _ => return,
     };
     let other = connection.direction(call.sent ^ 1);
     other.sequence = sequence.wrapping_sub(unseen);
