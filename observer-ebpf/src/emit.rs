@@ -90,14 +90,18 @@ pub fn copy(scratch: &mut Scratch, frame: &FrameHeader, from: u64, n: u32) -> Op
     }
     let at = (scratch.length & OFFSET_MASK) as usize;
     let n = n & COPY_MAX;
-    // SAFETY: at + n < RECORD_CAPACITY by the masks; the helpers check the address.
+    // SAFETY: at + n and at + SHORT are less than RECORD_CAPACITY by the masks; the helpers check the
+    // address.
     unsafe {
-        let to = core::slice::from_raw_parts_mut(scratch.record.as_mut_ptr().add(at), n as usize);
-        match scratch.window.find(from, n) {
-            Some(from) => bpf_probe_read_kernel_buf(from, to),
-            None => bpf_probe_read_user_buf(from as *const u8, to),
+        let to = scratch.record.as_mut_ptr().add(at);
+        if !scratch.window.copy(from, n, to) {
+            let to = core::slice::from_raw_parts_mut(to, n as usize);
+            match scratch.window.find(from, n) {
+                Some(from) => bpf_probe_read_kernel_buf(from, to),
+                None => bpf_probe_read_user_buf(from as *const u8, to),
+            }
+            .ok()?;
         }
-        .ok()?;
     }
     scratch.length += n;
     scratch.captured += n;

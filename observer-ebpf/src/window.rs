@@ -9,6 +9,9 @@ use observer_common::scanner::OVERRUN;
 /// Most bytes that are read at once: what a few small calls take. A mask, too.
 const LENGTH: u32 = 255;
 
+/// Most bytes that [`Window::copy`] copies, and how many it always does: most header blocks.
+pub const SHORT: u32 = 64;
+
 /// Where in the process's memory, and what was there.
 #[repr(C)]
 pub struct Window {
@@ -17,9 +20,11 @@ pub struct Window {
     /// Where in it the bytes are that [`Window::hold`] was asked for.
     at: u64,
     /// Behind the last are some that may be copied and are of no use.
-    bytes: [u8; LENGTH as usize + OVERRUN],
+    bytes: [u8; (LENGTH + SHORT) as usize],
     _reserved: [u8; 1],
 }
+
+const _: () = assert!(OVERRUN <= SHORT as usize);
 
 impl Window {
     /// Another call begins: what the memory held before says nothing of it.
@@ -81,21 +86,51 @@ impl Window {
         // Read back from the map: so the verifier follows what comes next once, not once for each place.
         // SAFETY: a field of this struct.
         let at = unsafe { read_volatile(&raw const self.at) } & u64::from(LENGTH);
-        // SAFETY: in bounds by the mask.
-        let from = unsafe { self.bytes.as_ptr().add(at as usize) };
-        // The compiler would copy byte by byte what may not be aligned; processors need not.
-        // SAFETY: reads and writes so many bytes.
-        unsafe {
-            asm!(
-                "{first} = *(u64 *)({from} + 0)",
-                "{second} = *(u64 *)({from} + 8)",
-                "*(u64 *)({to} + 0) = {first}",
-                "*(u64 *)({to} + 8) = {second}",
-                from = in(reg) from,
-                to = in(reg) to,
-                first = out(reg) _,
-                second = out(reg) _,
-            );
+        // SAFETY: in bounds by the mask; the caller has the room.
+        unsafe { copy_16(self.bytes.as_ptr().add(at as usize), to) };
+    }
+
+    /// Copies these `n` bytes of the process's, if there are no more than [`SHORT`] and all are in the
+    /// window; and what comes after them, [`SHORT`] bytes in all. A helper would take longer.
+    ///
+    /// # Safety
+    ///
+    /// There is as much room at `to`.
+    #[inline(always)]
+    pub unsafe fn copy(&self, from: u64, n: u32, to: *mut u8) -> bool {
+        if n > SHORT {
+            return false;
         }
+        let Some(from) = self.find(from, n) else { return false };
+        // SAFETY: the window's bytes end as many behind its last place; the caller has the room.
+        unsafe {
+            copy_16(from, to);
+            copy_16(from.add(16), to.add(16));
+            copy_16(from.add(32), to.add(32));
+            copy_16(from.add(48), to.add(48));
+        }
+        true
+    }
+}
+
+/// The compiler would copy byte by byte what may not be aligned; processors need not.
+///
+/// # Safety
+///
+/// Both are valid for 16 bytes.
+#[inline(always)]
+unsafe fn copy_16(from: *const u8, to: *mut u8) {
+    // SAFETY: reads and writes so many bytes.
+    unsafe {
+        asm!(
+            "{first} = *(u64 *)({from} + 0)",
+            "{second} = *(u64 *)({from} + 8)",
+            "*(u64 *)({to} + 0) = {first}",
+            "*(u64 *)({to} + 8) = {second}",
+            from = in(reg) from,
+            to = in(reg) to,
+            first = out(reg) _,
+            second = out(reg) _,
+        );
     }
 }
