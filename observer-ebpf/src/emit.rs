@@ -90,8 +90,7 @@ pub fn copy(scratch: &mut Scratch, frame: &FrameHeader, from: u64, n: u32) -> Op
     }
     let at = (scratch.length & OFFSET_MASK) as usize;
     let n = n & COPY_MAX;
-    // SAFETY: at + n and at + SHORT are less than RECORD_CAPACITY by the masks; the helpers check the
-    // address.
+    // SAFETY: within the record by the masks, with what is cleared; the helpers check the address.
     unsafe {
         let to = scratch.record.as_mut_ptr().add(at);
         if !scratch.window.copy(from, n, to) {
@@ -102,10 +101,24 @@ pub fn copy(scratch: &mut Scratch, frame: &FrameHeader, from: u64, n: u32) -> Op
             }
             .ok()?;
         }
+        clear_8(to.add(n as usize));
     }
     scratch.length += n;
     scratch.captured += n;
     Some(())
+}
+
+/// Of what is behind a copy's end, which may be of a message, nothing is left in the item's padding.
+///
+/// # Safety
+///
+/// There is room for eight bytes.
+#[inline(always)]
+unsafe fn clear_8(to: *mut u8) {
+    const { assert!(ITEM_ALIGNMENT == 8) };
+    // By one store, aligned or not, as in `window`.
+    // SAFETY: writes so many bytes.
+    unsafe { asm!("*(u64 *)({to} + 0) = {zero}", to = in(reg) to, zero = in(reg) 0_u64) };
 }
 
 /// Ends the open frame item, if there is one.

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use observer_common::block::Tally;
+use observer_common::{block::Tally, record::ITEM_ALIGNMENT};
 
 use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH, watch::Call, window::Window};
 
@@ -16,8 +16,8 @@ pub const RECORD_FULL: u32 = 12 << 10;
 /// Most bytes that are copied in one step.
 pub const COPY_MAX: u32 = 4095;
 
-/// Longest record: a full one less a byte, an item header, and the longest copy.
-pub const RECORD_CAPACITY: usize = 20 << 10;
+/// Longest record: a full one less a byte, an item header, the longest copy, and what is cleared behind it.
+pub const RECORD_CAPACITY: usize = (20 << 10) + ITEM_ALIGNMENT as usize;
 
 /// One slot.
 #[repr(C)]
