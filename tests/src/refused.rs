@@ -1,7 +1,7 @@
 //! A server that refuses a stream, and a library that makes the call again without telling its
 //! application (gRFC A6, "transparent retries"): two calls on the wire, one to the application.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -129,9 +129,12 @@ struct Frame {
 /// The next one; nothing at the connection's end.
 fn read(connection: &mut TcpStream) -> Result<Option<Frame>> {
     let mut header = [0; 9];
-    if connection.read(&mut header[..1]).context("read")? == 0 {
-        return Ok(None);
-    }
+    match connection.read(&mut header[..1]) {
+        Ok(0) => return Ok(None),
+        // Who ends with something unread resets the connection (RFC 1122 section 4.2.2.13).
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+        read => read.context("read")?,
+    };
     connection.read_exact(&mut header[1..]).context("read a frame's header")?;
     let [a, b, c, kind, flags, stream @ ..] = header;
     let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];

@@ -324,7 +324,7 @@ impl<'a> Talk<'a> {
         let calls = if self.is_watched() { calls } else { 0 };
         let pids = [("client", self.pid(Client)?), ("server", self.pid(Server)?)];
         self.daemon.wait_until(|metrics| {
-            if losses::skipped(metrics).is_some() && self.missed(metrics) > 0.0 {
+            if self.is_excused(metrics) {
                 return Ok(());
             }
             for (role, pid) in &pids {
@@ -420,6 +420,11 @@ impl<'a> Talk<'a> {
     /// How often the daemon says that it did not see something since this talk began.
     fn missed(&self, metrics: &Metrics) -> f64 {
         gaps(metrics) - self.gaps
+    }
+
+    /// Whether the kernel may skip programs, and the daemon says that it has missed something.
+    pub fn is_excused(&self, metrics: &Metrics) -> bool {
+        losses::skipped(metrics).is_some() && self.missed(metrics) > 0.0
     }
 
     /// Has the processes end that have not been killed, and with them their connections.
