@@ -23,6 +23,7 @@ use crate::{
     scratch::{COPY_MAX, RECORD_CAPACITY, Scratch},
     socket,
     walk::Walk,
+    window::{self, SHORT},
 };
 
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -93,13 +94,12 @@ pub fn copy(scratch: &mut Scratch, frame: &FrameHeader, from: u64, n: u32) -> Op
     // SAFETY: within the record by the masks, with what is cleared; the helpers check the address.
     unsafe {
         let to = scratch.record.as_mut_ptr().add(at);
-        if !scratch.window.copy(from, n, to) {
-            let to = core::slice::from_raw_parts_mut(to, n as usize);
-            match scratch.window.find(from, n) {
-                Some(from) => bpf_probe_read_kernel_buf(from, to),
-                None => bpf_probe_read_user_buf(from as *const u8, to),
-            }
-            .ok()?;
+        let all = core::slice::from_raw_parts_mut(to, n as usize);
+        match scratch.window.find(from, n) {
+            // A helper would take longer.
+            Some(from) if n <= SHORT => window::copy_short(from, to),
+            Some(from) => bpf_probe_read_kernel_buf(from, all).ok()?,
+            None => bpf_probe_read_user_buf(from as *const u8, all).ok()?,
         }
         clear_8(to.add(n as usize));
     }

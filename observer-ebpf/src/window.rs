@@ -9,7 +9,7 @@ use observer_common::scanner::OVERRUN;
 /// Most bytes that are read at once: what a few small calls take. A mask, too.
 const LENGTH: u32 = 255;
 
-/// Most bytes that [`Window::copy`] copies, and how many it always does: most header blocks.
+/// How many bytes [`copy_short`] copies: most header blocks are no longer.
 pub const SHORT: u32 = 64;
 
 /// Where in the process's memory, and what was there.
@@ -89,27 +89,22 @@ impl Window {
         // SAFETY: in bounds by the mask; the caller has the room.
         unsafe { copy_16(self.bytes.as_ptr().add(at as usize), to) };
     }
+}
 
-    /// Copies these `n` bytes of the process's, if there are no more than [`SHORT`] and all are in the
-    /// window; and what comes after them, [`SHORT`] bytes in all. A helper would take longer.
-    ///
-    /// # Safety
-    ///
-    /// There is as much room at `to`.
-    #[inline(always)]
-    pub unsafe fn copy(&self, from: u64, n: u32, to: *mut u8) -> bool {
-        if n > SHORT {
-            return false;
-        }
-        let Some(from) = self.find(from, n) else { return false };
-        // SAFETY: the window's bytes end as many behind its last place; the caller has the room.
-        unsafe {
-            copy_16(from, to);
-            copy_16(from.add(16), to.add(16));
-            copy_16(from.add(32), to.add(32));
-            copy_16(from.add(48), to.add(48));
-        }
-        true
+/// Copies from where [`Window::find`] says [`SHORT`] bytes, however many of them are wanted.
+///
+/// # Safety
+///
+/// `from` is from there, and there is as much room at `to`.
+#[inline(always)]
+pub unsafe fn copy_short(from: *const u8, to: *mut u8) {
+    const { assert!(SHORT == 4 * 16) };
+    // SAFETY: the window's bytes end as many behind its last place; the caller has the room.
+    unsafe {
+        copy_16(from, to);
+        copy_16(from.add(16), to.add(16));
+        copy_16(from.add(32), to.add(32));
+        copy_16(from.add(48), to.add(48));
     }
 }
 
