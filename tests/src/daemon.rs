@@ -140,8 +140,13 @@ impl Daemon {
     /// Whether it watches sockets that do not count their bytes: Unix sockets and MPTCP. Where the kernel may
     /// skip programs it says that it does not.
     pub fn watches_uncounted(&self) -> bool {
-        let told = "neither Unix sockets nor MPTCP are watched";
+        let told = "Unix and MPTCP sockets are not watched";
         !(losses::may_be() && self.log().contains(told))
+    }
+
+    /// Whether it decodes what io_uring moves: at the kernel's own functions the process's buffers are known.
+    pub fn decodes_io_uring(&self) -> Result<bool> {
+        Ok(matches!(&*self.backend()?, "fentry" | "kprobe"))
     }
 
     /// The backend that it uses.
