@@ -307,6 +307,8 @@ pub enum User {
     With(&'static [&'static str]),
     /// Likewise, where `/proc` shows it only its own processes (proc(5), `hidepid`).
     Blindfolded(&'static [&'static str]),
+    /// Likewise, where neither tracefs nor debugfs is mounted.
+    Untraced(&'static [&'static str]),
 }
 
 /// Starts a daemon that must refuse, and returns the one line in which it says why.
@@ -358,6 +360,14 @@ impl Program {
             }
             User::With(capabilities) => {
                 command = Command::new("setpriv");
+                command.args(only(capabilities)).arg(&self.path);
+            }
+            User::Untraced(capabilities) => {
+                let hide = "for place in tracing debug; do \
+                            if [ -d /sys/kernel/$place ]; then mount -t tmpfs none /sys/kernel/$place; fi; \
+                            done && exec \"$@\"";
+                command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", hide, "sh", "setpriv"]);
                 command.args(only(capabilities)).arg(&self.path);
             }
             User::Blindfolded(capabilities) => {
