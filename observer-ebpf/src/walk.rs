@@ -64,9 +64,8 @@ pub enum Outcome {
 }
 
 /// Walks over the call's bytes, which the scratch slot's buffers hold, and sends what was found.
-/// `missed` bytes went by before them.
 #[inline(always)]
-pub fn walk(walk: &mut Walk, scratch: &mut Scratch, missed: u32, call: &Call) -> Outcome {
+pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
     let total = call.total;
     // SAFETY: map values, valid for the run.
     let (connection, direction) = unsafe { (&mut *walk.connection, &mut *walk.direction) };
@@ -77,10 +76,6 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, missed: u32, call: &Call) ->
     scratch.searching = 0;
     scratch.window.clear();
     scratch.dropped = direction.position;
-    if missed != 0 {
-        count(Counter::Unseen, u64::from(missed));
-        direction.unread += u64::from(missed);
-    }
     if direction.unread != 0 {
         scratch.pending = lose(direction);
     }
@@ -90,9 +85,7 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, missed: u32, call: &Call) ->
     }
     emit::begin(walk, scratch);
     let end = direction.position + total;
-    // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
-    let turns =
-        unsafe { bpf_loop(MAX_TURNS, steps as *mut c_void, (&raw mut *walk).cast::<c_void>(), 0) };
+    let turns = all_steps(walk);
     let refused = direction.scanner.is_refused();
     if scratch.searching != 0 {
         let walked = !refused && direction.position == end;
@@ -205,14 +198,26 @@ fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
     }
 }
 
+/// Takes steps until there are no more, and answers how many turns of the loop that took. A call of the kernel
+/// on a frame or two is over before the loop, which takes as long as they do.
+#[inline(always)]
+fn all_steps(walk: &mut Walk) -> i64 {
+    let pointer = (&raw mut *walk).cast::<c_void>();
+    // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
+    unsafe { bpf_loop(MAX_TURNS, steps as *mut c_void, pointer, 0) }
+}
+
+#[inline(never)]
 extern "C" fn steps(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: what `walk` passed.
     let walk = unsafe { &*walk.cast::<Walk>() };
     // No loop: the compiler would read back what it has not written, which 6.1 refuses.
-    match step(walk).and_then(|()| step(walk)) {
-        Some(()) => CONTINUE,
-        None => STOP,
+    if step(walk).and_then(|()| step(walk)).is_none() {
+        return STOP;
     }
+    // SAFETY: a map value, valid for the run.
+    let buffers = unsafe { &(*walk.scratch).buffers };
+    if buffers.is_empty() { STOP } else { CONTINUE }
 }
 
 /// One step: the next buffer, or the next bytes that the scanner wants. `None` at the end.
@@ -258,7 +263,18 @@ fn step(walk: &Walk) -> Option<()> {
     }
     scratch.buffers.advance(n);
     direction.position += u64::from(n);
-    let events = direction.scanner.took(want, n);
+    let mut events = direction.scanner.took(want, n);
+    // What is passed over next needs no step of its own: a message's body, a frame of no interest. But at the
+    // beginning of a DATA frame it must first be known which message goes on.
+    let next = direction.scanner.want();
+    if matches!((want.take, next.take), (Take::Read, Take::Skip))
+        && u64::from(next.length) <= scratch.buffers.left
+        && (events & event::FRAME_BEGIN == 0 || direction.scanner.frame().kind != kind::DATA)
+    {
+        scratch.buffers.advance(next.length);
+        direction.position += u64::from(next.length);
+        events |= direction.scanner.took(next, next.length);
+    }
     if events == 0 {
         return Some(());
     }

@@ -50,14 +50,19 @@ pub fn watch(call: &Call) -> Option<()> {
     if known.is_none() && !may_be_ours(&call.socket, call.sent) {
         return None;
     }
-    watch_known(call, known)
+    watch_known(call, known, |_| Some(()))
 }
 
-/// Likewise, where [`known`] and [`may_be_ours`] have been asked.
+/// Likewise, where [`known`] and [`may_be_ours`] have been asked. `complete` says what of the call is not
+/// known yet; `None` if the call is not to be watched.
 #[inline(always)]
-pub fn watch_known(call: &Call, known: Option<NonNull<Connection>>) -> Option<()> {
+pub fn watch_known(
+    call: &Call,
+    known: Option<NonNull<Connection>>,
+    complete: impl FnOnce(&mut Call) -> Option<()>,
+) -> Option<()> {
     let known = opaque(known.map_or(ptr::null_mut(), NonNull::as_ptr));
-    with_scratch(call, NonNull::new(known))
+    with_scratch(call, NonNull::new(known), complete)
 }
 
 /// The socket's connection, if it is watched.
@@ -116,18 +121,27 @@ fn remember(socket: &Socket, until: u32, tries: Tries) {
 }
 
 #[inline(always)]
-fn with_scratch(call: &Call, connection: Option<NonNull<Connection>>) -> Option<()> {
+fn with_scratch(
+    call: &Call,
+    connection: Option<NonNull<Connection>>,
+    complete: impl FnOnce(&mut Call) -> Option<()>,
+) -> Option<()> {
     let Some(scratch) = scratch::claim() else {
         busy(call, connection);
         return None;
     };
     scratch.call = *call;
-    scratch.buffers.begin(call.shape, call.returned);
+    if complete(&mut scratch.call).is_none() {
+        scratch::release(scratch);
+        return None;
+    }
     // What is read back from the map the verifier knows nothing of, so it follows what comes next
     // once, not once for each kind of call.
     let call = opaque(&raw mut scratch.call);
     // SAFETY: written just now, and nobody writes it again in this run.
-    let walked = try_walk(unsafe { &*call }, connection, scratch);
+    let call = unsafe { &*call };
+    scratch.buffers.begin(call.shape, call.returned);
+    let walked = try_walk(call, connection, scratch);
     scratch::release(scratch);
     walked
 }
@@ -149,13 +163,9 @@ fn busy(call: &Call, connection: Option<NonNull<Connection>>) {
         // SAFETY: a map value, valid for the run.
         let connection = unsafe { connection.as_mut() };
         // So that the socket's counter does not show them once more.
-        let missed = u64::from(missed(call, connection));
-        let direction = connection.direction(call.sent);
-        if missed != 0 {
-            count(Counter::Unseen, missed);
-        }
+        add_missed(call, connection);
         bytes = call.total;
-        direction.unread += missed + bytes;
+        connection.direction(call.sent).unread += bytes;
     }
     count(Counter::ScratchBusy, bytes);
 }
@@ -173,7 +183,7 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     // connection is.
     let of_kernel = !readable && connection.announced != 0;
     let pid = if of_kernel { connection.pid } else { call.pid };
-    let missed = missed(call, connection);
+    add_missed(call, connection);
     let direction = connection.direction(call.sent);
     let mut walk = Walk {
         scratch: &raw mut *scratch,
@@ -190,7 +200,7 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
         scratch.buffers.clear();
     }
     direction.walking = 1;
-    let outcome = walk::walk(&mut walk, scratch, missed, call);
+    let outcome = walk::walk(&mut walk, scratch, call);
     direction.walking = 0;
     if let Outcome::Walked = outcome {
         return Some(());
@@ -212,7 +222,18 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     Some(())
 }
 
-/// How many bytes went by since the last call that was seen, by what counts them.
+/// Counts the bytes that went by since the last call that was seen, by what counts them, and has them passed
+/// over.
+#[inline(always)]
+fn add_missed(call: &Call, connection: &mut Connection) {
+    let missed = u64::from(missed(call, connection));
+    if missed != 0 {
+        count(Counter::Unseen, missed);
+        connection.direction(call.sent).unread += missed;
+    }
+}
+
+/// How many there are.
 #[inline(always)]
 fn missed(call: &Call, connection: &mut Connection) -> u32 {
     let sent = call.sent == direction::SENT;

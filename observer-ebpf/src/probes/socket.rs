@@ -10,7 +10,10 @@ use aya_ebpf::{
 };
 use observer_common::record::direction;
 
-use super::{MSG_TRUNC, syscall::Syscall};
+use super::{
+    MSG_TRUNC,
+    syscall::{Meaning, Syscall},
+};
 use crate::{
     buffers::{self, Shape},
     filter, globals,
@@ -70,22 +73,24 @@ fn try_leave(moved: &Moved) -> Option<()> {
     if known.is_none() && !(selected && may_be_ours(&socket, sent)) {
         return None;
     }
-    // A connection that is watched may be another process's too, or a thread's of the kernel: what they
-    // move is not looked at, but counted.
-    let shape = if selected { shape(moved, known.is_none()) } else { None };
-    let shape = shape.unwrap_or(Shape::Elsewhere);
     let returned = returned as u64;
     let discarded = received && flags & MSG_TRUNC != 0;
-    watch::watch_known(
-        &Call { socket, shape, returned, total: returned, pid, sent, discarded },
-        known,
-    )
+    let shape = Shape::Elsewhere;
+    let call = Call { socket, shape, returned, total: returned, pid, sent, discarded };
+    watch::watch_known(&call, known, |call| {
+        // A connection that is watched may be another process's too, or a thread's of the kernel: what they
+        // move is not looked at, but counted.
+        if selected && let Some(shape) = shape_of(moved, known.is_none()) {
+            call.shape = shape;
+        }
+        Some(())
+    })
 }
 
 /// Where the bytes are, by the system call that the task is in. `None` if it is another call's.
 #[inline(always)]
-fn shape(moved: &Moved, is_new: bool) -> Option<Shape> {
-    let call = Syscall::current()?;
+fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
+    let call = Syscall::current()?.meaning()?;
     if call.sent != moved.sent {
         return None;
     }
@@ -103,7 +108,7 @@ fn shape(moved: &Moved, is_new: bool) -> Option<Shape> {
 /// The message of a call on several that has just been moved. The tracepoint does not say which, so they
 /// are counted. `None` if that would not be certain.
 #[inline(never)]
-fn message(moved: &Moved, call: &Syscall) -> Option<Shape> {
+fn message(moved: &Moved, call: &Meaning) -> Option<Shape> {
     let Shape::Messages { headers, iovecs } = call.shape else { return None };
     // A program that may be skipped cannot count; and a call that ends between two messages, because
     // its time is up, would go on with the next one when it is made again.
@@ -130,7 +135,7 @@ fn message(moved: &Moved, call: &Syscall) -> Option<Shape> {
 /// A call that fails ends, and so does one on several messages.
 #[inline(always)]
 fn end_multiple() {
-    if let Some(Syscall { shape: Shape::Messages { .. }, .. }) = Syscall::current() {
+    if Syscall::current().is_some_and(|call| call.is_on_messages()) {
         let _ = MULTIPLE.remove(bpf_get_current_pid_tgid());
     }
 }

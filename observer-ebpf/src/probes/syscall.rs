@@ -77,9 +77,17 @@ mod socketcall {
     pub(super) const SENDMMSG: u32 = 20;
 }
 
-/// A system call that moves bytes of a stream.
-#[derive(Clone, Copy)]
+/// A system call and what it was given.
 pub struct Syscall {
+    number: u32,
+    arguments: Arguments,
+    /// Not 0 for one of a 32-bit process.
+    compat: u32,
+}
+
+/// What a system call moves, if it moves bytes of a stream.
+#[derive(Clone, Copy)]
+pub struct Meaning {
     pub fd: u32,
     /// One of `record::direction`.
     pub sent: u8,
@@ -96,12 +104,19 @@ impl Syscall {
     /// The call with this number that the current task is leaving. At its exit the argument registers
     /// are as they were at its entry.
     #[inline(always)]
-    pub fn left(number: u32) -> Option<Self> {
-        Self::native(number, &Arguments::native(registers()))
+    pub fn left(number: u32) -> Self {
+        Self { number, arguments: Arguments::native(registers()), compat: 0 }
     }
 
-    /// The call that the current task is in. `None` if it is in none that is known here: a thread of the
-    /// kernel, a worker of io_uring, and what is run for io_uring on the way back from another call.
+    /// The descriptor that a call of a process with 64 bits was given.
+    #[inline(always)]
+    pub const fn fd(&self) -> u32 {
+        let [fd, ..] = self.arguments.0;
+        fd as u32
+    }
+
+    /// The call that the current task is in. `None` for a thread of the kernel, a worker of io_uring, and
+    /// what is run for io_uring on the way back from another call.
     #[inline(always)]
     pub fn current() -> Option<Self> {
         const PF_IO_WORKER: u32 = 0x10;
@@ -127,10 +142,10 @@ impl Syscall {
         if value as i32 != -ENOSYS as i32 {
             return None;
         }
-        if load::<u32>(current_task().cast(), Field::TaskAbi) & COMPAT != 0 {
-            return Self::compat(number, &Arguments::compat(registers));
-        }
-        Self::native(number, &Arguments::native(registers))
+        let compat = load::<u32>(current_task().cast(), Field::TaskAbi) & COMPAT;
+        let arguments =
+            if compat != 0 { Arguments::compat(registers) } else { Arguments::native(registers) };
+        Some(Self { number, arguments, compat })
     }
 
     #[cfg(bpf_target_arch = "aarch64")]
@@ -151,9 +166,27 @@ impl Syscall {
         // `syscallno`, behind `orig_x0`.
         // SAFETY: likewise.
         let number = unsafe { *registers.add(1).cast::<u32>().add(2) };
-        Self::native(number, &arguments)
+        Some(Self { number, arguments, compat: 0 })
     }
 
+    /// What it moves. `None` if it is another call.
+    #[inline(always)]
+    pub fn meaning(&self) -> Option<Meaning> {
+        #[cfg(bpf_target_arch = "x86_64")]
+        if self.compat != 0 {
+            return Meaning::compat(self.number, &self.arguments);
+        }
+        Meaning::native(self.number, &self.arguments)
+    }
+
+    /// Whether it may be one on several messages.
+    #[inline(always)]
+    pub fn is_on_messages(&self) -> bool {
+        matches!(self.meaning(), Some(Meaning { shape: Shape::Messages { .. }, .. }))
+    }
+}
+
+impl Meaning {
     #[inline(always)]
     fn native(number: u32, arguments: &Arguments) -> Option<Self> {
         let (sent, kind) = match number {

@@ -5,13 +5,16 @@ use core::ffi::c_void;
 use aya_ebpf::{EbpfContext, helpers::bpf_loop, macros::tracepoint, programs::TracePointContext};
 use observer_common::{counter::Counter, record::direction};
 
-use super::{MSG_TRUNC, syscall::Syscall};
+use super::{
+    MSG_TRUNC,
+    syscall::{Meaning, Syscall},
+};
 use crate::{
     buffers::{self, Shape},
     count::count,
     filter,
     socket::Socket,
-    watch::{Call, watch},
+    watch::{Call, known, may_be_ours, watch_known},
 };
 
 /// Offsets of the call's number and of the return value in `struct syscall_trace_exit`.
@@ -40,18 +43,27 @@ fn try_exit(number: u32, returned: u64) -> Option<()> {
     if !filter::selects_process(pid) {
         return None;
     }
-    let Syscall { fd, sent, shape, flags, .. } = Syscall::left(number)?;
-    let socket = Socket::of_fd(fd)?;
+    let call = Syscall::left(number);
+    let socket = Socket::of_fd(call.fd())?;
+    let Meaning { sent, flags, .. } = call.meaning()?;
     let received = sent == direction::RECEIVED;
     if received && super::leaves_the_stream(flags) {
         return None;
     }
-    let total = match shape {
-        Shape::Messages { headers, .. } => total_length(headers, returned)?,
-        _ => returned,
-    };
+    let known = known(&socket);
+    if known.is_none() && !may_be_ours(&socket, sent) {
+        return None;
+    }
     let discarded = received && flags & MSG_TRUNC != 0;
-    watch(&Call { socket, shape, returned, total, pid, sent, discarded })
+    let shape = Shape::Elsewhere;
+    let watched = Call { socket, shape, returned, total: returned, pid, sent, discarded };
+    watch_known(&watched, known, |watched| {
+        watched.shape = call.meaning()?.shape;
+        if let Shape::Messages { headers, .. } = watched.shape {
+            watched.total = total_length(headers, returned)?;
+        }
+        Some(())
+    })
 }
 
 /// The lengths of an array of `struct mmsghdr`, added up.

@@ -31,8 +31,6 @@ pub struct Layout {
     /// Whether the programs of system calls' tracepoints run as the rest of the call does, so that another
     /// thread may take the processor from them (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
-    /// Likewise, for the programs of raw tracepoints.
-    pub raw_tracepoints_preempt: bool,
 }
 
 impl Layout {
@@ -54,7 +52,6 @@ impl Layout {
             sockets: Ok(()),
             mptcp: false,
             syscalls_preempt: btf.parameters("trace_call_bpf_faultable").is_some(),
-            raw_tracepoints_preempt: false,
         };
         for (place, &field) in layout.offsets.iter_mut().zip(Field::ALL) {
             let (container, paths) = field.place();

@@ -74,6 +74,16 @@ impl Preemption {
     }
 }
 
+/// Whether the programs of raw tracepoints run as the rest of the call does, where the kernel preempts at all: until
+/// 6.19 it disables preemption around them, since 7.0 it holds only `tracepoint_srcu` (linux/tracepoint.h). Its
+/// types do not show it, so its version must.
+pub(super) fn is_in_raw_tracepoints(places: &Places) -> bool {
+    let release = fs::read_to_string(places.proc.join("sys/kernel/osrelease"));
+    // A kernel that does not say its version may be one of them.
+    let major = release.ok().and_then(|release| release.split('.').next()?.parse::<u32>().ok());
+    major.is_none_or(|major| major >= 7)
+}
+
 impl Display for Preemption {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (does, model) = match self {
@@ -264,6 +274,12 @@ mod tests {
         fs::write(dir.path().join("sys/kernel/version"), DEBIAN_12).unwrap();
         fs::write(dir.path().join("cmdline"), "preempt=full").unwrap();
         assert_eq!(Preemption::of(&places), Preemption::Always(Model::Chosen("full")));
+        for (release, since_7_0) in
+            [("6.18.44-fc", false), ("7.2.13+deb14-amd64", true), ("?", true)]
+        {
+            fs::write(dir.path().join("sys/kernel/osrelease"), release).unwrap();
+            assert_eq!(super::is_in_raw_tracepoints(&places), since_7_0, "{release}");
+        }
         fs::write(&places.sched_preempt, "none (voluntary) full").unwrap();
         assert_eq!(Preemption::of(&places), Preemption::Never(Model::Chosen("voluntary")));
     }

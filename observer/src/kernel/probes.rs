@@ -18,7 +18,7 @@ use observer_common::counter::{self, Counter, Protocol};
 use super::{
     Layout, Preemption, Ring,
     choice::{Losses, choose},
-    programs,
+    preemption, programs,
 };
 use crate::{
     config::{Backend, Config, Filter},
@@ -88,10 +88,11 @@ impl Probes {
     pub fn attach(config: &Config) -> Result<(Self, Vec<Ring>)> {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
+        let places = Places::default();
         let losses = Losses {
-            preemption: Preemption::of(&Places::default()),
+            preemption: Preemption::of(&places),
             in_syscalls: layout.syscalls_preempt,
-            in_raw_tracepoints: layout.raw_tracepoints_preempt,
+            in_raw_tracepoints: preemption::is_in_raw_tracepoints(&places),
         };
         let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;

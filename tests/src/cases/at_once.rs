@@ -10,6 +10,7 @@ use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::talk::Way;
 use tests::raw::{Action, Address, Talk};
 
+use super::backends::is_since;
 use super::told::{NOT_SEEN, call, flush_tables, not_found, says_of};
 use super::{NOT_FOUND, OK, Table};
 
@@ -57,9 +58,11 @@ fn applies(daemon: &Daemon) -> Result<bool> {
     Ok(daemon.backend()? == "socket" && daemon.watches_uncounted())
 }
 
-/// Where `splice` takes bytes from a socket without `sock_recvmsg`, only what counts them shows it.
+/// Where `splice` takes bytes from a socket without `sock_recvmsg`, only what counts them shows it. MPTCP has
+/// had a way of its own for it since 7.0.
 fn is_told_at_once(address: &Address, way: Way) -> bool {
-    way.read != Read::Splice || matches!(address, Address::Multipath(_))
+    let by_receiving = matches!(address, Address::Multipath(_)) && !is_since(7, 0);
+    way.read != Read::Splice || by_receiving
 }
 
 fn gap(daemon: &Daemon) -> Result<f64> {

@@ -47,24 +47,14 @@ pub(crate) fn cases() -> Vec<Case> {
         ));
     }
     let mut floor = case("refuses a kernel before 5.17, with the reason", Box::new(|_| floor()));
-    floor.ignored = !is_before_5_17();
+    floor.ignored = is_since(5, 17);
     cases.push(floor);
     cases
 }
 
-/// Before `bpf_loop`, as the kernel itself says.
-fn is_before_5_17() -> bool {
-    version().is_some_and(|version| version < (5, 17))
-}
-
-/// Since 7.0 programs of raw tracepoints can be preempted.
-fn preempts_raw_tracepoints() -> bool {
-    version().is_some_and(|version| version >= (7, 0))
-}
-
-/// Since 6.3, as the kernel itself says.
-pub(super) fn has_socket_tracepoints() -> bool {
-    version().is_some_and(|version| version >= (6, 3))
+/// Whether the kernel says that it is this version or a later one.
+pub(super) fn is_since(major: u32, minor: u32) -> bool {
+    version().is_some_and(|version| version >= (major, minor))
 }
 
 fn version() -> Option<(u32, u32)> {
@@ -112,7 +102,8 @@ fn is_allowed(backend: &str) -> Result<bool> {
 
 /// Whether a backend may miss transfers here.
 fn is_lossy(backend: &str, preempts: bool) -> bool {
-    preempts && (backend == "fentry" || backend == "socket" && preempts_raw_tracepoints())
+    // Since 7.0 programs of raw tracepoints can be preempted.
+    preempts && (backend == "fentry" || backend == "socket" && is_since(7, 0))
 }
 
 /// The one that is to be used: the first that is allowed and misses nothing.

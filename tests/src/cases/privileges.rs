@@ -7,7 +7,7 @@ use tests::daemon::{Daemon, User, free_address, refusal};
 use tests::footprint::{status, threads};
 use tests::raw::{Address, Call, Talk};
 
-use super::backends::has_socket_tracepoints;
+use super::backends::is_since;
 use super::{NOT_FOUND, Table};
 
 /// What it needs.
@@ -29,17 +29,13 @@ pub(super) fn add(table: &mut Table) {
         watches(&daemon, name)?;
         left(&daemon, 0)
     });
-    table.alone_if(
-        has_socket_tracepoints(),
-        "two capabilities suffice for --backend socket",
-        |name| {
-            let _back = Paranoid::set("3")?;
-            let user = User::Untraced(&["bpf", "perfmon"]);
-            let daemon = Daemon::start_as(&["--backend", "socket"], user)?;
-            watches(&daemon, name)?;
-            left(&daemon, 0)
-        },
-    );
+    table.alone_if(is_since(6, 3), "two capabilities suffice for --backend socket", |name| {
+        let _back = Paranoid::set("3")?;
+        let user = User::Untraced(&["bpf", "perfmon"]);
+        let daemon = Daemon::start_as(&["--backend", "socket"], user)?;
+        watches(&daemon, name)?;
+        left(&daemon, 0)
+    });
     table.alone("where processes are hidden from it, it keeps CAP_SYS_PTRACE alone", |name| {
         let daemon = Daemon::start_as::<&str>(&[], User::Blindfolded(SEES_ALL))?;
         watches(&daemon, name)?;
