@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, vm};
+use crate::{apt, bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, tools, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks. All together less than everything else takes,
@@ -18,6 +18,7 @@ const DEMONSTRATED: Duration = Duration::from_secs(10);
 /// Runs every step, so that one run shows all that is wrong; then the tests, and some of them on
 /// other kernels. With `all`, all that is meant for other kernels, and another architecture.
 pub(crate) fn run(all: bool) -> Result<ExitCode> {
+    let missing = tools::install(&[&tools::LINTS[..], &tools::TESTS, &tools::DEPLOYMENT].concat())?;
     setup::ensure()?;
     let fuzzing = match fuzz::available() {
         Ok(()) => Some(fuzz::Beside::begin(FUZZED)),
@@ -73,6 +74,7 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     }
     let counts = counts?;
     println!("{counts}");
+    tools::name(&missing);
     let passed = failed.is_empty() && counts.failed == 0;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -103,7 +105,7 @@ fn other_architecture() -> Result<()> {
     const TARGET: &str = "aarch64-unknown-linux-gnu";
     // Of what it depends on, some is in C.
     if exec::find("aarch64-linux-gnu-gcc").is_none() {
-        exec::apt_install(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
+        apt::install(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
     }
     shown(Command::new("rustup").args(["target", "add", TARGET]))?;
     shown(&mut exec::cargo(&["check", "--package", "observer", "--locked", "--target", TARGET]))

@@ -14,9 +14,6 @@ use anyhow::{Context as _, Result, bail};
 /// Between two looks at whether a program with a time limit has ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// For apt-get to fetch and install.
-const APT_LIMIT: Duration = Duration::from_mins(10);
-
 /// The directory of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR")
@@ -186,19 +183,6 @@ pub(crate) fn root_command(program: &Path) -> Result<Command> {
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);
     Ok(command)
-}
-
-/// Installs Debian's packages of these names.
-pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = root_command(Path::new("env"))?;
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).args(arguments);
-        output(&mut command, APT_LIMIT)
-    };
-    // A bare machine has no package lists, and old ones name packages that are gone.
-    apt(&["update"])?;
-    let options = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-    apt(&[&options[..], packages].concat()).map(drop)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
     reason = "saying what it does is what this program is for"
 )]
 
+mod apt;
 mod bench;
 mod bpf_stats;
 mod build;
@@ -19,6 +20,7 @@ mod fuzz;
 mod run;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::ffi::OsString;
@@ -129,7 +131,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
         Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),
-        Xtask::Deb => setup::ensure().and_then(|()| deploy::deb()),
+        Xtask::Deb => deploy::deb(),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
             let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
             fuzz::run(&targets, effort, replay.as_deref())
