@@ -5,20 +5,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{apt, bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, tools, vm};
+use crate::{apt, bpf_stats, correctness, deploy, exec, first_run, fuzz, setup, test, tools, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks. All together less than everything else takes,
 /// beside which they run: tests wait more than they work.
 const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_mins(2), seed: 1 };
 
-/// Long enough for calls of each kind.
-const DEMONSTRATED: Duration = Duration::from_secs(10);
-
 /// Runs every step, so that one run shows all that is wrong; then the tests, and some of them on
 /// other kernels. With `all`, all that is meant for other kernels, and another architecture.
 pub(crate) fn run(all: bool) -> Result<ExitCode> {
-    let missing = tools::install(&[&tools::LINTS[..], &tools::TESTS, &tools::DEPLOYMENT].concat())?;
+    let missing = tools::install(&[&tools::CI[..], &tools::TESTS, &tools::DEPLOYMENT].concat())?;
     setup::ensure()?;
     let fuzzing = match fuzz::available() {
         Ok(()) => Some(fuzz::Beside::begin(FUZZED)),
@@ -62,10 +59,11 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     step("docs/correctness.md", correctness::check());
     // After the tests, which build the daemon.
     step("kernel programs' bounds", bpf_stats::host());
-    step("demonstration", demo::run(Some(DEMONSTRATED)));
     step("deployment", deploy::check(true));
     // After the tests, which build the daemon and prepare the peers.
     step("other kernels", other_kernels(all));
+    // The last that builds: what it leaves is of the same files, but of another place.
+    step("first run", first_run::check());
     if let Some(fuzzing) = fuzzing {
         step("fuzzing beside all of these", fuzzing.end());
     }

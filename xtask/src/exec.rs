@@ -71,17 +71,23 @@ pub(crate) fn target() -> Result<PathBuf> {
 /// The same, in the time that all others leave.
 pub(crate) fn nice(command: &Command) -> Command {
     let mut nice = Command::new("nice");
-    nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+    nice.args(["-n", "19"]);
+    by(nice, command)
+}
+
+/// The command as the last arguments of another program, which runs it.
+pub(crate) fn by(mut runner: Command, command: &Command) -> Command {
+    runner.arg(command.get_program()).args(command.get_args());
     if let Some(directory) = command.get_current_dir() {
-        nice.current_dir(directory);
+        runner.current_dir(directory);
     }
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => nice.env(name, value),
-            None => nice.env_remove(name),
+            Some(value) => runner.env(name, value),
+            None => runner.env_remove(name),
         };
     }
-    nice
+    runner
 }
 
 /// Runs it to its end, its output shown.
@@ -195,6 +201,14 @@ mod tests {
         command.args(["-c", "echo preparing >&2; echo 'error: no such thing' >&2; exit 3"]);
         let error = output(&mut command, Duration::from_mins(1)).unwrap_err().to_string();
         assert!(error.ends_with("(exit status: 3): error: no such thing"), "{error}");
+    }
+
+    #[test]
+    fn runner_has_the_commands_arguments_and_environment() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "test $(pwd) = / && test $GIVEN = one"]);
+        command.current_dir("/").env("GIVEN", "one");
+        run(&mut by(Command::new("env"), &command)).unwrap();
     }
 
     #[test]

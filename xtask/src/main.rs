@@ -16,6 +16,7 @@ mod correctness;
 mod demo;
 mod deploy;
 mod exec;
+mod first_run;
 mod fuzz;
 mod run;
 mod setup;
@@ -67,8 +68,8 @@ enum Xtask {
         /// Makes the pictures in docs/images anew, and nothing else.
         #[arg(long, conflicts_with_all = ["document", "args"])]
         screenshots: bool,
-        /// A filter and flags for the test binaries, after `--`.
-        #[arg(last = true, value_name = "FILTER")]
+        /// A part of the names of the tests to run, and flags for the test binaries after it or `--`.
+        #[arg(trailing_var_arg = true, value_name = "FILTER")]
         args: Vec<OsString>,
     },
     /// Measures what watching costs, beside the same work unwatched and beside other ways.
@@ -103,6 +104,8 @@ enum Xtask {
     },
     /// Builds the Debian package, by cargo-deb.
     Deb,
+    /// Runs the README's first commands in a fresh clone, where tracefs is not mounted.
+    FirstRun,
     /// Everything a change must pass: formatting, lints, licenses, tests.
     Ci {
         /// Also another architecture, and other kernels in virtual machines.
@@ -132,6 +135,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),
         Xtask::Deb => deploy::deb(),
+        Xtask::FirstRun => setup::ensure().and_then(|()| first_run::check()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
             let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
             fuzz::run(&targets, effort, replay.as_deref())

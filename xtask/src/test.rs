@@ -120,7 +120,12 @@ fn again(daemon: &Path, mut counts: Counts, failed: &[String]) -> Result<Counts>
 fn unprivileged(args: &[OsString]) -> Command {
     let mut cargo =
         exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf", "--no-fail-fast"]);
-    cargo.args(["--features", "observer/kubernetes"]).arg("--").args(args);
+    cargo.args(["--features", "observer/kubernetes"]);
+    if !args.is_empty() {
+        // Without documentation examples, for which rustdoc would take a filter apart at its spaces.
+        cargo.arg("--tests");
+    }
+    cargo.arg("--").args(args);
     cargo
 }
 
@@ -232,6 +237,13 @@ mod tests {
             tally.line(line);
         }
         tally
+    }
+
+    #[test]
+    fn filter_stays_in_one_piece() {
+        let told = |args: &[OsString]| exec::shown(&unprivileged(args));
+        assert!(told(&["a -> b".into()]).ends_with("--tests -- a -> b"));
+        assert!(told(&[]).ends_with("observer/kubernetes --"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub(crate) const TESTS: [Tool; 7] = [PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS,
 pub(crate) const DEPLOYMENT: [Tool; 6] = [PYTHON, GO, PROMETHEUS, SYSTEMD, MANDOC, CARGO_DEB];
 
 /// What `cargo xtask ci` needs beside these.
-pub(crate) const LINTS: [Tool; 3] = [RUSTFMT, CLIPPY, CXX];
+pub(crate) const CI: [Tool; 4] = [RUSTFMT, CLIPPY, CXX, GIT];
 
 const PYTHON: Tool = Tool {
     name: "python3 with venv",
@@ -114,4 +114,12 @@ const CXX: Tool = Tool {
     check: || on_path(&["c++"]),
     install: Source::Packages(&["g++"]),
     seconds: 20,
+};
+
+const GIT: Tool = Tool {
+    name: "git",
+    needed_by: "the first run in a fresh clone",
+    check: || on_path(&["git"]),
+    install: Source::Packages(&["git"]),
+    seconds: 15,
 };
