@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{getgid, getuid};
 
-use crate::exec;
+use crate::{build, exec};
 
 const AT_ONCE: Duration = Duration::from_mins(1);
 
@@ -28,9 +28,10 @@ shift 2
 exec setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
 "#;
 
-/// Runs them in a copy of what is committed or changed, and nothing else. What cargo has built is used again,
-/// unless a file that it was built from is not in the copy: then it is built anew, and that fails.
+/// Runs them in a copy of what git has. What the commands build is built here before, and used there: cargo
+/// builds anew only what was built from a file that the copy lacks, and that fails.
 pub(crate) fn check() -> Result<()> {
+    build::for_demo()?;
     let place = exec::target()?.join("first-run");
     clone(&place)?;
     for arguments in COMMANDS {
@@ -45,8 +46,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The files that git has, changes that are not committed included, with the time of the commit: what was built
-/// later from the same files is not built again.
+/// The files that git has, changes that are not committed included. They are older than all that was built.
 fn clone(place: &Path) -> Result<()> {
     if place.exists() {
         fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
@@ -61,13 +61,15 @@ fn clone(place: &Path) -> Result<()> {
     exec::run(Command::new("tar").arg("-x").arg("-C").arg(place).stdin(files))?;
     let status = archive.wait().context("cannot wait for git")?;
     ensure!(status.success(), "git archive failed ({status})");
-    Ok(())
+    let touch = ["-exec", "touch", "--no-dereference", "--date=@0", "{}", "+"];
+    exec::run(Command::new("find").arg(place).args(touch))
 }
 
 fn git() -> Command {
     let mut git = Command::new("git");
-    // The files may be another user's, as in a container.
-    git.args(["-c", "safe.directory=*"]).current_dir(exec::workspace());
+    // The files may be another user's, as in a container, and nobody need be known to git.
+    let settings = ["safe.directory=*", "user.name=observer", "user.email=observer@localhost"];
+    git.args(settings.map(|setting| ["-c", setting]).as_flattened()).current_dir(exec::workspace());
     git
 }
 
