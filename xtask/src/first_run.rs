@@ -1,9 +1,10 @@
 //! The README's first commands as somebody runs them who has just cloned the repository, on a machine
 //! that has not mounted tracefs.
 
+use std::env;
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,11 +33,10 @@ exec setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
 /// builds anew only what was built from a file that the copy lacks, and that fails.
 pub(crate) fn check() -> Result<()> {
     build::for_demo()?;
-    let place = exec::target()?.join("first-run");
-    clone(&place)?;
+    let copy = Copy::new()?;
     for arguments in COMMANDS {
         let mut command = exec::cargo(&["xtask"]);
-        command.args(arguments).current_dir(&place).env("CARGO_TARGET_DIR", exec::target()?);
+        command.args(arguments).current_dir(&copy.0).env("CARGO_TARGET_DIR", exec::target()?);
         // The other stacks take minutes to prepare.
         command.env("OBSERVER_TEST_PEERS", "rust");
         println!("$ cargo xtask {}", arguments.join(" "));
@@ -46,23 +46,34 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The files that git has, changes that are not committed included. They are older than all that was built.
-fn clone(place: &Path) -> Result<()> {
-    if place.exists() {
-        fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
+/// A directory with the files that git has, changes that are not committed included. They are older than all
+/// that was built. It is not in the target directory: cargo would then look there for the sources.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn new() -> Result<Self> {
+        let place = env::temp_dir().join(format!("observer-first-run-{}", process::id()));
+        fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        let copy = Self(place);
+        let changed = exec::output(git().args(["stash", "create"]), AT_ONCE)?;
+        let commit = if changed.trim().is_empty() { "HEAD" } else { changed.trim() };
+        let mut archive = git();
+        archive.args(["archive", "--format=tar", commit]).stdout(Stdio::piped());
+        let mut archive = archive.spawn().context("cannot run git")?;
+        let files = archive.stdout.take().context("git has no output")?;
+        exec::run(Command::new("tar").arg("-x").arg("-C").arg(&copy.0).stdin(files))?;
+        let status = archive.wait().context("cannot wait for git")?;
+        ensure!(status.success(), "git archive failed ({status})");
+        let touch = ["-exec", "touch", "--no-dereference", "--date=@0", "{}", "+"];
+        exec::run(Command::new("find").arg(&copy.0).args(touch))?;
+        Ok(copy)
     }
-    fs::create_dir_all(place).with_context(|| format!("cannot make {}", place.display()))?;
-    let changed = exec::output(git().args(["stash", "create"]), AT_ONCE)?;
-    let commit = if changed.trim().is_empty() { "HEAD" } else { changed.trim() };
-    let mut archive = git();
-    archive.args(["archive", "--format=tar", commit]).stdout(Stdio::piped());
-    let mut archive = archive.spawn().context("cannot run git")?;
-    let files = archive.stdout.take().context("git has no output")?;
-    exec::run(Command::new("tar").arg("-x").arg("-C").arg(place).stdin(files))?;
-    let status = archive.wait().context("cannot wait for git")?;
-    ensure!(status.success(), "git archive failed ({status})");
-    let touch = ["-exec", "touch", "--no-dereference", "--date=@0", "{}", "+"];
-    exec::run(Command::new("find").arg(place).args(touch))
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn git() -> Command {
