@@ -36,9 +36,9 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
-    /// Finds or installs what building the kernel programs needs.
+    /// Finds or installs what compiles the BPF programs.
     Setup,
-    /// Builds the daemon, the kernel programs in it.
+    /// Builds the daemon with its BPF programs.
     Build {
         /// Optimised, as it is meant to be used.
         #[arg(long)]

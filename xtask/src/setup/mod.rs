@@ -34,7 +34,7 @@ fn complete() -> Result<Option<String>> {
         Ok(ready) => return Ok(Some(ready)),
         Err(missing) => missing,
     };
-    println!("setup: the kernel programs cannot be built yet: {missing:#}");
+    println!("setup: the BPF programs cannot be built yet: {missing:#}");
     let mut ways =
         [("rustup", rustup::complete as fn() -> Result<()>), ("Debian", debian::complete)];
     if Toolchain::chosen().is_debians() {
@@ -54,7 +54,7 @@ fn complete() -> Result<Option<String>> {
         }
     }
     bail!(
-        "the kernel programs cannot be built on this machine: {missing:#}\n{}\n\n\
+        "the BPF programs cannot be built on this machine: {missing:#}\n{}\n\n\
          Either of these makes it possible; `cargo xtask setup` does the rest:\n  {}\n  {}",
         failures.join("\n"),
         rustup::BY_HAND,
