@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::report;
+
 /// A gRPC library in one of its modes, ready to run.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
@@ -101,7 +103,12 @@ pub fn prepare() -> Result<Vec<Stack>> {
             Ok(prepared) => stacks.extend(prepared),
             // Where everything must be there nothing is left out.
             Err(error) if env::var_os("CI").is_some() => return Err(error),
-            Err(error) => say(&format!("not run: the stacks of {}: {error:#}", manifest.display())),
+            Err(error) => {
+                let text = format!("not run: the stacks of {}: {error:#}", manifest.display());
+                say(&text);
+                // And once more when all is done.
+                report::say(&text);
+            }
         }
     }
     ensure!(!stacks.is_empty(), "no stack could be prepared: nothing to test with");

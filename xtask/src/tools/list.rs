@@ -1,15 +1,26 @@
 //! The tools, by what needs them.
 
+use crate::exec;
+
 use super::{Source, Tool, cargo_runs, go_fetches_itself, on_path, venv_works};
 
 /// What `cargo xtask test` needs.
-pub(crate) const TESTS: [Tool; 7] = [PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM];
+pub(crate) const TESTS: [Tool; 8] = [ROOT, PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM];
 
 /// What `cargo xtask check-deploy` needs.
 pub(crate) const DEPLOYMENT: [Tool; 6] = [PYTHON, GO, PROMETHEUS, SYSTEMD, MANDOC, CARGO_DEB];
 
 /// What `cargo xtask ci` needs beside these.
 pub(crate) const CI: [Tool; 4] = [RUSTFMT, CLIPPY, CXX, GIT];
+
+const ROOT: Tool = Tool {
+    name: "root or sudo",
+    needed_by: "the end-to-end tests",
+    check: || exec::as_root().map(drop),
+    // Without root it cannot be installed either, and is named.
+    install: Source::Packages(&["sudo"]),
+    seconds: 5,
+};
 
 const PYTHON: Tool = Tool {
     name: "python3 with venv",

@@ -93,13 +93,6 @@ pub(crate) struct Missing {
     why: String,
 }
 
-impl Missing {
-    /// Something that cannot be installed.
-    pub(crate) fn new(name: &'static str, needed_by: &'static str, why: &anyhow::Error) -> Self {
-        Self { name, needed_by, why: format!("{why:#}") }
-    }
-}
-
 impl Display for Missing {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { name, needed_by, why } = self;
