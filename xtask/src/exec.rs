@@ -174,7 +174,7 @@ pub(crate) fn as_root() -> Result<Vec<OsString>> {
         return Ok(Vec::new());
     }
     if find("sudo").is_none() {
-        bail!("this needs root, and there is no sudo: run it as root");
+        bail!("sudo is not installed, and this is not root");
     }
     let path = env::join_paths(search_path()).context("PATH cannot be handed on")?;
     let mut assignment = OsString::from("PATH=");

@@ -43,14 +43,14 @@ fn complete() -> Result<Option<String>> {
     let mut failures: Vec<String> = Vec::new();
     for (name, way) in ways {
         if let Some(failure) = failures.last() {
-            println!("setup: not {}, so now by way of {name}", failure.trim_start());
+            println!("setup: {}; trying {name}", failure.trim_start());
         }
         match way().and_then(|()| ready()) {
             Ok(ready) => {
                 println!("setup: done: {ready}");
                 return Ok(None);
             }
-            Err(error) => failures.push(format!("  by way of {name}: {error:#}")),
+            Err(error) => failures.push(format!("  {name}: {error:#}")),
         }
     }
     bail!(
