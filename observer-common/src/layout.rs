@@ -3,15 +3,22 @@
 //! rustc emits no CO-RE relocations, so the daemon looks the offsets up in the running kernel's
 //! BTF and hands them over as one read-only array, indexed by [`Field`].
 
+/// Offset of a field that this kernel does not have: one that no read can succeed at.
+pub const NOWHERE: u32 = i32::MAX as u32;
+
 /// Which programs read a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// Those of every backend.
     All,
-    /// Those at the exits of system calls, which find the socket from its file descriptor.
+    /// Those that find the socket of a system call from its file descriptor.
     Syscalls,
+    /// Those at the kernel's tracepoints of sockets, which ask what system call a task is in.
+    Sockets,
     /// Those at the kernel's own functions, which are given the socket and an iterator.
     Functions,
+    /// Those of every backend, where the kernel has it: newer ones do.
+    Newer,
 }
 
 macro_rules! fields {
@@ -45,6 +52,9 @@ macro_rules! fields {
 
 fields! {
     TaskFiles: Syscalls = "task_struct"."files",
+    TaskFlags: Sockets = "task_struct"."flags",
+    // x86-64; aarch64.
+    TaskAbi: Sockets = "task_struct"."thread_info.status" | "thread_info.flags",
     TaskGroupLeader: All = "task_struct"."group_leader",
     TaskTgid: All = "task_struct"."tgid",
     TaskComm: All = "task_struct"."comm",
@@ -69,12 +79,20 @@ fields! {
     SockProtocol: All = "sock"."sk_protocol",
     SockShutdown: All = "sock"."sk_shutdown",
     SockSocket: All = "sock"."sk_socket",
+    SockQueued: All = "sock"."sk_receive_queue.qlen",
+    // Since Linux 6.18.
+    SockInode: Newer = "sock"."sk_ino",
     TcpCopiedSeq: All = "tcp_sock"."copied_seq",
     TcpWriteSeq: All = "tcp_sock"."write_seq",
     TcpRcvNxt: All = "tcp_sock"."rcv_nxt",
     TcpSndUna: All = "tcp_sock"."snd_una",
     TcpBytesAcked: All = "tcp_sock"."bytes_acked",
     TcpBytesReceived: All = "tcp_sock"."bytes_received",
+    // Where the kernel has MPTCP.
+    MptcpConsumed: Newer = "mptcp_sock"."bytes_consumed",
+    UnixPeer: Newer = "unix_sock"."peer",
+    // Since Linux 6.17.
+    UnixWaiting: Newer = "unix_sock"."inq_len",
     MessageIterator: Functions = "msghdr"."msg_iter",
     IteratorType: Functions = "iov_iter"."iter_type",
     IteratorOffset: Functions = "iov_iter"."iov_offset",

@@ -1,6 +1,8 @@
 //! The process's buffers of one call, one after the other.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_user};
 use observer_common::layout::Field;
 
 use crate::{
@@ -14,13 +16,27 @@ pub enum Shape {
     /// One buffer: read, recvfrom, write, sendto.
     Flat { base: u64 },
     /// An array of `struct iovec`: readv, writev.
-    Vector { iov: u64 },
+    Vector { iov: u64, iovecs: Iovecs },
     /// A `struct user_msghdr`: recvmsg, sendmsg.
-    Message { header: u64 },
+    Message { header: u64, iovecs: Iovecs },
     /// An array of `struct mmsghdr`: recvmmsg, sendmmsg.
-    Messages { headers: u64 },
+    Messages { headers: u64, iovecs: Iovecs },
     /// The kernel's own `struct iov_iter`, which has come past them.
     Iterator { iterator: Address },
+    /// Not in memory of the process, or nothing says where.
+    Elsewhere,
+}
+
+/// What the `struct iovec` of a call are, and the structs that hold them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Iovecs {
+    /// The process's, which has 64 bits.
+    Native,
+    /// The process's, which has 32 bits.
+    Compat,
+    /// The kernel's.
+    Kernel,
 }
 
 /// `struct iovec`
@@ -41,9 +57,22 @@ struct MessageHeader {
     iov_length: u64,
 }
 
+/// The beginning of `struct compat_msghdr`
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct CompatMessageHeader {
+    name: u32,
+    name_length: u32,
+    iov: u32,
+    iov_length: u32,
+}
+
 /// `sizeof(struct mmsghdr)`, and the offset of `msg_len` in it
 const MMSGHDR_SIZE: u64 = 64;
 const MMSGHDR_LENGTH: u64 = 56;
+
+/// `sizeof(struct compat_mmsghdr)`
+const COMPAT_MMSGHDR_SIZE: u64 = 32;
 
 /// Buffers still to be walked.
 #[derive(Clone, Copy)]
@@ -62,8 +91,8 @@ pub struct Buffers {
     headers_left: u64,
     /// Bytes before `iov` that the call moved, as long as the array is still walked backwards.
     behind: u64,
-    /// Not 0 if the `struct iovec` are the kernel's, not the process's.
-    of_kernel: u32,
+    /// An [`Iovecs`].
+    iovecs: u32,
     /// Not 0 if they could be found.
     readable: u32,
 }
@@ -93,19 +122,23 @@ impl Buffers {
                 self.base = base;
                 self.left = length;
             }
-            Shape::Vector { iov } => {
+            Shape::Vector { iov, iovecs } => {
                 self.iov = iov;
+                self.iovecs = iovecs as u32;
                 self.later = length;
             }
-            Shape::Message { header } => {
-                self.iov = read_user::<MessageHeader>(header)?.iov;
+            Shape::Message { header, iovecs } => {
+                self.iov = message(header, iovecs)?.0;
+                self.iovecs = iovecs as u32;
                 self.later = length;
             }
-            Shape::Messages { headers } => {
+            // Only of processes with 64 bits: see `message_at`.
+            Shape::Messages { headers, .. } => {
                 self.headers = headers;
                 self.headers_left = length;
             }
             Shape::Iterator { iterator } => return self.begin_iterator(iterator, length),
+            Shape::Elsewhere => return None,
         }
         Some(())
     }
@@ -125,12 +158,12 @@ impl Buffers {
         if kind != globals::iterator_iovec() {
             return None;
         }
-        self.of_kernel = 1;
+        self.iovecs = Iovecs::Kernel as u32;
         self.iov = pointer;
         self.later = length;
         if offset >= length {
             let iovec = self.iovec()?;
-            self.iov += size_of::<Iovec>() as u64;
+            self.iov += self.iovec_size();
             self.base = iovec.base + (offset - length);
             self.left = length;
             self.later = 0;
@@ -148,7 +181,7 @@ impl Buffers {
     /// Goes back by one `struct iovec`.
     #[inline(never)]
     fn back(&mut self) -> Option<()> {
-        self.iov -= size_of::<Iovec>() as u64;
+        self.iov -= self.iovec_size();
         let iovec = self.iovec()?;
         if iovec.length < self.behind {
             self.behind -= iovec.length;
@@ -158,17 +191,22 @@ impl Buffers {
         self.left = if self.behind < self.later { self.behind } else { self.later };
         self.later -= self.left;
         self.behind = 0;
-        self.iov += size_of::<Iovec>() as u64;
+        self.iov += self.iovec_size();
         Some(())
     }
 
     #[inline(always)]
+    const fn iovec_size(&self) -> u64 {
+        iovec_size(self.iovecs)
+    }
+
+    #[inline(always)]
     fn iovec(&self) -> Option<Iovec> {
-        if self.of_kernel != 0 {
+        if self.iovecs == Iovecs::Kernel as u32 {
             // SAFETY: the helper checks the address.
             return unsafe { bpf_probe_read_kernel(self.iov as *const Iovec) }.ok();
         }
-        read_user(self.iov)
+        iovec_at(self.iov, self.iovecs)
     }
 
     /// Whether all bytes have been walked.
@@ -193,7 +231,7 @@ impl Buffers {
             return self.back();
         }
         let iovec = self.iovec()?;
-        self.iov += size_of::<Iovec>() as u64;
+        self.iov += self.iovec_size();
         self.base = iovec.base;
         self.left = if iovec.length < self.later { iovec.length } else { self.later };
         self.later -= self.left;
@@ -214,7 +252,7 @@ impl Buffers {
         self.later = 0;
         self.headers_left = 0;
         self.behind = 0;
-        self.of_kernel = 0;
+        self.iovecs = Iovecs::Native as u32;
     }
 }
 
@@ -222,6 +260,77 @@ impl Buffers {
 #[inline(always)]
 pub fn message_length(headers: u64, index: u64) -> Option<u32> {
     read_user(headers + index * MMSGHDR_SIZE + MMSGHDR_LENGTH)
+}
+
+/// Where the `n`th of an array of `struct mmsghdr` is: a `struct user_msghdr` is its beginning.
+#[inline(always)]
+pub const fn message_at(headers: u64, n: u64, iovecs: Iovecs) -> u64 {
+    let size = match iovecs {
+        Iovecs::Compat => COMPAT_MMSGHDR_SIZE,
+        Iovecs::Native | Iovecs::Kernel => MMSGHDR_SIZE,
+    };
+    headers.wrapping_add(n.wrapping_mul(size))
+}
+
+/// The array of `struct iovec` of a `struct user_msghdr`, and how many there are.
+#[inline(always)]
+fn message(header: u64, iovecs: Iovecs) -> Option<(u64, u64)> {
+    if iovecs == Iovecs::Compat {
+        let header: CompatMessageHeader = read_user(header)?;
+        return Some((u64::from(header.iov), u64::from(header.iov_length)));
+    }
+    let header: MessageHeader = read_user(header)?;
+    Some((header.iov, header.iov_length))
+}
+
+/// `sizeof(struct iovec)`, for an [`Iovecs`].
+#[inline(always)]
+const fn iovec_size(iovecs: u32) -> u64 {
+    if iovecs == Iovecs::Compat as u32 { 8 } else { size_of::<Iovec>() as u64 }
+}
+
+/// A `struct iovec` of the process.
+#[inline(always)]
+fn iovec_at(address: u64, iovecs: u32) -> Option<Iovec> {
+    if iovecs == Iovecs::Compat as u32 {
+        let [base, length] = read_user::<[u32; 2]>(address)?.map(u64::from);
+        return Some(Iovec { base, length });
+    }
+    read_user(address)
+}
+
+/// The lengths of a message's buffers, added up.
+#[repr(C)]
+struct Room {
+    iov: u64,
+    iovecs: u32,
+    unreadable: u32,
+    bytes: u64,
+}
+
+/// Bytes that the buffers of a `struct user_msghdr` hold; `None` if it cannot be read.
+#[inline(always)]
+pub fn message_room(header: u64, iovecs: Iovecs) -> Option<u64> {
+    // `UIO_MAXIOV`
+    const MAX: u64 = 1024;
+    let (iov, n) = message(header, iovecs)?;
+    let n = if n < MAX { n } else { MAX };
+    let mut room = Room { iov, iovecs: iovecs as u32, unreadable: 0, bytes: 0 };
+    let add = add_room as *mut c_void;
+    // SAFETY: the callback takes what it is given: this room, which outlives the loop.
+    unsafe { bpf_loop(n as u32, add, (&raw mut room).cast(), 0) };
+    (room.unreadable == 0).then_some(room.bytes)
+}
+
+extern "C" fn add_room(_: u32, room: *mut c_void) -> i64 {
+    // SAFETY: what `message_room` passed.
+    let room = unsafe { &mut *room.cast::<Room>() };
+    match iovec_at(room.iov, room.iovecs) {
+        Some(iovec) => room.bytes = room.bytes.wrapping_add(iovec.length),
+        None => room.unreadable = 1,
+    }
+    room.iov += iovec_size(room.iovecs);
+    0
 }
 
 #[inline(always)]

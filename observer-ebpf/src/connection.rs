@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{record::direction, scanner::Scanner, step::Step};
 
-use crate::maps::Tries;
+use crate::{kernel::Address, maps::Tries, socket::counted};
 
 /// States of a connection.
 pub mod state {
@@ -39,11 +39,18 @@ pub struct Connection {
     pub role: u8,
     /// Not 0 once a record with an `OpenItem` has been sent.
     pub announced: u8,
-    /// Not 0 if the socket counts its bytes: TCP.
-    pub tcp: u8,
+    /// One of `socket::counted`.
+    pub counts: u8,
     /// Not 0 if it was open before the daemon.
     pub joined: u8,
-    pub _reserved: [u8; 3],
+    /// Not 0 once the peer of a Unix socket is forgotten, of which `peer_sent` is left.
+    pub peer_ended: u8,
+    pub _reserved: [u8; 2],
+    /// How many bytes it had sent.
+    pub peer_sent: u32,
+    pub _padding: u32,
+    /// The other end of a Unix socket, 0 if it is not to be asked.
+    pub peer: Address,
     /// Streams that were reset last: what of them was under way is no message any more. 0: none.
     pub resets: [u32; RESETS],
     /// How many there were.
@@ -80,6 +87,20 @@ impl Connection {
         // By an index, not by a choice: the verifier follows what comes next once, not for each.
         // SAFETY: one of the two by the mask.
         unsafe { &mut *self.directions.as_mut_ptr().add(usize::from(direction & 1)) }
+    }
+
+    /// Whether its socket is TCP's.
+    #[inline(always)]
+    pub const fn is_tcp(&self) -> bool {
+        self.counts == counted::TCP
+    }
+
+    /// How many bytes went through the sent direction. A number that only grows, also while it is
+    /// written: first `unread` is taken back, then `position` goes on.
+    #[inline(always)]
+    pub const fn total_sent(&self) -> u32 {
+        let sent = self.sent();
+        (sent.position + sent.unread) as u32
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use observer_common::layout::Field;
+use observer_common::layout::{Field, NOWHERE};
 
 /// Offsets in the running kernel's structs, by [`Field`].
 #[unsafe(no_mangle)]
@@ -75,6 +75,12 @@ pub fn iterator_ubuf() -> Option<u8> {
 pub fn offset(field: Field) -> usize {
     // SAFETY: the field is a position in the array.
     unsafe { read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) as usize }
+}
+
+/// Whether this kernel has the field.
+#[inline(always)]
+pub fn has(field: Field) -> bool {
+    offset(field) != NOWHERE as usize
 }
 
 #[inline(always)]

@@ -95,6 +95,21 @@ pub struct Entered {
 #[map]
 pub static ENTERED: HashMap<u64, Entered> = HashMap::with_max_entries(1, 0);
 
+/// A call on several messages that is under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Multiple {
+    /// The array of `struct mmsghdr`.
+    pub headers: u64,
+    /// The message that comes next.
+    pub next: u64,
+}
+
+/// By thread, for the socket backend, which sets the size. One that was forgotten begins with the first message, whose buffers
+/// are then not those of the bytes: so there is room for more than are in such a call at once.
+#[map]
+pub static MULTIPLE: LruHashMap<u64, Multiple> = LruHashMap::with_max_entries(1, 0);
+
 /// Selected ports, one bit each.
 #[map]
 pub static PORTS: Array<u64> = Array::with_max_entries(1024, 0);

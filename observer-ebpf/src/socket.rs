@@ -2,13 +2,29 @@
 
 use observer_common::{layout::Field, record::OpenItem};
 
-use crate::kernel::{Address, current_task, load, process_name, read, read_into};
+use crate::{
+    globals,
+    kernel::{Address, current_task, load, process_name, read, read_into},
+};
 
 pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+
+/// How bytes show that went through a socket and were not seen: `Connection::counts`.
+pub mod counted {
+    /// They do not.
+    pub const NOTHING: u8 = 0;
+    /// TCP: by the sequence numbers of both directions.
+    pub const TCP: u8 = 1;
+    /// MPTCP: what was received shows, by the socket's counter. What is sent is always seen.
+    pub const RECEIVED: u8 = 2;
+    /// A Unix socket: what was received shows by what its peer has sent, which is always seen.
+    pub const BY_PEER: u8 = 3;
+}
 
 /// A socket: `struct sock` and what tells it from an earlier one at the same address.
 #[derive(Clone, Copy)]
@@ -53,6 +69,10 @@ impl Socket {
     /// The socket that a `struct sock` belongs to; `None` once it is closed.
     #[inline(always)]
     pub fn of_sock(sock: Address) -> Option<Self> {
+        if globals::has(Field::SockInode) {
+            let inode = read(sock, Field::SockInode)?;
+            return (inode != 0).then_some(Self { sock, inode });
+        }
         let socket: Address = read(sock, Field::SockSocket)?;
         Some(Self { sock, inode: read(inode_of(socket), Field::InodeNumber)? })
     }
@@ -77,7 +97,7 @@ impl Socket {
 /// Where `struct socket_alloc` has the inode of a socket.
 #[inline(always)]
 fn inode_of(socket: Address) -> Address {
-    socket + crate::globals::offset(Field::SocketAllocInode) as u64
+    socket + globals::offset(Field::SocketAllocInode) as u64
 }
 
 /// Address family, if it is a stream socket of a family that carries gRPC.
@@ -99,23 +119,46 @@ pub fn ports(sock: Address, family: u16) -> Option<(u16, u16)> {
     Some((local, u16::from_be(remote)))
 }
 
-/// The socket's own count of the bytes read (`sent` false) or written, if it has one: TCP's
-/// sequence numbers. MPTCP and Unix sockets have none.
+/// One of [`counted`].
 #[inline(always)]
-pub fn sequence(sock: Address, sent: bool) -> Option<u32> {
-    if !matches!(read(sock, Field::SockFamily), Some(AF_INET | AF_INET6)) {
-        return None;
+pub fn counts_of(sock: Address) -> u8 {
+    match (read(sock, Field::SockFamily), read(sock, Field::SockProtocol)) {
+        (Some(AF_INET | AF_INET6), Some(IPPROTO_TCP)) => counted::TCP,
+        (Some(AF_INET | AF_INET6), Some(IPPROTO_MPTCP)) if globals::has(Field::MptcpConsumed) => {
+            counted::RECEIVED
+        }
+        (Some(AF_UNIX), _) if globals::has(Field::UnixPeer) => counted::BY_PEER,
+        _ => counted::NOTHING,
     }
-    if read(sock, Field::SockProtocol) != Some(IPPROTO_TCP) {
-        return None;
-    }
-    sequence_of_tcp(sock, sent)
 }
 
-/// Likewise, of a socket that is known to be TCP's.
+/// The socket's own count of the bytes read (`sent` false) or written, if it has one: TCP's
+/// sequence numbers, or what MPTCP counts. `counts` is one of [`counted`].
 #[inline(always)]
-pub fn sequence_of_tcp(sock: Address, sent: bool) -> Option<u32> {
-    read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq })
+pub fn sequence(sock: Address, counts: u8, sent: bool) -> Option<u32> {
+    match counts {
+        counted::TCP => read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq }),
+        counted::RECEIVED if !sent => {
+            read::<u64>(sock, Field::MptcpConsumed).map(|bytes| bytes as u32)
+        }
+        _ => None,
+    }
+}
+
+/// The other end of a Unix socket, 0 if there is none.
+#[inline(always)]
+pub fn peer_of_unix(sock: Address) -> Address {
+    read(sock, Field::UnixPeer).unwrap_or(0)
+}
+
+/// At least as many bytes as wait in a Unix socket to be received; `None` if that is not known.
+#[inline(always)]
+pub fn waiting_in_unix(sock: Address) -> Option<u32> {
+    if globals::has(Field::UnixWaiting) {
+        return read(sock, Field::UnixWaiting);
+    }
+    let queued: u32 = read(sock, Field::SockQueued)?;
+    (queued == 0).then_some(0)
 }
 
 /// SYN and FIN count as a byte each.
@@ -126,7 +169,9 @@ const SYN_AND_FIN: i64 = 2;
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
 pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<u64> {
-    sequence(sock, sent)?;
+    if counts_of(sock) != counted::TCP {
+        return None;
+    }
     // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
     // large.
     let (settled, under_way): (u64, u32) = if sent {

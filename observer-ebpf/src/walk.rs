@@ -133,7 +133,9 @@ fn unread(call: &Call, scratch: &Scratch) -> Counter {
     match call.shape {
         _ if call.discarded => Counter::Discarded,
         // Not from or to memory of the process: splice, sendfile, buffers of the kernel.
-        Shape::Iterator { .. } if !scratch.buffers.is_readable() => Counter::Unseen,
+        Shape::Iterator { .. } | Shape::Elsewhere if !scratch.buffers.is_readable() => {
+            Counter::Unseen
+        }
         _ => Counter::Unreadable,
     }
 }

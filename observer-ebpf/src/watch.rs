@@ -19,10 +19,11 @@ use crate::{
     connection::{self, Connection, Direction, state},
     count::{count, count_protocol},
     filter, globals,
+    kernel::Address,
     maps::{CONNECTIONS, IGNORED, Ignored, Tries},
     probes::lifecycle,
     scratch::{self, Scratch},
-    socket::{self, Socket},
+    socket::{self, Socket, counted},
     walk::{self, Outcome, Walk},
 };
 
@@ -45,21 +46,27 @@ pub struct Call {
 /// Watches a call: finds its connection and walks over its bytes.
 #[inline(always)]
 pub fn watch(call: &Call) -> Option<()> {
-    let known = known(call);
-    if known.is_none() && !may_be_ours(call) {
+    let known = known(&call.socket);
+    if known.is_none() && !may_be_ours(&call.socket, call.sent) {
         return None;
     }
+    watch_known(call, known)
+}
+
+/// Likewise, where [`known`] and [`may_be_ours`] have been asked.
+#[inline(always)]
+pub fn watch_known(call: &Call, known: Option<NonNull<Connection>>) -> Option<()> {
     let known = opaque(known.map_or(ptr::null_mut(), NonNull::as_ptr));
     with_scratch(call, NonNull::new(known))
 }
 
 /// The socket's connection, if it is watched.
 #[inline(always)]
-fn known(call: &Call) -> Option<NonNull<Connection>> {
-    let sock = call.socket.sock;
+pub fn known(socket: &Socket) -> Option<NonNull<Connection>> {
+    let sock = socket.sock;
     let connection = NonNull::new(CONNECTIONS.get_ptr_mut(sock)?)?;
     // SAFETY: a map value, valid for the run.
-    if unsafe { connection.as_ref() }.inode == call.socket.inode {
+    if unsafe { connection.as_ref() }.inode == socket.inode {
         return Some(connection);
     }
     // The socket was closed without our seeing it, and its memory used for this one.
@@ -69,17 +76,17 @@ fn known(call: &Call) -> Option<NonNull<Connection>> {
 
 /// Whether the socket is one to look at, which is not watched so far.
 #[inline(always)]
-fn may_be_ours(call: &Call) -> bool {
-    let sock = call.socket.sock;
+pub fn may_be_ours(socket: &Socket, sent: u8) -> bool {
+    let sock = socket.sock;
     // SAFETY: the value is not kept.
     if let Some(ignored) = unsafe { IGNORED.get(sock) }
-        && ignored.inode == call.socket.inode
+        && ignored.inode == socket.inode
     {
-        return ignored.admits(call.sent);
+        return ignored.admits(sent);
     }
     let selected = is_selected(sock);
     if !selected {
-        ignore(&call.socket, Ignored::FOR_GOOD);
+        ignore(socket, Ignored::FOR_GOOD);
     }
     selected
 }
@@ -87,7 +94,7 @@ fn may_be_ours(call: &Call) -> bool {
 #[inline(always)]
 fn is_selected(sock: u64) -> bool {
     let Some(family) = socket::stream_family(sock) else { return false };
-    if globals::counted_only() && socket::sequence(sock, false).is_none() {
+    if globals::counted_only() && socket::counts_of(sock) != counted::TCP {
         return false;
     }
     match socket::ports(sock, family) {
@@ -141,10 +148,9 @@ fn busy(call: &Call, connection: Option<NonNull<Connection>>) {
     if let Some(mut connection) = connection {
         // SAFETY: a map value, valid for the run.
         let connection = unsafe { connection.as_mut() };
-        let tcp = connection.tcp != 0;
-        let direction = connection.direction(call.sent);
         // So that the socket's counter does not show them once more.
-        let missed = if tcp { u64::from(missed(call, direction)) } else { 0 };
+        let missed = u64::from(missed(call, connection));
+        let direction = connection.direction(call.sent);
         if missed != 0 {
             count(Counter::Unseen, missed);
         }
@@ -163,13 +169,12 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     };
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *opaque(pointer) };
-    let tcp = connection.tcp != 0;
     // What is not in the process's memory a thread of the kernel may move, which is not whose the
     // connection is.
     let of_kernel = !readable && connection.announced != 0;
     let pid = if of_kernel { connection.pid } else { call.pid };
+    let missed = missed(call, connection);
     let direction = connection.direction(call.sent);
-    let missed = if tcp { missed(call, direction) } else { 0 };
     let mut walk = Walk {
         scratch: &raw mut *scratch,
         connection: pointer,
@@ -190,13 +195,13 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     if let Outcome::Walked = outcome {
         return Some(());
     }
-    let Connection { state, tcp, tries, .. } = *connection;
+    let (state, tries, tcp) = (connection.state, connection.tries, connection.is_tcp());
     let counted = state == state::UPGRADED;
     lifecycle::close(call.socket.sock, pointer, connection.unseen());
     match outcome {
         Outcome::NotFrames => try_again(call, tries),
         // What looked like a server's SETTINGS may have been those of a connection already open.
-        _ if tcp == 0 && !counted => try_again(call, Tries::default()),
+        _ if !tcp && !counted => try_again(call, Tries::default()),
         _ => {
             ignore(&call.socket, Ignored::FOR_GOOD);
             if !counted {
@@ -207,11 +212,16 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     Some(())
 }
 
-/// How many bytes went by since the last call that was seen, by the TCP socket's own counter.
+/// How many bytes went by since the last call that was seen, by what counts them.
 #[inline(always)]
-fn missed(call: &Call, direction: &mut Direction) -> u32 {
+fn missed(call: &Call, connection: &mut Connection) -> u32 {
     let sent = call.sent == direction::SENT;
-    let Some(sequence) = socket::sequence_of_tcp(call.socket.sock, sent) else { return 0 };
+    let (counts, tcp) = (connection.counts, connection.is_tcp());
+    if counts == counted::BY_PEER {
+        return if sent { 0 } else { missed_of_peer(call, connection) };
+    }
+    let direction = connection.direction(call.sent);
+    let Some(sequence) = socket::sequence(call.socket.sock, counts, sent) else { return 0 };
     let before = sequence.wrapping_sub(call.total as u32);
     let mut missed = before.wrapping_sub(direction.sequence);
     let counted = direction.counted != 0;
@@ -219,11 +229,41 @@ fn missed(call: &Call, direction: &mut Direction) -> u32 {
     direction.counted = 1;
     // A FIN that was read along with the last bytes counts as one, and so does one that another
     // thread has sent since.
-    if missed == 1 && socket::is_shut(call.socket.sock, sent) {
+    if missed == 1 && tcp && socket::is_shut(call.socket.sock, sent) {
         missed = 0;
     }
     // Behind what was seen already: two threads that share a direction without a lock.
     if !counted || missed > i32::MAX as u32 { 0 } else { missed }
+}
+
+/// Likewise, of what was received through a Unix socket: what its peer has sent, without what waits to be
+/// received. As a write may return after its bytes have been read, that may be less than was seen.
+/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+#[inline(never)]
+fn missed_of_peer(call: &Call, connection: &mut Connection) -> u32 {
+    let sock = call.socket.sock;
+    let peer = connection.peer;
+    let direction = connection.direction(direction::RECEIVED);
+    direction.sequence = direction.sequence.wrapping_add(call.total as u32);
+    // In this order: what is sent in between waits, and is not taken for received.
+    let Some(sent) = sent_by(peer, sock) else { return 0 };
+    let Some(waiting) = socket::waiting_in_unix(sock) else { return 0 };
+    let missed = sent.wrapping_sub(waiting).wrapping_sub(direction.sequence) as i32;
+    if missed <= 0 {
+        return 0;
+    }
+    direction.sequence = direction.sequence.wrapping_add(missed as u32);
+    missed as u32
+}
+
+/// How many bytes the peer of a Unix socket has sent, if that is watched too.
+#[inline(always)]
+pub fn sent_by(peer: Address, sock: Address) -> Option<u32> {
+    let connection = CONNECTIONS.get_ptr(peer)?;
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &*connection };
+    // An earlier socket's, at the peer's address, had another peer.
+    (connection.peer == sock && connection.closed_ns == 0).then(|| connection.total_sent())
 }
 
 /// Looks at the first bytes of a socket that was not seen before, and begins a connection if they
@@ -262,7 +302,9 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.state = new.state;
     connection.role = new.role;
     connection.announced = 0;
-    connection.tcp = u8::from(socket::sequence(call.socket.sock, false).is_some());
+    connection.counts = socket::counts_of(call.socket.sock);
+    connection.peer = 0;
+    connection.peer_ended = 0;
     connection.joined = u8::from(new.state == state::JOINING);
     connection.tries = new.tries;
     let [received, sent] = new.steps;
@@ -270,13 +312,14 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         Direction::new(new.received.scanner(), received),
         Direction::new(new.sent.scanner(), sent),
     ];
-    if connection.tcp == 0 {
-        // Where bytes that went by unseen do not show in a counter, frames that cannot be show them.
+    if connection.is_tcp() {
+        begin_counting(call, connection);
+    } else {
+        // Where not all bytes that went by unseen show in a counter, frames that cannot be show them.
         for direction in &mut connection.directions {
             direction.scanner.prove();
         }
-    } else {
-        begin_counting(call, connection);
+        begin_at_0(call, connection);
     }
     let _ = IGNORED.remove(call.socket.sock);
     insert(&call.socket, connection)
@@ -290,7 +333,7 @@ fn begin_counting(call: &Call, connection: &mut Connection) {
     let (sock, sent) = (call.socket.sock, call.sent != direction::SENT);
     // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
     let Some(moved) = socket::moved_before(sock, sent, 0) else { return };
-    let Some(sequence) = socket::sequence_of_tcp(sock, sent) else { return };
+    let Some(sequence) = socket::sequence(sock, counted::TCP, sent) else { return };
     let unseen = match moved {
         0 => 0,
         // The SYN is acknowledged to who has connected. At the other end one byte too few is taken for
@@ -301,6 +344,22 @@ fn begin_counting(call: &Call, connection: &mut Connection) {
     let other = connection.direction(call.sent ^ 1);
     other.sequence = sequence.wrapping_sub(unseen);
     other.counted = 1;
+}
+
+/// A connection of MPTCP or of a Unix socket that is seen from its beginning. Of others what was
+/// received before is not known, and a Unix socket's peer cannot say.
+#[inline(always)]
+fn begin_at_0(call: &Call, connection: &mut Connection) {
+    if connection.state != state::CANDIDATE {
+        if connection.counts == counted::BY_PEER {
+            connection.counts = counted::NOTHING;
+        }
+        return;
+    }
+    connection.direction(direction::RECEIVED).counted = 1;
+    if connection.counts == counted::BY_PEER {
+        connection.peer = socket::peer_of_unix(call.socket.sock);
+    }
 }
 
 /// Begins to watch, unless another processor has begun to just now: a socket's first write and its

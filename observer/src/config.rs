@@ -328,25 +328,29 @@ pub enum Backend {
     /// The best that this kernel allows.
     #[default]
     Auto,
-    /// At the exits of the system calls that read and write.
-    Tracepoint,
+    /// At the kernel's tracepoints of socket transfers.
+    Socket,
     /// At the kernel's TCP and Unix socket functions, by trampoline.
     Fentry,
     /// At the same functions, by breakpoint.
     Kprobe,
+    /// At the exits of the system calls that read and write.
+    Tracepoint,
 }
 
 impl Backend {
     /// All of them, in the order in which help lists them.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Tracepoint, Self::Fentry, Self::Kprobe];
+    pub const ALL: [Self; 5] =
+        [Self::Auto, Self::Socket, Self::Fentry, Self::Kprobe, Self::Tracepoint];
 
     /// As it is written on the command line and in the log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
-            Self::Tracepoint => "tracepoint",
+            Self::Socket => "socket",
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
         }
     }
 }

@@ -231,9 +231,9 @@ fn check(config: &Config) -> Result<()> {
     if met {
         let attached = Probes::attach(config);
         met = attached.is_ok();
-        let told = attached.as_ref().map(|(probes, _rings)| {
-            format!("{} would be used: {}", probes.backend(), probes.reason())
-        });
+        let told = attached
+            .as_ref()
+            .map(|(probes, _rings)| format!("{}: {}", probes.backend(), probes.reason()));
         report("backend", &told.map_err(|error| anyhow::anyhow!("{error:#}")));
         for program in attached.iter().flat_map(|(probes, _rings)| probes.sizes()) {
             report("program", &Ok(program.to_string()));

@@ -140,8 +140,13 @@ impl Daemon {
     /// Whether it watches sockets that do not count their bytes: Unix sockets and MPTCP. Where the kernel may
     /// skip programs it says that it does not.
     pub fn watches_uncounted(&self) -> bool {
-        let told = "neither Unix sockets nor MPTCP are watched";
+        let told = "Unix and MPTCP sockets are not watched";
         !(losses::may_be() && self.log().contains(told))
+    }
+
+    /// Whether it decodes what io_uring moves: at the kernel's own functions the process's buffers are known.
+    pub fn decodes_io_uring(&self) -> Result<bool> {
+        Ok(matches!(&*self.backend()?, "fentry" | "kprobe"))
     }
 
     /// The backend that it uses.
@@ -302,10 +307,10 @@ pub enum User {
     With(&'static [&'static str]),
     /// Likewise, where `/proc` shows it only its own processes (proc(5), `hidepid`).
     Blindfolded(&'static [&'static str]),
-    /// Who runs the tests, where tracefs is not mounted.
+    /// Who runs the tests, where neither tracefs nor debugfs is mounted.
     WithoutTracefs,
-    /// One with these capabilities and no other privilege, where tracefs is not mounted.
-    WithWithoutTracefs(&'static [&'static str]),
+    /// One with these capabilities and no other privilege, likewise.
+    Untraced(&'static [&'static str]),
 }
 
 /// Mounts tracefs where an administrator would, for a daemon that may not do so itself.
@@ -377,7 +382,7 @@ impl Program {
                 command = among(&[NO_TRACEFS]);
                 command.arg(&self.path);
             }
-            User::WithWithoutTracefs(capabilities) => {
+            User::Untraced(capabilities) => {
                 command = among(&[NO_TRACEFS]);
                 command.arg("setpriv").args(only(capabilities)).arg(&self.path);
             }

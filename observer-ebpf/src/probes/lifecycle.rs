@@ -20,7 +20,8 @@ use crate::{
     emit, filter, globals,
     kernel::{Address, read},
     maps::{CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
-    socket::{self, Socket},
+    socket::{self, Socket, counted},
+    watch::sent_by,
 };
 
 // States of `struct sock` (net/tcp_states.h).
@@ -47,7 +48,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
             close_later(sock, connection);
             return 0;
         }
-        if known.tcp == 0 {
+        if !known.is_tcp() {
             forget_entered(bpf_get_current_pid_tgid());
         }
         if !is_over(sock, state) || state == TCP_CLOSE && is_moving(sock, known) {
@@ -81,7 +82,7 @@ fn is_over(sock: Address, state: i32) -> bool {
 #[inline(always)]
 fn is_moving(sock: Address, connection: &Connection) -> bool {
     let is_behind = |direction: &Direction, sent| {
-        let sequence = socket::sequence_of_tcp(sock, sent);
+        let sequence = socket::sequence(sock, connection.counts, sent);
         direction.walking != 0 || sequence.is_some_and(|sequence| missed(direction, sequence) != 0)
     };
     is_behind(connection.received(), false) || is_behind(connection.sent(), true)
@@ -92,8 +93,9 @@ fn is_moving(sock: Address, connection: &Connection) -> bool {
 fn reset(sock: Address, connection: &mut Connection) {
     // SAFETY: a helper without arguments.
     connection.reset_ns = unsafe { bpf_ktime_get_ns() };
+    let counts = connection.counts;
     for (sequence, sent) in connection.reset_sequences.iter_mut().zip([false, true]) {
-        *sequence = socket::sequence_of_tcp(sock, sent).unwrap_or(0);
+        *sequence = socket::sequence(sock, counts, sent).unwrap_or(0);
     }
 }
 
@@ -112,6 +114,9 @@ pub fn close_later(sock: Address, connection: *mut Connection) {
     // SAFETY: a map value, valid for the run.
     let known = unsafe { &*connection };
     let mut unseen = known.unseen();
+    if ends_unread(sock, known) {
+        unseen |= 1 << direction::RECEIVED;
+    }
     if known.reset_ns != 0 {
         let [received, sent] = known.reset_sequences;
         for (of, sequence, bit) in [
@@ -130,6 +135,36 @@ pub fn close_later(sock: Address, connection: *mut Connection) {
     close(sock, connection, unseen);
 }
 
+/// Whether the peer of a Unix socket may have sent more than was seen to be received: nothing says whether it
+/// was never received, or in a way that is not seen.
+#[inline(always)]
+fn ends_unread(sock: Address, connection: &Connection) -> bool {
+    if connection.counts != counted::BY_PEER {
+        return connection.counts == counted::NOTHING;
+    }
+    let sent = match connection.peer_ended {
+        0 => sent_by(connection.peer, sock),
+        _ => Some(connection.peer_sent),
+    };
+    let received = connection.received().sequence;
+    sent.is_none_or(|sent| sent.wrapping_sub(received) as i32 > 0)
+}
+
+/// Leaves for the other end of a Unix socket how many bytes this one has sent.
+#[inline(always)]
+fn leave_to_peer(sock: Address, connection: &Connection) {
+    if connection.counts != counted::BY_PEER {
+        return;
+    }
+    let Some(peer) = CONNECTIONS.get_ptr_mut(connection.peer) else { return };
+    // SAFETY: a map value, valid for the run.
+    let peer = unsafe { &mut *peer };
+    if peer.peer == sock && peer.peer_ended == 0 {
+        peer.peer_sent = connection.total_sent();
+        peer.peer_ended = 1;
+    }
+}
+
 /// Tells the daemon that a connection is over, and in which directions (`RecordHeader::unseen`)
 /// not all was seen, and forgets it. A function of its own: inlined, its values would be kept on the stack
 /// to the caller's end.
@@ -137,6 +172,7 @@ pub fn close_later(sock: Address, connection: *mut Connection) {
 pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *connection };
+    leave_to_peer(sock, connection);
     if connection.closed_ns == 0 {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
@@ -185,8 +221,7 @@ fn ends_unseen(sock: Address, connection: &Connection, sent: bool, fin: bool) ->
     if direction.walking != 0 {
         return true;
     }
-    // Only TCP's are counted.
-    let Some(sequence) = socket::sequence_of_tcp(sock, sent) else { return false };
+    let Some(sequence) = socket::sequence(sock, connection.counts, sent) else { return false };
     let missed = missed(direction, sequence);
     if missed == 0 {
         return false;
@@ -214,7 +249,7 @@ pub fn forget_entered(thread: u64) {
 /// the end; elsewhere no frame boundary is known any more.
 #[inline(always)]
 fn return_missed(connection: &mut Connection, sent: u8) {
-    if connection.tcp != 0 {
+    if connection.is_tcp() {
         return;
     }
     count(Counter::Unseen, 0);

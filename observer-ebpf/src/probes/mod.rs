@@ -4,6 +4,8 @@ mod fentry;
 mod function;
 mod kprobe;
 pub mod lifecycle;
+mod socket;
+mod syscall;
 mod tracepoint;
 
 const MSG_OOB: u32 = 0x1;

@@ -1,25 +1,15 @@
-//! The syscall tracepoint backend: the exits of the calls that read from and write to sockets.
-//!
-//! At the exit of a syscall its argument registers are still in the task's `pt_regs`, so no
-//! program is needed at its entry, and the buffers hold what was moved.
+//! The tracepoint backend: the exits of the system calls that read from and write to sockets.
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    EbpfContext,
-    bindings::pt_regs,
-    helpers::{bpf_loop, generated::bpf_task_pt_regs},
-    macros::tracepoint,
-    programs::TracePointContext,
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_loop, macros::tracepoint, programs::TracePointContext};
 use observer_common::{counter::Counter, record::direction};
 
-use super::MSG_TRUNC;
+use super::{MSG_TRUNC, syscall::Syscall};
 use crate::{
     buffers::{self, Shape},
     count::count,
     filter,
-    kernel::current_task,
     socket::Socket,
     watch::{Call, watch},
 };
@@ -30,97 +20,6 @@ const RETURNED: usize = 16;
 
 /// Most messages of one recvmmsg or sendmmsg that are looked at (`UIO_MAXIOV`).
 const MESSAGES_MAX: u64 = 1024;
-
-/// Numbers of the calls (asm/unistd_64.h).
-#[cfg(bpf_target_arch = "x86_64")]
-mod number {
-    pub(super) const READ: u32 = 0;
-    pub(super) const WRITE: u32 = 1;
-    pub(super) const READV: u32 = 19;
-    pub(super) const WRITEV: u32 = 20;
-    pub(super) const SENDTO: u32 = 44;
-    pub(super) const RECVFROM: u32 = 45;
-    pub(super) const SENDMSG: u32 = 46;
-    pub(super) const RECVMSG: u32 = 47;
-    pub(super) const RECVMMSG: u32 = 299;
-    pub(super) const SENDMMSG: u32 = 307;
-}
-
-/// Numbers of the calls (asm-generic/unistd.h).
-#[cfg(bpf_target_arch = "aarch64")]
-mod number {
-    pub(super) const READ: u32 = 63;
-    pub(super) const WRITE: u32 = 64;
-    pub(super) const READV: u32 = 65;
-    pub(super) const WRITEV: u32 = 66;
-    pub(super) const SENDTO: u32 = 206;
-    pub(super) const RECVFROM: u32 = 207;
-    pub(super) const SENDMSG: u32 = 211;
-    pub(super) const RECVMSG: u32 = 212;
-    pub(super) const RECVMMSG: u32 = 243;
-    pub(super) const SENDMMSG: u32 = 269;
-}
-
-/// The first four argument registers of the syscall that is being left.
-struct Arguments([u64; 4]);
-
-impl Arguments {
-    #[cfg(bpf_target_arch = "x86_64")]
-    #[inline(always)]
-    fn of_current() -> Self {
-        let registers = registers();
-        // SAFETY: the verifier knows the pointer's type.
-        unsafe { Self([(*registers).rdi, (*registers).rsi, (*registers).rdx, (*registers).r10]) }
-    }
-
-    #[cfg(bpf_target_arch = "aarch64")]
-    #[inline(always)]
-    fn of_current() -> Self {
-        let registers = registers();
-        // The first register holds the return value by now; `orig_x0`, right after `user_pt_regs`
-        // in `struct pt_regs`, holds the first argument.
-        // SAFETY: the verifier knows the pointer's type.
-        unsafe {
-            let first = *registers.add(1).cast::<u64>();
-            Self([first, (*registers).regs[1], (*registers).regs[2], (*registers).regs[3]])
-        }
-    }
-}
-
-#[inline(always)]
-fn registers() -> *const pt_regs {
-    // SAFETY: the current task has registers, as it is in a syscall.
-    (unsafe { bpf_task_pt_regs(current_task().cast_mut()) }) as *const pt_regs
-}
-
-/// What a call did: which way the bytes went, where they are, and its flags if it has any.
-#[inline(always)]
-fn meaning(number: u32, arguments: &Arguments) -> Option<(u8, Shape, u32)> {
-    const RECEIVED: u8 = direction::RECEIVED;
-    const SENT: u8 = direction::SENT;
-    let [_, second, third, fourth] = arguments.0;
-    Some(match number {
-        // read(fd, buf, count)
-        number::READ => (RECEIVED, Shape::Flat { base: second }, 0),
-        // readv(fd, iov, iovcnt)
-        number::READV => (RECEIVED, Shape::Vector { iov: second }, 0),
-        // recvfrom(fd, buf, len, flags, …)
-        number::RECVFROM => (RECEIVED, Shape::Flat { base: second }, fourth as u32),
-        // recvmsg(fd, msg, flags)
-        number::RECVMSG => (RECEIVED, Shape::Message { header: second }, third as u32),
-        // recvmmsg(fd, msgvec, vlen, flags, …)
-        number::RECVMMSG => (RECEIVED, Shape::Messages { headers: second }, fourth as u32),
-        // write(fd, buf, count), sendto(fd, buf, len, flags, …)
-        number::WRITE | number::SENDTO => (SENT, Shape::Flat { base: second }, 0),
-        // writev(fd, iov, iovcnt)
-        number::WRITEV => (SENT, Shape::Vector { iov: second }, 0),
-        // sendmsg(fd, msg, flags)
-        number::SENDMSG => (SENT, Shape::Message { header: second }, 0),
-        // sendmmsg(fd, msgvec, vlen, flags)
-        number::SENDMMSG => (SENT, Shape::Messages { headers: second }, 0),
-        _ => return None,
-    })
-}
 
 /// Attached to the exit of each of the calls: one program, so that the verifier follows it once.
 #[tracepoint]
@@ -141,15 +40,14 @@ fn try_exit(number: u32, returned: u64) -> Option<()> {
     if !filter::selects_process(pid) {
         return None;
     }
-    let arguments = Arguments::of_current();
-    let socket = Socket::of_fd(arguments.0[0] as u32)?;
-    let (sent, shape, flags) = meaning(number, &arguments)?;
+    let Syscall { fd, sent, shape, flags, .. } = Syscall::left(number)?;
+    let socket = Socket::of_fd(fd)?;
     let received = sent == direction::RECEIVED;
     if received && super::leaves_the_stream(flags) {
         return None;
     }
     let total = match shape {
-        Shape::Messages { headers } => total_length(headers, returned)?,
+        Shape::Messages { headers, .. } => total_length(headers, returned)?,
         _ => returned,
     };
     let discarded = received && flags & MSG_TRUNC != 0;

@@ -490,12 +490,12 @@ struct Options {
     #[arg(global = true, help_heading = "What is published")]
     series_ttl: Duration,
 
-    /// How the programs are attached to the kernel
+    /// Where in the kernel the BPF programs are attached
     ///
-    /// All see the same; they differ in cost and in what a kernel allows. `observer check` says
-    /// what this one allows.
+    /// The backends differ in what they need, what they cost, and what they miss. `observer check`
+    /// shows which one `auto` picks on this machine, and why.
     ///
-    /// Example: --backend tracepoint
+    /// Example: --backend socket
     #[arg(long, value_name = "BACKEND", value_parser = backend(), global = true)]
     #[arg(default_value_t = Backend::Auto, help_heading = "In the kernel")]
     backend: Backend,
@@ -642,12 +642,11 @@ struct Options {
 fn backend() -> impl TypedValueParser<Value = Backend> {
     let values = Backend::ALL.map(|backend| {
         PossibleValue::new(backend.name()).help(match backend {
-            Backend::Auto => "the best that this kernel allows",
-            Backend::Tracepoint => "at the exits of the system calls that read and write",
-            Backend::Fentry => {
-                "at the TCP and Unix socket functions; for kernels that do not preempt"
-            }
-            Backend::Kprobe => "at the same functions; on any kernel that allows it",
+            Backend::Auto => "the most complete one that this kernel allows",
+            Backend::Socket => "the kernel's tracepoints for socket transfers; Linux 6.3 or later",
+            Backend::Fentry => "the TCP and Unix socket functions; for kernels that do not preempt",
+            Backend::Kprobe => "the same functions, for kernels without fentry",
+            Backend::Tracepoint => "the exits of system calls; slows every process a little",
         })
     });
     PossibleValuesParser::new(values).try_map(|name| name.parse::<Backend>())

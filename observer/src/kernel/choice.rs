@@ -6,34 +6,52 @@ use tracing::debug;
 use super::Preemption;
 use crate::config::Backend;
 
-/// The cheapest first.
-const CHEAPEST: [Backend; 3] = [Backend::Fentry, Backend::Kprobe, Backend::Tracepoint];
+/// The most complete first, and the cheaper of two that are equally complete:
+///
+/// - fentry also decodes what io_uring moves, which is a gap with socket;
+/// - kprobe misses returns when many threads block in a read;
+/// - tracepoint slows every system call of the node.
+const PREFERENCE: [Backend; 4] =
+    [Backend::Fentry, Backend::Socket, Backend::Kprobe, Backend::Tracepoint];
 
-/// What the backends miss on this kernel, which skips a program that is already running on that processor.
+/// Which backends miss transfers on this kernel: it skips a BPF program that is already running on that
+/// CPU.
 #[derive(Clone, Copy)]
 pub(super) struct Losses {
-    /// How a program comes to be interrupted by a thread that runs into it as well.
+    /// Whether a program can be interrupted by a thread that runs into it as well.
     pub preemption: Preemption,
-    /// That can happen in the programs of system calls' tracepoints too.
+    /// Whether that can happen in the tracepoints of system calls too.
     pub in_syscalls: bool,
+    /// Whether it can happen in raw tracepoints too.
+    pub in_raw_tracepoints: bool,
 }
 
 impl Losses {
-    /// Whether the backend may miss a call here.
+    /// Whether the backend may miss a transfer here.
     pub(super) fn are_of(self, backend: Backend) -> bool {
         let can_be_preempted = match backend {
             Backend::Fentry => true,
+            Backend::Socket => self.in_raw_tracepoints,
             Backend::Tracepoint => self.in_syscalls,
             Backend::Kprobe | Backend::Auto => false,
         };
         can_be_preempted && self.preemption.is_possible()
     }
 
-    /// Those first that lose no call, and the cheaper ones of these.
-    fn order(self) -> [Backend; 3] {
-        let mut order = CHEAPEST;
+    /// Those first that miss no transfer.
+    fn order(self) -> [Backend; 4] {
+        let mut order = PREFERENCE;
         order.sort_by_key(|&backend| self.are_of(backend));
         order
+    }
+
+    /// What a backend that may miss transfers is not used for.
+    fn warning(self) -> String {
+        format!(
+            "it may miss transfers: the kernel preempts BPF programs ({}); Unix and MPTCP sockets \
+             are not watched, because a miss would not show there",
+            self.preemption
+        )
     }
 }
 
@@ -46,49 +64,48 @@ pub(super) fn choose<T>(
 ) -> Result<(Backend, String, T)> {
     if wanted != Backend::Auto {
         let done = attempt(wanted).with_context(|| format!("--backend {wanted}"))?;
-        let loses = losses.are_of(wanted);
-        let though = if loses { format!(", {}", though(losses)) } else { String::new() };
-        return Ok((wanted, format!("it was asked for{though}"), done));
+        let warning = losses.are_of(wanted).then(|| losses.warning());
+        let reasons: Vec<String> =
+            ["it was asked for".to_owned()].into_iter().chain(warning).collect();
+        return Ok((wanted, reasons.join("; "), done));
     }
     let mut refused = Vec::new();
-    for (tried, backend) in losses.order().into_iter().enumerate() {
+    for backend in losses.order() {
         match attempt(backend) {
-            Ok(done) => return Ok((backend, reason(backend, losses, tried, refused), done)),
+            Ok(done) => return Ok((backend, reason(backend, losses, refused), done)),
             Err(error) => {
                 debug!("backend {backend} is refused: {error:#}");
-                refused.push(format!("not {backend}: {error}"));
+                refused.push((backend, error.to_string()));
             }
         }
     }
+    let refused: Vec<_> =
+        refused.iter().map(|(backend, why)| format!("{backend}: {why}")).collect();
     bail!("this kernel allows no backend: {}", refused.join("; "))
 }
 
-/// Why it is this one, after so many that were refused.
-fn reason(backend: Backend, losses: Losses, tried: usize, refused: Vec<String>) -> String {
-    let later = losses.order().into_iter().skip(tried + 1);
-    let cheaper = |other: &Backend| {
-        let place = |of: Backend| CHEAPEST.iter().position(|&one| one == of);
-        place(*other) < place(backend)
+/// Why it is this one: whether it is complete, and why none of those is used that are preferred to it.
+fn reason(backend: Backend, losses: Losses, refused: Vec<(Backend, String)>) -> String {
+    let verdict = if losses.are_of(backend) {
+        losses.warning()
+    } else {
+        "it misses no transfer on this kernel".to_owned()
     };
-    let lossy = later.filter(cheaper).map(|other| format!("not {other}: {}", told(losses)));
-    let mut reasons: Vec<String> = lossy.chain(refused).collect();
-    if losses.are_of(backend) {
-        reasons.push(though(losses));
-    }
-    if reasons.is_empty() { "the cheapest is possible".into() } else { reasons.join("; ") }
-}
-
-/// What is to be known of such a one that is used.
-fn though(losses: Losses) -> String {
-    format!(
-        "though {}; neither Unix sockets nor MPTCP are watched, where that would not show",
-        told(losses)
-    )
-}
-
-/// What such a one does on this kernel.
-fn told(losses: Losses) -> String {
-    format!("it misses calls where the kernel preempts, and here: {}", losses.preemption)
+    let place = |of: Backend| PREFERENCE.iter().position(|&one| one == of);
+    let lossy = PREFERENCE
+        .into_iter()
+        .filter(|&other| place(other) < place(backend) && losses.are_of(other))
+        .filter(|other| !refused.iter().any(|(one, _)| one == other))
+        .map(|other| {
+            let preemption = losses.preemption;
+            (
+                other,
+                format!("it may miss transfers, the kernel preempts BPF programs ({preemption})"),
+            )
+        });
+    let others =
+        lossy.chain(refused.iter().cloned()).map(|(other, why)| format!("not {other}: {why}"));
+    [verdict].into_iter().chain(others).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -96,108 +113,103 @@ mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::super::{Preemption, preemption::Model};
-    use super::{Losses, choose};
-    use crate::config::Backend;
+    use super::{Losses, PREFERENCE, choose};
+    use crate::config::Backend::{self, Auto, Fentry, Kprobe, Socket, Tracepoint};
 
-    const NOT: &str = "; neither Unix sockets nor MPTCP are watched, where that would not show";
+    const COMPLETE: &str = "it misses no transfer on this kernel";
     const NEVER: Preemption = Preemption::Never(Model::Chosen("voluntary"));
     const ALWAYS: Preemption = Preemption::Always(Model::Chosen("lazy"));
+    const MAY_MISS: &str =
+        "it may miss transfers, the kernel preempts BPF programs (yes (PREEMPT_DYNAMIC, lazy))";
 
-    fn of(preemption: Preemption, in_syscalls: bool) -> Losses {
-        Losses { preemption, in_syscalls }
+    /// Of a kernel that preempts only programs of fentry, as those before 7.0.
+    fn older(preemption: Preemption) -> Losses {
+        Losses { preemption, in_syscalls: false, in_raw_tracepoints: false }
+    }
+
+    /// Of one that preempts all but those of kprobes.
+    fn newer(preemption: Preemption) -> Losses {
+        Losses { preemption, in_syscalls: true, in_raw_tracepoints: true }
     }
 
     /// What is chosen, and why, where these are refused.
-    fn chosen(preemption: Preemption, refused: &[Backend]) -> (Backend, String) {
-        chosen_with(of(preemption, false), refused)
-    }
-
-    fn chosen_with(losses: Losses, refused: &[Backend]) -> (Backend, String) {
+    fn chosen(losses: Losses, refused: &[Backend]) -> (Backend, String) {
         let words = || anyhow!("the verifier's words, many of them").context("no such thing");
         let attempt = |backend| if refused.contains(&backend) { Err(words()) } else { Ok(()) };
-        let (backend, why, ()) = choose(Backend::Auto, losses, attempt).unwrap();
+        let (backend, why, ()) = choose(Auto, losses, attempt).unwrap();
         (backend, why)
     }
 
     #[test]
-    fn the_cheapest_that_is_allowed_is_chosen_and_the_better_ones_are_told() {
-        let (backend, why) = chosen(NEVER, &[]);
-        assert_eq!((backend, &*why), (Backend::Fentry, "the cheapest is possible"));
-        let (backend, why) = chosen(NEVER, &[Backend::Fentry]);
-        assert_eq!((backend, &*why), (Backend::Kprobe, "not fentry: no such thing"));
-        let (backend, why) = chosen(NEVER, &[Backend::Fentry, Backend::Kprobe]);
-        let both = "not fentry: no such thing; not kprobe: no such thing";
-        assert_eq!((backend, &*why), (Backend::Tracepoint, both));
-    }
-
-    #[test]
-    fn where_the_kernel_preempts_fentry_is_the_last() {
-        let lazy =
-            "it misses calls where the kernel preempts, and here: yes (PREEMPT_DYNAMIC, lazy)";
-        let unknown = "it misses calls where the kernel preempts, and here: not known";
-        for (preemption, loss) in [(ALWAYS, lazy), (Preemption::Unknown, unknown)] {
-            let (backend, why) = chosen(preemption, &[]);
-            assert_eq!((backend, why), (Backend::Kprobe, format!("not fentry: {loss}")));
-            let (backend, why) = chosen(preemption, &[Backend::Kprobe]);
-            let both = format!("not fentry: {loss}; not kprobe: no such thing");
-            assert_eq!((backend, why), (Backend::Tracepoint, both));
-            let (backend, why) = chosen(preemption, &[Backend::Kprobe, Backend::Tracepoint]);
-            let all = format!(
-                "not kprobe: no such thing; not tracepoint: no such thing; though {loss}{NOT}"
-            );
-            assert_eq!((backend, why), (Backend::Fentry, all));
+    fn where_all_are_complete_they_are_tried_in_the_order_of_preference() {
+        let mut refused = Vec::new();
+        let mut why = COMPLETE.to_owned();
+        for backend in PREFERENCE {
+            assert_eq!(chosen(older(NEVER), &refused), (backend, why.clone()));
+            assert_eq!(chosen(newer(NEVER), &refused), (backend, why.clone()));
+            refused.push(backend);
+            why = format!("{why}; not {backend}: no such thing");
         }
     }
 
     #[test]
-    fn where_it_preempts_in_system_calls_too_the_cheaper_of_the_two_comes_first() {
-        let lazy =
-            "it misses calls where the kernel preempts, and here: yes (PREEMPT_DYNAMIC, lazy)";
-        let (backend, why) = chosen_with(of(ALWAYS, true), &[]);
-        assert_eq!((backend, why), (Backend::Kprobe, format!("not fentry: {lazy}")));
-        let (backend, why) = chosen_with(of(ALWAYS, true), &[Backend::Kprobe]);
-        let though = format!("not kprobe: no such thing; though {lazy}{NOT}");
-        assert_eq!((backend, why), (Backend::Fentry, though));
-        let both = [Backend::Kprobe, Backend::Fentry];
-        let (backend, why) = chosen_with(of(ALWAYS, true), &both);
-        let though =
-            format!("not kprobe: no such thing; not fentry: no such thing; though {lazy}{NOT}");
-        assert_eq!((backend, why), (Backend::Tracepoint, though));
-        let (backend, why) = chosen_with(of(NEVER, true), &[]);
-        assert_eq!((backend, &*why), (Backend::Fentry, "the cheapest is possible"));
+    fn one_that_may_miss_transfers_comes_after_all_that_do_not() {
+        let fentry = format!("not fentry: {MAY_MISS}");
+        let expected = format!("{COMPLETE}; {fentry}");
+        assert_eq!(chosen(older(ALWAYS), &[]), (Socket, expected.clone()));
+        let expected = format!("{expected}; not socket: no such thing");
+        assert_eq!(chosen(older(ALWAYS), &[Socket]), (Kprobe, expected));
+        let expected = format!("{COMPLETE}; {fentry}; not socket: {MAY_MISS}");
+        assert_eq!(chosen(newer(ALWAYS), &[]), (Kprobe, expected));
+        let (_, why) = chosen(older(Preemption::Unknown), &[]);
+        assert!(why.contains("not fentry: it may miss transfers") && why.contains("not known"));
+    }
+
+    #[test]
+    fn one_that_may_miss_transfers_is_used_with_a_warning() {
+        let (backend, why) = chosen(newer(ALWAYS), &[Kprobe]);
+        assert_eq!(backend, Fentry);
+        let warning = "it may miss transfers: the kernel preempts BPF programs (yes \
+                       (PREEMPT_DYNAMIC, lazy)); Unix and MPTCP sockets are not watched, because a \
+                       miss would not show there";
+        assert_eq!(why, format!("{warning}; not kprobe: no such thing"));
+        let (backend, why) = chosen(older(ALWAYS), &[Kprobe, Socket, Tracepoint]);
+        assert_eq!(backend, Fentry);
+        assert!(why.starts_with(warning), "{why}");
+        assert_eq!(why.matches("no such thing").count(), 3, "{why}");
     }
 
     #[test]
     fn what_is_asked_for_is_used_or_refused_with_the_reason() {
         let mut tried = Vec::new();
-        let error = choose(Backend::Kprobe, of(ALWAYS, true), |backend| {
+        let error = choose(Kprobe, newer(ALWAYS), |backend| {
             tried.push(backend);
             Err::<(), _>(anyhow!("EPERM")).context("no kprobes")
         })
         .unwrap_err();
         assert_eq!(format!("{error:#}"), "--backend kprobe: no kprobes: EPERM");
-        assert_eq!(tried, [Backend::Kprobe]);
+        assert_eq!(tried, [Kprobe]);
         for (backend, losses, warned) in [
-            (Backend::Fentry, of(NEVER, true), false),
-            (Backend::Fentry, of(ALWAYS, false), true),
-            (Backend::Kprobe, of(ALWAYS, true), false),
-            (Backend::Tracepoint, of(NEVER, true), false),
-            (Backend::Tracepoint, of(ALWAYS, false), false),
-            (Backend::Tracepoint, of(ALWAYS, true), true),
+            (Fentry, newer(NEVER), false),
+            (Fentry, older(ALWAYS), true),
+            (Socket, older(ALWAYS), false),
+            (Socket, newer(ALWAYS), true),
+            (Kprobe, newer(ALWAYS), false),
+            (Tracepoint, older(ALWAYS), false),
+            (Tracepoint, newer(ALWAYS), true),
         ] {
             let (used, why, ()) = choose(backend, losses, |_| Ok(())).unwrap();
-            assert_eq!((used, why.contains("misses calls")), (backend, warned), "{why}");
+            assert_eq!((used, why.contains("may miss")), (backend, warned), "{why}");
             assert!(why.starts_with("it was asked for"), "{why}");
         }
     }
 
     #[test]
-    fn if_none_is_allowed_all_reasons_are_told() {
+    fn if_none_is_allowed_all_reasons_are_named() {
         for preemption in [NEVER, ALWAYS] {
             let refuse = |backend| Err::<(), _>(anyhow!("{backend} is not there"));
-            let error =
-                choose(Backend::Auto, of(preemption, false), refuse).unwrap_err().to_string();
-            for backend in ["fentry", "kprobe", "tracepoint"] {
+            let error = choose(Auto, older(preemption), refuse).unwrap_err().to_string();
+            for backend in PREFERENCE {
                 assert!(error.contains(&format!("{backend} is not there")), "{error}");
             }
         }

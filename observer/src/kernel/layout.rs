@@ -4,12 +4,9 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use observer_common::layout::{Field, Reader};
+use observer_common::layout::{Field, NOWHERE, Reader};
 
 use super::btf::Btf;
-
-/// Offset of a field that this kernel does not have: one that no read can succeed at.
-const NOWHERE: u32 = i32::MAX as u32;
 
 /// A number that no kind of iterator has.
 const NO_KIND: u32 = u32::MAX;
@@ -27,11 +24,15 @@ pub struct Layout {
     functions: Result<(), String>,
     /// The first thing that the programs at system calls miss.
     syscalls: Result<(), String>,
+    /// The first thing that the programs at the tracepoints of sockets miss.
+    sockets: Result<(), String>,
     /// Of the functions that carry MPTCP, whether they are there.
     pub mptcp: bool,
     /// Whether the programs of system calls' tracepoints run as the rest of the call does, so that another
     /// thread may take the processor from them (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
+    /// Likewise, for the programs of raw tracepoints.
+    pub raw_tracepoints_preempt: bool,
 }
 
 impl Layout {
@@ -50,8 +51,10 @@ impl Layout {
             receive_parameters: 0,
             functions: Ok(()),
             syscalls: Ok(()),
+            sockets: Ok(()),
             mptcp: false,
             syscalls_preempt: btf.parameters("trace_call_bpf_faultable").is_some(),
+            raw_tracepoints_preempt: false,
         };
         for (place, &field) in layout.offsets.iter_mut().zip(Field::ALL) {
             let (container, paths) = field.place();
@@ -67,6 +70,8 @@ impl Layout {
                 ),
                 Reader::Functions => layout.functions = layout.functions.and(Err(missing)),
                 Reader::Syscalls => layout.syscalls = layout.syscalls.and(Err(missing)),
+                Reader::Sockets => layout.sockets = layout.sockets.and(Err(missing)),
+                Reader::Newer => {}
             }
         }
         let functions = layout.read_functions(btf);
@@ -102,6 +107,11 @@ impl Layout {
     /// Whether the programs at system calls do.
     pub fn for_syscalls(&self) -> Result<()> {
         self.syscalls.clone().map_err(anyhow::Error::msg)
+    }
+
+    /// Whether the programs at the tracepoints of sockets do.
+    pub fn for_sockets(&self) -> Result<()> {
+        self.sockets.clone().map_err(anyhow::Error::msg).and_then(|()| self.for_syscalls())
     }
 }
 

@@ -91,6 +91,7 @@ impl Probes {
         let losses = Losses {
             preemption: Preemption::of(&Places::default()),
             in_syscalls: layout.syscalls_preempt,
+            in_raw_tracepoints: layout.raw_tracepoints_preempt,
         };
         let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
@@ -191,6 +192,7 @@ impl Attached {
         counted_only: bool,
     ) -> Result<Self> {
         match backend {
+            Backend::Socket => layout.for_sockets()?,
             Backend::Fentry | Backend::Kprobe => layout.for_functions()?,
             Backend::Tracepoint | Backend::Auto => layout.for_syscalls()?,
         }
@@ -201,7 +203,7 @@ impl Attached {
         let counts = PerCpuArray::try_from(counts)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
         match backend {
-            Backend::Fentry | Backend::Kprobe => attach()?,
+            Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
             Backend::Tracepoint | Backend::Auto => {
                 tracefs::at_hand(&Places::default().tracefs, attach)?;
             }
@@ -221,6 +223,9 @@ fn needs_bpf_loop() -> Result<()> {
 
 /// Most threads that are in a function of the kprobe backend at once.
 const MAX_ENTERED: u32 = 32_768;
+
+/// Most threads that are in a call on several messages at once, with the socket backend.
+const MAX_MULTIPLE: u32 = 4_096;
 
 /// Where calls may be missed only sockets are watched that count their bytes, which shows it.
 fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
@@ -243,6 +248,7 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
         .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
         .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
+        .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
         .context("the kernel refused the maps of the kernel programs")

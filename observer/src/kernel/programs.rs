@@ -15,9 +15,9 @@ use super::layout::Layout;
 use crate::config::{Backend, Config};
 
 /// The calls of the tracepoint backend, which has one program for all.
-const CALLS: [&str; 10] = [
-    "read", "readv", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "sendto", "sendmsg",
-    "sendmmsg",
+const CALLS: [&str; 12] = [
+    "read", "readv", "preadv2", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "pwritev2",
+    "sendto", "sendmsg", "sendmmsg",
 ];
 
 /// The program at the exits of the [`CALLS`].
@@ -33,6 +33,11 @@ const MPTCP_FUNCTIONS: [&str; 2] = ["mptcp_sendmsg", "mptcp_recvmsg"];
 
 /// The program at the returns of all of them.
 const KRETPROBE: &str = "kretprobe_leave";
+
+/// Programs of the socket backend, and the raw tracepoints that they are attached to. What is sent
+/// comes first: so it cannot be received and seen before it was sent and not seen.
+const SOCKET: [(&str, &str); 2] =
+    [("socket_sent", "sock_send_length"), ("socket_received", "sock_recv_length")];
 
 /// Programs of every backend, and the raw tracepoints that they are attached to.
 const LIFECYCLE: [(&str, &str); 4] = [
@@ -68,13 +73,18 @@ pub(super) fn attach(
             load_kprobe(ebpf, KRETPROBE)?;
             functions().try_for_each(|function| load_kprobe(ebpf, &kprobe(function)))?;
         }
+        Backend::Socket => {
+            try_raw(ebpf)?;
+            load_raw(ebpf, SOCKET.iter().map(|(name, _)| *name))?;
+        }
         Backend::Tracepoint | Backend::Auto => {
             load_tracepoint(ebpf)?;
         }
     }
-    load_lifecycle(ebpf)?;
-    attach_lifecycle(ebpf)?;
+    load_raw(ebpf, LIFECYCLE.iter().map(|(name, _)| *name).chain([SWEEP]))?;
+    attach_raw(ebpf, &LIFECYCLE)?;
     match backend {
+        Backend::Socket => attach_raw(ebpf, &SOCKET),
         Backend::Fentry => functions().try_for_each(|function| attach_fentry(ebpf, function)),
         Backend::Kprobe => functions().try_for_each(|function| attach_kprobes(ebpf, function)),
         Backend::Tracepoint | Backend::Auto => {
@@ -146,16 +156,28 @@ fn attach_tracepoint(ebpf: &mut Ebpf, call: &str) -> Result<()> {
     Ok(())
 }
 
-fn load_lifecycle(ebpf: &mut Ebpf) -> Result<()> {
-    for name in LIFECYCLE.into_iter().map(|(name, _)| name).chain([SWEEP]) {
+/// As [`try_fentry`]: kernels before 6.3 do not have these tracepoints.
+fn try_raw(ebpf: &mut Ebpf) -> Result<()> {
+    let (_, tracepoint) = SOCKET[0];
+    let program: &mut RawTracePoint = program(ebpf, "socket_try")?;
+    program.load().map_err(|error| refused_program("socket_try", error.into()))?;
+    if let Err(error) = program.attach(tracepoint) {
+        let has_no = "this kernel has no tracepoint sock_send_length: Linux 6.3 or later is needed";
+        return Err(Error::from(error).context(has_no));
+    }
+    Ok(program.unload()?)
+}
+
+fn load_raw(ebpf: &mut Ebpf, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
+    for name in names {
         let program: &mut RawTracePoint = program(ebpf, name)?;
         program.load().map_err(|error| refused_program(name, error.into()))?;
     }
     Ok(())
 }
 
-fn attach_lifecycle(ebpf: &mut Ebpf) -> Result<()> {
-    for (name, tracepoint) in LIFECYCLE {
+fn attach_raw(ebpf: &mut Ebpf, programs: &[(&str, &str)]) -> Result<()> {
+    for (name, tracepoint) in programs {
         let program: &mut RawTracePoint = program(ebpf, name)?;
         program.attach(tracepoint).map_err(|error| refused_target(tracepoint, error.into()))?;
     }

@@ -14,7 +14,12 @@ use crate::watch::{Reading, Timed, Watch};
 const REPEATS: usize = 5;
 
 /// Calls, and what all that watches them cost meanwhile: both ends are watched, and both are counted.
-fn watched(watch: &Watch, address: SocketAddr, load: Load, calls: u64) -> Result<(Made, Reading)> {
+pub(crate) fn watched(
+    watch: &Watch,
+    address: SocketAddr,
+    load: Load,
+    calls: u64,
+) -> Result<(Made, Reading)> {
     let mut client = Client::connect(address, load.connections)?;
     let begin = watch.begin()?;
     let made = client.call(load, Until::Calls(calls))?;

@@ -13,6 +13,7 @@
 )]
 
 mod attacked;
+mod backends;
 mod calls;
 mod document;
 mod figures;
@@ -42,7 +43,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 12] = [
+const BENCHES: [Bench; 13] = [
     Bench {
         name: "throughput",
         about: "What watching leaves of the throughput of saturated services: unary calls of 20 bytes",
@@ -57,6 +58,11 @@ const BENCHES: [Bench; 12] = [
         name: "unrelated",
         about: "What watching leaves of work that has nothing to do with gRPC",
         run: |_, results| throughput::unrelated(results),
+    },
+    Bench {
+        name: "backends",
+        about: "The backends that this machine allows, in turns",
+        run: backends::compared,
     },
     Bench {
         name: "attacked",

@@ -21,7 +21,7 @@ use crate::watch::Watch;
 const REPEATS: usize = 7;
 
 /// Of one measurement.
-const SLICE: Duration = Duration::from_secs(1);
+pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
 /// For a service to get to its speed: a virtual machine that compiles as it goes takes longest.
 const WARM: Duration = Duration::from_secs(4);
@@ -30,13 +30,13 @@ const CONCURRENCIES: [usize; 3] = [1, 16, 64];
 
 impl Service {
     /// One that has come to its speed.
-    fn warm(stack: &Stack) -> Result<Self> {
+    pub(crate) fn warm(stack: &Stack) -> Result<Self> {
         let service = Self::start(stack)?;
         service.calls_per_second(16, WARM)?;
         Ok(service)
     }
 
-    fn calls_per_second(&self, concurrency: usize, time: Duration) -> Result<f64> {
+    pub(crate) fn calls_per_second(&self, concurrency: usize, time: Duration) -> Result<f64> {
         let load = Load::at_once(concurrency);
         let mut client = Client::connect(self.address, load.connections)?;
         Ok(client.call(load, Until::Elapsed(time))?.per_second())
@@ -190,7 +190,7 @@ pub(crate) fn unrelated(results: &mut Results) -> Result<()> {
 }
 
 /// Reads a second.
-fn files() -> Result<f64> {
+pub(crate) fn files() -> Result<f64> {
     let mut file = fs::File::open("/dev/zero").context("open /dev/zero")?;
     let (begin, mut reads, mut byte) = (Instant::now(), 0_u64, [0]);
     while begin.elapsed() < SLICE {

@@ -21,10 +21,11 @@ use crate::{Case, Run};
 /// For the kernel to free what nobody uses any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
 
-/// With the beginnings of the names of their programs, and what the kernel does not allow where they
-/// are refused.
-const TRIED: [(&str, &[&str], &str); 2] = [
+/// In the order in which they are preferred, with the beginnings of the names of their programs, and what the
+/// kernel does not allow where they are refused.
+const TRIED: [(&str, &[&str], &str); 3] = [
     ("fentry", &["fexit_"], "the kernel allows no programs at the returns of its functions ("),
+    ("socket", &["socket_"], "this kernel has no tracepoint sock_send_length"),
     ("kprobe", &["kprobe_", "kretprobe_"], "the kernel allows no kprobes ("),
 ];
 
@@ -53,11 +54,24 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Before `bpf_loop`, as the kernel itself says.
 fn is_before_5_17() -> bool {
+    version().is_some_and(|version| version < (5, 17))
+}
+
+/// Since 7.0 programs of raw tracepoints can be preempted.
+fn preempts_raw_tracepoints() -> bool {
+    version().is_some_and(|version| version >= (7, 0))
+}
+
+/// Since 6.3, as the kernel itself says.
+pub(super) fn has_socket_tracepoints() -> bool {
+    version().is_some_and(|version| version >= (6, 3))
+}
+
+fn version() -> Option<(u32, u32)> {
     let system = rustix::system::uname();
     let release = system.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let version = (numbers.next(), numbers.next());
-    matches!(version, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 17))
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn floor() -> Result<()> {
@@ -96,16 +110,26 @@ fn is_allowed(backend: &str) -> Result<bool> {
     Ok(told()?.iter().any(|told| told.backend == backend && told.allowed))
 }
 
-/// The one that is to be used: fentry loses calls where the kernel preempts, the others do not.
+/// Whether a backend may miss transfers here.
+fn is_lossy(backend: &str, preempts: bool) -> bool {
+    preempts && (backend == "fentry" || backend == "socket" && preempts_raw_tracepoints())
+}
+
+/// The one that is to be used: the first that is allowed and misses nothing.
 fn best(preempts: bool) -> Result<&'static str> {
-    if !preempts && is_allowed("fentry")? {
-        return Ok("fentry");
+    for (backend, ..) in TRIED {
+        if !is_lossy(backend, preempts) && is_allowed(backend)? {
+            return Ok(backend);
+        }
     }
-    Ok(if is_allowed("kprobe")? { "kprobe" } else { "tracepoint" })
+    Ok("tracepoint")
 }
 
 /// The words of a kernel that preempts.
-const LOSS: &str = "it misses calls where the kernel preempts";
+const LOSS: &str = "it may miss transfers, the kernel preempts BPF programs (";
+
+/// What is said of a backend that does not.
+const COMPLETE: &str = "it misses no transfer on this kernel";
 
 /// The best as the kernel preempts now, or does not: a daemon uses it and says why. Answers with the reason.
 fn auto(preempts: bool) -> Result<String> {
@@ -117,20 +141,18 @@ fn auto(preempts: bool) -> Result<String> {
     ensure!(backend == best, "{backend} is used and not {best}: {reason}");
     let told = daemon.backend()?;
     ensure!(told == backend, "{backend} is used, and {told} is told");
-    if backend == "fentry" {
-        ensure!(reason == "the cheapest is possible", "not the reason: {reason}");
-    }
+    ensure!(reason.starts_with(COMPLETE), "{reason}");
     let loaded = names(&programs(daemon.pid())?);
     for (other, prefixes, few_words) in TRIED {
         let has_its =
             loaded.iter().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
         ensure!(has_its == (other == backend), "{backend} is used, and {loaded:?} are loaded");
-        if other == backend || backend == "fentry" {
+        if other == backend {
             break;
         }
         let why = reason.split("; ").find_map(|why| why.strip_prefix(&format!("not {other}: ")));
         let why = why.with_context(|| format!("nothing is said of {other}: {reason}"))?;
-        if other == "fentry" && preempts {
+        if is_lossy(other, preempts) {
             ensure!(why.starts_with(LOSS), "{why}");
             continue;
         }
@@ -163,7 +185,7 @@ fn in_each_mode() -> Result<()> {
         fs::write(MODE, &mode).with_context(|| format!("preempt as {mode}"))?;
         let does = matches!(&*mode, "full" | "lazy");
         let reason = auto(does).with_context(|| format!("where the mode is {mode}"))?;
-        let told = format!("here: yes (PREEMPT_DYNAMIC, {mode})");
+        let told = format!("{LOSS}yes (PREEMPT_DYNAMIC, {mode})");
         ensure!(reason.contains(&told) == does, "the mode is {mode}, and the reason: {reason}");
     }
     Ok(())

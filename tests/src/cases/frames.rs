@@ -403,6 +403,8 @@ fn writes(table: &mut Table) {
         ("sendmmsg, messages of 3 bytes", Write::Messages(3)),
         ("sendmmsg, messages of 1000 bytes", Write::Messages(1000)),
         ("sendto, MSG_ZEROCOPY", Write::ZeroCopy),
+        ("pwritev2, buffers of 7 bytes", Write::Positioned(7)),
+        ("pwritev2, buffers of 5000 bytes", Write::Positioned(5000)),
     ] {
         on_the_way(table, name, Way { write, ..Way::default() });
     }
@@ -423,6 +425,8 @@ fn reads(table: &mut Table) {
         ("recvmsg, buffers of 1000 bytes", Read::Message(1000)),
         ("recvmmsg, messages of 3 bytes", Read::Messages(3)),
         ("recvmmsg, messages of 1000 bytes", Read::Messages(1000)),
+        ("preadv2, buffers of 7 bytes", Read::Positioned(7)),
+        ("preadv2, buffers of 5000 bytes", Read::Positioned(5000)),
     ] {
         on_the_way(table, name, Way { read, ..Way::default() });
     }

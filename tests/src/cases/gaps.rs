@@ -108,8 +108,8 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
     talk.end_peers()
 }
 
-/// Calls by which the kernel programs cannot see what is moved: that of splice is not in the process's
-/// memory, and where they are at the exits of system calls, that of io_uring passes none of them.
+/// Calls whose bytes the BPF programs cannot find: those of splice are not in the process's memory, and
+/// those of io_uring are in no system call's buffers.
 fn unseen(table: &mut Table) {
     for (name, write) in [("splice", Write::Splice), ("sendfile", Write::SendFile)] {
         table
@@ -145,13 +145,13 @@ fn unseen(table: &mut Table) {
         talk.end_peers()
     });
     table.case("a call written by io_uring, and others after it", |daemon, case| {
-        if daemon.backend()? == "tracepoint" {
+        if !daemon.decodes_io_uring()? {
             return written_unseen(daemon, case, Write::Ring);
         }
         all_seen(daemon, case, |way| way.write = Write::Ring)
     });
     table.case("a request read by io_uring, and others after it", |daemon, case| {
-        if daemon.backend()? == "tracepoint" {
+        if !daemon.decodes_io_uring()? {
             return read_unseen(daemon, case, Read::Ring, "unseen");
         }
         all_seen(daemon, case, |way| way.read = Read::Ring)
@@ -179,7 +179,7 @@ fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<(
     let mut talk = Talk::connect(&daemon, name, Address::V4(0))?;
     begin(&mut talk.way);
     talk.client(|f| f.bytes(PREFACE).settings(&[(2, 0)]))?;
-    let is_seen = end == Server && daemon.backend()? != "tracepoint";
+    let is_seen = end == Server && daemon.decodes_io_uring()?;
     let unseen = if is_seen { 0 } else { talk.written(Client) };
     talk.way = Way::default();
     talk.server(|f| f.settings(&[(3, 100)]))?;
@@ -367,7 +367,7 @@ fn scratch(table: &mut Table) {
 }
 
 /// `Scratch` of the kernel programs, whose first word says whether it is taken.
-type Slot = [u64; 2689];
+type Slot = [u64; 2691];
 
 /// All scratch slots of a daemon's programs, on every processor, until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);

@@ -4,6 +4,7 @@
 //! One daemon without flags watches the cases of all tables that do not need their own; they are
 //! told apart by their processes and services.
 
+mod at_once;
 pub(crate) mod backends;
 mod codes;
 pub(crate) mod documented;
@@ -49,7 +50,7 @@ pub(crate) fn all() -> Vec<Case> {
 /// for what is added by [`Table::unrecorded`].
 type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     ("codes", codes::add, Ok(())),
     ("ends", ends::add, Ok(())),
     (
@@ -82,6 +83,11 @@ const KINDS: [Kind; 13] = [
     (
         "gaps",
         gaps::add,
+        Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
+    ),
+    (
+        "gaps at once",
+        at_once::add,
         Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
     ),
     ("lines", lines::add, Err("tshark cannot tell: what the daemon writes is not on the wire.")),

@@ -7,6 +7,7 @@ use tests::daemon::{Daemon, User, free_address, refusal};
 use tests::footprint::{status, threads};
 use tests::raw::{Address, Call, Talk};
 
+use super::backends::has_socket_tracepoints;
 use super::{NOT_FOUND, Table};
 
 /// What it needs.
@@ -31,6 +32,17 @@ pub(super) fn add(table: &mut Table) {
         watches(&daemon, name)?;
         left(&daemon, 0)
     });
+    table.alone_if(
+        has_socket_tracepoints(),
+        "two capabilities suffice for --backend socket",
+        |name| {
+            let _back = Paranoid::set("3")?;
+            let user = User::Untraced(&["bpf", "perfmon"]);
+            let daemon = Daemon::start_as(&["--backend", "socket"], user)?;
+            watches(&daemon, name)?;
+            left(&daemon, 0)
+        },
+    );
     table.alone("where processes are hidden from it, it keeps CAP_SYS_PTRACE alone", |name| {
         let daemon = Daemon::start_as::<&str>(&[], User::Blindfolded(SEES_ALL))?;
         watches(&daemon, name)?;
@@ -48,7 +60,7 @@ pub(super) fn add(table: &mut Table) {
     table.alone("--backend tracepoint without tracefs or CAP_SYS_ADMIN: refused", |_| {
         let listen = free_address()?.to_string();
         let args = [TRACEPOINT, &["--listen", &listen]].concat();
-        let line = refusal(&args, User::WithWithoutTracefs(LEAST))?;
+        let line = refusal(&args, User::Untraced(LEAST))?;
         let told = "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing";
         ensure!(line.contains(told), "not the reason: {line}");
         Ok(())
@@ -68,6 +80,27 @@ pub(super) fn add(table: &mut Table) {
         let daemon = Daemon::start_as::<&str>(&[], User::With(others))?;
         watches_over(&daemon, name, Address::V4(0))
     });
+}
+
+/// Who may open perf events.
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// What it was, once this is dropped.
+struct Paranoid(String);
+
+impl Paranoid {
+    fn set(level: &str) -> Result<Self> {
+        let before = fs::read_to_string(PARANOID).with_context(|| format!("read {PARANOID}"))?;
+        fs::write(PARANOID, level).with_context(|| format!("write {PARANOID}"))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Paranoid {
+    fn drop(&mut self) {
+        // There is nothing else to be done about it.
+        let _ = fs::write(PARANOID, self.0.trim());
+    }
 }
 
 fn refuses(missing: &str, others: &'static [&'static str]) -> Result<()> {

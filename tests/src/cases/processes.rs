@@ -11,7 +11,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 use tests::daemon::Daemon;
 use tests::openmetrics::Metrics;
-use tests::raw::command::Write;
+use tests::raw::command::{Compat, Read, Write};
 use tests::raw::process::{Start, program};
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
@@ -24,6 +24,7 @@ pub(super) fn add(table: &mut Table) {
     children(table);
     namespaces(table);
     unseen_ways(table);
+    in_32_bits(table);
     table.case("both ends in one process", |daemon, name| {
         let mut talk = Talk::connect_to_itself(daemon, name, &Start::default())?;
         talk.open_http2()?;
@@ -277,6 +278,28 @@ fn namespaces(table: &mut Table) {
     );
 }
 
+/// A process on x86-64 may make the system calls of a 32-bit one.
+fn in_32_bits(table: &mut Table) {
+    for call in Compat::ALL {
+        table.case(format!("as a 32-bit process: {call:?}"), move |daemon, name| {
+            // Its system calls have no tracepoints of their own.
+            if daemon.backend()? == "tracepoint" {
+                return Ok(());
+            }
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            talk.way.write = Write::Compat(call);
+            talk.way.read = Read::Compat(call);
+            for stream in [1, 3] {
+                talk.client(|f| f.request(stream, "Get").last_message(stream, 5_000))?;
+                talk.server(|f| f.response(stream).message(stream, 70_000))?;
+                talk.server(|f| f.trailers(stream, NOT_FOUND))?;
+            }
+            talk.expect(Call::new("Get", NOT_FOUND).unary(5_000, 70_000).times(2))?;
+            talk.finish()
+        });
+    }
+}
+
 /// Bytes that no system call of ours moves.
 fn unseen_ways(table: &mut Table) {
     for (name, way) in
@@ -322,10 +345,9 @@ fn unseen_ways(table: &mut Table) {
     }
 }
 
-/// Whether the daemon sees what is written in this way: io_uring calls the kernel's own functions,
-/// and makes no system calls.
+/// Whether the daemon sees what is written in this way.
 fn sees(daemon: &Daemon, way: Write) -> Result<bool> {
-    Ok(matches!(way, Write::Ring) && daemon.backend()? != "tracepoint")
+    Ok(matches!(way, Write::Ring) && daemon.decodes_io_uring()?)
 }
 
 /// The server saw all three calls; of the client's, what is told is true.

@@ -137,6 +137,47 @@ pub enum Write {
     Ring,
     /// sendto(2) with MSG_ZEROCOPY.
     ZeroCopy,
+    /// pwritev2(2) with buffers of so many bytes, an empty one before each.
+    Positioned(usize),
+    /// Linux AIO
+    Aio,
+    /// As a 32-bit process writes.
+    Compat(Compat),
+}
+
+/// The calls by which a 32-bit process reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compat {
+    /// read, write
+    Plain,
+    /// readv, writev
+    Vector,
+    /// preadv2, pwritev2
+    Positioned,
+    /// recvfrom, sendto
+    Addressed,
+    /// recvmsg, sendmsg
+    Message,
+    /// recvmmsg, sendmmsg
+    Messages,
+    /// socketcall: recv, send
+    SocketcallBuffer,
+    /// socketcall: recvmsg, sendmsg
+    SocketcallMessage,
+}
+
+impl Compat {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Plain,
+        Self::Vector,
+        Self::Positioned,
+        Self::Addressed,
+        Self::Message,
+        Self::Messages,
+        Self::SocketcallBuffer,
+        Self::SocketcallMessage,
+    ];
 }
 
 /// How bytes are read.
@@ -163,6 +204,14 @@ pub enum Read {
     Ring,
     /// recvfrom(2) with MSG_TRUNC: the kernel discards the bytes.
     Discard,
+    /// preadv2(2) with buffers of so many bytes, an empty one before each.
+    Positioned(usize),
+    /// Linux AIO
+    Aio,
+    /// splice(2) into a pipe, and read(2) from there.
+    Splice,
+    /// As a 32-bit process reads.
+    Compat(Compat),
 }
 
 /// What a peer answers to each command.

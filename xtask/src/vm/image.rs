@@ -167,9 +167,10 @@ impl Apt {
         let known = exec::output(self.command("apt-cache").arg("pkgnames").arg("linux-"), AT_ONCE)?;
         let names: Vec<&str> = known.lines().collect();
         let begin = format!("linux-image-{}", kernel.version);
+        let end = format!("{}-amd64", kernel.flavour);
         let image = names
             .iter()
-            .filter_map(|name| Some((name.strip_prefix(&begin)?.strip_suffix("-amd64")?, name)))
+            .filter_map(|name| Some((name.strip_prefix(&begin)?.strip_suffix(&end)?, name)))
             .filter(|(rest, _)| !rest.contains("-rt") && !rest.contains("-cloud"))
             .max_by_key(|(rest, _)| numbers(rest))
             .map(|(_, name)| *name)

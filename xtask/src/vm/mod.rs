@@ -30,6 +30,8 @@ pub(crate) struct Kernel {
     suite: &'static str,
     /// Its packages are called `linux-image-<this>…`.
     version: &'static str,
+    /// `-rt`, as their names end before the architecture, or nothing.
+    flavour: &'static str,
     /// What can be had on it.
     backends: &'static [&'static str],
     /// Of these it skips programs now and then, as it preempts them: that nothing is told that is not true
@@ -39,7 +41,10 @@ pub(crate) struct Kernel {
     only: Option<&'static str>,
 }
 
-pub(crate) const BACKENDS: &[&str] = &["fentry", "kprobe", "tracepoint"];
+pub(crate) const BACKENDS: &[&str] = &["socket", "fentry", "kprobe", "tracepoint"];
+
+/// Those of kernels without the tracepoints of sockets.
+const BEFORE_6_3: &[&str] = &["fentry", "kprobe", "tracepoint"];
 
 const KERNELS: &[Kernel] = &[
     // Below the floor: which backend makes no difference.
@@ -47,6 +52,7 @@ const KERNELS: &[Kernel] = &[
         name: "5.10",
         suite: "bullseye",
         version: "5.10.",
+        flavour: "",
         backends: &["kprobe"],
         lossy: &[],
         only: Some("refuses a kernel before 5.17, with the reason"),
@@ -55,7 +61,8 @@ const KERNELS: &[Kernel] = &[
         name: "6.1",
         suite: "bookworm",
         version: "6.1.",
-        backends: BACKENDS,
+        flavour: "",
+        backends: BEFORE_6_3,
         lossy: &[],
         only: None,
     },
@@ -63,7 +70,18 @@ const KERNELS: &[Kernel] = &[
         name: "6.12",
         suite: "trixie",
         version: "6.12.",
+        flavour: "",
         backends: BACKENDS,
+        lossy: &[],
+        only: None,
+    },
+    // Every lock and interrupt of it can be preempted.
+    Kernel {
+        name: "6.12-rt",
+        suite: "trixie",
+        version: "6.12.",
+        flavour: "-rt",
+        backends: &["socket"],
         lossy: &[],
         only: None,
     },
@@ -72,8 +90,9 @@ const KERNELS: &[Kernel] = &[
         suite: "sid",
         // Whatever that suite has by now.
         version: "7.",
+        flavour: "",
         backends: BACKENDS,
-        lossy: &["fentry", "tracepoint"],
+        lossy: &["socket", "fentry", "tracepoint"],
         only: None,
     },
 ];
@@ -132,12 +151,12 @@ impl Cell {
 /// Where to run.
 #[derive(clap::Args)]
 pub(crate) struct Where {
-    /// Kernels: 5.10, 6.1, 6.12, 7.2 or all.
+    /// Kernels: 5.10, 6.1, 6.12, 6.12-rt, 7.2 or all.
     ///
     /// 5.10 is below the floor: that it is refused is all that is tested there.
     #[arg(long = "kernel", value_name = "VERSION", default_value = "all", value_delimiter = ',')]
     kernels: Vec<String>,
-    /// Backends: fentry, kprobe, tracepoint or all.
+    /// Backends: socket, fentry, kprobe, tracepoint or all.
     #[arg(long = "backend", value_name = "NAME", default_value = "all", value_delimiter = ',')]
     backends: Vec<String>,
 }

@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use tests::pace;
 use tests::raw::command::{REFUSED_WITH, Read, Write};
 
-use crate::ring;
+use crate::{aio, compat, ring};
 
 /// Most buffers of one call (`UIO_MAXIOV`), less the empty ones.
 const MAX_BUFFERS: usize = 500;
@@ -55,6 +55,11 @@ pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()
             Write::SendFile => send_file(socket, bytes),
             Write::Ring => ring::send(socket, bytes),
             Write::ZeroCopy => zero_copy(socket, bytes),
+            Write::Positioned(size) => {
+                vector(socket, &buffers_to_write(bytes, size), libc_pwritev2)
+            }
+            Write::Aio => aio::write(socket, bytes),
+            Write::Compat(call) => compat::write(socket, call, bytes),
         };
         let n = n.with_context(|| format!("{how:?}"))?;
         bytes = bytes.get(n..).context("more written than there is")?;
@@ -87,6 +92,10 @@ pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
             Read::WaitAll => receive(socket, buffer, RecvFlags::WAITALL),
             Read::Ring => ring::receive(socket, buffer),
             Read::Discard => receive(socket, buffer, RecvFlags::TRUNC),
+            Read::Positioned(size) => vector(socket, &buffers_to_read(buffer, size), libc_preadv2),
+            Read::Aio => aio::read(socket, buffer),
+            Read::Splice => splice_from(socket, buffer),
+            Read::Compat(call) => compat::read(socket, call, buffer),
         };
         // Nothing was read.
         if n == Err(Errno::INTR) {
@@ -211,6 +220,19 @@ fn libc_readv(fd: i32, buffers: &[libc::iovec]) -> isize {
     unsafe { libc::readv(fd, buffers.as_ptr(), buffers.len() as i32) }
 }
 
+/// Sockets have no positions: -1 is that of the next byte.
+const NEXT: libc::off_t = -1;
+
+fn libc_pwritev2(fd: i32, buffers: &[libc::iovec]) -> isize {
+    // SAFETY: as for writev.
+    unsafe { libc::pwritev2(fd, buffers.as_ptr(), buffers.len() as i32, NEXT, 0) }
+}
+
+fn libc_preadv2(fd: i32, buffers: &[libc::iovec]) -> isize {
+    // SAFETY: as for readv.
+    unsafe { libc::preadv2(fd, buffers.as_ptr(), buffers.len() as i32, NEXT, 0) }
+}
+
 fn libc_sendmsg(fd: i32, header: &mut libc::msghdr) -> isize {
     // SAFETY: as for writev.
     unsafe { libc::sendmsg(fd, header, libc::MSG_NOSIGNAL) }
@@ -242,6 +264,14 @@ fn splice(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
     let piece = bytes.chunks(PIPE).next().unwrap_or_default();
     let n = rustix::io::write(writer, piece)?;
     rustix::pipe::splice(reader, None, socket, None, n, rustix::pipe::SpliceFlags::empty())
+}
+
+fn splice_from(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let flags = rustix::pipe::SpliceFlags::empty();
+    let n = rustix::pipe::splice(socket, None, writer, None, buffer.len(), flags)?;
+    let piece = buffer.get_mut(..n).ok_or(Errno::OVERFLOW)?;
+    if n == 0 { Ok(0) } else { rustix::io::read(reader, piece) }
 }
 
 fn send_file(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {

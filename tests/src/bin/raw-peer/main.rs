@@ -2,7 +2,10 @@
 //! ([`tests::raw::command`]), and nothing else, so that what it reads and writes, and by which
 //! system calls, is exactly known.
 
+mod aio;
 mod calls;
+#[cfg(target_arch = "x86_64")]
+mod compat;
 mod ring;
 mod sockets;
 

@@ -1,0 +1,142 @@
+//! The socket backend: the tracepoints that the kernel has behind `sock_sendmsg` and `sock_recvmsg`
+//! (net/socket.c, since Linux 6.3), through which every transfer goes but `splice` from a socket.
+//!
+//! They are given the socket and what the call returned. Where the bytes are is known from the system
+//! call that the task is in. What moves them in another way (io_uring, Linux AIO, splice, sendfile, threads of the
+//! kernel) is a gap of as many bytes.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
+};
+use observer_common::record::direction;
+
+use super::{MSG_TRUNC, syscall::Syscall};
+use crate::{
+    buffers::{self, Shape},
+    filter, globals,
+    kernel::Address,
+    maps::{MULTIPLE, Multiple},
+    socket::Socket,
+    watch::{self, Call, known, may_be_ours},
+};
+
+/// `sock_send_length(struct sock *sk, int ret, int flags)`
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+fn socket_sent(ctx: RawTracePointContext) -> i32 {
+    leave(&Moved { sock: ctx.arg(0), returned: ctx.arg(1), flags: 0, sent: direction::SENT })
+}
+
+/// `sock_recv_length(struct sock *sk, int ret, int flags)`
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+fn socket_received(ctx: RawTracePointContext) -> i32 {
+    leave(&Moved {
+        sock: ctx.arg(0),
+        returned: ctx.arg(1),
+        flags: ctx.arg(2),
+        sent: direction::RECEIVED,
+    })
+}
+
+/// What a tracepoint is given.
+struct Moved {
+    sock: Address,
+    returned: i32,
+    flags: u32,
+    /// One of `record::direction`.
+    sent: u8,
+}
+
+#[inline(always)]
+fn leave(moved: &Moved) -> i32 {
+    if moved.returned > 0 {
+        let _ = try_leave(moved);
+    } else {
+        end_multiple();
+    }
+    0
+}
+
+#[inline(always)]
+fn try_leave(moved: &Moved) -> Option<()> {
+    let Moved { sock, returned, flags, sent } = *moved;
+    let received = sent == direction::RECEIVED;
+    if received && super::leaves_the_stream(flags) {
+        return None;
+    }
+    let socket = Socket::of_sock(sock)?;
+    let pid = filter::current_pid();
+    let selected = filter::selects_process(pid);
+    let known = known(&socket);
+    if known.is_none() && !(selected && may_be_ours(&socket, sent)) {
+        return None;
+    }
+    // A connection that is watched may be another process's too, or a thread's of the kernel: what they
+    // move is not looked at, but counted.
+    let shape = if selected { shape(moved, known.is_none()) } else { None };
+    let shape = shape.unwrap_or(Shape::Elsewhere);
+    let returned = returned as u64;
+    let discarded = received && flags & MSG_TRUNC != 0;
+    watch::watch_known(
+        &Call { socket, shape, returned, total: returned, pid, sent, discarded },
+        known,
+    )
+}
+
+/// Where the bytes are, by the system call that the task is in. `None` if it is another call's.
+#[inline(always)]
+fn shape(moved: &Moved, is_new: bool) -> Option<Shape> {
+    let call = Syscall::current()?;
+    if call.sent != moved.sent {
+        return None;
+    }
+    // What a call does to a file may have the kernel use a socket of its own, as NFS does. Of a connection
+    // that is watched it is known that it is a process's.
+    if is_new && Socket::of_fd(call.fd)?.sock != moved.sock {
+        return None;
+    }
+    match call.shape {
+        Shape::Messages { .. } => message(moved, &call),
+        shape => Some(shape),
+    }
+}
+
+/// The message of a call on several that has just been moved. The tracepoint does not say which, so they
+/// are counted. `None` if that would not be certain.
+#[inline(never)]
+fn message(moved: &Moved, call: &Syscall) -> Option<Shape> {
+    let Shape::Messages { headers, iovecs } = call.shape else { return None };
+    // A program that may be skipped cannot count; and a call that ends between two messages, because
+    // its time is up, would go on with the next one when it is made again.
+    if call.has_timeout || globals::counted_only() {
+        return None;
+    }
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: the value is copied; only this thread writes it.
+    let before = unsafe { MULTIPLE.get(thread) }.filter(|before| before.headers == headers);
+    let n = before.map_or(0, |before| before.next);
+    let header = buffers::message_at(headers, n, iovecs);
+    let is_last = n + 1 >= call.messages
+        // The call ends with a message that was sent in part (`__sys_sendmmsg`).
+        || moved.sent == direction::SENT
+            && buffers::message_room(header, iovecs)? > moved.returned as u64;
+    if is_last {
+        let _ = MULTIPLE.remove(thread);
+    } else {
+        MULTIPLE.insert(thread, Multiple { headers, next: n + 1 }, 0).ok()?;
+    }
+    Some(Shape::Message { header, iovecs })
+}
+
+/// A call that fails ends, and so does one on several messages.
+#[inline(always)]
+fn end_multiple() {
+    if let Some(Syscall { shape: Shape::Messages { .. }, .. }) = Syscall::current() {
+        let _ = MULTIPLE.remove(bpf_get_current_pid_tgid());
+    }
+}
+
+/// Does nothing: whether it can be attached tells whether the others can, for less.
+#[raw_tracepoint]
+fn socket_try(_: RawTracePointContext) -> i32 {
+    0
+}
