@@ -1,8 +1,11 @@
-//! Builds the kernel programs, `observer-ebpf`, and leaves the object as `OUT_DIR/observer-ebpf`.
+//! Builds the BPF programs, `observer-ebpf`, and leaves the object as `OUT_DIR/observer-ebpf`.
 //!
 //! The toolchain is `OBSERVER_BPF_TOOLCHAIN` if that is set, else rustup's `observer-bpf` if there
 //! is one, else its `nightly`; without rustup, the compiler on the path. `cargo xtask setup`
 //! chooses alike (`xtask/src/setup/toolchain.rs`) and completes it.
+//!
+//! cargo is called here and not by aya-build, which shows each line of the inner cargo's progress as
+//! a warning. Here only warnings and errors of the compiler are shown.
 //!
 //! `AYA_BUILD_SKIP=1` puts an empty object in its place, so that everything else can be checked
 //! and tested where nothing compiles for BPF; a daemon built so has no programs to load.
@@ -14,26 +17,33 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
-use aya_build::{Package, Toolchain};
+use anyhow::{Context as _, Result, bail};
 
 const OBJECT: &str = "observer-ebpf";
 const CHOICE: &str = "OBSERVER_BPF_TOOLCHAIN";
+const SKIP: &str = "AYA_BUILD_SKIP";
 const LINKED: &str = "observer-bpf";
 const NIGHTLY: &str = "nightly";
 
+/// What the object is made of, and with which profile.
+const INPUTS: [&str; 4] =
+    ["../observer-ebpf", "../observer-common", "../Cargo.lock", "../Cargo.toml"];
+
 fn main() -> ExitCode {
-    // aya-build names observer-ebpf itself.
-    println!("cargo:rerun-if-changed=../observer-common");
-    println!("cargo:rerun-if-env-changed={CHOICE}");
+    for input in INPUTS {
+        println!("cargo:rerun-if-changed={input}");
+    }
+    for variable in [CHOICE, SKIP] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     let toolchain = toolchain();
     // Not a Result: with RUST_BACKTRACE set it would bury the message.
-    match build(toolchain.as_deref()).and_then(|()| leave_object(toolchain.as_deref())) {
+    match leave_object(toolchain.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let name = toolchain.as_deref().unwrap_or("of the path");
             eprintln!(
-                "{error:#}\n\nThe kernel programs were not built (toolchain {name}). Unless an \
+                "{error:#}\n\nThe BPF programs were not built (toolchain {name}). Unless an \
                  error in the code is shown above, run `cargo xtask setup`: it finds or installs \
                  what they need."
             );
@@ -42,26 +52,71 @@ fn main() -> ExitCode {
     }
 }
 
-fn build(toolchain: Option<&str>) -> Result<()> {
-    if needs_bootstrap(toolchain) {
-        // SAFETY: no other thread of this process exists yet, so none reads the environment.
-        unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+fn leave_object(toolchain: Option<&str>) -> Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo did not set OUT_DIR")?);
+    let object = out.join(OBJECT);
+    if env::var(SKIP).is_ok_and(|v| v == "1" || v.eq_ignore_ascii_case("true")) {
+        // What was left before may be outdated.
+        return fs::write(&object, [])
+            .with_context(|| format!("cannot write {}", object.display()));
     }
-    share_what_is_built()?;
-    let package = Package { name: OBJECT, root_dir: "../observer-ebpf", ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(toolchain.unwrap_or(NIGHTLY)))
+    let built = build(toolchain, &out)?;
+    fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
+    strip(&object, toolchain);
+    Ok(())
 }
 
-/// Each profile of the daemon has an `OUT_DIR` of its own, where `core` would be compiled for BPF
-/// anew. cargo keeps what it builds on the way beside them all, since 1.91; earlier ones do not.
-fn share_what_is_built() -> Result<()> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo did not set OUT_DIR")?);
+/// Runs cargo for the BPF target. Says where the object is.
+fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
+    let endian = env::var("CARGO_CFG_TARGET_ENDIAN").context("cargo did not set the endianness")?;
+    let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+    // Not OUT_DIR itself: the outer cargo holds the lock of the target directory around it.
+    let directory = out.join("target");
+    let mut cargo = tool(toolchain, "cargo");
+    cargo
+        .args(["build", "--package", OBJECT, "--bins", "--release", "--quiet", "--color=never"])
+        .args(["-Z", "build-std=core", "--target", target, "--target-dir"])
+        .arg(&directory)
+        .current_dir("../observer-ebpf")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags()?)
+        // The outer cargo's: they would make it use that compiler.
+        .env_remove("RUSTC")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    // Each profile of the daemon has an OUT_DIR of its own, where `core` would be compiled for BPF
+    // anew. cargo keeps what it builds on the way in one place, since 1.91; earlier ones do not.
     // `<target>/<profile>/build/observer-<hash>/out`
-    if let Some(target) = out.ancestors().nth(4) {
-        // SAFETY: no other thread of this process exists yet, so none reads the environment.
-        unsafe { env::set_var("CARGO_BUILD_BUILD_DIR", target.join("bpf")) };
+    if let Some(shared) = out.ancestors().nth(4) {
+        cargo.env("CARGO_BUILD_BUILD_DIR", shared.join("bpf"));
     }
-    Ok(())
+    if needs_bootstrap(toolchain) {
+        cargo.env("RUSTC_BOOTSTRAP", "1");
+    }
+    let output = cargo.output().with_context(|| format!("cannot run {cargo:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("{said}{cargo:?} failed ({})", output.status);
+    }
+    for line in said.lines() {
+        println!("cargo:warning={line}");
+    }
+    Ok(directory.join(target).join("release").join(OBJECT))
+}
+
+/// The compiler's flags, as cargo wants to have them. The registers of a traced function are those of
+/// the architecture that the daemon is for.
+fn flags() -> Result<String> {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").context("cargo did not set the architecture")?;
+    // `--btf` makes BTF of the debug information.
+    let flags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    Ok(flags.join("\x1f"))
+}
+
+/// A program of the toolchain.
+fn tool(toolchain: Option<&str>, name: &str) -> Command {
+    let Some(toolchain) = toolchain else { return Command::new(name) };
+    let mut rustup = Command::new("rustup");
+    rustup.args(["run", toolchain, name]);
+    rustup
 }
 
 /// The rustup toolchain that compiles for BPF; none without rustup.
@@ -79,40 +134,18 @@ fn toolchain() -> Option<String> {
 /// Whether the compiler is a stable one, such as Debian's, which takes `-Z build-std` (there is no
 /// built `core` for BPF) only under `RUSTC_BOOTSTRAP`.
 fn needs_bootstrap(toolchain: Option<&str>) -> bool {
-    let mut rustc = match toolchain {
-        Some(name) => {
-            let mut rustup = Command::new("rustup");
-            rustup.args(["run", name, "rustc"]);
-            rustup
-        }
-        None => Command::new("rustc"),
-    };
-    // A compiler that does not run is reported by aya-build.
-    rustc.arg("--version").output().is_ok_and(|output| {
+    // If it does not run, cargo will say so.
+    tool(toolchain, "rustc").arg("--version").output().is_ok_and(|output| {
         let version = String::from_utf8_lossy(&output.stdout);
         !version.contains("-nightly") && !version.contains("-dev")
     })
 }
 
-/// aya-build leaves nothing if it is told to skip; what was left before may be outdated.
-fn leave_object(toolchain: Option<&str>) -> Result<()> {
-    let skipped =
-        env::var("AYA_BUILD_SKIP").is_ok_and(|v| v == "1" || v.eq_ignore_ascii_case("true"));
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo did not set OUT_DIR")?);
-    let object = out.join(OBJECT);
-    if !skipped {
-        strip(&object, toolchain);
-        return Ok(());
-    }
-    fs::write(&object, []).with_context(|| format!("cannot write {}", object.display()))
-}
-
 /// Takes DWARF out of the object, three quarters of it, which nothing reads once BTF has been made of
 /// it. Where there is no program that can, the daemon is 4 MiB larger.
 fn strip(object: &Path, toolchain: Option<&str>) {
-    let sysroot = toolchain.and_then(sysroot);
     let mut commands: Vec<Command> = ["llvm-objcopy", "llvm-objcopy-22"].map(Command::new).into();
-    if let Some(sysroot) = sysroot {
+    if let Some(sysroot) = sysroot(toolchain) {
         let host = env::var("HOST").unwrap_or_default();
         let bin = sysroot.join("lib/rustlib").join(host).join("bin");
         let mut command = Command::new(bin.join("rust-objcopy"));
@@ -127,9 +160,8 @@ fn strip(object: &Path, toolchain: Option<&str>) {
     }
 }
 
-fn sysroot(toolchain: &str) -> Option<PathBuf> {
-    let arguments = ["run", toolchain, "rustc", "--print", "sysroot"];
-    let output = Command::new("rustup").args(arguments).output().ok()?;
+fn sysroot(toolchain: Option<&str>) -> Option<PathBuf> {
+    let output = tool(toolchain, "rustc").args(["--print", "sysroot"]).output().ok()?;
     let path = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(path.trim()))
 }

@@ -176,7 +176,8 @@ fn btf(path: &Path) -> Result<()> {
 }
 
 /// Where tracefs is: only for programs at system calls. The ids of tracepoints are read there, by
-/// aya 0.14, which takes the first candidate that is a directory with something in it.
+/// aya 0.14, which takes the first candidate that is a directory with something in it. The error is
+/// for a daemon that may not mount it for itself either.
 pub fn tracefs(candidates: &[PathBuf]) -> Result<&Path> {
     let mut denied = None;
     for path in candidates {

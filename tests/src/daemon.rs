@@ -307,9 +307,21 @@ pub enum User {
     With(&'static [&'static str]),
     /// Likewise, where `/proc` shows it only its own processes (proc(5), `hidepid`).
     Blindfolded(&'static [&'static str]),
-    /// Likewise, where neither tracefs nor debugfs is mounted.
+    /// Who runs the tests, where neither tracefs nor debugfs is mounted.
+    WithoutTracefs,
+    /// One with these capabilities and no other privilege, likewise.
     Untraced(&'static [&'static str]),
 }
+
+/// Mounts tracefs where an administrator would, for a daemon that may not do so itself.
+const TRACEFS: &str =
+    "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing";
+/// Has `/proc` show each process only its own.
+const HIDEPID: &str = "mount -t proc -o hidepid=2 proc /proc";
+/// Leaves no tracefs; debugfs mounts one by itself when it is looked into.
+const NO_TRACEFS: &str = "for place in /sys/kernel/debug /sys/kernel/tracing; do
+    while mountpoint -q $place; do umount --recursive --lazy $place; done
+done";
 
 /// Starts a daemon that must refuse, and returns the one line in which it says why.
 pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
@@ -359,26 +371,32 @@ impl Program {
                 command.uid(NOBODY).gid(NOBODY);
             }
             User::With(capabilities) => {
-                command = Command::new("setpriv");
-                command.args(only(capabilities)).arg(&self.path);
-            }
-            User::Untraced(capabilities) => {
-                let hide = "for place in tracing debug; do \
-                            if [ -d /sys/kernel/$place ]; then mount -t tmpfs none /sys/kernel/$place; fi; \
-                            done && exec \"$@\"";
-                command = Command::new("unshare");
-                command.args(["--mount", "sh", "-c", hide, "sh", "setpriv"]);
-                command.args(only(capabilities)).arg(&self.path);
+                command = among(&[TRACEFS]);
+                command.arg("setpriv").args(only(capabilities)).arg(&self.path);
             }
             User::Blindfolded(capabilities) => {
-                let mount = "mount -t proc -o hidepid=2 proc /proc && exec \"$@\"";
-                command = Command::new("unshare");
-                command.args(["--mount", "sh", "-c", mount, "sh", "setpriv"]);
-                command.args(only(capabilities)).arg(&self.path);
+                command = among(&[TRACEFS, HIDEPID]);
+                command.arg("setpriv").args(only(capabilities)).arg(&self.path);
+            }
+            User::WithoutTracefs => {
+                command = among(&[NO_TRACEFS]);
+                command.arg(&self.path);
+            }
+            User::Untraced(capabilities) => {
+                command = among(&[NO_TRACEFS]);
+                command.arg("setpriv").args(only(capabilities)).arg(&self.path);
             }
         }
         command
     }
+}
+
+/// Runs what is added to it in a mount namespace of its own, which these commands change first.
+fn among(mounts: &[&str]) -> Command {
+    let script = format!("set -e\n{}\nexec \"$@\"", mounts.join("\n"));
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh"]);
+    command
 }
 
 /// What setpriv(1) is told.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -69,7 +68,7 @@ pub fn types_are_told(stack: &Stack) -> Result<()> {
 }
 
 fn descriptor_set() -> Result<Vec<u8>> {
-    let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/proto");
+    let protos = crate::stack::package().join("peers/proto");
     let set = protox::compile(["echo.proto"], [protos]).context("compile echo.proto")?;
     Ok(set.encode_to_vec())
 }

@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::report;
+
 /// A gRPC library in one of its modes, ready to run.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
@@ -84,9 +86,8 @@ const PREPARED: &str = "OBSERVER_TEST_PEERS_PREPARED";
 
 /// Prepares the stacks of all folders; what has been prepared before and has not changed is kept.
 /// One that cannot be prepared is named and left out; with `CI` in the environment it is an error.
-#[expect(clippy::print_stderr, reason = "whoever runs the tests must see what is not run")]
 pub fn prepare() -> Result<Vec<Stack>> {
-    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    let peers = package().join("peers");
     let mut manifests = Vec::new();
     for entry in fs::read_dir(&peers).with_context(|| format!("read {}", peers.display()))? {
         let entry = entry?;
@@ -102,11 +103,24 @@ pub fn prepare() -> Result<Vec<Stack>> {
             Ok(prepared) => stacks.extend(prepared),
             // Where everything must be there nothing is left out.
             Err(error) if env::var_os("CI").is_some() => return Err(error),
-            Err(error) => eprintln!("not run: the stacks of {}: {error:#}", manifest.display()),
+            Err(error) => {
+                let text = format!("not run: the stacks of {}: {error:#}", manifest.display());
+                say(&text);
+                // And once more when all is done.
+                report::say(&text);
+            }
         }
     }
     ensure!(!stacks.is_empty(), "no stack could be prepared: nothing to test with");
     Ok(stacks)
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "whoever runs the tests must see what is done and what is not"
+)]
+fn say(text: &str) {
+    eprintln!("{text}");
 }
 
 fn is_wanted(folder: &OsStr) -> bool {
@@ -129,6 +143,9 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
     if !unchanged && env::var_os(PREPARED).is_none() {
         fs::create_dir_all(&words.cache)
             .with_context(|| format!("create {}", words.cache.display()))?;
+        if !manifest.inputs.is_empty() {
+            say(&format!("preparing the peers of {}, up to a minute", folder.display()));
+        }
         for command in &manifest.prepare {
             run(&words.replace_all(command)?)
                 .with_context(|| format!("{}: needs {}", path.display(), manifest.needs))?;
@@ -187,6 +204,12 @@ impl Words {
         }
         Ok(text)
     }
+}
+
+/// The directory of this package: the one that cargo runs, which may be a copy of the one that it was built in.
+pub fn package() -> PathBuf {
+    env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Cargo's target directory: the tests' own binary is in `PROFILE/deps` of it.

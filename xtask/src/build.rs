@@ -49,6 +49,14 @@ pub(crate) fn package(name: &str, release: bool) -> Result<PathBuf> {
     Ok(exec::target()?.join(if release { "release" } else { "debug" }).join(name))
 }
 
+/// Builds the daemon and the demo's peer as quickly as it goes, and says where they are: together, as most
+/// of what they depend on is the same, and not optimized.
+pub(crate) fn for_demo() -> Result<(PathBuf, PathBuf)> {
+    exec::run(&mut exec::cargo(&["build", "--package", "observer", "--package", "peer-rust"]))?;
+    let place = exec::target()?.join("debug");
+    Ok((place.join("observer"), place.join("peer-rust")))
+}
+
 /// For cargo to say what it built before.
 const TOLD_LIMIT: Duration = Duration::from_mins(10);
 

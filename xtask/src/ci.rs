@@ -1,26 +1,27 @@
 //! `cargo xtask ci`
 
+use std::env;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{bpf_stats, correctness, demo, deploy, exec, fuzz, setup, test, vm};
+use crate::{apt, bpf_stats, correctness, deploy, exec, first_run, fuzz, setup, test, tools, vm};
 
 /// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks. All together less than everything else takes,
 /// beside which they run: tests wait more than they work.
 const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_mins(2), seed: 1 };
 
-/// Long enough for calls of each kind.
-const DEMONSTRATED: Duration = Duration::from_secs(10);
-
 /// Runs every step, so that one run shows all that is wrong; then the tests, and some of them on
 /// other kernels. With `all`, all that is meant for other kernels, and another architecture.
 pub(crate) fn run(all: bool) -> Result<ExitCode> {
+    let missing = tools::install(&[&tools::CI[..], &tools::TESTS, &tools::DEPLOYMENT].concat())?;
     setup::ensure()?;
     let fuzzing = match fuzz::available() {
         Ok(()) => Some(fuzz::Beside::begin(FUZZED)),
+        // In CI it would never be seen that it is not.
+        Err(error) if env::var_os("CI").is_some() => return Err(error),
         Err(error) => {
             println!("ci: fuzzing: not run: {error:#}");
             None
@@ -61,10 +62,11 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     step("docs/correctness.md", correctness::check());
     // After the tests, which build the daemon.
     step("kernel programs' bounds", bpf_stats::host());
-    step("demonstration", demo::run(Some(DEMONSTRATED)));
     step("deployment", deploy::check(true));
     // After the tests, which build the daemon and prepare the peers.
     step("other kernels", other_kernels(all));
+    // The last that builds: what it leaves is of the same files, but of another place.
+    step("first run", first_run::check());
     if let Some(fuzzing) = fuzzing {
         step("fuzzing beside all of these", fuzzing.end());
     }
@@ -73,6 +75,7 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     }
     let counts = counts?;
     println!("{counts}");
+    tools::name(&missing);
     let passed = failed.is_empty() && counts.failed == 0;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -103,7 +106,7 @@ fn other_architecture() -> Result<()> {
     const TARGET: &str = "aarch64-unknown-linux-gnu";
     // Of what it depends on, some is in C.
     if exec::find("aarch64-linux-gnu-gcc").is_none() {
-        exec::apt_install(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
+        apt::install(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
     }
     shown(Command::new("rustup").args(["target", "add", TARGET]))?;
     shown(&mut exec::cargo(&["check", "--package", "observer", "--locked", "--target", TARGET]))
@@ -113,7 +116,7 @@ fn other_architecture() -> Result<()> {
 /// nightly, they use what only a compiler for BPF needs.
 fn kernel_lints() -> Command {
     let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         "--check-cfg=cfg(bpf_target_arch,values(any()))".to_owned(),
     ];
     let mut cargo = exec::cargo(&["clippy", "--package", "observer-ebpf", "--locked"]);

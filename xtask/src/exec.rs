@@ -14,9 +14,6 @@ use anyhow::{Context as _, Result, bail};
 /// Between two looks at whether a program with a time limit has ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// For apt-get to fetch and install.
-const APT_LIMIT: Duration = Duration::from_mins(10);
-
 /// The directory of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR")
@@ -74,17 +71,23 @@ pub(crate) fn target() -> Result<PathBuf> {
 /// The same, in the time that all others leave.
 pub(crate) fn nice(command: &Command) -> Command {
     let mut nice = Command::new("nice");
-    nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+    nice.args(["-n", "19"]);
+    by(nice, command)
+}
+
+/// The command as the last arguments of another program, which runs it.
+pub(crate) fn by(mut runner: Command, command: &Command) -> Command {
+    runner.arg(command.get_program()).args(command.get_args());
     if let Some(directory) = command.get_current_dir() {
-        nice.current_dir(directory);
+        runner.current_dir(directory);
     }
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => nice.env(name, value),
-            None => nice.env_remove(name),
+            Some(value) => runner.env(name, value),
+            None => runner.env_remove(name),
         };
     }
-    nice
+    runner
 }
 
 /// Runs it to its end, its output shown.
@@ -171,7 +174,7 @@ pub(crate) fn as_root() -> Result<Vec<OsString>> {
         return Ok(Vec::new());
     }
     if find("sudo").is_none() {
-        bail!("this needs root, and there is no sudo: run it as root");
+        bail!("sudo is not installed, and this is not root");
     }
     let path = env::join_paths(search_path()).context("PATH cannot be handed on")?;
     let mut assignment = OsString::from("PATH=");
@@ -188,19 +191,6 @@ pub(crate) fn root_command(program: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Installs Debian's packages of these names.
-pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = root_command(Path::new("env"))?;
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).args(arguments);
-        output(&mut command, APT_LIMIT)
-    };
-    // A bare machine has no package lists, and old ones name packages that are gone.
-    apt(&["update"])?;
-    let options = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-    apt(&[&options[..], packages].concat()).map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +201,14 @@ mod tests {
         command.args(["-c", "echo preparing >&2; echo 'error: no such thing' >&2; exit 3"]);
         let error = output(&mut command, Duration::from_mins(1)).unwrap_err().to_string();
         assert!(error.ends_with("(exit status: 3): error: no such thing"), "{error}");
+    }
+
+    #[test]
+    fn runner_has_the_commands_arguments_and_environment() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "test $(pwd) = / && test $GIVEN = one"]);
+        command.current_dir("/").env("GIVEN", "one");
+        run(&mut by(Command::new("env"), &command)).unwrap();
     }
 
     #[test]

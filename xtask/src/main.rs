@@ -7,6 +7,7 @@
     reason = "saying what it does is what this program is for"
 )]
 
+mod apt;
 mod bench;
 mod bpf_stats;
 mod build;
@@ -15,10 +16,12 @@ mod correctness;
 mod demo;
 mod deploy;
 mod exec;
+mod first_run;
 mod fuzz;
 mod run;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::ffi::OsString;
@@ -33,9 +36,9 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
-    /// Finds or installs what building the kernel programs needs.
+    /// Finds or installs what compiles the BPF programs.
     Setup,
-    /// Builds the daemon, the kernel programs in it.
+    /// Builds the daemon with its BPF programs.
     Build {
         /// Optimised, as it is meant to be used.
         #[arg(long)]
@@ -65,8 +68,8 @@ enum Xtask {
         /// Makes the pictures in docs/images anew, and nothing else.
         #[arg(long, conflicts_with_all = ["document", "args"])]
         screenshots: bool,
-        /// A filter and flags for the test binaries, after `--`.
-        #[arg(last = true, value_name = "FILTER")]
+        /// A part of the names of the tests to run, and flags for the test binaries after it or `--`.
+        #[arg(trailing_var_arg = true, value_name = "FILTER")]
         args: Vec<OsString>,
     },
     /// Measures what watching costs, beside the same work unwatched and beside other ways.
@@ -101,6 +104,8 @@ enum Xtask {
     },
     /// Builds the Debian package, by cargo-deb.
     Deb,
+    /// Runs the README's first commands in a fresh clone, where tracefs is not mounted.
+    FirstRun,
     /// Everything a change must pass: formatting, lints, licenses, tests.
     Ci {
         /// Also another architecture, and other kernels in virtual machines.
@@ -129,7 +134,8 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
         Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),
-        Xtask::Deb => setup::ensure().and_then(|()| deploy::deb()),
+        Xtask::Deb => deploy::deb(),
+        Xtask::FirstRun => setup::ensure().and_then(|()| first_run::check()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
             let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
             fuzz::run(&targets, effort, replay.as_deref())

@@ -10,6 +10,7 @@ use crate::{build, exec, setup};
 /// Becomes the daemon, so that signals and the exit status are its own.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     setup::ensure()?;
+    println!("run: building the daemon, optimized, about 3 min the first time");
     let daemon = build::daemon(true)?;
     let mut command = exec::root_command(&daemon)?;
     command.args(args);

@@ -72,7 +72,7 @@ pub(super) fn choose<T>(
     let mut refused = Vec::new();
     for backend in losses.order() {
         match attempt(backend) {
-            Ok(done) => return Ok((backend, reason(backend, losses, refused), done)),
+            Ok(done) => return Ok((backend, reason(backend, losses, &refused), done)),
             Err(error) => {
                 debug!("backend {backend} is refused: {error:#}");
                 refused.push((backend, error.to_string()));
@@ -85,7 +85,7 @@ pub(super) fn choose<T>(
 }
 
 /// Why it is this one: whether it is complete, and why none of those is used that are preferred to it.
-fn reason(backend: Backend, losses: Losses, refused: Vec<(Backend, String)>) -> String {
+fn reason(backend: Backend, losses: Losses, refused: &[(Backend, String)]) -> String {
     let verdict = if losses.are_of(backend) {
         losses.warning()
     } else {

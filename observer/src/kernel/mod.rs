@@ -8,6 +8,7 @@ mod preemption;
 mod probes;
 mod programs;
 mod ring;
+mod tracefs;
 
 pub use layout::Layout;
 pub use preemption::Preemption;

@@ -18,11 +18,11 @@ use observer_common::counter::{self, Counter, Protocol};
 use super::{
     Layout, Preemption, Ring,
     choice::{Losses, choose},
-    preemption, programs,
+    preemption, programs, tracefs,
 };
 use crate::{
     config::{Backend, Config, Filter},
-    preconditions::{self, Places},
+    preconditions::Places,
 };
 
 /// The loaded and attached programs. Dropped, they are detached.
@@ -195,17 +195,20 @@ impl Attached {
         match backend {
             Backend::Socket => layout.for_sockets()?,
             Backend::Fentry | Backend::Kprobe => layout.for_functions()?,
-            Backend::Tracepoint | Backend::Auto => {
-                layout.for_syscalls()?;
-                preconditions::tracefs(&Places::default().tracefs)?;
-            }
+            Backend::Tracepoint | Backend::Auto => layout.for_syscalls()?,
         }
         let mut ebpf = load(backend, config, layout, counted_only)?;
         select(&mut ebpf, &config.filter)?;
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
         let counts = PerCpuArray::try_from(counts)?;
-        programs::attach(&mut ebpf, backend, config, layout)?;
+        let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
+        match backend {
+            Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
+            Backend::Tracepoint | Backend::Auto => {
+                tracefs::at_hand(&Places::default().tracefs, attach)?;
+            }
+        }
         Ok(Self { ebpf, counts, rings })
     }
 }

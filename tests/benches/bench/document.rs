@@ -53,7 +53,8 @@ pub(crate) fn write(benches: &[Bench]) -> Result<()> {
 }
 
 fn docs() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let workspace = tests::stack::package();
+    let workspace = workspace.parent().context("no workspace")?;
     Ok(workspace.join("docs"))
 }
 

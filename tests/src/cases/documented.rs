@@ -32,7 +32,8 @@ pub(crate) fn case(cases: &[Case]) -> Case {
 }
 
 fn compare(cases: &BTreeSet<String>) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let root = tests::stack::package();
+    let root = root.parent().context("no workspace")?;
     let page = fs::read_to_string(root.join("docs/reliability.md")).context("read the page")?;
     let named = named(&page);
     ensure!(named.len() > KINDS.len(), "no tests are named: {named:?}");

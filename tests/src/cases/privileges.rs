@@ -16,6 +16,9 @@ const LEAST: &[&str] = &["bpf", "perfmon", "dac_read_search"];
 /// What it needs where it would see no other processes.
 const SEES_ALL: &[&str] = &["bpf", "perfmon", "dac_read_search", "sys_ptrace"];
 
+/// The backend that reads the ids of tracepoints.
+const TRACEPOINT: &[&str] = &["--backend", "tracepoint"];
+
 const SYS_PTRACE: u64 = 1 << 19;
 
 pub(super) fn add(table: &mut Table) {
@@ -40,6 +43,23 @@ pub(super) fn add(table: &mut Table) {
         let daemon = Daemon::start_as::<&str>(&[], User::Blindfolded(SEES_ALL))?;
         watches(&daemon, name)?;
         left(&daemon, SYS_PTRACE)
+    });
+    table.alone("--backend tracepoint without tracefs: it mounts it for itself alone", |name| {
+        let daemon = Daemon::start_as(TRACEPOINT, User::WithoutTracefs)?;
+        watches(&daemon, name)?;
+        left(&daemon, 0)?;
+        let mounts = format!("/proc/{}/mountinfo", daemon.pid());
+        let mounts = fs::read_to_string(&mounts).with_context(|| format!("read {mounts}"))?;
+        ensure!(!mounts.contains(" - tracefs "), "it is left mounted: {mounts}");
+        Ok(())
+    });
+    table.alone("--backend tracepoint without tracefs or CAP_SYS_ADMIN: refused", |_| {
+        let listen = free_address()?.to_string();
+        let args = [TRACEPOINT, &["--listen", &listen]].concat();
+        let line = refusal(&args, User::Untraced(LEAST))?;
+        let told = "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing";
+        ensure!(line.contains(told), "not the reason: {line}");
+        Ok(())
     });
     for (missing, others) in
         [("CAP_BPF", &["perfmon", "dac_read_search"]), ("CAP_PERFMON", &["bpf", "dac_read_search"])]

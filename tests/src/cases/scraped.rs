@@ -46,7 +46,8 @@ fn answers(stack: &Stack) -> Result<()> {
     let protected = Protected::by_tls(ONLY_CLIENTS_WITH_CERTIFICATES)?;
     // It is not to see the calls again.
     let by_tls = Daemon::start(&["--port", "1", "--web-config-file", &protected.config()?])?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let root = tests::stack::package();
+    let root = root.parent().context("no workspace")?;
     let rules = ["rules.yml", "alerts.yml"].map(|name| root.join("deploy/prometheus").join(name));
     let scrapes = format!(
         "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n{}",

@@ -5,7 +5,7 @@ use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -534,7 +534,7 @@ pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
     take("page-narrow.png", 400, 860, false)?;
     pictures::of_terminals(&browser, &daemon, &folder)?;
     let span = Span { seconds: SCENE.as_secs_f64() - 10.0, step: 2.0, range: "[10s]" };
-    let boards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana");
+    let boards = crate::stack::package().join("../deploy/grafana");
     for board in Dashboard::all(&boards)? {
         let name = board.title.trim_start_matches("gRPC: ").replace(' ', "-");
         if ["overview", "errors", "latency"].contains(&name.as_str()) {
@@ -550,7 +550,7 @@ pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
 /// Where to, if they are.
 pub fn screenshots_wanted() -> Option<PathBuf> {
     env::var_os(SCREENSHOTS)?;
-    Some(Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("docs/images"))
+    Some(crate::stack::package().parent()?.join("docs/images"))
 }
 
 /// What the stacks do, in turn, for longer than it takes.

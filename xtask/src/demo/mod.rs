@@ -39,9 +39,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
     setup::ensure()?;
-    let daemon = build::daemon(true)?;
-    // Its few calls are not worth the minutes that optimizing it takes.
-    let peer = build::package("peer-rust", false)?;
+    println!("demo: building the daemon and a gRPC service, about 2 min the first time");
+    let (daemon, peer) = build::for_demo()?;
+    println!("demo: starting the daemon, the service and its clients");
     let stop = Arc::new(AtomicBool::new(false));
     for signal in TERM_SIGNALS {
         signal_hook::flag::register(*signal, Arc::clone(&stop)).context("cannot catch signals")?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{build, exec, setup};
+use crate::{build, exec, setup, tools};
 
 /// Of ten: as `systemd-analyze security` counts what a service could still do.
 const EXPOSURE_AT_MOST: f32 = 2.1;
@@ -31,8 +31,11 @@ const PACKAGED: [&str; 4] = [
 const READS: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(all: bool) -> Result<()> {
+    let missing = tools::install(&tools::DEPLOYMENT)?;
     setup::ensure()?;
-    check(all)
+    check(all)?;
+    tools::name(&missing);
+    Ok(())
 }
 
 /// Runs every check, so that one run shows all that is wrong. What is not installed is named; with
@@ -161,6 +164,8 @@ fn package(place: &Path) -> Result<()> {
 
 /// Builds the package of `[package.metadata.deb]`; says where it is.
 pub(crate) fn deb() -> Result<()> {
+    tools::install(&[tools::CARGO_DEB])?;
+    setup::ensure()?;
     build_package(&[])
 }
 

@@ -34,7 +34,7 @@ fn complete() -> Result<Option<String>> {
         Ok(ready) => return Ok(Some(ready)),
         Err(missing) => missing,
     };
-    println!("setup: the kernel programs cannot be built yet: {missing:#}");
+    println!("setup: the BPF programs cannot be built yet: {missing:#}");
     let mut ways =
         [("rustup", rustup::complete as fn() -> Result<()>), ("Debian", debian::complete)];
     if Toolchain::chosen().is_debians() {
@@ -43,18 +43,18 @@ fn complete() -> Result<Option<String>> {
     let mut failures: Vec<String> = Vec::new();
     for (name, way) in ways {
         if let Some(failure) = failures.last() {
-            println!("setup: not {}, so now by way of {name}", failure.trim_start());
+            println!("setup: {}; trying {name}", failure.trim_start());
         }
         match way().and_then(|()| ready()) {
             Ok(ready) => {
                 println!("setup: done: {ready}");
                 return Ok(None);
             }
-            Err(error) => failures.push(format!("  by way of {name}: {error:#}")),
+            Err(error) => failures.push(format!("  {name}: {error:#}")),
         }
     }
     bail!(
-        "the kernel programs cannot be built on this machine: {missing:#}\n{}\n\n\
+        "the BPF programs cannot be built on this machine: {missing:#}\n{}\n\n\
          Either of these makes it possible; `cargo xtask setup` does the rest:\n  {}\n  {}",
         failures.join("\n"),
         rustup::BY_HAND,

@@ -23,7 +23,9 @@ pub(super) fn complete() -> Result<()> {
     let name = chosen.as_deref().unwrap_or(NIGHTLY);
     let toolchain = Toolchain::Rustup(name.to_owned());
     if toolchain.compiler().is_err() {
-        println!("setup: installing rustup's toolchain {name}: it is not there");
+        println!(
+            "setup: installing rustup's toolchain {name}, about half a minute: it is not there"
+        );
         let arguments = ["toolchain", "install", name, "--profile", "minimal"];
         let rest = ["--component", "rust-src", "--no-self-update"];
         rustup(&[&arguments[..], &rest[..]].concat(), INSTALL_LIMIT)
@@ -32,7 +34,7 @@ pub(super) fn complete() -> Result<()> {
     let compiler = toolchain.compiler()?;
     compiler.check_version()?;
     if !compiler.has_source() {
-        println!("setup: adding rust-src to toolchain {name}: core must be built for BPF");
+        println!("setup: adding rust-src to toolchain {name}: `core` is compiled for BPF from it");
         rustup(&["component", "add", "rust-src", "--toolchain", name], SOURCE_LIMIT)
             .with_context(|| format!("rust-src cannot be added to toolchain {name}"))?;
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::image::Image;
-use crate::exec;
+use crate::{apt, exec};
 
 /// For what is built and prepared here.
 pub(super) const PREPARE_LIMIT: Duration = Duration::from_mins(10);
@@ -59,8 +59,8 @@ pub(super) fn install() -> Result<()> {
     if exec::find(QEMU).is_some() && Path::new(BUSYBOX).is_file() {
         return Ok(());
     }
-    println!("vm: installing qemu-system-x86 and busybox-static by apt-get");
-    exec::apt_install(&["qemu-system-x86", "busybox-static"])
+    println!("vm: installing qemu-system-x86 and busybox-static by apt-get, about a minute");
+    apt::install(&["qemu-system-x86", "busybox-static"])
         .context("Debian's packages of an emulator cannot be fetched")
 }
 

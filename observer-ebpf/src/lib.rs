@@ -1,2 +1,0 @@
-//! Makes cargo track the kernel programs as a dependency of the daemon.
-#![no_std]

@@ -1,0 +1,77 @@
+//! tracefs, where aya reads the ids of tracepoints, also on a machine that has not mounted it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+use tracing::debug;
+
+use crate::preconditions;
+
+/// Runs `attach` where one of the `candidates` is tracefs.
+///
+/// If none is, that is a thread with mounts of its own, where tracefs is mounted at the first of them.
+/// Nobody else sees this mount, and it is gone when `attach` returns. It needs `CAP_SYS_ADMIN`; without
+/// it the error says that tracefs is not mounted.
+pub(super) fn at_hand<T: Send>(
+    candidates: &[PathBuf],
+    attach: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    let Err(absent) = preconditions::tracefs(candidates) else { return attach() };
+    let Some(place) = candidates.first() else { return Err(absent) };
+    let alone = || {
+        if let Err(error) = mount_for_this_thread(place) {
+            debug!("tracefs cannot be mounted at {}: {error}", place.display());
+            return Err(absent);
+        }
+        preconditions::tracefs(candidates)?;
+        attach()
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("attach".into()).spawn_scoped(scope, alone);
+        let done = thread.context("cannot start a thread")?.join();
+        done.unwrap_or_else(|_| Err(anyhow!("a panic while the programs were attached")))
+    })
+}
+
+/// Gives this thread a mount namespace of its own (mount_namespaces(7)) and mounts tracefs in it.
+fn mount_for_this_thread(place: &Path) -> io::Result<()> {
+    // SAFETY: only UnshareFlags::FILES asks for care, and the file descriptors stay shared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    // Otherwise what is mounted here would be mounted where this namespace was copied from.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("tracefs", place, "tracefs", flags, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn where_it_is_mounted_no_thread_is_needed() {
+        let dir = TempDir::new().expect("a directory");
+        std::fs::create_dir(dir.path().join("events")).expect("created");
+        let this = thread::current().id();
+        let by = at_hand(&[dir.path().into()], || Ok(thread::current().id())).expect("attached");
+        assert_eq!(by, this);
+    }
+
+    #[test]
+    fn where_it_cannot_be_mounted_nothing_is_attached() {
+        let dir = TempDir::new().expect("a directory");
+        let absent = dir.path().join("absent");
+        let attached = at_hand(&[absent], || -> Result<()> { panic!("attached") });
+        let error = attached.expect_err("there is no such directory").to_string();
+        assert!(error.contains("tracefs is not mounted"), "{error}");
+    }
+}
