@@ -70,9 +70,10 @@ fn submit(socket: &OwnedFd, operation: u16, at: usize, length: usize) -> rustix:
     checked(event.result)
 }
 
-fn system_call(number: libc::c_long, [a, b, c, d, e]: [usize; 5]) -> i64 {
+fn system_call(number: libc::c_long, arguments: [usize; 5]) -> i64 {
+    let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: what the callers point to lives until the call has ended.
-    unsafe { libc::syscall(number, a, b, c, d, e) }
+    unsafe { libc::syscall(number, first, second, third, fourth, fifth) }
 }
 
 fn checked(returned: i64) -> rustix::io::Result<usize> {

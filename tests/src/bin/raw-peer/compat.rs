@@ -54,14 +54,14 @@ impl Low {
 
     fn put(&self, offset: usize, words: &[u32]) {
         for (n, word) in words.iter().enumerate() {
-            // SAFETY: structs take less than `STRUCTS`, and are aligned.
-            unsafe { self.0.add(offset + 4 * n).cast::<u32>().write(*word) };
+            // SAFETY: structs take less than `STRUCTS`.
+            unsafe { self.0.add(offset + 4 * n).cast::<u32>().write_unaligned(*word) };
         }
     }
 
     fn word(&self, offset: usize) -> u32 {
         // SAFETY: likewise.
-        unsafe { self.0.add(offset).cast::<u32>().read() }
+        unsafe { self.0.add(offset).cast::<u32>().read_unaligned() }
     }
 }
 
@@ -77,21 +77,20 @@ pub(crate) fn write(socket: &OwnedFd, how: Compat, bytes: &[u8]) -> rustix::io::
     let n = bytes.len().min(ROOM);
     // SAFETY: there is so much room.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), low.0.add(STRUCTS), n) };
-    call(socket, how, &low, n, 1)
+    call(socket, how, &low, n, true)
 }
 
 pub(crate) fn read(socket: &OwnedFd, how: Compat, buffer: &mut [u8]) -> rustix::io::Result<usize> {
     let low = Low::new()?;
-    call(socket, how, &low, buffer.len().min(ROOM), 0)
+    call(socket, how, &low, buffer.len().min(ROOM), false)
 }
 
-/// `direction`: 0 to read, 1 to write.
 fn call(
     socket: &OwnedFd,
     how: Compat,
     low: &Low,
     length: usize,
-    direction: usize,
+    is_sent: bool,
 ) -> rustix::io::Result<usize> {
     const VECTOR: usize = 0;
     const HEADER: usize = 256;
@@ -102,7 +101,7 @@ fn call(
     // name, its length, iov, how many, control, its length, flags
     let header = [0, 0, low.address(VECTOR), buffers, 0, 0, 0];
     low.put(HEADER, &header);
-    let of = |numbers: [u32; 2]| numbers[direction];
+    let of = |[received, sent]: [u32; 2]| if is_sent { sent } else { received };
     let (vector, message) = (low.address(VECTOR), low.address(HEADER));
     let socketcall = |number, arguments: &[u32]| {
         low.put(ARGUMENTS, arguments);
