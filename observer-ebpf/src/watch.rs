@@ -210,8 +210,9 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     lifecycle::close(call.socket.sock, pointer, connection.unseen());
     match outcome {
         Outcome::NotFrames => try_again(call, tries),
-        // What looked like a server's SETTINGS may have been those of a connection already open.
-        _ if !tcp && !counted => try_again(call, Tries::default()),
+        // What looked like a server's SETTINGS may have been those of a connection already open; or it is
+        // another protocol's, as the zeros by which threads wake each other.
+        _ if !tcp && !counted => try_again(call, tries),
         _ => {
             ignore(&call.socket, Ignored::FOR_GOOD);
             if !counted {
@@ -305,7 +306,7 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         Ok(([received, sent], role)) => {
             let state = if begins_upgrade(&first) { state::UPGRADED } else { state::CANDIDATE };
             let steps = [Step::default(); 2];
-            New { received, sent, steps, role, state, tries: Tries::default() }
+            New { received, sent, steps, role, state, tries: tries_of(&call.socket) }
         }
         Err(Protocol::Other) if late != Some(false) => join(call, &first, n)?,
         Err(protocol) => {
@@ -445,10 +446,7 @@ const TRIES_SELECTED: u16 = u16::MAX;
 /// A connection that was open before the daemon, if this call may begin with a frame.
 #[inline(always)]
 fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
-    // SAFETY: the value is not kept.
-    let tries = unsafe { IGNORED.get(call.socket.sock) }
-        .filter(|ignored| ignored.inode == call.socket.inode)
-        .map_or(Tries::default(), |ignored| ignored.tries);
+    let tries = tries_of(&call.socket);
     if n < HEADER_LENGTH || !begins_frame(first) {
         try_again(call, tries);
         return None;
@@ -461,6 +459,15 @@ fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
     let (role, state) = (role::UNKNOWN, state::JOINING);
     let (received, sent) = (Beginning::UnprovenFrame, Beginning::UnprovenFrame);
     Some(New { received, sent, steps, role, state, tries })
+}
+
+/// What of the socket has been tried so far.
+#[inline(always)]
+fn tries_of(socket: &Socket) -> Tries {
+    // SAFETY: the value is not kept.
+    unsafe { IGNORED.get(socket.sock) }
+        .filter(|ignored| ignored.inode == socket.inode)
+        .map_or(Tries::default(), |ignored| ignored.tries)
 }
 
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.

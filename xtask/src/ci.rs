@@ -60,6 +60,8 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     println!("ci: tests: {} s", tests.elapsed().as_secs());
     // After the tests, of which it tells.
     step("docs/correctness.md", correctness::check());
+    // The one that the tests have not run with: where it is not the best, it is what is left.
+    step("tracepoint backend", test::slice("tracepoint", vm::FEW));
     // After the tests, which build the daemon.
     step("kernel programs' bounds", bpf_stats::host());
     step("deployment", deploy::check(true));

@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _, stdout};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{build, correctness, exec, setup, tools};
 
@@ -73,6 +73,17 @@ pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
         failed: unprivileged.failed + privileged.failed,
         ignored: unprivileged.ignored + privileged.ignored,
     })
+}
+
+/// Runs some end-to-end tests with one backend; an error unless all that ran passed.
+pub(crate) fn slice(backend: &str, filter: &str) -> Result<()> {
+    let daemon = build::daemon(true)?;
+    let mut cargo = privileged(&daemon, &[filter.into()])?;
+    // Their list is not that of all cases.
+    cargo.env("OBSERVER_TEST_REPORT", exec::target()?.join("slice.jsonl"));
+    let (counts, failed) = counted(cargo.env("OBSERVER_BACKEND", backend))?;
+    ensure!(failed.is_empty() && counts.passed > 0, "failed: {}", failed.join(", "));
+    Ok(())
 }
 
 /// Has the end-to-end tests list their cases, of every stack.

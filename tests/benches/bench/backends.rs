@@ -102,7 +102,7 @@ fn in_turns(
 /// µs for each transfer between the ends of a Unix socket, in one thread: never a wait.
 fn transfers() -> Result<f64> {
     let (mut one, mut other) = UnixStream::pair().context("a socket")?;
-    let (begin, mut transfers, mut byte) = (Instant::now(), 0_u64, [0]);
+    let (begin, mut transfers, mut byte) = (Instant::now(), 0_u64, [b'x']);
     while begin.elapsed() < SLICE {
         for _ in 0..500 {
             one.write_all(&byte)?;

@@ -275,6 +275,24 @@ fn others(table: &mut Table) {
         seen(&daemon, "other", 2)?;
         then_grpc(talk)
     });
+    table.alone("zeros over a Unix socket, as threads wake each other, are given up", |name| {
+        let daemon = Daemon::start::<&str>(&[])?;
+        let others = |metrics: &Metrics| {
+            metrics.sum("observer_connections_seen_total", &[("protocol", "other")])
+        };
+        let before = others(&daemon.scrape()?);
+        let mut talk = Talk::connect(&daemon, name, Address::Abstract(name.into()))?;
+        (talk.way.write, talk.way.read) = (Write::Pieces(1), Read::Pieces(1));
+        // Nine of them are no header of a SETTINGS frame, which is tried 256 times.
+        talk.client(|f| f.bytes(&[0; 9 * 300]))?;
+        if talk.is_watched() {
+            daemon.wait_until(|metrics| {
+                let seen = others(metrics) - before;
+                if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 ends are given up")) }
+            })?;
+        }
+        then_grpc(talk)
+    });
     // As few bytes at a time as suffice to tell.
     for (protocol, pieces, first) in [
         ("http1", 4, &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..]),

@@ -98,7 +98,7 @@ const KERNELS: &[Kernel] = &[
 ];
 
 /// For `cargo xtask ci`: few cases, one or two minutes for each kernel and backend.
-const FEW: &str = "four kinds of call: tonic -> tonic|\
+pub(crate) const FEW: &str = "four kinds of call: tonic -> tonic|\
     raw codes: all of them, trailers-only|raw codes: no grpc-status, HTTP status 503|\
     raw frames: writev, buffers of 7 bytes|raw frames: readv, buffers of 7 bytes|\
     raw frames: recvfrom, MSG_PEEK|raw frames: sendto, MSG_DONTWAIT|\
