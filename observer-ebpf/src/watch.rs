@@ -264,9 +264,13 @@ fn missed(call: &Call, connection: &mut Connection) -> u32 {
 #[inline(never)]
 fn missed_of_peer(call: &Call, connection: &mut Connection) -> u32 {
     let sock = call.socket.sock;
-    let peer = connection.peer;
+    let (peer, watched) = (connection.peer, connection.state == state::WATCHED);
     let direction = connection.direction(direction::RECEIVED);
     direction.sequence = direction.sequence.wrapping_add(call.total as u32);
+    // What only looks like HTTP/2 the two ends may take for it from different bytes on.
+    if !watched {
+        return 0;
+    }
     // In this order: what is sent in between waits, and is not taken for received.
     let Some(sent) = sent_by(peer, sock) else { return 0 };
     let Some(waiting) = socket::waiting_in_unix(sock) else { return 0 };
@@ -278,14 +282,15 @@ fn missed_of_peer(call: &Call, connection: &mut Connection) -> u32 {
     missed as u32
 }
 
-/// How many bytes the peer of a Unix socket has sent, if that is watched too.
+/// How many bytes the peer of a Unix socket has sent, if that is known to be watched from its beginning too.
 #[inline(always)]
 pub fn sent_by(peer: Address, sock: Address) -> Option<u32> {
     let connection = CONNECTIONS.get_ptr(peer)?;
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &*connection };
     // An earlier socket's, at the peer's address, had another peer.
-    (connection.peer == sock && connection.closed_ns == 0).then(|| connection.total_sent())
+    let is_peer = connection.peer == sock && connection.closed_ns == 0;
+    (is_peer && connection.state == state::WATCHED).then(|| connection.total_sent())
 }
 
 /// Looks at the first bytes of a socket that was not seen before, and begins a connection if they

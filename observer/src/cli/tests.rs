@@ -215,7 +215,7 @@ fn assert_mistake(outcome: Result<impl std::fmt::Debug, String>, told: &[&str]) 
 fn mistakes_in_flags_are_told_in_one_line() {
     assert_mistake(run(&["--port", "70000"], &[]), &["'70000'", "--port <PORT>", "1 to 65535"]);
     assert_mistake(run(&["--prot", "1"], &[]), &["'--prot'", "'--port'"]);
-    assert_mistake(run(&["--backend", "ebpf"], &[]), &["auto, tracepoint, fentry, kprobe"]);
+    assert_mistake(run(&["--backend", "ebpf"], &[]), &["auto, socket, fentry, kprobe, tracepoint"]);
     assert_mistake(run(&["--buckets", "2,1"], &[]), &["--buckets", "increasing"]);
     assert_mistake(run(&["--schema", "gopher"], &[]), &["--schema", "go, python"]);
     assert_mistake(run(&["--schema", "go,python"], &[]), &["--schema", "grpc_type", "UNARY"]);

@@ -246,9 +246,9 @@ mod tests {
         ];
         assert_eq!(
             table(&all),
-            "| kernel | fentry | kprobe | tracepoint |\n|---|---|---|---|\n\
-             | 6.1 | 1,012; - | not allowed there |  |\n\
-             | 6.12 |  | 25,145; 37,475 |  |\n"
+            "| kernel | socket | fentry | kprobe | tracepoint |\n|---|---|---|---|---|\n\
+             | 6.1 |  | 1,012; - | not allowed there |  |\n\
+             | 6.12 |  |  | 25,145; 37,475 |  |\n"
         );
     }
 

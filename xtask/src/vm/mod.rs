@@ -532,7 +532,7 @@ mod tests {
             let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
             chosen(&wanted, BACKENDS, |backend| backend).map(|chosen| chosen.len())
         };
-        assert_eq!(names(&["all"]).unwrap(), 3);
+        assert_eq!(names(&["all"]).unwrap(), 4);
         assert_eq!(names(&["kprobe", "fentry"]).unwrap(), 2);
         assert!(names(&["uprobe"]).unwrap_err().to_string().contains("fentry, kprobe"));
     }
