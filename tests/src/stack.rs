@@ -208,8 +208,11 @@ impl Words {
 
 /// The directory of this package: the one that cargo runs, which may be a copy of the one that it was built in.
 pub fn package() -> PathBuf {
-    env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+    // What another program of cargo's has started has the variables of that.
+    let is_of_this =
+        env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
+    let run = is_of_this.then(|| env::var_os("CARGO_MANIFEST_DIR")).flatten();
+    run.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Cargo's target directory: the tests' own binary is in `PROFILE/deps` of it.

@@ -103,7 +103,9 @@ pub(crate) const FEW: &str = "four kinds of call: tonic -> tonic|\
     raw frames: writev, buffers of 7 bytes|raw frames: readv, buffers of 7 bytes|\
     raw frames: recvfrom, MSG_PEEK|raw frames: sendto, MSG_DONTWAIT|\
     raw frames: sendmsg, buffers of 1000 bytes|raw frames: recvmsg, buffers of 1000 bytes|\
-    a Unix socket, bytes one by one|io_uring on a watched connection|by io_uring|MPTCP|\
+    a Unix socket, bytes one by one|io_uring on a watched connection|\
+    raw gaps: a call written by io_uring|raw gaps: a request read by io_uring|\
+    raw gaps: a preface read by io_uring|raw transports: MPTCP|\
     a processor taken offline and back|the wall clock jumps";
 
 /// All that raw peers do, but for what is about the daemon and its files alone; of real stacks those
