@@ -85,7 +85,9 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
     }
     emit::begin(walk, scratch);
     let end = direction.position + total;
-    let turns = all_steps(walk);
+    // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
+    let turns =
+        unsafe { bpf_loop(MAX_TURNS, steps as *mut c_void, (&raw mut *walk).cast::<c_void>(), 0) };
     let refused = direction.scanner.is_refused();
     if scratch.searching != 0 {
         let walked = !refused && direction.position == end;
@@ -198,16 +200,6 @@ fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
     }
 }
 
-/// Takes steps until there are no more, and answers how many turns of the loop that took. A call of the kernel
-/// on a frame or two is over before the loop, which takes as long as they do.
-#[inline(always)]
-fn all_steps(walk: &mut Walk) -> i64 {
-    let pointer = (&raw mut *walk).cast::<c_void>();
-    // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
-    unsafe { bpf_loop(MAX_TURNS, steps as *mut c_void, pointer, 0) }
-}
-
-#[inline(never)]
 extern "C" fn steps(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: what `walk` passed.
     let walk = unsafe { &*walk.cast::<Walk>() };
