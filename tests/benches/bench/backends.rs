@@ -4,7 +4,8 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::daemon::Daemon;
@@ -18,6 +19,7 @@ use crate::throughput::{SLICE, files};
 use crate::watch::{Timed, Watch};
 
 const REPEATS: usize = 7;
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// The preferred one first.
 const ALL: [&str; 4] = ["socket", "fentry", "kprobe", "tracepoint"];
@@ -48,6 +50,16 @@ impl Backend {
 
     fn watch(&self) -> Result<Watch> {
         Watch::start(&["--backend", self.name])
+    }
+
+    /// Watched by it, with what it costs to come and go (maps to fill, and to free) behind.
+    fn settled<T>(&self, work: impl Fn() -> Result<T>) -> Result<(T, T)> {
+        let watch = self.watch()?;
+        thread::sleep(SETTLING);
+        let watched = work()?;
+        watch.stop()?;
+        thread::sleep(SETTLING);
+        Ok((watched, work()?))
     }
 }
 
@@ -83,10 +95,7 @@ fn in_turns(
     for _ in 0..REPEATS {
         let mut before = work()?;
         for backend in &mut backends {
-            let watch = backend.watch()?;
-            let watched = work()?;
-            watch.stop()?;
-            let after = work()?;
+            let (watched, after) = backend.settled(&work)?;
             backend.samples.push(compare(watched, f64::midpoint(before, after)));
             before = after;
         }
