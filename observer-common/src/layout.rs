@@ -55,6 +55,8 @@ fields! {
     TaskFlags: Sockets = "task_struct"."flags",
     // x86-64; aarch64.
     TaskAbi: Sockets = "task_struct"."thread_info.status" | "thread_info.flags",
+    TaskRan: Newer = "task_struct"."se.sum_exec_runtime",
+    TaskRanBefore: Newer = "task_struct"."se.prev_sum_exec_runtime",
     TaskGroupLeader: All = "task_struct"."group_leader",
     TaskTgid: All = "task_struct"."tgid",
     TaskComm: All = "task_struct"."comm",

@@ -34,6 +34,10 @@ pub mod direction {
     pub const RECEIVED: u8 = 0;
     /// The process wrote the bytes.
     pub const SENT: u8 = 1;
+    /// Who ended the connection is not known.
+    pub const UNKNOWN: u8 = 2;
+    /// Nor will it be: both ends were found closed at once.
+    pub const UNSURE: u8 = 3;
 }
 
 /// Which end of the connection the process is.
@@ -45,6 +49,10 @@ pub mod role {
     /// The connection was joined late, and no header block has shown it yet.
     pub const UNKNOWN: u8 = 2;
 }
+
+/// In [`RecordHeader::flags`]: before the call the thread was busy, so what it moved may have been there, or
+/// have been meant, for longer.
+pub const LATE: u8 = 1 << 7;
 
 /// Begins every record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,13 +71,14 @@ pub struct RecordHeader {
     pub pid: u32,
     /// One of [`record_kind`].
     pub kind: u8,
-    /// One of [`direction`].
+    /// One of [`direction`]; of a connection's end, that in which who ended it sends.
     pub direction: u8,
     /// One of [`role`].
     pub role: u8,
     /// A bit for each [`direction`], `1 << direction`, in which bytes went by unseen since the
     /// last record of it: that record could not be sent, or no frame boundary is known any more.
-    pub unseen: u8,
+    /// And [`LATE`].
+    pub flags: u8,
 }
 
 /// What an item tells.

@@ -45,7 +45,9 @@ pub struct Connection {
     pub joined: u8,
     /// Not 0 once the peer of a Unix socket is forgotten, of which `peer_sent` is left.
     pub peer_ended: u8,
-    pub _reserved: [u8; 2],
+    /// Who ended it first: the direction in which that one sends, or `direction::UNKNOWN`.
+    pub ended_by: u8,
+    pub _reserved: u8,
     /// How many bytes it had sent.
     pub peer_sent: u32,
     pub _padding: u32,

@@ -10,7 +10,7 @@ use observer_common::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, MAX_RINGS, OpenItem, RecordHeader, item_kind,
+        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, MAX_RINGS, OpenItem, RecordHeader, item_kind,
         record_kind,
     },
 };
@@ -19,6 +19,7 @@ use crate::{
     connection::{Direction, state},
     count::count,
     globals,
+    kernel::ran_for,
     maps::{PROCESSES, RINGS},
     scratch::{COPY_MAX, RECORD_CAPACITY, Scratch},
     socket,
@@ -254,6 +255,13 @@ pub fn first_of_block(scratch: &Scratch, frame: &FrameHeader) -> Option<u8> {
     Some(unsafe { *scratch.record.as_ptr().add(at as usize) })
 }
 
+/// Whether the thread was busy before the call. Between two ticks nobody knows: that much the daemon allows.
+#[inline(always)]
+fn late() -> u8 {
+    const BUSY_NS: u64 = 2_000_000;
+    if ran_for() > BUSY_NS { LATE } else { 0 }
+}
+
 #[inline(always)]
 fn write_header(walk: &Walk, scratch: &mut Scratch) {
     // SAFETY: map values, valid for the run.
@@ -267,7 +275,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
         kind: record_kind::BYTES,
         direction: walk.sent,
         role: connection.role,
-        unseen: connection.unseen(),
+        flags: connection.unseen() | late(),
     };
     let record = scratch.record.as_mut_ptr();
     // SAFETY: within the record; aligned as the struct is.

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use observer_common::layout::Field;
 
-use crate::globals::offset;
+use crate::globals::{has, offset};
 
 /// An address in the kernel, of a struct whose layout is known by [`Field`]s.
 pub type Address = u64;
@@ -30,6 +30,19 @@ pub fn current_task() -> *const task_struct {
 pub fn load<T: Copy>(base: *const u8, field: Field) -> T {
     // SAFETY: the verifier checks type and offset; a fault reads as 0 (PROBE_MEM).
     unsafe { *base.add(offset(field)).cast::<T>() }
+}
+
+/// For how long the current thread has run since it was last given a processor, in ns. The kernel adds this
+/// up at its ticks, so it may be as much more as lies between two of them.
+#[inline(always)]
+pub fn ran_for() -> u64 {
+    // Asked for the verifier: it refuses a load where there is no field.
+    if !has(Field::TaskRan) || !has(Field::TaskRanBefore) {
+        return u64::MAX;
+    }
+    let task = current_task().cast();
+    let before: u64 = load(task, Field::TaskRanBefore);
+    load::<u64>(task, Field::TaskRan).wrapping_sub(before)
 }
 
 /// Reads a field to where it is wanted; zeros if the page is not there.

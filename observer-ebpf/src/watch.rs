@@ -65,6 +65,27 @@ pub fn watch_known(
     with_scratch(call, NonNull::new(known), complete)
 }
 
+/// Whether what a call returned may tell the process that the other end of its socket is gone.
+#[inline(always)]
+pub const fn may_be_left(returned: i32) -> bool {
+    const EPIPE: i32 = 32;
+    const ECONNRESET: i32 = 104;
+    returned == 0 || returned == -EPIPE || returned == -ECONNRESET
+}
+
+/// A call has returned that. TCP's states tell who was first to end a connection, other sockets have none.
+#[inline(always)]
+pub fn leave(sock: Address, returned: i32) {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sock) else { return };
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &mut *connection };
+    // Who asks for no bytes gets none.
+    let is_left = returned != 0 || socket::is_shut(sock, false);
+    if is_left && !connection.is_tcp() && connection.ended_by == direction::UNKNOWN {
+        connection.ended_by = direction::RECEIVED;
+    }
+}
+
 /// The socket's connection, if it is watched.
 #[inline(always)]
 pub fn known(socket: &Socket) -> Option<NonNull<Connection>> {
@@ -332,6 +353,7 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.counts = socket::counts_of(call.socket.sock);
     connection.peer = 0;
     connection.peer_ended = 0;
+    connection.ended_by = direction::UNKNOWN;
     connection.joined = u8::from(new.state == state::JOINING);
     connection.tries = new.tries;
     let [received, sent] = new.steps;

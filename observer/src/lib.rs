@@ -21,6 +21,7 @@ pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod preconditions;
+pub mod pressure;
 pub mod privileges;
 pub mod process;
 pub mod record;

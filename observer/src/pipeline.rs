@@ -22,7 +22,7 @@ use crate::{
         Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured,
     },
     process::{Comm, ProcessId, ProcessSource, Processes},
-    record::{Bytes, Event, Item, Open, Peer, Record, Unseen},
+    record::{Bytes, Closed, Event, Item, Open, Peer, Record},
 };
 
 /// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
@@ -57,6 +57,8 @@ pub struct Pipeline<S> {
     interner: Interner,
     /// When paths that nothing had any more were last looked for.
     paths_ns: u64,
+    /// As in [`Moment`].
+    in_time_since_ns: u64,
     processes: Processes<S>,
     statistics: Statistics,
     figures: Figures,
@@ -106,6 +108,7 @@ impl<S: ProcessSource> Pipeline<S> {
             max_memory: MAX_MEMORY,
             interner: Interner::new(MAX_PATHS),
             paths_ns: 0,
+            in_time_since_ns: u64::MAX,
             processes: Processes::new(MAX_PROCESSES, source),
             statistics,
             figures: Figures::default(),
@@ -138,6 +141,7 @@ impl<S: ProcessSource> Pipeline<S> {
             max_memory,
             interner,
             paths_ns: _,
+            in_time_since_ns,
             processes,
             statistics,
             figures: _,
@@ -152,6 +156,7 @@ impl<S: ProcessSource> Pipeline<S> {
             max_memory: *max_memory,
             interner: interner.sharing(),
             paths_ns: 0,
+            in_time_since_ns: *in_time_since_ns,
             processes: processes.sharing(),
             statistics: statistics.sharing(),
             figures: Figures::default(),
@@ -188,6 +193,12 @@ impl<S: ProcessSource> Pipeline<S> {
         self
     }
 
+    /// Since then threads that could run have run, until now. So long as that is not known, little is said of
+    /// why calls were given up.
+    pub fn set_in_time_since(&mut self, ns: u64) {
+        self.in_time_since_ns = ns;
+    }
+
     /// Takes a record.
     pub fn handle(&mut self, bytes: &[u8]) {
         self.figures.records += 1;
@@ -199,7 +210,7 @@ impl<S: ProcessSource> Pipeline<S> {
         self.statistics.set_time(record.time_ns);
         match record.event {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
-            Event::Closed(unseen) => self.closed(&record, unseen),
+            Event::Closed(closed) => self.closed(&record, closed),
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
             Event::Executed => self.processes.executed(record.pid, record.time_ns),
         }
@@ -222,7 +233,12 @@ impl<S: ProcessSource> Pipeline<S> {
             counted_for: None,
         });
         watched.peer = watched.peer.or(open.map(|open| open.peer));
-        let at = Moment { time_ns: record.time_ns, process };
+        let at = Moment {
+            time_ns: record.time_ns,
+            process,
+            in_time_since_ns: self.in_time_since_ns,
+            late: bytes.late,
+        };
         let Self { interner, statistics, figures, memory, failures, .. } = self;
         let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
         *memory -= watched.connection.memory();
@@ -246,13 +262,13 @@ impl<S: ProcessSource> Pipeline<S> {
         self.tell_failures(record.time_ns, peer);
     }
 
-    fn closed(&mut self, record: &Record<'_>, unseen: Unseen) {
+    fn closed(&mut self, record: &Record<'_>, closed: Closed) {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         self.memory -= watched.connection.memory();
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
         let Self { statistics, failures, .. } = self;
         let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
-        watched.connection.closed(record.time_ns, unseen, sink);
+        watched.connection.closed(record.time_ns, closed, self.in_time_since_ns, sink);
         add_unmeasured(&mut self.figures.unmeasured, watched.connection.calls());
         if let Some((process, role)) = watched.counted_for {
             self.statistics.connection_closed(process, role);

@@ -12,7 +12,7 @@ use std::{
 use observer_common::{
     frame::FrameHeader,
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, OpenItem, RecordHeader, data_flag, direction,
+        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, data_flag, direction,
         item_kind, record_kind, role,
     },
 };
@@ -38,11 +38,20 @@ pub enum Event<'a> {
     /// Bytes went by.
     Bytes(Bytes<'a>),
     /// The connection ended.
-    Closed(Unseen),
+    Closed(Closed),
     /// The process exited.
     Exited,
     /// The process executed another program.
     Executed,
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Whose end of it was first: of who sends what flows that way. `None` if nobody knows.
+    pub by: Option<Flow>,
+    /// What went by unseen and no position shows.
+    pub unseen: Unseen,
 }
 
 /// Bytes of one direction of a connection.
@@ -58,6 +67,8 @@ pub struct Bytes<'a> {
     pub length: u64,
     /// What went by unseen and no position shows yet.
     pub unseen: Unseen,
+    /// The thread was busy before: they may have been there, or have been meant, for longer.
+    pub late: bool,
     /// What they held.
     pub items: Items<'a>,
 }
@@ -188,9 +199,9 @@ impl<'a> Record<'a> {
             kind: reader.u8()?,
             direction: reader.u8()?,
             role: reader.u8()?,
-            unseen: reader.u8()?,
+            flags: reader.u8()?,
         };
-        let unseen = Unseen(header.unseen & Unseen::BITS);
+        let unseen = Unseen(header.flags & Unseen::BITS);
         let event = match header.kind {
             record_kind::BYTES => Event::Bytes(Bytes {
                 flow: flow(header.direction)?,
@@ -198,9 +209,10 @@ impl<'a> Record<'a> {
                 position: header.position,
                 length: header.length,
                 unseen,
+                late: header.flags & LATE != 0,
                 items: Items(reader),
             }),
-            record_kind::CLOSED => Event::Closed(unseen),
+            record_kind::CLOSED => Event::Closed(Closed { by: flow(header.direction), unseen }),
             record_kind::EXITED => Event::Exited,
             record_kind::EXECUTED => Event::Executed,
             _ => return None,

@@ -22,6 +22,7 @@ use crate::{
     kernel::{Probes, Ring},
     metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
     pipeline::{Expired, Pipeline},
+    pressure::Pressure,
     process::ProcFs,
 };
 
@@ -104,7 +105,15 @@ impl Workers {
             let (sender, incoming) = mpsc::channel();
             requests.push(Requests { sender, waker: ring.waker() });
             let pending = Arc::clone(&pending);
-            workers.push(State { number, ring, pipeline, incoming, lead: None, pending });
+            workers.push(State {
+                number,
+                ring,
+                pipeline,
+                pressure: Pressure::open(),
+                incoming,
+                lead: None,
+                pending,
+            });
         }
         let others = requests.split_off(1);
         let requests = requests.pop().context("there is no ring")?;
@@ -166,6 +175,7 @@ struct State {
     number: usize,
     ring: Ring,
     pipeline: Pipeline<ProcFs>,
+    pressure: Pressure,
     incoming: mpsc::Receiver<Request>,
     /// What the first worker asked of the others, and they have not done yet.
     pending: Arc<AtomicUsize>,
@@ -226,7 +236,8 @@ impl State {
     /// not keep a scrape waiting.
     fn drain(&mut self) {
         const ROUNDS: usize = 64;
-        let Self { ring, pipeline, .. } = self;
+        let Self { ring, pipeline, pressure, .. } = self;
+        pipeline.set_in_time_since(pressure.in_time_since(monotonic_ns()));
         for _ in 0..ROUNDS {
             if ring.drain(BATCH, |bytes| pipeline.handle(bytes)) < BATCH {
                 return;

@@ -31,6 +31,9 @@ const SUFFIXES: [(&str, bool); 9] = [
     ("in_flight", false),
 ];
 
+/// The code of a call that was given up when its deadline was near.
+const EITHER: &str = "CanceledOrDeadlineExceeded";
+
 impl Expected {
     /// Of a client: what it says happened.
     pub fn of_client(client: &Identity, truth: &Truth) -> Self {
@@ -150,7 +153,25 @@ impl Expected {
                 }
             }
         }
+        self.share_out(&mut seen);
         seen
+    }
+
+    /// A call that was canceled or has expired may be told as one of the two, where the machine is too busy
+    /// to know: that is as true. As many as that are taken for what is expected and not there.
+    fn share_out(&self, seen: &mut BTreeMap<String, f64>) {
+        let either: Vec<String> = seen.keys().filter(|key| key.contains(EITHER)).cloned().collect();
+        for key in either {
+            let mut left = seen.remove(&key).unwrap_or(0.0);
+            for one in ["Canceled", "DeadlineExceeded"] {
+                let one = key.replace(EITHER, one);
+                let told = seen.get(&one).copied().unwrap_or(0.0);
+                let taken = left.min((self.number(&one) - told).max(0.0));
+                left -= taken;
+                seen.insert(one, told + taken);
+            }
+            seen.insert(key, left);
+        }
     }
 
     fn key(&self, name: &str, labels: &Labels) -> String {

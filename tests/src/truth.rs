@@ -152,7 +152,7 @@ pub fn agree(server: &Truth, clients: &Truth) -> Result<()> {
 
 /// The code's name as in the label `grpc_code`.
 pub fn code_name(code: i32) -> &'static str {
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 18] = [
         "OK",
         "Canceled",
         "Unknown",
@@ -170,6 +170,7 @@ pub fn code_name(code: i32) -> &'static str {
         "Unavailable",
         "DataLoss",
         "Unauthenticated",
+        "CanceledOrDeadlineExceeded",
     ];
     let index = usize::try_from(code).ok();
     index.and_then(|index| NAMES.get(index).copied()).unwrap_or("(cut)")

@@ -6,9 +6,9 @@ use super::MSG_TRUNC;
 use crate::{
     buffers::Shape,
     filter, globals,
-    kernel::Address,
+    kernel::{Address, read},
     socket::Socket,
-    watch::{Call, watch},
+    watch::{self, Call, may_be_left, watch},
 };
 
 /// How the function was given the socket.
@@ -18,6 +18,16 @@ pub enum Handle {
     Sock(Address),
     /// As a `struct socket`.
     Socket(Address),
+}
+
+impl Handle {
+    #[inline(always)]
+    fn sock(&self) -> Option<Address> {
+        match *self {
+            Self::Sock(sock) => Some(sock),
+            Self::Socket(socket) => read(socket, Field::SocketSk),
+        }
+    }
 }
 
 /// A function that has returned.
@@ -36,6 +46,10 @@ pub struct Returned {
 pub fn leave(function: &Returned) -> i32 {
     if function.returned > 0 {
         let _ = try_leave(function);
+    } else if may_be_left(function.returned)
+        && let Some(sock) = function.handle.sock()
+    {
+        watch::leave(sock, function.returned);
     }
     0
 }

@@ -25,8 +25,10 @@ use crate::{
 };
 
 // States of `struct sock` (net/tcp_states.h).
+const TCP_ESTABLISHED: i32 = 1;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
+const TCP_CLOSE_WAIT: i32 = 8;
 const TCP_LAST_ACK: i32 = 9;
 
 const SHUTDOWN_MASK: u8 = 3;
@@ -51,6 +53,9 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
         if !known.is_tcp() {
             forget_entered(bpf_get_current_pid_tgid());
         }
+        if known.ended_by == direction::UNKNOWN {
+            known.ended_by = ended_by(sock, ctx.arg(1), state);
+        }
         if !is_over(sock, state) || state == TCP_CLOSE && is_moving(sock, known) {
             if state == TCP_CLOSE {
                 reset(sock, known);
@@ -63,13 +68,32 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Who ends the connection, where nobody has before: the direction in which that one sends.
+#[inline(always)]
+fn ended_by(sock: Address, from: i32, to: i32) -> u8 {
+    match (from, to) {
+        // The peer's FIN came first.
+        (TCP_CLOSE_WAIT, _) | (_, TCP_LAST_ACK) => direction::RECEIVED,
+        (_, TCP_FIN_WAIT1) => direction::SENT,
+        // Reset: by `tcp_close`, which has shut both directions by now, as there is data that nobody read; or by
+        // the peer, or because it does not answer.
+        (TCP_ESTABLISHED, _) if !is_shut_by_close(sock) => direction::RECEIVED,
+        _ => direction::SENT,
+    }
+}
+
+#[inline(always)]
+fn is_shut_by_close(sock: Address) -> bool {
+    read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & SHUTDOWN_MASK == SHUTDOWN_MASK
+}
+
 /// Whether the process can neither read nor write any more. After a reset it may still read what
 /// had arrived before; then the sweep sees it close the socket.
 #[inline(always)]
 fn is_over(sock: Address, state: i32) -> bool {
     if state != TCP_CLOSE {
-        // `tcp_close` has shut both directions by now; `shutdown(SHUT_WR)` only one.
-        return read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & SHUTDOWN_MASK == SHUTDOWN_MASK;
+        // `shutdown(SHUT_WR)` has shut only one direction.
+        return is_shut_by_close(sock);
     }
     let next: Option<u32> = read(sock, Field::TcpRcvNxt);
     let copied: Option<u32> = read(sock, Field::TcpCopiedSeq);
@@ -112,7 +136,10 @@ fn missed(direction: &Direction, sequence: u32) -> u32 {
 #[inline(always)]
 pub fn close_later(sock: Address, connection: *mut Connection) {
     // SAFETY: a map value, valid for the run.
-    let known = unsafe { &*connection };
+    let known = unsafe { &mut *connection };
+    if known.ended_by == direction::UNKNOWN && !known.is_tcp() {
+        known.ended_by = ended_first(sock, known);
+    }
     let mut unseen = known.unseen();
     if ends_unread(sock, known) {
         unseen |= 1 << direction::RECEIVED;
@@ -133,6 +160,23 @@ pub fn close_later(sock: Address, connection: *mut Connection) {
         }
     }
     close(sock, connection, unseen);
+}
+
+/// Who was first, of a socket without states that is found closed, where no call has told the process that
+/// its peer is gone.
+#[inline(always)]
+fn ended_first(sock: Address, connection: &Connection) -> u8 {
+    let Some(peer) = CONNECTIONS.get_ptr_mut(connection.peer) else { return direction::SENT };
+    // SAFETY: a map value, valid for the run.
+    let peer = unsafe { &mut *peer };
+    if peer.peer != sock || peer.ended_by != direction::UNKNOWN {
+        return direction::SENT;
+    }
+    let is_open = Socket { sock: connection.peer, inode: peer.inode }.is_open();
+    let [own, peers] =
+        if is_open { [direction::SENT, direction::RECEIVED] } else { [direction::UNSURE; 2] };
+    peer.ended_by = peers;
+    own
 }
 
 /// Whether the peer of a Unix socket may have sent more than was seen to be received: nothing says whether it
@@ -184,8 +228,9 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
             time_ns: connection.closed_ns,
             pid: connection.pid,
             kind: record_kind::CLOSED,
+            direction: connection.ended_by,
             role: connection.role,
-            unseen,
+            flags: unseen,
             ..RecordHeader::default()
         };
         if !emit::output_header(&header) {

@@ -20,7 +20,7 @@ use crate::{
     kernel::Address,
     maps::{MULTIPLE, Multiple},
     socket::Socket,
-    watch::{self, Call, known, may_be_ours},
+    watch::{self, Call, known, may_be_left, may_be_ours},
 };
 
 /// `sock_send_length(struct sock *sk, int ret, int flags)`
@@ -54,6 +54,9 @@ fn leave(moved: &Moved) -> i32 {
     if moved.returned > 0 {
         let _ = try_leave(moved);
     } else {
+        if may_be_left(moved.returned) {
+            watch::leave(moved.sock, moved.returned);
+        }
         end_multiple();
     }
     0

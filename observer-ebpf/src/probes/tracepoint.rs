@@ -14,7 +14,7 @@ use crate::{
     count::count,
     filter,
     socket::Socket,
-    watch::{Call, known, may_be_ours, watch_known},
+    watch::{self, Call, known, may_be_left, may_be_ours, watch_known},
 };
 
 /// Offsets of the call's number and of the return value in `struct syscall_trace_exit`.
@@ -33,6 +33,12 @@ fn exit(ctx: TracePointContext) -> u32 {
         // SAFETY: likewise.
         let number = unsafe { *ctx.as_ptr().add(NUMBER).cast::<u32>() };
         let _ = try_exit(number, returned as u64);
+    } else if may_be_left(returned as i32) {
+        // SAFETY: likewise.
+        let number = unsafe { *ctx.as_ptr().add(NUMBER).cast::<u32>() };
+        if let Some(socket) = Socket::of_fd(Syscall::left(number).fd()) {
+            watch::leave(socket.sock, returned as i32);
+        }
     }
     0
 }

@@ -3,7 +3,8 @@
 use rustc_hash::FxHashMap;
 
 use super::{
-    CallKey, CallSink, End, Ended, Flow, Headers, Role, SeriesId, Sight, rules::is_expired,
+    CallKey, CallSink, End, Ended, Flow, Headers, Role, SeriesId, Sight,
+    deadline::{Deadline, Reason},
     unbegun::Unbegun,
 };
 use crate::{
@@ -27,6 +28,10 @@ pub struct Moment {
     pub time_ns: u64,
     /// The process that read or wrote the bytes.
     pub process: ProcessId,
+    /// Since when threads that could run have run, as far as that is known.
+    pub in_time_since_ns: u64,
+    /// What happened then may have been meant before: [`Bytes::late`](crate::record::Bytes::late).
+    pub late: bool,
 }
 
 /// The calls of one connection.
@@ -87,13 +92,14 @@ struct Call {
     series: Option<SeriesId>,
     key: CallKey,
     started_ns: u64,
+    /// It may have begun before.
+    late: bool,
     /// When something of it was last seen.
     touched_ns: u64,
     trace: Option<TraceId>,
     message: Option<TextId>,
-    timeout_ns: Option<u64>,
-    /// There may be a timeout that was not decoded.
-    timeout_unknown: bool,
+    /// As in [`Deadline`].
+    timeout_ns: Option<Option<u64>>,
     status: Option<u16>,
     requests: Messages,
     responses: Messages,
@@ -152,14 +158,11 @@ impl Call {
         }
     }
 
-    /// Whether its deadline had passed by then; `None` if it may have one that was not seen, or if it
-    /// was near.
-    fn expired(&self, time_ns: u64) -> Option<bool> {
-        if self.timeout_unknown {
-            return None;
-        }
-        let elapsed = time_ns.saturating_sub(self.started_ns);
-        self.timeout_ns.map_or(Some(false), |timeout| is_expired(elapsed, timeout))
+    /// Why it was given up then, if it was.
+    fn reason(&self, at_ns: u64, in_time_since_ns: u64) -> Reason {
+        let Self { started_ns, timeout_ns, late, .. } = *self;
+        let in_time_since_ns = if late { u64::MAX } else { in_time_since_ns };
+        Deadline { started_ns, timeout_ns }.reason(at_ns, in_time_since_ns)
     }
 
     /// Messages of it may not have been counted.
@@ -299,11 +302,11 @@ impl Calls {
             series: None,
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
+            late: at.late,
             touched_ns: at.time_ns,
-            trace: headers.trace,
+            trace: headers.trace.flatten(),
             message: None,
-            timeout_ns: headers.timeout_ns,
-            timeout_unknown: headers.incomplete && headers.timeout_ns.is_none(),
+            timeout_ns: headers.timeout_ns.map(Some).or(headers.incomplete.then_some(None)),
             status: None,
             requests: Messages { last_ns: at.time_ns, ..Messages::default() },
             responses: Messages { last_ns: at.time_ns, ..Messages::default() },
@@ -435,7 +438,7 @@ impl Calls {
         sink.ended(
             series,
             Ended {
-                code: End::trailers(None, headers).code(self.role),
+                code: End::trailers(None, headers).code(),
                 elapsed_ns: None,
                 request_messages: None,
                 response_messages: None,
@@ -515,7 +518,13 @@ impl Calls {
             }
             return;
         };
-        let expired = call.expired(at.time_ns);
+        let in_time_since_ns = if at.late { u64::MAX } else { at.in_time_since_ns };
+        let reason = match call.reason(at.time_ns, in_time_since_ns) {
+            // In one transfer with what began the call: that says nothing of when it was given up.
+            _ if at.time_ns == call.started_ns && call.timeout_ns.is_some() => Reason::Unclear,
+            reason => reason,
+        };
+        let by = self.sender(flow);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
         let incomplete = if self.is_request(flow) {
@@ -523,7 +532,7 @@ impl Calls {
         } else {
             call.missed.any()
         };
-        self.end(at.time_ns, stream, End::Reset { error, expired, incomplete }, sink);
+        self.end(at.time_ns, stream, End::Reset { by, error, reason, incomplete }, sink);
     }
 
     /// GOAWAY was seen: what it says of streams concerns those that its receiver began.
@@ -584,14 +593,22 @@ impl Calls {
         self.unseen.remove(flow);
     }
 
-    /// The connection ended, and with it all its calls.
-    pub fn closed(&mut self, time_ns: u64, sink: &mut impl CallSink) {
+    /// The connection ended, and with it all its calls. `by` is whose end of it that was, where what it
+    /// sends flows that way; `in_time_since_ns` as in [`Moment`].
+    pub fn closed(
+        &mut self,
+        time_ns: u64,
+        by: Option<Flow>,
+        in_time_since_ns: u64,
+        sink: &mut impl CallSink,
+    ) {
+        let by = by.map(|flow| self.sender(flow));
         self.join_early(u32::MAX, sink);
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
-            let expired = call.expired(time_ns);
+            let reason = call.reason(time_ns, in_time_since_ns);
             let incomplete = call.missed.any();
-            self.end(time_ns, stream, End::Closed { expired, incomplete }, sink);
+            self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
         }
         self.open = FxHashMap::default();
     }
@@ -628,7 +645,7 @@ impl Calls {
         sink.ended(
             series,
             Ended {
-                code: end.code(self.role),
+                code: end.code(),
                 elapsed_ns: end.is_seen().then_some(elapsed),
                 request_messages: counted(call.requests),
                 response_messages: counted(call.responses),
@@ -638,6 +655,11 @@ impl Calls {
                 message: call.message,
             },
         );
+    }
+
+    /// Who sends what flows that way.
+    fn sender(&self, flow: Flow) -> Role {
+        if self.is_request(flow) { Role::Client } else { Role::Server }
     }
 
     /// Whether what flows that way comes from the client.

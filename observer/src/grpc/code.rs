@@ -1,9 +1,10 @@
-//! The gRPC status codes.
+//! The gRPC status codes, and one of our own.
 
-/// A status code, as in `grpc-status`.
+/// How a call ended: a status code, as in `grpc-status`, or that it was given up and nobody outside of
+/// the client can say why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-#[expect(missing_docs, reason = "the names are those of gRPC's status code list")]
+#[expect(missing_docs, reason = "the names are those of gRPC's status code list, but for the last")]
 pub enum Code {
     Ok = 0,
     Canceled = 1,
@@ -22,11 +23,16 @@ pub enum Code {
     Unavailable = 14,
     DataLoss = 15,
     Unauthenticated = 16,
+    /// The client gave the call up when its deadline was near: one of the two, and a failure for certain.
+    CanceledOrDeadlineExceeded = 17,
 }
+
+/// How many codes gRPC has. They come first in [`Code::ALL`].
+const ON_THE_WIRE: usize = 17;
 
 impl Code {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Ok,
         Self::Canceled,
         Self::Unknown,
@@ -44,6 +50,7 @@ impl Code {
         Self::Unavailable,
         Self::DataLoss,
         Self::Unauthenticated,
+        Self::CanceledOrDeadlineExceeded,
     ];
 
     /// The code of a decoded `grpc-status`.
@@ -53,6 +60,7 @@ impl Code {
     pub fn from_number(number: u32) -> Self {
         usize::try_from(number)
             .ok()
+            .filter(|&n| n < ON_THE_WIRE)
             .and_then(|n| Self::ALL.get(n).copied())
             .unwrap_or(Self::Unknown)
     }
@@ -73,8 +81,8 @@ impl Code {
 
     /// The code of a stream that was reset before its status, from the HTTP/2 error code.
     ///
-    /// Source: the table in "Errors" of gRPC over HTTP2. A reset with CANCEL may also be a
-    /// deadline that ran out; that is for the caller, who has the clock.
+    /// Source: the table in "Errors" of gRPC over HTTP2, which is for a client that is told so by the server.
+    /// A reset with CANCEL may also be a deadline that ran out; that is for the caller, who has the clock.
     pub fn from_http2_error(error: u32) -> Self {
         match error {
             0x7 => Self::Unavailable,       // REFUSED_STREAM
@@ -108,6 +116,7 @@ impl Code {
             Self::Unavailable => "Unavailable",
             Self::DataLoss => "DataLoss",
             Self::Unauthenticated => "Unauthenticated",
+            Self::CanceledOrDeadlineExceeded => "CanceledOrDeadlineExceeded",
         }
     }
 
@@ -131,19 +140,21 @@ impl Code {
             Self::Unavailable => "UNAVAILABLE",
             Self::DataLoss => "DATA_LOSS",
             Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::CanceledOrDeadlineExceeded => "CANCELLED_OR_DEADLINE_EXCEEDED",
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Code;
+    use super::{Code, ON_THE_WIRE};
 
     #[test]
     fn numbers_are_positions() {
         for (number, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, number);
-            assert_eq!(Code::from_number(number as u32), code);
+            let named = if number < ON_THE_WIRE { code } else { Code::Unknown };
+            assert_eq!(Code::from_number(number as u32), named, "only ours is not on the wire");
         }
         assert_eq!(Code::from_number(17), Code::Unknown);
         assert_eq!(Code::from_number(u32::MAX), Code::Unknown);

@@ -17,8 +17,8 @@ pub struct Headers {
     pub grpc_status: Option<Option<u32>>,
     /// `grpc-timeout` in nanoseconds
     pub timeout_ns: Option<u64>,
-    /// The trace of `traceparent`, if that says that it is recorded.
-    pub trace: Option<TraceId>,
+    /// `traceparent`; the inner `None` is one that says that its trace is not recorded, or is malformed.
+    pub trace: Option<Option<TraceId>>,
     /// `grpc-message`
     pub message: Option<TextId>,
     /// There were fields that could not be decoded: what is absent here may have been there.
@@ -26,19 +26,22 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Takes one field. Of a field that is there twice the first counts.
+    /// Takes one field. Of one that is there twice the first counts; of what trailers say the last, as in
+    /// grpcio and grpc-go; and two `traceparent` are none (Trace Context §3.2).
     pub fn add(&mut self, field: Field) {
         match field {
             Field::Method(method) => set(&mut self.method, method),
             Field::Path(path) => set(&mut self.path, path),
             Field::Status(status) => set(&mut self.status, status),
             Field::ContentType(content_type) => set(&mut self.content_type, content_type),
-            Field::GrpcStatus(status) => set(&mut self.grpc_status, status),
+            Field::GrpcStatus(status) => self.grpc_status = Some(status),
             Field::GrpcTimeout(Some(timeout)) => set(&mut self.timeout_ns, timeout.nanoseconds()),
-            Field::TraceParent(Some(trace)) => set(&mut self.trace, trace),
-            Field::GrpcMessage(message) => set(&mut self.message, message),
+            Field::TraceParent(trace) => {
+                self.trace = Some(trace.filter(|_| self.trace.is_none()));
+            }
+            Field::GrpcMessage(message) => self.message = Some(message),
             Field::Unknown => self.incomplete = true,
-            Field::GrpcTimeout(None) | Field::TraceParent(None) | Field::Other => {}
+            Field::GrpcTimeout(None) | Field::Other => {}
         }
     }
 
@@ -61,4 +64,38 @@ impl Headers {
 
 fn set<T>(place: &mut Option<T>, value: T) {
     place.get_or_insert(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Headers;
+    use crate::hpack::{Field, TraceId};
+
+    fn of(fields: &[Field]) -> Headers {
+        let mut headers = Headers::default();
+        for field in fields {
+            headers.add(*field);
+        }
+        headers
+    }
+
+    #[test]
+    fn of_two_statuses_the_last_counts() {
+        let status = |status| Field::GrpcStatus(status);
+        assert_eq!(of(&[status(Some(0)), status(Some(13))]).grpc_status, Some(Some(13)));
+        assert_eq!(of(&[status(Some(13)), status(None)]).grpc_status, Some(None));
+        assert_eq!(of(&[Field::Status(200), Field::Status(503)]).status, Some(200));
+    }
+
+    #[test]
+    fn two_traces_are_none() {
+        let trace = Some(TraceId([7; 16]));
+        assert_eq!(of(&[Field::TraceParent(trace)]).trace, Some(trace));
+        for second in [None, trace, Some(TraceId([8; 16]))] {
+            let two = [Field::TraceParent(trace), Field::TraceParent(second)];
+            assert_eq!(of(&two).trace, Some(None));
+            let three = [two[0], two[1], Field::TraceParent(trace)];
+            assert_eq!(of(&three).trace, Some(None));
+        }
+    }
 }

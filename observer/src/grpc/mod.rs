@@ -6,6 +6,7 @@
 
 mod calls;
 mod code;
+mod deadline;
 mod headers;
 mod rules;
 mod unbegun;

@@ -153,7 +153,10 @@ impl Name {
             Self::Path => Field::Path(interner.intern(value)),
             Self::Status => Field::Status(decimal(value, 5).unwrap_or(0)),
             Self::ContentType => Field::ContentType(content_type(value)),
-            Self::GrpcStatus => Field::GrpcStatus(decimal(value, 10)),
+            // A plus sign is fine with every library that reads numbers.
+            Self::GrpcStatus => {
+                Field::GrpcStatus(decimal(value.strip_prefix(b"+").unwrap_or(value), 10))
+            }
             Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
             Self::TraceParent => Field::TraceParent(recorded_trace(value)),
             Self::GrpcMessage => Field::GrpcMessage(interner.texts.keep(value)),
@@ -402,7 +405,10 @@ mod tests {
             ("00000000005", None),
             ("", None),
             ("-1", None),
-            ("+1", None),
+            ("+5", Some(5)),
+            ("++5", None),
+            ("+", None),
+            ("5+", None),
             ("1 ", None),
             ("OK", None),
         ];

@@ -16,7 +16,7 @@ use observer_common::{
 use crate::{
     grpc::{CallSink, Calls, Flow, Headers, Moment, Role},
     hpack::{Decoder, Digester, Field, Interner, PathId},
-    record::{Bytes, Item, Unseen},
+    record::{Bytes, Closed, Item, Unseen},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
 
@@ -176,9 +176,15 @@ impl Connection {
     }
 
     /// The connection ended.
-    pub fn closed(&mut self, time_ns: u64, unseen: Unseen, sink: &mut impl CallSink) {
-        self.unseen(unseen);
-        self.calls.closed(time_ns, sink);
+    pub fn closed(
+        &mut self,
+        time_ns: u64,
+        closed: Closed,
+        in_time_since_ns: u64,
+        sink: &mut impl CallSink,
+    ) {
+        self.unseen(closed.unseen);
+        self.calls.closed(time_ns, closed.by, in_time_since_ns, sink);
     }
 
     /// The memory that it holds beside its own, in bytes. O(1).
@@ -193,7 +199,7 @@ impl Connection {
             self.missed(flow);
             self.direction(flow).headers = Digester::new(Decoder::joined_late());
         }
-        self.calls.closed(time_ns, sink);
+        self.calls.closed(time_ns, None, 0, sink);
     }
 
     /// Bytes went by in these directions, and more may, before their next record.

@@ -12,7 +12,7 @@ use crate::{
     grpc::{CallKey, CallSink, Code, DOUBT_NS, Ended, Flow, Moment, Role, SeriesId, Sight},
     hpack::{Interner, PathId},
     process::ProcessId,
-    record::{Event, Record, Unseen},
+    record::{Closed, Event, Record, Unseen},
 };
 
 /// Paths and codes of the calls that ended, in order; `None` where they were not seen.
@@ -158,7 +158,7 @@ impl Writer {
             kind: record_kind::BYTES,
             direction: direction_of(self.flow),
             role: role::UNKNOWN,
-            unseen,
+            flags: unseen,
         };
         self.position += std::mem::take(&mut self.length);
         [record_header(header), std::mem::take(&mut self.items)].concat()
@@ -178,14 +178,14 @@ fn direction_of(flow: Flow) -> u8 {
 }
 
 fn record_header(header: RecordHeader) -> Vec<u8> {
-    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, unseen } =
+    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, flags } =
         header;
     let mut bytes = Vec::new();
     for field in [connection, time_ns, position, length] {
         bytes.extend(field.to_ne_bytes());
     }
     bytes.extend(pid.to_ne_bytes());
-    bytes.extend([kind, direction, role, unseen]);
+    bytes.extend([kind, direction, role, flags]);
     bytes
 }
 
@@ -233,7 +233,12 @@ impl Fixture {
     fn take(&mut self, record: &[u8]) {
         let record = Record::parse(record).expect("a record");
         let Event::Bytes(bytes) = record.event else { panic!("{record:?}") };
-        let at = Moment { time_ns: record.time_ns, process: ProcessId(record.pid) };
+        let at = Moment {
+            time_ns: record.time_ns,
+            process: ProcessId(record.pid),
+            in_time_since_ns: 0,
+            late: false,
+        };
         let Self { connection, interner, sink, faults, .. } = self;
         let Faults { records_lost, blocks, unknown_references } =
             connection.handle(at, &bytes, interner, sink);
@@ -270,7 +275,8 @@ impl Fixture {
     }
 
     fn close(&mut self, unseen: Unseen) -> Ends {
-        self.connection.closed(self.time_ns, unseen, &mut self.sink);
+        let closed = Closed { by: Some(Flow::Received), unseen };
+        self.connection.closed(self.time_ns, closed, 0, &mut self.sink);
         assert_eq!(self.connection.calls().open(), 0);
         assert_eq!(self.sink.paths.len(), self.sink.ended.len());
         self.ends()

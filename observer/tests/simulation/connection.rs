@@ -18,6 +18,9 @@ const MAX_STREAMS: usize = 12;
 /// its deadline but by [`Connection::cancel`], which waits for it to pass.
 const TIMEOUTS_MS: &[u64] = &[10_000, 10_000_000];
 
+/// So long after it nobody guesses either.
+const WELL_OVER_NS: u64 = 1_000_000;
+
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
@@ -179,9 +182,9 @@ impl Connection {
         stream.client_over = true;
         stream.client_done = true;
         let error = if random.chance(900) { 8 } else { random.below(15) as u32 };
-        self.writers[CLIENT].reset(id, error);
+        self.writers[CLIENT].reset(id, true, error);
         match stream.timeout_ns {
-            Some(timeout_ns) if random.chance(500) => timeout_ns,
+            Some(timeout_ns) if random.chance(500) => timeout_ns + WELL_OVER_NS,
             _ => 0,
         }
     }
@@ -233,7 +236,7 @@ impl Connection {
         let writer = &mut self.writers[SERVER];
         if random.chance(20) {
             stream.server_over = true;
-            writer.reset(id, random.below(15) as u32);
+            writer.reset(id, false, random.below(15) as u32);
             return;
         }
         if random.chance(20) {
@@ -327,7 +330,7 @@ impl Stream {
         }
         if random.chance(100) {
             // As servers do that do not want the rest of the request.
-            writer.reset(id, 0);
+            writer.reset(id, false, 0);
         }
     }
 

@@ -94,14 +94,14 @@ pub fn empty_length(announced: bool) -> usize {
 
 /// A header as its bytes.
 pub fn bytes_of(header: RecordHeader) -> Vec<u8> {
-    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, unseen } =
+    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, flags } =
         header;
     let mut bytes = Vec::with_capacity(HEADER_SIZE);
     for field in [connection, time_ns, position, length] {
         bytes.extend(field.to_ne_bytes());
     }
     bytes.extend(pid.to_ne_bytes());
-    bytes.extend([kind, direction, role, unseen]);
+    bytes.extend([kind, direction, role, flags]);
     bytes
 }
 

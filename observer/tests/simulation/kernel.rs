@@ -315,8 +315,10 @@ impl Kernel {
                 time_ns,
                 pid: connection.pid,
                 kind: record_kind::CLOSED,
+                // The peer did so before.
+                direction: direction::RECEIVED,
                 role: connection.role,
-                unseen: u8::from(unseen(0)) | u8::from(unseen(1)) << 1,
+                flags: u8::from(unseen(0)) | u8::from(unseen(1)) << 1,
                 ..RecordHeader::default()
             };
             self.ring.push_back(bytes_of(header));
@@ -722,7 +724,7 @@ impl Walk<'_> {
             kind: record_kind::BYTES,
             direction: self.direction as u8,
             role: self.connection.role,
-            unseen,
+            flags: unseen,
         };
         // The scratch slot keeps it, should it be lost.
         let mut record = self.scratch.record.clone();

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use observer::grpc::Code;
+
 use crate::writer::{Happening, Mark, Request};
 
 /// What a method's requests and responses are; `None`: it is not gRPC.
@@ -22,6 +24,8 @@ pub const METHODS: &[(&str, Streams)] = &[
 pub const CANCELED: usize = 1;
 pub const UNKNOWN: usize = 2;
 pub const DEADLINE_EXCEEDED: usize = 4;
+/// Canceled or DeadlineExceeded.
+pub const EITHER: usize = 17;
 pub const UNAVAILABLE: usize = 14;
 
 /// gRPC's "HTTP to gRPC Status Code Mapping".
@@ -40,7 +44,6 @@ pub fn code_of_http(status: u16) -> usize {
 fn code_of_reset(error: u32) -> usize {
     match error {
         0x7 => UNAVAILABLE,
-        0x8 => CANCELED,
         0xb => 8,
         0xc => 7,
         0x5 | 0xd.. => UNKNOWN,
@@ -58,7 +61,7 @@ pub type Label = (Process, bool, usize);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     pub started: u64,
-    pub handled: [u64; 17],
+    pub handled: [u64; Code::ALL.len()],
     /// Count and bytes.
     pub received: (u64, u64),
     pub sent: (u64, u64),
@@ -70,7 +73,7 @@ pub struct Figures {
 #[derive(Clone, Debug, Default)]
 pub struct Tolerance {
     /// A reset came first, and was perhaps not seen: then the answer's code is as right.
-    pub handled: [u64; 17],
+    pub handled: [u64; Code::ALL.len()],
     /// Calls for which any code is: those that are not gRPC, unless it was seen; those that
     /// crossed a GOAWAY that was not seen.
     pub any: u64,
@@ -185,7 +188,9 @@ impl End {
                 }
                 self.end(truth, at.time_ns, stream, code);
             }
-            Happening::Reset { stream, error } => self.reset(truth, at, stream, error),
+            Happening::Reset { stream, by_client, error } => {
+                self.reset(truth, at, stream, by_client, error);
+            }
             Happening::GoAway { last_stream } => {
                 self.refused_above = Some(last_stream);
                 let above: Vec<u32> = self.open.range(last_stream + 1..).map(|(&s, _)| s).collect();
@@ -258,12 +263,17 @@ impl End {
         to.1 += u64::from(length);
     }
 
-    fn reset(&mut self, truth: &mut Truth, at: At, stream: u32, error: u32) {
+    fn reset(&mut self, truth: &mut Truth, at: At, stream: u32, by_client: bool, error: u32) {
         let Some(call) = self.open.get(&stream) else { return };
         let elapsed = at.time_ns - call.started_ns;
-        // Never shortly before the timeout, where the daemon has to guess: see `TIMEOUTS_MS`.
+        // Never near the timeout, where nobody can say: see `TIMEOUTS_MS`.
         let expired = call.timeout_ns.is_some_and(|timeout_ns| elapsed >= timeout_ns);
-        let code = if error == 8 && expired { DEADLINE_EXCEEDED } else { code_of_reset(error) };
+        let code = match (by_client || error == 8, call.timeout_ns) {
+            (false, _) => code_of_reset(error),
+            (true, Some(_)) if elapsed == 0 => EITHER,
+            (true, _) if expired => DEADLINE_EXCEEDED,
+            (true, _) => CANCELED,
+        };
         let label = call.label;
         self.end(truth, at.time_ns, stream, code);
         self.over.insert(stream, (label, true));

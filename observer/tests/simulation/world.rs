@@ -161,7 +161,9 @@ impl World {
         let buckets: Buckets = "0.001,1".parse().unwrap();
         let pipeline = || {
             let statistics = Statistics::new(buckets.clone(), Limits::default());
-            Pipeline::new(statistics, names.clone(), SERIES_TTL)
+            let mut pipeline = Pipeline::new(statistics, names.clone(), SERIES_TTL);
+            pipeline.set_in_time_since(0);
+            pipeline
         };
         let tells = std::env::var_os("OBSERVER_SEED").is_some();
         let workers =

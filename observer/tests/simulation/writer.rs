@@ -41,6 +41,7 @@ pub enum Happening {
     },
     Reset {
         stream: u32,
+        by_client: bool,
         error: u32,
     },
     /// The server will process no stream above this one.
@@ -240,9 +241,9 @@ impl Writer {
         }
     }
 
-    pub fn reset(&mut self, stream: u32, error: u32) {
+    pub fn reset(&mut self, stream: u32, by_client: bool, error: u32) {
         let begin = self.frame(kind::RST_STREAM, 0, stream, &error.to_be_bytes());
-        self.mark(begin, self.end, Happening::Reset { stream, error });
+        self.mark(begin, self.end, Happening::Reset { stream, by_client, error });
     }
 
     pub fn go_away(&mut self, last_stream: u32) {

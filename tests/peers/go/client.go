@@ -59,7 +59,7 @@ func carryOutStep(target string, step *step, truth *truth, told *told) error {
 	for range step.Concurrency {
 		workers.Go(func() {
 			for turn := turns.Add(1) - 1; turn < step.Count; turn = turns.Add(1) - 1 {
-				makeCall(channels[turn%int64(len(channels))], step, truth)
+				makeCall(channels[turn%int64(len(channels))], step, turn, truth)
 			}
 		})
 	}
@@ -108,15 +108,15 @@ func connect(target string, step *step, told *told) (*grpc.ClientConn, error) {
 	}
 }
 
-func makeCall(channel *grpc.ClientConn, step *step, truth *truth) {
+func makeCall(channel *grpc.ClientConn, step *step, turn int64, truth *truth) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if step.DeadlineMs != nil {
 		ctx, cancel = context.WithTimeout(ctx, millis(*step.DeadlineMs))
 		defer cancel()
 	}
-	if step.CancelAfterMs != nil {
-		defer time.AfterFunc(millis(*step.CancelAfterMs), cancel).Stop()
+	if wait := step.cancelAfter(turn); wait != nil {
+		defer time.AfterFunc(*wait, cancel).Stop()
 	}
 	call := newCall(step.method())
 	defer truth.add(call)

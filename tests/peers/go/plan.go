@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -31,6 +32,7 @@ type step struct {
 	Lockstep            bool            `json:"lockstep"`
 	DeadlineMs          *int64          `json:"deadline_ms"`
 	CancelAfterMs       *int64          `json:"cancel_after_ms"`
+	CancelWithinMs      *int64          `json:"cancel_within_ms"`
 	CancelAfterMessages *uint64         `json:"cancel_after_messages"`
 	Holds               bool            `json:"holds"`
 	ServiceConfig       json.RawMessage `json:"service_config"`
@@ -66,6 +68,20 @@ func readPlan(path string) ([][]step, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return stages, nil
+}
+
+// When to cancel the call with this number; of those within a time, the golden ratio spreads them evenly.
+func (s *step) cancelAfter(turn int64) *time.Duration {
+	if s.CancelWithinMs != nil {
+		_, part := math.Modf(float64(turn) * (math.Phi - 1))
+		wait := time.Duration(part * float64(millis(*s.CancelWithinMs)))
+		return &wait
+	}
+	if s.CancelAfterMs != nil {
+		wait := millis(*s.CancelAfterMs)
+		return &wait
+	}
+	return nil
 }
 
 func (s *step) method() string {

@@ -31,12 +31,15 @@ const DEFAULTS = {
   lockstep: false,
   deadline_ms: null,
   cancel_after_ms: null,
+  // Each at another time within that: the golden ratio spreads them evenly.
+  cancel_within_ms: null,
   cancel_after_messages: null,
   holds: false,
   service_config: null,
   gzip: false,
   unknown_method: false,
 };
+const GOLDEN_RATIO = 0.618033988749895;
 // Until the server is there.
 const CONNECT_MS = 30_000;
 
@@ -79,13 +82,20 @@ async function carryOut(target, step, truth) {
   await Promise.all(channels.map((channel) => promisify(channel.waitForReady).call(channel, until)));
   let turns = 0;
   const worker = async () => {
-    while (turns < step.count) truth.add(await makeCall(channels[turns++ % channels.length], step));
+    while (turns < step.count) {
+      const turn = turns++;
+      truth.add(await makeCall(channels[turn % channels.length], step, cancelAfter(step, turn)));
+    }
   };
   await Promise.all(Array.from({ length: step.concurrency }, worker));
   for (const channel of channels) channel.close();
 }
 
-async function makeCall(channel, step) {
+function cancelAfter({ cancel_after_ms, cancel_within_ms }, turn) {
+  return cancel_within_ms === null ? cancel_after_ms : cancel_within_ms * ((turn * GOLDEN_RATIO) % 1);
+}
+
+async function makeCall(channel, step, cancelAfterMs) {
   const truth = new Call(step.method);
   const metadata = new grpc.Metadata();
   const watched = watch(truth, metadata);
@@ -95,7 +105,7 @@ async function makeCall(channel, step) {
   // Told by the status as well.
   call.on('error', ignore);
   let timer;
-  if (step.cancel_after_ms !== null) timer = setTimeout(() => call.cancel(), step.cancel_after_ms);
+  if (cancelAfterMs !== null) timer = setTimeout(() => call.cancel(), cancelAfterMs);
   if (call.write) write(call, step, truth);
   else truth.countSent(step.bytes.length);
   if (call.read) read(call, step, truth);

@@ -37,6 +37,8 @@ DEFAULTS = {
     "lockstep": False,
     "deadline_ms": None,
     "cancel_after_ms": None,
+    # Cancel each at another time within that: the golden ratio spreads them evenly.
+    "cancel_within_ms": None,
     # Streams of responses: cancel when so many are in.
     "cancel_after_messages": None,
     # Streams of requests: the last one never comes, the call is open until it is cancelled.
@@ -49,6 +51,7 @@ DEFAULTS = {
     "unknown_method": False,
 }
 ORDERS = ("requests", "response_size", "responses", "code", "detail", "raises", "sleep_ms", "sleep_between_ms")
+GOLDEN_RATIO = 0.618033988749895
 # Until the server is there.
 CONNECT_SECONDS = 30
 # Without it, the path of a Unix socket becomes an :authority that not every server takes.
@@ -63,10 +66,15 @@ def parse(step):
     step.request = echo_pb2.Request(payload=b"\xab" * step.payload, **{name: getattr(step, name) for name in ORDERS})
     step.method = "/observer.test.v1.Echo/" + ("Missing" if step.unknown_method else step.rpc)
     step.timeout = seconds(step.deadline_ms)
-    step.cancel_after = seconds(step.cancel_after_ms)
     step.sent = step.requests - step.holds
     step.turns = step.requests if step.lockstep else 1
     return step
+
+
+def cancel_after(step, turn):
+    if step.cancel_within_ms is None:
+        return seconds(step.cancel_after_ms)
+    return seconds(step.cancel_within_ms * (turn * GOLDEN_RATIO % 1))
 
 
 def seconds(millis):
@@ -115,8 +123,9 @@ class AsyncioClient:
             truth = Call(step.method)
             call = self._start(stub(channels[turn % len(channels)], step), step, truth)
             timer = None
-            if step.cancel_after is not None:
-                timer = asyncio.get_running_loop().call_later(step.cancel_after, call.cancel)
+            wait = cancel_after(step, turn)
+            if wait is not None:
+                timer = asyncio.get_running_loop().call_later(wait, call.cancel)
             try:
                 await self._carry_out(call, step, truth)
             except (grpc.RpcError, asyncio.CancelledError):
@@ -207,10 +216,10 @@ class ThreadedClient:
             except IndexError:
                 return
             truth = Call(step.method)
-            self._call(stub(channels[turn % len(channels)], step), step, truth)
+            self._call(stub(channels[turn % len(channels)], step), step, truth, cancel_after(step, turn))
             self._truth.add(truth)
 
-    def _call(self, method, step, truth):
+    def _call(self, method, step, truth, wait):
         read = threading.Semaphore(0)
         ended = threading.Event()
         argument = self._requests(step, truth, read, ended)
@@ -219,8 +228,8 @@ class ThreadedClient:
         single = step.rpc in ("Unary", "ClientStream")
         call = (method.future if single else method)(argument, timeout=step.timeout)
         timer = None
-        if step.cancel_after is not None:
-            timer = threading.Timer(step.cancel_after, call.cancel)
+        if wait is not None:
+            timer = threading.Timer(wait, call.cancel)
             timer.start()
         try:
             if single:

@@ -43,6 +43,7 @@ pub(super) fn add(table: &mut Table) {
         ("4294967296", UNKNOWN),
         ("", UNKNOWN),
         ("NOT_FOUND", UNKNOWN),
+        ("+5", NOT_FOUND),
     ] {
         table.talk(format!("grpc-status {value:?}"), move |talk| odd_status(talk, value, code));
     }
@@ -54,6 +55,15 @@ pub(super) fn add(table: &mut Table) {
         talk.client(|f| f.request(3, "Get").last_message(3, 3))?;
         talk.server(|f| f.headers(3, false, &[(":status", "503")]).trailers(3, NOT_FOUND))?;
         talk.expect(Call::new("Get", NOT_FOUND).requests(&[3]).times(2))
+    });
+    table.talk("grpc-status twice: the last counts", |talk| {
+        let twice = [("grpc-status", "0"), ("grpc-status", "13")];
+        talk.client(|f| f.request(1, "Get").last_message(1, 3))?;
+        talk.server(|f| f.response(1).message(1, 4).headers(1, true, &twice))?;
+        talk.client(|f| f.request(3, "Get").last_message(3, 3))?;
+        talk.server(|f| f.response(3).message(3, 4).headers(3, true, &[twice[1], twice[0]]))?;
+        talk.expect(Call::new("Get", INTERNAL).unary(3, 4))?;
+        talk.expect(Call::new("Get", OK).unary(3, 4))
     });
     table.talk("grpc-message, percent-encoded", |talk| {
         let message = ("grpc-message", "nowhere%3A 100%25 gr%C3%BCn%0A");
@@ -73,6 +83,17 @@ pub(super) fn add(table: &mut Table) {
         talk.client(|f| f.request(1, "Put").message(1, 3))?;
         talk.server(|f| f.trailers_only(1, NOT_FOUND).reset(1, 0))?;
         talk.expect(Call::new("Put", NOT_FOUND).requests(&[3]))
+    });
+    table.unrecorded("the wire has a status that is not the call's", status_too_early);
+}
+
+fn status_too_early(table: &mut Table) {
+    table.talk("grpc-status in headers that end nothing, then an empty DATA that does", |talk| {
+        let headers =
+            [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "5")];
+        talk.client(|f| f.request(1, "Get").last_message(1, 3))?;
+        talk.server(|f| f.headers(1, false, &headers).data(1, true, b""))?;
+        talk.expect(Call::new("Get", UNKNOWN).without_status().requests(&[3]))
     });
 }
 

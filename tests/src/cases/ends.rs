@@ -6,12 +6,12 @@ use std::time::Duration;
 use tests::losses;
 use tests::raw::command::Write;
 use tests::raw::frames::frame;
-use tests::raw::talk::Role::{Client, Server};
+use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
 use super::{
-    CANCELED, DEADLINE_EXCEEDED, INTERNAL, NOT_FOUND, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED,
-    Table, UNAVAILABLE, UNIX, UNKNOWN,
+    CANCELED, DEADLINE_EXCEEDED, EITHER, INTERNAL, NOT_FOUND, OK, PERMISSION_DENIED,
+    RESOURCE_EXHAUSTED, Table, UNAVAILABLE, UNIX, UNKNOWN,
 };
 
 // HTTP/2's error codes (RFC 9113 §7), as far as they are named here.
@@ -61,6 +61,14 @@ fn resets(table: &mut Table) {
             talk.expect(Call::new("Late", code).without_status().unary(5, 6))
         });
     }
+    // Servers' libraries do not ask a client why: it has given the call up.
+    table.talk("RST_STREAM by the client, each error", |talk| {
+        let errors = (0x0..=0xd).chain([0xdead]);
+        for (stream, error) in (1..).step_by(2).zip(errors) {
+            talk.client(|f| f.request(stream, "Get").message(stream, 5).reset(stream, error))?;
+        }
+        talk.expect(Call::new("Get", CANCELED).without_status().requests(&[5]).times(15))
+    });
     table.talk("RST_STREAM(NO_ERROR) after trailers", |talk| {
         talk.client(|f| f.request(1, "Put").message(1, 5))?;
         talk.server(|f| f.trailers_only(1, OK).reset(1, NO_ERROR))?;
@@ -127,8 +135,18 @@ fn deadlines(table: &mut Table) {
         talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
         sleep(Duration::from_millis(25));
         talk.client(|f| f.reset(1, PROTOCOL_ERROR))?;
-        talk.expect(Call::new("Get", INTERNAL).without_status().requests(&[5]))
+        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]))
     });
+    table.talk(
+        "RST_STREAM by the client at once, with a deadline: nobody knows when it gave up",
+        |talk| {
+            let timeout = [("grpc-timeout", "10S")];
+            talk.client(|f| {
+                f.request_with(1, "Get", &timeout).last_message(1, 5).reset(1, CANCEL)
+            })?;
+            talk.expect(Call::new("Get", EITHER).without_status().requests(&[5]))
+        },
+    );
     table.talk("RST_STREAM(CANCEL) by the client, deadlines that are none", |talk| {
         let timeouts = ["", "m", "1", "-1m", "1x", "123456789n", "1 m", "0x1m"];
         for (stream, timeout) in (1..).step_by(2).zip(timeouts) {
@@ -195,12 +213,12 @@ fn go_aways(table: &mut Table) {
 
 fn connections(table: &mut Table) {
     table.closed_talk("connection closed by the server", |talk| {
-        three_open_calls(talk)?;
+        three_open_calls(talk, Server)?;
         talk.act(Server, Action::Close)?;
         talk.act(Client, Action::Close)
     });
     table.closed_talk("connection closed by the client", |talk| {
-        three_open_calls(talk)?;
+        three_open_calls(talk, Client)?;
         talk.act(Client, Action::Close)?;
         talk.act(Server, Action::Close)
     });
@@ -210,13 +228,13 @@ fn connections(table: &mut Table) {
         talk.in_flight(2)?;
         talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
         talk.expect(Call::new("Get", OK).unary(5, 6))?;
-        talk.expect(Call::cut("Open"))?;
+        talk.expect(Call::cut(Client, "Open"))?;
         talk.act(Server, Action::Close)?;
         talk.act(Client, Action::Close)
     });
     for (name, first, second) in [("server", Server, Client), ("client", Client, Server)] {
         table.closed_talk(format!("connection reset by the {name}"), move |talk| {
-            three_open_calls(talk)?;
+            three_open_calls(talk, first)?;
             talk.act(first, Action::Reset)?;
             talk.act(second, Action::Close)
         });
@@ -225,7 +243,7 @@ fn connections(table: &mut Table) {
         talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
         talk.server_unread(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
         talk.expect(
-            Call::new("Get", UNAVAILABLE).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
+            Call::new("Get", CANCELED).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
         )?;
         talk.act(Client, Action::Reset)?;
         talk.act(Server, Action::Close)
@@ -238,7 +256,7 @@ fn connections(table: &mut Table) {
             talk.act(Client, Action::Close)?;
             talk.server_unread(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
             talk.expect(
-                Call::new("Get", UNAVAILABLE).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
+                Call::new("Get", CANCELED).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
             )?;
             talk.act(Server, Action::Close)
         },
@@ -246,7 +264,7 @@ fn connections(table: &mut Table) {
     table.closed_talk("connection reset by the server, a request unread", |talk| {
         talk.client(|f| f.request(1, "Get").message(1, 5))?;
         talk.client_unread(|f| f.message(1, 7))?;
-        talk.expect(Call::cut("Get").requests(&[5, 7]).requests_read(1))?;
+        talk.expect(Call::cut(Server, "Get").requests(&[5, 7]).requests_read(1))?;
         talk.act(Server, Action::Close)?;
         talk.act(Client, Action::Close)
     });
@@ -261,8 +279,8 @@ fn connections(table: &mut Table) {
         }
         talk.in_flight(2)?;
         talk.expect(Call::new("Other", OK).requests(&[1]).times(500))?;
-        talk.expect(Call::cut("Get").requests(&[5]))?;
-        talk.expect(Call::cut("Get").unary(5, 6))
+        talk.expect(Call::cut(Client, "Get").requests(&[5]))?;
+        talk.expect(Call::cut(Client, "Get").unary(5, 6))
     });
     let why = "more is on the wire than is counted";
     table.unrecorded(why, beyond_the_bound);
@@ -284,31 +302,45 @@ fn beyond_the_bound(table: &mut Table) {
         }
         talk.in_flight(MAX_OPEN)?;
         talk.expect(Call::new("Get", NOT_FOUND).requests(&[1]))?;
-        talk.expect(Call::cut("Get").requests(&[1]).times(MAX_OPEN.into()))
+        talk.expect(Call::cut(Client, "Get").requests(&[1]).times(MAX_OPEN.into()))
     });
     // In the place of one that was not seen to begin is one that was beyond the bound.
     table.only_if(!losses::may_be());
 }
 
 fn over_unix_sockets(table: &mut Table) {
-    table.case("connection over a Unix socket closed by the server", |daemon, name| {
-        let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
-        three_open_calls(&mut talk)?;
-        talk.act(Server, Action::Close)?;
-        talk.act(Client, Action::Close)?;
-        talk.finish_closed()
-    });
+    for (name, first, second) in [("server", Server, Client), ("client", Client, Server)] {
+        table.case(
+            format!("connection over a Unix socket closed by the {name}"),
+            move |daemon, name| {
+                let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
+                three_open_calls(&mut talk, first)?;
+                talk.act(first, Action::Close)?;
+                talk.act(second, Action::ReadEnd)?;
+                talk.act(second, Action::Close)?;
+                talk.finish_closed()
+            },
+        );
+        table.case(format!("{name} at a Unix socket killed in mid-stream"), move |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
+            three_open_calls(&mut talk, first)?;
+            talk.peer(first)?.kill()?;
+            talk.act(second, Action::ReadEnd)?;
+            talk.act(second, Action::Close)?;
+            talk.finish_closed()
+        });
+    }
 }
 
 fn processes(table: &mut Table) {
     for (name, killed, other) in [("server", Server, Client), ("client", Client, Server)] {
         table.closed_talk(format!("{name} killed in mid-stream"), move |talk| {
-            three_open_calls(talk)?;
+            three_open_calls(talk, killed)?;
             talk.peer(killed)?.kill()?;
             talk.act(other, Action::Close)
         });
         table.closed_talk(format!("{name} killed in the middle of a frame"), move |talk| {
-            three_open_calls(talk)?;
+            three_open_calls(talk, killed)?;
             // The first half of a frame of 100 bytes, and of a message.
             talk.client(|f| f.bytes(&[0, 0, 100, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 95, 1, 2, 3]))?;
             talk.server(|f| f.bytes(&[0, 0, 100, 1]))?;
@@ -318,13 +350,13 @@ fn processes(table: &mut Table) {
     }
 }
 
-/// One in each state.
-fn three_open_calls(talk: &mut Talk<'_>) -> anyhow::Result<()> {
+/// One in each state, before that end closes the connection.
+fn three_open_calls(talk: &mut Talk<'_>, by: Role) -> anyhow::Result<()> {
     talk.client(|f| f.request(1, "Begun").request(3, "HalfClosed").last_message(3, 5))?;
     talk.client(|f| f.request(5, "Answered").message(5, 5))?;
     talk.server(|f| f.response(5).message(5, 6).message(5, 7))?;
     talk.in_flight(3)?;
-    talk.expect(Call::cut("Begun"))?;
-    talk.expect(Call::cut("HalfClosed").requests(&[5]))?;
-    talk.expect(Call::cut("Answered").requests(&[5]).responses(&[6, 7]))
+    talk.expect(Call::cut(by, "Begun"))?;
+    talk.expect(Call::cut(by, "HalfClosed").requests(&[5]))?;
+    talk.expect(Call::cut(by, "Answered").requests(&[5]).responses(&[6, 7]))
 }

@@ -292,6 +292,8 @@ fn record(recording: &Mutex<Option<Recording>>, shared: &Shared) -> Result<()> {
 
 const OK: i32 = 0;
 const CANCELED: i32 = 1;
+/// Canceled or DeadlineExceeded: it has no number on the wire.
+const EITHER: i32 = 17;
 const UNKNOWN: i32 = 2;
 const INVALID_ARGUMENT: i32 = 3;
 const DEADLINE_EXCEEDED: i32 = 4;

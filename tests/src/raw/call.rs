@@ -42,11 +42,9 @@ impl Call {
         }
     }
 
-    /// One that ended with the connection: `Unavailable` to its client, `Canceled` to its server.
-    pub fn cut(method: impl Into<String>) -> Self {
-        let mut call = Self::new(method, 0);
-        call.code = Codes { client: 14, server: 1 };
-        call.without_status()
+    /// One that ended with the connection: `Canceled` if the client closed it, else `Unavailable`.
+    pub fn cut(by: Role, method: impl Into<String>) -> Self {
+        Self::new(method, if by == Client { 1 } else { 14 }).without_status()
     }
 
     /// Its code is what its end amounts to: no `grpc-status` was sent, or not in time.

@@ -37,6 +37,8 @@ pub enum Action {
         how: Read,
         length: usize,
     },
+    /// Reads that the other end has closed the connection, and nothing else.
+    ReadEnd,
     /// Closes the socket.
     Close,
     /// Closes the socket with a reset (SO_LINGER 0).

@@ -75,7 +75,12 @@ impl Fixture {
             calls: Calls::new(role),
             sink: Recorder::default(),
             role,
-            at: Moment { time_ns: 5 * MS, process: ProcessId(1) },
+            at: Moment {
+                time_ns: 5_000 * MS,
+                process: ProcessId(1),
+                in_time_since_ns: 0,
+                late: false,
+            },
         }
     }
 
@@ -147,8 +152,17 @@ impl Fixture {
         self
     }
 
-    fn close(&mut self) -> &mut Self {
-        self.calls.closed(self.at.time_ns, &mut self.sink);
+    fn client_closes(&mut self) -> &mut Self {
+        self.close(Some(self.to_server()))
+    }
+
+    fn server_closes(&mut self) -> &mut Self {
+        self.close(Some(self.to_client()))
+    }
+
+    fn close(&mut self, by: Option<Flow>) -> &mut Self {
+        let Moment { time_ns, in_time_since_ns, .. } = self.at;
+        self.calls.closed(time_ns, by, in_time_since_ns, &mut self.sink);
         self
     }
 
@@ -240,8 +254,8 @@ fn a_call_belongs_to_the_trace_of_its_request() {
     for role in BOTH {
         let mut fixture = Fixture::new(role);
         let trace = Some(TraceId([7; 16]));
-        fixture.request(1, &Headers { trace, ..grpc() }, true);
-        let other = Some(TraceId([8; 16]));
+        fixture.request(1, &Headers { trace: Some(trace), ..grpc() }, true);
+        let other = Some(Some(TraceId([8; 16])));
         fixture.response(1, &Headers { trace: other, status: Some(200), ..trailers(0) }, true);
         assert_eq!(fixture.end().trace, trace);
     }
@@ -342,6 +356,12 @@ fn each_rule_ends_a_call() {
         ),
         ("reset by the client", |f| f.client_resets(1, CANCEL), Some(Code::Canceled)),
         ("reset by the server", |f| f.server_resets(1, CANCEL), Some(Code::Canceled)),
+        (
+            "reset by a client that says something else",
+            |f| f.client_resets(1, REFUSED_STREAM),
+            Some(Code::Canceled),
+        ),
+        ("… or nothing", |f| f.client_resets(1, NO_ERROR), Some(Code::Canceled)),
         ("refused", |f| f.server_resets(1, REFUSED_STREAM), Some(Code::Unavailable)),
         ("reset without an error", |f| f.server_resets(1, NO_ERROR), Some(Code::Internal)),
         (
@@ -350,25 +370,27 @@ fn each_rule_ends_a_call() {
             Some(Code::ResourceExhausted),
         ),
         ("refused by GOAWAY", |f| f.server_goes_away(0), Some(Code::Unavailable)),
+        ("closed by the client", |f| f.client_closes(), Some(Code::Canceled)),
+        ("closed by the server", |f| f.server_closes(), Some(Code::Unavailable)),
+        ("closed, nobody knows by whom", |f| f.close(None), None),
     ];
     for role in BOTH {
         check(role, ROWS);
     }
-    check(Role::Client, &[("closed", |f| f.close(), Some(Code::Unavailable))]);
-    check(Role::Server, &[("closed", |f| f.close(), Some(Code::Canceled))]);
 }
 
 #[test]
 fn a_deadline_is_a_reset_with_cancel_after_the_timeout() {
     for role in BOTH {
         for (timeout_ms, after_ms, error, code) in [
-            (300, 300, CANCEL, Some(Code::DeadlineExceeded)),
-            (300, 290, CANCEL, Some(Code::DeadlineExceeded)),
-            (300, 280, CANCEL, None),
-            (300, 220, CANCEL, Some(Code::Canceled)),
-            (10_000, 9_900, CANCEL, Some(Code::DeadlineExceeded)),
-            (300, 280, REFUSED_STREAM, Some(Code::Unavailable)),
-            (300, 400, REFUSED_STREAM, Some(Code::Unavailable)),
+            (300, 301, CANCEL, Some(Code::DeadlineExceeded)),
+            (300, 300, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (300, 292, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (300, 291, CANCEL, Some(Code::Canceled)),
+            (300, 0, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (10_000, 9_900, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (300, 280, REFUSED_STREAM, Some(Code::Canceled)),
+            (300, 400, REFUSED_STREAM, Some(Code::DeadlineExceeded)),
         ] {
             let mut fixture = Fixture::new(role);
             fixture.request(1, &with_timeout(timeout_ms), true).wait(after_ms);
@@ -382,7 +404,8 @@ fn a_deadline_is_a_reset_with_cancel_after_the_timeout() {
         let mut fixture = Fixture::new(role);
         fixture.request(1, &Headers { incomplete: true, ..grpc() }, true).client_resets(1, CANCEL);
         let ended = fixture.end();
-        assert_eq!(ended.code, None, "there may be one that was not decoded");
+        let either = Some(Code::CanceledOrDeadlineExceeded);
+        assert_eq!(ended.code, either, "there may be one that was not decoded");
         assert!(ended.elapsed_ns.is_some());
     }
 }
@@ -401,7 +424,7 @@ fn whatever_follows_the_end_changes_nothing() {
             .response(1, &trailers(13), true)
             .request(1, &grpc(), true)
             .server_goes_away(0)
-            .close();
+            .client_closes();
         assert_eq!(fixture.sink.told, told, "{role:?}");
         assert_eq!(fixture.calls.streams.measured, 1);
     }
@@ -595,7 +618,7 @@ fn more_than_the_bound_are_counted_and_not_measured() {
     assert_eq!(fixture.codes(), []);
     fixture.response(1, &trailers(0), true).request(stream(MAX_OPEN + 1), &grpc(), false);
     assert_eq!((fixture.calls.open(), fixture.calls.streams.too_many), (MAX_OPEN, 1));
-    fixture.close();
+    fixture.client_closes();
     assert_eq!((fixture.calls.open(), fixture.codes().len()), (0, MAX_OPEN + 1));
 }
 
@@ -626,7 +649,7 @@ fn a_close_ends_what_is_open_in_the_order_of_the_streams() {
     for stream in [3, 5, 7, 9, 11] {
         fixture.request(stream, &grpc(), false);
     }
-    fixture.wait(4).close();
+    fixture.wait(4).server_closes();
     let want: Vec<_> = (0..6).map(|call| (call, Some(Code::Unavailable))).collect();
     assert_eq!(fixture.codes(), want);
     assert!(fixture.ends().iter().all(|(_, ended)| ended.elapsed_ns == Some(4 * MS)));
@@ -668,7 +691,7 @@ fn ends_that_may_not_be_the_first_have_no_code() {
     const CLIENT_RESETS: Happens = |f| f.client_resets(1, CANCEL);
     const SERVER_RESETS: Happens = |f| f.server_resets(1, NO_ERROR);
     const GOES_AWAY: Happens = |f| f.server_goes_away(0);
-    const CLOSES: Happens = |f| f.close();
+    const CLOSES: Happens = |f| f.client_closes();
     for role in BOTH {
         // The end, and whether a gap in what the client sent, or the server, puts it in doubt.
         for (end, client_gap, server_gap) in [

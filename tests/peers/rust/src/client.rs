@@ -68,7 +68,7 @@ async fn carry_out(target: &str, step: Arc<Step>, truth: &Arc<Truth>) -> anyhow:
                     return;
                 }
                 if let Some(channel) = channels.get(turn % channels.len()) {
-                    call(channel.clone(), Arc::clone(&step), &truth).await;
+                    call(channel.clone(), Arc::clone(&step), turn, &truth).await;
                 }
             }
         });
@@ -126,12 +126,12 @@ impl Shared {
     }
 }
 
-async fn call(channel: Channel, step: Arc<Step>, truth: &Arc<Truth>) {
+async fn call(channel: Channel, step: Arc<Step>, turn: usize, truth: &Arc<Truth>) {
     let call = Mutex::new(Call::begin(truth, step.path().as_str()));
     let shared = Arc::new(Shared { call, answered: Semaphore::new(0) });
     let ended = tokio::select! {
         ended = exchange(channel, &step, &shared) => ended,
-        () = after(step.cancel_after()) => Err(Status::cancelled("the plan")),
+        () = after(step.cancel_after(turn)) => Err(Status::cancelled("the plan")),
         // tonic's own timer stops at the response's headers.
         () = after(step.deadline()) => Err(Status::deadline_exceeded("the plan")),
     };

@@ -37,6 +37,8 @@ pub(crate) struct Step {
     pub(crate) lockstep: bool,
     deadline_ms: Option<u64>,
     cancel_after_ms: Option<u64>,
+    /// Each at another time within that.
+    cancel_within_ms: Option<u64>,
     pub(crate) cancel_after_messages: Option<u64>,
     pub(crate) holds: bool,
     pub(crate) gzip: bool,
@@ -62,6 +64,7 @@ impl Default for Step {
             lockstep: false,
             deadline_ms: None,
             cancel_after_ms: None,
+            cancel_within_ms: None,
             cancel_after_messages: None,
             holds: false,
             gzip: false,
@@ -99,7 +102,12 @@ impl Step {
         self.deadline_ms.map(Duration::from_millis)
     }
 
-    pub(crate) fn cancel_after(&self) -> Option<Duration> {
-        self.cancel_after_ms.map(Duration::from_millis)
+    /// When to cancel the call with this number: the golden ratio spreads them evenly.
+    pub(crate) fn cancel_after(&self, turn: usize) -> Option<Duration> {
+        const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
+        let within = self
+            .cancel_within_ms
+            .map(|ms| Duration::from_millis(ms).mul_f64(turn as f64 * GOLDEN_RATIO % 1.0));
+        within.or(self.cancel_after_ms.map(Duration::from_millis))
     }
 }

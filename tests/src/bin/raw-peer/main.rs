@@ -17,8 +17,9 @@ use std::process::{self, ExitCode};
 use std::thread::JoinHandle;
 use std::{env, thread};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::fd::{AsRawFd as _, FromRawFd as _};
+use rustix::io::Errno;
 use tests::raw::command::{Action, Answer, Command};
 
 fn main() -> ExitCode {
@@ -105,6 +106,10 @@ impl State {
             }
             Action::Mount => self.writer = Some(calls::mount(self.socket(command)?)?),
             Action::Read { how, length } => calls::read(self.socket(command)?, *how, *length)?,
+            Action::ReadEnd => match rustix::io::read(self.socket(command)?, &mut [0; 1]) {
+                Ok(0) | Err(Errno::CONNRESET) => {}
+                other => bail!("the connection has not ended: {other:?}"),
+            },
             Action::Close => drop(self.take(command)?),
             Action::Reset => {
                 let socket = self.take(command)?;

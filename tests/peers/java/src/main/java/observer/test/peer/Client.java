@@ -107,7 +107,7 @@ final class Client {
   private void next() {
     int turn = turns.getAndIncrement();
     if (turn < step.count) {
-      new Call(channels.get(turn % channels.size())).start();
+      new Call(channels.get(turn % channels.size())).start(step.cancelAfterNanos(turn));
     } else {
       workers.countDown();
     }
@@ -130,9 +130,9 @@ final class Client {
       call = channel.newCall(step.method(), options);
     }
 
-    void start() {
-      if (step.cancel_after_ms != null) {
-        cancellation = TIMER.schedule(this::cancel, step.cancel_after_ms, TimeUnit.MILLISECONDS);
+    void start(Long cancelAfterNanos) {
+      if (cancelAfterNanos != null) {
+        cancellation = TIMER.schedule(this::cancel, cancelAfterNanos, TimeUnit.NANOSECONDS);
       }
       MethodType type = step.method().getType();
       boolean streams = !type.clientSendsOneMessage();

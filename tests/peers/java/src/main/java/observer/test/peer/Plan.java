@@ -16,6 +16,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
 import observer.test.v1.EchoGrpc;
 import observer.test.v1.EchoOuterClass.Request;
@@ -43,6 +44,9 @@ final class Plan {
     boolean lockstep = false;
     Long deadline_ms = null;
     Long cancel_after_ms = null;
+
+    /** Each at another time within that: the golden ratio spreads them evenly. */
+    Long cancel_within_ms = null;
     Long cancel_after_messages = null;
     boolean holds = false;
     Map<String, ?> service_config = null;
@@ -63,6 +67,15 @@ final class Plan {
           .setSleepMs(sleep_ms)
           .setSleepBetweenMs(sleep_between_ms)
           .build();
+    }
+
+    /** When to cancel the call with this number; null: never. */
+    Long cancelAfterNanos(int turn) {
+      if (cancel_within_ms != null) {
+        double part = turn * 0.618033988749895 % 1;
+        return (long) (part * TimeUnit.MILLISECONDS.toNanos(cancel_within_ms));
+      }
+      return cancel_after_ms == null ? null : TimeUnit.MILLISECONDS.toNanos(cancel_after_ms);
     }
 
     MethodDescriptor<Request, Response> method() {
