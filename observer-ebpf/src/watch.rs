@@ -79,6 +79,10 @@ pub fn leave(sock: Address, returned: i32) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sock) else { return };
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *connection };
+    // Its memory may be another socket's by now.
+    if !(Socket { sock, inode: connection.inode }).is_open() {
+        return;
+    }
     // Who asks for no bytes gets none.
     let is_left = returned != 0 || socket::is_shut(sock, false);
     if is_left && !connection.is_tcp() && connection.ended_by == direction::UNKNOWN {

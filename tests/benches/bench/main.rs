@@ -15,6 +15,7 @@
 mod attacked;
 mod backends;
 mod calls;
+mod deadlines;
 mod document;
 mod figures;
 mod footprint;
@@ -43,7 +44,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 13] = [
+const BENCHES: [Bench; 14] = [
     Bench {
         name: "throughput",
         about: "What watching leaves of the throughput of saturated services: unary calls of 20 bytes",
@@ -83,6 +84,11 @@ const BENCHES: [Bench; 13] = [
         name: "completeness",
         about: "Calls seen with method and code, at both ends, for each call made",
         run: calls::completeness,
+    },
+    Bench {
+        name: "deadlines",
+        about: "Calls that expired and calls that were canceled: what is told of them, beside what their clients know",
+        run: deadlines::told,
     },
     Bench {
         name: "growth",

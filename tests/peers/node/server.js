@@ -14,6 +14,8 @@ const { Call, Truth } = require('./truth');
 // For connections that clients have not closed when the server is told to stop.
 const GRACE_MS = 2000;
 
+let blocksMs = 0;
+
 // The call ended under the handler: by the client, or by the deadline, at which grpc-js itself sends
 // DEADLINE_EXCEEDED.
 class Cut extends Error {}
@@ -110,7 +112,14 @@ function end(call, request) {
   return request.code ? { code: request.code, details: request.detail } : null;
 }
 
+// Nobody else gets to do anything meanwhile.
+function compute() {
+  const until = Date.now() + blocksMs;
+  while (Date.now() < until);
+}
+
 function sleep(stream, millis) {
+  compute();
   if (stream.cancelled) throw new Cut();
   if (!millis) return undefined;
   return new Promise((resolve, reject) => {
@@ -132,10 +141,13 @@ function main() {
       listen: { type: 'string' },
       truth: { type: 'string' },
       'max-connection-age-ms': { type: 'string' },
+      // So long each handler computes before it does anything.
+      'blocks-ms': { type: 'string', default: '0' },
       // grpc-js compresses no responses.
       compression: { type: 'string' },
     },
   });
+  blocksMs = Number(args['blocks-ms']);
   const age = args['max-connection-age-ms'];
   const truth = new Truth();
   const server = new grpc.Server(age ? { ...OPTIONS, 'grpc.max_connection_age_ms': Number(age) } : OPTIONS);
