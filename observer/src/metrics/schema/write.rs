@@ -166,6 +166,7 @@ fn is_error(role: Role, code: Code) -> bool {
             code,
             Code::Unknown
                 | Code::DeadlineExceeded
+                | Code::CanceledOrDeadlineExceeded
                 | Code::Unimplemented
                 | Code::Internal
                 | Code::Unavailable
