@@ -156,12 +156,14 @@ pub struct OpenItem {
     pub joined: u16,
     /// Name of the process's main thread.
     pub comm: [u8; 16],
+    /// The same for both ends of a connection, and hardly for another one; 0 if nobody knows.
+    pub pair: u64,
 }
 
 const _: () = assert!(size_of::<RecordHeader>() == 40);
 const _: () = assert!(size_of::<ItemHeader>() == 16);
 const _: () = assert!(size_of::<DataItem>() == 16);
-const _: () = assert!(size_of::<OpenItem>() == 56);
+const _: () = assert!(size_of::<OpenItem>() == 64);
 
 /// Items begin at multiples of this.
 pub const ITEM_ALIGNMENT: u32 = 8;

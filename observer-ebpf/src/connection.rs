@@ -91,6 +91,25 @@ impl Connection {
         unsafe { &mut *self.directions.as_mut_ptr().add(usize::from(direction & 1)) }
     }
 
+    /// What both ends know of the connection: where each direction of it begins, in TCP's sequence numbers,
+    /// which are told to the other end and translated by nobody on the way; or who the ends are, of a Unix
+    /// socket. 0 if it is not known.
+    #[inline(always)]
+    pub fn pair(&self, sock: Address) -> u64 {
+        let [one, other] = match self.counts {
+            counted::TCP if self.received().counted & self.sent().counted != 0 => {
+                [self.received().first(), self.sent().first()]
+            }
+            counted::BY_PEER if self.peer != 0 => [sock, self.peer].map(|end| (end >> 3) as u32),
+            _ => return 0,
+        };
+        if self.joined != 0 {
+            return 0;
+        }
+        let [low, high] = if one < other { [one, other] } else { [other, one] };
+        u64::from(high) << 32 | u64::from(low)
+    }
+
     /// Whether its socket is TCP's.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
@@ -176,6 +195,12 @@ impl Direction {
             walking: 0,
             _reserved: [0; 3],
         }
+    }
+
+    /// The socket's counter before the first byte, of a connection that is seen from its beginning.
+    #[inline(always)]
+    const fn first(&self) -> u32 {
+        self.sequence.wrapping_sub((self.position + self.unread) as u32)
     }
 
     /// Whether bytes went by of which neither a record told, nor a position will.

@@ -294,6 +294,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
         let open = record.add(EMPTY as usize + size_of::<ItemHeader>()).cast::<OpenItem>();
         socket::describe(walk.sock, &mut *open);
         (*open).joined = u16::from(connection.joined);
+        (*open).pair = connection.pair(walk.sock);
     }
 }
 

@@ -10,6 +10,7 @@
 mod certificates;
 pub mod cli;
 pub mod config;
+pub mod ends;
 pub mod failures;
 pub mod grpc;
 pub mod hpack;

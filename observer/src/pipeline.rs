@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use rustc_hash::FxHashMap;
 
 use crate::{
+    ends::{Call, Waiting},
     failures::{self, Failures},
     grpc::{CallKey, CallSink, Calls, Ended, Flow, Moment, Role, SeriesId, Sight},
     hpack::{Interner, Texts},
@@ -66,11 +67,14 @@ pub struct Pipeline<S> {
     descriptors: Arc<Descriptors>,
     telling: Arc<Telling>,
     failures: Option<Failures>,
+    waiting: Waiting,
 }
 
 #[derive(Debug)]
 struct Watched {
     connection: Connection,
+    /// As in [`Open`].
+    pair: u64,
     peer: Option<Peer>,
     /// The process that the connection is counted for, and as which end, once a call was seen on it.
     counted_for: Option<(ProcessId, Role)>,
@@ -116,6 +120,7 @@ impl<S: ProcessSource> Pipeline<S> {
             descriptors: Arc::default(),
             telling: Arc::default(),
             failures: None,
+            waiting: Waiting::default(),
         }
     }
 
@@ -149,6 +154,7 @@ impl<S: ProcessSource> Pipeline<S> {
             descriptors,
             telling,
             failures,
+            waiting,
         } = self;
         let pipeline = Self {
             connections: FxHashMap::default(),
@@ -164,6 +170,7 @@ impl<S: ProcessSource> Pipeline<S> {
             descriptors: Arc::clone(descriptors),
             telling: Arc::clone(telling),
             failures: None,
+            waiting: waiting.sharing(),
         };
         match failures {
             Some(failures) => pipeline.telling_failures(failures.sharing()),
@@ -229,18 +236,29 @@ impl<S: ProcessSource> Pipeline<S> {
                 (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
                 (_, role) => Connection::joined_late(role),
             },
+            pair: 0,
             peer: None,
             counted_for: None,
         });
         watched.peer = watched.peer.or(open.map(|open| open.peer));
+        if let Some(pair) =
+            open.map(|open| open.pair).filter(|&pair| pair != 0 && watched.pair == 0)
+        {
+            watched.pair = pair;
+            if bytes.role == Some(Role::Client) {
+                self.waiting.ends().begins(pair);
+            }
+        }
         let at = Moment {
             time_ns: record.time_ns,
             process,
             in_time_since_ns: self.in_time_since_ns,
             late: bytes.late,
         };
-        let Self { interner, statistics, figures, memory, failures, .. } = self;
-        let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
+        let Self { interner, statistics, figures, memory, failures, waiting, .. } = self;
+        let Watched { pair, peer, .. } = *watched;
+        let time_ns = record.time_ns;
+        let sink = &mut Sink { time_ns, pair, peer, statistics, failures, waiting };
         *memory -= watched.connection.memory();
         let faults = watched.connection.handle(at, bytes, interner, sink);
         let held = watched.connection.memory();
@@ -266,14 +284,25 @@ impl<S: ProcessSource> Pipeline<S> {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         self.memory -= watched.connection.memory();
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
-        let Self { statistics, failures, .. } = self;
-        let sink = &mut Sink { time_ns: record.time_ns, statistics, failures };
+        let Self { statistics, failures, waiting, .. } = self;
+        let Watched { pair, peer, .. } = watched;
+        let time_ns = record.time_ns;
+        let sink = &mut Sink { time_ns, pair, peer, statistics, failures, waiting };
         watched.connection.closed(record.time_ns, closed, self.in_time_since_ns, sink);
         add_unmeasured(&mut self.figures.unmeasured, watched.connection.calls());
         if let Some((process, role)) = watched.counted_for {
             self.statistics.connection_closed(process, role);
         }
         self.tell_failures(record.time_ns, watched.peer);
+    }
+
+    /// Tells of calls for which what the other end says had to be waited for: to be called when all records
+    /// have been taken that there are.
+    pub fn settle(&mut self, now_ns: u64) {
+        for call in self.waiting.settled(now_ns) {
+            tell(&mut self.statistics, &mut self.failures, &call);
+            self.tell_failures(now_ns, call.peer);
+        }
     }
 
     fn tell_failures(&mut self, time_ns: u64, peer: Option<Peer>) {
@@ -401,8 +430,20 @@ fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {
 /// Adds up what happens to calls, and notes those that failed.
 struct Sink<'a> {
     time_ns: u64,
+    /// The connection's.
+    pair: u64,
+    peer: Option<Peer>,
     statistics: &'a mut Statistics,
     failures: &'a mut Option<Failures>,
+    waiting: &'a mut Waiting,
+}
+
+/// Adds it up, and notes it if it failed.
+fn tell(statistics: &mut Statistics, failures: &mut Option<Failures>, call: &Call) {
+    if let Some(failures) = failures {
+        failures.note(call.time_ns, statistics.key(call.series), call.ended);
+    }
+    statistics.ended(call.series, call.ended);
 }
 
 impl CallSink for Sink<'_> {
@@ -427,10 +468,11 @@ impl CallSink for Sink<'_> {
     }
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        if let Some(failures) = self.failures {
-            failures.note(self.time_ns, self.statistics.key(series), ended);
+        let Self { time_ns, pair, peer, .. } = *self;
+        let call = Call { pair, peer, time_ns, series, ended };
+        if let Some(call) = self.waiting.ended(call) {
+            tell(self.statistics, self.failures, &call);
         }
-        self.statistics.ended(series, ended);
     }
 }
 

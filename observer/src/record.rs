@@ -151,6 +151,8 @@ pub struct Open {
     pub joined: bool,
     /// The other end.
     pub peer: Peer,
+    /// The same for both ends, and hardly for another connection; 0 if nobody knows.
+    pub pair: u64,
 }
 
 /// The end of a connection that is not the watched process's.
@@ -307,6 +309,7 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
         family: reader.u16()?,
         joined: reader.u16()?,
         comm: reader.array()?,
+        pair: reader.u64()?,
     };
     let peer = if i32::from(item.family) == libc::AF_UNIX {
         Peer::Unix
@@ -314,7 +317,8 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
         let address = Ipv6Addr::from(item.remote).to_canonical();
         Peer::Address(SocketAddr::new(address, item.remote_port))
     };
-    Some(Item::Open(Open { comm: item.comm, joined: item.joined != 0, peer }))
+    let OpenItem { comm, joined, pair, .. } = item;
+    Some(Item::Open(Open { comm, joined: joined != 0, peer, pair }))
 }
 
 /// Bytes still to be read. Every method takes from the front, or is `None` if there are too few.

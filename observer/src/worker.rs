@@ -240,9 +240,10 @@ impl State {
         pipeline.set_in_time_since(pressure.in_time_since(monotonic_ns()));
         for _ in 0..ROUNDS {
             if ring.drain(BATCH, |bytes| pipeline.handle(bytes)) < BATCH {
-                return;
+                break;
             }
         }
+        pipeline.settle(monotonic_ns());
     }
 
     fn answer(&mut self, request: Request) {

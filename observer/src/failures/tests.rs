@@ -40,6 +40,7 @@ fn ended(code: Option<Code>) -> Ended {
         sight: Sight::Complete,
         trace: None,
         message: None,
+        given_up: None,
     }
 }
 

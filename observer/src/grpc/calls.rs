@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::{
-    CallKey, CallSink, End, Ended, Flow, Headers, Role, SeriesId, Sight,
+    CallKey, CallSink, End, Ended, Flow, GivenUp, Headers, Role, SeriesId, Sight,
     deadline::{Deadline, Reason},
     unbegun::Unbegun,
 };
@@ -446,6 +446,7 @@ impl Calls {
                 sight: self.sight,
                 trace: None,
                 message: headers.message,
+                given_up: None,
             },
         );
     }
@@ -653,6 +654,8 @@ impl Calls {
                 sight: self.sight,
                 trace: call.trace,
                 message: call.message,
+                given_up: (call.timeout_ns.is_some() && end.is_given_up())
+                    .then_some(GivenUp { role: self.role, stream }),
             },
         );
     }

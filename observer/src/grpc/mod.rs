@@ -110,6 +110,17 @@ pub struct Ended {
     pub trace: Option<TraceId>,
     /// What the server said of its end.
     pub message: Option<TextId>,
+    /// It had a timeout and was given up: the code is what can be said of that from this end.
+    pub given_up: Option<GivenUp>,
+}
+
+/// A call with a timeout that its client gave up, which is seen better from the client's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The end that it is seen from.
+    pub role: Role,
+    /// The stream that it was.
+    pub stream: u32,
 }
 
 #[cfg(test)]
@@ -125,6 +136,7 @@ impl Ended {
             sight: Sight::Complete,
             trace: None,
             message: None,
+            given_up: None,
         }
     }
 }

@@ -91,6 +91,16 @@ impl End {
         }
     }
 
+    /// Whether the client gave the call up, if it ended with this.
+    pub fn is_given_up(self) -> bool {
+        match self {
+            Self::Reset { by: Role::Server, error: CANCEL, .. }
+            | Self::Reset { by: Role::Client, .. }
+            | Self::Closed { by: Some(Role::Client), .. } => self.is_seen(),
+            _ => false,
+        }
+    }
+
     /// The call's code, the same for both roles; `None` if it was not seen.
     pub fn code(self) -> Option<Code> {
         match self {

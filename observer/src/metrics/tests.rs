@@ -262,6 +262,7 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         sight: Sight::Complete,
         trace,
         message: None,
+        given_up: None,
     };
     for (number, code, elapsed_ns) in
         [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
@@ -547,6 +548,7 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             sight: Sight::Complete,
             trace: None,
             message: None,
+            given_up: None,
         };
         statistics.ended(id, ended);
     }

@@ -51,7 +51,7 @@ fn item(kind: u8, frame_kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec
 }
 
 fn open() -> Vec<u8> {
-    item(item_kind::OPEN, 0, 0, 0, &[0; 56])
+    item(item_kind::OPEN, 0, 0, 0, &[0; 64])
 }
 
 /// `:path` by its number, `content-type: application/grpc`.

@@ -455,6 +455,7 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             sight: Sight::Complete,
             trace: None,
             message: None,
+            given_up: None,
         };
         let want = [
             Told::Started(key),

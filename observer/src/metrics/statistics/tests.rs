@@ -427,6 +427,7 @@ fn event() -> impl Strategy<Value = Event> {
                 sight: Sight::Gaps,
                 trace: None,
                 message: None,
+                given_up: None,
             })
         });
     prop_oneof![
