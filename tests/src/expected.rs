@@ -34,6 +34,26 @@ const SUFFIXES: [(&str, bool); 9] = [
 /// The code of a call that was given up when its deadline was near.
 const EITHER: &str = "CanceledOrDeadlineExceeded";
 
+/// A call that was canceled or has expired may be told as one of the two, where the machine is too busy
+/// to know: that is as true. As many as that are taken for what is expected and not there. `with_code` makes
+/// the key with another code of one that has this.
+pub(crate) fn share_out<K: Ord + Clone>(
+    seen: &mut BTreeMap<K, f64>,
+    expected: impl Fn(&K) -> f64,
+    with_code: impl Fn(&K, &str) -> Option<K>,
+) {
+    for key in seen.keys().cloned().collect::<Vec<_>>() {
+        for code in ["Canceled", "DeadlineExceeded"] {
+            let Some(one) = with_code(&key, code) else { continue };
+            let told = seen.get(&one).copied().unwrap_or(0.0);
+            let either = seen.get(&key).copied().unwrap_or(0.0);
+            let taken = either.min((expected(&one) - told).max(0.0));
+            seen.insert(one, told + taken);
+            seen.insert(key.clone(), either - taken);
+        }
+    }
+}
+
 impl Expected {
     /// Of a client: what it says happened.
     pub fn of_client(client: &Identity, truth: &Truth) -> Self {
@@ -153,25 +173,12 @@ impl Expected {
                 }
             }
         }
-        self.share_out(&mut seen);
+        share_out(
+            &mut seen,
+            |key| self.number(key),
+            |key, code| key.contains(EITHER).then(|| key.replace(EITHER, code)),
+        );
         seen
-    }
-
-    /// A call that was canceled or has expired may be told as one of the two, where the machine is too busy
-    /// to know: that is as true. As many as that are taken for what is expected and not there.
-    fn share_out(&self, seen: &mut BTreeMap<String, f64>) {
-        let either: Vec<String> = seen.keys().filter(|key| key.contains(EITHER)).cloned().collect();
-        for key in either {
-            let mut left = seen.remove(&key).unwrap_or(0.0);
-            for one in ["Canceled", "DeadlineExceeded"] {
-                let one = key.replace(EITHER, one);
-                let told = seen.get(&one).copied().unwrap_or(0.0);
-                let taken = left.min((self.number(&one) - told).max(0.0));
-                left -= taken;
-                seen.insert(one, told + taken);
-            }
-            seen.insert(key, left);
-        }
     }
 
     fn key(&self, name: &str, labels: &Labels) -> String {
