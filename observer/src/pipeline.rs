@@ -402,6 +402,10 @@ impl CallSink for Sink<'_> {
         self.statistics.messages(series, flow, count, bytes);
     }
 
+    fn second_message(&mut self, series: SeriesId, flow: Flow) {
+        self.statistics.second_message(series, flow);
+    }
+
     fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
         self.statistics.after_last_message(series, flow, count, elapsed_ns);
     }

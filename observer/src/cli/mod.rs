@@ -439,7 +439,7 @@ struct Options {
     /// The methods' types (`grpc_type`), as declared
     ///
     /// A FileDescriptorSet, as protoc writes it with --descriptor_set_out. The type of a call is not
-    /// on the wire: without the file it is derived from the messages counted.
+    /// on the wire: without the file it is derived from the messages counted. Read again at SIGHUP.
     ///
     /// Example: --descriptor-set shop.pb
     #[arg(long, value_name = "FILE", global = true, help_heading = "What is published")]

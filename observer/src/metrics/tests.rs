@@ -180,6 +180,7 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     let id = scenario.statistics.started(key);
     scenario.statistics.messages(id, Flow::Sent, 1, 20);
     scenario.statistics.messages(id, Flow::Received, 2, 300);
+    scenario.statistics.second_message(id, Flow::Received);
     scenario.statistics.after_last_message(id, Flow::Sent, 1, 900_000);
     scenario.statistics.after_last_message(id, Flow::Received, 2, 500_000_000);
     scenario.statistics.first_message(id, 500_000);
@@ -434,6 +435,7 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
         let key = CallKey { process, role: Role::Server, path };
         let id = scenario.statistics.started(key);
         scenario.statistics.messages(id, Flow::Sent, 2, 0);
+        scenario.statistics.second_message(id, Flow::Sent);
     }
     let text = scenario.text();
     let exposition = openmetrics::parse(&text);
@@ -457,6 +459,7 @@ fn a_method_has_one_type_over_roles_and_processes() {
     scenario.call(CallKey { process: client, role: Role::Client, path }, Some(Code::Ok), 1);
     let id = scenario.statistics.started(key);
     scenario.statistics.messages(id, Flow::Received, 2, 0);
+    scenario.statistics.second_message(id, Flow::Received);
 
     let text = scenario.text();
     openmetrics::parse(&text);
