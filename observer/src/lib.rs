@@ -10,6 +10,7 @@
 mod certificates;
 pub mod cli;
 pub mod config;
+mod escape;
 pub mod failures;
 pub mod grpc;
 pub mod hpack;

@@ -349,7 +349,7 @@ impl<S: ProcessSource> Pipeline<S> {
         daemon.connections = self.connections_by_state();
         daemon.streams =
             self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
-        let resolve = |path| self.interner.resolve(path).map(str::as_bytes);
+        let resolve = |path| self.interner.resolve(path);
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics.clone()),

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use self::pace::Pace;
 pub use self::{field::Field, output::Output};
 use crate::{
+    escape::escape,
     grpc::{CallKey, Code, Ended, Role},
     hpack::Interner,
     metrics::{Clock, Method},
@@ -185,7 +186,7 @@ fn decoded(message: &[u8]) -> Cow<'_, str> {
 
 fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
     let path = interner.resolve(key.path).unwrap_or_default();
-    let Method { service, method, .. } = Method::new(key.path, path.as_bytes());
+    let Method { service, method, .. } = Method::new(key.path, path);
     let role = match key.role {
         Role::Client => "client",
         Role::Server => "server",
@@ -194,7 +195,7 @@ fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
 }
 
 fn of_process(process: &Process) -> [(Field, Value); 2] {
-    let name = String::from_utf8_lossy(process.comm.as_bytes()).into_owned();
+    let name = escape(process.comm.as_bytes()).into_owned();
     [(Field::Pid, process.pid.into()), (Field::Process, name.into())]
 }
 

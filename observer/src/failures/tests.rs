@@ -45,11 +45,16 @@ fn ended(code: Option<Code>) -> Ended {
 
 /// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.
 fn tell(failures: &mut Failures, message: &[u8]) {
+    tell_of(failures, b"/shop.Orders/Place", b"orders", message);
+}
+
+/// Likewise, of a path and a process with these names.
+fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
     interner.texts = crate::hpack::Texts::new(MAX_TEXTS);
     let mut processes = Processes::new(10, ProcFs);
-    let process = processes.seen(7, 1, Some(Comm::truncated(b"orders")));
-    let path = interner.intern(b"/shop.Orders/Place");
+    let process = processes.seen(7, 1, Some(Comm::truncated(process)));
+    let path = interner.intern(path);
     // A literal field without indexing (RFC 7541 §6.2.2).
     let block = [&[0, 12], &b"grpc-message"[..], &[message.len() as u8], message].concat();
     let mut id = None;
@@ -107,6 +112,21 @@ fn messages_may_be_anything() {
         let lines = Lines::default();
         tell(&mut lines.failures(10, &[]), message);
         assert_eq!(lines.taken().first().unwrap()["message"], told, "{message:?}");
+    }
+}
+
+#[test]
+fn names_are_told_as_labels_tell_them() {
+    for (path, process, service, method, name) in [
+        (&b"/a\\b/caf\xc3\xa9"[..], &b"a\\b"[..], "a\\b", "caf\u{e9}", "a\\b"),
+        (b"/s/caf%C3%A9", b"\n", "s", "caf%C3%A9", "\\x0a"),
+        (b"/s/\\x0a\xff", b"\xff", "s", "\\x5cx0a\\xff", "\\xff"),
+    ] {
+        let lines = Lines::default();
+        tell_of(&mut lines.failures(10, &[]), path, process, b"");
+        let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
+        let told = ["service", "method", "process"].map(|field| line[field].as_str().unwrap());
+        assert_eq!(told, [service, method, name]);
     }
 }
 

@@ -8,12 +8,9 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use super::{
-    GrpcType, Series, Snapshot,
-    exposition::Label,
-    labels::{Method, escape},
-};
+use super::{GrpcType, Series, Snapshot, exposition::Label, labels::Method};
 use crate::{
+    escape::escape,
     grpc::Role,
     hpack::PathId,
     process::{Detail, Process, ProcessId},
@@ -73,7 +70,7 @@ impl LabelValues {
                 let method = Method::new(key.path, path);
                 let of_calls = types.get(&key.path).copied().unwrap_or(GrpcType::Unknown);
                 let derived = || method.grpc_type(of_calls);
-                let grpc_type = descriptors.grpc_type(path).unwrap_or_else(derived);
+                let grpc_type = descriptors.grpc_type(path.as_bytes()).unwrap_or_else(derived);
                 (method, grpc_type)
             });
         }

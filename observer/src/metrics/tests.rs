@@ -12,6 +12,7 @@ use super::{
     openmetrics, render,
 };
 use crate::{
+    escape::escape,
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
     hpack::{PathId, TraceId},
     process::{Comm, Detail, Identity, ProcessId, ProcessSource, Processes},
@@ -22,7 +23,7 @@ pub(super) struct Scenario {
     statistics: Statistics,
     processes: Processes<Told>,
     /// From number 2 on.
-    paths: Vec<Vec<u8>>,
+    paths: Vec<String>,
     daemon: Daemon,
     telling: Telling,
 }
@@ -75,7 +76,7 @@ impl Scenario {
     }
 
     fn path(&mut self, path: impl AsRef<[u8]>) -> PathId {
-        self.paths.push(path.as_ref().to_vec());
+        self.paths.push(escape(path.as_ref()).into_owned());
         PathId(self.paths.len() as u32 + 1)
     }
 
@@ -100,7 +101,7 @@ impl Scenario {
     pub(super) fn snapshot(self) -> Snapshot {
         let resolve = |path: PathId| {
             let index = (path.0 as usize).checked_sub(2)?;
-            self.paths.get(index).map(Vec::as_slice)
+            self.paths.get(index).map(String::as_str)
         };
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
@@ -306,9 +307,12 @@ type Trip<'a> = (&'a [u8], &'a [u8], &'a str, &'a str, &'a str);
 #[test]
 fn label_values_survive_the_trip() {
     let mut scenario = Scenario::new();
-    let rows: [Trip<'_>; 5] = [
+    let rows: [Trip<'_>; 8] = [
         (b"/a\"b/c\"", b"say \"x\"", "a\"b", "c\"", "say \"x\""),
-        (b"/a\\b/\\", b"\\", "a\\\\b", "\\\\", "\\\\"),
+        (b"/a\\b/\\", b"\\", "a\\b", "\\", "\\"),
+        (b"/a/\\x0a", b"\\x0a", "a", "\\x5cx0a", "\\x5cx0a"),
+        (b"/s/caf\xc3\xa9", b"\xc3\xa9", "s", "caf\u{e9}", "\u{e9}"),
+        (b"/s/caf%C3%A9", b"%C3%A9", "s", "caf%C3%A9", "%C3%A9"),
         (b"/a\nb/c\n", b"x\ny", "a\\x0ab", "c\\x0a", "x\\x0ay"),
         (b"/a\xff/\xc3(", b"\xfe", "a\\xff", "\\xc3(", "\\xfe"),
         (b"no slash} 1\n# EOF\n", b"{},=", "", "no slash} 1\\x0a# EOF\\x0a", "{},="),

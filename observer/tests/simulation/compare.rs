@@ -36,9 +36,9 @@ fn counted(snapshot: &Snapshot) -> Counts {
     let mut counts = Counts::new();
     for (key, series) in snapshot.statistics.series() {
         let path = match snapshot.paths.path(key.path) {
-            b"" => None,
+            "" => None,
             path => {
-                let known = METHODS.iter().position(|(method, _)| method.as_bytes() == path);
+                let known = METHODS.iter().position(|(method, _)| *method == path);
                 Some(known.unwrap_or_else(|| panic!("{} is no path", path.escape_ascii())))
             }
         };
@@ -104,7 +104,7 @@ pub fn nothing_is_open(world: &World) {
     for (&path, &shown) in &types {
         let path = snapshot.paths.path(path);
         for (method, (name, streams)) in METHODS.iter().enumerate() {
-            if name.as_bytes() == path
+            if *name == path
                 && let Some(may) = *streams
             {
                 let all_seen = world.kernel.lost.is_empty() && !world.kernel.faults.any();
