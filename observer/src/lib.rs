@@ -25,6 +25,7 @@ pub mod preconditions;
 pub mod privileges;
 pub mod process;
 pub mod record;
+pub mod reload;
 pub mod server;
 pub mod top;
 pub mod worker;

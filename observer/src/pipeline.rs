@@ -18,9 +18,7 @@ use crate::{
     grpc::{CallKey, CallSink, Calls, Ended, Flow, Moment, Role, SeriesId, Sight},
     hpack::{Interner, Texts},
     http2::Connection,
-    metrics::{
-        Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured,
-    },
+    metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
     process::{Comm, ProcessId, ProcessSource, Processes},
     record::{Bytes, Event, Item, Open, Peer, Record, Unseen},
 };
@@ -61,7 +59,6 @@ pub struct Pipeline<S> {
     statistics: Statistics,
     figures: Figures,
     series_ttl: Duration,
-    descriptors: Arc<Descriptors>,
     telling: Arc<Telling>,
     failures: Option<Failures>,
 }
@@ -110,7 +107,6 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics,
             figures: Figures::default(),
             series_ttl,
-            descriptors: Arc::default(),
             telling: Arc::default(),
             failures: None,
         }
@@ -142,7 +138,6 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics,
             figures: _,
             series_ttl,
-            descriptors,
             telling,
             failures,
         } = self;
@@ -156,7 +151,6 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics: statistics.sharing(),
             figures: Figures::default(),
             series_ttl: *series_ttl,
-            descriptors: Arc::clone(descriptors),
             telling: Arc::clone(telling),
             failures: None,
         };
@@ -170,13 +164,6 @@ impl<S: ProcessSource> Pipeline<S> {
     #[must_use]
     pub fn told_by(mut self, telling: Telling) -> Self {
         self.telling = Arc::new(telling);
-        self
-    }
-
-    /// With the types that methods were declared with.
-    #[must_use]
-    pub fn described_by(mut self, descriptors: Descriptors) -> Self {
-        self.descriptors = Arc::new(descriptors);
         self
     }
 
@@ -331,7 +318,8 @@ impl<S: ProcessSource> Pipeline<S> {
         unmeasured
     }
 
-    /// A copy of what a scrape needs; `daemon` is completed with what is known here.
+    /// A copy of what a scrape needs; `daemon` is completed with what is known here. What types methods
+    /// were declared with is not.
     pub fn snapshot(&self, mut daemon: Daemon) -> Snapshot {
         let Figures { records, bytes, bad_blocks, unknown_references, grpc_connections, .. } =
             self.figures;
@@ -344,6 +332,7 @@ impl<S: ProcessSource> Pipeline<S> {
         daemon.connections_seen.http2 =
             daemon.connections_seen.http2.saturating_sub(grpc_connections);
         daemon.unmeasured = self.unmeasured();
+        daemon.log_errors_dropped = self.failures.as_ref().map(Failures::dropped);
         daemon.processes_overflow = self.processes.overflow();
         daemon.gaps.push(Gap { cause: "memory_limit", events: self.figures.forgotten, bytes: 0 });
         daemon.connections = self.connections_by_state();
@@ -353,7 +342,7 @@ impl<S: ProcessSource> Pipeline<S> {
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics.clone()),
-            descriptors: Arc::clone(&self.descriptors),
+            descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(daemon),
             telling: Arc::clone(&self.telling),

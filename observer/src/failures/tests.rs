@@ -152,6 +152,7 @@ fn beyond_the_pace_only_the_number_is_told() {
     let told = lines.taken();
     assert_eq!(told.len(), 2);
     assert!(told.iter().all(|line| line.get("suppressed").is_none() && line["peer"] == "unix"));
+    assert_eq!(failures.dropped(), Dropped { rate_limit: 8, output: 0 });
     failures.tick(20);
     assert_eq!(lines.taken().len(), 0, "too early");
     failures.tick(2_000_000_000);
@@ -161,9 +162,13 @@ fn beyond_the_pace_only_the_number_is_told() {
 }
 
 #[test]
-fn a_line_that_nobody_takes_is_counted() {
+fn a_line_that_nobody_takes_is_counted_once() {
     let choice = Choice { per_second: 10, omitted: Vec::new() };
     let mut failures = Failures::new(&choice, Box::new(|_| false));
     tell(&mut failures, b"lost");
-    assert_eq!(failures.lines().suppressed, 1);
+    for second in 1..5 {
+        failures.tick(second * 1_000_000_000);
+    }
+    assert_eq!(failures.lines().suppressed, 1, "seconds in which nothing can be told are no calls");
+    assert_eq!(failures.dropped(), Dropped { rate_limit: 0, output: 1 });
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     escape::escape,
+    failures::Dropped,
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
     hpack::{PathId, TraceId},
     process::{Comm, Detail, Identity, ProcessId, ProcessSource, Processes},
@@ -141,6 +142,7 @@ fn daemon() -> Daemon {
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
         ],
         pod_requests: None,
+        log_errors_dropped: Some(Dropped { rate_limit: 14, output: 15 }),
         own: OwnProcess {
             cpu_seconds: Some(1.25),
             resident_memory_bytes: Some(4096),
