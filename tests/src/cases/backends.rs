@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::loaded_programs;
-use tests::daemon::{Daemon, User, binary, free_address, refusal};
+use tests::daemon::{Daemon, User, binary, free_address, refusal, without_ours};
 use tests::footprint::programs;
 use tests::pace;
 use tests::report::Also;
@@ -218,6 +218,7 @@ fn preempts() -> Result<bool> {
 fn check(args: &[&str]) -> Result<(bool, String)> {
     let listen = free_address()?.to_string();
     let mut command = Command::new(binary()?);
+    without_ours(&mut command);
     command.args(["check", "--listen", &listen]).args(args);
     let output = command.output().context("run observer check")?;
     Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))

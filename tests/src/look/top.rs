@@ -14,7 +14,7 @@ use super::figures::{
 use super::names::{self, Names};
 use super::terminal::Terminal;
 use super::{Lines, line, lines_of, load, number, same, wait_for};
-use crate::daemon::{Daemon, binary};
+use crate::daemon::{Daemon, binary, without_ours};
 use crate::peer::{Client, Listen, Server};
 use crate::raw::Talk;
 use crate::raw::talk::Role;
@@ -54,6 +54,7 @@ fn done(stack: &Stack, while_at_it: impl FnOnce(&Daemon) -> Result<()>) -> Resul
 
 pub(super) fn top(daemon: &Daemon, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary()?);
+    without_ours(&mut command);
     command.arg("top").args(["--address", &format!("http://{}", daemon.address())]);
     command.args(arguments);
     Ok(command)
@@ -148,6 +149,7 @@ pub fn in_a_small_terminal(stack: &Stack) -> Result<()> {
 pub fn of_its_own(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let mut command = Command::new(binary()?);
+    without_ours(&mut command);
     command.args(["top", "--port", &server.port()?, "--sort", "calls"]);
     let terminal = Terminal::start(&mut command, 200, 50)?;
     terminal.shows("observer this process live")?;
@@ -483,6 +485,7 @@ pub fn as_snapshots(stack: &Stack) -> Result<()> {
     let shown = rows.iter().map(of_json).collect::<Option<Lines>>().context("a row's fields")?;
     same("JSON", &done.lines, &shown).map_err(anyhow::Error::msg)?;
     let mut own = Command::new(binary()?);
+    without_ours(&mut own);
     own.args(["top", "--once", "--table", "--port", &done.server.port()?]);
     ensure!(output(&mut own)?.starts_with("PROCESS"), "no table of its own");
     let mut lost = top(&done.daemon, &["--once", "--table"])?;
