@@ -238,7 +238,11 @@ impl Pages for Figures {
 fn check(config: &Config) -> Result<()> {
     let mut met = true;
     for finding in preconditions::findings(config, &Places::default()) {
-        report(finding.subject, &finding.outcome);
+        if finding.is_known {
+            report(finding.subject, &finding.outcome);
+        } else {
+            report_as("?? ", finding.subject, &finding.outcome);
+        }
         met &= finding.outcome.is_ok();
     }
     let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
@@ -270,8 +274,13 @@ fn print(bytes: &[u8]) -> Result<()> {
 }
 
 fn report(subject: &str, outcome: &Result<String>) {
+    report_as("ok ", subject, outcome);
+}
+
+/// With another mark if it is no error.
+fn report_as(mark: &str, subject: &str, outcome: &Result<String>) {
     let (mark, text) = match outcome {
-        Ok(text) => ("ok ", text.clone()),
+        Ok(text) => (mark, text.clone()),
         Err(error) => ("NO ", format!("{error:#}")),
     };
     #[expect(clippy::print_stdout, reason = "it is what the command is for")]

@@ -39,7 +39,7 @@ fn counted(snapshot: &Snapshot) -> Counts {
             "" => None,
             path => {
                 let known = METHODS.iter().position(|(method, _)| *method == path);
-                Some(known.unwrap_or_else(|| panic!("{} is no path", path.escape_ascii())))
+                Some(known.unwrap_or_else(|| panic!("{path} is no path")))
             }
         };
         let label = (process_of(snapshot, key.process), key.role == Role::Server, path);

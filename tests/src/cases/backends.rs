@@ -116,8 +116,8 @@ fn best(preempts: bool) -> Result<&'static str> {
     Ok("tracepoint")
 }
 
-/// The words of a kernel that preempts.
-const LOSS: &str = "it may miss transfers, the kernel preempts BPF programs (";
+/// The words of a kernel that preempts, or may.
+const LOSS: &str = "it may miss transfers, ";
 
 /// What is said of a backend that does not.
 const COMPLETE: &str = "it misses no transfer on this kernel";
@@ -206,10 +206,11 @@ fn refusal_in(line: &str) -> Option<(&str, &str)> {
 /// Whether the daemon finds that this kernel preempts, or may.
 fn preempts() -> Result<bool> {
     let text = &told()?.first().context("nothing is told")?.text;
-    let told = text.lines().find_map(|line| line.strip_prefix("ok  preemption"));
-    match told.map(str::trim) {
-        Some(told) if told.starts_with("no (") => Ok(false),
-        Some(told) if told.starts_with("yes (") || told == "not known" => Ok(true),
+    let told = text.lines().find_map(|line| line.split_once(" preemption "));
+    match told.map(|(mark, told)| (mark.trim(), told.trim())) {
+        Some(("ok", told)) if told.starts_with("no (") => Ok(false),
+        Some(("ok", told)) if told.starts_with("yes (") => Ok(true),
+        Some(("??", told)) if told.starts_with("not known: ") => Ok(true),
         _ => bail!("observer check does not say whether the kernel preempts: {text}"),
     }
 }

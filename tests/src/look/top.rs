@@ -475,7 +475,8 @@ fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
 pub fn as_snapshots(stack: &Stack) -> Result<()> {
     let done = done(stack, |_| Ok(()))?;
     wait_for(|| {
-        let table = output(&mut top(&done.daemon, &["--once", "--table"])?)?;
+        let mut once = top(&done.daemon, &["--once", "--table"])?;
+        let table = output(once.env("COLUMNS", "300"))?;
         let shown = table.lines().filter_map(of_table).collect();
         Ok(same("the table", &done.lines, &shown))
     })?;
@@ -487,7 +488,14 @@ pub fn as_snapshots(stack: &Stack) -> Result<()> {
     let mut own = Command::new(binary()?);
     without_ours(&mut own);
     own.args(["top", "--once", "--table", "--port", &done.server.port()?]);
-    ensure!(output(&mut own)?.starts_with("PROCESS"), "no table of its own");
+    let of_its_own = output(own.env_remove("COLUMNS"))?;
+    ensure!(of_its_own.contains("No gRPC call has been seen."), "it has calls: {of_its_own}");
+    let narrow = output(top(&done.daemon, &["--once", "--table"])?.env_remove("COLUMNS"))?;
+    let too_long = narrow.lines().find(|line| line.chars().count() > 80);
+    ensure!(too_long.is_none(), "longer than 80 columns: {too_long:?}");
+    for told in ["CALLS and codes: since 20", "P50 to P99: of the last ", "\n  METHOD  CODES\n"] {
+        ensure!(narrow.contains(told), "{told:?} is not in: {narrow}");
+    }
     let mut lost = top(&done.daemon, &["--once", "--table"])?;
     done.daemon.stop()?;
     let refused = lost.output().context("run observer top")?;
