@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use observer::hpack::PathId;
 use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
 use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, ProcessSource};

@@ -255,7 +255,7 @@ struct Top {
     #[arg(long, requires = "format")]
     once: bool,
 
-    /// With --once: a table for people
+    /// With --once: a table for people, as wide as the terminal, as COLUMNS says, or 80 columns
     #[arg(long, requires = "once", group = "format")]
     table: bool,
 
