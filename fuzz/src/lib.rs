@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use observer::hpack::PathId;
 use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
 use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, ProcessSource};
@@ -47,7 +46,7 @@ pub fn exposition(pipeline: &Pipeline<OneName>) -> String {
     for line in text.lines() {
         assert!(line.starts_with("# ") || is_sample(line), "no sample: {line:?}");
     }
-    let _ = snapshot.statistics.grpc_type(PathId::OTHER);
+    let _ = snapshot.statistics.types();
     text.lines().filter(|line| line.starts_with("grpc_")).map(|line| format!("{line}\n")).collect()
 }
 

@@ -14,10 +14,25 @@ thread_local! {
     static FILE: NamedTempFile = NamedTempFile::new().expect("a file");
 }
 
+/// A variable has any name that ends like its own.
+struct Variables<'a>(Vec<(&'a [u8], &'a [u8])>);
+
+impl cli::Environment for Variables<'_> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        let found = self.0.iter().find(|(variable, _)| name.as_bytes().ends_with(variable));
+        found.map(|(_, value)| OsString::from_vec(value.to_vec()))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |variable| Some(format!("OBSERVER_{}", str::from_utf8(variable).ok()?));
+        self.0.iter().filter_map(|(variable, _)| name(*variable)).collect()
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let file = input.bytes();
-    let variables: Vec<_> = (0..input.byte() % 4).map(|_| (input.bytes(), input.bytes())).collect();
+    let variables = (0..input.byte() % 4).map(|_| (input.bytes(), input.bytes())).collect();
     let mut arguments = vec![OsString::from("observer")];
     FILE.with(|place| {
         if !file.is_empty() {
@@ -28,11 +43,7 @@ fuzz_target!(|data: &[u8]| {
     while !input.is_empty() {
         arguments.push(OsString::from_vec(input.bytes().to_vec()));
     }
-    let environment = |name: &str| {
-        let found = variables.iter().find(|(variable, _)| name.as_bytes().ends_with(variable));
-        found.map(|(_, value)| OsString::from_vec(value.to_vec()))
-    };
-    match cli::parse_from(&arguments, &environment) {
+    match cli::parse_from(&arguments, &Variables(variables)) {
         Ok(invocation) => {
             let config = invocation.config;
             let _ = config.filter.to_string();

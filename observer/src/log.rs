@@ -12,8 +12,9 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged, as `tracing-subscriber` reads it: `info`, `warn,observer::kernel=debug`.
 ///
-/// One thing is stricter: a word alone must be a level. `tracing-subscriber` would take a
-/// mistyped level for the name of a module, and then log next to nothing.
+/// Some things are stricter: a word alone must be a level, a module must have one, and something must be
+/// said of the daemon's own modules. `tracing-subscriber` would take a mistyped level for the name of a
+/// module, and then log next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter(String);
 
@@ -29,13 +30,25 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, String> {
         const WRITE: &str = "write a level (off, error, warn, info, debug, trace), or levels by \
                              module such as warn,observer::kernel=debug";
-        let alone = |part: &&str| !part.contains(['=', '[']);
-        for part in text.split(',').map(str::trim).filter(alone) {
-            if part.is_empty() || part.parse::<LevelFilter>().is_err() {
+        let mut says_of_observer = false;
+        for part in text.split(',').map(str::trim) {
+            let alone = !part.contains(['=', '[']);
+            if alone && (part.is_empty() || part.parse::<LevelFilter>().is_err()) {
                 return Err(format!("'{part}' is not a level: {WRITE}"));
             }
+            if part.starts_with('=') || part.ends_with('=') {
+                return Err(format!("'{part}' is not a module and a level: {WRITE}"));
+            }
+            let module = part.split(['=', '[']).next().unwrap_or_default();
+            let of_observer = module == "observer" || module.starts_with("observer::");
+            says_of_observer |= alone || module.is_empty() || of_observer;
         }
         EnvFilter::builder().parse(text).map_err(|error| format!("{error}: {WRITE}"))?;
+        if !says_of_observer {
+            return Err(format!(
+                "'{text}' silences all of observer: add a level for it, such as warn,{text}"
+            ));
+        }
         Ok(Self(text.to_owned()))
     }
 }
@@ -65,7 +78,16 @@ mod tests {
 
     #[test]
     fn levels_and_modules_are_read() {
-        for good in ["info", "off", "WARN", "warn,observer::kernel=debug", "observer[span]=trace"] {
+        for good in [
+            "info",
+            "off",
+            "WARN",
+            "warn,observer::kernel=debug",
+            "observer=debug,hyper=info",
+            "observer::kernel=debug",
+            "observer[span]=trace",
+            "[span]=trace",
+        ] {
             assert_eq!(good.parse::<Filter>().map(|filter| filter.to_string()), Ok(good.into()));
         }
         assert_eq!("info".parse(), Ok(Filter::default()));
@@ -73,10 +95,29 @@ mod tests {
 
     #[test]
     fn a_mistyped_level_is_an_error() {
-        for bad in ["inof", "", "info,", "observer=loud", "observer::kernel", "a=b=c"] {
+        for bad in [
+            "inof",
+            "",
+            "info,",
+            "observer=loud",
+            "observer::kernel",
+            "a=b=c",
+            "nonsense=",
+            "info,nonsense=",
+            "observer=",
+            "=info",
+        ] {
             let error = bad.parse::<Filter>().expect_err(bad);
             assert!(error.contains("write a level"), "{bad}: {error}");
             assert!(!error.contains('\n'), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_silences_the_daemon_says_so() {
+        for bad in ["nonsense=info", "hyper=debug,h2=trace", "observers=info", "kernel=debug"] {
+            let error = bad.parse::<Filter>().expect_err(bad);
+            assert!(error.contains(&format!("add a level for it, such as warn,{bad}")), "{error}");
         }
     }
 }

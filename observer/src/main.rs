@@ -15,6 +15,7 @@ use observer::{
     metrics::{self, Descriptors, Format, Snapshot},
     preconditions::{self, Places},
     privileges,
+    reload::Reload,
     server::{self, Pages, Protection},
     top::{self, Address, Remote, Source},
     worker::Workers,
@@ -58,13 +59,16 @@ fn run(config: &Config) -> Result<()> {
     preconditions::verify(config, &Places::default())?;
     let listener = preconditions::bind(config.listen)?;
     let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
+    let runtime = runtime()?;
+    // From here on it does not end the process; what asks to end does until all is attached.
+    let hangup = listen(&runtime, SignalKind::hangup())?;
+    let reload = Arc::new(Reload::new(config));
     let (workers, backend) = watch(config)?;
     let (workers, filter) = (Arc::new(workers), &config.filter);
-    let runtime = runtime()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new(&runtime, hangup, reload)?;
         let url = format!("{}://{address}/", protection.scheme());
         info!("watching {filter}, backend {backend}, metrics at {url}metrics, the page at {url}");
         let pages = Arc::new(Figures {
@@ -142,7 +146,7 @@ fn runtime() -> Result<Runtime> {
 
 /// Waits for the signal to end; detaches; leaves time for a last scrape, unless told twice.
 async fn end(signals: &mut Signals, workers: &Arc<Workers>) {
-    let name = signals.next().await;
+    let name = signals.end(workers).await;
     info!("{name}: detaching, /metrics answers for {} s more", LAST_SCRAPE.as_secs());
     let detaching = Arc::clone(workers);
     match tokio::task::spawn_blocking(move || detaching.detach()).await {
@@ -152,31 +156,49 @@ async fn end(signals: &mut Signals, workers: &Arc<Workers>) {
     }
     tokio::select! {
         () = tokio::time::sleep(LAST_SCRAPE) => {}
-        _ = signals.next() => {}
+        _ = signals.end(workers) => {}
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    reload: Arc<Reload>,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
+    fn new(runtime: &Runtime, hangup: Signal, reload: Arc<Reload>) -> Result<Self> {
         Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(runtime, SignalKind::terminate())?,
+            interrupt: listen(runtime, SignalKind::interrupt())?,
+            hangup,
+            reload,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+    /// The next one that asks to end. SIGHUP does so only when a terminal is gone.
+    async fn end(&mut self, workers: &Arc<Workers>) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {}
+            }
+            if self.reload.is_terminal_gone() {
+                return "SIGHUP, as the terminal is gone";
+            }
+            let (reload, workers) = (Arc::clone(&self.reload), Arc::clone(workers));
+            // It does not panic, and the files may be on a disk that is slow.
+            let _ = tokio::task::spawn_blocking(move || reload.run(&workers)).await;
         }
     }
+}
+
+fn listen(runtime: &Runtime, kind: SignalKind) -> Result<Signal> {
+    let _inside = runtime.enter();
+    signal(kind).context("cannot listen for signals")
 }
 
 /// What the server publishes.
@@ -216,7 +238,11 @@ impl Pages for Figures {
 fn check(config: &Config) -> Result<()> {
     let mut met = true;
     for finding in preconditions::findings(config, &Places::default()) {
-        report(finding.subject, &finding.outcome);
+        if finding.is_known {
+            report(finding.subject, &finding.outcome);
+        } else {
+            report_as("?? ", finding.subject, &finding.outcome);
+        }
         met &= finding.outcome.is_ok();
     }
     let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
@@ -248,8 +274,13 @@ fn print(bytes: &[u8]) -> Result<()> {
 }
 
 fn report(subject: &str, outcome: &Result<String>) {
+    report_as("ok ", subject, outcome);
+}
+
+/// With another mark if it is no error.
+fn report_as(mark: &str, subject: &str, outcome: &Result<String>) {
     let (mark, text) = match outcome {
-        Ok(text) => ("ok ", text.clone()),
+        Ok(text) => (mark, text.clone()),
         Err(error) => ("NO ", format!("{error:#}")),
     };
     #[expect(clippy::print_stdout, reason = "it is what the command is for")]

@@ -19,9 +19,7 @@ use crate::{
     grpc::{CallKey, CallSink, Calls, Ended, Flow, Moment, Role, SeriesId, Sight},
     hpack::{Interner, Texts},
     http2::Connection,
-    metrics::{
-        Connections, Daemon, Descriptors, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured,
-    },
+    metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
     process::{Comm, ProcessId, ProcessSource, Processes},
     record::{Bytes, Closed, Event, Item, Open, Peer, Record},
 };
@@ -64,7 +62,6 @@ pub struct Pipeline<S> {
     statistics: Statistics,
     figures: Figures,
     series_ttl: Duration,
-    descriptors: Arc<Descriptors>,
     telling: Arc<Telling>,
     failures: Option<Failures>,
     waiting: Waiting,
@@ -117,7 +114,6 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics,
             figures: Figures::default(),
             series_ttl,
-            descriptors: Arc::default(),
             telling: Arc::default(),
             failures: None,
             waiting: Waiting::default(),
@@ -151,7 +147,6 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics,
             figures: _,
             series_ttl,
-            descriptors,
             telling,
             failures,
             waiting,
@@ -167,7 +162,6 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics: statistics.sharing(),
             figures: Figures::default(),
             series_ttl: *series_ttl,
-            descriptors: Arc::clone(descriptors),
             telling: Arc::clone(telling),
             failures: None,
             waiting: waiting.sharing(),
@@ -182,13 +176,6 @@ impl<S: ProcessSource> Pipeline<S> {
     #[must_use]
     pub fn told_by(mut self, telling: Telling) -> Self {
         self.telling = Arc::new(telling);
-        self
-    }
-
-    /// With the types that methods were declared with.
-    #[must_use]
-    pub fn described_by(mut self, descriptors: Descriptors) -> Self {
-        self.descriptors = Arc::new(descriptors);
         self
     }
 
@@ -376,7 +363,8 @@ impl<S: ProcessSource> Pipeline<S> {
         unmeasured
     }
 
-    /// A copy of what a scrape needs; `daemon` is completed with what is known here.
+    /// A copy of what a scrape needs; `daemon` is completed with what is known here. What types methods
+    /// were declared with is not.
     pub fn snapshot(&self, mut daemon: Daemon) -> Snapshot {
         let Figures { records, bytes, bad_blocks, unknown_references, grpc_connections, .. } =
             self.figures;
@@ -389,16 +377,17 @@ impl<S: ProcessSource> Pipeline<S> {
         daemon.connections_seen.http2 =
             daemon.connections_seen.http2.saturating_sub(grpc_connections);
         daemon.unmeasured = self.unmeasured();
+        daemon.log_errors_dropped = self.failures.as_ref().map(Failures::dropped);
         daemon.processes_overflow = self.processes.overflow();
         daemon.gaps.push(Gap { cause: "memory_limit", events: self.figures.forgotten, bytes: 0 });
         daemon.connections = self.connections_by_state();
         daemon.streams =
             self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
-        let resolve = |path| self.interner.resolve(path).map(str::as_bytes);
+        let resolve = |path| self.interner.resolve(path);
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics.clone()),
-            descriptors: Arc::clone(&self.descriptors),
+            descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(daemon),
             telling: Arc::clone(&self.telling),
@@ -457,6 +446,10 @@ impl CallSink for Sink<'_> {
 
     fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
         self.statistics.messages(series, flow, count, bytes);
+    }
+
+    fn second_message(&mut self, series: SeriesId, flow: Flow) {
+        self.statistics.second_message(series, flow);
     }
 
     fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {

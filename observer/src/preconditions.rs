@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
@@ -46,23 +47,29 @@ pub struct Finding {
     pub subject: &'static str,
     /// What was found, or what is wrong and what to do: one line each.
     pub outcome: Result<String>,
+    /// Whether it was found; if not, the outcome says what is assumed.
+    pub is_known: bool,
+}
+
+impl Finding {
+    fn new(subject: &'static str, outcome: Result<String>) -> Self {
+        Self { subject, outcome, is_known: true }
+    }
 }
 
 /// Looks at every precondition except the address.
 pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
     let mut findings = vec![
-        Finding { subject: "privileges", outcome: own_privileges(&places.proc) },
-        Finding { subject: "lockdown", outcome: lockdown(&places.lockdown) },
-        Finding {
-            subject: "kernel types",
-            outcome: btf(&config.btf).map(|()| format!("BTF in {}", config.btf.display())),
-        },
-        // Either will do: it decides which backend is the best.
-        Finding { subject: "preemption", outcome: Ok(Preemption::of(places).to_string()) },
+        Finding::new("privileges", own_privileges(&places.proc)),
+        Finding::new("lockdown", lockdown(&places.lockdown)),
+        Finding::new(
+            "kernel types",
+            btf(&config.btf).map(|()| format!("BTF in {}", config.btf.display())),
+        ),
+        preemption(places),
     ];
-    findings.extend(config.filter.pids.iter().map(|&pid| Finding {
-        subject: "process",
-        outcome: process(&places.proc, pid).map(|()| format!("{pid} is running")),
+    findings.extend(config.filter.pids.iter().map(|&pid| {
+        Finding::new("process", process(&places.proc, pid).map(|()| format!("{pid} is running")))
     }));
     findings
 }
@@ -91,6 +98,24 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     })?;
     listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
     Ok(listener)
+}
+
+/// Either will do: it decides which backend is the best.
+fn preemption(places: &Places) -> Finding {
+    let preemption = Preemption::of(places);
+    let mut told = preemption.to_string();
+    if preemption == Preemption::Unknown {
+        // Writing to a String does not fail.
+        let _ = write!(
+            told,
+            ": the kernel does not say whether it preempts, so it is taken for one that does, and a \
+             backend that would miss transfers then is used only where there is no other. To find out: \
+             as root, where {} can be read (mount -t debugfs debugfs /sys/kernel/debug)",
+            places.sched_preempt.display()
+        );
+    }
+    let is_known = preemption != Preemption::Unknown;
+    Finding { is_known, ..Finding::new("preemption", Ok(told)) }
 }
 
 fn own_privileges(proc: &Path) -> Result<String> {
@@ -360,6 +385,26 @@ mod tests {
         bind(taken).expect("free again");
         // RFC 5737: for documentation, so no machine has it.
         told(bind("192.0.2.1:9464".parse().expect("valid")), &["not an address", "--listen"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_told_as_if_it_were() {
+        let dir = TempDir::new().expect("a directory");
+        fs::create_dir_all(dir.path().join("sys/kernel")).expect("created");
+        let dynamic = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.159-1 (2025-12-30)\n";
+        fs::write(dir.path().join("sys/kernel/version"), dynamic).expect("written");
+        let sched_preempt = dir.path().join("preempt");
+        let places = Places { proc: dir.path().into(), sched_preempt, ..Places::default() };
+        let unknown = preemption(&places);
+        let told = unknown.outcome.expect("it will do");
+        assert!(!unknown.is_known && told.starts_with("not known: "), "{told}");
+        for part in ["taken for one that does", "mount -t debugfs debugfs /sys/kernel/debug"] {
+            assert!(told.contains(part) && told.lines().count() == 1, "{told}");
+        }
+        fs::write(&places.sched_preempt, "none (voluntary) full").expect("written");
+        let known = preemption(&places);
+        assert!(known.is_known);
+        assert_eq!(known.outcome.expect("it will do"), "no (PREEMPT_DYNAMIC, voluntary)");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -52,6 +52,7 @@ pub struct Workers {
     /// To the first worker, which asks the others.
     requests: Requests,
     threads: Vec<JoinHandle<()>>,
+    descriptors: Mutex<Arc<Descriptors>>,
 }
 
 /// Of one worker.
@@ -90,9 +91,8 @@ impl Workers {
             config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
-        let pipeline = Pipeline::new(statistics, ProcFs, config.series_ttl)
-            .described_by(descriptors)
-            .told_by(config.telling.clone());
+        let pipeline =
+            Pipeline::new(statistics, ProcFs, config.series_ttl).told_by(config.telling.clone());
         let pipeline = match &config.log_errors {
             Some(choice) => pipeline.telling_failures(Failures::new(choice, Output::stdout()?)),
             None => pipeline,
@@ -131,7 +131,12 @@ impl Workers {
             first.lead = Some(lead);
         }
         let threads: Result<_> = workers.into_iter().map(State::start).collect();
-        Ok(Self { requests, threads: threads? })
+        Ok(Self { requests, threads: threads?, descriptors: Mutex::new(Arc::new(descriptors)) })
+    }
+
+    /// Has methods told by other types than at the start.
+    pub fn describe(&self, descriptors: Descriptors) {
+        *self.descriptors.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(descriptors);
     }
 
     /// Everything that happened before this call, as figures. Blocks until the workers have read it.
@@ -144,6 +149,8 @@ impl Workers {
         for part in parts {
             snapshot.merge(part)?;
         }
+        let descriptors = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot.descriptors = Arc::clone(&descriptors);
         Ok(snapshot)
     }
 

@@ -72,10 +72,27 @@ impl Daemon {
         Self::start_with(args, User::Own, address)
     }
 
+    /// Likewise, in a mount namespace of its own, after a shell has run these commands in it: with
+    /// `exec >FILE` as one of them that is its stdout.
+    pub fn start_after<S: AsRef<str>>(commands: &[&str], args: &[S]) -> Result<Self> {
+        let program = Program::of(User::Own)?;
+        let mut command = among(commands);
+        command.arg(&program.path);
+        Self::start_by(command, program, args, free_address()?)
+    }
+
     fn start_with<S: AsRef<str>>(args: &[S], user: User, address: SocketAddr) -> Result<Self> {
         let program = Program::of(user)?;
-        let mut child = program
-            .command(user)
+        Self::start_by(program.command(user), program, args, address)
+    }
+
+    fn start_by<S: AsRef<str>>(
+        mut command: Command,
+        program: Program,
+        args: &[S],
+        address: SocketAddr,
+    ) -> Result<Self> {
+        let mut child = without_ours(&mut command)
             .args(args.iter().map(AsRef::as_ref))
             .arg("--listen")
             .arg(address.to_string())
@@ -168,6 +185,13 @@ impl Daemon {
         Ok(body)
     }
 
+    /// What it answers to a GET of this path.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let (status, body) = http_get(self.address, path)?;
+        ensure!(status == 200, "{path} is answered with status {status}: {body}");
+        Ok(body)
+    }
+
     /// What `/metrics` says now.
     pub fn scrape(&self) -> Result<Metrics> {
         let metrics = Metrics::parse(&self.metrics_as(OPENMETRICS)?)?;
@@ -234,6 +258,11 @@ impl Daemon {
     /// It goes on.
     pub fn resume(&self) -> Result<()> {
         self.process.signal(Signal::CONT)
+    }
+
+    /// SIGHUP, after which it goes on.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
     }
 
     /// Ends it by SIGTERM, which must be clean.
@@ -329,7 +358,7 @@ pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
     let mut command = program.command(user);
     command.args(args.iter().map(AsRef::as_ref)).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("start the daemon")?;
+    let mut child = without_ours(&mut command).spawn().context("start the daemon")?;
     let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
     let mut process = Process::new(child);
     let status = process.wait(REFUSAL_LIMIT).with_context(|| log.text())?;
@@ -407,6 +436,22 @@ fn only(capabilities: &[&str]) -> Vec<String> {
     words.push("--clear-groups".into());
     words.extend(sets.map(|set| format!("{set}=-all,+{only}")));
     words
+}
+
+/// A command without the tests' own variables, which the daemon would take for mistyped flags.
+pub fn without_ours(command: &mut Command) -> &mut Command {
+    for (name, _) in env::vars_os() {
+        let is_ours = |name: &str| {
+            name == "OBSERVER_BIN"
+                || ["TEST_", "BENCH_", "BPF_"].iter().any(|rest| {
+                    name.strip_prefix("OBSERVER_").is_some_and(|of| of.starts_with(rest))
+                })
+        };
+        if name.to_str().is_some_and(is_ours) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// The program of the daemon.

@@ -19,7 +19,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
-use tests::daemon::{Daemon, Shared, User, free_address, refusal};
+use tests::daemon::{Daemon, Shared, User, binary, free_address, refusal, without_ours};
 use tests::expected::Expected;
 use tests::footprint::{status, threads};
 use tests::look;
@@ -312,6 +312,8 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     cases.add("refuses an address in use", Nothing, refuses_an_address_in_use);
     cases.add("refuses to run without privileges", Nothing, refuses_without_privileges);
     cases.add("refuses bad ports", Nothing, refuses_bad_ports);
+    cases.add("refuses a log that leaves out the daemon", Nothing, refuses_a_silent_log);
+    cases.add("refuses a variable of no flag, and takes a Service's", Nothing, variables);
     cases.add("refuses a process that is not there", Nothing, refuses_a_missing_process);
     cases.add("refuses a kernel without BTF", Nothing, refuses_without_btf);
     cases.0.extend(cases::backends::cases());
@@ -747,6 +749,37 @@ fn refuses_bad_ports() -> Result<()> {
         refuses(&["--port", ports], User::Own, "port")
             .with_context(|| format!("--port {ports}"))?;
     }
+    Ok(())
+}
+
+fn refuses_a_silent_log() -> Result<()> {
+    refuses(&["--log", "nonsense="], User::Own, "warn,observer::kernel=debug")?;
+    refuses(&["--log", "nonsense=info"], User::Own, "such as warn,nonsense=info")
+}
+
+/// As a pod has them in whose namespace a Service is called observer.
+fn variables() -> Result<()> {
+    let check = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(binary()?);
+        without_ours(&mut command).args(["check", "--listen", "127.0.0.1:0"]);
+        command.envs(variables.iter().copied()).output().context("run observer check")
+    };
+    let of_service = [
+        ("OBSERVER_SERVICE_HOST", "10.0.0.1"),
+        ("OBSERVER_SERVICE_PORT", "9464"),
+        ("OBSERVER_SERVICE_PORT_METRICS", "9464"),
+        ("OBSERVER_PORT", "tcp://10.0.0.1:9464"),
+        ("OBSERVER_PORT_9464_TCP", "tcp://10.0.0.1:9464"),
+        ("OBSERVER_PORT_9464_TCP_ADDR", "10.0.0.1"),
+    ];
+    let done = check(&of_service)?;
+    let told = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "a Service's variables are refused: {told}");
+    let done = check(&[("OBSERVER_PORTS", "50051")])?;
+    let told = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.code() == Some(2), "{}: {told}", done.status);
+    ensure!(told.lines().count() == 1, "not one line: {told}");
+    ensure!(told.contains("did you mean OBSERVER_PORT?"), "it does not say which: {told}");
     Ok(())
 }
 

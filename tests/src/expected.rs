@@ -235,24 +235,31 @@ fn numbers(role: &str, truth: &Truth) -> BTreeMap<String, u64> {
     numbers
 }
 
-/// The type is not on the wire: it is what the numbers of messages show.
+/// The type is not on the wire: it is what at least a fifth of the calls show, by their messages.
 fn types<'a>(role: &str, truth: &'a Truth) -> BTreeMap<&'a str, &'static str> {
-    let mut streams = BTreeMap::<&str, (bool, bool)>::new();
+    // Calls that show a stream, and calls that show none, of requests and of responses.
+    let mut shown = BTreeMap::<&str, [(u64, u64); 2]>::new();
     for row in &truth.calls {
-        let Sums { most_sent: sent, most_received: received, .. } = row.sums;
-        let (requests, responses) =
-            if role == "client" { (sent, received) } else { (received, sent) };
-        let streams = streams.entry(&row.method).or_default();
-        streams.0 |= requests > 1;
-        streams.1 |= responses > 1;
+        let Sums { most_sent: sent, most_received: received, calls, .. } = row.sums;
+        let most = if role == "client" { [sent, received] } else { [received, sent] };
+        let shown = shown.entry(&row.method).or_default();
+        for (most, (streams, others)) in most.into_iter().zip(shown) {
+            match most {
+                0 => {}
+                1 => *others += calls,
+                _ => *streams += calls,
+            }
+        }
     }
+    let is_stream = |(streams, others): (u64, u64)| streams > 0 && 5 * streams >= streams + others;
     let name = |streams| match streams {
         (false, false) => "unary",
         (true, false) => "client_stream",
         (false, true) => "server_stream",
         (true, true) => "bidi_stream",
     };
-    streams.into_iter().map(|(method, streams)| (method, name(streams))).collect()
+    let type_of = |shown: [(u64, u64); 2]| name(shown.map(is_stream).into());
+    shown.into_iter().map(|(method, shown)| (method, type_of(shown))).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ use anyhow::{Context as _, Result, bail};
 /// Between two looks at whether a program with a time limit has ended.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Names a toolchain for the kernel programs instead of those that are looked for.
+pub(crate) const TOOLCHAIN: &str = "OBSERVER_BPF_TOOLCHAIN";
+
 /// The directory of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR")
@@ -188,6 +191,13 @@ pub(crate) fn root_command(program: &Path) -> Result<Command> {
     let mut words = prefix.into_iter().chain(std::iter::once(program.as_os_str().to_owned()));
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);
+    Ok(command)
+}
+
+/// The daemon, with root's rights. It would take the variable of its build for a mistyped flag.
+pub(crate) fn daemon(program: &Path) -> Result<Command> {
+    let mut command = root_command(program)?;
+    command.env_remove(TOOLCHAIN);
     Ok(command)
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     setup::ensure()?;
     println!("run: building the daemon, optimized, about 3 min the first time");
     let daemon = build::daemon(true)?;
-    let mut command = exec::root_command(&daemon)?;
+    let mut command = exec::daemon(&daemon)?;
     command.args(args);
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", exec::shown(&command)))

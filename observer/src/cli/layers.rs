@@ -11,9 +11,13 @@ use clap::{Arg, Command};
 use toml::{Table, Value};
 
 use super::Environment;
+use crate::top::PASSWORD_VARIABLE;
 
 /// A file of settings is small; what is larger is not one.
 const FILE_AT_MOST: u64 = 1 << 20;
+
+/// Of the daemon's variables.
+const PREFIX: &str = "OBSERVER_";
 
 /// The values, by flag.
 pub(super) struct Layers(Vec<Layer>);
@@ -26,16 +30,20 @@ struct Layer {
 }
 
 impl Layers {
-    /// Takes for each flag what the environment says, else what the file says.
+    /// Takes for each flag what the environment says, else what the file says. A variable or a key that is
+    /// of no flag is an error: it was meant for something.
     pub(super) fn read(
         command: &Command,
         file: Option<&Path>,
-        environment: Environment<'_>,
+        environment: &dyn Environment,
     ) -> Result<Self, String> {
         let mut layers = match file {
             Some(path) => from_file(command, path)?,
             None => Vec::new(),
         };
+        for name in environment.names() {
+            refuse_unknown(command, &name, environment)?;
+        }
         for flag in flags(command) {
             if let Some(value) = variable(flag, environment) {
                 layers.retain(|layer| layer.flag != flag);
@@ -96,19 +104,61 @@ fn is_setting(long: &str) -> bool {
 
 /// `max-methods` → `OBSERVER_MAX_METHODS`.
 pub(super) fn variable_name(long: &str) -> String {
-    format!("OBSERVER_{}", long.to_ascii_uppercase().replace('-', "_"))
+    format!("{PREFIX}{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// The variable of the flag `long`, if it says anything.
-pub(super) fn variable(long: &str, environment: Environment<'_>) -> Option<OsString> {
-    let value = environment(&variable_name(long))?;
-    // In a namespace with a Service named "observer", Kubernetes sets OBSERVER_PORT to its URL
-    // in every container (service links); nobody means a port by that.
-    let service_link = |value: &OsStr| {
-        value.to_str().is_some_and(|text| text.starts_with("tcp://") || text.starts_with("udp://"))
-    };
-    let says_nothing = value.is_empty() || (long == "port" && service_link(&value));
+pub(super) fn variable(long: &str, environment: &dyn Environment) -> Option<OsString> {
+    let value = environment.get(&variable_name(long))?;
+    let says_nothing = value.is_empty() || (long == "port" && is_service_link(&value));
     (!says_nothing).then_some(value)
+}
+
+/// In a namespace with a Service named "observer", Kubernetes sets OBSERVER_PORT to its URL in every
+/// container (service links); nobody means a port by that.
+fn is_service_link(value: &OsStr) -> bool {
+    let schemes = ["tcp://", "udp://", "sctp://"];
+    value.to_str().is_some_and(|text| schemes.into_iter().any(|scheme| text.starts_with(scheme)))
+}
+
+/// Likewise one of the other variables that Kubernetes sets for each Service whose name begins with
+/// "observer" (`kubelet/envvars`): `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_<NAME>`, `…_PORT`,
+/// `…_PORT_<NUMBER>_<PROTOCOL>` and that with `_PROTO`, `_PORT` and `_ADDR`.
+fn is_of_a_service(name: &str, value: &OsStr) -> bool {
+    let number_and_protocol = |rest: &str| {
+        let mut words = rest.split('_');
+        let number = words.next().is_some_and(|word| word.parse::<u16>().is_ok());
+        let protocol = words.next().is_some_and(|word| ["TCP", "UDP", "SCTP"].contains(&word));
+        let part = words.next().is_none_or(|word| ["PROTO", "PORT", "ADDR"].contains(&word));
+        number && protocol && part && words.next().is_none()
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && is_service_link(value))
+        || name
+            .match_indices("_PORT_")
+            .any(|(at, word)| name.get(at + word.len()..).is_some_and(number_and_protocol))
+}
+
+/// A variable that begins like ours must be one.
+fn refuse_unknown(
+    command: &Command,
+    name: &str,
+    environment: &dyn Environment,
+) -> Result<(), String> {
+    let Some(rest) = name.strip_prefix(PREFIX) else { return Ok(()) };
+    let known = flags(command).chain(["config"]).any(|flag| variable_name(flag) == name);
+    let value = environment.get(name).unwrap_or_default();
+    if known || name == PASSWORD_VARIABLE || value.is_empty() || is_of_a_service(name, &value) {
+        return Ok(());
+    }
+    let unknown = format!("the environment variable {name} is not a setting");
+    let nearest = nearest(command, &rest.to_ascii_lowercase().replace('_', "-"));
+    Err(match nearest {
+        Some(flag) => format!("{unknown}: did you mean {}? If not, unset it", variable_name(&flag)),
+        None => format!("{unknown}: unset it, or see observer --help for those that are"),
+    })
 }
 
 fn from_file(command: &Command, path: &Path) -> Result<Vec<Layer>, String> {
@@ -150,22 +200,23 @@ fn read_table(path: &Path) -> Result<Table, String> {
     })
 }
 
-/// clap knows the nearest flag.
+/// The flag that is spelled most like this: clap knows it.
+fn nearest(command: &Command, long: &str) -> Option<String> {
+    let error =
+        command.clone().try_get_matches_from(["observer".to_owned(), format!("--{long}")]).err()?;
+    match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(flag)) => Some(flag.trim_start_matches("--").to_owned()),
+        _ => None,
+    }
+    .filter(|flag| is_setting(flag))
+}
+
 fn unknown_key(command: &Command, key: &str, path: &Path) -> String {
     let unknown = format!("{}: '{key}' is not a setting", path.display());
     if key == "config" {
         return format!("{unknown}: a config file cannot name another; remove it");
     }
-    let nearest = command
-        .clone()
-        .try_get_matches_from(["observer".to_owned(), format!("--{key}")])
-        .err()
-        .and_then(|error| match error.get(ContextKind::SuggestedArg) {
-            Some(ContextValue::String(flag)) => Some(flag.trim_start_matches("--").to_owned()),
-            _ => None,
-        })
-        .filter(|flag| is_setting(flag));
-    match nearest {
+    match nearest(command, key) {
         Some(flag) => format!("{unknown}; did you mean '{flag}'?"),
         None => format!("{unknown}; there are: {}", flags(command).collect::<Vec<_>>().join(", ")),
     }

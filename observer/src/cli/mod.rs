@@ -58,15 +58,36 @@ pub enum Action {
 /// Reads this process's arguments and environment. After `--help` and `--version` it ends the
 /// process with code 0; after a mistake, with a line on stderr and code 2.
 pub fn parse() -> Invocation {
-    parse_from(&std::env::args_os().collect::<Vec<_>>(), &|name| std::env::var_os(name))
-        .unwrap_or_else(|error| error.exit())
+    parse_from(&std::env::args_os().collect::<Vec<_>>(), &Own).unwrap_or_else(|error| error.exit())
 }
 
-/// The environment's variables, by name.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+/// The environment's variables.
+pub trait Environment {
+    /// The value of one.
+    fn get(&self, name: &str) -> Option<OsString>;
+
+    /// The names of all that have one in UTF-8, sorted.
+    fn names(&self) -> Vec<String>;
+}
+
+/// That of this process.
+struct Own;
+
+impl Environment for Own {
+    fn get(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
+    }
+}
 
 /// Likewise, of any arguments (the first is the program) and any environment.
-pub fn parse_from(args: &[OsString], environment: Environment<'_>) -> Result<Invocation, Error> {
+pub fn parse_from(args: &[OsString], environment: &dyn Environment) -> Result<Invocation, Error> {
     // Help shows what is built in, and is there even when the file is broken.
     let named = command()
         .try_get_matches_from(args)
@@ -234,7 +255,7 @@ struct Top {
     #[arg(long, requires = "format")]
     once: bool,
 
-    /// With --once: a table for people
+    /// With --once: a table for people, as wide as the terminal, as COLUMNS says, or 80 columns
     #[arg(long, requires = "once", group = "format")]
     table: bool,
 
@@ -260,10 +281,10 @@ fn order() -> impl TypedValueParser<Value = Order> {
 
 impl Top {
     /// A password is not for the command line, which every user of the machine can read.
-    fn into_options(self, environment: Environment<'_>) -> top::Options {
+    fn into_options(self, environment: &dyn Environment) -> top::Options {
         let Self { address, ca_file, user, password_file, .. } = self;
         let Self { once, table: _, json, sort: order, filter, .. } = self;
-        let given = || environment(PASSWORD_VARIABLE)?.into_string().ok();
+        let given = || environment.get(PASSWORD_VARIABLE)?.into_string().ok();
         let password = password_file.map(Password::File).or_else(|| given().map(Password::Is));
         let password = password.filter(|_| user.is_some());
         let access = Access { ca_file, user, password };
@@ -306,10 +327,17 @@ Examples:
 Environment and config file:
   Every flag is also a variable (--max-methods is OBSERVER_MAX_METHODS) and a key of the TOML
   file given by --config. A flag beats the variable, the variable beats the file, and each
-  replaces a list as a whole. An empty variable counts as not set. The fourth example as a file:
+  replaces a list as a whole. An empty variable counts as not set; one that begins with OBSERVER_
+  and is of no flag is an error, unless Kubernetes has set it for a Service. The fourth example
+  as a file:
 
       port = [50051, \"8000-8100\"]     # or \"50051,8000-8100\"
       listen = \"0.0.0.0:9464\"
+
+At SIGHUP:
+  The files that stdout and stderr go to are opened again by their names (logrotate), and
+  --descriptor-set is read again. A --web-config-file and what it names are read again whenever
+  they change. Everything else needs a restart. A daemon whose terminal is gone ends.
 
 Exit codes: 0 after SIGTERM, SIGINT or a good check; 1 when it cannot run here; 2 for a mistake
 in a flag, a variable or the file.";
@@ -439,7 +467,7 @@ struct Options {
     /// The methods' types (`grpc_type`), as declared
     ///
     /// A FileDescriptorSet, as protoc writes it with --descriptor_set_out. The type of a call is not
-    /// on the wire: without the file it is derived from the messages counted.
+    /// on the wire: without the file it is derived from the messages counted. Read again at SIGHUP.
     ///
     /// Example: --descriptor-set shop.pb
     #[arg(long, value_name = "FILE", global = true, help_heading = "What is published")]

@@ -9,8 +9,19 @@ fn run(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, String> 
     let variables: HashMap<&str, &str> = variables.iter().copied().collect();
     let args: Vec<OsString> =
         std::iter::once("observer").chain(args.iter().copied()).map(OsString::from).collect();
-    parse_from(&args, &|name| variables.get(name).map(OsString::from))
-        .map_err(|error| error.to_string())
+    parse_from(&args, &Variables(variables)).map_err(|error| error.to_string())
+}
+
+struct Variables<'a>(HashMap<&'a str, &'a str>);
+
+impl Environment for Variables<'_> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        self.0.get(name).map(OsString::from)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().map(ToString::to_string).collect()
+    }
 }
 
 fn config(args: &[&str], variables: &[(&str, &str)]) -> Config {
@@ -199,6 +210,54 @@ fn children_can_be_undone() {
 fn empty_variables_and_service_links_are_not_set() {
     let variables = [("OBSERVER_PORT", "tcp://10.0.0.1:9464"), ("OBSERVER_LISTEN", "")];
     assert_eq!(config(&[], &variables), Config::default());
+}
+
+/// As Kubernetes sets them for Services named observer, observer-page and max-observer.
+#[test]
+fn variables_of_services_are_none_of_ours() {
+    let of_observer = [
+        ("OBSERVER_SERVICE_HOST", "10.0.0.1"),
+        ("OBSERVER_SERVICE_PORT", "9464"),
+        ("OBSERVER_SERVICE_PORT_HTTP_METRICS", "9464"),
+        ("OBSERVER_PORT", "tcp://10.0.0.1:9464"),
+        ("OBSERVER_PORT_9464_TCP", "tcp://10.0.0.1:9464"),
+        ("OBSERVER_PORT_9464_TCP_PROTO", "tcp"),
+        ("OBSERVER_PORT_9464_TCP_PORT", "9464"),
+        ("OBSERVER_PORT_9464_TCP_ADDR", "10.0.0.1"),
+        ("OBSERVER_PORT_53_UDP_ADDR", "fd00::1"),
+        ("OBSERVER_PAGE_SERVICE_HOST", "10.0.0.2"),
+        ("OBSERVER_PAGE_PORT", "sctp://10.0.0.2:80"),
+        ("OBSERVER_PAGE_PORT_80_SCTP", "sctp://10.0.0.2:80"),
+        ("MAX_OBSERVER_PORTS", "1"),
+        ("OBSERVERS", "1"),
+    ];
+    assert_eq!(config(&[], &of_observer), Config::default());
+    let of_all = [&of_observer[..], &[("OBSERVER_LISTEN", "[::1]:1")]].concat();
+    assert_eq!(config(&[], &of_all).listen.port(), 1);
+}
+
+#[test]
+fn variables_that_are_of_no_flag_are_mistakes() {
+    for (variable, value, told) in [
+        ("OBSERVER_PORTS", "50051", "did you mean OBSERVER_PORT?"),
+        ("OBSERVER_LOG_ERROR", "true", "did you mean OBSERVER_LOG_ERRORS?"),
+        ("OBSERVER_MAX_SERIE", "1", "did you mean OBSERVER_MAX_SERIES?"),
+        ("OBSERVER_ZZZ", "1", "unset it"),
+        ("OBSERVER_", "1", "unset it"),
+        ("OBSERVER_HELP", "1", "unset it"),
+        ("OBSERVER_PAGE_PORT", "80", "is not a setting"),
+        ("OBSERVER_PORT_X_TCP", "1", "is not a setting"),
+        ("OBSERVER_PORT_80_TCP_X", "1", "is not a setting"),
+    ] {
+        for args in [&[][..], &["check"], &["top"]] {
+            assert_mistake(run(args, &[(variable, value)]), &[variable, told]);
+        }
+    }
+    assert_eq!(
+        config(&[], &[("OBSERVER_PORTS", ""), ("OBSERVER_PASSWORD", "x")]),
+        Config::default()
+    );
+    assert!(run(&["--help"], &[("OBSERVER_ZZZ", "1")]).expect_err("help").contains("--port"));
 }
 
 /// One line, exit code 2, and what the user needs to find the place.

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use self::pace::Pace;
 pub use self::{field::Field, output::Output};
 use crate::{
+    escape::escape,
     grpc::{CallKey, Code, Ended, Role},
     hpack::Interner,
     metrics::{Clock, Method},
@@ -62,6 +63,16 @@ struct Lines {
     pace: Pace,
     /// Since the last line.
     suppressed: u64,
+    dropped: Dropped,
+}
+
+/// Failed calls without a line, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// There were more in a second than there may be.
+    pub rate_limit: u64,
+    /// Those before them waited to be written.
+    pub output: u64,
 }
 
 impl fmt::Debug for Lines {
@@ -75,17 +86,27 @@ impl Lines {
     fn admit(&mut self, time_ns: u64) -> bool {
         let admitted = self.pace.admits(time_ns);
         self.suppressed += u64::from(!admitted);
+        self.dropped.rate_limit += u64::from(!admitted);
         admitted
     }
 
-    fn write(&mut self, mut line: Map<String, Value>) {
+    /// Whether the line was taken.
+    fn write(&mut self, mut line: Map<String, Value>) -> bool {
         if self.suppressed > 0 {
             line.insert("suppressed".into(), self.suppressed.into());
         }
-        if (self.take)(Value::Object(line).to_string()) {
+        let taken = (self.take)(Value::Object(line).to_string());
+        if taken {
             self.suppressed = 0;
-        } else {
+        }
+        taken
+    }
+
+    /// The line of a call.
+    fn write_call(&mut self, line: Map<String, Value>) {
+        if !self.write(line) {
             self.suppressed += 1;
+            self.dropped.output += 1;
         }
     }
 }
@@ -93,7 +114,8 @@ impl Lines {
 impl Failures {
     /// None so far.
     pub fn new(choice: &Choice, take: Take) -> Self {
-        let lines = Lines { take, pace: Pace::new(choice.per_second), suppressed: 0 };
+        let pace = Pace::new(choice.per_second);
+        let lines = Lines { take, pace, suppressed: 0, dropped: Dropped::default() };
         let lines = Arc::new(Mutex::new(lines));
         Self { omitted: choice.omitted.clone(), lines, noted: Vec::new() }
     }
@@ -131,8 +153,13 @@ impl Failures {
             line.extend(key.iter().flat_map(|key| of_key(*key, interner)));
             line.extend(process.iter().flat_map(of_process));
             line.extend(peer.map(|peer| (Field::Peer, Value::from(peer.to_string()))));
-            self.lines().write(self.line(time_ns, line));
+            self.lines().write_call(self.line(time_ns, line));
         }
+    }
+
+    /// How many calls had no line so far, of all workers.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.lines().dropped
     }
 
     /// Tells how many lines were suppressed, when no other line does.
@@ -185,7 +212,7 @@ fn decoded(message: &[u8]) -> Cow<'_, str> {
 
 fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
     let path = interner.resolve(key.path).unwrap_or_default();
-    let Method { service, method, .. } = Method::new(key.path, path.as_bytes());
+    let Method { service, method, .. } = Method::new(key.path, path);
     let role = match key.role {
         Role::Client => "client",
         Role::Server => "server",
@@ -194,7 +221,7 @@ fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
 }
 
 fn of_process(process: &Process) -> [(Field, Value); 2] {
-    let name = String::from_utf8_lossy(process.comm.as_bytes()).into_owned();
+    let name = escape(process.comm.as_bytes()).into_owned();
     [(Field::Pid, process.pid.into()), (Field::Process, name.into())]
 }
 

@@ -1,18 +1,23 @@
 //! Lines to stdout, by a thread of their own: whoever reads them may be slow, or stop.
 
 use std::{
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     sync::mpsc::{self, Receiver},
-    thread,
+    thread::{self, sleep},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use tracing::warn;
+use rustix::stdio::stdout;
+use tracing::{info, warn};
 
 use super::Take;
 
 /// Lines that wait to be written.
 const WAITING: usize = 1024;
+
+/// Between attempts to write, while stdout takes nothing: a disk that is full, a reader that is gone.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where lines go.
 #[derive(Clone, Copy, Debug)]
@@ -24,18 +29,102 @@ impl Output {
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         thread::Builder::new()
             .name("failures".into())
-            .spawn(move || write(&waiting, io::stdout()))
+            .spawn(move || write(&waiting, Stdout, PAUSE))
             .context("cannot start the thread that writes failed calls")?;
         Ok(Box::new(move |line| lines.try_send(line).is_ok()))
     }
 }
 
-fn write(lines: &Receiver<String>, mut output: impl Write) {
+/// The process's own, without a buffer: what could not be written is known to the byte.
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes each line whole. What cannot be written is tried until it can; meanwhile lines wait, and those
+/// that find no place to wait are counted by who has them.
+fn write(lines: &Receiver<String>, mut output: impl Write, pause: Duration) {
+    let mut fails = false;
     for mut line in lines {
         line.push('\n');
-        if let Err(error) = output.write_all(line.as_bytes()).and_then(|()| output.flush()) {
-            warn!("failed calls are told no more, stdout cannot be written: {error}");
-            return;
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            let error = match output.write(rest) {
+                Ok(0) => ErrorKind::WriteZero.into(),
+                Ok(written) => {
+                    rest = rest.get(written..).unwrap_or_default();
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            if !fails {
+                fails = true;
+                warn!(
+                    "stdout cannot be written: {error}. Lines of --log-errors wait, at most {WAITING}, and go \
+                     on when it can; those beyond are counted in observer_log_errors_dropped_total"
+                );
+            }
+            sleep(pause);
+        }
+        if fails {
+            fails = false;
+            info!("stdout can be written again: lines of --log-errors go on");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with so much room, and more after so many refusals.
+    struct Disk {
+        text: Vec<u8>,
+        room: usize,
+        refusals: usize,
+    }
+
+    impl Write for &mut Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                self.refusals -= 1;
+                self.room = if self.refusals == 0 { usize::MAX } else { 0 };
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let taken = bytes.len().min(self.room);
+            self.text.extend_from_slice(&bytes[..taken]);
+            self.room -= taken;
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_for_a_while_costs_no_line_that_could_wait() {
+        for room in 0..12 {
+            let mut disk = Disk { text: Vec::new(), room, refusals: 3 };
+            let (lines, waiting) = mpsc::sync_channel(4);
+            for line in ["one", "two", "three"] {
+                lines.try_send(line.to_owned()).unwrap();
+            }
+            drop(lines);
+            write(&waiting, &mut disk, Duration::ZERO);
+            assert_eq!(
+                String::from_utf8(disk.text).unwrap(),
+                "one\ntwo\nthree\n",
+                "room for {room}"
+            );
         }
     }
 }

@@ -46,11 +46,16 @@ fn ended(code: Option<Code>) -> Ended {
 
 /// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.
 fn tell(failures: &mut Failures, message: &[u8]) {
+    tell_of(failures, b"/shop.Orders/Place", b"orders", message);
+}
+
+/// Likewise, of a path and a process with these names.
+fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
     interner.texts = crate::hpack::Texts::new(MAX_TEXTS);
     let mut processes = Processes::new(10, ProcFs);
-    let process = processes.seen(7, 1, Some(Comm::truncated(b"orders")));
-    let path = interner.intern(b"/shop.Orders/Place");
+    let process = processes.seen(7, 1, Some(Comm::truncated(process)));
+    let path = interner.intern(path);
     // A literal field without indexing (RFC 7541 §6.2.2).
     let block = [&[0, 12], &b"grpc-message"[..], &[message.len() as u8], message].concat();
     let mut id = None;
@@ -112,6 +117,21 @@ fn messages_may_be_anything() {
 }
 
 #[test]
+fn names_are_told_as_labels_tell_them() {
+    for (path, process, service, method, name) in [
+        (&b"/a\\b/caf\xc3\xa9"[..], &b"a\\b"[..], "a\\b", "caf\u{e9}", "a\\b"),
+        (b"/s/caf%C3%A9", b"\n", "s", "caf%C3%A9", "\\x0a"),
+        (b"/s/\\x0a\xff", b"\xff", "s", "\\x5cx0a\\xff", "\\xff"),
+    ] {
+        let lines = Lines::default();
+        tell_of(&mut lines.failures(10, &[]), path, process, b"");
+        let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
+        let told = ["service", "method", "process"].map(|field| line[field].as_str().unwrap());
+        assert_eq!(told, [service, method, name]);
+    }
+}
+
+#[test]
 fn only_what_failed_for_certain_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(10, &[]);
@@ -133,6 +153,7 @@ fn beyond_the_pace_only_the_number_is_told() {
     let told = lines.taken();
     assert_eq!(told.len(), 2);
     assert!(told.iter().all(|line| line.get("suppressed").is_none() && line["peer"] == "unix"));
+    assert_eq!(failures.dropped(), Dropped { rate_limit: 8, output: 0 });
     failures.tick(20);
     assert_eq!(lines.taken().len(), 0, "too early");
     failures.tick(2_000_000_000);
@@ -142,9 +163,13 @@ fn beyond_the_pace_only_the_number_is_told() {
 }
 
 #[test]
-fn a_line_that_nobody_takes_is_counted() {
+fn a_line_that_nobody_takes_is_counted_once() {
     let choice = Choice { per_second: 10, omitted: Vec::new() };
     let mut failures = Failures::new(&choice, Box::new(|_| false));
     tell(&mut failures, b"lost");
-    assert_eq!(failures.lines().suppressed, 1);
+    for second in 1..5 {
+        failures.tick(second * 1_000_000_000);
+    }
+    assert_eq!(failures.lines().suppressed, 1, "seconds in which nothing can be told are no calls");
+    assert_eq!(failures.dropped(), Dropped { rate_limit: 0, output: 1 });
 }

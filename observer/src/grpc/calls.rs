@@ -152,6 +152,9 @@ impl Call {
             if messages.count > 0 {
                 sink.messages(series, flow, messages.count, messages.bytes);
             }
+            if messages.count > 1 {
+                sink.second_message(series, flow);
+            }
         }
         if let Some(at_ns) = self.first_message_ns {
             sink.first_message(series, at_ns.saturating_sub(self.started_ns));
@@ -473,7 +476,9 @@ impl Calls {
             let is_whole = !call.is_uncounted();
             let first = !is_request && call.responses.count == 0 && is_whole;
             let messages = if is_request { &mut call.requests } else { &mut call.responses };
+            let had = messages.count;
             messages.count = messages.count.saturating_add(data.messages);
+            let second = had <= 1 && messages.count > 1;
             messages.bytes = messages.bytes.saturating_add(data.message_bytes);
             let after_last_ns = at.time_ns.saturating_sub(messages.last_ns);
             messages.last_ns = at.time_ns;
@@ -482,6 +487,9 @@ impl Calls {
             }
             if let Some(series) = call.series {
                 sink.messages(series, flow, data.messages, data.message_bytes);
+                if second {
+                    sink.second_message(series, flow);
+                }
                 if is_whole && self.role == Role::Client {
                     sink.after_last_message(series, flow, data.messages, after_last_ns);
                 }

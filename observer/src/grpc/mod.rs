@@ -154,6 +154,10 @@ pub trait CallSink {
     /// Whole messages went by; `bytes` are their lengths on the wire, without the 5-byte prefixes.
     fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64);
 
+    /// A call has more than one message that went this way: comes once for each way, after
+    /// [`messages`](Self::messages).
+    fn second_message(&mut self, _: SeriesId, _: Flow) {}
+
     /// Whole messages went by of a client's call: the first of them was complete this long after the
     /// one before it that went the same way, or after the request headers; the others at once.
     fn after_last_message(&mut self, _: SeriesId, _: Flow, _count: u64, _elapsed_ns: u64) {}

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::texts::Texts;
+use crate::escape::escape;
 
 /// The longest path that gets an id, in octets as [`Interner::resolve`] gives it.
 ///
@@ -114,16 +114,13 @@ impl Interner {
 
     /// The id of a path, a new one where needed.
     ///
-    /// Octets that have no place in a path (RFC 3986 section 2: all but visible ASCII) become
-    /// their percent-encoding, so that ids and texts are one to one, and a text is safe to print.
+    /// Its text is as labels say it ([`escape`]), so that paths, ids and texts are one to one, and a text is
+    /// safe to print.
     pub fn intern(&mut self, path: &[u8]) -> PathId {
         if path.len() > MAX_PATH_LEN {
             return self.overflow();
         }
-        match std::str::from_utf8(path) {
-            Ok(text) if path.iter().all(u8::is_ascii_graphic) => self.intern_text(text),
-            _ => self.intern_text(&percent_encode(path)),
-        }
+        self.intern_text(&escape(path))
     }
 
     /// The id of a path and its length, by its Huffman code, if that was
@@ -132,10 +129,9 @@ impl Interner {
         self.coded.get(octets).copied()
     }
 
-    /// Remembers the Huffman code of a path that was interned, if its text is the path itself: of
-    /// those that are percent-encoded, several may share one id.
+    /// Remembers the Huffman code of a path that was interned, if the id is its own.
     pub(super) fn remember_coded(&mut self, octets: &[u8], path: &[u8], id: PathId) {
-        if self.resolve(id).is_some_and(|text| text.as_bytes() == path) {
+        if self.resolve(id).is_some() {
             self.coded.insert(octets.into(), (id, path.len()));
         }
     }
@@ -181,7 +177,7 @@ impl Interner {
         PathId::OTHER
     }
 
-    /// The text of a path: visible ASCII, at most [`MAX_PATH_LEN`] long, not always beginning
+    /// The text of a path: printable, at most [`MAX_PATH_LEN`] long, not always beginning
     /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
     pub fn resolve(&self, id: PathId) -> Option<&str> {
         self.paths.get(&id).map(|path| &**path)
@@ -191,18 +187,6 @@ impl Interner {
     pub fn overflowed(&self) -> u64 {
         self.overflowed
     }
-}
-
-fn percent_encode(path: &[u8]) -> String {
-    let mut text = String::with_capacity(3 * path.len());
-    for &octet in path {
-        if octet.is_ascii_graphic() {
-            text.push(char::from(octet));
-        } else {
-            write!(text, "%{octet:02X}").expect("a String takes all that is written to it");
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -298,14 +282,14 @@ mod tests {
         let id = interner.intern(&longest);
         assert_eq!(interner.resolve(id).map(str::len), Some(MAX_PATH_LEN));
         assert_eq!(interner.intern(&[b'x'; MAX_PATH_LEN + 1]), PathId::OTHER);
-        // Fits only before it is encoded.
-        assert_eq!(interner.intern(&[b' '; MAX_PATH_LEN / 2]), PathId::OTHER);
+        // Fits only before it is escaped.
+        assert_eq!(interner.intern(&[b'\n'; MAX_PATH_LEN / 2]), PathId::OTHER);
         assert_eq!(interner.overflowed(), 2);
     }
 
     #[test]
     fn codes_are_remembered_of_paths_with_an_id_of_their_own() {
-        let mut interner = Interner::new(2);
+        let mut interner = Interner::new(1);
         let mut remember = |path: &[u8]| {
             let octets = encode_huffman(path);
             let id = interner.intern(path);
@@ -314,17 +298,28 @@ mod tests {
         };
         let (id, coded) = remember(b"/a.A/One");
         assert_eq!(coded, Some((id, 8)));
-        assert_eq!(remember(b"/a.A/ ").1, None, "/a.A/%20 has the same id");
         assert_eq!(remember(b"/a.A/One").1, Some((id, 8)));
         assert_eq!(remember(b"/a.A/Two"), (PathId::OTHER, None), "more than the bound");
         assert_eq!(interner.coded.len(), 1);
     }
 
     #[test]
-    fn texts_are_printable_and_distinct() {
+    fn texts_are_printable_and_each_path_has_its_own() {
         let mut interner = Interner::new(10);
-        let id = interner.intern(b"/a b\x1b\xff\"");
-        assert_eq!(interner.resolve(id), Some("/a%20b%1B%FF\""));
-        assert_eq!(interner.intern(b"/a%20b%1B%FF\""), id, "one text, one id");
+        let paths = [
+            ("/a b\\x1b\x1b\"", "/a b\\x5cx1b\\x1b\""),
+            ("/caf\u{e9}", "/caf\u{e9}"),
+            ("/caf%C3%A9", "/caf%C3%A9"),
+            ("/a\\b", "/a\\b"),
+        ];
+        let ids = paths.map(|(path, text)| {
+            let id = interner.intern(path.as_bytes());
+            assert_eq!(interner.resolve(id), Some(text));
+            let octets = encode_huffman(path.as_bytes());
+            interner.remember_coded(&octets, path.as_bytes(), id);
+            assert_eq!(interner.coded(&octets), Some((id, path.len())));
+            id
+        });
+        assert_eq!(FxHashSet::from_iter(ids).len(), paths.len());
     }
 }

@@ -48,10 +48,19 @@ impl Losses {
     /// What a backend that may miss transfers is not used for.
     fn warning(self) -> String {
         format!(
-            "it may miss transfers: the kernel preempts BPF programs ({}); Unix and MPTCP sockets \
-             are not watched, because a miss would not show there",
-            self.preemption
+            "it may miss transfers: {}; Unix and MPTCP sockets are not watched, because a miss would \
+             not show there",
+            self.cause()
         )
+    }
+
+    fn cause(self) -> String {
+        match self.preemption {
+            Preemption::Unknown => {
+                "it is not known whether the kernel preempts BPF programs".to_owned()
+            }
+            known => format!("the kernel preempts BPF programs ({known})"),
+        }
     }
 }
 
@@ -96,13 +105,7 @@ fn reason(backend: Backend, losses: Losses, refused: &[(Backend, String)]) -> St
         .into_iter()
         .filter(|&other| place(other) < place(backend) && losses.are_of(other))
         .filter(|other| !refused.iter().any(|(one, _)| one == other))
-        .map(|other| {
-            let preemption = losses.preemption;
-            (
-                other,
-                format!("it may miss transfers, the kernel preempts BPF programs ({preemption})"),
-            )
-        });
+        .map(|other| (other, format!("it may miss transfers, {}", losses.cause())));
     let others =
         lossy.chain(refused.iter().cloned()).map(|(other, why)| format!("not {other}: {why}"));
     [verdict].into_iter().chain(others).collect::<Vec<_>>().join("; ")

@@ -4,7 +4,7 @@ use super::{
     CallsBySight, CallsSeen, Snapshot,
     exposition::{self, Clock, Family, Kind, Number, Sink},
 };
-use crate::grpc::Sight;
+use crate::{failures::Dropped, grpc::Sight};
 use procfs::{
     ProcResult,
     process::{LimitValue, Process},
@@ -43,6 +43,8 @@ pub struct Daemon {
     pub programs: Vec<Program>,
     /// How often the names of pods were asked for; `None` if they never are.
     pub pod_requests: Option<PodRequests>,
+    /// Failed calls without a line; `None` without `--log-errors`.
+    pub log_errors_dropped: Option<Dropped>,
     /// The daemon as a process.
     pub own: OwnProcess,
 }
@@ -67,6 +69,7 @@ impl Daemon {
             processes_overflow: _,
             programs: _,
             pod_requests: _,
+            log_errors_dropped: _,
             own: _,
         } = other;
         self.records += records;
@@ -242,6 +245,7 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         processes_overflow,
         programs,
         pod_requests,
+        log_errors_dropped,
         own,
     } = daemon.as_ref();
     let mut writer = Writer { sink, created: *started_ns };
@@ -265,6 +269,10 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     if let Some(PodRequests { answered, failed }) = *pod_requests {
         let by_outcome = [("answered", answered), ("failed", failed)];
         writer.counters(&POD_REQUESTS, "outcome", by_outcome);
+    }
+    if let Some(Dropped { rate_limit, output }) = *log_errors_dropped {
+        let by_reason = [("rate_limit", rate_limit), ("output", output)];
+        writer.counters(&LOG_ERRORS_DROPPED, "reason", by_reason);
     }
     writer.own_process(own);
 }
@@ -358,6 +366,11 @@ static POD_REQUESTS: Family = Family::new(
     Kind::Counter,
     "observer_pod_requests",
     "Requests for the names of pods, by what became of them.",
+);
+static LOG_ERRORS_DROPPED: Family = Family::new(
+    Kind::Counter,
+    "observer_log_errors_dropped",
+    "Failed calls without a line of --log-errors: more than its rate, or stdout took no more.",
 );
 static CPU: Family =
     Family::new(Kind::Counter, "process_cpu_seconds", "Total user and system CPU time spent.")

@@ -47,11 +47,11 @@ use crate::{
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
 #[derive(Clone, Debug, Default)]
-pub struct PathNames(FxHashMap<PathId, Box<[u8]>>);
+pub struct PathNames(FxHashMap<PathId, Box<str>>);
 
 impl PathNames {
-    /// Spells out the paths that the statistics have now, as they came from the peers.
-    pub fn of<'a>(statistics: &Statistics, resolve: impl Fn(PathId) -> Option<&'a [u8]>) -> Self {
+    /// Spells out the paths that the statistics have now, as labels do.
+    pub fn of<'a>(statistics: &Statistics, resolve: impl Fn(PathId) -> Option<&'a str>) -> Self {
         let mut names = FxHashMap::default();
         for (key, _) in statistics.series() {
             if let Entry::Vacant(name) = names.entry(key.path)
@@ -64,8 +64,8 @@ impl PathNames {
     }
 
     /// The path; empty when it is not known.
-    pub fn path(&self, path: PathId) -> &[u8] {
-        self.0.get(&path).map_or(b"", |path| path)
+    pub fn path(&self, path: PathId) -> &str {
+        self.0.get(&path).map_or("", |path| path)
     }
 }
 

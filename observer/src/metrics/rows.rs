@@ -8,12 +8,9 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use super::{
-    GrpcType, Series, Snapshot,
-    exposition::Label,
-    labels::{Method, escape},
-};
+use super::{GrpcType, Series, Snapshot, exposition::Label, labels::Method};
 use crate::{
+    escape::escape,
     grpc::Role,
     hpack::PathId,
     process::{Detail, Process, ProcessId},
@@ -65,13 +62,15 @@ impl LabelValues {
             let label = || ProcessLabel::new(&processes.process(id), &telling.labels);
             values.processes.entry(id).or_insert_with(label);
         };
+        let types = statistics.types();
         for (key, _) in statistics.series() {
             add_process(key.process);
             values.methods.entry(key.path).or_insert_with(|| {
                 let path = paths.path(key.path);
                 let method = Method::new(key.path, path);
-                let derived = || method.grpc_type(statistics.grpc_type(key.path));
-                let grpc_type = descriptors.grpc_type(path).unwrap_or_else(derived);
+                let of_calls = types.get(&key.path).copied().unwrap_or(GrpcType::Unknown);
+                let derived = || method.grpc_type(of_calls);
+                let grpc_type = descriptors.grpc_type(path.as_bytes()).unwrap_or_else(derived);
                 (method, grpc_type)
             });
         }

@@ -24,47 +24,85 @@ impl Messages {
     }
 }
 
-/// What one side of a method was seen to do that only a stream may.
+/// Calls by what they showed of one side of their method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Streaming {
-    /// Some call had other than one request message.
-    pub(super) requests: bool,
-    /// Some call had other than one response message.
-    pub(super) responses: bool,
+pub(super) struct Shown {
+    /// Calls that did what only a stream may: they had several messages, or none where a unary call
+    /// must have one.
+    stream: u64,
+    /// Calls that ended as a unary one does: with one message, and complete.
+    single: u64,
 }
 
-impl Streaming {
-    /// What a run of a call's messages shows.
-    fn of_messages(role: Role, flow: Flow, count: u64) -> Self {
-        let requests =
-            matches!((role, flow), (Role::Server, Flow::Received) | (Role::Client, Flow::Sent));
-        Self { requests: requests && count > 1, responses: !requests && count > 1 }
+impl Shown {
+    fn add(&mut self, stream: bool, single: bool) {
+        self.stream += u64::from(stream);
+        self.single += u64::from(single);
     }
 
-    /// What a call's end shows. No request message says something only when the client had
-    /// finished sending, and no response message only when the call succeeded.
-    fn of_end(ended: &Ended) -> Self {
-        Self {
-            requests: match ended.request_messages {
-                Some(0) => ended.half_closed,
-                Some(count) => count > 1,
-                None => false,
-            },
-            responses: match ended.response_messages {
-                Some(0) => ended.code == Some(Code::Ok),
-                Some(count) => count > 1,
-                None => false,
-            },
+    /// Whether that side is a stream, given whether it was taken for one so far. It becomes one when at
+    /// least a fifth of the calls show it, and stops being one when less than a tenth do: calls of a
+    /// stream may have one message, but those of a unary method never have more, unless a peer errs or
+    /// lies. Between the two nothing changes, so that a method near a bound does not go to and fro.
+    fn is_stream(self, so_far: bool) -> bool {
+        let Self { stream, single } = self;
+        let all = stream.saturating_add(single);
+        let share = if so_far { 10 } else { 5 };
+        stream > 0 && stream.saturating_mul(share) >= all
+    }
+}
+
+/// Calls by what they showed of their method. Each counts once for each side, if at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Evidence {
+    requests: Shown,
+    responses: Shown,
+}
+
+impl Evidence {
+    /// A call has had its second message this way.
+    pub(super) fn add_second_message(&mut self, role: Role, flow: Flow) {
+        let is_request =
+            matches!((role, flow), (Role::Server, Flow::Received) | (Role::Client, Flow::Sent));
+        let shown = if is_request { &mut self.requests } else { &mut self.responses };
+        shown.add(true, false);
+    }
+
+    /// A call has ended. No request message, or one, says something only when the client had finished
+    /// sending, and no response message, or one, only when the call succeeded.
+    fn add_end(&mut self, ended: &Ended) {
+        if ended.half_closed {
+            let count = ended.request_messages;
+            self.requests.add(count == Some(0), count == Some(1));
+        }
+        if ended.code == Some(Code::Ok) {
+            let count = ended.response_messages;
+            self.responses.add(count == Some(0), count == Some(1));
         }
     }
 
-    /// Adds what was learned; says whether it was new.
-    pub(super) fn learn(&mut self, other: Self) -> bool {
-        let before = *self;
-        self.requests |= other.requests;
-        self.responses |= other.responses;
-        *self != before
+    pub(super) fn merge(&mut self, other: &Self) {
+        let Self { requests, responses } = other;
+        for (to, from) in [(&mut self.requests, requests), (&mut self.responses, responses)] {
+            to.stream += from.stream;
+            to.single += from.single;
+        }
     }
+
+    /// What that says of the method, given what was said so far.
+    pub(super) fn streaming(self, so_far: Streaming) -> Streaming {
+        Streaming {
+            requests: self.requests.is_stream(so_far.requests),
+            responses: self.responses.is_stream(so_far.responses),
+        }
+    }
+}
+
+/// Which sides of a method are streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Streaming {
+    pub(super) requests: bool,
+    pub(super) responses: bool,
 }
 
 /// How long streams were without a message.
@@ -109,9 +147,8 @@ pub struct Series {
     pub received: Messages,
     /// Messages that the process wrote.
     pub sent: Messages,
-    /// What this series has contributed to its method's type; a copy that spares the look-up of the
-    /// method's for all calls but the first that show something.
-    streaming: Streaming,
+    /// What its calls showed of the method's type.
+    pub(super) evidence: Evidence,
 }
 
 impl Series {
@@ -133,7 +170,7 @@ impl Series {
                 .then(|| Box::new(BetweenMessages { received: histogram(), sent: histogram() })),
             received: Messages::default(),
             sent: Messages::default(),
-            streaming: Streaming::default(),
+            evidence: Evidence::default(),
         }
     }
 
@@ -195,33 +232,18 @@ impl Series {
         self.abandoned += other.in_flight();
     }
 
-    /// Counts messages; returns what they show if that is new to this series.
-    pub(super) fn add_messages(
-        &mut self,
-        role: Role,
-        flow: Flow,
-        count: u64,
-        bytes: u64,
-    ) -> Option<Streaming> {
+    pub(super) fn add_messages(&mut self, flow: Flow, count: u64, bytes: u64) {
         match flow {
             Flow::Sent => self.sent.add(count, bytes),
             Flow::Received => self.received.add(count, bytes),
         }
-        let shown = Streaming::of_messages(role, flow, count);
-        self.streaming.learn(shown).then_some(shown)
     }
 
     pub(super) fn add_first_message(&mut self, recording: &Recording, elapsed_ns: u64) {
         self.first_message.observe(&recording.buckets, elapsed_ns, None);
     }
 
-    /// Counts an end; returns what it shows if that is new to this series.
-    pub(super) fn add_end(
-        &mut self,
-        recording: &Recording,
-        time_ns: u64,
-        ended: &Ended,
-    ) -> Option<Streaming> {
+    pub(super) fn add_end(&mut self, recording: &Recording, time_ns: u64, ended: &Ended) {
         match ended.code.and_then(|code| self.handled.get_mut(code as usize)) {
             Some(handled) => *handled += 1,
             None => self.handled_code_not_seen += 1,
@@ -240,8 +262,7 @@ impl Series {
                 histogram.observe(&recording.buckets, elapsed_ns, exemplar);
             }
         }
-        let shown = Streaming::of_end(ended);
-        self.streaming.learn(shown).then_some(shown)
+        self.evidence.add_end(ended);
     }
 
     /// Adds the figures of another series with the same buckets.
@@ -261,7 +282,7 @@ impl Series {
             between_messages,
             received,
             sent,
-            streaming,
+            evidence,
         } = other;
         self.created_ns = self.created_ns.min(*created_ns);
         self.started += started;
@@ -283,7 +304,7 @@ impl Series {
         }
         self.received.add(received.count, received.bytes);
         self.sent.add(sent.count, sent.bytes);
-        self.streaming.learn(*streaming);
+        self.evidence.merge(evidence);
     }
 }
 

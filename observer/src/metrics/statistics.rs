@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Buckets,
-    series::{Series, Streaming},
+    series::{Evidence, Series, Streaming},
 };
 use crate::{
     grpc::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
@@ -232,9 +232,11 @@ pub struct Statistics {
     slots: Vec<Slot>,
     free: Vec<u32>,
     room: Arc<Mutex<Room>>,
-    /// What was learned of each path over all processes and roles. Not of processes, so that a
-    /// method's type does not go back when one is dropped; bounded by the interner's paths.
-    streaming: FxHashMap<PathId, Streaming>,
+    /// What calls of series that were dropped had shown of their methods, so that a method's type does
+    /// not change when a process is dropped; bounded by the interner's paths.
+    dropped: FxHashMap<PathId, Evidence>,
+    /// The types as they were last published, of all statistics that share them; likewise bounded.
+    published: Arc<Mutex<FxHashMap<PathId, Streaming>>>,
     connections: FxHashMap<(ProcessId, Role), u64>,
     calls: CallsBySight,
     overflow: u64,
@@ -253,7 +255,8 @@ impl Statistics {
             slots: Vec::new(),
             free: Vec::new(),
             room: Arc::default(),
-            streaming: FxHashMap::default(),
+            dropped: FxHashMap::default(),
+            published: Arc::default(),
             connections: FxHashMap::default(),
             calls: CallsBySight::default(),
             overflow: 0,
@@ -266,7 +269,8 @@ impl Statistics {
     #[must_use]
     pub fn sharing(&self) -> Self {
         let room = Arc::clone(&self.room);
-        Self { room, ..Self::new(self.recording.clone(), self.limits) }
+        let published = Arc::clone(&self.published);
+        Self { room, published, ..Self::new(self.recording.clone(), self.limits) }
     }
 
     /// What the calls of a series have in common; `None` when it was dropped.
@@ -307,7 +311,8 @@ impl Statistics {
 
     /// Forgets the types of paths that are not known any more.
     pub fn forget_types(&mut self, is_known: impl Fn(PathId) -> bool) {
-        self.streaming.retain(|path, _| is_known(*path));
+        self.dropped.retain(|path, _| is_known(*path));
+        lock(&self.published).retain(|path, _| is_known(*path));
     }
 
     /// Open connections per process and role, in no order.
@@ -330,20 +335,34 @@ impl Statistics {
         self.late
     }
 
-    /// The type of a method, from what is known of it by now over all processes and roles.
+    /// The types of the methods that have series, to be published: from what the calls of all processes
+    /// and roles have shown by now, and from what was published before. O(series).
     ///
-    /// Nothing on the wire says it. A method is taken for unary until one of its calls does what
-    /// only a stream may, and never goes back.
-    pub fn grpc_type(&self, path: PathId) -> GrpcType {
-        if path == PathId::NOT_SEEN || path == PathId::OTHER {
-            return GrpcType::Unknown;
+    /// Nothing on the wire says a type. Either side of a method is taken for a stream when enough of its
+    /// calls did what only a stream may, so that no single one makes a method another:
+    /// [`Shown::is_stream`](super::series::Shown) has the shares.
+    pub fn types(&self) -> FxHashMap<PathId, GrpcType> {
+        let mut shown: FxHashMap<PathId, Evidence> = FxHashMap::default();
+        for (key, series) in self.series() {
+            let of_dropped = || self.dropped.get(&key.path).copied().unwrap_or_default();
+            shown.entry(key.path).or_insert_with(of_dropped).merge(&series.evidence);
         }
-        match self.streaming.get(&path).copied().unwrap_or_default() {
-            Streaming { requests: false, responses: false } => GrpcType::Unary,
-            Streaming { requests: true, responses: false } => GrpcType::ClientStream,
-            Streaming { requests: false, responses: true } => GrpcType::ServerStream,
-            Streaming { requests: true, responses: true } => GrpcType::BidiStream,
-        }
+        let mut published = lock(&self.published);
+        let type_of = |(path, evidence): (PathId, Evidence)| {
+            if !is_method(path) {
+                return (path, GrpcType::Unknown);
+            }
+            let streaming = published.entry(path).or_default();
+            *streaming = evidence.streaming(*streaming);
+            let grpc_type = match *streaming {
+                Streaming { requests: false, responses: false } => GrpcType::Unary,
+                Streaming { requests: true, responses: false } => GrpcType::ClientStream,
+                Streaming { requests: false, responses: true } => GrpcType::ServerStream,
+                Streaming { requests: true, responses: true } => GrpcType::BidiStream,
+            };
+            (path, grpc_type)
+        };
+        shown.into_iter().map(type_of).collect()
     }
 
     /// The process has one connection more in this role.
@@ -365,13 +384,17 @@ impl Statistics {
         if process == ProcessId::OTHER {
             return;
         }
-        let Self { ids, slots, free, room, .. } = self;
+        let Self { ids, slots, free, room, dropped, .. } = self;
         let mut room = lock(room);
         ids.retain(|key, id| {
             if key.process != process {
                 return true;
             }
-            vacate(slots, free, *id);
+            if let Some(series) = vacate(slots, free, *id)
+                && is_method(key.path)
+            {
+                dropped.entry(key.path).or_default().merge(&series.evidence);
+            }
             room.give_back(*key);
             false
         });
@@ -419,8 +442,8 @@ impl Statistics {
                 to.merge(series);
             }
         }
-        for (&path, streaming) in &other.streaming {
-            self.streaming.entry(path).or_default().learn(*streaming);
+        for (&path, evidence) in &other.dropped {
+            self.dropped.entry(path).or_default().merge(evidence);
         }
         for (&key, count) in &other.connections {
             *self.connections.entry(key).or_default() += count;
@@ -497,16 +520,10 @@ impl Statistics {
         self.ids.insert(key, id);
         id
     }
-
-    fn learn(&mut self, path: PathId, shown: Option<Streaming>) {
-        if let Some(shown) = shown {
-            self.streaming.entry(path).or_default().learn(shown);
-        }
-    }
 }
 
-fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
-    room.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether it counts towards [`Limits::max_methods`].
@@ -552,13 +569,17 @@ impl CallSink for Statistics {
     }
 
     fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
-        let Some((key, series)) = taken(&mut self.slots, series) else {
-            self.late += 1;
-            return;
-        };
-        let path = key.path;
-        let shown = series.add_messages(key.role, flow, count, bytes);
-        self.learn(path, shown);
+        match taken(&mut self.slots, series) {
+            Some((_, series)) => series.add_messages(flow, count, bytes),
+            None => self.late += 1,
+        }
+    }
+
+    fn second_message(&mut self, series: SeriesId, flow: Flow) {
+        // Late messages are counted where they are.
+        if let Some((key, series)) = taken(&mut self.slots, series) {
+            series.evidence.add_second_message(key.role, flow);
+        }
     }
 
     fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
@@ -583,8 +604,7 @@ impl CallSink for Statistics {
             return;
         };
         let path = key.path;
-        let shown = series.add_end(&self.recording, self.now_ns, &ended);
-        self.learn(path, shown);
+        series.add_end(&self.recording, self.now_ns, &ended);
         self.calls.add(&ended, path);
     }
 }

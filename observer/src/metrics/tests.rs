@@ -12,6 +12,8 @@ use super::{
     openmetrics, render,
 };
 use crate::{
+    escape::escape,
+    failures::Dropped,
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
     hpack::{PathId, TraceId},
     process::{Comm, Detail, Identity, ProcessId, ProcessSource, Processes},
@@ -22,7 +24,7 @@ pub(super) struct Scenario {
     statistics: Statistics,
     processes: Processes<Told>,
     /// From number 2 on.
-    paths: Vec<Vec<u8>>,
+    paths: Vec<String>,
     daemon: Daemon,
     telling: Telling,
 }
@@ -75,7 +77,7 @@ impl Scenario {
     }
 
     fn path(&mut self, path: impl AsRef<[u8]>) -> PathId {
-        self.paths.push(path.as_ref().to_vec());
+        self.paths.push(escape(path.as_ref()).into_owned());
         PathId(self.paths.len() as u32 + 1)
     }
 
@@ -100,7 +102,7 @@ impl Scenario {
     pub(super) fn snapshot(self) -> Snapshot {
         let resolve = |path: PathId| {
             let index = (path.0 as usize).checked_sub(2)?;
-            self.paths.get(index).map(Vec::as_slice)
+            self.paths.get(index).map(String::as_str)
         };
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
@@ -140,6 +142,7 @@ fn daemon() -> Daemon {
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
         ],
         pod_requests: None,
+        log_errors_dropped: Some(Dropped { rate_limit: 14, output: 15 }),
         own: OwnProcess {
             cpu_seconds: Some(1.25),
             resident_memory_bytes: Some(4096),
@@ -180,6 +183,7 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     let id = scenario.statistics.started(key);
     scenario.statistics.messages(id, Flow::Sent, 1, 20);
     scenario.statistics.messages(id, Flow::Received, 2, 300);
+    scenario.statistics.second_message(id, Flow::Received);
     scenario.statistics.after_last_message(id, Flow::Sent, 1, 900_000);
     scenario.statistics.after_last_message(id, Flow::Received, 2, 500_000_000);
     scenario.statistics.first_message(id, 500_000);
@@ -306,9 +310,12 @@ type Trip<'a> = (&'a [u8], &'a [u8], &'a str, &'a str, &'a str);
 #[test]
 fn label_values_survive_the_trip() {
     let mut scenario = Scenario::new();
-    let rows: [Trip<'_>; 5] = [
+    let rows: [Trip<'_>; 8] = [
         (b"/a\"b/c\"", b"say \"x\"", "a\"b", "c\"", "say \"x\""),
-        (b"/a\\b/\\", b"\\", "a\\\\b", "\\\\", "\\\\"),
+        (b"/a\\b/\\", b"\\", "a\\b", "\\", "\\"),
+        (b"/a/\\x0a", b"\\x0a", "a", "\\x5cx0a", "\\x5cx0a"),
+        (b"/s/caf\xc3\xa9", b"\xc3\xa9", "s", "caf\u{e9}", "\u{e9}"),
+        (b"/s/caf%C3%A9", b"%C3%A9", "s", "caf%C3%A9", "%C3%A9"),
         (b"/a\nb/c\n", b"x\ny", "a\\x0ab", "c\\x0a", "x\\x0ay"),
         (b"/a\xff/\xc3(", b"\xfe", "a\\xff", "\\xc3(", "\\xfe"),
         (b"no slash} 1\n# EOF\n", b"{},=", "", "no slash} 1\\x0a# EOF\\x0a", "{},="),
@@ -435,6 +442,7 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
         let key = CallKey { process, role: Role::Server, path };
         let id = scenario.statistics.started(key);
         scenario.statistics.messages(id, Flow::Sent, 2, 0);
+        scenario.statistics.second_message(id, Flow::Sent);
     }
     let text = scenario.text();
     let exposition = openmetrics::parse(&text);
@@ -458,6 +466,7 @@ fn a_method_has_one_type_over_roles_and_processes() {
     scenario.call(CallKey { process: client, role: Role::Client, path }, Some(Code::Ok), 1);
     let id = scenario.statistics.started(key);
     scenario.statistics.messages(id, Flow::Received, 2, 0);
+    scenario.statistics.second_message(id, Flow::Received);
 
     let text = scenario.text();
     openmetrics::parse(&text);

@@ -242,7 +242,7 @@ fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
 fn begun(snapshot: &Snapshot) -> BTreeMap<String, u64> {
     let mut begun = BTreeMap::new();
     for (key, series) in snapshot.statistics.series() {
-        let path = String::from_utf8_lossy(snapshot.paths.path(key.path)).into_owned();
+        let path = snapshot.paths.path(key.path).to_owned();
         *begun.entry(path).or_default() += series.started;
     }
     begun

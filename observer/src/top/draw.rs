@@ -260,7 +260,7 @@ fn cell(content: Content, row: &Row, model: &Model, app: &App, room: usize) -> (
 }
 
 /// Errors first: there may be no room for all.
-fn codes(codes: &[CallsOfCode]) -> String {
+pub(super) fn codes(codes: &[CallsOfCode]) -> String {
     let (ok, others): (Vec<_>, Vec<_>) = codes.iter().partition(|of| of.code == "OK");
     let told = |of: &CallsOfCode| format!("{} {}", printable(&of.code), text::grouped(of.calls));
     others.into_iter().chain(ok).map(told).collect::<Vec<_>>().join(", ")
@@ -350,7 +350,7 @@ pub(super) fn fitted(name: &str, room: usize) -> String {
 }
 
 /// Its beginning, if it is too long.
-fn cut(name: &str, room: usize) -> String {
+pub(super) fn cut(name: &str, room: usize) -> String {
     if name.width() <= room {
         return name.to_owned();
     }

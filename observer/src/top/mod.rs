@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
+use ratatui::crossterm::terminal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::metrics::view::{Filter, Order};
@@ -72,7 +73,10 @@ fn print(source: &Source, format: Format, options: &Options) -> Result<()> {
     let mut model = source.once()?;
     let filter = Filter::new(&options.filter);
     let text = match format {
-        Format::Table => table::table(&model, &model.ordered(options.order, &filter)),
+        Format::Table => {
+            let rows = model.ordered(options.order, &filter);
+            table::table(&model, &rows, &source.name(), width())
+        }
         Format::Json => {
             model.rows = model.ordered(options.order, &filter).into_iter().cloned().collect();
             // They were by the rows' old places.
@@ -81,6 +85,15 @@ fn print(source: &Source, format: Format, options: &Options) -> Result<()> {
         }
     };
     stdout().write_all(text.as_bytes()).context("cannot print")
+}
+
+/// Columns of the terminal; where the text goes elsewhere, as many as COLUMNS says, or what a mail has.
+fn width() -> usize {
+    const USUAL: usize = 80;
+    const LEAST: usize = 60;
+    let of_terminal = || stdout().is_terminal().then(terminal::size)?.ok();
+    let asked = || std::env::var("COLUMNS").ok()?.parse().ok();
+    of_terminal().map(|(columns, _)| columns.into()).or_else(asked).unwrap_or(USUAL).max(LEAST)
 }
 
 fn live(source: Source, options: &Options) -> Result<()> {

@@ -90,8 +90,9 @@ pub struct Truth {
     pub tolerance: BTreeMap<Label, Tolerance>,
     /// Open connections with calls: process, whether it is the server.
     pub connections: BTreeMap<(Process, bool), u64>,
-    /// What calls showed of a method: requests, responses are streams.
-    pub types: BTreeMap<usize, (bool, bool)>,
+    /// What calls showed of a method's requests and responses: how many that it is a stream, and how
+    /// many that it is none.
+    pub types: BTreeMap<usize, [(u64, u64); 2]>,
     pub in_flight: u64,
     /// Where the request headers of each call were.
     pub starts: Vec<Start>,
@@ -303,8 +304,12 @@ impl End {
         if call.in_doubt {
             truth.tolerance.entry(call.label).or_default().any += 1;
         }
-        let shown = truth.types.entry(call.label.2).or_default();
-        shown.0 |= call.requests > 1 || (call.requests == 0 && call.half_closed);
-        shown.1 |= call.responses > 1 || (call.responses == 0 && code == 0);
+        let [requests, responses] = truth.types.entry(call.label.2).or_default();
+        for (shown, count, complete) in
+            [(requests, call.requests, call.half_closed), (responses, call.responses, code == 0)]
+        {
+            shown.0 += u64::from(count > 1 || (count == 0 && complete));
+            shown.1 += u64::from(count == 1 && complete);
+        }
     }
 }

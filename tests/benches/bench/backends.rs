@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use tests::daemon::Daemon;
+use tests::daemon::{Daemon, without_ours};
 
 use crate::Peers;
 use crate::calls::watched;
@@ -35,6 +35,7 @@ impl Backend {
     fn allowed(peers: &Peers) -> Result<Vec<Self>> {
         let is_allowed = |name: &&str| -> Result<bool> {
             let mut check = Command::new(peers.daemon());
+            without_ours(&mut check);
             check.args(["check", "--listen", "127.0.0.1:0", "--backend", name]);
             Ok(check.output().context("run observer check")?.status.success())
         };

@@ -522,7 +522,7 @@ fn every_byte(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> 
 fn process_names(name: &str) -> Result<()> {
     let daemon = Daemon::start::<&str>(&[])?;
     let names = [
-        ("a\"b\\c\nd{e}=,", r#"a"b\\c\x0ad{e}=,"#),
+        ("a\"b\\c\nd{e}=,", r#"a"b\c\x0ad{e}=,"#),
         ("\u{1}\t\r\u{7f} \u{e9}\u{4e2d}", r"\x01\x09\x0d\x7f é中"),
     ];
     for (process, label) in names {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use tests::daemon::{Daemon, binary};
+use tests::daemon::{Daemon, binary, without_ours};
 use tests::look::terminal::Terminal;
 
 /// Whom daemons know,
@@ -77,6 +77,7 @@ fn users() -> String {
 
 fn top<S: AsRef<str>>(args: &[S]) -> Result<Command> {
     let mut command = Command::new(binary()?);
+    without_ours(&mut command);
     command.arg("top").args(args.iter().map(AsRef::as_ref)).env_remove("OBSERVER_PASSWORD");
     Ok(command)
 }

@@ -10,17 +10,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::loaded_programs;
+use prost::Message as _;
+use prost_types::{
+    FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
+};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use tempfile::TempDir;
 use tests::daemon::Daemon;
 use tests::footprint::{Footprint, programs};
 use tests::pace;
 use tests::raw::talk::Role::Server;
+use tests::raw::talk::service_of;
 use tests::raw::{Address, Call, Talk};
 use tests::report;
 
 use super::backends::are_freed;
-use super::{OK, Table};
+use super::{NOT_FOUND, OK, Table};
 
 /// For the kernel to have taken what it takes for a socket.
 const FULL_LIMIT: Duration = Duration::from_secs(10);
@@ -30,6 +36,7 @@ const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
 
 pub(super) fn add(table: &mut Table) {
     table.alone("killed, it leaves no program behind, and the service goes on", killed);
+    table.alone("SIGHUP, at which files are opened and read again", hang_up);
     table.alone("100 scrapers at once", scrapers);
     table.alone("scrapers that never read, their sockets full", deaf_scrapers);
     table.alone("processes that come and go", short_lived_processes);
@@ -57,6 +64,82 @@ fn killed(name: &str) -> Result<()> {
     are_freed(|| loaded().intersection(&attached).copied().collect())?;
     call(&mut talk, 3)?;
     talk.finish()
+}
+
+/// It goes on, with all that it has counted; what it writes goes to a new file once the old one has been
+/// renamed, and declared types are those that are in the file now, if it can be read.
+fn hang_up(name: &str) -> Result<()> {
+    let folder = TempDir::with_prefix("hang-up-").context("create a folder")?;
+    let place = |name: &str| folder.path().join(name);
+    let (lines, old, set) = (place("lines"), place("lines.1"), place("types.pb"));
+    let service = service_of(name);
+    let declare = |server_streaming| -> Result<()> {
+        let set_of = descriptor_set(&service, "Get", server_streaming);
+        fs::write(&set, set_of).context("write the descriptor set")
+    };
+    declare(false)?;
+    let shown = set.to_string_lossy();
+    let flags = ["--log-errors", "--descriptor-set", &shown];
+    let daemon = Daemon::start_after(&[&format!("exec >>{}", lines.display())], &flags)?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    let mut stream = 1;
+    let mut fail = |talk: &mut Talk<'_>| -> Result<()> {
+        talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
+        talk.server(|f| f.response(stream).trailers(stream, NOT_FOUND))?;
+        stream += 2;
+        Ok(())
+    };
+    let told = |path: &Path, count: usize, calls: f64, grpc_type: &str| {
+        let labels = [("grpc_method", "Get"), ("grpc_type", grpc_type)];
+        daemon.wait_until(|metrics| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let handled = metrics.sum("grpc_server_handled_total", &labels);
+            if text.lines().count() == count && handled.total_cmp(&calls).is_eq() {
+                return Ok(());
+            }
+            Err(format!("{handled} calls of {grpc_type}, not {calls}, and {count} lines: {text}"))
+        })
+    };
+    let hang_up = |times: usize| -> Result<()> {
+        daemon.hang_up()?;
+        daemon.wait_until(|_| match daemon.log().matches("SIGHUP: done").count() {
+            done if done == times => Ok(()),
+            done => Err(format!("{done} of {times} are done: {}", daemon.log())),
+        })
+    };
+    fail(&mut talk)?;
+    told(&lines, 2, 1.0, "unary")?;
+
+    fs::rename(&lines, &old).context("rename the file")?;
+    declare(true)?;
+    hang_up(1)?;
+    fail(&mut talk)?;
+    told(&lines, 2, 2.0, "server_stream")?;
+    ensure!(fs::read_to_string(&old)?.lines().count() == 2, "it still writes to the old file");
+
+    fs::write(&set, "no set").context("spoil the descriptor set")?;
+    hang_up(2)?;
+    ensure!(daemon.log().contains("the declared types stay as they were"), "{}", daemon.log());
+    fail(&mut talk)?;
+    told(&lines, 4, 3.0, "server_stream")?;
+    ensure!(daemon.is_ready()?, "it is not ready any more");
+    daemon.stop()
+}
+
+/// Of one method, in no package.
+fn descriptor_set(service: &str, method: &str, server_streaming: bool) -> Vec<u8> {
+    let method = MethodDescriptorProto {
+        name: Some(method.into()),
+        server_streaming: Some(server_streaming),
+        ..MethodDescriptorProto::default()
+    };
+    let service = ServiceDescriptorProto {
+        name: Some(service.into()),
+        method: vec![method],
+        ..ServiceDescriptorProto::default()
+    };
+    let file = FileDescriptorProto { service: vec![service], ..FileDescriptorProto::default() };
+    FileDescriptorSet { file: vec![file] }.encode_to_vec()
 }
 
 /// The numbers of all programs in the kernel.

@@ -14,7 +14,7 @@ use super::figures::{
 use super::names::{self, Names};
 use super::terminal::Terminal;
 use super::{Lines, line, lines_of, load, number, same, wait_for};
-use crate::daemon::{Daemon, binary};
+use crate::daemon::{Daemon, binary, without_ours};
 use crate::peer::{Client, Listen, Server};
 use crate::raw::Talk;
 use crate::raw::talk::Role;
@@ -54,6 +54,7 @@ fn done(stack: &Stack, while_at_it: impl FnOnce(&Daemon) -> Result<()>) -> Resul
 
 pub(super) fn top(daemon: &Daemon, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary()?);
+    without_ours(&mut command);
     command.arg("top").args(["--address", &format!("http://{}", daemon.address())]);
     command.args(arguments);
     Ok(command)
@@ -148,6 +149,7 @@ pub fn in_a_small_terminal(stack: &Stack) -> Result<()> {
 pub fn of_its_own(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let mut command = Command::new(binary()?);
+    without_ours(&mut command);
     command.args(["top", "--port", &server.port()?, "--sort", "calls"]);
     let terminal = Terminal::start(&mut command, 200, 50)?;
     terminal.shows("observer this process live")?;
@@ -473,7 +475,8 @@ fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
 pub fn as_snapshots(stack: &Stack) -> Result<()> {
     let done = done(stack, |_| Ok(()))?;
     wait_for(|| {
-        let table = output(&mut top(&done.daemon, &["--once", "--table"])?)?;
+        let mut once = top(&done.daemon, &["--once", "--table"])?;
+        let table = output(once.env("COLUMNS", "300"))?;
         let shown = table.lines().filter_map(of_table).collect();
         Ok(same("the table", &done.lines, &shown))
     })?;
@@ -483,8 +486,16 @@ pub fn as_snapshots(stack: &Stack) -> Result<()> {
     let shown = rows.iter().map(of_json).collect::<Option<Lines>>().context("a row's fields")?;
     same("JSON", &done.lines, &shown).map_err(anyhow::Error::msg)?;
     let mut own = Command::new(binary()?);
+    without_ours(&mut own);
     own.args(["top", "--once", "--table", "--port", &done.server.port()?]);
-    ensure!(output(&mut own)?.starts_with("PROCESS"), "no table of its own");
+    let of_its_own = output(own.env_remove("COLUMNS"))?;
+    ensure!(of_its_own.contains("No gRPC call has been seen."), "it has calls: {of_its_own}");
+    let narrow = output(top(&done.daemon, &["--once", "--table"])?.env_remove("COLUMNS"))?;
+    let too_long = narrow.lines().find(|line| line.chars().count() > 80);
+    ensure!(too_long.is_none(), "longer than 80 columns: {too_long:?}");
+    for told in ["CALLS and codes: since 20", "P50 to P99: of the last ", "\n  METHOD  CODES\n"] {
+        ensure!(narrow.contains(told), "{told:?} is not in: {narrow}");
+    }
     let mut lost = top(&done.daemon, &["--once", "--table"])?;
     done.daemon.stop()?;
     let refused = lost.output().context("run observer top")?;

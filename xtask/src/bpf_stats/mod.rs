@@ -149,7 +149,7 @@ fn of_host(daemon: &Path) -> Result<Vec<Told>> {
 
 /// What `observer check` says here, whether or not it finds all that it needs.
 fn check_here(daemon: &Path, backend: &str) -> Result<String> {
-    let mut check = exec::root_command(daemon)?;
+    let mut check = exec::daemon(daemon)?;
     let check = check.args(["check", "--listen", "127.0.0.1:0", "--backend", backend]);
     let output = check.output().context("run observer check")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -195,7 +195,7 @@ fn daemon_command(daemon: &Path) -> Result<(Command, SocketAddr)> {
         // In the foreground, where sudo can ask for a password; it then remembers.
         exec::run(Command::new("sudo").arg("-v"))?;
     }
-    let mut command = exec::root_command(daemon)?;
+    let mut command = exec::daemon(daemon)?;
     command.stdout(Stdio::null());
     if TcpListener::bind(DEFAULT).is_ok() {
         return Ok((command, DEFAULT));

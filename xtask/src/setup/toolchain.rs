@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::exec;
 
-/// Names a toolchain to use instead of the ones below.
-pub(super) const CHOICE: &str = "OBSERVER_BPF_TOOLCHAIN";
+pub(super) use crate::exec::TOOLCHAIN as CHOICE;
 
 /// What Debian's compiler is called for rustup.
 pub(super) const LINKED: &str = "observer-bpf";

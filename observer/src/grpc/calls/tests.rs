@@ -31,6 +31,7 @@ struct Recorder {
     told: Vec<Told>,
     calls: u32,
     after_last: Vec<(Flow, u64, u64)>,
+    second: Vec<(u32, Flow)>,
 }
 
 impl CallSink for Recorder {
@@ -46,6 +47,10 @@ impl CallSink for Recorder {
 
     fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
         self.told.push(Told::Messages(series.0, flow, count, bytes));
+    }
+
+    fn second_message(&mut self, series: SeriesId, flow: Flow) {
+        self.second.push((series.0, flow));
     }
 
     fn after_last_message(&mut self, _: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
@@ -535,6 +540,26 @@ fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
     assert!(fixture.calls.early.len() <= MAX_EARLY);
     fixture.request(99_999, &grpc(), false);
     assert_eq!((fixture.codes().len(), fixture.calls.early.len()), (0, 0), "they began nothing");
+}
+
+#[test]
+fn a_second_message_is_told_once_for_each_way() {
+    for role in BOTH {
+        let mut fixture = Fixture::new(role);
+        let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
+        fixture.request(1, &grpc(), false).request_data(1, 1, false);
+        assert_eq!(fixture.sink.second, []);
+        fixture.request_data(1, 1, false).request_data(1, 5, true).response_data(1, 3, false);
+        fixture.response_data(1, 1, false);
+        assert_eq!(fixture.sink.second, [(0, to_server), (0, to_client)]);
+        // Of one that turns out to be a call only later, too.
+        let mut fixture = Fixture::new(role);
+        let unclear = Headers { incomplete: true, ..Headers::default() };
+        fixture.request(1, &unclear, false).request_data(1, 2, true);
+        assert_eq!(fixture.sink.second, []);
+        fixture.request(3, &grpc(), false);
+        assert_eq!(fixture.sink.second, [(0, to_server)]);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What no library has: told beside whichever schema is chosen, in the words of `go`.
 //!
-//! `grpc_type` is on none of them: it may change once when a method turns out to be a stream, and a
+//! `grpc_type` is on none of them: it may change when a method turns out to be a stream, or none, and a
 //! gauge or a byte count need not break for that.
 
 use super::{

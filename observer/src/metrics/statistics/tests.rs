@@ -132,22 +132,40 @@ fn sums_do_not_overflow() {
     assert_eq!(series.sent, Messages { count: u64::MAX, bytes: u64::MAX });
 }
 
-/// The type of a method after one call that ended like this.
-fn type_after(ended: Ended) -> GrpcType {
-    let mut statistics = statistics();
-    let id = statistics.started(server(2));
+/// What the statistics say of a method now.
+fn type_of(statistics: &Statistics, path: PathId) -> GrpcType {
+    statistics.types()[&path]
+}
+
+/// As its connection tells of a call: it began before.
+fn end(statistics: &mut Statistics, id: SeriesId, role: Role, ended: Ended) {
+    let (request, response) = match role {
+        Role::Server => (Flow::Received, Flow::Sent),
+        Role::Client => (Flow::Sent, Flow::Received),
+    };
+    for (flow, count) in [(request, ended.request_messages), (response, ended.response_messages)] {
+        let count = count.unwrap_or_default();
+        statistics.messages(id, flow, count, 0);
+        if count > 1 {
+            statistics.second_message(id, flow);
+        }
+    }
     statistics.ended(id, ended);
-    statistics.grpc_type(PATH)
+}
+
+/// A call of a server that ended like this.
+fn call(statistics: &mut Statistics, process: u32, ended: Ended) {
+    let id = statistics.started(key(process, Role::Server, 2));
+    end(statistics, id, Role::Server, ended);
+}
+
+fn counts(request_messages: Option<u64>, response_messages: Option<u64>) -> Ended {
+    Ended { request_messages, response_messages, ..ok(1) }
 }
 
 #[test]
 fn the_type_follows_from_the_counts_at_the_end() {
     use GrpcType::{BidiStream, ClientStream, ServerStream, Unary};
-    let counts = |request_messages, response_messages| Ended {
-        request_messages,
-        response_messages,
-        ..ok(1)
-    };
     let failed = |ended| Ended { code: Some(Code::Internal), ..ended };
     let not_seen = |ended| Ended { code: None, ..ended };
     let open = |ended| Ended { half_closed: false, ..ended };
@@ -167,7 +185,9 @@ fn the_type_follows_from_the_counts_at_the_end() {
         ("counts not seen", counts(None, None), Unary),
     ];
     for (what, ended, want) in rows {
-        assert_eq!(type_after(ended), want, "{what}");
+        let mut statistics = statistics();
+        call(&mut statistics, 1, ended);
+        assert_eq!(type_of(&statistics, PATH), want, "{what}");
     }
 }
 
@@ -183,27 +203,107 @@ fn the_type_is_known_while_a_stream_lasts() {
         let mut statistics = statistics();
         let id = statistics.started(key(1, role, 2));
         statistics.messages(id, flow, 1, 5);
-        assert_eq!(statistics.grpc_type(PATH), GrpcType::Unary, "{role:?} {flow:?}");
-        statistics.messages(id, flow, 2, 5);
-        assert_eq!(statistics.grpc_type(PATH), want, "{role:?} {flow:?}");
+        assert_eq!(type_of(&statistics, PATH), GrpcType::Unary, "{role:?} {flow:?}");
+        statistics.messages(id, flow, 1, 5);
+        statistics.second_message(id, flow);
+        assert_eq!(type_of(&statistics, PATH), want, "{role:?} {flow:?}");
     }
 }
 
 #[test]
-fn the_type_is_the_methods_and_does_not_go_back() {
+fn one_odd_call_does_not_make_a_method_another() {
+    let mut statistics = statistics();
+    for _ in 0..100 {
+        call(&mut statistics, 1, ok(1));
+    }
+    for odd in [counts(Some(2), Some(1)), counts(Some(1), Some(2)), counts(Some(0), Some(0))] {
+        call(&mut statistics, 2, odd);
+        assert_eq!(type_of(&statistics, PATH), GrpcType::Unary, "{odd:?}");
+    }
+    // Nor do a stream's calls of one message make it unary.
+    let mut statistics = super::tests::statistics();
+    for _ in 0..100 {
+        call(&mut statistics, 1, counts(Some(1), Some(3)));
+        assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream);
+    }
+    for _ in 0..300 {
+        call(&mut statistics, 1, ok(1));
+        assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream);
+    }
+}
+
+/// An odd call that was the first makes a method what it is not until others have outnumbered it.
+#[test]
+fn the_type_changes_at_a_fifth_and_back_below_a_tenth() {
+    let mut statistics = statistics();
+    let mut add = |ended, calls: u64| {
+        for _ in 0..calls {
+            call(&mut statistics, 1, ended);
+        }
+        type_of(&statistics, PATH)
+    };
+    let odd = counts(Some(2), Some(1));
+    assert_eq!(add(odd, 1), GrpcType::ClientStream, "1 of 1");
+    assert_eq!(add(ok(1), 9), GrpcType::ClientStream, "1 of 10");
+    assert_eq!(add(ok(1), 1), GrpcType::Unary, "1 of 11");
+    assert_eq!(add(odd, 1), GrpcType::Unary, "2 of 12");
+    assert_eq!(add(odd, 1), GrpcType::ClientStream, "3 of 13");
+    assert_eq!(add(ok(1), 17), GrpcType::ClientStream, "3 of 30");
+    assert_eq!(add(ok(1), 1), GrpcType::Unary, "3 of 31");
+    // What is published of a share between the two is what was before: scrapes change nothing.
+    assert_eq!(add(odd, 3), GrpcType::Unary, "6 of 34");
+    assert_eq!(add(odd, 0), GrpcType::Unary);
+}
+
+#[test]
+fn the_type_is_the_methods_and_outlives_its_processes() {
     let mut statistics = statistics();
     let stream = statistics.started(key(1, Role::Server, 2));
     let client = statistics.started(key(2, Role::Client, 2));
     statistics.started(server(3));
-    statistics.messages(stream, Flow::Sent, 2, 0);
-    statistics.ended(client, ok(1));
-    assert_eq!(statistics.grpc_type(PATH), GrpcType::ServerStream, "over roles and processes");
-    assert_eq!(statistics.grpc_type(PathId(3)), GrpcType::Unary, "not over methods");
+    statistics.second_message(stream, Flow::Sent);
+    statistics.ended(client, Ended { response_messages: None, ..ok(1) });
+    assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream, "over roles and processes");
+    assert_eq!(type_of(&statistics, PathId(3)), GrpcType::Unary, "not over methods");
 
     statistics.forget_process(ProcessId(1));
-    assert_eq!(statistics.grpc_type(PATH), GrpcType::ServerStream);
-    statistics.messages(client, Flow::Sent, 2, 0);
-    assert_eq!(statistics.grpc_type(PATH), GrpcType::BidiStream);
+    assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream);
+    call(&mut statistics, 3, ok(1));
+    statistics.hand_over(ProcessId(3), ProcessId(2));
+    assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream, "1 of 2");
+    for _ in 0..9 {
+        call(&mut statistics, 4, ok(1));
+    }
+    assert_eq!(type_of(&statistics, PATH), GrpcType::Unary, "1 of 11: all are counted");
+    statistics.forget_types(|path| path != PATH);
+    statistics.forget_process(ProcessId(4));
+    assert_eq!(statistics.dropped.len(), 2, "that of the other path, and of process 4");
+}
+
+/// Each worker has seen a part: only the sum says what a method is, and what was said before.
+#[test]
+fn the_type_is_that_of_all_workers() {
+    let mut one = statistics();
+    let mut other = one.sharing();
+    for _ in 0..100 {
+        call(&mut one, 1, ok(1));
+    }
+    let type_of_sum = |one: &Statistics, other: &Statistics| {
+        let mut sum = one.clone();
+        sum.merge(other).unwrap();
+        type_of(&sum, PATH)
+    };
+    call(&mut other, 1, counts(Some(2), Some(1)));
+    assert_eq!(type_of_sum(&one, &other), GrpcType::Unary, "1 of 101");
+    for _ in 0..30 {
+        call(&mut other, 1, counts(Some(2), Some(1)));
+    }
+    assert_eq!(type_of_sum(&one, &other), GrpcType::ClientStream, "31 of 131");
+    for _ in 0..100 {
+        call(&mut one, 1, ok(1));
+    }
+    let said = type_of_sum(&one, &other);
+    assert_eq!(said, GrpcType::ClientStream, "31 of 231, and it was one before");
 }
 
 #[test]
@@ -211,8 +311,8 @@ fn what_is_not_one_method_has_no_type() {
     let mut statistics = statistics();
     for path in [PathId::NOT_SEEN, PathId::OTHER] {
         let id = statistics.started(server(path.0));
-        statistics.messages(id, Flow::Sent, 2, 0);
-        assert_eq!(statistics.grpc_type(path), GrpcType::Unknown);
+        statistics.second_message(id, Flow::Sent);
+        assert_eq!(type_of(&statistics, path), GrpcType::Unknown);
     }
 }
 
@@ -405,6 +505,7 @@ enum Event {
     Started,
     Joined,
     Messages(Flow, u64, u64),
+    SecondMessage(Flow),
     FirstMessage(u64),
     Ended(Ended),
     Opened,
@@ -433,7 +534,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::Started),
         1 => Just(Event::Joined),
-        2 => (flow, 0..4_u64, 0..100_u64).prop_map(|(flow, n, b)| Event::Messages(flow, n, b)),
+        2 => (flow.clone(), 0..4_u64, 0..100_u64).prop_map(|(flow, n, b)| Event::Messages(flow, n, b)),
+        1 => flow.clone().prop_map(Event::SecondMessage),
         1 => (0..20_000_000_u64).prop_map(Event::FirstMessage),
         3 => ended,
         1 => Just(Event::Opened),
@@ -452,6 +554,7 @@ fn apply(statistics: &mut Statistics, key: CallKey, event: Event) {
         Event::Started => drop(statistics.started(key)),
         Event::Joined => drop(statistics.joined(key)),
         Event::Messages(flow, count, bytes) => statistics.messages(id, flow, count, bytes),
+        Event::SecondMessage(flow) => statistics.second_message(id, flow),
         Event::FirstMessage(elapsed_ns) => statistics.first_message(id, elapsed_ns),
         Event::Ended(ended) => statistics.ended(id, ended),
         Event::Opened => statistics.connection_opened(key.process, key.role),
@@ -489,8 +592,6 @@ proptest! {
             (all, connections, *statistics.calls(), statistics.overflow(), statistics.late())
         };
         prop_assert_eq!(sorted(&merged), sorted(&one));
-        for path in 0..5 {
-            prop_assert_eq!(merged.grpc_type(PathId(path)), one.grpc_type(PathId(path)));
-        }
+        prop_assert_eq!(merged.types(), one.types());
     }
 }

@@ -53,7 +53,7 @@ impl Scenario {
 
     fn sample(&mut self, seconds: u64) -> Model {
         let resolve =
-            |path: PathId| self.paths.get((path.0 as usize).checked_sub(2)?).map(String::as_bytes);
+            |path: PathId| self.paths.get((path.0 as usize).checked_sub(2)?).map(String::as_str);
         let snapshot = Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics.clone()),
