@@ -24,8 +24,13 @@ pub mod record_kind {
     pub const CLOSED: u8 = 2;
     /// A process that had connections exited; `connection` is 0.
     pub const EXITED: u8 = 3;
-    /// A process that had connections executed another program; `connection` is 0.
+    /// A process that had connections executed another program: a [`super::NamedRecord`];
+    /// `connection` is 0.
     pub const EXECUTED: u8 = 4;
+    /// A process that had connections changed its name: a [`super::NamedRecord`]; `connection` is 0.
+    /// If `unseen` is not 0 it did so more often than is reported, and the name is not known until the
+    /// next such record.
+    pub const RENAMED: u8 = 5;
 }
 
 /// Directions, as seen from the process that owns the socket.
@@ -70,6 +75,16 @@ pub struct RecordHeader {
     /// A bit for each [`direction`], `1 << direction`, in which bytes went by unseen since the
     /// last record of it: that record could not be sent, or no frame boundary is known any more.
     pub unseen: u8,
+}
+
+/// A record of a process's new name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NamedRecord {
+    /// Its kind is [`record_kind::EXECUTED`] or [`record_kind::RENAMED`].
+    pub header: RecordHeader,
+    /// The name of the main thread, padded with zero bytes.
+    pub comm: [u8; 16],
 }
 
 /// What an item tells.
@@ -150,6 +165,7 @@ pub struct OpenItem {
 }
 
 const _: () = assert!(size_of::<RecordHeader>() == 40);
+const _: () = assert!(size_of::<NamedRecord>() == 56);
 const _: () = assert!(size_of::<ItemHeader>() == 16);
 const _: () = assert!(size_of::<DataItem>() == 16);
 const _: () = assert!(size_of::<OpenItem>() == 56);

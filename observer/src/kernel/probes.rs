@@ -292,7 +292,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     Ok(())
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
+pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
     ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel programs have no map {name}"))
 }
 

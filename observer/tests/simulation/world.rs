@@ -111,7 +111,7 @@ impl Workers {
     /// The record is in the ring of its connection, or, of a process, in each.
     fn send(&mut self, record: &[u8]) {
         let Some(Record { connection, event, .. }) = Record::parse(record) else { return };
-        let of_process = matches!(event, Event::Exited | Event::Executed);
+        let of_process = matches!(event, Event::Exited | Event::Executed(_) | Event::Renamed(_));
         let ring = connection as usize % self.rings.len();
         for (number, queue) in self.rings.iter_mut().enumerate() {
             if of_process || number == ring {
