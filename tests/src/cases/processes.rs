@@ -26,6 +26,8 @@ pub(super) fn add(table: &mut Table) {
     namespaces(table);
     unseen_ways(table);
     in_32_bits(table);
+    super::names::add(table);
+    super::ports::add(table);
     table.case("both ends in one process", |daemon, name| {
         let mut talk = Talk::connect_to_itself(daemon, name, &Start::default())?;
         talk.open_http2()?;
@@ -34,8 +36,6 @@ pub(super) fn add(table: &mut Table) {
         talk.finish()
     });
     table.case("a process number used again", pid_reuse);
-    super::names::add(table);
-    super::ports::add(table);
     let cgroups = cgroups();
     table.alone_if(cgroups.is_some(), "what a process runs, and in which container", move |name| {
         identity(name, &cgroups.context("no control groups to be in")?)
