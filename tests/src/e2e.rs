@@ -570,7 +570,9 @@ fn sets_its_title(server: &Stack, client: &Stack) -> Result<()> {
     let [script, wanted] = ["title.cjs", "wanted"].map(|name| folder.path().join(name));
     let text = format!(
         "const {{ existsSync }} = require('node:fs');\n\
-         setInterval(() => {{ if (existsSync({wanted:?})) process.title = '{TITLE}'; }}, 10).unref();\n"
+         const look = () => {{ if (existsSync({})) process.title = '{TITLE}'; }};\n\
+         setInterval(look, 10).unref();\n",
+        json!(wanted),
     );
     fs::write(&script, text).context("write a script")?;
     let mut server = server.clone();
