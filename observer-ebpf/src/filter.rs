@@ -1,11 +1,12 @@
 //! Which processes and ports are watched, decided before any byte is read.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use observer_common::selected;
 
 use crate::{
     globals,
     kernel::own_name,
-    maps::{COMMS, CONNECTED, PIDS, PORTS, UNNAMED, selected},
+    maps::{COMMS, CONNECTED, PIDS, PORTS, UNNAMED},
     socket::{Listens, Socket},
 };
 

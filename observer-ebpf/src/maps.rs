@@ -118,21 +118,13 @@ pub static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 #[map]
 pub static CONNECTED: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Selected processes: one of [`selected`].
+/// Selected processes: one of `observer_common::selected`.
 #[map]
 pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(8_192, BPF_F_NO_PREALLOC);
 
 /// Selected names of main threads.
 #[map]
 pub static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
-
-/// Why a process is selected.
-pub mod selected {
-    /// By its number, or as a child: until it exits.
-    pub const FOR_GOOD: u8 = 1;
-    /// By its name: until it executes another program.
-    pub const BY_NAME: u8 = 2;
-}
 
 /// Processes whose name is not in `COMMS`, until they take another one or execute another program.
 #[map]

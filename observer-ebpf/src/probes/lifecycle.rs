@@ -12,6 +12,7 @@ use observer_common::{
     layout::Field,
     record::{NamedRecord, RecordHeader, direction, record_kind},
     scanner::Message,
+    selected,
 };
 
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
     kernel::{Address, name_at, own_name, read},
     maps::{
         CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, PIDS, PROCESSES, Renames,
-        selected,
     },
     socket::{self, Socket, counted},
     watch::sent_by,

@@ -7,14 +7,12 @@ use aya::{
     Ebpf,
     maps::{HashMap as BpfMap, MapData},
 };
+use observer_common::selected;
 use procfs::process::{Stat, all_processes};
 use tracing::warn;
 
 use super::probes::map;
 use crate::config::Filter;
-
-/// `selected::FOR_GOOD` of the kernel programs.
-const FOR_GOOD: u8 = 1;
 
 /// Selects them. To be called once the kernel programs select the children that are started from now on, and
 /// before anything is watched.
@@ -35,7 +33,7 @@ pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
         for stat in found {
             let pid = stat.pid.cast_unsigned();
             selected.insert(pid);
-            if pids.insert(pid, FOR_GOOD, 0).is_err() {
+            if pids.insert(pid, selected::FOR_GOOD, 0).is_err() {
                 warn!("too many children of selected processes: some are not watched");
                 return Ok(());
             }
