@@ -97,13 +97,8 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
         if !direction.step.end(&mut direction.scanner, total, walked) {
             return still_lost(connection, direction, total);
         }
-        scratch.searching = 0;
         if scratch.dropped > end - total {
             count_lost(connection, direction, scratch.dropped - (end - total));
-        }
-        if connection.state != state::WATCHED {
-            connection.state = state::WATCHED;
-            count_protocol(Protocol::Http2);
         }
     } else if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
         return Outcome::NotPreface;
@@ -121,6 +116,11 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
         && !watch::selects_role(walk.sock, connection.inode, connection.role)
     {
         return Outcome::NotSelected;
+    }
+    // It has been found what was searched for.
+    if scratch.searching != 0 && connection.state != state::WATCHED {
+        connection.state = state::WATCHED;
+        count_protocol(Protocol::Http2);
     }
     if !emit::send(walk, scratch) {
         emit::add_inserts(scratch, direction);

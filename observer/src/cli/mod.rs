@@ -345,8 +345,8 @@ struct Options {
     ///
     /// The name in /proc/PID/comm, whole and case sensitive, comma separated or repeated. The
     /// kernel cuts it at 15 bytes. A process that starts later, or takes the name later, is found
-    /// as well; once it has made calls under the name, it is watched until it exits or executes
-    /// another program. Names of other threads do not count. With --pid, either suffices.
+    /// as well, and stays watched under other names until it executes another program. Names of
+    /// other threads do not count. With --pid, either suffices.
     ///
     /// Example: --comm python3,greeter
     #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketType};
 use tests::daemon::{Daemon, free_address};
@@ -42,6 +42,8 @@ pub(super) fn add(table: &mut Table) {
             unexpected(&mut talk, stream, "New", OK)?;
         }
         says(&mut talk, &[], 0, 0)?;
+        let seen = daemon.scrape()?.sum("observer_connections_seen_total", &[]);
+        ensure!(seen.total_cmp(&0.0).is_eq(), "{seen} connections to the port");
         talk.end_peers()
     });
     table.case("--port of a server that was connected to before", |early, name| {
