@@ -82,6 +82,7 @@ fields! {
     SockShutdown: All = "sock"."sk_shutdown",
     SockSocket: All = "sock"."sk_socket",
     SockQueued: All = "sock"."sk_receive_queue.qlen",
+    SockBacklog: All = "sock"."sk_max_ack_backlog",
     // Since Linux 6.18.
     SockInode: Newer = "sock"."sk_ino",
     TcpCopiedSeq: All = "tcp_sock"."copied_seq",

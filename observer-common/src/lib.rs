@@ -15,3 +15,11 @@ pub mod layout;
 pub mod record;
 pub mod scanner;
 pub mod step;
+
+/// Why a process is selected.
+pub mod selected {
+    /// By its number, or as a child: until it exits.
+    pub const FOR_GOOD: u8 = 1;
+    /// By its name: until it executes another program.
+    pub const BY_NAME: u8 = 2;
+}

@@ -24,8 +24,13 @@ pub mod record_kind {
     pub const CLOSED: u8 = 2;
     /// A process that had connections exited; `connection` is 0.
     pub const EXITED: u8 = 3;
-    /// A process that had connections executed another program; `connection` is 0.
+    /// A process that had connections executed another program: a [`super::NamedRecord`];
+    /// `connection` is 0.
     pub const EXECUTED: u8 = 4;
+    /// A process that had connections changed its name: a [`super::NamedRecord`]; `connection` is 0.
+    /// If `flags` is not 0 it did so more often than is reported, and the name is not known until the
+    /// next such record.
+    pub const RENAMED: u8 = 5;
 }
 
 /// Directions, as seen from the process that owns the socket.
@@ -79,6 +84,16 @@ pub struct RecordHeader {
     /// last record of it: that record could not be sent, or no frame boundary is known any more.
     /// And [`LATE`].
     pub flags: u8,
+}
+
+/// A record of a process's new name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NamedRecord {
+    /// Its kind is [`record_kind::EXECUTED`] or [`record_kind::RENAMED`].
+    pub header: RecordHeader,
+    /// The name of the main thread, padded with zero bytes.
+    pub comm: [u8; 16],
 }
 
 /// What an item tells.
@@ -161,6 +176,7 @@ pub struct OpenItem {
 }
 
 const _: () = assert!(size_of::<RecordHeader>() == 40);
+const _: () = assert!(size_of::<NamedRecord>() == 56);
 const _: () = assert!(size_of::<ItemHeader>() == 16);
 const _: () = assert!(size_of::<DataItem>() == 16);
 const _: () = assert!(size_of::<OpenItem>() == 64);

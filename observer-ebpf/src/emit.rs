@@ -20,7 +20,7 @@ use crate::{
     count::count,
     globals,
     kernel::ran_for,
-    maps::{PROCESSES, RINGS},
+    maps::{PROCESSES, RINGS, Renames},
     scratch::{COPY_MAX, RECORD_CAPACITY, Scratch},
     socket,
     walk::Walk,
@@ -191,12 +191,7 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) -> bool {
             direction.lost = 0;
             direction.gap = 0;
             direction.inserts = 0;
-            if connection.pid != walk.pid {
-                connection.pid = walk.pid;
-                if PROCESSES.insert(walk.pid, 1, 0).is_err() {
-                    count(Counter::ProcessesFull, 0);
-                }
-            }
+            connection.pid = walk.pid;
         } else {
             direction.lost = 1;
             count(Counter::RingFull, direction.position - direction.reported);
@@ -288,6 +283,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
         captured: size_of::<OpenItem>() as u32,
         ..ItemHeader::default()
     };
+    remember(walk.pid);
     // SAFETY: within the record, which `begin` left this room in; aligned.
     unsafe {
         record.add(EMPTY as usize).cast::<ItemHeader>().write(item);
@@ -295,6 +291,17 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
         socket::describe(walk.sock, &mut *open);
         (*open).joined = u16::from(connection.joined);
         (*open).pair = connection.pair(walk.sock);
+    }
+}
+
+/// Has the process's end and its new names told: before its name is read, so that none is missed.
+#[inline(always)]
+fn remember(pid: u32) {
+    const BPF_NOEXIST: u64 = 1;
+    const EEXIST: i64 = 17;
+    let known = PROCESSES.insert(pid, Renames::default(), BPF_NOEXIST);
+    if known.is_err_and(|error| i64::from(error) != -EEXIST) {
+        count(Counter::ProcessesFull, 0);
     }
 }
 
@@ -313,16 +320,16 @@ pub fn output_header(header: &RecordHeader) -> bool {
     output_bytes(ring_of(header.connection), (&raw const *header).cast(), EMPTY)
 }
 
-/// Sends a record of a process that has no items: to every ring, as each may have its connections.
-/// Answers whether all have it.
+/// Sends a record of a process: to every ring, as each may have its connections. Answers whether all have
+/// it.
 #[inline(always)]
-pub fn output_to_all(header: &RecordHeader) -> bool {
+pub fn output_to_all<T>(record: &T) -> bool {
     let mut sent = true;
     for ring in 0..MAX_RINGS {
         if ring >= globals::rings() {
             break;
         }
-        sent &= output_bytes(ring, (&raw const *header).cast(), EMPTY);
+        sent &= output_bytes(ring, (&raw const *record).cast(), size_of::<T>() as u32);
     }
     sent
 }

@@ -1,12 +1,17 @@
 //! Which processes and ports are watched, decided before any byte is read.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use observer_common::selected;
 
 use crate::{
     globals,
-    kernel::process_name,
-    maps::{COMMS, NAMED, PIDS, PORTS},
+    kernel::own_name,
+    maps::{COMMS, CONNECTED, PIDS, PORTS, UNNAMED},
+    socket::{Listens, Socket},
 };
+
+const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
 
 /// The current thread group.
 #[inline(always)]
@@ -25,22 +30,78 @@ pub fn selects_process(pid: u32) -> bool {
         return true;
     }
     // SAFETY: the value is not kept.
-    if let Some(named) = unsafe { NAMED.get(pid) } {
-        return *named != 0;
-    }
-    let mut name = [0; 16];
-    process_name(&mut name);
-    // SAFETY: the value is not kept.
-    let named = unsafe { COMMS.get(name) }.is_some();
-    // If it cannot be remembered it is looked up again.
-    let _ = NAMED.insert(pid, u8::from(named), 0);
+    unsafe { UNNAMED.get(pid) }.is_none() && selects_name(pid)
+}
+
+/// Whether the current process's name is selected. A function of its own: inlined, its values would be kept on
+/// the stack to the caller's end.
+#[inline(never)]
+fn selects_name(pid: u32) -> bool {
+    let named = is_named(&own_name());
+    // If it cannot be remembered it is looked up again. What another thread's new name has left is newer than
+    // the name that was read.
+    let _ = if named {
+        PIDS.insert(pid, selected::BY_NAME, BPF_NOEXIST)
+    } else {
+        UNNAMED.insert(pid, 0, BPF_NOEXIST)
+    };
     named
 }
 
-/// Whether one of a socket's ports is selected. Without `--port` all are.
 #[inline(always)]
-pub fn selects_ports(local: u16, remote: u16) -> bool {
-    !globals::filter_ports() || is_selected(local) || is_selected(remote)
+fn is_named(name: &[u8; 16]) -> bool {
+    // SAFETY: the value is not kept.
+    unsafe { COMMS.get(name) }.is_some()
+}
+
+/// The process is about to take this name. One that was selected under an earlier name stays so: otherwise
+/// the ends of its calls would be missed.
+#[inline(always)]
+pub fn renames(pid: u32, name: &[u8; 16]) {
+    if !globals::filter_processes() {
+        return;
+    }
+    // Not just forgotten: another thread may still read the old name, and remember what that says.
+    if is_named(name) {
+        let _ = PIDS.insert(pid, selected::BY_NAME, BPF_NOEXIST);
+        let _ = UNNAMED.remove(pid);
+    } else {
+        let _ = UNNAMED.insert(pid, 0, BPF_ANY);
+    }
+}
+
+/// The process runs another program now, and has its name.
+#[inline(always)]
+pub fn executes(pid: u32) {
+    let _ = UNNAMED.remove(pid);
+    // SAFETY: the value is copied.
+    if unsafe { PIDS.get(pid) }.copied() == Some(selected::BY_NAME) {
+        let _ = PIDS.remove(pid);
+    }
+}
+
+/// The process is over.
+#[inline(always)]
+pub fn exits(pid: u32) {
+    let _ = UNNAMED.remove(pid);
+    let _ = PIDS.remove(pid);
+}
+
+/// Whether the port that is listened on is selected, or one of both while it is not known which that is.
+/// Without `--port` all are.
+#[inline(always)]
+pub fn selects_ports((local, remote): (u16, u16), listens: Listens) -> bool {
+    !globals::filter_ports()
+        || !matches!(listens, Listens::There) && is_selected(local)
+        || !matches!(listens, Listens::Here) && is_selected(remote)
+}
+
+/// The socket has connected to another: remembered if one of its ports is selected.
+#[inline(always)]
+pub fn connects(socket: &Socket, ports: (u16, u16)) {
+    if selects_ports(ports, Listens::Unknown) {
+        let _ = CONNECTED.insert(socket.sock, socket.inode, BPF_ANY);
+    }
 }
 
 #[inline(always)]

@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
+    helpers::{
+        bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
+        generated::bpf_probe_read_kernel_str,
+    },
 };
 use observer_common::layout::Field;
 
@@ -51,6 +54,28 @@ pub fn read_into<const N: usize>(base: Address, field: Field, to: &mut [u8; N]) 
     let from = (base as usize + offset(field)) as *const u8;
     // SAFETY: the helper checks the address, and writes zeros when it fails.
     let _ = unsafe { bpf_probe_read_kernel_buf(from, to) };
+}
+
+/// A name at this address, padded with zero bytes: kernels before 5.17 leave what was there before.
+#[inline(always)]
+pub fn name_at(address: Address) -> [u8; 16] {
+    let mut name = [0; 16];
+    // SAFETY: writes at most so many bytes, ends them with a zero, and checks the address.
+    unsafe {
+        bpf_probe_read_kernel_str(
+            name.as_mut_ptr().cast(),
+            size_of_val(&name) as u32,
+            address as *const _,
+        );
+    }
+    name
+}
+
+/// Name of the process's main thread, padded with zero bytes.
+#[inline(always)]
+pub fn own_name() -> [u8; 16] {
+    let leader: *const u8 = load(current_task().cast(), Field::TaskGroupLeader);
+    name_at(leader as Address + offset(Field::TaskComm) as u64)
 }
 
 /// Name of the process's main thread.

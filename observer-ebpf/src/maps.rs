@@ -114,7 +114,11 @@ pub static MULTIPLE: LruHashMap<u64, Multiple> = LruHashMap::with_max_entries(1,
 #[map]
 pub static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 
-/// Selected processes.
+/// Sockets that have connected to a selected port, or from one: their inode numbers.
+#[map]
+pub static CONNECTED: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Selected processes: one of `observer_common::selected`.
 #[map]
 pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(8_192, BPF_F_NO_PREALLOC);
 
@@ -122,13 +126,22 @@ pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(8_192, BPF_F_NO_PR
 #[map]
 pub static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
 
-/// What `COMMS` says of a process, 0 or 1, remembered until it executes another program.
+/// Processes whose name is not in `COMMS`, until they take another one or execute another program.
 #[map]
-pub static NAMED: LruHashMap<u32, u8> = LruHashMap::with_max_entries(4_096, 0);
+pub static UNNAMED: LruHashMap<u32, u8> = LruHashMap::with_max_entries(4_096, 0);
 
-/// Processes of watched connections: their exit and exec are told to the daemon.
+/// How often a process has changed its name.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Renames {
+    /// Since when they are counted.
+    pub since_ns: u64,
+    pub count: u64,
+}
+
+/// Processes of watched connections: their exit, exec and new names are told to the daemon.
 #[map]
-pub static PROCESSES: HashMap<u32, u8> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
+pub static PROCESSES: HashMap<u32, Renames> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
 
 /// Where runs build their records: several to a CPU, because a run may be preempted by another.
 #[map]

@@ -5,6 +5,7 @@ use observer_common::{layout::Field, record::OpenItem};
 use crate::{
     globals,
     kernel::{Address, current_task, load, process_name, read, read_into},
+    maps::CONNECTED,
 };
 
 pub const AF_UNIX: u16 = 1;
@@ -117,6 +118,29 @@ pub fn ports(sock: Address, family: u16) -> Option<(u16, u16)> {
     let local = read(sock, Field::SockLocalPort)?;
     let remote: u16 = read(sock, Field::SockRemotePort)?;
     Some((local, u16::from_be(remote)))
+}
+
+/// Which end of a connection listens.
+#[derive(Clone, Copy)]
+pub enum Listens {
+    Here,
+    There,
+    Unknown,
+}
+
+/// Which end of the socket's connection listens, by how it came about.
+#[inline(always)]
+pub fn listens(socket: &Socket) -> Listens {
+    // A socket that was accepted is a copy of its listener (`sk_clone`), with the length of its queue. It is 0 for
+    // one that connects, for one whose listener has the shortest queue, and for MPTCP.
+    if read::<u32>(socket.sock, Field::SockBacklog).is_some_and(|backlog| backlog != 0) {
+        return Listens::Here;
+    }
+    // SAFETY: the value is not kept.
+    match unsafe { CONNECTED.get(socket.sock) } {
+        Some(inode) if *inode == socket.inode => Listens::There,
+        _ => Listens::Unknown,
+    }
 }
 
 /// One of [`counted`].

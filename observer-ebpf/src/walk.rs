@@ -19,7 +19,7 @@ use crate::{
     kernel::Address,
     maps::{MESSAGES, MessageKey},
     scratch::{COPY_MAX, RECORD_FULL, Scratch},
-    watch::Call,
+    watch::{self, Call},
 };
 
 /// Most steps of one walk: a frame takes two to four. A call of 1 MiB full of nothing but empty
@@ -61,6 +61,8 @@ pub enum Outcome {
     NotPreface,
     /// A connection that was open before the daemon: these bytes are no frames.
     NotFrames,
+    /// Now that it is known which end it is, its port is not one that is selected.
+    NotSelected,
 }
 
 /// Walks over the call's bytes, which the scratch slot's buffers hold, and sends what was found.
@@ -95,13 +97,8 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
         if !direction.step.end(&mut direction.scanner, total, walked) {
             return still_lost(connection, direction, total);
         }
-        scratch.searching = 0;
         if scratch.dropped > end - total {
             count_lost(connection, direction, scratch.dropped - (end - total));
-        }
-        if connection.state != state::WATCHED {
-            connection.state = state::WATCHED;
-            count_protocol(Protocol::Http2);
         }
     } else if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
         return Outcome::NotPreface;
@@ -115,7 +112,16 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
         direction.unread = end - direction.position;
         count(if bound { Counter::LoopBound } else { unread(call, scratch) }, direction.unread);
     }
-    learn(walk, scratch, connection);
+    if learn(walk, scratch, connection)
+        && !watch::selects_role(walk.sock, connection.inode, connection.role)
+    {
+        return Outcome::NotSelected;
+    }
+    // It has been found what was searched for.
+    if scratch.searching != 0 && connection.state != state::WATCHED {
+        connection.state = state::WATCHED;
+        count_protocol(Protocol::Http2);
+    }
     if !emit::send(walk, scratch) {
         emit::add_inserts(scratch, direction);
     }
@@ -174,16 +180,17 @@ fn lose(direction: &mut Direction) -> u32 {
     if frame.kind == kind::DATA { events } else { 0 }
 }
 
-/// What the walk found of the connection itself.
+/// What the walk found of the connection itself. Answers whether that is which end it is.
 #[inline(always)]
-fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
+fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) -> bool {
     if connection.joined == 0
         && !connection.received().step.has_old()
         && !connection.sent().step.has_old()
     {
-        return;
+        return false;
     }
-    if connection.role == role::UNKNOWN && scratch.sender != 0 {
+    let learned = connection.role == role::UNKNOWN && scratch.sender != 0;
+    if learned {
         let by_this_end = walk.sent == direction::SENT;
         let by_client = scratch.sender == SENDER_CLIENT;
         connection.role = if by_this_end == by_client { role::CLIENT } else { role::SERVER };
@@ -191,13 +198,14 @@ fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) {
     let requests = match connection.role {
         role::CLIENT => direction::SENT,
         role::SERVER => direction::RECEIVED,
-        _ => return,
+        _ => return false,
     };
     if walk.sent == requests && scratch.begun != 0 {
         for direction in &mut connection.directions {
             direction.step.begun(scratch.begun);
         }
     }
+    learned
 }
 
 extern "C" fn steps(_: u32, walk: *mut c_void) -> i64 {

@@ -23,7 +23,7 @@ use crate::{
     maps::{CONNECTIONS, IGNORED, Ignored, Tries},
     probes::lifecycle,
     scratch::{self, Scratch},
-    socket::{self, Socket, counted},
+    socket::{self, Listens, Socket, counted},
     walk::{self, Outcome, Walk},
 };
 
@@ -114,7 +114,7 @@ pub fn may_be_ours(socket: &Socket, sent: u8) -> bool {
     {
         return ignored.admits(sent);
     }
-    let selected = is_selected(sock);
+    let selected = is_selected(socket);
     if !selected {
         ignore(socket, Ignored::FOR_GOOD);
     }
@@ -122,15 +122,34 @@ pub fn may_be_ours(socket: &Socket, sent: u8) -> bool {
 }
 
 #[inline(always)]
-fn is_selected(sock: u64) -> bool {
+fn is_selected(socket: &Socket) -> bool {
+    let sock = socket.sock;
     let Some(family) = socket::stream_family(sock) else { return false };
     if globals::counted_only() && socket::counts_of(sock) != counted::TCP {
         return false;
     }
     match socket::ports(sock, family) {
-        Some((local, remote)) => filter::selects_ports(local, remote),
-        None => family == socket::AF_UNIX && !globals::filter_ports(),
+        _ if !globals::filter_ports() => true,
+        Some(ports) => filter::selects_ports(ports, socket::listens(socket)),
+        None => false,
     }
+}
+
+/// Whether a socket is still selected, now that it is known which end it is: where nothing else says which
+/// end listens, it is the server. A function of its own: inlined, its values would be kept on the stack to the
+/// caller's end.
+#[inline(never)]
+pub fn selects_role(sock: Address, inode: u64, role: u8) -> bool {
+    if !globals::filter_ports() {
+        return true;
+    }
+    let listens = match (socket::listens(&Socket { sock, inode }), role) {
+        (Listens::Unknown, role::SERVER) => Listens::Here,
+        (Listens::Unknown, role::CLIENT) => Listens::There,
+        (known, _) => known,
+    };
+    // Asked for before: the socket has ports.
+    socket::ports(sock, socket::AF_INET).is_some_and(|ports| filter::selects_ports(ports, listens))
 }
 
 /// Remembers a socket that is none of ours.
@@ -235,6 +254,7 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     lifecycle::close(call.socket.sock, pointer, connection.unseen());
     match outcome {
         Outcome::NotFrames => try_again(call, tries),
+        Outcome::NotSelected => ignore(&call.socket, Ignored::FOR_GOOD),
         // What looked like a server's SETTINGS may have been those of a connection already open; or it is
         // another protocol's, as the zeros by which threads wake each other.
         _ if !tcp && !counted => try_again(call, tries),
@@ -333,6 +353,10 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         _ => first_bytes(&first, n, call.sent),
     };
     let new = match begun {
+        Ok((_, role)) if !selects_role(call.socket.sock, call.socket.inode, role) => {
+            ignore(&call.socket, Ignored::FOR_GOOD);
+            return None;
+        }
         Ok(([received, sent], role)) => {
             let state = if begins_upgrade(&first) { state::UPGRADED } else { state::CANDIDATE };
             let steps = [Step::default(); 2];

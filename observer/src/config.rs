@@ -94,13 +94,13 @@ impl Default for Config {
 /// everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Local or remote TCP ports.
+    /// TCP ports that are listened on.
     pub ports: Ports,
     /// Processes, sorted, each once.
     pub pids: Vec<u32>,
     /// Names of processes, sorted, each once.
     pub comms: Vec<Comm>,
-    /// Whether what `pids` and `comms` select includes the processes these start.
+    /// Whether what `pids` and `comms` select includes the descendants of these processes.
     pub children: bool,
 }
 

@@ -73,7 +73,8 @@ struct Watched {
     /// As in [`Open`].
     pair: u64,
     peer: Option<Peer>,
-    /// The process that the connection is counted for, and as which end, once a call was seen on it.
+    /// The process that the connection is counted for, and as which end, once a call was seen on it:
+    /// whatever its name is by then.
     counted_for: Option<(ProcessId, Role)>,
 }
 
@@ -206,7 +207,12 @@ impl<S: ProcessSource> Pipeline<S> {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(closed) => self.closed(&record, closed),
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
-            Event::Executed => self.processes.executed(record.pid, record.time_ns),
+            Event::Executed(comm) => {
+                self.processes.executed(record.pid, record.time_ns, Comm::new(comm));
+            }
+            Event::Renamed(comm) => {
+                self.processes.renamed(record.pid, record.time_ns, comm.map(Comm::new));
+            }
         }
     }
 
@@ -259,6 +265,7 @@ impl<S: ProcessSource> Pipeline<S> {
         figures.unknown_references += faults.unknown_references;
         if watched.counted_for.is_none() && watched.connection.calls().streams.measured > 0 {
             let role = watched.connection.calls().role();
+            let process = self.processes.first_of(process);
             watched.counted_for = Some((process, role));
             statistics.connection_opened(process, role);
             figures.grpc_connections += 1;
@@ -298,9 +305,9 @@ impl<S: ProcessSource> Pipeline<S> {
         }
     }
 
-    /// Looks for processes whose exit was not told: its record may not have come.
-    pub fn find_exited(&mut self, now_ns: u64) {
-        self.processes.find_exited(now_ns);
+    /// Looks for processes whose exit or new name was not told: its record may not have come.
+    pub fn find_untold(&mut self, now_ns: u64) {
+        self.processes.find_untold(now_ns);
     }
 
     /// Drops the series of processes that exited long enough ago, ends the calls that have probably

@@ -41,8 +41,10 @@ pub enum Event<'a> {
     Closed(Closed),
     /// The process exited.
     Exited,
-    /// The process executed another program.
-    Executed,
+    /// The process executed another program: the name of its main thread.
+    Executed([u8; 16]),
+    /// The process changed the name of its main thread; `None` if it did so too often to say.
+    Renamed(Option<[u8; 16]>),
 }
 
 /// The end of a connection.
@@ -216,7 +218,11 @@ impl<'a> Record<'a> {
             }),
             record_kind::CLOSED => Event::Closed(Closed { by: flow(header.direction), unseen }),
             record_kind::EXITED => Event::Exited,
-            record_kind::EXECUTED => Event::Executed,
+            record_kind::EXECUTED => Event::Executed(reader.array()?),
+            record_kind::RENAMED => {
+                let comm = reader.array()?;
+                Event::Renamed((header.flags == 0).then_some(comm))
+            }
             _ => return None,
         };
         let RecordHeader { connection, time_ns, pid, .. } = header;

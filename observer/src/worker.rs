@@ -203,7 +203,7 @@ struct Lead {
     /// The kernel programs' figures when they were detached.
     last: Daemon,
     sweep_at: Instant,
-    /// How often the end of a process may not have been told, when that was last asked.
+    /// How often the end of a process, or its new name, may not have been told, when that was last asked.
     ends_untold: u64,
     /// TLS where cleartext was asked for is still to be told, once.
     says_tls: bool,
@@ -286,7 +286,7 @@ impl State {
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
         if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
             lead.ends_untold = untold;
-            self.pipeline.find_exited(now_ns);
+            self.pipeline.find_untold(now_ns);
         }
         // A process's name is forgotten as it expires: nobody may be about to tell its series.
         let expired = if self.pending.load(Ordering::Acquire) == 0 {

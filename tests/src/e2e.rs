@@ -13,12 +13,15 @@
 
 mod cases;
 
+use std::fs;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tests::daemon::{Daemon, Shared, User, binary, free_address, refusal, without_ours};
 use tests::expected::Expected;
 use tests::footprint::{status, threads};
@@ -158,7 +161,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     let named = |name: &str| stacks.iter().find(|stack| stack.name == name);
     let (python, threaded, tonic) =
         (named("python-asyncio"), named("python-threaded"), named("tonic"));
-    let go = named("grpc-go");
+    let (go, grpc_js) = (named("grpc-go"), named("grpc-js"));
 
     // What a method's messages show of its kind is known of all its processes: only cases of one
     // plan have a daemon in common.
@@ -303,6 +306,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         ("one of two ports", [python, tonic], one_of_two_ports as fn(&Stack, &Stack) -> Result<()>),
         ("one of two processes", [tonic, python], one_of_two_processes),
         ("one of two names", [tonic, threaded], one_of_two_names),
+        ("a server that sets process.title, with --comm", [grpc_js, tonic], sets_its_title),
         ("stopping under traffic", [python, tonic], stopping_under_traffic),
     ] {
         cases.of(name, Nothing, stacks, move |[server, client]| run(server, client));
@@ -558,6 +562,37 @@ fn one_of_two_ports(server: &Stack, client: &Stack) -> Result<()> {
         Expected::nothing(&other_client),
         Expected::nothing(other.identity()),
     ])?;
+    daemon.stop()
+}
+
+/// It has served calls under another name before.
+fn sets_its_title(server: &Stack, client: &Stack) -> Result<()> {
+    const TITLE: &str = "orders-titled";
+    let folder = TempDir::with_prefix("title-").context("create a folder")?;
+    let [script, wanted] = ["title.cjs", "wanted"].map(|name| folder.path().join(name));
+    let text = format!(
+        "const {{ existsSync }} = require('node:fs');\n\
+         const look = () => {{ if (existsSync({})) process.title = '{TITLE}'; }};\n\
+         setInterval(look, 10).unref();\n",
+        json!(wanted),
+    );
+    fs::write(&script, text).context("write a script")?;
+    let mut server = server.clone();
+    server.env.insert("NODE_OPTIONS".into(), format!("--require={}", script.display()));
+    let daemon = Daemon::start(&["--comm", TITLE])?;
+    let server = Server::start(&server, Listen::V4)?;
+    let (before, _) = Client::start(client, &server, &few(7))?.finish()?;
+    daemon.settle(&[Expected::nothing(&before), Expected::nothing(server.identity())])?;
+    fs::write(&wanted, []).context("ask for the title")?;
+    let name = format!("/proc/{}/comm", server.pid());
+    let begin = Instant::now();
+    while fs::read_to_string(&name)?.trim_end() != TITLE {
+        ensure!(begin.elapsed() < Duration::from_secs(10), "{} has no title", server.identity());
+        sleep(Duration::from_millis(10));
+    }
+    let (client, did) = Client::start(client, &server, &few(20))?.finish()?;
+    let titled = Identity { comm: TITLE.into(), ..server.identity().clone() };
+    daemon.settle(&[Expected::of_server(&titled, &did), Expected::nothing(&client)])?;
     daemon.stop()
 }
 

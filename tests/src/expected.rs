@@ -82,6 +82,19 @@ impl Expected {
         self
     }
 
+    /// These of the process while it had its name, and those of others, by which it is named.
+    #[must_use]
+    pub fn before(self, other: Self) -> Self {
+        let Self { who, numbers, unsure } = self;
+        let under = if who.comm == other.who.comm {
+            String::new()
+        } else {
+            format!(" process={:?}", who.comm)
+        };
+        let numbers = numbers.into_iter().map(|(key, n)| (format!("{key}{under}"), n)).collect();
+        other.and(Self { who, numbers, unsure })
+    }
+
     /// With these types, by method, instead of those that the messages show.
     #[must_use]
     pub fn declared(mut self, types: &[(&str, &str)]) -> Self {

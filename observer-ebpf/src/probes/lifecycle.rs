@@ -10,22 +10,26 @@ use aya_ebpf::{
 use observer_common::{
     counter::Counter,
     layout::Field,
-    record::{RecordHeader, direction, record_kind},
+    record::{NamedRecord, RecordHeader, direction, record_kind},
     scanner::Message,
+    selected,
 };
 
 use crate::{
     connection::{Connection, Direction},
     count::count,
     emit, filter, globals,
-    kernel::{Address, read},
-    maps::{CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, NAMED, PIDS, PROCESSES},
+    kernel::{Address, name_at, own_name, read},
+    maps::{
+        CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, PIDS, PROCESSES, Renames,
+    },
     socket::{self, Socket, counted},
     watch::sent_by,
 };
 
 // States of `struct sock` (net/tcp_states.h).
 const TCP_ESTABLISHED: i32 = 1;
+const TCP_SYN_SENT: i32 = 2;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
 const TCP_CLOSE_WAIT: i32 = 8;
@@ -37,7 +41,10 @@ const SHUTDOWN_MASK: u8 = 3;
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn sock_state(ctx: RawTracePointContext) -> i32 {
     let sock: u64 = ctx.arg(0);
-    let state: i32 = ctx.arg(2);
+    let (before, state): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    if globals::filter_ports() && before == TCP_SYN_SENT && state == TCP_ESTABLISHED {
+        connected(sock);
+    }
     if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) {
         return 0;
     }
@@ -54,7 +61,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
             forget_entered(bpf_get_current_pid_tgid());
         }
         if known.ended_by == direction::UNKNOWN {
-            known.ended_by = ended_by(sock, ctx.arg(1), state);
+            known.ended_by = ended_by(sock, before, state);
         }
         if !is_over(sock, state) || state == TCP_CLOSE && is_moving(sock, known) {
             if state == TCP_CLOSE {
@@ -85,6 +92,15 @@ fn ended_by(sock: Address, from: i32, to: i32) -> u8 {
 #[inline(always)]
 fn is_shut_by_close(sock: Address) -> bool {
     read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & SHUTDOWN_MASK == SHUTDOWN_MASK
+}
+
+#[inline(always)]
+fn connected(sock: Address) {
+    if let Some(socket) = Socket::of_sock(sock)
+        && let Some(ports) = socket::ports(sock, socket::AF_INET)
+    {
+        filter::connects(&socket, ports);
+    }
 }
 
 /// Whether the process can neither read nor write any more. After a reset it may still read what
@@ -393,10 +409,9 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
     if live.is_some_and(|live| live > 0) {
         return 0;
     }
-    let _ = NAMED.remove(pid);
-    let _ = PIDS.remove(pid);
+    filter::exits(pid);
     if PROCESSES.remove(pid).is_ok() {
-        tell(pid, record_kind::EXITED);
+        tell(&header(pid, record_kind::EXITED));
     }
     0
 }
@@ -405,12 +420,49 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(_: RawTracePointContext) -> i32 {
     let pid = filter::current_pid();
-    let _ = NAMED.remove(pid);
+    filter::executes(pid);
     // SAFETY: the value is not kept.
     if unsafe { PROCESSES.get(pid) }.is_some() {
-        tell(pid, record_kind::EXECUTED);
+        tell(&NamedRecord { header: header(pid, record_kind::EXECUTED), comm: own_name() });
     }
     0
+}
+
+/// `task_rename(struct task_struct *task, const char *comm)`: the task, which need not be the current one, is
+/// about to take the name.
+#[raw_tracepoint(tracepoint = "task_rename")]
+fn process_rename(ctx: RawTracePointContext) -> i32 {
+    let task: u64 = ctx.arg(0);
+    // Other threads have names of their own.
+    if read::<Address>(task, Field::TaskGroupLeader) != Some(task) {
+        return 0;
+    }
+    let Some(pid) = read::<u32>(task, Field::TaskTgid) else { return 0 };
+    let comm = name_at(ctx.arg(1));
+    filter::renames(pid, &comm);
+    let Some(renames) = PROCESSES.get_ptr_mut(pid) else { return 0 };
+    let header = header(pid, record_kind::RENAMED);
+    // SAFETY: a map value, valid for the run.
+    let count = renamed(unsafe { &mut *renames }, header.time_ns);
+    if count <= MAX_RENAMES {
+        let unseen = u8::from(count == MAX_RENAMES);
+        tell(&NamedRecord { header: RecordHeader { flags: unseen, ..header }, comm });
+    }
+    0
+}
+
+/// Names of a process in a second from which on it is told as one that has none.
+const MAX_RENAMES: u64 = 32;
+
+/// Counts a new name; answers how many there were in this second.
+#[inline(always)]
+fn renamed(renames: &mut Renames, now_ns: u64) -> u64 {
+    const SECOND_NS: u64 = 1_000_000_000;
+    if now_ns.wrapping_sub(renames.since_ns) >= SECOND_NS {
+        *renames = Renames { since_ns: now_ns, count: 0 };
+    }
+    renames.count += 1;
+    renames.count
 }
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`
@@ -419,23 +471,29 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
     if !globals::follow_children() {
         return 0;
     }
-    if !filter::selects_process(filter::current_pid()) {
+    let parent = filter::current_pid();
+    if !filter::selects_process(parent) {
         return 0;
     }
     let child: u64 = ctx.arg(1);
-    if let Some(pid) = read::<u32>(child, Field::TaskTgid) {
+    // A thread is no child.
+    if let Some(pid) = read::<u32>(child, Field::TaskTgid).filter(|&pid| pid != parent) {
         // Full: the child is not watched; 8,192 processes are.
-        let _ = PIDS.insert(pid, 1, 0);
+        let _ = PIDS.insert(pid, selected::FOR_GOOD, 0);
     }
     0
 }
 
 #[inline(always)]
-fn tell(pid: u32, kind: u8) {
+fn header(pid: u32, kind: u8) -> RecordHeader {
     // SAFETY: a helper without arguments.
     let time_ns = unsafe { bpf_ktime_get_ns() };
-    let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-    if !emit::output_to_all(&header) {
+    RecordHeader { time_ns, pid, kind, ..RecordHeader::default() }
+}
+
+#[inline(always)]
+fn tell<T>(record: &T) {
+    if !emit::output_to_all(record) {
         count(Counter::RingFull, 0);
     }
 }

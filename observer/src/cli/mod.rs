@@ -316,7 +316,7 @@ Examples:
       Only these ports; Prometheus may scrape from another machine
 
   observer --port 50051 --comm python3 --children
-      Port 50051, and there only processes named python3 and those that they start
+      Port 50051, and there only processes named python3 and their descendants
 
   observer --pid 4711 --buckets 0.001,0.01,0.1,1 --log warn
       One process, a small histogram, a quiet log
@@ -348,11 +348,11 @@ in a flag, a variable or the file.";
 #[expect(clippy::doc_markdown, reason = "the texts of --help")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Options {
-    /// Watches only these TCP ports, local or remote
+    /// Watches only connections to these TCP ports
     ///
-    /// Numbers from 1 to 65535 and ranges, comma separated or repeated. It is the port that the
-    /// server listens on, whichever side runs on this node. Unix sockets have no port: with
-    /// --port they are not watched.
+    /// Numbers from 1 to 65535 and ranges, comma separated or repeated. It is the port that is
+    /// listened on, whichever side runs on this node; a client's own port does not count. Unix
+    /// sockets have no port: with --port they are not watched.
     ///
     /// Example: --port 50051,8000-8100
     #[arg(long, value_name = "PORT", value_delimiter = ',', global = true)]
@@ -372,18 +372,20 @@ struct Options {
     /// Watches only processes of these names
     ///
     /// The name in /proc/PID/comm, whole and case sensitive, comma separated or repeated. The
-    /// kernel cuts it at 15 bytes. A process that starts later is found as well. With --pid,
-    /// either suffices.
+    /// kernel cuts it at 15 bytes. A process that starts later, or takes the name later, is found
+    /// as well, and stays watched under other names until it executes another program. Names of
+    /// other threads do not count. With --pid, either suffices.
     ///
     /// Example: --comm python3,greeter
     #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is watched")]
     comm: Vec<Comm>,
 
-    /// Watches also what the selected processes start
+    /// Watches also the descendants of the selected processes
     ///
-    /// Servers that fork their workers need it. It widens --pid and --comm, and needs one of
-    /// them. --children=false undoes what the environment or the file says.
+    /// Servers that fork their workers need it. It includes the workers that already run, unless
+    /// their parent has exited. It widens --pid and --comm, and needs one of them.
+    /// --children=false undoes what the environment or the file says.
     ///
     /// Example: --pid 4711 --children
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]

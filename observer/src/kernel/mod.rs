@@ -2,6 +2,7 @@
 //! tell.
 
 mod btf;
+mod children;
 mod choice;
 mod layout;
 mod preemption;

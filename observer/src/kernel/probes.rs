@@ -13,7 +13,10 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use aya_obj::generated::bpf_map_type;
-use observer_common::counter::{self, Counter, Protocol};
+use observer_common::{
+    counter::{self, Counter, Protocol},
+    selected,
+};
 
 use super::{
     Layout, Preemption, Ring,
@@ -283,7 +286,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     }
     let mut pids: HashMap<_, u32, u8> = map(ebpf, "PIDS")?.try_into()?;
     for pid in &filter.pids {
-        pids.insert(pid, 1, 0).context("too many --pid")?;
+        pids.insert(pid, selected::FOR_GOOD, 0).context("too many --pid")?;
     }
     let mut comms: HashMap<_, [u8; 16], u8> = map(ebpf, "COMMS")?.try_into()?;
     for comm in &filter.comms {
@@ -292,7 +295,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     Ok(())
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
+pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
     ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel programs have no map {name}"))
 }
 

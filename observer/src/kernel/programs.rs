@@ -12,7 +12,7 @@ use aya::{
     sys::SyscallError,
 };
 
-use super::layout::Layout;
+use super::{children, layout::Layout};
 use crate::config::{Backend, Config};
 
 /// The calls of the tracepoint backend, which has one program for all.
@@ -41,10 +41,11 @@ const SOCKET: [(&str, &str); 2] =
     [("socket_sent", "sock_send_length"), ("socket_received", "sock_recv_length")];
 
 /// Programs of every backend, and the raw tracepoints that they are attached to.
-const LIFECYCLE: [(&str, &str); 4] = [
+const LIFECYCLE: [(&str, &str); 5] = [
     ("sock_state", "inet_sock_set_state"),
     ("process_exit", "sched_process_exit"),
     ("process_exec", "sched_process_exec"),
+    ("process_rename", "task_rename"),
     ("process_fork", "sched_process_fork"),
 ];
 
@@ -84,6 +85,7 @@ pub(super) fn attach(
     }
     load_raw(ebpf, LIFECYCLE.iter().map(|(name, _)| *name).chain([SWEEP]))?;
     attach_raw(ebpf, &LIFECYCLE)?;
+    children::select(ebpf, &config.filter)?;
     match backend {
         Backend::Socket => attach_raw(ebpf, &SOCKET),
         Backend::Fentry => functions().try_for_each(|function| attach_fentry(ebpf, function)),

@@ -344,7 +344,8 @@ static SERIES_LATE_EVENTS: Family = Family::new(
 static PROCESSES_OVERFLOW: Family = Family::new(
     Kind::Counter,
     "observer_processes_overflow",
-    "Times that a process was counted as process other because the bound on processes was reached.",
+    "Times that a process was counted as process other because a bound on processes, or on the \
+     names of one, was reached.",
 );
 static PROGRAM_RUNS: Family = Family::new(
     Kind::Counter,

@@ -18,16 +18,18 @@ const PROCESS: Family = Family::new(
 /// Writes a series for each process that has others.
 pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let Snapshot { statistics, processes, .. } = snapshot;
-    let of_series = statistics.series().map(|(key, _)| key.process);
-    let of_connections = statistics.connections().map(|(process, ..)| process);
     // What stands for many is none of them.
-    let known: BTreeSet<ProcessId> =
-        of_series.chain(of_connections).filter(|&id| id != ProcessId::OTHER).collect();
+    let each = |ids: &mut dyn Iterator<Item = ProcessId>| -> BTreeSet<ProcessId> {
+        ids.filter(|&id| id != ProcessId::OTHER).collect()
+    };
+    let of_series = each(&mut statistics.series().map(|(key, _)| key.process));
+    let of_connections = each(&mut statistics.connections().map(|(process, ..)| process));
+    let of_series = of_series.iter().map(|&id| processes.process(id));
+    let of_connections = of_connections.iter().map(|&id| processes.now(id));
     // Of those that had the same pid and name one after the other it is the last: what is joined by
     // these two needs one.
-    let labels: BTreeMap<ProcessLabel, ProcessLabel> = known
-        .iter()
-        .map(|&id| processes.process(id))
+    let labels: BTreeMap<ProcessLabel, ProcessLabel> = of_series
+        .chain(of_connections)
         .map(|process| [&[][..], &Detail::ALL].map(|details| ProcessLabel::new(&process, details)))
         .map(|[joined_by, all]| (joined_by, all))
         .collect();

@@ -52,19 +52,23 @@ impl ProcessLabel {
 pub(super) struct LabelValues {
     methods: FxHashMap<PathId, (Method, GrpcType)>,
     processes: FxHashMap<ProcessId, ProcessLabel>,
+    /// Those that connections are counted for, by the names that they have now.
+    connected: FxHashMap<ProcessId, ProcessLabel>,
 }
 
 impl LabelValues {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
         let Snapshot { statistics, paths, descriptors, processes, telling, .. } = snapshot;
-        let mut values = Self { methods: FxHashMap::default(), processes: FxHashMap::default() };
-        let mut add_process = |id: ProcessId| {
-            let label = || ProcessLabel::new(&processes.process(id), &telling.labels);
-            values.processes.entry(id).or_insert_with(label);
+        let label = |process| ProcessLabel::new(&process, &telling.labels);
+        let mut values = Self {
+            methods: FxHashMap::default(),
+            processes: FxHashMap::default(),
+            connected: FxHashMap::default(),
         };
         let types = statistics.types();
         for (key, _) in statistics.series() {
-            add_process(key.process);
+            let process = values.processes.entry(key.process);
+            process.or_insert_with(|| label(processes.process(key.process)));
             values.methods.entry(key.path).or_insert_with(|| {
                 let path = paths.path(key.path);
                 let method = Method::new(key.path, path);
@@ -74,8 +78,8 @@ impl LabelValues {
                 (method, grpc_type)
             });
         }
-        for (process, _, _) in statistics.connections() {
-            add_process(process);
+        for (id, _, _) in statistics.connections() {
+            values.connected.entry(id).or_insert_with(|| label(processes.now(id)));
         }
         values
     }
@@ -129,7 +133,7 @@ pub(super) fn connections<'a>(
     let mut connections: Vec<(Role, &ProcessLabel, u64)> = snapshot
         .statistics
         .connections()
-        .filter_map(|(process, role, count)| Some((role, values.processes.get(&process)?, count)))
+        .filter_map(|(process, role, count)| Some((role, values.connected.get(&process)?, count)))
         .collect();
     connections.sort_unstable();
     connections.dedup_by(|other, kept| {

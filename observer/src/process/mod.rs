@@ -1,8 +1,9 @@
 //! Who a pid is.
 //!
 //! [`Processes`] gives every process that is watched a [`ProcessId`]: [`Processes::seen`] when a
-//! connection is attributed, [`Processes::executed`] and [`Processes::exited`] when the kernel says
-//! so. Some time after its exit a process is [`Processes::expired`]; once its series have been
+//! connection is attributed, [`Processes::executed`], [`Processes::renamed`] and
+//! [`Processes::exited`] when the kernel says so. One that has another name from then on has another
+//! id: calls stay with the name that made them. Some time after its exit a process is [`Processes::expired`]; once its series have been
 //! dropped, [`Processes::forget`] it. All times are kernel nanoseconds of one clock.
 
 #![forbid(unsafe_code)]
@@ -11,7 +12,7 @@ mod detail;
 mod identity;
 
 use std::{
-    collections::hash_map::Entry,
+    collections::{VecDeque, hash_map::Entry},
     fmt, fs,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,7 +25,8 @@ pub use self::{
     identity::{Cgroup, Identity, Pod},
 };
 
-/// A process, for as long as the daemon runs: a pid that is used again is another one.
+/// A process by one of its names, for as long as the daemon runs: a pid that is used again is another
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u32);
 
@@ -128,23 +130,33 @@ pub struct Process {
 
 /// The processes by their ids, as of one moment; what a scrape needs.
 #[derive(Clone, Debug)]
-pub struct Names(FxHashMap<ProcessId, Process>);
+pub struct Names {
+    processes: FxHashMap<ProcessId, Process>,
+    /// Those that have another name now than when they were first seen, by their first id.
+    renamed: FxHashMap<ProcessId, Process>,
+}
 
 impl Names {
-    /// The process; that of [`ProcessId::OTHER`] when it was forgotten.
+    /// The process, with the name of this id; that of [`ProcessId::OTHER`] when it was forgotten.
     pub fn process(&self, id: ProcessId) -> Process {
-        self.0.get(&id).cloned().unwrap_or_else(Process::other)
+        self.processes.get(&id).cloned().unwrap_or_else(Process::other)
+    }
+
+    /// The process with the name that it has now, by its [first](Processes::first_of) id.
+    pub fn now(&self, first: ProcessId) -> Process {
+        self.renamed.get(&first).cloned().unwrap_or_else(|| self.process(first))
     }
 
     /// Adds the names of others.
     pub(crate) fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+        self.processes.extend(other.processes);
+        self.renamed.extend(other.renamed);
     }
 
     /// Asks for the names of each process's pod, by its UID.
     #[cfg(feature = "kubernetes")]
     pub(crate) fn tell_pods(&mut self, mut pod: impl FnMut(&str) -> Option<Arc<Pod>>) {
-        for process in self.0.values_mut() {
+        for process in self.processes.values_mut().chain(self.renamed.values_mut()) {
             let uid = &process.identity.cgroup.pod_uid;
             if !uid.is_empty()
                 && let Some(pod) = pod(uid)
@@ -171,46 +183,175 @@ impl Process {
     }
 }
 
-/// The watched processes, as of all tables that [share](Processes::sharing) them.
+/// Names under which a process has made calls; those under any further one are [`Comm::OTHER`]'s.
+const MAX_NAMES: usize = 16;
+
+/// Changes of a process's name that are remembered, for rings that are read later than others.
+const MAX_CHANGES: usize = 64;
+
+/// A process from its start to its exit, whatever its names are: each under which it does something has
+/// an id of its own, so that what was done stays with the name that did it.
 #[derive(Debug)]
-struct Known {
+struct Life {
+    exited_ns: Option<u64>,
+    /// In the order in which they were given out; never empty.
+    ids: Vec<ProcessId>,
+    /// Ascending by their times; never empty, the first is from 0 on.
+    names: VecDeque<Name>,
+}
+
+/// What a process is from some time on.
+#[derive(Clone, Debug)]
+struct Name {
+    from_ns: u64,
+    comm: Comm,
+    identity: Arc<Identity>,
+}
+
+impl Name {
+    fn of(process: &Process) -> Self {
+        let Process { comm, identity, .. } = process;
+        Self { from_ns: 0, comm: *comm, identity: Arc::clone(identity) }
+    }
+
+    fn is_of(&self, process: &Process) -> bool {
+        self.comm == process.comm
+            && (Arc::ptr_eq(&self.identity, &process.identity) || self.identity == process.identity)
+    }
+}
+
+impl Life {
+    fn is_at(&self, time_ns: u64) -> bool {
+        self.exited_ns.is_none_or(|at_ns| time_ns <= at_ns)
+    }
+
+    /// Which of its names it had at this time.
+    fn name_at(&self, time_ns: u64) -> usize {
+        self.names.partition_point(|name| name.from_ns <= time_ns).saturating_sub(1)
+    }
+
+    /// From this time on it is what `to` makes of what it was before; nothing if that is known, as each
+    /// ring tells it.
+    fn change(
+        &mut self,
+        from_ns: u64,
+        to: impl FnOnce(&Name) -> (Comm, Arc<Identity>),
+    ) -> Option<()> {
+        let at = self.name_at(from_ns);
+        let before = self.names.get(at).filter(|before| before.from_ns != from_ns)?;
+        let (comm, identity) = to(before);
+        self.names.insert(at + 1, Name { from_ns, comm, identity });
+        if self.names.len() > MAX_CHANGES {
+            self.names.pop_front();
+        }
+        self.names.front_mut()?.from_ns = 0;
+        Some(())
+    }
+}
+
+/// Processes by their ids, one for each name.
+#[derive(Debug)]
+struct Ids {
     limit: usize,
     processes: FxHashMap<ProcessId, Process>,
-    /// Those of each pid, one after the other. They stay after their exit, because records of different
-    /// rings are not in order: what was seen before the exit may be read after it.
-    of_pid: FxHashMap<u32, Vec<ProcessId>>,
     /// Ids are never used again: 2³² watched processes are not to be reached.
     next: u32,
     overflow: u64,
 }
 
-impl Known {
-    /// The process that had the pid at this time, as far as is known: the first that had not exited.
-    fn at(&mut self, pid: u32, time_ns: u64) -> Option<(ProcessId, &mut Process)> {
-        let Self { processes, of_pid, .. } = self;
-        let is_it = |id: &ProcessId| {
-            let process = processes.get(id);
-            process.is_some_and(|process| process.exited_ns.is_none_or(|at_ns| time_ns <= at_ns))
-        };
-        let id = of_pid.get(&pid)?.iter().copied().find(is_it)?;
-        Some((id, processes.get_mut(&id)?))
-    }
-
+impl Ids {
     fn is_full(&self) -> bool {
         self.processes.len() >= self.limit || self.next == u32::MAX
     }
 
-    /// A new process, if there is room.
-    fn add(&mut self, process: impl FnOnce() -> Process) -> ProcessId {
+    /// A new id, if there is room.
+    fn add(&mut self, process: impl FnOnce() -> Process) -> Option<(ProcessId, &Process)> {
         if self.is_full() {
             self.overflow += 1;
-            return ProcessId::OTHER;
+            return None;
         }
-        let (id, process) = (ProcessId(self.next), process());
+        let id = ProcessId(self.next);
         self.next += 1;
-        self.of_pid.entry(process.pid).or_default().push(id);
-        self.processes.insert(id, process);
-        id
+        Some((id, self.processes.entry(id).or_insert_with(process)))
+    }
+
+    /// That of a process with this name, if it has been given out.
+    fn find(&self, life: &Life, name: &Name) -> Option<ProcessId> {
+        let is_it = |id: &ProcessId| self.processes.get(id).is_some_and(|known| name.is_of(known));
+        life.ids.iter().copied().find(is_it)
+    }
+
+    /// That of a process at this time. `comm` is its name if nothing told it so far.
+    fn at(&mut self, life: &mut Life, time_ns: u64, comm: Option<Comm>) -> Option<ProcessId> {
+        let at = life.name_at(time_ns);
+        let mut name = life.names.get(at)?.clone();
+        let first = self.processes.get_mut(life.ids.first()?)?;
+        // It was known by what came later.
+        if at == 0 && name.comm.as_bytes().is_empty() && first.comm == name.comm {
+            name.comm = comm.unwrap_or(name.comm);
+            first.comm = name.comm;
+        }
+        let first = first.clone();
+        let mut found = self.find(life, &name);
+        if found.is_none() && life.ids.len() >= MAX_NAMES {
+            self.overflow += 1;
+            name = Name { comm: Comm::OTHER, identity: Arc::clone(&first.identity), ..name };
+            found = self.find(life, &name);
+        }
+        let Name { comm, ref identity, .. } = name;
+        let identity = Arc::clone(identity);
+        *life.names.get_mut(at)? = name;
+        if found.is_none() {
+            let (id, _) = self.add(|| Process { comm, identity, ..first })?;
+            life.ids.push(id);
+            found = Some(id);
+        }
+        found
+    }
+}
+
+/// The watched processes, as of all tables that [share](Processes::sharing) them.
+#[derive(Debug)]
+struct Known {
+    ids: Ids,
+    /// Those of each pid, one after the other. They stay after their exit, because records of different
+    /// rings are not in order: what was seen before the exit may be read after it.
+    of_pid: FxHashMap<u32, Vec<Life>>,
+}
+
+impl Known {
+    /// The process that had the pid at this time, as far as is known: the first that had not exited.
+    fn at(&mut self, pid: u32, time_ns: u64) -> Option<&mut Life> {
+        self.of_pid.get_mut(&pid)?.iter_mut().find(|life| life.is_at(time_ns))
+    }
+
+    /// A new process, if there is room.
+    fn add(&mut self, process: impl FnOnce() -> Process) -> Option<&mut Life> {
+        let (id, process) = self.ids.add(process)?;
+        let names = VecDeque::from([Name::of(process)]);
+        let life = Life { exited_ns: process.exited_ns, ids: vec![id], names };
+        let lives = self.of_pid.entry(process.pid).or_default();
+        lives.push(life);
+        lives.last_mut()
+    }
+
+    /// The process that has the pid of this id, and is it.
+    fn life_of(&self, id: ProcessId) -> Option<&Life> {
+        let pid = self.ids.processes.get(&id)?.pid;
+        self.of_pid.get(&pid)?.iter().find(|life| life.ids.contains(&id))
+    }
+
+    /// The process has exited at this time, if that was not known.
+    fn exit(&mut self, pid: u32, time_ns: u64, is_it: impl Fn(&Life) -> bool) -> Option<()> {
+        let Self { ids, of_pid } = self;
+        let life = of_pid.get_mut(&pid)?.iter_mut().find(|life| is_it(life))?;
+        life.exited_ns = Some(time_ns);
+        for id in &life.ids {
+            if let Some(process) = ids.processes.get_mut(id) {
+                process.exited_ns = Some(time_ns);
+            }
+        }
+        Some(())
     }
 }
 
@@ -230,13 +371,13 @@ pub struct Processes<S = ProcFs> {
 impl<S: ProcessSource> Processes<S> {
     /// An empty table.
     pub fn new(max_processes: usize, source: S) -> Self {
-        let known = Known {
+        let ids = Ids {
             limit: max_processes,
             processes: FxHashMap::default(),
-            of_pid: FxHashMap::default(),
             next: ProcessId::OTHER.0 + 1,
             overflow: 0,
         };
+        let known = Known { ids, of_pid: FxHashMap::default() };
         Self { source, latest: FxHashMap::default(), shared: Arc::new(Mutex::new(known)) }
     }
 
@@ -255,9 +396,9 @@ impl<S: ProcessSource> Processes<S> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many processes it knows.
+    /// How many processes it knows, each as often as it had names.
     pub fn len(&self) -> usize {
-        self.shared().processes.len()
+        self.shared().ids.processes.len()
     }
 
     /// Whether it knows none.
@@ -265,9 +406,9 @@ impl<S: ProcessSource> Processes<S> {
         self.len() == 0
     }
 
-    /// How often a process did not find room.
+    /// How often a process, or a name, did not find room.
     pub fn overflow(&self) -> u64 {
-        self.shared().overflow
+        self.shared().ids.overflow
     }
 
     /// What is known about the process.
@@ -275,18 +416,30 @@ impl<S: ProcessSource> Processes<S> {
         if id == ProcessId::OTHER {
             return Some(Process::other());
         }
-        self.shared().processes.get(&id).cloned()
+        self.shared().ids.processes.get(&id).cloned()
+    }
+
+    /// The id that the process had first: the same for all its names.
+    pub fn first_of(&self, id: ProcessId) -> ProcessId {
+        self.shared().life_of(id).and_then(|life| life.ids.first().copied()).unwrap_or(id)
     }
 
     /// A copy of what a scrape needs.
     pub fn names(&self) -> Names {
-        Names(self.shared().processes.clone())
+        let known = self.shared();
+        let renamed = |life: &Life| {
+            let (first, name) = (*life.ids.first()?, life.names.back()?);
+            let process = known.ids.processes.get(&first).filter(|first| !name.is_of(first))?;
+            let Name { comm, identity, .. } = name.clone();
+            Some((first, Process { comm, identity, ..process.clone() }))
+        };
+        let renamed = known.of_pid.values().flatten().filter_map(renamed).collect();
+        Names { processes: known.ids.processes.clone(), renamed }
     }
 
-    /// The pid did something at this time; `comm` is its name, where the record has it.
+    /// The pid did something at this time; `comm` is its main thread's name, where the record has it.
     ///
-    /// The first sight gives the name. Later ones do not change it: what the kernel has at hand is
-    /// the thread's name, and a label that follows it would split a process into many.
+    /// The first sight gives the name; after that [`Processes::renamed`] and [`Processes::executed`] do.
     pub fn seen(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> ProcessId {
         match self.latest.get(&pid) {
             Some(&id) => id,
@@ -298,72 +451,89 @@ impl<S: ProcessSource> Processes<S> {
     fn look_up(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> ProcessId {
         let Self { source, latest, shared } = self;
         let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, process)) = known.at(pid, now_ns) {
-            if process.exited_ns.is_none() {
-                latest.insert(pid, id);
-            } else if process.comm.as_bytes().is_empty() {
-                process.comm = comm.unwrap_or(process.comm);
-            }
-            return id;
+        if known.at(pid, now_ns).is_none() {
+            known.add(|| {
+                let comm = comm.filter(|comm| !comm.as_bytes().is_empty());
+                let comm = comm.or_else(|| source.comm(pid)).unwrap_or(Comm::truncated(b""));
+                let identity = Arc::new(source.identity(pid));
+                Process { pid, comm, identity, began: source.began(pid), exited_ns: None }
+            });
         }
-        let id = known.add(|| {
-            let comm = comm.filter(|comm| !comm.as_bytes().is_empty());
-            let comm = comm.or_else(|| source.comm(pid)).unwrap_or(Comm::truncated(b""));
-            let identity = Arc::new(source.identity(pid));
-            Process { pid, comm, identity, began: source.began(pid), exited_ns: None }
-        });
-        if id != ProcessId::OTHER {
+        let Known { ids, of_pid } = &mut *known;
+        let lives = of_pid.get_mut(&pid).map(|lives| lives.iter_mut());
+        let Some(life) = lives.and_then(|mut lives| lives.find(|life| life.is_at(now_ns))) else {
+            return ProcessId::OTHER;
+        };
+        let Some(id) = ids.at(life, now_ns, comm) else { return ProcessId::OTHER };
+        if life.exited_ns.is_none() && life.name_at(now_ns) + 1 == life.names.len() {
             latest.insert(pid, id);
         }
         id
     }
 
-    /// The process runs another program now (`execve`): the source says who it is.
-    pub fn executed(&mut self, pid: u32, now_ns: u64) {
+    /// The process runs another program from this time on (`execve`), by this name: the source says
+    /// what it is.
+    pub fn executed(&mut self, pid: u32, now_ns: u64, comm: Comm) {
+        self.latest.remove(&pid);
         let mut known = self.shared();
-        if let Some((_, process)) = known.at(pid, now_ns)
-            && process.exited_ns.is_none()
-            && let Some(comm) = self.source.comm(pid)
-        {
-            process.comm = comm;
-            process.identity = Arc::new(self.source.identity(pid));
+        if let Some(life) = known.at(pid, now_ns).filter(|life| life.exited_ns.is_none()) {
+            life.change(now_ns, |_| (comm, Arc::new(self.source.identity(pid))));
         }
+    }
+
+    /// The process has this name from this time on; `None` if nobody can say which, so fast do they
+    /// change.
+    pub fn renamed(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) {
+        self.latest.remove(&pid);
+        let mut known = self.shared();
+        if known.at(pid, now_ns).is_none() && !known.ids.is_full() {
+            // What it did before may be in other rings, or come next: that will give the name.
+            let (began, identity) = (self.source.began(pid), Arc::new(self.source.identity(pid)));
+            known.add(|| Process { pid, identity, began, ..Process::nameless() });
+        }
+        let Some(life) = known.at(pid, now_ns) else { return };
+        let name = comm.unwrap_or(Comm::OTHER);
+        let changed = life.change(now_ns, |before| (name, Arc::clone(&before.identity)));
+        known.ids.overflow += u64::from(comm.is_none() && changed.is_some());
     }
 
     /// The process exited; a later sight of its pid is another process.
     pub fn exited(&mut self, pid: u32, now_ns: u64) {
         self.latest.remove(&pid);
         let mut known = self.shared();
-        if let Some((_, process)) = known.at(pid, now_ns) {
-            // Once is enough, and each ring tells it. What was found out is later than what is told.
-            process.exited_ns = Some(now_ns);
-        } else if !known.is_full() {
+        // Once is enough, and each ring tells it. What was found out is later than what is told.
+        let exited = known.exit(pid, now_ns, |life| life.is_at(now_ns));
+        if exited.is_none() && !known.ids.is_full() {
             // All that it did may be in other rings, and its pid may be used again here before they
             // are read: they will give the name.
             known.add(|| Process { pid, exited_ns: Some(now_ns), ..Process::nameless() });
         }
     }
 
-    /// Looks for processes that exited without being told of. O(processes).
-    pub fn find_exited(&mut self, now_ns: u64) {
-        let mut gone = self.names().0;
+    /// Looks for processes whose exit or new name was not told. O(processes).
+    pub fn find_untold(&mut self, now_ns: u64) {
+        let known = self.shared();
+        let names = known.of_pid.values().flatten().filter(|life| life.exited_ns.is_none());
+        let names: Vec<_> = names
+            .filter_map(|life| Some((*life.ids.first()?, life.names.back()?.comm)))
+            .filter_map(|(id, comm)| Some((id, comm, known.ids.processes.get(&id)?.clone())))
+            .collect();
+        drop(known);
         // Not while others wait for the table.
-        gone.retain(|_, process| {
-            let began = process.exited_ns.is_none().then(|| self.source.began(process.pid));
-            began.is_some_and(|began| began.is_none() || began != process.began)
-        });
-        let mut known = self.shared();
-        for id in gone.keys() {
-            if let Some(process) = known.processes.get_mut(id) {
-                process.exited_ns.get_or_insert(now_ns);
+        for (id, comm, Process { pid, began, .. }) in names {
+            let now = self.source.began(pid);
+            if now.is_none() || now != began {
+                let is_it = |life: &Life| life.exited_ns.is_none() && life.ids.contains(&id);
+                self.shared().exit(pid, now_ns, is_it);
+            } else if let Some(comm) = self.source.comm(pid).filter(|now| *now != comm) {
+                self.executed(pid, now_ns, comm);
             }
         }
-        drop(known);
         self.ask_again();
     }
 
-    /// Forgets what need not be asked: the exit of a process may have been told elsewhere, and not
-    /// here. To be called about once a second.
+    /// Forgets what need not be asked: the exit of a process, or its new name, may have been told
+    /// elsewhere, and not here. To be called about once a second.
     pub fn ask_again(&mut self) {
         self.latest.clear();
     }
@@ -373,6 +543,7 @@ impl<S: ProcessSource> Processes<S> {
     pub fn expired(&self, now_ns: u64, ttl_ns: u64) -> Vec<ProcessId> {
         let mut expired: Vec<ProcessId> = self
             .shared()
+            .ids
             .processes
             .iter()
             .filter(|(_, process)| {
@@ -394,10 +565,10 @@ impl<S: ProcessSource> Processes<S> {
         details: &[Detail],
     ) -> Vec<(ProcessId, Option<ProcessId>)> {
         let known = self.shared();
-        let Known { processes, of_pid, .. } = &*known;
+        let Known { ids: Ids { processes, .. }, of_pid } = &*known;
         let heir = |id: ProcessId| {
             let process = processes.get(&id)?;
-            let same_pid = of_pid.get(&process.pid)?.iter().copied();
+            let same_pid = of_pid.get(&process.pid)?.iter().flat_map(|life| &life.ids).copied();
             let is_like = |other: &ProcessId| {
                 processes.get(other).is_some_and(|other| other.is_told_like(process, details))
             };
@@ -409,16 +580,19 @@ impl<S: ProcessSource> Processes<S> {
     /// What runs in the process is this.
     #[cfg(test)]
     pub(crate) fn tell(&mut self, id: ProcessId, identity: Identity) {
-        self.shared().processes.get_mut(&id).expect("known").identity = Arc::new(identity);
+        self.shared().ids.processes.get_mut(&id).expect("known").identity = Arc::new(identity);
     }
 
     /// Drops the process.
     pub fn forget(&mut self, id: ProcessId) {
         let mut known = self.shared();
-        if let Some(process) = known.processes.remove(&id)
+        if let Some(process) = known.ids.processes.remove(&id)
             && let Entry::Occupied(mut of_pid) = known.of_pid.entry(process.pid)
         {
-            of_pid.get_mut().retain(|&other| other != id);
+            for life in of_pid.get_mut() {
+                life.ids.retain(|&other| other != id);
+            }
+            of_pid.get_mut().retain(|life| !life.ids.is_empty());
             if of_pid.get().is_empty() {
                 of_pid.remove();
             }
@@ -428,7 +602,7 @@ impl<S: ProcessSource> Processes<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, sync::Arc};
+    use std::cell::Cell;
 
     use super::{Comm, Detail, Identity, ProcFs, ProcessId, ProcessSource, Processes};
 
@@ -522,7 +696,7 @@ mod tests {
         let id = processes.seen(7, 10, Some(comm("given")));
         processes.exited(7, 100);
         processes.exited(7, 900);
-        processes.executed(7, 900);
+        processes.executed(7, 900, comm("new"));
         let process = processes.process(id).unwrap();
         assert_eq!((process.pid, process.comm), (7, comm("given")));
         assert_eq!(process.exited_ns, Some(100));
@@ -566,14 +740,14 @@ mod tests {
     fn an_exit_that_was_not_told_is_found() {
         let mut processes = Processes::new(8, Numbered);
         let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None));
-        processes.find_exited(50);
+        processes.find_untold(50);
         assert_eq!(processes.expired(u64::MAX, 0), []);
         BEGUN.set(&[(2, None), (3, Some(40))]);
-        processes.find_exited(60);
+        processes.find_untold(60);
         assert_eq!(processes.expired(60, 0), [goes, is_replaced]);
         assert_eq!(processes.seen(1, 70, None), stays);
         assert_ne!(processes.seen(3, 70, None), is_replaced, "another process has the number");
-        processes.find_exited(80);
+        processes.find_untold(80);
         assert_eq!(processes.expired(80, 20), [goes, is_replaced], "the first finding stands");
     }
 
@@ -585,17 +759,115 @@ mod tests {
     }
 
     #[test]
-    fn exec_makes_it_another_program() {
+    fn exec_makes_it_another_program_and_what_was_before_stays() {
         let mut processes = Processes::new(8, Numbered);
-        let id = processes.seen(7, 10, Some(comm("sh")));
-        let before = processes.process(id).unwrap().identity;
-        assert_eq!(&*before.exe, b"/bin/7");
-        processes.executed(7, 20);
-        processes.executed(8, 20);
-        assert_eq!(name(&processes, id), "proc-7");
-        assert!(!Arc::ptr_eq(&before, &processes.process(id).unwrap().identity));
-        assert_eq!(processes.names().process(id).comm, comm("proc-7"));
-        assert_eq!(processes.len(), 1);
+        let shell = processes.seen(7, 10, Some(comm("sh")));
+        processes.tell(shell, Identity::new(Some(b"/bin/sh"), None, None));
+        processes.executed(7, 20, comm("orders"));
+        processes.executed(8, 20, comm("orders"));
+        let orders = processes.seen(7, 21, None);
+        assert_ne!(orders, shell);
+        assert_eq!(
+            (name(&processes, shell), name(&processes, orders)),
+            ("sh".into(), "orders".into())
+        );
+        let exe = |id| processes.process(id).unwrap().identity.exe.to_vec();
+        assert_eq!((exe(shell), exe(orders)), (b"/bin/sh".to_vec(), b"/bin/7".to_vec()));
+        assert_eq!(processes.names().process(orders).comm, comm("orders"));
+        // Of both the connections are the process's, as it is now.
+        assert_eq!((processes.first_of(orders), processes.first_of(shell)), (shell, shell));
+        assert_eq!(processes.names().now(shell).comm, comm("orders"));
+        assert_eq!(processes.len(), 2);
+        processes.exited(7, 30);
+        assert_eq!(processes.expired(90, 60), [shell, orders], "with the process");
+        processes.forget(shell);
+        processes.forget(orders);
+        assert!(processes.is_empty());
+    }
+
+    #[test]
+    fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
+        let mut one = Processes::new(8, Numbered);
+        let mut other = one.sharing();
+        let a = one.seen(7, 10, Some(comm("a")));
+        assert_eq!(other.seen(7, 11, None), a);
+        for _ in 0..2 {
+            one.renamed(7, 20, Some(comm("b")));
+        }
+        let b = one.seen(7, 20, None);
+        assert_ne!(b, a);
+        assert_eq!(one.seen(7, 19, None), b, "known here: its ring is in order");
+        one.ask_again();
+        assert_eq!(one.seen(7, 19, None), a);
+        assert_eq!(one.seen(7, 25, None), b);
+        // The other ring has not come that far.
+        assert_eq!(other.seen(7, 15, None), a);
+        one.renamed(7, 30, Some(comm("a")));
+        other.ask_again();
+        assert_eq!(other.seen(7, 19, None), a);
+        other.renamed(7, 20, Some(comm("b")));
+        assert_eq!(other.seen(7, 29, None), b);
+        other.renamed(7, 30, Some(comm("a")));
+        assert_eq!([one.seen(7, 31, None), other.seen(7, 31, None)], [a, a], "the name again");
+        assert_eq!(one.len(), 2);
+        // Another process has names of its own.
+        one.exited(7, 40);
+        assert_ne!(one.seen(7, 41, Some(comm("a"))), a);
+    }
+
+    #[test]
+    fn a_new_name_may_be_told_before_the_process_is_seen() {
+        let mut processes = Processes::new(8, Numbered);
+        processes.renamed(7, 20, Some(comm("new")));
+        let new = processes.seen(7, 21, Some(comm("old")));
+        assert_eq!(name(&processes, new), "new");
+        let old = processes.seen(7, 10, Some(comm("old")));
+        processes.ask_again();
+        let old_again = processes.seen(7, 10, Some(comm("old")));
+        assert_eq!((old, name(&processes, old_again)), (new, "old".into()));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let mut processes = Processes::new(1000, Numbered);
+        let first = processes.seen(7, 0, Some(comm("first")));
+        for at in 1..=10_000 {
+            processes.renamed(7, at, Some(comm(&at.to_string())));
+        }
+        assert_eq!(processes.len(), 1, "under none of these has it done anything");
+        let mut ids = Vec::new();
+        for at in 10_001..11_000 {
+            processes.renamed(7, at, Some(comm(&at.to_string())));
+            ids.push(processes.seen(7, at, None));
+        }
+        ids.dedup();
+        assert_eq!((ids.len(), processes.len()), (16, 17));
+        assert_eq!(name(&processes, ids[15]), "other");
+        assert_eq!(
+            (processes.process(ids[15]).unwrap().pid, processes.first_of(ids[15])),
+            (7, first)
+        );
+        assert_eq!(processes.overflow(), 999 - 15);
+        processes.renamed(7, 20_000, None);
+        processes.renamed(7, 20_000, None);
+        assert_eq!(processes.seen(7, 20_001, None), ids[15], "they change too fast to be told");
+        assert_eq!(processes.overflow(), 999 - 15 + 1);
+        processes.renamed(7, 30_000, Some(comm("first")));
+        assert_eq!(processes.seen(7, 30_001, None), first);
+        processes.exited(7, 40_000);
+        assert_eq!(processes.expired(40_000, 0).len(), 17);
+    }
+
+    #[test]
+    fn a_name_that_was_not_told_is_found() {
+        let mut processes = Processes::new(8, Numbered);
+        let id = processes.seen(7, 10, Some(comm("given")));
+        processes.find_untold(20);
+        let now = processes.seen(7, 21, None);
+        assert_eq!(
+            (name(&processes, id), name(&processes, now)),
+            ("given".into(), "proc-7".into())
+        );
     }
 
     #[test]

@@ -24,7 +24,10 @@ struct Counted {
 type Counts = BTreeMap<(Process, bool, Option<usize>), Counted>;
 
 fn process_of(snapshot: &Snapshot, id: observer::process::ProcessId) -> Process {
-    let process = snapshot.processes.process(id);
+    number_of(&snapshot.processes.process(id))
+}
+
+fn number_of(process: &observer::process::Process) -> Process {
     let comm = String::from_utf8(process.comm.as_bytes().to_vec()).unwrap();
     let number = comm.strip_prefix("process-").and_then(|number| number.parse().ok());
     let process = number.unwrap_or_else(|| panic!("{process:?} is none"));
@@ -85,7 +88,9 @@ pub fn exactly(world: &World) {
 fn connections(snapshot: &Snapshot) -> BTreeMap<(Process, bool), u64> {
     let connections = snapshot.statistics.connections().filter(|(.., count)| *count > 0);
     connections
-        .map(|(id, role, count)| ((process_of(snapshot, id), role == Role::Server), count))
+        .map(|(id, role, count)| {
+            ((number_of(&snapshot.processes.now(id)), role == Role::Server), count)
+        })
         .collect()
 }
 

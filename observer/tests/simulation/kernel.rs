@@ -115,6 +115,13 @@ struct Connection {
     directions: [Direction; 2],
 }
 
+impl Connection {
+    /// Whether a record of this process has told of it.
+    fn is_known_of(&self, pid: u32) -> bool {
+        self.announced && self.pid == pid
+    }
+}
+
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "as in the kernel programs")]
 struct Direction {
@@ -288,7 +295,7 @@ impl Kernel {
         let mut walk = Walk {
             kernel: self,
             direction: usize::from(call.sent),
-            scratch: Scratch::begin(connection.announced),
+            scratch: Scratch::begin(connection.is_known_of(call.pid)),
             connection,
             call,
             buffers: call.buffers.iter().copied().collect(),
@@ -335,6 +342,15 @@ impl Kernel {
                 kind,
                 ..Default::default()
             }));
+        }
+    }
+
+    /// The process has another name, from now on.
+    pub fn rename(&mut self, pid: u32, comm: [u8; 16], time_ns: u64) {
+        if self.processes.contains(&pid) {
+            let kind = record_kind::RENAMED;
+            let header = RecordHeader { time_ns, pid, kind, ..Default::default() };
+            self.ring.push_back([&bytes_of(header)[..], &comm].concat());
         }
     }
 
@@ -488,7 +504,7 @@ impl Walk<'_> {
     }
 
     fn begin_record(&mut self) {
-        self.scratch = Scratch::begin(self.connection.announced);
+        self.scratch = Scratch::begin(self.connection.is_known_of(self.call.pid));
         let Direction { gap, lost, inserts, .. } = *self.direction();
         if gap {
             self.scratch.put_item(ItemHeader { kind: item_kind::GAP, ..ItemHeader::default() });
@@ -697,15 +713,12 @@ impl Walk<'_> {
         let sent = self.kernel.output(record);
         if sent {
             self.connection.announced = true;
+            self.connection.pid = self.call.pid;
             let direction = self.direction();
             (direction.lost, direction.gap, direction.inserts) = (false, false, Some(0));
         } else {
             self.direction().lost = true;
             self.lost(reported, position);
-        }
-        if sent && self.connection.pid != self.call.pid {
-            self.connection.pid = self.call.pid;
-            self.kernel.processes.insert(self.call.pid);
         }
         self.direction().reported = position;
         sent
@@ -729,7 +742,8 @@ impl Walk<'_> {
         // The scratch slot keeps it, should it be lost.
         let mut record = self.scratch.record.clone();
         record[..HEADER_SIZE].copy_from_slice(&bytes_of(header));
-        if !self.connection.announced {
+        if !self.connection.is_known_of(self.call.pid) {
+            self.kernel.processes.insert(self.call.pid);
             let open = open_item(self.call.comm, self.connection.joined);
             record[HEADER_SIZE..HEADER_SIZE + open.len()].copy_from_slice(&open);
         }

@@ -280,6 +280,16 @@ impl End {
         self.over.insert(stream, (label, true));
     }
 
+    /// The process goes by another name: calls stay with the one that they began under, the connection
+    /// does not.
+    pub fn rename(&mut self, truth: &mut Truth, from: Process, to: Process) {
+        if let Some(process) = self.counted_for.as_mut().filter(|process| **process == from) {
+            *process = to;
+            *truth.connections.entry((from, self.server)).or_default() -= 1;
+            *truth.connections.entry((to, self.server)).or_default() += 1;
+        }
+    }
+
     /// The process closed the socket, or exited.
     pub fn close(&mut self, truth: &mut Truth, time_ns: u64) {
         let closed = if self.server { CANCELED } else { UNAVAILABLE };

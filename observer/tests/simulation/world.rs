@@ -39,7 +39,7 @@ impl ProcessSource for Names {
     }
 }
 
-/// A process that runs or ran.
+/// A process that runs or ran, by one of its names.
 #[derive(Debug)]
 struct Running {
     pid: u32,
@@ -111,7 +111,7 @@ impl Workers {
     /// The record is in the ring of its connection, or, of a process, in each.
     fn send(&mut self, record: &[u8]) {
         let Some(Record { connection, event, .. }) = Record::parse(record) else { return };
-        let of_process = matches!(event, Event::Exited | Event::Executed);
+        let of_process = matches!(event, Event::Exited | Event::Executed(_) | Event::Renamed(_));
         let ring = connection as usize % self.rings.len();
         for (number, queue) in self.rings.iter_mut().enumerate() {
             if of_process || number == ring {
@@ -209,6 +209,8 @@ impl World {
                 let connection = self.random.pick(&open);
                 self.close(connection, side);
             }
+            // A process has at most so many names.
+            16..19 if self.processes.len() < 16 => self.rename_some(),
             _ if open.is_empty() => self.connect(),
             n => {
                 let connection = self.random.pick(&open);
@@ -354,6 +356,26 @@ impl World {
             let pid = self.processes[process].pid;
             self.now_ns += 1_000_000;
             self.spawn(pid);
+        }
+    }
+
+    /// To the numbers it is another process, with the same pid.
+    fn rename_some(&mut self) {
+        let alive = self.alive();
+        if alive.is_empty() {
+            return;
+        }
+        let (old, new) = (self.random.pick(&alive), self.processes.len());
+        let pid = self.processes[old].pid;
+        self.processes[old].alive = false;
+        self.processes.push(Running { pid, alive: true });
+        self.names.0.borrow_mut().insert(pid, Comm::new(comm_of(new)));
+        self.kernel.rename(pid, comm_of(new), self.now_ns);
+        for socket in self.connections.iter_mut().flat_map(|connection| &mut connection.sockets) {
+            for owner in socket.owners.iter_mut().filter(|owner| **owner == old) {
+                *owner = new;
+            }
+            socket.end.rename(&mut self.truth, old, new);
         }
     }
 

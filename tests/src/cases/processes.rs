@@ -16,6 +16,7 @@ use tests::raw::process::{Start, program};
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
+use super::told::says_of;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -25,6 +26,8 @@ pub(super) fn add(table: &mut Table) {
     namespaces(table);
     unseen_ways(table);
     in_32_bits(table);
+    super::names::add(table);
+    super::ports::add(table);
     table.case("both ends in one process", |daemon, name| {
         let mut talk = Talk::connect_to_itself(daemon, name, &Start::default())?;
         talk.open_http2()?;
@@ -99,6 +102,26 @@ fn children(table: &mut Table) {
         talk.end_peers()?;
         talk.finish_closed()
     });
+    table.case("children that run already, and theirs, with --children", |early, name| {
+        let mut talk = Talk::connect(early, name, Address::V4(0))?;
+        let parent = talk.pid(Server)?;
+        talk.peer(Server)?.fork()?;
+        talk.peer(Server)?.fork()?;
+        let daemon = Daemon::start(&["--pid", &parent, "--children"])?;
+        talk.daemon = &daemon;
+        for before in 1..=2 {
+            talk.reconnect()?;
+            talk.open_http2()?;
+            call(&mut talk, 1, "Get")?;
+            says_of(&mut talk, Server, &[("Get", "OK", 1)], 1, 0)?;
+            says_of(&mut talk, Client, &[], 0, 0)?;
+            // And those that are started later.
+            if before == 1 {
+                talk.peer(Server)?.fork()?;
+            }
+        }
+        talk.end_peers()
+    });
     table.alone("children of a selected process, without --children", move |name| {
         let daemon = Daemon::start(&["--pid", &own()])?;
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
@@ -109,7 +132,7 @@ fn children(table: &mut Table) {
 }
 
 /// A call in which everything is said.
-fn call(talk: &mut Talk<'_>, stream: u32, method: &str) -> Result<()> {
+pub(super) fn call(talk: &mut Talk<'_>, stream: u32, method: &str) -> Result<()> {
     talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
     talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
     talk.expect(Call::new(method, OK).unary(5, 6))

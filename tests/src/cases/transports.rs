@@ -50,6 +50,11 @@ fn addresses(table: &mut Table) {
     table.alone_if(multipath, "MPTCP", |name| {
         over(&Daemon::start::<&str>(&[])?, name, Address::Multipath(0))
     });
+    table.alone_if(multipath, "MPTCP, with --port", |name| {
+        let port = free_address()?.port();
+        let daemon = Daemon::start(&["--port", &port.to_string()])?;
+        over(&daemon, name, Address::Multipath(port))
+    });
     table.alone("IPv4, with --port", |name| {
         let (daemon, address) = on_a_port()?;
         over(&daemon, name, address)

@@ -21,6 +21,8 @@ pub enum Action {
     /// Answers with where.
     Listen(Address),
     Connect(Address),
+    /// Connects from this port of its own.
+    ConnectFrom(u16, Address),
     /// Answers with no socket if nobody is connecting, and does not wait.
     Accept,
     /// Writes the payload.
@@ -51,6 +53,10 @@ pub enum Action {
     Fork,
     /// Goes on after execve(2) of this program.
     Exec(String),
+    /// Gives the calling thread a name (prctl(2) with PR_SET_NAME).
+    Rename(String),
+    /// Gives the main thread a name, whichever thread does it (`/proc/self/comm`).
+    RenameMain(String),
 }
 
 /// Length of the first message of 9P: `size[4] Tversion tag[2] msize[4] version[s]`, of version

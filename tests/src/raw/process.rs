@@ -112,6 +112,20 @@ impl Peer {
         Ok(())
     }
 
+    /// Its main thread, which has to be the one that does what it is told, gives itself a name.
+    pub fn rename(&mut self, name: &str) -> Result<()> {
+        self.ask(0, Action::Rename(name.to_owned()))?;
+        name.clone_into(&mut self.identity.comm);
+        Ok(())
+    }
+
+    /// Another thread than its main thread does what it is told: it gives the main thread a name.
+    pub fn rename_main(&mut self, name: &str) -> Result<()> {
+        self.ask(0, Action::RenameMain(name.to_owned()))?;
+        name.clone_into(&mut self.identity.comm);
+        Ok(())
+    }
+
     /// The process was started through one that waits for it: this is its number, as we have it.
     pub fn find_child(&mut self) -> Result<()> {
         let pid = self.process.pid();

@@ -56,6 +56,8 @@ pub struct Talk<'a> {
     pub daemon: &'a Daemon,
     /// How bytes go from here on.
     pub way: Way,
+    /// The port of their own that clients connect from, if it is to be this one.
+    pub client_port: Option<u16>,
     peers: Vec<Peer>,
     client: End,
     server: End,
@@ -117,6 +119,7 @@ impl<'a> Talk<'a> {
         let mut talk = Self {
             daemon,
             way: Way::default(),
+            client_port: None,
             client: end(peers.len() - 1),
             server: end(0),
             peers,
@@ -156,7 +159,11 @@ impl<'a> Talk<'a> {
     /// The client connects; [`Self::accept`] is to follow.
     pub fn begin_connection(&mut self) -> Result<()> {
         let address = self.address.clone();
-        let connected = self.peer(Client)?.ask(0, Action::Connect(address))?.socket;
+        let connect = match self.client_port {
+            Some(port) => Action::ConnectFrom(port, address),
+            None => Action::Connect(address),
+        };
+        let connected = self.peer(Client)?.ask(0, connect)?.socket;
         self.client.socket = connected.context("a connection without socket")?;
         Ok(())
     }
@@ -358,23 +365,29 @@ impl<'a> Talk<'a> {
     }
 
     fn expected(&self) -> Vec<Expected> {
-        let mut who = BTreeMap::new();
-        for peer in &self.peers {
-            who.insert(peer.identity().pid, peer.identity().clone());
+        // By what they are named now, and what they were named when they made calls.
+        let mut who = BTreeMap::<u32, Vec<&Identity>>::new();
+        let now = self.peers.iter().map(Peer::identity);
+        let then = self.calls.iter().flat_map(|(client, server, _)| [client, server]);
+        for identity in now.chain(then) {
+            let names = who.entry(identity.pid).or_default();
+            if names.iter().all(|known| known.comm != identity.comm) {
+                names.push(identity);
+            }
         }
-        for (client, server, _) in &self.calls {
-            who.entry(client.pid).or_insert_with(|| client.clone());
-            who.entry(server.pid).or_insert_with(|| server.clone());
-        }
-        let of_one = |identity: &Identity| {
+        let is = |one: &Identity, other: &Identity| one.pid == other.pid && one.comm == other.comm;
+        let under_name = |identity: &&Identity| {
             if !self.is_watched() {
                 return Expected::nothing(identity);
             }
-            let client = self.truth(|(client, ..)| client.pid == identity.pid, Client);
-            let server = self.truth(|(_, server, _)| server.pid == identity.pid, Server);
+            let client = self.truth(|(client, ..)| is(client, identity), Client);
+            let server = self.truth(|(_, server, _)| is(server, identity), Server);
             Expected::of_client(identity, &client).and(Expected::of_server(identity, &server))
         };
-        who.values().map(of_one).collect()
+        let of_one = |names: &Vec<&Identity>| {
+            names.iter().map(under_name).reduce(|now, then| then.before(now))
+        };
+        who.values().filter_map(of_one).collect()
     }
 
     fn truth(&self, of: impl Fn(&(Identity, Identity, Call)) -> bool, role: Role) -> Truth {

@@ -9,13 +9,14 @@ mod compat;
 mod ring;
 mod sockets;
 
+use std::ffi::CString;
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{self, ExitCode};
 use std::thread::JoinHandle;
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::fd::{AsRawFd as _, FromRawFd as _};
@@ -96,6 +97,9 @@ impl State {
                 return Ok(Answer { address: Some(address), ..Answer::default() });
             }
             Action::Connect(address) => return Ok(self.add(Some(sockets::connect(address)?))),
+            Action::ConnectFrom(port, address) => {
+                return Ok(self.add(Some(sockets::connect_from(*port, address)?)));
+            }
             Action::Accept => {
                 let listener = self.listener.as_ref().context("no listener")?;
                 return Ok(self.add(sockets::accept(listener)?));
@@ -126,6 +130,10 @@ impl State {
                 }
             }
             Action::Exec(name) => return Err(self.exec(name)),
+            Action::Rename(name) => {
+                rustix::thread::set_name(&CString::new(name.as_str())?)?;
+            }
+            Action::RenameMain(name) => fs::write("/proc/self/comm", name)?,
             Action::Thread => {}
         }
         Ok(Answer::default())

@@ -97,6 +97,19 @@ pub(crate) fn connect(address: &Address) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// To a server of IPv4, from a port that the socket is bound to.
+pub(crate) fn connect_from(port: u16, address: &Address) -> Result<OwnedFd> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    // An earlier connection from there may not be over.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let to = address.port().context("not an address of TCP")?;
+    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    rustix::net::connect(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, to)))?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    limit(&socket)?;
+    Ok(socket)
+}
+
 /// On loopback a connection is there once connect(2) has returned.
 pub(crate) fn accept(listener: &OwnedFd) -> Result<Option<OwnedFd>> {
     rustix::io::ioctl_fionbio(listener, true)?;

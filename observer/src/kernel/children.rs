@@ -1,0 +1,128 @@
+//! The processes that selected ones have started before the daemon.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Result;
+use aya::{
+    Ebpf,
+    maps::{HashMap as BpfMap, MapData},
+};
+use observer_common::selected;
+use procfs::process::{Stat, all_processes};
+use tracing::warn;
+
+use super::probes::map;
+use crate::config::Filter;
+
+/// Selects them. To be called once the kernel programs select the children that are started from now on, and
+/// before anything is watched.
+///
+/// One that is started by a process while that is not selected yet is found by looking again, until there
+/// was nothing new. Whose parent has exited is not known as its child.
+pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
+    if !filter.children {
+        return Ok(());
+    }
+    let mut pids: BpfMap<_, u32, u8> = map(ebpf, "PIDS")?.try_into()?;
+    let mut selected: HashSet<u32> = filter.pids.iter().copied().collect();
+    loop {
+        let found = descendants(&processes()?, filter, &selected);
+        if found.is_empty() {
+            return Ok(());
+        }
+        for stat in found {
+            let pid = stat.pid.cast_unsigned();
+            selected.insert(pid);
+            if pids.insert(pid, selected::FOR_GOOD, 0).is_err() {
+                warn!("too many children of selected processes: some are not watched");
+                return Ok(());
+            }
+            forget_if_over(&mut pids, &stat);
+        }
+    }
+}
+
+/// The number may be another process's by now, or soon.
+fn forget_if_over(pids: &mut BpfMap<&mut MapData, u32, u8>, stat: &Stat) {
+    let now = procfs::process::Process::new(stat.pid).and_then(|process| process.stat());
+    if !now.is_ok_and(|now| now.starttime == stat.starttime && is_running(&now)) {
+        // The kernel programs may have done so.
+        let _ = pids.remove(&stat.pid.cast_unsigned());
+    }
+}
+
+/// Not a zombie, whose exit has been told.
+fn is_running(stat: &Stat) -> bool {
+    !matches!(stat.state, 'Z' | 'X')
+}
+
+fn processes() -> Result<Vec<Stat>> {
+    // One that cannot be read is over.
+    let stats = all_processes()?.filter_map(|process| process.ok()?.stat().ok());
+    Ok(stats.filter(is_running).collect())
+}
+
+/// The descendants of selected processes among these that are not selected themselves.
+fn descendants(all: &[Stat], filter: &Filter, selected: &HashSet<u32>) -> Vec<Stat> {
+    let mut children: HashMap<i32, Vec<&Stat>> = HashMap::new();
+    for stat in all {
+        children.entry(stat.ppid).or_default().push(stat);
+    }
+    let is_named = |stat: &Stat| filter.comms.iter().any(|comm| comm.as_str() == stat.comm);
+    let is_selected = |stat: &Stat| selected.contains(&stat.pid.cast_unsigned());
+    let roots = all.iter().filter(|stat| is_selected(stat) || is_named(stat));
+    let mut to_visit: Vec<i32> = roots.map(|stat| stat.pid).collect();
+    let mut found = Vec::new();
+    while let Some(pid) = to_visit.pop() {
+        for child in children.remove(&pid).unwrap_or_default() {
+            to_visit.push(child.pid);
+            if !is_selected(child) {
+                found.push(child.clone());
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{Filter, Stat, descendants};
+
+    /// As in `/proc/PID/stat`; the rest is not asked for.
+    fn stat(pid: i32, ppid: i32, comm: &str) -> Stat {
+        let rest = "0 ".repeat(48);
+        let line = format!("{pid} ({comm}) S {ppid} {rest}");
+        procfs::FromRead::from_read(line.as_bytes()).unwrap()
+    }
+
+    fn found(selected: &[u32], comm: Option<&str>) -> Vec<i32> {
+        let all = [
+            stat(1, 0, "init"),
+            stat(13, 12, "grandchild"),
+            stat(10, 1, "master"),
+            stat(11, 10, "worker"),
+            stat(12, 10, "worker"),
+            stat(20, 1, "other"),
+            stat(21, 20, "worker"),
+        ];
+        let comms = comm.iter().map(|comm| comm.parse().unwrap()).collect();
+        let filter = Filter { comms, ..Filter::default() };
+        let selected: HashSet<u32> = selected.iter().copied().collect();
+        let mut found: Vec<_> =
+            descendants(&all, &filter, &selected).iter().map(|stat| stat.pid).collect();
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn children_and_theirs_are_found_whatever_the_order() {
+        assert_eq!(found(&[10], None), [11, 12, 13]);
+        assert_eq!(found(&[10, 11, 12], None), [13], "what is selected already is not new");
+        assert_eq!(found(&[12], None), [13]);
+        assert!(found(&[4711], None).is_empty());
+        assert_eq!(found(&[], Some("master")), [11, 12, 13]);
+        assert_eq!(found(&[20], Some("worker")), [13, 21]);
+    }
+}
