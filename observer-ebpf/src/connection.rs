@@ -7,12 +7,12 @@ use crate::{kernel::Address, maps::Tries, socket::counted};
 
 /// States of a connection.
 pub mod state {
-    /// Its first bytes may be those of HTTP/2; the client preface is not complete yet, or the call
-    /// that wrote it has not been looked at: another one's may have been, on another processor.
+    /// Its first bytes may be those of HTTP/2, or of what comes before it; the client preface is not complete yet,
+    /// or the call that wrote it has not been looked at: another one's may have been, on another processor.
     pub const CANDIDATE: u8 = 0;
     /// It opened with the client preface.
     pub const WATCHED: u8 = 1;
-    /// As `CANDIDATE`, after an upgrade from HTTP/1: it has been counted as that.
+    /// As `CANDIDATE`, after an upgrade from HTTP/1: what it carries has been counted.
     pub const UPGRADED: u8 = 2;
     /// It was open before the daemon, and may be HTTP/2; no frame boundary is believed yet.
     pub const JOINING: u8 = 3;
@@ -87,6 +87,13 @@ impl Connection {
         // By an index, not by a choice: the verifier follows what comes next once, not for each.
         // SAFETY: one of the two by the mask.
         unsafe { &mut *self.directions.as_mut_ptr().add(usize::from(direction & 1)) }
+    }
+
+    /// Whether it began with a message of HTTP/1, and has not been counted yet.
+    #[inline(always)]
+    pub const fn is_only_http1(&self) -> bool {
+        let has_http1 = self.received().scanner.has_http1() || self.sent().scanner.has_http1();
+        self.state == state::CANDIDATE && has_http1
     }
 
     /// Whether its socket is TCP's.

@@ -16,6 +16,7 @@ mod hostile;
 mod late;
 mod lines;
 pub(crate) mod native;
+mod openings;
 mod privileges;
 mod processes;
 pub(crate) mod protected;
