@@ -24,9 +24,15 @@ fuzz_target!(|data: &[u8]| {
     }
     let whole = direction.frames.iter().filter(|frame| frame.ended).cloned();
     assert_eq!(whole.collect::<Vec<_>>(), reference(input.0));
-    // Not frames, but it must end.
-    Direction::new(Scanner::at_preface()).feed(data);
-    Direction::new(Scanner::at_upgrade()).feed(data);
+    // Not frames, but it must end, and cut anywhere be the same.
+    for scanner in [Scanner::at_preface(), Scanner::at_opening()] {
+        let (mut whole, mut cut) = (Direction::new(scanner), Direction::new(scanner));
+        whole.feed(input.0);
+        for piece in input.0.chunks(cuts[0]) {
+            cut.feed(piece);
+        }
+        assert_eq!((whole.refused, &whole.frames), (cut.refused, &cut.frames));
+    }
 });
 
 /// The frames that are complete, one after the other.

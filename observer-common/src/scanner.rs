@@ -10,6 +10,9 @@
 //! message that an earlier DATA frame of the stream left unfinished; after one with
 //! [`event::FRAME_END`] it asks [`unfinished`](Scanner::unfinished) whether there is one to keep.
 //!
+//! The client preface may come after something else: a PROXY header, a `CONNECT` request and its answer,
+//! `101 Switching Protocols`. The scanner passes over these ([`Scanner::at_preface`], [`Scanner::at_opening`]).
+//!
 //! There is no loop and no indexing with a run-time value here, so that the kernel's verifier can
 //! follow it; what may be cut is put together in [`Scanner::buffer`], each part at its own offset.
 
@@ -94,9 +97,59 @@ mod phase {
     pub(super) const BODY: u32 = 6;
     /// The stream did not begin with the client preface, or there was no frame where one was to be.
     pub(super) const REFUSED: u32 = 7;
-    /// In the HTTP/1.1 response before the first frame.
-    pub(super) const RESPONSE: u32 = 8;
+    /// At the first byte of a direction that may carry the client preface, frames, or what comes before either.
+    pub(super) const OPENING: u32 = 8;
+    /// In the head of an HTTP/1 message, up to its empty line.
+    pub(super) const HEAD: u32 = 9;
+    /// In the status code of an HTTP/1 response.
+    pub(super) const STATUS: u32 = 10;
+    /// In a PROXY header of version 1: a line.
+    pub(super) const PROXY_LINE: u32 = 11;
+    /// In the second eight bytes of a PROXY header of version 2.
+    pub(super) const PROXY_LENGTH: u32 = 12;
+    /// In the addresses of a PROXY header of version 2.
+    pub(super) const PROXY_ADDRESSES: u32 = 13;
+    /// In length and type of the first frame, which must be SETTINGS.
+    pub(super) const FIRST_FRAME: u32 = 14;
 }
+
+/// Eight bytes as they are read.
+const fn word(bytes: [u8; 8]) -> u64 {
+    u64::from_le_bytes(bytes)
+}
+
+/// What the first bytes of a direction may be, if not those of the client preface.
+pub mod opening {
+    use super::word;
+
+    /// Bytes of a beginning, and how many of the eight count.
+    pub type Opening = (u64, u32);
+
+    /// The client preface itself.
+    pub const PREFACE: Opening = (word(*b"PRI * HT"), 8);
+    /// A PROXY header of version 1.
+    pub const PROXY_LINE: Opening = (word(*b"PROXY \0\0"), 6);
+    /// A PROXY header of version 2.
+    pub const PROXY_BINARY: Opening = (word(*b"\r\n\r\n\0\r\nQ"), 8);
+    /// A request for a tunnel (RFC 9110 §9.3.6).
+    pub const CONNECT: Opening = (word(*b"CONNECT "), 8);
+    /// An HTTP/1 response, of whatever minor version.
+    pub const RESPONSE: Opening = (word(*b"HTTP/1.\0"), 7);
+
+    /// Whether the first `n` ≤ 8 bytes, as far as they are there, are those of this beginning.
+    #[inline(always)]
+    pub const fn may_begin(seen: u64, n: u32, (bytes, length): Opening) -> bool {
+        // What has not been read, or does not count, is shifted out.
+        let n = if n < length { n } else { length };
+        n > 0 && (seen ^ bytes) << ((64 - 8 * n) & 63) == 0
+    }
+}
+
+/// Most bytes of an HTTP/1 head: more than servers take.
+const MAX_HEAD: u32 = 64 << 10;
+
+/// Most bytes of a PROXY header of version 1 (haproxy's proxy-protocol.txt, 2.1), without the first eight.
+const MAX_PROXY_LINE: u32 = 107 - 8;
 
 /// Offsets in the buffer. Each part may be cut anywhere, so each has its own place.
 const AT_HEADER: usize = 0;
@@ -158,14 +211,16 @@ pub struct Scanner {
     message_left: u32,
     /// The current DATA frame is not framed as messages.
     unaligned: u32,
-    /// Preface bytes already found to be right, or bytes of the empty line that ends a response.
+    /// Preface bytes already found to be right, or bytes of the line end that ends a head.
     matched: u32,
     /// One of [`check`].
     check: u32,
+    /// Not 0 once the head of an HTTP/1 message was found.
+    http1: u32,
 }
 
 impl Scanner {
-    /// At the beginning of a stream that opens with the client preface.
+    /// At the beginning of a stream that opens with the client preface, or with what may come before it.
     #[inline(always)]
     pub const fn at_preface() -> Self {
         Self::at(phase::PREFACE, check::NONE)
@@ -185,11 +240,11 @@ impl Scanner {
         Self::at(phase::HEADER, check::PLAUSIBLE)
     }
 
-    /// At the beginning of the `101 Switching Protocols` response that frames follow (`Upgrade:
-    /// h2c`, RFC 7540 §3.2).
+    /// At the beginning of a stream that opens with the client preface or with SETTINGS, or with what may come
+    /// before either: which end is the client is not known yet.
     #[inline(always)]
-    pub const fn at_upgrade() -> Self {
-        Self::at(phase::RESPONSE, check::NONE)
+    pub const fn at_opening() -> Self {
+        Self::at(phase::OPENING, check::NONE)
     }
 
     #[inline(always)]
@@ -207,6 +262,7 @@ impl Scanner {
             unaligned: 0,
             matched: 0,
             check,
+            http1: 0,
         }
     }
 
@@ -247,6 +303,22 @@ impl Scanner {
         self.phase == phase::REFUSED
     }
 
+    /// Whether the head of an HTTP/1 message was found.
+    #[inline(always)]
+    pub const fn has_http1(&self) -> bool {
+        self.http1 != 0
+    }
+
+    /// How many bytes of the current frame were taken, if none of them is of its payload; 0 otherwise.
+    #[inline(always)]
+    pub const fn header_alone(&self) -> u32 {
+        match self.phase {
+            phase::HEADER => self.have,
+            _ if self.left + self.padding == self.frame.length => HEADER_LENGTH,
+            _ => 0,
+        }
+    }
+
     /// Bytes went by unseen. Answers with bits of [`event`] if it is still known where the next frame
     /// begins: where they all are of one frame's payload. A DATA frame is then [unaligned]
     /// (Self::is_unaligned) unless they all are of one message's body; of a frame that is kept,
@@ -272,13 +344,64 @@ impl Scanner {
         Some(self.end_of_part())
     }
 
+    /// Whether no frame has begun: the next bytes are of the preface, or of what comes before it.
+    #[inline(always)]
+    pub const fn is_before_frames(&self) -> bool {
+        matches!(self.phase, phase::PREFACE | phase::OPENING..)
+    }
+
     /// What to do with the next bytes.
     #[inline(always)]
     pub const fn want(&self) -> Want {
+        if self.is_before_frames() { self.want_before() } else { self.want_in_frames() }
+    }
+
+    /// `n` bytes were taken as wanted, 1 ≤ `n` ≤ `want.length`. Answers with bits of [`event`].
+    #[inline(always)]
+    pub fn took(&mut self, want: Want, n: u32) -> u32 {
+        match want.phase {
+            phase::PREFACE | phase::OPENING.. => self.took_before(want, n),
+            _ => self.took_in_frames(want, n),
+        }
+    }
+
+    /// [`Self::want`], where [`Self::is_before_frames`].
+    #[inline(always)]
+    pub const fn want_before(&self) -> Want {
         let phase = self.phase;
+        let from = AT_HEADER as u32 + self.have;
         let (take, at, length) = match phase {
             // Eight at a time: `matched` is 0, 8 or 16.
-            phase::PREFACE => (Take::Read, AT_HEADER as u32 + self.have, 8 - (self.have & 7)),
+            phase::PREFACE => (Take::Read, from, 8 - (self.have & 7)),
+            phase::STATUS => (Take::Read, from, 12 - self.have),
+            phase::PROXY_LENGTH => (Take::Read, from, 16 - self.have),
+            phase::PROXY_ADDRESSES => (Take::Skip, 0, self.left),
+            phase::FIRST_FRAME => (Take::Read, from, 4 - self.have),
+            _ => (Take::Read, AT_HEADER as u32, 1),
+        };
+        Want { take, at, length, phase }
+    }
+
+    /// [`Self::took`], likewise.
+    #[inline(always)]
+    pub fn took_before(&mut self, want: Want, n: u32) -> u32 {
+        match want.phase {
+            phase::PREFACE => self.took_preface(n),
+            phase::OPENING => self.took_opening(),
+            phase::HEAD => self.took_head(4),
+            phase::PROXY_LINE => self.took_head(2),
+            phase::STATUS => self.took_status(n),
+            phase::PROXY_LENGTH => self.took_proxy_length(n),
+            phase::PROXY_ADDRESSES => self.took_proxy_addresses(n),
+            _ => self.took_first_frame(n),
+        }
+    }
+
+    /// [`Self::want`], where not [`Self::is_before_frames`].
+    #[inline(always)]
+    pub const fn want_in_frames(&self) -> Want {
+        let phase = self.phase;
+        let (take, at, length) = match phase {
             phase::COPY => (Take::Copy, 0, self.left),
             phase::SKIP => (Take::Skip, 0, self.left),
             phase::PAD_LENGTH => (Take::Read, AT_PAD_LENGTH as u32, 1),
@@ -288,23 +411,20 @@ impl Scanner {
                 min(PREFIX_LENGTH - self.prefix_have, self.left),
             ),
             phase::BODY => (Take::Skip, 0, min(self.message_left, self.left)),
-            phase::RESPONSE => (Take::Read, AT_HEADER as u32, 1),
             _ => (Take::Read, AT_HEADER as u32 + self.have, HEADER_LENGTH - self.have),
         };
         Want { take, at, length, phase }
     }
 
-    /// `n` bytes were taken as wanted, 1 ≤ `n` ≤ `want.length`. Answers with bits of [`event`].
+    /// [`Self::took`], likewise.
     #[inline(always)]
-    pub fn took(&mut self, want: Want, n: u32) -> u32 {
+    pub fn took_in_frames(&mut self, want: Want, n: u32) -> u32 {
         match want.phase {
-            phase::PREFACE => self.took_preface(n),
             phase::COPY | phase::SKIP => {
                 self.left -= n;
                 self.end_of_part()
             }
             phase::PAD_LENGTH => self.took_pad_length(),
-            phase::RESPONSE => self.took_response(),
             phase::PREFIX => self.took_prefix(n),
             phase::BODY => {
                 self.left -= n;
@@ -368,8 +488,7 @@ impl Scanner {
     fn took_preface(&mut self, n: u32) -> u32 {
         self.have += n;
         if !self.preface_matches() {
-            self.phase = phase::REFUSED;
-            return event::NOT_PREFACE;
+            return if self.matched == 0 { self.took_other() } else { self.refuse() };
         }
         if self.have < 8 {
             return 0;
@@ -379,34 +498,141 @@ impl Scanner {
         if self.matched < PREFACE.len() as u32 {
             return 0;
         }
+        self.matched = 0;
         self.phase = phase::HEADER;
         event::PREFACE_END
+    }
+
+    #[inline(always)]
+    const fn refuse(&mut self) -> u32 {
+        self.phase = phase::REFUSED;
+        event::NOT_PREFACE
     }
 
     /// Compares what is in the buffer with the eight preface bytes that belong there.
     #[inline(always)]
     fn preface_matches(&self) -> bool {
         let expected = match self.matched {
-            0 => u64::from_le_bytes(*b"PRI * HT"),
-            8 => u64::from_le_bytes(*b"TP/2.0\r\n"),
-            _ => u64::from_le_bytes(*b"\r\nSM\r\n\r\n"),
+            0 => opening::PREFACE,
+            8 => (word(*b"TP/2.0\r\n"), 8),
+            _ => (word(*b"\r\nSM\r\n\r\n"), 8),
         };
-        let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = self.buffer;
-        let seen = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
-        // Bytes not read yet are shifted out. `have` is 1 to 8.
-        let unread = 64 - 8 * min(self.have, 8);
-        (seen ^ expected) << (unread & 63) == 0
+        opening::may_begin(self.first(), self.have, expected)
     }
 
-    /// Looks for the empty line, `\r\n\r\n`.
+    /// The first eight bytes of the buffer.
     #[inline(always)]
-    fn took_response(&mut self) -> u32 {
+    const fn first(&self) -> u64 {
+        let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = self.buffer;
+        u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7])
+    }
+
+    /// Up to eight bytes that are not the preface's: of what may come before it?
+    #[inline(always)]
+    fn took_other(&mut self) -> u32 {
+        let (seen, have) = (self.first(), self.have);
+        let (next, bytes) = if opening::may_begin(seen, have, opening::PROXY_LINE) {
+            (phase::PROXY_LINE, MAX_PROXY_LINE)
+        } else if opening::may_begin(seen, have, opening::PROXY_BINARY) {
+            (phase::PROXY_LENGTH, 0)
+        } else if opening::may_begin(seen, have, opening::CONNECT) {
+            (phase::HEAD, MAX_HEAD)
+        } else if opening::may_begin(seen, have, opening::RESPONSE) {
+            (phase::STATUS, MAX_HEAD)
+        } else {
+            return self.refuse();
+        };
+        if have == 8 {
+            if matches!(next, phase::HEAD | phase::STATUS) {
+                self.http1 = 1;
+            }
+            self.phase = next;
+            self.left = bytes;
+        }
+        0
+    }
+
+    /// A length of SETTINGS begins with 0, and nothing else does.
+    #[inline(always)]
+    fn took_opening(&mut self) -> u32 {
+        if self.buffer[AT_HEADER] == 0 {
+            self.phase = phase::FIRST_FRAME;
+            self.have = 1;
+            return 0;
+        }
+        self.phase = phase::PREFACE;
+        self.have = 0;
+        self.took_preface(1)
+    }
+
+    /// Looks for what ends a head: the first `length` bytes of `\r\n\r\n`.
+    #[inline(always)]
+    fn took_head(&mut self, length: u32) -> u32 {
         let expected = if self.matched & 1 == 0 { b'\r' } else { b'\n' };
         let byte = self.buffer[AT_HEADER];
         self.matched = if byte == expected { self.matched + 1 } else { u32::from(byte == b'\r') };
-        if self.matched == 4 {
+        self.left -= 1;
+        if self.matched == length {
             self.matched = 0;
-            self.phase = phase::HEADER;
+            self.phase = phase::OPENING;
+        } else if self.left == 0 {
+            return self.refuse();
+        }
+        0
+    }
+
+    /// The peer agrees to a tunnel (any 2xx, RFC 9110 §9.3.6), or to another protocol (101).
+    #[inline(always)]
+    fn took_status(&mut self, n: u32) -> u32 {
+        self.have += n;
+        if self.have < 12 {
+            return 0;
+        }
+        let [_, _, _, _, _, _, _, _, space, hundreds, tens, ones, ..] = self.buffer;
+        if !matches!([space, hundreds, tens, ones], [b' ', b'2', ..] | [b' ', b'1', b'0', b'1']) {
+            return self.refuse();
+        }
+        self.phase = phase::HEAD;
+        0
+    }
+
+    /// The rest of the signature, version and command, family, and the length of the addresses.
+    #[inline(always)]
+    fn took_proxy_length(&mut self, n: u32) -> u32 {
+        self.have += n;
+        if self.have < 16 {
+            return 0;
+        }
+        let [_, _, _, _, _, _, _, _, b8, b9, b10, b11, version, _, high, low, ..] = self.buffer;
+        if u32::from_le_bytes([b8, b9, b10, b11]) != u32::from_le_bytes(*b"UIT\n")
+            || version >> 4 != 2
+        {
+            return self.refuse();
+        }
+        self.left = u32::from_be_bytes([0, 0, high, low]);
+        self.phase = if self.left == 0 { phase::OPENING } else { phase::PROXY_ADDRESSES };
+        0
+    }
+
+    /// RFC 9113 §3.4.
+    #[inline(always)]
+    fn took_first_frame(&mut self, n: u32) -> u32 {
+        self.have += n;
+        if self.have < 4 {
+            return 0;
+        }
+        if self.buffer[AT_HEADER + 3] != kind::SETTINGS {
+            return self.refuse();
+        }
+        self.phase = phase::HEADER;
+        0
+    }
+
+    #[inline(always)]
+    const fn took_proxy_addresses(&mut self, n: u32) -> u32 {
+        self.left -= n;
+        if self.left == 0 {
+            self.phase = phase::OPENING;
         }
         0
     }

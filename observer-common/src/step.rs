@@ -9,7 +9,9 @@
 //! - a call ended where a frame did: nine bytes of something else are a plausible header about once in
 //!   2²⁰, and then its frame is still to end with the call. Where a boundary before it was refused
 //!   since the direction was last in step it takes [`WHOLE_CALLS`] of them, one after the other: there
-//!   the calls may be pieces of one large message, which may be made of frames itself;
+//!   the calls may be pieces of one large message, which may be made of frames itself. But who reads just a header,
+//!   as Go's net/http does, reads that frame's payload next: if a call of nine bytes is a plausible header, and
+//!   a later call ends where its frame does, that is enough;
 //! - or frames followed each other for [`LONG`] bytes: longer than one frame is by default, so that
 //!   frames that are a message's content have been interrupted by the header of the next DATA frame.
 //!
@@ -18,7 +20,7 @@
 //! Streams whose header blocks went by while the direction was out of step have messages that may begin
 //! anywhere. [`Step::is_old`] tells which those may be.
 
-use crate::scanner::Scanner;
+use crate::{frame::HEADER_LENGTH, scanner::Scanner};
 
 /// Calls that must begin and end with frames where one before them did not.
 pub const WHOLE_CALLS: u8 = 3;
@@ -102,6 +104,12 @@ impl Step {
         }
     }
 
+    /// Bytes of calls that were walked over without telling anyone, since the boundary that is tried.
+    #[inline(always)]
+    pub const fn tried(&self) -> u64 {
+        if self.trying != 0 { self.length } else { 0 }
+    }
+
     /// A call moved bytes while out of step: tries its beginning, unless a boundary before it is
     /// still being tried.
     #[inline(always)]
@@ -133,6 +141,8 @@ impl Step {
         self.length += length;
         if scanner.is_at_boundary() {
             self.needed = self.needed.saturating_sub(1);
+        } else if self.length == u64::from(HEADER_LENGTH) && length == self.length {
+            self.needed = 1;
         } else if self.needed > 1 {
             // One after the other.
             self.needed = WHOLE_CALLS;

@@ -7,12 +7,12 @@ use crate::{kernel::Address, maps::Tries, socket::counted};
 
 /// States of a connection.
 pub mod state {
-    /// Its first bytes may be those of HTTP/2; the client preface is not complete yet, or the call
-    /// that wrote it has not been looked at: another one's may have been, on another processor.
+    /// Its first bytes may be those of HTTP/2, or of what comes before it; the client preface is not complete yet,
+    /// or the call that wrote it has not been looked at: another one's may have been, on another processor.
     pub const CANDIDATE: u8 = 0;
     /// It opened with the client preface.
     pub const WATCHED: u8 = 1;
-    /// As `CANDIDATE`, after an upgrade from HTTP/1: it has been counted as that.
+    /// As `CANDIDATE`, after an upgrade from HTTP/1: what it carries has been counted.
     pub const UPGRADED: u8 = 2;
     /// It was open before the daemon, and may be HTTP/2; no frame boundary is believed yet.
     pub const JOINING: u8 = 3;
@@ -108,6 +108,13 @@ impl Connection {
         }
         let [low, high] = if one < other { [one, other] } else { [other, one] };
         u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Whether it began with a message of HTTP/1, and has not been counted yet.
+    #[inline(always)]
+    pub const fn is_only_http1(&self) -> bool {
+        let has_http1 = self.received().scanner.has_http1() || self.sent().scanner.has_http1();
+        self.state == state::CANDIDATE && has_http1
     }
 
     /// Whether its socket is TCP's.

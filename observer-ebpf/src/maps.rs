@@ -33,7 +33,8 @@ pub struct Ignored {
     /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2, or
     /// another of the constants.
     pub until: u32,
-    /// For [`Ignored::TRIED`]: how many calls were no frames, and a bit for each direction in which.
+    pub _reserved: u32,
+    /// For [`Ignored::TRIED`].
     pub tries: Tries,
 }
 
@@ -44,6 +45,16 @@ pub struct Tries {
     pub calls: u16,
     /// `1 << direction` for each that had any.
     pub directions: u16,
+    /// What they moved: counted once the connection turns out to be HTTP/2.
+    pub bytes: u32,
+}
+
+impl Tries {
+    #[inline(always)]
+    pub const fn add(&mut self, bytes: u64) {
+        let bytes = if bytes < u32::MAX as u64 { bytes as u32 } else { u32::MAX };
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
 }
 
 impl Ignored {

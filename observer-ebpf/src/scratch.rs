@@ -36,6 +36,8 @@ pub struct Scratch {
     /// Position up to which what was found was dropped, because the record was full before the boundary
     /// was believed.
     pub dropped: u64,
+    /// Bytes of earlier calls that will be told of in no record, if the boundary that is tried is believed.
+    pub untold: u64,
     /// What bytes that went by unseen before these completed: bits of `event`.
     pub pending: u32,
     /// Last stream of which this walk found headers that do not end it; 0 if none.

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_loop;
 use observer_common::{
     block,
     counter::{Counter, Protocol},
-    frame::{FrameHeader, flag, kind},
+    frame::{FrameHeader, HEADER_LENGTH, flag, kind},
     record::{data_flag, direction, item_kind, role},
     scanner::{MAX_KEPT, Message, Take, event},
 };
@@ -79,13 +79,16 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
     scratch.window.clear();
     scratch.dropped = direction.position;
     if direction.unread != 0 {
+        let tried = direction.step.tried();
         scratch.pending = lose(direction);
-    }
-    if direction.step.is_lost() {
-        scratch.searching = 1;
-        direction.step.begin(&mut direction.scanner);
+        if !direction.step.is_trying() {
+            lost(connection, direction, tried);
+        }
     }
     emit::begin(walk, scratch);
+    if direction.step.is_lost() {
+        begin_search(scratch, direction);
+    }
     let end = direction.position + total;
     // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
     let turns =
@@ -93,12 +96,14 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
     let refused = direction.scanner.is_refused();
     if scratch.searching != 0 {
         let walked = !refused && direction.position == end;
+        let tried = direction.step.tried();
         direction.position = end;
         if !direction.step.end(&mut direction.scanner, total, walked) {
-            return still_lost(connection, direction, total);
+            return still_lost(connection, direction, tried + total);
         }
-        if scratch.dropped > end - total {
-            count_lost(connection, direction, scratch.dropped - (end - total));
+        let dropped = scratch.dropped.saturating_sub(end - total);
+        if dropped != 0 {
+            scratch.untold = tried + dropped;
         }
     } else if refused && matches!(connection.state, state::CANDIDATE | state::UPGRADED) {
         return Outcome::NotPreface;
@@ -118,9 +123,13 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
         return Outcome::NotSelected;
     }
     // It has been found what was searched for.
-    if scratch.searching != 0 && connection.state != state::WATCHED {
-        connection.state = state::WATCHED;
-        count_protocol(Protocol::Http2);
+    if scratch.searching != 0 {
+        if connection.state != state::WATCHED {
+            connection.state = state::WATCHED;
+            count_protocol(Protocol::Http2);
+            lost(connection, direction, u64::from(connection.tries.bytes));
+        }
+        lost(connection, direction, scratch.untold);
     }
     if !emit::send(walk, scratch) {
         emit::add_inserts(scratch, direction);
@@ -141,20 +150,45 @@ fn unread(call: &Call, scratch: &Scratch) -> Counter {
     }
 }
 
-/// No boundary is believed yet: the call's bytes tell nobody anything.
+/// Goes on with the boundary that is tried, or tries the call's beginning. Of the calls before, all will be untold if
+/// it is believed, but for a frame of which only the header, or a part of it, went by. A function of its own:
+/// inlined, the verifier would follow the walk for each of its ways.
+#[inline(never)]
+fn begin_search(scratch: &mut Scratch, direction: &mut Direction) {
+    scratch.searching = 1;
+    direction.step.begin(&mut direction.scanner);
+    let alone = direction.scanner.header_alone();
+    let frame = direction.scanner.frame();
+    if alone == HEADER_LENGTH && frame.is_kept() {
+        emit::begin_frame(scratch, &frame, item_kind::FRAME);
+    }
+    scratch.untold = direction.step.tried().saturating_sub(u64::from(alone));
+}
+
+/// No boundary is believed yet: the call's bytes tell nobody anything. If none is tried any more, these are lost.
 #[inline(always)]
-fn still_lost(connection: &Connection, direction: &Direction, total: u64) -> Outcome {
-    if connection.state != state::JOINING {
-        count_lost(connection, direction, total);
+fn still_lost(connection: &mut Connection, direction: &Direction, bytes: u64) -> Outcome {
+    if direction.step.is_trying() {
         return Outcome::Walked;
     }
+    lost(connection, direction, bytes);
     let trying = connection.received().step.is_trying() || connection.sent().step.is_trying();
-    if trying { Outcome::Walked } else { Outcome::NotFrames }
+    if connection.state != state::JOINING || trying { Outcome::Walked } else { Outcome::NotFrames }
+}
+
+/// Bytes of a direction that is out of step tell nobody anything.
+#[inline(never)]
+fn lost(connection: &mut Connection, direction: &Direction, bytes: u64) {
+    if connection.state == state::JOINING {
+        connection.tries.add(bytes);
+    } else if bytes != 0 {
+        count_lost(connection, direction, bytes);
+    }
 }
 
 /// Counts bytes of a direction that is out of step.
 #[inline(always)]
-fn count_lost(connection: &Connection, direction: &Direction, bytes: u64) {
+pub fn count_lost(connection: &Connection, direction: &Direction, bytes: u64) {
     let begun = connection.joined != 0 && direction.reported == 0;
     count(if begun { Counter::BeforeJoin } else { Counter::OutOfStep }, bytes);
 }
@@ -211,6 +245,10 @@ fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) -> bool {
 extern "C" fn steps(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: what `walk` passed.
     let walk = unsafe { &*walk.cast::<Walk>() };
+    // SAFETY: a map value, valid for the run.
+    if unsafe { &(*walk.direction).scanner }.is_before_frames() {
+        return if step_before(walk).is_some() { CONTINUE } else { STOP };
+    }
     // No loop: the compiler would read back what it has not written, which 6.1 refuses.
     if step(walk).and_then(|()| step(walk)).is_none() {
         return STOP;
@@ -244,7 +282,7 @@ fn step(walk: &Walk) -> Option<()> {
         }
         emit::begin(walk, scratch);
     }
-    let want = direction.scanner.want();
+    let want = direction.scanner.want_in_frames();
     let left = scratch.buffers.left;
     let mut n = if left < u64::from(want.length) { left as u32 } else { want.length };
     let from = scratch.buffers.base;
@@ -263,22 +301,59 @@ fn step(walk: &Walk) -> Option<()> {
     }
     scratch.buffers.advance(n);
     direction.position += u64::from(n);
-    let mut events = direction.scanner.took(want, n);
+    let mut events = direction.scanner.took_in_frames(want, n);
     // What is passed over next needs no step of its own: a message's body, a frame of no interest. But at the
     // beginning of a DATA frame it must first be known which message goes on.
-    let next = direction.scanner.want();
+    let next = direction.scanner.want_in_frames();
     if matches!((want.take, next.take), (Take::Read, Take::Skip))
         && u64::from(next.length) <= scratch.buffers.left
         && (events & event::FRAME_BEGIN == 0 || direction.scanner.frame().kind != kind::DATA)
     {
         scratch.buffers.advance(next.length);
         direction.position += u64::from(next.length);
-        events |= direction.scanner.took(next, next.length);
+        events |= direction.scanner.took_in_frames(next, next.length);
     }
     if events == 0 {
         return Some(());
     }
     on_events(walk, scratch, direction, events)
+}
+
+/// A step before the first frame. One that is not needed twice at once: the verifier follows each.
+#[inline(always)]
+fn step_before(walk: &Walk) -> Option<()> {
+    // SAFETY: map values, valid for the run.
+    let (scratch, direction) = unsafe { (&mut *walk.scratch, &mut *walk.direction) };
+    if scratch.buffers.left == 0 {
+        if scratch.buffers.is_empty() {
+            return None;
+        }
+        return scratch.buffers.next();
+    }
+    let want = direction.scanner.want_before();
+    let left = scratch.buffers.left;
+    let n = if left < u64::from(want.length) { left as u32 } else { want.length };
+    if let Take::Read = want.take {
+        scratch.window.hold(scratch.buffers.base, n, left)?;
+        let at = (want.at & 31) as usize;
+        // SAFETY: 31 and what is copied is less than the buffer's length.
+        unsafe { scratch.window.put(direction.scanner.buffer.as_mut_ptr().add(at)) };
+    }
+    scratch.buffers.advance(n);
+    direction.position += u64::from(n);
+    let events = direction.scanner.took_before(want, n);
+    if events & event::NOT_PREFACE != 0 {
+        return None;
+    }
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &mut *walk.connection };
+    if events & event::PREFACE_END != 0 && connection.state != state::WATCHED {
+        connection.state = state::WATCHED;
+        // Who sends the preface is the client.
+        connection.role = if walk.sent == direction::SENT { role::CLIENT } else { role::SERVER };
+        count_protocol(Protocol::Http2);
+    }
+    Some(())
 }
 
 #[inline(always)]
@@ -293,12 +368,6 @@ fn on_events(
     }
     if events & event::FRAME_BEGIN != 0 {
         direction.step.frame();
-    }
-    if events & event::PREFACE_END != 0 {
-        // SAFETY: a map value, valid for the run.
-        unsafe { (*walk.connection).state = state::WATCHED };
-        count_protocol(Protocol::Http2);
-        return Some(());
     }
     let frame = direction.scanner.frame();
     scratch.streams |= frame.stream;

@@ -10,7 +10,10 @@ use observer_common::{
     counter::{Counter, Protocol},
     frame::{FrameHeader, HEADER_LENGTH, kind},
     record::{direction, role},
-    scanner::Scanner,
+    scanner::{
+        Scanner,
+        opening::{self, Opening},
+    },
     step::Step,
 };
 
@@ -161,7 +164,8 @@ fn ignore(socket: &Socket, until: u32) {
 #[inline(always)]
 fn remember(socket: &Socket, until: u32, tries: Tries) {
     // If it cannot be remembered it is looked at again.
-    let _ = IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until, tries }, 0);
+    let _ =
+        IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until, _reserved: 0, tries }, 0);
 }
 
 #[inline(always)]
@@ -249,19 +253,30 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     if let Outcome::Walked = outcome {
         return Some(());
     }
-    let (state, tries, tcp) = (connection.state, connection.tries, connection.is_tcp());
-    let counted = state == state::UPGRADED;
+    let (mut tries, tcp) = (connection.tries, connection.is_tcp());
+    let moved = connection.received().position + connection.sent().position;
+    let counted = connection.state == state::UPGRADED;
+    let protocol = match protocol_of(&connection.direction(call.sent).scanner.buffer) {
+        Protocol::Other if connection.is_only_http1() => Protocol::Http1,
+        protocol => protocol,
+    };
+    if let Outcome::NotPreface = outcome {
+        connection.state = state::UPGRADED;
+    }
     lifecycle::close(call.socket.sock, pointer, connection.unseen());
     match outcome {
         Outcome::NotFrames => try_again(call, tries),
         Outcome::NotSelected => ignore(&call.socket, Ignored::FOR_GOOD),
         // What looked like a server's SETTINGS may have been those of a connection already open; or it is
         // another protocol's, as the zeros by which threads wake each other.
-        _ if !tcp && !counted => try_again(call, tries),
+        _ if !tcp && !counted && matches!(protocol, Protocol::Other) => {
+            tries.add(moved);
+            try_again(call, tries);
+        }
         _ => {
             ignore(&call.socket, Ignored::FOR_GOOD);
             if !counted {
-                count_protocol(Protocol::Other);
+                count_protocol(protocol);
             }
         }
     }
@@ -349,7 +364,7 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         .map(|bytes| bytes != 0);
     let begun = match late {
         // Whatever the socket says: another thread may have written since.
-        Some(true) if !begins_preface(&first, n) => Err(protocol_of(&first)),
+        Some(true) if !begins(&first, n, opening::PREFACE) => Err(protocol_of(&first)),
         _ => first_bytes(&first, n, call.sent),
     };
     let new = match begun {
@@ -478,7 +493,7 @@ enum Beginning {
     Preface,
     Frame,
     UnprovenFrame,
-    Upgrade,
+    Opening,
 }
 
 impl Beginning {
@@ -488,7 +503,7 @@ impl Beginning {
             Self::Preface => Scanner::at_preface(),
             Self::Frame => Scanner::at_frame(),
             Self::UnprovenFrame => Scanner::at_unproven_frame(),
-            Self::Upgrade => Scanner::at_upgrade(),
+            Self::Opening => Scanner::at_opening(),
         }
     }
 }
@@ -501,8 +516,9 @@ const TRIES_SELECTED: u16 = u16::MAX;
 /// A connection that was open before the daemon, if this call may begin with a frame.
 #[inline(always)]
 fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
-    let tries = tries_of(&call.socket);
+    let mut tries = tries_of(&call.socket);
     if n < HEADER_LENGTH || !begins_frame(first) {
+        tries.add(call.total);
         try_again(call, tries);
         return None;
     }
@@ -584,48 +600,46 @@ fn peek(scratch: &mut Scratch, first: &mut [u8; 16]) -> Option<u32> {
 }
 
 /// What a connection begins with, by the first `n` ≤ 12 bytes of one of its directions: where the
-/// scanners of both begin (received, sent) and the process's role; or what it carries instead.
+/// scanners of both begin (received, sent) and the process's role, as far as that can be told; or what it carries
+/// instead.
 #[inline(always)]
 fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Beginning; 2], u8), Protocol> {
     let sent = sent == direction::SENT;
     let from_client = [Beginning::Frame, Beginning::Preface];
     let from_server = [Beginning::Preface, Beginning::Frame];
-    if begins_preface(first, n) {
+    let either = [Beginning::Opening; 2];
+    if begins(first, n, opening::PREFACE) {
         // Who sends the preface is the client.
         return Ok(if sent { (from_client, role::CLIENT) } else { (from_server, role::SERVER) });
+    }
+    if begins(first, n, opening::PROXY_LINE)
+        || begins(first, n, opening::PROXY_BINARY)
+        || begins(first, n, opening::CONNECT)
+    {
+        return Ok((either, if sent { role::CLIENT } else { role::SERVER }));
     }
     if begins_settings(first, n) {
         // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will tell.
         return Ok(if sent { (from_server, role::SERVER) } else { (from_client, role::CLIENT) });
     }
     if begins_upgrade(first) {
-        let (upgraded, preface) = (Beginning::Upgrade, Beginning::Preface);
-        return Ok(if sent {
-            ([preface, upgraded], role::SERVER)
-        } else {
-            ([upgraded, preface], role::CLIENT)
-        });
+        // Who asked may become the server: the preface will tell.
+        return Ok((either, if sent { role::SERVER } else { role::CLIENT }));
     }
     Err(protocol_of(first))
 }
 
-/// The server agrees to go on in HTTP/2.
+/// The server agrees to go on in another protocol.
 #[inline(always)]
 fn begins_upgrade(first: &[u8; 16]) -> bool {
-    let head = u64::from_le_bytes([
-        first[0], first[1], first[2], first[3], first[4], first[5], first[6], first[7],
-    ]);
     let status = u32::from_le_bytes([first[8], first[9], first[10], first[11]]);
-    head == u64::from_le_bytes(*b"HTTP/1.1") && status == u32::from_le_bytes(*b" 101")
+    begins(first, 8, opening::RESPONSE) && status == u32::from_le_bytes(*b" 101")
 }
 
 #[inline(always)]
-fn begins_preface(first: &[u8; 16], n: u32) -> bool {
-    let seen = u64::from_le_bytes([
-        first[0], first[1], first[2], first[3], first[4], first[5], first[6], first[7],
-    ]);
-    let unread = if n >= 8 { 0 } else { 64 - 8 * n };
-    n > 0 && (seen ^ u64::from_le_bytes(*b"PRI * HT")) << (unread & 63) == 0
+fn begins(first: &[u8; 16], n: u32, opening: Opening) -> bool {
+    let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = *first;
+    opening::may_begin(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]), n, opening)
 }
 
 /// The header of a SETTINGS frame that is not an acknowledgement; bytes not read are 0.
@@ -640,7 +654,7 @@ fn begins_settings(first: &[u8; 16], n: u32) -> bool {
 }
 
 #[inline(always)]
-fn protocol_of(first: &[u8; 16]) -> Protocol {
+fn protocol_of<const N: usize>(first: &[u8; N]) -> Protocol {
     // Content types from change_cipher_spec to application_data (RFC 8446 §5.1).
     const TLS_RECORDS: core::ops::RangeInclusive<u8> = 20..=23;
     const TLS_MAJOR: u8 = 3;

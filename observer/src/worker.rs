@@ -117,10 +117,18 @@ impl Workers {
         }
         let others = requests.split_off(1);
         let requests = requests.pop().context("there is no ring")?;
+        let mut says = Vec::new();
+        if !config.filter.selects_all() {
+            says.push(Protocol::Tls);
+        }
+        // A process may have other connections, and usually has.
+        if !config.filter.ports.is_empty() {
+            says.extend([Protocol::Http1, Protocol::Other]);
+        }
         let lead = Lead {
             others,
             ends_untold: 0,
-            says_tls: !config.filter.selects_all(),
+            says,
             sweep_at: Instant::now(),
             backend: probes.backend().to_string(),
             started_ns: monotonic_ns(),
@@ -205,8 +213,8 @@ struct Lead {
     sweep_at: Instant,
     /// How often the end of a process, or its new name, may not have been told, when that was last asked.
     ends_untold: u64,
-    /// TLS where cleartext was asked for is still to be told, once.
-    says_tls: bool,
+    /// What is still to be told of, once, where it is found instead of HTTP/2.
+    says: Vec<Protocol>,
 }
 
 impl State {
@@ -281,7 +289,7 @@ impl State {
     fn tick(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         lead.sweep();
-        lead.tell_tls();
+        lead.tell_protocols();
         let now_ns = monotonic_ns();
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
         if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
@@ -328,16 +336,25 @@ impl Lead {
     }
 
     /// Whoever selects a port or a process expects its calls, and should read why there are none.
-    fn tell_tls(&mut self) {
-        let Some(probes) = self.probes.as_ref().filter(|_| self.says_tls) else { return };
+    fn tell_protocols(&mut self) {
+        let Some(probes) = self.probes.as_ref().filter(|_| !self.says.is_empty()) else { return };
         let protocols = probes.protocols().unwrap_or_default();
-        if protocols.iter().any(|&(protocol, seen)| protocol == Protocol::Tls && seen > 0) {
-            self.says_tls = false;
-            info!(
-                "a selected connection carries TLS, which cannot be read: counted in \
-                 observer_connections_seen_total{{protocol=\"tls\"}}, not measured"
-            );
-        }
+        self.says.retain(|says| {
+            let is_seen = protocols.iter().any(|(protocol, seen)| protocol == says && *seen > 0);
+            if is_seen {
+                let what = match says {
+                    Protocol::Tls => "TLS, which cannot be read",
+                    Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
+                    Protocol::Http2 | Protocol::Other => "something else than HTTP/2",
+                };
+                info!(
+                    "a selected connection carries {what}: counted in \
+                     observer_connections_seen_total{{protocol=\"{}\"}}",
+                    says.label()
+                );
+            }
+            !is_seen
+        });
     }
 
     /// What the kernel programs and the system say of the daemon.

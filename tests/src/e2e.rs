@@ -247,11 +247,23 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         );
     }
 
+    for (name, client) in [("grpc-go", go), ("tonic", tonic), ("python-asyncio", python)] {
+        let name = format!("started during a call: net/http, {name} calls");
+        cases.of(&name, Nothing, [go, client], |[go, client]| {
+            tests::restart::counts_the_next_call(go, &["--net-http"], client)
+        });
+    }
     for (name, stack) in
         [("python-asyncio", python), ("python-threaded", threaded), ("tonic", tonic)]
     {
         cases.of(&format!("no payload leaves the kernel: {name}"), Nothing, [stack], |[stack]| {
             tests::payload::stays_in_the_kernel(stack, stack)
+        });
+    }
+    for name in ["grpc-go", "grpc-js", "python-asyncio"] {
+        let stacks = [go, named(name)];
+        cases.of(&format!("through a proxy: {name}"), Nothing, stacks, |[server, client]| {
+            tests::tunnel::calls_are_counted(server, client, &kinds())
         });
     }
     for library in tests::libraries::all() {

@@ -55,3 +55,4 @@ pub mod restart;
 pub mod stack;
 pub mod truth;
 pub mod tshark;
+pub mod tunnel;

@@ -153,6 +153,15 @@ impl Client {
         Ok(Self { identity, process, folder })
     }
 
+    /// Likewise, through this proxy.
+    pub fn start_through(stack: &Stack, proxy: &str, server: &str, plan: &Plan) -> Result<Self> {
+        let mut stack = stack.clone();
+        for name in ["http_proxy", "https_proxy", "grpc_proxy"] {
+            stack.env.insert(name.into(), proxy.into());
+        }
+        Self::start_to(&stack, server, plan)
+    }
+
     /// Its process.
     pub fn identity(&self) -> &Identity {
         &self.identity

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
 use crate::expected::Expected;
+use crate::losses;
 use crate::openmetrics::Metrics;
+use crate::pace::slowness;
 use crate::peer::{Client, Listen, Server};
 use crate::report;
 use crate::stack::Stack;
@@ -68,6 +70,43 @@ pub fn loses_only_what_happened_before(stack: &Stack) -> Result<()> {
         stack.name,
         complete + no_method + no_code + nothing,
     ));
+    server.stop()?;
+    Ok(())
+}
+
+/// A server that reads a frame's header by itself, and waits for the next one while a daemon starts: the first
+/// call that begins then is counted, and so are all after it.
+pub fn counts_the_next_call(server: &Stack, args: &[&str], client: &Stack) -> Result<()> {
+    const CALLS: f64 = 4.0;
+    let server = Server::start_with(server, Listen::V4, args)?;
+    let arguments = ["--port".to_owned(), server.port()?];
+    let always = Daemon::start(&arguments)?;
+    // Each is under way for longer than a daemon takes to start.
+    let plan =
+        vec![vec![json!({"rpc": "Unary", "count": CALLS as u32, "sleep_ms": 2_000 * slowness()})]];
+    let client = Client::start(client, &server, &plan)?;
+    let begun = |metrics: &Metrics| metrics.sum("grpc_server_started_total", &[]);
+    always.wait_until(|metrics| {
+        if begun(metrics) > 1.0 { Ok(()) } else { Err("the second call has not begun".into()) }
+    })?;
+    let before = begun(&always.scrape()?);
+    let late = Daemon::start(&arguments)?;
+    ensure!(begun(&always.scrape()?) <= before, "a call began while the second daemon started");
+    let (client, did) = client.finish()?;
+    always.settle(&[
+        Expected::of_client(&client, &did),
+        Expected::of_server(server.identity(), &did),
+    ])?;
+    for role in ["client", "server"] {
+        late.wait_until(|metrics| {
+            let started = metrics.sum(&format!("grpc_{role}_started_total"), &[]);
+            let ended = metrics.sum(&format!("grpc_{role}_handled_total"), &[]);
+            // The one under way is not seen to begin; it is counted if what ends it shows that it is gRPC's.
+            let all = losses::is_equal(metrics, started, CALLS - before)
+                && (started..=started + 1.0).contains(&ended);
+            if all { Ok(()) } else { Err(format!("the {role} began {started}, ended {ended}")) }
+        })?;
+    }
     server.stop()?;
     Ok(())
 }

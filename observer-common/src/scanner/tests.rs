@@ -227,16 +227,123 @@ fn preface_cut_anywhere() {
     }
 }
 
-#[test]
-fn frames_follow_the_response_to_an_upgrade() {
-    let response =
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: \r\r\n h\r\nUpgrade: h2c\r\n\r\n";
-    let stream = [&response[..], &sample()].concat();
-    for cut in 0..=response.len() + 9 {
-        let mut driver = Driver::new(Scanner::at_upgrade());
+/// PROXY headers, of version 1 and 2.
+fn proxy_headers() -> Vec<Vec<u8>> {
+    let binary = |command: u8, family: u8, addresses: usize| {
+        let length = (addresses as u16).to_be_bytes();
+        let head = [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, family], &length].concat();
+        // Addresses that look like what ends a header.
+        [head, b"\r\n\r\n\0\r\nQUIT\nPRI".iter().copied().cycle().take(addresses).collect()]
+            .concat()
+    };
+    vec![
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec(),
+        b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff \
+          65535 65535\r\n"
+            .to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        binary(1, 0x11, 12),
+        binary(1, 0x21, 36),
+        binary(1, 0x31, 216),
+        binary(1, 0x11, 12 + 700),
+        binary(1, 0x11, 0xffff),
+        binary(0, 0, 0),
+    ]
+}
+
+const CONNECT: &[u8] = b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nX: \r\r\n y\r\n\r\n";
+
+/// Fed in two pieces, cut anywhere before the frames, it sees these frames and nothing else.
+fn sees_frames_after(scanner: Scanner, before: &[u8], frames: &[u8]) {
+    let stream = [before, frames].concat();
+    // Long ones are cut where something is.
+    let cuts = (0..=before.len()).filter(|&cut| cut < 300 || cut + 40 > before.len());
+    for cut in cuts.chain(before.len()..=before.len() + 9) {
+        let mut driver = Driver::new(scanner);
         driver.feed(&stream[..cut]);
         driver.feed(&stream[cut..]);
-        assert_eq!(driver.seen, reference(&sample()), "cut at {cut}");
+        assert_eq!(driver.seen, reference(frames), "cut at {cut}: {}", before.escape_ascii());
+    }
+    let mut driver = Driver::new(scanner);
+    for byte in stream.chunks(1) {
+        driver.feed(byte);
+    }
+    assert_eq!(driver.seen, reference(frames), "byte by byte: {}", before.escape_ascii());
+}
+
+/// Frames as a direction begins with.
+fn first_frames() -> Vec<u8> {
+    [frame(kind::SETTINGS, 0, 0, &[0; 6]), sample()].concat()
+}
+
+#[test]
+fn the_preface_comes_after_a_proxy_header_or_a_tunnel_was_asked_for() {
+    for before in proxy_headers().into_iter().chain([CONNECT.to_vec(), Vec::new()]) {
+        let before = [&before, &PREFACE[..]].concat();
+        sees_frames_after(Scanner::at_preface(), &before, &first_frames());
+        sees_frames_after(Scanner::at_opening(), &before, &first_frames());
+    }
+    let twice = [&proxy_headers()[0], CONNECT, &proxy_headers()[4], PREFACE].concat();
+    sees_frames_after(Scanner::at_preface(), &twice, &first_frames());
+}
+
+#[test]
+fn frames_or_a_preface_follow_a_response_that_agrees() {
+    for head in [
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: \r\r\n h\r\nUpgrade: h2c\r\n\r\n",
+        "HTTP/1.1 200 Connection established\r\n\r\n",
+        "HTTP/1.0 200\r\n\r\n",
+        "HTTP/1.1 299 \r\nVia: 1\r\n\r\n",
+        "",
+    ] {
+        sees_frames_after(Scanner::at_opening(), head.as_bytes(), &first_frames());
+        let preface = [head.as_bytes(), PREFACE].concat();
+        sees_frames_after(Scanner::at_opening(), &preface, &first_frames());
+    }
+}
+
+#[test]
+fn what_comes_before_the_preface_is_bounded_and_must_be_right() {
+    let long = |begin: &[u8], n| [begin, &vec![b'a'; n]].concat();
+    for (bytes, http1) in [
+        (long(b"PROXY TCP4 ", 107), false),
+        (b"PROXY\r\n".to_vec(), false),
+        (b"PROXIES ".to_vec(), false),
+        (b"\r\n\r\n\0\r\nQUIT\n\x11\0\0\0".to_vec(), false),
+        (b"\r\n\r\n\0\r\nQUOT\n\x21\0\0\0".to_vec(), false),
+        (long(b"CONNECT ", 64 << 10), true),
+        ([CONNECT, b"\x16\x03\x01"].concat(), true),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n".to_vec(), true),
+        (b"HTTP/1.1 100 Continue\r\n".to_vec(), true),
+        (long(b"HTTP/1.1 200 ", 64 << 10), true),
+        (b"HTTP/2 ".to_vec(), false),
+        (b"GET / HTTP/1.1\r\n".to_vec(), false),
+        // As the first frame only SETTINGS will do.
+        ([b"HTTP/1.1 200 \r\n\r\n", &frame(kind::PING, 0, 0, &[0; 8])[..]].concat(), true),
+    ] {
+        for piece in [1, 7, bytes.len()] {
+            let mut driver = Driver::new(Scanner::at_opening());
+            bytes.chunks(piece).for_each(|piece| driver.feed(piece));
+            assert!(driver.refused, "{}", bytes.escape_ascii());
+            assert_eq!(driver.scanner.has_http1(), http1, "{}", bytes.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn a_header_alone_is_of_a_frame_whose_payload_has_not_begun() {
+    for (frame, has_payload) in [
+        (frame(kind::HEADERS, 4, 1, b"abc"), true),
+        (frame(kind::DATA, 0, 1, &message(10)), true),
+        (frame(kind::DATA, flag::PADDED, 1, b"\x01abcd"), true),
+        (frame(kind::HEADERS, 4, 1, &vec![0; MAX_KEPT as usize + 1]), true),
+        (frame(kind::SETTINGS, flag::ACK, 0, b""), false),
+    ] {
+        for taken in 0..frame.len().min(20) {
+            let alone = at(&frame, taken).scanner.header_alone();
+            let expected = if taken < 9 || taken == 9 && has_payload { taken as u32 } else { 0 };
+            assert_eq!(alone, expected, "{taken} bytes of {:?}", &frame[..9]);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use observer_common::{
-    counter::Counter,
+    counter::{Counter, Protocol},
     layout::Field,
     record::{NamedRecord, RecordHeader, direction, record_kind},
     scanner::Message,
@@ -16,14 +16,15 @@ use observer_common::{
 };
 
 use crate::{
-    connection::{Connection, Direction},
-    count::count,
+    connection::{Connection, Direction, state},
+    count::{count, count_protocol},
     emit, filter, globals,
     kernel::{Address, name_at, own_name, read},
     maps::{
         CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, PIDS, PROCESSES, Renames,
     },
     socket::{self, Socket, counted},
+    walk::count_lost,
     watch::sent_by,
 };
 
@@ -237,6 +238,7 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         connection.closed_ns = if connection.reset_ns == 0 { now } else { connection.reset_ns };
+        count_untold(connection);
     }
     if connection.announced != 0 {
         let header = RecordHeader {
@@ -256,6 +258,23 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
         }
     }
     let _ = CONNECTIONS.remove(sock);
+}
+
+/// Counts what nothing that comes will tell of any more.
+#[inline(always)]
+fn count_untold(connection: &Connection) {
+    if connection.is_only_http1() {
+        count_protocol(Protocol::Http1);
+    }
+    if connection.state != state::WATCHED {
+        return;
+    }
+    for direction in &connection.directions {
+        let tried = direction.step.tried();
+        if tried != 0 {
+            count_lost(connection, direction, tried);
+        }
+    }
 }
 
 /// The directions that ended unseen, by the counters of a socket that is being closed too: a call

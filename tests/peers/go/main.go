@@ -24,6 +24,7 @@ func main() {
 	listen := flags.String("listen", "", "server: ADDRESS:PORT (port 0: any) or unix:PATH")
 	target := flags.String("target", "", "client: ADDRESS:PORT or unix:PATH")
 	age := flags.Int64("max-connection-age-ms", 0, "server: after which it closes connections")
+	netHTTP := flags.Bool("net-http", false, "server: let net/http read and write")
 	// grpc-go's servers compress as their clients do.
 	_ = flags.String("compression", "", "server: gzip")
 	toldFile := flags.String("told", "", "where to write what libraries tell")
@@ -38,7 +39,7 @@ func main() {
 	}
 	switch os.Args[1] {
 	case "server":
-		err = serve(*listen, *age, truth, told)
+		err = serve(*listen, *netHTTP, *age, truth, told)
 	case "client":
 		err = carryOut(*target, *planFile, truth, told)
 	default:

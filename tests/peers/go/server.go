@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -27,7 +28,7 @@ const grace = 2 * time.Second
 
 // serve serves until SIGTERM; it prints one JSON line {"pid", "address"} when
 // it listens.
-func serve(listen string, maxConnectionAgeMs int64, truth *truth, told *told) error {
+func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, truth *truth, told *told) error {
 	network, address := "tcp", listen
 	path, unix := strings.CutPrefix(listen, "unix:")
 	if unix {
@@ -50,7 +51,23 @@ func serve(listen string, maxConnectionAgeMs int64, truth *truth, told *told) er
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	stop, stopNow := server.GracefulStop, server.Stop
+	if netHTTP {
+		// HTTP/2 without TLS, read by net/http.
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		by := &http.Server{Handler: server, Protocols: protocols}
+		stop = func() { by.Shutdown(context.Background()) }
+		stopNow = func() { by.Close() }
+		go func() {
+			if err := by.Serve(listener); err != http.ErrServerClosed {
+				served <- err
+			}
+			served <- nil
+		}()
+	} else {
+		go func() { served <- server.Serve(listener) }()
+	}
 	if !unix {
 		listen = listener.Addr().String()
 	}
@@ -60,9 +77,9 @@ func serve(listen string, maxConnectionAgeMs int64, truth *truth, told *told) er
 	}
 	fmt.Println(string(line))
 	<-terminated
-	timer := time.AfterFunc(grace, server.Stop)
+	timer := time.AfterFunc(grace, stopNow)
 	defer timer.Stop()
-	server.GracefulStop()
+	stop()
 	return <-served
 }
 

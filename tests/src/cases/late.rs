@@ -12,6 +12,9 @@ use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Address, Talk};
 use tests::truth::code_name;
 
+/// Length of a frame's header.
+const FRAME_HEADER: usize = 9;
+
 use super::told::{NOT_SEEN, call, flush_tables, handled, not_found, says};
 use super::{INTERNAL, NOT_FOUND, OK, Table};
 
@@ -19,6 +22,7 @@ pub(super) fn add(table: &mut Table) {
     labels(table);
     under_way(table);
     boundaries(table);
+    headers_alone(table);
     others(table);
 }
 
@@ -158,6 +162,82 @@ fn boundaries(table: &mut Table) {
         }
         Ok(())
     });
+}
+
+/// As Go's net/http reads: a frame's header, and then its payload.
+fn headers_alone(table: &mut Table) {
+    let by_header = |talk: &mut Talk<'_>| {
+        (talk.way.cut, talk.way.apart) = (Some(FRAME_HEADER), true);
+    };
+    late(table, "headers of frames by themselves: the first call is counted", v4, tableless, {
+        move |talk| {
+            by_header(talk);
+            call(talk, 5, "Get", OK)?;
+            call(talk, 7, "Put", NOT_FOUND)?;
+            says(talk, &[("Get", "OK", 1), ("Put", not_found(), 1)], 2, 0)?;
+            before_join(talk, 0)
+        }
+    });
+    // The daemon begins between the header and the payload of a client's HEADERS.
+    let in_between = |talk: &mut Talk<'_>| {
+        tableless(talk)?;
+        let request = request(5);
+        let (header, _) = request.split_at(FRAME_HEADER);
+        talk.client(|f| f.bytes(header))
+    };
+    late(table, "headers of frames by themselves: begun before a payload", v4, in_between, {
+        move |talk| {
+            let request = request(5);
+            let (_, rest) = request.split_at(FRAME_HEADER);
+            talk.client(|f| f.bytes(rest))?;
+            by_header(talk);
+            talk.server(|f| f.trailers_only(5, NOT_FOUND))?;
+            call(talk, 7, "Put", OK)?;
+            says(talk, &[(NOT_SEEN, not_found(), 1), ("Put", "OK", 1)], 1, 0)?;
+            // At both ends.
+            before_join(talk, 2 * rest.len())
+        }
+    });
+    // What nobody reads so: but nothing is missing that is not counted.
+    late(table, "headers of frames in two pieces", v4, tableless, |talk| {
+        let before = talk.written(Client);
+        let request = request(5);
+        let (first, rest) = request.split_at(3);
+        let (second, payload) = rest.split_at(6);
+        for piece in [first, second, payload] {
+            talk.client(|f| f.bytes(piece))?;
+        }
+        talk.server(|f| f.trailers_only(5, NOT_FOUND))?;
+        // It takes whole calls to believe what begins with frames after what did not: these are not told of.
+        for stream in [7, 9] {
+            call(talk, stream, "Put", OK)?;
+        }
+        let lost = talk.written(Client) - before;
+        for stream in [11, 13, 15] {
+            call(talk, stream, "Put", OK)?;
+        }
+        says(talk, &[(NOT_SEEN, not_found(), 1), (NOT_SEEN, "OK", 2), ("Put", "OK", 3)], 3, 0)?;
+        before_join(talk, 2 * lost as usize)
+    });
+}
+
+/// A request without a message, in a header block that refers to nothing.
+fn request(stream: u32) -> Vec<u8> {
+    let mut frames = Frames::of("late", tests::raw::Shape::default());
+    frames.resize_table(0);
+    let path = [(":method", "POST"), (":scheme", "http"), (":path", "/late/Get")];
+    frames.headers(stream, true, &[&path[..], &[("content-type", "application/grpc")]].concat());
+    frames.take().0
+}
+
+/// The daemon says of so many bytes that they went by before it knew where frames begin.
+fn before_join(talk: &Talk<'_>, bytes: usize) -> Result<()> {
+    let cause = [("cause", "before_join")];
+    talk.daemon.wait_until(|metrics| {
+        let seen = metrics.sum("observer_gap_bytes_total", &cause);
+        let same = losses::is_equal(metrics, seen, bytes as f64);
+        if same { Ok(()) } else { Err(format!("{seen} bytes before the join, not {bytes}")) }
+    })
 }
 
 /// The client's first 14,002 bytes of a call with a large message.

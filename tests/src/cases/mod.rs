@@ -17,6 +17,7 @@ mod late;
 mod lines;
 mod names;
 pub(crate) mod native;
+mod openings;
 mod ports;
 mod privileges;
 mod processes;

@@ -11,25 +11,26 @@ use tests::raw::frames::PREFACE;
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
-use super::{NOT_FOUND, OK, Table, UNIX};
+use super::{NOT_FOUND, OK, Table, UNIX, openings};
 
 /// Why tshark is not asked of some: it is told which ports carry HTTP/2, and that is the question.
 const NOT_HTTP2_AT_FIRST: &str = "not all of what is sent is HTTP/2, or gRPC's";
 
 /// What a server answers to `Upgrade: h2c` (RFC 7540 §3.2).
-const SWITCHING: &[u8] =
+pub(super) const SWITCHING: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
 
 pub(super) fn add(table: &mut Table) {
     addresses(table);
     beginnings(table);
     table.unrecorded(NOT_HTTP2_AT_FIRST, upgrades);
+    table.unrecorded(NOT_HTTP2_AT_FIRST, openings::add);
     content_types(table);
     table.unrecorded(NOT_HTTP2_AT_FIRST, others);
 }
 
 /// Two calls, so that the second's header block refers to the first's.
-fn two_calls(talk: &mut Talk<'_>) -> Result<()> {
+pub(super) fn two_calls(talk: &mut Talk<'_>) -> Result<()> {
     for stream in [1, 3] {
         talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
         talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND))?;
@@ -130,7 +131,7 @@ fn prefaces_in_pieces(table: &mut Table) {
 }
 
 /// A connection that begins so, and then calls on it.
-fn begins(
+pub(super) fn begins(
     table: &mut Table,
     name: &str,
     begin: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
@@ -336,7 +337,7 @@ fn others(table: &mut Table) {
 }
 
 /// Calls on another connection of the same processes to the same port are measured.
-fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
+pub(super) fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
     talk.reconnect()?;
     talk.open_http2()?;
     two_calls(&mut talk)?;
@@ -346,13 +347,13 @@ fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
 }
 
 /// A daemon that watches a port on which nobody listens yet.
-fn on_a_port() -> Result<(Daemon, Address)> {
+pub(super) fn on_a_port() -> Result<(Daemon, Address)> {
     let port = free_address()?.port();
     Ok((Daemon::start(&["--port", &port.to_string()])?, Address::V4(port)))
 }
 
 /// The daemon has seen so many ends of connections that carry this.
-fn seen(daemon: &Daemon, protocol: &str, ends: u32) -> Result<()> {
+pub(super) fn seen(daemon: &Daemon, protocol: &str, ends: u32) -> Result<()> {
     let count = |metrics: &Metrics| {
         metrics.sum("observer_connections_seen_total", &[("protocol", protocol)])
     };

@@ -47,6 +47,8 @@ pub struct Way {
     pub read: Read,
     /// Each frame is cut at this byte: what is before it is written, and read, first.
     pub cut: Option<usize>,
+    /// Each frame is also cut from the one before it.
+    pub apart: bool,
 }
 
 /// A connection between two processes.
@@ -274,7 +276,10 @@ impl<'a> Talk<'a> {
         let (bytes, starts) = self.end(from).frames.take();
         let Some(cut) = self.way.cut else { return self.move_bytes(from, &bytes) };
         let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
-        let cuts = starts.iter().zip(ends).map(|(start, end)| (start + cut).min(end));
+        let apart = self.way.apart;
+        let cuts = starts.iter().zip(ends).flat_map(|(start, end)| {
+            [Some((start + cut).min(end)), apart.then_some(end)].into_iter().flatten()
+        });
         let mut begin = 0;
         for end in cuts.chain([bytes.len()]) {
             let piece = bytes.get(begin..end).context("frames that overlap")?;
@@ -321,6 +326,14 @@ impl<'a> Talk<'a> {
     pub fn expect(&mut self, call: Call) -> Result<()> {
         let client = self.peer(Client)?.identity().clone();
         let server = self.peer(Server)?.identity().clone();
+        self.calls.push((client, server, call));
+        Ok(())
+    }
+
+    /// Likewise, where the end that was connected to made the call.
+    pub fn expect_reversed(&mut self, call: Call) -> Result<()> {
+        let client = self.peer(Server)?.identity().clone();
+        let server = self.peer(Client)?.identity().clone();
         self.calls.push((client, server, call));
         Ok(())
     }
