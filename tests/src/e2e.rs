@@ -434,9 +434,16 @@ fn cancelled() -> Vec<Vec<Value>> {
     ]
 }
 
-/// A JVM that has just started takes its time.
+/// A JVM that has just started takes its time. Most calls of streams are such: the type is what most show.
 fn warm() -> Vec<Value> {
-    RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 2})).to_vec()
+    let warm = |rpc| {
+        let requests = if ["ClientStream", "Bidi"].contains(&rpc) { 2 } else { 1 };
+        let responses = if ["ServerStream", "Bidi"].contains(&rpc) { 2 } else { 1 };
+        json!({
+            "rpc": rpc, "count": 20, "concurrency": 2, "requests": requests, "responses": responses,
+        })
+    };
+    RPCS.map(warm).to_vec()
 }
 
 /// A client resets an expired call early on a busy machine, measured against the header: the deadline
