@@ -127,6 +127,7 @@ impl Call {
 
 impl Waiting {
     /// For another worker.
+    #[must_use]
     pub fn sharing(&self) -> Self {
         Self { ends: self.ends.clone(), calls: VecDeque::new() }
     }
@@ -188,6 +189,10 @@ mod tests {
         Call { pair, peer: None, time_ns: 100, series: SeriesId(3), ended }
     }
 
+    #[expect(
+        clippy::option_option,
+        reason = "no call, and a call without a code, are not the same"
+    )]
     fn ended(waiting: &mut Waiting, role: Role, code: Option<Code>) -> Option<Option<Code>> {
         waiting.ended(call(PAIR, Some(role), code)).map(|call| call.ended.code)
     }

@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     CallKey, CallSink, End, Ended, Flow, GivenUp, Headers, Role, SeriesId, Sight,
-    deadline::{Deadline, Reason},
+    deadline::{Deadline, Reason, Timeout},
     unbegun::Unbegun,
 };
 use crate::{
@@ -98,8 +98,7 @@ struct Call {
     touched_ns: u64,
     trace: Option<TraceId>,
     message: Option<TextId>,
-    /// As in [`Deadline`].
-    timeout_ns: Option<Option<u64>>,
+    timeout: Timeout,
     status: Option<u16>,
     requests: Messages,
     responses: Messages,
@@ -163,9 +162,9 @@ impl Call {
 
     /// Why it was given up then, if it was.
     fn reason(&self, at_ns: u64, in_time_since_ns: u64) -> Reason {
-        let Self { started_ns, timeout_ns, late, .. } = *self;
+        let Self { started_ns, timeout, late, .. } = *self;
         let in_time_since_ns = if late { u64::MAX } else { in_time_since_ns };
-        Deadline { started_ns, timeout_ns }.reason(at_ns, in_time_since_ns)
+        Deadline { started_ns, timeout }.reason(at_ns, in_time_since_ns)
     }
 
     /// Messages of it may not have been counted.
@@ -309,7 +308,11 @@ impl Calls {
             touched_ns: at.time_ns,
             trace: headers.trace.flatten(),
             message: None,
-            timeout_ns: headers.timeout_ns.map(Some).or(headers.incomplete.then_some(None)),
+            timeout: match headers.timeout_ns {
+                Some(ns) => Timeout::Of(ns),
+                None if headers.incomplete => Timeout::Unknown,
+                None => Timeout::Absent,
+            },
             status: None,
             requests: Messages { last_ns: at.time_ns, ..Messages::default() },
             responses: Messages { last_ns: at.time_ns, ..Messages::default() },
@@ -530,7 +533,9 @@ impl Calls {
         let in_time_since_ns = if at.late { u64::MAX } else { at.in_time_since_ns };
         let reason = match call.reason(at.time_ns, in_time_since_ns) {
             // In one transfer with what began the call: that says nothing of when it was given up.
-            _ if at.time_ns == call.started_ns && call.timeout_ns.is_some() => Reason::Unclear,
+            _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
+                Reason::Unclear
+            }
             reason => reason,
         };
         let by = self.sender(flow);
@@ -662,7 +667,7 @@ impl Calls {
                 sight: self.sight,
                 trace: call.trace,
                 message: call.message,
-                given_up: (call.timeout_ns.is_some() && end.is_given_up())
+                given_up: (call.timeout != Timeout::Absent && end.is_given_up())
                     .then_some(GivenUp { role: self.role, stream }),
             },
         );

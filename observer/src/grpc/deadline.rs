@@ -48,20 +48,34 @@ pub enum Reason {
     Unclear,
 }
 
+/// What is known of `grpc-timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// There is none.
+    Absent,
+    /// There may be one, which was not decoded.
+    Unknown,
+    /// In nanoseconds.
+    Of(u64),
+}
+
 /// What is known of a call's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
     /// When its request headers were seen.
     pub started_ns: u64,
-    /// `grpc-timeout`; the inner `None` is one that could not be decoded, or that is not known to be absent.
-    pub timeout_ns: Option<Option<u64>>,
+    /// How long it was given from then on.
+    pub timeout: Timeout,
 }
 
 impl Deadline {
     /// Why the call was given up at that time; `in_time_since` is since when threads that could run have run.
     pub fn reason(self, now_ns: u64, in_time_since: u64) -> Reason {
-        let Some(timeout_ns) = self.timeout_ns else { return Reason::Canceled };
-        let Some(timeout_ns) = timeout_ns else { return Reason::Unclear };
+        let timeout_ns = match self.timeout {
+            Timeout::Absent => return Reason::Canceled,
+            Timeout::Unknown => return Reason::Unclear,
+            Timeout::Of(ns) => ns,
+        };
         let (early_ns, late_ns) = if self.started_ns >= in_time_since.saturating_add(BEFORE_NS) {
             (EARLY_NS.max(timeout_ns / ROUNDED), LATE_NS)
         } else {
@@ -92,13 +106,13 @@ fn not_rounded(timeout_ns: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Deadline, MS, Reason, not_rounded};
+    use super::{Deadline, MS, Reason, Timeout, not_rounded};
 
     const START: u64 = 100_000 * MS;
 
     fn reason(timeout_us: u64, elapsed_us: u64, in_time_since: u64) -> Reason {
-        let timeout_ns = Some(Some(timeout_us * 1_000));
-        let deadline = Deadline { started_ns: START, timeout_ns };
+        let timeout = Timeout::Of(timeout_us * 1_000);
+        let deadline = Deadline { started_ns: START, timeout };
         deadline.reason(START + elapsed_us * 1_000, in_time_since)
     }
 
@@ -129,10 +143,10 @@ mod tests {
 
     #[test]
     fn without_a_timeout_it_is_a_cancel_and_with_an_unknown_one_either() {
-        let reason = |timeout_ns| Deadline { started_ns: START, timeout_ns }.reason(u64::MAX, 0);
-        assert_eq!(reason(None), Reason::Canceled);
-        assert_eq!(reason(Some(None)), Reason::Unclear);
-        assert_eq!(reason(Some(Some(u64::MAX))), Reason::Unclear);
+        let reason = |timeout| Deadline { started_ns: START, timeout }.reason(u64::MAX, 0);
+        assert_eq!(reason(Timeout::Absent), Reason::Canceled);
+        assert_eq!(reason(Timeout::Unknown), Reason::Unclear);
+        assert_eq!(reason(Timeout::Of(u64::MAX)), Reason::Unclear);
     }
 
     #[test]

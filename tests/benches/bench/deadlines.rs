@@ -96,13 +96,13 @@ fn of_one(stack: &Stack, server: &Server, kind: &str, timeout_ms: u64) -> Result
     let port = server.port()?;
     let daemon = Daemon::start(&["--port", &port])?;
     sleep(SETTLING);
-    let mut step = json!({
-        "rpc": "ServerStream", "count": CALLS, "concurrency": 8, "sleep_ms": 60_000, "deadline_ms": timeout_ms,
+    let cancel_within_ms = (kind == "canceled").then_some(timeout_ms);
+    let step = json!({
+        "rpc": "ServerStream", "count": CALLS, "concurrency": 8, "sleep_ms": 60_000,
+        "deadline_ms": timeout_ms, "cancel_within_ms": cancel_within_ms,
     });
-    if kind == "canceled" {
-        step["cancel_within_ms"] = json!(timeout_ms);
-    }
-    let (client, truth) = Client::start(stack, server, &vec![vec![step]])?.finish()?;
+    let plan = [vec![step]];
+    let (client, truth) = Client::start(stack, server, &plan)?.finish()?;
     sleep(SETTLING);
     let metrics = daemon.scrape()?;
     daemon.stop()?;
