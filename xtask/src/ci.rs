@@ -2,16 +2,16 @@
 
 use std::env;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
 use crate::{apt, bpf_stats, correctness, deploy, exec, first_run, fuzz, setup, test, tools, vm};
 
-/// Of each fuzz target, the same each time: a change is not to be stopped by what another one broke.
+/// Of each fuzz target, the same inputs each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks. All together less than everything else takes,
 /// beside which they run: tests wait more than they work.
-const FUZZED: fuzz::Effort = fuzz::Effort { each: Duration::from_mins(2), seed: 1 };
+const FUZZED: fuzz::Effort = fuzz::Effort { each: fuzz::Much::Inputs, seed: 1 };
 
 /// Runs every step, so that one run shows all that is wrong; then the tests, and some of them on
 /// other kernels. With `all`, all that is meant for other kernels, and another architecture.

@@ -137,7 +137,8 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Deb => deploy::deb(),
         Xtask::FirstRun => setup::ensure().and_then(|()| first_run::check()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
-            let effort = fuzz::Effort { each: Duration::from_secs(seconds), seed };
+            let effort =
+                fuzz::Effort { each: fuzz::Much::Time(Duration::from_secs(seconds)), seed };
             fuzz::run(&targets, effort, replay.as_deref())
         }
         Xtask::Test { screenshots: true, .. } => return test::screenshots(),
