@@ -335,6 +335,8 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     cases.0.extend(cases::backends::cases());
     cases.0.push(cases::scraped::case(tonic)?);
     cases.0.push(cases::native::case()?);
+    cases.0.extend(cases::proxied::cases(go, tonic)?);
+    cases.0.push(cases::etcd::case()?);
     cases.0.extend(cases::all());
     if look::page::screenshots_wanted().is_some() {
         let run = Box::new(move |_: &str| look::page::screenshots(stacks));

@@ -12,6 +12,8 @@ use crate::truth::{Sums, Truth, code_name};
 #[derive(Clone, Debug)]
 pub struct Expected {
     who: Identity,
+    /// Other processes that have some of them: those that a server works with.
+    others: BTreeSet<u32>,
     numbers: BTreeMap<String, u64>,
     /// Numbers that nobody knows, without their `grpc_type`.
     unsure: BTreeSet<String>,
@@ -58,7 +60,7 @@ impl Expected {
     /// Of a client: what it says happened.
     pub fn of_client(client: &Identity, truth: &Truth) -> Self {
         let unsure = unsure("grpc_client_msg_sent", truth);
-        Self { who: client.clone(), numbers: numbers("client", truth), unsure }
+        Self::of(client, numbers("client", truth), unsure)
     }
 
     /// Of a server: what its clients say happened, seen from the other end. They alone know how
@@ -66,12 +68,23 @@ impl Expected {
     /// [`crate::truth::agree`].
     pub fn of_server(server: &Identity, clients: &Truth) -> Self {
         let unsure = unsure("grpc_server_msg_received", clients);
-        Self { who: server.clone(), numbers: numbers("server", &clients.mirrored()), unsure }
+        Self::of(server, numbers("server", &clients.mirrored()), unsure)
     }
 
     /// Of a process that is not watched, or has done nothing.
     pub fn nothing(who: &Identity) -> Self {
-        Self { who: who.clone(), numbers: BTreeMap::new(), unsure: BTreeSet::new() }
+        Self::of(who, BTreeMap::new(), BTreeSet::new())
+    }
+
+    fn of(who: &Identity, numbers: BTreeMap<String, u64>, unsure: BTreeSet<String>) -> Self {
+        Self { who: who.clone(), others: BTreeSet::new(), numbers, unsure }
+    }
+
+    /// Together with these processes, of the same name: numbers are sums.
+    #[must_use]
+    pub fn with(mut self, others: impl IntoIterator<Item = u32>) -> Self {
+        self.others.extend(others);
+        self
     }
 
     /// Both of these, of a process that is server and client.
@@ -174,13 +187,14 @@ impl Expected {
     }
 
     fn seen(&self, metrics: &Metrics) -> BTreeMap<String, f64> {
-        let pid = self.who.pid.to_string();
+        let pids = self.others.iter().copied().chain([self.who.pid]);
+        let pids: BTreeSet<String> = pids.map(|pid| pid.to_string()).collect();
         let mut seen = BTreeMap::new();
         for role in ["server", "client"] {
             for (suffix, _) in SUFFIXES {
                 let name = format!("grpc_{role}_{suffix}");
                 for (labels, value) in metrics.series(&name) {
-                    if labels.get("pid") == Some(&pid) {
+                    if labels.get("pid").is_some_and(|pid| pids.contains(pid)) {
                         *seen.entry(self.key(&name, labels)).or_insert(0.0) += value;
                     }
                 }

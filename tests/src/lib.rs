@@ -16,6 +16,8 @@
 //! - [`gzip`] and [`refused`]: compressed messages, calls that a server refuses;
 //! - [`libraries`]: the comparison with what metrics libraries tell of the same calls;
 //! - [`prometheus`]: a real one, that scrapes the daemon;
+//! - [`proxy`]: real proxies, between a client and a server;
+//! - [`etcd`]: a real one, that counts its calls itself;
 //! - [`look`]: what people look at: the page in a browser, `observer top` in terminals;
 //! - [`report`]: what was checked, for docs/correctness.md.
 //!
@@ -34,6 +36,7 @@
 
 pub mod daemon;
 pub mod declared;
+pub mod etcd;
 pub mod expected;
 pub mod footprint;
 pub mod gzip;
@@ -48,6 +51,7 @@ pub mod payload;
 pub mod peer;
 mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod raw;
 pub mod refused;
 pub mod report;

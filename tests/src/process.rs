@@ -1,11 +1,11 @@
 //! Child processes: told to stop by signal, never outliving the tests.
 
 use std::fs;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::pace;
@@ -15,6 +15,20 @@ pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// For a child to get its name; one that has its parent's keeps it.
 const NAME_LIMIT: Duration = Duration::from_secs(1);
+
+/// Whether a program runs, asked for its version. With `CI` in the environment it must.
+pub(crate) fn is_installed(program: &str, version: &str) -> Result<bool> {
+    let there = runs(program, version);
+    ensure!(there || std::env::var_os("CI").is_none(), "{program} is not installed");
+    Ok(there)
+}
+
+/// Whether a program runs, asked for its version.
+pub(crate) fn runs(program: &str, version: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg(version).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
 
 /// A child process that is killed when it is dropped.
 #[derive(Debug)]

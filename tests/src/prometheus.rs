@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::daemon::{Log, free_address, http_get};
 use crate::openmetrics::Labels;
-use crate::process::{POLL, Process};
+use crate::process::{POLL, Process, is_installed};
 
 /// For it to start, to scrape, and to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,17 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether it is installed. With `CI` in the environment it must be.
 pub fn is_there() -> Result<bool> {
-    let runs = |program: &str| {
-        let mut command = Command::new(program);
-        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let there = runs("prometheus") && runs("promtool");
-    ensure!(
-        there || std::env::var_os("CI").is_none(),
-        "no prometheus and promtool: apt-get install prometheus"
-    );
-    Ok(there)
+    Ok(is_installed("prometheus", "--version")? && is_installed("promtool", "--version")?)
 }
 
 /// One that runs.

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::pace;
-use crate::process::{POLL, Process};
+use crate::process::{POLL, Process, runs};
 use crate::report;
 use crate::truth::{CUT, Row, Truth, cut_code};
 
@@ -55,13 +55,8 @@ pub fn is_there() -> Result<bool> {
 }
 
 fn are_installed() -> bool {
-    let runs = |program: &str| {
-        let mut command = Command::new(program);
-        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
     // What it sees is no matter of the kernel, and where one is emulated it comes too late.
-    !pace::is_emulated() && runs("tcpdump") && runs("tshark")
+    !pace::is_emulated() && runs("tcpdump", "--version") && runs("tshark", "--version")
 }
 
 /// What raw peers did, since all was last recorded: the cases run one after the other.

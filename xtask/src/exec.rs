@@ -33,12 +33,14 @@ pub(crate) fn cargo_home() -> Result<PathBuf> {
     Ok(home.join(".cargo"))
 }
 
-/// The directories programs are looked for in: cargo's own first, as under rustup.
+/// The directories programs are looked for in: cargo's own first, as under rustup; last that of Debian's
+/// servers, which is on root's path alone.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let installed = cargo_home().ok().map(|home| home.join("bin"));
     let mut directories: Vec<PathBuf> = installed.into_iter().collect();
     directories.extend(env::split_paths(&path).filter(|dir| !dir.as_os_str().is_empty()));
+    directories.push("/usr/sbin".into());
     directories
 }
 

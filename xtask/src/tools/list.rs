@@ -5,7 +5,8 @@ use crate::exec;
 use super::{Source, Tool, cargo_runs, go_fetches_itself, on_path, venv_works};
 
 /// What `cargo xtask test` needs.
-pub(crate) const TESTS: [Tool; 8] = [ROOT, PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM];
+pub(crate) const TESTS: [Tool; 10] =
+    [ROOT, PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM, PROXIES, ETCD];
 
 /// What `cargo xtask check-deploy` needs.
 pub(crate) const DEPLOYMENT: [Tool; 6] = [PYTHON, GO, PROMETHEUS, SYSTEMD, MANDOC, CARGO_DEB];
@@ -76,6 +77,22 @@ const CHROMIUM: Tool = Tool {
     check: || on_path(&["chromium", "chromedriver"]),
     install: Source::Packages(&["chromium", "chromium-driver"]),
     seconds: 60,
+};
+
+const PROXIES: Tool = Tool {
+    name: "nginx, HAProxy, nghttpx and Caddy",
+    needed_by: "tests with a proxy between client and server",
+    check: || on_path(&["nginx", "haproxy", "nghttpx", "caddy"]),
+    install: Source::Packages(&["nginx", "haproxy", "nghttp2-proxy", "caddy"]),
+    seconds: 20,
+};
+
+const ETCD: Tool = Tool {
+    name: "etcd",
+    needed_by: "the comparison with etcd's own counters",
+    check: || on_path(&["etcd"]),
+    install: Source::Packages(&["etcd-server"]),
+    seconds: 10,
 };
 
 const SYSTEMD: Tool = Tool {

@@ -1,0 +1,109 @@
+//! An etcd, as Debian has it, with metrics of its own: what grpc-go's interceptors in it count.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::daemon::{Log, free_address, http_get};
+use crate::openmetrics::Labels;
+use crate::pace;
+use crate::peer::Identity;
+use crate::process::{POLL, Process, is_installed};
+
+/// For it to start, and to end.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether it is installed. With `CI` in the environment it must be.
+pub fn is_there() -> Result<bool> {
+    is_installed("etcd", "--version")
+}
+
+/// One that runs, alone in its cluster.
+#[derive(Debug)]
+pub struct Etcd {
+    process: Process,
+    /// Where it serves its clients.
+    pub clients: SocketAddr,
+    metrics: SocketAddr,
+    log: Log,
+    _folder: TempDir,
+}
+
+impl Etcd {
+    /// Starts one and waits until it serves.
+    pub fn start() -> Result<Self> {
+        let folder = TempDir::with_prefix("etcd-").context("create a folder")?;
+        let [clients, peers, metrics] = [free_address()?, free_address()?, free_address()?];
+        let mut command = Command::new("etcd");
+        command
+            .arg("--data-dir")
+            .arg(folder.path().join("data"))
+            .arg(format!("--listen-client-urls=http://{clients}"))
+            .arg(format!("--advertise-client-urls=http://{clients}"))
+            .arg(format!("--listen-peer-urls=http://{peers}"))
+            .arg(format!("--initial-advertise-peer-urls=http://{peers}"))
+            .arg(format!("--initial-cluster=default=http://{peers}"))
+            .arg(format!("--listen-metrics-urls=http://{metrics}"))
+            // It would be a client of its own.
+            .arg("--enable-grpc-gateway=false")
+            .args(["--logger=zap", "--log-level=error"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().context("start etcd")?;
+        let log = Log::of(child.stderr.take().context("etcd without stderr")?);
+        let process = Process::new(child);
+        let mut etcd = Self { process, clients, metrics, log, _folder: folder };
+        let begin = Instant::now();
+        while !http_get(metrics, "/health").is_ok_and(|(status, _)| status == 200) {
+            let in_time = begin.elapsed() < pace::limit(LIMIT) && etcd.process.is_running()?;
+            ensure!(in_time, "etcd does not serve: {}", etcd.log.text());
+            sleep(POLL);
+        }
+        Ok(etcd)
+    }
+
+    /// Its process.
+    pub fn identity(&self) -> Result<Identity> {
+        Ok(Identity { name: "etcd".into(), pid: self.process.pid(), comm: self.process.comm()? })
+    }
+
+    /// What it counts of its calls: `family method code`, without a code where the family has none.
+    pub fn counts(&self) -> Result<BTreeMap<String, f64>> {
+        let (status, text) = http_get(self.metrics, "/metrics")?;
+        ensure!(status == 200, "etcd's /metrics answers with status {status}");
+        let lines = text.lines().filter(|line| line.starts_with("grpc_server_"));
+        let counts = lines.map(|line| {
+            let (family, rest) = line.split_once('{').context("no labels")?;
+            let (labels, value) = rest.rsplit_once("} ").context("no value")?;
+            // None has a quote or a comma in it.
+            let labels: Labels = labels
+                .split(',')
+                .filter_map(|label| label.split_once('='))
+                .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
+                .collect();
+            Ok((key(family, &labels), value.parse::<f64>()?))
+        });
+        counts.filter(|count| !matches!(count, Ok((_, 0.0)))).collect()
+    }
+
+    /// Ends it by SIGTERM.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        self.process.wait(LIMIT).with_context(|| self.log.text())?;
+        Ok(())
+    }
+}
+
+/// `family method code`.
+pub fn key(family: &str, labels: &Labels) -> String {
+    let label = |name: &str| labels.get(name).map_or("", String::as_str);
+    let key = format!("{family} /{}/{} ", label("grpc_service"), label("grpc_method"));
+    key + label("grpc_code")
+}

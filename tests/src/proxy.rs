@@ -1,0 +1,320 @@
+//! Proxies and load balancers, as Debian has them, between a client and a server: HTTP/2 in the clear on both sides.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::daemon::{Log, free_address};
+use crate::pace;
+use crate::peer::Identity;
+use crate::process::{POLL, Process, is_installed};
+
+/// For one to start, to load its configuration again, and to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A program and how it is run in the foreground.
+#[derive(Debug)]
+pub struct Program {
+    /// Its name, also that of its processes.
+    pub name: &'static str,
+    /// What has it say its version.
+    version: &'static str,
+    /// Its arguments; `{config}` is the file with its configuration.
+    args: &'static [&'static str],
+    /// Its configuration; `{listen}` and `{server}` are addresses, `{folder}` is where it may write, `{admin}` is
+    /// where it listens for what it is told while it runs.
+    config: &'static str,
+    /// How its configuration is loaded again.
+    reload: Reload,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Reload {
+    /// By a signal: other processes take over, and those that there were end what they have begun.
+    Signal(Signal),
+    /// By the program, run with these arguments: its one process goes on.
+    Run(&'static [&'static str]),
+}
+
+/// All of them.
+pub const ALL: [Program; 4] = [NGINX, HAPROXY, NGHTTPX, CADDY];
+
+const NGINX: Program = Program {
+    name: "nginx",
+    version: "-v",
+    args: &["-e", "stderr", "-c", "{config}"],
+    config: "
+daemon off;
+user root;
+worker_processes 1;
+pid {folder}/pid;
+events {}
+http {
+    access_log off;
+    client_max_body_size 0;
+    client_body_temp_path {folder}/body;
+    upstream server { server {server}; keepalive 8; }
+    server {
+        listen {listen} http2;
+        location / { grpc_pass grpc://server; }
+    }
+}
+",
+    reload: Reload::Signal(Signal::HUP),
+};
+
+const HAPROXY: Program = Program {
+    name: "haproxy",
+    version: "-v",
+    // A master and its workers.
+    args: &["-W", "-f", "{config}"],
+    config: "
+defaults
+    mode http
+    retries 0
+    timeout connect 10s
+    timeout client 10m
+    timeout server 10m
+frontend clients
+    bind {listen} proto h2
+    default_backend servers
+backend servers
+    server server {server} proto h2
+",
+    reload: Reload::Signal(Signal::USR2),
+};
+
+const NGHTTPX: Program = Program {
+    name: "nghttpx",
+    version: "--version",
+    args: &["--conf={config}"],
+    config: "
+frontend={listen_port};no-tls
+backend={server_port};;proto=h2
+workers=1
+errorlog-file=/dev/stderr
+",
+    reload: Reload::Signal(Signal::HUP),
+};
+
+const CADDY: Program = Program {
+    name: "caddy",
+    version: "version",
+    args: &["run", "--adapter", "caddyfile", "--config", "{config}"],
+    config: "
+{
+    admin {admin}
+    auto_https off
+    log {
+        level ERROR
+    }
+    servers {
+        protocols h1 h2 h2c
+    }
+}
+http://{listen} {
+    reverse_proxy h2c://{server}
+}
+",
+    reload: Reload::Run(&[
+        "reload",
+        "--force",
+        "--adapter",
+        "caddyfile",
+        "--config",
+        "{config}",
+        "--address",
+        "{admin}",
+    ]),
+};
+
+impl Program {
+    /// Whether it is installed. With `CI` in the environment it must be.
+    pub fn is_there(&self) -> Result<bool> {
+        is_installed(self.name, self.version)
+    }
+}
+
+/// One that runs.
+#[derive(Debug)]
+pub struct Proxy {
+    program: &'static Program,
+    process: Process,
+    address: SocketAddr,
+    words: Words,
+    log: Log,
+    /// Its processes so far.
+    pids: BTreeSet<u32>,
+}
+
+impl Proxy {
+    /// Starts one before the server at this address, and waits until it listens.
+    pub fn start(program: &'static Program, server: &str) -> Result<Self> {
+        let address = free_address()?;
+        let words = Words::new(&address, server)?;
+        fs::write(&words.config, words.replace(program.config)).context("write a configuration")?;
+        let mut command = words.command(program, program.args);
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", program.name))?;
+        let log = Log::of(child.stderr.take().context("a proxy without stderr")?);
+        let process = Process::new(child);
+        let pids = BTreeSet::from([process.pid()]);
+        let mut proxy = Self { program, process, address, words, log, pids };
+        proxy.wait_until("it does not listen", |proxy| {
+            Ok(TcpStream::connect(proxy.address).is_ok())
+        })?;
+        proxy.look()?;
+        Ok(proxy)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Its port, as an argument.
+    pub fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    /// Its main process.
+    pub fn identity(&self) -> Result<Identity> {
+        let name = format!("{} proxy", self.program.name);
+        Ok(Identity { name, pid: self.process.pid(), comm: self.process.comm()? })
+    }
+
+    /// All its processes, also those that have ended.
+    pub fn pids(&self) -> &BTreeSet<u32> {
+        &self.pids
+    }
+
+    /// Has it load its configuration again, and waits until what is to take over is there.
+    pub fn reload(&mut self) -> Result<()> {
+        match self.program.reload {
+            Reload::Signal(signal) => {
+                self.look()?;
+                let before = self.pids.len();
+                self.process.signal(signal)?;
+                self.wait_until("no process has taken over", |proxy| {
+                    proxy.look()?;
+                    Ok(proxy.pids.len() > before)
+                })
+            }
+            Reload::Run(args) => {
+                let status =
+                    self.words.command(self.program, args).stderr(Stdio::null()).status()?;
+                ensure!(status.success(), "it does not load its configuration: {status}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether others take over when it is loaded again.
+    pub fn is_taken_over(&self) -> bool {
+        matches!(self.program.reload, Reload::Signal(_))
+    }
+
+    /// Ends it.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        self.process.wait(LIMIT).with_context(|| self.log.text())?;
+        Ok(())
+    }
+
+    /// Learns of new processes.
+    fn look(&mut self) -> Result<()> {
+        let pid = self.process.pid();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        self.pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        Ok(())
+    }
+
+    fn wait_until(
+        &mut self,
+        otherwise: &'static str,
+        condition: impl Fn(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        let begin = Instant::now();
+        while !condition(self)? {
+            let in_time = begin.elapsed() < pace::limit(LIMIT) && self.process.is_running()?;
+            ensure!(in_time, "{}: {otherwise}: {}", self.program.name, self.log.text());
+            sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // A main process that is killed leaves its workers behind, and one that is not begins others. Each of these
+        // fails only where it has ended.
+        let _ = self.process.signal(Signal::STOP);
+        let _ = self.look();
+        let main = self.process.pid();
+        for pid in self.pids.iter().filter(|pid| **pid != main) {
+            let _ = kill_child(*pid, main);
+        }
+    }
+}
+
+/// Kills a process if it still is a child of that one.
+fn kill_child(pid: u32, parent: u32) -> Result<()> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // After the name, in parentheses: its state and its parent (proc(5)).
+    let (_, rest) = stat.rsplit_once(')').context("no name")?;
+    let is_child = rest.split_whitespace().nth(1) == Some(&*parent.to_string());
+    let pid = Pid::from_raw(i32::try_from(pid)?).filter(|_| is_child).context("another process")?;
+    kill_process(pid, Signal::KILL).context("kill a worker")
+}
+
+/// What is told a proxy.
+#[derive(Debug)]
+struct Words {
+    folder: TempDir,
+    config: PathBuf,
+    words: Vec<(&'static str, String)>,
+}
+
+impl Words {
+    fn new(listen: &SocketAddr, server: &str) -> Result<Self> {
+        let folder = TempDir::with_prefix("proxy-").context("create a folder")?;
+        let config = folder.path().join("config");
+        let shown = |path: &Path| path.display().to_string();
+        let words = vec![
+            ("{listen}", listen.to_string()),
+            ("{listen_port}", listen.to_string().replace(':', ",")),
+            ("{server}", server.to_owned()),
+            ("{server_port}", server.replace(':', ",")),
+            ("{admin}", free_address()?.to_string()),
+            ("{folder}", shown(folder.path())),
+            ("{config}", shown(&config)),
+        ];
+        Ok(Self { folder, config, words })
+    }
+
+    fn replace(&self, text: &str) -> String {
+        self.words.iter().fold(text.to_owned(), |text, (word, with)| text.replace(word, with))
+    }
+
+    fn command(&self, program: &Program, args: &[&str]) -> Command {
+        let mut command = Command::new(program.name);
+        command.args(args.iter().map(|arg| self.replace(arg)));
+        // Whatever it keeps is kept there.
+        for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
+            command.env(name, self.folder.path());
+        }
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+}
