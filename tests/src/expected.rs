@@ -98,14 +98,14 @@ impl Expected {
     /// These of the process while it had its name, and those of others, by which it is named.
     #[must_use]
     pub fn before(self, other: Self) -> Self {
-        let Self { who, numbers, unsure } = self;
+        let Self { who, others, numbers, unsure } = self;
         let under = if who.comm == other.who.comm {
             String::new()
         } else {
             format!(" process={:?}", who.comm)
         };
         let numbers = numbers.into_iter().map(|(key, n)| (format!("{key}{under}"), n)).collect();
-        other.and(Self { who, numbers, unsure })
+        other.and(Self { who, others, numbers, unsure })
     }
 
     /// With these types, by method, instead of those that the messages show.
