@@ -381,11 +381,13 @@ impl Tests {
             String::new()
         };
         let script = format!(
-            "export {}={} OBSERVER_TEST_PEERS_PREPARED=1 OBSERVER_BACKEND={backend}\n\
+            // It refuses the tests' own variables.
+            "{}export {}={} OBSERVER_TEST_PEERS_PREPARED=1 OBSERVER_BACKEND={backend}\n\
              {lossy}\
              export {REPORT}=/mnt/cases.jsonl {}={}\n\
              export OBSERVER_BIN='{}' PATH='{}' HOME=/root\n\
-             cd '{}'\nuname -r >/mnt/release\n{}'{}' --test-threads 1 {arguments} >/mnt/tests 2>&1\n",
+             cd '{}'\nuname -r >/mnt/release\n'{}' --test-threads 1 {arguments} >/mnt/tests 2>&1\n",
+            check_script(&self.daemon, backend),
             PEERS.0,
             PEERS.1,
             SLOWNESS.0,
@@ -393,7 +395,6 @@ impl Tests {
             self.daemon.display(),
             std::env::join_paths(exec::search_path())?.display(),
             exec::workspace().display(),
-            check_script(&self.daemon, backend),
             self.binary.display(),
         );
         let begun = std::time::Instant::now();
