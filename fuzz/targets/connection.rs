@@ -5,11 +5,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use observer_common::frame::{flag, kind};
-use observer_common::record::{direction, item_kind, record_kind, role};
+use observer_common::record::{OpenItem, direction, item_kind, record_kind, role};
 use observer_common::scanner::Scanner;
 use observer_fuzz::drive::{Bytes, Direction, Frame};
 use observer_fuzz::input::Input;
 use observer_fuzz::{exposition, pipeline};
+
+/// Length of what is known of a new connection.
+const OPEN: usize = size_of::<OpenItem>();
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -57,8 +60,8 @@ fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
     let mut pipeline = pipeline();
     let mut directions = [(); 2].map(|()| Direction::new(Scanner::at_frame()));
     let mut header = [item_kind::OPEN, 0, 0, 0].to_vec();
-    header.extend([0, 0, 56_u32].map(u32::to_ne_bytes).concat());
-    header.extend([0; 56]);
+    header.extend([0, 0, OPEN as u32].map(u32::to_ne_bytes).concat());
+    header.extend([0; OPEN]);
     for (direction, bytes) in turns {
         for piece in bytes.chunks(at_once) {
             let state = &mut directions[usize::from(*direction)];
