@@ -77,7 +77,8 @@ pub const fn may_be_left(returned: i32) -> bool {
 }
 
 /// A call has returned that. TCP's states tell who was first to end a connection, other sockets have none.
-#[inline(always)]
+/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+#[inline(never)]
 pub fn leave(sock: Address, returned: i32) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sock) else { return };
     // SAFETY: a map value, valid for the run.
@@ -253,6 +254,16 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     if let Outcome::Walked = outcome {
         return Some(());
     }
+    leave_alone(call, pointer, outcome);
+    Some(())
+}
+
+/// A connection turned out to be none of ours, or not to be known as one yet.
+/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+#[inline(never)]
+fn leave_alone(call: &Call, pointer: *mut Connection, outcome: Outcome) {
+    // SAFETY: a map value, valid for the run.
+    let connection = unsafe { &mut *pointer };
     let (mut tries, tcp) = (connection.tries, connection.is_tcp());
     let moved = connection.received().position + connection.sent().position;
     let counted = connection.state == state::UPGRADED;
@@ -280,7 +291,6 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
             }
         }
     }
-    Some(())
 }
 
 /// Counts the bytes that went by since the last call that was seen, by what counts them, and has them passed

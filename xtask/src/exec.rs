@@ -196,11 +196,21 @@ pub(crate) fn root_command(program: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The daemon, with root's rights. It would take the variable of its build for a mistyped flag.
+/// The daemon, with root's rights.
 pub(crate) fn daemon(program: &Path) -> Result<Command> {
-    let mut command = root_command(program)?;
-    command.env_remove(TOOLCHAIN);
-    Ok(command)
+    root_command(program).map(without_ours)
+}
+
+/// The command without the variables of the build and of the tests, which the daemon would take for mistyped
+/// flags.
+pub(crate) fn without_ours(mut command: Command) -> Command {
+    for (name, _) in env::vars_os() {
+        let shown = name.to_string_lossy();
+        if shown == TOOLCHAIN || shown.starts_with("OBSERVER_TEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 #[cfg(test)]

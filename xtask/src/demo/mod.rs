@@ -95,7 +95,7 @@ impl Demo {
 
     /// `observer top` of the daemon.
     fn top(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = exec::without_ours(Command::new(&self.program));
         command.args(["top", "--address", &self.url()]);
         command
     }
