@@ -245,8 +245,7 @@ impl<S: ProcessSource> Pipeline<S> {
         let at = Moment {
             time_ns: record.time_ns,
             process,
-            in_time_since_ns: self.in_time_since_ns,
-            late: bytes.late,
+            in_time_since_ns: if bytes.late { u64::MAX } else { self.in_time_since_ns },
         };
         let Self { interner, statistics, figures, memory, failures, waiting, .. } = self;
         let Watched { pair, peer, .. } = *watched;

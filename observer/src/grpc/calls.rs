@@ -28,10 +28,9 @@ pub struct Moment {
     pub time_ns: u64,
     /// The process that read or wrote the bytes.
     pub process: ProcessId,
-    /// Since when threads that could run have run, as far as that is known.
+    /// Since when threads that could run have run; `u64::MAX` if that is not known, or if what happened may
+    /// have been meant before ([`Bytes::late`](crate::record::Bytes::late)).
     pub in_time_since_ns: u64,
-    /// What happened then may have been meant before: [`Bytes::late`](crate::record::Bytes::late).
-    pub late: bool,
 }
 
 /// The calls of one connection.
@@ -304,7 +303,7 @@ impl Calls {
             series: None,
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
-            late: at.late,
+            late: at.in_time_since_ns == u64::MAX,
             touched_ns: at.time_ns,
             trace: headers.trace.flatten(),
             message: None,
@@ -530,8 +529,7 @@ impl Calls {
             }
             return;
         };
-        let in_time_since_ns = if at.late { u64::MAX } else { at.in_time_since_ns };
-        let reason = match call.reason(at.time_ns, in_time_since_ns) {
+        let reason = match call.reason(at.time_ns, at.in_time_since_ns) {
             // In one transfer with what began the call: that says nothing of when it was given up.
             _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
                 Reason::Unclear

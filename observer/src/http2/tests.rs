@@ -233,12 +233,8 @@ impl Fixture {
     fn take(&mut self, record: &[u8]) {
         let record = Record::parse(record).expect("a record");
         let Event::Bytes(bytes) = record.event else { panic!("{record:?}") };
-        let at = Moment {
-            time_ns: record.time_ns,
-            process: ProcessId(record.pid),
-            in_time_since_ns: 0,
-            late: false,
-        };
+        let at =
+            Moment { time_ns: record.time_ns, process: ProcessId(record.pid), in_time_since_ns: 0 };
         let Self { connection, interner, sink, faults, .. } = self;
         let Faults { records_lost, blocks, unknown_references } =
             connection.handle(at, &bytes, interner, sink);

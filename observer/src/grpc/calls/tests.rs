@@ -80,12 +80,7 @@ impl Fixture {
             calls: Calls::new(role),
             sink: Recorder::default(),
             role,
-            at: Moment {
-                time_ns: 5_000 * MS,
-                process: ProcessId(1),
-                in_time_since_ns: 0,
-                late: false,
-            },
+            at: Moment { time_ns: 5_000 * MS, process: ProcessId(1), in_time_since_ns: 0 },
         }
     }
 
