@@ -10,12 +10,9 @@ use aya_ebpf::{
 };
 use observer_common::record::direction;
 
-use super::{
-    MSG_TRUNC,
-    syscall::{Meaning, Syscall},
-};
+use super::{MSG_TRUNC, syscall::Syscall};
 use crate::{
-    buffers::{self, Shape},
+    buffers::{self, Iovecs, Shape},
     filter, globals,
     kernel::Address,
     maps::{MULTIPLE, Multiple},
@@ -103,7 +100,10 @@ fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
         return None;
     }
     match call.shape {
-        Shape::Messages { .. } => message(moved, &call),
+        // A program that may be skipped cannot count; and a call that ends between two messages, because
+        // its time is up, would go on with the next one when it is made again.
+        Shape::Messages { .. } if call.has_timeout || globals::counted_only() => None,
+        Shape::Messages { headers, iovecs } => message(moved, headers, iovecs, call.messages),
         shape => Some(shape),
     }
 }
@@ -111,19 +111,13 @@ fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
 /// The message of a call on several that has just been moved. The tracepoint does not say which, so they
 /// are counted. `None` if that would not be certain.
 #[inline(never)]
-fn message(moved: &Moved, call: &Meaning) -> Option<Shape> {
-    let Shape::Messages { headers, iovecs } = call.shape else { return None };
-    // A program that may be skipped cannot count; and a call that ends between two messages, because
-    // its time is up, would go on with the next one when it is made again.
-    if call.has_timeout || globals::counted_only() {
-        return None;
-    }
+fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option<Shape> {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: the value is copied; only this thread writes it.
     let before = unsafe { MULTIPLE.get(thread) }.filter(|before| before.headers == headers);
     let n = before.map_or(0, |before| before.next);
     let header = buffers::message_at(headers, n, iovecs);
-    let is_last = n + 1 >= call.messages
+    let is_last = n + 1 >= messages
         // The call ends with a message that was sent in part (`__sys_sendmmsg`).
         || moved.sent == direction::SENT
             && buffers::message_room(header, iovecs)? > moved.returned as u64;
