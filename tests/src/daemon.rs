@@ -2,12 +2,9 @@
 
 use std::cell::Cell;
 use std::env;
-use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, sleep};
@@ -15,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 use crate::expected::Expected;
 use crate::losses;
+use crate::memory::MemoryLimit;
+use crate::nobody::{NOBODY, Reachable, as_nobody};
 use crate::openmetrics::Metrics;
 use crate::pace;
 use crate::process::{POLL, Process};
@@ -42,9 +40,6 @@ const SCRAPE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a scrape asks for.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
-
-/// Whom a daemon without privileges runs as: nobody.
-const NOBODY: u32 = 65_534;
 
 /// A daemon that watches.
 #[derive(Debug)]
@@ -77,7 +72,16 @@ impl Daemon {
     pub fn start_after<S: AsRef<str>>(commands: &[&str], args: &[S]) -> Result<Self> {
         let program = Program::of(User::Own)?;
         let mut command = among(commands);
-        command.arg(&program.path);
+        command.arg(program.path());
+        Self::start_by(command, program, args, free_address()?)
+    }
+
+    /// Likewise, with no more memory than that.
+    pub fn start_within<S: AsRef<str>>(limit: &MemoryLimit, args: &[S]) -> Result<Self> {
+        let program = Program::of(User::Own)?;
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >\"$1\" && shift && exec \"$@\"", "sh"]);
+        command.arg(limit.members()).arg(program.path());
         Self::start_by(command, program, args, free_address()?)
     }
 
@@ -374,46 +378,47 @@ pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
 
 /// The daemon's program; or a copy of it, where those can reach it who cannot enter /root, say.
 #[derive(Debug)]
-struct Program {
-    path: PathBuf,
-    _folder: Option<TempDir>,
+enum Program {
+    Built(PathBuf),
+    Copied(Reachable),
 }
 
 impl Program {
     fn of(user: User) -> Result<Self> {
         let binary = binary()?;
         if user == User::Own {
-            return Ok(Self { path: binary, _folder: None });
+            return Ok(Self::Built(binary));
         }
-        let folder = TempDir::with_prefix("observer-").context("create a folder")?;
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
-        let path = folder.path().join("observer");
-        fs::copy(&binary, &path).with_context(|| format!("copy {}", binary.display()))?;
-        Ok(Self { path, _folder: Some(folder) })
+        Ok(Self::Copied(Reachable::copy_of(&binary)?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Built(path) => path,
+            Self::Copied(copy) => copy.path(),
+        }
     }
 
     fn command(&self, user: User) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new(self.path());
         match user {
             User::Own => {}
-            User::Nobody => {
-                command.uid(NOBODY).gid(NOBODY);
-            }
+            User::Nobody => command = as_nobody(self.path()),
             User::With(capabilities) => {
                 command = among(&[TRACEFS]);
-                command.arg("setpriv").args(only(capabilities)).arg(&self.path);
+                command.arg("setpriv").args(only(capabilities)).arg(self.path());
             }
             User::Blindfolded(capabilities) => {
                 command = among(&[TRACEFS, HIDEPID]);
-                command.arg("setpriv").args(only(capabilities)).arg(&self.path);
+                command.arg("setpriv").args(only(capabilities)).arg(self.path());
             }
             User::WithoutTracefs => {
                 command = among(&[NO_TRACEFS]);
-                command.arg(&self.path);
+                command.arg(self.path());
             }
             User::Untraced(capabilities) => {
                 command = among(&[NO_TRACEFS]);
-                command.arg("setpriv").args(only(capabilities)).arg(&self.path);
+                command.arg("setpriv").args(only(capabilities)).arg(self.path());
             }
         }
         command

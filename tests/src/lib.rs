@@ -7,6 +7,8 @@
 //! - [`raw`]: peers that read and write what a test says, frame by frame;
 //! - [`daemon`]: the daemon as a process;
 //! - [`footprint`]: what it takes of the machine;
+//! - [`memory`]: a limit to what it may take;
+//! - [`nobody`]: what is run without any privilege;
 //! - [`pace`]: how long is waited;
 //! - [`openmetrics`]: the strict reading of what it says;
 //! - [`expected`]: the comparison, number by number;
@@ -44,6 +46,8 @@ pub mod latency;
 pub mod libraries;
 pub mod look;
 pub mod losses;
+pub mod memory;
+pub mod nobody;
 pub mod openmetrics;
 pub mod pace;
 #[cfg(feature = "privileged")]
