@@ -92,6 +92,35 @@ backend servers
     reload: Reload::Signal(Signal::USR2),
 };
 
+/// Three in one, each before the next, which it tells by a PROXY header who its client is: the first by
+/// version 1, the second by version 2.
+pub const HAPROXY_CHAIN: Program = Program {
+    config: "
+defaults
+    mode http
+    retries 0
+    timeout connect 10s
+    timeout client 10m
+    timeout server 10m
+frontend first
+    bind {listen} proto h2
+    default_backend second
+backend second
+    server second {second} proto h2 send-proxy
+frontend second
+    bind {second} accept-proxy proto h2
+    default_backend third
+backend third
+    server third {third} proto h2 send-proxy-v2
+frontend third
+    bind {third} accept-proxy proto h2
+    default_backend servers
+backend servers
+    server server {server} proto h2
+",
+    ..HAPROXY
+};
+
 const NGHTTPX: Program = Program {
     name: "nghttpx",
     version: "--version",
@@ -158,8 +187,8 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one before the server at this address, and waits until it listens.
     pub fn start(program: &'static Program, server: &str) -> Result<Self> {
-        let address = free_address()?;
-        let words = Words::new(&address, server)?;
+        let words = Words::new(server)?;
+        let [address, ..] = words.listens;
         fs::write(&words.config, words.replace(program.config)).context("write a configuration")?;
         let mut command = words.command(program, program.args);
         let mut child = command
@@ -182,9 +211,10 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// Its port, as an argument.
-    pub fn port(&self) -> String {
-        self.address.port().to_string()
+    /// Its ports, as an argument.
+    pub fn ports(&self) -> String {
+        let ports = self.words.listens.iter().map(|address| address.port().to_string());
+        ports.collect::<Vec<_>>().join(",")
     }
 
     /// Its main process.
@@ -283,16 +313,22 @@ fn kill_child(pid: u32, parent: u32) -> Result<()> {
 struct Words {
     folder: TempDir,
     config: PathBuf,
+    /// Where it listens for clients, and for itself.
+    listens: [SocketAddr; 3],
     words: Vec<(&'static str, String)>,
 }
 
 impl Words {
-    fn new(listen: &SocketAddr, server: &str) -> Result<Self> {
+    fn new(server: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("proxy-").context("create a folder")?;
         let config = folder.path().join("config");
         let shown = |path: &Path| path.display().to_string();
+        let listens = [free_address()?, free_address()?, free_address()?];
+        let [listen, second, third] = listens;
         let words = vec![
             ("{listen}", listen.to_string()),
+            ("{second}", second.to_string()),
+            ("{third}", third.to_string()),
             ("{listen_port}", listen.to_string().replace(':', ",")),
             ("{server}", server.to_owned()),
             ("{server_port}", server.replace(':', ",")),
@@ -300,7 +336,7 @@ impl Words {
             ("{folder}", shown(folder.path())),
             ("{config}", shown(&config)),
         ];
-        Ok(Self { folder, config, words })
+        Ok(Self { folder, config, listens, words })
     }
 
     fn replace(&self, text: &str) -> String {

@@ -8,7 +8,7 @@ use tests::expected::Expected;
 use tests::losses;
 use tests::openmetrics::Metrics;
 use tests::peer::{Client, Identity, Listen, Server};
-use tests::proxy::{self, Program, Proxy};
+use tests::proxy::{self, HAPROXY_CHAIN, Program, Proxy};
 use tests::report::Also;
 use tests::stack::Stack;
 use tests::truth::{Row, Truth, agree};
@@ -21,30 +21,64 @@ pub(crate) fn cases(
     client: Option<&'static Stack>,
     server: Option<&'static Stack>,
 ) -> Result<Vec<Case>> {
-    proxy::ALL.iter().map(|program| case(program, client, server)).collect()
+    let stacks = client.zip(server);
+    let reloaded = proxy::ALL.iter().map(|program| {
+        let name = format!("through {}, also while it is reloaded", program.name);
+        case(name, program, stacks, through)
+    });
+    let chain = "through haproxy three times, with PROXY headers in between".into();
+    reloaded.chain([case(chain, &HAPROXY_CHAIN, stacks, through_chain)]).collect()
 }
 
 fn case(
+    name: String,
     program: &'static Program,
-    client: Option<&'static Stack>,
-    server: Option<&'static Stack>,
+    stacks: Option<(&'static Stack, &'static Stack)>,
+    run: fn(&'static Program, &Stack, &Stack) -> Result<()>,
 ) -> Result<Case> {
-    let stacks = client.zip(server);
     Ok(Case {
-        name: format!("through {}, also while it is reloaded", program.name),
+        name,
         also: Also::Nothing,
         ignored: !program.is_there()? || stacks.is_none(),
         run: Box::new(move |_| {
             let (client, server) = stacks.context("a stack is not there")?;
-            through(program, client, server)
+            run(program, client, server)
         }),
     })
+}
+
+fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack) -> Result<()> {
+    let server = Server::start(server_stack, Listen::V4)?;
+    let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
+    let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
+    let plan =
+        [crate::kinds(), crate::errors(), crate::cancelled(), crate::expired(server_stack)].concat();
+    let (client, did) = Client::start_to(client, &proxy.address(), &plan)?.finish()?;
+    let thrice = Truth { pid: 0, calls: [&*did.calls; 3].concat() };
+    let identity = proxy.identity()?;
+    let between = Expected::of_server(&identity, &thrice)
+        .and(Expected::of_client(&identity, &thrice))
+        .with(proxy.pids().iter().copied());
+    daemon.settle(&[
+        Expected::of_client(&client, &did),
+        between,
+        Expected::of_server(server.identity(), &did),
+    ])?;
+    no_gaps(&daemon)?;
+    proxy.stop()?;
+    agree(&server.stop()?, &did)
+}
+
+fn no_gaps(daemon: &Daemon) -> Result<()> {
+    let gaps = daemon.scrape()?.sum("observer_gaps_total", &[]);
+    ensure!(losses::may_be() || gaps == 0.0, "{gaps} gaps");
+    Ok(())
 }
 
 fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack) -> Result<()> {
     let server = Server::start(server_stack, Listen::V4)?;
     let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
-    let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.port(), server.port()?)])?;
+    let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
     let mut ends = Ends { proxy, server: server.identity().clone(), all: Truth::default() };
 
     // A call that its client gives up is given up by each proxy in turn, and so the same at all ends: nginx closes
@@ -77,9 +111,7 @@ fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack
     let by_proxy = Truth { pid: 0, calls: [&*refused.calls, &*did.calls].concat() };
     daemon.settle(&ends.expected(&client, &did, &by_proxy)?).context("without a server")?;
 
-    let metrics = daemon.scrape()?;
-    let gaps = metrics.sum("observer_gaps_total", &[]);
-    ensure!(losses::may_be() || gaps == 0.0, "{gaps} gaps");
+    no_gaps(&daemon)?;
     ends.proxy.stop()?;
     daemon.settle(&[Expected::of_server(&ends.server, &ends.all)]).context("at the end")
 }
