@@ -50,11 +50,6 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     } else {
         println!("ci: another architecture: not run: it needs --all");
     }
-    if exec::find("cargo-deny").is_some() {
-        step("dependencies", shown(&mut dependencies()));
-    } else {
-        println!("ci: dependencies: not run: cargo-deny is not installed");
-    }
     let tests = Instant::now();
     let counts = test::all(&[]);
     println!("ci: tests: {} s", tests.elapsed().as_secs());
@@ -125,12 +120,6 @@ fn kernel_lints() -> Command {
     cargo.args(["--", "-D", "warnings"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("RUSTC_BOOTSTRAP", "1");
     cargo
-}
-
-/// Without advisories: they come from a repository that is not to be reached from everywhere, and
-/// a new one is no fault of the change at hand.
-fn dependencies() -> Command {
-    exec::cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"])
 }
 
 fn shown(command: &mut Command) -> Result<()> {

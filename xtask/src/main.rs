@@ -7,6 +7,7 @@
     reason = "saying what it does is what this program is for"
 )]
 
+mod advisories;
 mod apt;
 mod bench;
 mod bpf_stats;
@@ -102,6 +103,11 @@ enum Xtask {
         #[arg(long)]
         all: bool,
     },
+    /// Takes the security advisories of what is depended on from a checkout of RustSec's advisory-db.
+    Advisories {
+        /// The checkout.
+        database: PathBuf,
+    },
     /// Builds the Debian package, by cargo-deb.
     Deb,
     /// Runs the README's first commands in a fresh clone, where tracefs is not mounted.
@@ -134,6 +140,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
         Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),
+        Xtask::Advisories { database } => advisories::take(&database),
         Xtask::Deb => deploy::deb(),
         Xtask::FirstRun => setup::ensure().and_then(|()| first_run::check()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {

@@ -51,9 +51,11 @@ fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack
     let server = Server::start(server_stack, Listen::V4)?;
     let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
     let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
+    // Not as much at once as in other cases: haproxy waits for itself then, and for ever.
+    let small = crate::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
     let plan =
-        [crate::kinds(), crate::errors(), crate::cancelled(), crate::expired(server_stack)].concat();
-    let (client, did) = Client::start_to(client, &proxy.address(), &plan)?.finish()?;
+        [vec![small.to_vec()], crate::errors(), crate::cancelled(), crate::expired(server_stack)];
+    let (client, did) = Client::start_to(client, &proxy.address(), &plan.concat())?.finish()?;
     let thrice = Truth { pid: 0, calls: [&*did.calls; 3].concat() };
     let identity = proxy.identity()?;
     let between = Expected::of_server(&identity, &thrice)

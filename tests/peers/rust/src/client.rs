@@ -6,12 +6,13 @@ use std::iter::successors;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use hyper::rt::Executor;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 use tonic::client::Grpc;
@@ -131,7 +132,7 @@ async fn call(channel: Channel, step: Arc<Step>, turn: usize, truth: &Arc<Truth>
     let shared = Arc::new(Shared { call, answered: Semaphore::new(0) });
     let ended = tokio::select! {
         ended = exchange(channel, &step, &shared) => ended,
-        () = after(step.cancel_after(turn)) => Err(Status::cancelled("the plan")),
+        () = canceled(step.cancel_after(turn)) => Err(Status::cancelled("the plan")),
         // tonic's own timer stops at the response's headers.
         () = after(step.deadline()) => Err(Status::deadline_exceeded("the plan")),
     };
@@ -151,6 +152,16 @@ async fn call(channel: Channel, step: Arc<Step>, turn: usize, truth: &Arc<Truth>
 fn kept_deadline(status: &Status) -> bool {
     successors(status.source(), |&error| error.source())
         .any(<dyn std::error::Error>::is::<TimeoutExpired>)
+}
+
+/// To the microsecond, as whoever cancels hardly goes by the library's timers. Those of tokio are of whole
+/// milliseconds, so a cancel meant to come before a deadline would often come after it.
+async fn canceled(after: Option<Duration>) {
+    match after {
+        // It does not panic.
+        Some(after) => drop(spawn_blocking(move || thread::sleep(after)).await),
+        None => pending().await,
+    }
 }
 
 async fn after(wait: Option<Duration>) {
