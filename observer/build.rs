@@ -1,7 +1,7 @@
 //! Builds the BPF programs, `observer-ebpf`, and leaves the object as `OUT_DIR/observer-ebpf`.
 //!
-//! The toolchain is `OBSERVER_BPF_TOOLCHAIN` if that is set, else rustup's `observer-bpf` if there
-//! is one, else its `nightly`; without rustup, the compiler on the path. `cargo xtask setup`
+//! The toolchain is `OBSERVER_BPF_TOOLCHAIN` if that is set, else the first of rustup's that is there: `observer-bpf`, the
+//! nightly of one day that releases are built with, `nightly`; without rustup, the compiler on the path. `cargo xtask setup`
 //! chooses alike (`xtask/src/setup/toolchain.rs`) and completes it.
 //!
 //! cargo is called here and not by aya-build, which shows each line of the inner cargo's progress as
@@ -9,6 +9,9 @@
 //!
 //! `AYA_BUILD_SKIP=1` puts an empty object in its place, so that everything else can be checked
 //! and tested where nothing compiles for BPF; a daemon built so has no programs to load.
+//!
+//! The same sources and compiler make the same object, wherever they are: `observer --version --verbose` shows its
+//! SHA-256.
 
 #![expect(clippy::print_stderr, reason = "cargo shows a failed build script's standard error")]
 
@@ -18,12 +21,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 const OBJECT: &str = "observer-ebpf";
 const CHOICE: &str = "OBSERVER_BPF_TOOLCHAIN";
 const SKIP: &str = "AYA_BUILD_SKIP";
 const LINKED: &str = "observer-bpf";
-const NIGHTLY: &str = "nightly";
+const NIGHTLIES: [&str; 2] = ["nightly-2026-05-20", "nightly"];
 
 /// What the object is made of, and with which profile.
 const INPUTS: [&str; 4] =
@@ -57,12 +61,15 @@ fn leave_object(toolchain: Option<&str>) -> Result<()> {
     let object = out.join(OBJECT);
     if env::var(SKIP).is_ok_and(|v| v == "1" || v.eq_ignore_ascii_case("true")) {
         // What was left before may be outdated.
-        return fs::write(&object, [])
-            .with_context(|| format!("cannot write {}", object.display()));
+        fs::write(&object, []).with_context(|| format!("cannot write {}", object.display()))?;
+    } else {
+        let built = build(toolchain, &out)?;
+        fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
+        strip(&object, toolchain);
     }
-    let built = build(toolchain, &out)?;
-    fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
-    strip(&object, toolchain);
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("cargo:rustc-env=OBSERVER_BPF_SHA256={digest}");
     Ok(())
 }
 
@@ -78,7 +85,7 @@ fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
         .args(["-Z", "build-std=core", "--target", target, "--target-dir"])
         .arg(&directory)
         .current_dir("../observer-ebpf")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags()?)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?)
         // The outer cargo's: they would make it use that compiler.
         .env_remove("RUSTC")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
@@ -104,10 +111,24 @@ fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
 
 /// The compiler's flags, as cargo wants to have them. The registers of a traced function are those of
 /// the architecture that the daemon is for.
-fn flags() -> Result<String> {
+fn flags(toolchain: Option<&str>) -> Result<String> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("cargo did not set the architecture")?;
     // `--btf` makes BTF of the debug information.
-    let flags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    let mut flags =
+        [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"]
+            .map(str::to_owned)
+            .to_vec();
+    // BTF has the names of source files, which are not to tell where they were.
+    let workspace = fs::canonicalize("..").context("the workspace has no path")?;
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let places = [(Some(workspace), "observer"), (home, "cargo"), (sysroot(toolchain), "rust")];
+    for (place, name) in places {
+        if let Some(place) = place {
+            flags.push(format!("--remap-path-prefix={}=/{name}", place.display()));
+        }
+    }
     Ok(flags.join("\x1f"))
 }
 
@@ -125,10 +146,16 @@ fn toolchain() -> Option<String> {
     if let Ok(chosen) = env::var(CHOICE) {
         return Some(chosen);
     }
-    let linked = String::from_utf8_lossy(&list.stdout)
-        .lines()
-        .any(|line| line.split_whitespace().next() == Some(LINKED));
-    Some(if linked { LINKED } else { NIGHTLY }.to_owned())
+    let list = String::from_utf8_lossy(&list.stdout);
+    let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    // rustup shows the host's triple after the name.
+    let is_there = |name: &&str| {
+        names
+            .iter()
+            .any(|there| there.strip_prefix(name).is_some_and(|rest| !rest.starts_with("-20")))
+    };
+    let [pinned, _] = NIGHTLIES;
+    Some([LINKED].into_iter().chain(NIGHTLIES).find(is_there).unwrap_or(pinned).to_owned())
 }
 
 /// Whether the compiler is a stable one, such as Debian's, which takes `-Z build-std` (there is no

@@ -16,9 +16,14 @@ pub(crate) fn run(release: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the daemon without shared libraries, into a folder that an image can be made of.
 pub(crate) fn run_static() -> Result<()> {
     setup::ensure()?;
+    println!("{}", linked_statically()?.display());
+    Ok(())
+}
+
+/// Builds the daemon without shared libraries, into a folder that an image can be made of, and says where it is.
+pub(crate) fn linked_statically() -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let flags = format!("target.{target}.rustflags=['-Ctarget-feature=+crt-static']");
     let arguments = ["build", "--release", "--package", "observer", "--target", &target];
@@ -29,8 +34,7 @@ pub(crate) fn run_static() -> Result<()> {
     fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
     let daemon = place.join("observer");
     fs::copy(built.join("release/observer"), &daemon).context("cannot copy the daemon")?;
-    println!("{}", daemon.display());
-    Ok(())
+    Ok(daemon)
 }
 
 /// Builds the daemon and says where it is.

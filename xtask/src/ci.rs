@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::{apt, bpf_stats, correctness, deploy, exec, first_run, fuzz, setup, test, tools, vm};
+use crate::{
+    apt, bpf_stats, build, correctness, deploy, exec, first_run, fuzz, release, setup, test, tools,
+    vm,
+};
 
 /// Of each fuzz target, the same inputs each time: a change is not to be stopped by what another one broke.
 /// Hours with other beginnings are for whoever asks. All together less than everything else takes,
@@ -62,6 +65,7 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
     step("deployment", deploy::check(true));
     // After the tests, which build the daemon and prepare the peers.
     step("other kernels", other_kernels(all));
+    step("BPF object, built twice", the_same_object());
     // The last that builds: what it leaves is of the same files, but of another place.
     step("first run", first_run::check());
     if let Some(fuzzing) = fuzzing {
@@ -81,6 +85,16 @@ fn other_kernels(all: bool) -> Result<()> {
     let selection = if all { vm::Selection::everything() } else { vm::Selection::of_ci() };
     let passed = vm::matrix(&selection)?;
     ensure!(passed, "not all cases passed: see the table");
+    Ok(())
+}
+
+/// Each profile of the daemon has kernel programs that were built for it, in a folder of its own.
+fn the_same_object() -> Result<()> {
+    let (debug, _) = build::for_demo()?;
+    let release = build::daemon(true)?;
+    let [one, other] = [release::bpf_object(&debug)?, release::bpf_object(&release)?];
+    ensure!(one == other, "{one} and {other}");
+    println!("BPF object: sha256:{one}");
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod deploy;
 mod exec;
 mod first_run;
 mod fuzz;
+mod release;
 mod run;
 mod setup;
 mod test;
@@ -110,6 +111,9 @@ enum Xtask {
     },
     /// Builds the Debian package, by cargo-deb.
     Deb,
+    /// Builds what a release consists of: the daemon, linked statically, the Debian package, a bill of materials,
+    /// checksums.
+    Release,
     /// Runs the README's first commands in a fresh clone, where tracefs is not mounted.
     FirstRun,
     /// Everything a change must pass: formatting, lints, licenses, tests.
@@ -142,6 +146,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::CheckDeploy { all } => deploy::run(all),
         Xtask::Advisories { database } => advisories::take(&database),
         Xtask::Deb => deploy::deb(),
+        Xtask::Release => release::run(),
         Xtask::FirstRun => setup::ensure().and_then(|()| first_run::check()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
             let effort =

@@ -89,12 +89,13 @@ impl Environment for Own {
 /// Likewise, of any arguments (the first is the program) and any environment.
 pub fn parse_from(args: &[OsString], environment: &dyn Environment) -> Result<Invocation, Error> {
     // Help shows what is built in, and is there even when the file is broken.
-    let named = command()
-        .try_get_matches_from(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .map_err(in_one_line)?
-        .options
-        .config;
+    let matches = command().try_get_matches_from(args).map_err(in_one_line)?;
+    if matches.get_flag("version") {
+        // It ends here, as clap itself says a version.
+        let command = Command::new("observer").version(version(matches.get_flag("verbose")));
+        command.try_get_matches_from(["observer", "--version"])?;
+    }
+    let named = Cli::from_arg_matches(&matches).map_err(in_one_line)?.options.config;
     let path = named.or_else(|| layers::variable("config", environment).map(PathBuf::from));
 
     let layers = Layers::read(&command(), path.as_deref(), environment).map_err(mistake)?;
@@ -767,10 +768,28 @@ fn command() -> Command {
         Arg::new("version")
             .short('V')
             .long("version")
-            .action(clap::ArgAction::Version)
+            .action(clap::ArgAction::SetTrue)
             .help_heading("General")
-            .help("Prints name and version"),
+            .help("Prints name and version; with --verbose also what it was built of"),
+        Arg::new("verbose")
+            .long("verbose")
+            .action(clap::ArgAction::SetTrue)
+            .requires("version")
+            .hide(true),
     ])
+}
+
+fn version(is_verbose: bool) -> String {
+    let mut text = env!("CARGO_PKG_VERSION").to_owned();
+    if is_verbose {
+        let features = if cfg!(feature = "kubernetes") { "kubernetes" } else { "none" };
+        let architecture = std::env::consts::ARCH;
+        let sha256 = env!("OBSERVER_BPF_SHA256");
+        text += &format!(
+            "\narchitecture: {architecture}\nfeatures: {features}\nBPF object: sha256:{sha256}"
+        );
+    }
+    text
 }
 
 /// clap's own notes are hidden, as it would read the environment itself to make them.

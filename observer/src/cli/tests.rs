@@ -98,7 +98,7 @@ fn no_flag_is_the_default_configuration() {
 #[test]
 fn every_flag_is_a_variable_and_a_key() {
     for flag in command().get_arguments().filter_map(Arg::get_long) {
-        if ["config", "help", "version"].contains(&flag) {
+        if ["config", "help", "version", "verbose"].contains(&flag) {
             continue;
         }
         let (_, toml, text) =
@@ -142,7 +142,7 @@ fn the_manual_has_all_in_one_page() {
 fn every_flag_teaches() {
     for arg in command().get_arguments() {
         let flag = arg.get_long().expect("all flags are long");
-        if ["help", "version"].contains(&flag) {
+        if ["help", "version", "verbose"].contains(&flag) {
             continue;
         }
         let short = arg.get_help().expect("help").to_string();
@@ -316,6 +316,9 @@ fn help_and_version_need_no_valid_file() {
     assert!(help.contains("[default: 127.0.0.1:9464]"), "help shows what is built in");
     let version = run(&["--version"], &variables).expect_err("version");
     assert_eq!(version, format!("observer {}\n", env!("CARGO_PKG_VERSION")));
+    let verbose = run(&["--version", "--verbose"], &variables).expect_err("version");
+    assert!(verbose.contains("BPF object: sha256:"), "{verbose}");
+    assert!(run(&["--verbose"], &variables).is_err(), "alone it means nothing");
 }
 
 #[test]

@@ -75,7 +75,9 @@ pub(crate) fn check(all: bool) -> Result<()> {
     step("Dockerfile and Kubernetes objects", &["python3"], &python::check);
     if all {
         step("Helm chart", &["go"], &|| helm::check(&place));
-        step("Debian package", &["cargo-deb", "dpkg-deb"], &|| package(&place));
+        step("Debian package", &["cargo-deb", "dpkg-deb"], &|| {
+            package(&place.join("observer.deb"))
+        });
     } else {
         println!("deploy: Helm chart, Debian package: not run: they need --all");
     }
@@ -149,12 +151,11 @@ fn written(daemon: &Path, arguments: &[&str], path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// What dpkg finds in the package.
-fn package(place: &Path) -> Result<()> {
-    let package = place.join("observer.deb");
+/// Builds the package and looks at what dpkg finds in it.
+pub(crate) fn package(package: &Path) -> Result<()> {
     build_package(&["--output".as_ref(), package.as_os_str()])?;
     let mut list = Command::new("dpkg-deb");
-    let files = exec::output(list.arg("--contents").arg(&package), READS)?;
+    let files = exec::output(list.arg("--contents").arg(package), READS)?;
     for path in PACKAGED {
         let is_there = files.lines().any(|line| line.ends_with(path));
         ensure!(is_there, "no {path} in it, but:\n{files}");

@@ -15,6 +15,8 @@ use anyhow::{Result, bail};
 use linker::Linker;
 use toolchain::Toolchain;
 
+pub(crate) use toolchain::NIGHTLY;
+
 /// The command itself: says so if there is nothing to do.
 pub(crate) fn run() -> Result<()> {
     if let Some(ready) = complete()? {
@@ -26,6 +28,11 @@ pub(crate) fn run() -> Result<()> {
 /// For the other commands: silent if there is nothing to do.
 pub(crate) fn ensure() -> Result<()> {
     complete().map(drop)
+}
+
+/// Whether the kernel programs are compiled by what releases are built with.
+pub(crate) fn is_pinned() -> bool {
+    matches!(Toolchain::chosen(), Toolchain::Rustup(name) if name == NIGHTLY)
 }
 
 /// Says what was found, if it was all there.

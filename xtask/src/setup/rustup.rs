@@ -9,7 +9,7 @@ use super::linker;
 use super::toolchain::{CHOICE, LINKED, NIGHTLY, Toolchain, rustup, rustup_toolchains};
 
 pub(super) const BY_HAND: &str =
-    "rustup toolchain install nightly --profile minimal --component rust-src";
+    "rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src";
 
 /// A toolchain is some 100 MB, its source 3: a network that takes longer is as good as none.
 const INSTALL_LIMIT: Duration = Duration::from_mins(10);
@@ -20,7 +20,9 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 pub(super) fn complete() -> Result<()> {
     let installed = rustup_toolchains()?;
     let chosen = env::var(CHOICE).ok();
-    let name = chosen.as_deref().unwrap_or(NIGHTLY);
+    // Not Debian's compiler, which is not complete.
+    let name = chosen.clone().unwrap_or_else(Toolchain::nightly);
+    let name = name.as_str();
     let toolchain = Toolchain::Rustup(name.to_owned());
     if toolchain.compiler().is_err() {
         println!(

@@ -15,7 +15,11 @@ pub(super) use crate::exec::TOOLCHAIN as CHOICE;
 /// What Debian's compiler is called for rustup.
 pub(super) const LINKED: &str = "observer-bpf";
 
-pub(super) const NIGHTLY: &str = "nightly";
+/// What releases are built with, and what is installed where no nightly is.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
+
+/// Of whatever day.
+const ANY_NIGHTLY: &str = "nightly";
 
 /// rustup and rustc answer at once, or something is wrong.
 const AT_ONCE: Duration = Duration::from_secs(30);
@@ -36,8 +40,14 @@ impl Toolchain {
         if let Ok(name) = env::var(CHOICE) {
             return Self::Rustup(name);
         }
-        let linked = names.iter().any(|name| name == LINKED);
-        Self::Rustup(if linked { LINKED } else { NIGHTLY }.to_owned())
+        let found = first_of(&names, &[LINKED, NIGHTLY, ANY_NIGHTLY]);
+        Self::Rustup(found.unwrap_or(NIGHTLY).to_owned())
+    }
+
+    /// The nightly that is there, or is to be.
+    pub(super) fn nightly() -> String {
+        let names = rustup_toolchains().unwrap_or_default();
+        first_of(&names, &[NIGHTLY, ANY_NIGHTLY]).unwrap_or(NIGHTLY).to_owned()
     }
 
     /// Whether it is the distribution's: rustup has nothing to add to it.
@@ -68,6 +78,16 @@ impl Display for Toolchain {
             Self::Path => f.write_str("the toolchain on the path"),
         }
     }
+}
+
+/// The first of these that is there, where rustup shows the host's triple after the name.
+fn first_of<'a>(there: &[String], names: &[&'a str]) -> Option<&'a str> {
+    let is_there = |name: &str| {
+        let is_it =
+            |there: &String| there.strip_prefix(name).is_some_and(|rest| !rest.starts_with("-20"));
+        there.iter().any(is_it)
+    };
+    names.iter().copied().find(|name| is_there(name))
 }
 
 /// The first words of `rustup toolchain list`; an error without rustup.
@@ -157,6 +177,18 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_nightly_of_a_day_is_told_from_any_other() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<Vec<String>>();
+        let both = [NIGHTLY, ANY_NIGHTLY];
+        let any = names(&["stable-x86_64-unknown-linux-gnu", "nightly-x86_64-unknown-linux-gnu"]);
+        assert_eq!(first_of(&any, &both), Some(ANY_NIGHTLY));
+        let old = names(&["nightly-2020-01-01-x86_64-unknown-linux-gnu"]);
+        assert_eq!(first_of(&old, &both), None);
+        let pinned = [any, names(&[&format!("{NIGHTLY}-x86_64-unknown-linux-gnu")])].concat();
+        assert_eq!(first_of(&pinned, &both), Some(NIGHTLY));
+    }
 
     const ABOUT: &str = "rustc 1.97.0-nightly (e50aa6fba 2026-05-19)\nbinary: rustc\n\
                          release: 1.97.0-nightly\nLLVM version: 22.1.4\n";

@@ -119,6 +119,14 @@ pub(crate) const CARGO_DEB: Tool = Tool {
     seconds: 90,
 };
 
+pub(crate) const CARGO_CYCLONEDX: Tool = Tool {
+    name: "cargo-cyclonedx",
+    needed_by: "a release's bill of materials",
+    check: || on_path(&["cargo-cyclonedx"]),
+    install: Source::Crate("cargo-cyclonedx", "0.5.9"),
+    seconds: 90,
+};
+
 const RUSTFMT: Tool = Tool {
     name: "rustfmt",
     needed_by: "the check of the formatting",

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{apt, exec};
 
-pub(crate) use list::{CARGO_DEB, CI, DEPLOYMENT, TESTS};
+pub(crate) use list::{CARGO_CYCLONEDX, CARGO_DEB, CI, DEPLOYMENT, TESTS};
 
 /// For what compiles.
 const COMPILE_LIMIT: Duration = Duration::from_mins(15);
