@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use observer::failures::{Choice, Failures};
 use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
 use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, ProcessSource};
+use serde_json::{Map, Value};
 
 pub mod drive;
 pub mod fields;
@@ -31,7 +33,17 @@ impl ProcessSource for OneName {
 pub fn pipeline() -> Pipeline<OneName> {
     let limits = Limits { max_methods: 4, max_series: 16 };
     let buckets: Buckets = Buckets::default();
+    let choice = Choice { per_second: 10_000, omitted: Vec::new() };
     Pipeline::new(Statistics::new(buckets, limits), OneName, Duration::from_secs(1))
+        .telling_failures(Failures::new(&choice, Box::new(is_line)))
+}
+
+/// Of what peers chose, nothing moves a terminal's cursor or ends the line.
+fn is_line(line: String) -> bool {
+    let text = line.strip_suffix('\n').unwrap_or(&line);
+    assert!(!text.contains(char::is_control), "{text:?}");
+    assert!(serde_json::from_str::<Map<String, Value>>(text).is_ok(), "{text:?}");
+    true
 }
 
 /// What `/metrics` says of calls, after what must always hold was checked.

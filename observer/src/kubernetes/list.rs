@@ -15,9 +15,11 @@ const NAME_AT_MOST: usize = 253;
 
 /// A pod by the UID that its cgroup is called by.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) uid: Box<str>,
-    pub(super) pod: Arc<Pod>,
+pub struct Listed {
+    /// As its control groups say it.
+    pub uid: Box<str>,
+    /// What it is called.
+    pub pod: Arc<Pod>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +50,7 @@ struct Annotations {
 }
 
 /// Reads the list; what is too long for a name is not taken.
-pub(super) fn parse(body: &[u8]) -> Result<Vec<Listed>> {
+pub fn parse(body: &[u8]) -> Result<Vec<Listed>> {
     let list: PodList = serde_json::from_slice(body).context("this is not a list of pods")?;
     let metadata = list.items.unwrap_or_default().into_iter().map(|item| item.metadata);
     let named = metadata.filter(|metadata| {

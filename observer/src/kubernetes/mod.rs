@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
-mod list;
+pub mod list;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

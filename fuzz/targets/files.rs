@@ -1,0 +1,53 @@
+//! What others write, or have a part in, and the daemon reads: the web configuration, descriptor sets, the kernel's
+//! types, lists of pods, what `/proc` says of a process.
+#![no_main]
+
+use std::fs;
+
+use libfuzzer_sys::fuzz_target;
+use observer::kernel::Layout;
+use observer::kubernetes::list;
+use observer::metrics::Descriptors;
+use observer::process::{Cgroup, Identity};
+use observer::server::Protection;
+use observer_fuzz::input::Input;
+use tempfile::NamedTempFile;
+
+thread_local! {
+    static FILE: NamedTempFile = NamedTempFile::new().expect("a file");
+}
+
+/// Longer than any text that is kept of a process.
+const LONG: usize = 256;
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let choice = input.byte();
+    let bytes = input.0;
+    FILE.with(|file| {
+        let path = file.path();
+        match choice % 5 {
+            0..3 => fs::write(path, bytes).expect("written"),
+            _ => {}
+        }
+        match choice % 5 {
+            0 => drop(Protection::read(Some(path))),
+            1 => drop(Descriptors::read(path)),
+            2 => drop(Layout::read(path)),
+            3 => {
+                for listed in list::parse(bytes).unwrap_or_default() {
+                    assert!(listed.uid.len() <= 253 && listed.pod.name.len() <= 253);
+                }
+            }
+            _ => {
+                let (exe, cmdline) = (input.bytes(), input.bytes());
+                let identity = Identity::new(Some(exe), Some(cmdline), Some(input.0));
+                let Cgroup { container_id, pod_uid, unit, .. } = &identity.cgroup;
+                assert!(identity.exe.len() <= LONG);
+                for text in [container_id, pod_uid, unit] {
+                    assert!(text.len() <= LONG, "{text}");
+                }
+            }
+        }
+    });
+});
