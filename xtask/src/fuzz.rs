@@ -44,12 +44,12 @@ pub(crate) enum Much {
     Inputs,
 }
 
-/// Inputs that a target takes in about half a minute.
+/// Inputs that a target takes in about a quarter of a minute.
 fn inputs(name: &str) -> u32 {
     match name {
-        "cli" | "losses" => 10_000,
-        "connection" => 30_000,
-        _ => 100_000,
+        "cli" | "losses" => 5_000,
+        "connection" | "files" => 15_000,
+        _ => 50_000,
     }
 }
 
