@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::failures;
 use crate::metrics::{Buckets, Telling};
+use crate::server::HostName;
 
 /// Where the kernel publishes its own type information (`CONFIG_DEBUG_INFO_BTF`).
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -28,6 +29,10 @@ pub struct Config {
     pub filter: Filter,
     /// Where `/metrics` is served.
     pub listen: SocketAddr,
+    /// Where else probes are answered.
+    pub health_listen: Option<HealthListen>,
+    /// Names that it may be asked by where only this machine reaches it.
+    pub allow_hosts: Vec<HostName>,
     /// TLS and users of what is served there.
     pub web_config_file: Option<PathBuf>,
     /// How the kernel programs are attached.
@@ -69,6 +74,8 @@ impl Default for Config {
         Self {
             filter: Filter::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
+            health_listen: None,
+            allow_hosts: Vec::new(),
             web_config_file: None,
             backend: Backend::default(),
             buckets: Buckets::default(),
@@ -86,6 +93,40 @@ impl Default for Config {
             #[cfg(feature = "kubernetes")]
             kubernetes: None,
             log: crate::log::Filter::default(),
+        }
+    }
+}
+
+/// Where probes are answered, beside where everything is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthListen {
+    /// By TCP.
+    Tcp(SocketAddr),
+    /// By a Unix socket with this name.
+    Unix(PathBuf),
+}
+
+impl Display for HealthListen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for HealthListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => {
+                Err(format!("'{text}' has no absolute path: write such as unix:/run/observer.sock"))
+            }
+            None => listen(text).map(Self::Tcp).map_err(|error| {
+                format!("{error}; or a Unix socket, such as unix:/run/observer.sock")
+            }),
         }
     }
 }

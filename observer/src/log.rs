@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 
 use anyhow::Context as _;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+
+use crate::escape::visible;
 
 /// What is logged, as `tracing-subscriber` reads it: `info`, `warn,observer::kernel=debug`.
 ///
@@ -63,18 +66,72 @@ impl Display for Filter {
 pub fn init(filter: &Filter) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&filter.0).context("reading the log filter")?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let has_colors = !no_color && io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .compact()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(!no_color && io::stderr().is_terminal())
+        .with_writer(move || Lines { to: io::stderr(), has_colors })
+        .with_ansi(has_colors)
         .try_init()
         .map_err(|error| anyhow::anyhow!("the log was started twice: {error}"))
+}
+
+/// Writes lines in which everything can be seen: what they are about may be of a peer's choice.
+struct Lines<W> {
+    to: W,
+    has_colors: bool,
+}
+
+impl<W: Write> Write for Lines<W> {
+    /// An event, which `tracing-subscriber` writes as a whole.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let (line, end) = match text.strip_suffix('\n') {
+            Some(line) => (line, "\n"),
+            None => (&*text, ""),
+        };
+        let line = if self.has_colors { in_colors(line) } else { visible(line) };
+        self.to.write_all(format!("{line}{end}").as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// Leaves the colors, of which `tracing-subscriber` lets none through that are not its own.
+fn in_colors(line: &str) -> Cow<'_, str> {
+    let mut pieces = line.split("\x1b[");
+    let mut text = visible(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let end = piece.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(piece.len());
+        let (numbers, rest) = piece.split_at(end);
+        match rest.strip_prefix('m') {
+            Some(rest) => text.to_mut().extend(["\x1b[", numbers, "m", &visible(rest)]),
+            None => text.to_mut().push_str(&visible(&format!("\x1b[{piece}"))),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_shows_what_is_in_it() {
+        let line = "WARN no names: \u{202e}\u{1b}[2Jgone\nINFO all is well\u{2028}\n";
+        let colored = "\u{1b}[33m WARN\u{1b}[0m no names: \u{1b}[2Jgone\u{1b}\n";
+        for (has_colors, line, want) in [
+            (false, line, "WARN no names: \\u{202e}\\u{1b}[2Jgone\\nINFO all is well\\u{2028}\n"),
+            (true, colored, "\u{1b}[33m WARN\u{1b}[0m no names: \\u{1b}[2Jgone\\u{1b}\n"),
+        ] {
+            let mut text = Vec::new();
+            Lines { to: &mut text, has_colors }.write_all(line.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), want);
+        }
+    }
 
     #[test]
     fn levels_and_modules_are_read() {

@@ -2,7 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 #[cfg(feature = "kubernetes")]
@@ -16,7 +21,7 @@ use observer::{
     preconditions::{self, Places},
     privileges,
     reload::Reload,
-    server::{self, Pages, Protection},
+    server::{self, Counts, Front, Health, HealthListener, Pages, Protection},
     top::{self, Address, Remote, Source},
     worker::Workers,
 };
@@ -58,6 +63,7 @@ fn run(config: &Config) -> Result<()> {
     log::init(&config.log)?;
     preconditions::verify(config, &Places::default())?;
     let listener = preconditions::bind(config.listen)?;
+    let probed = config.health_listen.as_ref().map(preconditions::bind_health).transpose()?;
     let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
     let runtime = runtime()?;
     // From here on it does not end the process; what asks to end does until all is attached.
@@ -71,12 +77,17 @@ fn run(config: &Config) -> Result<()> {
         let mut signals = Signals::new(&runtime, hangup, reload)?;
         let url = format!("{}://{address}/", protection.scheme());
         info!("watching {filter}, backend {backend}, metrics at {url}metrics, the page at {url}");
+        let counts = Arc::new(Counts::default());
         let pages = Arc::new(Figures {
             workers: Arc::clone(&workers),
+            counts: Arc::clone(&counts),
             #[cfg(feature = "kubernetes")]
             pods: config.kubernetes.clone().map(Pods::start).transpose()?,
         });
-        server::serve(listener, pages, protection, end(&mut signals, &workers)).await;
+        let probed = probed.map(|listener| Health::start(listener, Arc::clone(&pages) as _));
+        let _health = probed.transpose()?;
+        let front = Front { protection, hosts: config.allow_hosts.clone(), counts };
+        server::serve(listener, pages, front, end(&mut signals, &workers)).await;
         Ok::<(), anyhow::Error>(())
     })?;
     runtime.shutdown_timeout(GRACE);
@@ -117,7 +128,7 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
     if !config.filter.selects_all() {
         return Ok(None);
     }
-    let remote = Remote::new(there.clone(), &options.access)?;
+    let remote = Remote::new(there.clone(), &options.access)?.checked();
     let answers = remote.answers().context("the daemon of this machine tells nothing")?;
     Ok(answers.then_some(remote))
 }
@@ -135,11 +146,12 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
     Ok(workers)
 }
 
-/// The server's threads: one, as scrapes are few; rendering has its own.
+/// The server's threads: one, as scrapes are few; what takes long (rendering, passwords, samples, pages, files),
+/// of each one at a time, has others.
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(8)
         .build()
         .context("cannot start the server's runtime")
 }
@@ -204,25 +216,24 @@ fn listen(runtime: &Runtime, kind: SignalKind) -> Result<Signal> {
 /// What the server publishes.
 struct Figures {
     workers: Arc<Workers>,
+    counts: Arc<Counts>,
     #[cfg(feature = "kubernetes")]
     pods: Option<Pods>,
 }
 
 impl Pages for Figures {
-    fn metrics(&self, format: Format) -> Result<Vec<u8>, String> {
-        Ok(metrics::render(&self.snapshot()?, format))
+    fn metrics(&self, format: Format, to: &mut dyn io::Write) -> Result<(), String> {
+        metrics::write(&self.snapshot()?, format, to).map_err(|error| error.to_string())
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
-        let snapshot = self.workers.snapshot().map_err(|error| format!("{error:#}"));
+        let mut snapshot = self.workers.snapshot().map_err(|error| format!("{error:#}"))?;
         #[cfg(feature = "kubernetes")]
-        let snapshot = snapshot.map(|mut snapshot| {
-            if let Some(pods) = &self.pods {
-                pods.complete(&mut snapshot);
-            }
-            snapshot
-        });
-        snapshot
+        if let Some(pods) = &self.pods {
+            pods.complete(&mut snapshot);
+        }
+        Arc::make_mut(&mut snapshot.daemon).http = Some(self.counts.figures());
+        Ok(snapshot)
     }
 
     fn health(&self) -> Result<(), String> {
@@ -248,6 +259,17 @@ fn check(config: &Config) -> Result<()> {
     let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
     report("address", &address);
     met &= address.is_ok();
+    if let Some(place) = &config.health_listen {
+        // It is gone again, and with it a socket's name.
+        let free = preconditions::bind_health(place).map(|listener| {
+            if let HealthListener::Unix(_, path) = listener {
+                let _ = std::fs::remove_file(path);
+            }
+            format!("{place} is free")
+        });
+        report("probes", &free);
+        met &= free.is_ok();
+    }
     if let Some(file) = &config.web_config_file {
         let read = Protection::read(Some(file))
             .map(|protection| format!("{}, {} for scrapers", file.display(), protection.scheme()));
@@ -270,7 +292,7 @@ fn check(config: &Config) -> Result<()> {
 }
 
 fn print(bytes: &[u8]) -> Result<()> {
-    std::io::stdout().write_all(bytes).context("cannot print")
+    io::stdout().write_all(bytes).context("cannot print")
 }
 
 fn report(subject: &str, outcome: &Result<String>) {

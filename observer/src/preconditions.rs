@@ -7,14 +7,20 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::{config::Config, kernel::Preemption};
+use crate::{
+    config::{Config, HealthListen},
+    kernel::Preemption,
+    server::HealthListener,
+};
 
 /// Where the kernel tells what is checked here.
 #[derive(Debug, Clone)]
@@ -98,6 +104,30 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     })?;
     listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
     Ok(listener)
+}
+
+/// Makes the listener for probes. Everybody may connect to a Unix socket: what it says is no secret.
+pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
+    let path = match address {
+        HealthListen::Tcp(address) => {
+            return bind(*address).map(HealthListener::Tcp).context("--health-listen");
+        }
+        HealthListen::Unix(path) => path,
+    };
+    let shown = path.display();
+    // What an earlier daemon left; one that runs is not to lose its own.
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(is_refused) {
+        fs::remove_file(path).with_context(|| format!("cannot remove {shown}, which is unused"))?;
+    }
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!("cannot listen on {shown}: pick another --health-listen, in a folder that is there")
+    })?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))
+        .with_context(|| format!("cannot let everybody connect to {shown}"))?;
+    listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
+    Ok(HealthListener::Unix(listener, path.clone()))
 }
 
 /// Either will do: it decides which backend is the best.

@@ -277,6 +277,7 @@ fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         ("top: names of any kind, and each key", look::top::shows_any_name as fn() -> Result<()>),
         ("top: TLS and a password", cases::protected::tls_and_a_password),
         ("top: a password alone", cases::protected::a_password_alone),
+        ("top: a listener of somebody else", cases::protected::a_listener_of_somebody_else),
         (
             "top: a daemon that wants certificates of clients",
             cases::protected::certificates_of_clients,

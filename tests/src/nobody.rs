@@ -6,8 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use tempfile::TempDir;
 
 /// Its user and its group.
@@ -42,4 +45,18 @@ pub fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
     command
+}
+
+/// Does something in a thread that is nobody's.
+pub fn in_a_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Result<T> {
+            let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            set_thread_groups(&[]).context("leave all groups")?;
+            set_thread_gid(group).context("become nobody's group")?;
+            set_thread_uid(user).context("become nobody")?;
+            Ok(run())
+        });
+        thread.join().map_err(|_| anyhow!("nobody panicked"))?
+    })
 }

@@ -21,12 +21,16 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use observer_common::record::MAX_RINGS;
 
-use crate::config::{Backend, Comm, Config, Filter, Pid, PortRange, RingSize, listen, series_ttl};
+use crate::config::{
+    Backend, Comm, Config, Filter, HealthListen, Pid, PortRange, RingSize, listen, series_ttl,
+};
+use crate::escape::visible;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
 use crate::metrics::view::Order;
 use crate::metrics::{Buckets, Schema, Schemas, Telling};
 use crate::process::Detail;
+use crate::server::HostName;
 use crate::top::{self, Access, Address, PASSWORD_VARIABLE, Password};
 use crate::{failures, log};
 use layers::Layers;
@@ -153,14 +157,9 @@ fn manual_of(subcommand: &Command) -> io::Result<String> {
 }
 
 fn mistake(mut text: String) -> Error {
-    text = visible(&text) + "\n";
+    // What was given may hold anything, and what is said of it is one line.
+    text = visible(&text).into_owned() + "\n";
     Error::raw(ErrorKind::ValueValidation, text)
-}
-
-/// What was given may hold anything, and what is said of it is one line.
-fn visible(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.into() };
-    text.chars().map(escaped).collect()
 }
 
 /// clap explains over several lines, with the usage; a daemon's mistake is often read in a log.
@@ -182,7 +181,7 @@ fn in_one_line(error: Error) -> Error {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         told += " (see observer --help)";
     }
-    Error::raw(error.kind(), visible(&told) + "\n")
+    Error::raw(error.kind(), visible(&told).into_owned() + "\n")
 }
 
 /// Watches gRPC from outside the services and publishes metrics to Prometheus
@@ -235,6 +234,7 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Top {
     /// The daemon to ask, such as http://127.0.0.1:9464 or https://node-7:9464
     #[arg(long, value_name = "URL")]
@@ -251,6 +251,12 @@ struct Top {
     /// A file whose first line is the user's password; or set OBSERVER_PASSWORD
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+
+    /// Sends the password even where others could read it: without TLS
+    ///
+    /// Not needed for a daemon of this machine that root, the daemon's own user or who runs this listens for.
+    #[arg(long, requires = "user")]
+    allow_plaintext_password: bool,
 
     /// Prints one snapshot and ends: the figures of a second or more
     #[arg(long, requires = "format")]
@@ -283,12 +289,12 @@ fn order() -> impl TypedValueParser<Value = Order> {
 impl Top {
     /// A password is not for the command line, which every user of the machine can read.
     fn into_options(self, environment: &dyn Environment) -> top::Options {
-        let Self { address, ca_file, user, password_file, .. } = self;
+        let Self { address, ca_file, user, password_file, allow_plaintext_password, .. } = self;
         let Self { once, table: _, json, sort: order, filter, .. } = self;
         let given = || environment.get(PASSWORD_VARIABLE)?.into_string().ok();
         let password = password_file.map(Password::File).or_else(|| given().map(Password::Is));
         let password = password.filter(|_| user.is_some());
-        let access = Access { ca_file, user, password };
+        let access = Access { ca_file, user, password, plaintext: allow_plaintext_password };
         let format = if json { top::Format::Json } else { top::Format::Table };
         top::Options { address, access, once: once.then_some(format), order, filter }
     }
@@ -404,6 +410,26 @@ struct Options {
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen, global = true)]
     #[arg(default_value_t = Config::default().listen, help_heading = "What is published")]
     listen: std::net::SocketAddr,
+
+    /// Serves /healthz and /readyz here as well
+    ///
+    /// An IP address and a port, or unix: and the path of a Unix socket, which everybody may connect to. Nothing
+    /// else is served there, without TLS or a password, and connections to --listen cannot keep probes from it.
+    ///
+    /// Example: --health-listen 0.0.0.0:9465, or --health-listen unix:/run/observer/health.sock
+    #[arg(long, value_name = "ADDRESS:PORT", global = true, help_heading = "What is published")]
+    health_listen: Option<HealthListen>,
+
+    /// Names that a daemon of this machine may be asked by
+    ///
+    /// Where --listen is 127.0.0.1 or ::1, requests must name an IP address or localhost as their host, so that
+    /// no web page can have a browser read the figures by a name of its own. A proxy on this machine
+    /// that passes on another name needs it here. Comma separated or repeated.
+    ///
+    /// Example: --allow-host node-7.example.org
+    #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is published")]
+    allow_host: Vec<HostName>,
 
     /// Names and labels of what is told about calls
     ///
@@ -723,6 +749,8 @@ impl Options {
         Ok(Config {
             filter: Filter { ports, pids, comms, children: self.children },
             listen: self.listen,
+            health_listen: self.health_listen,
+            allow_hosts: self.allow_host,
             web_config_file: self.web_config_file,
             backend: self.backend,
             buckets,

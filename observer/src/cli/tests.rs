@@ -41,11 +41,13 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 24] = [
+const SETTINGS: [(&str, &str, &str); 26] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
     ("listen", "'[::1]:1'", "[::1]:1"),
+    ("health-listen", "'unix:/run/h'", "unix:/run/h"),
+    ("allow-host", "['node-7', 'gate.example']", "node-7,gate.example"),
     ("schema", "['python', 'requests']", "python,requests"),
     ("native-histograms", "true", "true"),
     ("created", "false", "false"),

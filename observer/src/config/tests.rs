@@ -108,3 +108,14 @@ fn a_filter_reads_as_a_sentence() {
 fn only_this_machine_is_served_unless_it_is_asked_for() {
     assert!(Config::default().listen.ip().is_loopback());
 }
+
+#[test]
+fn probes_are_answered_at_an_address_or_a_socket() {
+    for text in ["127.0.0.1:9465", "[::]:9465", "unix:/run/observer/health.sock"] {
+        assert_eq!(text.parse::<HealthListen>().map(|place| place.to_string()), Ok(text.into()));
+    }
+    for bad in ["", "9465", "unix:", "unix:health.sock", "/run/health.sock"] {
+        let error = bad.parse::<HealthListen>().expect_err(bad);
+        assert!(error.contains("unix:/run/observer.sock"), "{bad}: {error}");
+    }
+}

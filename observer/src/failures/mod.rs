@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use self::pace::Pace;
 pub use self::{field::Field, output::Output};
 use crate::{
-    escape::escape,
+    escape::{self, escape},
     grpc::{CallKey, Code, Ended, Role},
     hpack::Interner,
     metrics::{Clock, Method},
@@ -95,7 +95,9 @@ impl Lines {
         if self.suppressed > 0 {
             line.insert("suppressed".into(), self.suppressed.into());
         }
-        let taken = (self.take)(Value::Object(line).to_string());
+        // A message is whatever a peer sends: it says what it said, and does nothing to a terminal.
+        let line = Value::Object(line).to_string();
+        let taken = (self.take)(escape::json(&line).into_owned());
         if taken {
             self.suppressed = 0;
         }

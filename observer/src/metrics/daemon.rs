@@ -45,6 +45,8 @@ pub struct Daemon {
     pub pod_requests: Option<PodRequests>,
     /// Failed calls without a line; `None` without `--log-errors`.
     pub log_errors_dropped: Option<Dropped>,
+    /// The HTTP server; `None` where there is none.
+    pub http: Option<HttpFigures>,
     /// The daemon as a process.
     pub own: OwnProcess,
 }
@@ -70,6 +72,7 @@ impl Daemon {
             programs: _,
             pod_requests: _,
             log_errors_dropped: _,
+            http: _,
             own: _,
         } = other;
         self.records += records;
@@ -113,6 +116,15 @@ pub struct PodRequests {
     pub answered: u64,
     /// None did.
     pub failed: u64,
+}
+
+/// What the HTTP server refused, and what passwords cost it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpFigures {
+    /// Passwords that were hashed.
+    pub password_checks: u64,
+    /// Connections and requests that were not served, by the reason.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// What was not seen for one cause.
@@ -246,6 +258,7 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         programs,
         pod_requests,
         log_errors_dropped,
+        http,
         own,
     } = daemon.as_ref();
     let mut writer = Writer { sink, created: *started_ns };
@@ -273,6 +286,10 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     if let Some(Dropped { rate_limit, output }) = *log_errors_dropped {
         let by_reason = [("rate_limit", rate_limit), ("output", output)];
         writer.counters(&LOG_ERRORS_DROPPED, "reason", by_reason);
+    }
+    if let Some(HttpFigures { password_checks, refused }) = http {
+        writer.counter(&PASSWORD_CHECKS, *password_checks);
+        writer.counters(&HTTP_REFUSED, "reason", refused.iter().copied());
     }
     writer.own_process(own);
 }
@@ -372,6 +389,16 @@ static LOG_ERRORS_DROPPED: Family = Family::new(
     Kind::Counter,
     "observer_log_errors_dropped",
     "Failed calls without a line of --log-errors: more than its rate, or stdout took no more.",
+);
+static PASSWORD_CHECKS: Family = Family::new(
+    Kind::Counter,
+    "observer_http_password_checks",
+    "Passwords that the HTTP server hashed, right ones and wrong ones; known ones are not hashed again.",
+);
+static HTTP_REFUSED: Family = Family::new(
+    Kind::Counter,
+    "observer_http_refused",
+    "HTTP connections and requests that were not served, by reason.",
 );
 static CPU: Family =
     Family::new(Kind::Counter, "process_cpu_seconds", "Total user and system CPU time spent.")

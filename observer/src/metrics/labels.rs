@@ -4,22 +4,22 @@ use super::statistics::GrpcType;
 use crate::hpack::PathId;
 
 /// A method as the labels name it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Method {
-    pub(crate) service: String,
-    pub(crate) method: String,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Method<'a> {
+    pub(crate) service: &'a str,
+    pub(crate) method: &'a str,
     /// All of it: `/pkg.Service/Method`.
-    pub(super) path: String,
+    pub(super) path: &'a str,
 }
 
-impl Method {
-    const NOT_SEEN: &str = "not_seen";
-    const OTHER: &str = "other";
+impl<'a> Method<'a> {
+    const NOT_SEEN: &'static str = "not_seen";
+    const OTHER: &'static str = "other";
 
     /// `/pkg.Service/Method` is split at its last slash. What has not this form (no slash in front,
     /// an empty service or method) has an empty service and is its own method, so that different
     /// paths never get the same labels.
-    pub(crate) fn new(path: PathId, text: &str) -> Self {
+    pub(crate) fn new(path: PathId, text: &'a str) -> Self {
         match path {
             PathId::NOT_SEEN => Self::both(Self::NOT_SEEN),
             PathId::OTHER => Self::both(Self::OTHER),
@@ -31,28 +31,28 @@ impl Method {
         text == Self::NOT_SEEN || text == Self::OTHER
     }
 
-    fn both(word: &str) -> Self {
-        Self { service: word.into(), method: word.into(), path: word.into() }
+    fn both(word: &'a str) -> Self {
+        Self { service: word, method: word, path: word }
     }
 
-    fn split(path: &str) -> Self {
+    fn split(path: &'a str) -> Self {
         match path.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) {
             // Peers may use words of ours: their calls are told with those that the words are for.
             Some((service, method)) if service == method && Self::is_word(method) => {
                 Self::both(method)
             }
             Some((service, method)) if !service.is_empty() && !method.is_empty() => {
-                Self { service: service.into(), method: method.into(), path: path.into() }
+                Self { service, method, path }
             }
-            _ => Self { service: String::new(), method: path.into(), path: path.into() },
+            _ => Self { service: "", method: path, path },
         }
     }
 
     /// The type that goes with these labels. What stands for several methods has none, and neither
     /// has a real method that a peer calls by the same words: the two share their series, and a
     /// method has one type.
-    pub(super) fn grpc_type(&self, derived: GrpcType) -> GrpcType {
-        if self.service == self.method && Self::is_word(&self.method) {
+    pub(super) fn grpc_type(self, derived: GrpcType) -> GrpcType {
+        if self.service == self.method && Self::is_word(self.method) {
             GrpcType::Unknown
         } else {
             derived
@@ -81,7 +81,7 @@ mod tests {
         ];
         for (path, service, method) in rows {
             let got = Method::new(PathId(7), path);
-            assert_eq!((got.service.as_str(), got.method.as_str()), (service, method), "{path}");
+            assert_eq!((got.service, got.method), (service, method), "{path}");
             assert_eq!(got.path, path);
         }
         assert_eq!(Method::new(PathId::NOT_SEEN, "/a/b"), Method::both("not_seen"));

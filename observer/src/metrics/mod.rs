@@ -20,7 +20,7 @@ mod series;
 mod statistics;
 pub mod view;
 
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{collections::hash_map::Entry, io, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
@@ -28,8 +28,8 @@ pub(crate) use self::labels::Method;
 pub use self::{
     buckets::{Buckets, BucketsError},
     daemon::{
-        Connections, ConnectionsByProtocol, Daemon, Gap, OwnProcess, PodRequests, Program,
-        Unmeasured,
+        Connections, ConnectionsByProtocol, Daemon, Gap, HttpFigures, OwnProcess, PodRequests,
+        Program, Unmeasured,
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},
@@ -117,16 +117,26 @@ impl Default for Telling {
     }
 }
 
-/// The answer to a scrape, in a format; its type is [`Format::content_type`].
+/// Writes the answer to a scrape, in a format, in chunks; its type is [`Format::content_type`]. An error is that
+/// of the writer.
 ///
 /// Families and series come in a fixed order. A family without series is left out.
 /// O(series · log series), and about a line per histogram bucket of each.
-pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
-    exposition::encode(format, snapshot.daemon.clock, snapshot.telling.created, |sink| {
+pub fn write(snapshot: &Snapshot, format: Format, to: &mut dyn io::Write) -> io::Result<()> {
+    let (clock, created) = (snapshot.daemon.clock, snapshot.telling.created);
+    exposition::encode(format, clock, created, to, |sink| {
         schema::write(snapshot, sink);
         process::write(snapshot, sink);
         daemon::write(snapshot, sink);
     })
+}
+
+/// The same as one text: for few series.
+pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Writing to a vector does not fail.
+    let _ = write(snapshot, format, &mut text);
+    text
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! other, or a peer's path that reads like a word of ours. Prometheus refuses a scrape that has
 //! one series twice, so they are added up here, for every schema.
 
-use std::borrow::Cow;
+use std::ops::Deref;
 
 use rustc_hash::FxHashMap;
 
@@ -49,15 +49,15 @@ impl ProcessLabel {
 
 /// The label values of a snapshot, each made once.
 #[derive(Debug)]
-pub(super) struct LabelValues {
-    methods: FxHashMap<PathId, (Method, GrpcType)>,
+pub(super) struct LabelValues<'a> {
+    methods: FxHashMap<PathId, (Method<'a>, GrpcType)>,
     processes: FxHashMap<ProcessId, ProcessLabel>,
     /// Those that connections are counted for, by the names that they have now.
     connected: FxHashMap<ProcessId, ProcessLabel>,
 }
 
-impl LabelValues {
-    pub(super) fn new(snapshot: &Snapshot) -> Self {
+impl<'a> LabelValues<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let Snapshot { statistics, paths, descriptors, processes, telling, .. } = snapshot;
         let label = |process| ProcessLabel::new(&process, &telling.labels);
         let mut values = Self {
@@ -89,36 +89,67 @@ impl LabelValues {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     pub(super) role: Role,
-    pub(super) method: &'a Method,
+    pub(super) method: Method<'a>,
     pub(super) grpc_type: GrpcType,
     pub(super) process: &'a ProcessLabel,
-    pub(super) series: Cow<'a, Series>,
+    pub(super) series: Figures<'a>,
+}
+
+/// Those of a series, or the sum of several, of which there are few: a row takes little memory.
+#[derive(Debug)]
+pub(super) enum Figures<'a> {
+    One(&'a Series),
+    Sum(Box<Series>),
+}
+
+impl Figures<'_> {
+    fn add(&mut self, other: &Series) {
+        match self {
+            Self::One(series) => {
+                let mut sum = Box::new(series.clone());
+                sum.merge(other);
+                *self = Self::Sum(sum);
+            }
+            Self::Sum(sum) => sum.merge(other),
+        }
+    }
+}
+
+impl Deref for Figures<'_> {
+    type Target = Series;
+
+    fn deref(&self) -> &Series {
+        match self {
+            Self::One(series) => series,
+            Self::Sum(sum) => sum,
+        }
+    }
 }
 
 impl Row<'_> {
     /// What tells rows apart, in the order of the exposition.
-    fn labels(&self) -> (Role, &Method, &ProcessLabel) {
+    fn labels(&self) -> (Role, Method<'_>, &ProcessLabel) {
         (self.role, self.method, self.process)
     }
 }
 
 /// A row per set of labels, sorted by them.
-pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues) -> Vec<Row<'a>> {
+pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues<'_>) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'_>> = snapshot
         .statistics
         .series()
         .filter_map(|(key, series)| {
-            let (method, grpc_type) = values.methods.get(&key.path)?;
+            let (method, grpc_type) = *values.methods.get(&key.path)?;
             let process = values.processes.get(&key.process)?;
-            let (role, grpc_type) = (key.role, *grpc_type);
-            Some(Row { role, method, grpc_type, process, series: Cow::Borrowed(series) })
+            let (role, series) = (key.role, Figures::One(series));
+            Some(Row { role, method, grpc_type, process, series })
         })
         .collect();
     rows.sort_unstable_by(|a, b| a.labels().cmp(&b.labels()));
     rows.dedup_by(|row, kept| {
         let same = row.labels() == kept.labels();
         if same {
-            kept.series.to_mut().merge(&row.series);
+            kept.series.add(&row.series);
         }
         same
     });
@@ -128,7 +159,7 @@ pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues) -> Vec<R
 /// Open connections per role and process, sorted by them.
 pub(super) fn connections<'a>(
     snapshot: &'a Snapshot,
-    values: &'a LabelValues,
+    values: &'a LabelValues<'_>,
 ) -> Vec<(Role, &'a ProcessLabel, u64)> {
     let mut connections: Vec<(Role, &ProcessLabel, u64)> = snapshot
         .statistics

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, Format, Gap, Limits, OwnProcess,
-    PathNames, Program, Recording, Schema, Schemas, Snapshot, Statistics, Telling, Unmeasured,
-    openmetrics, render,
+    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, Format, Gap, HttpFigures, Limits,
+    OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot, Statistics, Telling,
+    Unmeasured, openmetrics, render,
 };
 use crate::{
     escape::escape,
@@ -143,6 +143,10 @@ fn daemon() -> Daemon {
         ],
         pod_requests: None,
         log_errors_dropped: Some(Dropped { rate_limit: 14, output: 15 }),
+        http: Some(HttpFigures {
+            password_checks: 16,
+            refused: vec![("host", 17), ("cross_site", 18)],
+        }),
         own: OwnProcess {
             cpu_seconds: Some(1.25),
             resident_memory_bytes: Some(4096),

@@ -1,57 +1,175 @@
 //! HTTP basic authentication (RFC 7617) against bcrypt hashes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::{self, Debug, Formatter};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::{Result, anyhow};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bcrypt::HashParts;
 use hyper::header::HeaderValue;
+use rustls::crypto::ring;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-/// Who may scrape; with nobody in it, everybody may.
+use super::counts::{Counts, Refused};
+use super::socket::Asker;
+
+/// Passwords that wait to be checked, at most,
+const WAITING: usize = 16;
+/// and of one address, so that others get their turn.
+const WAITING_EACH: usize = 8;
+
+/// Checks one password at a time, whoever has them: a check takes tens of milliseconds to seconds, and cannot be
+/// ended once it has begun. Whoever guesses passwords gets no more of the processors than that, and gets nothing
+/// checked after hanging up.
 #[derive(Debug)]
-pub(super) struct Users {
-    hashes: BTreeMap<String, HashParts>,
-    /// What was right last time, by user: a hash takes tens of milliseconds, at each scrape.
-    known: Mutex<HashMap<String, Hash>>,
-    /// One hash at a time: whoever guesses passwords gets no more of the processors than that.
-    turn: Semaphore,
+pub(super) struct Gate {
+    turn: Arc<Semaphore>,
+    queue: Mutex<Queue>,
 }
 
-/// SHA-256 of a password.
+#[derive(Debug, Default)]
+struct Queue {
+    next: u64,
+    waiting: HashMap<u64, Asker>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)), queue: Mutex::default() }
+    }
+}
+
+impl Gate {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more who waits, if there are not too many; who has gone does not count.
+    fn enter(&self, asker: &Asker) -> Option<Waiting<'_>> {
+        let mut queue = self.queue();
+        queue.waiting.retain(|_, asker| !asker.is_gone());
+        let own = queue.waiting.values().filter(|other| other.origin == asker.origin).count();
+        if own >= WAITING_EACH || queue.waiting.len() >= WAITING {
+            return None;
+        }
+        let number = queue.next;
+        queue.next += 1;
+        queue.waiting.insert(number, asker.clone());
+        Some(Waiting { gate: self, number })
+    }
+}
+
+struct Waiting<'a> {
+    gate: &'a Gate,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.gate.queue().waiting.remove(&self.number);
+    }
+}
+
+/// Who may scrape; with nobody in it, everybody may.
+pub(super) struct Users {
+    hashes: BTreeMap<String, HashParts>,
+    /// What was right last time, by user: at most as many as there are users, and gone with them when the web
+    /// configuration changes.
+    known: Mutex<HashMap<String, Hash>>,
+    /// Of the hashes in `known`: without it nobody can try passwords against them.
+    key: [u8; 32],
+}
+
+/// SHA-256 of the key, and a password.
 type Hash = [u8; 32];
 
+impl Debug for Users {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.hashes.keys()).finish()
+    }
+}
+
+/// Whether somebody is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Admitted,
+    Unknown,
+    /// Too many others wait to be known.
+    TooMany,
+}
+
 impl Users {
-    pub(super) fn new(hashes: BTreeMap<String, HashParts>) -> Self {
-        Self { hashes, known: Mutex::default(), turn: Semaphore::new(1) }
+    pub(super) fn new(hashes: BTreeMap<String, HashParts>) -> Result<Self> {
+        let mut key = [0; 32];
+        let random = ring::default_provider().secure_random;
+        random.fill(&mut key).map_err(|_| anyhow!("the system has no random numbers"))?;
+        Ok(Self { hashes, known: Mutex::default(), key })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// Whether the value of an `Authorization` header is that of one of them.
-    pub(super) async fn admit(self: &Arc<Self>, authorization: Option<&HeaderValue>) -> bool {
+    /// Whether the value of an `Authorization` header is that of one of them. Who has shown a password before
+    /// does not wait.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        authorization: Option<&HeaderValue>,
+        asker: &Asker,
+        gate: &Gate,
+        counts: &Counts,
+    ) -> Admission {
         if self.is_empty() {
-            return true;
+            return Admission::Admitted;
         }
-        let Some((user, password)) = authorization.and_then(credentials) else { return false };
-        let given: Hash = Sha256::digest(&password).into();
-        if self.known().get(&user) == Some(&given) {
-            return true;
+        let Some((user, password)) = authorization.and_then(credentials) else {
+            return Admission::Unknown;
+        };
+        let given = self.hash(&password);
+        if self.knows(&user, &given) {
+            return Admission::Admitted;
         }
-        let _turn = self.turn.acquire().await.expect("never closed");
+        let Some(waiting) = gate.enter(asker) else {
+            counts.refuse(Refused::PasswordQueue);
+            return Admission::TooMany;
+        };
+        let turn = Arc::clone(&gate.turn).acquire_owned().await.expect("never closed");
+        drop(waiting);
+        if asker.is_gone() {
+            return Admission::Unknown;
+        }
+        // Another connection of the same user may have been first.
+        if self.knows(&user, &given) {
+            return Admission::Admitted;
+        }
+        counts.check_password();
         let users = Arc::clone(self);
         let verified = tokio::task::spawn_blocking(move || {
+            // The turn ends with the check, not with whoever waits for it.
+            let _turn = turn;
             let right = users.verify(&user, &password);
             if right {
                 users.known().insert(user, given);
             }
             right
         });
-        verified.await.unwrap_or(false)
+        match verified.await {
+            Ok(true) => Admission::Admitted,
+            Ok(false) | Err(_) => Admission::Unknown,
+        }
+    }
+
+    fn hash(&self, password: &[u8]) -> Hash {
+        Sha256::new().chain_update(self.key).chain_update(password).finalize().into()
+    }
+
+    /// How long this takes says nothing: of which hash a password has the first bytes, nobody knows without the
+    /// key.
+    fn knows(&self, user: &str, given: &Hash) -> bool {
+        self.known().get(user) == Some(given)
     }
 
     /// Takes as long for users that there are not, so that trying names tells nothing.
@@ -62,11 +180,10 @@ impl Users {
         same && own.is_some()
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Hash>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Hash>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
 /// User and password of `Basic …`.
 fn credentials(value: &HeaderValue) -> Option<(String, Vec<u8>)> {
     let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
@@ -81,14 +198,55 @@ fn credentials(value: &HeaderValue) -> Option<(String, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::server::socket::Socket;
 
     fn users() -> Arc<Users> {
         let hash = |password: &str| bcrypt::hash_with_salt(password, 4, [7; 16]).expect("hashed");
-        Arc::new(Users::new(BTreeMap::from([
+        let users = BTreeMap::from([
             ("alice".to_owned(), hash("secret")),
             ("bob".to_owned(), hash("pass:word")),
-        ])))
+        ]);
+        Arc::new(Users::new(users).expect("random numbers"))
+    }
+
+    /// Connections, of which the server's ends are the first.
+    struct Connected(Socket, TcpStream, SocketAddr);
+
+    impl Connected {
+        async fn new() -> Self {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+            let client = TcpStream::connect(listener.local_addr().expect("bound")).await;
+            let (stream, peer) = listener.accept().await.expect("accepted");
+            Self(Socket::new(stream), client.expect("connected"), peer)
+        }
+
+        fn asker(&self) -> Asker {
+            self.0.asker(self.2)
+        }
+    }
+
+    struct Door {
+        users: Arc<Users>,
+        gate: Gate,
+        counts: Counts,
+        connected: Connected,
+    }
+
+    impl Door {
+        async fn of(users: Arc<Users>) -> Self {
+            let connected = Connected::new().await;
+            Self { users, gate: Gate::default(), counts: Counts::default(), connected }
+        }
+
+        async fn admit(&self, given: Option<&HeaderValue>) -> bool {
+            let Self { users, gate, counts, connected } = self;
+            users.admit(given, &connected.asker(), gate, counts).await == Admission::Admitted
+        }
     }
 
     fn basic(text: &str) -> HeaderValue {
@@ -98,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn admits_who_knows_the_password() {
-        let users = users();
+        let users = Door::of(users()).await;
         // Each twice: the second time it is known.
         for given in ["alice:secret", "alice:secret", "bob:pass:word", "bob:pass:word"] {
             assert!(users.admit(Some(&basic(given))).await, "{given}");
@@ -122,11 +280,66 @@ mod tests {
         }
         let lower = HeaderValue::from_static("basic YWxpY2U6c2VjcmV0");
         assert!(users.admit(Some(&lower)).await, "schemes have no case");
+        // The two right ones, once each, and all wrong ones that have a colon.
+        assert_eq!(users.counts.figures().password_checks, 2 + 6);
     }
 
     #[tokio::test]
     async fn admits_everybody_where_nobody_is_named() {
-        let users = Arc::new(Users::new(BTreeMap::new()));
+        let users = Arc::new(Users::new(BTreeMap::new()).expect("random numbers"));
+        let users = Door::of(users).await;
         assert!(users.admit(None).await && users.admit(Some(&basic("x:y"))).await);
+    }
+    #[tokio::test]
+    async fn whoever_hangs_up_gets_nothing_checked() {
+        let door = Door::of(users()).await;
+        let busy = Arc::clone(&door.gate.turn).acquire_owned().await.expect("open");
+        let gone = Connected::new().await;
+        let wrong = basic("alice:wrong");
+        let asker = gone.asker();
+        let waits = door.users.admit(Some(&wrong), &asker, &door.gate, &door.counts);
+        // It has asked for more, which nobody has read, before it went.
+        gone.1.try_write(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+        let goes = async {
+            tokio::task::yield_now().await;
+            assert_eq!(door.gate.queue().waiting.len(), 1);
+            drop(gone.1);
+            while !asker.is_gone() {
+                tokio::task::yield_now().await;
+            }
+            // Others find its place.
+            let places: Vec<_> =
+                (0..WAITING_EACH).map(|_| door.gate.enter(&door.connected.asker())).collect();
+            assert!(places.iter().all(Option::is_some));
+            drop(busy);
+        };
+        let (admission, ()) = tokio::join!(waits, goes);
+        assert_eq!(admission, Admission::Unknown);
+        assert_eq!(door.counts.figures().password_checks, 0);
+        assert!(door.admit(Some(&basic("alice:secret"))).await);
+        assert_eq!(door.counts.figures().password_checks, 1);
+    }
+
+    #[tokio::test]
+    async fn few_wait_and_who_is_known_does_not() {
+        let door = Door::of(users()).await;
+        assert!(door.admit(Some(&basic("alice:secret"))).await);
+        let busy = Arc::clone(&door.gate.turn).acquire_owned().await.expect("open");
+        let one = door.connected.asker();
+        let mut waiting: Vec<_> = (0..WAITING_EACH).map(|_| door.gate.enter(&one)).collect();
+        assert!(waiting.iter().all(Option::is_some));
+        let bob = basic("bob:pass:word");
+        let admission = door.users.admit(Some(&bob), &one, &door.gate, &door.counts).await;
+        assert_eq!(admission, Admission::TooMany);
+        assert!(door.admit(Some(&basic("alice:secret"))).await, "known, and need not wait");
+        let enter = |last| {
+            let origin = [192, 0, 2, last].into();
+            door.gate.enter(&Asker { origin, ..one.clone() })
+        };
+        waiting.extend((0..8).map(enter));
+        assert!(waiting.iter().all(Option::is_some) && enter(9).is_none());
+        drop((waiting, busy));
+        assert!(door.gate.queue().waiting.is_empty());
+        assert!(door.admit(Some(&bob)).await);
     }
 }

@@ -1,10 +1,5 @@
 //! Content codings (RFC 9110, section 12.5.3): gzip, where the client takes it.
 
-use std::io::{self, Write as _};
-
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use hyper::HeaderMap;
 use hyper::header::ACCEPT_ENCODING;
 
@@ -37,18 +32,8 @@ fn weight(parameters: &str) -> f32 {
     quality.map_or(1.0, |value| value.parse().unwrap_or(0.0))
 }
 
-/// O(bytes): some 100 MB of exposition a second.
-pub(super) fn gzip(text: &[u8]) -> io::Result<Bytes> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 10), Compression::fast());
-    encoder.write_all(text)?;
-    encoder.finish().map(Bytes::from)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-
-    use flate2::read::GzDecoder;
     use hyper::header::HeaderValue;
 
     use super::*;
@@ -88,15 +73,5 @@ mod tests {
         for values in refused {
             assert!(!accepts(values), "{values:?}");
         }
-    }
-
-    #[test]
-    fn what_is_packed_unpacks() {
-        let text = "grpc_server_handled_total{grpc_code=\"OK\"} 1\n".repeat(1000);
-        let packed = gzip(text.as_bytes()).expect("in memory");
-        assert!(packed.len() < text.len() / 20);
-        let mut unpacked = String::new();
-        GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).expect("gzip");
-        assert_eq!(unpacked, text);
     }
 }

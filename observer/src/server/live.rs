@@ -4,7 +4,7 @@
 //! between, nobody who looks costs the daemon more than writing to a socket.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
 
 use super::Pages;
+use super::render::OneSnapshot;
 use crate::metrics::view::{Model, Sampler};
 
 /// How an event begins. Who has lost the connection is to come back soon.
@@ -26,6 +27,8 @@ pub(super) struct Frame {
     pub(super) json: Bytes,
     /// It as a server-sent event.
     pub(super) event: Bytes,
+    /// It as HTML, once somebody has asked for it.
+    pub(super) page: std::sync::Mutex<Option<Bytes>>,
 }
 
 /// A sample, or why there is none.
@@ -45,6 +48,7 @@ pub(super) enum Tick {
 #[derive(Clone)]
 pub(super) struct Live {
     pages: Arc<dyn Pages>,
+    one: OneSnapshot,
     instance: u32,
     period: Duration,
     linger: Duration,
@@ -62,11 +66,16 @@ struct Sampling {
 
 impl Live {
     /// Samples every `period`, until `linger` after the last request.
-    pub(super) fn new(pages: Arc<dyn Pages>, period: Duration, linger: Duration) -> Self {
+    pub(super) fn new(
+        pages: Arc<dyn Pages>,
+        one: OneSnapshot,
+        period: Duration,
+        linger: Duration,
+    ) -> Self {
         let ticks = watch::Sender::new(Tick::Idle);
         // Its keys are random.
         let instance = RandomState::new().hash_one(()) as u32;
-        Self { pages, instance, period, linger, ticks, sampling: Arc::default() }
+        Self { pages, one, instance, period, linger, ticks, sampling: Arc::default() }
     }
 
     /// The ticks from now on, the latest sample first.
@@ -148,18 +157,20 @@ impl Live {
     }
 
     async fn sample(&self, mut sampling: OwnedMutexGuard<Sampling>, now: Duration) -> Sampled {
-        let pages = Arc::clone(&self.pages);
+        let (pages, one) = (Arc::clone(&self.pages), Arc::clone(&self.one));
         let made = tokio::task::spawn_blocking(move || {
+            let only = one.lock().unwrap_or_else(PoisonError::into_inner);
             let snapshot = pages.snapshot()?;
             let sampler = sampling.sampler.as_mut().ok_or("nobody looks")?;
             let model = sampler.sample(&snapshot, now);
+            drop((snapshot, only));
             // JSON has no line feeds in it, with which an event's data would end.
             let mut event = EVENT.to_vec();
             serde_json::to_writer(&mut event, &model).map_err(|error| error.to_string())?;
             event.extend(b"\n\n");
             let event = Bytes::from(event);
             let json = event.slice(EVENT.len()..event.len() - 2);
-            Ok(Arc::new(Frame { model, json, event }))
+            Ok(Arc::new(Frame { model, json, event, page: std::sync::Mutex::default() }))
         });
         made.await.unwrap_or_else(|error| Err(format!("sampling failed: {error}")))
     }

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use crate::escape::visible;
 use crate::metrics::view::{DaemonFigures, Filter, Model, Order, Row, text};
 
 /// What the page may load and do: only what the daemon itself serves.
@@ -35,12 +36,12 @@ pub(super) fn page(model: &Model) -> String {
     format!("{BEGIN}{}{}{}{END}", Summary(model), Table(model), Health(model))
 }
 
-/// Text, as it stands in HTML, between tags or in an attribute's quotes.
+/// Text, as it stands in HTML, between tags or in an attribute's quotes; what cannot be seen is shown.
 struct Text<'a>(&'a str);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
+        for c in visible(self.0).chars() {
             match c {
                 '&' => f.write_str("&amp;")?,
                 '<' => f.write_str("&lt;")?,
@@ -272,5 +273,6 @@ mod tests {
         let text = Text("<script>alert(\"1\")</script> & 'x'").to_string();
         let safe = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt; &amp; &#39;x&#39;";
         assert_eq!(text, safe);
+        assert_eq!(Text("a\u{202e}<\u{2028}").to_string(), "a\\u{202e}&lt;\\u{2028}");
     }
 }

@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use rustls::ServerConfig;
 use tracing::{info, warn};
 
-use super::auth::Users;
+use super::auth::{Gate, Users};
 use super::tls;
 use super::web_config::{TlsConfig, WebConfig};
 
@@ -26,6 +26,8 @@ pub struct Protection {
     file: Option<PathBuf>,
     interval: Duration,
     state: Mutex<State>,
+    /// For all passwords, whichever users there are.
+    pub(super) gate: Gate,
 }
 
 #[derive(Debug)]
@@ -53,10 +55,11 @@ impl Protection {
     pub fn read(file: Option<&Path>) -> Result<Self> {
         let (stamps, terms) = match file {
             Some(file) => load(file)?,
-            None => (Vec::new(), Terms::none()),
+            None => (Vec::new(), Terms::none()?),
         };
         let state = State { looked: Instant::now(), stamps, terms: Arc::new(terms) };
-        Ok(Self { file: file.map(Path::to_owned), interval: INTERVAL, state: Mutex::new(state) })
+        let (file, state) = (file.map(Path::to_owned), Mutex::new(state));
+        Ok(Self { file, interval: INTERVAL, state, gate: Gate::default() })
     }
 
     /// `https` or `http`.
@@ -123,8 +126,9 @@ impl Protection {
 }
 
 impl Terms {
-    fn none() -> Self {
-        Self { tls: None, users: Arc::new(Users::new([].into())), headers: HeaderMap::new() }
+    fn none() -> Result<Self> {
+        let users = Arc::new(Users::new([].into())?);
+        Ok(Self { tls: None, users, headers: HeaderMap::new() })
     }
 
     /// A file that is just being written is short: nothing that was asked is dropped by that.
@@ -147,7 +151,7 @@ fn load(file: &Path) -> Result<(Vec<Stamp>, Terms)> {
     let config = WebConfig::read(file)?;
     stamps.extend(config.tls.iter().flat_map(TlsConfig::files).map(stamp));
     let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-    let users = Arc::new(Users::new(config.users));
+    let users = Arc::new(Users::new(config.users)?);
     Ok((stamps, Terms { tls, users, headers: config.headers }))
 }
 

@@ -1,89 +1,160 @@
 //! One rendering of the metrics at a time, shared by all who wait for it in the same format.
 
 use std::collections::HashMap;
-use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 use super::held::{Held, Ledger};
-use super::{Pages, encoding};
+use super::socket::Asker;
+use super::{Limits, Pages};
 use crate::metrics::Format;
 
+/// Rendering takes one of so many parts of a processor's time, on average.
+const PART: u32 = 10;
+
 /// What a rendering gave: the metrics, or why there are none.
-pub(super) type Rendered = Result<Arc<Rendering>, String>;
+pub(super) type Rendered = Result<Arc<Held>, String>;
 
-/// Metrics as of one moment.
-pub(super) struct Rendering {
-    text: Arc<Held>,
-    /// Packed for the first who asks, and kept for the others.
-    gzip: OnceCell<Arc<Held>>,
-    ledger: Arc<Ledger>,
-}
-
-impl Rendering {
-    fn new(text: impl Into<Bytes>, ledger: &Arc<Ledger>) -> Arc<Self> {
-        let ledger = Arc::clone(ledger);
-        Arc::new(Self { text: ledger.hold(text.into()), gzip: OnceCell::new(), ledger })
-    }
-
-    /// As it is.
-    pub(super) fn text(&self) -> &Arc<Held> {
-        &self.text
-    }
-
-    /// Packed, on a thread where it holds up nobody.
-    pub(super) async fn gzip(&self) -> io::Result<&Arc<Held>> {
-        let pack = || async {
-            let (text, ledger) = (self.text.whole()?, Arc::clone(&self.ledger));
-            let packed = tokio::task::spawn_blocking(move || encoding::gzip(&text)).await??;
-            Ok(ledger.hold(packed))
-        };
-        self.gzip.get_or_try_init(pack).await
-    }
-}
+/// Held by whoever has a snapshot, which may take as much memory as the statistics: there is one at a time.
+pub(super) type OneSnapshot = Arc<std::sync::Mutex<()>>;
 
 /// Gives each caller a text that was begun after its call, so that what it has seen happen is in
 /// it. Callers that arrive during one rendering wait for it and then share the next of their format.
+///
+/// This holds as long as all renderings together cost less than a tenth of a processor, with some credit. Who
+/// asks more often is answered with a text that is at most a second old.
 pub(super) struct Renderer {
     pages: Arc<dyn Pages>,
+    one: OneSnapshot,
+    shared: Duration,
     /// Calls so far; each takes the number it finds.
     calls: Arc<AtomicU64>,
-    latest: Arc<Mutex<HashMap<Format, Latest>>>,
+    state: Arc<Mutex<State>>,
     ledger: Arc<Ledger>,
 }
 
+struct State {
+    latest: HashMap<Format, Latest>,
+    budget: Budget,
+}
+
 struct Latest {
-    /// Begun after all calls with a lower number.
+    /// Begun after all calls with a lower number,
     covers: u64,
+    /// which was then.
+    begun: Instant,
     rendered: Rendered,
 }
 
-impl Renderer {
-    /// Whose renderings that are still being read take so many bytes, or one of them does.
-    pub(super) fn new(pages: Arc<dyn Pages>, at_most: usize) -> Self {
-        let ledger = Arc::new(Ledger::new(at_most));
-        Self { pages, calls: Arc::default(), latest: Arc::default(), ledger }
+/// What rendering may cost.
+struct Budget {
+    at_most: Duration,
+    /// It is this time's.
+    credit: Duration,
+    debt: Duration,
+    at: Instant,
+}
+
+impl Budget {
+    fn new(at_most: Duration) -> Self {
+        Self { at_most, credit: at_most, debt: Duration::ZERO, at: Instant::now() }
     }
 
-    pub(super) async fn render(&self, format: Format) -> Rendered {
+    fn is_spent(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.at) / PART;
+        self.at = now;
+        self.credit = (self.credit + earned.saturating_sub(self.debt)).min(self.at_most);
+        self.debt = self.debt.saturating_sub(earned);
+        self.credit.is_zero()
+    }
+
+    fn spend(&mut self, cost: Duration) {
+        self.debt += cost.saturating_sub(self.credit);
+        self.credit = self.credit.saturating_sub(cost);
+    }
+}
+
+impl Renderer {
+    pub(super) fn new(pages: Arc<dyn Pages>, one: OneSnapshot, limits: &Limits) -> Self {
+        let budget = Budget::new(limits.credit);
+        Self {
+            pages,
+            one,
+            shared: limits.shared,
+            calls: Arc::default(),
+            state: Arc::new(Mutex::new(State { latest: HashMap::new(), budget })),
+            ledger: Arc::new(Ledger::new(limits.held)),
+        }
+    }
+
+    pub(super) async fn render(&self, format: Format, asker: &Asker) -> Rendered {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
-        let mut latest = Arc::clone(&self.latest).lock_owned().await;
-        if let Some(latest) = latest.get(&format).filter(|latest| latest.covers > call) {
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        // Nothing is begun for who has gone while others were served.
+        if asker.is_gone() {
+            return Err("the scraper has hung up".into());
+        }
+        let shares = state.budget.is_spent(Instant::now());
+        let does = |latest: &&Latest| {
+            latest.covers > call || shares && latest.begun.elapsed() < self.shared
+        };
+        if let Some(latest) = state.latest.get(&format).filter(does) {
             return latest.rendered.clone();
         }
         let (pages, calls) = (Arc::clone(&self.pages), Arc::clone(&self.calls));
-        let ledger = Arc::clone(&self.ledger);
+        let (ledger, one) = (Arc::clone(&self.ledger), Arc::clone(&self.one));
         // The lock goes along: when the caller is gone, the rendering it began is still the only
         // one.
         let rendering = tokio::task::spawn_blocking(move || {
-            let covers = calls.load(Ordering::SeqCst);
-            let rendered = pages.metrics(format).map(|text| Rendering::new(text, &ledger));
-            latest.insert(format, Latest { covers, rendered: rendered.clone() });
+            let _only = one.lock().unwrap_or_else(PoisonError::into_inner);
+            let (begun, covers) = (Instant::now(), calls.load(Ordering::SeqCst));
+            let rendered = rendered(&*pages, format, &ledger);
+            state.budget.spend(begun.elapsed());
+            state.latest.insert(format, Latest { covers, begun, rendered: rendered.clone() });
             rendered
         });
-        rendering.await.unwrap_or_else(|error| Err(format!("rendering failed: {error}")))
+        let rendered = rendering.await;
+        self.forget_later();
+        rendered.unwrap_or_else(|error| Err(format!("rendering failed: {error}")))
+    }
+
+    /// What is too old to be shared is not kept.
+    fn forget_later(&self) {
+        let (state, shared) = (Arc::clone(&self.state), self.shared);
+        tokio::spawn(async move {
+            tokio::time::sleep(shared).await;
+            state.lock().await.latest.retain(|_, latest| latest.begun.elapsed() < shared);
+        });
+    }
+}
+
+fn rendered(pages: &dyn Pages, format: Format, ledger: &Ledger) -> Rendered {
+    let mut text = ledger.begin();
+    pages.metrics(format, &mut text)?;
+    ledger.hold(text).map_err(|error| format!("packing failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_spent_comes_back_slowly() {
+        let mut budget = Budget::new(Duration::from_secs(1));
+        let begun = budget.at;
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        assert!(!budget.is_spent(begun));
+        budget.spend(Duration::from_millis(900));
+        assert!(!budget.is_spent(begun));
+        budget.spend(Duration::from_millis(1100));
+        assert!(budget.is_spent(begun) && budget.is_spent(after(9)));
+        assert!(!budget.is_spent(after(11)));
+        // It is not saved up without end.
+        assert!(!budget.is_spent(after(1_000)));
+        budget.spend(Duration::from_secs(1));
+        assert!(budget.is_spent(after(1_000)));
     }
 }

@@ -1,6 +1,6 @@
 //! Which path is answered with what.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Body as _;
 use hyper::header::{
     ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
@@ -16,18 +16,27 @@ use hyper::{Method, Response, StatusCode};
 use tokio::time::timeout;
 use tracing::error;
 
+use super::auth::Admission;
+use super::counts::{Counts, Refused};
 use super::events::{Events, Watchers};
 use super::held::{Held, Reading};
 use super::live::{Live, Sampled};
-use super::render::Renderer;
+use super::protection::Terms;
+use super::render::{OneSnapshot, Renderer};
+use super::site::Hosts;
+use super::socket::Asker;
 use super::{Limits, Pages, Protection, encoding, page};
 use crate::metrics::Format;
 
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub(super) const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=utf-8");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// Other sites may neither show nor read what is here.
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-resource-policy");
 
 /// Where the samples come as events.
 pub(super) const EVENTS: &str = "/events";
@@ -58,6 +67,8 @@ pub(super) type Body = Either<Full<Bytes>, Either<Reading, Events>>;
 pub(super) struct Routes {
     pages: Arc<dyn Pages>,
     protection: Arc<Protection>,
+    hosts: Hosts,
+    counts: Arc<Counts>,
     renderer: Renderer,
     live: Live,
     watchers: Watchers,
@@ -66,26 +77,42 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new(pages: Arc<dyn Pages>, protection: Arc<Protection>, limits: Limits) -> Self {
-        let live = Live::new(Arc::clone(&pages), limits.period, limits.linger);
+    pub(super) fn new(
+        pages: Arc<dyn Pages>,
+        protection: Arc<Protection>,
+        hosts: Hosts,
+        counts: Arc<Counts>,
+        limits: Limits,
+    ) -> Self {
+        let one = OneSnapshot::default();
+        let live = Live::new(Arc::clone(&pages), Arc::clone(&one), limits.period, limits.linger);
         Self {
-            renderer: Renderer::new(Arc::clone(&pages), limits.held),
+            renderer: Renderer::new(Arc::clone(&pages), one, &limits),
             watchers: Watchers::new(live.clone(), limits.watchers),
             live,
             pages,
             protection,
+            hosts,
+            counts,
             patience: limits.page,
         }
     }
 
+    /// What is asked of who comes now.
+    pub(super) async fn terms(&self) -> Arc<Terms> {
+        self.protection.terms().await
+    }
+
     /// Answers a request. HEAD is answered as GET is; hyper leaves the body out. Whoever is not
     /// admitted does not even learn what there is.
-    pub(super) async fn answer(&self, request: &Parts) -> Response<Body> {
-        let terms = self.protection.terms().await;
-        let mut answer = if terms.users.admit(request.headers.get(AUTHORIZATION)).await {
-            self.answer_admitted(request).await
-        } else {
-            unauthorized()
+    pub(super) async fn answer(&self, request: &Parts, asker: &Asker) -> Response<Body> {
+        let terms = self.terms().await;
+        let mut answer = match self.hosts.refuse(request) {
+            Some(reason) => {
+                self.counts.refuse(reason);
+                of_other_site(reason)
+            }
+            None => self.answer_ours(request, asker, &terms).await,
         };
         for (name, value) in &terms.headers {
             answer.headers_mut().entry(name).or_insert_with(|| value.clone());
@@ -93,7 +120,20 @@ impl Routes {
         answer
     }
 
-    async fn answer_admitted(&self, request: &Parts) -> Response<Body> {
+    async fn answer_ours(&self, request: &Parts, asker: &Asker, terms: &Terms) -> Response<Body> {
+        let (gate, counts) = (&self.protection.gate, &*self.counts);
+        let given = request.headers.get(AUTHORIZATION);
+        match terms.users.admit(given, asker, gate, counts).await {
+            Admission::Admitted => self.answer_admitted(request, asker).await,
+            Admission::Unknown => unauthorized(),
+            Admission::TooMany => later(
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many passwords wait to be checked; try again later.\n",
+            ),
+        }
+    }
+
+    async fn answer_admitted(&self, request: &Parts, asker: &Asker) -> Response<Body> {
         let (method, path) = (&request.method, request.uri.path());
         let asset = ASSETS.iter().find(|(of, ..)| *of == path);
         if asset.is_none() && path != EVENTS && !MADE.contains(&path) {
@@ -113,11 +153,11 @@ impl Routes {
         let made = async {
             match path {
                 EVENTS => self.events().await,
-                "/metrics" => self.metrics(&request.headers).await,
+                "/metrics" => self.metrics(&request.headers, asker).await,
                 "/healthz" => self.probe(Pages::health).await,
                 "/readyz" => self.probe(Pages::ready).await,
                 "/api/v1/view" => view(self.live.latest_with_rates().await),
-                _ => index(self.live.latest().await),
+                _ => index(self.live.latest().await).await,
             }
         };
         timeout(self.patience, made).await.unwrap_or_else(|_| {
@@ -134,10 +174,8 @@ impl Routes {
 
     async fn events(&self) -> Response<Body> {
         let Some(events) = self.watchers.admit().await else {
-            let text = "As many as may are watching; try again later.\n".into();
-            let mut refusal = response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text);
-            refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
-            return refusal;
+            let text = "As many as may are watching; try again later.\n";
+            return later(StatusCode::SERVICE_UNAVAILABLE, text);
         };
         let events = Either::Right(Either::Right(events));
         let mut response = with_body(StatusCode::OK, EVENT_STREAM, events);
@@ -146,31 +184,53 @@ impl Routes {
         response
     }
 
-    async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
+    async fn metrics(&self, headers: &HeaderMap, asker: &Asker) -> Response<Body> {
         let format = Format::negotiate(accept(headers).as_deref());
-        let rendering = match self.renderer.render(format).await {
-            Ok(rendering) => rendering,
-            Err(reason) => return failure(&reason),
-        };
-        let packed = encoding::accepts_gzip(headers);
-        let text = if packed { rendering.gzip().await } else { Ok(rendering.text()) };
-        match text {
-            Ok(text) => scrape(text, format, packed),
-            Err(error) => failure(&format!("packing failed: {error}")),
+        match self.renderer.render(format, asker).await {
+            Ok(text) => scrape(&text, format, encoding::accepts_gzip(headers)),
+            // Nobody reads it.
+            Err(reason) if asker.is_gone() => {
+                response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, reason.into())
+            }
+            Err(reason) => failure(&reason),
         }
     }
 
     async fn probe(&self, ask: fn(&dyn Pages) -> Result<(), String>) -> Response<Body> {
         let pages = Arc::clone(&self.pages);
         match tokio::task::spawn_blocking(move || ask(&*pages)).await {
-            Ok(Ok(())) => response(StatusCode::OK, PLAIN, "ok\n".into()),
-            Ok(Err(reason)) => {
-                let text = format!("{reason}\n");
-                response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text.into())
-            }
+            Ok(outcome) => probed(outcome),
             Err(panicked) => failure(&panicked.to_string()),
         }
     }
+}
+
+/// How a probe is answered.
+pub(super) fn probed(outcome: Result<(), String>) -> Response<Body> {
+    match outcome {
+        Ok(()) => response(StatusCode::OK, PLAIN, "ok\n".into()),
+        Err(reason) => {
+            response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{reason}\n").into())
+        }
+    }
+}
+
+fn later(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut refusal = response(status, PLAIN, text.into());
+    refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
+    refusal
+}
+
+fn of_other_site(reason: Refused) -> Response<Body> {
+    let (status, text) = match reason {
+        Refused::Host => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "This is not a name of this daemon: use an IP address or localhost, or start it with \
+             --allow-host.\n",
+        ),
+        _ => (StatusCode::FORBIDDEN, "Pages of other sites are not served.\n"),
+    };
+    response(status, PLAIN, text.into())
 }
 
 fn unauthorized() -> Response<Body> {
@@ -181,12 +241,21 @@ fn unauthorized() -> Response<Body> {
     refusal
 }
 
-fn index(sampled: Sampled) -> Response<Body> {
+/// The page of a sample is made once, on a thread where it holds up nobody.
+async fn index(sampled: Sampled) -> Response<Body> {
     let frame = match sampled {
         Ok(frame) => frame,
         Err(reason) => return failure(&reason),
     };
-    let mut page = response(StatusCode::OK, HTML, page::page(&frame.model).into());
+    let made = tokio::task::spawn_blocking(move || {
+        let mut made = frame.page.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get_or_insert_with(|| page::page(&frame.model).into()).clone()
+    });
+    let text = match made.await {
+        Ok(text) => text,
+        Err(panicked) => return failure(&panicked.to_string()),
+    };
+    let mut page = response(StatusCode::OK, HTML, text);
     let policy = HeaderValue::from_static(page::POLICY);
     page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     page
@@ -213,8 +282,8 @@ fn accept(headers: &HeaderMap) -> Option<String> {
 
 fn scrape(text: &Arc<Held>, format: Format, packed: bool) -> Response<Body> {
     let content_type = HeaderValue::from_static(format.content_type());
-    let mut scrape =
-        with_body(StatusCode::OK, content_type, Either::Right(Either::Left(text.read())));
+    let text = if packed { text.read_packed() } else { text.read() };
+    let mut scrape = with_body(StatusCode::OK, content_type, Either::Right(Either::Left(text)));
     let headers = scrape.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
     if packed {
@@ -223,7 +292,11 @@ fn scrape(text: &Arc<Held>, format: Format, packed: bool) -> Response<Body> {
     scrape
 }
 
-fn response(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Body> {
+pub(super) fn response(
+    status: StatusCode,
+    content_type: HeaderValue,
+    body: Bytes,
+) -> Response<Body> {
     with_body(status, content_type, Either::Left(Full::new(body)))
 }
 
@@ -238,5 +311,6 @@ fn with_body(status: StatusCode, content_type: HeaderValue, body: Body) -> Respo
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
 }

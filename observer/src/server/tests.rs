@@ -1,11 +1,13 @@
 //! Over real sockets, with clients that write bytes, as no HTTP client misbehaves on demand.
 
+mod crowded;
 mod protected;
+mod sites;
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
 use flate2::read::GzDecoder;
@@ -20,16 +22,23 @@ const LONG: Duration = Duration::from_mins(1);
 
 /// Bounds that no test meets unless it sets them.
 const GENEROUS: Limits = Limits {
-    connections: 128,
+    lobby: LIMITS.lobby,
+    crowd: Bounds { all: 128, each: 128, silence: LONG, answer: LONG },
+    first_byte: LONG,
     headers: LONG,
     page: LONG,
     response: LONG,
     grace: LONG,
     held: usize::MAX,
+    credit: LONG,
+    shared: Duration::from_secs(1),
     watchers: 128,
     period: Duration::from_millis(20),
     linger: LONG,
 };
+
+/// For one connection, which makes room for nobody.
+const ONE: Bounds = Bounds { all: 1, each: 1, ..GENEROUS.crowd };
 
 type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
@@ -58,8 +67,8 @@ impl Stub {
 }
 
 impl Pages for Stub {
-    fn metrics(&self, format: Format) -> Result<Vec<u8>, String> {
-        (self.metrics)(format)
+    fn metrics(&self, format: Format, to: &mut dyn Write) -> Result<(), String> {
+        to.write_all(&(self.metrics)(format)?).map_err(|error| error.to_string())
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
@@ -78,6 +87,7 @@ impl Pages for Stub {
 /// A server on a thread of its own.
 struct Served {
     address: SocketAddr,
+    counts: Arc<Counts>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -90,6 +100,12 @@ impl Served {
     fn protected(limits: Limits, pages: Stub, protection: Protection) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = mpsc::channel();
+        let counts: Arc<Counts> = Arc::default();
+        let front = Front {
+            protection: Arc::new(protection),
+            hosts: Vec::new(),
+            counts: Arc::clone(&counts),
+        };
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -101,12 +117,11 @@ impl Served {
                 let shutdown = async {
                     stopped.await.expect_err("dropped, never sent");
                 };
-                let (pages, protection) = (Arc::new(pages), Arc::new(protection));
-                serve_within(limits, listener, pages, protection, shutdown).await;
+                serve_within(limits, listener, Arc::new(pages), front, shutdown).await;
             });
         });
         let address = told.recv().expect("it listens");
-        Self { address, stop: Some(stop), thread: Some(thread) }
+        Self { address, counts, stop: Some(stop), thread: Some(thread) }
     }
 
     fn connect(&self) -> Client {
@@ -117,6 +132,13 @@ impl Served {
 
     fn get(&self, path: &str) -> Answer {
         self.connect().request("GET", path)
+    }
+
+    /// How many were refused for this reason.
+    fn refused(&self, reason: &str) -> u64 {
+        let figures = self.counts.figures();
+        let refused = figures.refused.iter().find(|(of, _)| *of == reason);
+        refused.expect("a reason").1
     }
 
     fn begin_shutdown(&mut self) {
@@ -150,7 +172,7 @@ impl<S: Read + Write> Client<S> {
 
     /// With further headers, each ended by CRLF.
     fn request_with(&mut self, method: &str, path: &str, headers: &str) -> Answer {
-        self.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n"));
+        self.send(&format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
         self.answer(method != "HEAD")
     }
 
@@ -225,7 +247,7 @@ fn metrics_come_in_the_format_that_is_asked_for() {
 }
 
 #[test]
-fn metrics_are_packed_once_for_all_who_take_gzip() {
+fn metrics_are_packed_for_who_takes_gzip() {
     let page = "grpc_server_handled_total 1\n".repeat(1000);
     let made = page.clone();
     let served = Served::start(GENEROUS, Stub::metrics(move || Ok(made.clone())));
@@ -295,7 +317,7 @@ fn garbage_is_a_bad_request_and_ends_only_its_connection() {
         assert!(client.rest().is_empty(), "{garbage:?}");
     }
     let mut client = served.connect();
-    client.send(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(17 << 10)));
+    client.send(&format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(17 << 10)));
     assert_eq!(client.answer(true).status(), 431);
     assert_eq!(served.get("/metrics").status(), 200);
 }
@@ -307,7 +329,7 @@ fn a_connection_carries_many_requests() {
     for _ in 0..100 {
         assert_eq!(client.request("GET", "/metrics").text(), "# EOF\n");
     }
-    client.send(&"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(10));
+    client.send(&"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10));
     for _ in 0..10 {
         assert_eq!(client.answer(true).text(), "ok\n");
     }
@@ -341,7 +363,7 @@ fn concurrent_scrapes_render_one_at_a_time_and_see_what_was_before_them() {
     let events = Arc::new(AtomicUsize::new(0));
     let (rendering, seen) = (AtomicUsize::new(0), Arc::clone(&events));
     let served = Served::start(
-        Limits { connections: 64, ..GENEROUS },
+        Limits { crowd: Bounds { all: 64, ..GENEROUS.crowd }, ..GENEROUS },
         Stub::metrics(move || {
             assert_eq!(rendering.fetch_add(1, Ordering::SeqCst), 0, "two at once");
             let text = seen.load(Ordering::SeqCst).to_string();
@@ -380,11 +402,11 @@ fn scrapes_that_wait_share_one_rendering() {
         }),
     );
     let mut first = served.connect();
-    first.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    first.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     begins.recv().expect("the first rendering");
     let mut others: Vec<Client> = (0..WAITING).map(|_| served.connect()).collect();
     for client in &mut others {
-        client.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
     // The one thread of the server has taken all requests sent before this one.
     assert_eq!(served.get("/healthz").status(), 200);
@@ -418,7 +440,8 @@ fn a_page_that_is_never_made_is_given_up() {
 
 #[test]
 fn who_says_nothing_loses_the_place() {
-    let limits = Limits { connections: 1, headers: Duration::from_millis(20), ..GENEROUS };
+    let short = Duration::from_millis(20);
+    let limits = Limits { crowd: ONE, first_byte: short, headers: short, ..GENEROUS };
     let served = Served::start(limits, Stub::default());
     let mut silent = served.connect();
     let mut halting = served.connect();
@@ -426,6 +449,7 @@ fn who_says_nothing_loses_the_place() {
     assert_eq!(served.get("/metrics").status(), 200);
     assert!(silent.rest().is_empty());
     drop(halting.rest());
+    assert_eq!(served.refused("connections"), 0, "nobody needed the places");
 }
 
 #[test]
@@ -435,15 +459,15 @@ fn who_reads_nothing_holds_up_nobody_and_loses_the_place() {
     let large = move || Ok(page.clone());
     let served = Served::start(GENEROUS, Stub::metrics(large.clone()));
     let mut deaf = served.connect();
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(served.get("/metrics").body.len(), 64 << 20);
     assert_eq!(served.get("/healthz").status(), 200);
     deaf.0.get_mut().shutdown(Shutdown::Both).expect("ended, or the server waits for it");
 
-    let limits = Limits { connections: 1, response: Duration::from_millis(20), ..GENEROUS };
+    let limits = Limits { crowd: ONE, response: Duration::from_millis(20), ..GENEROUS };
     let served = Served::start(limits, Stub::metrics(large));
     let mut deaf = served.connect();
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(served.get("/healthz").status(), 200);
     assert!(deaf.rest().len() < 64 << 20, "cut off");
 }
@@ -451,11 +475,14 @@ fn who_reads_nothing_holds_up_nobody_and_loses_the_place() {
 #[test]
 fn who_reads_nothing_is_cut_off_for_who_reads() {
     const PAGE: usize = 16 << 20;
-    let limits = Limits { held: 4 * PAGE, ..GENEROUS };
-    let served = Served::start(limits, Stub::metrics(|| Ok("x".repeat(PAGE))));
+    // As many bytes packed.
+    let page = held::tests::noise(PAGE);
+    let metrics = Box::new(move |_| Ok(page.clone()));
+    let limits = Limits { held: 4 * PAGE + (1 << 20), ..GENEROUS };
+    let served = Served::start(limits, Stub { metrics, ..Stub::default() });
     let mut deaf: Vec<Client> = (0..10).map(|_| served.connect()).collect();
     for client in &mut deaf {
-        client.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         // Begun, and no rendering shared with the next.
         client.0.read_exact(&mut [0]).expect("an answer begins");
     }
@@ -488,7 +515,7 @@ fn a_scrape_under_way_at_shutdown_completes() {
     let mut idle = served.connect();
     assert_eq!(idle.request("GET", "/healthz").status(), 200);
     let mut scrape = served.connect();
-    scrape.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    scrape.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     begins.recv().expect("under way");
     served.begin_shutdown();
     assert!(idle.rest().is_empty(), "idle connections end at once");
@@ -514,7 +541,7 @@ fn shutdown_does_not_wait_for_who_reads_nothing() {
     let limits = Limits { grace: Duration::from_millis(20), ..GENEROUS };
     let mut served = Served::start(limits, Stub::metrics(|| Ok("x".repeat(64 << 20))));
     let mut deaf = served.connect();
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let mut first = [0];
     deaf.0.read_exact(&mut first).expect("the answer has begun");
     served.begin_shutdown();

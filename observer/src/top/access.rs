@@ -28,6 +28,8 @@ pub struct Access {
     pub user: Option<String>,
     /// What the user is known by.
     pub password: Option<Password>,
+    /// Whether the password is sent to whoever listens, and for whoever listens in.
+    pub plaintext: bool,
 }
 
 /// Where a password is to be had.
@@ -59,6 +61,12 @@ pub(super) enum Refusal {
     WantsOtherPassword,
     /// Its certificate is not what was expected, or it wants one of us.
     DistrustsOrIsDistrusted,
+    /// The password would be sent for everybody on the way to read.
+    Plaintext,
+    /// The password would be sent to somebody else than root or the user.
+    PlaintextToOther,
+    /// Somebody else than root or the user listens where the daemon of this machine would.
+    OfOther,
 }
 
 impl Display for Refusal {
@@ -74,6 +82,18 @@ impl Display for Refusal {
                  environment variable OBSERVER_PASSWORD"
             }
             Self::WantsOtherPassword => "it does not know this user with this password",
+            Self::Plaintext => {
+                "the password is not sent without TLS: write https:// with --ca-file FILE, or add \
+                 --allow-plaintext-password"
+            }
+            Self::PlaintextToOther => {
+                "the password is not sent, as another user than root, observer or you listens \
+                 there: ask who that is, or add --allow-plaintext-password"
+            }
+            Self::OfOther => {
+                "another user than root, observer or you listens there: if its figures are what \
+                 you want, name it with --address"
+            }
             Self::DistrustsOrIsDistrusted => {
                 "no TLS with it: --ca-file must name the authority of its certificate, --address \
                  a name that this is for; certificates of clients are not shown"

@@ -12,6 +12,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::access::{Access, Refusal};
+use super::owner::{self, Owner};
+use crate::escape::visible;
 
 /// To connect, and between bytes: a daemon that is watched says something every second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,6 +101,10 @@ pub struct Remote {
     /// Where the address says https.
     tls: Option<Arc<ClientConfig>>,
     authorization: Option<String>,
+    /// Whether the authorization is sent in any case.
+    plaintext: bool,
+    /// Whether nothing is said to a listener of another user.
+    checked: bool,
 }
 
 impl Display for Remote {
@@ -118,7 +124,15 @@ impl Remote {
             tls.is_some() || access.ca_file.is_none(),
             "--ca-file is for https, and the address is {address}"
         );
-        Ok(Self { address, tls, authorization: access.authorization()? })
+        let (authorization, plaintext) = (access.authorization()?, access.plaintext);
+        Ok(Self { address, tls, authorization, plaintext, checked: false })
+    }
+
+    /// One that is asked only if somebody listens for it who may: it was not named by who asks.
+    #[must_use]
+    pub fn checked(mut self) -> Self {
+        self.checked = self.tls.is_none();
+        self
     }
 
     /// Whether a daemon answers. An error if there is one that tells nothing without something that
@@ -138,7 +152,10 @@ impl Remote {
 
     fn ask(&self, path: &str) -> Result<Body> {
         let stream = self.connect()?;
-        let Some(tls) = &self.tls else { return self.ask_by(stream, path) };
+        let Some(tls) = &self.tls else {
+            self.trust(stream.peer_addr()?)?;
+            return self.ask_by(stream, path);
+        };
         let name = ServerName::try_from(self.address.host().to_owned())
             .with_context(|| format!("no certificate is for {:?}", self.address.host()))?;
         let connection = ClientConnection::new(Arc::clone(tls), name)?;
@@ -149,6 +166,22 @@ impl Remote {
                 None => error,
             }
         })
+    }
+
+    /// Without TLS, whether who listens there may be told what is to be told. Somebody listens: there is a
+    /// connection.
+    fn trust(&self, listener: SocketAddr) -> Result<()> {
+        let tells = self.authorization.is_some() && !self.plaintext;
+        if !self.checked && !tells {
+            return Ok(());
+        }
+        let here = listener.ip().to_canonical().is_loopback();
+        match here.then(|| owner::of(listener)).transpose()? {
+            None if tells => bail!(Refusal::Plaintext),
+            None | Some(Owner::Trusted) => Ok(()),
+            Some(Owner::Other(_)) if tells => bail!(Refusal::PlaintextToOther),
+            Some(Owner::Other(_)) => bail!(Refusal::OfOther),
+        }
     }
 
     fn ask_by(
@@ -187,9 +220,7 @@ impl Remote {
         }
         let mut text = String::new();
         let _ = (&mut body).take(1024).read_to_string(&mut text);
-        let text: String =
-            text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        bail!("status {}: {text}", head.status)
+        bail!("status {}: {}", head.status, visible(text.trim()))
     }
 
     fn connect(&self) -> Result<TcpStream> {

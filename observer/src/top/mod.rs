@@ -12,6 +12,7 @@ mod detail;
 mod draw;
 mod history;
 mod http;
+mod owner;
 mod source;
 mod table;
 

@@ -1,14 +1,17 @@
 //! Where the figures come from: a running daemon, or this process itself.
 
+use std::borrow::Cow;
 use std::io::{BufRead as _, Read as _};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 
 use super::access::Refusal;
 use super::http::{Remote, read};
+use crate::escape::visible;
 use crate::metrics::view::{Model, Sampler};
 use crate::worker::Workers;
 
@@ -74,8 +77,27 @@ impl Source {
     }
 }
 
+/// What is shown is shown as it is: whoever answers is trusted with figures, not with the terminal.
 fn parse(json: &[u8]) -> Result<Model> {
-    serde_json::from_slice(json).context("this is not what an observer of this version says")
+    let read = || {
+        let mut value: Value = serde_json::from_slice(json)?;
+        make_visible(&mut value);
+        serde_json::from_value(value)
+    };
+    read().context("this is not what an observer of this version says")
+}
+
+fn make_visible(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(seen) = visible(text) {
+                *text = seen;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(make_visible),
+        Value::Object(values) => values.values_mut().for_each(make_visible),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 fn follow_daemon(remote: &Remote, updates: &SyncSender<Update>) {
@@ -88,6 +110,7 @@ fn follow_daemon(remote: &Remote, updates: &SyncSender<Update>) {
                 None => error.root_cause().to_string(),
             },
         };
+        let told = visible(&told).into_owned();
         if updates.send(Update::Lost(told)).is_err() {
             return;
         }
@@ -111,7 +134,7 @@ fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
             let update = match parse(data) {
                 Ok(model) => Update::Model(Box::new(model)),
                 Err(_) if !data.starts_with(b"{") => {
-                    Update::Lost(String::from_utf8_lossy(data).trim().to_owned())
+                    Update::Lost(visible(String::from_utf8_lossy(data).trim()).into_owned())
                 }
                 Err(error) => return Err(error),
             };
@@ -134,5 +157,18 @@ fn follow_own(workers: &Workers, updates: &SyncSender<Update>) {
             return;
         }
         sleep(PERIOD);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_answer_does_nothing_to_the_terminal() {
+        let mut model = Model::default();
+        model.daemon.version = "1\u{1b}[2J\u{202e}".into();
+        let json = serde_json::to_vec(&model).unwrap();
+        assert_eq!(parse(&json).unwrap().daemon.version, "1\\u{1b}[2J\\u{202e}");
     }
 }

@@ -29,7 +29,10 @@ fn lines(name: &str) -> Result<()> {
     talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
     talk.expect(Call::new("Get", OK).unary(5, 6))?;
     talk.client(|f| f.request_with(3, "Get", &[("traceparent", &traceparent)]).last_message(3, 5))?;
-    let fields = [("grpc-status", "5"), ("grpc-message", "nowhere%3A 100%25 gr%C3%BCn%0A")];
+    let fields = [
+        ("grpc-status", "5"),
+        ("grpc-message", "nowhere%3A 100%25 gr%C3%BCn%0A%E2%80%AE%C2%9B2J%E2%80%A8"),
+    ];
     talk.server(|f| f.response(3).headers(3, true, &fields))?;
     talk.expect(Call::new("Get", NOT_FOUND).requests(&[5]))?;
     talk.compare()?;
@@ -38,6 +41,9 @@ fn lines(name: &str) -> Result<()> {
         text => Err(format!("two lines were expected, not {text:?}")),
     })?;
     let text = daemon.output();
+    // A terminal, an editor or a reader would show something else.
+    let unseen = |c: char| c != '\n' && (c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c));
+    ensure!(!text.contains(unseen), "{}", text.escape_debug());
     let mut roles = Vec::new();
     for line in text.lines() {
         let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
@@ -52,7 +58,7 @@ fn lines(name: &str) -> Result<()> {
             "time": text("time")?, "peer": peer, "duration_seconds": seconds,
             "role": role, "pid": talk.pid(end)?.parse::<u32>()?, "process": "raw-peer",
             "service": talk.service(), "method": "Get", "code": "NotFound",
-            "message": "nowhere: 100% gr\u{fc}n\n", "trace_id": TRACE,
+            "message": "nowhere: 100% gr\u{fc}n\n\u{202e}\u{9b}2J\u{2028}", "trace_id": TRACE,
             "request_messages": 1, "response_messages": 0,
         });
         ensure!(line == told, "{line}, not {told}");

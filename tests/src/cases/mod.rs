@@ -29,6 +29,7 @@ pub(crate) mod scraped;
 mod staying_up;
 mod told;
 mod transports;
+mod visitors;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

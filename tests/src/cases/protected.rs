@@ -1,14 +1,18 @@
 //! `observer top` and daemons that ask for TLS, a password, or both.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tests::daemon::{Daemon, binary, without_ours};
 use tests::look::terminal::Terminal;
+use tests::nobody;
 
 /// Whom daemons know,
 pub(crate) const USER: &str = "prometheus";
@@ -29,6 +33,11 @@ impl Protected {
     /// With TLS, and more of it; and a password.
     pub(crate) fn by_tls(more: &str) -> Result<Self> {
         Self::new(&format!("{TLS}{more}{}", users()))
+    }
+
+    /// With a password, in the clear.
+    pub(crate) fn by_password() -> Result<Self> {
+        Self::new(&users())
     }
 
     fn new(config: &str) -> Result<Self> {
@@ -66,7 +75,7 @@ impl Protected {
         self.file("web.yml")
     }
 
-    fn daemon(&self) -> Result<Daemon> {
+    pub(crate) fn daemon(&self) -> Result<Daemon> {
         Daemon::start(&["--port", "1", "--web-config-file", &self.config()?])
     }
 }
@@ -150,7 +159,7 @@ pub(crate) fn tls_and_a_password() -> Result<()> {
 }
 
 pub(crate) fn a_password_alone() -> Result<()> {
-    let protected = Protected::new(&users())?;
+    let protected = Protected::by_password()?;
     let daemon = protected.daemon()?;
     let (address, file) = (daemon.address(), protected.file("password")?);
     let (ca, https) = (protected.file("ca.crt")?, format!("https://{address}"));
@@ -170,4 +179,36 @@ pub(crate) fn certificates_of_clients() -> Result<()> {
     let args = ["--address", &https, "--ca-file", &ca];
     refuses(&mut top(&args)?, "certificates of clients are not shown")?;
     daemon.stop()
+}
+
+/// Where the daemon of this machine would listen, nobody does. It is not told the password, nor asked as if it were
+/// the daemon, unless its user says so.
+pub(crate) fn a_listener_of_somebody_else() -> Result<()> {
+    let protected = Protected::by_password()?;
+    let file = protected.file("password")?;
+    let listener = nobody::in_a_thread(|| TcpListener::bind("127.0.0.1:0"))?.context("listen")?;
+    let address = listener.local_addr()?.to_string();
+    let heard = thread::spawn(move || -> Result<String> {
+        let mut heard = String::new();
+        while !heard.contains("Basic ") {
+            let (mut stream, _) = listener.accept().context("accept")?;
+            let mut buffer = [0; 1024];
+            let read = stream.read(&mut buffer).context("hear")?;
+            heard.push_str(&String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()));
+            // Whoever asked nothing has gone.
+            let _ = stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+        }
+        Ok(heard)
+    });
+    let password = ["--user", USER, "--password-file", &file];
+    let [named, here] = [["--address", &address], ["--listen", &address]];
+    refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, as another")?;
+    refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, as another")?;
+    refuses(&mut top(&here)?, "name it with --address")?;
+    let told = [&named[..], &password, &["--allow-plaintext-password"]].concat();
+    refuses(&mut top(&told)?, "status 500")?;
+    let heard = heard.join().map_err(|_| anyhow!("the listener panicked"))??;
+    let asked = heard.matches("GET ").count();
+    ensure!(asked == 1, "it was asked {asked} times: {heard}");
+    Ok(())
 }

@@ -39,6 +39,7 @@ pub(super) fn add(table: &mut Table) {
     table.alone("SIGHUP, at which files are opened and read again", hang_up);
     table.alone("100 scrapers at once", scrapers);
     table.alone("scrapers that never read, their sockets full", deaf_scrapers);
+    super::visitors::add(table);
     table.alone("processes that come and go", short_lived_processes);
     let possible = Path::new(PROCESSOR).exists();
     table.alone_if(possible, "a processor taken offline and back", processor_offline);
@@ -234,7 +235,7 @@ impl Deaf {
         let address: SocketAddr = daemon.address().parse()?;
         rustix::net::connect(&socket, &address).context("connect")?;
         let mut stream = TcpStream::from(socket);
-        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: \
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: \
                        application/openmetrics-text\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes())?;
         Ok(Self { stream })

@@ -6,6 +6,8 @@ mod format;
 mod protobuf;
 mod text;
 
+use std::io;
+
 use super::{Buckets, exemplar::Exemplar, histogram::Histogram};
 
 pub use clock::Clock;
@@ -139,33 +141,70 @@ impl Bounds {
     }
 }
 
-/// What `write` writes, in this format.
+/// Handed on at a time.
+const CHUNK: usize = 32 << 10;
+
+/// Hands on what is written, in chunks, so that no exposition is in memory as a whole. After a failure it takes
+/// nothing more.
+pub(super) struct Output<'a> {
+    chunk: Vec<u8>,
+    to: &'a mut dyn io::Write,
+    result: io::Result<()>,
+}
+
+impl<'a> Output<'a> {
+    fn new(to: &'a mut dyn io::Write) -> Self {
+        Self { chunk: Vec::with_capacity(2 * CHUNK), to, result: Ok(()) }
+    }
+
+    /// To be called between series, which are short.
+    fn hand_on(&mut self) {
+        if self.chunk.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.result.is_ok() {
+            self.result = self.to.write_all(&self.chunk);
+        }
+        self.chunk.clear();
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.flush();
+        self.result
+    }
+}
+
+/// Writes what `write` writes, in this format. It may be called twice, and writes the same each time.
 ///
 /// `created` says whether text has the creation times, each of which is a series of its own there.
 pub(super) fn encode(
     format: Format,
     clock: Clock,
     created: bool,
-    write: impl FnOnce(&mut dyn Sink),
-) -> Vec<u8> {
-    let mut bytes = match format {
+    to: &mut dyn io::Write,
+    write: impl Fn(&mut dyn Sink),
+) -> io::Result<()> {
+    let output = Output::new(to);
+    match format {
         Format::OpenMetricsText => {
-            let mut text = text::Text::open_metrics(clock, created);
+            let mut text = text::Text::open_metrics(output, clock, created);
             write(&mut text);
             text.finish()
         }
         Format::PrometheusText => {
-            let mut text = text::Text::prometheus(clock);
+            let mut text = text::Text::prometheus(output, clock);
             write(&mut text);
             text.finish()
         }
         Format::Protobuf => {
-            let mut families = protobuf::Families::new(clock);
+            let mut lengths = protobuf::Families::measuring(clock);
+            write(&mut lengths);
+            let mut families = protobuf::Families::writing(output, clock, lengths);
             write(&mut families);
             families.finish()
         }
-    };
-    // It was doubled as it grew, and is kept until all have read it.
-    bytes.shrink_to_fit();
-    bytes
+    }
 }

@@ -3,10 +3,17 @@
 //! Source: `io/prometheus/client/metrics.proto` of prometheus/client_model 0.6, as far as it is used
 //! here; the names are those of the fields there. It is proto2: what is `None` is not there.
 
-use prost::Message;
+use std::{io, vec};
+
+use prost::{
+    Message,
+    encoding::{encode_varint, message},
+};
 use prost_types::Timestamp;
 
-use super::{Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Sink, Time};
+use super::{
+    Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Output, Sink, Time,
+};
 use crate::metrics::{exemplar::Exemplar, exponential::Exponential, histogram::Histogram};
 
 #[derive(Clone, PartialEq, Message)]
@@ -120,33 +127,88 @@ struct BucketSpan {
     length: Option<u32>,
 }
 
+/// `metric`, in a `MetricFamily`.
+const METRIC: u32 = 4;
+
 /// An exposition as messages.
-#[derive(Debug)]
-pub(super) struct Families {
-    bytes: Vec<u8>,
+///
+/// A family's length stands in front of it, and it may have a hundred thousand metrics. So that they are not
+/// kept until the last of them is known, they are written twice: first only their lengths are added up.
+pub(super) struct Families<'a> {
+    to: To<'a>,
     clock: Clock,
-    /// The one that series are added to.
+    /// The one that series are added to, without them, and without what follows them.
     family: MetricFamily,
+    /// What follows them.
+    end: MetricFamily,
+    is_empty: bool,
 }
 
-impl Families {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { bytes: Vec::new(), clock, family: MetricFamily::default() }
+enum To<'a> {
+    /// The length of each family that is not empty.
+    Lengths(Vec<usize>),
+    /// With the lengths of those that are still to come.
+    Output(Output<'a>, vec::IntoIter<usize>),
+}
+
+impl<'a> Families<'a> {
+    /// Takes an exposition to see how long its families are.
+    pub(super) fn measuring(clock: Clock) -> Self {
+        Self::new(To::Lengths(Vec::new()), clock)
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    /// Takes the same one again, and writes it.
+    pub(super) fn writing(output: Output<'a>, clock: Clock, measured: Families<'_>) -> Self {
+        let lengths = match measured.to {
+            To::Lengths(lengths) => lengths,
+            To::Output(_, lengths) => lengths.collect(),
+        };
+        Self::new(To::Output(output, lengths.into_iter()), clock)
+    }
+
+    fn new(to: To<'a>, clock: Clock) -> Self {
+        let (family, end) = (MetricFamily::default(), MetricFamily::default());
+        Self { to, clock, family, end, is_empty: true }
+    }
+
+    pub(super) fn finish(mut self) -> io::Result<()> {
         self.end_family();
-        self.bytes
+        match self.to {
+            To::Lengths(_) => Ok(()),
+            To::Output(output, _) => output.finish(),
+        }
     }
 
     fn end_family(&mut self) {
-        if !self.family.metric.is_empty() {
-            self.bytes.extend_from_slice(&self.family.encode_length_delimited_to_vec());
+        if let To::Output(output, _) = &mut self.to
+            && !self.is_empty
+        {
+            self.end.encode_raw(&mut output.chunk);
         }
     }
 
     fn add(&mut self, labels: &[Label<'_>], metric: Metric) {
-        self.family.metric.push(Metric { label: pairs(labels), ..metric });
+        let metric = Metric { label: pairs(labels), ..metric };
+        let is_first = std::mem::take(&mut self.is_empty);
+        match &mut self.to {
+            To::Lengths(lengths) => {
+                if is_first {
+                    lengths.push(self.family.encoded_len() + self.end.encoded_len());
+                }
+                if let Some(length) = lengths.last_mut() {
+                    *length += message::encoded_len(METRIC, &metric);
+                }
+            }
+            To::Output(output, lengths) => {
+                output.hand_on();
+                if is_first {
+                    let length = lengths.next().unwrap_or_default();
+                    encode_varint(length as u64, &mut output.chunk);
+                    self.family.encode_raw(&mut output.chunk);
+                }
+                message::encode(METRIC, &metric, &mut output.chunk);
+            }
+        }
     }
 
     fn timestamp(&self, time: Time) -> Timestamp {
@@ -181,7 +243,7 @@ impl Families {
     }
 }
 
-impl Sink for Families {
+impl Sink for Families<'_> {
     fn family(&mut self, family: &Family) {
         self.end_family();
         let Family { name, kind, unit, help } = family;
@@ -195,9 +257,10 @@ impl Sink for Families {
             name: Some(format!("{name}{suffix}")),
             help: Some((*help).into()),
             r#type: Some(kind.into()),
-            metric: Vec::new(),
-            unit: unit.map(Into::into),
+            ..MetricFamily::default()
         };
+        self.end = MetricFamily { unit: unit.map(Into::into), ..MetricFamily::default() };
+        self.is_empty = true;
     }
 
     fn counter(&mut self, labels: &[Label<'_>], counter: Counter<'_>) {

@@ -1,15 +1,16 @@
 //! The text formats: OpenMetrics 1.0.0, and Prometheus' own of version 0.0.4, which has the names of
 //! counters in their families', and neither units, creation times nor exemplars.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
-use super::{Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Sink, Time};
+use super::{
+    Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Output, Sink, Time,
+};
 use crate::metrics::exemplar::Exemplar;
 
 /// An exposition as text.
-#[derive(Debug)]
-pub(super) struct Text {
-    bytes: Vec<u8>,
+pub(super) struct Text<'a> {
+    output: Output<'a>,
     style: Style,
     clock: Clock,
     family: Option<Family>,
@@ -25,24 +26,24 @@ enum Style {
     Prometheus,
 }
 
-impl Text {
-    pub(super) fn open_metrics(clock: Clock, created: bool) -> Self {
-        Self::new(clock, Style::OpenMetrics { created })
+impl<'a> Text<'a> {
+    pub(super) fn open_metrics(output: Output<'a>, clock: Clock, created: bool) -> Self {
+        Self::new(output, clock, Style::OpenMetrics { created })
     }
 
-    pub(super) fn prometheus(clock: Clock) -> Self {
-        Self::new(clock, Style::Prometheus)
+    pub(super) fn prometheus(output: Output<'a>, clock: Clock) -> Self {
+        Self::new(output, clock, Style::Prometheus)
     }
 
-    fn new(clock: Clock, style: Style) -> Self {
-        Self { bytes: Vec::new(), style, clock, family: None, is_new: false, labels: Vec::new() }
+    fn new(output: Output<'a>, clock: Clock, style: Style) -> Self {
+        Self { output, style, clock, family: None, is_new: false, labels: Vec::new() }
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> io::Result<()> {
         if self.is_open_metrics() {
-            self.bytes.extend_from_slice(b"# EOF\n");
+            self.put(&["# EOF\n"]);
         }
-        self.bytes
+        self.output.finish()
     }
 
     fn is_open_metrics(&self) -> bool {
@@ -51,6 +52,7 @@ impl Text {
 
     /// Begins a series: its labels are taken, its family is described if it is the first.
     fn begin(&mut self, labels: &[Label<'_>]) -> &'static str {
+        self.output.hand_on();
         self.labels.clear();
         for (name, value) in labels {
             if !self.labels.is_empty() {
@@ -89,7 +91,7 @@ impl Text {
 
     fn put(&mut self, texts: &[&str]) {
         for text in texts {
-            self.bytes.extend_from_slice(text.as_bytes());
+            self.output.chunk.extend_from_slice(text.as_bytes());
         }
     }
 
@@ -97,18 +99,18 @@ impl Text {
     fn name(&mut self, name: &str, suffix: &str) {
         self.put(&[name, suffix]);
         if !self.labels.is_empty() {
-            self.bytes.push(b'{');
-            self.bytes.extend_from_slice(&self.labels);
-            self.bytes.push(b'}');
+            self.output.chunk.push(b'{');
+            self.output.chunk.extend_from_slice(&self.labels);
+            self.output.chunk.push(b'}');
         }
-        self.bytes.push(b' ');
+        self.output.chunk.push(b' ');
     }
 
     fn bucket(&mut self, name: &str, bound: &str) {
         self.put(&[name, "_bucket{"]);
         if !self.labels.is_empty() {
-            self.bytes.extend_from_slice(&self.labels);
-            self.bytes.push(b',');
+            self.output.chunk.extend_from_slice(&self.labels);
+            self.output.chunk.push(b',');
         }
         self.put(&["le=\"", bound, "\"} "]);
     }
@@ -121,14 +123,14 @@ impl Text {
     }
 
     fn whole(&mut self, value: u64) {
-        self.bytes.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.output.chunk.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     fn real(&mut self, value: f64) {
         // Writing to a vector does not fail.
         let _ = match self.style {
-            Style::OpenMetrics { .. } => write!(self.bytes, "{value:?}"),
-            Style::Prometheus => write!(self.bytes, "{value}"),
+            Style::OpenMetrics { .. } => write!(self.output.chunk, "{value:?}"),
+            Style::Prometheus => write!(self.output.chunk, "{value}"),
         };
     }
 
@@ -136,7 +138,7 @@ impl Text {
         if let Some(exemplar) = exemplar.filter(|_| self.is_open_metrics()) {
             let (trace, value) = (exemplar.trace, value(exemplar));
             let time = self.clock.unix_seconds(exemplar.time_ns);
-            let _ = write!(self.bytes, " # {{trace_id=\"{trace}\"}} {value:?} {time:.3}");
+            let _ = write!(self.output.chunk, " # {{trace_id=\"{trace}\"}} {value:?} {time:.3}");
         }
     }
 
@@ -146,16 +148,16 @@ impl Text {
         {
             self.name(name, "_created");
             let time = self.clock.unix_seconds(time);
-            let _ = writeln!(self.bytes, "{time:.3}");
+            let _ = writeln!(self.output.chunk, "{time:.3}");
         }
     }
 
     fn end(&mut self) {
-        self.bytes.push(b'\n');
+        self.output.chunk.push(b'\n');
     }
 }
 
-impl Sink for Text {
+impl Sink for Text<'_> {
     fn family(&mut self, family: &Family) {
         self.family = Some(*family);
         self.is_new = true;

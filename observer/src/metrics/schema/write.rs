@@ -45,7 +45,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
 fn write_services(of: &[LabelOf], rows: &[Row<'_>], sink: &mut dyn Sink) {
     let mut told = BTreeSet::new();
     for row in rows {
-        if told.insert((&row.method.service, row.process)) {
+        if told.insert((row.method.service, row.process)) {
             sink.info(&labels(of, row, Of::AllCalls));
         }
     }
@@ -139,9 +139,9 @@ fn labels<'a>(labels: &[LabelOf], row: &'a Row<'_>, of: Of) -> Vec<Label<'a>> {
 fn value<'a>(says: Says, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
     Some(match says {
         Says::Type(spelling) => spelling.of_type(row.grpc_type),
-        Says::Service => &row.method.service,
-        Says::Method => &row.method.method,
-        Says::Path => &row.method.path,
+        Says::Service => row.method.service,
+        Says::Method => row.method.method,
+        Says::Path => row.method.path,
         Says::FullMethod => row.method.path.trim_start_matches('/'),
         Says::Constant(text) => text,
         Says::ErrorType => match of {

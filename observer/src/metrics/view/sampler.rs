@@ -52,8 +52,8 @@ impl Key {
             role: row.role,
             pid: row.process.pid,
             process: row.process.name().to_owned(),
-            service: row.method.service.clone(),
-            method: row.method.method.clone(),
+            service: row.method.service.into(),
+            method: row.method.method.into(),
         }
     }
 }

@@ -92,7 +92,7 @@ fn connect(
 
 /// Whether a request is answered.
 fn answered(client: &mut Client<StreamOwned<ClientConnection, TcpStream>>) -> bool {
-    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut text = Vec::new();
     let sent = client.0.get_mut().write_all(request);
     // What was read before an end without close_notify counts too.
@@ -115,7 +115,7 @@ fn metrics_come_by_tls() {
         }
     }
     let mut plain = served.connect();
-    plain.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    plain.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(!plain.rest().starts_with(b"HTTP"), "nothing is served without TLS");
     assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
 }
@@ -244,9 +244,11 @@ fn silent_handshakes_lose_the_place() {
     let (folder, authority) = (Folder::new(), authority());
     folder.write_pair(&authority);
     folder.write("web.yml", &format!("{TLS}}}"));
-    let limits = Limits { connections: 1, headers: Duration::from_millis(200), ..GENEROUS };
+    let limits = Limits { crowd: ONE, headers: Duration::from_millis(200), ..GENEROUS };
     let served = Served::protected(limits, Stub::default(), folder.read().expect("valid"));
     let mut silent = served.connect();
+    // The first byte of a handshake.
+    silent.send("\x16");
     assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
     assert!(silent.rest().is_empty());
 }
@@ -256,11 +258,11 @@ fn who_reads_nothing_by_tls_loses_the_place() {
     let (folder, authority) = (Folder::new(), authority());
     folder.write_pair(&authority);
     folder.write("web.yml", &format!("{TLS}}}"));
-    let limits = Limits { connections: 1, response: Duration::from_millis(200), ..GENEROUS };
+    let limits = Limits { crowd: ONE, response: Duration::from_millis(200), ..GENEROUS };
     let large = Stub::metrics(|| Ok("x".repeat(64 << 20)));
     let served = Served::protected(limits, large, folder.read().expect("valid"));
     let mut deaf = connect(&served, &authority, None, rustls::ALL_VERSIONS);
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let mut other = connect(&served, &authority, None, rustls::ALL_VERSIONS);
     assert_eq!(other.request("GET", "/healthz").status(), 200);
 }

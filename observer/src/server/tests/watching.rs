@@ -50,7 +50,7 @@ struct Watcher(BufReader<TcpStream>);
 impl Served {
     fn watch(&self) -> Watcher {
         let mut client = self.connect();
-        client.send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let answer = client.answer(false);
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.header("content-type"), Some("text/event-stream"));
@@ -62,7 +62,7 @@ impl Served {
 /// What the server says to one more that wants to watch.
 fn one_more(served: &Served) -> Answer {
     let mut client = served.connect();
-    client.send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
     client.answer(false)
 }
 
@@ -182,7 +182,8 @@ fn nobody_looks_nothing_is_sampled() {
 
 #[test]
 fn watchers_have_bounded_places_of_their_own() {
-    let limits = Limits { connections: 2, watchers: 3, ..GENEROUS };
+    let crowd = Bounds { all: 2, ..GENEROUS.crowd };
+    let limits = Limits { crowd, watchers: 3, ..GENEROUS };
     let served = Served::start(limits, Stub::default());
     let mut watchers: Vec<Watcher> = (0..3).map(|_| served.watch()).collect();
     let refused = one_more(&served);
