@@ -47,7 +47,7 @@ pub(crate) enum Much {
 /// Inputs that a target takes in about a quarter of a minute.
 fn inputs(name: &str) -> u32 {
     match name {
-        "cli" | "losses" => 5_000,
+        "cli" | "http" | "losses" => 5_000,
         "connection" | "files" => 15_000,
         _ => 50_000,
     }
