@@ -130,7 +130,7 @@ const LIMITS: Limits = Limits {
     response: Duration::from_secs(30),
     grace: Duration::from_secs(5),
     held: 64 << 20,
-    credit: Duration::from_secs(1),
+    credit: Duration::from_secs(10),
     shared: Duration::from_secs(1),
     watchers: 128,
     period: Duration::from_secs(1),
