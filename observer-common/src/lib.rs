@@ -22,4 +22,6 @@ pub mod selected {
     pub const FOR_GOOD: u8 = 1;
     /// By its name: until it executes another program.
     pub const BY_NAME: u8 = 2;
+    /// Bytes of a control group's name, with a zero behind it. Those of pods' containers have some 90.
+    pub const CGROUP_NAME: usize = 128;
 }

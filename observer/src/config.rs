@@ -15,6 +15,8 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use observer_common::selected::CGROUP_NAME;
+
 use crate::failures;
 use crate::metrics::{Buckets, Telling};
 
@@ -76,8 +78,8 @@ impl Default for Config {
             telling: Telling::default(),
             descriptor_set: None,
             max_methods: 1000,
-            max_series: 50_000,
-            max_connections: 65_536,
+            max_series: 10_000,
+            max_connections: 32_768,
             workers: default_workers(),
             ring_size: RingSize::default(),
             series_ttl: Duration::from_mins(5),
@@ -90,8 +92,8 @@ impl Default for Config {
     }
 }
 
-/// Which connections are watched: port AND (pid OR comm), where a list without entries selects
-/// everything.
+/// Which connections are watched: port AND (pid OR comm OR uid OR cgroup). Without a port, and without any of the
+/// others, that side selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// TCP ports that are listened on.
@@ -100,7 +102,11 @@ pub struct Filter {
     pub pids: Vec<u32>,
     /// Names of processes, sorted, each once.
     pub comms: Vec<Comm>,
-    /// Whether what `pids` and `comms` select includes the descendants of these processes.
+    /// Real user ids of processes, sorted, each once.
+    pub uids: Vec<u32>,
+    /// Names of control groups of version 2, sorted, each once.
+    pub cgroups: Vec<CgroupName>,
+    /// Whether what `pids`, `comms`, `uids` and `cgroups` select includes the descendants of these processes.
     pub children: bool,
 }
 
@@ -112,7 +118,8 @@ impl Filter {
 
     /// Whether connections are watched whosever they are.
     pub fn selects_all_processes(&self) -> bool {
-        self.pids.is_empty() && self.comms.is_empty()
+        let Self { ports: _, pids, comms, uids, cgroups, children: _ } = self;
+        pids.is_empty() && comms.is_empty() && uids.is_empty() && cgroups.is_empty()
     }
 }
 
@@ -137,6 +144,14 @@ impl Display for Filter {
         }
         if !self.comms.is_empty() {
             write!(f, "{before} comm {}", join(&self.comms))?;
+            before = " or";
+        }
+        if !self.uids.is_empty() {
+            write!(f, "{before} uid {}", join(&self.uids))?;
+            before = " or";
+        }
+        if !self.cgroups.is_empty() {
+            write!(f, "{before} cgroup {}", join(&self.cgroups))?;
         }
         if self.children { f.write_str(", and their children") } else { Ok(()) }
     }
@@ -263,6 +278,77 @@ impl FromStr for Pid {
                 "'{text}' is not a process id: write a number, such as 4711; --comm selects by name"
             )),
         }
+    }
+}
+
+/// A user id as it can be named by a user of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uid(u32);
+
+impl Uid {
+    /// The number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Uid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The highest number is no user (`INVALID_UID`).
+        match digits::<u32>(text.trim()) {
+            Some(uid) if uid != u32::MAX => Ok(Self(uid)),
+            _ => Err(format!("'{text}' is not a user id: write a number, such as id -u prints")),
+        }
+    }
+}
+
+/// The name of a control group: the last part of its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CgroupName([u8; CGROUP_NAME]);
+
+impl CgroupName {
+    /// Padded with zero bytes.
+    pub fn bytes(&self) -> &[u8; CGROUP_NAME] {
+        &self.0
+    }
+
+    /// The name alone.
+    pub fn as_str(&self) -> &str {
+        let name = self.0.split(|&byte| byte == 0).next().unwrap_or_default();
+        str::from_utf8(name).expect("made of a str that was not cut")
+    }
+}
+
+impl FromStr for CgroupName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let mut bytes = [0; CGROUP_NAME];
+        match bytes.get_mut(..name.len()) {
+            Some(place) if name.len() < CGROUP_NAME && !name.is_empty() => {
+                place.copy_from_slice(name.as_bytes());
+            }
+            _ => {
+                return Err(format!(
+                    "'{name}' is not the name of a control group: it has 1 to {} bytes",
+                    CGROUP_NAME - 1
+                ));
+            }
+        }
+        if name.contains(['/', '\0']) {
+            return Err(format!(
+                "'{name}' is a path: write the name of one control group, such as orders.service"
+            ));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Display for CgroupName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
