@@ -65,7 +65,7 @@ fn selects_cgroup() -> Option<bool> {
         let at: Address = read(node, Field::NodeName)?;
         let name: [u8; CGROUP_NAME] = name_at(at);
         // SAFETY: the value is not kept.
-        if unsafe { CGROUPS.get(&name) }.is_some() {
+        if unsafe { CGROUPS.get(name) }.is_some() {
             return Some(true);
         }
         node = read(node, Field::NodeParent)?;

@@ -8,10 +8,9 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-#[cfg(feature = "kubernetes")]
-use super::identity::Pod;
 use super::{
     Process, ProcessId,
+    identity::Pod,
     lives::{Known, Life, Named},
 };
 
@@ -22,7 +21,6 @@ pub struct Names {
     /// Those that have another name now than when they were first seen, by their first id.
     renamed: FxHashMap<ProcessId, Named>,
     /// What Kubernetes calls their pods, by their UIDs.
-    #[cfg(feature = "kubernetes")]
     pods: FxHashMap<Box<str>, Arc<Pod>>,
 }
 
@@ -34,12 +32,7 @@ impl Names {
             Some((first, Named { comm: name.comm, look: name.look.clone(), ..process.clone() }))
         };
         let renamed = known.of_pid.values().flatten().filter_map(renamed).collect();
-        Self {
-            processes: known.ids.processes.clone(),
-            renamed,
-            #[cfg(feature = "kubernetes")]
-            pods: FxHashMap::default(),
-        }
+        Self { processes: known.ids.processes.clone(), renamed, pods: FxHashMap::default() }
     }
 
     /// The process, with the name of this id; that of [`ProcessId::OTHER`] when it was forgotten.
@@ -53,9 +46,7 @@ impl Names {
     }
 
     fn told(&self, process: &Named) -> Process {
-        #[cfg_attr(not(feature = "kubernetes"), expect(unused_mut, reason = "pods have names"))]
         let mut process = process.process();
-        #[cfg(feature = "kubernetes")]
         if let Some(pod) = self.pods.get(&process.identity.cgroup.pod_uid) {
             Arc::make_mut(&mut process.identity).pod = Some(Arc::clone(pod));
         }
