@@ -64,8 +64,13 @@ fn selects_cgroup() -> Option<bool> {
     for _ in 0..MAX_DEPTH {
         let at: Address = read(node, Field::NodeName)?;
         let name: [u8; CGROUP_NAME] = name_at(at);
+        #[expect(
+            clippy::needless_borrows_for_generic_args,
+            reason = "it would be twice on the stack"
+        )]
         // SAFETY: the value is not kept.
-        if unsafe { CGROUPS.get(name) }.is_some() {
+        let found = unsafe { CGROUPS.get(&name) };
+        if found.is_some() {
             return Some(true);
         }
         node = read(node, Field::NodeParent)?;

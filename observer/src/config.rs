@@ -305,19 +305,25 @@ impl FromStr for Uid {
 }
 
 /// The name of a control group: the last part of its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CgroupName([u8; CGROUP_NAME]);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CgroupName(String);
 
 impl CgroupName {
-    /// Padded with zero bytes.
-    pub fn bytes(&self) -> &[u8; CGROUP_NAME] {
-        &self.0
+    /// The longest name of a folder (`NAME_MAX`).
+    const AT_MOST: usize = 255;
+
+    /// As far as the kernel programs compare it, with zeros behind it.
+    pub fn bytes(&self) -> [u8; CGROUP_NAME] {
+        let mut bytes = [0; CGROUP_NAME];
+        for (to, from) in bytes.iter_mut().zip(self.0.bytes().take(CGROUP_NAME - 1)) {
+            *to = from;
+        }
+        bytes
     }
 
-    /// The name alone.
+    /// The name.
     pub fn as_str(&self) -> &str {
-        let name = self.0.split(|&byte| byte == 0).next().unwrap_or_default();
-        str::from_utf8(name).expect("made of a str that was not cut")
+        &self.0
     }
 }
 
@@ -325,24 +331,13 @@ impl FromStr for CgroupName {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let mut bytes = [0; CGROUP_NAME];
-        match bytes.get_mut(..name.len()) {
-            Some(place) if name.len() < CGROUP_NAME && !name.is_empty() => {
-                place.copy_from_slice(name.as_bytes());
-            }
-            _ => {
-                return Err(format!(
-                    "'{name}' is not the name of a control group: it has 1 to {} bytes",
-                    CGROUP_NAME - 1
-                ));
-            }
-        }
-        if name.contains(['/', '\0']) {
+        if name.is_empty() || name.len() > Self::AT_MOST || name.contains(['/', '\0']) {
             return Err(format!(
-                "'{name}' is a path: write the name of one control group, such as orders.service"
+                "'{name}' is not the name of a control group: write the last part of its path, such \
+                 as orders.service"
             ));
         }
-        Ok(Self(bytes))
+        Ok(Self(name.to_owned()))
     }
 }
 

@@ -4,8 +4,6 @@
 //! stays, the daemon takes nothing new once its memory is near that: further methods, processes and
 //! connections are counted as what found no room, until there is memory again.
 
-#![forbid(unsafe_code)]
-
 use std::path::{Path, PathBuf};
 
 use crate::files::first_of;
@@ -60,6 +58,15 @@ impl Budget {
         let Some(limit) = self.limit else { return };
         let (parts, of) = if self.stopped { GO_AT } else { STOP_AT };
         self.stopped = resident > limit / of * parts;
+    }
+}
+
+/// Has the allocator give back to the system what is free.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -212,7 +212,7 @@ impl<S: ProcessSource> Pipeline<S> {
     }
 
     /// Nothing new is taken from now on, by none of those that are [split](Self::split), or some may be
-    /// again: no series, path, process or connection.
+    /// again: no series, path, process or connection, and no connection holds more than its share.
     pub fn stop(&mut self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
         self.statistics.stop(stopped);
@@ -254,9 +254,8 @@ impl<S: ProcessSource> Pipeline<S> {
             Some(Item::Open(open)) => Some(open),
             _ => None,
         };
-        if self.stopped.load(Ordering::Relaxed)
-            && !self.connections.contains_key(&record.connection)
-        {
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        if stopped && !self.connections.contains_key(&record.connection) {
             // Once there is room, it is one that is joined late.
             self.figures.not_followed += 1;
             return;
@@ -266,6 +265,7 @@ impl<S: ProcessSource> Pipeline<S> {
         self.interner.set_owner(first.0);
         self.statistics.set_owner(first);
         let share = self.fair_share();
+        let max_memory = if stopped { 0 } else { self.max_memory };
         let watched = self.connections.entry(record.connection).or_insert_with(|| {
             Box::new(Watched {
                 connection: match (open, bytes.role) {
@@ -298,7 +298,7 @@ impl<S: ProcessSource> Pipeline<S> {
         *memory -= watched.connection.memory();
         let faults = watched.connection.handle(at, bytes, interner, sink);
         let held = watched.connection.memory();
-        if held > share && *memory + held > self.max_memory {
+        if held > share && *memory + held > max_memory {
             watched.connection.forget(record.time_ns, sink);
             figures.forgotten += 1;
         }

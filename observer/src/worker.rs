@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     failures::{Failures, Output},
     kernel::{Probes, Ring},
-    memory::Budget,
+    memory::{self, Budget},
     metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
     pipeline::{Expired, Pipeline},
     pressure::Pressure,
@@ -343,6 +343,10 @@ impl State {
         let Some(lead) = &mut self.lead else { return };
         lead.sweep();
         lead.tell_protocols();
+        if lead.is_short {
+            // So that what has become free counts.
+            memory::give_back();
+        }
         let now_ns = monotonic_ns();
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
         if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {

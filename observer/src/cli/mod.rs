@@ -396,7 +396,7 @@ struct Options {
     /// Watches only processes in these control groups, or in groups below them
     ///
     /// Names, not paths: a systemd unit's, such as orders.service or kubepods.slice, or a container's,
-    /// comma separated or repeated. Also for units that start later. Only control groups of version 2
+    /// comma separated or repeated; the first 63 bytes count. Also for units that start later. Only control groups of version 2
     /// count. With --pid, --comm or --uid, either suffices.
     ///
     /// Example: --cgroup orders.service,kubepods.slice

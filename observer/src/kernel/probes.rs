@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{Backend, Config, Filter},
     files::first_of,
+    memory,
     preconditions::Places,
 };
 
@@ -103,7 +104,8 @@ impl Probes {
         };
         let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
-        give_memory_back();
+        // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
+        memory::give_back();
         let Attached { ebpf, counts, rings } = attached;
         Ok((Self { ebpf, counts, backend, reason }, rings))
     }
@@ -173,15 +175,6 @@ impl Probes {
     /// The programs' own figures.
     pub fn programs(&self) -> Vec<ProgramFigures> {
         self.ebpf.programs().filter_map(|(name, program)| figures(name, program).ok()).collect()
-    }
-}
-
-/// Reading the kernel's types and loading took some 12 MiB, which are not needed again.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
@@ -323,7 +316,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     let mut cgroups: HashMap<_, [u8; CGROUP_NAME], u8> = map(ebpf, "CGROUPS")?.try_into()?;
     for cgroup in &filter.cgroups {
         cgroups
-            .insert(cgroup.bytes(), 1, 0)
+            .insert(&cgroup.bytes(), 1, 0)
             .context("too many --cgroup: 64 control groups can be selected")?;
     }
     Ok(())

@@ -39,6 +39,7 @@ pub(super) fn add(table: &mut Table) {
         "all bounds reached at once, with the memory of the shipped unit",
         all_bounds,
     );
+    table.alone_if(possible, "less memory than the bounds allow: nothing new is taken", shortage);
 }
 
 /// A start as a user without any privilege, of a program that it can reach.
@@ -210,6 +211,44 @@ fn is_told(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
     let handled = value("grpc_server_handled_total{", &pid)?;
     ensure!(handled.total_cmp(&20.0).is_eq(), "{handled} calls of the neighbour, not 20");
     Ok(())
+}
+
+/// Connections that hold what they may, until the memory is short; and when they have gone, others.
+fn shortage(name: &str) -> Result<()> {
+    const LIMIT: u64 = 160 << 20;
+    const PAIRS: usize = 4_000;
+    let limit = MemoryLimit::new(LIMIT)?;
+    let daemon = Daemon::start_within::<&str>(&limit, &[])?;
+    let mut neighbour = Neighbour::of(&daemon, name)?;
+    neighbour.calls()?;
+    let mut flood = Flood::new()?;
+    for pair in 0..PAIRS {
+        flood.connect()?;
+        hold(flood.open.last_mut().context("a connection")?)?;
+        if pair % 500 == 0 {
+            neighbour.calls()?;
+        }
+    }
+    let short = |wanted: f64| {
+        move |metrics: &Metrics| {
+            let short = metrics.sum("observer_memory_short", &[]);
+            let told = metrics.sum("observer_memory_limit_bytes", &[]);
+            let right = short.total_cmp(&wanted).is_eq() && told.total_cmp(&(LIMIT as f64)).is_eq();
+            right.then_some(()).ok_or_else(|| format!("short: {short}, not {wanted}, of {told}"))
+        }
+    };
+    daemon.wait_until(short(1.0))?;
+    let refused = daemon.scrape()?.sum("observer_gaps_total", &[("cause", "memory_limit")]);
+    ensure!(refused > 0.0, "nothing was refused");
+    neighbour.calls()?;
+    neighbour.is_counted()?;
+    within(&limit, LIMIT)?;
+    flood.open.clear();
+    daemon.wait_until(short(0.0))?;
+    let mut later = Neighbour::of(&daemon, &format!("{name} later"))?;
+    later.calls()?;
+    later.is_counted()?;
+    neighbour.is_counted()
 }
 
 const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
