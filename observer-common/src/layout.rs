@@ -61,6 +61,12 @@ fields! {
     TaskTgid: All = "task_struct"."tgid",
     TaskComm: All = "task_struct"."comm",
     TaskSignal: All = "task_struct"."signal",
+    // With CONFIG_CGROUPS.
+    TaskCgroups: Newer = "task_struct"."cgroups",
+    CssSetCgroup: Newer = "css_set"."dfl_cgrp",
+    CgroupNode: Newer = "cgroup"."kn",
+    NodeName: Newer = "kernfs_node"."name",
+    NodeParent: Newer = "kernfs_node"."__parent" | "parent",
     SignalLive: All = "signal_struct"."live",
     FilesFdt: Syscalls = "files_struct"."fdt",
     FdtMaxFds: Syscalls = "fdtable"."max_fds",

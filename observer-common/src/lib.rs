@@ -22,4 +22,7 @@ pub mod selected {
     pub const FOR_GOOD: u8 = 1;
     /// By its name: until it executes another program.
     pub const BY_NAME: u8 = 2;
+    /// Bytes of a control group's name that are compared, with a zero behind them. That of a pod's container
+    /// has some 90, of which these have most of its id.
+    pub const CGROUP_NAME: usize = 64;
 }

@@ -1,12 +1,15 @@
 //! Which processes and ports are watched, decided before any byte is read.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use observer_common::selected;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use observer_common::{
+    layout::Field,
+    selected::{self, CGROUP_NAME},
+};
 
 use crate::{
     globals,
-    kernel::own_name,
-    maps::{COMMS, CONNECTED, PIDS, PORTS, UNNAMED},
+    kernel::{Address, current_task, name_at, own_name, read},
+    maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED},
     socket::{Listens, Socket},
 };
 
@@ -19,7 +22,8 @@ pub fn current_pid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
-/// Whether the process is selected. Without `--pid` and `--comm` all are.
+/// Whether the process, which is the current one, is selected. Without `--pid`, `--comm`, `--uid` and
+/// `--cgroup` all are.
 #[inline(always)]
 pub fn selects_process(pid: u32) -> bool {
     if !globals::filter_processes() {
@@ -29,8 +33,49 @@ pub fn selects_process(pid: u32) -> bool {
     if unsafe { PIDS.get(pid) }.is_some() {
         return true;
     }
+    if globals::filter_uids() && selects_user()
+        || globals::filter_cgroups() && selects_cgroup().unwrap_or(false)
+    {
+        return true;
+    }
     // SAFETY: the value is not kept.
     unsafe { UNNAMED.get(pid) }.is_none() && selects_name(pid)
+}
+
+/// Whether the current task's user is selected. Not remembered: a process may take another one.
+#[inline(always)]
+fn selects_user() -> bool {
+    let uid = bpf_get_current_uid_gid() as u32;
+    // SAFETY: the value is not kept.
+    unsafe { UIDS.get(uid) }.is_some()
+}
+
+/// Control groups that are looked at, from the innermost.
+const MAX_DEPTH: u32 = 10;
+
+/// Whether the current task is in a selected control group, or in one that is in one. By their names: one that
+/// is made anew, as that of a unit is when it is started again, has another id. A function of its own for the
+/// stack.
+#[inline(never)]
+fn selects_cgroup() -> Option<bool> {
+    let set: Address = read(current_task() as Address, Field::TaskCgroups)?;
+    let group: Address = read(set, Field::CssSetCgroup)?;
+    let mut node: Address = read(group, Field::CgroupNode)?;
+    for _ in 0..MAX_DEPTH {
+        let at: Address = read(node, Field::NodeName)?;
+        let name: [u8; CGROUP_NAME] = name_at(at);
+        #[expect(
+            clippy::needless_borrows_for_generic_args,
+            reason = "it would be twice on the stack"
+        )]
+        // SAFETY: the value is not kept.
+        let found = unsafe { CGROUPS.get(&name) };
+        if found.is_some() {
+            return Some(true);
+        }
+        node = read(node, Field::NodeParent)?;
+    }
+    Some(false)
 }
 
 /// Whether the current process's name is selected. A function of its own: inlined, its values would be kept on

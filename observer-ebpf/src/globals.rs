@@ -16,9 +16,18 @@ static FILTER_PORTS: u32 = 0;
 #[unsafe(no_mangle)]
 static COUNTED_ONLY: u32 = 0;
 
-/// Not 0 if only the processes in `PIDS` or with a name in `COMMS` are watched.
+/// Not 0 if only the processes in `PIDS`, with a name in `COMMS`, of a user in `UIDS` or in a control group in
+/// `CGROUPS` are watched.
 #[unsafe(no_mangle)]
 static FILTER_PROCESSES: u32 = 0;
+
+/// Not 0 if there are users in `UIDS`.
+#[unsafe(no_mangle)]
+static FILTER_UIDS: u32 = 0;
+
+/// Not 0 if there are names in `CGROUPS`.
+#[unsafe(no_mangle)]
+static FILTER_CGROUPS: u32 = 0;
 
 /// Not 0 if the children of a selected process are selected too.
 #[unsafe(no_mangle)]
@@ -99,6 +108,18 @@ pub fn counted_only() -> bool {
 pub fn filter_processes() -> bool {
     // SAFETY: a global of this program.
     unsafe { read_volatile(&raw const FILTER_PROCESSES) != 0 }
+}
+
+#[inline(always)]
+pub fn filter_uids() -> bool {
+    // SAFETY: a global of this program.
+    unsafe { read_volatile(&raw const FILTER_UIDS) != 0 }
+}
+
+#[inline(always)]
+pub fn filter_cgroups() -> bool {
+    // SAFETY: a global of this program.
+    unsafe { read_volatile(&raw const FILTER_CGROUPS) != 0 }
 }
 
 #[inline(always)]

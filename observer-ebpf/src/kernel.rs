@@ -58,15 +58,11 @@ pub fn read_into<const N: usize>(base: Address, field: Field, to: &mut [u8; N]) 
 
 /// A name at this address, padded with zero bytes: kernels before 5.17 leave what was there before.
 #[inline(always)]
-pub fn name_at(address: Address) -> [u8; 16] {
-    let mut name = [0; 16];
+pub fn name_at<const N: usize>(address: Address) -> [u8; N] {
+    let mut name = [0; N];
     // SAFETY: writes at most so many bytes, ends them with a zero, and checks the address.
     unsafe {
-        bpf_probe_read_kernel_str(
-            name.as_mut_ptr().cast(),
-            size_of_val(&name) as u32,
-            address as *const _,
-        );
+        bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), N as u32, address as *const _);
     }
     name
 }

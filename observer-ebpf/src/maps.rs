@@ -6,7 +6,9 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
-use observer_common::{counter, counter::Count, record::MAX_RINGS, scanner::Message};
+use observer_common::{
+    counter, counter::Count, record::MAX_RINGS, scanner::Message, selected::CGROUP_NAME,
+};
 
 use crate::{
     connection::Connection,
@@ -136,6 +138,14 @@ pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(8_192, BPF_F_NO_PR
 /// Selected names of main threads.
 #[map]
 pub static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
+
+/// Selected users, by their real ids.
+#[map]
+pub static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(256, 0);
+
+/// Selected control groups of version 2, by their names.
+#[map]
+pub static CGROUPS: HashMap<[u8; CGROUP_NAME], u8> = HashMap::with_max_entries(64, 0);
 
 /// Processes whose name is not in `COMMS`, until they take another one or execute another program.
 #[map]

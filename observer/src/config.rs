@@ -15,6 +15,8 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use observer_common::selected::CGROUP_NAME;
+
 use crate::failures;
 use crate::metrics::{Buckets, Telling};
 use crate::server::HostName;
@@ -83,8 +85,8 @@ impl Default for Config {
             telling: Telling::default(),
             descriptor_set: None,
             max_methods: 1000,
-            max_series: 50_000,
-            max_connections: 65_536,
+            max_series: 10_000,
+            max_connections: 32_768,
             workers: default_workers(),
             ring_size: RingSize::default(),
             series_ttl: Duration::from_mins(5),
@@ -131,8 +133,8 @@ impl FromStr for HealthListen {
     }
 }
 
-/// Which connections are watched: port AND (pid OR comm), where a list without entries selects
-/// everything.
+/// Which connections are watched: port AND (pid OR comm OR uid OR cgroup). Without a port, and without any of the
+/// others, that side selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// TCP ports that are listened on.
@@ -141,7 +143,11 @@ pub struct Filter {
     pub pids: Vec<u32>,
     /// Names of processes, sorted, each once.
     pub comms: Vec<Comm>,
-    /// Whether what `pids` and `comms` select includes the descendants of these processes.
+    /// Real user ids of processes, sorted, each once.
+    pub uids: Vec<u32>,
+    /// Names of control groups of version 2, sorted, each once.
+    pub cgroups: Vec<CgroupName>,
+    /// Whether what `pids`, `comms`, `uids` and `cgroups` select includes the descendants of these processes.
     pub children: bool,
 }
 
@@ -153,7 +159,8 @@ impl Filter {
 
     /// Whether connections are watched whosever they are.
     pub fn selects_all_processes(&self) -> bool {
-        self.pids.is_empty() && self.comms.is_empty()
+        let Self { ports: _, pids, comms, uids, cgroups, children: _ } = self;
+        pids.is_empty() && comms.is_empty() && uids.is_empty() && cgroups.is_empty()
     }
 }
 
@@ -178,6 +185,14 @@ impl Display for Filter {
         }
         if !self.comms.is_empty() {
             write!(f, "{before} comm {}", join(&self.comms))?;
+            before = " or";
+        }
+        if !self.uids.is_empty() {
+            write!(f, "{before} uid {}", join(&self.uids))?;
+            before = " or";
+        }
+        if !self.cgroups.is_empty() {
+            write!(f, "{before} cgroup {}", join(&self.cgroups))?;
         }
         if self.children { f.write_str(", and their children") } else { Ok(()) }
     }
@@ -304,6 +319,72 @@ impl FromStr for Pid {
                 "'{text}' is not a process id: write a number, such as 4711; --comm selects by name"
             )),
         }
+    }
+}
+
+/// A user id as it can be named by a user of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uid(u32);
+
+impl Uid {
+    /// The number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Uid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The highest number is no user (`INVALID_UID`).
+        match digits::<u32>(text.trim()) {
+            Some(uid) if uid != u32::MAX => Ok(Self(uid)),
+            _ => Err(format!("'{text}' is not a user id: write a number, such as id -u prints")),
+        }
+    }
+}
+
+/// The name of a control group: the last part of its path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CgroupName(String);
+
+impl CgroupName {
+    /// The longest name of a folder (`NAME_MAX`).
+    const AT_MOST: usize = 255;
+
+    /// As far as the kernel programs compare it, with zeros behind it.
+    pub fn bytes(&self) -> [u8; CGROUP_NAME] {
+        let mut bytes = [0; CGROUP_NAME];
+        for (to, from) in bytes.iter_mut().zip(self.0.bytes().take(CGROUP_NAME - 1)) {
+            *to = from;
+        }
+        bytes
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CgroupName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if name.is_empty() || name.len() > Self::AT_MOST || name.contains(['/', '\0']) {
+            return Err(format!(
+                "'{name}' is not the name of a control group: write the last part of its path, such \
+                 as orders.service"
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl Display for CgroupName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

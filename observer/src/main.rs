@@ -23,7 +23,7 @@ use observer::{
     reload::Reload,
     server::{self, Counts, Front, Health, HealthListener, Pages, Protection},
     top::{self, Address, Remote, Source},
-    worker::Workers,
+    worker::{Surroundings, Workers},
 };
 use tokio::{
     net::TcpListener,
@@ -101,12 +101,13 @@ fn watch(config: &Config) -> Result<(Workers, Backend)> {
         Some(path) => Descriptors::read(path)?,
         None => Descriptors::default(),
     };
+    let surroundings = Surroundings::read();
     let (probes, rings) = Probes::attach(config)?;
     let left = privileges::give_up(&probes, &config.telling.labels)?;
     debug!("capabilities left: {left:?}");
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());
-    Ok((Workers::start(config, descriptors, probes, rings)?, backend))
+    Ok((Workers::start(config, descriptors, surroundings, probes, rings)?, backend))
 }
 
 /// `observer top`. What is selected for this call is watched by nobody yet.
@@ -140,7 +141,7 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
         if config.filter.selects_all() {
             format!("no daemon answers at {there}, and this process cannot watch by itself")
         } else {
-            "what --port, --pid and --comm select needs a watch of its own".into()
+            "what --port, --pid, --comm, --uid and --cgroup select needs a watch of its own".into()
         }
     })?;
     Ok(workers)

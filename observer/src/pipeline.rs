@@ -9,7 +9,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use rustc_hash::FxHashMap;
 
@@ -20,7 +26,7 @@ use crate::{
     hpack::{Interner, Texts},
     http2::Connection,
     metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
-    process::{Comm, ProcessId, ProcessSource, Processes},
+    process::{Asker, Comm, ProcessId, ProcessSource, Processes, Seen},
     record::{Bytes, Closed, Event, Item, Open, Peer, Record},
 };
 
@@ -30,15 +36,16 @@ const MAX_PATHS: usize = 16_384;
 /// Least time between looks for paths that nothing has any more, in ns: it goes through all there is.
 const PATHS_PERIOD_NS: u64 = 10_000_000_000;
 
-/// Processes that are remembered.
-const MAX_PROCESSES: usize = 32_768;
+/// Processes that are remembered, each as often as it has names.
+const MAX_PROCESSES: usize = 16_384;
 
 /// Memory of all workers together for what connections hold beside their own: open calls, header tables, header blocks of
-/// which the rest is to come. Where a connection takes more than [`FAIR_SHARE`] while all together
-/// take more than this, what it holds is given up.
-pub const MAX_MEMORY: usize = 256 << 20;
+/// which the rest is to come. Where a connection takes more than its share (`fair_share`) while all
+/// together take more than this, what it holds is given up.
+pub const MAX_MEMORY: usize = 96 << 20;
 
-/// What a connection may always hold: two header tables of the usual size, and some hundred calls.
+/// What a connection may always hold while there are not so many that it would be too much for all of them:
+/// two header tables of the usual size, and some hundred calls.
 pub const FAIR_SHARE: usize = 40 << 10;
 
 /// Processes whose time to live is over, each with the one that goes on with its series, if there is
@@ -48,7 +55,8 @@ pub type Expired = Arc<[(ProcessId, Option<ProcessId>)]>;
 /// All state of the user side.
 #[derive(Debug)]
 pub struct Pipeline<S> {
-    connections: FxHashMap<u64, Watched>,
+    /// Boxed, as a table has up to twice the room that it needs, and three times as it grows.
+    connections: FxHashMap<u64, Box<Watched>>,
     /// What they hold, added up.
     memory: usize,
     /// This pipeline's share of [`MAX_MEMORY`].
@@ -65,6 +73,8 @@ pub struct Pipeline<S> {
     telling: Arc<Telling>,
     failures: Option<Failures>,
     waiting: Waiting,
+    /// There is not the memory for anything new, as of all that are [split](Self::split).
+    stopped: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -99,6 +109,8 @@ pub struct Figures {
     pub malformed: u64,
     /// How often what a connection held was given up: too much memory.
     pub forgotten: u64,
+    /// Records of connections that were not followed: there was not the memory for another one.
+    pub not_followed: u64,
 }
 
 impl<S: ProcessSource> Pipeline<S> {
@@ -118,6 +130,7 @@ impl<S: ProcessSource> Pipeline<S> {
             telling: Arc::default(),
             failures: None,
             waiting: Waiting::default(),
+            stopped: Arc::default(),
         }
     }
 
@@ -151,6 +164,7 @@ impl<S: ProcessSource> Pipeline<S> {
             telling,
             failures,
             waiting,
+            stopped,
         } = self;
         let pipeline = Self {
             connections: FxHashMap::default(),
@@ -166,6 +180,7 @@ impl<S: ProcessSource> Pipeline<S> {
             telling: Arc::clone(telling),
             failures: None,
             waiting: waiting.sharing(),
+            stopped: Arc::clone(stopped),
         };
         match failures {
             Some(failures) => pipeline.telling_failures(failures.sharing()),
@@ -186,6 +201,23 @@ impl<S: ProcessSource> Pipeline<S> {
         self.interner.texts = Texts::new(failures::MAX_TEXTS);
         self.failures = Some(failures);
         self
+    }
+
+    /// What asks the source who processes are: to be [run](Asker::run) on a thread of its own.
+    pub fn asker(&mut self) -> Asker<S>
+    where
+        S: Clone,
+    {
+        self.processes.asker()
+    }
+
+    /// Nothing new is taken from now on, by none of those that are [split](Self::split), or some may be
+    /// again: no series, path, process or connection, and no connection holds more than its share.
+    pub fn stop(&mut self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::Relaxed);
+        self.statistics.stop(stopped);
+        self.interner.stop(stopped);
+        self.processes.stop(stopped);
     }
 
     /// Since then threads that could run have run, until now. So long as that is not known, little is said of
@@ -222,16 +254,28 @@ impl<S: ProcessSource> Pipeline<S> {
             Some(Item::Open(open)) => Some(open),
             _ => None,
         };
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        if stopped && !self.connections.contains_key(&record.connection) {
+            // Once there is room, it is one that is joined late.
+            self.figures.not_followed += 1;
+            return;
+        }
         let comm = open.map(|open| Comm::new(open.comm));
-        let process = self.processes.seen(record.pid, record.time_ns, comm);
-        let watched = self.connections.entry(record.connection).or_insert_with(|| Watched {
-            connection: match (open, bytes.role) {
-                (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
-                (_, role) => Connection::joined_late(role),
-            },
-            pair: 0,
-            peer: None,
-            counted_for: None,
+        let Seen { id: process, first } = self.processes.seen_as(record.pid, record.time_ns, comm);
+        self.interner.set_owner(first.0);
+        self.statistics.set_owner(first);
+        let share = self.fair_share();
+        let max_memory = if stopped { 0 } else { self.max_memory };
+        let watched = self.connections.entry(record.connection).or_insert_with(|| {
+            Box::new(Watched {
+                connection: match (open, bytes.role) {
+                    (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
+                    (_, role) => Connection::joined_late(role),
+                },
+                pair: 0,
+                peer: None,
+                counted_for: None,
+            })
         });
         watched.peer = watched.peer.or(open.map(|open| open.peer));
         if let Some(pair) =
@@ -248,13 +292,13 @@ impl<S: ProcessSource> Pipeline<S> {
             in_time_since_ns: if bytes.late { u64::MAX } else { self.in_time_since_ns },
         };
         let Self { interner, statistics, figures, memory, failures, waiting, .. } = self;
-        let Watched { pair, peer, .. } = *watched;
+        let Watched { pair, peer, .. } = **watched;
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, failures, waiting };
         *memory -= watched.connection.memory();
         let faults = watched.connection.handle(at, bytes, interner, sink);
         let held = watched.connection.memory();
-        if held > FAIR_SHARE && *memory + held > self.max_memory {
+        if held > share && *memory + held > max_memory {
             watched.connection.forget(record.time_ns, sink);
             figures.forgotten += 1;
         }
@@ -264,13 +308,18 @@ impl<S: ProcessSource> Pipeline<S> {
         figures.unknown_references += faults.unknown_references;
         if watched.counted_for.is_none() && watched.connection.calls().streams.measured > 0 {
             let role = watched.connection.calls().role();
-            let process = self.processes.first_of(process);
-            watched.counted_for = Some((process, role));
-            statistics.connection_opened(process, role);
+            watched.counted_for = Some((first, role));
+            statistics.connection_opened(first, role);
             figures.grpc_connections += 1;
         }
         let peer = watched.peer;
         self.tell_failures(record.time_ns, peer);
+    }
+
+    /// What each connection may hold, whatever all hold together: [`FAIR_SHARE`], but not more for all of
+    /// them than half of the bound.
+    fn fair_share(&self) -> usize {
+        FAIR_SHARE.min(self.max_memory / 2 / self.connections.len().max(1))
     }
 
     fn closed(&mut self, record: &Record<'_>, closed: Closed) {
@@ -278,7 +327,7 @@ impl<S: ProcessSource> Pipeline<S> {
         self.memory -= watched.connection.memory();
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
         let Self { statistics, failures, waiting, .. } = self;
-        let Watched { pair, peer, .. } = watched;
+        let Watched { pair, peer, .. } = *watched;
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, failures, waiting };
         watched.connection.closed(record.time_ns, closed, self.in_time_since_ns, sink);
@@ -305,8 +354,8 @@ impl<S: ProcessSource> Pipeline<S> {
     }
 
     /// Looks for processes whose exit or new name was not told: its record may not have come.
-    pub fn find_untold(&mut self, now_ns: u64) {
-        self.processes.find_untold(now_ns);
+    pub fn find_untold(&mut self) {
+        self.processes.find_untold();
     }
 
     /// Drops the series of processes that exited long enough ago, ends the calls that have probably
@@ -385,11 +434,13 @@ impl<S: ProcessSource> Pipeline<S> {
         daemon.unmeasured = self.unmeasured();
         daemon.log_errors_dropped = self.failures.as_ref().map(Failures::dropped);
         daemon.processes_overflow = self.processes.overflow();
-        daemon.gaps.push(Gap { cause: "memory_limit", events: self.figures.forgotten, bytes: 0 });
+        daemon.lookups = self.processes.lookups();
+        let events = self.figures.forgotten + self.figures.not_followed;
+        daemon.gaps.push(Gap { cause: "memory_limit", events, bytes: 0 });
         daemon.connections = self.connections_by_state();
         daemon.streams =
             self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
-        let resolve = |path| self.interner.resolve(path);
+        let resolve = |path| self.interner.resolve(path).cloned();
         Snapshot {
             paths: Arc::new(PathNames::of(&self.statistics, resolve)),
             statistics: Arc::new(self.statistics.clone()),

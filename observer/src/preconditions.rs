@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::{
     config::{Config, HealthListen},
+    files::first_of,
     kernel::Preemption,
     server::HealthListener,
 };
@@ -261,8 +262,9 @@ fn process(proc: &Path, pid: u32) -> Result<()> {
                  also finds processes that start later"
         )
     };
-    let status = match fs::read_to_string(proc.join(pid.to_string()).join("status")) {
-        Ok(status) => status,
+    // What is asked for comes before the groups, of which there may be 65,536.
+    let status = match first_of(&proc.join(pid.to_string()).join("status"), 4096) {
+        Ok(status) => String::from_utf8_lossy(&status).into_owned(),
         // ESRCH: it ended between open and read.
         Err(error) if error.kind() == ErrorKind::NotFound || is_esrch(&error) => {
             return Err(gone());

@@ -41,7 +41,7 @@ fn asked_for(probes: &Probes, labels: &[Detail]) -> CapabilitySet {
     }
     // Where proc(5) is mounted with `hidepid`, for the names of other users' processes; everywhere,
     // for their programs.
-    if ProcFs.comm(1).is_none() || labels.contains(&Detail::Exe) {
+    if ProcFs::default().comm(1).is_none() || labels.contains(&Detail::Exe) {
         asked_for |= CapabilitySet::SYS_PTRACE;
     }
     asked_for

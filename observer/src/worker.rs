@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -20,10 +20,11 @@ use crate::{
     config::Config,
     failures::{Failures, Output},
     kernel::{Probes, Ring},
+    memory::{self, Budget},
     metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
     pipeline::{Expired, Pipeline},
     pressure::Pressure,
-    process::ProcFs,
+    process::{Asker, ProcFs},
 };
 
 /// How long records may wait in the ring while it does not fill.
@@ -43,6 +44,9 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 /// Records between looks at the requests.
 const BATCH: usize = 4096;
 
+/// A snapshot waits so long for who its processes are.
+const LOOKUP_PATIENCE: Duration = Duration::from_millis(500);
+
 /// A scrape waits this long for its snapshot.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,6 +57,22 @@ pub struct Workers {
     requests: Requests,
     threads: Vec<JoinHandle<()>>,
     descriptors: Mutex<Arc<Descriptors>>,
+    /// How often a process was told of before it was known who it is.
+    lookups_late: AtomicU64,
+}
+
+/// What is to be read of the machine before the right to do so is given up.
+#[derive(Debug)]
+pub struct Surroundings {
+    source: ProcFs,
+    budget: Budget,
+}
+
+impl Surroundings {
+    /// Reads it.
+    pub fn read() -> Self {
+        Self { source: ProcFs::of_this_node(), budget: Budget::of_this_process() }
+    }
 }
 
 /// Of one worker.
@@ -84,19 +104,22 @@ impl Workers {
     pub fn start(
         config: &Config,
         descriptors: Descriptors,
+        surroundings: Surroundings,
         probes: Probes,
         rings: Vec<Ring>,
     ) -> Result<Self> {
+        let Surroundings { source, budget } = surroundings;
         let statistics = Statistics::new(
             config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
         let pipeline =
-            Pipeline::new(statistics, ProcFs, config.series_ttl).told_by(config.telling.clone());
-        let pipeline = match &config.log_errors {
+            Pipeline::new(statistics, source, config.series_ttl).told_by(config.telling.clone());
+        let mut pipeline = match &config.log_errors {
             Some(choice) => pipeline.telling_failures(Failures::new(choice, Output::stdout()?)),
             None => pipeline,
         };
+        ask(pipeline.asker())?;
         let pending = Arc::new(AtomicUsize::new(0));
         let mut requests = Vec::new();
         let mut workers = Vec::new();
@@ -134,12 +157,15 @@ impl Workers {
             started_ns: monotonic_ns(),
             probes: Some(probes),
             last: Daemon::default(),
+            budget,
+            is_short: false,
         };
         if let Some(first) = workers.first_mut() {
             first.lead = Some(lead);
         }
         let threads: Result<_> = workers.into_iter().map(State::start).collect();
-        Ok(Self { requests, threads: threads?, descriptors: Mutex::new(Arc::new(descriptors)) })
+        let descriptors = Mutex::new(Arc::new(descriptors));
+        Ok(Self { requests, threads: threads?, descriptors, lookups_late: AtomicU64::new(0) })
     }
 
     /// Has methods told by other types than at the start.
@@ -157,6 +183,9 @@ impl Workers {
         for part in parts {
             snapshot.merge(part)?;
         }
+        let late = snapshot.processes.settle(LOOKUP_PATIENCE) as u64;
+        let late = late + self.lookups_late.fetch_add(late, Ordering::Relaxed);
+        Arc::make_mut(&mut snapshot.daemon).lookups.late = late;
         let descriptors = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
         snapshot.descriptors = Arc::clone(&descriptors);
         Ok(snapshot)
@@ -183,6 +212,12 @@ impl Workers {
     pub fn is_running(&self) -> bool {
         !self.threads.iter().any(JoinHandle::is_finished)
     }
+}
+
+/// Asks who processes are, for as long as there are workers.
+fn ask(asker: Asker<ProcFs>) -> Result<()> {
+    let thread = thread::Builder::new().name("processes".into());
+    thread.spawn(|| asker.run()).map(drop).context("cannot start the thread that reads /proc")
 }
 
 /// What a thread owns.
@@ -215,6 +250,9 @@ struct Lead {
     ends_untold: u64,
     /// What is still to be told of, once, where it is found instead of HTTP/2.
     says: Vec<Protocol>,
+    budget: Budget,
+    /// There was not the memory for anything new, when that was last looked at.
+    is_short: bool,
 }
 
 impl State {
@@ -227,6 +265,7 @@ impl State {
 
     fn run(mut self) {
         let mut ticked = Instant::now();
+        let mut looked = ticked;
         loop {
             self.drain();
             loop {
@@ -235,6 +274,10 @@ impl State {
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
+            }
+            if looked.elapsed() >= INTERVAL {
+                looked = Instant::now();
+                self.look_at_memory();
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
@@ -285,17 +328,32 @@ impl State {
         }
     }
 
+    /// Of the first worker, for all.
+    fn look_at_memory(&mut self) {
+        let Some(lead) = &mut self.lead else { return };
+        if lead.budget.is_short() != lead.is_short {
+            lead.is_short = !lead.is_short;
+            self.pipeline.stop(lead.is_short);
+            lead.tell_shortage();
+        }
+    }
+
     /// Of the first worker.
     fn tick(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         lead.sweep();
         lead.tell_protocols();
+        if lead.is_short {
+            // So that what has become free counts.
+            memory::give_back();
+        }
         let now_ns = monotonic_ns();
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
         if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
             lead.ends_untold = untold;
-            self.pipeline.find_untold(now_ns);
+            self.pipeline.find_untold();
         }
+
         // A process's name is forgotten as it expires: nobody may be about to tell its series.
         let expired = if self.pending.load(Ordering::Acquire) == 0 {
             self.pipeline.tick(now_ns)
@@ -335,6 +393,19 @@ impl Lead {
         self.probes = None;
     }
 
+    fn tell_shortage(&self) {
+        let limit = self.budget.limit().unwrap_or_default() >> 20;
+        if self.is_short {
+            warn!(
+                "memory is near the limit of {limit} MiB: new methods, processes and connections are \
+                 not taken, but counted (observer_series_overflow_total, \
+                 observer_processes_overflow_total, observer_gaps_total{{cause=\"memory_limit\"}})"
+            );
+        } else {
+            info!("memory is below the limit of {limit} MiB again: what is new is taken");
+        }
+    }
+
     /// Whoever selects a port or a process expects its calls, and should read why there are none.
     fn tell_protocols(&mut self) {
         let Some(probes) = self.probes.as_ref().filter(|_| !self.says.is_empty()) else { return };
@@ -370,6 +441,8 @@ impl Lead {
         daemon.started_ns = Some(self.started_ns);
         daemon.clock = Clock::read();
         daemon.own = OwnProcess::read();
+        daemon.memory_limit_bytes = self.budget.limit();
+        daemon.memory_is_short = self.is_short;
         daemon
     }
 }

@@ -22,7 +22,8 @@ use clap_mangen::Man;
 use observer_common::record::MAX_RINGS;
 
 use crate::config::{
-    Backend, Comm, Config, Filter, HealthListen, Pid, PortRange, RingSize, listen, series_ttl,
+    Backend, CgroupName, Comm, Config, Filter, HealthListen, Pid, PortRange, RingSize, Uid, listen,
+    series_ttl,
 };
 use crate::escape::visible;
 #[cfg(feature = "kubernetes")]
@@ -301,12 +302,12 @@ impl Top {
 }
 
 const AFTER_HELP: &str = "\
-Filters combine as port AND (pid OR comm). See --help for syntax, examples and the config file.";
+Filters combine as port AND (pid OR comm OR uid OR cgroup). See --help for syntax, examples and the config file.";
 
 const AFTER_LONG_HELP: &str = "\
 How filters combine:
-  A connection is watched when its port is selected AND its process is, by pid OR by comm. A
-  filter that is not given selects everything; with none given, all cleartext gRPC of the node
+  A connection is watched when its port is selected AND its process is, by pid, comm, uid OR
+  cgroup. A filter that is not given selects everything; with none given, all cleartext gRPC of the node
   is watched. Unix sockets have no port: --port excludes them.
 
 Examples:
@@ -369,7 +370,7 @@ struct Options {
     /// Watches only these processes, by process id
     ///
     /// Numbers as ps shows them, comma separated or repeated. Each must be running when the
-    /// observer starts. With --comm, either suffices.
+    /// observer starts. With --comm, --uid or --cgroup, either suffices.
     ///
     /// Example: --pid 4711,4712
     #[arg(long, value_name = "PID", value_delimiter = ',', global = true)]
@@ -381,17 +382,39 @@ struct Options {
     /// The name in /proc/PID/comm, whole and case sensitive, comma separated or repeated. The
     /// kernel cuts it at 15 bytes. A process that starts later, or takes the name later, is found
     /// as well, and stays watched under other names until it executes another program. Names of
-    /// other threads do not count. With --pid, either suffices.
+    /// other threads do not count. With --pid, --uid or --cgroup, either suffices.
     ///
     /// Example: --comm python3,greeter
     #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is watched")]
     comm: Vec<Comm>,
 
+    /// Watches only processes of these users
+    ///
+    /// Numbers of real user ids, comma separated or repeated. A process chooses its name, but not its
+    /// user. With --pid, --comm or --cgroup, either suffices.
+    ///
+    /// Example: --uid 1000,65534
+    #[arg(long, value_name = "UID", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is watched")]
+    uid: Vec<Uid>,
+
+    /// Watches only processes in these control groups, or in groups below them
+    ///
+    /// Names, not paths: a systemd unit's, such as orders.service or kubepods.slice, or a container's,
+    /// comma separated or repeated; the first 63 bytes count. Also for units that start later. Only control groups of version 2
+    /// count. With --pid, --comm or --uid, either suffices.
+    ///
+    /// Example: --cgroup orders.service,kubepods.slice
+    #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
+    #[arg(help_heading = "What is watched")]
+    cgroup: Vec<CgroupName>,
+
     /// Watches also the descendants of the selected processes
     ///
     /// Servers that fork their workers need it. It includes the workers that already run, unless
-    /// their parent has exited. It widens --pid and --comm, and needs one of them.
+    /// their parent has exited. It widens --pid, --comm, --uid and --cgroup, and
+    /// needs one of them.
     /// --children=false undoes what the environment or the file says.
     ///
     /// Example: --pid 4711 --children
@@ -516,7 +539,9 @@ struct Options {
     /// Methods of all processes that there may be series for
     ///
     /// From 1 to 1000000; each takes less than 10 KiB of the observer's memory. Further methods
-    /// are counted together as "other", of their process as long as there is room.
+    /// are counted together as "other", of their process as long as there is room. One process gets no
+    /// more than a quarter of what is still free. Near the memory limit of its control group the observer
+    /// takes no further ones, whatever this says.
     ///
     /// Example: --max-series 5000
     #[arg(long, value_name = "N", default_value_t = Config::default().max_series as u32)]
@@ -527,12 +552,13 @@ struct Options {
     /// More labels for each series, of its process
     ///
     /// Comma separated or repeated: exe, cmdline_hash (of the arguments), container_id,
-    /// container_runtime, pod_uid, namespace and pod (with --kubernetes), systemd_unit. Empty where
-    /// it is not known. Without the flag they are only on observer_process_info, to be joined by
+    /// container_runtime, pod_uid, namespace and pod (with --kubernetes), systemd_unit, cgroup (its
+    /// path), uid (the real user id). Empty where it is not known. A process chooses its own name: uid and
+    /// systemd_unit tell it from others of that name. Without the flag they are only on observer_process_info, to be joined by
     /// pid and process. exe of other users' processes takes CAP_SYS_PTRACE, which is kept with
     /// --labels exe and not without.
     ///
-    /// Example: --labels container_id,systemd_unit
+    /// Example: --labels uid,systemd_unit
     #[arg(long, value_name = "LABEL", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is published")]
     labels: Vec<Detail>,
@@ -718,8 +744,17 @@ impl Options {
         let mut comms = self.comm;
         comms.sort_unstable();
         comms.dedup();
-        if self.children && pids.is_empty() && comms.is_empty() {
-            return Err("--children without --pid or --comm: all processes are watched already; \
+        let mut uids: Vec<u32> = self.uid.into_iter().map(Uid::number).collect();
+        uids.sort_unstable();
+        uids.dedup();
+        let mut cgroups = self.cgroup;
+        cgroups.sort_unstable();
+        cgroups.dedup();
+        let children = self.children;
+        let filter =
+            Filter { ports: self.port.into_iter().collect(), pids, comms, uids, cgroups, children };
+        if children && filter.selects_all_processes() {
+            return Err("--children without --pid, --comm, --uid or --cgroup: all processes are watched already; \
                         drop it, or say whose children"
                 .into());
         }
@@ -739,7 +774,6 @@ impl Options {
             self.kubernetes_token_file,
             self.kubernetes_ca_file,
         )?;
-        let ports = self.port.into_iter().collect();
         let mut omitted = self.log_errors_omit;
         omitted.sort_unstable();
         omitted.dedup();
@@ -747,7 +781,7 @@ impl Options {
         labels.sort_unstable();
         labels.dedup();
         Ok(Config {
-            filter: Filter { ports, pids, comms, children: self.children },
+            filter,
             listen: self.listen,
             health_listen: self.health_listen,
             allow_hosts: self.allow_host,
@@ -827,7 +861,7 @@ fn annotated(arg: Arg) -> Arg {
         ([], "port") => "every port, and Unix sockets".to_owned(),
         ([], "buckets") => default_buckets(),
         ([], "workers") => "one for each 16 processors, at least 1 and at most 4".to_owned(),
-        ([], "pid" | "comm") => "every process".to_owned(),
+        ([], "pid" | "comm" | "uid" | "cgroup") => "every process".to_owned(),
         ([], _) => "none".to_owned(),
         (values, _) => values.join(","),
     };

@@ -41,10 +41,12 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 26] = [
+const SETTINGS: [(&str, &str, &str); 28] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
+    ("uid", "[0, 1000]", "0,1000"),
+    ("cgroup", "['a.service', 'b']", "b,a.service"),
     ("listen", "'[::1]:1'", "[::1]:1"),
     ("health-listen", "'unix:/run/h'", "unix:/run/h"),
     ("allow-host", "['node-7', 'gate.example']", "node-7,gate.example"),
@@ -205,7 +207,9 @@ fn children_can_be_undone() {
     assert!(config(&["--pid=1"], &on).filter.children);
     assert!(!config(&["--pid=1", "--children=false"], &on).filter.children);
     assert!(config(&["--children", "--pid", "1"], &[]).filter.children);
-    assert!(run(&["--children"], &[]).expect_err("whose").contains("--pid or --comm"));
+    assert!(
+        run(&["--children"], &[]).expect_err("whose").contains("--pid, --comm, --uid or --cgroup")
+    );
 }
 
 #[test]

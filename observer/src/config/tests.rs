@@ -92,16 +92,33 @@ fn a_filter_reads_as_a_sentence() {
         ports: ports("50051,8000-8100").expect("valid"),
         pids: vec![12, 13],
         comms: vec!["python3".parse().expect("valid")],
+        uids: vec![1000],
+        cgroups: vec!["orders.service".parse().expect("valid")],
         children: true,
     };
     assert_eq!(
         filter.to_string(),
-        "ports 8000-8100,50051 of pid 12,13 or comm python3, and their children"
+        "ports 8000-8100,50051 of pid 12,13 or comm python3 or uid 1000 or cgroup orders.service, \
+         and their children"
     );
     let pids_only = Filter { pids: vec![12], ..Filter::default() };
     assert_eq!(pids_only.to_string(), "all ports of pid 12");
     let ports_only = Filter { ports: ports("80").expect("valid"), ..Filter::default() };
     assert_eq!(ports_only.to_string(), "ports 80 of all processes");
+}
+
+#[test]
+fn users_and_control_groups_are_named_in_one_way() {
+    assert_eq!("65534".parse::<Uid>().expect("a user").number(), 65_534);
+    for bad in ["", "-1", "4294967295", "root"] {
+        assert!(bad.parse::<Uid>().expect_err(bad).contains("id -u"), "{bad}");
+    }
+    let longest = "x".repeat(255);
+    let name: CgroupName = longest.parse().expect("255 bytes");
+    assert_eq!((name.as_str(), name.bytes()[62], name.bytes()[63]), (&*longest, b'x', 0));
+    for bad in ["", "/", "system.slice/orders.service", "a\0", &"x".repeat(256)] {
+        assert!(bad.parse::<CgroupName>().is_err(), "{bad}");
+    }
 }
 
 #[test]

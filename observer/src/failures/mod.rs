@@ -213,7 +213,7 @@ fn decoded(message: &[u8]) -> Cow<'_, str> {
 }
 
 fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
-    let path = interner.resolve(key.path).unwrap_or_default();
+    let path = interner.resolve(key.path).map_or("", |path| path);
     let Method { service, method, .. } = Method::new(key.path, path);
     let role = match key.role {
         Role::Client => "client",

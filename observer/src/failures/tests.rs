@@ -53,7 +53,7 @@ fn tell(failures: &mut Failures, message: &[u8]) {
 fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
     interner.texts = crate::hpack::Texts::new(MAX_TEXTS);
-    let mut processes = Processes::new(10, ProcFs);
+    let mut processes = Processes::new(10, ProcFs::default());
     let process = processes.seen(7, 1, Some(Comm::truncated(process)));
     let path = interner.intern(path);
     // A literal field without indexing (RFC 7541 §6.2.2).
@@ -137,7 +137,7 @@ fn only_what_failed_for_certain_is_told() {
     let mut failures = lines.failures(10, &[]);
     failures.note(1, None, ended(Some(Code::Ok)));
     failures.note(1, None, ended(None));
-    failures.tell(1, None, &Interner::new(1), &Processes::new(1, ProcFs));
+    failures.tell(1, None, &Interner::new(1), &Processes::new(1, ProcFs::default()));
     assert_eq!(lines.taken(), [] as [Value; 0]);
 }
 
@@ -145,7 +145,7 @@ fn only_what_failed_for_certain_is_told() {
 fn beyond_the_pace_only_the_number_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(2, &[]);
-    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs));
+    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
     for time_ns in 1..=10 {
         failures.note(time_ns, None, ended(Some(Code::Internal)));
         failures.tell(time_ns, Some(Peer::Unix), &interner, &processes);

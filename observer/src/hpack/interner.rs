@@ -8,12 +8,15 @@ use std::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::texts::Texts;
-use crate::escape::escape;
+use crate::{escape::escape, share::Share};
 
 /// The longest path that gets an id, in octets as [`Interner::resolve`] gives it.
 ///
 /// The longest that gRPC services have in practice are below 200.
 pub const MAX_PATH_LEN: usize = 512;
+
+/// Whoever's call had a path first: whatever tells one owner from another.
+pub type Owner = u32;
 
 /// An interned `:path`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,27 +42,43 @@ impl PathId {
 #[derive(Debug)]
 struct Paths {
     /// Each interner that knows a path has its text as well.
-    ids: HashMap<Arc<str>, PathId>,
+    ids: HashMap<Arc<str>, (PathId, Owner)>,
     /// An id is never given to another path: what one interner's owner tells by it is read when the owner
     /// of another may have taken it back. After 2³², a month of peers that send nothing but new paths,
     /// there are no more.
     next: u32,
-    max_paths: usize,
+    share: Share<Owner>,
+    /// Somebody wanted more than its share since unused paths were last taken back.
+    is_short: bool,
 }
 
 impl Paths {
     /// A new path gets an id, if there is room.
-    fn intern(&mut self, text: &str) -> Option<(Arc<str>, PathId)> {
-        if let Some((text, &id)) = self.ids.get_key_value(text) {
+    fn intern(&mut self, text: &str, owner: Owner) -> Option<(Arc<str>, PathId)> {
+        if let Some((text, &(id, _))) = self.ids.get_key_value(text) {
             return Some((Arc::clone(text), id));
         }
-        if self.ids.len() >= self.max_paths || self.next == u32::MAX {
+        if !self.share.admits(owner) || self.next == u32::MAX {
+            self.is_short = true;
             return None;
         }
         let (text, id) = (Arc::<str>::from(text), PathId(self.next));
         self.next += 1;
-        self.ids.insert(Arc::clone(&text), id);
+        self.share.take(owner);
+        self.ids.insert(Arc::clone(&text), (id, owner));
         Some((text, id))
+    }
+
+    fn retain(&mut self, is_used: impl Fn(&Arc<str>) -> bool) {
+        let Self { ids, share, .. } = self;
+        ids.retain(|text, (_, owner)| {
+            let used = is_used(text);
+            if !used {
+                share.give_back(*owner);
+            }
+            used
+        });
+        self.is_short = false;
     }
 }
 
@@ -77,17 +96,23 @@ pub struct Interner {
     paths: FxHashMap<PathId, Arc<str>>,
     /// Asked for each path that is new here.
     shared: Arc<Mutex<Paths>>,
+    /// Of the paths that come now.
+    owner: Owner,
     overflowed: u64,
     /// What is told of some calls beside.
     pub texts: Texts,
 }
 
 impl Interner {
+    /// Owns the paths of the static table.
+    const NOBODY: Owner = Owner::MAX;
+
     /// An interner that gives out at most `max_paths` ids, beside those of the two paths that
     /// are in HPACK's static table.
     pub fn new(max_paths: usize) -> Self {
-        let max_paths = max_paths.saturating_add(2);
-        let paths = Paths { ids: HashMap::new(), next: PathId::FIRST.0, max_paths };
+        let share = Share::of(max_paths.saturating_add(2));
+        let (ids, next) = (HashMap::new(), PathId::FIRST.0);
+        let paths = Paths { ids, next, share, is_short: false };
         Self::of(Arc::new(Mutex::new(paths)))
     }
 
@@ -103,6 +128,7 @@ impl Interner {
             coded: HashMap::new(),
             paths: FxHashMap::default(),
             shared,
+            owner: Self::NOBODY,
             overflowed: 0,
             texts: Texts::default(),
         };
@@ -110,6 +136,16 @@ impl Interner {
         this.intern(b"/");
         this.intern(b"/index.html");
         this
+    }
+
+    /// Whose the paths are that come from now on: nobody gets more ids than its share.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
+    /// No id is given out from now on, or some may be again.
+    pub fn stop(&mut self, stopped: bool) {
+        self.shared().share.stop(stopped);
     }
 
     /// The id of a path, a new one where needed.
@@ -129,9 +165,10 @@ impl Interner {
         self.coded.get(octets).copied()
     }
 
-    /// Remembers the Huffman code of a path that was interned, if the id is its own.
+    /// Remembers the Huffman code of a path that was interned, if the id is its own and the code is no longer
+    /// than a path may be: that of rare characters is.
     pub(super) fn remember_coded(&mut self, octets: &[u8], path: &[u8], id: PathId) {
-        if self.resolve(id).is_some() {
+        if octets.len() <= MAX_PATH_LEN && self.resolve(id).is_some() {
             self.coded.insert(octets.into(), (id, path.len()));
         }
     }
@@ -140,7 +177,8 @@ impl Interner {
         if let Some(&id) = self.ids.get(text) {
             return id;
         }
-        let known = if text.len() > MAX_PATH_LEN { None } else { self.shared().intern(text) };
+        let fits = text.len() <= MAX_PATH_LEN;
+        let known = if fits { self.shared().intern(text, self.owner) } else { None };
         let Some((text, id)) = known else { return self.overflow() };
         self.paths.insert(id, Arc::clone(&text));
         self.ids.insert(text, id);
@@ -151,10 +189,10 @@ impl Interner {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether three quarters of the ids are given out.
+    /// Whether three quarters of the ids are given out, or somebody found none that was left for it.
     pub fn is_crowded(&self) -> bool {
         let shared = self.shared();
-        4 * shared.ids.len() >= 3 * shared.max_paths
+        shared.share.is_crowded() || shared.is_short
     }
 
     /// Takes back all ids but those that are `used`, here or by one that shares them, and those of
@@ -164,12 +202,12 @@ impl Interner {
         self.ids.retain(|_, id| used.contains(id));
         self.paths.retain(|id, _| used.contains(id));
         self.coded.retain(|_, (id, _)| used.contains(id));
-        self.shared().ids.retain(|text, _| Arc::strong_count(text) > 1);
+        self.shared().retain(|text| Arc::strong_count(text) > 1);
     }
 
     /// All ids that are given out, here or by one that shares them.
     pub fn given_out(&self) -> FxHashSet<PathId> {
-        self.shared().ids.values().copied().collect()
+        self.shared().ids.values().map(|(id, _)| *id).collect()
     }
 
     fn overflow(&mut self) -> PathId {
@@ -179,8 +217,8 @@ impl Interner {
 
     /// The text of a path: printable, at most [`MAX_PATH_LEN`] long, not always beginning
     /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
-    pub fn resolve(&self, id: PathId) -> Option<&str> {
-        self.paths.get(&id).map(|path| &**path)
+    pub fn resolve(&self, id: PathId) -> Option<&Arc<str>> {
+        self.paths.get(&id)
     }
 
     /// How often a path got [`PathId::OTHER`].
@@ -194,6 +232,10 @@ mod tests {
     use super::*;
     use crate::hpack::tests::encode_huffman;
 
+    fn text(interner: &Interner, id: PathId) -> Option<&str> {
+        interner.resolve(id).map(|path| &**path)
+    }
+
     #[test]
     fn one_id_per_path() {
         let mut interner = Interner::new(10);
@@ -201,15 +243,15 @@ mod tests {
         let b = interner.intern(b"/a.A/Two");
         assert_ne!(a, b);
         assert_eq!(interner.intern(b"/a.A/One"), a);
-        assert_eq!(interner.resolve(a), Some("/a.A/One"));
-        assert_eq!(interner.resolve(b), Some("/a.A/Two"));
+        assert_eq!(text(&interner, a), Some("/a.A/One"));
+        assert_eq!(text(&interner, b), Some("/a.A/Two"));
     }
 
     #[test]
     fn ids_of_the_static_table() {
         let mut interner = Interner::new(0);
-        assert_eq!(interner.resolve(PathId::ROOT), Some("/"));
-        assert_eq!(interner.resolve(PathId::INDEX_HTML), Some("/index.html"));
+        assert_eq!(text(&interner, PathId::ROOT), Some("/"));
+        assert_eq!(text(&interner, PathId::INDEX_HTML), Some("/index.html"));
         assert_eq!(interner.intern(b"/"), PathId::ROOT);
     }
 
@@ -244,14 +286,14 @@ mod tests {
         assert!(interner.is_crowded());
         interner.retain([two, PathId::OTHER, PathId(99)].into_iter());
         assert!(!interner.is_crowded());
-        assert_eq!(interner.resolve(two), Some("/2"));
+        assert_eq!(text(&interner, two), Some("/2"));
         assert_eq!(interner.intern(b"/2"), two);
         for (path, id) in [(b"/1", one), (b"/3", three)] {
             assert_eq!((interner.resolve(id), interner.coded(&encode_huffman(path))), (None, None));
         }
         let four = interner.intern(b"/4");
         assert!(![one, three].contains(&four), "an id is that of one path for ever");
-        assert_eq!(interner.resolve(four), Some("/4"));
+        assert_eq!(text(&interner, four), Some("/4"));
         assert_eq!(interner.intern(b"/"), PathId::ROOT);
         let known = [b"/4", b"/5", b"/6"].map(|path| interner.intern(path));
         assert_eq!(interner.intern(b"/7"), PathId::OTHER, "{known:?} are four with /2");
@@ -265,7 +307,7 @@ mod tests {
         let b = other.intern(b"/b");
         assert_ne!(a, b);
         assert_eq!((other.intern(b"/a"), other.intern(b"/")), (a, PathId::ROOT));
-        assert_eq!((one.resolve(a), one.resolve(b)), (Some("/a"), None));
+        assert_eq!((text(&one, a), text(&one, b)), (Some("/a"), None));
         assert_eq!(one.intern(b"/c"), PathId::OTHER, "the bound is that of both");
         one.retain(std::iter::empty());
         assert_eq!((one.intern(b"/c"), one.intern(b"/a")), (PathId::OTHER, a), "used by the other");
@@ -276,11 +318,33 @@ mod tests {
     }
 
     #[test]
+    fn who_brings_many_paths_leaves_some_to_others() {
+        let mut interner = Interner::new(1000);
+        let mut named = |owner: Owner, paths: usize| {
+            interner.set_owner(owner);
+            let is_named = |path: &usize| {
+                let id = interner.intern(format!("/{owner}/{path}").as_bytes());
+                id != PathId::OTHER
+            };
+            ((0..paths).filter(is_named).count(), interner.is_crowded())
+        };
+        let (first, is_crowded) = named(1, 100_000);
+        assert!((150..=250).contains(&first) && is_crowded, "{first}");
+        assert_eq!(named(2, 100).0, 100);
+        interner.retain(std::iter::empty());
+        assert!(!interner.is_crowded());
+        interner.set_owner(1);
+        assert_ne!(interner.intern(b"/again"), PathId::OTHER);
+        interner.stop(true);
+        assert_eq!((interner.intern(b"/2"), interner.intern(b"/")), (PathId::OTHER, PathId::ROOT));
+    }
+
+    #[test]
     fn length_is_bounded() {
         let mut interner = Interner::new(10);
         let longest = vec![b'x'; MAX_PATH_LEN];
         let id = interner.intern(&longest);
-        assert_eq!(interner.resolve(id).map(str::len), Some(MAX_PATH_LEN));
+        assert_eq!(text(&interner, id).map(str::len), Some(MAX_PATH_LEN));
         assert_eq!(interner.intern(&[b'x'; MAX_PATH_LEN + 1]), PathId::OTHER);
         // Fits only before it is escaped.
         assert_eq!(interner.intern(&[b'\n'; MAX_PATH_LEN / 2]), PathId::OTHER);
@@ -312,9 +376,9 @@ mod tests {
             ("/caf%C3%A9", "/caf%C3%A9"),
             ("/a\\b", "/a\\b"),
         ];
-        let ids = paths.map(|(path, text)| {
+        let ids = paths.map(|(path, escaped)| {
             let id = interner.intern(path.as_bytes());
-            assert_eq!(interner.resolve(id), Some(text));
+            assert_eq!(text(&interner, id), Some(escaped));
             let octets = encode_huffman(path.as_bytes());
             interner.remember_coded(&octets, path.as_bytes(), id);
             assert_eq!(interner.coded(&octets), Some((id, path.len())));

@@ -12,7 +12,10 @@ use procfs::process::{Stat, all_processes};
 use tracing::warn;
 
 use super::probes::map;
-use crate::config::Filter;
+use crate::{
+    config::{CgroupName, Filter},
+    process::{Identity, ProcFs, ProcessSource as _},
+};
 
 /// Selects them. To be called once the kernel programs select the children that are started from now on, and
 /// before anything is watched.
@@ -26,7 +29,8 @@ pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     let mut pids: BpfMap<_, u32, u8> = map(ebpf, "PIDS")?.try_into()?;
     let mut selected: HashSet<u32> = filter.pids.iter().copied().collect();
     loop {
-        let found = descendants(&processes()?, filter, &selected);
+        let found =
+            descendants(&processes()?, filter, &selected, |pid| ProcFs::default().identity(pid));
         if found.is_empty() {
             return Ok(());
         }
@@ -63,14 +67,30 @@ fn processes() -> Result<Vec<Stat>> {
 }
 
 /// The descendants of selected processes among these that are not selected themselves.
-fn descendants(all: &[Stat], filter: &Filter, selected: &HashSet<u32>) -> Vec<Stat> {
+fn descendants(
+    all: &[Stat],
+    filter: &Filter,
+    selected: &HashSet<u32>,
+    identity: impl Fn(u32) -> Identity,
+) -> Vec<Stat> {
     let mut children: HashMap<i32, Vec<&Stat>> = HashMap::new();
     for stat in all {
         children.entry(stat.ppid).or_default().push(stat);
     }
     let is_named = |stat: &Stat| filter.comms.iter().any(|comm| comm.as_str() == stat.comm);
     let is_selected = |stat: &Stat| selected.contains(&stat.pid.cast_unsigned());
-    let roots = all.iter().filter(|stat| is_selected(stat) || is_named(stat));
+    let Filter { uids, cgroups, .. } = filter;
+    let belongs = |stat: &Stat| {
+        if uids.is_empty() && cgroups.is_empty() {
+            return false;
+        }
+        let identity = identity(stat.pid.cast_unsigned());
+        let is_in =
+            |name: &CgroupName| identity.cgroup.path.split('/').any(|of| of == name.as_str());
+        uids.iter().any(|uid| *identity.uid == *uid.to_string()) || cgroups.iter().any(is_in)
+    };
+    let is_root = |stat: &&Stat| is_selected(stat) || is_named(stat) || belongs(stat);
+    let roots = all.iter().filter(is_root);
     let mut to_visit: Vec<i32> = roots.map(|stat| stat.pid).collect();
     let mut found = Vec::new();
     while let Some(pid) = to_visit.pop() {
@@ -88,7 +108,7 @@ fn descendants(all: &[Stat], filter: &Filter, selected: &HashSet<u32>) -> Vec<St
 mod tests {
     use std::collections::HashSet;
 
-    use super::{Filter, Stat, descendants};
+    use super::{Filter, Identity, Stat, descendants};
 
     /// As in `/proc/PID/stat`; the rest is not asked for.
     fn stat(pid: i32, ppid: i32, comm: &str) -> Stat {
@@ -98,6 +118,12 @@ mod tests {
     }
 
     fn found(selected: &[u32], comm: Option<&str>) -> Vec<i32> {
+        let comms = comm.iter().map(|comm| comm.parse().unwrap()).collect();
+        found_by(selected, &Filter { comms, ..Filter::default() })
+    }
+
+    /// Processes' users are their own numbers, and so are their control groups.
+    fn found_by(selected: &[u32], filter: &Filter) -> Vec<i32> {
         let all = [
             stat(1, 0, "init"),
             stat(13, 12, "grandchild"),
@@ -107,11 +133,14 @@ mod tests {
             stat(20, 1, "other"),
             stat(21, 20, "worker"),
         ];
-        let comms = comm.iter().map(|comm| comm.parse().unwrap()).collect();
-        let filter = Filter { comms, ..Filter::default() };
+        let identity = |pid: u32| {
+            let mut identity = Identity { uid: pid.to_string().into(), ..Identity::default() };
+            identity.cgroup.path = format!("/a/{pid}.service/b").into();
+            identity
+        };
         let selected: HashSet<u32> = selected.iter().copied().collect();
         let mut found: Vec<_> =
-            descendants(&all, &filter, &selected).iter().map(|stat| stat.pid).collect();
+            descendants(&all, filter, &selected, identity).iter().map(|stat| stat.pid).collect();
         found.sort_unstable();
         found
     }
@@ -124,5 +153,8 @@ mod tests {
         assert!(found(&[4711], None).is_empty());
         assert_eq!(found(&[], Some("master")), [11, 12, 13]);
         assert_eq!(found(&[20], Some("worker")), [13, 21]);
+        assert_eq!(found_by(&[], &Filter { uids: vec![12], ..Filter::default() }), [13]);
+        let cgroups = vec!["12.service".parse().unwrap()];
+        assert_eq!(found_by(&[], &Filter { cgroups, ..Filter::default() }), [13]);
     }
 }

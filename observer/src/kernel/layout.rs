@@ -1,12 +1,16 @@
 //! What the kernel programs must know of the running kernel, from its BTF: where the fields of its
 //! structs are, what kinds of iterators it has, and how its functions are called.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use observer_common::layout::{Field, NOWHERE, Reader};
 
 use super::btf::Btf;
+use crate::files::all_of;
+
+/// Bytes of a kernel's types, of which there are some 6 MiB.
+const AT_MOST: usize = 64 << 20;
 
 /// A number that no kind of iterator has.
 const NO_KIND: u32 = u32::MAX;
@@ -37,7 +41,7 @@ impl Layout {
     /// Looks everything up. The error names a field that the programs of all backends miss.
     pub fn read(path: &Path) -> Result<Self> {
         let unreadable = || format!("cannot read the kernel's types from {}", path.display());
-        let bytes = fs::read(path).with_context(unreadable)?;
+        let bytes = all_of(path, AT_MOST).with_context(unreadable)?;
         let btf = Btf::parse(&bytes).with_context(unreadable)?;
         Self::of(&btf)
     }

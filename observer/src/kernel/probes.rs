@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Display, Formatter},
     fs,
+    path::Path,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -15,7 +16,8 @@ use aya::{
 use aya_obj::generated::bpf_map_type;
 use observer_common::{
     counter::{self, Counter, Protocol},
-    selected,
+    layout::{Field, NOWHERE},
+    selected::{self, CGROUP_NAME},
 };
 
 use super::{
@@ -25,6 +27,8 @@ use super::{
 };
 use crate::{
     config::{Backend, Config, Filter},
+    files::first_of,
+    memory,
     preconditions::Places,
 };
 
@@ -91,6 +95,7 @@ impl Probes {
     pub fn attach(config: &Config) -> Result<(Self, Vec<Ring>)> {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
+        needs_groups(&config.filter, &layout)?;
         let places = Places::default();
         let losses = Losses {
             preemption: Preemption::of(&places),
@@ -99,7 +104,8 @@ impl Probes {
         };
         let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
-        give_memory_back();
+        // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
+        memory::give_back();
         let Attached { ebpf, counts, rings } = attached;
         Ok((Self { ebpf, counts, backend, reason }, rings))
     }
@@ -172,15 +178,6 @@ impl Probes {
     }
 }
 
-/// Reading the kernel's types and loading took some 12 MiB, which are not needed again.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// What an attempt with one backend leaves. Dropped, nothing of it remains in the kernel.
 struct Attached {
     ebpf: Ebpf,
@@ -225,6 +222,22 @@ fn needs_bpf_loop() -> Result<()> {
     Ok(())
 }
 
+/// `--cgroup` is about control groups of version 2, of which a process of version 1 is in the root.
+fn needs_groups(filter: &Filter, layout: &Layout) -> Result<()> {
+    if filter.cgroups.is_empty() {
+        return Ok(());
+    }
+    let mounts = first_of(Path::new("/proc/self/mountinfo"), 1 << 20).unwrap_or_default();
+    let is_mounted = mounts.windows(9).any(|text| text == b" cgroup2 ");
+    let has = |field: Field| layout.offsets.get(field as usize).is_some_and(|at| *at != NOWHERE);
+    ensure!(
+        is_mounted && has(Field::TaskCgroups) && has(Field::NodeParent),
+        "--cgroup selects by control groups of version 2, and none are in use here: select by --uid or \
+         --comm"
+    );
+    Ok(())
+}
+
 /// Most threads that are in a function of the kprobe backend at once.
 const MAX_ENTERED: u32 = 32_768;
 
@@ -236,6 +249,8 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
     let filter = &config.filter;
     let filter_ports = u32::from(!filter.ports.is_empty());
     let filter_processes = u32::from(!filter.selects_all_processes());
+    let filter_uids = u32::from(!filter.uids.is_empty());
+    let filter_cgroups = u32::from(!filter.cgroups.is_empty());
     let follow_children = u32::from(filter.children);
     // Half full: enough time is left for the daemon to come before the rest is.
     let wake_at = config.ring_size.bytes() / 2;
@@ -246,6 +261,8 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
         .override_global("FILTER_PORTS", &filter_ports, true)
         .override_global("COUNTED_ONLY", &u32::from(counted_only), true)
         .override_global("FILTER_PROCESSES", &filter_processes, true)
+        .override_global("FILTER_UIDS", &filter_uids, true)
+        .override_global("FILTER_CGROUPS", &filter_cgroups, true)
         .override_global("FOLLOW_CHILDREN", &follow_children, true)
         .override_global("RING_COUNT", &config.workers, true)
         .override_global("WAKE_AT", &wake_at, true)
@@ -291,6 +308,16 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     let mut comms: HashMap<_, [u8; 16], u8> = map(ebpf, "COMMS")?.try_into()?;
     for comm in &filter.comms {
         comms.insert(comm.bytes(), 1, 0).context("too many --comm: 256 names can be selected")?;
+    }
+    let mut uids: HashMap<_, u32, u8> = map(ebpf, "UIDS")?.try_into()?;
+    for uid in &filter.uids {
+        uids.insert(uid, 1, 0).context("too many --uid: 256 users can be selected")?;
+    }
+    let mut cgroups: HashMap<_, [u8; CGROUP_NAME], u8> = map(ebpf, "CGROUPS")?.try_into()?;
+    for cgroup in &filter.cgroups {
+        cgroups
+            .insert(&cgroup.bytes(), 1, 0)
+            .context("too many --cgroup: 64 control groups can be selected")?;
     }
     Ok(())
 }

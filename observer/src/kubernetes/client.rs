@@ -1,7 +1,7 @@
 //! Asks a server for its list of pods: one connection, one request, by HTTP/1.1.
 
 use std::fmt::{self, Display, Formatter};
-use std::fs;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +23,16 @@ use tokio_rustls::TlsConnector;
 use super::Choice;
 use super::list::{self, Listed};
 use crate::certificates::client_config;
+use crate::files::all_of;
 
 /// From the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Some hundred pods are a few MiB.
 const BODY_AT_MOST: usize = 32 << 20;
+
+/// A token is about 1 KiB.
+const TOKEN_AT_MOST: usize = 1 << 20;
 
 pub(super) struct Client {
     choice: Choice,
@@ -89,7 +93,8 @@ impl Client {
         let request = match &self.choice.token_file {
             None => request,
             Some(path) => {
-                let token = fs::read_to_string(path)
+                let token = all_of(path, TOKEN_AT_MOST)
+                    .and_then(|text| String::from_utf8(text).map_err(io::Error::other))
                     .with_context(|| format!("cannot read the token in {}", path.display()))?;
                 request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
             }

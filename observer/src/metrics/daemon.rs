@@ -4,7 +4,7 @@ use super::{
     CallsBySight, CallsSeen, Snapshot,
     exposition::{self, Clock, Family, Kind, Number, Sink},
 };
-use crate::{failures::Dropped, grpc::Sight};
+use crate::{failures::Dropped, grpc::Sight, process::Lookups};
 use procfs::{
     ProcResult,
     process::{LimitValue, Process},
@@ -39,6 +39,12 @@ pub struct Daemon {
     pub unmeasured: Unmeasured,
     /// Times that a process found no room in the table of them.
     pub processes_overflow: u64,
+    /// Questions about processes, by what became of them.
+    pub lookups: Lookups,
+    /// What the daemon's control group allows it.
+    pub memory_limit_bytes: Option<u64>,
+    /// Whether nothing new is taken, as memory is near the limit.
+    pub memory_is_short: bool,
     /// The kernel programs.
     pub programs: Vec<Program>,
     /// How often the names of pods were asked for; `None` if they never are.
@@ -69,6 +75,9 @@ impl Daemon {
             streams,
             unmeasured,
             processes_overflow: _,
+            lookups: _,
+            memory_limit_bytes: _,
+            memory_is_short: _,
             programs: _,
             pod_requests: _,
             log_errors_dropped: _,
@@ -255,6 +264,9 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         streams,
         unmeasured,
         processes_overflow,
+        lookups: Lookups { answered, gone, late },
+        memory_limit_bytes,
+        memory_is_short,
         programs,
         pod_requests,
         log_errors_dropped,
@@ -278,6 +290,10 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.counter(&SERIES_OVERFLOW, statistics.overflow());
     writer.counter(&SERIES_LATE_EVENTS, statistics.late());
     writer.counter(&PROCESSES_OVERFLOW, *processes_overflow);
+    let by_outcome = [("answered", *answered), ("gone", *gone), ("late", *late)];
+    writer.counters(&PROCESS_LOOKUPS, "outcome", by_outcome);
+    writer.gauge_if_known(&MEMORY_LIMIT, *memory_limit_bytes);
+    writer.gauge(&MEMORY_IS_SHORT, u64::from(*memory_is_short));
     writer.programs(programs);
     if let Some(PodRequests { answered, failed }) = *pod_requests {
         let by_outcome = [("answered", answered), ("failed", failed)];
@@ -363,6 +379,23 @@ static PROCESSES_OVERFLOW: Family = Family::new(
     "observer_processes_overflow",
     "Times that a process was counted as process other because a bound on processes, or on the \
      names of one, was reached.",
+);
+static PROCESS_LOOKUPS: Family = Family::new(
+    Kind::Counter,
+    "observer_process_lookups",
+    "Processes looked up in /proc: answered, gone before they were, or published before (late), with empty \
+     labels.",
+);
+static MEMORY_LIMIT: Family = Family::new(
+    Kind::Gauge,
+    "observer_memory_limit_bytes",
+    "Memory limit of the daemon's control group.",
+)
+.in_unit("bytes");
+static MEMORY_IS_SHORT: Family = Family::new(
+    Kind::Gauge,
+    "observer_memory_short",
+    "1 while memory is near the limit, and no new method, process or connection is taken.",
 );
 static PROGRAM_RUNS: Family = Family::new(
     Kind::Counter,

@@ -1,7 +1,7 @@
 //! The types of methods as their authors declared them: a `FileDescriptorSet`, as protoc writes it
 //! with `--descriptor_set_out`.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
@@ -9,6 +9,10 @@ use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use rustc_hash::FxHashMap;
 
 use super::GrpcType;
+use crate::files::all_of;
+
+/// Bytes of a descriptor set: those of the largest repositories have some.
+const AT_MOST: usize = 32 << 20;
 
 /// Declared types by path: `/package.Service/Method`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +22,7 @@ impl Descriptors {
     /// Reads a file. The error says what to do.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
-        let bytes = fs::read(path)
+        let bytes = all_of(path, AT_MOST)
             .with_context(|| format!("cannot read the descriptor set {name}: name another file"))?;
         let set = FileDescriptorSet::decode(bytes.as_slice()).with_context(|| {
             format!("{name} is no descriptor set: make one with `protoc --descriptor_set_out`")

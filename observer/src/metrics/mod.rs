@@ -47,11 +47,14 @@ use crate::{
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
 #[derive(Clone, Debug, Default)]
-pub struct PathNames(FxHashMap<PathId, Box<str>>);
+pub struct PathNames(FxHashMap<PathId, Arc<str>>);
 
 impl PathNames {
     /// Spells out the paths that the statistics have now, as labels do.
-    pub fn of<'a>(statistics: &Statistics, resolve: impl Fn(PathId) -> Option<&'a str>) -> Self {
+    pub fn of<T: Into<Arc<str>>>(
+        statistics: &Statistics,
+        resolve: impl Fn(PathId) -> Option<T>,
+    ) -> Self {
         let mut names = FxHashMap::default();
         for (key, _) in statistics.series() {
             if let Entry::Vacant(name) = names.entry(key.path)

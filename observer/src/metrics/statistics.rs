@@ -26,6 +26,7 @@ use crate::{
     grpc::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
     hpack::PathId,
     process::ProcessId,
+    share::Share,
 };
 
 /// Bits of a [`SeriesId`] that say the slot; those above say the generation.
@@ -39,9 +40,9 @@ const RESERVED_SLOTS: usize = 2;
 pub struct Limits {
     /// Methods of one process in one role; calls of any further one count as [`PathId::OTHER`].
     pub max_methods: usize,
-    /// Series of all processes, at most [`Limits::MAX_SERIES`]; calls beyond them count as
-    /// [`PathId::OTHER`] of their process or, when even that is too many, of
-    /// [`ProcessId::OTHER`]. A series takes about 0.7 kB with the default buckets; docs/scale.md has
+    /// Series of all processes, at most [`Limits::MAX_SERIES`]; calls beyond them, or beyond the share that
+    /// one process may have of them, count as [`PathId::OTHER`] of their process or, when even that is too
+    /// many, of [`ProcessId::OTHER`]. A series takes about 0.7 kB with the default buckets; docs/scale.md has
     /// the rest.
     pub max_series: usize,
 }
@@ -53,7 +54,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_methods: 500, max_series: 50_000 }
+        Self { max_methods: 500, max_series: 10_000 }
     }
 }
 
@@ -174,41 +175,59 @@ impl Slot {
 }
 
 /// The series of all statistics that [share](Statistics::sharing) the bounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Room {
-    /// How many statistics have it.
-    holders: FxHashMap<CallKey, u32>,
+    /// How many statistics have it, and whose it is.
+    holders: FxHashMap<CallKey, (u32, ProcessId)>,
+    /// By the first ids of processes: one that takes many names has one share.
+    share: Share<ProcessId>,
     /// Methods that count towards [`Limits::max_methods`].
     methods: FxHashMap<(ProcessId, Role), usize>,
 }
 
 impl Room {
+    fn new(limits: Limits) -> Self {
+        let share = Share::of(limits.max_series);
+        Self { holders: FxHashMap::default(), share, methods: FxHashMap::default() }
+    }
+
     /// Takes room for a series, if there is any: there is if others have the series.
-    fn admit(&mut self, key: CallKey, limits: Limits) -> bool {
+    fn admit(&mut self, key: CallKey, owner: ProcessId, limits: Limits) -> bool {
         let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
-        let fits = self.holders.contains_key(&key)
-            || self.holders.len() < limits.max_series
-                && (!is_method(key.path) || methods < limits.max_methods);
+        // What stands for the rest of a process's methods is one in each role.
+        let fits = || {
+            if is_method(key.path) {
+                self.share.admits(owner) && methods < limits.max_methods
+            } else {
+                self.share.has_room()
+            }
+        };
+        let fits = self.holders.contains_key(&key) || fits();
         if fits {
-            self.take(key);
+            self.take(key, owner);
         }
         fits
     }
 
-    fn take(&mut self, key: CallKey) {
-        let holders = self.holders.entry(key).or_default();
+    fn take(&mut self, key: CallKey, owner: ProcessId) {
+        let (holders, owner) = self.holders.entry(key).or_insert((0, owner));
         *holders += 1;
-        if *holders == 1 && is_method(key.path) {
+        if *holders > 1 {
+            return;
+        }
+        self.share.take(*owner);
+        if is_method(key.path) {
             *self.methods.entry((key.process, key.role)).or_default() += 1;
         }
     }
 
     fn give_back(&mut self, key: CallKey) {
-        let Some(holders) = self.holders.get_mut(&key) else { return };
+        let Some((holders, owner)) = self.holders.get_mut(&key) else { return };
         *holders -= 1;
         if *holders > 0 {
             return;
         }
+        self.share.give_back(*owner);
         self.holders.remove(&key);
         if is_method(key.path)
             && let Entry::Occupied(mut methods) = self.methods.entry((key.process, key.role))
@@ -227,6 +246,8 @@ pub struct Statistics {
     recording: Recording,
     /// The time of what happens, by the kernel's monotonic clock.
     now_ns: u64,
+    /// Whose the calls are that begin, by the first id.
+    owner: ProcessId,
     limits: Limits,
     ids: FxHashMap<CallKey, SeriesId>,
     slots: Vec<Slot>,
@@ -247,14 +268,16 @@ impl Statistics {
     /// Empty statistics.
     pub fn new(recording: impl Into<Recording>, limits: Limits) -> Self {
         let max_series = limits.max_series.min(Limits::MAX_SERIES);
+        let limits = Limits { max_series, ..limits };
         Self {
             recording: recording.into(),
             now_ns: 0,
-            limits: Limits { max_series, ..limits },
+            owner: ProcessId::OTHER,
+            limits,
             ids: FxHashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
-            room: Arc::default(),
+            room: Arc::new(Mutex::new(Room::new(limits))),
             dropped: FxHashMap::default(),
             published: Arc::default(),
             connections: FxHashMap::default(),
@@ -287,6 +310,17 @@ impl Statistics {
     /// What is told from now on happened at this time of the kernel's monotonic clock.
     pub fn set_time(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+    }
+
+    /// Calls that begin from now on are of the process that had this id first: it gets no more series than
+    /// its share, whatever names it takes.
+    pub fn set_owner(&mut self, first: ProcessId) {
+        self.owner = first;
+    }
+
+    /// No series is added from now on, or some may be again.
+    pub fn stop(&mut self, stopped: bool) {
+        lock(&self.room).share.stop(stopped);
     }
 
     /// How many series there are.
@@ -419,7 +453,7 @@ impl Statistics {
                     *key = inherited;
                 }
                 self.ids.insert(inherited, id);
-                lock(&self.room).take(inherited);
+                lock(&self.room).take(inherited, heir);
             }
             self.ids.remove(&key);
             lock(&self.room).give_back(key);
@@ -481,7 +515,7 @@ impl Statistics {
 
     /// A new series, if there is room for it.
     fn admit(&mut self, key: CallKey) -> Option<SeriesId> {
-        if !lock(&self.room).admit(key, self.limits) {
+        if !lock(&self.room).admit(key, self.owner, self.limits) {
             return None;
         }
         let id = self.allocate(key);

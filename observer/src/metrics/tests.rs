@@ -16,7 +16,7 @@ use crate::{
     failures::Dropped,
     grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
     hpack::{PathId, TraceId},
-    process::{Comm, Detail, Identity, ProcessId, ProcessSource, Processes},
+    process::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts},
 };
 
 /// Statistics with a few buckets, and who and what they speak of.
@@ -56,7 +56,17 @@ impl ProcessSource for Told {
 
     fn identity(&self, pid: u32) -> Identity {
         let container = format!("0::/system.slice/docker-{pid:064x}.scope\n");
-        Identity::new(Some(b"/bin/\"\n"), Some(b"a\0"), Some(container.as_bytes()))
+        let texts = Texts {
+            exe: Some(b"/bin/\"\n"),
+            cmdline: Some(b"a\0"),
+            cgroup: Some(container.as_bytes()),
+            status: Some(b"Uid:\t1000\t0\t0\t0\n"),
+        };
+        Identity::new(&Key::default(), texts)
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
     }
 }
 
@@ -99,7 +109,8 @@ impl Scenario {
         self.statistics.ended(id, ended);
     }
 
-    pub(super) fn snapshot(self) -> Snapshot {
+    pub(super) fn snapshot(mut self) -> Snapshot {
+        self.processes.ask();
         let resolve = |path: PathId| {
             let index = (path.0 as usize).checked_sub(2)?;
             self.paths.get(index).map(String::as_str)
@@ -137,6 +148,9 @@ fn daemon() -> Daemon {
         streams: 10,
         unmeasured: Unmeasured { not_grpc: 11, unclear: 13, too_many: 14 },
         processes_overflow: 15,
+        lookups: Lookups { answered: 16, gone: 17, late: 18 },
+        memory_limit_bytes: Some(512 << 20),
+        memory_is_short: true,
         programs: vec![
             Program { name: "exit_read".into(), runs: 100, misses: 1, run_time_ns: 2_500_000 },
             Program { name: "exit_write".into(), runs: 50, misses: 0, run_time_ns: 0 },
@@ -304,7 +318,8 @@ fn nothing_seen_is_no_family_of_calls() {
     let text = Scenario::new().text();
     openmetrics::parse(&text);
     assert!(!text.contains("grpc_server") && !text.contains("grpc_client"), "{text}");
-    assert!(!text.contains("observer_gaps") && !text.contains("process_"), "{text}");
+    assert!(!text.contains("observer_gaps") && !text.contains("\nprocess_"), "{text}");
+    assert!(!text.contains("observer_process_info"), "{text}");
     assert!(text.contains("\nobserver_records_total 0\n"));
 }
 
@@ -429,7 +444,8 @@ fn one_pid_and_name_is_one_process_to_join_with() {
         scenario.processes.exited(7, at - 5);
         let process = scenario.processes.seen(7, at, Some(Comm::truncated(b"x")));
         let cgroup = format!("0::/system.slice/{cgroup}\n");
-        scenario.processes.tell(process, Identity::new(None, None, Some(cgroup.as_bytes())));
+        let texts = Texts { cgroup: Some(cgroup.as_bytes()), ..Texts::default() };
+        scenario.processes.tell(process, Identity::new(&Key::default(), texts));
         scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     }
     let exposition = openmetrics::parse(&scenario.text());

@@ -22,7 +22,7 @@ const FRAGMENT: usize = 4 * FAIR_SHARE;
 
 fn pipeline() -> Pipeline<ProcFs> {
     let statistics = Statistics::new(Buckets::default(), Limits::default());
-    let mut pipeline = Pipeline::new(statistics, ProcFs, Duration::from_mins(5));
+    let mut pipeline = Pipeline::new(statistics, ProcFs::default(), Duration::from_mins(5));
     pipeline.max_memory = LIMIT;
     pipeline
 }
@@ -86,7 +86,7 @@ fn header_blocks_that_never_end_are_given_up_and_counted() {
 fn a_connection_with_its_fair_share_is_followed_whatever_others_hold() {
     let mut pipeline = pipeline();
     let begun = item(item_kind::FRAME, kind::HEADERS, 0, 1, &vec![0; FRAGMENT]);
-    for connection in 1..=100 {
+    for connection in 1..=10 {
         pipeline.handle(&record(connection, record_kind::BYTES, 0, &[open(), begun.clone()]));
     }
     let before = forgotten(&pipeline);
@@ -95,6 +95,45 @@ fn a_connection_with_its_fair_share_is_followed_whatever_others_hold() {
     pipeline.handle(&record(1000, record_kind::BYTES, 0, &all));
     assert_eq!(forgotten(&pipeline), before);
     assert_eq!(pipeline.snapshot(Daemon::default()).daemon.streams, 200);
+}
+
+/// Each of them holds less than a connection may: with so many there is less for each.
+#[test]
+fn many_connections_do_not_hold_more_than_all_may() {
+    const CONNECTIONS: u64 = 1000;
+    let mut pipeline = pipeline();
+    let begun = item(item_kind::FRAME, kind::HEADERS, 0, 1, &vec![0; FAIR_SHARE / 2]);
+    for connection in 1..=CONNECTIONS {
+        pipeline.handle(&record(connection, record_kind::BYTES, 0, &[open(), begun.clone()]));
+        assert!(pipeline.memory <= LIMIT + LIMIT / 2, "{} bytes", pipeline.memory);
+    }
+    assert!(forgotten(&pipeline) > CONNECTIONS / 2);
+}
+
+/// What is known goes on to be counted; what is new is counted as what found no room.
+#[test]
+fn stopped_nothing_new_is_taken() {
+    let mut pipelines = pipeline().split(2);
+    one_call(&mut pipelines[0], 1, "/s/Known");
+    pipelines[0].stop(true);
+    // Of the connection that is known: by name, and as other.
+    let requests = [request_for(3, Some("/s/Known"), false), request_for(5, Some("/s/New"), false)];
+    let position = [open(), request_for(1, Some("/s/Known"), false), reset(1)];
+    let position = position.iter().map(Vec::len).sum::<usize>() as u64;
+    pipelines[0].handle(&record(1, record_kind::BYTES, position, &requests));
+    // Others, of every worker, are not followed.
+    one_call(&mut pipelines[1], 2, "/s/Known");
+    let told = |pipelines: &[Pipeline<ProcFs>]| {
+        let snapshot = sum(pipelines);
+        let not_followed = snapshot.daemon.gaps.iter().find(|gap| gap.cause == "memory_limit");
+        (begun(&snapshot), not_followed.unwrap().events, snapshot.daemon.connections.complete)
+    };
+    let want =
+        |known, other| BTreeMap::from([(String::new(), other), ("/s/Known".to_owned(), known)]);
+    assert_eq!(told(&pipelines), (want(2, 1), 1, 1));
+    pipelines[0].stop(false);
+    one_call(&mut pipelines[1], 3, "/s/Known");
+    assert_eq!(told(&pipelines), (want(3, 1), 1, 2));
 }
 
 #[test]

@@ -23,11 +23,15 @@ pub enum Detail {
     Pod,
     /// See [`Cgroup::unit`](super::Cgroup::unit).
     SystemdUnit,
+    /// See [`Cgroup::path`](super::Cgroup::path).
+    Cgroup,
+    /// See [`Identity::uid`].
+    Uid,
 }
 
 impl Detail {
     /// All of them, in the order of their labels.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Exe,
         Self::CmdlineHash,
         Self::ContainerId,
@@ -36,6 +40,8 @@ impl Detail {
         Self::Namespace,
         Self::Pod,
         Self::SystemdUnit,
+        Self::Cgroup,
+        Self::Uid,
     ];
 
     /// The label's name.
@@ -49,12 +55,14 @@ impl Detail {
             Self::Namespace => "namespace",
             Self::Pod => "pod",
             Self::SystemdUnit => "systemd_unit",
+            Self::Cgroup => "cgroup",
+            Self::Uid => "uid",
         }
     }
 
     /// What it is of this process; nothing if that is not known.
     pub fn of(self, identity: &Identity) -> &[u8] {
-        let Identity { exe, cmdline_hash, cgroup, pod } = identity;
+        let Identity { exe, cmdline_hash, uid, cgroup, pod } = identity;
         let text = match self {
             Self::Exe => return exe,
             Self::CmdlineHash => cmdline_hash,
@@ -64,6 +72,8 @@ impl Detail {
             Self::Namespace => pod.as_ref().map_or("", |pod| &pod.namespace),
             Self::Pod => pod.as_ref().map_or("", |pod| &pod.name),
             Self::SystemdUnit => &cgroup.unit,
+            Self::Cgroup => &cgroup.path,
+            Self::Uid => uid,
         };
         text.as_bytes()
     }

@@ -1,6 +1,7 @@
-//! What runs in a process: its program, and the container, unit and pod that its cgroup names.
+//! What runs in a process, and whose: its program, its user, and the container, unit and pod that its cgroup
+//! names.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -8,14 +9,19 @@ use sha2::{Digest as _, Sha256};
 /// Bytes of a text from `/proc` that are kept.
 const AT_MOST: usize = 256;
 
+/// Bytes of a control group's path that are kept: those of a pod's container are some 200.
+const PATH_AT_MOST: usize = 512;
+
 /// What is known of a process beside its pid and name. Texts are empty where nothing is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The path of the program's file, as the process sees it; any bytes, at most 256.
     pub exe: Box<[u8]>,
-    /// The first 16 digits of the SHA-256 of `/proc/<pid>/cmdline`, so that instances with other
-    /// arguments can be told apart without the arguments being told: they may hold secrets.
+    /// 16 digits of a keyed SHA-256 of the first 4 KiB of `/proc/<pid>/cmdline`, so that instances with
+    /// other arguments can be told apart without the arguments being told: they may hold secrets.
     pub cmdline_hash: Box<str>,
+    /// Its real user id, in the daemon's user namespace.
+    pub uid: Box<str>,
     /// What its cgroup says.
     pub cgroup: Cgroup,
     /// What Kubernetes calls its pod, where somebody asked (feature `kubernetes`).
@@ -31,33 +37,86 @@ pub struct Pod {
     pub name: Box<str>,
 }
 
+/// What `/proc/<pid>` says; `None` where it cannot be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Texts<'a> {
+    /// Where the link `exe` leads to.
+    pub exe: Option<&'a [u8]>,
+    /// The arguments, each with a NUL behind it.
+    pub cmdline: Option<&'a [u8]>,
+    /// Lines of control groups.
+    pub cgroup: Option<&'a [u8]>,
+    /// Fields by name; the first are enough.
+    pub status: Option<&'a [u8]>,
+}
+
 impl Identity {
-    /// Of a process, by what `/proc/<pid>/exe`, `cmdline` and `cgroup` say; `None` if they cannot be
-    /// read.
-    pub fn new(exe: Option<&[u8]>, cmdline: Option<&[u8]>, cgroup: Option<&[u8]>) -> Self {
-        let exe = exe.unwrap_or_default();
+    /// Of a process of which these are told.
+    pub fn new(key: &Key, texts: Texts<'_>) -> Self {
+        let exe = texts.exe.unwrap_or_default();
+        // A kernel thread, or a process that is gone, has none.
+        let cmdline = texts.cmdline.filter(|line| !line.is_empty());
         Self {
             exe: exe.get(..AT_MOST).unwrap_or(exe).into(),
-            // A kernel thread, or a process that is gone, has none.
-            cmdline_hash: cmdline.filter(|line| !line.is_empty()).map(hash).unwrap_or_default(),
-            cgroup: Cgroup::parse(&String::from_utf8_lossy(cgroup.unwrap_or_default())),
+            cmdline_hash: cmdline.map(|line| key.hash(line)).unwrap_or_default(),
+            uid: texts
+                .status
+                .and_then(real_uid)
+                .map(|uid| uid.to_string().into())
+                .unwrap_or_default(),
+            cgroup: Cgroup::parse(&String::from_utf8_lossy(texts.cgroup.unwrap_or_default())),
             pod: None,
         }
     }
 }
 
-fn hash(bytes: &[u8]) -> Box<str> {
-    let mut digits = String::with_capacity(16);
-    for byte in Sha256::digest(bytes).iter().take(8) {
-        // Writing to a String does not fail.
-        let _ = write!(digits, "{byte:02x}");
+/// The first number behind `Uid:` (proc(5)), which who owns the process's files need not be.
+fn real_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// What hashes of arguments are keyed with: on another node the same arguments have another hash, so
+/// that who does not know the node's id cannot try out likely arguments.
+#[derive(Clone, Copy, Default)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// Of the node with this id, which is nobody's business.
+    pub fn new(id: &[u8]) -> Self {
+        Self(
+            Sha256::new()
+                .chain_update(b"observer cmdline_hash\0")
+                .chain_update(id)
+                .finalize()
+                .into(),
+        )
     }
-    digits.into()
+
+    /// 16 digits. The key has one length and what follows is cut, so that it need be no HMAC.
+    fn hash(&self, bytes: &[u8]) -> Box<str> {
+        let mut digits = String::with_capacity(16);
+        let hash = Sha256::new().chain_update(self.0).chain_update(bytes).finalize();
+        for byte in hash.iter().take(8) {
+            // Writing to a String does not fail.
+            let _ = write!(digits, "{byte:02x}");
+        }
+        digits.into()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
 }
 
 /// What the names of the control groups that a process is in tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
+    /// The path of the group, of version 2 if it is in one there, else of that which systemd names; at most
+    /// 512 bytes.
+    pub path: Box<str>,
     /// The container's id, of 64 hexadecimal digits.
     pub container_id: Box<str>,
     /// What runs it: `docker`, `containerd`, `cri-o`, `podman`; empty if the name does not say.
@@ -84,7 +143,13 @@ impl Cgroup {
     fn parse(text: &str) -> Self {
         let mut cgroup = Self::default();
         for line in text.lines() {
-            let Some(path) = line.splitn(3, ':').nth(2) else { continue };
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+            // That of version 2 is the last line, and the root where version 1 is in use.
+            let is_it = controllers == "name=systemd" || controllers.is_empty() && path != "/";
+            if is_it || cgroup.path.is_empty() {
+                cgroup.path = bounded(path, PATH_AT_MOST);
+            }
             let found = Self::of_path(path);
             for (to, from) in [(&mut cgroup.pod_uid, found.pod_uid), (&mut cgroup.unit, found.unit)]
             {
@@ -111,7 +176,7 @@ impl Cgroup {
                 cgroup.container_id = id.into();
                 cgroup.runtime = runtime;
             } else if name.strip_suffix(".service").is_some() {
-                cgroup.unit = bounded(name);
+                cgroup.unit = bounded(name, AT_MOST);
             } else if stem != name {
                 scope = name;
             } else if let Some(uid) = pod_uid(name) {
@@ -120,14 +185,14 @@ impl Cgroup {
             outer = name;
         }
         if cgroup.unit.is_empty() {
-            cgroup.unit = bounded(scope);
+            cgroup.unit = bounded(scope, AT_MOST);
         }
         cgroup
     }
 }
 
-fn bounded(text: &str) -> Box<str> {
-    text.get(..text.floor_char_boundary(AT_MOST)).unwrap_or_default().into()
+fn bounded(text: &str, at_most: usize) -> Box<str> {
+    text.get(..text.floor_char_boundary(at_most)).unwrap_or_default().into()
 }
 
 /// A container's id, and what runs it, if the name is one's: with the cgroupfs driver it is the id
@@ -169,8 +234,9 @@ mod tests {
     fn told(path: &str) -> (String, &'static str, String, String) {
         let path =
             path.replace("UID_", &UID.replace('-', "_")).replace("UID", UID).replace("ID", ID);
-        let Cgroup { container_id, runtime, pod_uid, unit } =
+        let Cgroup { path: kept, container_id, runtime, pod_uid, unit } =
             Cgroup::parse(&format!("0::{path}\n"));
+        assert_eq!(*kept, path);
         let [id, uid] = [(container_id, ID, "ID"), (pod_uid, UID, "UID")]
             .map(|(text, value, name)| text.replace(value, name));
         (id, runtime, uid, unit.into())
@@ -225,13 +291,43 @@ mod tests {
     }
 
     #[test]
+    fn the_path_is_that_of_the_hierarchy_in_use() {
+        let path = |text: &str| Cgroup::parse(text).path;
+        assert_eq!(*path("0::/a\n"), *"/a");
+        assert_eq!(*path("2:cpu:/c\n1:name=systemd:/s\n0::/\n"), *"/s");
+        assert_eq!(*path("2:cpu:/c\n1:name=systemd:/s\n0::/u\n"), *"/u", "in both");
+        assert_eq!(*path("2:cpu:/c\n"), *"/c");
+        assert_eq!(*path(""), *"");
+    }
+
+    #[test]
     fn texts_are_bounded_and_arguments_are_not_told() {
-        let identity = Identity::new(Some(&[b'x'; 5000]), Some(b"orders\0--key=secret\0"), None);
+        let key = Key::new(b"0123456789abcdef0123456789abcdef");
+        let exe = [b'x'; 5000];
+        let cmdline = Some(&b"orders\0--key=secret\0"[..]);
+        let identity = Identity::new(&key, Texts { exe: Some(&exe), cmdline, ..Texts::default() });
         assert_eq!(identity.exe.len(), AT_MOST);
-        // printf 'orders\0--key=secret\0' | sha256sum | cut -c1-16
-        assert_eq!(&*identity.cmdline_hash, "5a8cb3ddef63e7a2");
-        assert_eq!(Identity::new(None, Some(b""), None), Identity::default());
-        let long = format!("0::/{}.service", "é".repeat(AT_MOST));
-        assert!(Identity::new(None, None, Some(long.as_bytes())).cgroup.unit.len() <= AT_MOST);
+        // k=$(printf 'observer cmdline_hash\0%s' 0123456789abcdef0123456789abcdef | sha256sum | cut -c1-64)
+        // (printf %s "$k" | xxd -r -p; printf 'orders\0--key=secret\0') | sha256sum | cut -c1-16
+        assert_eq!(&*identity.cmdline_hash, "db6bd7d8d5cecc72");
+        let elsewhere = Identity::new(&Key::new(b"1"), Texts { cmdline, ..Texts::default() });
+        assert_ne!(elsewhere.cmdline_hash, identity.cmdline_hash);
+        let nothing = Texts { cmdline: Some(b""), ..Texts::default() };
+        assert_eq!(Identity::new(&key, nothing), Identity::default());
+        let long = format!("0::/{0}.service/{0}.service", "é".repeat(AT_MOST));
+        let Cgroup { path, unit, .. } = Cgroup::parse(&long);
+        assert!(unit.len() <= AT_MOST && path.len() <= PATH_AT_MOST);
+    }
+
+    #[test]
+    fn the_real_user_is_told() {
+        let uid = |status: &[u8]| {
+            Identity::new(&Key::default(), Texts { status: Some(status), ..Texts::default() }).uid
+        };
+        assert_eq!(*uid(b"Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t7\t7\t7\t7\n"), *"1000");
+        // A name has its newlines escaped.
+        assert_eq!(*uid(b"Name:\tUid:\\nUid: 0\nUid:\t65534\t0"), *"65534");
+        assert_eq!(*uid(b"Uid:\tx\n"), *"");
+        assert_eq!(*uid(b""), *"");
     }
 }

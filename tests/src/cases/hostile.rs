@@ -6,7 +6,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,6 +57,7 @@ pub(super) fn add(table: &mut Table) {
     hostile(table, "lengths of frames that lie", FEW, lying_lengths);
     hostile(table, "every byte in names and values of headers", 1000, every_byte);
     table.alone("every byte in the name of a process", process_names);
+    super::bounds::add(table);
 }
 
 /// A case with its own daemon, which has series for so many methods, and a connection that behaves.
@@ -112,19 +112,19 @@ fn within_bounds(daemon: &Daemon) -> Result<()> {
 }
 
 /// A connection that behaves.
-struct Neighbour<'a> {
-    talk: Talk<'a>,
+pub(super) struct Neighbour<'a> {
+    pub(super) talk: Talk<'a>,
     next: u32,
 }
 
 impl<'a> Neighbour<'a> {
-    fn of(daemon: &'a Daemon, name: &str) -> Result<Self> {
+    pub(super) fn of(daemon: &'a Daemon, name: &str) -> Result<Self> {
         let talk = Talk::begin(daemon, &format!("{name} neighbour"), Address::V4(0))?;
         Ok(Self { talk, next: 1 })
     }
 
     /// Makes some calls. They succeed: what is written arrives, and in time.
-    fn calls(&mut self) -> Result<()> {
+    pub(super) fn calls(&mut self) -> Result<()> {
         for _ in 0..10 {
             let stream = self.next;
             self.next += 2;
@@ -135,7 +135,7 @@ impl<'a> Neighbour<'a> {
         Ok(())
     }
 
-    fn is_counted(&self) -> Result<()> {
+    pub(super) fn is_counted(&self) -> Result<()> {
         self.talk.compare()
     }
 }
@@ -204,26 +204,17 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
     let other = [("pid", &*pid), ("grpc_service", "other"), ("grpc_method", "other")];
     let others = metrics.sum("grpc_server_started_total", &other);
     ensure!(others >= (1_000_000 - FEW) as f64, "{others} calls of other methods");
-    named_again(talk.daemon)
+    named_still(talk.daemon)
 }
 
-/// Paths that nothing has any more make room, in time: methods of other processes are told by name.
-fn named_again(daemon: &Daemon) -> Result<()> {
-    const LIMIT: Duration = Duration::from_mins(1);
+/// Of paths, too, one process has no more than its share: methods of others are told by name.
+fn named_still(daemon: &Daemon) -> Result<()> {
     let mut later = Talk::begin(daemon, "hostile later", Address::V4(0))?;
-    let (pid, begin) = (later.pid(Server)?, Instant::now());
-    loop {
-        call(&mut later, 1, "Later", OK)?;
-        let named = [("pid", &*pid), ("grpc_method", "Later")];
-        if daemon.scrape()?.sum("grpc_server_started_total", &named) > 0.0 {
-            break;
-        }
-        ensure!(begin.elapsed() < LIMIT, "a new method has no name");
-        sleep(Duration::from_millis(500));
-        // Header tables have what it was when they got it.
-        later.reconnect()?;
-        later.open_http2()?;
-    }
+    let pid = later.pid(Server)?;
+    call(&mut later, 1, "Later", OK)?;
+    let named = [("pid", &*pid), ("grpc_method", "Later")];
+    let named = daemon.scrape()?.sum("grpc_server_started_total", &named);
+    ensure!(named > 0.0, "a new method has no name");
     later.end_peers()
 }
 
@@ -329,13 +320,13 @@ fn open_connections(metrics: &Metrics) -> usize {
 }
 
 /// Connections of this process to itself, each of which opens HTTP/2.
-struct Flood {
+pub(super) struct Flood {
     listener: TcpListener,
-    open: Vec<[TcpStream; 2]>,
+    pub(super) open: Vec<[TcpStream; 2]>,
 }
 
 impl Flood {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let limit = rustix::process::getrlimit(Resource::Nofile);
         let raised = Rlimit { current: limit.maximum, ..limit };
         rustix::process::setrlimit(Resource::Nofile, raised).context("allow more descriptors")?;
@@ -350,7 +341,7 @@ impl Flood {
         Ok([client, server])
     }
 
-    fn connect(&mut self) -> Result<()> {
+    pub(super) fn connect(&mut self) -> Result<()> {
         let [mut client, mut server] = self.connect_only()?;
         let mut opening = [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
         client.write_all(&opening)?;

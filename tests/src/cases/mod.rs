@@ -6,6 +6,7 @@
 
 mod at_once;
 pub(crate) mod backends;
+mod bounds;
 mod codes;
 pub(crate) mod documented;
 mod ends;

@@ -2,15 +2,19 @@
 //! the name.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use tests::daemon::Daemon;
+use tests::nobody::{NOBODY, Reachable};
 use tests::openmetrics::Metrics;
+use tests::raw::process::{Start, program};
 use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
+use super::bounds::by_nobody;
 use super::processes::{Renamed, call};
 use super::told::{name as side, says_of};
 use super::{NOT_FOUND, Table};
@@ -19,6 +23,80 @@ pub(super) fn add(table: &mut Table) {
     kept(table);
     bounded(table);
     selected(table);
+    users(table);
+}
+
+/// Names are chosen by who is watched, users are not.
+fn users(table: &mut Table) {
+    table.alone("--uid, and a process of the same name of another user", |name| {
+        let daemon = Daemon::start(&["--uid", &NOBODY.to_string(), "--labels", "uid"])?;
+        let reachable = Reachable::copy_of(&program()?)?;
+        let ends = [&Start::default(), &by_nobody(&reachable)];
+        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
+        talk.open_http2()?;
+        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+        talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
+        says_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
+        says_of(&mut talk, Client, &[], 0, 0)?;
+        talk.end_peers()
+    });
+    let cgroups = super::processes::cgroups();
+    let possible = cgroups.is_some();
+    table.alone_if(possible, "--cgroup, and a unit that starts later, twice", move |name| {
+        let cgroups = cgroups.context("no control groups to be in")?;
+        let unit = format!("observer-test-{}.service", std::process::id());
+        let daemon = Daemon::start(&["--cgroup", &unit])?;
+        for _ in 0..2 {
+            let group = cgroups.join(&unit);
+            // In a group below that of the unit.
+            let inner = group.join("inner");
+            fs::create_dir_all(&inner).with_context(|| format!("create {}", inner.display()))?;
+            let entered = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", inner.display());
+            let through = ["sh", "-c", &entered, "sh"].map(str::to_owned).to_vec();
+            let server = Start { through, ..Start::default() };
+            let ends = [&Start::default(), &server];
+            let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
+            talk.open_http2()?;
+            talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+            talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
+            says_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
+            says_of(&mut talk, Client, &[], 0, 0)?;
+            talk.end_peers()?;
+            for folder in [inner, group] {
+                fs::remove_dir(&folder).with_context(|| format!("remove {}", folder.display()))?;
+            }
+        }
+        Ok(())
+    });
+    table.alone("--labels uid,cgroup, and a process that names itself like another", |name| {
+        let daemon = Daemon::start(&["--labels", "uid,cgroup,systemd_unit"])?;
+        let reachable = Reachable::copy_of(&program()?)?;
+        let ends = [&Start::default(), &by_nobody(&reachable)];
+        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
+        talk.open_http2()?;
+        call(&mut talk, 1, "Get")?;
+        talk.compare()?;
+        let metrics = daemon.scrape()?;
+        let own = rustix::process::getuid().as_raw();
+        for (role, uid) in [(Client, own), (Server, NOBODY)] {
+            let (pid, uid) = (talk.pid(role)?, uid.to_string());
+            let cgroup = cgroup_of(&pid)?;
+            let labels =
+                [("pid", &*pid), ("process", "raw-peer"), ("uid", &*uid), ("cgroup", &*cgroup)];
+            let family = format!("grpc_{}_handled_total", side(role));
+            ensure!(metrics.count(&family, &labels) == 1, "{family}: not one with {labels:?}");
+        }
+        talk.finish()
+    });
+}
+
+/// Of version 2, or where that is not in use of what systemd names.
+fn cgroup_of(pid: &str) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read the groups")?;
+    let of = |start: &str| text.lines().find_map(|line| line.split_once(start));
+    let v2 = of("0::").map(|(_, path)| path).filter(|path| *path != "/");
+    let path = v2.or_else(|| of(":name=systemd:").map(|(_, path)| path)).unwrap_or("/");
+    Ok(path.to_owned())
 }
 
 /// Under which names a process has this many connections.

@@ -43,7 +43,7 @@ pub(super) fn add(table: &mut Table) {
 }
 
 /// Where control groups of version 2 can be made.
-fn cgroups() -> Option<PathBuf> {
+pub(super) fn cgroups() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").ok()?;
     let mount = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);

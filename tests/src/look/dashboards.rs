@@ -76,11 +76,17 @@ fn graph(prometheus: &Prometheus, panel: &Panel, span: Span) -> Result<Value> {
     }))
 }
 
-/// As the legend has it.
+/// As the legend has it; labels that are not there are empty.
 fn name(target: &Target, labels: &Labels) -> String {
-    labels.iter().fold(target.legend_format.clone(), |name, (label, value)| {
+    let mut name = labels.iter().fold(target.legend_format.clone(), |name, (label, value)| {
         name.replace(&format!("{{{{{label}}}}}"), value)
-    })
+    });
+    while let Some((before, rest)) = name.split_once("{{")
+        && let Some((_, after)) = rest.split_once("}}")
+    {
+        name = format!("{before}{after}");
+    }
+    name.trim().to_owned()
 }
 
 /// A row for each set of labels, which Grafana merges; a column for each label, and each query.

@@ -55,6 +55,8 @@ pub enum Action {
     Exec(String),
     /// Gives the calling thread a name (prctl(2) with PR_SET_NAME).
     Rename(String),
+    /// Says that so many bytes of zeros are its arguments (prctl(2) with PR_SET_MM_MAP).
+    Arguments(u64),
     /// Gives the main thread a name, whichever thread does it (`/proc/self/comm`).
     RenameMain(String),
 }

@@ -59,6 +59,7 @@ pub(super) fn check(place: &Path) -> Result<()> {
     let monitor =
         render(&["--set=podMonitor.enabled=true", "--set=podMonitor.endpoint.scheme=https"])?;
     ensure!(monitor.contains("scheme: https"), "no endpoint in the PodMonitor");
+    ensure!(monitor.contains("sampleLimit: 1000000\n"), "no limit in the PodMonitor");
     // The value of this label is the job, and the alerts know the job.
     ensure!(
         monitor.contains("jobLabel: app.kubernetes.io/name")

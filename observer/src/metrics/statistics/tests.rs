@@ -595,3 +595,31 @@ proptest! {
         prop_assert_eq!(merged.types(), one.types());
     }
 }
+
+#[test]
+fn a_process_of_many_methods_leaves_room_for_others() {
+    let mut statistics = with_limits(1000, 1000);
+    let named = |statistics: &mut Statistics, first: u32, names: u32, paths: u32| {
+        statistics.set_owner(ProcessId(first));
+        for name in first..first + names {
+            for path in 2..paths + 2 {
+                statistics.started(key(name, Role::Server, path));
+            }
+        }
+        let own = |key: &CallKey| (first..first + names).contains(&key.process.0);
+        statistics.series().filter(|(key, _)| own(key) && key.path != PathId::OTHER).count()
+    };
+    // Under ten names, one share.
+    assert_eq!(named(&mut statistics, 1, 10, 900), 200);
+    // And what is other of each.
+    assert_eq!((statistics.len(), statistics.overflow()), (200 + 10, 9000 - 200));
+    assert_eq!(named(&mut statistics, 20, 1, 50), 50);
+    for process in 1..=10 {
+        statistics.forget_process(ProcessId(process));
+    }
+    assert_eq!(named(&mut statistics, 30, 1, 900), 190);
+    statistics.stop(true);
+    assert_eq!(named(&mut statistics, 40, 1, 10), 0);
+    statistics.stop(false);
+    assert_eq!(named(&mut statistics, 40, 1, 10), 10);
+}

@@ -26,7 +26,7 @@ impl Scenario {
         let limits = Limits { max_methods: 2 * MAX_ROWS, ..Limits::default() };
         Self {
             statistics: Statistics::new("0.1,0.2,1".parse::<Buckets>().unwrap(), limits),
-            processes: Processes::new(100, ProcFs),
+            processes: Processes::new(100, ProcFs::default()),
             paths: Vec::new(),
             daemon: Daemon::default(),
             sampler: Sampler::default(),

@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     let limits = SeriesLimits { max_methods: 10_000, ..SeriesLimits::default() };
     let mut statistics = Statistics::new(Buckets::default(), limits);
-    let mut processes = Processes::new(10, ProcFs);
+    let mut processes = Processes::new(10, ProcFs::default());
     let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'")));
     for at in 0..paths.len() {
         let key = CallKey { process, role: Role::Server, path: PathId(at as u32 + 2) };

@@ -358,3 +358,46 @@ pub(crate) fn wait_for(child: i32) -> Result<()> {
     retry_on_intr(|| rustix::process::waitpid(Some(pid), options)).context("wait for a child")?;
     Ok(())
 }
+
+/// What `PR_SET_MM_MAP` takes (`struct prctl_mm_map` in linux/prctl.h).
+#[repr(C)]
+struct MemoryMap {
+    /// Where code, data, heap and stack begin and end, as in `/proc/PID/stat`.
+    places: [u64; 7],
+    arguments: [u64; 2],
+    environment: [u64; 2],
+    auxiliary: u64,
+    auxiliary_size: u32,
+    exe: u32,
+}
+
+/// Says that so many zeros are the arguments: they take no memory until they are read.
+pub(crate) fn set_arguments(length: u64) -> Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').context("a name")?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    // By the numbers of proc(5); the first here is the third.
+    let field = |number: usize| -> Result<u64> {
+        fields.get(number - 3).context("a field")?.parse().context("a number")
+    };
+    let (flags, none) = (MapFlags::PRIVATE | MapFlags::NORESERVE, ptr::null_mut());
+    // SAFETY: memory of its own, which stays.
+    let begin = unsafe { mmap_anonymous(none, length as usize, ProtFlags::READ, flags)? };
+    let begin = begin.expose_provenance() as u64;
+    // SAFETY: moves nothing.
+    let brk = unsafe { libc::sbrk(0) }.expose_provenance() as u64;
+    let map = MemoryMap {
+        places: [field(26)?, field(27)?, field(45)?, field(46)?, field(47)?, brk, field(28)?],
+        arguments: [begin, begin + length],
+        environment: [field(50)?, field(51)?],
+        auxiliary: 0,
+        auxiliary_size: 0,
+        exe: u32::MAX,
+    };
+    let size = size_of::<MemoryMap>();
+    // SAFETY: reads the map.
+    let set =
+        unsafe { libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP, &raw const map, size, 0_usize) };
+    ensure!(set == 0, "prctl: {}", std::io::Error::last_os_error());
+    Ok(())
+}

@@ -133,6 +133,7 @@ impl State {
             Action::Rename(name) => {
                 rustix::thread::set_name(&CString::new(name.as_str())?)?;
             }
+            Action::Arguments(length) => calls::set_arguments(*length)?,
             Action::RenameMain(name) => fs::write("/proc/self/comm", name)?,
             Action::Thread => {}
         }

@@ -1,0 +1,419 @@
+//! Ids, names and looks, with a source that is asked at once.
+
+use std::{cell::Cell, thread, time::Duration};
+
+use super::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts};
+
+/// Names every process after its pid; knows none from 1000 on.
+#[derive(Clone)]
+struct Numbered;
+
+impl ProcessSource for Numbered {
+    fn comm(&self, pid: u32) -> Option<Comm> {
+        (pid < 1000).then(|| Comm::truncated(format!("proc-{pid}").as_bytes()))
+    }
+
+    fn began(&self, pid: u32) -> Option<u64> {
+        let begun = BEGUN.get();
+        begun.iter().rev().find(|(of, _)| *of == pid).map_or(Some(1), |(_, began)| *began)
+    }
+
+    fn identity(&self, pid: u32) -> Identity {
+        running(format!("/bin/{pid}"))
+    }
+
+    fn now_ns(&self) -> u64 {
+        NOW_NS.get()
+    }
+}
+
+/// The program.
+fn running(exe: impl AsRef<[u8]>) -> Identity {
+    Identity::new(&Key::default(), Texts { exe: Some(exe.as_ref()), ..Texts::default() })
+}
+
+thread_local! {
+    /// When processes began, where that is not 1; the later of two counts.
+    static BEGUN: Cell<&'static [(u32, Option<u64>)]> = const { Cell::new(&[]) };
+
+    /// When the source is asked.
+    static NOW_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn comm(name: &str) -> Comm {
+    Comm::truncated(name.as_bytes())
+}
+
+fn name(processes: &Processes<Numbered>, id: ProcessId) -> String {
+    let process = processes.process(id).unwrap();
+    String::from_utf8(process.comm.as_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn comm_ends_at_the_first_nul() {
+    assert_eq!(Comm::new(*b"sh\0garbage\0\0\0\0\0\0"), comm("sh"));
+    assert_eq!(Comm::new([b'x'; 16]).as_bytes(), [b'x'; 16]);
+    assert_eq!(comm("").as_bytes(), b"");
+    assert_eq!(comm("longer than the kernel keeps").as_bytes(), b"longer than the ");
+    assert_eq!(format!("{:?}", Comm::truncated(b"\"\xff")), r#""\"\xff""#);
+}
+
+#[test]
+fn one_process_is_one_id() {
+    let mut processes = Processes::new(8, Numbered);
+    let id = processes.seen(7, 10, None);
+    assert_eq!(processes.seen(7, 20, Some(comm("a-thread"))), id);
+    assert_ne!(processes.seen(8, 20, None), id);
+    assert_eq!(processes.len(), 2);
+    processes.ask();
+    assert_eq!(name(&processes, id), "proc-7");
+}
+
+#[test]
+fn the_name_is_the_records_then_the_sources_then_empty() {
+    let mut processes = Processes::new(8, Numbered);
+    let cases = [
+        (1, Some(comm("given")), "given"),
+        (2, None, "proc-2"),
+        (3, Some(comm("")), "proc-3"),
+        (1000, None, ""),
+    ];
+    for (pid, given, want) in cases {
+        let id = processes.seen(pid, 1, given);
+        processes.ask();
+        assert_eq!(name(&processes, id), want, "pid {pid}");
+    }
+}
+
+#[test]
+fn a_pid_used_again_is_another_process() {
+    let mut processes = Processes::new(8, Numbered);
+    let first = processes.seen(7, 10, None);
+    processes.ask();
+    processes.exited(7, 100);
+    assert_eq!(processes.seen(7, 100, None), first, "read late, but from before the exit");
+    let second = processes.seen(7, 101, Some(comm("again")));
+    assert_ne!(second, first);
+    assert_eq!(name(&processes, first), "proc-7");
+    assert_eq!(name(&processes, second), "again");
+
+    // A second exit is the second process's, not the first's again.
+    processes.exited(7, 200);
+    assert_eq!(processes.process(first).unwrap().exited_ns, Some(100));
+    assert_eq!(processes.process(second).unwrap().exited_ns, Some(200));
+}
+
+#[test]
+fn a_late_report_of_an_exit_does_not_move_it() {
+    let mut processes = Processes::new(8, Numbered);
+    let id = processes.seen(7, 10, Some(comm("given")));
+    processes.exited(7, 100);
+    processes.exited(7, 900);
+    processes.executed(7, 900, comm("new"));
+    let process = processes.process(id).unwrap();
+    assert_eq!((process.pid, process.comm), (7, comm("given")));
+    assert_eq!(process.exited_ns, Some(100));
+}
+
+#[test]
+fn what_rings_tell_in_another_order_is_of_the_same_processes() {
+    let mut one = Processes::new(8, Numbered);
+    let mut other = one.sharing();
+    // Read from the one ring: the exit of a process that only the other has seen, and the pid again.
+    one.exited(7, 100);
+    let second = one.seen(7, 110, Some(comm("second")));
+    one.exited(7, 200);
+    let third = one.seen(7, 210, Some(comm("third")));
+    // And from the other.
+    let first = other.seen(7, 90, Some(comm("first")));
+    assert_eq!(other.seen(7, 95, None), first);
+    other.exited(7, 100);
+    assert_eq!(other.seen(7, 150, Some(comm("a-thread"))), second);
+    other.exited(7, 200);
+    assert_eq!((other.seen(7, 220, None), one.seen(7, 230, None)), (third, third));
+    assert_eq!([first, second, third].map(|id| name(&one, id)), ["first", "second", "third"]);
+    let exits = [first, second, third].map(|id| other.process(id).unwrap().exited_ns);
+    assert_eq!((exits, other.len()), ([Some(100), Some(200), None], 3));
+}
+
+#[test]
+fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
+    let mut one = Processes::new(8, Numbered);
+    let mut other = one.sharing();
+    let first = one.seen(7, 10, Some(comm("given")));
+    assert_eq!(other.seen(7, 20, Some(comm("a-thread"))), first);
+    one.exited(7, 100);
+    assert_eq!(other.seen(7, 99, None), first);
+    other.ask_again();
+    assert_eq!(other.seen(7, 100, None), first);
+    assert_ne!(other.seen(7, 101, None), first);
+}
+
+#[test]
+fn an_exit_that_was_not_told_is_found() {
+    let mut processes = Processes::new(8, Numbered);
+    let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None));
+    NOW_NS.set(50);
+    processes.find_untold();
+    processes.ask();
+    processes.ask_again();
+    assert_eq!(processes.expired(u64::MAX, 0), []);
+    BEGUN.set(&[(2, None), (3, Some(40))]);
+    NOW_NS.set(60);
+    processes.find_untold();
+    processes.ask();
+    processes.ask_again();
+    assert_eq!(processes.expired(60, 0), [goes, is_replaced]);
+    assert_eq!(processes.seen(1, 70, None), stays);
+    assert_ne!(processes.seen(3, 70, None), is_replaced, "another process has the number");
+    NOW_NS.set(80);
+    processes.find_untold();
+    processes.ask();
+    processes.ask_again();
+    assert_eq!(processes.expired(80, 20), [goes, is_replaced], "the first finding stands");
+}
+
+#[test]
+fn exec_makes_it_another_program_and_what_was_before_stays() {
+    let mut processes = Processes::new(8, Numbered);
+    let shell = processes.seen(7, 10, Some(comm("sh")));
+    processes.tell(shell, running("/bin/sh"));
+    processes.executed(7, 20, comm("orders"));
+    processes.executed(8, 20, comm("orders"));
+    let orders = processes.seen(7, 21, None);
+    processes.ask();
+    assert_ne!(orders, shell);
+    assert_eq!((name(&processes, shell), name(&processes, orders)), ("sh".into(), "orders".into()));
+    let exe = |id| processes.process(id).unwrap().identity.exe.to_vec();
+    assert_eq!((exe(shell), exe(orders)), (b"/bin/sh".to_vec(), b"/bin/7".to_vec()));
+    assert_eq!(processes.names().process(orders).comm, comm("orders"));
+    // Of both the connections are the process's, as it is now.
+    assert_eq!((processes.first_of(orders), processes.first_of(shell)), (shell, shell));
+    assert_eq!(processes.names().now(shell).comm, comm("orders"));
+    assert_eq!(processes.len(), 2);
+    processes.exited(7, 30);
+    assert_eq!(processes.expired(90, 60), [shell, orders], "with the process");
+    processes.forget(shell);
+    processes.forget(orders);
+    assert!(processes.is_empty());
+}
+
+#[test]
+fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
+    let mut one = Processes::new(8, Numbered);
+    let mut other = one.sharing();
+    let a = one.seen(7, 10, Some(comm("a")));
+    assert_eq!(other.seen(7, 11, None), a);
+    for _ in 0..2 {
+        one.renamed(7, 20, Some(comm("b")));
+    }
+    let b = one.seen(7, 20, None);
+    assert_ne!(b, a);
+    assert_eq!(one.seen(7, 19, None), b, "known here: its ring is in order");
+    one.ask_again();
+    assert_eq!(one.seen(7, 19, None), a);
+    assert_eq!(one.seen(7, 25, None), b);
+    // The other ring has not come that far.
+    assert_eq!(other.seen(7, 15, None), a);
+    one.renamed(7, 30, Some(comm("a")));
+    other.ask_again();
+    assert_eq!(other.seen(7, 19, None), a);
+    other.renamed(7, 20, Some(comm("b")));
+    assert_eq!(other.seen(7, 29, None), b);
+    other.renamed(7, 30, Some(comm("a")));
+    assert_eq!([one.seen(7, 31, None), other.seen(7, 31, None)], [a, a], "the name again");
+    assert_eq!(one.len(), 2);
+    // Another process has names of its own.
+    one.exited(7, 40);
+    assert_ne!(one.seen(7, 41, Some(comm("a"))), a);
+}
+
+#[test]
+fn a_new_name_may_be_told_before_the_process_is_seen() {
+    let mut processes = Processes::new(8, Numbered);
+    processes.renamed(7, 20, Some(comm("new")));
+    let new = processes.seen(7, 21, Some(comm("old")));
+    assert_eq!(name(&processes, new), "new");
+    let old = processes.seen(7, 10, Some(comm("old")));
+    processes.ask_again();
+    let old_again = processes.seen(7, 10, Some(comm("old")));
+    assert_eq!((old, name(&processes, old_again)), (new, "old".into()));
+}
+
+#[test]
+fn names_are_bounded() {
+    let mut processes = Processes::new(1000, Numbered);
+    let first = processes.seen(7, 0, Some(comm("first")));
+    for at in 1..=10_000 {
+        processes.renamed(7, at, Some(comm(&at.to_string())));
+    }
+    assert_eq!(processes.len(), 1, "under none of these has it done anything");
+    let mut ids = Vec::new();
+    for at in 10_001..11_000 {
+        processes.renamed(7, at, Some(comm(&at.to_string())));
+        ids.push(processes.seen(7, at, None));
+    }
+    ids.dedup();
+    assert_eq!((ids.len(), processes.len()), (16, 17));
+    assert_eq!(name(&processes, ids[15]), "other");
+    assert_eq!((processes.process(ids[15]).unwrap().pid, processes.first_of(ids[15])), (7, first));
+    assert_eq!(processes.overflow(), 999 - 15);
+    processes.renamed(7, 20_000, None);
+    processes.renamed(7, 20_000, None);
+    assert_eq!(processes.seen(7, 20_001, None), ids[15], "they change too fast to be told");
+    assert_eq!(processes.overflow(), 999 - 15 + 1);
+    processes.renamed(7, 30_000, Some(comm("first")));
+    assert_eq!(processes.seen(7, 30_001, None), first);
+    processes.exited(7, 40_000);
+    assert_eq!(processes.expired(40_000, 0).len(), 17);
+}
+
+#[test]
+fn a_name_that_was_not_told_is_found() {
+    let mut processes = Processes::new(8, Numbered);
+    let id = processes.seen(7, 10, Some(comm("given")));
+    NOW_NS.set(20);
+    processes.find_untold();
+    processes.ask();
+    processes.ask_again();
+    let now = processes.seen(7, 21, None);
+    assert_eq!((name(&processes, id), name(&processes, now)), ("given".into(), "proc-7".into()));
+}
+
+#[test]
+fn expires_after_the_time_to_live_and_keeps_its_name_until_forgotten() {
+    let mut processes = Processes::new(8, Numbered);
+    let gone = processes.seen(7, 10, None);
+    let alive = processes.seen(8, 10, None);
+    processes.exited(7, 100);
+    assert_eq!(processes.expired(159, 60), []);
+    assert_eq!(processes.expired(50, 60), [], "a clock that is behind");
+    assert_eq!(processes.expired(160, 60), [gone]);
+    assert_eq!(processes.names().process(gone).pid, 7);
+
+    let again = processes.seen(7, 170, None);
+    processes.forget(gone);
+    assert_eq!(processes.process(gone), None);
+    assert_eq!(processes.names().process(gone).comm, comm("other"));
+    assert_eq!(processes.seen(7, 180, None), again, "the pid's new process is still known");
+    assert_eq!(processes.seen(8, 180, None), alive);
+    assert_eq!(processes.expired(u64::MAX, 60), []);
+}
+
+#[test]
+fn the_last_that_has_the_same_labels_is_the_heir() {
+    let mut processes = Processes::new(8, Numbered);
+    let mut at = 0;
+    let mut begin = |name| {
+        at += 10;
+        processes.exited(7, at - 5);
+        processes.seen(7, at, Some(comm(name)))
+    };
+    let [a, b, other, last] = ["a", "a", "b", "a"].map(&mut begin);
+    let neighbour = processes.seen(8, 100, Some(comm("a")));
+    let all = vec![a, b, other, last, neighbour];
+    let want = [(a, Some(last)), (b, Some(last)), (other, None), (last, None)];
+    assert_eq!(processes.heirs(all.clone(), &[])[..4], want);
+    assert_eq!(processes.heirs(vec![neighbour], &[]), [(neighbour, None)]);
+    assert_eq!(processes.heirs(all.clone(), &[Detail::Exe])[..4], want, "the same file");
+
+    // Where a label tells them apart they are two.
+    processes.tell(last, running("/bin/new"));
+    assert_eq!(processes.heirs(vec![a], &[Detail::Exe]), [(a, Some(b))]);
+    assert_eq!(processes.heirs(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
+    processes.forget(last);
+    assert_eq!(processes.heirs(vec![a, b], &[]), [(a, Some(b)), (b, None)]);
+}
+
+#[test]
+fn beyond_the_bound_all_are_other() {
+    let mut processes = Processes::new(2, Numbered);
+    let first = processes.seen(1, 1, None);
+    processes.seen(2, 1, None);
+    assert_eq!(processes.seen(3, 1, None), ProcessId::OTHER);
+    assert_eq!(processes.seen(4, 1, None), ProcessId::OTHER);
+    assert_eq!(processes.seen(1, 2, None), first);
+    assert_eq!((processes.len(), processes.overflow()), (2, 2));
+    assert_eq!(name(&processes, ProcessId::OTHER), "other");
+
+    processes.exited(1, 3);
+    processes.forget(first);
+    assert_ne!(processes.seen(3, 4, None), ProcessId::OTHER);
+}
+
+/// What the source says of the program that the process ran under this id.
+fn exe(processes: &Processes<Numbered>, id: ProcessId) -> String {
+    String::from_utf8(processes.process(id).unwrap().identity.exe.to_vec()).unwrap()
+}
+
+#[test]
+fn what_is_told_after_its_time_is_not_told() {
+    let mut processes = Processes::new(8, Numbered);
+    let [goes, executes, stays] = [1, 2, 3].map(|pid| processes.seen(pid, 10, Some(comm("x"))));
+    NOW_NS.set(50);
+    processes.ask();
+    // Read before the source was asked, but for the last.
+    processes.exited(1, 40);
+    processes.executed(2, 40, comm("y"));
+    processes.exited(3, 60);
+    assert_eq!([goes, executes, stays].map(|id| exe(&processes, id)), ["", "", "/bin/3"]);
+    let executed = processes.seen(2, 55, None);
+    processes.ask();
+    assert_eq!(exe(&processes, executed), "/bin/2");
+    // Those that are over are not asked about.
+    let id = processes.seen(4, 10, Some(comm("x")));
+    processes.exited(4, 20);
+    processes.ask();
+    assert_eq!(exe(&processes, id), "");
+    assert_eq!(processes.lookups(), Lookups { answered: 4, gone: 1, late: 0 });
+}
+
+#[test]
+fn a_process_is_asked_about_once_however_often_it_executes() {
+    let mut processes = Processes::new(8, Numbered);
+    processes.seen(7, 10, Some(comm("x")));
+    for at in 11..1000 {
+        processes.executed(7, at, comm("x"));
+    }
+    NOW_NS.set(1000);
+    processes.ask();
+    let last = processes.seen(7, 1000, None);
+    assert_eq!(exe(&processes, last), "/bin/7");
+    assert_eq!(processes.lookups(), Lookups { answered: 1, gone: 989, late: 0 });
+}
+
+#[test]
+fn a_name_is_not_that_of_earlier_calls() {
+    let mut processes = Processes::new(8, Numbered);
+    processes.renamed(7, 20, Some(comm("proc-7")));
+    NOW_NS.set(30);
+    processes.ask();
+    let early = processes.seen(7, 10, None);
+    assert_eq!((name(&processes, early), &*exe(&processes, early)), (String::new(), "/bin/7"));
+}
+
+#[test]
+fn names_wait_for_what_is_asked() {
+    let mut processes = Processes::new(8, Numbered);
+    let id = processes.seen(7, 10, Some(comm("x")));
+    let names = processes.names();
+    assert_eq!(names.settle(Duration::from_millis(1)), 1);
+    let asker = processes.asker();
+    let thread = thread::spawn(move || asker.run());
+    assert_eq!(names.settle(Duration::from_secs(10)), 0);
+    assert_eq!(&*names.process(id).identity.exe, b"/bin/7");
+    // With the table it ends.
+    drop(processes);
+    thread.join().unwrap();
+}
+
+#[test]
+fn stopped_nothing_new_is_known() {
+    let mut processes = Processes::new(8, Numbered);
+    let known = processes.seen(1, 1, None);
+    processes.stop(true);
+    assert_eq!(processes.seen(2, 1, None), ProcessId::OTHER);
+    assert_eq!((processes.seen(1, 2, None), processes.overflow()), (known, 1));
+    processes.stop(false);
+    assert_ne!(processes.seen(2, 1, None), ProcessId::OTHER);
+}
