@@ -264,8 +264,8 @@ impl<S: ProcessSource> Pipeline<S> {
         let Seen { id: process, first } = self.processes.seen_as(record.pid, record.time_ns, comm);
         self.interner.set_owner(first.0);
         self.statistics.set_owner(first);
-        let share = self.fair_share();
-        let max_memory = if stopped { 0 } else { self.max_memory };
+        let (most, open_connections) = (self.max_memory, self.connections.len());
+        let max_memory = if stopped { 0 } else { most };
         let watched = self.connections.entry(record.connection).or_insert_with(|| {
             Box::new(Watched {
                 connection: match (open, bytes.role) {
@@ -298,7 +298,7 @@ impl<S: ProcessSource> Pipeline<S> {
         *memory -= watched.connection.memory();
         let faults = watched.connection.handle(at, bytes, interner, sink);
         let held = watched.connection.memory();
-        if held > share && *memory + held > max_memory {
+        if *memory + held > max_memory && held > fair_share(most, open_connections) {
             watched.connection.forget(record.time_ns, sink);
             figures.forgotten += 1;
         }
@@ -314,12 +314,6 @@ impl<S: ProcessSource> Pipeline<S> {
         }
         let peer = watched.peer;
         self.tell_failures(record.time_ns, peer);
-    }
-
-    /// What each connection may hold, whatever all hold together: [`FAIR_SHARE`], but not more for all of
-    /// them than half of the bound.
-    fn fair_share(&self) -> usize {
-        FAIR_SHARE.min(self.max_memory / 2 / self.connections.len().max(1))
     }
 
     fn closed(&mut self, record: &Record<'_>, closed: Closed) {
@@ -464,6 +458,12 @@ impl<S: ProcessSource> Pipeline<S> {
         }
         by_state
     }
+}
+
+/// What each of so many connections may hold, whatever all hold together: [`FAIR_SHARE`], but not more for all
+/// of them than half of the bound.
+fn fair_share(max_memory: usize, connections: usize) -> usize {
+    FAIR_SHARE.min(max_memory / 2 / connections.max(1))
 }
 
 fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {

@@ -316,7 +316,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     let mut cgroups: HashMap<_, [u8; CGROUP_NAME], u8> = map(ebpf, "CGROUPS")?.try_into()?;
     for cgroup in &filter.cgroups {
         cgroups
-            .insert(&cgroup.bytes(), 1, 0)
+            .insert(cgroup.bytes(), 1, 0)
             .context("too many --cgroup: 64 control groups can be selected")?;
     }
     Ok(())

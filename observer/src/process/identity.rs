@@ -225,6 +225,8 @@ fn pod_uid(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ID: &str = "3f4e9a0c7c5f4f0e8a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071";
@@ -317,6 +319,22 @@ mod tests {
         let long = format!("0::/{0}.service/{0}.service", "é".repeat(AT_MOST));
         let Cgroup { path, unit, .. } = Cgroup::parse(&long);
         assert!(unit.len() <= AT_MOST && path.len() <= PATH_AT_MOST);
+    }
+
+    proptest! {
+        #[test]
+        fn any_texts_are_read(texts in [(); 4].map(|()| prop::collection::vec(any::<u8>(), 0..2000))) {
+            let [exe, cmdline, cgroup, status] = &texts;
+            let texts = Texts {
+                exe: Some(exe),
+                cmdline: Some(cmdline),
+                cgroup: Some(cgroup),
+                status: Some(status),
+            };
+            let Identity { exe, cgroup, .. } = Identity::new(&Key::default(), texts);
+            prop_assert!(exe.len() <= AT_MOST && cgroup.path.len() <= PATH_AT_MOST);
+            prop_assert!(cgroup.unit.len() <= AT_MOST);
+        }
     }
 
     #[test]
