@@ -53,3 +53,37 @@ impl<T> Drop for Aborting<T> {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// The test's runtime has one thread: done there, it would never end.
+    #[tokio::test]
+    async fn a_handshake_that_takes_long_holds_up_nobody_else() {
+        let handshakes = Handshakes::start().expect("a thread");
+        let (go, gone) = mpsc::channel();
+        let handshake = handshakes.run(async move { Ok(gone.recv().is_ok()) });
+        let everything_else = async { go.send(()).expect("awaited") };
+        let (done, ()) = tokio::join!(handshake, everything_else);
+        assert!(done.expect("it did not panic"));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_nobody_waits_for_ends() {
+        let handshakes = Handshakes::start().expect("a thread");
+        let (alive, ended) = oneshot::channel::<()>();
+        let handshake = handshakes.run(async move {
+            let _alive = alive;
+            std::future::pending::<io::Result<()>>().await
+        });
+        tokio::select! {
+            biased;
+            _ = handshake => unreachable!("it never ends by itself"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert!(ended.await.is_err());
+    }
+}

@@ -255,7 +255,7 @@ impl Conversation {
             Err(_) = self.stopping.changed() => return,
         };
         drop(waiting);
-        let Some(place) = place.map(Arc::new).filter(|_| !asker.is_gone()) else { return };
+        let Some(place) = place.map(Arc::new) else { return };
         tokio::select! {
             () = self.greet(socket, asker, Arc::clone(&place)) => {}
             () = place.evicted() => debug!(%peer, "an HTTP connection made room for another"),
@@ -267,6 +267,9 @@ impl Conversation {
         let Some(config) = self.routes.terms().await.tls.clone() else {
             return self.hold(socket, asker, place).await;
         };
+        if asker.is_gone() {
+            return;
+        }
         let accept = TlsAcceptor::from(config).accept(socket);
         let accept = async {
             match &self.handshakes {

@@ -179,9 +179,8 @@ fn deaf_scrapers(name: &str) -> Result<()> {
     const OTHERS: u32 = 10;
     const METHODS: u32 = 100;
     const ACCEPT: &str = "application/openmetrics-text";
-    /// Of the answers: `held` of the server's limits; of one that is being made, and of its text;
-    /// and the daemon's own.
-    const MEMORY: u64 = 160 << 20;
+    /// Of the answers, packed; of one that is being made; and the daemon's own.
+    const MEMORY: u64 = 48 << 20;
     let buckets = (1..=64).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
     let daemon = Daemon::start(&["--buckets", &buckets])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;

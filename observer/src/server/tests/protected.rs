@@ -292,3 +292,29 @@ fn passwords_are_asked_for_everywhere_and_follow_the_file() {
     assert_eq!(status("/metrics", "alice:secret"), 401);
     assert_eq!(status("/metrics", "bob:secret"), 200);
 }
+
+#[test]
+fn who_comes_when_too_many_passwords_wait_is_told_to_come_later() {
+    let folder = Folder::new();
+    // It takes longer than all of this.
+    let hash = bcrypt::hash_with_salt("secret", 9, [9; 16]).expect("hashed").to_string();
+    folder.write("web.yml", &format!("basic_auth_users: {{alice: {hash}}}"));
+    let served = folder.serve();
+    let ask = |given: &str| {
+        let given = BASE64_STANDARD.encode(given);
+        let mut client = served.connect();
+        client.send(&format!(
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {given}\r\n\r\n"
+        ));
+        client
+    };
+    let mut guesses: Vec<_> = (0..12).map(|n| ask(&format!("alice:{n}"))).collect();
+    let refusal = guesses.pop().expect("twelve").answer(true);
+    assert_eq!((refusal.status(), refusal.header("retry-after")), (429, Some("10")));
+    drop(guesses);
+    // Whoever has hung up is not in the way.
+    assert_eq!(ask("alice:secret").answer(true).status(), 200);
+    assert!(served.refused("password_queue") >= 1);
+    assert!(served.counts.figures().password_checks <= 4, "{:?}", served.counts);
+    assert_eq!(ask("alice:secret").answer(true).status(), 200);
+}
