@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -52,6 +52,8 @@ pub struct Workers {
     /// To the first worker, which asks the others.
     requests: Requests,
     threads: Vec<JoinHandle<()>>,
+    /// How often each has gone round.
+    turns: Vec<Arc<AtomicU64>>,
     descriptors: Mutex<Arc<Descriptors>>,
 }
 
@@ -113,6 +115,7 @@ impl Workers {
                 incoming,
                 lead: None,
                 pending,
+                turns: Arc::default(),
             });
         }
         let others = requests.split_off(1);
@@ -138,8 +141,10 @@ impl Workers {
         if let Some(first) = workers.first_mut() {
             first.lead = Some(lead);
         }
+        let turns = workers.iter().map(|worker| Arc::clone(&worker.turns)).collect();
         let threads: Result<_> = workers.into_iter().map(State::start).collect();
-        Ok(Self { requests, threads: threads?, descriptors: Mutex::new(Arc::new(descriptors)) })
+        let descriptors = Mutex::new(Arc::new(descriptors));
+        Ok(Self { requests, threads: threads?, turns, descriptors })
     }
 
     /// Has methods told by other types than at the start.
@@ -179,9 +184,10 @@ impl Workers {
         self.threads.iter().map(answer).collect()
     }
 
-    /// Whether all threads run.
-    pub fn is_running(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished)
+    /// How often each thread has gone round, which it does several times a second; `None` if one has ended.
+    pub fn turns(&self) -> Option<Vec<u64>> {
+        let all_run = !self.threads.iter().any(JoinHandle::is_finished);
+        all_run.then(|| self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect())
     }
 }
 
@@ -194,6 +200,7 @@ struct State {
     incoming: mpsc::Receiver<Request>,
     /// What the first worker asked of the others, and they have not done yet.
     pending: Arc<AtomicUsize>,
+    turns: Arc<AtomicU64>,
     /// Of the first worker.
     lead: Option<Lead>,
 }
@@ -228,6 +235,7 @@ impl State {
     fn run(mut self) {
         let mut ticked = Instant::now();
         loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             self.drain();
             loop {
                 match self.incoming.try_recv() {
@@ -396,7 +404,7 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
         }
     }
     daemon.programs = probes
-        .programs()
+        .programs()?
         .into_iter()
         .map(|program| Program {
             name: program.name,

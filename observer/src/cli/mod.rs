@@ -659,6 +659,15 @@ struct Options {
     #[arg(help_heading = "Kubernetes")]
     kubernetes_ca_file: Option<PathBuf>,
 
+    /// The user that a daemon started by root becomes once it watches
+    ///
+    /// A name in /etc/passwd, a number, or two as UID:GID. Files that are read again later must be
+    /// readable for this user or its group. root stays root, without capabilities.
+    ///
+    /// Example: --run-as prometheus
+    #[arg(long, value_name = "USER", global = true, help_heading = "General")]
+    run_as: Option<String>,
+
     /// Reads further settings from a TOML file
     ///
     /// Its keys are the long flags without the dashes; lists are arrays or strings. A key that
@@ -740,6 +749,7 @@ impl Options {
                 .then_some(failures::Choice { per_second: self.log_errors_rate, omitted }),
             #[cfg(feature = "kubernetes")]
             kubernetes,
+            run_as: self.run_as,
             log: self.log,
         })
     }
@@ -779,6 +789,7 @@ fn annotated(arg: Arg) -> Arg {
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
         ([], "port") => "every port, and Unix sockets".to_owned(),
         ([], "buckets") => default_buckets(),
+        ([], "run_as") => "observer if there is such a user, else nobody".to_owned(),
         ([], "workers") => "one for each 16 processors, at least 1 and at most 4".to_owned(),
         ([], "pid" | "comm") => "every process".to_owned(),
         ([], _) => "none".to_owned(),
