@@ -49,7 +49,7 @@ impl Health {
     pub fn look(&self, counts: Option<&[u64]>, period: Duration) {
         let Some(counts) = counts else {
             if !self.has_ended.swap(true, Ordering::Relaxed) {
-                error!("a worker has ended: the daemon is not healthy any more");
+                error!("a worker has ended: /healthz fails until the daemon is restarted");
             }
             return;
         };
@@ -68,7 +68,7 @@ impl Health {
                 continue;
             }
             if *still >= HANGS && !hung {
-                error!("worker {number} hangs: the daemon is not healthy until it goes on");
+                error!("worker {number} hangs: /healthz fails until it goes on");
             }
         }
     }
@@ -86,7 +86,7 @@ impl Health {
     /// Whether whoever asks for figures gets them: all workers go round, and the programs are attached.
     pub fn ready(&self) -> Result<(), String> {
         if self.is_stopping.load(Ordering::Relaxed) {
-            return Err("the daemon ends".into());
+            return Err("the daemon is stopping".into());
         }
         self.within(LATE)
     }
@@ -98,7 +98,7 @@ impl Health {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         match workers.iter().position(|(_, still)| *still >= limit) {
             Some(number) => {
-                Err(format!("worker {number} has stood still for {} s", limit.as_secs()))
+                Err(format!("worker {number} has made no progress for {} s", limit.as_secs()))
             }
             None => Ok(()),
         }
@@ -164,7 +164,7 @@ mod tests {
             assert_eq!(health.ready().is_ok(), still < 3, "{still} s");
             assert_eq!(health.alive().is_ok(), still < 10, "{still} s");
         }
-        assert_eq!(health.alive(), Err("worker 1 has stood still for 10 s".into()));
+        assert_eq!(health.alive(), Err("worker 1 has made no progress for 10 s".into()));
         look(&[33, 20]);
         assert_eq!((health.alive(), health.ready()), (Ok(()), Ok(())));
     }
@@ -183,7 +183,10 @@ mod tests {
         let health = Health::default();
         health.look(Some(&[1]), PERIOD);
         health.stop();
-        assert_eq!((health.alive(), health.ready()), (Ok(()), Err("the daemon ends".into())));
+        assert_eq!(
+            (health.alive(), health.ready()),
+            (Ok(()), Err("the daemon is stopping".into()))
+        );
         health.look(None, PERIOD);
         health.look(Some(&[2]), PERIOD);
         assert_eq!(health.alive(), Err("a worker has ended".into()));

@@ -135,8 +135,8 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     probes.hand_over()?;
     sandbox::confine_calls(needs)?;
     if let Some(account) = account {
-        info!("goes on as the user {account}");
-        needs.tell_what_is_kept_from(account);
+        info!("running as user {account} from now on");
+        needs.log_inaccessible(account);
     }
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());

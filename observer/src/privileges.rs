@@ -102,7 +102,7 @@ impl Account {
             .and_then(|()| set_thread_groups(&[]))
             .and_then(|()| set_thread_res_gid(gid, gid, gid))
             .and_then(|()| set_thread_res_uid(uid, uid, uid))
-            .with_context(|| format!("cannot become the user {self}: {HINT}"))
+            .with_context(|| format!("cannot run as user {self}: {HINT}"))
     }
 }
 

@@ -41,13 +41,13 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Says which files the user may not use again: what they are then needs a new start.
-    pub fn tell_what_is_kept_from(&self, account: &Account) {
+    /// Logs which files the user may not read or open again.
+    pub fn log_inaccessible(&self, account: &Account) {
         for path in &self.reads {
             if File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
                 warn!(
-                    "{} cannot be read again by the user {account}, so when it changes the daemon must be started \
-                     anew: have its group or others read it and enter its folders, or name another user with --run-as",
+                    "{} cannot be read again: user {account} may not read it. A change needs a restart of the \
+                     daemon; or give the user's group read access, or pick another user with --run-as",
                     path.display()
                 );
             }
@@ -55,8 +55,8 @@ impl Needs {
         for folder in folders(&self.writes) {
             if fs::access(&folder, fs::Access::WRITE_OK | fs::Access::EXEC_OK).is_err() {
                 warn!(
-                    "SIGHUP will not open files in {} again, as the user {account} may not write there: rotate them \
-                     by copytruncate, or name another user with --run-as",
+                    "SIGHUP cannot reopen files in {}: user {account} may not write there. Rotate them with \
+                     copytruncate, or pick another user with --run-as",
                     folder.display()
                 );
             }

@@ -659,10 +659,10 @@ struct Options {
     #[arg(help_heading = "Kubernetes")]
     kubernetes_ca_file: Option<PathBuf>,
 
-    /// The user that a daemon started by root becomes once it watches
+    /// Runs as this user once it watches, if it was started by root
     ///
-    /// A name in /etc/passwd, a number, or two as UID:GID. Files that are read again later must be
-    /// readable for this user or its group. root stays root, without capabilities.
+    /// A name in /etc/passwd, a UID, or UID:GID. The user must be able to read files that are read
+    /// again while the daemon runs. With root it stays root, without capabilities.
     ///
     /// Example: --run-as prometheus
     #[arg(long, value_name = "USER", global = true, help_heading = "General")]

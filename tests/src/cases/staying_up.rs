@@ -143,9 +143,7 @@ fn kept_from_it(name: &str) -> Result<()> {
     fs::set_permissions(&set, Permissions::from_mode(0o600)).context("keep the set")?;
     let flags = ["--log-errors", "--descriptor-set", &set.to_string_lossy()];
     let daemon = Daemon::start_after(&[&format!("exec >>{}", lines.display())], &flags)?;
-    for told in
-        ["types.pb cannot be read again by the user nobody", "SIGHUP will not open files in"]
-    {
+    for told in ["types.pb cannot be read again: user nobody", "SIGHUP cannot reopen files in"] {
         ensure!(daemon.log().contains(told), "no word of {told:?}: {}", daemon.log());
     }
     fs::rename(&lines, &old).context("rename the file")?;
