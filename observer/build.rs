@@ -68,8 +68,7 @@ fn leave_object(toolchain: Option<&str>) -> Result<()> {
         strip(&object, toolchain);
     }
     let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
-    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    println!("cargo:rustc-env=OBSERVER_BPF_SHA256={digest}");
+    println!("cargo:rustc-env=OBSERVER_BPF_SHA256={:x}", Sha256::digest(bytes));
     Ok(())
 }
 

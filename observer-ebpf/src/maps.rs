@@ -1,7 +1,7 @@
 //! All maps. Sizes are defaults; the daemon sets those that have a flag.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, BPF_F_RDONLY},
     btf_maps::{ArrayOfMaps, RingBuf},
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
@@ -168,6 +168,7 @@ pub static PROCESSES: HashMap<u32, Renames> = HashMap::with_max_entries(32_768, 
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
 
-/// Events and bytes by cause, then sockets by protocol.
+/// Events and bytes by cause, then sockets by protocol. The daemon, which keeps it open, can only read it.
 #[map]
-pub static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(counter::COUNTS, 0);
+pub static COUNTS: PerCpuArray<Count> =
+    PerCpuArray::with_max_entries(counter::COUNTS, BPF_F_RDONLY);

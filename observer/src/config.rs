@@ -67,6 +67,8 @@ pub struct Config {
     /// Who is asked for the names of pods, if anybody is.
     #[cfg(feature = "kubernetes")]
     pub kubernetes: Option<crate::kubernetes::Choice>,
+    /// Whom a daemon that root has started goes on as.
+    pub run_as: Option<String>,
     /// What is logged.
     pub log: crate::log::Filter,
 }
@@ -94,6 +96,7 @@ impl Default for Config {
             log_errors: None,
             #[cfg(feature = "kubernetes")]
             kubernetes: None,
+            run_as: None,
             log: crate::log::Filter::default(),
         }
     }

@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
+use std::{panic, process, thread};
 
 use anyhow::Context as _;
-use tracing::level_filters::LevelFilter;
+use tracing::{error, level_filters::LevelFilter};
 use tracing_subscriber::EnvFilter;
 
 use crate::escape::visible;
@@ -60,6 +61,16 @@ impl Display for Filter {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Has a panic end the process, whatever thread it is in, with a line in the log: what the others would tell without
+/// it would be wrong.
+pub fn end_at_panic() {
+    panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string().replace('\n', " ");
+        error!("the daemon ends: thread {} {text}", thread::current().name().unwrap_or("?"));
+        process::abort();
+    }));
 }
 
 /// Starts logging. To be called once, before anything logs; fails the second time.
@@ -117,7 +128,35 @@ fn in_colors(line: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Run by the next one, in a process of its own.
+    #[test]
+    #[ignore = "it ends the process"]
+    fn panics() {
+        init(&Filter::default()).unwrap();
+        end_at_panic();
+        let _ = thread::Builder::new()
+            .name("worker-7".into())
+            .spawn(|| panic!("two\nlines"))
+            .map(thread::JoinHandle::join);
+        io::stdout().write_all(b"it goes on").unwrap();
+    }
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process_with_a_line_in_the_log() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--ignored", "--nocapture", "log::tests::panics"]);
+        let output = command.env("NO_COLOR", "1").output().unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("ERROR observer::log: the daemon ends: thread worker-7 panicked at"));
+        assert!(told.contains("two lines") && told.lines().count() == 1, "{told}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("it goes on"));
+    }
 
     #[test]
     fn a_line_shows_what_is_in_it() {

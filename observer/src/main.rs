@@ -15,20 +15,24 @@ use observer::kubernetes::Pods;
 use observer::{
     cli::{self, Action},
     config::{Backend, Config},
+    health::{self, Health, Supervisor},
     kernel::Probes,
     log,
     metrics::{self, Descriptors, Format, Snapshot},
     preconditions::{self, Places},
-    privileges,
+    privileges::{self, Account},
     reload::Reload,
-    server::{self, Counts, Front, Health, HealthListener, Pages, Protection},
+    sandbox::{self, Needs},
+    server::{self, Counts, Front, HealthListener, Pages, Protection},
     top::{self, Address, Remote, Source},
     worker::{Surroundings, Workers},
 };
+use rustix::thread::CapabilitySet;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
+    time::MissedTickBehavior,
 };
 use tracing::{debug, info};
 
@@ -61,7 +65,10 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> Result<()> {
     log::init(&config.log)?;
+    log::end_at_panic();
+    let account = Account::of(config.run_as.as_deref())?;
     preconditions::verify(config, &Places::default())?;
+    let supervisor = Arc::new(Supervisor::of_environment());
     let listener = preconditions::bind(config.listen)?;
     let probed = config.health_listen.as_ref().map(preconditions::bind_health).transpose()?;
     let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
@@ -69,7 +76,9 @@ fn run(config: &Config) -> Result<()> {
     // From here on it does not end the process; what asks to end does until all is attached.
     let hangup = listen(&runtime, SignalKind::hangup())?;
     let reload = Arc::new(Reload::new(config));
-    let (workers, backend) = watch(config)?;
+    let needs = needs(config, &protection, &reload);
+    let (workers, backend) = watch(config, account.as_ref(), &needs)?;
+    let health = Arc::new(Health::default());
     let (workers, filter) = (Arc::new(workers), &config.filter);
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
@@ -81,30 +90,67 @@ fn run(config: &Config) -> Result<()> {
         let pages = Arc::new(Figures {
             workers: Arc::clone(&workers),
             counts: Arc::clone(&counts),
+            health: Arc::clone(&health),
             #[cfg(feature = "kubernetes")]
             pods: config.kubernetes.clone().map(Pods::start).transpose()?,
         });
-        let probed = probed.map(|listener| Health::start(listener, Arc::clone(&pages) as _));
-        let _health = probed.transpose()?;
+        let probed =
+            probed.map(|listener| server::Health::start(listener, Arc::clone(&pages) as _));
+        let _probed = probed.transpose()?;
+        tokio::spawn(look(Arc::clone(&health), Arc::clone(&workers), Arc::clone(&supervisor)));
+        supervisor.tell("READY=1");
+        let end = async {
+            end(&mut signals, &workers, || {
+                health.stop();
+                supervisor.tell("STOPPING=1");
+            })
+            .await;
+        };
         let front = Front { protection, hosts: config.allow_hosts.clone(), counts };
-        server::serve(listener, pages, front, end(&mut signals, &workers)).await;
+        server::serve(listener, pages, front, end).await;
         Ok::<(), anyhow::Error>(())
     })?;
     runtime.shutdown_timeout(GRACE);
     Ok(())
 }
 
+/// What this daemon goes on to open.
+fn needs(config: &Config, protection: &Protection, reload: &Reload) -> Needs {
+    let mut reads = protection.files();
+    reads.extend(config.descriptor_set.clone());
+    #[cfg(feature = "kubernetes")]
+    let connects = config.kubernetes.as_ref().is_some_and(|choice| {
+        reads.extend(choice.token_file.iter().chain(&choice.ca_file).cloned());
+        true
+    });
+    #[cfg(not(feature = "kubernetes"))]
+    let connects = false;
+    Needs { reads, writes: reload.outputs(), connects, terminal: false }
+}
+
 /// Attaches the kernel programs, gives up what is not needed any more, and starts to count. To be
 /// called before there is another thread.
-fn watch(config: &Config) -> Result<(Workers, Backend)> {
+fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(Workers, Backend)> {
     let descriptors = match &config.descriptor_set {
         Some(path) => Descriptors::read(path)?,
         None => Descriptors::default(),
     };
     let surroundings = Surroundings::read();
-    let (probes, rings) = Probes::attach(config)?;
-    let left = privileges::give_up(&probes, &config.telling.labels)?;
+    let (mut probes, rings) = Probes::attach(config)?;
+    let left = privileges::give_up(&probes, &config.telling.labels, account)?;
     debug!("capabilities left: {left:?}");
+    if left.contains(CapabilitySet::SYS_PTRACE) {
+        // It would keep what this capability is for from the daemon: other users' processes.
+        debug!("files are not confined by Landlock, as CAP_SYS_PTRACE is kept");
+    } else if !sandbox::confine_files(needs)? {
+        debug!("files are not confined: this kernel has no Landlock");
+    }
+    probes.hand_over()?;
+    sandbox::confine_calls(needs)?;
+    if let Some(account) = account {
+        info!("running as user {account} from now on");
+        needs.log_inaccessible(account);
+    }
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());
     Ok((Workers::start(config, descriptors, surroundings, probes, rings)?, backend))
@@ -136,7 +182,15 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
 
 /// The log would be in the way of what is shown.
 fn own(config: &Config, there: &Address) -> Result<Workers> {
-    let started = preconditions::verify(config, &Places::default()).and_then(|()| watch(config));
+    let needs = Needs {
+        reads: config.descriptor_set.clone().into_iter().collect(),
+        terminal: true,
+        ..Needs::default()
+    };
+    let started = Account::of(config.run_as.as_deref()).and_then(|account| {
+        preconditions::verify(config, &Places::default())?;
+        watch(config, account.as_ref(), &needs)
+    });
     let (workers, _) = started.with_context(|| {
         if config.filter.selects_all() {
             format!("no daemon answers at {there}, and this process cannot watch by itself")
@@ -157,9 +211,26 @@ fn runtime() -> Result<Runtime> {
         .context("cannot start the server's runtime")
 }
 
-/// Waits for the signal to end; detaches; leaves time for a last scrape, unless told twice.
-async fn end(signals: &mut Signals, workers: &Arc<Workers>) {
+/// Looks at the workers again and again, and tells the supervisor as long as they are well.
+async fn look(health: Arc<Health>, workers: Arc<Workers>, supervisor: Arc<Supervisor>) {
+    let period =
+        supervisor.patience.map_or(health::PERIOD, |patience| health::PERIOD.min(patience / 3));
+    let mut looks = tokio::time::interval(period);
+    // Not several at once, after a time in which the process stood still.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        health.look(workers.turns().as_deref(), period);
+        if supervisor.patience.is_some() && health.alive().is_ok() {
+            supervisor.tell("WATCHDOG=1");
+        }
+    }
+}
+
+/// Waits for the signal to end and says so; detaches; leaves time for a last scrape, unless told twice.
+async fn end(signals: &mut Signals, workers: &Arc<Workers>, say: impl FnOnce()) {
     let name = signals.end(workers).await;
+    say();
     info!("{name}: detaching, /metrics answers for {} s more", LAST_SCRAPE.as_secs());
     let detaching = Arc::clone(workers);
     match tokio::task::spawn_blocking(move || detaching.detach()).await {
@@ -218,6 +289,7 @@ fn listen(runtime: &Runtime, kind: SignalKind) -> Result<Signal> {
 struct Figures {
     workers: Arc<Workers>,
     counts: Arc<Counts>,
+    health: Arc<Health>,
     #[cfg(feature = "kubernetes")]
     pods: Option<Pods>,
 }
@@ -238,11 +310,11 @@ impl Pages for Figures {
     }
 
     fn health(&self) -> Result<(), String> {
-        self.ready()
+        self.health.alive()
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.workers.is_running() { Ok(()) } else { Err("a worker has ended".into()) }
+        self.health.ready()
     }
 }
 
@@ -257,6 +329,12 @@ fn check(config: &Config) -> Result<()> {
         }
         met &= finding.outcome.is_ok();
     }
+    let user = Account::of(config.run_as.as_deref()).map(|account| match account {
+        Some(account) => format!("becomes {account} once it watches"),
+        None => "stays the one that started it".into(),
+    });
+    report("user", &user);
+    met &= user.is_ok();
     let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
     report("address", &address);
     met &= address.is_ok();

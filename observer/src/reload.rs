@@ -38,6 +38,11 @@ impl Reload {
         }
     }
 
+    /// What is opened again to be written.
+    pub fn outputs(&self) -> Vec<PathBuf> {
+        self.stdout.iter().chain(&self.stderr).cloned().collect()
+    }
+
     /// Whether the terminal is gone that the daemon was started at: then SIGHUP says that, and asks for
     /// nothing.
     pub fn is_terminal_gone(&self) -> bool {

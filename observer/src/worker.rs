@@ -56,6 +56,8 @@ pub struct Workers {
     /// To the first worker, which asks the others.
     requests: Requests,
     threads: Vec<JoinHandle<()>>,
+    /// How often each has gone round.
+    turns: Vec<Arc<AtomicU64>>,
     descriptors: Mutex<Arc<Descriptors>>,
     /// How often a process was told of before it was known who it is.
     lookups_late: AtomicU64,
@@ -136,6 +138,7 @@ impl Workers {
                 incoming,
                 lead: None,
                 pending,
+                turns: Arc::default(),
             });
         }
         let others = requests.split_off(1);
@@ -163,9 +166,11 @@ impl Workers {
         if let Some(first) = workers.first_mut() {
             first.lead = Some(lead);
         }
+        let turns = workers.iter().map(|worker| Arc::clone(&worker.turns)).collect();
         let threads: Result<_> = workers.into_iter().map(State::start).collect();
         let descriptors = Mutex::new(Arc::new(descriptors));
-        Ok(Self { requests, threads: threads?, descriptors, lookups_late: AtomicU64::new(0) })
+        let lookups_late = AtomicU64::new(0);
+        Ok(Self { requests, threads: threads?, turns, descriptors, lookups_late })
     }
 
     /// Has methods told by other types than at the start.
@@ -208,9 +213,10 @@ impl Workers {
         self.threads.iter().map(answer).collect()
     }
 
-    /// Whether all threads run.
-    pub fn is_running(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished)
+    /// How often each thread has gone round, which it does several times a second; `None` if one has ended.
+    pub fn turns(&self) -> Option<Vec<u64>> {
+        let all_run = !self.threads.iter().any(JoinHandle::is_finished);
+        all_run.then(|| self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect())
     }
 }
 
@@ -229,6 +235,7 @@ struct State {
     incoming: mpsc::Receiver<Request>,
     /// What the first worker asked of the others, and they have not done yet.
     pending: Arc<AtomicUsize>,
+    turns: Arc<AtomicU64>,
     /// Of the first worker.
     lead: Option<Lead>,
 }
@@ -267,6 +274,7 @@ impl State {
         let mut ticked = Instant::now();
         let mut looked = ticked;
         loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             self.drain();
             loop {
                 match self.incoming.try_recv() {
@@ -469,7 +477,7 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
         }
     }
     daemon.programs = probes
-        .programs()
+        .programs()?
         .into_iter()
         .map(|program| Program {
             name: program.name,

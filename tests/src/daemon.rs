@@ -85,6 +85,15 @@ impl Daemon {
         Self::start_by(command, program, args, free_address()?)
     }
 
+    /// Likewise, told by a supervisor where it is to be told how it is, and that it waits so long for that.
+    pub fn start_supervised(socket: &Path, patience: Duration) -> Result<Self> {
+        let program = Program::of(User::Own)?;
+        let mut command = program.command(User::Own);
+        command.env("NOTIFY_SOCKET", socket);
+        command.env("WATCHDOG_USEC", patience.as_micros().to_string());
+        Self::start_by::<&str>(command, program, &[], free_address()?)
+    }
+
     fn start_with<S: AsRef<str>>(args: &[S], user: User, address: SocketAddr) -> Result<Self> {
         let program = Program::of(user)?;
         Self::start_by(program.command(user), program, args, address)
@@ -151,6 +160,11 @@ impl Daemon {
     /// Whether `/readyz` says that it watches.
     pub fn is_ready(&self) -> Result<bool> {
         Ok(http_get(self.address, "/readyz")?.0 == 200)
+    }
+
+    /// Whether `/healthz` says that it is well.
+    pub fn is_alive(&self) -> Result<bool> {
+        Ok(http_get(self.address, "/healthz")?.0 == 200)
     }
 
     /// What it has said so far.

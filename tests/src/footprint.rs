@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 pub struct Footprint {
     /// Its own: neither files nor what it shares with the kernel (the ring buffer).
     pub memory: u64,
-    /// That of the BPF maps which it has open.
+    /// That of the maps of its BPF programs, and of its ring buffers.
     pub maps: u64,
 }
 
@@ -41,36 +41,85 @@ pub fn threads(pid: u32) -> Result<Vec<u32>> {
     names.map(number).collect()
 }
 
-/// The numbers of the BPF programs that it has open.
+/// The numbers of the BPF programs that it has open or attached.
 pub fn programs(pid: u32) -> Result<BTreeSet<u32>> {
     let numbers = described(pid)?.into_iter().filter_map(|text| field(&text, "prog_id:"));
     numbers.map(|number| number.parse().context("no number")).collect()
 }
 
-/// The numbers of the BPF maps that it has open.
+/// The numbers of the maps that it has open, and that its programs have: those it has closed.
 pub fn map_numbers(pid: u32) -> Result<BTreeSet<u32>> {
     let numbers = described(pid)?.into_iter().filter_map(|text| field(&text, "map_id:"));
-    numbers.map(|number| number.parse().context("no number")).collect()
+    let open: Result<BTreeSet<u32>> =
+        numbers.map(|number| number.parse().context("no number")).collect();
+    Ok(&open? | &kernel::maps_of(&programs(pid)?)?)
 }
 
-/// The kernel tells what a map takes in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
 fn maps(pid: u32) -> Result<u64> {
-    let maps = described(pid)?.into_iter().filter(|text| text.contains("map_type:"));
-    maps.map(|text| {
-        field(&text, "memlock:").context("a map without size")?.parse::<u64>().context("no size")
-    })
-    .sum()
+    map_numbers(pid)?.into_iter().map(kernel::size_of_map).sum()
 }
 
-/// What the kernel says of each of a process's descriptors.
+/// What only root can ask.
+#[cfg(feature = "privileged")]
+mod kernel {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+
+    use anyhow::{Context as _, Result};
+    use aya::maps::MapInfo;
+    use aya::programs::loaded_programs;
+
+    pub(super) fn maps_of(programs: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
+        let mut maps = BTreeSet::new();
+        // Those of others come and go.
+        for program in loaded_programs().flatten().filter(|one| programs.contains(&one.id())) {
+            maps.extend(program.map_ids()?.context("the kernel does not tell a program's maps")?);
+        }
+        Ok(maps)
+    }
+
+    /// The kernel tells what a map takes in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
+    pub(super) fn size_of_map(number: u32) -> Result<u64> {
+        let map = MapInfo::from_id(number)?.fd()?;
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
+        super::field(&text, "memlock:").context("a map without size")?.parse().context("no size")
+    }
+}
+
+/// Who is not root has no maps.
+#[cfg(not(feature = "privileged"))]
+mod kernel {
+    use std::collections::BTreeSet;
+
+    use anyhow::{Result, bail};
+
+    pub(super) fn maps_of(_: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
+        Ok(BTreeSet::new())
+    }
+
+    pub(super) fn size_of_map(number: u32) -> Result<u64> {
+        bail!("the size of map {number} is told to root")
+    }
+}
+
+/// What the kernel says of each of a thread's descriptors: most threads have those of their process.
+pub fn described_of(pid: u32, thread: u32) -> Result<Vec<String>> {
+    described_in(&format!("/proc/{pid}/task/{thread}/fdinfo"))
+}
+
 fn described(pid: u32) -> Result<Vec<String>> {
-    let folder = format!("/proc/{pid}/fdinfo");
-    let entries = fs::read_dir(&folder).with_context(|| format!("list {folder}"))?;
+    described_in(&format!("/proc/{pid}/fdinfo"))
+}
+
+fn described_in(folder: &str) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("list {folder}"))?;
     // Descriptors come and go.
     Ok(entries.flatten().flat_map(|entry| fs::read_to_string(entry.path())).collect())
 }
 
-fn field(text: &str, name: &str) -> Option<String> {
+/// The value behind a name in it.
+pub fn field(text: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
 

@@ -712,6 +712,15 @@ struct Options {
     #[arg(help_heading = "Kubernetes")]
     kubernetes_ca_file: Option<PathBuf>,
 
+    /// Runs as this user once it watches, if it was started by root
+    ///
+    /// A name in /etc/passwd, a UID, or UID:GID. The user must be able to read files that are read
+    /// again while the daemon runs. With root it stays root, without capabilities.
+    ///
+    /// Example: --run-as prometheus
+    #[arg(long, value_name = "USER", global = true, help_heading = "General")]
+    run_as: Option<String>,
+
     /// Reads further settings from a TOML file
     ///
     /// Its keys are the long flags without the dashes; lists are arrays or strings. A key that
@@ -803,6 +812,7 @@ impl Options {
                 .then_some(failures::Choice { per_second: self.log_errors_rate, omitted }),
             #[cfg(feature = "kubernetes")]
             kubernetes,
+            run_as: self.run_as,
             log: self.log,
         })
     }
@@ -842,16 +852,16 @@ fn command() -> Command {
 }
 
 fn version(is_verbose: bool) -> String {
-    let mut text = env!("CARGO_PKG_VERSION").to_owned();
-    if is_verbose {
-        let features = if cfg!(feature = "kubernetes") { "kubernetes" } else { "none" };
-        let architecture = std::env::consts::ARCH;
-        let sha256 = env!("OBSERVER_BPF_SHA256");
-        text += &format!(
-            "\narchitecture: {architecture}\nfeatures: {features}\nBPF object: sha256:{sha256}"
-        );
+    let version = env!("CARGO_PKG_VERSION");
+    if !is_verbose {
+        return version.to_owned();
     }
-    text
+    let features = if cfg!(feature = "kubernetes") { "kubernetes" } else { "none" };
+    let architecture = std::env::consts::ARCH;
+    let sha256 = env!("OBSERVER_BPF_SHA256");
+    format!(
+        "{version}\narchitecture: {architecture}\nfeatures: {features}\nBPF object: sha256:{sha256}"
+    )
 }
 
 /// clap's own notes are hidden, as it would read the environment itself to make them.
@@ -860,6 +870,7 @@ fn annotated(arg: Arg) -> Arg {
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
         ([], "port") => "every port, and Unix sockets".to_owned(),
         ([], "buckets") => default_buckets(),
+        ([], "run_as") => "observer if there is such a user, else nobody".to_owned(),
         ([], "workers") => "one for each 16 processors, at least 1 and at most 4".to_owned(),
         ([], "pid" | "comm" | "uid" | "cgroup") => "every process".to_owned(),
         ([], _) => "none".to_owned(),

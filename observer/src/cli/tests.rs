@@ -41,7 +41,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 28] = [
+const SETTINGS: [(&str, &str, &str); 29] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -66,6 +66,7 @@ const SETTINGS: [(&str, &str, &str); 28] = [
     ("ring-size", "65536", "64KiB"),
     ("btf", "'/b'", "/b"),
     ("log", "'warn,observer=debug'", "warn,observer=debug"),
+    ("run-as", "'prometheus'", "prometheus"),
     ("log-errors", "true", "true"),
     ("log-errors-rate", "7", "7"),
     ("log-errors-omit", "['message', 'peer']", "peer,message"),

@@ -4,14 +4,17 @@
 mod btf;
 mod children;
 mod choice;
+mod figures;
 mod layout;
 mod preemption;
 mod probes;
 mod programs;
 mod ring;
+mod sys;
 mod tracefs;
 
+pub use figures::ProgramFigures;
 pub use layout::Layout;
 pub use preemption::Preemption;
-pub use probes::{Count, Probes, ProgramFigures, ProgramSize};
+pub use probes::{Count, Probes, ProgramSize};
 pub use ring::Ring;

@@ -2,7 +2,8 @@
 
 use std::{
     fmt::{self, Display, Formatter},
-    fs,
+    mem,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
 };
 
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
 use aya_obj::generated::bpf_map_type;
@@ -23,7 +24,10 @@ use observer_common::{
 use super::{
     Layout, Preemption, Ring,
     choice::{Losses, choose},
-    preemption, programs, tracefs,
+    figures::{Figures, ProgramFigures},
+    preemption,
+    programs::{self, Link},
+    sys, tracefs,
 };
 use crate::{
     config::{Backend, Config, Filter},
@@ -33,8 +37,16 @@ use crate::{
 };
 
 /// The loaded and attached programs. Dropped, they are detached.
+///
+/// Of their maps only the counters are open, to be read; the rest is closed once the programs are attached.
 pub struct Probes {
-    ebpf: Ebpf,
+    _links: Vec<Link>,
+    /// The program of [`Self::sweep`].
+    sweep: OwnedFd,
+    /// The others, until they are handed over to `figures`.
+    programs: Vec<(String, OwnedFd)>,
+    figures: Option<Figures>,
+    sizes: Vec<ProgramSize>,
     counts: PerCpuArray<MapData, counter::Count>,
     backend: Backend,
     reason: String,
@@ -47,19 +59,6 @@ pub struct Count {
     pub events: u64,
     /// Bytes that it concerns.
     pub bytes: u64,
-}
-
-/// A program's own figures, as the kernel keeps them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProgramFigures {
-    /// Its name.
-    pub name: String,
-    /// How often it ran, while `kernel.bpf_stats_enabled` is 1.
-    pub runs: u64,
-    /// How long, likewise.
-    pub run_time_ns: u64,
-    /// How often it was skipped because another program ran on that CPU.
-    pub misses: u64,
 }
 
 /// What a loaded program takes.
@@ -106,8 +105,17 @@ impl Probes {
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
         memory::give_back();
-        let Attached { ebpf, counts, rings } = attached;
-        Ok((Self { ebpf, counts, backend, reason }, rings))
+        let Attached { links, sweep, programs, sizes, counts, rings } = attached;
+        let probes =
+            Self { _links: links, sweep, programs, figures: None, sizes, counts, backend, reason };
+        Ok((probes, rings))
+    }
+
+    /// Hands the programs over to a thread that can only read their [figures](Self::programs). To be called once
+    /// privileges are given up.
+    pub fn hand_over(&mut self) -> Result<()> {
+        self.figures = Some(Figures::of(mem::take(&mut self.programs))?);
+        Ok(())
     }
 
     /// The backend in use.
@@ -122,10 +130,7 @@ impl Probes {
 
     /// Has the kernel programs look for connections that ended without a tracepoint.
     pub fn sweep(&self) -> Result<()> {
-        let program = self.ebpf.program(programs::SWEEP).context("no sweep program")?;
-        let program: &RawTracePoint = program.try_into()?;
-        program.test_run(RawTracePointRunOptions::new())?;
-        Ok(())
+        sys::run(self.sweep.as_fd()).context("cannot run the program that looks for them")
     }
 
     /// What was counted, summed over the CPUs.
@@ -156,31 +161,38 @@ impl Probes {
     }
 
     /// What the loaded programs take, by name.
-    pub fn sizes(&self) -> Vec<ProgramSize> {
-        let mut sizes = Vec::new();
-        for (name, program) in self.ebpf.programs() {
-            // Not loaded: of another backend.
-            let Ok(info) = program.info() else { continue };
-            sizes.push(ProgramSize {
-                name: name.to_owned(),
-                verified: info.verified_instruction_count(),
-                machine_code: Some(info.size_jitted()).filter(|&bytes| bytes != 0),
-                instructions: info.size_translated().unwrap_or(0) / 8,
-            });
-        }
-        sizes.sort_by(|a, b| a.name.cmp(&b.name));
-        sizes
+    pub fn sizes(&self) -> &[ProgramSize] {
+        &self.sizes
     }
 
-    /// The programs' own figures.
-    pub fn programs(&self) -> Vec<ProgramFigures> {
-        self.ebpf.programs().filter_map(|(name, program)| figures(name, program).ok()).collect()
+    /// The programs' own figures, once they are [handed over](Self::hand_over).
+    pub fn programs(&self) -> Result<Vec<ProgramFigures>> {
+        self.figures.as_ref().map_or_else(|| Ok(Vec::new()), Figures::read)
     }
+}
+
+fn sizes(ebpf: &Ebpf) -> Vec<ProgramSize> {
+    let mut sizes = Vec::new();
+    for (name, program) in ebpf.programs() {
+        // Not loaded: of another backend.
+        let Ok(info) = program.info() else { continue };
+        sizes.push(ProgramSize {
+            name: name.to_owned(),
+            verified: info.verified_instruction_count(),
+            machine_code: Some(info.size_jitted()).filter(|&bytes| bytes != 0),
+            instructions: info.size_translated().unwrap_or(0) / 8,
+        });
+    }
+    sizes.sort_by(|a, b| a.name.cmp(&b.name));
+    sizes
 }
 
 /// What an attempt with one backend leaves. Dropped, nothing of it remains in the kernel.
 struct Attached {
-    ebpf: Ebpf,
+    links: Vec<Link>,
+    sweep: OwnedFd,
+    programs: Vec<(String, OwnedFd)>,
+    sizes: Vec<ProgramSize>,
     counts: PerCpuArray<MapData, counter::Count>,
     rings: Vec<Ring>,
 }
@@ -203,14 +215,47 @@ impl Attached {
         let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
         let counts = PerCpuArray::try_from(counts)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
-        match backend {
+        let links = match backend {
             Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
             Backend::Tracepoint | Backend::Auto => {
-                tracefs::at_hand(&Places::default().tracefs, attach)?;
+                tracefs::at_hand(&Places::default().tracefs, attach)?
             }
-        }
-        Ok(Self { ebpf, counts, rings })
+        };
+        freeze(&ebpf)?;
+        let (sweep, programs) = opened(&ebpf)?;
+        // With `ebpf` all other maps are closed, which the programs have for themselves.
+        Ok(Self { links, sweep, programs, sizes: sizes(&ebpf), counts, rings })
     }
+}
+
+/// The maps that say what is watched.
+const FILTERS: [&str; 3] = ["PORTS", "PIDS", "COMMS"];
+
+/// Has the filters written by the BPF programs alone from now on, whoever opens them: aya does so with the globals.
+fn freeze(ebpf: &Ebpf) -> Result<()> {
+    for name in FILTERS {
+        let map = ebpf.map(name).with_context(|| format!("there is no map {name}"))?;
+        let (Map::Array(map) | Map::HashMap(map)) = map else {
+            anyhow::bail!("the map {name} is of another kind");
+        };
+        sys::freeze(map.fd().as_fd()).with_context(|| format!("cannot freeze {name}"))?;
+    }
+    Ok(())
+}
+
+/// The program of [`Probes::sweep`], and the other ones that are loaded.
+fn opened(ebpf: &Ebpf) -> Result<(OwnedFd, Vec<(String, OwnedFd)>)> {
+    let (mut sweep, mut others) = (None, Vec::new());
+    for (name, program) in ebpf.programs() {
+        // Not loaded: of another backend.
+        let Ok(program) = program.fd() else { continue };
+        let program = program.as_fd().try_clone_to_owned().context("cannot open a program")?;
+        if name == programs::SWEEP {
+            sweep = Some(program.try_clone().context("cannot open a program")?);
+        }
+        others.push((name.to_owned(), program));
+    }
+    Ok((sweep.context("no sweep program")?, others))
 }
 
 /// Without `bpf_loop` the programs cannot walk over a call: a bounded loop of as many steps as it
@@ -324,23 +369,4 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
 
 pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
     ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel programs have no map {name}"))
-}
-
-/// Reads a program's figures. aya has no accessor for the misses; the kernel also prints them in
-/// the file descriptor's `fdinfo` (`bpf_prog_show_fdinfo`).
-fn figures(name: &str, program: &aya::programs::Program) -> Result<ProgramFigures> {
-    use std::os::fd::{AsFd as _, AsRawFd as _};
-    let fd = program.fd()?.as_fd().as_raw_fd();
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
-            .unwrap_or(0)
-    };
-    Ok(ProgramFigures {
-        name: name.to_owned(),
-        runs: field("run_cnt"),
-        run_time_ns: field("run_time_ns"),
-        misses: field("recursion_misses"),
-    })
 }

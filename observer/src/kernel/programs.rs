@@ -1,5 +1,6 @@
 //! Loads and attaches the programs of a backend, and those of every backend.
 
+use std::any::Any;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -52,14 +53,17 @@ const LIFECYCLE: [(&str, &str); 5] = [
 /// Attached to nothing.
 pub(super) const SWEEP: &str = "sweep";
 
+/// A program's place in the kernel. Dropped, the program is detached there.
+pub(super) type Link = Box<dyn Any + Send>;
+
 /// Loads all programs that the backend uses, then attaches them. What is attached when it fails is
-/// detached with `ebpf`.
+/// detached.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     backend: Backend,
     config: &Config,
     layout: &Layout,
-) -> Result<()> {
+) -> Result<Vec<Link>> {
     let functions = || {
         let mptcp = if layout.mptcp { &MPTCP_FUNCTIONS[..] } else { &[] };
         FUNCTIONS.iter().chain(mptcp).copied()
@@ -84,16 +88,22 @@ pub(super) fn attach(
         }
     }
     load_raw(ebpf, LIFECYCLE.iter().map(|(name, _)| *name).chain([SWEEP]))?;
-    attach_raw(ebpf, &LIFECYCLE)?;
+    let mut links = Vec::new();
+    attach_raw(ebpf, &LIFECYCLE, &mut links)?;
     children::select(ebpf, &config.filter)?;
     match backend {
-        Backend::Socket => attach_raw(ebpf, &SOCKET),
-        Backend::Fentry => functions().try_for_each(|function| attach_fentry(ebpf, function)),
-        Backend::Kprobe => functions().try_for_each(|function| attach_kprobes(ebpf, function)),
+        Backend::Socket => attach_raw(ebpf, &SOCKET, &mut links)?,
+        Backend::Fentry => {
+            functions().try_for_each(|function| attach_fentry(ebpf, function, &mut links))?;
+        }
+        Backend::Kprobe => {
+            functions().try_for_each(|function| attach_kprobes(ebpf, function, &mut links))?;
+        }
         Backend::Tracepoint | Backend::Auto => {
-            CALLS.iter().try_for_each(|call| attach_tracepoint(ebpf, call))
+            CALLS.iter().try_for_each(|call| attach_tracepoint(ebpf, call, &mut links))?;
         }
     }
+    Ok(links)
 }
 
 /// Whether a program that does nothing can be attached to the return of a function: for less than
@@ -112,9 +122,10 @@ fn load_fentry(ebpf: &mut Ebpf, btf: &Btf, function: &str) -> Result<()> {
     program.load(function, btf).map_err(|error| refused_program(&name, error.into()))
 }
 
-fn attach_fentry(ebpf: &mut Ebpf, function: &str) -> Result<()> {
+fn attach_fentry(ebpf: &mut Ebpf, function: &str, links: &mut Vec<Link>) -> Result<()> {
     let program: &mut FExit = program(ebpf, &format!("fexit_{function}"))?;
-    program.attach().map_err(|error| refused_target(function, error.into()))?;
+    let id = program.attach().map_err(|error| refused_target(function, error.into()))?;
+    links.push(Box::new(program.take_link(id)?));
     Ok(())
 }
 
@@ -133,10 +144,12 @@ fn load_kprobe(ebpf: &mut Ebpf, name: &str) -> Result<()> {
 }
 
 /// The return first: it does nothing for a call that was entered before.
-fn attach_kprobes(ebpf: &mut Ebpf, function: &str) -> Result<()> {
+fn attach_kprobes(ebpf: &mut Ebpf, function: &str, links: &mut Vec<Link>) -> Result<()> {
     for name in [KRETPROBE, &kprobe(function)] {
         let program: &mut KProbe = program(ebpf, name)?;
-        program.attach(function, 0).map_err(|error| refused_target(function, error.into()))?;
+        let id = program.attach(function, 0);
+        let id = id.map_err(|error| refused_target(function, error.into()))?;
+        links.push(Box::new(program.take_link(id)?));
     }
     Ok(())
 }
@@ -150,12 +163,13 @@ fn load_tracepoint(ebpf: &mut Ebpf) -> Result<()> {
     program.load().map_err(|error| refused_program(EXIT, error.into()))
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, call: &str) -> Result<()> {
+fn attach_tracepoint(ebpf: &mut Ebpf, call: &str, links: &mut Vec<Link>) -> Result<()> {
     let tracepoint = format!("sys_exit_{call}");
     let program: &mut TracePoint = program(ebpf, EXIT)?;
-    program
+    let id = program
         .attach("syscalls", &tracepoint)
         .map_err(|error| refused_target(&tracepoint, error.into()))?;
+    links.push(Box::new(program.take_link(id)?));
     Ok(())
 }
 
@@ -199,10 +213,12 @@ fn load_raw(ebpf: &mut Ebpf, names: impl IntoIterator<Item = &'static str>) -> R
     Ok(())
 }
 
-fn attach_raw(ebpf: &mut Ebpf, programs: &[(&str, &str)]) -> Result<()> {
+fn attach_raw(ebpf: &mut Ebpf, programs: &[(&str, &str)], links: &mut Vec<Link>) -> Result<()> {
     for (name, tracepoint) in programs {
         let program: &mut RawTracePoint = program(ebpf, name)?;
-        program.attach(tracepoint).map_err(|error| refused_target(tracepoint, error.into()))?;
+        let id = program.attach(tracepoint);
+        let id = id.map_err(|error| refused_target(tracepoint, error.into()))?;
+        links.push(Box::new(program.take_link(id)?));
     }
     Ok(())
 }

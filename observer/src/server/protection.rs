@@ -62,6 +62,11 @@ impl Protection {
         Ok(Self { file, interval: INTERVAL, state, gate: Gate::default() })
     }
 
+    /// What is read again when it changes.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.state().stamps.iter().map(|(path, _)| path.clone()).collect()
+    }
+
     /// `https` or `http`.
     pub fn scheme(&self) -> &'static str {
         if self.state().terms.tls.is_some() { "https" } else { "http" }

@@ -1,14 +1,16 @@
 //! What happens to a daemon, or around it, in the course of its life.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::loaded_programs;
 use prost::Message as _;
 use prost_types::{
@@ -18,7 +20,8 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use tempfile::TempDir;
 use tests::daemon::Daemon;
-use tests::footprint::{Footprint, programs};
+use tests::footprint::{Footprint, programs, status, threads};
+use tests::nobody::NOBODY;
 use tests::pace;
 use tests::raw::talk::Role::Server;
 use tests::raw::talk::service_of;
@@ -37,6 +40,9 @@ const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
 pub(super) fn add(table: &mut Table) {
     table.alone("killed, it leaves no program behind, and the service goes on", killed);
     table.alone("SIGHUP, at which files are opened and read again", hang_up);
+    table.alone("SIGHUP, of files that are kept from the user that it became", kept_from_it);
+    table.alone("a worker that hangs", hanging_worker);
+    table.alone("a supervisor that waits for it", supervisor);
     table.alone("100 scrapers at once", scrapers);
     table.alone("scrapers that never read, their sockets full", deaf_scrapers);
     super::visitors::add(table);
@@ -71,6 +77,8 @@ fn killed(name: &str) -> Result<()> {
 /// renamed, and declared types are those that are in the file now, if it can be read.
 fn hang_up(name: &str) -> Result<()> {
     let folder = TempDir::with_prefix("hang-up-").context("create a folder")?;
+    // The user that the daemon becomes.
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).context("give the folder away")?;
     let place = |name: &str| folder.path().join(name);
     let (lines, old, set) = (place("lines"), place("lines.1"), place("types.pb"));
     let service = service_of(name);
@@ -125,6 +133,122 @@ fn hang_up(name: &str) -> Result<()> {
     told(&lines, 4, 3.0, "server_stream")?;
     ensure!(daemon.is_ready()?, "it is not ready any more");
     daemon.stop()
+}
+
+/// It says so at its start, and goes on with what it has.
+fn kept_from_it(name: &str) -> Result<()> {
+    let folder = TempDir::with_prefix("kept-").context("create a folder")?;
+    let (lines, old) = (folder.path().join("lines"), folder.path().join("lines.1"));
+    let set = folder.path().join("types.pb");
+    fs::write(&set, descriptor_set(&service_of(name), "Get", false)).context("write the set")?;
+    fs::set_permissions(&set, Permissions::from_mode(0o600)).context("keep the set")?;
+    let flags = ["--log-errors", "--descriptor-set", &set.to_string_lossy()];
+    let daemon = Daemon::start_after(&[&format!("exec >>{}", lines.display())], &flags)?;
+    for told in ["types.pb cannot be read again: user nobody", "SIGHUP cannot reopen files in"] {
+        ensure!(daemon.log().contains(told), "no word of {told:?}: {}", daemon.log());
+    }
+    fs::rename(&lines, &old).context("rename the file")?;
+    daemon.hang_up()?;
+    daemon.wait_until(|_| match daemon.log() {
+        log if log.contains("SIGHUP: done") => Ok(()),
+        log => Err(log),
+    })?;
+    for told in ["stdout goes on to the file that it had", "the declared types stay as they were"] {
+        ensure!(daemon.log().contains(told), "no word of {told:?}: {}", daemon.log());
+    }
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+    talk.server(|f| f.response(1).trailers(1, NOT_FOUND))?;
+    daemon.wait_until(|_| match fs::read_to_string(&old) {
+        Ok(text) if text.lines().count() == 2 => Ok(()),
+        text => Err(format!("{text:?}")),
+    })?;
+    daemon.stop()
+}
+
+/// Its thread alone is stopped, as by a loop without end: it is not ready after three seconds.
+fn hanging_worker(name: &str) -> Result<()> {
+    let daemon = Daemon::start(&["--workers", "2"])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    call(&mut talk, 1)?;
+    let wait_until = |ready: bool| -> Result<()> {
+        let begin = Instant::now();
+        while daemon.is_ready()? != ready {
+            ensure!(begin.elapsed() < pace::limit(FULL_LIMIT), "/readyz does not say {ready}");
+            sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    };
+    let held = Held::thread(daemon.pid(), "worker-1")?;
+    wait_until(false)?;
+    ensure!(daemon.is_alive()?, "it is to be started anew after three seconds");
+    drop(held);
+    wait_until(true)?;
+    // All of it stopped is no worker that hangs.
+    daemon.pause()?;
+    sleep(Duration::from_secs(4));
+    daemon.resume()?;
+    ensure!(daemon.is_ready()?, "it is not ready once it goes on");
+    call(&mut talk, 3)?;
+    talk.finish()
+}
+
+/// A thread that is stopped, while the others of its process go on, until this is dropped.
+struct Held(i32);
+
+impl Held {
+    fn thread(pid: u32, name: &str) -> Result<Self> {
+        for thread in threads(pid)? {
+            if status(pid, thread, "Name")? == name {
+                let thread = thread.cast_signed();
+                trace(libc::PTRACE_SEIZE, thread)?;
+                trace(libc::PTRACE_INTERRUPT, thread)?;
+                return Ok(Self(thread));
+            }
+        }
+        bail!("there is no thread {name}")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It goes on as well when this thread ends.
+        let _ = trace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+fn trace(request: libc::c_uint, thread: i32) -> Result<()> {
+    // SAFETY: none of these requests reads or writes memory of this process.
+    let result = unsafe { libc::ptrace(request, thread, 0, 0) };
+    ensure!(result == 0, "ptrace {request}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// As systemd is one: told once it watches, then again and again while its workers go round, and of its end.
+fn supervisor(_: &str) -> Result<()> {
+    let folder = TempDir::with_prefix("supervisor-").context("create a folder")?;
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).context("bind a socket")?;
+    socket.set_read_timeout(Some(pace::limit(FULL_LIMIT)))?;
+    let next = || -> Result<String> {
+        let mut text = [0; 256];
+        let length = socket.recv(&mut text).context("the daemon says nothing")?;
+        Ok(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned())
+    };
+    let daemon = Daemon::start_supervised(&path, Duration::from_secs(3))?;
+    ensure!(next()? == "READY=1", "it says something else first");
+    for _ in 0..3 {
+        let said = next()?;
+        ensure!(said == "WATCHDOG=1", "it says {said}");
+    }
+    daemon.stop()?;
+    loop {
+        match &*next()? {
+            "WATCHDOG=1" => {}
+            "STOPPING=1" => return Ok(()),
+            said => bail!("it says {said}"),
+        }
+    }
 }
 
 /// Of one method, in no package.

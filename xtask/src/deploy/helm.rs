@@ -17,7 +17,7 @@ const RENDERS: Duration = Duration::from_mins(1);
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
 
 /// Every value that changes something.
-const VALUES: [&str; 7] = [
+const VALUES: [&str; 9] = [
     "--set=webConfigSecret=web",
     "--set=args={--port=50051}",
     "--set=priorityClassName=system-node-critical",
@@ -25,6 +25,8 @@ const VALUES: [&str; 7] = [
     "--set=image.tag=v1",
     "--set=labels={exe,pod}",
     "--set=podNames=true",
+    "--set=seccompProfile.type=Unconfined",
+    "--set=networkPolicy.from[0].namespaceSelector.matchLabels.monitoring=yes",
 ];
 
 pub(super) fn check(place: &Path) -> Result<()> {
@@ -47,7 +49,11 @@ pub(super) fn check(place: &Path) -> Result<()> {
     let objects = render(&VALUES)?;
     for (value, told) in [
         ("labels", "--labels=exe,pod"),
-        ("labels", "DAC_READ_SEARCH, SYS_PTRACE]"),
+        ("labels", "SETUID, SYS_PTRACE]"),
+        ("priorityClassName", "priorityClassName: system-node-critical"),
+        ("seccompProfile", "type: Unconfined"),
+        ("networkPolicy", "namespaceSelector"),
+        ("podNames", "- port: 6443"),
         ("podNames", "kind: ClusterRoleBinding"),
         ("podNames", "--kubernetes-node=$(NODE_NAME)"),
         ("podNames", "automountServiceAccountToken: true"),

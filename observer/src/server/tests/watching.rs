@@ -12,8 +12,7 @@ use crate::{
 
 /// A snapshot with one call of each of these paths.
 pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
-    let limits =
-        SeriesLimits { max_methods: 10_000, max_series: 100_000, ..SeriesLimits::default() };
+    let limits = SeriesLimits { max_methods: 10_000, max_series: 100_000 };
     let mut statistics = Statistics::new(Buckets::default(), limits);
     let mut processes = Processes::new(10, ProcFs::default());
     let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'")));
