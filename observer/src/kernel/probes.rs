@@ -229,7 +229,7 @@ impl Attached {
 }
 
 /// The maps that say what is watched.
-const FILTERS: [&str; 3] = ["PORTS", "PIDS", "COMMS"];
+const FILTERS: [&str; 5] = ["PORTS", "PIDS", "COMMS", "UIDS", "CGROUPS"];
 
 /// Has the filters written by the BPF programs alone from now on, whoever opens them: aya does so with the globals.
 fn freeze(ebpf: &Ebpf) -> Result<()> {

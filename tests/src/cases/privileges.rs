@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use observer_common::selected::CGROUP_NAME;
 use tests::daemon::{Daemon, User, free_address, refusal};
 use tests::footprint::{described_of, field, map_numbers, status, threads};
 use tests::nobody::{NOBODY, as_nobody};
@@ -236,7 +237,7 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
                 let mut ports: Array<_, u64> = Map::Array(MapData::from_id(id)?).try_into()?;
                 ports.set(0, u64::MAX, 0)
             }
-            "PIDS" => {
+            "PIDS" | "UIDS" => {
                 let mut pids: HashMap<_, u32, u8> =
                     Map::HashMap(MapData::from_id(id)?).try_into()?;
                 pids.insert(1, 1, 0)
@@ -246,6 +247,11 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
                     Map::HashMap(MapData::from_id(id)?).try_into()?;
                 comms.insert([b'x'; 16], 1, 0)
             }
+            "CGROUPS" => {
+                let mut names: HashMap<_, [u8; CGROUP_NAME], u8> =
+                    Map::HashMap(MapData::from_id(id)?).try_into()?;
+                names.insert([b'x'; CGROUP_NAME], 1, 0)
+            }
             _ => continue,
         };
         let Err(error) = written else { bail!("{name} can be written") };
@@ -253,7 +259,7 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
         ensure!(error.contains("not permitted"), "{name}: {error}");
         tried.insert(name);
     }
-    ensure!(tried.len() == 3, "only {tried:?}");
+    ensure!(tried.len() == 5, "only {tried:?}");
     Ok(())
 }
 
