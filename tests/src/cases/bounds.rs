@@ -36,7 +36,7 @@ pub(super) fn add(table: &mut Table) {
     table.alone("a process of many names and methods, and one that comes later", many_names);
     table.alone_if(
         possible,
-        "all bounds reached at once, with the memory of the shipped unit",
+        "as much of series and connections as may be, with the memory of the shipped unit",
         all_bounds,
     );
     table.alone_if(possible, "less memory than the bounds allow: nothing new is taken", shortage);
