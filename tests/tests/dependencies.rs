@@ -144,13 +144,13 @@ fn metadata() -> Metadata {
         .arg("--manifest-path")
         .arg(root().join("Cargo.toml"))
         .output()
-        .unwrap();
+        .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("what cargo tells")
 }
 
 fn toml<T: DeserializeOwned>(path: &Path) -> T {
-    ::toml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    ::toml::from_str(&fs::read_to_string(path).expect("a file")).expect("it is TOML")
 }
 
 fn root() -> PathBuf {
