@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use observer::kubernetes::Pods;
 use observer::{
     cli::{self, Action},
-    config::{Backend, Config},
+    config::{Backend, Config, HealthListen},
     health::{self, Health, Supervisor},
     kernel::Probes,
     log,
@@ -23,7 +23,7 @@ use observer::{
     privileges::{self, Account},
     reload::Reload,
     sandbox::{self, Needs},
-    server::{self, Counts, Front, HealthListener, Pages, Protection},
+    server::{self, Counts, Front, Pages, Protection},
     top::{self, Address, Remote, Source},
     worker::{Surroundings, Workers},
 };
@@ -340,8 +340,8 @@ fn check(config: &Config) -> Result<()> {
     met &= address.is_ok();
     if let Some(place) = &config.health_listen {
         // It is gone again, and with it a socket's name.
-        let free = preconditions::bind_health(place).map(|listener| {
-            if let HealthListener::Unix(_, path) = listener {
+        let free = preconditions::bind_health(place).map(|_| {
+            if let HealthListen::Unix(path) = place {
                 let _ = std::fs::remove_file(path);
             }
             format!("{place} is free")

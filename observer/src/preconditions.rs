@@ -128,7 +128,7 @@ pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
     fs::set_permissions(path, Permissions::from_mode(0o666))
         .with_context(|| format!("cannot let everybody connect to {shown}"))?;
     listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
-    Ok(HealthListener::Unix(listener, path.clone()))
+    Ok(HealthListener::Unix(listener))
 }
 
 /// Either will do: it decides which backend is the best.

@@ -3,9 +3,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -38,7 +36,7 @@ pub enum Listener {
     /// By TCP.
     Tcp(std::net::TcpListener),
     /// By a Unix socket with a name.
-    Unix(std::os::unix::net::UnixListener, PathBuf),
+    Unix(std::os::unix::net::UnixListener),
 }
 
 /// Answers probes until it is dropped.
@@ -46,7 +44,6 @@ pub enum Listener {
 pub struct Health {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    socket: Option<PathBuf>,
 }
 
 impl Health {
@@ -55,10 +52,6 @@ impl Health {
         const FAILS: &str = "cannot start the thread that answers probes";
         let runtime = Builder::new_current_thread().enable_all().build().context(FAILS)?;
         let (stop, stopped) = oneshot::channel();
-        let socket = match &listener {
-            Listener::Tcp(_) => None,
-            Listener::Unix(_, path) => Some(path.clone()),
-        };
         let run = move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -68,7 +61,7 @@ impl Health {
             });
         };
         let thread = thread::Builder::new().name("health".into()).spawn(run).context(FAILS)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), socket })
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -78,10 +71,6 @@ impl Drop for Health {
         if let Some(thread) = self.thread.take() {
             // A panic in it has been told of.
             let _ = thread.join();
-        }
-        if let Some(socket) = &self.socket {
-            // Where it cannot be removed, the next daemon does that.
-            let _ = fs::remove_file(socket);
         }
     }
 }
@@ -97,7 +86,7 @@ async fn answer(listener: Listener, pages: Arc<dyn Pages>) -> io::Result<Infalli
                 conversations.begin(accepted, &pages).await;
             }
         }
-        Listener::Unix(listener, _) => {
+        Listener::Unix(listener) => {
             let listener = tokio::net::UnixListener::from_std(listener)?;
             loop {
                 let accepted = listener.accept().await.map(|(stream, _)| stream);
