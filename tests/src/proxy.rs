@@ -202,7 +202,11 @@ impl Proxy {
         proxy.wait_until("it does not listen", |proxy| {
             Ok(TcpStream::connect(proxy.address).is_ok())
         })?;
-        proxy.look()?;
+        // It listens before its workers have begun.
+        proxy.wait_until("it has no workers", |proxy| {
+            proxy.look()?;
+            Ok(proxy.pids.len() > 1 || !proxy.is_taken_over())
+        })?;
         Ok(proxy)
     }
 

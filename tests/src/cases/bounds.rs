@@ -215,7 +215,7 @@ fn is_told(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
 
 /// Connections that hold what they may, until the memory is short; and when they have gone, others.
 fn shortage(name: &str) -> Result<()> {
-    const LIMIT: u64 = 160 << 20;
+    const LIMIT: u64 = 128 << 20;
     const PAIRS: usize = 4_000;
     let limit = MemoryLimit::new(LIMIT)?;
     let daemon = Daemon::start_within::<&str>(&limit, &[])?;
