@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use observer::kernel::Layout;
 use observer::kubernetes::list;
 use observer::metrics::Descriptors;
-use observer::process::{Cgroup, Identity};
+use observer::process::{Cgroup, Identity, Key, Texts};
 use observer::server::Protection;
 use observer_fuzz::input::Input;
 use tempfile::NamedTempFile;
@@ -40,11 +40,16 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
             _ => {
-                let (exe, cmdline) = (input.bytes(), input.bytes());
-                let identity = Identity::new(Some(exe), Some(cmdline), Some(input.0));
+                let texts = Texts {
+                    exe: Some(input.bytes()),
+                    cmdline: Some(input.bytes()),
+                    status: Some(input.bytes()),
+                    cgroup: Some(input.0),
+                };
+                let identity = Identity::new(&Key::default(), texts);
                 let Cgroup { container_id, pod_uid, unit, .. } = &identity.cgroup;
                 assert!(identity.exe.len() <= LONG);
-                for text in [container_id, pod_uid, unit] {
+                for text in [container_id, pod_uid, unit, &identity.uid] {
                     assert!(text.len() <= LONG, "{text}");
                 }
             }

@@ -17,7 +17,8 @@ use tokio::runtime;
 /// `fuzz`, and the password `secret`, in base64, which is not to be found by chance.
 const KNOWN: &[u8] = b"ZnV6ejpzZWNyZXQ";
 
-const USERS: &str = "basic_auth_users:\n  fuzz: $2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe\n";
+const USERS: &str =
+    "basic_auth_users:\n  fuzz: $2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe\n";
 
 const TOLD: &str = "only_for_who_is_known 1";
 
