@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command};
 use std::thread::{available_parallelism, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -19,6 +19,12 @@ const TIMEOUTS_MS: [u64; 4] = [20, 50, 200, 1_000];
 
 /// Of each timeout: together 3,000.
 const CALLS: u64 = 750;
+
+/// Likewise, where each takes the server 150 ms.
+const FEW_CALLS: u64 = 75;
+
+/// For a server to read all that was written to it.
+const READ_LIMIT: Duration = Duration::from_secs(60);
 
 const CANCELED: i32 = 1;
 const DEADLINE_EXCEEDED: i32 = 4;
@@ -59,7 +65,8 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
         Beside::Handlers(millis) => vec!["--blocks-ms", millis],
         _ => Vec::new(),
     };
-    let server = Server::start_with(stack, Listen::V4, &args)?;
+    // What computes has its calls wait for one another, long after their clients have gone.
+    let calls = if matches!(beside, Beside::Handlers(_)) { FEW_CALLS } else { CALLS };
     let _loops = match beside {
         Beside::Loops => Loops::start()?,
         _ => Loops(Vec::new()),
@@ -68,14 +75,16 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
         let mut wrong = [0.0; 2];
         let mut undecided = Vec::new();
         for timeout_ms in TIMEOUTS_MS {
-            let told = of_one(stack, &server, kind, timeout_ms)?;
+            let server = Server::start_with(stack, Listen::V4, &args)?;
+            let told = of_one(stack, &server, kind, timeout_ms, calls)?;
             for (wrong, told) in wrong.iter_mut().zip(told) {
                 *wrong += told.wrong;
             }
             undecided.push((timeout_ms, told));
         }
         for (role, wrong) in ["client", "server"].into_iter().zip(wrong) {
-            let name = format!("{} {role}, {named}: wrong of 3,000 {kind}", stack.name);
+            let all = calls * TIMEOUTS_MS.len() as u64;
+            let name = format!("{} {role}, {named}: wrong of {all} {kind}", stack.name);
             results.add(name, "calls", Some(Bound::AtMost(0.0)), vec![wrong]);
         }
         for (timeout_ms, told) in undecided {
@@ -92,17 +101,29 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
 }
 
 /// What client and server are told to have done, beside what the client knows.
-fn of_one(stack: &Stack, server: &Server, kind: &str, timeout_ms: u64) -> Result<[Told; 2]> {
+fn of_one(
+    stack: &Stack,
+    server: &Server,
+    kind: &str,
+    timeout_ms: u64,
+    calls: u64,
+) -> Result<[Told; 2]> {
     let port = server.port()?;
     let daemon = Daemon::start(&["--port", &port])?;
     sleep(SETTLING);
     let cancel_within_ms = (kind == "canceled").then_some(timeout_ms);
     let step = json!({
-        "rpc": "ServerStream", "count": CALLS, "concurrency": 8, "sleep_ms": 60_000,
+        "rpc": "ServerStream", "count": calls, "concurrency": 8, "sleep_ms": 60_000,
         "deadline_ms": timeout_ms, "cancel_within_ms": cancel_within_ms,
     });
     let plan = [vec![step]];
     let (client, truth) = Client::start(stack, server, &plan)?.finish()?;
+    let pid = server.identity().pid.to_string();
+    let begun = |metrics: &Metrics| metrics.sum("grpc_server_started_total", &[("pid", &pid)]);
+    let end = Instant::now() + READ_LIMIT;
+    while begun(&daemon.scrape()?) < calls as f64 && Instant::now() < end {
+        sleep(SETTLING);
+    }
     sleep(SETTLING);
     let metrics = daemon.scrape()?;
     daemon.stop()?;
