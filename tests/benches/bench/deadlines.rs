@@ -24,7 +24,7 @@ const CALLS: u64 = 750;
 const FEW_CALLS: u64 = 75;
 
 /// For a server to read all that was written to it.
-const READ_LIMIT: Duration = Duration::from_secs(60);
+const READ_LIMIT: Duration = Duration::from_mins(1);
 
 const CANCELED: i32 = 1;
 const DEADLINE_EXCEEDED: i32 = 4;
