@@ -304,9 +304,10 @@ impl<S: ProcessSource> Pipeline<S> {
         }
     }
 
-    /// Looks for processes whose exit or new name was not told: its record may not have come.
-    pub fn find_untold(&mut self, now_ns: u64) {
-        self.processes.find_untold(now_ns);
+    /// Looks for processes whose exit or new name was not told: its record may not have come. Stops when time `is_up`,
+    /// and goes on there when it is called again; says whether it has looked at all of them.
+    pub fn find_untold(&mut self, now_ns: u64, is_up: impl FnMut() -> bool) -> bool {
+        self.processes.find_untold(now_ns, is_up)
     }
 
     /// Drops the series of processes that exited long enough ago, ends the calls that have probably
@@ -416,8 +417,9 @@ impl<S: ProcessSource> Pipeline<S> {
 }
 
 fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {
-    let Unmeasured { not_grpc, unclear, too_many } = to;
+    let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = to;
     *not_grpc += calls.streams.not_grpc;
+    *unconfirmed += calls.streams.unconfirmed;
     *unclear += calls.unclear();
     *too_many += calls.streams.too_many;
 }

@@ -19,11 +19,14 @@ use tracing::{error, info, warn};
 use crate::{
     config::Config,
     failures::{Failures, Output},
-    kernel::{Probes, Ring},
-    metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
+    kernel::{Dropped, Probes, Ring},
+    metrics::{
+        Clock, Daemon, Descriptors, DroppedRecords, Gap, Limits, OwnProcess, Program, Snapshot,
+        Statistics,
+    },
     pipeline::{Expired, Pipeline},
     pressure::Pressure,
-    process::ProcFs,
+    process::{Comm, ProcFs},
 };
 
 /// How long records may wait in the ring while it does not fill.
@@ -39,6 +42,12 @@ const SWEEP_PART: u32 = 200;
 
 /// Ends that only show so are told this late at most.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The search for processes whose end was not told takes this long of a tick at most, and goes on in the next.
+const SEARCH_BUDGET: Duration = Duration::from_millis(10);
+
+/// So many processes are named whose records found no room.
+const MOST_DROPPED: usize = 10;
 
 /// Records between looks at the requests.
 const BATCH: usize = 4096;
@@ -128,6 +137,7 @@ impl Workers {
         let lead = Lead {
             others,
             ends_untold: 0,
+            search: Search::default(),
             says,
             sweep_at: Instant::now(),
             backend: probes.backend().to_string(),
@@ -213,8 +223,23 @@ struct Lead {
     sweep_at: Instant,
     /// How often the end of a process, or its new name, may not have been told, when that was last asked.
     ends_untold: u64,
+    search: Search,
     /// What is still to be told of, once, where it is found instead of HTTP/2.
     says: Vec<Protocol>,
+}
+
+/// The search for processes whose end, or new name, was not told.
+#[derive(Clone, Copy, Default)]
+struct Search {
+    is_under_way: bool,
+    /// Another one is to follow: of those that were looked at already, some may have ended since.
+    is_wanted: bool,
+}
+
+impl Search {
+    fn goes_on(&mut self) -> bool {
+        self.is_under_way || std::mem::take(&mut self.is_wanted)
+    }
 }
 
 impl State {
@@ -294,7 +319,12 @@ impl State {
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
         if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
             lead.ends_untold = untold;
-            self.pipeline.find_untold(now_ns);
+            lead.search.is_wanted = true;
+        }
+        if lead.search.goes_on() {
+            let end = Instant::now() + SEARCH_BUDGET;
+            let is_done = self.pipeline.find_untold(now_ns, || Instant::now() >= end);
+            lead.search.is_under_way = !is_done;
         }
         // A process's name is forgotten as it expires: nobody may be about to tell its series.
         let expired = if self.pending.load(Ordering::Acquire) == 0 {
@@ -386,6 +416,14 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
     for (counter, count) in probes.counts()? {
         daemon.gaps.push(Gap { cause: counter.label(), events: count.events, bytes: count.bytes });
     }
+    daemon.dropped_records = probes
+        .dropped(MOST_DROPPED)?
+        .into_iter()
+        .map(|Dropped { pid, comm, records }| {
+            let comm = Comm::new(comm);
+            DroppedRecords { pid, comm, records }
+        })
+        .collect();
     for (protocol, count) in probes.protocols()? {
         let seen = &mut daemon.connections_seen;
         match protocol {

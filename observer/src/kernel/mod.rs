@@ -13,5 +13,5 @@ mod tracefs;
 
 pub use layout::Layout;
 pub use preemption::Preemption;
-pub use probes::{Count, Probes, ProgramFigures, ProgramSize};
+pub use probes::{Count, Dropped, Probes, ProgramFigures, ProgramSize};
 pub use ring::Ring;

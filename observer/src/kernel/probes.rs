@@ -1,6 +1,8 @@
 //! The kernel programs, loaded and attached, and what they count.
 
 use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
     fmt::{self, Display, Formatter},
     fs,
 };
@@ -16,6 +18,7 @@ use aya_obj::generated::bpf_map_type;
 use observer_common::{
     counter::{self, Counter, Protocol},
     selected,
+    writer::{self, Writer},
 };
 
 use super::{
@@ -32,8 +35,23 @@ use crate::{
 pub struct Probes {
     ebpf: Ebpf,
     counts: PerCpuArray<MapData, counter::Count>,
+    writers: Writers,
     backend: Backend,
     reason: String,
+}
+
+/// `observer_common::writer::Writer`, by ring and process.
+type Writers = HashMap<MapData, u64, [u64; size_of::<Writer>() / size_of::<u64>()]>;
+
+/// Records of a process for which a ring had no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The process.
+    pub pid: u32,
+    /// Name of its main thread then, padded with zero bytes; empty if it was not known.
+    pub comm: [u8; 16],
+    /// How many.
+    pub records: u64,
 }
 
 /// What the kernel programs counted for one cause.
@@ -100,8 +118,8 @@ impl Probes {
         let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         give_memory_back();
-        let Attached { ebpf, counts, rings } = attached;
-        Ok((Self { ebpf, counts, backend, reason }, rings))
+        let Attached { ebpf, counts, writers, rings } = attached;
+        Ok((Self { ebpf, counts, writers, backend, reason }, rings))
     }
 
     /// The backend in use.
@@ -131,6 +149,32 @@ impl Probes {
     pub fn ends_untold(&self) -> Result<u64> {
         let events = |counter: Counter| Ok::<_, anyhow::Error>(self.count(counter as u32)?.events);
         Ok(events(Counter::RingFull)? + events(Counter::ProcessesFull)?)
+    }
+
+    /// The processes of which most records found no room in a ring, at most so many. O(processes that wrote into a
+    /// ring which was more than half full).
+    pub fn dropped(&self, most: usize) -> Result<Vec<Dropped>> {
+        if self.count(Counter::RingFull as u32)?.events == 0 {
+            return Ok(Vec::new());
+        }
+        let mut dropped: BTreeMap<u32, Dropped> = BTreeMap::new();
+        for entry in &self.writers {
+            // One that is forgotten meanwhile makes the kernel begin anew.
+            let Ok((key, [_, _, records, _, name @ ..])) = entry else { break };
+            let pid = writer::pid(key);
+            let of = dropped.entry(pid).or_insert(Dropped { pid, comm: [0; 16], records: 0 });
+            of.records += records;
+            if records > 0 && name != [0; 2] {
+                for (to, from) in of.comm.iter_mut().zip(name.iter().flat_map(|w| w.to_ne_bytes()))
+                {
+                    *to = from;
+                }
+            }
+        }
+        let mut dropped: Vec<_> = dropped.into_values().filter(|of| of.records > 0).collect();
+        dropped.sort_by_key(|of| (Reverse(of.records), of.pid));
+        dropped.truncate(most);
+        Ok(dropped)
     }
 
     /// Selected sockets by what they carry.
@@ -185,6 +229,7 @@ fn give_memory_back() {
 struct Attached {
     ebpf: Ebpf,
     counts: PerCpuArray<MapData, counter::Count>,
+    writers: Writers,
     rings: Vec<Ring>,
 }
 
@@ -205,6 +250,8 @@ impl Attached {
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
         let counts = PerCpuArray::try_from(counts)?;
+        let writers = ebpf.take_map("WRITERS").context("the kernel programs have no writers")?;
+        let writers = HashMap::try_from(writers)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
         match backend {
             Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
@@ -212,7 +259,7 @@ impl Attached {
                 tracefs::at_hand(&Places::default().tracefs, attach)?;
             }
         }
-        Ok(Self { ebpf, counts, rings })
+        Ok(Self { ebpf, counts, writers, rings })
     }
 }
 
@@ -249,6 +296,7 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
         .override_global("FOLLOW_CHILDREN", &follow_children, true)
         .override_global("RING_COUNT", &config.workers, true)
         .override_global("WAKE_AT", &wake_at, true)
+        .override_global("MAX_CONNECTIONS", &config.max_connections, true)
         .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
         .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })

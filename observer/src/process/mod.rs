@@ -341,6 +341,12 @@ impl Known {
         self.of_pid.get(&pid)?.iter().find(|life| life.ids.contains(&id))
     }
 
+    /// The first ids of those that are not known to have exited.
+    fn living(&self) -> Vec<ProcessId> {
+        let living = self.of_pid.values().flatten().filter(|life| life.exited_ns.is_none());
+        living.filter_map(|life| life.ids.first().copied()).collect()
+    }
+
     /// The process has exited at this time, if that was not known.
     fn exit(&mut self, pid: u32, time_ns: u64, is_it: impl Fn(&Life) -> bool) -> Option<()> {
         let Self { ids, of_pid } = self;
@@ -365,6 +371,8 @@ pub struct Processes<S = ProcFs> {
     source: S,
     /// By pid, those that were seen here and whose exit was not: of these `shared` need not be asked.
     latest: FxHashMap<u32, ProcessId>,
+    /// Of a [search](Self::find_untold) that is not over.
+    to_look_at: Vec<ProcessId>,
     shared: Arc<Mutex<Known>>,
 }
 
@@ -378,7 +386,8 @@ impl<S: ProcessSource> Processes<S> {
             overflow: 0,
         };
         let known = Known { ids, of_pid: FxHashMap::default() };
-        Self { source, latest: FxHashMap::default(), shared: Arc::new(Mutex::new(known)) }
+        let (latest, shared) = (FxHashMap::default(), Arc::new(Mutex::new(known)));
+        Self { source, latest, to_look_at: Vec::new(), shared }
     }
 
     /// Another table of the same processes, for what is read from another ring: each is to be told of
@@ -389,7 +398,7 @@ impl<S: ProcessSource> Processes<S> {
         S: Clone,
     {
         let (source, shared) = (self.source.clone(), Arc::clone(&self.shared));
-        Self { source, latest: FxHashMap::default(), shared }
+        Self { source, latest: FxHashMap::default(), to_look_at: Vec::new(), shared }
     }
 
     fn shared(&self) -> MutexGuard<'_, Known> {
@@ -449,7 +458,7 @@ impl<S: ProcessSource> Processes<S> {
 
     #[cold]
     fn look_up(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> ProcessId {
-        let Self { source, latest, shared } = self;
+        let Self { source, latest, shared, .. } = self;
         let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if known.at(pid, now_ns).is_none() {
             known.add(|| {
@@ -510,26 +519,38 @@ impl<S: ProcessSource> Processes<S> {
         }
     }
 
-    /// Looks for processes whose exit or new name was not told. O(processes).
-    pub fn find_untold(&mut self, now_ns: u64) {
-        let known = self.shared();
-        let names = known.of_pid.values().flatten().filter(|life| life.exited_ns.is_none());
-        let names: Vec<_> = names
-            .filter_map(|life| Some((*life.ids.first()?, life.names.back()?.comm)))
-            .filter_map(|(id, comm)| Some((id, comm, known.ids.processes.get(&id)?.clone())))
-            .collect();
-        drop(known);
-        // Not while others wait for the table.
-        for (id, comm, Process { pid, began, .. }) in names {
-            let now = self.source.began(pid);
-            if now.is_none() || now != began {
-                let is_it = |life: &Life| life.exited_ns.is_none() && life.ids.contains(&id);
-                self.shared().exit(pid, now_ns, is_it);
-            } else if let Some(comm) = self.source.comm(pid).filter(|now| *now != comm) {
-                self.executed(pid, now_ns, comm);
+    /// Looks for processes whose exit or new name was not told, one after the other until time `is_up`: called again,
+    /// it goes on there. Says whether it has looked at all of them. O(processes), with two reads for each.
+    pub fn find_untold(&mut self, now_ns: u64, mut is_up: impl FnMut() -> bool) -> bool {
+        if self.to_look_at.is_empty() {
+            let living = self.shared().living();
+            self.to_look_at = living;
+        }
+        while let Some(id) = self.to_look_at.pop() {
+            self.look_at(id, now_ns);
+            if is_up() {
+                break;
             }
         }
         self.ask_again();
+        self.to_look_at.is_empty()
+    }
+
+    fn look_at(&mut self, id: ProcessId, now_ns: u64) -> Option<()> {
+        let known = self.shared();
+        let life = known.life_of(id).filter(|life| life.exited_ns.is_none())?;
+        let comm = life.names.back()?.comm;
+        let Process { pid, began, .. } = *known.ids.processes.get(&id)?;
+        // Not while others wait for the table.
+        drop(known);
+        let now = self.source.began(pid);
+        if now.is_none() || now != began {
+            let is_it = |life: &Life| life.exited_ns.is_none() && life.ids.contains(&id);
+            self.shared().exit(pid, now_ns, is_it);
+        } else if let Some(comm) = self.source.comm(pid).filter(|now| *now != comm) {
+            self.executed(pid, now_ns, comm);
+        }
+        Some(())
     }
 
     /// Forgets what need not be asked: the exit of a process, or its new name, may have been told
@@ -740,15 +761,33 @@ mod tests {
     fn an_exit_that_was_not_told_is_found() {
         let mut processes = Processes::new(8, Numbered);
         let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None));
-        processes.find_untold(50);
+        assert!(processes.find_untold(50, || false));
         assert_eq!(processes.expired(u64::MAX, 0), []);
         BEGUN.set(&[(2, None), (3, Some(40))]);
-        processes.find_untold(60);
+        assert!(processes.find_untold(60, || false));
         assert_eq!(processes.expired(60, 0), [goes, is_replaced]);
         assert_eq!(processes.seen(1, 70, None), stays);
         assert_ne!(processes.seen(3, 70, None), is_replaced, "another process has the number");
-        processes.find_untold(80);
+        assert!(processes.find_untold(80, || false));
         assert_eq!(processes.expired(80, 20), [goes, is_replaced], "the first finding stands");
+    }
+
+    #[test]
+    fn a_search_whose_time_is_up_goes_on_where_it_stopped() {
+        let mut processes = Processes::new(8, Numbered);
+        let ids = [1, 2, 3, 4].map(|pid| processes.seen(pid, 10, None));
+        BEGUN.set(&[(1, None), (2, None), (3, None), (4, None)]);
+        let mut left = 3;
+        let is_up = || {
+            left -= 1;
+            left == 0
+        };
+        assert!(!processes.find_untold(50, is_up));
+        assert_eq!(processes.expired(50, 0).len(), 3);
+        assert!(processes.find_untold(60, || true), "one is left");
+        assert_eq!(processes.expired(60, 0), ids);
+        assert_eq!(processes.expired(60, 10).len(), 3);
+        assert!(processes.find_untold(70, || true), "none is left");
     }
 
     #[test]
@@ -862,7 +901,7 @@ mod tests {
     fn a_name_that_was_not_told_is_found() {
         let mut processes = Processes::new(8, Numbered);
         let id = processes.seen(7, 10, Some(comm("given")));
-        processes.find_untold(20);
+        assert!(processes.find_untold(20, || false));
         let now = processes.seen(7, 21, None);
         assert_eq!(
             (name(&processes, id), name(&processes, now)),
