@@ -43,11 +43,12 @@ counters! {
     Unseen = "unseen",
     /// The process had the kernel discard what it received (MSG_TRUNC).
     Discarded = "discarded",
-    /// The connection map was full: the connection is not watched.
+    /// The connection map was full, or the process had its share of it: the connection is not watched for now.
     ConnectionsFull = "connections_full",
     /// The map of processes was full: the exit of one is not told, and found later.
     ProcessesFull = "processes_full",
-    /// The map of messages cut across DATA frames was full: the stream's messages are not counted.
+    /// The map of messages cut across DATA frames was full, or the process had its share of it: the
+    /// stream's messages are not counted.
     MessagesFull = "messages_full",
     /// Bytes of a direction in which no frame boundary is known, after something else was missed.
     OutOfStep = "out_of_step",

@@ -51,7 +51,7 @@ pub mod role {
     pub const SERVER: u8 = 0;
     /// It sent the client preface.
     pub const CLIENT: u8 = 1;
-    /// The connection was joined late, and no header block has shown it yet.
+    /// The connection was joined late, and header blocks of both directions have not shown it yet.
     pub const UNKNOWN: u8 = 2;
 }
 
@@ -108,7 +108,8 @@ pub mod item_kind {
     /// of another process that uses the connection.
     pub const OPEN: u8 = 3;
     /// Before this record frames of the direction, or parts of one, went by unseen: nobody knows what
-    /// they were, nor what their header blocks did to the dynamic table.
+    /// they were, nor what their header blocks did to the dynamic table. If `flags` is not 0, it was not
+    /// known either where the next frame begins: a boundary was found, as in a connection joined late.
     pub const GAP: u8 = 4;
     /// Records of the direction before this one could not be sent. The header blocks in them
     /// inserted `length` entries into the dynamic table, if `flags` is 0; else nobody knows how many.
@@ -123,7 +124,7 @@ pub struct ItemHeader {
     pub kind: u8,
     /// The frame's type, for [`item_kind::FRAME`].
     pub frame_kind: u8,
-    /// The frame's flags; for [`item_kind::DATA`], bits of [`data_flag`].
+    /// The frame's flags; for [`item_kind::DATA`], bits of [`data_flag`]; for others as they say.
     pub flags: u8,
     /// Padding.
     pub _reserved: u8,

@@ -47,10 +47,13 @@ pub struct Connection {
     pub peer_ended: u8,
     /// Who ended it first: the direction in which that one sends, or `direction::UNKNOWN`.
     pub ended_by: u8,
-    pub _reserved: u8,
+    /// While the role is not known, whose header blocks of each direction are: two bits each, `walk::SENDER_CLIENT` or
+    /// `walk::SENDER_SERVER`.
+    pub shown: u8,
     /// How many bytes it had sent.
     pub peer_sent: u32,
-    pub _padding: u32,
+    /// The process in whose share it is.
+    pub owner: u32,
     /// The other end of a Unix socket, 0 if it is not to be asked.
     pub peer: Address,
     /// Streams that were reset last: what of them was under way is no message any more. 0: none.
@@ -62,6 +65,9 @@ pub struct Connection {
     /// By `record::direction`.
     pub directions: [Direction; 2],
 }
+
+/// In [`Direction::gap`]: a frame boundary was found after what went by unseen.
+pub const GAP_FOUND: u8 = 2;
 
 /// How many reset streams are remembered: a power of two. A client that resets more than these in the
 /// time that DATA is under way leaves an entry in `MESSAGES` for each, until the connection ends.
@@ -176,7 +182,7 @@ pub struct Direction {
     pub cut: u8,
     /// Not 0 once a record could not be sent, until one is: its bytes show in the position of that.
     pub lost: u8,
-    /// Not 0 once frames, or parts of one, went by unseen, until a record has told of it.
+    /// Not 0 once frames, or parts of one, went by unseen, until a record has told of it: 1, with [`GAP_FOUND`].
     pub gap: u8,
     /// Not 0 while a call's bytes are walked over.
     pub walking: u8,

@@ -12,6 +12,16 @@ pub fn count(counter: Counter, bytes: u64) {
     add(counter as u32, bytes);
 }
 
+/// Adds bytes to an event that has been counted.
+#[inline(always)]
+pub fn count_more(counter: Counter, bytes: u64) {
+    if let Some(count) = COUNTS.get_ptr_mut(counter as u32) {
+        // SAFETY: a map value, valid for the run.
+        let [_, sum] = unsafe { &mut *count };
+        add_to(sum, bytes);
+    }
+}
+
 /// Counts a selected socket by what it carries.
 #[inline(always)]
 pub fn count_protocol(protocol: Protocol) {
@@ -31,7 +41,7 @@ fn add(position: u32, bytes: u64) {
 /// A run may be preempted by another one on its CPU. rustc has no atomic addition for BPF, the
 /// instruction set has.
 #[inline(always)]
-fn add_to(place: &mut u64, value: u64) {
+pub fn add_to(place: &mut u64, value: u64) {
     // SAFETY: writes only to `place`.
     unsafe {
         asm!("lock *(u64 *)({place} + 0) += {value}", place = in(reg) place, value = in(reg) value);

@@ -4,6 +4,7 @@ use core::{arch::asm, ffi::c_void, mem::offset_of};
 
 use aya_ebpf::helpers::{
     bpf_loop, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf, bpf_ringbuf_output,
+    generated::bpf_ringbuf_query,
 };
 use observer_common::{
     block::Tally,
@@ -13,14 +14,15 @@ use observer_common::{
         DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, MAX_RINGS, OpenItem, RecordHeader, item_kind,
         record_kind,
     },
+    writer::{self, Writer},
 };
 
 use crate::{
-    connection::{Direction, state},
-    count::count,
-    globals,
-    kernel::ran_for,
-    maps::{PROCESSES, RINGS, Renames},
+    connection::{Direction, GAP_FOUND, state},
+    count::{add_to, count},
+    filter, globals,
+    kernel::{process_name, ran_for},
+    maps::{PROCESSES, RINGS, Renames, WRITERS},
     scratch::{COPY_MAX, RECORD_CAPACITY, Scratch},
     socket,
     walk::Walk,
@@ -30,6 +32,10 @@ use crate::{
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
+const BPF_RB_CONS_POS: u64 = 2;
+
+/// What a ring takes for each record (`BPF_RINGBUF_HDR_SZ`).
+const RING_HEADER: u64 = 8;
 
 /// Length of a record without items.
 const EMPTY: u32 = size_of::<RecordHeader>() as u32;
@@ -53,7 +59,8 @@ pub fn begin(walk: &Walk, scratch: &mut Scratch) {
     scratch.data.flags = 0;
     scratch.length = if announced { EMPTY } else { EMPTY + OPEN };
     if direction.gap != 0 {
-        put(scratch, ItemHeader { kind: item_kind::GAP, ..ItemHeader::default() });
+        let flags = direction.gap & GAP_FOUND | u8::from(direction.step.is_lost());
+        put(scratch, ItemHeader { kind: item_kind::GAP, flags, ..ItemHeader::default() });
     } else if direction.lost != 0 {
         let unclear = direction.inserts == Direction::UNCLEAR;
         let item = ItemHeader {
@@ -185,7 +192,7 @@ pub fn send(walk: &Walk, scratch: &mut Scratch) -> bool {
         write_header(walk, scratch);
         // SAFETY: a map value, valid for the run.
         let direction = unsafe { &mut *walk.direction };
-        sent = output(connection.id, scratch);
+        sent = output(connection.id, walk.pid, scratch);
         if sent {
             connection.announced = 1;
             direction.lost = 0;
@@ -263,7 +270,7 @@ fn write_header(walk: &Walk, scratch: &mut Scratch) {
     let (connection, direction) = unsafe { (&*walk.connection, &*walk.direction) };
     let header = RecordHeader {
         connection: connection.id,
-        time_ns: walk.time_ns,
+        time_ns: scratch.time_ns,
         position: direction.reported,
         length: direction.position - direction.reported,
         pid: walk.pid,
@@ -306,30 +313,30 @@ fn remember(pid: u32) {
 }
 
 #[inline(always)]
-fn output(connection: u64, scratch: &Scratch) -> bool {
+fn output(connection: u64, pid: u32, scratch: &Scratch) -> bool {
     let length = scratch.length & 0x7fff;
     if length as usize > RECORD_CAPACITY {
         return false;
     }
-    output_bytes(ring_of(connection), scratch.record.as_ptr(), length)
+    output_bytes(ring_of(connection), pid, scratch.record.as_ptr(), length)
 }
 
 /// Sends a record of a connection that has no items.
 #[inline(always)]
 pub fn output_header(header: &RecordHeader) -> bool {
-    output_bytes(ring_of(header.connection), (&raw const *header).cast(), EMPTY)
+    output_bytes(ring_of(header.connection), header.pid, (&raw const *header).cast(), EMPTY)
 }
 
 /// Sends a record of a process: to every ring, as each may have its connections. Answers whether all have
 /// it.
 #[inline(always)]
-pub fn output_to_all<T>(record: &T) -> bool {
+pub fn output_to_all<T>(record: &T, pid: u32) -> bool {
     let mut sent = true;
     for ring in 0..MAX_RINGS {
         if ring >= globals::rings() {
             break;
         }
-        sent &= output_bytes(ring, (&raw const *record).cast(), size_of::<T>() as u32);
+        sent &= output_bytes(ring, pid, (&raw const *record).cast(), size_of::<T>() as u32);
     }
     sent
 }
@@ -343,17 +350,74 @@ fn ring_of(connection: u64) -> u32 {
     ((u64::from(spread) * u64::from(globals::rings())) >> 32) as u32
 }
 
-/// Sends bytes. The daemon looks at the ring by its own clock; it is woken only when the ring
-/// fills, so that a record costs no wake-up.
+/// Sends bytes that a process has to do with. The daemon looks at the ring by its own clock; it is woken only when
+/// the ring is half full, so that a record costs no wake-up. Of the last quarter processes have shares.
 #[inline(always)]
-fn output_bytes(ring: u32, bytes: *const u8, length: u32) -> bool {
-    let Some(ring) = RINGS.get(ring) else { return false };
+fn output_bytes(number: u32, pid: u32, bytes: *const u8, length: u32) -> bool {
+    let Some(ring) = RINGS.get(number) else { return false };
     let ring = (&raw const *ring).cast_mut().cast::<c_void>();
-    // SAFETY: a map of this program; the caller has the bytes.
-    unsafe {
-        let waiting = aya_ebpf::helpers::generated::bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
-        let flags =
-            if waiting >= globals::wake_at() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-        bpf_ringbuf_output(ring, bytes.cast_mut().cast(), u64::from(length), flags) == 0
+    // SAFETY: a map of this program.
+    let waiting = unsafe { bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) };
+    let mut flags = BPF_RB_NO_WAKEUP;
+    let half = globals::wake_at();
+    if waiting >= half {
+        flags = BPF_RB_FORCE_WAKEUP;
     }
+    if waiting >= half + half / 2 {
+        // SAFETY: likewise.
+        let read = unsafe { bpf_ringbuf_query(ring, BPF_RB_CONS_POS) };
+        if !may_write(number, pid, length, waiting, read) {
+            return false;
+        }
+    }
+    // SAFETY: likewise; the caller has the bytes.
+    let sent =
+        unsafe { bpf_ringbuf_output(ring, bytes.cast_mut().cast(), u64::from(length), flags) };
+    sent == 0
+}
+
+/// Whether a process may write so many bytes into a ring of which three quarters are full. It may, so long as it has
+/// not written more than is left since another half was read: who fills the ring gets half of the last quarter, and
+/// there is always something left for others (as in `share`). A function of its own: it is rarely called.
+#[inline(never)]
+fn may_write(ring: u32, pid: u32, length: u32, waiting: u64, read: u64) -> bool {
+    let half = globals::wake_at();
+    let Some(writer) = writer_of(writer::key(ring, pid)) else { return true };
+    // SAFETY: a map value, valid for the run, which other processors may change meanwhile: by a record each.
+    let writer = unsafe { &mut *writer };
+    let halves = read.checked_div(half).unwrap_or(0);
+    if writer.halves != halves {
+        writer.halves = halves;
+        writer.bytes = 0;
+    }
+    let left = (2 * half).saturating_sub(waiting + 1);
+    // As the kernel counts it.
+    let length = (u64::from(length) + RING_HEADER + 7) & !7;
+    if writer.bytes + length > left {
+        add_to(&mut writer.dropped, 1);
+        // In an interrupt it is not the process that runs.
+        if filter::current_pid() == pid {
+            process_name(&mut writer.comm);
+        }
+        return false;
+    }
+    add_to(&mut writer.bytes, length);
+    true
+}
+
+/// Not on the stack, which has no room for it.
+static NOTHING_WRITTEN: Writer =
+    Writer { halves: 0, bytes: 0, dropped: 0, exited: 0, comm: [0; 16] };
+
+#[inline(always)]
+fn writer_of(key: u64) -> Option<*mut Writer> {
+    if let Some(writer) = WRITERS.get_ptr_mut(key)
+        // SAFETY: a map value, valid for the run.
+        && unsafe { (*writer).exited } == 0
+    {
+        return Some(writer);
+    }
+    let none: &Writer = &NOTHING_WRITTEN;
+    let _ = WRITERS.insert(key, none, 0);
+    WRITERS.get_ptr_mut(key)
 }

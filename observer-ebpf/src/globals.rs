@@ -41,6 +41,10 @@ static RING_COUNT: u32 = 1;
 #[unsafe(no_mangle)]
 static WAKE_AT: u32 = 0;
 
+/// For how many connections there is room.
+#[unsafe(no_mangle)]
+static MAX_CONNECTIONS: u32 = 0;
+
 /// Which parameters the functions have that receive from a `struct sock`: [`WITH_NONBLOCK`],
 /// [`WITH_ADDRESS`] or neither.
 #[unsafe(no_mangle)]
@@ -132,6 +136,12 @@ pub fn follow_children() -> bool {
 pub fn rings() -> u32 {
     // SAFETY: a global of this program.
     unsafe { read_volatile(&raw const RING_COUNT) }
+}
+
+#[inline(always)]
+pub fn max_connections() -> u32 {
+    // SAFETY: a global of this program.
+    unsafe { read_volatile(&raw const MAX_CONNECTIONS) }
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     counter, counter::Count, record::MAX_RINGS, scanner::Message, selected::CGROUP_NAME,
+    writer::Writer,
 };
 
 use crate::{
@@ -40,18 +41,29 @@ pub struct Ignored {
     pub tries: Tries,
 }
 
-/// Calls of a connection that was open before the daemon in which no frames were found.
+/// Calls of a connection that was open before the daemon in which no frames were found, or for which there was no
+/// room.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Tries {
     pub calls: u16,
-    /// `1 << direction` for each that had any.
-    pub directions: u16,
+    /// `1 << direction` for each that had any, and [`Tries::REFUSED`], [`Tries::HTTP2`].
+    pub flags: u16,
     /// What they moved: counted once the connection turns out to be HTTP/2.
     pub bytes: u32,
 }
 
 impl Tries {
+    /// There was no room to watch the connection, which has been counted.
+    pub const REFUSED: u16 = 1 << 2;
+    /// It opened HTTP/2: for as long as there is no room its bytes are counted as they come.
+    pub const HTTP2: u16 = 1 << 3;
+
+    #[inline(always)]
+    pub const fn has(self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
     #[inline(always)]
     pub const fn add(&mut self, bytes: u64) {
         let bytes = if bytes < u32::MAX as u64 { bytes as u32 } else { u32::MAX };
@@ -60,7 +72,7 @@ impl Tries {
 }
 
 impl Ignored {
-    /// The connection was open before the daemon, and may be HTTP/2.
+    /// The connection was open before the daemon, or there was no room for it, and may be HTTP/2.
     pub const TRIED: u32 = 2;
     pub const FOR_GOOD: u32 = 3;
 
@@ -85,10 +97,38 @@ pub struct MessageKey {
     pub direction: u32,
 }
 
+/// A message that a DATA frame left unfinished.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Kept {
+    pub message: Message,
+    /// The process in whose share it is: [`Connection::owner`].
+    pub owner: u32,
+}
+
+pub const MAX_MESSAGES: u32 = 65_536;
+
 /// Messages that a DATA frame left unfinished. Most calls never need it.
 #[map]
-pub static MESSAGES: HashMap<MessageKey, Message> =
-    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub static MESSAGES: HashMap<MessageKey, Kept> =
+    HashMap::with_max_entries(MAX_MESSAGES, BPF_F_NO_PREALLOC);
+
+/// What a process has of [`CONNECTIONS`] and [`MESSAGES`].
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Share {
+    pub connections: u64,
+    pub messages: u64,
+}
+
+/// By process.
+#[map]
+pub static SHARES: HashMap<u32, Share> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// By ring and process, those that have written into the last quarter of the ring: the ring in the upper half.
+/// The daemon, which keeps it open, can only read it.
+#[map]
+pub static WRITERS: LruHashMap<u64, Writer> = LruHashMap::with_max_entries(4_096, BPF_F_RDONLY);
 
 /// What a function was called with, for its return.
 #[derive(Clone, Copy)]

@@ -31,6 +31,8 @@ pub struct Scratch {
     pub item: u32,
     /// Bytes copied into it.
     pub captured: u32,
+    /// When the call was looked at.
+    pub time_ns: u64,
     /// What ended in DATA frames since the last item.
     pub data: Data,
     /// Position up to which what was found was dropped, because the record was full before the boundary

@@ -13,11 +13,12 @@ use observer_common::{
 
 use crate::{
     buffers::Shape,
-    connection::{Connection, Direction, state},
+    connection::{Connection, Direction, GAP_FOUND, state},
     count::{count, count_protocol},
     emit,
     kernel::Address,
-    maps::{MESSAGES, MessageKey},
+    maps::MESSAGES,
+    messages,
     scratch::{COPY_MAX, RECORD_FULL, Scratch},
     watch::{self, Call},
 };
@@ -46,7 +47,6 @@ pub struct Walk {
     pub connection: *mut Connection,
     pub direction: *mut Direction,
     pub sock: Address,
-    pub time_ns: u64,
     pub pid: u32,
     /// One of `record::direction`.
     pub sent: u8,
@@ -110,16 +110,15 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
     } else if refused {
         count(Counter::NotFrame, end - direction.position);
         direction.position = end;
-        direction.gap = 1;
+        direction.gap |= 1;
         direction.step.lose();
     } else if direction.position < end {
         let bound = turns >= i64::from(MAX_TURNS);
         direction.unread = end - direction.position;
         count(if bound { Counter::LoopBound } else { unread(call, scratch) }, direction.unread);
     }
-    if learn(walk, scratch, connection)
-        && !watch::selects_role(walk.sock, connection.inode, connection.role)
-    {
+    let shown = learn(walk, scratch, connection);
+    if shown != role::UNKNOWN && !watch::selects_role(walk.sock, connection.inode, shown) {
         return Outcome::NotSelected;
     }
     // It has been found what was searched for.
@@ -130,6 +129,8 @@ pub fn walk(walk: &mut Walk, scratch: &mut Scratch, call: &Call) -> Outcome {
             lost(connection, direction, u64::from(connection.tries.bytes));
         }
         lost(connection, direction, scratch.untold);
+        // Without a choice, for the verifier: `GAP_FOUND` if it is not 0.
+        direction.gap |= direction.gap << 1 & GAP_FOUND;
     }
     if !emit::send(walk, scratch) {
         emit::add_inserts(scratch, direction);
@@ -205,7 +206,7 @@ fn lose(direction: &mut Direction) -> u32 {
     let of_kept = frame.is_kept() && !direction.scanner.is_at_boundary();
     let events = direction.scanner.missed(bytes);
     if of_kept || events.is_none() {
-        direction.gap = 1;
+        direction.gap |= 1;
     }
     let Some(events) = events else {
         direction.step.lose();
@@ -214,32 +215,46 @@ fn lose(direction: &mut Direction) -> u32 {
     if frame.kind == kind::DATA { events } else { 0 }
 }
 
-/// What the walk found of the connection itself. Answers whether that is which end it is.
+/// What the walk found of the connection itself. Answers which end that shows it to be, if it was not known.
 #[inline(always)]
-fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) -> bool {
+fn learn(walk: &Walk, scratch: &Scratch, connection: &mut Connection) -> u8 {
     if connection.joined == 0
         && !connection.received().step.has_old()
         && !connection.sent().step.has_old()
     {
-        return false;
+        return role::UNKNOWN;
     }
-    let learned = connection.role == role::UNKNOWN && scratch.sender != 0;
-    if learned {
+    let mut shown = role::UNKNOWN;
+    if connection.role == role::UNKNOWN && scratch.sender != 0 {
         let by_this_end = walk.sent == direction::SENT;
         let by_client = scratch.sender == SENDER_CLIENT;
-        connection.role = if by_this_end == by_client { role::CLIENT } else { role::SERVER };
+        shown = if by_this_end == by_client { role::CLIENT } else { role::SERVER };
+        if is_agreed(connection, walk.sent, scratch.sender) {
+            connection.role = shown;
+        }
     }
     let requests = match connection.role {
         role::CLIENT => direction::SENT,
         role::SERVER => direction::RECEIVED,
-        _ => return false,
+        _ => return shown,
     };
     if walk.sent == requests && scratch.begun != 0 {
         for direction in &mut connection.directions {
             direction.step.begun(scratch.begun);
         }
     }
-    learned
+    shown
+}
+
+/// A header block that goes this way seems to be this sender's: it may be a message that looks like one. Answers
+/// whether the other direction has shown to be the other's; if it has shown to be the same one's, both are in doubt.
+#[inline(always)]
+fn is_agreed(connection: &mut Connection, sent: u8, sender: u32) -> bool {
+    let place = |direction: u8| 2 * u32::from(direction & 1);
+    let other = u32::from(connection.shown) >> place(sent ^ 1) & 3;
+    let other = if other == sender { 0 } else { other };
+    connection.shown = (sender << place(sent) | other << place(sent ^ 1)) as u8;
+    other != 0
 }
 
 extern "C" fn steps(_: u32, walk: *mut c_void) -> i64 {
@@ -421,7 +436,7 @@ fn on_headers(walk: &Walk, scratch: &mut Scratch, direction: &mut Direction, fra
     }
     if frame.has(flag::END_STREAM) {
         if direction.step.is_old(frame.stream) {
-            let _ = MESSAGES.remove(key(walk, frame.stream, walk.sent));
+            messages::remove(walk, frame.stream, walk.sent);
         }
         return;
     }
@@ -481,7 +496,7 @@ fn end_data(walk: &Walk, direction: &mut Direction, frame: &FrameHeader) {
     let unfinished = direction.scanner.unfinished();
     if direction.step.is_old(frame.stream) {
         if frame.has(flag::END_STREAM) || direction.scanner.is_unaligned() {
-            let _ = MESSAGES.remove(key(walk, frame.stream, walk.sent));
+            messages::remove(walk, frame.stream, walk.sent);
         } else {
             keep_old(walk, direction, frame.stream, unfinished.unwrap_or_default());
         }
@@ -491,9 +506,7 @@ fn end_data(walk: &Walk, direction: &mut Direction, frame: &FrameHeader) {
         Some(message) if !frame.has(flag::END_STREAM) => {
             keep(walk, direction, frame.stream, message);
         }
-        _ if direction.cut != 0 => {
-            let _ = MESSAGES.remove(key(walk, frame.stream, walk.sent));
-        }
+        _ if direction.cut != 0 => messages::remove(walk, frame.stream, walk.sent),
         _ => {}
     }
 }
@@ -504,10 +517,10 @@ fn resume(walk: &Walk, direction: &mut Direction, stream: u32) {
     let is_old = direction.step.is_old(stream);
     // SAFETY: the value is copied; only this direction's calls, which the process must keep one
     // after the other, write it.
-    match unsafe { MESSAGES.get(key(walk, stream, walk.sent)) } {
+    match unsafe { MESSAGES.get(messages::key(walk, stream, walk.sent)) } {
         // Before bytes went by unseen it was another message.
-        Some(message) if !is_old || message.epoch == direction.step.epoch() => {
-            direction.scanner.resume(message);
+        Some(kept) if !is_old || kept.message.epoch == direction.step.epoch() => {
+            direction.scanner.resume(&kept.message);
         }
         _ if is_old => direction.scanner.resume(&Message::unaligned()),
         _ => {}
@@ -518,7 +531,7 @@ fn resume(walk: &Walk, direction: &mut Direction, stream: u32) {
 fn keep(walk: &Walk, direction: &mut Direction, stream: u32, mut message: Message) {
     direction.cut = 1;
     message.epoch = direction.step.epoch();
-    if MESSAGES.insert(key(walk, stream, walk.sent), message, 0).is_err() {
+    if !messages::keep(walk, stream, &message) {
         direction.step.forget();
         count(Counter::MessagesFull, 0);
     }
@@ -528,10 +541,7 @@ fn keep(walk: &Walk, direction: &mut Direction, stream: u32, mut message: Messag
 #[inline(always)]
 fn keep_old(walk: &Walk, direction: &Direction, stream: u32, mut message: Message) {
     message.epoch = direction.step.epoch();
-    let key = key(walk, stream, walk.sent);
-    if MESSAGES.insert(key, message, 0).is_err() {
-        // What it was before is no longer true.
-        let _ = MESSAGES.remove(key);
+    if !messages::keep(walk, stream, &message) {
         count(Counter::MessagesFull, 0);
     }
 }
@@ -544,14 +554,7 @@ fn forget(walk: &Walk, stream: u32) {
     connection.reset(stream);
     let (sent, received) = (connection.sent(), connection.received());
     if sent.cut | received.cut != 0 || sent.step.has_old() || received.step.has_old() {
-        let _ = MESSAGES.remove(key(walk, stream, direction::SENT));
-        let _ = MESSAGES.remove(key(walk, stream, direction::RECEIVED));
+        messages::remove(walk, stream, direction::SENT);
+        messages::remove(walk, stream, direction::RECEIVED);
     }
-}
-
-#[inline(always)]
-fn key(walk: &Walk, stream: u32, direction: u8) -> MessageKey {
-    // SAFETY: a map value, valid for the run.
-    let connection = unsafe { (*walk.connection).id };
-    MessageKey { connection, sock: walk.sock, stream, direction: u32::from(direction) }
 }

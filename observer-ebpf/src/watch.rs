@@ -20,12 +20,13 @@ use observer_common::{
 use crate::{
     buffers::Shape,
     connection::{self, Connection, Direction, state},
-    count::{count, count_protocol},
+    count::{count, count_more, count_protocol},
     filter, globals,
     kernel::Address,
     maps::{CONNECTIONS, IGNORED, Ignored, Tries},
     probes::lifecycle,
     scratch::{self, Scratch},
+    share::{self, Of},
     socket::{self, Listens, Socket, counted},
     walk::{self, Outcome, Walk},
 };
@@ -222,9 +223,11 @@ fn busy(call: &Call, connection: Option<NonNull<Connection>>) {
 #[inline(always)]
 fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scratch) -> Option<()> {
     let readable = scratch.buffers.is_readable();
-    let pointer = match known {
-        Some(pointer) => pointer.as_ptr(),
-        None => open(call, scratch)?,
+    let pointer = if let Some(pointer) = known {
+        pointer.as_ptr()
+    } else {
+        open(call, scratch)?;
+        insert(call, &mut scratch.connection)?
     };
     // SAFETY: a map value, valid for the run.
     let connection = unsafe { &mut *opaque(pointer) };
@@ -233,14 +236,14 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     let of_kernel = !readable && connection.announced != 0;
     let pid = if of_kernel { connection.pid } else { call.pid };
     add_missed(call, connection);
+    // SAFETY: a helper without arguments.
+    scratch.time_ns = unsafe { bpf_ktime_get_ns() };
     let direction = connection.direction(call.sent);
     let mut walk = Walk {
         scratch: &raw mut *scratch,
         connection: pointer,
         direction: &raw mut *direction,
         sock: call.socket.sock,
-        // SAFETY: a helper without arguments.
-        time_ns: unsafe { bpf_ktime_get_ns() },
         pid,
         sent: call.sent,
         _reserved: [0; 3],
@@ -363,16 +366,24 @@ pub fn sent_by(peer: Address, sock: Address) -> Option<u32> {
     (is_peer && connection.state == state::WATCHED).then(|| connection.total_sent())
 }
 
-/// Looks at the first bytes of a socket that was not seen before, and begins a connection if they
+/// Looks at the first bytes of a socket that was not seen before, and puts a connection together if they
 /// may be those of HTTP/2.
 #[inline(never)]
-fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
+fn open(call: &Call, scratch: &mut Scratch) -> Option<()> {
     let mut first = [0_u8; 16];
-    let n = peek(scratch, &mut first)?;
+    scratch.connection.tries = tries_of(&call.socket);
+    let known = scratch.connection.tries.has(Tries::HTTP2);
+    let Some(n) = peek(scratch, &mut first) else {
+        if known {
+            count_more(Counter::ConnectionsFull, call.total);
+        }
+        return None;
+    };
     // `None` if the socket does not tell.
     let late = socket::moved_before(call.socket.sock, call.sent == direction::SENT, call.total)
         .map(|bytes| bytes != 0);
     let begun = match late {
+        _ if known => Err(Protocol::Other),
         // Whatever the socket says: another thread may have written since.
         Some(true) if !begins(&first, n, opening::PREFACE) => Err(protocol_of(&first)),
         _ => first_bytes(&first, n, call.sent),
@@ -385,9 +396,15 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         Ok(([received, sent], role)) => {
             let state = if begins_upgrade(&first) { state::UPGRADED } else { state::CANDIDATE };
             let steps = [Step::default(); 2];
-            New { received, sent, steps, role, state, tries: tries_of(&call.socket) }
+            // In case there is no room.
+            if begins_http2(&first, n) {
+                scratch.connection.tries.flags |= Tries::HTTP2;
+            }
+            New { received, sent, steps, role, state }
         }
-        Err(Protocol::Other) if late != Some(false) => join(call, &first, n)?,
+        Err(Protocol::Other) if known || late != Some(false) => {
+            join(call, &mut scratch.connection.tries, &first, n)?
+        }
         Err(protocol) => {
             not_ours(call, protocol);
             return None;
@@ -407,8 +424,9 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
     connection.peer = 0;
     connection.peer_ended = 0;
     connection.ended_by = direction::UNKNOWN;
+    connection.shown = 0;
+    connection.owner = call.pid;
     connection.joined = u8::from(new.state == state::JOINING);
-    connection.tries = new.tries;
     let [received, sent] = new.steps;
     connection.directions = [
         Direction::new(new.received.scanner(), received),
@@ -423,8 +441,7 @@ fn open(call: &Call, scratch: &mut Scratch) -> Option<*mut Connection> {
         }
         begin_at_0(call, connection);
     }
-    let _ = IGNORED.remove(call.socket.sock);
-    insert(&call.socket, connection)
+    Some(())
 }
 
 /// Of the direction that this call is not of: if nothing went through it so far, then whatever goes
@@ -466,24 +483,64 @@ fn begin_at_0(call: &Call, connection: &mut Connection) {
 
 /// Begins to watch, unless another processor has begun to just now: a socket's first write and its
 /// first read may return at the same time, and what the one has found is not the other's to replace.
-/// By reference: a copy would be on the stack, which has no room for it.
-#[inline(always)]
-fn insert(socket: &Socket, connection: &Connection) -> Option<*mut Connection> {
-    const BPF_ANY: u64 = 0;
+/// By reference: a copy would be on the stack, which has no room for it. A function of its own: inlined, its values
+/// would be kept on the stack to the caller's end.
+#[inline(never)]
+fn insert(call: &Call, connection: &mut Connection) -> Option<*mut Connection> {
     const BPF_NOEXIST: u64 = 1;
-    let _ = CONNECTIONS.insert(socket.sock, connection, BPF_NOEXIST);
-    if let Some(pointer) = CONNECTIONS.get_ptr_mut(socket.sock) {
-        // SAFETY: a map value, valid for the run.
-        if unsafe { (*pointer).inode } == socket.inode {
-            return Some(pointer);
-        }
-        // An earlier socket's, of whose end the ring had no room to tell.
-        let _ = CONNECTIONS.insert(socket.sock, connection, BPF_ANY);
-        return CONNECTIONS.get_ptr_mut(socket.sock);
+    let (socket, owner) = (&call.socket, connection.owner);
+    if !share::take(owner, Of::Connections, globals::max_connections()) {
+        replace(socket, connection);
+    } else if add(socket, connection, BPF_NOEXIST).is_err() {
+        share::give(owner, Of::Connections);
+        replace(socket, connection);
     }
-    ignore(socket, Ignored::FOR_GOOD);
-    count(Counter::ConnectionsFull, 0);
-    None
+    let pointer = CONNECTIONS.get_ptr_mut(socket.sock);
+    if pointer.is_some() {
+        let _ = IGNORED.remove(socket.sock);
+    } else {
+        refuse(call, connection.tries);
+    }
+    pointer
+}
+
+/// By reference, as in [`insert`].
+#[inline(always)]
+fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> {
+    CONNECTIONS.insert(socket.sock, connection, flags)
+}
+
+/// An earlier socket's connection, of whose end the ring had no room to tell, makes way, and leaves its share.
+#[inline(always)]
+fn replace(socket: &Socket, connection: &mut Connection) {
+    const BPF_EXIST: u64 = 2;
+    if let Some(there) = CONNECTIONS.get_ptr_mut(socket.sock) {
+        // SAFETY: a map value, valid for the run.
+        let there = unsafe { &*there };
+        if there.inode != socket.inode {
+            connection.owner = there.owner;
+            let _ = add(socket, connection, BPF_EXIST);
+        }
+    }
+}
+
+/// There is no room for the connection, or its process has its share: its next call tries again.
+#[inline(always)]
+fn refuse(call: &Call, mut tries: Tries) {
+    let counted = tries.has(Tries::REFUSED);
+    tries.flags |= Tries::REFUSED;
+    let mut bytes = call.total;
+    if !tries.has(Tries::HTTP2) {
+        // Counted once it turns out to be HTTP/2.
+        tries.add(bytes);
+        bytes = 0;
+    }
+    if counted {
+        count_more(Counter::ConnectionsFull, bytes);
+    } else {
+        count(Counter::ConnectionsFull, bytes);
+    }
+    remember(&call.socket, Ignored::TRIED, tries);
 }
 
 /// How a connection begins for us.
@@ -494,7 +551,6 @@ struct New {
     steps: [Step; 2],
     role: u8,
     state: u8,
-    tries: Tries,
 }
 
 /// Where a direction's scanner begins: scanners themselves would take too much of the stack.
@@ -525,21 +581,24 @@ const TRIES_SELECTED: u16 = u16::MAX;
 
 /// A connection that was open before the daemon, if this call may begin with a frame.
 #[inline(always)]
-fn join(call: &Call, first: &[u8; 16], n: u32) -> Option<New> {
-    let mut tries = tries_of(&call.socket);
+fn join(call: &Call, tries: &mut Tries, first: &[u8; 16], n: u32) -> Option<New> {
     if n < HEADER_LENGTH || !begins_frame(first) {
-        tries.add(call.total);
-        try_again(call, tries);
+        if tries.has(Tries::HTTP2) {
+            count_more(Counter::ConnectionsFull, call.total);
+        } else {
+            tries.add(call.total);
+        }
+        try_again(call, *tries);
         return None;
     }
-    let refused = |direction| tries.directions >> direction & 1 != 0;
+    let refused = |direction| tries.flags >> direction & 1 != 0;
     let steps = [
         Step::joined_late(refused(direction::RECEIVED)),
         Step::joined_late(refused(direction::SENT)),
     ];
     let (role, state) = (role::UNKNOWN, state::JOINING);
     let (received, sent) = (Beginning::UnprovenFrame, Beginning::UnprovenFrame);
-    Some(New { received, sent, steps, role, state, tries })
+    Some(New { received, sent, steps, role, state })
 }
 
 /// What of the socket has been tried so far.
@@ -563,13 +622,13 @@ fn begins_frame(first: &[u8; 16]) -> bool {
 #[inline(always)]
 fn try_again(call: &Call, mut tries: Tries) {
     let selected = globals::filter_ports() || globals::filter_processes();
-    if tries.calls >= if selected { TRIES_SELECTED } else { TRIES } {
+    if !tries.has(Tries::HTTP2) && tries.calls >= if selected { TRIES_SELECTED } else { TRIES } {
         ignore(&call.socket, Ignored::FOR_GOOD);
         count_protocol(Protocol::Other);
         return;
     }
-    tries.calls += 1;
-    tries.directions |= 1 << call.sent;
+    tries.calls = tries.calls.saturating_add(1);
+    tries.flags |= 1 << (call.sent & 1);
     remember(&call.socket, Ignored::TRIED, tries);
 }
 
@@ -637,6 +696,12 @@ fn first_bytes(first: &[u8; 16], n: u32, sent: u8) -> Result<([Beginning; 2], u8
         return Ok((either, if sent { role::SERVER } else { role::CLIENT }));
     }
     Err(protocol_of(first))
+}
+
+/// Whether these can be the first bytes of HTTP/2 only.
+#[inline(always)]
+fn begins_http2(first: &[u8; 16], n: u32) -> bool {
+    n >= 8 && begins(first, n, opening::PREFACE) || n >= HEADER_LENGTH && begins_settings(first, n)
 }
 
 /// The server agrees to go on in another protocol.

@@ -467,8 +467,9 @@ fn fair_share(max_memory: usize, connections: usize) -> usize {
 }
 
 fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {
-    let Unmeasured { not_grpc, unclear, too_many } = to;
+    let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = to;
     *not_grpc += calls.streams.not_grpc;
+    *unconfirmed += calls.streams.unconfirmed;
     *unclear += calls.unclear();
     *too_many += calls.streams.too_many;
 }

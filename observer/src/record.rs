@@ -135,7 +135,10 @@ pub enum Item<'a> {
     /// What ended in DATA frames of one stream.
     Data(Data),
     /// Frames, or parts of one, were not seen before what follows.
-    Gap,
+    Gap {
+        /// Where the next frame began was not known any more, and was found.
+        found_late: bool,
+    },
     /// Records of this direction before this one did not come. Header blocks in them inserted so many
     /// entries into the dynamic table; `None` if nobody knows.
     Lost {
@@ -284,7 +287,7 @@ impl<'a> Iterator for Items<'a> {
             }),
             item_kind::PART => Some(Item::Part(content)),
             item_kind::OPEN => open(content),
-            item_kind::GAP => Some(Item::Gap),
+            item_kind::GAP => Some(Item::Gap { found_late: header.flags != 0 }),
             item_kind::LOST => {
                 Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
             }
@@ -421,7 +424,7 @@ mod tests {
         let data =
             Data { stream: 3, messages: 2, message_bytes: 300, end_stream: true, unaligned: false };
         assert_eq!(items[2], Item::Data(data));
-        assert_eq!(items[3], Item::Gap);
+        assert_eq!(items[3], Item::Gap { found_late: false });
         assert_eq!(items[4], Item::Lost { inserts: Some(3) });
         assert_eq!(items[5], Item::Lost { inserts: None });
         assert_eq!(items.len(), 6);

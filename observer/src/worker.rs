@@ -19,12 +19,15 @@ use tracing::{error, info, warn};
 use crate::{
     config::Config,
     failures::{Failures, Output},
-    kernel::{Probes, Ring},
+    kernel::{Dropped, Probes, Ring},
     memory::{self, Budget},
-    metrics::{Clock, Daemon, Descriptors, Gap, Limits, OwnProcess, Program, Snapshot, Statistics},
+    metrics::{
+        Clock, Daemon, Descriptors, DroppedRecords, Gap, Limits, OwnProcess, Program, Snapshot,
+        Statistics,
+    },
     pipeline::{Expired, Pipeline},
     pressure::Pressure,
-    process::{Asker, ProcFs},
+    process::{Asker, Comm, ProcFs},
 };
 
 /// How long records may wait in the ring while it does not fill.
@@ -40,6 +43,9 @@ const SWEEP_PART: u32 = 200;
 
 /// Ends that only show so are told this late at most.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// So many processes are named whose records found no room.
+const MOST_DROPPED: usize = 10;
 
 /// Records between looks at the requests.
 const BATCH: usize = 4096;
@@ -467,6 +473,14 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
     for (counter, count) in probes.counts()? {
         daemon.gaps.push(Gap { cause: counter.label(), events: count.events, bytes: count.bytes });
     }
+    daemon.dropped_records = probes
+        .dropped(MOST_DROPPED)?
+        .into_iter()
+        .map(|Dropped { pid, comm, records }| {
+            let comm = Comm::new(comm);
+            DroppedRecords { pid, comm, records }
+        })
+        .collect();
     for (protocol, count) in probes.protocols()? {
         let seen = &mut daemon.connections_seen;
         match protocol {

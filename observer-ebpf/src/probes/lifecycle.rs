@@ -10,9 +10,8 @@ use aya_ebpf::{
 use observer_common::{
     counter::{Counter, Protocol},
     layout::Field,
-    record::{NamedRecord, RecordHeader, direction, record_kind},
-    scanner::Message,
-    selected,
+    record::{MAX_RINGS, NamedRecord, RecordHeader, direction, record_kind},
+    selected, writer,
 };
 
 use crate::{
@@ -21,8 +20,10 @@ use crate::{
     emit, filter, globals,
     kernel::{Address, name_at, own_name, read},
     maps::{
-        CONNECTIONS, ENTERED, Entered, IGNORED, MESSAGES, MessageKey, PIDS, PROCESSES, Renames,
+        CONNECTIONS, ENTERED, Entered, IGNORED, Kept, MESSAGES, MessageKey, PIDS, PROCESSES,
+        Renames, SHARES, Share, WRITERS,
     },
+    share::{self, Of},
     socket::{self, Socket, counted},
     walk::count_lost,
     watch::sent_by,
@@ -257,7 +258,10 @@ pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
             return;
         }
     }
-    let _ = CONNECTIONS.remove(sock);
+    let owner = connection.owner;
+    if CONNECTIONS.remove(sock).is_ok() {
+        share::give(owner, Of::Connections);
+    }
 }
 
 /// Counts what nothing that comes will tell of any more.
@@ -334,7 +338,7 @@ fn return_missed(connection: &mut Connection, sent: u8) {
     }
     count(Counter::Unseen, 0);
     let direction = connection.direction(sent);
-    direction.gap = 1;
+    direction.gap |= 1;
     direction.step.lose();
 }
 
@@ -359,6 +363,12 @@ fn sweep(_: RawTracePointContext) -> i32 {
         bpf_for_each_map_elem(
             (&raw const MESSAGES).cast_mut().cast(),
             sweep_message as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+        bpf_for_each_map_elem(
+            (&raw const SHARES).cast_mut().cast(),
+            sweep_share as *mut c_void,
             core::ptr::null_mut(),
             0,
         );
@@ -403,15 +413,31 @@ extern "C" fn sweep_connection(
 extern "C" fn sweep_message(
     _: *mut c_void,
     key: *const MessageKey,
-    _: *mut Message,
+    kept: *mut Kept,
     _: *mut c_void,
 ) -> i64 {
-    // SAFETY: what the helper passed: a key of `MESSAGES`.
-    let key = unsafe { *key };
+    // SAFETY: what the helper passed: key and value of `MESSAGES`.
+    let (key, in_share_of) = unsafe { (*key, (*kept).owner) };
     let owner = CONNECTIONS.get_ptr(key.sock);
     // SAFETY: a map value, valid for the run.
-    if owner.is_none_or(|owner| unsafe { (*owner).id } != key.connection) {
-        let _ = MESSAGES.remove(key);
+    let is_left = owner.is_none_or(|owner| unsafe { (*owner).id } != key.connection);
+    if is_left && MESSAGES.remove(key).is_ok() {
+        share::give(in_share_of, Of::Messages);
+    }
+    0
+}
+
+/// Drops what processes that have nothing any more left behind.
+extern "C" fn sweep_share(
+    _: *mut c_void,
+    pid: *const u32,
+    share: *const Share,
+    _: *mut c_void,
+) -> i64 {
+    // SAFETY: what the helper passed: key and value of `SHARES`.
+    let (pid, share) = unsafe { (*pid, *share) };
+    if share.is_empty() {
+        let _ = SHARES.remove(pid);
     }
     0
 }
@@ -430,7 +456,16 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
     }
     filter::exits(pid);
     if PROCESSES.remove(pid).is_ok() {
-        tell(&header(pid, record_kind::EXITED));
+        tell(&header(pid, record_kind::EXITED), pid);
+        for ring in 0..MAX_RINGS {
+            if ring >= globals::rings() {
+                break;
+            }
+            if let Some(writer) = WRITERS.get_ptr_mut(writer::key(ring, pid)) {
+                // SAFETY: a map value, valid for the run.
+                unsafe { (*writer).exited = 1 };
+            }
+        }
     }
     0
 }
@@ -442,7 +477,8 @@ fn process_exec(_: RawTracePointContext) -> i32 {
     filter::executes(pid);
     // SAFETY: the value is not kept.
     if unsafe { PROCESSES.get(pid) }.is_some() {
-        tell(&NamedRecord { header: header(pid, record_kind::EXECUTED), comm: own_name() });
+        let header = header(pid, record_kind::EXECUTED);
+        tell(&NamedRecord { header, comm: own_name() }, pid);
     }
     0
 }
@@ -465,7 +501,7 @@ fn process_rename(ctx: RawTracePointContext) -> i32 {
     let count = renamed(unsafe { &mut *renames }, header.time_ns);
     if count <= MAX_RENAMES {
         let unseen = u8::from(count == MAX_RENAMES);
-        tell(&NamedRecord { header: RecordHeader { flags: unseen, ..header }, comm });
+        tell(&NamedRecord { header: RecordHeader { flags: unseen, ..header }, comm }, pid);
     }
     0
 }
@@ -511,8 +547,8 @@ fn header(pid: u32, kind: u8) -> RecordHeader {
 }
 
 #[inline(always)]
-fn tell<T>(record: &T) {
-    if !emit::output_to_all(record) {
+fn tell<T>(record: &T, pid: u32) {
+    if !emit::output_to_all(record, pid) {
         count(Counter::RingFull, 0);
     }
 }

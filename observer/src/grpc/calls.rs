@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use super::{
     CallKey, CallSink, End, Ended, Flow, GivenUp, Headers, Role, SeriesId, Sight,
     deadline::{Deadline, Reason, Timeout},
+    recent::Recent,
     unbegun::Unbegun,
 };
 use crate::{
@@ -46,12 +47,35 @@ pub struct Moment {
 /// until the connection has shown that it carries gRPC: by any field that only gRPC has, or by a
 /// call that looks like nothing else: a POST of whole messages with gRPC's prefixes, answered with
 /// headers and, after them, trailers.
+///
+/// # What is a frame
+///
+/// Where a direction's frame boundary was [found](Self::found_late) and not followed from the beginning, what
+/// looks like frames may be content of a message: a peer chooses what it sends at once, and so where a boundary is
+/// found. The other end, which has read the frames as they are, does not answer what is none. So a call that
+/// such a frame began is told of once the server has said something of its stream; until then only as many as the
+/// server has answered so far. Likewise, an end of a stream that began out of sight is told of once
+/// the client has shown that it has begun it. What that never comes of is counted as
+/// [unconfirmed](Streams::unconfirmed).
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Calls {
     role: Role,
+    /// Both directions have shown which end this is.
+    agreed: bool,
+    /// Directions whose frame boundary was found.
+    found_late: Unseen,
+    /// How many calls may be told of before the server has said something of them.
+    credit: u64,
+    /// Open calls that are not told of yet, for want of an answer.
+    unanswered: usize,
+    /// Streams that were last seen in each direction: received, sent.
+    recent: [Recent; 2],
     open: FxHashMap<u32, Call>,
-    /// Highest stream that the client began, as far as seen.
+    /// Highest stream that the client began, as far as seen; and the highest of those that are proven, below which it
+    /// begins none any more.
     last_stream: u32,
+    last_proven: u32,
     unbegun: Unbegun,
     /// What the server sent of streams that the client was not seen to begin yet, in its order.
     early: Vec<Early>,
@@ -83,12 +107,28 @@ pub struct Streams {
     pub too_many: u64,
     /// Nothing that was decoded of them said what they are.
     pub unclear: u64,
+    /// The other end has not confirmed them: they may have been content of a message.
+    pub unconfirmed: u64,
+}
+
+/// Whether what began a call is known to have been a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Given,
+    /// It is told of in advance: others were answered.
+    Lent,
+    /// It is not told of.
+    Wanted,
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 struct Call {
-    /// `None` until the connection has shown that it carries gRPC.
+    /// `None` until the connection has shown that it carries gRPC, and while proof is wanted.
     series: Option<SeriesId>,
+    proof: Proof,
+    /// Its request has a field that only gRPC has.
+    shows_grpc: bool,
     key: CallKey,
     started_ns: u64,
     /// It may have begun before.
@@ -190,8 +230,14 @@ impl Calls {
     pub fn new(role: Role) -> Self {
         Self {
             role,
+            agreed: true,
+            found_late: Unseen::default(),
+            credit: 0,
+            unanswered: 0,
+            recent: [Recent::default(); 2],
             open: FxHashMap::default(),
             last_stream: 0,
+            last_proven: 0,
             unbegun: Unbegun::default(),
             early: Vec::new(),
             behind: false,
@@ -205,22 +251,42 @@ impl Calls {
         }
     }
 
-    /// Of a connection that was open before it was watched.
-    pub fn joined_late(role: Role) -> Self {
-        let mut calls = Self { sight: Sight::JoinedLate, ..Self::new(role) };
+    /// Of a connection that was open before it was watched. `agreed` says whether its role is certain.
+    pub fn joined_late(role: Role, agreed: bool) -> Self {
+        let found_late = Unseen::both();
+        let mut calls = Self { sight: Sight::JoinedLate, agreed, found_late, ..Self::new(role) };
         calls.missed(Flow::Received);
         calls.missed(Flow::Sent);
         calls
     }
 
+    /// It turns out to be the other end: what was taken for calls so far was none.
+    pub fn take_role(&mut self, role: Role, sink: &mut impl CallSink) {
+        for stream in self.streams(|_| true) {
+            self.end(self.now_ns, stream, End::Unseen, sink);
+        }
+        let Self { recent, now_ns, unseen, streams, .. } = *self;
+        let unconfirmed = streams.unconfirmed + self.kept_ends();
+        let streams = Streams { unconfirmed, ..streams };
+        *self = Self { recent, now_ns, unseen, streams, ..Self::joined_late(role, false) };
+    }
+
+    /// Both directions have shown that its role is this.
+    pub fn agree(&mut self, sink: &mut impl CallSink) {
+        if !self.agreed {
+            self.agreed = true;
+            self.join_early(self.last_stream, sink);
+        }
+    }
+
     /// Calls that are open and have been told of.
     pub fn open(&self) -> usize {
-        if self.shows_grpc { self.open.len() } else { 0 }
+        if self.shows_grpc { self.open.len() - self.unanswered } else { 0 }
     }
 
     /// Streams so far, open ones too, of which nothing says whether they are calls.
     pub fn unclear(&self) -> u64 {
-        let open = if self.shows_grpc { 0 } else { self.open.len() };
+        let open = if self.shows_grpc { 0 } else { self.open.len() - self.unanswered };
         self.streams.unclear + open as u64
     }
 
@@ -254,10 +320,12 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         self.now_ns = at.time_ns;
-        if headers.shows_grpc() {
+        let is_request = self.is_request(flow);
+        if headers.shows_grpc() && !(is_request && self.found_late.in_flow(flow)) {
             self.show_grpc(sink);
         }
-        if !self.is_request(flow) {
+        self.saw(flow, stream, sink);
+        if !is_request {
             self.response_headers(at, stream, headers, end_stream, sink);
         } else if let Some(call) = self.open.get_mut(&stream) {
             // Trailers from a client: gRPC has none, HTTP/2 allows them.
@@ -277,11 +345,16 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         // Client streams are odd and ascend (RFC 9113 §5.1.1): anything else begins nothing.
-        if stream.is_multiple_of(2) || stream <= self.last_stream {
+        if stream.is_multiple_of(2) || stream <= self.last_proven {
             return;
         }
-        self.last_stream = stream;
-        self.join_early(stream, sink);
+        self.last_stream = self.last_stream.max(stream);
+        if !self.found_late.in_flow(request_flow(self.role)) {
+            self.last_proven = stream;
+        }
+        if self.agreed {
+            self.join_early(stream, sink);
+        }
         self.unbegun.began(stream);
         if self.unbegun.is_over(stream) {
             return;
@@ -299,8 +372,11 @@ impl Calls {
             return;
         }
         let path = headers.path.unwrap_or(PathId::NOT_SEEN);
+        let proof = self.proof();
         let mut call = Call {
             series: None,
+            proof,
+            shows_grpc: headers.shows_grpc(),
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
             late: at.in_time_since_ns == u64::MAX,
@@ -321,7 +397,9 @@ impl Calls {
             missed: self.unseen,
         };
         self.in_doubt |= call.missed.any();
-        if self.shows_grpc {
+        if proof == Proof::Wanted {
+            self.unanswered += 1;
+        } else if self.shows_grpc {
             call.start(sink);
             self.streams.measured += 1;
         }
@@ -332,6 +410,71 @@ impl Calls {
             // It crossed the GOAWAY on its way.
             self.refuse(at.time_ns, stream, sink);
         }
+    }
+
+    /// Whether what begins a call now is known to be a frame.
+    fn proof(&mut self) -> Proof {
+        if !self.found_late.in_flow(request_flow(self.role)) {
+            return Proof::Given;
+        }
+        let Some(left) = self.credit.checked_sub(1) else { return Proof::Wanted };
+        self.credit = left;
+        Proof::Lent
+    }
+
+    /// Something of a stream was seen.
+    fn saw(&mut self, flow: Flow, stream: u32, sink: &mut impl CallSink) {
+        if !self.found_late.any() {
+            return;
+        }
+        self.note(flow, stream);
+        if !self.is_request(flow) {
+            self.answered(stream, sink);
+        } else if self.agreed && self.unbegun.contains(stream) {
+            self.join_where(sink, |early| early.stream == stream);
+        }
+    }
+
+    /// Something of a stream was seen, of whatever end.
+    pub fn note(&mut self, flow: Flow, stream: u32) {
+        let [received, sent] = &mut self.recent;
+        let recent = if flow == Flow::Received { received } else { sent };
+        recent.add(stream);
+    }
+
+    /// Whether something of the stream was seen lately that flows this way.
+    pub fn has_noted(&self, flow: Flow, stream: u32) -> bool {
+        let [received, sent] = &self.recent;
+        let recent = if flow == Flow::Received { received } else { sent };
+        recent.contains(stream)
+    }
+
+    /// The server says something of the stream: so what began it was a frame.
+    fn answered(&mut self, stream: u32, sink: &mut impl CallSink) {
+        let Some(call) = self.open.get_mut(&stream) else { return };
+        self.credit += match std::mem::replace(&mut call.proof, Proof::Given) {
+            Proof::Given => return,
+            Proof::Lent => 2,
+            Proof::Wanted => {
+                self.unanswered -= 1;
+                if self.shows_grpc {
+                    call.start(sink);
+                    self.streams.measured += 1;
+                }
+                1
+            }
+        };
+        self.last_proven = self.last_proven.max(stream);
+        if call.shows_grpc {
+            self.show_grpc(sink);
+        }
+    }
+
+    /// Whether the client is yet to show that it has begun a stream, out of sight.
+    fn is_unconfirmed(&self, stream: u32) -> bool {
+        let requests = request_flow(self.role);
+        let is_begun = stream < self.last_proven || self.has_noted(requests, stream);
+        self.found_late.in_flow(requests.opposite()) && !(self.agreed && is_begun)
     }
 
     fn response_headers(
@@ -345,6 +488,8 @@ impl Calls {
         let Some(call) = self.open.get_mut(&stream) else {
             if !self.unbegun.contains(stream) {
                 self.keep(at, stream, Sent::Headers { headers: *headers, end_stream });
+            } else if end_stream && self.is_unconfirmed(stream) {
+                self.keep_end(at, stream, headers);
             } else if end_stream {
                 self.join(at, stream, headers, sink);
             }
@@ -376,6 +521,25 @@ impl Calls {
         }
     }
 
+    /// Keeps the end of a stream that began out of sight.
+    fn keep_end(&mut self, at: Moment, stream: u32, headers: &Headers) {
+        if self.early.len() < MAX_EARLY {
+            let what = Sent::Headers { headers: *headers, end_stream: true };
+            self.early.push(Early { at, stream, what });
+        } else {
+            self.streams.unconfirmed += 1;
+        }
+    }
+
+    /// How many such ends are kept.
+    fn kept_ends(&self) -> u64 {
+        let is_end = |early: &&Early| {
+            matches!(early.what, Sent::Headers { end_stream: true, .. })
+                && self.unbegun.contains(early.stream)
+        };
+        self.early.iter().filter(is_end).count() as u64
+    }
+
     /// The client was seen to begin streams, and to send what it did of them in the same call: what
     /// came early of them comes now.
     pub fn catch_up(&mut self, sink: &mut impl CallSink) {
@@ -389,6 +553,7 @@ impl Calls {
         for Early { at, stream, what } in begun {
             match what {
                 Sent::Headers { headers, end_stream } => {
+                    self.answered(stream, sink);
                     self.response_headers(at, stream, &headers, end_stream, sink);
                 }
                 Sent::Data(data) => self.data(at, flow, &data, sink),
@@ -400,10 +565,15 @@ impl Calls {
     /// The client begins streams in their order, so those below this one it will not be seen to begin:
     /// what came of them is told as far as it can be.
     fn join_early(&mut self, below: u32, sink: &mut impl CallSink) {
+        self.join_where(sink, |early| early.stream < below);
+    }
+
+    /// Tells of what came early, as far as it can be.
+    fn join_where(&mut self, sink: &mut impl CallSink, is_wanted: impl Fn(&Early) -> bool) {
         if self.early.is_empty() {
             return;
         }
-        let unbegun: Vec<Early> = self.early.extract_if(.., |early| early.stream < below).collect();
+        let unbegun: Vec<Early> = self.early.extract_if(.., |early| is_wanted(early)).collect();
         if self.early.is_empty() {
             self.early = Vec::new();
         }
@@ -422,7 +592,7 @@ impl Calls {
             return;
         }
         self.shows_grpc = true;
-        for stream in self.streams(|_| true) {
+        for stream in self.streams(|call| call.proof != Proof::Wanted && call.series.is_none()) {
             if let Some(call) = self.open.get_mut(&stream) {
                 call.start(sink);
                 self.streams.measured += 1;
@@ -433,7 +603,9 @@ impl Calls {
     /// The server ended a stream that began unseen. Only that is told of it: it happens once, and
     /// nothing else says that the call had not ended before.
     fn join(&mut self, at: Moment, stream: u32, headers: &Headers, sink: &mut impl CallSink) {
-        if !self.shows_grpc || !(headers.grpc_status.is_some() || headers.incomplete) {
+        let may_be_grpc = headers.grpc_status.is_some() || headers.incomplete;
+        // It ends once, whatever the server writes.
+        if !self.shows_grpc || !may_be_grpc || self.unbegun.is_over(stream) {
             return;
         }
         self.unbegun.ended(stream);
@@ -466,6 +638,7 @@ impl Calls {
     ) {
         let is_request = self.is_request(flow);
         self.now_ns = at.time_ns;
+        self.saw(flow, data.stream, sink);
         let Some(call) = self.open.get_mut(&data.stream) else {
             if !is_request && !self.unbegun.contains(data.stream) {
                 self.keep(at, data.stream, Sent::Data(*data));
@@ -523,6 +696,7 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         self.now_ns = at.time_ns;
+        self.saw(flow, stream, sink);
         let Some(call) = self.open.get(&stream) else {
             if !self.is_request(flow) && !self.unbegun.contains(stream) {
                 self.keep(at, stream, Sent::Reset { error });
@@ -571,6 +745,9 @@ impl Calls {
             self.sight = Sight::Gaps;
         }
         if self.is_request(flow) {
+            if self.found_late.in_flow(flow) {
+                self.doubt();
+            }
             self.unbegun.missed(self.last_stream);
         }
         for call in self.open.values_mut() {
@@ -605,6 +782,20 @@ impl Calls {
         self.unseen.remove(flow);
     }
 
+    /// Likewise, from a frame boundary on that was found.
+    pub fn found_late(&mut self, flow: Flow) {
+        self.found(flow);
+        self.found_late.insert(flow);
+    }
+
+    /// What the client sends is not seen any more, from a boundary on that was found: it may have been none. What
+    /// it showed and was not answered is void.
+    fn doubt(&mut self) {
+        self.open.retain(|_, call| call.proof != Proof::Wanted);
+        self.streams.unconfirmed += std::mem::take(&mut self.unanswered) as u64;
+        self.last_stream = self.last_proven;
+    }
+
     /// The connection ended, and with it all its calls. `by` is whose end of it that was, where what it
     /// sends flows that way; `in_time_since_ns` as in [`Moment`].
     pub fn closed(
@@ -615,7 +806,14 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         let by = by.map(|flow| self.sender(flow));
-        self.join_early(u32::MAX, sink);
+        for Early { at, stream, what } in std::mem::take(&mut self.early) {
+            let Sent::Headers { headers, end_stream: true } = what else { continue };
+            if self.is_unconfirmed(stream) {
+                self.streams.unconfirmed += 1;
+            } else if self.unbegun.contains(stream) {
+                self.join(at, stream, &headers, sink);
+            }
+        }
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
             let reason = call.reason(time_ns, in_time_since_ns);
@@ -648,8 +846,17 @@ impl Calls {
 
     fn end(&mut self, time_ns: u64, stream: u32, end: End, sink: &mut impl CallSink) {
         let Some(call) = self.open.remove(&stream) else { return };
+        if call.proof == Proof::Lent {
+            // The server may answer yet.
+            self.unbegun.ended(stream);
+        }
         let Some(series) = call.series else {
-            self.streams.unclear += 1;
+            if call.proof == Proof::Wanted {
+                self.unanswered -= 1;
+                self.streams.unconfirmed += 1;
+            } else {
+                self.streams.unclear += 1;
+            }
             return;
         };
         let counted = |messages: Messages| (!call.is_uncounted()).then_some(messages.count);

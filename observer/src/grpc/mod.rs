@@ -8,6 +8,7 @@ mod calls;
 mod code;
 mod deadline;
 mod headers;
+mod recent;
 mod rules;
 mod unbegun;
 

@@ -23,7 +23,8 @@ pub(super) struct Unbegun {
 impl Unbegun {
     /// What the client sends is not seen any more; it had begun streams up to this one.
     pub(super) fn missed(&mut self, last_stream: u32) {
-        self.from.get_or_insert(last_stream.saturating_add(1));
+        let from = last_stream.saturating_add(1);
+        self.from = Some(self.from.map_or(from, |before| before.min(from)));
     }
 
     /// The client is seen to begin a stream.

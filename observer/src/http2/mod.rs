@@ -31,6 +31,8 @@ pub struct Connection {
     calls: Calls,
     /// Nothing has shown yet which end this is: header blocks are decoded, and nothing is told.
     role_unknown: bool,
+    /// Both directions have shown it, or it was seen from the beginning.
+    role_agreed: bool,
 }
 
 /// What went wrong, added up by the caller.
@@ -52,6 +54,8 @@ struct Direction {
     frame: FrameAssembly,
     block: BlockAssembly,
     headers: Digester<Headers>,
+    /// Which end this is, as its last header block that says so shows.
+    shows: Option<Role>,
 }
 
 impl Direction {
@@ -61,6 +65,7 @@ impl Direction {
             frame: FrameAssembly::default(),
             block: BlockAssembly::default(),
             headers: Digester::new(decoder),
+            shows: None,
         }
     }
 
@@ -89,30 +94,61 @@ impl Direction {
 impl Connection {
     /// A connection that is seen from its first byte.
     pub fn from_start(role: Role) -> Self {
-        Self::new(Calls::new(role), Decoder::from_start, false)
+        Self::new(Calls::new(role), Decoder::from_start, Some(role))
     }
 
     /// A connection that was open before it was watched, or whose first records did not come; of
     /// which this is the given end, if that is known.
     pub fn joined_late(role: Option<Role>) -> Self {
-        let calls = Calls::joined_late(role.unwrap_or(Role::Server));
-        Self::new(calls, Decoder::joined_late, role.is_none())
+        let calls = Calls::joined_late(role.unwrap_or(Role::Server), role.is_some());
+        Self::new(calls, Decoder::joined_late, role)
     }
 
-    fn new(calls: Calls, decoder: fn() -> Decoder, role_unknown: bool) -> Self {
+    fn new(calls: Calls, decoder: fn() -> Decoder, role: Option<Role>) -> Self {
         Self {
             received: Direction::new(decoder()),
             sent: Direction::new(decoder()),
             calls,
-            role_unknown,
+            role_unknown: role.is_none(),
+            role_agreed: role.is_some(),
         }
     }
 
-    /// Something has shown which end this is.
-    fn learn_role(&mut self, role: Role) {
-        if self.role_unknown {
+    /// It is this end.
+    fn agree_on_role(&mut self, role: Role, sink: &mut impl CallSink) {
+        if !self.role_agreed {
+            self.role_agreed = true;
+            self.try_role(role, sink);
+            self.calls.agree(sink);
+        }
+    }
+
+    fn try_role(&mut self, role: Role, sink: &mut impl CallSink) {
+        if self.role_unknown || self.calls.role() != role {
             self.role_unknown = false;
-            self.calls = Calls::joined_late(role);
+            self.calls.take_role(role, sink);
+        }
+    }
+
+    /// A header block that flows this way has shown which end this is, if it was one: a peer may have written a
+    /// message that looks like it. What the other direction shows agrees with it, or both are in
+    /// doubt. A client that does not begin any more shows itself by what it sends of a stream that is answered;
+    /// that is believed where it is this end that answers.
+    fn show_role(&mut self, flow: Flow, stream: u32, role: Role, sink: &mut impl CallSink) {
+        if self.role_agreed {
+            return;
+        }
+        self.direction(flow).shows = Some(role);
+        self.try_role(role, sink);
+        let is_answer = flow == Flow::Sent && role == Role::Server;
+        let is_agreed = match self.direction(flow.opposite()).shows {
+            Some(of_other) => of_other == role,
+            None => is_answer && self.calls.has_noted(flow.opposite(), stream),
+        };
+        if is_agreed {
+            self.agree_on_role(role, sink);
+        } else {
+            self.direction(flow.opposite()).shows = None;
         }
     }
 
@@ -152,7 +188,7 @@ impl Connection {
         let mut faults = Faults::default();
         let flow = bytes.flow;
         if let Some(role) = bytes.role {
-            self.learn_role(role);
+            self.agree_on_role(role, sink);
         }
         let direction = self.direction(flow);
         let expected = direction.position;
@@ -236,11 +272,15 @@ impl Connection {
         let Context { at, flow, .. } = *context;
         match item {
             Item::Open(_) | Item::Lost { .. } => {}
-            Item::Data(_) if self.role_unknown => {}
+            Item::Data(data) if self.role_unknown => self.calls.note(flow, data.stream),
             Item::Data(data) => self.calls.data(at, flow, &data, context.sink),
-            Item::Gap => {
+            Item::Gap { found_late } => {
                 self.missed(flow);
-                self.calls.found(flow);
+                if found_late {
+                    self.calls.found_late(flow);
+                } else {
+                    self.calls.found(flow);
+                }
             }
             Item::Frame { header, payload } if payload.len() == header.length as usize => {
                 self.whole_frame(header, payload, context);
@@ -349,7 +389,7 @@ impl Connection {
         }
         if let Some(request) = headers.is_request() {
             let role = if request == (flow == Flow::Sent) { Role::Client } else { Role::Server };
-            self.learn_role(role);
+            self.show_role(flow, stream, role, context.sink);
         }
         if !self.role_unknown {
             self.calls.headers(at, flow, stream, &headers, end_stream, context.sink);

@@ -102,6 +102,11 @@ impl Writer {
         self.item(item_kind::GAP, FrameHeader::default(), &[])
     }
 
+    /// Where the next frame began was not known, and was found.
+    fn gap_found(&mut self) -> &mut Self {
+        self.item(item_kind::GAP, FrameHeader { flags: 1, ..FrameHeader::default() }, &[])
+    }
+
     fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
         self.encoder.encode(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }
@@ -586,6 +591,110 @@ fn a_header_block_shows_which_end_it_is() {
         fixture.send();
         assert_eq!(fixture.ends(), [end("/a.A/After", Code::OutOfRange)]);
     }
+}
+
+/// A call as the client of a connection joined late writes it, with no entry of a table.
+fn literal_request(writer: &mut Writer, stream: u32, path: &str) {
+    let path = [&[0x04, path.len() as u8], path.as_bytes()].concat();
+    let block = [b"\x83\x86".as_slice(), &path, b"\x0f\x10\x10application/grpc"].concat();
+    writer.frame(kind::HEADERS, flag::END_HEADERS, stream, &block);
+}
+
+/// What looks like a response, likewise.
+fn literal_response(writer: &mut Writer, stream: u32) {
+    let block = b"\x88\x0f\x10\x10application/grpc";
+    writer.frame(kind::HEADERS, flag::END_HEADERS, stream, block);
+}
+
+#[test]
+fn what_a_client_forges_in_a_message_is_no_call() {
+    for role in [None, Some(Role::Server)] {
+        let mut fixture = joined_late(role);
+        // Its server reads a message of stream 3.
+        for stream in [5, 7, 99] {
+            literal_request(&mut fixture.client, stream, "/a.A/Forged");
+            fixture.client.data(stream, 1, data_flag::END_STREAM);
+            fixture.receive().client.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+            fixture.receive();
+        }
+        literal_request(&mut fixture.client, 101, "/a.A/Forged");
+        fixture.receive();
+        assert_eq!(fixture.connection.calls().open(), 0);
+        // The message ends with what is no frame, and a boundary is found again.
+        fixture.client.gap_found();
+        literal_request(&mut fixture.client, 5, "/a.A/Real");
+        fixture.client.data(5, 1, data_flag::END_STREAM);
+        fixture.receive();
+        literal_response(&mut fixture.server, 5);
+        fixture.server.literal_trailers(5, "5");
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/Real", Code::NotFound)]);
+        assert_eq!(fixture.connection.calls().streams.unconfirmed, 4);
+        assert_eq!(fixture.close(Unseen::default()).len(), 1);
+    }
+}
+
+#[test]
+fn a_client_that_forges_responses_does_not_make_a_client_of_its_server() {
+    let mut fixture = joined_late(None);
+    for stream in [5, 7] {
+        literal_response(&mut fixture.client, stream);
+        fixture.client.literal_trailers(stream, "13");
+        fixture.receive();
+    }
+    // The server answers what it was asked before.
+    literal_response(&mut fixture.server, 3);
+    fixture.server.literal_trailers(3, "0");
+    fixture.send();
+    assert_eq!((fixture.connection.calls().role(), fixture.ends().len()), (Role::Server, 0));
+    fixture.client.gap_found();
+    literal_request(&mut fixture.client, 9, "/a.A/Real");
+    fixture.receive();
+    literal_response(&mut fixture.server, 9);
+    fixture.server.literal_trailers(9, "5");
+    fixture.send();
+    assert_eq!(fixture.ends(), [(None, Some(Code::Ok)), end("/a.A/Real", Code::NotFound)]);
+    assert_eq!(fixture.connection.calls().streams.unconfirmed, 2);
+}
+
+#[test]
+fn so_many_calls_are_told_of_in_advance_as_were_answered() {
+    let mut fixture = joined_late(Some(Role::Server));
+    let request = |fixture: &mut Fixture, stream| {
+        literal_request(&mut fixture.client, stream, "/a.A/Get");
+        fixture.receive();
+        fixture.connection.calls().open()
+    };
+    assert_eq!(request(&mut fixture, 5), 0);
+    literal_response(&mut fixture.server, 5);
+    fixture.server.literal_trailers(5, "0");
+    fixture.send();
+    assert_eq!(fixture.ends(), [end("/a.A/Get", Code::Ok)]);
+    assert_eq!([7, 9, 11].map(|stream| request(&mut fixture, stream)), [1, 1, 1]);
+    literal_response(&mut fixture.server, 9);
+    assert_eq!(fixture.send().connection.calls().open(), 2);
+    // In the other order: the first was told of, the last was not.
+    for stream in [7, 11] {
+        fixture.client.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+    }
+    assert_eq!(fixture.receive().ends()[1..], [end("/a.A/Get", Code::Canceled)]);
+    assert_eq!(fixture.connection.calls().streams.unconfirmed, 1);
+}
+
+#[test]
+fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
+    let mut fixture = joined_late(Some(Role::Server));
+    for stream in [5, 7, 5, 99] {
+        fixture.server.literal_trailers(stream, "13");
+        fixture.send();
+    }
+    assert_eq!(fixture.ends(), []);
+    // It had begun those below this one.
+    literal_request(&mut fixture.client, 9, "/a.A/Get");
+    fixture.receive();
+    assert_eq!(fixture.ends(), [(None, Some(Code::Internal)), (None, Some(Code::Internal))]);
+    assert_eq!(fixture.close(Unseen::default()).len(), 2);
+    assert_eq!(fixture.connection.calls().streams.unconfirmed, 2, "9 and 99");
 }
 
 #[test]

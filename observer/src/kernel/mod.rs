@@ -16,5 +16,5 @@ mod tracefs;
 pub use figures::ProgramFigures;
 pub use layout::Layout;
 pub use preemption::Preemption;
-pub use probes::{Count, Probes, ProgramSize};
+pub use probes::{Count, Dropped, Probes, ProgramSize};
 pub use ring::Ring;

@@ -1,6 +1,8 @@
 //! The kernel programs, loaded and attached, and what they count.
 
 use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
     fmt::{self, Display, Formatter},
     mem,
     os::fd::{AsFd as _, OwnedFd},
@@ -19,6 +21,7 @@ use observer_common::{
     counter::{self, Counter, Protocol},
     layout::{Field, NOWHERE},
     selected::{self, CGROUP_NAME},
+    writer::{self, Writer},
 };
 
 use super::{
@@ -48,8 +51,23 @@ pub struct Probes {
     figures: Option<Figures>,
     sizes: Vec<ProgramSize>,
     counts: PerCpuArray<MapData, counter::Count>,
+    writers: Writers,
     backend: Backend,
     reason: String,
+}
+
+/// `observer_common::writer::Writer`, by ring and process.
+type Writers = HashMap<MapData, u64, [u64; size_of::<Writer>() / size_of::<u64>()]>;
+
+/// Records of a process for which a ring had no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The process.
+    pub pid: u32,
+    /// Name of its main thread then, padded with zero bytes; empty if it was not known.
+    pub comm: [u8; 16],
+    /// How many.
+    pub records: u64,
 }
 
 /// What the kernel programs counted for one cause.
@@ -105,9 +123,19 @@ impl Probes {
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
         memory::give_back();
-        let Attached { links, sweep, programs, sizes, counts, rings } = attached;
-        let probes =
-            Self { _links: links, sweep, programs, figures: None, sizes, counts, backend, reason };
+        let Attached { links, sweep, programs, sizes, counts, writers, rings } = attached;
+        let figures = None;
+        let probes = Self {
+            _links: links,
+            sweep,
+            programs,
+            figures,
+            sizes,
+            counts,
+            writers,
+            backend,
+            reason,
+        };
         Ok((probes, rings))
     }
 
@@ -142,6 +170,32 @@ impl Probes {
     pub fn ends_untold(&self) -> Result<u64> {
         let events = |counter: Counter| Ok::<_, anyhow::Error>(self.count(counter as u32)?.events);
         Ok(events(Counter::RingFull)? + events(Counter::ProcessesFull)?)
+    }
+
+    /// The processes of which most records found no room in a ring, at most so many. O(processes that wrote into the
+    /// last quarter of a ring).
+    pub fn dropped(&self, most: usize) -> Result<Vec<Dropped>> {
+        if self.count(Counter::RingFull as u32)?.events == 0 {
+            return Ok(Vec::new());
+        }
+        let mut dropped: BTreeMap<u32, Dropped> = BTreeMap::new();
+        for entry in &self.writers {
+            // One that is forgotten meanwhile makes the kernel begin anew.
+            let Ok((key, [_, _, records, _, name @ ..])) = entry else { break };
+            let pid = writer::pid(key);
+            let of = dropped.entry(pid).or_insert(Dropped { pid, comm: [0; 16], records: 0 });
+            of.records += records;
+            if records > 0 && name != [0; 2] {
+                for (to, from) in of.comm.iter_mut().zip(name.iter().flat_map(|w| w.to_ne_bytes()))
+                {
+                    *to = from;
+                }
+            }
+        }
+        let mut dropped: Vec<_> = dropped.into_values().filter(|of| of.records > 0).collect();
+        dropped.sort_by_key(|of| (Reverse(of.records), of.pid));
+        dropped.truncate(most);
+        Ok(dropped)
     }
 
     /// Selected sockets by what they carry.
@@ -194,6 +248,7 @@ struct Attached {
     programs: Vec<(String, OwnedFd)>,
     sizes: Vec<ProgramSize>,
     counts: PerCpuArray<MapData, counter::Count>,
+    writers: Writers,
     rings: Vec<Ring>,
 }
 
@@ -214,6 +269,8 @@ impl Attached {
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
         let counts = PerCpuArray::try_from(counts)?;
+        let writers = ebpf.take_map("WRITERS").context("the kernel programs have no writers")?;
+        let writers = HashMap::try_from(writers)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
         let links = match backend {
             Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
@@ -224,7 +281,7 @@ impl Attached {
         freeze(&ebpf)?;
         let (sweep, programs) = opened(&ebpf)?;
         // With `ebpf` all other maps are closed, which the programs have for themselves.
-        Ok(Self { links, sweep, programs, sizes: sizes(&ebpf), counts, rings })
+        Ok(Self { links, sweep, programs, sizes: sizes(&ebpf), counts, writers, rings })
     }
 }
 
@@ -311,6 +368,7 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
         .override_global("FOLLOW_CHILDREN", &follow_children, true)
         .override_global("RING_COUNT", &config.workers, true)
         .override_global("WAKE_AT", &wake_at, true)
+        .override_global("MAX_CONNECTIONS", &config.max_connections, true)
         .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
         .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })

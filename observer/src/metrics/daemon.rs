@@ -4,7 +4,12 @@ use super::{
     CallsBySight, CallsSeen, Snapshot,
     exposition::{self, Clock, Family, Kind, Number, Sink},
 };
-use crate::{failures::Dropped, grpc::Sight, process::Lookups};
+use crate::{
+    escape::escape,
+    failures::Dropped,
+    grpc::Sight,
+    process::{Comm, Lookups},
+};
 use procfs::{
     ProcResult,
     process::{LimitValue, Process},
@@ -25,6 +30,8 @@ pub struct Daemon {
     pub ring_bytes: u64,
     /// What was not seen, by cause; each cause once.
     pub gaps: Vec<Gap>,
+    /// Records that found no room, by process: those that lost most.
+    pub dropped_records: Vec<DroppedRecords>,
     /// Connections open now.
     pub connections: Connections,
     /// Connections seen.
@@ -68,6 +75,7 @@ impl Daemon {
             records,
             ring_bytes,
             gaps,
+            dropped_records: _,
             connections,
             connections_seen,
             hpack_unknown_references,
@@ -111,9 +119,10 @@ impl Daemon {
         self.hpack_unknown_references += hpack_unknown_references;
         self.hpack_errors += hpack_errors;
         self.streams += streams;
-        let Unmeasured { not_grpc, unclear, too_many } = unmeasured;
+        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = unmeasured;
         self.unmeasured.not_grpc += not_grpc;
         self.unmeasured.unclear += unclear;
+        self.unmeasured.unconfirmed += unconfirmed;
         self.unmeasured.too_many += too_many;
     }
 }
@@ -147,6 +156,17 @@ pub struct Gap {
     pub bytes: u64,
 }
 
+/// Records of a process that found no room in a ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedRecords {
+    /// The process.
+    pub pid: u32,
+    /// Its name; empty if that is not known.
+    pub comm: Comm,
+    /// How many.
+    pub records: u64,
+}
+
 /// Open connections by what can be told of their calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
@@ -167,6 +187,8 @@ pub struct Unmeasured {
     pub not_grpc: u64,
     /// Nothing that was seen says whether they are gRPC calls.
     pub unclear: u64,
+    /// What looked like their frames may have been content of a message: the other end did not confirm them.
+    pub unconfirmed: u64,
     /// More were open on their connection than are followed.
     pub too_many: u64,
 }
@@ -257,6 +279,7 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         records,
         ring_bytes,
         gaps,
+        dropped_records,
         connections,
         connections_seen,
         hpack_unknown_references,
@@ -279,6 +302,7 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.counter(&RING_BYTES, *ring_bytes);
     writer.counters(&GAPS, "cause", gaps.iter().map(|gap| (gap.cause, gap.events)));
     writer.counters(&GAP_BYTES, "cause", gaps.iter().map(|gap| (gap.cause, gap.bytes)));
+    writer.dropped_records(dropped_records);
     writer.connections(*connections);
     writer.connections_seen(*connections_seen);
     writer.calls(statistics.calls());
@@ -328,6 +352,11 @@ static GAP_BYTES: Family = Family::new(
     "Bytes of watched connections that were not seen, by cause, where the number is known.",
 )
 .in_unit("bytes");
+static DROPPED_RECORDS: Family = Family::new(
+    Kind::Counter,
+    "observer_dropped_records",
+    "Records that found the ring full, for the ten processes that lost most.",
+);
 static CONNECTIONS: Family = Family::new(
     Kind::Gauge,
     "observer_connections",
@@ -357,7 +386,8 @@ static STREAMS: Family = Family::new(Kind::Gauge, "observer_streams", "HTTP/2 st
 static UNMEASURED_STREAMS: Family = Family::new(
     Kind::Counter,
     "observer_unmeasured_streams",
-    "Streams that are in no series: no gRPC, or nothing says that they are, or too many at once.",
+    "Streams that are in no series: no gRPC, or nothing says that they are, or that they are streams \
+     at all, or too many at once.",
 );
 static SERIES: Family = Family::new(
     Kind::Gauge,
@@ -502,6 +532,14 @@ impl Writer<'_> {
         }
     }
 
+    fn dropped_records(&mut self, dropped: &[DroppedRecords]) {
+        self.sink.family(&DROPPED_RECORDS);
+        for DroppedRecords { pid, comm, records } in dropped {
+            let (pid, comm) = (pid.to_string(), escape(comm.as_bytes()));
+            self.count(&[("pid", &pid), ("process", &comm)], (*records).into());
+        }
+    }
+
     fn connections(&mut self, connections: Connections) {
         let Connections { complete, joined_late, gaps, undecodable } = connections;
         self.sink.family(&CONNECTIONS);
@@ -539,8 +577,13 @@ impl Writer<'_> {
     }
 
     fn unmeasured(&mut self, streams: Unmeasured) {
-        let Unmeasured { not_grpc, unclear, too_many } = streams;
-        let reasons = [("not_grpc", not_grpc), ("unclear", unclear), ("too_many", too_many)];
+        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = streams;
+        let reasons = [
+            ("not_grpc", not_grpc),
+            ("unclear", unclear),
+            ("unconfirmed", unconfirmed),
+            ("too_many", too_many),
+        ];
         self.counters(&UNMEASURED_STREAMS, "reason", reasons);
     }
 

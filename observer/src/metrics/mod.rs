@@ -28,8 +28,8 @@ pub(crate) use self::labels::Method;
 pub use self::{
     buckets::{Buckets, BucketsError},
     daemon::{
-        Connections, ConnectionsByProtocol, Daemon, Gap, HttpFigures, OwnProcess, PodRequests,
-        Program, Unmeasured,
+        Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess,
+        PodRequests, Program, Unmeasured,
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, Format, Gap, HttpFigures, Limits,
-    OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot, Statistics, Telling,
-    Unmeasured, openmetrics, render,
+    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Format, Gap,
+    HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
+    Statistics, Telling, Unmeasured, openmetrics, render,
 };
 use crate::{
     escape::escape,
@@ -141,12 +141,17 @@ fn daemon() -> Daemon {
             Gap { cause: "ring_full", events: 2, bytes: 900 },
             Gap { cause: "splice", events: 1, bytes: 0 },
         ],
+        dropped_records: vec![DroppedRecords {
+            pid: 42,
+            comm: Comm::truncated(b"a\nflood"),
+            records: 18,
+        }],
         connections: Connections { complete: 2, joined_late: 1, gaps: 3, undecodable: 0 },
         connections_seen: ConnectionsByProtocol { grpc: 3, http2: 4, http1: 5, tls: 6, other: 7 },
         hpack_unknown_references: 8,
         hpack_errors: 9,
         streams: 10,
-        unmeasured: Unmeasured { not_grpc: 11, unclear: 13, too_many: 14 },
+        unmeasured: Unmeasured { not_grpc: 11, unclear: 13, unconfirmed: 17, too_many: 14 },
         processes_overflow: 15,
         lookups: Lookups { answered: 16, gone: 17, late: 18 },
         memory_limit_bytes: Some(512 << 20),
@@ -633,9 +638,10 @@ fn more_labels_are_on_every_series_of_a_process() {
     let text = scenario.text();
     openmetrics::parse(&text);
     let more = r#"exe="/bin/\"\\x0a",container_runtime="docker""#;
-    for line in
-        text.lines().filter(|line| line.contains("pid=") && !line.starts_with("observer_process"))
-    {
+    for line in text.lines().filter(|line| {
+        let of_daemon = ["observer_process", "observer_dropped_records"];
+        line.contains("pid=") && !of_daemon.iter().any(|family| line.starts_with(family))
+    }) {
         assert!(line.contains(more), "{line}");
     }
 }

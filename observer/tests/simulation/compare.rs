@@ -137,15 +137,21 @@ fn check_type(name: &str, shown: GrpcType, may: (bool, bool), truth: Option<(boo
     }
 }
 
-/// No label has more than is true, and what is missing was lost.
-pub fn within_losses(world: &World) {
-    let counts = counted(&world.snapshot());
-    let mut started: BTreeMap<(Process, bool), u64> = BTreeMap::new();
-    for (&(process, server, path), counted) in &counts {
-        *started.entry((process, server)).or_default() += counted.figures.started;
+/// No label has more than is true.
+pub fn nothing_untrue(world: &World) {
+    for (&(process, server, path), counted) in &counted(&world.snapshot()) {
         if let Some(method) = path {
             no_more_than_true(&world.truth, (process, server, method), &counted.figures);
         }
+    }
+}
+
+/// Likewise, and what is missing was lost. Of open calls it may not be known yet that they are some.
+pub fn within_losses(world: &World) {
+    nothing_untrue(world);
+    let mut started: BTreeMap<(Process, bool), u64> = BTreeMap::new();
+    for (&(process, server, _), counted) in &counted(&world.snapshot()) {
+        *started.entry((process, server)).or_default() += counted.figures.started;
     }
     // Of which nothing says whether they are gRPC's.
     let unclear = world.unclear();

@@ -111,6 +111,8 @@ struct Connection {
     tcp: bool,
     joined: bool,
     refused: [bool; 2],
+    /// Whether header blocks of each direction showed to be a client's, if they did.
+    shown: [Option<bool>; 2],
     /// By `record::direction`.
     directions: [Direction; 2],
 }
@@ -144,6 +146,8 @@ struct Direction {
     lost: bool,
     /// Frames went by unseen since then.
     gap: bool,
+    /// And a boundary was found after them.
+    found: bool,
     /// A message was cut across DATA frames.
     cut: bool,
 }
@@ -160,6 +164,7 @@ impl Direction {
             unread: 0,
             inserts: Some(0),
             gap: false,
+            found: false,
             // Soon wraps around.
             socket_sequence: u32::MAX - 300,
             sequence: 0,
@@ -249,6 +254,7 @@ impl Kernel {
                 tcp,
                 joined: false,
                 refused: [false; 2],
+                shown: [None; 2],
                 directions: [new(received), new(sent)],
             });
         };
@@ -276,6 +282,7 @@ impl Kernel {
             tcp,
             joined: true,
             refused,
+            shown: [None; 2],
             directions: [new(0), new(1)],
         })
     }
@@ -429,6 +436,7 @@ impl Walk<'_> {
             let dropped = self.dropped;
             self.lost(begin, dropped);
             self.connection.state = State::Watched;
+            self.direction().found |= self.direction().gap;
         } else if refused {
             assert!(self.connection.state == State::Watched, "all is HTTP/2");
             let position = std::mem::replace(&mut self.direction().position, end);
@@ -481,8 +489,14 @@ impl Walk<'_> {
 
     fn learn(&mut self) {
         if let (role::UNKNOWN, Some(from_client)) = (self.connection.role, self.from_client) {
-            let client = from_client == self.call.sent;
-            self.connection.role = if client { role::CLIENT } else { role::SERVER };
+            let other = self.connection.shown[1 - self.direction];
+            self.connection.shown[self.direction] = Some(from_client);
+            if other == Some(from_client) {
+                self.connection.shown[1 - self.direction] = None;
+            } else if other.is_some() {
+                let client = from_client == self.call.sent;
+                self.connection.role = if client { role::CLIENT } else { role::SERVER };
+            }
         }
         let requests = match self.connection.role {
             role::CLIENT => self.call.sent,
@@ -505,9 +519,11 @@ impl Walk<'_> {
 
     fn begin_record(&mut self) {
         self.scratch = Scratch::begin(self.connection.is_known_of(self.call.pid));
-        let Direction { gap, lost, inserts, .. } = *self.direction();
+        let Direction { gap, found, step, lost, inserts, .. } = *self.direction();
         if gap {
-            self.scratch.put_item(ItemHeader { kind: item_kind::GAP, ..ItemHeader::default() });
+            let flags = u8::from(found || step.is_lost());
+            let item = ItemHeader { kind: item_kind::GAP, flags, ..ItemHeader::default() };
+            self.scratch.put_item(item);
         } else if lost {
             self.scratch.put_item(ItemHeader {
                 kind: item_kind::LOST,
@@ -716,6 +732,7 @@ impl Walk<'_> {
             self.connection.pid = self.call.pid;
             let direction = self.direction();
             (direction.lost, direction.gap, direction.inserts) = (false, false, Some(0));
+            direction.found = false;
         } else {
             self.direction().lost = true;
             self.lost(reported, position);

@@ -101,7 +101,7 @@ fn with_losses_no_label_is_wrong_and_no_call_is_missed_but_for_them() {
             few_steps: some(10),
             late: some(500),
         };
-        let mut world = live(seed, faults, compare::within_losses);
+        let mut world = live(seed, faults, compare::nothing_untrue);
         compare::within_losses(&world);
         compare::nothing_is_open(&world);
         assert_eq!(world.outlive().statistics.len(), 0, "processes that are gone leave nothing");

@@ -485,8 +485,10 @@ impl World {
         self.pipeline.figures().bytes_lost
     }
 
+    /// Streams of which it is not known whether they are calls.
     pub fn unclear(&self) -> u64 {
-        self.pipeline.unmeasured().unclear
+        let unmeasured = self.pipeline.unmeasured();
+        unmeasured.unclear + unmeasured.unconfirmed
     }
 
     pub fn unknown_references(&self) -> u64 {

@@ -367,7 +367,7 @@ fn scratch(table: &mut Table) {
 }
 
 /// `Scratch` of the kernel programs, whose first word says whether it is taken.
-type Slot = [u64; 2693];
+type Slot = [u64; 2694];
 
 /// All scratch slots of a daemon's programs, on every processor, until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);

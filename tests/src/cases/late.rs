@@ -3,12 +3,14 @@
 
 use std::cell::OnceCell;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tests::daemon::{Daemon, free_address};
 use tests::losses;
+use tests::nobody::Reachable;
 use tests::raw::command::{Read, Write};
 use tests::raw::frames::Frames;
-use tests::raw::talk::Role::{Client, Server};
+use tests::raw::process::{Start, program};
+use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::{Address, Talk};
 use tests::truth::code_name;
 
@@ -23,6 +25,7 @@ pub(super) fn add(table: &mut Table) {
     under_way(table);
     boundaries(table);
     headers_alone(table);
+    forged(table);
     others(table);
 }
 
@@ -219,6 +222,107 @@ fn headers_alone(table: &mut Table) {
         says(talk, &[(NOT_SEEN, not_found(), 1), (NOT_SEEN, "OK", 2), ("Put", "OK", 3)], 3, 0)?;
         before_join(talk, 2 * lost as usize)
     });
+}
+
+/// What looks like frames in a message of stream 5: whose content they are writes each by a call of its own.
+type Forgery = fn(&mut Frames, u32);
+
+/// Streams that it is forged for: that of the message, some that may come next, and the last.
+const FORGED: [u32; 5] = [7, 5, 9, 99, 0x7fff_ffff];
+
+fn forged_calls(f: &mut Frames, stream: u32) {
+    f.request(stream, "Forged").last_message(stream, 5).reset(stream, 8);
+}
+
+fn forged_requests(f: &mut Frames, stream: u32) {
+    f.request(stream, "Forged").last_message(stream, 5);
+}
+
+fn forged_answers(f: &mut Frames, stream: u32) {
+    f.response(stream).message(stream, 6).trailers(stream, INTERNAL);
+}
+
+/// The client is nobody's. It has begun to write a message when the daemon comes.
+fn forged(table: &mut Table) {
+    for (name, forgery) in [
+        ("a client that forges calls in a message", forged_calls as Forgery),
+        ("a client that forges requests in a message", forged_requests),
+        ("a client that forges answers in a message", forged_answers),
+    ] {
+        forging(table, name, upload, move |talk| {
+            let left = forge(talk, Client, forgery)?;
+            // The message ends with zeros, and the server, which has read nothing else, answers.
+            talk.client(|f| f.bytes(&vec![0; left]))?;
+            talk.client(|f| f.end(5))?;
+            talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+            for stream in [7, 9, 11, 13] {
+                call(talk, stream, "Get", OK)?;
+            }
+            says(talk, &[(NOT_SEEN, not_found(), 1), ("Get", "OK", 4)], 4, 0)
+        });
+    }
+    // As good as calls that they make.
+    let both = |talk: &mut Talk<'_>| {
+        upload(talk)?;
+        talk.server(|f| f.response(5).bytes(&DATA_OF_5))
+    };
+    forging(table, "both ends that forge calls in messages", both, |talk| {
+        forge(talk, Client, forged_requests)?;
+        forge(talk, Server, forged_answers)?;
+        says(talk, &[("Forged", code_name(INTERNAL), 5)], 5, 0)
+    });
+}
+
+/// The header of a DATA frame of stream 5 of the usual length, and the prefix of a message that fills it.
+const DATA_OF_5: [u8; 14] = [0, 0x40, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0x3f, 0xfb];
+
+/// The client has begun to write a message.
+fn upload(talk: &mut Talk<'_>) -> Result<()> {
+    talk.client(|f| f.request(5, "Large").bytes(&DATA_OF_5))
+}
+
+/// As [`late`], where the client is nobody's.
+fn forging(
+    table: &mut Table,
+    name: &str,
+    before: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    after: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.case(name, move |early, name| {
+        let joining = OnceCell::new();
+        let program = Reachable::copy_of(&program()?)?;
+        let (client, server) = (Start::by_nobody(&program), Start::default());
+        let mut talk = Talk::connect_from(early, name, Address::V4(0), [&client, &server])?;
+        talk.open_http2()?;
+        tableless(&mut talk)?;
+        before(&mut talk)?;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        talk.daemon = joining.get_or_init(|| daemon);
+        after(&mut talk)?;
+        talk.end_peers()
+    });
+}
+
+/// Writes frames into the message, each by a call of its own. Says how much of it is left.
+fn forge(talk: &mut Talk<'_>, role: Role, forgery: Forgery) -> Result<usize> {
+    let mut left = 0x3ffb;
+    let service = talk.service().to_owned();
+    for stream in FORGED {
+        let mut frames = Frames::of(&service, tests::raw::Shape::default());
+        frames.resize_table(0);
+        forgery(&mut frames, stream);
+        let (bytes, starts) = frames.take();
+        let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+        for (start, end) in starts.iter().zip(ends) {
+            let frame = bytes.get(*start..end).context("frames that overlap")?;
+            left -= frame.len();
+            match role {
+                Client => talk.client(|f| f.bytes(frame))?,
+                Server => talk.server(|f| f.bytes(frame))?,
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// A request without a message, in a header block that refers to nothing.

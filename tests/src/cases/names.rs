@@ -14,7 +14,6 @@ use tests::raw::process::{Start, program};
 use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::{Action, Address, Call, Talk};
 
-use super::bounds::by_nobody;
 use super::processes::{Renamed, call};
 use super::told::{name as side, says_of};
 use super::{NOT_FOUND, Table};
@@ -31,7 +30,7 @@ fn users(table: &mut Table) {
     table.alone("--uid, and a process of the same name of another user", |name| {
         let daemon = Daemon::start(&["--uid", &NOBODY.to_string(), "--labels", "uid"])?;
         let reachable = Reachable::copy_of(&program()?)?;
-        let ends = [&Start::default(), &by_nobody(&reachable)];
+        let ends = [&Start::default(), &Start::by_nobody(&reachable)];
         let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
         talk.open_http2()?;
         talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
@@ -71,7 +70,7 @@ fn users(table: &mut Table) {
     table.alone("--labels uid,cgroup, and a process that names itself like another", |name| {
         let daemon = Daemon::start(&["--labels", "uid,cgroup,systemd_unit"])?;
         let reachable = Reachable::copy_of(&program()?)?;
-        let ends = [&Start::default(), &by_nobody(&reachable)];
+        let ends = [&Start::default(), &Start::by_nobody(&reachable)];
         let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
         talk.open_http2()?;
         call(&mut talk, 1, "Get")?;

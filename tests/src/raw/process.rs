@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::command::{Action, Address, Answer, Command};
+use crate::nobody::{NOBODY, Reachable};
 use crate::peer::Identity;
 use crate::process::Process;
 
@@ -26,6 +27,19 @@ pub struct Start {
     pub listener: Option<i32>,
     /// The program under another name.
     pub program: Option<PathBuf>,
+}
+
+impl Start {
+    /// Run by nobody, who must reach the program.
+    pub fn by_nobody(program: &Reachable) -> Self {
+        let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+        let words = ["setpriv".to_owned()].into_iter().chain(user);
+        Self {
+            through: words.chain(["--clear-groups".to_owned()]).collect(),
+            program: Some(program.path().to_owned()),
+            ..Self::default()
+        }
+    }
 }
 
 /// A raw peer's process.

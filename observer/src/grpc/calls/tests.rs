@@ -571,7 +571,7 @@ fn streams_begin_once_and_ascend() {
         assert_eq!(fixture.calls.open(), 2);
         assert_eq!(
             fixture.calls.streams,
-            Streams { measured: 2, not_grpc: 0, too_many: 0, unclear: 0 }
+            Streams { measured: 2, not_grpc: 0, too_many: 0, unclear: 0, unconfirmed: 0 }
         );
         fixture.response(5, &trailers(0), true).request(5, &grpc(), false);
         assert_eq!(fixture.calls.open(), 1, "an identifier is not used again");
@@ -616,7 +616,7 @@ fn what_is_not_grpc_is_counted_and_not_measured() {
         ] {
             let mut fixture = Fixture::new(role);
             fixture.request(1, &headers, false);
-            let Streams { measured: calls, not_grpc, too_many, unclear: _ } = fixture.calls.streams;
+            let Streams { measured: calls, not_grpc, too_many, .. } = fixture.calls.streams;
             let want = (u64::from(measured), u64::from(!measured), 0);
             assert_eq!((calls, not_grpc, too_many), want, "{headers:?}");
             fixture.request_data(1, 1, true).response_data(1, 1, true);

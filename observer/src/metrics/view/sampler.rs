@@ -197,6 +197,7 @@ impl Sampler {
         let others = [
             ("hpack_errors", *hpack_errors),
             ("unclear_streams", unmeasured.unclear),
+            ("unconfirmed_streams", unmeasured.unconfirmed),
             ("too_many_streams", unmeasured.too_many),
             ("processes_overflow", *processes_overflow),
             ("program_misses", misses),
