@@ -10,14 +10,9 @@
 mod certificates;
 pub mod cli;
 pub mod config;
-pub mod ends;
-mod escape;
 pub mod failures;
 mod files;
-pub mod grpc;
 pub mod health;
-pub mod hpack;
-pub mod http2;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
@@ -29,10 +24,20 @@ pub mod preconditions;
 pub mod pressure;
 pub mod privileges;
 pub mod process;
-pub mod record;
 pub mod reload;
 pub mod sandbox;
 pub mod server;
-mod share;
 pub mod top;
 pub mod worker;
+
+pub use observer_core::{ends, names::escape, protocol::http2, record};
+
+/// Calls.
+pub mod grpc {
+    pub use observer_core::{call::*, protocol::grpc::*};
+}
+
+/// Header fields.
+pub mod hpack {
+    pub use observer_core::{call::TraceId, names::*, protocol::hpack::*};
+}

@@ -1,6 +1,6 @@
 //! Methods as the labels name them.
 
-use super::statistics::GrpcType;
+use super::GrpcType;
 use crate::hpack::PathId;
 
 /// A method as the labels name it.

@@ -5,19 +5,13 @@
 
 #![forbid(unsafe_code)]
 
-mod buckets;
 mod daemon;
 mod descriptors;
-mod exemplar;
-mod exponential;
 mod exposition;
-mod histogram;
 mod labels;
 mod process;
 mod rows;
 mod schema;
-mod series;
-mod statistics;
 pub mod view;
 
 use std::{collections::hash_map::Entry, io, sync::Arc};
@@ -26,23 +20,21 @@ use rustc_hash::FxHashMap;
 
 pub(crate) use self::labels::Method;
 pub use self::{
-    buckets::{Buckets, BucketsError},
     daemon::{
         Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess,
         PodRequests, Program, Unmeasured,
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},
-    histogram::Histogram,
     schema::{Clash, Schema, Schemas},
-    series::{Messages, Series},
-    statistics::{
-        CallsBySight, CallsSeen, GrpcType, Limits, Recording, RecordingsDiffer, Statistics,
-    },
 };
 use crate::{
     hpack::PathId,
     process::{Detail, Names},
+};
+pub use observer_core::statistics::{
+    self, Buckets, BucketsError, CallsBySight, CallsSeen, GrpcType, Histogram, Limits, Messages,
+    Recording, RecordingsDiffer, Series, Statistics,
 };
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
@@ -148,3 +140,5 @@ mod openmetrics;
 mod tests;
 #[cfg(all(test, feature = "kubernetes"))]
 pub(crate) use self::tests::in_a_pod;
+#[cfg(test)]
+pub(crate) use self::tests::unary;

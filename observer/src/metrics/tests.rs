@@ -105,7 +105,7 @@ impl Scenario {
         self.statistics.messages(id, request, 1, 7);
         self.statistics.messages(id, response, 1, 11);
         self.statistics.first_message(id, elapsed_ns);
-        let ended = Ended::unary(code, elapsed_ns);
+        let ended = unary(code, elapsed_ns);
         self.statistics.ended(id, ended);
     }
 
@@ -643,5 +643,20 @@ fn more_labels_are_on_every_series_of_a_process() {
         line.contains("pid=") && !of_daemon.iter().any(|family| line.starts_with(family))
     }) {
         assert!(line.contains(more), "{line}");
+    }
+}
+
+/// The end of a unary call, all of which was seen.
+pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Ended {
+    Ended {
+        code,
+        elapsed_ns: Some(elapsed_ns),
+        request_messages: Some(1),
+        response_messages: Some(1),
+        half_closed: true,
+        sight: Sight::Complete,
+        trace: None,
+        message: None,
+        given_up: None,
     }
 }

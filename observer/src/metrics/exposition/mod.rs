@@ -8,7 +8,7 @@ mod text;
 
 use std::io;
 
-use super::{Buckets, exemplar::Exemplar, histogram::Histogram};
+use observer_core::statistics::{Buckets, Exemplar, Histogram};
 
 pub use clock::Clock;
 pub use format::Format;

@@ -14,7 +14,7 @@ use prost_types::Timestamp;
 use super::{
     Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Output, Sink, Time,
 };
-use crate::metrics::{exemplar::Exemplar, exponential::Exponential, histogram::Histogram};
+use observer_core::statistics::{Exemplar, Exponential, Histogram};
 
 #[derive(Clone, PartialEq, Message)]
 struct MetricFamily {

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use super::{
     Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Output, Sink, Time,
 };
-use crate::metrics::exemplar::Exemplar;
+use observer_core::statistics::Exemplar;
 
 /// An exposition as text.
 pub(super) struct Text<'a> {

@@ -6,9 +6,8 @@ use super::{CallFamily, LabelOf, Says, Spelling, Value};
 use crate::{
     grpc::{Code, Flow, Role},
     metrics::{
-        Snapshot,
+        Histogram, Snapshot,
         exposition::{Bounds, Counter, Distribution, Label, Number, Sink},
-        histogram::Histogram,
         rows::{LabelValues, Row, connections, rows},
     },
 };

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, RoleName, Row, Sampler};
 use crate::{
-    grpc::{CallKey, CallSink as _, Code, Ended, Role},
+    grpc::{CallKey, CallSink as _, Code, Role},
     hpack::PathId,
-    metrics::{Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics},
+    metrics::{Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics, unary},
     process::{Comm, ProcFs, ProcessId, Processes},
 };
 
@@ -46,7 +46,7 @@ impl Scenario {
         let key = self.key(Role::Server, path);
         for _ in 0..times {
             let id = self.statistics.started(key);
-            let ended = Ended::unary(code, elapsed_ns);
+            let ended = unary(code, elapsed_ns);
             self.statistics.ended(id, ended);
         }
     }

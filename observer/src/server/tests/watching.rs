@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::*;
 use crate::{
-    grpc::{CallKey, CallSink as _, Code, Ended, Role},
+    grpc::{CallKey, CallSink as _, Code, Role},
     hpack::PathId,
-    metrics::{Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model},
+    metrics::{self, Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model},
     process::{Comm, ProcFs, Processes},
 };
 
@@ -19,7 +19,7 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     for at in 0..paths.len() {
         let key = CallKey { process, role: Role::Server, path: PathId(at as u32 + 2) };
         let id = statistics.started(key);
-        let ended = Ended::unary(Some(Code::Ok), 1_000_000);
+        let ended = metrics::unary(Some(Code::Ok), 1_000_000);
         statistics.ended(id, ended);
     }
     let resolve = |path: PathId| paths.get(path.0 as usize - 2).copied();

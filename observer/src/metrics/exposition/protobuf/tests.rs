@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 
+use observer_core::statistics::Exponential;
+
 use super::{HistogramMessage, Metric, MetricFamily, MetricType, add_exponential};
 use crate::metrics::{
-    Format, Recording,
-    exponential::Exponential,
-    openmetrics, render,
+    Format, Recording, openmetrics, render,
     tests::{Scenario, scenario, some_calls},
 };
 

@@ -1,0 +1,388 @@
+//! Paths and their ids.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Share, Texts, escape::escape};
+
+/// The longest path that gets an id, in octets as [`Interner::resolve`] gives it.
+///
+/// The longest that gRPC services have in practice are below 200.
+pub const MAX_PATH_LEN: usize = 512;
+
+/// Whoever's call had a path first: whatever tells one owner from another.
+pub type Owner = u32;
+
+/// An interned `:path`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathId(pub u32);
+
+impl PathId {
+    /// The path could not be decoded.
+    pub const NOT_SEEN: Self = Self(0);
+    /// A path without an id of its own: longer than [`MAX_PATH_LEN`], or one of more distinct
+    /// paths than the interner's bound; all those share this id.
+    pub const OTHER: Self = Self(1);
+
+    /// `/`, of the static table.
+    pub(crate) const ROOT: Self = Self(2);
+    /// `/index.html`, of the static table.
+    pub(crate) const INDEX_HTML: Self = Self(3);
+
+    /// The first that has a text.
+    const FIRST: Self = Self::ROOT;
+}
+
+/// The paths that have an id, of all interners that [share](Interner::sharing) them.
+#[derive(Debug)]
+struct Paths {
+    /// Each interner that knows a path has its text as well.
+    ids: HashMap<Arc<str>, (PathId, Owner)>,
+    /// An id is never given to another path: what one interner's owner tells by it is read when the owner
+    /// of another may have taken it back. After 2³², a month of peers that send nothing but new paths,
+    /// there are no more.
+    next: u32,
+    share: Share<Owner>,
+    /// Somebody wanted more than its share since unused paths were last taken back.
+    is_short: bool,
+}
+
+impl Paths {
+    /// A new path gets an id, if there is room.
+    fn intern(&mut self, text: &str, owner: Owner) -> Option<(Arc<str>, PathId)> {
+        if let Some((text, &(id, _))) = self.ids.get_key_value(text) {
+            return Some((Arc::clone(text), id));
+        }
+        if !self.share.admits(owner) || self.next == u32::MAX {
+            self.is_short = true;
+            return None;
+        }
+        let (text, id) = (Arc::<str>::from(text), PathId(self.next));
+        self.next += 1;
+        self.share.take(owner);
+        self.ids.insert(Arc::clone(&text), (id, owner));
+        Some((text, id))
+    }
+
+    fn retain(&mut self, is_used: impl Fn(&Arc<str>) -> bool) {
+        let Self { ids, share, .. } = self;
+        ids.retain(|text, (_, owner)| {
+            let used = is_used(text);
+            if !used {
+                share.give_back(*owner);
+            }
+            used
+        });
+        self.is_short = false;
+    }
+}
+
+/// Gives each distinct path an id, which stays valid until it is [taken back](Interner::retain).
+///
+/// Made to be shared by all connections of one thread; those of several threads may
+/// [share](Interner::sharing) the ids. Peers choose the paths: there are bounds
+/// on their number and length, and the hash is keyed at random (the standard library's).
+#[derive(Debug)]
+pub struct Interner {
+    ids: HashMap<Arc<str>, PathId>,
+    /// By its Huffman code, the id of a path and its length: at most one for each path, as a string
+    /// has but one Huffman encoding.
+    coded: HashMap<Box<[u8]>, (PathId, usize)>,
+    paths: FxHashMap<PathId, Arc<str>>,
+    /// Asked for each path that is new here.
+    shared: Arc<Mutex<Paths>>,
+    /// Of the paths that come now.
+    owner: Owner,
+    overflowed: u64,
+    /// What is told of some calls beside.
+    pub texts: Texts,
+}
+
+impl Interner {
+    /// Owns the paths of the static table.
+    const NOBODY: Owner = Owner::MAX;
+
+    /// An interner that gives out at most `max_paths` ids, beside those of the two paths that
+    /// are in HPACK's static table.
+    pub fn new(max_paths: usize) -> Self {
+        let share = Share::of(max_paths.saturating_add(2));
+        let (ids, next) = (HashMap::new(), PathId::FIRST.0);
+        let paths = Paths { ids, next, share, is_short: false };
+        Self::of(Arc::new(Mutex::new(paths)))
+    }
+
+    /// Another one that gives the same ids to the same paths; the bound is for both together.
+    #[must_use]
+    pub fn sharing(&self) -> Self {
+        Self::of(Arc::clone(&self.shared))
+    }
+
+    fn of(shared: Arc<Mutex<Paths>>) -> Self {
+        let mut this = Self {
+            ids: HashMap::new(),
+            coded: HashMap::new(),
+            paths: FxHashMap::default(),
+            shared,
+            owner: Self::NOBODY,
+            overflowed: 0,
+            texts: Texts::default(),
+        };
+        // In the order of their ids.
+        this.intern(b"/");
+        this.intern(b"/index.html");
+        this
+    }
+
+    /// Whose the paths are that come from now on: nobody gets more ids than its share.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
+    /// No id is given out from now on, or some may be again.
+    pub fn stop(&mut self, stopped: bool) {
+        self.shared().share.stop(stopped);
+    }
+
+    /// The id of a path, a new one where needed.
+    ///
+    /// Its text is as labels say it ([`escape`]), so that paths, ids and texts are one to one, and a text is
+    /// safe to print.
+    pub fn intern(&mut self, path: &[u8]) -> PathId {
+        if path.len() > MAX_PATH_LEN {
+            return self.overflow();
+        }
+        self.intern_text(&escape(path))
+    }
+
+    /// The id of a path and its length, by its Huffman code, if that was
+    /// [remembered](Self::remember_coded).
+    pub(crate) fn coded(&self, octets: &[u8]) -> Option<(PathId, usize)> {
+        self.coded.get(octets).copied()
+    }
+
+    /// Remembers the Huffman code of a path that was interned, if the id is its own and the code is no longer
+    /// than a path may be: that of rare characters is.
+    pub(crate) fn remember_coded(&mut self, octets: &[u8], path: &[u8], id: PathId) {
+        if octets.len() <= MAX_PATH_LEN && self.resolve(id).is_some() {
+            self.coded.insert(octets.into(), (id, path.len()));
+        }
+    }
+
+    fn intern_text(&mut self, text: &str) -> PathId {
+        if let Some(&id) = self.ids.get(text) {
+            return id;
+        }
+        let fits = text.len() <= MAX_PATH_LEN;
+        let known = if fits { self.shared().intern(text, self.owner) } else { None };
+        let Some((text, id)) = known else { return self.overflow() };
+        self.paths.insert(id, Arc::clone(&text));
+        self.ids.insert(text, id);
+        id
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Paths> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether three quarters of the ids are given out, or somebody found none that was left for it.
+    pub fn is_crowded(&self) -> bool {
+        let shared = self.shared();
+        shared.share.is_crowded() || shared.is_short
+    }
+
+    /// Takes back all ids but those that are `used`, here or by one that shares them, and those of
+    /// HPACK's static table.
+    pub fn retain(&mut self, used: impl Iterator<Item = PathId>) {
+        let used: FxHashSet<PathId> = used.chain([PathId::ROOT, PathId::INDEX_HTML]).collect();
+        self.ids.retain(|_, id| used.contains(id));
+        self.paths.retain(|id, _| used.contains(id));
+        self.coded.retain(|_, (id, _)| used.contains(id));
+        self.shared().retain(|text| Arc::strong_count(text) > 1);
+    }
+
+    /// All ids that are given out, here or by one that shares them.
+    pub fn given_out(&self) -> FxHashSet<PathId> {
+        self.shared().ids.values().map(|(id, _)| *id).collect()
+    }
+
+    fn overflow(&mut self) -> PathId {
+        self.overflowed = self.overflowed.saturating_add(1);
+        PathId::OTHER
+    }
+
+    /// The text of a path: printable, at most [`MAX_PATH_LEN`] long, not always beginning
+    /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
+    pub fn resolve(&self, id: PathId) -> Option<&Arc<str>> {
+        self.paths.get(&id)
+    }
+
+    /// How often a path got [`PathId::OTHER`].
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::hpack::tests::encode_huffman;
+
+    fn text(interner: &Interner, id: PathId) -> Option<&str> {
+        interner.resolve(id).map(|path| &**path)
+    }
+
+    #[test]
+    fn one_id_per_path() {
+        let mut interner = Interner::new(10);
+        let a = interner.intern(b"/a.A/One");
+        let b = interner.intern(b"/a.A/Two");
+        assert_ne!(a, b);
+        assert_eq!(interner.intern(b"/a.A/One"), a);
+        assert_eq!(text(&interner, a), Some("/a.A/One"));
+        assert_eq!(text(&interner, b), Some("/a.A/Two"));
+    }
+
+    #[test]
+    fn ids_of_the_static_table() {
+        let mut interner = Interner::new(0);
+        assert_eq!(text(&interner, PathId::ROOT), Some("/"));
+        assert_eq!(text(&interner, PathId::INDEX_HTML), Some("/index.html"));
+        assert_eq!(interner.intern(b"/"), PathId::ROOT);
+    }
+
+    #[test]
+    fn ids_without_a_text() {
+        let interner = Interner::new(10);
+        for id in [PathId::NOT_SEEN, PathId::OTHER, PathId(4), PathId(u32::MAX)] {
+            assert_eq!(interner.resolve(id), None, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_bound_share_one_id() {
+        let mut interner = Interner::new(2);
+        let known = interner.intern(b"/1");
+        interner.intern(b"/2");
+        assert_eq!(interner.overflowed(), 0);
+        assert_eq!(interner.intern(b"/3"), PathId::OTHER);
+        assert_eq!(interner.intern(b"/3"), PathId::OTHER);
+        assert_eq!(interner.overflowed(), 2);
+        assert_eq!(interner.intern(b"/1"), known);
+    }
+
+    #[test]
+    fn paths_that_are_not_used_make_room() {
+        let mut interner = Interner::new(4);
+        let [one, two, three] = [b"/1", b"/2", b"/3"].map(|path| {
+            let id = interner.intern(path);
+            interner.remember_coded(&encode_huffman(path), path, id);
+            id
+        });
+        assert!(interner.is_crowded());
+        interner.retain([two, PathId::OTHER, PathId(99)].into_iter());
+        assert!(!interner.is_crowded());
+        assert_eq!(text(&interner, two), Some("/2"));
+        assert_eq!(interner.intern(b"/2"), two);
+        for (path, id) in [(b"/1", one), (b"/3", three)] {
+            assert_eq!((interner.resolve(id), interner.coded(&encode_huffman(path))), (None, None));
+        }
+        let four = interner.intern(b"/4");
+        assert!(![one, three].contains(&four), "an id is that of one path for ever");
+        assert_eq!(text(&interner, four), Some("/4"));
+        assert_eq!(interner.intern(b"/"), PathId::ROOT);
+        let known = [b"/4", b"/5", b"/6"].map(|path| interner.intern(path));
+        assert_eq!(interner.intern(b"/7"), PathId::OTHER, "{known:?} are four with /2");
+    }
+
+    #[test]
+    fn ids_that_are_shared_are_the_same_and_taken_back_when_none_uses_them() {
+        let mut one = Interner::new(2);
+        let mut other = one.sharing();
+        let a = one.intern(b"/a");
+        let b = other.intern(b"/b");
+        assert_ne!(a, b);
+        assert_eq!((other.intern(b"/a"), other.intern(b"/")), (a, PathId::ROOT));
+        assert_eq!((text(&one, a), text(&one, b)), (Some("/a"), None));
+        assert_eq!(one.intern(b"/c"), PathId::OTHER, "the bound is that of both");
+        one.retain(std::iter::empty());
+        assert_eq!((one.intern(b"/c"), one.intern(b"/a")), (PathId::OTHER, a), "used by the other");
+        other.retain([b].into_iter());
+        one.retain(std::iter::empty());
+        assert_eq!(one.given_out(), [PathId::ROOT, PathId::INDEX_HTML, b].into_iter().collect());
+        assert_ne!(one.intern(b"/a"), a);
+    }
+
+    #[test]
+    fn who_brings_many_paths_leaves_some_to_others() {
+        let mut interner = Interner::new(1000);
+        let mut named = |owner: Owner, paths: usize| {
+            interner.set_owner(owner);
+            let is_named = |path: &usize| {
+                let id = interner.intern(format!("/{owner}/{path}").as_bytes());
+                id != PathId::OTHER
+            };
+            ((0..paths).filter(is_named).count(), interner.is_crowded())
+        };
+        let (first, is_crowded) = named(1, 100_000);
+        assert!((150..=250).contains(&first) && is_crowded, "{first}");
+        assert_eq!(named(2, 100).0, 100);
+        interner.retain(std::iter::empty());
+        assert!(!interner.is_crowded());
+        interner.set_owner(1);
+        assert_ne!(interner.intern(b"/again"), PathId::OTHER);
+        interner.stop(true);
+        assert_eq!((interner.intern(b"/2"), interner.intern(b"/")), (PathId::OTHER, PathId::ROOT));
+    }
+
+    #[test]
+    fn length_is_bounded() {
+        let mut interner = Interner::new(10);
+        let longest = vec![b'x'; MAX_PATH_LEN];
+        let id = interner.intern(&longest);
+        assert_eq!(text(&interner, id).map(str::len), Some(MAX_PATH_LEN));
+        assert_eq!(interner.intern(&[b'x'; MAX_PATH_LEN + 1]), PathId::OTHER);
+        // Fits only before it is escaped.
+        assert_eq!(interner.intern(&[b'\n'; MAX_PATH_LEN / 2]), PathId::OTHER);
+        assert_eq!(interner.overflowed(), 2);
+    }
+
+    #[test]
+    fn codes_are_remembered_of_paths_with_an_id_of_their_own() {
+        let mut interner = Interner::new(1);
+        let mut remember = |path: &[u8]| {
+            let octets = encode_huffman(path);
+            let id = interner.intern(path);
+            interner.remember_coded(&octets, path, id);
+            (id, interner.coded(&octets))
+        };
+        let (id, coded) = remember(b"/a.A/One");
+        assert_eq!(coded, Some((id, 8)));
+        assert_eq!(remember(b"/a.A/One").1, Some((id, 8)));
+        assert_eq!(remember(b"/a.A/Two"), (PathId::OTHER, None), "more than the bound");
+        assert_eq!(interner.coded.len(), 1);
+    }
+
+    #[test]
+    fn texts_are_printable_and_each_path_has_its_own() {
+        let mut interner = Interner::new(10);
+        let paths = [
+            ("/a b\\x1b\x1b\"", "/a b\\x5cx1b\\x1b\""),
+            ("/caf\u{e9}", "/caf\u{e9}"),
+            ("/caf%C3%A9", "/caf%C3%A9"),
+            ("/a\\b", "/a\\b"),
+        ];
+        let ids = paths.map(|(path, escaped)| {
+            let id = interner.intern(path.as_bytes());
+            assert_eq!(text(&interner, id), Some(escaped));
+            let octets = encode_huffman(path.as_bytes());
+            interner.remember_coded(&octets, path.as_bytes(), id);
+            assert_eq!(interner.coded(&octets), Some((id, path.len())));
+            id
+        });
+        assert_eq!(FxHashSet::from_iter(ids).len(), paths.len());
+    }
+}

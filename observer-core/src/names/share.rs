@@ -1,0 +1,123 @@
+//! A bound on how many of something there are, which one of those who bring them cannot use up for all
+//! others.
+//!
+//! Who has a quarter of what is still free gets no more. So the first to take all it can leaves four
+//! fifths of the bound to the others, the second four fifths of that, and there is always some left for
+//! who comes later. A few ([`FEW`]) everybody may have, as long as there is room.
+
+use std::hash::Hash;
+
+use rustc_hash::FxHashMap;
+
+/// So many each may have, however little is left.
+const FEW: usize = 16;
+
+/// Things by their owners.
+#[derive(Debug)]
+pub struct Share<O> {
+    limit: usize,
+    taken: usize,
+    owned: FxHashMap<O, usize>,
+    stopped: bool,
+}
+
+impl<O: Copy + Eq + Hash> Share<O> {
+    /// None yet, of at most so many.
+    pub fn of(limit: usize) -> Self {
+        Self { limit, taken: 0, owned: FxHashMap::default(), stopped: false }
+    }
+
+    /// Whether there is room for one more, whoever's it is.
+    pub fn has_room(&self) -> bool {
+        !self.stopped && self.taken < self.limit
+    }
+
+    /// Whether the owner may have one more.
+    pub fn admits(&self, owner: O) -> bool {
+        let owned = self.owned.get(&owner).copied().unwrap_or(0);
+        self.has_room() && owned < FEW.max((self.limit - self.taken) / 4)
+    }
+
+    /// The owner has one more.
+    pub fn take(&mut self, owner: O) {
+        self.taken += 1;
+        *self.owned.entry(owner).or_default() += 1;
+    }
+
+    /// The owner has one less.
+    pub fn give_back(&mut self, owner: O) {
+        let Some(owned) = self.owned.get_mut(&owner) else { return };
+        self.taken -= 1;
+        *owned -= 1;
+        if *owned == 0 {
+            self.owned.remove(&owner);
+        }
+    }
+
+    /// Whether three quarters are taken.
+    pub fn is_crowded(&self) -> bool {
+        4 * self.taken >= 3 * self.limit
+    }
+
+    /// Whether there is to be no more of anything for now.
+    pub fn stop(&mut self, stopped: bool) {
+        self.stopped = stopped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FEW, Share};
+
+    /// How many the owner gets who wants as many as it can get.
+    fn fill(share: &mut Share<u32>, owner: u32) -> usize {
+        let mut got = 0;
+        while share.admits(owner) {
+            share.take(owner);
+            got += 1;
+        }
+        got
+    }
+
+    #[test]
+    fn each_leaves_four_fifths_of_what_is_left() {
+        let mut share = Share::of(10_000);
+        assert_eq!([1, 2, 3].map(|owner| fill(&mut share, owner)), [2000, 1600, 1280]);
+        assert!(!share.is_crowded());
+        for owner in 4..=20 {
+            fill(&mut share, owner);
+        }
+        assert!(share.is_crowded());
+        assert!(fill(&mut share, 21) > FEW, "even now");
+        for owner in 22..1000 {
+            fill(&mut share, owner);
+        }
+        assert!(!share.has_room(), "a few each are more than the bound");
+    }
+
+    #[test]
+    fn a_small_bound_is_for_who_comes_first() {
+        let mut share = Share::of(FEW);
+        assert_eq!([1, 2].map(|owner| fill(&mut share, owner)), [FEW, 0]);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_for_all() {
+        let mut share = Share::of(100);
+        let got = fill(&mut share, 1);
+        for _ in 0..got {
+            share.give_back(1);
+        }
+        share.give_back(1);
+        assert_eq!(fill(&mut share, 2), got);
+    }
+
+    #[test]
+    fn stopped_it_has_no_room() {
+        let mut share = Share::of(100);
+        share.stop(true);
+        assert!(!share.has_room() && !share.admits(1));
+        share.stop(false);
+        assert!(share.admits(1));
+    }
+}

@@ -1,0 +1,889 @@
+//! The calls of one connection: one per stream.
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    End, Headers,
+    deadline::{Deadline, Reason, Timeout},
+    recent::Recent,
+    unbegun::Unbegun,
+};
+use crate::{
+    call::{CallKey, CallSink, Ended, Flow, GivenUp, Role, SeriesId, Sight, TraceId},
+    names::{PathId, TextId},
+    process::ProcessId,
+    protocol::hpack::{ContentType, RequestMethod},
+    record::{Data, Unseen},
+};
+
+/// Most calls of one connection that may be open at once. HTTP/2 peers usually allow each other
+/// 100 to 2³¹ streams; one that opens more than this is not followed: counted, not measured.
+pub const MAX_OPEN: usize = 1 << 16;
+
+/// A call of which bytes were not seen may have ended in them. When nothing of it was seen for this
+/// long since, it is told as ended, its code not seen: so that it is not in flight for ever.
+pub const DOUBT_NS: u64 = 60_000_000_000;
+
+/// When, and by which process of the watched end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Kernel's monotonic clock, in nanoseconds.
+    pub time_ns: u64,
+    /// The process that read or wrote the bytes.
+    pub process: ProcessId,
+    /// Since when threads that could run have run; `u64::MAX` if that is not known, or if what happened may
+    /// have been meant before ([`Bytes::late`](crate::record::Bytes::late)).
+    pub in_time_since_ns: u64,
+}
+
+/// The calls of one connection.
+///
+/// Order of calls: any of [`headers`](Self::headers), [`data`](Self::data),
+/// [`reset`](Self::reset), [`go_away`](Self::go_away), [`missed`](Self::missed),
+/// [`found`](Self::found) and [`give_up`](Self::give_up), as they come, and
+/// [`catch_up`](Self::catch_up) after all that one call moved; [`closed`](Self::closed) last.
+///
+/// # What is gRPC
+///
+/// The request's content type says it. Where that could not be decoded, calls are not told of
+/// until the connection has shown that it carries gRPC: by any field that only gRPC has, or by a
+/// call that looks like nothing else: a POST of whole messages with gRPC's prefixes, answered with
+/// headers and, after them, trailers.
+///
+/// # What is a frame
+///
+/// Where a direction's frame boundary was [found](Self::found_late) and not followed from the beginning, what
+/// looks like frames may be content of a message: a peer chooses what it sends at once, and so where a boundary is
+/// found. The other end, which has read the frames as they are, does not answer what is none. So a call that
+/// such a frame began is told of once the server has said something of its stream; until then only as many as the
+/// server has answered so far. Likewise, an end of a stream that began out of sight is told of once
+/// the client has shown that it has begun it. What that never comes of is counted as
+/// [unconfirmed](Streams::unconfirmed).
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
+pub struct Calls {
+    role: Role,
+    /// Both directions have shown which end this is.
+    agreed: bool,
+    /// Directions whose frame boundary was found.
+    found_late: Unseen,
+    /// How many calls may be told of before the server has said something of them.
+    credit: u64,
+    /// Open calls that are not told of yet, for want of an answer.
+    unanswered: usize,
+    /// Streams that were last seen in each direction: received, sent.
+    recent: [Recent; 2],
+    open: FxHashMap<u32, Call>,
+    /// Highest stream that the client began, as far as seen; and the highest of those that are proven, below which it
+    /// begins none any more.
+    last_stream: u32,
+    last_proven: u32,
+    unbegun: Unbegun,
+    /// What the server sent of streams that the client was not seen to begin yet, in its order.
+    early: Vec<Early>,
+    /// The client has begun one of those, and [`catch_up`](Self::catch_up) is to come.
+    behind: bool,
+    sight: Sight,
+    /// The connection has carried gRPC for certain.
+    shows_grpc: bool,
+    /// Some open calls may have ended unseen.
+    in_doubt: bool,
+    /// When something was last seen.
+    now_ns: u64,
+    /// The server said that it will not process streams above this one.
+    refused_above: Option<u32>,
+    /// Directions of which nothing is seen at the moment.
+    unseen: Unseen,
+    /// The streams so far.
+    pub streams: Streams,
+}
+
+/// Streams that clients began, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// Calls.
+    pub measured: u64,
+    /// Their content type says that they are not gRPC.
+    pub not_grpc: u64,
+    /// More than [`MAX_OPEN`] were open.
+    pub too_many: u64,
+    /// Nothing that was decoded of them said what they are.
+    pub unclear: u64,
+    /// The other end has not confirmed them: they may have been content of a message.
+    pub unconfirmed: u64,
+}
+
+/// Whether what began a call is known to have been a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Given,
+    /// It is told of in advance: others were answered.
+    Lent,
+    /// It is not told of.
+    Wanted,
+}
+
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
+struct Call {
+    /// `None` until the connection has shown that it carries gRPC, and while proof is wanted.
+    series: Option<SeriesId>,
+    proof: Proof,
+    /// Its request has a field that only gRPC has.
+    shows_grpc: bool,
+    key: CallKey,
+    started_ns: u64,
+    /// It may have begun before.
+    late: bool,
+    /// When something of it was last seen.
+    touched_ns: u64,
+    trace: Option<TraceId>,
+    message: Option<TextId>,
+    timeout: Timeout,
+    status: Option<u16>,
+    requests: Messages,
+    responses: Messages,
+    /// When the first response message was complete, if that is known.
+    first_message_ns: Option<u64>,
+    half_closed: bool,
+    /// Its bytes are not framed as messages, or not known to be.
+    unaligned: bool,
+    /// Directions of which bytes were not seen while it was open: messages of it may have been
+    /// among them, and its end.
+    missed: Unseen,
+}
+
+/// Something that the server sent of a stream before the client was seen to begin it. Either that was
+/// not seen, and will not be; or the client reads the answer in another thread before its own write
+/// has returned to where the kernel programs look.
+#[derive(Debug)]
+struct Early {
+    at: Moment,
+    stream: u32,
+    what: Sent,
+}
+
+#[derive(Debug)]
+enum Sent {
+    Headers { headers: Headers, end_stream: bool },
+    Data(Data),
+    Reset { error: u32 },
+}
+
+/// Most of what comes early that is kept: the answers to the calls of some threads.
+const MAX_EARLY: usize = 256;
+
+/// The messages of one direction of a call.
+#[derive(Clone, Copy, Debug, Default)]
+struct Messages {
+    count: u64,
+    bytes: u64,
+    /// When the last one was complete; before the first, when the call began.
+    last_ns: u64,
+}
+
+impl Call {
+    /// Tells of it, and of what was seen of it before it was known to be a call.
+    fn start(&mut self, sink: &mut impl CallSink) {
+        let series = sink.started(self.key);
+        self.series = Some(series);
+        let requests = request_flow(self.key.role);
+        for (flow, messages) in [(requests, self.requests), (requests.opposite(), self.responses)] {
+            if messages.count > 0 {
+                sink.messages(series, flow, messages.count, messages.bytes);
+            }
+            if messages.count > 1 {
+                sink.second_message(series, flow);
+            }
+        }
+        if let Some(at_ns) = self.first_message_ns {
+            sink.first_message(series, at_ns.saturating_sub(self.started_ns));
+        }
+    }
+
+    /// Why it was given up then, if it was.
+    fn reason(&self, at_ns: u64, in_time_since_ns: u64) -> Reason {
+        let Self { started_ns, timeout, late, .. } = *self;
+        let in_time_since_ns = if late { u64::MAX } else { in_time_since_ns };
+        Deadline { started_ns, timeout }.reason(at_ns, in_time_since_ns)
+    }
+
+    /// Messages of it may not have been counted.
+    fn is_uncounted(&self) -> bool {
+        self.unaligned || self.missed.any()
+    }
+
+    /// Whether it looks like a gRPC call and nothing else, now that trailers end it.
+    fn looks_like_grpc(&self) -> bool {
+        self.status.is_some() && self.requests.count > 0 && self.half_closed && !self.unaligned
+    }
+}
+
+/// Which way requests flow.
+fn request_flow(role: Role) -> Flow {
+    match role {
+        Role::Client => Flow::Sent,
+        Role::Server => Flow::Received,
+    }
+}
+
+impl Calls {
+    /// No calls yet.
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            agreed: true,
+            found_late: Unseen::default(),
+            credit: 0,
+            unanswered: 0,
+            recent: [Recent::default(); 2],
+            open: FxHashMap::default(),
+            last_stream: 0,
+            last_proven: 0,
+            unbegun: Unbegun::default(),
+            early: Vec::new(),
+            behind: false,
+            sight: Sight::Complete,
+            shows_grpc: false,
+            in_doubt: false,
+            now_ns: 0,
+            refused_above: None,
+            unseen: Unseen::default(),
+            streams: Streams::default(),
+        }
+    }
+
+    /// Of a connection that was open before it was watched. `agreed` says whether its role is certain.
+    pub fn joined_late(role: Role, agreed: bool) -> Self {
+        let found_late = Unseen::both();
+        let mut calls = Self { sight: Sight::JoinedLate, agreed, found_late, ..Self::new(role) };
+        calls.missed(Flow::Received);
+        calls.missed(Flow::Sent);
+        calls
+    }
+
+    /// It turns out to be the other end: what was taken for calls so far was none.
+    pub fn take_role(&mut self, role: Role, sink: &mut impl CallSink) {
+        for stream in self.streams(|_| true) {
+            self.end(self.now_ns, stream, End::Unseen, sink);
+        }
+        let Self { recent, now_ns, unseen, streams, .. } = *self;
+        let unconfirmed = streams.unconfirmed + self.kept_ends();
+        let streams = Streams { unconfirmed, ..streams };
+        *self = Self { recent, now_ns, unseen, streams, ..Self::joined_late(role, false) };
+    }
+
+    /// Both directions have shown that its role is this.
+    pub fn agree(&mut self, sink: &mut impl CallSink) {
+        if !self.agreed {
+            self.agreed = true;
+            self.join_early(self.last_stream, sink);
+        }
+    }
+
+    /// Calls that are open and have been told of.
+    pub fn open(&self) -> usize {
+        if self.shows_grpc { self.open.len() - self.unanswered } else { 0 }
+    }
+
+    /// Streams so far, open ones too, of which nothing says whether they are calls.
+    pub fn unclear(&self) -> u64 {
+        let open = if self.shows_grpc { 0 } else { self.open.len() - self.unanswered };
+        self.streams.unclear + open as u64
+    }
+
+    /// The paths of what is open, and of what came early.
+    pub fn paths(&self) -> impl Iterator<Item = PathId> {
+        let early = self.early.iter().filter_map(|early| match &early.what {
+            Sent::Headers { headers, .. } => headers.path,
+            Sent::Data(_) | Sent::Reset { .. } => None,
+        });
+        self.open.values().map(|call| call.key.path).chain(early)
+    }
+
+    /// Which end of the connection the process is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// How much is seen of the connection.
+    pub fn sight(&self) -> Sight {
+        self.sight
+    }
+
+    /// A header block was seen.
+    pub fn headers(
+        &mut self,
+        at: Moment,
+        flow: Flow,
+        stream: u32,
+        headers: &Headers,
+        end_stream: bool,
+        sink: &mut impl CallSink,
+    ) {
+        self.now_ns = at.time_ns;
+        let is_request = self.is_request(flow);
+        if headers.shows_grpc() && !(is_request && self.found_late.in_flow(flow)) {
+            self.show_grpc(sink);
+        }
+        self.saw(flow, stream, sink);
+        if !is_request {
+            self.response_headers(at, stream, headers, end_stream, sink);
+        } else if let Some(call) = self.open.get_mut(&stream) {
+            // Trailers from a client: gRPC has none, HTTP/2 allows them.
+            call.half_closed |= end_stream;
+            call.touched_ns = at.time_ns;
+        } else {
+            self.begin(at, stream, headers, end_stream, sink);
+        }
+    }
+
+    fn begin(
+        &mut self,
+        at: Moment,
+        stream: u32,
+        headers: &Headers,
+        end_stream: bool,
+        sink: &mut impl CallSink,
+    ) {
+        // Client streams are odd and ascend (RFC 9113 §5.1.1): anything else begins nothing.
+        if stream.is_multiple_of(2) || stream <= self.last_proven {
+            return;
+        }
+        self.last_stream = self.last_stream.max(stream);
+        if !self.found_late.in_flow(request_flow(self.role)) {
+            self.last_proven = stream;
+        }
+        if self.agreed {
+            self.join_early(stream, sink);
+        }
+        self.unbegun.began(stream);
+        if self.unbegun.is_over(stream) {
+            return;
+        }
+        let may_be_grpc = match headers.content_type {
+            Some(content_type) => content_type == ContentType::Grpc,
+            None => headers.incomplete && headers.method != Some(RequestMethod::Get),
+        };
+        if !may_be_grpc {
+            self.streams.not_grpc += 1;
+            return;
+        }
+        if self.open.len() >= MAX_OPEN {
+            self.streams.too_many += 1;
+            return;
+        }
+        let path = headers.path.unwrap_or(PathId::NOT_SEEN);
+        let proof = self.proof();
+        let mut call = Call {
+            series: None,
+            proof,
+            shows_grpc: headers.shows_grpc(),
+            key: CallKey { process: at.process, role: self.role, path },
+            started_ns: at.time_ns,
+            late: at.in_time_since_ns == u64::MAX,
+            touched_ns: at.time_ns,
+            trace: headers.trace.flatten(),
+            message: None,
+            timeout: match headers.timeout_ns {
+                Some(ns) => Timeout::Of(ns),
+                None if headers.incomplete => Timeout::Unknown,
+                None => Timeout::Absent,
+            },
+            status: None,
+            requests: Messages { last_ns: at.time_ns, ..Messages::default() },
+            responses: Messages { last_ns: at.time_ns, ..Messages::default() },
+            first_message_ns: None,
+            half_closed: end_stream,
+            unaligned: false,
+            missed: self.unseen,
+        };
+        self.in_doubt |= call.missed.any();
+        if proof == Proof::Wanted {
+            self.unanswered += 1;
+        } else if self.shows_grpc {
+            call.start(sink);
+            self.streams.measured += 1;
+        }
+        self.open.insert(stream, call);
+        if self.early.iter().any(|early| early.stream == stream) {
+            self.behind = true;
+        } else if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
+            // It crossed the GOAWAY on its way.
+            self.refuse(at.time_ns, stream, sink);
+        }
+    }
+
+    /// Whether what begins a call now is known to be a frame.
+    fn proof(&mut self) -> Proof {
+        if !self.found_late.in_flow(request_flow(self.role)) {
+            return Proof::Given;
+        }
+        let Some(left) = self.credit.checked_sub(1) else { return Proof::Wanted };
+        self.credit = left;
+        Proof::Lent
+    }
+
+    /// Something of a stream was seen.
+    fn saw(&mut self, flow: Flow, stream: u32, sink: &mut impl CallSink) {
+        if !self.found_late.any() {
+            return;
+        }
+        self.note(flow, stream);
+        if !self.is_request(flow) {
+            self.answered(stream, sink);
+        } else if self.agreed && self.unbegun.contains(stream) {
+            self.join_where(sink, |early| early.stream == stream);
+        }
+    }
+
+    /// Something of a stream was seen, of whatever end.
+    pub fn note(&mut self, flow: Flow, stream: u32) {
+        let [received, sent] = &mut self.recent;
+        let recent = if flow == Flow::Received { received } else { sent };
+        recent.add(stream);
+    }
+
+    /// Whether something of the stream was seen lately that flows this way.
+    pub fn has_noted(&self, flow: Flow, stream: u32) -> bool {
+        let [received, sent] = &self.recent;
+        let recent = if flow == Flow::Received { received } else { sent };
+        recent.contains(stream)
+    }
+
+    /// The server says something of the stream: so what began it was a frame.
+    fn answered(&mut self, stream: u32, sink: &mut impl CallSink) {
+        let Some(call) = self.open.get_mut(&stream) else { return };
+        self.credit += match std::mem::replace(&mut call.proof, Proof::Given) {
+            Proof::Given => return,
+            Proof::Lent => 2,
+            Proof::Wanted => {
+                self.unanswered -= 1;
+                if self.shows_grpc {
+                    call.start(sink);
+                    self.streams.measured += 1;
+                }
+                1
+            }
+        };
+        self.last_proven = self.last_proven.max(stream);
+        if call.shows_grpc {
+            self.show_grpc(sink);
+        }
+    }
+
+    /// Whether the client is yet to show that it has begun a stream, out of sight.
+    fn is_unconfirmed(&self, stream: u32) -> bool {
+        let requests = request_flow(self.role);
+        let is_begun = stream < self.last_proven || self.has_noted(requests, stream);
+        self.found_late.in_flow(requests.opposite()) && !(self.agreed && is_begun)
+    }
+
+    fn response_headers(
+        &mut self,
+        at: Moment,
+        stream: u32,
+        headers: &Headers,
+        end_stream: bool,
+        sink: &mut impl CallSink,
+    ) {
+        let Some(call) = self.open.get_mut(&stream) else {
+            if !self.unbegun.contains(stream) {
+                self.keep(at, stream, Sent::Headers { headers: *headers, end_stream });
+            } else if end_stream && self.is_unconfirmed(stream) {
+                self.keep_end(at, stream, headers);
+            } else if end_stream {
+                self.join(at, stream, headers, sink);
+            }
+            return;
+        };
+        call.touched_ns = at.time_ns;
+        if call.series.is_none() && headers.content_type.is_some() {
+            // Not gRPC's: that would have shown it.
+            self.open.remove(&stream);
+            self.streams.not_grpc += 1;
+        } else if end_stream {
+            call.message = headers.message;
+            let end = End::trailers(call.status, headers);
+            if call.looks_like_grpc() {
+                self.show_grpc(sink);
+            }
+            self.end(at.time_ns, stream, end, sink);
+        } else if headers.status.is_some_and(|status| status >= 200) {
+            // Informational ones (RFC 9110 §15.2) come before the response.
+            call.status = call.status.or(headers.status);
+        }
+    }
+
+    /// Keeps what the server sent, if the client may still be seen to begin the stream.
+    fn keep(&mut self, at: Moment, stream: u32, what: Sent) {
+        let may_begin = stream > self.last_stream && !stream.is_multiple_of(2);
+        if may_begin && self.early.len() < MAX_EARLY {
+            self.early.push(Early { at, stream, what });
+        }
+    }
+
+    /// Keeps the end of a stream that began out of sight.
+    fn keep_end(&mut self, at: Moment, stream: u32, headers: &Headers) {
+        if self.early.len() < MAX_EARLY {
+            let what = Sent::Headers { headers: *headers, end_stream: true };
+            self.early.push(Early { at, stream, what });
+        } else {
+            self.streams.unconfirmed += 1;
+        }
+    }
+
+    /// How many such ends are kept.
+    fn kept_ends(&self) -> u64 {
+        let is_end = |early: &&Early| {
+            matches!(early.what, Sent::Headers { end_stream: true, .. })
+                && self.unbegun.contains(early.stream)
+        };
+        self.early.iter().filter(is_end).count() as u64
+    }
+
+    /// The client was seen to begin streams, and to send what it did of them in the same call: what
+    /// came early of them comes now.
+    pub fn catch_up(&mut self, sink: &mut impl CallSink) {
+        if !std::mem::take(&mut self.behind) {
+            return;
+        }
+        let flow = request_flow(self.role).opposite();
+        let Self { early, open, .. } = self;
+        let begun: Vec<Early> =
+            early.extract_if(.., |early| open.contains_key(&early.stream)).collect();
+        for Early { at, stream, what } in begun {
+            match what {
+                Sent::Headers { headers, end_stream } => {
+                    self.answered(stream, sink);
+                    self.response_headers(at, stream, &headers, end_stream, sink);
+                }
+                Sent::Data(data) => self.data(at, flow, &data, sink),
+                Sent::Reset { error } => self.reset(at, flow, stream, error, sink),
+            }
+        }
+    }
+
+    /// The client begins streams in their order, so those below this one it will not be seen to begin:
+    /// what came of them is told as far as it can be.
+    fn join_early(&mut self, below: u32, sink: &mut impl CallSink) {
+        self.join_where(sink, |early| early.stream < below);
+    }
+
+    /// Tells of what came early, as far as it can be.
+    fn join_where(&mut self, sink: &mut impl CallSink, is_wanted: impl Fn(&Early) -> bool) {
+        if self.early.is_empty() {
+            return;
+        }
+        let unbegun: Vec<Early> = self.early.extract_if(.., |early| is_wanted(early)).collect();
+        if self.early.is_empty() {
+            self.early = Vec::new();
+        }
+        for Early { at, stream, what } in unbegun {
+            if let Sent::Headers { headers, end_stream: true } = what
+                && self.unbegun.contains(stream)
+            {
+                self.join(at, stream, &headers, sink);
+            }
+        }
+    }
+
+    /// The connection carries gRPC for certain: its open calls are calls.
+    fn show_grpc(&mut self, sink: &mut impl CallSink) {
+        if self.shows_grpc {
+            return;
+        }
+        self.shows_grpc = true;
+        for stream in self.streams(|call| call.proof != Proof::Wanted && call.series.is_none()) {
+            if let Some(call) = self.open.get_mut(&stream) {
+                call.start(sink);
+                self.streams.measured += 1;
+            }
+        }
+    }
+
+    /// The server ended a stream that began unseen. Only that is told of it: it happens once, and
+    /// nothing else says that the call had not ended before.
+    fn join(&mut self, at: Moment, stream: u32, headers: &Headers, sink: &mut impl CallSink) {
+        let may_be_grpc = headers.grpc_status.is_some() || headers.incomplete;
+        // It ends once, whatever the server writes.
+        if !self.shows_grpc || !may_be_grpc || self.unbegun.is_over(stream) {
+            return;
+        }
+        self.unbegun.ended(stream);
+        self.streams.measured += 1;
+        let path = PathId::NOT_SEEN;
+        let series = sink.joined(CallKey { process: at.process, role: self.role, path });
+        sink.ended(
+            series,
+            Ended {
+                code: End::trailers(None, headers).code(),
+                elapsed_ns: None,
+                request_messages: None,
+                response_messages: None,
+                half_closed: false,
+                sight: self.sight,
+                trace: None,
+                message: headers.message,
+                given_up: None,
+            },
+        );
+    }
+
+    /// DATA frames of a stream were seen: `messages` ended in them, with `bytes` bytes.
+    pub fn data(&mut self, at: Moment, flow: Flow, data: &Data, sink: &mut impl CallSink) {
+        let is_request = self.is_request(flow);
+        self.now_ns = at.time_ns;
+        self.saw(flow, data.stream, sink);
+        let Some(call) = self.open.get_mut(&data.stream) else {
+            if !is_request && !self.unbegun.contains(data.stream) {
+                self.keep(at, data.stream, Sent::Data(*data));
+            }
+            return;
+        };
+        call.touched_ns = at.time_ns;
+        call.unaligned |= data.unaligned;
+        if data.messages > 0 {
+            let is_whole = !call.is_uncounted();
+            let first = !is_request && call.responses.count == 0 && is_whole;
+            let messages = if is_request { &mut call.requests } else { &mut call.responses };
+            let had = messages.count;
+            messages.count = messages.count.saturating_add(data.messages);
+            let second = had <= 1 && messages.count > 1;
+            messages.bytes = messages.bytes.saturating_add(data.message_bytes);
+            let after_last_ns = at.time_ns.saturating_sub(messages.last_ns);
+            messages.last_ns = at.time_ns;
+            if first {
+                call.first_message_ns = Some(at.time_ns);
+            }
+            if let Some(series) = call.series {
+                sink.messages(series, flow, data.messages, data.message_bytes);
+                if second {
+                    sink.second_message(series, flow);
+                }
+                if is_whole && self.role == Role::Client {
+                    sink.after_last_message(series, flow, data.messages, after_last_ns);
+                }
+                if first {
+                    sink.first_message(series, at.time_ns.saturating_sub(call.started_ns));
+                }
+            }
+        }
+        if !data.end_stream {
+            return;
+        }
+        if is_request {
+            call.half_closed = true;
+        } else {
+            let status = call.status;
+            // A server that ends without trailers sends no status at all.
+            let end = End::Stream { status, grpc_status: None, incomplete: false };
+            self.end(at.time_ns, data.stream, end, sink);
+        }
+    }
+
+    /// RST_STREAM was seen, from either side.
+    pub fn reset(
+        &mut self,
+        at: Moment,
+        flow: Flow,
+        stream: u32,
+        error: u32,
+        sink: &mut impl CallSink,
+    ) {
+        self.now_ns = at.time_ns;
+        self.saw(flow, stream, sink);
+        let Some(call) = self.open.get(&stream) else {
+            if !self.is_request(flow) && !self.unbegun.contains(stream) {
+                self.keep(at, stream, Sent::Reset { error });
+            }
+            return;
+        };
+        let reason = match call.reason(at.time_ns, at.in_time_since_ns) {
+            // In one transfer with what began the call: that says nothing of when it was given up.
+            _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
+                Reason::Unclear
+            }
+            reason => reason,
+        };
+        let by = self.sender(flow);
+        // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
+        // server's trailers, may have ended the call before.
+        let incomplete = if self.is_request(flow) {
+            call.missed.in_flow(flow.opposite())
+        } else {
+            call.missed.any()
+        };
+        self.end(at.time_ns, stream, End::Reset { by, error, reason, incomplete }, sink);
+    }
+
+    /// GOAWAY was seen: what it says of streams concerns those that its receiver began.
+    pub fn go_away(&mut self, at: Moment, flow: Flow, last_stream: u32, sink: &mut impl CallSink) {
+        if self.is_request(flow) {
+            return;
+        }
+        self.refused_above = Some(last_stream);
+        for stream in self.streams_above(last_stream) {
+            self.refuse(at.time_ns, stream, sink);
+        }
+    }
+
+    fn refuse(&mut self, time_ns: u64, stream: u32, sink: &mut impl CallSink) {
+        let Some(call) = self.open.get(&stream) else { return };
+        let incomplete = call.missed.any();
+        self.end(time_ns, stream, End::GoAway { incomplete }, sink);
+    }
+
+    /// Bytes that flow this way were not seen, and none will be until [`found`](Self::found).
+    pub fn missed(&mut self, flow: Flow) {
+        self.unseen.insert(flow);
+        if self.sight == Sight::Complete {
+            self.sight = Sight::Gaps;
+        }
+        if self.is_request(flow) {
+            if self.found_late.in_flow(flow) {
+                self.doubt();
+            }
+            self.unbegun.missed(self.last_stream);
+        }
+        for call in self.open.values_mut() {
+            call.missed.insert(flow);
+            call.touched_ns = self.now_ns;
+        }
+        self.in_doubt = !self.open.is_empty();
+    }
+
+    /// Whether there are calls for [`give_up`](Self::give_up) to look at.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    /// Ends the calls that may have ended unseen, and of which nothing was seen for [`DOUBT_NS`].
+    pub fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        let is_doubtful = |call: &Call| call.missed.any();
+        let long_ago = now_ns.saturating_sub(DOUBT_NS);
+        for stream in self.streams(|call| is_doubtful(call) && call.touched_ns <= long_ago) {
+            self.end(now_ns, stream, End::Unseen, sink);
+        }
+        self.in_doubt = self.open.values().any(is_doubtful);
+    }
+
+    /// Whether nothing that flows this way is seen at the moment.
+    pub fn is_unseen(&self, flow: Flow) -> bool {
+        self.unseen.in_flow(flow)
+    }
+
+    /// What flows this way is seen from here on.
+    pub fn found(&mut self, flow: Flow) {
+        self.unseen.remove(flow);
+    }
+
+    /// Likewise, from a frame boundary on that was found.
+    pub fn found_late(&mut self, flow: Flow) {
+        self.found(flow);
+        self.found_late.insert(flow);
+    }
+
+    /// What the client sends is not seen any more, from a boundary on that was found: it may have been none. What
+    /// it showed and was not answered is void.
+    fn doubt(&mut self) {
+        self.open.retain(|_, call| call.proof != Proof::Wanted);
+        self.streams.unconfirmed += std::mem::take(&mut self.unanswered) as u64;
+        self.last_stream = self.last_proven;
+    }
+
+    /// The connection ended, and with it all its calls. `by` is whose end of it that was, where what it
+    /// sends flows that way; `in_time_since_ns` as in [`Moment`].
+    pub fn closed(
+        &mut self,
+        time_ns: u64,
+        by: Option<Flow>,
+        in_time_since_ns: u64,
+        sink: &mut impl CallSink,
+    ) {
+        let by = by.map(|flow| self.sender(flow));
+        for Early { at, stream, what } in std::mem::take(&mut self.early) {
+            let Sent::Headers { headers, end_stream: true } = what else { continue };
+            if self.is_unconfirmed(stream) {
+                self.streams.unconfirmed += 1;
+            } else if self.unbegun.contains(stream) {
+                self.join(at, stream, &headers, sink);
+            }
+        }
+        for stream in self.streams(|_| true) {
+            let Some(call) = self.open.get(&stream) else { continue };
+            let reason = call.reason(time_ns, in_time_since_ns);
+            let incomplete = call.missed.any();
+            self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
+        }
+        self.open = FxHashMap::default();
+    }
+
+    /// The memory that the open calls take, in bytes, with the table's own byte for each; and what
+    /// came early.
+    pub fn memory(&self) -> usize {
+        self.open.capacity() * (size_of::<(u32, Call)>() + 1)
+            + self.early.capacity() * size_of::<Early>()
+    }
+
+    /// Open streams, ascending, so that what follows does not depend on the table's order.
+    fn streams(&self, wanted: impl Fn(&Call) -> bool) -> Vec<u32> {
+        let mut streams: Vec<u32> =
+            self.open.iter().filter(|(_, call)| wanted(call)).map(|(&stream, _)| stream).collect();
+        streams.sort_unstable();
+        streams
+    }
+
+    fn streams_above(&self, last_stream: u32) -> Vec<u32> {
+        let mut streams = self.streams(|_| true);
+        streams.retain(|&stream| stream > last_stream);
+        streams
+    }
+
+    fn end(&mut self, time_ns: u64, stream: u32, end: End, sink: &mut impl CallSink) {
+        let Some(call) = self.open.remove(&stream) else { return };
+        if call.proof == Proof::Lent {
+            // The server may answer yet.
+            self.unbegun.ended(stream);
+        }
+        let Some(series) = call.series else {
+            if call.proof == Proof::Wanted {
+                self.unanswered -= 1;
+                self.streams.unconfirmed += 1;
+            } else {
+                self.streams.unclear += 1;
+            }
+            return;
+        };
+        let counted = |messages: Messages| (!call.is_uncounted()).then_some(messages.count);
+        let elapsed = time_ns.saturating_sub(call.started_ns);
+        sink.ended(
+            series,
+            Ended {
+                code: end.code(),
+                elapsed_ns: end.is_seen().then_some(elapsed),
+                request_messages: counted(call.requests),
+                response_messages: counted(call.responses),
+                half_closed: call.half_closed,
+                sight: self.sight,
+                trace: call.trace,
+                message: call.message,
+                given_up: (call.timeout != Timeout::Absent && end.is_given_up())
+                    .then_some(GivenUp { role: self.role, stream }),
+            },
+        );
+    }
+
+    /// Who sends what flows that way.
+    fn sender(&self, flow: Flow) -> Role {
+        if self.is_request(flow) { Role::Client } else { Role::Server }
+    }
+
+    /// Whether what flows that way comes from the client.
+    fn is_request(&self, flow: Flow) -> bool {
+        flow == request_flow(self.role)
+    }
+}
+
+#[cfg(test)]
+mod tests;

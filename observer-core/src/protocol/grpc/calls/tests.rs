@@ -1,0 +1,748 @@
+//! The rules of [`rules`](super::super::rules), through the whole life of calls, for both roles.
+
+use super::{Calls, MAX_EARLY, MAX_OPEN, Moment, Streams};
+use crate::{
+    call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight, TraceId},
+    names::PathId,
+    process::ProcessId,
+    protocol::{grpc::Headers, hpack::ContentType},
+    record::Data,
+};
+
+const MS: u64 = 1_000_000;
+const PATH: PathId = PathId(7);
+const BOTH: [Role; 2] = [Role::Client, Role::Server];
+
+const NO_ERROR: u32 = 0x0;
+const REFUSED_STREAM: u32 = 0x7;
+const CANCEL: u32 = 0x8;
+
+/// What was told of the calls, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Started(CallKey),
+    Messages(u32, Flow, u64, u64),
+    FirstMessage(u32, u64),
+    Ended(u32, Ended),
+}
+
+/// Numbers the calls and remembers what it is told.
+#[derive(Debug, Default)]
+struct Recorder {
+    told: Vec<Told>,
+    calls: u32,
+    after_last: Vec<(Flow, u64, u64)>,
+    second: Vec<(u32, Flow)>,
+}
+
+impl CallSink for Recorder {
+    fn started(&mut self, key: CallKey) -> SeriesId {
+        self.told.push(Told::Started(key));
+        self.calls += 1;
+        SeriesId(self.calls - 1)
+    }
+
+    fn joined(&mut self, key: CallKey) -> SeriesId {
+        panic!("{key:?}: nothing is joined late here")
+    }
+
+    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
+        self.told.push(Told::Messages(series.0, flow, count, bytes));
+    }
+
+    fn second_message(&mut self, series: SeriesId, flow: Flow) {
+        self.second.push((series.0, flow));
+    }
+
+    fn after_last_message(&mut self, _: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
+        self.after_last.push((flow, count, elapsed_ns));
+    }
+
+    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
+        self.told.push(Told::FirstMessage(series.0, elapsed_ns));
+    }
+
+    fn ended(&mut self, series: SeriesId, ended: Ended) {
+        self.told.push(Told::Ended(series.0, ended));
+    }
+}
+
+/// The calls of one connection, and a clock.
+struct Fixture {
+    calls: Calls,
+    sink: Recorder,
+    role: Role,
+    at: Moment,
+}
+
+impl Fixture {
+    fn new(role: Role) -> Self {
+        Self {
+            calls: Calls::new(role),
+            sink: Recorder::default(),
+            role,
+            at: Moment { time_ns: 5_000 * MS, process: ProcessId(1), in_time_since_ns: 0 },
+        }
+    }
+
+    /// A call on stream 1 has begun.
+    fn begun(role: Role) -> Self {
+        let mut fixture = Self::new(role);
+        fixture.request(1, &grpc(), false);
+        fixture
+    }
+
+    fn to_server(&self) -> Flow {
+        match self.role {
+            Role::Client => Flow::Sent,
+            Role::Server => Flow::Received,
+        }
+    }
+
+    fn to_client(&self) -> Flow {
+        self.to_server().opposite()
+    }
+
+    fn wait(&mut self, ms: u64) -> &mut Self {
+        self.at.time_ns += ms * MS;
+        self
+    }
+
+    fn request(&mut self, stream: u32, headers: &Headers, end_stream: bool) -> &mut Self {
+        let flow = self.to_server();
+        self.calls.headers(self.at, flow, stream, headers, end_stream, &mut self.sink);
+        self
+    }
+
+    fn response(&mut self, stream: u32, headers: &Headers, end_stream: bool) -> &mut Self {
+        let flow = self.to_client();
+        self.calls.headers(self.at, flow, stream, headers, end_stream, &mut self.sink);
+        self
+    }
+
+    fn request_data(&mut self, stream: u32, messages: u64, end_stream: bool) -> &mut Self {
+        self.data(self.to_server(), data(stream, messages, end_stream))
+    }
+
+    fn response_data(&mut self, stream: u32, messages: u64, end_stream: bool) -> &mut Self {
+        self.data(self.to_client(), data(stream, messages, end_stream))
+    }
+
+    fn data(&mut self, flow: Flow, data: Data) -> &mut Self {
+        self.calls.data(self.at, flow, &data, &mut self.sink);
+        self
+    }
+
+    fn client_resets(&mut self, stream: u32, error: u32) -> &mut Self {
+        self.calls.reset(self.at, self.to_server(), stream, error, &mut self.sink);
+        self
+    }
+
+    fn server_resets(&mut self, stream: u32, error: u32) -> &mut Self {
+        self.calls.reset(self.at, self.to_client(), stream, error, &mut self.sink);
+        self
+    }
+
+    fn server_goes_away(&mut self, last_stream: u32) -> &mut Self {
+        self.calls.go_away(self.at, self.to_client(), last_stream, &mut self.sink);
+        self
+    }
+
+    fn catch_up(&mut self) -> &mut Self {
+        self.calls.catch_up(&mut self.sink);
+        self
+    }
+
+    fn client_closes(&mut self) -> &mut Self {
+        self.close(Some(self.to_server()))
+    }
+
+    fn server_closes(&mut self) -> &mut Self {
+        self.close(Some(self.to_client()))
+    }
+
+    fn close(&mut self, by: Option<Flow>) -> &mut Self {
+        let Moment { time_ns, in_time_since_ns, .. } = self.at;
+        self.calls.closed(time_ns, by, in_time_since_ns, &mut self.sink);
+        self
+    }
+
+    /// A gap in one of the directions, after which it is seen again.
+    fn gap(&mut self, flow: Flow) -> &mut Self {
+        self.calls.missed(flow);
+        self.calls.found(flow);
+        self
+    }
+
+    /// Calls and codes that ended, in order.
+    fn codes(&self) -> Vec<(u32, Option<Code>)> {
+        self.ends().into_iter().map(|(call, ended)| (call, ended.code)).collect()
+    }
+
+    fn ends(&self) -> Vec<(u32, Ended)> {
+        let end = |told: &Told| match *told {
+            Told::Ended(call, ended) => Some((call, ended)),
+            _ => None,
+        };
+        self.sink.told.iter().filter_map(end).collect()
+    }
+
+    /// The only call's end, which must have come.
+    fn end(&self) -> Ended {
+        let ends = self.ends();
+        assert_eq!(ends.len(), 1, "{:?}: {ends:?}", self.role);
+        assert_eq!(self.calls.open(), 0);
+        ends[0].1
+    }
+}
+
+/// Request headers of a gRPC call.
+fn grpc() -> Headers {
+    let content_type = Some(ContentType::Grpc);
+    Headers { path: Some(PATH), content_type, ..Headers::default() }
+}
+
+fn with_timeout(ms: u64) -> Headers {
+    Headers { timeout_ns: Some(ms * MS), ..grpc() }
+}
+
+fn status(status: u16) -> Headers {
+    Headers { status: Some(status), ..Headers::default() }
+}
+
+fn trailers(code: u32) -> Headers {
+    Headers { grpc_status: Some(Some(code)), ..Headers::default() }
+}
+
+fn data(stream: u32, messages: u64, end_stream: bool) -> Data {
+    Data { stream, messages, message_bytes: 10 * messages, end_stream, unaligned: false }
+}
+
+/// One row of the table of rules: what happens to a call that has begun, and its code.
+type Row = (&'static str, Happens, Option<Code>);
+
+/// What happens to a call.
+type Happens = fn(&mut Fixture) -> &mut Fixture;
+
+fn check(role: Role, rows: &[Row]) {
+    for (name, happens, code) in rows {
+        let mut fixture = Fixture::begun(role);
+        happens(&mut fixture);
+        assert_eq!(fixture.codes(), [(0, *code)], "{role:?}: {name}");
+        assert_eq!(fixture.calls.open(), 0, "{role:?}: {name}");
+    }
+}
+
+#[test]
+fn a_clients_messages_are_timed_each_way() {
+    let mut client = Fixture::begun(Role::Client);
+    client.wait(2).request_data(1, 1, false).wait(3).request_data(1, 2, true);
+    client.response(1, &status(200), false).wait(4).response_data(1, 1, false);
+    client.gap(Flow::Received).response_data(1, 1, false);
+    let (sent, received) = (Flow::Sent, Flow::Received);
+    assert_eq!(
+        client.sink.after_last,
+        [(sent, 1, 2 * MS), (sent, 2, 3 * MS), (received, 1, 9 * MS)],
+        "not after bytes that were not seen"
+    );
+    let mut server = Fixture::begun(Role::Server);
+    server.request_data(1, 1, true).response_data(1, 1, false);
+    assert_eq!(server.sink.after_last, []);
+}
+
+#[test]
+fn a_call_belongs_to_the_trace_of_its_request() {
+    for role in BOTH {
+        let mut fixture = Fixture::new(role);
+        let trace = Some(TraceId([7; 16]));
+        fixture.request(1, &Headers { trace: Some(trace), ..grpc() }, true);
+        let other = Some(Some(TraceId([8; 16])));
+        fixture.response(1, &Headers { trace: other, status: Some(200), ..trailers(0) }, true);
+        assert_eq!(fixture.end().trace, trace);
+    }
+}
+
+#[test]
+fn each_rule_ends_a_call() {
+    const ROWS: &[Row] = &[
+        (
+            "trailers after a message",
+            |f| {
+                f.response(1, &status(200), false).response_data(1, 1, false).response(
+                    1,
+                    &trailers(5),
+                    true,
+                )
+            },
+            Some(Code::NotFound),
+        ),
+        (
+            "trailers-only",
+            |f| f.response(1, &Headers { status: Some(200), ..trailers(7) }, true),
+            Some(Code::PermissionDenied),
+        ),
+        (
+            "trailers-only whose HTTP status says something else",
+            |f| f.response(1, &Headers { status: Some(503), ..trailers(0) }, true),
+            Some(Code::Ok),
+        ),
+        (
+            "a status number that gRPC does not have",
+            |f| f.response(1, &status(200), false).response(1, &trailers(99), true),
+            Some(Code::Unknown),
+        ),
+        (
+            "a status that is no number",
+            |f| f.response(1, &Headers { grpc_status: Some(None), ..Headers::default() }, true),
+            Some(Code::Unknown),
+        ),
+        (
+            "trailers without a status",
+            |f| f.response(1, &status(200), false).response(1, &Headers::default(), true),
+            Some(Code::Unknown),
+        ),
+        (
+            "headers only, without a status: the HTTP status",
+            |f| f.response(1, &status(404), true),
+            Some(Code::Unimplemented),
+        ),
+        (
+            "the stream ends with DATA: the HTTP status",
+            |f| f.response(1, &status(503), false).response_data(1, 0, true),
+            Some(Code::Unavailable),
+        ),
+        (
+            "the first HTTP status counts, not one of the trailers",
+            |f| f.response(1, &status(401), false).response(1, &status(200), true),
+            Some(Code::Unauthenticated),
+        ),
+        (
+            "headers in the middle of a response are no other response",
+            |f| {
+                f.response(1, &status(429), false)
+                    .response(1, &status(200), false)
+                    .response_data(1, 0, true)
+            },
+            Some(Code::Unavailable),
+        ),
+        (
+            "informational headers are no response",
+            |f| {
+                f.response(1, &status(103), false)
+                    .response(1, &status(429), false)
+                    .response_data(1, 0, true)
+            },
+            Some(Code::Unavailable),
+        ),
+        (
+            "status fields that could not be decoded",
+            |f| {
+                let unknown = Headers { incomplete: true, ..Headers::default() };
+                f.response(1, &status(200), false).response(1, &unknown, true)
+            },
+            None,
+        ),
+        (
+            "the status was decoded, other fields were not",
+            |f| f.response(1, &Headers { incomplete: true, ..trailers(3) }, true),
+            Some(Code::InvalidArgument),
+        ),
+        (
+            "the stream ends with DATA, and the response headers were not decoded",
+            |f| {
+                let unknown = Headers { incomplete: true, ..Headers::default() };
+                f.response(1, &unknown, false).response_data(1, 1, true)
+            },
+            None,
+        ),
+        ("reset by the client", |f| f.client_resets(1, CANCEL), Some(Code::Canceled)),
+        ("reset by the server", |f| f.server_resets(1, CANCEL), Some(Code::Canceled)),
+        (
+            "reset by a client that says something else",
+            |f| f.client_resets(1, REFUSED_STREAM),
+            Some(Code::Canceled),
+        ),
+        ("… or nothing", |f| f.client_resets(1, NO_ERROR), Some(Code::Canceled)),
+        ("refused", |f| f.server_resets(1, REFUSED_STREAM), Some(Code::Unavailable)),
+        ("reset without an error", |f| f.server_resets(1, NO_ERROR), Some(Code::Internal)),
+        (
+            "reset after messages, before the trailers",
+            |f| f.response(1, &status(200), false).response_data(1, 3, false).server_resets(1, 0xb),
+            Some(Code::ResourceExhausted),
+        ),
+        ("refused by GOAWAY", |f| f.server_goes_away(0), Some(Code::Unavailable)),
+        ("closed by the client", |f| f.client_closes(), Some(Code::Canceled)),
+        ("closed by the server", |f| f.server_closes(), Some(Code::Unavailable)),
+        ("closed, nobody knows by whom", |f| f.close(None), None),
+    ];
+    for role in BOTH {
+        check(role, ROWS);
+    }
+}
+
+#[test]
+fn a_deadline_is_a_reset_with_cancel_after_the_timeout() {
+    for role in BOTH {
+        for (timeout_ms, after_ms, error, code) in [
+            (300, 301, CANCEL, Some(Code::DeadlineExceeded)),
+            (300, 300, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (300, 292, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (300, 291, CANCEL, Some(Code::Canceled)),
+            (300, 0, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (10_000, 9_900, CANCEL, Some(Code::CanceledOrDeadlineExceeded)),
+            (300, 280, REFUSED_STREAM, Some(Code::Canceled)),
+            (300, 400, REFUSED_STREAM, Some(Code::DeadlineExceeded)),
+        ] {
+            let mut fixture = Fixture::new(role);
+            fixture.request(1, &with_timeout(timeout_ms), true).wait(after_ms);
+            fixture.client_resets(1, error);
+            assert_eq!(fixture.end().code, code, "{after_ms} of {timeout_ms} ms");
+        }
+        let mut fixture = Fixture::begun(role);
+        fixture.wait(1_000_000).client_resets(1, CANCEL);
+        assert_eq!(fixture.end().code, Some(Code::Canceled), "without a timeout");
+
+        let mut fixture = Fixture::new(role);
+        fixture.request(1, &Headers { incomplete: true, ..grpc() }, true).client_resets(1, CANCEL);
+        let ended = fixture.end();
+        let either = Some(Code::CanceledOrDeadlineExceeded);
+        assert_eq!(ended.code, either, "there may be one that was not decoded");
+        assert!(ended.elapsed_ns.is_some());
+    }
+}
+
+#[test]
+fn whatever_follows_the_end_changes_nothing() {
+    for role in BOTH {
+        let mut fixture = Fixture::begun(role);
+        fixture.response(1, &trailers(0), true);
+        let told = fixture.sink.told.clone();
+        fixture
+            .server_resets(1, NO_ERROR)
+            .client_resets(1, CANCEL)
+            .request_data(1, 2, true)
+            .response_data(1, 1, true)
+            .response(1, &trailers(13), true)
+            .request(1, &grpc(), true)
+            .server_goes_away(0)
+            .client_closes();
+        assert_eq!(fixture.sink.told, told, "{role:?}");
+        assert_eq!(fixture.calls.streams.measured, 1);
+    }
+}
+
+#[test]
+fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
+    for role in BOTH {
+        let mut fixture = Fixture::begun(role);
+        fixture
+            .wait(1)
+            .request_data(1, 1, false)
+            .request_data(1, 0, true)
+            .response(1, &status(200), false)
+            .wait(2)
+            .response_data(1, 2, false)
+            .wait(3)
+            .response_data(1, 1, false)
+            .response(1, &trailers(0), true);
+        let key = CallKey { process: ProcessId(1), role, path: PATH };
+        let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
+        let ended = Ended {
+            code: Some(Code::Ok),
+            elapsed_ns: Some(6 * MS),
+            request_messages: Some(1),
+            response_messages: Some(3),
+            half_closed: true,
+            sight: Sight::Complete,
+            trace: None,
+            message: None,
+            given_up: None,
+        };
+        let want = [
+            Told::Started(key),
+            Told::Messages(0, to_server, 1, 10),
+            Told::Messages(0, to_client, 2, 20),
+            Told::FirstMessage(0, 3 * MS),
+            Told::Messages(0, to_client, 1, 10),
+            Told::Ended(0, ended),
+        ];
+        // The order of the first message and its count is of no matter.
+        let mut told = fixture.sink.told.clone();
+        if matches!(told[2], Told::FirstMessage(..)) {
+            told.swap(2, 3);
+        }
+        assert_eq!(told, want, "{role:?}");
+    }
+}
+
+#[test]
+fn the_client_half_closes_with_headers_data_or_trailers() {
+    for role in BOTH {
+        let half_closed = |happens: Happens| {
+            let mut fixture = Fixture::new(role);
+            happens(&mut fixture);
+            fixture.response(1, &trailers(0), true).end().half_closed
+        };
+        assert!(!half_closed(|f| f.request(1, &grpc(), false)));
+        assert!(half_closed(|f| f.request(1, &grpc(), true)));
+        assert!(!half_closed(|f| f.request(1, &grpc(), false).request_data(1, 1, false)));
+        assert!(half_closed(|f| f.request(1, &grpc(), false).request_data(1, 1, true)));
+        let client_trailers: Happens =
+            |f| f.request(1, &grpc(), false).request(1, &Headers::default(), true);
+        assert!(half_closed(client_trailers));
+    }
+}
+
+/// A client may read the answer in another thread before its own write has returned.
+#[test]
+fn an_answer_may_come_before_its_request() {
+    let mut fixture = Fixture::new(Role::Client);
+    fixture.response(1, &status(200), false).response_data(1, 1, false);
+    fixture.response(1, &trailers(0), true);
+    assert_eq!(fixture.sink.told, []);
+    // In one write.
+    fixture.request(1, &grpc(), false).request_data(1, 1, true).catch_up();
+    assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
+    let ended = fixture.end();
+    assert_eq!((ended.request_messages, ended.response_messages), (Some(1), Some(1)));
+    assert!(ended.half_closed);
+    for flow in [Flow::Sent, Flow::Received] {
+        assert!(fixture.sink.told.contains(&Told::Messages(0, flow, 1, 10)), "{flow:?}");
+    }
+    assert_eq!(fixture.calls.open(), 0);
+}
+
+#[test]
+fn a_reset_may_come_before_its_request() {
+    const REFUSED_STREAM: u32 = 7;
+    let mut fixture = Fixture::new(Role::Client);
+    fixture.server_resets(1, REFUSED_STREAM);
+    let held = fixture.calls.memory();
+    assert!(held > 0, "what is kept counts");
+    fixture.request(1, &grpc(), true).catch_up();
+    assert_eq!(fixture.codes(), [(0, Some(Code::Unavailable))]);
+    assert_eq!((fixture.calls.open(), fixture.calls.early.len()), (0, 0));
+    // Of a stream that has ended, it is not kept.
+    fixture.server_resets(1, REFUSED_STREAM).catch_up();
+    assert_eq!(fixture.calls.early.len(), 0);
+}
+
+#[test]
+fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
+    let mut fixture = Fixture::new(Role::Client);
+    for stream in (1..).step_by(2).take(10_000) {
+        fixture.response(stream, &trailers(0), true);
+    }
+    assert!(fixture.calls.early.len() <= MAX_EARLY);
+    fixture.request(99_999, &grpc(), false);
+    assert_eq!((fixture.codes().len(), fixture.calls.early.len()), (0, 0), "they began nothing");
+}
+
+#[test]
+fn a_second_message_is_told_once_for_each_way() {
+    for role in BOTH {
+        let mut fixture = Fixture::new(role);
+        let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
+        fixture.request(1, &grpc(), false).request_data(1, 1, false);
+        assert_eq!(fixture.sink.second, []);
+        fixture.request_data(1, 1, false).request_data(1, 5, true).response_data(1, 3, false);
+        fixture.response_data(1, 1, false);
+        assert_eq!(fixture.sink.second, [(0, to_server), (0, to_client)]);
+        // Of one that turns out to be a call only later, too.
+        let mut fixture = Fixture::new(role);
+        let unclear = Headers { incomplete: true, ..Headers::default() };
+        fixture.request(1, &unclear, false).request_data(1, 2, true);
+        assert_eq!(fixture.sink.second, []);
+        fixture.request(3, &grpc(), false);
+        assert_eq!(fixture.sink.second, [(0, to_server)]);
+    }
+}
+
+#[test]
+fn streams_begin_once_and_ascend() {
+    for role in BOTH {
+        let mut fixture = Fixture::new(role);
+        fixture
+            .request(2, &grpc(), false)
+            .request(0, &grpc(), false)
+            .request(5, &grpc(), false)
+            .request(5, &grpc(), false)
+            .request(3, &grpc(), false)
+            .request(7, &grpc(), false);
+        assert_eq!(fixture.calls.open(), 2);
+        assert_eq!(
+            fixture.calls.streams,
+            Streams { measured: 2, not_grpc: 0, too_many: 0, unclear: 0, unconfirmed: 0 }
+        );
+        fixture.response(5, &trailers(0), true).request(5, &grpc(), false);
+        assert_eq!(fixture.calls.open(), 1, "an identifier is not used again");
+        fixture.response(2, &trailers(0), true).response(3, &trailers(0), true);
+        assert_eq!(fixture.codes().len(), 1, "what was not begun does not end");
+    }
+}
+
+#[test]
+fn a_call_belongs_to_the_process_that_saw_its_headers() {
+    for role in BOTH {
+        let mut fixture = Fixture::begun(role);
+        fixture.at.process = ProcessId(2);
+        fixture.request(3, &Headers { path: None, incomplete: true, ..grpc() }, false);
+        fixture.response(1, &trailers(0), true);
+        let keys: Vec<CallKey> = fixture
+            .sink
+            .told
+            .iter()
+            .filter_map(|told| match told {
+                Told::Started(key) => Some(*key),
+                _ => None,
+            })
+            .collect();
+        let first = CallKey { process: ProcessId(1), role, path: PATH };
+        let second = CallKey { process: ProcessId(2), role, path: PathId::NOT_SEEN };
+        assert_eq!(keys, [first, second]);
+        assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
+    }
+}
+
+#[test]
+fn what_is_not_grpc_is_counted_and_not_measured() {
+    let with = |content_type, incomplete| Headers { content_type, incomplete, ..grpc() };
+    for role in BOTH {
+        for (headers, measured) in [
+            (with(Some(ContentType::Grpc), false), true),
+            (with(Some(ContentType::GrpcWeb), false), false),
+            (with(Some(ContentType::Other), false), false),
+            (with(Some(ContentType::Other), true), false),
+            (with(None, false), false),
+        ] {
+            let mut fixture = Fixture::new(role);
+            fixture.request(1, &headers, false);
+            let Streams { measured: calls, not_grpc, too_many, .. } = fixture.calls.streams;
+            let want = (u64::from(measured), u64::from(!measured), 0);
+            assert_eq!((calls, not_grpc, too_many), want, "{headers:?}");
+            fixture.request_data(1, 1, true).response_data(1, 1, true);
+            assert_eq!(fixture.codes().len(), usize::from(measured), "{headers:?}");
+            assert_eq!(fixture.sink.told.is_empty(), !measured);
+        }
+    }
+}
+
+#[test]
+fn more_than_the_bound_are_counted_and_not_measured() {
+    let mut fixture = Fixture::new(Role::Server);
+    let stream = |call: usize| 2 * call as u32 + 1;
+    for call in 0..MAX_OPEN {
+        fixture.request(stream(call), &grpc(), false);
+    }
+    fixture.request(stream(MAX_OPEN), &grpc(), false);
+    assert_eq!((fixture.calls.open(), fixture.calls.streams.too_many), (MAX_OPEN, 1));
+    fixture.response(stream(MAX_OPEN), &trailers(0), true);
+    assert_eq!(fixture.codes(), []);
+    fixture.response(1, &trailers(0), true).request(stream(MAX_OPEN + 1), &grpc(), false);
+    assert_eq!((fixture.calls.open(), fixture.calls.streams.too_many), (MAX_OPEN, 1));
+    fixture.client_closes();
+    assert_eq!((fixture.calls.open(), fixture.codes().len()), (0, MAX_OPEN + 1));
+}
+
+#[test]
+fn go_away_ends_the_calls_above_it() {
+    for role in BOTH {
+        let mut fixture = Fixture::begun(role);
+        fixture.request(3, &grpc(), false).request(5, &grpc(), false);
+        fixture.server_goes_away(0x7fff_ffff);
+        assert_eq!(fixture.codes(), [], "a warning only");
+        let to_server = fixture.to_server();
+        fixture.calls.go_away(fixture.at, to_server, 0, &mut fixture.sink);
+        assert_eq!(fixture.codes(), [], "the client's is about streams of the server");
+        fixture.server_goes_away(3);
+        assert_eq!(fixture.codes(), [(2, Some(Code::Unavailable))]);
+        fixture.request(7, &grpc(), true);
+        let crossed = (3, Some(Code::Unavailable));
+        assert_eq!(fixture.codes()[1..], [crossed], "it was on its way when the server said so");
+        fixture.response(1, &trailers(0), true).response(3, &trailers(5), true);
+        assert_eq!(fixture.codes()[2..], [(0, Some(Code::Ok)), (1, Some(Code::NotFound))]);
+        assert_eq!(fixture.calls.open(), 0);
+    }
+}
+
+#[test]
+fn a_close_ends_what_is_open_in_the_order_of_the_streams() {
+    let mut fixture = Fixture::begun(Role::Client);
+    for stream in [3, 5, 7, 9, 11] {
+        fixture.request(stream, &grpc(), false);
+    }
+    fixture.wait(4).server_closes();
+    let want: Vec<_> = (0..6).map(|call| (call, Some(Code::Unavailable))).collect();
+    assert_eq!(fixture.codes(), want);
+    assert!(fixture.ends().iter().all(|(_, ended)| ended.elapsed_ns == Some(4 * MS)));
+}
+
+#[test]
+fn messages_that_may_not_all_have_been_counted_are_not_told() {
+    let messages = |happens: Happens| {
+        let mut fixture = Fixture::begun(Role::Server);
+        happens(&mut fixture);
+        let ended = fixture.response(1, &trailers(0), true).end();
+        assert_eq!(ended.code, Some(Code::Ok), "trailers are trailers");
+        assert!(ended.elapsed_ns.is_some());
+        (ended.request_messages, ended.response_messages)
+    };
+    let counted = (Some(1), Some(2));
+    assert_eq!(messages(|f| f.request_data(1, 1, true).response_data(1, 2, false)), counted);
+    for flow in [Flow::Sent, Flow::Received] {
+        let mut fixture = Fixture::begun(Role::Server);
+        fixture.gap(flow).response_data(1, 2, false);
+        let first = fixture.sink.told.iter().find(|told| matches!(told, Told::FirstMessage(..)));
+        assert_eq!(first, None, "it may have come before");
+        let ended = fixture.response(1, &trailers(0), true).end();
+        assert_eq!((ended.request_messages, ended.response_messages), (None, None));
+    }
+    let unaligned: Happens = |f| {
+        let data = Data { unaligned: true, ..data(1, 0, false) };
+        f.data(Flow::Received, data)
+    };
+    assert_eq!(messages(unaligned), (None, None));
+    let mut before = Fixture::new(Role::Server);
+    before.gap(Flow::Received).request(1, &grpc(), true).response(1, &trailers(0), true);
+    assert_eq!(before.end().request_messages, Some(0), "the gap was before the call");
+}
+
+/// An end that is inferred is the call's only if none can have come before it.
+#[test]
+fn ends_that_may_not_be_the_first_have_no_code() {
+    const CLIENT_RESETS: Happens = |f| f.client_resets(1, CANCEL);
+    const SERVER_RESETS: Happens = |f| f.server_resets(1, NO_ERROR);
+    const GOES_AWAY: Happens = |f| f.server_goes_away(0);
+    const CLOSES: Happens = |f| f.client_closes();
+    for role in BOTH {
+        // The end, and whether a gap in what the client sent, or the server, puts it in doubt.
+        for (end, client_gap, server_gap) in [
+            (CLIENT_RESETS, false, true),
+            (SERVER_RESETS, true, true),
+            (GOES_AWAY, true, true),
+            (CLOSES, true, true),
+        ] {
+            for (flow, in_doubt) in [
+                (Fixture::new(role).to_server(), client_gap),
+                (Fixture::new(role).to_client(), server_gap),
+            ] {
+                let mut during = Fixture::begun(role);
+                end(during.gap(flow).wait(1));
+                let ended = during.end();
+                assert_eq!(
+                    (ended.code.is_none(), ended.elapsed_ns.is_none()),
+                    (in_doubt, in_doubt)
+                );
+
+                let mut before = Fixture::new(role);
+                end(before.gap(flow).request(1, &grpc(), true));
+                assert!(before.end().code.is_some(), "the gap was before the call");
+
+                let mut blind = Fixture::new(role);
+                blind.calls.missed(flow);
+                end(blind.request(1, &grpc(), true));
+                assert_eq!(blind.end().code.is_none(), in_doubt, "the gap goes on");
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! gRPC calls: what begins one, what ends one, and with which code.
+//!
+//! No I/O and no clock: frames and kernel timestamps in, calls out through [`CallSink`](crate::call::CallSink).
+
+mod calls;
+mod deadline;
+mod headers;
+mod recent;
+mod rules;
+mod unbegun;
+
+pub use calls::{Calls, DOUBT_NS, MAX_OPEN, Moment, Streams};
+pub use headers::Headers;
+pub use rules::End;

@@ -1,0 +1,482 @@
+//! What fields mean to gRPC.
+
+use super::{Error, huffman, string::StringLiteral};
+use crate::{
+    call::TraceId,
+    names::{Interner, PathId, TextId},
+};
+
+/// A field, as what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `:method`.
+    Method(RequestMethod),
+    /// `:path`.
+    Path(PathId),
+    /// `:status`; 0 if it is not a number.
+    Status(u16),
+    /// `content-type`.
+    ContentType(ContentType),
+    /// `grpc-status`; `None` if it is not a number of at most ten digits and 32 bits.
+    GrpcStatus(Option<u32>),
+    /// `grpc-timeout`; `None` if it is malformed.
+    GrpcTimeout(Option<Timeout>),
+    /// The trace of `traceparent`; `None` if that is malformed, or says that the trace is not recorded.
+    TraceParent(Option<TraceId>),
+    /// `grpc-message`, as it came: percent-encoded.
+    GrpcMessage(TextId),
+    /// A field of no interest.
+    Other,
+    /// A field whose name is not known: it refers to an entry from before we joined.
+    Unknown,
+}
+
+/// The request methods that gRPC has a use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestMethod {
+    /// `POST`: all calls.
+    Post,
+    /// `GET`: formerly idempotent calls.
+    Get,
+    /// Any other.
+    Other,
+}
+
+/// Content types, as far as they tell gRPC from the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// `application/grpc`, or that followed by `+` or `;`.
+    Grpc,
+    /// `application/grpc-web` and all that begins with it.
+    GrpcWeb,
+    /// Any other.
+    Other,
+}
+
+/// A `grpc-timeout`: at most `u64::MAX` nanoseconds.
+///
+/// In halves, so that a [`Field`] with a trace in it is no larger than 20 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout([u32; 2]);
+
+impl Timeout {
+    /// Of so many nanoseconds.
+    pub fn of_nanoseconds(nanoseconds: u64) -> Self {
+        Self([(nanoseconds >> 32) as u32, nanoseconds as u32])
+    }
+
+    /// How many nanoseconds it is.
+    pub fn nanoseconds(self) -> u64 {
+        let [high, low] = self.0;
+        u64::from(high) << 32 | u64::from(low)
+    }
+}
+
+/// The names of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Method,
+    Path,
+    Status,
+    ContentType,
+    GrpcStatus,
+    GrpcTimeout,
+    TraceParent,
+    GrpcMessage,
+    Other,
+    Unknown,
+}
+
+impl Name {
+    /// Recognises a name without decoding it: a string has but one Huffman encoding.
+    pub(super) fn of(name: StringLiteral<'_>) -> Self {
+        if name.huffman { Self::of_huffman(name.octets) } else { Self::of_plain(name.octets) }
+    }
+
+    // Names are in lower case in HTTP/2 (RFC 9113 section 8.2.1).
+    fn of_plain(octets: &[u8]) -> Self {
+        match octets {
+            b":method" => Self::Method,
+            b":path" => Self::Path,
+            b":status" => Self::Status,
+            b"content-type" => Self::ContentType,
+            b"grpc-status" => Self::GrpcStatus,
+            b"grpc-timeout" => Self::GrpcTimeout,
+            b"traceparent" => Self::TraceParent,
+            b"grpc-message" => Self::GrpcMessage,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_huffman(octets: &[u8]) -> Self {
+        macro_rules! encoded {
+            ($text:literal) => {
+                &huffman::encode::<{ huffman::encoded_len($text) }>($text)
+            };
+        }
+        const METHOD: &[u8] = encoded!(b":method");
+        const PATH: &[u8] = encoded!(b":path");
+        const STATUS: &[u8] = encoded!(b":status");
+        const CONTENT_TYPE: &[u8] = encoded!(b"content-type");
+        const GRPC_STATUS: &[u8] = encoded!(b"grpc-status");
+        const GRPC_TIMEOUT: &[u8] = encoded!(b"grpc-timeout");
+        const TRACE_PARENT: &[u8] = encoded!(b"traceparent");
+        const GRPC_MESSAGE: &[u8] = encoded!(b"grpc-message");
+        match octets {
+            METHOD => Self::Method,
+            PATH => Self::Path,
+            STATUS => Self::Status,
+            CONTENT_TYPE => Self::ContentType,
+            GRPC_STATUS => Self::GrpcStatus,
+            GRPC_TIMEOUT => Self::GrpcTimeout,
+            TRACE_PARENT => Self::TraceParent,
+            GRPC_MESSAGE => Self::GrpcMessage,
+            _ => Self::Other,
+        }
+    }
+
+    /// The field with this name and the given value. A value longer than
+    /// [`MAX_PATH_LEN`](super::MAX_PATH_LEN) may be given cut, but not to that length or less.
+    #[inline]
+    pub(super) fn with_value(self, value: &[u8], interner: &mut Interner) -> Field {
+        match self {
+            Self::Method => Field::Method(request_method(value)),
+            Self::Path => Field::Path(interner.intern(value)),
+            Self::Status => Field::Status(decimal(value, 5).unwrap_or(0)),
+            Self::ContentType => Field::ContentType(content_type(value)),
+            // A plus sign is fine with every library that reads numbers.
+            Self::GrpcStatus => {
+                Field::GrpcStatus(decimal(value.strip_prefix(b"+").unwrap_or(value), 10))
+            }
+            Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
+            Self::TraceParent => Field::TraceParent(recorded_trace(value)),
+            Self::GrpcMessage => Field::GrpcMessage(interner.texts.keep(value)),
+            Self::Other => Field::Other,
+            Self::Unknown => Field::Unknown,
+        }
+    }
+
+    /// The field with this name if it is the same whatever the value.
+    pub(super) fn whatever_the_value(self) -> Option<Field> {
+        match self {
+            Self::Other => Some(Field::Other),
+            Self::Unknown => Some(Field::Unknown),
+            Self::Method
+            | Self::Path
+            | Self::Status
+            | Self::ContentType
+            | Self::GrpcStatus
+            | Self::GrpcTimeout
+            | Self::TraceParent
+            | Self::GrpcMessage => None,
+        }
+    }
+}
+
+fn request_method(value: &[u8]) -> RequestMethod {
+    match value {
+        b"POST" => RequestMethod::Post,
+        b"GET" => RequestMethod::Get,
+        _ => RequestMethod::Other,
+    }
+}
+
+/// Source: "Content-Type" in gRPC over HTTP2; the rest as grpc-go takes it.
+fn content_type(value: &[u8]) -> ContentType {
+    const GRPC: &[u8] = b"application/grpc";
+    let Some((base, rest)) = value.split_at_checked(GRPC.len()) else {
+        return ContentType::Other;
+    };
+    if !base.eq_ignore_ascii_case(GRPC) {
+        return ContentType::Other;
+    }
+    match rest {
+        [] | [b'+' | b';', ..] => ContentType::Grpc,
+        [b'-', b'w' | b'W', b'e' | b'E', b'b' | b'B', ..] => ContentType::GrpcWeb,
+        _ => ContentType::Other,
+    }
+}
+
+/// Source: "Timeout" in gRPC over HTTP2: at most 8 digits, and a unit.
+fn timeout(value: &[u8]) -> Option<Timeout> {
+    let (unit, digits) = value.split_last()?;
+    let nanoseconds = match unit {
+        b'H' => 3_600_000_000_000,
+        b'M' => 60_000_000_000,
+        b'S' => 1_000_000_000,
+        b'm' => 1_000_000,
+        b'u' => 1_000,
+        b'n' => 1,
+        _ => return None,
+    };
+    let count = decimal::<u64>(digits, 8)?;
+    Some(Timeout::of_nanoseconds(count.saturating_mul(nanoseconds)))
+}
+
+/// The trace, if it is recorded: nothing can be looked up of one that is not.
+///
+/// Source: "traceparent Header" in W3C Trace Context: version, trace, parent and flags in hexadecimal
+/// digits; versions to come may append to it.
+fn recorded_trace(value: &[u8]) -> Option<TraceId> {
+    const SAMPLED: u8 = 1;
+    let (known, rest) = value.split_at_checked(55)?;
+    let mut parts = known.split(|&octet| octet == b'-');
+    let version = hexadecimal::<1>(parts.next()?)?;
+    let trace = hexadecimal::<16>(parts.next()?)?;
+    let parent = hexadecimal::<8>(parts.next()?)?;
+    let [flags] = hexadecimal::<1>(parts.next()?)?;
+    let is_whole = match version {
+        [0] => rest.is_empty(),
+        [0xff] => false,
+        _ => rest.is_empty() || rest.starts_with(b"-"),
+    };
+    let is_valid = is_whole && trace != [0; 16] && parent != [0; 8];
+    (is_valid && flags & SAMPLED != 0).then_some(TraceId(trace))
+}
+
+/// Two digits for each octet, in lower case.
+fn hexadecimal<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
+    let digit = |octet: u8| match octet {
+        b'0'..=b'9' => Some(octet - b'0'),
+        b'a'..=b'f' => Some(octet - b'a' + 10),
+        _ => None,
+    };
+    let mut octets = [0; N];
+    for (octet, [high, low]) in octets.iter_mut().zip(pairs) {
+        *octet = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(octets)
+}
+
+/// A number of 1 to `max_digits` digits and nothing else, if it fits.
+fn decimal<T: TryFrom<u64>>(value: &[u8], max_digits: usize) -> Option<T> {
+    if value.is_empty() || value.len() > max_digits {
+        return None;
+    }
+    let mut number = 0_u64;
+    for octet in value {
+        if !octet.is_ascii_digit() {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(octet - b'0'))?;
+    }
+    T::try_from(number).ok()
+}
+
+/// The value of a literal with a given name, and the value's length.
+pub(super) fn read(
+    name: Name,
+    value: StringLiteral<'_>,
+    interner: &mut Interner,
+) -> Result<(Field, usize), Error> {
+    // h2's and nghttp2's encoders never insert a path: each request has it again, and to decode it
+    // would take longer than all the rest of its block.
+    if name == Name::Path && value.huffman {
+        return read_coded_path(value, interner);
+    }
+    read_text(value, |text| name.with_value(text, interner))
+}
+
+fn read_coded_path(
+    value: StringLiteral<'_>,
+    interner: &mut Interner,
+) -> Result<(Field, usize), Error> {
+    if let Some((path, len)) = interner.coded(value.octets) {
+        return Ok((Field::Path(path), len));
+    }
+    read_text(value, |text| {
+        let path = interner.intern(text);
+        interner.remember_coded(value.octets, text, path);
+        Field::Path(path)
+    })
+}
+
+fn read_text(
+    value: StringLiteral<'_>,
+    meaning: impl FnOnce(&[u8]) -> Field,
+) -> Result<(Field, usize), Error> {
+    let mut scratch = [0; _];
+    let (text, len) = value.read(&mut scratch)?;
+    Ok((meaning(text), len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::hpack::tests::encode_huffman;
+
+    fn field(name: Name, value: &str) -> Field {
+        name.with_value(value.as_bytes(), &mut Interner::new(10))
+    }
+
+    #[test]
+    fn names_in_both_forms() {
+        let rows = [
+            (":method", Name::Method),
+            (":path", Name::Path),
+            (":status", Name::Status),
+            ("content-type", Name::ContentType),
+            ("grpc-status", Name::GrpcStatus),
+            ("grpc-timeout", Name::GrpcTimeout),
+            ("traceparent", Name::TraceParent),
+            ("", Name::Other),
+            (":patH", Name::Other),
+            (":pathx", Name::Other),
+            ("grpc-statu", Name::Other),
+            ("grpc-message", Name::GrpcMessage),
+            ("grpc-messagf", Name::Other),
+            ("content-typf", Name::Other),
+        ];
+        for (text, name) in rows {
+            let plain = StringLiteral { octets: text.as_bytes(), huffman: false };
+            assert_eq!(Name::of(plain), name, "{text}");
+            let octets = encode_huffman(text.as_bytes());
+            let coded = StringLiteral { octets: &octets, huffman: true };
+            assert_eq!(Name::of(coded), name, "{text}, Huffman-coded");
+            let mixed_up = StringLiteral { octets: &octets, huffman: false };
+            assert_eq!(Name::of(mixed_up), Name::Other, "{text}, wrongly marked");
+        }
+    }
+
+    #[test]
+    fn methods() {
+        assert_eq!(field(Name::Method, "POST"), Field::Method(RequestMethod::Post));
+        assert_eq!(field(Name::Method, "GET"), Field::Method(RequestMethod::Get));
+        assert_eq!(field(Name::Method, "post"), Field::Method(RequestMethod::Other));
+        assert_eq!(field(Name::Method, ""), Field::Method(RequestMethod::Other));
+    }
+
+    #[test]
+    fn statuses() {
+        let rows = [
+            ("200", 200),
+            ("404", 404),
+            ("", 0),
+            ("+20", 0),
+            ("2x0", 0),
+            ("65536", 0),
+            (" 200", 0),
+        ];
+        for (text, status) in rows {
+            assert_eq!(field(Name::Status, text), Field::Status(status), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn content_types() {
+        let rows = [
+            ("application/grpc", ContentType::Grpc),
+            ("application/grpc+proto", ContentType::Grpc),
+            ("application/grpc;charset=utf-8", ContentType::Grpc),
+            ("Application/GRPC+Proto", ContentType::Grpc),
+            ("application/grpc-web", ContentType::GrpcWeb),
+            ("application/grpc-Web-text+proto", ContentType::GrpcWeb),
+            ("application/grpcfoo", ContentType::Other),
+            ("application/grpc-we", ContentType::Other),
+            ("application/grp", ContentType::Other),
+            ("application/json", ContentType::Other),
+            ("", ContentType::Other),
+        ];
+        for (text, content_type) in rows {
+            let expected = Field::ContentType(content_type);
+            assert_eq!(field(Name::ContentType, text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_statuses() {
+        let rows = [
+            ("0", Some(0)),
+            ("16", Some(16)),
+            ("0000000005", Some(5)),
+            ("4294967295", Some(u32::MAX)),
+            ("4294967296", None),
+            ("00000000005", None),
+            ("", None),
+            ("-1", None),
+            ("+5", Some(5)),
+            ("++5", None),
+            ("+", None),
+            ("5+", None),
+            ("1 ", None),
+            ("OK", None),
+        ];
+        for (text, status) in rows {
+            assert_eq!(field(Name::GrpcStatus, text), Field::GrpcStatus(status), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        let rows = [
+            ("1n", Some(1)),
+            ("2u", Some(2_000)),
+            ("301m", Some(301_000_000)),
+            ("4S", Some(4_000_000_000)),
+            ("5M", Some(300_000_000_000)),
+            ("1H", Some(3_600_000_000_000)),
+            ("99999999S", Some(99_999_999_000_000_000)),
+            ("99999999H", Some(u64::MAX)),
+            ("100000000n", None),
+            ("0n", Some(0)),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("5s", None),
+            ("-5S", None),
+            ("1.5S", None),
+        ];
+        for (text, timeout) in rows {
+            let timeout = timeout.map(Timeout::of_nanoseconds);
+            assert_eq!(field(Name::GrpcTimeout, text), Field::GrpcTimeout(timeout), "{text:?}");
+        }
+        assert_eq!(Timeout::of_nanoseconds(u64::MAX - 1).nanoseconds(), u64::MAX - 1);
+    }
+
+    #[test]
+    fn traces_that_are_recorded() {
+        const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+        let of = |text: &str| match field(Name::TraceParent, text) {
+            Field::TraceParent(trace) => trace.map(|trace| trace.to_string()),
+            other => panic!("{other:?}"),
+        };
+        let known = format!("00-{TRACE}-b7ad6b7169203331-01");
+        assert_eq!(of(&known).as_deref(), Some(TRACE));
+        assert_eq!(of(&known.replace("-01", "-ff")).as_deref(), Some(TRACE));
+        let later = known.replace("00-", "01-");
+        assert_eq!(of(&later).as_deref(), Some(TRACE));
+        assert_eq!(of(&format!("{later}-what")).as_deref(), Some(TRACE));
+        let none = [
+            String::new(),
+            known.replace("-01", "-00"),
+            known.replace("-01", "-02"),
+            known.replace("00-", "ff-"),
+            known.replace(TRACE, &"0".repeat(32)),
+            known.replace("b7ad6b7169203331", &"0".repeat(16)),
+            known.to_uppercase(),
+            known.replace('-', "_"),
+            known.replace("0af", "0xf"),
+            known.replace("b7ad6b71692033", "b7ad6b7169203"),
+            format!("{known}-what"),
+            format!("{later}what"),
+            TRACE.into(),
+        ];
+        for text in none {
+            assert_eq!(of(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_huffman_coded_path_is_as_long_as_it_is() {
+        let mut interner = Interner::new(10);
+        for (len, fits) in [(512, true), (513, false), (2000, false)] {
+            let octets = encode_huffman(&vec![b'/'; len]);
+            let value = StringLiteral { octets: &octets, huffman: true };
+            let (field, read_len) = read(Name::Path, value, &mut interner).expect("well formed");
+            assert_eq!(read_len, len);
+            assert_eq!(field != Field::Path(PathId::OTHER), fits, "{len}");
+        }
+    }
+}

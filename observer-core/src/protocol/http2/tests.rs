@@ -1,0 +1,868 @@
+//! Connections by their records, as the kernel programs write them.
+
+use observer_common::{
+    frame::{FrameHeader, flag, kind},
+    record::{ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role},
+    scanner::MAX_KEPT,
+};
+use proptest::prelude::*;
+
+use super::{Connection, Faults, frames::MAX_BLOCK};
+use crate::{
+    call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight},
+    names::{Interner, PathId},
+    process::ProcessId,
+    protocol::grpc::{DOUBT_NS, Moment},
+    record::{Closed, Event, Record, Unseen},
+};
+
+/// Paths and codes of the calls that ended, in order; `None` where they were not seen.
+type Ends = Vec<(Option<String>, Option<Code>)>;
+
+#[derive(Debug, Default)]
+struct Recorder {
+    paths: Vec<PathId>,
+    ended: Vec<(PathId, Ended)>,
+    messages: [u64; 2],
+}
+
+impl CallSink for Recorder {
+    fn started(&mut self, key: CallKey) -> SeriesId {
+        self.paths.push(key.path);
+        SeriesId(self.paths.len() as u32 - 1)
+    }
+
+    fn joined(&mut self, key: CallKey) -> SeriesId {
+        self.started(key)
+    }
+
+    fn messages(&mut self, _: SeriesId, flow: Flow, count: u64, _: u64) {
+        // Of garbage too.
+        let messages = &mut self.messages[usize::from(flow == Flow::Sent)];
+        *messages = messages.saturating_add(count);
+    }
+
+    fn first_message(&mut self, _: SeriesId, _: u64) {}
+
+    fn ended(&mut self, series: SeriesId, ended: Ended) {
+        self.ended.push((self.paths[series.0 as usize], ended));
+    }
+}
+
+/// One direction's writer: an encoder, the record that is being put together, and a position.
+struct Writer {
+    flow: Flow,
+    encoder: loona_hpack::Encoder<'static>,
+    items: Vec<u8>,
+    position: u64,
+    length: u64,
+}
+
+impl Writer {
+    fn new(flow: Flow) -> Self {
+        let encoder = loona_hpack::Encoder::new();
+        Self { flow, encoder, items: Vec::new(), position: 0, length: 0 }
+    }
+
+    fn item(&mut self, kind: u8, frame: FrameHeader, content: &[u8]) -> &mut Self {
+        let FrameHeader { length, stream, kind: frame_kind, flags, .. } = frame;
+        self.items.extend([kind, frame_kind, flags, 0]);
+        for field in [stream, length, content.len() as u32] {
+            self.items.extend(field.to_ne_bytes());
+        }
+        self.items.extend_from_slice(content);
+        self.items.resize(self.items.len().next_multiple_of(8), 0);
+        self.length += content.len() as u64;
+        self
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> &mut Self {
+        self.frame_of_length(kind, flags, stream, payload.len(), payload)
+    }
+
+    /// A frame of which only the first bytes are in this record.
+    fn frame_of_length(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        length: usize,
+        payload: &[u8],
+    ) -> &mut Self {
+        let header = FrameHeader { length: length as u32, stream, kind, flags, _reserved: 0 };
+        self.length += 9;
+        self.item(item_kind::FRAME, header, payload)
+    }
+
+    fn part(&mut self, payload: &[u8]) -> &mut Self {
+        self.item(item_kind::PART, FrameHeader::default(), payload)
+    }
+
+    fn gap(&mut self, bytes: u32) -> &mut Self {
+        self.length += u64::from(bytes);
+        self.item(item_kind::GAP, FrameHeader::default(), &[])
+    }
+
+    /// Where the next frame began was not known, and was found.
+    fn gap_found(&mut self) -> &mut Self {
+        self.item(item_kind::GAP, FrameHeader { flags: 1, ..FrameHeader::default() }, &[])
+    }
+
+    fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
+        self.encoder.encode(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+    }
+
+    fn headers(&mut self, flags: u8, stream: u32, fields: &[(&str, &str)]) -> &mut Self {
+        let block = self.block(fields);
+        self.frame(kind::HEADERS, flag::END_HEADERS | flags, stream, &block)
+    }
+
+    fn request(&mut self, stream: u32, path: &str) -> &mut Self {
+        self.headers(0, stream, &request(path))
+    }
+
+    fn trailers(&mut self, stream: u32, code: &str) -> &mut Self {
+        self.headers(flag::END_STREAM, stream, &[("grpc-status", code)])
+    }
+
+    /// Messages of ten bytes that ended.
+    fn data(&mut self, stream: u32, messages: u64, flags: u8) -> &mut Self {
+        let header = FrameHeader { stream, flags, ..FrameHeader::default() };
+        let totals = [(10 * messages).to_ne_bytes(), messages.to_ne_bytes()].concat();
+        self.item(item_kind::DATA, header, &totals)
+    }
+
+    /// Records before this one did not come.
+    fn lost(&mut self, inserts: Option<u32>) -> &mut Self {
+        let length = inserts.unwrap_or(u32::MAX);
+        let flags = u8::from(inserts.is_none());
+        self.item(item_kind::LOST, FrameHeader { length, flags, ..FrameHeader::default() }, &[])
+    }
+
+    /// Trailers that refer to no table.
+    fn literal_trailers(&mut self, stream: u32, code: &str) -> &mut Self {
+        let mut block = [&[0x00, 11], &b"grpc-status"[..], &[code.len() as u8]].concat();
+        block.extend(code.as_bytes());
+        self.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block)
+    }
+
+    /// A request whose content type is not seen, once `te` is in a table that was not.
+    fn unclear_request(&mut self, stream: u32, path: &str) -> &mut Self {
+        let mut fields = request(path);
+        fields.retain(|(name, _)| *name != "content-type");
+        self.headers(0, stream, &fields)
+    }
+
+    /// What the items are in, and begins the next record.
+    fn record(&mut self, time_ns: u64, unseen: u8) -> Vec<u8> {
+        let header = RecordHeader {
+            connection: 1,
+            time_ns,
+            position: self.position,
+            length: self.length,
+            pid: 1,
+            kind: record_kind::BYTES,
+            direction: direction_of(self.flow),
+            role: role::UNKNOWN,
+            flags: unseen,
+        };
+        self.position += std::mem::take(&mut self.length);
+        [record_header(header), std::mem::take(&mut self.items)].concat()
+    }
+
+    /// The record does not come.
+    fn lose(&mut self) {
+        self.record(0, 0);
+    }
+}
+
+fn direction_of(flow: Flow) -> u8 {
+    match flow {
+        Flow::Received => direction::RECEIVED,
+        Flow::Sent => direction::SENT,
+    }
+}
+
+fn record_header(header: RecordHeader) -> Vec<u8> {
+    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, flags } =
+        header;
+    let mut bytes = Vec::new();
+    for field in [connection, time_ns, position, length] {
+        bytes.extend(field.to_ne_bytes());
+    }
+    bytes.extend(pid.to_ne_bytes());
+    bytes.extend([kind, direction, role, flags]);
+    bytes
+}
+
+fn request(path: &str) -> Vec<(&str, &str)> {
+    vec![
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+        ("user-agent", "test/1.0"),
+    ]
+}
+
+const RESPONSE: &[(&str, &str)] = &[(":status", "200"), ("content-type", "application/grpc")];
+
+/// A server's end of a connection: `client` writes what it receives, `server` what it sends.
+struct Fixture {
+    connection: Connection,
+    interner: Interner,
+    sink: Recorder,
+    client: Writer,
+    server: Writer,
+    time_ns: u64,
+    faults: Faults,
+}
+
+impl Fixture {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            interner: Interner::new(100),
+            sink: Recorder::default(),
+            client: Writer::new(Flow::Received),
+            server: Writer::new(Flow::Sent),
+            time_ns: 0,
+            faults: Faults::default(),
+        }
+    }
+
+    fn from_start() -> Self {
+        Self::new(Connection::from_start(Role::Server))
+    }
+
+    fn take(&mut self, record: &[u8]) {
+        let record = Record::parse(record).expect("a record");
+        let Event::Bytes(bytes) = record.event else { panic!("{record:?}") };
+        let at =
+            Moment { time_ns: record.time_ns, process: ProcessId(record.pid), in_time_since_ns: 0 };
+        let Self { connection, interner, sink, faults, .. } = self;
+        let Faults { records_lost, blocks, unknown_references } =
+            connection.handle(at, &bytes, interner, sink);
+        faults.records_lost += records_lost;
+        faults.blocks += blocks;
+        faults.unknown_references += unknown_references;
+    }
+
+    /// The client's record comes.
+    fn receive(&mut self) -> &mut Self {
+        self.receive_with(0)
+    }
+
+    fn receive_with(&mut self, unseen: u8) -> &mut Self {
+        self.time_ns += 1;
+        let record = self.client.record(self.time_ns, unseen);
+        self.take(&record);
+        self
+    }
+
+    /// The server's record comes.
+    fn send(&mut self) -> &mut Self {
+        self.time_ns += 1;
+        let record = self.server.record(self.time_ns, 0);
+        self.take(&record);
+        self
+    }
+
+    fn call(&mut self, stream: u32, path: &str, code: &str) -> &mut Self {
+        self.client.request(stream, path);
+        self.receive();
+        self.server.headers(0, stream, RESPONSE).trailers(stream, code);
+        self.send()
+    }
+
+    fn close(&mut self, unseen: Unseen) -> Ends {
+        let closed = Closed { by: Some(Flow::Received), unseen };
+        self.connection.closed(self.time_ns, closed, 0, &mut self.sink);
+        assert_eq!(self.connection.calls().open(), 0);
+        assert_eq!(self.sink.paths.len(), self.sink.ended.len());
+        self.ends()
+    }
+
+    fn ends(&self) -> Ends {
+        let path = |path| self.interner.resolve(path).map(ToString::to_string);
+        self.sink.ended.iter().map(|&(id, ended)| (path(id), ended.code)).collect()
+    }
+}
+
+fn end(path: &str, code: Code) -> (Option<String>, Option<Code>) {
+    (Some(path.to_owned()), Some(code))
+}
+
+#[test]
+fn calls_one_after_the_other_with_warm_tables() {
+    let mut fixture = Fixture::from_start();
+    for (stream, path, code) in [(1, "/a.A/One", "0"), (3, "/a.A/Two", "5"), (5, "/a.A/One", "0")] {
+        fixture.call(stream, path, code);
+    }
+    let want =
+        [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::NotFound), end("/a.A/One", Code::Ok)];
+    assert_eq!(fixture.ends(), want);
+    assert_eq!(fixture.faults, Faults::default());
+    assert_eq!(fixture.connection.calls().sight(), Sight::Complete);
+}
+
+#[test]
+fn a_block_cut_into_continuation_frames_anywhere() {
+    let whole = Writer::new(Flow::Received).block(&request("/a.A/Cut"));
+    for cut in 0..=whole.len() {
+        let mut fixture = Fixture::from_start();
+        let (first, rest) = whole.split_at(cut);
+        let (second, third) = rest.split_at(rest.len() / 2);
+        fixture.client.frame(kind::HEADERS, flag::END_STREAM, 1, first);
+        fixture.client.frame(kind::CONTINUATION, 0, 1, second);
+        fixture.receive();
+        assert_eq!(fixture.connection.calls().open(), 0, "the block goes on");
+        fixture.client.frame(kind::CONTINUATION, flag::END_HEADERS, 1, third);
+        fixture.receive();
+        fixture.server.headers(flag::END_STREAM, 1, &[("grpc-status", "3")]);
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/Cut", Code::InvalidArgument)], "cut at {cut}");
+        assert!(fixture.sink.ended[0].1.half_closed, "END_STREAM is on the HEADERS frame");
+    }
+}
+
+#[test]
+fn padding_and_priority() {
+    let block = Writer::new(Flow::Received).block(&request("/a.A/Padded"));
+    for (flags, before, after) in [
+        (flag::PADDED, &[3][..], &[0; 3][..]),
+        (flag::PRIORITY, &[0, 0, 0, 0, 16], &[]),
+        (flag::PADDED | flag::PRIORITY, &[1, 0, 0, 0, 0, 16], &[0]),
+    ] {
+        let mut fixture = Fixture::from_start();
+        let payload = [before, &block, after].concat();
+        fixture.client.frame(kind::HEADERS, flag::END_HEADERS | flags, 1, &payload);
+        fixture.receive().server.trailers(1, "0");
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/Padded", Code::Ok)]);
+    }
+}
+
+#[test]
+fn a_frame_over_several_records_cut_anywhere() {
+    let mut client = Writer::new(Flow::Received);
+    let blocks = [client.block(&request("/a.A/First")), client.block(&request("/a.A/Second"))];
+    for cut in 0..blocks[0].len() {
+        let mut fixture = Fixture::from_start();
+        let (first, rest) = blocks[0].split_at(cut);
+        let flags = flag::END_HEADERS;
+        fixture.client.frame_of_length(kind::HEADERS, flags, 1, blocks[0].len(), first);
+        fixture.receive();
+        let (second, third) = rest.split_at(rest.len() / 2);
+        fixture.client.part(second);
+        fixture.receive().client.part(third).frame(kind::HEADERS, flags, 3, &blocks[1]);
+        fixture.receive().server.trailers(3, "0").trailers(1, "1");
+        fixture.send();
+        let want = [end("/a.A/Second", Code::Ok), end("/a.A/First", Code::Canceled)];
+        assert_eq!(fixture.ends(), want, "cut at {cut}");
+        assert_eq!(fixture.faults, Faults::default());
+    }
+}
+
+#[test]
+fn a_promise_keeps_the_header_table_in_step_and_is_no_call() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/One");
+    fixture.receive();
+    // Both insert, and the trailers refer to what came with the promise.
+    let promised = fixture.server.block(&[(":path", "/pushed"), ("grpc-status", "9")]);
+    let payload = [&2_u32.to_be_bytes()[..], &promised].concat();
+    fixture.server.frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &payload);
+    fixture.server.headers(flag::END_STREAM, 2, RESPONSE);
+    fixture.server.headers(0, 1, RESPONSE).trailers(1, "9");
+    fixture.send();
+    assert_eq!(fixture.ends(), [end("/a.A/One", Code::FailedPrecondition)]);
+    assert_eq!(fixture.connection.calls().streams.measured, 1);
+}
+
+#[test]
+fn resets_and_go_away() {
+    let mut fixture = Fixture::from_start();
+    for stream in [1, 3, 5, 7] {
+        fixture.client.request(stream, "/a.A/One");
+    }
+    fixture.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+    fixture.client.frame(kind::RST_STREAM, 0, 3, &[0, 0]);
+    fixture.receive();
+    // The reserved bit of the last stream is set, and debug data follows.
+    fixture.server.frame(kind::GOAWAY, 0, 0, b"\x80\0\0\x03\0\0\0\0bye");
+    fixture.server.frame(kind::GOAWAY, 0, 0, b"\0\0\0");
+    fixture.send();
+    let codes: Vec<_> = fixture.ends().into_iter().map(|(_, code)| code).collect();
+    assert_eq!(codes, [Some(Code::Canceled), Some(Code::Unavailable), Some(Code::Unavailable)]);
+    assert_eq!(fixture.connection.calls().open(), 1);
+    assert_eq!(fixture.close(Unseen::default())[3], end("/a.A/One", Code::Canceled));
+}
+
+#[test]
+fn after_a_lost_record_nothing_is_taken_for_something_else() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0");
+    fixture.client.request(3, "/a.A/Two");
+    fixture.receive();
+    let path = fixture.client.block(&[(":path", "/a.A/Lost"), ("x", "inserted")]);
+    fixture.client.frame(kind::HEADERS, flag::END_HEADERS, 5, &path);
+    let lost = fixture.client.length;
+    fixture.client.lose();
+    fixture.client.request(7, "/a.A/Three");
+    fixture.receive();
+    assert_eq!(fixture.faults.records_lost, lost);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+    for stream in [3, 5, 7] {
+        fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");
+    }
+    fixture.send();
+    // Stream 5 was not seen to begin. The literal path is certain; its content type is an index into
+    // a table that moved unseen.
+    let want = [
+        end("/a.A/One", Code::Ok),
+        end("/a.A/Two", Code::Ok),
+        (None, Some(Code::Ok)),
+        end("/a.A/Three", Code::Ok),
+    ];
+    assert_eq!(fixture.ends(), want);
+    assert!(fixture.faults.unknown_references > 0);
+}
+
+#[test]
+fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
+    let mut fixture = Fixture::from_start();
+    // An encoder that inserts the path, unlike loona's.
+    let inserted = [&b"\x83\x86\x44\x08/a.A/One"[..], b"\x5f\x10application/grpc"].concat();
+    let indexed = b"\x83\x86\xbf\xbe";
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    fixture.client.frame(kind::HEADERS, flags, 1, &inserted);
+    fixture.client.frame(kind::HEADERS, flags, 3, indexed);
+    fixture.receive().client.frame(kind::HEADERS, flags, 5, indexed);
+    fixture.client.lose();
+    fixture.client.frame(kind::HEADERS, flags, 7, indexed);
+    fixture.receive().client.frame(kind::HEADERS, flags, 9, &inserted);
+    fixture.client.frame(kind::HEADERS, flags, 11, indexed);
+    fixture.receive();
+    let paths: Vec<_> = fixture
+        .sink
+        .paths
+        .iter()
+        .map(|&path| fixture.interner.resolve(path).map(|path| &**path))
+        .collect();
+    let known = Some("/a.A/One");
+    assert_eq!(paths, [known, known, None, known, known]);
+}
+
+#[test]
+fn before_a_gap_item_frames_went_by_unseen() {
+    for in_response in [false, true] {
+        let mut fixture = Fixture::from_start();
+        fixture.client.request(1, "/a.A/One");
+        fixture.receive();
+        if in_response {
+            fixture.server.gap(100).headers(0, 1, RESPONSE);
+            fixture.send();
+        } else {
+            fixture.client.gap(100).frame(kind::SETTINGS, 0, 0, &[]);
+            fixture.receive();
+        }
+        assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+        // Nothing in it refers to the table that was lost.
+        let fields = [(":path", "/a.A/Two"), ("content-type", "application/grpc")];
+        fixture.client.headers(0, 3, &fields);
+        fixture.receive();
+        let want = [(Some("/a.A/One".into()), None), end("/a.A/Two", Code::Canceled)];
+        assert_eq!(fixture.close(Unseen::default()), want);
+    }
+}
+
+/// A lost record that nothing follows in its direction: the other direction's record tells of it.
+#[test]
+fn a_loss_without_a_later_record() {
+    const SENT: u8 = 1 << direction::SENT;
+    let open = || {
+        let mut fixture = Fixture::from_start();
+        fixture.client.request(1, "/a.A/One");
+        fixture.receive();
+        fixture.server.headers(0, 1, RESPONSE).trailers(1, "0");
+        fixture.server.lose();
+        fixture
+    };
+    let not_seen = (Some("/a.A/One".into()), None);
+
+    let mut closed = open();
+    let mut unseen = Unseen::default();
+    unseen.insert(Flow::Sent);
+    assert_eq!(closed.close(unseen), std::slice::from_ref(&not_seen));
+
+    let mut reset = open();
+    reset.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 0]);
+    assert_eq!(reset.receive_with(SENT).ends(), [not_seen]);
+    // The next call begins while the server's direction is unseen, but its end is seen.
+    reset.client.request(3, "/a.A/Two");
+    reset.receive_with(SENT).server.headers(flag::END_STREAM, 3, &[(":status", "404")]);
+    assert_eq!(reset.send().ends()[1], end("/a.A/Two", Code::Unimplemented));
+    reset.client.request(5, "/a.A/Three").frame(kind::RST_STREAM, 0, 5, &[0, 0, 0, 8]);
+    assert_eq!(reset.receive().ends()[2], end("/a.A/Three", Code::Canceled), "seen again");
+}
+
+/// A warm connection: a call went by, and another, on stream 3, is under way.
+fn joined_late(role: Option<Role>) -> Fixture {
+    let mut fixture = Fixture::new(Connection::joined_late(role));
+    fixture.client.request(1, "/a.A/Before").request(3, "/a.A/Before").lose();
+    fixture.server.headers(0, 1, RESPONSE).trailers(1, "0").headers(0, 3, RESPONSE).lose();
+    fixture
+}
+
+#[test]
+fn joined_late_only_what_is_certain_is_told() {
+    let mut fixture = joined_late(Some(Role::Server));
+    fixture.client.unclear_request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
+    fixture.receive();
+    assert_eq!(fixture.sink.paths.len(), 0, "its content type is in the table: gRPC or not?");
+    fixture.server.headers(0, 5, &RESPONSE[..1]).data(5, 1, 0).trailers(5, "0").trailers(3, "0");
+    fixture.send();
+    assert_eq!(fixture.connection.calls().sight(), Sight::JoinedLate);
+    // Nothing but gRPC looks like this. `grpc-status: 0` is in the server's table.
+    assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None), (None, None)]);
+    assert_eq!(fixture.sink.messages, [1, 1], "also of what was not told of at first");
+    fixture.client.unclear_request(7, "/a.A/Again");
+    fixture.receive().server.literal_trailers(7, "13");
+    fixture.send();
+    assert_eq!(fixture.ends()[2], end("/a.A/Again", Code::Internal));
+}
+
+#[test]
+fn a_stream_that_began_unseen_ends_once() {
+    let mut fixture = joined_late(Some(Role::Server));
+    fixture.server.literal_trailers(3, "5").frame(kind::RST_STREAM, 0, 3, &[0; 4]);
+    fixture.send().client.frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8]);
+    fixture.receive().client.request(3, "/a.A/ReadLate");
+    fixture.receive();
+    assert_eq!(fixture.ends(), [(None, Some(Code::NotFound))]);
+    assert_eq!(fixture.connection.calls().open(), 0);
+    assert_eq!(fixture.close(Unseen::default()).len(), 1);
+}
+
+#[test]
+fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
+    let mut fixture = joined_late(Some(Role::Server));
+    for (stream, flags, messages) in [(5, data_flag::UNALIGNED, 0), (7, 0, 0)] {
+        fixture.client.unclear_request(stream, "/api").data(
+            stream,
+            messages,
+            flags | data_flag::END_STREAM,
+        );
+        fixture.receive().server.headers(0, stream, &RESPONSE[..1]).data(stream, 0, flags);
+        fixture.server.headers(flag::END_STREAM, stream, &[("x", "y")]);
+        fixture.send();
+    }
+    // Answered without trailers.
+    fixture.client.unclear_request(9, "/api").data(9, 1, data_flag::END_STREAM);
+    fixture.receive().server.headers(0, 9, &RESPONSE[..1]).data(9, 1, data_flag::END_STREAM);
+    fixture.send();
+    fixture.client.headers(flag::END_STREAM, 11, &[(":method", "GET"), ("te", "trailers")]);
+    fixture.receive().server.headers(flag::END_STREAM, 11, &RESPONSE[..1]);
+    fixture.send();
+    // Answered with another content type.
+    fixture.client.unclear_request(13, "/api").data(13, 1, data_flag::END_STREAM);
+    fixture.receive().server.headers(0, 13, &[(":status", "200"), ("content-type", "text/html")]);
+    fixture.server.trailers(13, "0");
+    fixture.send();
+    assert_eq!(fixture.ends(), []);
+    let streams = fixture.connection.calls().streams;
+    assert_eq!((streams.measured, streams.unclear, streams.not_grpc), (0, 3, 2));
+}
+
+#[test]
+fn a_header_block_shows_which_end_it_is() {
+    for (flow, role) in [(Flow::Received, Role::Server), (Flow::Sent, Role::Client)] {
+        let mut fixture = joined_late(None);
+        (fixture.client.flow, fixture.server.flow) = (flow, flow.opposite());
+        // Nothing tells yet.
+        fixture.server.trailers(3, "0");
+        fixture.send();
+        assert_eq!(fixture.sink.paths.len(), 0);
+        fixture.client.request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
+        fixture.receive();
+        assert_eq!(fixture.connection.calls().role(), role);
+        fixture.server.headers(0, 5, RESPONSE).literal_trailers(5, "11");
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/After", Code::OutOfRange)]);
+    }
+}
+
+/// A call as the client of a connection joined late writes it, with no entry of a table.
+fn literal_request(writer: &mut Writer, stream: u32, path: &str) {
+    let path = [&[0x04, path.len() as u8], path.as_bytes()].concat();
+    let block = [b"\x83\x86".as_slice(), &path, b"\x0f\x10\x10application/grpc"].concat();
+    writer.frame(kind::HEADERS, flag::END_HEADERS, stream, &block);
+}
+
+/// What looks like a response, likewise.
+fn literal_response(writer: &mut Writer, stream: u32) {
+    let block = b"\x88\x0f\x10\x10application/grpc";
+    writer.frame(kind::HEADERS, flag::END_HEADERS, stream, block);
+}
+
+#[test]
+fn what_a_client_forges_in_a_message_is_no_call() {
+    for role in [None, Some(Role::Server)] {
+        let mut fixture = joined_late(role);
+        // Its server reads a message of stream 3.
+        for stream in [5, 7, 99] {
+            literal_request(&mut fixture.client, stream, "/a.A/Forged");
+            fixture.client.data(stream, 1, data_flag::END_STREAM);
+            fixture.receive().client.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+            fixture.receive();
+        }
+        literal_request(&mut fixture.client, 101, "/a.A/Forged");
+        fixture.receive();
+        assert_eq!(fixture.connection.calls().open(), 0);
+        // The message ends with what is no frame, and a boundary is found again.
+        fixture.client.gap_found();
+        literal_request(&mut fixture.client, 5, "/a.A/Real");
+        fixture.client.data(5, 1, data_flag::END_STREAM);
+        fixture.receive();
+        literal_response(&mut fixture.server, 5);
+        fixture.server.literal_trailers(5, "5");
+        fixture.send();
+        assert_eq!(fixture.ends(), [end("/a.A/Real", Code::NotFound)]);
+        assert_eq!(fixture.connection.calls().streams.unconfirmed, 4);
+        assert_eq!(fixture.close(Unseen::default()).len(), 1);
+    }
+}
+
+#[test]
+fn a_client_that_forges_responses_does_not_make_a_client_of_its_server() {
+    let mut fixture = joined_late(None);
+    for stream in [5, 7] {
+        literal_response(&mut fixture.client, stream);
+        fixture.client.literal_trailers(stream, "13");
+        fixture.receive();
+    }
+    // The server answers what it was asked before.
+    literal_response(&mut fixture.server, 3);
+    fixture.server.literal_trailers(3, "0");
+    fixture.send();
+    assert_eq!((fixture.connection.calls().role(), fixture.ends().len()), (Role::Server, 0));
+    fixture.client.gap_found();
+    literal_request(&mut fixture.client, 9, "/a.A/Real");
+    fixture.receive();
+    literal_response(&mut fixture.server, 9);
+    fixture.server.literal_trailers(9, "5");
+    fixture.send();
+    assert_eq!(fixture.ends(), [(None, Some(Code::Ok)), end("/a.A/Real", Code::NotFound)]);
+    assert_eq!(fixture.connection.calls().streams.unconfirmed, 2);
+}
+
+#[test]
+fn so_many_calls_are_told_of_in_advance_as_were_answered() {
+    let mut fixture = joined_late(Some(Role::Server));
+    let request = |fixture: &mut Fixture, stream| {
+        literal_request(&mut fixture.client, stream, "/a.A/Get");
+        fixture.receive();
+        fixture.connection.calls().open()
+    };
+    assert_eq!(request(&mut fixture, 5), 0);
+    literal_response(&mut fixture.server, 5);
+    fixture.server.literal_trailers(5, "0");
+    fixture.send();
+    assert_eq!(fixture.ends(), [end("/a.A/Get", Code::Ok)]);
+    assert_eq!([7, 9, 11].map(|stream| request(&mut fixture, stream)), [1, 1, 1]);
+    literal_response(&mut fixture.server, 9);
+    assert_eq!(fixture.send().connection.calls().open(), 2);
+    // In the other order: the first was told of, the last was not.
+    for stream in [7, 11] {
+        fixture.client.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+    }
+    assert_eq!(fixture.receive().ends()[1..], [end("/a.A/Get", Code::Canceled)]);
+    assert_eq!(fixture.connection.calls().streams.unconfirmed, 1);
+}
+
+#[test]
+fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
+    let mut fixture = joined_late(Some(Role::Server));
+    for stream in [5, 7, 5, 99] {
+        fixture.server.literal_trailers(stream, "13");
+        fixture.send();
+    }
+    assert_eq!(fixture.ends(), []);
+    // It had begun those below this one.
+    literal_request(&mut fixture.client, 9, "/a.A/Get");
+    fixture.receive();
+    assert_eq!(fixture.ends(), [(None, Some(Code::Internal)), (None, Some(Code::Internal))]);
+    assert_eq!(fixture.close(Unseen::default()).len(), 2);
+    assert_eq!(fixture.connection.calls().streams.unconfirmed, 2, "9 and 99");
+}
+
+#[test]
+fn lost_records_that_inserted_nothing_cost_no_label() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0").call(3, "/a.A/One", "0");
+    fixture.client.request(5, "/a.A/One").lose();
+    fixture.server.headers(0, 5, RESPONSE).trailers(5, "0").lose();
+    fixture.client.lost(Some(0)).request(7, "/a.A/One");
+    fixture.receive().server.lost(Some(0)).headers(0, 7, RESPONSE).trailers(7, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[2..], [end("/a.A/One", Code::Ok)]);
+    assert_eq!(fixture.faults.unknown_references, 0);
+}
+
+#[test]
+fn of_lost_records_only_what_they_inserted_is_unknown() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0");
+    // loona-hpack's encoder inserts each of these.
+    let fields = [("x-first", "1"), ("x-second", "2"), ("x-third", "3")];
+    fixture.client.headers(0, 3, &fields).lose();
+    fixture.client.lost(Some(3)).headers(0, 5, &[&request("/a.A/One")[..], &fields].concat());
+    fixture.receive().server.headers(0, 5, RESPONSE).trailers(5, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[1], end("/a.A/One", Code::Ok));
+    assert_eq!(fixture.faults.unknown_references, 3);
+    // Nobody knows how many: all is unknown.
+    fixture.client.headers(0, 7, &[("x-fourth", "4")]).lose();
+    fixture.client.lost(None).request(9, "/a.A/One");
+    fixture.receive().server.headers(0, 9, RESPONSE).trailers(9, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[2], end("/a.A/One", Code::Ok));
+    assert_eq!(fixture.faults.unknown_references, 4, "te");
+}
+
+#[test]
+fn a_call_that_may_have_ended_unseen_is_given_up_after_a_minute() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/Lost").request(3, "/a.A/Streams");
+    fixture.receive().server.headers(0, 1, RESPONSE).headers(0, 3, RESPONSE);
+    fixture.send().server.trailers(1, "0").lose();
+    fixture.server.data(3, 1, 0);
+    fixture.send().time_ns += DOUBT_NS / 2;
+    fixture.server.data(3, 1, 0);
+    fixture.send();
+    let Fixture { connection, sink, time_ns, .. } = &mut fixture;
+    connection.give_up(*time_ns, sink);
+    assert_eq!(connection.calls().open(), 2);
+    connection.give_up(*time_ns + DOUBT_NS / 2, sink);
+    assert_eq!(connection.calls().open(), 1);
+    assert_eq!(fixture.ends(), [(Some("/a.A/Lost".into()), None)]);
+    fixture.server.literal_trailers(3, "0").literal_trailers(1, "0");
+    fixture.send();
+    assert_eq!(fixture.ends()[1..], [end("/a.A/Streams", Code::Ok)]);
+}
+
+#[test]
+fn a_frame_longer_than_what_is_kept_is_a_gap() {
+    let mut fixture = Fixture::from_start();
+    fixture.call(1, "/a.A/One", "0");
+    fixture.client.request(3, "/a.A/Two");
+    fixture.receive();
+    // The response headers, with END_STREAM.
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    let length = MAX_KEPT as usize + 1;
+    fixture.server.frame_of_length(kind::HEADERS, flags, 3, length, &[0; 1000]);
+    fixture.send();
+    let part = vec![0; 1 << 15];
+    for _ in 0..MAX_KEPT as usize / part.len() {
+        fixture.server.part(&part);
+        fixture.send();
+    }
+    assert_eq!(fixture.faults.blocks, 1);
+    assert_eq!(fixture.connection.sent.frame.memory(), 0);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+    fixture.call(5, "/a.A/Three", "0");
+    assert_eq!(fixture.sink.ended[1].0, fixture.sink.paths[2]);
+    assert_eq!(fixture.close(Unseen::default())[2], (Some("/a.A/Two".into()), None));
+}
+
+#[test]
+fn a_frame_of_which_the_rest_does_not_come_is_a_gap() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/One");
+    fixture.receive();
+    fixture.server.frame_of_length(kind::HEADERS, flag::END_STREAM, 1, 100, &[0; 10]);
+    fixture.server.frame(kind::SETTINGS, 0, 0, &[]);
+    fixture.send();
+    assert_eq!(fixture.faults.blocks, 1);
+    assert_eq!(fixture.close(Unseen::default()), [(Some("/a.A/One".into()), None)]);
+}
+
+#[test]
+fn a_block_that_never_ends_takes_no_more_than_its_bound() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.frame(kind::HEADERS, 0, 1, &[]);
+    for _ in 0..2 * MAX_BLOCK / (1 << 14) {
+        fixture.client.frame(kind::CONTINUATION, 0, 1, &[0; 1 << 14]);
+        fixture.receive();
+        assert!(fixture.connection.received.block.memory() <= 2 * MAX_BLOCK);
+    }
+    assert_eq!(fixture.connection.received.block.memory(), 0);
+    assert!(fixture.faults.blocks > 0);
+    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+}
+
+#[test]
+fn a_block_that_is_none_is_counted_and_told_as_not_seen() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.request(1, "/a.A/One");
+    fixture.receive();
+    // Index 0 (RFC 7541 section 6.1).
+    fixture.server.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x80]);
+    fixture.send();
+    assert_eq!(fixture.faults.blocks, 1);
+    assert_eq!(fixture.ends(), [(Some("/a.A/One".into()), None)]);
+}
+
+/// Items of any kind, with frames of any kind on few streams.
+fn any_items() -> impl Strategy<Value = Vec<u8>> {
+    let content = prop::collection::vec(any::<u8>(), 0..60);
+    let kinds = (1..=6_u8, 0..11_u8, any::<u8>(), 0..6_u32, any::<prop::sample::Index>());
+    let item = (kinds, content).prop_map(|((kind, frame_kind, flags, stream, length), content)| {
+        let mut writer = Writer::new(Flow::Sent);
+        // Mostly whole frames, some cut, some that claim to be longer than anything.
+        let length = match length.index(8) {
+            0 => 1 << 24,
+            1 => content.len() + 7,
+            _ => content.len(),
+        };
+        let header =
+            FrameHeader { length: length as u32, stream, kind: frame_kind, flags, _reserved: 0 };
+        writer.item(kind, header, &content);
+        writer.items
+    });
+    prop::collection::vec(item, 0..12).prop_map(|items| items.concat())
+}
+
+proptest! {
+    /// Whatever the records hold, no call ends twice or without a start, and memory is bounded.
+    #[test]
+    fn any_records(
+        records in prop::collection::vec((any::<bool>(), 0..4_u8, any_items(), 0..3_u64), 0..20),
+        late in any::<bool>(),
+    ) {
+        let connection = if late {
+            Connection::joined_late(Some(Role::Client))
+        } else {
+            Connection::from_start(Role::Client)
+        };
+        let mut fixture = Fixture::new(connection);
+        let mut count = 0;
+        for (sent, unseen, items, jump) in records {
+            let writer = if sent { &mut fixture.server } else { &mut fixture.client };
+            count += items.len() / size_of::<ItemHeader>();
+            writer.items = items;
+            writer.position += jump;
+            let record = writer.record(fixture.time_ns, unseen);
+            fixture.take(&record);
+            let Recorder { paths, ended, .. } = &fixture.sink;
+            prop_assert_eq!(paths.len() - ended.len(), fixture.connection.calls().open());
+            prop_assert!(paths.len() <= count);
+            for direction in [&fixture.connection.received, &fixture.connection.sent] {
+                prop_assert!(direction.frame.memory() + direction.block.memory() <= 8192);
+            }
+        }
+        fixture.close(Unseen::default());
+    }
+}

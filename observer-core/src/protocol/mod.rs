@@ -1,0 +1,5 @@
+//! What is spoken on connections.
+
+pub mod grpc;
+pub mod hpack;
+pub mod http2;

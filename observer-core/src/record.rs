@@ -1,0 +1,449 @@
+//! Reads the kernel programs' records: bytes in, [`Record`]s and their [`Item`]s out.
+//!
+//! Nothing is taken on trust: whatever the bytes are, reading them ends and does not panic.
+
+use std::{
+    fmt,
+    net::{Ipv6Addr, SocketAddr},
+};
+
+use observer_common::{
+    frame::FrameHeader,
+    record::{
+        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, data_flag, direction,
+        item_kind, record_kind, role,
+    },
+};
+
+use crate::call::{Flow, Role};
+
+/// Of `socket(2)`, as the kernel has it.
+const AF_UNIX: i32 = 1;
+
+/// One record.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// The connection's identifier; 0 where the record is about a process.
+    pub connection: u64,
+    /// Kernel's monotonic clock, in nanoseconds.
+    pub time_ns: u64,
+    /// The process, in the initial PID namespace.
+    pub pid: u32,
+    /// What happened.
+    pub event: Event<'a>,
+}
+
+/// What a record tells.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// Bytes went by.
+    Bytes(Bytes<'a>),
+    /// The connection ended.
+    Closed(Closed),
+    /// The process exited.
+    Exited,
+    /// The process executed another program: the name of its main thread.
+    Executed([u8; 16]),
+    /// The process changed the name of its main thread; `None` if it did so too often to say.
+    Renamed(Option<[u8; 16]>),
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Whose end of it was first: of who sends what flows that way. `None` if nobody knows.
+    pub by: Option<Flow>,
+    /// What went by unseen and no position shows.
+    pub unseen: Unseen,
+}
+
+/// Bytes of one direction of a connection.
+#[derive(Clone, Debug)]
+pub struct Bytes<'a> {
+    /// Which direction.
+    pub flow: Flow,
+    /// Which end of the connection the process is; `None` while the kernel programs do not know.
+    pub role: Option<Role>,
+    /// Position in the direction's stream of the first byte that the record accounts for.
+    pub position: u64,
+    /// Bytes that it accounts for.
+    pub length: u64,
+    /// What went by unseen and no position shows yet.
+    pub unseen: Unseen,
+    /// The thread was busy before: they may have been there, or have been meant, for longer.
+    pub late: bool,
+    /// What they held.
+    pub items: Items<'a>,
+}
+
+/// Directions in which, since their last record that came, bytes went by unseen.
+///
+/// A record that did not come shows in the position of the direction's next one; where there is no
+/// next one, or one of the other direction comes first, only this tells of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unseen(u8);
+
+impl Unseen {
+    const BITS: u8 = 0b11;
+
+    const fn bit(flow: Flow) -> u8 {
+        match flow {
+            Flow::Received => 1 << direction::RECEIVED,
+            Flow::Sent => 1 << direction::SENT,
+        }
+    }
+
+    /// Both directions.
+    pub const fn both() -> Self {
+        Self(Self::BITS)
+    }
+
+    /// Whether any of the directions.
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether this direction.
+    pub fn in_flow(self, flow: Flow) -> bool {
+        self.0 & Self::bit(flow) != 0
+    }
+
+    /// Adds a direction.
+    pub fn insert(&mut self, flow: Flow) {
+        self.0 |= Self::bit(flow);
+    }
+
+    /// Takes a direction out.
+    pub fn remove(&mut self, flow: Flow) {
+        self.0 &= !Self::bit(flow);
+    }
+}
+
+/// What a part of the bytes held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// The connection is new.
+    Open(Open),
+    /// A frame that is kept, with its first payload bytes.
+    Frame {
+        /// Its header.
+        header: FrameHeader,
+        /// Payload bytes from its beginning on; `header.length` of them if it was not cut.
+        payload: &'a [u8],
+    },
+    /// More payload of the frame before.
+    Part(&'a [u8]),
+    /// What ended in DATA frames of one stream.
+    Data(Data),
+    /// Frames, or parts of one, were not seen before what follows.
+    Gap {
+        /// Where the next frame began was not known any more, and was found.
+        found_late: bool,
+    },
+    /// Records of this direction before this one did not come. Header blocks in them inserted so many
+    /// entries into the dynamic table; `None` if nobody knows.
+    Lost {
+        /// The entries.
+        inserts: Option<u32>,
+    },
+}
+
+/// A new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Name of the process's main thread.
+    pub comm: [u8; 16],
+    /// Whether it was open before it was watched: its beginning was not seen.
+    pub joined: bool,
+    /// The other end.
+    pub peer: Peer,
+    /// The same for both ends, and hardly for another connection; 0 if nobody knows.
+    pub pair: u64,
+}
+
+/// The end of a connection that is not the watched process's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Of a TCP connection.
+    Address(SocketAddr),
+    /// Of a Unix socket.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// What ended in DATA frames of one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// The stream.
+    pub stream: u32,
+    /// Messages that ended.
+    pub messages: u64,
+    /// Their lengths without prefixes, added up.
+    pub message_bytes: u64,
+    /// Whether a DATA frame with END_STREAM ended.
+    pub end_stream: bool,
+    /// Whether the stream is not known to be framed as messages: `messages` says nothing.
+    pub unaligned: bool,
+}
+
+impl<'a> Record<'a> {
+    /// Reads a record; `None` if the bytes are none.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let header = RecordHeader {
+            connection: reader.u64()?,
+            time_ns: reader.u64()?,
+            position: reader.u64()?,
+            length: reader.u64()?,
+            pid: reader.u32()?,
+            kind: reader.u8()?,
+            direction: reader.u8()?,
+            role: reader.u8()?,
+            flags: reader.u8()?,
+        };
+        let unseen = Unseen(header.flags & Unseen::BITS);
+        let event = match header.kind {
+            record_kind::BYTES => Event::Bytes(Bytes {
+                flow: flow(header.direction)?,
+                role: role(header.role)?,
+                position: header.position,
+                length: header.length,
+                unseen,
+                late: header.flags & LATE != 0,
+                items: Items(reader),
+            }),
+            record_kind::CLOSED => Event::Closed(Closed { by: flow(header.direction), unseen }),
+            record_kind::EXITED => Event::Exited,
+            record_kind::EXECUTED => Event::Executed(reader.array()?),
+            record_kind::RENAMED => {
+                let comm = reader.array()?;
+                Event::Renamed((header.flags == 0).then_some(comm))
+            }
+            _ => return None,
+        };
+        let RecordHeader { connection, time_ns, pid, .. } = header;
+        Some(Self { connection, time_ns, pid, event })
+    }
+}
+
+fn flow(direction: u8) -> Option<Flow> {
+    match direction {
+        direction::RECEIVED => Some(Flow::Received),
+        direction::SENT => Some(Flow::Sent),
+        _ => None,
+    }
+}
+
+#[expect(clippy::option_option, reason = "no role, and a role that is not known, are not the same")]
+fn role(role: u8) -> Option<Option<Role>> {
+    match role {
+        role::SERVER => Some(Some(Role::Server)),
+        role::CLIENT => Some(Some(Role::Client)),
+        role::UNKNOWN => Some(None),
+        _ => None,
+    }
+}
+
+/// The items of a record, in order. Ends early at bytes that are none.
+#[derive(Clone, Debug)]
+pub struct Items<'a>(Reader<'a>);
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        let reader = &mut self.0;
+        let header = ItemHeader {
+            kind: reader.u8()?,
+            frame_kind: reader.u8()?,
+            flags: reader.u8()?,
+            _reserved: reader.u8()?,
+            stream: reader.u32()?,
+            length: reader.u32()?,
+            captured: reader.u32()?,
+        };
+        let content = reader.take(header.captured as usize)?;
+        let padded = (content.len() as u32).next_multiple_of(ITEM_ALIGNMENT) as usize;
+        // The last item of a record may lack its padding.
+        let _ = reader.take(padded - content.len());
+        match header.kind {
+            item_kind::DATA => data(header, content),
+            item_kind::FRAME => Some(Item::Frame {
+                header: FrameHeader {
+                    length: header.length,
+                    stream: header.stream,
+                    kind: header.frame_kind,
+                    flags: header.flags,
+                    _reserved: 0,
+                },
+                payload: content,
+            }),
+            item_kind::PART => Some(Item::Part(content)),
+            item_kind::OPEN => open(content),
+            item_kind::GAP => Some(Item::Gap { found_late: header.flags != 0 }),
+            item_kind::LOST => {
+                Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn data(header: ItemHeader, content: &[u8]) -> Option<Item<'_>> {
+    let mut reader = Reader(content);
+    let totals = DataItem { message_bytes: reader.u64()?, messages: reader.u64()? };
+    Some(Item::Data(Data {
+        stream: header.stream,
+        messages: totals.messages,
+        message_bytes: totals.message_bytes,
+        end_stream: header.flags & data_flag::END_STREAM != 0,
+        unaligned: header.flags & data_flag::UNALIGNED != 0,
+    }))
+}
+
+fn open(content: &[u8]) -> Option<Item<'_>> {
+    let mut reader = Reader(content);
+    let item = OpenItem {
+        local: reader.array()?,
+        remote: reader.array()?,
+        local_port: reader.u16()?,
+        remote_port: reader.u16()?,
+        family: reader.u16()?,
+        joined: reader.u16()?,
+        comm: reader.array()?,
+        pair: reader.u64()?,
+    };
+    let peer = if i32::from(item.family) == AF_UNIX {
+        Peer::Unix
+    } else {
+        let address = Ipv6Addr::from(item.remote).to_canonical();
+        Peer::Address(SocketAddr::new(address, item.remote_port))
+    };
+    let OpenItem { comm, joined, pair, .. } = item;
+    Some(Item::Open(Open { comm, joined: joined != 0, peer, pair }))
+}
+
+/// Bytes still to be read. Every method takes from the front, or is `None` if there are too few.
+#[derive(Clone, Copy, Debug)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_ne_bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_ne_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Data, Event, Item, Record};
+    use crate::call::{Flow, Role};
+
+    /// A record as the kernel programs write it, by hand.
+    fn bytes_record(items: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for field in [7_u64, 1_000, 24, 60] {
+            bytes.extend(field.to_ne_bytes());
+        }
+        bytes.extend(42_u32.to_ne_bytes());
+        bytes.extend([1, 1, 1, 0]);
+        bytes.extend(items);
+        bytes
+    }
+
+    fn item(kind: [u8; 3], stream: u32, length: u32, content: &[u8]) -> Vec<u8> {
+        let mut bytes = kind.to_vec();
+        bytes.push(0);
+        for field in [stream, length, content.len() as u32] {
+            bytes.extend(field.to_ne_bytes());
+        }
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    fn items(items: &[u8]) -> Vec<Item<'_>> {
+        let record = Record::parse(items).unwrap();
+        assert_eq!((record.connection, record.time_ns, record.pid), (7, 1_000, 42));
+        let Event::Bytes(bytes) = record.event else { panic!("not bytes") };
+        assert_eq!((bytes.flow, bytes.role), (Flow::Sent, Some(Role::Client)));
+        assert_eq!((bytes.position, bytes.length), (24, 60));
+        bytes.items.collect()
+    }
+
+    #[test]
+    fn reads_each_kind_of_item() {
+        let totals = [300_u64.to_ne_bytes(), 2_u64.to_ne_bytes()].concat();
+        let bytes = bytes_record(
+            &[
+                item([2, 1, 5], 3, 10, b"12345"),
+                item([5, 1, 5], 3, 10, b"67890"),
+                item([1, 0, 1], 3, 0, &totals),
+                item([4, 2, 0], 0, 99, &[]),
+                item([6, 0, 0], 0, 3, &[]),
+                item([6, 0, 1], 0, u32::MAX, &[]),
+            ]
+            .concat(),
+        );
+        let items = items(&bytes);
+        assert!(matches!(items[0], Item::Frame { header, payload: b"12345" }
+                if header.length == 10 && header.kind == 1 && header.flags == 5));
+        assert_eq!(items[1], Item::Part(b"67890"));
+        let data =
+            Data { stream: 3, messages: 2, message_bytes: 300, end_stream: true, unaligned: false };
+        assert_eq!(items[2], Item::Data(data));
+        assert_eq!(items[3], Item::Gap { found_late: false });
+        assert_eq!(items[4], Item::Lost { inserts: Some(3) });
+        assert_eq!(items[5], Item::Lost { inserts: None });
+        assert_eq!(items.len(), 6);
+    }
+
+    #[test]
+    fn an_item_longer_than_the_record_ends_it() {
+        let mut bytes = bytes_record(&item([2, 1, 5], 3, 10, b"12345"));
+        bytes.truncate(bytes.len() - 4);
+        assert!(items(&bytes).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(Record { event: Event::Bytes(bytes), .. }) = Record::parse(&bytes) {
+                prop_assert!(bytes.items.count() <= 300 / 16);
+            }
+        }
+    }
+}

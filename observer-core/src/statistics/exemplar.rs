@@ -1,0 +1,94 @@
+//! Observations that belong to a trace, one per bucket or code.
+
+use crate::call::TraceId;
+
+/// An observation that belongs to a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exemplar {
+    /// The trace.
+    pub trace: TraceId,
+    /// What was observed, in nanoseconds.
+    pub elapsed_ns: u64,
+    /// When, by the kernel's monotonic clock.
+    pub time_ns: u64,
+}
+
+impl Exemplar {
+    /// What was observed.
+    pub fn seconds(&self) -> f64 {
+        self.elapsed_ns as f64 / 1e9
+    }
+}
+
+/// The last exemplar at each of some positions. Takes no memory until there is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Exemplars(Option<Box<[Option<Exemplar>]>>);
+
+impl Exemplars {
+    /// Replaces the one at the position, of as many positions as there are; nothing beyond them.
+    pub(super) fn set(&mut self, position: usize, positions: usize, exemplar: Exemplar) {
+        let exemplars = self.0.get_or_insert_with(|| vec![None; positions].into());
+        if let Some(place) = exemplars.get_mut(position) {
+            *place = Some(exemplar);
+        }
+    }
+
+    /// The one at the position.
+    pub(super) fn get(&self, position: usize) -> Option<&Exemplar> {
+        self.0.as_ref()?.get(position)?.as_ref()
+    }
+
+    /// All there are.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Exemplar> {
+        self.0.iter().flatten().flatten()
+    }
+
+    /// Of each position the later one.
+    pub(super) fn merge(&mut self, other: &Self) {
+        let Some(others) = &other.0 else { return };
+        for (position, exemplar) in others.iter().enumerate() {
+            if let Some(exemplar) = exemplar
+                && self.get(position).is_none_or(|own| own.time_ns < exemplar.time_ns)
+            {
+                self.set(position, others.len(), *exemplar);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exemplar, Exemplars};
+    use crate::call::TraceId;
+
+    fn at(time_ns: u64) -> Exemplar {
+        Exemplar { trace: TraceId([7; 16]), elapsed_ns: 1, time_ns }
+    }
+
+    #[test]
+    fn the_last_of_each_position_is_kept() {
+        let mut exemplars = Exemplars::default();
+        assert_eq!((exemplars.get(0), exemplars.iter().count()), (None, 0));
+        exemplars.set(1, 3, at(1));
+        exemplars.set(1, 3, at(2));
+        exemplars.set(3, 3, at(3));
+        assert_eq!(
+            (exemplars.get(0), exemplars.get(1), exemplars.get(3)),
+            (None, Some(&at(2)), None)
+        );
+        assert_eq!(exemplars.iter().count(), 1);
+    }
+
+    #[test]
+    fn of_two_the_later_is_kept() {
+        let (mut one, mut other) = (Exemplars::default(), Exemplars::default());
+        one.set(0, 3, at(5));
+        one.set(1, 3, at(5));
+        other.set(1, 3, at(4));
+        other.set(2, 3, at(6));
+        one.merge(&other);
+        assert_eq!(one.iter().copied().collect::<Vec<_>>(), [at(5), at(5), at(6)]);
+        one.merge(&Exemplars::default());
+        assert_eq!(one.iter().count(), 3);
+    }
+}
