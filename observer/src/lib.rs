@@ -9,6 +9,7 @@
 
 mod certificates;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod failures;
 mod files;
@@ -19,6 +20,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod output;
 pub mod pipeline;
 pub mod preconditions;
 pub mod pressure;
@@ -27,6 +29,7 @@ pub mod process;
 pub mod reload;
 pub mod sandbox;
 pub mod server;
+pub mod source;
 pub mod top;
 pub mod worker;
 

@@ -19,15 +19,23 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use crate::{
+use observer_core::{
+    call::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
     ends::{Call, Waiting},
-    failures::{self, Failures},
-    grpc::{CallKey, CallSink, Calls, Ended, Flow, Moment, Role, SeriesId, Sight},
-    hpack::{Interner, Texts},
-    http2::Connection,
-    metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
-    process::{Asker, Comm, ProcessId, ProcessSource, Processes, Seen},
+    names::{Interner, Texts},
+    protocol::{
+        grpc::{Calls, Moment},
+        http2::Connection,
+    },
     record::{Bytes, Closed, Event, Item, Open, Peer, Record},
+};
+
+use crate::{
+    failures::{self, Failures},
+    metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
+    output::{Names, Outputs},
+    process::{Asker, Comm, ProcessId, ProcessSource, Processes, Seen},
+    source::Source,
 };
 
 /// Distinct paths that are remembered, of all processes together. Each takes at most 512 bytes.
@@ -67,12 +75,13 @@ pub struct Pipeline<S> {
     /// As in [`Moment`].
     in_time_since_ns: u64,
     processes: Processes<S>,
-    statistics: Statistics,
+    outputs: Outputs,
     figures: Figures,
     series_ttl: Duration,
     telling: Arc<Telling>,
-    failures: Option<Failures>,
     waiting: Waiting,
+    /// Calls that ended in the record that is being read.
+    ended: Vec<Call>,
     /// There is not the memory for anything new, as of all that are [split](Self::split).
     stopped: Arc<AtomicBool>,
 }
@@ -124,12 +133,12 @@ impl<S: ProcessSource> Pipeline<S> {
             paths_ns: 0,
             in_time_since_ns: u64::MAX,
             processes: Processes::new(MAX_PROCESSES, source),
-            statistics,
+            outputs: Outputs { statistics, failures: None },
             figures: Figures::default(),
             series_ttl,
             telling: Arc::default(),
-            failures: None,
             waiting: Waiting::default(),
+            ended: Vec::new(),
             stopped: Arc::default(),
         }
     }
@@ -158,33 +167,33 @@ impl<S: ProcessSource> Pipeline<S> {
             paths_ns: _,
             in_time_since_ns,
             processes,
-            statistics,
+            outputs,
             figures: _,
             series_ttl,
             telling,
-            failures,
             waiting,
+            ended: _,
             stopped,
         } = self;
-        let pipeline = Self {
+        let mut interner = interner.sharing();
+        if outputs.failures.is_some() {
+            interner.texts = Texts::new(failures::MAX_TEXTS);
+        }
+        Self {
             connections: FxHashMap::default(),
             memory: 0,
             max_memory: *max_memory,
-            interner: interner.sharing(),
+            interner,
             paths_ns: 0,
             in_time_since_ns: *in_time_since_ns,
             processes: processes.sharing(),
-            statistics: statistics.sharing(),
+            outputs: outputs.sharing(),
             figures: Figures::default(),
             series_ttl: *series_ttl,
             telling: Arc::clone(telling),
-            failures: None,
             waiting: waiting.sharing(),
+            ended: Vec::new(),
             stopped: Arc::clone(stopped),
-        };
-        match failures {
-            Some(failures) => pipeline.telling_failures(failures.sharing()),
-            None => pipeline,
         }
     }
 
@@ -199,7 +208,7 @@ impl<S: ProcessSource> Pipeline<S> {
     #[must_use]
     pub fn telling_failures(mut self, failures: Failures) -> Self {
         self.interner.texts = Texts::new(failures::MAX_TEXTS);
-        self.failures = Some(failures);
+        self.outputs.failures = Some(failures);
         self
     }
 
@@ -215,7 +224,7 @@ impl<S: ProcessSource> Pipeline<S> {
     /// again: no series, path, process or connection, and no connection holds more than its share.
     pub fn stop(&mut self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
-        self.statistics.stop(stopped);
+        self.outputs.statistics.stop(stopped);
         self.interner.stop(stopped);
         self.processes.stop(stopped);
     }
@@ -226,6 +235,11 @@ impl<S: ProcessSource> Pipeline<S> {
         self.in_time_since_ns = ns;
     }
 
+    /// Takes the records that there are, at most `limit`, and says how many these were.
+    pub fn read(&mut self, source: &mut impl Source, limit: usize) -> usize {
+        source.drain(limit, |bytes| self.handle(bytes))
+    }
+
     /// Takes a record.
     pub fn handle(&mut self, bytes: &[u8]) {
         self.figures.records += 1;
@@ -234,7 +248,7 @@ impl<S: ProcessSource> Pipeline<S> {
             self.figures.malformed += 1;
             return;
         };
-        self.statistics.set_time(record.time_ns);
+        self.outputs.statistics.set_time(record.time_ns);
         match record.event {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(closed) => self.closed(&record, closed),
@@ -263,7 +277,7 @@ impl<S: ProcessSource> Pipeline<S> {
         let comm = open.map(|open| Comm::new(open.comm));
         let Seen { id: process, first } = self.processes.seen_as(record.pid, record.time_ns, comm);
         self.interner.set_owner(first.0);
-        self.statistics.set_owner(first);
+        self.outputs.statistics.set_owner(first);
         let (most, open_connections) = (self.max_memory, self.connections.len());
         let max_memory = if stopped { 0 } else { most };
         let watched = self.connections.entry(record.connection).or_insert_with(|| {
@@ -291,10 +305,11 @@ impl<S: ProcessSource> Pipeline<S> {
             process,
             in_time_since_ns: if bytes.late { u64::MAX } else { self.in_time_since_ns },
         };
-        let Self { interner, statistics, figures, memory, failures, waiting, .. } = self;
+        let Self { interner, outputs, figures, memory, waiting, ended, .. } = self;
+        let statistics = &mut outputs.statistics;
         let Watched { pair, peer, .. } = **watched;
         let time_ns = record.time_ns;
-        let sink = &mut Sink { time_ns, pair, peer, statistics, failures, waiting };
+        let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
         *memory -= watched.connection.memory();
         let faults = watched.connection.handle(at, bytes, interner, sink);
         let held = watched.connection.memory();
@@ -312,38 +327,37 @@ impl<S: ProcessSource> Pipeline<S> {
             statistics.connection_opened(first, role);
             figures.grpc_connections += 1;
         }
-        let peer = watched.peer;
-        self.tell_failures(record.time_ns, peer);
+        self.tell_ended();
     }
 
     fn closed(&mut self, record: &Record<'_>, closed: Closed) {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         self.memory -= watched.connection.memory();
         // Not a sight of the process: the kernel closes the sockets of one that has exited.
-        let Self { statistics, failures, waiting, .. } = self;
+        let Self { outputs: Outputs { statistics, .. }, waiting, ended, .. } = self;
         let Watched { pair, peer, .. } = *watched;
         let time_ns = record.time_ns;
-        let sink = &mut Sink { time_ns, pair, peer, statistics, failures, waiting };
+        let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
         watched.connection.closed(record.time_ns, closed, self.in_time_since_ns, sink);
         add_unmeasured(&mut self.figures.unmeasured, watched.connection.calls());
         if let Some((process, role)) = watched.counted_for {
-            self.statistics.connection_closed(process, role);
+            self.outputs.statistics.connection_closed(process, role);
         }
-        self.tell_failures(record.time_ns, watched.peer);
+        self.tell_ended();
     }
 
     /// Tells of calls for which what the other end says had to be waited for: to be called when all records
     /// have been taken that there are.
     pub fn settle(&mut self, now_ns: u64) {
-        for call in self.waiting.settled(now_ns) {
-            tell(&mut self.statistics, &mut self.failures, &call);
-            self.tell_failures(now_ns, call.peer);
-        }
+        self.ended.extend(self.waiting.settled(now_ns));
+        self.tell_ended();
     }
 
-    fn tell_failures(&mut self, time_ns: u64, peer: Option<Peer>) {
-        if let Some(failures) = &mut self.failures {
-            failures.tell(time_ns, peer, &self.interner, &self.processes);
+    /// Gives the calls that have ended to all outputs.
+    fn tell_ended(&mut self) {
+        let Self { outputs, interner, processes, ended, .. } = self;
+        for call in ended.drain(..) {
+            outputs.call(&call, &Names { interner, processes });
         }
     }
 
@@ -368,19 +382,13 @@ impl<S: ProcessSource> Pipeline<S> {
 
     /// As [`tick`](Self::tick), but for which processes have expired.
     pub fn follow(&mut self, now_ns: u64, expired: &[(ProcessId, Option<ProcessId>)]) {
-        self.statistics.set_time(now_ns);
+        self.outputs.tick(now_ns);
         for watched in self.connections.values_mut() {
             // Nobody saw how these ended: they are no failures.
-            watched.connection.give_up(now_ns, &mut self.statistics);
-        }
-        if let Some(failures) = &mut self.failures {
-            failures.tick(now_ns);
+            watched.connection.give_up(now_ns, &mut self.outputs.statistics);
         }
         for &(process, heir) in expired {
-            match heir {
-                Some(heir) => self.statistics.hand_over(process, heir),
-                None => self.statistics.forget_process(process),
-            }
+            self.outputs.forget(process, heir);
         }
         self.processes.ask_again();
         if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
@@ -391,7 +399,7 @@ impl<S: ProcessSource> Pipeline<S> {
 
     /// Makes room for other paths: peers choose them, and may choose many.
     fn free_paths(&mut self) {
-        let Self { interner, statistics, connections, .. } = self;
+        let Self { interner, outputs: Outputs { statistics, .. }, connections, .. } = self;
         let of_connections = connections.values().flat_map(|watched| watched.connection.paths());
         interner.retain(statistics.paths().chain(of_connections));
         let known = interner.given_out();
@@ -426,7 +434,7 @@ impl<S: ProcessSource> Pipeline<S> {
         daemon.connections_seen.http2 =
             daemon.connections_seen.http2.saturating_sub(grpc_connections);
         daemon.unmeasured = self.unmeasured();
-        daemon.log_errors_dropped = self.failures.as_ref().map(Failures::dropped);
+        daemon.log_errors_dropped = self.outputs.failures.as_ref().map(Failures::dropped);
         daemon.processes_overflow = self.processes.overflow();
         daemon.lookups = self.processes.lookups();
         let events = self.figures.forgotten + self.figures.not_followed;
@@ -436,8 +444,8 @@ impl<S: ProcessSource> Pipeline<S> {
             self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
         let resolve = |path| self.interner.resolve(path).cloned();
         Snapshot {
-            paths: Arc::new(PathNames::of(&self.statistics, resolve)),
-            statistics: Arc::new(self.statistics.clone()),
+            paths: Arc::new(PathNames::of(&self.outputs.statistics, resolve)),
+            statistics: Arc::new(self.outputs.statistics.clone()),
             descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(daemon),
@@ -474,23 +482,15 @@ fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {
     *too_many += calls.streams.too_many;
 }
 
-/// Adds up what happens to calls, and notes those that failed.
+/// Adds up what happens to calls, and keeps those that have ended.
 struct Sink<'a> {
     time_ns: u64,
     /// The connection's.
     pair: u64,
     peer: Option<Peer>,
     statistics: &'a mut Statistics,
-    failures: &'a mut Option<Failures>,
     waiting: &'a mut Waiting,
-}
-
-/// Adds it up, and notes it if it failed.
-fn tell(statistics: &mut Statistics, failures: &mut Option<Failures>, call: &Call) {
-    if let Some(failures) = failures {
-        failures.note(call.time_ns, statistics.key(call.series), call.ended);
-    }
-    statistics.ended(call.series, call.ended);
+    ended: &'a mut Vec<Call>,
 }
 
 impl CallSink for Sink<'_> {
@@ -521,9 +521,7 @@ impl CallSink for Sink<'_> {
     fn ended(&mut self, series: SeriesId, ended: Ended) {
         let Self { time_ns, pair, peer, .. } = *self;
         let call = Call { pair, peer, time_ns, series, ended };
-        if let Some(call) = self.waiting.ended(call) {
-            tell(self.statistics, self.failures, &call);
-        }
+        self.ended.extend(self.waiting.ended(call));
     }
 }
 

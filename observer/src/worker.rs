@@ -13,21 +13,21 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
 use observer_common::counter::Protocol;
-use rustix::time::{ClockId, clock_gettime};
 use tracing::{error, info, warn};
 
 use crate::{
+    clock::{Clock, monotonic_ns},
     config::Config,
-    failures::{Failures, Output},
+    failures::{self, Failures},
     kernel::{Dropped, Probes, Ring},
     memory::{self, Budget},
     metrics::{
-        Clock, Daemon, Descriptors, DroppedRecords, Gap, Limits, OwnProcess, Program, Snapshot,
-        Statistics,
+        Daemon, Descriptors, DroppedRecords, Gap, Limits, OwnProcess, Program, Snapshot, Statistics,
     },
     pipeline::{Expired, Pipeline},
     pressure::Pressure,
     process::{Asker, Comm, ProcFs},
+    source::Source,
 };
 
 /// How long records may wait in the ring while it does not fill.
@@ -124,7 +124,9 @@ impl Workers {
         let pipeline =
             Pipeline::new(statistics, source, config.series_ttl).told_by(config.telling.clone());
         let mut pipeline = match &config.log_errors {
-            Some(choice) => pipeline.telling_failures(Failures::new(choice, Output::stdout()?)),
+            Some(choice) => {
+                pipeline.telling_failures(Failures::new(choice, failures::to_stdout()?))
+            }
             None => pipeline,
         };
         ask(pipeline.asker())?;
@@ -138,7 +140,7 @@ impl Workers {
             let pending = Arc::clone(&pending);
             workers.push(State {
                 number,
-                ring,
+                source: ring,
                 pipeline,
                 pressure: Pressure::open(),
                 incoming,
@@ -233,9 +235,9 @@ fn ask(asker: Asker<ProcFs>) -> Result<()> {
 }
 
 /// What a thread owns.
-struct State {
+struct State<S> {
     number: usize,
-    ring: Ring,
+    source: S,
     pipeline: Pipeline<ProcFs>,
     pressure: Pressure,
     incoming: mpsc::Receiver<Request>,
@@ -268,7 +270,7 @@ struct Lead {
     is_short: bool,
 }
 
-impl State {
+impl<S: Source + Send + 'static> State<S> {
     fn start(self) -> Result<JoinHandle<()>> {
         thread::Builder::new()
             .name(format!("worker-{}", self.number))
@@ -297,8 +299,8 @@ impl State {
                 ticked = Instant::now();
                 self.tick();
             }
-            if let Err(error) = self.ring.wait(INTERVAL) {
-                error!("cannot wait for the ring buffer, so the daemon ends: {error}");
+            if let Err(error) = self.source.wait(INTERVAL) {
+                error!("cannot wait for records, so the daemon ends: {error}");
                 return;
             }
         }
@@ -308,10 +310,10 @@ impl State {
     /// not keep a scrape waiting.
     fn drain(&mut self) {
         const ROUNDS: usize = 64;
-        let Self { ring, pipeline, pressure, .. } = self;
+        let Self { source, pipeline, pressure, .. } = self;
         pipeline.set_in_time_since(pressure.in_time_since(monotonic_ns()));
         for _ in 0..ROUNDS {
-            if ring.drain(BATCH, |bytes| pipeline.handle(bytes)) < BATCH {
+            if pipeline.read(source, BATCH) < BATCH {
                 break;
             }
         }
@@ -459,12 +461,6 @@ impl Lead {
         daemon.memory_is_short = self.is_short;
         daemon
     }
-}
-
-/// The time of the kernel's monotonic clock.
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What the kernel programs count.

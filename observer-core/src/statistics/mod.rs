@@ -14,6 +14,7 @@ mod buckets;
 mod exemplar;
 mod exponential;
 mod histogram;
+mod method;
 mod series;
 
 use std::{
@@ -30,6 +31,7 @@ pub use self::{
     exemplar::Exemplar,
     exponential::Exponential,
     histogram::Histogram,
+    method::Method,
     series::{Messages, Series},
 };
 use crate::{

@@ -1,14 +1,14 @@
 //! Calls that failed, each as a line of JSON: where looking into an incident begins.
 //!
 //! [`Failures`] is told by the pipeline and makes the lines; where they go is its owner's choice
-//! ([`Output`] writes them to stdout). No more than so many a second are made: the others are only
+//! ([`to_stdout`] writes them). No more than so many a second are made: the others are only
 //! counted, and the next line has their number.
 
 #![forbid(unsafe_code)]
 
 mod field;
-mod output;
 mod pace;
+mod stdout;
 
 use std::{
     borrow::Cow,
@@ -21,14 +21,22 @@ use percent_encoding::percent_decode;
 use serde_json::{Map, Value};
 
 use self::pace::Pace;
-pub use self::{field::Field, output::Output};
+pub use self::{field::Field, stdout::to_stdout};
+use observer_core::{
+    call::{CallKey, Code, Ended, Role},
+    ends::Call,
+    names::{
+        Interner,
+        escape::{self, escape},
+    },
+    process::ProcessId,
+    statistics::Method,
+};
+
 use crate::{
-    escape::{self, escape},
-    grpc::{CallKey, Code, Ended, Role},
-    hpack::Interner,
-    metrics::{Clock, Method},
-    process::{Process, ProcessSource, Processes},
-    record::Peer,
+    clock::Clock,
+    output::{Names, Output},
+    process::{Process, ProcessSource},
 };
 
 /// Texts of `grpc-message` that are kept until their calls end: those of one record, and those that
@@ -53,8 +61,6 @@ pub struct Failures {
     omitted: Vec<Field>,
     /// Of all workers, whose lines have one pace.
     lines: Arc<Mutex<Lines>>,
-    /// Noted in the record that is being read.
-    noted: Vec<(Option<CallKey>, Code, Ended)>,
 }
 
 /// Where lines go, and how many.
@@ -119,57 +125,22 @@ impl Failures {
         let pace = Pace::new(choice.per_second);
         let lines = Lines { take, pace, suppressed: 0, dropped: Dropped::default() };
         let lines = Arc::new(Mutex::new(lines));
-        Self { omitted: choice.omitted.clone(), lines, noted: Vec::new() }
+        Self { omitted: choice.omitted.clone(), lines }
     }
 
     /// For another worker: the pace is that of both.
     pub(crate) fn sharing(&self) -> Self {
         let lines = Arc::clone(&self.lines);
-        Self { omitted: self.omitted.clone(), lines, noted: Vec::new() }
+        Self { omitted: self.omitted.clone(), lines }
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call ended; `key` is that of its series, if that is still there. Nothing is told of one
-    /// whose code was not seen: it need not have failed.
-    pub(crate) fn note(&mut self, time_ns: u64, key: Option<CallKey>, ended: Ended) {
-        let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
-        if self.lines().admit(time_ns) {
-            self.noted.push((key, code, ended));
-        }
-    }
-
-    /// Tells of what was noted, all at one time and of one connection.
-    pub(crate) fn tell<S: ProcessSource>(
-        &mut self,
-        time_ns: u64,
-        peer: Option<Peer>,
-        interner: &Interner,
-        processes: &Processes<S>,
-    ) {
-        for (key, code, ended) in std::mem::take(&mut self.noted) {
-            let process = key.and_then(|key| processes.process(key.process));
-            let mut line = line_of(code, ended, interner);
-            line.extend(key.iter().flat_map(|key| of_key(*key, interner)));
-            line.extend(process.iter().flat_map(of_process));
-            line.extend(peer.map(|peer| (Field::Peer, Value::from(peer.to_string()))));
-            self.lines().write_call(self.line(time_ns, line));
-        }
-    }
-
     /// How many calls had no line so far, of all workers.
     pub(crate) fn dropped(&self) -> Dropped {
         self.lines().dropped
-    }
-
-    /// Tells how many lines were suppressed, when no other line does.
-    pub(crate) fn tick(&mut self, time_ns: u64) {
-        let mut lines = self.lines();
-        if lines.suppressed > 0 && lines.pace.admits(time_ns) {
-            lines.write(self.line(time_ns, Vec::new()));
-        }
     }
 
     fn line(&self, time_ns: u64, fields: Vec<(Field, Value)>) -> Map<String, Value> {
@@ -179,6 +150,34 @@ impl Failures {
         line.extend(told.map(|(field, value)| (field.name().to_owned(), value)));
         line
     }
+}
+
+impl Output for Failures {
+    /// Nothing is told of a call whose code was not seen: it need not have failed.
+    fn call<S: ProcessSource>(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_, S>) {
+        let &Call { peer, time_ns, ended, .. } = call;
+        let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
+        if !self.lines().admit(time_ns) {
+            return;
+        }
+        let Names { interner, processes } = names;
+        let process = key.and_then(|key| processes.process(key.process));
+        let mut line = line_of(code, ended, interner);
+        line.extend(key.iter().flat_map(|key| of_key(*key, interner)));
+        line.extend(process.iter().flat_map(of_process));
+        line.extend(peer.map(|peer| (Field::Peer, Value::from(peer.to_string()))));
+        self.lines().write_call(self.line(time_ns, line));
+    }
+
+    /// Tells how many lines were suppressed, when no other line does.
+    fn tick(&mut self, now_ns: u64) {
+        let mut lines = self.lines();
+        if lines.suppressed > 0 && lines.pace.admits(now_ns) {
+            lines.write(self.line(now_ns, Vec::new()));
+        }
+    }
+
+    fn forget(&mut self, _: ProcessId, _: Option<ProcessId>) {}
 }
 
 /// RFC 3339, UTC, to the millisecond, given a time of the kernel's monotonic clock.

@@ -1,11 +1,14 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::{
-    grpc::Sight,
-    hpack::{Decoder, TraceId},
-    process::{Comm, ProcFs},
+use observer_core::{
+    call::{SeriesId, Sight, TraceId},
+    names::Texts,
+    protocol::hpack::{self, Decoder},
+    record::Peer,
 };
+
+use crate::process::{Comm, ProcFs, Processes};
 
 /// What is told goes here.
 #[derive(Clone, Default)]
@@ -44,6 +47,10 @@ fn ended(code: Option<Code>) -> Ended {
     }
 }
 
+fn call(time_ns: u64, ended: Ended) -> Call {
+    Call { pair: 0, peer: Some(Peer::Unix), time_ns, series: SeriesId(0), ended }
+}
+
 /// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.
 fn tell(failures: &mut Failures, message: &[u8]) {
     tell_of(failures, b"/shop.Orders/Place", b"orders", message);
@@ -52,7 +59,7 @@ fn tell(failures: &mut Failures, message: &[u8]) {
 /// Likewise, of a path and a process with these names.
 fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
-    interner.texts = crate::hpack::Texts::new(MAX_TEXTS);
+    interner.texts = Texts::new(MAX_TEXTS);
     let mut processes = Processes::new(10, ProcFs::default());
     let process = processes.seen(7, 1, Some(Comm::truncated(process)));
     let path = interner.intern(path);
@@ -60,7 +67,7 @@ fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8])
     let block = [&[0, 12], &b"grpc-message"[..], &[message.len() as u8], message].concat();
     let mut id = None;
     let decoded = Decoder::from_start().decode(&block, &mut interner, |field| {
-        if let crate::hpack::Field::GrpcMessage(message) = field {
+        if let hpack::Field::GrpcMessage(message) = field {
             id = Some(message);
         }
     });
@@ -68,8 +75,9 @@ fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8])
     let key = CallKey { process, role: Role::Server, path };
     let trace = Some(TraceId([0xab; 16]));
     let ended = Ended { trace, message: id, ..ended(Some(Code::NotFound)) };
-    failures.note(1, Some(key), ended);
-    failures.tell(1, Some(Peer::Address(([127, 0, 0, 1], 4711).into())), &interner, &processes);
+    let peer = Some(Peer::Address(([127, 0, 0, 1], 4711).into()));
+    let call = Call { peer, ..call(1, ended) };
+    failures.call(&call, Some(key), &Names { interner: &interner, processes: &processes });
 }
 
 #[test]
@@ -135,9 +143,11 @@ fn names_are_told_as_labels_tell_them() {
 fn only_what_failed_for_certain_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(10, &[]);
-    failures.note(1, None, ended(Some(Code::Ok)));
-    failures.note(1, None, ended(None));
-    failures.tell(1, None, &Interner::new(1), &Processes::new(1, ProcFs::default()));
+    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
+    for code in [Some(Code::Ok), None] {
+        let names = Names { interner: &interner, processes: &processes };
+        failures.call(&call(1, ended(code)), None, &names);
+    }
     assert_eq!(lines.taken(), [] as [Value; 0]);
 }
 
@@ -147,8 +157,8 @@ fn beyond_the_pace_only_the_number_is_told() {
     let mut failures = lines.failures(2, &[]);
     let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
     for time_ns in 1..=10 {
-        failures.note(time_ns, None, ended(Some(Code::Internal)));
-        failures.tell(time_ns, Some(Peer::Unix), &interner, &processes);
+        let call = call(time_ns, ended(Some(Code::Internal)));
+        failures.call(&call, None, &Names { interner: &interner, processes: &processes });
     }
     let told = lines.taken();
     assert_eq!(told.len(), 2);

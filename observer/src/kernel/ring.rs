@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
+use crate::source::Source;
+
 const RING: Token = Token(0);
 const WAKE: Token = Token(1);
 
@@ -33,9 +35,10 @@ impl Ring {
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
     }
+}
 
-    /// Hands over what has arrived, at most `limit` records, and says how many these were.
-    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
+impl Source for Ring {
+    fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut count = 0;
         while count < limit
             && let Some(bytes) = self.ring.next()
@@ -46,8 +49,8 @@ impl Ring {
         count
     }
 
-    /// Waits until the ring fills or the waker is used, but no longer than `timeout`.
-    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+    /// Until the ring fills or the waker is used.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),

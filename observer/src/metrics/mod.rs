@@ -8,7 +8,6 @@
 mod daemon;
 mod descriptors;
 mod exposition;
-mod labels;
 mod process;
 mod rows;
 mod schema;
@@ -18,7 +17,6 @@ use std::{collections::hash_map::Entry, io, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
-pub(crate) use self::labels::Method;
 pub use self::{
     daemon::{
         Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess,

@@ -8,13 +8,14 @@ use std::ops::Deref;
 
 use rustc_hash::FxHashMap;
 
-use super::{GrpcType, Series, Snapshot, exposition::Label, labels::Method};
-use crate::{
-    escape::escape,
-    grpc::Role,
-    hpack::PathId,
-    process::{Detail, Process, ProcessId},
+use super::{GrpcType, Series, Snapshot, exposition::Label};
+use observer_core::{
+    call::Role,
+    names::{PathId, escape::escape},
+    statistics::Method,
 };
+
+use crate::process::{Detail, Process, ProcessId};
 
 /// A process as the labels name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

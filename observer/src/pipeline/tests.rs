@@ -199,7 +199,7 @@ fn a_day_in_fast_forward_leaves_nothing() {
         position += length;
         pipeline.tick(second * SECOND);
         if second % 3600 == 0 {
-            let series = pipeline.statistics.len();
+            let series = pipeline.outputs.statistics.len();
             hours.push((
                 pipeline.memory,
                 pipeline.connections.len(),
@@ -210,7 +210,7 @@ fn a_day_in_fast_forward_leaves_nothing() {
     }
     assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
     assert_eq!(hours[0].1, 1, "one connection is open");
-    let calls = pipeline.statistics.calls().of(Sight::Complete);
+    let calls = pipeline.outputs.statistics.calls().of(Sight::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
     assert_eq!(pipeline.figures().bytes_lost, 0);
 }
@@ -291,7 +291,7 @@ fn begun(snapshot: &Snapshot) -> BTreeMap<String, u64> {
 fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
     let mut pipeline = pipeline();
     pipeline.interner = Interner::new(8);
-    pipeline.statistics =
+    pipeline.outputs.statistics =
         Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
     let (mut position, mut stream) = (0, 1);
     let mut begin = |pipeline: &mut Pipeline<ProcFs>, path: Option<&str>, indexed: bool| {
@@ -343,7 +343,7 @@ fn sum(pipelines: &[Pipeline<ProcFs>]) -> Snapshot {
 #[test]
 fn bounds_hold_for_all_workers_together() {
     let mut one = pipeline();
-    one.statistics =
+    one.outputs.statistics =
         Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
     one.interner = Interner::new(5);
     let mut pipelines = one.split(4);
@@ -372,7 +372,8 @@ fn bounds_hold_for_all_workers_together() {
 fn what_has_expired_goes_from_all_workers_and_makes_room() {
     const SECOND: u64 = 1_000_000_000;
     let mut one = pipeline();
-    one.statistics = Statistics::new(Buckets::default(), Limits { max_methods: 9, max_series: 2 });
+    one.outputs.statistics =
+        Statistics::new(Buckets::default(), Limits { max_methods: 9, max_series: 2 });
     let mut pipelines = one.split(2);
     for (number, pipeline) in pipelines.iter_mut().enumerate() {
         one_call(pipeline, number as u64, "/s/Common");

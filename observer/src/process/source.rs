@@ -2,13 +2,11 @@
 
 use std::{fs, path::Path};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::{
     Comm,
     identity::{Identity, Key, Texts},
 };
-use crate::files::first_of;
+use crate::{clock::monotonic_ns, files::first_of};
 
 /// Bytes of a file of `/proc` that are read. Who runs in a process can make most of these files as long as it
 /// likes: `cmdline` of gigabytes.
@@ -31,8 +29,7 @@ pub trait ProcessSource {
 
     /// The kernel's monotonic clock: what is answered now is of who has the pid now.
     fn now_ns(&self) -> u64 {
-        let now = clock_gettime(ClockId::Monotonic);
-        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+        monotonic_ns()
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
+    io,
     rc::Rc,
     time::Duration,
 };
@@ -13,6 +14,7 @@ use observer::{
     pipeline::Pipeline,
     process::{Comm, ProcessSource},
     record::{Bytes, Event, Item, Record},
+    source::Source,
 };
 
 use crate::{
@@ -93,6 +95,27 @@ pub struct World {
     workers: Option<Workers>,
 }
 
+/// Records that are yet to be read, and of which somebody else takes note, too.
+struct Tapped<'a, T> {
+    ring: &'a mut VecDeque<Vec<u8>>,
+    tap: T,
+}
+
+impl<T: FnMut(&[u8])> Source for Tapped<'_, T> {
+    fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let some = limit.min(self.ring.len());
+        for record in self.ring.drain(..some) {
+            (self.tap)(&record);
+            take(&record);
+        }
+        some
+    }
+
+    fn wait(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The same records by as many pipelines as there are rings, which are read in any order.
 #[derive(Debug)]
 struct Workers {
@@ -123,10 +146,9 @@ impl Workers {
     fn drain(&mut self) {
         while self.rings.iter().any(|ring| !ring.is_empty()) {
             let number = self.random.below(self.rings.len());
-            let some = self.random.below(self.rings[number].len() + 1);
-            for record in self.rings[number].drain(..some) {
-                self.pipelines[number].handle(&record);
-            }
+            let ring = &mut self.rings[number];
+            let some = self.random.below(ring.len() + 1);
+            self.pipelines[number].read(&mut Tapped { ring, tap: |_: &[u8]| {} }, some);
         }
     }
 
@@ -431,15 +453,20 @@ impl World {
 
     /// The daemon reads what is in the ring.
     pub fn drain(&mut self) {
-        while let Some(record) = self.kernel.ring.pop_front() {
-            let body = record.windows(8).any(|bytes| bytes == [BODY; 8]);
-            assert!(!body, "a message's body is in a record");
-            if self.truth.tells {
-                tell(&record);
-            }
-            self.pipeline.handle(&record);
-            if let Some(workers) = &mut self.workers {
-                workers.send(&record);
+        loop {
+            let Self { kernel, pipeline, workers, truth, .. } = self;
+            let tap = |record: &[u8]| {
+                let body = record.windows(8).any(|bytes| bytes == [BODY; 8]);
+                assert!(!body, "a message's body is in a record");
+                if truth.tells {
+                    tell(record);
+                }
+                if let Some(workers) = workers {
+                    workers.send(record);
+                }
+            };
+            if pipeline.read(&mut Tapped { ring: &mut kernel.ring, tap }, 1) == 0 {
+                break;
             }
             if self.each_record {
                 self.check_invariants();

@@ -1,7 +1,6 @@
 //! The formats in which Prometheus is told: whoever has something to tell writes into a [`Sink`],
 //! of which each format is one.
 
-mod clock;
 mod format;
 mod protobuf;
 mod text;
@@ -10,7 +9,7 @@ use std::io;
 
 use observer_core::statistics::{Buckets, Exemplar, Histogram};
 
-pub use clock::Clock;
+pub use crate::clock::Clock;
 pub use format::Format;
 
 /// A label's name and value. The value is any text.

@@ -1,15 +1,17 @@
 //! Methods as the labels name them.
 
 use super::GrpcType;
-use crate::hpack::PathId;
+use crate::names::PathId;
 
 /// A method as the labels name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Method<'a> {
-    pub(crate) service: &'a str,
-    pub(crate) method: &'a str,
+pub struct Method<'a> {
+    /// `pkg.Service`; empty where the path has no such part.
+    pub service: &'a str,
+    /// What is behind the last slash, or all of the path.
+    pub method: &'a str,
     /// All of it: `/pkg.Service/Method`.
-    pub(super) path: &'a str,
+    pub path: &'a str,
 }
 
 impl<'a> Method<'a> {
@@ -19,7 +21,7 @@ impl<'a> Method<'a> {
     /// `/pkg.Service/Method` is split at its last slash. What has not this form (no slash in front,
     /// an empty service or method) has an empty service and is its own method, so that different
     /// paths never get the same labels.
-    pub(crate) fn new(path: PathId, text: &'a str) -> Self {
+    pub fn new(path: PathId, text: &'a str) -> Self {
         match path {
             PathId::NOT_SEEN => Self::both(Self::NOT_SEEN),
             PathId::OTHER => Self::both(Self::OTHER),
@@ -51,7 +53,8 @@ impl<'a> Method<'a> {
     /// The type that goes with these labels. What stands for several methods has none, and neither
     /// has a real method that a peer calls by the same words: the two share their series, and a
     /// method has one type.
-    pub(super) fn grpc_type(self, derived: GrpcType) -> GrpcType {
+    #[must_use]
+    pub fn grpc_type(self, derived: GrpcType) -> GrpcType {
         if self.service == self.method && Self::is_word(self.method) {
             GrpcType::Unknown
         } else {
@@ -63,7 +66,7 @@ impl<'a> Method<'a> {
 #[cfg(test)]
 mod tests {
     use super::Method;
-    use crate::hpack::PathId;
+    use crate::names::PathId;
 
     #[test]
     fn splits_paths() {

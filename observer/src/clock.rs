@@ -2,6 +2,16 @@
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+/// The time of the kernel's monotonic clock, by which all times are told, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+fn nanoseconds(id: ClockId) -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(id);
+    tv_sec as u64 * 1_000_000_000 + tv_nsec as u64
+}
+
 /// How far the wall clock is ahead of the kernel's monotonic clock, which all times are told by.
 ///
 /// To be read for each exposition: the wall clock may be set.
@@ -14,21 +24,17 @@ pub struct Clock {
 impl Clock {
     /// Reads both clocks.
     pub fn read() -> Self {
-        let nanoseconds = |id| {
-            let Timespec { tv_sec, tv_nsec } = clock_gettime(id);
-            tv_sec as u64 * 1_000_000_000 + tv_nsec as u64
-        };
-        let monotonic = nanoseconds(ClockId::Monotonic);
+        let monotonic = monotonic_ns();
         Self { ahead_ns: nanoseconds(ClockId::Realtime).saturating_sub(monotonic) }
     }
 
     /// The time since the Unix epoch, given a time of the monotonic clock; both in nanoseconds.
-    pub(crate) fn unix_ns(self, monotonic_ns: u64) -> u64 {
+    pub fn unix_ns(self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_add(self.ahead_ns)
     }
 
     /// The same in seconds.
-    pub(super) fn unix_seconds(self, monotonic_ns: u64) -> f64 {
+    pub fn unix_seconds(self, monotonic_ns: u64) -> f64 {
         self.unix_ns(monotonic_ns) as f64 / 1e9
     }
 }

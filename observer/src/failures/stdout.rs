@@ -19,20 +19,14 @@ const WAITING: usize = 1024;
 /// Between attempts to write, while stdout takes nothing: a disk that is full, a reader that is gone.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where lines go.
-#[derive(Clone, Copy, Debug)]
-pub struct Output;
-
-impl Output {
-    /// Starts the thread that writes to stdout. It ends with what is returned.
-    pub fn stdout() -> Result<Take> {
-        let (lines, waiting) = mpsc::sync_channel(WAITING);
-        thread::Builder::new()
-            .name("failures".into())
-            .spawn(move || write(&waiting, Stdout, PAUSE))
-            .context("cannot start the thread that writes failed calls")?;
-        Ok(Box::new(move |line| lines.try_send(line).is_ok()))
-    }
+/// Starts the thread that writes to stdout. It ends with what is returned.
+pub fn to_stdout() -> Result<Take> {
+    let (lines, waiting) = mpsc::sync_channel(WAITING);
+    thread::Builder::new()
+        .name("failures".into())
+        .spawn(move || write(&waiting, Stdout, PAUSE))
+        .context("cannot start the thread that writes failed calls")?;
+    Ok(Box::new(move |line| lines.try_send(line).is_ok()))
 }
 
 /// The process's own, without a buffer: what could not be written is known to the byte.
