@@ -30,6 +30,7 @@ pub mod reload;
 pub mod sandbox;
 pub mod server;
 pub mod source;
+pub mod system_paths;
 pub mod top;
 pub mod worker;
 

@@ -19,11 +19,12 @@ use observer::{
     kernel::Probes,
     log,
     metrics::{self, Descriptors, Format, Snapshot},
-    preconditions::{self, Places},
+    preconditions,
     privileges::{self, Account},
     reload::Reload,
     sandbox::{self, Needs},
     server::{self, Counts, Front, Pages, Protection},
+    system_paths::SystemPaths,
     top::{self, Address, Remote, Source},
     worker::{Surroundings, Workers},
 };
@@ -67,7 +68,7 @@ fn run(config: &Config) -> Result<()> {
     log::init(&config.log)?;
     log::end_at_panic();
     let account = Account::of(config.run_as.as_deref())?;
-    preconditions::verify(config, &Places::default())?;
+    preconditions::verify(config, &SystemPaths::default())?;
     let supervisor = Arc::new(Supervisor::of_environment());
     let listener = preconditions::bind(config.listen)?;
     let probed = config.health_listen.as_ref().map(preconditions::bind_health).transpose()?;
@@ -137,7 +138,7 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     };
     let surroundings = Surroundings::read();
     let (mut probes, rings) = Probes::attach(config)?;
-    let left = privileges::give_up(&probes, &config.telling.labels, account)?;
+    let left = privileges::give_up(|| probes.sweep(), &config.telling.labels, account)?;
     debug!("capabilities left: {left:?}");
     if left.contains(CapabilitySet::SYS_PTRACE) {
         // It would keep what this capability is for from the daemon: other users' processes.
@@ -188,7 +189,7 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
         ..Needs::default()
     };
     let started = Account::of(config.run_as.as_deref()).and_then(|account| {
-        preconditions::verify(config, &Places::default())?;
+        preconditions::verify(config, &SystemPaths::default())?;
         watch(config, account.as_ref(), &needs)
     });
     let (workers, _) = started.with_context(|| {
@@ -321,7 +322,7 @@ impl Pages for Figures {
 /// Says what this kernel allows, without staying.
 fn check(config: &Config) -> Result<()> {
     let mut met = true;
-    for finding in preconditions::findings(config, &Places::default()) {
+    for finding in preconditions::findings(config, &SystemPaths::default()) {
         if finding.is_known {
             report(finding.subject, &finding.outcome);
         } else {

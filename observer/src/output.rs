@@ -1,6 +1,6 @@
-//! What is made of calls that have ended.
+//! What is made of calls that have ended: each output gets every one.
 //!
-//! [`Outputs`] gives each call to all of them. To add one: implement [`Output`], and name it there.
+//! To add one: implement [`Output`], and name it in `pipeline/outputs.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -12,10 +12,7 @@ use observer_core::{
     statistics::Statistics,
 };
 
-use crate::{
-    failures::Failures,
-    process::{ProcessSource, Processes},
-};
+use crate::process::{ProcessSource, Processes};
 
 /// Spells out the ids in a call.
 #[derive(Debug)]
@@ -51,54 +48,6 @@ impl Output for Statistics {
         match heir {
             Some(heir) => self.hand_over(process, heir),
             None => self.forget_process(process),
-        }
-    }
-}
-
-/// All outputs of one worker.
-#[derive(Debug)]
-pub struct Outputs {
-    /// What Prometheus, the page and `top` are told.
-    pub statistics: Statistics,
-    /// Lines of failed calls (`--log-errors`).
-    pub failures: Option<Failures>,
-}
-
-impl Outputs {
-    /// For another worker: bounds and pace are those of both.
-    #[must_use]
-    pub fn sharing(&self) -> Self {
-        let Self { statistics, failures } = self;
-        Self {
-            statistics: statistics.sharing(),
-            failures: failures.as_ref().map(Failures::sharing),
-        }
-    }
-
-    /// A call has ended.
-    pub fn call<S: ProcessSource>(&mut self, call: &Call, names: &Names<'_, S>) {
-        let Self { statistics, failures } = self;
-        if let Some(failures) = failures {
-            failures.call(call, statistics.key(call.series), names);
-        }
-        statistics.call(call, None, names);
-    }
-
-    /// As [`Output::tick`].
-    pub fn tick(&mut self, now_ns: u64) {
-        let Self { statistics, failures } = self;
-        statistics.tick(now_ns);
-        if let Some(failures) = failures {
-            failures.tick(now_ns);
-        }
-    }
-
-    /// As [`Output::forget`].
-    pub fn forget(&mut self, process: ProcessId, heir: Option<ProcessId>) {
-        let Self { statistics, failures } = self;
-        statistics.forget(process, heir);
-        if let Some(failures) = failures {
-            failures.forget(process, heir);
         }
     }
 }

@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+mod outputs;
+
 use std::{
     sync::{
         Arc,
@@ -19,21 +21,20 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
+use self::outputs::Outputs;
+
 use observer_core::{
     call::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
     ends::{Call, Waiting},
     names::{Interner, Texts},
-    protocol::{
-        grpc::{Calls, Moment},
-        http2::Connection,
-    },
+    protocol::{Moment, Protocol as _, State, Streams, http2::Connection},
     record::{Bytes, Closed, Event, Item, Open, Peer, Record},
 };
 
 use crate::{
     failures::{self, Failures},
     metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
-    output::{Names, Outputs},
+    output::Names,
     process::{Asker, Comm, ProcessId, ProcessSource, Processes, Seen},
     source::Source,
 };
@@ -311,7 +312,7 @@ impl<S: ProcessSource> Pipeline<S> {
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
         *memory -= watched.connection.memory();
-        let faults = watched.connection.handle(at, bytes, interner, sink);
+        let faults = watched.connection.bytes(at, bytes, interner, sink);
         let held = watched.connection.memory();
         if *memory + held > max_memory && held > fair_share(most, open_connections) {
             watched.connection.forget(record.time_ns, sink);
@@ -321,11 +322,13 @@ impl<S: ProcessSource> Pipeline<S> {
         figures.bytes_lost = figures.bytes_lost.saturating_add(faults.records_lost);
         figures.bad_blocks += faults.blocks;
         figures.unknown_references += faults.unknown_references;
-        if watched.counted_for.is_none() && watched.connection.calls().streams.measured > 0 {
-            let role = watched.connection.calls().role();
-            watched.counted_for = Some((first, role));
-            statistics.connection_opened(first, role);
-            figures.grpc_connections += 1;
+        if watched.counted_for.is_none() {
+            let State { role, streams, .. } = watched.connection.state();
+            if streams.measured > 0 {
+                watched.counted_for = Some((first, role));
+                statistics.connection_opened(first, role);
+                figures.grpc_connections += 1;
+            }
         }
         self.tell_ended();
     }
@@ -339,7 +342,7 @@ impl<S: ProcessSource> Pipeline<S> {
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
         watched.connection.closed(record.time_ns, closed, self.in_time_since_ns, sink);
-        add_unmeasured(&mut self.figures.unmeasured, watched.connection.calls());
+        add_unmeasured(&mut self.figures.unmeasured, watched.connection.state().streams);
         if let Some((process, role)) = watched.counted_for {
             self.outputs.statistics.connection_closed(process, role);
         }
@@ -415,7 +418,7 @@ impl<S: ProcessSource> Pipeline<S> {
     pub fn unmeasured(&self) -> Unmeasured {
         let mut unmeasured = self.figures.unmeasured;
         for watched in self.connections.values() {
-            add_unmeasured(&mut unmeasured, watched.connection.calls());
+            add_unmeasured(&mut unmeasured, watched.connection.state().streams);
         }
         unmeasured
     }
@@ -441,7 +444,7 @@ impl<S: ProcessSource> Pipeline<S> {
         daemon.gaps.push(Gap { cause: "memory_limit", events, bytes: 0 });
         daemon.connections = self.connections_by_state();
         daemon.streams =
-            self.connections.values().map(|watched| watched.connection.calls().open() as u64).sum();
+            self.connections.values().map(|watched| watched.connection.state().open).sum();
         let resolve = |path| self.interner.resolve(path).cloned();
         Snapshot {
             paths: Arc::new(PathNames::of(&self.outputs.statistics, resolve)),
@@ -457,8 +460,9 @@ impl<S: ProcessSource> Pipeline<S> {
         let mut by_state = Connections::default();
         for watched in self.connections.values() {
             let Connections { complete, joined_late, gaps, undecodable } = &mut by_state;
-            *match watched.connection.calls().sight() {
-                _ if watched.connection.is_out_of_step() => undecodable,
+            let State { sight, is_out_of_step, .. } = watched.connection.state();
+            *match sight {
+                _ if is_out_of_step => undecodable,
                 Sight::Complete => complete,
                 Sight::JoinedLate => joined_late,
                 Sight::Gaps => gaps,
@@ -474,12 +478,12 @@ fn fair_share(max_memory: usize, connections: usize) -> usize {
     FAIR_SHARE.min(max_memory / 2 / connections.max(1))
 }
 
-fn add_unmeasured(to: &mut Unmeasured, calls: &Calls) {
+fn add_unmeasured(to: &mut Unmeasured, streams: Streams) {
     let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = to;
-    *not_grpc += calls.streams.not_grpc;
-    *unconfirmed += calls.streams.unconfirmed;
-    *unclear += calls.unclear();
-    *too_many += calls.streams.too_many;
+    *not_grpc += streams.not_grpc;
+    *unconfirmed += streams.unconfirmed;
+    *unclear += streams.unclear;
+    *too_many += streams.too_many;
 }
 
 /// Adds up what happens to calls, and keeps those that have ended.

@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
@@ -21,31 +21,8 @@ use crate::{
     files::first_of,
     kernel::Preemption,
     server::HealthListener,
+    system_paths::SystemPaths,
 };
-
-/// Where the kernel tells what is checked here.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// The `proc` file system.
-    pub proc: PathBuf,
-    /// Where the `tracefs` file system may be mounted, in the order in which aya looks for it.
-    pub tracefs: Vec<PathBuf>,
-    /// The state of kernel lockdown; absent from kernels without it.
-    pub lockdown: PathBuf,
-    /// The modes of preemption and the present one; only root finds it, where debugfs is mounted.
-    pub sched_preempt: PathBuf,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Self {
-            proc: "/proc".into(),
-            tracefs: vec!["/sys/kernel/tracing".into(), "/sys/kernel/debug/tracing".into()],
-            lockdown: "/sys/kernel/security/lockdown".into(),
-            sched_preempt: "/sys/kernel/debug/sched/preempt".into(),
-        }
-    }
-}
 
 /// One precondition, and whether it is met.
 #[derive(Debug)]
@@ -65,7 +42,7 @@ impl Finding {
 }
 
 /// Looks at every precondition except the address.
-pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
+pub fn findings(config: &Config, places: &SystemPaths) -> Vec<Finding> {
     let mut findings = vec![
         Finding::new("privileges", own_privileges(&places.proc)),
         Finding::new("lockdown", lockdown(&places.lockdown)),
@@ -82,7 +59,7 @@ pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
 }
 
 /// The first precondition that is not met.
-pub fn verify(config: &Config, places: &Places) -> Result<()> {
+pub fn verify(config: &Config, places: &SystemPaths) -> Result<()> {
     findings(config, places).into_iter().try_for_each(|finding| finding.outcome.map(drop))
 }
 
@@ -132,7 +109,7 @@ pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
 }
 
 /// Either will do: it decides which backend is the best.
-fn preemption(places: &Places) -> Finding {
+fn preemption(places: &SystemPaths) -> Finding {
     let preemption = Preemption::of(places);
     let mut told = preemption.to_string();
     if preemption == Preemption::Unknown {
@@ -227,29 +204,6 @@ fn btf(path: &Path) -> Result<()> {
         Ok(()) | Err(_) => bail!(
             "{shown} is not raw BTF of this machine's byte order: name a BTF file of this kernel \
              with --btf"
-        ),
-    }
-}
-
-/// Where tracefs is: only for programs at system calls. The ids of tracepoints are read there, by
-/// aya 0.14, which takes the first candidate that is a directory with something in it. The error is
-/// for a daemon that may not mount it for itself either.
-pub fn tracefs(candidates: &[PathBuf]) -> Result<&Path> {
-    let mut denied = None;
-    for path in candidates {
-        match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => return Ok(path),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => denied = Some(path),
-            Ok(false) | Err(_) => {}
-        }
-    }
-    match denied {
-        Some(path) => {
-            bail!("{} may not be read: run as root, or add CAP_DAC_READ_SEARCH", path.display())
-        }
-        None => bail!(
-            "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing (in a \
-             container, mount the host's /sys/kernel/tracing)"
         ),
     }
 }
@@ -363,18 +317,6 @@ mod tests {
     }
 
     #[test]
-    fn tracefs_is_a_directory_with_something_in_it() {
-        let dir = TempDir::new().expect("a directory");
-        let empty = dir.path().join("empty");
-        let mounted = dir.path().join("mounted");
-        let candidates = [dir.path().join("absent"), empty.clone(), mounted.clone()];
-        fs::create_dir(&empty).expect("created");
-        told(tracefs(&candidates), &["mount -t tracefs tracefs /sys/kernel/tracing"]);
-        fs::create_dir_all(mounted.join("events")).expect("created");
-        assert_eq!(tracefs(&candidates).expect("mounted"), mounted);
-    }
-
-    #[test]
     fn this_process_runs() {
         process(Path::new("/proc"), std::process::id()).expect("it does");
     }
@@ -426,7 +368,8 @@ mod tests {
         let dynamic = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.159-1 (2025-12-30)\n";
         fs::write(dir.path().join("sys/kernel/version"), dynamic).expect("written");
         let sched_preempt = dir.path().join("preempt");
-        let places = Places { proc: dir.path().into(), sched_preempt, ..Places::default() };
+        let places =
+            SystemPaths { proc: dir.path().into(), sched_preempt, ..SystemPaths::default() };
         let unknown = preemption(&places);
         let told = unknown.outcome.expect("it will do");
         assert!(!unknown.is_known && told.starts_with("not known: "), "{told}");
@@ -445,7 +388,7 @@ mod tests {
         fs::create_dir(dir.path().join("self")).expect("created");
         fs::write(dir.path().join("self/status"), status("000001fffeffffff")).expect("written");
         fs::write(dir.path().join("self/uid_map"), INITIAL).expect("written");
-        let places = Places {
+        let places = SystemPaths {
             proc: dir.path().into(),
             tracefs: vec![dir.path().into()],
             lockdown: dir.path().join("lockdown"),

@@ -26,10 +26,7 @@ use rustix::thread::{
 };
 use tracing::debug;
 
-use crate::{
-    kernel::Probes,
-    process::{Detail, ProcFs, ProcessSource as _},
-};
+use crate::process::{Detail, ProcFs, ProcessSource as _};
 
 /// Where users are.
 const PASSWD: &str = "/etc/passwd";
@@ -115,8 +112,10 @@ impl Display for Account {
 /// Becomes `account`, and gives up every capability that this kernel does not go on asking for to tell these labels,
 /// for good: not even a program that this process executed would have them again. Nobody but root can look into its
 /// memory any more, dead or alive. Says which capabilities are left.
+///
+/// `sweep` is what the daemon goes on doing with bpf(2).
 pub fn give_up(
-    probes: &Probes,
+    sweep: impl Fn() -> Result<()>,
     labels: &[Detail],
     account: Option<&Account>,
 ) -> Result<CapabilitySet> {
@@ -139,7 +138,7 @@ pub fn give_up(
     }
     // Asked for without them, and while they can still be had back.
     set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
-    let left = asked_for(probes, labels) & had;
+    let left = asked_for(sweep, labels) & had;
     set(left, left).context("cannot give up capabilities")?;
     // A change of the user sets it as well, to what the system says.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot keep others out")?;
@@ -178,10 +177,10 @@ fn empty_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-fn asked_for(probes: &Probes, labels: &[Detail]) -> CapabilitySet {
+fn asked_for(sweep: impl Fn() -> Result<()>, labels: &[Detail]) -> CapabilitySet {
     let mut asked_for = CapabilitySet::empty();
     // Before Linux 5.19, with `kernel.unprivileged_bpf_disabled`, for every bpf(2).
-    if probes.sweep().is_err() {
+    if sweep().is_err() {
         asked_for |= CapabilitySet::BPF;
     }
     // Where proc(5) is mounted with `hidepid`, for the names of other users' processes; everywhere,

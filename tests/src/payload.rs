@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use observer::config::Config;
 use observer::kernel::Probes;
 use observer::record::{Event, Item, Record};
+use observer::source::Source as _;
 use serde_json::{Value, json};
 
 use crate::peer::{Client, Listen, Server};

@@ -1,5 +1,106 @@
 //! What is spoken on connections.
+//!
+//! To add a protocol: implement [`Protocol`] in a module here, on the words of [`call`](crate::call).
 
 pub mod grpc;
 pub mod hpack;
 pub mod http2;
+
+use crate::{
+    call::{CallSink, Role, Sight},
+    names::{Interner, PathId},
+    process::ProcessId,
+    record::{Bytes, Closed},
+};
+
+/// When, and by which process of the watched end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Kernel's monotonic clock, in nanoseconds.
+    pub time_ns: u64,
+    /// The process that read or wrote the bytes.
+    pub process: ProcessId,
+    /// Since when threads that could run have run; `u64::MAX` if that is not known, or if what happened may
+    /// have been meant before ([`Bytes::late`]).
+    pub in_time_since_ns: u64,
+}
+
+/// One end of one connection.
+///
+/// Order of calls: [`bytes`](Self::bytes) for each of its records, as they come; [`closed`](Self::closed) last.
+pub trait Protocol {
+    /// Takes a record of bytes.
+    fn bytes(
+        &mut self,
+        at: Moment,
+        bytes: &Bytes<'_>,
+        interner: &mut Interner,
+        sink: &mut impl CallSink,
+    ) -> Faults;
+
+    /// The connection ended.
+    fn closed(
+        &mut self,
+        time_ns: u64,
+        closed: Closed,
+        in_time_since_ns: u64,
+        sink: &mut impl CallSink,
+    );
+
+    /// Ends the calls that have probably ended unseen.
+    fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink);
+
+    /// Gives up all that is known of it, and the memory: its open calls end, unseen. What begins
+    /// after that is followed as if the connection had been joined now.
+    fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink);
+
+    /// The memory that it holds beside its own, in bytes. O(1).
+    fn memory(&self) -> usize;
+
+    /// The paths that it knows.
+    fn paths(&self) -> impl Iterator<Item = PathId>;
+
+    /// How it stands. O(1).
+    fn state(&self) -> State;
+}
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// Which end it is.
+    pub role: Role,
+    /// How much of it is seen.
+    pub sight: Sight,
+    /// There is a direction of which nothing is seen at the moment.
+    pub is_out_of_step: bool,
+    /// Calls that are open and have been told of.
+    pub open: u64,
+    /// What became of its streams so far.
+    pub streams: Streams,
+}
+
+/// Streams that clients began, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// Calls.
+    pub measured: u64,
+    /// Their content type says that they are not gRPC.
+    pub not_grpc: u64,
+    /// Too many were open at once.
+    pub too_many: u64,
+    /// Nothing that was decoded of them said what they are.
+    pub unclear: u64,
+    /// The other end has not confirmed them: they may have been content of a message.
+    pub unconfirmed: u64,
+}
+
+/// What went wrong, added up by the caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Bytes whose record did not come.
+    pub records_lost: u64,
+    /// Header blocks that are none, or too long.
+    pub blocks: u64,
+    /// References to header table entries from before they were seen.
+    pub unknown_references: u64,
+}

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use crate::preconditions::Places;
+use crate::system_paths::SystemPaths;
 
 /// A kernel's model of preemption, and whether it is built in or one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum Model {
 
 impl Preemption {
     /// Of the running kernel.
-    pub fn of(places: &Places) -> Self {
+    pub fn of(places: &SystemPaths) -> Self {
         let read = |path: &Path| fs::read_to_string(path).ok();
         Self::parse(
             read(&places.proc.join("sys/kernel/version")).as_deref(),
@@ -77,7 +77,7 @@ impl Preemption {
 /// Whether the programs of raw tracepoints run as the rest of the call does, where the kernel preempts at all: until
 /// 6.19 it disables preemption around them, since 7.0 it holds only `tracepoint_srcu` (linux/tracepoint.h). Its
 /// types do not show it, so its version must.
-pub(super) fn is_in_raw_tracepoints(places: &Places) -> bool {
+pub(super) fn is_in_raw_tracepoints(places: &SystemPaths) -> bool {
     let release = fs::read_to_string(places.proc.join("sys/kernel/osrelease"));
     // A kernel that does not say its version may be one of them.
     let major = release.ok().and_then(|release| release.split('.').next()?.parse::<u32>().ok());
@@ -147,7 +147,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::{Model, Preemption};
-    use crate::preconditions::Places;
+    use crate::system_paths::SystemPaths;
 
     const DEBIAN_12: &str = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.159-1 (2025-12-30)\n";
     const DEBIAN_12_CMDLINE: &str =
@@ -264,10 +264,10 @@ mod tests {
     #[test]
     fn it_is_read_where_the_kernel_tells_it() {
         let dir = TempDir::new().unwrap();
-        let places = Places {
+        let places = SystemPaths {
             proc: dir.path().into(),
             sched_preempt: dir.path().join("preempt"),
-            ..Places::default()
+            ..SystemPaths::default()
         };
         assert_eq!(Preemption::of(&places), Preemption::Unknown);
         fs::create_dir_all(dir.path().join("sys/kernel")).unwrap();

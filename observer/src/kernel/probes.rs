@@ -36,7 +36,7 @@ use crate::{
     config::{Backend, Config, Filter},
     files::first_of,
     memory,
-    preconditions::Places,
+    system_paths::SystemPaths,
 };
 
 /// The loaded and attached programs. Dropped, they are detached.
@@ -113,7 +113,7 @@ impl Probes {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
         needs_groups(&config.filter, &layout)?;
-        let places = Places::default();
+        let places = SystemPaths::default();
         let losses = Losses {
             preemption: Preemption::of(&places),
             in_syscalls: layout.syscalls_preempt,
@@ -275,7 +275,7 @@ impl Attached {
         let links = match backend {
             Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
             Backend::Tracepoint | Backend::Auto => {
-                tracefs::at_hand(&Places::default().tracefs, attach)?
+                tracefs::at_hand(&SystemPaths::default().tracefs, attach)?
             }
         };
         freeze(&ebpf)?;

@@ -1,19 +1,18 @@
 //! tracefs, where aya reads the ids of tracepoints, also on a machine that has not mounted it.
 
 use std::{
-    io,
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     thread,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
 };
 use tracing::debug;
-
-use crate::preconditions;
 
 /// Runs `attach` where one of the `candidates` is tracefs.
 ///
@@ -24,14 +23,14 @@ pub(super) fn at_hand<T: Send>(
     candidates: &[PathBuf],
     attach: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
-    let Err(absent) = preconditions::tracefs(candidates) else { return attach() };
+    let Err(absent) = mounted(candidates) else { return attach() };
     let Some(place) = candidates.first() else { return Err(absent) };
     let alone = || {
         if let Err(error) = mount_for_this_thread(place) {
             debug!("tracefs cannot be mounted at {}: {error}", place.display());
             return Err(absent);
         }
-        preconditions::tracefs(candidates)?;
+        mounted(candidates)?;
         attach()
     };
     thread::scope(|scope| {
@@ -39,6 +38,29 @@ pub(super) fn at_hand<T: Send>(
         let done = thread.context("cannot start a thread")?.join();
         done.unwrap_or_else(|_| Err(anyhow!("a panic while the programs were attached")))
     })
+}
+
+/// Where tracefs is: only for programs at system calls. The ids of tracepoints are read there, by
+/// aya 0.14, which takes the first candidate that is a directory with something in it. The error is
+/// for a daemon that may not mount it for itself either.
+fn mounted(candidates: &[PathBuf]) -> Result<&Path> {
+    let mut denied = None;
+    for path in candidates {
+        match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => denied = Some(path),
+            Ok(false) | Err(_) => {}
+        }
+    }
+    match denied {
+        Some(path) => {
+            bail!("{} may not be read: run as root, or add CAP_DAC_READ_SEARCH", path.display())
+        }
+        None => bail!(
+            "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing (in a \
+             container, mount the host's /sys/kernel/tracing)"
+        ),
+    }
 }
 
 /// Gives this thread a mount namespace of its own (mount_namespaces(7)) and mounts tracefs in it.
@@ -58,9 +80,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tracefs_is_a_directory_with_something_in_it() {
+        let dir = TempDir::new().expect("a directory");
+        let empty = dir.path().join("empty");
+        let place = dir.path().join("mounted");
+        let candidates = [dir.path().join("absent"), empty.clone(), place.clone()];
+        fs::create_dir(&empty).expect("created");
+        let absent = mounted(&candidates).expect_err("it is empty").to_string();
+        assert!(absent.contains("mount -t tracefs tracefs /sys/kernel/tracing"), "{absent}");
+        fs::create_dir_all(place.join("events")).expect("created");
+        assert_eq!(mounted(&candidates).expect("mounted"), place);
+    }
+
+    #[test]
     fn where_it_is_mounted_no_thread_is_needed() {
         let dir = TempDir::new().expect("a directory");
-        std::fs::create_dir(dir.path().join("events")).expect("created");
+        fs::create_dir(dir.path().join("events")).expect("created");
         let this = thread::current().id();
         let by = at_hand(&[dir.path().into()], || Ok(thread::current().id())).expect("attached");
         assert_eq!(by, this);

@@ -11,8 +11,10 @@ use super::{
 use crate::{
     call::{CallKey, CallSink, Ended, Flow, GivenUp, Role, SeriesId, Sight, TraceId},
     names::{PathId, TextId},
-    process::ProcessId,
-    protocol::hpack::{ContentType, RequestMethod},
+    protocol::{
+        Moment, Streams,
+        hpack::{ContentType, RequestMethod},
+    },
     record::{Data, Unseen},
 };
 
@@ -23,18 +25,6 @@ pub const MAX_OPEN: usize = 1 << 16;
 /// A call of which bytes were not seen may have ended in them. When nothing of it was seen for this
 /// long since, it is told as ended, its code not seen: so that it is not in flight for ever.
 pub const DOUBT_NS: u64 = 60_000_000_000;
-
-/// When, and by which process of the watched end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// Kernel's monotonic clock, in nanoseconds.
-    pub time_ns: u64,
-    /// The process that read or wrote the bytes.
-    pub process: ProcessId,
-    /// Since when threads that could run have run; `u64::MAX` if that is not known, or if what happened may
-    /// have been meant before ([`Bytes::late`](crate::record::Bytes::late)).
-    pub in_time_since_ns: u64,
-}
 
 /// The calls of one connection.
 ///
@@ -58,7 +48,7 @@ pub struct Moment {
 /// such a frame began is told of once the server has said something of its stream; until then only as many as the
 /// server has answered so far. Likewise, an end of a stream that began out of sight is told of once
 /// the client has shown that it has begun it. What that never comes of is counted as
-/// [unconfirmed](Streams::unconfirmed).
+/// [unconfirmed](crate::protocol::Streams::unconfirmed).
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Calls {
@@ -96,21 +86,6 @@ pub struct Calls {
     unseen: Unseen,
     /// The streams so far.
     pub streams: Streams,
-}
-
-/// Streams that clients began, by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Streams {
-    /// Calls.
-    pub measured: u64,
-    /// Their content type says that they are not gRPC.
-    pub not_grpc: u64,
-    /// More than [`MAX_OPEN`] were open.
-    pub too_many: u64,
-    /// Nothing that was decoded of them said what they are.
-    pub unclear: u64,
-    /// The other end has not confirmed them: they may have been content of a message.
-    pub unconfirmed: u64,
 }
 
 /// Whether what began a call is known to have been a frame.

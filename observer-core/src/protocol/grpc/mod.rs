@@ -9,6 +9,6 @@ mod recent;
 mod rules;
 mod unbegun;
 
-pub use calls::{Calls, DOUBT_NS, MAX_OPEN, Moment, Streams};
+pub use calls::{Calls, DOUBT_NS, MAX_OPEN};
 pub use headers::Headers;
 pub use rules::End;

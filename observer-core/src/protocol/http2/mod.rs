@@ -11,21 +11,19 @@ use observer_common::{
     scanner::MAX_KEPT,
 };
 
-use super::{
-    grpc::{Calls, Headers, Moment},
-    hpack::{Decoder, Digester, Field},
-};
 use crate::{
     call::{CallSink, Flow, Role},
     names::{Interner, PathId},
+    protocol::{
+        Faults, Moment, Protocol, State, Streams,
+        grpc::{Calls, Headers},
+        hpack::{Decoder, Digester, Field},
+    },
     record::{Bytes, Closed, Item, Unseen},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
 
 /// One end of one connection.
-///
-/// Order of calls: [`handle`](Self::handle) for each of its records, as they come;
-/// [`closed`](Self::closed) last.
 #[derive(Debug)]
 pub struct Connection {
     received: Direction,
@@ -35,17 +33,6 @@ pub struct Connection {
     role_unknown: bool,
     /// Both directions have shown it, or it was seen from the beginning.
     role_agreed: bool,
-}
-
-/// What went wrong, added up by the caller.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Bytes whose record did not come.
-    pub records_lost: u64,
-    /// Header blocks that are none, or too long.
-    pub blocks: u64,
-    /// References to header table entries from before they were seen.
-    pub unknown_references: u64,
 }
 
 /// One direction.
@@ -152,92 +139,6 @@ impl Connection {
         } else {
             self.direction(flow.opposite()).shows = None;
         }
-    }
-
-    /// Ends the calls that have probably ended unseen: [`Calls::give_up`].
-    pub fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
-        if self.calls.is_in_doubt() {
-            self.calls.give_up(now_ns, sink);
-        }
-    }
-
-    /// Whether there is a direction of which nothing is seen at the moment.
-    pub fn is_out_of_step(&self) -> bool {
-        self.calls.is_unseen(Flow::Received) || self.calls.is_unseen(Flow::Sent)
-    }
-
-    /// The paths that it knows: those of its calls, and of its header tables.
-    pub fn paths(&self) -> impl Iterator<Item = PathId> {
-        let Self { received, sent, calls, .. } = self;
-        let [received, sent] =
-            [received, sent].map(|direction| direction.headers.get_ref().paths());
-        calls.paths().chain(received).chain(sent)
-    }
-
-    /// Its calls.
-    pub fn calls(&self) -> &Calls {
-        &self.calls
-    }
-
-    /// Takes a record of bytes.
-    pub fn handle(
-        &mut self,
-        at: Moment,
-        bytes: &Bytes<'_>,
-        interner: &mut Interner,
-        sink: &mut impl CallSink,
-    ) -> Faults {
-        let mut faults = Faults::default();
-        let flow = bytes.flow;
-        if let Some(role) = bytes.role {
-            self.agree_on_role(role, sink);
-        }
-        let direction = self.direction(flow);
-        let expected = direction.position;
-        direction.position = bytes.position.saturating_add(bytes.length);
-        if bytes.position != expected {
-            faults.records_lost = bytes.position.saturating_sub(expected);
-            direction.lose_records(lost_inserts(bytes));
-            self.calls.missed(flow);
-        }
-        self.calls.found(flow);
-        // Of its own direction its position and items tell, and they tell where.
-        let mut unseen = bytes.unseen;
-        unseen.remove(flow);
-        self.unseen(unseen);
-        for item in bytes.items.clone() {
-            let mut context = Context { at, flow, interner, sink, faults: &mut faults };
-            self.item(item, &mut context);
-        }
-        self.calls.catch_up(sink);
-        faults
-    }
-
-    /// The connection ended.
-    pub fn closed(
-        &mut self,
-        time_ns: u64,
-        closed: Closed,
-        in_time_since_ns: u64,
-        sink: &mut impl CallSink,
-    ) {
-        self.unseen(closed.unseen);
-        self.calls.closed(time_ns, closed.by, in_time_since_ns, sink);
-    }
-
-    /// The memory that it holds beside its own, in bytes. O(1).
-    pub fn memory(&self) -> usize {
-        self.received.memory() + self.sent.memory() + self.calls.memory()
-    }
-
-    /// Gives up all that is known of it, and the memory: its open calls end, unseen. What begins
-    /// after that is followed as if the connection had been joined now.
-    pub fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
-        for flow in [Flow::Received, Flow::Sent] {
-            self.missed(flow);
-            self.direction(flow).headers = Digester::new(Decoder::joined_late());
-        }
-        self.calls.closed(time_ns, None, 0, sink);
     }
 
     /// Bytes went by in these directions, and more may, before their next record.
@@ -395,6 +296,89 @@ impl Connection {
         }
         if !self.role_unknown {
             self.calls.headers(at, flow, stream, &headers, end_stream, context.sink);
+        }
+    }
+}
+
+impl Protocol for Connection {
+    fn bytes(
+        &mut self,
+        at: Moment,
+        bytes: &Bytes<'_>,
+        interner: &mut Interner,
+        sink: &mut impl CallSink,
+    ) -> Faults {
+        let mut faults = Faults::default();
+        let flow = bytes.flow;
+        if let Some(role) = bytes.role {
+            self.agree_on_role(role, sink);
+        }
+        let direction = self.direction(flow);
+        let expected = direction.position;
+        direction.position = bytes.position.saturating_add(bytes.length);
+        if bytes.position != expected {
+            faults.records_lost = bytes.position.saturating_sub(expected);
+            direction.lose_records(lost_inserts(bytes));
+            self.calls.missed(flow);
+        }
+        self.calls.found(flow);
+        // Of its own direction its position and items tell, and they tell where.
+        let mut unseen = bytes.unseen;
+        unseen.remove(flow);
+        self.unseen(unseen);
+        for item in bytes.items.clone() {
+            let mut context = Context { at, flow, interner, sink, faults: &mut faults };
+            self.item(item, &mut context);
+        }
+        self.calls.catch_up(sink);
+        faults
+    }
+
+    fn closed(
+        &mut self,
+        time_ns: u64,
+        closed: Closed,
+        in_time_since_ns: u64,
+        sink: &mut impl CallSink,
+    ) {
+        self.unseen(closed.unseen);
+        self.calls.closed(time_ns, closed.by, in_time_since_ns, sink);
+    }
+
+    fn memory(&self) -> usize {
+        self.received.memory() + self.sent.memory() + self.calls.memory()
+    }
+
+    fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
+        for flow in [Flow::Received, Flow::Sent] {
+            self.missed(flow);
+            self.direction(flow).headers = Digester::new(Decoder::joined_late());
+        }
+        self.calls.closed(time_ns, None, 0, sink);
+    }
+
+    fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        if self.calls.is_in_doubt() {
+            self.calls.give_up(now_ns, sink);
+        }
+    }
+
+    /// Those of its calls, and of its header tables.
+    fn paths(&self) -> impl Iterator<Item = PathId> {
+        let Self { received, sent, calls, .. } = self;
+        let [received, sent] =
+            [received, sent].map(|direction| direction.headers.get_ref().paths());
+        calls.paths().chain(received).chain(sent)
+    }
+
+    fn state(&self) -> State {
+        let Self { calls, .. } = self;
+        State {
+            role: calls.role(),
+            sight: calls.sight(),
+            is_out_of_step: calls.is_unseen(Flow::Received) || calls.is_unseen(Flow::Sent),
+            open: calls.open() as u64,
+            streams: Streams { unclear: calls.unclear(), ..calls.streams },
         }
     }
 }

@@ -7,12 +7,12 @@ use observer_common::{
 };
 use proptest::prelude::*;
 
-use super::{Connection, Faults, frames::MAX_BLOCK};
+use super::{Connection, frames::MAX_BLOCK};
 use crate::{
     call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight},
     names::{Interner, PathId},
     process::ProcessId,
-    protocol::grpc::{DOUBT_NS, Moment},
+    protocol::{Faults, Moment, Protocol as _, grpc::DOUBT_NS},
     record::{Closed, Event, Record, Unseen},
 };
 
@@ -243,7 +243,7 @@ impl Fixture {
             Moment { time_ns: record.time_ns, process: ProcessId(record.pid), in_time_since_ns: 0 };
         let Self { connection, interner, sink, faults, .. } = self;
         let Faults { records_lost, blocks, unknown_references } =
-            connection.handle(at, &bytes, interner, sink);
+            connection.bytes(at, &bytes, interner, sink);
         faults.records_lost += records_lost;
         faults.blocks += blocks;
         faults.unknown_references += unknown_references;
@@ -279,7 +279,7 @@ impl Fixture {
     fn close(&mut self, unseen: Unseen) -> Ends {
         let closed = Closed { by: Some(Flow::Received), unseen };
         self.connection.closed(self.time_ns, closed, 0, &mut self.sink);
-        assert_eq!(self.connection.calls().open(), 0);
+        assert_eq!(self.connection.calls.open(), 0);
         assert_eq!(self.sink.paths.len(), self.sink.ended.len());
         self.ends()
     }
@@ -304,7 +304,7 @@ fn calls_one_after_the_other_with_warm_tables() {
         [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::NotFound), end("/a.A/One", Code::Ok)];
     assert_eq!(fixture.ends(), want);
     assert_eq!(fixture.faults, Faults::default());
-    assert_eq!(fixture.connection.calls().sight(), Sight::Complete);
+    assert_eq!(fixture.connection.calls.sight(), Sight::Complete);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_block_cut_into_continuation_frames_anywhere() {
         fixture.client.frame(kind::HEADERS, flag::END_STREAM, 1, first);
         fixture.client.frame(kind::CONTINUATION, 0, 1, second);
         fixture.receive();
-        assert_eq!(fixture.connection.calls().open(), 0, "the block goes on");
+        assert_eq!(fixture.connection.calls.open(), 0, "the block goes on");
         fixture.client.frame(kind::CONTINUATION, flag::END_HEADERS, 1, third);
         fixture.receive();
         fixture.server.headers(flag::END_STREAM, 1, &[("grpc-status", "3")]);
@@ -378,7 +378,7 @@ fn a_promise_keeps_the_header_table_in_step_and_is_no_call() {
     fixture.server.headers(0, 1, RESPONSE).trailers(1, "9");
     fixture.send();
     assert_eq!(fixture.ends(), [end("/a.A/One", Code::FailedPrecondition)]);
-    assert_eq!(fixture.connection.calls().streams.measured, 1);
+    assert_eq!(fixture.connection.calls.streams.measured, 1);
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn resets_and_go_away() {
     fixture.send();
     let codes: Vec<_> = fixture.ends().into_iter().map(|(_, code)| code).collect();
     assert_eq!(codes, [Some(Code::Canceled), Some(Code::Unavailable), Some(Code::Unavailable)]);
-    assert_eq!(fixture.connection.calls().open(), 1);
+    assert_eq!(fixture.connection.calls.open(), 1);
     assert_eq!(fixture.close(Unseen::default())[3], end("/a.A/One", Code::Canceled));
 }
 
@@ -413,7 +413,7 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
     fixture.client.request(7, "/a.A/Three");
     fixture.receive();
     assert_eq!(fixture.faults.records_lost, lost);
-    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+    assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
     for stream in [3, 5, 7] {
         fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");
     }
@@ -468,7 +468,7 @@ fn before_a_gap_item_frames_went_by_unseen() {
             fixture.client.gap(100).frame(kind::SETTINGS, 0, 0, &[]);
             fixture.receive();
         }
-        assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+        assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
         // Nothing in it refers to the table that was lost.
         let fields = [(":path", "/a.A/Two"), ("content-type", "application/grpc")];
         fixture.client.headers(0, 3, &fields);
@@ -524,7 +524,7 @@ fn joined_late_only_what_is_certain_is_told() {
     assert_eq!(fixture.sink.paths.len(), 0, "its content type is in the table: gRPC or not?");
     fixture.server.headers(0, 5, &RESPONSE[..1]).data(5, 1, 0).trailers(5, "0").trailers(3, "0");
     fixture.send();
-    assert_eq!(fixture.connection.calls().sight(), Sight::JoinedLate);
+    assert_eq!(fixture.connection.calls.sight(), Sight::JoinedLate);
     // Nothing but gRPC looks like this. `grpc-status: 0` is in the server's table.
     assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None), (None, None)]);
     assert_eq!(fixture.sink.messages, [1, 1], "also of what was not told of at first");
@@ -542,7 +542,7 @@ fn a_stream_that_began_unseen_ends_once() {
     fixture.receive().client.request(3, "/a.A/ReadLate");
     fixture.receive();
     assert_eq!(fixture.ends(), [(None, Some(Code::NotFound))]);
-    assert_eq!(fixture.connection.calls().open(), 0);
+    assert_eq!(fixture.connection.calls.open(), 0);
     assert_eq!(fixture.close(Unseen::default()).len(), 1);
 }
 
@@ -572,7 +572,7 @@ fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
     fixture.server.trailers(13, "0");
     fixture.send();
     assert_eq!(fixture.ends(), []);
-    let streams = fixture.connection.calls().streams;
+    let streams = fixture.connection.calls.streams;
     assert_eq!((streams.measured, streams.unclear, streams.not_grpc), (0, 3, 2));
 }
 
@@ -587,7 +587,7 @@ fn a_header_block_shows_which_end_it_is() {
         assert_eq!(fixture.sink.paths.len(), 0);
         fixture.client.request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
         fixture.receive();
-        assert_eq!(fixture.connection.calls().role(), role);
+        assert_eq!(fixture.connection.calls.role(), role);
         fixture.server.headers(0, 5, RESPONSE).literal_trailers(5, "11");
         fixture.send();
         assert_eq!(fixture.ends(), [end("/a.A/After", Code::OutOfRange)]);
@@ -620,7 +620,7 @@ fn what_a_client_forges_in_a_message_is_no_call() {
         }
         literal_request(&mut fixture.client, 101, "/a.A/Forged");
         fixture.receive();
-        assert_eq!(fixture.connection.calls().open(), 0);
+        assert_eq!(fixture.connection.calls.open(), 0);
         // The message ends with what is no frame, and a boundary is found again.
         fixture.client.gap_found();
         literal_request(&mut fixture.client, 5, "/a.A/Real");
@@ -630,7 +630,7 @@ fn what_a_client_forges_in_a_message_is_no_call() {
         fixture.server.literal_trailers(5, "5");
         fixture.send();
         assert_eq!(fixture.ends(), [end("/a.A/Real", Code::NotFound)]);
-        assert_eq!(fixture.connection.calls().streams.unconfirmed, 4);
+        assert_eq!(fixture.connection.calls.streams.unconfirmed, 4);
         assert_eq!(fixture.close(Unseen::default()).len(), 1);
     }
 }
@@ -647,7 +647,7 @@ fn a_client_that_forges_responses_does_not_make_a_client_of_its_server() {
     literal_response(&mut fixture.server, 3);
     fixture.server.literal_trailers(3, "0");
     fixture.send();
-    assert_eq!((fixture.connection.calls().role(), fixture.ends().len()), (Role::Server, 0));
+    assert_eq!((fixture.connection.calls.role(), fixture.ends().len()), (Role::Server, 0));
     fixture.client.gap_found();
     literal_request(&mut fixture.client, 9, "/a.A/Real");
     fixture.receive();
@@ -655,7 +655,7 @@ fn a_client_that_forges_responses_does_not_make_a_client_of_its_server() {
     fixture.server.literal_trailers(9, "5");
     fixture.send();
     assert_eq!(fixture.ends(), [(None, Some(Code::Ok)), end("/a.A/Real", Code::NotFound)]);
-    assert_eq!(fixture.connection.calls().streams.unconfirmed, 2);
+    assert_eq!(fixture.connection.calls.streams.unconfirmed, 2);
 }
 
 #[test]
@@ -664,7 +664,7 @@ fn so_many_calls_are_told_of_in_advance_as_were_answered() {
     let request = |fixture: &mut Fixture, stream| {
         literal_request(&mut fixture.client, stream, "/a.A/Get");
         fixture.receive();
-        fixture.connection.calls().open()
+        fixture.connection.calls.open()
     };
     assert_eq!(request(&mut fixture, 5), 0);
     literal_response(&mut fixture.server, 5);
@@ -673,13 +673,13 @@ fn so_many_calls_are_told_of_in_advance_as_were_answered() {
     assert_eq!(fixture.ends(), [end("/a.A/Get", Code::Ok)]);
     assert_eq!([7, 9, 11].map(|stream| request(&mut fixture, stream)), [1, 1, 1]);
     literal_response(&mut fixture.server, 9);
-    assert_eq!(fixture.send().connection.calls().open(), 2);
+    assert_eq!(fixture.send().connection.calls.open(), 2);
     // In the other order: the first was told of, the last was not.
     for stream in [7, 11] {
         fixture.client.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]);
     }
     assert_eq!(fixture.receive().ends()[1..], [end("/a.A/Get", Code::Canceled)]);
-    assert_eq!(fixture.connection.calls().streams.unconfirmed, 1);
+    assert_eq!(fixture.connection.calls.streams.unconfirmed, 1);
 }
 
 #[test]
@@ -695,7 +695,7 @@ fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
     fixture.receive();
     assert_eq!(fixture.ends(), [(None, Some(Code::Internal)), (None, Some(Code::Internal))]);
     assert_eq!(fixture.close(Unseen::default()).len(), 2);
-    assert_eq!(fixture.connection.calls().streams.unconfirmed, 2, "9 and 99");
+    assert_eq!(fixture.connection.calls.streams.unconfirmed, 2, "9 and 99");
 }
 
 #[test]
@@ -744,9 +744,9 @@ fn a_call_that_may_have_ended_unseen_is_given_up_after_a_minute() {
     fixture.send();
     let Fixture { connection, sink, time_ns, .. } = &mut fixture;
     connection.give_up(*time_ns, sink);
-    assert_eq!(connection.calls().open(), 2);
+    assert_eq!(connection.calls.open(), 2);
     connection.give_up(*time_ns + DOUBT_NS / 2, sink);
-    assert_eq!(connection.calls().open(), 1);
+    assert_eq!(connection.calls.open(), 1);
     assert_eq!(fixture.ends(), [(Some("/a.A/Lost".into()), None)]);
     fixture.server.literal_trailers(3, "0").literal_trailers(1, "0");
     fixture.send();
@@ -771,7 +771,7 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
     }
     assert_eq!(fixture.faults.blocks, 1);
     assert_eq!(fixture.connection.sent.frame.memory(), 0);
-    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+    assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
     fixture.call(5, "/a.A/Three", "0");
     assert_eq!(fixture.sink.ended[1].0, fixture.sink.paths[2]);
     assert_eq!(fixture.close(Unseen::default())[2], (Some("/a.A/Two".into()), None));
@@ -800,7 +800,7 @@ fn a_block_that_never_ends_takes_no_more_than_its_bound() {
     }
     assert_eq!(fixture.connection.received.block.memory(), 0);
     assert!(fixture.faults.blocks > 0);
-    assert_eq!(fixture.connection.calls().sight(), Sight::Gaps);
+    assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
 }
 
 #[test]
@@ -857,7 +857,7 @@ proptest! {
             let record = writer.record(fixture.time_ns, unseen);
             fixture.take(&record);
             let Recorder { paths, ended, .. } = &fixture.sink;
-            prop_assert_eq!(paths.len() - ended.len(), fixture.connection.calls().open());
+            prop_assert_eq!(paths.len() - ended.len(), fixture.connection.calls.open());
             prop_assert!(paths.len() <= count);
             for direction in [&fixture.connection.received, &fixture.connection.sent] {
                 prop_assert!(direction.frame.memory() + direction.block.memory() <= 8192);

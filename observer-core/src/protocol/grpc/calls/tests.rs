@@ -1,11 +1,11 @@
 //! The rules of [`rules`](super::super::rules), through the whole life of calls, for both roles.
 
-use super::{Calls, MAX_EARLY, MAX_OPEN, Moment, Streams};
+use super::{Calls, MAX_EARLY, MAX_OPEN};
 use crate::{
     call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight, TraceId},
     names::PathId,
     process::ProcessId,
-    protocol::{grpc::Headers, hpack::ContentType},
+    protocol::{Moment, Streams, grpc::Headers, hpack::ContentType},
     record::Data,
 };
 
