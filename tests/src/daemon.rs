@@ -283,6 +283,11 @@ impl Daemon {
         self.process.signal(Signal::HUP)
     }
 
+    /// SIGTERM, after which it answers for a while.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
     /// Ends it by SIGTERM, which must be clean.
     pub fn stop(self) -> Result<()> {
         self.end(Signal::TERM)

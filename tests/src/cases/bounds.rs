@@ -3,26 +3,26 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::daemon::Daemon;
 use tests::memory::MemoryLimit;
-use tests::nobody::{NOBODY, Reachable};
+use tests::nobody::NOBODY;
 use tests::openmetrics::Metrics;
 use tests::pace;
 use tests::raw::frames::frame;
-use tests::raw::process::{Start, program};
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Action, Address, Talk};
 use tests::report;
 
-use super::hostile::{Flood, Neighbour};
+use super::hostile::{Flood, Neighbour, by_nobody, connected_by_nobody, limited, within_bounds};
 use super::processes;
 use super::{OK, Table};
 
 /// What the shipped unit and chart allow.
-const SHIPPED: u64 = 512 << 20;
+pub(super) const SHIPPED: u64 = 512 << 20;
 
 pub(super) fn add(table: &mut Table) {
     let possible = MemoryLimit::is_possible();
@@ -49,11 +49,7 @@ fn endless_arguments(name: &str) -> Result<()> {
     let limit = MemoryLimit::new(SHIPPED)?;
     let daemon = Daemon::start_within::<&str>(&limit, &[])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
-    let reachable = Reachable::copy_of(&program()?)?;
-    let start = Start::by_nobody(&reachable);
-    let address = Address::V4(0);
-    let mut talk =
-        Talk::connect_from(&daemon, &format!("{name} hostile"), address, [&start, &start])?;
+    let mut talk = connected_by_nobody(&daemon, &format!("{name} hostile"))?;
     for role in [Client, Server] {
         talk.act(role, Action::Arguments(ARGUMENTS))?;
     }
@@ -69,12 +65,12 @@ fn endless_arguments(name: &str) -> Result<()> {
         ensure!(metrics.count("observer_process_info", &labels) == 1, "not one with {labels:?}");
     }
     talk.finish()?;
-    within(&limit, MEMORY)
+    within(name, &limit, MEMORY)
 }
 
-fn within(limit: &MemoryLimit, bytes: u64) -> Result<()> {
+pub(super) fn within(name: &str, limit: &MemoryLimit, bytes: u64) -> Result<()> {
     let (peak, kills) = (limit.peak()?, limit.kills()?);
-    report::say(&format!("at most {} MiB at once", peak >> 20));
+    report::say(&format!("{name}: at most {} MiB at once", peak >> 20));
     ensure!(kills == 0, "{kills} processes were killed for the memory that they wanted");
     ensure!(peak <= bytes, "the daemon took {peak} bytes at once");
     Ok(())
@@ -91,8 +87,8 @@ fn named(metrics: &Metrics, pid: &str) -> usize {
 fn many_names(name: &str) -> Result<()> {
     const SERIES: u32 = 400;
     const NAMES: u32 = 12;
-    let daemon = Daemon::start(&["--max-series", &SERIES.to_string()])?;
-    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    let (limit, daemon) = limited(&["--max-series", &SERIES.to_string()])?;
+    let mut talk = by_nobody(&daemon, name)?;
     let pid = talk.pid(Server)?;
     for name in 0..NAMES {
         talk.peer(Server)?.rename(&format!("name-{name}"))?;
@@ -105,7 +101,8 @@ fn many_names(name: &str) -> Result<()> {
     for method in 0..20 {
         processes::call(&mut later, 2 * method + 1, &format!("Method{method}"))?;
     }
-    later.finish()
+    later.finish()?;
+    within_bounds(name, &daemon, limit.as_ref())
 }
 
 /// So many calls, each of a method of its own, which the client gives up.
@@ -135,7 +132,7 @@ fn all_bounds(name: &str) -> Result<()> {
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls()?;
     // Each begins with a scrape, which is to be a short one.
-    let begin = |number| Talk::begin(&daemon, &format!("{name} {number}"), Address::V4(0));
+    let begin = |number| by_nobody(&daemon, &format!("{name} {number}"));
     let mut talks = (0..TALKS).map(begin).collect::<Result<Vec<_>>>()?;
     let said = |what: &str| -> Result<()> {
         report::say(&format!("{what}: at most {} MiB at once", limit.peak()? >> 20));
@@ -149,15 +146,20 @@ fn all_bounds(name: &str) -> Result<()> {
     daemon.get("/healthz")?;
     said("series")?;
     let mut flood = Flood::new()?;
-    for pair in 0..ALL_PAIRS {
-        flood.connect()?;
-        if pair < PAIRS {
-            hold(flood.open.last_mut().context("a connection")?)?;
+    flood.as_nobody(|flood| {
+        for pair in 0..ALL_PAIRS {
+            flood.connect()?;
+            if pair < PAIRS {
+                hold(flood.open.last_mut().context("a connection")?)?;
+            }
+            if pair % 50 == 0 {
+                // For the daemon to read the ring, which has room for a hundred: a scrape of all series takes longer.
+                sleep(pace::limit(Duration::from_millis(40)));
+                daemon.get("/healthz")?;
+            }
         }
-        if pair % 500 == 0 {
-            daemon.get("/healthz")?;
-        }
-    }
+        Ok(())
+    })?;
     neighbour.calls()?;
     said("connections")?;
     for accept in ["application/openmetrics-text", PROTOBUF, "text/plain"] {
@@ -169,7 +171,7 @@ fn all_bounds(name: &str) -> Result<()> {
             }
         }
     }
-    within(&limit, MEMORY)
+    within(name, &limit, MEMORY)
 }
 
 /// A call of each of so many methods.
@@ -219,12 +221,14 @@ fn shortage(name: &str) -> Result<()> {
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls()?;
     let mut flood = Flood::new()?;
-    for pair in 0..PAIRS {
-        flood.connect()?;
-        hold(flood.open.last_mut().context("a connection")?)?;
-        if pair % 500 == 0 {
-            neighbour.calls()?;
-        }
+    for _ in 0..PAIRS / 500 {
+        flood.as_nobody(|flood| {
+            (0..500).try_for_each(|_| {
+                flood.connect()?;
+                hold(flood.open.last_mut().context("a connection")?)
+            })
+        })?;
+        neighbour.calls()?;
     }
     let short = |wanted: f64| {
         move |metrics: &Metrics| {
@@ -239,7 +243,7 @@ fn shortage(name: &str) -> Result<()> {
     ensure!(refused > 0.0, "nothing was refused");
     neighbour.calls()?;
     neighbour.is_counted()?;
-    within(&limit, LIMIT)?;
+    within(name, &limit, LIMIT)?;
     flood.open.clear();
     daemon.wait_until(short(0.0))?;
     let mut later = Neighbour::of(&daemon, &format!("{name} later"))?;

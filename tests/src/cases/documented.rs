@@ -63,8 +63,13 @@ fn named(page: &str) -> BTreeSet<&str> {
 /// The names of all functions that are tests.
 fn functions(root: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    let mut folders: Vec<PathBuf> =
-        ["observer/src", "observer/tests", "observer-common/src"].map(|f| root.join(f)).into();
+    let entries = fs::read_dir(root).context("list the workspace")?;
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    // The crates of the daemon.
+    folders.retain(|path| {
+        path.is_dir()
+            && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("observer"))
+    });
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
             let path = entry?.path();

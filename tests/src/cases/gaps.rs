@@ -18,11 +18,12 @@ use tests::raw::frames::{Frames, PREFACE, Shape, frame, message};
 use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::talk::Way;
 use tests::raw::{Action, Address, Call, Talk};
+use tests::truth::code_name;
 
 use super::told::{
     NOT_SEEN, call, flush_tables, handled, name as name_of, not_found, says, says_of,
 };
-use super::{NOT_FOUND, OK, Table};
+use super::{CANCELED, NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
     ring(table);
@@ -536,6 +537,7 @@ fn bounds(table: &mut Table) {
                     if fits { Ok(()) } else { Err(format!("the {role:?} has {handled:?}")) }
                 })?;
             }
+            counted(&talk, "loop_bound")?;
             talk.end_peers()
         },
     );
@@ -565,7 +567,11 @@ fn bounds(table: &mut Table) {
                 // The messages of the call during which the map was found to have room again are
                 // not among them, perhaps; those of the next one are.
                 let messages = metrics.sum(&family, &[("pid", &pid), ("grpc_method", "Get")]);
-                let fits = ok + not_found >= 2.0 && (1.0..=2.0).contains(&messages);
+                let cut = ("Cut".into(), code_name(CANCELED).into());
+                let cut = handled.get(&cut).copied().unwrap_or(0.0);
+                let fits = ok + not_found >= 2.0
+                    && (1.0..=2.0).contains(&messages)
+                    && losses::is_equal(metrics, cut, STREAMS.into());
                 if fits { Ok(()) } else { Err(format!("{handled:?}, {messages} messages")) }
             })?;
         }

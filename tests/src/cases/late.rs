@@ -6,10 +6,8 @@ use std::cell::OnceCell;
 use anyhow::{Context as _, Result};
 use tests::daemon::{Daemon, free_address};
 use tests::losses;
-use tests::nobody::Reachable;
 use tests::raw::command::{Read, Write};
 use tests::raw::frames::Frames;
-use tests::raw::process::{Start, program};
 use tests::raw::talk::Role::{self, Client, Server};
 use tests::raw::{Address, Talk};
 use tests::truth::code_name;
@@ -17,6 +15,7 @@ use tests::truth::code_name;
 /// Length of a frame's header.
 const FRAME_HEADER: usize = 9;
 
+use super::hostile::by_nobody;
 use super::told::{NOT_SEEN, call, flush_tables, handled, not_found, says};
 use super::{INTERNAL, NOT_FOUND, OK, Table};
 
@@ -242,7 +241,7 @@ fn forged_answers(f: &mut Frames, stream: u32) {
     f.response(stream).message(stream, 6).trailers(stream, INTERNAL);
 }
 
-/// The client is nobody's. It has begun to write a message when the daemon comes.
+/// Both ends are nobody's. The client has begun to write a message when the daemon comes.
 fn forged(table: &mut Table) {
     for (name, forgery) in [
         ("a client that forges calls in a message", forged_calls as Forgery),
@@ -281,7 +280,7 @@ fn upload(talk: &mut Talk<'_>) -> Result<()> {
     talk.client(|f| f.request(5, "Large").bytes(&DATA_OF_5))
 }
 
-/// As [`late`], where the client is nobody's.
+/// As [`late`], where both ends are nobody's.
 fn forging(
     table: &mut Table,
     name: &str,
@@ -290,10 +289,7 @@ fn forging(
 ) {
     table.case(name, move |early, name| {
         let joining = OnceCell::new();
-        let program = Reachable::copy_of(&program()?)?;
-        let (client, server) = (Start::by_nobody(&program), Start::default());
-        let mut talk = Talk::connect_from(early, name, Address::V4(0), [&client, &server])?;
-        talk.open_http2()?;
+        let mut talk = by_nobody(early, name)?;
         tableless(&mut talk)?;
         before(&mut talk)?;
         let daemon = Daemon::start(&["--buckets", "1"])?;

@@ -11,6 +11,7 @@ use tests::daemon::Daemon;
 use tests::raw::talk::Role::{Client, Server};
 use tests::raw::{Address, Call, Talk};
 
+use super::hostile::by_nobody;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -23,7 +24,7 @@ pub(super) fn add(table: &mut Table) {
 fn lines(name: &str) -> Result<()> {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let daemon = Daemon::start(&["--log-errors"])?;
-    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    let mut talk = by_nobody(&daemon, name)?;
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     talk.client(|f| f.request_with(1, "Get", &[("traceparent", &traceparent)]).last_message(1, 5))?;
     talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;

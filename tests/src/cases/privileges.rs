@@ -263,6 +263,20 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
+/// Beside maps and programs: sockets, pipes, what the kernel makes itself (epoll, events, links of programs). Files of
+/// `/proc` and `/sys` come and go.
+fn nothing_else_is_open(pid: u32, thread: u32) -> Result<()> {
+    let folder = format!("/proc/{pid}/task/{thread}/fd");
+    for entry in fs::read_dir(&folder).with_context(|| format!("list {folder}"))?.flatten() {
+        let Ok(place) = fs::read_link(entry.path()) else { continue };
+        let place = place.to_string_lossy();
+        let usual = ["socket:", "pipe:", "anon_inode:", "/proc/", "/sys/"];
+        let is_usual = usual.iter().any(|begin| place.starts_with(begin)) || place == "/dev/null";
+        ensure!(is_usual, "thread {thread} has {place} open");
+    }
+    Ok(())
+}
+
 /// Of each thread, as one may have its own.
 fn descriptors(daemon: &Daemon, workers: usize) -> Result<()> {
     const ARRAY_PER_CPU: &str = "6";
@@ -290,6 +304,7 @@ fn descriptors(daemon: &Daemon, workers: usize) -> Result<()> {
                 others += 1;
             }
         }
+        nothing_else_is_open(pid, thread)?;
         tables.insert((name == "figures", rings, counters, programs));
         ensure!(name != "figures" || others == 0, "thread {name} has {others} other descriptors");
     }

@@ -1,5 +1,6 @@
 //! What happens to a daemon, or around it, in the course of its life.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::Write as _;
@@ -21,7 +22,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use tempfile::TempDir;
 use tests::daemon::Daemon;
 use tests::footprint::{Footprint, programs, status, threads};
-use tests::nobody::NOBODY;
+use tests::losses;
+use tests::nobody::{self, NOBODY};
 use tests::pace;
 use tests::raw::talk::Role::Server;
 use tests::raw::talk::service_of;
@@ -29,6 +31,7 @@ use tests::raw::{Address, Call, Talk};
 use tests::report;
 
 use super::backends::are_freed;
+use super::told::{NOT_SEEN, flush_tables, says};
 use super::{NOT_FOUND, OK, Table};
 
 /// For the kernel to have taken what it takes for a socket.
@@ -39,6 +42,7 @@ const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
 
 pub(super) fn add(table: &mut Table) {
     table.alone("killed, it leaves no program behind, and the service goes on", killed);
+    table.alone("stopped, it answers one more scrape, and the next one begins anew", stopped);
     table.alone("SIGHUP, at which files are opened and read again", hang_up);
     table.alone("SIGHUP, of files that are kept from the user that it became", kept_from_it);
     table.alone("a worker that hangs", hanging_worker);
@@ -60,6 +64,27 @@ fn call(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
 }
 
 fn killed(name: &str) -> Result<()> {
+    replaced(name, |daemon, _| daemon.kill())
+}
+
+/// It answers for a while, with all that it has seen, and is not ready.
+fn stopped(name: &str) -> Result<()> {
+    replaced(name, |daemon, pid| {
+        daemon.terminate()?;
+        becomes_ready(&daemon, false)?;
+        let last = daemon.scrape()?;
+        for (family, want) in [("started_total", 2.0), ("handled_total", 1.0), ("in_flight", 1.0)] {
+            let seen = last.sum(&format!("grpc_server_{family}"), &[("pid", pid)]);
+            ensure!(losses::is_equal(&last, seen, want), "{family} is {seen}, not {want}");
+        }
+        daemon.stop()
+    })
+}
+
+/// A daemon ends in this way, told a server that it watches: it leaves no program behind, and the service goes on. The
+/// next one, at the same address, has nothing of before; of a call that was under way it tells how it ended.
+fn replaced(name: &str, end: impl FnOnce(Daemon, &str) -> Result<()>) -> Result<()> {
+    let next = OnceCell::new();
     let daemon = Daemon::start::<&str>(&[])?;
     let attached = programs(daemon.pid())?;
     ensure!(loaded().is_superset(&attached) && attached.len() > 4, "{attached:?} are not loaded");
@@ -67,9 +92,19 @@ fn killed(name: &str) -> Result<()> {
     let other = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&other, name, Address::V4(0))?;
     call(&mut talk, 1)?;
-    daemon.kill()?;
+    talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+    let address = daemon.address().parse()?;
+    end(daemon, &talk.pid(Server)?)?;
     are_freed(|| loaded().intersection(&attached).copied().collect())?;
-    call(&mut talk, 3)?;
+    let started = Daemon::start_at::<&str>(&[], address)?;
+    talk.daemon = next.get_or_init(|| started);
+    talk.client(|f| flush_tables(f).request(5, "Get").last_message(5, 5))?;
+    talk.server(|f| flush_tables(f).response(3).message(3, 6).trailers(3, OK))?;
+    talk.server(|f| f.response(5).message(5, 6).trailers(5, OK))?;
+    talk.expect(Call::new("Get", OK).unary(5, 6).times(2))?;
+    call(&mut talk, 7)?;
+    says(&mut talk, &[(NOT_SEEN, "OK", 1), ("Get", "OK", 2)], 2, 0)?;
+    talk.daemon = &other;
     talk.finish()
 }
 
@@ -171,19 +206,11 @@ fn hanging_worker(name: &str) -> Result<()> {
     let daemon = Daemon::start(&["--workers", "2"])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     call(&mut talk, 1)?;
-    let wait_until = |ready: bool| -> Result<()> {
-        let begin = Instant::now();
-        while daemon.is_ready()? != ready {
-            ensure!(begin.elapsed() < pace::limit(FULL_LIMIT), "/readyz does not say {ready}");
-            sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    };
     let held = Held::thread(daemon.pid(), "worker-1")?;
-    wait_until(false)?;
+    becomes_ready(&daemon, false)?;
     ensure!(daemon.is_alive()?, "it is to be started anew after three seconds");
     drop(held);
-    wait_until(true)?;
+    becomes_ready(&daemon, true)?;
     // All of it stopped is no worker that hangs.
     daemon.pause()?;
     sleep(Duration::from_secs(4));
@@ -191,6 +218,15 @@ fn hanging_worker(name: &str) -> Result<()> {
     ensure!(daemon.is_ready()?, "it is not ready once it goes on");
     call(&mut talk, 3)?;
     talk.finish()
+}
+
+fn becomes_ready(daemon: &Daemon, ready: bool) -> Result<()> {
+    let begin = Instant::now();
+    while daemon.is_ready()? != ready {
+        ensure!(begin.elapsed() < pace::limit(FULL_LIMIT), "/readyz does not say {ready}");
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// A thread that is stopped, while the others of its process go on, until this is dropped.
@@ -314,10 +350,9 @@ fn deaf_scrapers(name: &str) -> Result<()> {
         talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
         talk.expect(Call::new(&name, OK).unary(5, 6))?;
     }
-    let mut deaf = Vec::new();
-    for _ in 0..SCRAPERS {
-        deaf.push(Deaf::scrape(&daemon)?);
-    }
+    let deaf = nobody::in_a_thread(|| {
+        (0..SCRAPERS).map(|_| Deaf::scrape(&daemon)).collect::<Result<Vec<_>>>()
+    })??;
     for scraper in &deaf {
         scraper.wait_until_full()?;
     }
