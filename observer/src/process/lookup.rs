@@ -194,11 +194,9 @@ impl<S: ProcessSource> Asker<S> {
         const PAUSE: Duration = Duration::from_millis(100);
         loop {
             self.answer();
-            let now = Instant::now();
             let is_wanted = self.known().questions.search;
-            if is_wanted && now >= self.search_at {
-                self.search();
-                self.search_at = Instant::now() + now.elapsed() * SEARCH_PART;
+            if is_wanted && Instant::now() >= self.search_at {
+                self.search_and_rest();
                 continue;
             }
             let Some(wishes) = &self.wishes else { return };
@@ -244,6 +242,13 @@ impl<S: ProcessSource> Asker<S> {
         if is_same { answer } else { Answer { comm: None, identity: Arc::default(), ..answer } }
     }
 
+    /// There is none for so many times as long as it took.
+    pub(super) fn search_and_rest(&mut self) {
+        let begin = Instant::now();
+        self.search();
+        self.search_at = Instant::now() + begin.elapsed() * SEARCH_PART;
+    }
+
     /// Looks for processes whose exit or new name was not told. O(processes).
     fn search(&self) {
         let mut known = self.known();
@@ -270,6 +275,10 @@ impl<S: ProcessSource> Asker<S> {
         if self.known().questions.search {
             self.search();
         }
+    }
+
+    pub(super) fn next_search(&self) -> Instant {
+        self.search_at
     }
 }
 

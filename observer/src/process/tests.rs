@@ -1,6 +1,10 @@
 //! Ids, names and looks, with a source that is asked at once.
 
-use std::{cell::Cell, thread, time::Duration};
+use std::{
+    cell::Cell,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts};
 
@@ -47,6 +51,40 @@ fn comm(name: &str) -> Comm {
 fn name(processes: &Processes<Numbered>, id: ProcessId) -> String {
     let process = processes.process(id).unwrap();
     String::from_utf8(process.comm.as_bytes().to_vec()).unwrap()
+}
+
+/// Takes its time to say when a process began.
+#[derive(Clone)]
+struct Slow;
+
+impl Slow {
+    const PAUSE: Duration = Duration::from_millis(2);
+}
+
+impl ProcessSource for Slow {
+    fn comm(&self, _: u32) -> Option<Comm> {
+        Some(comm("slow"))
+    }
+
+    fn began(&self, _: u32) -> Option<u64> {
+        thread::sleep(Self::PAUSE);
+        Some(1)
+    }
+}
+
+#[test]
+fn searches_take_a_twentieth_of_the_time() {
+    const PROCESSES: u32 = 5;
+    let mut processes = Processes::new(8, Slow);
+    for pid in 1..=PROCESSES {
+        processes.seen(pid, 10, None);
+    }
+    processes.find_untold();
+    let mut asker = processes.asker();
+    asker.answer();
+    let begin = Instant::now();
+    asker.search_and_rest();
+    assert!(asker.next_search() >= begin + 20 * PROCESSES * Slow::PAUSE);
 }
 
 #[test]
