@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod health;
 pub mod hpack;
 pub mod http2;
+mod http_client;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
