@@ -176,7 +176,7 @@ impl Daemon {
     /// skip programs it says that it does not.
     pub fn watches_uncounted(&self) -> bool {
         let told = "Unix and MPTCP sockets are not watched";
-        !(losses::may_be() && self.log().contains(told))
+        !(losses::kernel_may_skip_programs() && self.log().contains(told))
     }
 
     /// Whether it decodes what io_uring moves: at the kernel's own functions the process's buffers are known.
@@ -238,7 +238,7 @@ impl Daemon {
         let skipped = Cell::new(None);
         self.wait_until(|metrics| {
             let exact = exact(metrics);
-            skipped.set(losses::skipped(metrics).filter(|_| exact.is_err()));
+            skipped.set(losses::skipped_programs(metrics).filter(|_| exact.is_err()));
             if skipped.get().is_none() {
                 return exact;
             }

@@ -161,7 +161,7 @@ impl Expected {
         let seen = self.seen(metrics);
         let expected = self.to_be_true(self.numbers.keys().map(|key| (key, self.number(key))));
         let seen = self.to_be_true(seen.iter().map(|(key, &number)| (key, number)));
-        let table = losses::untrue(&expected, &seen, losses::bytes_unseen(metrics))?;
+        let table = losses::untrue(&expected, &seen, losses::bytes_not_seen(metrics))?;
         Some(format!("{}: not true, though programs were skipped\n{table}", self.who))
     }
 

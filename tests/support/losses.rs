@@ -24,44 +24,48 @@ const UNKNOWN_CODE: &str = "not_seen";
 const LEAST_UNSEEN: f64 = 10.0;
 
 /// Whether the kernel may skip programs.
-pub fn may_be() -> bool {
+pub fn kernel_may_skip_programs() -> bool {
     static MAY_BE: LazyLock<bool> = LazyLock::new(|| env::var_os(LOSSY).is_some());
     *MAY_BE
 }
 
 /// Whether a number is as it must be, or, where programs were skipped, at most.
-pub fn is_equal(metrics: &Metrics, seen: f64, expected: f64) -> bool {
-    seen.total_cmp(&expected).is_eq() || skipped(metrics).is_some() && seen < expected
+pub fn is_as_expected(metrics: &Metrics, seen: f64, expected: f64) -> bool {
+    seen.total_cmp(&expected).is_eq() || skipped_programs(metrics).is_some() && seen < expected
 }
 
 /// Programs that the kernel has skipped, where that may be.
-pub fn skipped(metrics: &Metrics) -> Option<f64> {
+pub fn skipped_programs(metrics: &Metrics) -> Option<f64> {
     let skipped = metrics.sum("observer_program_misses_total", &[]);
-    (may_be() && skipped > 0.0).then_some(skipped)
+    (kernel_may_skip_programs() && skipped > 0.0).then_some(skipped)
 }
 
 /// Ended calls by method and code.
 pub type Ended = BTreeMap<(String, String), f64>;
 
 /// Where the kernel may skip programs, and has: whether what is told of ended calls is true.
-pub fn told_truly(metrics: &Metrics, ended: &Ended, told: &Ended) -> Option<Result<(), String>> {
+pub fn check_ended_calls(
+    metrics: &Metrics,
+    ended: &Ended,
+    told: &Ended,
+) -> Option<Result<(), String>> {
     const NAME: &str = "grpc_server_handled_total";
     fn numbers(of: &[(String, String, f64)]) -> Vec<Number<'_>> {
         of.iter().map(|(path, code, calls)| (NAME, &**path, Some(&**code), *calls)).collect()
     }
-    skipped(metrics)?;
+    skipped_programs(metrics)?;
     let paths = |of: &Ended| -> Vec<(String, String, f64)> {
         let path =
             |method: &str| if method == UNKNOWN_CODE { UNKNOWN_METHOD } else { method }.to_owned();
         of.iter().map(|((method, code), &calls)| (path(method), code.clone(), calls)).collect()
     };
     let (ended, told) = (paths(ended), paths(told));
-    Some(untrue(&numbers(&ended), &numbers(&told), bytes_unseen(metrics)).map_or(Ok(()), Err))
+    Some(untrue(&numbers(&ended), &numbers(&told), bytes_not_seen(metrics)).map_or(Ok(()), Err))
 }
 
 /// Bytes that the daemon says it has not seen; any number where it joined a connection late, of which it
 /// does not say what went by before.
-pub(crate) fn bytes_unseen(metrics: &Metrics) -> f64 {
+pub(crate) fn bytes_not_seen(metrics: &Metrics) -> f64 {
     let is_late = |name, label| metrics.sum(name, &[(label, "joined_late")]) > 0.0;
     let any =
         is_late("observer_connections", "state") || is_late("observer_calls_total", "connection");

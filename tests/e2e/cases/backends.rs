@@ -16,7 +16,7 @@ use support::footprint::programs;
 use support::pace;
 use support::report::Also;
 
-use crate::{Case, Run};
+use crate::case::{Case, Run};
 
 /// For the kernel to free what nobody uses any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);

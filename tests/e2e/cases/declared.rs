@@ -28,7 +28,7 @@ const DECLARED: [(&str, &str); 4] = [
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Calls of one request and one response, which look unary, and later some that do not.
-pub(crate) fn types_are_told(stack: &Stack) -> Result<()> {
+pub(crate) fn declared_types_are_published(stack: &Stack) -> Result<()> {
     let folder = TempDir::with_prefix("declared-").context("create a folder")?;
     let file = folder.path().join("echo.pb");
     fs::write(&file, descriptor_set()?).context("write the descriptor set")?;

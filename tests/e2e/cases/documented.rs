@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use support::report::Also;
 
-use crate::Case;
+use crate::case::Case;
 
 /// The kinds of cases of which each has its row.
 const KINDS: [&str; 6] = [

@@ -16,7 +16,7 @@ use support::report::{self, Also};
 use support::truth::{Row, Sums, Truth};
 
 use super::{CANCELED, INVALID_ARGUMENT, NOT_FOUND, OK, UNIMPLEMENTED};
-use crate::Case;
+use crate::case::Case;
 
 const FAILED_PRECONDITION: i32 = 9;
 const OUT_OF_RANGE: i32 = 11;

@@ -47,11 +47,11 @@ fn counted_alone(daemon: &Daemon, cause: &str, bytes: u64) -> Result<()> {
     let metrics = daemon.scrape()?;
     let counted = metrics.sum("observer_gap_bytes_total", &[("cause", cause)]);
     let same = counted.total_cmp(&(bytes as f64)).is_eq();
-    let may_differ = losses::skipped(&metrics).is_some();
+    let may_differ = losses::skipped_programs(&metrics).is_some();
     ensure!(same || may_differ, "{counted} of {bytes} bytes are counted as {cause}");
     let all = metrics.sum("observer_gaps_total", &[]);
     let of_cause = metrics.sum("observer_gaps_total", &[("cause", cause)]);
-    let alone = losses::is_equal(&metrics, of_cause, all);
+    let alone = losses::is_as_expected(&metrics, of_cause, all);
     ensure!(alone, "{of_cause} of {all} gaps are {cause}");
     Ok(())
 }
@@ -88,7 +88,7 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
         let pid = talk.pid(role)?;
         daemon.wait_until(|metrics| {
             let handled = handled(metrics, role, &pid);
-            if let Some(true_though) = losses::told_truly(metrics, &ended, &handled) {
+            if let Some(true_though) = losses::check_ended_calls(metrics, &ended, &handled) {
                 return true_though;
             }
             let of = |method: &str, code: &str| {
@@ -139,7 +139,7 @@ fn unseen(table: &mut Table) {
         let written = talk.written(Client) as f64;
         let metrics = daemon.scrape()?;
         let unseen = metrics.sum("observer_gap_bytes_total", &[]);
-        let all = losses::is_equal(&metrics, written, unseen);
+        let all = losses::is_as_expected(&metrics, written, unseen);
         ensure!(all, "{unseen} of {written} bytes are counted");
         counted(&talk, "unseen")?;
         talk.end_peers()
@@ -306,7 +306,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
         for (family, want) in [("total", messages), ("bytes_total", bytes)] {
             let family = format!("grpc_{name}_msg_{direction}_{family}");
             let seen = metrics.sum(&family, &[("pid", &pid)]);
-            let is = losses::is_equal(&metrics, seen, want as f64);
+            let is = losses::is_as_expected(&metrics, seen, want as f64);
             ensure!(is, "{family} is {seen}, not {want}");
         }
     }

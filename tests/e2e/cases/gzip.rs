@@ -12,7 +12,10 @@ use support::truth::{Row, Truth, agree};
 use support::tshark::{self, Messages, Recording};
 
 /// The peers know how many messages there were, and tshark knows their bytes too.
-pub(crate) fn is_counted_as_on_the_wire(daemon: &Daemon, stack: &Stack) -> Result<()> {
+pub(crate) fn compressed_messages_count_as_on_the_wire(
+    daemon: &Daemon,
+    stack: &Stack,
+) -> Result<()> {
     if !tshark::is_there()? {
         return Ok(());
     }

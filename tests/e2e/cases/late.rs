@@ -159,7 +159,7 @@ fn boundaries(table: &mut Table) {
             let pid = talk.pid(role)?;
             talk.daemon.wait_until(|metrics| {
                 let calls = handled(metrics, role, &pid).get(&put).copied().unwrap_or_default();
-                let all = losses::is_equal(metrics, calls, 3.0);
+                let all = losses::is_as_expected(metrics, calls, 3.0);
                 if all { Ok(()) } else { Err(format!("the {role:?} has {calls} of 3 calls")) }
             })?;
         }
@@ -339,7 +339,7 @@ fn before_join(talk: &Talk<'_>, bytes: usize) -> Result<()> {
     let cause = [("cause", "before_join")];
     talk.daemon.wait_until(|metrics| {
         let seen = metrics.sum("observer_gap_bytes_total", &cause);
-        let same = losses::is_equal(metrics, seen, bytes as f64);
+        let same = losses::is_as_expected(metrics, seen, bytes as f64);
         if same { Ok(()) } else { Err(format!("{seen} bytes before the join, not {bytes}")) }
     })
 }

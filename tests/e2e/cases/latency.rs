@@ -6,9 +6,9 @@ use std::iter::zip;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use support::daemon::Daemon;
+use support::latency::{Measured, Sleep};
 use support::openmetrics::Metrics;
 use support::peer::{Client, Listen, Server};
-use support::latency::{Measured, Sleep};
 use support::report::{self, CLOCKS};
 use support::stack::Stack;
 
@@ -30,7 +30,7 @@ const ATTEMPTS: usize = 4;
 /// sleep in one of the measurements at least. Where the machine leaves no time for that, the daemon
 /// may tell of as much more as [`Measured::roughly_agrees`] allows, in all that is left; which is told
 /// as not confirmed.
-pub(crate) fn is_the_handlers(stack: &Stack) -> Result<()> {
+pub(crate) fn handling_time_is_the_handlers(stack: &Stack) -> Result<()> {
     let mut left: BTreeSet<u32> = SLEEPS.iter().map(|sleep| sleep.millis).collect();
     // That one warms up.
     left.remove(&0);

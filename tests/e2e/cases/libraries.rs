@@ -232,7 +232,7 @@ impl Library {
     }
 
     /// The library and the daemon tell of the same calls, each of both ends.
-    pub(crate) fn tells_the_same(self, stack: &Stack) -> Result<()> {
+    pub(crate) fn agrees_with_the_daemon(self, stack: &Stack) -> Result<()> {
         /// Which the Python peers give all their calls.
         const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
         let folder = TempDir::with_prefix("told-").context("create a folder")?;

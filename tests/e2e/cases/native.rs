@@ -13,7 +13,7 @@ use support::raw::{Address, Call, Talk};
 use support::report::Also;
 
 use super::OK;
-use crate::Case;
+use crate::case::Case;
 
 /// Calls that are answered at once, and those that wait: of 40, the 95th of a hundred is slow.
 const FAST: u32 = 30;

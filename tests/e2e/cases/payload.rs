@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Has peers exchange messages of every size and looks for their bytes in all that the kernel
 /// programs tell.
-pub(crate) fn stays_in_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
+pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
     let (_probes, mut rings) = Probes::attach(&Config::default())?;
     let server = Server::start(server, Listen::V4)?;
     let (_, did) = Client::start(client, &server, &plan())?.finish()?;

@@ -113,7 +113,7 @@ fn refuses(command: &mut Command, what_to_do: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn tls_and_a_password() -> Result<()> {
+pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
     let protected = Protected::by_tls("")?;
     let daemon = protected.daemon()?;
     let address = daemon.address();
@@ -158,7 +158,7 @@ pub(crate) fn tls_and_a_password() -> Result<()> {
     daemon.stop()
 }
 
-pub(crate) fn a_password_alone() -> Result<()> {
+pub(crate) fn top_asks_with_a_password_alone() -> Result<()> {
     let protected = Protected::by_password()?;
     let daemon = protected.daemon()?;
     let (address, file) = (daemon.address(), protected.file("password")?);
@@ -172,7 +172,7 @@ pub(crate) fn a_password_alone() -> Result<()> {
     daemon.stop()
 }
 
-pub(crate) fn certificates_of_clients() -> Result<()> {
+pub(crate) fn top_is_refused_without_a_client_certificate() -> Result<()> {
     let protected = Protected::by_tls(ONLY_CLIENTS_WITH_CERTIFICATES)?;
     let daemon = protected.daemon()?;
     let (https, ca) = (format!("https://{}", daemon.address()), protected.file("ca.crt")?);
@@ -183,7 +183,7 @@ pub(crate) fn certificates_of_clients() -> Result<()> {
 
 /// Where the daemon of this machine would listen, nobody does. It is not told the password, nor asked as if it were
 /// the daemon, unless its user says so.
-pub(crate) fn a_listener_of_somebody_else() -> Result<()> {
+pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
     let protected = Protected::by_password()?;
     let file = protected.file("password")?;
     let listener = nobody::in_a_thread(|| TcpListener::bind("127.0.0.1:0"))?.context("listen")?;

@@ -13,8 +13,10 @@ use support::report::Also;
 use support::stack::Stack;
 use support::truth::{Row, Truth, agree};
 
-use super::NOT_FOUND;
-use crate::Case;
+use super::servers::refused_calls;
+use super::{NOT_FOUND, UNAVAILABLE};
+use crate::case::Case;
+use crate::plans;
 
 /// Each is shown as ignored where it is not installed, or a stack is not there.
 pub(crate) fn cases(
@@ -52,9 +54,9 @@ fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack
     let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
     let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
     // Not as much at once as in other cases: haproxy waits for itself then, and for ever.
-    let small = crate::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
+    let small = plans::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
     let plan =
-        [vec![small.to_vec()], crate::errors(), crate::cancelled(), crate::expired(server_stack)];
+        [vec![small.to_vec()], plans::errors(), plans::cancelled(), plans::expired(server_stack)];
     let (client, did) = Client::start_to(client, &proxy.address(), &plan.concat())?.finish()?;
     let thrice = Truth { pid: 0, calls: [&*did.calls; 3].concat() };
     let identity = proxy.identity()?;
@@ -73,7 +75,7 @@ fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack
 
 fn no_gaps(daemon: &Daemon) -> Result<()> {
     let gaps = daemon.scrape()?.sum("observer_gaps_total", &[]);
-    ensure!(losses::may_be() || gaps == 0.0, "{gaps} gaps");
+    ensure!(losses::kernel_may_skip_programs() || gaps == 0.0, "{gaps} gaps");
     Ok(())
 }
 
@@ -86,7 +88,7 @@ fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack
     // A call that its client gives up is given up by each proxy in turn, and so the same at all ends: nginx closes
     // its connection to the server, haproxy and Caddy reset the stream with CANCEL, nghttpx with INTERNAL_ERROR.
     // The deadline's time is the same in each of both headers.
-    let plan = [crate::kinds(), crate::errors(), crate::cancelled(), crate::expired(server_stack)];
+    let plan = [plans::kinds(), plans::errors(), plans::cancelled(), plans::expired(server_stack)];
     let client = Client::start_to(client_stack, &ends.proxy.address(), &plan.concat())?;
     let (client, did) = client.finish()?;
     ends.all.calls.extend(did.calls.iter().cloned());
@@ -108,7 +110,7 @@ fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack
     let (client, mut did) = client.finish()?;
     // It may answer before the request's message is written.
     did.calls.iter_mut().for_each(|row| row.requests_unsure = true);
-    let unavailable = did.calls.iter().all(|row| row.code == crate::UNAVAILABLE);
+    let unavailable = did.calls.iter().all(|row| row.code == UNAVAILABLE);
     ensure!(unavailable, "calls without a server: {did:?}");
     let by_proxy = Truth { pid: 0, calls: [&*refused.calls, &*did.calls].concat() };
     daemon.settle(&ends.expected(&client, &did, &by_proxy)?).context("without a server")?;
@@ -168,7 +170,7 @@ fn refused(metrics: &Metrics, role: &str, pids: &[String], heard_of: &Truth) -> 
     for method in ["Unary", "ServerStream"] {
         let path = format!("/observer.test.v1.Echo/{method}");
         let known = heard_of.calls.iter().filter(|row| row.method == path);
-        let known = known.filter(|row| row.code == crate::UNAVAILABLE);
+        let known = known.filter(|row| row.code == UNAVAILABLE);
         let known: u64 = known.map(|row| row.sums.calls).sum();
         let of = |pid: &String| {
             let labels = [("pid", &**pid), ("grpc_method", method), ("grpc_code", "Unavailable")];
@@ -178,7 +180,7 @@ fn refused(metrics: &Metrics, role: &str, pids: &[String], heard_of: &Truth) -> 
         let calls = told.saturating_sub(known);
         ensure!(calls <= AT_ONCE, "{calls} calls of {method} were refused");
         if calls > 0 {
-            rows.push(crate::refused(&path, crate::UNAVAILABLE, calls));
+            rows.push(refused_calls(&path, UNAVAILABLE, calls));
         }
     }
     Ok(rows)

@@ -28,7 +28,7 @@ const READ_LIMIT: Duration = Duration::from_secs(30);
 const PAYLOAD: u32 = 100;
 
 /// The refused call is `Unavailable`, the one after it OK.
-pub(crate) fn and_repeated_are_two_calls(stack: &Stack) -> Result<()> {
+pub(crate) fn refused_stream_and_retry_count_as_two_calls(stack: &Stack) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     let address = listener.local_addr().context("the address")?;
     // Its own, for the server's process is that of all these cases.

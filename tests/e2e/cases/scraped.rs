@@ -14,7 +14,7 @@ use support::report::Also;
 use support::stack::Stack;
 
 use super::protected::{ONLY_CLIENTS_WITH_CERTIFICATES, PASSWORD, Protected, USER};
-use crate::Case;
+use crate::case::Case;
 
 /// The range that expressions are asked with, where documents have `[5m]`.
 const RANGE: &str = "[12s]";

@@ -59,12 +59,12 @@ pub(super) fn says_of(
     talk.daemon.wait_until(|metrics| {
         let seen = handled(metrics, role, &pid);
         if seen != want {
-            if let Some(true_though) = losses::told_truly(metrics, &want, &seen) {
+            if let Some(true_though) = losses::check_ended_calls(metrics, &want, &seen) {
                 return true_though;
             }
             return Err(format!("the {name}'s calls are {seen:?}, not {want:?}"));
         }
-        if losses::skipped(metrics).is_some() {
+        if losses::skipped_programs(metrics).is_some() {
             return Ok(());
         }
         for (family, count) in [("started_total", started), ("in_flight", open)] {

@@ -360,7 +360,7 @@ pub(super) fn seen(daemon: &Daemon, protocol: &str, ends: u32) -> Result<()> {
     daemon.wait_until(|metrics| match count(metrics) {
         seen if seen.total_cmp(&f64::from(ends)).is_eq() => Ok(()),
         // What they carry may have gone by.
-        _ if losses::skipped(metrics).is_some() => Ok(()),
+        _ if losses::skipped_programs(metrics).is_some() => Ok(()),
         seen => Err(format!("{ends} connections carry {protocol}, the daemon says {seen}")),
     })
 }

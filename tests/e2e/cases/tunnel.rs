@@ -17,7 +17,11 @@ use support::truth::agree;
 const NAME: &str = "peer.test";
 
 /// The calls of such a client are counted at all four sockets, and nothing is missed.
-pub(crate) fn calls_are_counted(server: &Stack, client: &Stack, plan: &[Vec<Value>]) -> Result<()> {
+pub(crate) fn calls_through_a_connect_proxy_are_counted(
+    server: &Stack,
+    client: &Stack,
+    plan: &[Vec<Value>],
+) -> Result<()> {
     let server = Server::start(server, Listen::V4)?;
     let port = server.port()?;
     let (proxy, address) = start(port.parse().context("a port")?)?;
@@ -36,7 +40,10 @@ pub(crate) fn calls_are_counted(server: &Stack, client: &Stack, plan: &[Vec<Valu
     settled?;
     let metrics = daemon.scrape()?;
     let missed = metrics.sum("observer_gaps_total", &[]);
-    ensure!(missed.total_cmp(&0.0).is_eq() || losses::skipped(&metrics).is_some(), "{missed} gaps");
+    ensure!(
+        missed.total_cmp(&0.0).is_eq() || losses::skipped_programs(&metrics).is_some(),
+        "{missed} gaps"
+    );
     Ok(())
 }
 

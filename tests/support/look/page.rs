@@ -155,7 +155,7 @@ fn connections(browser: &Browser) -> Result<Connections> {
 }
 
 /// What is shown beside counts is what the peers know, too.
-pub fn tells_true_figures(stack: &Stack) -> Result<()> {
+pub fn page_shows_true_figures(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -187,7 +187,7 @@ fn url(daemon: &Daemon) -> String {
 
 /// The numbers are the peers', with and without script; they are sorted, filtered and told in
 /// detail.
-pub fn tells_the_truth(stack: &Stack) -> Result<()> {
+pub fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -354,7 +354,7 @@ fn fits(browser: &Browser, long_names: bool) -> Result<()> {
 }
 
 /// Names that would be markup, and 500 of them, and very long ones, are text and nothing else.
-pub fn shows_any_name() -> Result<()> {
+pub fn page_shows_names_of_any_kind() -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -398,7 +398,7 @@ fn harmless(browser: &Browser) -> Result<()> {
 }
 
 /// A hundred that look, some of them in a real browser, cost the daemon little, and scrapes get through at once.
-pub fn is_open_a_hundred_times(stack: &Stack) -> Result<()> {
+pub fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;
     daemon.scrape()?;
@@ -472,7 +472,7 @@ fn next_event(stream: &mut BufReader<TcpStream>) -> Result<Value> {
 }
 
 /// A page that is open when its daemon ends says so, and goes on with the next one.
-pub fn survives_a_restart(stack: &Stack) -> Result<()> {
+pub fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -503,7 +503,7 @@ pub fn survives_a_restart(stack: &Stack) -> Result<()> {
 }
 
 /// The pictures of the page and of the terminal in `docs`, of all stacks at work.
-pub fn screenshots(stacks: &'static [Stack]) -> Result<()> {
+pub fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     let Some(folder) = screenshots_wanted() else { return Ok(()) };
     fs::create_dir_all(&folder)?;
     let start = |stack| Server::start(stack, Listen::V4);

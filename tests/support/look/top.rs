@@ -61,7 +61,7 @@ pub(super) fn top(daemon: &Daemon, arguments: &[&str]) -> Result<Command> {
 }
 
 /// 200 columns: all figures are in the table.
-pub fn in_a_large_terminal(stack: &Stack) -> Result<()> {
+pub fn top_in_a_large_terminal(stack: &Stack) -> Result<()> {
     let mut terminal = None;
     let done = done(stack, |daemon| {
         let started = Terminal::start(&mut top(daemon, &["--sort", "calls"])?, 200, 50)?;
@@ -98,7 +98,7 @@ pub fn in_a_large_terminal(stack: &Stack) -> Result<()> {
 }
 
 /// 80 columns: a row's figures are in its detail.
-pub fn in_a_small_terminal(stack: &Stack) -> Result<()> {
+pub fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
     let done = done(stack, |_| Ok(()))?;
     let mut terminal = Terminal::start(&mut top(&done.daemon, &[])?, 80, 24)?;
     terminal.shows("/Unary")?;
@@ -146,7 +146,7 @@ pub fn in_a_small_terminal(stack: &Stack) -> Result<()> {
 }
 
 /// A live view of what this process watches itself.
-pub fn of_its_own(stack: &Stack) -> Result<()> {
+pub fn top_shows_what_it_watches_itself(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let mut command = Command::new(binary()?);
     without_ours(&mut command);
@@ -258,7 +258,7 @@ fn connections(lines: &[String]) -> Connections {
 const HEAD: usize = 6;
 
 /// What is shown beside counts is what the peers know, too: with all columns,
-pub fn tells_true_figures(stack: &Stack) -> Result<()> {
+pub fn top_shows_true_figures(stack: &Stack) -> Result<()> {
     const COLUMNS: &[&str] = &[RATE, ERRORS, IN_FLIGHT, P50, P90, P99];
     figures::are_true(stack, |daemon| {
         let terminal = Terminal::start(&mut top(daemon, &[])?, 200, 50)?;
@@ -267,7 +267,7 @@ pub fn tells_true_figures(stack: &Stack) -> Result<()> {
 }
 
 /// and with those that there is room for.
-pub fn tells_true_figures_in_little_room(stack: &Stack) -> Result<()> {
+pub fn top_shows_true_figures_in_a_small_terminal(stack: &Stack) -> Result<()> {
     const COLUMNS: &[&str] = &[RATE, ERRORS, IN_FLIGHT, P99];
     figures::are_true(stack, |daemon| {
         let terminal = Terminal::start(&mut top(daemon, &[])?, 80, 24)?;
@@ -277,7 +277,7 @@ pub fn tells_true_figures_in_little_room(stack: &Stack) -> Result<()> {
 
 /// 500 methods, long and hostile names, errors only, nothing but zeros: the whole table, at both
 /// sizes, and what each key does to it.
-pub fn shows_any_name() -> Result<()> {
+pub fn top_shows_names_of_any_kind() -> Result<()> {
     let daemon = names::daemon()?;
     // As many rows as there is room for.
     let Names { mut talk, names } = names::called(&daemon, 500)?;
@@ -472,7 +472,7 @@ fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
 }
 
 /// `--once`, as a table and as JSON; and a daemon of its own.
-pub fn as_snapshots(stack: &Stack) -> Result<()> {
+pub fn top_prints_snapshots(stack: &Stack) -> Result<()> {
     let done = done(stack, |_| Ok(()))?;
     wait_for(|| {
         let mut once = top(&done.daemon, &["--once", "--table"])?;

@@ -423,7 +423,7 @@ impl<'a> Talk<'a> {
         let metrics = self.daemon.scrape()?;
         let missed = self.missed(&metrics);
         ensure!(
-            missed.total_cmp(&0.0).is_eq() || losses::skipped(&metrics).is_some(),
+            missed.total_cmp(&0.0).is_eq() || losses::skipped_programs(&metrics).is_some(),
             "the daemon says that it missed {missed} things"
         );
         if !self.ports.is_empty() {
@@ -450,7 +450,7 @@ impl<'a> Talk<'a> {
 
     /// Whether the kernel may skip programs, and the daemon says that it has missed something.
     pub fn is_excused(&self, metrics: &Metrics) -> bool {
-        losses::skipped(metrics).is_some() && self.missed(metrics) > 0.0
+        losses::skipped_programs(metrics).is_some() && self.missed(metrics) > 0.0
     }
 
     /// Has the processes end that have not been killed, and with them their connections.
