@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::{Buf as _, Bytes};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Request, Response, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -81,7 +82,7 @@ impl Client {
     pub(crate) fn open(
         &self,
         server: &Server<'_>,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
         may_ask: impl FnOnce(SocketAddr) -> Result<()>,
     ) -> Result<Response<Body<'_>>> {
         let (answer, connection) = self.runtime.block_on(self.ask(server, request, may_ask))?;
@@ -93,7 +94,7 @@ impl Client {
     pub(crate) fn fetch(
         &self,
         server: &Server<'_>,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
         at_most: usize,
     ) -> Result<Response<Bytes>> {
         self.runtime.block_on(self.within(async {
@@ -108,7 +109,7 @@ impl Client {
     async fn ask(
         &self,
         server: &Server<'_>,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
         may_ask: impl FnOnce(SocketAddr) -> Result<()>,
     ) -> Result<(Response<Incoming>, Connection)> {
         let stream = self.connect(server).await?;
@@ -139,7 +140,7 @@ impl Client {
     async fn send<S>(
         &self,
         stream: S,
-        request: Request<Empty<Bytes>>,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<(Response<Incoming>, Connection)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -149,6 +150,7 @@ impl Client {
             .handshake(TokioIo::new(stream))
             .await?;
         let mut connection = Connection(Some(Box::pin(connection)));
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         let answer = self.within(connection.drive(sender.send_request(request))).await?;
         for encoding in answer.headers().get_all(header::TRANSFER_ENCODING) {
             ensure!(encoding == "chunked", "unknown encoding {encoding:?}");
@@ -165,11 +167,6 @@ impl Client {
             Err(_) => Err(anyhow!("no answer within {} s", self.limit.as_secs_f64())),
         }
     }
-}
-
-/// The body of a request that has none.
-pub(crate) fn empty() -> Empty<Bytes> {
-    Empty::new()
 }
 
 /// What reads and writes while an answer is waited for; `None` once it has ended.
@@ -294,11 +291,11 @@ mod tests {
     fn asked<T>(
         address: SocketAddr,
         limit: Duration,
-        ask: impl FnOnce(&Client, &Server<'_>, Request<Empty<Bytes>>) -> Result<T>,
+        ask: impl FnOnce(&Client, &Server<'_>, Request<Full<Bytes>>) -> Result<T>,
     ) -> Result<T> {
         let host = address.ip().to_string();
         let server = Server { host: &host, port: address.port(), tls: None };
-        let request = Request::get("/").header(header::HOST, "x").body(empty())?;
+        let request = Request::get("/").header(header::HOST, "x").body(Full::default())?;
         ask(&Client::new(limit)?, &server, request)
     }
 

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use serde_json::Value;
 use support::daemon::{Daemon, Shared};
-use support::look::{page, top};
 use support::peer::Listen;
 use support::report::Also::{Confirmed, InPart, Nothing};
 use support::report::{CLOCKS, TSHARK};
@@ -12,8 +11,8 @@ use support::truth::Truth;
 
 use crate::case::{Case, Cases};
 use crate::cases::{
-    self, declared, gzip, latency, libraries, payload, protected, refusals, refused, restart,
-    selection, servers, tunnel,
+    self, declared, gzip, latency, libraries, page, payload, protected, refusals, refused, restart,
+    selection, servers, top, tunnel,
 };
 use crate::{comparison, plans};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode, header};
 use rustls::ClientConfig;
@@ -16,7 +16,7 @@ use super::Choice;
 use super::list::{self, Listed};
 use crate::certificates::client_config;
 use crate::files::all_of;
-use crate::http_client::{Client, Server, empty};
+use crate::http_client::{Client, Server};
 
 /// From the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,11 +57,10 @@ impl PodClient {
         Ok(answer.into_body())
     }
 
-    fn request(&self) -> Result<Request<Empty<Bytes>>> {
+    fn request(&self) -> Result<Request<Full<Bytes>>> {
         let host = self.choice.server.authority().map(Authority::as_str);
         let request = Request::get(self.path())
             .header(header::HOST, host.unwrap_or_default())
-            .header(header::CONNECTION, "close")
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("observer/", env!("CARGO_PKG_VERSION")));
         let request = match &self.choice.token_file {
@@ -73,7 +72,7 @@ impl PodClient {
                 request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
             }
         };
-        Ok(request.body(empty())?)
+        Ok(request.body(Full::default())?)
     }
 
     fn path(&self) -> String {

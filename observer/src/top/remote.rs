@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use http_body_util::Full;
 use hyper::{Request, StatusCode, header};
 use rustls::ClientConfig;
 
@@ -14,7 +15,7 @@ use super::access::{Access, Refusal};
 use super::address::Address;
 use super::owner::{self, Owner};
 use crate::escape::visible;
-use crate::http_client::{Body, Client, Server, SpeaksTls, empty};
+use crate::http_client::{Body, Client, Server, SpeaksTls};
 
 /// To connect, and between bytes: a daemon that is watched says something every second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,16 +79,15 @@ impl Remote {
 
     fn ask(&self, path: &str) -> Result<Body<'_>> {
         let Address { port, path: prefix, .. } = &self.address;
-        let mut request = Request::get(format!("{prefix}{path}"))
-            .header(header::HOST, self.address.authority())
-            .header(header::CONNECTION, "close");
+        let mut request =
+            Request::get(format!("{prefix}{path}")).header(header::HOST, self.address.authority());
         if let Some(value) = &self.authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
         let server = Server { host: self.address.host(), port: *port, tls: self.tls.as_ref() };
         let answer = self
             .client
-            .open(&server, request.body(empty())?, |listener| self.trust(listener))
+            .open(&server, request.body(Full::default())?, |listener| self.trust(listener))
             .map_err(explained)?;
         let (head, mut body) = answer.into_parts();
         match (head.status, &self.authorization) {

@@ -42,7 +42,7 @@ pub fn draw(
         drawn.with_context(|| format!("{}: {}", board.title, panel.title))
     });
     let panels = panels.collect::<Result<Vec<_>>>()?;
-    let page = crate::stack::package().join("src/look/dashboard.html");
+    let page = crate::stack::package().join("support/look/dashboard.html");
     browser.open(&format!("file://{}", page.display()))?;
     let script = format!("return draw({})", json!({"title": board.title, "panels": panels}));
     browser.look(WIDTH, 800, false)?;

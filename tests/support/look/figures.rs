@@ -16,38 +16,49 @@ use crate::report;
 use crate::stack::Stack;
 use crate::truth::Truth;
 
-/// Columns, as they are called here.
-pub(super) const RATE: &str = "rate";
-pub(super) const ERRORS: &str = "errors";
-pub(super) const IN_FLIGHT: &str = "in flight";
-pub(super) const P50: &str = "p50";
-pub(super) const P90: &str = "p90";
-pub(super) const P99: &str = "p99";
+/// The column of calls a second.
+pub const RATE: &str = "rate";
+/// The column of the share of calls that fail.
+pub const ERRORS: &str = "errors";
+/// The column of calls that have begun and not ended.
+pub const IN_FLIGHT: &str = "in flight";
+/// The column of the median handling time.
+pub const P50: &str = "p50";
+/// The column of the 90th percentile of handling times.
+pub const P90: &str = "p90";
+/// The column of the 99th percentile of handling times.
+pub const P99: &str = "p99";
 
 /// A row: the process's number, its role, the method without its service.
-pub(super) type Who = (u32, String, String);
+pub type Who = (u32, String, String);
 
 /// What is shown at a moment.
 #[derive(Debug, Default)]
-pub(super) struct Figures {
+pub struct Figures {
     /// The texts of each row, by column.
     pub rows: BTreeMap<Who, BTreeMap<&'static str, String>>,
+    /// Above the rows.
     pub connections: Connections,
 }
 
 /// Ends of connections that are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Connections {
+pub struct Connections {
+    /// Seen from their beginning, without a gap.
     pub complete: u64,
+    /// Older than the daemon.
     pub joined_late: u64,
+    /// With bytes that were not seen.
     pub gaps: u64,
+    /// Whose header blocks cannot be decoded.
     pub undecodable: u64,
 }
 
 /// Something that people look at.
-pub(super) trait Look {
+pub trait Look {
     /// The columns that it has.
     fn columns(&self) -> &'static [&'static str];
+    /// What it shows now.
     fn figures(&self) -> Result<Figures>;
     /// Open connections of a row's process, from the row's detail.
     fn connections_of(&mut self, row: &Who) -> Result<u64>;
@@ -76,10 +87,7 @@ enum Want {
 }
 
 /// Peers do what is known; what is looked at must tell the same.
-pub(super) fn are_true<L: Look>(
-    stack: &Stack,
-    open: impl FnOnce(&Daemon) -> Result<L>,
-) -> Result<()> {
+pub fn are_true<L: Look>(stack: &Stack, open: impl FnOnce(&Daemon) -> Result<L>) -> Result<()> {
     let (server, other) = (Server::start(stack, Listen::V4)?, Server::start(stack, Listen::V4)?);
     let early = early(stack, &other)?;
     let raw = free_address()?.port();

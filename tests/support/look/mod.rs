@@ -3,11 +3,10 @@
 
 pub mod browser;
 pub mod dashboards;
-mod figures;
+pub mod figures;
 mod html;
-mod names;
-pub mod page;
-mod pictures;
+pub mod names;
+pub mod pictures;
 pub mod terminal;
 pub mod top;
 
@@ -29,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub type Lines = BTreeSet<String>;
 
 /// What must be shown of a process, from what is known to have happened.
-fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
+pub fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
     let mut methods: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
     for row in &truth.calls {
         let codes = methods.entry(row.method.trim_start_matches('/')).or_default();
@@ -41,7 +40,8 @@ fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
     methods.into_iter().map(line).collect()
 }
 
-fn line(
+/// A line of [`Lines`].
+pub fn line(
     process: &str,
     pid: u32,
     role: &str,
@@ -55,12 +55,12 @@ fn line(
 }
 
 /// `1,234` as it is shown.
-fn number(text: &str) -> Option<u64> {
+pub fn number(text: &str) -> Option<u64> {
     text.replace(',', "").parse().ok()
 }
 
 /// Looks again and again until it is as expected; the last difference is the error.
-fn wait_for(mut look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
+pub fn wait_for(mut look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
     let begin = Instant::now();
     loop {
         let Err(difference) = look()? else { return Ok(()) };
@@ -71,7 +71,8 @@ fn wait_for(mut look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> 
     }
 }
 
-fn same(what: &str, expected: &Lines, seen: &Lines) -> Result<(), String> {
+/// An error that says what is shown and should not be, and what should and is not.
+pub fn same(what: &str, expected: &Lines, seen: &Lines) -> Result<(), String> {
     if expected == seen {
         return Ok(());
     }
@@ -85,7 +86,7 @@ fn same(what: &str, expected: &Lines, seen: &Lines) -> Result<(), String> {
 }
 
 /// Calls of all four kinds, some of which fail, for some seconds.
-fn load() -> Vec<Vec<Value>> {
+pub fn load() -> Vec<Vec<Value>> {
     vec![
         vec![
             json!({"rpc": "Unary", "count": 1200, "concurrency": 4, "sleep_ms": 5, "payload": 100,

@@ -15,25 +15,26 @@ const HOSTILE: [&str; 4] = [
 ];
 
 /// Letters of the long one.
-pub(super) const LONG: usize = 300;
+pub const LONG: usize = 300;
 
 /// How their calls end.
 const INTERNAL: i32 = 13;
 
 /// Calls that were made, one of each name.
-pub(super) struct Names<'a> {
+pub struct Names<'a> {
     /// Its connection is open.
     pub talk: Talk<'a>,
+    /// The methods that were called.
     pub names: Vec<String>,
 }
 
-/// Has room for all.
-pub(super) fn daemon() -> Result<Daemon> {
+/// A daemon that has room for all of them.
+pub fn daemon() -> Result<Daemon> {
     Daemon::start(&["--max-methods", "1000", "--comm", "raw-peer"])
 }
 
-/// So many methods.
-pub(super) fn called(daemon: &Daemon, methods: usize) -> Result<Names<'_>> {
+/// Calls of so many methods.
+pub fn called(daemon: &Daemon, methods: usize) -> Result<Names<'_>> {
     let mut names: Vec<String> = HOSTILE.map(str::to_owned).into();
     names.push("x".repeat(LONG));
     names.extend((0..methods - names.len()).map(|number| format!("Method{number:03}")));

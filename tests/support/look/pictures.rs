@@ -14,7 +14,7 @@ use super::top::top;
 use crate::daemon::Daemon;
 
 /// `observer top` in the two sizes that it is tested in, and a row of it in detail.
-pub(super) fn of_terminals(browser: &Browser, daemon: &Daemon, folder: &Path) -> Result<()> {
+pub fn of_terminals(browser: &Browser, daemon: &Daemon, folder: &Path) -> Result<()> {
     for (columns, lines) in [(80, 24), (200, 50)] {
         let mut terminal = Terminal::start(&mut top(daemon, &[])?, columns, lines)?;
         // Once there is something of each of the seconds that it has room for.

@@ -13,20 +13,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::browser::{self, Browser};
-use super::dashboards::{self, Span};
-use super::figures::{
+use support::daemon::Daemon;
+use support::footprint::Footprint;
+use support::look::browser::{self, Browser};
+use support::look::dashboards::{self, Span};
+use support::look::figures::{
     self, Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, P99, RATE, Who,
 };
-use super::names::{self, Names};
-use super::pictures;
-use super::{Lines, line, lines_of, load, number, same, wait_for};
-use crate::daemon::Daemon;
-use crate::footprint::Footprint;
-use crate::peer::{Client, Listen, Server};
-use crate::prometheus::{Dashboard, Prometheus};
-use crate::report;
-use crate::stack::Stack;
+use support::look::names::{self, Names};
+use support::look::{Lines, line, lines_of, load, number, pictures, same, wait_for};
+use support::peer::{Client, Listen, Server};
+use support::prometheus::{Dashboard, Prometheus};
+use support::report;
+use support::stack::Stack;
 
 /// Set where the screenshots in `docs` are to be made anew.
 const SCREENSHOTS: &str = "OBSERVER_TEST_SCREENSHOTS";
@@ -155,7 +154,7 @@ fn connections(browser: &Browser) -> Result<Connections> {
 }
 
 /// What is shown beside counts is what the peers know, too.
-pub fn page_shows_true_figures(stack: &Stack) -> Result<()> {
+pub(crate) fn page_shows_true_figures(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -187,7 +186,7 @@ fn url(daemon: &Daemon) -> String {
 
 /// The numbers are the peers', with and without script; they are sorted, filtered and told in
 /// detail.
-pub fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
+pub(crate) fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -354,7 +353,7 @@ fn fits(browser: &Browser, long_names: bool) -> Result<()> {
 }
 
 /// Names that would be markup, and 500 of them, and very long ones, are text and nothing else.
-pub fn page_shows_names_of_any_kind() -> Result<()> {
+pub(crate) fn page_shows_names_of_any_kind() -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -398,7 +397,7 @@ fn harmless(browser: &Browser) -> Result<()> {
 }
 
 /// A hundred that look, some of them in a real browser, cost the daemon little, and scrapes get through at once.
-pub fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
+pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;
     daemon.scrape()?;
@@ -472,7 +471,7 @@ fn next_event(stream: &mut BufReader<TcpStream>) -> Result<Value> {
 }
 
 /// A page that is open when its daemon ends says so, and goes on with the next one.
-pub fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()> {
+pub(crate) fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
@@ -503,7 +502,7 @@ pub fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()> {
 }
 
 /// The pictures of the page and of the terminal in `docs`, of all stacks at work.
-pub fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
+pub(crate) fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     let Some(folder) = screenshots_wanted() else { return Ok(()) };
     fs::create_dir_all(&folder)?;
     let start = |stack| Server::start(stack, Listen::V4);
@@ -534,7 +533,7 @@ pub fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     take("page-narrow.png", 400, 860, false)?;
     pictures::of_terminals(&browser, &daemon, &folder)?;
     let span = Span { seconds: SCENE.as_secs_f64() - 10.0, step: 2.0, range: "[10s]" };
-    let boards = crate::stack::package().join("../deploy/grafana");
+    let boards = support::stack::package().join("../deploy/grafana");
     for board in Dashboard::all(&boards)? {
         let name = board.title.trim_start_matches("gRPC: ").replace(' ', "-");
         if ["overview", "errors", "latency"].contains(&name.as_str()) {
@@ -548,9 +547,9 @@ pub fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
 }
 
 /// Where to, if they are.
-pub fn screenshots_wanted() -> Option<PathBuf> {
+pub(crate) fn screenshots_wanted() -> Option<PathBuf> {
     env::var_os(SCREENSHOTS)?;
-    Some(crate::stack::package().parent()?.join("docs/images"))
+    Some(support::stack::package().parent()?.join("docs/images"))
 }
 
 /// What the stacks do, in turn, for longer than it takes.
