@@ -11,7 +11,7 @@ use support::raw::talk::Way;
 use support::raw::{Action, Address, Talk};
 
 use super::backends::is_since;
-use super::told::{NOT_SEEN, call, flush_tables, not_found, says_of};
+use super::reports::{NOT_SEEN, call, flush_tables, not_found_label, reports_calls_of};
 use super::{NOT_FOUND, OK, Table};
 
 /// The cause of the gaps.
@@ -92,7 +92,7 @@ fn end_elsewhere(name: &str, address: Address, way: Way, blind: Role) -> Result<
     }
     for role in [Server, Client] {
         let second = if role == blind { NOT_SEEN } else { "OK" };
-        says_of(&mut talk, role, &[("Get", "OK", 1), ("Get", second, 1)], 2, 0)?;
+        reports_calls_of(&mut talk, role, &[("Get", "OK", 1), ("Get", second, 1)], 2, 0)?;
     }
     talk.end_peers()
 }
@@ -118,8 +118,8 @@ fn spliced(name: &str, address: Address) -> Result<()> {
     for role in [Server, Client] {
         talk.act(role, Action::Close)?;
     }
-    let put = ("Put", not_found(), 1);
-    says_of(&mut talk, Server, &[("Get", "OK", 2), put], 3, 0)?;
-    says_of(&mut talk, Client, &[("Get", "OK", 1), ("Get", NOT_SEEN, 1), put], 3, 0)?;
+    let put = ("Put", not_found_label(), 1);
+    reports_calls_of(&mut talk, Server, &[("Get", "OK", 2), put], 3, 0)?;
+    reports_calls_of(&mut talk, Client, &[("Get", "OK", 1), ("Get", NOT_SEEN, 1), put], 3, 0)?;
     talk.end_peers()
 }

@@ -31,19 +31,26 @@ pub(super) fn add(table: &mut Table) {
     table.alone_if(
         possible && has_memory_map,
         "arguments of gigabytes, of a process of nobody's",
-        endless_arguments,
+        gigabytes_of_arguments_are_not_read,
     );
-    table.alone("a process of many names and methods, and one that comes later", many_names);
+    table.alone(
+        "a process of many names and methods, and one that comes later",
+        one_process_of_many_names_leaves_room,
+    );
     table.alone_if(
         possible,
         "as much of series and connections as may be, with the memory of the shipped unit",
-        all_bounds,
+        all_bounds_fit_the_shipped_memory,
     );
-    table.alone_if(possible, "less memory than the bounds allow: nothing new is taken", shortage);
+    table.alone_if(
+        possible,
+        "less memory than the bounds allow: nothing new is taken",
+        short_memory_takes_nothing_new,
+    );
 }
 
 /// Both ends say that their arguments take 3 GiB. They are told of all the same, and so is a neighbour.
-fn endless_arguments(name: &str) -> Result<()> {
+fn gigabytes_of_arguments_are_not_read(name: &str) -> Result<()> {
     const ARGUMENTS: u64 = 3 << 30;
     const MEMORY: u64 = 192 << 20;
     let limit = MemoryLimit::new(SHIPPED)?;
@@ -69,10 +76,10 @@ fn endless_arguments(name: &str) -> Result<()> {
         ensure!(metrics.count("observer_process_info", &labels) == 1, "not one with {labels:?}");
     }
     talk.finish()?;
-    within(&limit, MEMORY)
+    stays_within(&limit, MEMORY)
 }
 
-fn within(limit: &MemoryLimit, bytes: u64) -> Result<()> {
+fn stays_within(limit: &MemoryLimit, bytes: u64) -> Result<()> {
     let (peak, kills) = (limit.peak()?, limit.kills()?);
     report::say(&format!("at most {} MiB at once", peak >> 20));
     ensure!(kills == 0, "{kills} processes were killed for the memory that they wanted");
@@ -81,14 +88,14 @@ fn within(limit: &MemoryLimit, bytes: u64) -> Result<()> {
 }
 
 /// Series of a server that have a name.
-fn named(metrics: &Metrics, pid: &str) -> usize {
+fn named_series(metrics: &Metrics, pid: &str) -> usize {
     let all = metrics.count("grpc_server_started_total", &[("pid", pid)]);
     all - metrics.count("grpc_server_started_total", &[("pid", pid), ("grpc_method", "other")])
 }
 
 /// A server takes one name after the other, and is called by as many methods under each as there may be
 /// series at all.
-fn many_names(name: &str) -> Result<()> {
+fn one_process_of_many_names_leaves_room(name: &str) -> Result<()> {
     const SERIES: u32 = 400;
     const NAMES: u32 = 12;
     let daemon = Daemon::start(&["--max-series", &SERIES.to_string()])?;
@@ -99,7 +106,7 @@ fn many_names(name: &str) -> Result<()> {
         begin_and_reset(&mut talk, name * SERIES, SERIES)?;
         daemon.scrape()?;
     }
-    let taken = named(&daemon.scrape()?, &pid);
+    let taken = named_series(&daemon.scrape()?, &pid);
     ensure!((60..=100).contains(&taken), "{taken} of {SERIES} series are one process's");
     let mut later = Talk::begin(&daemon, &format!("{name} later"), Address::V4(0))?;
     for method in 0..20 {
@@ -121,7 +128,7 @@ fn begin_and_reset(talk: &mut Talk<'_>, from: u32, methods: u32) -> Result<()> {
 
 /// Series with exemplars of more methods than there may be, under long names; connections that each hold what
 /// a connection may always hold, and others; and scrapes of all kinds.
-fn all_bounds(name: &str) -> Result<()> {
+fn all_bounds_fit_the_shipped_memory(name: &str) -> Result<()> {
     /// By default, of one process.
     const METHODS: u32 = 1000;
     const TALKS: usize = 14;
@@ -152,7 +159,7 @@ fn all_bounds(name: &str) -> Result<()> {
     for pair in 0..ALL_PAIRS {
         flood.connect()?;
         if pair < PAIRS {
-            hold(flood.open.last_mut().context("a connection")?)?;
+            hold_a_header_block(flood.open.last_mut().context("a connection")?)?;
         }
         if pair % 500 == 0 {
             daemon.get("/healthz")?;
@@ -165,11 +172,11 @@ fn all_bounds(name: &str) -> Result<()> {
             let answer = scrape(&daemon, accept, encoding)?;
             said(&format!("{accept}, {encoding}, {} KiB", answer.len() >> 10))?;
             if (accept, encoding) == ("text/plain", "identity") {
-                is_told(&mut neighbour, &String::from_utf8(answer)?)?;
+                is_reported(&mut neighbour, &String::from_utf8(answer)?)?;
             }
         }
     }
-    within(&limit, MEMORY)
+    stays_within(&limit, MEMORY)
 }
 
 /// A call of each of so many methods.
@@ -193,7 +200,7 @@ fn traced_calls(talk: &mut Talk<'_>, methods: u32) -> Result<()> {
 
 /// The bounds are reached, and the neighbour's calls are told all the same. By its lines: to read all of them
 /// takes long.
-fn is_told(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
+fn is_reported(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
     let value = |start: &str, label: &str| {
         let mut lines = metrics.lines().filter(|line| line.starts_with(start));
         let line = lines.find(|line| line.contains(label)).context("not told")?;
@@ -211,7 +218,7 @@ fn is_told(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
 }
 
 /// Connections that hold what they may, until the memory is short; and when they have gone, others.
-fn shortage(name: &str) -> Result<()> {
+fn short_memory_takes_nothing_new(name: &str) -> Result<()> {
     const LIMIT: u64 = 128 << 20;
     const PAIRS: usize = 4_000;
     let limit = MemoryLimit::new(LIMIT)?;
@@ -221,7 +228,7 @@ fn shortage(name: &str) -> Result<()> {
     let mut flood = Flood::new()?;
     for pair in 0..PAIRS {
         flood.connect()?;
-        hold(flood.open.last_mut().context("a connection")?)?;
+        hold_a_header_block(flood.open.last_mut().context("a connection")?)?;
         if pair % 500 == 0 {
             neighbour.calls()?;
         }
@@ -239,7 +246,7 @@ fn shortage(name: &str) -> Result<()> {
     ensure!(refused > 0.0, "nothing was refused");
     neighbour.calls()?;
     neighbour.is_counted()?;
-    within(&limit, LIMIT)?;
+    stays_within(&limit, LIMIT)?;
     flood.open.clear();
     daemon.wait_until(short(0.0))?;
     let mut later = Neighbour::of(&daemon, &format!("{name} later"))?;
@@ -252,7 +259,7 @@ const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.cli
                         encoding=delimited";
 
 /// A header block of 36 KiB that does not end.
-fn hold([client, server]: &mut [TcpStream; 2]) -> Result<()> {
+fn hold_a_header_block([client, server]: &mut [TcpStream; 2]) -> Result<()> {
     const PIECE: usize = 12 << 10;
     for kind in [frame::HEADERS, frame::CONTINUATION, frame::CONTINUATION] {
         let [_, length @ ..] = (PIECE as u32).to_be_bytes();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use support::daemon::Daemon;
 use support::raw::{Address, Call, Talk};
 
-use super::told::call;
+use super::reports::call;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {

@@ -19,8 +19,9 @@ use support::raw::talk::Role::{self, Client, Server};
 use support::raw::talk::Way;
 use support::raw::{Action, Address, Call, Talk};
 
-use super::told::{
-    NOT_SEEN, call, flush_tables, handled, name as name_of, not_found, says, says_of,
+use super::reports::{
+    NOT_SEEN, call, ended_calls, flush_tables, not_found_label, reports_calls, reports_calls_of,
+    side_of,
 };
 use super::{NOT_FOUND, OK, Table};
 
@@ -71,7 +72,7 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     call(&mut talk, 1, "Get", OK)?;
     call(&mut talk, 3, "Get", OK)?;
-    says(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
+    reports_calls(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
     daemon.pause()?;
     for stream in (5..).step_by(2).take(calls as usize) {
         call(&mut talk, stream, "Get", OK)?;
@@ -83,11 +84,11 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
         call(&mut talk, stream, "Get", NOT_FOUND)?;
     }
     let get = |code: &str| ("Get".to_owned(), code.to_owned());
-    let ended = Ended::from([(get("OK"), f64::from(calls + 2)), (get(not_found()), 3.0)]);
+    let ended = Ended::from([(get("OK"), f64::from(calls + 2)), (get(not_found_label()), 3.0)]);
     for role in [Client, Server] {
         let pid = talk.pid(role)?;
         daemon.wait_until(|metrics| {
-            let handled = handled(metrics, role, &pid);
+            let handled = ended_calls(metrics, role, &pid);
             if let Some(true_though) = losses::check_ended_calls(metrics, &ended, &handled) {
                 return true_though;
             }
@@ -95,7 +96,7 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
                 handled.get(&(method.into(), code.into())).copied().unwrap_or_default()
             };
             // No entry of a header table was inserted by what was lost, so the tables are known.
-            if of("Get", not_found()).total_cmp(&3.0).is_ne() {
+            if of("Get", not_found_label()).total_cmp(&3.0).is_ne() {
                 return Err(format!("three calls were made after the loss: {handled:?}"));
             }
             let all: f64 = handled.values().sum();
@@ -130,12 +131,12 @@ fn unseen(table: &mut Table) {
             talk.way.write = Write::Write;
             talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))?;
         }
-        let read = [("Get", "OK", 1), ("Get", not_found(), 1)];
-        says_of(&mut talk, Server, &read, 2, 0)?;
+        let read = [("Get", "OK", 1), ("Get", not_found_label(), 1)];
+        reports_calls_of(&mut talk, Server, &read, 2, 0)?;
         talk.act(Client, Action::Close)?;
         // Who was called nobody knows; how it ended, the server said.
-        let answered = [(NOT_SEEN, "OK", 1), (NOT_SEEN, not_found(), 1)];
-        says_of(&mut talk, Client, &answered, 0, 0)?;
+        let answered = [(NOT_SEEN, "OK", 1), (NOT_SEEN, not_found_label(), 1)];
+        reports_calls_of(&mut talk, Client, &answered, 0, 0)?;
         let written = talk.written(Client) as f64;
         let metrics = daemon.scrape()?;
         let unseen = metrics.sum("observer_gap_bytes_total", &[]);
@@ -185,7 +186,7 @@ fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<(
     talk.server(|f| f.settings(&[(3, 100)]))?;
     call(&mut talk, 1, "Get", OK)?;
     call(&mut talk, 3, "Get", NOT_FOUND)?;
-    says(&mut talk, &[("Get", "OK", 1), ("Get", not_found(), 1)], 2, 0)?;
+    reports_calls(&mut talk, &[("Get", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
     counted_alone(&daemon, "unseen", unseen)?;
     talk.end_peers()
 }
@@ -203,12 +204,12 @@ fn blocked_readers(name: &str) -> Result<()> {
         call(&mut talk, stream, "Get", OK)?;
     }
     if daemon.backend()? != "kprobe" {
-        return says(&mut talk, &[("Get", "OK", 3)], 3, 0);
+        return reports_calls(&mut talk, &[("Get", "OK", 3)], 3, 0);
     }
     talk.finish_with_gaps()?;
     let metrics = daemon.scrape()?;
     for role in [Client, Server] {
-        for (labels, calls) in metrics.series(&format!("grpc_{}_handled_total", name_of(role))) {
+        for (labels, calls) in metrics.series(&format!("grpc_{}_handled_total", side_of(role))) {
             let label = |name| labels.get(name).map_or("", String::as_str);
             let (method, code) = (label("grpc_method"), label("grpc_code"));
             ensure!(
@@ -216,14 +217,14 @@ fn blocked_readers(name: &str) -> Result<()> {
                 "{calls} calls of {method} ended with {code}, which none did"
             );
         }
-        let all = metrics.sum(&format!("grpc_{}_handled_total", name_of(role)), &[]);
+        let all = metrics.sum(&format!("grpc_{}_handled_total", side_of(role)), &[]);
         ensure!(all <= CALLS.len() as f64, "{all} calls");
     }
     // Those that are not missed are told in full again.
     drop(blocked);
     let mut talk = Talk::begin(&daemon, name, Address::Abstract(format!("{name} again")))?;
     call(&mut talk, 1, "Put", OK)?;
-    says(&mut talk, &[("Put", "OK", 1)], 1, 0)?;
+    reports_calls(&mut talk, &[("Put", "OK", 1)], 1, 0)?;
     talk.end_peers()
 }
 
@@ -290,7 +291,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
     talk.client(Frames::noise)?;
     talk.server(|f| f.trailers(STREAM, OK))?;
     call(talk, 5, "Get", OK)?;
-    says(talk, &[("Get", "OK", 3)], 3, 0)?;
+    reports_calls(talk, &[("Get", "OK", 3)], 3, 0)?;
     let by_counters = talk.daemon.backend()? == "tracepoint";
     let (sent, received) = (command::GREETING + 2 * 5, body.len() + 2 * 6);
     // A counter says that body and padding went by, not where the one ended.
@@ -301,7 +302,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
         (Server, "sent", (3, received)),
         (Server, "received", (3, sent)),
     ] {
-        let (name, pid) = (name_of(role), talk.pid(role)?);
+        let (name, pid) = (side_of(role), talk.pid(role)?);
         let metrics = talk.daemon.scrape()?;
         for (family, want) in [("total", messages), ("bytes_total", bytes)] {
             let family = format!("grpc_{name}_msg_{direction}_{family}");
@@ -359,8 +360,8 @@ fn scratch(table: &mut Table) {
         call(&mut talk, 5, "Get", OK)?;
         talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
         talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
-        let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found(), 1)];
-        says(&mut talk, &told, 3, 0)?;
+        let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found_label(), 1)];
+        reports_calls(&mut talk, &told, 3, 0)?;
         counted_alone(&daemon, "scratch_busy", unseen)?;
         talk.end_peers()
     });
@@ -423,11 +424,11 @@ fn read_again(talk: &mut Talk<'_>) -> Result<()> {
     call(talk, 5, "Get", OK)?;
     talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
     talk.server(|f| f.response(7).message(7, 6).trailers(7, NOT_FOUND))?;
-    let read = [("Get", "OK", 3), ("Put", not_found(), 1)];
-    says_of(talk, Server, &read, 4, 0)?;
+    let read = [("Get", "OK", 3), ("Put", not_found_label(), 1)];
+    reports_calls_of(talk, Server, &read, 4, 0)?;
     // What became of its header table is not known until it is emptied.
-    let written = [("Get", "OK", 1), (NOT_SEEN, "OK", 2), ("Put", not_found(), 1)];
-    says_of(talk, Client, &written, 3, 0)
+    let written = [("Get", "OK", 1), (NOT_SEEN, "OK", 2), ("Put", not_found_label(), 1)];
+    reports_calls_of(talk, Client, &written, 3, 0)
 }
 
 fn read_unseen(daemon: &Daemon, case: &str, read: Read, cause: &str) -> Result<()> {
@@ -439,10 +440,10 @@ fn read_unseen(daemon: &Daemon, case: &str, read: Read, cause: &str) -> Result<(
     talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
     talk.client(|f| flush_tables(f).request(5, "Put").last_message(5, 5))?;
     talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
-    let written = [("Get", "OK", 2), ("Put", not_found(), 1)];
-    says_of(&mut talk, Client, &written, 3, 0)?;
-    let read = [("Get", "OK", 1), (NOT_SEEN, "OK", 1), ("Put", not_found(), 1)];
-    says_of(&mut talk, Server, &read, 2, 0)?;
+    let written = [("Get", "OK", 2), ("Put", not_found_label(), 1)];
+    reports_calls_of(&mut talk, Client, &written, 3, 0)?;
+    let read = [("Get", "OK", 1), (NOT_SEEN, "OK", 1), ("Put", not_found_label(), 1)];
+    reports_calls_of(&mut talk, Server, &read, 2, 0)?;
     counted(&talk, cause)?;
     talk.end_peers()
 }
@@ -476,7 +477,7 @@ fn within_frames(table: &mut Table) {
             talk.client(Frames::noise)?;
             talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
         }
-        says(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
+        reports_calls(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
         let pid = talk.pid(Client)?;
         let bytes = daemon.scrape()?.sum("grpc_client_msg_sent_bytes_total", &[("pid", &pid)]);
         ensure!(bytes.total_cmp(&10_000.0).is_eq(), "{bytes} of 10000 bytes");
@@ -495,7 +496,7 @@ fn within_frames(table: &mut Table) {
         talk.way.write = Write::Write;
         talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
         call(&mut talk, 3, "Get", NOT_FOUND)?;
-        says(&mut talk, &[("Stream", "OK", 1), ("Get", not_found(), 1)], 2, 0)?;
+        reports_calls(&mut talk, &[("Stream", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
         let pid = talk.pid(Client)?;
         let sent = daemon.scrape()?.sum("grpc_client_msg_sent_total", &[("pid", &pid)]);
         ensure!(sent.total_cmp(&1.0).is_eq(), "{sent} messages were seen, of which 1 could be");
@@ -528,7 +529,7 @@ fn bounds(table: &mut Table) {
             for role in [Client, Server] {
                 let pid = talk.pid(role)?;
                 daemon.wait_until(|metrics| {
-                    let handled = handled(metrics, role, &pid);
+                    let handled = ended_calls(metrics, role, &pid);
                     let put =
                         handled.get(&("Put".into(), "OK".into())).copied().unwrap_or_default();
                     let all: f64 = handled.values().sum();
@@ -557,10 +558,10 @@ fn bounds(table: &mut Table) {
         call(&mut talk, after + 2, "Get", NOT_FOUND)?;
         for (role, messages) in [(Client, "msg_sent"), (Server, "msg_received")] {
             let (pid, family) =
-                (talk.pid(role)?, format!("grpc_{}_{messages}_total", name_of(role)));
+                (talk.pid(role)?, format!("grpc_{}_{messages}_total", side_of(role)));
             daemon.wait_until(|metrics| {
-                let handled = handled(metrics, role, &pid);
-                let [ok, not_found] = ["OK", not_found()]
+                let handled = ended_calls(metrics, role, &pid);
+                let [ok, not_found] = ["OK", not_found_label()]
                     .map(|code| handled.get(&("Get".into(), code.into())).copied().unwrap_or(0.0));
                 // The messages of the call during which the map was found to have room again are
                 // not among them, perhaps; those of the next one are.
@@ -580,7 +581,7 @@ fn bounds(table: &mut Table) {
         ensure!(talk.accept()?, "nobody connects");
         talk.open_http2()?;
         call(&mut talk, 1, "Never", OK)?;
-        says(&mut talk, &[("Get", "OK", 1)], 1, 0)?;
+        reports_calls(&mut talk, &[("Get", "OK", 1)], 1, 0)?;
         counted(&talk, "connections_full")?;
         talk.act(Client, Action::Close)?;
         talk.act(Server, Action::Close)?;

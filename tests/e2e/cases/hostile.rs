@@ -21,7 +21,7 @@ use support::raw::{Action, Address, Call, Shape, Talk};
 use support::report;
 
 use super::processes::Renamed;
-use super::told::{call, says};
+use super::reports::{call, reports_calls};
 use super::{CANCELED, NOT_FOUND, OK, Table};
 
 /// What the daemon may take in any of these cases, which README.md promises.
@@ -47,20 +47,28 @@ pub(super) fn add(table: &mut Table) {
     hostile(table, "1,000,000 streams opened and reset", FEW, |talk, neighbour| {
         rapid_reset(talk, neighbour, 1_000_000, |_| BLOCK.to_vec())
     });
-    hostile(table, "streams reset while their messages are under way", FEW, reset_under_way);
+    hostile(
+        table,
+        "streams reset while their messages are under way",
+        FEW,
+        streams_reset_under_way,
+    );
     hostile(table, "1,000,000 distinct paths", FEW, distinct_paths);
-    table.alone("a flood of connections", flood);
+    table.alone("a flood of connections", flood_of_connections);
     table.alone("more connections than are watched", more_connections_than_watched);
     table.alone("a process that opens more connections than its share", more_than_its_share);
-    hostile(table, "messages that are begun and never end", FEW, endless_messages);
+    hostile(table, "messages that are begun and never end", FEW, messages_that_never_end);
     table.alone("a process that floods the ring", flooded_ring);
-    table.alone("connections reset before all was read, others at their addresses", resets);
+    table.alone(
+        "connections reset before all was read, others at their addresses",
+        connections_reset_before_all_was_read,
+    );
     hostile(table, "CONTINUATION that never ends", FEW, endless_continuation);
-    hostile(table, "header blocks that expand to gigabytes", FEW, bombs);
-    hostile(table, "header tables resized with each block", FEW, table_sizes);
-    hostile(table, "lengths of frames that lie", FEW, lying_lengths);
-    hostile(table, "every byte in names and values of headers", 1000, every_byte);
-    table.alone("every byte in the name of a process", process_names);
+    hostile(table, "header blocks that expand to gigabytes", FEW, blocks_that_expand_to_gigabytes);
+    hostile(table, "header tables resized with each block", FEW, tables_resized_with_each_block);
+    hostile(table, "lengths of frames that lie", FEW, frame_lengths_that_lie);
+    hostile(table, "every byte in names and values of headers", 1000, every_byte_in_headers);
+    table.alone("every byte in the name of a process", every_byte_in_a_process_name);
     super::bounds::add(table);
 }
 
@@ -85,7 +93,7 @@ fn hostile(
 
 /// The server goes on with a message of each for a while. That nobody waits for its rest any more is
 /// not to be remembered for as long as the connection lives.
-fn reset_under_way(talk: &mut Talk<'_>, _: &mut Neighbour<'_>) -> Result<()> {
+fn streams_reset_under_way(talk: &mut Talk<'_>, _: &mut Neighbour<'_>) -> Result<()> {
     const STREAMS: u32 = 2000;
     /// Less than a tenth of what an entry for each would take.
     const GROWTH: u64 = 16 << 10;
@@ -175,11 +183,11 @@ fn rapid_reset(
             neighbour.calls()?;
         }
     }
-    ended(talk, streams.into(), "Canceled")
+    reports_calls_ended(talk, streams.into(), "Canceled")
 }
 
 /// So many calls ended with this code, at both ends, whatever their methods, and nothing else.
-fn ended(talk: &mut Talk<'_>, calls: u64, code: &str) -> Result<()> {
+fn reports_calls_ended(talk: &mut Talk<'_>, calls: u64, code: &str) -> Result<()> {
     let ends = [("client", talk.pid(Client)?), ("server", talk.pid(Server)?)];
     talk.daemon.wait_until(|metrics| {
         for (role, pid) in &ends {
@@ -208,11 +216,11 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
     let other = [("pid", &*pid), ("grpc_service", "other"), ("grpc_method", "other")];
     let others = metrics.sum("grpc_server_started_total", &other);
     ensure!(others >= (1_000_000 - FEW) as f64, "{others} calls of other methods");
-    named_still(talk.daemon)
+    methods_of_others_are_still_named(talk.daemon)
 }
 
 /// Of paths, too, one process has no more than its share: methods of others are told by name.
-fn named_still(daemon: &Daemon) -> Result<()> {
+fn methods_of_others_are_still_named(daemon: &Daemon) -> Result<()> {
     let mut later = Talk::begin(daemon, "hostile later", Address::V4(0))?;
     let pid = later.pid(Server)?;
     call(&mut later, 1, "Later", OK)?;
@@ -223,18 +231,21 @@ fn named_still(daemon: &Daemon) -> Result<()> {
 }
 
 /// 8,000 connections at once, and 20,000 more that are gone at once. This process is both ends.
-fn flood(name: &str) -> Result<()> {
+fn flood_of_connections(name: &str) -> Result<()> {
     const AT_ONCE: usize = 8_000;
     const SHORT: usize = 20_000;
-    let daemon = of_this_process(&[])?;
+    let daemon = daemon_of_this_process(&[])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
-    let before = connections(&daemon)?;
+    let before = connections_followed(&daemon)?;
     let mut flood = Flood::new()?;
     for _ in 0..AT_ONCE {
         flood.connect()?;
     }
     neighbour.calls()?;
-    ensure!(connections(&daemon)? - before == 2 * AT_ONCE, "not all connections are watched");
+    ensure!(
+        connections_followed(&daemon)? - before == 2 * AT_ONCE,
+        "not all connections are watched"
+    );
     within_bounds(&daemon)?;
     flood.open.clear();
     let begin = Instant::now();
@@ -251,13 +262,13 @@ fn flood(name: &str) -> Result<()> {
 }
 
 /// Ends that no tracepoint tells of, and then sockets at the same addresses of which nobody moves a byte.
-fn resets(name: &str) -> Result<()> {
+fn connections_reset_before_all_was_read(name: &str) -> Result<()> {
     const RESETS: usize = 1000;
     const UNREAD: [u8; 100] = [0; 100];
-    let daemon = of_this_process(&[])?;
+    let daemon = daemon_of_this_process(&[])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls()?;
-    let before = connections(&daemon)?;
+    let before = connections_followed(&daemon)?;
     let mut flood = Flood::new()?;
     for _ in 0..RESETS {
         flood.connect()?;
@@ -280,7 +291,7 @@ fn resets(name: &str) -> Result<()> {
 /// What does not fit is counted, and what comes when there is room again is watched.
 fn more_connections_than_watched(name: &str) -> Result<()> {
     const WATCHED: usize = 100;
-    let daemon = of_this_process(&["--max-connections", &WATCHED.to_string()])?;
+    let daemon = daemon_of_this_process(&["--max-connections", &WATCHED.to_string()])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls()?;
     let mut flood = Flood::new()?;
@@ -310,7 +321,7 @@ fn more_connections_than_watched(name: &str) -> Result<()> {
 /// closes some: what went through those that found none is counted.
 fn more_than_its_share(name: &str) -> Result<()> {
     const ROOM: usize = 64;
-    let daemon = of_this_process(&["--max-connections", &ROOM.to_string()])?;
+    let daemon = daemon_of_this_process(&["--max-connections", &ROOM.to_string()])?;
     let program = Reachable::copy_of(&process::program()?)?;
     let hostile = Start::by_nobody(&program);
     let mut talk = Talk::connect_to_itself(&daemon, &format!("{name} hostile"), &hostile)?;
@@ -344,7 +355,7 @@ fn more_than_its_share(name: &str) -> Result<()> {
     for stream in [3, 5, 7] {
         call(&mut talk, stream, "Get", OK)?;
     }
-    says(&mut talk, &[("Get", "OK", 3)], 3, 0)?;
+    reports_calls(&mut talk, &[("Get", "OK", 3)], 3, 0)?;
     neighbour.calls()?;
     neighbour.is_counted()?;
     talk.end_peers()
@@ -356,7 +367,7 @@ fn both_wrote(talk: &mut Talk<'_>) -> u64 {
 }
 
 /// More of them than are kept track of, at both ends; a neighbour's messages are cut as well, and counted.
-fn endless_messages(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+fn messages_that_never_end(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     const STREAMS: u32 = 36_000;
     let begun = [0, 0, 0, 0, 100, 1];
     talk.client(|f| f.request(1, "Get"))?;
@@ -387,7 +398,7 @@ fn endless_messages(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Resul
 /// A process of nobody's fills the ring while the daemon does not come to read it. Nothing of its neighbour is missing,
 /// and it is named.
 fn flooded_ring(name: &str) -> Result<()> {
-    let daemon = of_this_process(&["--buckets", "1", "--ring-size", "256KiB"])?;
+    let daemon = daemon_of_this_process(&["--buckets", "1", "--ring-size", "256KiB"])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     let program = Reachable::copy_of(&process::program()?)?;
     let hostile = Start::by_nobody(&program);
@@ -419,12 +430,12 @@ fn flooded_ring(name: &str) -> Result<()> {
 }
 
 /// A daemon that sees no connections but those of this process and the ones that it starts.
-fn of_this_process(more: &[&str]) -> Result<Daemon> {
+fn daemon_of_this_process(more: &[&str]) -> Result<Daemon> {
     let own = std::process::id().to_string();
     Daemon::start(&[&["--pid", &own, "--children"], more].concat())
 }
 
-fn connections(daemon: &Daemon) -> Result<usize> {
+fn connections_followed(daemon: &Daemon) -> Result<usize> {
     Ok(open_connections(&daemon.scrape()?))
 }
 
@@ -473,7 +484,7 @@ impl Flood {
 
 fn endless_continuation(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     let fragment = [0; USUAL_FRAME];
-    let before = missed(talk)?;
+    let before = bytes_not_seen(talk)?;
     for connection in 0..4 {
         if connection > 0 {
             talk.reconnect()?;
@@ -485,18 +496,21 @@ fn endless_continuation(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> R
         }
         neighbour.calls()?;
     }
-    let given_up = missed(talk)? - before;
+    let given_up = bytes_not_seen(talk)? - before;
     ensure!(given_up > 0.0, "nothing was given up");
     Ok(())
 }
 
-fn missed(talk: &Talk<'_>) -> Result<f64> {
+fn bytes_not_seen(talk: &Talk<'_>) -> Result<f64> {
     Ok(support::raw::talk::gaps(&talk.daemon.scrape()?))
 }
 
 /// An entry of the table's size, and blocks of nothing but references to it: 60,000 times 4,000
 /// bytes.
-fn bombs(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+fn blocks_that_expand_to_gigabytes(
+    talk: &mut Talk<'_>,
+    neighbour: &mut Neighbour<'_>,
+) -> Result<()> {
     const REFERENCES: usize = 60_000;
     talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
     talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
@@ -517,7 +531,7 @@ fn bombs(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
         talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
         neighbour.calls()?;
     }
-    ended(talk, 4, "OK")
+    reports_calls_ended(talk, 4, "OK")
 }
 
 /// A request's fields as literals without indexing.
@@ -526,7 +540,10 @@ fn request_literals(path: &str) -> Vec<u8> {
     [b"\x83\x86".as_slice(), &path, b"\x0f\x10\x10application/grpc"].concat()
 }
 
-fn table_sizes(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+fn tables_resized_with_each_block(
+    talk: &mut Talk<'_>,
+    neighbour: &mut Neighbour<'_>,
+) -> Result<()> {
     let sizes = [0, 4096, 31, 32, 33, 0, 100, 1 << 16, 1, 1 << 20, 0, 4096];
     let mut stream = 1;
     for _ in 0..100 {
@@ -546,21 +563,21 @@ fn table_sizes(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()>
     talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(calls))?;
     talk.compare()?;
     // Larger than any, in the middle of a block, and without an end: each a block that is none.
-    let before = missed(talk)?;
+    let before = bytes_not_seen(talk)?;
     let updates: [&[u8]; 3] =
         [b"\x3f\xe2\xff\xff\x7f", b"\x88\x20", b"\x3f\xff\xff\xff\xff\xff\xff\x0f"];
     for block in updates {
         talk.client(|f| f.frame(frame::HEADERS, 5, stream, block))?;
         stream += 2;
     }
-    let refused = missed(talk)? - before;
+    let refused = bytes_not_seen(talk)? - before;
     // At each end.
     ensure!(refused.total_cmp(&6.0).is_eq(), "{refused} blocks are none");
     Ok(())
 }
 
 /// Frames that are shorter or longer than they say, or than their type allows.
-fn lying_lengths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+fn frame_lengths_that_lie(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     // Fixed lengths that are wrong: the frames say nothing, and what follows is in step.
     talk.client(|f| f.request(1, "Get").frame(frame::RST_STREAM, 0, 1, &[0; 3]))?;
     talk.client(|f| f.frame(frame::SETTINGS, 0, 0, &[0; 5]).frame(frame::PING, 0, 0, &[0; 99]))?;
@@ -568,7 +585,7 @@ fn lying_lengths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<(
     // More padding than frame.
     talk.client(|f| f.frame(frame::DATA, frame::PADDED, 1, &[255, 1, 2]).last_message(1, 5))?;
     talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
-    ended(talk, 1, "OK")?;
+    reports_calls_ended(talk, 1, "OK")?;
     // Payloads that never come, or only in part.
     let kinds = [frame::HEADERS, frame::DATA, frame::SETTINGS, frame::PING, frame::CONTINUATION];
     for kind in kinds {
@@ -584,12 +601,12 @@ fn lying_lengths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<(
         }
         neighbour.calls()?;
     }
-    ended(talk, 1, "OK")
+    reports_calls_ended(talk, 1, "OK")
 }
 
 /// Paths, codes, types and other fields of every byte. Whatever a peer writes, the exposition can be
 /// read, and no call is lost.
-fn every_byte(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
+fn every_byte_in_headers(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     let mut stream = 1;
     for byte in 0..=255_u8 {
         let literal = |name: &[u8], value: &[u8]| {
@@ -630,7 +647,7 @@ fn every_byte(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> 
 }
 
 /// Programs have any name that a file can have. In labels, what cannot be seen is escaped.
-fn process_names(name: &str) -> Result<()> {
+fn every_byte_in_a_process_name(name: &str) -> Result<()> {
     let daemon = Daemon::start::<&str>(&[])?;
     let names = [
         ("a\"b\\c\nd{e}=,", r#"a"b\c\x0ad{e}=,"#),

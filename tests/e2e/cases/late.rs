@@ -17,7 +17,7 @@ use support::truth::code_name;
 /// Length of a frame's header.
 const FRAME_HEADER: usize = 9;
 
-use super::told::{NOT_SEEN, call, flush_tables, handled, not_found, says};
+use super::reports::{NOT_SEEN, call, ended_calls, flush_tables, not_found_label, reports_calls};
 use super::{INTERNAL, NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -64,14 +64,14 @@ fn labels(table: &mut Table) {
         for stream in [5, 7, 9] {
             call(talk, stream, "Get", OK)?;
         }
-        says(talk, &[(NOT_SEEN, NOT_SEEN, 3)], 3, 0)
+        reports_calls(talk, &[(NOT_SEEN, NOT_SEEN, 3)], 3, 0)
     });
     late(table, "what is inserted later is known", v4, warm, |talk| {
         for stream in [5, 7] {
             call(talk, stream, "New", OK)?;
         }
         call(talk, 9, "New", NOT_FOUND)?;
-        says(talk, &[("New", NOT_SEEN, 2), ("New", not_found(), 1)], 3, 0)
+        reports_calls(talk, &[("New", NOT_SEEN, 2), ("New", not_found_label(), 1)], 3, 0)
     });
     late(table, "tables that are filled anew are known", v4, warm, |talk| {
         call(talk, 5, "Get", OK)?;
@@ -79,13 +79,13 @@ fn labels(table: &mut Table) {
         talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, OK))?;
         call(talk, 9, "Get", OK)?;
         call(talk, 11, "Get", NOT_FOUND)?;
-        let want = [(NOT_SEEN, NOT_SEEN, 1), ("Get", "OK", 2), ("Get", not_found(), 1)];
-        says(talk, &want, 4, 0)
+        let want = [(NOT_SEEN, NOT_SEEN, 1), ("Get", "OK", 2), ("Get", not_found_label(), 1)];
+        reports_calls(talk, &want, 4, 0)
     });
     late(table, "a header table of size 0 is known at once", v4, tableless, |talk| {
         call(talk, 5, "Get", OK)?;
         call(talk, 7, "Put", INTERNAL)?;
-        says(talk, &[("Get", "OK", 1), ("Put", code_name(INTERNAL), 1)], 2, 0)
+        reports_calls(talk, &[("Get", "OK", 1), ("Put", code_name(INTERNAL), 1)], 2, 0)
     });
 }
 
@@ -107,17 +107,17 @@ fn under_way(table: &mut Table) {
         talk.client(|f| f.message(5, 5).end(5))?;
         talk.server(|f| flush_tables(f).message(5, 6).trailers(5, NOT_FOUND))?;
         talk.server(|f| f.response(7).message(7, 6).trailers(7, OK))?;
-        says(talk, &[(NOT_SEEN, not_found(), 1), ("Get", "OK", 1)], 1, 0)
+        reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Get", "OK", 1)], 1, 0)
     });
     late(table, "a call under way that is reset, or not ended, is not told of", v4, open, |talk| {
         talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5).reset(5, 8))?;
         talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, OK))?;
-        says(talk, &[("Get", "OK", 1)], 1, 0)
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
     });
     late(table, "a call that began before and never ends", v4, open, |talk| {
         talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
         talk.server(|f| flush_tables(f).message(5, 6).response(7).message(7, 6).trailers(7, OK))?;
-        says(talk, &[("Get", "OK", 1)], 1, 0)
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
     });
 }
 
@@ -129,7 +129,7 @@ fn boundaries(table: &mut Table) {
     ] {
         late(table, name, address, tableless, |talk| {
             call(talk, 5, "Get", OK)?;
-            says(talk, &[("Get", "OK", 1)], 1, 0)
+            reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
         });
     }
     // A message of frames: whoever takes its bytes for the stream's sees calls that there are not.
@@ -142,7 +142,12 @@ fn boundaries(table: &mut Table) {
             call(talk, stream, "Get", OK)?;
         }
         // The server's side is found at once, the client's after three whole calls.
-        says(talk, &[(NOT_SEEN, not_found(), 1), (NOT_SEEN, "OK", 2), ("Get", "OK", 8)], 8, 0)
+        reports_calls(
+            talk,
+            &[(NOT_SEEN, not_found_label(), 1), (NOT_SEEN, "OK", 2), ("Get", "OK", 8)],
+            8,
+            0,
+        )
     });
     late(table, "calls that are cut in the middle of frames", v4, tableless, |talk| {
         (talk.way.write, talk.way.read) = (Write::Pieces(20), Read::Pieces(20));
@@ -158,7 +163,7 @@ fn boundaries(table: &mut Table) {
         for role in [Client, Server] {
             let pid = talk.pid(role)?;
             talk.daemon.wait_until(|metrics| {
-                let calls = handled(metrics, role, &pid).get(&put).copied().unwrap_or_default();
+                let calls = ended_calls(metrics, role, &pid).get(&put).copied().unwrap_or_default();
                 let all = losses::is_as_expected(metrics, calls, 3.0);
                 if all { Ok(()) } else { Err(format!("the {role:?} has {calls} of 3 calls")) }
             })?;
@@ -177,7 +182,7 @@ fn headers_alone(table: &mut Table) {
             by_header(talk);
             call(talk, 5, "Get", OK)?;
             call(talk, 7, "Put", NOT_FOUND)?;
-            says(talk, &[("Get", "OK", 1), ("Put", not_found(), 1)], 2, 0)?;
+            reports_calls(talk, &[("Get", "OK", 1), ("Put", not_found_label(), 1)], 2, 0)?;
             before_join(talk, 0)
         }
     });
@@ -196,7 +201,7 @@ fn headers_alone(table: &mut Table) {
             by_header(talk);
             talk.server(|f| f.trailers_only(5, NOT_FOUND))?;
             call(talk, 7, "Put", OK)?;
-            says(talk, &[(NOT_SEEN, not_found(), 1), ("Put", "OK", 1)], 1, 0)?;
+            reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Put", "OK", 1)], 1, 0)?;
             // At both ends.
             before_join(talk, 2 * rest.len())
         }
@@ -219,7 +224,12 @@ fn headers_alone(table: &mut Table) {
         for stream in [11, 13, 15] {
             call(talk, stream, "Put", OK)?;
         }
-        says(talk, &[(NOT_SEEN, not_found(), 1), (NOT_SEEN, "OK", 2), ("Put", "OK", 3)], 3, 0)?;
+        reports_calls(
+            talk,
+            &[(NOT_SEEN, not_found_label(), 1), (NOT_SEEN, "OK", 2), ("Put", "OK", 3)],
+            3,
+            0,
+        )?;
         before_join(talk, 2 * lost as usize)
     });
 }
@@ -258,7 +268,7 @@ fn forged(table: &mut Table) {
             for stream in [7, 9, 11, 13] {
                 call(talk, stream, "Get", OK)?;
             }
-            says(talk, &[(NOT_SEEN, not_found(), 1), ("Get", "OK", 4)], 4, 0)
+            reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Get", "OK", 4)], 4, 0)
         });
     }
     // As good as calls that they make.
@@ -269,7 +279,7 @@ fn forged(table: &mut Table) {
     forging(table, "both ends that forge calls in messages", both, |talk| {
         forge(talk, Client, forged_requests)?;
         forge(talk, Server, forged_answers)?;
-        says(talk, &[("Forged", code_name(INTERNAL), 5)], 5, 0)
+        reports_calls(talk, &[("Forged", code_name(INTERNAL), 5)], 5, 0)
     });
 }
 
@@ -380,12 +390,12 @@ fn others(table: &mut Table) {
         for stream in [3, 5, 7] {
             exchange(talk, stream)?;
         }
-        says(talk, &[], 0, 0)?;
+        reports_calls(talk, &[], 0, 0)?;
         unclear(talk, 3)?;
         // The same connection may carry both.
         talk.client(|f| flush_tables(f).request(9, "Get").last_message(9, 5))?;
         talk.server(|f| flush_tables(f).response(9).message(9, 6).trailers(9, OK))?;
-        says(talk, &[("Get", "OK", 1)], 1, 0)
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
     });
     table.case("something else that was open before is given up", |early, name| {
         let joining = OnceCell::new();
@@ -405,7 +415,7 @@ fn others(table: &mut Table) {
             let seen = metrics.sum("observer_connections_seen_total", &others);
             if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 given up")) }
         })?;
-        says(&mut talk, &[], 0, 0)?;
+        reports_calls(&mut talk, &[], 0, 0)?;
         talk.end_peers()
     });
 }

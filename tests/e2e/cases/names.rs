@@ -15,7 +15,7 @@ use support::raw::talk::Role::{self, Client, Server};
 use support::raw::{Action, Address, Call, Talk};
 
 use super::processes::{Renamed, call};
-use super::told::{name as side, says_of};
+use super::reports::{reports_calls_of, side_of};
 use super::{NOT_FOUND, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -35,8 +35,8 @@ fn users(table: &mut Table) {
         talk.open_http2()?;
         talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
         talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-        says_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
-        says_of(&mut talk, Client, &[], 0, 0)?;
+        reports_calls_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
+        reports_calls_of(&mut talk, Client, &[], 0, 0)?;
         talk.end_peers()
     });
     let cgroups = super::processes::cgroups();
@@ -58,8 +58,8 @@ fn users(table: &mut Table) {
             talk.open_http2()?;
             talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
             talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-            says_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
-            says_of(&mut talk, Client, &[], 0, 0)?;
+            reports_calls_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
+            reports_calls_of(&mut talk, Client, &[], 0, 0)?;
             talk.end_peers()?;
             for folder in [inner, group] {
                 fs::remove_dir(&folder).with_context(|| format!("remove {}", folder.display()))?;
@@ -82,7 +82,7 @@ fn users(table: &mut Table) {
             let cgroup = cgroup_of(&pid)?;
             let labels =
                 [("pid", &*pid), ("process", "raw-peer"), ("uid", &*uid), ("cgroup", &*cgroup)];
-            let family = format!("grpc_{}_handled_total", side(role));
+            let family = format!("grpc_{}_handled_total", side_of(role));
             ensure!(metrics.count(&family, &labels) == 1, "{family}: not one with {labels:?}");
         }
         talk.finish()
@@ -100,7 +100,7 @@ fn cgroup_of(pid: &str) -> Result<String> {
 
 /// Under which names a process has this many connections.
 fn connections(talk: &mut Talk<'_>, role: Role, want: &[(&str, u32)]) -> Result<()> {
-    let (side, pid) = (side(role), talk.pid(role)?);
+    let (side, pid) = (side_of(role), talk.pid(role)?);
     talk.daemon.wait_until(|metrics| {
         let seen: Vec<_> = metrics
             .series(&format!("grpc_{side}_connections"))
@@ -115,7 +115,7 @@ fn connections(talk: &mut Talk<'_>, role: Role, want: &[(&str, u32)]) -> Result<
 
 fn kept(table: &mut Table) {
     for role in [Server, Client] {
-        let side = side(role);
+        let side = side_of(role);
         table.case(format!("a {side} that renames itself"), move |daemon, name| {
             let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
             call(&mut talk, 1, "Before")?;
@@ -254,12 +254,12 @@ fn selected(table: &mut Table) {
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
         talk.client(|f| f.request(1, "Before").last_message(1, 5))?;
         talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-        says_of(&mut talk, Server, &[], 0, 0)?;
+        reports_calls_of(&mut talk, Server, &[], 0, 0)?;
         talk.peer(Server)?.rename("taken-later")?;
         talk.reconnect()?;
         talk.open_http2()?;
         call(&mut talk, 1, "After")?;
-        says_of(&mut talk, Server, &[("After", "OK", 1)], 1, 0)?;
+        reports_calls_of(&mut talk, Server, &[("After", "OK", 1)], 1, 0)?;
         // It stays selected.
         talk.peer(Server)?.rename("left-again")?;
         call(&mut talk, 3, "Left")?;
@@ -269,7 +269,7 @@ fn selected(table: &mut Table) {
             let seen = by_name(metrics, &pid);
             if seen == want { Ok(()) } else { Err(format!("{seen:?}, not {want:?}")) }
         })?;
-        says_of(&mut talk, Client, &[], 0, 0)?;
+        reports_calls_of(&mut talk, Client, &[], 0, 0)?;
         talk.end_peers()
     });
     table.alone("--comm, and a connection that is older than the name", |name| {
@@ -292,7 +292,7 @@ fn selected(table: &mut Table) {
             let right = all.total_cmp(&2.0).is_eq() && new.total_cmp(&2.0).is_eq();
             right.then_some(()).ok_or_else(|| format!("{all} calls, {new} of them New, not 2"))
         })?;
-        says_of(&mut talk, Client, &[], 0, 0)?;
+        reports_calls_of(&mut talk, Client, &[], 0, 0)?;
         talk.end_peers()
     });
     table.alone("--comm, and a name that another thread gives the process", |name| {
@@ -302,12 +302,12 @@ fn selected(table: &mut Table) {
         talk.act(Server, Action::Rename("taken-later".into()))?;
         talk.client(|f| f.request(1, "Before").last_message(1, 5))?;
         talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-        says_of(&mut talk, Server, &[], 0, 0)?;
+        reports_calls_of(&mut talk, Server, &[], 0, 0)?;
         talk.peer(Server)?.rename_main("taken-later")?;
         talk.reconnect()?;
         talk.open_http2()?;
         call(&mut talk, 1, "After")?;
-        says_of(&mut talk, Server, &[("After", "OK", 1)], 1, 0)?;
+        reports_calls_of(&mut talk, Server, &[("After", "OK", 1)], 1, 0)?;
         talk.end_peers()
     });
 }

@@ -13,7 +13,7 @@ use support::raw::talk::Role::{Client, Server};
 use support::raw::{Address, Talk};
 
 use super::processes::call;
-use super::told::{NOT_SEEN, call as unexpected, says, says_of};
+use super::reports::{NOT_SEEN, call as unexpected, reports_calls, reports_calls_of};
 use super::{OK, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -26,7 +26,7 @@ pub(super) fn add(table: &mut Table) {
         talk.open_http2()?;
         unexpected(&mut talk, 1, "Get", OK)?;
         unexpected(&mut talk, 3, "Get", OK)?;
-        says(&mut talk, &[], 0, 0)?;
+        reports_calls(&mut talk, &[], 0, 0)?;
         talk.finish()
     });
     table.case("--port, and a client that has connected from it before", |early, name| {
@@ -41,7 +41,7 @@ pub(super) fn add(table: &mut Table) {
         for stream in [3, 5, 7] {
             unexpected(&mut talk, stream, "New", OK)?;
         }
-        says(&mut talk, &[], 0, 0)?;
+        reports_calls(&mut talk, &[], 0, 0)?;
         let seen = daemon.scrape()?.sum("observer_connections_seen_total", &[]);
         ensure!(seen.total_cmp(&0.0).is_eq(), "{seen} connections to the port");
         talk.end_peers()
@@ -55,7 +55,7 @@ pub(super) fn add(table: &mut Table) {
         for stream in [3, 5, 7] {
             unexpected(&mut talk, stream, "New", OK)?;
         }
-        says(&mut talk, &[("New", NOT_SEEN, 3)], 3, 0)?;
+        reports_calls(&mut talk, &[("New", NOT_SEEN, 3)], 3, 0)?;
         talk.end_peers()
     });
     for backlog in [0, 16] {
@@ -99,7 +99,7 @@ pub(super) fn add(table: &mut Table) {
                 Ok(())
             })?;
         }
-        says_of(&mut talk, Client, &[], 0, 0)?;
+        reports_calls_of(&mut talk, Client, &[], 0, 0)?;
         talk.end_peers()
     });
 }

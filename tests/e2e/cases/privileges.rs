@@ -29,24 +29,24 @@ const SYS_PTRACE: u64 = 1 << 19;
 pub(super) fn add(table: &mut Table) {
     table.alone("started by root, no thread keeps a capability, or is root", |name| {
         let daemon = Daemon::start::<&str>(&[])?;
-        watches(&daemon, name)?;
-        left(&daemon, 0)?;
-        unbounded(&daemon)?;
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, 0)?;
+        can_regain_no_capability(&daemon)?;
         is_user(&daemon, NOBODY, NOBODY)?;
         is_closed_to_its_user(&daemon)
     });
     table.alone("--run-as: another user and its group", |name| {
         let daemon = Daemon::start(&["--run-as", "4711:4712"])?;
-        watches(&daemon, name)?;
-        left(&daemon, 0)?;
-        unbounded(&daemon)?;
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, 0)?;
+        can_regain_no_capability(&daemon)?;
         is_user(&daemon, 4711, 4712)
     });
     table.alone("--run-as root: root without any right", |name| {
         let daemon = Daemon::start(&["--run-as", "root"])?;
-        watches(&daemon, name)?;
-        left(&daemon, 0)?;
-        unbounded(&daemon)?;
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, 0)?;
+        can_regain_no_capability(&daemon)?;
         is_user(&daemon, 0, 0)
     });
     table.alone("refuses to run as a user that there is not", |_| {
@@ -57,16 +57,16 @@ pub(super) fn add(table: &mut Table) {
     });
     table.alone("of maps it has only counters open, to be read, and rings", |name| {
         let daemon = Daemon::start(&["--workers", "2"])?;
-        watches(&daemon, name)?;
-        descriptors(&daemon, 2)
+        counts_a_call(&daemon, name)?;
+        has_only_counters_and_rings_open(&daemon, 2)
     });
     table.alone("the filters of its programs cannot be changed, by root either", |_| {
         filters_are_frozen(&Daemon::start(&["--port", "1"])?)
     });
     table.alone("started by nobody with what it needs, it watches the same", |name| {
         let daemon = Daemon::start_as::<&str>(&[], User::With(LEAST))?;
-        watches(&daemon, name)?;
-        left(&daemon, 0)?;
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, 0)?;
         is_user(&daemon, NOBODY, NOBODY)?;
         is_closed_to_its_user(&daemon)
     });
@@ -74,18 +74,18 @@ pub(super) fn add(table: &mut Table) {
         let _back = Paranoid::set("3")?;
         let user = User::Untraced(&["bpf", "perfmon"]);
         let daemon = Daemon::start_as(&["--backend", "socket"], user)?;
-        watches(&daemon, name)?;
-        left(&daemon, 0)
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, 0)
     });
     table.alone("where processes are hidden from it, it keeps CAP_SYS_PTRACE alone", |name| {
         let daemon = Daemon::start_as::<&str>(&[], User::Blindfolded(SEES_ALL))?;
-        watches(&daemon, name)?;
-        left(&daemon, SYS_PTRACE)
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, SYS_PTRACE)
     });
     table.alone("--backend tracepoint without tracefs: it mounts it for itself alone", |name| {
         let daemon = Daemon::start_as(TRACEPOINT, User::WithoutTracefs)?;
-        watches(&daemon, name)?;
-        left(&daemon, 0)?;
+        counts_a_call(&daemon, name)?;
+        has_only_capabilities(&daemon, 0)?;
         let mounts = format!("/proc/{}/mountinfo", daemon.pid());
         let mounts = fs::read_to_string(&mounts).with_context(|| format!("read {mounts}"))?;
         ensure!(!mounts.contains(" - tracefs "), "it is left mounted: {mounts}");
@@ -102,17 +102,19 @@ pub(super) fn add(table: &mut Table) {
     for (missing, others) in
         [("CAP_BPF", &["perfmon", "dac_read_search"]), ("CAP_PERFMON", &["bpf", "dac_read_search"])]
     {
-        table.alone(format!("refuses to run without {missing}"), move |_| refuses(missing, others));
+        table.alone(format!("refuses to run without {missing}"), move |_| {
+            refuses_to_run_without(missing, others)
+        });
     }
     table.alone("refuses to run without CAP_DAC_READ_SEARCH", |name| {
         let others: &[&str] = &["bpf", "perfmon"];
         // It is for tracefs, which only one backend reads.
         if Daemon::start::<&str>(&[])?.backend()? == "tracepoint" {
-            return refuses("CAP_DAC_READ_SEARCH", others);
+            return refuses_to_run_without("CAP_DAC_READ_SEARCH", others);
         }
         // It cannot see whether the kernel preempts, so it may not watch sockets that count no bytes.
         let daemon = Daemon::start_as::<&str>(&[], User::With(others))?;
-        watches_over(&daemon, name, Address::V4(0))
+        counts_a_call_over(&daemon, name, Address::V4(0))
     });
 }
 
@@ -137,7 +139,7 @@ impl Drop for Paranoid {
     }
 }
 
-fn refuses(missing: &str, others: &'static [&'static str]) -> Result<()> {
+fn refuses_to_run_without(missing: &str, others: &'static [&'static str]) -> Result<()> {
     let listen = free_address()?.to_string();
     let line = refusal(&["--listen", &listen], User::With(others))?;
     // Behind "without" or "add": not in the list of all that it needs.
@@ -148,13 +150,13 @@ fn refuses(missing: &str, others: &'static [&'static str]) -> Result<()> {
 
 /// Calls over a Unix socket: the end of the connection is found only by a system call that the
 /// daemon makes when it has given up what it had.
-fn watches(daemon: &Daemon, name: &str) -> Result<()> {
+fn counts_a_call(daemon: &Daemon, name: &str) -> Result<()> {
     let folder = tempfile::TempDir::with_prefix("raw-").context("create a folder")?;
     let path = folder.path().join("socket").to_string_lossy().into_owned();
-    watches_over(daemon, name, Address::Unix(path))
+    counts_a_call_over(daemon, name, Address::Unix(path))
 }
 
-fn watches_over(daemon: &Daemon, name: &str, address: Address) -> Result<()> {
+fn counts_a_call_over(daemon: &Daemon, name: &str, address: Address) -> Result<()> {
     let mut talk = Talk::begin(daemon, name, address)?;
     talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
     talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
@@ -163,7 +165,7 @@ fn watches_over(daemon: &Daemon, name: &str, address: Address) -> Result<()> {
 }
 
 /// No thread has other capabilities, or can get any.
-fn left(daemon: &Daemon, capabilities: u64) -> Result<()> {
+fn has_only_capabilities(daemon: &Daemon, capabilities: u64) -> Result<()> {
     let pid = daemon.pid();
     let threads = threads(pid)?;
     ensure!(threads.len() > 1, "only one thread: {threads:?}");
@@ -189,7 +191,7 @@ fn left(daemon: &Daemon, capabilities: u64) -> Result<()> {
 }
 
 /// Whoever is root again by some mistake in the kernel has no capability all the same.
-fn unbounded(daemon: &Daemon) -> Result<()> {
+fn can_regain_no_capability(daemon: &Daemon) -> Result<()> {
     for thread in threads(daemon.pid())? {
         let bound = status(daemon.pid(), thread, "CapBnd")?;
         ensure!(bound.trim_matches('0').is_empty(), "thread {thread}: CapBnd is {bound}");
@@ -264,7 +266,7 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
 }
 
 /// Of each thread, as one may have its own.
-fn descriptors(daemon: &Daemon, workers: usize) -> Result<()> {
+fn has_only_counters_and_rings_open(daemon: &Daemon, workers: usize) -> Result<()> {
     const ARRAY_PER_CPU: &str = "6";
     const HASH_LRU: &str = "9";
     const RINGBUF: &str = "27";

@@ -16,7 +16,7 @@ use support::raw::talk::Role::{Client, Server};
 use support::raw::{Action, Address, Call, Talk};
 use tempfile::TempDir;
 
-use super::told::says_of;
+use super::reports::reports_calls_of;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -113,8 +113,8 @@ fn children(table: &mut Table) {
             talk.reconnect()?;
             talk.open_http2()?;
             call(&mut talk, 1, "Get")?;
-            says_of(&mut talk, Server, &[("Get", "OK", 1)], 1, 0)?;
-            says_of(&mut talk, Client, &[], 0, 0)?;
+            reports_calls_of(&mut talk, Server, &[("Get", "OK", 1)], 1, 0)?;
+            reports_calls_of(&mut talk, Client, &[], 0, 0)?;
             // And those that are started later.
             if before == 1 {
                 talk.peer(Server)?.fork()?;

@@ -38,17 +38,30 @@ const FULL_LIMIT: Duration = Duration::from_secs(10);
 const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
 
 pub(super) fn add(table: &mut Table) {
-    table.alone("killed, it leaves no program behind, and the service goes on", killed);
-    table.alone("SIGHUP, at which files are opened and read again", hang_up);
-    table.alone("SIGHUP, of files that are kept from the user that it became", kept_from_it);
-    table.alone("a worker that hangs", hanging_worker);
-    table.alone("a supervisor that waits for it", supervisor);
-    table.alone("100 scrapers at once", scrapers);
-    table.alone("scrapers that never read, their sockets full", deaf_scrapers);
+    table.alone(
+        "killed, it leaves no program behind, and the service goes on",
+        killed_daemon_leaves_no_program,
+    );
+    table.alone("SIGHUP, at which files are opened and read again", sighup_opens_files_again);
+    table.alone(
+        "SIGHUP, of files that are kept from the user that it became",
+        sighup_names_files_that_it_may_not_read,
+    );
+    table.alone("a worker that hangs", hanging_worker_is_unhealthy);
+    table.alone("a supervisor that waits for it", supervisor_is_notified);
+    table.alone("100 scrapers at once", a_hundred_scrapers_are_answered);
+    table.alone(
+        "scrapers that never read, their sockets full",
+        scrapers_that_never_read_are_dropped,
+    );
     super::visitors::add(table);
-    table.alone("processes that come and go", short_lived_processes);
+    table.alone("processes that come and go", short_lived_processes_are_counted);
     let possible = Path::new(PROCESSOR).exists();
-    table.alone_if(possible, "a processor taken offline and back", processor_offline);
+    table.alone_if(
+        possible,
+        "a processor taken offline and back",
+        a_processor_goes_offline_and_back,
+    );
     // Others go by the clock of a machine that is not for the tests alone.
     table.alone_if(pace::is_emulated(), "the wall clock jumps", wall_clock_jumps);
 }
@@ -59,23 +72,26 @@ fn call(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
     talk.expect(Call::new("Get", OK).unary(5, 6))
 }
 
-fn killed(name: &str) -> Result<()> {
+fn killed_daemon_leaves_no_program(name: &str) -> Result<()> {
     let daemon = Daemon::start::<&str>(&[])?;
     let attached = programs(daemon.pid())?;
-    ensure!(loaded().is_superset(&attached) && attached.len() > 4, "{attached:?} are not loaded");
+    ensure!(
+        program_numbers().is_superset(&attached) && attached.len() > 4,
+        "{attached:?} are not loaded"
+    );
     // Watched by another one, which says what the service did.
     let other = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&other, name, Address::V4(0))?;
     call(&mut talk, 1)?;
     daemon.kill()?;
-    are_freed(|| loaded().intersection(&attached).copied().collect())?;
+    are_freed(|| program_numbers().intersection(&attached).copied().collect())?;
     call(&mut talk, 3)?;
     talk.finish()
 }
 
 /// It goes on, with all that it has counted; what it writes goes to a new file once the old one has been
 /// renamed, and declared types are those that are in the file now, if it can be read.
-fn hang_up(name: &str) -> Result<()> {
+fn sighup_opens_files_again(name: &str) -> Result<()> {
     let folder = TempDir::with_prefix("hang-up-").context("create a folder")?;
     // The user that the daemon becomes.
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).context("give the folder away")?;
@@ -136,7 +152,7 @@ fn hang_up(name: &str) -> Result<()> {
 }
 
 /// It says so at its start, and goes on with what it has.
-fn kept_from_it(name: &str) -> Result<()> {
+fn sighup_names_files_that_it_may_not_read(name: &str) -> Result<()> {
     let folder = TempDir::with_prefix("kept-").context("create a folder")?;
     let (lines, old) = (folder.path().join("lines"), folder.path().join("lines.1"));
     let set = folder.path().join("types.pb");
@@ -167,7 +183,7 @@ fn kept_from_it(name: &str) -> Result<()> {
 }
 
 /// Its thread alone is stopped, as by a loop without end: it is not ready after three seconds.
-fn hanging_worker(name: &str) -> Result<()> {
+fn hanging_worker_is_unhealthy(name: &str) -> Result<()> {
     let daemon = Daemon::start(&["--workers", "2"])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     call(&mut talk, 1)?;
@@ -201,8 +217,8 @@ impl Held {
         for thread in threads(pid)? {
             if status(pid, thread, "Name")? == name {
                 let thread = thread.cast_signed();
-                trace(libc::PTRACE_SEIZE, thread)?;
-                trace(libc::PTRACE_INTERRUPT, thread)?;
+                ptrace(libc::PTRACE_SEIZE, thread)?;
+                ptrace(libc::PTRACE_INTERRUPT, thread)?;
                 return Ok(Self(thread));
             }
         }
@@ -213,11 +229,11 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // It goes on as well when this thread ends.
-        let _ = trace(libc::PTRACE_DETACH, self.0);
+        let _ = ptrace(libc::PTRACE_DETACH, self.0);
     }
 }
 
-fn trace(request: libc::c_uint, thread: i32) -> Result<()> {
+fn ptrace(request: libc::c_uint, thread: i32) -> Result<()> {
     // SAFETY: none of these requests reads or writes memory of this process.
     let result = unsafe { libc::ptrace(request, thread, 0, 0) };
     ensure!(result == 0, "ptrace {request}: {}", std::io::Error::last_os_error());
@@ -225,7 +241,7 @@ fn trace(request: libc::c_uint, thread: i32) -> Result<()> {
 }
 
 /// As systemd is one: told once it watches, then again and again while its workers go round, and of its end.
-fn supervisor(_: &str) -> Result<()> {
+fn supervisor_is_notified(_: &str) -> Result<()> {
     let folder = TempDir::with_prefix("supervisor-").context("create a folder")?;
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).context("bind a socket")?;
@@ -268,13 +284,13 @@ fn descriptor_set(service: &str, method: &str, server_streaming: bool) -> Vec<u8
 }
 
 /// The numbers of all programs in the kernel.
-fn loaded() -> BTreeSet<u32> {
+fn program_numbers() -> BTreeSet<u32> {
     // Those of others come and go.
     loaded_programs().flatten().map(|program| program.id()).collect()
 }
 
 /// Each is answered with what was before it.
-fn scrapers(name: &str) -> Result<()> {
+fn a_hundred_scrapers_are_answered(name: &str) -> Result<()> {
     const SCRAPERS: usize = 100;
     let daemon = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
@@ -298,7 +314,7 @@ fn scrapers(name: &str) -> Result<()> {
 
 /// As many as leave room for some others. Each has begun to be answered, by more than the kernel
 /// takes for it; what all of these answers may take is bounded.
-fn deaf_scrapers(name: &str) -> Result<()> {
+fn scrapers_that_never_read_are_dropped(name: &str) -> Result<()> {
     const SCRAPERS: usize = 50;
     const OTHERS: u32 = 10;
     const METHODS: u32 = 100;
@@ -399,7 +415,7 @@ impl Deaf {
 }
 
 /// Their series go when their time is over, and the memory with them.
-fn short_lived_processes(name: &str) -> Result<()> {
+fn short_lived_processes_are_counted(name: &str) -> Result<()> {
     const TURNS: usize = 60;
     let own = std::process::id().to_string();
     let daemon = Daemon::start(&["--pid", &own, "--children", "--series-ttl", "1s"])?;
@@ -425,7 +441,7 @@ fn short_lived_processes(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn processor_offline(name: &str) -> Result<()> {
+fn a_processor_goes_offline_and_back(name: &str) -> Result<()> {
     let daemon = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     let mut stream = 1;

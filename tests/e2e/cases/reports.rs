@@ -29,18 +29,18 @@ pub(super) fn flush_tables(f: &mut Frames) -> &mut Frames {
 
 /// The daemon says of both processes that these calls ended, by method and code, and no others; and
 /// that so many of them were seen to begin, and are open.
-pub(super) fn says(
+pub(super) fn reports_calls(
     talk: &mut Talk<'_>,
     ended: &[(&str, &str, u32)],
     started: u32,
     open: u32,
 ) -> Result<()> {
-    says_of(talk, Client, ended, started, open)?;
-    says_of(talk, Server, ended, started, open)
+    reports_calls_of(talk, Client, ended, started, open)?;
+    reports_calls_of(talk, Server, ended, started, open)
 }
 
 /// Likewise, of one of them.
-pub(super) fn says_of(
+pub(super) fn reports_calls_of(
     talk: &mut Talk<'_>,
     role: Role,
     ended: &[(&str, &str, u32)],
@@ -55,9 +55,9 @@ pub(super) fn says_of(
     for (method, code, calls) in ended {
         *want.entry(((*method).to_owned(), (*code).to_owned())).or_insert(0.0) += f64::from(*calls);
     }
-    let (name, pid) = (name(role), talk.pid(role)?);
+    let (name, pid) = (side_of(role), talk.pid(role)?);
     talk.daemon.wait_until(|metrics| {
-        let seen = handled(metrics, role, &pid);
+        let seen = ended_calls(metrics, role, &pid);
         if seen != want {
             if let Some(true_though) = losses::check_ended_calls(metrics, &want, &seen) {
                 return true_though;
@@ -80,9 +80,9 @@ pub(super) fn says_of(
 }
 
 /// Ended calls of a process by method and code.
-pub(super) fn handled(metrics: &Metrics, role: Role, pid: &str) -> Ended {
+pub(super) fn ended_calls(metrics: &Metrics, role: Role, pid: &str) -> Ended {
     let mut handled = BTreeMap::new();
-    for (labels, value) in metrics.series(&format!("grpc_{}_handled_total", name(role))) {
+    for (labels, value) in metrics.series(&format!("grpc_{}_handled_total", side_of(role))) {
         if labels.get("pid").is_some_and(|of| of == pid) {
             let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
             *handled.entry((label("grpc_method"), label("grpc_code"))).or_insert(0.0) += value;
@@ -92,7 +92,7 @@ pub(super) fn handled(metrics: &Metrics, role: Role, pid: &str) -> Ended {
 }
 
 /// As in the names of metrics.
-pub(super) fn name(role: Role) -> &'static str {
+pub(super) fn side_of(role: Role) -> &'static str {
     match role {
         Client => "client",
         Server => "server",
@@ -100,6 +100,6 @@ pub(super) fn name(role: Role) -> &'static str {
 }
 
 /// As in the label.
-pub(super) fn not_found() -> &'static str {
+pub(super) fn not_found_label() -> &'static str {
     code_name(NOT_FOUND)
 }
