@@ -1,6 +1,6 @@
 //! `observer top`: the figures of a daemon in a terminal, or once as text or JSON.
 //!
-//! [`app`](self) keeps what is chosen and shown, without a terminal, and `draw` and `detail` draw it; `source`
+//! [`app`](self) keeps what is chosen and shown, without a terminal, and `draw` and `detail` draw it of `cells`; `source`
 //! brings the figures (of a daemon that is asked, `remote`, with what it asks for: `access`), and this file puts them
 //! together.
 
@@ -9,6 +9,7 @@
 mod access;
 mod address;
 mod app;
+mod cells;
 mod detail;
 mod draw;
 mod history;
