@@ -25,7 +25,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, join};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -116,7 +117,9 @@ impl Client {
         may_ask(stream.peer_addr()?)?;
         let Some(tls) = server.tls else {
             let first = Arc::default();
-            let answer = self.send(FirstByte { stream, first: Arc::clone(&first) }, request).await;
+            let (read, write) = stream.into_split();
+            let read = FirstByte { stream: read, first: Arc::clone(&first) };
+            let answer = self.send(join(read, write), request).await;
             let is_alert = first.get() == Some(&ALERT);
             return answer.map_err(|error| if is_alert { error.context(SpeaksTls) } else { error });
         };
@@ -221,7 +224,7 @@ impl Read for Body<'_> {
 
 /// A stream that keeps the first byte that was read from it.
 struct FirstByte {
-    stream: TcpStream,
+    stream: OwnedReadHalf,
     first: Arc<OnceLock<u8>>,
 }
 
@@ -238,24 +241,6 @@ impl AsyncRead for FirstByte {
             let _ = self.first.set(*byte);
         }
         read
-    }
-}
-
-impl AsyncWrite for FirstByte {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
