@@ -1,7 +1,7 @@
-//! Requests that this process makes itself, by HTTP/1.1: `observer top` asks a daemon, a daemon asks Kubernetes.
+//! An HTTP/1.1 client: `observer top` asks a daemon with it, and a daemon asks Kubernetes.
 //!
-//! A request has a connection of its own, with or without TLS, which ends with the answer. Callers block. All that
-//! they wait for has a time limit, and what they are sent has a bound.
+//! Each request has a connection of its own, with or without TLS, which closes with the answer. Calls block. Each
+//! wait has a time limit, and each answer a bound on its size.
 
 #![forbid(unsafe_code)]
 
@@ -32,22 +32,22 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// Of the answer's head, and of what of its body is read at once.
+/// The most bytes of an answer's head, and of one read of its body.
 const BUFFER_AT_MOST: usize = 16 << 10;
 
-/// The first byte of TLS' answer to what is not TLS: an alert's type (RFC 8446 section 5.1).
+/// The first byte of a TLS alert (RFC 8446 section 5.1), which answers a request without TLS.
 const ALERT: u8 = 21;
 
-/// Who is asked.
+/// The server to ask.
 pub(crate) struct Server<'a> {
-    /// A name or an address, without brackets; a certificate must be for it.
+    /// A name, or an address without brackets; the certificate must be for it.
     pub(crate) host: &'a str,
     pub(crate) port: u16,
-    /// How TLS is spoken, if it is.
+    /// The configuration of TLS; without one the connection is not encrypted.
     pub(crate) tls: Option<&'a Arc<ClientConfig>>,
 }
 
-/// A server that was asked without TLS answered that it speaks TLS.
+/// The error of a server that speaks TLS and was asked without.
 #[derive(Debug)]
 pub(crate) struct SpeaksTls;
 
@@ -66,20 +66,20 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that waits as long as this for each step.
+    /// A client that waits for each step at most `limit`.
     pub(crate) fn new(limit: Duration) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // That looks names up.
+            // For name lookups.
             .max_blocking_threads(1)
             .build()
             .context("cannot start the runtime of an HTTP client")?;
         Ok(Self { runtime, limit })
     }
 
-    /// The answer's head. Its body is read as it comes: the limit is for each piece.
+    /// Sends a request and waits for the head of the answer. The body is read as it comes, each piece within the limit.
     ///
-    /// `may_ask` says whether anything may be sent to who listens there.
+    /// `may_ask` gets the address of the listener before anything is sent; its error is returned.
     pub(crate) fn open(
         &self,
         server: &Server<'_>,
@@ -91,7 +91,7 @@ impl Client {
         Ok(answer.map(body))
     }
 
-    /// All of an answer, whose body has at most so many bytes, within the limit.
+    /// Sends a request and waits for the whole answer, within the limit. A body above `at_most` bytes is an error.
     pub(crate) fn fetch(
         &self,
         server: &Server<'_>,
@@ -156,7 +156,8 @@ impl Client {
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         let answer = self.within(connection.drive(sender.send_request(request))).await?;
         for encoding in answer.headers().get_all(header::TRANSFER_ENCODING) {
-            ensure!(encoding == "chunked", "unknown encoding {encoding:?}");
+            let is_known = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            ensure!(is_known, "unknown encoding {encoding:?}");
         }
         Ok((answer, connection))
     }
@@ -172,15 +173,15 @@ impl Client {
     }
 }
 
-/// What reads and writes while an answer is waited for; `None` once it has ended.
+/// The task that reads and writes; `None` once it has ended.
 struct Connection(Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>);
 
 impl Connection {
-    /// Waits for a step, which the connection takes.
+    /// Runs the connection until a step is done.
     async fn drive<T>(&mut self, step: impl Future<Output = T>) -> T {
         let mut step = pin!(step);
         poll_fn(|context| {
-            // The step is told what it ended with.
+            // The step gets the error that it ended with.
             self.0.take_if(|connection| connection.as_mut().poll(context).is_ready());
             step.as_mut().poll(context)
         })
@@ -188,12 +189,12 @@ impl Connection {
     }
 }
 
-/// The body of an answer, as it comes.
+/// The body of an answer, read as it comes.
 pub(crate) struct Body<'a> {
     client: &'a Client,
     connection: Connection,
     incoming: Incoming,
-    /// What has come and is not read yet.
+    /// Bytes that came and are not read yet.
     piece: Bytes,
 }
 
@@ -222,7 +223,7 @@ impl Read for Body<'_> {
     }
 }
 
-/// A stream that keeps the first byte that was read from it.
+/// A stream that keeps the first byte read from it.
 struct FirstByte {
     stream: OwnedReadHalf,
     first: Arc<OnceLock<u8>>,

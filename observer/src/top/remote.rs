@@ -1,4 +1,4 @@
-//! A daemon that is asked by HTTP.
+//! A daemon asked over HTTP.
 
 use std::fmt::{self, Display, Formatter};
 use std::io::Read as _;
