@@ -14,6 +14,7 @@ pub mod config;
 pub mod failures;
 mod files;
 pub mod health;
+mod http_client;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;

@@ -32,6 +32,7 @@ const CRATES: [(&str, &[&str]); 2] = [
             "files",
             "system_paths",
             "certificates",
+            "http_client",
             "health",
             "log",
             "memory",

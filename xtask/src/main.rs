@@ -24,6 +24,7 @@ mod run;
 mod setup;
 mod test;
 mod tools;
+mod verifier;
 mod vm;
 
 use std::ffi::OsString;

@@ -1,9 +1,11 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 
+use clap::Arg;
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::top::{Access, Password};
 
 fn run(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, String> {
     let variables: HashMap<&str, &str> = variables.iter().copied().collect();

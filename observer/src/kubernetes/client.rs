@@ -6,24 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::Choice;
 use super::list::{self, Listed};
 use crate::certificates::client_config;
 use crate::files::all_of;
+use crate::http_client::{Client, Server};
 
 /// From the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,57 +27,37 @@ const BODY_AT_MOST: usize = 32 << 20;
 /// A token is about 1 KiB.
 const TOKEN_AT_MOST: usize = 1 << 20;
 
-pub(super) struct Client {
+pub(super) struct PodClient {
     choice: Choice,
-    runtime: Runtime,
+    client: Client,
 }
 
-impl Client {
+impl PodClient {
     pub(super) fn new(choice: Choice) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(1)
-            .build()
-            .context("cannot start the runtime that asks Kubernetes")?;
-        Ok(Self { choice, runtime })
+        Ok(Self { choice, client: Client::new(PATIENCE)? })
     }
 
     /// Blocks, at most [`PATIENCE`].
     pub(super) fn pods(&self) -> Result<Vec<Listed>> {
-        let asked = self.runtime.block_on(async { timeout(PATIENCE, self.ask()).await });
-        let body = asked.context("no answer in time").flatten();
-        body.and_then(|body| list::parse(&body)).with_context(|| self.to_string())
+        self.ask().and_then(|body| list::parse(&body)).with_context(|| self.to_string())
     }
 
-    async fn ask(&self) -> Result<Bytes> {
+    fn ask(&self) -> Result<Bytes> {
         let server = &self.choice.server;
-        let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
-        let secret = server.scheme_str() == Some("https");
-        let port = server.port_u16().unwrap_or(if secret { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port)).await.context("cannot connect")?;
-        if !secret {
-            return self.ask_over(stream).await;
-        }
-        let name = ServerName::try_from(host.to_owned()).context("no name for a certificate")?;
-        let connector = TlsConnector::from(self.tls()?);
-        self.ask_over(connector.connect(name, stream).await.context("no TLS")?).await
-    }
-
-    async fn ask_over<S>(&self, stream: S) -> Result<Bytes>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let answer = sender.send_request(self.request()?).await?;
+        let is_secure = server.scheme_str() == Some("https");
+        let tls = if is_secure { Some(self.tls()?) } else { None };
+        let server = Server {
+            host: server.host().unwrap_or_default().trim_matches(['[', ']']),
+            port: server.port_u16().unwrap_or(if is_secure { 443 } else { 80 }),
+            tls: tls.as_ref(),
+        };
+        let answer = self.client.fetch(&server, self.request()?, BODY_AT_MOST)?;
         let status = answer.status();
         ensure!(status == StatusCode::OK, "it answers {status}{}", self.hint(status));
-        let body = Limited::new(answer.into_body(), BODY_AT_MOST).collect().await;
-        connection.abort();
-        Ok(body.map_err(|error| anyhow::anyhow!("the answer breaks off: {error}"))?.to_bytes())
+        Ok(answer.into_body())
     }
 
-    fn request(&self) -> Result<Request<Empty<Bytes>>> {
+    fn request(&self) -> Result<Request<Full<Bytes>>> {
         let host = self.choice.server.authority().map(Authority::as_str);
         let request = Request::get(self.path())
             .header(header::HOST, host.unwrap_or_default())
@@ -99,7 +72,7 @@ impl Client {
                 request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
             }
         };
-        Ok(request.body(Empty::new())?)
+        Ok(request.body(Full::default())?)
     }
 
     fn path(&self) -> String {
@@ -129,7 +102,7 @@ impl Client {
 }
 
 /// Where it asks, for the log.
-impl Display for Client {
+impl Display for PodClient {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let server = self.choice.server.to_string();
         write!(f, "{}{}", server.trim_end_matches('/'), self.path())

@@ -21,7 +21,7 @@ use hyper::Uri;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::{debug, info, warn};
 
-use self::client::Client;
+use self::client::PodClient;
 use self::list::Listed;
 use crate::metrics::{PodRequests, Snapshot};
 use crate::process::Pod;
@@ -118,7 +118,7 @@ impl Pods {
         let known = Arc::new(Mutex::new(Known::default()));
         // One wish is enough: the list has all.
         let (wake, wishes) = sync_channel(1);
-        let asker = Asker { client: Client::new(choice)?, known: Arc::clone(&known), interval };
+        let asker = Asker { client: PodClient::new(choice)?, known: Arc::clone(&known), interval };
         thread::Builder::new()
             .name("kubernetes".into())
             .spawn(move || asker.run(&wishes))
@@ -179,7 +179,7 @@ impl Known {
 }
 
 struct Asker {
-    client: Client,
+    client: PodClient,
     known: Arc<Mutex<Known>>,
     interval: Duration,
 }

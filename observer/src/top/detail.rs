@@ -8,7 +8,7 @@ use ratatui::widgets::Paragraph;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::app::App;
-use super::draw::{BAD, DIM, fitted, printable};
+use super::cells::{BAD, DIM, fitted, printable};
 use super::history::SECONDS;
 use crate::metrics::view::{Model, Quantiles, Row, Traffic, text};
 

@@ -1,18 +1,20 @@
 //! `observer top`: the figures of a daemon in a terminal, or once as text or JSON.
 //!
-//! [`app`](self) keeps what is chosen and shown, without a terminal, and `draw` and `detail` draw it; `source`
-//! brings the figures (of a daemon by `http`, with what it asks for: `access`), and this file puts them
+//! [`app`](self) keeps what is chosen and shown, without a terminal, and `draw` and `detail` draw it of `cells`; `source`
+//! brings the figures (of a daemon that is asked, `remote`, with what it asks for: `access`), and this file puts them
 //! together.
 
 #![forbid(unsafe_code)]
 
 mod access;
+mod address;
 mod app;
+mod cells;
 mod detail;
 mod draw;
 mod history;
-mod http;
 mod owner;
+mod remote;
 mod source;
 mod table;
 
@@ -30,8 +32,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::metrics::view::{Filter, Order};
 pub use access::{Access, PASSWORD_VARIABLE, Password};
+pub use address::Address;
 use app::App;
-pub use http::{Address, Remote};
+pub use remote::Remote;
 pub use source::Source;
 use source::Update;
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::access::Refusal;
-use super::http::{Remote, read};
+use super::remote::{Remote, read};
 use crate::escape::visible;
 use crate::metrics::view::{Model, Sampler};
 use crate::worker::Workers;

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::draw::{codes, cut, printable};
+use super::cells::{codes, cut, printable};
 use crate::metrics::view::{Model, Row, text};
 
 /// What is known of a row in one line, but for its process, its method and its codes.

@@ -10,57 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::verifier::{Program, within_bounds};
 use crate::{build, exec, setup, vm};
-
-/// The kernel follows a million instructions of a program and then refuses it. What a program takes
-/// differs from kernel to kernel, so there must be room left for those that nobody has tried.
-const MOST_VERIFIED: u64 = 100_000;
 
 /// The most stack that a program may take, of the 512 bytes that the kernel allows.
 const MOST_STACK: u32 = 480;
-
-/// What a loaded program takes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Program {
-    name: String,
-    instructions: u64,
-    verified: Option<u64>,
-    machine_code: Option<u64>,
-}
-
-impl Program {
-    /// Reads a line of `observer check`: `ok  program  NAME: 5 instructions, 7 verified, …`.
-    fn parse(line: &str) -> Option<Self> {
-        let (name, figures) = line.strip_prefix("ok  program")?.trim().split_once(": ")?;
-        let figure = |unit: &str| {
-            let figures = figures.split(", ").find_map(|figure| figure.strip_suffix(unit));
-            figures?.trim().parse().ok()
-        };
-        Some(Self {
-            name: name.to_owned(),
-            instructions: figure("instructions")?,
-            verified: figure("verified"),
-            machine_code: figure("bytes of machine code"),
-        })
-    }
-}
-
-/// The programs that `observer check` tells of; an error names those above the bound.
-pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
-    let programs: Vec<_> = told.lines().filter_map(Program::parse).collect();
-    ensure!(!programs.is_empty(), "no program was loaded: {}", told.trim());
-    let above: Vec<_> = programs
-        .iter()
-        .filter(|program| program.verified.is_some_and(|verified| verified > MOST_VERIFIED))
-        .map(|program| format!("{} ({})", program.name, program.verified.unwrap_or_default()))
-        .collect();
-    ensure!(
-        above.is_empty(),
-        "the verifier follows more than {MOST_VERIFIED} instructions of {}",
-        above.join(", ")
-    );
-    Ok(programs)
-}
 
 /// What to look at, and how to tell it.
 #[derive(clap::Args)]
@@ -215,22 +169,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_check_says_is_read() {
-        let told = "ok  backend       fentry would be used\n\
-                    ok  program       sweep: 10 instructions, 12 verified, 90 bytes of machine code\n\
-                    ok  program       old: 7 instructions\n";
-        let sweep = Program {
-            name: "sweep".into(),
-            instructions: 10,
-            verified: Some(12),
-            machine_code: Some(90),
-        };
-        let old =
-            Program { name: "old".into(), instructions: 7, verified: None, machine_code: None };
-        assert_eq!(within_bounds(told).unwrap(), [sweep, old]);
-    }
-
-    #[test]
     fn the_table_has_the_largest_of_each_kernel_and_backend() {
         let told = |kernel: &str, backend, said: &str| Told {
             kernel: kernel.into(),
@@ -259,12 +197,5 @@ mod tests {
         let error = stack_within_bounds(&of(MOST_STACK + 8)).unwrap_err();
         assert!(error.to_string().contains("deep"));
         assert!(stack_within_bounds(&BTreeMap::new()).is_err());
-    }
-
-    #[test]
-    fn a_program_above_the_bound_is_named() {
-        let told = "ok  program       fat: 9 instructions, 400001 verified\n";
-        assert!(within_bounds(told).unwrap_err().to_string().contains("fat (400001)"));
-        assert!(within_bounds("NO  backend  refused").is_err());
     }
 }

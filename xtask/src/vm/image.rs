@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Kernel;
+use super::kernels::Kernel;
 use crate::exec;
 
 /// For apt to fetch: some 200 MB at most.

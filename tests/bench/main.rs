@@ -1,0 +1,207 @@
+//! What watching costs, measured beside the same work unwatched and beside other ways: `cargo xtask
+//! bench [NAME…] [--json FILE] [--plot]`.
+//!
+//! Each benchmark is a function of one of the modules that adds figures to its results: medians over
+//! repeats, with the least and the most. Where two things are compared they are measured in turns, because
+//! the machine may be shared; a ratio is of the same turn. Needs root, as the daemon does.
+
+#![deny(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "saying what was measured is what this program is for"
+)]
+
+mod attacked;
+mod backends;
+mod calls;
+mod deadlines;
+mod document;
+mod figures;
+mod footprint;
+mod load;
+#[expect(unsafe_code, reason = "it is in C")]
+mod nghttp2;
+mod protocol;
+mod service;
+mod throughput;
+mod watch;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use figures::Results;
+use support::stack::{self, Stack};
+
+/// A benchmark: its name, what it is about, and what it does.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Peers, &mut Results) -> Result<()>,
+}
+
+const BENCHES: [Bench; 14] = [
+    Bench {
+        name: "throughput",
+        about: "What watching leaves of the throughput of saturated services: unary calls of 20 bytes",
+        run: throughput::services,
+    },
+    Bench {
+        name: "inprocess",
+        about: "The same service with a library in it, beside the service watched",
+        run: throughput::libraries,
+    },
+    Bench {
+        name: "unrelated",
+        about: "What watching leaves of work that has nothing to do with gRPC",
+        run: |_, results| throughput::unrelated(results),
+    },
+    Bench {
+        name: "backends",
+        about: "The backends that this machine allows, in turns",
+        run: backends::compared,
+    },
+    Bench {
+        name: "attacked",
+        about: "What watching takes of a service that is attacked: tonic, 16 calls of others at once, the service watched",
+        run: attacked::costs,
+    },
+    Bench {
+        name: "calls",
+        about: "What an end of a unary call costs the kernel and the daemon: tonic, 16 calls at once",
+        run: calls::costs,
+    },
+    Bench {
+        name: "streaming",
+        about: "What a message costs: a million of 20 bytes over four streams",
+        run: calls::streaming,
+    },
+    Bench {
+        name: "completeness",
+        about: "Calls seen with method and code, at both ends, for each call made",
+        run: calls::completeness,
+    },
+    Bench {
+        name: "deadlines",
+        about: "Calls that expired and calls that were canceled: what is told of them, beside what their clients know",
+        run: deadlines::told,
+    },
+    Bench {
+        name: "growth",
+        about: "What an end of a call costs as there are more connections, more methods, and more workers",
+        run: calls::growth,
+    },
+    Bench {
+        name: "hpack",
+        about: "Header blocks, beside other decoders",
+        run: |_, results| protocol::hpack(results),
+    },
+    Bench {
+        name: "scanner",
+        about: "The scanner by itself, over bytes in memory",
+        run: |_, results| protocol::scanner(results),
+    },
+    Bench { name: "memory", about: "Memory, and the time to start", run: footprint::memory },
+    Bench { name: "scrape", about: "What a scrape takes", run: footprint::scrape },
+];
+
+/// The measured services and the daemon.
+pub(crate) struct Peers {
+    stacks: Vec<Stack>,
+    daemon: PathBuf,
+}
+
+impl Peers {
+    fn prepare(daemon: PathBuf) -> Result<Self> {
+        let mut stacks = stack::prepare()?;
+        // As services are built.
+        if let Some(tonic) = stacks.iter_mut().find(|stack| stack.name == "tonic") {
+            for words in [&mut tonic.server, &mut tonic.client] {
+                let program = words.first_mut().context("tonic's peer has no program")?;
+                *program = env::var("OBSERVER_BENCH_PEER").context("OBSERVER_BENCH_PEER")?;
+            }
+        }
+        Ok(Self { stacks, daemon })
+    }
+
+    pub(crate) fn stack(&self, name: &str) -> Result<Stack> {
+        let stack = self.stacks.iter().find(|stack| stack.name == name);
+        stack.cloned().with_context(|| format!("the stack {name} could not be prepared"))
+    }
+
+    pub(crate) fn daemon(&self) -> &Path {
+        &self.daemon
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// Which benchmarks; all, if none is named.
+    names: Vec<String>,
+    /// Writes all figures, each sample of them, to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Makes docs/benchmarks.md and its plots anew, of the last run of each benchmark.
+    #[arg(long)]
+    plot: bool,
+    /// What `cargo bench` says to all benchmarks.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not main's result: with RUST_BACKTRACE set it would bury the message.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let known = BENCHES.map(|bench| bench.name);
+    for name in &arguments.names {
+        ensure!(known.contains(&&**name), "no benchmark {name}: there are {}", known.join(", "));
+    }
+    ensure!(rustix::process::geteuid().is_root(), "the daemon needs root: cargo xtask bench");
+    let daemon = env::var_os("OBSERVER_BIN").context("OBSERVER_BIN names the daemon")?;
+    raise_limit()?;
+    let peers = Peers::prepare(daemon.into())?;
+    let mut all = Vec::new();
+    let wanted = |bench: &&Bench| {
+        arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name)
+    };
+    for bench in BENCHES.iter().filter(wanted) {
+        println!("\n{}: {}", bench.name, bench.about);
+        let mut results = Results::new(bench.name)?;
+        (bench.run)(&peers, &mut results).with_context(|| bench.name)?;
+        results.keep()?;
+        all.push(results);
+    }
+    let missed = all.iter().flat_map(|results| &results.figures);
+    let missed = missed.filter(|figure| figure.is_reached() == Some(false)).count();
+    println!("\n{missed} figures miss what they are to reach");
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_vec_pretty(&all).context("write figures")?;
+        fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    if arguments.plot {
+        document::write(&BENCHES)?;
+    }
+    Ok(())
+}
+
+/// Ten thousand connections are as many descriptors, here and in the services.
+fn raise_limit() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .context("raise the limit on open files")
+}

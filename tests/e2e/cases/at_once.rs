@@ -1,0 +1,125 @@
+//! Bytes that cannot be found, on sockets of every kind: where the kernel tells of each transfer they are
+//! counted at once, to the byte, and a call whose end may be among them is `not_seen`.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use support::daemon::Daemon;
+use support::raw::command::{Read, Write};
+use support::raw::talk::Role::{self, Client, Server};
+use support::raw::talk::Way;
+use support::raw::{Action, Address, Talk};
+
+use super::backends::is_since;
+use super::reports::{NOT_SEEN, call, flush_tables, not_found_label, reports_calls_of};
+use super::{NOT_FOUND, OK, Table};
+
+/// The cause of the gaps.
+const UNSEEN: &[(&str, &str)] = &[("cause", "unseen")];
+
+pub(super) fn add(table: &mut Table) {
+    let multipath = Path::new("/proc/sys/net/mptcp").exists();
+    for (transport, possible) in [("TCP", true), ("a Unix socket", true), ("MPTCP", multipath)] {
+        let address = move |name: &str| match transport {
+            "TCP" => Address::V4(0),
+            "MPTCP" => Address::Multipath(0),
+            _ => Address::Abstract(name.to_owned()),
+        };
+        for (how, write) in [
+            ("splice", Write::Splice),
+            ("sendfile", Write::SendFile),
+            ("io_uring", Write::Ring),
+            ("Linux AIO", Write::Aio),
+        ] {
+            let name =
+                format!("the end of a call written by {how} to {transport}, and then closed");
+            table.alone_if(possible, name, move |name| {
+                let way = Way { write, ..Way::default() };
+                end_elsewhere(name, address(name), way, Server)
+            });
+        }
+        for (how, read) in
+            [("splice", Read::Splice), ("io_uring", Read::Ring), ("Linux AIO", Read::Aio)]
+        {
+            let name = format!("the end of a call read by {how} from {transport}, and then closed");
+            table.alone_if(possible, name, move |name| {
+                let way = Way { read, ..Way::default() };
+                end_elsewhere(name, address(name), way, Client)
+            });
+        }
+        let name = format!("a response read by splice from {transport}, and calls after it");
+        table.alone_if(possible, name, move |name| spliced(name, address(name)));
+    }
+}
+
+/// Whether the daemon is told of each transfer, and watches such sockets. The cases of other backends are
+/// those of `gaps`.
+fn applies(daemon: &Daemon) -> Result<bool> {
+    Ok(daemon.backend()? == "socket" && daemon.watches_uncounted())
+}
+
+/// Where `splice` takes bytes from a socket without `sock_recvmsg`, only what counts them shows it. MPTCP has
+/// had a way of its own for it since 7.0.
+fn is_told_at_once(address: &Address, way: Way) -> bool {
+    let by_receiving = matches!(address, Address::Multipath(_)) && !is_since(7, 0);
+    way.read != Read::Splice || by_receiving
+}
+
+fn gap(daemon: &Daemon) -> Result<f64> {
+    Ok(daemon.scrape()?.sum("observer_gap_bytes_total", UNSEEN))
+}
+
+/// The end of the second call goes by unseen at one end, before that is closed.
+fn end_elsewhere(name: &str, address: Address, way: Way, blind: Role) -> Result<()> {
+    let daemon = Daemon::start::<&str>(&[])?;
+    if !applies(&daemon)? {
+        return Ok(());
+    }
+    let at_once = is_told_at_once(&address, way);
+    let mut talk = Talk::begin(&daemon, name, address)?;
+    call(&mut talk, 1, "Get", OK)?;
+    talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+    talk.server(|f| f.response(3).message(3, 6))?;
+    let before = talk.written(Server);
+    talk.way = way;
+    talk.server(|f| f.trailers(3, OK))?;
+    let unseen = (talk.written(Server) - before) as f64;
+    let counted = gap(&daemon)?;
+    let want = if at_once { unseen } else { 0.0 };
+    ensure!(counted.total_cmp(&want).is_eq(), "{counted} of {want} bytes are counted at once");
+    for role in [Server, Client] {
+        talk.act(role, Action::Close)?;
+    }
+    for role in [Server, Client] {
+        let second = if role == blind { NOT_SEEN } else { "OK" };
+        reports_calls_of(&mut talk, role, &[("Get", "OK", 1), ("Get", second, 1)], 2, 0)?;
+    }
+    talk.end_peers()
+}
+
+/// The client's end does not see the second response, and sees by the third that it did not.
+fn spliced(name: &str, address: Address) -> Result<()> {
+    let daemon = Daemon::start::<&str>(&[])?;
+    if !applies(&daemon)? {
+        return Ok(());
+    }
+    let mut talk = Talk::begin(&daemon, name, address)?;
+    call(&mut talk, 1, "Get", OK)?;
+    talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+    let before = talk.written(Server);
+    talk.way.read = Read::Splice;
+    talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+    let unseen = (talk.written(Server) - before) as f64;
+    talk.way.read = Read::Read;
+    talk.client(|f| f.request(5, "Put").last_message(5, 5))?;
+    talk.server(|f| flush_tables(f).response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+    let counted = gap(&daemon)?;
+    ensure!(counted.total_cmp(&unseen).is_eq(), "{counted} of {unseen} bytes are counted");
+    for role in [Server, Client] {
+        talk.act(role, Action::Close)?;
+    }
+    let put = ("Put", not_found_label(), 1);
+    reports_calls_of(&mut talk, Server, &[("Get", "OK", 2), put], 3, 0)?;
+    reports_calls_of(&mut talk, Client, &[("Get", "OK", 1), ("Get", NOT_SEEN, 1), put], 3, 0)?;
+    talk.end_peers()
+}

@@ -1,0 +1,102 @@
+//! Types of methods as they are declared (`--descriptor-set`): not what messages show, and from the
+//! first scrape on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use protox::prost::Message as _;
+use serde_json::json;
+use support::daemon::Daemon;
+use support::expected::Expected;
+use support::openmetrics::Metrics;
+use support::peer::{Client, Identity, Listen, Server};
+use support::stack::Stack;
+use support::truth::agree;
+use tempfile::TempDir;
+
+/// As `echo.proto` declares them.
+const DECLARED: [(&str, &str); 4] = [
+    ("Unary", "unary"),
+    ("ServerStream", "server_stream"),
+    ("ClientStream", "client_stream"),
+    ("Bidi", "bidi_stream"),
+];
+
+/// For the plan.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Calls of one request and one response, which look unary, and later some that do not.
+pub(crate) fn declared_types_are_published(stack: &Stack) -> Result<()> {
+    let folder = TempDir::with_prefix("declared-").context("create a folder")?;
+    let file = folder.path().join("echo.pb");
+    fs::write(&file, descriptor_set()?).context("write the descriptor set")?;
+    let server = Server::start(stack, Listen::V4)?;
+    let file = file.to_string_lossy();
+    let daemon = Daemon::start(&["--port", &server.port()?, "--descriptor-set", &file])?;
+    let alike = DECLARED.map(|(rpc, _)| json!({"rpc": rpc, "count": 2, "sleep_ms": 1500}));
+    let streams = DECLARED.map(|(rpc, _)| {
+        let requests = if ["ClientStream", "Bidi"].contains(&rpc) { 3 } else { 1 };
+        json!({"rpc": rpc, "count": 2, "requests": requests, "responses": 2})
+    });
+    let plan = [alike.to_vec(), streams.to_vec()];
+    let mut client = Client::start(stack, &server, &plan)?;
+    let ends = [("server", server.identity().clone()), ("client", client.identity().clone())];
+
+    // Of each end and method, those that have been told of before any response.
+    let mut early = BTreeSet::new();
+    let begin = Instant::now();
+    while client.is_running()? {
+        ensure!(begin.elapsed() < LIMIT, "the client does not end");
+        let metrics = daemon.scrape()?;
+        for (role, who) in &ends {
+            are_as_declared(&metrics, role, who)?;
+            early.extend(unanswered(&metrics, role, who).map(|method| (*role, method)));
+        }
+    }
+    ensure!(early.len() == 2 * DECLARED.len(), "only {early:?} were seen before a response");
+
+    let (client, did) = client.finish()?;
+    let expected =
+        [Expected::of_client(&client, &did), Expected::of_server(server.identity(), &did)]
+            .map(|expected| expected.declared(&DECLARED));
+    daemon.settle(&expected)?;
+    agree(&server.stop()?, &did)?;
+    daemon.stop()
+}
+
+fn descriptor_set() -> Result<Vec<u8>> {
+    let protos = support::stack::package().join("peers/proto");
+    let set = protox::compile(["echo.proto"], [protos]).context("compile echo.proto")?;
+    Ok(set.encode_to_vec())
+}
+
+/// Every series of this end, at one scrape.
+fn are_as_declared(metrics: &Metrics, role: &str, who: &Identity) -> Result<()> {
+    let pid = who.pid.to_string();
+    for family in ["started_total", "handled_total", "msg_sent_total", "msg_received_total"] {
+        for (labels, _) in metrics.series(&format!("grpc_{role}_{family}")) {
+            let label = |name: &str| labels.get(name).map_or("", String::as_str);
+            if label("pid") == pid {
+                let told = (label("grpc_method"), label("grpc_type"));
+                ensure!(DECLARED.contains(&told), "{family} of {who}: {told:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The methods whose calls have begun, and of which no response has been seen.
+fn unanswered(metrics: &Metrics, role: &str, who: &Identity) -> impl Iterator<Item = &'static str> {
+    let pid = who.pid.to_string();
+    let responses = if role == "server" { "msg_sent_total" } else { "msg_received_total" };
+    let [begun, responses] = ["started_total", responses].map(|family| {
+        DECLARED.map(|(method, _)| {
+            let labels = [("pid", &*pid), ("grpc_method", method)];
+            metrics.sum(&format!("grpc_{role}_{family}"), &labels) > 0.0
+        })
+    });
+    let seen = DECLARED.into_iter().zip(begun.into_iter().zip(responses));
+    seen.filter_map(|((method, _), (begun, responses))| (begun && !responses).then_some(method))
+}

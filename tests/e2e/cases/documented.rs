@@ -1,0 +1,90 @@
+//! docs/reliability.md and the tests, compared: the table names no test that is not there, and no
+//! case of what it is about is missing from it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use support::report::Also;
+
+use crate::case::Case;
+
+/// The kinds of cases of which each has its row.
+const KINDS: [&str; 6] = [
+    "raw hostile: ",
+    "raw staying up: ",
+    "raw privileges: ",
+    "raw late: ",
+    "raw gaps: ",
+    "started under load: ",
+];
+
+/// Of these cases.
+pub(crate) fn case(cases: &[Case]) -> Case {
+    let cases: BTreeSet<String> = cases.iter().map(|case| case.name.clone()).collect();
+    Case {
+        name: "documented: docs/reliability.md".into(),
+        also: Also::Nothing,
+        ignored: false,
+        run: Box::new(move |_| compare(&cases)),
+    }
+}
+
+fn compare(cases: &BTreeSet<String>) -> Result<()> {
+    let root = support::stack::package();
+    let root = root.parent().context("no workspace")?;
+    let page = fs::read_to_string(root.join("docs/reliability.md")).context("read the page")?;
+    let named = named(&page);
+    ensure!(named.len() > KINDS.len(), "no tests are named: {named:?}");
+    let functions = functions(root)?;
+    for name in &named {
+        let exists = match name.strip_prefix("fuzz ") {
+            Some(target) => root.join(format!("fuzz/targets/{target}.rs")).is_file(),
+            None => cases.contains(*name) || functions.contains(*name),
+        };
+        ensure!(exists, "there is no test {name:?}");
+    }
+    for case in cases.iter().filter(|case| KINDS.iter().any(|kind| case.starts_with(kind))) {
+        ensure!(named.contains(&**case), "the page does not name {case:?}");
+    }
+    Ok(())
+}
+
+/// What stands in backquotes in the last cells of the tables' rows.
+fn named(page: &str) -> BTreeSet<&str> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix(" |"));
+    // Those that have five cells: the bounds name no tests.
+    let cells = rows.filter(|row| row.split(" | ").count() == 5);
+    let last = cells.filter_map(|row| row.rsplit(" | ").next());
+    last.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The names of all functions that are tests.
+fn functions(root: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let entries = fs::read_dir(root).context("list the workspace")?;
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    // The crates of the daemon.
+    folders.retain(|path| {
+        path.is_dir()
+            && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("observer"))
+    });
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                names.extend(tests_of(&fs::read_to_string(&path)?));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn tests_of(source: &str) -> Vec<String> {
+    let source = source.replace("#[tokio::test]", "#[test]");
+    let parts = source.split("#[test]").skip(1);
+    parts.filter_map(|part| Some(part.split_once("fn ")?.1.split_once('(')?.0.to_owned())).collect()
+}

@@ -1,0 +1,443 @@
+//! Connections that were open, and in use, before the daemon: what is told of them is right, and what
+//! cannot be known is told as not seen.
+
+use std::cell::OnceCell;
+
+use anyhow::{Context as _, Result};
+use support::daemon::{Daemon, free_address};
+use support::losses;
+use support::raw::command::{Read, Write};
+use support::raw::frames::Frames;
+use support::raw::talk::Role::{self, Client, Server};
+use support::raw::{Address, Talk};
+use support::truth::code_name;
+
+/// Length of a frame's header.
+const FRAME_HEADER: usize = 9;
+
+use super::hostile::by_nobody;
+use super::reports::{NOT_SEEN, call, ended_calls, flush_tables, not_found_label, reports_calls};
+use super::{INTERNAL, NOT_FOUND, OK, Table};
+
+pub(super) fn add(table: &mut Table) {
+    labels(table);
+    under_way(table);
+    boundaries(table);
+    headers_alone(table);
+    forged(table);
+    others(table);
+}
+
+/// A case whose connection is in use before its own daemon is there: `before` is what happens until
+/// then, `after` what the daemon sees.
+fn late(
+    table: &mut Table,
+    name: impl AsRef<str>,
+    address: impl Fn(&str) -> Address + Send + 'static,
+    before: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    after: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.case(name, move |early, name| {
+        let joining = OnceCell::new();
+        let mut talk = Talk::begin(early, name, address(name))?;
+        before(&mut talk)?;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        talk.daemon = joining.get_or_init(|| daemon);
+        after(&mut talk)?;
+        talk.end_peers()
+    });
+}
+
+fn v4(_: &str) -> Address {
+    Address::V4(0)
+}
+
+/// Two calls, so that all that they say is in the header tables.
+fn warm(talk: &mut Talk<'_>) -> Result<()> {
+    call(talk, 1, "Get", OK)?;
+    call(talk, 3, "Get", OK)
+}
+
+fn labels(table: &mut Table) {
+    late(table, "warm header tables: nothing is guessed", v4, warm, |talk| {
+        for stream in [5, 7, 9] {
+            call(talk, stream, "Get", OK)?;
+        }
+        reports_calls(talk, &[(NOT_SEEN, NOT_SEEN, 3)], 3, 0)
+    });
+    late(table, "what is inserted later is known", v4, warm, |talk| {
+        for stream in [5, 7] {
+            call(talk, stream, "New", OK)?;
+        }
+        call(talk, 9, "New", NOT_FOUND)?;
+        reports_calls(talk, &[("New", NOT_SEEN, 2), ("New", not_found_label(), 1)], 3, 0)
+    });
+    late(table, "tables that are filled anew are known", v4, warm, |talk| {
+        call(talk, 5, "Get", OK)?;
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
+        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, OK))?;
+        call(talk, 9, "Get", OK)?;
+        call(talk, 11, "Get", NOT_FOUND)?;
+        let want = [(NOT_SEEN, NOT_SEEN, 1), ("Get", "OK", 2), ("Get", not_found_label(), 1)];
+        reports_calls(talk, &want, 4, 0)
+    });
+    late(table, "a header table of size 0 is known at once", v4, tableless, |talk| {
+        call(talk, 5, "Get", OK)?;
+        call(talk, 7, "Put", INTERNAL)?;
+        reports_calls(talk, &[("Get", "OK", 1), ("Put", code_name(INTERNAL), 1)], 2, 0)
+    });
+}
+
+/// Both encoders have no dynamic table.
+fn tableless(talk: &mut Talk<'_>) -> Result<()> {
+    talk.client(|f| f.resize_table(0).request(1, "Get").last_message(1, 5))?;
+    talk.server(|f| f.resize_table(0).response(1).message(1, 6).trailers(1, OK))?;
+    call(talk, 3, "Get", OK)
+}
+
+fn under_way(table: &mut Table) {
+    let open = |talk: &mut Talk<'_>| {
+        warm(talk)?;
+        talk.client(|f| f.request(5, "Stream").message(5, 5))?;
+        talk.server(|f| f.response(5).message(5, 6))
+    };
+    late(table, "a call under way ends without a method", v4, open, |talk| {
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
+        talk.client(|f| f.message(5, 5).end(5))?;
+        talk.server(|f| flush_tables(f).message(5, 6).trailers(5, NOT_FOUND))?;
+        talk.server(|f| f.response(7).message(7, 6).trailers(7, OK))?;
+        reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Get", "OK", 1)], 1, 0)
+    });
+    late(table, "a call under way that is reset, or not ended, is not told of", v4, open, |talk| {
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5).reset(5, 8))?;
+        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, OK))?;
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
+    });
+    late(table, "a call that began before and never ends", v4, open, |talk| {
+        talk.client(|f| flush_tables(f).request(7, "Get").last_message(7, 5))?;
+        talk.server(|f| flush_tables(f).message(5, 6).response(7).message(7, 6).trailers(7, OK))?;
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
+    });
+}
+
+fn boundaries(table: &mut Table) {
+    type Of = fn(&str) -> Address;
+    for (name, address) in [
+        ("a Unix socket", (|name| Address::Abstract(name.into())) as Of),
+        ("IPv6", |_| Address::V6(0)),
+    ] {
+        late(table, name, address, tableless, |talk| {
+            call(talk, 5, "Get", OK)?;
+            reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
+        });
+    }
+    // A message of frames: whoever takes its bytes for the stream's sees calls that there are not.
+    late(table, "a large message half way, made of frames", v4, half_way, |talk| {
+        for part in message_of_frames().chunks(7_001).skip(2) {
+            talk.client(|f| f.bytes(part))?;
+        }
+        talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+        for stream in (7..27).step_by(2) {
+            call(talk, stream, "Get", OK)?;
+        }
+        // The server's side is found at once, the client's after three whole calls.
+        reports_calls(
+            talk,
+            &[(NOT_SEEN, not_found_label(), 1), (NOT_SEEN, "OK", 2), ("Get", "OK", 8)],
+            8,
+            0,
+        )
+    });
+    late(table, "calls that are cut in the middle of frames", v4, tableless, |talk| {
+        (talk.way.write, talk.way.read) = (Write::Pieces(20), Read::Pieces(20));
+        for stream in (5..45).step_by(2) {
+            call(talk, stream, "Get", OK)?;
+        }
+        (talk.way.write, talk.way.read) = (Write::Write, Read::Read);
+        // Somewhere on the way the frames are found; here they are for certain.
+        for stream in (45..51).step_by(2) {
+            call(talk, stream, "Put", OK)?;
+        }
+        let put = (String::from("Put"), String::from("OK"));
+        for role in [Client, Server] {
+            let pid = talk.pid(role)?;
+            talk.daemon.wait_until(|metrics| {
+                let calls = ended_calls(metrics, role, &pid).get(&put).copied().unwrap_or_default();
+                let all = losses::is_as_expected(metrics, calls, 3.0);
+                if all { Ok(()) } else { Err(format!("the {role:?} has {calls} of 3 calls")) }
+            })?;
+        }
+        Ok(())
+    });
+}
+
+/// As Go's net/http reads: a frame's header, and then its payload.
+fn headers_alone(table: &mut Table) {
+    let by_header = |talk: &mut Talk<'_>| {
+        (talk.way.cut, talk.way.apart) = (Some(FRAME_HEADER), true);
+    };
+    late(table, "headers of frames by themselves: the first call is counted", v4, tableless, {
+        move |talk| {
+            by_header(talk);
+            call(talk, 5, "Get", OK)?;
+            call(talk, 7, "Put", NOT_FOUND)?;
+            reports_calls(talk, &[("Get", "OK", 1), ("Put", not_found_label(), 1)], 2, 0)?;
+            before_join(talk, 0)
+        }
+    });
+    // The daemon begins between the header and the payload of a client's HEADERS.
+    let in_between = |talk: &mut Talk<'_>| {
+        tableless(talk)?;
+        let request = request(5);
+        let (header, _) = request.split_at(FRAME_HEADER);
+        talk.client(|f| f.bytes(header))
+    };
+    late(table, "headers of frames by themselves: begun before a payload", v4, in_between, {
+        move |talk| {
+            let request = request(5);
+            let (_, rest) = request.split_at(FRAME_HEADER);
+            talk.client(|f| f.bytes(rest))?;
+            by_header(talk);
+            talk.server(|f| f.trailers_only(5, NOT_FOUND))?;
+            call(talk, 7, "Put", OK)?;
+            reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Put", "OK", 1)], 1, 0)?;
+            // At both ends.
+            before_join(talk, 2 * rest.len())
+        }
+    });
+    // What nobody reads so: but nothing is missing that is not counted.
+    late(table, "headers of frames in two pieces", v4, tableless, |talk| {
+        let before = talk.written(Client);
+        let request = request(5);
+        let (first, rest) = request.split_at(3);
+        let (second, payload) = rest.split_at(6);
+        for piece in [first, second, payload] {
+            talk.client(|f| f.bytes(piece))?;
+        }
+        talk.server(|f| f.trailers_only(5, NOT_FOUND))?;
+        // It takes whole calls to believe what begins with frames after what did not: these are not told of.
+        for stream in [7, 9] {
+            call(talk, stream, "Put", OK)?;
+        }
+        let lost = talk.written(Client) - before;
+        for stream in [11, 13, 15] {
+            call(talk, stream, "Put", OK)?;
+        }
+        reports_calls(
+            talk,
+            &[(NOT_SEEN, not_found_label(), 1), (NOT_SEEN, "OK", 2), ("Put", "OK", 3)],
+            3,
+            0,
+        )?;
+        before_join(talk, 2 * lost as usize)
+    });
+}
+
+/// What looks like frames in a message of stream 5: whose content they are writes each by a call of its own.
+type Forgery = fn(&mut Frames, u32);
+
+/// Streams that it is forged for: that of the message, some that may come next, and the last.
+const FORGED: [u32; 5] = [7, 5, 9, 99, 0x7fff_ffff];
+
+fn forged_calls(f: &mut Frames, stream: u32) {
+    f.request(stream, "Forged").last_message(stream, 5).reset(stream, 8);
+}
+
+fn forged_requests(f: &mut Frames, stream: u32) {
+    f.request(stream, "Forged").last_message(stream, 5);
+}
+
+fn forged_answers(f: &mut Frames, stream: u32) {
+    f.response(stream).message(stream, 6).trailers(stream, INTERNAL);
+}
+
+/// Both ends are nobody's. The client has begun to write a message when the daemon comes.
+fn forged(table: &mut Table) {
+    for (name, forgery) in [
+        ("a client that forges calls in a message", forged_calls as Forgery),
+        ("a client that forges requests in a message", forged_requests),
+        ("a client that forges answers in a message", forged_answers),
+    ] {
+        forging(table, name, upload, move |talk| {
+            let left = forge(talk, Client, forgery)?;
+            // The message ends with zeros, and the server, which has read nothing else, answers.
+            talk.client(|f| f.bytes(&vec![0; left]))?;
+            talk.client(|f| f.end(5))?;
+            talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+            for stream in [7, 9, 11, 13] {
+                call(talk, stream, "Get", OK)?;
+            }
+            reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Get", "OK", 4)], 4, 0)
+        });
+    }
+    // As good as calls that they make.
+    let both = |talk: &mut Talk<'_>| {
+        upload(talk)?;
+        talk.server(|f| f.response(5).bytes(&DATA_OF_5))
+    };
+    forging(table, "both ends that forge calls in messages", both, |talk| {
+        forge(talk, Client, forged_requests)?;
+        forge(talk, Server, forged_answers)?;
+        reports_calls(talk, &[("Forged", code_name(INTERNAL), 5)], 5, 0)
+    });
+}
+
+/// The header of a DATA frame of stream 5 of the usual length, and the prefix of a message that fills it.
+const DATA_OF_5: [u8; 14] = [0, 0x40, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0x3f, 0xfb];
+
+/// The client has begun to write a message.
+fn upload(talk: &mut Talk<'_>) -> Result<()> {
+    talk.client(|f| f.request(5, "Large").bytes(&DATA_OF_5))
+}
+
+/// As [`late`], where both ends are nobody's.
+fn forging(
+    table: &mut Table,
+    name: &str,
+    before: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    after: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.case(name, move |early, name| {
+        let joining = OnceCell::new();
+        let mut talk = by_nobody(early, name)?;
+        tableless(&mut talk)?;
+        before(&mut talk)?;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        talk.daemon = joining.get_or_init(|| daemon);
+        after(&mut talk)?;
+        talk.end_peers()
+    });
+}
+
+/// Writes frames into the message, each by a call of its own. Says how much of it is left.
+fn forge(talk: &mut Talk<'_>, role: Role, forgery: Forgery) -> Result<usize> {
+    let mut left = 0x3ffb;
+    let service = talk.service().to_owned();
+    for stream in FORGED {
+        let mut frames = Frames::of(&service, support::raw::Shape::default());
+        frames.resize_table(0);
+        forgery(&mut frames, stream);
+        let (bytes, starts) = frames.take();
+        let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+        for (start, end) in starts.iter().zip(ends) {
+            let frame = bytes.get(*start..end).context("frames that overlap")?;
+            left -= frame.len();
+            match role {
+                Client => talk.client(|f| f.bytes(frame))?,
+                Server => talk.server(|f| f.bytes(frame))?,
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// A request without a message, in a header block that refers to nothing.
+fn request(stream: u32) -> Vec<u8> {
+    let mut frames = Frames::of("late", support::raw::Shape::default());
+    frames.resize_table(0);
+    let path = [(":method", "POST"), (":scheme", "http"), (":path", "/late/Get")];
+    frames.headers(stream, true, &[&path[..], &[("content-type", "application/grpc")]].concat());
+    frames.take().0
+}
+
+/// The daemon reports_calls of so many bytes that they went by before it knew where frames begin.
+fn before_join(talk: &Talk<'_>, bytes: usize) -> Result<()> {
+    let cause = [("cause", "before_join")];
+    talk.daemon.wait_until(|metrics| {
+        let seen = metrics.sum("observer_gap_bytes_total", &cause);
+        let same = losses::is_as_expected(metrics, seen, bytes as f64);
+        if same { Ok(()) } else { Err(format!("{seen} bytes before the join, not {bytes}")) }
+    })
+}
+
+/// The client's first 14,002 bytes of a call with a large message.
+fn half_way(talk: &mut Talk<'_>) -> Result<()> {
+    tableless(talk)?;
+    for part in message_of_frames().chunks(7_001).take(2) {
+        talk.client(|f| f.bytes(part))?;
+    }
+    Ok(())
+}
+
+/// Request headers, and a message whose bytes are whole calls.
+fn message_of_frames() -> Vec<u8> {
+    let mut inner = Frames::of("no.such.Service", support::raw::Shape::default());
+    inner.resize_table(0);
+    for stream in (1..2_001).step_by(2) {
+        inner.request(stream, "Never").last_message(stream, 5).trailers(stream, INTERNAL);
+    }
+    let (inner, _) = inner.take();
+    let mut outer = Frames::of("late", support::raw::Shape::default());
+    let path = [(":method", "POST"), (":scheme", "http"), (":path", "/late/Large")];
+    outer.headers(5, false, &[&path[..], &[("content-type", "application/grpc")]].concat());
+    let message = [&[0][..], &(inner.len() as u32).to_be_bytes(), &inner].concat();
+    for part in message.chunks(16_384) {
+        outer.data(5, false, part);
+    }
+    outer.end(5);
+    // What it inserted into the table must not be in a stream whose table has no room.
+    let (bytes, _) = outer.take();
+    bytes
+}
+
+fn others(table: &mut Table) {
+    let rest = |talk: &mut Talk<'_>| exchange(talk, 1);
+    late(table, "HTTP/2 that is not gRPC, its content type in the tables", v4, rest, |talk| {
+        for stream in [3, 5, 7] {
+            exchange(talk, stream)?;
+        }
+        reports_calls(talk, &[], 0, 0)?;
+        unclear(talk, 3)?;
+        // The same connection may carry both.
+        talk.client(|f| flush_tables(f).request(9, "Get").last_message(9, 5))?;
+        talk.server(|f| flush_tables(f).response(9).message(9, 6).trailers(9, OK))?;
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
+    });
+    table.case("something else that was open before is given up", |early, name| {
+        let joining = OnceCell::new();
+        let address = Address::V4(free_address()?.port());
+        let mut talk = Talk::connect(early, name, address)?;
+        talk.client(|f| f.bytes(b"+PING\r\n"))?;
+        talk.server(|f| f.bytes(b"+PONG\r\n"))?;
+        let daemon = Daemon::start(&["--buckets", "1"])?;
+        talk.daemon = joining.get_or_init(|| daemon);
+        for _ in 0..300 {
+            talk.client(|f| f.bytes(b"+PING\r\n"))?;
+            talk.server(|f| f.bytes(b"+PONG\r\n"))?;
+        }
+        // Other connections of the machine may be given up as well.
+        talk.daemon.wait_until(|metrics| {
+            let others = [("protocol", "other")];
+            let seen = metrics.sum("observer_connections_seen_total", &others);
+            if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 given up")) }
+        })?;
+        reports_calls(&mut talk, &[], 0, 0)?;
+        talk.end_peers()
+    });
+}
+
+/// A request and its answer in HTTP/2 that are none of gRPC's.
+fn exchange(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
+    let request = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/api/v1"),
+        ("content-type", "application/json"),
+        ("x-request", "1"),
+    ];
+    let response = [(":status", "200"), ("content-type", "application/json"), ("x-served", "1")];
+    talk.client(|f| f.headers(stream, false, &request).data(stream, true, b"{\"a\": 1}"))?;
+    talk.server(|f| f.headers(stream, false, &response).data(stream, true, b"{}"))
+}
+
+/// The daemon reports_calls of so many streams, at each end, that nothing tells what they are; or, where the kernel
+/// may skip programs, that it has missed something.
+fn unclear(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
+    talk.daemon.wait_until(|metrics| {
+        let seen = metrics.sum("observer_unmeasured_streams_total", &[("reason", "unclear")]);
+        let want = f64::from(2 * streams);
+        // Other connections of the machine may have some.
+        let told = seen >= want || talk.is_excused(metrics);
+        if told { Ok(()) } else { Err(format!("{seen} of {want} streams are unclear")) }
+    })
+}

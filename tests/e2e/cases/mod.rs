@@ -1,0 +1,156 @@
+//! What the cases do, a file for each subject.
+//!
+//! Most are tables of [`raw`] cases, of what gRPC libraries will not do on demand, frame by frame. Both ends of
+//! each connection are raw peers ([`support::raw`]), and every number of both processes is compared. One daemon
+//! without flags watches the cases of all tables that do not need their own; they are told apart by their
+//! processes and services.
+
+mod at_once;
+pub(crate) mod backends;
+mod bounds;
+mod codes;
+pub(crate) mod declared;
+pub(crate) mod documented;
+mod ends;
+pub(crate) mod etcd;
+mod exposition;
+mod frames;
+mod gaps;
+pub(crate) mod gzip;
+mod hostile;
+mod late;
+pub(crate) mod latency;
+pub(crate) mod libraries;
+mod lines;
+mod names;
+pub(crate) mod native;
+mod openings;
+pub(crate) mod page;
+pub(crate) mod payload;
+mod ports;
+mod privileges;
+mod processes;
+pub(crate) mod protected;
+pub(crate) mod proxied;
+mod races;
+pub(crate) mod refusals;
+pub(crate) mod refused;
+mod reports;
+pub(crate) mod restart;
+pub(crate) mod scraped;
+pub(crate) mod selection;
+pub(crate) mod servers;
+mod staying_up;
+mod table;
+pub(crate) mod top;
+mod transports;
+pub(crate) mod tunnel;
+mod visitors;
+
+use self::table::Table;
+use crate::case::Case;
+
+/// The cases of all tables.
+pub(crate) fn raw() -> Vec<Case> {
+    let mut table = Table::default();
+    for (kind, add, said) in KINDS {
+        table.begin(kind, said);
+        add(&mut table);
+        table.compare_recording();
+    }
+    table.cases
+}
+
+/// A table, and why tshark is not asked of any of its cases: otherwise their traffic is recorded, but
+/// for what is added by [`Table::unrecorded`].
+type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
+
+const KINDS: [Kind; 14] = [
+    ("codes", codes::add, Ok(())),
+    ("ends", ends::add, Ok(())),
+    (
+        "frames",
+        frames::add,
+        Err("tshark is not asked: what these are made of are too many frames, streams and bytes \
+             for it to dissect in minutes, or header tables that it loses."),
+    ),
+    (
+        "transports",
+        transports::add,
+        Err("tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
+             HTTP/2, which is the question here, is what it is told."),
+    ),
+    (
+        "processes",
+        processes::add,
+        Err("tshark cannot tell: which process is at an end of a connection is not on the wire."),
+    ),
+    (
+        "races",
+        races::add,
+        Err("tshark cannot tell: in which order a process's calls return is not on the wire."),
+    ),
+    (
+        "late",
+        late::add,
+        Err("tshark cannot tell: these begin before they are watched, which is the question."),
+    ),
+    (
+        "gaps",
+        gaps::add,
+        Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
+    ),
+    (
+        "gaps at once",
+        at_once::add,
+        Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
+    ),
+    ("lines", lines::add, Err("tshark cannot tell: what the daemon writes is not on the wire.")),
+    (
+        "privileges",
+        privileges::add,
+        Err("tshark cannot tell: what the daemon may do is not on the wire."),
+    ),
+    (
+        "hostile",
+        hostile::add,
+        Err("tshark is not asked: what these send is made to be told of by nobody."),
+    ),
+    (
+        "exposition",
+        exposition::add,
+        Err("tshark cannot tell: how the daemon tells of calls is not on the wire."),
+    ),
+    (
+        "staying up",
+        staying_up::add,
+        Err(
+            "tshark cannot tell: how the daemon does is not on the wire. The case of a processor is \
+             run where there is one to take offline.",
+        ),
+    ),
+];
+
+/// What is said of the cases that are recorded.
+const SAME_TO_TSHARK: &str = "tshark sees the same calls in the traffic of these, no more and no \
+    fewer, and the same codes where there is a `grpc-status`; but for those of which it says why not.";
+
+/// Why tshark is not asked of some.
+const UNIX: &str = "Unix sockets pass no network interface";
+
+// gRPC's codes, as far as they are named here.
+
+pub(crate) const OK: i32 = 0;
+pub(crate) const CANCELED: i32 = 1;
+/// Canceled or DeadlineExceeded: it has no number on the wire.
+pub(crate) const EITHER: i32 = 17;
+pub(crate) const UNKNOWN: i32 = 2;
+pub(crate) const INVALID_ARGUMENT: i32 = 3;
+pub(crate) const DEADLINE_EXCEEDED: i32 = 4;
+pub(crate) const NOT_FOUND: i32 = 5;
+pub(crate) const PERMISSION_DENIED: i32 = 7;
+pub(crate) const RESOURCE_EXHAUSTED: i32 = 8;
+pub(crate) const UNIMPLEMENTED: i32 = 12;
+pub(crate) const INTERNAL: i32 = 13;
+pub(crate) const UNAVAILABLE: i32 = 14;
+pub(crate) const UNAUTHENTICATED: i32 = 16;

@@ -1,0 +1,269 @@
+//! What comes before the client preface: PROXY headers, `CONNECT` through a proxy, `101 Switching Protocols`
+//! whose sender becomes the client. And what only looks so, or never ends.
+
+use std::iter::repeat_n;
+
+use anyhow::Result;
+use support::raw::command::{Read, Write};
+use support::raw::frames::PREFACE;
+use support::raw::talk::Role::{Client, Server};
+use support::raw::{Action, Address, Call, Talk};
+
+use super::transports::{SWITCHING, begins, on_a_port, seen, then_grpc, two_calls};
+use super::{NOT_FOUND, Table};
+
+pub(super) fn add(table: &mut Table) {
+    for (name, header) in proxy_headers() {
+        proxied(table, name, &header);
+    }
+    tunnels(table);
+    reversed(table);
+    nothing_of_http2(table);
+    hostile(table);
+}
+
+/// haproxy's proxy-protocol.txt, version 1 and 2.
+fn proxy_headers() -> [(&'static str, Vec<u8>); 7] {
+    let ports = [56_324_u16.to_be_bytes(), 443_u16.to_be_bytes()].concat();
+    let ipv4 = [&[127, 0, 0, 1, 127, 0, 0, 1][..], &ports].concat();
+    let ipv6 = [&[0x20; 32][..], &ports].concat();
+    // PP2_TYPE_NOOP, whose value looks like the end of a header and what may follow it.
+    let value: Vec<u8> =
+        b"\r\n\r\nPRI * HTTP/2.0\r\n\r\n".iter().copied().cycle().take(65_520).collect();
+    let [high, low] = (value.len() as u16).to_be_bytes();
+    let long = [&ipv4, &[4, high, low][..], &value].concat();
+    [
+        ("v1", b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 443\r\n".to_vec()),
+        ("v1 UNKNOWN", b"PROXY UNKNOWN\r\n".to_vec()),
+        ("v2", binary(0x21, 0x11, &ipv4)),
+        ("v2 of IPv6", binary(0x21, 0x21, &ipv6)),
+        ("v2 of Unix sockets", binary(0x21, 0x31, &[b'a'; 216])),
+        ("v2 of 65,535 bytes", binary(0x21, 0x11, &long)),
+        ("v2 LOCAL", binary(0x20, 0, &[])),
+    ]
+}
+
+fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let length = (rest.len() as u16).to_be_bytes();
+    [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, rest].concat()
+}
+
+fn proxied(table: &mut Table, name: &str, header: &[u8]) {
+    let bytes = header.to_vec();
+    begins(table, &format!("PROXY {name}, in a write of its own"), move |talk| {
+        talk.client(|f| f.bytes(&bytes))?;
+        talk.open_http2()
+    });
+    let bytes = header.to_vec();
+    begins(table, &format!("PROXY {name}, in one write with the preface"), move |talk| {
+        talk.client(|f| f.bytes(&bytes).bytes(PREFACE).settings(&[(2, 0)]))?;
+        talk.server(|f| f.settings(&[(3, 1 << 20)]))
+    });
+    let bytes = header.to_vec();
+    begins(
+        table,
+        &format!("PROXY {name}, written with the preface, read by itself"),
+        move |talk| {
+            talk.client_unread(|f| f.bytes(&bytes).bytes(PREFACE).settings(&[]))?;
+            for (how, length) in [(Read::Peek, bytes.len()), (Read::Read, PREFACE.len() + 9)] {
+                talk.act(Server, Action::Read { how, length })?;
+            }
+            talk.server(|f| f.settings(&[]))
+        },
+    );
+    // Where it is long, as few pieces as show something.
+    let pieces = if header.len() > 1_000 { [700, 16_383] } else { [1, 5] };
+    for pieces in pieces {
+        let bytes = header.to_vec();
+        begins(table, &format!("PROXY {name}, in pieces of {pieces}"), move |talk| {
+            (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
+            talk.client(|f| f.bytes(&bytes).bytes(PREFACE).settings(&[]))?;
+            talk.server(|f| f.settings(&[]))
+        });
+    }
+}
+
+const CONNECT: &[u8] =
+    b"CONNECT 127.0.0.1:50051 HTTP/1.1\r\nHost: 127.0.0.1:50051\r\nUser-Agent: a\r\n\r\n";
+const LONG: &[u8] = b"CONNECT 127.0.0.1:50051 HTTP/1.1\r\nHost: a\r\nX: ";
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// At the client, and at the socket of the proxy that it is connected to. To the server behind it a connection
+/// through a proxy is like any other.
+fn tunnels(table: &mut Table) {
+    for (name, response) in [
+        ("200", ESTABLISHED),
+        ("200 by HTTP/1.0, and nothing else", b"HTTP/1.0 200\r\n\r\n"),
+        ("204 with fields", b"HTTP/1.1 204 No Content\r\nVia: 1.1 proxy\r\nX: \r\r\n \r\n\r\n"),
+    ] {
+        begins(table, &format!("CONNECT, answered by {name}"), move |talk| {
+            talk.client(|f| f.bytes(CONNECT))?;
+            talk.server(|f| f.bytes(response))?;
+            talk.open_http2()
+        });
+    }
+    begins(table, "CONNECT, the server's SETTINGS in one write with the answer", |talk| {
+        talk.client(|f| f.bytes(CONNECT))?;
+        talk.server(|f| f.bytes(ESTABLISHED).settings(&[(3, 100)]))?;
+        talk.client(|f| f.bytes(PREFACE).settings(&[]))
+    });
+    begins(table, "CONNECT with a head of 60 KiB", |talk| {
+        talk.client(|f| f.bytes(LONG).bytes(&vec![b'a'; 60 << 10]).bytes(b"\r\n\r\n"))?;
+        talk.server(|f| f.bytes(ESTABLISHED))?;
+        talk.open_http2()
+    });
+    for pieces in [1, 7, 8, 12, 60] {
+        begins(table, &format!("CONNECT in pieces of {pieces}"), move |talk| {
+            (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
+            talk.client(|f| f.bytes(CONNECT))?;
+            talk.server(|f| f.bytes(ESTABLISHED))?;
+            talk.open_http2()
+        });
+    }
+    begins(table, "CONNECT to a proxy that is sent a PROXY header first", |talk| {
+        talk.client(|f| f.bytes(b"PROXY UNKNOWN\r\n").bytes(CONNECT))?;
+        talk.server(|f| f.bytes(ESTABLISHED))?;
+        talk.open_http2()
+    });
+    table.case("CONNECT over a Unix socket", |daemon, name| {
+        let mut talk = Talk::connect(daemon, name, Address::Abstract(name.into()))?;
+        talk.client(|f| f.bytes(CONNECT))?;
+        talk.server(|f| f.bytes(ESTABLISHED))?;
+        talk.open_http2()?;
+        two_calls(&mut talk)?;
+        talk.finish()
+    });
+}
+
+/// As docker's `/session`: who was asked becomes the client.
+fn reversed(table: &mut Table) {
+    const SESSION: &[u8] =
+        b"POST /session HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\
+        Content-Length: 0\r\n\r\n";
+    type Begin = fn(&mut Talk<'_>) -> Result<()>;
+    for (name, begin) in [
+        (
+            "in a write of its own",
+            (|talk| {
+                talk.server(|f| f.bytes(SWITCHING))?;
+                talk.server(|f| f.bytes(PREFACE).settings(&[]))?;
+                talk.client(|f| f.settings(&[]))
+            }) as Begin,
+        ),
+        ("in one write with the answer", |talk| {
+            talk.server(|f| f.bytes(SWITCHING).bytes(PREFACE).settings(&[]))?;
+            talk.client(|f| f.settings(&[]))
+        }),
+        ("after the other's SETTINGS", |talk| {
+            talk.server(|f| f.bytes(SWITCHING))?;
+            talk.client(|f| f.settings(&[(3, 100)]))?;
+            talk.server(|f| f.bytes(PREFACE).settings(&[]))
+        }),
+        ("in pieces of 12", |talk| {
+            (talk.way.write, talk.way.read) = (Write::Pieces(12), Read::Pieces(12));
+            talk.server(|f| f.bytes(SWITCHING).bytes(PREFACE).settings(&[]))?;
+            talk.client(|f| f.settings(&[]))
+        }),
+    ] {
+        table.case(
+            format!("101, and then a preface by who sent it, {name}"),
+            move |daemon, name| {
+                let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+                talk.client(|f| f.bytes(SESSION))?;
+                begin(&mut talk)?;
+                for stream in [1, 3] {
+                    talk.server(|f| f.request(stream, "Get").last_message(stream, 5))?;
+                    talk.client(|f| {
+                        f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND)
+                    })?;
+                }
+                talk.expect_reversed(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))?;
+                talk.finish()
+            },
+        );
+    }
+}
+
+/// On a port that is selected: counted by what comes then.
+fn nothing_of_http2(table: &mut Table) {
+    const HELLO: &[u8] = &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3];
+    type Bytes = &'static [u8];
+    for (name, protocol, sent) in [
+        ("CONNECT, and then TLS", "tls", [CONNECT, ESTABLISHED, HELLO]),
+        ("CONNECT, and then something else", "http1", [CONNECT, ESTABLISHED, b"+PING\r\n"]),
+        (
+            "CONNECT, refused",
+            "http1",
+            [CONNECT, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b""],
+        ),
+        ("CONNECT, answered with something else", "http1", [CONNECT, b"+PONG\r\n", b""]),
+        (
+            "a PROXY header, and then HTTP/1.1",
+            "http1",
+            [b"PROXY UNKNOWN\r\n", b"", b"GET / HTTP/1.1\r\n\r\n"],
+        ),
+        ("a PROXY header, and then TLS", "tls", [b"PROXY UNKNOWN\r\n", b"", HELLO]),
+        (
+            "a PROXY header, and then something else",
+            "other",
+            [b"PROXY UNKNOWN\r\n", b"", b"+PING\r\n"],
+        ),
+    ] as [(&str, &'static str, [Bytes; 3]); 7]
+    {
+        counted(table, name, protocol, move |talk| {
+            let [request, response, then] = sent;
+            talk.client(|f| f.bytes(request))?;
+            talk.server(|f| f.bytes(response))?;
+            talk.client(|f| f.bytes(then))
+        });
+    }
+    counted(table, "CONNECT, never answered", "http1", |talk| {
+        talk.client(|f| f.bytes(CONNECT))?;
+        talk.act(Client, Action::Close)?;
+        talk.act(Server, Action::Close)
+    });
+}
+
+fn counted(
+    table: &mut Table,
+    name: &str,
+    protocol: &'static str,
+    begin: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.alone(format!("{name}, on a selected port"), move |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::connect(&daemon, name, address)?;
+        begin(&mut talk)?;
+        seen(&daemon, protocol, 2)?;
+        let told = || daemon.log().matches("a selected connection").count();
+        daemon.wait_until(|_| if told() == 1 { Ok(()) } else { Err(daemon.log()) })?;
+        then_grpc(talk)
+    });
+}
+
+/// What has no end is given up, or costs no more than its bytes.
+fn hostile(table: &mut Table) {
+    for (name, protocol, begin) in [
+        ("a PROXY line without end", "other", &b"PROXY TCP4 "[..]),
+        ("a CONNECT without end", "http1", b"CONNECT "),
+    ] {
+        counted(table, name, protocol, move |talk| {
+            talk.client(|f| f.bytes(begin))?;
+            for _ in 0..16 {
+                talk.client(|f| f.bytes(&vec![b'a'; 64 << 10]))?;
+            }
+            Ok(())
+        });
+    }
+    begins(
+        table,
+        "PROXY headers one after the other, 2 MiB of them, and then the preface",
+        |talk| {
+            let header = binary(0x21, 0x11, &vec![b'\r'; 65_535]);
+            for header in repeat_n(header, 32) {
+                talk.client(|f| f.bytes(&header))?;
+            }
+            talk.open_http2()
+        },
+    );
+}

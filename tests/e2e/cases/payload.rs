@@ -1,0 +1,74 @@
+//! No byte of a message leaves the kernel.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use observer::config::Config;
+use observer::kernel::Probes;
+use observer::record::{Event, Item, Record};
+use observer::source::Source as _;
+use serde_json::{Value, json};
+use support::bytes::contains;
+use support::peer::{Client, Listen, Server};
+use support::stack::Stack;
+
+/// What the peers fill messages with: requests and responses.
+const FILLINGS: [u8; 2] = [0xab, 0xcd];
+
+/// So many filling bytes in a row are payload: lengths and other header values are shorter.
+const RUN: usize = 6;
+
+/// How long the kernel programs may take to tell all.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Has peers exchange messages of every size and looks for their bytes in all that the kernel
+/// programs tell.
+pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
+    let (_probes, mut rings) = Probes::attach(&Config::default())?;
+    let server = Server::start(server, Listen::V4)?;
+    let (_, did) = Client::start(client, &server, &plan())?.finish()?;
+    server.stop()?;
+    ensure!(!did.calls.is_empty(), "the client made no calls");
+
+    let mut records = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        for ring in &mut rings {
+            ring.drain(usize::MAX, |record| records.push(record.to_vec()));
+            ring.wait(Duration::from_millis(100))?;
+        }
+    }
+    ensure!(records.len() > 50, "only {} records, so this shows nothing", records.len());
+    let kept = records.iter().map(|record| kept_bytes(record)).sum::<usize>();
+    ensure!(kept > 0, "no record has header bytes in it, so this shows nothing");
+    for filling in FILLINGS {
+        let payload = [filling; RUN];
+        let leak = records.iter().find(|record| contains(record, &payload));
+        let leak = leak.map(|record| record.escape_ascii().to_string());
+        ensure!(leak.is_none(), "payload in a record: {}", leak.unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Frame payload that a record has in it: header blocks and the like.
+fn kept_bytes(record: &[u8]) -> usize {
+    let Some(Record { event: Event::Bytes(bytes), .. }) = Record::parse(record) else { return 0 };
+    let kept = bytes.items.map(|item| match item {
+        Item::Frame { payload, .. } => payload.len(),
+        _ => 0,
+    });
+    kept.sum()
+}
+
+/// Messages that fit in a frame, that do not, and that are cut everywhere.
+fn plan() -> Vec<Vec<Value>> {
+    let sizes = [6, 100, 16_000, 16_384, 70_000, 3 << 20];
+    let steps = sizes.map(|size| {
+        json!({"rpc": "Unary", "count": 5, "concurrency": 5, "payload": size, "response_size": size})
+    });
+    // One message each way at a time: a peer that writes much before it reads may wait for ever.
+    let streams = sizes.map(|size| {
+        json!({"rpc": "Bidi", "requests": 3, "lockstep": true, "payload": size, "response_size": size})
+    });
+    vec![steps.to_vec(), streams.to_vec()]
+}

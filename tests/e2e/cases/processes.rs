@@ -1,0 +1,439 @@
+//! Who reads and writes: calls belong to the process that reads or writes their headers.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::io::{FdFlags, fcntl_setfd};
+use support::daemon::Daemon;
+use support::openmetrics::Metrics;
+use support::raw::command::{Compat, Read, Write};
+use support::raw::process::{Start, program};
+use support::raw::talk::Role::{Client, Server};
+use support::raw::{Action, Address, Call, Talk};
+use tempfile::TempDir;
+
+use super::reports::reports_calls_of;
+use super::{NOT_FOUND, OK, Table};
+
+pub(super) fn add(table: &mut Table) {
+    listeners(table);
+    hand_overs(table);
+    children(table);
+    namespaces(table);
+    unseen_ways(table);
+    in_32_bits(table);
+    super::names::add(table);
+    super::ports::add(table);
+    table.case("both ends in one process", |daemon, name| {
+        let mut talk = Talk::connect_to_itself(daemon, name, &Start::default())?;
+        talk.open_http2()?;
+        call(&mut talk, 1, "Get")?;
+        call(&mut talk, 3, "Get")?;
+        talk.finish()
+    });
+    table.case("a process number used again", pid_reuse);
+    let cgroups = cgroups();
+    table.alone_if(cgroups.is_some(), "what a process runs, and in which container", move |name| {
+        identity(name, &cgroups.context("no control groups to be in")?)
+    });
+}
+
+/// Where control groups of version 2 can be made.
+pub(super) fn cgroups() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    })?;
+    mount.join("cgroup.procs").is_file().then_some(mount)
+}
+
+/// The server is in a control group with the name that Docker gives that of a container.
+fn identity(name: &str, cgroups: &Path) -> Result<()> {
+    let labels = "exe,container_id,container_runtime";
+    let daemon = Daemon::start(&["--labels", labels])?;
+    let container = format!("{:064x}", std::process::id());
+    let group = cgroups.join(format!("docker-{container}.scope"));
+    fs::create_dir(&group).with_context(|| format!("create {}", group.display()))?;
+    let entered = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.display());
+    let through = ["sh", "-c", &entered, "sh"].map(str::to_owned).to_vec();
+    let server = Start { through, ..Start::default() };
+    let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), [&Start::default(), &server])?;
+    talk.open_http2()?;
+    call(&mut talk, 1, "Get")?;
+    talk.compare()?;
+    let program = program()?.to_string_lossy().into_owned();
+    let pid = talk.pid(Server)?;
+    let known = [
+        ("pid", &*pid),
+        ("exe", &program),
+        ("container_id", &container),
+        ("container_runtime", "docker"),
+    ];
+    let metrics = daemon.scrape()?;
+    for family in ["grpc_server_handled_total", "grpc_server_connections", "observer_process_info"]
+    {
+        ensure!(metrics.count(family, &known) == 1, "{family} of {pid} is not one with {known:?}");
+    }
+    let client = talk.pid(Client)?;
+    let outside = [("pid", &*client), ("exe", &program), ("container_id", "")];
+    ensure!(metrics.count("grpc_client_handled_total", &outside) == 1, "not one with {outside:?}");
+    talk.end_peers()?;
+    fs::remove_dir(&group).with_context(|| format!("remove {}", group.display()))?;
+    talk.finish_closed()
+}
+
+/// With filters that the processes pass because of who has started them.
+fn children(table: &mut Table) {
+    let own = || std::process::id().to_string();
+    table.alone("children of a selected process, and theirs, with --children", move |name| {
+        let daemon = Daemon::start(&["--pid", &own(), "--children"])?;
+        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+        call(&mut talk, 1, "Get")?;
+        talk.peer(Server)?.fork()?;
+        talk.peer(Client)?.fork()?;
+        call(&mut talk, 3, "Get")?;
+        talk.compare()?;
+        talk.end_peers()?;
+        talk.finish_closed()
+    });
+    table.case("children that run already, and theirs, with --children", |early, name| {
+        let mut talk = Talk::connect(early, name, Address::V4(0))?;
+        let parent = talk.pid(Server)?;
+        talk.peer(Server)?.fork()?;
+        talk.peer(Server)?.fork()?;
+        let daemon = Daemon::start(&["--pid", &parent, "--children"])?;
+        talk.daemon = &daemon;
+        for before in 1..=2 {
+            talk.reconnect()?;
+            talk.open_http2()?;
+            call(&mut talk, 1, "Get")?;
+            reports_calls_of(&mut talk, Server, &[("Get", "OK", 1)], 1, 0)?;
+            reports_calls_of(&mut talk, Client, &[], 0, 0)?;
+            // And those that are started later.
+            if before == 1 {
+                talk.peer(Server)?.fork()?;
+            }
+        }
+        talk.end_peers()
+    });
+    table.alone("children of a selected process, without --children", move |name| {
+        let daemon = Daemon::start(&["--pid", &own()])?;
+        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+        talk.server(|f| f.trailers_only(1, NOT_FOUND))?;
+        talk.finish()
+    });
+}
+
+/// A call in which everything is said.
+pub(super) fn call(talk: &mut Talk<'_>, stream: u32, method: &str) -> Result<()> {
+    talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
+    talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+    talk.expect(Call::new(method, OK).unary(5, 6))
+}
+
+fn listeners(table: &mut Table) {
+    table.case("servers that share a listener", |daemon, name| {
+        let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+        fcntl_setfd(&listener, FdFlags::empty())?;
+        let server = Start { listener: Some(listener.as_raw_fd()), ..Start::default() };
+        let port = listener.local_addr()?.port();
+        let address = Address::Inherited(Box::new(Address::V4(port)));
+        let mut talk = Talk::connect_from(daemon, name, address, [&Start::default(), &server])?;
+        talk.open_http2()?;
+        call(&mut talk, 1, "First")?;
+        for method in ["Second", "Third"] {
+            talk.another_server(&server, None)?;
+            talk.reconnect()?;
+            talk.open_http2()?;
+            call(&mut talk, 1, method)?;
+            call(&mut talk, 3, "Get")?;
+        }
+        // The first again.
+        talk.use_server(0);
+        talk.reconnect()?;
+        talk.open_http2()?;
+        call(&mut talk, 1, "Get")?;
+        talk.end_peers()?;
+        talk.finish_closed()
+    });
+    table.case("servers with SO_REUSEPORT", |daemon, name| {
+        let mut talk = Talk::begin(daemon, name, Address::Shared(0))?;
+        call(&mut talk, 1, "First")?;
+        let address = talk.address();
+        talk.another_server(&Start::default(), Some(address))?;
+        // The client is the second peer.
+        let servers = [(0, "First"), (2, "Second")];
+        let mut accepted = Vec::new();
+        // The kernel chooses by a hash of the addresses: one in 2^29 that one server gets none.
+        for _ in 0..30 {
+            talk.begin_connection()?;
+            for (server, method) in servers {
+                talk.use_server(server);
+                if talk.accept()? {
+                    talk.open_http2()?;
+                    call(&mut talk, 1, method)?;
+                    accepted.push(server);
+                }
+            }
+        }
+        ensure!(accepted.len() == 30, "{} of 30 connections", accepted.len());
+        ensure!(accepted.contains(&0) && accepted.contains(&2), "one server has had all");
+        talk.end_peers()?;
+        talk.finish_closed()
+    });
+}
+
+fn hand_overs(table: &mut Table) {
+    table.talk("a socket handed to another thread", |talk| {
+        call(talk, 1, "Get")?;
+        talk.client(|f| f.request(3, "Get").message(3, 5))?;
+        talk.act(Server, Action::Thread)?;
+        talk.act(Client, Action::Thread)?;
+        talk.client(|f| f.end(3))?;
+        talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+        talk.expect(Call::new("Get", OK).unary(5, 6))?;
+        call(talk, 5, "Get")
+    });
+    for (name, role) in [("server", Server), ("client", Client)] {
+        table.case(format!("a {name}'s socket inherited over fork"), move |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            call(&mut talk, 1, "Get")?;
+            // Begun in the parent, ended in the child: the parent's.
+            talk.client(|f| f.request(3, "Begun").message(3, 5))?;
+            talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
+            talk.peer(role)?.fork()?;
+            talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
+            call(&mut talk, 5, "Get")?;
+            talk.compare()?;
+            talk.end_peers()?;
+            talk.finish_closed()
+        });
+        table.case(
+            format!("a {name}'s socket inherited by a short-lived child"),
+            move |daemon, name| {
+                let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+                call(&mut talk, 1, "Get")?;
+                talk.peer(role)?.fork()?;
+                call(&mut talk, 3, "Get")?;
+                // Nobody asks the daemon before the child has ended.
+                talk.end_peers()?;
+                talk.finish_closed()
+            },
+        );
+        table.case(format!("a {name}'s socket inherited over exec"), move |daemon, name| {
+            let renamed = Renamed::new("raw-peer-again")?;
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            call(&mut talk, 1, "Get")?;
+            talk.client(|f| f.request(3, "Begun").message(3, 5))?;
+            talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
+            talk.peer(role)?.exec(&renamed.program)?;
+            talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
+            call(&mut talk, 5, "Get")?;
+            talk.finish()
+        });
+    }
+    table.case("a server that accepts in one process and serves in another", |daemon, name| {
+        let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+        talk.peer(Server)?.fork()?;
+        talk.open_http2()?;
+        call(&mut talk, 1, "Get")?;
+        talk.compare()?;
+        talk.end_peers()?;
+        talk.finish_closed()
+    });
+}
+
+/// The program under another name, which becomes the process's.
+pub(super) struct Renamed {
+    pub(super) program: PathBuf,
+    _folder: TempDir,
+}
+
+impl Renamed {
+    pub(super) fn new(name: &str) -> Result<Self> {
+        let folder = TempDir::with_prefix("raw-").context("create a folder")?;
+        let link = folder.path().join(name);
+        symlink(program()?, &link).context("name a program")?;
+        Ok(Self { program: link, _folder: folder })
+    }
+}
+
+fn namespaces(table: &mut Table) {
+    let unshare = |more: &[&str]| {
+        let words = ["unshare", "--pid", "--net", "--fork", "--kill-child"];
+        let shell = ["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];
+        let through = [&words, more, &shell].concat();
+        Start { through: through.into_iter().map(str::to_owned).collect(), ..Start::default() }
+    };
+    let start = unshare(&[]);
+    table.case("a process in another network and PID namespace", move |daemon, name| {
+        let mut talk = Talk::connect_to_itself(daemon, name, &start)?;
+        let inner = talk.peer(Server)?.ask(0, Action::Accept)?.pid;
+        talk.peer(Server)?.find_child()?;
+        let outer = talk.peer(Server)?.identity().pid;
+        ensure!(inner != outer, "process {inner} is not in another PID namespace");
+        talk.open_http2()?;
+        call(&mut talk, 1, "Get")?;
+        call(&mut talk, 3, "Get")?;
+        talk.finish()
+    });
+    let start = unshare(&["--mount-proc"]);
+    table.case(
+        "a server in a PID and network namespace, over a Unix socket",
+        move |daemon, name| {
+            let folder = TempDir::with_prefix("raw-").context("create a folder")?;
+            let path = folder.path().join("socket").to_string_lossy().into_owned();
+            let ends = [&Start::default(), &start];
+            let mut talk = Talk::connect_from(daemon, name, Address::Unix(path), ends)?;
+            talk.peer(Server)?.find_child()?;
+            talk.open_http2()?;
+            call(&mut talk, 1, "Get")?;
+            call(&mut talk, 3, "Get")?;
+            talk.finish()
+        },
+    );
+}
+
+/// A process on x86-64 may make the system calls of a 32-bit one.
+fn in_32_bits(table: &mut Table) {
+    for call in Compat::ALL {
+        table.case(format!("as a 32-bit process: {call:?}"), move |daemon, name| {
+            // Its system calls have no tracepoints of their own.
+            if daemon.backend()? == "tracepoint" {
+                return Ok(());
+            }
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            talk.way.write = Write::Compat(call);
+            talk.way.read = Read::Compat(call);
+            for stream in [1, 3] {
+                talk.client(|f| f.request(stream, "Get").last_message(stream, 5_000))?;
+                talk.server(|f| f.response(stream).message(stream, 70_000))?;
+                talk.server(|f| f.trailers(stream, NOT_FOUND))?;
+            }
+            talk.expect(Call::new("Get", NOT_FOUND).unary(5_000, 70_000).times(2))?;
+            talk.finish()
+        });
+    }
+}
+
+/// Bytes that no system call of ours moves.
+fn unseen_ways(table: &mut Table) {
+    for (name, way) in
+        [("splice", Write::Splice), ("sendfile", Write::SendFile), ("io_uring", Write::Ring)]
+    {
+        table.case(format!("{name} on a watched connection"), move |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            call(&mut talk, 1, "Before")?;
+            talk.way.write = way;
+            talk.client(|f| f.request(3, "Around").last_message(3, 5))?;
+            talk.way.write = Write::Write;
+            talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
+            // What was not seen shows now.
+            call(&mut talk, 5, "After")?;
+            if sees(daemon, way)? {
+                talk.expect(Call::new("Around", NOT_FOUND).unary(5, 6))?;
+                return talk.finish();
+            }
+            let pids = [talk.pid(Server)?, talk.pid(Client)?];
+            talk.finish_with_gaps()?;
+            daemon.wait_until(|metrics| nothing_wrong(metrics, &pids))
+        });
+        table.case(format!("{name} in a message's body costs no number"), move |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            talk.client(|f| f.request(1, "Put"))?;
+            // A DATA frame of a message of 100 bytes, and the first 10 of these.
+            talk.client(|f| {
+                f.bytes(&[0, 0, 105, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 100, 1, 1, 1, 1, 1])
+            })?;
+            talk.way.write = way;
+            talk.client(|f| f.bytes(&[1; 50]))?;
+            talk.way.write = Write::Write;
+            talk.client(|f| f.bytes(&[1; 45]))?;
+            talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
+            talk.expect(Call::new("Put", NOT_FOUND).unary(100, 6))?;
+            call(&mut talk, 3, "Get")?;
+            if sees(daemon, way)? {
+                return talk.finish();
+            }
+            talk.compare()?;
+            talk.finish_with_gaps()
+        });
+    }
+}
+
+/// Whether the daemon sees what is written in this way.
+fn sees(daemon: &Daemon, way: Write) -> Result<bool> {
+    Ok(matches!(way, Write::Ring) && daemon.decodes_io_uring()?)
+}
+
+/// The server saw all three calls; of the client's, what is told is true.
+fn nothing_wrong(metrics: &Metrics, [server, client]: &[String; 2]) -> Result<(), String> {
+    for (role, pid, all) in [("server", server, true), ("client", client, false)] {
+        for (method, code) in [("Before", "OK"), ("Around", "NotFound"), ("After", "OK")] {
+            let name = format!("grpc_{role}_handled_total");
+            let of = |labels: &[(&str, &str)]| {
+                metrics.sum(&name, &[&[("pid", &**pid), ("grpc_method", method)], labels].concat())
+            };
+            let (right, not_seen) = (of(&[("grpc_code", code)]), of(&[("grpc_code", "not_seen")]));
+            let wrong = of(&[]) - right - not_seen;
+            let enough = right + not_seen >= if all || method == "Before" { 1.0 } else { 0.0 };
+            if wrong > 0.0 || right + not_seen > 1.0 || !enough {
+                return Err(format!(
+                    "{role}, {method}: {right} with its code, {not_seen} not seen, {wrong} wrong"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The second process of a number is not taken for the first.
+fn pid_reuse(daemon: &Daemon, name: &str) -> Result<()> {
+    let renamed = Renamed::new("raw-peer-other")?;
+    let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+    call(&mut talk, 1, "First")?;
+    let pid = talk.peer(Server)?.identity().pid;
+    talk.peer(Server)?.end()?;
+    let again = Start { program: Some(renamed.program.clone()), ..Start::default() };
+    for _ in 0..50 {
+        // Whoever starts next gets the number, if it is free: we, unless somebody else is faster.
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())
+            .context("write ns_last_pid")?;
+        talk.another_server(&again, Some(Address::V4(0)))?;
+        if talk.peer(Server)?.identity().pid == pid {
+            return served_by_both(talk, pid);
+        }
+    }
+    bail!("no process got the number {pid} again")
+}
+
+fn served_by_both(mut talk: Talk<'_>, pid: u32) -> Result<()> {
+    talk.reconnect()?;
+    talk.open_http2()?;
+    call(&mut talk, 1, "Second")?;
+    call(&mut talk, 3, "Second")?;
+    let pid = pid.to_string();
+    talk.daemon.wait_until(|metrics| {
+        for (process, method, calls) in [
+            ("raw-peer", "First", 1.0),
+            ("raw-peer", "Second", 0.0),
+            ("raw-peer-other", "First", 0.0),
+            ("raw-peer-other", "Second", 2.0),
+        ] {
+            let labels = [("pid", &*pid), ("process", process), ("grpc_method", method)];
+            let seen: f64 = metrics.sum("grpc_server_handled_total", &labels);
+            if seen.total_cmp(&calls).is_ne() {
+                return Err(format!("{process} handled {seen} calls of {method}, not {calls}"));
+            }
+        }
+        Ok(())
+    })?;
+    talk.end_peers()
+}

@@ -1,0 +1,214 @@
+//! `observer top` and daemons that ask for TLS, a password, or both.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use support::daemon::{Daemon, binary, without_ours};
+use support::look::terminal::Terminal;
+use support::nobody;
+use tempfile::TempDir;
+
+/// Whom daemons know,
+pub(crate) const USER: &str = "prometheus";
+/// and by which password.
+pub(crate) const PASSWORD: &str = "secret";
+/// Its bcrypt hash.
+const HASH: &str = "$2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe";
+
+/// Of a web configuration.
+const TLS: &str = "tls_server_config:\n  cert_file: daemon.crt\n  key_file: daemon.key\n";
+pub(crate) const ONLY_CLIENTS_WITH_CERTIFICATES: &str = "  client_auth_type: \
+    RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n";
+
+/// A web configuration, and the certificates that it speaks of.
+pub(crate) struct Protected(TempDir);
+
+impl Protected {
+    /// With TLS, and more of it; and a password.
+    pub(crate) fn by_tls(more: &str) -> Result<Self> {
+        Self::new(&format!("{TLS}{more}{}", users()))
+    }
+
+    /// With a password, in the clear.
+    pub(crate) fn by_password() -> Result<Self> {
+        Self::new(&users())
+    }
+
+    fn new(config: &str) -> Result<Self> {
+        let folder = TempDir::with_prefix("protected-").context("create a folder")?;
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
+        let mut params = CertificateParams::new([])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params.clone(), KeyPair::generate()?)?;
+        let other = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        write("ca.crt", &authority.pem())?;
+        write("other.crt", &other.pem())?;
+        for name in ["daemon", "scraper"] {
+            let key = KeyPair::generate()?;
+            let names = [format!("{name}.test"), "localhost".into(), "127.0.0.1".into()];
+            let params = CertificateParams::new(names)?;
+            write(&format!("{name}.crt"), &params.signed_by(&key, &authority)?.pem())?;
+            write(&format!("{name}.key"), &key.serialize_pem())?;
+        }
+        write("web.yml", config)?;
+        write("password", &format!("{PASSWORD}\n"))?;
+        write("wrong", "wrong\n")?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self, name: &str) -> Result<String> {
+        self.path(name).into_os_string().into_string().ok().context("a path that is no text")
+    }
+
+    /// The web configuration.
+    pub(crate) fn config(&self) -> Result<String> {
+        self.file("web.yml")
+    }
+
+    pub(crate) fn daemon(&self) -> Result<Daemon> {
+        Daemon::start(&["--port", "1", "--web-config-file", &self.config()?])
+    }
+}
+
+fn users() -> String {
+    format!("basic_auth_users:\n  {USER}: {HASH}\n")
+}
+
+fn top<S: AsRef<str>>(args: &[S]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    without_ours(&mut command);
+    command.arg("top").args(args.iter().map(AsRef::as_ref)).env_remove("OBSERVER_PASSWORD");
+    Ok(command)
+}
+
+/// A snapshot for programs.
+fn tells(command: &mut Command) -> Result<()> {
+    let done = command.args(["--once", "--json"]).stdin(Stdio::null()).output()?;
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success() && told.is_empty(), "{}: {told}", done.status);
+    let model: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+    ensure!(model.pointer("/daemon/version").is_some(), "this is no snapshot: {model}");
+    Ok(())
+}
+
+/// One line that says what to do; nothing is watched instead.
+fn refuses(command: &mut Command, what_to_do: &str) -> Result<()> {
+    let done = command.args(["--once", "--table"]).stdin(Stdio::null()).output()?;
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    let as_meant = done.status.code() == Some(1) && done.stdout.is_empty();
+    ensure!(as_meant, "{command:?} ends with {}: {told}", done.status);
+    ensure!(told.lines().count() == 1, "{command:?} says more than a line: {told}");
+    ensure!(told.contains(what_to_do), "{command:?} does not say {what_to_do:?}: {told}");
+    ensure!(!told.contains(PASSWORD), "it tells the password: {told}");
+    Ok(())
+}
+
+pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
+    let protected = Protected::by_tls("")?;
+    let daemon = protected.daemon()?;
+    let address = daemon.address();
+    let (https, http) = (format!("https://{address}"), format!("http://{address}"));
+    let [ca, other, file, wrong] = ["ca.crt", "other.crt", "password", "wrong"]
+        .map(|name| protected.file(name))
+        .map(Result::unwrap_or_default);
+    let to = ["--address", &https, "--ca-file", &ca];
+    let good = [&to[..], &["--user", USER, "--password-file", &file]].concat();
+    tells(&mut top(&good)?)?;
+    let by_variable = [&to[..], &["--user", USER]].concat();
+    tells(top(&by_variable)?.env("OBSERVER_PASSWORD", PASSWORD))?;
+    // Of this machine, without an address.
+    let here = ["--listen", &address, "--ca-file", &ca, "--user", USER, "--password-file", &file];
+    tells(&mut top(&here)?)?;
+    let terminal = Terminal::start(&mut top(&good)?, 80, 24)?;
+    terminal.shows(" live")?;
+    terminal.end(Some("q"))?;
+    let with = |more: &[&'static str]| [&to[..], more].concat();
+    for (args, what_to_do) in [
+        (vec!["--address", &http], "it speaks TLS: add --ca-file FILE"),
+        (vec!["--address", &https], "https needs --ca-file FILE"),
+        (vec!["--address", &https, "--ca-file", &other], "--ca-file must name the authority"),
+        (vec!["--address", &https, "--ca-file", &wrong], "there is no PEM certificate"),
+        (vec!["--address", &http, "--ca-file", &ca], "--ca-file is for https"),
+        (to.to_vec(), "it asks for a password: add --user NAME"),
+        (with(&["--user", USER]), "add --password-file FILE, or set OBSERVER_PASSWORD"),
+        (
+            [&to[..], &["--user", USER, "--password-file", &wrong]].concat(),
+            "it does not know this user with this password",
+        ),
+        // It does not watch by itself instead.
+        (vec!["--listen", &address], "it speaks TLS: add --ca-file FILE"),
+        (vec!["--listen", &address, "--ca-file", &ca], "it asks for a password"),
+    ] {
+        refuses(&mut top(&args)?, what_to_do)?;
+    }
+    // Live as well: before the terminal is taken over.
+    let terminal = Terminal::start(&mut top(&to)?, 200, 24)?;
+    terminal.shows("it asks for a password: add --user NAME")?;
+    drop(terminal);
+    daemon.stop()
+}
+
+pub(crate) fn top_asks_with_a_password_alone() -> Result<()> {
+    let protected = Protected::by_password()?;
+    let daemon = protected.daemon()?;
+    let (address, file) = (daemon.address(), protected.file("password")?);
+    let (ca, https) = (protected.file("ca.crt")?, format!("https://{address}"));
+    for to in [["--address", &address], ["--listen", &address]] {
+        tells(&mut top(&[&to[..], &["--user", USER, "--password-file", &file]].concat())?)?;
+        refuses(&mut top(&to)?, "it asks for a password: add --user NAME")?;
+    }
+    let args = ["--address", &https, "--ca-file", &ca];
+    refuses(&mut top(&args)?, "it does not speak TLS: write http://")?;
+    daemon.stop()
+}
+
+pub(crate) fn top_is_refused_without_a_client_certificate() -> Result<()> {
+    let protected = Protected::by_tls(ONLY_CLIENTS_WITH_CERTIFICATES)?;
+    let daemon = protected.daemon()?;
+    let (https, ca) = (format!("https://{}", daemon.address()), protected.file("ca.crt")?);
+    let args = ["--address", &https, "--ca-file", &ca];
+    refuses(&mut top(&args)?, "certificates of clients are not shown")?;
+    daemon.stop()
+}
+
+/// Where the daemon of this machine would listen, nobody does. It is not told the password, nor asked as if it were
+/// the daemon, unless its user says so.
+pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
+    let protected = Protected::by_password()?;
+    let file = protected.file("password")?;
+    let listener = nobody::in_a_thread(|| TcpListener::bind("127.0.0.1:0"))?.context("listen")?;
+    let address = listener.local_addr()?.to_string();
+    let heard = thread::spawn(move || -> Result<String> {
+        let mut heard = String::new();
+        while !heard.contains("Basic ") {
+            let (mut stream, _) = listener.accept().context("accept")?;
+            let mut buffer = [0; 1024];
+            let read = stream.read(&mut buffer).context("hear")?;
+            heard.push_str(&String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()));
+            // Whoever asked nothing has gone.
+            let _ = stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+        }
+        Ok(heard)
+    });
+    let password = ["--user", USER, "--password-file", &file];
+    let [named, here] = [["--address", &address], ["--listen", &address]];
+    refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, as another")?;
+    refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, as another")?;
+    refuses(&mut top(&here)?, "name it with --address")?;
+    let told = [&named[..], &password, &["--allow-plaintext-password"]].concat();
+    refuses(&mut top(&told)?, "status 500")?;
+    let heard = heard.join().map_err(|_| anyhow!("the listener panicked"))??;
+    let asked = heard.matches("GET ").count();
+    ensure!(asked == 1, "it was asked {asked} times: {heard}");
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! Tables of cases of raw peers: how a case is added, and how tshark is asked of those of a kind.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use support::daemon::{Daemon, Shared};
+use support::raw::{Address, Talk};
+use support::report::{Also, TSHARK, confirmed};
+use support::tshark::{self, Recording};
+
+use super::SAME_TO_TSHARK;
+use crate::case::{Case, Run};
+
+/// Cases as they are added.
+#[derive(Default)]
+pub(super) struct Table {
+    kind: &'static str,
+    pub(super) cases: Vec<Case>,
+    /// What is to be said of the next case.
+    said: Option<&'static str>,
+    /// Why tshark is not asked of the cases that are added.
+    unrecorded: Option<&'static str>,
+    /// Of the cases of this kind.
+    recording: Option<Recorded>,
+    daemon: Shared,
+}
+
+/// Cases whose traffic is recorded together.
+#[derive(Default)]
+struct Recorded {
+    /// Begun with the first that is run.
+    recording: Arc<Mutex<Option<Recording>>>,
+    /// What each does, until it is run.
+    runs: Vec<(String, Slot)>,
+}
+
+type Slot = Arc<Mutex<Option<Run>>>;
+
+fn take(slot: &Slot) -> Option<Run> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl Table {
+    pub(super) fn begin(&mut self, kind: &'static str, recorded: Result<(), &'static str>) {
+        self.kind = kind;
+        self.said = Some(recorded.err().unwrap_or(SAME_TO_TSHARK));
+        self.recording = recorded.is_ok().then(Recorded::default);
+    }
+
+    /// Of the cases that are added here tshark is not asked, for this reason.
+    pub(super) fn unrecorded(&mut self, why: &'static str, add: impl FnOnce(&mut Self)) {
+        self.unrecorded = Some(why);
+        add(self);
+        self.unrecorded = None;
+    }
+
+    /// A case with a daemon that watches everything.
+    pub(super) fn case(
+        &mut self,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&Daemon, &str) -> Result<()> + Send + 'static,
+    ) {
+        let daemon = self.daemon.clone();
+        self.alone(name, move |name| daemon.watch(|daemon| run(daemon, name)));
+    }
+
+    /// The last case of a kind that is recorded: tshark saw the same in all of them. Those that
+    /// have not been run are run by it, so that it can be run alone.
+    pub(super) fn compare_recording(&mut self) {
+        let Some(Recorded { recording, runs }) = self.recording.take() else { return };
+        self.add("what tshark sees of all of these", Also::Confirmed(TSHARK), move |_| {
+            if !tshark::is_there()? {
+                return Ok(());
+            }
+            for (name, slot) in runs {
+                take(&slot).map_or(Ok(()), |run| run(&name).context(name))?;
+            }
+            let recording = recording.lock().unwrap_or_else(PoisonError::into_inner).take();
+            recording.context("a recording")?.agrees_with_raw_peers()?;
+            confirmed(TSHARK);
+            Ok(())
+        });
+    }
+
+    /// A case with daemons of its own.
+    pub(super) fn alone(
+        &mut self,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    ) {
+        let also = match (self.said.take(), self.unrecorded) {
+            (Some(said), _) => Also::OfItsKind(said),
+            (None, Some(why)) => Also::Without(TSHARK, why),
+            (None, None) => Also::Nothing,
+        };
+        let recorded = self.recording.as_mut().filter(|_| self.unrecorded.is_none());
+        let Some(recorded) = recorded else { return self.add(name.as_ref(), also, run) };
+        let (recording, shared) = (Arc::clone(&recorded.recording), self.daemon.clone());
+        let run = move |name: &str| {
+            record(&recording, &shared)?;
+            tshark::asked(|| run(name))
+        };
+        let slot: Slot = Arc::new(Mutex::new(Some(Box::new(run))));
+        recorded.runs.push((full_name(self.kind, name.as_ref()), Arc::clone(&slot)));
+        self.add(name.as_ref(), also, move |name| take(&slot).context("has been run")?(name));
+    }
+
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        also: Also,
+        run: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    ) {
+        let name = full_name(self.kind, name);
+        self.cases.push(Case { name, also, ignored: false, run: Box::new(run) });
+    }
+
+    /// A case with daemons of its own, shown as ignored where it is not possible.
+    pub(super) fn alone_if(
+        &mut self,
+        possible: bool,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    ) {
+        self.alone(name, run);
+        self.only_if(possible);
+    }
+
+    /// The last case is shown as ignored where it is not possible.
+    pub(super) fn only_if(&mut self, possible: bool) {
+        if let Some(case) = self.cases.last_mut() {
+            case.ignored = !possible;
+        }
+    }
+
+    /// A connection over IPv4 that both ends close when the case is over.
+    pub(super) fn talk(
+        &mut self,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    ) {
+        self.case(name, |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            run(&mut talk)?;
+            talk.finish()
+        });
+    }
+
+    /// Likewise, where the case itself closes the connection or kills who would.
+    pub(super) fn closed_talk(
+        &mut self,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    ) {
+        self.case(name, |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+            run(&mut talk)?;
+            talk.finish_closed()
+        });
+    }
+}
+
+fn full_name(kind: &str, name: &str) -> String {
+    format!("raw {kind}: {name}")
+}
+
+/// Begins to record, unless that has begun.
+fn record(recording: &Mutex<Option<Recording>>, shared: &Shared) -> Result<()> {
+    let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
+    if recording.is_none() && tshark::is_there()? {
+        let address = shared.watch(|daemon| Ok(daemon.address()))?;
+        let (_, port) = address.rsplit_once(':').context("an address without port")?;
+        // Its scrapes are many, and not HTTP/2.
+        *recording = Some(Recording::of_all_but(port)?);
+    }
+    Ok(())
+}

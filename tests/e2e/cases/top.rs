@@ -1,0 +1,407 @@
+//! `observer top` in terminals of two sizes, and its snapshots, beside what the peers know.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use support::daemon::{Daemon, binary, without_ours};
+use support::look::figures::{self, ERRORS, IN_FLIGHT, P50, P90, P99, RATE};
+use support::look::names::{self, Names};
+use support::look::terminal::Terminal;
+use support::look::top::{BACKSPACE, ENTER, Shown, is_row, of_bucket, of_json, of_table, top};
+use support::look::{Lines, lines_of, load, number, same, wait_for};
+use support::peer::{Client, Listen, Server};
+use support::raw::Talk;
+use support::raw::talk::Role;
+use support::stack::Stack;
+
+const DOWN: &str = "\x1b[B";
+const ESCAPE: &str = "\x1b";
+const HOME: &str = "\x1b[H";
+const END: &str = "\x1b[F";
+
+/// For a sample to be there, or not.
+const SAMPLE: Duration = Duration::from_millis(2500);
+
+/// Peers that have done something, and what is to be shown of it.
+struct Done {
+    daemon: Daemon,
+    /// Still there, with its figures.
+    server: Server,
+    lines: Lines,
+}
+
+fn done(stack: &Stack, while_at_it: impl FnOnce(&Daemon) -> Result<()>) -> Result<Done> {
+    let server = Server::start(stack, Listen::V4)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
+    let client = Client::start(stack, &server, &load())?;
+    while_at_it(&daemon)?;
+    let (client, truth) = client.finish()?;
+    let mut lines = lines_of(&client, "client", &truth);
+    lines.extend(lines_of(server.identity(), "server", &truth));
+    Ok(Done { daemon, server, lines })
+}
+
+/// 200 columns: all figures are in the table.
+pub(crate) fn top_in_a_large_terminal(stack: &Stack) -> Result<()> {
+    let mut terminal = None;
+    let done = done(stack, |daemon| {
+        let started = Terminal::start(&mut top(daemon, &["--sort", "calls"])?, 200, 50)?;
+        started.shows(" live")?;
+        // While calls are made, there are rates, and a spark line.
+        started.wait_until(|lines| {
+            let busy = |line: &&String| line.contains("/Unary") && line.contains('█');
+            lines.iter().find(busy).map(drop).ok_or("nothing moves".into())
+        })?;
+        terminal = Some(started);
+        Ok(())
+    })?;
+    let mut terminal = terminal.context("a terminal")?;
+    terminal.wait_until(|lines| {
+        let shown = lines.iter().filter_map(|line| of_table(line)).collect();
+        same("the terminal", &done.lines, &shown)
+    })?;
+    // By calls: most are first, whoever made them.
+    let most = terminal.lines().into_iter().find(|line| is_row(line)).context("no row")?;
+    ensure!(most.contains("/Unary"), "the most calls are not first: {most}");
+    terminal.press("/bidi client")?;
+    terminal.press(ENTER)?;
+    terminal.wait_until(|lines| {
+        let left: Vec<_> = lines.iter().filter(|line| is_row(line)).collect();
+        match left.as_slice() {
+            [line] if line.contains("/Bidi") && line.contains(" client ") => Ok(()),
+            _ => Err(format!("{} rows fit the filter", left.len())),
+        }
+    })?;
+    terminal.end(Some("q"))?;
+    done.daemon.stop()?;
+    done.server.stop()?;
+    Ok(())
+}
+
+/// 80 columns: a row's figures are in its detail.
+pub(crate) fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
+    let done = done(stack, |_| Ok(()))?;
+    let mut terminal = Terminal::start(&mut top(&done.daemon, &[])?, 80, 24)?;
+    terminal.shows("/Unary")?;
+    ensure!(terminal.lines().iter().all(|line| line.chars().count() <= 80), "a line is too long");
+    terminal.press("/unary client")?;
+    terminal.press(ENTER)?;
+    terminal.wait_until(|lines| {
+        let left = lines.iter().filter(|line| is_row(line)).count();
+        if left == 1 { Ok(()) } else { Err(format!("{left} rows fit the filter")) }
+    })?;
+    terminal.press(ENTER)?;
+    terminal.shows("TIME")?;
+    let of = done.lines.iter().find(|line| line.contains(" client ") && line.contains("/Unary"));
+    let codes = of.and_then(|line| line.split_once("calls, ")).context("no unary calls")?.1;
+    for code in codes.split(", ") {
+        let (code, calls) = code.split_once(' ').context("a code without calls")?;
+        terminal.wait_until(|lines| {
+            let words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
+            let shown = words.windows(2).any(|pair| match pair {
+                [name, shown] => *name == code && number(shown) == number(calls),
+                _ => false,
+            });
+            if shown { Ok(()) } else { Err(format!("{code} {calls} is not shown")) }
+        })?;
+    }
+    // The histogram has all of them.
+    let calls = of.and_then(|line| line.split_once(": ")?.1.split_once(' ')?.0.parse::<u64>().ok());
+    terminal.wait_until(|lines| {
+        let sum: u64 = lines.iter().filter_map(|line| of_bucket(line)).sum();
+        if Some(sum) == calls {
+            Ok(())
+        } else {
+            Err(format!("{sum} of {calls:?} calls have a bucket"))
+        }
+    })?;
+    terminal.press(ESCAPE)?;
+    terminal.shows("PROCESS")?;
+    terminal.press(DOWN)?;
+    terminal.press("p")?;
+    terminal.shows("paused")?;
+    terminal.end(None)?;
+    done.daemon.stop()?;
+    done.server.stop()?;
+    Ok(())
+}
+
+/// A live view of what this process watches itself.
+pub(crate) fn top_shows_what_it_watches_itself(stack: &Stack) -> Result<()> {
+    let server = Server::start(stack, Listen::V4)?;
+    let mut command = Command::new(binary()?);
+    without_ours(&mut command);
+    command.args(["top", "--port", &server.port()?, "--sort", "calls"]);
+    let terminal = Terminal::start(&mut command, 200, 50)?;
+    terminal.shows("observer this process live")?;
+    let (client, truth) = Client::start(stack, &server, &load())?.finish()?;
+    let mut expected = lines_of(&client, "client", &truth);
+    expected.extend(lines_of(server.identity(), "server", &truth));
+    terminal.wait_until(|lines| {
+        let shown = lines.iter().filter_map(|line| of_table(line)).collect();
+        same("the terminal", &expected, &shown)
+    })?;
+    terminal.end(Some("q"))?;
+    server.stop()?;
+    Ok(())
+}
+
+/// What is shown beside counts is what the peers know, too: with all columns,
+pub(crate) fn top_shows_true_figures(stack: &Stack) -> Result<()> {
+    const COLUMNS: &[&str] = &[RATE, ERRORS, IN_FLIGHT, P50, P90, P99];
+    figures::are_true(stack, |daemon| {
+        let terminal = Terminal::start(&mut top(daemon, &[])?, 200, 50)?;
+        Ok(Shown { terminal, columns: COLUMNS })
+    })
+}
+
+/// and with those that there is room for.
+pub(crate) fn top_shows_true_figures_in_a_small_terminal(stack: &Stack) -> Result<()> {
+    const COLUMNS: &[&str] = &[RATE, ERRORS, IN_FLIGHT, P99];
+    figures::are_true(stack, |daemon| {
+        let terminal = Terminal::start(&mut top(daemon, &[])?, 80, 24)?;
+        Ok(Shown { terminal, columns: COLUMNS })
+    })
+}
+
+/// 500 methods, long and hostile names, errors only, nothing but zeros: the whole table, at both
+/// sizes, and what each key does to it.
+pub(crate) fn top_shows_names_of_any_kind() -> Result<()> {
+    let daemon = names::daemon()?;
+    // As many rows as there is room for.
+    let Names { mut talk, names } = names::called(&daemon, 500)?;
+    let pids = [("client", talk.pid(Role::Client)?), ("server", talk.pid(Role::Server)?)];
+    let rows = rows_of(&talk, &names, &pids);
+    for (columns, height) in [(80, 24), (200, 50)] {
+        let mut terminal =
+            Terminal::start(&mut top(&daemon, &["--sort", "method"])?, columns, height)?;
+        let all: Vec<String> = rows.iter().map(|row| row.line(columns)).collect();
+        is_table(&terminal, columns, "METHOD▼", &all)?;
+        terminal.press("r")?;
+        let reversed: Vec<String> = all.iter().rev().cloned().collect();
+        is_table(&terminal, columns, "METHOD▲", &reversed)?;
+        // The last row of them is the first one.
+        terminal.press(END)?;
+        terminal.wait_until(|lines| {
+            let last = lines.iter().rfind(|line| is_row(line)).map(String::as_str);
+            same_line(all.first().map(String::as_str), last)
+        })?;
+        terminal.press("m/SERVER method49")?;
+        terminal.press(ENTER)?;
+        let left: Vec<String> = rows
+            .iter()
+            .filter(|row| row.role == "server" && row.path.contains("Method49"))
+            .map(|row| row.line(columns))
+            .collect();
+        ensure!(left.len() == 5, "the truth has {left:?}");
+        is_table(&terminal, columns, "METHOD▼", &left)?;
+        // All of a long name is in the detail, and the figures are there as well.
+        terminal.press(&format!("/{}{}{ENTER}", BACKSPACE.repeat(15), "client xxx"))?;
+        terminal.press(ENTER)?;
+        terminal.wait_until(|lines| {
+            let letters = lines.iter().flat_map(|line| line.chars()).filter(|&c| c == 'x').count();
+            let has = |text: &str| lines.iter().any(|line| line.contains(text));
+            if letters < names::LONG {
+                Err(format!("{letters} letters of {}", names::LONG))
+            } else if !["Internal 1", "TIME", "messages read"].into_iter().all(has) {
+                Err("there are no figures".into())
+            } else {
+                Ok(())
+            }
+        })?;
+        terminal.press(ENTER)?;
+        // The row stays chosen, wherever it is among all of them.
+        terminal.press(&format!("/{}{ENTER}{HOME}", BACKSPACE.repeat(10)))?;
+        is_table(&terminal, columns, "METHOD▼", &all)?;
+        is_resized(&terminal, columns, height, &rows)?;
+        terminal.end(Some("q"))?;
+    }
+    is_paused(&daemon, &mut talk)?;
+    talk.end_peers()?;
+    daemon.stop()
+}
+
+/// A row of a method that had one call, a while ago, which failed.
+struct Idle {
+    process: String,
+    role: &'static str,
+    path: String,
+}
+
+impl Idle {
+    /// As it is shown at this width, without what is blank at its end.
+    fn line(&self, columns: u16) -> String {
+        let Self { process, role, path } = self;
+        let room = if columns == 80 { 20 } else { 38 };
+        let cut = path.len().saturating_sub(room - 1);
+        let name = match path.get(cut..) {
+            Some(end) if path.len() > room => format!("…{end}"),
+            _ => path.clone(),
+        };
+        let beginning = format!("{process:<17} {role:<6} {name:<room$} {:>8}", "0");
+        if columns == 80 {
+            format!("{beginning} {:>7} {:>7} {:>8}", "–", "0", "–")
+        } else {
+            format!(
+                "{beginning} {:30} {:>7} {:>7} {:>7} {:>7} {:>8} {:>11} Internal 1",
+                "", "–", "0", "–", "–", "–", "1"
+            )
+        }
+    }
+}
+
+/// By method, then role.
+fn rows_of(talk: &Talk<'_>, names: &[String], pids: &[(&'static str, String); 2]) -> Vec<Idle> {
+    let mut paths: Vec<String> =
+        names.iter().map(|name| format!("{}/{name}", talk.service())).collect();
+    // The service is what is before the last slash.
+    paths.sort_by(|a, b| a.rsplit_once('/').cmp(&b.rsplit_once('/')));
+    let of_both = |path: String| {
+        pids.iter().map(move |(role, pid)| Idle {
+            process: format!("raw-peer[{pid}]"),
+            role,
+            path: path.clone(),
+        })
+    };
+    paths.into_iter().flat_map(of_both).collect()
+}
+
+/// The table has this heading, and as many of these lines as there is room for, and no other.
+fn is_table(terminal: &Terminal, columns: u16, heading: &str, rows: &[String]) -> Result<()> {
+    terminal.wait_until(|lines| {
+        let at = lines.iter().position(|line| line.starts_with("PROCESS"));
+        let at = at.ok_or("there is no table")?;
+        let (head, table) = lines.split_at(at + 1);
+        if head.last().is_none_or(|line| !line.contains(heading)) {
+            return Err(format!("the heading has no {heading}"));
+        }
+        // The last line is that of the keys.
+        let room = table.len().saturating_sub(1);
+        for (at, line) in table.iter().take(room).enumerate() {
+            let row = rows.get(at).map_or("", String::as_str);
+            same_line(Some(row), Some(line))?;
+            if line.chars().count() > usize::from(columns) {
+                return Err(format!("too long: {line}"));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn same_line(expected: Option<&str>, shown: Option<&str>) -> Result<(), String> {
+    if expected.map(str::trim_end) == shown.map(str::trim_end) {
+        return Ok(());
+    }
+    Err(format!("not {expected:?} but {shown:?}"))
+}
+
+/// In the other size, and back.
+fn is_resized(terminal: &Terminal, columns: u16, height: u16, rows: &[Idle]) -> Result<()> {
+    let other = if columns == 80 { (200, 50) } else { (80, 24) };
+    for (columns, height) in [other, (columns, height)] {
+        terminal.resize(columns, height)?;
+        let rows: Vec<String> = rows.iter().map(|row| row.line(columns)).collect();
+        is_table(terminal, columns, "METHOD▼", &rows)?;
+    }
+    Ok(())
+}
+
+/// What is paused stays as it is until it goes on; then what failed meanwhile is at the top.
+fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
+    const CALLS: u64 = 3;
+    let mut terminal = Terminal::start(&mut top(daemon, &[])?, 200, 50)?;
+    terminal.shows("ERRORS▼")?;
+    terminal.shows(" live")?;
+    terminal.press("p")?;
+    terminal.shows(" paused")?;
+    let before = terminal.lines();
+    for stream in (2_001..).step_by(2).take(usize::try_from(CALLS)?) {
+        talk.client(|f| f.request(stream, "Method250").last_message(stream, 1))?;
+        talk.server(|f| f.trailers_only(stream, 13))?;
+    }
+    sleep(SAMPLE);
+    ensure!(terminal.lines() == before, "it goes on: {}", terminal.lines().join("\n"));
+    terminal.press("p")?;
+    terminal.wait_until(|lines| {
+        let shown: BTreeSet<String> = lines
+            .iter()
+            .filter(|line| is_row(line))
+            .take(2)
+            .filter(|line| line.contains("/Method250 ") && line.contains(" 100 % "))
+            .filter(|line| line.trim_end().ends_with("Internal 4"))
+            .filter_map(|line| Some(line.split_whitespace().nth(1)?.to_owned()))
+            .collect();
+        let both = BTreeSet::from(["client".to_owned(), "server".to_owned()]);
+        if shown == both { Ok(()) } else { Err(format!("what failed is at the top at {shown:?}")) }
+    })?;
+    // By each key that sorts, and in turn.
+    for (key, heading) in [
+        ("t", "CALLS▼"),
+        ("c", "CALLS/S▼"),
+        ("i", "FLIGHT▼"),
+        ("5", "P50▼"),
+        ("0", "P90▼"),
+        ("9", "P99▼"),
+        ("n", "PROCESS▼"),
+        ("m", "METHOD▼"),
+        ("s", "CALLS/S▼"),
+        ("s", "ERRORS▼"),
+        ("<", "CALLS/S▼"),
+    ] {
+        terminal.press(key)?;
+        terminal.shows(heading)?;
+    }
+    terminal.press("t")?;
+    terminal.wait_until(|lines| {
+        let first = lines.iter().find(|line| is_row(line));
+        let most = first.is_some_and(|line| line.contains("/Method250 "));
+        if most { Ok(()) } else { Err(format!("the most calls are not first: {first:?}")) }
+    })?;
+    terminal.end(Some("q"))
+}
+
+/// `--once`, as a table and as JSON; and a daemon of its own.
+pub(crate) fn top_prints_snapshots(stack: &Stack) -> Result<()> {
+    let done = done(stack, |_| Ok(()))?;
+    wait_for(|| {
+        let mut once = top(&done.daemon, &["--once", "--table"])?;
+        let table = output(once.env("COLUMNS", "300"))?;
+        let shown = table.lines().filter_map(of_table).collect();
+        Ok(same("the table", &done.lines, &shown))
+    })?;
+    let json = output(&mut top(&done.daemon, &["--once", "--json", "--filter", "Echo"])?)?;
+    let model: Value = serde_json::from_str(&json)?;
+    let rows = model.get("rows").and_then(Value::as_array).context("no rows")?;
+    let shown = rows.iter().map(of_json).collect::<Option<Lines>>().context("a row's fields")?;
+    same("JSON", &done.lines, &shown).map_err(anyhow::Error::msg)?;
+    let mut own = Command::new(binary()?);
+    without_ours(&mut own);
+    own.args(["top", "--once", "--table", "--port", &done.server.port()?]);
+    let of_its_own = output(own.env_remove("COLUMNS"))?;
+    ensure!(of_its_own.contains("No gRPC call has been seen."), "it has calls: {of_its_own}");
+    let narrow = output(top(&done.daemon, &["--once", "--table"])?.env_remove("COLUMNS"))?;
+    let too_long = narrow.lines().find(|line| line.chars().count() > 80);
+    ensure!(too_long.is_none(), "longer than 80 columns: {too_long:?}");
+    for told in ["CALLS and codes: since 20", "P50 to P99: of the last ", "\n  METHOD  CODES\n"] {
+        ensure!(narrow.contains(told), "{told:?} is not in: {narrow}");
+    }
+    let mut lost = top(&done.daemon, &["--once", "--table"])?;
+    done.daemon.stop()?;
+    let refused = lost.output().context("run observer top")?;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(1), "a daemon that has ended is asked: {told}");
+    ensure!(told.lines().count() == 1 && told.contains("no answer"), "it says: {told}");
+    done.server.stop()?;
+    Ok(())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let done = command.stdin(Stdio::null()).output().context("run observer top")?;
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success(), "{}: {told}", done.status);
+    String::from_utf8(done.stdout).context("what it prints")
+}

@@ -1,0 +1,366 @@
+//! What carries HTTP/2, and what else is spoken where it is.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use support::daemon::{Daemon, free_address};
+use support::losses;
+use support::openmetrics::Metrics;
+use support::raw::command::{Read, Write};
+use support::raw::frames::PREFACE;
+use support::raw::talk::Role::{Client, Server};
+use support::raw::{Action, Address, Call, Talk};
+
+use super::{NOT_FOUND, OK, Table, UNIX, openings};
+
+/// Why tshark is not asked of some: it is told which ports carry HTTP/2, and that is the question.
+const NOT_HTTP2_AT_FIRST: &str = "not all of what is sent is HTTP/2, or gRPC's";
+
+/// What a server answers to `Upgrade: h2c` (RFC 7540 §3.2).
+pub(super) const SWITCHING: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+
+pub(super) fn add(table: &mut Table) {
+    addresses(table);
+    beginnings(table);
+    table.unrecorded(NOT_HTTP2_AT_FIRST, upgrades);
+    table.unrecorded(NOT_HTTP2_AT_FIRST, openings::add);
+    content_types(table);
+    table.unrecorded(NOT_HTTP2_AT_FIRST, others);
+}
+
+/// Two calls, so that the second's header block refers to the first's.
+pub(super) fn two_calls(talk: &mut Talk<'_>) -> Result<()> {
+    for stream in [1, 3] {
+        talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
+        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND))?;
+    }
+    talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
+}
+
+fn addresses(table: &mut Table) {
+    for (name, address) in [
+        ("IPv4", Address::V4(0)),
+        ("IPv6", Address::V6(0)),
+        ("IPv4 mapped to IPv6", Address::Mapped(0)),
+    ] {
+        table.case(name, move |daemon, name| over(daemon, name, address));
+    }
+    table.unrecorded(UNIX, unix_sockets);
+    let multipath = Path::new("/proc/sys/net/mptcp").exists();
+    table.alone_if(multipath, "MPTCP", |name| {
+        over(&Daemon::start::<&str>(&[])?, name, Address::Multipath(0))
+    });
+    table.alone_if(multipath, "MPTCP, with --port", |name| {
+        let port = free_address()?.port();
+        let daemon = Daemon::start(&["--port", &port.to_string()])?;
+        over(&daemon, name, Address::Multipath(port))
+    });
+    table.alone("IPv4, with --port", |name| {
+        let (daemon, address) = on_a_port()?;
+        over(&daemon, name, address)
+    });
+    table.alone("IPv4 mapped to IPv6, with --port", |name| {
+        let port = free_address()?.port();
+        let daemon = Daemon::start(&["--port", &port.to_string()])?;
+        over(&daemon, name, Address::Mapped(port))
+    });
+}
+
+fn unix_sockets(table: &mut Table) {
+    table.case("a Unix socket with a path", |daemon, name| {
+        let folder = tempfile::TempDir::with_prefix("raw-").context("create a folder")?;
+        let path = folder.path().join("socket").to_string_lossy().into_owned();
+        over(daemon, name, Address::Unix(path))
+    });
+    table.case("an abstract Unix socket", |daemon, name| {
+        over(daemon, name, Address::Abstract(name.into()))
+    });
+    table.case("a Unix socket, bytes one by one", |daemon, name| {
+        let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
+        (talk.way.write, talk.way.read) = (Write::Pieces(1), Read::Pieces(1));
+        two_calls(&mut talk)?;
+        talk.finish()
+    });
+}
+
+fn over(daemon: &Daemon, name: &str, address: Address) -> Result<()> {
+    let mut talk = Talk::begin(daemon, name, address)?;
+    two_calls(&mut talk)?;
+    talk.finish()
+}
+
+fn beginnings(table: &mut Table) {
+    begins(table, "the server's SETTINGS before the preface", |talk| {
+        talk.server(|f| f.settings(&[(3, 100)]))?;
+        talk.client(|f| f.bytes(PREFACE).settings(&[]))
+    });
+    begins(table, "the server's empty SETTINGS before the preface", |talk| {
+        talk.server(|f| f.settings(&[]))?;
+        talk.client(|f| f.bytes(PREFACE).settings(&[]))
+    });
+    table.unrecorded("it knows a preface only in one piece", prefaces_in_pieces);
+    table.case("preface, SETTINGS and calls in one write", |daemon, name| {
+        let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+        talk.client(|f| {
+            f.bytes(PREFACE).settings(&[(2, 0)]).request(1, "Get").last_message(1, 5);
+            f.request(3, "Get").last_message(3, 5)
+        })?;
+        talk.server(|f| f.settings(&[]).trailers_only(3, NOT_FOUND).trailers_only(1, NOT_FOUND))?;
+        talk.expect(Call::new("Get", NOT_FOUND).requests(&[5]).times(2))?;
+        talk.finish()
+    });
+}
+
+fn prefaces_in_pieces(table: &mut Table) {
+    begins(table, "the server's SETTINGS before the preface, both byte by byte", |talk| {
+        (talk.way.write, talk.way.read) = (Write::Pieces(1), Read::Pieces(1));
+        talk.server(|f| f.settings(&[(3, 100)]))?;
+        talk.client(|f| f.bytes(PREFACE).settings(&[]))
+    });
+    begins(table, "the preface byte by byte", |talk| {
+        (talk.way.write, talk.way.read) = (Write::Pieces(1), Read::Pieces(1));
+        talk.client(|f| f.bytes(PREFACE).settings(&[]))
+    });
+    for pieces in [2, 7, 8, 9, 23] {
+        begins(table, &format!("the preface in pieces of {pieces}"), move |talk| {
+            (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
+            talk.open_http2()
+        });
+    }
+}
+
+/// A connection that begins so, and then calls on it.
+pub(super) fn begins(
+    table: &mut Table,
+    name: &str,
+    begin: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.case(name, move |daemon, name| {
+        let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+        begin(&mut talk)?;
+        two_calls(&mut talk)?;
+        talk.finish()
+    });
+}
+
+fn upgrades(table: &mut Table) {
+    table.case("h2c upgrade: what was asked in HTTP/1.1 is no call", |daemon, name| {
+        let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+        upgrade(&mut talk)?;
+        calls_after_upgrade(&mut talk)?;
+        talk.finish()
+    });
+    table.case("h2c upgrade by 12 bytes, and then byte by byte", |daemon, name| {
+        let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+        // The daemon looks at the first bytes for `HTTP/1.1 101`, once.
+        (talk.way.write, talk.way.read) = (Write::Pieces(12), Read::Pieces(12));
+        upgrade(&mut talk)?;
+        (talk.way.write, talk.way.read) = (Write::Pieces(1), Read::Pieces(1));
+        calls_after_upgrade(&mut talk)?;
+        talk.finish()
+    });
+    table.alone("h2c upgrade refused", |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::connect(&daemon, name, address)?;
+        request_upgrade(&mut talk)?;
+        talk.server(|f| f.bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"))?;
+        seen(&daemon, "http1", 2)?;
+        talk.finish()
+    });
+}
+
+fn request_upgrade(talk: &mut Talk<'_>) -> Result<()> {
+    talk.client(|f| {
+        f.bytes(
+            b"GET /index HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+              Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+        )
+    })
+}
+
+fn upgrade(talk: &mut Talk<'_>) -> Result<()> {
+    request_upgrade(talk)?;
+    talk.server(|f| f.bytes(SWITCHING).settings(&[(3, 100)]))?;
+    talk.client(|f| f.bytes(PREFACE).settings(&[]))
+}
+
+/// The answer on stream 1 is that to the request in HTTP/1.1.
+fn calls_after_upgrade(talk: &mut Talk<'_>) -> Result<()> {
+    talk.server(|f| f.headers(1, false, &[(":status", "200"), ("content-type", "text/html")]))?;
+    talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
+    talk.server(|f| f.data(1, true, b"<html></html>").response(3).message(3, 6))?;
+    talk.server(|f| f.trailers(3, NOT_FOUND))?;
+    talk.client(|f| f.request(5, "Get").last_message(5, 5))?;
+    talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+    talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
+}
+
+fn content_types(table: &mut Table) {
+    for content_type in
+        ["application/grpc+proto", "application/grpc+json", "application/grpc;charset=utf-8"]
+    {
+        table.talk(format!("{content_type} is gRPC"), move |talk| {
+            let path = format!("/{}/Get", talk.service());
+            let fields = [(":method", "POST"), (":path", &path), ("content-type", content_type)];
+            talk.client(|f| f.headers(1, false, &fields).last_message(1, 5))?;
+            talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+            talk.expect(Call::new("Get", OK).unary(5, 6))
+        });
+    }
+}
+
+/// On a port that is selected: none of it is measured, all of it is counted.
+fn others(table: &mut Table) {
+    table.alone("HTTP/2 that is not gRPC on a selected port", |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::begin(&daemon, name, address)?;
+        let html = [(":status", "200"), ("content-type", "text/html")];
+        for (stream, content_type) in [(1, "application/json"), (3, "application/grpcx")] {
+            let fields =
+                [(":method", "POST"), (":path", "/api/v1"), ("content-type", content_type)];
+            talk.client(|f| f.headers(stream, false, &fields).data(stream, true, b"{}"))?;
+            talk.server(|f| f.headers(stream, false, &html).data(stream, true, b"<html>"))?;
+        }
+        talk.client(|f| f.headers(5, true, &[(":method", "GET"), (":path", "/")]))?;
+        talk.server(|f| f.headers(5, true, &html))?;
+        seen(&daemon, "http2", 2)?;
+        // The same connection may carry both.
+        talk.client(|f| f.request(7, "Get").last_message(7, 5))?;
+        talk.server(|f| f.response(7).message(7, 6).trailers(7, OK))?;
+        talk.expect(Call::new("Get", OK).unary(5, 6))?;
+        seen(&daemon, "grpc", 2)?;
+        seen(&daemon, "http2", 0)?;
+        talk.finish()
+    });
+    for content_type in ["application/grpc-web", "application/grpc-web+proto"] {
+        table.alone(format!("{content_type} over HTTP/2 on a selected port"), move |name| {
+            let (daemon, address) = on_a_port()?;
+            let mut talk = Talk::begin(&daemon, name, address)?;
+            let kind = ("content-type", content_type);
+            talk.client(|f| {
+                f.headers(1, false, &[(":method", "POST"), (":path", "/a.B/C"), kind]);
+                f.data(1, true, b"\0\0\0\0\x01x")
+            })?;
+            talk.server(|f| {
+                f.headers(1, false, &[(":status", "200"), kind]);
+                f.data(1, true, b"\0\0\0\0\x01x\x80\0\0\0\x0fgrpc-status:0\r\n")
+            })?;
+            seen(&daemon, "http2", 2)?;
+            talk.finish()
+        });
+    }
+    table.alone("gRPC-Web over HTTP/1.1 on a selected port", |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::connect(&daemon, name, address)?;
+        talk.client(|f| {
+            f.bytes(
+                b"POST /a.B/C HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\
+                  Content-Type: application/grpc-web+proto\r\n\r\n\0\0\0\0\x01x",
+            )
+        })?;
+        talk.server(|f| f.bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))?;
+        seen(&daemon, "http1", 2)?;
+        then_grpc(talk)
+    });
+    table.alone("HTTP/1.1 on a selected port", |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::connect(&daemon, name, address)?;
+        for _ in 0..3 {
+            talk.client(|f| f.bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))?;
+            talk.server(|f| f.bytes(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))?;
+        }
+        seen(&daemon, "http1", 2)?;
+        then_grpc(talk)
+    });
+    table.alone("something else on a selected port", |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::connect(&daemon, name, address)?;
+        talk.client(|f| f.bytes(b"PRI * HTTP/1.0\r\n\r\n"))?;
+        talk.server(|f| f.bytes(b"+OK\r\n"))?;
+        seen(&daemon, "other", 2)?;
+        then_grpc(talk)
+    });
+    table.alone("zeros over a Unix socket, as threads wake each other, are given up", |name| {
+        let daemon = Daemon::start::<&str>(&[])?;
+        let others = |metrics: &Metrics| {
+            metrics.sum("observer_connections_seen_total", &[("protocol", "other")])
+        };
+        let before = others(&daemon.scrape()?);
+        let mut talk = Talk::connect(&daemon, name, Address::Abstract(name.into()))?;
+        talk.way.write = Write::Pieces(1);
+        // Nine of them are no header of a SETTINGS frame, which is tried 256 times at each end: by five reads, or
+        // two, of other bytes than by the writes.
+        for _ in 0..600 {
+            talk.client(|f| f.bytes(&[0; 5]))?;
+        }
+        if talk.is_watched() {
+            daemon.wait_until(|metrics| {
+                let seen = others(metrics) - before;
+                if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 ends are given up")) }
+            })?;
+        }
+        then_grpc(talk)
+    });
+    // As few bytes at a time as suffice to tell.
+    for (protocol, pieces, first) in [
+        ("http1", 4, &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..]),
+        ("tls", 2, &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]),
+    ] {
+        table.alone(format!("{protocol} by {pieces} bytes on a selected port"), move |name| {
+            let (daemon, address) = on_a_port()?;
+            let mut talk = Talk::connect(&daemon, name, address)?;
+            (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
+            talk.client(|f| f.bytes(first))?;
+            seen(&daemon, protocol, 2)?;
+            talk.finish()
+        });
+    }
+    table.alone("TLS on a selected port, counted, said once", |name| {
+        let (daemon, address) = on_a_port()?;
+        let mut talk = Talk::connect(&daemon, name, address)?;
+        for connections in [2, 4, 6] {
+            // A ClientHello and a ServerHello of TLS 1.2, which TLS 1.3 looks like.
+            talk.client(|f| f.bytes(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]))?;
+            talk.server(|f| f.bytes(&[22, 3, 3, 0, 5, 2, 0, 0, 1, 3]))?;
+            seen(&daemon, "tls", connections)?;
+            talk.reconnect()?;
+        }
+        let told = || daemon.log().matches("carries TLS").count();
+        daemon.wait_until(|_| if told() == 1 { Ok(()) } else { Err("not told".into()) })?;
+        talk.open_http2()?;
+        two_calls(&mut talk)?;
+        talk.finish()?;
+        ensure!(told() == 1, "said {} times: {}", told(), daemon.log());
+        Ok(())
+    });
+}
+
+/// Calls on another connection of the same processes to the same port are measured.
+pub(super) fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
+    talk.reconnect()?;
+    talk.open_http2()?;
+    two_calls(&mut talk)?;
+    talk.act(Client, Action::Close)?;
+    talk.act(Server, Action::Close)?;
+    talk.finish_closed()
+}
+
+/// A daemon that watches a port on which nobody listens yet.
+pub(super) fn on_a_port() -> Result<(Daemon, Address)> {
+    let port = free_address()?.port();
+    Ok((Daemon::start(&["--port", &port.to_string()])?, Address::V4(port)))
+}
+
+/// The daemon has seen so many ends of connections that carry this.
+pub(super) fn seen(daemon: &Daemon, protocol: &str, ends: u32) -> Result<()> {
+    let count = |metrics: &Metrics| {
+        metrics.sum("observer_connections_seen_total", &[("protocol", protocol)])
+    };
+    daemon.wait_until(|metrics| match count(metrics) {
+        seen if seen.total_cmp(&f64::from(ends)).is_eq() => Ok(()),
+        // What they carry may have gone by.
+        _ if losses::skipped_programs(metrics).is_some() => Ok(()),
+        seen => Err(format!("{ends} connections carry {protocol}, the daemon says {seen}")),
+    })
+}

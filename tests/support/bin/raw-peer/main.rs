@@ -1,0 +1,188 @@
+//! The process of a raw peer: does with its sockets what it is told on its standard input
+//! ([`support::raw::command`]), and nothing else, so that what it reads and writes, and by which
+//! system calls, is exactly known.
+
+mod aio;
+mod calls;
+#[cfg(target_arch = "x86_64")]
+mod compat;
+mod ring;
+mod sockets;
+
+use std::ffi::CString;
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{self, ExitCode};
+use std::thread::JoinHandle;
+use std::{env, fs, thread};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::fd::{AsRawFd as _, FromRawFd as _};
+use rustix::io::Errno;
+use support::raw::command::{Action, Answer, Command};
+
+fn main() -> ExitCode {
+    match State::of_arguments().and_then(State::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to read more than this.
+            let _ = writeln!(io::stderr(), "raw-peer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    listener: Option<OwnedFd>,
+    sockets: Vec<Option<OwnedFd>>,
+    /// What [`Action::WriteUnmapped`] or [`Action::Mount`] has begun.
+    writer: Option<JoinHandle<Result<()>>>,
+}
+
+impl State {
+    /// After [`Action::Exec`] the sockets' descriptors are the arguments; a listener that was
+    /// inherited has the first argument `listener`.
+    fn of_arguments() -> Result<Self> {
+        let mut state = Self::default();
+        let mut arguments = env::args().skip(1).peekable();
+        let descriptor = |text: String| -> Result<OwnedFd> {
+            let fd = text.parse().context("a descriptor")?;
+            // SAFETY: whoever started this process says that it is one, and nobody else's.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        };
+        if arguments.next_if(|argument| argument == "listener").is_some() {
+            state.listener = Some(descriptor(arguments.next().context("a descriptor")?)?);
+        }
+        for argument in arguments {
+            state.sockets.push(Some(descriptor(argument)?));
+        }
+        Ok(state)
+    }
+
+    fn run(mut self) -> Result<()> {
+        // Byte for byte: what is read too early would be lost to whoever goes on after a fork.
+        let mut input = io::stdin().lock();
+        let mut line = String::new();
+        while input.read_line(&mut line)? > 0 {
+            let command: Command = serde_json::from_str(&line).context("a command")?;
+            let mut payload = vec![0; command.payload];
+            input.read_exact(&mut payload)?;
+            if matches!(command.action, Action::Thread) {
+                drop(input);
+                let other = thread::Builder::new().spawn(move || {
+                    answer(Ok(Answer::default()))?;
+                    self.run()
+                });
+                return other?.join().map_err(|_| anyhow!("the thread panicked"))?;
+            }
+            answer(self.act(&command, &payload))?;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, command: &Command, payload: &[u8]) -> Result<Answer> {
+        if !matches!(command.action, Action::Read { .. })
+            && let Some(writer) = self.writer.take()
+        {
+            writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+        }
+        match &command.action {
+            Action::Listen(address) => {
+                let (listener, address) = sockets::listen(address)?;
+                self.listener = Some(listener);
+                return Ok(Answer { address: Some(address), ..Answer::default() });
+            }
+            Action::Connect(address) => return Ok(self.add(Some(sockets::connect(address)?))),
+            Action::ConnectFrom(port, address) => {
+                return Ok(self.add(Some(sockets::connect_from(*port, address)?)));
+            }
+            Action::Accept => {
+                let listener = self.listener.as_ref().context("no listener")?;
+                return Ok(self.add(sockets::accept(listener)?));
+            }
+            Action::Write(how) => calls::write(self.socket(command)?, *how, payload)?,
+            Action::WriteUnmapped => {
+                self.writer = Some(calls::write_unmapped(self.socket(command)?, payload)?);
+            }
+            Action::Mount => self.writer = Some(calls::mount(self.socket(command)?)?),
+            Action::Read { how, length } => calls::read(self.socket(command)?, *how, *length)?,
+            Action::ReadEnd => match rustix::io::read(self.socket(command)?, &mut [0; 1]) {
+                Ok(0) | Err(Errno::CONNRESET) => {}
+                other => bail!("the connection has not ended: {other:?}"),
+            },
+            Action::Close => drop(self.take(command)?),
+            Action::Reset => {
+                let socket = self.take(command)?;
+                rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO))?;
+            }
+            Action::Shutdown => {
+                rustix::net::shutdown(self.socket(command)?, rustix::net::Shutdown::Write)?;
+            }
+            Action::Fork => {
+                if let Some(child) = calls::fork()? {
+                    // The child has the standard input and output to itself.
+                    calls::wait_for(child)?;
+                    process::exit(0);
+                }
+            }
+            Action::Exec(name) => return Err(self.exec(name)),
+            Action::Rename(name) => {
+                rustix::thread::set_name(&CString::new(name.as_str())?)?;
+            }
+            Action::Arguments(length) => calls::set_arguments(*length)?,
+            Action::RenameMain(name) => fs::write("/proc/self/comm", name)?,
+            Action::Thread => {}
+        }
+        Ok(Answer::default())
+    }
+
+    fn add(&mut self, socket: Option<OwnedFd>) -> Answer {
+        let number = socket.is_some().then_some(self.sockets.len());
+        self.sockets.extend(socket.map(Some));
+        Answer { socket: number, ..Answer::default() }
+    }
+
+    fn socket(&self, command: &Command) -> Result<&OwnedFd> {
+        let socket = self.sockets.get(command.socket).and_then(Option::as_ref);
+        socket.context("no such socket")
+    }
+
+    fn take(&mut self, command: &Command) -> Result<OwnedFd> {
+        let socket = self.sockets.get_mut(command.socket).and_then(Option::take);
+        socket.context("no such socket")
+    }
+
+    /// Returns only if it fails. The new program answers nothing.
+    fn exec(&self, name: &str) -> anyhow::Error {
+        let arguments = self.sockets.iter().flatten().map(|fd| fd.as_raw_fd().to_string());
+        let arguments: Vec<_> = arguments.collect();
+        for fd in self.sockets.iter().flatten() {
+            if let Err(error) = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()) {
+                return error.into();
+            }
+        }
+        if let Err(error) = answer(Ok(Answer::default())) {
+            return error;
+        }
+        process::Command::new(Path::new(name)).args(arguments).exec().into()
+    }
+}
+
+fn answer(result: Result<Answer>) -> Result<()> {
+    let mut answer = match result {
+        Ok(answer) => answer,
+        Err(error) => Answer { error: Some(format!("{error:#}")), ..Answer::default() },
+    };
+    answer.pid = process::id();
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    let mut output = io::stdout().lock();
+    output.write_all(&line)?;
+    output.flush()?;
+    ensure!(answer.error.is_none(), "{}", answer.error.unwrap_or_default());
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What people look at: the page in a real browser, `observer top` in a real terminal. What they
+//! show is compared with what the peers know happened.
+
+pub mod browser;
+pub mod dashboards;
+pub mod figures;
+mod html;
+pub mod names;
+pub mod pictures;
+pub mod terminal;
+pub mod top;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use crate::peer::Identity;
+use crate::process::POLL;
+use crate::truth::{Truth, code_name};
+
+/// For something to be shown.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A line for each method of a process: who it is, the method, how many calls, and their codes.
+pub type Lines = BTreeSet<String>;
+
+/// What must be shown of a process, from what is known to have happened.
+pub fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
+    let mut methods: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+    for row in &truth.calls {
+        let codes = methods.entry(row.method.trim_start_matches('/')).or_default();
+        *codes.entry(code_name(row.code)).or_default() += row.sums.calls;
+    }
+    let line = |(method, codes): (&str, BTreeMap<&str, u64>)| {
+        line(&who.comm, who.pid, role, method, codes.values().sum(), &codes)
+    };
+    methods.into_iter().map(line).collect()
+}
+
+/// A line of [`Lines`].
+pub fn line(
+    process: &str,
+    pid: u32,
+    role: &str,
+    method: &str,
+    calls: u64,
+    codes: &BTreeMap<impl AsRef<str>, u64>,
+) -> String {
+    let codes: Vec<String> =
+        codes.iter().map(|(code, calls)| format!("{} {calls}", code.as_ref())).collect();
+    format!("{process}[{pid}] {role} {method}: {calls} calls, {}", codes.join(", "))
+}
+
+/// `1,234` as it is shown.
+pub fn number(text: &str) -> Option<u64> {
+    text.replace(',', "").parse().ok()
+}
+
+/// Looks again and again until it is as expected; the last difference is the error.
+pub fn wait_for(mut look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let Err(difference) = look()? else { return Ok(()) };
+        if begin.elapsed() > LIMIT {
+            bail!(difference);
+        }
+        sleep(POLL);
+    }
+}
+
+/// An error that says what is shown and should not be, and what should and is not.
+pub fn same(what: &str, expected: &Lines, seen: &Lines) -> Result<(), String> {
+    if expected == seen {
+        return Ok(());
+    }
+    let list =
+        |lines: BTreeSet<&String>| lines.into_iter().cloned().collect::<Vec<_>>().join("\n  ");
+    Err(format!(
+        "{what}: not shown:\n  {}\nshown instead:\n  {}",
+        list(expected.difference(seen).collect()),
+        list(seen.difference(expected).collect())
+    ))
+}
+
+/// Calls of all four kinds, some of which fail, for some seconds.
+pub fn load() -> Vec<Vec<Value>> {
+    vec![
+        vec![
+            json!({"rpc": "Unary", "count": 1200, "concurrency": 4, "sleep_ms": 5, "payload": 100,
+                   "response_size": 400}),
+            json!({"rpc": "Unary", "count": 60, "concurrency": 1, "sleep_ms": 40, "code": 5}),
+            json!({"rpc": "Unary", "count": 7, "concurrency": 1, "sleep_ms": 300, "code": 14}),
+            json!({"rpc": "ServerStream", "count": 40, "concurrency": 2, "responses": 5,
+                   "sleep_between_ms": 10}),
+        ],
+        vec![
+            json!({"rpc": "ClientStream", "count": 30, "requests": 4}),
+            json!({"rpc": "Bidi", "count": 20, "requests": 3, "responses": 2, "code": 8}),
+        ],
+    ]
+}

@@ -1,0 +1,227 @@
+//! Server and client processes of the stacks.
+
+use std::fmt::{self, Display};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Process, own_comm};
+use crate::stack::Stack;
+use crate::truth::Truth;
+
+/// For a server to end what it serves and write its truth.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// For a client's plan.
+const PLAN_LIMIT: Duration = Duration::from_mins(2);
+
+/// What a client is to do: stages one after the other, of steps at the same time. What a step can
+/// say: `DEFAULTS` in `tests/peers/python/client.py`.
+pub type Plan = [Vec<Value>];
+
+/// Where servers listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A free port of 127.0.0.1.
+    V4,
+    /// A free port of `::1`.
+    V6,
+    /// A Unix socket.
+    Unix,
+}
+
+/// Which process a number belongs to.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The stack and what it does in it.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// The name of its main thread.
+    pub comm: String,
+}
+
+impl Identity {
+    /// The process of the tests themselves.
+    pub fn of_the_tests(name: &str) -> Result<Self> {
+        Ok(Self { name: name.to_owned(), pid: std::process::id(), comm: own_comm()? })
+    }
+}
+
+impl Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, pid, comm } = self;
+        write!(f, "{name} (pid {pid}, {comm})")
+    }
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    identity: Identity,
+    address: String,
+    process: Process,
+    folder: Folder,
+}
+
+impl Server {
+    /// Starts it and waits until it listens.
+    pub fn start(stack: &Stack, listen: Listen) -> Result<Self> {
+        Self::start_with(stack, listen, &[])
+    }
+
+    /// Likewise, with more arguments.
+    pub fn start_with(stack: &Stack, listen: Listen, args: &[&str]) -> Result<Self> {
+        let folder = Folder::new()?;
+        let listen = match listen {
+            Listen::V4 => "127.0.0.1:0".into(),
+            Listen::V6 => "[::1]:0".into(),
+            Listen::Unix => format!("unix:{}", folder.path("socket").display()),
+        };
+        let mut command = command(&stack.server, stack, &folder)?;
+        let mut child =
+            command.arg("--listen").arg(listen).args(args).stdout(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take().context("a server without stdout")?;
+        let process = Process::new(child);
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let listening: Listening = serde_json::from_str(&line)
+            .with_context(|| format!("{} did not start: {}", stack.name, folder.log()))?;
+        let name = format!("{} server", stack.name);
+        let identity = Identity { name, pid: process.pid(), comm: process.comm()? };
+        ensure!(listening.pid == identity.pid, "{identity} says it is process {}", listening.pid);
+        Ok(Self { identity, address: listening.address, process, folder })
+    }
+
+    /// Its process.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Its process's number, as an argument.
+    pub fn pid(&self) -> String {
+        self.identity.pid.to_string()
+    }
+
+    /// Its port, as an argument.
+    pub fn port(&self) -> Result<String> {
+        let (_, port) = self.address.rsplit_once(':').context("an address without port")?;
+        Ok(port.to_owned())
+    }
+
+    /// Stops it and asks what happened.
+    pub fn stop(mut self) -> Result<Truth> {
+        self.process.signal(Signal::TERM)?;
+        let status = self.process.wait(STOP_LIMIT)?;
+        ensure!(status.success(), "{} ended with {status}: {}", self.identity, self.folder.log());
+        self.folder.truth()
+    }
+}
+
+/// The line that a server prints.
+#[derive(Deserialize)]
+struct Listening {
+    pid: u32,
+    address: String,
+}
+
+/// A client at work.
+#[derive(Debug)]
+pub struct Client {
+    identity: Identity,
+    process: Process,
+    folder: Folder,
+}
+
+impl Client {
+    /// Starts it.
+    pub fn start(stack: &Stack, server: &Server, plan: &Plan) -> Result<Self> {
+        Self::start_to(stack, &server.address, plan)
+    }
+
+    /// Likewise, to a server at this address.
+    pub fn start_to(stack: &Stack, server: &str, plan: &Plan) -> Result<Self> {
+        let folder = Folder::new()?;
+        let plan_file = folder.path("plan");
+        fs::write(&plan_file, serde_json::to_vec(plan)?).context("write the plan")?;
+        let mut command = command(&stack.client, stack, &folder)?;
+        command.args(["--target", server, "--plan"]).arg(plan_file);
+        let process = Process::new(command.stdout(Stdio::null()).spawn()?);
+        let name = format!("{} client", stack.name);
+        let identity = Identity { name, pid: process.pid(), comm: process.comm()? };
+        Ok(Self { identity, process, folder })
+    }
+
+    /// Likewise, through this proxy.
+    pub fn start_through(stack: &Stack, proxy: &str, server: &str, plan: &Plan) -> Result<Self> {
+        let mut stack = stack.clone();
+        for name in ["http_proxy", "https_proxy", "grpc_proxy"] {
+            stack.env.insert(name.into(), proxy.into());
+        }
+        Self::start_to(&stack, server, plan)
+    }
+
+    /// Its process.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether its plan is still being carried out.
+    pub fn is_running(&mut self) -> Result<bool> {
+        self.process.is_running()
+    }
+
+    /// Waits until the plan is carried out and asks what happened.
+    pub fn finish(mut self) -> Result<(Identity, Truth)> {
+        let status = self.process.wait(PLAN_LIMIT).with_context(|| self.folder.log())?;
+        ensure!(status.success(), "{} ended with {status}: {}", self.identity, self.folder.log());
+        let truth = self.folder.truth()?;
+        ensure!(truth.pid == self.identity.pid, "{} says it is {}", self.identity, truth.pid);
+        Ok((self.identity, truth))
+    }
+}
+
+fn command(words: &[String], stack: &Stack, folder: &Folder) -> Result<Command> {
+    let [program, args @ ..] = words else { bail!("{} has an empty command", stack.name) };
+    let log = File::create(folder.path("log")).context("create a peer's log")?;
+    let mut command = Command::new(program);
+    command.args(args).envs(&stack.env).arg("--truth").arg(folder.path("truth"));
+    command.stdin(Stdio::null()).stderr(log);
+    Ok(command)
+}
+
+/// What a peer reads and writes.
+#[derive(Debug)]
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        Ok(Self(TempDir::with_prefix("peer-").context("create a peer's folder")?))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::join(self.0.path(), name)
+    }
+
+    fn truth(&self) -> Result<Truth> {
+        let truth = fs::read(self.path("truth")).context("read a peer's truth")?;
+        serde_json::from_slice(&truth).context("parse a peer's truth")
+    }
+
+    /// The end of what it said on stderr.
+    fn log(&self) -> String {
+        const LINES: usize = 15;
+        let log = fs::read(self.path("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n")
+    }
+}

@@ -1,0 +1,78 @@
+//! What `observer check` says the kernel's verifier took of each program, and the bound of that.
+
+use anyhow::{Result, ensure};
+
+/// The kernel follows a million instructions of a program and then refuses it. What a program takes
+/// differs from kernel to kernel, so there must be room left for those that nobody has tried.
+const MOST_VERIFIED: u64 = 100_000;
+
+/// What a loaded program takes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) instructions: u64,
+    pub(crate) verified: Option<u64>,
+    pub(crate) machine_code: Option<u64>,
+}
+
+impl Program {
+    /// Reads a line of `observer check`: `ok  program  NAME: 5 instructions, 7 verified, …`.
+    fn parse(line: &str) -> Option<Self> {
+        let (name, figures) = line.strip_prefix("ok  program")?.trim().split_once(": ")?;
+        let figure = |unit: &str| {
+            let figures = figures.split(", ").find_map(|figure| figure.strip_suffix(unit));
+            figures?.trim().parse().ok()
+        };
+        Some(Self {
+            name: name.to_owned(),
+            instructions: figure("instructions")?,
+            verified: figure("verified"),
+            machine_code: figure("bytes of machine code"),
+        })
+    }
+}
+
+/// The programs that `observer check` tells of; an error names those above the bound.
+pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
+    let programs: Vec<_> = told.lines().filter_map(Program::parse).collect();
+    ensure!(!programs.is_empty(), "no program was loaded: {}", told.trim());
+    let above: Vec<_> = programs
+        .iter()
+        .filter(|program| program.verified.is_some_and(|verified| verified > MOST_VERIFIED))
+        .map(|program| format!("{} ({})", program.name, program.verified.unwrap_or_default()))
+        .collect();
+    ensure!(
+        above.is_empty(),
+        "the verifier follows more than {MOST_VERIFIED} instructions of {}",
+        above.join(", ")
+    );
+    Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_check_says_is_read() {
+        let told = "ok  backend       fentry would be used\n\
+                    ok  program       sweep: 10 instructions, 12 verified, 90 bytes of machine code\n\
+                    ok  program       old: 7 instructions\n";
+        let sweep = Program {
+            name: "sweep".into(),
+            instructions: 10,
+            verified: Some(12),
+            machine_code: Some(90),
+        };
+        let old =
+            Program { name: "old".into(), instructions: 7, verified: None, machine_code: None };
+        assert_eq!(within_bounds(told).unwrap(), [sweep, old]);
+    }
+
+    #[test]
+    fn a_program_above_the_bound_is_named() {
+        let told = "ok  program       fat: 9 instructions, 400001 verified\n";
+        assert!(within_bounds(told).unwrap_err().to_string().contains("fat (400001)"));
+        assert!(within_bounds("NO  backend  refused").is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! Which cases are run: parts of their names, with `|` between them.
+
+/// For `cargo xtask ci`: few cases, one or two minutes for each kernel and backend.
+pub(crate) const FEW: &str = "four kinds of call: tonic -> tonic|\
+    raw codes: all of them, trailers-only|raw codes: no grpc-status, HTTP status 503|\
+    raw frames: writev, buffers of 7 bytes|raw frames: readv, buffers of 7 bytes|\
+    raw frames: recvfrom, MSG_PEEK|raw frames: sendto, MSG_DONTWAIT|\
+    raw frames: sendmsg, buffers of 1000 bytes|raw frames: recvmsg, buffers of 1000 bytes|\
+    a Unix socket, bytes one by one|io_uring on a watched connection|\
+    raw gaps: a call written by io_uring|raw gaps: a request read by io_uring|\
+    raw gaps: a preface read by io_uring|raw transports: MPTCP|\
+    a processor taken offline and back|the wall clock jumps";
+
+/// All that raw peers do, but for what is about the daemon and its files alone; of real stacks those
+/// that start quickly.
+pub(super) const FILTER: &str = "four kinds of call: tonic -> tonic|\
+    four kinds of call: python-asyncio -> python-threaded|errors: tonic -> python-asyncio|\
+    cancelled: tonic -> tonic|cancelled: python-asyncio -> python-threaded|\
+    expired: tonic -> tonic|expired: python-asyncio -> python-threaded|\
+    raw codes|raw ends|raw frames|raw transports|raw processes|raw late|raw gaps|\
+    raw privileges|--backend |costs no number|Unix socket|\
+    a processor taken offline and back|the wall clock jumps";
+
+/// The beginning of the names of cases that choose the backend themselves: run with the first one of each
+/// kernel, for they are the same with the others.
+pub(super) const CHOOSING: &str = "--backend ";
