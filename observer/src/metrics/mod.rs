@@ -143,6 +143,8 @@ pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[expect(dead_code, reason = "the end-to-end tests, which it is of, ask for more")]
+#[path = "../../../tests/src/openmetrics.rs"]
 mod openmetrics;
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,11 @@ use super::{HistogramMessage, Metric, MetricFamily, MetricType, add_exponential}
 use crate::metrics::{
     Format, Recording,
     exponential::Exponential,
-    openmetrics, render,
-    tests::{Scenario, scenario, some_calls},
+    render,
+    tests::{self, Scenario, scenario, some_calls},
 };
 
-fn read(mut bytes: &[u8]) -> Vec<MetricFamily> {
+fn families_of(mut bytes: &[u8]) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     while !bytes.is_empty() {
         families.push(MetricFamily::decode_length_delimited(&mut bytes).unwrap());
@@ -61,24 +61,23 @@ fn samples(family: &MetricFamily, metric: &Metric) -> Vec<(Key, f64)> {
 #[test]
 fn it_says_what_the_text_says() {
     let snapshot = scenario().snapshot();
-    let families = read(&render(&snapshot, Format::Protobuf));
+    let families = families_of(&render(&snapshot, Format::Protobuf));
     let mut got: Vec<(Key, f64)> = Vec::new();
     for family in &families {
         assert!(!family.metric.is_empty() && family.help.is_some(), "{:?}", family.name);
         got.extend(family.metric.iter().flat_map(|metric| samples(family, metric)));
     }
     let text = String::from_utf8(render(&snapshot, Format::OpenMetricsText)).unwrap();
-    let exposition = openmetrics::parse(&text);
-    let told = exposition.samples.into_iter().filter(|s| !s.name.ends_with("_created"));
-    let mut want: Vec<_> = told.map(|s| ((s.name, s.labels), s.value)).collect();
+    let exposition = tests::read(&text);
+    let samples = exposition.samples().iter().filter(|((name, _), _)| !name.ends_with("_created"));
+    let want: Vec<_> = samples.map(|(key, value)| (key.clone(), *value)).collect();
     got.sort_by(|a, b| a.0.cmp(&b.0));
-    want.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(got, want);
 }
 
 #[test]
 fn times_and_units() {
-    let families = read(&render(&scenario().snapshot(), Format::Protobuf));
+    let families = families_of(&render(&scenario().snapshot(), Format::Protobuf));
     let family =
         |name: &str| families.iter().find(|family| family.name.as_deref() == Some(name)).unwrap();
     let handling = family("grpc_server_handling_seconds");
@@ -97,7 +96,7 @@ fn native_histograms_count_the_same() {
     let buckets = "0.001,0.25,1".parse().unwrap();
     let recording = Recording { buckets, exponential: true, ..Recording::default() };
     let snapshot = some_calls(Scenario::recording(recording)).snapshot();
-    let families = read(&render(&snapshot, Format::Protobuf));
+    let families = families_of(&render(&snapshot, Format::Protobuf));
     let mut histograms = 0;
     let metrics = families.iter().flat_map(|family| &family.metric);
     for histogram in metrics.filter_map(|metric| metric.histogram.as_ref()) {
