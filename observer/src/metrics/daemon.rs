@@ -342,16 +342,14 @@ static RING_BYTES: Family = Family::new(
     Kind::Counter,
     "observer_ring_bytes",
     "Length of the records read from the kernel.",
-)
-.in_unit("bytes");
+);
 static GAPS: Family =
     Family::new(Kind::Counter, "observer_gaps", "Times that something was not seen, by cause.");
 static GAP_BYTES: Family = Family::new(
     Kind::Counter,
     "observer_gap_bytes",
     "Bytes of watched connections that were not seen, by cause, where the number is known.",
-)
-.in_unit("bytes");
+);
 static DROPPED_RECORDS: Family = Family::new(
     Kind::Counter,
     "observer_dropped_records",
@@ -420,8 +418,7 @@ static MEMORY_LIMIT: Family = Family::new(
     Kind::Gauge,
     "observer_memory_limit_bytes",
     "Memory limit of the daemon's control group.",
-)
-.in_unit("bytes");
+);
 static MEMORY_IS_SHORT: Family = Family::new(
     Kind::Gauge,
     "observer_memory_short",
@@ -441,8 +438,7 @@ static PROGRAM_RUN_TIME: Family = Family::new(
     Kind::Counter,
     "observer_program_run_seconds",
     "Time spent in a kernel program, while the kernel counts it.",
-)
-.in_unit("seconds");
+);
 static POD_REQUESTS: Family = Family::new(
     Kind::Counter,
     "observer_pod_requests",
@@ -464,14 +460,11 @@ static HTTP_REFUSED: Family = Family::new(
     "HTTP connections and requests that were not served, by reason.",
 );
 static CPU: Family =
-    Family::new(Kind::Counter, "process_cpu_seconds", "Total user and system CPU time spent.")
-        .in_unit("seconds");
+    Family::new(Kind::Counter, "process_cpu_seconds", "Total user and system CPU time spent.");
 static RESIDENT_MEMORY: Family =
-    Family::new(Kind::Gauge, "process_resident_memory_bytes", "Resident memory size.")
-        .in_unit("bytes");
+    Family::new(Kind::Gauge, "process_resident_memory_bytes", "Resident memory size.");
 static VIRTUAL_MEMORY: Family =
-    Family::new(Kind::Gauge, "process_virtual_memory_bytes", "Virtual memory size.")
-        .in_unit("bytes");
+    Family::new(Kind::Gauge, "process_virtual_memory_bytes", "Virtual memory size.");
 static OPEN_FDS: Family =
     Family::new(Kind::Gauge, "process_open_fds", "Number of open file descriptors.");
 static MAX_FDS: Family =
@@ -480,8 +473,7 @@ static START_TIME: Family = Family::new(
     Kind::Gauge,
     "process_start_time_seconds",
     "Start time of the process since the Unix epoch.",
-)
-.in_unit("seconds");
+);
 static THREADS: Family = Family::new(Kind::Gauge, "process_threads", "Number of threads.");
 
 /// Writes families of the daemon.

@@ -25,8 +25,6 @@ pub(super) struct Family {
     /// Without what its type appends: `_total`, `_info`.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// What the name ends with, if that is a unit.
-    pub(super) unit: Option<&'static str>,
     pub(super) help: &'static str,
 }
 
@@ -42,13 +40,13 @@ pub(super) enum Kind {
 
 impl Family {
     pub(super) const fn new(kind: Kind, name: &'static str, help: &'static str) -> Self {
-        Self { name, kind, unit: None, help }
+        Self { name, kind, help }
     }
 
-    /// With a unit, which the name must end with.
-    pub(super) const fn in_unit(mut self, unit: &'static str) -> Self {
-        self.unit = Some(unit);
-        self
+    /// What the name ends with, if that is a unit.
+    fn unit(&self) -> Option<&'static str> {
+        let (_, last) = self.name.rsplit_once('_')?;
+        ["seconds", "bytes"].contains(&last).then_some(last)
     }
 }
 

@@ -246,7 +246,7 @@ impl<'a> Families<'a> {
 impl Sink for Families<'_> {
     fn family(&mut self, family: &Family) {
         self.end_family();
-        let Family { name, kind, unit, help } = family;
+        let Family { name, kind, help } = family;
         let (suffix, kind) = match kind {
             Kind::Counter => ("_total", MetricType::Counter),
             Kind::Gauge => ("", MetricType::Gauge),
@@ -259,7 +259,7 @@ impl Sink for Families<'_> {
             r#type: Some(kind.into()),
             ..MetricFamily::default()
         };
-        self.end = MetricFamily { unit: unit.map(Into::into), ..MetricFamily::default() };
+        self.end = MetricFamily { unit: family.unit().map(Into::into), ..MetricFamily::default() };
         self.is_empty = true;
     }
 

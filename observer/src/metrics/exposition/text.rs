@@ -71,7 +71,7 @@ impl<'a> Text<'a> {
     }
 
     fn describe(&mut self, family: &Family) {
-        let Family { name, kind, unit, help } = family;
+        let Family { name, kind, help } = family;
         let (suffix, kind) = match (kind, self.style) {
             (Kind::Counter, Style::Prometheus) => ("_total", "counter"),
             (Kind::Info, Style::Prometheus) => ("_info", "gauge"),
@@ -82,7 +82,7 @@ impl<'a> Text<'a> {
         };
         self.put(&["# HELP ", name, suffix, " ", help, "\n"]);
         self.put(&["# TYPE ", name, suffix, " ", kind, "\n"]);
-        if let Some(unit) = unit
+        if let Some(unit) = family.unit()
             && self.is_open_metrics()
         {
             self.put(&["# UNIT ", name, " ", unit, "\n"]);
