@@ -213,6 +213,7 @@ impl Daemon {
     /// What `/metrics` says now.
     pub fn scrape(&self) -> Result<Metrics> {
         let metrics = Metrics::parse(&self.metrics_as(OPENMETRICS)?)?;
+        metrics.is_the_daemons()?;
         metrics.types_agree()?;
         Ok(metrics)
     }

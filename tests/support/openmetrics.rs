@@ -1,5 +1,5 @@
 //! The OpenMetrics text format, version 1.0.0, read strictly: what a lenient scraper would
-//! forgive is an error here.
+//! forgive is an error here. The daemon's unit tests compile this file too.
 
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 
@@ -13,7 +13,22 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub struct Metrics {
     series: BTreeMap<(String, Labels), f64>,
     families: BTreeMap<String, Family>,
-    traces: BTreeSet<String>,
+    exemplars: Vec<Exemplar>,
+}
+
+/// An exemplar, and the name and labels of its sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exemplar {
+    /// The sample's name.
+    pub name: String,
+    /// The sample's labels.
+    pub labels: Labels,
+    /// The trace, in hexadecimal digits.
+    pub trace: String,
+    /// The observation.
+    pub value: f64,
+    /// Seconds since the Unix epoch.
+    pub time: f64,
 }
 
 /// How a family is described.
@@ -24,6 +39,9 @@ pub struct Family {
     /// What it says of itself.
     pub help: String,
 }
+
+/// What a sample's name has after that of its family, for one sample of each series.
+const SUFFIXES: [&str; 4] = ["", "_total", "_count", "_info"];
 
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;
@@ -46,6 +64,11 @@ impl Metrics {
         self.series.iter().filter(move |((n, _), _)| n == name).map(|((_, l), value)| (l, *value))
     }
 
+    /// All samples by name and labels.
+    pub fn samples(&self) -> &BTreeMap<(String, Labels), f64> {
+        &self.series
+    }
+
     /// The families by name.
     pub fn families(&self) -> &BTreeMap<String, Family> {
         &self.families
@@ -53,10 +76,8 @@ impl Metrics {
 
     /// Whether the family has any.
     pub fn has_series_of(&self, family: &str) -> bool {
-        let is_its = |name: &String| {
-            name.strip_prefix(family)
-                .is_some_and(|rest| ["", "_total", "_count", "_info"].contains(&rest))
-        };
+        let is_its =
+            |name: &String| name.strip_prefix(family).is_some_and(|rest| SUFFIXES.contains(&rest));
         self.series.keys().any(|(name, _)| is_its(name))
     }
 
@@ -67,29 +88,50 @@ impl Metrics {
 
     /// Whether an exemplar has this trace.
     pub fn has_trace(&self, trace: &str) -> bool {
-        self.traces.contains(trace)
+        self.exemplars.iter().any(|exemplar| exemplar.trace == trace)
+    }
+
+    /// The exemplars in their order in the text.
+    pub fn exemplars(&self) -> &[Exemplar] {
+        &self.exemplars
     }
 
     /// The sum of the series of this name that have these labels among theirs.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.with(name, labels).fold(0.0, |sum, value| sum + value)
+        self.values(name, labels).iter().fold(0.0, |sum, value| sum + value)
     }
 
     /// How many series of this name have these labels among theirs.
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
-        self.with(name, labels).count()
+        self.values(name, labels).len()
     }
 
-    fn with(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = f64> {
+    /// The values of the series of this name that have these labels among theirs.
+    pub fn values(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         let has = |series: &Labels| {
             labels.iter().all(|(name, value)| series.get(*name).is_some_and(|v| v == value))
         };
-        self.series(name).filter(move |(series, _)| has(series)).map(|(_, value)| value)
+        self.series(name).filter(|(series, _)| has(series)).map(|(_, value)| value).collect()
     }
 
     /// The values of a label in all series of this name.
     pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<&str> {
         self.series(name).filter_map(|(labels, _)| labels.get(label)).map(String::as_str).collect()
+    }
+
+    /// An error if the exposition is not as the daemon's: each family has a help text without escapes, and
+    /// series, and no value is below 0.
+    pub fn is_the_daemons(&self) -> Result<()> {
+        let names: BTreeSet<&str> = self.series.keys().map(|(name, _)| name.as_str()).collect();
+        for (name, Family { help, .. }) in &self.families {
+            ensure!(!help.is_empty() && !help.contains('\\'), "the help of {name}: {help}");
+            let has = |suffix| names.contains(format!("{name}{suffix}").as_str());
+            ensure!(SUFFIXES.into_iter().any(has), "{name} has no series");
+        }
+        for ((name, labels), value) in &self.series {
+            ensure!(value.is_finite() && *value >= 0.0, "{name} {labels:?} {value}");
+        }
+        Ok(())
     }
 
     /// An error if a method has two values of `grpc_type`, in whichever series: rates of calls that
@@ -127,6 +169,8 @@ struct Parser {
     metrics: Metrics,
     family: Begun,
     families: BTreeSet<String>,
+    /// The family of each sample's name.
+    names: BTreeMap<String, String>,
 }
 
 /// The family whose samples are being read.
@@ -136,6 +180,9 @@ struct Begun {
     kind: Option<Kind>,
     unit: bool,
     help: bool,
+    /// The labels, without `le`, of the samples that are being read, and of all before them.
+    run: Option<Labels>,
+    runs: BTreeSet<Labels>,
     /// The series of a histogram without their `le`, in order of appearance of the buckets.
     buckets: BTreeMap<Labels, Vec<(f64, f64)>>,
     counts: BTreeMap<Labels, f64>,
@@ -163,10 +210,12 @@ impl Parser {
         let text = words.next().context("no text")?;
         if self.family.name != name {
             self.end_family()?;
+            ensure!(is_name(name), "a family's name");
             ensure!(self.families.insert(name.to_owned()), "the family was there before");
             self.family = Begun { name: name.to_owned(), ..Begun::default() };
         }
         let family = &mut self.family;
+        ensure!(family.run.is_none(), "described after its samples");
         let described = self.metrics.families.entry(name.to_owned()).or_default();
         let again = match word {
             "TYPE" => {
@@ -195,7 +244,8 @@ impl Parser {
             None => (Labels::new(), rest),
         };
         let value = rest.strip_prefix(' ').context("no space before the value")?;
-        let (value, exemplar) = value.split_once(" # ").unwrap_or((value, ""));
+        let (value, exemplar) =
+            value.split_once(" # ").map_or((value, None), |(v, e)| (v, Some(e)));
         let value = parse_value(value)?;
         let suffix = name.strip_prefix(&self.family.name).context("not of the family above")?;
         let kind = self.family.kind.context("a sample before its type")?;
@@ -208,19 +258,34 @@ impl Parser {
             }
         };
         ensure!(fits, "name or value are not those of the family's type");
-        if !exemplar.is_empty() {
-            ensure!(["_total", "_bucket"].contains(&suffix), "no place for an exemplar");
-            let trace = parse_exemplar(exemplar).context("the exemplar")?;
-            self.metrics.traces.insert(trace);
-        }
+        let of = self.names.entry(name.to_owned()).or_insert_with(|| self.family.name.clone());
+        ensure!(*of == self.family.name, "a sample's name that {of} has, too");
         let key = (name.to_owned(), labels.clone());
-        ensure!(self.metrics.series.insert(key, value).is_none(), "the series was there before");
+        let le = labels.remove("le").filter(|_| suffix == "_bucket");
+        if self.family.run.as_ref() != Some(&labels) {
+            ensure!(
+                self.family.runs.insert(labels.clone()),
+                "the samples of a series do not stand together"
+            );
+            self.family.run = Some(labels.clone());
+        }
+        let mut bounds = (f64::NEG_INFINITY, f64::INFINITY);
         if suffix == "_bucket" {
-            let le = labels.remove("le").context("a bucket without le")?;
-            self.family.buckets.entry(labels).or_default().push((parse_value(&le)?, value));
+            let buckets = self.family.buckets.entry(labels).or_default();
+            bounds.0 = buckets.last().map_or(f64::NEG_INFINITY, |bucket| bucket.0);
+            bounds.1 = parse_value(&le.context("a bucket without le")?)?;
+            buckets.push((bounds.1, value));
         } else if suffix == "_count" {
             self.family.counts.insert(labels, value);
         }
+        if let Some(exemplar) = exemplar {
+            ensure!(["_total", "_bucket"].contains(&suffix), "no place for an exemplar");
+            let (trace, value, time) = parse_exemplar(exemplar).context("the exemplar")?;
+            ensure!(bounds.0 < value && value <= bounds.1, "an exemplar of another bucket");
+            let (name, labels) = key.clone();
+            self.metrics.exemplars.push(Exemplar { name, labels, trace, value, time });
+        }
+        ensure!(self.metrics.series.insert(key, value).is_none(), "the series was there before");
         Ok(())
     }
 
@@ -252,14 +317,22 @@ fn kind(text: &str) -> Result<Kind> {
 }
 
 /// The trace, what was observed, and when.
-fn parse_exemplar(text: &str) -> Result<String> {
+fn parse_exemplar(text: &str) -> Result<(String, f64, f64)> {
     let (mut labels, rest) = parse_labels(text.strip_prefix('{').context("no labels")?)?;
     let trace = labels.remove("trace_id").context("no trace")?;
     let hexadecimal = |c: char| matches!(c, '0'..='9' | 'a'..='f');
     ensure!(trace.len() == 32 && trace.chars().all(hexadecimal), "{trace} is no trace");
-    let (value, time) = rest.trim_start().split_once(' ').context("no value and time")?;
-    ensure!(parse_value(value)? >= 0.0 && parse_value(time)? > 0.0, "below 0");
-    Ok(trace)
+    let rest = rest.strip_prefix(' ').context("no space before the value")?;
+    let (value, time) = rest.split_once(' ').context("no value and time")?;
+    let (value, time) = (parse_value(value)?, parse_value(time)?);
+    ensure!(value >= 0.0 && time > 0.0, "below 0");
+    ensure!(labels.is_empty(), "other labels than the trace");
+    Ok((trace, value, time))
+}
+
+fn is_name(text: &str) -> bool {
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(valid)
 }
 
 /// No timestamps: the daemon has none.
@@ -282,8 +355,7 @@ fn parse_labels(text: &str) -> Result<(Labels, &str)> {
     }
     loop {
         let (name, after) = rest.split_once("=\"").context("a label without value")?;
-        let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        ensure!(!name.is_empty() && name.chars().all(valid), "a label's name");
+        ensure!(is_name(name), "a label's name");
         let (value, after) = parse_label_value(after)?;
         ensure!(labels.insert(name.to_owned(), value).is_none(), "a label twice");
         if let Some(after) = after.strip_prefix('}') {
@@ -347,6 +419,16 @@ g 1e-3
     }
 
     #[test]
+    fn the_daemon_describes_all_that_it_has() {
+        let is = |text: &str| Metrics::parse(text).unwrap().is_the_daemons();
+        let described = GOOD.replacen("# TYPE g ", "# HELP g Text.\n# TYPE g ", 1);
+        is(&described).unwrap();
+        assert!(is(GOOD).is_err(), "no help");
+        assert!(is(&described.replacen("g 1e-3\n", "", 1)).is_err(), "no series");
+        assert!(is(&described.replacen("g 1e-3", "g -1", 1)).is_err(), "below 0");
+    }
+
+    #[test]
     fn a_method_has_one_type() {
         let of = |first: &str, second: &str, method: &str| {
             let text = format!(
@@ -387,6 +469,23 @@ g 1e-3
             ("} 0.2 1.5", "} 0.2", "an exemplar without time"),
             ("g 1e-3", "g 1e-3 # {trace_id=\"0af7651916cd43dd8448eb211c80319c\"} 1 1", "a gauge's"),
             ("UNIT h_seconds seconds", "UNIT h_seconds bytes", "a unit that is not in the name"),
+            ("} 0.2 1.5", "} 0.1 1.5", "an exemplar of the bucket before"),
+            (
+                "# TYPE g gauge",
+                "# TYPE h_seconds_sum gauge\nh_seconds_sum 1\n# TYPE g gauge",
+                "a name of two",
+            ),
+            ("# EOF\n", "# HELP g Text.\n# EOF\n", "a description after the samples"),
+            (
+                "a_b_total{x=\"2\"} 4",
+                "a_b_total{x=\"2\",0=\"\"} 4",
+                "a label that begins with a digit",
+            ),
+            (
+                "h_seconds_created{x=\"1\"} 1.5\n",
+                "h_seconds_created{x=\"2\"} 1.5\nh_seconds_created{x=\"1\"} 1.5\n",
+                "samples that do not stand together",
+            ),
         ];
         for (good, bad, what) in wrong {
             assert!(GOOD.contains(good), "{what}");

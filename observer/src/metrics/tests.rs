@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{
     Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Format, Gap,
     HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
-    Statistics, Telling, Unmeasured, openmetrics, render,
+    Statistics, Telling, Unmeasured, openmetrics::Metrics, render,
 };
 use crate::{
     escape::escape,
@@ -130,6 +130,13 @@ impl Scenario {
     }
 }
 
+/// What OpenMetrics text says, read strictly.
+pub(super) fn read(text: &str) -> Metrics {
+    let metrics = Metrics::parse(text).unwrap();
+    metrics.is_the_daemons().unwrap();
+    metrics
+}
+
 fn daemon() -> Daemon {
     Daemon {
         backend: "tracepoint".into(),
@@ -218,7 +225,7 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
 fn the_whole_text() {
     let snapshot = scenario().snapshot();
     let text = |format| String::from_utf8(render(&snapshot, format)).unwrap();
-    openmetrics::parse(&text(Format::OpenMetricsText));
+    read(&text(Format::OpenMetricsText));
     for (format, want) in [
         (Format::OpenMetricsText, include_str!("tests/openmetrics.txt")),
         (Format::PrometheusText, include_str!("tests/prometheus.txt")),
@@ -248,7 +255,7 @@ fn the_text_of_each_schema() {
         let mut scenario = Scenario::recording(recording);
         scenario.telling = Telling { schemas, created: false, ..Telling::default() };
         let text = some_calls(scenario).text();
-        openmetrics::parse(&text);
+        read(&text);
         let (of_schema, of_all) = text.split_once("# HELP grpc_server_in_flight ").unwrap();
         for (number, (got, want)) in of_schema.lines().zip(want.lines()).enumerate() {
             assert_eq!(got, want, "line {} of {schema}", number + 1);
@@ -265,7 +272,7 @@ fn schemas_that_go_together_are_one_exposition() {
     let schemas = Schemas::new([Schema::Python, Schema::Legacy, Schema::Otel]).unwrap();
     let mut scenario = scenario();
     scenario.telling = Telling { schemas, ..Telling::default() };
-    let exposition = openmetrics::parse(&scenario.text());
+    let exposition = read(&scenario.text());
     let labels = [("grpc_code", "NOT_FOUND"), ("code", "NOT_FOUND")];
     assert_eq!(exposition.values("grpc_server_handled_total", &labels), [1.0]);
     assert_eq!(exposition.sum("grpc_server_handled_total", &[]), 3.0);
@@ -301,12 +308,11 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         scenario.statistics.ended(id, traced(code, elapsed_ns + 1, None));
     }
     let text = scenario.text();
-    let exposition = openmetrics::parse(&text);
-    let samples = exposition.samples.iter().filter_map(|sample| {
-        let exemplar = sample.exemplar.as_ref()?;
-        let label = |name| sample.labels.get(name).map_or("", String::as_str);
+    let exposition = read(&text);
+    let exemplars = exposition.exemplars().iter().map(|exemplar| {
+        let label = |name| exemplar.labels.get(name).map_or("", String::as_str);
         let told = (label("grpc_code"), label("le"));
-        Some((told, exemplar.trace_id.clone(), exemplar.value, exemplar.time))
+        (told, exemplar.trace.clone(), exemplar.value, exemplar.time)
     });
     let trace = |digits: &str| digits.repeat(16);
     let want = [
@@ -315,13 +321,13 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         (("", "0.25"), trace("02"), 0.003, 1_700_000_003.0),
         (("", "+Inf"), trace("03"), 4.0, 1_700_000_004.5),
     ];
-    assert_eq!(samples.collect::<Vec<_>>(), want);
+    assert_eq!(exemplars.collect::<Vec<_>>(), want);
 }
 
 #[test]
 fn nothing_seen_is_no_family_of_calls() {
     let text = Scenario::new().text();
-    openmetrics::parse(&text);
+    read(&text);
     assert!(!text.contains("grpc_server") && !text.contains("grpc_client"), "{text}");
     assert!(!text.contains("observer_gaps") && !text.contains("\nprocess_"), "{text}");
     assert!(!text.contains("observer_process_info"), "{text}");
@@ -353,7 +359,7 @@ fn label_values_survive_the_trip() {
         scenario.call(key, Some(Code::Ok), 1);
     }
     let text = scenario.text();
-    let exposition = openmetrics::parse(&text);
+    let exposition = read(&text);
     for (pid, (.., service, method, process)) in (1..).zip(rows) {
         let pid = pid.to_string();
         let labels = [
@@ -387,7 +393,7 @@ fn one_pid_and_name_is_one_series() {
     scenario.call(key, Some(Code::Ok), 1);
 
     let text = scenario.text();
-    let exposition = openmetrics::parse(&text);
+    let exposition = read(&text);
     let x = [("pid", "7"), ("process", "x")];
     let rows = [
         ("grpc_client_started_total", 4.0),
@@ -453,7 +459,7 @@ fn one_pid_and_name_is_one_process_to_join_with() {
         scenario.processes.tell(process, Identity::new(&Key::default(), texts));
         scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     }
-    let exposition = openmetrics::parse(&scenario.text());
+    let exposition = read(&scenario.text());
     let told = |labels: &[(&str, &str)]| exposition.values("observer_process_info", labels).len();
     assert_eq!((told(&[]), told(&[("systemd_unit", "new.service")])), (1, 1));
 }
@@ -470,7 +476,7 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
         scenario.statistics.second_message(id, Flow::Sent);
     }
     let text = scenario.text();
-    let exposition = openmetrics::parse(&text);
+    let exposition = read(&text);
     let started = |service| {
         let labels = [("grpc_service", service), ("grpc_method", service)];
         exposition.values("grpc_server_started_total", &labels)
@@ -494,7 +500,7 @@ fn a_method_has_one_type_over_roles_and_processes() {
     scenario.statistics.second_message(id, Flow::Received);
 
     let text = scenario.text();
-    openmetrics::parse(&text);
+    read(&text);
     assert!(text.contains("grpc_type=\"client_stream\""), "{text}");
     assert_eq!(text.matches("grpc_type=").count(), text.matches("client_stream").count());
 }
@@ -506,7 +512,7 @@ fn a_process_that_was_forgotten_first_is_not_lost() {
     let process = scenario.process(7, b"x");
     scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     scenario.processes.forget(process);
-    let exposition = openmetrics::parse(&scenario.text());
+    let exposition = read(&scenario.text());
     let labels = [("pid", "0"), ("process", "other")];
     assert_eq!(exposition.values("grpc_server_started_total", &labels), [1.0]);
 }
@@ -519,7 +525,7 @@ fn default_buckets_are_rendered() {
     let process = scenario.process(7, b"x");
     scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 5_000_000);
     let text = scenario.text();
-    let exposition = openmetrics::parse(&text);
+    let exposition = read(&text);
     let name = "grpc_server_handling_seconds_bucket";
     assert_eq!(exposition.values(name, &[("le", "0.0025")]), [0.0]);
     assert_eq!(exposition.values(name, &[("le", "0.005")]), [1.0], "le is inclusive");
@@ -600,7 +606,7 @@ proptest! {
             feed(&mut scenario, call);
         }
         let text = scenario.text();
-        let exposition = openmetrics::parse(&text);
+        let exposition = read(&text);
         for (role, name) in [(Role::Server, "server"), (Role::Client, "client")] {
             let calls: Vec<&Call> = calls.iter().filter(|call| call.role == role).collect();
             let sum = |rest: &str| exposition.sum(&format!("grpc_{name}_{rest}"), &[]);
@@ -636,7 +642,7 @@ fn more_labels_are_on_every_series_of_a_process() {
     let mut scenario = scenario();
     scenario.telling.labels = vec![Detail::Exe, Detail::ContainerRuntime];
     let text = scenario.text();
-    openmetrics::parse(&text);
+    read(&text);
     let more = r#"exe="/bin/\"\\x0a",container_runtime="docker""#;
     for line in text.lines().filter(|line| {
         let of_daemon = ["observer_process", "observer_dropped_records"];

@@ -1,5 +1,10 @@
-//! The formats in which Prometheus is told: whoever has something to tell writes into a [`Sink`],
-//! of which each format is one.
+//! The formats in which Prometheus reads the figures, by prometheus-client: its encoders of text, and its
+//! messages. What it lacks is added here, in as few lines as may be:
+//!
+//! - `_created` in OpenMetrics text, and exemplars that were not observed through its own metric types:
+//!   `text` adds them to the lines that it has encoded;
+//! - a protobuf exposition that is not in memory as a whole, creation times of what is no native histogram,
+//!   and exemplars of what is: `protobuf` fills in the messages, and writes one after the other.
 
 mod format;
 mod protobuf;
@@ -7,7 +12,10 @@ mod text;
 
 use std::io;
 
-use observer_core::statistics::{Buckets, Exemplar, Histogram};
+use observer_core::statistics::{Exemplar, Histogram};
+use prometheus_client::{metrics::MetricType, registry::Unit};
+
+use super::Snapshot;
 
 pub use crate::clock::Clock;
 pub use format::Format;
@@ -24,8 +32,6 @@ pub(super) struct Family {
     /// Without what its type appends: `_total`, `_info`.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// What the name ends with, if that is a unit.
-    pub(super) unit: Option<&'static str>,
     pub(super) help: &'static str,
 }
 
@@ -41,13 +47,26 @@ pub(super) enum Kind {
 
 impl Family {
     pub(super) const fn new(kind: Kind, name: &'static str, help: &'static str) -> Self {
-        Self { name, kind, unit: None, help }
+        Self { name, kind, help }
     }
 
-    /// With a unit, which the name must end with.
-    pub(super) const fn in_unit(mut self, unit: &'static str) -> Self {
-        self.unit = Some(unit);
-        self
+    /// The name without its unit, and what it ends with, if that is a unit.
+    fn name_and_unit(&self) -> (&'static str, Option<&'static Unit>) {
+        static UNITS: [Unit; 2] = [Unit::Seconds, Unit::Bytes];
+        let split = |unit: &'static Unit| {
+            let name = self.name.strip_suffix(unit.as_str())?.strip_suffix('_')?;
+            Some((name, Some(unit)))
+        };
+        UNITS.iter().find_map(split).unwrap_or((self.name, None))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        match self.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+            Kind::Info => MetricType::Info,
+        }
     }
 }
 
@@ -56,15 +75,6 @@ impl Family {
 pub(super) enum Number {
     Whole(u64),
     Real(f64),
-}
-
-impl Number {
-    fn real(self) -> f64 {
-        match self {
-            Self::Whole(value) => value as f64,
-            Self::Real(value) => value,
-        }
-    }
 }
 
 impl From<u64> for Number {
@@ -79,6 +89,15 @@ impl From<f64> for Number {
     }
 }
 
+/// A series: what it is of is its family's kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Counter(Counter<'a>),
+    Gauge(Number),
+    Histogram(Distribution<'a>),
+    Info,
+}
+
 /// A counter, its last observation that belongs to a trace, and since when it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counter<'a> {
@@ -91,53 +110,19 @@ pub(super) struct Counter<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Distribution<'a> {
     pub(super) histogram: &'a Histogram,
-    pub(super) bounds: &'a Bounds,
+    /// Upper bounds of its buckets in seconds; infinity is the last.
+    pub(super) bounds: &'a [f64],
     pub(super) created: Option<Time>,
 }
 
+/// Takes the series of a family.
+pub(super) type Series<'a> = dyn FnMut(&[Label<'_>], Value<'_>) + 'a;
+
 /// Takes an exposition, family by family.
 pub(super) trait Sink {
-    /// The series that follow are of this family. One without series is left out.
-    fn family(&mut self, family: &Family);
-
-    /// A series of a family of this kind.
-    fn counter(&mut self, labels: &[Label<'_>], counter: Counter<'_>);
-
-    /// A series of a family of this kind.
-    fn gauge(&mut self, labels: &[Label<'_>], value: Number);
-
-    /// A series of a family of this kind.
-    fn histogram(&mut self, labels: &[Label<'_>], distribution: Distribution<'_>);
-
-    /// A series of a family of this kind.
-    fn info(&mut self, labels: &[Label<'_>]);
-}
-
-/// The bounds of histogram buckets, as each format writes them.
-#[derive(Debug)]
-pub(super) struct Bounds {
-    /// Infinity is the last.
-    seconds: Vec<f64>,
-    /// OpenMetrics: `1.0`.
-    real: Vec<String>,
-    /// Prometheus: `1`.
-    short: Vec<String>,
-}
-
-impl Bounds {
-    pub(super) fn new(buckets: &Buckets) -> Self {
-        let seconds: Vec<f64> = buckets.seconds().chain([f64::INFINITY]).collect();
-        let text = |format: fn(f64) -> String| {
-            let infinity =
-                |bound: f64| if bound.is_finite() { format(bound) } else { "+Inf".into() };
-            seconds.iter().copied().map(infinity).collect()
-        };
-        Self {
-            real: text(|bound| format!("{bound:?}")),
-            short: text(|bound| bound.to_string()),
-            seconds,
-        }
-    }
+    /// Takes a family with the series that `write` gives, which is called once. A family without series is
+    /// left out.
+    fn family(&mut self, family: &Family, write: &mut dyn FnMut(&mut Series<'_>));
 }
 
 /// Handed on at a time.
@@ -145,7 +130,7 @@ const CHUNK: usize = 32 << 10;
 
 /// Hands on what is written, in chunks, so that no exposition is in memory as a whole. After a failure it takes
 /// nothing more.
-pub(super) struct Output<'a> {
+struct Output<'a> {
     chunk: Vec<u8>,
     to: &'a mut dyn io::Write,
     result: io::Result<()>,
@@ -156,7 +141,7 @@ impl<'a> Output<'a> {
         Self { chunk: Vec::with_capacity(2 * CHUNK), to, result: Ok(()) }
     }
 
-    /// To be called between series, which are short.
+    /// To be called after what is short.
     fn hand_on(&mut self) {
         if self.chunk.len() >= CHUNK {
             self.flush();
@@ -176,34 +161,16 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes what `write` writes, in this format. It may be called twice, and writes the same each time.
-///
-/// `created` says whether text has the creation times, each of which is a series of its own there.
+/// Writes a snapshot in this format.
 pub(super) fn encode(
+    snapshot: &Snapshot,
     format: Format,
-    clock: Clock,
-    created: bool,
     to: &mut dyn io::Write,
-    write: impl Fn(&mut dyn Sink),
 ) -> io::Result<()> {
     let output = Output::new(to);
     match format {
-        Format::OpenMetricsText => {
-            let mut text = text::Text::open_metrics(output, clock, created);
-            write(&mut text);
-            text.finish()
-        }
-        Format::PrometheusText => {
-            let mut text = text::Text::prometheus(output, clock);
-            write(&mut text);
-            text.finish()
-        }
-        Format::Protobuf => {
-            let mut lengths = protobuf::Families::measuring(clock);
-            write(&mut lengths);
-            let mut families = protobuf::Families::writing(output, clock, lengths);
-            write(&mut families);
-            families.finish()
-        }
+        Format::OpenMetricsText => text::encode(snapshot, true, output),
+        Format::PrometheusText => text::encode(snapshot, false, output),
+        Format::Protobuf => protobuf::encode(snapshot, output),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{CallFamily, Says, Spelling, Value, go, legacy, otel, own, python, requests};
+use super::{CallFamily, Says, Spelling, Value, go, otel, own, python, requests};
 use crate::metrics::{Buckets, Recording, exposition::Kind};
 
 /// Whose names and labels calls are told by.
@@ -35,13 +35,13 @@ impl Schema {
         }
     }
 
-    pub(super) fn families(self) -> &'static [CallFamily] {
+    fn families(self) -> Vec<CallFamily> {
         match self {
-            Self::Go => go::FAMILIES,
-            Self::Python => python::FAMILIES,
-            Self::Requests => requests::FAMILIES,
-            Self::Legacy => legacy::FAMILIES,
-            Self::Otel => otel::FAMILIES,
+            Self::Go => go::FAMILIES.to_vec(),
+            Self::Python => python::RULES.families(),
+            Self::Requests => requests::FAMILIES.to_vec(),
+            Self::Legacy => python::LEGACY_RULES.families(),
+            Self::Otel => otel::FAMILIES.to_vec(),
         }
     }
 
@@ -84,7 +84,7 @@ pub struct Schemas {
 
 impl Default for Schemas {
     fn default() -> Self {
-        let families = Schema::Go.families().iter().chain(own::FAMILIES).cloned().collect();
+        let families = go::FAMILIES.iter().chain(own::FAMILIES).cloned().collect();
         Self { chosen: vec![Schema::Go], families }
     }
 }
@@ -99,7 +99,7 @@ impl Schemas {
                 continue;
             }
             for family in schema.families() {
-                this.add(schema, family)?;
+                this.add(schema, &family)?;
             }
             this.chosen.push(schema);
         }

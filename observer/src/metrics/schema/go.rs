@@ -1,19 +1,13 @@
-//! That of go-grpc-prometheus and its successor, the Prometheus provider of go-grpc-middleware, so
-//! that dashboards and alerts made for them work.
+//! The schema of go-grpc-prometheus and of its successor, the Prometheus provider of
+//! go-grpc-middleware, so that dashboards and alerts made for them work.
 
 use super::{
     CallFamily, LabelOf,
     Says::{Code, Method, Service, Type},
     Spelling::Go,
-    Value::{Handled, Handling, Received, Sent, Started},
+    Value::{self, Handled, Handling, Received, Sent, Started},
 };
-use crate::{
-    grpc::Role::{Client, Server},
-    metrics::exposition::{
-        Family,
-        Kind::{Counter, Histogram},
-    },
-};
+use crate::grpc::Role;
 
 const METHOD: &[LabelOf] =
     &[("grpc_type", Type(Go)), ("grpc_service", Service), ("grpc_method", Method)];
@@ -26,100 +20,63 @@ const METHOD_AND_CODE: &[LabelOf] = &[
 ];
 
 pub(super) static FAMILIES: &[CallFamily] = &[
-    CallFamily::new(
-        Server,
-        Started,
-        METHOD,
-        Family::new(Counter, "grpc_server_started", "Total number of RPCs started on the server."),
-    ),
-    CallFamily::new(
-        Server,
+    server(Started, "grpc_server_started", "Total number of RPCs started on the server."),
+    server(
         Handled,
-        METHOD_AND_CODE,
-        Family::new(
-            Counter,
-            "grpc_server_handled",
-            "Total number of RPCs completed on the server, regardless of success or failure.",
-        ),
+        "grpc_server_handled",
+        "Total number of RPCs completed on the server, regardless of success or failure.",
     ),
-    CallFamily::new(
-        Server,
+    server(
         Received,
-        METHOD,
-        Family::new(
-            Counter,
-            "grpc_server_msg_received",
-            "Total number of RPC stream messages received on the server.",
-        ),
+        "grpc_server_msg_received",
+        "Total number of RPC stream messages received on the server.",
     ),
-    CallFamily::new(
-        Server,
+    server(
         Sent,
-        METHOD,
-        Family::new(
-            Counter,
-            "grpc_server_msg_sent",
-            "Total number of gRPC stream messages sent by the server.",
-        ),
+        "grpc_server_msg_sent",
+        "Total number of gRPC stream messages sent by the server.",
     ),
-    CallFamily::new(
-        Server,
+    server(
         Handling,
-        METHOD,
-        Family::new(
-            Histogram,
-            "grpc_server_handling_seconds",
-            "Histogram of response latency (seconds) of gRPC that had been application-level \
-             handled by the server.",
-        )
-        .in_unit("seconds"),
+        "grpc_server_handling_seconds",
+        "Histogram of response latency (seconds) of gRPC that had been application-level handled \
+         by the server.",
     ),
-    CallFamily::new(
-        Client,
-        Started,
-        METHOD,
-        Family::new(Counter, "grpc_client_started", "Total number of RPCs started on the client."),
-    ),
-    CallFamily::new(
-        Client,
+    client(Started, "grpc_client_started", "Total number of RPCs started on the client."),
+    client(
         Handled,
-        METHOD_AND_CODE,
-        Family::new(
-            Counter,
-            "grpc_client_handled",
-            "Total number of RPCs completed by the client, regardless of success or failure.",
-        ),
+        "grpc_client_handled",
+        "Total number of RPCs completed by the client, regardless of success or failure.",
     ),
-    CallFamily::new(
-        Client,
+    client(
         Received,
-        METHOD,
-        Family::new(
-            Counter,
-            "grpc_client_msg_received",
-            "Total number of RPC stream messages received by the client.",
-        ),
+        "grpc_client_msg_received",
+        "Total number of RPC stream messages received by the client.",
     ),
-    CallFamily::new(
-        Client,
+    client(
         Sent,
-        METHOD,
-        Family::new(
-            Counter,
-            "grpc_client_msg_sent",
-            "Total number of gRPC stream messages sent by the client.",
-        ),
+        "grpc_client_msg_sent",
+        "Total number of gRPC stream messages sent by the client.",
     ),
-    CallFamily::new(
-        Client,
+    client(
         Handling,
-        METHOD,
-        Family::new(
-            Histogram,
-            "grpc_client_handling_seconds",
-            "Histogram of response latency (seconds) of the gRPC until it is finished by the \
-             application.",
-        )
-        .in_unit("seconds"),
+        "grpc_client_handling_seconds",
+        "Histogram of response latency (seconds) of the gRPC until it is finished by the \
+         application.",
     ),
 ];
+
+const fn server(value: Value, name: &'static str, help: &'static str) -> CallFamily {
+    CallFamily::new(Role::Server, value, labels(value), name, help)
+}
+
+const fn client(value: Value, name: &'static str, help: &'static str) -> CallFamily {
+    CallFamily::new(Role::Client, value, labels(value), name, help)
+}
+
+const fn labels(value: Value) -> &'static [LabelOf] {
+    match value {
+        Handled => METHOD_AND_CODE,
+        _ => METHOD,
+    }
+}

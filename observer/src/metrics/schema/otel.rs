@@ -10,10 +10,7 @@ use super::{
     Spelling::Python,
     Value::HandlingByCode,
 };
-use crate::{
-    grpc::Role::{Client, Server},
-    metrics::exposition::{Family, Kind::Histogram},
-};
+use crate::grpc::Role::{Client, Server};
 
 const LABELS: &[LabelOf] = &[
     ("rpc_system_name", Constant("grpc")),
@@ -27,22 +24,14 @@ pub(super) static FAMILIES: &[CallFamily] = &[
         Server,
         HandlingByCode,
         LABELS,
-        Family::new(
-            Histogram,
-            "rpc_server_call_duration_seconds",
-            "Measures the duration of an incoming Remote Procedure Call (RPC).",
-        )
-        .in_unit("seconds"),
+        "rpc_server_call_duration_seconds",
+        "Measures the duration of an incoming Remote Procedure Call (RPC).",
     ),
     CallFamily::new(
         Client,
         HandlingByCode,
         LABELS,
-        Family::new(
-            Histogram,
-            "rpc_client_call_duration_seconds",
-            "Measures the duration of an outgoing Remote Procedure Call (RPC).",
-        )
-        .in_unit("seconds"),
+        "rpc_client_call_duration_seconds",
+        "Measures the duration of an outgoing Remote Procedure Call (RPC).",
     ),
 ];

@@ -8,13 +8,7 @@ use super::{
     Says::{Method, Service},
     Value::{Connections, FirstMessage, InFlight, ReceivedBytes, SentBytes},
 };
-use crate::{
-    grpc::Role::{Client, Server},
-    metrics::exposition::{
-        Family,
-        Kind::{Counter, Gauge, Histogram},
-    },
-};
+use crate::grpc::Role::{Client, Server};
 
 const METHOD: &[LabelOf] = &[("grpc_service", Service), ("grpc_method", Method)];
 
@@ -23,100 +17,72 @@ pub(super) static FAMILIES: &[CallFamily] = &[
         Server,
         InFlight,
         METHOD,
-        Family::new(
-            Gauge,
-            "grpc_server_in_flight",
-            "RPCs that have begun on the server and not ended.",
-        ),
+        "grpc_server_in_flight",
+        "RPCs that have begun on the server and not ended.",
     ),
     CallFamily::new(
         Server,
         FirstMessage,
         METHOD,
-        Family::new(
-            Histogram,
-            "grpc_server_first_message_seconds",
-            "Histogram of the time from the request headers to the end of the first message sent \
-             by the server.",
-        )
-        .in_unit("seconds"),
+        "grpc_server_first_message_seconds",
+        "Histogram of the time from the request headers to the end of the first message sent \
+         by the server.",
     ),
     CallFamily::new(
         Server,
         ReceivedBytes,
         METHOD,
-        Family::new(
-            Counter,
-            "grpc_server_msg_received_bytes",
-            "Total length of the messages received on the server, as on the wire.",
-        )
-        .in_unit("bytes"),
+        "grpc_server_msg_received_bytes",
+        "Total length of the messages received on the server, as on the wire.",
     ),
     CallFamily::new(
         Server,
         SentBytes,
         METHOD,
-        Family::new(
-            Counter,
-            "grpc_server_msg_sent_bytes",
-            "Total length of the messages sent by the server, as on the wire.",
-        )
-        .in_unit("bytes"),
+        "grpc_server_msg_sent_bytes",
+        "Total length of the messages sent by the server, as on the wire.",
     ),
     CallFamily::new(
         Server,
         Connections,
         &[],
-        Family::new(Gauge, "grpc_server_connections", "Connections open to the server."),
+        "grpc_server_connections",
+        "Connections open to the server.",
     ),
     CallFamily::new(
         Client,
         InFlight,
         METHOD,
-        Family::new(
-            Gauge,
-            "grpc_client_in_flight",
-            "RPCs that have begun on the client and not ended.",
-        ),
+        "grpc_client_in_flight",
+        "RPCs that have begun on the client and not ended.",
     ),
     CallFamily::new(
         Client,
         FirstMessage,
         METHOD,
-        Family::new(
-            Histogram,
-            "grpc_client_first_message_seconds",
-            "Histogram of the time from the request headers to the end of the first message \
-             received by the client.",
-        )
-        .in_unit("seconds"),
+        "grpc_client_first_message_seconds",
+        "Histogram of the time from the request headers to the end of the first message \
+         received by the client.",
     ),
     CallFamily::new(
         Client,
         ReceivedBytes,
         METHOD,
-        Family::new(
-            Counter,
-            "grpc_client_msg_received_bytes",
-            "Total length of the messages received by the client, as on the wire.",
-        )
-        .in_unit("bytes"),
+        "grpc_client_msg_received_bytes",
+        "Total length of the messages received by the client, as on the wire.",
     ),
     CallFamily::new(
         Client,
         SentBytes,
         METHOD,
-        Family::new(
-            Counter,
-            "grpc_client_msg_sent_bytes",
-            "Total length of the messages sent by the client, as on the wire.",
-        )
-        .in_unit("bytes"),
+        "grpc_client_msg_sent_bytes",
+        "Total length of the messages sent by the client, as on the wire.",
     ),
     CallFamily::new(
         Client,
         Connections,
         &[],
-        Family::new(Gauge, "grpc_client_connections", "Connections open from the client."),
+        "grpc_client_connections",
+        "Connections open from the client.",
     ),
 ];

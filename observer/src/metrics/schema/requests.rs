@@ -3,51 +3,41 @@
 //! would be counted twice.
 
 use super::{
-    CallFamily, LabelOf,
+    CallFamily,
     Says::{Code, Path, Service},
     Spelling::Python,
     Value::{self, Connections, Errors, Handled, Handling},
 };
-use crate::{
-    grpc::Role::Server,
-    metrics::exposition::{
-        Family,
-        Kind::{Counter, Gauge, Histogram, Info},
-    },
-};
-
-const METHOD: &[LabelOf] = &[("method", Path)];
+use crate::grpc::Role::Server;
 
 pub(super) static FAMILIES: &[CallFamily] = &[
     CallFamily::new(
         Server,
         Handled,
         &[("method", Path), ("status", Code(Python))],
-        Family::new(Counter, "grpc_requests", "Total gRPC requests"),
+        "grpc_requests",
+        "Total gRPC requests",
     ),
     CallFamily::new(
         Server,
         Handling,
-        METHOD,
-        Family::new(Histogram, "grpc_request_duration_seconds", "Request duration")
-            .in_unit("seconds"),
+        &[("method", Path)],
+        "grpc_request_duration_seconds",
+        "Request duration",
     ),
     CallFamily::new(
         Server,
         Errors,
         &[("method", Path), ("error_type", Code(Python))],
-        Family::new(Counter, "grpc_errors", "Total gRPC errors"),
+        "grpc_errors",
+        "Total gRPC errors",
     ),
-    CallFamily::new(
-        Server,
-        Connections,
-        &[],
-        Family::new(Gauge, "grpc_active_connections", "Active connections"),
-    ),
+    CallFamily::new(Server, Connections, &[], "grpc_active_connections", "Active connections"),
     CallFamily::new(
         Server,
         Value::Service,
         &[("service", Service)],
-        Family::new(Info, "grpc_service", "gRPC services that the process has been called for"),
+        "grpc_service",
+        "gRPC services that the process has been called for",
     ),
 ];

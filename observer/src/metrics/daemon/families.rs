@@ -1,0 +1,361 @@
+//! The families of the daemon's own figures.
+
+use super::{
+    Connections, ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess,
+    PodRequests, Program, Unmeasured,
+};
+use crate::{
+    escape::escape,
+    failures::Dropped,
+    grpc::Sight,
+    metrics::{
+        CallsBySight, CallsSeen, Snapshot,
+        exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
+    },
+    process::Lookups,
+};
+
+/// Writes the daemon's own figures of a snapshot.
+pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
+    let Snapshot { statistics, daemon, .. } = snapshot;
+    let Daemon {
+        backend,
+        started_ns,
+        clock: _,
+        records,
+        ring_bytes,
+        gaps,
+        dropped_records,
+        connections,
+        connections_seen,
+        hpack_unknown_references,
+        hpack_errors,
+        streams,
+        unmeasured,
+        processes_overflow,
+        lookups: Lookups { answered, gone, late },
+        memory_limit_bytes,
+        memory_is_short,
+        programs,
+        pod_requests,
+        log_errors_dropped,
+        http,
+        own,
+    } = daemon.as_ref();
+    let mut writer = Writer { sink, created: *started_ns };
+    writer.info(
+        "observer_build",
+        "The daemon's version and backend.",
+        &[("version", env!("CARGO_PKG_VERSION")), ("backend", backend)],
+    );
+    writer.counter("observer_records", "Records read from the kernel.", *records);
+    writer.counter(
+        "observer_ring_bytes",
+        "Length of the records read from the kernel.",
+        *ring_bytes,
+    );
+    writer.counters(
+        "observer_gaps",
+        "Times that something was not seen, by cause.",
+        "cause",
+        gaps.iter().map(|gap| (gap.cause, gap.events)),
+    );
+    writer.counters(
+        "observer_gap_bytes",
+        "Bytes of watched connections that were not seen, by cause, where the number is known.",
+        "cause",
+        gaps.iter().map(|gap| (gap.cause, gap.bytes)),
+    );
+    writer.dropped_records(dropped_records);
+    writer.connections(*connections);
+    writer.connections_seen(*connections_seen);
+    writer.calls(statistics.calls());
+    writer.counter(
+        "observer_hpack_unknown_references",
+        "Header fields that refer to a table entry from before the connection was seen.",
+        *hpack_unknown_references,
+    );
+    writer.counter(
+        "observer_hpack_errors",
+        "Header blocks that could not be decoded.",
+        *hpack_errors,
+    );
+    writer.gauge("observer_streams", "HTTP/2 streams open now.", *streams);
+    writer.unmeasured(*unmeasured);
+    writer.gauge(
+        "observer_series",
+        "Series of calls: one per method, process and role.",
+        statistics.len() as u64,
+    );
+    writer.counter(
+        "observer_series_overflow",
+        "Calls counted as method other because a bound on methods was reached.",
+        statistics.overflow(),
+    );
+    writer.counter(
+        "observer_series_late_events",
+        "Events of calls whose process had been dropped; they are counted nowhere else.",
+        statistics.late(),
+    );
+    writer.counter(
+        "observer_processes_overflow",
+        "Times that a process was counted as process other because a bound on processes, or on \
+         the names of one, was reached.",
+        *processes_overflow,
+    );
+    writer.counters(
+        "observer_process_lookups",
+        "Processes looked up in /proc: answered, gone before they were, or published before \
+         (late), with empty labels.",
+        "outcome",
+        [("answered", *answered), ("gone", *gone), ("late", *late)],
+    );
+    writer.gauge_if_known(
+        "observer_memory_limit_bytes",
+        "Memory limit of the daemon's control group.",
+        *memory_limit_bytes,
+    );
+    writer.gauge(
+        "observer_memory_short",
+        "1 while memory is near the limit, and no new method, process or connection is taken.",
+        u64::from(*memory_is_short),
+    );
+    writer.programs(programs);
+    if let Some(PodRequests { answered, failed }) = *pod_requests {
+        writer.counters(
+            "observer_pod_requests",
+            "Requests for the names of pods, by what became of them.",
+            "outcome",
+            [("answered", answered), ("failed", failed)],
+        );
+    }
+    if let Some(Dropped { rate_limit, output }) = *log_errors_dropped {
+        writer.counters(
+            "observer_log_errors_dropped",
+            "Failed calls without a line of --log-errors: more than its rate, or stdout took no \
+             more.",
+            "reason",
+            [("rate_limit", rate_limit), ("output", output)],
+        );
+    }
+    if let Some(HttpFigures { password_checks, refused }) = http {
+        writer.counter(
+            "observer_http_password_checks",
+            "Passwords that the HTTP server hashed, right ones and wrong ones; known ones are \
+             not hashed again.",
+            *password_checks,
+        );
+        writer.counters(
+            "observer_http_refused",
+            "HTTP connections and requests that were not served, by reason.",
+            "reason",
+            refused.iter().copied(),
+        );
+    }
+    writer.own_process(own);
+}
+
+/// Writes families of the daemon.
+struct Writer<'a> {
+    sink: &'a mut dyn Sink,
+    /// Since when its counters count, if that is known.
+    created: Option<u64>,
+}
+
+impl Writer<'_> {
+    fn info(&mut self, name: &'static str, help: &'static str, labels: &[Label<'_>]) {
+        let family = Family::new(Kind::Info, name, help);
+        self.sink.family(&family, &mut |series| series(labels, Value::Info));
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str, value: impl Into<Number>) {
+        let value = value.into();
+        self.family_of_counters(name, help, |count| count(&[], value));
+    }
+
+    /// A counter by a label; left out when there is nothing to count.
+    fn counters<'a, V: Into<Number>>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, V)>,
+    ) {
+        let mut values = values.into_iter();
+        self.family_of_counters(name, help, |count| {
+            for (value, number) in &mut values {
+                count(&[(label, value)], number.into());
+            }
+        });
+    }
+
+    fn family_of_counters(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        mut write: impl FnMut(&mut dyn FnMut(&[Label<'_>], Number)),
+    ) {
+        let created = self.created;
+        self.sink.family(&Family::new(Kind::Counter, name, help), &mut |series| {
+            write(&mut |labels, value| {
+                series(labels, Value::Counter(Counter { value, exemplar: None, created }));
+            });
+        });
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, value: impl Into<Number>) {
+        let value = value.into();
+        let family = Family::new(Kind::Gauge, name, help);
+        self.sink.family(&family, &mut |series| series(&[], Value::Gauge(value)));
+    }
+
+    /// A gauge that the system may not have told.
+    fn gauge_if_known(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        value: Option<impl Into<Number>>,
+    ) {
+        if let Some(value) = value {
+            self.gauge(name, help, value);
+        }
+    }
+
+    fn dropped_records(&mut self, dropped: &[DroppedRecords]) {
+        self.family_of_counters(
+            "observer_dropped_records",
+            "Records that found the ring full, for the ten processes that lost most.",
+            |count| {
+                for DroppedRecords { pid, comm, records } in dropped {
+                    let (pid, comm) = (pid.to_string(), escape(comm.as_bytes()));
+                    count(&[("pid", &pid), ("process", &comm)], (*records).into());
+                }
+            },
+        );
+    }
+
+    fn connections(&mut self, connections: Connections) {
+        let Connections { complete, joined_late, gaps, undecodable } = connections;
+        let states = [
+            (Sight::Complete.as_str(), complete),
+            (Sight::JoinedLate.as_str(), joined_late),
+            (Sight::Gaps.as_str(), gaps),
+            ("undecodable", undecodable),
+        ];
+        let help = "Open connections by what can be told of their calls.";
+        let family = Family::new(Kind::Gauge, "observer_connections", help);
+        self.sink.family(&family, &mut |series| {
+            for (state, count) in states {
+                series(&[("state", state)], Value::Gauge(count.into()));
+            }
+        });
+    }
+
+    fn connections_seen(&mut self, seen: ConnectionsByProtocol) {
+        let ConnectionsByProtocol { grpc, http2, http1, tls, other } = seen;
+        // Not `observer_connections_total`: a counter's family has the name without `_total`, which
+        // is the gauge's, and OpenMetrics wants a name to be one family's.
+        self.counters(
+            "observer_connections_seen",
+            "Connections seen by what is spoken on them.",
+            "protocol",
+            [("grpc", grpc), ("http2", http2), ("http1", http1), ("tls", tls), ("other", other)],
+        );
+    }
+
+    fn calls(&mut self, calls: &CallsBySight) {
+        self.family_of_counters(
+            "observer_calls",
+            "Ended calls by what was seen of them, and of the connection that they were on.",
+            |count| {
+                for connection in Sight::ALL {
+                    let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
+                    for (seen, calls) in [
+                        ("complete", complete),
+                        ("no_method", no_method),
+                        ("no_code", no_code),
+                        ("nothing", nothing),
+                    ] {
+                        let labels = [("connection", connection.as_str()), ("seen", seen)];
+                        count(&labels, calls.into());
+                    }
+                }
+            },
+        );
+    }
+
+    fn unmeasured(&mut self, streams: Unmeasured) {
+        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = streams;
+        // Not `observer_streams_unmeasured`: what begins like the gauge's name is not to be another
+        // family.
+        self.counters(
+            "observer_unmeasured_streams",
+            "Streams that are in no series: no gRPC, or nothing says that they are, or that they \
+             are streams at all, or too many at once.",
+            "reason",
+            [
+                ("not_grpc", not_grpc),
+                ("unclear", unclear),
+                ("unconfirmed", unconfirmed),
+                ("too_many", too_many),
+            ],
+        );
+    }
+
+    fn programs(&mut self, programs: &[Program]) {
+        self.counters(
+            "observer_program_runs",
+            "Runs of a kernel program, while the kernel counts them.",
+            "program",
+            programs.iter().map(|program| (program.name.as_str(), program.runs)),
+        );
+        self.counters(
+            "observer_program_misses",
+            "Runs of a kernel program that the kernel skipped because it was running already.",
+            "program",
+            programs.iter().map(|program| (program.name.as_str(), program.misses)),
+        );
+        self.counters(
+            "observer_program_run_seconds",
+            "Time spent in a kernel program, while the kernel counts it.",
+            "program",
+            programs
+                .iter()
+                .map(|program| (program.name.as_str(), program.run_time_ns as f64 / 1e9)),
+        );
+    }
+
+    fn own_process(&mut self, own: &OwnProcess) {
+        let OwnProcess {
+            cpu_seconds,
+            resident_memory_bytes,
+            virtual_memory_bytes,
+            open_fds,
+            max_fds,
+            start_time_seconds,
+            threads,
+        } = *own;
+        if let Some(cpu_seconds) = cpu_seconds {
+            let help = "Total user and system CPU time spent.";
+            self.counter("process_cpu_seconds", help, cpu_seconds);
+        }
+        self.gauge_if_known(
+            "process_resident_memory_bytes",
+            "Resident memory size.",
+            resident_memory_bytes,
+        );
+        self.gauge_if_known(
+            "process_virtual_memory_bytes",
+            "Virtual memory size.",
+            virtual_memory_bytes,
+        );
+        self.gauge_if_known("process_open_fds", "Number of open file descriptors.", open_fds);
+        self.gauge_if_known("process_max_fds", "Maximum number of open file descriptors.", max_fds);
+        self.gauge_if_known(
+            "process_start_time_seconds",
+            "Start time of the process since the Unix epoch.",
+            start_time_seconds,
+        );
+        self.gauge_if_known("process_threads", "Number of threads.", threads);
+    }
+}

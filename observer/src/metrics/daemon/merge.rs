@@ -1,0 +1,66 @@
+//! The figures of several workers, added up.
+
+use super::{Connections, ConnectionsByProtocol, Daemon, Unmeasured};
+
+impl Daemon {
+    /// Adds what another worker counted; what is of the whole daemon stays.
+    pub(in crate::metrics) fn merge(&mut self, other: &Self) {
+        // Taken apart so that a new figure cannot be forgotten.
+        let Self {
+            backend: _,
+            started_ns: _,
+            clock: _,
+            records,
+            ring_bytes,
+            gaps,
+            dropped_records: _,
+            connections,
+            connections_seen,
+            hpack_unknown_references,
+            hpack_errors,
+            streams,
+            unmeasured,
+            processes_overflow: _,
+            lookups: _,
+            memory_limit_bytes: _,
+            memory_is_short: _,
+            programs: _,
+            pod_requests: _,
+            log_errors_dropped: _,
+            http: _,
+            own: _,
+        } = other;
+        self.records += records;
+        self.ring_bytes += ring_bytes;
+        for gap in gaps {
+            match self.gaps.iter_mut().find(|of| of.cause == gap.cause) {
+                Some(of) => {
+                    of.events += gap.events;
+                    of.bytes += gap.bytes;
+                }
+                None => self.gaps.push(*gap),
+            }
+        }
+        let Connections { complete, joined_late, gaps, undecodable } = connections;
+        self.connections.complete += complete;
+        self.connections.joined_late += joined_late;
+        self.connections.gaps += gaps;
+        self.connections.undecodable += undecodable;
+        let ConnectionsByProtocol { grpc, http2, http1, tls, other } = connections_seen;
+        let seen = &mut self.connections_seen;
+        seen.grpc += grpc;
+        // As it was when the kernel programs counted the connection, before its first call.
+        seen.http2 = (seen.http2 + http2).saturating_sub(*grpc);
+        seen.http1 += http1;
+        seen.tls += tls;
+        seen.other += other;
+        self.hpack_unknown_references += hpack_unknown_references;
+        self.hpack_errors += hpack_errors;
+        self.streams += streams;
+        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = unmeasured;
+        self.unmeasured.not_grpc += not_grpc;
+        self.unmeasured.unclear += unclear;
+        self.unmeasured.unconfirmed += unconfirmed;
+        self.unmeasured.too_many += too_many;
+    }
+}
