@@ -21,8 +21,10 @@ use observer_common::{
     counter::{self, Counter, Protocol},
     layout::{Field, NOWHERE},
     selected::{self, CGROUP_NAME},
+    settings::Settings,
     writer::{self, Writer},
 };
+use zerocopy::{IntoBytes as _, transmute};
 
 use super::{
     Layout, Preemption, Ring,
@@ -56,7 +58,7 @@ pub struct Probes {
     reason: String,
 }
 
-/// `observer_common::writer::Writer`, by ring and process.
+/// The words of a [`Writer`], by ring and process.
 type Writers = HashMap<MapData, u64, [u64; size_of::<Writer>() / size_of::<u64>()]>;
 
 /// Records of a process for which a ring had no room.
@@ -181,15 +183,13 @@ impl Probes {
         let mut dropped: BTreeMap<u32, Dropped> = BTreeMap::new();
         for entry in &self.writers {
             // One that is forgotten meanwhile makes the kernel begin anew.
-            let Ok((key, [_, _, records, _, name @ ..])) = entry else { break };
+            let Ok((key, words)) = entry else { break };
+            let writer: Writer = transmute!(words);
             let pid = writer::pid(key);
             let of = dropped.entry(pid).or_insert(Dropped { pid, comm: [0; 16], records: 0 });
-            of.records += records;
-            if records > 0 && name != [0; 2] {
-                for (to, from) in of.comm.iter_mut().zip(name.iter().flat_map(|w| w.to_ne_bytes()))
-                {
-                    *to = from;
-                }
+            of.records += writer.dropped;
+            if writer.dropped > 0 && writer.comm != [0; 16] {
+                of.comm = writer.comm;
             }
         }
         let mut dropped: Vec<_> = dropped.into_values().filter(|of| of.records > 0).collect();
@@ -348,34 +348,35 @@ const MAX_MULTIPLE: u32 = 4_096;
 
 /// Where calls may be missed only sockets are watched that count their bytes, which shows it.
 fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
-    let filter = &config.filter;
-    let filter_ports = u32::from(!filter.ports.is_empty());
-    let filter_processes = u32::from(!filter.selects_all_processes());
-    let filter_uids = u32::from(!filter.uids.is_empty());
-    let filter_cgroups = u32::from(!filter.cgroups.is_empty());
-    let follow_children = u32::from(filter.children);
-    // Half full: enough time is left for the daemon to come before the rest is.
-    let wake_at = config.ring_size.bytes() / 2;
+    let settings = settings(config, layout, counted_only);
     EbpfLoader::new()
         // Only for relocations, of which rustc emits none; reading it takes time and memory.
         .btf(None)
-        .override_global("OFFSETS", &layout.offsets, true)
-        .override_global("FILTER_PORTS", &filter_ports, true)
-        .override_global("COUNTED_ONLY", &u32::from(counted_only), true)
-        .override_global("FILTER_PROCESSES", &filter_processes, true)
-        .override_global("FILTER_UIDS", &filter_uids, true)
-        .override_global("FILTER_CGROUPS", &filter_cgroups, true)
-        .override_global("FOLLOW_CHILDREN", &follow_children, true)
-        .override_global("RING_COUNT", &config.workers, true)
-        .override_global("WAKE_AT", &wake_at, true)
-        .override_global("MAX_CONNECTIONS", &config.max_connections, true)
-        .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
-        .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
+        .override_global("SETTINGS", settings.as_bytes(), true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
         .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
         .context("the kernel refused the maps of the kernel programs")
+}
+
+fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
+    let filter = &config.filter;
+    Settings {
+        offsets: layout.offsets,
+        iterator_kinds: layout.iterator_kinds,
+        receive_parameters: layout.receive_parameters,
+        rings: config.workers,
+        // Half full: enough time is left for the daemon to come before the rest is.
+        wake_at: config.ring_size.bytes() / 2,
+        max_connections: config.max_connections,
+        counted_only: counted_only.into(),
+        filter_ports: (!filter.ports.is_empty()).into(),
+        filter_processes: (!filter.selects_all_processes()).into(),
+        filter_uids: (!filter.uids.is_empty()).into(),
+        filter_cgroups: (!filter.cgroups.is_empty()).into(),
+        follow_children: filter.children.into(),
+    }
 }
 
 /// Makes the rings, and gives them to the kernel programs.
