@@ -26,6 +26,8 @@ use observer_common::{
 };
 use zerocopy::{IntoBytes as _, transmute};
 
+#[cfg(feature = "kernel-log")]
+use super::log;
 use super::{
     Layout, Preemption, Ring,
     choice::{Losses, choose},
@@ -56,6 +58,8 @@ pub struct Probes {
     writers: Writers,
     backend: Backend,
     reason: String,
+    #[cfg(feature = "kernel-log")]
+    print: log::Print,
 }
 
 /// The words of a [`Writer`], by ring and process.
@@ -125,20 +129,20 @@ impl Probes {
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
         memory::give_back();
-        let Attached { links, sweep, programs, sizes, counts, writers, rings } = attached;
-        let figures = None;
         let probes = Self {
-            _links: links,
-            sweep,
-            programs,
-            figures,
-            sizes,
-            counts,
-            writers,
+            _links: attached.links,
+            sweep: attached.sweep,
+            programs: attached.programs,
+            figures: None,
+            sizes: attached.sizes,
+            counts: attached.counts,
+            writers: attached.writers,
             backend,
             reason,
+            #[cfg(feature = "kernel-log")]
+            print: attached.print,
         };
-        Ok((probes, rings))
+        Ok((probes, attached.rings))
     }
 
     /// Hands the programs over to a thread that can only read their [figures](Self::programs). To be called once
@@ -156,6 +160,12 @@ impl Probes {
     /// Why it is in use: what is wrong with the cheaper ones.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Logs what the BPF programs have said since.
+    #[cfg(feature = "kernel-log")]
+    pub fn print_log(&mut self) {
+        (self.print)();
     }
 
     /// Has the kernel programs look for connections that ended without a tracepoint.
@@ -250,6 +260,8 @@ struct Attached {
     counts: PerCpuArray<MapData, counter::Count>,
     writers: Writers,
     rings: Vec<Ring>,
+    #[cfg(feature = "kernel-log")]
+    print: log::Print,
 }
 
 impl Attached {
@@ -271,6 +283,8 @@ impl Attached {
         let counts = PerCpuArray::try_from(counts)?;
         let writers = ebpf.take_map("WRITERS").context("the kernel programs have no writers")?;
         let writers = HashMap::try_from(writers)?;
+        #[cfg(feature = "kernel-log")]
+        let print = log::printer(&mut ebpf)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
         let links = match backend {
             Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
@@ -281,7 +295,17 @@ impl Attached {
         freeze(&ebpf)?;
         let (sweep, programs) = opened(&ebpf)?;
         // With `ebpf` all other maps are closed, which the programs have for themselves.
-        Ok(Self { links, sweep, programs, sizes: sizes(&ebpf), counts, writers, rings })
+        Ok(Self {
+            links,
+            sweep,
+            programs,
+            sizes: sizes(&ebpf),
+            counts,
+            writers,
+            rings,
+            #[cfg(feature = "kernel-log")]
+            print,
+        })
     }
 }
 
@@ -349,7 +373,12 @@ const MAX_MULTIPLE: u32 = 4_096;
 /// Where calls may be missed only sockets are watched that count their bytes, which shows it.
 fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
     let settings = settings(config, layout, counted_only);
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    #[cfg(feature = "kernel-log")]
+    let level = log::level();
+    #[cfg(feature = "kernel-log")]
+    loader.override_global(log::LEVEL, &level, true);
+    loader
         // Only for relocations, of which rustc emits none; reading it takes time and memory.
         .btf(None)
         .override_global("SETTINGS", settings.as_bytes(), true)
