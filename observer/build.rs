@@ -88,6 +88,9 @@ fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
         // The outer cargo's: they would make it use that compiler.
         .env_remove("RUSTC")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    if env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() {
+        cargo.args(["--features", "kernel-log"]);
+    }
     // Each profile of the daemon has an OUT_DIR of its own, where `core` would be compiled for BPF
     // anew. cargo keeps what it builds on the way in one place, since 1.91; earlier ones do not.
     // `<target>/<profile>/build/observer-<hash>/out`

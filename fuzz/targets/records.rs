@@ -27,7 +27,8 @@ fuzz_target!(|data: &[u8]| {
                     direction: choice >> 3 & 1,
                     role: choice >> 4 & 1,
                 };
-                let kinds = [record_kind::BYTES, record_kind::BYTES, input.byte() % 6];
+                let any = record_kind::BYTES - 1 + input.byte() % 6;
+                let kinds = [record_kind::BYTES, record_kind::BYTES, any];
                 let kind = kinds[usize::from(choice >> 5 & 1) + usize::from(choice % 8 == 7)];
                 pipeline.handle(&header.record(kind, input.bytes()));
             }

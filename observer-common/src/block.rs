@@ -279,7 +279,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::{Inserts, Tally, is_request};
+    use super::{Inserts, Tally, is_request, item_kind};
 
     fn count(mut block: &[u8]) -> Option<u32> {
         let mut inserts = Inserts::default();
@@ -364,10 +364,12 @@ mod tests {
 
     #[test]
     fn blocks_of_a_record_are_added_up() {
-        let headers = |flags: u8, content: &[u8]| item(2, 1, flags, content.len() as u32, content);
+        let headers = |flags: u8, content: &[u8]| {
+            item(item_kind::FRAME, 1, flags, content.len() as u32, content)
+        };
         let two = headers(0x5, b"\x83\x44\x01/\x40\x01a\x00");
-        let data = item(1, 0, 1, 0, &[0x44; 16]);
-        let reset = item(2, 3, 0, 4, &[0x44; 4]);
+        let data = item(item_kind::DATA, 0, 1, 0, &[0x44; 16]);
+        let reset = item(item_kind::FRAME, 3, 0, 4, &[0x44; 4]);
         assert_eq!(tally(&[]), Some(0));
         assert_eq!(tally(&[two.clone(), data, reset, headers(4, b""), two.clone()]), Some(4));
         let padded = headers(0x2c, b"\x02\0\0\0\0\x10\x44\x01/\x44\x44");
@@ -377,11 +379,11 @@ mod tests {
             headers(0xc, b"\x09\x83"),
             headers(0xc, b""),
             headers(0x4, b"\x44\x05ab"),
-            item(2, 1, 4, 9, b"\x83"),
-            item(2, 5, 4, 5, b"\0\0\0\x02\x83"),
-            item(2, 9, 4, 1, b"\x83"),
-            item(5, 1, 4, 1, b"\x83"),
-            item(4, 0, 0, 100, b""),
+            item(item_kind::FRAME, 1, 4, 9, b"\x83"),
+            item(item_kind::FRAME, 5, 4, 5, b"\0\0\0\x02\x83"),
+            item(item_kind::FRAME, 9, 4, 1, b"\x83"),
+            item(item_kind::PART, 1, 4, 1, b"\x83"),
+            item(item_kind::GAP, 0, 0, 100, b""),
         ] {
             assert_eq!(tally(&[two.clone(), unclear.clone()]), None, "{unclear:x?}");
         }

@@ -3,8 +3,8 @@
 //! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
 //! stream, [`record`] is how the kernel programs tell the daemon what they found, [`counter`] what
 //! they count, [`block`] what a header block tells undecoded, [`step`] when a frame boundary is
-//! believed, [`writer`] who fills a ring, and [`layout`] the fields of the running kernel's structs that
-//! they read.
+//! believed, [`writer`] who fills a ring, [`layout`] the fields of the running kernel's structs that
+//! they read, and [`settings`] what the daemon tells them as it loads them.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ pub mod frame;
 pub mod layout;
 pub mod record;
 pub mod scanner;
+pub mod settings;
 pub mod step;
 pub mod writer;
 

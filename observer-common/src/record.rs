@@ -10,27 +10,41 @@
 //! ```
 //!
 //! All integers are in the machine's byte order; nothing here is an enum or a bool, because the
-//! daemon must survive any bytes.
+//! daemon must survive any bytes. It reads and writes these structs by their definitions (feature `user`).
+
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Version of this layout, for records that are kept. A change of a struct, of a number, or of what one means gives
+/// it the next one.
+pub const VERSION: u8 = 1;
+
+const _: () = assert!(VERSION < 1 << 4);
 
 /// Most rings that there can be. All records of a connection are in one of them, and those of
 /// processes in each.
 pub const MAX_RINGS: u32 = 8;
 
-/// What a record tells.
+/// What a record tells. The layout's [`VERSION`] is in the upper four bits: a record of another version is of no kind
+/// that is known.
 pub mod record_kind {
     /// Bytes went by in one direction: the record's items say which frames and messages.
-    pub const BYTES: u8 = 1;
+    pub const BYTES: u8 = of(1);
     /// The connection ended; no more records follow for its identifier.
-    pub const CLOSED: u8 = 2;
+    pub const CLOSED: u8 = of(2);
     /// A process that had connections exited; `connection` is 0.
-    pub const EXITED: u8 = 3;
+    pub const EXITED: u8 = of(3);
     /// A process that had connections executed another program: a [`super::NamedRecord`];
     /// `connection` is 0.
-    pub const EXECUTED: u8 = 4;
+    pub const EXECUTED: u8 = of(4);
     /// A process that had connections changed its name: a [`super::NamedRecord`]; `connection` is 0.
     /// If `flags` is not 0 it did so more often than is reported, and the name is not known until the
     /// next such record.
-    pub const RENAMED: u8 = 5;
+    pub const RENAMED: u8 = of(5);
+
+    const fn of(kind: u8) -> u8 {
+        super::VERSION << 4 | kind
+    }
 }
 
 /// Directions, as seen from the process that owns the socket.
@@ -61,6 +75,7 @@ pub const LATE: u8 = 1 << 7;
 
 /// Begins every record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
 pub struct RecordHeader {
     /// The connection's identifier, unique for the life of the kernel programs.
@@ -88,6 +103,7 @@ pub struct RecordHeader {
 
 /// A record of a process's new name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
 pub struct NamedRecord {
     /// Its kind is [`record_kind::EXECUTED`] or [`record_kind::RENAMED`].
@@ -98,19 +114,19 @@ pub struct NamedRecord {
 
 /// What an item tells.
 pub mod item_kind {
-    /// A [`super::DataItem`] follows: DATA frames of one stream.
-    pub const DATA: u8 = 1;
+    /// A [`super::OpenItem`] follows: the first record of a connection begins with it, and the first
+    /// of another process that uses the connection.
+    pub const OPEN: u8 = 1;
     /// A frame that is kept; its first `captured` payload bytes follow.
     pub const FRAME: u8 = 2;
     /// The next `captured` payload bytes of the last frame follow.
-    pub const PART: u8 = 5;
-    /// A [`super::OpenItem`] follows: the first record of a connection begins with it, and the first
-    /// of another process that uses the connection.
-    pub const OPEN: u8 = 3;
+    pub const PART: u8 = 3;
+    /// A [`super::DataItem`] follows: DATA frames of one stream.
+    pub const DATA: u8 = 4;
     /// Before this record frames of the direction, or parts of one, went by unseen: nobody knows what
     /// they were, nor what their header blocks did to the dynamic table. If `flags` is not 0, it was not
     /// known either where the next frame begins: a boundary was found, as in a connection joined late.
-    pub const GAP: u8 = 4;
+    pub const GAP: u8 = 5;
     /// Records of the direction before this one could not be sent. The header blocks in them
     /// inserted `length` entries into the dynamic table, if `flags` is 0; else nobody knows how many.
     pub const LOST: u8 = 6;
@@ -118,6 +134,7 @@ pub mod item_kind {
 
 /// Begins every item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
 pub struct ItemHeader {
     /// One of [`item_kind`].
@@ -146,6 +163,7 @@ pub mod data_flag {
 
 /// What ended in DATA frames of one stream that followed each other in one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
 pub struct DataItem {
     /// Lengths of the messages that ended, without their prefixes.
@@ -156,6 +174,7 @@ pub struct DataItem {
 
 /// What is known of a connection when it is first seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
 pub struct OpenItem {
     /// Local address: IPv6 and v4-mapped in network byte order; zeros for a Unix socket.

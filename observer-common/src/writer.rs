@@ -2,6 +2,7 @@
 
 /// One process's, in one ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes))]
 #[repr(C)]
 pub struct Writer {
     /// How far the ring had been read when `bytes` began: a number of halves.

@@ -10,10 +10,11 @@ use std::{
 use observer_common::{
     frame::FrameHeader,
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, data_flag, direction,
-        item_kind, record_kind, role,
+        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader, data_flag,
+        direction, item_kind, record_kind, role,
     },
 };
+use zerocopy::FromBytes;
 
 use crate::call::{Flow, Role};
 
@@ -195,20 +196,10 @@ pub struct Data {
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record; `None` if the bytes are none.
+    /// Reads a record; `None` if the bytes are none, or one of another version of the layout.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
-        let header = RecordHeader {
-            connection: reader.u64()?,
-            time_ns: reader.u64()?,
-            position: reader.u64()?,
-            length: reader.u64()?,
-            pid: reader.u32()?,
-            kind: reader.u8()?,
-            direction: reader.u8()?,
-            role: reader.u8()?,
-            flags: reader.u8()?,
-        };
+        let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
+        let comm = || first::<NamedRecord>(bytes).map(|record| record.comm);
         let unseen = Unseen(header.flags & Unseen::BITS);
         let event = match header.kind {
             record_kind::BYTES => Event::Bytes(Bytes {
@@ -218,13 +209,13 @@ impl<'a> Record<'a> {
                 length: header.length,
                 unseen,
                 late: header.flags & LATE != 0,
-                items: Items(reader),
+                items: Items(rest),
             }),
             record_kind::CLOSED => Event::Closed(Closed { by: flow(header.direction), unseen }),
             record_kind::EXITED => Event::Exited,
-            record_kind::EXECUTED => Event::Executed(reader.array()?),
+            record_kind::EXECUTED => Event::Executed(comm()?),
             record_kind::RENAMED => {
-                let comm = reader.array()?;
+                let comm = comm()?;
                 Event::Renamed((header.flags == 0).then_some(comm))
             }
             _ => return None,
@@ -254,26 +245,17 @@ fn role(role: u8) -> Option<Option<Role>> {
 
 /// The items of a record, in order. Ends early at bytes that are none.
 #[derive(Clone, Debug)]
-pub struct Items<'a>(Reader<'a>);
+pub struct Items<'a>(&'a [u8]);
 
 impl<'a> Iterator for Items<'a> {
     type Item = Item<'a>;
 
     fn next(&mut self) -> Option<Item<'a>> {
-        let reader = &mut self.0;
-        let header = ItemHeader {
-            kind: reader.u8()?,
-            frame_kind: reader.u8()?,
-            flags: reader.u8()?,
-            _reserved: reader.u8()?,
-            stream: reader.u32()?,
-            length: reader.u32()?,
-            captured: reader.u32()?,
-        };
-        let content = reader.take(header.captured as usize)?;
-        let padded = (content.len() as u32).next_multiple_of(ITEM_ALIGNMENT) as usize;
+        let (header, rest) = ItemHeader::read_from_prefix(self.0).ok()?;
+        let (content, rest) = rest.split_at_checked(header.captured as usize)?;
+        let padding = content.len().wrapping_neg() % ITEM_ALIGNMENT as usize;
         // The last item of a record may lack its padding.
-        let _ = reader.take(padded - content.len());
+        self.0 = rest.get(padding..).unwrap_or_default();
         match header.kind {
             item_kind::DATA => data(header, content),
             item_kind::FRAME => Some(Item::Frame {
@@ -298,8 +280,7 @@ impl<'a> Iterator for Items<'a> {
 }
 
 fn data(header: ItemHeader, content: &[u8]) -> Option<Item<'_>> {
-    let mut reader = Reader(content);
-    let totals = DataItem { message_bytes: reader.u64()?, messages: reader.u64()? };
+    let totals: DataItem = first(content)?;
     Some(Item::Data(Data {
         stream: header.stream,
         messages: totals.messages,
@@ -310,17 +291,7 @@ fn data(header: ItemHeader, content: &[u8]) -> Option<Item<'_>> {
 }
 
 fn open(content: &[u8]) -> Option<Item<'_>> {
-    let mut reader = Reader(content);
-    let item = OpenItem {
-        local: reader.array()?,
-        remote: reader.array()?,
-        local_port: reader.u16()?,
-        remote_port: reader.u16()?,
-        family: reader.u16()?,
-        joined: reader.u16()?,
-        comm: reader.array()?,
-        pair: reader.u64()?,
-    };
+    let item: OpenItem = first(content)?;
     let peer = if i32::from(item.family) == AF_UNIX {
         Peer::Unix
     } else {
@@ -331,68 +302,50 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
     Some(Item::Open(Open { comm, joined: joined != 0, peer, pair }))
 }
 
-/// Bytes still to be read. Every method takes from the front, or is `None` if there are too few.
-#[derive(Clone, Copy, Debug)]
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_ne_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_ne_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_ne_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_ne_bytes)
-    }
+/// What the bytes begin with; `None` if there are too few.
+fn first<T: FromBytes>(bytes: &[u8]) -> Option<T> {
+    T::read_from_prefix(bytes).ok().map(|(value, _)| value)
 }
 
 #[cfg(test)]
 mod tests {
+    use observer_common::record::{
+        DataItem, ItemHeader, RecordHeader, VERSION, data_flag, direction, item_kind, record_kind,
+        role,
+    };
     use proptest::prelude::*;
+    use zerocopy::IntoBytes;
 
     use super::{Data, Event, Item, Record};
     use crate::call::{Flow, Role};
 
-    /// A record as the kernel programs write it, by hand.
+    const HEADER: RecordHeader = RecordHeader {
+        connection: 7,
+        time_ns: 1_000,
+        position: 24,
+        length: 60,
+        pid: 42,
+        kind: record_kind::BYTES,
+        direction: direction::SENT,
+        role: role::CLIENT,
+        flags: 0,
+    };
+
+    /// A record as the kernel programs write it.
     fn bytes_record(items: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for field in [7_u64, 1_000, 24, 60] {
-            bytes.extend(field.to_ne_bytes());
-        }
-        bytes.extend(42_u32.to_ne_bytes());
-        bytes.extend([1, 1, 1, 0]);
-        bytes.extend(items);
+        [HEADER.as_bytes(), items].concat()
+    }
+
+    fn item(header: ItemHeader, content: &[u8]) -> Vec<u8> {
+        let header = ItemHeader { captured: content.len() as u32, ..header };
+        let mut bytes = [header.as_bytes(), content].concat();
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
         bytes
     }
 
-    fn item(kind: [u8; 3], stream: u32, length: u32, content: &[u8]) -> Vec<u8> {
-        let mut bytes = kind.to_vec();
-        bytes.push(0);
-        for field in [stream, length, content.len() as u32] {
-            bytes.extend(field.to_ne_bytes());
-        }
-        bytes.extend(content);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        bytes
+    /// Of stream 3.
+    fn header(kind: u8, frame_kind: u8, flags: u8, length: u32) -> ItemHeader {
+        ItemHeader { kind, frame_kind, flags, stream: 3, length, ..ItemHeader::default() }
     }
 
     fn items(items: &[u8]) -> Vec<Item<'_>> {
@@ -406,15 +359,15 @@ mod tests {
 
     #[test]
     fn reads_each_kind_of_item() {
-        let totals = [300_u64.to_ne_bytes(), 2_u64.to_ne_bytes()].concat();
+        let totals = DataItem { message_bytes: 300, messages: 2 };
         let bytes = bytes_record(
             &[
-                item([2, 1, 5], 3, 10, b"12345"),
-                item([5, 1, 5], 3, 10, b"67890"),
-                item([1, 0, 1], 3, 0, &totals),
-                item([4, 2, 0], 0, 99, &[]),
-                item([6, 0, 0], 0, 3, &[]),
-                item([6, 0, 1], 0, u32::MAX, &[]),
+                item(header(item_kind::FRAME, 1, 5, 10), b"12345"),
+                item(header(item_kind::PART, 1, 5, 10), b"67890"),
+                item(header(item_kind::DATA, 0, data_flag::END_STREAM, 0), totals.as_bytes()),
+                item(header(item_kind::GAP, 2, 0, 99), &[]),
+                item(header(item_kind::LOST, 0, 0, 3), &[]),
+                item(header(item_kind::LOST, 0, 1, u32::MAX), &[]),
             ]
             .concat(),
         );
@@ -433,9 +386,17 @@ mod tests {
 
     #[test]
     fn an_item_longer_than_the_record_ends_it() {
-        let mut bytes = bytes_record(&item([2, 1, 5], 3, 10, b"12345"));
+        let mut bytes = bytes_record(&item(header(item_kind::FRAME, 1, 5, 10), b"12345"));
         bytes.truncate(bytes.len() - 4);
         assert!(items(&bytes).is_empty());
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_none() {
+        for version in (0..16).filter(|version| *version != VERSION) {
+            let kind = version << 4 | HEADER.kind & 0xf;
+            assert!(Record::parse(RecordHeader { kind, ..HEADER }.as_bytes()).is_none());
+        }
     }
 
     proptest! {

@@ -10,6 +10,8 @@ use crate::maps::COUNTS;
 #[inline(always)]
 pub fn count(counter: Counter, bytes: u64) {
     add(counter as u32, bytes);
+    #[cfg(feature = "kernel-log")]
+    crate::log::counted(counter, bytes);
 }
 
 /// Adds bytes to an event that has been counted.
@@ -26,6 +28,8 @@ pub fn count_more(counter: Counter, bytes: u64) {
 #[inline(always)]
 pub fn count_protocol(protocol: Protocol) {
     add(protocol.position(), 0);
+    #[cfg(feature = "kernel-log")]
+    crate::log::carries(protocol);
 }
 
 #[inline(always)]

@@ -88,6 +88,8 @@ fn selects_name(pid: u32) -> bool {
     let _ = if named {
         PIDS.insert(pid, selected::BY_NAME, BPF_NOEXIST)
     } else {
+        #[cfg(feature = "kernel-log")]
+        crate::log::name_not_selected(pid);
         UNNAMED.insert(pid, 0, BPF_NOEXIST)
     };
     named

@@ -18,6 +18,8 @@ mod emit;
 mod filter;
 mod globals;
 mod kernel;
+#[cfg(feature = "kernel-log")]
+mod log;
 mod maps;
 mod messages;
 mod probes;

@@ -17,6 +17,8 @@ use observer_common::{
     step::Step,
 };
 
+#[cfg(feature = "kernel-log")]
+use crate::log;
 use crate::{
     buffers::Shape,
     connection::{self, Connection, Direction, state},
@@ -129,15 +131,26 @@ pub fn may_be_ours(socket: &Socket, sent: u8) -> bool {
 #[inline(always)]
 fn is_selected(socket: &Socket) -> bool {
     let sock = socket.sock;
-    let Some(family) = socket::stream_family(sock) else { return false };
+    let Some(family) = socket::stream_family(sock) else {
+        #[cfg(feature = "kernel-log")]
+        log::not_stream(socket.inode);
+        return false;
+    };
     if globals::counted_only() && socket::counts_of(sock) != counted::TCP {
+        #[cfg(feature = "kernel-log")]
+        log::not_counted(socket.inode);
         return false;
     }
-    match socket::ports(sock, family) {
+    let selected = match socket::ports(sock, family) {
         _ if !globals::filter_ports() => true,
         Some(ports) => filter::selects_ports(ports, socket::listens(socket)),
         None => false,
+    };
+    #[cfg(feature = "kernel-log")]
+    if !selected {
+        log::port_not_selected(socket.inode);
     }
+    selected
 }
 
 /// Whether a socket is still selected, now that it is known which end it is: where nothing else says which
@@ -165,9 +178,11 @@ fn ignore(socket: &Socket, until: u32) {
 
 #[inline(always)]
 fn remember(socket: &Socket, until: u32, tries: Tries) {
+    let ignored = Ignored { inode: socket.inode, until, _reserved: 0, tries };
+    #[cfg(feature = "kernel-log")]
+    log::ignored(socket, &ignored);
     // If it cannot be remembered it is looked at again.
-    let _ =
-        IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until, _reserved: 0, tries }, 0);
+    let _ = IGNORED.insert(socket.sock, ignored, 0);
 }
 
 #[inline(always)]
@@ -254,6 +269,8 @@ fn try_walk(call: &Call, known: Option<NonNull<Connection>>, scratch: &mut Scrat
     direction.walking = 1;
     let outcome = walk::walk(&mut walk, scratch, call);
     direction.walking = 0;
+    #[cfg(feature = "kernel-log")]
+    log::walked(connection, call, &outcome);
     if let Outcome::Walked = outcome {
         return Some(());
     }
@@ -497,6 +514,8 @@ fn insert(call: &Call, connection: &mut Connection) -> Option<*mut Connection> {
     }
     let pointer = CONNECTIONS.get_ptr_mut(socket.sock);
     if pointer.is_some() {
+        #[cfg(feature = "kernel-log")]
+        log::watched(connection);
         let _ = IGNORED.remove(socket.sock);
     } else {
         refuse(call, connection.tries);

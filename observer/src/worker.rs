@@ -294,6 +294,8 @@ impl<S: Source + Send + 'static> State<S> {
             if looked.elapsed() >= INTERVAL {
                 looked = Instant::now();
                 self.look_at_memory();
+                #[cfg(feature = "kernel-log")]
+                self.print_log();
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
@@ -351,6 +353,14 @@ impl<S: Source + Send + 'static> State<S> {
             lead.is_short = !lead.is_short;
             self.pipeline.stop(lead.is_short);
             lead.tell_shortage();
+        }
+    }
+
+    /// Of the first worker.
+    #[cfg(feature = "kernel-log")]
+    fn print_log(&mut self) {
+        if let Some(probes) = self.lead.as_mut().and_then(|lead| lead.probes.as_mut()) {
+            probes.print_log();
         }
     }
 

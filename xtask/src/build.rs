@@ -42,6 +42,13 @@ pub(crate) fn daemon(release: bool) -> Result<PathBuf> {
     package("observer", release)
 }
 
+/// Builds the daemon whose BPF programs say what they decide, as quickly as it goes, and says where it is.
+pub(crate) fn with_kernel_log() -> Result<PathBuf> {
+    let features = ["--features", "kernel-log,kubernetes"];
+    exec::run(exec::cargo(&["build", "--package", "observer"]).args(features))?;
+    Ok(exec::target()?.join("debug/observer"))
+}
+
 /// Builds the package, whose binary has its name. Each alone: built together they would be given
 /// the union of the features that they ask of their dependencies, which is not what users build.
 pub(crate) fn package(name: &str, release: bool) -> Result<PathBuf> {

@@ -47,7 +47,8 @@ pub(crate) fn run(all: bool) -> Result<ExitCode> {
         shown(&mut exec::cargo(&["fmt", "--all", "--check", "--", "--color=never"])),
     );
     step("lints", shown(&mut lints()));
-    step("lints of the kernel programs", shown(&mut kernel_lints()));
+    step("lints of the kernel programs", shown(&mut kernel_lints("")));
+    step("lints of what they log", shown(&mut kernel_lints("kernel-log")));
     if all {
         step("another architecture", other_architecture());
     } else {
@@ -125,13 +126,13 @@ fn other_architecture() -> Result<()> {
 
 /// As if they were for this machine, by its own clippy: the BPF toolchains come without one. Of
 /// nightly, they use what only a compiler for BPF needs.
-fn kernel_lints() -> Command {
+fn kernel_lints(features: &str) -> Command {
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         "--check-cfg=cfg(bpf_target_arch,values(any()))".to_owned(),
     ];
     let mut cargo = exec::cargo(&["clippy", "--package", "observer-ebpf", "--locked"]);
-    cargo.args(["--", "-D", "warnings"]);
+    cargo.args(["--features", features, "--", "-D", "warnings"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("RUSTC_BOOTSTRAP", "1");
     cargo
 }

@@ -52,6 +52,9 @@ enum Xtask {
     },
     /// Builds the daemon and runs it, by sudo if need be.
     Run {
+        /// The BPF programs say in the log what they decide and why: a build for who debugs them, not optimized.
+        #[arg(long)]
+        kernel_log: bool,
         /// What the daemon is given, after `--`.
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<OsString>,
@@ -141,7 +144,7 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Setup => setup::run(),
         Xtask::Build { linked_statically: true, .. } => build::run_static(),
         Xtask::Build { release, .. } => build::run(release),
-        Xtask::Run { args } => run::run(&args),
+        Xtask::Run { kernel_log, args } => run::run(kernel_log, &args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
         Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),

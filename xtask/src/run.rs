@@ -8,10 +8,14 @@ use anyhow::{Context as _, Result};
 use crate::{build, exec, setup};
 
 /// Becomes the daemon, so that signals and the exit status are its own.
-pub(crate) fn run(args: &[OsString]) -> Result<()> {
+pub(crate) fn run(kernel_log: bool, args: &[OsString]) -> Result<()> {
     setup::ensure()?;
-    println!("run: building the daemon, optimized, about 3 min the first time");
-    let daemon = build::daemon(true)?;
+    let daemon = if kernel_log {
+        build::with_kernel_log()?
+    } else {
+        println!("run: building the daemon, optimized, about 3 min the first time");
+        build::daemon(true)?
+    };
     let mut command = exec::daemon(&daemon)?;
     command.args(args);
     let error = command.exec();

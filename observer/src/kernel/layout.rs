@@ -4,16 +4,16 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use observer_common::layout::{Field, NOWHERE, Reader};
+use observer_common::{
+    layout::{Field, NOWHERE, Reader},
+    settings::{NO_KIND, WITH_ADDRESS, WITH_NEITHER, WITH_NONBLOCK},
+};
 
 use super::btf::Btf;
 use crate::files::all_of;
 
 /// Bytes of a kernel's types, of which there are some 6 MiB.
 const AT_MOST: usize = 64 << 20;
-
-/// A number that no kind of iterator has.
-const NO_KIND: u32 = u32::MAX;
 
 /// What BTF tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Layout {
     pub offsets: [u32; Field::COUNT],
     /// Kinds of `struct iov_iter`: `ITER_IOVEC`, `ITER_UBUF`.
     pub iterator_kinds: [u32; 2],
-    /// How many parameters `tcp_recvmsg` has: 6 before Linux 5.19, 5 before 7.1, then 4.
+    /// How many parameters `tcp_recvmsg` has.
     pub receive_parameters: u32,
     /// The first thing that the programs at the kernel's functions miss.
     functions: Result<(), String>,
@@ -94,8 +94,8 @@ impl Layout {
             btf.parameters("tcp_recvmsg").ok_or("this kernel has no function tcp_recvmsg")?;
         self.receive_parameters = parameters.len() as u32;
         let flags = parameters.iter().position(|&name| name == b"flags");
-        match (parameters.len(), flags) {
-            (6, Some(4)) | (4 | 5, Some(3)) => Ok(()),
+        match (self.receive_parameters, flags) {
+            (WITH_NONBLOCK, Some(4)) | (WITH_ADDRESS | WITH_NEITHER, Some(3)) => Ok(()),
             _ => Err("this kernel's tcp_recvmsg has other parameters than are known".into()),
         }
     }

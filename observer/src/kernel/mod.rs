@@ -6,6 +6,8 @@ mod children;
 mod choice;
 mod figures;
 mod layout;
+#[cfg(feature = "kernel-log")]
+mod log;
 mod preemption;
 mod probes;
 mod programs;

@@ -21,9 +21,13 @@ use observer_common::{
     counter::{self, Counter, Protocol},
     layout::{Field, NOWHERE},
     selected::{self, CGROUP_NAME},
+    settings::Settings,
     writer::{self, Writer},
 };
+use zerocopy::{IntoBytes as _, transmute};
 
+#[cfg(feature = "kernel-log")]
+use super::log;
 use super::{
     Layout, Preemption, Ring,
     choice::{Losses, choose},
@@ -54,9 +58,11 @@ pub struct Probes {
     writers: Writers,
     backend: Backend,
     reason: String,
+    #[cfg(feature = "kernel-log")]
+    print: log::Print,
 }
 
-/// `observer_common::writer::Writer`, by ring and process.
+/// The words of a [`Writer`], by ring and process.
 type Writers = HashMap<MapData, u64, [u64; size_of::<Writer>() / size_of::<u64>()]>;
 
 /// Records of a process for which a ring had no room.
@@ -123,20 +129,20 @@ impl Probes {
         let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
         // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
         memory::give_back();
-        let Attached { links, sweep, programs, sizes, counts, writers, rings } = attached;
-        let figures = None;
         let probes = Self {
-            _links: links,
-            sweep,
-            programs,
-            figures,
-            sizes,
-            counts,
-            writers,
+            _links: attached.links,
+            sweep: attached.sweep,
+            programs: attached.programs,
+            figures: None,
+            sizes: attached.sizes,
+            counts: attached.counts,
+            writers: attached.writers,
             backend,
             reason,
+            #[cfg(feature = "kernel-log")]
+            print: attached.print,
         };
-        Ok((probes, rings))
+        Ok((probes, attached.rings))
     }
 
     /// Hands the programs over to a thread that can only read their [figures](Self::programs). To be called once
@@ -154,6 +160,12 @@ impl Probes {
     /// Why it is in use: what is wrong with the cheaper ones.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Logs what the BPF programs have said since.
+    #[cfg(feature = "kernel-log")]
+    pub fn print_log(&mut self) {
+        (self.print)();
     }
 
     /// Has the kernel programs look for connections that ended without a tracepoint.
@@ -181,15 +193,13 @@ impl Probes {
         let mut dropped: BTreeMap<u32, Dropped> = BTreeMap::new();
         for entry in &self.writers {
             // One that is forgotten meanwhile makes the kernel begin anew.
-            let Ok((key, [_, _, records, _, name @ ..])) = entry else { break };
+            let Ok((key, words)) = entry else { break };
+            let writer: Writer = transmute!(words);
             let pid = writer::pid(key);
             let of = dropped.entry(pid).or_insert(Dropped { pid, comm: [0; 16], records: 0 });
-            of.records += records;
-            if records > 0 && name != [0; 2] {
-                for (to, from) in of.comm.iter_mut().zip(name.iter().flat_map(|w| w.to_ne_bytes()))
-                {
-                    *to = from;
-                }
+            of.records += writer.dropped;
+            if writer.dropped > 0 && writer.comm != [0; 16] {
+                of.comm = writer.comm;
             }
         }
         let mut dropped: Vec<_> = dropped.into_values().filter(|of| of.records > 0).collect();
@@ -250,6 +260,8 @@ struct Attached {
     counts: PerCpuArray<MapData, counter::Count>,
     writers: Writers,
     rings: Vec<Ring>,
+    #[cfg(feature = "kernel-log")]
+    print: log::Print,
 }
 
 impl Attached {
@@ -271,6 +283,8 @@ impl Attached {
         let counts = PerCpuArray::try_from(counts)?;
         let writers = ebpf.take_map("WRITERS").context("the kernel programs have no writers")?;
         let writers = HashMap::try_from(writers)?;
+        #[cfg(feature = "kernel-log")]
+        let print = log::printer(&mut ebpf)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
         let links = match backend {
             Backend::Socket | Backend::Fentry | Backend::Kprobe => attach()?,
@@ -281,7 +295,17 @@ impl Attached {
         freeze(&ebpf)?;
         let (sweep, programs) = opened(&ebpf)?;
         // With `ebpf` all other maps are closed, which the programs have for themselves.
-        Ok(Self { links, sweep, programs, sizes: sizes(&ebpf), counts, writers, rings })
+        Ok(Self {
+            links,
+            sweep,
+            programs,
+            sizes: sizes(&ebpf),
+            counts,
+            writers,
+            rings,
+            #[cfg(feature = "kernel-log")]
+            print,
+        })
     }
 }
 
@@ -348,34 +372,40 @@ const MAX_MULTIPLE: u32 = 4_096;
 
 /// Where calls may be missed only sockets are watched that count their bytes, which shows it.
 fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
-    let filter = &config.filter;
-    let filter_ports = u32::from(!filter.ports.is_empty());
-    let filter_processes = u32::from(!filter.selects_all_processes());
-    let filter_uids = u32::from(!filter.uids.is_empty());
-    let filter_cgroups = u32::from(!filter.cgroups.is_empty());
-    let follow_children = u32::from(filter.children);
-    // Half full: enough time is left for the daemon to come before the rest is.
-    let wake_at = config.ring_size.bytes() / 2;
-    EbpfLoader::new()
+    let settings = settings(config, layout, counted_only);
+    let mut loader = EbpfLoader::new();
+    #[cfg(feature = "kernel-log")]
+    let level = log::level();
+    #[cfg(feature = "kernel-log")]
+    loader.override_global(log::LEVEL, &level, true);
+    loader
         // Only for relocations, of which rustc emits none; reading it takes time and memory.
         .btf(None)
-        .override_global("OFFSETS", &layout.offsets, true)
-        .override_global("FILTER_PORTS", &filter_ports, true)
-        .override_global("COUNTED_ONLY", &u32::from(counted_only), true)
-        .override_global("FILTER_PROCESSES", &filter_processes, true)
-        .override_global("FILTER_UIDS", &filter_uids, true)
-        .override_global("FILTER_CGROUPS", &filter_cgroups, true)
-        .override_global("FOLLOW_CHILDREN", &follow_children, true)
-        .override_global("RING_COUNT", &config.workers, true)
-        .override_global("WAKE_AT", &wake_at, true)
-        .override_global("MAX_CONNECTIONS", &config.max_connections, true)
-        .override_global("ITERATOR_KINDS", &layout.iterator_kinds, true)
-        .override_global("RECEIVE_PARAMETERS", &layout.receive_parameters, true)
+        .override_global("SETTINGS", settings.as_bytes(), true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
         .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
         .context("the kernel refused the maps of the kernel programs")
+}
+
+fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
+    let filter = &config.filter;
+    Settings {
+        offsets: layout.offsets,
+        iterator_kinds: layout.iterator_kinds,
+        receive_parameters: layout.receive_parameters,
+        rings: config.workers,
+        // Half full: enough time is left for the daemon to come before the rest is.
+        wake_at: config.ring_size.bytes() / 2,
+        max_connections: config.max_connections,
+        counted_only: counted_only.into(),
+        filter_ports: (!filter.ports.is_empty()).into(),
+        filter_processes: (!filter.selects_all_processes()).into(),
+        filter_uids: (!filter.uids.is_empty()).into(),
+        filter_cgroups: (!filter.cgroups.is_empty()).into(),
+        follow_children: filter.children.into(),
+    }
 }
 
 /// Makes the rings, and gives them to the kernel programs.

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, slice, time::Duration};
 
 use observer_common::{
     frame::kind,
-    record::{direction, item_kind, record_kind, role},
+    record::{ItemHeader, RecordHeader, direction, item_kind, record_kind, role},
 };
+use zerocopy::IntoBytes as _;
 
 use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
@@ -30,22 +31,25 @@ fn pipeline() -> Pipeline<ProcFs> {
 /// Frames of which a server reads so many bytes, as the kernel programs write it.
 fn record(connection: u64, kind: u8, position: u64, items: &[Vec<u8>]) -> Vec<u8> {
     let length = items.iter().map(Vec::len).sum::<usize>() as u64;
-    let mut bytes = Vec::new();
-    for field in [connection, 1_000, position, length] {
-        bytes.extend(field.to_ne_bytes());
-    }
-    bytes.extend(std::process::id().to_ne_bytes());
-    bytes.extend([kind, direction::RECEIVED, role::SERVER, 0]);
-    bytes.extend(items.concat());
-    bytes
+    let header = RecordHeader {
+        connection,
+        time_ns: 1_000,
+        position,
+        length,
+        pid: std::process::id(),
+        kind,
+        direction: direction::RECEIVED,
+        role: role::SERVER,
+        flags: 0,
+    };
+    [header.as_bytes(), &items.concat()].concat()
 }
 
 fn item(kind: u8, frame_kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![kind, frame_kind, flags, 0];
-    for field in [stream, content.len() as u32, content.len() as u32] {
-        bytes.extend(field.to_ne_bytes());
-    }
-    bytes.extend(content);
+    let length = content.len() as u32;
+    let header =
+        ItemHeader { kind, frame_kind, flags, _reserved: 0, stream, length, captured: length };
+    let mut bytes = [header.as_bytes(), content].concat();
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes
 }

@@ -2,10 +2,13 @@
 
 use observer_common::{
     frame::{FrameHeader, flag, kind},
-    record::{ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role},
+    record::{
+        DataItem, ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role,
+    },
     scanner::MAX_KEPT,
 };
 use proptest::prelude::*;
+use zerocopy::IntoBytes as _;
 
 use super::{Connection, frames::MAX_BLOCK};
 use crate::{
@@ -66,10 +69,9 @@ impl Writer {
 
     fn item(&mut self, kind: u8, frame: FrameHeader, content: &[u8]) -> &mut Self {
         let FrameHeader { length, stream, kind: frame_kind, flags, .. } = frame;
-        self.items.extend([kind, frame_kind, flags, 0]);
-        for field in [stream, length, content.len() as u32] {
-            self.items.extend(field.to_ne_bytes());
-        }
+        let captured = content.len() as u32;
+        let item = ItemHeader { kind, frame_kind, flags, _reserved: 0, stream, length, captured };
+        self.items.extend(item.as_bytes());
         self.items.extend_from_slice(content);
         self.items.resize(self.items.len().next_multiple_of(8), 0);
         self.length += content.len() as u64;
@@ -128,8 +130,8 @@ impl Writer {
     /// Messages of ten bytes that ended.
     fn data(&mut self, stream: u32, messages: u64, flags: u8) -> &mut Self {
         let header = FrameHeader { stream, flags, ..FrameHeader::default() };
-        let totals = [(10 * messages).to_ne_bytes(), messages.to_ne_bytes()].concat();
-        self.item(item_kind::DATA, header, &totals)
+        let totals = DataItem { message_bytes: 10 * messages, messages };
+        self.item(item_kind::DATA, header, totals.as_bytes())
     }
 
     /// Records before this one did not come.
@@ -167,7 +169,7 @@ impl Writer {
             flags: unseen,
         };
         self.position += std::mem::take(&mut self.length);
-        [record_header(header), std::mem::take(&mut self.items)].concat()
+        [header.as_bytes(), &std::mem::take(&mut self.items)].concat()
     }
 
     /// The record does not come.
@@ -181,18 +183,6 @@ fn direction_of(flow: Flow) -> u8 {
         Flow::Received => direction::RECEIVED,
         Flow::Sent => direction::SENT,
     }
-}
-
-fn record_header(header: RecordHeader) -> Vec<u8> {
-    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, flags } =
-        header;
-    let mut bytes = Vec::new();
-    for field in [connection, time_ns, position, length] {
-        bytes.extend(field.to_ne_bytes());
-    }
-    bytes.extend(pid.to_ne_bytes());
-    bytes.extend([kind, direction, role, flags]);
-    bytes
 }
 
 fn request(path: &str) -> Vec<(&str, &str)> {

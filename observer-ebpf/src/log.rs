@@ -1,0 +1,110 @@
+//! What the programs say of their decisions, as lines of the daemon's log: with the feature `kernel-log` alone. No line
+//! has a byte of what was moved.
+
+use observer_common::{
+    counter::{Counter, Protocol},
+    record::direction,
+};
+
+use crate::{
+    connection::{Connection, Direction},
+    filter::current_pid,
+    maps::Ignored,
+    socket::Socket,
+    walk::Outcome,
+    watch::Call,
+};
+
+/// A function for each line: inlined, its values would be kept on the stack to the caller's end.
+macro_rules! lines {
+    ($($level:ident $name:ident($($value:ident: $type:ty),*) = $text:literal $(, $label:expr)?;)*) => {
+        $(#[inline(never)]
+        pub fn $name($($value: $type),*) {
+            aya_log_ebpf::$level!(0, target: "observer::kernel_log", $text $(, $value)* $(, $label)?);
+        })*
+    };
+}
+
+lines! {
+    info name_not_selected(pid: u32) = "process {}: its name is not selected";
+    info not_stream(inode: u64) = "socket {}: no stream of TCP, MPTCP or Unix";
+    info not_counted(inode: u64) = "socket {}: it counts no bytes, so what is missed would not show";
+    info port_not_selected(inode: u64) = "socket {}: no port of it is selected";
+    info ignored_for_good(inode: u64) = "socket {}: ignored from now on";
+    info ignored_until_upgrade(inode: u64) = "socket {}: ignored, unless HTTP/1 is upgraded";
+    info not_watched_yet(inode: u64, transfers: u16, bytes: u32) =
+        "socket {}: not watched yet, after {} transfers that began with no frame, {} bytes";
+    info from_beginning(inode: u64, connection: u64) = "socket {}: watched as connection {}";
+    info joined_late(inode: u64, connection: u64) = "socket {}: joined late as connection {}";
+    info no_preface(connection: u64) = "connection {}: no client preface";
+    info no_frames(connection: u64) = "connection {}: no frames";
+    info side_not_selected(connection: u64) = "connection {}: of the side that it is, the port is not selected";
+    debug received(connection: u64, bytes: u64, position: u64, unread: u64) =
+        "connection {}: received {} bytes, walked to {}, {} not read";
+    debug sent(connection: u64, bytes: u64, position: u64, unread: u64) =
+        "connection {}: sent {} bytes, walked to {}, {} not read";
+}
+
+/// What becomes of a socket that is not watched.
+#[inline(always)]
+pub fn ignored(socket: &Socket, ignored: &Ignored) {
+    match ignored.until {
+        Ignored::FOR_GOOD => ignored_for_good(socket.inode),
+        Ignored::TRIED => not_watched_yet(socket.inode, ignored.tries.calls, ignored.tries.bytes),
+        _ => ignored_until_upgrade(socket.inode),
+    }
+}
+
+/// A connection that is watched from now on.
+#[inline(always)]
+pub fn watched(connection: &Connection) {
+    if connection.joined == 0 {
+        from_beginning(connection.inode, connection.id);
+    } else {
+        joined_late(connection.inode, connection.id);
+    }
+}
+
+/// What came of a walk.
+#[inline(always)]
+pub fn walked(connection: &mut Connection, call: &Call, outcome: &Outcome) {
+    let Direction { position, unread, .. } = *connection.direction(call.sent);
+    if call.sent == direction::SENT {
+        sent(connection.id, call.total, position, unread);
+    } else {
+        received(connection.id, call.total, position, unread);
+    }
+    match outcome {
+        Outcome::Walked => {}
+        Outcome::NotPreface => no_preface(connection.id),
+        Outcome::NotFrames => no_frames(connection.id),
+        Outcome::NotSelected => side_not_selected(connection.id),
+    }
+}
+
+/// A line for each of an enum: its label must be known to the compiler.
+macro_rules! labels {
+    ($of:expr, $parameters:tt = $values:tt, $text:literal, $enum:ident: $($name:ident)*) => {
+        match $of {
+            $($enum::$name => {
+                lines! { info line $parameters = $text, $enum::$name.label(); }
+                line $values;
+            })*
+        }
+    };
+}
+
+/// What was counted, by its cause.
+#[inline(always)]
+pub fn counted(counter: Counter, bytes: u64) {
+    labels!(counter, (pid: u32, bytes: u64) = (current_pid(), bytes), "process {}: {} bytes: {}", Counter:
+        RingFull Unreadable ScratchBusy EnteredFull LoopBound FrameTooLong Unseen Discarded
+        ConnectionsFull ProcessesFull MessagesFull OutOfStep NotFrame BeforeJoin);
+}
+
+/// What a socket turned out to carry.
+#[inline(always)]
+pub fn carries(protocol: Protocol) {
+    labels!(protocol, (pid: u32) = (current_pid()), "process {}: a socket carries {}", Protocol:
+        Http2 Http1 Tls Other);
+}
