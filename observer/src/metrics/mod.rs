@@ -136,7 +136,7 @@ pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[expect(dead_code, reason = "the end-to-end tests, which it is of, ask for more")]
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../../../tests/support/openmetrics.rs"]
 mod openmetrics;
 #[cfg(test)]

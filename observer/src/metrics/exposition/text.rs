@@ -176,7 +176,8 @@ impl Exposition {
                 // Its sum and its count.
                 self.lines(2);
                 let mut endings = self.endings.lock();
-                endings.extend((0..bounds.len()).map(|bucket| {
+                let buckets = bounds.iter().zip(histogram.counts()).enumerate();
+                endings.extend(buckets.map(|(bucket, _)| {
                     let exemplar = histogram.exemplar(bucket);
                     exemplar_text(clock, exemplar, exemplar.map_or(0.0, Exemplar::seconds))
                 }));
