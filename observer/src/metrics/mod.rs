@@ -24,6 +24,7 @@ use std::{collections::hash_map::Entry, io, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
+use self::exposition::Sink;
 pub(crate) use self::labels::Method;
 pub use self::{
     buckets::{Buckets, BucketsError},
@@ -126,12 +127,14 @@ impl Default for Telling {
 /// Families and series come in a fixed order. A family without series is left out.
 /// O(series · log series), and about a line per histogram bucket of each.
 pub fn write(snapshot: &Snapshot, format: Format, to: &mut dyn io::Write) -> io::Result<()> {
-    let (clock, created) = (snapshot.daemon.clock, snapshot.telling.created);
-    exposition::encode(format, clock, created, to, |sink| {
-        schema::write(snapshot, sink);
-        process::write(snapshot, sink);
-        daemon::write(snapshot, sink);
-    })
+    exposition::encode(snapshot, format, to)
+}
+
+/// All families, each time in the same order.
+fn write_families(snapshot: &Snapshot, sink: &mut dyn Sink) {
+    schema::write(snapshot, sink);
+    process::write(snapshot, sink);
+    daemon::write(snapshot, sink);
 }
 
 /// The same as one text: for few series.
@@ -143,7 +146,7 @@ pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[expect(dead_code, reason = "the end-to-end tests, which it is of, ask for more")]
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../../../tests/src/openmetrics.rs"]
 mod openmetrics;
 #[cfg(test)]

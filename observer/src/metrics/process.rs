@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Snapshot,
-    exposition::{Family, Kind, Sink},
+    exposition::{Family, Kind, Sink, Value},
     rows::ProcessLabel,
 };
 use crate::process::{Detail, ProcessId};
@@ -33,8 +33,9 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         .map(|process| [&[][..], &Detail::ALL].map(|details| ProcessLabel::new(&process, details)))
         .map(|[joined_by, all]| (joined_by, all))
         .collect();
-    sink.family(&PROCESS);
-    for process in labels.values() {
-        sink.info(&process.labels().collect::<Vec<_>>());
-    }
+    sink.family(&PROCESS, &mut |series| {
+        for process in labels.values() {
+            series(&process.labels().collect::<Vec<_>>(), Value::Info);
+        }
+    });
 }

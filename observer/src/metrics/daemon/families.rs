@@ -10,7 +10,7 @@ use crate::{
     grpc::Sight,
     metrics::{
         CallsBySight, CallsSeen, Snapshot,
-        exposition::{Counter, Family, Kind, Label, Number, Sink},
+        exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
     },
     process::Lookups,
 };
@@ -163,18 +163,14 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn family(&mut self, kind: Kind, name: &'static str, help: &'static str) {
-        self.sink.family(&Family::new(kind, name, help));
-    }
-
     fn info(&mut self, name: &'static str, help: &'static str, labels: &[Label<'_>]) {
-        self.family(Kind::Info, name, help);
-        self.sink.info(labels);
+        let family = Family::new(Kind::Info, name, help);
+        self.sink.family(&family, &mut |series| series(labels, Value::Info));
     }
 
     fn counter(&mut self, name: &'static str, help: &'static str, value: impl Into<Number>) {
-        self.family(Kind::Counter, name, help);
-        self.count(&[], value.into());
+        let value = value.into();
+        self.family_of_counters(name, help, |count| count(&[], value));
     }
 
     /// A counter by a label; left out when there is nothing to count.
@@ -185,20 +181,32 @@ impl Writer<'_> {
         label: &str,
         values: impl IntoIterator<Item = (&'a str, V)>,
     ) {
-        self.family(Kind::Counter, name, help);
-        for (value, count) in values {
-            self.count(&[(label, value)], count.into());
-        }
+        let mut values = values.into_iter();
+        self.family_of_counters(name, help, |count| {
+            for (value, number) in &mut values {
+                count(&[(label, value)], number.into());
+            }
+        });
     }
 
-    fn count(&mut self, labels: &[Label<'_>], value: Number) {
-        let counter = Counter { value, exemplar: None, created: self.created };
-        self.sink.counter(labels, counter);
+    fn family_of_counters(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        mut write: impl FnMut(&mut dyn FnMut(&[Label<'_>], Number)),
+    ) {
+        let created = self.created;
+        self.sink.family(&Family::new(Kind::Counter, name, help), &mut |series| {
+            write(&mut |labels, value| {
+                series(labels, Value::Counter(Counter { value, exemplar: None, created }));
+            });
+        });
     }
 
     fn gauge(&mut self, name: &'static str, help: &'static str, value: impl Into<Number>) {
-        self.family(Kind::Gauge, name, help);
-        self.sink.gauge(&[], value.into());
+        let value = value.into();
+        let family = Family::new(Kind::Gauge, name, help);
+        self.sink.family(&family, &mut |series| series(&[], Value::Gauge(value)));
     }
 
     /// A gauge that the system may not have told.
@@ -214,32 +222,33 @@ impl Writer<'_> {
     }
 
     fn dropped_records(&mut self, dropped: &[DroppedRecords]) {
-        self.family(
-            Kind::Counter,
+        self.family_of_counters(
             "observer_dropped_records",
             "Records that found the ring full, for the ten processes that lost most.",
+            |count| {
+                for DroppedRecords { pid, comm, records } in dropped {
+                    let (pid, comm) = (pid.to_string(), escape(comm.as_bytes()));
+                    count(&[("pid", &pid), ("process", &comm)], (*records).into());
+                }
+            },
         );
-        for DroppedRecords { pid, comm, records } in dropped {
-            let (pid, comm) = (pid.to_string(), escape(comm.as_bytes()));
-            self.count(&[("pid", &pid), ("process", &comm)], (*records).into());
-        }
     }
 
     fn connections(&mut self, connections: Connections) {
         let Connections { complete, joined_late, gaps, undecodable } = connections;
-        self.family(
-            Kind::Gauge,
-            "observer_connections",
-            "Open connections by what can be told of their calls.",
-        );
-        for (state, count) in [
+        let states = [
             (Sight::Complete.as_str(), complete),
             (Sight::JoinedLate.as_str(), joined_late),
             (Sight::Gaps.as_str(), gaps),
             ("undecodable", undecodable),
-        ] {
-            self.sink.gauge(&[("state", state)], count.into());
-        }
+        ];
+        let help = "Open connections by what can be told of their calls.";
+        let family = Family::new(Kind::Gauge, "observer_connections", help);
+        self.sink.family(&family, &mut |series| {
+            for (state, count) in states {
+                series(&[("state", state)], Value::Gauge(count.into()));
+            }
+        });
     }
 
     fn connections_seen(&mut self, seen: ConnectionsByProtocol) {
@@ -255,23 +264,24 @@ impl Writer<'_> {
     }
 
     fn calls(&mut self, calls: &CallsBySight) {
-        self.family(
-            Kind::Counter,
+        self.family_of_counters(
             "observer_calls",
             "Ended calls by what was seen of them, and of the connection that they were on.",
+            |count| {
+                for connection in Sight::ALL {
+                    let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
+                    for (seen, calls) in [
+                        ("complete", complete),
+                        ("no_method", no_method),
+                        ("no_code", no_code),
+                        ("nothing", nothing),
+                    ] {
+                        let labels = [("connection", connection.as_str()), ("seen", seen)];
+                        count(&labels, calls.into());
+                    }
+                }
+            },
         );
-        for connection in Sight::ALL {
-            let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
-            for (seen, count) in [
-                ("complete", complete),
-                ("no_method", no_method),
-                ("no_code", no_code),
-                ("nothing", nothing),
-            ] {
-                let labels = [("connection", connection.as_str()), ("seen", seen)];
-                self.count(&labels, count.into());
-            }
-        }
     }
 
     fn unmeasured(&mut self, streams: Unmeasured) {

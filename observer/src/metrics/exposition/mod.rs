@@ -1,5 +1,10 @@
-//! The formats in which Prometheus is told: whoever has something to tell writes into a [`Sink`],
-//! of which each format is one.
+//! The formats in which Prometheus reads the figures, by prometheus-client: its encoders of text, and its
+//! messages. What it lacks is added here, in as few lines as may be:
+//!
+//! - `_created` in OpenMetrics text, and exemplars that were not observed through its own metric types:
+//!   `text` adds them to the lines that it has encoded;
+//! - a protobuf exposition that is not in memory as a whole, creation times of what is no native histogram,
+//!   and exemplars of what is: `protobuf` fills in the messages, and writes one after the other.
 
 mod clock;
 mod format;
@@ -8,7 +13,9 @@ mod text;
 
 use std::io;
 
-use super::{Buckets, exemplar::Exemplar, histogram::Histogram};
+use prometheus_client::{metrics::MetricType, registry::Unit};
+
+use super::{Snapshot, exemplar::Exemplar, histogram::Histogram};
 
 pub use clock::Clock;
 pub use format::Format;
@@ -43,10 +50,23 @@ impl Family {
         Self { name, kind, help }
     }
 
-    /// What the name ends with, if that is a unit.
-    fn unit(&self) -> Option<&'static str> {
-        let (_, last) = self.name.rsplit_once('_')?;
-        ["seconds", "bytes"].contains(&last).then_some(last)
+    /// The name without its unit, and what it ends with, if that is a unit.
+    fn name_and_unit(&self) -> (&'static str, Option<&'static Unit>) {
+        static UNITS: [Unit; 2] = [Unit::Seconds, Unit::Bytes];
+        let split = |unit: &'static Unit| {
+            let name = self.name.strip_suffix(unit.as_str())?.strip_suffix('_')?;
+            Some((name, Some(unit)))
+        };
+        UNITS.iter().find_map(split).unwrap_or((self.name, None))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        match self.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+            Kind::Info => MetricType::Info,
+        }
     }
 }
 
@@ -55,15 +75,6 @@ impl Family {
 pub(super) enum Number {
     Whole(u64),
     Real(f64),
-}
-
-impl Number {
-    fn real(self) -> f64 {
-        match self {
-            Self::Whole(value) => value as f64,
-            Self::Real(value) => value,
-        }
-    }
 }
 
 impl From<u64> for Number {
@@ -78,6 +89,15 @@ impl From<f64> for Number {
     }
 }
 
+/// A series: what it is of is its family's kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Counter(Counter<'a>),
+    Gauge(Number),
+    Histogram(Distribution<'a>),
+    Info,
+}
+
 /// A counter, its last observation that belongs to a trace, and since when it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counter<'a> {
@@ -90,53 +110,19 @@ pub(super) struct Counter<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Distribution<'a> {
     pub(super) histogram: &'a Histogram,
-    pub(super) bounds: &'a Bounds,
+    /// Upper bounds of its buckets in seconds; infinity is the last.
+    pub(super) bounds: &'a [f64],
     pub(super) created: Option<Time>,
 }
 
+/// Takes the series of a family.
+pub(super) type Series<'a> = dyn FnMut(&[Label<'_>], Value<'_>) + 'a;
+
 /// Takes an exposition, family by family.
 pub(super) trait Sink {
-    /// The series that follow are of this family. One without series is left out.
-    fn family(&mut self, family: &Family);
-
-    /// A series of a family of this kind.
-    fn counter(&mut self, labels: &[Label<'_>], counter: Counter<'_>);
-
-    /// A series of a family of this kind.
-    fn gauge(&mut self, labels: &[Label<'_>], value: Number);
-
-    /// A series of a family of this kind.
-    fn histogram(&mut self, labels: &[Label<'_>], distribution: Distribution<'_>);
-
-    /// A series of a family of this kind.
-    fn info(&mut self, labels: &[Label<'_>]);
-}
-
-/// The bounds of histogram buckets, as each format writes them.
-#[derive(Debug)]
-pub(super) struct Bounds {
-    /// Infinity is the last.
-    seconds: Vec<f64>,
-    /// OpenMetrics: `1.0`.
-    real: Vec<String>,
-    /// Prometheus: `1`.
-    short: Vec<String>,
-}
-
-impl Bounds {
-    pub(super) fn new(buckets: &Buckets) -> Self {
-        let seconds: Vec<f64> = buckets.seconds().chain([f64::INFINITY]).collect();
-        let text = |format: fn(f64) -> String| {
-            let infinity =
-                |bound: f64| if bound.is_finite() { format(bound) } else { "+Inf".into() };
-            seconds.iter().copied().map(infinity).collect()
-        };
-        Self {
-            real: text(|bound| format!("{bound:?}")),
-            short: text(|bound| bound.to_string()),
-            seconds,
-        }
-    }
+    /// Takes a family with the series that `write` gives, which is called once. A family without series is
+    /// left out.
+    fn family(&mut self, family: &Family, write: &mut dyn FnMut(&mut Series<'_>));
 }
 
 /// Handed on at a time.
@@ -144,7 +130,7 @@ const CHUNK: usize = 32 << 10;
 
 /// Hands on what is written, in chunks, so that no exposition is in memory as a whole. After a failure it takes
 /// nothing more.
-pub(super) struct Output<'a> {
+struct Output<'a> {
     chunk: Vec<u8>,
     to: &'a mut dyn io::Write,
     result: io::Result<()>,
@@ -155,7 +141,7 @@ impl<'a> Output<'a> {
         Self { chunk: Vec::with_capacity(2 * CHUNK), to, result: Ok(()) }
     }
 
-    /// To be called between series, which are short.
+    /// To be called after what is short.
     fn hand_on(&mut self) {
         if self.chunk.len() >= CHUNK {
             self.flush();
@@ -175,34 +161,16 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes what `write` writes, in this format. It may be called twice, and writes the same each time.
-///
-/// `created` says whether text has the creation times, each of which is a series of its own there.
+/// Writes a snapshot in this format.
 pub(super) fn encode(
+    snapshot: &Snapshot,
     format: Format,
-    clock: Clock,
-    created: bool,
     to: &mut dyn io::Write,
-    write: impl Fn(&mut dyn Sink),
 ) -> io::Result<()> {
     let output = Output::new(to);
     match format {
-        Format::OpenMetricsText => {
-            let mut text = text::Text::open_metrics(output, clock, created);
-            write(&mut text);
-            text.finish()
-        }
-        Format::PrometheusText => {
-            let mut text = text::Text::prometheus(output, clock);
-            write(&mut text);
-            text.finish()
-        }
-        Format::Protobuf => {
-            let mut lengths = protobuf::Families::measuring(clock);
-            write(&mut lengths);
-            let mut families = protobuf::Families::writing(output, clock, lengths);
-            write(&mut families);
-            families.finish()
-        }
+        Format::OpenMetricsText => text::encode(snapshot, true, output),
+        Format::PrometheusText => text::encode(snapshot, false, output),
+        Format::Protobuf => protobuf::encode(snapshot, output),
     }
 }

@@ -1,224 +1,255 @@
-//! The text formats: OpenMetrics 1.0.0, and Prometheus' own of version 0.0.4, which has the names of
-//! counters in their families', and neither units, creation times nor exemplars.
+//! The text formats: OpenMetrics 1.0.0, and Prometheus' own of version 0.0.4, which has neither units,
+//! creation times nor exemplars.
+//!
+//! prometheus-client encodes both. For OpenMetrics it has no `_created`, and its exemplars can be made by
+//! its own metric types alone. It buffers what it writes, so nothing can be written between two of its
+//! lines; but each sample is one line, so what is missing is known by the line that it belongs to.
 
-use std::io::{self, Write as _};
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+        prometheus_text, text,
+    },
+    registry::Registry,
+};
 
 use super::{
-    Bounds, Clock, Counter, Distribution, Family, Kind, Label, Number, Output, Sink, Time,
+    Clock, Counter, Distribution, Family, Label, Number, Output, Series, Sink, Snapshot, Time,
+    Value,
 };
-use crate::metrics::exemplar::Exemplar;
+use crate::metrics::{exemplar::Exemplar, write_families};
 
-/// An exposition as text.
-pub(super) struct Text<'a> {
+pub(super) fn encode(
+    snapshot: &Snapshot,
+    open_metrics: bool,
+    output: Output<'_>,
+) -> io::Result<()> {
+    let endings = Arc::new(Endings::default());
+    let mut lines = Lines { output, endings: Arc::clone(&endings) };
+    let mut registry = Registry::default();
+    let exposition = Exposition { snapshot: snapshot.clone(), open_metrics, endings };
+    registry.register_collector(Box::new(exposition));
+    let encoded = if open_metrics {
+        text::encode(&mut lines, &registry)
+    } else {
+        prometheus_text::encode(&mut lines, &registry)
+    };
+    lines.output.finish()?;
+    encoded.map_err(io::Error::other)
+}
+
+/// What is added at the end of each line that was encoded and has not come out of the encoder's buffer.
+#[derive(Debug, Default)]
+struct Endings(Mutex<VecDeque<String>>);
+
+impl Endings {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the lines that the encoder writes, some at a time.
+struct Lines<'a> {
     output: Output<'a>,
-    style: Style,
-    clock: Clock,
-    family: Option<Family>,
-    /// The family's description is still to be written.
-    is_new: bool,
-    /// The labels of a series, escaped; kept for its buffer.
-    labels: Vec<u8>,
+    endings: Arc<Endings>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
-    OpenMetrics { created: bool },
-    Prometheus,
-}
-
-impl<'a> Text<'a> {
-    pub(super) fn open_metrics(output: Output<'a>, clock: Clock, created: bool) -> Self {
-        Self::new(output, clock, Style::OpenMetrics { created })
-    }
-
-    pub(super) fn prometheus(output: Output<'a>, clock: Clock) -> Self {
-        Self::new(output, clock, Style::Prometheus)
-    }
-
-    fn new(output: Output<'a>, clock: Clock, style: Style) -> Self {
-        Self { output, style, clock, family: None, is_new: false, labels: Vec::new() }
-    }
-
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        if self.is_open_metrics() {
-            self.put(&["# EOF\n"]);
-        }
-        self.output.finish()
-    }
-
-    fn is_open_metrics(&self) -> bool {
-        self.style != Style::Prometheus
-    }
-
-    /// Begins a series: its labels are taken, its family is described if it is the first.
-    fn begin(&mut self, labels: &[Label<'_>]) -> &'static str {
-        self.output.hand_on();
-        self.labels.clear();
-        for (name, value) in labels {
-            if !self.labels.is_empty() {
-                self.labels.push(b',');
+impl fmt::Write for Lines<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut endings = self.endings.lock();
+        let chunk = &mut self.output.chunk;
+        for line in text.split_inclusive('\n') {
+            match line.strip_suffix('\n') {
+                Some(line) => {
+                    chunk.extend_from_slice(line.as_bytes());
+                    chunk.extend_from_slice(endings.pop_front().unwrap_or_default().as_bytes());
+                    chunk.push(b'\n');
+                }
+                None => chunk.extend_from_slice(line.as_bytes()),
             }
-            self.labels.extend_from_slice(name.as_bytes());
-            self.labels.extend_from_slice(b"=\"");
-            escape(&mut self.labels, value);
-            self.labels.push(b'"');
         }
-        let Some(family) = self.family else { return "" };
-        if std::mem::take(&mut self.is_new) {
-            self.describe(&family);
-        }
-        family.name
-    }
-
-    fn describe(&mut self, family: &Family) {
-        let Family { name, kind, help } = family;
-        let (suffix, kind) = match (kind, self.style) {
-            (Kind::Counter, Style::Prometheus) => ("_total", "counter"),
-            (Kind::Info, Style::Prometheus) => ("_info", "gauge"),
-            (Kind::Counter, _) => ("", "counter"),
-            (Kind::Info, _) => ("", "info"),
-            (Kind::Gauge, _) => ("", "gauge"),
-            (Kind::Histogram, _) => ("", "histogram"),
-        };
-        self.put(&["# HELP ", name, suffix, " ", help, "\n"]);
-        self.put(&["# TYPE ", name, suffix, " ", kind, "\n"]);
-        if let Some(unit) = family.unit()
-            && self.is_open_metrics()
-        {
-            self.put(&["# UNIT ", name, " ", unit, "\n"]);
-        }
-    }
-
-    fn put(&mut self, texts: &[&str]) {
-        for text in texts {
-            self.output.chunk.extend_from_slice(text.as_bytes());
-        }
-    }
-
-    /// A line up to its value.
-    fn name(&mut self, name: &str, suffix: &str) {
-        self.put(&[name, suffix]);
-        if !self.labels.is_empty() {
-            self.output.chunk.push(b'{');
-            self.output.chunk.extend_from_slice(&self.labels);
-            self.output.chunk.push(b'}');
-        }
-        self.output.chunk.push(b' ');
-    }
-
-    fn bucket(&mut self, name: &str, bound: &str) {
-        self.put(&[name, "_bucket{"]);
-        if !self.labels.is_empty() {
-            self.output.chunk.extend_from_slice(&self.labels);
-            self.output.chunk.push(b',');
-        }
-        self.put(&["le=\"", bound, "\"} "]);
-    }
-
-    fn number(&mut self, number: Number) {
-        match number {
-            Number::Whole(value) => self.whole(value),
-            Number::Real(value) => self.real(value),
-        }
-    }
-
-    fn whole(&mut self, value: u64) {
-        self.output.chunk.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    }
-
-    fn real(&mut self, value: f64) {
-        // Writing to a vector does not fail.
-        let _ = match self.style {
-            Style::OpenMetrics { .. } => write!(self.output.chunk, "{value:?}"),
-            Style::Prometheus => write!(self.output.chunk, "{value}"),
-        };
-    }
-
-    fn exemplar(&mut self, exemplar: Option<&Exemplar>, value: impl Fn(&Exemplar) -> f64) {
-        if let Some(exemplar) = exemplar.filter(|_| self.is_open_metrics()) {
-            let (trace, value) = (exemplar.trace, value(exemplar));
-            let time = self.clock.unix_seconds(exemplar.time_ns);
-            let _ = write!(self.output.chunk, " # {{trace_id=\"{trace}\"}} {value:?} {time:.3}");
-        }
-    }
-
-    fn created(&mut self, name: &str, time: Option<Time>) {
-        if let Some(time) = time
-            && self.style == (Style::OpenMetrics { created: true })
-        {
-            self.name(name, "_created");
-            let time = self.clock.unix_seconds(time);
-            let _ = writeln!(self.output.chunk, "{time:.3}");
-        }
-    }
-
-    fn end(&mut self) {
-        self.output.chunk.push(b'\n');
+        self.output.hand_on();
+        if self.output.result.is_ok() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
-impl Sink for Text<'_> {
-    fn family(&mut self, family: &Family) {
-        self.family = Some(*family);
-        self.is_new = true;
-    }
+/// Encodes a snapshot.
+#[derive(Debug)]
+struct Exposition {
+    snapshot: Snapshot,
+    open_metrics: bool,
+    endings: Arc<Endings>,
+}
 
-    fn counter(&mut self, labels: &[Label<'_>], counter: Counter<'_>) {
-        let name = self.begin(labels);
-        self.name(name, "_total");
-        self.number(counter.value);
-        self.exemplar(counter.exemplar, |_| 1.0);
-        self.end();
-        self.created(name, counter.created);
-    }
-
-    fn gauge(&mut self, labels: &[Label<'_>], value: Number) {
-        let name = self.begin(labels);
-        self.name(name, "");
-        self.number(value);
-        self.end();
-    }
-
-    fn histogram(&mut self, labels: &[Label<'_>], distribution: Distribution<'_>) {
-        let Distribution { histogram, bounds, created } = distribution;
-        let name = self.begin(labels);
-        let Bounds { real, short, seconds: _ } = bounds;
-        let bounds = if self.is_open_metrics() { real } else { short };
-        let mut count = 0;
-        for (position, (bound, in_bucket)) in bounds.iter().zip(histogram.counts()).enumerate() {
-            count += in_bucket;
-            self.bucket(name, bound);
-            self.whole(count);
-            self.exemplar(histogram.exemplar(position), Exemplar::seconds);
-            self.end();
-        }
-        self.name(name, "_sum");
-        self.real(histogram.sum_seconds());
-        self.end();
-        self.name(name, "_count");
-        self.whole(count);
-        self.end();
-        self.created(name, created);
-    }
-
-    fn info(&mut self, labels: &[Label<'_>]) {
-        let name = self.begin(labels);
-        self.name(name, "_info");
-        self.whole(1);
-        self.end();
+impl Collector for Exposition {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families { encoder, exposition: self, result: Ok(()) };
+        write_families(&self.snapshot, &mut families);
+        families.result
     }
 }
 
-fn escape(bytes: &mut Vec<u8>, text: &str) {
-    if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | b'\n')) {
-        bytes.extend_from_slice(text.as_bytes());
+struct Families<'a, 'e> {
+    encoder: DescriptorEncoder<'e>,
+    exposition: &'a Exposition,
+    result: fmt::Result,
+}
+
+impl Sink for Families<'_, '_> {
+    fn family(&mut self, family: &Family, write: &mut dyn FnMut(&mut Series<'_>)) {
+        let Self { encoder, exposition, result } = self;
+        let (mut encoder, mut metric) = (Some(encoder), None);
+        let (name, unit) = family.name_and_unit();
+        let mut series = |labels: &[Label<'_>], value: Value<'_>| {
+            if let Some(encoder) = encoder.take() {
+                exposition.lines(if unit.is_some() { 3 } else { 2 });
+                let kind = family.metric_type();
+                metric = Some(encoder.encode_descriptor(name, family.help, unit, kind)?);
+            }
+            let labels = Labels::new(labels);
+            exposition.complete(family.name, &labels, value);
+            metric.as_mut().map_or(Ok(()), |metric| encode_series(metric, &labels, value))
+        };
+        write(&mut |labels, value| {
+            if result.is_ok() {
+                *result = series(labels, value);
+            }
+        });
+    }
+}
+
+fn encode_series(
+    metric: &mut MetricEncoder<'_>,
+    labels: &Labels<'_>,
+    value: Value<'_>,
+) -> fmt::Result {
+    let mut metric = metric.encode_family(labels)?;
+    match value {
+        Value::Counter(Counter { value: Number::Whole(value), .. }) => {
+            metric.encode_counter::<NoLabelSet, _, f64>(&value, None)
+        }
+        Value::Counter(Counter { value: Number::Real(value), .. }) => {
+            metric.encode_counter::<NoLabelSet, _, f64>(&value, None)
+        }
+        Value::Gauge(Number::Whole(value)) => metric.encode_gauge(&value),
+        Value::Gauge(Number::Real(value)) => metric.encode_gauge(&value),
+        Value::Histogram(Distribution { histogram, bounds, .. }) => {
+            let (sum, count) = (histogram.sum_seconds(), histogram.count());
+            let buckets = bounds.iter().copied().zip(histogram.counts().iter().copied());
+            let buckets: Vec<(f64, u64)> = buckets.collect();
+            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        }
+        Value::Info => metric.encode_info(&[("", ""); 0]),
+    }
+}
+
+impl Exposition {
+    /// That many lines follow as they are.
+    fn lines(&self, count: usize) {
+        if self.open_metrics {
+            self.endings.lock().extend((0..count).map(|_| String::new()));
+        }
+    }
+
+    /// Says how the lines of a series end, before they are encoded.
+    fn complete(&self, name: &str, labels: &Labels<'_>, value: Value<'_>) {
+        if !self.open_metrics {
+            return;
+        }
+        let clock = self.snapshot.daemon.clock;
+        let created = |time| self.created(name, labels, time);
+        match value {
+            Value::Counter(Counter { exemplar, created: time, value: _ }) => {
+                let exemplar = exemplar_text(clock, exemplar, 1.0);
+                self.endings.lock().push_back(exemplar + &created(time));
+            }
+            Value::Gauge(_) | Value::Info => self.lines(1),
+            Value::Histogram(Distribution { histogram, bounds, created: time }) => {
+                // Its sum and its count.
+                self.lines(2);
+                let mut endings = self.endings.lock();
+                let buckets = bounds.iter().zip(histogram.counts()).enumerate();
+                endings.extend(buckets.map(|(bucket, _)| {
+                    let exemplar = histogram.exemplar(bucket);
+                    exemplar_text(clock, exemplar, exemplar.map_or(0.0, Exemplar::seconds))
+                }));
+                if let Some(last) = endings.back_mut() {
+                    last.push_str(&created(time));
+                }
+            }
+        }
+    }
+
+    /// A line that follows another.
+    fn created(&self, name: &str, labels: &Labels<'_>, time: Option<Time>) -> String {
+        let Some(time) = time.filter(|_| self.snapshot.telling.created) else {
+            return String::new();
+        };
+        let time = self.snapshot.daemon.clock.unix_seconds(time);
+        let (open, close) = if labels.text.is_empty() { ("", "") } else { ("{", "}") };
+        format!("\n{name}_created{open}{}{close} {time:.3}", labels.text)
+    }
+}
+
+fn exemplar_text(clock: Clock, exemplar: Option<&Exemplar>, value: f64) -> String {
+    exemplar.map_or_else(String::new, |Exemplar { trace, time_ns, .. }| {
+        let time = clock.unix_seconds(*time_ns);
+        format!(" # {{trace_id=\"{trace}\"}} {value:?} {time:.3}")
+    })
+}
+
+/// The labels of a series, escaped once: a histogram has them on each of its lines.
+struct Labels<'a> {
+    text: String,
+    /// The length of what is in front of the last value.
+    key: usize,
+    last: &'a str,
+}
+
+impl<'a> Labels<'a> {
+    fn new(labels: &[Label<'a>]) -> Self {
+        let mut this = Self { text: String::new(), key: 0, last: "" };
+        for (name, value) in labels {
+            if !this.text.is_empty() {
+                this.text.push(',');
+            }
+            this.text.push_str(name);
+            (this.key, this.last) = (this.text.len(), value);
+            this.text.push_str("=\"");
+            escape(&mut this.text, value);
+            this.text.push('"');
+        }
+        this
+    }
+}
+
+/// As one label, whose name is all that is in front of the last value: names are written as they are.
+impl EncodeLabelSet for Labels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        match self.text.get(..self.key) {
+            None | Some("") => Ok(()),
+            Some(key) => (key, self.last).encode(encoder.encode_label()),
+        }
+    }
+}
+
+fn escape(to: &mut String, text: &str) {
+    if !text.contains(['"', '\\', '\n']) {
+        to.push_str(text);
         return;
     }
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => bytes.extend_from_slice(&[b'\\', byte]),
-            b'\n' => bytes.extend_from_slice(b"\\n"),
-            _ => bytes.push(byte),
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => to.extend(['\\', c]),
+            '\n' => to.push_str("\\n"),
+            _ => to.push(c),
         }
     }
 }

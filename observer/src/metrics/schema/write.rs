@@ -7,7 +7,7 @@ use crate::{
     grpc::{Code, Flow, Role},
     metrics::{
         Snapshot,
-        exposition::{Bounds, Counter, Distribution, Label, Number, Sink},
+        exposition::{Counter, Distribution, Label, Series, Sink, Value as Published},
         histogram::Histogram,
         rows::{LabelValues, Row, connections, rows},
     },
@@ -18,35 +18,36 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let values = LabelValues::new(snapshot);
     let rows = rows(snapshot, &values);
     let connections = connections(snapshot, &values);
-    let bounds = Bounds::new(snapshot.statistics.buckets());
+    let bounds = snapshot.statistics.buckets().seconds().chain([f64::INFINITY]);
+    let bounds: Vec<f64> = bounds.collect();
     for family in snapshot.telling.schemas.families() {
-        sink.family(&family.family);
         let start = rows.partition_point(|row| row.role < family.role);
         let end = rows.partition_point(|row| row.role <= family.role);
         let rows = rows.get(start..end).unwrap_or_default();
-        match family.value {
+        sink.family(&family.family, &mut |series| match family.value {
             Value::Connections => {
                 let of_role = connections.iter().filter(|(role, ..)| *role == family.role);
                 for (_, process, count) in of_role {
-                    sink.gauge(&process.labels().collect::<Vec<_>>(), (*count).into());
+                    let labels: Vec<_> = process.labels().collect();
+                    series(&labels, Published::Gauge((*count).into()));
                 }
             }
-            Value::Service => write_services(&family.labels, rows, sink),
+            Value::Service => write_services(&family.labels, rows, series),
             _ => {
                 for row in rows {
-                    Writer { family, row, bounds: &bounds, sink: &mut *sink }.write();
+                    Writer { family, row, bounds: &bounds, to: &mut *series }.write();
                 }
             }
-        }
+        });
     }
 }
 
 /// Each service of each process once.
-fn write_services(of: &[LabelOf], rows: &[Row<'_>], sink: &mut dyn Sink) {
+fn write_services(of: &[LabelOf], rows: &[Row<'_>], series: &mut Series<'_>) {
     let mut told = BTreeSet::new();
     for row in rows {
         if told.insert((row.method.service, row.process)) {
-            sink.info(&labels(of, row, Of::AllCalls));
+            series(&labels(of, row, Of::AllCalls), Published::Info);
         }
     }
 }
@@ -55,8 +56,8 @@ fn write_services(of: &[LabelOf], rows: &[Row<'_>], sink: &mut dyn Sink) {
 struct Writer<'a> {
     family: &'a CallFamily,
     row: &'a Row<'a>,
-    bounds: &'a Bounds,
-    sink: &'a mut dyn Sink,
+    bounds: &'a [f64],
+    to: &'a mut Series<'a>,
 }
 
 impl Writer<'_> {
@@ -72,7 +73,7 @@ impl Writer<'_> {
             Value::Errors => self.handled(|code| code.is_some_and(|code| code != Code::Ok)),
             Value::InFlight => {
                 let labels = labels(&self.family.labels, self.row, Of::AllCalls);
-                self.sink.gauge(&labels, series.in_flight().into());
+                (self.to)(&labels, Published::Gauge(series.in_flight().into()));
             }
             Value::Handling => self.histogram(&series.handling, Of::AllCalls),
             Value::HandlingByCode => {
@@ -91,8 +92,8 @@ impl Writer<'_> {
     fn counter(&mut self, value: u64) {
         let labels = labels(&self.family.labels, self.row, Of::AllCalls);
         let created = Some(self.row.series.created_ns);
-        let counter = Counter { value: Number::Whole(value), exemplar: None, created };
-        self.sink.counter(&labels, counter);
+        let counter = Counter { value: value.into(), exemplar: None, created };
+        (self.to)(&labels, Published::Counter(counter));
     }
 
     /// A series per code that was seen, of those that are to be told.
@@ -101,8 +102,8 @@ impl Writer<'_> {
         for (code, count, exemplar) in ends.filter(|(code, ..)| is_told(*code)) {
             let labels = labels(&self.family.labels, self.row, Of::EndedWith(code));
             let created = Some(self.row.series.created_ns);
-            let counter = Counter { value: Number::Whole(count), exemplar, created };
-            self.sink.counter(&labels, counter);
+            let counter = Counter { value: count.into(), exemplar, created };
+            (self.to)(&labels, Published::Counter(counter));
         }
     }
 
@@ -118,7 +119,7 @@ impl Writer<'_> {
             let labels = labels(&self.family.labels, self.row, of);
             let created = Some(self.row.series.created_ns);
             let distribution = Distribution { histogram, bounds: self.bounds, created };
-            self.sink.histogram(&labels, distribution);
+            (self.to)(&labels, Published::Histogram(distribution));
         }
     }
 }
