@@ -1,6 +1,6 @@
 //! Header fields, as blocks and as what they mean.
 
-use observer::hpack::{Decoder, Error, Field, Interner};
+use observer_core::{names::Interner, protocol::hpack::{Decoder, Error, Field}};
 
 /// All fields of a block.
 pub fn decode(

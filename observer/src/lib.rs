@@ -1,11 +1,9 @@
 //! A node-level daemon that watches gRPC from outside the services.
 //!
-//! The way of a byte: [`kernel`] loads the programs that see what sockets send and receive and
-//! hands over their records; [`record`] reads them, [`http2`] assembles header blocks, [`hpack`]
-//! decodes them, [`grpc`] turns frames into calls; [`metrics`] keeps the statistics and renders
-//! them; [`server`] publishes them, and [`top`] shows them in a terminal. [`process`] says who a pid is. [`pipeline`] is all of that
-//! between ring and scrape, and [`worker`] the thread that runs it. Nothing downstream calls
-//! upstream.
+//! The way of a byte: [`kernel`] loads the BPF programs, which see what sockets send and receive, and hands over their
+//! records. [`pipeline`] makes calls and statistics of them, by [`observer_core`]; [`worker`] is the thread that runs
+//! it. [`metrics`] renders the statistics, [`server`] publishes them, and [`top`] shows them in a terminal.
+//! [`process`] finds out who a pid is.
 
 mod certificates;
 pub mod cli;
@@ -34,15 +32,3 @@ pub mod source;
 pub mod system_paths;
 pub mod top;
 pub mod worker;
-
-pub use observer_core::{ends, names::escape, protocol::http2, record};
-
-/// Calls.
-pub mod grpc {
-    pub use observer_core::{call::*, protocol::grpc::*};
-}
-
-/// Header fields.
-pub mod hpack {
-    pub use observer_core::{call::TraceId, names::*, protocol::hpack::*};
-}

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use tracing::{error, level_filters::LevelFilter};
 use tracing_subscriber::EnvFilter;
 
-use crate::escape::visible;
+use observer_core::names::escape::visible;
 
 /// What is logged, as `tracing-subscriber` reads it: `info`, `warn,observer::kernel=debug`.
 ///

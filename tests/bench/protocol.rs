@@ -9,9 +9,12 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use h2::Codec;
 use http::Request;
-use observer::hpack::{Decoder, Digester, Field, Interner};
 use observer_common::frame::{FrameHeader, HEADER_LENGTH, kind};
 use observer_common::scanner::{Scanner, Take, event};
+use observer_core::{
+    names::Interner,
+    protocol::hpack::{Decoder, Digester, Field},
+};
 use support::raw::frames::{Frames, PREFACE, Shape};
 use support::raw::hpack::Encoder;
 use tokio::io::AsyncReadExt as _;

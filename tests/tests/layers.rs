@@ -25,9 +25,6 @@ const CRATES: [(&str, &[&str]); 2] = [
     (
         "observer",
         &[
-            "escape",
-            "hpack",
-            "grpc",
             "clock",
             "files",
             "system_paths",

@@ -21,12 +21,12 @@ use clap::{Command, FromArgMatches as _};
 use clap_complete::Shell;
 
 use crate::config::Config;
-use crate::escape::visible;
 use crate::top;
 use flags::{Cli, Verb};
 use help::{command, version};
 pub use help::{completions, manual};
 use layers::Layers;
+use observer_core::names::escape::visible;
 
 /// What the daemon is asked to do, and how.
 #[derive(Debug, Clone, PartialEq)]

@@ -27,10 +27,8 @@ pub use self::{
     exposition::{Clock, Format},
     schema::{Clash, Schema, Schemas},
 };
-use crate::{
-    hpack::PathId,
-    process::{Detail, Names},
-};
+use crate::process::{Detail, Names};
+use observer_core::names::PathId;
 pub use observer_core::statistics::{
     self, Buckets, BucketsError, CallsBySight, CallsSeen, GrpcType, Histogram, Limits, Messages,
     Recording, RecordingsDiffer, Series, Statistics,

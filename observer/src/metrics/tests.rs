@@ -12,11 +12,12 @@ use super::{
     Statistics, Telling, Unmeasured, openmetrics::Metrics, render,
 };
 use crate::{
-    escape::escape,
     failures::Dropped,
-    grpc::{CallKey, CallSink, Code, Ended, Flow, Role, Sight},
-    hpack::{PathId, TraceId},
     process::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts},
+};
+use observer_core::{
+    call::{CallKey, CallSink, Code, Ended, Flow, Role, Sight, TraceId},
+    names::{PathId, escape::escape},
 };
 
 /// Statistics with a few buckets, and who and what they speak of.

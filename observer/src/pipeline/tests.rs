@@ -10,11 +10,10 @@ use zerocopy::IntoBytes as _;
 
 use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
-    grpc::Sight,
-    hpack::Interner,
     metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
     process::{ProcFs, ProcessId},
 };
+use observer_core::{call::Sight, names::Interner};
 
 const LIMIT: usize = 1 << 20;
 

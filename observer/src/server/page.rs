@@ -5,8 +5,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::escape::visible;
 use crate::metrics::view::{DaemonFigures, Filter, Model, Order, Row, text};
+use observer_core::names::escape::visible;
 
 /// What the page may load and do: only what the daemon itself serves.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \

@@ -14,8 +14,8 @@ use rustls::ClientConfig;
 use super::access::{Access, Refusal};
 use super::address::Address;
 use super::owner::{self, Owner};
-use crate::escape::visible;
 use crate::http_client::{Body, Client, Server, SpeaksTls};
+use observer_core::names::escape::visible;
 
 /// To connect, and between bytes: a daemon that is watched says something every second.
 const PATIENCE: Duration = Duration::from_secs(10);

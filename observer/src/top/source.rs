@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::access::Refusal;
 use super::remote::{Remote, read};
-use crate::escape::visible;
 use crate::metrics::view::{Model, Sampler};
 use crate::worker::Workers;
+use observer_core::names::escape::visible;
 
 /// Between samples, and between attempts to reach a daemon.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -262,8 +262,10 @@ x[4194303]              server   1,234  2.5 %      7   –   – 12.3 ms        
     #[test]
     fn no_line_is_longer_than_the_terminal() {
         let long = "Method".repeat(40);
-        let all: Vec<(&'static str, u64)> =
-            crate::grpc::Code::ALL.iter().map(|code| (code.as_camel_case(), 123_456)).collect();
+        let all: Vec<(&'static str, u64)> = observer_core::call::Code::ALL
+            .iter()
+            .map(|code| (code.as_camel_case(), 123_456))
+            .collect();
         let wide = row("\u{4e2d}\u{4e2d}\u{4e2d}\u{4e2d}\u{4e2d}", &"\u{4e2d}".repeat(60), &all);
         let model = model(vec![row("a-process-of-15", &long, &all), wide]);
         for width in [80, 100, 120, 200] {

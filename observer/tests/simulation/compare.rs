@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use observer::{
-    grpc::Role,
-    metrics::{Connections, GrpcType, Snapshot},
-};
+use observer::metrics::{Connections, GrpcType, Snapshot};
+use observer_core::call::Role;
 
 use crate::{
     model::{Figures, Label, METHODS, Process, Truth},

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use observer::grpc::Code;
+use observer_core::call::Code;
 
 use crate::writer::{Happening, Mark, Request};
 

@@ -13,9 +13,9 @@ use observer::{
     metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
     pipeline::Pipeline,
     process::{Comm, ProcessSource},
-    record::{Bytes, Event, Item, Record},
     source::Source,
 };
+use observer_core::record::{Bytes, Event, Item, Record};
 
 use crate::{
     connection::{Connection, Socket},

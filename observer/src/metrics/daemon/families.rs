@@ -5,15 +5,14 @@ use super::{
     PodRequests, Program, Unmeasured,
 };
 use crate::{
-    escape::escape,
     failures::Dropped,
-    grpc::Sight,
     metrics::{
         CallsBySight, CallsSeen, Snapshot,
         exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
     },
     process::Lookups,
 };
+use observer_core::{call::Sight, names::escape::escape};
 
 /// Writes the daemon's own figures of a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {

@@ -7,7 +7,7 @@ use super::{
     Spelling::Go,
     Value::{self, Handled, Handling, Received, Sent, Started},
 };
-use crate::grpc::Role;
+use observer_core::call::Role;
 
 const METHOD: &[LabelOf] =
     &[("grpc_type", Type(Go)), ("grpc_service", Service), ("grpc_method", Method)];

@@ -17,7 +17,7 @@ use super::{
     GrpcType,
     exposition::{Family, Kind},
 };
-use crate::grpc::{Code, Role};
+use observer_core::call::{Code, Role};
 
 pub use chosen::{Clash, Schema, Schemas};
 pub(super) use write::write;

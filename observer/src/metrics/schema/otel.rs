@@ -10,7 +10,7 @@ use super::{
     Spelling::Python,
     Value::HandlingByCode,
 };
-use crate::grpc::Role::{Client, Server};
+use observer_core::call::Role::{Client, Server};
 
 const LABELS: &[LabelOf] = &[
     ("rpc_system_name", Constant("grpc")),

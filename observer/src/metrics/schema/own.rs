@@ -8,7 +8,7 @@ use super::{
     Says::{Method, Service},
     Value::{Connections, FirstMessage, InFlight, ReceivedBytes, SentBytes},
 };
-use crate::grpc::Role::{Client, Server};
+use observer_core::call::Role::{Client, Server};
 
 const METHOD: &[LabelOf] = &[("grpc_service", Service), ("grpc_method", Method)];
 

@@ -12,7 +12,7 @@ use super::{
     Value::{Receiving, Sending},
     rename::Rules,
 };
-use crate::grpc::Role::Client;
+use observer_core::call::Role::Client;
 
 pub(super) static RULES: Rules = Rules {
     spelling: Python,

@@ -8,7 +8,7 @@ use super::{
     Spelling::Python,
     Value::{self, Connections, Errors, Handled, Handling},
 };
-use crate::grpc::Role::Server;
+use observer_core::call::Role::Server;
 
 pub(super) static FAMILIES: &[CallFamily] = &[
     CallFamily::new(

@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{CallFamily, LabelOf, Says, Spelling, Value};
-use crate::{
-    grpc::{Code, Flow, Role},
-    metrics::{
-        Histogram, Snapshot,
-        exposition::{Counter, Distribution, Label, Series, Sink, Value as Published},
-        rows::{LabelValues, Row, connections, rows},
-    },
+use crate::metrics::{
+    Histogram, Snapshot,
+    exposition::{Counter, Distribution, Label, Series, Sink, Value as Published},
+    rows::{LabelValues, Row, connections, rows},
 };
+use observer_core::call::{Code, Flow, Role};
 
 /// Writes what is told of the calls of a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {

@@ -8,13 +8,11 @@ use super::{
     CallsOfCode, ConnectionStates, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Protocols,
     Quantiles, Recent, RoleName, Row, Sights, Summary, Totals, Traffic, quantile,
 };
-use crate::{
-    grpc::{Code, Role, Sight},
-    metrics::{
-        Daemon, GrpcType, Messages, Series, Snapshot, Statistics, Telling,
-        rows::{self, LabelValues, connections, rows},
-    },
+use crate::metrics::{
+    Daemon, GrpcType, Messages, Series, Snapshot, Statistics, Telling,
+    rows::{self, LabelValues, connections, rows},
 };
+use observer_core::call::{Code, Role, Sight};
 
 /// What recent figures are of: short enough to show what happens, long enough for quantiles.
 pub const WINDOW: Duration = Duration::from_secs(10);

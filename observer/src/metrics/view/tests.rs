@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, RoleName, Row, Sampler};
 use crate::{
-    grpc::{CallKey, CallSink as _, Code, Role},
-    hpack::PathId,
     metrics::{Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics, unary},
     process::{Comm, ProcFs, ProcessId, Processes},
+};
+use observer_core::{
+    call::{CallKey, CallSink as _, Code, Role},
+    names::PathId,
 };
 
 const MS: u64 = 1_000_000;

@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use super::*;
 use crate::{
-    grpc::{CallKey, CallSink as _, Code, Role},
-    hpack::PathId,
     metrics::{self, Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model},
     process::{Comm, ProcFs, Processes},
+};
+use observer_core::{
+    call::{CallKey, CallSink as _, Code, Role},
+    names::PathId,
 };
 
 /// A snapshot with one call of each of these paths.
