@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use observer_common::{
     layout::Field,
+    record::role,
     selected::{self, CGROUP_NAME},
 };
 
@@ -10,7 +11,7 @@ use crate::{
     globals,
     kernel::{Address, current_task, name_at, own_name, read},
     maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED},
-    socket::{Listens, Socket},
+    socket::{self, Listens, Socket},
 };
 
 const BPF_ANY: u64 = 0;
@@ -139,6 +140,23 @@ pub fn selects_ports((local, remote): (u16, u16), listens: Listens) -> bool {
     !globals::filter_ports()
         || !matches!(listens, Listens::There) && is_selected(local)
         || !matches!(listens, Listens::Here) && is_selected(remote)
+}
+
+/// Whether a socket is still selected, now that it is known which end it is: where nothing else says which
+/// end listens, it is the server. A function of its own: inlined, its values would be kept on the stack to the
+/// caller's end.
+#[inline(never)]
+pub fn selects_role(sock: Address, inode: u64, role: u8) -> bool {
+    if !globals::filter_ports() {
+        return true;
+    }
+    let listens = match (socket::listens(&Socket { sock, inode }), role) {
+        (Listens::Unknown, role::SERVER) => Listens::Here,
+        (Listens::Unknown, role::CLIENT) => Listens::There,
+        (known, _) => known,
+    };
+    // Asked for before: the socket has ports.
+    socket::ports(sock, socket::AF_INET).is_some_and(|ports| selects_ports(ports, listens))
 }
 
 /// The socket has connected to another: remembered if one of its ports is selected.

@@ -9,11 +9,9 @@ use aya_ebpf::{
 };
 use observer_common::{counter::Counter, layout::Field, record::direction};
 
-use super::{
-    function::{Handle, Returned, leave},
-    lifecycle,
-};
+use super::function::{Handle, Returned, leave};
 use crate::{
+    connections::entered::forget_entered,
     count::count,
     filter, globals,
     kernel::{Address, read},
@@ -56,7 +54,7 @@ fn try_enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -
     if ENTERED.insert(thread, entered, BPF_NOEXIST).is_ok() {
         return Some(());
     }
-    lifecycle::forget_entered(thread);
+    forget_entered(thread);
     if ENTERED.insert(thread, entered, BPF_NOEXIST).is_err() {
         count(Counter::EnteredFull, 0);
     }

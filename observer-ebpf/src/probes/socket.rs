@@ -13,11 +13,13 @@ use observer_common::record::direction;
 use super::{MSG_TRUNC, syscall::Syscall};
 use crate::{
     buffers::{self, Iovecs, Shape},
+    connections::{ignored::may_be_ours, known},
     filter, globals,
     kernel::Address,
     maps::{MULTIPLE, Multiple},
     socket::Socket,
-    watch::{self, Call, known, may_be_left, may_be_ours},
+    transfer::{Transfer, may_be_left},
+    watch,
 };
 
 /// `sock_send_length(struct sock *sk, int ret, int flags)`
@@ -76,12 +78,12 @@ fn try_leave(moved: &Moved) -> Option<()> {
     let returned = returned as u64;
     let discarded = received && flags & MSG_TRUNC != 0;
     let shape = Shape::Elsewhere;
-    let call = Call { socket, shape, returned, total: returned, pid, sent, discarded };
-    watch::watch_known(&call, known, |call| {
+    let transfer = Transfer { socket, shape, returned, total: returned, pid, sent, discarded };
+    watch::watch_known(&transfer, known, |transfer| {
         // A connection that is watched may be another process's too, or a thread's of the kernel: what they
         // move is not looked at, but counted.
         if selected && let Some(shape) = shape_of(moved, known.is_none()) {
-            call.shape = shape;
+            transfer.shape = shape;
         }
         Some(())
     })
