@@ -10,7 +10,7 @@ use observer_common::{
 use crate::{
     globals,
     kernel::{Address, current_task, name_at, own_name, read},
-    maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED},
+    maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED, Values as _},
     socket::{self, Listens, Socket},
 };
 
@@ -30,8 +30,7 @@ pub fn selects_process(pid: u32) -> bool {
     if !globals::filter_processes() {
         return true;
     }
-    // SAFETY: the value is not kept.
-    if unsafe { PIDS.get(pid) }.is_some() {
+    if PIDS.has(pid) {
         return true;
     }
     if globals::filter_uids() && selects_user()
@@ -39,16 +38,14 @@ pub fn selects_process(pid: u32) -> bool {
     {
         return true;
     }
-    // SAFETY: the value is not kept.
-    unsafe { UNNAMED.get(pid) }.is_none() && selects_name(pid)
+    !UNNAMED.has(pid) && selects_name(pid)
 }
 
 /// Whether the current task's user is selected. Not remembered: a process may take another one.
 #[inline(always)]
 fn selects_user() -> bool {
     let uid = bpf_get_current_uid_gid() as u32;
-    // SAFETY: the value is not kept.
-    unsafe { UIDS.get(uid) }.is_some()
+    UIDS.has(uid)
 }
 
 /// Control groups that are looked at, from the innermost.
@@ -69,9 +66,8 @@ fn selects_cgroup() -> Option<bool> {
             clippy::needless_borrows_for_generic_args,
             reason = "it would be twice on the stack"
         )]
-        // SAFETY: the value is not kept.
-        let found = unsafe { CGROUPS.get(&name) };
-        if found.is_some() {
+        let found = CGROUPS.has(&name);
+        if found {
             return Some(true);
         }
         node = read(node, Field::NodeParent)?;
@@ -96,8 +92,7 @@ fn selects_name(pid: u32) -> bool {
 
 #[inline(always)]
 fn is_named(name: &[u8; 16]) -> bool {
-    // SAFETY: the value is not kept.
-    unsafe { COMMS.get(name) }.is_some()
+    COMMS.has(name)
 }
 
 /// The process is about to take this name. One that was selected under an earlier name stays so: otherwise
@@ -120,8 +115,7 @@ pub fn renames(pid: u32, name: &[u8; 16]) {
 #[inline(always)]
 pub fn executes(pid: u32) {
     let _ = UNNAMED.remove(pid);
-    // SAFETY: the value is copied.
-    if unsafe { PIDS.get(pid) }.copied() == Some(selected::BY_NAME) {
+    if PIDS.value(pid).is_some_and(|why| *why == selected::BY_NAME) {
         let _ = PIDS.remove(pid);
     }
 }

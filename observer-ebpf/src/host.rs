@@ -18,7 +18,7 @@ use crate::{
     count::{count, count_protocol},
     filter,
     kernel::ran_for,
-    maps::{Kept, MAX_MESSAGES, MESSAGES, MessageKey, PROCESSES, Renames},
+    maps::{Kept, MAX_MESSAGES, MESSAGES, MessageKey, PROCESSES, Renames, Values as _},
     record::Record,
     ring,
     share::{self, Of},
@@ -113,9 +113,8 @@ impl Memory for Host {
 impl Messages for Host {
     #[inline(always)]
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message> {
-        // SAFETY: only this direction's transfers, which the process must keep one after the other, write it.
-        let kept = unsafe { MESSAGES.get(self.key(shared, stream, direction)) };
-        kept.map(|kept| &kept.message)
+        // Only this direction's transfers, which the process must keep one after the other, write it.
+        MESSAGES.value(self.key(shared, stream, direction)).map(|kept| &kept.message)
     }
 
     /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
@@ -124,9 +123,8 @@ impl Messages for Host {
         let key = self.key(shared, stream, direction);
         let owner = shared.owner;
         // Most often it goes on in one frame after the other.
-        if let Some(kept) = MESSAGES.get_ptr_mut(key) {
-            // SAFETY: a map value, valid for the run; only this direction's transfers write it.
-            unsafe { (*kept).message = *message };
+        if let Some(kept) = MESSAGES.value(key) {
+            kept.message = *message;
             return true;
         }
         if !share::take(owner, Of::Messages, MAX_MESSAGES) {

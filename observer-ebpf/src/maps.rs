@@ -1,5 +1,7 @@
 //! Maps that several modules have. Sizes are defaults; the daemon sets those that have a flag.
 
+use core::borrow::Borrow;
+
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_F_RDONLY},
     btf_maps::{ArrayOfMaps, RingBuf},
@@ -12,6 +14,42 @@ use observer_common::{
 };
 
 use crate::kernel::Address;
+
+/// Maps whose values are looked up.
+pub trait Values<K, V: 'static> {
+    /// The key's value. It is valid for the run, though others may change it meanwhile, and when it is removed its place is
+    /// another key's.
+    fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V>;
+
+    /// Whether the key has one.
+    #[inline(always)]
+    fn has(&self, key: impl Borrow<K>) -> bool {
+        self.value(key).is_some()
+    }
+}
+
+macro_rules! values {
+    ($($map:ident)*) => {
+        $(impl<K, V: 'static> Values<K, V> for $map<K, V> {
+            #[inline(always)]
+            fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V> {
+                // SAFETY: no value is freed before the run is over, and what runs write at the same time are
+                // integers of which it does not matter which one stays.
+                self.get_ptr_mut(key).map(|value| unsafe { &mut *value })
+            }
+        })*
+    };
+}
+
+values! { HashMap LruHashMap }
+
+impl<V: 'static> Values<u32, V> for PerCpuArray<V> {
+    #[inline(always)]
+    fn value(&self, index: impl Borrow<u32>) -> Option<&'static mut V> {
+        // SAFETY: likewise, and it is this CPU's.
+        self.get_ptr_mut(*index.borrow()).map(|value| unsafe { &mut *value })
+    }
+}
 
 /// Records for the daemon, which makes as many rings as it has workers. Of a ring that is none of
 /// these: as large as a page may be.

@@ -12,7 +12,7 @@ use crate::{
     count::add_to,
     filter, globals,
     kernel::process_name,
-    maps::{RINGS, WRITERS},
+    maps::{RINGS, Values as _, WRITERS},
     record::Record,
 };
 
@@ -97,9 +97,8 @@ fn output_bytes(number: u32, pid: u32, bytes: *const u8, length: u32) -> bool {
 #[inline(never)]
 fn may_write(ring: u32, pid: u32, length: u32, waiting: u64, read: u64) -> bool {
     let half = globals::wake_at();
+    // Other processors may change it meanwhile: by a record each.
     let Some(writer) = writer_of(writer::key(ring, pid)) else { return true };
-    // SAFETY: a map value, valid for the run, which other processors may change meanwhile: by a record each.
-    let writer = unsafe { &mut *writer };
     let halves = read.checked_div(half).unwrap_or(0);
     if writer.halves != halves {
         writer.halves = halves;
@@ -125,14 +124,13 @@ static NOTHING_WRITTEN: Writer =
     Writer { halves: 0, bytes: 0, dropped: 0, exited: 0, comm: [0; 16] };
 
 #[inline(always)]
-fn writer_of(key: u64) -> Option<*mut Writer> {
-    if let Some(writer) = WRITERS.get_ptr_mut(key)
-        // SAFETY: a map value, valid for the run.
-        && unsafe { (*writer).exited } == 0
+fn writer_of(key: u64) -> Option<&'static mut Writer> {
+    if let Some(writer) = WRITERS.value(key)
+        && writer.exited == 0
     {
         return Some(writer);
     }
     let none: &Writer = &NOTHING_WRITTEN;
     let _ = WRITERS.insert(key, none, 0);
-    WRITERS.get_ptr_mut(key)
+    WRITERS.value(key)
 }

@@ -5,7 +5,7 @@ use core::arch::asm;
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use observer_common::driver::{Scratch, connection::Connection};
 
-use crate::host::Host;
+use crate::{host::Host, maps::Values as _};
 
 /// Slots per CPU: how deep runs may preempt each other.
 const SLOTS: u32 = 4;
@@ -29,9 +29,7 @@ pub struct Slot {
 pub fn claim() -> Option<&'static mut Slot> {
     let mut index = 0;
     while index < SLOTS {
-        let slot = SCRATCH.get_ptr_mut(index)?;
-        // SAFETY: valid for the run, and exclusive once claimed.
-        let slot = unsafe { &mut *slot };
+        let slot = SCRATCH.value(index)?;
         if exchange(&mut slot.busy, 1) == 0 {
             return Some(slot);
         }

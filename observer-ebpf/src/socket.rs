@@ -5,7 +5,7 @@ use observer_common::{driver::connection::counted, layout::Field, record::OpenIt
 use crate::{
     globals,
     kernel::{Address, current_task, load, process_name, read, read_into},
-    maps::CONNECTED,
+    maps::{CONNECTED, Values as _},
 };
 
 pub const AF_UNIX: u16 = 1;
@@ -124,8 +124,7 @@ pub fn listens(socket: &Socket) -> Listens {
     if read::<u32>(socket.sock, Field::SockBacklog).is_some_and(|backlog| backlog != 0) {
         return Listens::Here;
     }
-    // SAFETY: the value is not kept.
-    match unsafe { CONNECTED.get(socket.sock) } {
+    match CONNECTED.value(socket.sock) {
         Some(inode) if *inode == socket.inode => Listens::There,
         _ => Listens::Unknown,
     }

@@ -1,11 +1,7 @@
 //! From a transfer to the connection, if it is one that is watched.
 
-use core::{
-    arch::asm,
-    ptr::{self, NonNull},
-};
+use core::{arch::asm, ptr};
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
     counter::{Counter, Protocol},
     driver::{
@@ -26,8 +22,8 @@ use crate::{
         open::{insert, open},
     },
     count::{count, count_protocol},
-    kernel::Address,
-    maps::CONNECTIONS,
+    kernel::{Address, now_ns},
+    maps::{CONNECTIONS, Values as _},
     scratch::{self, Slot},
     socket::{self, Socket},
     transfer::Transfer,
@@ -48,10 +44,12 @@ pub fn watch(transfer: &Transfer) -> Option<()> {
 #[inline(always)]
 pub fn watch_known(
     transfer: &Transfer,
-    known: Option<NonNull<Connection>>,
+    known: Option<&mut Connection>,
     complete: impl FnOnce(&mut Transfer) -> Option<()>,
 ) -> Option<()> {
-    let known = NonNull::new(opaque(known.map_or(ptr::null_mut(), NonNull::as_ptr)));
+    let known = opaque(known.map_or(ptr::null_mut(), |known| &raw mut *known));
+    // SAFETY: the same.
+    let known = unsafe { known.as_mut() };
     let Some(slot) = scratch::claim() else {
         busy(transfer, known);
         return None;
@@ -65,7 +63,7 @@ pub fn watch_known(
 fn watch_in(
     slot: &mut Slot,
     transfer: &Transfer,
-    known: Option<NonNull<Connection>>,
+    known: Option<&mut Connection>,
     complete: impl FnOnce(&mut Transfer) -> Option<()>,
 ) -> Option<()> {
     let host = &mut slot.scratch.host;
@@ -84,9 +82,7 @@ fn watch_in(
 /// sockets have none. A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
 pub fn leave(sock: Address, returned: i32) {
-    let Some(connection) = CONNECTIONS.get_ptr_mut(sock) else { return };
-    // SAFETY: a map value, valid for the run.
-    let shared = unsafe { &mut (*connection).shared };
+    let Some(Connection { shared, .. }) = CONNECTIONS.value(sock) else { return };
     // Its memory may be another socket's by now.
     if !(Socket { sock, inode: shared.inode }).is_open() {
         return;
@@ -109,11 +105,9 @@ fn opaque<T>(mut pointer: *mut T) -> *mut T {
 
 /// Nobody looks at the bytes, which are counted and, at the next transfer, a gap.
 #[inline(always)]
-fn busy(transfer: &Transfer, connection: Option<NonNull<Connection>>) {
+fn busy(transfer: &Transfer, connection: Option<&mut Connection>) {
     let mut bytes = 0;
-    if let Some(mut connection) = connection {
-        // SAFETY: a map value, valid for the run.
-        let connection = unsafe { connection.as_mut() };
+    if let Some(connection) = connection {
         // So that the socket's counter does not show them once more.
         add_missed(transfer, connection);
         bytes = transfer.total;
@@ -123,28 +117,23 @@ fn busy(transfer: &Transfer, connection: Option<NonNull<Connection>>) {
 }
 
 #[inline(always)]
-fn try_walk(
-    transfer: &Transfer,
-    known: Option<NonNull<Connection>>,
-    slot: &mut Slot,
-) -> Option<()> {
+fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot) -> Option<()> {
     let readable = slot.scratch.host.buffers.is_readable();
-    let pointer = if let Some(pointer) = known {
-        pointer.as_ptr()
+    let connection = if let Some(connection) = known {
+        connection
     } else {
         open(transfer, slot)?;
         insert(transfer, &mut slot.connection)?
     };
-    // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &mut *opaque(pointer) };
+    // SAFETY: the same.
+    let connection = unsafe { &mut *opaque(connection) };
     // What is not in the process's memory a thread of the kernel may move, which is not whose the
     // connection is.
     let of_kernel = !readable && connection.shared.announced != 0;
     let pid = if of_kernel { connection.shared.pid } else { transfer.pid };
     add_missed(transfer, connection);
     let scratch = &mut slot.scratch;
-    // SAFETY: a helper without arguments.
-    scratch.time_ns = unsafe { bpf_ktime_get_ns() };
+    scratch.time_ns = now_ns();
     scratch.pid = pid;
     scratch.sent = transfer.sent;
     scratch.host.window.clear();
@@ -163,16 +152,14 @@ fn try_walk(
     if let Outcome::Walked = outcome {
         return Some(());
     }
-    leave_alone(transfer, pointer, outcome);
+    leave_alone(transfer, connection, outcome);
     Some(())
 }
 
 /// A connection turned out to be none of ours, or not to be known as one yet.
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
-fn leave_alone(transfer: &Transfer, pointer: *mut Connection, outcome: Outcome) {
-    // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &mut *pointer };
+fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcome) {
     let (mut tries, tcp) = (connection.shared.tries, connection.shared.is_tcp());
     let moved = connection.received().position + connection.sent().position;
     let counted = connection.shared.state == state::UPGRADED;
@@ -183,7 +170,8 @@ fn leave_alone(transfer: &Transfer, pointer: *mut Connection, outcome: Outcome) 
     if let Outcome::NotPreface = outcome {
         connection.shared.state = state::UPGRADED;
     }
-    close::close(transfer.socket.sock, pointer, connection.unseen());
+    let unseen = connection.unseen();
+    close::close(transfer.socket.sock, connection, unseen);
     match outcome {
         Outcome::NotFrames => try_again(transfer, tries),
         Outcome::NotSelected => ignore(&transfer.socket),

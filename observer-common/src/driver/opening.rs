@@ -52,16 +52,40 @@ impl Place {
     }
 }
 
-impl Beginning {
-    /// By the first `n` ≤ [`FIRST_MAX`] bytes of a direction: where the scanners of both begin and the process's role, as
-    /// far as that can be told; or what it carries instead.
-    #[inline(always)]
-    pub fn of(first: &First, n: u32, sent: u8) -> Result<Self, Protocol> {
-        let ([received, sent], role) = places(first, n, sent)?;
-        let state = if begins_upgrade(first) { state::UPGRADED } else { state::CANDIDATE };
-        Ok(Self { received, sent, steps: [Step::default(); 2], role, state })
-    }
+/// What a socket that was not seen before is.
+#[derive(Clone, Copy, Debug)]
+pub enum Detected {
+    /// A connection that begins: where the scanners of both directions do and the process's role, as far as that can be
+    /// told.
+    New(Beginning),
+    /// One that may have been open before the daemon: see [`Beginning::late`].
+    Late,
+    /// Something else.
+    Other(Protocol),
+}
 
+impl Detected {
+    /// By the first `n` ≤ [`FIRST_MAX`] bytes of one of its directions, and whether others went through that before;
+    /// `None` if the socket does not tell.
+    #[inline(always)]
+    pub fn of(first: &First, n: u32, sent: u8, late: Option<bool>) -> Self {
+        let begun = match late {
+            // Whatever the socket says: another thread may have written since.
+            Some(true) if !begins(first, n, opening::PREFACE) => Err(protocol_of(first)),
+            _ => places(first, n, sent),
+        };
+        match begun {
+            Ok(([received, sent], role)) => {
+                let state = if begins_upgrade(first) { state::UPGRADED } else { state::CANDIDATE };
+                Self::New(Beginning { received, sent, steps: [Step::default(); 2], role, state })
+            }
+            Err(Protocol::Other) if late != Some(false) => Self::Late,
+            Err(protocol) => Self::Other(protocol),
+        }
+    }
+}
+
+impl Beginning {
     /// Of a connection that was open before the daemon, if its transfer's first bytes may be a frame.
     #[inline(always)]
     pub fn late(first: &First, n: u32, tries: Tries) -> Option<Self> {
@@ -130,12 +154,6 @@ fn places(first: &First, n: u32, sent: u8) -> Result<([Place; 2], u8), Protocol>
 #[inline(always)]
 pub fn begins_http2(first: &First, n: u32) -> bool {
     n >= 8 && begins(first, n, opening::PREFACE) || n >= HEADER_LENGTH && begins_settings(first, n)
-}
-
-/// Whether these may be the first bytes of the client preface.
-#[inline(always)]
-pub fn begins_preface(first: &First, n: u32) -> bool {
-    begins(first, n, opening::PREFACE)
 }
 
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.

@@ -1,6 +1,5 @@
 //! The ends of connections.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
     counter::{Counter, Protocol},
     driver::connection::{Connection, Direction, Shared, counted, state},
@@ -11,8 +10,8 @@ use observer_common::{
 use super::missed::sent_by;
 use crate::{
     count::{count, count_protocol},
-    kernel::{Address, read},
-    maps::CONNECTIONS,
+    kernel::{Address, now_ns, read},
+    maps::{CONNECTIONS, Values as _},
     ring,
     share::{self, Of},
     socket::{self, Socket},
@@ -30,19 +29,17 @@ const SHUTDOWN_MASK: u8 = 3;
 
 /// The socket of a watched connection goes from one of TCP's states to another: that may be the end of it.
 #[inline(always)]
-pub fn changes_state(sock: Address, connection: *mut Connection, from: i32, to: i32) {
-    // SAFETY: a map value, valid for the run.
-    let known = unsafe { &mut *connection };
-    if known.shared.ended_by == direction::UNKNOWN {
-        known.shared.ended_by = ended_by(sock, from, to);
+pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: i32) {
+    if connection.shared.ended_by == direction::UNKNOWN {
+        connection.shared.ended_by = ended_by(sock, from, to);
     }
-    if !is_over(sock, to) || to == TCP_CLOSE && is_moving(sock, known) {
+    if !is_over(sock, to) || to == TCP_CLOSE && is_moving(sock, connection) {
         if to == TCP_CLOSE {
-            reset(sock, &mut known.shared);
+            reset(sock, &mut connection.shared);
         }
         return;
     }
-    let unseen = unseen(sock, to, known);
+    let unseen = unseen(sock, to, connection);
     close(sock, connection, unseen);
 }
 
@@ -93,8 +90,7 @@ fn is_moving(sock: Address, connection: &Connection) -> bool {
 /// The peer reset the connection, but it is not over yet: the sweep sees the process close the socket.
 #[inline(always)]
 fn reset(sock: Address, shared: &mut Shared) {
-    // SAFETY: a helper without arguments.
-    shared.reset_ns = unsafe { bpf_ktime_get_ns() };
+    shared.reset_ns = now_ns();
     let counts = shared.counts;
     for (sequence, sent) in shared.reset_sequences.iter_mut().zip([false, true]) {
         *sequence = socket::sequence(sock, counts, sent).unwrap_or(0);
@@ -112,26 +108,24 @@ fn missed(direction: &Direction, sequence: u32) -> u32 {
 /// As [`close`], of a socket that may be another one by now, whose counters say nothing: but less
 /// may have been seen than had gone by when the peer reset it.
 #[inline(always)]
-pub fn close_later(sock: Address, connection: *mut Connection) {
-    // SAFETY: a map value, valid for the run.
-    let known = unsafe { &mut *connection };
-    if known.shared.ended_by == direction::UNKNOWN && !known.shared.is_tcp() {
-        known.shared.ended_by = ended_first(sock, &known.shared);
+pub fn close_later(sock: Address, connection: &mut Connection) {
+    if connection.shared.ended_by == direction::UNKNOWN && !connection.shared.is_tcp() {
+        connection.shared.ended_by = ended_first(sock, &connection.shared);
     }
-    let mut unseen = known.unseen();
-    if ends_unread(sock, known) {
+    let mut unseen = connection.unseen();
+    if ends_unread(sock, connection) {
         unseen |= 1 << direction::RECEIVED;
     }
-    if known.shared.reset_ns != 0 {
-        let [received, sent] = known.shared.reset_sequences;
+    if connection.shared.reset_ns != 0 {
+        let [received, sent] = connection.shared.reset_sequences;
         for (of, sequence, bit) in [
-            (known.received(), received, direction::RECEIVED),
-            (known.sent(), sent, direction::SENT),
+            (connection.received(), received, direction::RECEIVED),
+            (connection.sent(), sent, direction::SENT),
         ] {
             let missed = missed(of, sequence);
             if missed != 0 {
                 unseen |= 1 << bit;
-                if known.shared.closed_ns == 0 {
+                if connection.shared.closed_ns == 0 {
                     count(Counter::Unseen, u64::from(missed));
                 }
             }
@@ -144,9 +138,9 @@ pub fn close_later(sock: Address, connection: *mut Connection) {
 /// its peer is gone.
 #[inline(always)]
 fn ended_first(sock: Address, shared: &Shared) -> u8 {
-    let Some(peer) = CONNECTIONS.get_ptr_mut(shared.peer) else { return direction::SENT };
-    // SAFETY: a map value, valid for the run.
-    let peer = unsafe { &mut (*peer).shared };
+    let Some(Connection { shared: peer, .. }) = CONNECTIONS.value(shared.peer) else {
+        return direction::SENT;
+    };
     if peer.peer != sock || peer.ended_by != direction::UNKNOWN {
         return direction::SENT;
     }
@@ -179,9 +173,9 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
     if connection.shared.counts != counted::BY_PEER {
         return;
     }
-    let Some(peer) = CONNECTIONS.get_ptr_mut(connection.shared.peer) else { return };
-    // SAFETY: a map value, valid for the run.
-    let peer = unsafe { &mut (*peer).shared };
+    let Some(Connection { shared: peer, .. }) = CONNECTIONS.value(connection.shared.peer) else {
+        return;
+    };
     if peer.peer == sock && peer.peer_ended == 0 {
         peer.peer_sent = connection.total_sent();
         peer.peer_ended = 1;
@@ -192,15 +186,11 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
 /// not all was seen, and forgets it. A function of its own: inlined, its values would be kept on the stack
 /// to the caller's end.
 #[inline(never)]
-pub fn close(sock: Address, connection: *mut Connection, unseen: u8) {
-    // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &mut *connection };
+pub fn close(sock: Address, connection: &mut Connection, unseen: u8) {
     leave_to_peer(sock, connection);
     if connection.shared.closed_ns == 0 {
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_ns() };
         let reset_ns = connection.shared.reset_ns;
-        connection.shared.closed_ns = if reset_ns == 0 { now } else { reset_ns };
+        connection.shared.closed_ns = if reset_ns == 0 { now_ns() } else { reset_ns };
         count_untold(connection);
     }
     let shared = &connection.shared;

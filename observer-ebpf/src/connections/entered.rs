@@ -9,7 +9,7 @@ use observer_common::{
 
 use crate::{
     count::count,
-    maps::{CONNECTIONS, ENTERED, Entered},
+    maps::{CONNECTIONS, ENTERED, Entered, Values as _},
     socket::Socket,
 };
 
@@ -17,12 +17,11 @@ use crate::{
 /// kernel has missed the return.
 #[inline(always)]
 pub fn forget_entered(thread: u64) {
-    // SAFETY: the value is copied; only this thread writes it.
-    let Some(&entered) = (unsafe { ENTERED.get(thread) }) else { return };
+    // Only this thread writes it.
+    let Some(&mut entered) = ENTERED.value(thread) else { return };
     let _ = ENTERED.remove(thread);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(entered.sock) {
-        // SAFETY: a map value, valid for the run.
-        return_missed(unsafe { &mut *connection }, entered.sent);
+    if let Some(connection) = CONNECTIONS.value(entered.sock) {
+        return_missed(connection, entered.sent);
     }
 }
 
@@ -48,9 +47,7 @@ pub extern "C" fn sweep_entered(
 ) -> i64 {
     // SAFETY: what the helper passed: a value of `ENTERED`.
     let Entered { sock, sent, .. } = unsafe { *entered };
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
-        // SAFETY: a map value, valid for the run.
-        let connection = unsafe { &mut *connection };
+    if let Some(connection) = CONNECTIONS.value(sock) {
         let Shared { closed_ns, inode, .. } = connection.shared;
         if closed_ns == 0 && !(Socket { sock, inode }).is_open() {
             return_missed(connection, sent);

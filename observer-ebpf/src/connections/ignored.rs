@@ -10,6 +10,7 @@ use crate::{
     count::count_protocol,
     filter, globals,
     kernel::Address,
+    maps::Values as _,
     socket::{self, Socket},
     transfer::Transfer,
 };
@@ -42,8 +43,8 @@ const TRIES_SELECTED: u16 = u16::MAX;
 
 #[inline(always)]
 fn get(socket: &Socket) -> Option<&'static Ignored> {
-    // SAFETY: a map value, valid for the run.
-    unsafe { IGNORED.get(socket.sock) }.filter(|ignored| ignored.inode == socket.inode)
+    let ignored: &Ignored = IGNORED.value(socket.sock)?;
+    (ignored.inode == socket.inode).then_some(ignored)
 }
 
 /// Whether the socket is one to look at, which is not watched so far.

@@ -9,8 +9,8 @@ use observer_common::{
 use crate::{
     count::count,
     kernel::Address,
-    maps::CONNECTIONS,
-    socket::{self},
+    maps::{CONNECTIONS, Values as _},
+    socket,
     transfer::Transfer,
 };
 
@@ -33,20 +33,11 @@ fn missed(transfer: &Transfer, connection: &mut Connection) -> u32 {
     if counts == counted::BY_PEER {
         return if sent { 0 } else { missed_of_peer(transfer, connection) };
     }
-    let direction = connection.direction(transfer.sent);
     let Some(sequence) = socket::sequence(transfer.socket.sock, counts, sent) else { return 0 };
-    let before = sequence.wrapping_sub(transfer.total as u32);
-    let mut missed = before.wrapping_sub(direction.sequence);
-    let counted = direction.counted != 0;
-    direction.sequence = sequence;
-    direction.counted = 1;
+    let missed = connection.direction(transfer.sent).count_to(sequence, transfer.total);
     // A FIN that was read along with the last bytes counts as one, and so does one that another
     // thread has sent since.
-    if missed == 1 && tcp && socket::is_shut(transfer.socket.sock, sent) {
-        missed = 0;
-    }
-    // Behind what was seen already: two threads that share a direction without a lock.
-    if !counted || missed > i32::MAX as u32 { 0 } else { missed }
+    if missed == 1 && tcp && socket::is_shut(transfer.socket.sock, sent) { 0 } else { missed }
 }
 
 /// Likewise, of what was received through a Unix socket: what its peer has sent, without what waits to be
@@ -76,9 +67,7 @@ fn missed_of_peer(transfer: &Transfer, connection: &mut Connection) -> u32 {
 /// How many bytes the peer of a Unix socket has sent, if that is known to be watched from its beginning too.
 #[inline(always)]
 pub fn sent_by(peer: Address, sock: Address) -> Option<u32> {
-    let connection = CONNECTIONS.get_ptr(peer)?;
-    // SAFETY: a map value, valid for the run.
-    let connection = unsafe { &*connection };
+    let connection = CONNECTIONS.value(peer)?;
     // An earlier socket's, at the peer's address, had another peer.
     let is_peer = connection.shared.peer == sock && connection.shared.closed_ns == 0;
     (is_peer && connection.shared.state == state::WATCHED).then(|| connection.total_sent())

@@ -7,22 +7,22 @@ pub mod missed;
 pub mod open;
 pub mod sweep;
 
-use core::ptr::NonNull;
-
 use observer_common::driver::connection::Connection;
 
-use crate::{maps::CONNECTIONS, socket::Socket};
+use crate::{
+    maps::{CONNECTIONS, Values as _},
+    socket::Socket,
+};
 
 /// The socket's connection, if it is watched.
 #[inline(always)]
-pub fn known(socket: &Socket) -> Option<NonNull<Connection>> {
+pub fn known(socket: &Socket) -> Option<&'static mut Connection> {
     let sock = socket.sock;
-    let connection = NonNull::new(CONNECTIONS.get_ptr_mut(sock)?)?;
-    // SAFETY: a map value, valid for the run.
-    if unsafe { connection.as_ref() }.shared.inode == socket.inode {
+    let connection = CONNECTIONS.value(sock)?;
+    if connection.shared.inode == socket.inode {
         return Some(connection);
     }
     // The socket was closed without our seeing it, and its memory used for this one.
-    close::close_later(sock, connection.as_ptr());
+    close::close_later(sock, connection);
     None
 }

@@ -1,11 +1,11 @@
 //! New connections.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user_buf};
+use aya_ebpf::helpers::bpf_probe_read_user_buf;
 use observer_common::{
-    counter::{Counter, Protocol},
+    counter::Counter,
     driver::{
         connection::{Connection, Tries, counted, state},
-        opening::{Beginning, FIRST_MAX, First, begins_http2, begins_preface, protocol_of},
+        opening::{Beginning, Detected, FIRST_MAX, First, begins_http2},
     },
     record::direction,
 };
@@ -15,7 +15,8 @@ use crate::{
     buffers::Buffers,
     count::{count, count_more},
     filter, globals,
-    maps::CONNECTIONS,
+    kernel::now_ns,
+    maps::{CONNECTIONS, Values as _},
     scratch::Slot,
     share::{self, Of},
     socket::{self, Socket},
@@ -43,28 +44,24 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     let sent = transfer.sent == direction::SENT;
     let late =
         socket::moved_before(transfer.socket.sock, sent, transfer.total).map(|bytes| bytes != 0);
-    let begun = match late {
-        _ if known => Err(Protocol::Other),
-        // Whatever the socket says: another thread may have written since.
-        Some(true) if !begins_preface(&first, n) => Err(protocol_of(&first)),
-        _ => Beginning::of(&first, n, transfer.sent),
-    };
-    let new = match begun {
-        Ok(new) if !filter::selects_role(transfer.socket.sock, transfer.socket.inode, new.role) => {
+    let detected =
+        if known { Detected::Late } else { Detected::of(&first, n, transfer.sent, late) };
+    let new = match detected {
+        Detected::New(new)
+            if !filter::selects_role(transfer.socket.sock, transfer.socket.inode, new.role) =>
+        {
             ignore(&transfer.socket);
             return None;
         }
-        Ok(new) => {
+        Detected::New(new) => {
             // In case there is no room.
             if begins_http2(&first, n) {
                 connection.shared.tries.flags |= Tries::HTTP2;
             }
             new
         }
-        Err(Protocol::Other) if known || late != Some(false) => {
-            join(transfer, &mut connection.shared.tries, &first, n)?
-        }
-        Err(protocol) => {
+        Detected::Late => join(transfer, &mut connection.shared.tries, &first, n)?,
+        Detected::Other(protocol) => {
             not_ours(transfer, protocol);
             return None;
         }
@@ -91,9 +88,7 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
 /// given out one after the other, 2³² of them, and the clock tells one round from the next.
 #[inline(always)]
 fn identifier(inode: u64) -> u64 {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    (inode << 32) | ((now >> 16) & 0xffff_ffff)
+    (inode << 32) | ((now_ns() >> 16) & 0xffff_ffff)
 }
 
 /// A connection that was open before the daemon, if this transfer may begin with a frame.
@@ -153,7 +148,7 @@ fn begin_at_0(transfer: &Transfer, connection: &mut Connection) {
 /// By reference: a copy would be on the stack, which has no room for it. A function of its own: inlined, its values
 /// would be kept on the stack to the caller's end.
 #[inline(never)]
-pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<*mut Connection> {
+pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<&'static mut Connection> {
     const BPF_NOEXIST: u64 = 1;
     let (socket, owner) = (&transfer.socket, connection.shared.owner);
     if !share::take(owner, Of::Connections, globals::max_connections()) {
@@ -162,13 +157,13 @@ pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<*mut C
         share::give(owner, Of::Connections);
         replace(socket, connection);
     }
-    let pointer = CONNECTIONS.get_ptr_mut(socket.sock);
-    if pointer.is_some() {
+    let inserted = CONNECTIONS.value(socket.sock);
+    if inserted.is_some() {
         super::ignored::forget(socket.sock);
     } else {
         refuse(transfer, connection.shared.tries);
     }
-    pointer
+    inserted
 }
 
 /// By reference, as in [`insert`].
@@ -181,13 +176,11 @@ fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> 
 #[inline(always)]
 fn replace(socket: &Socket, connection: &mut Connection) {
     const BPF_EXIST: u64 = 2;
-    if let Some(there) = CONNECTIONS.get_ptr_mut(socket.sock) {
-        // SAFETY: a map value, valid for the run.
-        let there = unsafe { &*there };
-        if there.shared.inode != socket.inode {
-            connection.shared.owner = there.shared.owner;
-            let _ = add(socket, connection, BPF_EXIST);
-        }
+    if let Some(there) = CONNECTIONS.value(socket.sock)
+        && there.shared.inode != socket.inode
+    {
+        connection.shared.owner = there.shared.owner;
+        let _ = add(socket, connection, BPF_EXIST);
     }
 }
 

@@ -8,7 +8,7 @@ use observer_common::driver::connection::{Connection, Shared};
 use super::{close::close_later, entered::sweep_entered};
 use crate::{
     kernel::Address,
-    maps::{CONNECTIONS, ENTERED, Kept, MESSAGES, MessageKey, SHARES, Share},
+    maps::{CONNECTIONS, ENTERED, Kept, MESSAGES, MessageKey, SHARES, Share, Values as _},
     share::{self, Of},
     socket::Socket,
 };
@@ -36,7 +36,8 @@ extern "C" fn sweep_connection(
     _: *mut c_void,
 ) -> i64 {
     // SAFETY: what the helper passed: key and value of `CONNECTIONS`.
-    let (sock, Shared { inode, closed_ns, .. }) = unsafe { (*sock, (*connection).shared) };
+    let (sock, connection) = unsafe { (*sock, &mut *connection) };
+    let Shared { inode, closed_ns, .. } = connection.shared;
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
         close_later(sock, connection);
     }
@@ -52,9 +53,8 @@ extern "C" fn sweep_message(
 ) -> i64 {
     // SAFETY: what the helper passed: key and value of `MESSAGES`.
     let (key, in_share_of) = unsafe { (*key, (*kept).owner) };
-    let owner = CONNECTIONS.get_ptr(key.sock);
-    // SAFETY: a map value, valid for the run.
-    let is_left = owner.is_none_or(|owner| unsafe { (*owner).shared.id } != key.connection);
+    let owner = CONNECTIONS.value(key.sock);
+    let is_left = owner.is_none_or(|owner| owner.shared.id != key.connection);
     if is_left && MESSAGES.remove(key).is_ok() {
         share::give(in_share_of, Of::Messages);
     }

@@ -15,7 +15,7 @@ use crate::{
     count::count,
     filter, globals,
     kernel::{Address, read},
-    maps::{ENTERED, Entered},
+    maps::{ENTERED, Entered, Values as _},
 };
 
 /// What a function is first given.
@@ -78,8 +78,8 @@ fn kretprobe_leave(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn try_return(ctx: &RetProbeContext) -> Option<()> {
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the value is copied; only this thread writes it.
-    let entered = unsafe { *ENTERED.get(thread)? };
+    // Only this thread writes it.
+    let entered = *ENTERED.value(thread)?;
     let _ = ENTERED.remove(thread);
     // A return whose entry was missed finds nothing, or another function's.
     if entered.function != function(ctx) {

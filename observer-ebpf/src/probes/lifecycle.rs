@@ -1,9 +1,7 @@
 //! The ends of connections and processes.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use observer_common::{
     counter::Counter,
@@ -20,8 +18,8 @@ use crate::{
     },
     count::count,
     filter, globals,
-    kernel::{Address, name_at, own_name, read},
-    maps::{CONNECTIONS, PIDS, PROCESSES, Renames, WRITERS},
+    kernel::{Address, name_at, now_ns, own_name, read},
+    maps::{CONNECTIONS, PIDS, PROCESSES, Renames, Values as _, WRITERS},
     ring,
     socket::{self, Socket},
 };
@@ -38,15 +36,13 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     ignored::forget(sock);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(sock) {
-        // SAFETY: a map value, valid for the run.
-        let (inode, tcp) = unsafe { ((*connection).shared.inode, (*connection).shared.is_tcp()) };
-        if !(Socket { sock, inode }).is_open() {
+    if let Some(connection) = CONNECTIONS.value(sock) {
+        if !(Socket { sock, inode: connection.shared.inode }).is_open() {
             // The connection ended untold, and this is another socket.
             close::close_later(sock, connection);
             return 0;
         }
-        if !tcp {
+        if !connection.shared.is_tcp() {
             forget_entered(bpf_get_current_pid_tgid());
         }
         close::changes_state(sock, connection, before, state);
@@ -90,9 +86,8 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
             if ring >= globals::rings() {
                 break;
             }
-            if let Some(writer) = WRITERS.get_ptr_mut(writer::key(ring, pid)) {
-                // SAFETY: a map value, valid for the run.
-                unsafe { (*writer).exited = 1 };
+            if let Some(writer) = WRITERS.value(writer::key(ring, pid)) {
+                writer.exited = 1;
             }
         }
     }
@@ -104,8 +99,7 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
 fn process_exec(_: RawTracePointContext) -> i32 {
     let pid = filter::current_pid();
     filter::executes(pid);
-    // SAFETY: the value is not kept.
-    if unsafe { PROCESSES.get(pid) }.is_some() {
+    if PROCESSES.has(pid) {
         let header = header(pid, record_kind::EXECUTED);
         tell(&NamedRecord { header, comm: own_name() }, pid);
     }
@@ -124,10 +118,9 @@ fn process_rename(ctx: RawTracePointContext) -> i32 {
     let Some(pid) = read::<u32>(task, Field::TaskTgid) else { return 0 };
     let comm = name_at(ctx.arg(1));
     filter::renames(pid, &comm);
-    let Some(renames) = PROCESSES.get_ptr_mut(pid) else { return 0 };
+    let Some(renames) = PROCESSES.value(pid) else { return 0 };
     let header = header(pid, record_kind::RENAMED);
-    // SAFETY: a map value, valid for the run.
-    let count = renamed(unsafe { &mut *renames }, header.time_ns);
+    let count = renamed(renames, header.time_ns);
     if count <= MAX_RENAMES {
         let unseen = u8::from(count == MAX_RENAMES);
         tell(&NamedRecord { header: RecordHeader { flags: unseen, ..header }, comm }, pid);
@@ -170,9 +163,7 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn header(pid: u32, kind: u8) -> RecordHeader {
-    // SAFETY: a helper without arguments.
-    let time_ns = unsafe { bpf_ktime_get_ns() };
-    RecordHeader { time_ns, pid, kind, ..RecordHeader::default() }
+    RecordHeader { time_ns: now_ns(), pid, kind, ..RecordHeader::default() }
 }
 
 #[inline(always)]

@@ -16,7 +16,7 @@ use crate::{
     connections::{ignored::may_be_ours, known},
     filter, globals,
     kernel::Address,
-    maps::{MULTIPLE, Multiple},
+    maps::{MULTIPLE, Multiple, Values as _},
     socket::Socket,
     transfer::{Transfer, may_be_left},
     watch,
@@ -72,7 +72,8 @@ fn try_leave(moved: &Moved) -> Option<()> {
     let pid = filter::current_pid();
     let selected = filter::selects_process(pid);
     let known = known(&socket);
-    if known.is_none() && !(selected && may_be_ours(&socket, sent)) {
+    let is_new = known.is_none();
+    if is_new && !(selected && may_be_ours(&socket, sent)) {
         return None;
     }
     let returned = returned as u64;
@@ -82,7 +83,7 @@ fn try_leave(moved: &Moved) -> Option<()> {
     watch::watch_known(&transfer, known, |transfer| {
         // A connection that is watched may be another process's too, or a thread's of the kernel: what they
         // move is not looked at, but counted.
-        if selected && let Some(shape) = shape_of(moved, known.is_none()) {
+        if selected && let Some(shape) = shape_of(moved, is_new) {
             transfer.shape = shape;
         }
         Some(())
@@ -115,8 +116,8 @@ fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
 #[inline(never)]
 fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option<Shape> {
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the value is copied; only this thread writes it.
-    let before = unsafe { MULTIPLE.get(thread) }.filter(|before| before.headers == headers);
+    // Only this thread writes it.
+    let before = MULTIPLE.value(thread).filter(|before| before.headers == headers);
     let n = before.map_or(0, |before| before.next);
     let header = buffers::message_at(headers, n, iovecs);
     let is_last = n + 1 >= messages

@@ -7,7 +7,7 @@ use observer_common::{
     driver::{
         Scratch,
         connection::{Connection, Direction, Shared, Tries, counted, state},
-        opening::{Beginning, FIRST_MAX, First},
+        opening::{Beginning, Detected, FIRST_MAX, First},
         walk::Outcome,
     },
     record::{RecordHeader, direction, record_kind},
@@ -148,10 +148,10 @@ impl Kernel {
             self.before.insert(sock, Before { transfers, ..Before::default() });
         }
         let (new, passed, tries) = match self.before.get_mut(&sock) {
-            None => {
-                let new = Beginning::of(&first, n as u32, transfer.sent.into()).ok()?;
-                (new, [0; 2], Tries::default())
-            }
+            None => match Detected::of(&first, n as u32, transfer.sent.into(), Some(false)) {
+                Detected::New(new) => (new, [0; 2], Tries::default()),
+                other => panic!("all is HTTP/2: {other:?}"),
+            },
             Some(before) if before.transfers > 0 => {
                 before.transfers -= 1;
                 return None;
@@ -186,12 +186,9 @@ impl Kernel {
         let watched = socket.connection.shared.state == state::WATCHED;
         let is_counted = socket.connection.shared.is_tcp();
         let own = socket.connection.direction(sent.into());
-        if is_counted && own.counted != 0 {
-            let before = socket.sequences[d].wrapping_sub(total as u32);
-            own.unread += u64::from(before.wrapping_sub(own.sequence));
+        if is_counted {
+            own.unread += u64::from(own.count_to(socket.sequences[d], total));
         }
-        own.sequence = socket.sequences[d];
-        own.counted = 1;
         let missed = (own.position, own.position + own.unread);
         let end = missed.1 + total;
         let Faults { unreadable, few_turns, .. } = self.faults;
