@@ -17,7 +17,8 @@ use observer::{
 
 use crate::{
     connection::{Connection, Socket},
-    kernel::{Call, Faults, Kernel},
+    host::Transfer,
+    kernel::{Faults, Kernel},
     model::{At, End, Process, Truth},
     random::Random,
     writer::BODY,
@@ -326,7 +327,7 @@ impl World {
             rest = after;
         }
         buffers.push(rest);
-        let call = Call {
+        let transfer = Transfer {
             sock: socket.end.sock,
             sent,
             pid: self.processes[process].pid,
@@ -334,7 +335,7 @@ impl World {
             time_ns: self.now_ns,
             buffers: &buffers,
         };
-        let seen = self.kernel.call(&call, *tcp);
+        let seen = self.kernel.transfer(&transfer, *tcp);
         socket.end.was_seen(sent, seen);
     }
 
@@ -431,7 +432,7 @@ impl World {
 
     /// The daemon reads what is in the ring.
     pub fn drain(&mut self) {
-        while let Some(record) = self.kernel.ring.pop_front() {
+        while let Some(record) = self.kernel.maps.ring.pop_front() {
             let body = record.windows(8).any(|bytes| bytes == [BODY; 8]);
             assert!(!body, "a message's body is in a record");
             if self.truth.tells {
