@@ -1,181 +1,112 @@
-//! Drives a scanner over bytes, as the kernel programs drive it over a process's buffers, and
-//! writes the records that they would.
+//! The kernel programs' driver, over bytes: what it finds in them, and the records that tell of it.
 
-use std::collections::HashMap;
+use observer::record::{Event, Item, Record};
+use observer_common::driver::connection::{Connection, Direction, Shared, state};
+use observer_common::frame::FrameHeader;
+use observer_common::record::direction;
+use observer_common::scanner::Scanner;
+use observer_common::step::Step;
 
-use observer_common::frame::{FrameHeader, flag, kind};
-use observer_common::record::{data_flag, item_kind};
-use observer_common::scanner::{Message, OVERRUN, Scanner, Take, event};
+use crate::host::{Host, Maps, Transfer};
+use crate::random::Random;
 
-/// One direction of a connection.
-pub struct Direction {
-    scanner: Scanner,
-    unfinished: HashMap<u32, Message>,
-    /// The frames so far, of which the last may not be complete.
-    pub frames: Vec<Frame>,
-    /// Bytes so far.
-    pub position: u64,
+/// A connection, from its first bytes on.
+pub struct Driver {
+    maps: Maps,
+    connection: Connection,
     /// It did not begin with the client preface.
     pub refused: bool,
+    /// What was found in what this process reads.
+    pub seen: Vec<Seen>,
 }
 
-/// What was found in a frame.
+/// What was found, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// Its header.
-    pub header: FrameHeader,
-    /// Its payload, if it is kept.
-    pub kept: Vec<u8>,
-    /// The lengths of the messages that ended in it.
-    pub messages: Vec<u32>,
-    /// Its stream is not framed as messages, or no longer.
+pub enum Seen {
+    /// A frame that is kept, and its payload.
+    Kept(FrameHeader, Vec<u8>),
+    /// What ended in DATA frames of a stream, with nothing in between.
+    Data(Data),
+}
+
+/// What ended in DATA frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// The stream.
+    pub stream: u32,
+    /// How many messages.
+    pub messages: u64,
+    /// How long they were.
+    pub bytes: u64,
+    /// The stream.
+    pub ends: bool,
+    /// They are not framed as messages, or no longer.
     pub unaligned: bool,
-    /// It is complete.
-    pub ended: bool,
 }
 
-impl Direction {
-    /// From the first byte on.
-    pub fn new(scanner: Scanner) -> Self {
-        let (unfinished, frames) = (HashMap::new(), Vec::new());
-        Self { scanner, unfinished, frames, position: 0, refused: false }
+impl Driver {
+    /// Both directions begin there.
+    pub fn new(scanner: Scanner, role: u8) -> Self {
+        let shared = Shared { id: 1, state: state::WATCHED, role, ..Shared::default() };
+        let directions = [Direction::new(scanner, Step::default()); 2];
+        let connection = Connection { shared, directions };
+        let maps = Maps::new(Random::new(0), [0; 2]);
+        Self { maps, connection, refused: false, seen: Vec::new() }
     }
 
-    /// What one call moved; and the items of the record that tells of it.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Vec<u8> {
-        let mut items = Items::default();
-        self.position += bytes.len() as u64;
-        while !bytes.is_empty() && !self.refused {
-            let want = self.scanner.want();
-            assert!(want.length > 0, "{:?} wants nothing", self.scanner);
-            let (taken, rest) = bytes.split_at(bytes.len().min(want.length as usize));
-            match want.take {
-                Take::Read => {
-                    let at = want.at as usize;
-                    self.scanner.buffer[at..at + OVERRUN].fill(0xa5);
-                    self.scanner.buffer[at..at + taken.len()].copy_from_slice(taken);
-                }
-                Take::Copy => {
-                    let frame = self.frames.last_mut().expect("a frame has begun");
-                    items.part(frame, taken);
-                    frame.kept.extend_from_slice(taken);
-                }
-                Take::Skip => {}
-            }
-            let events = self.scanner.took(want, taken.len() as u32);
-            self.on(events, &mut items);
-            bytes = rest;
+    /// What one transfer moved. Returns the records that tell of it.
+    pub fn feed(&mut self, way: u8, bytes: &[u8]) -> Vec<Vec<u8>> {
+        if self.refused {
+            return Vec::new();
         }
-        items.0
+        let sent = way == direction::SENT;
+        let transfer =
+            Transfer { sock: 1, sent, pid: 1, comm: [0; 16], time_ns: 1, buffers: &[bytes] };
+        let (_, scratch) = Host::new(&transfer, &mut self.maps).walk(&mut self.connection);
+        self.refused = !scratch.host.lost.is_empty();
+        let records: Vec<_> = self.maps.ring.drain(..).collect();
+        for record in records.iter().filter(|_| !sent) {
+            let Some(Record { event: Event::Bytes(bytes), .. }) = Record::parse(record) else {
+                panic!("a record of something else");
+            };
+            bytes.items.for_each(|item| self.see(item));
+        }
+        records
     }
 
-    fn on(&mut self, events: u32, items: &mut Items) {
-        self.refused = events & event::NOT_PREFACE != 0;
-        let header = self.scanner.frame();
-        if events & event::FRAME_BEGIN != 0 {
-            assert!(self.frames.last().is_none_or(|frame| frame.ended), "two frames at once");
-            self.frames.push(Frame {
-                header,
-                kept: Vec::new(),
-                messages: Vec::new(),
-                unaligned: false,
-                ended: false,
-            });
-            if header.kind == kind::DATA
-                && let Some(message) = self.unfinished.remove(&header.stream)
-            {
-                self.scanner.resume(&message);
+    fn see(&mut self, item: Item<'_>) {
+        match (item, self.seen.last_mut()) {
+            (Item::Frame { header, payload }, _) => {
+                self.seen.push(Seen::Kept(header, payload.to_vec()));
             }
-            if header.is_kept() {
-                items.frame(header);
-            }
-        }
-        let Some(frame) = self.frames.last_mut() else { return };
-        if events & event::MESSAGE_END != 0 {
-            frame.messages.push(self.scanner.message_length());
-        }
-        if events & event::FRAME_END != 0 {
-            assert!(!frame.ended, "a frame ends once");
-            frame.ended = true;
-            if header.kind == kind::DATA {
-                frame.unaligned = self.scanner.is_unaligned();
-                items.data(frame);
-                if let Some(message) = self.scanner.unfinished()
-                    && !header.has(flag::END_STREAM)
-                {
-                    self.unfinished.insert(header.stream, message);
-                }
-            }
+            (Item::Part(more), Some(Seen::Kept(_, payload))) => payload.extend(more),
+            (Item::Data(data), _) => add(
+                &mut self.seen,
+                Data {
+                    stream: data.stream,
+                    messages: data.messages,
+                    bytes: data.message_bytes,
+                    ends: data.end_stream,
+                    unaligned: data.unaligned,
+                },
+            ),
+            (Item::Open(_), _) => {}
+            (other, _) => panic!("{other:?}"),
         }
     }
 }
 
-/// Items of a record (`observer_common::record`).
-#[derive(Default)]
-struct Items(Vec<u8>);
-
-impl Items {
-    fn item(&mut self, kinds: [u8; 3], stream: u32, length: u32, content: &[u8]) {
-        self.0.extend(kinds);
-        self.0.push(0);
-        for field in [stream, length, content.len() as u32] {
-            self.0.extend(field.to_ne_bytes());
+/// Adds what ended in a DATA frame, or in several.
+pub fn add(seen: &mut Vec<Seen>, more: Data) {
+    match seen.last_mut() {
+        Some(Seen::Data(data)) if data.stream == more.stream => {
+            data.messages += more.messages;
+            data.bytes += more.bytes;
+            data.ends |= more.ends;
+            data.unaligned |= more.unaligned;
         }
-        self.0.extend(content);
-        self.0.resize(self.0.len().next_multiple_of(8), 0);
-    }
-
-    fn frame(&mut self, header: FrameHeader) {
-        let FrameHeader { kind, flags, stream, length, .. } = header;
-        self.item([item_kind::FRAME, kind, flags], stream, length, &[]);
-    }
-
-    fn part(&mut self, frame: &Frame, payload: &[u8]) {
-        let FrameHeader { kind, flags, stream, length, .. } = frame.header;
-        self.item([item_kind::PART, kind, flags], stream, length, payload);
-    }
-
-    fn data(&mut self, frame: &Frame) {
-        let mut flags = 0;
-        if frame.header.has(flag::END_STREAM) {
-            flags |= data_flag::END_STREAM;
-        }
-        if frame.unaligned {
-            flags |= data_flag::UNALIGNED;
-        }
-        let bytes: u64 = frame.messages.iter().map(|&length| u64::from(length)).sum();
-        let sums = [bytes.to_ne_bytes(), (frame.messages.len() as u64).to_ne_bytes()].concat();
-        self.item([item_kind::DATA, 0, flags], frame.header.stream, 0, &sums);
-    }
-}
-
-/// A record of bytes.
-pub struct Bytes {
-    /// The connection.
-    pub connection: u64,
-    /// Kernel's clock.
-    pub time_ns: u64,
-    /// Where in the stream.
-    pub position: u64,
-    /// How many.
-    pub length: u64,
-    /// `observer_common::record::direction`.
-    pub direction: u8,
-    /// `observer_common::record::role`.
-    pub role: u8,
-}
-
-impl Bytes {
-    /// As the kernel programs write it.
-    pub fn record(&self, kind: u8, items: &[u8]) -> Vec<u8> {
-        let mut record = Vec::new();
-        for field in [self.connection, self.time_ns, self.position, self.length] {
-            record.extend(field.to_ne_bytes());
-        }
-        record.extend(1_u32.to_ne_bytes());
-        record.extend([kind, self.direction, self.role, 0]);
-        record.extend(items);
-        record
+        _ if more.messages != 0 || more.ends || more.unaligned => seen.push(Seen::Data(more)),
+        _ => {}
     }
 }
 

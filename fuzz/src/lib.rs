@@ -1,4 +1,4 @@
-//! What the fuzz targets share: reading choices out of the input, a driver of the scanner, and the
+//! What the fuzz targets share: reading choices out of the input, the kernel programs' driver, and the
 //! daemon's user side with what must hold of it at any time.
 
 #![forbid(unsafe_code)]
@@ -13,7 +13,13 @@ use serde_json::{Map, Value};
 
 pub mod drive;
 pub mod fields;
+#[path = "../../observer/tests/simulation/host.rs"]
+pub mod host;
 pub mod input;
+#[path = "../../observer/tests/simulation/kernel.rs"]
+pub mod kernel;
+#[path = "../../observer/tests/simulation/random.rs"]
+pub mod random;
 
 /// All processes have the same name.
 #[derive(Clone, Debug)]

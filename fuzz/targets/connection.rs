@@ -4,15 +4,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use observer_common::frame::{flag, kind};
-use observer_common::record::{OpenItem, direction, item_kind, record_kind, role};
+use observer_common::frame::{FrameHeader, flag, kind};
+use observer_common::record::{RecordHeader, direction, record_kind, role};
 use observer_common::scanner::Scanner;
-use observer_fuzz::drive::{Bytes, Direction, Frame};
+use observer_fuzz::drive::Driver;
+use observer_fuzz::host::bytes_of;
 use observer_fuzz::input::Input;
 use observer_fuzz::{exposition, pipeline};
-
-/// Length of what is known of a new connection.
-const OPEN: usize = size_of::<OpenItem>();
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -32,17 +30,16 @@ fuzz_target!(|data: &[u8]| {
 /// Whether the server sends of a stream before the client has begun it, or a later one.
 fn answers_early(role: u8, turns: &[(u8, &[u8])]) -> bool {
     let requests = if role == role::SERVER { direction::RECEIVED } else { direction::SENT };
-    let mut directions = [(); 2].map(|()| Direction::new(Scanner::at_frame()));
+    let mut directions = [Vec::new(), Vec::new()];
     turns.iter().any(|(direction, bytes)| {
-        directions[usize::from(*direction)].feed(bytes);
-        let begins = |frame: &Frame| {
-            let headers = matches!(frame.header.kind, kind::HEADERS | kind::CONTINUATION);
-            headers && frame.ended && frame.header.has(flag::END_HEADERS)
-        };
-        let begun = last_stream(&directions[usize::from(requests)], begins);
-        let answered = last_stream(&directions[usize::from(1 - requests)], |frame| {
+        directions[usize::from(*direction)].extend_from_slice(bytes);
+        let begun = last_stream(&directions[usize::from(requests)], |header, ended| {
+            let headers = matches!(header.kind, kind::HEADERS | kind::CONTINUATION);
+            headers && ended && header.has(flag::END_HEADERS)
+        });
+        let answered = last_stream(&directions[usize::from(1 - requests)], |header, _| {
             matches!(
-                frame.header.kind,
+                header.kind,
                 kind::HEADERS | kind::CONTINUATION | kind::DATA | kind::RST_STREAM
             )
         });
@@ -50,36 +47,40 @@ fn answers_early(role: u8, turns: &[(u8, &[u8])]) -> bool {
     })
 }
 
-/// The highest stream that such a frame is of.
-fn last_stream(direction: &Direction, such: impl Fn(&Frame) -> bool) -> Option<u32> {
-    direction.frames.iter().filter(|frame| such(frame)).map(|frame| frame.header.stream).max()
+/// The highest stream that such a frame is of, of which not all may be there.
+fn last_stream(mut bytes: &[u8], such: impl Fn(FrameHeader, bool) -> bool) -> Option<u32> {
+    let mut last = None;
+    while let Some((head, rest)) = bytes.split_first_chunk::<9>() {
+        let header = FrameHeader::parse(*head);
+        let after = rest.get(header.length as usize..);
+        if such(header, after.is_some()) {
+            last = last.max(Some(header.stream));
+        }
+        bytes = after.unwrap_or_default();
+    }
+    last
 }
 
-/// What is counted of it when each call moves so many bytes at most.
+/// What is counted of it when each transfer moves so many bytes at most.
 fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
     let mut pipeline = pipeline();
-    let mut directions = [(); 2].map(|()| Direction::new(Scanner::at_frame()));
-    let mut header = [item_kind::OPEN, 0, 0, 0].to_vec();
-    header.extend([0, 0, OPEN as u32].map(u32::to_ne_bytes).concat());
-    header.extend([0; OPEN]);
+    let mut driver = Driver::new(Scanner::at_frame(), role);
     for (direction, bytes) in turns {
         for piece in bytes.chunks(at_once) {
-            let state = &mut directions[usize::from(*direction)];
-            let bytes = Bytes {
-                connection: 1,
-                time_ns: 1,
-                position: state.position,
-                length: piece.len() as u64,
-                direction: *direction,
-                role,
-            };
-            let items = [std::mem::take(&mut header), state.feed(piece)].concat();
-            pipeline.handle(&bytes.record(record_kind::BYTES, &items));
+            for record in driver.feed(*direction, piece) {
+                pipeline.handle(&record);
+            }
         }
     }
     let before = exposition(&pipeline);
-    let end = Bytes { connection: 1, time_ns: 2, position: 0, length: 0, direction: 0, role };
-    pipeline.handle(&end.record(record_kind::CLOSED, &[]));
+    pipeline.handle(&bytes_of(RecordHeader {
+        connection: 1,
+        time_ns: 2,
+        pid: 1,
+        kind: record_kind::CLOSED,
+        role,
+        ..RecordHeader::default()
+    }));
     let after = exposition(&pipeline);
     for line in after.lines().filter(|line| line.contains("_in_flight{")) {
         assert!(line.ends_with(" 0"), "after the end of all: {line}");

@@ -13,9 +13,11 @@ use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 use observer::hpack::{Decoder, Error, Field, Interner};
 use observer::http2::frames::{BlockAssembly, BlockError};
+use observer_common::driver::connection::Shared;
 use observer_common::frame::{FrameHeader, flag, kind};
+use observer_common::record::{direction, role};
 use observer_common::scanner::Scanner;
-use observer_fuzz::drive::{self, Direction, take_messages};
+use observer_fuzz::drive::{Driver, Seen, take_messages};
 use observer_fuzz::fields::{decode, meaning};
 use observer_fuzz::input::Input;
 
@@ -28,11 +30,12 @@ enum Read {
         ends: bool,
         fields: Option<Vec<String>>,
     },
-    /// The messages that end in it.
+    /// What ends in DATA frames of a stream, with nothing in between: how many messages, and how long they are.
     Data {
         stream: u32,
         ends: bool,
-        messages: Vec<u32>,
+        messages: u64,
+        bytes: u64,
     },
     Reset {
         stream: u32,
@@ -70,19 +73,46 @@ fuzz_target!(|data: &[u8]| {
     let (mut theirs, to_the_end) = theirs(&bytes, &mut interner);
     let (mut ours, misread) = ours(&bytes, cut, &mut interner);
     if let Some(from) = misread {
-        theirs.truncate(from);
-        ours.truncate(from);
+        for read in [&mut theirs, &mut ours] {
+            read.truncate(from);
+            drop_data(read);
+        }
     }
     // Where it gives up a connection, or a stream, we listen on.
-    let compared = if to_the_end { ours.len() } else { theirs.len() };
+    let compared = if to_the_end {
+        ours.len()
+    } else {
+        drop_data(&mut theirs);
+        theirs.len()
+    };
     assert_eq!(ours.get(..compared), Some(&theirs[..]));
 });
 
+/// Of what ends a list there may be more.
+fn drop_data(read: &mut Vec<Read>) {
+    read.pop_if(|last| matches!(last, Read::Data { .. }));
+}
+
+/// Adds what ends in a DATA frame, or in several.
+fn add_data(read: &mut Vec<Read>, of: u32, also_ends: bool, more: u64, more_bytes: u64) {
+    match read.last_mut() {
+        Some(Read::Data { stream, ends, messages, bytes }) if *stream == of => {
+            *ends |= also_ends;
+            *messages += more;
+            *bytes += more_bytes;
+        }
+        _ if more != 0 || also_ends => {
+            read.push(Read::Data { stream: of, ends: also_ends, messages: more, bytes: more_bytes });
+        }
+        _ => {}
+    }
+}
+
 /// And from which on `h2` reads otherwise, although it does not say that it cannot read on.
 fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option<usize>) {
-    let mut direction = Direction::new(Scanner::at_frame());
+    let mut driver = Driver::new(Scanner::at_frame(), role::SERVER);
     for piece in bytes.chunks(cut) {
-        direction.feed(piece);
+        driver.feed(direction::RECEIVED, piece);
     }
     let mut blocks = BlockAssembly::default();
     let mut decoder = Decoder::from_start();
@@ -91,12 +121,16 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
     // What the block that is open began as.
     let mut begun = FrameHeader::default();
     let mut read = Vec::new();
-    for drive::Frame { header, kept, messages, .. } in
-        direction.frames.iter().filter(|frame| frame.ended)
-    {
-        let (stream, ends) = (header.stream, header.has(flag::END_STREAM));
+    for seen in &driver.seen {
+        let (header, kept) = match seen {
+            Seen::Kept(header, kept) => (header, kept),
+            Seen::Data(data) => {
+                add_data(&mut read, data.stream, data.ends, data.messages, data.bytes);
+                continue;
+            }
+        };
+        let stream = header.stream;
         match header.kind {
-            kind::DATA => read.push(Read::Data { stream, ends, messages: messages.clone() }),
             kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => {
                 if header.kind != kind::CONTINUATION {
                     begun = *header;
@@ -153,6 +187,7 @@ fn theirs(bytes: &[u8], interner: &mut Interner) -> (Vec<Read>, bool) {
     let mut context = Context::from_waker(Waker::noop());
     let mut read = Vec::new();
     let mut messages = HashMap::new();
+    let mut resets = Shared::default();
     loop {
         let frame = match codec.as_mut().poll_next(&mut context) {
             Poll::Ready(Some(Ok(frame))) => frame,
@@ -169,11 +204,15 @@ fn theirs(bytes: &[u8], interner: &mut Interner) -> (Vec<Read>, bool) {
                 let fields = Some(told(meanings(&pseudo, &fields, interner)));
                 read.push(Read::Headers { stream, ends, fields });
             }
-            Frame::Data(data) => read.push(of_data(&data, &mut messages)),
-            Frame::Reset(reset) => read.push(Read::Reset {
-                stream: reset.stream_id().into(),
-                code: reset.reason().into(),
-            }),
+            Frame::Data(data) if !resets.is_reset(data.stream_id().into()) => {
+                add_messages(&mut read, &data, &mut messages);
+            }
+            Frame::Reset(reset) => {
+                let stream = reset.stream_id().into();
+                read.push(Read::Reset { stream, code: reset.reason().into() });
+                resets.reset(stream);
+                messages.remove(&stream);
+            }
             Frame::GoAway(goaway) => {
                 read.push(Read::GoAway { last: goaway.last_stream_id().into() });
             }
@@ -193,18 +232,23 @@ fn meanings(pseudo: &Pseudo, fields: &HeaderMap, interner: &mut Interner) -> Vec
 }
 
 /// Messages are gRPC's, which `h2` knows nothing of: out of the payloads as it hands them out.
-fn of_data(data: &frame::Data<Bytes>, streams: &mut HashMap<u32, Option<Vec<u8>>>) -> Read {
+fn add_messages(
+    read: &mut Vec<Read>,
+    data: &frame::Data<Bytes>,
+    streams: &mut HashMap<u32, Option<Vec<u8>>>,
+) {
     let (stream, ends) = (data.stream_id().into(), data.is_end_stream());
-    let mut messages = Vec::new();
+    let mut lengths = Vec::new();
     let unfinished = streams.entry(stream).or_insert_with(|| Some(Vec::new()));
     if let Some(bytes) = unfinished {
         bytes.extend(data.payload());
-        if !take_messages(bytes, &mut messages) {
+        if !take_messages(bytes, &mut lengths) {
             *unfinished = None;
         }
     }
     if ends {
         streams.remove(&stream);
     }
-    Read::Data { stream, ends, messages }
+    let bytes = lengths.iter().map(|&length| u64::from(length)).sum();
+    add_data(read, stream, ends, lengths.len() as u64, bytes);
 }

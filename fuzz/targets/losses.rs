@@ -2,21 +2,13 @@
 //! is counted adds up at any time, and nothing is left.
 #![no_main]
 
-#[path = "../../observer/tests/simulation/emit.rs"]
-mod emit;
-#[path = "../../observer/tests/simulation/kernel.rs"]
-#[expect(dead_code, reason = "the model of a simulation asks it more")]
-mod kernel;
-#[path = "../../observer/tests/simulation/random.rs"]
-#[expect(dead_code, reason = "a simulation asks it more")]
-mod random;
-
-use kernel::{Call, Faults, Kernel};
 use libfuzzer_sys::fuzz_target;
 use observer_common::frame::PREFACE;
+use observer_fuzz::host::Transfer;
 use observer_fuzz::input::Input;
+use observer_fuzz::kernel::{Faults, Kernel};
+use observer_fuzz::random::Random;
 use observer_fuzz::{exposition, pipeline};
-use random::Random;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -27,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
         unseen: fault(),
         unreadable: fault(),
         messages_full: fault(),
-        few_steps: fault(),
+        few_turns: fault(),
         late: fault(),
     };
     let mut pipeline = pipeline();
@@ -36,9 +28,9 @@ fuzz_target!(|data: &[u8]| {
     let mut call = |kernel: &mut Kernel, choice: u8, bytes: &[u8]| {
         let (sock, sent) = (u64::from(choice & 1), choice & 2 != 0);
         time_ns += 1_000_000;
-        let call = Call { sock, sent, pid: 1, comm: [0; 16], time_ns, buffers: &[bytes] };
+        let transfer = Transfer { sock, sent, pid: 1, comm: [0; 16], time_ns, buffers: &[bytes] };
         // Only TCP's sockets tell what went by.
-        kernel.call(&call, sock == 0);
+        kernel.transfer(&transfer, sock == 0);
     };
     // One end of each is a client's, the other a server's.
     call(&mut kernel, 0, PREFACE);
@@ -50,13 +42,13 @@ fuzz_target!(|data: &[u8]| {
             call(&mut kernel, choice, bytes);
         }
         if choice & 4 != 0 {
-            kernel.ring.drain(..).for_each(|record| pipeline.handle(&record));
+            kernel.maps.ring.drain(..).for_each(|record| pipeline.handle(&record));
             exposition(&pipeline);
         }
     }
     kernel.close(0, time_ns);
     kernel.close(1, time_ns);
-    kernel.ring.drain(..).for_each(|record| pipeline.handle(&record));
+    kernel.maps.ring.drain(..).for_each(|record| pipeline.handle(&record));
     for line in exposition(&pipeline).lines().filter(|line| line.contains("_in_flight{")) {
         assert!(line.ends_with(" 0"), "after the end of all: {line}");
     }

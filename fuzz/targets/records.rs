@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use observer_common::record::record_kind;
-use observer_fuzz::drive::Bytes;
+use observer_common::record::{RecordHeader, record_kind};
+use observer_fuzz::host::bytes_of;
 use observer_fuzz::input::Input;
 use observer_fuzz::{exposition, pipeline};
 
@@ -19,18 +19,21 @@ fuzz_target!(|data: &[u8]| {
             1 => drop(pipeline.tick(now_ns)),
             // With a header that is one, so that what is behind it is reached.
             _ => {
-                let header = Bytes {
+                let header = RecordHeader {
                     connection: u64::from(choice >> 6),
                     time_ns: now_ns,
                     position: u64::from(input.byte()),
                     length: u64::from(input.byte()),
+                    pid: 1,
                     direction: choice >> 3 & 1,
                     role: choice >> 4 & 1,
+                    ..RecordHeader::default()
                 };
                 let any = record_kind::BYTES - 1 + input.byte() % 6;
                 let kinds = [record_kind::BYTES, record_kind::BYTES, any];
                 let kind = kinds[usize::from(choice >> 5 & 1) + usize::from(choice % 8 == 7)];
-                pipeline.handle(&header.record(kind, input.bytes()));
+                let header = bytes_of(RecordHeader { kind, ..header });
+                pipeline.handle(&[&header, input.bytes()].concat());
             }
         }
     }

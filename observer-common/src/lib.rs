@@ -2,15 +2,21 @@
 //!
 //! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
 //! stream, [`record`] is how the kernel programs tell the daemon what they found, [`counter`] what
-//! they count, [`block`] what a header block tells undecoded, [`step`] when a frame boundary is
-//! believed, [`writer`] who fills a ring, [`layout`] the fields of the running kernel's structs that
-//! they read, and [`settings`] what the daemon tells them as it loads them.
+//! they count, [`driver`] what is done with a transfer's bytes, [`block`] what a header block tells
+//! undecoded, [`step`] when a frame boundary is believed, [`writer`] who fills a ring, [`layout`] the
+//! fields of the running kernel's structs that they read, and [`settings`] what the daemon tells them
+//! as it loads them.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+// By this name the tests know it, where the simulator's host is theirs.
+#[cfg(test)]
+extern crate self as observer_common;
+
 pub mod block;
 pub mod counter;
+pub mod driver;
 pub mod frame;
 pub mod layout;
 pub mod record;

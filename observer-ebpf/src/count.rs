@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use observer_common::counter::{Counter, Protocol};
 
-use crate::maps::COUNTS;
+use crate::maps::{COUNTS, Values as _};
 
 /// Adds one event, and the bytes that it concerns.
 #[inline(always)]
@@ -17,9 +17,7 @@ pub fn count(counter: Counter, bytes: u64) {
 /// Adds bytes to an event that has been counted.
 #[inline(always)]
 pub fn count_more(counter: Counter, bytes: u64) {
-    if let Some(count) = COUNTS.get_ptr_mut(counter as u32) {
-        // SAFETY: a map value, valid for the run.
-        let [_, sum] = unsafe { &mut *count };
+    if let Some([_, sum]) = COUNTS.value(counter as u32) {
         add_to(sum, bytes);
     }
 }
@@ -34,9 +32,7 @@ pub fn count_protocol(protocol: Protocol) {
 
 #[inline(always)]
 fn add(position: u32, bytes: u64) {
-    if let Some(count) = COUNTS.get_ptr_mut(position) {
-        // SAFETY: a map value, valid for the run.
-        let [events, sum] = unsafe { &mut *count };
+    if let Some([events, sum]) = COUNTS.value(position) {
         add_to(events, 1);
         add_to(sum, bytes);
     }

@@ -3,14 +3,15 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use observer_common::{
     layout::Field,
+    record::role,
     selected::{self, CGROUP_NAME},
 };
 
 use crate::{
     globals,
     kernel::{Address, current_task, name_at, own_name, read},
-    maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED},
-    socket::{Listens, Socket},
+    maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED, Values as _},
+    socket::{self, Listens, Socket},
 };
 
 const BPF_ANY: u64 = 0;
@@ -29,8 +30,7 @@ pub fn selects_process(pid: u32) -> bool {
     if !globals::filter_processes() {
         return true;
     }
-    // SAFETY: the value is not kept.
-    if unsafe { PIDS.get(pid) }.is_some() {
+    if PIDS.has(pid) {
         return true;
     }
     if globals::filter_uids() && selects_user()
@@ -38,16 +38,14 @@ pub fn selects_process(pid: u32) -> bool {
     {
         return true;
     }
-    // SAFETY: the value is not kept.
-    unsafe { UNNAMED.get(pid) }.is_none() && selects_name(pid)
+    !UNNAMED.has(pid) && selects_name(pid)
 }
 
 /// Whether the current task's user is selected. Not remembered: a process may take another one.
 #[inline(always)]
 fn selects_user() -> bool {
     let uid = bpf_get_current_uid_gid() as u32;
-    // SAFETY: the value is not kept.
-    unsafe { UIDS.get(uid) }.is_some()
+    UIDS.has(uid)
 }
 
 /// Control groups that are looked at, from the innermost.
@@ -68,9 +66,8 @@ fn selects_cgroup() -> Option<bool> {
             clippy::needless_borrows_for_generic_args,
             reason = "it would be twice on the stack"
         )]
-        // SAFETY: the value is not kept.
-        let found = unsafe { CGROUPS.get(&name) };
-        if found.is_some() {
+        let found = CGROUPS.has(&name);
+        if found {
             return Some(true);
         }
         node = read(node, Field::NodeParent)?;
@@ -97,8 +94,7 @@ fn selects_name(pid: u32) -> bool {
 
 #[inline(always)]
 fn is_named(name: &[u8; 16]) -> bool {
-    // SAFETY: the value is not kept.
-    unsafe { COMMS.get(name) }.is_some()
+    COMMS.has(name)
 }
 
 /// The process is about to take this name. One that was selected under an earlier name stays so: otherwise
@@ -121,8 +117,7 @@ pub fn renames(pid: u32, name: &[u8; 16]) {
 #[inline(always)]
 pub fn executes(pid: u32) {
     let _ = UNNAMED.remove(pid);
-    // SAFETY: the value is copied.
-    if unsafe { PIDS.get(pid) }.copied() == Some(selected::BY_NAME) {
+    if PIDS.value(pid).is_some_and(|why| *why == selected::BY_NAME) {
         let _ = PIDS.remove(pid);
     }
 }
@@ -141,6 +136,23 @@ pub fn selects_ports((local, remote): (u16, u16), listens: Listens) -> bool {
     !globals::filter_ports()
         || !matches!(listens, Listens::There) && is_selected(local)
         || !matches!(listens, Listens::Here) && is_selected(remote)
+}
+
+/// Whether a socket is still selected, now that it is known which end it is: where nothing else says which
+/// end listens, it is the server. A function of its own: inlined, its values would be kept on the stack to the
+/// caller's end.
+#[inline(never)]
+pub fn selects_role(sock: Address, inode: u64, role: u8) -> bool {
+    if !globals::filter_ports() {
+        return true;
+    }
+    let listens = match (socket::listens(&Socket { sock, inode }), role) {
+        (Listens::Unknown, role::SERVER) => Listens::Here,
+        (Listens::Unknown, role::CLIENT) => Listens::There,
+        (known, _) => known,
+    };
+    // Asked for before: the socket has ports.
+    socket::ports(sock, socket::AF_INET).is_some_and(|ports| selects_ports(ports, listens))
 }
 
 /// The socket has connected to another: remembered if one of its ports is selected.

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
-        bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
-        generated::bpf_probe_read_kernel_str,
+        bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel,
+        bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
     },
 };
 use observer_common::layout::Field;
@@ -13,6 +13,13 @@ use crate::globals::{has, offset};
 
 /// An address in the kernel, of a struct whose layout is known by [`Field`]s.
 pub type Address = u64;
+
+/// The monotonic clock, in nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
 
 /// Reads a field of the struct at `base`; `None` if the page is not there.
 #[inline(always)]

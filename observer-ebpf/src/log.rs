@@ -3,17 +3,14 @@
 
 use observer_common::{
     counter::{Counter, Protocol},
+    driver::{
+        connection::{Direction, Shared},
+        walk::Outcome,
+    },
     record::direction,
 };
 
-use crate::{
-    connection::{Connection, Direction},
-    filter::current_pid,
-    maps::Ignored,
-    socket::Socket,
-    walk::Outcome,
-    watch::Call,
-};
+use crate::{filter::current_pid, transfer::Transfer};
 
 /// A function for each line: inlined, its values would be kept on the stack to the caller's end.
 macro_rules! lines {
@@ -45,19 +42,9 @@ lines! {
         "connection {}: sent {} bytes, walked to {}, {} not read";
 }
 
-/// What becomes of a socket that is not watched.
-#[inline(always)]
-pub fn ignored(socket: &Socket, ignored: &Ignored) {
-    match ignored.until {
-        Ignored::FOR_GOOD => ignored_for_good(socket.inode),
-        Ignored::TRIED => not_watched_yet(socket.inode, ignored.tries.calls, ignored.tries.bytes),
-        _ => ignored_until_upgrade(socket.inode),
-    }
-}
-
 /// A connection that is watched from now on.
 #[inline(always)]
-pub fn watched(connection: &Connection) {
+pub fn watched(connection: &Shared) {
     if connection.joined == 0 {
         from_beginning(connection.inode, connection.id);
     } else {
@@ -67,12 +54,12 @@ pub fn watched(connection: &Connection) {
 
 /// What came of a walk.
 #[inline(always)]
-pub fn walked(connection: &mut Connection, call: &Call, outcome: &Outcome) {
-    let Direction { position, unread, .. } = *connection.direction(call.sent);
-    if call.sent == direction::SENT {
-        sent(connection.id, call.total, position, unread);
+pub fn walked(connection: &Shared, own: &Direction, transfer: &Transfer, outcome: Outcome) {
+    let Direction { position, unread, .. } = *own;
+    if transfer.sent == direction::SENT {
+        sent(connection.id, transfer.total, position, unread);
     } else {
-        received(connection.id, call.total, position, unread);
+        received(connection.id, transfer.total, position, unread);
     }
     match outcome {
         Outcome::Walked => {}

@@ -1,9 +1,9 @@
 //! The kernel side: sees what sockets send and receive, finds the HTTP/2 frames in it, and sends
 //! the daemon what it needs to know of them. Message payload never leaves the kernel.
 //!
-//! A probe (`probes`) finds the socket (`socket`) and the process's buffers (`buffers`) of a call
-//! that moved bytes; `watch` finds the connection, or decides that the socket is none of ours;
-//! `walk` drives the scanner over the buffers and builds a record, which `emit` sends.
+//! A probe (`probes`) finds the socket (`socket`) and the process's buffers (`buffers`) of a transfer;
+//! `watch` finds the connection (`connections`), or decides that the socket is none of ours. What is done with the
+//! bytes is decided by `observer_common::driver`, of which `host` has the buffers, the maps and the `record`; `ring` sends it.
 
 #![no_std]
 #![no_main]
@@ -12,21 +12,22 @@
 #![expect(clippy::needless_pass_by_value, reason = "the macros of programs pass contexts so")]
 
 mod buffers;
-mod connection;
+mod connections;
 mod count;
-mod emit;
 mod filter;
 mod globals;
+mod host;
 mod kernel;
 #[cfg(feature = "kernel-log")]
 mod log;
 mod maps;
-mod messages;
 mod probes;
+mod record;
+mod ring;
 mod scratch;
 mod share;
 mod socket;
-mod walk;
+mod transfer;
 mod watch;
 mod window;
 

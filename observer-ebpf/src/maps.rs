@@ -1,4 +1,6 @@
-//! All maps. Sizes are defaults; the daemon sets those that have a flag.
+//! Maps that several modules have. Sizes are defaults; the daemon sets those that have a flag.
+
+use core::borrow::Borrow;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_F_RDONLY},
@@ -7,15 +9,47 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use observer_common::{
-    counter, counter::Count, record::MAX_RINGS, scanner::Message, selected::CGROUP_NAME,
-    writer::Writer,
+    counter, counter::Count, driver::connection::Connection, record::MAX_RINGS, scanner::Message,
+    selected::CGROUP_NAME, writer::Writer,
 };
 
-use crate::{
-    connection::Connection,
-    kernel::Address,
-    scratch::{SLOTS, Scratch},
-};
+use crate::kernel::Address;
+
+/// Maps whose values are looked up.
+pub trait Values<K, V: 'static> {
+    /// The key's value. It is valid for the run, though others may change it meanwhile, and when it is removed its place is
+    /// another key's.
+    fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V>;
+
+    /// Whether the key has one.
+    #[inline(always)]
+    fn has(&self, key: impl Borrow<K>) -> bool {
+        self.value(key).is_some()
+    }
+}
+
+macro_rules! values {
+    ($($map:ident)*) => {
+        $(impl<K, V: 'static> Values<K, V> for $map<K, V> {
+            #[inline(always)]
+            fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V> {
+                // SAFETY: no value is freed before the run is over, and what runs write at the same time are
+                // integers of which it does not matter which one stays.
+                self.get_ptr_mut(key).map(|value| unsafe { &mut *value })
+            }
+        })*
+    };
+}
+
+values! { HashMap LruHashMap }
+
+impl<V: 'static> Values<u32, V> for PerCpuArray<V> {
+    #[inline(always)]
+    fn value(&self, index: impl Borrow<u32>) -> Option<&'static mut V> {
+        // SAFETY: likewise, and it is this CPU's.
+        self.get_ptr_mut(*index.borrow()).map(|value| unsafe { &mut *value })
+    }
+}
 
 /// Records for the daemon, which makes as many rings as it has workers. Of a ring that is none of
 /// these: as large as a page may be.
@@ -27,65 +61,6 @@ pub static RINGS: ArrayOfMaps<RingBuf<u8, { 64 << 10 }>, { MAX_RINGS as usize }>
 #[map]
 pub static CONNECTIONS: HashMap<Address, Connection> =
     HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
-
-/// A socket that was looked at and is none of ours.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Ignored {
-    pub inode: u64,
-    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2, or
-    /// another of the constants.
-    pub until: u32,
-    pub _reserved: u32,
-    /// For [`Ignored::TRIED`].
-    pub tries: Tries,
-}
-
-/// Calls of a connection that was open before the daemon in which no frames were found, or for which there was no
-/// room.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-pub struct Tries {
-    pub calls: u16,
-    /// `1 << direction` for each that had any, and [`Tries::REFUSED`], [`Tries::HTTP2`].
-    pub flags: u16,
-    /// What they moved: counted once the connection turns out to be HTTP/2.
-    pub bytes: u32,
-}
-
-impl Tries {
-    /// There was no room to watch the connection, which has been counted.
-    pub const REFUSED: u16 = 1 << 2;
-    /// It opened HTTP/2: for as long as there is no room its bytes are counted as they come.
-    pub const HTTP2: u16 = 1 << 3;
-
-    #[inline(always)]
-    pub const fn has(self, flag: u16) -> bool {
-        self.flags & flag != 0
-    }
-
-    #[inline(always)]
-    pub const fn add(&mut self, bytes: u64) {
-        let bytes = if bytes < u32::MAX as u64 { bytes as u32 } else { u32::MAX };
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-}
-
-impl Ignored {
-    /// The connection was open before the daemon, or there was no room for it, and may be HTTP/2.
-    pub const TRIED: u32 = 2;
-    pub const FOR_GOOD: u32 = 3;
-
-    /// Whether a call in this direction is to be looked at all the same.
-    #[inline(always)]
-    pub const fn admits(&self, sent: u8) -> bool {
-        self.until == sent as u32 || self.until == Self::TRIED
-    }
-}
-
-/// By `struct sock`. The least recently used make room; one that comes back is looked at again.
-#[map]
-pub static IGNORED: LruHashMap<Address, Ignored> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Which stream of which connection, in which direction.
 #[derive(Clone, Copy)]
@@ -102,7 +77,7 @@ pub struct MessageKey {
 #[repr(C)]
 pub struct Kept {
     pub message: Message,
-    /// The process in whose share it is: [`Connection::owner`].
+    /// The process in whose share it is: `Shared::owner`.
     pub owner: u32,
 }
 
@@ -203,10 +178,6 @@ pub struct Renames {
 /// Processes of watched connections: their exit, exec and new names are told to the daemon.
 #[map]
 pub static PROCESSES: HashMap<u32, Renames> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
-
-/// Where runs build their records: several to a CPU, because a run may be preempted by another.
-#[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// Events and bytes by cause, then sockets by protocol. The daemon, which keeps it open, can only read it.
 #[map]

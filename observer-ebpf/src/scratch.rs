@@ -2,83 +2,34 @@
 
 use core::arch::asm;
 
-use observer_common::{block::Tally, record::ITEM_ALIGNMENT};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use observer_common::driver::{Scratch, connection::Connection};
 
-use crate::{buffers::Buffers, connection::Connection, maps::SCRATCH, watch::Call, window::Window};
+use crate::{host::Host, maps::Values as _};
 
 /// Slots per CPU: how deep runs may preempt each other.
-pub const SLOTS: u32 = 4;
+const SLOTS: u32 = 4;
 
-/// A record is sent before the next step once it is this long: a step adds at most the totals of
-/// DATA frames, an item header and a copy.
-pub const RECORD_FULL: u32 = 12 << 10;
-
-/// Most bytes that are copied in one step.
-pub const COPY_MAX: u32 = 4095;
-
-/// Longest record: a full one less a byte, an item header, the longest copy, and what is cleared behind it.
-pub const RECORD_CAPACITY: usize = (20 << 10) + ITEM_ALIGNMENT as usize;
+/// Where runs build their records: several to a CPU, because a run may be preempted by another.
+#[map]
+static SCRATCH: PerCpuArray<Slot> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// One slot.
 #[repr(C)]
-pub struct Scratch {
+pub struct Slot {
     busy: u64,
-    /// Length of the record so far.
-    pub length: u32,
-    /// Its length without items.
-    pub empty: u32,
-    /// Offset of the item that bytes are being copied into; 0 if none is open.
-    pub item: u32,
-    /// Bytes copied into it.
-    pub captured: u32,
-    /// When the call was looked at.
-    pub time_ns: u64,
-    /// What ended in DATA frames since the last item.
-    pub data: Data,
-    /// Position up to which what was found was dropped, because the record was full before the boundary
-    /// was believed.
-    pub dropped: u64,
-    /// Bytes of earlier calls that will be told of in no record, if the boundary that is tried is believed.
-    pub untold: u64,
-    /// What bytes that went by unseen before these completed: bits of `event`.
-    pub pending: u32,
-    /// Last stream of which this walk found headers that do not end it; 0 if none.
-    pub begun: u32,
-    /// Who sent a header block in this walk: 1 the client, 2 the server, 0 not known.
-    pub sender: u32,
-    /// Not 0 once something of a stream was found in this walk.
-    pub streams: u32,
-    /// Not 0 while the direction is out of step: what is found is not told.
-    pub searching: u32,
-    /// The call that is walked over.
-    pub call: Call,
-    pub buffers: Buffers,
-    pub window: Window,
-    /// What is counted of a record that could not be sent.
-    pub tally: Tally,
     /// What a new connection is put together in.
     pub connection: Connection,
-    pub record: [u8; RECORD_CAPACITY],
-}
-
-/// What ended in DATA frames of one stream; becomes a `DataItem`.
-#[repr(C)]
-pub struct Data {
-    pub message_bytes: u64,
-    pub messages: u64,
-    pub stream: u32,
-    /// Bits of `data_flag`.
-    pub flags: u32,
+    /// What the driver works with.
+    pub scratch: Scratch<Host>,
 }
 
 /// Claims a slot of this CPU, if one is free.
 #[inline(always)]
-pub fn claim() -> Option<&'static mut Scratch> {
+pub fn claim() -> Option<&'static mut Slot> {
     let mut index = 0;
     while index < SLOTS {
-        let slot = SCRATCH.get_ptr_mut(index)?;
-        // SAFETY: valid for the run, and exclusive once claimed.
-        let slot = unsafe { &mut *slot };
+        let slot = SCRATCH.value(index)?;
         if exchange(&mut slot.busy, 1) == 0 {
             return Some(slot);
         }
@@ -100,6 +51,6 @@ fn exchange(place: &mut u64, mut value: u64) -> u64 {
 
 /// Gives the slot back.
 #[inline(always)]
-pub fn release(scratch: &mut Scratch) {
-    scratch.busy = 0;
+pub fn release(slot: &mut Slot) {
+    slot.busy = 0;
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     count::add_to,
-    maps::{SHARES, Share},
+    maps::{SHARES, Share, Values as _},
 };
 
 const PART: i64 = 3;
@@ -35,10 +35,10 @@ impl Share {
 /// message has a connection.
 #[inline(always)]
 pub fn take(pid: u32, of: Of, limit: u32) -> bool {
-    let mut own = SHARES.get_ptr_mut(pid);
+    let mut own = SHARES.value(pid);
     if own.is_none() && matches!(of, Of::Connections) {
         let _ = SHARES.insert(pid, Share::default(), BPF_NOEXIST);
-        own = SHARES.get_ptr_mut(pid);
+        own = SHARES.value(pid);
     }
     let Some(own) = own else { return false };
     let (all, own) = (place(&raw mut ALL, of), place(own, of));
@@ -56,7 +56,7 @@ pub fn take(pid: u32, of: Of, limit: u32) -> bool {
 #[inline(always)]
 pub fn give(pid: u32, of: Of) {
     add(place(&raw mut ALL, of), u64::MAX);
-    if let Some(share) = SHARES.get_ptr_mut(pid) {
+    if let Some(share) = SHARES.value(pid) {
         add(place(share, of), u64::MAX);
     }
 }

@@ -1,11 +1,11 @@
 //! From a file descriptor to the socket behind it, and what is to be known of a socket.
 
-use observer_common::{layout::Field, record::OpenItem};
+use observer_common::{driver::connection::counted, layout::Field, record::OpenItem};
 
 use crate::{
     globals,
     kernel::{Address, current_task, load, process_name, read, read_into},
-    maps::CONNECTED,
+    maps::{CONNECTED, Values as _},
 };
 
 pub const AF_UNIX: u16 = 1;
@@ -14,18 +14,6 @@ pub const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
-
-/// How bytes show that went through a socket and were not seen: `Connection::counts`.
-pub mod counted {
-    /// They do not.
-    pub const NOTHING: u8 = 0;
-    /// TCP: by the sequence numbers of both directions.
-    pub const TCP: u8 = 1;
-    /// MPTCP: what was received shows, by the socket's counter. What is sent is always seen.
-    pub const RECEIVED: u8 = 2;
-    /// A Unix socket: what was received shows by what its peer has sent, which is always seen.
-    pub const BY_PEER: u8 = 3;
-}
 
 /// A socket: `struct sock` and what tells it from an earlier one at the same address.
 #[derive(Clone, Copy)]
@@ -136,8 +124,7 @@ pub fn listens(socket: &Socket) -> Listens {
     if read::<u32>(socket.sock, Field::SockBacklog).is_some_and(|backlog| backlog != 0) {
         return Listens::Here;
     }
-    // SAFETY: the value is not kept.
-    match unsafe { CONNECTED.get(socket.sock) } {
+    match CONNECTED.value(socket.sock) {
         Some(inode) if *inode == socket.inode => Listens::There,
         _ => Listens::Unknown,
     }

@@ -8,7 +8,8 @@ use crate::{
     filter, globals,
     kernel::{Address, read},
     socket::Socket,
-    watch::{self, Call, may_be_left, watch},
+    transfer::{Transfer, may_be_left},
+    watch::{self, watch},
 };
 
 /// How the function was given the socket.
@@ -69,7 +70,7 @@ fn try_leave(function: &Returned) -> Option<()> {
         Handle::Socket(socket) => Socket::of_socket(socket)?,
     };
     let returned = function.returned as u64;
-    watch(&Call {
+    watch(&Transfer {
         socket,
         shape: Shape::Iterator {
             iterator: function.message + globals::offset(Field::MessageIterator) as u64,

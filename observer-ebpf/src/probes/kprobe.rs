@@ -9,15 +9,13 @@ use aya_ebpf::{
 };
 use observer_common::{counter::Counter, layout::Field, record::direction};
 
-use super::{
-    function::{Handle, Returned, leave},
-    lifecycle,
-};
+use super::function::{Handle, Returned, leave};
 use crate::{
+    connections::entered::forget_entered,
     count::count,
     filter, globals,
     kernel::{Address, read},
-    maps::{ENTERED, Entered},
+    maps::{ENTERED, Entered, Values as _},
 };
 
 /// What a function is first given.
@@ -56,7 +54,7 @@ fn try_enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -
     if ENTERED.insert(thread, entered, BPF_NOEXIST).is_ok() {
         return Some(());
     }
-    lifecycle::forget_entered(thread);
+    forget_entered(thread);
     if ENTERED.insert(thread, entered, BPF_NOEXIST).is_err() {
         count(Counter::EnteredFull, 0);
     }
@@ -80,8 +78,8 @@ fn kretprobe_leave(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn try_return(ctx: &RetProbeContext) -> Option<()> {
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the value is copied; only this thread writes it.
-    let entered = unsafe { *ENTERED.get(thread)? };
+    // Only this thread writes it.
+    let entered = *ENTERED.value(thread)?;
     let _ = ENTERED.remove(thread);
     // A return whose entry was missed finds nothing, or another function's.
     if entered.function != function(ctx) {

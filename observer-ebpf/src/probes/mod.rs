@@ -3,7 +3,7 @@
 mod fentry;
 mod function;
 mod kprobe;
-pub mod lifecycle;
+mod lifecycle;
 mod socket;
 mod syscall;
 mod tracepoint;

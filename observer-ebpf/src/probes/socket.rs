@@ -13,11 +13,13 @@ use observer_common::record::direction;
 use super::{MSG_TRUNC, syscall::Syscall};
 use crate::{
     buffers::{self, Iovecs, Shape},
+    connections::{ignored::may_be_ours, known},
     filter, globals,
     kernel::Address,
-    maps::{MULTIPLE, Multiple},
+    maps::{MULTIPLE, Multiple, Values as _},
     socket::Socket,
-    watch::{self, Call, known, may_be_left, may_be_ours},
+    transfer::{Transfer, may_be_left},
+    watch,
 };
 
 /// `sock_send_length(struct sock *sk, int ret, int flags)`
@@ -70,18 +72,19 @@ fn try_leave(moved: &Moved) -> Option<()> {
     let pid = filter::current_pid();
     let selected = filter::selects_process(pid);
     let known = known(&socket);
-    if known.is_none() && !(selected && may_be_ours(&socket, sent)) {
+    let is_new = known.is_none();
+    if is_new && !(selected && may_be_ours(&socket, sent)) {
         return None;
     }
     let returned = returned as u64;
     let discarded = received && flags & MSG_TRUNC != 0;
     let shape = Shape::Elsewhere;
-    let call = Call { socket, shape, returned, total: returned, pid, sent, discarded };
-    watch::watch_known(&call, known, |call| {
+    let transfer = Transfer { socket, shape, returned, total: returned, pid, sent, discarded };
+    watch::watch_known(&transfer, known, |transfer| {
         // A connection that is watched may be another process's too, or a thread's of the kernel: what they
         // move is not looked at, but counted.
-        if selected && let Some(shape) = shape_of(moved, known.is_none()) {
-            call.shape = shape;
+        if selected && let Some(shape) = shape_of(moved, is_new) {
+            transfer.shape = shape;
         }
         Some(())
     })
@@ -113,8 +116,8 @@ fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
 #[inline(never)]
 fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option<Shape> {
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the value is copied; only this thread writes it.
-    let before = unsafe { MULTIPLE.get(thread) }.filter(|before| before.headers == headers);
+    // Only this thread writes it.
+    let before = MULTIPLE.value(thread).filter(|before| before.headers == headers);
     let n = before.map_or(0, |before| before.next);
     let header = buffers::message_at(headers, n, iovecs);
     let is_last = n + 1 >= messages

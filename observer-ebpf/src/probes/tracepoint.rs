@@ -11,10 +11,12 @@ use super::{
 };
 use crate::{
     buffers::{self, Shape},
+    connections::{ignored::may_be_ours, known},
     count::count,
     filter,
     socket::Socket,
-    watch::{self, Call, known, may_be_left, may_be_ours, watch_known},
+    transfer::{Transfer, may_be_left},
+    watch::{self, watch_known},
 };
 
 /// Offsets of the call's number and of the return value in `struct syscall_trace_exit`.
@@ -62,11 +64,11 @@ fn try_exit(number: u32, returned: u64) -> Option<()> {
     }
     let discarded = received && flags & MSG_TRUNC != 0;
     let shape = Shape::Elsewhere;
-    let watched = Call { socket, shape, returned, total: returned, pid, sent, discarded };
-    watch_known(&watched, known, |watched| {
-        watched.shape = call.meaning()?.shape;
-        if let Shape::Messages { headers, .. } = watched.shape {
-            watched.total = total_length(headers, returned)?;
+    let transfer = Transfer { socket, shape, returned, total: returned, pid, sent, discarded };
+    watch_known(&transfer, known, |transfer| {
+        transfer.shape = call.meaning()?.shape;
+        if let Shape::Messages { headers, .. } = transfer.shape {
+            transfer.total = total_length(headers, returned)?;
         }
         Some(())
     })

@@ -22,8 +22,8 @@
 
 mod compare;
 mod connection;
-mod emit;
 mod encoder;
+mod host;
 mod kernel;
 mod model;
 mod random;
@@ -98,7 +98,7 @@ fn with_losses_no_label_is_wrong_and_no_call_is_missed_but_for_them() {
             unseen: some(10),
             unreadable: some(10),
             messages_full: some(200),
-            few_steps: some(10),
+            few_turns: some(10),
             late: some(500),
         };
         let mut world = live(seed, faults, compare::nothing_untrue);

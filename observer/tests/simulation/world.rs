@@ -19,7 +19,8 @@ use observer_core::record::{Bytes, Event, Item, Record};
 
 use crate::{
     connection::{Connection, Socket},
-    kernel::{Call, Faults, Kernel},
+    host::Transfer,
+    kernel::{Faults, Kernel},
     model::{At, End, Process, Truth},
     random::Random,
     writer::BODY,
@@ -348,7 +349,7 @@ impl World {
             rest = after;
         }
         buffers.push(rest);
-        let call = Call {
+        let transfer = Transfer {
             sock: socket.end.sock,
             sent,
             pid: self.processes[process].pid,
@@ -356,7 +357,7 @@ impl World {
             time_ns: self.now_ns,
             buffers: &buffers,
         };
-        let seen = self.kernel.call(&call, *tcp);
+        let seen = self.kernel.transfer(&transfer, *tcp);
         socket.end.was_seen(sent, seen);
     }
 
@@ -465,7 +466,7 @@ impl World {
                     workers.send(record);
                 }
             };
-            if pipeline.read(&mut Tapped { ring: &mut kernel.ring, tap }, 1) == 0 {
+            if pipeline.read(&mut Tapped { ring: &mut kernel.maps.ring, tap }, 1) == 0 {
                 break;
             }
             if self.each_record {

@@ -368,8 +368,8 @@ fn scratch(table: &mut Table) {
     });
 }
 
-/// `Scratch` of the kernel programs, whose first word says whether it is taken.
-type Slot = [u64; 2694];
+/// `Slot` of the kernel programs, whose first word says whether it is taken.
+type Slot = [u64; 2695];
 
 /// All scratch slots of a daemon's programs, on every processor, until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);

@@ -1,0 +1,535 @@
+//! Walks over the bytes of one transfer, frame by frame.
+
+use super::{
+    Host, Scratch, Walk,
+    connection::{Direction, GAP_FOUND, Shared, sender, state},
+    emit::{self, COPY_MAX, RECORD_FULL},
+};
+use crate::{
+    block,
+    counter::{Counter, Protocol},
+    frame::{FrameHeader, HEADER_LENGTH, flag, kind},
+    record::{data_flag, direction, item_kind, role},
+    scanner::{MAX_KEPT, Message, Take, event},
+};
+
+/// Most steps of one walk: a frame takes two to four. A transfer of 1 MiB full of nothing but empty
+/// DATA frames (116,508) is within it.
+const MAX_STEPS: u32 = 1 << 18;
+
+/// Steps for each return to the host's loop, which takes half as long as a step. More of them would save
+/// little, and the verifier follows each.
+const STEPS_AT_ONCE: u32 = 2;
+
+const MAX_TURNS: u32 = MAX_STEPS / STEPS_AT_ONCE;
+
+/// What came of a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The connection goes on.
+    Walked,
+    /// The first bytes were no client preface.
+    NotPreface,
+    /// A connection that was open before the daemon: these bytes are no frames.
+    NotFrames,
+    /// Now that it is known which end it is, its port is not one that is selected.
+    NotSelected,
+}
+
+/// Walks over the `total` bytes of a transfer and sends what was found.
+#[inline(always)]
+pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
+    let end = begin(walk, total);
+    let bound = H::repeat(walk, MAX_TURNS);
+    let Walk { scratch, shared, own, other } = walk;
+    let refused = own.scanner.is_refused();
+    if scratch.searching != 0 {
+        let walked = !refused && own.position == end;
+        let tried = own.step.tried();
+        own.position = end;
+        if !own.step.end(&mut own.scanner, total, walked) {
+            return still_lost(scratch, shared, own, other, tried + total);
+        }
+        let dropped = scratch.dropped.saturating_sub(end - total);
+        if dropped != 0 {
+            scratch.untold = tried + dropped;
+        }
+    } else if refused && matches!(shared.state, state::CANDIDATE | state::UPGRADED) {
+        return Outcome::NotPreface;
+    } else if refused {
+        scratch.host.count(Counter::NotFrame, end - own.position);
+        own.position = end;
+        own.gap |= 1;
+        own.step.lose();
+    } else if own.position < end {
+        own.unread = end - own.position;
+        let why = if bound { Counter::LoopBound } else { scratch.host.unread() };
+        scratch.host.count(why, own.unread);
+    }
+    let shown = learn(scratch, shared, own, other);
+    if shown != role::UNKNOWN && !scratch.host.selects_role(shared, shown) {
+        return Outcome::NotSelected;
+    }
+    // It has been found what was searched for.
+    if scratch.searching != 0 {
+        if shared.state != state::WATCHED {
+            shared.state = state::WATCHED;
+            scratch.host.count_protocol(Protocol::Http2);
+            lost(scratch, shared, own, u64::from(shared.tries.bytes));
+        }
+        lost(scratch, shared, own, scratch.untold);
+        // Without a choice, for the verifier: `GAP_FOUND` if it is not 0.
+        own.gap |= own.gap << 1 & GAP_FOUND;
+    }
+    if !emit::send(scratch, shared, own, other) {
+        emit::add_inserts(scratch, own);
+    }
+    Outcome::Walked
+}
+
+/// Passes over what went by before the transfer and begins a record. Answers at which position the transfer ends.
+#[inline(always)]
+fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
+    let Walk { scratch, shared, own, .. } = walk;
+    scratch.begun = 0;
+    scratch.sender = sender::UNKNOWN;
+    scratch.streams = 0;
+    scratch.pending = 0;
+    scratch.searching = 0;
+    scratch.dropped = own.position;
+    if own.unread != 0 {
+        let tried = own.step.tried();
+        scratch.pending = lose(own);
+        if !own.step.is_trying() {
+            lost(scratch, shared, own, tried);
+        }
+    }
+    emit::begin(scratch, shared, own);
+    if own.step.is_lost() {
+        begin_search(scratch, own);
+    }
+    own.position + total
+}
+
+/// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, all will be untold if
+/// it is believed, but for a frame of which only the header, or a part of it, went by. A function of its own:
+/// inlined, the verifier would follow the walk for each of its ways.
+#[inline(never)]
+fn begin_search<H: Host>(scratch: &mut Scratch<H>, own: &mut Direction) {
+    scratch.searching = 1;
+    own.step.begin(&mut own.scanner);
+    let alone = own.scanner.header_alone();
+    let frame = own.scanner.frame();
+    if alone == HEADER_LENGTH && frame.is_kept() {
+        emit::begin_frame(scratch, &frame, item_kind::FRAME);
+    }
+    scratch.untold = own.step.tried().saturating_sub(u64::from(alone));
+}
+
+/// No boundary is believed yet: the transfer's bytes tell nobody anything. If none is tried any more, these are lost.
+#[inline(always)]
+fn still_lost<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &Direction,
+    other: &Direction,
+    bytes: u64,
+) -> Outcome {
+    if own.step.is_trying() {
+        return Outcome::Walked;
+    }
+    lost(scratch, shared, own, bytes);
+    if shared.state != state::JOINING || other.step.is_trying() {
+        Outcome::Walked
+    } else {
+        Outcome::NotFrames
+    }
+}
+
+/// Bytes of a direction that is out of step tell nobody anything. A function of its own: it is called from several
+/// places.
+#[inline(never)]
+fn lost<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &Direction, bytes: u64) {
+    if shared.state == state::JOINING {
+        shared.tries.add(bytes);
+    } else if bytes != 0 {
+        scratch.host.count(shared.counter_of_lost(own), bytes);
+    }
+}
+
+/// Passes over the bytes that went by and that nobody looked at. Where they all are of one frame's
+/// payload, its messages or its content are lost, or not even those; otherwise no frame boundary is
+/// known any more. Answers with what they completed: bits of `event`.
+#[inline(always)]
+fn lose(own: &mut Direction) -> u32 {
+    let bytes = own.unread;
+    own.unread = 0;
+    own.position += bytes;
+    let frame = own.scanner.frame();
+    let of_kept = frame.is_kept() && !own.scanner.is_at_boundary();
+    let events = own.scanner.missed(bytes);
+    if of_kept || events.is_none() {
+        own.gap |= 1;
+    }
+    let Some(events) = events else {
+        own.step.lose();
+        return 0;
+    };
+    if frame.kind == kind::DATA { events } else { 0 }
+}
+
+/// What the walk found of the connection itself. Answers which end that shows it to be, if it was not known.
+#[inline(always)]
+fn learn<H>(
+    scratch: &Scratch<H>,
+    shared: &mut Shared,
+    own: &mut Direction,
+    other: &mut Direction,
+) -> u8 {
+    if shared.joined == 0 && !own.step.has_old() && !other.step.has_old() {
+        return role::UNKNOWN;
+    }
+    let mut shown = role::UNKNOWN;
+    if shared.role == role::UNKNOWN && scratch.sender != sender::UNKNOWN {
+        let by_this_end = scratch.sent == direction::SENT;
+        let by_client = scratch.sender == sender::CLIENT;
+        shown = if by_this_end == by_client { role::CLIENT } else { role::SERVER };
+        if is_agreed(shared, scratch.sent, scratch.sender) {
+            shared.role = shown;
+        }
+    }
+    let Some(requests) = shared.requests() else { return shown };
+    if scratch.sent == requests && scratch.begun != 0 {
+        own.step.begun(scratch.begun);
+        other.step.begun(scratch.begun);
+    }
+    shown
+}
+
+/// A header block that goes this way seems to be this sender's: it may be a message that looks like one. Answers
+/// whether the other direction has shown to be the other's; if it has shown to be the same one's, both are in doubt.
+#[inline(always)]
+fn is_agreed(shared: &mut Shared, sent: u8, sender: u32) -> bool {
+    let place = |direction: u8| 2 * u32::from(direction & 1);
+    let other = u32::from(shared.shown) >> place(sent ^ 1) & 3;
+    let other = if other == sender { 0 } else { other };
+    shared.shown = (sender << place(sent) | other << place(sent ^ 1)) as u8;
+    other != 0
+}
+
+/// Goes on with a walk, for a step or two. Answers whether there is more.
+#[inline(always)]
+pub fn turn<H: Host>(walk: &mut Walk<'_, H>) -> bool {
+    // So that each is loaded once, and not again after each write.
+    let Walk { scratch, shared, own, other } = walk;
+    let (scratch, shared, own, other) = (&mut **scratch, &mut **shared, &mut **own, &**other);
+    if own.scanner.is_before_frames() {
+        return step_before(scratch, shared, own).is_some();
+    }
+    // No loop: the compiler would read back what it has not written, which 6.1 refuses.
+    let walked = step(scratch, shared, own, other).and_then(|()| step(scratch, shared, own, other));
+    walked.is_some() && !scratch.host.is_empty()
+}
+
+/// One step: the next buffer, or the next bytes that the scanner wants. `None` at the end.
+#[inline(always)]
+fn step<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &mut Direction,
+    other: &Direction,
+) -> Option<()> {
+    if scratch.pending != 0 {
+        let events = scratch.pending;
+        scratch.pending = 0;
+        return on_events(scratch, shared, own, other, events);
+    }
+    if scratch.host.left() == 0 {
+        if scratch.host.is_empty() {
+            return None;
+        }
+        return scratch.host.next();
+    }
+    if scratch.length > RECORD_FULL {
+        if scratch.searching != 0 {
+            scratch.dropped = own.position;
+        } else if !emit::send(scratch, shared, own, other) {
+            own.inserts = Direction::UNCLEAR;
+        }
+        emit::begin(scratch, shared, own);
+    }
+    let want = own.scanner.want_in_frames();
+    let left = scratch.host.left();
+    let mut n = if left < u64::from(want.length) { left as u32 } else { want.length };
+    match want.take {
+        Take::Read => scratch.host.read(n, &mut own.scanner, want.at)?,
+        Take::Copy => {
+            n = if n > COPY_MAX { COPY_MAX } else { n };
+            emit::copy(scratch, &own.scanner.frame(), n)?;
+        }
+        Take::Skip => {}
+    }
+    scratch.host.advance(n);
+    own.position += u64::from(n);
+    let mut events = own.scanner.took_in_frames(want, n);
+    // What is passed over next needs no step of its own: a message's body, a frame of no interest. But at the
+    // beginning of a DATA frame it must first be known which message goes on.
+    let next = own.scanner.want_in_frames();
+    if matches!((want.take, next.take), (Take::Read, Take::Skip))
+        && u64::from(next.length) <= scratch.host.left()
+        && (events & event::FRAME_BEGIN == 0 || own.scanner.frame().kind != kind::DATA)
+    {
+        scratch.host.advance(next.length);
+        own.position += u64::from(next.length);
+        events |= own.scanner.took_in_frames(next, next.length);
+    }
+    if events == 0 {
+        return Some(());
+    }
+    on_events(scratch, shared, own, other, events)
+}
+
+/// A step before the first frame. One that is not needed twice at once: the verifier follows each.
+#[inline(always)]
+fn step_before<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &mut Direction,
+) -> Option<()> {
+    if scratch.host.left() == 0 {
+        if scratch.host.is_empty() {
+            return None;
+        }
+        return scratch.host.next();
+    }
+    let want = own.scanner.want_before();
+    let left = scratch.host.left();
+    let n = if left < u64::from(want.length) { left as u32 } else { want.length };
+    if let Take::Read = want.take {
+        scratch.host.read(n, &mut own.scanner, want.at)?;
+    }
+    scratch.host.advance(n);
+    own.position += u64::from(n);
+    let events = own.scanner.took_before(want, n);
+    if events & event::NOT_PREFACE != 0 {
+        return None;
+    }
+    if events & event::PREFACE_END != 0 && shared.state != state::WATCHED {
+        shared.state = state::WATCHED;
+        // Who sends the preface is the client.
+        let sent = scratch.sent == direction::SENT;
+        shared.role = if sent { role::CLIENT } else { role::SERVER };
+        scratch.host.count_protocol(Protocol::Http2);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn on_events<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &mut Direction,
+    other: &Direction,
+    events: u32,
+) -> Option<()> {
+    if events & (event::NOT_PREFACE | event::NOT_FRAME) != 0 {
+        return None;
+    }
+    if events & event::FRAME_BEGIN != 0 {
+        own.step.frame();
+    }
+    let frame = own.scanner.frame();
+    scratch.streams |= frame.stream;
+    if frame.kind == kind::DATA {
+        on_data(scratch, shared, own, &frame, events);
+    } else if frame.is_kept() {
+        on_kept(scratch, shared, own, other, &frame, events);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn on_kept<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &Direction,
+    other: &Direction,
+    frame: &FrameHeader,
+    events: u32,
+) {
+    if events & event::FRAME_BEGIN != 0 {
+        emit::flush_data(scratch);
+        emit::begin_frame(scratch, frame, item_kind::FRAME);
+        if events & event::TOO_LONG != 0 {
+            scratch.host.count(Counter::FrameTooLong, u64::from(frame.length - MAX_KEPT));
+        }
+    }
+    if events & event::FRAME_END != 0 {
+        if frame.kind == kind::HEADERS {
+            on_headers(scratch, shared, own, frame);
+        }
+        emit::end_frame(scratch);
+        // Not before: until the frame is whole the call goes on, and so may its other direction.
+        if frame.kind == kind::RST_STREAM && scratch.searching == 0 {
+            forget(scratch, shared, own, other, frame.stream);
+        }
+    }
+}
+
+/// Of a stream that may have begun out of sight nothing is known of where its messages begin; after
+/// a HEADERS frame that does not end it the first one does.
+#[inline(always)]
+fn on_headers<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &Shared,
+    own: &Direction,
+    frame: &FrameHeader,
+) {
+    if !own.step.has_old() {
+        return;
+    }
+    if scratch.sender == sender::UNKNOWN
+        && let Some(first) = emit::first_of_block(scratch, frame)
+        && let Some(request) = block::is_request(first)
+    {
+        scratch.sender = if request { sender::CLIENT } else { sender::SERVER };
+    }
+    if frame.has(flag::END_STREAM) {
+        if own.step.is_old(frame.stream) {
+            scratch.host.remove(shared, frame.stream, scratch.sent);
+        }
+        return;
+    }
+    if scratch.begun < frame.stream {
+        scratch.begun = frame.stream;
+    }
+    if own.step.is_old(frame.stream) {
+        keep_old(scratch, shared, own, frame.stream, Message::default());
+    }
+}
+
+#[inline(always)]
+fn on_data<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &Shared,
+    own: &mut Direction,
+    frame: &FrameHeader,
+    events: u32,
+) {
+    if shared.is_reset(frame.stream) {
+        // It was under way when the stream was reset, and may begin in the middle of a message.
+        own.scanner.resume(&Message::unaligned());
+        return;
+    }
+    if events & event::FRAME_BEGIN != 0 && (own.cut != 0 || own.step.is_old(frame.stream)) {
+        resume(scratch, shared, own, frame.stream);
+    }
+    let ended = events & event::FRAME_END != 0;
+    let mut flags = 0;
+    if ended && own.scanner.is_unaligned() {
+        flags |= data_flag::UNALIGNED;
+    }
+    if ended && frame.has(flag::END_STREAM) {
+        flags |= data_flag::END_STREAM;
+    }
+    let messages = u64::from(events & event::MESSAGE_END != 0);
+    if messages != 0 || flags != 0 {
+        if scratch.data.stream != frame.stream {
+            emit::flush_data(scratch);
+            scratch.data.stream = frame.stream;
+        }
+        scratch.data.messages += messages;
+        scratch.data.message_bytes += messages * u64::from(own.scanner.message_length());
+        scratch.data.flags |= u32::from(flags);
+    }
+    if ended {
+        end_data(scratch, shared, own, frame);
+    }
+}
+
+/// Keeps the message that the frame leaves unfinished, if it does, or drops the one it finished.
+#[inline(always)]
+fn end_data<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &Shared,
+    own: &mut Direction,
+    frame: &FrameHeader,
+) {
+    let unfinished = own.scanner.unfinished();
+    if own.step.is_old(frame.stream) {
+        if frame.has(flag::END_STREAM) || own.scanner.is_unaligned() {
+            scratch.host.remove(shared, frame.stream, scratch.sent);
+        } else {
+            keep_old(scratch, shared, own, frame.stream, unfinished.unwrap_or_default());
+        }
+        return;
+    }
+    match unfinished {
+        Some(message) if !frame.has(flag::END_STREAM) => {
+            keep(scratch, shared, own, frame.stream, message);
+        }
+        _ if own.cut != 0 => scratch.host.remove(shared, frame.stream, scratch.sent),
+        _ => {}
+    }
+}
+
+/// Goes on with the message that the stream's last DATA frame left unfinished, if it did.
+#[inline(always)]
+fn resume<H: Host>(scratch: &Scratch<H>, shared: &Shared, own: &mut Direction, stream: u32) {
+    let is_old = own.step.is_old(stream);
+    match scratch.host.find(shared, stream, scratch.sent) {
+        // Before bytes went by unseen it was another message.
+        Some(message) if !is_old || message.epoch == own.step.epoch() => {
+            own.scanner.resume(message);
+        }
+        _ if is_old => own.scanner.resume(&Message::unaligned()),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn keep<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &Shared,
+    own: &mut Direction,
+    stream: u32,
+    mut message: Message,
+) {
+    own.cut = 1;
+    message.epoch = own.step.epoch();
+    if !scratch.host.keep(shared, stream, scratch.sent, &message) {
+        own.step.forget();
+        scratch.host.count(Counter::MessagesFull, 0);
+    }
+}
+
+/// Remembers where an old stream is in its messages: an absent entry means that nobody knows.
+#[inline(always)]
+fn keep_old<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &Shared,
+    own: &Direction,
+    stream: u32,
+    mut message: Message,
+) {
+    message.epoch = own.step.epoch();
+    if !scratch.host.keep(shared, stream, scratch.sent, &message) {
+        scratch.host.count(Counter::MessagesFull, 0);
+    }
+}
+
+/// A stream was reset: neither direction goes on with its message.
+#[inline(always)]
+fn forget<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &Direction,
+    other: &Direction,
+    stream: u32,
+) {
+    shared.reset(stream);
+    if own.cut | other.cut != 0 || own.step.has_old() || other.step.has_old() {
+        scratch.host.remove(shared, stream, direction::SENT);
+        scratch.host.remove(shared, stream, direction::RECEIVED);
+    }
+}

@@ -1,0 +1,227 @@
+//! New connections.
+
+use aya_ebpf::helpers::bpf_probe_read_user_buf;
+use observer_common::{
+    counter::Counter,
+    driver::{
+        connection::{Connection, Tries, counted, state},
+        opening::{Beginning, Detected, FIRST_MAX, First, begins_http2},
+    },
+    record::direction,
+};
+
+use super::ignored::{ignore, not_ours, remember_tries, tries_of, try_again};
+use crate::{
+    buffers::Buffers,
+    count::{count, count_more},
+    filter, globals,
+    kernel::now_ns,
+    maps::{CONNECTIONS, Values as _},
+    scratch::Slot,
+    share::{self, Of},
+    socket::{self, Socket},
+    transfer::Transfer,
+};
+
+/// Most buffers that are passed over to find the first byte.
+const EMPTY_BUFFERS: u32 = 8;
+
+/// Looks at the first bytes of a socket that was not seen before, and puts a connection together if they
+/// may be those of HTTP/2.
+#[inline(never)]
+pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
+    let mut first = [0; 16];
+    let connection = &mut slot.connection;
+    connection.shared.tries = tries_of(&transfer.socket);
+    let known = connection.shared.tries.has(Tries::HTTP2);
+    let Some(n) = peek(&mut slot.scratch.host.buffers, &mut first) else {
+        if known {
+            count_more(Counter::ConnectionsFull, transfer.total);
+        }
+        return None;
+    };
+    // `None` if the socket does not tell.
+    let sent = transfer.sent == direction::SENT;
+    let late =
+        socket::moved_before(transfer.socket.sock, sent, transfer.total).map(|bytes| bytes != 0);
+    let detected =
+        if known { Detected::Late } else { Detected::of(&first, n, transfer.sent, late) };
+    let new = match detected {
+        Detected::New(new)
+            if !filter::selects_role(transfer.socket.sock, transfer.socket.inode, new.role) =>
+        {
+            ignore(&transfer.socket);
+            return None;
+        }
+        Detected::New(new) => {
+            // In case there is no room.
+            if begins_http2(&first, n) {
+                connection.shared.tries.flags |= Tries::HTTP2;
+            }
+            new
+        }
+        Detected::Late => join(transfer, &mut connection.shared.tries, &first, n)?,
+        Detected::Other(protocol) => {
+            not_ours(transfer, protocol);
+            return None;
+        }
+    };
+    connection.begin(new);
+    let shared = &mut connection.shared;
+    shared.id = identifier(transfer.socket.inode);
+    shared.inode = transfer.socket.inode;
+    shared.counts = socket::counts_of(transfer.socket.sock);
+    shared.owner = transfer.pid;
+    if shared.is_tcp() {
+        begin_counting(transfer, connection);
+    } else {
+        // Where not all bytes that went by unseen show in a counter, frames that cannot be show them.
+        for direction in &mut connection.directions {
+            direction.scanner.prove();
+        }
+        begin_at_0(transfer, connection);
+    }
+    Some(())
+}
+
+/// An identifier that no other connection gets while the programs are loaded: inode numbers are
+/// given out one after the other, 2³² of them, and the clock tells one round from the next.
+#[inline(always)]
+fn identifier(inode: u64) -> u64 {
+    (inode << 32) | ((now_ns() >> 16) & 0xffff_ffff)
+}
+
+/// A connection that was open before the daemon, if this transfer may begin with a frame.
+#[inline(always)]
+fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option<Beginning> {
+    let new = Beginning::late(first, n, *tries);
+    if new.is_none() {
+        if tries.has(Tries::HTTP2) {
+            count_more(Counter::ConnectionsFull, transfer.total);
+        } else {
+            tries.add(transfer.total);
+        }
+        try_again(transfer, *tries);
+    }
+    new
+}
+
+/// Of the direction that this transfer is not of: if nothing went through it so far, then whatever goes
+/// through it from now on shows, also before the first transfer that is seen. So does what went through it
+/// already, where the connection is seen from its beginning.
+#[inline(always)]
+fn begin_counting(transfer: &Transfer, connection: &mut Connection) {
+    let (sock, sent) = (transfer.socket.sock, transfer.sent != direction::SENT);
+    // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
+    let Some(moved) = socket::moved_before(sock, sent, 0) else { return };
+    let Some(sequence) = socket::sequence(sock, counted::TCP, sent) else { return };
+    let unseen = match moved {
+        0 => 0,
+        // The SYN is acknowledged to who has connected. At the other end one byte too few is taken for
+        // unseen: one too many would be a gap where there is none.
+        _ if connection.shared.state == state::CANDIDATE => moved as u32 - u32::from(sent),
+        _ => return,
+    };
+    let other = connection.direction(transfer.sent ^ 1);
+    other.sequence = sequence.wrapping_sub(unseen);
+    other.counted = 1;
+}
+
+/// A connection of MPTCP or of a Unix socket that is seen from its beginning. Of others what was
+/// received before is not known, and a Unix socket's peer cannot say.
+#[inline(always)]
+fn begin_at_0(transfer: &Transfer, connection: &mut Connection) {
+    if connection.shared.state != state::CANDIDATE {
+        if connection.shared.counts == counted::BY_PEER {
+            connection.shared.counts = counted::NOTHING;
+        }
+        return;
+    }
+    connection.direction(direction::RECEIVED).counted = 1;
+    if connection.shared.counts == counted::BY_PEER {
+        connection.shared.peer = socket::peer_of_unix(transfer.socket.sock);
+    }
+}
+
+/// Begins to watch, unless another processor has begun to just now: a socket's first write and its
+/// first read may return at the same time, and what the one has found is not the other's to replace.
+/// By reference: a copy would be on the stack, which has no room for it. A function of its own: inlined, its values
+/// would be kept on the stack to the caller's end.
+#[inline(never)]
+pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<&'static mut Connection> {
+    const BPF_NOEXIST: u64 = 1;
+    let (socket, owner) = (&transfer.socket, connection.shared.owner);
+    if !share::take(owner, Of::Connections, globals::max_connections()) {
+        replace(socket, connection);
+    } else if add(socket, connection, BPF_NOEXIST).is_err() {
+        share::give(owner, Of::Connections);
+        replace(socket, connection);
+    }
+    let inserted = CONNECTIONS.value(socket.sock);
+    if inserted.is_some() {
+        #[cfg(feature = "kernel-log")]
+        crate::log::watched(&connection.shared);
+        super::ignored::forget(socket.sock);
+    } else {
+        refuse(transfer, connection.shared.tries);
+    }
+    inserted
+}
+
+/// By reference, as in [`insert`].
+#[inline(always)]
+fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> {
+    CONNECTIONS.insert(socket.sock, connection, flags)
+}
+
+/// An earlier socket's connection, of whose end the ring had no room to tell, makes way, and leaves its share.
+#[inline(always)]
+fn replace(socket: &Socket, connection: &mut Connection) {
+    const BPF_EXIST: u64 = 2;
+    if let Some(there) = CONNECTIONS.value(socket.sock)
+        && there.shared.inode != socket.inode
+    {
+        connection.shared.owner = there.shared.owner;
+        let _ = add(socket, connection, BPF_EXIST);
+    }
+}
+
+/// There is no room for the connection, or its process has its share: its next transfer tries again.
+#[inline(always)]
+fn refuse(transfer: &Transfer, mut tries: Tries) {
+    let counted = tries.has(Tries::REFUSED);
+    tries.flags |= Tries::REFUSED;
+    let mut bytes = transfer.total;
+    if !tries.has(Tries::HTTP2) {
+        // Counted once it turns out to be HTTP/2.
+        tries.add(bytes);
+        bytes = 0;
+    }
+    if counted {
+        count_more(Counter::ConnectionsFull, bytes);
+    } else {
+        count(Counter::ConnectionsFull, bytes);
+    }
+    remember_tries(&transfer.socket, tries);
+}
+
+/// Copies up to [`FIRST_MAX`] of the transfer's first bytes. Answers how many.
+#[inline(always)]
+fn peek(buffers: &mut Buffers, first: &mut First) -> Option<u32> {
+    let mut passed = 0;
+    while buffers.left == 0 && passed < EMPTY_BUFFERS {
+        if buffers.is_empty() {
+            return None;
+        }
+        buffers.next()?;
+        passed += 1;
+    }
+    let left = buffers.left;
+    let n = if left < u64::from(FIRST_MAX) { left as u32 } else { FIRST_MAX } & 15;
+    // SAFETY: n ≤ 15 by the mask; the helper checks the address.
+    unsafe {
+        let to = core::slice::from_raw_parts_mut(first.as_mut_ptr(), n as usize);
+        bpf_probe_read_user_buf(buffers.base as *const u8, to).ok()?;
+    }
+    Some(n)
+}

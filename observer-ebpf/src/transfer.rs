@@ -1,0 +1,27 @@
+//! A transfer: bytes that a process has moved through a socket, in one direction.
+
+use crate::{buffers::Shape, socket::Socket};
+
+/// One of them, as a backend tells of it.
+#[derive(Clone, Copy)]
+pub struct Transfer {
+    pub socket: Socket,
+    pub shape: Shape,
+    /// What the call returned: bytes, or messages for [`Shape::Messages`]. More than 0.
+    pub returned: u64,
+    /// Bytes that went by.
+    pub total: u64,
+    pub pid: u32,
+    /// One of `record::direction`.
+    pub sent: u8,
+    /// The kernel discarded the bytes instead of copying them out.
+    pub discarded: bool,
+}
+
+/// Whether what a call returned may tell the process that the other end of its socket is gone.
+#[inline(always)]
+pub const fn may_be_left(returned: i32) -> bool {
+    const EPIPE: i32 = 32;
+    const ECONNRESET: i32 = 104;
+    returned == 0 || returned == -EPIPE || returned == -ECONNRESET
+}

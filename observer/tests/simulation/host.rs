@@ -1,0 +1,269 @@
+//! The driver's host, over slices.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use observer_common::{
+    counter::{Counter, Protocol},
+    driver::{
+        self, Emitter, Memory, Opened, RECORD_CAPACITY, Scratch, Walk,
+        connection::{Connection, Shared},
+        tally,
+        walk::{self, Outcome},
+    },
+    record::{DataItem, ItemHeader, OpenItem, RecordHeader},
+    scanner::{Message, OVERRUN, Scanner},
+};
+
+use super::random::Random;
+
+/// Bytes that were moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer<'a> {
+    pub sock: u64,
+    pub sent: bool,
+    pub pid: u32,
+    pub comm: [u8; 16],
+    pub time_ns: u64,
+    pub buffers: &'a [&'a [u8]],
+}
+
+/// What walks have in common, and what goes wrong with it.
+#[derive(Debug)]
+pub struct Maps {
+    pub messages: Messages,
+    pub processes: HashSet<u32>,
+    pub ring: VecDeque<Vec<u8>>,
+    /// Records for which there will be no room.
+    full_for: usize,
+    /// In how many of a thousand cases there is no room for some records, and for a message.
+    ring_full: u64,
+    messages_full: u64,
+    pub random: Random,
+}
+
+impl Maps {
+    pub fn new(random: Random, [ring_full, messages_full]: [u64; 2]) -> Self {
+        let (processes, ring) = (HashSet::new(), VecDeque::new());
+        let messages = HashMap::new();
+        Self { messages, processes, ring, full_for: 0, ring_full, messages_full, random }
+    }
+
+    fn output(&mut self, record: Vec<u8>) -> bool {
+        if self.full_for == 0 && self.random.chance(self.ring_full) {
+            self.full_for = self.random.part_of(20);
+        }
+        if self.full_for > 0 {
+            self.full_for -= 1;
+            return false;
+        }
+        self.ring.push_back(record);
+        true
+    }
+}
+
+/// What a walk over one transfer has.
+#[derive(Debug)]
+pub struct Host<'a> {
+    transfer: &'a Transfer<'a>,
+    maps: &'a mut Maps,
+    buffers: VecDeque<&'a [u8]>,
+    record: Vec<u8>,
+    header: RecordHeader,
+    /// Bytes until the first that cannot be read.
+    pub readable: usize,
+    /// Most turns that it may take.
+    pub turns: u32,
+    /// Position at which the transfer ends.
+    end: u64,
+    /// Positions of bytes of which no record tells.
+    pub lost: Vec<(u64, u64)>,
+}
+
+impl<'a> Host<'a> {
+    pub fn new(transfer: &'a Transfer<'a>, maps: &'a mut Maps) -> Self {
+        Self {
+            transfer,
+            maps,
+            buffers: transfer.buffers.iter().copied().collect(),
+            record: vec![0; RECORD_CAPACITY],
+            header: RecordHeader::default(),
+            readable: usize::MAX,
+            turns: u32::MAX,
+            end: 0,
+            lost: Vec::new(),
+        }
+    }
+
+    /// Walks over the transfer's bytes.
+    pub fn walk(mut self, connection: &mut Connection) -> (Outcome, Scratch<Self>) {
+        let Transfer { sent, pid, time_ns, buffers, .. } = *self.transfer;
+        let total = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        let Connection { shared, directions: [received, written] } = connection;
+        let (own, other) = if sent { (written, received) } else { (received, written) };
+        self.end = own.position + own.unread + total;
+        let mut scratch = Scratch::new(self);
+        (scratch.time_ns, scratch.pid, scratch.sent) = (time_ns, pid, sent.into());
+        let outcome = walk::walk(&mut Walk { scratch: &mut scratch, shared, own, other }, total);
+        (outcome, scratch)
+    }
+
+    fn next_bytes(&self, n: u32) -> Option<&'a [u8]> {
+        let n = n as usize;
+        (n <= self.readable).then(|| &self.buffers[0][..n])
+    }
+
+    fn put(&mut self, at: u32, bytes: &[u8]) {
+        self.record[at as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+impl Memory for Host<'_> {
+    fn left(&self) -> u64 {
+        self.buffers.front().map_or(0, |buffer| buffer.len() as u64)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.buffers.iter().all(|buffer| buffer.is_empty())
+    }
+
+    fn next(&mut self) -> Option<()> {
+        self.buffers.pop_front().map(drop)
+    }
+
+    fn advance(&mut self, n: u32) {
+        self.readable = self.readable.saturating_sub(n as usize);
+        self.buffers[0] = &self.buffers[0][n as usize..];
+    }
+
+    fn read(&mut self, n: u32, scanner: &mut Scanner, at: u32) -> Option<()> {
+        assert!(n < OVERRUN as u32 && at + n <= 32, "{n} bytes at {at}");
+        let (bytes, to) = (self.next_bytes(n)?, &mut scanner.buffer[at as usize..]);
+        to[..OVERRUN].fill(0xa5);
+        to[..bytes.len()].copy_from_slice(bytes);
+        Some(())
+    }
+
+    fn copy(&mut self, n: u32, at: u32) -> Option<()> {
+        self.put(at, self.next_bytes(n)?);
+        self.put(at + n, &[0; 8]);
+        Some(())
+    }
+
+    fn unread(&self) -> Counter {
+        Counter::Unreadable
+    }
+}
+
+/// By connection, stream and direction.
+pub type Messages = HashMap<(u64, u32, u8), Message>;
+
+impl driver::Messages for Host<'_> {
+    fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message> {
+        self.maps.messages.get(&(shared.id, stream, direction))
+    }
+
+    fn keep(&mut self, shared: &Shared, stream: u32, direction: u8, message: &Message) -> bool {
+        let Maps { messages, messages_full, random, .. } = &mut *self.maps;
+        let key = (shared.id, stream, direction);
+        if !messages.contains_key(&key) && random.chance(*messages_full) {
+            return false;
+        }
+        messages.insert(key, *message);
+        true
+    }
+
+    fn remove(&mut self, shared: &Shared, stream: u32, direction: u8) {
+        self.maps.messages.remove(&(shared.id, stream, direction));
+    }
+}
+
+impl Emitter for Host<'_> {
+    fn put_header(&mut self, header: RecordHeader) {
+        self.header = header;
+        self.put(0, &bytes_of(header));
+    }
+
+    fn put_item(&mut self, at: u32, item: ItemHeader) {
+        let ItemHeader { kind, frame_kind, flags, _reserved: padding, stream, length, captured } =
+            item;
+        self.put(at, &[kind, frame_kind, flags, padding]);
+        self.put(at + 4, &[stream, length, captured].map(u32::to_ne_bytes).concat());
+    }
+
+    fn put_captured(&mut self, at: u32, captured: u32) {
+        self.put(at + 12, &captured.to_ne_bytes());
+    }
+
+    fn put_data(&mut self, at: u32, DataItem { message_bytes, messages }: DataItem) {
+        self.put(at, &[message_bytes, messages].map(u64::to_ne_bytes).concat());
+    }
+
+    /// No two ends know each other.
+    fn put_open(&mut self, at: u32, Opened { pid, joined, pair: _ }: Opened) {
+        self.maps.processes.insert(pid);
+        let mut item = [0; 38].to_vec();
+        item.extend(joined.to_ne_bytes());
+        item.extend(self.transfer.comm);
+        item.resize(size_of::<OpenItem>(), 0);
+        self.put(at, &item);
+    }
+
+    fn byte(&self, at: u32) -> u8 {
+        self.record.get(at as usize).copied().unwrap_or(0)
+    }
+
+    fn send(&mut self, _: u64, _: u32, length: u32) -> bool {
+        let sent = self.maps.output(self.record[..length as usize].to_vec());
+        if !sent {
+            let RecordHeader { position, length, .. } = self.header;
+            self.lost.push((position, position + length));
+        }
+        sent
+    }
+}
+
+impl driver::Host for Host<'_> {
+    fn repeat(walk: &mut Walk<'_, Self>, turns: u32) -> bool {
+        let turns = turns.min(walk.scratch.host.turns);
+        let mut done = 1;
+        while done < turns && walk::turn(walk) {
+            done += 1;
+        }
+        done == turns
+    }
+
+    fn tally(scratch: &mut Scratch<Self>) {
+        while tally(scratch) {}
+    }
+
+    fn sock(&self) -> u64 {
+        self.transfer.sock
+    }
+
+    fn was_busy(&self) -> bool {
+        false
+    }
+
+    fn selects_role(&self, _: &Shared, _: u8) -> bool {
+        true
+    }
+
+    fn count(&mut self, counter: Counter, bytes: u64) {
+        // Those at the transfer's end.
+        if matches!(counter, Counter::NotFrame | Counter::LoopBound | Counter::Unreadable) {
+            self.lost.push((self.end - bytes, self.end));
+        }
+    }
+
+    fn count_protocol(&mut self, _: Protocol) {}
+}
+
+/// A header as its bytes.
+pub fn bytes_of(header: RecordHeader) -> Vec<u8> {
+    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, flags } =
+        header;
+    let mut bytes = [connection, time_ns, position, length].map(u64::to_ne_bytes).concat();
+    bytes.extend(pid.to_ne_bytes());
+    bytes.extend([kind, direction, role, flags]);
+    bytes
+}
