@@ -1,11 +1,11 @@
 //! The kernel programs' driver, over bytes: what it finds in them, and the records that tell of it.
 
-use observer::record::{Event, Item, Record};
 use observer_common::driver::connection::{Connection, Direction, Shared, state};
 use observer_common::frame::FrameHeader;
 use observer_common::record::direction;
 use observer_common::scanner::Scanner;
 use observer_common::step::Step;
+use observer_core::record::{Event, Item, Record};
 
 use crate::host::{Host, Maps, Transfer};
 use crate::random::Random;

@@ -1,6 +1,9 @@
 //! Header fields, as blocks and as what they mean.
 
-use observer_core::{names::Interner, protocol::hpack::{Decoder, Error, Field}};
+use observer_core::{
+    names::Interner,
+    protocol::hpack::{Decoder, Error, Field},
+};
 
 /// All fields of a block.
 pub fn decode(

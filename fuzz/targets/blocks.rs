@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use observer::http2::frames::{BlockAssembly, BlockError, FrameAssembly, MAX_BLOCK};
 use observer_common::frame::{FrameHeader, flag, kind};
+use observer_core::protocol::http2::frames::{BlockAssembly, BlockError, FrameAssembly, MAX_BLOCK};
 use observer_fuzz::input::Input;
 
 fuzz_target!(|data: &[u8]| {

@@ -11,12 +11,15 @@ use h2::Codec;
 use h2::frame::{self, Frame, Pseudo};
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
-use observer::hpack::{Decoder, Error, Field, Interner};
-use observer::http2::frames::{BlockAssembly, BlockError};
 use observer_common::driver::connection::Shared;
 use observer_common::frame::{FrameHeader, flag, kind};
 use observer_common::record::{direction, role};
 use observer_common::scanner::Scanner;
+use observer_core::protocol::http2::frames::{BlockAssembly, BlockError};
+use observer_core::{
+    names::Interner,
+    protocol::hpack::{Decoder, Error, Field},
+};
 use observer_fuzz::drive::{Driver, Seen, take_messages};
 use observer_fuzz::fields::{decode, meaning};
 use observer_fuzz::input::Input;
@@ -102,7 +105,12 @@ fn add_data(read: &mut Vec<Read>, of: u32, also_ends: bool, more: u64, more_byte
             *bytes += more_bytes;
         }
         _ if more != 0 || also_ends => {
-            read.push(Read::Data { stream: of, ends: also_ends, messages: more, bytes: more_bytes });
+            read.push(Read::Data {
+                stream: of,
+                ends: also_ends,
+                messages: more,
+                bytes: more_bytes,
+            });
         }
         _ => {}
     }

@@ -2,7 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use observer::hpack::{Decoder, Error, Field, Interner, MAX_TABLE_SIZE};
+use observer_core::{
+    names::Interner,
+    protocol::hpack::{Decoder, Error, Field, MAX_TABLE_SIZE},
+};
 use observer_fuzz::fields::{decode, meaning};
 use observer_fuzz::input::Input;
 

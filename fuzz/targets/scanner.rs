@@ -64,11 +64,7 @@ fn reference(mut bytes: &[u8]) -> Vec<Seen> {
     seen
 }
 
-fn data(
-    header: FrameHeader,
-    payload: &[u8],
-    streams: &mut HashMap<u32, Option<Vec<u8>>>,
-) -> Data {
+fn data(header: FrameHeader, payload: &[u8], streams: &mut HashMap<u32, Option<Vec<u8>>>) -> Data {
     let is_whole = payload.len() == header.length as usize;
     let payload = match payload.split_first() {
         Some((padding, rest)) if header.has(flag::PADDED) => {
