@@ -157,7 +157,7 @@ pub struct ItemHeader {
 pub mod data_flag {
     /// A DATA frame with END_STREAM ended.
     pub const END_STREAM: u8 = 1;
-    /// The stream's message framing is not known: `messages` says nothing.
+    /// The message framing of what follows the item's messages is not known.
     pub const UNALIGNED: u8 = 2;
 }
 

@@ -191,7 +191,7 @@ pub struct Data {
     pub message_bytes: u64,
     /// Whether a DATA frame with END_STREAM ended.
     pub end_stream: bool,
-    /// Whether the stream is not known to be framed as messages: `messages` says nothing.
+    /// Whether what follows `messages` is not known to be framed as messages.
     pub unaligned: bool,
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::{Buf as _, Bytes};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
@@ -92,6 +92,7 @@ impl Client {
     }
 
     /// Sends a request and waits for the whole answer, within the limit. A body above `at_most` bytes is an error.
+    #[cfg(any(test, feature = "kubernetes"))]
     pub(crate) fn fetch(
         &self,
         server: &Server<'_>,
@@ -101,7 +102,8 @@ impl Client {
         self.runtime.block_on(self.within(async {
             let (answer, mut connection) = self.ask(server, request, |_| Ok(())).await?;
             let (head, body) = answer.into_parts();
-            let body = connection.drive(Limited::new(body, at_most).collect()).await;
+            let body =
+                connection.drive(http_body_util::Limited::new(body, at_most).collect()).await;
             let body = body.map_err(|error| anyhow!("the answer breaks off: {error}"))?;
             Ok::<_, anyhow::Error>(Response::from_parts(head, body.to_bytes()))
         }))

@@ -617,7 +617,6 @@ impl Calls {
             return;
         };
         call.touched_ns = at.time_ns;
-        call.unaligned |= data.unaligned;
         if data.messages > 0 {
             let is_whole = !call.is_uncounted();
             let first = !is_request && call.responses.count == 0 && is_whole;
@@ -644,6 +643,8 @@ impl Calls {
                 }
             }
         }
+        // The messages were before.
+        call.unaligned |= data.unaligned;
         if !data.end_stream {
             return;
         }

@@ -702,6 +702,10 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
         f.data(Flow::Received, data)
     };
     assert_eq!(messages(unaligned), (None, None));
+    let mut fixture = Fixture::begun(Role::Server);
+    fixture.data(Flow::Sent, Data { unaligned: true, ..data(1, 1, false) });
+    let first = fixture.sink.told.iter().any(|told| matches!(told, Told::FirstMessage(..)));
+    assert!(first, "it came before what is no message");
     let mut before = Fixture::new(Role::Server);
     before.gap(Flow::Received).request(1, &grpc(), true).response(1, &trailers(0), true);
     assert_eq!(before.end().request_messages, Some(0), "the gap was before the call");
