@@ -31,7 +31,7 @@ pub trait Output {
     /// So late it is now: comes about once a second.
     fn tick(&mut self, now_ns: u64);
 
-    /// Nothing is to be known of a process any more, or what was known of it is the heir's.
+    /// Forgets a process whose time to live is over, or passes what is known of it on to its heir.
     fn forget(&mut self, process: ProcessId, heir: Option<ProcessId>);
 }
 

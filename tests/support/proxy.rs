@@ -71,38 +71,44 @@ http {
     reload: Reload::Signal(Signal::HUP),
 };
 
-const HAPROXY: Program = Program {
-    name: "haproxy",
-    version: "-v",
-    // A master and its workers.
-    args: &["-W", "-f", "{config}"],
-    config: "
+/// A configuration of haproxy: what all have, and the rest.
+macro_rules! haproxy {
+    ($rest:literal) => {
+        concat!(
+            "
 defaults
     mode http
     retries 0
     timeout connect 10s
     timeout client 10m
     timeout server 10m
-frontend clients
+",
+            $rest
+        )
+    };
+}
+
+const HAPROXY: Program = Program {
+    name: "haproxy",
+    version: "-v",
+    // A master and its workers.
+    args: &["-W", "-f", "{config}"],
+    config: haproxy!(
+        "frontend clients
     bind {listen} proto h2
     default_backend servers
 backend servers
     server server {server} proto h2
-",
+"
+    ),
     reload: Reload::Signal(Signal::USR2),
 };
 
 /// Three in one, each before the next, which it tells by a PROXY header who its client is: the first by
 /// version 1, the second by version 2.
 pub const HAPROXY_CHAIN: Program = Program {
-    config: "
-defaults
-    mode http
-    retries 0
-    timeout connect 10s
-    timeout client 10m
-    timeout server 10m
-frontend first
+    config: haproxy!(
+        "frontend first
     bind {listen} proto h2
     default_backend second
 backend second
@@ -117,7 +123,8 @@ frontend third
     default_backend servers
 backend servers
     server server {server} proto h2
-",
+"
+    ),
     ..HAPROXY
 };
 
