@@ -13,12 +13,12 @@ use serde_json::{Map, Value};
 
 pub mod drive;
 pub mod fields;
-#[path = "../../observer/tests/simulation/host.rs"]
+#[path = "../../tests/sim/host.rs"]
 pub mod host;
 pub mod input;
-#[path = "../../observer/tests/simulation/kernel.rs"]
+#[path = "../../tests/sim/kernel.rs"]
 pub mod kernel;
-#[path = "../../observer/tests/simulation/random.rs"]
+#[path = "../../tests/sim/random.rs"]
 pub mod random;
 
 /// All processes have the same name.

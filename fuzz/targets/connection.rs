@@ -8,9 +8,9 @@ use observer_common::frame::{FrameHeader, flag, kind};
 use observer_common::record::{RecordHeader, direction, record_kind, role};
 use observer_common::scanner::Scanner;
 use observer_fuzz::drive::Driver;
-use observer_fuzz::host::bytes_of;
 use observer_fuzz::input::Input;
 use observer_fuzz::{exposition, pipeline};
+use zerocopy::IntoBytes as _;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -73,14 +73,15 @@ fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
         }
     }
     let before = exposition(&pipeline);
-    pipeline.handle(&bytes_of(RecordHeader {
+    let closed = RecordHeader {
         connection: 1,
         time_ns: 2,
         pid: 1,
         kind: record_kind::CLOSED,
         role,
         ..RecordHeader::default()
-    }));
+    };
+    pipeline.handle(closed.as_bytes());
     let after = exposition(&pipeline);
     for line in after.lines().filter(|line| line.contains("_in_flight{")) {
         assert!(line.ends_with(" 0"), "after the end of all: {line}");

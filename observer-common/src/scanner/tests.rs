@@ -3,6 +3,7 @@
 use std::{collections::HashMap, slice};
 
 use proptest::prelude::*;
+use zerocopy::FromBytes as _;
 
 use super::{MAX_KEPT, Scanner};
 use crate::{
@@ -12,9 +13,9 @@ use crate::{
     step::Step,
 };
 
-#[path = "../../../observer/tests/simulation/host.rs"]
+#[path = "../../../tests/sim/host.rs"]
 mod host;
-#[path = "../../../observer/tests/simulation/random.rs"]
+#[path = "../../../tests/sim/random.rs"]
 #[expect(dead_code, reason = "a simulation asks it more")]
 mod random;
 
@@ -71,16 +72,13 @@ impl Driver {
 
     fn read(&mut self, record: &[u8]) {
         let mut items = &record[size_of::<RecordHeader>()..];
-        let number = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
-        while !items.is_empty() {
-            let (header, rest) = items.split_at(size_of::<ItemHeader>());
-            let (stream, length) = (number(&header[4..8]), number(&header[8..12]));
-            let captured = number(&header[12..]) as usize;
-            let (content, rest) = (&rest[..captured], &rest[captured.next_multiple_of(8)..]);
-            items = rest;
-            let (kind, flags) = (header[1], header[2]);
-            match header[0] {
+        while let Ok((item, rest)) = ItemHeader::read_from_prefix(items) {
+            let ItemHeader { kind, frame_kind, flags, stream, length, captured, .. } = item;
+            let content = &rest[..captured as usize];
+            items = &rest[content.len().next_multiple_of(8)..];
+            match kind {
                 item_kind::FRAME => {
+                    let kind = frame_kind;
                     let header = FrameHeader { length, stream, kind, flags, ..Default::default() };
                     self.seen.push(Seen::Kept(header, content.to_vec()));
                 }
@@ -89,8 +87,7 @@ impl Driver {
                     other => panic!("a part of {other:?}"),
                 },
                 item_kind::DATA => {
-                    let number = |at| u64::from_ne_bytes(*content[at..].first_chunk().unwrap());
-                    let totals = DataItem { message_bytes: number(0), messages: number(8) };
+                    let totals = DataItem::read_from_bytes(content).unwrap();
                     add(&mut self.seen, stream, totals, flags);
                 }
                 item_kind::OPEN | item_kind::GAP => {}

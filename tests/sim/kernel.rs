@@ -10,13 +10,14 @@ use observer_common::{
         opening::{Beginning, Detected, FIRST_MAX, First},
         walk::Outcome,
     },
-    record::{RecordHeader, direction, record_kind},
+    record::{NamedRecord, RecordHeader, direction, record_kind},
     scanner::Scanner,
     step::Step,
 };
+use zerocopy::{Immutable, IntoBytes};
 
 use super::{
-    host::{Host, Maps, Transfer, bytes_of},
+    host::{Host, Maps, Transfer},
     random::Random,
 };
 
@@ -228,7 +229,7 @@ impl Kernel {
                 let is_behind = direction.counted != 0 && direction.sequence != sequences[d];
                 flags |= u8::from(is_behind) << d;
             }
-            self.maps.ring.push_back(bytes_of(RecordHeader {
+            self.tell(&RecordHeader {
                 connection: shared.id,
                 time_ns,
                 pid: shared.pid,
@@ -238,7 +239,7 @@ impl Kernel {
                 role: shared.role,
                 flags,
                 ..RecordHeader::default()
-            }));
+            });
         }
     }
 
@@ -246,8 +247,7 @@ impl Kernel {
     pub fn exit(&mut self, pid: u32, time_ns: u64) {
         if self.maps.processes.remove(&pid) {
             let kind = record_kind::EXITED;
-            let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-            self.maps.ring.push_back(bytes_of(header));
+            self.tell(&RecordHeader { time_ns, pid, kind, ..RecordHeader::default() });
         }
     }
 
@@ -256,7 +256,12 @@ impl Kernel {
         if self.maps.processes.contains(&pid) {
             let kind = record_kind::RENAMED;
             let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-            self.maps.ring.push_back([&bytes_of(header)[..], &comm].concat());
+            self.tell(&NamedRecord { header, comm });
         }
+    }
+
+    /// For records that always have room.
+    fn tell(&mut self, record: &(impl IntoBytes + Immutable)) {
+        self.maps.ring.push_back(record.as_bytes().to_vec());
     }
 }

@@ -43,7 +43,7 @@ struct Named(&'static str, u64);
 impl Drop for Named {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("OBSERVER_SEED={} cargo test --test simulation {}", self.1, self.0);
+            eprintln!("OBSERVER_SEED={} cargo test --test sim {}", self.1, self.0);
         }
     }
 }
