@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
-        bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel,
-        bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
+        bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns,
+        bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
     },
 };
 use observer_common::layout::Field;
@@ -26,6 +26,12 @@ pub fn now_ns() -> u64 {
 pub fn read<T>(base: Address, field: Field) -> Option<T> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((base as usize + offset(field)) as *const T) }.ok()
+}
+
+/// The current thread group.
+#[inline(always)]
+pub fn current_pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
 /// The current task, as the verifier knows it: its fields may be loaded without a helper.

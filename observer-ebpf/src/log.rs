@@ -10,7 +10,7 @@ use observer_common::{
     record::direction,
 };
 
-use crate::{filter::current_pid, transfer::Transfer};
+use crate::{kernel::current_pid, transfer::Transfer};
 
 /// A function for each line: inlined, its values would be kept on the stack to the caller's end.
 macro_rules! lines {

@@ -10,8 +10,8 @@ use observer_common::{
 
 use crate::{
     count::add_to,
-    filter, globals,
-    kernel::process_name,
+    globals,
+    kernel::{current_pid, process_name},
     maps::{RINGS, Values as _, WRITERS},
     record::Record,
 };
@@ -110,7 +110,7 @@ fn may_write(ring: u32, pid: u32, length: u32, waiting: u64, read: u64) -> bool 
     if writer.bytes + length > left {
         add_to(&mut writer.dropped, 1);
         // In an interrupt it is not the process that runs.
-        if filter::current_pid() == pid {
+        if current_pid() == pid {
             process_name(&mut writer.comm);
         }
         return false;

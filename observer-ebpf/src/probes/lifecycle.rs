@@ -18,7 +18,7 @@ use crate::{
     },
     count::count,
     filter, globals,
-    kernel::{Address, name_at, now_ns, own_name, read},
+    kernel::{Address, current_pid, name_at, now_ns, own_name, read},
     maps::{CONNECTIONS, PIDS, PROCESSES, Renames, Values as _, WRITERS},
     ring,
     socket::{self, Socket},
@@ -71,7 +71,7 @@ fn sweep(_: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn process_exit(ctx: RawTracePointContext) -> i32 {
     forget_entered(bpf_get_current_pid_tgid());
-    let pid = filter::current_pid();
+    let pid = current_pid();
     let task: u64 = ctx.arg(0);
     let live = read::<Address>(task, Field::TaskSignal)
         .and_then(|signal| read::<i32>(signal, Field::SignalLive));
@@ -97,7 +97,7 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(_: RawTracePointContext) -> i32 {
-    let pid = filter::current_pid();
+    let pid = current_pid();
     filter::executes(pid);
     if PROCESSES.has(pid) {
         let header = header(pid, record_kind::EXECUTED);
@@ -148,7 +148,7 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
     if !globals::follow_children() {
         return 0;
     }
-    let parent = filter::current_pid();
+    let parent = current_pid();
     if !filter::selects_process(parent) {
         return 0;
     }

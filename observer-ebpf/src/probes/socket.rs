@@ -15,7 +15,7 @@ use crate::{
     buffers::{self, Iovecs, Shape},
     connections::{ignored::may_be_ours, known},
     filter, globals,
-    kernel::Address,
+    kernel::{Address, current_pid},
     maps::{MULTIPLE, Multiple, Values as _},
     socket::Socket,
     transfer::{Transfer, may_be_left},
@@ -69,7 +69,7 @@ fn try_leave(moved: &Moved) -> Option<()> {
         return None;
     }
     let socket = Socket::of_sock(sock)?;
-    let pid = filter::current_pid();
+    let pid = current_pid();
     let selected = filter::selects_process(pid);
     let known = known(&socket);
     let is_new = known.is_none();

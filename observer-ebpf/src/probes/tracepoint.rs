@@ -14,6 +14,7 @@ use crate::{
     connections::{ignored::may_be_ours, known},
     count::count,
     filter,
+    kernel::current_pid,
     socket::Socket,
     transfer::{Transfer, may_be_left},
     watch::{self, watch_known},
@@ -47,7 +48,7 @@ fn exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_exit(number: u32, returned: u64) -> Option<()> {
-    let pid = filter::current_pid();
+    let pid = current_pid();
     if !filter::selects_process(pid) {
         return None;
     }
