@@ -18,10 +18,10 @@ static SCRATCH: PerCpuArray<Slot> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[repr(C)]
 pub struct Slot {
     busy: u64,
-    /// What a new connection is put together in.
-    pub connection: Connection,
     /// What the driver works with.
     pub scratch: Scratch<Host>,
+    /// What a new connection is put together in: last, as most transfers are of known ones.
+    pub connection: Connection,
 }
 
 /// Claims a slot of this CPU, if one is free.

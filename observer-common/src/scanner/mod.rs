@@ -645,9 +645,10 @@ impl Scanner {
         }
         self.have = 0;
         let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = self.buffer;
-        let before = self.frame;
-        self.frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
-        if !self.is_believed(&before) {
+        let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
+        let is_believed = self.check == check::NONE || self.believes(&frame);
+        self.frame = frame;
+        if !is_believed {
             self.phase = phase::REFUSED;
             return event::NOT_FRAME;
         }
@@ -659,14 +660,12 @@ impl Scanner {
         event::FRAME_BEGIN | self.begin_payload()
     }
 
-    /// Whether the frame's header may be one, after the frame `before`.
+    /// Whether the frame's header may be one, after the frame before.
     #[inline(always)]
-    const fn is_believed(&self, before: &FrameHeader) -> bool {
-        match self.check {
-            check::NONE => true,
-            check::LEGAL => self.frame.is_legal() && self.frame.may_follow(before),
-            _ => self.frame.is_plausible() && self.frame.may_follow(before),
-        }
+    const fn believes(&self, frame: &FrameHeader) -> bool {
+        let is_one =
+            if self.check == check::LEGAL { frame.is_legal() } else { frame.is_plausible() };
+        is_one && frame.may_follow(&self.frame)
     }
 
     #[inline(always)]
