@@ -7,6 +7,7 @@ use observer_common::{
     driver::{
         Scratch,
         connection::{Connection, Direction, Shared, Tries, counted, state},
+        gap,
         opening::{Beginning, Detected, FIRST_MAX, First},
         walk::Outcome,
     },
@@ -85,6 +86,44 @@ struct Socket {
     before: [u64; 2],
     /// Its own counters.
     sequences: [u32; 2],
+}
+
+impl Socket {
+    fn counters(&self) -> Counters {
+        Counters { passed: self.passed, sequences: self.sequences }
+    }
+}
+
+/// What a socket tells of itself, if it is TCP's; arrays are by `record::direction`.
+struct Counters {
+    passed: [u64; 2],
+    sequences: [u32; 2],
+}
+
+impl gap::Socket for Counters {
+    fn sequence(&self, counts: u8, sent: bool) -> Option<u32> {
+        (counts == counted::TCP).then(|| self.sequences[usize::from(sent)])
+    }
+
+    fn moved_before(&self, sent: bool, length: u64) -> Option<u64> {
+        Some(self.passed[usize::from(sent)] - length)
+    }
+
+    fn is_shut(&self, _: bool) -> bool {
+        false
+    }
+
+    fn peer(&self) -> u64 {
+        0
+    }
+
+    fn sent_by_peer(&self, _: u64) -> Option<u32> {
+        None
+    }
+
+    fn waiting(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Kernel {
@@ -172,7 +211,9 @@ impl Kernel {
         connection.shared.id = self.next_id;
         connection.shared.counts = if tcp { counted::TCP } else { counted::NOTHING };
         // Soon wraps around.
-        Some(Socket { connection, passed, before: passed, sequences: [u32::MAX - 300; 2] })
+        let sequences = [u32::MAX - 300; 2];
+        gap::begin(&Counters { passed, sequences }, &mut connection, transfer.sent.into());
+        Some(Socket { connection, passed, before: passed, sequences })
     }
 
     /// Says also whether what was found is told.
@@ -185,11 +226,8 @@ impl Kernel {
         let Transfer { sock, sent, .. } = *transfer;
         let d = usize::from(sent);
         let watched = socket.connection.shared.state == state::WATCHED;
-        let is_counted = socket.connection.shared.is_tcp();
+        gap::before(&socket.counters(), &mut socket.connection, sent.into(), total);
         let own = socket.connection.direction(sent.into());
-        if is_counted {
-            own.unread += u64::from(own.count_to(socket.sequences[d], total));
-        }
         let missed = (own.position, own.position + own.unread);
         let end = missed.1 + total;
         let Faults { unreadable, few_turns, .. } = self.faults;
@@ -220,15 +258,11 @@ impl Kernel {
 
     /// The process closed the socket; the sweep tells it again until there is room.
     pub fn close(&mut self, sock: u64, time_ns: u64) {
-        let Some(Socket { connection, sequences, .. }) = self.sockets.remove(&sock) else { return };
-        let Connection { shared, directions } = &connection;
+        let Some(socket) = self.sockets.remove(&sock) else { return };
+        let shared = &socket.connection.shared;
         self.maps.messages.retain(|key, _| key.0 != shared.id);
         if shared.announced != 0 {
-            let mut flags = connection.unseen();
-            for (d, direction) in directions.iter().enumerate() {
-                let is_behind = direction.counted != 0 && direction.sequence != sequences[d];
-                flags |= u8::from(is_behind) << d;
-            }
+            let flags = gap::at_end(&socket.counters(), &socket.connection, false, |_| {});
             self.tell(&RecordHeader {
                 connection: shared.id,
                 time_ns,

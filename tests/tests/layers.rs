@@ -20,6 +20,7 @@ const CRATES: [(&str, &[&str]); 4] = [
             "block",
             "step",
             "driver::connection",
+            "driver::gap",
             "driver::opening",
             "driver",
             "driver::emit",

@@ -158,6 +158,22 @@ impl Shared {
         self.reset_count != 0 && self.resets.contains(&stream)
     }
 
+    /// Who was first to end it, of a Unix socket at `sock` that is found closed, where no transfer has told the process that
+    /// its peer is gone. `is_open` says whether the peer's is open.
+    #[inline(always)]
+    pub fn ended_first(peer: &mut Self, sock: u64, is_open: impl FnOnce(&Self) -> bool) -> u8 {
+        if peer.peer != sock || peer.ended_by != direction::UNKNOWN {
+            return direction::SENT;
+        }
+        let [own, peers] = if is_open(peer) {
+            [direction::SENT, direction::RECEIVED]
+        } else {
+            [direction::UNSURE; 2]
+        };
+        peer.ended_by = peers;
+        own
+    }
+
     /// Whether its socket is TCP's.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
@@ -210,9 +226,26 @@ impl Connection {
     /// How many bytes went through the sent direction. A number that only grows, also while it is
     /// written: first `unread` is taken back, then `position` goes on.
     #[inline(always)]
-    pub const fn total_sent(&self) -> u32 {
+    const fn total_sent(&self) -> u32 {
         let sent = self.sent();
         (sent.position + sent.unread) as u32
+    }
+
+    /// How many bytes it has sent to the Unix socket at `sock`, if both ends are known to be watched from their beginning.
+    #[inline(always)]
+    pub fn sent_to(&self, sock: u64) -> Option<u32> {
+        // An earlier socket's, at the same address, had another peer.
+        let is_peer = self.shared.peer == sock && self.shared.closed_ns == 0;
+        (is_peer && self.shared.state == state::WATCHED).then(|| self.total_sent())
+    }
+
+    /// Leaves for the other end of a Unix socket how many bytes this one, at `sock`, has sent.
+    #[inline(always)]
+    pub fn leave_to(&self, peer: &mut Shared, sock: u64) {
+        if peer.peer == sock && peer.peer_ended == 0 {
+            peer.peer_sent = self.total_sent();
+            peer.peer_ended = 1;
+        }
     }
 
     /// One of them, by `record::direction`.
@@ -305,7 +338,7 @@ impl Direction {
 
     /// The socket's counter is there after a transfer of so many bytes. Answers how many went by unseen before these.
     #[inline(always)]
-    pub const fn count_to(&mut self, sequence: u32, total: u64) -> u32 {
+    pub(super) const fn count_to(&mut self, sequence: u32, total: u64) -> u32 {
         let missed = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
         let counted = self.counted != 0;
         self.sequence = sequence;

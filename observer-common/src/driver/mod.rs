@@ -12,6 +12,7 @@
 
 pub mod connection;
 mod emit;
+pub mod gap;
 pub mod opening;
 pub mod walk;
 
