@@ -304,7 +304,8 @@ impl<S: ProcessSource> Pipeline<S> {
         let at = Moment {
             time_ns: record.time_ns,
             process,
-            in_time_since_ns: if bytes.late { u64::MAX } else { self.in_time_since_ns },
+            waited: bytes.waited,
+            in_time_since_ns: self.in_time_since_ns,
         };
         let Self { interner, outputs, figures, memory, waiting, ended, .. } = self;
         let statistics = &mut outputs.statistics;

@@ -1,5 +1,6 @@
 //! What is kept of a watched connection.
 
+use super::arrival::Arrivals;
 use crate::{
     counter::Counter,
     record::{direction, role},
@@ -97,6 +98,8 @@ pub struct Shared {
     pub owner: u32,
     /// Streams that were reset last: what of them was under way is no message any more. 0: none.
     pub resets: [u32; RESETS],
+    /// When what a server receives arrived.
+    pub arrivals: Arrivals,
     /// The connection's identifier.
     pub id: u64,
     /// The socket's inode number: `struct sock` addresses are used again, this tells them apart.

@@ -15,7 +15,7 @@ use crate::{
         Moment, Streams,
         hpack::{ContentType, RequestMethod},
     },
-    record::{Data, Unseen},
+    record::{Data, Unseen, Waited},
 };
 
 /// Most calls of one connection that may be open at once. HTTP/2 peers usually allow each other
@@ -99,7 +99,6 @@ enum Proof {
 }
 
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 struct Call {
     /// `None` until the connection has shown that it carries gRPC, and while proof is wanted.
     series: Option<SeriesId>,
@@ -108,8 +107,8 @@ struct Call {
     shows_grpc: bool,
     key: CallKey,
     started_ns: u64,
-    /// It may have begun before.
-    late: bool,
+    /// How long before it may have begun.
+    waited: Waited,
     /// When something of it was last seen.
     touched_ns: u64,
     trace: Option<TraceId>,
@@ -176,11 +175,11 @@ impl Call {
         }
     }
 
-    /// Why it was given up then, if it was.
-    fn reason(&self, at_ns: u64, in_time_since_ns: u64) -> Reason {
-        let Self { started_ns, timeout, late, .. } = *self;
-        let in_time_since_ns = if late { u64::MAX } else { in_time_since_ns };
-        Deadline { started_ns, timeout }.reason(at_ns, in_time_since_ns)
+    /// Why it was given up between these times, if it was.
+    fn reason(&self, given_up_ns: [u64; 2], in_time_since_ns: u64) -> Reason {
+        let Self { started_ns, waited, timeout, .. } = *self;
+        let started_ns = waited.before(started_ns);
+        Deadline { started_ns, timeout }.reason(given_up_ns, in_time_since_ns)
     }
 
     /// Messages of it may not have been counted.
@@ -356,7 +355,7 @@ impl Calls {
             shows_grpc: headers.shows_grpc(),
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
-            late: at.in_time_since_ns == u64::MAX,
+            waited: at.waited,
             touched_ns: at.time_ns,
             trace: headers.trace.flatten(),
             message: None,
@@ -675,7 +674,7 @@ impl Calls {
             }
             return;
         };
-        let reason = match call.reason(at.time_ns, at.in_time_since_ns) {
+        let reason = match call.reason(at.waited.before(at.time_ns), at.in_time_since_ns) {
             // In one transfer with what began the call: that says nothing of when it was given up.
             _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
                 Reason::Unclear
@@ -788,7 +787,7 @@ impl Calls {
         }
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
-            let reason = call.reason(time_ns, in_time_since_ns);
+            let reason = call.reason([time_ns; 2], in_time_since_ns);
             let incomplete = call.missed.any();
             self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
         }

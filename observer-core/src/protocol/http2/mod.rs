@@ -174,7 +174,7 @@ impl Connection {
     fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
         let Context { at, flow, .. } = *context;
         match item {
-            Item::Open(_) | Item::Lost { .. } => {}
+            Item::Open(_) | Item::Lost { .. } | Item::Waited(_) => {}
             Item::Data(data) if self.role_unknown => self.calls.note(flow, data.stream),
             Item::Data(data) => self.calls.data(at, flow, &data, context.sink),
             Item::Gap { found_late } => {
@@ -303,7 +303,7 @@ impl Connection {
 impl Protocol for Connection {
     fn bytes(
         &mut self,
-        at: Moment,
+        mut at: Moment,
         bytes: &Bytes<'_>,
         interner: &mut Interner,
         sink: &mut impl CallSink,
@@ -327,6 +327,9 @@ impl Protocol for Connection {
         unseen.remove(flow);
         self.unseen(unseen);
         for item in bytes.items.clone() {
+            if let Item::Waited(waited) = item {
+                at.waited = waited;
+            }
             let mut context = Context { at, flow, interner, sink, faults: &mut faults };
             self.item(item, &mut context);
         }

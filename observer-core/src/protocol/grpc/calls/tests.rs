@@ -6,7 +6,7 @@ use crate::{
     names::PathId,
     process::ProcessId,
     protocol::{Moment, Streams, grpc::Headers, hpack::ContentType},
-    record::Data,
+    record::{Data, Waited},
 };
 
 const MS: u64 = 1_000_000;
@@ -81,7 +81,12 @@ impl Fixture {
             calls: Calls::new(role),
             sink: Recorder::default(),
             role,
-            at: Moment { time_ns: 5_000 * MS, process: ProcessId(1), in_time_since_ns: 0 },
+            at: Moment {
+                time_ns: 5_000 * MS,
+                process: ProcessId(1),
+                waited: Waited::default(),
+                in_time_since_ns: 0,
+            },
         }
     }
 
