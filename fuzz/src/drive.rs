@@ -1,10 +1,10 @@
-//! The kernel programs' driver, over bytes: what it finds in them, and the records that tell of it.
+//! The BPF programs' driver, over bytes: what it finds in them, and the records that tell of it.
 
-use observer_common::driver::connection::{Connection, Direction, Shared, state};
+use observer_common::driver::connection::{Connection, DirectionState, Shared, state};
 use observer_common::frame::FrameHeader;
 use observer_common::record::direction;
 use observer_common::scanner::Scanner;
-use observer_common::step::Step;
+use observer_common::sync::FrameSync;
 use observer_core::record::{Event, Item, Record};
 
 use crate::host::{Host, Maps, Transfer};
@@ -48,7 +48,7 @@ impl Driver {
     /// Both directions begin there.
     pub fn new(scanner: Scanner, role: u8) -> Self {
         let shared = Shared { id: 1, state: state::WATCHED, role, ..Shared::default() };
-        let directions = [Direction::new(scanner, Step::default()); 2];
+        let directions = [DirectionState::new(scanner, FrameSync::default()); 2];
         let connection = Connection { shared, directions };
         let maps = Maps::new(Random::new(0), [0; 2]);
         Self { maps, connection, refused: false, seen: Vec::new() }

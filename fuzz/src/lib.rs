@@ -1,4 +1,4 @@
-//! What the fuzz targets share: reading choices out of the input, the kernel programs' driver, and the
+//! What the fuzz targets share: reading choices out of the input, the BPF programs' driver, and the
 //! daemon's user side with what must hold of it at any time.
 
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! What the kernel programs count, by cause: a per-CPU array of [`Count`], indexed by these.
+//! What the BPF programs count, by cause: a per-CPU array of [`Count`], indexed by these.
 
 /// Events, and the bytes of the watched streams that they concern (0 where bytes are not the
 /// measure): `[events, bytes]`.
@@ -45,15 +45,15 @@ labels! {
         RingFull = "ring_full",
         /// A page of the process's buffer could not be read without faulting it in.
         Unreadable = "unreadable",
-        /// All scratch slots of the CPU were claimed by preempted runs.
+        /// All scratch slots of the CPU were claimed by preempted invocations.
         ScratchBusy = "scratch_busy",
         /// More threads than are kept track of were in the functions of the kprobe backend.
         EnteredFull = "entered_full",
-        /// One call had more frames and messages than one run may walk.
+        /// A transfer had more frames and messages than one invocation may walk over.
         LoopBound = "loop_bound",
         /// A frame that is kept whole was longer than the bound.
         FrameTooLong = "frame_too_long",
-        /// The socket's own counter moved further than the calls that were seen.
+        /// The socket's own counter moved further than the transfers that were seen.
         Unseen = "unseen",
         /// The process had the kernel discard what it received (MSG_TRUNC).
         Discarded = "discarded",
@@ -64,7 +64,7 @@ labels! {
         /// The map of messages cut across DATA frames was full, or the process had its share of it: the
         /// stream's messages are not counted.
         MessagesFull = "messages_full",
-        /// Bytes of a direction in which no frame boundary is known, after something else was missed.
+        /// Bytes of a direction in which no frame boundary is known, after another gap.
         OutOfStep = "out_of_step",
         /// There was no frame where one was to begin: what was taken for a boundary was none.
         NotFrame = "not_frame",

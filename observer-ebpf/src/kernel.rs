@@ -55,7 +55,7 @@ pub fn load<T: Copy>(base: *const u8, field: Field) -> T {
     unsafe { *base.add(offset(field)).cast::<T>() }
 }
 
-/// For how long the current thread has run since it was last given a processor, in ns. The kernel adds this
+/// For how long the current thread has run since it was last given a CPU, in ns. The kernel adds this
 /// up at its ticks, so it may be as much more as lies between two of them.
 #[inline(always)]
 pub fn ran_for() -> u64 {

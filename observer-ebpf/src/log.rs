@@ -4,7 +4,7 @@
 use observer_common::{
     counter::{Counter, ForOne, Protocol},
     driver::{
-        connection::{Direction, Shared},
+        connection::{DirectionState, Shared},
         walk::Outcome,
     },
     record::direction,
@@ -54,12 +54,12 @@ pub fn watched(connection: &Shared) {
 
 /// What came of a walk.
 #[inline(always)]
-pub fn walked(connection: &Shared, own: &Direction, transfer: &Transfer, outcome: Outcome) {
-    let Direction { position, unread, .. } = *own;
+pub fn walked(connection: &Shared, own: &DirectionState, transfer: &Transfer, outcome: Outcome) {
+    let DirectionState { position, gap_bytes, .. } = *own;
     if transfer.sent == direction::SENT {
-        sent(connection.id, transfer.total, position, unread);
+        sent(connection.id, transfer.total, position, gap_bytes);
     } else {
-        received(connection.id, transfer.total, position, unread);
+        received(connection.id, transfer.total, position, gap_bytes);
     }
     match outcome {
         Outcome::Walked => {}

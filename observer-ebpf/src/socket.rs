@@ -1,4 +1,4 @@
-//! From a file descriptor to the socket behind it, and what is to be known of a socket.
+//! From a file descriptor to the socket behind it, and what there is to know of a socket.
 
 use observer_common::{
     driver::{arrival::Arrival, connection::counted, gap},
@@ -258,7 +258,7 @@ pub fn is_shut(sock: Address, sent: bool) -> bool {
     read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & bit != 0
 }
 
-/// What the first record of a connection tells of it. Read to where it belongs: the stack has no
+/// What the first record of a connection says of it. Read to where it belongs: the stack has no
 /// room for it.
 #[inline(always)]
 pub fn describe(sock: Address, item: &mut OpenItem) {

@@ -74,8 +74,8 @@ pub struct Host<'a> {
     header: RecordHeader,
     /// Bytes until the first that cannot be read.
     pub readable: usize,
-    /// Most turns that it may take.
-    pub turns: u32,
+    /// Most iterations that it may take.
+    pub iterations: u32,
     /// Position at which the transfer ends.
     end: u64,
     /// Positions of bytes of which no record tells.
@@ -91,7 +91,7 @@ impl<'a> Host<'a> {
             record: vec![0; RECORD_CAPACITY],
             header: RecordHeader::default(),
             readable: usize::MAX,
-            turns: u32::MAX,
+            iterations: u32::MAX,
             end: 0,
             lost: Vec::new(),
         }
@@ -103,7 +103,7 @@ impl<'a> Host<'a> {
         let total = buffers.iter().map(|buffer| buffer.len() as u64).sum();
         let Connection { shared, directions: [received, written] } = connection;
         let (own, other) = if sent { (written, received) } else { (received, written) };
-        self.end = own.position + own.unread + total;
+        self.end = own.position + own.gap_bytes + total;
         let mut scratch = Scratch::new(self);
         (scratch.time_ns, scratch.pid, scratch.sent) = (time_ns, pid, sent.into());
         let outcome = walk::walk(&mut Walk { scratch: &mut scratch, shared, own, other }, total);
@@ -153,7 +153,7 @@ impl Memory for Host<'_> {
         Some(())
     }
 
-    fn unread(&self) -> Counter {
+    fn gap_cause(&self) -> Counter {
         Counter::Unreadable
     }
 }
@@ -221,13 +221,13 @@ impl Emitter for Host<'_> {
 }
 
 impl driver::Host for Host<'_> {
-    fn repeat(walk: &mut Walk<'_, Self>, turns: u32) -> bool {
-        let turns = turns.min(walk.scratch.host.turns);
+    fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool {
+        let iterations = iterations.min(walk.scratch.host.iterations);
         let mut done = 1;
-        while done < turns && walk::turn(walk) {
+        while done < iterations && walk::iterate(walk) {
             done += 1;
         }
-        done == turns
+        done == iterations
     }
 
     fn tally(scratch: &mut Scratch<Self>) {

@@ -1,4 +1,4 @@
-//! The kernel programs, on the host: the driver that they have, over slices, with maps that are collections and faults that
+//! The BPF programs, on the host: the driver that they have, over slices, with maps that are collections and faults that
 //! come at random.
 
 use std::collections::HashMap;
@@ -6,14 +6,14 @@ use std::collections::HashMap;
 use observer_common::{
     driver::{
         Scratch,
-        connection::{Connection, Direction, Shared, Tries, counted, state},
+        connection::{Connection, DirectionState, Shared, Tries, counted, state},
         gap,
         opening::{Beginning, Detected, FIRST_MAX, First},
         walk::Outcome,
     },
     record::{NamedRecord, RecordHeader, direction, record_kind},
     scanner::Scanner,
-    step::Step,
+    sync::FrameSync,
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -33,16 +33,16 @@ pub struct Faults {
     pub unreadable: u64,
     /// A message that was cut cannot be remembered.
     pub messages_full: u64,
-    /// A transfer takes more turns than a run may: it may take 10.
-    pub few_turns: u64,
+    /// A transfer takes more iterations than an invocation may: it may take 10.
+    pub few_iterations: u64,
     /// A connection is open, and in use, before the daemon is there.
     pub late: u64,
 }
 
 impl Faults {
     pub fn any(&self) -> bool {
-        let Self { ring_full, unseen, unreadable, messages_full, few_turns, late } = *self;
-        ring_full + unseen + unreadable + messages_full + few_turns + late > 0
+        let Self { ring_full, unseen, unreadable, messages_full, few_iterations, late } = *self;
+        ring_full + unseen + unreadable + messages_full + few_iterations + late > 0
     }
 }
 
@@ -94,7 +94,7 @@ impl Socket {
     }
 }
 
-/// What a socket tells of itself, if it is TCP's; arrays are by `record::direction`.
+/// What a socket shows of itself, if it is TCP's; arrays are by `record::direction`.
 struct Counters {
     passed: [u64; 2],
     sequences: [u32; 2],
@@ -138,7 +138,7 @@ impl Kernel {
         }
     }
 
-    /// A call returns that moved bytes. Says whether it was seen; one that was not shows in the socket's counter.
+    /// A transfer returns. Says whether it was seen; one that was not shows in the socket's counter.
     pub fn transfer(&mut self, transfer: &Transfer<'_>, tcp: bool) -> bool {
         let Transfer { sock, sent, .. } = *transfer;
         let total = transfer.buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
@@ -205,7 +205,7 @@ impl Kernel {
             }
         };
         let shared = Shared { tries, ..Shared::default() };
-        let blank = Direction::new(Scanner::at_frame(), Step::default());
+        let blank = DirectionState::new(Scanner::at_frame(), FrameSync::default());
         let mut connection = Connection { shared, directions: [blank; 2] };
         connection.begin(new);
         connection.shared.id = self.next_id;
@@ -228,22 +228,22 @@ impl Kernel {
         let watched = socket.connection.shared.state == state::WATCHED;
         gap::before(&socket.counters(), &mut socket.connection, sent.into(), total);
         let own = socket.connection.direction(sent.into());
-        let missed = (own.position, own.position + own.unread);
-        let end = missed.1 + total;
-        let Faults { unreadable, few_turns, .. } = self.faults;
+        let gap = (own.position, own.position + own.gap_bytes);
+        let end = gap.1 + total;
+        let Faults { unreadable, few_iterations, .. } = self.faults;
         let is_unreadable = watched && self.maps.random.chance(unreadable);
         let readable = is_unreadable.then(|| self.maps.random.below(total as usize));
-        let has_few_turns = watched && self.maps.random.chance(few_turns);
+        let has_few_iterations = watched && self.maps.random.chance(few_iterations);
         let mut host = Host::new(transfer, &mut self.maps);
         host.readable = readable.unwrap_or(usize::MAX);
-        host.turns = if has_few_turns { 10 } else { u32::MAX };
+        host.iterations = if has_few_iterations { 10 } else { u32::MAX };
         let (outcome, scratch) = host.walk(&mut socket.connection);
         let Scratch { searching, dropped, host: Host { mut lost, .. }, .. } = scratch;
-        let is_lost = socket.connection.direction(sent.into()).step.is_lost();
-        let seen = searching == 0 || !is_lost;
-        lost.push(missed);
+        let is_out_of_sync = socket.connection.direction(sent.into()).sync.is_out_of_sync();
+        let seen = searching == 0 || !is_out_of_sync;
+        lost.push(gap);
         if searching != 0 {
-            lost.push((end - total, if is_lost { end } else { dropped }));
+            lost.push((end - total, if is_out_of_sync { end } else { dropped }));
         }
         let before = socket.before[d];
         let ranges = lost.into_iter().filter(|(begin, end)| begin < end);

@@ -1,15 +1,15 @@
 //! Gaps that show in what sockets count: bytes of a stream that the probes did not capture.
 
-use super::connection::{Connection, Direction, counted, state};
+use super::connection::{Connection, DirectionState, counted, state};
 use crate::record::direction;
 
-/// What a socket tells of itself.
+/// What a socket shows of itself.
 pub trait Socket {
     /// Its own count of the bytes read (`sent` false) or written, if it has one; `counts` is one of [`counted`].
     fn sequence(&self, counts: u8, sent: bool) -> Option<u32>;
 
     /// How many bytes went through it in this direction before the `length` ones that just did; `None` if it does not
-    /// tell.
+    /// show it.
     fn moved_before(&self, sent: bool, length: u64) -> Option<u64>;
 
     /// Whether this direction has been shut, by a FIN, which counts as a byte.
@@ -55,7 +55,7 @@ pub fn begin<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
 #[inline(always)]
 fn begin_tcp<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
     let other_sent = sent != direction::SENT;
-    // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
+    // In this order: what another CPU moves meanwhile is taken for seen, or leaves it at that.
     let Some(moved) = socket.moved_before(other_sent, 0) else { return };
     let Some(sequence) = socket.sequence(counted::TCP, other_sent) else { return };
     let gap = match moved {
@@ -75,7 +75,7 @@ fn begin_tcp<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
 pub fn before<S: Socket>(socket: &S, connection: &mut Connection, sent: u8, total: u64) -> u32 {
     let gap = length(socket, connection, sent, total);
     if gap != 0 {
-        connection.direction(sent).unread += u64::from(gap);
+        connection.direction(sent).gap_bytes += u64::from(gap);
     }
     gap
 }
@@ -119,16 +119,16 @@ fn length_by_peer<S: Socket>(socket: &S, connection: &mut Connection, total: u64
 
 /// By how many bytes what was seen of a direction is behind its socket's counter.
 #[inline(always)]
-const fn behind(direction: &Direction, sequence: u32) -> u32 {
+const fn behind(direction: &DirectionState, sequence: u32) -> u32 {
     // As a signed number: behind what was seen is not past it. One more is a FIN.
     let behind = sequence.wrapping_sub(direction.sequence) as i32;
     if direction.counted == 0 || behind <= 1 { 0 } else { behind as u32 }
 }
 
 /// What a direction is behind its socket's counter, if it is: a transfer may have been missed that no later one showed. 0
-/// while one is being looked at, on another processor.
+/// while one is being looked at, on another CPU.
 #[inline(always)]
-fn left<S: Socket>(socket: &S, counts: u8, direction: &Direction, sent: bool) -> Option<u32> {
+fn left<S: Socket>(socket: &S, counts: u8, direction: &DirectionState, sent: bool) -> Option<u32> {
     if direction.walking != 0 {
         return Some(0);
     }
@@ -155,7 +155,7 @@ pub fn at_end<S: Socket>(
     count: impl Fn(u32),
 ) -> u8 {
     let counts = connection.shared.counts;
-    let mut flags = connection.unseen();
+    let mut flags = connection.gap_flags();
     if let Some(gap) = left(socket, counts, connection.received(), false) {
         flags |= 1 << direction::RECEIVED;
         if gap != 0 {
@@ -176,7 +176,7 @@ pub fn at_end<S: Socket>(
 #[inline(always)]
 pub fn at_late_end<S: Socket>(socket: &S, connection: &Connection, count: impl Fn(u32)) -> u8 {
     let shared = &connection.shared;
-    let mut flags = connection.unseen();
+    let mut flags = connection.gap_flags();
     if ends_unread(socket, connection) {
         flags |= 1 << direction::RECEIVED;
     }

@@ -7,10 +7,10 @@ use zerocopy::FromBytes as _;
 
 use super::{MAX_KEPT, Scanner};
 use crate::{
-    driver::connection::{Connection, Direction, Shared, state},
+    driver::connection::{Connection, DirectionState, Shared, state},
     frame::{FrameHeader, PREFACE, flag, kind},
     record::{DataItem, ItemHeader, RecordHeader, data_flag, direction, item_kind},
-    step::Step,
+    sync::FrameSync,
 };
 
 #[path = "../../../tests/sim/host.rs"]
@@ -41,7 +41,7 @@ struct Driver {
 
 impl Driver {
     fn new(scanner: Scanner) -> Self {
-        let direction = Direction::new(scanner, Step::default());
+        let direction = DirectionState::new(scanner, FrameSync::default());
         let shared = Shared { state: state::WATCHED, ..Shared::default() };
         let connection = Connection { shared, directions: [direction; 2] };
         let maps = Maps::new(Random::new(0), [0; 2]);
@@ -63,7 +63,7 @@ impl Driver {
 
     /// Bytes of a frame's payload go by unseen.
     fn miss(&mut self, n: usize) {
-        self.connection.direction(direction::RECEIVED).unread += n as u64;
+        self.connection.direction(direction::RECEIVED).gap_bytes += n as u64;
     }
 
     fn scanner(&mut self) -> &mut Scanner {
@@ -453,7 +453,7 @@ fn within_a_frame_only_its_messages_are_lost() {
 fn a_frame_header_that_is_missed_leaves_no_boundary() {
     let bytes = [frame(kind::DATA, 0, 1, &message(100)), ping()].concat();
     for (from, to) in [(0, 1), (8, 9), (8, 30), (9, 115), (113, 115), (114, 115)] {
-        assert_eq!(at(&bytes, from).scanner().missed((to - from) as u64), None, "{from}..{to}");
+        assert_eq!(at(&bytes, from).scanner().pass_gap((to - from) as u64), None, "{from}..{to}");
     }
 }
 

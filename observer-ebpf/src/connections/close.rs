@@ -49,14 +49,14 @@ pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: 
     close(sock, connection, flags);
 }
 
-/// Who ends the connection, where nobody has before: the direction in which that one sends.
+/// Who ends the connection, where it was not ended before: the direction in which that one sends.
 #[inline(always)]
 fn ended_by(sock: Address, from: i32, to: i32) -> u8 {
     match (from, to) {
         // The peer's FIN came first.
         (TCP_CLOSE_WAIT, _) | (_, TCP_LAST_ACK) => direction::RECEIVED,
         (_, TCP_FIN_WAIT1) => direction::SENT,
-        // Reset: by `tcp_close`, which has shut both directions by now, as there is data that nobody read; or by
+        // Reset: by `tcp_close`, which has shut both directions by now, as there is data that was not read; or by
         // the peer, or because it does not answer.
         (TCP_ESTABLISHED, _) if !is_shut_by_close(sock) => direction::RECEIVED,
         _ => direction::SENT,
@@ -116,7 +116,7 @@ fn count_once(shared: &Shared) -> impl Fn(u32) + use<> {
     }
 }
 
-/// Who was first, of a socket without states that is found closed, where no call has told the process that
+/// Who was first, of a socket without states that is found closed, where no transfer has shown the process that
 /// its peer is gone.
 #[inline(always)]
 fn ended_first(sock: Address, shared: &Shared) -> u8 {
@@ -137,16 +137,16 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
     }
 }
 
-/// Tells the daemon that a connection is over, and in which directions (`RecordHeader::unseen`)
-/// not all was seen, and forgets it. A function of its own: inlined, its values would be kept on the stack
+/// Reports to the daemon that a connection is over, and which directions ended with
+/// a gap (`RecordHeader::flags`), and forgets it. A function of its own: inlined, its values would be kept on the stack
 /// to the caller's end.
 #[inline(never)]
-pub fn close(sock: Address, connection: &mut Connection, unseen: u8) {
+pub fn close(sock: Address, connection: &mut Connection, gaps: u8) {
     leave_to_peer(sock, connection);
     if connection.shared.closed_ns == 0 {
         let reset_ns = connection.shared.reset_ns;
         connection.shared.closed_ns = if reset_ns == 0 { now_ns() } else { reset_ns };
-        count_untold(connection);
+        count_unreported(connection);
     }
     let shared = &connection.shared;
     if shared.announced != 0 {
@@ -157,7 +157,7 @@ pub fn close(sock: Address, connection: &mut Connection, unseen: u8) {
             kind: record_kind::CLOSED,
             direction: shared.ended_by,
             role: shared.role,
-            flags: unseen,
+            flags: gaps,
             ..RecordHeader::default()
         };
         if !ring::output_header(&header) {
@@ -172,9 +172,9 @@ pub fn close(sock: Address, connection: &mut Connection, unseen: u8) {
     }
 }
 
-/// Counts what nothing that comes will tell of any more.
+/// Counts what no later record will report.
 #[inline(always)]
-fn count_untold(connection: &Connection) {
+fn count_unreported(connection: &Connection) {
     if connection.is_only_http1() {
         count_protocol(Protocol::Http1);
     }
@@ -182,9 +182,9 @@ fn count_untold(connection: &Connection) {
         return;
     }
     for direction in &connection.directions {
-        let tried = direction.step.tried();
+        let tried = direction.sync.tried();
         if tried != 0 {
-            count(connection.shared.counter_of_lost(direction), tried);
+            count(connection.shared.counter_out_of_sync(direction), tried);
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
         }
         return None;
     };
-    // `None` if the socket does not tell.
+    // `None` if the socket does not show it.
     let sent = transfer.sent == direction::SENT;
     let late =
         socket::moved_before(transfer.socket.sock, sent, transfer.total).map(|bytes| bytes != 0);
@@ -99,7 +99,7 @@ fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option
     new
 }
 
-/// Begins to watch, unless another processor has begun to just now: a socket's first write and its
+/// Begins to watch, unless another CPU has begun to just now: a socket's first write and its
 /// first read may return at the same time, and what the one has found is not the other's to replace.
 /// By reference: a copy would be on the stack, which has no room for it. A function of its own: inlined, its values
 /// would be kept on the stack to the caller's end.
@@ -130,7 +130,7 @@ fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> 
     CONNECTIONS.insert(socket.sock, connection, flags)
 }
 
-/// An earlier socket's connection, of whose end the ring had no room to tell, makes way, and leaves its share.
+/// An earlier socket's connection, whose end found the ring full, makes way, and leaves its share.
 #[inline(always)]
 fn replace(socket: &Socket, connection: &mut Connection) {
     const BPF_EXIST: u64 = 2;

@@ -60,7 +60,7 @@ fn connected(sock: Address) {
 }
 
 /// Attached to nothing: the daemon runs it about once a second, less often where there are tens of
-/// thousands. Finds the connections whose end no tracepoint told: Unix sockets, sockets reset with data unread, a full ring.
+/// thousands. Finds the connections whose end no tracepoint showed: Unix sockets, sockets reset with data unread, a full ring.
 #[raw_tracepoint]
 fn sweep(_: RawTracePointContext) -> i32 {
     sweep::sweep();
@@ -122,13 +122,13 @@ fn process_rename(ctx: RawTracePointContext) -> i32 {
     let header = header(pid, record_kind::RENAMED);
     let count = renamed(renames, header.time_ns);
     if count <= MAX_RENAMES {
-        let unseen = u8::from(count == MAX_RENAMES);
-        tell(&NamedRecord { header: RecordHeader { flags: unseen, ..header }, comm }, pid);
+        let has_none = u8::from(count == MAX_RENAMES);
+        tell(&NamedRecord { header: RecordHeader { flags: has_none, ..header }, comm }, pid);
     }
     0
 }
 
-/// Names of a process in a second from which on it is told as one that has none.
+/// Names of a process in a second from which on it is reported as one that has none.
 const MAX_RENAMES: u64 = 32;
 
 /// Counts a new name; answers how many there were in this second.

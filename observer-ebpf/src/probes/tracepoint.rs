@@ -82,7 +82,7 @@ struct Total {
     unreadable: u64,
 }
 
-/// Bytes moved by a call on several messages.
+/// Bytes moved by a system call on several messages.
 #[inline(always)]
 fn total_length(headers: u64, messages: u64) -> Option<u64> {
     let mut total = Total { headers, bytes: 0, unreadable: 0 };
