@@ -258,22 +258,15 @@ impl Kernel {
 
     /// The process closed the socket; the sweep tells it again until there is room.
     pub fn close(&mut self, sock: u64, time_ns: u64) {
-        let Some(socket) = self.sockets.remove(&sock) else { return };
-        let shared = &socket.connection.shared;
+        let Some(mut socket) = self.sockets.remove(&sock) else { return };
+        let gaps = gap::at_end(&socket.counters(), &socket.connection, false, |_| {});
+        let shared = &mut socket.connection.shared;
         self.maps.messages.retain(|key, _| key.0 != shared.id);
+        shared.closed_ns = time_ns;
+        // The peer did so before.
+        shared.ended_by = direction::RECEIVED;
         if shared.announced != 0 {
-            let flags = gap::at_end(&socket.counters(), &socket.connection, false, |_| {});
-            self.tell(&RecordHeader {
-                connection: shared.id,
-                time_ns,
-                pid: shared.pid,
-                kind: record_kind::CLOSED,
-                // The peer did so before.
-                direction: direction::RECEIVED,
-                role: shared.role,
-                flags,
-                ..RecordHeader::default()
-            });
+            self.tell(&socket.connection.closed(gaps));
         }
     }
 

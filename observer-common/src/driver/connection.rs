@@ -3,7 +3,7 @@
 use super::arrival::Arrivals;
 use crate::{
     counter::Counter,
-    record::{direction, role},
+    record::{RecordHeader, direction, record_kind, role},
     scanner::Scanner,
     sync::FrameSync,
 };
@@ -248,6 +248,22 @@ impl Connection {
         if peer.peer == sock && peer.peer_ended == 0 {
             peer.peer_sent = self.total_sent();
             peer.peer_ended = 1;
+        }
+    }
+
+    /// The record of its end, which has gaps in these directions.
+    #[inline(always)]
+    pub fn closed(&self, gaps: u8) -> RecordHeader {
+        let Shared { id, closed_ns, pid, ended_by, role, .. } = self.shared;
+        RecordHeader {
+            connection: id,
+            time_ns: closed_ns,
+            pid,
+            kind: record_kind::CLOSED,
+            direction: ended_by,
+            role,
+            flags: gaps,
+            ..RecordHeader::default()
         }
     }
 

@@ -7,7 +7,7 @@ use observer_common::{
         gap::{self, Socket as _},
     },
     layout::Field,
-    record::{RecordHeader, direction, record_kind},
+    record::direction,
 };
 
 use crate::{
@@ -148,25 +148,12 @@ pub fn close(sock: Address, connection: &mut Connection, gaps: u8) {
         connection.shared.closed_ns = if reset_ns == 0 { now_ns() } else { reset_ns };
         count_unreported(connection);
     }
-    let shared = &connection.shared;
-    if shared.announced != 0 {
-        let header = RecordHeader {
-            connection: shared.id,
-            time_ns: shared.closed_ns,
-            pid: shared.pid,
-            kind: record_kind::CLOSED,
-            direction: shared.ended_by,
-            role: shared.role,
-            flags: gaps,
-            ..RecordHeader::default()
-        };
-        if !ring::output_header(&header) {
-            // The sweep tries again.
-            count(Counter::RingFull, 0);
-            return;
-        }
+    if connection.shared.announced != 0 && !ring::output_header(&connection.closed(gaps)) {
+        // The sweep tries again.
+        count(Counter::RingFull, 0);
+        return;
     }
-    let owner = shared.owner;
+    let owner = connection.shared.owner;
     if CONNECTIONS.remove(sock).is_ok() {
         share::give(owner, Of::Connections);
     }
