@@ -11,6 +11,7 @@ use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, ProcessSource};
 use serde_json::{Map, Value};
 
+#[path = "../../observer-common/src/scanner/tests/drive.rs"]
 pub mod drive;
 pub mod fields;
 #[path = "../../tests/sim/host.rs"]

@@ -64,10 +64,11 @@ fn last_stream(mut bytes: &[u8], such: impl Fn(FrameHeader, bool) -> bool) -> Op
 /// What is counted of it when each transfer moves so many bytes at most.
 fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
     let mut pipeline = pipeline();
-    let mut driver = Driver::new(Scanner::at_frame(), role);
+    let mut driver = Driver::new(Scanner::at_frame());
+    driver.connection.shared.role = role;
     for (direction, bytes) in turns {
         for piece in bytes.chunks(at_once) {
-            for record in driver.feed(*direction, piece) {
+            for record in driver.transfer(*direction, piece) {
                 pipeline.handle(&record);
             }
         }
