@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use observer::failures::{Choice, Failures};
+use observer::failures::{FailureLogConfig, Failures};
 use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
 use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
 use observer::process::{Comm, ProcessSource};
@@ -39,9 +39,9 @@ impl ProcessSource for OneName {
 pub fn pipeline() -> Pipeline<OneName> {
     let limits = Limits { max_methods: 4, max_series: 16 };
     let buckets: Buckets = Buckets::default();
-    let choice = Choice { per_second: 10_000, omitted: Vec::new() };
+    let choice = FailureLogConfig { per_second: 10_000, omitted: Vec::new() };
     Pipeline::new(Statistics::new(buckets, limits), OneName, Duration::from_secs(1))
-        .telling_failures(Failures::new(&choice, Box::new(is_line)))
+        .with_failure_log(Failures::new(&choice, Box::new(is_line)))
 }
 
 /// Of what peers chose, nothing moves a terminal's cursor or ends the line.

@@ -16,7 +16,7 @@ use observer_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::call::{Flow, Role};
+use crate::call::{Direction, Role};
 
 /// Of `socket(2)`, as the kernel has it.
 const AF_UNIX: i32 = 1;
@@ -53,16 +53,16 @@ pub enum Event<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
     /// Whose end of it was first: of who sends what flows that way. `None` if nobody knows.
-    pub by: Option<Flow>,
+    pub by: Option<Direction>,
     /// What went by unseen and no position shows.
-    pub unseen: Unseen,
+    pub gaps: Directions,
 }
 
 /// Bytes of one direction of a connection.
 #[derive(Clone, Debug)]
 pub struct Bytes<'a> {
     /// Which direction.
-    pub flow: Flow,
+    pub direction: Direction,
     /// Which end of the connection the process is; `None` while the kernel programs do not know.
     pub role: Option<Role>,
     /// Position in the direction's stream of the first byte that the record accounts for.
@@ -70,7 +70,7 @@ pub struct Bytes<'a> {
     /// Bytes that it accounts for.
     pub length: u64,
     /// What went by unseen and no position shows yet.
-    pub unseen: Unseen,
+    pub gaps: Directions,
     /// The thread was busy before: they may have been there, or have been meant, for longer.
     pub late: bool,
     /// What they held.
@@ -82,15 +82,15 @@ pub struct Bytes<'a> {
 /// A record that did not come shows in the position of the direction's next one; where there is no
 /// next one, or one of the other direction comes first, only this tells of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unseen(u8);
+pub struct Directions(u8);
 
-impl Unseen {
+impl Directions {
     const BITS: u8 = 0b11;
 
-    const fn bit(flow: Flow) -> u8 {
-        match flow {
-            Flow::Received => 1 << direction::RECEIVED,
-            Flow::Sent => 1 << direction::SENT,
+    const fn bit(direction: Direction) -> u8 {
+        match direction {
+            Direction::Received => 1 << direction::RECEIVED,
+            Direction::Sent => 1 << direction::SENT,
         }
     }
 
@@ -105,18 +105,18 @@ impl Unseen {
     }
 
     /// Whether this direction.
-    pub fn in_flow(self, flow: Flow) -> bool {
-        self.0 & Self::bit(flow) != 0
+    pub fn contains(self, direction: Direction) -> bool {
+        self.0 & Self::bit(direction) != 0
     }
 
     /// Adds a direction.
-    pub fn insert(&mut self, flow: Flow) {
-        self.0 |= Self::bit(flow);
+    pub fn insert(&mut self, direction: Direction) {
+        self.0 |= Self::bit(direction);
     }
 
     /// Takes a direction out.
-    pub fn remove(&mut self, flow: Flow) {
-        self.0 &= !Self::bit(flow);
+    pub fn remove(&mut self, direction: Direction) {
+        self.0 &= !Self::bit(direction);
     }
 }
 
@@ -139,7 +139,7 @@ pub enum Item<'a> {
     /// Frames, or parts of one, were not seen before what follows.
     Gap {
         /// Where the next frame began was not known any more, and was found.
-        found_late: bool,
+        resynced: bool,
     },
     /// Records of this direction before this one did not come. Header blocks in them inserted so many
     /// entries into the dynamic table; `None` if nobody knows.
@@ -200,18 +200,18 @@ impl<'a> Record<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
         let comm = || first::<NamedRecord>(bytes).map(|record| record.comm);
-        let unseen = Unseen(header.flags & Unseen::BITS);
+        let gaps = Directions(header.flags & Directions::BITS);
         let event = match header.kind {
             record_kind::BYTES => Event::Bytes(Bytes {
-                flow: flow(header.direction)?,
+                direction: direction(header.direction)?,
                 role: role(header.role)?,
                 position: header.position,
                 length: header.length,
-                unseen,
+                gaps,
                 late: header.flags & LATE != 0,
                 items: Items(rest),
             }),
-            record_kind::CLOSED => Event::Closed(Closed { by: flow(header.direction), unseen }),
+            record_kind::CLOSED => Event::Closed(Closed { by: direction(header.direction), gaps }),
             record_kind::EXITED => Event::Exited,
             record_kind::EXECUTED => Event::Executed(comm()?),
             record_kind::RENAMED => {
@@ -225,10 +225,10 @@ impl<'a> Record<'a> {
     }
 }
 
-fn flow(direction: u8) -> Option<Flow> {
+fn direction(direction: u8) -> Option<Direction> {
     match direction {
-        direction::RECEIVED => Some(Flow::Received),
-        direction::SENT => Some(Flow::Sent),
+        direction::RECEIVED => Some(Direction::Received),
+        direction::SENT => Some(Direction::Sent),
         _ => None,
     }
 }
@@ -270,7 +270,7 @@ impl<'a> Iterator for Items<'a> {
             }),
             item_kind::PART => Some(Item::Part(content)),
             item_kind::OPEN => open(content),
-            item_kind::GAP => Some(Item::Gap { found_late: header.flags != 0 }),
+            item_kind::GAP => Some(Item::Gap { resynced: header.flags != 0 }),
             item_kind::LOST => {
                 Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
             }
@@ -317,7 +317,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     use super::{Data, Event, Item, Record};
-    use crate::call::{Flow, Role};
+    use crate::call::{Direction, Role};
 
     const HEADER: RecordHeader = RecordHeader {
         connection: 7,
@@ -352,7 +352,7 @@ mod tests {
         let record = Record::parse(items).unwrap();
         assert_eq!((record.connection, record.time_ns, record.pid), (7, 1_000, 42));
         let Event::Bytes(bytes) = record.event else { panic!("not bytes") };
-        assert_eq!((bytes.flow, bytes.role), (Flow::Sent, Some(Role::Client)));
+        assert_eq!((bytes.direction, bytes.role), (Direction::Sent, Some(Role::Client)));
         assert_eq!((bytes.position, bytes.length), (24, 60));
         bytes.items.collect()
     }
@@ -378,7 +378,7 @@ mod tests {
         let data =
             Data { stream: 3, messages: 2, message_bytes: 300, end_stream: true, unaligned: false };
         assert_eq!(items[2], Item::Data(data));
-        assert_eq!(items[3], Item::Gap { found_late: false });
+        assert_eq!(items[3], Item::Gap { resynced: false });
         assert_eq!(items[4], Item::Lost { inserts: Some(3) });
         assert_eq!(items[5], Item::Lost { inserts: None });
         assert_eq!(items.len(), 6);

@@ -32,7 +32,7 @@ pub trait Output {
     fn tick(&mut self, now_ns: u64);
 
     /// Forgets a process whose time to live is over, or passes what is known of it on to its heir.
-    fn forget(&mut self, process: ProcessId, heir: Option<ProcessId>);
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>);
 }
 
 impl Output for Statistics {
@@ -44,9 +44,9 @@ impl Output for Statistics {
         self.set_time(now_ns);
     }
 
-    fn forget(&mut self, process: ProcessId, heir: Option<ProcessId>) {
-        match heir {
-            Some(heir) => self.hand_over(process, heir),
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        match successor {
+            Some(successor) => self.merge_into_successor(process, successor),
             None => self.forget_process(process),
         }
     }

@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use self::outputs::Outputs;
 
 use observer_core::{
-    call::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
+    call::{CallKey, CallSink, Coverage, Direction, Ended, Role, SeriesId},
     ends::{Call, Waiting},
     names::{Interner, Texts},
     protocol::{Moment, Protocol as _, State, Streams, http2::Connection},
@@ -33,7 +33,9 @@ use observer_core::{
 
 use crate::{
     failures::{self, Failures},
-    metrics::{Connections, Daemon, Gap, PathNames, Snapshot, Statistics, Telling, Unmeasured},
+    metrics::{
+        Connections, Daemon, ExpositionConfig, Gap, PathNames, Snapshot, Statistics, Unmeasured,
+    },
     output::Names,
     process::{Asker, Comm, ProcessId, ProcessSource, Processes, Seen},
     source::Source,
@@ -74,12 +76,12 @@ pub struct Pipeline<S> {
     /// When paths that nothing had any more were last looked for.
     paths_ns: u64,
     /// As in [`Moment`].
-    in_time_since_ns: u64,
+    stall_free_since_ns: u64,
     processes: Processes<S>,
     outputs: Outputs,
     figures: Figures,
     series_ttl: Duration,
-    telling: Arc<Telling>,
+    exposition: Arc<ExpositionConfig>,
     waiting: Waiting,
     /// Calls that ended in the record that is being read.
     ended: Vec<Call>,
@@ -132,12 +134,12 @@ impl<S: ProcessSource> Pipeline<S> {
             max_memory: MAX_MEMORY,
             interner: Interner::new(MAX_PATHS),
             paths_ns: 0,
-            in_time_since_ns: u64::MAX,
+            stall_free_since_ns: u64::MAX,
             processes: Processes::new(MAX_PROCESSES, source),
             outputs: Outputs { statistics, failures: None },
             figures: Figures::default(),
             series_ttl,
-            telling: Arc::default(),
+            exposition: Arc::default(),
             waiting: Waiting::default(),
             ended: Vec::new(),
             stopped: Arc::default(),
@@ -166,12 +168,12 @@ impl<S: ProcessSource> Pipeline<S> {
             max_memory,
             interner,
             paths_ns: _,
-            in_time_since_ns,
+            stall_free_since_ns,
             processes,
             outputs,
             figures: _,
             series_ttl,
-            telling,
+            exposition,
             waiting,
             ended: _,
             stopped,
@@ -186,12 +188,12 @@ impl<S: ProcessSource> Pipeline<S> {
             max_memory: *max_memory,
             interner,
             paths_ns: 0,
-            in_time_since_ns: *in_time_since_ns,
+            stall_free_since_ns: *stall_free_since_ns,
             processes: processes.sharing(),
             outputs: outputs.sharing(),
             figures: Figures::default(),
             series_ttl: *series_ttl,
-            telling: Arc::clone(telling),
+            exposition: Arc::clone(exposition),
             waiting: waiting.sharing(),
             ended: Vec::new(),
             stopped: Arc::clone(stopped),
@@ -200,14 +202,14 @@ impl<S: ProcessSource> Pipeline<S> {
 
     /// With other names than the default ones.
     #[must_use]
-    pub fn told_by(mut self, telling: Telling) -> Self {
-        self.telling = Arc::new(telling);
+    pub fn with_exposition(mut self, exposition: ExpositionConfig) -> Self {
+        self.exposition = Arc::new(exposition);
         self
     }
 
     /// With a line for each call that failed.
     #[must_use]
-    pub fn telling_failures(mut self, failures: Failures) -> Self {
+    pub fn with_failure_log(mut self, failures: Failures) -> Self {
         self.interner.texts = Texts::new(failures::MAX_TEXTS);
         self.outputs.failures = Some(failures);
         self
@@ -232,8 +234,8 @@ impl<S: ProcessSource> Pipeline<S> {
 
     /// Since then threads that could run have run, until now. So long as that is not known, little is said of
     /// why calls were given up.
-    pub fn set_in_time_since(&mut self, ns: u64) {
-        self.in_time_since_ns = ns;
+    pub fn set_stall_free_since(&mut self, ns: u64) {
+        self.stall_free_since_ns = ns;
     }
 
     /// Takes the records that there are, at most `limit`, and says how many these were.
@@ -304,7 +306,7 @@ impl<S: ProcessSource> Pipeline<S> {
         let at = Moment {
             time_ns: record.time_ns,
             process,
-            in_time_since_ns: if bytes.late { u64::MAX } else { self.in_time_since_ns },
+            stall_free_since_ns: if bytes.late { u64::MAX } else { self.stall_free_since_ns },
         };
         let Self { interner, outputs, figures, memory, waiting, ended, .. } = self;
         let statistics = &mut outputs.statistics;
@@ -330,7 +332,7 @@ impl<S: ProcessSource> Pipeline<S> {
                 figures.grpc_connections += 1;
             }
         }
-        self.tell_ended();
+        self.publish_ended();
     }
 
     fn closed(&mut self, record: &Record<'_>, closed: Closed) {
@@ -341,23 +343,23 @@ impl<S: ProcessSource> Pipeline<S> {
         let Watched { pair, peer, .. } = *watched;
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
-        watched.connection.closed(record.time_ns, closed, self.in_time_since_ns, sink);
+        watched.connection.closed(record.time_ns, closed, self.stall_free_since_ns, sink);
         add_unmeasured(&mut self.figures.unmeasured, watched.connection.state().streams);
         if let Some((process, role)) = watched.counted_for {
             self.outputs.statistics.connection_closed(process, role);
         }
-        self.tell_ended();
+        self.publish_ended();
     }
 
     /// Tells of calls for which what the other end says had to be waited for: to be called when all records
     /// have been taken that there are.
     pub fn settle(&mut self, now_ns: u64) {
         self.ended.extend(self.waiting.settled(now_ns));
-        self.tell_ended();
+        self.publish_ended();
     }
 
     /// Gives the calls that have ended to all outputs.
-    fn tell_ended(&mut self) {
+    fn publish_ended(&mut self) {
         let Self { outputs, interner, processes, ended, .. } = self;
         for call in ended.drain(..) {
             outputs.call(&call, &Names { interner, processes });
@@ -365,8 +367,8 @@ impl<S: ProcessSource> Pipeline<S> {
     }
 
     /// Looks for processes whose exit or new name was not told: its record may not have come.
-    pub fn find_untold(&mut self) {
-        self.processes.find_untold();
+    pub fn find_unreported(&mut self) {
+        self.processes.find_unreported();
     }
 
     /// Drops the series of processes that exited long enough ago, ends the calls that have probably
@@ -375,7 +377,7 @@ impl<S: ProcessSource> Pipeline<S> {
     pub fn tick(&mut self, now_ns: u64) -> Expired {
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
         let expired = self.processes.expired(now_ns, ttl_ns);
-        let expired: Expired = self.processes.heirs(expired, &self.telling.labels).into();
+        let expired: Expired = self.processes.successors(expired, &self.exposition.labels).into();
         self.follow(now_ns, &expired);
         for (process, _) in expired.iter() {
             self.processes.forget(*process);
@@ -388,10 +390,10 @@ impl<S: ProcessSource> Pipeline<S> {
         self.outputs.tick(now_ns);
         for watched in self.connections.values_mut() {
             // Nobody saw how these ended: they are no failures.
-            watched.connection.give_up(now_ns, &mut self.outputs.statistics);
+            watched.connection.expire(now_ns, &mut self.outputs.statistics);
         }
-        for &(process, heir) in expired {
-            self.outputs.forget(process, heir);
+        for &(process, successor) in expired {
+            self.outputs.forget(process, successor);
         }
         self.processes.ask_again();
         if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
@@ -452,7 +454,7 @@ impl<S: ProcessSource> Pipeline<S> {
             descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(daemon),
-            telling: Arc::clone(&self.telling),
+            exposition: Arc::clone(&self.exposition),
         }
     }
 
@@ -460,12 +462,12 @@ impl<S: ProcessSource> Pipeline<S> {
         let mut by_state = Connections::default();
         for watched in self.connections.values() {
             let Connections { complete, joined_late, gaps, undecodable } = &mut by_state;
-            let State { sight, is_out_of_step, .. } = watched.connection.state();
-            *match sight {
-                _ if is_out_of_step => undecodable,
-                Sight::Complete => complete,
-                Sight::JoinedLate => joined_late,
-                Sight::Gaps => gaps,
+            let State { coverage, is_in_gap, .. } = watched.connection.state();
+            *match coverage {
+                _ if is_in_gap => undecodable,
+                Coverage::Complete => complete,
+                Coverage::JoinedLate => joined_late,
+                Coverage::Gaps => gaps,
             } += 1;
         }
         by_state
@@ -506,16 +508,22 @@ impl CallSink for Sink<'_> {
         self.statistics.joined(key)
     }
 
-    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
-        self.statistics.messages(series, flow, count, bytes);
+    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
+        self.statistics.messages(series, direction, count, bytes);
     }
 
-    fn second_message(&mut self, series: SeriesId, flow: Flow) {
-        self.statistics.second_message(series, flow);
+    fn second_message(&mut self, series: SeriesId, direction: Direction) {
+        self.statistics.second_message(series, direction);
     }
 
-    fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
-        self.statistics.after_last_message(series, flow, count, elapsed_ns);
+    fn after_last_message(
+        &mut self,
+        series: SeriesId,
+        direction: Direction,
+        count: u64,
+        elapsed_ns: u64,
+    ) {
+        self.statistics.after_last_message(series, direction, count, elapsed_ns);
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {

@@ -118,14 +118,14 @@ impl Workers {
     ) -> Result<Self> {
         let Surroundings { source, budget } = surroundings;
         let statistics = Statistics::new(
-            config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
+            config.exposition.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
-        let pipeline =
-            Pipeline::new(statistics, source, config.series_ttl).told_by(config.telling.clone());
+        let pipeline = Pipeline::new(statistics, source, config.series_ttl)
+            .with_exposition(config.exposition.clone());
         let mut pipeline = match &config.log_errors {
             Some(choice) => {
-                pipeline.telling_failures(Failures::new(choice, failures::to_stdout()?))
+                pipeline.with_failure_log(Failures::new(choice, failures::to_stdout()?))
             }
             None => pipeline,
         };
@@ -161,7 +161,7 @@ impl Workers {
         }
         let lead = Lead {
             others,
-            ends_untold: 0,
+            ends_unreported: 0,
             says,
             sweep_at: Instant::now(),
             backend: probes.backend().to_string(),
@@ -262,7 +262,7 @@ struct Lead {
     last: Daemon,
     sweep_at: Instant,
     /// How often the end of a process, or its new name, may not have been told, when that was last asked.
-    ends_untold: u64,
+    ends_unreported: u64,
     /// What is still to be told of, once, where it is found instead of HTTP/2.
     says: Vec<Protocol>,
     budget: Budget,
@@ -313,7 +313,7 @@ impl<S: Source + Send + 'static> State<S> {
     fn drain(&mut self) {
         const ROUNDS: usize = 64;
         let Self { source, pipeline, pressure, .. } = self;
-        pipeline.set_in_time_since(pressure.in_time_since(monotonic_ns()));
+        pipeline.set_stall_free_since(pressure.stall_free_since(monotonic_ns()));
         for _ in 0..ROUNDS {
             if pipeline.read(source, BATCH) < BATCH {
                 break;
@@ -375,9 +375,9 @@ impl<S: Source + Send + 'static> State<S> {
         }
         let now_ns = monotonic_ns();
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
-        if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
-            lead.ends_untold = untold;
-            self.pipeline.find_untold();
+        if let Some(untold) = untold.filter(|untold| *untold != lead.ends_unreported) {
+            lead.ends_unreported = untold;
+            self.pipeline.find_unreported();
         }
 
         // A process's name is forgotten as it expires: nobody may be about to tell its series.

@@ -25,14 +25,14 @@ pub enum Role {
 
 /// Whether the watched process wrote the bytes or read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Flow {
+pub enum Direction {
     /// Written by the process.
     Sent,
     /// Read by the process.
     Received,
 }
 
-impl Flow {
+impl Direction {
     /// The other one.
     #[must_use]
     pub fn opposite(self) -> Self {
@@ -71,7 +71,7 @@ pub struct SeriesId(pub u32);
 
 /// How much is seen of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Sight {
+pub enum Coverage {
     /// All of it, from its first byte on.
     #[default]
     Complete,
@@ -81,7 +81,7 @@ pub enum Sight {
     Gaps,
 }
 
-impl Sight {
+impl Coverage {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Complete, Self::JoinedLate, Self::Gaps];
 
@@ -109,18 +109,18 @@ pub struct Ended {
     /// The client half-closed before the end: it had no more messages to send.
     pub half_closed: bool,
     /// How much was seen of its connection.
-    pub sight: Sight,
+    pub coverage: Coverage,
     /// The trace it belongs to, if that is recorded.
     pub trace: Option<TraceId>,
     /// What the server said of its end.
     pub message: Option<TextId>,
     /// It had a timeout and was given up: the code is what can be said of that from this end.
-    pub given_up: Option<GivenUp>,
+    pub cancellation: Option<Cancellation>,
 }
 
 /// A call with a timeout that its client gave up, which is seen better from the client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GivenUp {
+pub struct Cancellation {
     /// The end that it is seen from.
     pub role: Role,
     /// The stream that it was.
@@ -137,10 +137,10 @@ impl Ended {
             request_messages: Some(1),
             response_messages: Some(1),
             half_closed: true,
-            sight: Sight::Complete,
+            coverage: Coverage::Complete,
             trace: None,
             message: None,
-            given_up: None,
+            cancellation: None,
         }
     }
 }
@@ -156,15 +156,15 @@ pub trait CallSink {
     fn joined(&mut self, key: CallKey) -> SeriesId;
 
     /// Whole messages went by; `bytes` are their lengths on the wire, without the 5-byte prefixes.
-    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64);
+    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64);
 
     /// A call has more than one message that went this way: comes once for each way, after
     /// [`messages`](Self::messages).
-    fn second_message(&mut self, _: SeriesId, _: Flow) {}
+    fn second_message(&mut self, _: SeriesId, _: Direction) {}
 
     /// Whole messages went by of a client's call: the first of them was complete this long after the
     /// one before it that went the same way, or after the request headers; the others at once.
-    fn after_last_message(&mut self, _: SeriesId, _: Flow, _count: u64, _elapsed_ns: u64) {}
+    fn after_last_message(&mut self, _: SeriesId, _: Direction, _count: u64, _elapsed_ns: u64) {}
 
     /// The first response message was complete, this long after the request headers.
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64);

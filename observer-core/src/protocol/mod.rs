@@ -7,7 +7,7 @@ pub mod hpack;
 pub mod http2;
 
 use crate::{
-    call::{CallSink, Role, Sight},
+    call::{CallSink, Coverage, Role},
     names::{Interner, PathId},
     process::ProcessId,
     record::{Bytes, Closed},
@@ -22,7 +22,7 @@ pub struct Moment {
     pub process: ProcessId,
     /// Since when threads that could run have run; `u64::MAX` if that is not known, or if what happened may
     /// have been meant before ([`Bytes::late`]).
-    pub in_time_since_ns: u64,
+    pub stall_free_since_ns: u64,
 }
 
 /// One end of one connection.
@@ -43,12 +43,12 @@ pub trait Protocol {
         &mut self,
         time_ns: u64,
         closed: Closed,
-        in_time_since_ns: u64,
+        stall_free_since_ns: u64,
         sink: &mut impl CallSink,
     );
 
     /// Ends the calls that have probably ended unseen.
-    fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink);
+    fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink);
 
     /// Gives up all that is known of it, and the memory: its open calls end, unseen. What begins
     /// after that is followed as if the connection had been joined now.
@@ -70,9 +70,9 @@ pub struct State {
     /// Which end it is.
     pub role: Role,
     /// How much of it is seen.
-    pub sight: Sight,
+    pub coverage: Coverage,
     /// There is a direction of which nothing is seen at the moment.
-    pub is_out_of_step: bool,
+    pub is_in_gap: bool,
     /// Calls that are open and have been told of.
     pub open: u64,
     /// What became of its streams so far.

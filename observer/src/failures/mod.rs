@@ -45,7 +45,7 @@ pub const MAX_TEXTS: usize = 4096;
 
 /// What is told of failed calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct FailureLogConfig {
     /// Lines in a second, on average; as many may come at once.
     pub per_second: u32,
     /// What is left out, each once.
@@ -121,7 +121,7 @@ impl Lines {
 
 impl Failures {
     /// None so far.
-    pub fn new(choice: &Choice, take: Take) -> Self {
+    pub fn new(choice: &FailureLogConfig, take: Take) -> Self {
         let pace = Pace::new(choice.per_second);
         let lines = Lines { take, pace, suppressed: 0, dropped: Dropped::default() };
         let lines = Arc::new(Mutex::new(lines));

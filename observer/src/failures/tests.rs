@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use observer_core::{
-    call::{SeriesId, Sight, TraceId},
+    call::{Coverage, SeriesId, TraceId},
     names::Texts,
     protocol::hpack::{self, Decoder},
     record::Peer,
@@ -17,7 +17,7 @@ struct Lines(Arc<Mutex<Vec<String>>>);
 impl Lines {
     fn failures(&self, per_second: u32, omitted: &[Field]) -> Failures {
         let lines = Arc::clone(&self.0);
-        let choice = Choice { per_second, omitted: omitted.to_vec() };
+        let choice = FailureLogConfig { per_second, omitted: omitted.to_vec() };
         Failures::new(
             &choice,
             Box::new(move |line| {
@@ -40,10 +40,10 @@ fn ended(code: Option<Code>) -> Ended {
         request_messages: Some(1),
         response_messages: Some(0),
         half_closed: true,
-        sight: Sight::Complete,
+        coverage: Coverage::Complete,
         trace: None,
         message: None,
-        given_up: None,
+        cancellation: None,
     }
 }
 
@@ -174,7 +174,7 @@ fn beyond_the_pace_only_the_number_is_told() {
 
 #[test]
 fn a_line_that_nobody_takes_is_counted_once() {
-    let choice = Choice { per_second: 10, omitted: Vec::new() };
+    let choice = FailureLogConfig { per_second: 10, omitted: Vec::new() };
     let mut failures = Failures::new(&choice, Box::new(|_| false));
     tell(&mut failures, b"lost");
     for second in 1..5 {

@@ -30,7 +30,7 @@ pub use self::{
 use crate::process::{Detail, Names};
 use observer_core::names::PathId;
 pub use observer_core::statistics::{
-    self, Buckets, BucketsError, CallsBySight, CallsSeen, GrpcType, Histogram, Limits, Messages,
+    self, Buckets, BucketsError, CallsByCoverage, CallsSeen, GrpcType, Histogram, Limits, Messages,
     Recording, RecordingsDiffer, Series, Statistics,
 };
 
@@ -75,14 +75,14 @@ pub struct Snapshot {
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
     /// How all this is told.
-    pub telling: Arc<Telling>,
+    pub exposition: Arc<ExpositionConfig>,
 }
 
 impl Snapshot {
     /// Adds what another worker has: its figures, and the names that it uses. What the kernel and the
     /// system tell of the daemon is for one of the snapshots to have.
     pub fn merge(&mut self, other: Self) -> Result<(), RecordingsDiffer> {
-        let Self { statistics, paths, descriptors: _, processes, daemon, telling: _ } = other;
+        let Self { statistics, paths, descriptors: _, processes, daemon, exposition: _ } = other;
         Arc::make_mut(&mut self.statistics).merge(&statistics)?;
         Arc::make_mut(&mut self.paths).0.extend(Arc::unwrap_or_clone(paths).0);
         Arc::make_mut(&mut self.processes).extend(Arc::unwrap_or_clone(processes));
@@ -93,7 +93,7 @@ impl Snapshot {
 
 /// How the statistics are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telling {
+pub struct ExpositionConfig {
     /// By which names and labels.
     pub schemas: Schemas,
     /// Whether OpenMetrics text has creation times. Each is a series of its own there, to a
@@ -103,7 +103,7 @@ pub struct Telling {
     pub labels: Vec<Detail>,
 }
 
-impl Default for Telling {
+impl Default for ExpositionConfig {
     fn default() -> Self {
         Self { schemas: Schemas::default(), created: true, labels: Vec::new() }
     }

@@ -59,8 +59,8 @@ pub(super) struct LabelValues<'a> {
 
 impl<'a> LabelValues<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        let Snapshot { statistics, paths, descriptors, processes, telling, .. } = snapshot;
-        let label = |process| ProcessLabel::new(&process, &telling.labels);
+        let Snapshot { statistics, paths, descriptors, processes, exposition, .. } = snapshot;
+        let label = |process| ProcessLabel::new(&process, &exposition.labels);
         let mut values = Self {
             methods: FxHashMap::default(),
             processes: FxHashMap::default(),

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Format, Gap,
-    HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
-    Statistics, Telling, Unmeasured, openmetrics::Metrics, render,
+    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, DroppedRecords, ExpositionConfig,
+    Format, Gap, HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas,
+    Snapshot, Statistics, Unmeasured, openmetrics::Metrics, render,
 };
 use crate::{
     failures::Dropped,
     process::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts},
 };
 use observer_core::{
-    call::{CallKey, CallSink, Code, Ended, Flow, Role, Sight, TraceId},
+    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, TraceId},
     names::{PathId, escape::escape},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Scenario {
     /// From number 2 on.
     paths: Vec<String>,
     daemon: Daemon,
-    telling: Telling,
+    exposition: ExpositionConfig,
 }
 
 /// A call of a process in the pod of this UID.
@@ -83,7 +83,7 @@ impl Scenario {
             processes: Processes::new(100, Told),
             paths: Vec::new(),
             daemon: Daemon::default(),
-            telling: Telling::default(),
+            exposition: ExpositionConfig::default(),
         }
     }
 
@@ -99,8 +99,8 @@ impl Scenario {
     /// A whole unary call.
     fn call(&mut self, key: CallKey, code: Option<Code>, elapsed_ns: u64) {
         let (request, response) = match key.role {
-            Role::Server => (Flow::Received, Flow::Sent),
-            Role::Client => (Flow::Sent, Flow::Received),
+            Role::Server => (Direction::Received, Direction::Sent),
+            Role::Client => (Direction::Sent, Direction::Received),
         };
         let id = self.statistics.started(key);
         self.statistics.messages(id, request, 1, 7);
@@ -122,7 +122,7 @@ impl Scenario {
             descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon),
-            telling: Arc::new(self.telling),
+            exposition: Arc::new(self.exposition),
         }
     }
 
@@ -212,11 +212,11 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     scenario.statistics.connection_opened(client, Role::Client);
     scenario.statistics.connection_opened(client, Role::Client);
     let id = scenario.statistics.started(key);
-    scenario.statistics.messages(id, Flow::Sent, 1, 20);
-    scenario.statistics.messages(id, Flow::Received, 2, 300);
-    scenario.statistics.second_message(id, Flow::Received);
-    scenario.statistics.after_last_message(id, Flow::Sent, 1, 900_000);
-    scenario.statistics.after_last_message(id, Flow::Received, 2, 500_000_000);
+    scenario.statistics.messages(id, Direction::Sent, 1, 20);
+    scenario.statistics.messages(id, Direction::Received, 2, 300);
+    scenario.statistics.second_message(id, Direction::Received);
+    scenario.statistics.after_last_message(id, Direction::Sent, 1, 900_000);
+    scenario.statistics.after_last_message(id, Direction::Received, 2, 500_000_000);
     scenario.statistics.first_message(id, 500_000);
 
     scenario
@@ -254,7 +254,8 @@ fn the_text_of_each_schema() {
         let buckets = "0.001,0.25,1".parse().unwrap();
         let recording = schemas.recording(buckets, false);
         let mut scenario = Scenario::recording(recording);
-        scenario.telling = Telling { schemas, created: false, ..Telling::default() };
+        scenario.exposition =
+            ExpositionConfig { schemas, created: false, ..ExpositionConfig::default() };
         let text = some_calls(scenario).text();
         read(&text);
         let (of_schema, of_all) = text.split_once("# HELP grpc_server_in_flight ").unwrap();
@@ -272,7 +273,7 @@ fn the_text_of_each_schema() {
 fn schemas_that_go_together_are_one_exposition() {
     let schemas = Schemas::new([Schema::Python, Schema::Legacy, Schema::Otel]).unwrap();
     let mut scenario = scenario();
-    scenario.telling = Telling { schemas, ..Telling::default() };
+    scenario.exposition = ExpositionConfig { schemas, ..ExpositionConfig::default() };
     let exposition = read(&scenario.text());
     let labels = [("grpc_code", "NOT_FOUND"), ("code", "NOT_FOUND")];
     assert_eq!(exposition.values("grpc_server_handled_total", &labels), [1.0]);
@@ -294,10 +295,10 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         request_messages: Some(1),
         response_messages: Some(1),
         half_closed: true,
-        sight: Sight::Complete,
+        coverage: Coverage::Complete,
         trace,
         message: None,
-        given_up: None,
+        cancellation: None,
     };
     for (number, code, elapsed_ns) in
         [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
@@ -435,9 +436,9 @@ fn what_is_told_by_the_same_labels_never_goes_back() {
         }
         if forgotten {
             let expired = scenario.processes.expired(1_000, 500);
-            let heirs = scenario.processes.heirs(expired, &[]);
-            assert_eq!(heirs, [(old, Some(new))]);
-            scenario.statistics.hand_over(old, new);
+            let successors = scenario.processes.successors(expired, &[]);
+            assert_eq!(successors, [(old, Some(new))]);
+            scenario.statistics.merge_into_successor(old, new);
             scenario.processes.forget(old);
         }
         let text = scenario.text();
@@ -473,8 +474,8 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
     for path in [imitation, PathId::OTHER, PathId::NOT_SEEN] {
         let key = CallKey { process, role: Role::Server, path };
         let id = scenario.statistics.started(key);
-        scenario.statistics.messages(id, Flow::Sent, 2, 0);
-        scenario.statistics.second_message(id, Flow::Sent);
+        scenario.statistics.messages(id, Direction::Sent, 2, 0);
+        scenario.statistics.second_message(id, Direction::Sent);
     }
     let text = scenario.text();
     let exposition = read(&text);
@@ -497,8 +498,8 @@ fn a_method_has_one_type_over_roles_and_processes() {
     scenario.call(key, Some(Code::Ok), 1);
     scenario.call(CallKey { process: client, role: Role::Client, path }, Some(Code::Ok), 1);
     let id = scenario.statistics.started(key);
-    scenario.statistics.messages(id, Flow::Received, 2, 0);
-    scenario.statistics.second_message(id, Flow::Received);
+    scenario.statistics.messages(id, Direction::Received, 2, 0);
+    scenario.statistics.second_message(id, Direction::Received);
 
     let text = scenario.text();
     read(&text);
@@ -541,19 +542,19 @@ struct Call {
     role: Role,
     path: u32,
     joined: bool,
-    messages: Vec<(Flow, u64, u64)>,
+    messages: Vec<(Direction, u64, u64)>,
     end: Option<(Option<Code>, Option<u64>)>,
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let flow = prop_oneof![Just(Flow::Sent), Just(Flow::Received)];
+    let direction = prop_oneof![Just(Direction::Sent), Just(Direction::Received)];
     let code = proptest::option::of(0..17_u32).prop_map(|n| n.map(Code::from_number));
     (
         1..4_u32,
         prop_oneof![Just(Role::Client), Just(Role::Server)],
         0..6_u32,
         any::<bool>(),
-        proptest::collection::vec((flow, 0..4_u64, 0..100_u64), 0..4),
+        proptest::collection::vec((direction, 0..4_u64, 0..100_u64), 0..4),
         proptest::option::of((code, proptest::option::of(0..2_000_000_000_u64))),
     )
         .prop_map(|(pid, role, path, joined, messages, end)| Call {
@@ -575,8 +576,8 @@ fn feed(scenario: &mut Scenario, call: &Call) {
     let key = CallKey { process, role: call.role, path: PathId(call.path) };
     let statistics = &mut scenario.statistics;
     let id = if call.joined { statistics.joined(key) } else { statistics.started(key) };
-    for &(flow, count, bytes) in &call.messages {
-        statistics.messages(id, flow, count, bytes);
+    for &(direction, count, bytes) in &call.messages {
+        statistics.messages(id, direction, count, bytes);
     }
     if let Some((code, elapsed_ns)) = call.end {
         let messages = Some(call.messages.len() as u64);
@@ -586,10 +587,10 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             request_messages: messages,
             response_messages: messages,
             half_closed: call.joined,
-            sight: Sight::Complete,
+            coverage: Coverage::Complete,
             trace: None,
             message: None,
-            given_up: None,
+            cancellation: None,
         };
         statistics.ended(id, ended);
     }
@@ -620,11 +621,11 @@ proptest! {
             prop_assert_eq!(sum("handling_seconds_count"), timed.len() as f64);
             let seconds = timed.iter().sum::<u64>() as f64 / 1e9;
             prop_assert!((sum("handling_seconds_sum") - seconds).abs() < 1e-6);
-            for (flow, rest) in [(Flow::Sent, "sent"), (Flow::Received, "received")] {
+            for (direction, rest) in [(Direction::Sent, "sent"), (Direction::Received, "received")] {
                 let messages = calls.iter().flat_map(|call| &call.messages);
-                let of_flow = messages.filter(|message| message.0 == flow);
+                let of_direction = messages.filter(|message| message.0 == direction);
                 let (count, bytes) =
-                    of_flow.fold((0, 0), |sum, message| (sum.0 + message.1, sum.1 + message.2));
+                    of_direction.fold((0, 0), |sum, message| (sum.0 + message.1, sum.1 + message.2));
                 prop_assert_eq!(sum(&format!("msg_{rest}_total")), count as f64);
                 prop_assert_eq!(sum(&format!("msg_{rest}_bytes_total")), bytes as f64);
             }
@@ -641,7 +642,7 @@ proptest! {
 #[test]
 fn more_labels_are_on_every_series_of_a_process() {
     let mut scenario = scenario();
-    scenario.telling.labels = vec![Detail::Exe, Detail::ContainerRuntime];
+    scenario.exposition.labels = vec![Detail::Exe, Detail::ContainerRuntime];
     let text = scenario.text();
     read(&text);
     let more = r#"exe="/bin/\"\\x0a",container_runtime="docker""#;
@@ -661,9 +662,9 @@ pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Ended {
         request_messages: Some(1),
         response_messages: Some(1),
         half_closed: true,
-        sight: Sight::Complete,
+        coverage: Coverage::Complete,
         trace: None,
         message: None,
-        given_up: None,
+        cancellation: None,
     }
 }

@@ -47,11 +47,11 @@ impl Outputs {
     }
 
     /// As [`Output::forget`].
-    pub(super) fn forget(&mut self, process: ProcessId, heir: Option<ProcessId>) {
+    pub(super) fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
         let Self { statistics, failures } = self;
-        statistics.forget(process, heir);
+        statistics.forget(process, successor);
         if let Some(failures) = failures {
-            failures.forget(process, heir);
+            failures.forget(process, successor);
         }
     }
 }

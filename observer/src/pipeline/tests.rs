@@ -13,7 +13,7 @@ use crate::{
     metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
     process::{ProcFs, ProcessId},
 };
-use observer_core::{call::Sight, names::Interner};
+use observer_core::{call::Coverage, names::Interner};
 
 const LIMIT: usize = 1 << 20;
 
@@ -213,7 +213,7 @@ fn a_day_in_fast_forward_leaves_nothing() {
     }
     assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
     assert_eq!(hours[0].1, 1, "one connection is open");
-    let calls = pipeline.outputs.statistics.calls().of(Sight::Complete);
+    let calls = pipeline.outputs.statistics.calls().of(Coverage::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
     assert_eq!(pipeline.figures().bytes_lost, 0);
 }

@@ -238,7 +238,7 @@ impl<S: ProcessSource> Processes<S> {
 
     /// Has processes looked for whose exit or new name was not told. That takes its time: what is found is
     /// known here when it is [asked again](Self::ask_again).
-    pub fn find_untold(&mut self) {
+    pub fn find_unreported(&mut self) {
         self.shared().questions.search();
         self.wish();
     }
@@ -270,7 +270,7 @@ impl<S: ProcessSource> Processes<S> {
 
     /// Each of these and the last process after it, if there is one, that `details` do not tell from
     /// it either: that has its pid and its name, and so the labels of its series.
-    pub fn heirs(
+    pub fn successors(
         &self,
         of: Vec<ProcessId>,
         details: &[Detail],
@@ -278,14 +278,14 @@ impl<S: ProcessSource> Processes<S> {
         let known = self.shared();
         let Known { ids, of_pid, .. } = &*known;
         let process = |id: &ProcessId| ids.processes.get(id).map(Named::process);
-        let heir = |id: ProcessId| {
+        let successor = |id: ProcessId| {
             let of = process(&id)?;
             let same_pid = of_pid.get(&of.pid)?.iter().flat_map(|life| &life.ids).copied();
             let is_like =
                 |other: &ProcessId| process(other).is_some_and(|is| is.is_told_like(&of, details));
             same_pid.filter(|&other| other > id).filter(is_like).max()
         };
-        of.into_iter().map(|id| (id, heir(id))).collect()
+        of.into_iter().map(|id| (id, successor(id))).collect()
     }
 
     /// What runs in the process is this.

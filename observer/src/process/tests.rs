@@ -79,7 +79,7 @@ fn searches_take_a_twentieth_of_the_time() {
     for pid in 1..=PROCESSES {
         processes.seen(pid, 10, None);
     }
-    processes.find_untold();
+    processes.find_unreported();
     let mut asker = processes.asker();
     asker.answer();
     let begin = Instant::now();
@@ -192,20 +192,20 @@ fn an_exit_that_was_not_told_is_found() {
     let mut processes = Processes::new(8, Numbered);
     let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None));
     NOW_NS.set(50);
-    processes.find_untold();
+    processes.find_unreported();
     processes.ask();
     processes.ask_again();
     assert_eq!(processes.expired(u64::MAX, 0), []);
     BEGUN.set(&[(2, None), (3, Some(40))]);
     NOW_NS.set(60);
-    processes.find_untold();
+    processes.find_unreported();
     processes.ask();
     processes.ask_again();
     assert_eq!(processes.expired(60, 0), [goes, is_replaced]);
     assert_eq!(processes.seen(1, 70, None), stays);
     assert_ne!(processes.seen(3, 70, None), is_replaced, "another process has the number");
     NOW_NS.set(80);
-    processes.find_untold();
+    processes.find_unreported();
     processes.ask();
     processes.ask_again();
     assert_eq!(processes.expired(80, 20), [goes, is_replaced], "the first finding stands");
@@ -311,7 +311,7 @@ fn a_name_that_was_not_told_is_found() {
     let mut processes = Processes::new(8, Numbered);
     let id = processes.seen(7, 10, Some(comm("given")));
     NOW_NS.set(20);
-    processes.find_untold();
+    processes.find_unreported();
     processes.ask();
     processes.ask_again();
     let now = processes.seen(7, 21, None);
@@ -351,16 +351,16 @@ fn the_last_that_has_the_same_labels_is_the_heir() {
     let neighbour = processes.seen(8, 100, Some(comm("a")));
     let all = vec![a, b, other, last, neighbour];
     let want = [(a, Some(last)), (b, Some(last)), (other, None), (last, None)];
-    assert_eq!(processes.heirs(all.clone(), &[])[..4], want);
-    assert_eq!(processes.heirs(vec![neighbour], &[]), [(neighbour, None)]);
-    assert_eq!(processes.heirs(all.clone(), &[Detail::Exe])[..4], want, "the same file");
+    assert_eq!(processes.successors(all.clone(), &[])[..4], want);
+    assert_eq!(processes.successors(vec![neighbour], &[]), [(neighbour, None)]);
+    assert_eq!(processes.successors(all.clone(), &[Detail::Exe])[..4], want, "the same file");
 
     // Where a label tells them apart they are two.
     processes.tell(last, running("/bin/new"));
-    assert_eq!(processes.heirs(vec![a], &[Detail::Exe]), [(a, Some(b))]);
-    assert_eq!(processes.heirs(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
+    assert_eq!(processes.successors(vec![a], &[Detail::Exe]), [(a, Some(b))]);
+    assert_eq!(processes.successors(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
     processes.forget(last);
-    assert_eq!(processes.heirs(vec![a, b], &[]), [(a, Some(b)), (b, None)]);
+    assert_eq!(processes.successors(vec![a, b], &[]), [(a, Some(b)), (b, None)]);
 }
 
 #[test]

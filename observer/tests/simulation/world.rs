@@ -64,10 +64,10 @@ fn comm_of(process: Process) -> [u8; 16] {
 fn tell(record: &[u8]) {
     let Some(Record { connection, time_ns, pid, event }) = Record::parse(record) else { return };
     eprintln!("{time_ns:>14} pid {pid} record of connection {connection}");
-    let Event::Bytes(Bytes { flow, position, length, unseen, items, .. }) = event else {
+    let Event::Bytes(Bytes { direction, position, length, gaps, items, .. }) = event else {
         return eprintln!("    {event:?}");
     };
-    eprintln!("    {flow:?} {position} + {length}, {unseen:?}");
+    eprintln!("    {direction:?} {position} + {length}, {gaps:?}");
     for item in items {
         match item {
             Item::Frame { header, payload } => {
@@ -187,7 +187,7 @@ impl World {
         let pipeline = || {
             let statistics = Statistics::new(buckets.clone(), Limits::default());
             let mut pipeline = Pipeline::new(statistics, names.clone(), SERIES_TTL);
-            pipeline.set_in_time_since(0);
+            pipeline.set_stall_free_since(0);
             pipeline
         };
         let tells = std::env::var_os("OBSERVER_SEED").is_some();

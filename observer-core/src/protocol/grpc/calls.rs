@@ -5,17 +5,17 @@ use rustc_hash::FxHashMap;
 use super::{
     End, Headers,
     deadline::{Deadline, Reason, Timeout},
+    gap_streams::GapStreams,
     recent::Recent,
-    unbegun::Unbegun,
 };
 use crate::{
-    call::{CallKey, CallSink, Ended, Flow, GivenUp, Role, SeriesId, Sight, TraceId},
+    call::{CallKey, CallSink, Cancellation, Coverage, Direction, Ended, Role, SeriesId, TraceId},
     names::{PathId, TextId},
     protocol::{
         Moment, Streams,
         hpack::{ContentType, RequestMethod},
     },
-    record::{Data, Unseen},
+    record::{Data, Directions},
 };
 
 /// Most calls of one connection that may be open at once. HTTP/2 peers usually allow each other
@@ -24,14 +24,14 @@ pub const MAX_OPEN: usize = 1 << 16;
 
 /// A call of which bytes were not seen may have ended in them. When nothing of it was seen for this
 /// long since, it is told as ended, its code not seen: so that it is not in flight for ever.
-pub const DOUBT_NS: u64 = 60_000_000_000;
+pub const GAP_TIMEOUT_NS: u64 = 60_000_000_000;
 
 /// The calls of one connection.
 ///
 /// Order of calls: any of [`headers`](Self::headers), [`data`](Self::data),
-/// [`reset`](Self::reset), [`go_away`](Self::go_away), [`missed`](Self::missed),
-/// [`found`](Self::found) and [`give_up`](Self::give_up), as they come, and
-/// [`catch_up`](Self::catch_up) after all that one call moved; [`closed`](Self::closed) last.
+/// [`reset`](Self::reset), [`go_away`](Self::go_away), [`gap`](Self::gap),
+/// [`gap_ended`](Self::gap_ended) and [`expire`](Self::expire), as they come, and
+/// [`replay_pending`](Self::replay_pending) after all that one call moved; [`closed`](Self::closed) last.
 ///
 /// # What is gRPC
 ///
@@ -56,7 +56,7 @@ pub struct Calls {
     /// Both directions have shown which end this is.
     agreed: bool,
     /// Directions whose frame boundary was found.
-    found_late: Unseen,
+    resynced: Directions,
     /// How many calls may be told of before the server has said something of them.
     credit: u64,
     /// Open calls that are not told of yet, for want of an answer.
@@ -68,22 +68,22 @@ pub struct Calls {
     /// begins none any more.
     last_stream: u32,
     last_proven: u32,
-    unbegun: Unbegun,
+    gap_streams: GapStreams,
     /// What the server sent of streams that the client was not seen to begin yet, in its order.
-    early: Vec<Early>,
-    /// The client has begun one of those, and [`catch_up`](Self::catch_up) is to come.
-    behind: bool,
-    sight: Sight,
+    pending: Vec<PendingResponse>,
+    /// The client has begun one of those, and [`replay_pending`](Self::replay_pending) is to come.
+    pending_ready: bool,
+    coverage: Coverage,
     /// The connection has carried gRPC for certain.
     shows_grpc: bool,
     /// Some open calls may have ended unseen.
-    in_doubt: bool,
+    has_doubtful: bool,
     /// When something was last seen.
     now_ns: u64,
     /// The server said that it will not process streams above this one.
     refused_above: Option<u32>,
     /// Directions of which nothing is seen at the moment.
-    unseen: Unseen,
+    in_gap: Directions,
     /// The streams so far.
     pub streams: Streams,
 }
@@ -93,9 +93,9 @@ pub struct Calls {
 enum Proof {
     Given,
     /// It is told of in advance: others were answered.
-    Lent,
+    Assumed,
     /// It is not told of.
-    Wanted,
+    Awaited,
 }
 
 #[derive(Debug)]
@@ -125,28 +125,28 @@ struct Call {
     unaligned: bool,
     /// Directions of which bytes were not seen while it was open: messages of it may have been
     /// among them, and its end.
-    missed: Unseen,
+    gaps: Directions,
 }
 
 /// Something that the server sent of a stream before the client was seen to begin it. Either that was
 /// not seen, and will not be; or the client reads the answer in another thread before its own write
 /// has returned to where the kernel programs look.
 #[derive(Debug)]
-struct Early {
+struct PendingResponse {
     at: Moment,
     stream: u32,
-    what: Sent,
+    what: ResponsePart,
 }
 
 #[derive(Debug)]
-enum Sent {
+enum ResponsePart {
     Headers { headers: Headers, end_stream: bool },
     Data(Data),
     Reset { error: u32 },
 }
 
 /// Most of what comes early that is kept: the answers to the calls of some threads.
-const MAX_EARLY: usize = 256;
+const MAX_PENDING: usize = 256;
 
 /// The messages of one direction of a call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -162,13 +162,15 @@ impl Call {
     fn start(&mut self, sink: &mut impl CallSink) {
         let series = sink.started(self.key);
         self.series = Some(series);
-        let requests = request_flow(self.key.role);
-        for (flow, messages) in [(requests, self.requests), (requests.opposite(), self.responses)] {
+        let requests = request_direction(self.key.role);
+        for (direction, messages) in
+            [(requests, self.requests), (requests.opposite(), self.responses)]
+        {
             if messages.count > 0 {
-                sink.messages(series, flow, messages.count, messages.bytes);
+                sink.messages(series, direction, messages.count, messages.bytes);
             }
             if messages.count > 1 {
-                sink.second_message(series, flow);
+                sink.second_message(series, direction);
             }
         }
         if let Some(at_ns) = self.first_message_ns {
@@ -177,15 +179,15 @@ impl Call {
     }
 
     /// Why it was given up then, if it was.
-    fn reason(&self, at_ns: u64, in_time_since_ns: u64) -> Reason {
+    fn reason(&self, at_ns: u64, stall_free_since_ns: u64) -> Reason {
         let Self { started_ns, timeout, late, .. } = *self;
-        let in_time_since_ns = if late { u64::MAX } else { in_time_since_ns };
-        Deadline { started_ns, timeout }.reason(at_ns, in_time_since_ns)
+        let stall_free_since_ns = if late { u64::MAX } else { stall_free_since_ns };
+        Deadline { started_ns, timeout }.reason(at_ns, stall_free_since_ns)
     }
 
     /// Messages of it may not have been counted.
     fn is_uncounted(&self) -> bool {
-        self.unaligned || self.missed.any()
+        self.unaligned || self.gaps.any()
     }
 
     /// Whether it looks like a gRPC call and nothing else, now that trailers end it.
@@ -195,10 +197,10 @@ impl Call {
 }
 
 /// Which way requests flow.
-fn request_flow(role: Role) -> Flow {
+fn request_direction(role: Role) -> Direction {
     match role {
-        Role::Client => Flow::Sent,
-        Role::Server => Flow::Received,
+        Role::Client => Direction::Sent,
+        Role::Server => Direction::Received,
     }
 }
 
@@ -208,51 +210,52 @@ impl Calls {
         Self {
             role,
             agreed: true,
-            found_late: Unseen::default(),
+            resynced: Directions::default(),
             credit: 0,
             unanswered: 0,
             recent: [Recent::default(); 2],
             open: FxHashMap::default(),
             last_stream: 0,
             last_proven: 0,
-            unbegun: Unbegun::default(),
-            early: Vec::new(),
-            behind: false,
-            sight: Sight::Complete,
+            gap_streams: GapStreams::default(),
+            pending: Vec::new(),
+            pending_ready: false,
+            coverage: Coverage::Complete,
             shows_grpc: false,
-            in_doubt: false,
+            has_doubtful: false,
             now_ns: 0,
             refused_above: None,
-            unseen: Unseen::default(),
+            in_gap: Directions::default(),
             streams: Streams::default(),
         }
     }
 
     /// Of a connection that was open before it was watched. `agreed` says whether its role is certain.
     pub fn joined_late(role: Role, agreed: bool) -> Self {
-        let found_late = Unseen::both();
-        let mut calls = Self { sight: Sight::JoinedLate, agreed, found_late, ..Self::new(role) };
-        calls.missed(Flow::Received);
-        calls.missed(Flow::Sent);
+        let resynced = Directions::both();
+        let mut calls =
+            Self { coverage: Coverage::JoinedLate, agreed, resynced, ..Self::new(role) };
+        calls.gap(Direction::Received);
+        calls.gap(Direction::Sent);
         calls
     }
 
     /// It turns out to be the other end: what was taken for calls so far was none.
     pub fn take_role(&mut self, role: Role, sink: &mut impl CallSink) {
         for stream in self.streams(|_| true) {
-            self.end(self.now_ns, stream, End::Unseen, sink);
+            self.end(self.now_ns, stream, End::NotSeen, sink);
         }
-        let Self { recent, now_ns, unseen, streams, .. } = *self;
-        let unconfirmed = streams.unconfirmed + self.kept_ends();
+        let Self { recent, now_ns, in_gap, streams, .. } = *self;
+        let unconfirmed = streams.unconfirmed + self.pending_ends();
         let streams = Streams { unconfirmed, ..streams };
-        *self = Self { recent, now_ns, unseen, streams, ..Self::joined_late(role, false) };
+        *self = Self { recent, now_ns, in_gap, streams, ..Self::joined_late(role, false) };
     }
 
     /// Both directions have shown that its role is this.
     pub fn agree(&mut self, sink: &mut impl CallSink) {
         if !self.agreed {
             self.agreed = true;
-            self.join_early(self.last_stream, sink);
+            self.join_pending(self.last_stream, sink);
         }
     }
 
@@ -269,11 +272,11 @@ impl Calls {
 
     /// The paths of what is open, and of what came early.
     pub fn paths(&self) -> impl Iterator<Item = PathId> {
-        let early = self.early.iter().filter_map(|early| match &early.what {
-            Sent::Headers { headers, .. } => headers.path,
-            Sent::Data(_) | Sent::Reset { .. } => None,
+        let pending = self.pending.iter().filter_map(|pending| match &pending.what {
+            ResponsePart::Headers { headers, .. } => headers.path,
+            ResponsePart::Data(_) | ResponsePart::Reset { .. } => None,
         });
-        self.open.values().map(|call| call.key.path).chain(early)
+        self.open.values().map(|call| call.key.path).chain(pending)
     }
 
     /// Which end of the connection the process is.
@@ -282,26 +285,26 @@ impl Calls {
     }
 
     /// How much is seen of the connection.
-    pub fn sight(&self) -> Sight {
-        self.sight
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     /// A header block was seen.
     pub fn headers(
         &mut self,
         at: Moment,
-        flow: Flow,
+        direction: Direction,
         stream: u32,
         headers: &Headers,
         end_stream: bool,
         sink: &mut impl CallSink,
     ) {
         self.now_ns = at.time_ns;
-        let is_request = self.is_request(flow);
-        if headers.shows_grpc() && !(is_request && self.found_late.in_flow(flow)) {
+        let is_request = self.is_request(direction);
+        if headers.shows_grpc() && !(is_request && self.resynced.contains(direction)) {
             self.show_grpc(sink);
         }
-        self.saw(flow, stream, sink);
+        self.saw(direction, stream, sink);
         if !is_request {
             self.response_headers(at, stream, headers, end_stream, sink);
         } else if let Some(call) = self.open.get_mut(&stream) {
@@ -326,14 +329,14 @@ impl Calls {
             return;
         }
         self.last_stream = self.last_stream.max(stream);
-        if !self.found_late.in_flow(request_flow(self.role)) {
+        if !self.resynced.contains(request_direction(self.role)) {
             self.last_proven = stream;
         }
         if self.agreed {
-            self.join_early(stream, sink);
+            self.join_pending(stream, sink);
         }
-        self.unbegun.began(stream);
-        if self.unbegun.is_over(stream) {
+        self.gap_streams.began(stream);
+        if self.gap_streams.has_ended(stream) {
             return;
         }
         let may_be_grpc = match headers.content_type {
@@ -356,7 +359,7 @@ impl Calls {
             shows_grpc: headers.shows_grpc(),
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
-            late: at.in_time_since_ns == u64::MAX,
+            late: at.stall_free_since_ns == u64::MAX,
             touched_ns: at.time_ns,
             trace: headers.trace.flatten(),
             message: None,
@@ -371,18 +374,18 @@ impl Calls {
             first_message_ns: None,
             half_closed: end_stream,
             unaligned: false,
-            missed: self.unseen,
+            gaps: self.in_gap,
         };
-        self.in_doubt |= call.missed.any();
-        if proof == Proof::Wanted {
+        self.has_doubtful |= call.gaps.any();
+        if proof == Proof::Awaited {
             self.unanswered += 1;
         } else if self.shows_grpc {
             call.start(sink);
             self.streams.measured += 1;
         }
         self.open.insert(stream, call);
-        if self.early.iter().any(|early| early.stream == stream) {
-            self.behind = true;
+        if self.pending.iter().any(|pending| pending.stream == stream) {
+            self.pending_ready = true;
         } else if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
             // It crossed the GOAWAY on its way.
             self.refuse(at.time_ns, stream, sink);
@@ -391,38 +394,38 @@ impl Calls {
 
     /// Whether what begins a call now is known to be a frame.
     fn proof(&mut self) -> Proof {
-        if !self.found_late.in_flow(request_flow(self.role)) {
+        if !self.resynced.contains(request_direction(self.role)) {
             return Proof::Given;
         }
-        let Some(left) = self.credit.checked_sub(1) else { return Proof::Wanted };
+        let Some(left) = self.credit.checked_sub(1) else { return Proof::Awaited };
         self.credit = left;
-        Proof::Lent
+        Proof::Assumed
     }
 
     /// Something of a stream was seen.
-    fn saw(&mut self, flow: Flow, stream: u32, sink: &mut impl CallSink) {
-        if !self.found_late.any() {
+    fn saw(&mut self, direction: Direction, stream: u32, sink: &mut impl CallSink) {
+        if !self.resynced.any() {
             return;
         }
-        self.note(flow, stream);
-        if !self.is_request(flow) {
+        self.note(direction, stream);
+        if !self.is_request(direction) {
             self.answered(stream, sink);
-        } else if self.agreed && self.unbegun.contains(stream) {
-            self.join_where(sink, |early| early.stream == stream);
+        } else if self.agreed && self.gap_streams.contains(stream) {
+            self.join_where(sink, |pending| pending.stream == stream);
         }
     }
 
     /// Something of a stream was seen, of whatever end.
-    pub fn note(&mut self, flow: Flow, stream: u32) {
+    pub fn note(&mut self, direction: Direction, stream: u32) {
         let [received, sent] = &mut self.recent;
-        let recent = if flow == Flow::Received { received } else { sent };
+        let recent = if direction == Direction::Received { received } else { sent };
         recent.add(stream);
     }
 
     /// Whether something of the stream was seen lately that flows this way.
-    pub fn has_noted(&self, flow: Flow, stream: u32) -> bool {
+    pub fn has_noted(&self, direction: Direction, stream: u32) -> bool {
         let [received, sent] = &self.recent;
-        let recent = if flow == Flow::Received { received } else { sent };
+        let recent = if direction == Direction::Received { received } else { sent };
         recent.contains(stream)
     }
 
@@ -431,8 +434,8 @@ impl Calls {
         let Some(call) = self.open.get_mut(&stream) else { return };
         self.credit += match std::mem::replace(&mut call.proof, Proof::Given) {
             Proof::Given => return,
-            Proof::Lent => 2,
-            Proof::Wanted => {
+            Proof::Assumed => 2,
+            Proof::Awaited => {
                 self.unanswered -= 1;
                 if self.shows_grpc {
                     call.start(sink);
@@ -449,9 +452,9 @@ impl Calls {
 
     /// Whether the client is yet to show that it has begun a stream, out of sight.
     fn is_unconfirmed(&self, stream: u32) -> bool {
-        let requests = request_flow(self.role);
+        let requests = request_direction(self.role);
         let is_begun = stream < self.last_proven || self.has_noted(requests, stream);
-        self.found_late.in_flow(requests.opposite()) && !(self.agreed && is_begun)
+        self.resynced.contains(requests.opposite()) && !(self.agreed && is_begun)
     }
 
     fn response_headers(
@@ -463,10 +466,14 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         let Some(call) = self.open.get_mut(&stream) else {
-            if !self.unbegun.contains(stream) {
-                self.keep(at, stream, Sent::Headers { headers: *headers, end_stream });
+            if !self.gap_streams.contains(stream) {
+                self.keep_pending(
+                    at,
+                    stream,
+                    ResponsePart::Headers { headers: *headers, end_stream },
+                );
             } else if end_stream && self.is_unconfirmed(stream) {
-                self.keep_end(at, stream, headers);
+                self.keep_pending_end(at, stream, headers);
             } else if end_stream {
                 self.join(at, stream, headers, sink);
             }
@@ -491,72 +498,77 @@ impl Calls {
     }
 
     /// Keeps what the server sent, if the client may still be seen to begin the stream.
-    fn keep(&mut self, at: Moment, stream: u32, what: Sent) {
+    fn keep_pending(&mut self, at: Moment, stream: u32, what: ResponsePart) {
         let may_begin = stream > self.last_stream && !stream.is_multiple_of(2);
-        if may_begin && self.early.len() < MAX_EARLY {
-            self.early.push(Early { at, stream, what });
+        if may_begin && self.pending.len() < MAX_PENDING {
+            self.pending.push(PendingResponse { at, stream, what });
         }
     }
 
     /// Keeps the end of a stream that began out of sight.
-    fn keep_end(&mut self, at: Moment, stream: u32, headers: &Headers) {
-        if self.early.len() < MAX_EARLY {
-            let what = Sent::Headers { headers: *headers, end_stream: true };
-            self.early.push(Early { at, stream, what });
+    fn keep_pending_end(&mut self, at: Moment, stream: u32, headers: &Headers) {
+        if self.pending.len() < MAX_PENDING {
+            let what = ResponsePart::Headers { headers: *headers, end_stream: true };
+            self.pending.push(PendingResponse { at, stream, what });
         } else {
             self.streams.unconfirmed += 1;
         }
     }
 
     /// How many such ends are kept.
-    fn kept_ends(&self) -> u64 {
-        let is_end = |early: &&Early| {
-            matches!(early.what, Sent::Headers { end_stream: true, .. })
-                && self.unbegun.contains(early.stream)
+    fn pending_ends(&self) -> u64 {
+        let is_end = |pending: &&PendingResponse| {
+            matches!(pending.what, ResponsePart::Headers { end_stream: true, .. })
+                && self.gap_streams.contains(pending.stream)
         };
-        self.early.iter().filter(is_end).count() as u64
+        self.pending.iter().filter(is_end).count() as u64
     }
 
     /// The client was seen to begin streams, and to send what it did of them in the same call: what
     /// came early of them comes now.
-    pub fn catch_up(&mut self, sink: &mut impl CallSink) {
-        if !std::mem::take(&mut self.behind) {
+    pub fn replay_pending(&mut self, sink: &mut impl CallSink) {
+        if !std::mem::take(&mut self.pending_ready) {
             return;
         }
-        let flow = request_flow(self.role).opposite();
-        let Self { early, open, .. } = self;
-        let begun: Vec<Early> =
-            early.extract_if(.., |early| open.contains_key(&early.stream)).collect();
-        for Early { at, stream, what } in begun {
+        let direction = request_direction(self.role).opposite();
+        let Self { pending, open, .. } = self;
+        let begun: Vec<PendingResponse> =
+            pending.extract_if(.., |pending| open.contains_key(&pending.stream)).collect();
+        for PendingResponse { at, stream, what } in begun {
             match what {
-                Sent::Headers { headers, end_stream } => {
+                ResponsePart::Headers { headers, end_stream } => {
                     self.answered(stream, sink);
                     self.response_headers(at, stream, &headers, end_stream, sink);
                 }
-                Sent::Data(data) => self.data(at, flow, &data, sink),
-                Sent::Reset { error } => self.reset(at, flow, stream, error, sink),
+                ResponsePart::Data(data) => self.data(at, direction, &data, sink),
+                ResponsePart::Reset { error } => self.reset(at, direction, stream, error, sink),
             }
         }
     }
 
     /// The client begins streams in their order, so those below this one it will not be seen to begin:
     /// what came of them is told as far as it can be.
-    fn join_early(&mut self, below: u32, sink: &mut impl CallSink) {
-        self.join_where(sink, |early| early.stream < below);
+    fn join_pending(&mut self, below: u32, sink: &mut impl CallSink) {
+        self.join_where(sink, |pending| pending.stream < below);
     }
 
     /// Tells of what came early, as far as it can be.
-    fn join_where(&mut self, sink: &mut impl CallSink, is_wanted: impl Fn(&Early) -> bool) {
-        if self.early.is_empty() {
+    fn join_where(
+        &mut self,
+        sink: &mut impl CallSink,
+        is_wanted: impl Fn(&PendingResponse) -> bool,
+    ) {
+        if self.pending.is_empty() {
             return;
         }
-        let unbegun: Vec<Early> = self.early.extract_if(.., |early| is_wanted(early)).collect();
-        if self.early.is_empty() {
-            self.early = Vec::new();
+        let wanted: Vec<PendingResponse> =
+            self.pending.extract_if(.., |pending| is_wanted(pending)).collect();
+        if self.pending.is_empty() {
+            self.pending = Vec::new();
         }
-        for Early { at, stream, what } in unbegun {
-            if let Sent::Headers { headers, end_stream: true } = what
-                && self.unbegun.contains(stream)
+        for PendingResponse { at, stream, what } in wanted {
+            if let ResponsePart::Headers { headers, end_stream: true } = what
+                && self.gap_streams.contains(stream)
             {
                 self.join(at, stream, &headers, sink);
             }
@@ -569,7 +581,7 @@ impl Calls {
             return;
         }
         self.shows_grpc = true;
-        for stream in self.streams(|call| call.proof != Proof::Wanted && call.series.is_none()) {
+        for stream in self.streams(|call| call.proof != Proof::Awaited && call.series.is_none()) {
             if let Some(call) = self.open.get_mut(&stream) {
                 call.start(sink);
                 self.streams.measured += 1;
@@ -582,10 +594,10 @@ impl Calls {
     fn join(&mut self, at: Moment, stream: u32, headers: &Headers, sink: &mut impl CallSink) {
         let may_be_grpc = headers.grpc_status.is_some() || headers.incomplete;
         // It ends once, whatever the server writes.
-        if !self.shows_grpc || !may_be_grpc || self.unbegun.is_over(stream) {
+        if !self.shows_grpc || !may_be_grpc || self.gap_streams.has_ended(stream) {
             return;
         }
-        self.unbegun.ended(stream);
+        self.gap_streams.ended(stream);
         self.streams.measured += 1;
         let path = PathId::NOT_SEEN;
         let series = sink.joined(CallKey { process: at.process, role: self.role, path });
@@ -597,22 +609,28 @@ impl Calls {
                 request_messages: None,
                 response_messages: None,
                 half_closed: false,
-                sight: self.sight,
+                coverage: self.coverage,
                 trace: None,
                 message: headers.message,
-                given_up: None,
+                cancellation: None,
             },
         );
     }
 
     /// DATA frames of a stream were seen: `messages` ended in them, with `bytes` bytes.
-    pub fn data(&mut self, at: Moment, flow: Flow, data: &Data, sink: &mut impl CallSink) {
-        let is_request = self.is_request(flow);
+    pub fn data(
+        &mut self,
+        at: Moment,
+        direction: Direction,
+        data: &Data,
+        sink: &mut impl CallSink,
+    ) {
+        let is_request = self.is_request(direction);
         self.now_ns = at.time_ns;
-        self.saw(flow, data.stream, sink);
+        self.saw(direction, data.stream, sink);
         let Some(call) = self.open.get_mut(&data.stream) else {
-            if !is_request && !self.unbegun.contains(data.stream) {
-                self.keep(at, data.stream, Sent::Data(*data));
+            if !is_request && !self.gap_streams.contains(data.stream) {
+                self.keep_pending(at, data.stream, ResponsePart::Data(*data));
             }
             return;
         };
@@ -631,12 +649,12 @@ impl Calls {
                 call.first_message_ns = Some(at.time_ns);
             }
             if let Some(series) = call.series {
-                sink.messages(series, flow, data.messages, data.message_bytes);
+                sink.messages(series, direction, data.messages, data.message_bytes);
                 if second {
-                    sink.second_message(series, flow);
+                    sink.second_message(series, direction);
                 }
                 if is_whole && self.role == Role::Client {
-                    sink.after_last_message(series, flow, data.messages, after_last_ns);
+                    sink.after_last_message(series, direction, data.messages, after_last_ns);
                 }
                 if first {
                     sink.first_message(series, at.time_ns.saturating_sub(call.started_ns));
@@ -662,40 +680,46 @@ impl Calls {
     pub fn reset(
         &mut self,
         at: Moment,
-        flow: Flow,
+        direction: Direction,
         stream: u32,
         error: u32,
         sink: &mut impl CallSink,
     ) {
         self.now_ns = at.time_ns;
-        self.saw(flow, stream, sink);
+        self.saw(direction, stream, sink);
         let Some(call) = self.open.get(&stream) else {
-            if !self.is_request(flow) && !self.unbegun.contains(stream) {
-                self.keep(at, stream, Sent::Reset { error });
+            if !self.is_request(direction) && !self.gap_streams.contains(stream) {
+                self.keep_pending(at, stream, ResponsePart::Reset { error });
             }
             return;
         };
-        let reason = match call.reason(at.time_ns, at.in_time_since_ns) {
+        let reason = match call.reason(at.time_ns, at.stall_free_since_ns) {
             // In one transfer with what began the call: that says nothing of when it was given up.
             _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
                 Reason::Unclear
             }
             reason => reason,
         };
-        let by = self.sender(flow);
+        let by = self.sender(direction);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
-        let incomplete = if self.is_request(flow) {
-            call.missed.in_flow(flow.opposite())
+        let incomplete = if self.is_request(direction) {
+            call.gaps.contains(direction.opposite())
         } else {
-            call.missed.any()
+            call.gaps.any()
         };
         self.end(at.time_ns, stream, End::Reset { by, error, reason, incomplete }, sink);
     }
 
     /// GOAWAY was seen: what it says of streams concerns those that its receiver began.
-    pub fn go_away(&mut self, at: Moment, flow: Flow, last_stream: u32, sink: &mut impl CallSink) {
-        if self.is_request(flow) {
+    pub fn go_away(
+        &mut self,
+        at: Moment,
+        direction: Direction,
+        last_stream: u32,
+        sink: &mut impl CallSink,
+    ) {
+        if self.is_request(direction) {
             return;
         }
         self.refused_above = Some(last_stream);
@@ -706,90 +730,90 @@ impl Calls {
 
     fn refuse(&mut self, time_ns: u64, stream: u32, sink: &mut impl CallSink) {
         let Some(call) = self.open.get(&stream) else { return };
-        let incomplete = call.missed.any();
+        let incomplete = call.gaps.any();
         self.end(time_ns, stream, End::GoAway { incomplete }, sink);
     }
 
-    /// Bytes that flow this way were not seen, and none will be until [`found`](Self::found).
-    pub fn missed(&mut self, flow: Flow) {
-        self.unseen.insert(flow);
-        if self.sight == Sight::Complete {
-            self.sight = Sight::Gaps;
+    /// Bytes that flow this way were not seen, and none will be until [`gap_ended`](Self::gap_ended).
+    pub fn gap(&mut self, direction: Direction) {
+        self.in_gap.insert(direction);
+        if self.coverage == Coverage::Complete {
+            self.coverage = Coverage::Gaps;
         }
-        if self.is_request(flow) {
-            if self.found_late.in_flow(flow) {
-                self.doubt();
+        if self.is_request(direction) {
+            if self.resynced.contains(direction) {
+                self.discard_unproven();
             }
-            self.unbegun.missed(self.last_stream);
+            self.gap_streams.gap(self.last_stream);
         }
         for call in self.open.values_mut() {
-            call.missed.insert(flow);
+            call.gaps.insert(direction);
             call.touched_ns = self.now_ns;
         }
-        self.in_doubt = !self.open.is_empty();
+        self.has_doubtful = !self.open.is_empty();
     }
 
-    /// Whether there are calls for [`give_up`](Self::give_up) to look at.
-    pub fn is_in_doubt(&self) -> bool {
-        self.in_doubt
+    /// Whether there are calls for [`expire`](Self::expire) to look at.
+    pub fn may_expire(&self) -> bool {
+        self.has_doubtful
     }
 
-    /// Ends the calls that may have ended unseen, and of which nothing was seen for [`DOUBT_NS`].
-    pub fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
-        let is_doubtful = |call: &Call| call.missed.any();
-        let long_ago = now_ns.saturating_sub(DOUBT_NS);
+    /// Ends the calls that may have ended unseen, and of which nothing was seen for [`GAP_TIMEOUT_NS`].
+    pub fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        let is_doubtful = |call: &Call| call.gaps.any();
+        let long_ago = now_ns.saturating_sub(GAP_TIMEOUT_NS);
         for stream in self.streams(|call| is_doubtful(call) && call.touched_ns <= long_ago) {
-            self.end(now_ns, stream, End::Unseen, sink);
+            self.end(now_ns, stream, End::NotSeen, sink);
         }
-        self.in_doubt = self.open.values().any(is_doubtful);
+        self.has_doubtful = self.open.values().any(is_doubtful);
     }
 
     /// Whether nothing that flows this way is seen at the moment.
-    pub fn is_unseen(&self, flow: Flow) -> bool {
-        self.unseen.in_flow(flow)
+    pub fn is_in_gap(&self, direction: Direction) -> bool {
+        self.in_gap.contains(direction)
     }
 
     /// What flows this way is seen from here on.
-    pub fn found(&mut self, flow: Flow) {
-        self.unseen.remove(flow);
+    pub fn gap_ended(&mut self, direction: Direction) {
+        self.in_gap.remove(direction);
     }
 
     /// Likewise, from a frame boundary on that was found.
-    pub fn found_late(&mut self, flow: Flow) {
-        self.found(flow);
-        self.found_late.insert(flow);
+    pub fn resynced(&mut self, direction: Direction) {
+        self.gap_ended(direction);
+        self.resynced.insert(direction);
     }
 
     /// What the client sends is not seen any more, from a boundary on that was found: it may have been none. What
     /// it showed and was not answered is void.
-    fn doubt(&mut self) {
-        self.open.retain(|_, call| call.proof != Proof::Wanted);
+    fn discard_unproven(&mut self) {
+        self.open.retain(|_, call| call.proof != Proof::Awaited);
         self.streams.unconfirmed += std::mem::take(&mut self.unanswered) as u64;
         self.last_stream = self.last_proven;
     }
 
     /// The connection ended, and with it all its calls. `by` is whose end of it that was, where what it
-    /// sends flows that way; `in_time_since_ns` as in [`Moment`].
+    /// sends flows that way; `stall_free_since_ns` as in [`Moment`].
     pub fn closed(
         &mut self,
         time_ns: u64,
-        by: Option<Flow>,
-        in_time_since_ns: u64,
+        by: Option<Direction>,
+        stall_free_since_ns: u64,
         sink: &mut impl CallSink,
     ) {
-        let by = by.map(|flow| self.sender(flow));
-        for Early { at, stream, what } in std::mem::take(&mut self.early) {
-            let Sent::Headers { headers, end_stream: true } = what else { continue };
+        let by = by.map(|direction| self.sender(direction));
+        for PendingResponse { at, stream, what } in std::mem::take(&mut self.pending) {
+            let ResponsePart::Headers { headers, end_stream: true } = what else { continue };
             if self.is_unconfirmed(stream) {
                 self.streams.unconfirmed += 1;
-            } else if self.unbegun.contains(stream) {
+            } else if self.gap_streams.contains(stream) {
                 self.join(at, stream, &headers, sink);
             }
         }
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
-            let reason = call.reason(time_ns, in_time_since_ns);
-            let incomplete = call.missed.any();
+            let reason = call.reason(time_ns, stall_free_since_ns);
+            let incomplete = call.gaps.any();
             self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
         }
         self.open = FxHashMap::default();
@@ -799,7 +823,7 @@ impl Calls {
     /// came early.
     pub fn memory(&self) -> usize {
         self.open.capacity() * (size_of::<(u32, Call)>() + 1)
-            + self.early.capacity() * size_of::<Early>()
+            + self.pending.capacity() * size_of::<PendingResponse>()
     }
 
     /// Open streams, ascending, so that what follows does not depend on the table's order.
@@ -818,12 +842,12 @@ impl Calls {
 
     fn end(&mut self, time_ns: u64, stream: u32, end: End, sink: &mut impl CallSink) {
         let Some(call) = self.open.remove(&stream) else { return };
-        if call.proof == Proof::Lent {
+        if call.proof == Proof::Assumed {
             // The server may answer yet.
-            self.unbegun.ended(stream);
+            self.gap_streams.ended(stream);
         }
         let Some(series) = call.series else {
-            if call.proof == Proof::Wanted {
+            if call.proof == Proof::Awaited {
                 self.unanswered -= 1;
                 self.streams.unconfirmed += 1;
             } else {
@@ -841,23 +865,23 @@ impl Calls {
                 request_messages: counted(call.requests),
                 response_messages: counted(call.responses),
                 half_closed: call.half_closed,
-                sight: self.sight,
+                coverage: self.coverage,
                 trace: call.trace,
                 message: call.message,
-                given_up: (call.timeout != Timeout::Absent && end.is_given_up())
-                    .then_some(GivenUp { role: self.role, stream }),
+                cancellation: (call.timeout != Timeout::Absent && end.is_cancellation())
+                    .then_some(Cancellation { role: self.role, stream }),
             },
         );
     }
 
     /// Who sends what flows that way.
-    fn sender(&self, flow: Flow) -> Role {
-        if self.is_request(flow) { Role::Client } else { Role::Server }
+    fn sender(&self, direction: Direction) -> Role {
+        if self.is_request(direction) { Role::Client } else { Role::Server }
     }
 
     /// Whether what flows that way comes from the client.
-    fn is_request(&self, flow: Flow) -> bool {
-        flow == request_flow(self.role)
+    fn is_request(&self, direction: Direction) -> bool {
+        direction == request_direction(self.role)
     }
 }
 

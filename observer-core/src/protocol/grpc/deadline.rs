@@ -69,14 +69,14 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Why the call was given up at that time; `in_time_since` is since when threads that could run have run.
-    pub fn reason(self, now_ns: u64, in_time_since: u64) -> Reason {
+    /// Why the call was given up at that time; `stall_free_since` is since when threads that could run have run.
+    pub fn reason(self, now_ns: u64, stall_free_since: u64) -> Reason {
         let timeout_ns = match self.timeout {
             Timeout::Absent => return Reason::Canceled,
             Timeout::Unknown => return Reason::Unclear,
             Timeout::Of(ns) => ns,
         };
-        let (early_ns, late_ns) = if self.started_ns >= in_time_since.saturating_add(BEFORE_NS) {
+        let (early_ns, late_ns) = if self.started_ns >= stall_free_since.saturating_add(BEFORE_NS) {
             (EARLY_NS.max(timeout_ns / ROUNDED), LATE_NS)
         } else {
             (SHORT_NS.max(timeout_ns / ROUNDED), SHORT_NS)
@@ -110,10 +110,10 @@ mod tests {
 
     const START: u64 = 100_000 * MS;
 
-    fn reason(timeout_us: u64, elapsed_us: u64, in_time_since: u64) -> Reason {
+    fn reason(timeout_us: u64, elapsed_us: u64, stall_free_since: u64) -> Reason {
         let timeout = Timeout::Of(timeout_us * 1_000);
         let deadline = Deadline { started_ns: START, timeout };
-        deadline.reason(START + elapsed_us * 1_000, in_time_since)
+        deadline.reason(START + elapsed_us * 1_000, stall_free_since)
     }
 
     #[test]

@@ -4,11 +4,11 @@
 
 mod calls;
 mod deadline;
+mod gap_streams;
 mod headers;
 mod recent;
 mod rules;
-mod unbegun;
 
-pub use calls::{Calls, DOUBT_NS, MAX_OPEN};
+pub use calls::{Calls, GAP_TIMEOUT_NS, MAX_OPEN};
 pub use headers::Headers;
 pub use rules::End;

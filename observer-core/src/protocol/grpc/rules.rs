@@ -59,7 +59,7 @@ pub enum End {
         incomplete: bool,
     },
     /// Bytes were not seen, and nothing of the call since.
-    Unseen,
+    NotSeen,
     /// The connection ended.
     Closed {
         /// The side that closed it first, or whose process ended; `None` if nobody knows.
@@ -85,7 +85,7 @@ impl End {
     pub fn is_seen(self) -> bool {
         match self {
             Self::Stream { .. } => true,
-            Self::Unseen => false,
+            Self::NotSeen => false,
             Self::Reset { incomplete, .. }
             | Self::GoAway { incomplete }
             | Self::Closed { incomplete, .. } => !incomplete,
@@ -93,7 +93,7 @@ impl End {
     }
 
     /// Whether the client gave the call up, if it ended with this.
-    pub fn is_given_up(self) -> bool {
+    pub fn is_cancellation(self) -> bool {
         match self {
             Self::Reset { by: Role::Server, error: CANCEL, .. }
             | Self::Reset { by: Role::Client, .. }
@@ -108,7 +108,7 @@ impl End {
             Self::Stream { grpc_status: Some(Some(number)), .. } => Some(Code::from_number(number)),
             // Present and not a number: gRPC's libraries make it Unknown.
             Self::Stream { grpc_status: Some(None), .. } => Some(Code::Unknown),
-            Self::Unseen | Self::Stream { incomplete: true, .. } => None,
+            Self::NotSeen | Self::Stream { incomplete: true, .. } => None,
             Self::Stream { status, .. } => status.map(Code::from_http_status),
             _ if !self.is_seen() => None,
             Self::Reset { by: Role::Server, error, .. } if error != CANCEL => {
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(end.code(), None);
     }
 
-    fn given_up(reason: Reason) -> Code {
+    fn cancelled(reason: Reason) -> Code {
         match reason {
             Reason::Canceled => Code::Canceled,
             Reason::DeadlineExceeded => Code::DeadlineExceeded,
@@ -183,7 +183,7 @@ mod tests {
         for reason in REASONS {
             for error in [0x0, 0x1, 0x2, 0x7, 0x8, 0xb, 0xc, 0xdead] {
                 let reset = End::Reset { by: Role::Client, error, reason, incomplete: false };
-                assert_eq!(reset.code(), Some(given_up(reason)), "{error:#x}");
+                assert_eq!(reset.code(), Some(cancelled(reason)), "{error:#x}");
             }
         }
     }
@@ -193,7 +193,7 @@ mod tests {
         for reason in REASONS {
             let code =
                 |error| End::Reset { by: Role::Server, error, reason, incomplete: false }.code();
-            assert_eq!(code(0x8), Some(given_up(reason)));
+            assert_eq!(code(0x8), Some(cancelled(reason)));
             assert_eq!(code(0x7), Some(Code::Unavailable));
             assert_eq!(code(0x0), Some(Code::Internal));
             assert_eq!(code(0x2), Some(Code::Internal));
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(End::GoAway { incomplete: false }.code(), Some(Code::Unavailable));
         for reason in REASONS {
             let closed = |by| End::Closed { by, reason, incomplete: false }.code();
-            assert_eq!(closed(Some(Role::Client)), Some(given_up(reason)));
+            assert_eq!(closed(Some(Role::Client)), Some(cancelled(reason)));
             assert_eq!(closed(None), None);
             let by_server = match reason {
                 Reason::Canceled => Some(Code::Unavailable),

@@ -7,12 +7,12 @@ use super::{
 use crate::{
     failures::Dropped,
     metrics::{
-        CallsBySight, CallsSeen, Snapshot,
+        CallsByCoverage, CallsSeen, Snapshot,
         exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
     },
     process::Lookups,
 };
-use observer_core::{call::Sight, names::escape::escape};
+use observer_core::{call::Coverage, names::escape::escape};
 
 /// Writes the daemon's own figures of a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
@@ -236,9 +236,9 @@ impl Writer<'_> {
     fn connections(&mut self, connections: Connections) {
         let Connections { complete, joined_late, gaps, undecodable } = connections;
         let states = [
-            (Sight::Complete.as_str(), complete),
-            (Sight::JoinedLate.as_str(), joined_late),
-            (Sight::Gaps.as_str(), gaps),
+            (Coverage::Complete.as_str(), complete),
+            (Coverage::JoinedLate.as_str(), joined_late),
+            (Coverage::Gaps.as_str(), gaps),
             ("undecodable", undecodable),
         ];
         let help = "Open connections by what can be told of their calls.";
@@ -262,12 +262,12 @@ impl Writer<'_> {
         );
     }
 
-    fn calls(&mut self, calls: &CallsBySight) {
+    fn calls(&mut self, calls: &CallsByCoverage) {
         self.family_of_counters(
             "observer_calls",
             "Ended calls by what was seen of them, and of the connection that they were on.",
             |count| {
-                for connection in Sight::ALL {
+                for connection in Coverage::ALL {
                     let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
                     for (seen, calls) in [
                         ("complete", complete),

@@ -9,10 +9,10 @@ use super::{
     Quantiles, Recent, RoleName, Row, Sights, Summary, Totals, Traffic, quantile,
 };
 use crate::metrics::{
-    Daemon, GrpcType, Messages, Series, Snapshot, Statistics, Telling,
+    Daemon, ExpositionConfig, GrpcType, Messages, Series, Snapshot, Statistics,
     rows::{self, LabelValues, connections, rows},
 };
-use observer_core::call::{Code, Role, Sight};
+use observer_core::call::{Code, Coverage, Role};
 
 /// What recent figures are of: short enough to show what happens, long enough for quantiles.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -316,8 +316,9 @@ impl Additive for Counts {
 
 /// A row is of a name and a pid, whatever else the series of a scrape tell of their process.
 fn by_name_and_pid(snapshot: &Snapshot) -> Snapshot {
-    let telling = Telling { labels: Vec::new(), ..snapshot.telling.as_ref().clone() };
-    Snapshot { telling: Arc::new(telling), ..snapshot.clone() }
+    let exposition =
+        ExpositionConfig { labels: Vec::new(), ..snapshot.exposition.as_ref().clone() };
+    Snapshot { exposition: Arc::new(exposition), ..snapshot.clone() }
 }
 
 fn counts(series: &Series) -> Counts {
@@ -375,8 +376,8 @@ fn totals(series: &Series, bounds: &[f64]) -> Totals {
 
 fn sights(statistics: &Statistics) -> Sights {
     let mut sights = Sights::default();
-    for sight in Sight::ALL {
-        let seen = statistics.calls().of(sight);
+    for coverage in Coverage::ALL {
+        let seen = statistics.calls().of(coverage);
         sights.complete += seen.complete;
         sights.no_method += seen.no_method;
         sights.no_code += seen.no_code;

@@ -62,7 +62,7 @@ impl Scenario {
             descriptors: Arc::default(),
             processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon.clone()),
-            telling: Arc::default(),
+            exposition: Arc::default(),
         };
         self.sampler.sample(&snapshot, Duration::from_secs(seconds))
     }

@@ -31,7 +31,7 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
         descriptors: Arc::default(),
         processes: Arc::new(processes.names()),
         daemon: Arc::default(),
-        telling: Arc::default(),
+        exposition: Arc::default(),
     }
 }
 

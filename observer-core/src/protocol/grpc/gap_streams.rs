@@ -7,22 +7,22 @@ use std::collections::VecDeque;
 const MAX_RANGES: usize = 64;
 
 /// Calls that ended before the client's side caught up: far fewer than this at once.
-const MAX_OVER: usize = 64;
+const MAX_ENDED: usize = 64;
 
 /// Streams that the client may have begun while what it sends was not seen.
 #[derive(Debug, Default)]
-pub(super) struct Unbegun {
+pub(super) struct GapStreams {
     /// First and last of each range, ascending.
     ranges: VecDeque<(u32, u32)>,
     /// What the client sends is not seen, or was not until lately: streams from this one on.
     from: Option<u32>,
     /// The last that have been told as ended.
-    over: VecDeque<u32>,
+    ended: VecDeque<u32>,
 }
 
-impl Unbegun {
+impl GapStreams {
     /// What the client sends is not seen any more; it had begun streams up to this one.
-    pub(super) fn missed(&mut self, last_stream: u32) {
+    pub(super) fn gap(&mut self, last_stream: u32) {
         let from = last_stream.saturating_add(1);
         self.from = Some(self.from.map_or(from, |before| before.min(from)));
     }
@@ -47,60 +47,62 @@ impl Unbegun {
 
     /// One of them has been told as ended.
     pub(super) fn ended(&mut self, stream: u32) {
-        if self.over.len() == MAX_OVER {
-            self.over.pop_front();
+        if self.ended.len() == MAX_ENDED {
+            self.ended.pop_front();
         }
-        self.over.push_back(stream);
+        self.ended.push_back(stream);
     }
 
     /// Whether the stream has been told as ended: its beginning comes late, as that of a call does
     /// whose client reads the answer in another thread before its own write has returned.
-    pub(super) fn is_over(&self, stream: u32) -> bool {
-        self.over.contains(&stream)
+    pub(super) fn has_ended(&self, stream: u32) -> bool {
+        self.ended.contains(&stream)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_RANGES, Unbegun};
+    use super::{GapStreams, MAX_RANGES};
 
     #[test]
     fn a_range_ends_with_the_first_stream_that_is_seen_to_begin() {
-        let mut unbegun = Unbegun::default();
-        assert!(!unbegun.contains(1));
-        unbegun.began(1);
-        unbegun.missed(1);
-        assert!(unbegun.contains(3) && unbegun.contains(99) && !unbegun.contains(1));
-        unbegun.missed(1);
-        unbegun.began(9);
-        assert!(unbegun.contains(3) && unbegun.contains(7));
-        assert!(!unbegun.contains(9) && !unbegun.contains(11));
-        unbegun.missed(9);
-        unbegun.began(11);
-        assert!(!unbegun.contains(11));
+        let mut gap_streams = GapStreams::default();
+        assert!(!gap_streams.contains(1));
+        gap_streams.began(1);
+        gap_streams.gap(1);
+        assert!(gap_streams.contains(3) && gap_streams.contains(99) && !gap_streams.contains(1));
+        gap_streams.gap(1);
+        gap_streams.began(9);
+        assert!(gap_streams.contains(3) && gap_streams.contains(7));
+        assert!(!gap_streams.contains(9) && !gap_streams.contains(11));
+        gap_streams.gap(9);
+        gap_streams.began(11);
+        assert!(!gap_streams.contains(11));
     }
 
     #[test]
     fn of_a_connection_joined_late_all_streams_may_have_begun() {
-        let mut unbegun = Unbegun::default();
-        unbegun.missed(0);
-        assert!(unbegun.contains(1));
-        unbegun.began(1001);
-        assert!(unbegun.contains(1) && unbegun.contains(999) && !unbegun.contains(1001));
+        let mut gap_streams = GapStreams::default();
+        gap_streams.gap(0);
+        assert!(gap_streams.contains(1));
+        gap_streams.began(1001);
+        assert!(
+            gap_streams.contains(1) && gap_streams.contains(999) && !gap_streams.contains(1001)
+        );
     }
 
     #[test]
     fn ranges_are_bounded() {
-        let mut unbegun = Unbegun::default();
+        let mut gap_streams = GapStreams::default();
         for stream in (1..100_000).step_by(10) {
-            unbegun.missed(stream);
-            unbegun.began(stream + 6);
+            gap_streams.gap(stream);
+            gap_streams.began(stream + 6);
         }
-        assert_eq!(unbegun.ranges.len(), MAX_RANGES);
-        assert!(!unbegun.contains(5) && unbegun.contains(99_991 + 2));
+        assert_eq!(gap_streams.ranges.len(), MAX_RANGES);
+        assert!(!gap_streams.contains(5) && gap_streams.contains(99_991 + 2));
         for stream in 0..1000 {
-            unbegun.ended(stream);
+            gap_streams.ended(stream);
         }
-        assert!(unbegun.is_over(999) && !unbegun.is_over(0));
+        assert!(gap_streams.has_ended(999) && !gap_streams.has_ended(0));
     }
 }
