@@ -13,6 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
 use observer_common::counter::Protocol;
+use observer_core::{
+    process::{Comm, Expired, Lookup},
+    source::Source,
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -22,12 +26,12 @@ use crate::{
     kernel::{Dropped, Probes, Ring},
     memory::{self, Budget},
     metrics::{
-        Daemon, Descriptors, DroppedRecords, Gap, Limits, OwnProcess, Program, Snapshot, Statistics,
+        Daemon, Descriptors, DroppedRecords, ExpositionConfig, Gap, Limits, OwnProcess, Program,
+        Snapshot, Statistics,
     },
-    pipeline::{Expired, Pipeline},
+    pipeline::{Pipeline, snapshot},
     pressure::Pressure,
-    process::{Asker, Comm, ProcFs},
-    source::Source,
+    process::{self, ProcFs},
 };
 
 /// How long records may wait in the ring while it does not fill.
@@ -104,7 +108,7 @@ enum Request {
     /// Detach, and say when that is done and all records are read.
     Detach(mpsc::SyncSender<()>),
     /// A tick of the first worker.
-    Follow { now_ns: u64, expired: Expired },
+    Follow { now_ns: u64, expired: Arc<[Expired]> },
 }
 
 impl Workers {
@@ -121,15 +125,14 @@ impl Workers {
             config.exposition.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
-        let pipeline = Pipeline::new(statistics, source, config.series_ttl)
-            .with_exposition(config.exposition.clone());
-        let mut pipeline = match &config.log_errors {
-            Some(choice) => {
-                pipeline.with_failure_log(Failures::new(choice, failures::to_stdout()?))
-            }
-            None => pipeline,
+        let failures = match &config.log_errors {
+            Some(config) => Some(Failures::new(config, failures::to_stdout()?)),
+            None => None,
         };
-        ask(pipeline.asker())?;
+        let exposition = Arc::new(config.exposition.clone());
+        let mut pipeline =
+            Pipeline::new(statistics, failures, config.series_ttl).with_labels(&exposition.labels);
+        look_processes_up(pipeline.lookup(source))?;
         let pending = Arc::new(AtomicUsize::new(0));
         let mut requests = Vec::new();
         let mut workers = Vec::new();
@@ -142,6 +145,7 @@ impl Workers {
                 number,
                 source: ring,
                 pipeline,
+                exposition: Arc::clone(&exposition),
                 pressure: Pressure::open(),
                 incoming,
                 lead: None,
@@ -196,7 +200,7 @@ impl Workers {
         for part in parts {
             snapshot.merge(part)?;
         }
-        let late = snapshot.processes.settle(LOOKUP_PATIENCE) as u64;
+        let late = process::settle(&snapshot.processes, LOOKUP_PATIENCE) as u64;
         let late = late + self.lookups_late.fetch_add(late, Ordering::Relaxed);
         Arc::make_mut(&mut snapshot.daemon).lookups.late = late;
         let descriptors = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,17 +232,19 @@ impl Workers {
     }
 }
 
-/// Asks who processes are, for as long as there are workers.
-fn ask(asker: Asker<ProcFs>) -> Result<()> {
+/// Starts the thread that looks processes up, for as long as there are workers.
+fn look_processes_up(lookup: Lookup<ProcFs>) -> Result<()> {
     let thread = thread::Builder::new().name("processes".into());
-    thread.spawn(|| asker.run()).map(drop).context("cannot start the thread that reads /proc")
+    let run = move || process::run(&lookup);
+    thread.spawn(run).map(drop).context("cannot start the thread that reads /proc")
 }
 
 /// What a thread owns.
 struct State<S> {
     number: usize,
     source: S,
-    pipeline: Pipeline<ProcFs>,
+    pipeline: Pipeline,
+    exposition: Arc<ExpositionConfig>,
     pressure: Pressure,
     incoming: mpsc::Receiver<Request>,
     /// What the first worker asked of the others, and they have not done yet.
@@ -334,7 +340,8 @@ impl<S: Source + Send + 'static> State<S> {
         match request {
             Request::Snapshot(reply) => {
                 let daemon = self.lead.as_ref().map(Lead::figures).unwrap_or_default();
-                let _ = reply.send((self.number, self.pipeline.snapshot(daemon)));
+                let snapshot = snapshot(&self.pipeline, daemon, Arc::clone(&self.exposition));
+                let _ = reply.send((self.number, snapshot));
             }
             Request::Detach(reply) => {
                 let _ = reply.send(());
@@ -385,7 +392,7 @@ impl<S: Source + Send + 'static> State<S> {
             self.pipeline.tick(now_ns)
         } else {
             self.pipeline.follow(now_ns, &[]);
-            Expired::default()
+            Arc::default()
         };
         lead.ask_others(&Request::Follow { now_ns, expired }, &self.pending);
     }

@@ -10,6 +10,7 @@ const CRATES: [(&str, &[&str]); 2] = [
     (
         "observer-core",
         &[
+            "source",
             "process",
             "names",
             "call",
@@ -20,6 +21,8 @@ const CRATES: [(&str, &[&str]); 2] = [
             "protocol::http2",
             "ends",
             "statistics",
+            "output",
+            "pipeline",
         ],
     ),
     (
@@ -37,8 +40,6 @@ const CRATES: [(&str, &[&str]); 2] = [
             "process",
             "privileges",
             "sandbox",
-            "source",
-            "output",
             "failures",
             "metrics",
             "server",

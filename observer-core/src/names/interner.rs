@@ -112,16 +112,16 @@ impl Interner {
         let share = Share::of(max_paths.saturating_add(2));
         let (ids, next) = (HashMap::new(), PathId::FIRST.0);
         let paths = Paths { ids, next, share, is_short: false };
-        Self::of(Arc::new(Mutex::new(paths)))
+        Self::of(Arc::new(Mutex::new(paths)), Texts::default())
     }
 
     /// Another one that gives the same ids to the same paths; the bound is for both together.
     #[must_use]
     pub fn sharing(&self) -> Self {
-        Self::of(Arc::clone(&self.shared))
+        Self::of(Arc::clone(&self.shared), self.texts.sharing())
     }
 
-    fn of(shared: Arc<Mutex<Paths>>) -> Self {
+    fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
         let mut this = Self {
             ids: HashMap::new(),
             coded: HashMap::new(),
@@ -129,7 +129,7 @@ impl Interner {
             shared,
             owner: Self::NOBODY,
             overflowed: 0,
-            texts: Texts::default(),
+            texts,
         };
         // In the order of their ids.
         this.intern(b"/");

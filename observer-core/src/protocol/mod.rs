@@ -6,6 +6,8 @@ pub mod grpc;
 pub mod hpack;
 pub mod http2;
 
+use std::ops::AddAssign;
+
 use crate::{
     call::{CallSink, Coverage, Role},
     names::{Interner, PathId},
@@ -82,24 +84,35 @@ pub struct State {
 /// Streams that clients began, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Streams {
-    /// Calls.
+    /// Calls, which are in a series. The others are in none.
     pub measured: u64,
     /// Their content type says that they are not gRPC.
     pub not_grpc: u64,
-    /// Too many were open at once.
+    /// More were open on their connection than are followed.
     pub too_many: u64,
-    /// Nothing that was decoded of them said what they are.
+    /// Nothing that was seen says whether they are gRPC calls.
     pub unclear: u64,
-    /// The other end has not confirmed them: they may have been content of a message.
+    /// What looked like their frames may have been content of a message: the other end did not confirm them.
     pub unconfirmed: u64,
+}
+
+impl AddAssign for Streams {
+    fn add_assign(&mut self, other: Self) {
+        let Self { measured, not_grpc, too_many, unclear, unconfirmed } = other;
+        self.measured += measured;
+        self.not_grpc += not_grpc;
+        self.too_many += too_many;
+        self.unclear += unclear;
+        self.unconfirmed += unconfirmed;
+    }
 }
 
 /// What went wrong, added up by the caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Bytes whose record did not come.
-    pub records_lost: u64,
-    /// Header blocks that are none, or too long.
+    /// Bytes whose record was dropped.
+    pub dropped_bytes: u64,
+    /// Header blocks that are invalid or too long.
     pub blocks: u64,
     /// References to header table entries from before they were seen.
     pub unknown_references: u64,

@@ -29,19 +29,16 @@ use observer_core::{
         Interner,
         escape::{self, escape},
     },
-    process::ProcessId,
+    output::{Names, Output},
+    process::Process,
     statistics::Method,
 };
 
-use crate::{
-    clock::Clock,
-    output::{Names, Output},
-    process::{Process, ProcessSource},
-};
+use crate::clock::Clock;
 
 /// Texts of `grpc-message` that are kept until their calls end: those of one record, and those that
 /// header tables have.
-pub const MAX_TEXTS: usize = 4096;
+const MAX_TEXTS: usize = 4096;
 
 /// What is told of failed calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,12 +125,6 @@ impl Failures {
         Self { omitted: choice.omitted.clone(), lines }
     }
 
-    /// For another worker: the pace is that of both.
-    pub(crate) fn sharing(&self) -> Self {
-        let lines = Arc::clone(&self.lines);
-        Self { omitted: self.omitted.clone(), lines }
-    }
-
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,8 +144,17 @@ impl Failures {
 }
 
 impl Output for Failures {
-    /// Nothing is told of a call whose code was not seen: it need not have failed.
-    fn call<S: ProcessSource>(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_, S>) {
+    /// For another worker: both have one pace.
+    fn sharing(&self) -> Self {
+        Self { omitted: self.omitted.clone(), lines: Arc::clone(&self.lines) }
+    }
+
+    fn max_texts(&self) -> usize {
+        MAX_TEXTS
+    }
+
+    /// Writes a line, unless the code was not seen: such a call need not have failed.
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         let &Call { peer, time_ns, ended, .. } = call;
         let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
         if !self.lines().admit(time_ns) {
@@ -176,8 +176,6 @@ impl Output for Failures {
             lines.write(self.line(now_ns, Vec::new()));
         }
     }
-
-    fn forget(&mut self, _: ProcessId, _: Option<ProcessId>) {}
 }
 
 /// RFC 3339, UTC, to the millisecond, given a time of the kernel's monotonic clock.

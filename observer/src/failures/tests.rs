@@ -4,11 +4,10 @@ use super::*;
 use observer_core::{
     call::{Coverage, SeriesId, TraceId},
     names::Texts,
+    process::{Comm, Processes},
     protocol::hpack::{self, Decoder},
     record::Peer,
 };
-
-use crate::process::{Comm, ProcFs, Processes};
 
 /// What is told goes here.
 #[derive(Clone, Default)]
@@ -60,8 +59,8 @@ fn tell(failures: &mut Failures, message: &[u8]) {
 fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
     interner.texts = Texts::new(MAX_TEXTS);
-    let mut processes = Processes::new(10, ProcFs::default());
-    let process = processes.seen(7, 1, Some(Comm::truncated(process)));
+    let mut processes = Processes::new(10);
+    let process = processes.seen(7, 1, Some(Comm::truncated(process))).id;
     let path = interner.intern(path);
     // A literal field without indexing (RFC 7541 §6.2.2).
     let block = [&[0, 12], &b"grpc-message"[..], &[message.len() as u8], message].concat();
@@ -143,7 +142,7 @@ fn names_are_told_as_labels_tell_them() {
 fn only_what_failed_for_certain_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(10, &[]);
-    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
+    let (interner, processes) = (Interner::new(1), Processes::new(1));
     for code in [Some(Code::Ok), None] {
         let names = Names { interner: &interner, processes: &processes };
         failures.call(&call(1, ended(code)), None, &names);
@@ -155,7 +154,7 @@ fn only_what_failed_for_certain_is_told() {
 fn beyond_the_pace_only_the_number_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(2, &[]);
-    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
+    let (interner, processes) = (Interner::new(1), Processes::new(1));
     for time_ns in 1..=10 {
         let call = call(time_ns, ended(Some(Code::Internal)));
         failures.call(&call, None, &Names { interner: &interner, processes: &processes });

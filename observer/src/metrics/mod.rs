@@ -20,18 +20,20 @@ use rustc_hash::FxHashMap;
 use self::exposition::Sink;
 pub use self::{
     daemon::{
-        Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess,
-        PodRequests, Program, Unmeasured,
+        ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess, PodRequests,
+        Program,
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},
     schema::{Clash, Schema, Schemas},
 };
-use crate::process::{Detail, Names};
-use observer_core::names::PathId;
 pub use observer_core::statistics::{
     self, Buckets, BucketsError, CallsByCoverage, CallsSeen, GrpcType, Histogram, Limits, Messages,
     Recording, RecordingsDiffer, Series, Statistics,
+};
+use observer_core::{
+    names::PathId,
+    process::{Detail, ProcessNames},
 };
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
@@ -71,7 +73,7 @@ pub struct Snapshot {
     /// What types the methods were declared with, where that was given.
     pub descriptors: Arc<Descriptors>,
     /// Says who the processes in `statistics` are.
-    pub processes: Arc<Names>,
+    pub processes: Arc<ProcessNames>,
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
     /// How all this is told.

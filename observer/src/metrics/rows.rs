@@ -12,10 +12,9 @@ use super::{GrpcType, Series, Snapshot, exposition::Label};
 use observer_core::{
     call::Role,
     names::{PathId, escape::escape},
+    process::{Detail, Process, ProcessId},
     statistics::Method,
 };
-
-use crate::process::{Detail, Process, ProcessId};
 
 /// A process as the labels name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -324,7 +324,7 @@ impl Protocol for Connection {
         let expected = state.position;
         state.position = bytes.position.saturating_add(bytes.length);
         if bytes.position != expected {
-            faults.records_lost = bytes.position.saturating_sub(expected);
+            faults.dropped_bytes = bytes.position.saturating_sub(expected);
             state.records_dropped(dropped_inserts(bytes));
             self.calls.gap(direction);
         }

@@ -235,9 +235,9 @@ impl Fixture {
             stall_free_since_ns: 0,
         };
         let Self { connection, interner, sink, faults, .. } = self;
-        let Faults { records_lost, blocks, unknown_references } =
+        let Faults { dropped_bytes, blocks, unknown_references } =
             connection.bytes(at, &bytes, interner, sink);
-        faults.records_lost += records_lost;
+        faults.dropped_bytes += dropped_bytes;
         faults.blocks += blocks;
         faults.unknown_references += unknown_references;
     }
@@ -405,7 +405,7 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
     fixture.client.lose();
     fixture.client.request(7, "/a.A/Three");
     fixture.receive();
-    assert_eq!(fixture.faults.records_lost, lost);
+    assert_eq!(fixture.faults.dropped_bytes, lost);
     assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
     for stream in [3, 5, 7] {
         fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");

@@ -1,8 +1,7 @@
 //! The families of the daemon's own figures.
 
 use super::{
-    Connections, ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess,
-    PodRequests, Program, Unmeasured,
+    ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess, PodRequests, Program,
 };
 use crate::{
     failures::Dropped,
@@ -10,9 +9,11 @@ use crate::{
         CallsByCoverage, CallsSeen, Snapshot,
         exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
     },
-    process::Lookups,
 };
-use observer_core::{call::Coverage, names::escape::escape};
+use observer_core::{
+    call::Coverage, names::escape::escape, pipeline::Connections, process::LookupCounts,
+    protocol::Streams,
+};
 
 /// Writes the daemon's own figures of a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
@@ -32,7 +33,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         streams,
         unmeasured,
         processes_overflow,
-        lookups: Lookups { answered, gone, late },
+        lookups: LookupCounts { answered, gone, late },
         memory_limit_bytes,
         memory_is_short,
         programs,
@@ -283,8 +284,8 @@ impl Writer<'_> {
         );
     }
 
-    fn unmeasured(&mut self, streams: Unmeasured) {
-        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = streams;
+    fn unmeasured(&mut self, streams: Streams) {
+        let Streams { measured: _, not_grpc, unclear, unconfirmed, too_many } = streams;
         // Not `observer_streams_unmeasured`: what begins like the gauge's name is not to be another
         // family.
         self.counters(

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, RoleName, Row, Sampler};
-use crate::{
-    metrics::{Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics, unary},
-    process::{Comm, ProcFs, ProcessId, Processes},
+use crate::metrics::{
+    Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics, unary,
 };
 use observer_core::{
     call::{CallKey, CallSink as _, Code, Role},
     names::PathId,
+    process::{Comm, ProcessId, Processes},
 };
 
 const MS: u64 = 1_000_000;
@@ -28,7 +28,7 @@ impl Scenario {
         let limits = Limits { max_methods: 2 * MAX_ROWS, ..Limits::default() };
         Self {
             statistics: Statistics::new("0.1,0.2,1".parse::<Buckets>().unwrap(), limits),
-            processes: Processes::new(100, ProcFs::default()),
+            processes: Processes::new(100),
             paths: Vec::new(),
             daemon: Daemon::default(),
             sampler: Sampler::default(),
@@ -40,7 +40,7 @@ impl Scenario {
             self.paths.push(path.to_owned());
             self.paths.len() - 1
         });
-        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"shop")));
+        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"shop"))).id;
         CallKey { process, role, path: PathId(at as u32 + 2) }
     }
 

@@ -3,21 +3,19 @@
 use std::time::Instant;
 
 use super::*;
-use crate::{
-    metrics::{self, Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model},
-    process::{Comm, ProcFs, Processes},
-};
+use crate::metrics::{self, Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model};
 use observer_core::{
     call::{CallKey, CallSink as _, Code, Role},
     names::PathId,
+    process::{Comm, Processes},
 };
 
 /// A snapshot with one call of each of these paths.
 pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     let limits = SeriesLimits { max_methods: 10_000, max_series: 100_000 };
     let mut statistics = Statistics::new(Buckets::default(), limits);
-    let mut processes = Processes::new(10, ProcFs::default());
-    let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'")));
+    let mut processes = Processes::new(10);
+    let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'"))).id;
     for at in 0..paths.len() {
         let key = CallKey { process, role: Role::Server, path: PathId(at as u32 + 2) };
         let id = statistics.started(key);

@@ -7,23 +7,25 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, DroppedRecords, ExpositionConfig,
-    Format, Gap, HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas,
-    Snapshot, Statistics, Unmeasured, openmetrics::Metrics, render,
+    Buckets, Clock, ConnectionsByProtocol, Daemon, DroppedRecords, ExpositionConfig, Format, Gap,
+    HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
+    Statistics, openmetrics::Metrics, render,
 };
-use crate::{
-    failures::Dropped,
-    process::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts},
-};
+use crate::failures::Dropped;
 use observer_core::{
     call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, TraceId},
     names::{PathId, escape::escape},
+    pipeline::Connections,
+    process::{
+        Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
+    },
+    protocol::Streams,
 };
 
 /// Statistics with a few buckets, and who and what they speak of.
 pub(super) struct Scenario {
     statistics: Statistics,
-    processes: Processes<Told>,
+    processes: Processes,
     /// From number 2 on.
     paths: Vec<String>,
     daemon: Daemon,
@@ -37,14 +39,14 @@ pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
     let (path, process) = (scenario.path("/s/m"), scenario.process(7, b"x"));
     let mut identity = Identity::default();
     identity.cgroup.pod_uid = uid.into();
-    scenario.processes.tell(process, identity);
+    scenario.tell(identity);
     scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     scenario.snapshot()
 }
 
 /// What runs in the processes of a scenario.
-#[derive(Clone, Debug)]
-struct Told;
+#[derive(Debug, Default)]
+struct Told(Option<Identity>);
 
 impl ProcessSource for Told {
     fn comm(&self, _: u32) -> Option<Comm> {
@@ -63,7 +65,7 @@ impl ProcessSource for Told {
             cgroup: Some(container.as_bytes()),
             status: Some(b"Uid:\t1000\t0\t0\t0\n"),
         };
-        Identity::new(&Key::default(), texts)
+        self.0.clone().unwrap_or_else(|| Identity::new(&Key::default(), texts))
     }
 
     fn now_ns(&self) -> u64 {
@@ -80,7 +82,7 @@ impl Scenario {
     pub(super) fn recording(recording: Recording) -> Self {
         Self {
             statistics: Statistics::new(recording, Limits::default()),
-            processes: Processes::new(100, Told),
+            processes: Processes::new(100),
             paths: Vec::new(),
             daemon: Daemon::default(),
             exposition: ExpositionConfig::default(),
@@ -93,7 +95,12 @@ impl Scenario {
     }
 
     fn process(&mut self, pid: u32, comm: &[u8]) -> ProcessId {
-        self.processes.seen(pid, 1, Some(Comm::truncated(comm)))
+        self.processes.seen(pid, 1, Some(Comm::truncated(comm))).id
+    }
+
+    /// What runs in the processes that were seen since the last time.
+    fn tell(&mut self, identity: Identity) {
+        self.processes.lookup(Told(Some(identity))).answer();
     }
 
     /// A whole unary call.
@@ -111,7 +118,7 @@ impl Scenario {
     }
 
     pub(super) fn snapshot(mut self) -> Snapshot {
-        self.processes.ask();
+        self.processes.lookup(Told::default()).answer();
         let resolve = |path: PathId| {
             let index = (path.0 as usize).checked_sub(2)?;
             self.paths.get(index).map(String::as_str)
@@ -159,9 +166,15 @@ fn daemon() -> Daemon {
         hpack_unknown_references: 8,
         hpack_errors: 9,
         streams: 10,
-        unmeasured: Unmeasured { not_grpc: 11, unclear: 13, unconfirmed: 17, too_many: 14 },
+        unmeasured: Streams {
+            measured: 1,
+            not_grpc: 11,
+            unclear: 13,
+            unconfirmed: 17,
+            too_many: 14,
+        },
         processes_overflow: 15,
-        lookups: Lookups { answered: 16, gone: 17, late: 18 },
+        lookups: LookupCounts { answered: 16, gone: 17, late: 18 },
         memory_limit_bytes: Some(512 << 20),
         memory_is_short: true,
         programs: vec![
@@ -228,8 +241,8 @@ fn the_whole_text() {
     let text = |format| String::from_utf8(render(&snapshot, format)).unwrap();
     read(&text(Format::OpenMetricsText));
     for (format, want) in [
-        (Format::OpenMetricsText, include_str!("tests/openmetrics.txt")),
-        (Format::PrometheusText, include_str!("tests/prometheus.txt")),
+        (Format::OpenMetricsText, include_str!("openmetrics.txt")),
+        (Format::PrometheusText, include_str!("prometheus.txt")),
     ] {
         let text = text(format);
         let want = want.replace("VERSION", env!("CARGO_PKG_VERSION"));
@@ -244,10 +257,10 @@ fn the_whole_text() {
 #[test]
 fn the_text_of_each_schema() {
     let rows = [
-        (Schema::Python, include_str!("tests/python.txt")),
-        (Schema::Legacy, include_str!("tests/legacy.txt")),
-        (Schema::Requests, include_str!("tests/requests.txt")),
-        (Schema::Otel, include_str!("tests/otel.txt")),
+        (Schema::Python, include_str!("python.txt")),
+        (Schema::Legacy, include_str!("legacy.txt")),
+        (Schema::Requests, include_str!("requests.txt")),
+        (Schema::Otel, include_str!("otel.txt")),
     ];
     for (schema, want) in rows {
         let schemas = Schemas::new([schema]).unwrap();
@@ -385,13 +398,13 @@ fn one_pid_and_name_is_one_series() {
     scenario.statistics.started(key);
     scenario.statistics.connection_opened(key.process, Role::Client);
     scenario.processes.exited(7, 2);
-    key.process = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x")));
+    key.process = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x"))).id;
     scenario.call(key, Some(Code::Ok), 300_000_000);
     scenario.call(key, None, 1);
     scenario.statistics.connection_opened(key.process, Role::Client);
     // The same pid under another name is told apart.
     scenario.processes.exited(7, 4);
-    key.process = scenario.processes.seen(7, 5, Some(Comm::truncated(b"y")));
+    key.process = scenario.processes.seen(7, 5, Some(Comm::truncated(b"y"))).id;
     scenario.call(key, Some(Code::Ok), 1);
 
     let text = scenario.text();
@@ -429,7 +442,7 @@ fn what_is_told_by_the_same_labels_never_goes_back() {
             scenario.call(key(old, path), Some(Code::Ok), 1);
         }
         scenario.processes.exited(7, 2);
-        let new = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x")));
+        let new = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x"))).id;
         scenario.statistics.set_time(2_000_000_000);
         for path in [both, second] {
             scenario.call(key(new, path), Some(Code::NotFound), 300_000_000);
@@ -455,10 +468,10 @@ fn one_pid_and_name_is_one_process_to_join_with() {
     let path = scenario.path("/s/m");
     for (at, cgroup) in [(10, "old.service"), (20, "new.service")] {
         scenario.processes.exited(7, at - 5);
-        let process = scenario.processes.seen(7, at, Some(Comm::truncated(b"x")));
+        let process = scenario.processes.seen(7, at, Some(Comm::truncated(b"x"))).id;
         let cgroup = format!("0::/system.slice/{cgroup}\n");
         let texts = Texts { cgroup: Some(cgroup.as_bytes()), ..Texts::default() };
-        scenario.processes.tell(process, Identity::new(&Key::default(), texts));
+        scenario.tell(Identity::new(&Key::default(), texts));
         scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     }
     let exposition = read(&scenario.text());
@@ -569,7 +582,7 @@ fn call() -> impl Strategy<Value = Call> {
 
 fn feed(scenario: &mut Scenario, call: &Call) {
     // Two processes of one pid and one name among them.
-    let process = scenario.processes.seen(call.pid % 2, u64::from(call.pid), None);
+    let process = scenario.processes.seen(call.pid % 2, u64::from(call.pid), None).id;
     if call.pid == 1 {
         scenario.processes.exited(1, 1);
     }
