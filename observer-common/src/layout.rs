@@ -97,6 +97,9 @@ fields! {
     TcpSndUna: All = "tcp_sock"."snd_una",
     TcpBytesAcked: All = "tcp_sock"."bytes_acked",
     TcpBytesReceived: All = "tcp_sock"."bytes_received",
+    // What says when bytes arrived; both older than any kernel that is supported.
+    TcpLastReceived: All = "inet_connection_sock"."icsk_ack.lrcvtime",
+    TcpSegments: All = "tcp_sock"."data_segs_in",
     // Where the kernel has MPTCP.
     MptcpConsumed: Newer = "mptcp_sock"."bytes_consumed",
     UnixPeer: Newer = "unix_sock"."peer",

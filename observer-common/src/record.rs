@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are kept. A change of a struct, of a number, or of what one means gives
 /// it the next one.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const _: () = assert!(VERSION < 1 << 4);
 
@@ -69,8 +69,8 @@ pub mod role {
     pub const UNKNOWN: u8 = 2;
 }
 
-/// In [`RecordHeader::flags`]: before the call the thread was busy, so what it moved may have been there, or
-/// have been meant, for longer.
+/// In [`RecordHeader::flags`]: the thread was busy before the transfer, so its bytes may have been there, or may have
+/// been meant, for longer. Where the socket shows when they arrived, [`item_kind::WAITED`] says it instead.
 pub const LATE: u8 = 1 << 7;
 
 /// Begins every record.
@@ -130,6 +130,9 @@ pub mod item_kind {
     /// Records of the direction before this one could not be sent. The header blocks in them
     /// inserted `length` entries into the dynamic table, if `flags` is 0; else nobody knows how many.
     pub const LOST: u8 = 6;
+    /// The record's bytes had arrived before the process received them: all of them `stream` microseconds before the
+    /// record's time or longer, and none longer than `length` (`u32::MAX`: not known).
+    pub const WAITED: u8 = 7;
 }
 
 /// Begins every item.
@@ -145,9 +148,9 @@ pub struct ItemHeader {
     pub flags: u8,
     /// Padding.
     pub _reserved: u8,
-    /// The frame's stream identifier.
+    /// The frame's stream identifier; for [`item_kind::WAITED`] as it says.
     pub stream: u32,
-    /// The frame's payload length, for [`item_kind::FRAME`]; entries, for [`item_kind::LOST`].
+    /// The frame's payload length, for [`item_kind::FRAME`]; for others as they say.
     pub length: u32,
     /// Bytes that follow this header, without the padding to a multiple of 8.
     pub captured: u32,

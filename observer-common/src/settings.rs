@@ -18,6 +18,8 @@ pub struct Settings {
     pub rings: u32,
     /// Bytes waiting in a ring from which on the daemon is woken at once.
     pub wake_at: u32,
+    /// How long a tick of the kernel's clock (a jiffy) is, in nanoseconds.
+    pub tick_ns: u32,
     /// For how many connections there is room.
     pub max_connections: u32,
     /// Whether only sockets are watched that count their bytes.

@@ -71,10 +71,32 @@ pub struct Bytes<'a> {
     pub length: u64,
     /// What went by unseen and no position shows yet.
     pub gaps: Directions,
-    /// The thread was busy before: they may have been there, or have been meant, for longer.
-    pub late: bool,
+    /// How long they may have been there, or have been meant, before.
+    pub waited: Waited,
     /// What they held.
     pub items: Items<'a>,
+}
+
+/// How long before a time something may have happened, in microseconds: so few that calls keep it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// At least.
+    pub least_us: u32,
+    /// At most; `u32::MAX` if nobody knows.
+    pub most_us: u32,
+}
+
+impl Waited {
+    /// The thread that moved the bytes was busy before. For how long is not known: within two seconds everything that
+    /// can run has run.
+    pub const BUSY: Self = Self { least_us: 0, most_us: 2_000_000 };
+
+    /// When it happened: not before the first, nor after the second; in nanoseconds, of the time's clock.
+    pub fn before(self, time_ns: u64) -> [u64; 2] {
+        let ago = |us: u32| time_ns.saturating_sub(u64::from(us) * 1_000);
+        let earliest_ns = if self.most_us == u32::MAX { 0 } else { ago(self.most_us) };
+        [earliest_ns, ago(self.least_us)]
+    }
 }
 
 /// Directions in which, since their last record that came, bytes went by unseen.
@@ -147,6 +169,8 @@ pub enum Item<'a> {
         /// The entries.
         inserts: Option<u32>,
     },
+    /// How long the record's bytes had been at the socket.
+    Waited(Waited),
 }
 
 /// A new connection.
@@ -208,7 +232,7 @@ impl<'a> Record<'a> {
                 position: header.position,
                 length: header.length,
                 gaps,
-                late: header.flags & LATE != 0,
+                waited: if header.flags & LATE == 0 { Waited::default() } else { Waited::BUSY },
                 items: Items(rest),
             }),
             record_kind::CLOSED => Event::Closed(Closed { by: direction(header.direction), gaps }),
@@ -274,6 +298,9 @@ impl<'a> Iterator for Items<'a> {
             item_kind::LOST => {
                 Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
             }
+            item_kind::WAITED => {
+                Some(Item::Waited(Waited { least_us: header.stream, most_us: header.length }))
+            }
             _ => None,
         }
     }
@@ -316,7 +343,7 @@ mod tests {
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
 
-    use super::{Data, Event, Item, Record};
+    use super::{Data, Event, Item, Record, Waited};
     use crate::call::{Direction, Role};
 
     const HEADER: RecordHeader = RecordHeader {
@@ -368,6 +395,7 @@ mod tests {
                 item(header(item_kind::GAP, 2, 0, 99), &[]),
                 item(header(item_kind::LOST, 0, 0, 3), &[]),
                 item(header(item_kind::LOST, 0, 1, u32::MAX), &[]),
+                item(header(item_kind::WAITED, 0, 0, 150_000), &[]),
             ]
             .concat(),
         );
@@ -381,7 +409,8 @@ mod tests {
         assert_eq!(items[3], Item::Gap { resynced: false });
         assert_eq!(items[4], Item::Lost { inserts: Some(3) });
         assert_eq!(items[5], Item::Lost { inserts: None });
-        assert_eq!(items.len(), 6);
+        assert_eq!(items[6], Item::Waited(Waited { least_us: 3, most_us: 150_000 }));
+        assert_eq!(items.len(), 7);
     }
 
     #[test]

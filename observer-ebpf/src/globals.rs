@@ -16,6 +16,7 @@ static SETTINGS: Settings = Settings {
     receive_parameters: 0,
     rings: 1,
     wake_at: 0,
+    tick_ns: 0,
     max_connections: 0,
     counted_only: 0,
     filter_ports: 0,
@@ -52,6 +53,7 @@ settings! {
     fn receive_parameters() -> u32 = u32::from;
     fn rings() -> u32 = u32::from;
     fn wake_at() -> u64 = u64::from;
+    fn tick_ns() -> u32 = u32::from;
     fn max_connections() -> u32 = u32::from;
     fn counted_only() -> bool = is_yes;
     fn filter_ports() -> bool = is_yes;

@@ -7,7 +7,7 @@ use observer_common::{
     counter::{Counter, Protocol},
     driver::{
         COPY_MAX, Emitter, Memory, Messages, Opened, RECORD_CAPACITY, Scratch, Walk,
-        connection::Shared, tally, walk,
+        arrival::Arrival, connection::Shared, tally, walk,
     },
     record::{DataItem, ItemHeader, OpenItem, RecordHeader},
     scanner::{Message, Scanner},
@@ -16,7 +16,7 @@ use observer_common::{
 use crate::{
     buffers::{Buffers, Shape},
     count::{count, count_protocol},
-    filter,
+    filter, globals,
     kernel::ran_for,
     maps::{Kept, MAX_MESSAGES, MESSAGES, MessageKey, PROCESSES, Renames, Values as _},
     record::Record,
@@ -214,6 +214,11 @@ impl observer_common::driver::Host for Host {
     fn was_busy(&self) -> bool {
         const BUSY_NS: u64 = 2_000_000;
         ran_for() > BUSY_NS
+    }
+
+    #[inline(always)]
+    fn arrival(&self, copied: u32) -> Option<(Arrival, u32)> {
+        Some((socket::arrival(self.transfer.socket.sock, copied)?, globals::tick_ns()))
     }
 
     #[inline(always)]

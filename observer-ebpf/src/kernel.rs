@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
-        bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel,
+        bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel,
         bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
     },
 };
@@ -19,6 +19,13 @@ pub type Address = u64;
 pub fn now_ns() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The kernel's clock that counts ticks (`jiffies`), as far as TCP keeps it.
+#[inline(always)]
+pub fn ticks() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() as u32 }
 }
 
 /// Reads a field of the struct at `base`; `None` if the page is not there.

@@ -1,10 +1,14 @@
 //! From a file descriptor to the socket behind it, and what is to be known of a socket.
 
-use observer_common::{driver::connection::counted, layout::Field, record::OpenItem};
+use observer_common::{
+    driver::{arrival::Arrival, connection::counted},
+    layout::Field,
+    record::OpenItem,
+};
 
 use crate::{
     globals,
-    kernel::{Address, current_task, load, process_name, read, read_into},
+    kernel::{Address, current_task, load, process_name, read, read_into, ticks},
     maps::{CONNECTED, Values as _},
 };
 
@@ -200,6 +204,16 @@ pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<u64> {
     let all = (settled as i64).wrapping_add(i64::from(under_way as i32));
     let before = all.wrapping_sub(length as i64);
     Some(if before > SYN_AND_FIN { before as u64 } else { 0 })
+}
+
+/// When what a TCP socket has received arrived; `copied` is its `copied_seq` after the transfer.
+#[inline(always)]
+pub fn arrival(sock: Address, copied: u32) -> Option<Arrival> {
+    let last: u32 = read(sock, Field::TcpLastReceived)?;
+    let segments = read(sock, Field::TcpSegments)?;
+    // Last: what arrives meanwhile is not taken for read.
+    let next: u32 = read(sock, Field::TcpRcvNxt)?;
+    Some(Arrival { ticks: ticks().wrapping_sub(last), segments, drained: next == copied })
 }
 
 /// Whether this direction has been shut: by a FIN, which counts as one in `copied_seq` and

@@ -1,6 +1,6 @@
 //! The kernel's clock and everybody's.
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// The time of the kernel's monotonic clock, by which all times are told, in nanoseconds.
 pub fn monotonic_ns() -> u64 {
@@ -10,6 +10,11 @@ pub fn monotonic_ns() -> u64 {
 fn nanoseconds(id: ClockId) -> u64 {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(id);
     tv_sec as u64 * 1_000_000_000 + tv_nsec as u64
+}
+
+/// How long a tick of the kernel (a jiffy) is, in nanoseconds: the coarse clock goes on with each.
+pub fn tick_ns() -> u32 {
+    clock_getres(ClockId::MonotonicCoarse).tv_nsec as u32
 }
 
 /// How far the wall clock is ahead of the kernel's monotonic clock, which all times are told by.

@@ -38,7 +38,8 @@ enum Beside {
     Nothing,
     /// Two loops for each processor that never wait.
     Loops,
-    /// The server's handlers compute for so long before they do anything.
+    /// The server's handlers take so long before they do anything, and nothing else of the server gets on: this flag
+    /// says how.
     Handlers(&'static str),
 }
 
@@ -48,9 +49,17 @@ pub(crate) fn told(peers: &Peers, results: &mut Results) -> Result<()> {
         told_beside(&stack, "nothing else runs", &Beside::Nothing, results)?;
         told_beside(&stack, "busy loops", &Beside::Loops, results)?;
     }
-    let beside = Beside::Handlers("150");
-    told_beside(&peers.stack("grpc-js")?, "handlers compute 150 ms", &beside, results)
+    for (named, flag) in [
+        ("handlers compute 150 ms", "--computes-ms=150"),
+        ("handlers sleep 150 ms", "--sleeps-ms=150"),
+    ] {
+        told_beside(&peers.stack("grpc-js")?, named, &Beside::Handlers(flag), results)?;
+    }
+    Ok(())
 }
+
+/// What is watched: both ends, or the server alone, whose client may as well be on another node.
+const ENDS: [&str; 3] = ["client", "server", "server alone"];
 
 /// Calls that one end tells.
 #[derive(Clone, Copy, Default)]
@@ -62,17 +71,17 @@ struct Told {
 
 fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Results) -> Result<()> {
     let args = match beside {
-        Beside::Handlers(millis) => vec!["--blocks-ms", millis],
+        Beside::Handlers(flag) => vec![*flag],
         _ => Vec::new(),
     };
-    // What computes has its calls wait for one another, long after their clients have gone.
+    // Where handlers block, calls wait for one another, long after their clients have gone.
     let calls = if matches!(beside, Beside::Handlers(_)) { FEW_CALLS } else { CALLS };
     let _loops = match beside {
         Beside::Loops => Loops::start()?,
         _ => Loops(Vec::new()),
     };
     for kind in ["expired", "canceled"] {
-        let mut wrong = [0.0; 2];
+        let mut wrong = [0.0; ENDS.len()];
         let mut undecided = Vec::new();
         for timeout_ms in TIMEOUTS_MS {
             let server = Server::start_with(stack, Listen::V4, &args)?;
@@ -82,16 +91,16 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
             }
             undecided.push((timeout_ms, told));
         }
-        for (role, wrong) in ["client", "server"].into_iter().zip(wrong) {
+        for (end, wrong) in ENDS.into_iter().zip(wrong) {
             let all = calls * TIMEOUTS_MS.len() as u64;
-            let name = format!("{} {role}, {named}: wrong of {all} {kind}", stack.name);
+            let name = format!("{} {end}, {named}: wrong of {all} {kind}", stack.name);
             results.add(name, "calls", Some(Bound::AtMost(0.0)), vec![wrong]);
         }
         for (timeout_ms, told) in undecided {
             let is_bound = timeout_ms >= 200 && matches!(beside, Beside::Nothing);
-            for (role, told) in ["client", "server"].into_iter().zip(told) {
+            for (end, told) in ENDS.into_iter().zip(told) {
                 let name =
-                    format!("{} {role}, {named}: undecided, {kind} of {timeout_ms} ms", stack.name);
+                    format!("{} {end}, {named}: undecided, {kind} of {timeout_ms} ms", stack.name);
                 let bound = is_bound.then_some(Bound::AtMost(5.0));
                 results.add(name, "%", bound, vec![100.0 * told.undecided / told.calls]);
             }
@@ -107,9 +116,10 @@ fn of_one(
     kind: &str,
     timeout_ms: u64,
     calls: u64,
-) -> Result<[Told; 2]> {
-    let port = server.port()?;
+) -> Result<[Told; ENDS.len()]> {
+    let (port, pid) = (server.port()?, server.identity().pid.to_string());
     let daemon = Daemon::start(&["--port", &port])?;
+    let of_server = Daemon::start(&["--pid", &pid])?;
     sleep(SETTLING);
     let cancel_within_ms = (kind == "canceled").then_some(timeout_ms);
     let step = json!({
@@ -118,17 +128,18 @@ fn of_one(
     });
     let plan = [vec![step]];
     let (client, truth) = Client::start(stack, server, &plan)?.finish()?;
-    let pid = server.identity().pid.to_string();
     let begun = |metrics: &Metrics| metrics.sum("grpc_server_started_total", &[("pid", &pid)]);
     let end = Instant::now() + READ_LIMIT;
     while begun(&daemon.scrape()?) < calls as f64 && Instant::now() < end {
         sleep(SETTLING);
     }
     sleep(SETTLING);
-    let metrics = daemon.scrape()?;
+    let [both, alone] = [daemon.scrape()?, of_server.scrape()?];
     daemon.stop()?;
-    let ends = [("client", &client), ("server", server.identity())];
-    Ok(ends.map(|(role, who)| compared(&metrics, role, who, &truth)))
+    of_server.stop()?;
+    let server = server.identity();
+    let ends = [("client", &both, &client), ("server", &both, server), ("server", &alone, server)];
+    Ok(ends.map(|(role, metrics, who)| compared(metrics, role, who, &truth)))
 }
 
 fn compared(metrics: &Metrics, role: &str, who: &Identity, truth: &Truth) -> Told {

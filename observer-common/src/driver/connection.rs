@@ -1,5 +1,6 @@
 //! What is kept of a watched connection.
 
+use super::arrival::Arrivals;
 use crate::{
     counter::Counter,
     record::{direction, role},
@@ -121,6 +122,8 @@ pub struct Shared {
     pub reset_count: u32,
     /// While `JOINING`: what has been tried so far.
     pub tries: Tries,
+    /// When what a server receives arrived.
+    pub arrivals: Arrivals,
 }
 
 /// Who sent a header block.

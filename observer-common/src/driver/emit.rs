@@ -2,6 +2,7 @@
 
 use super::{
     Host, Opened, Scratch,
+    arrival::Waited,
     connection::{Direction, GAP_FOUND, Shared, state},
 };
 use crate::{
@@ -50,6 +51,12 @@ pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &Di
             length: own.inserts,
             ..ItemHeader::default()
         };
+        put_item(scratch, item);
+    }
+    let Waited { least_us, most_us } = scratch.waited;
+    if most_us != 0 {
+        let kind = item_kind::WAITED;
+        let item = ItemHeader { kind, stream: least_us, length: most_us, ..ItemHeader::default() };
         put_item(scratch, item);
     }
     scratch.empty = scratch.length;
@@ -169,7 +176,7 @@ fn write_header<H: Host>(
 ) {
     let unseen = u8::from(own.is_unseen()) << scratch.sent
         | u8::from(other.is_unseen()) << (scratch.sent ^ 1);
-    let late = if scratch.host.was_busy() { LATE } else { 0 };
+    let late = if scratch.timed == 0 && scratch.host.was_busy() { LATE } else { 0 };
     scratch.host.put_header(RecordHeader {
         connection: shared.id,
         time_ns: scratch.time_ns,

@@ -10,11 +10,13 @@
 //!
 //! All is inlined into one function, unless it says why not: the kernel's verifier follows that one, for each way through it.
 
+pub mod arrival;
 pub mod connection;
 mod emit;
 pub mod opening;
 pub mod walk;
 
+use arrival::{Arrival, Waited};
 use connection::{Direction, Shared};
 
 use crate::{
@@ -114,6 +116,10 @@ pub trait Host: Memory + Messages + Emitter + Sized {
     /// Whether the thread was busy before the transfer.
     fn was_busy(&self) -> bool;
 
+    /// What the socket shows of when the bytes arrived that were received, and how long a tick is in nanoseconds; `None`
+    /// if it does not. `copied` is the socket's counter after the transfer.
+    fn arrival(&self, copied: u32) -> Option<(Arrival, u32)>;
+
     /// Whether the socket is still selected, now that it is known which end it is.
     fn selects_role(&self, shared: &Shared, role: u8) -> bool;
 
@@ -173,8 +179,12 @@ pub struct Scratch<H> {
     pub pid: u32,
     /// One of `record::direction`.
     pub sent: u8,
+    /// Not 0 if `waited` is known.
+    pub timed: u8,
     /// Padding.
-    pub _reserved: [u8; 7],
+    pub _reserved: [u8; 6],
+    /// How long the bytes had been at the socket.
+    pub waited: Waited,
     /// What is counted of a record that could not be sent.
     pub tally: Tally,
     /// Where it takes place.
@@ -214,7 +224,9 @@ impl<H> Scratch<H> {
             searching: 0,
             pid: 0,
             sent: 0,
-            _reserved: [0; 7],
+            timed: 0,
+            _reserved: [0; 6],
+            waited: Waited::default(),
             tally: Tally::new(0, 0),
             host,
         }

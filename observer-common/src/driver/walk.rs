@@ -2,6 +2,7 @@
 
 use super::{
     Host, Scratch, Walk,
+    arrival::Waited,
     connection::{Direction, GAP_FOUND, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
 };
@@ -97,6 +98,7 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
     scratch.pending = 0;
     scratch.searching = 0;
     scratch.dropped = own.position;
+    time(scratch, shared, own);
     if own.unread != 0 {
         let tried = own.step.tried();
         scratch.pending = lose(own);
@@ -109,6 +111,22 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
         begin_search(scratch, own);
     }
     own.position + total
+}
+
+/// Works out how long the bytes had been at the socket, where that says something: clients give calls up, and what they
+/// mean by it follows from when it came.
+#[inline(always)]
+fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &Direction) {
+    scratch.timed = 0;
+    scratch.waited = Waited::default();
+    let may_be_requests = scratch.sent == direction::RECEIVED && shared.role != role::CLIENT;
+    if !may_be_requests || !shared.is_tcp() || own.counted == 0 {
+        return;
+    }
+    let Some((arrival, tick_ns)) = scratch.host.arrival(own.sequence) else { return };
+    let was_busy = || scratch.host.was_busy();
+    scratch.waited = shared.arrivals.waited(scratch.time_ns, tick_ns, arrival, was_busy);
+    scratch.timed = 1;
 }
 
 /// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, all will be untold if

@@ -205,7 +205,8 @@ impl<O: Output> Pipeline<O> {
         let at = Moment {
             time_ns: record.time_ns,
             process,
-            stall_free_since_ns: if bytes.late { u64::MAX } else { self.stall_free_since_ns },
+            waited: bytes.waited,
+            stall_free_since_ns: self.stall_free_since_ns,
         };
         let (most, open_connections) = (self.max_memory, self.connections.len());
         let max_memory = if stopped { 0 } else { most };

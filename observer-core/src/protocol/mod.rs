@@ -12,7 +12,7 @@ use crate::{
     call::{CallSink, Coverage, Role},
     names::{Interner, PathId},
     process::ProcessId,
-    record::{Bytes, Closed},
+    record::{Bytes, Closed, Waited},
 };
 
 /// When, and by which process of the watched end.
@@ -22,8 +22,9 @@ pub struct Moment {
     pub time_ns: u64,
     /// The process that read or wrote the bytes.
     pub process: ProcessId,
-    /// Since when threads that could run have run; `u64::MAX` if that is not known, or if what happened may
-    /// have been meant before ([`Bytes::late`]).
+    /// How long before `time_ns` it may have happened.
+    pub waited: Waited,
+    /// Since when threads that could run have run; `u64::MAX` if that is not known.
     pub stall_free_since_ns: u64,
 }
 

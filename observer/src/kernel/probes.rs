@@ -37,6 +37,7 @@ use super::{
     sys, tracefs,
 };
 use crate::{
+    clock,
     config::{Backend, Config, Filter},
     files::first_of,
     memory,
@@ -398,6 +399,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
         rings: config.workers,
         // Half full: enough time is left for the daemon to come before the rest is.
         wake_at: config.ring_size.bytes() / 2,
+        tick_ns: clock::tick_ns(),
         max_connections: config.max_connections,
         counted_only: counted_only.into(),
         filter_ports: (!filter.ports.is_empty()).into(),

@@ -6,6 +6,7 @@ use observer_common::{
     counter::{Counter, Protocol},
     driver::{
         self, Emitter, Memory, Opened, RECORD_CAPACITY, Scratch, Walk,
+        arrival::Arrival,
         connection::{Connection, Shared},
         tally,
         walk::{self, Outcome},
@@ -242,6 +243,10 @@ impl driver::Host for Host<'_> {
 
     fn was_busy(&self) -> bool {
         false
+    }
+
+    fn arrival(&self, _: u32) -> Option<(Arrival, u32)> {
+        None
     }
 
     fn selects_role(&self, _: &Shared, _: u8) -> bool {

@@ -3,12 +3,16 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use anyhow::Result;
+use support::daemon::Daemon;
 use support::losses;
-use support::raw::command::Write;
+use support::raw::command::{Read, Write};
 use support::raw::frames::frame;
+use support::raw::process::Start;
 use support::raw::talk::Role::{self, Client, Server};
 use support::raw::{Action, Address, Call, Talk};
 
+use super::processes::Renamed;
 use super::{
     CANCELED, DEADLINE_EXCEEDED, EITHER, INTERNAL, NOT_FOUND, OK, PERMISSION_DENIED,
     RESOURCE_EXHAUSTED, Table, UNAVAILABLE, UNIX, UNKNOWN,
@@ -147,6 +151,7 @@ fn deadlines(table: &mut Table) {
             talk.expect(Call::new("Get", EITHER).without_status().requests(&[5]))
         },
     );
+    table.case("given up while the server, which alone is watched, does not read", read_late);
     table.talk("RST_STREAM(CANCEL) by the client, deadlines that are none", |talk| {
         let timeouts = ["", "m", "1", "-1m", "1x", "123456789n", "1 m", "0x1m"];
         for (stream, timeout) in (1..).step_by(2).zip(timeouts) {
@@ -287,6 +292,62 @@ fn connections(table: &mut Table) {
     table.unrecorded(UNIX, over_unix_sockets);
 }
 
+/// When it reads says nothing of when the client gave up; when the bytes arrived does. All is two seconds apart, which
+/// is enough also where threads wait for a processor.
+fn read_late(_: &Daemon, name: &str) -> Result<()> {
+    const COMM: &str = "raw-late";
+    let renamed = Renamed::new(COMM)?;
+    let start = Start { program: Some(renamed.program.clone()), ..Start::default() };
+    let daemon = Daemon::start(&["--comm", COMM])?;
+    let begin = || -> Result<Talk<'_>> {
+        let ends = [&Start::default(), &start];
+        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
+        talk.open_http2()?;
+        Ok(talk)
+    };
+    let [mut cancelled, mut expired, mut several] = [begin()?, begin()?, begin()?];
+    let of_3s = [("grpc-timeout", "3S")];
+    let give_up = |talk: &mut Talk<'_>, method| -> Result<u64> {
+        talk.client(|f| f.request_with(1, method, &of_3s))?;
+        let read = talk.written(Client);
+        talk.client_unread(|f| f.reset(1, CANCEL))?;
+        Ok(read)
+    };
+    let cancelled_read = give_up(&mut cancelled, "Cancelled")?;
+    let several_read = give_up(&mut several, "Several")?;
+    let expired_read = expired.written(Client);
+    expired.client_unread(|f| f.request_with(1, "Expired", &[("grpc-timeout", "1S")]))?;
+    sleep(Duration::from_millis(3_200));
+    read_from(&mut expired, expired_read)?;
+    expired.client(|f| f.reset(1, CANCEL))?;
+    sleep(Duration::from_secs(2));
+    read_from(&mut cancelled, cancelled_read)?;
+    several.client_unread(|f| f.request(3, "Other"))?;
+    read_from(&mut several, several_read)?;
+    for (mut talk, method, code) in [
+        (cancelled, "Cancelled", "Canceled"),
+        (expired, "Expired", "DeadlineExceeded"),
+        (several, "Several", "CanceledOrDeadlineExceeded"),
+    ] {
+        let pid = talk.pid(Server)?;
+        daemon.wait_until(|metrics| {
+            let labels = [("pid", &*pid), ("grpc_method", method), ("grpc_code", code)];
+            let [named, all] =
+                [&labels[..], &labels[..2]].map(|l| metrics.sum("grpc_server_handled_total", l));
+            let right = named.total_cmp(&1.0).is_eq() && all.total_cmp(&1.0).is_eq();
+            if right { Ok(()) } else { Err(format!("{method}: {named} of {all} are {code}")) }
+        })?;
+        talk.end_peers()?;
+    }
+    daemon.stop()
+}
+
+/// The server reads what the client has written from this byte on.
+fn read_from(talk: &mut Talk<'_>, byte: u64) -> Result<()> {
+    let length = usize::try_from(talk.written(Client) - byte)?;
+    talk.act(Server, Action::Read { how: Read::Read, length })
+}
+
 fn beyond_the_bound(table: &mut Table) {
     table.talk("half-closed calls beyond the bound of a connection", |talk| {
         const OPENED: u32 = 70_000;
@@ -357,7 +418,7 @@ fn processes(table: &mut Table) {
 }
 
 /// One in each state, before that end closes the connection.
-fn three_open_calls(talk: &mut Talk<'_>, by: Role) -> anyhow::Result<()> {
+fn three_open_calls(talk: &mut Talk<'_>, by: Role) -> Result<()> {
     talk.client(|f| f.request(1, "Begun").request(3, "HalfClosed").last_message(3, 5))?;
     talk.client(|f| f.request(5, "Answered").message(5, 5))?;
     talk.server(|f| f.response(5).message(5, 6).message(5, 7))?;

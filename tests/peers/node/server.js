@@ -14,7 +14,8 @@ const { Call, Truth } = require('./truth');
 // For connections that clients have not closed when the server is told to stop.
 const GRACE_MS = 2000;
 
-let blocksMs = 0;
+let computesMs = 0;
+let sleepsMs = 0;
 
 // The call ended under the handler: by the client, or by the deadline, at which grpc-js itself sends
 // DEADLINE_EXCEEDED.
@@ -113,13 +114,14 @@ function end(call, request) {
 }
 
 // Nobody else gets to do anything meanwhile.
-function compute() {
-  const until = Date.now() + blocksMs;
+function block() {
+  const until = Date.now() + computesMs;
   while (Date.now() < until);
+  if (sleepsMs) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, sleepsMs);
 }
 
 function sleep(stream, millis) {
-  compute();
+  block();
   if (stream.cancelled) throw new Cut();
   if (!millis) return undefined;
   return new Promise((resolve, reject) => {
@@ -141,13 +143,15 @@ function main() {
       listen: { type: 'string' },
       truth: { type: 'string' },
       'max-connection-age-ms': { type: 'string' },
-      // So long each handler computes before it does anything.
-      'blocks-ms': { type: 'string', default: '0' },
+      // For so long each handler computes, or sleeps, before it does anything.
+      'computes-ms': { type: 'string', default: '0' },
+      'sleeps-ms': { type: 'string', default: '0' },
       // grpc-js compresses no responses.
       compression: { type: 'string' },
     },
   });
-  blocksMs = Number(args['blocks-ms']);
+  computesMs = Number(args['computes-ms']);
+  sleepsMs = Number(args['sleeps-ms']);
   const age = args['max-connection-age-ms'];
   const truth = new Truth();
   const server = new grpc.Server(age ? { ...OPTIONS, 'grpc.max_connection_age_ms': Number(age) } : OPTIONS);

@@ -15,7 +15,7 @@ use crate::{
         Moment, Streams,
         hpack::{ContentType, RequestMethod},
     },
-    record::{Data, Directions},
+    record::{Data, Directions, Waited},
 };
 
 /// Most calls of one connection that may be open at once. HTTP/2 peers usually allow each other
@@ -99,7 +99,6 @@ enum Proof {
 }
 
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 struct Call {
     /// `None` until the connection has shown that it carries gRPC, and while proof is wanted.
     series: Option<SeriesId>,
@@ -108,8 +107,8 @@ struct Call {
     shows_grpc: bool,
     key: CallKey,
     started_ns: u64,
-    /// It may have begun before.
-    late: bool,
+    /// How long before it may have begun.
+    waited: Waited,
     /// When something of it was last seen.
     touched_ns: u64,
     trace: Option<TraceId>,
@@ -178,11 +177,11 @@ impl Call {
         }
     }
 
-    /// Why it was given up then, if it was.
-    fn reason(&self, at_ns: u64, stall_free_since_ns: u64) -> Reason {
-        let Self { started_ns, timeout, late, .. } = *self;
-        let stall_free_since_ns = if late { u64::MAX } else { stall_free_since_ns };
-        Deadline { started_ns, timeout }.reason(at_ns, stall_free_since_ns)
+    /// Why it was given up between these times, if it was.
+    fn reason(&self, given_up_ns: [u64; 2], stall_free_since_ns: u64) -> Reason {
+        let Self { started_ns, waited, timeout, .. } = *self;
+        let started_ns = waited.before(started_ns);
+        Deadline { started_ns, timeout }.reason(given_up_ns, stall_free_since_ns)
     }
 
     /// Messages of it may not have been counted.
@@ -359,7 +358,7 @@ impl Calls {
             shows_grpc: headers.shows_grpc(),
             key: CallKey { process: at.process, role: self.role, path },
             started_ns: at.time_ns,
-            late: at.stall_free_since_ns == u64::MAX,
+            waited: at.waited,
             touched_ns: at.time_ns,
             trace: headers.trace.flatten(),
             message: None,
@@ -693,7 +692,7 @@ impl Calls {
             }
             return;
         };
-        let reason = match call.reason(at.time_ns, at.stall_free_since_ns) {
+        let reason = match call.reason(at.waited.before(at.time_ns), at.stall_free_since_ns) {
             // In one transfer with what began the call: that says nothing of when it was given up.
             _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
                 Reason::Unclear
@@ -812,7 +811,7 @@ impl Calls {
         }
         for stream in self.streams(|_| true) {
             let Some(call) = self.open.get(&stream) else { continue };
-            let reason = call.reason(time_ns, stall_free_since_ns);
+            let reason = call.reason([time_ns; 2], stall_free_since_ns);
             let incomplete = call.gaps.any();
             self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
         }

@@ -17,6 +17,9 @@
 //!   with grpc-js, 1 % of the timeout with the C core.
 //! - A cancel comes *late* by what the client took to write the reset.
 //!
+//! When the bytes passed the socket is known to lie between two times: a server may read late what arrived in time, and
+//! TCP shows when it arrived, to some ticks of the kernel's clock. What is certain for both is said.
+//!
 //! Both hold while a thread that can run does run. Where processors are short of time no bound holds (of
 //! 20 ms all 20, of 1 s 709 ms, with two busy loops for each processor), and little is said.
 
@@ -62,29 +65,33 @@ pub enum Timeout {
 /// What is known of a call's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
-    /// When its request headers were seen.
-    pub started_ns: u64,
+    /// When its request headers passed the socket: not before the first, nor after the second.
+    pub started_ns: [u64; 2],
     /// How long it was given from then on.
     pub timeout: Timeout,
 }
 
 impl Deadline {
-    /// Why the call was given up at that time; `stall_free_since` is since when threads that could run have run.
-    pub fn reason(self, now_ns: u64, stall_free_since: u64) -> Reason {
+    /// Why the call was given up, by a reset that passed the socket between those times; `stall_free_since` is since when
+    /// threads that could run have run.
+    pub fn reason(self, given_up_ns: [u64; 2], stall_free_since: u64) -> Reason {
         let timeout_ns = match self.timeout {
             Timeout::Absent => return Reason::Canceled,
             Timeout::Unknown => return Reason::Unclear,
             Timeout::Of(ns) => ns,
         };
-        let (early_ns, late_ns) = if self.started_ns >= stall_free_since.saturating_add(BEFORE_NS) {
+        let [started_first_ns, started_last_ns] = self.started_ns;
+        let [given_up_first_ns, given_up_last_ns] = given_up_ns;
+        let (early_ns, late_ns) = if started_last_ns >= stall_free_since.saturating_add(BEFORE_NS) {
             (EARLY_NS.max(timeout_ns / ROUNDED), LATE_NS)
         } else {
             (SHORT_NS.max(timeout_ns / ROUNDED), SHORT_NS)
         };
-        let elapsed_ns = now_ns.saturating_sub(self.started_ns);
-        if elapsed_ns < timeout_ns.saturating_sub(early_ns) {
+        let most_ns = given_up_last_ns.saturating_sub(started_first_ns);
+        let least_ns = given_up_first_ns.saturating_sub(started_last_ns);
+        if most_ns < timeout_ns.saturating_sub(early_ns) {
             Reason::Canceled
-        } else if elapsed_ns >= not_rounded(timeout_ns).saturating_add(late_ns) {
+        } else if least_ns >= not_rounded(timeout_ns).saturating_add(late_ns) {
             Reason::DeadlineExceeded
         } else {
             Reason::Unclear
@@ -112,8 +119,8 @@ mod tests {
 
     fn reason(timeout_us: u64, elapsed_us: u64, stall_free_since: u64) -> Reason {
         let timeout = Timeout::Of(timeout_us * 1_000);
-        let deadline = Deadline { started_ns: START, timeout };
-        deadline.reason(START + elapsed_us * 1_000, stall_free_since)
+        let deadline = Deadline { started_ns: [START; 2], timeout };
+        deadline.reason([START + elapsed_us * 1_000; 2], stall_free_since)
     }
 
     #[test]
@@ -142,8 +149,28 @@ mod tests {
     }
 
     #[test]
+    fn only_what_holds_for_both_times_is_said() {
+        let timeout = Timeout::Of(200 * MS);
+        let reason = |started: [u64; 2], cancellation: [u64; 2]| {
+            let started_ns = started.map(|ms| START + ms * MS);
+            Deadline { started_ns, timeout }.reason(cancellation.map(|ms| START + ms * MS), 0)
+        };
+        // A server that reads the reset late: it arrived in time, or may have.
+        assert_eq!(reason([0, 0], [90, 150]), Reason::Canceled);
+        assert_eq!(reason([0, 0], [90, 192]), Reason::Unclear);
+        assert_eq!(reason([0, 0], [190, 300]), Reason::Unclear);
+        assert_eq!(reason([0, 0], [201, 300]), Reason::DeadlineExceeded);
+        // One that reads the headers late.
+        assert_eq!(reason([0, 100], [250, 250]), Reason::Unclear);
+        assert_eq!(reason([0, 100], [191, 191]), Reason::Canceled);
+        assert_eq!(reason([0, 100], [301, 301]), Reason::DeadlineExceeded);
+        assert_eq!(reason([0, 100], [50, 50]), Reason::Canceled);
+    }
+
+    #[test]
     fn without_a_timeout_it_is_a_cancel_and_with_an_unknown_one_either() {
-        let reason = |timeout| Deadline { started_ns: START, timeout }.reason(u64::MAX, 0);
+        let reason =
+            |timeout| Deadline { started_ns: [START; 2], timeout }.reason([u64::MAX; 2], 0);
         assert_eq!(reason(Timeout::Absent), Reason::Canceled);
         assert_eq!(reason(Timeout::Unknown), Reason::Unclear);
         assert_eq!(reason(Timeout::Of(u64::MAX)), Reason::Unclear);

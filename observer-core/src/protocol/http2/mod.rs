@@ -180,7 +180,7 @@ impl Connection {
     fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
         let Context { at, direction, .. } = *context;
         match item {
-            Item::Open(_) | Item::Lost { .. } => {}
+            Item::Open(_) | Item::Lost { .. } | Item::Waited(_) => {}
             Item::Data(data) if self.role_unknown => self.calls.note(direction, data.stream),
             Item::Data(data) => self.calls.data(at, direction, &data, context.sink),
             Item::Gap { resynced } => {
@@ -310,7 +310,7 @@ impl Connection {
 impl Protocol for Connection {
     fn bytes(
         &mut self,
-        at: Moment,
+        mut at: Moment,
         bytes: &Bytes<'_>,
         interner: &mut Interner,
         sink: &mut impl CallSink,
@@ -334,6 +334,9 @@ impl Protocol for Connection {
         gaps.remove(direction);
         self.apply_gaps(gaps);
         for item in bytes.items.clone() {
+            if let Item::Waited(waited) = item {
+                at.waited = waited;
+            }
             let mut context = Context { at, direction, interner, sink, faults: &mut faults };
             self.item(item, &mut context);
         }

@@ -16,7 +16,7 @@ use crate::{
     names::{Interner, PathId},
     process::ProcessId,
     protocol::{Faults, Moment, Protocol as _, grpc::GAP_TIMEOUT_NS},
-    record::{Closed, Directions, Event, Record},
+    record::{Closed, Directions, Event, Record, Waited},
 };
 
 /// Paths and codes of the calls that ended, in order; `None` where they were not seen.
@@ -141,6 +141,12 @@ impl Writer {
         self.item(item_kind::LOST, FrameHeader { length, flags, ..FrameHeader::default() }, &[])
     }
 
+    /// The record's bytes had been at the socket.
+    fn waited(&mut self, Waited { least_us, most_us }: Waited) -> &mut Self {
+        let header = FrameHeader { stream: least_us, length: most_us, ..FrameHeader::default() };
+        self.item(item_kind::WAITED, header, &[])
+    }
+
     /// Trailers that refer to no table.
     fn literal_trailers(&mut self, stream: u32, code: &str) -> &mut Self {
         let mut block = [&[0x00, 11], &b"grpc-status"[..], &[code.len() as u8]].concat();
@@ -232,6 +238,7 @@ impl Fixture {
         let at = Moment {
             time_ns: record.time_ns,
             process: ProcessId(record.pid),
+            waited: bytes.waited,
             stall_free_since_ns: 0,
         };
         let Self { connection, interner, sink, faults, .. } = self;
@@ -285,6 +292,33 @@ impl Fixture {
 
 fn end(path: &str, code: Code) -> (Option<String>, Option<Code>) {
     (Some(path.to_owned()), Some(code))
+}
+
+#[test]
+fn how_long_bytes_had_been_at_the_socket_decides_whether_a_call_expired() {
+    const MS: u64 = 1_000_000;
+    const CANCEL: &[u8] = &8_u32.to_be_bytes();
+    let mut fixture = Fixture::from_start();
+    fixture.time_ns = 10_000 * MS;
+    let mut fields = request("/waited/Method");
+    fields.push(("grpc-timeout", "100m"));
+    for (stream, waited_ms, code) in [
+        (1, None, Code::DeadlineExceeded),
+        (3, Some([120, 130]), Code::Canceled),
+        (5, Some([0, 130]), Code::CanceledOrDeadlineExceeded),
+        (7, Some([0, 40]), Code::DeadlineExceeded),
+    ] {
+        fixture.client.headers(0, stream, &fields);
+        fixture.receive();
+        fixture.time_ns += 150 * MS;
+        if let Some([least_us, most_us]) = waited_ms.map(|ms| ms.map(|ms| ms * 1_000)) {
+            fixture.client.waited(Waited { least_us, most_us });
+        }
+        fixture.client.frame(kind::RST_STREAM, 0, stream, CANCEL);
+        fixture.receive();
+        let (_, ended) = fixture.sink.ended.last().expect("an end");
+        assert_eq!(ended.code, Some(code), "{waited_ms:?}");
+    }
 }
 
 #[test]

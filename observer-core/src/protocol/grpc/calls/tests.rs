@@ -6,7 +6,7 @@ use crate::{
     names::PathId,
     process::ProcessId,
     protocol::{Moment, Streams, grpc::Headers, hpack::ContentType},
-    record::Data,
+    record::{Data, Waited},
 };
 
 const MS: u64 = 1_000_000;
@@ -87,7 +87,12 @@ impl Fixture {
             calls: Calls::new(role),
             sink: Recorder::default(),
             role,
-            at: Moment { time_ns: 5_000 * MS, process: ProcessId(1), stall_free_since_ns: 0 },
+            at: Moment {
+                time_ns: 5_000 * MS,
+                process: ProcessId(1),
+                waited: Waited::default(),
+                stall_free_since_ns: 0,
+            },
         }
     }
 
