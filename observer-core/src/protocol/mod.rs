@@ -1,4 +1,4 @@
-//! What is spoken on connections.
+//! The protocols of connections.
 //!
 //! To add a protocol: implement [`Protocol`] in a module here, on the words of [`call`](crate::call).
 
@@ -15,7 +15,7 @@ use crate::{
     record::{Bytes, Closed, Waited},
 };
 
-/// When, and by which process of the watched end.
+/// The time of an event, and the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// Kernel's monotonic clock, in nanoseconds.
@@ -24,7 +24,7 @@ pub struct Moment {
     pub process: ProcessId,
     /// How long before `time_ns` it may have happened.
     pub waited: Waited,
-    /// Since when threads that could run have run; `u64::MAX` if that is not known.
+    /// Since when no thread had to wait for a CPU; `u64::MAX` if that is not known.
     pub stall_free_since_ns: u64,
 }
 
@@ -41,7 +41,7 @@ pub trait Protocol {
         sink: &mut impl CallSink,
     ) -> Faults;
 
-    /// The connection ended.
+    /// Takes the end of the connection.
     fn closed(
         &mut self,
         time_ns: u64,
@@ -50,35 +50,35 @@ pub trait Protocol {
         sink: &mut impl CallSink,
     );
 
-    /// Ends the calls that have probably ended unseen.
+    /// Ends the calls that have probably ended in a gap.
     fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink);
 
-    /// Gives up all that is known of it, and the memory: its open calls end, unseen. What begins
-    /// after that is followed as if the connection had been joined now.
+    /// Drops the state, to free memory. Open calls end, their codes not seen. What begins after that is followed as if
+    /// the connection had joined now.
     fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink);
 
-    /// The memory that it holds beside its own, in bytes. O(1).
+    /// The memory that it has allocated, in bytes. O(1).
     fn memory(&self) -> usize;
 
-    /// The paths that it knows.
+    /// The paths that it refers to.
     fn paths(&self) -> impl Iterator<Item = PathId>;
 
-    /// How it stands. O(1).
+    /// The state that is published. O(1).
     fn state(&self) -> State;
 }
 
-/// How a connection stands.
+/// The published state of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct State {
-    /// Which end it is.
+    /// The end of the connection that the process is.
     pub role: Role,
-    /// How much of it is seen.
+    /// What is seen of it.
     pub coverage: Coverage,
-    /// There is a direction of which nothing is seen at the moment.
+    /// A gap goes on in one direction at least.
     pub is_in_gap: bool,
-    /// Calls that are open and have been told of.
+    /// Open calls that are counted.
     pub open: u64,
-    /// What became of its streams so far.
+    /// Its streams so far.
     pub streams: Streams,
 }
 
@@ -108,13 +108,13 @@ impl AddAssign for Streams {
     }
 }
 
-/// What went wrong, added up by the caller.
+/// Decoding errors, added up by the caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Bytes whose record was dropped.
     pub dropped_bytes: u64,
     /// Header blocks that are invalid or too long.
     pub blocks: u64,
-    /// References to header table entries from before they were seen.
+    /// References to header table entries that are not known.
     pub unknown_references: u64,
 }

@@ -527,9 +527,7 @@ fn event() -> impl Strategy<Value = Event> {
                 response_messages,
                 half_closed,
                 coverage: Coverage::Gaps,
-                trace: None,
-                message: None,
-                cancellation: None,
+                ..Ended::default()
             })
         });
     prop_oneof![

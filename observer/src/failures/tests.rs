@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use observer_core::{
-    call::{Coverage, SeriesId, TraceId},
+    call::{SeriesId, TraceId},
     names::Texts,
     process::{Comm, Processes},
     protocol::hpack::{self, Decoder},
@@ -39,10 +39,7 @@ fn ended(code: Option<Code>) -> Ended {
         request_messages: Some(1),
         response_messages: Some(0),
         half_closed: true,
-        coverage: Coverage::Complete,
-        trace: None,
-        message: None,
-        cancellation: None,
+        ..Ended::default()
     }
 }
 

@@ -4,9 +4,7 @@
 
 mod calls;
 mod deadline;
-mod gap_streams;
 mod headers;
-mod recent;
 mod rules;
 
 pub use calls::{Calls, GAP_TIMEOUT_NS, MAX_OPEN};

@@ -5,24 +5,24 @@
 //! | END_STREAM from the server with `grpc-status` | that |
 //! | END_STREAM from the server without | from `:status` |
 //! | … where fields could not be decoded | not seen |
-//! | RST_STREAM from the client, with any error code | given up |
-//! | RST_STREAM from the server with CANCEL | given up |
+//! | RST_STREAM from the client, with any error code | cancelled |
+//! | RST_STREAM from the server with CANCEL | cancelled |
 //! | RST_STREAM from the server otherwise | from the HTTP/2 error code |
 //! | GOAWAY with a last stream identifier below the call's | Unavailable |
-//! | the client closed the connection, or its process ended | given up |
+//! | the client closed the connection, or its process ended | cancelled |
 //! | the server did, or the connection was lost, the deadline had not passed | Unavailable |
 //! | … the deadline had passed | DeadlineExceeded |
 //! | … one of the two | not seen |
-//! | nobody knows who closed the connection | not seen |
-//! | any but the first, where bytes were not seen that may have ended the call before | not seen |
-//! | nothing for a minute, after bytes were not seen that may have ended the call | not seen |
+//! | it is not known who closed the connection | not seen |
+//! | any but the first, after a gap that the call may have ended in | not seen |
+//! | nothing for a minute, after a gap that the call may have ended in | not seen |
 //!
-//! *Given up*: DeadlineExceeded if the deadline had passed, Canceled if not, and where one cannot say,
+//! *Cancelled*: DeadlineExceeded if the deadline had passed, Canceled if not, and where one cannot say,
 //! CanceledOrDeadlineExceeded ([`deadline`](super::deadline)). Servers' libraries take a reset by the client
 //! for a cancel whatever its error code says, and some proxies send INTERNAL_ERROR or NO_ERROR for one.
 //!
 //! What the server says at the end of the stream is the code even if a reset by the client may have
-//! come before it unseen: both were on the wire, and one of them is known.
+//! be in a gap before it: both were on the wire, and one of them is known.
 
 use super::{Headers, deadline::Reason};
 use crate::call::{Code, Role};
@@ -48,25 +48,25 @@ pub enum End {
         by: Role,
         /// The HTTP/2 error code.
         error: u32,
-        /// Why, if it was given up.
+        /// Why, if it was cancelled.
         reason: Reason,
-        /// Bytes were not seen: the call may have ended before.
+        /// There was a gap: the call may have ended before.
         incomplete: bool,
     },
     /// The server said that it will not process the stream.
     GoAway {
-        /// Bytes were not seen: the call may have ended before.
+        /// There was a gap: the call may have ended before.
         incomplete: bool,
     },
-    /// Bytes were not seen, and nothing of the call since.
+    /// There was a gap, and nothing of the call was seen since.
     NotSeen,
     /// The connection ended.
     Closed {
-        /// The side that closed it first, or whose process ended; `None` if nobody knows.
+        /// The side that closed it first, or whose process ended; `None` if that is not known.
         by: Option<Role>,
-        /// Why, if it was given up.
+        /// Why, if it was cancelled.
         reason: Reason,
-        /// Bytes were not seen: the call may have ended before.
+        /// There was a gap: the call may have ended before.
         incomplete: bool,
     },
 }
@@ -92,7 +92,7 @@ impl End {
         }
     }
 
-    /// Whether the client gave the call up, if it ended with this.
+    /// Whether its client cancelled the call, or its deadline expired, if it ended with this.
     pub fn is_cancellation(self) -> bool {
         match self {
             Self::Reset { by: Role::Server, error: CANCEL, .. }

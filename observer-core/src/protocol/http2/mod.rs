@@ -1,4 +1,4 @@
-//! HTTP/2 (RFC 9113), for one who only listens: records' items in, calls out.
+//! HTTP/2 (RFC 9113) for a listener: items of records in, calls out.
 //!
 //! A [`Connection`] follows one end of one connection. It puts frames and header blocks together
 //! ([`frames`]), decodes them ([`hpack`](super::hpack)) and hands them to the calls ([`grpc`](super::grpc)).
@@ -12,14 +12,14 @@ use observer_common::{
 };
 
 use crate::{
-    call::{CallSink, Direction, Role},
+    call::{CallSink, Direction, Directions, Role},
     names::{Interner, PathId},
     protocol::{
         Faults, Moment, Protocol, State, Streams,
         grpc::{Calls, Headers},
         hpack::{Decoder, Digester, Field},
     },
-    record::{Bytes, Closed, Directions, Item},
+    record::{Bytes, Closed, Item},
 };
 use frames::{BlockAssembly, BlockError, FrameAssembly};
 
@@ -29,21 +29,21 @@ pub struct Connection {
     received: DirectionState,
     sent: DirectionState,
     calls: Calls,
-    /// Nothing has shown yet which end this is: header blocks are decoded, and nothing is told.
+    /// The role is not known yet: header blocks are decoded, and nothing is counted.
     role_unknown: bool,
-    /// Both directions have shown it, or it was seen from the beginning.
+    /// Both directions have shown the role, or the beginning was seen.
     role_agreed: bool,
 }
 
-/// One direction.
+/// The state of one direction.
 #[derive(Debug)]
 struct DirectionState {
-    /// Position in the stream after the last record.
+    /// The position in the byte stream after the last record.
     position: u64,
     frame: FrameAssembly,
     block: BlockAssembly,
     headers: Digester<Headers>,
-    /// Which end this is, as its last header block that says so shows.
+    /// The role that its last header block has shown.
     shows: Option<Role>,
 }
 
@@ -58,7 +58,7 @@ impl DirectionState {
         }
     }
 
-    /// Records did not come; header blocks in them inserted so many entries, if that is known.
+    /// Records were dropped; header blocks in them inserted so many entries, if that is known.
     fn records_dropped(&mut self, inserts: Option<u32>) {
         match inserts {
             Some(inserts) if !self.frame.is_open() && !self.block.is_open() => {
@@ -72,7 +72,7 @@ impl DirectionState {
         self.frame.memory() + self.block.memory() + self.headers.get_ref().memory()
     }
 
-    /// A header block may have been missed.
+    /// Begins a gap, which may have a header block in it.
     fn gap(&mut self) {
         self.frame.drop_frame();
         self.block.drop_block();
@@ -86,8 +86,7 @@ impl Connection {
         Self::new(Calls::new(role), Decoder::from_start, Some(role))
     }
 
-    /// A connection that was open before it was watched, or whose first records did not come; of
-    /// which this is the given end, if that is known.
+    /// A connection that joined late, or whose first records were dropped; `role` is its end, if that is known.
     pub fn joined_late(role: Option<Role>) -> Self {
         let calls = Calls::joined_late(role.unwrap_or(Role::Server), role.is_some());
         Self::new(calls, Decoder::joined_late, role)
@@ -103,7 +102,7 @@ impl Connection {
         }
     }
 
-    /// It is this end.
+    /// Settles the role.
     fn agree_on_role(&mut self, role: Role, sink: &mut impl CallSink) {
         if !self.role_agreed {
             self.role_agreed = true;
@@ -119,10 +118,9 @@ impl Connection {
         }
     }
 
-    /// A header block that flows this way has shown which end this is, if it was one: a peer may have written a
-    /// message that looks like it. What the other direction shows agrees with it, or both are in
-    /// doubt. A client that does not begin any more shows itself by what it sends of a stream that is answered;
-    /// that is believed where it is this end that answers.
+    /// A header block in this direction has shown the role, if it was one: a peer may have written a message that looks
+    /// like it. The other direction has to agree. A client that does not begin streams any more shows itself with
+    /// what it sends on a stream that is answered, which is believed if this end answers.
     fn show_role(
         &mut self,
         direction: Direction,
@@ -147,11 +145,10 @@ impl Connection {
         }
     }
 
-    /// Bytes went by in these directions, and more may, before their next record.
+    /// Begins gaps in these directions, up to their next record.
     fn apply_gaps(&mut self, gaps: Directions) {
         for direction in [Direction::Received, Direction::Sent] {
-            // While nothing of a direction is seen there is nothing more to miss. What became of the
-            // header table, the direction's own next record tells.
+            // What became of the header table shows in the direction's own next record.
             if gaps.contains(direction) && !self.calls.is_in_gap(direction) {
                 self.calls.gap(direction);
             }
@@ -170,7 +167,7 @@ impl Connection {
         self.calls.gap(direction);
     }
 
-    /// A frame or header block was missed, and what follows it is seen.
+    /// A gap of one frame or header block.
     fn short_gap(&mut self, direction: Direction, faults: &mut Faults) {
         faults.blocks += 1;
         self.gap(direction);
@@ -225,7 +222,7 @@ impl Connection {
         self.frame(header, payload, context);
     }
 
-    /// A frame of which the rest did not come is followed by another one.
+    /// Ends a frame whose rest is in a gap, as another frame follows.
     fn unfinished_frame(&mut self, direction: Direction, faults: &mut Faults) {
         if self.state_of(direction).frame.is_open() {
             self.short_gap(direction, faults);
@@ -329,9 +326,9 @@ impl Protocol for Connection {
             self.calls.gap(direction);
         }
         self.calls.gap_ended(direction);
-        // Of its own direction its position and items tell, and they tell where.
+        // A gap of its own direction shows in its position and items.
         let mut gaps = bytes.gaps;
-        gaps.remove(direction);
+        gaps.set(direction, false);
         self.apply_gaps(gaps);
         for item in bytes.items.clone() {
             if let Item::Waited(waited) = item {
@@ -368,12 +365,10 @@ impl Protocol for Connection {
     }
 
     fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink) {
-        if self.calls.may_expire() {
-            self.calls.expire(now_ns, sink);
-        }
+        self.calls.expire(now_ns, sink);
     }
 
-    /// Those of its calls, and of its header tables.
+    /// The paths of its calls and of its header tables.
     fn paths(&self) -> impl Iterator<Item = PathId> {
         let Self { received, sent, calls, .. } = self;
         let [received, sent] = [received, sent].map(|state| state.headers.get_ref().paths());
@@ -392,7 +387,7 @@ impl Protocol for Connection {
     }
 }
 
-/// What header blocks in records that did not come before this one did to the header table.
+/// How many entries were inserted into the header table in records that were dropped before this one.
 fn dropped_inserts(bytes: &Bytes<'_>) -> Option<u32> {
     // It comes after the connection's own item, if there is one.
     bytes.items.clone().take(2).find_map(|item| match item {
@@ -401,7 +396,7 @@ fn dropped_inserts(bytes: &Bytes<'_>) -> Option<u32> {
     })
 }
 
-/// What comes with an item.
+/// The context of an item.
 struct Context<'a, S> {
     at: Moment,
     direction: Direction,

@@ -12,11 +12,11 @@ use zerocopy::IntoBytes as _;
 
 use super::{Connection, frames::MAX_BLOCK};
 use crate::{
-    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId},
+    call::{CallKey, CallSink, Code, Coverage, Direction, Directions, Ended, Role, SeriesId},
     names::{Interner, PathId},
     process::ProcessId,
     protocol::{Faults, Moment, Protocol as _, grpc::GAP_TIMEOUT_NS},
-    record::{Closed, Directions, Event, Record, Waited},
+    record::{Closed, Event, Record, Waited},
 };
 
 /// Paths and codes of the calls that ended, in order; `None` where they were not seen.
@@ -520,8 +520,7 @@ fn a_loss_without_a_later_record() {
     let not_seen = (Some("/a.A/One".into()), None);
 
     let mut closed = open();
-    let mut gaps = Directions::default();
-    gaps.insert(Direction::Sent);
+    let gaps = Directions { sent: true, ..Directions::default() };
     assert_eq!(closed.close(gaps), std::slice::from_ref(&not_seen));
 
     let mut reset = open();

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::failures::Dropped;
 use observer_core::{
-    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, TraceId},
+    call::{CallKey, CallSink, Code, Direction, Ended, Role, TraceId},
     names::{PathId, escape::escape},
     pipeline::Connections,
     process::{
@@ -302,17 +302,7 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         role: Role::Server,
         path: scenario.path("/s/m"),
     };
-    let traced = |code, elapsed_ns, trace| Ended {
-        code: Some(code),
-        elapsed_ns: Some(elapsed_ns),
-        request_messages: Some(1),
-        response_messages: Some(1),
-        half_closed: true,
-        coverage: Coverage::Complete,
-        trace,
-        message: None,
-        cancellation: None,
-    };
+    let traced = |code, elapsed_ns, trace| Ended { trace, ..unary(Some(code), elapsed_ns) };
     for (number, code, elapsed_ns) in
         [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
     {
@@ -600,10 +590,7 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             request_messages: messages,
             response_messages: messages,
             half_closed: call.joined,
-            coverage: Coverage::Complete,
-            trace: None,
-            message: None,
-            cancellation: None,
+            ..Ended::default()
         };
         statistics.ended(id, ended);
     }
@@ -675,9 +662,6 @@ pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Ended {
         request_messages: Some(1),
         response_messages: Some(1),
         half_closed: true,
-        coverage: Coverage::Complete,
-        trace: None,
-        message: None,
-        cancellation: None,
+        ..Ended::default()
     }
 }

@@ -1,8 +1,8 @@
 //! The rules of [`rules`](super::super::rules), through the whole life of calls, for both roles.
 
-use super::{Calls, MAX_OPEN, MAX_PENDING};
+use super::{Calls, MAX_OPEN, pending::MAX_PENDING};
 use crate::{
-    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId, TraceId},
+    call::{CallKey, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
     names::PathId,
     process::ProcessId,
     protocol::{Moment, Streams, grpc::Headers, hpack::ContentType},
@@ -458,17 +458,7 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             .response(1, &trailers(0), true);
         let key = CallKey { process: ProcessId(1), role, path: PATH };
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
-        let ended = Ended {
-            code: Some(Code::Ok),
-            elapsed_ns: Some(6 * MS),
-            request_messages: Some(1),
-            response_messages: Some(3),
-            half_closed: true,
-            coverage: Coverage::Complete,
-            trace: None,
-            message: None,
-            cancellation: None,
-        };
+        let ended = Ended { response_messages: Some(3), ..Ended::unary(Some(Code::Ok), 6 * MS) };
         let want = [
             Told::Started(key),
             Told::Messages(0, to_server, 1, 10),

@@ -1,33 +1,32 @@
-//! Streams whose beginning was not seen.
+//! Streams that may have begun in a gap.
 
 use std::collections::VecDeque;
 
-/// Most separate ranges that are remembered: one for each time that bytes of the client went by
-/// unseen. Of calls in the oldest ones nothing is told any more.
+/// Bound on the ranges: one for each gap in what the client sends. Calls in the oldest ranges do not count any more.
 const MAX_RANGES: usize = 64;
 
-/// Calls that ended before the client's side caught up: far fewer than this at once.
+/// Bound on the streams that ended before the client was seen to begin them: far fewer at once.
 const MAX_ENDED: usize = 64;
 
-/// Streams that the client may have begun while what it sends was not seen.
+/// Streams that the client may have begun in a gap.
 #[derive(Debug, Default)]
 pub(super) struct GapStreams {
-    /// First and last of each range, ascending.
+    /// The first and last stream of each range, ascending.
     ranges: VecDeque<(u32, u32)>,
-    /// What the client sends is not seen, or was not until lately: streams from this one on.
+    /// The first stream that may have begun in the present gap, or in one that has just ended.
     from: Option<u32>,
-    /// The last that have been told as ended.
+    /// The streams that were last counted as ended.
     ended: VecDeque<u32>,
 }
 
 impl GapStreams {
-    /// What the client sends is not seen any more; it had begun streams up to this one.
+    /// Records that a gap begins; the client had begun streams up to this one.
     pub(super) fn gap(&mut self, last_stream: u32) {
         let from = last_stream.saturating_add(1);
         self.from = Some(self.from.map_or(from, |before| before.min(from)));
     }
 
-    /// The client is seen to begin a stream.
+    /// Records that the client was seen to begin a stream.
     pub(super) fn began(&mut self, stream: u32) {
         if let Some(from) = self.from.take()
             && from < stream
@@ -39,13 +38,13 @@ impl GapStreams {
         }
     }
 
-    /// Whether the client may have begun the stream out of sight.
+    /// Whether the client may have begun the stream in a gap.
     pub(super) fn contains(&self, stream: u32) -> bool {
         self.from.is_some_and(|from| stream >= from)
             || self.ranges.iter().any(|&(first, last)| (first..=last).contains(&stream))
     }
 
-    /// One of them has been told as ended.
+    /// Records that a stream was counted as ended.
     pub(super) fn ended(&mut self, stream: u32) {
         if self.ended.len() == MAX_ENDED {
             self.ended.pop_front();
@@ -53,8 +52,8 @@ impl GapStreams {
         self.ended.push_back(stream);
     }
 
-    /// Whether the stream has been told as ended: its beginning comes late, as that of a call does
-    /// whose client reads the answer in another thread before its own write has returned.
+    /// Whether the stream was counted as ended. Its beginning may come late, if the client reads the response in another
+    /// thread before its own write has returned.
     pub(super) fn has_ended(&self, stream: u32) -> bool {
         self.ended.contains(&stream)
     }
