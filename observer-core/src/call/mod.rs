@@ -12,12 +12,25 @@ use crate::{
 };
 
 /// The end of a connection that a watched process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It sent the client preface.
     Client,
     /// It received the client preface, or listens on the connection's local port.
     Server,
+}
+
+impl Role {
+    /// Its name in texts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// The direction of bytes, as the watched process has it.

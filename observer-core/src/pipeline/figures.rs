@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     call::Coverage,
     protocol::{State, Streams},
@@ -33,7 +35,7 @@ pub struct Figures {
 }
 
 /// Open connections by what is seen of their calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Seen from their first byte.
     pub complete: u64,

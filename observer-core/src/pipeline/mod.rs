@@ -31,7 +31,7 @@ use crate::{
     names::{Interner, PathId, Texts},
     output::{Names, Output},
     process::{Comm, Detail, Expired, Lookup, ProcessSource, Processes, Seen},
-    protocol::{Moment, Protocol as _, State, Streams},
+    protocol::{Protocol as _, State, Streams, Transfer},
     record::{Bytes, Closed, Event, Item, Record},
     source::Source,
     statistics::Statistics,
@@ -57,7 +57,7 @@ pub struct Pipeline<O> {
     interner: Interner,
     /// When the last search for unused paths was.
     paths_ns: u64,
-    /// As in [`Moment`].
+    /// As in [`Transfer`].
     stall_free_since_ns: u64,
     processes: Processes,
     outputs: (Statistics, O),
@@ -111,38 +111,21 @@ impl<O: Output> Pipeline<O> {
     }
 
     fn another(&self) -> Self {
-        // Taken apart so that each field is shared or new on purpose.
-        let Self {
-            connections: _,
-            memory: _,
-            max_memory,
-            interner,
-            paths_ns: _,
-            stall_free_since_ns,
-            processes,
-            outputs,
-            figures: _,
-            series_ttl,
-            labels,
-            waiting,
-            ended: _,
-            stopped,
-        } = self;
         Self {
             connections: FxHashMap::default(),
             memory: 0,
-            max_memory: *max_memory,
-            interner: interner.sharing(),
+            max_memory: self.max_memory,
+            interner: self.interner.sharing(),
             paths_ns: 0,
-            stall_free_since_ns: *stall_free_since_ns,
-            processes: processes.sharing(),
-            outputs: outputs.sharing(),
+            stall_free_since_ns: self.stall_free_since_ns,
+            processes: self.processes.sharing(),
+            outputs: self.outputs.sharing(),
             figures: Figures::default(),
-            series_ttl: *series_ttl,
-            labels: Arc::clone(labels),
-            waiting: waiting.sharing(),
+            series_ttl: self.series_ttl,
+            labels: Arc::clone(&self.labels),
+            waiting: self.waiting.sharing(),
             ended: Vec::new(),
-            stopped: Arc::clone(stopped),
+            stopped: Arc::clone(&self.stopped),
         }
     }
 
@@ -202,9 +185,10 @@ impl<O: Output> Pipeline<O> {
         }
         let comm = open.map(|open| Comm::new(open.comm));
         let Seen { id: process, first } = self.processes.seen(record.pid, record.time_ns, comm);
-        let at = Moment {
+        let at = Transfer {
             time_ns: record.time_ns,
             process,
+            direction: bytes.direction,
             waited: bytes.waited,
             stall_free_since_ns: self.stall_free_since_ns,
         };

@@ -248,12 +248,6 @@ impl Table {
         lives.last_mut()
     }
 
-    /// The process that has this id.
-    pub(super) fn life_of(&self, id: ProcessId) -> Option<&Life> {
-        let pid = self.ids.processes.get(&id)?.pid;
-        self.of_pid.get(&pid)?.iter().find(|life| life.has(id))
-    }
-
     /// Records that the process exited at this time; `None` if that is known.
     pub(super) fn exit(
         &mut self,

@@ -141,8 +141,8 @@ pub(super) struct LookupQueue {
     programs: FxHashMap<u32, Program>,
     order: VecDeque<u32>,
     /// A search for exits and names that were not reported is requested.
-    search: bool,
-    counts: LookupCounts,
+    pub(super) search: bool,
+    pub(super) counts: LookupCounts,
 }
 
 /// Lookups of processes, by their outcome.
@@ -169,15 +169,6 @@ impl LookupQueue {
     fn next(&mut self) -> Option<(u32, Program)> {
         let pid = self.order.pop_front()?;
         self.programs.remove(&pid).map(|program| (pid, program))
-    }
-
-    /// Requests a search.
-    pub(super) fn request_search(&mut self) {
-        self.search = true;
-    }
-
-    pub(super) fn counts(&self) -> LookupCounts {
-        self.counts
     }
 }
 

@@ -128,7 +128,7 @@ impl Processes {
 
     /// Lookups by their outcome.
     pub fn lookups(&self) -> LookupCounts {
-        self.shared().queue.counts()
+        self.shared().queue.counts
     }
 
     /// Stops adding processes, or goes on with it.
@@ -142,11 +142,6 @@ impl Processes {
             return Some(Process::other());
         }
         self.shared().ids.processes.get(&id).map(Named::process)
-    }
-
-    /// The id that the process had first: the same for all its names.
-    pub fn first_of(&self, id: ProcessId) -> ProcessId {
-        self.shared().life_of(id).and_then(lives::Life::first).unwrap_or(id)
     }
 
     /// A copy of what a scrape needs.
@@ -227,7 +222,7 @@ impl Processes {
     /// Has the [`Lookup`] search for exits and new names that were not reported. What it finds is known here
     /// after the next [`ask_again`](Self::ask_again).
     pub fn find_unreported(&mut self) {
-        self.shared().queue.request_search();
+        self.shared().queue.search = true;
         self.wake();
     }
 

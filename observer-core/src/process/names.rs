@@ -39,7 +39,7 @@ impl ProcessNames {
         self.processes.get(&id).map_or_else(Process::other, |process| self.with_pod(process))
     }
 
-    /// The process with the name that it has now, by its [first](super::Processes::first_of) id.
+    /// The process with the name that it has now, by its [first](super::Seen::first) id.
     pub fn now(&self, first: ProcessId) -> Process {
         self.renamed
             .get(&first)

@@ -205,7 +205,7 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
     assert_eq!((exe(shell), exe(orders)), (b"/bin/sh".to_vec(), b"/bin/7".to_vec()));
     assert_eq!(processes.names().process(orders).comm, comm("orders"));
     // Of both the connections are the process's, as it is now.
-    assert_eq!((processes.first_of(orders), processes.first_of(shell)), (shell, shell));
+    assert_eq!(processes.seen(7, 22, None).first, shell);
     assert_eq!(processes.names().now(shell).comm, comm("orders"));
     assert_eq!(processes.len(), 2);
     processes.exited(7, 30);
@@ -273,7 +273,8 @@ fn names_are_bounded() {
     ids.dedup();
     assert_eq!((ids.len(), processes.len()), (16, 17));
     assert_eq!(name(&processes, ids[15]), "other");
-    assert_eq!((processes.process(ids[15]).unwrap().pid, processes.first_of(ids[15])), (7, first));
+    let last = processes.seen(7, 11_000, None);
+    assert_eq!((last.id, last.first, processes.process(last.id).unwrap().pid), (ids[15], first, 7));
     assert_eq!(processes.overflow(), 999 - 15);
     processes.renamed(7, 20_000, None);
     processes.renamed(7, 20_000, None);

@@ -9,19 +9,21 @@ pub mod http2;
 use std::ops::AddAssign;
 
 use crate::{
-    call::{CallSink, Coverage, Role},
+    call::{CallSink, Coverage, Direction, Role},
     names::{Interner, PathId},
     process::ProcessId,
     record::{Bytes, Closed, Waited},
 };
 
-/// The time of an event, and the process.
+/// A read or write on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct Transfer {
     /// Kernel's monotonic clock, in nanoseconds.
     pub time_ns: u64,
     /// The process that read or wrote the bytes.
     pub process: ProcessId,
+    /// The direction of the bytes.
+    pub direction: Direction,
     /// How long before `time_ns` it may have happened.
     pub waited: Waited,
     /// Since when no thread had to wait for a CPU; `u64::MAX` if that is not known.
@@ -35,7 +37,7 @@ pub trait Protocol {
     /// Takes a record of bytes.
     fn bytes(
         &mut self,
-        at: Moment,
+        at: Transfer,
         bytes: &Bytes<'_>,
         interner: &mut Interner,
         sink: &mut impl CallSink,

@@ -20,10 +20,12 @@ mod series;
 use std::{
     collections::hash_map::Entry,
     fmt,
+    ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use self::series::{Evidence, Streaming};
 pub use self::{
@@ -117,7 +119,7 @@ impl GrpcType {
 }
 
 /// Ended calls by what was seen of them. They outlive the series they were counted in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallsSeen {
     /// The method and the code.
     pub complete: u64,
@@ -129,12 +131,22 @@ pub struct CallsSeen {
     pub nothing: u64,
 }
 
-/// The same by what was seen of their connection.
+impl AddAssign for CallsSeen {
+    fn add_assign(&mut self, other: Self) {
+        let Self { complete, no_method, no_code, nothing } = other;
+        self.complete += complete;
+        self.no_method += no_method;
+        self.no_code += no_code;
+        self.nothing += nothing;
+    }
+}
+
+/// Ended calls by what was seen of their connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallsByCoverage([CallsSeen; Coverage::ALL.len()]);
 
 impl CallsByCoverage {
-    /// Of connections of which this much was seen.
+    /// The calls of connections with this coverage.
     pub fn of(&self, coverage: Coverage) -> CallsSeen {
         self.0.get(coverage as usize).copied().unwrap_or_default()
     }
@@ -149,14 +161,15 @@ impl CallsByCoverage {
         } += 1;
     }
 
+    /// Ended calls whatever was seen of their connection.
+    pub fn total(&self) -> CallsSeen {
+        let mut total = CallsSeen::default();
+        self.0.iter().for_each(|calls| total += *calls);
+        total
+    }
+
     fn merge(&mut self, other: &Self) {
-        for (to, from) in self.0.iter_mut().zip(other.0) {
-            let CallsSeen { complete, no_method, no_code, nothing } = from;
-            to.complete += complete;
-            to.no_method += no_method;
-            to.no_code += no_code;
-            to.nothing += nothing;
-        }
+        self.0.iter_mut().zip(other.0).for_each(|(to, from)| *to += from);
     }
 }
 

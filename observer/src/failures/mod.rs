@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use self::pace::Pace;
 pub use self::{field::Field, stdout::to_stdout};
 use observer_core::{
-    call::{CallKey, Code, Ended, Role},
+    call::{CallKey, Code, Ended},
     ends::Call,
     names::{
         Interner,
@@ -212,11 +212,11 @@ fn decoded(message: &[u8]) -> Cow<'_, str> {
 fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
     let path = interner.resolve(key.path).map_or("", |path| path);
     let Method { service, method, .. } = Method::new(key.path, path);
-    let role = match key.role {
-        Role::Client => "client",
-        Role::Server => "server",
-    };
-    [(Field::Role, role.into()), (Field::Service, service.into()), (Field::Method, method.into())]
+    [
+        (Field::Role, key.role.as_str().into()),
+        (Field::Service, service.into()),
+        (Field::Method, method.into()),
+    ]
 }
 
 fn of_process(process: &Process) -> [(Field, Value); 2] {

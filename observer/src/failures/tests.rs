@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use observer_core::{
-    call::{SeriesId, TraceId},
+    call::{Role, SeriesId, TraceId},
     names::Texts,
     process::{Comm, Processes},
     protocol::hpack::{self, Decoder},

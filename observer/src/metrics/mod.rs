@@ -144,4 +144,4 @@ mod tests;
 #[cfg(all(test, feature = "kubernetes"))]
 pub(crate) use self::tests::in_a_pod;
 #[cfg(test)]
-pub(crate) use self::tests::unary;
+pub(crate) use self::tests::{snapshot_of, unary};

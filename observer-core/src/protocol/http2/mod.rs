@@ -15,13 +15,13 @@ use crate::{
     call::{CallSink, Direction, Directions, Role},
     names::{Interner, PathId},
     protocol::{
-        Faults, Moment, Protocol, State, Streams,
+        Faults, Protocol, State, Streams, Transfer,
         grpc::{Calls, Headers},
         hpack::{Decoder, Digester, Field},
     },
     record::{Bytes, Closed, Item},
 };
-use frames::{BlockAssembly, BlockError, FrameAssembly};
+use frames::{BlockAssembly, BlockError, BlockHead, FrameAssembly};
 
 /// One end of one connection.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ impl DirectionState {
 
     /// Begins a gap, which may have a header block in it.
     fn gap(&mut self) {
-        self.frame.drop_frame();
-        self.block.drop_block();
+        self.frame.clear();
+        self.block.clear();
         self.headers.gap();
     }
 }
@@ -175,11 +175,12 @@ impl Connection {
     }
 
     fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
-        let Context { at, direction, .. } = *context;
+        let at = context.at;
+        let direction = at.direction;
         match item {
             Item::Open(_) | Item::Lost { .. } | Item::Waited(_) => {}
             Item::Data(data) if self.role_unknown => self.calls.note(direction, data.stream),
-            Item::Data(data) => self.calls.data(at, direction, &data, context.sink),
+            Item::Data(data) => self.calls.data(at, &data, context.sink),
             Item::Gap { resynced } => {
                 self.gap(direction);
                 if resynced {
@@ -188,12 +189,14 @@ impl Connection {
                     self.calls.gap_ended(direction);
                 }
             }
-            Item::Frame { header, payload } if payload.len() == header.length as usize => {
-                self.whole_frame(header, payload, context);
-            }
             Item::Frame { header, payload } => {
-                self.unfinished_frame(direction, context.faults);
-                if header.length > MAX_KEPT {
+                // The rest of the frame before it is in a gap.
+                if self.state_of(direction).frame.is_open() {
+                    self.short_gap(direction, context.faults);
+                }
+                if payload.len() == header.length as usize {
+                    self.frame(header, payload, context);
+                } else if header.length > MAX_KEPT {
                     // The rest of it will not come.
                     self.short_gap(direction, context.faults);
                 } else {
@@ -212,30 +215,13 @@ impl Connection {
         }
     }
 
-    fn whole_frame<S: CallSink>(
-        &mut self,
-        header: FrameHeader,
-        payload: &[u8],
-        context: &mut Context<'_, S>,
-    ) {
-        self.unfinished_frame(context.direction, context.faults);
-        self.frame(header, payload, context);
-    }
-
-    /// Ends a frame whose rest is in a gap, as another frame follows.
-    fn unfinished_frame(&mut self, direction: Direction, faults: &mut Faults) {
-        if self.state_of(direction).frame.is_open() {
-            self.short_gap(direction, faults);
-        }
-    }
-
     fn frame<S: CallSink>(
         &mut self,
         header: FrameHeader,
         payload: &[u8],
         context: &mut Context<'_, S>,
     ) {
-        let Context { at, direction, .. } = *context;
+        let at = context.at;
         match header.kind {
             kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => {
                 self.header_frame(header, payload, context);
@@ -244,13 +230,13 @@ impl Connection {
             kind::RST_STREAM => {
                 if let Some(error) = payload.first_chunk() {
                     let error = u32::from_be_bytes(*error);
-                    self.calls.reset(at, direction, header.stream, error, context.sink);
+                    self.calls.reset(at, header.stream, error, context.sink);
                 }
             }
             kind::GOAWAY => {
                 if let Some(last_stream) = payload.first_chunk() {
                     let last_stream = u32::from_be_bytes(*last_stream) & 0x7fff_ffff;
-                    self.calls.go_away(at, direction, last_stream, context.sink);
+                    self.calls.go_away(at, last_stream, context.sink);
                 }
             }
             _ => {}
@@ -263,32 +249,33 @@ impl Connection {
         payload: &[u8],
         context: &mut Context<'_, S>,
     ) {
-        let Context { at, direction, .. } = *context;
+        let at = context.at;
+        let direction = at.direction;
         let state = match direction {
             Direction::Received => &mut self.received,
             Direction::Sent => &mut self.sent,
         };
-        let block = match state.block.frame(header, payload) {
-            Ok(block) => block,
-            Err(BlockError::NeedMore) => return,
-            Err(BlockError::Lost) => {
-                // The stream may have begun or ended with it.
-                self.short_gap(direction, context.faults);
-                return;
-            }
-        };
+        let (BlockHead { stream, end_stream, promised }, bytes) =
+            match state.block.frame(header, payload) {
+                Ok(block) => block,
+                Err(BlockError::NeedMore) => return,
+                Err(BlockError::Lost) => {
+                    // The stream may have begun or ended with it.
+                    self.short_gap(direction, context.faults);
+                    return;
+                }
+            };
         let mut unknown = 0;
         let add = |headers: &mut Headers, field| {
             unknown += u64::from(field == Field::Unknown);
             headers.add(field);
         };
-        let (mut headers, decoded) = state.headers.digest(block.bytes, context.interner, add);
+        let (mut headers, decoded) = state.headers.digest(bytes, context.interner, add);
         context.faults.unknown_references += unknown;
         if decoded.is_err() {
             context.faults.blocks += 1;
             headers.incomplete = true;
         }
-        let (stream, end_stream, promised) = (block.stream, block.end_stream, block.promised);
         state.block.release();
         if promised {
             return;
@@ -299,7 +286,7 @@ impl Connection {
             self.show_role(direction, stream, role, context.sink);
         }
         if !self.role_unknown {
-            self.calls.headers(at, direction, stream, &headers, end_stream, context.sink);
+            self.calls.headers(at, stream, &headers, end_stream, context.sink);
         }
     }
 }
@@ -307,7 +294,7 @@ impl Connection {
 impl Protocol for Connection {
     fn bytes(
         &mut self,
-        mut at: Moment,
+        mut at: Transfer,
         bytes: &Bytes<'_>,
         interner: &mut Interner,
         sink: &mut impl CallSink,
@@ -334,7 +321,7 @@ impl Protocol for Connection {
             if let Item::Waited(waited) = item {
                 at.waited = waited;
             }
-            let mut context = Context { at, direction, interner, sink, faults: &mut faults };
+            let mut context = Context { at, interner, sink, faults: &mut faults };
             self.item(item, &mut context);
         }
         self.calls.replay_pending(sink);
@@ -398,8 +385,7 @@ fn dropped_inserts(bytes: &Bytes<'_>) -> Option<u32> {
 
 /// The context of an item.
 struct Context<'a, S> {
-    at: Moment,
-    direction: Direction,
+    at: Transfer,
     interner: &'a mut Interner,
     sink: &'a mut S,
     faults: &'a mut Faults,

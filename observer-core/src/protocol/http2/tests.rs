@@ -15,7 +15,7 @@ use crate::{
     call::{CallKey, CallSink, Code, Coverage, Direction, Directions, Ended, Role, SeriesId},
     names::{Interner, PathId},
     process::ProcessId,
-    protocol::{Faults, Moment, Protocol as _, grpc::GAP_TIMEOUT_NS},
+    protocol::{Faults, Protocol as _, Transfer, grpc::GAP_TIMEOUT_NS},
     record::{Closed, Event, Record, Waited},
 };
 
@@ -235,9 +235,10 @@ impl Fixture {
     fn take(&mut self, record: &[u8]) {
         let record = Record::parse(record).expect("a record");
         let Event::Bytes(bytes) = record.event else { panic!("{record:?}") };
-        let at = Moment {
+        let at = Transfer {
             time_ns: record.time_ns,
             process: ProcessId(record.pid),
+            direction: bytes.direction,
             waited: bytes.waited,
             stall_free_since_ns: 0,
         };

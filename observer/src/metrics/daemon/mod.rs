@@ -9,6 +9,7 @@ use observer_core::{
     process::{Comm, LookupCounts},
     protocol::Streams,
 };
+use serde::{Deserialize, Serialize};
 
 use super::exposition::Clock;
 use crate::failures::Dropped;
@@ -106,7 +107,7 @@ pub struct DroppedRecords {
 }
 
 /// Connections by what is spoken on them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionsByProtocol {
     /// gRPC over HTTP/2.
     pub grpc: u64,

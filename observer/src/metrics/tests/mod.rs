@@ -119,22 +119,32 @@ impl Scenario {
 
     pub(super) fn snapshot(mut self) -> Snapshot {
         self.processes.lookup(Told::default()).answer();
-        let resolve = |path: PathId| {
-            let index = (path.0 as usize).checked_sub(2)?;
-            self.paths.get(index).map(String::as_str)
-        };
         Snapshot {
-            paths: Arc::new(PathNames::of(&self.statistics, resolve)),
-            statistics: Arc::new(self.statistics),
-            descriptors: Arc::default(),
-            processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon),
             exposition: Arc::new(self.exposition),
+            ..snapshot_of(self.statistics, &self.paths, &self.processes)
         }
     }
 
     fn text(self) -> String {
         String::from_utf8(render(&self.snapshot(), Format::OpenMetricsText)).unwrap()
+    }
+}
+
+/// A snapshot of the statistics, in which these are the paths from number 2 on.
+pub(crate) fn snapshot_of(
+    statistics: Statistics,
+    paths: &[impl AsRef<str>],
+    processes: &Processes,
+) -> Snapshot {
+    let path = |id: PathId| paths.get((id.0 as usize).checked_sub(2)?).map(AsRef::as_ref);
+    Snapshot {
+        paths: Arc::new(PathNames::of(&statistics, path)),
+        statistics: Arc::new(statistics),
+        descriptors: Arc::default(),
+        processes: Arc::new(processes.names()),
+        daemon: Arc::default(),
+        exposition: Arc::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::metrics::{self, Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model};
+use crate::metrics::{self, Buckets, Limits as SeriesLimits, Statistics, view::Model};
 use observer_core::{
     call::{CallKey, CallSink as _, Code, Role},
     names::PathId,
@@ -22,15 +22,7 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
         let ended = metrics::unary(Some(Code::Ok), 1_000_000);
         statistics.ended(id, ended);
     }
-    let resolve = |path: PathId| paths.get(path.0 as usize - 2).copied();
-    Snapshot {
-        paths: Arc::new(PathNames::of(&statistics, resolve)),
-        statistics: Arc::new(statistics),
-        descriptors: Arc::default(),
-        processes: Arc::new(processes.names()),
-        daemon: Arc::default(),
-        exposition: Arc::default(),
-    }
+    metrics::snapshot_of(statistics, paths, &processes)
 }
 
 /// A stub with those calls, and how many snapshots were taken.

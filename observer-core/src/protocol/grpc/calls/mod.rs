@@ -23,7 +23,7 @@ use crate::{
     call::{CallKey, CallSink, Cancellation, Coverage, Direction, Directions, Ended, Role},
     names::PathId,
     protocol::{
-        Moment, Streams,
+        Streams, Transfer,
         hpack::{ContentType, RequestMethod},
     },
     record::Data,
@@ -182,19 +182,18 @@ impl Calls {
     /// Takes a header block.
     pub fn headers(
         &mut self,
-        at: Moment,
-        direction: Direction,
+        at: Transfer,
         stream: u32,
         headers: &Headers,
         end_stream: bool,
         sink: &mut impl CallSink,
     ) {
         self.now_ns = at.time_ns;
-        let is_request = self.is_request(direction);
-        if headers.shows_grpc() && !(is_request && self.resynced.contains(direction)) {
+        let is_request = self.is_request(at.direction);
+        if headers.shows_grpc() && !(is_request && self.resynced.contains(at.direction)) {
             self.show_grpc(sink);
         }
-        self.saw(direction, stream, sink);
+        self.saw(at.direction, stream, sink);
         if !is_request {
             self.response_headers(at, stream, headers, end_stream, sink);
         } else if let Some(call) = self.open.get_mut(&stream) {
@@ -208,7 +207,7 @@ impl Calls {
 
     fn begin(
         &mut self,
-        at: Moment,
+        at: Transfer,
         stream: u32,
         headers: &Headers,
         end_stream: bool,
@@ -284,7 +283,7 @@ impl Calls {
 
     fn response_headers(
         &mut self,
-        at: Moment,
+        at: Transfer,
         stream: u32,
         headers: &Headers,
         end_stream: bool,
@@ -337,16 +336,10 @@ impl Calls {
     }
 
     /// DATA frames of a stream were seen: `messages` ended in them, with `bytes` bytes.
-    pub fn data(
-        &mut self,
-        at: Moment,
-        direction: Direction,
-        data: &Data,
-        sink: &mut impl CallSink,
-    ) {
-        let is_request = self.is_request(direction);
+    pub fn data(&mut self, at: Transfer, data: &Data, sink: &mut impl CallSink) {
+        let is_request = self.is_request(at.direction);
         self.now_ns = at.time_ns;
-        self.saw(direction, data.stream, sink);
+        self.saw(at.direction, data.stream, sink);
         let Some(call) = self.open.get_mut(&data.stream) else {
             if !is_request && !self.gap_streams.contains(data.stream) {
                 self.keep_pending(at, data.stream, ResponsePart::Data(*data));
@@ -368,12 +361,12 @@ impl Calls {
                 call.first_message_ns = Some(at.time_ns);
             }
             if let Some(series) = call.series {
-                sink.messages(series, direction, data.messages, data.message_bytes);
+                sink.messages(series, at.direction, data.messages, data.message_bytes);
                 if second {
-                    sink.second_message(series, direction);
+                    sink.second_message(series, at.direction);
                 }
                 if is_whole && self.role == Role::Client {
-                    sink.after_last_message(series, direction, data.messages, after_last_ns);
+                    sink.after_last_message(series, at.direction, data.messages, after_last_ns);
                 }
                 if first {
                     sink.first_message(series, at.time_ns.saturating_sub(call.started_ns));
@@ -396,18 +389,11 @@ impl Calls {
     }
 
     /// Takes RST_STREAM, from either side.
-    pub fn reset(
-        &mut self,
-        at: Moment,
-        direction: Direction,
-        stream: u32,
-        error: u32,
-        sink: &mut impl CallSink,
-    ) {
+    pub fn reset(&mut self, at: Transfer, stream: u32, error: u32, sink: &mut impl CallSink) {
         self.now_ns = at.time_ns;
-        self.saw(direction, stream, sink);
+        self.saw(at.direction, stream, sink);
         let Some(call) = self.open.get(&stream) else {
-            if !self.is_request(direction) && !self.gap_streams.contains(stream) {
+            if !self.is_request(at.direction) && !self.gap_streams.contains(stream) {
                 self.keep_pending(at, stream, ResponsePart::Reset { error });
             }
             return;
@@ -419,11 +405,11 @@ impl Calls {
             }
             reason => reason,
         };
-        let by = self.sender(direction);
+        let by = self.sender(at.direction);
         // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
         // server's trailers, may have ended the call before.
-        let incomplete = if self.is_request(direction) {
-            call.gaps.contains(direction.opposite())
+        let incomplete = if self.is_request(at.direction) {
+            call.gaps.contains(at.direction.opposite())
         } else {
             call.gaps.any()
         };
@@ -431,14 +417,8 @@ impl Calls {
     }
 
     /// Takes GOAWAY, which concerns the streams that its receiver began.
-    pub fn go_away(
-        &mut self,
-        at: Moment,
-        direction: Direction,
-        last_stream: u32,
-        sink: &mut impl CallSink,
-    ) {
-        if self.is_request(direction) {
+    pub fn go_away(&mut self, at: Transfer, last_stream: u32, sink: &mut impl CallSink) {
+        if self.is_request(at.direction) {
             return;
         }
         self.refused_above = Some(last_stream);
@@ -454,7 +434,7 @@ impl Calls {
     }
 
     /// Ends all calls with the connection. `by` is the direction in which the end that closed it sends;
-    /// `stall_free_since_ns` as in [`Moment`].
+    /// `stall_free_since_ns` as in [`Transfer`].
     pub fn closed(
         &mut self,
         time_ns: u64,

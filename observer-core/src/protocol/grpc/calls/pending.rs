@@ -1,10 +1,10 @@
 //! Responses on streams that the client was not seen to begin, or not yet.
 
-use super::{Calls, Headers, request_direction};
+use super::{Calls, Headers};
 use crate::{
     call::{CallKey, CallSink, Ended},
     names::PathId,
-    protocol::{Moment, grpc::End},
+    protocol::{Transfer, grpc::End},
     record::Data,
 };
 
@@ -12,7 +12,7 @@ use crate::{
 /// response in another thread before its own write has returned to where the BPF programs look.
 #[derive(Debug)]
 pub(super) struct PendingResponse {
-    pub(super) at: Moment,
+    pub(super) at: Transfer,
     pub(super) stream: u32,
     pub(super) what: ResponsePart,
 }
@@ -39,7 +39,7 @@ impl PendingResponse {
 
 impl Calls {
     /// Keeps a part of a response, if the client may still be seen to begin the stream.
-    pub(super) fn keep_pending(&mut self, at: Moment, stream: u32, what: ResponsePart) {
+    pub(super) fn keep_pending(&mut self, at: Transfer, stream: u32, what: ResponsePart) {
         let may_begin = stream > self.last_stream && !stream.is_multiple_of(2);
         if may_begin && self.pending.len() < MAX_PENDING {
             self.pending.push(PendingResponse { at, stream, what });
@@ -47,7 +47,7 @@ impl Calls {
     }
 
     /// Keeps the end of a stream that began in a gap.
-    pub(super) fn keep_pending_end(&mut self, at: Moment, stream: u32, headers: &Headers) {
+    pub(super) fn keep_pending_end(&mut self, at: Transfer, stream: u32, headers: &Headers) {
         if self.pending.len() < MAX_PENDING {
             let what = ResponsePart::Headers { headers: *headers, end_stream: true };
             self.pending.push(PendingResponse { at, stream, what });
@@ -71,7 +71,6 @@ impl Calls {
         if !std::mem::take(&mut self.pending_ready) {
             return;
         }
-        let direction = request_direction(self.role).opposite();
         let Self { pending, open, .. } = self;
         let begun: Vec<PendingResponse> =
             pending.extract_if(.., |pending| open.contains_key(&pending.stream)).collect();
@@ -81,8 +80,8 @@ impl Calls {
                     self.answered(stream, sink);
                     self.response_headers(at, stream, &headers, end_stream, sink);
                 }
-                ResponsePart::Data(data) => self.data(at, direction, &data, sink),
-                ResponsePart::Reset { error } => self.reset(at, direction, stream, error, sink),
+                ResponsePart::Data(data) => self.data(at, &data, sink),
+                ResponsePart::Reset { error } => self.reset(at, stream, error, sink),
             }
         }
     }
@@ -120,7 +119,7 @@ impl Calls {
     /// nothing else shows that the call had not ended before.
     pub(super) fn join(
         &mut self,
-        at: Moment,
+        at: Transfer,
         stream: u32,
         headers: &Headers,
         sink: &mut impl CallSink,

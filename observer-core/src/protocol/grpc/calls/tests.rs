@@ -5,7 +5,7 @@ use crate::{
     call::{CallKey, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
     names::PathId,
     process::ProcessId,
-    protocol::{Moment, Streams, grpc::Headers, hpack::ContentType},
+    protocol::{Streams, Transfer, grpc::Headers, hpack::ContentType},
     record::{Data, Waited},
 };
 
@@ -78,7 +78,7 @@ struct Fixture {
     calls: Calls,
     sink: Recorder,
     role: Role,
-    at: Moment,
+    at: Transfer,
 }
 
 impl Fixture {
@@ -87,9 +87,10 @@ impl Fixture {
             calls: Calls::new(role),
             sink: Recorder::default(),
             role,
-            at: Moment {
+            at: Transfer {
                 time_ns: 5_000 * MS,
                 process: ProcessId(1),
+                direction: Direction::Sent,
                 waited: Waited::default(),
                 stall_free_since_ns: 0,
             },
@@ -114,20 +115,24 @@ impl Fixture {
         self.to_server().opposite()
     }
 
+    fn at(&self, direction: Direction) -> Transfer {
+        Transfer { direction, ..self.at }
+    }
+
     fn wait(&mut self, ms: u64) -> &mut Self {
         self.at.time_ns += ms * MS;
         self
     }
 
     fn request(&mut self, stream: u32, headers: &Headers, end_stream: bool) -> &mut Self {
-        let direction = self.to_server();
-        self.calls.headers(self.at, direction, stream, headers, end_stream, &mut self.sink);
+        let at = self.at(self.to_server());
+        self.calls.headers(at, stream, headers, end_stream, &mut self.sink);
         self
     }
 
     fn response(&mut self, stream: u32, headers: &Headers, end_stream: bool) -> &mut Self {
-        let direction = self.to_client();
-        self.calls.headers(self.at, direction, stream, headers, end_stream, &mut self.sink);
+        let at = self.at(self.to_client());
+        self.calls.headers(at, stream, headers, end_stream, &mut self.sink);
         self
     }
 
@@ -140,22 +145,22 @@ impl Fixture {
     }
 
     fn data(&mut self, direction: Direction, data: Data) -> &mut Self {
-        self.calls.data(self.at, direction, &data, &mut self.sink);
+        self.calls.data(self.at(direction), &data, &mut self.sink);
         self
     }
 
     fn client_resets(&mut self, stream: u32, error: u32) -> &mut Self {
-        self.calls.reset(self.at, self.to_server(), stream, error, &mut self.sink);
+        self.calls.reset(self.at(self.to_server()), stream, error, &mut self.sink);
         self
     }
 
     fn server_resets(&mut self, stream: u32, error: u32) -> &mut Self {
-        self.calls.reset(self.at, self.to_client(), stream, error, &mut self.sink);
+        self.calls.reset(self.at(self.to_client()), stream, error, &mut self.sink);
         self
     }
 
     fn server_goes_away(&mut self, last_stream: u32) -> &mut Self {
-        self.calls.go_away(self.at, self.to_client(), last_stream, &mut self.sink);
+        self.calls.go_away(self.at(self.to_client()), last_stream, &mut self.sink);
         self
     }
 
@@ -173,7 +178,7 @@ impl Fixture {
     }
 
     fn close(&mut self, by: Option<Direction>) -> &mut Self {
-        let Moment { time_ns, stall_free_since_ns, .. } = self.at;
+        let Transfer { time_ns, stall_free_since_ns, .. } = self.at;
         self.calls.closed(time_ns, by, stall_free_since_ns, &mut self.sink);
         self
     }
@@ -653,7 +658,7 @@ fn go_away_ends_the_calls_above_it() {
         fixture.server_goes_away(0x7fff_ffff);
         assert_eq!(fixture.codes(), [], "a warning only");
         let to_server = fixture.to_server();
-        fixture.calls.go_away(fixture.at, to_server, 0, &mut fixture.sink);
+        fixture.calls.go_away(fixture.at(to_server), 0, &mut fixture.sink);
         assert_eq!(fixture.codes(), [], "the client's is about streams of the server");
         fixture.server_goes_away(3);
         assert_eq!(fixture.codes(), [(2, Some(Code::Unavailable))]);
