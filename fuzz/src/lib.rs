@@ -1,4 +1,4 @@
-//! What the fuzz targets share: reading choices out of the input, the kernel programs' driver, and the
+//! What the fuzz targets share: reading choices out of the input, the BPF programs' driver, and the
 //! daemon's user side with what must hold of it at any time.
 
 #![forbid(unsafe_code)]
@@ -11,14 +11,15 @@ use observer::pipeline::{self, Pipeline};
 use observer_core::pipeline::{FAIR_SHARE, MAX_MEMORY};
 use serde_json::{Map, Value};
 
+#[path = "../../observer-common/src/scanner/tests/drive.rs"]
 pub mod drive;
 pub mod fields;
-#[path = "../../observer/tests/simulation/host.rs"]
+#[path = "../../tests/sim/host.rs"]
 pub mod host;
 pub mod input;
-#[path = "../../observer/tests/simulation/kernel.rs"]
+#[path = "../../tests/sim/kernel.rs"]
 pub mod kernel;
-#[path = "../../observer/tests/simulation/random.rs"]
+#[path = "../../tests/sim/random.rs"]
 pub mod random;
 
 /// The daemon's user side, with room for few of anything.

@@ -1,4 +1,4 @@
-//! What the kernel programs must know of the running kernel, from its BTF: where the fields of its
+//! What the BPF programs must know of the running kernel, from its BTF: where the fields of its
 //! structs are, what kinds of iterators it has, and how its functions are called.
 
 use std::path::Path;
@@ -33,7 +33,7 @@ pub struct Layout {
     /// Of the functions that carry MPTCP, whether they are there.
     pub mptcp: bool,
     /// Whether the programs of system calls' tracepoints run as the rest of the call does, so that another
-    /// thread may take the processor from them (`trace_call_bpf_faultable`).
+    /// thread may take the CPU from them (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
 }
 
@@ -67,7 +67,7 @@ impl Layout {
                 format!("this kernel's {container} has no {}", paths.first().unwrap_or(&""));
             match field.reader() {
                 Reader::All => bail!(
-                    "{missing}, which the kernel programs read: please report the kernel's version"
+                    "{missing}, which the BPF programs read: please report the kernel's version"
                 ),
                 Reader::Functions => layout.functions = layout.functions.and(Err(missing)),
                 Reader::Syscalls => layout.syscalls = layout.syscalls.and(Err(missing)),

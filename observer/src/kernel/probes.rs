@@ -1,4 +1,4 @@
-//! The kernel programs, loaded and attached, and what they count.
+//! The BPF programs, loaded and attached, and what they count.
 
 use std::{
     cmp::Reverse,
@@ -77,7 +77,7 @@ pub struct Dropped {
     pub records: u64,
 }
 
-/// What the kernel programs counted for one cause.
+/// What the BPF programs counted for one cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
     /// How often.
@@ -169,7 +169,7 @@ impl Probes {
         (self.print)();
     }
 
-    /// Has the kernel programs look for connections that ended without a tracepoint.
+    /// Has the BPF programs look for connections that ended without a tracepoint.
     pub fn sweep(&self) -> Result<()> {
         sys::run(self.sweep.as_fd()).context("cannot run the program that looks for them")
     }
@@ -280,9 +280,9 @@ impl Attached {
         let mut ebpf = load(backend, config, layout, counted_only)?;
         select(&mut ebpf, &config.filter)?;
         let rings = rings(&mut ebpf, config)?;
-        let counts = ebpf.take_map("COUNTS").context("the kernel programs count nothing")?;
+        let counts = ebpf.take_map("COUNTS").context("the BPF programs count nothing")?;
         let counts = PerCpuArray::try_from(counts)?;
-        let writers = ebpf.take_map("WRITERS").context("the kernel programs have no writers")?;
+        let writers = ebpf.take_map("WRITERS").context("the BPF programs have no writers")?;
         let writers = HashMap::try_from(writers)?;
         #[cfg(feature = "kernel-log")]
         let print = log::printer(&mut ebpf)?;
@@ -387,7 +387,7 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
         .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
-        .context("the kernel refused the maps of the kernel programs")
+        .context("the kernel refused the maps of the BPF programs")
 }
 
 fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
@@ -410,7 +410,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
     }
 }
 
-/// Makes the rings, and gives them to the kernel programs.
+/// Makes the rings, and gives them to the BPF programs.
 fn rings(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<Ring>> {
     let mut of_programs: ArrayOfMaps<_, RingBuf<MapData>> = map(ebpf, "RINGS")?.try_into()?;
     let ring = |number| {
@@ -458,5 +458,5 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
 }
 
 pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
-    ebpf.map_mut(name).ok_or_else(|| anyhow!("the kernel programs have no map {name}"))
+    ebpf.map_mut(name).ok_or_else(|| anyhow!("the BPF programs have no map {name}"))
 }

@@ -1,4 +1,4 @@
-//! Processes and connections on one machine, what its kernel programs tell, and what the daemon
+//! Processes and connections on one machine, what its BPF programs tell, and what the daemon
 //! makes of it.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
@@ -314,7 +314,7 @@ impl World {
         }
     }
 
-    /// The bytes go through the socket, and by the kernel programs.
+    /// The bytes go through the socket, and by the BPF programs.
     fn pass(&mut self, connection: usize, side: usize, sent: bool, process: Process, bytes: &[u8]) {
         let Connection { sockets, tcp, .. } = &mut self.connections[connection];
         let socket = &mut sockets[side];
