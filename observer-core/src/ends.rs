@@ -1,7 +1,7 @@
-//! What is known of a call from both of its ends, where both are on this node.
+//! Calls of which both ends are on this node.
 //!
-//! A server's end may read late what the client has written, so the client's end says why it gave a call up.
-//! What it says may come later, and from another worker: the server's end waits for it a little.
+//! A server may read late what the client has written, so the client's end knows better whether a call was cancelled
+//! or its deadline expired. Its code may come later, and from another worker: the server's end waits for it a little.
 
 use std::{
     collections::VecDeque,
@@ -16,40 +16,40 @@ use crate::{
     record::Peer,
 };
 
-/// Clients' ends that are remembered, and calls that they gave up.
+/// Bound on the clients' ends that are remembered, and on the calls that they cancelled.
 const MAX: usize = 16_384;
 
-/// Calls of a worker that wait for what the client's end says.
+/// Bound on the calls of a worker that wait for the code of the client's end.
 const MAX_WAITING: usize = 4_096;
 
-/// So long they do. A worker reads its ring ten times a second.
+/// How long a call waits. A worker reads its ring ten times a second.
 const PATIENCE_NS: u64 = 500_000_000;
 
-/// Shared by all workers.
+/// The clients' ends, shared by all workers.
 #[derive(Clone, Debug, Default)]
 pub struct Ends(Arc<Mutex<Clients>>);
 
-/// What clients' ends have said.
+/// The connections and codes of clients' ends.
 #[derive(Debug, Default)]
 struct Clients {
-    watched: Recent<u64, ()>,
-    codes: Recent<(u64, u32), Option<Code>>,
+    watched: Bounded<u64, ()>,
+    codes: Bounded<(u64, u32), Option<Code>>,
 }
 
-/// The last of what was put in.
+/// A map of the last entries.
 #[derive(Debug)]
-struct Recent<K, V> {
+struct Bounded<K, V> {
     values: FxHashMap<K, V>,
     order: VecDeque<K>,
 }
 
-impl<K, V> Default for Recent<K, V> {
+impl<K, V> Default for Bounded<K, V> {
     fn default() -> Self {
         Self { values: FxHashMap::default(), order: VecDeque::new() }
     }
 }
 
-impl<K: Copy + Eq + Hash, V> Recent<K, V> {
+impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
     fn insert(&mut self, key: K, value: V) {
         if self.values.insert(key, value).is_some() {
             return;
@@ -63,17 +63,17 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
     }
 }
 
-/// What the client's end says of a call.
-enum Said {
-    /// It is not watched.
-    Nothing,
-    /// It is, and has not said anything yet.
+/// The code of the client's end of a call.
+enum ClientCode {
+    /// The client's end is not watched.
+    NotWatched,
+    /// It is watched, and the call has not ended there.
     NotYet,
-    Code(Option<Code>),
+    Known(Option<Code>),
 }
 
 impl Ends {
-    /// The client's end of a connection is watched.
+    /// Records that the client's end of a connection is watched.
     pub fn begins(&self, pair: u64) {
         self.with(|clients| clients.watched.insert(pair, ()));
     }
@@ -86,16 +86,16 @@ impl Ends {
         self.with(|clients| clients.codes.insert((pair, stream), code));
     }
 
-    fn said(&self, pair: u64, stream: u32) -> Said {
+    fn code_of(&self, pair: u64, stream: u32) -> ClientCode {
         self.with(|clients| match clients.codes.values.get(&(pair, stream)) {
-            Some(code) => Said::Code(*code),
-            None if clients.watched.values.contains_key(&pair) => Said::NotYet,
-            None => Said::Nothing,
+            Some(code) => ClientCode::Known(*code),
+            None if clients.watched.values.contains_key(&pair) => ClientCode::NotYet,
+            None => ClientCode::NotWatched,
         })
     }
 }
 
-/// Calls of servers that wait for what their clients' ends say.
+/// Calls of servers that wait for the codes of their clients' ends.
 #[derive(Debug, Default)]
 pub struct Waiting {
     ends: Ends,
@@ -105,13 +105,13 @@ pub struct Waiting {
 /// A call that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// What its connection's ends have in common; 0 if nobody knows.
+    /// The number that both ends of its connection have in common; 0 if it is not known.
     pub pair: u64,
     /// The connection's other end.
     pub peer: Option<Peer>,
-    /// When it ended.
+    /// The time of its end.
     pub time_ns: u64,
-    /// Where its figures are added up.
+    /// Its series.
     pub series: SeriesId,
     /// How it ended.
     pub ended: Ended,
@@ -124,18 +124,18 @@ impl Call {
 }
 
 impl Waiting {
-    /// For another worker.
+    /// The waiting calls of another worker.
     #[must_use]
     pub fn sharing(&self) -> Self {
         Self { ends: self.ends.clone(), calls: VecDeque::new() }
     }
 
-    /// What clients' ends say.
+    /// The clients' ends.
     pub fn ends(&self) -> &Ends {
         &self.ends
     }
 
-    /// Takes a call that has ended. Gives it back if there is nothing to wait for.
+    /// Takes a call that has ended. Returns it if there is nothing to wait for.
     pub fn ended(&mut self, call: Call) -> Option<Call> {
         let Some(Cancellation { role, stream }) =
             call.ended.cancellation.filter(|_| call.pair != 0)
@@ -146,29 +146,29 @@ impl Waiting {
             self.ends.say(call.pair, stream, call.ended.code);
             return Some(call);
         }
-        match self.ends.said(call.pair, stream) {
-            Said::Code(code) => Some(call.with_code(code)),
-            Said::NotYet if self.calls.len() < MAX_WAITING => {
+        match self.ends.code_of(call.pair, stream) {
+            ClientCode::Known(code) => Some(call.with_code(code)),
+            ClientCode::NotYet if self.calls.len() < MAX_WAITING => {
                 self.calls.push_back(call);
                 None
             }
-            Said::NotYet | Said::Nothing => Some(call),
+            ClientCode::NotYet | ClientCode::NotWatched => Some(call),
         }
     }
 
-    /// Those of which the client's end has spoken, or that have waited long enough.
+    /// Returns the calls whose client's end has a code, or that have waited long enough.
     pub fn settled(&mut self, now_ns: u64) -> Vec<Call> {
         let mut settled = Vec::new();
         let ends = &self.ends;
         self.calls.retain(|call| {
-            let said = call
+            let code = call
                 .ended
                 .cancellation
-                .map(|cancellation| ends.said(call.pair, cancellation.stream));
+                .map(|cancellation| ends.code_of(call.pair, cancellation.stream));
             let is_patient = now_ns.saturating_sub(call.time_ns) < PATIENCE_NS;
-            match said {
-                Some(Said::Code(code)) => settled.push(call.with_code(code)),
-                Some(Said::NotYet) if is_patient => return true,
+            match code {
+                Some(ClientCode::Known(code)) => settled.push(call.with_code(code)),
+                Some(ClientCode::NotYet) if is_patient => return true,
                 _ => settled.push(*call),
             }
             false

@@ -2,7 +2,7 @@
 
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
-/// The time of the kernel's monotonic clock, by which all times are told, in nanoseconds.
+/// The time of the kernel's monotonic clock, in nanoseconds. All times are of this clock.
 pub fn monotonic_ns() -> u64 {
     nanoseconds(ClockId::Monotonic)
 }
@@ -17,7 +17,7 @@ pub fn tick_ns() -> u32 {
     clock_getres(ClockId::MonotonicCoarse).tv_nsec as u32
 }
 
-/// How far the wall clock is ahead of the kernel's monotonic clock, which all times are told by.
+/// How far the wall clock is ahead of the kernel's monotonic clock.
 ///
 /// To be read for each exposition: the wall clock may be set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Clock {
         monotonic_ns.saturating_add(self.ahead_ns)
     }
 
-    /// The same in seconds.
+    /// The time since the Unix epoch in seconds, given a time of the monotonic clock.
     pub fn unix_seconds(self, monotonic_ns: u64) -> f64 {
         self.unix_ns(monotonic_ns) as f64 / 1e9
     }

@@ -95,9 +95,9 @@ pub struct Interner {
     paths: FxHashMap<PathId, Arc<str>>,
     /// Asked for each path that is new here.
     shared: Arc<Mutex<Paths>>,
-    /// Of the paths that come now.
+    /// The owner of the paths that come now.
     owner: Owner,
-    /// What is told of some calls beside.
+    /// Texts of `grpc-message`.
     pub texts: Texts,
 }
 
@@ -135,7 +135,7 @@ impl Interner {
         this
     }
 
-    /// Whose the paths are that come from now on: nobody gets more ids than its share.
+    /// Sets the owner of the paths that come from now on: an owner gets no more ids than its share.
     pub fn set_owner(&mut self, owner: Owner) {
         self.owner = owner;
     }

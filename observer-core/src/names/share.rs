@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
 
-/// So many each may have, however little is left.
+/// How many each owner may have, however few are left.
 const FEW: usize = 16;
 
 /// Things by their owners.
@@ -22,7 +22,7 @@ pub struct Share<O> {
 }
 
 impl<O: Copy + Eq + Hash> Share<O> {
-    /// None yet, of at most so many.
+    /// An empty share of at most so many.
     pub fn of(limit: usize) -> Self {
         Self { limit, taken: 0, owned: FxHashMap::default(), stopped: false }
     }

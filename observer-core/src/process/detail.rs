@@ -30,7 +30,7 @@ pub enum Detail {
 }
 
 impl Detail {
-    /// All of them, in the order of their labels.
+    /// All details, in the order of their labels.
     pub const ALL: [Self; 10] = [
         Self::Exe,
         Self::CmdlineHash,
@@ -60,7 +60,7 @@ impl Detail {
         }
     }
 
-    /// What it is of this process; nothing if that is not known.
+    /// The value for this process; empty if it is not known.
     pub fn of(self, identity: &Identity) -> &[u8] {
         let Identity { exe, cmdline_hash, uid, cgroup, pod } = identity;
         let text = match self {

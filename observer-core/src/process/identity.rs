@@ -22,18 +22,18 @@ pub struct Identity {
     pub cmdline_hash: Box<str>,
     /// Its real user id, in the daemon's user namespace.
     pub uid: Box<str>,
-    /// What its cgroup says.
+    /// What is known from its cgroup.
     pub cgroup: Cgroup,
-    /// What Kubernetes calls its pod, where somebody asked (feature `kubernetes`).
+    /// Its pod in Kubernetes, if that was asked (feature `kubernetes`).
     pub pod: Option<Arc<Pod>>,
 }
 
-/// What a pod is called.
+/// The name of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: Box<str>,
-    /// Its name there.
+    /// The pod's name in the namespace.
     pub name: Box<str>,
 }
 
@@ -51,7 +51,7 @@ pub struct Texts<'a> {
 }
 
 impl Identity {
-    /// Of a process of which these are told.
+    /// The identity of a process with these texts.
     pub fn new(key: &Key, texts: Texts<'_>) -> Self {
         let exe = texts.exe.unwrap_or_default();
         // A kernel thread, or a process that is gone, has none.
@@ -82,7 +82,7 @@ fn real_uid(status: &[u8]) -> Option<u32> {
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// Of the node with this id, which is nobody's business.
+    /// The key of the node with this id, which is not to be published.
     pub fn new(id: &[u8]) -> Self {
         Self(
             Sha256::new()
@@ -111,7 +111,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What the names of the control groups that a process is in tell.
+/// What is known from the names of the control groups of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
     /// The path of the group, of version 2 if it is in one there, else of that which systemd names; at most

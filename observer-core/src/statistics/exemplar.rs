@@ -7,14 +7,14 @@ use crate::call::TraceId;
 pub struct Exemplar {
     /// The trace.
     pub trace: TraceId,
-    /// What was observed, in nanoseconds.
+    /// The observed duration, in nanoseconds.
     pub elapsed_ns: u64,
     /// When, by the kernel's monotonic clock.
     pub time_ns: u64,
 }
 
 impl Exemplar {
-    /// What was observed.
+    /// The observed duration.
     pub fn seconds(&self) -> f64 {
         self.elapsed_ns as f64 / 1e9
     }
@@ -38,12 +38,12 @@ impl Exemplars {
         self.0.as_ref()?.get(position)?.as_ref()
     }
 
-    /// All there are.
+    /// All exemplars.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Exemplar> {
         self.0.iter().flatten().flatten()
     }
 
-    /// Of each position the later one.
+    /// Keeps the later exemplar of each position.
     pub(super) fn merge(&mut self, other: &Self) {
         let Some(others) = &other.0 else { return };
         for (position, exemplar) in others.iter().enumerate() {

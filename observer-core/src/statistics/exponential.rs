@@ -26,7 +26,7 @@ const BOUNDS: [f64; 1 << FINEST] = [
 pub struct Exponential {
     /// From [`FINEST`] down; below 0, each bucket spans several powers of two.
     resolution: i8,
-    /// Of no duration at all, which no other bucket has.
+    /// Observations of no duration, which are in no other bucket.
     zeros: u64,
     /// Buckets with observations by index, ascending.
     buckets: Vec<(i16, u64)>,
@@ -67,7 +67,7 @@ impl Exponential {
         }
     }
 
-    /// So many of no duration.
+    /// A histogram of so many observations of no duration.
     pub(super) fn observe_zeros(&mut self, count: u64) {
         self.zeros += count;
     }

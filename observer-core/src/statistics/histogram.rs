@@ -57,7 +57,7 @@ impl Histogram {
         }
     }
 
-    /// So many of no duration.
+    /// A histogram of so many observations of no duration.
     pub(super) fn observe_zeros(&mut self, count: u64) {
         if let Some(first) = self.counts.first_mut() {
             *first += count;
@@ -84,7 +84,7 @@ impl Histogram {
         &self.counts
     }
 
-    /// All observations.
+    /// How many observations there are.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -99,7 +99,7 @@ impl Histogram {
         self.exemplars.get(bucket)
     }
 
-    /// All of those.
+    /// The sum of the observations.
     pub fn exemplars(&self) -> impl Iterator<Item = &Exemplar> {
         self.exemplars.iter()
     }

@@ -8,9 +8,9 @@ use crate::names::PathId;
 pub struct Method<'a> {
     /// `pkg.Service`; empty where the path has no such part.
     pub service: &'a str,
-    /// What is behind the last slash, or all of the path.
+    /// The path after its last slash, or all of it.
     pub method: &'a str,
-    /// All of it: `/pkg.Service/Method`.
+    /// The whole path: `/pkg.Service/Method`.
     pub path: &'a str,
 }
 

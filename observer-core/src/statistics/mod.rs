@@ -1,4 +1,4 @@
-//! What the calls add up to.
+//! Series of calls.
 //!
 //! [`Statistics`] has a single writer, the worker that owns it, so that every figure is a plain
 //! integer. A scrape gets a clone, and [`Statistics::merge`]s those of several workers. Only which
@@ -11,67 +11,44 @@
 //! and nowhere else. A slot whose generations are used up is not used again.
 
 mod buckets;
+mod budget;
 mod exemplar;
 mod exponential;
 mod histogram;
 mod method;
+mod seen;
 mod series;
 
 use std::{
-    collections::hash_map::Entry,
     fmt,
-    ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize};
 
-use self::series::{Evidence, Streaming};
 pub use self::{
     buckets::{Buckets, BucketsError},
+    budget::Limits,
     exemplar::Exemplar,
     exponential::Exponential,
     histogram::Histogram,
     method::Method,
+    seen::{CallsByCoverage, CallsSeen},
     series::{Messages, Series},
 };
+use self::{
+    budget::{SLOT_BITS, SeriesBudget, is_method},
+    series::{Evidence, Streaming},
+};
 use crate::{
-    call::{CallKey, CallSink, Coverage, Direction, Ended, Role, SeriesId},
-    names::{PathId, Share},
+    call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
+    names::PathId,
     process::ProcessId,
 };
 
-/// Bits of a [`SeriesId`] that say the slot; those above say the generation.
-const SLOT_BITS: u32 = 20;
 const LAST_GENERATION: u32 = u32::MAX >> SLOT_BITS;
-/// One per role for [`ProcessId::OTHER`], which always finds room.
-const RESERVED_SLOTS: usize = 2;
 
-/// How much is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Methods of one process in one role; calls of any further one count as [`PathId::OTHER`].
-    pub max_methods: usize,
-    /// Series of all processes, at most [`Limits::MAX_SERIES`]; calls beyond them, or beyond the share that
-    /// one process may have of them, count as [`PathId::OTHER`] of their process or, when even that is too
-    /// many, of [`ProcessId::OTHER`]. A series takes about 0.7 kB with the default buckets; docs/scale.md has
-    /// the rest.
-    pub max_series: usize,
-}
-
-impl Limits {
-    /// The most series there can be.
-    pub const MAX_SERIES: usize = (1 << SLOT_BITS) - RESERVED_SLOTS;
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_methods: 500, max_series: 10_000 }
-    }
-}
-
-/// What is kept of the calls of each series.
+/// What is recorded of the calls of each series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
     /// The bounds of all histograms.
@@ -118,61 +95,6 @@ impl GrpcType {
     }
 }
 
-/// Ended calls by what was seen of them. They outlive the series they were counted in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallsSeen {
-    /// The method and the code.
-    pub complete: u64,
-    /// The code, but not the method.
-    pub no_method: u64,
-    /// The method, but not the code.
-    pub no_code: u64,
-    /// Neither.
-    pub nothing: u64,
-}
-
-impl AddAssign for CallsSeen {
-    fn add_assign(&mut self, other: Self) {
-        let Self { complete, no_method, no_code, nothing } = other;
-        self.complete += complete;
-        self.no_method += no_method;
-        self.no_code += no_code;
-        self.nothing += nothing;
-    }
-}
-
-/// Ended calls by what was seen of their connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CallsByCoverage([CallsSeen; Coverage::ALL.len()]);
-
-impl CallsByCoverage {
-    /// The calls of connections with this coverage.
-    pub fn of(&self, coverage: Coverage) -> CallsSeen {
-        self.0.get(coverage as usize).copied().unwrap_or_default()
-    }
-
-    fn add(&mut self, ended: &Ended, path: PathId) {
-        let Some(calls) = self.0.get_mut(ended.coverage as usize) else { return };
-        *match (path, ended.code) {
-            (PathId::NOT_SEEN, None) => &mut calls.nothing,
-            (PathId::NOT_SEEN, Some(_)) => &mut calls.no_method,
-            (_, None) => &mut calls.no_code,
-            (_, Some(_)) => &mut calls.complete,
-        } += 1;
-    }
-
-    /// Ended calls whatever was seen of their connection.
-    pub fn total(&self) -> CallsSeen {
-        let mut total = CallsSeen::default();
-        self.0.iter().for_each(|calls| total += *calls);
-        total
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(to, from)| *to += from);
-    }
-}
-
 /// The statistics keep different things, so that their histograms do not add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordingsDiffer;
@@ -198,79 +120,13 @@ impl Slot {
     }
 }
 
-/// The series of all statistics that [share](Statistics::sharing) the bounds.
-#[derive(Debug)]
-struct SeriesBudget {
-    /// How many statistics have it, and whose it is.
-    holders: FxHashMap<CallKey, (u32, ProcessId)>,
-    /// By the first ids of processes: one that takes many names has one share.
-    share: Share<ProcessId>,
-    /// Methods that count towards [`Limits::max_methods`].
-    methods: FxHashMap<(ProcessId, Role), usize>,
-}
-
-impl SeriesBudget {
-    fn new(limits: Limits) -> Self {
-        let share = Share::of(limits.max_series);
-        Self { holders: FxHashMap::default(), share, methods: FxHashMap::default() }
-    }
-
-    /// Takes room for a series, if there is any: there is if others have the series.
-    fn admit(&mut self, key: CallKey, owner: ProcessId, limits: Limits) -> bool {
-        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
-        // What stands for the rest of a process's methods is one in each role.
-        let fits = || {
-            if is_method(key.path) {
-                self.share.admits(owner) && methods < limits.max_methods
-            } else {
-                self.share.has_room()
-            }
-        };
-        let fits = self.holders.contains_key(&key) || fits();
-        if fits {
-            self.take(key, owner);
-        }
-        fits
-    }
-
-    fn take(&mut self, key: CallKey, owner: ProcessId) {
-        let (holders, owner) = self.holders.entry(key).or_insert((0, owner));
-        *holders += 1;
-        if *holders > 1 {
-            return;
-        }
-        self.share.take(*owner);
-        if is_method(key.path) {
-            *self.methods.entry((key.process, key.role)).or_default() += 1;
-        }
-    }
-
-    fn give_back(&mut self, key: CallKey) {
-        let Some((holders, owner)) = self.holders.get_mut(&key) else { return };
-        *holders -= 1;
-        if *holders > 0 {
-            return;
-        }
-        self.share.give_back(*owner);
-        self.holders.remove(&key);
-        if is_method(key.path)
-            && let Entry::Occupied(mut methods) = self.methods.entry((key.process, key.role))
-        {
-            *methods.get_mut() -= 1;
-            if *methods.get() == 0 {
-                methods.remove();
-            }
-        }
-    }
-}
-
 /// The statistics of one worker, or of several merged.
 #[derive(Clone, Debug)]
 pub struct Statistics {
     recording: Recording,
-    /// The time of what happens, by the kernel's monotonic clock.
+    /// The time of the present event, by the kernel's monotonic clock.
     now_ns: u64,
-    /// Whose the calls are that begin, by the first id.
+    /// The process of calls that begin, by its first id.
     owner: ProcessId,
     limits: Limits,
     ids: FxHashMap<CallKey, SeriesId>,
@@ -320,7 +176,7 @@ impl Statistics {
         Self { budget, published, ..Self::new(self.recording.clone(), self.limits) }
     }
 
-    /// What the calls of a series have in common; `None` when it was dropped.
+    /// The key of a series; `None` when it was dropped.
     pub fn key(&self, id: SeriesId) -> Option<CallKey> {
         let slot = self.slots.get(slot_of(id)).filter(|slot| slot.is_of(id))?;
         slot.taken.as_ref().map(|(key, _)| *key)
@@ -331,18 +187,18 @@ impl Statistics {
         &self.recording.buckets
     }
 
-    /// What is told from now on happened at this time of the kernel's monotonic clock.
+    /// Sets the time of what comes next, by the kernel's monotonic clock.
     pub fn set_time(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
 
-    /// Calls that begin from now on are of the process that had this id first: it gets no more series than
-    /// its share, whatever names it takes.
+    /// Sets the process of calls that begin from now on, by its first id: it gets no more series than its share, whatever
+    /// names it takes.
     pub fn set_owner(&mut self, first: ProcessId) {
         self.owner = first;
     }
 
-    /// No series is added from now on, or some may be again.
+    /// Stops adding series, or goes on with it.
     pub fn stop(&mut self, stopped: bool) {
         lock(&self.budget).share.stop(stopped);
     }
@@ -352,7 +208,7 @@ impl Statistics {
         self.ids.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no series.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -423,12 +279,12 @@ impl Statistics {
         shown.into_iter().map(type_of).collect()
     }
 
-    /// The process has one connection more in this role.
+    /// Records a new connection of the process in this role.
     pub fn connection_opened(&mut self, process: ProcessId, role: Role) {
         *self.connections.entry((process, role)).or_default() += 1;
     }
 
-    /// The process has one connection less in this role; nothing when it was dropped meanwhile.
+    /// Records the end of a connection of the process in this role, unless the process was dropped.
     pub fn connection_closed(&mut self, process: ProcessId, role: Role) {
         if let Some(count) = self.connections.get_mut(&(process, role)) {
             *count = count.saturating_sub(1);
@@ -459,8 +315,8 @@ impl Statistics {
         self.connections.retain(|&(of, _), _| of != process);
     }
 
-    /// Drops a process whose series have the same labels as those of another, which goes on with its
-    /// figures: what is told by these labels does not go back. O(series).
+    /// Drops a process, and gives its figures to a successor whose series have the same labels: what is published
+    /// with these labels does not go back. O(series).
     pub fn merge_into_successor(&mut self, process: ProcessId, successor: ProcessId) {
         let left: Vec<_> = self.ids.iter().filter(|(key, _)| key.process == process).collect();
         let left: Vec<_> = left.into_iter().map(|(&key, &id)| (key, id)).collect();
@@ -485,8 +341,8 @@ impl Statistics {
         self.forget_process(process);
     }
 
-    /// Adds the figures of another worker, for a scrape: no call is to be told to the sum. The bounds on
-    /// series hold for it where the workers [share](Self::sharing) them.
+    /// Adds the figures of another worker, for a scrape: the sum takes no calls. The bounds on series hold for it where
+    /// the workers [share](Self::sharing) them.
     pub fn merge(&mut self, other: &Self) -> Result<(), RecordingsDiffer> {
         if self.recording != other.recording {
             return Err(RecordingsDiffer);
@@ -512,7 +368,7 @@ impl Statistics {
         Ok(())
     }
 
-    /// The series of a call that begins.
+    /// Finds the series of a call that begins.
     fn find(&mut self, key: CallKey) -> SeriesId {
         let id = match self.ids.get(&key) {
             Some(&id) => id,
@@ -524,7 +380,7 @@ impl Statistics {
         id
     }
 
-    /// A new series if there is room for it, else one of those that stand for the rest.
+    /// Adds a series if there is room for it, or else finds the one that stands for the rest.
     #[cold]
     fn add(&mut self, key: CallKey) -> SeriesId {
         let other = CallKey { path: PathId::OTHER, ..key };
@@ -537,7 +393,7 @@ impl Statistics {
         self.admit(other).unwrap_or_else(|| self.shared(key.role))
     }
 
-    /// A new series, if there is room for it.
+    /// Adds a series, if there is room for it.
     fn admit(&mut self, key: CallKey) -> Option<SeriesId> {
         if !lock(&self.budget).admit(key, self.owner, self.limits) {
             return None;
@@ -558,7 +414,7 @@ impl Statistics {
         }
     }
 
-    /// A slot for the series: a free one, else a new one; `None` when all are taken or used up.
+    /// Takes a slot for the series: a free one, else a new one; `None` when all are taken or used up.
     fn allocate(&mut self, key: CallKey) -> Option<SeriesId> {
         let series = Series::new(&self.recording, self.now_ns);
         if let Some(index) = self.free.pop() {
@@ -582,11 +438,6 @@ impl Statistics {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether it counts towards [`Limits::max_methods`].
-fn is_method(path: PathId) -> bool {
-    path != PathId::NOT_SEEN && path != PathId::OTHER
 }
 
 /// Takes what is in a slot out of it; what still comes for it is late.

@@ -91,7 +91,7 @@ impl Evidence {
         }
     }
 
-    /// What that says of the method, given what was said so far.
+    /// The streaming sides of the method, given those so far.
     pub(super) fn streaming(self, so_far: Streaming) -> Streaming {
         Streaming {
             requests: self.requests.is_stream(so_far.requests),
@@ -100,7 +100,7 @@ impl Evidence {
     }
 }
 
-/// Which sides of a method are streams.
+/// The sides of a method that are streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Streaming {
     pub(super) requests: bool,
@@ -176,7 +176,7 @@ impl Series {
         }
     }
 
-    /// All calls that ended.
+    /// How many calls ended.
     pub fn ended(&self) -> u64 {
         self.handled.iter().sum::<u64>() + self.handled_code_not_seen
     }

@@ -11,28 +11,28 @@ pub enum Field {
     DurationSeconds,
     /// `grpc-message`, decoded; at most 512 bytes before that.
     Message,
-    /// As in the labels.
+    /// The value of the label.
     Method,
     /// The other end's address and port, or `unix`.
     Peer,
     /// The watched process.
     Pid,
-    /// Its name.
+    /// The name of the field in a line.
     Process,
     /// From client to server.
     RequestMessages,
     /// From server to client.
     ResponseMessages,
-    /// Which end the process was: `client`, `server`.
+    /// The role of the process: `client`, `server`.
     Role,
-    /// As in the labels.
+    /// The value of the label.
     Service,
-    /// Of `traceparent`, if the trace is recorded.
+    /// The trace id of `traceparent`, if the trace is recorded.
     TraceId,
 }
 
 impl Field {
-    /// All of them.
+    /// All fields.
     pub const ALL: [Self; 12] = [
         Self::Code,
         Self::DurationSeconds,

@@ -40,27 +40,27 @@ use crate::clock::Clock;
 /// header tables have.
 const MAX_TEXTS: usize = 4096;
 
-/// What is told of failed calls.
+/// The configuration of the failure log (`--log-errors`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureLogConfig {
     /// Lines in a second, on average; as many may come at once.
     pub per_second: u32,
-    /// What is left out, each once.
+    /// Fields that are left out, each once.
     pub omitted: Vec<Field>,
 }
 
-/// Takes a line. `false` if it could not.
+/// Takes a line; `false` if it could not.
 pub type Take = Box<dyn FnMut(String) -> bool + Send>;
 
 /// Makes a line of each failed call, as far as its pace allows.
 #[derive(Debug)]
 pub struct Failures {
     omitted: Vec<Field>,
-    /// Of all workers, whose lines have one pace.
+    /// Shared by all workers: they have one pace.
     lines: Arc<Mutex<Lines>>,
 }
 
-/// Where lines go, and how many.
+/// The destination of lines, and their pace.
 struct Lines {
     take: Take,
     pace: Pace,
@@ -74,7 +74,7 @@ struct Lines {
 pub struct Dropped {
     /// There were more in a second than there may be.
     pub rate_limit: u64,
-    /// Those before them waited to be written.
+    /// Earlier lines were still waiting to be written.
     pub output: u64,
 }
 
@@ -117,7 +117,7 @@ impl Lines {
 }
 
 impl Failures {
-    /// None so far.
+    /// A log without lines so far.
     pub fn new(choice: &FailureLogConfig, take: Take) -> Self {
         let pace = Pace::new(choice.per_second);
         let lines = Lines { take, pace, suppressed: 0, dropped: Dropped::default() };

@@ -2,7 +2,7 @@
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// So many a second on average, and at most so many at once.
+/// A rate of so many a second on average, and at most so many at once.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Time that one takes.

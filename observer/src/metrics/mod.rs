@@ -63,20 +63,20 @@ impl PathNames {
     }
 }
 
-/// All that a scrape needs, as of one moment. Cheap to clone.
+/// Everything that a scrape needs, as of one moment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The calls, of all workers.
     pub statistics: Arc<Statistics>,
     /// Spells out the paths in `statistics`.
     pub paths: Arc<PathNames>,
-    /// What types the methods were declared with, where that was given.
+    /// The declared types of methods, if descriptors were given.
     pub descriptors: Arc<Descriptors>,
     /// Says who the processes in `statistics` are.
     pub processes: Arc<ProcessNames>,
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
-    /// How all this is told.
+    /// How all this is exposed.
     pub exposition: Arc<ExpositionConfig>,
 }
 
@@ -93,15 +93,15 @@ impl Snapshot {
     }
 }
 
-/// How the statistics are told.
+/// How the statistics are exposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpositionConfig {
-    /// By which names and labels.
+    /// The schemas of names and labels.
     pub schemas: Schemas,
     /// Whether OpenMetrics text has creation times. Each is a series of its own there, to a
     /// Prometheus that does not take them for what they are. Protobuf always has them.
     pub created: bool,
-    /// What every series tells of its process beside pid and name, each once.
+    /// Labels that every series has of its process beside pid and name, each once.
     pub labels: Vec<Detail>,
 }
 
@@ -120,14 +120,14 @@ pub fn write(snapshot: &Snapshot, format: Format, to: &mut dyn io::Write) -> io:
     exposition::encode(snapshot, format, to)
 }
 
-/// All families, each time in the same order.
+/// Writes all families, always in the same order.
 fn write_families(snapshot: &Snapshot, sink: &mut dyn Sink) {
     schema::write(snapshot, sink);
     process::write(snapshot, sink);
     daemon::write(snapshot, sink);
 }
 
-/// The same as one text: for few series.
+/// The answer to a scrape as one text: for few series.
 pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
     let mut text = Vec::new();
     // Writing to a vector does not fail.

@@ -20,7 +20,7 @@ use observer_core::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProcessLabel {
     pub(super) pid: u32,
-    /// By name: all that tell it from others.
+    /// The labels of the process, by name.
     labels: Vec<(&'static str, String)>,
 }
 
@@ -36,7 +36,7 @@ impl ProcessLabel {
         Self { pid: *pid, labels }
     }
 
-    /// Them, as they are written.
+    /// The labels as they are written.
     pub(super) fn labels(&self) -> impl Iterator<Item = Label<'_>> {
         self.labels.iter().map(|(name, value)| (*name, value.as_str()))
     }
@@ -52,7 +52,7 @@ impl ProcessLabel {
 pub(super) struct LabelValues<'a> {
     methods: FxHashMap<PathId, (Method<'a>, GrpcType)>,
     processes: FxHashMap<ProcessId, ProcessLabel>,
-    /// Those that connections are counted for, by the names that they have now.
+    /// The processes with connections, under the names that they have now.
     connected: FxHashMap<ProcessId, ProcessLabel>,
 }
 
@@ -95,7 +95,7 @@ pub(super) struct Row<'a> {
     pub(super) series: Figures<'a>,
 }
 
-/// Those of a series, or the sum of several, of which there are few: a row takes little memory.
+/// The figures of a series, or the sum of several. Sums are few, so a row takes little memory.
 #[derive(Debug)]
 pub(super) enum Figures<'a> {
     One(&'a Series),
@@ -127,7 +127,7 @@ impl Deref for Figures<'_> {
 }
 
 impl Row<'_> {
-    /// What tells rows apart, in the order of the exposition.
+    /// The key of the row, in the order of the exposition.
     fn labels(&self) -> (Role, Method<'_>, &ProcessLabel) {
         (self.role, self.method, self.process)
     }

@@ -45,13 +45,13 @@ const BEFORE_NS: u64 = 1_000 * MS;
 pub enum Reason {
     /// The deadline had not passed.
     Canceled,
-    /// It had.
+    /// The deadline had passed.
     DeadlineExceeded,
     /// One of the two.
     Unclear,
 }
 
-/// What is known of `grpc-timeout`.
+/// The timeout of a call (`grpc-timeout`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
     /// There is none.

@@ -30,7 +30,7 @@ use crate::call::{Code, Role};
 /// `CANCEL` (RFC 9113 §7)
 const CANCEL: u32 = 0x8;
 
-/// What ended a call.
+/// The end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The server ended the stream.
@@ -39,7 +39,7 @@ pub enum End {
         status: Option<u16>,
         /// `grpc-status`, as in [`Headers::grpc_status`].
         grpc_status: Option<Option<u32>>,
-        /// What is absent may have been there.
+        /// There were fields that could not be decoded.
         incomplete: bool,
     },
     /// Either side reset the stream.

@@ -53,14 +53,14 @@ impl Decoder {
         result
     }
 
-    /// A header block may have been missed: forgets the dynamic table.
+    /// Begins a gap that may have a header block in it: forgets the dynamic table.
     ///
     /// From here on the decoder is one that joined late.
     pub fn gap(&mut self) {
         self.change().forget();
     }
 
-    /// Header blocks were missed that inserted this many entries, and changed nothing else.
+    /// Skips header blocks that inserted this many entries, and changed nothing else.
     pub fn inserts_dropped(&mut self, count: u32) {
         self.change().insert_unknown(count);
     }

@@ -51,12 +51,12 @@ impl<D: Copy + Default> Digester<D> {
         (digest, result)
     }
 
-    /// As [`Decoder::gap`].
+    /// Begins a gap: see [`Decoder::gap`].
     pub fn gap(&mut self) {
         self.decoder.gap();
     }
 
-    /// As [`Decoder::inserts_dropped`].
+    /// Skips entries: see [`Decoder::inserts_dropped`].
     pub fn inserts_dropped(&mut self, count: u32) {
         self.decoder.inserts_dropped(count);
     }
@@ -110,7 +110,7 @@ fn number(octets: &[u8]) -> Option<u128> {
 struct Recent<D> {
     /// The later first; the number is 0 if there is none.
     blocks: [(References, D); 2],
-    /// Of the decoder, when they were decoded.
+    /// The decoder's generation when they were decoded.
     generation: u64,
 }
 

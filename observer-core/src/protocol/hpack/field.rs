@@ -60,7 +60,7 @@ pub enum ContentType {
 pub struct Timeout([u32; 2]);
 
 impl Timeout {
-    /// Of so many nanoseconds.
+    /// A timeout of so many nanoseconds.
     pub fn of_nanoseconds(nanoseconds: u64) -> Self {
         Self([(nanoseconds >> 32) as u32, nanoseconds as u32])
     }

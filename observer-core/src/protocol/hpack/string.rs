@@ -34,12 +34,12 @@ impl<'a> StringLiteral<'a> {
         Ok(Self { octets, huffman })
     }
 
-    /// Its length when decoded.
+    /// The length of the string when decoded.
     pub(super) fn len(self) -> Result<usize, Error> {
         if self.huffman { huffman::decode(self.octets, &mut []) } else { Ok(self.octets.len()) }
     }
 
-    /// Its text and the text's length. The text is cut where it does not fit into `scratch`.
+    /// The decoded string and its length. The string is cut where it does not fit into `scratch`.
     pub(super) fn read<'b>(self, scratch: &'b mut Scratch) -> Result<(&'b [u8], usize), Error>
     where
         'a: 'b,

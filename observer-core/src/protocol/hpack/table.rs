@@ -42,7 +42,7 @@ pub const MAX_TABLE_SIZE: u32 = 1 << 20;
 /// The maximum size before any table size update.
 const INITIAL_MAX_SIZE: u32 = 4096;
 
-/// What each entry counts beside its name and value (RFC 7541 section 4.1).
+/// The overhead of an entry (RFC 7541 section 4.1).
 const ENTRY_OVERHEAD: u32 = 32;
 
 /// An entry, as what it means.
@@ -76,7 +76,7 @@ pub(super) struct Table {
     size: u32,
     /// The encoder's maximum size if it is certain, else how much we choose to keep.
     max_size: u32,
-    /// What unknown entries can take up in the encoder's table.
+    /// The most that unknown entries can take in the encoder's table.
     older: u32,
     /// `max_size` is the encoder's.
     certain: bool,
@@ -208,7 +208,7 @@ impl Table {
         self.entries.len()
     }
 
-    /// What the known entries mean, in no order.
+    /// The known entries, in no order.
     pub(super) fn fields(&self) -> impl Iterator<Item = Field> {
         self.entries.iter().map(|entry| entry.field)
     }

@@ -24,13 +24,13 @@ pub struct Daemon {
     pub backend: String,
     /// When the daemon began to count, in nanoseconds of the kernel's monotonic clock.
     pub started_ns: Option<u64>,
-    /// What that clock says now.
+    /// The present time of that clock.
     pub clock: Clock,
     /// Records read from the rings.
     pub records: u64,
     /// Bytes of those records.
     pub ring_bytes: u64,
-    /// What was not seen, by cause; each cause once.
+    /// Gaps and dropped records by cause; each cause once.
     pub gaps: Vec<Gap>,
     /// Records that found no room, by process: those that lost most.
     pub dropped_records: Vec<DroppedRecords>,
@@ -50,7 +50,7 @@ pub struct Daemon {
     pub processes_overflow: u64,
     /// Lookups of processes, by their outcome.
     pub lookups: LookupCounts,
-    /// What the daemon's control group allows it.
+    /// The memory limit of the daemon's control group.
     pub memory_limit_bytes: Option<u64>,
     /// Whether nothing new is taken, as memory is near the limit.
     pub memory_is_short: bool,
@@ -71,11 +71,11 @@ pub struct Daemon {
 pub struct PodRequests {
     /// A list came.
     pub answered: u64,
-    /// None did.
+    /// No list came.
     pub failed: u64,
 }
 
-/// What the HTTP server refused, and what passwords cost it.
+/// What the HTTP server refused, and how many passwords it hashed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpFigures {
     /// Passwords that were hashed.
@@ -84,7 +84,7 @@ pub struct HttpFigures {
     pub refused: Vec<(&'static str, u64)>,
 }
 
-/// What was not seen for one cause.
+/// The gaps of one cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gap {
     /// The cause, as the label says it: `ring_full`.
@@ -100,7 +100,7 @@ pub struct Gap {
 pub struct DroppedRecords {
     /// The process.
     pub pid: u32,
-    /// Its name; empty if that is not known.
+    /// The name of the process; empty if it is not known.
     pub comm: Comm,
     /// How many.
     pub records: u64,
@@ -124,7 +124,7 @@ pub struct ConnectionsByProtocol {
 /// A kernel program's own figures, as in its `bpf_prog_info`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// Its name.
+    /// The name of the program.
     pub name: String,
     /// How often it ran; the kernel counts it only while its BPF statistics are on.
     pub runs: u64,

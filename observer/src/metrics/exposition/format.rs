@@ -13,7 +13,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 3] = [Self::OpenMetricsText, Self::PrometheusText, Self::Protobuf];
 
     /// The `content-type` of an exposition in this format.
@@ -47,7 +47,7 @@ impl Format {
     }
 }
 
-/// What follows a media type.
+/// The parameters of a media type.
 struct Parameters<'a> {
     version: Option<&'a str>,
     proto: Option<&'a str>,

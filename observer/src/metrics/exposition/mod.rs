@@ -35,7 +35,7 @@ pub(super) struct Family {
     pub(super) help: &'static str,
 }
 
-/// What a family's series are.
+/// The type of a family's series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use super::{CallFamily, LabelSource, Spelling, Value, go, otel, own, python, requests};
 use crate::metrics::{Buckets, Recording, exposition::Kind};
 
-/// Whose names and labels calls are told by.
+/// A schema of metric names and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Schema {
     /// go-grpc-prometheus and the Prometheus provider of go-grpc-middleware.
@@ -21,10 +21,10 @@ pub enum Schema {
 }
 
 impl Schema {
-    /// All of them.
+    /// All schemas.
     pub const ALL: [Self; 5] = [Self::Go, Self::Python, Self::Requests, Self::Legacy, Self::Otel];
 
-    /// As it is chosen.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Go => "go",
@@ -148,7 +148,7 @@ impl Schemas {
         Buckets::default().and_microseconds(more.copied())
     }
 
-    /// What is to be recorded for them.
+    /// What has to be recorded for these schemas.
     pub fn recording(&self, buckets: Buckets, exponential: bool) -> Recording {
         let told = |values: &[Value]| self.families.iter().any(|f| values.contains(&f.value));
         Recording {
@@ -188,7 +188,7 @@ impl fmt::Display for Clash {
 impl std::error::Error for Clash {}
 
 impl LabelSource {
-    /// What it is for a unary call that was not found.
+    /// Its value for a unary call that was not found.
     fn example(self) -> &'static str {
         match self {
             Self::Type(Spelling::Go) => "unary",

@@ -26,10 +26,10 @@ pub(super) use write::write;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CallFamily {
     family: Family,
-    /// Whose calls.
+    /// The role of the calls.
     role: Role,
     value: Value,
-    /// Beside those that say which process.
+    /// Labels beside those of the process.
     labels: Cow<'static, [LabelSpec]>,
 }
 
@@ -46,10 +46,10 @@ impl CallFamily {
     }
 }
 
-/// A label's name, and what it says.
+/// A label's name and the source of its value.
 type LabelSpec = (&'static str, LabelSource);
 
-/// What a label says of a call.
+/// The source of the value of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LabelSource {
     /// `unary`, or `UNARY`.
@@ -66,11 +66,11 @@ enum LabelSource {
     FullMethod,
     /// `NOT_FOUND`, where OpenTelemetry takes the code for an error; else the label is not there.
     ErrorType,
-    /// The same of all.
+    /// The same value for all calls.
     Constant(&'static str),
 }
 
-/// Whose spelling.
+/// The spelling of a library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
     /// grpc-go's.
@@ -101,13 +101,13 @@ impl Spelling {
     }
 }
 
-/// What a family tells of each row.
+/// The value of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     Started,
-    /// By code.
+    /// Ended calls by code.
     Handled,
-    /// By code, without OK and what was not seen.
+    /// Failed calls by code, without those whose code was not seen.
     Errors,
     Received,
     ReceivedBytes,
@@ -124,14 +124,14 @@ enum Value {
     Receiving,
     /// A distribution: from one sent message to the next.
     Sending,
-    /// Of a process, not of a method.
+    /// Open connections of a process.
     Connections,
-    /// That the process has the service.
+    /// 1 for each service of a process.
     Service,
 }
 
 impl Value {
-    /// What a family with it is.
+    /// The type of a family with this value.
     const fn kind(self) -> Kind {
         match self {
             Self::Started

@@ -2,7 +2,7 @@
 
 use super::{CallFamily, LabelSource, Spelling, go};
 
-/// What a library calls the families and labels that go has.
+/// A library's names of go's families and labels.
 pub(super) struct Rules {
     pub(super) spelling: Spelling,
     /// Go's name of a label, and the library's.

@@ -110,7 +110,7 @@ impl Writer<'_> {
         }
     }
 
-    /// None without observations.
+    /// Writes nothing without observations.
     fn histogram(&mut self, histogram: &Histogram, of: Of) {
         if histogram.count() > 0 {
             let labels = labels(&self.family.labels, self.row, of);
@@ -121,11 +121,11 @@ impl Writer<'_> {
     }
 }
 
-/// Which calls of a row a series tells of.
+/// The calls of a row that a series is about.
 #[derive(Clone, Copy)]
 enum Of {
     AllCalls,
-    /// Those that ended with this code; `None`: whose code was not seen.
+    /// Calls that ended with this code; `None` if it was not seen.
     EndedWith(Option<Code>),
 }
 

@@ -18,9 +18,9 @@ pub struct Model {
     pub window_seconds: Option<f64>,
     /// Upper bounds of the latency buckets, ascending; one more, without bound, follows the last.
     pub bounds_seconds: Vec<f64>,
-    /// All rows at a glance.
+    /// A summary of all rows.
     pub summary: Summary,
-    /// By role, method and process, sorted by them.
+    /// Rows, sorted by role, method and process.
     pub rows: Vec<Row>,
     /// Rows that there was no room for: of those that did least.
     pub rows_left_out: usize,
@@ -30,7 +30,7 @@ pub struct Model {
     pub daemon: DaemonFigures,
 }
 
-/// What one should know first.
+/// The summary of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Calls per second that the processes of this node serve; none in the first sample.
@@ -54,28 +54,28 @@ pub struct Summary {
 pub struct Row {
     /// The process's name.
     pub process: String,
-    /// Its number.
+    /// The pid of the process.
     pub pid: u32,
-    /// Which end it is.
+    /// The role of the process.
     pub role: Role,
-    /// As in the label `grpc_service`.
+    /// The value of the label `grpc_service`.
     pub service: String,
-    /// As in the label `grpc_method`.
+    /// The value of the label `grpc_method`.
     pub method: String,
-    /// As in the label `grpc_type`.
+    /// The value of the label `grpc_type`.
     pub grpc_type: Cow<'static, str>,
     /// Calls that have begun and not ended.
     pub in_flight: u64,
     /// Since the daemon's start.
     pub total: Totals,
-    /// Of the last seconds: [`Model::window_seconds`].
+    /// Figures of the last seconds: [`Model::window_seconds`].
     pub recent: Recent,
     /// Since the sample before this one.
     pub last: Counts,
 }
 
 impl Row {
-    /// What tells rows apart.
+    /// The key of the row.
     pub fn key(&self) -> (Role, &str, &str, &str, u32) {
         (self.role, &self.service, &self.method, &self.process, self.pid)
     }
@@ -90,20 +90,20 @@ impl Row {
 /// Calls that ended in some time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// All.
+    /// All calls.
     pub ended: u64,
     /// With another code than OK.
     pub failed: u64,
     /// With a code that was not seen.
     pub code_not_seen: u64,
-    /// By handling time, one number per bucket, not cumulative; empty if all are 0.
+    /// Calls by handling time, one number per bucket, not cumulative; empty if all are 0.
     pub latency: Vec<u64>,
 }
 
 /// Calls of one code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallsOfCode {
-    /// As in the label `grpc_code`; `not_seen` if it was not.
+    /// The value of the label `grpc_code`.
     pub code: Cow<'static, str>,
     /// How many.
     pub calls: u64,
@@ -117,9 +117,9 @@ pub struct Totals {
     /// Calls that ended.
     #[serde(flatten)]
     pub counts: Counts,
-    /// By code, those without calls left out.
+    /// Calls by code; codes without calls are left out.
     pub codes: Vec<CallsOfCode>,
-    /// Of [`Counts::latency`].
+    /// Quantiles of [`Counts::latency`].
     #[serde(flatten)]
     pub quantiles: Quantiles,
     /// Messages that the process read.
@@ -146,17 +146,17 @@ pub struct Quantiles {
     pub p99: Option<f64>,
 }
 
-/// Of the last seconds.
+/// Figures of the last seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recent {
     /// Calls that ended.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Of them, per second; none in the first sample.
+    /// Ended calls per second; none in the first sample.
     pub rate: Option<f64>,
     /// The share of calls with another code than OK among those whose code was seen; none without.
     pub error_ratio: Option<f64>,
-    /// Of [`Counts::latency`].
+    /// Quantiles of [`Counts::latency`].
     #[serde(flatten)]
     pub quantiles: Quantiles,
 }
@@ -166,9 +166,9 @@ pub struct Recent {
 pub struct ConnectionsOf {
     /// The process's name.
     pub process: String,
-    /// Its number.
+    /// The pid of the process.
     pub pid: u32,
-    /// Which end it is.
+    /// The role of the process.
     pub role: Role,
     /// How many.
     pub open: u64,
@@ -179,7 +179,7 @@ pub struct ConnectionsOf {
 pub struct DaemonFigures {
     /// Another number in each daemon, so that a restart is seen.
     pub instance: u32,
-    /// Its version.
+    /// The daemon's version.
     pub version: Cow<'static, str>,
     /// How its programs are attached to the kernel.
     pub backend: String,
@@ -187,7 +187,7 @@ pub struct DaemonFigures {
     pub start_time_seconds: Option<f64>,
     /// CPU time, user and system.
     pub cpu_seconds: Option<f64>,
-    /// Of one processor, in the last seconds.
+    /// CPUs in use, in the last seconds.
     pub cpu_ratio: Option<f64>,
     /// Resident memory.
     pub resident_memory_bytes: Option<u64>,
@@ -201,18 +201,18 @@ pub struct DaemonFigures {
     pub connections_seen: ConnectionsByProtocol,
     /// Ended calls by what was seen of them.
     pub calls: CallsSeen,
-    /// What was not seen, by cause; causes that did not occur are left out.
+    /// Gaps by cause; causes that did not occur are left out.
     pub losses: Vec<Loss>,
 }
 
 /// Something that was not seen, or not told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
-    /// As in the label `cause` of `observer_gaps_total`, or a metric's name without `observer_`.
+    /// The label `cause` of `observer_gaps_total`, or a metric's name without `observer_`.
     pub cause: Cow<'static, str>,
     /// How often.
     pub events: u64,
-    /// Of them, in the last seconds.
+    /// How often in the last seconds.
     pub recent: u64,
     /// Bytes, as far as they are known.
     pub bytes: u64,

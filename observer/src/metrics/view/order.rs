@@ -30,7 +30,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// All, in the order of the columns.
+    /// All orders, in the order of the columns.
     pub const ALL: [Self; 9] = [
         Self::Process,
         Self::Method,
@@ -86,7 +86,7 @@ impl Order {
 pub struct Filter(Vec<String>);
 
 impl Filter {
-    /// Of words between spaces.
+    /// Words between spaces.
     pub fn new(text: &str) -> Self {
         Self(text.split_whitespace().map(str::to_lowercase).collect())
     }

@@ -63,7 +63,7 @@ struct Track<T> {
     added: VecDeque<(u64, T)>,
 }
 
-/// What adds up.
+/// Counts that add up.
 trait Additive: Default {
     fn is_nothing(&self) -> bool;
     fn add(&mut self, other: &Self);
@@ -230,7 +230,7 @@ impl<T: Additive + Clone> Track<T> {
         added
     }
 
-    /// What was added within the window.
+    /// The counts within the window.
     fn recent(&self) -> T {
         let mut sum = T::default();
         for (_, added) in &self.added {

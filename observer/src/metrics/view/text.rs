@@ -1,7 +1,7 @@
 //! Figures as people read them, the same on the page (`view.js` has the same rules), in a terminal
 //! and in a table.
 
-/// What stands for a figure that is not known.
+/// The text of a figure that is not known.
 pub const NONE: &str = "–";
 
 /// A rate per second: `0`, `0.25`, `12.3`, `1,234`, `1.23 M`.

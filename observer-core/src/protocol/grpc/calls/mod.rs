@@ -1,5 +1,6 @@
 //! The calls of one connection: one per stream.
 
+mod begin;
 mod call;
 mod gap_streams;
 mod gaps;
@@ -20,12 +21,9 @@ use super::{
     deadline::{Reason, Timeout},
 };
 use crate::{
-    call::{CallKey, CallSink, Cancellation, Coverage, Direction, Directions, Ended, Role},
+    call::{CallSink, Cancellation, Coverage, Direction, Directions, Ended, Role},
     names::PathId,
-    protocol::{
-        Streams, Transfer,
-        hpack::{ContentType, RequestMethod},
-    },
+    protocol::{Streams, Transfer},
     record::Data,
 };
 
@@ -205,82 +203,6 @@ impl Calls {
         }
     }
 
-    fn begin(
-        &mut self,
-        at: Transfer,
-        stream: u32,
-        headers: &Headers,
-        end_stream: bool,
-        sink: &mut impl CallSink,
-    ) {
-        // Client streams are odd and ascend (RFC 9113 §5.1.1): anything else begins nothing.
-        if stream.is_multiple_of(2) || stream <= self.last_proven {
-            return;
-        }
-        self.last_stream = self.last_stream.max(stream);
-        if !self.resynced.contains(request_direction(self.role)) {
-            self.last_proven = stream;
-        }
-        if self.agreed {
-            self.join_pending(stream, sink);
-        }
-        self.gap_streams.began(stream);
-        if self.gap_streams.has_ended(stream) {
-            return;
-        }
-        let may_be_grpc = match headers.content_type {
-            Some(content_type) => content_type == ContentType::Grpc,
-            None => headers.incomplete && headers.method != Some(RequestMethod::Get),
-        };
-        if !may_be_grpc {
-            self.streams.not_grpc += 1;
-            return;
-        }
-        if self.open.len() >= MAX_OPEN {
-            self.streams.too_many += 1;
-            return;
-        }
-        let path = headers.path.unwrap_or(PathId::NOT_SEEN);
-        let proof = self.proof();
-        let mut call = Call {
-            series: None,
-            proof,
-            shows_grpc: headers.shows_grpc(),
-            key: CallKey { process: at.process, role: self.role, path },
-            started_ns: at.time_ns,
-            waited: at.waited,
-            touched_ns: at.time_ns,
-            trace: headers.trace.flatten(),
-            message: None,
-            timeout: match headers.timeout_ns {
-                Some(ns) => Timeout::Of(ns),
-                None if headers.incomplete => Timeout::Unknown,
-                None => Timeout::Absent,
-            },
-            status: None,
-            requests: Messages { last_ns: at.time_ns, ..Messages::default() },
-            responses: Messages { last_ns: at.time_ns, ..Messages::default() },
-            first_message_ns: None,
-            half_closed: end_stream,
-            unaligned: false,
-            gaps: self.in_gap,
-        };
-        self.has_doubtful |= call.gaps.any();
-        if proof == Proof::Awaited {
-            self.unanswered += 1;
-        } else if self.shows_grpc {
-            call.start(sink);
-            self.streams.measured += 1;
-        }
-        self.open.insert(stream, call);
-        if self.pending.iter().any(|pending| pending.stream == stream) {
-            self.pending_ready = true;
-        } else if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
-            // It crossed the GOAWAY on its way.
-            self.refuse(at.time_ns, stream, sink);
-        }
-    }
-
     fn response_headers(
         &mut self,
         at: Transfer,
@@ -318,20 +240,6 @@ impl Calls {
         } else if headers.status.is_some_and(|status| status >= 200) {
             // Informational ones (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
-        }
-    }
-
-    /// Records that the connection carries gRPC for certain: its open calls count.
-    fn show_grpc(&mut self, sink: &mut impl CallSink) {
-        if self.shows_grpc {
-            return;
-        }
-        self.shows_grpc = true;
-        for stream in self.streams(|call| call.proof != Proof::Awaited && call.series.is_none()) {
-            if let Some(call) = self.open.get_mut(&stream) {
-                call.start(sink);
-                self.streams.measured += 1;
-            }
         }
     }
 

@@ -59,7 +59,7 @@ impl Sink for Lengths {
 struct Families<'a> {
     clock: Clock,
     output: Output<'a>,
-    /// Of those that are still to come.
+    /// The remaining ones.
     lengths: vec::IntoIter<Option<usize>>,
 }
 

@@ -1,5 +1,7 @@
 //! The threads that read the rings, each the single writer of its statistics.
 
+mod lead;
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,23 +14,20 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
-use observer_common::counter::Protocol;
 use observer_core::{
-    process::{Comm, Expired, Lookup},
+    process::{Expired, Lookup},
     source::Source,
 };
-use tracing::{error, info, warn};
+use tracing::error;
 
+use self::lead::Lead;
 use crate::{
-    clock::{Clock, monotonic_ns},
+    clock::monotonic_ns,
     config::Config,
     failures::{self, Failures},
-    kernel::{Dropped, Probes, Ring},
+    kernel::{Probes, Ring},
     memory::{self, Budget},
-    metrics::{
-        Daemon, Descriptors, DroppedRecords, ExpositionConfig, Gap, Limits, OwnProcess, Program,
-        Snapshot, Statistics,
-    },
+    metrics::{Descriptors, ExpositionConfig, Limits, Snapshot, Statistics},
     pipeline::{Pipeline, snapshot},
     pressure::Pressure,
     process::{self, ProcFs},
@@ -37,43 +36,32 @@ use crate::{
 /// How long records may wait in the ring while it does not fill.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the kernel programs look for connections that ended without a tracepoint, and everything else
-/// that only time brings about.
+/// How often there is a sweep, and everything else that only time brings about.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Looking through connections takes at most one of so many parts of a processor's time: where there are tens
-/// of thousands it is done less often.
-const SWEEP_PART: u32 = 200;
-
-/// Ends that only show so are told this late at most.
-const SWEEP_LIMIT: Duration = Duration::from_secs(10);
-
-/// So many processes are named whose records found no room.
-const MOST_DROPPED: usize = 10;
-
-/// Records between looks at the requests.
+/// Records that are read between two looks at the requests.
 const BATCH: usize = 4096;
 
-/// A snapshot waits so long for who its processes are.
+/// How long a snapshot waits until its processes are looked up.
 const LOOKUP_PATIENCE: Duration = Duration::from_millis(500);
 
-/// A scrape waits this long for its snapshot.
+/// How long a scrape waits for its snapshot.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The running threads. Dropped, they end when they have read what is in their rings.
+/// The running threads. When this is dropped, they end after they have read their rings.
 #[derive(Debug)]
 pub struct Workers {
     /// To the first worker, which asks the others.
     requests: Requests,
     threads: Vec<JoinHandle<()>>,
-    /// How often each has gone round.
+    /// How many turns each thread has made.
     turns: Vec<Arc<AtomicU64>>,
     descriptors: Mutex<Arc<Descriptors>>,
-    /// How often a process was told of before it was known who it is.
+    /// How often a process was published before it was looked up.
     lookups_late: AtomicU64,
 }
 
-/// What is to be read of the machine before the right to do so is given up.
+/// What has to be read of the machine before privileges are dropped.
 #[derive(Debug)]
 pub struct Surroundings {
     source: ProcFs,
@@ -87,7 +75,7 @@ impl Surroundings {
     }
 }
 
-/// Of one worker.
+/// The requests to one worker.
 #[derive(Debug)]
 struct Requests {
     sender: mpsc::Sender<Request>,
@@ -155,26 +143,7 @@ impl Workers {
         }
         let others = requests.split_off(1);
         let requests = requests.pop().context("there is no ring")?;
-        let mut says = Vec::new();
-        if !config.filter.selects_all() {
-            says.push(Protocol::Tls);
-        }
-        // A process may have other connections, and usually has.
-        if !config.filter.ports.is_empty() {
-            says.extend([Protocol::Http1, Protocol::Other]);
-        }
-        let lead = Lead {
-            others,
-            ends_unreported: 0,
-            says,
-            sweep_at: Instant::now(),
-            backend: probes.backend().to_string(),
-            started_ns: monotonic_ns(),
-            probes: Some(probes),
-            last: Daemon::default(),
-            budget,
-            is_short: false,
-        };
+        let lead = Lead::new(config, probes, others, budget);
         if let Some(first) = workers.first_mut() {
             first.lead = Some(lead);
         }
@@ -185,12 +154,12 @@ impl Workers {
         Ok(Self { requests, threads: threads?, turns, descriptors, lookups_late })
     }
 
-    /// Has methods told by other types than at the start.
+    /// Replaces the declared types of methods.
     pub fn describe(&self, descriptors: Descriptors) {
         *self.descriptors.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(descriptors);
     }
 
-    /// Everything that happened before this call, as figures. Blocks until the workers have read it.
+    /// The figures of everything that happened before this call. Blocks until the workers have read it.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let mut parts = self.request(Request::Snapshot)?;
         // The first one's has what is of the whole daemon.
@@ -208,12 +177,12 @@ impl Workers {
         Ok(snapshot)
     }
 
-    /// Detaches the kernel programs and reads what they left. Snapshots remain possible.
+    /// Detaches the BPF programs and reads what they left. Snapshots remain possible.
     pub fn detach(&self) -> Result<()> {
         self.request(Request::Detach).map(drop)
     }
 
-    /// What each worker answers.
+    /// Sends a request, and waits for the answer of each worker.
     fn request<T>(&self, request: impl FnOnce(mpsc::SyncSender<T>) -> Request) -> Result<Vec<T>> {
         let (reply, answers) = mpsc::sync_channel(self.threads.len());
         self.requests.send(request(reply))?;
@@ -225,7 +194,7 @@ impl Workers {
         self.threads.iter().map(answer).collect()
     }
 
-    /// How often each thread has gone round, which it does several times a second; `None` if one has ended.
+    /// How many turns each thread has made, several a second; `None` if one has ended.
     pub fn turns(&self) -> Option<Vec<u64>> {
         let all_run = !self.threads.iter().any(JoinHandle::is_finished);
         all_run.then(|| self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect())
@@ -239,7 +208,7 @@ fn look_processes_up(lookup: Lookup<ProcFs>) -> Result<()> {
     thread.spawn(run).map(drop).context("cannot start the thread that reads /proc")
 }
 
-/// What a thread owns.
+/// The state of a thread.
 struct State<S> {
     number: usize,
     source: S,
@@ -247,33 +216,11 @@ struct State<S> {
     exposition: Arc<ExpositionConfig>,
     pressure: Pressure,
     incoming: mpsc::Receiver<Request>,
-    /// What the first worker asked of the others, and they have not done yet.
+    /// How many requests of the first worker the others have not answered yet.
     pending: Arc<AtomicUsize>,
     turns: Arc<AtomicU64>,
-    /// Of the first worker.
+    /// The part of the first worker.
     lead: Option<Lead>,
-}
-
-/// What the first worker has beside. It alone has to do with the kernel programs, and decides which
-/// processes have expired. The others hear from nobody else, so that at each snapshot all have dropped
-/// the same processes.
-struct Lead {
-    others: Vec<Requests>,
-    backend: String,
-    /// When the kernel programs had been attached, by the kernel's monotonic clock.
-    started_ns: u64,
-    /// `None` once detached.
-    probes: Option<Probes>,
-    /// The kernel programs' figures when they were detached.
-    last: Daemon,
-    sweep_at: Instant,
-    /// How often the end of a process, or its new name, may not have been told, when that was last asked.
-    ends_unreported: u64,
-    /// What is still to be told of, once, where it is found instead of HTTP/2.
-    says: Vec<Protocol>,
-    budget: Budget,
-    /// There was not the memory for anything new, when that was last looked at.
-    is_short: bool,
 }
 
 impl<S: Source + Send + 'static> State<S> {
@@ -353,17 +300,17 @@ impl<S: Source + Send + 'static> State<S> {
         }
     }
 
-    /// Of the first worker, for all.
+    /// Stops all workers, or lets them go on, as memory is short or not. The first worker does it.
     fn look_at_memory(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         if lead.budget.is_short() != lead.is_short {
             lead.is_short = !lead.is_short;
             self.pipeline.stop(lead.is_short);
-            lead.tell_shortage();
+            lead.log_shortage();
         }
     }
 
-    /// Of the first worker.
+    /// Prints the log of the BPF programs. The first worker does it.
     #[cfg(feature = "kernel-log")]
     fn print_log(&mut self) {
         if let Some(probes) = self.lead.as_mut().and_then(|lead| lead.probes.as_mut()) {
@@ -371,11 +318,11 @@ impl<S: Source + Send + 'static> State<S> {
         }
     }
 
-    /// Of the first worker.
+    /// Ticks all workers. The first one does it.
     fn tick(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         lead.sweep();
-        lead.tell_protocols();
+        lead.log_protocols();
         if lead.is_short {
             // So that what has become free counts.
             memory::give_back();
@@ -387,7 +334,7 @@ impl<S: Source + Send + 'static> State<S> {
             self.pipeline.find_unreported();
         }
 
-        // A process's name is forgotten as it expires: nobody may be about to tell its series.
+        // A process's name is forgotten as it expires: its series must not be about to be published.
         let expired = if self.pending.load(Ordering::Acquire) == 0 {
             self.pipeline.tick(now_ns)
         } else {
@@ -396,122 +343,4 @@ impl<S: Source + Send + 'static> State<S> {
         };
         lead.ask_others(&Request::Follow { now_ns, expired }, &self.pending);
     }
-}
-
-impl Lead {
-    fn ask_others(&self, request: &Request, pending: &AtomicUsize) {
-        for other in &self.others {
-            pending.fetch_add(1, Ordering::Relaxed);
-            // One that has ended is noticed by who waits for its answer.
-            let _ = other.send(request.clone());
-        }
-    }
-
-    /// Looks for connections that ended without a tracepoint.
-    fn sweep(&mut self) {
-        let Some(probes) = &self.probes else { return };
-        let begin = Instant::now();
-        if begin < self.sweep_at {
-            return;
-        }
-        if let Err(error) = probes.sweep() {
-            warn!("connections that ended unseen are not looked for: {error:#}");
-        }
-        let pause = begin.elapsed().saturating_mul(SWEEP_PART).min(SWEEP_LIMIT);
-        self.sweep_at = begin + pause;
-    }
-
-    fn detach(&mut self) {
-        self.last = self.figures();
-        self.probes = None;
-    }
-
-    fn tell_shortage(&self) {
-        let limit = self.budget.limit().unwrap_or_default() >> 20;
-        if self.is_short {
-            warn!(
-                "memory is near the limit of {limit} MiB: new methods, processes and connections are \
-                 not taken, but counted (observer_series_overflow_total, \
-                 observer_processes_overflow_total, observer_gaps_total{{cause=\"memory_limit\"}})"
-            );
-        } else {
-            info!("memory is below the limit of {limit} MiB again: what is new is taken");
-        }
-    }
-
-    /// Whoever selects a port or a process expects its calls, and should read why there are none.
-    fn tell_protocols(&mut self) {
-        let Some(probes) = self.probes.as_ref().filter(|_| !self.says.is_empty()) else { return };
-        let protocols = probes.protocols().unwrap_or_default();
-        self.says.retain(|says| {
-            let is_seen = protocols.iter().any(|(protocol, seen)| protocol == says && *seen > 0);
-            if is_seen {
-                let what = match says {
-                    Protocol::Tls => "TLS, which cannot be read",
-                    Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
-                    Protocol::Http2 | Protocol::Other => "something else than HTTP/2",
-                };
-                info!(
-                    "a selected connection carries {what}: counted in \
-                     observer_connections_seen_total{{protocol=\"{}\"}}",
-                    says.label()
-                );
-            }
-            !is_seen
-        });
-    }
-
-    /// What the kernel programs and the system say of the daemon.
-    fn figures(&self) -> Daemon {
-        let mut daemon = match &self.probes {
-            Some(probes) => of_kernel(probes).unwrap_or_else(|error| {
-                warn!("the kernel programs' figures cannot be read: {error:#}");
-                self.last.clone()
-            }),
-            None => self.last.clone(),
-        };
-        daemon.backend.clone_from(&self.backend);
-        daemon.started_ns = Some(self.started_ns);
-        daemon.clock = Clock::read();
-        daemon.own = OwnProcess::read();
-        daemon.memory_limit_bytes = self.budget.limit();
-        daemon.memory_is_short = self.is_short;
-        daemon
-    }
-}
-
-/// What the kernel programs count.
-fn of_kernel(probes: &Probes) -> Result<Daemon> {
-    let mut daemon = Daemon::default();
-    for (counter, count) in probes.counts()? {
-        daemon.gaps.push(Gap { cause: counter.label(), events: count.events, bytes: count.bytes });
-    }
-    daemon.dropped_records = probes
-        .dropped(MOST_DROPPED)?
-        .into_iter()
-        .map(|Dropped { pid, comm, records }| {
-            let comm = Comm::new(comm);
-            DroppedRecords { pid, comm, records }
-        })
-        .collect();
-    for (protocol, count) in probes.protocols()? {
-        let seen = &mut daemon.connections_seen;
-        match protocol {
-            Protocol::Http2 => seen.http2 = count,
-            Protocol::Http1 => seen.http1 = count,
-            Protocol::Tls => seen.tls = count,
-            Protocol::Other => seen.other = count,
-        }
-    }
-    daemon.programs = probes
-        .programs()?
-        .into_iter()
-        .map(|program| Program {
-            name: program.name,
-            runs: program.runs,
-            misses: program.misses,
-            run_time_ns: program.run_time_ns,
-        })
-        .collect();
-    Ok(daemon)
 }

@@ -1,0 +1,65 @@
+//! Ended calls by what was seen of them.
+
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    call::{Coverage, Ended},
+    names::PathId,
+};
+
+/// Ended calls by what was seen of them. They outlive the series they were counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallsSeen {
+    /// The method and the code.
+    pub complete: u64,
+    /// The code, but not the method.
+    pub no_method: u64,
+    /// The method, but not the code.
+    pub no_code: u64,
+    /// Neither.
+    pub nothing: u64,
+}
+
+impl AddAssign for CallsSeen {
+    fn add_assign(&mut self, other: Self) {
+        let Self { complete, no_method, no_code, nothing } = other;
+        self.complete += complete;
+        self.no_method += no_method;
+        self.no_code += no_code;
+        self.nothing += nothing;
+    }
+}
+
+/// Ended calls by what was seen of their connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallsByCoverage([CallsSeen; Coverage::ALL.len()]);
+
+impl CallsByCoverage {
+    /// The calls of connections with this coverage.
+    pub fn of(&self, coverage: Coverage) -> CallsSeen {
+        self.0.get(coverage as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add(&mut self, ended: &Ended, path: PathId) {
+        let Some(calls) = self.0.get_mut(ended.coverage as usize) else { return };
+        *match (path, ended.code) {
+            (PathId::NOT_SEEN, None) => &mut calls.nothing,
+            (PathId::NOT_SEEN, Some(_)) => &mut calls.no_method,
+            (_, None) => &mut calls.no_code,
+            (_, Some(_)) => &mut calls.complete,
+        } += 1;
+    }
+
+    /// Ended calls whatever was seen of their connection.
+    pub fn total(&self) -> CallsSeen {
+        let mut total = CallsSeen::default();
+        self.0.iter().for_each(|calls| total += *calls);
+        total
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(to, from)| *to += from);
+    }
+}

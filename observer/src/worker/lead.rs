@@ -1,0 +1,200 @@
+//! What only the first worker does, for all.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use observer_common::counter::Protocol;
+use observer_core::process::Comm;
+use tracing::{info, warn};
+
+use super::{Request, Requests};
+use crate::{
+    clock::{Clock, monotonic_ns},
+    config::Config,
+    kernel::{Dropped, Probes},
+    memory::Budget,
+    metrics::{Daemon, DroppedRecords, Gap, OwnProcess, Program},
+};
+
+/// A sweep takes at most one of so many parts of a CPU's time: with tens of thousands of connections there are fewer
+/// sweeps.
+const SWEEP_PART: u32 = 200;
+
+/// The longest time between two sweeps.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How many processes with dropped records are named.
+const MOST_DROPPED: usize = 10;
+
+/// The part of the first worker: it alone uses the BPF programs, and decides which processes have expired. The others
+/// get requests from it only, so that at each snapshot all have dropped the same processes.
+pub(super) struct Lead {
+    others: Vec<Requests>,
+    backend: String,
+    /// When the BPF programs had been attached, by the kernel's monotonic clock.
+    started_ns: u64,
+    /// `None` once detached.
+    pub(super) probes: Option<Probes>,
+    /// The figures of the BPF programs when they were detached.
+    last: Daemon,
+    sweep_at: Instant,
+    /// How often an exit or a new name may not have been reported, when that was last read.
+    pub(super) ends_unreported: u64,
+    /// Protocols to be logged, once, if a connection carries them instead of HTTP/2.
+    unexpected: Vec<Protocol>,
+    pub(super) budget: Budget,
+    /// Whether memory was short when that was last read.
+    pub(super) is_short: bool,
+}
+
+impl Lead {
+    pub(super) fn new(
+        config: &Config,
+        probes: Probes,
+        others: Vec<Requests>,
+        budget: Budget,
+    ) -> Self {
+        let mut unexpected = Vec::new();
+        if !config.filter.selects_all() {
+            unexpected.push(Protocol::Tls);
+        }
+        // A process may have other connections, and usually has.
+        if !config.filter.ports.is_empty() {
+            unexpected.extend([Protocol::Http1, Protocol::Other]);
+        }
+        Self {
+            others,
+            backend: probes.backend().to_string(),
+            started_ns: monotonic_ns(),
+            probes: Some(probes),
+            last: Daemon::default(),
+            sweep_at: Instant::now(),
+            ends_unreported: 0,
+            unexpected,
+            budget,
+            is_short: false,
+        }
+    }
+
+    pub(super) fn ask_others(&self, request: &Request, pending: &AtomicUsize) {
+        for other in &self.others {
+            pending.fetch_add(1, Ordering::Relaxed);
+            // One that has ended is noticed by who waits for its answer.
+            let _ = other.send(request.clone());
+        }
+    }
+
+    /// Sweeps: has connections found that ended without a tracepoint.
+    pub(super) fn sweep(&mut self) {
+        let Some(probes) = &self.probes else { return };
+        let begin = Instant::now();
+        if begin < self.sweep_at {
+            return;
+        }
+        if let Err(error) = probes.sweep() {
+            warn!("connections that ended unseen are not looked for: {error:#}");
+        }
+        let pause = begin.elapsed().saturating_mul(SWEEP_PART).min(SWEEP_LIMIT);
+        self.sweep_at = begin + pause;
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.last = self.figures();
+        self.probes = None;
+    }
+
+    pub(super) fn log_shortage(&self) {
+        let limit = self.budget.limit().unwrap_or_default() >> 20;
+        if self.is_short {
+            warn!(
+                "memory is near the limit of {limit} MiB: new methods, processes and connections are \
+                 not taken, but counted (observer_series_overflow_total, \
+                 observer_processes_overflow_total, observer_gaps_total{{cause=\"memory_limit\"}})"
+            );
+        } else {
+            info!("memory is below the limit of {limit} MiB again: what is new is taken");
+        }
+    }
+
+    /// Logs protocols that were not expected: whoever selects a port or a process should read why it has no calls.
+    pub(super) fn log_protocols(&mut self) {
+        let Some(probes) = self.probes.as_ref().filter(|_| !self.unexpected.is_empty()) else {
+            return;
+        };
+        let protocols = probes.protocols().unwrap_or_default();
+        self.unexpected.retain(|unexpected| {
+            let is_seen =
+                protocols.iter().any(|(protocol, seen)| protocol == unexpected && *seen > 0);
+            if is_seen {
+                let what = match unexpected {
+                    Protocol::Tls => "TLS, which cannot be read",
+                    Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
+                    Protocol::Http2 | Protocol::Other => "something else than HTTP/2",
+                };
+                info!(
+                    "a selected connection carries {what}: counted in \
+                     observer_connections_seen_total{{protocol=\"{}\"}}",
+                    unexpected.label()
+                );
+            }
+            !is_seen
+        });
+    }
+
+    /// The figures of the BPF programs and of the daemon's process.
+    pub(super) fn figures(&self) -> Daemon {
+        let mut daemon = match &self.probes {
+            Some(probes) => of_kernel(probes).unwrap_or_else(|error| {
+                warn!("the kernel programs' figures cannot be read: {error:#}");
+                self.last.clone()
+            }),
+            None => self.last.clone(),
+        };
+        daemon.backend.clone_from(&self.backend);
+        daemon.started_ns = Some(self.started_ns);
+        daemon.clock = Clock::read();
+        daemon.own = OwnProcess::read();
+        daemon.memory_limit_bytes = self.budget.limit();
+        daemon.memory_is_short = self.is_short;
+        daemon
+    }
+}
+
+/// The figures of the BPF programs.
+fn of_kernel(probes: &Probes) -> Result<Daemon> {
+    let mut daemon = Daemon::default();
+    for (counter, count) in probes.counts()? {
+        daemon.gaps.push(Gap { cause: counter.label(), events: count.events, bytes: count.bytes });
+    }
+    daemon.dropped_records = probes
+        .dropped(MOST_DROPPED)?
+        .into_iter()
+        .map(|Dropped { pid, comm, records }| {
+            let comm = Comm::new(comm);
+            DroppedRecords { pid, comm, records }
+        })
+        .collect();
+    for (protocol, count) in probes.protocols()? {
+        let seen = &mut daemon.connections_seen;
+        match protocol {
+            Protocol::Http2 => seen.http2 = count,
+            Protocol::Http1 => seen.http1 = count,
+            Protocol::Tls => seen.tls = count,
+            Protocol::Other => seen.other = count,
+        }
+    }
+    daemon.programs = probes
+        .programs()?
+        .into_iter()
+        .map(|program| Program {
+            name: program.name,
+            runs: program.runs,
+            misses: program.misses,
+            run_time_ns: program.run_time_ns,
+        })
+        .collect();
+    Ok(daemon)
+}
