@@ -139,7 +139,8 @@ fn layer(layers: &[&str], path: &[&str]) -> Option<usize> {
     let parts = |layer: &str| layer.split("::").count();
     let is_in =
         |layer: &str| layer.split("::").enumerate().all(|(at, part)| path.get(at) == Some(&part));
-    (0..layers.len()).filter(|&at| is_in(layers[at])).max_by_key(|&at| parts(layers[at]))
+    let found = layers.iter().enumerate().filter(|(_, layer)| is_in(layer));
+    found.max_by_key(|(_, layer)| parts(layer)).map(|(at, _)| at)
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -182,8 +183,7 @@ fn from_root(line: &str, module: &[&str]) -> String {
         path = rest;
         parents = parents.split_last().map_or(parents, |(_, parents)| parents);
     }
-    let parents: String = parents.iter().map(|parent| format!("{parent}::")).collect();
-    format!("use crate::{parents}{path}")
+    format!("use {}::{path}", [&["crate"], parents].concat().join("::"))
 }
 
 /// Reads a use tree (Reference, "Use declarations"); what follows it.
