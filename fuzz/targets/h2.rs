@@ -143,10 +143,10 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
                     begun = *header;
                 }
                 let fields = match blocks.frame(*header, kept) {
-                    Ok(block) => {
-                        let fields = decode(&mut decoder, block.bytes, interner);
+                    Ok((_, bytes)) => {
+                        let fields = decode(&mut decoder, bytes, interner);
                         let nameless = names
-                            .decode(block.bytes)
+                            .decode(bytes)
                             .is_ok_and(|fields| fields.iter().any(|(name, _)| name.is_empty()));
                         // Of a block in several frames, it leaves out a field without a name, and
                         // takes each frame for a beginning, where sizes may stand.

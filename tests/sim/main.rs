@@ -82,7 +82,7 @@ fn without_loss_all_numbers_are_exact() {
         let mut world = live(seed, Faults::default(), compare::exactly);
         compare::exactly(&world);
         compare::nothing_is_open(&world);
-        assert_eq!((world.bytes_lost(), world.unknown_references()), (0, 0));
+        assert_eq!((world.dropped_bytes(), world.unknown_references()), (0, 0));
         assert_eq!(world.outlive().statistics.len(), 0, "processes that are gone leave nothing");
     });
 }

@@ -60,6 +60,7 @@ const CRATES: [(&str, &[&str]); 4] = [
     (
         "observer-core",
         &[
+            "source",
             "process",
             "names",
             "call",
@@ -70,6 +71,8 @@ const CRATES: [(&str, &[&str]); 4] = [
             "protocol::http2",
             "ends",
             "statistics",
+            "output",
+            "pipeline",
         ],
     ),
     (
@@ -87,8 +90,6 @@ const CRATES: [(&str, &[&str]); 4] = [
             "process",
             "privileges",
             "sandbox",
-            "source",
-            "output",
             "failures",
             "metrics",
             "server",

@@ -74,6 +74,10 @@ enum Xtask {
         /// Makes the pictures in docs/images anew, and nothing else.
         #[arg(long, conflicts_with_all = ["document", "args"])]
         screenshots: bool,
+        /// Only those that need neither root nor a gRPC stack, and few runs of the simulator: half a minute, once it is
+        /// built.
+        #[arg(long, conflicts_with_all = ["document", "screenshots"])]
+        fast: bool,
         /// A part of the names of the tests to run, and flags for the test binaries after it or `--`.
         #[arg(trailing_var_arg = true, value_name = "FILTER")]
         args: Vec<OsString>,
@@ -158,10 +162,52 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
             fuzz::run(&targets, effort, replay.as_deref())
         }
         Xtask::Test { screenshots: true, .. } => return test::screenshots(),
+        Xtask::Test { fast: true, args, .. } => return test::fast(&args),
         Xtask::Test { document, args, .. } => return test::run(document, &args),
         Xtask::Vm(selection) => return vm::run(&selection),
         Xtask::BpfStats(selection) => return bpf_stats::run(&selection),
         Xtask::Ci { all } => return ci::run(all),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use anyhow::{Result, ensure};
+    use clap::Parser as _;
+
+    use super::{Xtask, exec};
+
+    #[test]
+    fn commands_in_documents_exist() -> Result<()> {
+        let root = exec::workspace();
+        let folders = [root.clone(), root.join("docs"), root.join(".github")];
+        let mut commands = 0;
+        let entries = folders.iter().map(fs::read_dir).collect::<Result<Vec<_>, _>>()?;
+        for entry in entries.into_iter().flatten() {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let text = fs::read_to_string(&path)?;
+            for command in text.split("cargo xtask ").skip(1) {
+                let command = command.split(['`', '\n', '#', '|']).next().unwrap_or_default();
+                // What is in quotes is one word.
+                let parts =
+                    command.split('\'').enumerate().flat_map(|(number, part)| match number % 2 {
+                        0 => part.split_whitespace().collect(),
+                        _ => vec![part],
+                    });
+                if let Err(error) = Xtask::try_parse_from(["xtask"].into_iter().chain(parts)) {
+                    // `help` is one that ends with a text, not a mistake.
+                    ensure!(!error.use_stderr(), "{}: {command}: {error}", path.display());
+                }
+                commands += 1;
+            }
+        }
+        ensure!(commands > 20, "only {commands} commands");
+        Ok(())
+    }
 }

@@ -8,13 +8,14 @@ use aya::{
     maps::{HashMap as BpfMap, MapData},
 };
 use observer_common::selected;
+use observer_core::process::{Identity, ProcessSource as _};
 use procfs::process::{Stat, all_processes};
 use tracing::warn;
 
 use super::probes::map;
 use crate::{
     config::{CgroupName, Filter},
-    process::{Identity, ProcFs, ProcessSource as _},
+    process::ProcFs,
 };
 
 /// Selects them. To be called once the BPF programs select the children that are started from now on, and

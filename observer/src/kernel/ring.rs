@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
-use crate::source::Source;
+use observer_core::source::Source;
 
 const RING: Token = Token(0);
 const WAKE: Token = Token(1);

@@ -1,0 +1,198 @@
+//! The documents, read as a person would use them: links lead somewhere, examples can be read by what they are for,
+//! flags exist, and words are spelled as in a dictionary.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap_complete::Shell;
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
+use saphyr::{LoadableYamlNode as _, Yaml};
+use unicase::UniCase;
+
+/// What is in a document.
+#[derive(Debug, Default)]
+struct Document {
+    /// What its headings are linked by.
+    anchors: BTreeSet<String>,
+    links: Vec<String>,
+    /// Its code blocks, by language.
+    blocks: Vec<(String, String)>,
+    /// What is neither code nor a link's destination.
+    prose: String,
+}
+
+impl Document {
+    fn read(text: &str) -> Self {
+        let mut document = Self::default();
+        let (mut heading, mut block) = (None, None);
+        for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
+            match event {
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                    document.links.push(dest_url.into_string());
+                }
+                Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
+                Event::End(TagEnd::Heading(_)) => {
+                    document.anchors.extend(heading.take().map(|text| anchor(&text)));
+                }
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
+                    block = Some((language.into_string(), String::new()));
+                }
+                Event::End(TagEnd::CodeBlock) => document.blocks.extend(block.take()),
+                Event::Text(text) | Event::Code(text) if heading.is_some() => {
+                    heading.get_or_insert_default().push_str(&text);
+                }
+                Event::Text(text) => match &mut block {
+                    Some((_, code)) => code.push_str(&text),
+                    None => document.prose.push_str(&text),
+                },
+                Event::SoftBreak | Event::HardBreak | Event::End(_) => document.prose.push('\n'),
+                _ => {}
+            }
+        }
+        document
+    }
+}
+
+/// As GitHub makes it of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn root() -> Result<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().map(Path::to_owned).context("no workspace")
+}
+
+/// All of them, by their paths.
+fn documents() -> Result<BTreeMap<PathBuf, Document>> {
+    let root = root()?;
+    let mut documents = BTreeMap::new();
+    for folder in ["", "docs", "observer-core", ".github", ".github/ISSUE_TEMPLATE"] {
+        for entry in fs::read_dir(root.join(folder)).context(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path)?;
+                documents.insert(path, Document::read(&text));
+            }
+        }
+    }
+    ensure!(documents.len() > 10, "only {} documents", documents.len());
+    Ok(documents)
+}
+
+#[test]
+fn links_lead_somewhere() -> Result<()> {
+    let documents = documents()?;
+    let mut dead = Vec::new();
+    for (path, document) in &documents {
+        for link in document.links.iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) =
+                link.split_once('#').map_or((&**link, None), |(f, a)| (f, Some(a)));
+            let target = match file {
+                "" => path.clone(),
+                _ => path.parent().context("no folder")?.join(file),
+            };
+            let has_anchor = anchor.is_none_or(|anchor| {
+                let target = target.canonicalize().ok().and_then(|target| documents.get(&target));
+                target.is_some_and(|document| document.anchors.contains(anchor))
+            });
+            if !target.exists() || !has_anchor {
+                dead.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    ensure!(dead.is_empty(), "links that lead nowhere: {dead:#?}");
+    Ok(())
+}
+
+#[test]
+fn examples_can_be_read() -> Result<()> {
+    let flags = String::from_utf8(observer::cli::completions(Shell::Bash))?;
+    let flags: BTreeSet<&str> = flags.split_whitespace().collect();
+    let mut read = 0;
+    for (path, document) in &documents()? {
+        for (language, code) in &document.blocks {
+            check(language, code, &flags)
+                .with_context(|| format!("{}: a block of {language}:\n{code}", path.display()))?;
+            read += 1;
+        }
+    }
+    ensure!(read > 20, "only {read} examples");
+    Ok(())
+}
+
+fn check(language: &str, code: &str, flags: &BTreeSet<&str>) -> Result<()> {
+    match language {
+        "sh" => {
+            let shell = Command::new("sh").args(["-n", "-c", code]).output()?;
+            ensure!(shell.status.success(), "{}", String::from_utf8_lossy(&shell.stderr));
+            known_flags(code, flags)
+        }
+        "yaml" => Ok(Yaml::load_from_str(code).map(drop)?),
+        // What a program prints, a drawing, a query for Prometheus.
+        "" | "promql" => Ok(()),
+        _ => bail!("what language is that?"),
+    }
+}
+
+/// The daemon has all flags that it is given.
+fn known_flags(code: &str, flags: &BTreeSet<&str>) -> Result<()> {
+    for line in code.replace("\\\n", " ").lines() {
+        let line = line.split(" #").next().unwrap_or_default();
+        let before = |word: &&str| *word == "sudo" || word.contains('=');
+        let mut words = line.split_whitespace().skip_while(before);
+        if words.next().is_none_or(|program| program.rsplit('/').next() != Some("observer")) {
+            continue;
+        }
+        for word in words.take_while(|word| !matches!(*word, "|" | "&" | "&&" | ">")) {
+            let flag = word.split('=').next().unwrap_or_default();
+            let is_known = !flag.starts_with("--") || flag == "--" || flags.contains(flag);
+            ensure!(is_known, "the daemon has no {flag}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn words_are_spelled_right() -> Result<()> {
+    let mut wrong = Vec::new();
+    for (path, document) in &documents()? {
+        misspelled(path, &document.prose, &mut wrong);
+    }
+    for path in sources(&root()?)? {
+        let text = fs::read_to_string(&path)?;
+        let comments = text.lines().filter_map(|line| Some(line.split_once("//")?.1));
+        misspelled(&path, &comments.collect::<Vec<_>>().join("\n"), &mut wrong);
+    }
+    ensure!(wrong.is_empty(), "words that are spelled wrong: {wrong:#?}");
+    Ok(())
+}
+
+fn misspelled(path: &Path, text: &str, wrong: &mut Vec<String>) {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.is_ascii());
+    // What is not of small letters is a name.
+    for word in words.filter(|word| word.chars().skip(1).all(|c| c.is_ascii_lowercase())) {
+        if let Some(right) = typos_dict::WORD.find(&UniCase::ascii(word)) {
+            wrong.push(format!("{}: {word}, not {right:?}", path.display()));
+        }
+    }
+}
+
+/// The files of Rust in the folder of a crate or above.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        if path.is_dir() && !name.starts_with('.') && !["target", "node_modules"].contains(&name) {
+            sources.append(&mut self::sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(path);
+        }
+    }
+    Ok(sources)
+}
