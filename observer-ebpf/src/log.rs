@@ -80,6 +80,7 @@ struct Counted(u64);
 impl ForOne for Counted {
     /// A function for each, as in `lines`: its label must be known to the compiler.
     #[inline(never)]
+    #[expect(clippy::indexing_slicing, reason = "of a constant, by the compiler")]
     fn at<const POSITION: usize>(self) {
         let label = const { Counter::ALL[POSITION].label() };
         let (pid, bytes) = (current_pid(), self.0);
@@ -98,6 +99,7 @@ struct Carries;
 impl ForOne for Carries {
     /// Likewise.
     #[inline(never)]
+    #[expect(clippy::indexing_slicing, reason = "of a constant, by the compiler")]
     fn at<const POSITION: usize>(self) {
         let label = const { Protocol::ALL[POSITION].label() };
         aya_log_ebpf::info!(0, target: "observer::kernel_log", "process {}: a socket carries {}", current_pid(), label);

@@ -226,8 +226,9 @@ impl Kernel {
         let Transfer { sock, sent, .. } = *transfer;
         let d = usize::from(sent);
         let watched = socket.connection.shared.state == state::WATCHED;
-        gap::before(&socket.counters(), &mut socket.connection, sent.into(), total);
+        let gap = gap::before(&socket.counters(), &mut socket.connection, sent.into(), total);
         let own = socket.connection.direction(sent.into());
+        own.gap_bytes += u64::from(gap);
         let gap = (own.position, own.position + own.gap_bytes);
         let end = gap.1 + total;
         let Faults { unreadable, few_iterations, .. } = self.faults;

@@ -77,10 +77,13 @@ pub struct Connection {
 }
 
 /// What both directions of a connection share. Two CPUs may write it at the same time, one for each direction.
-/// What each transfer needs comes last, next to the directions: cache lines cost more than what is done with them.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Shared {
+    /// The connection's identifier.
+    pub id: u64,
+    /// The socket's inode number: `struct sock` addresses are used again, this tells them apart.
+    pub inode: u64,
     /// When it ended, if it has and the record of that could not be sent yet.
     pub closed_ns: u64,
     /// When the peer reset it while data were unread, which the process may still read, or while a
@@ -88,22 +91,6 @@ pub struct Shared {
     pub reset_ns: u64,
     /// `copied_seq` and `write_seq` then.
     pub reset_sequences: [u32; 2],
-    /// The other end of a Unix socket, 0 if it is not to be asked.
-    pub peer: u64,
-    /// While `JOINING`: what has been tried so far.
-    pub tries: Tries,
-    /// How many bytes the peer had sent.
-    pub peer_sent: u32,
-    /// The process in whose share it is.
-    pub owner: u32,
-    /// Streams that were reset last: what of them was under way is no message any more. 0: none.
-    pub resets: [u32; RESETS],
-    /// When what a server receives arrived.
-    pub arrivals: Arrivals,
-    /// The connection's identifier.
-    pub id: u64,
-    /// The socket's inode number: `struct sock` addresses are used again, this tells them apart.
-    pub inode: u64,
     /// Process of the last record.
     pub pid: u32,
     /// One of [`state`].
@@ -123,8 +110,20 @@ pub struct Shared {
     /// While the role is not known, whose header blocks of each direction are: two bits each, [`sender::CLIENT`] or
     /// [`sender::SERVER`].
     pub shown: u8,
+    /// How many bytes the peer had sent.
+    pub peer_sent: u32,
+    /// The process in whose share it is.
+    pub owner: u32,
+    /// The other end of a Unix socket, 0 if it is not to be asked.
+    pub peer: u64,
+    /// Streams that were reset last: what of them was under way is no message any more. 0: none.
+    pub resets: [u32; RESETS],
     /// How many streams were reset.
     pub reset_count: u32,
+    /// While `JOINING`: what has been tried so far.
+    pub tries: Tries,
+    /// When what a server receives arrived.
+    pub arrivals: Arrivals,
 }
 
 /// Who sent a header block.
@@ -298,10 +297,12 @@ impl Connection {
     }
 }
 
-/// One direction of a connection. What a transfer in the other one looks at comes first.
+/// One direction of a connection.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DirectionState {
+    /// Where in the stream it is.
+    pub scanner: Scanner,
     /// Bytes that were moved.
     pub position: u64,
     /// Of those, the bytes that records account for.
@@ -327,8 +328,6 @@ pub struct DirectionState {
     pub walking: u8,
     /// Padding.
     pub _reserved: [u8; 3],
-    /// Where in the stream it is.
-    pub scanner: Scanner,
 }
 
 impl DirectionState {

@@ -70,22 +70,13 @@ fn begin_tcp<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
     other.counted = 1;
 }
 
-/// The gap before a transfer of `total` bytes, which is passed over. Answers how long it is.
+/// How long the gap before a transfer of `total` bytes is, which belongs into `DirectionState::gap_bytes`.
 #[inline(always)]
 pub fn before<S: Socket>(socket: &S, connection: &mut Connection, sent: u8, total: u64) -> u32 {
-    let gap = length(socket, connection, sent, total);
-    if gap != 0 {
-        connection.direction(sent).gap_bytes += u64::from(gap);
-    }
-    gap
-}
-
-#[inline(always)]
-fn length<S: Socket>(socket: &S, connection: &mut Connection, sent: u8, total: u64) -> u32 {
     let is_sent = sent == direction::SENT;
     let (counts, tcp) = (connection.shared.counts, connection.shared.is_tcp());
     if counts == counted::BY_PEER {
-        return if is_sent { 0 } else { length_by_peer(socket, connection, total) };
+        return if is_sent { 0 } else { before_by_peer(socket, connection, total) };
     }
     let Some(sequence) = socket.sequence(counts, is_sent) else { return 0 };
     let gap = connection.direction(sent).count_to(sequence, total);
@@ -94,11 +85,11 @@ fn length<S: Socket>(socket: &S, connection: &mut Connection, sent: u8, total: u
     if gap == 1 && tcp && socket.is_shut(is_sent) { 0 } else { gap }
 }
 
-/// Likewise, of what was received through a Unix socket: what its peer has sent, without what waits to be
+/// [`before`], of what was received through a Unix socket: what its peer has sent, without what waits to be
 /// received. As a write may return after its bytes have been read, that may be less than was seen.
 /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
-fn length_by_peer<S: Socket>(socket: &S, connection: &mut Connection, total: u64) -> u32 {
+fn before_by_peer<S: Socket>(socket: &S, connection: &mut Connection, total: u64) -> u32 {
     let (peer, watched) = (connection.shared.peer, connection.shared.state == state::WATCHED);
     let direction = connection.direction(direction::RECEIVED);
     direction.sequence = direction.sequence.wrapping_add(total as u32);

@@ -646,12 +646,11 @@ impl Scanner {
         self.have = 0;
         let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = self.buffer;
         let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
-        let is_believed = self.check == check::NONE || self.believes(&frame);
-        self.frame = frame;
-        if !is_believed {
+        if self.check != check::NONE && !self.believes(&frame) {
             self.phase = phase::REFUSED;
             return event::NOT_FRAME;
         }
+        self.frame = frame;
         self.left = self.frame.length;
         self.padding = 0;
         self.unaligned = 0;

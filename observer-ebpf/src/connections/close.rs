@@ -45,7 +45,8 @@ pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: 
     // The own FIN is sent once the state has changed to one of those that wait for its acknowledgement;
     // the peer's has most often been read where the process is the second to close.
     let fin = to == TCP_LAST_ACK;
-    let flags = gap::at_end(&socket, connection, fin, count_once(&connection.shared));
+    let count = |gap| count_once(&connection.shared, gap);
+    let flags = gap::at_end(&socket, connection, fin, count);
     close(sock, connection, flags);
 }
 
@@ -99,20 +100,17 @@ pub fn close_later(sock: Address, connection: &mut Connection) {
     if connection.shared.ended_by == direction::UNKNOWN && !connection.shared.is_tcp() {
         connection.shared.ended_by = ended_first(sock, &connection.shared);
     }
-    let count = count_once(&connection.shared);
+    let count = |gap| count_once(&connection.shared, gap);
     let flags =
         gap::at_late_end(&Socket { sock, inode: connection.shared.inode }, connection, count);
     close(sock, connection, flags);
 }
 
-/// Counts gaps that show at the end, if they have not been counted yet.
+/// Counts a gap that shows at the end, if it has not been counted yet.
 #[inline(always)]
-fn count_once(shared: &Shared) -> impl Fn(u32) + use<> {
-    let is_first = shared.closed_ns == 0;
-    move |gap| {
-        if is_first {
-            count(Counter::Unseen, u64::from(gap));
-        }
+fn count_once(shared: &Shared, gap: u32) {
+    if shared.closed_ns == 0 {
+        count(Counter::Unseen, u64::from(gap));
     }
 }
 

@@ -10,8 +10,9 @@ use crate::{count::count, transfer::Transfer};
 /// Counts the gap since the last transfer that was seen, and has it passed over.
 #[inline(always)]
 pub fn add_gap(transfer: &Transfer, connection: &mut Connection) {
-    let gap = gap::before(&transfer.socket, connection, transfer.sent, transfer.total);
+    let gap = u64::from(gap::before(&transfer.socket, connection, transfer.sent, transfer.total));
     if gap != 0 {
-        count(Counter::Unseen, u64::from(gap));
+        count(Counter::Unseen, gap);
+        connection.direction(transfer.sent).gap_bytes += gap;
     }
 }

@@ -369,7 +369,7 @@ fn scratch(table: &mut Table) {
 }
 
 /// `Slot` of the kernel programs, whose first word says whether it is taken.
-type Slot = [u64; 2695];
+type Slot = [u64; 2698];
 
 /// All scratch slots of a daemon's programs, on every processor, until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);
