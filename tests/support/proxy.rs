@@ -13,9 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::daemon::{Log, free_address};
-use crate::pace;
+use crate::pace::{self, POLL};
 use crate::peer::Identity;
-use crate::process::{POLL, Process, is_installed};
+use crate::process::{Process, is_installed};
 
 /// For one to start, to load its configuration again, and to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -198,12 +198,7 @@ impl Proxy {
         let [address, ..] = words.listens;
         fs::write(&words.config, words.replace(program.config)).context("write a configuration")?;
         let mut command = words.command(program, program.args);
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", program.name))?;
-        let log = Log::of(child.stderr.take().context("a proxy without stderr")?);
-        let process = Process::new(child);
+        let (process, log) = Process::logged(&mut command)?;
         let pids = BTreeSet::from([process.pid()]);
         let mut proxy = Self { program, process, address, words, log, pids };
         proxy.wait_until("it does not listen", |proxy| {

@@ -6,7 +6,7 @@ use std::iter::repeat_n;
 use anyhow::Result;
 use support::raw::command::{Read, Write};
 use support::raw::frames::PREFACE;
-use support::raw::talk::Role::{Client, Server};
+use support::raw::talk::Role::Server;
 use support::raw::{Action, Address, Call, Talk};
 
 use super::transports::{SWITCHING, begins, on_a_port, seen, then_grpc, two_calls};
@@ -219,8 +219,7 @@ fn nothing_of_http2(table: &mut Table) {
     }
     counted(table, "CONNECT, never answered", "http1", |talk| {
         talk.client(|f| f.bytes(CONNECT))?;
-        talk.act(Client, Action::Close)?;
-        talk.act(Server, Action::Close)
+        talk.close()
     });
 }
 

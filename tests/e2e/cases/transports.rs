@@ -8,8 +8,7 @@ use support::losses;
 use support::openmetrics::Metrics;
 use support::raw::command::{Read, Write};
 use support::raw::frames::PREFACE;
-use support::raw::talk::Role::{Client, Server};
-use support::raw::{Action, Address, Call, Talk};
+use support::raw::{Address, Call, Talk};
 
 use super::{NOT_FOUND, OK, Table, UNIX, openings};
 
@@ -21,6 +20,10 @@ pub(super) const SWITCHING: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
+         HTTP/2, which is the question here, is what it is told.",
+    );
     addresses(table);
     beginnings(table);
     table.unrecorded(NOT_HTTP2_AT_FIRST, upgrades);
@@ -32,8 +35,7 @@ pub(super) fn add(table: &mut Table) {
 /// Two calls, so that the second's header block refers to the first's.
 pub(super) fn two_calls(talk: &mut Talk<'_>) -> Result<()> {
     for stream in [1, 3] {
-        talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
-        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND))?;
+        talk.call(stream, "Get", NOT_FOUND)?;
     }
     talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
 }
@@ -191,8 +193,7 @@ fn calls_after_upgrade(talk: &mut Talk<'_>) -> Result<()> {
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     talk.server(|f| f.data(1, true, b"<html></html>").response(3).message(3, 6))?;
     talk.server(|f| f.trailers(3, NOT_FOUND))?;
-    talk.client(|f| f.request(5, "Get").last_message(5, 5))?;
-    talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+    talk.call(5, "Get", NOT_FOUND)?;
     talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
 }
 
@@ -226,9 +227,7 @@ fn others(table: &mut Table) {
         talk.server(|f| f.headers(5, true, &html))?;
         seen(&daemon, "http2", 2)?;
         // The same connection may carry both.
-        talk.client(|f| f.request(7, "Get").last_message(7, 5))?;
-        talk.server(|f| f.response(7).message(7, 6).trailers(7, OK))?;
-        talk.expect(Call::new("Get", OK).unary(5, 6))?;
+        talk.expected_call(7, "Get", OK)?;
         seen(&daemon, "grpc", 2)?;
         seen(&daemon, "http2", 0)?;
         talk.finish()
@@ -283,10 +282,8 @@ fn others(table: &mut Table) {
     });
     table.alone("zeros over a Unix socket, as threads wake each other, are given up", |name| {
         let daemon = Daemon::start::<&str>(&[])?;
-        let others = |metrics: &Metrics| {
-            metrics.sum("observer_connections_seen_total", &[("protocol", "other")])
-        };
-        let before = others(&daemon.scrape()?);
+        let (seen, others) = ("observer_connections_seen_total", [("protocol", "other")]);
+        let before = daemon.scrape()?.sum(seen, &others);
         let mut talk = Talk::connect(&daemon, name, Address::Abstract(name.into()))?;
         talk.way.write = Write::Pieces(1);
         // Nine of them are no header of a SETTINGS frame, which is tried 256 times at each end: by five reads, or
@@ -295,10 +292,7 @@ fn others(table: &mut Table) {
             talk.client(|f| f.bytes(&[0; 5]))?;
         }
         if talk.is_watched() {
-            daemon.wait_until(|metrics| {
-                let seen = others(metrics) - before;
-                if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 ends are given up")) }
-            })?;
+            daemon.wait_for_sum(seen, &others, before + 2.0..)?;
         }
         then_grpc(talk)
     });
@@ -338,11 +332,9 @@ fn others(table: &mut Table) {
 
 /// Calls on another connection of the same processes to the same port are measured.
 pub(super) fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
-    talk.reconnect()?;
-    talk.open_http2()?;
+    talk.reopen()?;
     two_calls(&mut talk)?;
-    talk.act(Client, Action::Close)?;
-    talk.act(Server, Action::Close)?;
+    talk.close()?;
     talk.finish_closed()
 }
 
