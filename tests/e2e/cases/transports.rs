@@ -53,20 +53,16 @@ fn addresses(table: &mut Table) {
     table.alone_if(multipath, "MPTCP", |name| {
         over(&Daemon::start::<&str>(&[])?, name, Address::Multipath(0))
     });
-    table.alone_if(multipath, "MPTCP, with --port", |name| {
-        let port = free_address()?.port();
-        let daemon = Daemon::start(&["--port", &port.to_string()])?;
-        over(&daemon, name, Address::Multipath(port))
-    });
-    table.alone("IPv4, with --port", |name| {
-        let (daemon, address) = on_a_port()?;
-        over(&daemon, name, address)
-    });
-    table.alone("IPv4 mapped to IPv6, with --port", |name| {
-        let port = free_address()?.port();
-        let daemon = Daemon::start(&["--port", &port.to_string()])?;
-        over(&daemon, name, Address::Mapped(port))
-    });
+    for (is_there, name, address) in [
+        (multipath, "MPTCP, with --port", Address::Multipath as fn(u16) -> Address),
+        (true, "IPv4, with --port", Address::V4),
+        (true, "IPv4 mapped to IPv6, with --port", Address::Mapped),
+    ] {
+        table.alone_if(is_there, name, move |name| {
+            let (daemon, port) = with_a_port()?;
+            over(&daemon, name, address(port))
+        });
+    }
 }
 
 fn unix_sockets(table: &mut Table) {
@@ -162,12 +158,10 @@ fn upgrades(table: &mut Table) {
         calls_after_upgrade(&mut talk)?;
         talk.finish()
     });
-    table.alone("h2c upgrade refused", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "h2c upgrade refused", |mut talk| {
         request_upgrade(&mut talk)?;
         talk.server(|f| f.bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"))?;
-        seen(&daemon, "http1", 2)?;
+        seen(talk.daemon, "http1", 2)?;
         talk.finish()
     });
 }
@@ -213,9 +207,8 @@ fn content_types(table: &mut Table) {
 
 /// On a port that is selected: none of it is measured, all of it is counted.
 fn others(table: &mut Table) {
-    table.alone("HTTP/2 that is not gRPC on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::begin(&daemon, name, address)?;
+    on_a_port(table, "HTTP/2 that is not gRPC on a selected port", |mut talk| {
+        talk.open_http2()?;
         let html = [(":status", "200"), ("content-type", "text/html")];
         for (stream, content_type) in [(1, "application/json"), (3, "application/grpcx")] {
             let fields =
@@ -225,17 +218,17 @@ fn others(table: &mut Table) {
         }
         talk.client(|f| f.headers(5, true, &[(":method", "GET"), (":path", "/")]))?;
         talk.server(|f| f.headers(5, true, &html))?;
-        seen(&daemon, "http2", 2)?;
+        seen(talk.daemon, "http2", 2)?;
         // The same connection may carry both.
         talk.expected_call(7, "Get", OK)?;
-        seen(&daemon, "grpc", 2)?;
-        seen(&daemon, "http2", 0)?;
+        seen(talk.daemon, "grpc", 2)?;
+        seen(talk.daemon, "http2", 0)?;
         talk.finish()
     });
     for content_type in ["application/grpc-web", "application/grpc-web+proto"] {
-        table.alone(format!("{content_type} over HTTP/2 on a selected port"), move |name| {
-            let (daemon, address) = on_a_port()?;
-            let mut talk = Talk::begin(&daemon, name, address)?;
+        let name = format!("{content_type} over HTTP/2 on a selected port");
+        on_a_port(table, name, move |mut talk| {
+            talk.open_http2()?;
             let kind = ("content-type", content_type);
             talk.client(|f| {
                 f.headers(1, false, &[(":method", "POST"), (":path", "/a.B/C"), kind]);
@@ -245,13 +238,11 @@ fn others(table: &mut Table) {
                 f.headers(1, false, &[(":status", "200"), kind]);
                 f.data(1, true, b"\0\0\0\0\x01x\x80\0\0\0\x0fgrpc-status:0\r\n")
             })?;
-            seen(&daemon, "http2", 2)?;
+            seen(talk.daemon, "http2", 2)?;
             talk.finish()
         });
     }
-    table.alone("gRPC-Web over HTTP/1.1 on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "gRPC-Web over HTTP/1.1 on a selected port", |mut talk| {
         talk.client(|f| {
             f.bytes(
                 b"POST /a.B/C HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\
@@ -259,25 +250,21 @@ fn others(table: &mut Table) {
             )
         })?;
         talk.server(|f| f.bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))?;
-        seen(&daemon, "http1", 2)?;
+        seen(talk.daemon, "http1", 2)?;
         then_grpc(talk)
     });
-    table.alone("HTTP/1.1 on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "HTTP/1.1 on a selected port", |mut talk| {
         for _ in 0..3 {
             talk.client(|f| f.bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))?;
             talk.server(|f| f.bytes(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))?;
         }
-        seen(&daemon, "http1", 2)?;
+        seen(talk.daemon, "http1", 2)?;
         then_grpc(talk)
     });
-    table.alone("something else on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "something else on a selected port", |mut talk| {
         talk.client(|f| f.bytes(b"PRI * HTTP/1.0\r\n\r\n"))?;
         talk.server(|f| f.bytes(b"+OK\r\n"))?;
-        seen(&daemon, "other", 2)?;
+        seen(talk.daemon, "other", 2)?;
         then_grpc(talk)
     });
     table.alone("zeros over a Unix socket, as threads wake each other, are given up", |name| {
@@ -301,25 +288,23 @@ fn others(table: &mut Table) {
         ("http1", 4, &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..]),
         ("tls", 2, &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]),
     ] {
-        table.alone(format!("{protocol} by {pieces} bytes on a selected port"), move |name| {
-            let (daemon, address) = on_a_port()?;
-            let mut talk = Talk::connect(&daemon, name, address)?;
+        let name = format!("{protocol} by {pieces} bytes on a selected port");
+        on_a_port(table, name, move |mut talk| {
             (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
             talk.client(|f| f.bytes(first))?;
-            seen(&daemon, protocol, 2)?;
+            seen(talk.daemon, protocol, 2)?;
             talk.finish()
         });
     }
-    table.alone("TLS on a selected port, counted, said once", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "TLS on a selected port, counted, said once", |mut talk| {
         for connections in [2, 4, 6] {
             // A ClientHello and a ServerHello of TLS 1.2, which TLS 1.3 looks like.
             talk.client(|f| f.bytes(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]))?;
             talk.server(|f| f.bytes(&[22, 3, 3, 0, 5, 2, 0, 0, 1, 3]))?;
-            seen(&daemon, "tls", connections)?;
+            seen(talk.daemon, "tls", connections)?;
             talk.reconnect()?;
         }
+        let daemon = talk.daemon;
         let told = || daemon.log().matches("carries TLS").count();
         daemon.wait_until(|_| if told() == 1 { Ok(()) } else { Err("not told".into()) })?;
         talk.open_http2()?;
@@ -338,10 +323,22 @@ pub(super) fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
     talk.finish_closed()
 }
 
+/// A case with a daemon that watches one port, and a connection to it on which nothing is written yet.
+pub(super) fn on_a_port(
+    table: &mut Table,
+    name: impl AsRef<str>,
+    run: impl FnOnce(Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.alone(name, move |name| {
+        let (daemon, port) = with_a_port()?;
+        run(Talk::connect(&daemon, name, Address::V4(port))?)
+    });
+}
+
 /// A daemon that watches a port on which nobody listens yet.
-pub(super) fn on_a_port() -> Result<(Daemon, Address)> {
+fn with_a_port() -> Result<(Daemon, u16)> {
     let port = free_address()?.port();
-    Ok((Daemon::start(&["--port", &port.to_string()])?, Address::V4(port)))
+    Ok((Daemon::start(&["--port", &port.to_string()])?, port))
 }
 
 /// The daemon has seen so many ends of connections that carry this.
