@@ -21,6 +21,20 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// One that nothing else is to confirm.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        run: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Self {
+        let run = Box::new(move |_: &str| run());
+        Self { name: name.into(), also: Also::Nothing, ignored: false, run }
+    }
+
+    /// Shown as ignored where it is not possible.
+    pub(crate) fn only_if(self, possible: bool) -> Self {
+        Self { ignored: !possible, ..self }
+    }
+
     /// Of a client's stack and a server's, whose names are joined so.
     pub(crate) fn is_of_pair(&self) -> bool {
         self.name.contains(" -> ")
@@ -69,8 +83,8 @@ impl Cases {
     ) {
         let there: Vec<&Stack> = stacks.into_iter().flatten().collect();
         let there: Option<[&Stack; N]> = there.try_into().ok();
-        let ignored = there.is_none();
-        let run = Box::new(move |_: &str| run(there.context("a stack is not there")?));
-        self.0.push(Case { name: name.to_owned(), also, ignored, run });
+        let possible = there.is_some();
+        let case = Case::new(name, move || run(there.context("a stack is not there")?));
+        self.0.push(Case { also, ..case.only_if(possible) });
     }
 }

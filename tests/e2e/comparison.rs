@@ -9,23 +9,16 @@ use support::stack::Stack;
 use support::truth::{Truth, agree};
 use support::tshark::{self, Recording};
 
-/// A stack with itself, and a daemon that watches only the server's port.
-pub(crate) fn run_on_a_selected_port(stack: &Stack, listen: Listen, plan: &Plan) -> Result<()> {
-    let server = Server::start(stack, listen)?;
-    let daemon = Daemon::start(&["--port", &server.port()?])?;
-    let (client, did) = Client::start(stack, &server, plan)?.finish()?;
-    settle_both_ends(&daemon, server, &client, &did)
-}
-
-/// Likewise, and tshark sees the same.
-pub(crate) fn run_on_a_selected_port_recorded(
+/// A stack with itself, and a daemon that watches only the server's port; tshark sees the same, if it is to be asked.
+pub(crate) fn run_on_a_selected_port(
     stack: &Stack,
     listen: Listen,
     plan: &Plan,
+    recorded: bool,
 ) -> Result<()> {
     let server = Server::start(stack, listen)?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;
-    let recording = record(&server)?;
+    let recording = if recorded { record(&server)? } else { None };
     let (client, did) = Client::start(stack, &server, plan)?.finish()?;
     settle_both_ends(&daemon, server, &client, &did)?;
     confirm(recording, &did)
@@ -79,7 +72,7 @@ pub(crate) fn settle_both_ends(
     client: &Identity,
     did: &Truth,
 ) -> Result<()> {
-    let expected = [Expected::of_client(client, did), Expected::of_server(server.identity(), did)];
+    let expected = Expected::of_ends(client, server.identity(), did);
     let settled = daemon.settle(&expected);
     // Before the daemon is blamed.
     agree(&server.stop()?, did)?;

@@ -25,6 +25,11 @@
 //! of every case; but for those of pairs of stacks and of one plan, which wait most of the time, and are
 //! told apart by their processes.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of a `Talk` of some lifetime is not one of every lifetime"
+)]
+
 mod case;
 mod cases;
 mod comparison;

@@ -61,26 +61,22 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     for server in stacks {
         for connections in [1, 50] {
             let run = move || {
-                comparison::run_on_a_selected_port(
-                    server,
-                    Listen::V4,
-                    &plans::thousand(connections),
-                )
+                let plan = plans::thousand(connections);
+                comparison::run_on_a_selected_port(server, Listen::V4, &plan, false)
             };
             let name = format!("1000 calls at once, connections {connections}: {}", server.name);
             cases.add(&name, Nothing, run);
         }
-        let run = move || comparison::run_on_a_selected_port(server, Listen::V4, &plans::huge());
+        let run =
+            move || comparison::run_on_a_selected_port(server, Listen::V4, &plans::huge(), false);
         cases.add(&format!("messages of 5 MiB: {}", server.name), Nothing, run);
-        let run = move || {
-            comparison::run_on_a_selected_port_recorded(server, Listen::V6, &plans::kinds())
-        };
+        let run =
+            move || comparison::run_on_a_selected_port(server, Listen::V6, &plans::kinds(), true);
         cases.add(&format!("IPv6: {}", server.name), Confirmed(TSHARK), run);
         let run = move || comparison::run_without_flags(server, Listen::Unix, &plans::kinds());
         cases.add(&format!("Unix socket: {}", server.name), Nothing, run);
-        let run = move || {
-            comparison::run_on_a_selected_port_recorded(server, Listen::V4, &plans::kinds())
-        };
+        let run =
+            move || comparison::run_on_a_selected_port(server, Listen::V4, &plans::kinds(), true);
         cases.add(&format!("--port: {}", server.name), Confirmed(TSHARK), run);
         let run = move || restart::daemon_started_under_load_misses_only_earlier_calls(server);
         cases.add(&format!("started under load: {}", server.name), Nothing, run);
@@ -249,8 +245,7 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     cases.0.push(cases::etcd::case()?);
     cases.0.extend(cases::raw());
     if page::screenshots_wanted().is_some() {
-        let run = Box::new(move |_: &str| page::take_screenshots(stacks));
-        cases.0.push(Case { name: "screenshots".into(), also: Nothing, ignored: false, run });
+        cases.0.push(Case::new("screenshots", move || page::take_screenshots(stacks)));
     }
     cases.0.push(cases::documented::case(&cases.0));
     Ok(cases.0)

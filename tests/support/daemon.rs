@@ -2,12 +2,15 @@
 
 use std::cell::Cell;
 use std::env;
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, sleep};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,7 +22,7 @@ use crate::memory::MemoryLimit;
 use crate::nobody::{NOBODY, Reachable, as_nobody};
 use crate::openmetrics::Metrics;
 use crate::pace;
-use crate::process::{POLL, Process};
+use crate::process::Process;
 use crate::report;
 use crate::stack::target_dir;
 
@@ -105,36 +108,21 @@ impl Daemon {
         args: &[S],
         address: SocketAddr,
     ) -> Result<Self> {
-        let mut child = without_ours(&mut command)
-            .args(args.iter().map(AsRef::as_ref))
-            .arg("--listen")
-            .arg(address.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start the daemon")?;
-        let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
-        let output = Log::of(child.stdout.take().context("a daemon without stdout")?);
-        let process = Process::new(child);
+        without_ours(&mut command).args(args.iter().map(AsRef::as_ref));
+        command.arg("--listen").arg(address.to_string()).stdout(Stdio::piped());
+        let (mut process, log) = Process::logged(&mut command)?;
+        let output = Log::of(process.stdout()?);
         let mut daemon = Self { process, address, log, output, _program: program };
         daemon.wait_until_watching().with_context(|| daemon.log.text())?;
         Ok(daemon)
     }
 
     fn wait_until_watching(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        loop {
+        pace::wait_for(START_LIMIT, || {
             ensure!(self.process.is_running()?, "the daemon ended before it watched");
-            ensure!(
-                begin.elapsed() < pace::limit(START_LIMIT),
-                "the daemon does not say that it is watching"
-            );
-            if self.log.text().contains("watching") {
-                break;
-            }
-            sleep(POLL);
-        }
+            let watches = self.log.text().contains("watching");
+            Ok(watches.then_some(()).ok_or("the daemon does not say that it is watching".into()))
+        })?;
         // Who asks for TLS is asked by who speaks it; who asks for a password, by who has one.
         if self.log.text().contains("https://") {
             return Ok(());
@@ -254,19 +242,27 @@ impl Daemon {
 
     /// Scrapes until `condition` holds; what it says otherwise is the error.
     pub fn wait_until(&self, condition: impl Fn(&Metrics) -> Result<(), String>) -> Result<()> {
-        let begin = Instant::now();
-        loop {
+        pace::wait_for(SETTLE_LIMIT, || {
             let metrics = self.scrape()?;
-            let Err(difference) = condition(&metrics) else { return Ok(()) };
-            if begin.elapsed() > pace::limit(SETTLE_LIMIT) {
-                let own = metrics.nonzero("observer_");
-                bail!(
-                    "{difference}\n\nThe daemon of itself:\n{own}\nIts log:\n{}",
-                    self.log.text()
-                );
-            }
-            sleep(POLL);
-        }
+            Ok(condition(&metrics).map_err(|difference| {
+                let (own, log) = (metrics.nonzero("observer_"), self.log.text());
+                format!("{difference}\n\nThe daemon of itself:\n{own}\nIts log:\n{log}")
+            }))
+        })
+    }
+
+    /// Scrapes until the series of this name that have these labels add up to a number of this range.
+    pub fn wait_for_sum(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        range: impl RangeBounds<f64> + Debug,
+    ) -> Result<()> {
+        self.wait_until(|metrics| {
+            let sum = metrics.sum(name, labels);
+            let is = range.contains(&sum);
+            is.then_some(()).ok_or_else(|| format!("{name} {labels:?} is {sum}, not {range:?}"))
+        })
     }
 
     /// Stops it where it is: it reads nothing until [`Self::resume`].
@@ -376,15 +372,14 @@ const NO_TRACEFS: &str = "for place in /sys/kernel/debug /sys/kernel/tracing; do
     while mountpoint -q $place; do umount --recursive --lazy $place; done
 done";
 
-/// Starts a daemon that must refuse, and returns the one line in which it says why.
+/// Starts a daemon that must refuse, and returns the one line in which it says why. It listens at a free address
+/// unless the arguments say where.
 pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
     let program = Program::of(user)?;
     let mut command = program.command(user);
-    command.args(args.iter().map(AsRef::as_ref)).current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = without_ours(&mut command).spawn().context("start the daemon")?;
-    let log = Log::of(child.stderr.take().context("a daemon without stderr")?);
-    let mut process = Process::new(child);
+    without_ours(&mut command).args(args.iter().map(AsRef::as_ref)).current_dir("/");
+    command.env("OBSERVER_LISTEN", free_address()?.to_string()).stdout(Stdio::null());
+    let (mut process, log) = Process::logged(&mut command)?;
     let status = process.wait(REFUSAL_LIMIT).with_context(|| log.text())?;
     let text = log.wait_for_end();
     ensure!(!status.success(), "the daemon ends with success and says: {text}");
@@ -420,27 +415,19 @@ impl Program {
     }
 
     fn command(&self, user: User) -> Command {
-        let mut command = Command::new(self.path());
-        match user {
-            User::Own => {}
-            User::Nobody => command = as_nobody(self.path()),
-            User::With(capabilities) => {
-                command = among(&[TRACEFS]);
-                command.arg("setpriv").args(only(capabilities)).arg(self.path());
-            }
-            User::Blindfolded(capabilities) => {
-                command = among(&[TRACEFS, HIDEPID]);
-                command.arg("setpriv").args(only(capabilities)).arg(self.path());
-            }
-            User::WithoutTracefs => {
-                command = among(&[NO_TRACEFS]);
-                command.arg(self.path());
-            }
-            User::Untraced(capabilities) => {
-                command = among(&[NO_TRACEFS]);
-                command.arg("setpriv").args(only(capabilities)).arg(self.path());
-            }
+        let (mounts, capabilities): (&[&str], _) = match user {
+            User::Own => return Command::new(self.path()),
+            User::Nobody => return as_nobody(self.path()),
+            User::With(capabilities) => (&[TRACEFS], Some(capabilities)),
+            User::Blindfolded(capabilities) => (&[TRACEFS, HIDEPID], Some(capabilities)),
+            User::WithoutTracefs => (&[NO_TRACEFS], None),
+            User::Untraced(capabilities) => (&[NO_TRACEFS], Some(capabilities)),
+        };
+        let mut command = among(mounts);
+        if let Some(capabilities) = capabilities {
+            command.arg("setpriv").args(only(capabilities));
         }
+        command.arg(self.path());
         command
     }
 }
@@ -461,6 +448,13 @@ fn only(capabilities: &[&str]) -> Vec<String> {
     words.push("--clear-groups".into());
     words.extend(sets.map(|set| format!("{set}=-all,+{only}")));
     words
+}
+
+/// The daemon's program with these arguments.
+pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    without_ours(&mut command).args(args);
+    Ok(command)
 }
 
 /// A command without the tests' own variables, which the daemon would take for mistyped flags.

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use crate::daemon::{Log, free_address, http_get};
 use crate::openmetrics::Labels;
-use crate::pace;
+use crate::pace::{self, POLL};
 use crate::peer::Identity;
-use crate::process::{POLL, Process, is_installed};
+use crate::process::{Process, is_installed};
 
 /// For it to start, and to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -53,12 +53,8 @@ impl Etcd {
             // It would be a client of its own.
             .arg("--enable-grpc-gateway=false")
             .args(["--logger=zap", "--log-level=error"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().context("start etcd")?;
-        let log = Log::of(child.stderr.take().context("etcd without stderr")?);
-        let process = Process::new(child);
+            .stdout(Stdio::null());
+        let (process, log) = Process::logged(&mut command)?;
         let mut etcd = Self { process, clients, metrics, log, _folder: folder };
         let begin = Instant::now();
         while !http_get(metrics, "/health").is_ok_and(|(status, _)| status == 200) {

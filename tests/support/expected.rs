@@ -71,6 +71,11 @@ impl Expected {
         Self::of(server, numbers("server", &clients.mirrored()), unsure)
     }
 
+    /// Of both ends: what the client says happened.
+    pub fn of_ends(client: &Identity, server: &Identity, did: &Truth) -> [Self; 2] {
+        [Self::of_client(client, did), Self::of_server(server, did)]
+    }
+
     /// Of a process that is not watched, or has done nothing.
     pub fn nothing(who: &Identity) -> Self {
         Self::of(who, BTreeMap::new(), BTreeSet::new())

@@ -2,7 +2,10 @@
 
 use std::env;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 
 /// The environment variable by which `cargo xtask vm` says so.
 const SLOWNESS: &str = "OBSERVER_TEST_SLOWNESS";
@@ -24,4 +27,22 @@ pub fn is_emulated() -> bool {
 /// A limit, as it is here.
 pub fn limit(limit: Duration) -> Duration {
     limit.saturating_mul(slowness())
+}
+
+/// Between two looks at something that will change.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+
+/// Asks again and again until there is an answer; why there is none yet is the error when it does not come in time.
+pub fn wait_for<T>(
+    within: Duration,
+    mut ask: impl FnMut() -> Result<Result<T, String>>,
+) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        match ask()? {
+            Ok(answer) => return Ok(answer),
+            Err(why) if begin.elapsed() > limit(within) => bail!(why),
+            Err(_) => sleep(POLL),
+        }
+    }
 }

@@ -1,17 +1,15 @@
 //! Child processes: told to stop by signal, never outliving the tests.
 
 use std::fs;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::pace;
-
-/// Between two looks at something that will change.
-pub(crate) const POLL: Duration = Duration::from_millis(20);
+use crate::daemon::Log;
+use crate::pace::{self, POLL};
 
 /// For a child to get its name; one that has its parent's keeps it.
 const NAME_LIMIT: Duration = Duration::from_secs(1);
@@ -39,6 +37,20 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn new(child: Child) -> Self {
         Self { child }
+    }
+
+    /// Starts a program, and reads what it says on stderr.
+    pub(crate) fn logged(command: &mut Command) -> Result<(Self, Log)> {
+        let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child =
+            child.with_context(|| format!("start {}", command.get_program().display()))?;
+        let log = Log::of(child.stderr.take().context("a program without stderr")?);
+        Ok((Self::new(child), log))
+    }
+
+    /// What it says on stdout, which must be piped, to whoever asks first.
+    pub(crate) fn stdout(&mut self) -> Result<ChildStdout> {
+        self.child.stdout.take().context("a program without stdout")
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -70,16 +82,10 @@ impl Process {
 
     /// Its end, or an error when it does not come in time.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let (begin, limit) = (Instant::now(), pace::limit(limit));
-        loop {
-            if let Some(status) = self.child.try_wait().context("wait for a process")? {
-                return Ok(status);
-            }
-            if begin.elapsed() > limit {
-                bail!("process {} is still running after {limit:?}", self.pid());
-            }
-            sleep(POLL);
-        }
+        pace::wait_for(limit, || {
+            let status = self.child.try_wait().context("wait for a process")?;
+            Ok(status.ok_or_else(|| format!("process {} runs on after {limit:?}", self.pid())))
+        })
     }
 }
 

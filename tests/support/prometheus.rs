@@ -5,8 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
@@ -17,7 +16,8 @@ use tempfile::TempDir;
 
 use crate::daemon::{Log, free_address, http_get};
 use crate::openmetrics::Labels;
-use crate::process::{POLL, Process, is_installed};
+use crate::pace;
+use crate::process::{Process, is_installed};
 
 /// For it to start, to scrape, and to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -99,12 +99,9 @@ impl Prometheus {
             // All that it says is that something is wrong.
             .arg("--log.level=warn")
             .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().context("start prometheus")?;
-        let log = Log::of(child.stderr.take().context("prometheus without stderr")?);
-        let prometheus = Self { process: Process::new(child), address, log, _folder: folder };
+            .stdout(Stdio::null());
+        let (process, log) = Process::logged(&mut command)?;
+        let prometheus = Self { process, address, log, _folder: folder };
         prometheus.wait_until(|prometheus| {
             ensure!(http_get(prometheus.address, "/-/ready")?.0 == 200, "it is not ready");
             Ok(())
@@ -114,16 +111,8 @@ impl Prometheus {
 
     /// Asks again until it holds; the last error when it does not come about.
     pub fn wait_until<T>(&self, condition: impl Fn(&Self) -> Result<T>) -> Result<T> {
-        let begin = Instant::now();
-        loop {
-            match condition(self) {
-                Err(error) if begin.elapsed() > LIMIT => {
-                    return Err(error.context(self.log.text()));
-                }
-                Err(_) => sleep(POLL),
-                outcome => return outcome,
-            }
-        }
+        let asked = || condition(self).map_err(|error| format!("{}: {error:#}", self.log.text()));
+        pace::wait_for(LIMIT, || Ok(asked()))
     }
 
     /// Evaluates an expression, at a time in seconds since the epoch, or now.

@@ -13,9 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::daemon::{Log, free_address};
-use crate::pace;
+use crate::pace::{self, POLL};
 use crate::peer::Identity;
-use crate::process::{POLL, Process, is_installed};
+use crate::process::{Process, is_installed};
 
 /// For one to start, to load its configuration again, and to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ enum Reload {
     /// By a signal: other processes take over, and those that there were end what they have begun.
     Signal(Signal),
     /// By the program, run with these arguments: its one process goes on.
-    Run(&'static [&'static str]),
+    Run(&'static str),
 }
 
 /// All of them.
@@ -51,93 +51,29 @@ const NGINX: Program = Program {
     name: "nginx",
     version: "-v",
     args: &["-e", "stderr", "-c", "{config}"],
-    config: "
-daemon off;
-user root;
-worker_processes 1;
-pid {folder}/pid;
-events {}
-http {
-    access_log off;
-    client_max_body_size 0;
-    client_body_temp_path {folder}/body;
-    upstream server { server {server}; keepalive 8; }
-    server {
-        listen {listen} http2;
-        location / { grpc_pass grpc://server; }
-    }
-}
-",
+    config: include_str!("proxies/nginx.conf"),
     reload: Reload::Signal(Signal::HUP),
 };
-
-/// A configuration of haproxy: what all have, and the rest.
-macro_rules! haproxy {
-    ($rest:literal) => {
-        concat!(
-            "
-defaults
-    mode http
-    retries 0
-    timeout connect 10s
-    timeout client 10m
-    timeout server 10m
-",
-            $rest
-        )
-    };
-}
 
 const HAPROXY: Program = Program {
     name: "haproxy",
     version: "-v",
     // A master and its workers.
     args: &["-W", "-f", "{config}"],
-    config: haproxy!(
-        "frontend clients
-    bind {listen} proto h2
-    default_backend servers
-backend servers
-    server server {server} proto h2
-"
-    ),
+    config: include_str!("proxies/haproxy.cfg"),
     reload: Reload::Signal(Signal::USR2),
 };
 
 /// Three in one, each before the next, which it tells by a PROXY header who its client is: the first by
 /// version 1, the second by version 2.
-pub const HAPROXY_CHAIN: Program = Program {
-    config: haproxy!(
-        "frontend first
-    bind {listen} proto h2
-    default_backend second
-backend second
-    server second {second} proto h2 send-proxy
-frontend second
-    bind {second} accept-proxy proto h2
-    default_backend third
-backend third
-    server third {third} proto h2 send-proxy-v2
-frontend third
-    bind {third} accept-proxy proto h2
-    default_backend servers
-backend servers
-    server server {server} proto h2
-"
-    ),
-    ..HAPROXY
-};
+pub const HAPROXY_CHAIN: Program =
+    Program { config: include_str!("proxies/haproxy-chain.cfg"), ..HAPROXY };
 
 const NGHTTPX: Program = Program {
     name: "nghttpx",
     version: "--version",
     args: &["--conf={config}"],
-    config: "
-frontend={listen_port};no-tls
-backend={server_port};;proto=h2
-workers=1
-errorlog-file=/dev/stderr
-",
+    config: include_str!("proxies/nghttpx.conf"),
     reload: Reload::Signal(Signal::HUP),
 };
 
@@ -145,31 +81,8 @@ const CADDY: Program = Program {
     name: "caddy",
     version: "version",
     args: &["run", "--adapter", "caddyfile", "--config", "{config}"],
-    config: "
-{
-    admin {admin}
-    auto_https off
-    log {
-        level ERROR
-    }
-    servers {
-        protocols h1 h2 h2c
-    }
-}
-http://{listen} {
-    reverse_proxy h2c://{server}
-}
-",
-    reload: Reload::Run(&[
-        "reload",
-        "--force",
-        "--adapter",
-        "caddyfile",
-        "--config",
-        "{config}",
-        "--address",
-        "{admin}",
-    ]),
+    config: include_str!("proxies/Caddyfile"),
+    reload: Reload::Run("reload --force --adapter caddyfile --config {config} --address {admin}"),
 };
 
 impl Program {
@@ -198,12 +111,7 @@ impl Proxy {
         let [address, ..] = words.listens;
         fs::write(&words.config, words.replace(program.config)).context("write a configuration")?;
         let mut command = words.command(program, program.args);
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", program.name))?;
-        let log = Log::of(child.stderr.take().context("a proxy without stderr")?);
-        let process = Process::new(child);
+        let (process, log) = Process::logged(&mut command)?;
         let pids = BTreeSet::from([process.pid()]);
         let mut proxy = Self { program, process, address, words, log, pids };
         proxy.wait_until("it does not listen", |proxy| {
@@ -252,8 +160,9 @@ impl Proxy {
                 })
             }
             Reload::Run(args) => {
-                let status =
-                    self.words.command(self.program, args).stderr(Stdio::null()).status()?;
+                let args: Vec<&str> = args.split(' ').collect();
+                let mut command = self.words.command(self.program, &args);
+                let status = command.stderr(Stdio::null()).status()?;
                 ensure!(status.success(), "it does not load its configuration: {status}");
                 Ok(())
             }

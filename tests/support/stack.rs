@@ -13,31 +13,40 @@ use serde::Deserialize;
 use crate::report;
 
 /// A gRPC library in one of its modes, ready to run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
 pub struct Stack {
     /// As in the name of a case.
+    #[serde(skip)]
     pub name: String,
     /// The server's program and first arguments.
     pub server: Vec<String>,
     /// The client's.
     pub client: Vec<String>,
     /// Added to the environment of both.
+    #[serde(skip)]
     pub env: BTreeMap<String, String>,
     /// The server may end an expired unary call with a code of its own at the very moment in which
     /// the client resets it, so that nobody can say which code the wire has.
+    #[serde(default)]
     pub races_deadline: bool,
     /// The server may end an expired call with RST_STREAM(CANCEL), so that a client whose clock is a
     /// little behind tells its application that the call was canceled.
+    #[serde(default)]
     pub resets_expired: bool,
     /// The policies of a service config (gRFC A6) that the client carries out: `retryPolicy`,
     /// `hedgingPolicy`.
+    #[serde(default)]
     pub policies: Vec<String>,
     /// The client keeps a call whose deadline is over before it begins: nothing of it is written.
+    #[serde(default)]
     pub keeps_expired: bool,
     /// The server compresses no responses.
+    #[serde(default)]
     pub plain_responses: bool,
     /// The client makes a call that was refused again by itself, on the same connection.
+    #[serde(default)]
     pub repeats_refused: bool,
 }
 
@@ -55,27 +64,7 @@ struct Manifest {
     inputs: Vec<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
-    stacks: BTreeMap<String, Commands>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
-struct Commands {
-    server: Vec<String>,
-    client: Vec<String>,
-    #[serde(default)]
-    races_deadline: bool,
-    #[serde(default)]
-    resets_expired: bool,
-    #[serde(default)]
-    policies: Vec<String>,
-    #[serde(default)]
-    keeps_expired: bool,
-    #[serde(default)]
-    plain_responses: bool,
-    #[serde(default)]
-    repeats_refused: bool,
+    stacks: BTreeMap<String, Stack>,
 }
 
 /// Names the folders whose stacks are to be used, with commas; else all are.
@@ -154,19 +143,10 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
     }
     let env = manifest.env.iter().map(|(name, value)| Ok((name.clone(), words.replace(value)?)));
     let env: BTreeMap<_, _> = env.collect::<Result<_>>()?;
-    let stack = |(name, commands): (String, Commands)| {
-        Ok(Stack {
-            name,
-            server: words.replace_all(&commands.server)?,
-            client: words.replace_all(&commands.client)?,
-            env: env.clone(),
-            races_deadline: commands.races_deadline,
-            resets_expired: commands.resets_expired,
-            policies: commands.policies,
-            keeps_expired: commands.keeps_expired,
-            plain_responses: commands.plain_responses,
-            repeats_refused: commands.repeats_refused,
-        })
+    let stack = |(name, stack): (String, Stack)| {
+        let (server, client) =
+            (words.replace_all(&stack.server)?, words.replace_all(&stack.client)?);
+        Ok(Stack { name, server, client, env: env.clone(), ..stack })
     };
     manifest.stacks.into_iter().map(stack).collect()
 }

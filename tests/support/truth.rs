@@ -34,6 +34,14 @@ pub struct Row {
     pub sums: Sums,
 }
 
+impl Row {
+    /// Calls of which nothing else is known.
+    pub fn new(method: impl Into<String>, code: i32, sums: Sums) -> Self {
+        let method = method.into();
+        Self { method, code, requests_unsure: false, handling_us: Vec::new(), sums }
+    }
+}
+
 /// The code of calls that a server did not end: the client did, or the deadline.
 pub const CUT: i32 = -1;
 
@@ -181,12 +189,8 @@ mod tests {
     use super::{CUT, Row, Sums, Truth, agree};
 
     fn truth(rows: &[(i32, u64, u64)]) -> Truth {
-        let row = |&(code, sent, received): &(i32, u64, u64)| Row {
-            method: "/s/M".into(),
-            code,
-            requests_unsure: false,
-            handling_us: Vec::new(),
-            sums: Sums {
+        let row = |&(code, sent, received): &(i32, u64, u64)| {
+            let sums = Sums {
                 calls: 1,
                 most_sent: sent,
                 most_received: received,
@@ -196,7 +200,8 @@ mod tests {
                 received,
                 sent_bytes: 10 * sent,
                 received_bytes: received,
-            },
+            };
+            Row::new("/s/M", code, sums)
         };
         Truth { pid: 1, calls: rows.iter().map(row).collect() }
     }

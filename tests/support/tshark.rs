@@ -7,8 +7,7 @@ use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
@@ -16,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::bytes;
 use crate::pace;
-use crate::process::{POLL, Process, runs};
+use crate::process::{Process, runs};
 use crate::report;
 use crate::truth::{CUT, Row, Truth, cut_code};
 
@@ -124,20 +123,7 @@ impl Recording {
         // tshark, takes up to a second.
         // Its buffer has room for some hundred packets: it is to run before those who send them.
         let child = Command::new("nice")
-            .args([
-                "-n",
-                "-15",
-                "tcpdump",
-                "--immediate-mode",
-                "-U",
-                "-Z",
-                "root",
-                "-i",
-                "lo",
-                "-B",
-                "65536",
-                "-w",
-            ])
+            .args("-n -15 tcpdump --immediate-mode -U -Z root -i lo -B 65536 -w".split(' '))
             .arg(folder.path().join("packets"))
             .arg(format!("{filter} or udp port {MARKER_PORT}"))
             .stdin(Stdio::null())
@@ -155,19 +141,17 @@ impl Recording {
     fn wait_for_marker(&self, name: &str) -> Result<()> {
         let marker = format!("observer test {name} {}", self.folder.path().display());
         let socket = UdpSocket::bind("127.0.0.1:0").context("open a socket")?;
-        let begin = Instant::now();
-        while begin.elapsed() < LIMIT {
+        pace::wait_for(LIMIT, || {
             // Nobody listens, which a second datagram may be told.
             let _ = socket.send_to(marker.as_bytes(), ("127.0.0.1", MARKER_PORT));
-            sleep(POLL);
             let packets = fs::read(self.packets()).unwrap_or_default();
             // It is among the last.
             let end = packets.get(packets.len().saturating_sub(1 << 16)..).unwrap_or_default();
-            if bytes::contains(end, marker.as_bytes()) {
-                return Ok(());
-            }
-        }
-        bail!("tcpdump records nothing: {}", self.log())
+            let is_there = bytes::contains(end, marker.as_bytes());
+            Ok(is_there
+                .then_some(())
+                .ok_or_else(|| format!("tcpdump records nothing: {}", self.log())))
+        })
     }
 
     /// What tcpdump says.
@@ -385,13 +369,8 @@ mod tests {
         1\t1\x1f9\x1f3\t0x01\x1f0x04\x1f0x00\t1\x1f1\x1f1\t1\t:path\t/s/M\t8\n";
 
     fn client(calls: &[(i32, u64)]) -> Truth {
-        let row = |&(code, calls): &(i32, u64)| Row {
-            method: "/s/M".into(),
-            code,
-            requests_unsure: false,
-            handling_us: Vec::new(),
-            sums: Sums { calls, ..Sums::default() },
-        };
+        let row =
+            |&(code, calls): &(i32, u64)| Row::new("/s/M", code, Sums { calls, ..Sums::default() });
         Truth { pid: 1, calls: calls.iter().map(row).collect() }
     }
 

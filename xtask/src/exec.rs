@@ -3,16 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-
-/// Between two looks at whether a program with a time limit has ended.
-const POLL: Duration = Duration::from_millis(20);
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// Names a toolchain for the kernel programs instead of those that are looked for.
 pub(crate) const TOOLCHAIN: &str = "OBSERVER_BPF_TOOLCHAIN";
@@ -106,42 +101,22 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs it for at most `limit` and returns its standard output; its standard error is in the error.
 pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut timeout = Command::new("timeout");
+    // In the foreground, where sudo can ask for a password. No time at all would be no limit.
+    timeout
+        .args(["--foreground", "--kill-after=1"])
+        .arg(limit.as_secs_f64().max(0.001).to_string());
+    let mut timed = by(timeout, command);
     // rustup adds a backtrace to its messages.
-    command.env_remove("RUST_BACKTRACE");
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", shown(command)))?;
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let stdout = thread::spawn(move || {
-        let mut text = Vec::new();
-        stdout.as_mut().map(|pipe| pipe.read_to_end(&mut text));
-        text
-    });
-    let stderr = thread::spawn(move || {
-        let mut text = Vec::new();
-        stderr.as_mut().map(|pipe| pipe.read_to_end(&mut text));
-        text
-    });
-    let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().context("cannot wait for a program")? {
-            break status;
-        }
-        if begun.elapsed() > limit {
-            // The readers are left behind: a grandchild may hold the pipes open.
-            child.kill().context("cannot end a program")?;
-            child.wait().context("cannot wait for a program")?;
-            bail!("{} did not end within {} s", shown(command), limit.as_secs());
-        }
-        thread::sleep(POLL);
-    };
-    let text = |reader: thread::JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
-    };
-    let (stdout, stderr) = (text(stdout), text(stderr));
-    if !status.success() {
-        bail!("{} failed ({status}){}", shown(command), reason(&stderr));
-    }
-    Ok(stdout)
+    timed.stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
+    let output = timed.output().with_context(|| format!("cannot run {}", shown(command)))?;
+    let status = output.status;
+    // Ended, or killed because it did not end.
+    let in_time = ![Some(124), Some(137)].contains(&status.code());
+    ensure!(in_time, "{} did not end within {} s", shown(command), limit.as_secs());
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(status.success(), "{} failed ({status}){}", shown(command), reason(&said));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What the program said of its failure: its lines that name an error, or else its last one.

@@ -19,15 +19,7 @@ const COMMANDS: [&[&str]; 2] = [&["demo", "--for", "10"], &["test", "tonic -> to
 
 /// Leaves no tracefs in this mount namespace, not even the one that debugfs mounts when it is looked
 /// into, and goes on as the user who built the rest.
-const WITHOUT_TRACEFS: &str = r#"
-for place in /sys/kernel/debug /sys/kernel/tracing; do
-    while mountpoint -q $place; do umount --recursive --lazy $place; done
-done
-if [ -e /sys/kernel/tracing/events ]; then echo "tracefs is still mounted" >&2; exit 1; fi
-uid=$1 gid=$2
-shift 2
-exec setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
-"#;
+const WITHOUT_TRACEFS: &str = include_str!("without_tracefs.sh");
 
 /// Runs them in a copy of what git has. What the commands build is built here before, and used there: cargo
 /// builds anew only what was built from a file that the copy lacks, and that fails.

@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use observer_common::record::MAX_RINGS;
 
 use crate::config::{
-    Backend, CgroupName, Comm, Config, HealthListen, Pid, PortRange, RingSize, Uid, listen,
-    series_ttl,
+    Backend, CgroupName, Comm, Config, HealthListen, PortRange, RingSize, listen, pid, series_ttl,
+    uid,
 };
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -140,8 +140,8 @@ pub(super) struct Options {
     ///
     /// Example: --pid 4711,4712
     #[arg(long, value_name = "PID", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched")]
-    pub(super) pid: Vec<Pid>,
+    #[arg(help_heading = "What is watched", value_parser = pid)]
+    pub(super) pid: Vec<u32>,
 
     /// Watches only processes of these names
     ///
@@ -162,8 +162,8 @@ pub(super) struct Options {
     ///
     /// Example: --uid 1000,65534
     #[arg(long, value_name = "UID", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched")]
-    pub(super) uid: Vec<Uid>,
+    #[arg(help_heading = "What is watched", value_parser = uid)]
+    pub(super) uid: Vec<u32>,
 
     /// Watches only processes in these control groups, or in groups below them
     ///

@@ -13,51 +13,7 @@ use crate::metrics::Buckets;
 const AFTER_HELP: &str = "\
 Filters combine as port AND (pid OR comm OR uid OR cgroup). See --help for syntax, examples and the config file.";
 
-const AFTER_LONG_HELP: &str = "\
-How filters combine:
-  A connection is watched when its port is selected AND its process is, by pid, comm, uid OR
-  cgroup. A filter that is not given selects everything; with none given, all cleartext gRPC of the node
-  is watched. Unix sockets have no port: --port excludes them.
-
-Examples:
-  observer
-      All cleartext gRPC of this node, metrics at http://127.0.0.1:9464/metrics
-
-  observer check
-      What this kernel allows, and which backend would be used
-
-  observer top
-      What the daemon of this machine sees, live in the terminal
-
-  observer --port 50051,8000-8100 --listen 0.0.0.0:9464
-      Only these ports; Prometheus may scrape from another machine
-
-  observer --port 50051 --comm python3 --children
-      Port 50051, and there only processes named python3 and their descendants
-
-  observer --pid 4711 --buckets 0.001,0.01,0.1,1 --log warn
-      One process, a small histogram, a quiet log
-
-  OBSERVER_PORT=50051 OBSERVER_SERIES_TTL=1h observer --config /etc/observer.toml
-      Part in the environment, part in a file
-
-Environment and config file:
-  Every flag is also a variable (--max-methods is OBSERVER_MAX_METHODS) and a key of the TOML
-  file given by --config. A flag beats the variable, the variable beats the file, and each
-  replaces a list as a whole. An empty variable counts as not set; one that begins with OBSERVER_
-  and is of no flag is an error, unless Kubernetes has set it for a Service. The fourth example
-  as a file:
-
-      port = [50051, \"8000-8100\"]     # or \"50051,8000-8100\"
-      listen = \"0.0.0.0:9464\"
-
-At SIGHUP:
-  The files that stdout and stderr go to are opened again by their names (logrotate), and
-  --descriptor-set is read again. A --web-config-file and what it names are read again whenever
-  they change. Everything else needs a restart. A daemon whose terminal is gone ends.
-
-Exit codes: 0 after SIGTERM, SIGINT or a good check; 1 when it cannot run here; 2 for a mistake
-in a flag, a variable or the file.";
+const AFTER_LONG_HELP: &str = include_str!("after_help.txt").trim_ascii_end();
 
 fn default_buckets() -> String {
     let bounds: Vec<_> = Buckets::default().seconds().map(|bound| bound.to_string()).collect();

@@ -2,7 +2,7 @@
 
 use super::Environment;
 use super::flags::{Options, Top};
-use crate::config::{Config, Filter, Pid, Uid};
+use crate::config::{Config, Filter};
 use crate::failures;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -25,21 +25,15 @@ impl Top {
 
 impl Options {
     pub(super) fn into_config(self) -> Result<Config, String> {
-        let mut pids: Vec<u32> = self.pid.into_iter().map(Pid::number).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        let mut comms = self.comm;
-        comms.sort_unstable();
-        comms.dedup();
-        let mut uids: Vec<u32> = self.uid.into_iter().map(Uid::number).collect();
-        uids.sort_unstable();
-        uids.dedup();
-        let mut cgroups = self.cgroup;
-        cgroups.sort_unstable();
-        cgroups.dedup();
         let children = self.children;
-        let filter =
-            Filter { ports: self.port.into_iter().collect(), pids, comms, uids, cgroups, children };
+        let filter = Filter {
+            ports: self.port.into_iter().collect(),
+            pids: each_once(self.pid),
+            comms: each_once(self.comm),
+            uids: each_once(self.uid),
+            cgroups: each_once(self.cgroup),
+            children,
+        };
         if children && filter.selects_all_processes() {
             return Err("--children without --pid, --comm, --uid or --cgroup: all processes are watched already; \
                         drop it, or say whose children"
@@ -61,12 +55,7 @@ impl Options {
             self.kubernetes_token_file,
             self.kubernetes_ca_file,
         )?;
-        let mut omitted = self.log_errors_omit;
-        omitted.sort_unstable();
-        omitted.dedup();
-        let mut labels = self.labels;
-        labels.sort_unstable();
-        labels.dedup();
+        let omitted = each_once(self.log_errors_omit);
         Ok(Config {
             filter,
             listen: self.listen,
@@ -76,7 +65,11 @@ impl Options {
             backend: self.backend,
             buckets,
             native_histograms: self.native_histograms,
-            exposition: ExpositionConfig { schemas, created: self.created, labels },
+            exposition: ExpositionConfig {
+                schemas,
+                created: self.created,
+                labels: each_once(self.labels),
+            },
             descriptor_set: self.descriptor_set,
             max_methods: self.max_methods as usize,
             max_series: self.max_series as usize,
@@ -95,4 +88,10 @@ impl Options {
             log: self.log,
         })
     }
+}
+
+fn each_once<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list.dedup();
+    list
 }

@@ -181,22 +181,12 @@ impl Display for Filter {
         if self.selects_all_processes() {
             return f.write_str(" of all processes");
         }
-        let mut before = " of";
-        if !self.pids.is_empty() {
-            write!(f, "{before} pid {}", join(&self.pids))?;
-            before = " or";
-        }
-        if !self.comms.is_empty() {
-            write!(f, "{before} comm {}", join(&self.comms))?;
-            before = " or";
-        }
-        if !self.uids.is_empty() {
-            write!(f, "{before} uid {}", join(&self.uids))?;
-            before = " or";
-        }
-        if !self.cgroups.is_empty() {
-            write!(f, "{before} cgroup {}", join(&self.cgroups))?;
-        }
+        let (pids, comms) = (join(&self.pids), join(&self.comms));
+        let (uids, cgroups) = (join(&self.uids), join(&self.cgroups));
+        let processes = [("pid", pids), ("comm", comms), ("uid", uids), ("cgroup", cgroups)];
+        let named = processes.into_iter().filter(|(_, those)| !those.is_empty());
+        let named: Vec<String> = named.map(|(what, those)| format!("{what} {those}")).collect();
+        write!(f, " of {}", named.join(" or "))?;
         if self.children { f.write_str(", and their children") } else { Ok(()) }
     }
 }
@@ -295,56 +285,6 @@ impl FromIterator<PortRange> for Ports {
 impl Display for Ports {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&join(&self.0))
-    }
-}
-
-/// A process id as it can be named by a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pid(u32);
-
-impl Pid {
-    /// `PID_MAX_LIMIT` of a 64-bit kernel (`include/linux/threads.h`).
-    const AT_MOST: u32 = 1 << 22;
-
-    /// The number.
-    pub fn number(self) -> u32 {
-        self.0
-    }
-}
-
-impl FromStr for Pid {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match digits::<u32>(text.trim()) {
-            Some(pid) if (1..=Self::AT_MOST).contains(&pid) => Ok(Self(pid)),
-            _ => Err(format!(
-                "'{text}' is not a process id: write a number, such as 4711; --comm selects by name"
-            )),
-        }
-    }
-}
-
-/// A user id as it can be named by a user of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uid(u32);
-
-impl Uid {
-    /// The number.
-    pub fn number(self) -> u32 {
-        self.0
-    }
-}
-
-impl FromStr for Uid {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // The highest number is no user (`INVALID_UID`).
-        match digits::<u32>(text.trim()) {
-            Some(uid) if uid != u32::MAX => Ok(Self(uid)),
-            _ => Err(format!("'{text}' is not a user id: write a number, such as id -u prints")),
-        }
     }
 }
 
@@ -522,20 +462,16 @@ impl FromStr for RingSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = split_unit(text);
-        let shift = match unit {
-            "" | "B" => Some(0),
-            "K" | "KiB" => Some(10),
-            "M" | "MiB" => Some(20),
-            "G" | "GiB" => Some(30),
+        let bytes = scaled(text, |unit| match unit {
+            "" | "B" => Some(1),
+            "K" | "KiB" => Some(1 << 10),
+            "M" | "MiB" => Some(1 << 20),
+            "G" | "GiB" => Some(1 << 30),
             _ => None,
-        };
-        let bytes = digits::<u64>(number)
-            .zip(shift)
-            .and_then(|(number, shift)| number.checked_mul(1 << shift))
-            .ok_or_else(|| {
-                format!("'{text}' is not a size: write bytes, or such as 512KiB, 8MiB")
-            })?;
+        });
+        let bytes = bytes.ok_or_else(|| {
+            format!("'{text}' is not a size: write bytes, or such as 512KiB, 8MiB")
+        })?;
         if !(Self::AT_LEAST..=Self::AT_MOST).contains(&bytes) {
             return Err(format!("{} is out of bounds: write 64KiB to 1GiB", size(bytes)));
         }
@@ -573,22 +509,34 @@ fn default_workers() -> u32 {
     (processors / 16).clamp(1, 4) as u32
 }
 
+/// Reads a process id, which has a bound: `PID_MAX_LIMIT` of a 64-bit kernel (`include/linux/threads.h`).
+pub(crate) fn pid(text: &str) -> Result<u32, String> {
+    let pid = digits::<u32>(text.trim()).filter(|pid| (1..=1 << 22).contains(pid));
+    pid.ok_or_else(|| {
+        format!(
+            "'{text}' is not a process id: write a number, such as 4711; --comm selects by name"
+        )
+    })
+}
+
+/// Reads a user id. The highest number is no user (`INVALID_UID`).
+pub(crate) fn uid(text: &str) -> Result<u32, String> {
+    let uid = digits::<u32>(text.trim()).filter(|uid| *uid != u32::MAX);
+    uid.ok_or_else(|| format!("'{text}' is not a user id: write a number, such as id -u prints"))
+}
+
 /// Reads how long series are kept: `300`, `300s`, `5m`, `2h`, `1d`.
 pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split_unit(text);
-    let scale = match unit {
+    let seconds = scaled(text, |unit| match unit {
         "" | "s" => Some(1),
         "m" => Some(60),
         "h" => Some(3600),
         "d" => Some(86_400),
         _ => None,
-    };
-    let seconds = digits::<u64>(number)
-        .zip(scale)
-        .and_then(|(number, scale)| number.checked_mul(scale))
-        .ok_or_else(|| {
-            format!("'{text}' is not a time: write seconds, or such as 90s, 5m, 2h, 1d")
-        })?;
+    });
+    let seconds = seconds.ok_or_else(|| {
+        format!("'{text}' is not a time: write seconds, or such as 90s, 5m, 2h, 1d")
+    })?;
     if (1..=365 * 86_400).contains(&seconds) {
         return Ok(Duration::from_secs(seconds));
     }
@@ -607,11 +555,12 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn split_unit(text: &str) -> (&str, &str) {
+/// Reads a number and its unit, which is so many.
+fn scaled(text: &str, unit: fn(&str) -> Option<u64>) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    (number, unit.trim())
+    let (number, name) = text.split_at(end);
+    digits::<u64>(number)?.checked_mul(unit(name.trim())?)
 }
 
 /// `str::parse` of an integer, without the sign that it lets through.

@@ -48,9 +48,9 @@ fn comm_is_bounded_as_in_the_kernel() {
 
 #[test]
 fn pids_are_numbers_a_kernel_can_give() {
-    assert_eq!("4194304".parse::<Pid>().map(Pid::number), Ok(4_194_304));
+    assert_eq!(pid("4194304"), Ok(4_194_304));
     for bad in ["0", "-1", "4194305", "python3", ""] {
-        assert!(bad.parse::<Pid>().expect_err(bad).contains("--comm"), "{bad}");
+        assert!(pid(bad).expect_err(bad).contains("--comm"), "{bad}");
     }
 }
 
@@ -109,9 +109,9 @@ fn a_filter_reads_as_a_sentence() {
 
 #[test]
 fn users_and_control_groups_are_named_in_one_way() {
-    assert_eq!("65534".parse::<Uid>().expect("a user").number(), 65_534);
+    assert_eq!(uid("65534"), Ok(65_534));
     for bad in ["", "-1", "4294967295", "root"] {
-        assert!(bad.parse::<Uid>().expect_err(bad).contains("id -u"), "{bad}");
+        assert!(uid(bad).expect_err(bad).contains("id -u"), "{bad}");
     }
     let longest = "x".repeat(255);
     let name: CgroupName = longest.parse().expect("255 bytes");

@@ -11,13 +11,16 @@ use support::raw::talk::Way;
 use support::raw::{Action, Address, Talk};
 
 use super::backends::is_since;
-use super::reports::{NOT_SEEN, call, flush_tables, not_found_label, reports_calls_of};
+use super::reports::{NOT_SEEN, flush_tables, not_found_label, reports_calls_of};
 use super::{NOT_FOUND, OK, Table};
 
 /// The cause of the gaps.
 const UNSEEN: &[(&str, &str)] = &[("cause", "unseen")];
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: what the daemon does not see passes the network all the same.",
+    );
     let multipath = Path::new("/proc/sys/net/mptcp").exists();
     for (transport, possible) in [("TCP", true), ("a Unix socket", true), ("MPTCP", multipath)] {
         let address = move |name: &str| match transport {
@@ -77,7 +80,7 @@ fn end_elsewhere(name: &str, address: Address, way: Way, blind: Role) -> Result<
     }
     let at_once = is_told_at_once(&address, way);
     let mut talk = Talk::begin(&daemon, name, address)?;
-    call(&mut talk, 1, "Get", OK)?;
+    talk.call(1, "Get", OK)?;
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     talk.server(|f| f.response(3).message(3, 6))?;
     let before = talk.written(Server);
@@ -104,7 +107,7 @@ fn spliced(name: &str, address: Address) -> Result<()> {
         return Ok(());
     }
     let mut talk = Talk::begin(&daemon, name, address)?;
-    call(&mut talk, 1, "Get", OK)?;
+    talk.call(1, "Get", OK)?;
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     let before = talk.written(Server);
     talk.way.read = Read::Splice;

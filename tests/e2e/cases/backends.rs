@@ -4,19 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs;
-use std::process::Command;
 use std::sync::OnceLock;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::loaded_programs;
-use support::daemon::{Daemon, User, binary, free_address, refusal, without_ours};
+use support::daemon::{Daemon, User, command, free_address};
 use support::footprint::programs;
 use support::pace;
-use support::report::Also;
 
-use crate::case::{Case, Run};
+use super::refusals::refuses;
+use crate::case::Case;
 
 /// For the kernel to free what nobody uses any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
@@ -30,25 +28,19 @@ const TRIED: [(&str, &[&str], &str); 3] = [
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case =
-        |name: &str, run: Run| Case { name: name.into(), also: Also::Nothing, ignored: false, run };
-    let mut cases =
-        vec![case("--backend auto: the best, and why", Box::new(|_| auto(preempts()?).map(drop)))];
-    let mut models = case(
-        "--backend auto: likewise, in each mode of preemption that the kernel has",
-        Box::new(|_| in_each_mode()),
-    );
-    models.ignored = modes().is_err();
-    cases.push(models);
-    for (backend, prefixes, refused) in TRIED {
-        cases.push(case(
-            &format!("--backend {backend}: used, or refused with the reason and nothing left"),
-            Box::new(move |_| asked_for(backend, prefixes, refused)),
-        ));
-    }
-    let mut floor = case("refuses a kernel before 5.17, with the reason", Box::new(|_| floor()));
-    floor.ignored = is_since(5, 17);
-    cases.push(floor);
+    let modes_of_preemption =
+        "--backend auto: likewise, in each mode of preemption that the kernel has";
+    let mut cases = vec![
+        Case::new("--backend auto: the best, and why", || auto(preempts()?).map(drop)),
+        Case::new(modes_of_preemption, in_each_mode).only_if(modes().is_ok()),
+    ];
+    cases.extend(TRIED.map(|(backend, prefixes, refused)| {
+        let name =
+            format!("--backend {backend}: used, or refused with the reason and nothing left");
+        Case::new(name, move || asked_for(backend, prefixes, refused))
+    }));
+    let floor = Case::new("refuses a kernel before 5.17, with the reason", floor);
+    cases.push(floor.only_if(!is_since(5, 17)));
     cases
 }
 
@@ -65,11 +57,10 @@ fn version() -> Option<(u32, u32)> {
 }
 
 fn floor() -> Result<()> {
-    let listen = free_address()?.to_string();
-    let line = refusal(&["--listen", &listen], User::Own)?;
-    ensure!(line.contains("Linux 5.17 or later is needed"), "not the reason: {line}");
+    const REASON: &str = "Linux 5.17 or later is needed";
+    refuses(&[], User::Own, REASON)?;
     let (possible, said) = check(&[])?;
-    ensure!(!possible && said.contains("Linux 5.17 or later is needed"), "check says: {said}");
+    ensure!(!possible && said.contains(REASON), "check says: {said}");
     Ok(())
 }
 
@@ -171,7 +162,7 @@ fn modes() -> Result<(Vec<String>, String)> {
 
 fn in_each_mode() -> Result<()> {
     let (modes, present) = modes()?;
-    let _back = Mode(present);
+    let _back = Restored(MODE, present);
     for mode in modes {
         fs::write(MODE, &mode).with_context(|| format!("preempt as {mode}"))?;
         let does = matches!(&*mode, "full" | "lazy");
@@ -182,13 +173,21 @@ fn in_each_mode() -> Result<()> {
     Ok(())
 }
 
-/// How the kernel preempts again once this is dropped.
-struct Mode(String);
+/// A setting of the kernel's, which is as it was once this is dropped.
+pub(super) struct Restored(&'static str, String);
 
-impl Drop for Mode {
+impl Restored {
+    pub(super) fn set(path: &'static str, value: &str) -> Result<Self> {
+        let before = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        fs::write(path, value).with_context(|| format!("write {path}"))?;
+        Ok(Self(path, before.trim().to_owned()))
+    }
+}
+
+impl Drop for Restored {
     fn drop(&mut self) {
         // There is nothing else to be done about it.
-        let _ = fs::write(MODE, &self.0);
+        let _ = fs::write(self.0, &self.1);
     }
 }
 
@@ -218,10 +217,8 @@ fn preempts() -> Result<bool> {
 /// What `observer check` says, and whether all is as it needs it.
 fn check(args: &[&str]) -> Result<(bool, String)> {
     let listen = free_address()?.to_string();
-    let mut command = Command::new(binary()?);
-    without_ours(&mut command);
-    command.args(["check", "--listen", &listen]).args(args);
-    let output = command.output().context("run observer check")?;
+    let mut check = command(&[&["check", "--listen", &listen], args].concat())?;
+    let output = check.output().context("run observer check")?;
     Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
@@ -234,10 +231,8 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
         ensure!(names(&own).iter().any(of_backend), "{own:?} are not of {backend}");
         daemon.stop()?;
     } else {
-        let listen = free_address()?.to_string();
-        let line = refusal(&["--backend", backend, "--listen", &listen], User::Own)?;
         let reason = format!("--backend {backend}: {refused}");
-        ensure!(line.contains(&reason), "the line does not say {reason:?}: {line}");
+        refuses(&["--backend", backend], User::Own, &reason)?;
     }
     are_freed(|| named().map(|(_, name)| name).filter(of_backend).collect())?;
     // Where a kernel has no other way to attach a kprobe, it is a line there.
@@ -248,15 +243,10 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
 
 /// Waits until the kernel has freed the programs that `left` finds.
 pub(super) fn are_freed<T: Debug>(left: impl Fn() -> Vec<T>) -> Result<()> {
-    let begin = Instant::now();
-    loop {
+    pace::wait_for(FREE_LIMIT, || {
         let left = left();
-        if left.is_empty() {
-            return Ok(());
-        }
-        ensure!(begin.elapsed() < pace::limit(FREE_LIMIT), "still loaded: {left:?}");
-        sleep(Duration::from_millis(50));
-    }
+        Ok(left.is_empty().then_some(()).ok_or_else(|| format!("still loaded: {left:?}")))
+    })
 }
 
 fn names(numbers: &BTreeSet<u32>) -> BTreeSet<String> {

@@ -18,7 +18,6 @@ use support::raw::{Action, Address, Talk};
 use support::report;
 
 use super::hostile::{Flood, Neighbour, by_nobody, connected_by_nobody, limited, within_bounds};
-use super::processes;
 use super::{OK, Table};
 
 /// What the shipped unit and chart allow.
@@ -61,9 +60,8 @@ fn gigabytes_of_arguments_are_not_read(name: &str) -> Result<()> {
         talk.act(role, Action::Arguments(ARGUMENTS))?;
     }
     talk.open_http2()?;
-    processes::call(&mut talk, 1, "Get")?;
-    neighbour.calls()?;
-    neighbour.is_counted()?;
+    talk.expected_call(1, "Get", OK)?;
+    neighbour.calls_are_counted()?;
     let metrics = daemon.scrape()?;
     let uid = NOBODY.to_string();
     for role in [Client, Server] {
@@ -106,7 +104,7 @@ fn one_process_of_many_names_leaves_room(name: &str) -> Result<()> {
     ensure!((60..=100).contains(&taken), "{taken} of {SERIES} series are one process's");
     let mut later = Talk::begin(&daemon, &format!("{name} later"), Address::V4(0))?;
     for method in 0..20 {
-        processes::call(&mut later, 2 * method + 1, &format!("Method{method}"))?;
+        later.expected_call(2 * method + 1, &format!("Method{method}"), OK)?;
     }
     later.finish()?;
     within_bounds(name, &daemon, limit.as_ref())
@@ -248,14 +246,12 @@ fn short_memory_takes_nothing_new(name: &str) -> Result<()> {
     daemon.wait_until(short(1.0))?;
     let refused = daemon.scrape()?.sum("observer_gaps_total", &[("cause", "memory_limit")]);
     ensure!(refused > 0.0, "nothing was refused");
-    neighbour.calls()?;
-    neighbour.is_counted()?;
+    neighbour.calls_are_counted()?;
     stays_within(name, &limit, LIMIT)?;
     flood.open.clear();
     daemon.wait_until(short(0.0))?;
     let mut later = Neighbour::of(&daemon, &format!("{name} later"))?;
-    later.calls()?;
-    later.is_counted()?;
+    later.calls_are_counted()?;
     neighbour.is_counted()
 }
 

@@ -58,10 +58,8 @@ pub(crate) fn declared_types_are_published(stack: &Stack) -> Result<()> {
     ensure!(early.len() == 2 * DECLARED.len(), "only {early:?} were seen before a response");
 
     let (client, did) = client.finish()?;
-    let expected =
-        [Expected::of_client(&client, &did), Expected::of_server(server.identity(), &did)]
-            .map(|expected| expected.declared(&DECLARED));
-    daemon.settle(&expected)?;
+    let ends = Expected::of_ends(&client, server.identity(), &did);
+    daemon.settle(&ends.map(|expected| expected.declared(&DECLARED)))?;
     agree(&server.stop()?, &did)?;
     daemon.stop()
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use support::report::Also;
 
 use crate::case::Case;
 
@@ -23,12 +22,7 @@ const KINDS: [&str; 6] = [
 /// Of these cases.
 pub(crate) fn case(cases: &[Case]) -> Case {
     let cases: BTreeSet<String> = cases.iter().map(|case| case.name.clone()).collect();
-    Case {
-        name: "documented: docs/reliability.md".into(),
-        also: Also::Nothing,
-        ignored: false,
-        run: Box::new(move |_| compare(&cases)),
-    }
+    Case::new("documented: docs/reliability.md", move || compare(&cases))
 }
 
 fn compare(cases: &BTreeSet<String>) -> Result<()> {

@@ -224,8 +224,7 @@ fn connections(table: &mut Table) {
     });
     table.closed_talk("connection closed by the client", |talk| {
         three_open_calls(talk, Client)?;
-        talk.act(Client, Action::Close)?;
-        talk.act(Server, Action::Close)
+        talk.close()
     });
     table.closed_talk("one direction closed by the client, answers in the other", |talk| {
         talk.client(|f| f.request(1, "Get").last_message(1, 5).request(3, "Open"))?;

@@ -34,12 +34,8 @@ const MISSING: &str = "/etcdserverpb.KV/Missing";
 
 /// Shown as ignored where there is no etcd.
 pub(crate) fn case() -> Result<Case> {
-    Ok(Case {
-        name: "etcd, beside its own counters".into(),
-        also: Also::Confirmed(OWN_COUNTERS),
-        ignored: !etcd::is_there()?,
-        run: Box::new(|_| tells_the_same()),
-    })
+    let case = Case::new("etcd, beside its own counters", tells_the_same);
+    Ok(Case { also: Also::Confirmed(OWN_COUNTERS), ..case.only_if(etcd::is_there()?) })
 }
 
 const OWN_COUNTERS: &str = "etcd's own counters";
@@ -164,13 +160,7 @@ impl Client {
             .body(())?;
         self.sender = self.sender.clone().ready().await?;
         let (response, requests) = self.sender.send_request(request, false)?;
-        let row = Row {
-            method: path.to_owned(),
-            code: CANCELED,
-            requests_unsure: false,
-            handling_us: Vec::new(),
-            sums: Sums { calls: 1, ..Sums::default() },
-        };
+        let row = Row::new(path, CANCELED, Sums { calls: 1, ..Sums::default() });
         Ok(Call { row, requests, responses: Responses::Awaited(response), unread: BytesMut::new() })
     }
 }

@@ -7,12 +7,12 @@ use serde_json::Value;
 use support::daemon::Daemon;
 use support::raw::{Address, Call, Talk};
 
-use super::reports::call;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark("tshark cannot tell: how the daemon tells of calls is not on the wire.");
     table.alone("10,000 series in less than 50 ms", many_series);
-    table.case("one odd call does not change a method's type", odd_call);
+    table.talk("one odd call does not change a method's type", odd_call);
     table.alone("paths that read alike, in metrics, in the view and in lines", alike);
 }
 
@@ -54,11 +54,10 @@ fn many_series(name: &str) -> Result<()> {
 }
 
 /// What a peer sends of a call is its own choice; all who call the method would have its type.
-fn odd_call(daemon: &Daemon, name: &str) -> Result<()> {
+fn odd_call(talk: &mut Talk<'_>) -> Result<()> {
     const CALLS: u32 = 100;
-    let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
     for number in 0..CALLS {
-        call(&mut talk, 2 * number + 1, "Get", OK)?;
+        talk.call(2 * number + 1, "Get", OK)?;
     }
     talk.expect(Call::new("Get", OK).unary(5, 6).times(CALLS.into()))?;
     talk.compare()?;
@@ -72,8 +71,7 @@ fn odd_call(daemon: &Daemon, name: &str) -> Result<()> {
         talk.client(|f| f.request(stream, "Send").message(stream, 5).last_message(stream, 5))?;
         talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
     }
-    talk.expect(Call::new("Send", OK).requests(&[5, 5]).responses(&[6]).times(3))?;
-    talk.finish()
+    talk.expect(Call::new("Send", OK).requests(&[5, 5]).responses(&[6]).times(3))
 }
 
 /// Each path is one series, under the text that its bytes have, wherever it is told.

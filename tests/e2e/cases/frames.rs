@@ -29,6 +29,10 @@ const HEADER_TABLE_SIZE: u16 = 1;
 const MAX_FRAME_SIZE: u16 = 5;
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark is not asked: what these are made of are too many frames, streams and bytes \
+         for it to dissect in minutes, or header tables that it loses.",
+    );
     headers(table);
     data(table);
     cuts(table);
@@ -101,8 +105,7 @@ fn headers(table: &mut Table) {
     });
     table.talk("stream identifiers that leave some out, up to the last", |talk| {
         for stream in [1, 99, 101, 65_537, (1 << 31) - 1] {
-            talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
-            talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+            talk.call(stream, "Get", OK)?;
         }
         talk.expect(Call::new("Get", OK).unary(5, 6).times(5))
     });
@@ -179,8 +182,7 @@ fn data(table: &mut Table) {
         talk.client(|f| f.data(1, true, &cut_off()))?;
         talk.server(|f| f.trailers_only(1, INVALID_ARGUMENT))?;
         // Nor does it disturb the next stream.
-        talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
-        talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+        talk.call(3, "Get", OK)?;
         talk.expect(Call::new("Put", INVALID_ARGUMENT).requests(&[5]))?;
         talk.expect(Call::new("Get", OK).unary(5, 6))
     });
@@ -221,20 +223,14 @@ fn cuts(table: &mut Table) {
         let way = Way { cut: Some(cut), ..Way::default() };
         on_the_way(table, format!("each frame cut after {cut} bytes"), way);
     }
-    table.talk("each frame cut after 9 and padded", |talk| {
-        talk.way.cut = Some(FRAME_HEADER);
-        let padding = Some(9);
-        let shape = Shape { header_padding: padding, data_padding: padding, ..Shape::default() };
-        talk.shape(shape);
-        conversation(talk)
-    });
-    table.talk("each frame cut after its pad length", |talk| {
-        talk.way.cut = Some(FRAME_HEADER + 1);
-        let padding = Some(9);
-        let shape = Shape { header_padding: padding, data_padding: padding, ..Shape::default() };
-        talk.shape(shape);
-        conversation(talk)
-    });
+    for (where_to, cut) in [("9 and padded", FRAME_HEADER), ("its pad length", FRAME_HEADER + 1)] {
+        table.talk(format!("each frame cut after {where_to}"), move |talk| {
+            talk.way.cut = Some(cut);
+            let (header_padding, data_padding) = (Some(9), Some(9));
+            talk.shape(Shape { header_padding, data_padding, ..Shape::default() });
+            conversation(talk)
+        });
+    }
 }
 
 fn many(table: &mut Table) {
@@ -332,8 +328,7 @@ fn long_block(table: &mut Table, fragments: usize, how: &str) {
         talk.client(|f| f.request_with(1, "Get", &more).last_message(1, 5))?;
         talk.server(|f| f.response(1).message(1, 6).headers(1, true, &trailers))?;
         // What is too long for the table has emptied it.
-        talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
-        talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
+        talk.call(3, "Get", NOT_FOUND)?;
         talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
     });
 }
@@ -442,15 +437,18 @@ fn reads(table: &mut Table) {
 }
 
 fn discarded(table: &mut Table) {
-    table.case("recvfrom, MSG_TRUNC: discarded bytes are a counted gap", |daemon, name| {
-        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-        talk.way.read = Read::Discard;
-        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-        talk.way.read = Read::Read;
-        talk.server(|f| f.trailers_only(1, NOT_FOUND))?;
-        let of_server = [("pid", &*talk.pid(Server)?)];
-        let told = daemon.scrape()?.sum("grpc_server_started_total", &of_server);
-        ensure!(told < 1.0, "calls are told of that nobody can have read");
-        talk.finish_with_gaps()
-    });
+    table.talk_to(
+        "recvfrom, MSG_TRUNC: discarded bytes are a counted gap",
+        |talk| talk.finish_with_gaps(),
+        |talk| {
+            talk.way.read = Read::Discard;
+            talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+            talk.way.read = Read::Read;
+            talk.server(|f| f.trailers_only(1, NOT_FOUND))?;
+            let of_server = [("pid", &*talk.pid(Server)?)];
+            let told = talk.daemon.scrape()?.sum("grpc_server_started_total", &of_server);
+            ensure!(told < 1.0, "calls are told of that nobody can have read");
+            Ok(())
+        },
+    );
 }

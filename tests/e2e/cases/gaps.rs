@@ -21,12 +21,14 @@ use support::raw::{Action, Address, Call, Talk};
 use support::truth::code_name;
 
 use super::reports::{
-    NOT_SEEN, call, ended_calls, flush_tables, not_found_label, reports_calls, reports_calls_of,
-    side_of,
+    NOT_SEEN, ended_calls, flush_tables, not_found_label, reports_calls, reports_calls_of, side_of,
 };
 use super::{CANCELED, NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: what the daemon does not see passes the network all the same.",
+    );
     ring(table);
     unseen(table);
     unreadable(table);
@@ -71,18 +73,18 @@ fn ring(table: &mut Table) {
 fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
     let daemon = Daemon::start(&["--buckets", "1", "--ring-size", "64KiB", "--workers", workers])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-    call(&mut talk, 1, "Get", OK)?;
-    call(&mut talk, 3, "Get", OK)?;
+    talk.call(1, "Get", OK)?;
+    talk.call(3, "Get", OK)?;
     reports_calls(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
     daemon.pause()?;
     for stream in (5..).step_by(2).take(calls as usize) {
-        call(&mut talk, stream, "Get", OK)?;
+        talk.call(stream, "Get", OK)?;
     }
     daemon.resume()?;
     // What the ring could hold is read first.
     daemon.scrape()?;
     for stream in (2_001..).step_by(2).take(3) {
-        call(&mut talk, stream, "Get", NOT_FOUND)?;
+        talk.call(stream, "Get", NOT_FOUND)?;
     }
     let get = |code: &str| ("Get".to_owned(), code.to_owned());
     let ended = Ended::from([(get("OK"), f64::from(calls + 2)), (get(not_found_label()), 3.0)]);
@@ -114,10 +116,12 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
 /// those of io_uring are in no system call's buffers.
 fn unseen(table: &mut Table) {
     for (name, write) in [("splice", Write::Splice), ("sendfile", Write::SendFile)] {
-        table
-            .case(format!("a call written by {name}, and others after it"), move |daemon, case| {
-                written_unseen(daemon, case, write)
-            });
+        let name = format!("a call written by {name}, and others after it");
+        table.talk_to(
+            name,
+            |talk| talk.finish_uncompared(),
+            move |talk| written_unseen(talk, write),
+        );
     }
     table.alone("a client that writes everything by splice: the bytes are counted", |name| {
         let daemon = Daemon::start(&["--buckets", "1"])?;
@@ -146,18 +150,26 @@ fn unseen(table: &mut Table) {
         counted(&talk, "unseen")?;
         talk.end_peers()
     });
-    table.case("a call written by io_uring, and others after it", |daemon, case| {
-        if !daemon.decodes_io_uring()? {
-            return written_unseen(daemon, case, Write::Ring);
-        }
-        all_seen(daemon, case, |way| way.write = Write::Ring)
-    });
-    table.case("a request read by io_uring, and others after it", |daemon, case| {
-        if !daemon.decodes_io_uring()? {
-            return read_unseen(daemon, case, Read::Ring, "unseen");
-        }
-        all_seen(daemon, case, |way| way.read = Read::Ring)
-    });
+    table.talk_to(
+        "a call written by io_uring, and others after it",
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            if !talk.daemon.decodes_io_uring()? {
+                return written_unseen(talk, Write::Ring);
+            }
+            all_seen(talk, |way| way.write = Write::Ring)
+        },
+    );
+    table.talk_to(
+        "a request read by io_uring, and others after it",
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            if !talk.daemon.decodes_io_uring()? {
+                return read_unseen(talk, Read::Ring, "unseen");
+            }
+            all_seen(talk, |way| way.read = Read::Ring)
+        },
+    );
     table.alone("a preface written by splice, and calls after it", |name| {
         let begin = |way: &mut Way| way.write = Write::Splice;
         begun_unseen(name, begin, Client)
@@ -170,9 +182,12 @@ fn unseen(table: &mut Table) {
     // 9P is a module, and so is its way over any socket.
     let possible = Path::new("/sys/module/9pnet_fd").exists();
     table.alone_if(possible, "messages' bodies by threads of the kernel", moved_by_the_kernel);
-    table.case("a request read by recvfrom with MSG_TRUNC, and others after it", |daemon, case| {
-        read_unseen(daemon, case, Read::Discard, "discarded")
-    });
+    let discarded = "a request read by recvfrom with MSG_TRUNC, and others after it";
+    table.talk_to(
+        discarded,
+        |talk| talk.finish_uncompared(),
+        |talk| read_unseen(talk, Read::Discard, "discarded"),
+    );
 }
 
 /// A client's first bytes go by unseen at one end, and no others: the connection is known by the server's.
@@ -185,8 +200,8 @@ fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<(
     let unseen = if is_seen { 0 } else { talk.written(Client) };
     talk.way = Way::default();
     talk.server(|f| f.settings(&[(3, 100)]))?;
-    call(&mut talk, 1, "Get", OK)?;
-    call(&mut talk, 3, "Get", NOT_FOUND)?;
+    talk.call(1, "Get", OK)?;
+    talk.call(3, "Get", NOT_FOUND)?;
     reports_calls(&mut talk, &[("Get", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
     counted_alone(&daemon, "unseen", unseen)?;
     talk.end_peers()
@@ -202,7 +217,7 @@ fn blocked_readers(name: &str) -> Result<()> {
     let blocked = (0..THREADS).map(|_| Blocked::begin()).collect::<Result<Vec<_>>>()?;
     let mut talk = Talk::begin(&daemon, name, Address::Abstract(name.into()))?;
     for stream in CALLS {
-        call(&mut talk, stream, "Get", OK)?;
+        talk.call(stream, "Get", OK)?;
     }
     if daemon.backend()? != "kprobe" {
         return reports_calls(&mut talk, &[("Get", "OK", 3)], 3, 0);
@@ -224,7 +239,7 @@ fn blocked_readers(name: &str) -> Result<()> {
     // Those that are not missed are told in full again.
     drop(blocked);
     let mut talk = Talk::begin(&daemon, name, Address::Abstract(format!("{name} again")))?;
-    call(&mut talk, 1, "Put", OK)?;
+    talk.call(1, "Put", OK)?;
     reports_calls(&mut talk, &[("Put", "OK", 1)], 1, 0)?;
     talk.end_peers()
 }
@@ -282,7 +297,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
     let request = beginning(Shape::default(), |f| f.last_message(STREAM, command::GREETING));
     let padded = Shape { data_padding: Some(padding.len() as u8), ..Shape::default() };
     let response = beginning(padded, |f| f.message(STREAM, body.len()));
-    call(talk, 1, "Get", OK)?;
+    talk.call(1, "Get", OK)?;
     talk.client(|f| f.request(STREAM, "Get").bytes(&request))?;
     talk.server(|f| f.response(STREAM).bytes(&response))?;
     talk.act(Client, Action::Mount)?;
@@ -291,7 +306,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
     // Once the mount has failed.
     talk.client(Frames::noise)?;
     talk.server(|f| f.trailers(STREAM, OK))?;
-    call(talk, 5, "Get", OK)?;
+    talk.call(5, "Get", OK)?;
     reports_calls(talk, &[("Get", "OK", 3)], 3, 0)?;
     let by_counters = talk.daemon.backend()? == "tracepoint";
     let (sent, received) = (command::GREETING + 2 * 5, body.len() + 2 * 6);
@@ -334,7 +349,7 @@ fn unreadable(table: &mut Table) {
         const MESSAGE: usize = 14 << 20;
         let daemon = Daemon::start(&["--buckets", "1"])?;
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        call(&mut talk, 1, "Get", OK)?;
+        talk.call(1, "Get", OK)?;
         let before = talk.written(Client);
         talk.client_unmapped(|f| f.request(3, "Get").last_message(3, MESSAGE))?;
         let unmapped = talk.written(Client) - before;
@@ -348,24 +363,26 @@ fn unreadable(table: &mut Table) {
 /// Five programs on one processor that interrupt each other are not to be had at will; what they would
 /// find is: their maps are there for whoever is root.
 fn scratch(table: &mut Table) {
-    table.alone("a call while all scratch slots are taken, and others after it", |name| {
-        let daemon = Daemon::start(&["--buckets", "1"])?;
-        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        call(&mut talk, 1, "Get", OK)?;
-        let before = talk.written(Client) + talk.written(Server);
-        let taken = TakenSlots::of(&daemon)?;
-        call(&mut talk, 3, "Get", OK)?;
-        drop(taken);
-        // Each byte is written, and read.
-        let unseen = 2 * (talk.written(Client) + talk.written(Server) - before);
-        call(&mut talk, 5, "Get", OK)?;
-        talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
-        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
-        let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found_label(), 1)];
-        reports_calls(&mut talk, &told, 3, 0)?;
-        counted_alone(&daemon, "scratch_busy", unseen)?;
-        talk.end_peers()
-    });
+    table.watched(
+        "a call while all scratch slots are taken, and others after it",
+        &["--buckets", "1"],
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            talk.call(1, "Get", OK)?;
+            let before = talk.written(Client) + talk.written(Server);
+            let taken = TakenSlots::of(talk.daemon)?;
+            talk.call(3, "Get", OK)?;
+            drop(taken);
+            // Each byte is written, and read.
+            let unseen = 2 * (talk.written(Client) + talk.written(Server) - before);
+            talk.call(5, "Get", OK)?;
+            talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
+            talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
+            let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found_label(), 1)];
+            reports_calls(talk, &told, 3, 0)?;
+            counted_alone(talk.daemon, "scratch_busy", unseen)
+        },
+    );
 }
 
 /// `Slot` of the kernel programs, whose first word says whether it is taken.
@@ -407,22 +424,20 @@ impl Drop for TakenSlots {
     }
 }
 
-fn written_unseen(daemon: &Daemon, case: &str, write: Write) -> Result<()> {
-    let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
-    call(&mut talk, 1, "Get", OK)?;
+fn written_unseen(talk: &mut Talk<'_>, write: Write) -> Result<()> {
+    talk.call(1, "Get", OK)?;
     talk.way.write = write;
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     talk.way.write = Write::Write;
     talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
-    read_again(&mut talk)?;
-    counted(&talk, "unseen")?;
-    talk.end_peers()
+    read_again(talk)?;
+    counted(talk, "unseen")
 }
 
 /// After two calls, of which the client's end did not see the second's request: what is told of it, and of
 /// two more.
 fn read_again(talk: &mut Talk<'_>) -> Result<()> {
-    call(talk, 5, "Get", OK)?;
+    talk.call(5, "Get", OK)?;
     talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
     talk.server(|f| f.response(7).message(7, 6).trailers(7, NOT_FOUND))?;
     let read = [("Get", "OK", 3), ("Put", not_found_label(), 1)];
@@ -432,9 +447,8 @@ fn read_again(talk: &mut Talk<'_>) -> Result<()> {
     reports_calls_of(talk, Client, &written, 3, 0)
 }
 
-fn read_unseen(daemon: &Daemon, case: &str, read: Read, cause: &str) -> Result<()> {
-    let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
-    call(&mut talk, 1, "Get", OK)?;
+fn read_unseen(talk: &mut Talk<'_>, read: Read, cause: &str) -> Result<()> {
+    talk.call(1, "Get", OK)?;
     talk.way.read = read;
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     talk.way.read = Read::Read;
@@ -442,67 +456,74 @@ fn read_unseen(daemon: &Daemon, case: &str, read: Read, cause: &str) -> Result<(
     talk.client(|f| flush_tables(f).request(5, "Put").last_message(5, 5))?;
     talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
     let written = [("Get", "OK", 2), ("Put", not_found_label(), 1)];
-    reports_calls_of(&mut talk, Client, &written, 3, 0)?;
+    reports_calls_of(talk, Client, &written, 3, 0)?;
     let read = [("Get", "OK", 1), (NOT_SEEN, "OK", 1), ("Put", not_found_label(), 1)];
-    reports_calls_of(&mut talk, Server, &read, 2, 0)?;
-    counted(&talk, cause)?;
-    talk.end_peers()
+    reports_calls_of(talk, Server, &read, 2, 0)?;
+    counted(talk, cause)
 }
 
 /// Both ends move the call in the middle in this way, as they do nothing of the others.
-fn all_seen(daemon: &Daemon, case: &str, middle: impl FnOnce(&mut Way)) -> Result<()> {
-    let mut talk = Talk::begin(daemon, case, Address::V4(0))?;
-    call(&mut talk, 1, "Get", OK)?;
+fn all_seen(talk: &mut Talk<'_>, middle: impl FnOnce(&mut Way)) -> Result<()> {
+    talk.call(1, "Get", OK)?;
     middle(&mut talk.way);
-    call(&mut talk, 3, "Get", OK)?;
+    talk.call(3, "Get", OK)?;
     talk.way = Way::default();
-    call(&mut talk, 5, "Get", OK)?;
+    talk.call(5, "Get", OK)?;
     talk.expect(Call::new("Get", OK).unary(5, 6).times(3))?;
-    talk.finish()
+    talk.compare()
 }
 
 /// Where the next frame begins is known all the same.
 fn within_frames(table: &mut Table) {
-    table.case("a message's body by splice costs nothing", |daemon, name| {
-        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-        for stream in [1, 3] {
-            let mut data = Frames::default();
-            data.data(stream, true, &message(false, 5_000));
-            let (data, _) = data.take();
-            let (prefix, body) = data.split_at_checked(9 + 5).context("a prefix")?;
-            talk.client(|f| f.request(stream, "Get").bytes(prefix))?;
+    table.talk_to(
+        "a message's body by splice costs nothing",
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            for stream in [1, 3] {
+                let mut data = Frames::default();
+                data.data(stream, true, &message(false, 5_000));
+                let (data, _) = data.take();
+                let (prefix, body) = data.split_at_checked(9 + 5).context("a prefix")?;
+                talk.client(|f| f.request(stream, "Get").bytes(prefix))?;
+                talk.way.write = Write::Splice;
+                talk.client(|f| f.bytes(body))?;
+                talk.way.write = Write::Write;
+                // That they went by shows with the next bytes.
+                talk.client(Frames::noise)?;
+                talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+            }
+            reports_calls(talk, &[("Get", "OK", 2)], 2, 0)?;
+            let pid = talk.pid(Client)?;
+            let bytes =
+                talk.daemon.scrape()?.sum("grpc_client_msg_sent_bytes_total", &[("pid", &pid)]);
+            ensure!(bytes.total_cmp(&10_000.0).is_eq(), "{bytes} of 10000 bytes");
+            Ok(())
+        },
+    );
+    table.talk_to(
+        "messages of one frame by splice: only their number is lost",
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            let messages = [message(false, 100), message(false, 200)].concat();
+            talk.client(|f| {
+                f.request(1, "Stream");
+                let [_, length @ ..] = (messages.len() as u32).to_be_bytes();
+                f.bytes(&length)
+                    .bytes(&[frame::DATA, frame::END_STREAM])
+                    .bytes(&1_u32.to_be_bytes())
+            })?;
             talk.way.write = Write::Splice;
-            talk.client(|f| f.bytes(body))?;
+            talk.client(|f| f.bytes(&messages))?;
             talk.way.write = Write::Write;
-            // That they went by shows with the next bytes.
-            talk.client(Frames::noise)?;
-            talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
-        }
-        reports_calls(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
-        let pid = talk.pid(Client)?;
-        let bytes = daemon.scrape()?.sum("grpc_client_msg_sent_bytes_total", &[("pid", &pid)]);
-        ensure!(bytes.total_cmp(&10_000.0).is_eq(), "{bytes} of 10000 bytes");
-        talk.end_peers()
-    });
-    table.case("messages of one frame by splice: only their number is lost", |daemon, name| {
-        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-        let messages = [message(false, 100), message(false, 200)].concat();
-        talk.client(|f| {
-            f.request(1, "Stream");
-            let [_, length @ ..] = (messages.len() as u32).to_be_bytes();
-            f.bytes(&length).bytes(&[frame::DATA, frame::END_STREAM]).bytes(&1_u32.to_be_bytes())
-        })?;
-        talk.way.write = Write::Splice;
-        talk.client(|f| f.bytes(&messages))?;
-        talk.way.write = Write::Write;
-        talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
-        call(&mut talk, 3, "Get", NOT_FOUND)?;
-        reports_calls(&mut talk, &[("Stream", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
-        let pid = talk.pid(Client)?;
-        let sent = daemon.scrape()?.sum("grpc_client_msg_sent_total", &[("pid", &pid)]);
-        ensure!(sent.total_cmp(&1.0).is_eq(), "{sent} messages were seen, of which 1 could be");
-        talk.end_peers()
-    });
+            talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+            talk.call(3, "Get", NOT_FOUND)?;
+            reports_calls(talk, &[("Stream", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
+            let pid = talk.pid(Client)?;
+            let sent = talk.daemon.scrape()?.sum("grpc_client_msg_sent_total", &[("pid", &pid)]);
+            ensure!(sent.total_cmp(&1.0).is_eq(), "{sent} messages were seen, of which 1 could be");
+            Ok(())
+        },
+    );
 }
 
 /// Calls of which the first message is cut in its prefix.
@@ -515,11 +536,11 @@ fn cut_messages(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
 }
 
 fn bounds(table: &mut Table) {
-    table.case(
+    table.talk_to(
         "more frames in one call than are walked over, and calls after it",
-        |daemon, name| {
-            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            call(&mut talk, 1, "Get", OK)?;
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            talk.call(1, "Get", OK)?;
             // Nine bytes and two steps each: beyond the 262,144 steps of a walk.
             let pings: Vec<u8> = [0, 0, 0, 0x42, 0, 0, 0, 0, 0].repeat(300_000);
             talk.client(|f| f.bytes(&pings))?;
@@ -529,7 +550,7 @@ fn bounds(table: &mut Table) {
             talk.server(|f| f.response(5).message(5, 6).trailers(5, OK))?;
             for role in [Client, Server] {
                 let pid = talk.pid(role)?;
-                daemon.wait_until(|metrics| {
+                talk.daemon.wait_until(|metrics| {
                     let handled = ended_calls(metrics, role, &pid);
                     let put =
                         handled.get(&("Put".into(), "OK".into())).copied().unwrap_or_default();
@@ -538,8 +559,7 @@ fn bounds(table: &mut Table) {
                     if fits { Ok(()) } else { Err(format!("the {role:?} has {handled:?}")) }
                 })?;
             }
-            counted(&talk, "loop_bound")?;
-            talk.end_peers()
+            counted(talk, "loop_bound")
         },
     );
     table.case("more cut messages than are remembered, and calls after them", |daemon, name| {
@@ -547,8 +567,7 @@ fn bounds(table: &mut Table) {
         const STREAMS: u32 = 20_000;
         let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
         cut_messages(&mut talk, STREAMS)?;
-        talk.reconnect()?;
-        talk.open_http2()?;
+        talk.reopen()?;
         cut_messages(&mut talk, STREAMS)?;
         counted(&talk, "messages_full")?;
         for first in (1..2 * STREAMS).step_by(20_000) {
@@ -556,8 +575,8 @@ fn bounds(table: &mut Table) {
             talk.client(|f| streams.fold(f, |f, s| f.reset(s, 8)))?;
         }
         let after = 2 * STREAMS + 1;
-        call(&mut talk, after, "Get", OK)?;
-        call(&mut talk, after + 2, "Get", NOT_FOUND)?;
+        talk.call(after, "Get", OK)?;
+        talk.call(after + 2, "Get", NOT_FOUND)?;
         for (role, messages) in [(Client, "msg_sent"), (Server, "msg_received")] {
             let (pid, family) =
                 (talk.pid(role)?, format!("grpc_{}_{messages}_total", side_of(role)));
@@ -582,15 +601,14 @@ fn bounds(table: &mut Table) {
         let (daemon, early) = (OnceCell::new(), Daemon::start(&["--max-connections", "2"])?);
         let daemon = daemon.get_or_init(|| early);
         let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-        call(&mut talk, 1, "Get", OK)?;
+        talk.call(1, "Get", OK)?;
         talk.begin_connection()?;
         ensure!(talk.accept()?, "nobody connects");
         talk.open_http2()?;
-        call(&mut talk, 1, "Never", OK)?;
+        talk.call(1, "Never", OK)?;
         reports_calls(&mut talk, &[("Get", "OK", 1)], 1, 0)?;
         counted(&talk, "connections_full")?;
-        talk.act(Client, Action::Close)?;
-        talk.act(Server, Action::Close)?;
+        talk.close()?;
         talk.end_peers()
     });
 }

@@ -36,10 +36,7 @@ pub(crate) fn compressed_messages_count_as_on_the_wire(
     ensure!(requests.compressed == requests.count, "requests are not compressed: {requests:?}");
     ensure!(responses.compressed == compressed, "{compressed} are to be compressed: {responses:?}");
     let on_the_wire = on_the_wire(did, &requests, &responses)?;
-    daemon.settle(&[
-        Expected::of_client(&client, &on_the_wire),
-        Expected::of_server(&identity, &on_the_wire),
-    ])?;
+    daemon.settle(&Expected::of_ends(&client, &identity, &on_the_wire))?;
     report::confirmed(TSHARK);
     Ok(())
 }

@@ -13,17 +13,17 @@ use rustix::process::{Resource, Rlimit};
 use support::daemon::Daemon;
 use support::footprint::Footprint;
 use support::memory::MemoryLimit;
-use support::nobody::{self, Reachable};
+use support::nobody;
 use support::openmetrics::Metrics;
 use support::raw::frames::{PREFACE, frame};
-use support::raw::process::{self, Start};
+use support::raw::process::Start;
 use support::raw::talk::Role::{Client, Server};
 use support::raw::{Action, Address, Call, Shape, Talk};
 use support::report;
 
 use super::bounds::{self, SHIPPED};
 use super::processes::Renamed;
-use super::reports::{call, reports_calls};
+use super::reports::reports_calls;
 use super::{CANCELED, NOT_FOUND, OK, Table};
 
 /// What the daemon may have at the end of any of these cases, which README.md promises.
@@ -49,6 +49,7 @@ const AT_ONCE: u32 = 8_192;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark("tshark is not asked: what these send is made to be told of by nobody.");
     hostile(table, "1,000,000 streams opened and reset", FEW, |talk, neighbour| {
         rapid_reset(talk, neighbour, 1_000_000, |_| BLOCK.to_vec())
     });
@@ -90,8 +91,7 @@ fn hostile(
         let mut talk = by_nobody(&daemon, &format!("{name} hostile"))?;
         neighbour.calls()?;
         attack(&mut talk, &mut neighbour)?;
-        neighbour.calls()?;
-        neighbour.is_counted()?;
+        neighbour.calls_are_counted()?;
         within_bounds(name, &daemon, limit.as_ref())
     });
 }
@@ -115,8 +115,7 @@ pub(super) fn by_nobody<'a>(daemon: &'a Daemon, name: &str) -> Result<Talk<'a>> 
 
 /// Likewise, on which nothing is written yet.
 pub(super) fn connected_by_nobody<'a>(daemon: &'a Daemon, name: &str) -> Result<Talk<'a>> {
-    let program = Reachable::copy_of(&process::program()?)?;
-    let start = Start::by_nobody(&program);
+    let start = Start::by_nobody()?;
     Talk::connect_from(daemon, name, Address::V4(0), [&start, &start])
 }
 
@@ -174,11 +173,15 @@ impl<'a> Neighbour<'a> {
         for _ in 0..10 {
             let stream = self.next;
             self.next += 2;
-            self.talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
-            self.talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
-            self.talk.expect(Call::new("Get", OK).unary(5, 6))?;
+            self.talk.expected_call(stream, "Get", OK)?;
         }
         Ok(())
+    }
+
+    /// Likewise, and all that it has made is counted.
+    pub(super) fn calls_are_counted(&mut self) -> Result<()> {
+        self.calls()?;
+        self.is_counted()
     }
 
     pub(super) fn is_counted(&self) -> Result<()> {
@@ -257,7 +260,7 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
 fn methods_of_others_are_still_named(daemon: &Daemon) -> Result<()> {
     let mut later = Talk::begin(daemon, "hostile later", Address::V4(0))?;
     let pid = later.pid(Server)?;
-    call(&mut later, 1, "Later", OK)?;
+    later.call(1, "Later", OK)?;
     let named = [("pid", &*pid), ("grpc_method", "Later")];
     let named = daemon.scrape()?.sum("grpc_server_started_total", &named);
     ensure!(named > 0.0, "a new method has no name");
@@ -349,10 +352,7 @@ fn more_connections_than_watched(name: &str) -> Result<()> {
     );
     flood.open.clear();
     wait_for_connections(&daemon, 2)?;
-    Neighbour::of(&daemon, &format!("{name} later")).and_then(|mut later| {
-        later.calls()?;
-        later.is_counted()
-    })?;
+    Neighbour::of(&daemon, &format!("{name} later"))?.calls_are_counted()?;
     neighbour.is_counted()?;
     within_bounds(name, &daemon, limit.as_ref())
 }
@@ -362,9 +362,8 @@ fn more_connections_than_watched(name: &str) -> Result<()> {
 fn more_than_its_share(name: &str) -> Result<()> {
     const ROOM: usize = 64;
     let (limit, daemon) = daemon_of_this_process(&["--max-connections", &ROOM.to_string()])?;
-    let program = Reachable::copy_of(&process::program()?)?;
-    let hostile = Start::by_nobody(&program);
-    let mut talk = Talk::connect_to_itself(&daemon, &format!("{name} hostile"), &hostile)?;
+    let (hostile, name_of_it) = (Start::by_nobody()?, format!("{name} hostile"));
+    let mut talk = Talk::connect_to_itself(&daemon, &name_of_it, &hostile)?;
     for _ in 0..ROOM {
         talk.open_http2()?;
         talk.reconnect()?;
@@ -373,8 +372,7 @@ fn more_than_its_share(name: &str) -> Result<()> {
     let has = connections_followed(&daemon)?;
     ensure!(has == ROOM / 4 * 3, "it has {has} of {ROOM} places, not three quarters");
     let mut neighbour = Neighbour::of(&daemon, name)?;
-    neighbour.calls()?;
-    neighbour.is_counted()?;
+    neighbour.calls_are_counted()?;
     // On the last of its connections, for which there is no room.
     let refused = |metrics: &Metrics| {
         let full = [("cause", "connections_full")];
@@ -395,11 +393,10 @@ fn more_than_its_share(name: &str) -> Result<()> {
     }
     wait_for_connections(&daemon, 2)?;
     for stream in [3, 5, 7] {
-        call(&mut talk, stream, "Get", OK)?;
+        talk.call(stream, "Get", OK)?;
     }
     reports_calls(&mut talk, &[("Get", "OK", 3)], 3, 0)?;
-    neighbour.calls()?;
-    neighbour.is_counted()?;
+    neighbour.calls_are_counted()?;
     talk.end_peers()?;
     within_bounds(name, &daemon, limit.as_ref())
 }
@@ -478,18 +475,12 @@ fn daemon_of_this_process(more: &[&str]) -> Result<(Option<MemoryLimit>, Daemon)
 }
 
 fn connections_followed(daemon: &Daemon) -> Result<usize> {
-    Ok(open_connections(&daemon.scrape()?))
+    Ok(daemon.scrape()?.sum("observer_connections", &[]) as usize)
 }
 
 fn wait_for_connections(daemon: &Daemon, expected: usize) -> Result<()> {
-    daemon.wait_until(|metrics| match open_connections(metrics) {
-        open if open == expected => Ok(()),
-        open => Err(format!("{open} connections are open, not {expected}")),
-    })
-}
-
-fn open_connections(metrics: &Metrics) -> usize {
-    metrics.sum("observer_connections", &[]) as usize
+    let expected = expected as f64;
+    daemon.wait_for_sum("observer_connections", &[], expected..=expected)
 }
 
 /// Connections of this process to itself, each of which opens HTTP/2.
@@ -537,8 +528,7 @@ fn endless_continuation(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> R
     for connection in 0..4 {
         let before = bytes_not_seen(talk)?;
         if connection > 0 {
-            talk.reconnect()?;
-            talk.open_http2()?;
+            talk.reopen()?;
         }
         talk.client(|f| f.frame(frame::HEADERS, 0, 1, &fragment))?;
         for _ in 0..16 {
@@ -562,8 +552,7 @@ fn blocks_that_expand_to_gigabytes(
     neighbour: &mut Neighbour<'_>,
 ) -> Result<()> {
     const REFERENCES: usize = 300_000;
-    talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-    talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+    talk.call(1, "Get", OK)?;
     for stream in [3, 5, 7] {
         // What is inserted is gone with it: the request is made of literals.
         let entry = [b"\x40\x01x\x7f\xa1\x1e".as_slice(), &[b'x'; 4000]].concat();
@@ -640,10 +629,8 @@ fn frame_lengths_that_lie(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) ->
     let kinds = [frame::HEADERS, frame::DATA, frame::SETTINGS, frame::PING, frame::CONTINUATION];
     for kind in kinds {
         for length in [1, USUAL_FRAME, MAX_FRAME] {
-            talk.act(Client, Action::Close)?;
-            talk.act(Server, Action::Close)?;
-            talk.reconnect()?;
-            talk.open_http2()?;
+            talk.close()?;
+            talk.reopen()?;
             let [_, length @ ..] = (length as u32).to_be_bytes();
             let header = [&length[..], &[kind, 0, 0, 0, 0, 1]].concat();
             talk.client(|f| f.bytes(&header))?;
@@ -706,10 +693,8 @@ fn every_byte_in_a_process_name(name: &str) -> Result<()> {
     for (process, label) in names {
         let renamed = Renamed::new(process)?;
         let start = Start { program: Some(renamed.program.clone()), ..Start::default() };
-        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), [&start, &start])?;
-        talk.open_http2()?;
-        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-        talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+        let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), [&start, &start])?;
+        talk.call(1, "Get", OK)?;
         let pid = talk.pid(Server)?;
         let metrics = daemon.scrape()?;
         let handled =

@@ -15,6 +15,7 @@ use super::hostile::by_nobody;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark("tshark cannot tell: what the daemon writes is not on the wire.");
     table.alone("failed calls as JSON, with --log-errors", lines);
     table.alone("failed calls as JSON, on a disk that is full for a while", full_disk);
 }

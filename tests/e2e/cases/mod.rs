@@ -50,85 +50,36 @@ mod visitors;
 use self::table::Table;
 use crate::case::Case;
 
-/// The cases of all tables.
+/// The cases of all tables. Their traffic is recorded, but for those of which [`Table::not_for_tshark`] says why not, and
+/// for what is added by [`Table::unrecorded`].
 pub(crate) fn raw() -> Vec<Case> {
     let mut table = Table::default();
-    for (kind, add, said) in KINDS {
-        table.begin(kind, said);
+    for (kind, add) in KINDS {
+        table.begin(kind);
         add(&mut table);
         table.compare_recording();
     }
     table.cases
 }
 
-/// A table, and why tshark is not asked of any of its cases: otherwise their traffic is recorded, but
-/// for what is added by [`Table::unrecorded`].
-type Kind = (&'static str, fn(&mut Table), Result<(), &'static str>);
+/// A table, and what adds its cases.
+type Kind = (&'static str, fn(&mut Table));
 
 const KINDS: [Kind; 14] = [
-    ("codes", codes::add, Ok(())),
-    ("ends", ends::add, Ok(())),
-    (
-        "frames",
-        frames::add,
-        Err("tshark is not asked: what these are made of are too many frames, streams and bytes \
-             for it to dissect in minutes, or header tables that it loses."),
-    ),
-    (
-        "transports",
-        transports::add,
-        Err("tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
-             HTTP/2, which is the question here, is what it is told."),
-    ),
-    (
-        "processes",
-        processes::add,
-        Err("tshark cannot tell: which process is at an end of a connection is not on the wire."),
-    ),
-    (
-        "races",
-        races::add,
-        Err("tshark cannot tell: in which order a process's calls return is not on the wire."),
-    ),
-    (
-        "late",
-        late::add,
-        Err("tshark cannot tell: these begin before they are watched, which is the question."),
-    ),
-    (
-        "gaps",
-        gaps::add,
-        Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
-    ),
-    (
-        "gaps at once",
-        at_once::add,
-        Err("tshark cannot tell: what the daemon does not see passes the network all the same."),
-    ),
-    ("lines", lines::add, Err("tshark cannot tell: what the daemon writes is not on the wire.")),
-    (
-        "privileges",
-        privileges::add,
-        Err("tshark cannot tell: what the daemon may do is not on the wire."),
-    ),
-    (
-        "hostile",
-        hostile::add,
-        Err("tshark is not asked: what these send is made to be told of by nobody."),
-    ),
-    (
-        "exposition",
-        exposition::add,
-        Err("tshark cannot tell: how the daemon tells of calls is not on the wire."),
-    ),
-    (
-        "staying up",
-        staying_up::add,
-        Err(
-            "tshark cannot tell: how the daemon does is not on the wire. The case of a processor is \
-             run where there is one to take offline.",
-        ),
-    ),
+    ("codes", codes::add),
+    ("ends", ends::add),
+    ("frames", frames::add),
+    ("transports", transports::add),
+    ("processes", processes::add),
+    ("races", races::add),
+    ("late", late::add),
+    ("gaps", gaps::add),
+    ("gaps at once", at_once::add),
+    ("lines", lines::add),
+    ("privileges", privileges::add),
+    ("hostile", hostile::add),
+    ("exposition", exposition::add),
+    ("staying up", staying_up::add),
 ];
 
 /// What is said of the cases that are recorded.

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use support::daemon::Daemon;
-use support::nobody::{NOBODY, Reachable};
+use support::nobody::NOBODY;
 use support::openmetrics::Metrics;
-use support::raw::process::{Start, program};
+use support::raw::process::Start;
 use support::raw::talk::Role::{self, Client, Server};
 use support::raw::{Action, Address, Call, Talk};
 
-use super::processes::{Renamed, call};
+use super::processes::Renamed;
 use super::reports::{reports_calls_of, side_of};
-use super::{NOT_FOUND, Table};
+use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
     kept(table);
@@ -29,15 +29,8 @@ pub(super) fn add(table: &mut Table) {
 fn users(table: &mut Table) {
     table.alone("--uid, and a process of the same name of another user", |name| {
         let daemon = Daemon::start(&["--uid", &NOBODY.to_string(), "--labels", "uid"])?;
-        let reachable = Reachable::copy_of(&program()?)?;
-        let ends = [&Start::default(), &Start::by_nobody(&reachable)];
-        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
-        talk.open_http2()?;
-        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-        talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-        reports_calls_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
-        reports_calls_of(&mut talk, Client, &[], 0, 0)?;
-        talk.end_peers()
+        let ends = [&Start::default(), &Start::by_nobody()?];
+        only_the_server(&daemon, name, ends)
     });
     let cgroups = super::processes::cgroups();
     let possible = cgroups.is_some();
@@ -54,13 +47,7 @@ fn users(table: &mut Table) {
             let through = ["sh", "-c", &entered, "sh"].map(str::to_owned).to_vec();
             let server = Start { through, ..Start::default() };
             let ends = [&Start::default(), &server];
-            let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
-            talk.open_http2()?;
-            talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-            talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-            reports_calls_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
-            reports_calls_of(&mut talk, Client, &[], 0, 0)?;
-            talk.end_peers()?;
+            only_the_server(&daemon, name, ends)?;
             for folder in [inner, group] {
                 fs::remove_dir(&folder).with_context(|| format!("remove {}", folder.display()))?;
             }
@@ -69,11 +56,9 @@ fn users(table: &mut Table) {
     });
     table.alone("--labels uid,cgroup, and a process that names itself like another", |name| {
         let daemon = Daemon::start(&["--labels", "uid,cgroup,systemd_unit"])?;
-        let reachable = Reachable::copy_of(&program()?)?;
-        let ends = [&Start::default(), &Start::by_nobody(&reachable)];
-        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
-        talk.open_http2()?;
-        call(&mut talk, 1, "Get")?;
+        let ends = [&Start::default(), &Start::by_nobody()?];
+        let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), ends)?;
+        talk.expected_call(1, "Get", OK)?;
         talk.compare()?;
         let metrics = daemon.scrape()?;
         let own = rustix::process::getuid().as_raw();
@@ -87,6 +72,15 @@ fn users(table: &mut Table) {
         }
         talk.finish()
     });
+}
+
+/// A call of which the server's end alone is reported.
+fn only_the_server(daemon: &Daemon, name: &str, ends: [&Start; 2]) -> Result<()> {
+    let mut talk = Talk::begin_from(daemon, name, Address::V4(0), ends)?;
+    talk.call(1, "Get", NOT_FOUND)?;
+    reports_calls_of(&mut talk, Server, &[("Get", "NotFound", 1)], 1, 0)?;
+    reports_calls_of(&mut talk, Client, &[], 0, 0)?;
+    talk.end_peers()
 }
 
 /// Of version 2, or where that is not in use of what systemd names.
@@ -118,59 +112,57 @@ fn kept(table: &mut Table) {
         let side = side_of(role);
         table.case(format!("a {side} that renames itself"), move |daemon, name| {
             let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            call(&mut talk, 1, "Before")?;
+            talk.expected_call(1, "Before", OK)?;
             // Begun under the old name, ended under the new one: the old one's.
             talk.client(|f| f.request(3, "Begun").message(3, 5))?;
             talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
             connections(&mut talk, role, &[("raw-peer", 1)])?;
             talk.peer(role)?.rename("renamed")?;
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            call(&mut talk, 5, "After")?;
+            talk.expected_call(5, "After", OK)?;
             connections(&mut talk, role, &[("renamed", 1)])?;
             talk.peer(role)?.rename("raw-peer")?;
-            call(&mut talk, 7, "Before")?;
+            talk.expected_call(7, "Before", OK)?;
             connections(&mut talk, role, &[("raw-peer", 1)])?;
             talk.finish()
         });
         table.case(format!("a {side}'s calls before execve, and after"), move |daemon, name| {
             let program = Renamed::new("raw-peer-again")?;
             let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            call(&mut talk, 1, "Before")?;
+            talk.expected_call(1, "Before", OK)?;
             talk.client(|f| f.request(3, "Begun").message(3, 5))?;
             talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
             talk.peer(role)?.exec(&program.program)?;
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            call(&mut talk, 5, "After")?;
+            talk.expected_call(5, "After", OK)?;
             connections(&mut talk, role, &[("raw-peer-again", 1)])?;
             talk.finish()
         });
     }
     table.talk("a thread's own name is not its process's", |talk| {
-        call(talk, 1, "Before")?;
+        talk.expected_call(1, "Before", OK)?;
         talk.act(Server, Action::Thread)?;
         talk.act(Server, Action::Rename("thread".into()))?;
-        call(talk, 3, "Thread")?;
+        talk.expected_call(3, "Thread", OK)?;
         talk.peer(Server)?.rename_main("main")?;
-        call(talk, 5, "Main")
+        talk.expected_call(5, "Main", OK)
     });
     table.alone("a process that renames itself, with --workers", |name| {
         let daemon = Daemon::start(&["--workers", "4"])?;
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
         for connection in 0..12 {
             let method = if connection < 6 { "Before" } else { "After" };
-            call(&mut talk, 1, method)?;
-            call(&mut talk, 3, method)?;
+            talk.expected_call(1, method, OK)?;
+            talk.expected_call(3, method, OK)?;
             if connection == 5 {
                 talk.peer(Server)?.rename("renamed")?;
                 // Of one that is older than the name, too.
-                call(&mut talk, 5, "After")?;
+                talk.expected_call(5, "After", OK)?;
             }
-            talk.reconnect()?;
-            talk.open_http2()?;
+            talk.reopen()?;
         }
         talk.compare()?;
-        talk.end_peers()?;
-        talk.finish_closed()
+        talk.finish_ended()
     });
 }
 
@@ -178,29 +170,31 @@ fn kept(table: &mut Table) {
 fn bounded(table: &mut Table) {
     // The one that it had first counts as well.
     const OWN: u32 = 15;
-    table.alone("more names than a process may have", |name| {
-        let daemon = Daemon::start::<&str>(&[])?;
-        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        for n in 0..OWN + 10 {
-            talk.peer(Server)?.rename(&format!("name-{n}"))?;
-            end_one(&mut talk, n)?;
-            // Not so many in a second that they are not told.
-            sleep(Duration::from_millis(50));
-        }
-        talk.peer(Server)?.rename("name-3")?;
-        end_one(&mut talk, OWN + 10)?;
-        let mut want: BTreeMap<_, _> = (0..OWN).map(|n| (format!("name-{n}"), 1.0)).collect();
-        want.insert("name-3".into(), 2.0);
-        want.insert("other".into(), 10.0);
-        let pid = talk.pid(Server)?;
-        daemon.wait_until(|metrics| {
-            let seen = by_name(metrics, &pid);
-            let overflow = metrics.sum("observer_processes_overflow_total", &[]);
-            let right = seen == want && overflow >= 10.0;
-            right.then_some(()).ok_or_else(|| format!("{seen:?}, not {want:?}; {overflow}"))
-        })?;
-        talk.end_peers()
-    });
+    table.watched(
+        "more names than a process may have",
+        &[],
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            for n in 0..OWN + 10 {
+                talk.peer(Server)?.rename(&format!("name-{n}"))?;
+                end_one(talk, n)?;
+                // Not so many in a second that they are not told.
+                sleep(Duration::from_millis(50));
+            }
+            talk.peer(Server)?.rename("name-3")?;
+            end_one(talk, OWN + 10)?;
+            let mut want: BTreeMap<_, _> = (0..OWN).map(|n| (format!("name-{n}"), 1.0)).collect();
+            want.insert("name-3".into(), 2.0);
+            want.insert("other".into(), 10.0);
+            let pid = talk.pid(Server)?;
+            talk.daemon.wait_until(|metrics| {
+                let seen = by_name(metrics, &pid);
+                let overflow = metrics.sum("observer_processes_overflow_total", &[]);
+                let right = seen == want && overflow >= 10.0;
+                right.then_some(()).ok_or_else(|| format!("{seen:?}, not {want:?}; {overflow}"))
+            })
+        },
+    );
     table.alone("names that change too fast to be told", |name| {
         const CALLS: u32 = 100;
         let daemon = Daemon::start::<&str>(&[])?;
@@ -252,17 +246,15 @@ fn selected(table: &mut Table) {
     table.alone("--comm, and a name that is taken later", |name| {
         let daemon = Daemon::start(&["--comm", "taken-later"])?;
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        talk.client(|f| f.request(1, "Before").last_message(1, 5))?;
-        talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
+        talk.call(1, "Before", NOT_FOUND)?;
         reports_calls_of(&mut talk, Server, &[], 0, 0)?;
         talk.peer(Server)?.rename("taken-later")?;
-        talk.reconnect()?;
-        talk.open_http2()?;
-        call(&mut talk, 1, "After")?;
+        talk.reopen()?;
+        talk.expected_call(1, "After", OK)?;
         reports_calls_of(&mut talk, Server, &[("After", "OK", 1)], 1, 0)?;
         // It stays selected.
         talk.peer(Server)?.rename("left-again")?;
-        call(&mut talk, 3, "Left")?;
+        talk.expected_call(3, "Left", OK)?;
         let pid = talk.pid(Server)?;
         let want = ["taken-later", "left-again"].map(|name| (name.to_owned(), 1.0)).into();
         daemon.wait_until(|metrics| {
@@ -272,42 +264,43 @@ fn selected(table: &mut Table) {
         reports_calls_of(&mut talk, Client, &[], 0, 0)?;
         talk.end_peers()
     });
-    table.alone("--comm, and a connection that is older than the name", |name| {
-        let daemon = Daemon::start(&["--comm", "taken-later"])?;
-        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        for stream in [1, 3] {
-            talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
-            talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND))?;
-        }
-        talk.peer(Server)?.rename("taken-later")?;
-        call(&mut talk, 5, "New")?;
-        call(&mut talk, 7, "New")?;
-        let pid = talk.pid(Server)?;
-        daemon.wait_until(|metrics| {
-            let calls = |labels: &[(&str, &str)]| {
-                let labels = [&[("pid", &*pid)], labels].concat();
-                metrics.sum("grpc_server_handled_total", &labels)
-            };
-            let (all, new) = (calls(&[]), calls(&[("grpc_method", "New")]));
-            let right = all.total_cmp(&2.0).is_eq() && new.total_cmp(&2.0).is_eq();
-            right.then_some(()).ok_or_else(|| format!("{all} calls, {new} of them New, not 2"))
-        })?;
-        reports_calls_of(&mut talk, Client, &[], 0, 0)?;
-        talk.end_peers()
-    });
-    table.alone("--comm, and a name that another thread gives the process", |name| {
-        let daemon = Daemon::start(&["--comm", "taken-later"])?;
-        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        talk.act(Server, Action::Thread)?;
-        talk.act(Server, Action::Rename("taken-later".into()))?;
-        talk.client(|f| f.request(1, "Before").last_message(1, 5))?;
-        talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-        reports_calls_of(&mut talk, Server, &[], 0, 0)?;
-        talk.peer(Server)?.rename_main("taken-later")?;
-        talk.reconnect()?;
-        talk.open_http2()?;
-        call(&mut talk, 1, "After")?;
-        reports_calls_of(&mut talk, Server, &[("After", "OK", 1)], 1, 0)?;
-        talk.end_peers()
-    });
+    table.watched(
+        "--comm, and a connection that is older than the name",
+        &["--comm", "taken-later"],
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            for stream in [1, 3] {
+                talk.call(stream, "Get", NOT_FOUND)?;
+            }
+            talk.peer(Server)?.rename("taken-later")?;
+            talk.expected_call(5, "New", OK)?;
+            talk.expected_call(7, "New", OK)?;
+            let pid = talk.pid(Server)?;
+            talk.daemon.wait_until(|metrics| {
+                let calls = |labels: &[(&str, &str)]| {
+                    let labels = [&[("pid", &*pid)], labels].concat();
+                    metrics.sum("grpc_server_handled_total", &labels)
+                };
+                let (all, new) = (calls(&[]), calls(&[("grpc_method", "New")]));
+                let right = all.total_cmp(&2.0).is_eq() && new.total_cmp(&2.0).is_eq();
+                right.then_some(()).ok_or_else(|| format!("{all} calls, {new} of them New, not 2"))
+            })?;
+            reports_calls_of(talk, Client, &[], 0, 0)
+        },
+    );
+    table.watched(
+        "--comm, and a name that another thread gives the process",
+        &["--comm", "taken-later"],
+        |talk| talk.finish_uncompared(),
+        |talk| {
+            talk.act(Server, Action::Thread)?;
+            talk.act(Server, Action::Rename("taken-later".into()))?;
+            talk.call(1, "Before", NOT_FOUND)?;
+            reports_calls_of(talk, Server, &[], 0, 0)?;
+            talk.peer(Server)?.rename_main("taken-later")?;
+            talk.reopen()?;
+            talk.expected_call(1, "After", OK)?;
+            reports_calls_of(talk, Server, &[("After", "OK", 1)], 1, 0)
+        },
+    );
 }

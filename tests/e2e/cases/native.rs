@@ -10,7 +10,6 @@ use support::daemon::Daemon;
 use support::prometheus::{self, Prometheus};
 use support::raw::talk::Role;
 use support::raw::{Address, Call, Talk};
-use support::report::Also;
 
 use super::OK;
 use crate::case::Case;
@@ -25,12 +24,9 @@ const STEP: f64 = 1.090_507_732_665_257_7;
 
 /// Shown as ignored where there is no Prometheus.
 pub(crate) fn case() -> Result<Case> {
-    Ok(Case {
-        name: "Prometheus: native histograms and exemplars".into(),
-        also: Also::Nothing,
-        ignored: !prometheus::is_there()?,
-        run: Box::new(answers),
-    })
+    const NAME: &str = "Prometheus: native histograms and exemplars";
+    let case = Case::new(NAME, || answers(NAME));
+    Ok(case.only_if(prometheus::is_there()?))
 }
 
 fn answers(name: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use std::iter::repeat_n;
 use anyhow::Result;
 use support::raw::command::{Read, Write};
 use support::raw::frames::PREFACE;
-use support::raw::talk::Role::{Client, Server};
+use support::raw::talk::Role::Server;
 use support::raw::{Action, Address, Call, Talk};
 
 use super::transports::{SWITCHING, begins, on_a_port, seen, then_grpc, two_calls};
@@ -97,9 +97,7 @@ fn tunnels(table: &mut Table) {
         ("204 with fields", b"HTTP/1.1 204 No Content\r\nVia: 1.1 proxy\r\nX: \r\r\n \r\n\r\n"),
     ] {
         begins(table, &format!("CONNECT, answered by {name}"), move |talk| {
-            talk.client(|f| f.bytes(CONNECT))?;
-            talk.server(|f| f.bytes(response))?;
-            talk.open_http2()
+            tunnel(talk, &[CONNECT], response)
         });
     }
     begins(table, "CONNECT, the server's SETTINGS in one write with the answer", |talk| {
@@ -108,31 +106,30 @@ fn tunnels(table: &mut Table) {
         talk.client(|f| f.bytes(PREFACE).settings(&[]))
     });
     begins(table, "CONNECT with a head of 60 KiB", |talk| {
-        talk.client(|f| f.bytes(LONG).bytes(&vec![b'a'; 60 << 10]).bytes(b"\r\n\r\n"))?;
-        talk.server(|f| f.bytes(ESTABLISHED))?;
-        talk.open_http2()
+        tunnel(talk, &[LONG, &vec![b'a'; 60 << 10], b"\r\n\r\n"], ESTABLISHED)
     });
     for pieces in [1, 7, 8, 12, 60] {
         begins(table, &format!("CONNECT in pieces of {pieces}"), move |talk| {
             (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
-            talk.client(|f| f.bytes(CONNECT))?;
-            talk.server(|f| f.bytes(ESTABLISHED))?;
-            talk.open_http2()
+            tunnel(talk, &[CONNECT], ESTABLISHED)
         });
     }
     begins(table, "CONNECT to a proxy that is sent a PROXY header first", |talk| {
-        talk.client(|f| f.bytes(b"PROXY UNKNOWN\r\n").bytes(CONNECT))?;
-        talk.server(|f| f.bytes(ESTABLISHED))?;
-        talk.open_http2()
+        tunnel(talk, &[b"PROXY UNKNOWN\r\n", CONNECT], ESTABLISHED)
     });
     table.case("CONNECT over a Unix socket", |daemon, name| {
         let mut talk = Talk::connect(daemon, name, Address::Abstract(name.into()))?;
-        talk.client(|f| f.bytes(CONNECT))?;
-        talk.server(|f| f.bytes(ESTABLISHED))?;
-        talk.open_http2()?;
+        tunnel(&mut talk, &[CONNECT], ESTABLISHED)?;
         two_calls(&mut talk)?;
         talk.finish()
     });
+}
+
+/// HTTP/2 behind what a proxy is asked in one write, and answers.
+fn tunnel(talk: &mut Talk<'_>, request: &[&[u8]], response: &[u8]) -> Result<()> {
+    talk.client(|f| f.bytes(&request.concat()))?;
+    talk.server(|f| f.bytes(response))?;
+    talk.open_http2()
 }
 
 /// As docker's `/session`: who was asked becomes the client.
@@ -219,8 +216,7 @@ fn nothing_of_http2(table: &mut Table) {
     }
     counted(table, "CONNECT, never answered", "http1", |talk| {
         talk.client(|f| f.bytes(CONNECT))?;
-        talk.act(Client, Action::Close)?;
-        talk.act(Server, Action::Close)
+        talk.close()
     });
 }
 
@@ -230,11 +226,10 @@ fn counted(
     protocol: &'static str,
     begin: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
 ) {
-    table.alone(format!("{name}, on a selected port"), move |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, format!("{name}, on a selected port"), move |mut talk| {
         begin(&mut talk)?;
-        seen(&daemon, protocol, 2)?;
+        let daemon = talk.daemon;
+        seen(daemon, protocol, 2)?;
         let told = || daemon.log().matches("a selected connection").count();
         daemon.wait_until(|_| if told() == 1 { Ok(()) } else { Err(daemon.log()) })?;
         then_grpc(talk)

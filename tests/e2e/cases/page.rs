@@ -21,7 +21,7 @@ use support::look::figures::{
     self, Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, P99, RATE, Who,
 };
 use support::look::names::{self, Names};
-use support::look::{Lines, line, lines_of, load, number, pictures, same, wait_for};
+use support::look::{Lines, line, lines_of_ends, load, number, pictures, same, wait_for};
 use support::peer::{Client, Listen, Server};
 use support::prometheus::{Dashboard, Prometheus};
 use support::report;
@@ -203,8 +203,7 @@ pub(crate) fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
     })?;
     becomes(&browser, "document.querySelector('.spark .line').getAttribute('d').includes('L')")?;
     let (client, truth) = client.finish()?;
-    let mut expected = lines_of(&client, "client", &truth);
-    expected.extend(lines_of(server.identity(), "server", &truth));
+    let expected = lines_of_ends(&client, server.identity(), &truth);
     shows(&browser, &expected)?;
     report::exact(2 * expected.len());
     // Before a reload, with which the page's history begins anew.
@@ -439,8 +438,7 @@ pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     // One sample a second, not one for each page.
     ensure!(took > Duration::from_secs(7), "{SAMPLES} samples in {took:?}");
     let (client, truth) = client.finish()?;
-    let mut expected = lines_of(&client, "client", &truth);
-    expected.extend(lines_of(server.identity(), "server", &truth));
+    let expected = lines_of_ends(&client, server.identity(), &truth);
     if let Some(browser) = &browser {
         for window in &windows {
             browser.switch_to(window)?;
@@ -483,9 +481,7 @@ pub(crate) fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()>
     let few = [vec![json!({"rpc": "Unary", "count": 5})]];
     let call = || -> Result<Lines> {
         let (client, truth) = Client::start(stack, &server, &few)?.finish()?;
-        let mut lines = lines_of(&client, "client", &truth);
-        lines.extend(lines_of(server.identity(), "server", &truth));
-        Ok(lines)
+        Ok(lines_of_ends(&client, server.identity(), &truth))
     };
     let first = call()?;
     shows(&browser, &first)?;

@@ -12,8 +12,7 @@ use support::raw::process::Start;
 use support::raw::talk::Role::{Client, Server};
 use support::raw::{Address, Talk};
 
-use super::processes::call;
-use super::reports::{NOT_SEEN, call as unexpected, reports_calls, reports_calls_of};
+use super::reports::{NOT_SEEN, reports_calls, reports_calls_of};
 use super::{OK, Table};
 
 pub(super) fn add(table: &mut Table) {
@@ -22,10 +21,9 @@ pub(super) fn add(table: &mut Table) {
         let daemon = Daemon::start(&["--port", &own.to_string()])?;
         let mut talk = Talk::connect(&daemon, name, Address::V4(0))?;
         talk.client_port = Some(own);
-        talk.reconnect()?;
-        talk.open_http2()?;
-        unexpected(&mut talk, 1, "Get", OK)?;
-        unexpected(&mut talk, 3, "Get", OK)?;
+        talk.reopen()?;
+        talk.call(1, "Get", OK)?;
+        talk.call(3, "Get", OK)?;
         reports_calls(&mut talk, &[], 0, 0)?;
         talk.finish()
     });
@@ -33,13 +31,12 @@ pub(super) fn add(table: &mut Table) {
         let own = free_address()?.port();
         let mut talk = Talk::connect(early, name, Address::V4(0))?;
         talk.client_port = Some(own);
-        talk.reconnect()?;
-        talk.open_http2()?;
-        unexpected(&mut talk, 1, "Get", OK)?;
+        talk.reopen()?;
+        talk.call(1, "Get", OK)?;
         let daemon = Daemon::start(&["--port", &own.to_string()])?;
         talk.daemon = &daemon;
         for stream in [3, 5, 7] {
-            unexpected(&mut talk, stream, "New", OK)?;
+            talk.call(stream, "New", OK)?;
         }
         reports_calls(&mut talk, &[], 0, 0)?;
         let seen = daemon.scrape()?.sum("observer_connections_seen_total", &[]);
@@ -48,12 +45,12 @@ pub(super) fn add(table: &mut Table) {
     });
     table.case("--port of a server that was connected to before", |early, name| {
         let mut talk = Talk::begin(early, name, Address::V4(0))?;
-        unexpected(&mut talk, 1, "Get", OK)?;
+        talk.call(1, "Get", OK)?;
         let port = talk.address().port().context("a port")?.to_string();
         let daemon = Daemon::start(&["--port", &port])?;
         talk.daemon = &daemon;
         for stream in [3, 5, 7] {
-            unexpected(&mut talk, stream, "New", OK)?;
+            talk.call(stream, "New", OK)?;
         }
         reports_calls(&mut talk, &[("New", NOT_SEEN, 3)], 3, 0)?;
         talk.end_peers()
@@ -65,11 +62,9 @@ pub(super) fn add(table: &mut Table) {
             let port = listener.local_addr()?.port();
             let daemon = Daemon::start(&["--port", &port.to_string()])?;
             let address = Address::Inherited(Box::new(Address::V4(port)));
-            let mut talk =
-                Talk::connect_from(&daemon, name, address, [&Start::default(), &server])?;
-            talk.open_http2()?;
-            call(&mut talk, 1, "Get")?;
-            call(&mut talk, 3, "Get")?;
+            let mut talk = Talk::begin_from(&daemon, name, address, [&Start::default(), &server])?;
+            talk.expected_call(1, "Get", OK)?;
+            talk.expected_call(3, "Get", OK)?;
             talk.finish()
         });
     }

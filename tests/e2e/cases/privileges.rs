@@ -7,12 +7,13 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use observer_common::selected::CGROUP_NAME;
-use support::daemon::{Daemon, User, free_address, refusal};
+use support::daemon::{Daemon, User, refusal};
 use support::footprint::{described_of, field, map_numbers, status, threads};
 use support::nobody::{NOBODY, as_nobody};
-use support::raw::{Address, Call, Talk};
+use support::raw::{Address, Talk};
 
-use super::backends::is_since;
+use super::backends::{Restored, is_since};
+use super::refusals::refuses;
 use super::{NOT_FOUND, Table};
 
 /// What it needs.
@@ -27,33 +28,25 @@ const TRACEPOINT: &[&str] = &["--backend", "tracepoint"];
 const SYS_PTRACE: u64 = 1 << 19;
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark("tshark cannot tell: what the daemon may do is not on the wire.");
     table.alone("started by root, no thread keeps a capability, or is root", |name| {
         let daemon = Daemon::start::<&str>(&[])?;
         counts_a_call(&daemon, name)?;
-        has_only_capabilities(&daemon, 0)?;
-        can_regain_no_capability(&daemon)?;
-        is_user(&daemon, NOBODY, NOBODY)?;
+        has_no_right(&daemon, NOBODY, NOBODY)?;
         is_closed_to_its_user(&daemon)
     });
     table.alone("--run-as: another user and its group", |name| {
         let daemon = Daemon::start(&["--run-as", "4711:4712"])?;
         counts_a_call(&daemon, name)?;
-        has_only_capabilities(&daemon, 0)?;
-        can_regain_no_capability(&daemon)?;
-        is_user(&daemon, 4711, 4712)
+        has_no_right(&daemon, 4711, 4712)
     });
     table.alone("--run-as root: root without any right", |name| {
         let daemon = Daemon::start(&["--run-as", "root"])?;
         counts_a_call(&daemon, name)?;
-        has_only_capabilities(&daemon, 0)?;
-        can_regain_no_capability(&daemon)?;
-        is_user(&daemon, 0, 0)
+        has_no_right(&daemon, 0, 0)
     });
     table.alone("refuses to run as a user that there is not", |_| {
-        let listen = free_address()?.to_string();
-        let line = refusal(&["--listen", &listen, "--run-as", "nosuch"], User::Own)?;
-        ensure!(line.contains("--run-as: there is no user nosuch"), "not the reason: {line}");
-        Ok(())
+        refuses(&["--run-as", "nosuch"], User::Own, "--run-as: there is no user nosuch")
     });
     table.alone("of maps it has only counters open, to be read, and rings", |name| {
         let daemon = Daemon::start(&["--workers", "2"])?;
@@ -71,7 +64,7 @@ pub(super) fn add(table: &mut Table) {
         is_closed_to_its_user(&daemon)
     });
     table.alone_if(is_since(6, 3), "two capabilities suffice for --backend socket", |name| {
-        let _back = Paranoid::set("3")?;
+        let _back = Restored::set(PARANOID, "3")?;
         let user = User::Untraced(&["bpf", "perfmon"]);
         let daemon = Daemon::start_as(&["--backend", "socket"], user)?;
         counts_a_call(&daemon, name)?;
@@ -92,12 +85,8 @@ pub(super) fn add(table: &mut Table) {
         Ok(())
     });
     table.alone("--backend tracepoint without tracefs or CAP_SYS_ADMIN: refused", |_| {
-        let listen = free_address()?.to_string();
-        let args = [TRACEPOINT, &["--listen", &listen]].concat();
-        let line = refusal(&args, User::Untraced(LEAST))?;
         let told = "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing";
-        ensure!(line.contains(told), "not the reason: {line}");
-        Ok(())
+        refuses(TRACEPOINT, User::Untraced(LEAST), told)
     });
     for (missing, others) in
         [("CAP_BPF", &["perfmon", "dac_read_search"]), ("CAP_PERFMON", &["bpf", "dac_read_search"])]
@@ -121,27 +110,8 @@ pub(super) fn add(table: &mut Table) {
 /// Who may open perf events.
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 
-/// What it was, once this is dropped.
-struct Paranoid(String);
-
-impl Paranoid {
-    fn set(level: &str) -> Result<Self> {
-        let before = fs::read_to_string(PARANOID).with_context(|| format!("read {PARANOID}"))?;
-        fs::write(PARANOID, level).with_context(|| format!("write {PARANOID}"))?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Paranoid {
-    fn drop(&mut self) {
-        // There is nothing else to be done about it.
-        let _ = fs::write(PARANOID, self.0.trim());
-    }
-}
-
 fn refuses_to_run_without(missing: &str, others: &'static [&'static str]) -> Result<()> {
-    let listen = free_address()?.to_string();
-    let line = refusal(&["--listen", &listen], User::With(others))?;
+    let line = refusal::<&str>(&[], User::With(others))?;
     // Behind "without" or "add": not in the list of all that it needs.
     let named = [format!("without {missing}"), format!("add {missing}")];
     ensure!(named.iter().any(|text| line.contains(text)), "{missing} is not named: {line}");
@@ -158,9 +128,7 @@ fn counts_a_call(daemon: &Daemon, name: &str) -> Result<()> {
 
 fn counts_a_call_over(daemon: &Daemon, name: &str, address: Address) -> Result<()> {
     let mut talk = Talk::begin(daemon, name, address)?;
-    talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-    talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-    talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6))?;
+    talk.expected_call(1, "Get", NOT_FOUND)?;
     talk.finish()
 }
 
@@ -197,6 +165,13 @@ fn can_regain_no_capability(daemon: &Daemon) -> Result<()> {
         ensure!(bound.trim_matches('0').is_empty(), "thread {thread}: CapBnd is {bound}");
     }
     Ok(())
+}
+
+/// All its threads are that user and group, and neither have a capability nor can get one.
+fn has_no_right(daemon: &Daemon, user: u32, group: u32) -> Result<()> {
+    has_only_capabilities(daemon, 0)?;
+    can_regain_no_capability(daemon)?;
+    is_user(daemon, user, group)
 }
 
 /// All its threads are that user and group, and no other.

@@ -20,6 +20,9 @@ use super::reports::reports_calls_of;
 use super::{NOT_FOUND, OK, Table};
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: which process is at an end of a connection is not on the wire.",
+    );
     listeners(table);
     hand_overs(table);
     children(table);
@@ -31,8 +34,8 @@ pub(super) fn add(table: &mut Table) {
     table.case("both ends in one process", |daemon, name| {
         let mut talk = Talk::connect_to_itself(daemon, name, &Start::default())?;
         talk.open_http2()?;
-        call(&mut talk, 1, "Get")?;
-        call(&mut talk, 3, "Get")?;
+        talk.expected_call(1, "Get", OK)?;
+        talk.expected_call(3, "Get", OK)?;
         talk.finish()
     });
     table.case("a process number used again", pid_reuse);
@@ -63,9 +66,8 @@ fn identity(name: &str, cgroups: &Path) -> Result<()> {
     let entered = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.display());
     let through = ["sh", "-c", &entered, "sh"].map(str::to_owned).to_vec();
     let server = Start { through, ..Start::default() };
-    let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), [&Start::default(), &server])?;
-    talk.open_http2()?;
-    call(&mut talk, 1, "Get")?;
+    let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), [&Start::default(), &server])?;
+    talk.expected_call(1, "Get", OK)?;
     talk.compare()?;
     let program = program()?.to_string_lossy().into_owned();
     let pid = talk.pid(Server)?;
@@ -94,13 +96,12 @@ fn children(table: &mut Table) {
     table.alone("children of a selected process, and theirs, with --children", move |name| {
         let daemon = Daemon::start(&["--pid", &own(), "--children"])?;
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        call(&mut talk, 1, "Get")?;
+        talk.expected_call(1, "Get", OK)?;
         talk.peer(Server)?.fork()?;
         talk.peer(Client)?.fork()?;
-        call(&mut talk, 3, "Get")?;
+        talk.expected_call(3, "Get", OK)?;
         talk.compare()?;
-        talk.end_peers()?;
-        talk.finish_closed()
+        talk.finish_ended()
     });
     table.case("children that run already, and theirs, with --children", |early, name| {
         let mut talk = Talk::connect(early, name, Address::V4(0))?;
@@ -110,9 +111,8 @@ fn children(table: &mut Table) {
         let daemon = Daemon::start(&["--pid", &parent, "--children"])?;
         talk.daemon = &daemon;
         for before in 1..=2 {
-            talk.reconnect()?;
-            talk.open_http2()?;
-            call(&mut talk, 1, "Get")?;
+            talk.reopen()?;
+            talk.expected_call(1, "Get", OK)?;
             reports_calls_of(&mut talk, Server, &[("Get", "OK", 1)], 1, 0)?;
             reports_calls_of(&mut talk, Client, &[], 0, 0)?;
             // And those that are started later.
@@ -131,13 +131,6 @@ fn children(table: &mut Table) {
     });
 }
 
-/// A call in which everything is said.
-pub(super) fn call(talk: &mut Talk<'_>, stream: u32, method: &str) -> Result<()> {
-    talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
-    talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
-    talk.expect(Call::new(method, OK).unary(5, 6))
-}
-
 fn listeners(table: &mut Table) {
     table.case("servers that share a listener", |daemon, name| {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
@@ -145,27 +138,23 @@ fn listeners(table: &mut Table) {
         let server = Start { listener: Some(listener.as_raw_fd()), ..Start::default() };
         let port = listener.local_addr()?.port();
         let address = Address::Inherited(Box::new(Address::V4(port)));
-        let mut talk = Talk::connect_from(daemon, name, address, [&Start::default(), &server])?;
-        talk.open_http2()?;
-        call(&mut talk, 1, "First")?;
+        let mut talk = Talk::begin_from(daemon, name, address, [&Start::default(), &server])?;
+        talk.expected_call(1, "First", OK)?;
         for method in ["Second", "Third"] {
             talk.another_server(&server, None)?;
-            talk.reconnect()?;
-            talk.open_http2()?;
-            call(&mut talk, 1, method)?;
-            call(&mut talk, 3, "Get")?;
+            talk.reopen()?;
+            talk.expected_call(1, method, OK)?;
+            talk.expected_call(3, "Get", OK)?;
         }
         // The first again.
         talk.use_server(0);
-        talk.reconnect()?;
-        talk.open_http2()?;
-        call(&mut talk, 1, "Get")?;
-        talk.end_peers()?;
-        talk.finish_closed()
+        talk.reopen()?;
+        talk.expected_call(1, "Get", OK)?;
+        talk.finish_ended()
     });
     table.case("servers with SO_REUSEPORT", |daemon, name| {
         let mut talk = Talk::begin(daemon, name, Address::Shared(0))?;
-        call(&mut talk, 1, "First")?;
+        talk.expected_call(1, "First", OK)?;
         let address = talk.address();
         talk.another_server(&Start::default(), Some(address))?;
         // The client is the second peer.
@@ -178,64 +167,63 @@ fn listeners(table: &mut Table) {
                 talk.use_server(server);
                 if talk.accept()? {
                     talk.open_http2()?;
-                    call(&mut talk, 1, method)?;
+                    talk.expected_call(1, method, OK)?;
                     accepted.push(server);
                 }
             }
         }
         ensure!(accepted.len() == 30, "{} of 30 connections", accepted.len());
         ensure!(accepted.contains(&0) && accepted.contains(&2), "one server has had all");
-        talk.end_peers()?;
-        talk.finish_closed()
+        talk.finish_ended()
     });
 }
 
 fn hand_overs(table: &mut Table) {
     table.talk("a socket handed to another thread", |talk| {
-        call(talk, 1, "Get")?;
+        talk.expected_call(1, "Get", OK)?;
         talk.client(|f| f.request(3, "Get").message(3, 5))?;
         talk.act(Server, Action::Thread)?;
         talk.act(Client, Action::Thread)?;
         talk.client(|f| f.end(3))?;
         talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
         talk.expect(Call::new("Get", OK).unary(5, 6))?;
-        call(talk, 5, "Get")
+        talk.expected_call(5, "Get", OK)
     });
     for (name, role) in [("server", Server), ("client", Client)] {
-        table.case(format!("a {name}'s socket inherited over fork"), move |daemon, name| {
-            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            call(&mut talk, 1, "Get")?;
-            // Begun in the parent, ended in the child: the parent's.
-            talk.client(|f| f.request(3, "Begun").message(3, 5))?;
-            talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
-            talk.peer(role)?.fork()?;
-            talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            call(&mut talk, 5, "Get")?;
-            talk.compare()?;
-            talk.end_peers()?;
-            talk.finish_closed()
-        });
-        table.case(
-            format!("a {name}'s socket inherited by a short-lived child"),
-            move |daemon, name| {
-                let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-                call(&mut talk, 1, "Get")?;
+        table.talk_to(
+            format!("a {name}'s socket inherited over fork"),
+            |talk| talk.finish_ended(),
+            move |talk| {
+                talk.expected_call(1, "Get", OK)?;
+                // Begun in the parent, ended in the child: the parent's.
+                talk.client(|f| f.request(3, "Begun").message(3, 5))?;
+                talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
                 talk.peer(role)?.fork()?;
-                call(&mut talk, 3, "Get")?;
-                // Nobody asks the daemon before the child has ended.
-                talk.end_peers()?;
-                talk.finish_closed()
+                talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
+                talk.expected_call(5, "Get", OK)?;
+                talk.compare()
+            },
+        );
+        table.talk_to(
+            format!("a {name}'s socket inherited by a short-lived child"),
+            |talk| talk.finish_ended(),
+            move |talk| {
+                talk.expected_call(1, "Get", OK)?;
+                talk.peer(role)?.fork()?;
+                talk.expected_call(3, "Get", OK)?;
+                // Nobody asks the talk.daemon before the child has ended.
+                Ok(())
             },
         );
         table.case(format!("a {name}'s socket inherited over exec"), move |daemon, name| {
             let renamed = Renamed::new("raw-peer-again")?;
             let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            call(&mut talk, 1, "Get")?;
+            talk.expected_call(1, "Get", OK)?;
             talk.client(|f| f.request(3, "Begun").message(3, 5))?;
             talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
             talk.peer(role)?.exec(&renamed.program)?;
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            call(&mut talk, 5, "Get")?;
+            talk.expected_call(5, "Get", OK)?;
             talk.finish()
         });
     }
@@ -243,10 +231,9 @@ fn hand_overs(table: &mut Table) {
         let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
         talk.peer(Server)?.fork()?;
         talk.open_http2()?;
-        call(&mut talk, 1, "Get")?;
+        talk.expected_call(1, "Get", OK)?;
         talk.compare()?;
-        talk.end_peers()?;
-        talk.finish_closed()
+        talk.finish_ended()
     });
 }
 
@@ -280,8 +267,8 @@ fn namespaces(table: &mut Table) {
         let outer = talk.peer(Server)?.identity().pid;
         ensure!(inner != outer, "process {inner} is not in another PID namespace");
         talk.open_http2()?;
-        call(&mut talk, 1, "Get")?;
-        call(&mut talk, 3, "Get")?;
+        talk.expected_call(1, "Get", OK)?;
+        talk.expected_call(3, "Get", OK)?;
         talk.finish()
     });
     let start = unshare(&["--mount-proc"]);
@@ -294,8 +281,8 @@ fn namespaces(table: &mut Table) {
             let mut talk = Talk::connect_from(daemon, name, Address::Unix(path), ends)?;
             talk.peer(Server)?.find_child()?;
             talk.open_http2()?;
-            call(&mut talk, 1, "Get")?;
-            call(&mut talk, 3, "Get")?;
+            talk.expected_call(1, "Get", OK)?;
+            talk.expected_call(3, "Get", OK)?;
             talk.finish()
         },
     );
@@ -330,13 +317,13 @@ fn unseen_ways(table: &mut Table) {
     {
         table.case(format!("{name} on a watched connection"), move |daemon, name| {
             let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            call(&mut talk, 1, "Before")?;
+            talk.expected_call(1, "Before", OK)?;
             talk.way.write = way;
             talk.client(|f| f.request(3, "Around").last_message(3, 5))?;
             talk.way.write = Write::Write;
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
             // What was not seen shows now.
-            call(&mut talk, 5, "After")?;
+            talk.expected_call(5, "After", OK)?;
             if sees(daemon, way)? {
                 talk.expect(Call::new("Around", NOT_FOUND).unary(5, 6))?;
                 return talk.finish();
@@ -358,7 +345,7 @@ fn unseen_ways(table: &mut Table) {
             talk.client(|f| f.bytes(&[1; 45]))?;
             talk.server(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
             talk.expect(Call::new("Put", NOT_FOUND).unary(100, 6))?;
-            call(&mut talk, 3, "Get")?;
+            talk.expected_call(3, "Get", OK)?;
             if sees(daemon, way)? {
                 return talk.finish();
             }
@@ -398,7 +385,7 @@ fn nothing_wrong(metrics: &Metrics, [server, client]: &[String; 2]) -> Result<()
 fn pid_reuse(daemon: &Daemon, name: &str) -> Result<()> {
     let renamed = Renamed::new("raw-peer-other")?;
     let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-    call(&mut talk, 1, "First")?;
+    talk.expected_call(1, "First", OK)?;
     let pid = talk.peer(Server)?.identity().pid;
     talk.peer(Server)?.end()?;
     let again = Start { program: Some(renamed.program.clone()), ..Start::default() };
@@ -415,10 +402,9 @@ fn pid_reuse(daemon: &Daemon, name: &str) -> Result<()> {
 }
 
 fn served_by_both(mut talk: Talk<'_>, pid: u32) -> Result<()> {
-    talk.reconnect()?;
-    talk.open_http2()?;
-    call(&mut talk, 1, "Second")?;
-    call(&mut talk, 3, "Second")?;
+    talk.reopen()?;
+    talk.expected_call(1, "Second", OK)?;
+    talk.expected_call(3, "Second", OK)?;
     let pid = pid.to_string();
     talk.daemon.wait_until(|metrics| {
         for (process, method, calls) in [

@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use support::daemon::{Daemon, binary, without_ours};
+use support::daemon::{Daemon, command};
 use support::look::terminal::Terminal;
 use support::nobody;
 use tempfile::TempDir;
@@ -85,10 +85,9 @@ fn users() -> String {
 }
 
 fn top<S: AsRef<str>>(args: &[S]) -> Result<Command> {
-    let mut command = Command::new(binary()?);
-    without_ours(&mut command);
-    command.arg("top").args(args.iter().map(AsRef::as_ref)).env_remove("OBSERVER_PASSWORD");
-    Ok(command)
+    let mut top = command(&["top"])?;
+    top.args(args.iter().map(AsRef::as_ref)).env_remove("OBSERVER_PASSWORD");
+    Ok(top)
 }
 
 /// A snapshot for programs.

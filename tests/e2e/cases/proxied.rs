@@ -9,7 +9,6 @@ use support::losses;
 use support::openmetrics::Metrics;
 use support::peer::{Client, Identity, Listen, Server};
 use support::proxy::{self, HAPROXY_CHAIN, Program, Proxy};
-use support::report::Also;
 use support::stack::Stack;
 use support::truth::{Row, Truth, agree};
 
@@ -38,15 +37,11 @@ fn case(
     stacks: Option<(&'static Stack, &'static Stack)>,
     run: fn(&'static Program, &Stack, &Stack) -> Result<()>,
 ) -> Result<Case> {
-    Ok(Case {
-        name,
-        also: Also::Nothing,
-        ignored: !program.is_there()? || stacks.is_none(),
-        run: Box::new(move |_| {
-            let (client, server) = stacks.context("a stack is not there")?;
-            run(program, client, server)
-        }),
-    })
+    let case = Case::new(name, move || {
+        let (client, server) = stacks.context("a stack is not there")?;
+        run(program, client, server)
+    });
+    Ok(case.only_if(program.is_there()? && stacks.is_some()))
 }
 
 fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack) -> Result<()> {

@@ -14,6 +14,9 @@ use support::raw::talk::service_of;
 use super::{OK, Table};
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: in which order a process's calls return is not on the wire.",
+    );
     table.case("a new connection is written and read at once", |daemon, name| {
         at_once(daemon, name, First::Settings)
     });

@@ -3,13 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use support::daemon::{Daemon, User, binary, free_address, refusal, without_ours};
+use support::daemon::{Daemon, User, command, refusal};
 
 /// The daemon refuses with one line that names what is wrong.
-fn refuses(args: &[&str], user: User, names: &str) -> Result<()> {
-    let listen = free_address()?.to_string();
-    let args = [args, &["--listen", &listen]].concat();
-    let line = refusal(&args, user)?;
+pub(super) fn refuses(args: &[&str], user: User, names: &str) -> Result<()> {
+    let line = refusal(args, user)?;
     ensure!(line.contains(names), "the line does not say {names:?}: {line}");
     Ok(())
 }
@@ -42,9 +40,8 @@ pub(crate) fn refuses_a_log_without_the_daemon() -> Result<()> {
 /// As a pod has them in whose namespace a Service is called observer.
 pub(crate) fn refuses_a_variable_of_no_flag() -> Result<()> {
     let check = |variables: &[(&str, &str)]| {
-        let mut command = Command::new(binary()?);
-        without_ours(&mut command).args(["check", "--listen", "127.0.0.1:0"]);
-        command.envs(variables.iter().copied()).output().context("run observer check")
+        let mut check = command(&["check", "--listen", "127.0.0.1:0"])?;
+        check.envs(variables.iter().copied()).output().context("run observer check")
     };
     let of_service = [
         ("OBSERVER_SERVICE_HOST", "10.0.0.1"),

@@ -51,7 +51,7 @@ pub(crate) fn refused_stream_and_retry_count_as_two_calls(stack: &Stack) -> Resu
     ensure!(streams == 2, "{streams} streams");
     let both = with_refused(did)?;
     let server = Identity::of_the_tests("server of the tests")?;
-    daemon.settle(&[Expected::of_client(&client, &both), Expected::of_server(&server, &both)])?;
+    daemon.settle(&Expected::of_ends(&client, &server, &both))?;
     if let Some(recording) = recording {
         // The refused one has no status.
         let mut wire = both;

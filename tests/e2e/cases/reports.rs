@@ -16,12 +16,6 @@ use super::NOT_FOUND;
 /// The word for what was not seen.
 pub(super) const NOT_SEEN: &str = "not_seen";
 
-/// A call from its beginning to its end.
-pub(super) fn call(talk: &mut Talk<'_>, stream: u32, method: &str, code: i32) -> Result<()> {
-    talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
-    talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))
-}
-
 /// Both encoders empty their tables, and fill them anew.
 pub(super) fn flush_tables(f: &mut Frames) -> &mut Frames {
     f.resize_table(0).resize_table(4096)

@@ -44,17 +44,12 @@ pub(crate) fn daemon_started_under_load_misses_only_earlier_calls(stack: &Stack)
     let always = Daemon::start(&arguments)?;
     let plan = plan();
     let mut client = Client::start(stack, &server, &plan)?;
-    always.wait_until(|metrics| {
-        let calls = metrics.sum("grpc_server_handled_total", &[]);
-        if calls > 100.0 { Ok(()) } else { Err(format!("only {calls} calls seen")) }
-    })?;
+    always.wait_for_sum("grpc_server_handled_total", &[], 101.0..)?;
     let late = Daemon::start(&arguments)?;
     let before = always.scrape()?;
     ensure!(client.is_running()?, "the client had done its plan before the second daemon watched");
     let (client, did) = client.finish()?;
-    let expected =
-        [Expected::of_client(&client, &did), Expected::of_server(server.identity(), &did)];
-    always.settle(&expected)?;
+    always.settle(&Expected::of_ends(&client, server.identity(), &did))?;
     let all = always.scrape()?;
     for role in ["client", "server"] {
         late.wait_until(|seen| agree(role, &before, &all, seen))?;
@@ -89,17 +84,12 @@ pub(crate) fn daemon_started_during_a_call_counts_the_next(
         vec![vec![json!({"rpc": "Unary", "count": CALLS as u32, "sleep_ms": 2_000 * slowness()})]];
     let client = Client::start(client, &server, &plan)?;
     let begun = |metrics: &Metrics| metrics.sum("grpc_server_started_total", &[]);
-    always.wait_until(|metrics| {
-        if begun(metrics) > 1.0 { Ok(()) } else { Err("the second call has not begun".into()) }
-    })?;
+    always.wait_for_sum("grpc_server_started_total", &[], 2.0..)?;
     let before = begun(&always.scrape()?);
     let late = Daemon::start(&arguments)?;
     ensure!(begun(&always.scrape()?) <= before, "a call began while the second daemon started");
     let (client, did) = client.finish()?;
-    always.settle(&[
-        Expected::of_client(&client, &did),
-        Expected::of_server(server.identity(), &did),
-    ])?;
+    always.settle(&Expected::of_ends(&client, server.identity(), &did))?;
     for role in ["client", "server"] {
         late.wait_until(|metrics| {
             let started = metrics.sum(&format!("grpc_{role}_started_total"), &[]);

@@ -10,7 +10,6 @@ use support::daemon::Daemon;
 use support::openmetrics::Labels;
 use support::peer::{Client, Listen, Server};
 use support::prometheus::{self, Dashboard, Prometheus, Sample};
-use support::report::Also;
 use support::stack::Stack;
 
 use super::protected::{ONLY_CLIENTS_WITH_CERTIFICATES, PASSWORD, Protected, USER};
@@ -32,12 +31,9 @@ const HELD: u32 = 7;
 
 /// Shown as ignored where there is no Prometheus, or not the stack.
 pub(crate) fn case(stack: Option<&'static Stack>) -> Result<Case> {
-    Ok(Case {
-        name: "Prometheus: the README's queries, rules and dashboards".into(),
-        also: Also::Nothing,
-        ignored: !prometheus::is_there()? || stack.is_none(),
-        run: Box::new(move |_| answers(stack.context("the stack is not there")?)),
-    })
+    let name = "Prometheus: the README's queries, rules and dashboards";
+    let case = Case::new(name, move || answers(stack.context("the stack is not there")?));
+    Ok(case.only_if(prometheus::is_there()? && stack.is_some()))
 }
 
 fn answers(stack: &Stack) -> Result<()> {

@@ -30,7 +30,7 @@ use support::raw::{Address, Call, Talk};
 use support::report;
 use tempfile::TempDir;
 
-use super::backends::are_freed;
+use super::backends::{Restored, are_freed};
 use super::reports::{NOT_SEEN, flush_tables, reports_calls};
 use super::{NOT_FOUND, OK, Table};
 
@@ -41,6 +41,10 @@ const FULL_LIMIT: Duration = Duration::from_secs(10);
 const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: how the daemon does is not on the wire. The case of a processor \
+         is run where there is one to take offline.",
+    );
     table.alone(
         "killed, it leaves no program behind, and the service goes on",
         killed_daemon_leaves_no_program,
@@ -54,9 +58,15 @@ pub(super) fn add(table: &mut Table) {
         "SIGHUP, of files that are kept from the user that it became",
         sighup_names_files_that_it_may_not_read,
     );
-    table.alone("a worker that hangs", hanging_worker_is_unhealthy);
+    let hangs = "a worker that hangs";
+    table.watched(hangs, &["--workers", "2"], |talk| talk.finish(), hanging_worker_is_unhealthy);
     table.alone("a supervisor that waits for it", supervisor_is_notified);
-    table.alone("100 scrapers at once", a_hundred_scrapers_are_answered);
+    table.watched(
+        "100 scrapers at once",
+        &[],
+        |talk| talk.finish(),
+        a_hundred_scrapers_are_answered,
+    );
     table.alone(
         "scrapers that never read, their sockets full",
         scrapers_that_never_read_are_dropped,
@@ -71,12 +81,6 @@ pub(super) fn add(table: &mut Table) {
     );
     // Others go by the clock of a machine that is not for the tests alone.
     table.alone_if(pace::is_emulated(), "the wall clock jumps", wall_clock_jumps);
-}
-
-fn call(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
-    talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
-    talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
-    talk.expect(Call::new("Get", OK).unary(5, 6))
 }
 
 fn killed_daemon_leaves_no_program(name: &str) -> Result<()> {
@@ -110,7 +114,7 @@ fn replaced(name: &str, end: impl FnOnce(Daemon, &str) -> Result<()>) -> Result<
     // Watched by another one, which says what the service did.
     let other = Daemon::start::<&str>(&[])?;
     let mut talk = Talk::begin(&other, name, Address::V4(0))?;
-    call(&mut talk, 1)?;
+    talk.expected_call(1, "Get", OK)?;
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     let address = daemon.address().parse()?;
     end(daemon, &talk.pid(Server)?)?;
@@ -121,7 +125,7 @@ fn replaced(name: &str, end: impl FnOnce(Daemon, &str) -> Result<()>) -> Result<
     talk.server(|f| flush_tables(f).response(3).message(3, 6).trailers(3, OK))?;
     talk.server(|f| f.response(5).message(5, 6).trailers(5, OK))?;
     talk.expect(Call::new("Get", OK).unary(5, 6).times(2))?;
-    call(&mut talk, 7)?;
+    talk.expected_call(7, "Get", OK)?;
     reports_calls(&mut talk, &[(NOT_SEEN, "OK", 1), ("Get", "OK", 2)], 2, 0)?;
     talk.daemon = &other;
     talk.finish()
@@ -221,31 +225,27 @@ fn sighup_names_files_that_it_may_not_read(name: &str) -> Result<()> {
 }
 
 /// Its thread alone is stopped, as by a loop without end: it is not ready after three seconds.
-fn hanging_worker_is_unhealthy(name: &str) -> Result<()> {
-    let daemon = Daemon::start(&["--workers", "2"])?;
-    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-    call(&mut talk, 1)?;
+fn hanging_worker_is_unhealthy(talk: &mut Talk<'_>) -> Result<()> {
+    let daemon = talk.daemon;
+    talk.expected_call(1, "Get", OK)?;
     let held = Held::thread(daemon.pid(), "worker-1")?;
-    becomes_ready(&daemon, false)?;
+    becomes_ready(daemon, false)?;
     ensure!(daemon.is_alive()?, "it is to be started anew after three seconds");
     drop(held);
-    becomes_ready(&daemon, true)?;
+    becomes_ready(daemon, true)?;
     // All of it stopped is no worker that hangs.
     daemon.pause()?;
     sleep(Duration::from_secs(4));
     daemon.resume()?;
     ensure!(daemon.is_ready()?, "it is not ready once it goes on");
-    call(&mut talk, 3)?;
-    talk.finish()
+    talk.expected_call(3, "Get", OK)
 }
 
 fn becomes_ready(daemon: &Daemon, ready: bool) -> Result<()> {
-    let begin = Instant::now();
-    while daemon.is_ready()? != ready {
-        ensure!(begin.elapsed() < pace::limit(FULL_LIMIT), "/readyz does not say {ready}");
-        sleep(Duration::from_millis(100));
-    }
-    Ok(())
+    pace::wait_for(FULL_LIMIT, || {
+        let is = daemon.is_ready()? == ready;
+        Ok(is.then_some(()).ok_or_else(|| format!("/readyz does not say {ready}")))
+    })
 }
 
 /// A thread that is stopped, while the others of its process go on, until this is dropped.
@@ -329,11 +329,10 @@ fn program_numbers() -> BTreeSet<u32> {
 }
 
 /// Each is answered with what was before it.
-fn a_hundred_scrapers_are_answered(name: &str) -> Result<()> {
+fn a_hundred_scrapers_are_answered(talk: &mut Talk<'_>) -> Result<()> {
     const SCRAPERS: usize = 100;
-    let daemon = Daemon::start::<&str>(&[])?;
-    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-    call(&mut talk, 1)?;
+    let daemon = talk.daemon;
+    talk.expected_call(1, "Get", OK)?;
     let pid = talk.pid(Server)?;
     thread::scope(|scope| {
         let scrape = || -> Result<()> {
@@ -347,8 +346,7 @@ fn a_hundred_scrapers_are_answered(name: &str) -> Result<()> {
             .map(|scraper| scraper.join().map_err(|_| anyhow!("a scraper panicked"))?);
         results.try_for_each(|result| result)
     })?;
-    call(&mut talk, 3)?;
-    talk.finish()
+    talk.expected_call(3, "Get", OK)
 }
 
 /// As many as leave room for some others. Each has begun to be answered, by more than the kernel
@@ -365,9 +363,7 @@ fn scrapers_that_never_read_are_dropped(name: &str) -> Result<()> {
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     for method in 0..METHODS {
         let (name, stream) = (format!("Method{method}"), 2 * method + 1);
-        talk.client(|f| f.request(stream, &name).last_message(stream, 5))?;
-        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
-        talk.expect(Call::new(&name, OK).unary(5, 6))?;
+        talk.expected_call(stream, &name, OK)?;
     }
     let deaf = nobody::in_a_thread(|| {
         (0..SCRAPERS).map(|_| Deaf::scrape(&daemon)).collect::<Result<Vec<_>>>()
@@ -379,7 +375,7 @@ fn scrapers_that_never_read_are_dropped(name: &str) -> Result<()> {
         let text = daemon.metrics_as(ACCEPT).context("another scraper")?;
         ensure!(text.ends_with("# EOF\n"), "another scraper's answer is cut");
         let stream = 2 * (METHODS + other) + 1;
-        call(&mut talk, stream)?;
+        talk.expected_call(stream, "Get", OK)?;
     }
     let memory = Footprint::of(daemon.pid())?.memory;
     ensure!(memory < MEMORY, "the daemon takes {memory} bytes");
@@ -460,7 +456,7 @@ fn short_lived_processes_are_counted(name: &str) -> Result<()> {
     let mut before = None;
     for turn in 0..TURNS {
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
-        call(&mut talk, 1)?;
+        talk.expected_call(1, "Get", OK)?;
         let pid = talk.pid(Server)?;
         let handled = daemon.scrape()?.sum("grpc_server_handled_total", &[("pid", &pid)]);
         ensure!(handled.total_cmp(&1.0).is_eq(), "process {pid} handled {handled} calls");
@@ -485,36 +481,19 @@ fn a_processor_goes_offline_and_back(name: &str) -> Result<()> {
     let mut stream = 1;
     let mut calls = |talk: &mut Talk<'_>| -> Result<()> {
         for _ in 0..20 {
-            call(talk, stream)?;
+            talk.expected_call(stream, "Get", OK)?;
             stream += 2;
         }
         Ok(())
     };
     calls(&mut talk)?;
     {
-        let _offline = Offline::take()?;
+        let _online_again = Restored::set(PROCESSOR, "0")?;
         calls(&mut talk)?;
         talk.compare()?;
     }
     calls(&mut talk)?;
     talk.finish()
-}
-
-/// The second processor is offline until this is dropped.
-struct Offline;
-
-impl Offline {
-    fn take() -> Result<Self> {
-        fs::write(PROCESSOR, "0").context("take a processor offline")?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Offline {
-    fn drop(&mut self) {
-        // There is nothing else to be done about it.
-        let _ = fs::write(PROCESSOR, "1");
-    }
 }
 
 /// A day on, and two back: to before the daemon started.
@@ -528,7 +507,7 @@ fn wall_clock_jumps(name: &str) -> Result<()> {
     for jump in [0, DAY, -DAY] {
         clock.set(jump)?;
         for _ in 0..20 {
-            call(&mut talk, stream)?;
+            talk.expected_call(stream, "Get", OK)?;
             stream += 2;
         }
         // One that begins before a jump and ends after it.

@@ -41,10 +41,14 @@ fn take(slot: &Slot) -> Option<Run> {
 }
 
 impl Table {
-    pub(super) fn begin(&mut self, kind: &'static str, recorded: Result<(), &'static str>) {
-        self.kind = kind;
-        self.said = Some(recorded.err().unwrap_or(SAME_TO_TSHARK));
-        self.recording = recorded.is_ok().then(Recorded::default);
+    pub(super) fn begin(&mut self, kind: &'static str) {
+        (self.kind, self.said) = (kind, Some(SAME_TO_TSHARK));
+        self.recording = Some(Recorded::default());
+    }
+
+    /// Said at the beginning of a kind: why tshark is not asked of any of its cases.
+    pub(super) fn not_for_tshark(&mut self, why: &'static str) {
+        (self.said, self.recording) = (Some(why), None);
     }
 
     /// Of the cases that are added here tshark is not asked, for this reason.
@@ -139,11 +143,7 @@ impl Table {
         name: impl AsRef<str>,
         run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
     ) {
-        self.case(name, |daemon, name| {
-            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            run(&mut talk)?;
-            talk.finish()
-        });
+        self.talk_to(name, |talk| talk.finish(), run);
     }
 
     /// Likewise, where the case itself closes the connection or kills who would.
@@ -152,12 +152,40 @@ impl Table {
         name: impl AsRef<str>,
         run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
     ) {
-        self.case(name, |daemon, name| {
-            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
-            run(&mut talk)?;
-            talk.finish_closed()
-        });
+        self.talk_to(name, |talk| talk.finish_closed(), run);
     }
+
+    /// Likewise, of which `end` is the end.
+    pub(super) fn talk_to(
+        &mut self,
+        name: impl AsRef<str>,
+        end: fn(Talk<'_>) -> Result<()>,
+        run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    ) {
+        self.case(name, move |daemon, name| carry_out(daemon, name, end, run));
+    }
+
+    /// Likewise, with a daemon of its own that has these flags.
+    pub(super) fn watched(
+        &mut self,
+        name: impl AsRef<str>,
+        flags: &'static [&'static str],
+        end: fn(Talk<'_>) -> Result<()>,
+        run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    ) {
+        self.alone(name, move |name| carry_out(&Daemon::start(flags)?, name, end, run));
+    }
+}
+
+fn carry_out(
+    daemon: &Daemon,
+    name: &str,
+    end: fn(Talk<'_>) -> Result<()>,
+    run: impl FnOnce(&mut Talk<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+    run(&mut talk)?;
+    end(talk)
 }
 
 fn full_name(kind: &str, name: &str) -> String {

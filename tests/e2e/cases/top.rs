@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use support::daemon::{Daemon, binary, without_ours};
+use support::daemon::{Daemon, command};
 use support::look::figures::{self, ERRORS, IN_FLIGHT, P50, P90, P99, RATE};
 use support::look::names::{self, Names};
 use support::look::terminal::Terminal;
 use support::look::top::{BACKSPACE, ENTER, Shown, is_row, of_bucket, of_json, of_table, top};
-use support::look::{Lines, lines_of, load, number, same, wait_for};
+use support::look::{Lines, lines_of_ends, load, number, same, wait_for};
 use support::peer::{Client, Listen, Server};
 use support::raw::Talk;
 use support::raw::talk::Role;
@@ -40,8 +40,7 @@ fn done(stack: &Stack, while_at_it: impl FnOnce(&Daemon) -> Result<()>) -> Resul
     let client = Client::start(stack, &server, &load())?;
     while_at_it(&daemon)?;
     let (client, truth) = client.finish()?;
-    let mut lines = lines_of(&client, "client", &truth);
-    lines.extend(lines_of(server.identity(), "server", &truth));
+    let lines = lines_of_ends(&client, server.identity(), &truth);
     Ok(Done { daemon, server, lines })
 }
 
@@ -133,14 +132,11 @@ pub(crate) fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
 /// A live view of what this process watches itself.
 pub(crate) fn top_shows_what_it_watches_itself(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
-    let mut command = Command::new(binary()?);
-    without_ours(&mut command);
-    command.args(["top", "--port", &server.port()?, "--sort", "calls"]);
-    let terminal = Terminal::start(&mut command, 200, 50)?;
+    let mut top = command(&["top", "--port", &server.port()?, "--sort", "calls"])?;
+    let terminal = Terminal::start(&mut top, 200, 50)?;
     terminal.shows("observer this process live")?;
     let (client, truth) = Client::start(stack, &server, &load())?.finish()?;
-    let mut expected = lines_of(&client, "client", &truth);
-    expected.extend(lines_of(server.identity(), "server", &truth));
+    let expected = lines_of_ends(&client, server.identity(), &truth);
     terminal.wait_until(|lines| {
         let shown = lines.iter().filter_map(|line| of_table(line)).collect();
         same("the terminal", &expected, &shown)
@@ -378,9 +374,7 @@ pub(crate) fn top_prints_snapshots(stack: &Stack) -> Result<()> {
     let rows = model.get("rows").and_then(Value::as_array).context("no rows")?;
     let shown = rows.iter().map(of_json).collect::<Option<Lines>>().context("a row's fields")?;
     same("JSON", &done.lines, &shown).map_err(anyhow::Error::msg)?;
-    let mut own = Command::new(binary()?);
-    without_ours(&mut own);
-    own.args(["top", "--once", "--table", "--port", &done.server.port()?]);
+    let mut own = command(&["top", "--once", "--table", "--port", &done.server.port()?])?;
     let of_its_own = output(own.env_remove("COLUMNS"))?;
     ensure!(of_its_own.contains("No gRPC call has been seen."), "it has calls: {of_its_own}");
     let narrow = output(top(&done.daemon, &["--once", "--table"])?.env_remove("COLUMNS"))?;

@@ -8,8 +8,7 @@ use support::losses;
 use support::openmetrics::Metrics;
 use support::raw::command::{Read, Write};
 use support::raw::frames::PREFACE;
-use support::raw::talk::Role::{Client, Server};
-use support::raw::{Action, Address, Call, Talk};
+use support::raw::{Address, Call, Talk};
 
 use super::{NOT_FOUND, OK, Table, UNIX, openings};
 
@@ -21,6 +20,10 @@ pub(super) const SWITCHING: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
 
 pub(super) fn add(table: &mut Table) {
+    table.not_for_tshark(
+        "tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
+         HTTP/2, which is the question here, is what it is told.",
+    );
     addresses(table);
     beginnings(table);
     table.unrecorded(NOT_HTTP2_AT_FIRST, upgrades);
@@ -32,8 +35,7 @@ pub(super) fn add(table: &mut Table) {
 /// Two calls, so that the second's header block refers to the first's.
 pub(super) fn two_calls(talk: &mut Talk<'_>) -> Result<()> {
     for stream in [1, 3] {
-        talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
-        talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND))?;
+        talk.call(stream, "Get", NOT_FOUND)?;
     }
     talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
 }
@@ -51,20 +53,16 @@ fn addresses(table: &mut Table) {
     table.alone_if(multipath, "MPTCP", |name| {
         over(&Daemon::start::<&str>(&[])?, name, Address::Multipath(0))
     });
-    table.alone_if(multipath, "MPTCP, with --port", |name| {
-        let port = free_address()?.port();
-        let daemon = Daemon::start(&["--port", &port.to_string()])?;
-        over(&daemon, name, Address::Multipath(port))
-    });
-    table.alone("IPv4, with --port", |name| {
-        let (daemon, address) = on_a_port()?;
-        over(&daemon, name, address)
-    });
-    table.alone("IPv4 mapped to IPv6, with --port", |name| {
-        let port = free_address()?.port();
-        let daemon = Daemon::start(&["--port", &port.to_string()])?;
-        over(&daemon, name, Address::Mapped(port))
-    });
+    for (is_there, name, address) in [
+        (multipath, "MPTCP, with --port", Address::Multipath as fn(u16) -> Address),
+        (true, "IPv4, with --port", Address::V4),
+        (true, "IPv4 mapped to IPv6, with --port", Address::Mapped),
+    ] {
+        table.alone_if(is_there, name, move |name| {
+            let (daemon, port) = with_a_port()?;
+            over(&daemon, name, address(port))
+        });
+    }
 }
 
 fn unix_sockets(table: &mut Table) {
@@ -160,12 +158,10 @@ fn upgrades(table: &mut Table) {
         calls_after_upgrade(&mut talk)?;
         talk.finish()
     });
-    table.alone("h2c upgrade refused", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "h2c upgrade refused", |mut talk| {
         request_upgrade(&mut talk)?;
         talk.server(|f| f.bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"))?;
-        seen(&daemon, "http1", 2)?;
+        seen(talk.daemon, "http1", 2)?;
         talk.finish()
     });
 }
@@ -191,8 +187,7 @@ fn calls_after_upgrade(talk: &mut Talk<'_>) -> Result<()> {
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     talk.server(|f| f.data(1, true, b"<html></html>").response(3).message(3, 6))?;
     talk.server(|f| f.trailers(3, NOT_FOUND))?;
-    talk.client(|f| f.request(5, "Get").last_message(5, 5))?;
-    talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
+    talk.call(5, "Get", NOT_FOUND)?;
     talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))
 }
 
@@ -212,9 +207,8 @@ fn content_types(table: &mut Table) {
 
 /// On a port that is selected: none of it is measured, all of it is counted.
 fn others(table: &mut Table) {
-    table.alone("HTTP/2 that is not gRPC on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::begin(&daemon, name, address)?;
+    on_a_port(table, "HTTP/2 that is not gRPC on a selected port", |mut talk| {
+        talk.open_http2()?;
         let html = [(":status", "200"), ("content-type", "text/html")];
         for (stream, content_type) in [(1, "application/json"), (3, "application/grpcx")] {
             let fields =
@@ -224,19 +218,17 @@ fn others(table: &mut Table) {
         }
         talk.client(|f| f.headers(5, true, &[(":method", "GET"), (":path", "/")]))?;
         talk.server(|f| f.headers(5, true, &html))?;
-        seen(&daemon, "http2", 2)?;
+        seen(talk.daemon, "http2", 2)?;
         // The same connection may carry both.
-        talk.client(|f| f.request(7, "Get").last_message(7, 5))?;
-        talk.server(|f| f.response(7).message(7, 6).trailers(7, OK))?;
-        talk.expect(Call::new("Get", OK).unary(5, 6))?;
-        seen(&daemon, "grpc", 2)?;
-        seen(&daemon, "http2", 0)?;
+        talk.expected_call(7, "Get", OK)?;
+        seen(talk.daemon, "grpc", 2)?;
+        seen(talk.daemon, "http2", 0)?;
         talk.finish()
     });
     for content_type in ["application/grpc-web", "application/grpc-web+proto"] {
-        table.alone(format!("{content_type} over HTTP/2 on a selected port"), move |name| {
-            let (daemon, address) = on_a_port()?;
-            let mut talk = Talk::begin(&daemon, name, address)?;
+        let name = format!("{content_type} over HTTP/2 on a selected port");
+        on_a_port(table, name, move |mut talk| {
+            talk.open_http2()?;
             let kind = ("content-type", content_type);
             talk.client(|f| {
                 f.headers(1, false, &[(":method", "POST"), (":path", "/a.B/C"), kind]);
@@ -246,13 +238,11 @@ fn others(table: &mut Table) {
                 f.headers(1, false, &[(":status", "200"), kind]);
                 f.data(1, true, b"\0\0\0\0\x01x\x80\0\0\0\x0fgrpc-status:0\r\n")
             })?;
-            seen(&daemon, "http2", 2)?;
+            seen(talk.daemon, "http2", 2)?;
             talk.finish()
         });
     }
-    table.alone("gRPC-Web over HTTP/1.1 on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "gRPC-Web over HTTP/1.1 on a selected port", |mut talk| {
         talk.client(|f| {
             f.bytes(
                 b"POST /a.B/C HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\
@@ -260,33 +250,27 @@ fn others(table: &mut Table) {
             )
         })?;
         talk.server(|f| f.bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))?;
-        seen(&daemon, "http1", 2)?;
+        seen(talk.daemon, "http1", 2)?;
         then_grpc(talk)
     });
-    table.alone("HTTP/1.1 on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "HTTP/1.1 on a selected port", |mut talk| {
         for _ in 0..3 {
             talk.client(|f| f.bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))?;
             talk.server(|f| f.bytes(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))?;
         }
-        seen(&daemon, "http1", 2)?;
+        seen(talk.daemon, "http1", 2)?;
         then_grpc(talk)
     });
-    table.alone("something else on a selected port", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "something else on a selected port", |mut talk| {
         talk.client(|f| f.bytes(b"PRI * HTTP/1.0\r\n\r\n"))?;
         talk.server(|f| f.bytes(b"+OK\r\n"))?;
-        seen(&daemon, "other", 2)?;
+        seen(talk.daemon, "other", 2)?;
         then_grpc(talk)
     });
     table.alone("zeros over a Unix socket, as threads wake each other, are given up", |name| {
         let daemon = Daemon::start::<&str>(&[])?;
-        let others = |metrics: &Metrics| {
-            metrics.sum("observer_connections_seen_total", &[("protocol", "other")])
-        };
-        let before = others(&daemon.scrape()?);
+        let (seen, others) = ("observer_connections_seen_total", [("protocol", "other")]);
+        let before = daemon.scrape()?.sum(seen, &others);
         let mut talk = Talk::connect(&daemon, name, Address::Abstract(name.into()))?;
         talk.way.write = Write::Pieces(1);
         // Nine of them are no header of a SETTINGS frame, which is tried 256 times at each end: by five reads, or
@@ -295,10 +279,7 @@ fn others(table: &mut Table) {
             talk.client(|f| f.bytes(&[0; 5]))?;
         }
         if talk.is_watched() {
-            daemon.wait_until(|metrics| {
-                let seen = others(metrics) - before;
-                if seen >= 2.0 { Ok(()) } else { Err(format!("{seen} of 2 ends are given up")) }
-            })?;
+            daemon.wait_for_sum(seen, &others, before + 2.0..)?;
         }
         then_grpc(talk)
     });
@@ -307,25 +288,23 @@ fn others(table: &mut Table) {
         ("http1", 4, &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..]),
         ("tls", 2, &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]),
     ] {
-        table.alone(format!("{protocol} by {pieces} bytes on a selected port"), move |name| {
-            let (daemon, address) = on_a_port()?;
-            let mut talk = Talk::connect(&daemon, name, address)?;
+        let name = format!("{protocol} by {pieces} bytes on a selected port");
+        on_a_port(table, name, move |mut talk| {
             (talk.way.write, talk.way.read) = (Write::Pieces(pieces), Read::Pieces(pieces));
             talk.client(|f| f.bytes(first))?;
-            seen(&daemon, protocol, 2)?;
+            seen(talk.daemon, protocol, 2)?;
             talk.finish()
         });
     }
-    table.alone("TLS on a selected port, counted, said once", |name| {
-        let (daemon, address) = on_a_port()?;
-        let mut talk = Talk::connect(&daemon, name, address)?;
+    on_a_port(table, "TLS on a selected port, counted, said once", |mut talk| {
         for connections in [2, 4, 6] {
             // A ClientHello and a ServerHello of TLS 1.2, which TLS 1.3 looks like.
             talk.client(|f| f.bytes(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]))?;
             talk.server(|f| f.bytes(&[22, 3, 3, 0, 5, 2, 0, 0, 1, 3]))?;
-            seen(&daemon, "tls", connections)?;
+            seen(talk.daemon, "tls", connections)?;
             talk.reconnect()?;
         }
+        let daemon = talk.daemon;
         let told = || daemon.log().matches("carries TLS").count();
         daemon.wait_until(|_| if told() == 1 { Ok(()) } else { Err("not told".into()) })?;
         talk.open_http2()?;
@@ -338,18 +317,28 @@ fn others(table: &mut Table) {
 
 /// Calls on another connection of the same processes to the same port are measured.
 pub(super) fn then_grpc(mut talk: Talk<'_>) -> Result<()> {
-    talk.reconnect()?;
-    talk.open_http2()?;
+    talk.reopen()?;
     two_calls(&mut talk)?;
-    talk.act(Client, Action::Close)?;
-    talk.act(Server, Action::Close)?;
+    talk.close()?;
     talk.finish_closed()
 }
 
+/// A case with a daemon that watches one port, and a connection to it on which nothing is written yet.
+pub(super) fn on_a_port(
+    table: &mut Table,
+    name: impl AsRef<str>,
+    run: impl FnOnce(Talk<'_>) -> Result<()> + Send + 'static,
+) {
+    table.alone(name, move |name| {
+        let (daemon, port) = with_a_port()?;
+        run(Talk::connect(&daemon, name, Address::V4(port))?)
+    });
+}
+
 /// A daemon that watches a port on which nobody listens yet.
-pub(super) fn on_a_port() -> Result<(Daemon, Address)> {
+fn with_a_port() -> Result<(Daemon, u16)> {
     let port = free_address()?.port();
-    Ok((Daemon::start(&["--port", &port.to_string()])?, Address::V4(port)))
+    Ok((Daemon::start(&["--port", &port.to_string()])?, port))
 }
 
 /// The daemon has seen so many ends of connections that carry this.

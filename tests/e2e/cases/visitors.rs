@@ -151,11 +151,8 @@ fn large_scrape(name: &str) -> Result<()> {
     })?;
     talk.server(|f| streams().fold(f, |f, s| f.response(s).message(s, 6).trailers(s, OK)))?;
     let pid = talk.pid(Server)?;
-    daemon.wait_until(|metrics| {
-        let handled = metrics.sum("grpc_server_handled_total", &[("pid", &pid)]);
-        let all = handled.total_cmp(&f64::from(METHODS)).is_eq();
-        if all { Ok(()) } else { Err(format!("{handled} of {METHODS} calls")) }
-    })?;
+    let all = f64::from(METHODS);
+    daemon.wait_for_sum("grpc_server_handled_total", &[("pid", &pid)], all..=all)?;
     let peak = || -> Result<u64> {
         let pid = daemon.pid();
         let kib = footprint::status(pid, pid, "VmHWM")?;

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::process::Process;
+use crate::process::{Process, runs};
 use crate::report;
 
 /// For one command.
@@ -20,12 +20,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// Whether both programs are installed. With `CI` in the environment they must be.
 pub fn is_there() -> Result<bool> {
-    let runs = |program: &str| {
-        let mut command = Command::new(program);
-        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let there = runs("chromedriver") && runs("chromium");
+    let there = runs("chromedriver", "--version") && runs("chromium", "--version");
     if !there {
         let install = "apt-get install chromium chromium-driver";
         ensure!(std::env::var_os("CI").is_none(), "no browser: {install}");

@@ -11,14 +11,13 @@ pub mod terminal;
 pub mod top;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::pace;
 use crate::peer::Identity;
-use crate::process::POLL;
 use crate::truth::{Truth, code_name};
 
 /// For something to be shown.
@@ -27,8 +26,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A line for each method of a process: who it is, the method, how many calls, and their codes.
 pub type Lines = BTreeSet<String>;
 
+/// What must be shown of both ends.
+pub fn lines_of_ends(client: &Identity, server: &Identity, truth: &Truth) -> Lines {
+    &lines_of(client, "client", truth) | &lines_of(server, "server", truth)
+}
+
 /// What must be shown of a process, from what is known to have happened.
-pub fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
+fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
     let mut methods: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
     for row in &truth.calls {
         let codes = methods.entry(row.method.trim_start_matches('/')).or_default();
@@ -60,15 +64,8 @@ pub fn number(text: &str) -> Option<u64> {
 }
 
 /// Looks again and again until it is as expected; the last difference is the error.
-pub fn wait_for(mut look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
-    let begin = Instant::now();
-    loop {
-        let Err(difference) = look()? else { return Ok(()) };
-        if begin.elapsed() > LIMIT {
-            bail!(difference);
-        }
-        sleep(POLL);
-    }
+pub fn wait_for(look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
+    pace::wait_for(LIMIT, look)
 }
 
 /// An error that says what is shown and should not be, and what should and is not.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::figures::{Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, RATE, Who};
 use super::terminal::Terminal;
 use super::{line, number};
-use crate::daemon::{Daemon, binary, without_ours};
+use crate::daemon::{Daemon, command};
 
 /// The key that chooses.
 pub const ENTER: &str = "\r";
@@ -22,11 +22,8 @@ pub const SPARK: Duration = Duration::from_secs(30);
 
 /// `observer top` of a daemon.
 pub fn top(daemon: &Daemon, arguments: &[&str]) -> Result<Command> {
-    let mut command = Command::new(binary()?);
-    without_ours(&mut command);
-    command.arg("top").args(["--address", &format!("http://{}", daemon.address())]);
-    command.args(arguments);
-    Ok(command)
+    let address = format!("http://{}", daemon.address());
+    command(&[&["top", "--address", &address], arguments].concat())
 }
 
 /// `observer top` as people look at it.

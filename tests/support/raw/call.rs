@@ -120,22 +120,18 @@ impl Call {
             [] if self.code.client == 0 => 2,
             lengths => lengths.len() as u64,
         };
-        Row {
-            method: format!("/{service}/{}", self.method),
-            code: if role == Client { self.code.client } else { self.code.server },
-            requests_unsure: false,
-            handling_us: Vec::new(),
-            sums: Sums {
-                calls: self.times,
-                sent: self.times * sent,
-                received: self.times * received,
-                sent_bytes: self.times * sent_bytes,
-                received_bytes: self.times * received_bytes,
-                most_sent: most(&self.requests),
-                most_received: most(&self.responses),
-                any_sent: self.times * sent.min(1),
-                any_received: self.times * received.min(1),
-            },
-        }
+        let sums = Sums {
+            calls: self.times,
+            sent: self.times * sent,
+            received: self.times * received,
+            sent_bytes: self.times * sent_bytes,
+            received_bytes: self.times * received_bytes,
+            most_sent: most(&self.requests),
+            most_received: most(&self.responses),
+            any_sent: self.times * sent.min(1),
+            any_received: self.times * received.min(1),
+        };
+        let code = if role == Client { self.code.client } else { self.code.server };
+        Row::new(format!("/{service}/{}", self.method), code, sums)
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command as Program, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,18 +28,22 @@ pub struct Start {
     pub listener: Option<i32>,
     /// The program under another name.
     pub program: Option<PathBuf>,
+    /// A copy of the program where everybody reaches it, if that is to be run.
+    pub reachable: Option<Arc<Reachable>>,
 }
 
 impl Start {
-    /// Run by nobody, who must reach the program.
-    pub fn by_nobody(program: &Reachable) -> Self {
+    /// Run by nobody.
+    pub fn by_nobody() -> Result<Self> {
+        let reachable = Reachable::copy_of(&program()?)?;
         let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
         let words = ["setpriv".to_owned()].into_iter().chain(user);
-        Self {
+        Ok(Self {
             through: words.chain(["--clear-groups".to_owned()]).collect(),
-            program: Some(program.path().to_owned()),
-            ..Self::default()
-        }
+            listener: None,
+            program: Some(reachable.path().to_owned()),
+            reachable: Some(Arc::new(reachable)),
+        })
     }
 }
 

@@ -137,7 +137,17 @@ impl<'a> Talk<'a> {
 
     /// Both connect, and open HTTP/2 as most libraries do.
     pub fn begin(daemon: &'a Daemon, case: &str, address: Address) -> Result<Self> {
-        let mut talk = Self::connect(daemon, case, address)?;
+        Self::begin_from(daemon, case, address, [&Start::default(), &Start::default()])
+    }
+
+    /// Likewise, with processes (client, server) that are started so.
+    pub fn begin_from(
+        daemon: &'a Daemon,
+        case: &str,
+        address: Address,
+        starts: [&Start; 2],
+    ) -> Result<Self> {
+        let mut talk = Self::connect_from(daemon, case, address, starts)?;
         talk.open_http2()?;
         Ok(talk)
     }
@@ -156,6 +166,12 @@ impl<'a> Talk<'a> {
         self.begin_connection()?;
         ensure!(self.accept()?, "nobody connects");
         Ok(())
+    }
+
+    /// Likewise, and both open HTTP/2.
+    pub fn reopen(&mut self) -> Result<()> {
+        self.reconnect()?;
+        self.open_http2()
     }
 
     /// The client connects; [`Self::accept`] is to follow.
@@ -322,6 +338,18 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
+    /// A call from its beginning to its end, with a request of 5 bytes and a response of 6.
+    pub fn call(&mut self, stream: u32, method: &str, code: i32) -> Result<()> {
+        self.client(|f| f.request(stream, method).last_message(stream, 5))?;
+        self.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))
+    }
+
+    /// Likewise, and it is expected.
+    pub fn expected_call(&mut self, stream: u32, method: &str, code: i32) -> Result<()> {
+        self.call(stream, method, code)?;
+        self.expect(Call::new(method, code).unary(5, 6))
+    }
+
     /// This happened, between the processes that are the ends now.
     pub fn expect(&mut self, call: Call) -> Result<()> {
         let client = self.peer(Client)?.identity().clone();
@@ -408,11 +436,21 @@ impl<'a> Talk<'a> {
         Truth { pid: 0, calls: calls.map(|(.., call)| call.row(&self.service, role)).collect() }
     }
 
-    /// Closes the connection, first at the client, and compares once the daemon has seen its end:
-    /// nothing more can come.
-    pub fn finish(mut self) -> Result<()> {
+    /// Closes the connection, first at the client.
+    pub fn close(&mut self) -> Result<()> {
         self.act(Client, Action::Close)?;
-        self.act(Server, Action::Close)?;
+        self.act(Server, Action::Close)
+    }
+
+    /// Likewise, and compares once the daemon has seen its end: nothing more can come.
+    pub fn finish(mut self) -> Result<()> {
+        self.close()?;
+        self.finish_closed()
+    }
+
+    /// Likewise, where the end of the processes is that of the connection.
+    pub fn finish_ended(mut self) -> Result<()> {
+        self.end_peers()?;
         self.finish_closed()
     }
 
@@ -435,8 +473,7 @@ impl<'a> Talk<'a> {
 
     /// Likewise, where the daemon must say that it missed something.
     pub fn finish_with_gaps(mut self) -> Result<()> {
-        self.act(Client, Action::Close)?;
-        self.act(Server, Action::Close)?;
+        self.close()?;
         self.end_of_connections()?;
         let missed = self.missed(&self.daemon.scrape()?);
         ensure!(missed > 0.0, "the daemon says that it missed nothing");
@@ -451,6 +488,11 @@ impl<'a> Talk<'a> {
     /// Whether the kernel may skip programs, and the daemon says that it has missed something.
     pub fn is_excused(&self, metrics: &Metrics) -> bool {
         losses::skipped_programs(metrics).is_some() && self.missed(metrics) > 0.0
+    }
+
+    /// Nothing is compared any more.
+    pub fn finish_uncompared(mut self) -> Result<()> {
+        self.end_peers()
     }
 
     /// Has the processes end that have not been killed, and with them their connections.

@@ -59,6 +59,11 @@ impl Running {
         Ok(line)
     }
 
+    /// Whether it has said this on its standard error.
+    pub(super) fn says(&self, text: &str) -> bool {
+        std::fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text))
+    }
+
     /// Whether it has ended.
     pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("cannot wait for the {}", self.name))

@@ -2,7 +2,6 @@
 
 mod children;
 mod plan;
-mod scrape;
 mod sum;
 
 use std::io::{IsTerminal as _, Write as _, stdout};
@@ -78,7 +77,7 @@ impl Demo {
         let program = daemon.to_owned();
         let (mut command, address) = daemon_command(daemon)?;
         let mut daemon = Running::start("daemon", &mut command, &directory)?;
-        await_metrics(&mut daemon, address, stop)?;
+        await_watching(&mut daemon, stop)?;
         let (service, target) = start_service(peer, &directory)?;
         let plans = [(ORDERS, plan::short_calls()), (FEED, plan::streams())];
         let mut clients = Vec::new();
@@ -207,13 +206,12 @@ fn daemon_command(daemon: &Path) -> Result<(Command, SocketAddr)> {
     Ok((command, address))
 }
 
-fn await_metrics(daemon: &mut Running, address: SocketAddr, stop: &AtomicBool) -> Result<()> {
+fn await_watching(daemon: &mut Running, stop: &AtomicBool) -> Result<()> {
     let begun = Instant::now();
-    while let Err(error) = scrape::metrics(address) {
+    while !daemon.says("watching") {
         daemon.check()?;
-        if begun.elapsed() > START || stop.load(Ordering::Relaxed) {
-            return Err(error.context("the daemon does not serve its metrics"));
-        }
+        let may_wait = begun.elapsed() < START && !stop.load(Ordering::Relaxed);
+        ensure!(may_wait, "the daemon does not say that it is watching");
         thread::sleep(POLL);
     }
     Ok(())

@@ -24,53 +24,37 @@ pub(crate) const BACKENDS: &[&str] = &["socket", "fentry", "kprobe", "tracepoint
 /// Those of kernels without the tracepoints of sockets.
 const BEFORE_6_3: &[&str] = &["fentry", "kprobe", "tracepoint"];
 
+/// One without anything special.
+const PLAIN: Kernel = Kernel {
+    name: "6.12",
+    suite: "trixie",
+    version: "6.12.",
+    flavour: "",
+    backends: BACKENDS,
+    lossy: &[],
+    only: None,
+};
+
 pub(super) const KERNELS: &[Kernel] = &[
     // Below the floor: which backend makes no difference.
     Kernel {
         name: "5.10",
         suite: "bullseye",
         version: "5.10.",
-        flavour: "",
         backends: &["kprobe"],
-        lossy: &[],
         only: Some("refuses a kernel before 5.17, with the reason"),
+        ..PLAIN
     },
-    Kernel {
-        name: "6.1",
-        suite: "bookworm",
-        version: "6.1.",
-        flavour: "",
-        backends: BEFORE_6_3,
-        lossy: &[],
-        only: None,
-    },
-    Kernel {
-        name: "6.12",
-        suite: "trixie",
-        version: "6.12.",
-        flavour: "",
-        backends: BACKENDS,
-        lossy: &[],
-        only: None,
-    },
+    Kernel { name: "6.1", suite: "bookworm", version: "6.1.", backends: BEFORE_6_3, ..PLAIN },
+    PLAIN,
     // Every lock and interrupt of it can be preempted.
-    Kernel {
-        name: "6.12-rt",
-        suite: "trixie",
-        version: "6.12.",
-        flavour: "-rt",
-        backends: &["socket"],
-        lossy: &[],
-        only: None,
-    },
+    Kernel { name: "6.12-rt", flavour: "-rt", backends: &["socket"], ..PLAIN },
     Kernel {
         name: "7.2",
         suite: "sid",
         // Whatever that suite has by now.
         version: "7.",
-        flavour: "",
-        backends: BACKENDS,
         lossy: &["socket", "fentry", "tracepoint"],
-        only: None,
+        ..PLAIN
     },
 ];

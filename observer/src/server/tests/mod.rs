@@ -9,6 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use flate2::read::GzDecoder;
 use tokio::sync::oneshot;
@@ -63,6 +64,25 @@ impl Default for Stub {
 impl Stub {
     fn metrics(make: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Self {
         Self { metrics: Box::new(move |_| make().map(String::into_bytes)), ..Self::default() }
+    }
+
+    /// What `make` makes is held up until the sender is dropped; the receiver is told of each that begins.
+    fn held_up(
+        make: impl Fn() -> String + Send + Sync + 'static,
+    ) -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (begun, begins) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let gone = Mutex::new(gone);
+        let stub = Self::metrics(move || {
+            begun.send(()).expect("awaited");
+            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
+            Ok(make())
+        });
+        (stub, begins, go)
+    }
+
+    fn snapshot(make: impl Fn() -> Result<Snapshot, String> + Send + Sync + 'static) -> Self {
+        Self { snapshot: Box::new(make), ..Self::default() }
     }
 }
 
@@ -130,6 +150,13 @@ impl Served {
         Client(BufReader::new(stream))
     }
 
+    /// A connection on which this has been asked for.
+    fn asked(&self, path: &str) -> Client {
+        let mut client = self.connect();
+        client.ask(path);
+        client
+    }
+
     fn get(&self, path: &str) -> Answer {
         self.connect().request("GET", path)
     }
@@ -164,6 +191,10 @@ struct Client<S = TcpStream>(BufReader<S>);
 impl<S: Read + Write> Client<S> {
     fn send(&mut self, text: &str) {
         self.0.get_mut().write_all(text.as_bytes()).expect("sent");
+    }
+
+    fn ask(&mut self, path: &str) {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     }
 
     fn request(&mut self, method: &str, path: &str) -> Answer {
@@ -221,6 +252,15 @@ impl Answer {
 
     fn text(&self) -> &str {
         str::from_utf8(&self.body).expect("UTF-8")
+    }
+}
+
+/// Otherwise this fails.
+fn wait_until(fault: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < LONG, "{fault}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -388,26 +428,14 @@ fn concurrent_scrapes_render_one_at_a_time_and_see_what_was_before_them() {
 #[test]
 fn scrapes_that_wait_share_one_rendering() {
     const WAITING: usize = 20;
-    let (begun, begins) = mpsc::channel();
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = Mutex::new(gone);
     let renderings = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&renderings);
-    let served = Served::start(
-        GENEROUS,
-        Stub::metrics(move || {
-            begun.send(()).expect("awaited");
-            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
-            Ok(count.fetch_add(1, Ordering::SeqCst).to_string())
-        }),
-    );
-    let mut first = served.connect();
-    first.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let (stub, begins, go) =
+        Stub::held_up(move || count.fetch_add(1, Ordering::SeqCst).to_string());
+    let served = Served::start(GENEROUS, stub);
+    let mut first = served.asked("/metrics");
     begins.recv().expect("the first rendering");
-    let mut others: Vec<Client> = (0..WAITING).map(|_| served.connect()).collect();
-    for client in &mut others {
-        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    }
+    let mut others: Vec<Client> = (0..WAITING).map(|_| served.asked("/metrics")).collect();
     // The one thread of the server has taken all requests sent before this one.
     assert_eq!(served.get("/healthz").status(), 200);
     drop(go);
@@ -420,16 +448,8 @@ fn scrapes_that_wait_share_one_rendering() {
 
 #[test]
 fn a_page_that_is_never_made_is_given_up() {
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = Mutex::new(gone);
-    let limits = Limits { page: Duration::from_millis(20), ..GENEROUS };
-    let served = Served::start(
-        limits,
-        Stub::metrics(move || {
-            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
-            Ok(String::new())
-        }),
-    );
+    let (stub, _begins, go) = Stub::held_up(String::new);
+    let served = Served::start(Limits { page: Duration::from_millis(20), ..GENEROUS }, stub);
     // The second waits for the rendering that the first began.
     for _ in 0..2 {
         assert_eq!(served.get("/metrics").status(), 503);
@@ -458,16 +478,14 @@ fn who_reads_nothing_holds_up_nobody_and_loses_the_place() {
     let page = "x".repeat(64 << 20);
     let large = move || Ok(page.clone());
     let served = Served::start(GENEROUS, Stub::metrics(large.clone()));
-    let mut deaf = served.connect();
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut deaf = served.asked("/metrics");
     assert_eq!(served.get("/metrics").body.len(), 64 << 20);
     assert_eq!(served.get("/healthz").status(), 200);
     deaf.0.get_mut().shutdown(Shutdown::Both).expect("ended, or the server waits for it");
 
     let limits = Limits { crowd: ONE, response: Duration::from_millis(20), ..GENEROUS };
     let served = Served::start(limits, Stub::metrics(large));
-    let mut deaf = served.connect();
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut deaf = served.asked("/metrics");
     assert_eq!(served.get("/healthz").status(), 200);
     assert!(deaf.rest().len() < 64 << 20, "cut off");
 }
@@ -480,11 +498,12 @@ fn who_reads_nothing_is_cut_off_for_who_reads() {
     let metrics = Box::new(move |_| Ok(page.clone()));
     let limits = Limits { held: 4 * PAGE + (1 << 20), ..GENEROUS };
     let served = Served::start(limits, Stub { metrics, ..Stub::default() });
-    let mut deaf: Vec<Client> = (0..10).map(|_| served.connect()).collect();
-    for client in &mut deaf {
-        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut deaf: Vec<Client> = Vec::new();
+    for _ in 0..10 {
+        let mut client = served.asked("/metrics");
         // Begun, and no rendering shared with the next.
         client.0.read_exact(&mut [0]).expect("an answer begins");
+        deaf.push(client);
     }
     assert_eq!(served.get("/metrics").body.len(), PAGE);
     let whole = deaf.into_iter().filter_map(|mut client| {
@@ -501,33 +520,16 @@ fn who_reads_nothing_is_cut_off_for_who_reads() {
 
 #[test]
 fn a_scrape_under_way_at_shutdown_completes() {
-    let (begun, begins) = mpsc::channel();
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = Mutex::new(gone);
-    let mut served = Served::start(
-        GENEROUS,
-        Stub::metrics(move || {
-            begun.send(()).expect("awaited");
-            gone.lock().expect("whole").recv().expect_err("dropped, never sent");
-            Ok("last".into())
-        }),
-    );
+    let (stub, begins, go) = Stub::held_up(|| "last".into());
+    let mut served = Served::start(GENEROUS, stub);
     let mut idle = served.connect();
     assert_eq!(idle.request("GET", "/healthz").status(), 200);
-    let mut scrape = served.connect();
-    scrape.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut scrape = served.asked("/metrics");
     begins.recv().expect("under way");
     served.begin_shutdown();
     assert!(idle.rest().is_empty(), "idle connections end at once");
     // The listener is closed beside them, not before.
-    let refused = (0..500).any(|_| {
-        let refused = TcpStream::connect(served.address).is_err();
-        if !refused {
-            thread::sleep(Duration::from_millis(10));
-        }
-        refused
-    });
-    assert!(refused, "no new ones");
+    wait_until("no new ones", || TcpStream::connect(served.address).is_err());
     drop(go);
     let last = scrape.answer(true);
     assert_eq!(last.text(), "last");
@@ -540,8 +542,7 @@ fn a_scrape_under_way_at_shutdown_completes() {
 fn shutdown_does_not_wait_for_who_reads_nothing() {
     let limits = Limits { grace: Duration::from_millis(20), ..GENEROUS };
     let mut served = Served::start(limits, Stub::metrics(|| Ok("x".repeat(64 << 20))));
-    let mut deaf = served.connect();
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut deaf = served.asked("/metrics");
     let mut first = [0];
     deaf.0.read_exact(&mut first).expect("the answer has begun");
     served.begin_shutdown();

@@ -102,11 +102,17 @@ fn answered(client: &mut Client<StreamOwned<ClientConnection, TcpStream>>) -> bo
 
 const TLS: &str = "tls_server_config: {cert_file: node.crt, key_file: node.key";
 
-#[test]
-fn metrics_come_by_tls() {
+/// What a server needs that says this of its TLS beside key and certificate, and who signed that.
+fn with_tls(more: &str) -> (Folder, Authority) {
     let (folder, authority) = (Folder::new(), authority());
     folder.write_pair(&authority);
-    folder.write("web.yml", &format!("{TLS}}}"));
+    folder.write("web.yml", &format!("{TLS}{more}}}"));
+    (folder, authority)
+}
+
+#[test]
+fn metrics_come_by_tls() {
+    let (folder, authority) = with_tls("");
     let served = folder.serve();
     for versions in [rustls::ALL_VERSIONS, &[&TLS12]] {
         let mut client = connect(&served, &authority, None, versions);
@@ -114,17 +120,14 @@ fn metrics_come_by_tls() {
             assert_eq!(client.request("GET", "/metrics").text(), "# EOF\n");
         }
     }
-    let mut plain = served.connect();
-    plain.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut plain = served.asked("/metrics");
     assert!(!plain.rest().starts_with(b"HTTP"), "nothing is served without TLS");
     assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
 }
 
 #[test]
 fn old_tls_is_refused_where_only_new_is_wanted() {
-    let (folder, authority) = (Folder::new(), authority());
-    folder.write_pair(&authority);
-    folder.write("web.yml", &format!("{TLS}, min_version: TLS13}}"));
+    let (folder, authority) = with_tls(", min_version: TLS13");
     let served = folder.serve();
     assert!(!answered(&mut connect(&served, &authority, None, &[&TLS12])));
     assert!(answered(&mut connect(&served, &authority, None, rustls::ALL_VERSIONS)));
@@ -132,8 +135,7 @@ fn old_tls_is_refused_where_only_new_is_wanted() {
 
 #[test]
 fn suites_curves_and_versions_are_those_that_are_named() {
-    let (folder, authority) = (Folder::new(), authority());
-    folder.write_pair(&authority);
+    let (folder, authority) = with_tls("");
     let negotiated = |more: &str| {
         folder.write("web.yml", &format!("{TLS}, {more}}}"));
         let served = folder.serve();
@@ -203,9 +205,7 @@ fn clients_show_certificates_where_they_must() {
 
 #[test]
 fn a_renewed_certificate_is_served() {
-    let (folder, first, second) = (Folder::new(), authority(), authority());
-    folder.write_pair(&first);
-    folder.write("web.yml", &format!("{TLS}}}"));
+    let ((folder, first), second) = (with_tls(""), authority());
     let served = folder.serve();
     let trusted = |by| answered(&mut connect(&served, by, None, rustls::ALL_VERSIONS));
     assert!(trusted(&first) && !trusted(&second));
@@ -241,9 +241,7 @@ fn files_that_are_not_right_are_named() {
 
 #[test]
 fn silent_handshakes_lose_the_place() {
-    let (folder, authority) = (Folder::new(), authority());
-    folder.write_pair(&authority);
-    folder.write("web.yml", &format!("{TLS}}}"));
+    let (folder, authority) = with_tls("");
     let limits = Limits { crowd: ONE, headers: Duration::from_millis(200), ..GENEROUS };
     let served = Served::protected(limits, Stub::default(), folder.read().expect("valid"));
     let mut silent = served.connect();
@@ -255,14 +253,12 @@ fn silent_handshakes_lose_the_place() {
 
 #[test]
 fn who_reads_nothing_by_tls_loses_the_place() {
-    let (folder, authority) = (Folder::new(), authority());
-    folder.write_pair(&authority);
-    folder.write("web.yml", &format!("{TLS}}}"));
+    let (folder, authority) = with_tls("");
     let limits = Limits { crowd: ONE, response: Duration::from_millis(200), ..GENEROUS };
     let large = Stub::metrics(|| Ok("x".repeat(64 << 20)));
     let served = Served::protected(limits, large, folder.read().expect("valid"));
     let mut deaf = connect(&served, &authority, None, rustls::ALL_VERSIONS);
-    deaf.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    deaf.ask("/metrics");
     let mut other = connect(&served, &authority, None, rustls::ALL_VERSIONS);
     assert_eq!(other.request("GET", "/healthz").status(), 200);
 }

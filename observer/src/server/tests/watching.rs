@@ -1,7 +1,5 @@
 //! What people look at: the page, the JSON, the events.
 
-use std::time::Instant;
-
 use super::*;
 use crate::metrics::{self, Buckets, Limits as SeriesLimits, Statistics, view::Model};
 use observer_core::{
@@ -29,11 +27,11 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
 fn counted(paths: &'static [&'static str]) -> (Stub, Arc<AtomicUsize>) {
     let taken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&taken);
-    let snapshot = move || {
+    let stub = Stub::snapshot(move || {
         count.fetch_add(1, Ordering::SeqCst);
         Ok(calls_to(paths))
-    };
-    (Stub { snapshot: Box::new(snapshot), ..Stub::default() }, taken)
+    });
+    (stub, taken)
 }
 
 /// One that watches.
@@ -41,8 +39,7 @@ struct Watcher(BufReader<TcpStream>);
 
 impl Served {
     fn watch(&self) -> Watcher {
-        let mut client = self.connect();
-        client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut client = self.asked("/events");
         let answer = client.answer(false);
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.header("content-type"), Some("text/event-stream"));
@@ -53,9 +50,7 @@ impl Served {
 
 /// What the server says to one more that wants to watch.
 fn one_more(served: &Served) -> Answer {
-    let mut client = served.connect();
-    client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    client.answer(false)
+    served.asked("/events").answer(false)
 }
 
 impl Watcher {
@@ -94,8 +89,7 @@ fn the_page_has_what_there_is_without_script() {
 #[test]
 fn the_page_lets_no_script_run_but_the_daemons() {
     let hostile = "/a.B/<script>alert(\"1\")</script>' onload='x";
-    let snapshot = move || Ok(calls_to(&[hostile]));
-    let stub = Stub { snapshot: Box::new(snapshot), ..Stub::default() };
+    let stub = Stub::snapshot(move || Ok(calls_to(&[hostile])));
     let answer = Served::start(GENEROUS, stub).get("/");
     let text = answer.text();
     assert_eq!(text.matches("<script").count(), 1, "{text}");
@@ -159,15 +153,11 @@ fn nobody_looks_nothing_is_sampled() {
     served.get("/healthz");
     assert_eq!(taken.load(Ordering::SeqCst), 0);
     drop((served.watch().model(), served.get("/")));
-    let begun = Instant::now();
-    loop {
+    wait_until("it goes on", || {
         let before = taken.load(Ordering::SeqCst);
         thread::sleep(4 * linger);
-        if taken.load(Ordering::SeqCst) == before {
-            break;
-        }
-        assert!(begun.elapsed() < LONG, "it goes on");
-    }
+        taken.load(Ordering::SeqCst) == before
+    });
     // What was there before is not shown as new.
     assert_eq!(served.watch().model().sample, 1);
 }
@@ -183,10 +173,7 @@ fn watchers_have_bounded_places_of_their_own() {
     // More than there are connections are watching, and a scraper gets through.
     assert_eq!(served.get("/metrics").status(), 200);
     watchers.pop();
-    let begun = Instant::now();
-    while one_more(&served).status() != 200 {
-        assert!(begun.elapsed() < LONG, "the place of who has gone stays taken");
-    }
+    wait_until("the place of who has gone stays taken", || one_more(&served).status() == 200);
 }
 
 #[test]
@@ -194,7 +181,7 @@ fn a_watcher_that_does_not_read_is_dropped() {
     let names: Vec<String> = (0..1000).map(|n| format!("/a.B/{n}{}", "x".repeat(400))).collect();
     let paths: Vec<&str> = names.iter().map(String::as_str).collect();
     let snapshot = calls_to(&paths);
-    let stub = Stub { snapshot: Box::new(move || Ok(snapshot.clone())), ..Stub::default() };
+    let stub = Stub::snapshot(move || Ok(snapshot.clone()));
     let limits = Limits {
         watchers: 1,
         period: Duration::from_millis(1),
@@ -203,11 +190,7 @@ fn a_watcher_that_does_not_read_is_dropped() {
     };
     let served = Served::start(limits, stub);
     let deaf = served.watch();
-    let begun = Instant::now();
-    while one_more(&served).status() != 200 {
-        assert!(begun.elapsed() < LONG, "it keeps its place");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("it keeps its place", || one_more(&served).status() == 200);
     drop(deaf);
 }
 
@@ -215,20 +198,17 @@ fn a_watcher_that_does_not_read_is_dropped() {
 fn trouble_is_told_and_watching_goes_on() {
     let broken = Arc::new(AtomicUsize::new(1));
     let is_broken = Arc::clone(&broken);
-    let snapshot = move || match is_broken.load(Ordering::SeqCst) {
+    let stub = Stub::snapshot(move || match is_broken.load(Ordering::SeqCst) {
         0 => Ok(calls_to(&["/a.B/C"])),
         _ => Err("the worker\nhas ended".to_owned()),
-    };
-    let served = Served::start(GENEROUS, Stub { snapshot: Box::new(snapshot), ..Stub::default() });
+    });
+    let served = Served::start(GENEROUS, stub);
     let mut watcher = served.watch();
     assert_eq!(watcher.next().as_deref(), Some("the worker has ended"));
     assert_eq!(served.get("/").status(), 500);
     assert_eq!(served.get("/api/v1/view").status(), 500);
     broken.store(0, Ordering::SeqCst);
-    let begun = Instant::now();
-    while watcher.next().is_some_and(|data| !data.starts_with('{')) {
-        assert!(begun.elapsed() < LONG, "the trouble stays");
-    }
+    wait_until("the trouble stays", || watcher.next().is_none_or(|data| data.starts_with('{')));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The system calls by which bytes are read and written: each as it is named, none else.
 
 use std::ffi::CString;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -10,10 +11,12 @@ use std::{cmp, fs, mem, ptr, thread};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::AsRawFd as _;
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::mount::MountFlags;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
+};
 use support::pace;
 use support::raw::command::{REFUSED_WITH, Read, Write};
 
@@ -44,9 +47,14 @@ pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()
                 let piece = bytes.chunks(size).next().unwrap_or_default();
                 rustix::io::write(socket, piece)
             }
-            Write::Vector(size) => vector(socket, &buffers_to_write(bytes, size), libc_writev),
+            Write::Vector(size) => {
+                let buffers = buffers_to_write(bytes, size);
+                retry_on_intr(|| rustix::io::writev(socket, &buffers))
+            }
             Write::Message(size) => {
-                message(socket, &mut buffers_to_write(bytes, size), libc_sendmsg)
+                let (buffers, mut none) =
+                    (buffers_to_write(bytes, size), SendAncillaryBuffer::default());
+                retry_on_intr(|| sendmsg(socket, &buffers, &mut none, SendFlags::NOSIGNAL))
             }
             Write::Messages(size) => {
                 messages(socket, &mut messages_to_write(bytes, size), libc_sendmmsg)
@@ -56,7 +64,8 @@ pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()
             Write::Ring => ring::send(socket, bytes),
             Write::ZeroCopy => zero_copy(socket, bytes),
             Write::Positioned(size) => {
-                vector(socket, &buffers_to_write(bytes, size), libc_pwritev2)
+                let (buffers, flags) = (buffers_to_write(bytes, size), ReadWriteFlags::empty());
+                retry_on_intr(|| rustix::io::pwritev2(socket, &buffers, NEXT, flags))
             }
             Write::Aio => aio::write(socket, bytes),
             Write::Compat(call) => compat::write(socket, call, bytes),
@@ -80,9 +89,15 @@ pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
             Read::Pieces(size) => {
                 rustix::io::read(socket, buffer.chunks_mut(size).next().unwrap_or_default())
             }
-            Read::Vector(size) => vector(socket, &buffers_to_read(buffer, size), libc_readv),
+            Read::Vector(size) => {
+                let mut buffers = buffers_to_read(buffer, size);
+                retry_on_intr(|| rustix::io::readv(socket, &mut buffers))
+            }
             Read::Message(size) => {
-                message(socket, &mut buffers_to_read(buffer, size), libc_recvmsg)
+                let (mut buffers, mut none) =
+                    (buffers_to_read(buffer, size), RecvAncillaryBuffer::default());
+                let flags = RecvFlags::empty();
+                retry_on_intr(|| Ok(recvmsg(socket, &mut buffers, &mut none, flags)?.bytes))
             }
             Read::Messages(size) => {
                 messages(socket, &mut messages_to_read(buffer, size), libc_recvmmsg)
@@ -92,7 +107,10 @@ pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
             Read::WaitAll => receive(socket, buffer, RecvFlags::WAITALL),
             Read::Ring => ring::receive(socket, buffer),
             Read::Discard => receive(socket, buffer, RecvFlags::TRUNC),
-            Read::Positioned(size) => vector(socket, &buffers_to_read(buffer, size), libc_preadv2),
+            Read::Positioned(size) => {
+                let (mut buffers, flags) = (buffers_to_read(buffer, size), ReadWriteFlags::empty());
+                retry_on_intr(|| rustix::io::preadv2(socket, &mut buffers, NEXT, flags))
+            }
             Read::Aio => aio::read(socket, buffer),
             Read::Splice => splice_from(socket, buffer),
             Read::Compat(call) => compat::read(socket, call, buffer),
@@ -137,114 +155,52 @@ fn returned(value: isize) -> rustix::io::Result<usize> {
 
 // Buffers.
 
-const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-
-fn buffers_to_write(bytes: &[u8], size: usize) -> Vec<libc::iovec> {
-    let buffer = |piece: &[u8]| {
-        let buffer =
-            libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() };
-        [EMPTY, buffer]
-    };
-    bytes.chunks(size).take(MAX_BUFFERS).flat_map(buffer).collect()
+fn buffers_to_write(bytes: &[u8], size: usize) -> Vec<IoSlice<'_>> {
+    let pieces = bytes.chunks(size).take(MAX_BUFFERS);
+    pieces.flat_map(|piece| [IoSlice::new(&[]), IoSlice::new(piece)]).collect()
 }
 
-fn buffers_to_read(bytes: &mut [u8], size: usize) -> Vec<libc::iovec> {
-    let buffer = |piece: &mut [u8]| {
-        let buffer = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
-        [EMPTY, buffer]
-    };
-    bytes.chunks_mut(size).take(MAX_BUFFERS).flat_map(buffer).collect()
+fn buffers_to_read(bytes: &mut [u8], size: usize) -> Vec<IoSliceMut<'_>> {
+    let pieces = bytes.chunks_mut(size).take(MAX_BUFFERS);
+    pieces.flat_map(|piece| [IoSliceMut::new(&mut []), IoSliceMut::new(piece)]).collect()
 }
 
-fn messages_to_write(bytes: &[u8], size: usize) -> Vec<Vec<libc::iovec>> {
+fn messages_to_write(bytes: &[u8], size: usize) -> Vec<Vec<IoSlice<'_>>> {
     let third = cmp::max(size / 3, 1);
     bytes.chunks(size).take(MAX_MESSAGES).map(|piece| buffers_to_write(piece, third)).collect()
 }
 
-fn messages_to_read(bytes: &mut [u8], size: usize) -> Vec<Vec<libc::iovec>> {
+fn messages_to_read(bytes: &mut [u8], size: usize) -> Vec<Vec<IoSliceMut<'_>>> {
     let third = cmp::max(size / 3, 1);
     let pieces = bytes.chunks_mut(size).take(MAX_MESSAGES);
     pieces.map(|piece| buffers_to_read(piece, third)).collect()
 }
 
-// Calls with buffers.
+/// Sockets have no positions: -1 is that of the next byte.
+const NEXT: u64 = u64::MAX;
 
-type VectorCall = fn(i32, &[libc::iovec]) -> isize;
-type MessageCall = fn(i32, &mut libc::msghdr) -> isize;
-type MessagesCall = fn(i32, &mut [libc::mmsghdr]) -> isize;
+// Calls with several messages.
 
-fn vector(
+/// Each with its buffers, which are laid out as `struct iovec`.
+fn messages<B>(
     socket: &OwnedFd,
-    buffers: &[libc::iovec],
-    call: VectorCall,
+    buffers: &mut [Vec<B>],
+    call: fn(i32, &mut [libc::mmsghdr]) -> isize,
 ) -> rustix::io::Result<usize> {
-    retry_on_intr(|| returned(call(socket.as_raw_fd(), buffers)))
-}
-
-fn message(
-    socket: &OwnedFd,
-    buffers: &mut [libc::iovec],
-    call: MessageCall,
-) -> rustix::io::Result<usize> {
-    let mut header = header(buffers);
-    retry_on_intr(|| returned(call(socket.as_raw_fd(), &mut header)))
-}
-
-fn messages(
-    socket: &OwnedFd,
-    buffers: &mut [Vec<libc::iovec>],
-    call: MessagesCall,
-) -> rustix::io::Result<usize> {
-    let header =
-        |buffers: &mut Vec<libc::iovec>| libc::mmsghdr { msg_hdr: header(buffers), msg_len: 0 };
+    let header = |buffers: &mut Vec<B>| {
+        // SAFETY: a struct of integers and pointers, for which zeros are valid.
+        let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+        header.msg_hdr.msg_iov = buffers.as_mut_ptr().cast();
+        header.msg_hdr.msg_iovlen = buffers.len();
+        header
+    };
     let mut headers: Vec<_> = buffers.iter_mut().map(header).collect();
     let n = retry_on_intr(|| returned(call(socket.as_raw_fd(), &mut headers)))?;
     Ok(headers.iter().take(n).map(|header| header.msg_len as usize).sum())
 }
 
-fn header(buffers: &mut [libc::iovec]) -> libc::msghdr {
-    // SAFETY: a struct of integers and pointers, for which zeros are valid.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_iov = buffers.as_mut_ptr();
-    header.msg_iovlen = buffers.len();
-    header
-}
-
-fn libc_writev(fd: i32, buffers: &[libc::iovec]) -> isize {
-    // SAFETY: the buffers point into slices that the caller has.
-    unsafe { libc::writev(fd, buffers.as_ptr(), buffers.len() as i32) }
-}
-
-fn libc_readv(fd: i32, buffers: &[libc::iovec]) -> isize {
-    // SAFETY: the buffers point into a mutable slice that the caller has.
-    unsafe { libc::readv(fd, buffers.as_ptr(), buffers.len() as i32) }
-}
-
-/// Sockets have no positions: -1 is that of the next byte.
-const NEXT: libc::off_t = -1;
-
-fn libc_pwritev2(fd: i32, buffers: &[libc::iovec]) -> isize {
-    // SAFETY: as for writev.
-    unsafe { libc::pwritev2(fd, buffers.as_ptr(), buffers.len() as i32, NEXT, 0) }
-}
-
-fn libc_preadv2(fd: i32, buffers: &[libc::iovec]) -> isize {
-    // SAFETY: as for readv.
-    unsafe { libc::preadv2(fd, buffers.as_ptr(), buffers.len() as i32, NEXT, 0) }
-}
-
-fn libc_sendmsg(fd: i32, header: &mut libc::msghdr) -> isize {
-    // SAFETY: as for writev.
-    unsafe { libc::sendmsg(fd, header, libc::MSG_NOSIGNAL) }
-}
-
-fn libc_recvmsg(fd: i32, header: &mut libc::msghdr) -> isize {
-    // SAFETY: as for readv.
-    unsafe { libc::recvmsg(fd, header, 0) }
-}
-
 fn libc_sendmmsg(fd: i32, headers: &mut [libc::mmsghdr]) -> isize {
-    // SAFETY: as for writev.
+    // SAFETY: the buffers point into slices that the caller has.
     unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), headers.len() as u32, 0) as isize }
 }
 
@@ -252,7 +208,7 @@ fn libc_recvmmsg(fd: i32, headers: &mut [libc::mmsghdr]) -> isize {
     // What has come, without waiting for as many messages as would fit.
     let flags = libc::MSG_WAITFORONE;
     let (messages, count) = (headers.as_mut_ptr(), headers.len() as u32);
-    // SAFETY: as for readv.
+    // SAFETY: the buffers point into a mutable slice that the caller has.
     unsafe { libc::recvmmsg(fd, messages, count, flags, ptr::null_mut()) as isize }
 }
 
