@@ -15,53 +15,53 @@ Filters combine as port AND (pid OR comm OR uid OR cgroup). See --help for synta
 
 const AFTER_LONG_HELP: &str = "\
 How filters combine:
-  A connection is watched when its port is selected AND its process is, by pid, comm, uid OR
-  cgroup. A filter that is not given selects everything; with none given, all cleartext gRPC of the node
-  is watched. Unix sockets have no port: --port excludes them.
+  observer watches a connection if its port is selected AND its process is selected by pid,
+  comm, uid OR cgroup. A filter that is not given selects everything. Without any filter, all
+  cleartext gRPC of the node is watched. Unix sockets have no port: --port excludes them.
 
 Examples:
   observer
-      All cleartext gRPC of this node, metrics at http://127.0.0.1:9464/metrics
+      Watch all cleartext gRPC of this node; metrics at http://127.0.0.1:9464/metrics
 
   observer check
-      What this kernel allows, and which backend would be used
+      Check what this kernel allows, and which backend would be used
 
   observer top
-      What the daemon of this machine sees, live in the terminal
+      Show live in the terminal what the daemon of this machine sees
 
   observer --port 50051,8000-8100 --listen 0.0.0.0:9464
-      Only these ports; Prometheus may scrape from another machine
+      Watch only these ports; Prometheus can scrape from another machine
 
   observer --port 50051 --comm python3 --children
-      Port 50051, and there only processes named python3 and their descendants
+      Watch port 50051, and there only processes named python3 and their descendants
 
   observer --pid 4711 --buckets 0.001,0.01,0.1,1 --log warn
-      One process, a small histogram, a quiet log
+      Watch one process, with few buckets, and log only warnings and errors
 
   OBSERVER_PORT=50051 OBSERVER_SERIES_TTL=1h observer --config /etc/observer.toml
-      Part in the environment, part in a file
+      Take some settings from the environment, others from a file
 
 Environment and config file:
-  Every flag is also a variable (--max-methods is OBSERVER_MAX_METHODS) and a key of the TOML
-  file given by --config. A flag beats the variable, the variable beats the file, and each
-  replaces a list as a whole. An empty variable counts as not set; one that begins with OBSERVER_
-  and is of no flag is an error, unless Kubernetes has set it for a Service. The fourth example
-  as a file:
+  Every flag is also an environment variable (--max-methods is OBSERVER_MAX_METHODS) and a key
+  of the TOML file given with --config. A flag overrides the variable, and the variable overrides
+  the file; lists are never merged. An empty variable counts as not set. A variable that
+  starts with OBSERVER_ and belongs to no flag is an error, unless Kubernetes set it for a
+  Service. The fourth example as a file:
 
       port = [50051, \"8000-8100\"]     # or \"50051,8000-8100\"
       listen = \"0.0.0.0:9464\"
 
 At SIGHUP:
-  The files that stdout and stderr go to are opened again by their names (logrotate), and
-  --descriptor-set is read again. A --web-config-file and what it names are read again whenever
-  they change. Everything else needs a restart. A daemon whose terminal is gone ends.
+  The daemon reopens the files that stdout and stderr go to (logrotate), and reads
+  --descriptor-set again. It reads --web-config-file, and the files that it names, whenever they
+  change. All other settings need a restart. If its terminal was closed, the daemon exits.
 
-Exit codes: 0 after SIGTERM, SIGINT or a good check; 1 when it cannot run here; 2 for a mistake
-in a flag, a variable or the file.";
+Exit codes: 0 after SIGTERM, SIGINT or a successful check; 1 if observer cannot run here; 2 for a
+mistake in a flag, a variable or the config file.";
 
 fn default_buckets() -> String {
     let bounds: Vec<_> = Buckets::default().seconds().map(|bound| bound.to_string()).collect();
-    format!("{}; and 0.075,0.75,7.5 where the libraries have them", bounds.join(","))
+    format!("{}; also 0.075,0.75,7.5 if a schema's library has them", bounds.join(","))
 }
 
 /// The parser, before environment and file, with the notes that every flag's help has.
@@ -74,13 +74,13 @@ pub(super) fn command() -> Command {
             .action(clap::ArgAction::Help)
             .global(true)
             .help_heading("General")
-            .help("Prints a summary of the flags (-h), or all about them (--help)"),
+            .help("Prints a summary of the flags (-h), or their full help (--help)"),
         Arg::new("version")
             .short('V')
             .long("version")
             .action(clap::ArgAction::SetTrue)
             .help_heading("General")
-            .help("Prints name and version; with --verbose also what it was built of"),
+            .help("Prints name and version; with --verbose also how it was built"),
         Arg::new("verbose")
             .long("verbose")
             .action(clap::ArgAction::SetTrue)
@@ -109,8 +109,8 @@ fn annotated(arg: Arg) -> Arg {
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
         ([], "port") => "every port, and Unix sockets".to_owned(),
         ([], "buckets") => default_buckets(),
-        ([], "run_as") => "observer if there is such a user, else nobody".to_owned(),
-        ([], "workers") => "one for each 16 processors, at least 1 and at most 4".to_owned(),
+        ([], "run_as") => "observer if this user exists, else nobody".to_owned(),
+        ([], "workers") => "one for each 16 CPUs, at least 1 and at most 4".to_owned(),
         ([], "pid" | "comm" | "uid" | "cgroup") => "every process".to_owned(),
         ([], _) => "none".to_owned(),
         (values, _) => values.join(","),
