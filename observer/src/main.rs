@@ -331,8 +331,8 @@ fn check(config: &Config) -> Result<()> {
         met &= finding.outcome.is_ok();
     }
     let user = Account::of(config.run_as.as_deref()).map(|account| match account {
-        Some(account) => format!("becomes {account} once it watches"),
-        None => "stays the one that started it".into(),
+        Some(account) => format!("switches to {account} after startup"),
+        None => "stays the user that started it".into(),
     });
     report("user", &user);
     met &= user.is_ok();
@@ -352,7 +352,7 @@ fn check(config: &Config) -> Result<()> {
     }
     if let Some(file) = &config.web_config_file {
         let read = Protection::read(Some(file))
-            .map(|protection| format!("{}, {} for scrapers", file.display(), protection.scheme()));
+            .map(|protection| format!("{}; scrapers use {}", file.display(), protection.scheme()));
         report("web config", &read);
         met &= read.is_ok();
     }
@@ -367,7 +367,7 @@ fn check(config: &Config) -> Result<()> {
             report("program", &Ok(program.to_string()));
         }
     }
-    anyhow::ensure!(met, "observer cannot watch here; see above");
+    anyhow::ensure!(met, "observer cannot run here: see the lines above");
     Ok(())
 }
 
