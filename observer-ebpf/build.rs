@@ -1,4 +1,4 @@
-//! How the kernel programs are linked.
+//! How the BPF programs are linked.
 
 fn main() {
     // bpf-linker would have LLVM call functions that set and copy memory byte by byte, in a loop: what is a

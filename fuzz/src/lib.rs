@@ -1,47 +1,34 @@
-//! What the fuzz targets share: reading choices out of the input, the kernel programs' driver, and the
+//! What the fuzz targets share: reading choices out of the input, the BPF programs' driver, and the
 //! daemon's user side with what must hold of it at any time.
 
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use observer::failures::{Choice, Failures};
+use observer::failures::{FailureLogConfig, Failures};
 use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
-use observer::pipeline::{FAIR_SHARE, MAX_MEMORY, Pipeline};
-use observer::process::{Comm, ProcessSource};
+use observer::pipeline::{self, Pipeline};
+use observer_core::pipeline::{FAIR_SHARE, MAX_MEMORY};
 use serde_json::{Map, Value};
 
+#[path = "../../observer-common/src/scanner/tests/drive.rs"]
 pub mod drive;
 pub mod fields;
-#[path = "../../observer/tests/simulation/host.rs"]
+#[path = "../../tests/sim/host.rs"]
 pub mod host;
 pub mod input;
-#[path = "../../observer/tests/simulation/kernel.rs"]
+#[path = "../../tests/sim/kernel.rs"]
 pub mod kernel;
-#[path = "../../observer/tests/simulation/random.rs"]
+#[path = "../../tests/sim/random.rs"]
 pub mod random;
 
-/// All processes have the same name.
-#[derive(Clone, Debug)]
-pub struct OneName;
-
-impl ProcessSource for OneName {
-    fn comm(&self, _: u32) -> Option<Comm> {
-        Some(Comm::truncated(b"fuzz"))
-    }
-
-    fn began(&self, pid: u32) -> Option<u64> {
-        Some(pid.into())
-    }
-}
-
 /// The daemon's user side, with room for few of anything.
-pub fn pipeline() -> Pipeline<OneName> {
+pub fn pipeline() -> Pipeline {
     let limits = Limits { max_methods: 4, max_series: 16 };
     let buckets: Buckets = Buckets::default();
-    let choice = Choice { per_second: 10_000, omitted: Vec::new() };
-    Pipeline::new(Statistics::new(buckets, limits), OneName, Duration::from_secs(1))
-        .telling_failures(Failures::new(&choice, Box::new(is_line)))
+    let config = FailureLogConfig { per_second: 10_000, omitted: Vec::new() };
+    let failures = Some(Failures::new(&config, Box::new(is_line)));
+    Pipeline::new(Statistics::new(buckets, limits), failures, Duration::from_secs(1))
 }
 
 /// Of what peers chose, nothing moves a terminal's cursor or ends the line.
@@ -53,8 +40,8 @@ fn is_line(line: String) -> bool {
 }
 
 /// What `/metrics` says of calls, after what must always hold was checked.
-pub fn exposition(pipeline: &Pipeline<OneName>) -> String {
-    let snapshot = pipeline.snapshot(Daemon::default());
+pub fn exposition(pipeline: &Pipeline) -> String {
+    let snapshot = pipeline::snapshot(pipeline, Daemon::default(), Arc::default());
     let open: u64 = snapshot.statistics.series().map(|(_, series)| series.in_flight()).sum();
     assert!(open <= snapshot.daemon.streams, "{open} in flight, {:?}", snapshot.daemon.streams);
     assert!(snapshot.statistics.len() <= 18, "{} series", snapshot.statistics.len());

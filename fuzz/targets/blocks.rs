@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
             FrameHeader { length: payload.len() as u32, stream, kind, flags, _reserved: 0 };
         let expected = model(&mut open, header, &payload);
         let block = blocks.frame(whole(header, &payload, choice), &payload);
-        assert_eq!(block.map(|block| (block.stream, block.bytes.to_vec())), expected);
+        assert_eq!(block.map(|(head, bytes)| (head.stream, bytes.to_vec())), expected);
         blocks.release();
         assert!(blocks.memory() <= 2 * MAX_BLOCK);
     }

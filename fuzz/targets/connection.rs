@@ -8,9 +8,9 @@ use observer_common::frame::{FrameHeader, flag, kind};
 use observer_common::record::{RecordHeader, direction, record_kind, role};
 use observer_common::scanner::Scanner;
 use observer_fuzz::drive::Driver;
-use observer_fuzz::host::bytes_of;
 use observer_fuzz::input::Input;
 use observer_fuzz::{exposition, pipeline};
+use zerocopy::IntoBytes as _;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -64,23 +64,25 @@ fn last_stream(mut bytes: &[u8], such: impl Fn(FrameHeader, bool) -> bool) -> Op
 /// What is counted of it when each transfer moves so many bytes at most.
 fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
     let mut pipeline = pipeline();
-    let mut driver = Driver::new(Scanner::at_frame(), role);
+    let mut driver = Driver::new(Scanner::at_frame());
+    driver.connection.shared.role = role;
     for (direction, bytes) in turns {
         for piece in bytes.chunks(at_once) {
-            for record in driver.feed(*direction, piece) {
+            for record in driver.transfer(*direction, piece) {
                 pipeline.handle(&record);
             }
         }
     }
     let before = exposition(&pipeline);
-    pipeline.handle(&bytes_of(RecordHeader {
+    let closed = RecordHeader {
         connection: 1,
         time_ns: 2,
         pid: 1,
         kind: record_kind::CLOSED,
         role,
         ..RecordHeader::default()
-    }));
+    };
+    pipeline.handle(closed.as_bytes());
     let after = exposition(&pipeline);
     for line in after.lines().filter(|line| line.contains("_in_flight{")) {
         assert!(line.ends_with(" 0"), "after the end of all: {line}");

@@ -13,7 +13,6 @@ use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 use observer_common::driver::connection::Shared;
 use observer_common::frame::{FrameHeader, flag, kind};
-use observer_common::record::{direction, role};
 use observer_common::scanner::Scanner;
 use observer_core::protocol::http2::frames::{BlockAssembly, BlockError};
 use observer_core::{
@@ -118,9 +117,9 @@ fn add_data(read: &mut Vec<Read>, of: u32, also_ends: bool, more: u64, more_byte
 
 /// And from which on `h2` reads otherwise, although it does not say that it cannot read on.
 fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option<usize>) {
-    let mut driver = Driver::new(Scanner::at_frame(), role::SERVER);
+    let mut driver = Driver::new(Scanner::at_frame());
     for piece in bytes.chunks(cut) {
-        driver.feed(direction::RECEIVED, piece);
+        driver.feed(piece);
     }
     let mut blocks = BlockAssembly::default();
     let mut decoder = Decoder::from_start();
@@ -144,10 +143,10 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
                     begun = *header;
                 }
                 let fields = match blocks.frame(*header, kept) {
-                    Ok(block) => {
-                        let fields = decode(&mut decoder, block.bytes, interner);
+                    Ok((_, bytes)) => {
+                        let fields = decode(&mut decoder, bytes, interner);
                         let nameless = names
-                            .decode(block.bytes)
+                            .decode(bytes)
                             .is_ok_and(|fields| fields.iter().any(|(name, _)| name.is_empty()));
                         // Of a block in several frames, it leaves out a field without a name, and
                         // takes each frame for a beginning, where sizes may stand.

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
         unseen: fault(),
         unreadable: fault(),
         messages_full: fault(),
-        few_turns: fault(),
+        few_iterations: fault(),
         late: fault(),
     };
     let mut pipeline = pipeline();

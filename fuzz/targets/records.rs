@@ -3,9 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use observer_common::record::{RecordHeader, record_kind};
-use observer_fuzz::host::bytes_of;
 use observer_fuzz::input::Input;
 use observer_fuzz::{exposition, pipeline};
+use zerocopy::IntoBytes as _;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -32,8 +32,8 @@ fuzz_target!(|data: &[u8]| {
                 let any = record_kind::BYTES - 1 + input.byte() % 6;
                 let kinds = [record_kind::BYTES, record_kind::BYTES, any];
                 let kind = kinds[usize::from(choice >> 5 & 1) + usize::from(choice % 8 == 7)];
-                let header = bytes_of(RecordHeader { kind, ..header });
-                pipeline.handle(&[&header, input.bytes()].concat());
+                let header = RecordHeader { kind, ..header };
+                pipeline.handle(&[header.as_bytes(), input.bytes()].concat());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What header blocks tell without being decoded: who sent one, and what it does to the dynamic table.
+//! What header blocks show without being decoded: who sent one, and what it does to the dynamic table.
 
 use crate::{
     frame::{flag, kind},
@@ -75,7 +75,7 @@ impl Inserts {
         self.skip
     }
 
-    /// So many were.
+    /// Takes note that `n` bytes were passed over.
     #[inline(always)]
     pub const fn skipped(&mut self, n: u32) {
         self.skip -= n;
@@ -95,7 +95,7 @@ impl Inserts {
         }
     }
 
-    /// How many entries the block inserted; `None` if that does not tell what became of the table.
+    /// How many entries the block inserted; `None` if that does not show what became of the table.
     #[inline(always)]
     pub const fn count(&self) -> Option<u32> {
         let complete = self.phase == phase::START && self.skip == 0;
@@ -190,7 +190,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Of the items between these two offsets.
+    /// Begins with the items between these two offsets.
     #[inline(always)]
     pub fn new(next: u32, end: u32) -> Self {
         let block = Inserts::default();
@@ -212,7 +212,7 @@ impl Tally {
         true
     }
 
-    /// `None` if a block was cut, or does not tell.
+    /// `None` if a block was cut, or does not show it.
     #[inline(always)]
     pub const fn count(&self) -> Option<u32> {
         if self.unclear == 0 { Some(self.count) } else { None }

@@ -1,4 +1,4 @@
-//! The fields of kernel structs that the kernel programs read.
+//! The fields of kernel structs that the BPF programs read.
 //!
 //! rustc emits no CO-RE relocations, so the daemon looks the offsets up in the running kernel's
 //! BTF and hands them over as one read-only array, indexed by [`Field`].

@@ -1,10 +1,10 @@
-//! What the kernel programs and the daemon share.
+//! What the BPF programs and the daemon share.
 //!
 //! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
-//! stream, [`record`] is how the kernel programs tell the daemon what they found, [`counter`] what
-//! they count, [`driver`] what is done with a transfer's bytes, [`block`] what a header block tells
-//! undecoded, [`step`] when a frame boundary is believed, [`writer`] who fills a ring, [`layout`] the
-//! fields of the running kernel's structs that they read, and [`settings`] what the daemon tells them
+//! stream, [`record`] is how the BPF programs report to the daemon what they found, [`counter`] what
+//! they count, [`driver`] what is done with a transfer's bytes, [`block`] what a header block shows
+//! undecoded, [`sync`] when a frame boundary is believed, [`writer`] who fills a ring, [`layout`] the
+//! fields of the running kernel's structs that they read, and [`settings`] what the daemon sets
 //! as it loads them.
 
 #![cfg_attr(not(test), no_std)]
@@ -22,7 +22,7 @@ pub mod layout;
 pub mod record;
 pub mod scanner;
 pub mod settings;
-pub mod step;
+pub mod sync;
 pub mod writer;
 
 /// Why a process is selected.

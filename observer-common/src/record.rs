@@ -1,4 +1,4 @@
-//! The records that the kernel programs send to the daemon.
+//! The records that the BPF programs send to the daemon.
 //!
 //! One ring buffer entry is one record: a [`RecordHeader`] and, for [`record_kind::BYTES`], items:
 //!
@@ -25,10 +25,10 @@ const _: () = assert!(VERSION < 1 << 4);
 /// processes in each.
 pub const MAX_RINGS: u32 = 8;
 
-/// What a record tells. The layout's [`VERSION`] is in the upper four bits: a record of another version is of no kind
+/// What a record reports. The layout's [`VERSION`] is in the upper four bits: a record of another version is of no kind
 /// that is known.
 pub mod record_kind {
-    /// Bytes went by in one direction: the record's items say which frames and messages.
+    /// Bytes were moved in one direction: the record's items say which frames and messages.
     pub const BYTES: u8 = of(1);
     /// The connection ended; no more records follow for its identifier.
     pub const CLOSED: u8 = of(2);
@@ -78,16 +78,16 @@ pub const LATE: u8 = 1 << 7;
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
 pub struct RecordHeader {
-    /// The connection's identifier, unique for the life of the kernel programs.
+    /// The connection's identifier, unique for the life of the BPF programs.
     pub connection: u64,
-    /// Kernel's monotonic clock when the call returned, in nanoseconds.
+    /// Kernel's monotonic clock when the transfer returned, in nanoseconds.
     pub time_ns: u64,
     /// Position in the direction's byte stream of the first byte that this record accounts for.
     pub position: u64,
     /// Bytes of the direction's stream that this record accounts for: those before the first
-    /// item told nothing (message bodies, PING, WINDOW_UPDATE).
+    /// item report nothing (message bodies, PING, WINDOW_UPDATE).
     pub length: u64,
-    /// Thread group that made the call, in the initial PID namespace.
+    /// Thread group that made the transfer, in the initial PID namespace.
     pub pid: u32,
     /// One of [`record_kind`].
     pub kind: u8,
@@ -95,8 +95,8 @@ pub struct RecordHeader {
     pub direction: u8,
     /// One of [`role`].
     pub role: u8,
-    /// A bit for each [`direction`], `1 << direction`, in which bytes went by unseen since the
-    /// last record of it: that record could not be sent, or no frame boundary is known any more.
+    /// A bit for each [`direction`], `1 << direction`, in which there is a gap since the
+    /// last record of it: that record was dropped, or no frame boundary is known any more.
     /// And [`LATE`].
     pub flags: u8,
 }
@@ -112,7 +112,7 @@ pub struct NamedRecord {
     pub comm: [u8; 16],
 }
 
-/// What an item tells.
+/// What an item reports.
 pub mod item_kind {
     /// A [`super::OpenItem`] follows: the first record of a connection begins with it, and the first
     /// of another process that uses the connection.
@@ -123,12 +123,12 @@ pub mod item_kind {
     pub const PART: u8 = 3;
     /// A [`super::DataItem`] follows: DATA frames of one stream.
     pub const DATA: u8 = 4;
-    /// Before this record frames of the direction, or parts of one, went by unseen: nobody knows what
+    /// Before this record frames of the direction, or parts of one, are in a gap: it is not known what
     /// they were, nor what their header blocks did to the dynamic table. If `flags` is not 0, it was not
     /// known either where the next frame begins: a boundary was found, as in a connection joined late.
     pub const GAP: u8 = 5;
     /// Records of the direction before this one could not be sent. The header blocks in them
-    /// inserted `length` entries into the dynamic table, if `flags` is 0; else nobody knows how many.
+    /// inserted `length` entries into the dynamic table, if `flags` is 0; else it is not known how many.
     pub const LOST: u8 = 6;
     /// The record's bytes had arrived before the process received them: all of them `stream` microseconds before the
     /// record's time or longer, and none longer than `length` (`u32::MAX`: not known).
@@ -164,7 +164,7 @@ pub mod data_flag {
     pub const UNALIGNED: u8 = 2;
 }
 
-/// What ended in DATA frames of one stream that followed each other in one call.
+/// What ended in DATA frames of one stream that followed each other in one transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
 #[repr(C)]
@@ -194,7 +194,7 @@ pub struct OpenItem {
     pub joined: u16,
     /// Name of the process's main thread.
     pub comm: [u8; 16],
-    /// The same for both ends of a connection, and hardly for another one; 0 if nobody knows.
+    /// The same for both ends of a connection, and hardly for another one; 0 if it is not known.
     pub pair: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What the daemon tells the kernel programs as it loads them: one read-only global, whose values the verifier knows.
+//! What the daemon sets as it loads the BPF programs: one read-only global, whose values the verifier knows.
 
 use crate::layout::Field;
 

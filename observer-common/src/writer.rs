@@ -1,4 +1,4 @@
-//! What processes wrote into a ring into its last quarter: the kernel programs keep it, the daemon reads it.
+//! What processes wrote into a ring into its last quarter: the BPF programs keep it, the daemon reads it.
 
 /// One process's, in one ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

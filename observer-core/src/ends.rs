@@ -12,7 +12,7 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use crate::{
-    call::{Code, Ended, GivenUp, Role, SeriesId},
+    call::{Cancellation, Code, Ended, Role, SeriesId},
     record::Peer,
 };
 
@@ -137,7 +137,9 @@ impl Waiting {
 
     /// Takes a call that has ended. Gives it back if there is nothing to wait for.
     pub fn ended(&mut self, call: Call) -> Option<Call> {
-        let Some(GivenUp { role, stream }) = call.ended.given_up.filter(|_| call.pair != 0) else {
+        let Some(Cancellation { role, stream }) =
+            call.ended.cancellation.filter(|_| call.pair != 0)
+        else {
             return Some(call);
         };
         if role == Role::Client {
@@ -159,7 +161,10 @@ impl Waiting {
         let mut settled = Vec::new();
         let ends = &self.ends;
         self.calls.retain(|call| {
-            let said = call.ended.given_up.map(|given_up| ends.said(call.pair, given_up.stream));
+            let said = call
+                .ended
+                .cancellation
+                .map(|cancellation| ends.said(call.pair, cancellation.stream));
             let is_patient = now_ns.saturating_sub(call.time_ns) < PATIENCE_NS;
             match said {
                 Some(Said::Code(code)) => settled.push(call.with_code(code)),
@@ -175,15 +180,15 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::{Call, MAX, MAX_WAITING, PATIENCE_NS, Waiting};
-    use crate::call::{Code, Ended, GivenUp, Role, SeriesId};
+    use crate::call::{Cancellation, Code, Ended, Role, SeriesId};
 
     const PAIR: u64 = 7;
     const EITHER: Option<Code> = Some(Code::CanceledOrDeadlineExceeded);
     const EXPIRED: Option<Code> = Some(Code::DeadlineExceeded);
 
-    fn call(pair: u64, given_up: Option<Role>, code: Option<Code>) -> Call {
-        let given_up = given_up.map(|role| GivenUp { role, stream: 1 });
-        let ended = Ended { given_up, ..Ended::unary(code, 5) };
+    fn call(pair: u64, cancellation: Option<Role>, code: Option<Code>) -> Call {
+        let cancellation = cancellation.map(|role| Cancellation { role, stream: 1 });
+        let ended = Ended { cancellation, ..Ended::unary(code, 5) };
         Call { pair, peer: None, time_ns: 100, series: SeriesId(3), ended }
     }
 

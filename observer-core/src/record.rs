@@ -1,4 +1,4 @@
-//! Reads the kernel programs' records: bytes in, [`Record`]s and their [`Item`]s out.
+//! Reads the records of the BPF programs: bytes in, [`Record`]s and their [`Item`]s out.
 //!
 //! Nothing is taken on trust: whatever the bytes are, reading them ends and does not panic.
 
@@ -16,9 +16,9 @@ use observer_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::call::{Flow, Role};
+use crate::call::{Direction, Directions, Role};
 
-/// Of `socket(2)`, as the kernel has it.
+/// The address family of Unix sockets (`socket(2)`).
 const AF_UNIX: i32 = 1;
 
 /// One record.
@@ -34,10 +34,10 @@ pub struct Record<'a> {
     pub event: Event<'a>,
 }
 
-/// What a record tells.
+/// What a record reports.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// Bytes went by.
+    /// A transfer.
     Bytes(Bytes<'a>),
     /// The connection ended.
     Closed(Closed),
@@ -45,35 +45,36 @@ pub enum Event<'a> {
     Exited,
     /// The process executed another program: the name of its main thread.
     Executed([u8; 16]),
-    /// The process changed the name of its main thread; `None` if it did so too often to say.
+    /// The process changed the name of its main thread; `None` if it did so too often to know it.
     Renamed(Option<[u8; 16]>),
 }
 
 /// The end of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
-    /// Whose end of it was first: of who sends what flows that way. `None` if nobody knows.
-    pub by: Option<Flow>,
-    /// What went by unseen and no position shows.
-    pub unseen: Unseen,
+    /// The direction in which the end that closed it first sends; `None` if that is not known.
+    pub by: Option<Direction>,
+    /// Directions with a gap that no position shows.
+    pub gaps: Directions,
 }
 
-/// Bytes of one direction of a connection.
+/// A transfer: bytes of one direction of a connection.
 #[derive(Clone, Debug)]
 pub struct Bytes<'a> {
-    /// Which direction.
-    pub flow: Flow,
-    /// Which end of the connection the process is; `None` while the kernel programs do not know.
+    /// The direction.
+    pub direction: Direction,
+    /// The end of the connection that the process is; `None` while the BPF programs do not know it.
     pub role: Option<Role>,
-    /// Position in the direction's stream of the first byte that the record accounts for.
+    /// The position in the direction's byte stream of the first byte that the record accounts for.
     pub position: u64,
-    /// Bytes that it accounts for.
+    /// How many bytes it accounts for.
     pub length: u64,
-    /// What went by unseen and no position shows yet.
-    pub unseen: Unseen,
+    /// Directions with a gap since their last record. A dropped record shows in the position of the direction's next
+    /// one; where there is no next one, or one of the other direction comes first, only this shows it.
+    pub gaps: Directions,
     /// How long they may have been there, or have been meant, before.
     pub waited: Waited,
-    /// What they held.
+    /// What the bytes held.
     pub items: Items<'a>,
 }
 
@@ -99,49 +100,6 @@ impl Waited {
     }
 }
 
-/// Directions in which, since their last record that came, bytes went by unseen.
-///
-/// A record that did not come shows in the position of the direction's next one; where there is no
-/// next one, or one of the other direction comes first, only this tells of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unseen(u8);
-
-impl Unseen {
-    const BITS: u8 = 0b11;
-
-    const fn bit(flow: Flow) -> u8 {
-        match flow {
-            Flow::Received => 1 << direction::RECEIVED,
-            Flow::Sent => 1 << direction::SENT,
-        }
-    }
-
-    /// Both directions.
-    pub const fn both() -> Self {
-        Self(Self::BITS)
-    }
-
-    /// Whether any of the directions.
-    pub fn any(self) -> bool {
-        self.0 != 0
-    }
-
-    /// Whether this direction.
-    pub fn in_flow(self, flow: Flow) -> bool {
-        self.0 & Self::bit(flow) != 0
-    }
-
-    /// Adds a direction.
-    pub fn insert(&mut self, flow: Flow) {
-        self.0 |= Self::bit(flow);
-    }
-
-    /// Takes a direction out.
-    pub fn remove(&mut self, flow: Flow) {
-        self.0 &= !Self::bit(flow);
-    }
-}
-
 /// What a part of the bytes held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
@@ -154,17 +112,17 @@ pub enum Item<'a> {
         /// Payload bytes from its beginning on; `header.length` of them if it was not cut.
         payload: &'a [u8],
     },
-    /// More payload of the frame before.
+    /// More payload of the frame before it.
     Part(&'a [u8]),
     /// What ended in DATA frames of one stream.
     Data(Data),
-    /// Frames, or parts of one, were not seen before what follows.
+    /// A gap before what follows.
     Gap {
-        /// Where the next frame began was not known any more, and was found.
-        found_late: bool,
+        /// The next frame boundary was not known, and was found again.
+        resynced: bool,
     },
-    /// Records of this direction before this one did not come. Header blocks in them inserted so many
-    /// entries into the dynamic table; `None` if nobody knows.
+    /// Records of this direction were dropped before this one. Header blocks in them inserted so many
+    /// entries into the dynamic table; `None` if that is not known.
     Lost {
         /// The entries.
         inserts: Option<u32>,
@@ -178,20 +136,20 @@ pub enum Item<'a> {
 pub struct Open {
     /// Name of the process's main thread.
     pub comm: [u8; 16],
-    /// Whether it was open before it was watched: its beginning was not seen.
+    /// Whether it joined late: it was open before it was watched.
     pub joined: bool,
     /// The other end.
     pub peer: Peer,
-    /// The same for both ends, and hardly for another connection; 0 if nobody knows.
+    /// A number that both ends have in common, and hardly another connection; 0 if it is not known.
     pub pair: u64,
 }
 
 /// The end of a connection that is not the watched process's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Of a TCP connection.
+    /// The address of a TCP connection.
     Address(SocketAddr),
-    /// Of a Unix socket.
+    /// A Unix socket.
     Unix,
 }
 
@@ -220,22 +178,22 @@ pub struct Data {
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record; `None` if the bytes are none, or one of another version of the layout.
+    /// Reads a record; `None` if the bytes are not a record, or one of another version of the layout.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
         let comm = || first::<NamedRecord>(bytes).map(|record| record.comm);
-        let unseen = Unseen(header.flags & Unseen::BITS);
+        let gaps = gaps(header.flags);
         let event = match header.kind {
             record_kind::BYTES => Event::Bytes(Bytes {
-                flow: flow(header.direction)?,
+                direction: direction(header.direction)?,
                 role: role(header.role)?,
                 position: header.position,
                 length: header.length,
-                unseen,
+                gaps,
                 waited: if header.flags & LATE == 0 { Waited::default() } else { Waited::BUSY },
                 items: Items(rest),
             }),
-            record_kind::CLOSED => Event::Closed(Closed { by: flow(header.direction), unseen }),
+            record_kind::CLOSED => Event::Closed(Closed { by: direction(header.direction), gaps }),
             record_kind::EXITED => Event::Exited,
             record_kind::EXECUTED => Event::Executed(comm()?),
             record_kind::RENAMED => {
@@ -249,10 +207,16 @@ impl<'a> Record<'a> {
     }
 }
 
-fn flow(direction: u8) -> Option<Flow> {
+/// The directions whose bits are set.
+fn gaps(flags: u8) -> Directions {
+    let is_set = |bit: u8| flags & 1 << bit != 0;
+    Directions { received: is_set(direction::RECEIVED), sent: is_set(direction::SENT) }
+}
+
+fn direction(direction: u8) -> Option<Direction> {
     match direction {
-        direction::RECEIVED => Some(Flow::Received),
-        direction::SENT => Some(Flow::Sent),
+        direction::RECEIVED => Some(Direction::Received),
+        direction::SENT => Some(Direction::Sent),
         _ => None,
     }
 }
@@ -267,7 +231,7 @@ fn role(role: u8) -> Option<Option<Role>> {
     }
 }
 
-/// The items of a record, in order. Ends early at bytes that are none.
+/// The items of a record, in order. Ends early at bytes that are not an item.
 #[derive(Clone, Debug)]
 pub struct Items<'a>(&'a [u8]);
 
@@ -294,7 +258,7 @@ impl<'a> Iterator for Items<'a> {
             }),
             item_kind::PART => Some(Item::Part(content)),
             item_kind::OPEN => open(content),
-            item_kind::GAP => Some(Item::Gap { found_late: header.flags != 0 }),
+            item_kind::GAP => Some(Item::Gap { resynced: header.flags != 0 }),
             item_kind::LOST => {
                 Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
             }
@@ -329,7 +293,7 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
     Some(Item::Open(Open { comm, joined: joined != 0, peer, pair }))
 }
 
-/// What the bytes begin with; `None` if there are too few.
+/// The value that the bytes begin with; `None` if there are too few.
 fn first<T: FromBytes>(bytes: &[u8]) -> Option<T> {
     T::read_from_prefix(bytes).ok().map(|(value, _)| value)
 }
@@ -344,7 +308,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     use super::{Data, Event, Item, Record, Waited};
-    use crate::call::{Flow, Role};
+    use crate::call::{Direction, Role};
 
     const HEADER: RecordHeader = RecordHeader {
         connection: 7,
@@ -379,7 +343,7 @@ mod tests {
         let record = Record::parse(items).unwrap();
         assert_eq!((record.connection, record.time_ns, record.pid), (7, 1_000, 42));
         let Event::Bytes(bytes) = record.event else { panic!("not bytes") };
-        assert_eq!((bytes.flow, bytes.role), (Flow::Sent, Some(Role::Client)));
+        assert_eq!((bytes.direction, bytes.role), (Direction::Sent, Some(Role::Client)));
         assert_eq!((bytes.position, bytes.length), (24, 60));
         bytes.items.collect()
     }
@@ -406,7 +370,7 @@ mod tests {
         let data =
             Data { stream: 3, messages: 2, message_bytes: 300, end_stream: true, unaligned: false };
         assert_eq!(items[2], Item::Data(data));
-        assert_eq!(items[3], Item::Gap { found_late: false });
+        assert_eq!(items[3], Item::Gap { resynced: false });
         assert_eq!(items[4], Item::Lost { inserts: Some(3) });
         assert_eq!(items[5], Item::Lost { inserts: None });
         assert_eq!(items[6], Item::Waited(Waited { least_us: 3, most_us: 150_000 }));

@@ -1,4 +1,4 @@
-//! The process's buffers of one call, one after the other.
+//! The process's buffers of one transfer, one after the other.
 
 use core::ffi::c_void;
 
@@ -10,7 +10,7 @@ use crate::{
     kernel::{Address, read},
 };
 
-/// How the call named its buffers.
+/// How the system call named its buffers.
 #[derive(Clone, Copy)]
 pub enum Shape {
     /// One buffer: read, recvfrom, write, sendto.
@@ -27,7 +27,7 @@ pub enum Shape {
     Elsewhere,
 }
 
-/// What the `struct iovec` of a call are, and the structs that hold them.
+/// What the `struct iovec` of a system call are, and the structs that hold them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Iovecs {
@@ -89,7 +89,7 @@ pub struct Buffers {
     /// Next `struct mmsghdr`, and how many there are from there on.
     headers: u64,
     headers_left: u64,
-    /// Bytes before `iov` that the call moved, as long as the array is still walked backwards.
+    /// Bytes before `iov` that the transfer moved, as long as the array is still walked backwards.
     behind: u64,
     /// An [`Iovecs`].
     iovecs: u32,
@@ -101,7 +101,7 @@ pub struct Buffers {
 const BEHIND_AT_ONCE: u32 = 16;
 
 impl Buffers {
-    /// Begins with the buffers of a call that moved `length` bytes, or, for
+    /// Begins with the buffers of a transfer that moved `length` bytes, or, for
     /// [`Shape::Messages`], `length` messages.
     #[inline(always)]
     pub fn begin(&mut self, shape: Shape, length: u64) {

@@ -38,7 +38,7 @@ fn add(position: u32, bytes: u64) {
     }
 }
 
-/// A run may be preempted by another one on its CPU. rustc has no atomic addition for BPF, the
+/// An invocation may be preempted by another one on its CPU. rustc has no atomic addition for BPF, the
 /// instruction set has.
 #[inline(always)]
 pub fn add_to(place: &mut u64, value: u64) {

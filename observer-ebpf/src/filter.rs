@@ -1,6 +1,6 @@
 //! Which processes and ports are watched, decided before any byte is read.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use observer_common::{
     layout::Field,
     record::role,
@@ -16,12 +16,6 @@ use crate::{
 
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
-
-/// The current thread group.
-#[inline(always)]
-pub fn current_pid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
-}
 
 /// Whether the process, which is the current one, is selected. Without `--pid`, `--comm`, `--uid` and
 /// `--cgroup` all are.

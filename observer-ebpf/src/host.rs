@@ -98,7 +98,7 @@ impl Memory for Host {
     }
 
     #[inline(always)]
-    fn unread(&self) -> Counter {
+    fn gap_cause(&self) -> Counter {
         match self.transfer.shape {
             _ if self.transfer.discarded => Counter::Discarded,
             // Not from or to memory of the process: splice, sendfile, buffers of the kernel.
@@ -190,10 +190,11 @@ impl Emitter for Host {
 
 impl observer_common::driver::Host for Host {
     #[inline(always)]
-    fn repeat(walk: &mut Walk<'_, Self>, turns: u32) -> bool {
+    fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool {
         // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
-        let done = unsafe { bpf_loop(turns, turn as *mut c_void, (&raw mut *walk).cast(), 0) };
-        done >= i64::from(turns)
+        let done =
+            unsafe { bpf_loop(iterations, iterate as *mut c_void, (&raw mut *walk).cast(), 0) };
+        done >= i64::from(iterations)
     }
 
     #[inline(always)]
@@ -209,7 +210,7 @@ impl observer_common::driver::Host for Host {
         self.transfer.socket.sock
     }
 
-    /// Between two ticks nobody knows: that much the daemon allows.
+    /// Between two ticks it is not known: that much the daemon allows.
     #[inline(always)]
     fn was_busy(&self) -> bool {
         const BUSY_NS: u64 = 2_000_000;
@@ -237,19 +238,19 @@ impl observer_common::driver::Host for Host {
     }
 }
 
-extern "C" fn turn(_: u32, walk: *mut c_void) -> i64 {
+extern "C" fn iterate(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: what `repeat` passed.
     let walk = unsafe { &mut *walk.cast::<Walk<'_, Host>>() };
-    if walk::turn(walk) { CONTINUE } else { STOP }
+    if walk::iterate(walk) { CONTINUE } else { STOP }
 }
 
 extern "C" fn tally_step(_: u32, scratch: *mut c_void) -> i64 {
-    // SAFETY: what `tally` passed: a map value, valid for the run.
+    // SAFETY: what `tally` passed: a map value, valid for the invocation.
     let scratch = unsafe { &mut **scratch.cast::<*mut Scratch<Host>>() };
     if tally(scratch) { CONTINUE } else { STOP }
 }
 
-/// Has the process's end and its new names told: before its name is read, so that none is missed.
+/// Has the process's end and its new names reported: before its name is read, so that none is missed.
 #[inline(always)]
 fn remember(pid: u32) {
     const EEXIST: i64 = 17;

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
-        bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel,
-        bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
+        bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_ns,
+        bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
     },
 };
 use observer_common::layout::Field;
@@ -35,6 +35,12 @@ pub fn read<T>(base: Address, field: Field) -> Option<T> {
     unsafe { bpf_probe_read_kernel((base as usize + offset(field)) as *const T) }.ok()
 }
 
+/// The current thread group.
+#[inline(always)]
+pub fn current_pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
 /// The current task, as the verifier knows it: its fields may be loaded without a helper.
 #[inline(always)]
 pub fn current_task() -> *const task_struct {
@@ -49,7 +55,7 @@ pub fn load<T: Copy>(base: *const u8, field: Field) -> T {
     unsafe { *base.add(offset(field)).cast::<T>() }
 }
 
-/// For how long the current thread has run since it was last given a processor, in ns. The kernel adds this
+/// For how long the current thread has run since it was last given a CPU, in ns. The kernel adds this
 /// up at its ticks, so it may be as much more as lies between two of them.
 #[inline(always)]
 pub fn ran_for() -> u64 {

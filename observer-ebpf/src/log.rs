@@ -2,15 +2,15 @@
 //! has a byte of what was moved.
 
 use observer_common::{
-    counter::{Counter, Protocol},
+    counter::{Counter, ForOne, Protocol},
     driver::{
-        connection::{Direction, Shared},
+        connection::{DirectionState, Shared},
         walk::Outcome,
     },
     record::direction,
 };
 
-use crate::{filter::current_pid, transfer::Transfer};
+use crate::{kernel::current_pid, transfer::Transfer};
 
 /// A function for each line: inlined, its values would be kept on the stack to the caller's end.
 macro_rules! lines {
@@ -54,12 +54,12 @@ pub fn watched(connection: &Shared) {
 
 /// What came of a walk.
 #[inline(always)]
-pub fn walked(connection: &Shared, own: &Direction, transfer: &Transfer, outcome: Outcome) {
-    let Direction { position, unread, .. } = *own;
+pub fn walked(connection: &Shared, own: &DirectionState, transfer: &Transfer, outcome: Outcome) {
+    let DirectionState { position, gap_bytes, .. } = *own;
     if transfer.sent == direction::SENT {
-        sent(connection.id, transfer.total, position, unread);
+        sent(connection.id, transfer.total, position, gap_bytes);
     } else {
-        received(connection.id, transfer.total, position, unread);
+        received(connection.id, transfer.total, position, gap_bytes);
     }
     match outcome {
         Outcome::Walked => {}
@@ -69,29 +69,37 @@ pub fn walked(connection: &Shared, own: &Direction, transfer: &Transfer, outcome
     }
 }
 
-/// A line for each of an enum: its label must be known to the compiler.
-macro_rules! labels {
-    ($of:expr, $parameters:tt = $values:tt, $text:literal, $enum:ident: $($name:ident)*) => {
-        match $of {
-            $($enum::$name => {
-                lines! { info line $parameters = $text, $enum::$name.label(); }
-                line $values;
-            })*
-        }
-    };
-}
-
 /// What was counted, by its cause.
 #[inline(always)]
 pub fn counted(counter: Counter, bytes: u64) {
-    labels!(counter, (pid: u32, bytes: u64) = (current_pid(), bytes), "process {}: {} bytes: {}", Counter:
-        RingFull Unreadable ScratchBusy EnteredFull LoopBound FrameTooLong Unseen Discarded
-        ConnectionsFull ProcessesFull MessagesFull OutOfStep NotFrame BeforeJoin);
+    counter.with_position(Counted(bytes));
+}
+
+struct Counted(u64);
+
+impl ForOne for Counted {
+    /// A function for each, as in `lines`: its label must be known to the compiler.
+    #[inline(never)]
+    fn at<const POSITION: usize>(self) {
+        let label = const { Counter::ALL[POSITION].label() };
+        let (pid, bytes) = (current_pid(), self.0);
+        aya_log_ebpf::info!(0, target: "observer::kernel_log", "process {}: {} bytes: {}", pid, bytes, label);
+    }
 }
 
 /// What a socket turned out to carry.
 #[inline(always)]
 pub fn carries(protocol: Protocol) {
-    labels!(protocol, (pid: u32) = (current_pid()), "process {}: a socket carries {}", Protocol:
-        Http2 Http1 Tls Other);
+    protocol.with_position(Carries);
+}
+
+struct Carries;
+
+impl ForOne for Carries {
+    /// Likewise.
+    #[inline(never)]
+    fn at<const POSITION: usize>(self) {
+        let label = const { Protocol::ALL[POSITION].label() };
+        aya_log_ebpf::info!(0, target: "observer::kernel_log", "process {}: a socket carries {}", current_pid(), label);
+    }
 }

@@ -17,7 +17,7 @@ use crate::kernel::Address;
 
 /// Maps whose values are looked up.
 pub trait Values<K, V: 'static> {
-    /// The key's value. It is valid for the run, though others may change it meanwhile, and when it is removed its place is
+    /// The key's value. It is valid for the invocation, though others may change it meanwhile, and when it is removed its place is
     /// another key's.
     fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V>;
 
@@ -33,7 +33,7 @@ macro_rules! values {
         $(impl<K, V: 'static> Values<K, V> for $map<K, V> {
             #[inline(always)]
             fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V> {
-                // SAFETY: no value is freed before the run is over, and what runs write at the same time are
+                // SAFETY: no value is freed before the invocation is over, and what others write at the same time are
                 // integers of which it does not matter which one stays.
                 self.get_ptr_mut(key).map(|value| unsafe { &mut *value })
             }
@@ -111,7 +111,7 @@ pub static WRITERS: LruHashMap<u64, Writer> = LruHashMap::with_max_entries(4_096
 pub struct Entered {
     pub sock: Address,
     pub message: Address,
-    /// Of the function itself.
+    /// Address of the function.
     pub function: Address,
     pub flags: u32,
     /// One of `record::direction`.
@@ -123,7 +123,7 @@ pub struct Entered {
 #[map]
 pub static ENTERED: HashMap<u64, Entered> = HashMap::with_max_entries(1, 0);
 
-/// A call on several messages that is under way.
+/// A system call on several messages that is under way.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Multiple {
@@ -134,7 +134,7 @@ pub struct Multiple {
 }
 
 /// By thread, for the socket backend, which sets the size. One that was forgotten begins with the first message, whose buffers
-/// are then not those of the bytes: so there is room for more than are in such a call at once.
+/// are then not those of the bytes: so there is room for more than are in such a system call at once.
 #[map]
 pub static MULTIPLE: LruHashMap<u64, Multiple> = LruHashMap::with_max_entries(1, 0);
 
@@ -175,7 +175,7 @@ pub struct Renames {
     pub count: u64,
 }
 
-/// Processes of watched connections: their exit, exec and new names are told to the daemon.
+/// Processes of watched connections: their exit, exec and new names are reported to the daemon.
 #[map]
 pub static PROCESSES: HashMap<u32, Renames> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
 

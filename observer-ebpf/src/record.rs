@@ -1,4 +1,4 @@
-//! The record that a run puts together, item by item.
+//! The record that an invocation puts together, item by item.
 
 use core::{arch::asm, mem::offset_of};
 

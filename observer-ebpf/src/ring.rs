@@ -10,8 +10,8 @@ use observer_common::{
 
 use crate::{
     count::add_to,
-    filter, globals,
-    kernel::process_name,
+    globals,
+    kernel::{current_pid, process_name},
     maps::{RINGS, Values as _, WRITERS},
     record::Record,
 };
@@ -97,7 +97,7 @@ fn output_bytes(number: u32, pid: u32, bytes: *const u8, length: u32) -> bool {
 #[inline(never)]
 fn may_write(ring: u32, pid: u32, length: u32, waiting: u64, read: u64) -> bool {
     let half = globals::wake_at();
-    // Other processors may change it meanwhile: by a record each.
+    // Other CPUs may change it meanwhile: by a record each.
     let Some(writer) = writer_of(writer::key(ring, pid)) else { return true };
     let halves = read.checked_div(half).unwrap_or(0);
     if writer.halves != halves {
@@ -110,7 +110,7 @@ fn may_write(ring: u32, pid: u32, length: u32, waiting: u64, read: u64) -> bool 
     if writer.bytes + length > left {
         add_to(&mut writer.dropped, 1);
         // In an interrupt it is not the process that runs.
-        if filter::current_pid() == pid {
+        if current_pid() == pid {
             process_name(&mut writer.comm);
         }
         return false;

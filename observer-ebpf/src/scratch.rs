@@ -1,4 +1,4 @@
-//! Where a run keeps what does not fit on its 512 bytes of stack, and builds its record.
+//! Where an invocation keeps what does not fit on its 512 bytes of stack, and builds its record.
 
 use core::arch::asm;
 
@@ -7,10 +7,10 @@ use observer_common::driver::{Scratch, connection::Connection};
 
 use crate::{host::Host, maps::Values as _};
 
-/// Slots per CPU: how deep runs may preempt each other.
+/// Slots per CPU: how deep invocations may preempt each other.
 const SLOTS: u32 = 4;
 
-/// Where runs build their records: several to a CPU, because a run may be preempted by another.
+/// Where invocations build their records: several to a CPU, because one may be preempted by another.
 #[map]
 static SCRATCH: PerCpuArray<Slot> = PerCpuArray::with_max_entries(SLOTS, 0);
 
@@ -18,10 +18,10 @@ static SCRATCH: PerCpuArray<Slot> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[repr(C)]
 pub struct Slot {
     busy: u64,
-    /// What a new connection is put together in.
-    pub connection: Connection,
     /// What the driver works with.
     pub scratch: Scratch<Host>,
+    /// What a new connection is put together in: last, as most transfers are of known ones.
+    pub connection: Connection,
 }
 
 /// Claims a slot of this CPU, if one is free.
@@ -38,7 +38,7 @@ pub fn claim() -> Option<&'static mut Slot> {
     None
 }
 
-/// Exchanges two values atomically: a run may be preempted between looking and claiming. rustc has
+/// Exchanges two values atomically: an invocation may be preempted between looking and claiming. rustc has
 /// no compare-and-swap for BPF, the instruction set has (since Linux 5.12).
 #[inline(always)]
 fn exchange(place: &mut u64, mut value: u64) -> u64 {

@@ -42,7 +42,7 @@ pub fn take(pid: u32, of: Of, limit: u32) -> bool {
     }
     let Some(own) = own else { return false };
     let (all, own) = (place(&raw mut ALL, of), place(own, of));
-    // SAFETY: map values, valid for the run, which others may change meanwhile: then it may be one too many.
+    // SAFETY: map values, valid for the invocation, which others may change meanwhile: then it may be one too many.
     let (taken, had) = unsafe { (*all as i64, *own as i64) };
     if had >= PART * (i64::from(limit) - taken) {
         return false;
@@ -63,7 +63,7 @@ pub fn give(pid: u32, of: Of) {
 
 #[inline(always)]
 fn place(share: *mut Share, of: Of) -> *mut u64 {
-    // SAFETY: a map value, valid for the run.
+    // SAFETY: a map value, valid for the invocation.
     unsafe {
         match of {
             Of::Connections => &raw mut (*share).connections,
@@ -74,6 +74,6 @@ fn place(share: *mut Share, of: Of) -> *mut u64 {
 
 #[inline(always)]
 fn add(place: *mut u64, value: u64) {
-    // SAFETY: in a map value, valid for the run.
+    // SAFETY: in a map value, valid for the invocation.
     add_to(unsafe { &mut *place }, value);
 }

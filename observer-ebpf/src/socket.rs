@@ -1,7 +1,7 @@
-//! From a file descriptor to the socket behind it, and what is to be known of a socket.
+//! From a file descriptor to the socket behind it, and what there is to know of a socket.
 
 use observer_common::{
-    driver::{arrival::Arrival, connection::counted},
+    driver::{arrival::Arrival, connection::counted, gap},
     layout::Field,
     record::OpenItem,
 };
@@ -9,7 +9,7 @@ use observer_common::{
 use crate::{
     globals,
     kernel::{Address, current_task, load, process_name, read, read_into, ticks},
-    maps::{CONNECTED, Values as _},
+    maps::{CONNECTED, CONNECTIONS, Values as _},
 };
 
 pub const AF_UNIX: u16 = 1;
@@ -87,6 +87,38 @@ impl Socket {
     }
 }
 
+impl gap::Socket for Socket {
+    #[inline(always)]
+    fn sequence(&self, counts: u8, sent: bool) -> Option<u32> {
+        sequence(self.sock, counts, sent)
+    }
+
+    #[inline(always)]
+    fn moved_before(&self, sent: bool, length: u64) -> Option<u64> {
+        moved_before(self.sock, sent, length)
+    }
+
+    #[inline(always)]
+    fn is_shut(&self, sent: bool) -> bool {
+        is_shut(self.sock, sent)
+    }
+
+    #[inline(always)]
+    fn peer(&self) -> Address {
+        peer_of_unix(self.sock)
+    }
+
+    #[inline(always)]
+    fn sent_by_peer(&self, peer: Address) -> Option<u32> {
+        CONNECTIONS.value(peer)?.sent_to(self.sock)
+    }
+
+    #[inline(always)]
+    fn waiting(&self) -> Option<u32> {
+        waiting_in_unix(self.sock)
+    }
+}
+
 /// Where `struct socket_alloc` has the inode of a socket.
 #[inline(always)]
 fn inode_of(socket: Address) -> Address {
@@ -150,7 +182,7 @@ pub fn counts_of(sock: Address) -> u8 {
 /// The socket's own count of the bytes read (`sent` false) or written, if it has one: TCP's
 /// sequence numbers, or what MPTCP counts. `counts` is one of [`counted`].
 #[inline(always)]
-pub fn sequence(sock: Address, counts: u8, sent: bool) -> Option<u32> {
+fn sequence(sock: Address, counts: u8, sent: bool) -> Option<u32> {
     match counts {
         counted::TCP => read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq }),
         // Asked here as well, for the verifier: it refuses a read that can only fail.
@@ -163,13 +195,13 @@ pub fn sequence(sock: Address, counts: u8, sent: bool) -> Option<u32> {
 
 /// The other end of a Unix socket, 0 if there is none.
 #[inline(always)]
-pub fn peer_of_unix(sock: Address) -> Address {
+fn peer_of_unix(sock: Address) -> Address {
     if globals::has(Field::UnixPeer) { read(sock, Field::UnixPeer).unwrap_or(0) } else { 0 }
 }
 
 /// At least as many bytes as wait in a Unix socket to be received; `None` if that is not known.
 #[inline(always)]
-pub fn waiting_in_unix(sock: Address) -> Option<u32> {
+fn waiting_in_unix(sock: Address) -> Option<u32> {
     if globals::has(Field::UnixWaiting) {
         return read(sock, Field::UnixWaiting);
     }
@@ -226,7 +258,7 @@ pub fn is_shut(sock: Address, sent: bool) -> bool {
     read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & bit != 0
 }
 
-/// What the first record of a connection tells of it. Read to where it belongs: the stack has no
+/// What the first record of a connection says of it. Read to where it belongs: the stack has no
 /// room for it.
 #[inline(always)]
 pub fn describe(sock: Address, item: &mut OpenItem) {

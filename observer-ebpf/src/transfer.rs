@@ -2,14 +2,14 @@
 
 use crate::{buffers::Shape, socket::Socket};
 
-/// One of them, as a backend tells of it.
+/// A transfer, as a backend describes it.
 #[derive(Clone, Copy)]
 pub struct Transfer {
     pub socket: Socket,
     pub shape: Shape,
-    /// What the call returned: bytes, or messages for [`Shape::Messages`]. More than 0.
+    /// What the system call returned: bytes, or messages for [`Shape::Messages`]. More than 0.
     pub returned: u64,
-    /// Bytes that went by.
+    /// Bytes that were moved.
     pub total: u64,
     pub pid: u32,
     /// One of `record::direction`.
@@ -18,7 +18,7 @@ pub struct Transfer {
     pub discarded: bool,
 }
 
-/// Whether what a call returned may tell the process that the other end of its socket is gone.
+/// Whether what a system call returned may show the process that the other end of its socket is gone.
 #[inline(always)]
 pub const fn may_be_left(returned: i32) -> bool {
     const EPIPE: i32 = 32;

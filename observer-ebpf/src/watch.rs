@@ -6,7 +6,7 @@ use observer_common::{
     counter::{Counter, Protocol},
     driver::{
         Walk,
-        connection::{Connection, Direction, state},
+        connection::{Connection, DirectionState, state},
         opening::protocol_of,
         walk::{self, Outcome},
     },
@@ -16,9 +16,9 @@ use observer_common::{
 use crate::{
     connections::{
         close,
+        gap::add_gap,
         ignored::{ignore, may_be_ours, try_again},
         known,
-        missed::add_missed,
         open::{insert, open},
     },
     count::{count, count_protocol},
@@ -72,13 +72,13 @@ fn watch_in(
     // What is read back from the map the verifier knows nothing of, so it follows what comes next
     // once, not once for each kind of transfer.
     let transfer = opaque(&raw mut host.transfer);
-    // SAFETY: written just now, and nobody writes it again in this run.
+    // SAFETY: written just now, and not written again in this invocation.
     let transfer = unsafe { &*transfer };
     host.buffers.begin(transfer.shape, transfer.returned);
     try_walk(transfer, known, slot)
 }
 
-/// A call has returned that (`transfer::may_be_left`). TCP's states tell who was first to end a connection, other
+/// A system call has returned that (`transfer::may_be_left`). TCP's states tell who was first to end a connection, other
 /// sockets have none. A function of its own: inlined, its values would be kept on the stack to the caller's end.
 #[inline(never)]
 pub fn leave(sock: Address, returned: i32) {
@@ -109,9 +109,9 @@ fn busy(transfer: &Transfer, connection: Option<&mut Connection>) {
     let mut bytes = 0;
     if let Some(connection) = connection {
         // So that the socket's counter does not show them once more.
-        add_missed(transfer, connection);
+        add_gap(transfer, connection);
         bytes = transfer.total;
-        connection.direction(transfer.sent).unread += bytes;
+        connection.direction(transfer.sent).gap_bytes += bytes;
     }
     count(Counter::ScratchBusy, bytes);
 }
@@ -131,7 +131,7 @@ fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot
     // connection is.
     let of_kernel = !readable && connection.shared.announced != 0;
     let pid = if of_kernel { connection.shared.pid } else { transfer.pid };
-    add_missed(transfer, connection);
+    add_gap(transfer, connection);
     let scratch = &mut slot.scratch;
     scratch.time_ns = now_ns();
     scratch.pid = pid;
@@ -140,7 +140,7 @@ fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot
     if transfer.discarded || !readable {
         scratch.host.buffers.clear();
     }
-    let directions = (&raw mut connection.directions).cast::<Direction>();
+    let directions = (&raw mut connection.directions).cast::<DirectionState>();
     let own = usize::from(transfer.sent & 1);
     // By an index, as in `Connection::direction`.
     // SAFETY: one of the two by the mask, and the other one.
@@ -172,8 +172,8 @@ fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcom
     if let Outcome::NotPreface = outcome {
         connection.shared.state = state::UPGRADED;
     }
-    let unseen = connection.unseen();
-    close::close(transfer.socket.sock, connection, unseen);
+    let gaps = connection.gap_flags();
+    close::close(transfer.socket.sock, connection, gaps);
     match outcome {
         Outcome::NotFrames => try_again(transfer, tries),
         Outcome::NotSelected => ignore(&transfer.socket),

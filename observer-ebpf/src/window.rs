@@ -6,7 +6,7 @@ use core::{arch::asm, ptr::read_volatile};
 use aya_ebpf::helpers::bpf_probe_read_user_buf;
 use observer_common::scanner::OVERRUN;
 
-/// Most bytes that are read at once: what a few small calls take. A mask, too.
+/// Most bytes that are read at once: what a few small RPCs take. A mask, too.
 const LENGTH: u32 = 255;
 
 /// How many bytes [`copy_short`] copies: most header blocks are no longer.
@@ -27,7 +27,7 @@ pub struct Window {
 const _: () = assert!(OVERRUN <= SHORT as usize);
 
 impl Window {
-    /// Another call begins: what the memory held before says nothing of it.
+    /// Another transfer begins: what the memory held before says nothing of it.
     #[inline(always)]
     pub fn clear(&mut self) {
         self.length = 0;
@@ -108,7 +108,7 @@ pub unsafe fn copy_short(from: *const u8, to: *mut u8) {
     }
 }
 
-/// The compiler would copy byte by byte what may not be aligned; processors need not.
+/// The compiler would copy byte by byte what may not be aligned; CPUs need not.
 ///
 /// # Safety
 ///

@@ -1,9 +1,9 @@
 //! A node-level daemon that watches gRPC from outside the services.
 //!
 //! The way of a byte: [`kernel`] loads the BPF programs, which see what sockets send and receive, and hands over their
-//! records. [`pipeline`] makes calls and statistics of them, by [`observer_core`]; [`worker`] is the thread that runs
+//! records. [`pipeline`] makes calls and statistics of them, with [`observer_core`]; [`worker`] is the thread that runs
 //! it. [`metrics`] renders the statistics, [`server`] publishes them, and [`top`] shows them in a terminal.
-//! [`process`] finds out who a pid is.
+//! [`process`] looks processes up in `/proc`.
 
 mod certificates;
 pub mod cli;
@@ -19,7 +19,6 @@ pub mod kubernetes;
 pub mod log;
 pub mod memory;
 pub mod metrics;
-pub mod output;
 pub mod pipeline;
 pub mod preconditions;
 pub mod pressure;
@@ -28,7 +27,6 @@ pub mod process;
 pub mod reload;
 pub mod sandbox;
 pub mod server;
-pub mod source;
 pub mod system_paths;
 pub mod top;
 pub mod worker;

@@ -138,7 +138,7 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     };
     let surroundings = Surroundings::read();
     let (mut probes, rings) = Probes::attach(config)?;
-    let left = privileges::give_up(|| probes.sweep(), &config.telling.labels, account)?;
+    let left = privileges::give_up(|| probes.sweep(), &config.exposition.labels, account)?;
     debug!("capabilities left: {left:?}");
     if left.contains(CapabilitySet::SYS_PTRACE) {
         // It would keep what this capability is for from the daemon: other users' processes.

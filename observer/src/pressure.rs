@@ -17,7 +17,7 @@ pub struct Pressure {
     /// Kept open, for when the path may no longer be opened.
     file: Option<File>,
     last: Option<Sample>,
-    in_time_since_ns: u64,
+    stall_free_since_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,16 @@ struct Sample {
 impl Pressure {
     /// Nothing known yet.
     pub fn open() -> Self {
-        Self { file: File::open(PATH).ok(), last: None, in_time_since_ns: u64::MAX }
+        Self { file: File::open(PATH).ok(), last: None, stall_free_since_ns: u64::MAX }
     }
 
     /// Since when threads that could run have run, until now; `u64::MAX` if that is not known.
-    pub fn in_time_since(&mut self, now_ns: u64) -> u64 {
+    pub fn stall_free_since(&mut self, now_ns: u64) -> u64 {
         if self.last.is_none_or(|last| now_ns.saturating_sub(last.at_ns) >= INTERVAL_NS) {
             let waited_us = self.file.as_ref().and_then(waited_us);
             self.add(waited_us.map(|waited_us| Sample { at_ns: now_ns, waited_us }));
         }
-        self.in_time_since_ns
+        self.stall_free_since_ns
     }
 
     fn add(&mut self, sample: Option<Sample>) {
@@ -51,7 +51,7 @@ impl Pressure {
             _ => true,
         };
         if was_short {
-            self.in_time_since_ns = sample.map_or(u64::MAX, |sample| sample.at_ns);
+            self.stall_free_since_ns = sample.map_or(u64::MAX, |sample| sample.at_ns);
         }
         self.last = sample;
     }
@@ -76,12 +76,12 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn since(samples: &[Option<(u64, u64)>]) -> u64 {
-        let mut pressure = Pressure { file: None, last: None, in_time_since_ns: u64::MAX };
+        let mut pressure = Pressure { file: None, last: None, stall_free_since_ns: u64::MAX };
         for sample in samples {
             let sample = sample.map(|(ms, waited_us)| Sample { at_ns: ms * MS, waited_us });
             pressure.add(sample);
         }
-        pressure.in_time_since_ns
+        pressure.stall_free_since_ns
     }
 
     #[test]

@@ -26,7 +26,8 @@ use rustix::thread::{
 };
 use tracing::debug;
 
-use crate::process::{Detail, ProcFs, ProcessSource as _};
+use crate::process::ProcFs;
+use observer_core::process::{Detail, ProcessSource as _};
 
 /// Where users are.
 const PASSWD: &str = "/etc/passwd";

@@ -13,6 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
 use observer_common::counter::Protocol;
+use observer_core::{
+    process::{Comm, Expired, Lookup},
+    source::Source,
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -22,12 +26,12 @@ use crate::{
     kernel::{Dropped, Probes, Ring},
     memory::{self, Budget},
     metrics::{
-        Daemon, Descriptors, DroppedRecords, Gap, Limits, OwnProcess, Program, Snapshot, Statistics,
+        Daemon, Descriptors, DroppedRecords, ExpositionConfig, Gap, Limits, OwnProcess, Program,
+        Snapshot, Statistics,
     },
-    pipeline::{Expired, Pipeline},
+    pipeline::{Pipeline, snapshot},
     pressure::Pressure,
-    process::{Asker, Comm, ProcFs},
-    source::Source,
+    process::{self, ProcFs},
 };
 
 /// How long records may wait in the ring while it does not fill.
@@ -104,7 +108,7 @@ enum Request {
     /// Detach, and say when that is done and all records are read.
     Detach(mpsc::SyncSender<()>),
     /// A tick of the first worker.
-    Follow { now_ns: u64, expired: Expired },
+    Follow { now_ns: u64, expired: Arc<[Expired]> },
 }
 
 impl Workers {
@@ -118,18 +122,17 @@ impl Workers {
     ) -> Result<Self> {
         let Surroundings { source, budget } = surroundings;
         let statistics = Statistics::new(
-            config.telling.schemas.recording(config.buckets.clone(), config.native_histograms),
+            config.exposition.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
-        let pipeline =
-            Pipeline::new(statistics, source, config.series_ttl).told_by(config.telling.clone());
-        let mut pipeline = match &config.log_errors {
-            Some(choice) => {
-                pipeline.telling_failures(Failures::new(choice, failures::to_stdout()?))
-            }
-            None => pipeline,
+        let failures = match &config.log_errors {
+            Some(config) => Some(Failures::new(config, failures::to_stdout()?)),
+            None => None,
         };
-        ask(pipeline.asker())?;
+        let exposition = Arc::new(config.exposition.clone());
+        let mut pipeline =
+            Pipeline::new(statistics, failures, config.series_ttl).with_labels(&exposition.labels);
+        look_processes_up(pipeline.lookup(source))?;
         let pending = Arc::new(AtomicUsize::new(0));
         let mut requests = Vec::new();
         let mut workers = Vec::new();
@@ -142,6 +145,7 @@ impl Workers {
                 number,
                 source: ring,
                 pipeline,
+                exposition: Arc::clone(&exposition),
                 pressure: Pressure::open(),
                 incoming,
                 lead: None,
@@ -161,7 +165,7 @@ impl Workers {
         }
         let lead = Lead {
             others,
-            ends_untold: 0,
+            ends_unreported: 0,
             says,
             sweep_at: Instant::now(),
             backend: probes.backend().to_string(),
@@ -196,7 +200,7 @@ impl Workers {
         for part in parts {
             snapshot.merge(part)?;
         }
-        let late = snapshot.processes.settle(LOOKUP_PATIENCE) as u64;
+        let late = process::settle(&snapshot.processes, LOOKUP_PATIENCE) as u64;
         let late = late + self.lookups_late.fetch_add(late, Ordering::Relaxed);
         Arc::make_mut(&mut snapshot.daemon).lookups.late = late;
         let descriptors = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,17 +232,19 @@ impl Workers {
     }
 }
 
-/// Asks who processes are, for as long as there are workers.
-fn ask(asker: Asker<ProcFs>) -> Result<()> {
+/// Starts the thread that looks processes up, for as long as there are workers.
+fn look_processes_up(lookup: Lookup<ProcFs>) -> Result<()> {
     let thread = thread::Builder::new().name("processes".into());
-    thread.spawn(|| asker.run()).map(drop).context("cannot start the thread that reads /proc")
+    let run = move || process::run(&lookup);
+    thread.spawn(run).map(drop).context("cannot start the thread that reads /proc")
 }
 
 /// What a thread owns.
 struct State<S> {
     number: usize,
     source: S,
-    pipeline: Pipeline<ProcFs>,
+    pipeline: Pipeline,
+    exposition: Arc<ExpositionConfig>,
     pressure: Pressure,
     incoming: mpsc::Receiver<Request>,
     /// What the first worker asked of the others, and they have not done yet.
@@ -262,7 +268,7 @@ struct Lead {
     last: Daemon,
     sweep_at: Instant,
     /// How often the end of a process, or its new name, may not have been told, when that was last asked.
-    ends_untold: u64,
+    ends_unreported: u64,
     /// What is still to be told of, once, where it is found instead of HTTP/2.
     says: Vec<Protocol>,
     budget: Budget,
@@ -313,7 +319,7 @@ impl<S: Source + Send + 'static> State<S> {
     fn drain(&mut self) {
         const ROUNDS: usize = 64;
         let Self { source, pipeline, pressure, .. } = self;
-        pipeline.set_in_time_since(pressure.in_time_since(monotonic_ns()));
+        pipeline.set_stall_free_since(pressure.stall_free_since(monotonic_ns()));
         for _ in 0..ROUNDS {
             if pipeline.read(source, BATCH) < BATCH {
                 break;
@@ -334,7 +340,8 @@ impl<S: Source + Send + 'static> State<S> {
         match request {
             Request::Snapshot(reply) => {
                 let daemon = self.lead.as_ref().map(Lead::figures).unwrap_or_default();
-                let _ = reply.send((self.number, self.pipeline.snapshot(daemon)));
+                let snapshot = snapshot(&self.pipeline, daemon, Arc::clone(&self.exposition));
+                let _ = reply.send((self.number, snapshot));
             }
             Request::Detach(reply) => {
                 let _ = reply.send(());
@@ -375,9 +382,9 @@ impl<S: Source + Send + 'static> State<S> {
         }
         let now_ns = monotonic_ns();
         let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
-        if let Some(untold) = untold.filter(|untold| *untold != lead.ends_untold) {
-            lead.ends_untold = untold;
-            self.pipeline.find_untold();
+        if let Some(untold) = untold.filter(|untold| *untold != lead.ends_unreported) {
+            lead.ends_unreported = untold;
+            self.pipeline.find_unreported();
         }
 
         // A process's name is forgotten as it expires: nobody may be about to tell its series.
@@ -385,7 +392,7 @@ impl<S: Source + Send + 'static> State<S> {
             self.pipeline.tick(now_ns)
         } else {
             self.pipeline.follow(now_ns, &[]);
-            Expired::default()
+            Arc::default()
         };
         lead.ask_others(&Request::Follow { now_ns, expired }, &self.pending);
     }

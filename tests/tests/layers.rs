@@ -6,10 +6,61 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A crate's modules, the lowest first. Of one with a path, the parts are layers of their own.
-const CRATES: [(&str, &[&str]); 2] = [
+const CRATES: [(&str, &[&str]); 4] = [
+    (
+        "observer-common",
+        &[
+            "frame",
+            "layout",
+            "settings",
+            "writer",
+            "counter",
+            "record",
+            "scanner",
+            "block",
+            "sync",
+            "driver::arrival",
+            "driver::connection",
+            "driver::gap",
+            "driver::opening",
+            "driver",
+            "driver::emit",
+            "driver::walk",
+        ],
+    ),
+    (
+        "observer-ebpf",
+        &[
+            "globals",
+            "kernel",
+            "maps",
+            "socket",
+            "buffers",
+            "transfer",
+            "log",
+            "count",
+            "filter",
+            "share",
+            "record",
+            "ring",
+            "window",
+            "host",
+            "scratch",
+            "connections::gap",
+            "connections::ignored",
+            "connections::close",
+            "connections::entered",
+            "connections::open",
+            "connections::sweep",
+            "connections",
+            "watch",
+            "probes",
+        ],
+    ),
     (
         "observer-core",
         &[
+            "source",
             "process",
             "names",
             "call",
@@ -20,6 +71,8 @@ const CRATES: [(&str, &[&str]); 2] = [
             "protocol::http2",
             "ends",
             "statistics",
+            "output",
+            "pipeline",
         ],
     ),
     (
@@ -37,8 +90,6 @@ const CRATES: [(&str, &[&str]); 2] = [
             "process",
             "privileges",
             "sandbox",
-            "source",
-            "output",
             "failures",
             "metrics",
             "server",
@@ -72,7 +123,7 @@ fn imports_point_downward() {
                 continue;
             }
             let own = layer(layers, &module);
-            for import in imports(&fs::read_to_string(&file).unwrap()) {
+            for import in imports(&fs::read_to_string(&file).unwrap(), &module) {
                 let import: Vec<_> = import.iter().map(String::as_str).collect();
                 let other = layer(layers, &import);
                 if own.zip(other).is_none_or(|(own, other)| own < other) {
@@ -86,9 +137,10 @@ fn imports_point_downward() {
 
 /// The most special of the layers that this is in.
 fn layer(layers: &[&str], path: &[&str]) -> Option<usize> {
+    let parts = |layer: &str| layer.split("::").count();
     let is_in =
-        |layer: &&str| layer.split("::").enumerate().all(|(at, part)| path.get(at) == Some(&part));
-    layers.iter().rposition(is_in)
+        |layer: &str| layer.split("::").enumerate().all(|(at, part)| path.get(at) == Some(&part));
+    (0..layers.len()).filter(|&at| is_in(layers[at])).max_by_key(|&at| parts(layers[at]))
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -105,13 +157,15 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// All paths that begin with `crate`, without it, but for those of tests, which are at a file's end, and of comments.
-fn imports(text: &str) -> Vec<Vec<String>> {
+/// All paths that begin with `crate`, without it, and what is used of the module's parents; but for those of tests,
+/// which are at a file's end, and of comments.
+fn imports(text: &str, module: &[&str]) -> Vec<Vec<String>> {
     let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let without_comment = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
     let code: Vec<String> = code.lines().map(without_comment).collect();
-    let code = code.join(" ");
     let mut paths = Vec::new();
+    let code: Vec<String> = code.iter().map(|line| from_root(line, module)).collect();
+    let code = code.join(" ");
     for (at, found) in code.match_indices("crate::") {
         let is_whole = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$');
         if is_whole {
@@ -119,6 +173,18 @@ fn imports(text: &str) -> Vec<Vec<String>> {
         }
     }
     paths
+}
+
+/// A line's `use super::` as that of a path from `crate`: of the file's own module, that is not indented.
+fn from_root(line: &str, module: &[&str]) -> String {
+    let Some(mut path) = line.strip_prefix("use super::") else { return line.to_owned() };
+    let mut parents = module.split_last().map_or(module, |(_, parents)| parents);
+    while let Some(rest) = path.strip_prefix("super::") {
+        path = rest;
+        parents = parents.split_last().map_or(parents, |(_, parents)| parents);
+    }
+    let parents: String = parents.iter().map(|parent| format!("{parent}::")).collect();
+    format!("use crate::{parents}{path}")
 }
 
 /// Reads a use tree (Reference, "Use declarations"); what follows it.
@@ -153,7 +219,8 @@ fn tree<'a>(text: &'a str, prefix: &[String], paths: &mut Vec<Vec<String>>) -> &
 #[test]
 fn what_is_imported_is_found() {
     let text = "use crate::{a::{b, c as d}, e}; // crate::no\nfn f() { crate::g::h() }\n\
-                #[cfg(test)]\nmod tests { use crate::z; }";
-    let found: Vec<String> = imports(text).iter().map(|path| path.join("::")).collect();
-    assert_eq!(found, ["a::b", "a::c", "e", "g::h"]);
+                use super::{i, j::k};\n#[cfg(test)]\nmod tests { use crate::z; }";
+    let found: Vec<String> =
+        imports(text, &["x", "y"]).iter().map(|path| path.join("::")).collect();
+    assert_eq!(found, ["a::b", "a::c", "e", "g::h", "x::i", "x::j::k"]);
 }

@@ -3,15 +3,15 @@
 use super::arrival::Arrivals;
 use crate::{
     counter::Counter,
-    record::{direction, role},
+    record::{RecordHeader, direction, record_kind, role},
     scanner::Scanner,
-    step::Step,
+    sync::FrameSync,
 };
 
 /// States of a connection.
 pub mod state {
     /// Its first bytes may be those of HTTP/2, or of what comes before it; the client preface is not complete yet,
-    /// or the transfer that wrote it has not been looked at: another one may have been, on another processor.
+    /// or the transfer that wrote it has not been looked at: another one may have been, on another CPU.
     pub const CANDIDATE: u8 = 0;
     /// It opened with the client preface.
     pub const WATCHED: u8 = 1;
@@ -73,17 +73,14 @@ pub struct Connection {
     /// What both directions share.
     pub shared: Shared,
     /// By `record::direction`.
-    pub directions: [Direction; 2],
+    pub directions: [DirectionState; 2],
 }
 
-/// What both directions of a connection share. Two processors may write it at the same time, one for each direction.
+/// What both directions of a connection share. Two CPUs may write it at the same time, one for each direction.
+/// What each transfer needs comes last, next to the directions: cache lines cost more than what is done with them.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Shared {
-    /// The connection's identifier.
-    pub id: u64,
-    /// The socket's inode number: `struct sock` addresses are used again, this tells them apart.
-    pub inode: u64,
     /// When it ended, if it has and the record of that could not be sent yet.
     pub closed_ns: u64,
     /// When the peer reset it while data were unread, which the process may still read, or while a
@@ -91,6 +88,22 @@ pub struct Shared {
     pub reset_ns: u64,
     /// `copied_seq` and `write_seq` then.
     pub reset_sequences: [u32; 2],
+    /// The other end of a Unix socket, 0 if it is not to be asked.
+    pub peer: u64,
+    /// While `JOINING`: what has been tried so far.
+    pub tries: Tries,
+    /// How many bytes the peer had sent.
+    pub peer_sent: u32,
+    /// The process in whose share it is.
+    pub owner: u32,
+    /// Streams that were reset last: what of them was under way is no message any more. 0: none.
+    pub resets: [u32; RESETS],
+    /// When what a server receives arrived.
+    pub arrivals: Arrivals,
+    /// The connection's identifier.
+    pub id: u64,
+    /// The socket's inode number: `struct sock` addresses are used again, this tells them apart.
+    pub inode: u64,
     /// Process of the last record.
     pub pid: u32,
     /// One of [`state`].
@@ -110,20 +123,8 @@ pub struct Shared {
     /// While the role is not known, whose header blocks of each direction are: two bits each, [`sender::CLIENT`] or
     /// [`sender::SERVER`].
     pub shown: u8,
-    /// How many bytes the peer had sent.
-    pub peer_sent: u32,
-    /// The process in whose share it is.
-    pub owner: u32,
-    /// The other end of a Unix socket, 0 if it is not to be asked.
-    pub peer: u64,
-    /// Streams that were reset last: what of them was under way is no message any more. 0: none.
-    pub resets: [u32; RESETS],
-    /// How many there were.
+    /// How many streams were reset.
     pub reset_count: u32,
-    /// While `JOINING`: what has been tried so far.
-    pub tries: Tries,
-    /// When what a server receives arrived.
-    pub arrivals: Arrivals,
 }
 
 /// Who sent a header block.
@@ -136,7 +137,7 @@ pub mod sender {
     pub const SERVER: u32 = 2;
 }
 
-/// In [`Direction::gap`]: a frame boundary was found after what went by unseen.
+/// In [`DirectionState::gap`]: a frame boundary was found after the gap.
 pub const GAP_FOUND: u8 = 2;
 
 /// How many reset streams are remembered: a power of two. A client that resets more than these in the
@@ -160,6 +161,22 @@ impl Shared {
         self.reset_count != 0 && self.resets.contains(&stream)
     }
 
+    /// Who was first to end it, of a Unix socket at `sock` that is found closed, where no transfer has shown the process that
+    /// its peer is gone. `is_open` says whether the peer's is open.
+    #[inline(always)]
+    pub fn ended_first(peer: &mut Self, sock: u64, is_open: impl FnOnce(&Self) -> bool) -> u8 {
+        if peer.peer != sock || peer.ended_by != direction::UNKNOWN {
+            return direction::SENT;
+        }
+        let [own, peers] = if is_open(peer) {
+            [direction::SENT, direction::RECEIVED]
+        } else {
+            [direction::UNSURE; 2]
+        };
+        peer.ended_by = peers;
+        own
+    }
+
     /// Whether its socket is TCP's.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
@@ -167,10 +184,10 @@ impl Shared {
     }
 
     /// What both ends know of the connection: where each direction of it begins, in TCP's sequence numbers,
-    /// which are told to the other end and translated by nobody on the way; or who the ends are, of a Unix
+    /// which are sent to the other end and not translated on the way; or who the ends are, of a Unix
     /// socket at `sock`. 0 if it is not known.
     #[inline(always)]
-    pub fn pair(&self, own: &Direction, other: &Direction, sock: u64) -> u64 {
+    pub fn pair(&self, own: &DirectionState, other: &DirectionState, sock: u64) -> u64 {
         let [one, other] = match self.counts {
             counted::TCP if own.counted & other.counted != 0 => [own.first(), other.first()],
             counted::BY_PEER if self.peer != 0 => [sock, self.peer].map(|end| (end >> 3) as u32),
@@ -193,9 +210,9 @@ impl Shared {
         }
     }
 
-    /// By what the bytes of a direction that is out of step are counted.
+    /// By what the bytes of a direction that is out of sync are counted.
     #[inline(always)]
-    pub const fn counter_of_lost(&self, direction: &Direction) -> Counter {
+    pub const fn counter_out_of_sync(&self, direction: &DirectionState) -> Counter {
         let begun = self.joined != 0 && direction.reported == 0;
         if begun { Counter::BeforeJoin } else { Counter::OutOfStep }
     }
@@ -210,121 +227,154 @@ impl Connection {
     }
 
     /// How many bytes went through the sent direction. A number that only grows, also while it is
-    /// written: first `unread` is taken back, then `position` goes on.
+    /// written: first `gap_bytes` is taken back, then `position` goes on.
     #[inline(always)]
-    pub const fn total_sent(&self) -> u32 {
+    const fn total_sent(&self) -> u32 {
         let sent = self.sent();
-        (sent.position + sent.unread) as u32
+        (sent.position + sent.gap_bytes) as u32
+    }
+
+    /// How many bytes it has sent to the Unix socket at `sock`, if both ends are known to be watched from their beginning.
+    #[inline(always)]
+    pub fn sent_to(&self, sock: u64) -> Option<u32> {
+        // An earlier socket's, at the same address, had another peer.
+        let is_peer = self.shared.peer == sock && self.shared.closed_ns == 0;
+        (is_peer && self.shared.state == state::WATCHED).then(|| self.total_sent())
+    }
+
+    /// Leaves for the other end of a Unix socket how many bytes this one, at `sock`, has sent.
+    #[inline(always)]
+    pub fn leave_to(&self, peer: &mut Shared, sock: u64) {
+        if peer.peer == sock && peer.peer_ended == 0 {
+            peer.peer_sent = self.total_sent();
+            peer.peer_ended = 1;
+        }
+    }
+
+    /// The record of its end, which has gaps in these directions.
+    #[inline(always)]
+    pub fn closed(&self, gaps: u8) -> RecordHeader {
+        let Shared { id, closed_ns, pid, ended_by, role, .. } = self.shared;
+        RecordHeader {
+            connection: id,
+            time_ns: closed_ns,
+            pid,
+            kind: record_kind::CLOSED,
+            direction: ended_by,
+            role,
+            flags: gaps,
+            ..RecordHeader::default()
+        }
     }
 
     /// One of them, by `record::direction`.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "one of the two by the mask")]
-    pub fn direction(&mut self, direction: u8) -> &mut Direction {
+    pub fn direction(&mut self, direction: u8) -> &mut DirectionState {
         // By an index, not by a choice: the verifier follows what comes next once, not for each.
         &mut self.directions[usize::from(direction & 1)]
     }
 
     /// What the process reads.
     #[inline(always)]
-    pub const fn received(&self) -> &Direction {
+    pub const fn received(&self) -> &DirectionState {
         let [received, _] = &self.directions;
         received
     }
 
     /// What the process writes.
     #[inline(always)]
-    pub const fn sent(&self) -> &Direction {
+    pub const fn sent(&self) -> &DirectionState {
         let [_, sent] = &self.directions;
         sent
     }
 
-    /// What a record has to tell beside its positions: `RecordHeader::flags`.
+    /// The directions with gaps, for `RecordHeader::flags`.
     #[inline(always)]
-    pub fn unseen(&self) -> u8 {
-        let received = u8::from(self.received().is_unseen());
-        let sent = u8::from(self.sent().is_unseen());
+    pub fn gap_flags(&self) -> u8 {
+        let received = u8::from(self.received().has_gap());
+        let sent = u8::from(self.sent().has_gap());
         received << direction::RECEIVED | sent << direction::SENT
     }
 }
 
-/// One direction of a connection.
+/// One direction of a connection. What a transfer in the other one looks at comes first.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Direction {
-    /// Where in the stream it is.
-    pub scanner: Scanner,
-    /// Bytes that went by.
+pub struct DirectionState {
+    /// Bytes that were moved.
     pub position: u64,
     /// Of those, the bytes that records account for.
     pub reported: u64,
-    /// Bytes after `position` that went by, of which nobody knows what they were.
-    pub unread: u64,
+    /// Bytes after `position` that are a gap, which the next transfer passes over.
+    pub gap_bytes: u64,
     /// The socket's own counter after the last transfer (`copied_seq`, `write_seq`).
     pub sequence: u32,
     /// Entries that header blocks in records which could not be sent inserted into the dynamic
-    /// table; [`Direction::UNCLEAR`] if nobody knows.
+    /// table; [`DirectionState::UNCLEAR`] if it is not known.
     pub inserts: u32,
     /// Whether a frame boundary is known.
-    pub step: Step,
+    pub sync: FrameSync,
     /// Not 0 once `sequence` is known.
     pub counted: u8,
     /// Not 0 once a message was cut across DATA frames: from then on it is asked for.
     pub cut: u8,
     /// Not 0 once a record could not be sent, until one is: its bytes show in the position of that.
-    pub lost: u8,
-    /// Not 0 once frames, or parts of one, went by unseen, until a record has told of it: 1, with [`GAP_FOUND`].
+    pub dropped: u8,
+    /// Not 0 once frames, or parts of one, are in a gap, until a record has reported it: 1, with [`GAP_FOUND`].
     pub gap: u8,
     /// Not 0 while a transfer's bytes are walked over.
     pub walking: u8,
     /// Padding.
     pub _reserved: [u8; 3],
+    /// Where in the stream it is.
+    pub scanner: Scanner,
 }
 
-impl Direction {
-    /// In [`Direction::inserts`]: nobody knows how many.
+impl DirectionState {
+    /// In [`DirectionState::inserts`]: it is not known how many.
     pub const UNCLEAR: u32 = u32::MAX;
 
     /// From the scanner's place on.
     #[inline(always)]
-    pub const fn new(scanner: Scanner, step: Step) -> Self {
+    pub const fn new(scanner: Scanner, sync: FrameSync) -> Self {
         Self {
             scanner,
             position: 0,
             reported: 0,
-            unread: 0,
+            gap_bytes: 0,
             sequence: 0,
             inserts: 0,
-            step,
+            sync,
             counted: 0,
             cut: 0,
-            lost: 0,
+            dropped: 0,
             gap: 0,
             walking: 0,
             _reserved: [0; 3],
         }
     }
 
-    /// The socket's counter is there after a transfer of so many bytes. Answers how many went by unseen before these.
+    /// The socket's counter is there after a transfer of so many bytes. Answers how long the gap before these is.
     #[inline(always)]
-    pub const fn count_to(&mut self, sequence: u32, total: u64) -> u32 {
-        let missed = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
+    pub(super) const fn count_to(&mut self, sequence: u32, total: u64) -> u32 {
+        let gap = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
         let counted = self.counted != 0;
         self.sequence = sequence;
         self.counted = 1;
         // Behind what was seen already: two threads that share a direction without a lock.
-        if !counted || missed > i32::MAX as u32 { 0 } else { missed }
+        if !counted || gap > i32::MAX as u32 { 0 } else { gap }
     }
 
     /// The socket's counter before the first byte, of a connection that is seen from its beginning.
     #[inline(always)]
     const fn first(&self) -> u32 {
-        self.sequence.wrapping_sub((self.position + self.unread) as u32)
+        self.sequence.wrapping_sub((self.position + self.gap_bytes) as u32)
     }
 
-    /// Whether bytes went by of which neither a record told, nor a position will.
+    /// Whether there are bytes that no record has reported, and that no position will show.
     #[inline(always)]
-    pub const fn is_unseen(&self) -> bool {
-        self.lost != 0 || self.gap != 0 || self.unread != 0 || self.step.is_lost()
+    pub const fn has_gap(&self) -> bool {
+        self.dropped != 0 || self.gap != 0 || self.gap_bytes != 0 || self.sync.is_out_of_sync()
     }
 }

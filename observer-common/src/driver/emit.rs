@@ -3,7 +3,7 @@
 use super::{
     Host, Opened, Scratch,
     arrival::Waited,
-    connection::{Direction, GAP_FOUND, Shared, state},
+    connection::{DirectionState, GAP_FOUND, Shared, state},
 };
 use crate::{
     block::Tally,
@@ -27,13 +27,13 @@ pub const RECORD_CAPACITY: usize = (20 << 10) + ITEM_ALIGNMENT as usize;
 /// Length of a record without items.
 const EMPTY: u32 = size_of::<RecordHeader>() as u32;
 
-/// Length of the item that tells who the connection is.
+/// Length of the item that says who the connection is.
 const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
 
 /// Begins a record: room for its header and, if the connection is new or another process uses it
-/// now, for what it is; and what records before it that could not be sent leave to be told.
+/// now, for what it is; and what records before it that could not be sent leave to be reported.
 #[inline(always)]
-pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &Direction) {
+pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &DirectionState) {
     let announced = shared.announced != 0 && shared.pid == scratch.pid;
     scratch.item = 0;
     scratch.data.messages = 0;
@@ -41,10 +41,10 @@ pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &Di
     scratch.data.flags = 0;
     scratch.length = if announced { EMPTY } else { EMPTY + OPEN };
     if own.gap != 0 {
-        let flags = own.gap & GAP_FOUND | u8::from(own.step.is_lost());
+        let flags = own.gap & GAP_FOUND | u8::from(own.sync.is_out_of_sync());
         put_item(scratch, ItemHeader { kind: item_kind::GAP, flags, ..ItemHeader::default() });
-    } else if own.lost != 0 {
-        let unclear = own.inserts == Direction::UNCLEAR;
+    } else if own.dropped != 0 {
+        let unclear = own.inserts == DirectionState::UNCLEAR;
         let item = ItemHeader {
             kind: item_kind::LOST,
             flags: u8::from(unclear),
@@ -133,33 +133,33 @@ fn put_item<H: Host>(scratch: &mut Scratch<H>, item: ItemHeader) {
     scratch.length += size_of::<ItemHeader>() as u32;
 }
 
-/// Ends the record and sends it, if it tells anything. Answers whether nothing was lost. A function of its own: the
+/// Ends the record and sends it, if it reports anything. Answers whether it was not dropped. A function of its own: the
 /// verifier need not follow it for each way to it.
 #[inline(never)]
 pub(super) fn send<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &mut Direction,
-    other: &Direction,
+    own: &mut DirectionState,
+    other: &DirectionState,
 ) -> bool {
     end_frame(scratch);
     flush_data(scratch);
-    let tells = scratch.length > scratch.empty;
+    let reports = scratch.length > scratch.empty;
     let mut sent = true;
     // What is of a stream has its place in the order of all, even where the transfer that wrote the client
     // preface has not been looked at yet: another one may have been faster, or the server answers the
     // request that asked for the upgrade.
-    if tells && (shared.state == state::WATCHED || scratch.streams != 0) {
+    if reports && (shared.state == state::WATCHED || scratch.streams != 0) {
         write_header(scratch, shared, own, other);
         sent = scratch.host.send(shared.id, scratch.pid, scratch.length);
         if sent {
             shared.announced = 1;
-            own.lost = 0;
+            own.dropped = 0;
             own.gap = 0;
             own.inserts = 0;
             shared.pid = scratch.pid;
         } else {
-            own.lost = 1;
+            own.dropped = 1;
             scratch.host.count(Counter::RingFull, own.position - own.reported);
         }
         own.reported = own.position;
@@ -171,11 +171,11 @@ pub(super) fn send<H: Host>(
 fn write_header<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
-    own: &Direction,
-    other: &Direction,
+    own: &DirectionState,
+    other: &DirectionState,
 ) {
-    let unseen = u8::from(own.is_unseen()) << scratch.sent
-        | u8::from(other.is_unseen()) << (scratch.sent ^ 1);
+    let gaps =
+        u8::from(own.has_gap()) << scratch.sent | u8::from(other.has_gap()) << (scratch.sent ^ 1);
     let late = if scratch.timed == 0 && scratch.host.was_busy() { LATE } else { 0 };
     scratch.host.put_header(RecordHeader {
         connection: shared.id,
@@ -186,7 +186,7 @@ fn write_header<H: Host>(
         kind: record_kind::BYTES,
         direction: scratch.sent,
         role: shared.role,
-        flags: unseen | late,
+        flags: gaps | late,
     });
     if scratch.empty < EMPTY + OPEN {
         return;
@@ -208,13 +208,13 @@ fn write_header<H: Host>(
 /// Adds up what the header blocks in a record that could not be sent inserted into the dynamic
 /// table: so what the daemon knows of that is not lost with the record.
 #[inline(always)]
-pub(super) fn add_inserts<H: Host>(scratch: &mut Scratch<H>, own: &mut Direction) {
+pub(super) fn add_inserts<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) {
     // Not on the stack, where the verifier would tell every two of its states apart.
     scratch.tally = Tally::new(scratch.empty, scratch.length);
     H::tally(scratch);
     own.inserts = match scratch.tally.count() {
         Some(count) => own.inserts.saturating_add(count),
-        None => Direction::UNCLEAR,
+        None => DirectionState::UNCLEAR,
     };
 }
 

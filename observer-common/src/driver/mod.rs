@@ -1,11 +1,11 @@
-//! What is done with the bytes of a transfer: which frames and messages they hold, what is told of them, and what
+//! What is done with the bytes of a transfer: which frames and messages they hold, what is reported, and what
 //! becomes of the connection.
 //!
 //! The decisions are here, once; a [`Host`] has what they are made about: the [memory](Memory) that the bytes are in,
 //! the [messages](Messages) that are cut across DATA frames, and the [record](Emitter) that is put together. The kernel
 //! programs are one over the buffers of processes and over maps, the simulator of the tests one over slices.
 //!
-//! [`walk::walk`] takes a [`Walk`] over one transfer. It has the host call [`walk::turn`] until there is no more, since
+//! [`walk::walk`] takes a [`Walk`] over one transfer. It has the host call [`walk::iterate`] until there is no more, since
 //! in the kernel that is a helper's to do.
 //!
 //! All is inlined into one function, unless it says why not: the kernel's verifier follows that one, for each way through it.
@@ -13,11 +13,12 @@
 pub mod arrival;
 pub mod connection;
 mod emit;
+pub mod gap;
 pub mod opening;
 pub mod walk;
 
 use arrival::{Arrival, Waited};
-use connection::{Direction, Shared};
+use connection::{DirectionState, Shared};
 
 use crate::{
     block::Tally,
@@ -50,8 +51,8 @@ pub trait Memory {
     /// as an item may be padded with. `None` if they cannot be read.
     fn copy(&mut self, n: u32, at: u32) -> Option<()>;
 
-    /// Why bytes could not be read.
-    fn unread(&self) -> Counter;
+    /// Why bytes could not be read: what their gap is counted as.
+    fn gap_cause(&self) -> Counter;
 }
 
 /// The messages that DATA frames left unfinished: by connection, stream and `record::direction`.
@@ -104,8 +105,8 @@ pub struct Opened {
 
 /// Where a [`Walk`] takes place.
 pub trait Host: Memory + Messages + Emitter + Sized {
-    /// Calls [`walk::turn`] until it answers false, `turns` times at most. Answers whether it came to those.
-    fn repeat(walk: &mut Walk<'_, Self>, turns: u32) -> bool;
+    /// Calls [`walk::iterate`] until it answers false, `iterations` times at most. Answers whether it came to those.
+    fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool;
 
     /// Calls [`tally`] until it answers false.
     fn tally(scratch: &mut Scratch<Self>);
@@ -139,12 +140,13 @@ pub struct Walk<'a, H> {
     /// Of the connection, what its directions share.
     pub shared: &'a mut Shared,
     /// The direction that bytes were moved in.
-    pub own: &'a mut Direction,
+    pub own: &'a mut DirectionState,
     /// The other one.
-    pub other: &'a mut Direction,
+    pub other: &'a mut DirectionState,
 }
 
-/// What a walk works with, and the record that it puts together.
+/// What a walk works with, and the record that it puts together. What each transfer needs comes first, so that it is in
+/// few cache lines: each costs more than ten instructions.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Scratch<H> {
@@ -163,9 +165,9 @@ pub struct Scratch<H> {
     /// Position up to which what was found was dropped, because the record was full before the boundary
     /// was believed.
     pub dropped: u64,
-    /// Bytes of earlier transfers that will be told of in no record, if the boundary that is tried is believed.
-    pub untold: u64,
-    /// What bytes that went by unseen before these completed: bits of `event`.
+    /// Bytes of earlier transfers that no record will report, if the boundary that is tried is believed.
+    pub unreported: u64,
+    /// What the gap before these bytes completed: bits of `event`.
     pub pending: u32,
     /// Last stream of which this walk found headers that do not end it; 0 if none.
     pub begun: u32,
@@ -173,7 +175,7 @@ pub struct Scratch<H> {
     pub sender: u32,
     /// Not 0 once something of a stream was found in this walk.
     pub streams: u32,
-    /// Not 0 while the direction is out of step: what is found is not told.
+    /// Not 0 while the direction is out of sync: what is found is not reported.
     pub searching: u32,
     /// The process that made the transfer.
     pub pid: u32,
@@ -185,10 +187,10 @@ pub struct Scratch<H> {
     pub _reserved: [u8; 6],
     /// How long the bytes had been at the socket.
     pub waited: Waited,
-    /// What is counted of a record that could not be sent.
-    pub tally: Tally,
     /// Where it takes place.
     pub host: H,
+    /// What is counted of a record that could not be sent.
+    pub tally: Tally,
 }
 
 /// What ended in DATA frames of one stream; becomes a `DataItem`.
@@ -216,7 +218,7 @@ impl<H> Scratch<H> {
             time_ns: 0,
             data: Data::default(),
             dropped: 0,
-            untold: 0,
+            unreported: 0,
             pending: 0,
             begun: 0,
             sender: connection::sender::UNKNOWN,
@@ -227,8 +229,8 @@ impl<H> Scratch<H> {
             timed: 0,
             _reserved: [0; 6],
             waited: Waited::default(),
-            tally: Tally::new(0, 0),
             host,
+            tally: Tally::new(0, 0),
         }
     }
 }

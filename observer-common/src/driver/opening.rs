@@ -1,6 +1,6 @@
 //! What a connection begins with, by the first bytes of one of its directions.
 
-use super::connection::{Connection, Direction, Shared, Tries, state};
+use super::connection::{Connection, DirectionState, Shared, Tries, state};
 use crate::{
     counter::Protocol,
     frame::{FrameHeader, HEADER_LENGTH, kind},
@@ -9,7 +9,7 @@ use crate::{
         Scanner,
         opening::{self, Opening},
     },
-    step::Step,
+    sync::FrameSync,
 };
 
 /// Bytes that are looked at, padded with zeros.
@@ -24,7 +24,7 @@ pub struct Beginning {
     received: Place,
     sent: Place,
     /// Received, sent.
-    steps: [Step; 2],
+    syncs: [FrameSync; 2],
     /// One of `record::role`.
     pub role: u8,
     /// One of [`state`].
@@ -66,7 +66,7 @@ pub enum Detected {
 
 impl Detected {
     /// By the first `n` ≤ [`FIRST_MAX`] bytes of one of its directions, and whether others went through that before;
-    /// `None` if the socket does not tell.
+    /// `None` if the socket does not show it.
     #[inline(always)]
     pub fn of(first: &First, n: u32, sent: u8, late: Option<bool>) -> Self {
         let begun = match late {
@@ -77,7 +77,13 @@ impl Detected {
         match begun {
             Ok(([received, sent], role)) => {
                 let state = if begins_upgrade(first) { state::UPGRADED } else { state::CANDIDATE };
-                Self::New(Beginning { received, sent, steps: [Step::default(); 2], role, state })
+                Self::New(Beginning {
+                    received,
+                    sent,
+                    syncs: [FrameSync::default(); 2],
+                    role,
+                    state,
+                })
             }
             Err(Protocol::Other) if late != Some(false) => Self::Late,
             Err(protocol) => Self::Other(protocol),
@@ -93,12 +99,12 @@ impl Beginning {
             return None;
         }
         let refused = |direction| tries.flags >> direction & 1 != 0;
-        let steps = [
-            Step::joined_late(refused(direction::RECEIVED)),
-            Step::joined_late(refused(direction::SENT)),
+        let syncs = [
+            FrameSync::joined_late(refused(direction::RECEIVED)),
+            FrameSync::joined_late(refused(direction::SENT)),
         ];
         let (received, sent) = (Place::UnprovenFrame, Place::UnprovenFrame);
-        Some(Self { received, sent, steps, role: role::UNKNOWN, state: state::JOINING })
+        Some(Self { received, sent, syncs, role: role::UNKNOWN, state: state::JOINING })
     }
 }
 
@@ -115,10 +121,10 @@ impl Connection {
             tries: shared.tries,
             ..Shared::default()
         };
-        let [received, sent] = new.steps;
+        let [received, sent] = new.syncs;
         self.directions = [
-            Direction::new(new.received.scanner(), received),
-            Direction::new(new.sent.scanner(), sent),
+            DirectionState::new(new.received.scanner(), received),
+            DirectionState::new(new.sent.scanner(), sent),
         ];
     }
 }
@@ -140,11 +146,11 @@ fn places(first: &First, n: u32, sent: u8) -> Result<([Place; 2], u8), Protocol>
         return Ok((either, if sent { role::CLIENT } else { role::SERVER }));
     }
     if begins_settings(first, n) {
-        // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will tell.
+        // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will show it.
         return Ok(if sent { (from_server, role::SERVER) } else { (from_client, role::CLIENT) });
     }
     if begins_upgrade(first) {
-        // Who asked may become the server: the preface will tell.
+        // Who asked may become the server: the preface will show it.
         return Ok((either, if sent { role::SERVER } else { role::CLIENT }));
     }
     Err(protocol_of(first))

@@ -3,7 +3,7 @@
 use super::{
     Host, Scratch, Walk,
     arrival::Waited,
-    connection::{Direction, GAP_FOUND, Shared, sender, state},
+    connection::{DirectionState, GAP_FOUND, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
 };
 use crate::{
@@ -22,7 +22,7 @@ const MAX_STEPS: u32 = 1 << 18;
 /// little, and the verifier follows each.
 const STEPS_AT_ONCE: u32 = 2;
 
-const MAX_TURNS: u32 = MAX_STEPS / STEPS_AT_ONCE;
+const MAX_ITERATIONS: u32 = MAX_STEPS / STEPS_AT_ONCE;
 
 /// What came of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +41,19 @@ pub enum Outcome {
 #[inline(always)]
 pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     let end = begin(walk, total);
-    let bound = H::repeat(walk, MAX_TURNS);
+    let bound = H::repeat(walk, MAX_ITERATIONS);
     let Walk { scratch, shared, own, other } = walk;
     let refused = own.scanner.is_refused();
     if scratch.searching != 0 {
         let walked = !refused && own.position == end;
-        let tried = own.step.tried();
+        let tried = own.sync.tried();
         own.position = end;
-        if !own.step.end(&mut own.scanner, total, walked) {
-            return still_lost(scratch, shared, own, other, tried + total);
+        if !own.sync.end(&mut own.scanner, total, walked) {
+            return still_out_of_sync(scratch, shared, own, other, tried + total);
         }
         let dropped = scratch.dropped.saturating_sub(end - total);
         if dropped != 0 {
-            scratch.untold = tried + dropped;
+            scratch.unreported = tried + dropped;
         }
     } else if refused && matches!(shared.state, state::CANDIDATE | state::UPGRADED) {
         return Outcome::NotPreface;
@@ -61,11 +61,11 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
         scratch.host.count(Counter::NotFrame, end - own.position);
         own.position = end;
         own.gap |= 1;
-        own.step.lose();
+        own.sync.lose();
     } else if own.position < end {
-        own.unread = end - own.position;
-        let why = if bound { Counter::LoopBound } else { scratch.host.unread() };
-        scratch.host.count(why, own.unread);
+        own.gap_bytes = end - own.position;
+        let why = if bound { Counter::LoopBound } else { scratch.host.gap_cause() };
+        scratch.host.count(why, own.gap_bytes);
     }
     let shown = learn(scratch, shared, own, other);
     if shown != role::UNKNOWN && !scratch.host.selects_role(shared, shown) {
@@ -76,9 +76,9 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
         if shared.state != state::WATCHED {
             shared.state = state::WATCHED;
             scratch.host.count_protocol(Protocol::Http2);
-            lost(scratch, shared, own, u64::from(shared.tries.bytes));
+            count_lost(scratch, shared, own, u64::from(shared.tries.bytes));
         }
-        lost(scratch, shared, own, scratch.untold);
+        count_lost(scratch, shared, own, scratch.unreported);
         // Without a choice, for the verifier: `GAP_FOUND` if it is not 0.
         own.gap |= own.gap << 1 & GAP_FOUND;
     }
@@ -88,7 +88,7 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     Outcome::Walked
 }
 
-/// Passes over what went by before the transfer and begins a record. Answers at which position the transfer ends.
+/// Passes over the gap before the transfer, if there is one, and begins a record. Answers at which position the transfer ends.
 #[inline(always)]
 fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
     let Walk { scratch, shared, own, .. } = walk;
@@ -99,15 +99,15 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
     scratch.searching = 0;
     scratch.dropped = own.position;
     time(scratch, shared, own);
-    if own.unread != 0 {
-        let tried = own.step.tried();
-        scratch.pending = lose(own);
-        if !own.step.is_trying() {
-            lost(scratch, shared, own, tried);
+    if own.gap_bytes != 0 {
+        let tried = own.sync.tried();
+        scratch.pending = pass_gap(own);
+        if !own.sync.is_trying() {
+            count_lost(scratch, shared, own, tried);
         }
     }
     emit::begin(scratch, shared, own);
-    if own.step.is_lost() {
+    if own.sync.is_out_of_sync() {
         begin_search(scratch, own);
     }
     own.position + total
@@ -116,7 +116,7 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
 /// Works out how long the bytes had been at the socket, where that says something: clients give calls up, and what they
 /// mean by it follows from when it came.
 #[inline(always)]
-fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &Direction) {
+fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &DirectionState) {
     scratch.timed = 0;
     scratch.waited = Waited::default();
     let may_be_requests = scratch.sent == direction::RECEIVED && shared.role != role::CLIENT;
@@ -129,68 +129,73 @@ fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &Direction)
     scratch.timed = 1;
 }
 
-/// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, all will be untold if
-/// it is believed, but for a frame of which only the header, or a part of it, went by. A function of its own:
+/// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, no record will report
+/// anything if it is believed, but for a frame of which they had only the header, or a part of it. A function of its own:
 /// inlined, the verifier would follow the walk for each of its ways.
 #[inline(never)]
-fn begin_search<H: Host>(scratch: &mut Scratch<H>, own: &mut Direction) {
+fn begin_search<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) {
     scratch.searching = 1;
-    own.step.begin(&mut own.scanner);
+    own.sync.begin(&mut own.scanner);
     let alone = own.scanner.header_alone();
     let frame = own.scanner.frame();
     if alone == HEADER_LENGTH && frame.is_kept() {
         emit::begin_frame(scratch, &frame, item_kind::FRAME);
     }
-    scratch.untold = own.step.tried().saturating_sub(u64::from(alone));
+    scratch.unreported = own.sync.tried().saturating_sub(u64::from(alone));
 }
 
-/// No boundary is believed yet: the transfer's bytes tell nobody anything. If none is tried any more, these are lost.
+/// No boundary is believed yet: nothing is reported of the transfer. If none is tried any more, its bytes are a gap.
 #[inline(always)]
-fn still_lost<H: Host>(
+fn still_out_of_sync<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &Direction,
-    other: &Direction,
+    own: &DirectionState,
+    other: &DirectionState,
     bytes: u64,
 ) -> Outcome {
-    if own.step.is_trying() {
+    if own.sync.is_trying() {
         return Outcome::Walked;
     }
-    lost(scratch, shared, own, bytes);
-    if shared.state != state::JOINING || other.step.is_trying() {
+    count_lost(scratch, shared, own, bytes);
+    if shared.state != state::JOINING || other.sync.is_trying() {
         Outcome::Walked
     } else {
         Outcome::NotFrames
     }
 }
 
-/// Bytes of a direction that is out of step tell nobody anything. A function of its own: it is called from several
+/// Counts bytes of a direction that is out of sync: they are a gap. A function of its own: it is called from several
 /// places.
 #[inline(never)]
-fn lost<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &Direction, bytes: u64) {
+fn count_lost<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &DirectionState,
+    bytes: u64,
+) {
     if shared.state == state::JOINING {
         shared.tries.add(bytes);
     } else if bytes != 0 {
-        scratch.host.count(shared.counter_of_lost(own), bytes);
+        scratch.host.count(shared.counter_out_of_sync(own), bytes);
     }
 }
 
-/// Passes over the bytes that went by and that nobody looked at. Where they all are of one frame's
+/// Passes over the gap before a transfer. Where its bytes all are of one frame's
 /// payload, its messages or its content are lost, or not even those; otherwise no frame boundary is
 /// known any more. Answers with what they completed: bits of `event`.
 #[inline(always)]
-fn lose(own: &mut Direction) -> u32 {
-    let bytes = own.unread;
-    own.unread = 0;
+fn pass_gap(own: &mut DirectionState) -> u32 {
+    let bytes = own.gap_bytes;
+    own.gap_bytes = 0;
     own.position += bytes;
     let frame = own.scanner.frame();
     let of_kept = frame.is_kept() && !own.scanner.is_at_boundary();
-    let events = own.scanner.missed(bytes);
+    let events = own.scanner.pass_gap(bytes);
     if of_kept || events.is_none() {
         own.gap |= 1;
     }
     let Some(events) = events else {
-        own.step.lose();
+        own.sync.lose();
         return 0;
     };
     if frame.kind == kind::DATA { events } else { 0 }
@@ -201,10 +206,10 @@ fn lose(own: &mut Direction) -> u32 {
 fn learn<H>(
     scratch: &Scratch<H>,
     shared: &mut Shared,
-    own: &mut Direction,
-    other: &mut Direction,
+    own: &mut DirectionState,
+    other: &mut DirectionState,
 ) -> u8 {
-    if shared.joined == 0 && !own.step.has_old() && !other.step.has_old() {
+    if shared.joined == 0 && !own.sync.has_old() && !other.sync.has_old() {
         return role::UNKNOWN;
     }
     let mut shown = role::UNKNOWN;
@@ -218,8 +223,8 @@ fn learn<H>(
     }
     let Some(requests) = shared.requests() else { return shown };
     if scratch.sent == requests && scratch.begun != 0 {
-        own.step.begun(scratch.begun);
-        other.step.begun(scratch.begun);
+        own.sync.begun(scratch.begun);
+        other.sync.begun(scratch.begun);
     }
     shown
 }
@@ -237,7 +242,7 @@ fn is_agreed(shared: &mut Shared, sent: u8, sender: u32) -> bool {
 
 /// Goes on with a walk, for a step or two. Answers whether there is more.
 #[inline(always)]
-pub fn turn<H: Host>(walk: &mut Walk<'_, H>) -> bool {
+pub fn iterate<H: Host>(walk: &mut Walk<'_, H>) -> bool {
     // So that each is loaded once, and not again after each write.
     let Walk { scratch, shared, own, other } = walk;
     let (scratch, shared, own, other) = (&mut **scratch, &mut **shared, &mut **own, &**other);
@@ -254,8 +259,8 @@ pub fn turn<H: Host>(walk: &mut Walk<'_, H>) -> bool {
 fn step<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &mut Direction,
-    other: &Direction,
+    own: &mut DirectionState,
+    other: &DirectionState,
 ) -> Option<()> {
     if scratch.pending != 0 {
         let events = scratch.pending;
@@ -272,7 +277,7 @@ fn step<H: Host>(
         if scratch.searching != 0 {
             scratch.dropped = own.position;
         } else if !emit::send(scratch, shared, own, other) {
-            own.inserts = Direction::UNCLEAR;
+            own.inserts = DirectionState::UNCLEAR;
         }
         emit::begin(scratch, shared, own);
     }
@@ -312,7 +317,7 @@ fn step<H: Host>(
 fn step_before<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &mut Direction,
+    own: &mut DirectionState,
 ) -> Option<()> {
     if scratch.host.left() == 0 {
         if scratch.host.is_empty() {
@@ -346,15 +351,15 @@ fn step_before<H: Host>(
 fn on_events<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &mut Direction,
-    other: &Direction,
+    own: &mut DirectionState,
+    other: &DirectionState,
     events: u32,
 ) -> Option<()> {
     if events & (event::NOT_PREFACE | event::NOT_FRAME) != 0 {
         return None;
     }
     if events & event::FRAME_BEGIN != 0 {
-        own.step.frame();
+        own.sync.frame();
     }
     let frame = own.scanner.frame();
     scratch.streams |= frame.stream;
@@ -370,8 +375,8 @@ fn on_events<H: Host>(
 fn on_kept<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &Direction,
-    other: &Direction,
+    own: &DirectionState,
+    other: &DirectionState,
     frame: &FrameHeader,
     events: u32,
 ) {
@@ -400,10 +405,10 @@ fn on_kept<H: Host>(
 fn on_headers<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
-    own: &Direction,
+    own: &DirectionState,
     frame: &FrameHeader,
 ) {
-    if !own.step.has_old() {
+    if !own.sync.has_old() {
         return;
     }
     if scratch.sender == sender::UNKNOWN
@@ -413,7 +418,7 @@ fn on_headers<H: Host>(
         scratch.sender = if request { sender::CLIENT } else { sender::SERVER };
     }
     if frame.has(flag::END_STREAM) {
-        if own.step.is_old(frame.stream) {
+        if own.sync.is_old(frame.stream) {
             scratch.host.remove(shared, frame.stream, scratch.sent);
         }
         return;
@@ -421,7 +426,7 @@ fn on_headers<H: Host>(
     if scratch.begun < frame.stream {
         scratch.begun = frame.stream;
     }
-    if own.step.is_old(frame.stream) {
+    if own.sync.is_old(frame.stream) {
         keep_old(scratch, shared, own, frame.stream, Message::default());
     }
 }
@@ -430,7 +435,7 @@ fn on_headers<H: Host>(
 fn on_data<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
-    own: &mut Direction,
+    own: &mut DirectionState,
     frame: &FrameHeader,
     events: u32,
 ) {
@@ -439,7 +444,7 @@ fn on_data<H: Host>(
         own.scanner.resume(&Message::unaligned());
         return;
     }
-    if events & event::FRAME_BEGIN != 0 && (own.cut != 0 || own.step.is_old(frame.stream)) {
+    if events & event::FRAME_BEGIN != 0 && (own.cut != 0 || own.sync.is_old(frame.stream)) {
         resume(scratch, shared, own, frame.stream);
     }
     let ended = events & event::FRAME_END != 0;
@@ -470,11 +475,11 @@ fn on_data<H: Host>(
 fn end_data<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
-    own: &mut Direction,
+    own: &mut DirectionState,
     frame: &FrameHeader,
 ) {
     let unfinished = own.scanner.unfinished();
-    if own.step.is_old(frame.stream) {
+    if own.sync.is_old(frame.stream) {
         if frame.has(flag::END_STREAM) || own.scanner.is_unaligned() {
             scratch.host.remove(shared, frame.stream, scratch.sent);
         } else {
@@ -493,11 +498,11 @@ fn end_data<H: Host>(
 
 /// Goes on with the message that the stream's last DATA frame left unfinished, if it did.
 #[inline(always)]
-fn resume<H: Host>(scratch: &Scratch<H>, shared: &Shared, own: &mut Direction, stream: u32) {
-    let is_old = own.step.is_old(stream);
+fn resume<H: Host>(scratch: &Scratch<H>, shared: &Shared, own: &mut DirectionState, stream: u32) {
+    let is_old = own.sync.is_old(stream);
     match scratch.host.find(shared, stream, scratch.sent) {
-        // Before bytes went by unseen it was another message.
-        Some(message) if !is_old || message.epoch == own.step.epoch() => {
+        // Before a gap it was another message.
+        Some(message) if !is_old || message.epoch == own.sync.epoch() => {
             own.scanner.resume(message);
         }
         _ if is_old => own.scanner.resume(&Message::unaligned()),
@@ -509,28 +514,28 @@ fn resume<H: Host>(scratch: &Scratch<H>, shared: &Shared, own: &mut Direction, s
 fn keep<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
-    own: &mut Direction,
+    own: &mut DirectionState,
     stream: u32,
     mut message: Message,
 ) {
     own.cut = 1;
-    message.epoch = own.step.epoch();
+    message.epoch = own.sync.epoch();
     if !scratch.host.keep(shared, stream, scratch.sent, &message) {
-        own.step.forget();
+        own.sync.forget();
         scratch.host.count(Counter::MessagesFull, 0);
     }
 }
 
-/// Remembers where an old stream is in its messages: an absent entry means that nobody knows.
+/// Remembers where an old stream is in its messages: an absent entry means that it is not known.
 #[inline(always)]
 fn keep_old<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
-    own: &Direction,
+    own: &DirectionState,
     stream: u32,
     mut message: Message,
 ) {
-    message.epoch = own.step.epoch();
+    message.epoch = own.sync.epoch();
     if !scratch.host.keep(shared, stream, scratch.sent, &message) {
         scratch.host.count(Counter::MessagesFull, 0);
     }
@@ -541,12 +546,12 @@ fn keep_old<H: Host>(
 fn forget<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
-    own: &Direction,
-    other: &Direction,
+    own: &DirectionState,
+    other: &DirectionState,
     stream: u32,
 ) {
     shared.reset(stream);
-    if own.cut | other.cut != 0 || own.step.has_old() || other.step.has_old() {
+    if own.cut | other.cut != 0 || own.sync.has_old() || other.sync.has_old() {
         scratch.host.remove(shared, stream, direction::SENT);
         scratch.host.remove(shared, stream, direction::RECEIVED);
     }

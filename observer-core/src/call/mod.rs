@@ -1,7 +1,4 @@
-//! Calls, whatever the protocol: who made them, how they ended, and who is told.
-//!
-//! What is below speaks of connections and bytes, what is above adds calls up and publishes them; both know these
-//! words.
+//! The vocabulary of calls, whatever the protocol: who made them, how they ended, and where they go.
 
 mod code;
 
@@ -14,8 +11,11 @@ use crate::{
     process::ProcessId,
 };
 
-/// Which end of the connection the watched process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The end of a connection that a watched process is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It sent the client preface.
     Client,
@@ -23,22 +23,67 @@ pub enum Role {
     Server,
 }
 
-/// Whether the watched process wrote the bytes or read them.
+impl Role {
+    /// Its name in texts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// The direction of bytes, as the watched process has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Flow {
+pub enum Direction {
     /// Written by the process.
     Sent,
     /// Read by the process.
     Received,
 }
 
-impl Flow {
-    /// The other one.
+impl Direction {
+    /// The other direction.
     #[must_use]
     pub fn opposite(self) -> Self {
         match self {
             Self::Sent => Self::Received,
             Self::Received => Self::Sent,
+        }
+    }
+}
+
+/// A set of directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directions {
+    /// Whether bytes that the process reads are in it.
+    pub received: bool,
+    /// Whether bytes that the process writes are in it.
+    pub sent: bool,
+}
+
+impl Directions {
+    /// Both directions.
+    pub const BOTH: Self = Self { received: true, sent: true };
+
+    /// Whether it has any direction.
+    pub fn any(self) -> bool {
+        self.received || self.sent
+    }
+
+    /// Whether it has this direction.
+    pub fn contains(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Received => self.received,
+            Direction::Sent => self.sent,
+        }
+    }
+
+    /// Adds a direction, or takes it out.
+    pub fn set(&mut self, direction: Direction, is_in: bool) {
+        match direction {
+            Direction::Received => self.received = is_in,
+            Direction::Sent => self.sent = is_in,
         }
     }
 }
@@ -54,38 +99,38 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// What a series of calls has in common.
+/// The key of a series of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey {
     /// The process that read or wrote the request headers.
     pub process: ProcessId,
-    /// Which end that process is.
+    /// The end that the process is.
     pub role: Role,
     /// The interned `:path`; [`PathId::NOT_SEEN`] when it could not be decoded.
     pub path: PathId,
 }
 
-/// Where a call's figures are added up; given out by [`CallSink::started`].
+/// The series in which a call is counted; given out by [`CallSink::started`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesId(pub u32);
 
-/// How much is seen of a connection.
+/// What is seen of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Sight {
-    /// All of it, from its first byte on.
+pub enum Coverage {
+    /// All bytes from the first one on.
     #[default]
     Complete,
-    /// All from some frame on: it was open before it was watched.
+    /// It joined late: it was open before it was watched, and is seen from some frame on.
     JoinedLate,
-    /// Bytes were not seen since.
+    /// It had gaps since its first byte.
     Gaps,
 }
 
-impl Sight {
+impl Coverage {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Complete, Self::JoinedLate, Self::Gaps];
 
-    /// As in labels.
+    /// Its name in labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -95,8 +140,8 @@ impl Sight {
     }
 }
 
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a call ended; the default is one of which nothing was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
     /// The status code; `None` when the end was seen but the code was not.
     pub code: Option<Code>,
@@ -108,28 +153,28 @@ pub struct Ended {
     pub response_messages: Option<u64>,
     /// The client half-closed before the end: it had no more messages to send.
     pub half_closed: bool,
-    /// How much was seen of its connection.
-    pub sight: Sight,
-    /// The trace it belongs to, if that is recorded.
+    /// What was seen of its connection.
+    pub coverage: Coverage,
+    /// The trace that it belongs to, if that is recorded.
     pub trace: Option<TraceId>,
-    /// What the server said of its end.
+    /// The server's `grpc-message`.
     pub message: Option<TextId>,
-    /// It had a timeout and was given up: the code is what can be said of that from this end.
-    pub given_up: Option<GivenUp>,
+    /// Set if its client cancelled it, or its deadline expired: the code is what this end can say of that.
+    pub cancellation: Option<Cancellation>,
 }
 
-/// A call with a timeout that its client gave up, which is seen better from the client's end.
+/// The cancellation of a call with a timeout, of which the client's end knows better whether the deadline expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GivenUp {
-    /// The end that it is seen from.
+pub struct Cancellation {
+    /// The end that it was seen from.
     pub role: Role,
-    /// The stream that it was.
+    /// The stream of the call.
     pub stream: u32,
 }
 
 #[cfg(test)]
 impl Ended {
-    /// Of a unary call, all of which was seen.
+    /// The end of a unary call, all of which was seen.
     pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Self {
         Self {
             code,
@@ -137,10 +182,7 @@ impl Ended {
             request_messages: Some(1),
             response_messages: Some(1),
             half_closed: true,
-            sight: Sight::Complete,
-            trace: None,
-            message: None,
-            given_up: None,
+            ..Self::default()
         }
     }
 }
@@ -155,16 +197,16 @@ pub trait CallSink {
     /// A call whose start was not seen is about to end. It has no method.
     fn joined(&mut self, key: CallKey) -> SeriesId;
 
-    /// Whole messages went by; `bytes` are their lengths on the wire, without the 5-byte prefixes.
-    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64);
+    /// Whole messages were seen; `bytes` are their lengths on the wire, without the 5-byte prefixes.
+    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64);
 
-    /// A call has more than one message that went this way: comes once for each way, after
+    /// A call has had its second message in this direction: once per direction, after
     /// [`messages`](Self::messages).
-    fn second_message(&mut self, _: SeriesId, _: Flow) {}
+    fn second_message(&mut self, _: SeriesId, _: Direction) {}
 
-    /// Whole messages went by of a client's call: the first of them was complete this long after the
-    /// one before it that went the same way, or after the request headers; the others at once.
-    fn after_last_message(&mut self, _: SeriesId, _: Flow, _count: u64, _elapsed_ns: u64) {}
+    /// Whole messages of a client's call were seen: the first of them was complete this long after the one before it
+    /// in the same direction, or after the request headers; the others at once.
+    fn after_last_message(&mut self, _: SeriesId, _: Direction, _count: u64, _elapsed_ns: u64) {}
 
     /// The first response message was complete, this long after the request headers.
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64);

@@ -97,7 +97,6 @@ pub struct Interner {
     shared: Arc<Mutex<Paths>>,
     /// Of the paths that come now.
     owner: Owner,
-    overflowed: u64,
     /// What is told of some calls beside.
     pub texts: Texts,
 }
@@ -112,24 +111,23 @@ impl Interner {
         let share = Share::of(max_paths.saturating_add(2));
         let (ids, next) = (HashMap::new(), PathId::FIRST.0);
         let paths = Paths { ids, next, share, is_short: false };
-        Self::of(Arc::new(Mutex::new(paths)))
+        Self::of(Arc::new(Mutex::new(paths)), Texts::default())
     }
 
     /// Another one that gives the same ids to the same paths; the bound is for both together.
     #[must_use]
     pub fn sharing(&self) -> Self {
-        Self::of(Arc::clone(&self.shared))
+        Self::of(Arc::clone(&self.shared), self.texts.sharing())
     }
 
-    fn of(shared: Arc<Mutex<Paths>>) -> Self {
+    fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
         let mut this = Self {
             ids: HashMap::new(),
             coded: HashMap::new(),
             paths: FxHashMap::default(),
             shared,
             owner: Self::NOBODY,
-            overflowed: 0,
-            texts: Texts::default(),
+            texts,
         };
         // In the order of their ids.
         this.intern(b"/");
@@ -153,7 +151,7 @@ impl Interner {
     /// safe to print.
     pub fn intern(&mut self, path: &[u8]) -> PathId {
         if path.len() > MAX_PATH_LEN {
-            return self.overflow();
+            return PathId::OTHER;
         }
         self.intern_text(&escape(path))
     }
@@ -178,7 +176,7 @@ impl Interner {
         }
         let fits = text.len() <= MAX_PATH_LEN;
         let known = if fits { self.shared().intern(text, self.owner) } else { None };
-        let Some((text, id)) = known else { return self.overflow() };
+        let Some((text, id)) = known else { return PathId::OTHER };
         self.paths.insert(id, Arc::clone(&text));
         self.ids.insert(text, id);
         id
@@ -209,20 +207,10 @@ impl Interner {
         self.shared().ids.values().map(|(id, _)| *id).collect()
     }
 
-    fn overflow(&mut self) -> PathId {
-        self.overflowed = self.overflowed.saturating_add(1);
-        PathId::OTHER
-    }
-
     /// The text of a path: printable, at most [`MAX_PATH_LEN`] long, not always beginning
     /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
     pub fn resolve(&self, id: PathId) -> Option<&Arc<str>> {
         self.paths.get(&id)
-    }
-
-    /// How often a path got [`PathId::OTHER`].
-    pub fn overflowed(&self) -> u64 {
-        self.overflowed
     }
 }
 
@@ -267,10 +255,8 @@ mod tests {
         let mut interner = Interner::new(2);
         let known = interner.intern(b"/1");
         interner.intern(b"/2");
-        assert_eq!(interner.overflowed(), 0);
         assert_eq!(interner.intern(b"/3"), PathId::OTHER);
         assert_eq!(interner.intern(b"/3"), PathId::OTHER);
-        assert_eq!(interner.overflowed(), 2);
         assert_eq!(interner.intern(b"/1"), known);
     }
 
@@ -347,7 +333,6 @@ mod tests {
         assert_eq!(interner.intern(&[b'x'; MAX_PATH_LEN + 1]), PathId::OTHER);
         // Fits only before it is escaped.
         assert_eq!(interner.intern(&[b'\n'; MAX_PATH_LEN / 2]), PathId::OTHER);
-        assert_eq!(interner.overflowed(), 2);
     }
 
     #[test]

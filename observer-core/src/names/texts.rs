@@ -25,6 +25,11 @@ impl Texts {
         Self { limit, ..Self::default() }
     }
 
+    /// Other texts, with the same bound.
+    pub(super) fn sharing(&self) -> Self {
+        Self::new(self.limit)
+    }
+
     pub(crate) fn keep(&mut self, text: &[u8]) -> TextId {
         let id = TextId(self.next);
         if self.limit > 0 {

@@ -20,10 +20,12 @@ mod series;
 use std::{
     collections::hash_map::Entry,
     fmt,
+    ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use self::series::{Evidence, Streaming};
 pub use self::{
@@ -35,7 +37,7 @@ pub use self::{
     series::{Messages, Series},
 };
 use crate::{
-    call::{CallKey, CallSink, Ended, Flow, Role, SeriesId, Sight},
+    call::{CallKey, CallSink, Coverage, Direction, Ended, Role, SeriesId},
     names::{PathId, Share},
     process::ProcessId,
 };
@@ -117,7 +119,7 @@ impl GrpcType {
 }
 
 /// Ended calls by what was seen of them. They outlive the series they were counted in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallsSeen {
     /// The method and the code.
     pub complete: u64,
@@ -129,18 +131,28 @@ pub struct CallsSeen {
     pub nothing: u64,
 }
 
-/// The same by what was seen of their connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CallsBySight([CallsSeen; Sight::ALL.len()]);
+impl AddAssign for CallsSeen {
+    fn add_assign(&mut self, other: Self) {
+        let Self { complete, no_method, no_code, nothing } = other;
+        self.complete += complete;
+        self.no_method += no_method;
+        self.no_code += no_code;
+        self.nothing += nothing;
+    }
+}
 
-impl CallsBySight {
-    /// Of connections of which this much was seen.
-    pub fn of(&self, sight: Sight) -> CallsSeen {
-        self.0.get(sight as usize).copied().unwrap_or_default()
+/// Ended calls by what was seen of their connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallsByCoverage([CallsSeen; Coverage::ALL.len()]);
+
+impl CallsByCoverage {
+    /// The calls of connections with this coverage.
+    pub fn of(&self, coverage: Coverage) -> CallsSeen {
+        self.0.get(coverage as usize).copied().unwrap_or_default()
     }
 
     fn add(&mut self, ended: &Ended, path: PathId) {
-        let Some(calls) = self.0.get_mut(ended.sight as usize) else { return };
+        let Some(calls) = self.0.get_mut(ended.coverage as usize) else { return };
         *match (path, ended.code) {
             (PathId::NOT_SEEN, None) => &mut calls.nothing,
             (PathId::NOT_SEEN, Some(_)) => &mut calls.no_method,
@@ -149,14 +161,15 @@ impl CallsBySight {
         } += 1;
     }
 
+    /// Ended calls whatever was seen of their connection.
+    pub fn total(&self) -> CallsSeen {
+        let mut total = CallsSeen::default();
+        self.0.iter().for_each(|calls| total += *calls);
+        total
+    }
+
     fn merge(&mut self, other: &Self) {
-        for (to, from) in self.0.iter_mut().zip(other.0) {
-            let CallsSeen { complete, no_method, no_code, nothing } = from;
-            to.complete += complete;
-            to.no_method += no_method;
-            to.no_code += no_code;
-            to.nothing += nothing;
-        }
+        self.0.iter_mut().zip(other.0).for_each(|(to, from)| *to += from);
     }
 }
 
@@ -187,7 +200,7 @@ impl Slot {
 
 /// The series of all statistics that [share](Statistics::sharing) the bounds.
 #[derive(Debug)]
-struct Room {
+struct SeriesBudget {
     /// How many statistics have it, and whose it is.
     holders: FxHashMap<CallKey, (u32, ProcessId)>,
     /// By the first ids of processes: one that takes many names has one share.
@@ -196,7 +209,7 @@ struct Room {
     methods: FxHashMap<(ProcessId, Role), usize>,
 }
 
-impl Room {
+impl SeriesBudget {
     fn new(limits: Limits) -> Self {
         let share = Share::of(limits.max_series);
         Self { holders: FxHashMap::default(), share, methods: FxHashMap::default() }
@@ -263,14 +276,14 @@ pub struct Statistics {
     ids: FxHashMap<CallKey, SeriesId>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    room: Arc<Mutex<Room>>,
+    budget: Arc<Mutex<SeriesBudget>>,
     /// What calls of series that were dropped had shown of their methods, so that a method's type does
     /// not change when a process is dropped; bounded by the interner's paths.
     dropped: FxHashMap<PathId, Evidence>,
     /// The types as they were last published, of all statistics that share them; likewise bounded.
     published: Arc<Mutex<FxHashMap<PathId, Streaming>>>,
     connections: FxHashMap<(ProcessId, Role), u64>,
-    calls: CallsBySight,
+    calls: CallsByCoverage,
     overflow: u64,
     late: u64,
 }
@@ -288,11 +301,11 @@ impl Statistics {
             ids: FxHashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
-            room: Arc::new(Mutex::new(Room::new(limits))),
+            budget: Arc::new(Mutex::new(SeriesBudget::new(limits))),
             dropped: FxHashMap::default(),
             published: Arc::default(),
             connections: FxHashMap::default(),
-            calls: CallsBySight::default(),
+            calls: CallsByCoverage::default(),
             overflow: 0,
             late: 0,
         }
@@ -302,9 +315,9 @@ impl Statistics {
     /// both have is one.
     #[must_use]
     pub fn sharing(&self) -> Self {
-        let room = Arc::clone(&self.room);
+        let budget = Arc::clone(&self.budget);
         let published = Arc::clone(&self.published);
-        Self { room, published, ..Self::new(self.recording.clone(), self.limits) }
+        Self { budget, published, ..Self::new(self.recording.clone(), self.limits) }
     }
 
     /// What the calls of a series have in common; `None` when it was dropped.
@@ -331,7 +344,7 @@ impl Statistics {
 
     /// No series is added from now on, or some may be again.
     pub fn stop(&mut self, stopped: bool) {
-        lock(&self.room).share.stop(stopped);
+        lock(&self.budget).share.stop(stopped);
     }
 
     /// How many series there are.
@@ -366,7 +379,7 @@ impl Statistics {
     }
 
     /// Ended calls by what was seen of them.
-    pub fn calls(&self) -> &CallsBySight {
+    pub fn calls(&self) -> &CallsByCoverage {
         &self.calls
     }
 
@@ -429,8 +442,8 @@ impl Statistics {
         if process == ProcessId::OTHER {
             return;
         }
-        let Self { ids, slots, free, room, dropped, .. } = self;
-        let mut room = lock(room);
+        let Self { ids, slots, free, budget, dropped, .. } = self;
+        let mut budget = lock(budget);
         ids.retain(|key, id| {
             if key.process != process {
                 return true;
@@ -440,7 +453,7 @@ impl Statistics {
             {
                 dropped.entry(key.path).or_default().merge(&series.evidence);
             }
-            room.give_back(*key);
+            budget.give_back(*key);
             false
         });
         self.connections.retain(|&(of, _), _| of != process);
@@ -448,15 +461,15 @@ impl Statistics {
 
     /// Drops a process whose series have the same labels as those of another, which goes on with its
     /// figures: what is told by these labels does not go back. O(series).
-    pub fn hand_over(&mut self, process: ProcessId, heir: ProcessId) {
+    pub fn merge_into_successor(&mut self, process: ProcessId, successor: ProcessId) {
         let left: Vec<_> = self.ids.iter().filter(|(key, _)| key.process == process).collect();
         let left: Vec<_> = left.into_iter().map(|(&key, &id)| (key, id)).collect();
         for (key, id) in left {
-            let inherited = CallKey { process: heir, ..key };
-            if let Some(&of_heir) = self.ids.get(&inherited) {
+            let inherited = CallKey { process: successor, ..key };
+            if let Some(&of_successor) = self.ids.get(&inherited) {
                 let Some(series) = vacate(&mut self.slots, &mut self.free, id) else { continue };
-                if let Some((_, to)) = taken(&mut self.slots, of_heir) {
-                    to.inherit(&series);
+                if let Some((_, to)) = taken(&mut self.slots, of_successor) {
+                    to.absorb(&series);
                 }
             } else {
                 // Ids that were given out go on to be good.
@@ -464,10 +477,10 @@ impl Statistics {
                     *key = inherited;
                 }
                 self.ids.insert(inherited, id);
-                lock(&self.room).take(inherited, heir);
+                lock(&self.budget).take(inherited, successor);
             }
             self.ids.remove(&key);
-            lock(&self.room).give_back(key);
+            lock(&self.budget).give_back(key);
         }
         self.forget_process(process);
     }
@@ -526,12 +539,12 @@ impl Statistics {
 
     /// A new series, if there is room for it.
     fn admit(&mut self, key: CallKey) -> Option<SeriesId> {
-        if !lock(&self.room).admit(key, self.owner, self.limits) {
+        if !lock(&self.budget).admit(key, self.owner, self.limits) {
             return None;
         }
         let id = self.allocate(key);
         if id.is_none() {
-            lock(&self.room).give_back(key);
+            lock(&self.budget).give_back(key);
         }
         id
     }
@@ -613,24 +626,30 @@ impl CallSink for Statistics {
         id
     }
 
-    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
+    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
         match taken(&mut self.slots, series) {
-            Some((_, series)) => series.add_messages(flow, count, bytes),
+            Some((_, series)) => series.add_messages(direction, count, bytes),
             None => self.late += 1,
         }
     }
 
-    fn second_message(&mut self, series: SeriesId, flow: Flow) {
+    fn second_message(&mut self, series: SeriesId, direction: Direction) {
         // Late messages are counted where they are.
         if let Some((key, series)) = taken(&mut self.slots, series) {
-            series.evidence.add_second_message(key.role, flow);
+            series.evidence.add_second_message(key.role, direction);
         }
     }
 
-    fn after_last_message(&mut self, series: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
+    fn after_last_message(
+        &mut self,
+        series: SeriesId,
+        direction: Direction,
+        count: u64,
+        elapsed_ns: u64,
+    ) {
         match taken(&mut self.slots, series) {
             Some((_, series)) => {
-                series.add_between_messages(&self.recording, flow, count, elapsed_ns);
+                series.add_between_messages(&self.recording, direction, count, elapsed_ns);
             }
             None => self.late += 1,
         }

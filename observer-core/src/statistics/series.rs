@@ -5,7 +5,7 @@ use super::{
     exemplar::{Exemplar, Exemplars},
     histogram::Histogram,
 };
-use crate::call::{Code, Ended, Flow, Role};
+use crate::call::{Code, Direction, Ended, Role};
 
 /// The messages of one flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,11 @@ pub(super) struct Evidence {
 
 impl Evidence {
     /// A call has had its second message this way.
-    pub(super) fn add_second_message(&mut self, role: Role, flow: Flow) {
-        let is_request =
-            matches!((role, flow), (Role::Server, Flow::Received) | (Role::Client, Flow::Sent));
+    pub(super) fn add_second_message(&mut self, role: Role, direction: Direction) {
+        let is_request = matches!(
+            (role, direction),
+            (Role::Server, Direction::Received) | (Role::Client, Direction::Sent)
+        );
         let shown = if is_request { &mut self.requests } else { &mut self.responses };
         shown.add(true, false);
     }
@@ -195,11 +197,11 @@ impl Series {
     }
 
     /// From one message that flows this way to the next, where that is recorded.
-    pub fn between_messages(&self, flow: Flow) -> Option<&Histogram> {
+    pub fn between_messages(&self, direction: Direction) -> Option<&Histogram> {
         let BetweenMessages { received, sent } = self.between_messages.as_deref()?;
-        Some(match flow {
-            Flow::Received => received,
-            Flow::Sent => sent,
+        Some(match direction {
+            Direction::Received => received,
+            Direction::Sent => sent,
         })
     }
 
@@ -207,14 +209,14 @@ impl Series {
     pub(super) fn add_between_messages(
         &mut self,
         recording: &Recording,
-        flow: Flow,
+        direction: Direction,
         count: u64,
         elapsed_ns: u64,
     ) {
         let Some(between) = self.between_messages.as_deref_mut() else { return };
-        let histogram = match flow {
-            Flow::Received => &mut between.received,
-            Flow::Sent => &mut between.sent,
+        let histogram = match direction {
+            Direction::Received => &mut between.received,
+            Direction::Sent => &mut between.sent,
         };
         histogram.observe(&recording.buckets, elapsed_ns, None);
         histogram.observe_zeros(count.saturating_sub(1));
@@ -227,15 +229,15 @@ impl Series {
 
     /// Adds the figures of a series that is dropped. What its calls in flight still do is told to
     /// nobody.
-    pub(super) fn inherit(&mut self, other: &Self) {
+    pub(super) fn absorb(&mut self, other: &Self) {
         self.merge(other);
         self.abandoned += other.in_flight();
     }
 
-    pub(super) fn add_messages(&mut self, flow: Flow, count: u64, bytes: u64) {
-        match flow {
-            Flow::Sent => self.sent.add(count, bytes),
-            Flow::Received => self.received.add(count, bytes),
+    pub(super) fn add_messages(&mut self, direction: Direction, count: u64, bytes: u64) {
+        match direction {
+            Direction::Sent => self.sent.add(count, bytes),
+            Direction::Received => self.received.add(count, bytes),
         }
     }
 

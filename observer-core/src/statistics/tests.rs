@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::{
-    Buckets, CallsBySight, CallsSeen, GrpcType, LAST_GENERATION, Limits, Messages,
+    Buckets, CallsByCoverage, CallsSeen, GrpcType, LAST_GENERATION, Limits, Messages,
     RecordingsDiffer, SLOT_BITS, Series, Statistics, slot_of,
 };
 use crate::{
-    call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight},
+    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId},
     names::PathId,
     process::ProcessId,
 };
@@ -45,8 +45,8 @@ fn a_call_is_counted_where_it_belongs() {
     let other = statistics.started(key(1, Role::Client, 2));
     assert_ne!(id, other);
     assert_eq!(statistics.started(server(2)), id);
-    statistics.messages(id, Flow::Received, 1, 10);
-    statistics.messages(id, Flow::Sent, 3, 500);
+    statistics.messages(id, Direction::Received, 1, 10);
+    statistics.messages(id, Direction::Sent, 3, 500);
     statistics.first_message(id, 1_000_000);
     statistics.ended(id, ok(1_000_001));
 
@@ -103,15 +103,15 @@ fn calls_by_what_was_seen() {
     statistics.ended(known, Ended { code: None, ..ok(1) });
     statistics.ended(unknown, ok(1));
     statistics.ended(unknown, Ended { code: None, ..ok(1) });
-    statistics.ended(unknown, Ended { sight: Sight::JoinedLate, ..ok(1) });
+    statistics.ended(unknown, Ended { coverage: Coverage::JoinedLate, ..ok(1) });
     let want = CallsSeen { complete: 1, no_method: 1, no_code: 1, nothing: 1 };
-    assert_eq!(statistics.calls().of(Sight::Complete), want);
+    assert_eq!(statistics.calls().of(Coverage::Complete), want);
     let late = CallsSeen { no_method: 1, ..CallsSeen::default() };
-    assert_eq!(statistics.calls().of(Sight::JoinedLate), late);
+    assert_eq!(statistics.calls().of(Coverage::JoinedLate), late);
 
     statistics.forget_process(ProcessId(1));
     assert_eq!(
-        statistics.calls().of(Sight::Complete),
+        statistics.calls().of(Coverage::Complete),
         want,
         "a counter does not go back when a process goes"
     );
@@ -123,7 +123,7 @@ fn sums_do_not_overflow() {
     let id = statistics.started(server(2));
     for _ in 0..4 {
         statistics.ended(id, ok(u64::MAX));
-        statistics.messages(id, Flow::Sent, u64::MAX, u64::MAX);
+        statistics.messages(id, Direction::Sent, u64::MAX, u64::MAX);
     }
     let series = series(&statistics, server(2)).unwrap();
     assert!((series.handling.sum_seconds() / (u64::MAX as f64 * 4e-9) - 1.0).abs() < 1e-9);
@@ -139,14 +139,16 @@ fn type_of(statistics: &Statistics, path: PathId) -> GrpcType {
 /// As its connection tells of a call: it began before.
 fn end(statistics: &mut Statistics, id: SeriesId, role: Role, ended: Ended) {
     let (request, response) = match role {
-        Role::Server => (Flow::Received, Flow::Sent),
-        Role::Client => (Flow::Sent, Flow::Received),
+        Role::Server => (Direction::Received, Direction::Sent),
+        Role::Client => (Direction::Sent, Direction::Received),
     };
-    for (flow, count) in [(request, ended.request_messages), (response, ended.response_messages)] {
+    for (direction, count) in
+        [(request, ended.request_messages), (response, ended.response_messages)]
+    {
         let count = count.unwrap_or_default();
-        statistics.messages(id, flow, count, 0);
+        statistics.messages(id, direction, count, 0);
         if count > 1 {
-            statistics.second_message(id, flow);
+            statistics.second_message(id, direction);
         }
     }
     statistics.ended(id, ended);
@@ -193,19 +195,19 @@ fn the_type_follows_from_the_counts_at_the_end() {
 #[test]
 fn the_type_is_known_while_a_stream_lasts() {
     let rows = [
-        (Role::Server, Flow::Received, GrpcType::ClientStream),
-        (Role::Server, Flow::Sent, GrpcType::ServerStream),
-        (Role::Client, Flow::Sent, GrpcType::ClientStream),
-        (Role::Client, Flow::Received, GrpcType::ServerStream),
+        (Role::Server, Direction::Received, GrpcType::ClientStream),
+        (Role::Server, Direction::Sent, GrpcType::ServerStream),
+        (Role::Client, Direction::Sent, GrpcType::ClientStream),
+        (Role::Client, Direction::Received, GrpcType::ServerStream),
     ];
-    for (role, flow, want) in rows {
+    for (role, direction, want) in rows {
         let mut statistics = statistics();
         let id = statistics.started(key(1, role, 2));
-        statistics.messages(id, flow, 1, 5);
-        assert_eq!(type_of(&statistics, PATH), GrpcType::Unary, "{role:?} {flow:?}");
-        statistics.messages(id, flow, 1, 5);
-        statistics.second_message(id, flow);
-        assert_eq!(type_of(&statistics, PATH), want, "{role:?} {flow:?}");
+        statistics.messages(id, direction, 1, 5);
+        assert_eq!(type_of(&statistics, PATH), GrpcType::Unary, "{role:?} {direction:?}");
+        statistics.messages(id, direction, 1, 5);
+        statistics.second_message(id, direction);
+        assert_eq!(type_of(&statistics, PATH), want, "{role:?} {direction:?}");
     }
 }
 
@@ -260,7 +262,7 @@ fn the_type_is_the_methods_and_outlives_its_processes() {
     let stream = statistics.started(key(1, Role::Server, 2));
     let client = statistics.started(key(2, Role::Client, 2));
     statistics.started(server(3));
-    statistics.second_message(stream, Flow::Sent);
+    statistics.second_message(stream, Direction::Sent);
     statistics.ended(client, Ended { response_messages: None, ..ok(1) });
     assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream, "over roles and processes");
     assert_eq!(type_of(&statistics, PathId(3)), GrpcType::Unary, "not over methods");
@@ -268,7 +270,7 @@ fn the_type_is_the_methods_and_outlives_its_processes() {
     statistics.forget_process(ProcessId(1));
     assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream);
     call(&mut statistics, 3, ok(1));
-    statistics.hand_over(ProcessId(3), ProcessId(2));
+    statistics.merge_into_successor(ProcessId(3), ProcessId(2));
     assert_eq!(type_of(&statistics, PATH), GrpcType::ServerStream, "1 of 2");
     for _ in 0..9 {
         call(&mut statistics, 4, ok(1));
@@ -310,7 +312,7 @@ fn what_is_not_one_method_has_no_type() {
     let mut statistics = statistics();
     for path in [PathId::NOT_SEEN, PathId::OTHER] {
         let id = statistics.started(server(path.0));
-        statistics.second_message(id, Flow::Sent);
+        statistics.second_message(id, Direction::Sent);
         assert_eq!(type_of(&statistics, path), GrpcType::Unknown);
     }
 }
@@ -395,7 +397,7 @@ fn an_heir_goes_on_with_the_figures() {
     statistics.connection_opened(ProcessId(1), Role::Server);
     statistics.set_time(20);
     let new = statistics.started(key(2, Role::Server, 2));
-    statistics.hand_over(ProcessId(1), ProcessId(2));
+    statistics.merge_into_successor(ProcessId(1), ProcessId(2));
 
     let mut found: Vec<CallKey> = statistics.series().map(|(key, _)| key).collect();
     found.sort_unstable_by_key(|key| key.path.0);
@@ -408,7 +410,7 @@ fn an_heir_goes_on_with_the_figures() {
 
     // What still comes for the old one is counted where its series is.
     statistics.ended(old[0], ok(1));
-    assert_eq!(statistics.late(), 1, "there it is the heir's own");
+    assert_eq!(statistics.late(), 1, "there it is the successor's own");
     statistics.ended(old[1], ok(1));
     statistics.ended(new, ok(1));
     let found = keys.map(|key| series(&statistics, key).unwrap().clone());
@@ -432,13 +434,13 @@ fn an_old_id_does_not_reach_the_series_that_took_its_slot() {
     assert_eq!(slot_of(old), slot_of(new), "the slot is used again");
     assert_ne!(old, new);
 
-    statistics.messages(old, Flow::Sent, 5, 5);
+    statistics.messages(old, Direction::Sent, 5, 5);
     statistics.first_message(old, 1);
     statistics.ended(old, ok(1));
     assert_eq!(statistics.late(), 3);
     let series = series(&statistics, key(2, Role::Server, 2)).unwrap();
     assert_eq!((series.ended(), series.sent.count, series.first_message.count()), (0, 0, 0));
-    assert_eq!(*statistics.calls(), CallsBySight::default());
+    assert_eq!(*statistics.calls(), CallsByCoverage::default());
 
     statistics.ended(SeriesId(u32::MAX), ok(1));
     assert_eq!(statistics.late(), 4, "an id that was never given out");
@@ -503,8 +505,8 @@ fn merging_adds_up_beyond_the_bounds_of_one_worker() {
 enum Event {
     Started,
     Joined,
-    Messages(Flow, u64, u64),
-    SecondMessage(Flow),
+    Messages(Direction, u64, u64),
+    SecondMessage(Direction),
     FirstMessage(u64),
     Ended(Ended),
     Opened,
@@ -512,7 +514,7 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let flow = prop_oneof![Just(Flow::Sent), Just(Flow::Received)];
+    let direction = prop_oneof![Just(Direction::Sent), Just(Direction::Received)];
     let code = proptest::option::of(0..17_u32).prop_map(|n| n.map(Code::from_number));
     let count = || proptest::option::of(0..3_u64);
     let ended = (code, proptest::option::of(0..20_000_000_u64), count(), count(), any::<bool>());
@@ -524,17 +526,15 @@ fn event() -> impl Strategy<Value = Event> {
                 request_messages,
                 response_messages,
                 half_closed,
-                sight: Sight::Gaps,
-                trace: None,
-                message: None,
-                given_up: None,
+                coverage: Coverage::Gaps,
+                ..Ended::default()
             })
         });
     prop_oneof![
         3 => Just(Event::Started),
         1 => Just(Event::Joined),
-        2 => (flow.clone(), 0..4_u64, 0..100_u64).prop_map(|(flow, n, b)| Event::Messages(flow, n, b)),
-        1 => flow.clone().prop_map(Event::SecondMessage),
+        2 => (direction.clone(), 0..4_u64, 0..100_u64).prop_map(|(direction, n, b)| Event::Messages(direction, n, b)),
+        1 => direction.clone().prop_map(Event::SecondMessage),
         1 => (0..20_000_000_u64).prop_map(Event::FirstMessage),
         3 => ended,
         1 => Just(Event::Opened),
@@ -552,8 +552,10 @@ fn apply(statistics: &mut Statistics, key: CallKey, event: Event) {
     match event {
         Event::Started => drop(statistics.started(key)),
         Event::Joined => drop(statistics.joined(key)),
-        Event::Messages(flow, count, bytes) => statistics.messages(id, flow, count, bytes),
-        Event::SecondMessage(flow) => statistics.second_message(id, flow),
+        Event::Messages(direction, count, bytes) => {
+            statistics.messages(id, direction, count, bytes);
+        }
+        Event::SecondMessage(direction) => statistics.second_message(id, direction),
         Event::FirstMessage(elapsed_ns) => statistics.first_message(id, elapsed_ns),
         Event::Ended(ended) => statistics.ended(id, ended),
         Event::Opened => statistics.connection_opened(key.process, key.role),

@@ -25,7 +25,7 @@ pub fn forget_entered(thread: u64) {
     }
 }
 
-/// A call of which nobody knows what it moved. Where a socket counts its bytes the next call shows it, or
+/// A transfer of which it is not known what it moved. Where a socket counts its bytes the next one shows it, or
 /// the end; elsewhere no frame boundary is known any more.
 #[inline(always)]
 fn return_missed(connection: &mut Connection, sent: u8) {
@@ -35,7 +35,7 @@ fn return_missed(connection: &mut Connection, sent: u8) {
     count(Counter::Unseen, 0);
     let direction = connection.direction(sent);
     direction.gap |= 1;
-    direction.step.lose();
+    direction.sync.lose();
 }
 
 /// A socket cannot be closed while a thread is in one of its functions: the return was missed.

@@ -2,8 +2,8 @@
 
 pub mod close;
 pub mod entered;
+pub mod gap;
 pub mod ignored;
-pub mod missed;
 pub mod open;
 pub mod sweep;
 

@@ -4,7 +4,8 @@ use aya_ebpf::helpers::bpf_probe_read_user_buf;
 use observer_common::{
     counter::Counter,
     driver::{
-        connection::{Connection, Tries, counted, state},
+        connection::{Connection, Tries},
+        gap,
         opening::{Beginning, Detected, FIRST_MAX, First, begins_http2},
     },
     record::direction,
@@ -40,7 +41,7 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
         }
         return None;
     };
-    // `None` if the socket does not tell.
+    // `None` if the socket does not show it.
     let sent = transfer.sent == direction::SENT;
     let late =
         socket::moved_before(transfer.socket.sock, sent, transfer.total).map(|bytes| bytes != 0);
@@ -72,15 +73,7 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     shared.inode = transfer.socket.inode;
     shared.counts = socket::counts_of(transfer.socket.sock);
     shared.owner = transfer.pid;
-    if shared.is_tcp() {
-        begin_counting(transfer, connection);
-    } else {
-        // Where not all bytes that went by unseen show in a counter, frames that cannot be show them.
-        for direction in &mut connection.directions {
-            direction.scanner.prove();
-        }
-        begin_at_0(transfer, connection);
-    }
+    gap::begin(&transfer.socket, connection, transfer.sent);
     Some(())
 }
 
@@ -106,44 +99,7 @@ fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option
     new
 }
 
-/// Of the direction that this transfer is not of: if nothing went through it so far, then whatever goes
-/// through it from now on shows, also before the first transfer that is seen. So does what went through it
-/// already, where the connection is seen from its beginning.
-#[inline(always)]
-fn begin_counting(transfer: &Transfer, connection: &mut Connection) {
-    let (sock, sent) = (transfer.socket.sock, transfer.sent != direction::SENT);
-    // In this order: what another processor moves meanwhile is taken for seen, or leaves it at that.
-    let Some(moved) = socket::moved_before(sock, sent, 0) else { return };
-    let Some(sequence) = socket::sequence(sock, counted::TCP, sent) else { return };
-    let unseen = match moved {
-        0 => 0,
-        // The SYN is acknowledged to who has connected. At the other end one byte too few is taken for
-        // unseen: one too many would be a gap where there is none.
-        _ if connection.shared.state == state::CANDIDATE => moved as u32 - u32::from(sent),
-        _ => return,
-    };
-    let other = connection.direction(transfer.sent ^ 1);
-    other.sequence = sequence.wrapping_sub(unseen);
-    other.counted = 1;
-}
-
-/// A connection of MPTCP or of a Unix socket that is seen from its beginning. Of others what was
-/// received before is not known, and a Unix socket's peer cannot say.
-#[inline(always)]
-fn begin_at_0(transfer: &Transfer, connection: &mut Connection) {
-    if connection.shared.state != state::CANDIDATE {
-        if connection.shared.counts == counted::BY_PEER {
-            connection.shared.counts = counted::NOTHING;
-        }
-        return;
-    }
-    connection.direction(direction::RECEIVED).counted = 1;
-    if connection.shared.counts == counted::BY_PEER {
-        connection.shared.peer = socket::peer_of_unix(transfer.socket.sock);
-    }
-}
-
-/// Begins to watch, unless another processor has begun to just now: a socket's first write and its
+/// Begins to watch, unless another CPU has begun to just now: a socket's first write and its
 /// first read may return at the same time, and what the one has found is not the other's to replace.
 /// By reference: a copy would be on the stack, which has no room for it. A function of its own: inlined, its values
 /// would be kept on the stack to the caller's end.
@@ -174,7 +130,7 @@ fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> 
     CONNECTIONS.insert(socket.sock, connection, flags)
 }
 
-/// An earlier socket's connection, of whose end the ring had no room to tell, makes way, and leaves its share.
+/// An earlier socket's connection, whose end found the ring full, makes way, and leaves its share.
 #[inline(always)]
 fn replace(socket: &Socket, connection: &mut Connection) {
     const BPF_EXIST: u64 = 2;

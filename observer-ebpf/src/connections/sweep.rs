@@ -1,4 +1,4 @@
-//! Finds the connections whose end no tracepoint told, and what connections and processes have left behind.
+//! Finds the connections whose end no tracepoint showed, and what connections and processes have left behind.
 
 use core::{ffi::c_void, ptr};
 

@@ -6,7 +6,7 @@ use super::MSG_TRUNC;
 use crate::{
     buffers::Shape,
     filter, globals,
-    kernel::{Address, read},
+    kernel::{Address, current_pid, read},
     socket::Socket,
     transfer::{Transfer, may_be_left},
     watch::{self, watch},
@@ -57,7 +57,7 @@ pub fn leave(function: &Returned) -> i32 {
 
 #[inline(always)]
 fn try_leave(function: &Returned) -> Option<()> {
-    let pid = filter::current_pid();
+    let pid = current_pid();
     if !filter::selects_process(pid) {
         return None;
     }

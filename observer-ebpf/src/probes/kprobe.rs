@@ -14,7 +14,7 @@ use crate::{
     connections::entered::forget_entered,
     count::count,
     filter, globals,
-    kernel::{Address, read},
+    kernel::{Address, current_pid, read},
     maps::{ENTERED, Entered, Values as _},
 };
 
@@ -30,7 +30,7 @@ const BPF_NOEXIST: u64 = 1;
 /// Keeps what a function was called with, for its return. `flags` is the argument that has them.
 #[inline(always)]
 fn enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -> u32 {
-    if filter::selects_process(filter::current_pid()) {
+    if filter::selects_process(current_pid()) {
         let _ = try_enter(ctx, first, sent, flags);
     }
     0

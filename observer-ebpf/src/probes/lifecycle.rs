@@ -18,7 +18,7 @@ use crate::{
     },
     count::count,
     filter, globals,
-    kernel::{Address, name_at, now_ns, own_name, read},
+    kernel::{Address, current_pid, name_at, now_ns, own_name, read},
     maps::{CONNECTIONS, PIDS, PROCESSES, Renames, Values as _, WRITERS},
     ring,
     socket::{self, Socket},
@@ -60,7 +60,7 @@ fn connected(sock: Address) {
 }
 
 /// Attached to nothing: the daemon runs it about once a second, less often where there are tens of
-/// thousands. Finds the connections whose end no tracepoint told: Unix sockets, sockets reset with data unread, a full ring.
+/// thousands. Finds the connections whose end no tracepoint showed: Unix sockets, sockets reset with data unread, a full ring.
 #[raw_tracepoint]
 fn sweep(_: RawTracePointContext) -> i32 {
     sweep::sweep();
@@ -71,7 +71,7 @@ fn sweep(_: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn process_exit(ctx: RawTracePointContext) -> i32 {
     forget_entered(bpf_get_current_pid_tgid());
-    let pid = filter::current_pid();
+    let pid = current_pid();
     let task: u64 = ctx.arg(0);
     let live = read::<Address>(task, Field::TaskSignal)
         .and_then(|signal| read::<i32>(signal, Field::SignalLive));
@@ -97,7 +97,7 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(_: RawTracePointContext) -> i32 {
-    let pid = filter::current_pid();
+    let pid = current_pid();
     filter::executes(pid);
     if PROCESSES.has(pid) {
         let header = header(pid, record_kind::EXECUTED);
@@ -122,13 +122,13 @@ fn process_rename(ctx: RawTracePointContext) -> i32 {
     let header = header(pid, record_kind::RENAMED);
     let count = renamed(renames, header.time_ns);
     if count <= MAX_RENAMES {
-        let unseen = u8::from(count == MAX_RENAMES);
-        tell(&NamedRecord { header: RecordHeader { flags: unseen, ..header }, comm }, pid);
+        let has_none = u8::from(count == MAX_RENAMES);
+        tell(&NamedRecord { header: RecordHeader { flags: has_none, ..header }, comm }, pid);
     }
     0
 }
 
-/// Names of a process in a second from which on it is told as one that has none.
+/// Names of a process in a second from which on it is reported as one that has none.
 const MAX_RENAMES: u64 = 32;
 
 /// Counts a new name; answers how many there were in this second.
@@ -148,7 +148,7 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
     if !globals::follow_children() {
         return 0;
     }
-    let parent = filter::current_pid();
+    let parent = current_pid();
     if !filter::selects_process(parent) {
         return 0;
     }

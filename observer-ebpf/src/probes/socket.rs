@@ -1,7 +1,7 @@
 //! The socket backend: the tracepoints that the kernel has behind `sock_sendmsg` and `sock_recvmsg`
 //! (net/socket.c, since Linux 6.3), through which every transfer goes but `splice` from a socket.
 //!
-//! They are given the socket and what the call returned. Where the bytes are is known from the system
+//! They are given the socket and what the system call returned. Where the bytes are is known from the system
 //! call that the task is in. What moves them in another way (io_uring, Linux AIO, splice, sendfile, threads of the
 //! kernel) is a gap of as many bytes.
 
@@ -15,7 +15,7 @@ use crate::{
     buffers::{self, Iovecs, Shape},
     connections::{ignored::may_be_ours, known},
     filter, globals,
-    kernel::Address,
+    kernel::{Address, current_pid},
     maps::{MULTIPLE, Multiple, Values as _},
     socket::Socket,
     transfer::{Transfer, may_be_left},
@@ -69,7 +69,7 @@ fn try_leave(moved: &Moved) -> Option<()> {
         return None;
     }
     let socket = Socket::of_sock(sock)?;
-    let pid = filter::current_pid();
+    let pid = current_pid();
     let selected = filter::selects_process(pid);
     let known = known(&socket);
     let is_new = known.is_none();
@@ -90,7 +90,7 @@ fn try_leave(moved: &Moved) -> Option<()> {
     })
 }
 
-/// Where the bytes are, by the system call that the task is in. `None` if it is another call's.
+/// Where the bytes are, by the system call that the task is in. `None` if it is another one's.
 #[inline(always)]
 fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
     let call = Syscall::current()?.meaning()?;
@@ -111,7 +111,7 @@ fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
     }
 }
 
-/// The message of a call on several that has just been moved. The tracepoint does not say which, so they
+/// The message of a system call on several that has just been moved. The tracepoint does not say which, so they
 /// are counted. `None` if that would not be certain.
 #[inline(never)]
 fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option<Shape> {
@@ -132,7 +132,7 @@ fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option
     Some(Shape::Message { header, iovecs })
 }
 
-/// A call that fails ends, and so does one on several messages.
+/// A system call that fails ends, and so does one on several messages.
 #[inline(always)]
 fn end_multiple() {
     if Syscall::current().is_some_and(|call| call.is_on_messages()) {

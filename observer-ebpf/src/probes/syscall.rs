@@ -4,78 +4,15 @@ use aya_ebpf::{
     bindings::pt_regs,
     helpers::{bpf_probe_read_user, generated::bpf_task_pt_regs},
 };
-use observer_common::{layout::Field, record::direction};
+use observer_common::{
+    layout::Field,
+    record::direction::{RECEIVED, SENT},
+};
 
 use crate::{
     buffers::{Iovecs, Shape},
     kernel::{current_task, load},
 };
-
-/// Numbers of the calls (asm/unistd_64.h).
-#[cfg(bpf_target_arch = "x86_64")]
-mod number {
-    pub(super) const READ: u32 = 0;
-    pub(super) const WRITE: u32 = 1;
-    pub(super) const READV: u32 = 19;
-    pub(super) const WRITEV: u32 = 20;
-    pub(super) const SENDTO: u32 = 44;
-    pub(super) const RECVFROM: u32 = 45;
-    pub(super) const SENDMSG: u32 = 46;
-    pub(super) const RECVMSG: u32 = 47;
-    pub(super) const RECVMMSG: u32 = 299;
-    pub(super) const SENDMMSG: u32 = 307;
-    pub(super) const PREADV2: u32 = 327;
-    pub(super) const PWRITEV2: u32 = 328;
-}
-
-/// Numbers of the calls (asm-generic/unistd.h).
-#[cfg(bpf_target_arch = "aarch64")]
-mod number {
-    pub(super) const READ: u32 = 63;
-    pub(super) const WRITE: u32 = 64;
-    pub(super) const READV: u32 = 65;
-    pub(super) const WRITEV: u32 = 66;
-    pub(super) const SENDTO: u32 = 206;
-    pub(super) const RECVFROM: u32 = 207;
-    pub(super) const SENDMSG: u32 = 211;
-    pub(super) const RECVMSG: u32 = 212;
-    pub(super) const RECVMMSG: u32 = 243;
-    pub(super) const SENDMMSG: u32 = 269;
-    pub(super) const PREADV2: u32 = 286;
-    pub(super) const PWRITEV2: u32 = 287;
-}
-
-/// Numbers of the calls of 32-bit processes on x86-64 (asm/unistd_32.h).
-#[cfg(bpf_target_arch = "x86_64")]
-mod compat_number {
-    pub(super) const READ: u32 = 3;
-    pub(super) const WRITE: u32 = 4;
-    pub(super) const SOCKETCALL: u32 = 102;
-    pub(super) const READV: u32 = 145;
-    pub(super) const WRITEV: u32 = 146;
-    pub(super) const RECVMMSG: u32 = 337;
-    pub(super) const SENDMMSG: u32 = 345;
-    pub(super) const SENDTO: u32 = 369;
-    pub(super) const SENDMSG: u32 = 370;
-    pub(super) const RECVFROM: u32 = 371;
-    pub(super) const RECVMSG: u32 = 372;
-    pub(super) const PREADV2: u32 = 378;
-    pub(super) const PWRITEV2: u32 = 379;
-    pub(super) const RECVMMSG_TIME64: u32 = 417;
-}
-
-/// What `socketcall` is asked for (linux/net.h).
-#[cfg(bpf_target_arch = "x86_64")]
-mod socketcall {
-    pub(super) const SEND: u32 = 9;
-    pub(super) const RECV: u32 = 10;
-    pub(super) const SENDTO: u32 = 11;
-    pub(super) const RECVFROM: u32 = 12;
-    pub(super) const SENDMSG: u32 = 16;
-    pub(super) const RECVMSG: u32 = 17;
-    pub(super) const RECVMMSG: u32 = 19;
-    pub(super) const SENDMMSG: u32 = 20;
-}
 
 /// A system call and what it was given.
 pub struct Syscall {
@@ -176,7 +113,8 @@ impl Syscall {
         if self.compat != 0 {
             return Meaning::compat(self.number, &self.arguments);
         }
-        Meaning::native(self.number, &self.arguments)
+        let (sent, kind) = by_number(self.number)?;
+        Some(Meaning::new(sent, kind, &self.arguments, Iovecs::Native))
     }
 
     /// Whether it may be one on several messages.
@@ -187,42 +125,14 @@ impl Syscall {
 }
 
 impl Meaning {
-    #[inline(always)]
-    fn native(number: u32, arguments: &Arguments) -> Option<Self> {
-        let (sent, kind) = match number {
-            number::READ => (direction::RECEIVED, Kind::Read),
-            number::WRITE => (direction::SENT, Kind::Read),
-            number::READV | number::PREADV2 => (direction::RECEIVED, Kind::Vector),
-            number::WRITEV | number::PWRITEV2 => (direction::SENT, Kind::Vector),
-            number::RECVFROM => (direction::RECEIVED, Kind::Buffer),
-            number::SENDTO => (direction::SENT, Kind::Buffer),
-            number::RECVMSG => (direction::RECEIVED, Kind::Message),
-            number::SENDMSG => (direction::SENT, Kind::Message),
-            number::RECVMMSG => (direction::RECEIVED, Kind::Messages),
-            number::SENDMMSG => (direction::SENT, Kind::Messages),
-            _ => return None,
-        };
-        Some(Self::new(sent, kind, arguments, Iovecs::Native))
-    }
-
     #[cfg(bpf_target_arch = "x86_64")]
     #[inline(always)]
     fn compat(number: u32, arguments: &Arguments) -> Option<Self> {
-        use compat_number as number;
-        let (sent, kind) = match number {
-            number::READ => (direction::RECEIVED, Kind::Read),
-            number::WRITE => (direction::SENT, Kind::Read),
-            number::READV | number::PREADV2 => (direction::RECEIVED, Kind::Vector),
-            number::WRITEV | number::PWRITEV2 => (direction::SENT, Kind::Vector),
-            number::RECVFROM => (direction::RECEIVED, Kind::Buffer),
-            number::SENDTO => (direction::SENT, Kind::Buffer),
-            number::RECVMSG => (direction::RECEIVED, Kind::Message),
-            number::SENDMSG => (direction::SENT, Kind::Message),
-            number::RECVMMSG | number::RECVMMSG_TIME64 => (direction::RECEIVED, Kind::Messages),
-            number::SENDMMSG => (direction::SENT, Kind::Messages),
-            number::SOCKETCALL => return Self::socketcall(arguments),
-            _ => return None,
-        };
+        const SOCKETCALL: u32 = 102;
+        if number == SOCKETCALL {
+            return Self::socketcall(arguments);
+        }
+        let (sent, kind) = by_compat_number(number)?;
         Some(Self::new(sent, kind, arguments, Iovecs::Compat))
     }
 
@@ -231,15 +141,7 @@ impl Meaning {
     #[inline(always)]
     fn socketcall(arguments: &Arguments) -> Option<Self> {
         let [call, pointer, ..] = arguments.0;
-        let (sent, kind) = match call as u32 {
-            socketcall::RECV | socketcall::RECVFROM => (direction::RECEIVED, Kind::Buffer),
-            socketcall::SEND | socketcall::SENDTO => (direction::SENT, Kind::Buffer),
-            socketcall::RECVMSG => (direction::RECEIVED, Kind::Message),
-            socketcall::SENDMSG => (direction::SENT, Kind::Message),
-            socketcall::RECVMMSG => (direction::RECEIVED, Kind::Messages),
-            socketcall::SENDMMSG => (direction::SENT, Kind::Messages),
-            _ => return None,
-        };
+        let (sent, kind) = by_socketcall(call as u32)?;
         // SAFETY: the helper checks the address.
         let given = unsafe { bpf_probe_read_user(pointer as *const [u32; 4]) }.ok()?;
         // The fifth, a timeout, is not worth another read: it may be there.
@@ -258,9 +160,81 @@ impl Meaning {
             Kind::Message => (Shape::Message { header: second, iovecs }, third),
             Kind::Messages => (Shape::Messages { headers: second, iovecs }, fourth),
         };
-        let has_timeout = sent == direction::RECEIVED && fifth != 0;
+        let has_timeout = sent == RECEIVED && fifth != 0;
         Self { fd: fd as u32, sent, shape, flags: flags as u32, messages: third, has_timeout }
     }
+}
+
+/// What a system call does, by its number (asm/unistd_64.h).
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+const fn by_number(number: u32) -> Option<(u8, Kind)> {
+    Some(match number {
+        0 => (RECEIVED, Kind::Read),          // read
+        1 => (SENT, Kind::Read),              // write
+        19 | 327 => (RECEIVED, Kind::Vector), // readv, preadv2
+        20 | 328 => (SENT, Kind::Vector),     // writev, pwritev2
+        45 => (RECEIVED, Kind::Buffer),       // recvfrom
+        44 => (SENT, Kind::Buffer),           // sendto
+        47 => (RECEIVED, Kind::Message),      // recvmsg
+        46 => (SENT, Kind::Message),          // sendmsg
+        299 => (RECEIVED, Kind::Messages),    // recvmmsg
+        307 => (SENT, Kind::Messages),        // sendmmsg
+        _ => return None,
+    })
+}
+
+/// What a system call does, by its number (asm-generic/unistd.h).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+const fn by_number(number: u32) -> Option<(u8, Kind)> {
+    Some(match number {
+        63 => (RECEIVED, Kind::Read),         // read
+        64 => (SENT, Kind::Read),             // write
+        65 | 286 => (RECEIVED, Kind::Vector), // readv, preadv2
+        66 | 287 => (SENT, Kind::Vector),     // writev, pwritev2
+        207 => (RECEIVED, Kind::Buffer),      // recvfrom
+        206 => (SENT, Kind::Buffer),          // sendto
+        212 => (RECEIVED, Kind::Message),     // recvmsg
+        211 => (SENT, Kind::Message),         // sendmsg
+        243 => (RECEIVED, Kind::Messages),    // recvmmsg
+        269 => (SENT, Kind::Messages),        // sendmmsg
+        _ => return None,
+    })
+}
+
+/// Likewise, of a 32-bit process on x86-64 (asm/unistd_32.h).
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+const fn by_compat_number(number: u32) -> Option<(u8, Kind)> {
+    Some(match number {
+        3 => (RECEIVED, Kind::Read),             // read
+        4 => (SENT, Kind::Read),                 // write
+        145 | 378 => (RECEIVED, Kind::Vector),   // readv, preadv2
+        146 | 379 => (SENT, Kind::Vector),       // writev, pwritev2
+        371 => (RECEIVED, Kind::Buffer),         // recvfrom
+        369 => (SENT, Kind::Buffer),             // sendto
+        372 => (RECEIVED, Kind::Message),        // recvmsg
+        370 => (SENT, Kind::Message),            // sendmsg
+        337 | 417 => (RECEIVED, Kind::Messages), // recvmmsg, recvmmsg_time64
+        345 => (SENT, Kind::Messages),           // sendmmsg
+        _ => return None,
+    })
+}
+
+/// Likewise, by what `socketcall` is asked for (linux/net.h).
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+const fn by_socketcall(number: u32) -> Option<(u8, Kind)> {
+    Some(match number {
+        10 | 12 => (RECEIVED, Kind::Buffer), // recv, recvfrom
+        9 | 11 => (SENT, Kind::Buffer),      // send, sendto
+        17 => (RECEIVED, Kind::Message),     // recvmsg
+        16 => (SENT, Kind::Message),         // sendmsg
+        19 => (RECEIVED, Kind::Messages),    // recvmmsg
+        20 => (SENT, Kind::Messages),        // sendmmsg
+        _ => return None,
+    })
 }
 
 /// What the arguments of a call are.

@@ -14,6 +14,7 @@ use crate::{
     connections::{ignored::may_be_ours, known},
     count::count,
     filter,
+    kernel::current_pid,
     socket::Socket,
     transfer::{Transfer, may_be_left},
     watch::{self, watch_known},
@@ -47,7 +48,7 @@ fn exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_exit(number: u32, returned: u64) -> Option<()> {
-    let pid = filter::current_pid();
+    let pid = current_pid();
     if !filter::selects_process(pid) {
         return None;
     }
@@ -81,7 +82,7 @@ struct Total {
     unreadable: u64,
 }
 
-/// Bytes moved by a call on several messages.
+/// Bytes moved by a system call on several messages.
 #[inline(always)]
 fn total_length(headers: u64, messages: u64) -> Option<u64> {
     let mut total = Total { headers, bytes: 0, unreadable: 0 };

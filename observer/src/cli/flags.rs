@@ -16,10 +16,10 @@ use crate::config::{
 use crate::kubernetes;
 use crate::metrics::Schema;
 use crate::metrics::view::Order;
-use crate::process::Detail;
 use crate::server::HostName;
 use crate::top::Address;
 use crate::{failures, log};
+use observer_core::process::Detail;
 
 /// Watches gRPC from outside the services and publishes metrics for Prometheus
 ///

@@ -6,7 +6,7 @@ use crate::config::{Config, Filter, Pid, Uid};
 use crate::failures;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
-use crate::metrics::{Schemas, Telling};
+use crate::metrics::{ExpositionConfig, Schemas};
 use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
 
 impl Top {
@@ -76,7 +76,7 @@ impl Options {
             backend: self.backend,
             buckets,
             native_histograms: self.native_histograms,
-            telling: Telling { schemas, created: self.created, labels },
+            exposition: ExpositionConfig { schemas, created: self.created, labels },
             descriptor_set: self.descriptor_set,
             max_methods: self.max_methods as usize,
             max_series: self.max_series as usize,
@@ -85,9 +85,10 @@ impl Options {
             ring_size: self.ring_size,
             series_ttl: self.series_ttl,
             btf: self.btf,
-            log_errors: self
-                .log_errors
-                .then_some(failures::Choice { per_second: self.log_errors_rate, omitted }),
+            log_errors: self.log_errors.then_some(failures::FailureLogConfig {
+                per_second: self.log_errors_rate,
+                omitted,
+            }),
             #[cfg(feature = "kubernetes")]
             kubernetes,
             run_as: self.run_as,

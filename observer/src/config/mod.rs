@@ -18,7 +18,7 @@ use std::time::Duration;
 use observer_common::selected::CGROUP_NAME;
 
 use crate::failures;
-use crate::metrics::{Buckets, Telling};
+use crate::metrics::{Buckets, ExpositionConfig};
 use crate::server::HostName;
 
 /// Where the kernel publishes its own type information (`CONFIG_DEBUG_INFO_BTF`).
@@ -44,7 +44,7 @@ pub struct Config {
     /// Whether the histograms also have exponential buckets.
     pub native_histograms: bool,
     /// By which names the calls are told.
-    pub telling: Telling,
+    pub exposition: ExpositionConfig,
     /// The types that methods were declared with.
     pub descriptor_set: Option<PathBuf>,
     /// Methods that each process may have series for; further ones are counted as `other`.
@@ -63,7 +63,7 @@ pub struct Config {
     /// The kernel's type information.
     pub btf: PathBuf,
     /// What is told of failed calls, if anything is.
-    pub log_errors: Option<failures::Choice>,
+    pub log_errors: Option<failures::FailureLogConfig>,
     /// Who is asked for the names of pods, if anybody is.
     #[cfg(feature = "kubernetes")]
     pub kubernetes: Option<crate::kubernetes::Choice>,
@@ -84,7 +84,7 @@ impl Default for Config {
             backend: Backend::default(),
             buckets: Buckets::default(),
             native_histograms: false,
-            telling: Telling::default(),
+            exposition: ExpositionConfig::default(),
             descriptor_set: None,
             max_methods: 1000,
             max_series: 10_000,

@@ -23,29 +23,26 @@ use serde_json::{Map, Value};
 use self::pace::Pace;
 pub use self::{field::Field, stdout::to_stdout};
 use observer_core::{
-    call::{CallKey, Code, Ended, Role},
+    call::{CallKey, Code, Ended},
     ends::Call,
     names::{
         Interner,
         escape::{self, escape},
     },
-    process::ProcessId,
+    output::{Names, Output},
+    process::Process,
     statistics::Method,
 };
 
-use crate::{
-    clock::Clock,
-    output::{Names, Output},
-    process::{Process, ProcessSource},
-};
+use crate::clock::Clock;
 
 /// Texts of `grpc-message` that are kept until their calls end: those of one record, and those that
 /// header tables have.
-pub const MAX_TEXTS: usize = 4096;
+const MAX_TEXTS: usize = 4096;
 
 /// What is told of failed calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct FailureLogConfig {
     /// Lines in a second, on average; as many may come at once.
     pub per_second: u32,
     /// What is left out, each once.
@@ -121,17 +118,11 @@ impl Lines {
 
 impl Failures {
     /// None so far.
-    pub fn new(choice: &Choice, take: Take) -> Self {
+    pub fn new(choice: &FailureLogConfig, take: Take) -> Self {
         let pace = Pace::new(choice.per_second);
         let lines = Lines { take, pace, suppressed: 0, dropped: Dropped::default() };
         let lines = Arc::new(Mutex::new(lines));
         Self { omitted: choice.omitted.clone(), lines }
-    }
-
-    /// For another worker: the pace is that of both.
-    pub(crate) fn sharing(&self) -> Self {
-        let lines = Arc::clone(&self.lines);
-        Self { omitted: self.omitted.clone(), lines }
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -153,8 +144,17 @@ impl Failures {
 }
 
 impl Output for Failures {
-    /// Nothing is told of a call whose code was not seen: it need not have failed.
-    fn call<S: ProcessSource>(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_, S>) {
+    /// For another worker: both have one pace.
+    fn sharing(&self) -> Self {
+        Self { omitted: self.omitted.clone(), lines: Arc::clone(&self.lines) }
+    }
+
+    fn max_texts(&self) -> usize {
+        MAX_TEXTS
+    }
+
+    /// Writes a line, unless the code was not seen: such a call need not have failed.
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         let &Call { peer, time_ns, ended, .. } = call;
         let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
         if !self.lines().admit(time_ns) {
@@ -176,8 +176,6 @@ impl Output for Failures {
             lines.write(self.line(now_ns, Vec::new()));
         }
     }
-
-    fn forget(&mut self, _: ProcessId, _: Option<ProcessId>) {}
 }
 
 /// RFC 3339, UTC, to the millisecond, given a time of the kernel's monotonic clock.
@@ -214,11 +212,11 @@ fn decoded(message: &[u8]) -> Cow<'_, str> {
 fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
     let path = interner.resolve(key.path).map_or("", |path| path);
     let Method { service, method, .. } = Method::new(key.path, path);
-    let role = match key.role {
-        Role::Client => "client",
-        Role::Server => "server",
-    };
-    [(Field::Role, role.into()), (Field::Service, service.into()), (Field::Method, method.into())]
+    [
+        (Field::Role, key.role.as_str().into()),
+        (Field::Service, service.into()),
+        (Field::Method, method.into()),
+    ]
 }
 
 fn of_process(process: &Process) -> [(Field, Value); 2] {

@@ -2,13 +2,12 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use observer_core::{
-    call::{SeriesId, Sight, TraceId},
+    call::{Role, SeriesId, TraceId},
     names::Texts,
+    process::{Comm, Processes},
     protocol::hpack::{self, Decoder},
     record::Peer,
 };
-
-use crate::process::{Comm, ProcFs, Processes};
 
 /// What is told goes here.
 #[derive(Clone, Default)]
@@ -17,7 +16,7 @@ struct Lines(Arc<Mutex<Vec<String>>>);
 impl Lines {
     fn failures(&self, per_second: u32, omitted: &[Field]) -> Failures {
         let lines = Arc::clone(&self.0);
-        let choice = Choice { per_second, omitted: omitted.to_vec() };
+        let choice = FailureLogConfig { per_second, omitted: omitted.to_vec() };
         Failures::new(
             &choice,
             Box::new(move |line| {
@@ -40,10 +39,7 @@ fn ended(code: Option<Code>) -> Ended {
         request_messages: Some(1),
         response_messages: Some(0),
         half_closed: true,
-        sight: Sight::Complete,
-        trace: None,
-        message: None,
-        given_up: None,
+        ..Ended::default()
     }
 }
 
@@ -60,8 +56,8 @@ fn tell(failures: &mut Failures, message: &[u8]) {
 fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
     interner.texts = Texts::new(MAX_TEXTS);
-    let mut processes = Processes::new(10, ProcFs::default());
-    let process = processes.seen(7, 1, Some(Comm::truncated(process)));
+    let mut processes = Processes::new(10);
+    let process = processes.seen(7, 1, Some(Comm::truncated(process))).id;
     let path = interner.intern(path);
     // A literal field without indexing (RFC 7541 §6.2.2).
     let block = [&[0, 12], &b"grpc-message"[..], &[message.len() as u8], message].concat();
@@ -143,7 +139,7 @@ fn names_are_told_as_labels_tell_them() {
 fn only_what_failed_for_certain_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(10, &[]);
-    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
+    let (interner, processes) = (Interner::new(1), Processes::new(1));
     for code in [Some(Code::Ok), None] {
         let names = Names { interner: &interner, processes: &processes };
         failures.call(&call(1, ended(code)), None, &names);
@@ -155,7 +151,7 @@ fn only_what_failed_for_certain_is_told() {
 fn beyond_the_pace_only_the_number_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(2, &[]);
-    let (interner, processes) = (Interner::new(1), Processes::new(1, ProcFs::default()));
+    let (interner, processes) = (Interner::new(1), Processes::new(1));
     for time_ns in 1..=10 {
         let call = call(time_ns, ended(Some(Code::Internal)));
         failures.call(&call, None, &Names { interner: &interner, processes: &processes });
@@ -174,7 +170,7 @@ fn beyond_the_pace_only_the_number_is_told() {
 
 #[test]
 fn a_line_that_nobody_takes_is_counted_once() {
-    let choice = Choice { per_second: 10, omitted: Vec::new() };
+    let choice = FailureLogConfig { per_second: 10, omitted: Vec::new() };
     let mut failures = Failures::new(&choice, Box::new(|_| false));
     tell(&mut failures, b"lost");
     for second in 1..5 {

@@ -8,16 +8,17 @@ use aya::{
     maps::{HashMap as BpfMap, MapData},
 };
 use observer_common::selected;
+use observer_core::process::{Identity, ProcessSource as _};
 use procfs::process::{Stat, all_processes};
 use tracing::warn;
 
 use super::probes::map;
 use crate::{
     config::{CgroupName, Filter},
-    process::{Identity, ProcFs, ProcessSource as _},
+    process::ProcFs,
 };
 
-/// Selects them. To be called once the kernel programs select the children that are started from now on, and
+/// Selects them. To be called once the BPF programs select the children that are started from now on, and
 /// before anything is watched.
 ///
 /// One that is started by a process while that is not selected yet is found by looking again, until there
@@ -50,7 +51,7 @@ pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
 fn forget_if_over(pids: &mut BpfMap<&mut MapData, u32, u8>, stat: &Stat) {
     let now = procfs::process::Process::new(stat.pid).and_then(|process| process.stat());
     if !now.is_ok_and(|now| now.starttime == stat.starttime && is_running(&now)) {
-        // The kernel programs may have done so.
+        // The BPF programs may have done so.
         let _ = pids.remove(&stat.pid.cast_unsigned());
     }
 }

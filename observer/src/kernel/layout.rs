@@ -1,4 +1,4 @@
-//! What the kernel programs must know of the running kernel, from its BTF: where the fields of its
+//! What the BPF programs must know of the running kernel, from its BTF: where the fields of its
 //! structs are, what kinds of iterators it has, and how its functions are called.
 
 use std::path::Path;
@@ -33,7 +33,7 @@ pub struct Layout {
     /// Of the functions that carry MPTCP, whether they are there.
     pub mptcp: bool,
     /// Whether the programs of system calls' tracepoints run as the rest of the call does, so that another
-    /// thread may take the processor from them (`trace_call_bpf_faultable`).
+    /// thread may take the CPU from them (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
 }
 

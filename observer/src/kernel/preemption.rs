@@ -1,4 +1,4 @@
-//! Whether this kernel takes the processor from what runs in it.
+//! Whether this kernel takes the CPU from what runs in it.
 //!
 //! Where it does, a program of the fentry backend can be interrupted by a thread that runs into the
 //! same program, which the kernel then skips (`recur` of `__bpf_prog_enter_recur`): that call goes by

@@ -1,4 +1,4 @@
-//! The kernel programs, loaded and attached, and what they count.
+//! The BPF programs, loaded and attached, and what they count.
 
 use std::{
     cmp::Reverse,
@@ -77,7 +77,7 @@ pub struct Dropped {
     pub records: u64,
 }
 
-/// What the kernel programs counted for one cause.
+/// What the BPF programs counted for one cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
     /// How often.
@@ -169,7 +169,7 @@ impl Probes {
         (self.print)();
     }
 
-    /// Has the kernel programs look for connections that ended without a tracepoint.
+    /// Has the BPF programs look for connections that ended without a tracepoint.
     pub fn sweep(&self) -> Result<()> {
         sys::run(self.sweep.as_fd()).context("cannot run the BPF program sweep")
     }
@@ -410,7 +410,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
     }
 }
 
-/// Makes the rings, and gives them to the kernel programs.
+/// Makes the rings, and gives them to the BPF programs.
 fn rings(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<Ring>> {
     let mut of_programs: ArrayOfMaps<_, RingBuf<MapData>> = map(ebpf, "RINGS")?.try_into()?;
     let ring = |number| {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
-use crate::source::Source;
+use observer_core::source::Source;
 
 const RING: Token = Token(0);
 const WAKE: Token = Token(1);
@@ -22,7 +22,7 @@ pub struct Ring {
 impl Ring {
     pub(super) fn new(ring: RingBuf<MapData>) -> Result<Self> {
         let poll = Poll::new().context("cannot create an epoll instance")?;
-        // mio's polling is edge-triggered: it wakes us when the kernel programs say so, which
+        // mio's polling is edge-triggered: it wakes us when the BPF programs say so, which
         // they do only when the ring fills, not whenever there is something in it.
         poll.registry()
             .register(&mut SourceFd(&ring.as_raw_fd()), RING, Interest::READABLE)

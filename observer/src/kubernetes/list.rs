@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::process::Pod;
+use observer_core::process::Pod;
 
 /// Pods of one node that are kept; kubelet's own default bound is 110.
 const MAX_PODS: usize = 4096;

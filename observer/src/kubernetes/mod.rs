@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use self::client::PodClient;
 use self::list::Listed;
 use crate::metrics::{PodRequests, Snapshot};
-use crate::process::Pod;
+use observer_core::process::Pod;
 
 /// Between two requests.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -130,7 +130,7 @@ impl Pods {
     pub fn complete(&self, snapshot: &mut Snapshot) {
         let mut known = lock(&self.known);
         let mut used = FxHashSet::default();
-        Arc::make_mut(&mut snapshot.processes).tell_pods(|uid| {
+        Arc::make_mut(&mut snapshot.processes).set_pods(|uid| {
             used.insert(uid.into());
             known.pods.get(uid).map(Arc::clone)
         });

@@ -20,18 +20,20 @@ use rustc_hash::FxHashMap;
 use self::exposition::Sink;
 pub use self::{
     daemon::{
-        Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess,
-        PodRequests, Program, Unmeasured,
+        ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess, PodRequests,
+        Program,
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},
     schema::{Clash, Schema, Schemas},
 };
-use crate::process::{Detail, Names};
-use observer_core::names::PathId;
 pub use observer_core::statistics::{
-    self, Buckets, BucketsError, CallsBySight, CallsSeen, GrpcType, Histogram, Limits, Messages,
+    self, Buckets, BucketsError, CallsByCoverage, CallsSeen, GrpcType, Histogram, Limits, Messages,
     Recording, RecordingsDiffer, Series, Statistics,
+};
+use observer_core::{
+    names::PathId,
+    process::{Detail, ProcessNames},
 };
 
 /// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
@@ -71,18 +73,18 @@ pub struct Snapshot {
     /// What types the methods were declared with, where that was given.
     pub descriptors: Arc<Descriptors>,
     /// Says who the processes in `statistics` are.
-    pub processes: Arc<Names>,
+    pub processes: Arc<ProcessNames>,
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
     /// How all this is told.
-    pub telling: Arc<Telling>,
+    pub exposition: Arc<ExpositionConfig>,
 }
 
 impl Snapshot {
     /// Adds what another worker has: its figures, and the names that it uses. What the kernel and the
     /// system tell of the daemon is for one of the snapshots to have.
     pub fn merge(&mut self, other: Self) -> Result<(), RecordingsDiffer> {
-        let Self { statistics, paths, descriptors: _, processes, daemon, telling: _ } = other;
+        let Self { statistics, paths, descriptors: _, processes, daemon, exposition: _ } = other;
         Arc::make_mut(&mut self.statistics).merge(&statistics)?;
         Arc::make_mut(&mut self.paths).0.extend(Arc::unwrap_or_clone(paths).0);
         Arc::make_mut(&mut self.processes).extend(Arc::unwrap_or_clone(processes));
@@ -93,7 +95,7 @@ impl Snapshot {
 
 /// How the statistics are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telling {
+pub struct ExpositionConfig {
     /// By which names and labels.
     pub schemas: Schemas,
     /// Whether OpenMetrics text has creation times. Each is a series of its own there, to a
@@ -103,7 +105,7 @@ pub struct Telling {
     pub labels: Vec<Detail>,
 }
 
-impl Default for Telling {
+impl Default for ExpositionConfig {
     fn default() -> Self {
         Self { schemas: Schemas::default(), created: true, labels: Vec::new() }
     }
@@ -142,4 +144,4 @@ mod tests;
 #[cfg(all(test, feature = "kubernetes"))]
 pub(crate) use self::tests::in_a_pod;
 #[cfg(test)]
-pub(crate) use self::tests::unary;
+pub(crate) use self::tests::{snapshot_of, unary};

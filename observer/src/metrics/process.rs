@@ -7,7 +7,7 @@ use super::{
     exposition::{Family, Kind, Sink, Value},
     rows::ProcessLabel,
 };
-use crate::process::{Detail, ProcessId};
+use observer_core::process::{Detail, ProcessId};
 
 const PROCESS: Family = Family::new(
     Kind::Info,

@@ -12,10 +12,9 @@ use super::{GrpcType, Series, Snapshot, exposition::Label};
 use observer_core::{
     call::Role,
     names::{PathId, escape::escape},
+    process::{Detail, Process, ProcessId},
     statistics::Method,
 };
-
-use crate::process::{Detail, Process, ProcessId};
 
 /// A process as the labels name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,8 +58,8 @@ pub(super) struct LabelValues<'a> {
 
 impl<'a> LabelValues<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        let Snapshot { statistics, paths, descriptors, processes, telling, .. } = snapshot;
-        let label = |process| ProcessLabel::new(&process, &telling.labels);
+        let Snapshot { statistics, paths, descriptors, processes, exposition, .. } = snapshot;
+        let label = |process| ProcessLabel::new(&process, &exposition.labels);
         let mut values = Self {
             methods: FxHashMap::default(),
             processes: FxHashMap::default(),

@@ -1,39 +1,16 @@
-//! Who can be asked about a process: `/proc`.
+//! What `/proc` knows about processes.
 
 use std::{fs, path::Path};
 
-use super::{
-    Comm,
-    identity::{Identity, Key, Texts},
-};
+use observer_core::process::{Comm, Identity, Key, ProcessSource, Texts};
+
 use crate::{clock::monotonic_ns, files::first_of};
 
 /// Bytes of a file of `/proc` that are read. Who runs in a process can make most of these files as long as it
 /// likes: `cmdline` of gigabytes.
 const AT_MOST: usize = 4096;
 
-/// Who can be asked about a process.
-pub trait ProcessSource {
-    /// The name of the process; `None` when it is gone.
-    fn comm(&self, pid: u32) -> Option<Comm>;
-
-    /// When it began, by a clock of the source's own; `None` when it is gone. Two processes of one
-    /// number have begun at different times.
-    fn began(&self, pid: u32) -> Option<u64>;
-
-    /// What else is known of it: nothing, unless the source says more.
-    fn identity(&self, pid: u32) -> Identity {
-        let _ = pid;
-        Identity::default()
-    }
-
-    /// The kernel's monotonic clock: what is answered now is of who has the pid now.
-    fn now_ns(&self) -> u64 {
-        monotonic_ns()
-    }
-}
-
-/// Asks `/proc`.
+/// Reads `/proc`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcFs {
     key: Key,
@@ -82,6 +59,10 @@ impl ProcessSource for ProcFs {
             status: status.as_deref(),
         };
         Identity::new(&self.key, texts)
+    }
+
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use crate::metrics::view::{Counts, Model, RoleName, Row};
+use crate::metrics::view::{Counts, Model, Row};
+use observer_core::call::Role;
 
 /// So many seconds.
 pub(super) const SECONDS: usize = 120;
@@ -12,7 +13,7 @@ pub(super) const SECONDS: usize = 120;
 /// What tells rows apart: [`Row::key`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    role: RoleName,
+    role: Role,
     service: String,
     method: String,
     process: String,

@@ -183,14 +183,15 @@ fn figures_of(row: &Row, model: &Model) -> [String; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::view::{CallsOfCode, Counts, Loss, Recent, RoleName, Totals};
+    use crate::metrics::view::{CallsOfCode, Counts, Loss, Recent, Totals};
+    use observer_core::call::Role;
 
     fn row(process: &str, method: &str, codes: &[(&'static str, u64)]) -> Row {
         let codes = codes.iter().map(|&(code, calls)| CallsOfCode { code: code.into(), calls });
         let mut row = Row {
             process: process.into(),
             pid: 4_194_303,
-            role: RoleName::Server,
+            role: Role::Server,
             service: "shop.v1.Orders".into(),
             method: method.into(),
             grpc_type: "unary".into(),

@@ -72,23 +72,23 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Why the call was given up, by a reset that passed the socket between those times; `in_time_since` is since when
+    /// Why the call was cancelled, by a reset that passed the socket between those times; `stall_free_since` is since when
     /// threads that could run have run.
-    pub fn reason(self, given_up_ns: [u64; 2], in_time_since: u64) -> Reason {
+    pub fn reason(self, cancelled_ns: [u64; 2], stall_free_since: u64) -> Reason {
         let timeout_ns = match self.timeout {
             Timeout::Absent => return Reason::Canceled,
             Timeout::Unknown => return Reason::Unclear,
             Timeout::Of(ns) => ns,
         };
         let [started_first_ns, started_last_ns] = self.started_ns;
-        let [given_up_first_ns, given_up_last_ns] = given_up_ns;
-        let (early_ns, late_ns) = if started_last_ns >= in_time_since.saturating_add(BEFORE_NS) {
+        let [cancelled_first_ns, cancelled_last_ns] = cancelled_ns;
+        let (early_ns, late_ns) = if started_last_ns >= stall_free_since.saturating_add(BEFORE_NS) {
             (EARLY_NS.max(timeout_ns / ROUNDED), LATE_NS)
         } else {
             (SHORT_NS.max(timeout_ns / ROUNDED), SHORT_NS)
         };
-        let most_ns = given_up_last_ns.saturating_sub(started_first_ns);
-        let least_ns = given_up_first_ns.saturating_sub(started_last_ns);
+        let most_ns = cancelled_last_ns.saturating_sub(started_first_ns);
+        let least_ns = cancelled_first_ns.saturating_sub(started_last_ns);
         if most_ns < timeout_ns.saturating_sub(early_ns) {
             Reason::Canceled
         } else if least_ns >= not_rounded(timeout_ns).saturating_add(late_ns) {
@@ -117,10 +117,10 @@ mod tests {
 
     const START: u64 = 100_000 * MS;
 
-    fn reason(timeout_us: u64, elapsed_us: u64, in_time_since: u64) -> Reason {
+    fn reason(timeout_us: u64, elapsed_us: u64, stall_free_since: u64) -> Reason {
         let timeout = Timeout::Of(timeout_us * 1_000);
         let deadline = Deadline { started_ns: [START; 2], timeout };
-        deadline.reason([START + elapsed_us * 1_000; 2], in_time_since)
+        deadline.reason([START + elapsed_us * 1_000; 2], stall_free_since)
     }
 
     #[test]
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn only_what_holds_for_both_times_is_said() {
         let timeout = Timeout::Of(200 * MS);
-        let reason = |started: [u64; 2], given_up: [u64; 2]| {
+        let reason = |started: [u64; 2], cancellation: [u64; 2]| {
             let started_ns = started.map(|ms| START + ms * MS);
-            Deadline { started_ns, timeout }.reason(given_up.map(|ms| START + ms * MS), 0)
+            Deadline { started_ns, timeout }.reason(cancellation.map(|ms| START + ms * MS), 0)
         };
         // A server that reads the reset late: it arrived in time, or may have.
         assert_eq!(reason([0, 0], [90, 150]), Reason::Canceled);

@@ -5,10 +5,8 @@
 mod calls;
 mod deadline;
 mod headers;
-mod recent;
 mod rules;
-mod unbegun;
 
-pub use calls::{Calls, DOUBT_NS, MAX_OPEN};
+pub use calls::{Calls, GAP_TIMEOUT_NS, MAX_OPEN};
 pub use headers::Headers;
 pub use rules::End;

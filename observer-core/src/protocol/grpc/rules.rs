@@ -5,24 +5,24 @@
 //! | END_STREAM from the server with `grpc-status` | that |
 //! | END_STREAM from the server without | from `:status` |
 //! | … where fields could not be decoded | not seen |
-//! | RST_STREAM from the client, with any error code | given up |
-//! | RST_STREAM from the server with CANCEL | given up |
+//! | RST_STREAM from the client, with any error code | cancelled |
+//! | RST_STREAM from the server with CANCEL | cancelled |
 //! | RST_STREAM from the server otherwise | from the HTTP/2 error code |
 //! | GOAWAY with a last stream identifier below the call's | Unavailable |
-//! | the client closed the connection, or its process ended | given up |
+//! | the client closed the connection, or its process ended | cancelled |
 //! | the server did, or the connection was lost, the deadline had not passed | Unavailable |
 //! | … the deadline had passed | DeadlineExceeded |
 //! | … one of the two | not seen |
-//! | nobody knows who closed the connection | not seen |
-//! | any but the first, where bytes were not seen that may have ended the call before | not seen |
-//! | nothing for a minute, after bytes were not seen that may have ended the call | not seen |
+//! | it is not known who closed the connection | not seen |
+//! | any but the first, after a gap that the call may have ended in | not seen |
+//! | nothing for a minute, after a gap that the call may have ended in | not seen |
 //!
-//! *Given up*: DeadlineExceeded if the deadline had passed, Canceled if not, and where one cannot say,
+//! *Cancelled*: DeadlineExceeded if the deadline had passed, Canceled if not, and where one cannot say,
 //! CanceledOrDeadlineExceeded ([`deadline`](super::deadline)). Servers' libraries take a reset by the client
 //! for a cancel whatever its error code says, and some proxies send INTERNAL_ERROR or NO_ERROR for one.
 //!
 //! What the server says at the end of the stream is the code even if a reset by the client may have
-//! come before it unseen: both were on the wire, and one of them is known.
+//! be in a gap before it: both were on the wire, and one of them is known.
 
 use super::{Headers, deadline::Reason};
 use crate::call::{Code, Role};
@@ -48,25 +48,25 @@ pub enum End {
         by: Role,
         /// The HTTP/2 error code.
         error: u32,
-        /// Why, if it was given up.
+        /// Why, if it was cancelled.
         reason: Reason,
-        /// Bytes were not seen: the call may have ended before.
+        /// There was a gap: the call may have ended before.
         incomplete: bool,
     },
     /// The server said that it will not process the stream.
     GoAway {
-        /// Bytes were not seen: the call may have ended before.
+        /// There was a gap: the call may have ended before.
         incomplete: bool,
     },
-    /// Bytes were not seen, and nothing of the call since.
-    Unseen,
+    /// There was a gap, and nothing of the call was seen since.
+    NotSeen,
     /// The connection ended.
     Closed {
-        /// The side that closed it first, or whose process ended; `None` if nobody knows.
+        /// The side that closed it first, or whose process ended; `None` if that is not known.
         by: Option<Role>,
-        /// Why, if it was given up.
+        /// Why, if it was cancelled.
         reason: Reason,
-        /// Bytes were not seen: the call may have ended before.
+        /// There was a gap: the call may have ended before.
         incomplete: bool,
     },
 }
@@ -85,15 +85,15 @@ impl End {
     pub fn is_seen(self) -> bool {
         match self {
             Self::Stream { .. } => true,
-            Self::Unseen => false,
+            Self::NotSeen => false,
             Self::Reset { incomplete, .. }
             | Self::GoAway { incomplete }
             | Self::Closed { incomplete, .. } => !incomplete,
         }
     }
 
-    /// Whether the client gave the call up, if it ended with this.
-    pub fn is_given_up(self) -> bool {
+    /// Whether its client cancelled the call, or its deadline expired, if it ended with this.
+    pub fn is_cancellation(self) -> bool {
         match self {
             Self::Reset { by: Role::Server, error: CANCEL, .. }
             | Self::Reset { by: Role::Client, .. }
@@ -108,7 +108,7 @@ impl End {
             Self::Stream { grpc_status: Some(Some(number)), .. } => Some(Code::from_number(number)),
             // Present and not a number: gRPC's libraries make it Unknown.
             Self::Stream { grpc_status: Some(None), .. } => Some(Code::Unknown),
-            Self::Unseen | Self::Stream { incomplete: true, .. } => None,
+            Self::NotSeen | Self::Stream { incomplete: true, .. } => None,
             Self::Stream { status, .. } => status.map(Code::from_http_status),
             _ if !self.is_seen() => None,
             Self::Reset { by: Role::Server, error, .. } if error != CANCEL => {
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(end.code(), None);
     }
 
-    fn given_up(reason: Reason) -> Code {
+    fn cancelled(reason: Reason) -> Code {
         match reason {
             Reason::Canceled => Code::Canceled,
             Reason::DeadlineExceeded => Code::DeadlineExceeded,
@@ -183,7 +183,7 @@ mod tests {
         for reason in REASONS {
             for error in [0x0, 0x1, 0x2, 0x7, 0x8, 0xb, 0xc, 0xdead] {
                 let reset = End::Reset { by: Role::Client, error, reason, incomplete: false };
-                assert_eq!(reset.code(), Some(given_up(reason)), "{error:#x}");
+                assert_eq!(reset.code(), Some(cancelled(reason)), "{error:#x}");
             }
         }
     }
@@ -193,7 +193,7 @@ mod tests {
         for reason in REASONS {
             let code =
                 |error| End::Reset { by: Role::Server, error, reason, incomplete: false }.code();
-            assert_eq!(code(0x8), Some(given_up(reason)));
+            assert_eq!(code(0x8), Some(cancelled(reason)));
             assert_eq!(code(0x7), Some(Code::Unavailable));
             assert_eq!(code(0x0), Some(Code::Internal));
             assert_eq!(code(0x2), Some(Code::Internal));
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(End::GoAway { incomplete: false }.code(), Some(Code::Unavailable));
         for reason in REASONS {
             let closed = |by| End::Closed { by, reason, incomplete: false }.code();
-            assert_eq!(closed(Some(Role::Client)), Some(given_up(reason)));
+            assert_eq!(closed(Some(Role::Client)), Some(cancelled(reason)));
             assert_eq!(closed(None), None);
             let by_server = match reason {
                 Reason::Canceled => Some(Code::Unavailable),

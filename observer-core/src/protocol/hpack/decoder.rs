@@ -13,7 +13,7 @@ use crate::names::{Interner, PathId};
 ///
 /// Each block must be given whole, and all of them in the order in which they were sent, those of
 /// trailers and `PUSH_PROMISE` frames too: each may change the dynamic table. If one may have been
-/// missed, say so with [`lose_track`](Self::lose_track).
+/// missed, say so with [`gap`](Self::gap).
 #[derive(Debug)]
 pub struct Decoder {
     table: Table,
@@ -34,7 +34,7 @@ impl Decoder {
 
     /// Decodes a whole header block and reports its fields in their order.
     ///
-    /// After an error the decoder has lost track, as by [`lose_track`](Self::lose_track). Fields
+    /// After an error the decoder has lost track, as by [`gap`](Self::gap). Fields
     /// before the error have been reported.
     ///
     /// Takes time linear in the block's length. Allocates only where the dynamic table or the
@@ -48,7 +48,7 @@ impl Decoder {
     ) -> Result<(), Error> {
         let result = self.decode_block(block, interner, on_field);
         if result.is_err() {
-            self.lose_track();
+            self.gap();
         }
         result
     }
@@ -56,12 +56,12 @@ impl Decoder {
     /// A header block may have been missed: forgets the dynamic table.
     ///
     /// From here on the decoder is one that joined late.
-    pub fn lose_track(&mut self) {
+    pub fn gap(&mut self) {
         self.change().forget();
     }
 
     /// Header blocks were missed that inserted this many entries, and changed nothing else.
-    pub fn miss_inserts(&mut self, count: u32) {
+    pub fn inserts_dropped(&mut self, count: u32) {
         self.change().insert_unknown(count);
     }
 

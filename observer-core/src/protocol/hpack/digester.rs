@@ -51,14 +51,14 @@ impl<D: Copy + Default> Digester<D> {
         (digest, result)
     }
 
-    /// As [`Decoder::lose_track`].
-    pub fn lose_track(&mut self) {
-        self.decoder.lose_track();
+    /// As [`Decoder::gap`].
+    pub fn gap(&mut self) {
+        self.decoder.gap();
     }
 
-    /// As [`Decoder::miss_inserts`].
-    pub fn miss_inserts(&mut self, count: u32) {
-        self.decoder.miss_inserts(count);
+    /// As [`Decoder::inserts_dropped`].
+    pub fn inserts_dropped(&mut self, count: u32) {
+        self.decoder.inserts_dropped(count);
     }
 
     /// The decoder.

@@ -5,81 +5,93 @@ use observer_common::{
     scanner::MAX_KEPT,
 };
 
-/// Longest header block that is put together from HEADERS and CONTINUATION frames. Libraries
+/// Bound on a header block that is put together from HEADERS and CONTINUATION frames. Libraries
 /// accept 8 KiB to 64 KiB; one that never ends must not fill memory.
 pub const MAX_BLOCK: usize = 1 << 20;
 
-/// A buffer larger than this is given back once what was in it has been read.
+/// A buffer larger than this is freed once what was in it has been read.
 const KEPT: usize = 1 << 12;
 
-/// A frame in pieces: one direction's.
+/// Something in pieces, of one direction: its head, and its bytes so far.
 #[derive(Debug, Default)]
-pub struct FrameAssembly {
-    header: FrameHeader,
-    payload: Vec<u8>,
+pub struct Assembly<H> {
+    head: H,
+    bytes: Vec<u8>,
     open: bool,
 }
 
-impl FrameAssembly {
-    /// Takes a frame's first payload bytes. Whether the frame is complete is for
-    /// [`part`](Self::part) to say; a frame that is whole should not come here.
-    pub fn begin(&mut self, header: FrameHeader, payload: &[u8]) {
-        self.header = header;
-        self.payload.clear();
-        self.payload.extend_from_slice(payload);
+/// A frame in pieces.
+pub type FrameAssembly = Assembly<FrameHeader>;
+
+/// A header block in pieces.
+pub type BlockAssembly = Assembly<BlockHead>;
+
+impl<H> Assembly<H> {
+    fn open(&mut self, head: H, bytes: &[u8]) {
+        self.head = head;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
         self.open = true;
     }
 
-    /// Takes more of the frame, and gives it back once it is complete.
-    pub fn part(&mut self, payload: &[u8]) -> Option<(FrameHeader, &[u8])> {
-        if !self.open || self.payload.len() + payload.len() > MAX_KEPT as usize {
-            self.drop_frame();
-            return None;
-        }
-        self.payload.extend_from_slice(payload);
-        if (self.payload.len() as u64) < u64::from(self.header.length) {
-            return None;
-        }
-        self.open = false;
-        Some((self.header, &self.payload))
-    }
-
-    /// Whether a frame has begun and is not complete.
+    /// Whether something has begun and is not complete.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Gives up the frame, and the memory of a large one.
-    pub fn drop_frame(&mut self) {
+    /// Drops what has begun, and its memory.
+    pub fn clear(&mut self) {
         self.open = false;
-        self.payload = Vec::new();
+        self.bytes = Vec::new();
     }
 
-    /// Gives back the memory of a large frame that has been read.
+    /// Frees much memory, after what is complete has been read.
     pub fn release(&mut self) {
-        if !self.open && self.payload.capacity() > KEPT {
-            self.payload = Vec::new();
+        if !self.open && self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
         }
     }
 
-    /// The memory that it holds, in bytes.
+    /// The memory that it has allocated, in bytes.
     pub fn memory(&self) -> usize {
-        self.payload.capacity()
+        self.bytes.capacity()
     }
 }
 
-/// A header block that is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block<'a> {
+impl FrameAssembly {
+    /// Takes the first payload bytes of a frame that is not whole.
+    pub fn begin(&mut self, header: FrameHeader, payload: &[u8]) {
+        self.open(header, payload);
+    }
+
+    /// Takes more of the frame, and returns it once it is complete.
+    pub fn part(&mut self, payload: &[u8]) -> Option<(FrameHeader, &[u8])> {
+        if !self.open || self.bytes.len() + payload.len() > MAX_KEPT as usize {
+            self.clear();
+            return None;
+        }
+        self.bytes.extend_from_slice(payload);
+        if (self.bytes.len() as u64) < u64::from(self.head.length) {
+            return None;
+        }
+        self.open = false;
+        Some((self.head, &self.bytes))
+    }
+}
+
+/// What is known of a header block before its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockHead {
     /// The stream that it is on.
     pub stream: u32,
-    /// The block.
-    pub bytes: &'a [u8],
     /// Whether the HEADERS frame ended the stream.
     pub end_stream: bool,
-    /// A request that the server announces (PUSH_PROMISE): no call, but the decoder must see it.
+    /// Whether the server announces a request with it (PUSH_PROMISE): no call, but the decoder must see it.
     pub promised: bool,
 }
+
+/// A header block that is complete, with its bytes.
+pub type Block<'a> = (BlockHead, &'a [u8]);
 
 /// Why there is no header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,18 +99,8 @@ pub enum BlockError {
     /// The block goes on in a CONTINUATION frame.
     NeedMore,
     /// The frames are not as RFC 9113 §6.2 and §6.10 want them, or the block is longer than
-    /// [`MAX_BLOCK`]: a block was missed.
+    /// [`MAX_BLOCK`]: a block is in a gap.
     Lost,
-}
-
-/// A header block in pieces: one direction's.
-#[derive(Debug, Default)]
-pub struct BlockAssembly {
-    stream: u32,
-    bytes: Vec<u8>,
-    end_stream: bool,
-    promised: bool,
-    open: bool,
 }
 
 impl BlockAssembly {
@@ -113,32 +115,28 @@ impl BlockAssembly {
         }
         if self.open {
             // Nothing may come between HEADERS and its CONTINUATION (RFC 9113 §6.10).
-            self.drop_block();
+            self.clear();
             return Err(BlockError::Lost);
         }
         let fragment = fragment(header, payload).ok_or(BlockError::Lost)?;
         let promised = header.kind == kind::PUSH_PROMISE;
         let end_stream = !promised && header.has(flag::END_STREAM);
+        let head = BlockHead { stream: header.stream, end_stream, promised };
         if header.has(flag::END_HEADERS) {
-            return Ok(Block { stream: header.stream, bytes: fragment, end_stream, promised });
+            return Ok((head, fragment));
         }
-        self.stream = header.stream;
-        self.end_stream = end_stream;
-        self.promised = promised;
-        self.bytes.clear();
-        self.bytes.extend_from_slice(fragment);
-        self.open = true;
+        self.open(head, fragment);
         Err(BlockError::NeedMore)
     }
 
-    fn continuation<'a>(
-        &'a mut self,
+    fn continuation(
+        &mut self,
         header: FrameHeader,
-        payload: &'a [u8],
-    ) -> Result<Block<'a>, BlockError> {
+        payload: &[u8],
+    ) -> Result<Block<'_>, BlockError> {
         let fits = self.bytes.len() + payload.len() <= MAX_BLOCK;
-        if !self.open || header.stream != self.stream || !fits {
-            self.drop_block();
+        if !self.open || header.stream != self.head.stream || !fits {
+            self.clear();
             return Err(BlockError::Lost);
         }
         self.bytes.extend_from_slice(payload);
@@ -146,31 +144,7 @@ impl BlockAssembly {
             return Err(BlockError::NeedMore);
         }
         self.open = false;
-        let Self { stream, ref bytes, end_stream, promised, .. } = *self;
-        Ok(Block { stream, bytes, end_stream, promised })
-    }
-
-    /// Whether a block has begun and is not complete.
-    pub fn is_open(&self) -> bool {
-        self.open
-    }
-
-    /// Gives up the block, and the memory of a large one.
-    pub fn drop_block(&mut self) {
-        self.open = false;
-        self.bytes = Vec::new();
-    }
-
-    /// Gives back the memory of a large block that has been read.
-    pub fn release(&mut self) {
-        if !self.open && self.bytes.capacity() > KEPT {
-            self.bytes = Vec::new();
-        }
-    }
-
-    /// The memory that it holds, in bytes.
-    pub fn memory(&self) -> usize {
-        self.bytes.capacity()
+        Ok((self.head, &self.bytes))
     }
 }
 
@@ -213,7 +187,7 @@ mod tests {
     fn block(kind: u8, flags: u8, payload: &[u8]) -> Result<Vec<u8>, BlockError> {
         BlockAssembly::default()
             .frame(header(kind, flags, 1, payload.len()), payload)
-            .map(|block| block.bytes.to_vec())
+            .map(|(_, bytes)| bytes.to_vec())
     }
 
     #[test]
@@ -250,8 +224,8 @@ mod tests {
         let more = header(kind::CONTINUATION, 0, 5, 1);
         assert_eq!(assembly.frame(more, b"c"), Err(BlockError::NeedMore));
         let last = header(kind::CONTINUATION, flag::END_HEADERS, 5, 2);
-        let block = assembly.frame(last, b"de").unwrap();
-        assert_eq!((block.stream, block.bytes, block.end_stream), (5, &b"abcde"[..], true));
+        let (head, bytes) = assembly.frame(last, b"de").unwrap();
+        assert_eq!((head.stream, bytes, head.end_stream), (5, &b"abcde"[..], true));
     }
 
     #[test]

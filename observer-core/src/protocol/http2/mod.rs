@@ -1,4 +1,4 @@
-//! HTTP/2 (RFC 9113), for one who only listens: records' items in, calls out.
+//! HTTP/2 (RFC 9113) for a listener: items of records in, calls out.
 //!
 //! A [`Connection`] follows one end of one connection. It puts frames and header blocks together
 //! ([`frames`]), decodes them ([`hpack`](super::hpack)) and hands them to the calls ([`grpc`](super::grpc)).
@@ -12,42 +12,42 @@ use observer_common::{
 };
 
 use crate::{
-    call::{CallSink, Flow, Role},
+    call::{CallSink, Direction, Directions, Role},
     names::{Interner, PathId},
     protocol::{
-        Faults, Moment, Protocol, State, Streams,
+        Faults, Protocol, State, Streams, Transfer,
         grpc::{Calls, Headers},
         hpack::{Decoder, Digester, Field},
     },
-    record::{Bytes, Closed, Item, Unseen},
+    record::{Bytes, Closed, Item},
 };
-use frames::{BlockAssembly, BlockError, FrameAssembly};
+use frames::{BlockAssembly, BlockError, BlockHead, FrameAssembly};
 
 /// One end of one connection.
 #[derive(Debug)]
 pub struct Connection {
-    received: Direction,
-    sent: Direction,
+    received: DirectionState,
+    sent: DirectionState,
     calls: Calls,
-    /// Nothing has shown yet which end this is: header blocks are decoded, and nothing is told.
+    /// The role is not known yet: header blocks are decoded, and nothing is counted.
     role_unknown: bool,
-    /// Both directions have shown it, or it was seen from the beginning.
+    /// Both directions have shown the role, or the beginning was seen.
     role_agreed: bool,
 }
 
-/// One direction.
+/// The state of one direction.
 #[derive(Debug)]
-struct Direction {
-    /// Position in the stream after the last record.
+struct DirectionState {
+    /// The position in the byte stream after the last record.
     position: u64,
     frame: FrameAssembly,
     block: BlockAssembly,
     headers: Digester<Headers>,
-    /// Which end this is, as its last header block that says so shows.
+    /// The role that its last header block has shown.
     shows: Option<Role>,
 }
 
-impl Direction {
+impl DirectionState {
     fn new(decoder: Decoder) -> Self {
         Self {
             position: 0,
@@ -58,13 +58,13 @@ impl Direction {
         }
     }
 
-    /// Records did not come; header blocks in them inserted so many entries, if that is known.
-    fn lose_records(&mut self, inserts: Option<u32>) {
+    /// Records were dropped; header blocks in them inserted so many entries, if that is known.
+    fn records_dropped(&mut self, inserts: Option<u32>) {
         match inserts {
             Some(inserts) if !self.frame.is_open() && !self.block.is_open() => {
-                self.headers.miss_inserts(inserts);
+                self.headers.inserts_dropped(inserts);
             }
-            _ => self.lose_track(),
+            _ => self.gap(),
         }
     }
 
@@ -72,11 +72,11 @@ impl Direction {
         self.frame.memory() + self.block.memory() + self.headers.get_ref().memory()
     }
 
-    /// A header block may have been missed.
-    fn lose_track(&mut self) {
-        self.frame.drop_frame();
-        self.block.drop_block();
-        self.headers.lose_track();
+    /// Begins a gap, which may have a header block in it.
+    fn gap(&mut self) {
+        self.frame.clear();
+        self.block.clear();
+        self.headers.gap();
     }
 }
 
@@ -86,8 +86,7 @@ impl Connection {
         Self::new(Calls::new(role), Decoder::from_start, Some(role))
     }
 
-    /// A connection that was open before it was watched, or whose first records did not come; of
-    /// which this is the given end, if that is known.
+    /// A connection that joined late, or whose first records were dropped; `role` is its end, if that is known.
     pub fn joined_late(role: Option<Role>) -> Self {
         let calls = Calls::joined_late(role.unwrap_or(Role::Server), role.is_some());
         Self::new(calls, Decoder::joined_late, role)
@@ -95,15 +94,15 @@ impl Connection {
 
     fn new(calls: Calls, decoder: fn() -> Decoder, role: Option<Role>) -> Self {
         Self {
-            received: Direction::new(decoder()),
-            sent: Direction::new(decoder()),
+            received: DirectionState::new(decoder()),
+            sent: DirectionState::new(decoder()),
             calls,
             role_unknown: role.is_none(),
             role_agreed: role.is_some(),
         }
     }
 
-    /// It is this end.
+    /// Settles the role.
     fn agree_on_role(&mut self, role: Role, sink: &mut impl CallSink) {
         if !self.role_agreed {
             self.role_agreed = true;
@@ -119,110 +118,100 @@ impl Connection {
         }
     }
 
-    /// A header block that flows this way has shown which end this is, if it was one: a peer may have written a
-    /// message that looks like it. What the other direction shows agrees with it, or both are in
-    /// doubt. A client that does not begin any more shows itself by what it sends of a stream that is answered;
-    /// that is believed where it is this end that answers.
-    fn show_role(&mut self, flow: Flow, stream: u32, role: Role, sink: &mut impl CallSink) {
+    /// A header block in this direction has shown the role, if it was one: a peer may have written a message that looks
+    /// like it. The other direction has to agree. A client that does not begin streams any more shows itself with
+    /// what it sends on a stream that is answered, which is believed if this end answers.
+    fn show_role(
+        &mut self,
+        direction: Direction,
+        stream: u32,
+        role: Role,
+        sink: &mut impl CallSink,
+    ) {
         if self.role_agreed {
             return;
         }
-        self.direction(flow).shows = Some(role);
+        self.state_of(direction).shows = Some(role);
         self.try_role(role, sink);
-        let is_answer = flow == Flow::Sent && role == Role::Server;
-        let is_agreed = match self.direction(flow.opposite()).shows {
+        let is_answer = direction == Direction::Sent && role == Role::Server;
+        let is_agreed = match self.state_of(direction.opposite()).shows {
             Some(of_other) => of_other == role,
-            None => is_answer && self.calls.has_noted(flow.opposite(), stream),
+            None => is_answer && self.calls.has_noted(direction.opposite(), stream),
         };
         if is_agreed {
             self.agree_on_role(role, sink);
         } else {
-            self.direction(flow.opposite()).shows = None;
+            self.state_of(direction.opposite()).shows = None;
         }
     }
 
-    /// Bytes went by in these directions, and more may, before their next record.
-    fn unseen(&mut self, unseen: Unseen) {
-        for flow in [Flow::Received, Flow::Sent] {
-            // While nothing of a direction is seen there is nothing more to miss. What became of the
-            // header table, the direction's own next record tells.
-            if unseen.in_flow(flow) && !self.calls.is_unseen(flow) {
-                self.calls.missed(flow);
+    /// Begins gaps in these directions, up to their next record.
+    fn apply_gaps(&mut self, gaps: Directions) {
+        for direction in [Direction::Received, Direction::Sent] {
+            // What became of the header table shows in the direction's own next record.
+            if gaps.contains(direction) && !self.calls.is_in_gap(direction) {
+                self.calls.gap(direction);
             }
         }
     }
 
-    fn direction(&mut self, flow: Flow) -> &mut Direction {
-        match flow {
-            Flow::Received => &mut self.received,
-            Flow::Sent => &mut self.sent,
+    fn state_of(&mut self, direction: Direction) -> &mut DirectionState {
+        match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
         }
     }
 
-    fn missed(&mut self, flow: Flow) {
-        self.direction(flow).lose_track();
-        self.calls.missed(flow);
+    fn gap(&mut self, direction: Direction) {
+        self.state_of(direction).gap();
+        self.calls.gap(direction);
     }
 
-    /// A frame or header block was missed, and what follows it is seen.
-    fn missed_one(&mut self, flow: Flow, faults: &mut Faults) {
+    /// A gap of one frame or header block.
+    fn short_gap(&mut self, direction: Direction, faults: &mut Faults) {
         faults.blocks += 1;
-        self.missed(flow);
-        self.calls.found(flow);
+        self.gap(direction);
+        self.calls.gap_ended(direction);
     }
 
     fn item<S: CallSink>(&mut self, item: Item<'_>, context: &mut Context<'_, S>) {
-        let Context { at, flow, .. } = *context;
+        let at = context.at;
+        let direction = at.direction;
         match item {
             Item::Open(_) | Item::Lost { .. } | Item::Waited(_) => {}
-            Item::Data(data) if self.role_unknown => self.calls.note(flow, data.stream),
-            Item::Data(data) => self.calls.data(at, flow, &data, context.sink),
-            Item::Gap { found_late } => {
-                self.missed(flow);
-                if found_late {
-                    self.calls.found_late(flow);
+            Item::Data(data) if self.role_unknown => self.calls.note(direction, data.stream),
+            Item::Data(data) => self.calls.data(at, &data, context.sink),
+            Item::Gap { resynced } => {
+                self.gap(direction);
+                if resynced {
+                    self.calls.resynced(direction);
                 } else {
-                    self.calls.found(flow);
+                    self.calls.gap_ended(direction);
                 }
             }
-            Item::Frame { header, payload } if payload.len() == header.length as usize => {
-                self.whole_frame(header, payload, context);
-            }
             Item::Frame { header, payload } => {
-                self.unfinished_frame(flow, context.faults);
-                if header.length > MAX_KEPT {
+                // The rest of the frame before it is in a gap.
+                if self.state_of(direction).frame.is_open() {
+                    self.short_gap(direction, context.faults);
+                }
+                if payload.len() == header.length as usize {
+                    self.frame(header, payload, context);
+                } else if header.length > MAX_KEPT {
                     // The rest of it will not come.
-                    self.missed_one(flow, context.faults);
+                    self.short_gap(direction, context.faults);
                 } else {
-                    self.direction(flow).frame.begin(header, payload);
+                    self.state_of(direction).frame.begin(header, payload);
                 }
             }
             Item::Part(payload) => {
                 // Taken out for the moment, because the frame's bytes are in it.
-                let mut assembly = std::mem::take(&mut self.direction(flow).frame);
+                let mut assembly = std::mem::take(&mut self.state_of(direction).frame);
                 if let Some((header, payload)) = assembly.part(payload) {
                     self.frame(header, payload, context);
                 }
                 assembly.release();
-                self.direction(flow).frame = assembly;
+                self.state_of(direction).frame = assembly;
             }
-        }
-    }
-
-    fn whole_frame<S: CallSink>(
-        &mut self,
-        header: FrameHeader,
-        payload: &[u8],
-        context: &mut Context<'_, S>,
-    ) {
-        self.unfinished_frame(context.flow, context.faults);
-        self.frame(header, payload, context);
-    }
-
-    /// A frame of which the rest did not come is followed by another one.
-    fn unfinished_frame(&mut self, flow: Flow, faults: &mut Faults) {
-        if self.direction(flow).frame.is_open() {
-            self.missed_one(flow, faults);
         }
     }
 
@@ -232,7 +221,7 @@ impl Connection {
         payload: &[u8],
         context: &mut Context<'_, S>,
     ) {
-        let Context { at, flow, .. } = *context;
+        let at = context.at;
         match header.kind {
             kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => {
                 self.header_frame(header, payload, context);
@@ -241,13 +230,13 @@ impl Connection {
             kind::RST_STREAM => {
                 if let Some(error) = payload.first_chunk() {
                     let error = u32::from_be_bytes(*error);
-                    self.calls.reset(at, flow, header.stream, error, context.sink);
+                    self.calls.reset(at, header.stream, error, context.sink);
                 }
             }
             kind::GOAWAY => {
                 if let Some(last_stream) = payload.first_chunk() {
                     let last_stream = u32::from_be_bytes(*last_stream) & 0x7fff_ffff;
-                    self.calls.go_away(at, flow, last_stream, context.sink);
+                    self.calls.go_away(at, last_stream, context.sink);
                 }
             }
             _ => {}
@@ -260,42 +249,44 @@ impl Connection {
         payload: &[u8],
         context: &mut Context<'_, S>,
     ) {
-        let Context { at, flow, .. } = *context;
-        let direction = match flow {
-            Flow::Received => &mut self.received,
-            Flow::Sent => &mut self.sent,
+        let at = context.at;
+        let direction = at.direction;
+        let state = match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
         };
-        let block = match direction.block.frame(header, payload) {
-            Ok(block) => block,
-            Err(BlockError::NeedMore) => return,
-            Err(BlockError::Lost) => {
-                // The stream may have begun or ended with it.
-                self.missed_one(flow, context.faults);
-                return;
-            }
-        };
+        let (BlockHead { stream, end_stream, promised }, bytes) =
+            match state.block.frame(header, payload) {
+                Ok(block) => block,
+                Err(BlockError::NeedMore) => return,
+                Err(BlockError::Lost) => {
+                    // The stream may have begun or ended with it.
+                    self.short_gap(direction, context.faults);
+                    return;
+                }
+            };
         let mut unknown = 0;
         let add = |headers: &mut Headers, field| {
             unknown += u64::from(field == Field::Unknown);
             headers.add(field);
         };
-        let (mut headers, decoded) = direction.headers.digest(block.bytes, context.interner, add);
+        let (mut headers, decoded) = state.headers.digest(bytes, context.interner, add);
         context.faults.unknown_references += unknown;
         if decoded.is_err() {
             context.faults.blocks += 1;
             headers.incomplete = true;
         }
-        let (stream, end_stream, promised) = (block.stream, block.end_stream, block.promised);
-        direction.block.release();
+        state.block.release();
         if promised {
             return;
         }
         if let Some(request) = headers.is_request() {
-            let role = if request == (flow == Flow::Sent) { Role::Client } else { Role::Server };
-            self.show_role(flow, stream, role, context.sink);
+            let role =
+                if request == (direction == Direction::Sent) { Role::Client } else { Role::Server };
+            self.show_role(direction, stream, role, context.sink);
         }
         if !self.role_unknown {
-            self.calls.headers(at, flow, stream, &headers, end_stream, context.sink);
+            self.calls.headers(at, stream, &headers, end_stream, context.sink);
         }
     }
 }
@@ -303,37 +294,37 @@ impl Connection {
 impl Protocol for Connection {
     fn bytes(
         &mut self,
-        mut at: Moment,
+        mut at: Transfer,
         bytes: &Bytes<'_>,
         interner: &mut Interner,
         sink: &mut impl CallSink,
     ) -> Faults {
         let mut faults = Faults::default();
-        let flow = bytes.flow;
+        let direction = bytes.direction;
         if let Some(role) = bytes.role {
             self.agree_on_role(role, sink);
         }
-        let direction = self.direction(flow);
-        let expected = direction.position;
-        direction.position = bytes.position.saturating_add(bytes.length);
+        let state = self.state_of(direction);
+        let expected = state.position;
+        state.position = bytes.position.saturating_add(bytes.length);
         if bytes.position != expected {
-            faults.records_lost = bytes.position.saturating_sub(expected);
-            direction.lose_records(lost_inserts(bytes));
-            self.calls.missed(flow);
+            faults.dropped_bytes = bytes.position.saturating_sub(expected);
+            state.records_dropped(dropped_inserts(bytes));
+            self.calls.gap(direction);
         }
-        self.calls.found(flow);
-        // Of its own direction its position and items tell, and they tell where.
-        let mut unseen = bytes.unseen;
-        unseen.remove(flow);
-        self.unseen(unseen);
+        self.calls.gap_ended(direction);
+        // A gap of its own direction shows in its position and items.
+        let mut gaps = bytes.gaps;
+        gaps.set(direction, false);
+        self.apply_gaps(gaps);
         for item in bytes.items.clone() {
             if let Item::Waited(waited) = item {
                 at.waited = waited;
             }
-            let mut context = Context { at, flow, interner, sink, faults: &mut faults };
+            let mut context = Context { at, interner, sink, faults: &mut faults };
             self.item(item, &mut context);
         }
-        self.calls.catch_up(sink);
+        self.calls.replay_pending(sink);
         faults
     }
 
@@ -341,11 +332,11 @@ impl Protocol for Connection {
         &mut self,
         time_ns: u64,
         closed: Closed,
-        in_time_since_ns: u64,
+        stall_free_since_ns: u64,
         sink: &mut impl CallSink,
     ) {
-        self.unseen(closed.unseen);
-        self.calls.closed(time_ns, closed.by, in_time_since_ns, sink);
+        self.apply_gaps(closed.gaps);
+        self.calls.closed(time_ns, closed.by, stall_free_since_ns, sink);
     }
 
     fn memory(&self) -> usize {
@@ -353,24 +344,21 @@ impl Protocol for Connection {
     }
 
     fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
-        for flow in [Flow::Received, Flow::Sent] {
-            self.missed(flow);
-            self.direction(flow).headers = Digester::new(Decoder::joined_late());
+        for direction in [Direction::Received, Direction::Sent] {
+            self.gap(direction);
+            self.state_of(direction).headers = Digester::new(Decoder::joined_late());
         }
         self.calls.closed(time_ns, None, 0, sink);
     }
 
-    fn give_up(&mut self, now_ns: u64, sink: &mut impl CallSink) {
-        if self.calls.is_in_doubt() {
-            self.calls.give_up(now_ns, sink);
-        }
+    fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        self.calls.expire(now_ns, sink);
     }
 
-    /// Those of its calls, and of its header tables.
+    /// The paths of its calls and of its header tables.
     fn paths(&self) -> impl Iterator<Item = PathId> {
         let Self { received, sent, calls, .. } = self;
-        let [received, sent] =
-            [received, sent].map(|direction| direction.headers.get_ref().paths());
+        let [received, sent] = [received, sent].map(|state| state.headers.get_ref().paths());
         calls.paths().chain(received).chain(sent)
     }
 
@@ -378,16 +366,16 @@ impl Protocol for Connection {
         let Self { calls, .. } = self;
         State {
             role: calls.role(),
-            sight: calls.sight(),
-            is_out_of_step: calls.is_unseen(Flow::Received) || calls.is_unseen(Flow::Sent),
+            coverage: calls.coverage(),
+            is_in_gap: calls.is_in_gap(Direction::Received) || calls.is_in_gap(Direction::Sent),
             open: calls.open() as u64,
             streams: Streams { unclear: calls.unclear(), ..calls.streams },
         }
     }
 }
 
-/// What header blocks in records that did not come before this one did to the header table.
-fn lost_inserts(bytes: &Bytes<'_>) -> Option<u32> {
+/// How many entries were inserted into the header table in records that were dropped before this one.
+fn dropped_inserts(bytes: &Bytes<'_>) -> Option<u32> {
     // It comes after the connection's own item, if there is one.
     bytes.items.clone().take(2).find_map(|item| match item {
         Item::Lost { inserts } => inserts,
@@ -395,10 +383,9 @@ fn lost_inserts(bytes: &Bytes<'_>) -> Option<u32> {
     })
 }
 
-/// What comes with an item.
+/// The context of an item.
 struct Context<'a, S> {
-    at: Moment,
-    flow: Flow,
+    at: Transfer,
     interner: &'a mut Interner,
     sink: &'a mut S,
     faults: &'a mut Faults,

@@ -12,11 +12,11 @@ use zerocopy::IntoBytes as _;
 
 use super::{Connection, frames::MAX_BLOCK};
 use crate::{
-    call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight},
+    call::{CallKey, CallSink, Code, Coverage, Direction, Directions, Ended, Role, SeriesId},
     names::{Interner, PathId},
     process::ProcessId,
-    protocol::{Faults, Moment, Protocol as _, grpc::DOUBT_NS},
-    record::{Closed, Event, Record, Unseen, Waited},
+    protocol::{Faults, Protocol as _, Transfer, grpc::GAP_TIMEOUT_NS},
+    record::{Closed, Event, Record, Waited},
 };
 
 /// Paths and codes of the calls that ended, in order; `None` where they were not seen.
@@ -39,9 +39,9 @@ impl CallSink for Recorder {
         self.started(key)
     }
 
-    fn messages(&mut self, _: SeriesId, flow: Flow, count: u64, _: u64) {
+    fn messages(&mut self, _: SeriesId, direction: Direction, count: u64, _: u64) {
         // Of garbage too.
-        let messages = &mut self.messages[usize::from(flow == Flow::Sent)];
+        let messages = &mut self.messages[usize::from(direction == Direction::Sent)];
         *messages = messages.saturating_add(count);
     }
 
@@ -54,7 +54,7 @@ impl CallSink for Recorder {
 
 /// One direction's writer: an encoder, the record that is being put together, and a position.
 struct Writer {
-    flow: Flow,
+    direction: Direction,
     encoder: loona_hpack::Encoder<'static>,
     items: Vec<u8>,
     position: u64,
@@ -62,9 +62,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(flow: Flow) -> Self {
+    fn new(direction: Direction) -> Self {
         let encoder = loona_hpack::Encoder::new();
-        Self { flow, encoder, items: Vec::new(), position: 0, length: 0 }
+        Self { direction, encoder, items: Vec::new(), position: 0, length: 0 }
     }
 
     fn item(&mut self, kind: u8, frame: FrameHeader, content: &[u8]) -> &mut Self {
@@ -162,7 +162,7 @@ impl Writer {
     }
 
     /// What the items are in, and begins the next record.
-    fn record(&mut self, time_ns: u64, unseen: u8) -> Vec<u8> {
+    fn record(&mut self, time_ns: u64, gaps: u8) -> Vec<u8> {
         let header = RecordHeader {
             connection: 1,
             time_ns,
@@ -170,9 +170,9 @@ impl Writer {
             length: self.length,
             pid: 1,
             kind: record_kind::BYTES,
-            direction: direction_of(self.flow),
+            direction: direction_of(self.direction),
             role: role::UNKNOWN,
-            flags: unseen,
+            flags: gaps,
         };
         self.position += std::mem::take(&mut self.length);
         [header.as_bytes(), &std::mem::take(&mut self.items)].concat()
@@ -184,10 +184,10 @@ impl Writer {
     }
 }
 
-fn direction_of(flow: Flow) -> u8 {
-    match flow {
-        Flow::Received => direction::RECEIVED,
-        Flow::Sent => direction::SENT,
+fn direction_of(direction: Direction) -> u8 {
+    match direction {
+        Direction::Received => direction::RECEIVED,
+        Direction::Sent => direction::SENT,
     }
 }
 
@@ -221,8 +221,8 @@ impl Fixture {
             connection,
             interner: Interner::new(100),
             sink: Recorder::default(),
-            client: Writer::new(Flow::Received),
-            server: Writer::new(Flow::Sent),
+            client: Writer::new(Direction::Received),
+            server: Writer::new(Direction::Sent),
             time_ns: 0,
             faults: Faults::default(),
         }
@@ -235,16 +235,17 @@ impl Fixture {
     fn take(&mut self, record: &[u8]) {
         let record = Record::parse(record).expect("a record");
         let Event::Bytes(bytes) = record.event else { panic!("{record:?}") };
-        let at = Moment {
+        let at = Transfer {
             time_ns: record.time_ns,
             process: ProcessId(record.pid),
+            direction: bytes.direction,
             waited: bytes.waited,
-            in_time_since_ns: 0,
+            stall_free_since_ns: 0,
         };
         let Self { connection, interner, sink, faults, .. } = self;
-        let Faults { records_lost, blocks, unknown_references } =
+        let Faults { dropped_bytes, blocks, unknown_references } =
             connection.bytes(at, &bytes, interner, sink);
-        faults.records_lost += records_lost;
+        faults.dropped_bytes += dropped_bytes;
         faults.blocks += blocks;
         faults.unknown_references += unknown_references;
     }
@@ -254,9 +255,9 @@ impl Fixture {
         self.receive_with(0)
     }
 
-    fn receive_with(&mut self, unseen: u8) -> &mut Self {
+    fn receive_with(&mut self, gaps: u8) -> &mut Self {
         self.time_ns += 1;
-        let record = self.client.record(self.time_ns, unseen);
+        let record = self.client.record(self.time_ns, gaps);
         self.take(&record);
         self
     }
@@ -276,8 +277,8 @@ impl Fixture {
         self.send()
     }
 
-    fn close(&mut self, unseen: Unseen) -> Ends {
-        let closed = Closed { by: Some(Flow::Received), unseen };
+    fn close(&mut self, gaps: Directions) -> Ends {
+        let closed = Closed { by: Some(Direction::Received), gaps };
         self.connection.closed(self.time_ns, closed, 0, &mut self.sink);
         assert_eq!(self.connection.calls.open(), 0);
         assert_eq!(self.sink.paths.len(), self.sink.ended.len());
@@ -331,12 +332,12 @@ fn calls_one_after_the_other_with_warm_tables() {
         [end("/a.A/One", Code::Ok), end("/a.A/Two", Code::NotFound), end("/a.A/One", Code::Ok)];
     assert_eq!(fixture.ends(), want);
     assert_eq!(fixture.faults, Faults::default());
-    assert_eq!(fixture.connection.calls.sight(), Sight::Complete);
+    assert_eq!(fixture.connection.calls.coverage(), Coverage::Complete);
 }
 
 #[test]
 fn a_block_cut_into_continuation_frames_anywhere() {
-    let whole = Writer::new(Flow::Received).block(&request("/a.A/Cut"));
+    let whole = Writer::new(Direction::Received).block(&request("/a.A/Cut"));
     for cut in 0..=whole.len() {
         let mut fixture = Fixture::from_start();
         let (first, rest) = whole.split_at(cut);
@@ -356,7 +357,7 @@ fn a_block_cut_into_continuation_frames_anywhere() {
 
 #[test]
 fn padding_and_priority() {
-    let block = Writer::new(Flow::Received).block(&request("/a.A/Padded"));
+    let block = Writer::new(Direction::Received).block(&request("/a.A/Padded"));
     for (flags, before, after) in [
         (flag::PADDED, &[3][..], &[0; 3][..]),
         (flag::PRIORITY, &[0, 0, 0, 0, 16], &[]),
@@ -373,7 +374,7 @@ fn padding_and_priority() {
 
 #[test]
 fn a_frame_over_several_records_cut_anywhere() {
-    let mut client = Writer::new(Flow::Received);
+    let mut client = Writer::new(Direction::Received);
     let blocks = [client.block(&request("/a.A/First")), client.block(&request("/a.A/Second"))];
     for cut in 0..blocks[0].len() {
         let mut fixture = Fixture::from_start();
@@ -424,7 +425,7 @@ fn resets_and_go_away() {
     let codes: Vec<_> = fixture.ends().into_iter().map(|(_, code)| code).collect();
     assert_eq!(codes, [Some(Code::Canceled), Some(Code::Unavailable), Some(Code::Unavailable)]);
     assert_eq!(fixture.connection.calls.open(), 1);
-    assert_eq!(fixture.close(Unseen::default())[3], end("/a.A/One", Code::Canceled));
+    assert_eq!(fixture.close(Directions::default())[3], end("/a.A/One", Code::Canceled));
 }
 
 #[test]
@@ -439,8 +440,8 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
     fixture.client.lose();
     fixture.client.request(7, "/a.A/Three");
     fixture.receive();
-    assert_eq!(fixture.faults.records_lost, lost);
-    assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
+    assert_eq!(fixture.faults.dropped_bytes, lost);
+    assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
     for stream in [3, 5, 7] {
         fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");
     }
@@ -495,13 +496,13 @@ fn before_a_gap_item_frames_went_by_unseen() {
             fixture.client.gap(100).frame(kind::SETTINGS, 0, 0, &[]);
             fixture.receive();
         }
-        assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
+        assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
         // Nothing in it refers to the table that was lost.
         let fields = [(":path", "/a.A/Two"), ("content-type", "application/grpc")];
         fixture.client.headers(0, 3, &fields);
         fixture.receive();
         let want = [(Some("/a.A/One".into()), None), end("/a.A/Two", Code::Canceled)];
-        assert_eq!(fixture.close(Unseen::default()), want);
+        assert_eq!(fixture.close(Directions::default()), want);
     }
 }
 
@@ -520,9 +521,8 @@ fn a_loss_without_a_later_record() {
     let not_seen = (Some("/a.A/One".into()), None);
 
     let mut closed = open();
-    let mut unseen = Unseen::default();
-    unseen.insert(Flow::Sent);
-    assert_eq!(closed.close(unseen), std::slice::from_ref(&not_seen));
+    let gaps = Directions { sent: true, ..Directions::default() };
+    assert_eq!(closed.close(gaps), std::slice::from_ref(&not_seen));
 
     let mut reset = open();
     reset.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 0]);
@@ -551,7 +551,7 @@ fn joined_late_only_what_is_certain_is_told() {
     assert_eq!(fixture.sink.paths.len(), 0, "its content type is in the table: gRPC or not?");
     fixture.server.headers(0, 5, &RESPONSE[..1]).data(5, 1, 0).trailers(5, "0").trailers(3, "0");
     fixture.send();
-    assert_eq!(fixture.connection.calls.sight(), Sight::JoinedLate);
+    assert_eq!(fixture.connection.calls.coverage(), Coverage::JoinedLate);
     // Nothing but gRPC looks like this. `grpc-status: 0` is in the server's table.
     assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None), (None, None)]);
     assert_eq!(fixture.sink.messages, [1, 1], "also of what was not told of at first");
@@ -570,7 +570,7 @@ fn a_stream_that_began_unseen_ends_once() {
     fixture.receive();
     assert_eq!(fixture.ends(), [(None, Some(Code::NotFound))]);
     assert_eq!(fixture.connection.calls.open(), 0);
-    assert_eq!(fixture.close(Unseen::default()).len(), 1);
+    assert_eq!(fixture.close(Directions::default()).len(), 1);
 }
 
 #[test]
@@ -605,9 +605,10 @@ fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
 
 #[test]
 fn a_header_block_shows_which_end_it_is() {
-    for (flow, role) in [(Flow::Received, Role::Server), (Flow::Sent, Role::Client)] {
+    for (direction, role) in [(Direction::Received, Role::Server), (Direction::Sent, Role::Client)]
+    {
         let mut fixture = joined_late(None);
-        (fixture.client.flow, fixture.server.flow) = (flow, flow.opposite());
+        (fixture.client.direction, fixture.server.direction) = (direction, direction.opposite());
         // Nothing tells yet.
         fixture.server.trailers(3, "0");
         fixture.send();
@@ -658,7 +659,7 @@ fn what_a_client_forges_in_a_message_is_no_call() {
         fixture.send();
         assert_eq!(fixture.ends(), [end("/a.A/Real", Code::NotFound)]);
         assert_eq!(fixture.connection.calls.streams.unconfirmed, 4);
-        assert_eq!(fixture.close(Unseen::default()).len(), 1);
+        assert_eq!(fixture.close(Directions::default()).len(), 1);
     }
 }
 
@@ -721,7 +722,7 @@ fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
     literal_request(&mut fixture.client, 9, "/a.A/Get");
     fixture.receive();
     assert_eq!(fixture.ends(), [(None, Some(Code::Internal)), (None, Some(Code::Internal))]);
-    assert_eq!(fixture.close(Unseen::default()).len(), 2);
+    assert_eq!(fixture.close(Directions::default()).len(), 2);
     assert_eq!(fixture.connection.calls.streams.unconfirmed, 2, "9 and 99");
 }
 
@@ -766,13 +767,13 @@ fn a_call_that_may_have_ended_unseen_is_given_up_after_a_minute() {
     fixture.receive().server.headers(0, 1, RESPONSE).headers(0, 3, RESPONSE);
     fixture.send().server.trailers(1, "0").lose();
     fixture.server.data(3, 1, 0);
-    fixture.send().time_ns += DOUBT_NS / 2;
+    fixture.send().time_ns += GAP_TIMEOUT_NS / 2;
     fixture.server.data(3, 1, 0);
     fixture.send();
     let Fixture { connection, sink, time_ns, .. } = &mut fixture;
-    connection.give_up(*time_ns, sink);
+    connection.expire(*time_ns, sink);
     assert_eq!(connection.calls.open(), 2);
-    connection.give_up(*time_ns + DOUBT_NS / 2, sink);
+    connection.expire(*time_ns + GAP_TIMEOUT_NS / 2, sink);
     assert_eq!(connection.calls.open(), 1);
     assert_eq!(fixture.ends(), [(Some("/a.A/Lost".into()), None)]);
     fixture.server.literal_trailers(3, "0").literal_trailers(1, "0");
@@ -798,10 +799,10 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
     }
     assert_eq!(fixture.faults.blocks, 1);
     assert_eq!(fixture.connection.sent.frame.memory(), 0);
-    assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
+    assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
     fixture.call(5, "/a.A/Three", "0");
     assert_eq!(fixture.sink.ended[1].0, fixture.sink.paths[2]);
-    assert_eq!(fixture.close(Unseen::default())[2], (Some("/a.A/Two".into()), None));
+    assert_eq!(fixture.close(Directions::default())[2], (Some("/a.A/Two".into()), None));
 }
 
 #[test]
@@ -813,7 +814,7 @@ fn a_frame_of_which_the_rest_does_not_come_is_a_gap() {
     fixture.server.frame(kind::SETTINGS, 0, 0, &[]);
     fixture.send();
     assert_eq!(fixture.faults.blocks, 1);
-    assert_eq!(fixture.close(Unseen::default()), [(Some("/a.A/One".into()), None)]);
+    assert_eq!(fixture.close(Directions::default()), [(Some("/a.A/One".into()), None)]);
 }
 
 #[test]
@@ -827,7 +828,7 @@ fn a_block_that_never_ends_takes_no_more_than_its_bound() {
     }
     assert_eq!(fixture.connection.received.block.memory(), 0);
     assert!(fixture.faults.blocks > 0);
-    assert_eq!(fixture.connection.calls.sight(), Sight::Gaps);
+    assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
 }
 
 #[test]
@@ -847,7 +848,7 @@ fn any_items() -> impl Strategy<Value = Vec<u8>> {
     let content = prop::collection::vec(any::<u8>(), 0..60);
     let kinds = (1..=6_u8, 0..11_u8, any::<u8>(), 0..6_u32, any::<prop::sample::Index>());
     let item = (kinds, content).prop_map(|((kind, frame_kind, flags, stream, length), content)| {
-        let mut writer = Writer::new(Flow::Sent);
+        let mut writer = Writer::new(Direction::Sent);
         // Mostly whole frames, some cut, some that claim to be longer than anything.
         let length = match length.index(8) {
             0 => 1 << 24,
@@ -876,12 +877,12 @@ proptest! {
         };
         let mut fixture = Fixture::new(connection);
         let mut count = 0;
-        for (sent, unseen, items, jump) in records {
+        for (sent, gaps, items, jump) in records {
             let writer = if sent { &mut fixture.server } else { &mut fixture.client };
             count += items.len() / size_of::<ItemHeader>();
             writer.items = items;
             writer.position += jump;
-            let record = writer.record(fixture.time_ns, unseen);
+            let record = writer.record(fixture.time_ns, gaps);
             fixture.take(&record);
             let Recorder { paths, ended, .. } = &fixture.sink;
             prop_assert_eq!(paths.len() - ended.len(), fixture.connection.calls.open());
@@ -890,6 +891,6 @@ proptest! {
                 prop_assert!(direction.frame.memory() + direction.block.memory() <= 8192);
             }
         }
-        fixture.close(Unseen::default());
+        fixture.close(Directions::default());
     }
 }

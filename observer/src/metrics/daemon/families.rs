@@ -1,18 +1,19 @@
 //! The families of the daemon's own figures.
 
 use super::{
-    Connections, ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess,
-    PodRequests, Program, Unmeasured,
+    ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess, PodRequests, Program,
 };
 use crate::{
     failures::Dropped,
     metrics::{
-        CallsBySight, CallsSeen, Snapshot,
+        CallsByCoverage, CallsSeen, Snapshot,
         exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
     },
-    process::Lookups,
 };
-use observer_core::{call::Sight, names::escape::escape};
+use observer_core::{
+    call::Coverage, names::escape::escape, pipeline::Connections, process::LookupCounts,
+    protocol::Streams,
+};
 
 /// Writes the daemon's own figures of a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
@@ -32,7 +33,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         streams,
         unmeasured,
         processes_overflow,
-        lookups: Lookups { answered, gone, late },
+        lookups: LookupCounts { answered, gone, late },
         memory_limit_bytes,
         memory_is_short,
         programs,
@@ -238,9 +239,9 @@ impl Writer<'_> {
     fn connections(&mut self, connections: Connections) {
         let Connections { complete, joined_late, gaps, undecodable } = connections;
         let states = [
-            (Sight::Complete.as_str(), complete),
-            (Sight::JoinedLate.as_str(), joined_late),
-            (Sight::Gaps.as_str(), gaps),
+            (Coverage::Complete.as_str(), complete),
+            (Coverage::JoinedLate.as_str(), joined_late),
+            (Coverage::Gaps.as_str(), gaps),
             ("undecodable", undecodable),
         ];
         let help = "Open connections, by how completely their calls can be seen.";
@@ -264,13 +265,13 @@ impl Writer<'_> {
         );
     }
 
-    fn calls(&mut self, calls: &CallsBySight) {
+    fn calls(&mut self, calls: &CallsByCoverage) {
         self.family_of_counters(
             "observer_calls",
             "Total ended calls, by how complete their connection was and by what is known of the \
              call.",
             |count| {
-                for connection in Sight::ALL {
+                for connection in Coverage::ALL {
                     let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
                     for (seen, calls) in [
                         ("complete", complete),
@@ -286,8 +287,8 @@ impl Writer<'_> {
         );
     }
 
-    fn unmeasured(&mut self, streams: Unmeasured) {
-        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = streams;
+    fn unmeasured(&mut self, streams: Streams) {
+        let Streams { measured: _, not_grpc, unclear, unconfirmed, too_many } = streams;
         // Not `observer_streams_unmeasured`: what begins like the gauge's name is not to be another
         // family.
         self.counters(

@@ -1,6 +1,6 @@
 //! The figures of several workers, added up.
 
-use super::{Connections, ConnectionsByProtocol, Daemon, Unmeasured};
+use super::{ConnectionsByProtocol, Daemon};
 
 impl Daemon {
     /// Adds what another worker counted; what is of the whole daemon stays.
@@ -41,11 +41,7 @@ impl Daemon {
                 None => self.gaps.push(*gap),
             }
         }
-        let Connections { complete, joined_late, gaps, undecodable } = connections;
-        self.connections.complete += complete;
-        self.connections.joined_late += joined_late;
-        self.connections.gaps += gaps;
-        self.connections.undecodable += undecodable;
+        self.connections += *connections;
         let ConnectionsByProtocol { grpc, http2, http1, tls, other } = connections_seen;
         let seen = &mut self.connections_seen;
         seen.grpc += grpc;
@@ -57,10 +53,6 @@ impl Daemon {
         self.hpack_unknown_references += hpack_unknown_references;
         self.hpack_errors += hpack_errors;
         self.streams += streams;
-        let Unmeasured { not_grpc, unclear, unconfirmed, too_many } = unmeasured;
-        self.unmeasured.not_grpc += not_grpc;
-        self.unmeasured.unclear += unclear;
-        self.unmeasured.unconfirmed += unconfirmed;
-        self.unmeasured.too_many += too_many;
+        self.unmeasured += *unmeasured;
     }
 }

@@ -4,11 +4,15 @@ mod families;
 mod merge;
 mod own;
 
-use super::exposition::Clock;
-use crate::{
-    failures::Dropped,
-    process::{Comm, Lookups},
+use observer_core::{
+    pipeline::Connections,
+    process::{Comm, LookupCounts},
+    protocol::Streams,
 };
+use serde::{Deserialize, Serialize};
+
+use super::exposition::Clock;
+use crate::failures::Dropped;
 
 pub(super) use families::write;
 pub use own::OwnProcess;
@@ -40,12 +44,12 @@ pub struct Daemon {
     pub hpack_errors: u64,
     /// Streams open now.
     pub streams: u64,
-    /// Streams that are not measured.
-    pub unmeasured: Unmeasured,
+    /// Streams so far, by what became of them.
+    pub unmeasured: Streams,
     /// Times that a process found no room in the table of them.
     pub processes_overflow: u64,
-    /// Questions about processes, by what became of them.
-    pub lookups: Lookups,
+    /// Lookups of processes, by their outcome.
+    pub lookups: LookupCounts,
     /// What the daemon's control group allows it.
     pub memory_limit_bytes: Option<u64>,
     /// Whether nothing new is taken, as memory is near the limit.
@@ -102,34 +106,8 @@ pub struct DroppedRecords {
     pub records: u64,
 }
 
-/// Open connections by what can be told of their calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
-    /// Seen from their first byte.
-    pub complete: u64,
-    /// Seen from some frame on: some methods may not be known.
-    pub joined_late: u64,
-    /// Seen from their first byte, but not all bytes since: some methods may not be known any more.
-    pub gaps: u64,
-    /// Not readable at the moment, in one direction at least: no frame boundary is known.
-    pub undecodable: u64,
-}
-
-/// Streams that clients began and that are in no series, by the reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unmeasured {
-    /// Their content type says that they are not gRPC.
-    pub not_grpc: u64,
-    /// Nothing that was seen says whether they are gRPC calls.
-    pub unclear: u64,
-    /// What looked like their frames may have been content of a message: the other end did not confirm them.
-    pub unconfirmed: u64,
-    /// More were open on their connection than are followed.
-    pub too_many: u64,
-}
-
 /// Connections by what is spoken on them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionsByProtocol {
     /// gRPC over HTTP/2.
     pub grpc: u64,

@@ -190,7 +190,7 @@ impl Exposition {
 
     /// A line that follows another.
     fn created(&self, name: &str, labels: &Labels<'_>, time: Option<Time>) -> String {
-        let Some(time) = time.filter(|_| self.snapshot.telling.created) else {
+        let Some(time) = time.filter(|_| self.snapshot.exposition.created) else {
             return String::new();
         };
         let time = self.snapshot.daemon.clock.unix_seconds(time);

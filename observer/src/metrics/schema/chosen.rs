@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{CallFamily, Says, Spelling, Value, go, otel, own, python, requests};
+use super::{CallFamily, LabelSource, Spelling, Value, go, otel, own, python, requests};
 use crate::metrics::{Buckets, Recording, exposition::Kind};
 
 /// Whose names and labels calls are told by.
@@ -167,7 +167,7 @@ pub struct Clash {
     family: &'static str,
     kind: Kind,
     /// The label that says different things; if none does, the values do.
-    label: Option<(&'static str, [Says; 2])>,
+    label: Option<(&'static str, [LabelSource; 2])>,
 }
 
 impl fmt::Display for Clash {
@@ -187,7 +187,7 @@ impl fmt::Display for Clash {
 
 impl std::error::Error for Clash {}
 
-impl Says {
+impl LabelSource {
     /// What it is for a unary call that was not found.
     fn example(self) -> &'static str {
         match self {

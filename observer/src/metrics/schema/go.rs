@@ -2,17 +2,18 @@
 //! go-grpc-middleware, so that dashboards and alerts made for them work.
 
 use super::{
-    CallFamily, LabelOf,
-    Says::{Code, Method, Service, Type},
+    CallFamily,
+    LabelSource::{Code, Method, Service, Type},
+    LabelSpec,
     Spelling::Go,
     Value::{self, Handled, Handling, Received, Sent, Started},
 };
 use observer_core::call::Role;
 
-const METHOD: &[LabelOf] =
+const METHOD: &[LabelSpec] =
     &[("grpc_type", Type(Go)), ("grpc_service", Service), ("grpc_method", Method)];
 
-const METHOD_AND_CODE: &[LabelOf] = &[
+const METHOD_AND_CODE: &[LabelSpec] = &[
     ("grpc_type", Type(Go)),
     ("grpc_service", Service),
     ("grpc_method", Method),
@@ -74,7 +75,7 @@ const fn client(value: Value, name: &'static str, help: &'static str) -> CallFam
     CallFamily::new(Role::Client, value, labels(value), name, help)
 }
 
-const fn labels(value: Value) -> &'static [LabelOf] {
+const fn labels(value: Value) -> &'static [LabelSpec] {
     match value {
         Handled => METHOD_AND_CODE,
         _ => METHOD,

@@ -30,14 +30,14 @@ struct CallFamily {
     role: Role,
     value: Value,
     /// Beside those that say which process.
-    labels: Cow<'static, [LabelOf]>,
+    labels: Cow<'static, [LabelSpec]>,
 }
 
 impl CallFamily {
     const fn new(
         role: Role,
         value: Value,
-        labels: &'static [LabelOf],
+        labels: &'static [LabelSpec],
         name: &'static str,
         help: &'static str,
     ) -> Self {
@@ -47,11 +47,11 @@ impl CallFamily {
 }
 
 /// A label's name, and what it says.
-type LabelOf = (&'static str, Says);
+type LabelSpec = (&'static str, LabelSource);
 
 /// What a label says of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Says {
+enum LabelSource {
     /// `unary`, or `UNARY`.
     Type(Spelling),
     /// `package.Service`

@@ -5,14 +5,15 @@
 //! node are many, and a server knows only its own address.
 
 use super::{
-    CallFamily, LabelOf,
-    Says::{Code, Constant, ErrorType, FullMethod},
+    CallFamily,
+    LabelSource::{Code, Constant, ErrorType, FullMethod},
+    LabelSpec,
     Spelling::Python,
     Value::HandlingByCode,
 };
 use observer_core::call::Role::{Client, Server};
 
-const LABELS: &[LabelOf] = &[
+const LABELS: &[LabelSpec] = &[
     ("rpc_system_name", Constant("grpc")),
     ("rpc_method", FullMethod),
     ("rpc_response_status_code", Code(Python)),

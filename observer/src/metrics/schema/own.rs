@@ -4,13 +4,14 @@
 //! gauge or a byte count need not break for that.
 
 use super::{
-    CallFamily, LabelOf,
-    Says::{Method, Service},
+    CallFamily,
+    LabelSource::{Method, Service},
+    LabelSpec,
     Value::{Connections, FirstMessage, InFlight, ReceivedBytes, SentBytes},
 };
 use observer_core::call::Role::{Client, Server};
 
-const METHOD: &[LabelOf] = &[("grpc_service", Service), ("grpc_method", Method)];
+const METHOD: &[LabelSpec] = &[("grpc_service", Service), ("grpc_method", Method)];
 
 pub(super) static FAMILIES: &[CallFamily] = &[
     CallFamily::new(

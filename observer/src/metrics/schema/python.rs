@@ -6,8 +6,9 @@
 //! instead: how long the stream was without a message.
 
 use super::{
-    CallFamily, LabelOf,
-    Says::{Method, Service, Type},
+    CallFamily,
+    LabelSource::{Method, Service, Type},
+    LabelSpec,
     Spelling::Python,
     Value::{Receiving, Sending},
     rename::Rules,
@@ -73,5 +74,5 @@ const CLIENT_STARTED: (&str, &str, &str) =
 const CLIENT_HANDLED: &str =
     "Total number of RPCs completed on the client, regardless of success or failure.";
 
-const METHOD: &[LabelOf] =
+const METHOD: &[LabelSpec] =
     &[("grpc_type", Type(Python)), ("grpc_service", Service), ("grpc_method", Method)];

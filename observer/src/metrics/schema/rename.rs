@@ -1,6 +1,6 @@
 //! Schemas that are go's under other names: what differs is a rule.
 
-use super::{CallFamily, Says, Spelling, go};
+use super::{CallFamily, LabelSource, Spelling, go};
 
 /// What a library calls the families and labels that go has.
 pub(super) struct Rules {
@@ -31,7 +31,9 @@ impl Rules {
                 *name = *other;
             }
             match says {
-                Says::Type(spelling) | Says::Code(spelling) => *spelling = self.spelling,
+                LabelSource::Type(spelling) | LabelSource::Code(spelling) => {
+                    *spelling = self.spelling;
+                }
                 _ => {}
             }
         }

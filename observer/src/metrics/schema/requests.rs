@@ -4,7 +4,7 @@
 
 use super::{
     CallFamily,
-    Says::{Code, Path, Service},
+    LabelSource::{Code, Path, Service},
     Spelling::Python,
     Value::{self, Connections, Errors, Handled, Handling},
 };

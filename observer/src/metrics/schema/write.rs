@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{CallFamily, LabelOf, Says, Spelling, Value};
+use super::{CallFamily, LabelSource, LabelSpec, Spelling, Value};
 use crate::metrics::{
     Histogram, Snapshot,
     exposition::{Counter, Distribution, Label, Series, Sink, Value as Published},
     rows::{LabelValues, Row, connections, rows},
 };
-use observer_core::call::{Code, Flow, Role};
+use observer_core::call::{Code, Direction, Role};
 
 /// Writes what is told of the calls of a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
@@ -17,7 +17,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let connections = connections(snapshot, &values);
     let bounds = snapshot.statistics.buckets().seconds().chain([f64::INFINITY]);
     let bounds: Vec<f64> = bounds.collect();
-    for family in snapshot.telling.schemas.families() {
+    for family in snapshot.exposition.schemas.families() {
         let start = rows.partition_point(|row| row.role < family.role);
         let end = rows.partition_point(|row| row.role <= family.role);
         let rows = rows.get(start..end).unwrap_or_default();
@@ -40,7 +40,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
 }
 
 /// Each service of each process once.
-fn write_services(of: &[LabelOf], rows: &[Row<'_>], series: &mut Series<'_>) {
+fn write_services(of: &[LabelSpec], rows: &[Row<'_>], series: &mut Series<'_>) {
     let mut told = BTreeSet::new();
     for row in rows {
         if told.insert((row.method.service, row.process)) {
@@ -79,8 +79,8 @@ impl Writer<'_> {
                 }
             }
             Value::FirstMessage => self.histogram(&series.first_message, Of::AllCalls),
-            Value::Receiving => self.between_messages(Flow::Received),
-            Value::Sending => self.between_messages(Flow::Sent),
+            Value::Receiving => self.between_messages(Direction::Received),
+            Value::Sending => self.between_messages(Direction::Sent),
             // Of no row.
             Value::Connections | Value::Service => {}
         }
@@ -104,8 +104,8 @@ impl Writer<'_> {
         }
     }
 
-    fn between_messages(&mut self, flow: Flow) {
-        if let Some(histogram) = self.row.series.between_messages(flow) {
+    fn between_messages(&mut self, direction: Direction) {
+        if let Some(histogram) = self.row.series.between_messages(direction) {
             self.histogram(histogram, Of::AllCalls);
         }
     }
@@ -129,24 +129,24 @@ enum Of {
     EndedWith(Option<Code>),
 }
 
-fn labels<'a>(labels: &[LabelOf], row: &'a Row<'_>, of: Of) -> Vec<Label<'a>> {
+fn labels<'a>(labels: &[LabelSpec], row: &'a Row<'_>, of: Of) -> Vec<Label<'a>> {
     let of_call = labels.iter().filter_map(|&(name, says)| Some((name, value(says, row, of)?)));
     of_call.chain(row.process.labels()).collect()
 }
 
-fn value<'a>(says: Says, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
+fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
     Some(match says {
-        Says::Type(spelling) => spelling.of_type(row.grpc_type),
-        Says::Service => row.method.service,
-        Says::Method => row.method.method,
-        Says::Path => row.method.path,
-        Says::FullMethod => row.method.path.trim_start_matches('/'),
-        Says::Constant(text) => text,
-        Says::ErrorType => match of {
+        LabelSource::Type(spelling) => spelling.of_type(row.grpc_type),
+        LabelSource::Service => row.method.service,
+        LabelSource::Method => row.method.method,
+        LabelSource::Path => row.method.path,
+        LabelSource::FullMethod => row.method.path.trim_start_matches('/'),
+        LabelSource::Constant(text) => text,
+        LabelSource::ErrorType => match of {
             Of::EndedWith(Some(code)) if is_error(row.role, code) => Spelling::Python.of_code(code),
             _ => return None,
         },
-        Says::Code(spelling) => match of {
+        LabelSource::Code(spelling) => match of {
             Of::AllCalls => return None,
             Of::EndedWith(None) => "not_seen",
             Of::EndedWith(Some(code)) => spelling.of_code(code),

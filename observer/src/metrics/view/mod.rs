@@ -13,8 +13,8 @@ pub mod text;
 
 pub use self::{
     model::{
-        CallsOfCode, ConnectionStates, ConnectionsOf, Counts, DaemonFigures, Loss, Model,
-        Protocols, Quantiles, Recent, RoleName, Row, Sights, Summary, Totals, Traffic,
+        CallsOfCode, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Quantiles, Recent, Row,
+        Summary, Totals, Traffic,
     },
     order::{Filter, Order},
     quantile::quantile,

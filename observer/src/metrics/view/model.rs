@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
+use observer_core::{call::Role, pipeline::Connections, statistics::CallsSeen};
 use serde::{Deserialize, Serialize};
+
+use crate::metrics::ConnectionsByProtocol;
 
 /// The figures of a moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,25 +49,6 @@ pub struct Summary {
     pub slowest_unary: Option<usize>,
 }
 
-/// Which end of its connections a process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum RoleName {
-    Client,
-    Server,
-}
-
-impl RoleName {
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-}
-
 /// The calls of a method at one end: at a process that serves it, or at one that calls it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -73,7 +57,7 @@ pub struct Row {
     /// Its number.
     pub pid: u32,
     /// Which end it is.
-    pub role: RoleName,
+    pub role: Role,
     /// As in the label `grpc_service`.
     pub service: String,
     /// As in the label `grpc_method`.
@@ -92,7 +76,7 @@ pub struct Row {
 
 impl Row {
     /// What tells rows apart.
-    pub fn key(&self) -> (RoleName, &str, &str, &str, u32) {
+    pub fn key(&self) -> (Role, &str, &str, &str, u32) {
         (self.role, &self.service, &self.method, &self.process, self.pid)
     }
 
@@ -185,7 +169,7 @@ pub struct ConnectionsOf {
     /// Its number.
     pub pid: u32,
     /// Which end it is.
-    pub role: RoleName,
+    pub role: Role,
     /// How many.
     pub open: u64,
 }
@@ -212,50 +196,13 @@ pub struct DaemonFigures {
     /// HTTP/2 streams open now.
     pub streams: u64,
     /// Connections open now.
-    pub connections: ConnectionStates,
+    pub connections: Connections,
     /// Connections seen.
-    pub connections_seen: Protocols,
+    pub connections_seen: ConnectionsByProtocol,
     /// Ended calls by what was seen of them.
-    pub calls: Sights,
+    pub calls: CallsSeen,
     /// What was not seen, by cause; causes that did not occur are left out.
     pub losses: Vec<Loss>,
-}
-
-/// Open connections by what can be told of their calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionStates {
-    /// Seen from their first byte.
-    pub complete: u64,
-    /// Open before the daemon: some methods and codes may not be known.
-    pub joined_late: u64,
-    /// Bytes of them were not seen.
-    pub gaps: u64,
-    /// Cannot be read at the moment.
-    pub undecodable: u64,
-}
-
-/// Connections by what is spoken on them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Protocols {
-    pub grpc: u64,
-    pub http2: u64,
-    pub http1: u64,
-    pub tls: u64,
-    pub other: u64,
-}
-
-/// Ended calls by what was seen of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sights {
-    /// Method and code.
-    pub complete: u64,
-    /// Only the code.
-    pub no_method: u64,
-    /// Only the method.
-    pub no_code: u64,
-    /// Neither.
-    pub nothing: u64,
 }
 
 /// Something that was not seen, or not told apart.

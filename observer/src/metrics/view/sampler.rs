@@ -5,14 +5,14 @@ use std::{borrow::Cow, cmp::Reverse, collections::VecDeque, sync::Arc, time::Dur
 use rustc_hash::FxHashMap;
 
 use super::{
-    CallsOfCode, ConnectionStates, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Protocols,
-    Quantiles, Recent, RoleName, Row, Sights, Summary, Totals, Traffic, quantile,
+    CallsOfCode, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Quantiles, Recent, Row,
+    Summary, Totals, Traffic, quantile,
 };
 use crate::metrics::{
-    Daemon, GrpcType, Messages, Series, Snapshot, Statistics, Telling,
+    Daemon, ExpositionConfig, GrpcType, Messages, Series, Snapshot,
     rows::{self, LabelValues, connections, rows},
 };
-use observer_core::call::{Code, Role, Sight};
+use observer_core::call::{Code, Role};
 
 /// What recent figures are of: short enough to show what happens, long enough for quantiles.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ impl Sampler {
                 .map(|(role, process, open)| ConnectionsOf {
                     process: process.name().to_owned(),
                     pid: process.pid,
-                    role: role.into(),
+                    role,
                     open,
                 })
                 .collect(),
@@ -136,7 +136,7 @@ impl Sampler {
             all.push(Row {
                 process: process.clone(),
                 pid: *pid,
-                role: (*role).into(),
+                role: *role,
                 service: service.clone(),
                 method: method.clone(),
                 grpc_type: row.grpc_type.as_str().into(),
@@ -151,7 +151,7 @@ impl Sampler {
     }
 
     fn daemon(&mut self, snapshot: &Snapshot, moment: Moment) -> DaemonFigures {
-        let Daemon { backend, records, connections, connections_seen: seen, streams, own, .. } =
+        let Daemon { backend, records, connections, connections_seen, streams, own, .. } =
             snapshot.daemon.as_ref();
         let cpu_ratio = own.cpu_seconds.and_then(|total| {
             self.cpu.advance(total, moment, !moment.first);
@@ -170,20 +170,9 @@ impl Sampler {
             resident_memory_bytes: own.resident_memory_bytes,
             records: *records,
             streams: *streams,
-            connections: ConnectionStates {
-                complete: connections.complete,
-                joined_late: connections.joined_late,
-                gaps: connections.gaps,
-                undecodable: connections.undecodable,
-            },
-            connections_seen: Protocols {
-                grpc: seen.grpc,
-                http2: seen.http2,
-                http1: seen.http1,
-                tls: seen.tls,
-                other: seen.other,
-            },
-            calls: sights(&snapshot.statistics),
+            connections: *connections,
+            connections_seen: *connections_seen,
+            calls: snapshot.statistics.calls().total(),
             losses: self.losses(snapshot, moment),
         }
     }
@@ -316,8 +305,9 @@ impl Additive for Counts {
 
 /// A row is of a name and a pid, whatever else the series of a scrape tell of their process.
 fn by_name_and_pid(snapshot: &Snapshot) -> Snapshot {
-    let telling = Telling { labels: Vec::new(), ..snapshot.telling.as_ref().clone() };
-    Snapshot { telling: Arc::new(telling), ..snapshot.clone() }
+    let exposition =
+        ExpositionConfig { labels: Vec::new(), ..snapshot.exposition.as_ref().clone() };
+    Snapshot { exposition: Arc::new(exposition), ..snapshot.clone() }
 }
 
 fn counts(series: &Series) -> Counts {
@@ -373,18 +363,6 @@ fn totals(series: &Series, bounds: &[f64]) -> Totals {
     }
 }
 
-fn sights(statistics: &Statistics) -> Sights {
-    let mut sights = Sights::default();
-    for sight in Sight::ALL {
-        let seen = statistics.calls().of(sight);
-        sights.complete += seen.complete;
-        sights.no_method += seen.no_method;
-        sights.no_code += seen.no_code;
-        sights.nothing += seen.nothing;
-    }
-    sights
-}
-
 /// As many as there is room for, in the order in which they were; and how many others there were.
 fn most_active(mut rows: Vec<Row>) -> (Vec<Row>, usize) {
     let left_out = rows.len().saturating_sub(MAX_ROWS);
@@ -407,8 +385,8 @@ fn sums(rows: &[Row], moment: Moment) -> Summary {
     };
     for row in rows {
         let (rate, in_flight) = match row.role {
-            RoleName::Server => (&mut summary.server_rate, &mut summary.server_in_flight),
-            RoleName::Client => (&mut summary.client_rate, &mut summary.client_in_flight),
+            Role::Server => (&mut summary.server_rate, &mut summary.server_in_flight),
+            Role::Client => (&mut summary.client_rate, &mut summary.client_in_flight),
         };
         *rate = rate.zip(row.recent.rate).map(|(sum, rate)| sum + rate);
         *in_flight += row.in_flight;
@@ -432,14 +410,5 @@ impl Summary {
             .filter_map(|(at, row)| Some((row.recent.quantiles.p99?, Reverse(at))))
             .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
             .map(|(_, Reverse(at))| at);
-    }
-}
-
-impl From<Role> for RoleName {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Client => Self::Client,
-            Role::Server => Self::Server,
-        }
     }
 }

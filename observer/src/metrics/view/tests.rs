@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, RoleName, Row, Sampler};
-use crate::{
-    metrics::{Buckets, Daemon, Gap, Limits, OwnProcess, PathNames, Snapshot, Statistics, unary},
-    process::{Comm, ProcFs, ProcessId, Processes},
+use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, Row, Sampler};
+use crate::metrics::{
+    Buckets, Daemon, Gap, Limits, OwnProcess, Snapshot, Statistics, snapshot_of, unary,
 };
 use observer_core::{
     call::{CallKey, CallSink as _, Code, Role},
     names::PathId,
+    process::{Comm, ProcessId, Processes},
 };
 
 const MS: u64 = 1_000_000;
@@ -28,7 +28,7 @@ impl Scenario {
         let limits = Limits { max_methods: 2 * MAX_ROWS, ..Limits::default() };
         Self {
             statistics: Statistics::new("0.1,0.2,1".parse::<Buckets>().unwrap(), limits),
-            processes: Processes::new(100, ProcFs::default()),
+            processes: Processes::new(100),
             paths: Vec::new(),
             daemon: Daemon::default(),
             sampler: Sampler::default(),
@@ -40,7 +40,7 @@ impl Scenario {
             self.paths.push(path.to_owned());
             self.paths.len() - 1
         });
-        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"shop")));
+        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"shop"))).id;
         CallKey { process, role, path: PathId(at as u32 + 2) }
     }
 
@@ -54,15 +54,9 @@ impl Scenario {
     }
 
     fn sample(&mut self, seconds: u64) -> Model {
-        let resolve =
-            |path: PathId| self.paths.get((path.0 as usize).checked_sub(2)?).map(String::as_str);
         let snapshot = Snapshot {
-            paths: Arc::new(PathNames::of(&self.statistics, resolve)),
-            statistics: Arc::new(self.statistics.clone()),
-            descriptors: Arc::default(),
-            processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon.clone()),
-            telling: Arc::default(),
+            ..snapshot_of(self.statistics.clone(), &self.paths, &self.processes)
         };
         self.sampler.sample(&snapshot, Duration::from_secs(seconds))
     }
@@ -84,7 +78,7 @@ fn totals_are_known_at_once_and_rates_from_the_second_sample_on() {
     let model = scenario.sample(100);
     assert_eq!((model.sample, model.window_seconds), (1, None));
     let row = &model.rows[0];
-    assert_eq!(row.key(), (RoleName::Server, "a.B", "C", "shop", 7));
+    assert_eq!(row.key(), (Role::Server, "a.B", "C", "shop", 7));
     assert_eq!((row.total.started, row.total.counts.ended, row.in_flight), (11, 10, 1));
     assert_eq!((row.total.counts.failed, row.total.counts.code_not_seen), (2, 0));
     assert_eq!(row.total.counts.latency, [8, 2, 0, 0]);
@@ -245,12 +239,12 @@ fn rows_are_sorted_by_what_was_chosen() {
         assert_eq!(rows.len(), 5);
         (rows[0].role, rows[0].method.as_str())
     };
-    assert_eq!(first(Order::Errors), (RoleName::Server, "Failing"));
-    assert_eq!(first(Order::Rate), (RoleName::Server, "Busy"));
-    assert_eq!(first(Order::Calls), (RoleName::Server, "Busy"));
-    assert_eq!(first(Order::P99), (RoleName::Server, "Slow"));
-    assert_eq!(first(Order::InFlight), (RoleName::Client, "Busy"));
-    assert_eq!(first(Order::Method), (RoleName::Client, "Busy"));
+    assert_eq!(first(Order::Errors), (Role::Server, "Failing"));
+    assert_eq!(first(Order::Rate), (Role::Server, "Busy"));
+    assert_eq!(first(Order::Calls), (Role::Server, "Busy"));
+    assert_eq!(first(Order::P99), (Role::Server, "Slow"));
+    assert_eq!(first(Order::InFlight), (Role::Client, "Busy"));
+    assert_eq!(first(Order::Method), (Role::Client, "Busy"));
 }
 
 #[test]

@@ -3,36 +3,26 @@
 use std::time::Instant;
 
 use super::*;
-use crate::{
-    metrics::{self, Buckets, Limits as SeriesLimits, PathNames, Statistics, view::Model},
-    process::{Comm, ProcFs, Processes},
-};
+use crate::metrics::{self, Buckets, Limits as SeriesLimits, Statistics, view::Model};
 use observer_core::{
     call::{CallKey, CallSink as _, Code, Role},
     names::PathId,
+    process::{Comm, Processes},
 };
 
 /// A snapshot with one call of each of these paths.
 pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     let limits = SeriesLimits { max_methods: 10_000, max_series: 100_000 };
     let mut statistics = Statistics::new(Buckets::default(), limits);
-    let mut processes = Processes::new(10, ProcFs::default());
-    let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'")));
+    let mut processes = Processes::new(10);
+    let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'"))).id;
     for at in 0..paths.len() {
         let key = CallKey { process, role: Role::Server, path: PathId(at as u32 + 2) };
         let id = statistics.started(key);
         let ended = metrics::unary(Some(Code::Ok), 1_000_000);
         statistics.ended(id, ended);
     }
-    let resolve = |path: PathId| paths.get(path.0 as usize - 2).copied();
-    Snapshot {
-        paths: Arc::new(PathNames::of(&statistics, resolve)),
-        statistics: Arc::new(statistics),
-        descriptors: Arc::default(),
-        processes: Arc::new(processes.names()),
-        daemon: Arc::default(),
-        telling: Arc::default(),
-    }
+    metrics::snapshot_of(statistics, paths, &processes)
 }
 
 /// A stub with those calls, and how many snapshots were taken.

@@ -5,11 +5,10 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{App, Screen};
-use crate::metrics::view::{
-    Counts, DaemonFigures, Model, Order, Quantiles, Recent, RoleName, Row, Totals,
-};
+use crate::metrics::view::{Counts, DaemonFigures, Model, Order, Quantiles, Recent, Row, Totals};
 use crate::top::draw::draw;
 use crate::top::source::Update;
+use observer_core::call::Role;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -18,7 +17,7 @@ fn row(method: &str, ended: u64, failed: u64) -> Row {
     Row {
         process: "shop".into(),
         pid: 7,
-        role: RoleName::Server,
+        role: Role::Server,
         service: "a.B".into(),
         method: method.into(),
         grpc_type: "unary".into(),

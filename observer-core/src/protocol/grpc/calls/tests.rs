@@ -1,11 +1,11 @@
 //! The rules of [`rules`](super::super::rules), through the whole life of calls, for both roles.
 
-use super::{Calls, MAX_EARLY, MAX_OPEN};
+use super::{Calls, MAX_OPEN, pending::MAX_PENDING};
 use crate::{
-    call::{CallKey, CallSink, Code, Ended, Flow, Role, SeriesId, Sight, TraceId},
+    call::{CallKey, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
     names::PathId,
     process::ProcessId,
-    protocol::{Moment, Streams, grpc::Headers, hpack::ContentType},
+    protocol::{Streams, Transfer, grpc::Headers, hpack::ContentType},
     record::{Data, Waited},
 };
 
@@ -21,7 +21,7 @@ const CANCEL: u32 = 0x8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Told {
     Started(CallKey),
-    Messages(u32, Flow, u64, u64),
+    Messages(u32, Direction, u64, u64),
     FirstMessage(u32, u64),
     Ended(u32, Ended),
 }
@@ -31,8 +31,8 @@ enum Told {
 struct Recorder {
     told: Vec<Told>,
     calls: u32,
-    after_last: Vec<(Flow, u64, u64)>,
-    second: Vec<(u32, Flow)>,
+    after_last: Vec<(Direction, u64, u64)>,
+    second: Vec<(u32, Direction)>,
 }
 
 impl CallSink for Recorder {
@@ -46,16 +46,22 @@ impl CallSink for Recorder {
         panic!("{key:?}: nothing is joined late here")
     }
 
-    fn messages(&mut self, series: SeriesId, flow: Flow, count: u64, bytes: u64) {
-        self.told.push(Told::Messages(series.0, flow, count, bytes));
+    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
+        self.told.push(Told::Messages(series.0, direction, count, bytes));
     }
 
-    fn second_message(&mut self, series: SeriesId, flow: Flow) {
-        self.second.push((series.0, flow));
+    fn second_message(&mut self, series: SeriesId, direction: Direction) {
+        self.second.push((series.0, direction));
     }
 
-    fn after_last_message(&mut self, _: SeriesId, flow: Flow, count: u64, elapsed_ns: u64) {
-        self.after_last.push((flow, count, elapsed_ns));
+    fn after_last_message(
+        &mut self,
+        _: SeriesId,
+        direction: Direction,
+        count: u64,
+        elapsed_ns: u64,
+    ) {
+        self.after_last.push((direction, count, elapsed_ns));
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
@@ -72,7 +78,7 @@ struct Fixture {
     calls: Calls,
     sink: Recorder,
     role: Role,
-    at: Moment,
+    at: Transfer,
 }
 
 impl Fixture {
@@ -81,11 +87,12 @@ impl Fixture {
             calls: Calls::new(role),
             sink: Recorder::default(),
             role,
-            at: Moment {
+            at: Transfer {
                 time_ns: 5_000 * MS,
                 process: ProcessId(1),
+                direction: Direction::Sent,
                 waited: Waited::default(),
-                in_time_since_ns: 0,
+                stall_free_since_ns: 0,
             },
         }
     }
@@ -97,15 +104,19 @@ impl Fixture {
         fixture
     }
 
-    fn to_server(&self) -> Flow {
+    fn to_server(&self) -> Direction {
         match self.role {
-            Role::Client => Flow::Sent,
-            Role::Server => Flow::Received,
+            Role::Client => Direction::Sent,
+            Role::Server => Direction::Received,
         }
     }
 
-    fn to_client(&self) -> Flow {
+    fn to_client(&self) -> Direction {
         self.to_server().opposite()
+    }
+
+    fn at(&self, direction: Direction) -> Transfer {
+        Transfer { direction, ..self.at }
     }
 
     fn wait(&mut self, ms: u64) -> &mut Self {
@@ -114,14 +125,14 @@ impl Fixture {
     }
 
     fn request(&mut self, stream: u32, headers: &Headers, end_stream: bool) -> &mut Self {
-        let flow = self.to_server();
-        self.calls.headers(self.at, flow, stream, headers, end_stream, &mut self.sink);
+        let at = self.at(self.to_server());
+        self.calls.headers(at, stream, headers, end_stream, &mut self.sink);
         self
     }
 
     fn response(&mut self, stream: u32, headers: &Headers, end_stream: bool) -> &mut Self {
-        let flow = self.to_client();
-        self.calls.headers(self.at, flow, stream, headers, end_stream, &mut self.sink);
+        let at = self.at(self.to_client());
+        self.calls.headers(at, stream, headers, end_stream, &mut self.sink);
         self
     }
 
@@ -133,28 +144,28 @@ impl Fixture {
         self.data(self.to_client(), data(stream, messages, end_stream))
     }
 
-    fn data(&mut self, flow: Flow, data: Data) -> &mut Self {
-        self.calls.data(self.at, flow, &data, &mut self.sink);
+    fn data(&mut self, direction: Direction, data: Data) -> &mut Self {
+        self.calls.data(self.at(direction), &data, &mut self.sink);
         self
     }
 
     fn client_resets(&mut self, stream: u32, error: u32) -> &mut Self {
-        self.calls.reset(self.at, self.to_server(), stream, error, &mut self.sink);
+        self.calls.reset(self.at(self.to_server()), stream, error, &mut self.sink);
         self
     }
 
     fn server_resets(&mut self, stream: u32, error: u32) -> &mut Self {
-        self.calls.reset(self.at, self.to_client(), stream, error, &mut self.sink);
+        self.calls.reset(self.at(self.to_client()), stream, error, &mut self.sink);
         self
     }
 
     fn server_goes_away(&mut self, last_stream: u32) -> &mut Self {
-        self.calls.go_away(self.at, self.to_client(), last_stream, &mut self.sink);
+        self.calls.go_away(self.at(self.to_client()), last_stream, &mut self.sink);
         self
     }
 
-    fn catch_up(&mut self) -> &mut Self {
-        self.calls.catch_up(&mut self.sink);
+    fn replay_pending(&mut self) -> &mut Self {
+        self.calls.replay_pending(&mut self.sink);
         self
     }
 
@@ -166,16 +177,16 @@ impl Fixture {
         self.close(Some(self.to_client()))
     }
 
-    fn close(&mut self, by: Option<Flow>) -> &mut Self {
-        let Moment { time_ns, in_time_since_ns, .. } = self.at;
-        self.calls.closed(time_ns, by, in_time_since_ns, &mut self.sink);
+    fn close(&mut self, by: Option<Direction>) -> &mut Self {
+        let Transfer { time_ns, stall_free_since_ns, .. } = self.at;
+        self.calls.closed(time_ns, by, stall_free_since_ns, &mut self.sink);
         self
     }
 
     /// A gap in one of the directions, after which it is seen again.
-    fn gap(&mut self, flow: Flow) -> &mut Self {
-        self.calls.missed(flow);
-        self.calls.found(flow);
+    fn gap(&mut self, direction: Direction) -> &mut Self {
+        self.calls.gap(direction);
+        self.calls.gap_ended(direction);
         self
     }
 
@@ -243,8 +254,8 @@ fn a_clients_messages_are_timed_each_way() {
     let mut client = Fixture::begun(Role::Client);
     client.wait(2).request_data(1, 1, false).wait(3).request_data(1, 2, true);
     client.response(1, &status(200), false).wait(4).response_data(1, 1, false);
-    client.gap(Flow::Received).response_data(1, 1, false);
-    let (sent, received) = (Flow::Sent, Flow::Received);
+    client.gap(Direction::Received).response_data(1, 1, false);
+    let (sent, received) = (Direction::Sent, Direction::Received);
     assert_eq!(
         client.sink.after_last,
         [(sent, 1, 2 * MS), (sent, 2, 3 * MS), (received, 1, 9 * MS)],
@@ -452,17 +463,7 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             .response(1, &trailers(0), true);
         let key = CallKey { process: ProcessId(1), role, path: PATH };
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
-        let ended = Ended {
-            code: Some(Code::Ok),
-            elapsed_ns: Some(6 * MS),
-            request_messages: Some(1),
-            response_messages: Some(3),
-            half_closed: true,
-            sight: Sight::Complete,
-            trace: None,
-            message: None,
-            given_up: None,
-        };
+        let ended = Ended { response_messages: Some(3), ..Ended::unary(Some(Code::Ok), 6 * MS) };
         let want = [
             Told::Started(key),
             Told::Messages(0, to_server, 1, 10),
@@ -506,13 +507,13 @@ fn an_answer_may_come_before_its_request() {
     fixture.response(1, &trailers(0), true);
     assert_eq!(fixture.sink.told, []);
     // In one write.
-    fixture.request(1, &grpc(), false).request_data(1, 1, true).catch_up();
+    fixture.request(1, &grpc(), false).request_data(1, 1, true).replay_pending();
     assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
     let ended = fixture.end();
     assert_eq!((ended.request_messages, ended.response_messages), (Some(1), Some(1)));
     assert!(ended.half_closed);
-    for flow in [Flow::Sent, Flow::Received] {
-        assert!(fixture.sink.told.contains(&Told::Messages(0, flow, 1, 10)), "{flow:?}");
+    for direction in [Direction::Sent, Direction::Received] {
+        assert!(fixture.sink.told.contains(&Told::Messages(0, direction, 1, 10)), "{direction:?}");
     }
     assert_eq!(fixture.calls.open(), 0);
 }
@@ -524,12 +525,12 @@ fn a_reset_may_come_before_its_request() {
     fixture.server_resets(1, REFUSED_STREAM);
     let held = fixture.calls.memory();
     assert!(held > 0, "what is kept counts");
-    fixture.request(1, &grpc(), true).catch_up();
+    fixture.request(1, &grpc(), true).replay_pending();
     assert_eq!(fixture.codes(), [(0, Some(Code::Unavailable))]);
-    assert_eq!((fixture.calls.open(), fixture.calls.early.len()), (0, 0));
+    assert_eq!((fixture.calls.open(), fixture.calls.pending.len()), (0, 0));
     // Of a stream that has ended, it is not kept.
-    fixture.server_resets(1, REFUSED_STREAM).catch_up();
-    assert_eq!(fixture.calls.early.len(), 0);
+    fixture.server_resets(1, REFUSED_STREAM).replay_pending();
+    assert_eq!(fixture.calls.pending.len(), 0);
 }
 
 #[test]
@@ -538,9 +539,9 @@ fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
     for stream in (1..).step_by(2).take(10_000) {
         fixture.response(stream, &trailers(0), true);
     }
-    assert!(fixture.calls.early.len() <= MAX_EARLY);
+    assert!(fixture.calls.pending.len() <= MAX_PENDING);
     fixture.request(99_999, &grpc(), false);
-    assert_eq!((fixture.codes().len(), fixture.calls.early.len()), (0, 0), "they began nothing");
+    assert_eq!((fixture.codes().len(), fixture.calls.pending.len()), (0, 0), "they began nothing");
 }
 
 #[test]
@@ -657,7 +658,7 @@ fn go_away_ends_the_calls_above_it() {
         fixture.server_goes_away(0x7fff_ffff);
         assert_eq!(fixture.codes(), [], "a warning only");
         let to_server = fixture.to_server();
-        fixture.calls.go_away(fixture.at, to_server, 0, &mut fixture.sink);
+        fixture.calls.go_away(fixture.at(to_server), 0, &mut fixture.sink);
         assert_eq!(fixture.codes(), [], "the client's is about streams of the server");
         fixture.server_goes_away(3);
         assert_eq!(fixture.codes(), [(2, Some(Code::Unavailable))]);
@@ -694,9 +695,9 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
     };
     let counted = (Some(1), Some(2));
     assert_eq!(messages(|f| f.request_data(1, 1, true).response_data(1, 2, false)), counted);
-    for flow in [Flow::Sent, Flow::Received] {
+    for direction in [Direction::Sent, Direction::Received] {
         let mut fixture = Fixture::begun(Role::Server);
-        fixture.gap(flow).response_data(1, 2, false);
+        fixture.gap(direction).response_data(1, 2, false);
         let first = fixture.sink.told.iter().find(|told| matches!(told, Told::FirstMessage(..)));
         assert_eq!(first, None, "it may have come before");
         let ended = fixture.response(1, &trailers(0), true).end();
@@ -704,15 +705,15 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
     }
     let unaligned: Happens = |f| {
         let data = Data { unaligned: true, ..data(1, 0, false) };
-        f.data(Flow::Received, data)
+        f.data(Direction::Received, data)
     };
     assert_eq!(messages(unaligned), (None, None));
     let mut fixture = Fixture::begun(Role::Server);
-    fixture.data(Flow::Sent, Data { unaligned: true, ..data(1, 1, false) });
+    fixture.data(Direction::Sent, Data { unaligned: true, ..data(1, 1, false) });
     let first = fixture.sink.told.iter().any(|told| matches!(told, Told::FirstMessage(..)));
     assert!(first, "it came before what is no message");
     let mut before = Fixture::new(Role::Server);
-    before.gap(Flow::Received).request(1, &grpc(), true).response(1, &trailers(0), true);
+    before.gap(Direction::Received).request(1, &grpc(), true).response(1, &trailers(0), true);
     assert_eq!(before.end().request_messages, Some(0), "the gap was before the call");
 }
 
@@ -731,26 +732,26 @@ fn ends_that_may_not_be_the_first_have_no_code() {
             (GOES_AWAY, true, true),
             (CLOSES, true, true),
         ] {
-            for (flow, in_doubt) in [
+            for (direction, is_doubtful) in [
                 (Fixture::new(role).to_server(), client_gap),
                 (Fixture::new(role).to_client(), server_gap),
             ] {
                 let mut during = Fixture::begun(role);
-                end(during.gap(flow).wait(1));
+                end(during.gap(direction).wait(1));
                 let ended = during.end();
                 assert_eq!(
                     (ended.code.is_none(), ended.elapsed_ns.is_none()),
-                    (in_doubt, in_doubt)
+                    (is_doubtful, is_doubtful)
                 );
 
                 let mut before = Fixture::new(role);
-                end(before.gap(flow).request(1, &grpc(), true));
+                end(before.gap(direction).request(1, &grpc(), true));
                 assert!(before.end().code.is_some(), "the gap was before the call");
 
                 let mut blind = Fixture::new(role);
-                blind.calls.missed(flow);
+                blind.calls.gap(direction);
                 end(blind.request(1, &grpc(), true));
-                assert_eq!(blind.end().code.is_none(), in_doubt, "the gap goes on");
+                assert_eq!(blind.end().code.is_none(), is_doubtful, "the gap goes on");
             }
         }
     }

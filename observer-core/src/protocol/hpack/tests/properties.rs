@@ -166,7 +166,7 @@ proptest! {
         let mut late = Decoder::joined_late();
         for (at, block) in seen.iter().enumerate() {
             if at == missed {
-                decoder.lose_track();
+                decoder.gap();
                 continue;
             }
             let fields = decode(&mut decoder, &block.octets, &mut interner);
@@ -229,12 +229,12 @@ proptest! {
                     prop_assert_eq!(digest, (expected, decoded));
                 }
                 Step::Missed(None) => {
-                    remembering.lose_track();
-                    other.lose_track();
+                    remembering.gap();
+                    other.gap();
                 }
                 Step::Missed(Some(inserts)) => {
-                    remembering.miss_inserts(*inserts);
-                    other.miss_inserts(*inserts);
+                    remembering.inserts_dropped(*inserts);
+                    other.inserts_dropped(*inserts);
                 }
             }
         }

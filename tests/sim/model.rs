@@ -125,7 +125,7 @@ struct Call {
     requests: u64,
     responses: u64,
     half_closed: bool,
-    /// Its end may go by in a call that the kernel programs do not see, and cannot know of in time.
+    /// Its end may go by in a call that the BPF programs do not see, and cannot know of in time.
     in_doubt: bool,
 }
 
@@ -155,7 +155,7 @@ impl End {
         }
     }
 
-    /// A call in this direction was seen by the kernel programs, or not.
+    /// A call in this direction was seen by the BPF programs, or not.
     pub fn was_seen(&mut self, sent: bool, seen: bool) {
         self.in_doubt[usize::from(sent)] = !seen;
         if !seen {

@@ -1,4 +1,4 @@
-//! The whole user side against simulated peers, processes and kernel programs: random, and the
+//! The whole user side against simulated peers, processes and BPF programs: random, and the
 //! same again for the same seed.
 //!
 //! ```text
@@ -43,7 +43,7 @@ struct Named(&'static str, u64);
 impl Drop for Named {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("OBSERVER_SEED={} cargo test --test simulation {}", self.1, self.0);
+            eprintln!("OBSERVER_SEED={} cargo test --test sim {}", self.1, self.0);
         }
     }
 }
@@ -82,7 +82,7 @@ fn without_loss_all_numbers_are_exact() {
         let mut world = live(seed, Faults::default(), compare::exactly);
         compare::exactly(&world);
         compare::nothing_is_open(&world);
-        assert_eq!((world.bytes_lost(), world.unknown_references()), (0, 0));
+        assert_eq!((world.dropped_bytes(), world.unknown_references()), (0, 0));
         assert_eq!(world.outlive().statistics.len(), 0, "processes that are gone leave nothing");
     });
 }
@@ -98,7 +98,7 @@ fn with_losses_no_label_is_wrong_and_no_call_is_missed_but_for_them() {
             unseen: some(10),
             unreadable: some(10),
             messages_full: some(200),
-            few_turns: some(10),
+            few_iterations: some(10),
             late: some(500),
         };
         let mut world = live(seed, faults, compare::nothing_untrue);

@@ -1,4 +1,4 @@
-//! The kernel programs, on the host: the driver that they have, over slices, with maps that are collections and faults that
+//! The BPF programs, on the host: the driver that they have, over slices, with maps that are collections and faults that
 //! come at random.
 
 use std::collections::HashMap;
@@ -6,17 +6,19 @@ use std::collections::HashMap;
 use observer_common::{
     driver::{
         Scratch,
-        connection::{Connection, Direction, Shared, Tries, counted, state},
+        connection::{Connection, DirectionState, Shared, Tries, counted, state},
+        gap,
         opening::{Beginning, Detected, FIRST_MAX, First},
         walk::Outcome,
     },
-    record::{RecordHeader, direction, record_kind},
+    record::{NamedRecord, RecordHeader, direction, record_kind},
     scanner::Scanner,
-    step::Step,
+    sync::FrameSync,
 };
+use zerocopy::{Immutable, IntoBytes};
 
 use super::{
-    host::{Host, Maps, Transfer, bytes_of},
+    host::{Host, Maps, Transfer},
     random::Random,
 };
 
@@ -31,16 +33,16 @@ pub struct Faults {
     pub unreadable: u64,
     /// A message that was cut cannot be remembered.
     pub messages_full: u64,
-    /// A transfer takes more turns than a run may: it may take 10.
-    pub few_turns: u64,
+    /// A transfer takes more iterations than an invocation may: it may take 10.
+    pub few_iterations: u64,
     /// A connection is open, and in use, before the daemon is there.
     pub late: u64,
 }
 
 impl Faults {
     pub fn any(&self) -> bool {
-        let Self { ring_full, unseen, unreadable, messages_full, few_turns, late } = *self;
-        ring_full + unseen + unreadable + messages_full + few_turns + late > 0
+        let Self { ring_full, unseen, unreadable, messages_full, few_iterations, late } = *self;
+        ring_full + unseen + unreadable + messages_full + few_iterations + late > 0
     }
 }
 
@@ -86,6 +88,44 @@ struct Socket {
     sequences: [u32; 2],
 }
 
+impl Socket {
+    fn counters(&self) -> Counters {
+        Counters { passed: self.passed, sequences: self.sequences }
+    }
+}
+
+/// What a socket shows of itself, if it is TCP's; arrays are by `record::direction`.
+struct Counters {
+    passed: [u64; 2],
+    sequences: [u32; 2],
+}
+
+impl gap::Socket for Counters {
+    fn sequence(&self, counts: u8, sent: bool) -> Option<u32> {
+        (counts == counted::TCP).then(|| self.sequences[usize::from(sent)])
+    }
+
+    fn moved_before(&self, sent: bool, length: u64) -> Option<u64> {
+        Some(self.passed[usize::from(sent)] - length)
+    }
+
+    fn is_shut(&self, _: bool) -> bool {
+        false
+    }
+
+    fn peer(&self) -> u64 {
+        0
+    }
+
+    fn sent_by_peer(&self, _: u64) -> Option<u32> {
+        None
+    }
+
+    fn waiting(&self) -> Option<u32> {
+        None
+    }
+}
+
 impl Kernel {
     pub fn new(random: Random, faults: Faults) -> Self {
         Self {
@@ -98,7 +138,7 @@ impl Kernel {
         }
     }
 
-    /// A call returns that moved bytes. Says whether it was seen; one that was not shows in the socket's counter.
+    /// A transfer returns. Says whether it was seen; one that was not shows in the socket's counter.
     pub fn transfer(&mut self, transfer: &Transfer<'_>, tcp: bool) -> bool {
         let Transfer { sock, sent, .. } = *transfer;
         let total = transfer.buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
@@ -165,13 +205,15 @@ impl Kernel {
             }
         };
         let shared = Shared { tries, ..Shared::default() };
-        let blank = Direction::new(Scanner::at_frame(), Step::default());
+        let blank = DirectionState::new(Scanner::at_frame(), FrameSync::default());
         let mut connection = Connection { shared, directions: [blank; 2] };
         connection.begin(new);
         connection.shared.id = self.next_id;
         connection.shared.counts = if tcp { counted::TCP } else { counted::NOTHING };
         // Soon wraps around.
-        Some(Socket { connection, passed, before: passed, sequences: [u32::MAX - 300; 2] })
+        let sequences = [u32::MAX - 300; 2];
+        gap::begin(&Counters { passed, sequences }, &mut connection, transfer.sent.into());
+        Some(Socket { connection, passed, before: passed, sequences })
     }
 
     /// Says also whether what was found is told.
@@ -184,27 +226,24 @@ impl Kernel {
         let Transfer { sock, sent, .. } = *transfer;
         let d = usize::from(sent);
         let watched = socket.connection.shared.state == state::WATCHED;
-        let is_counted = socket.connection.shared.is_tcp();
+        gap::before(&socket.counters(), &mut socket.connection, sent.into(), total);
         let own = socket.connection.direction(sent.into());
-        if is_counted {
-            own.unread += u64::from(own.count_to(socket.sequences[d], total));
-        }
-        let missed = (own.position, own.position + own.unread);
-        let end = missed.1 + total;
-        let Faults { unreadable, few_turns, .. } = self.faults;
+        let gap = (own.position, own.position + own.gap_bytes);
+        let end = gap.1 + total;
+        let Faults { unreadable, few_iterations, .. } = self.faults;
         let is_unreadable = watched && self.maps.random.chance(unreadable);
         let readable = is_unreadable.then(|| self.maps.random.below(total as usize));
-        let has_few_turns = watched && self.maps.random.chance(few_turns);
+        let has_few_iterations = watched && self.maps.random.chance(few_iterations);
         let mut host = Host::new(transfer, &mut self.maps);
         host.readable = readable.unwrap_or(usize::MAX);
-        host.turns = if has_few_turns { 10 } else { u32::MAX };
+        host.iterations = if has_few_iterations { 10 } else { u32::MAX };
         let (outcome, scratch) = host.walk(&mut socket.connection);
         let Scratch { searching, dropped, host: Host { mut lost, .. }, .. } = scratch;
-        let is_lost = socket.connection.direction(sent.into()).step.is_lost();
-        let seen = searching == 0 || !is_lost;
-        lost.push(missed);
+        let is_out_of_sync = socket.connection.direction(sent.into()).sync.is_out_of_sync();
+        let seen = searching == 0 || !is_out_of_sync;
+        lost.push(gap);
         if searching != 0 {
-            lost.push((end - total, if is_lost { end } else { dropped }));
+            lost.push((end - total, if is_out_of_sync { end } else { dropped }));
         }
         let before = socket.before[d];
         let ranges = lost.into_iter().filter(|(begin, end)| begin < end);
@@ -219,26 +258,15 @@ impl Kernel {
 
     /// The process closed the socket; the sweep tells it again until there is room.
     pub fn close(&mut self, sock: u64, time_ns: u64) {
-        let Some(Socket { connection, sequences, .. }) = self.sockets.remove(&sock) else { return };
-        let Connection { shared, directions } = &connection;
+        let Some(mut socket) = self.sockets.remove(&sock) else { return };
+        let gaps = gap::at_end(&socket.counters(), &socket.connection, false, |_| {});
+        let shared = &mut socket.connection.shared;
         self.maps.messages.retain(|key, _| key.0 != shared.id);
+        shared.closed_ns = time_ns;
+        // The peer did so before.
+        shared.ended_by = direction::RECEIVED;
         if shared.announced != 0 {
-            let mut flags = connection.unseen();
-            for (d, direction) in directions.iter().enumerate() {
-                let is_behind = direction.counted != 0 && direction.sequence != sequences[d];
-                flags |= u8::from(is_behind) << d;
-            }
-            self.maps.ring.push_back(bytes_of(RecordHeader {
-                connection: shared.id,
-                time_ns,
-                pid: shared.pid,
-                kind: record_kind::CLOSED,
-                // The peer did so before.
-                direction: direction::RECEIVED,
-                role: shared.role,
-                flags,
-                ..RecordHeader::default()
-            }));
+            self.tell(&socket.connection.closed(gaps));
         }
     }
 
@@ -246,8 +274,7 @@ impl Kernel {
     pub fn exit(&mut self, pid: u32, time_ns: u64) {
         if self.maps.processes.remove(&pid) {
             let kind = record_kind::EXITED;
-            let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-            self.maps.ring.push_back(bytes_of(header));
+            self.tell(&RecordHeader { time_ns, pid, kind, ..RecordHeader::default() });
         }
     }
 
@@ -256,7 +283,12 @@ impl Kernel {
         if self.maps.processes.contains(&pid) {
             let kind = record_kind::RENAMED;
             let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-            self.maps.ring.push_back([&bytes_of(header)[..], &comm].concat());
+            self.tell(&NamedRecord { header, comm });
         }
+    }
+
+    /// For records that always have room.
+    fn tell(&mut self, record: &(impl IntoBytes + Immutable)) {
+        self.maps.ring.push_back(record.as_bytes().to_vec());
     }
 }

@@ -1,6 +1,7 @@
 //! The driver's host, over slices.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem::offset_of;
 
 use observer_common::{
     counter::{Counter, Protocol},
@@ -14,6 +15,7 @@ use observer_common::{
     record::{DataItem, ItemHeader, OpenItem, RecordHeader},
     scanner::{Message, OVERRUN, Scanner},
 };
+use zerocopy::{Immutable, IntoBytes};
 
 use super::random::Random;
 
@@ -72,8 +74,8 @@ pub struct Host<'a> {
     header: RecordHeader,
     /// Bytes until the first that cannot be read.
     pub readable: usize,
-    /// Most turns that it may take.
-    pub turns: u32,
+    /// Most iterations that it may take.
+    pub iterations: u32,
     /// Position at which the transfer ends.
     end: u64,
     /// Positions of bytes of which no record tells.
@@ -89,7 +91,7 @@ impl<'a> Host<'a> {
             record: vec![0; RECORD_CAPACITY],
             header: RecordHeader::default(),
             readable: usize::MAX,
-            turns: u32::MAX,
+            iterations: u32::MAX,
             end: 0,
             lost: Vec::new(),
         }
@@ -101,7 +103,7 @@ impl<'a> Host<'a> {
         let total = buffers.iter().map(|buffer| buffer.len() as u64).sum();
         let Connection { shared, directions: [received, written] } = connection;
         let (own, other) = if sent { (written, received) } else { (received, written) };
-        self.end = own.position + own.unread + total;
+        self.end = own.position + own.gap_bytes + total;
         let mut scratch = Scratch::new(self);
         (scratch.time_ns, scratch.pid, scratch.sent) = (time_ns, pid, sent.into());
         let outcome = walk::walk(&mut Walk { scratch: &mut scratch, shared, own, other }, total);
@@ -113,7 +115,8 @@ impl<'a> Host<'a> {
         (n <= self.readable).then(|| &self.buffers[0][..n])
     }
 
-    fn put(&mut self, at: u32, bytes: &[u8]) {
+    fn put(&mut self, at: u32, value: &(impl IntoBytes + Immutable + ?Sized)) {
+        let bytes = value.as_bytes();
         self.record[at as usize..][..bytes.len()].copy_from_slice(bytes);
     }
 }
@@ -146,11 +149,11 @@ impl Memory for Host<'_> {
 
     fn copy(&mut self, n: u32, at: u32) -> Option<()> {
         self.put(at, self.next_bytes(n)?);
-        self.put(at + n, &[0; 8]);
+        self.put(at + n, &[0_u8; 8]);
         Some(())
     }
 
-    fn unread(&self) -> Counter {
+    fn gap_cause(&self) -> Counter {
         Counter::Unreadable
     }
 }
@@ -181,32 +184,26 @@ impl driver::Messages for Host<'_> {
 impl Emitter for Host<'_> {
     fn put_header(&mut self, header: RecordHeader) {
         self.header = header;
-        self.put(0, &bytes_of(header));
+        self.put(0, &header);
     }
 
     fn put_item(&mut self, at: u32, item: ItemHeader) {
-        let ItemHeader { kind, frame_kind, flags, _reserved: padding, stream, length, captured } =
-            item;
-        self.put(at, &[kind, frame_kind, flags, padding]);
-        self.put(at + 4, &[stream, length, captured].map(u32::to_ne_bytes).concat());
+        self.put(at, &item);
     }
 
     fn put_captured(&mut self, at: u32, captured: u32) {
-        self.put(at + 12, &captured.to_ne_bytes());
+        self.put(at + offset_of!(ItemHeader, captured) as u32, &captured);
     }
 
-    fn put_data(&mut self, at: u32, DataItem { message_bytes, messages }: DataItem) {
-        self.put(at, &[message_bytes, messages].map(u64::to_ne_bytes).concat());
+    fn put_data(&mut self, at: u32, data: DataItem) {
+        self.put(at, &data);
     }
 
     /// No two ends know each other.
     fn put_open(&mut self, at: u32, Opened { pid, joined, pair: _ }: Opened) {
         self.maps.processes.insert(pid);
-        let mut item = [0; 38].to_vec();
-        item.extend(joined.to_ne_bytes());
-        item.extend(self.transfer.comm);
-        item.resize(size_of::<OpenItem>(), 0);
-        self.put(at, &item);
+        let comm = self.transfer.comm;
+        self.put(at, &OpenItem { joined, comm, ..OpenItem::default() });
     }
 
     fn byte(&self, at: u32) -> u8 {
@@ -224,13 +221,13 @@ impl Emitter for Host<'_> {
 }
 
 impl driver::Host for Host<'_> {
-    fn repeat(walk: &mut Walk<'_, Self>, turns: u32) -> bool {
-        let turns = turns.min(walk.scratch.host.turns);
+    fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool {
+        let iterations = iterations.min(walk.scratch.host.iterations);
         let mut done = 1;
-        while done < turns && walk::turn(walk) {
+        while done < iterations && walk::iterate(walk) {
             done += 1;
         }
-        done == turns
+        done == iterations
     }
 
     fn tally(scratch: &mut Scratch<Self>) {
@@ -261,14 +258,4 @@ impl driver::Host for Host<'_> {
     }
 
     fn count_protocol(&mut self, _: Protocol) {}
-}
-
-/// A header as its bytes.
-pub fn bytes_of(header: RecordHeader) -> Vec<u8> {
-    let RecordHeader { connection, time_ns, position, length, pid, kind, direction, role, flags } =
-        header;
-    let mut bytes = [connection, time_ns, position, length].map(u64::to_ne_bytes).concat();
-    bytes.extend(pid.to_ne_bytes());
-    bytes.extend([kind, direction, role, flags]);
-    bytes
 }

@@ -7,27 +7,29 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Buckets, Clock, Connections, ConnectionsByProtocol, Daemon, DroppedRecords, Format, Gap,
+    Buckets, Clock, ConnectionsByProtocol, Daemon, DroppedRecords, ExpositionConfig, Format, Gap,
     HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
-    Statistics, Telling, Unmeasured, openmetrics::Metrics, render,
+    Statistics, openmetrics::Metrics, render,
 };
-use crate::{
-    failures::Dropped,
-    process::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts},
-};
+use crate::failures::Dropped;
 use observer_core::{
-    call::{CallKey, CallSink, Code, Ended, Flow, Role, Sight, TraceId},
+    call::{CallKey, CallSink, Code, Direction, Ended, Role, TraceId},
     names::{PathId, escape::escape},
+    pipeline::Connections,
+    process::{
+        Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
+    },
+    protocol::Streams,
 };
 
 /// Statistics with a few buckets, and who and what they speak of.
 pub(super) struct Scenario {
     statistics: Statistics,
-    processes: Processes<Told>,
+    processes: Processes,
     /// From number 2 on.
     paths: Vec<String>,
     daemon: Daemon,
-    telling: Telling,
+    exposition: ExpositionConfig,
 }
 
 /// A call of a process in the pod of this UID.
@@ -37,14 +39,14 @@ pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
     let (path, process) = (scenario.path("/s/m"), scenario.process(7, b"x"));
     let mut identity = Identity::default();
     identity.cgroup.pod_uid = uid.into();
-    scenario.processes.tell(process, identity);
+    scenario.tell(identity);
     scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     scenario.snapshot()
 }
 
 /// What runs in the processes of a scenario.
-#[derive(Clone, Debug)]
-struct Told;
+#[derive(Debug, Default)]
+struct Told(Option<Identity>);
 
 impl ProcessSource for Told {
     fn comm(&self, _: u32) -> Option<Comm> {
@@ -63,7 +65,7 @@ impl ProcessSource for Told {
             cgroup: Some(container.as_bytes()),
             status: Some(b"Uid:\t1000\t0\t0\t0\n"),
         };
-        Identity::new(&Key::default(), texts)
+        self.0.clone().unwrap_or_else(|| Identity::new(&Key::default(), texts))
     }
 
     fn now_ns(&self) -> u64 {
@@ -80,10 +82,10 @@ impl Scenario {
     pub(super) fn recording(recording: Recording) -> Self {
         Self {
             statistics: Statistics::new(recording, Limits::default()),
-            processes: Processes::new(100, Told),
+            processes: Processes::new(100),
             paths: Vec::new(),
             daemon: Daemon::default(),
-            telling: Telling::default(),
+            exposition: ExpositionConfig::default(),
         }
     }
 
@@ -93,14 +95,19 @@ impl Scenario {
     }
 
     fn process(&mut self, pid: u32, comm: &[u8]) -> ProcessId {
-        self.processes.seen(pid, 1, Some(Comm::truncated(comm)))
+        self.processes.seen(pid, 1, Some(Comm::truncated(comm))).id
+    }
+
+    /// What runs in the processes that were seen since the last time.
+    fn tell(&mut self, identity: Identity) {
+        self.processes.lookup(Told(Some(identity))).answer();
     }
 
     /// A whole unary call.
     fn call(&mut self, key: CallKey, code: Option<Code>, elapsed_ns: u64) {
         let (request, response) = match key.role {
-            Role::Server => (Flow::Received, Flow::Sent),
-            Role::Client => (Flow::Sent, Flow::Received),
+            Role::Server => (Direction::Received, Direction::Sent),
+            Role::Client => (Direction::Sent, Direction::Received),
         };
         let id = self.statistics.started(key);
         self.statistics.messages(id, request, 1, 7);
@@ -111,23 +118,33 @@ impl Scenario {
     }
 
     pub(super) fn snapshot(mut self) -> Snapshot {
-        self.processes.ask();
-        let resolve = |path: PathId| {
-            let index = (path.0 as usize).checked_sub(2)?;
-            self.paths.get(index).map(String::as_str)
-        };
+        self.processes.lookup(Told::default()).answer();
         Snapshot {
-            paths: Arc::new(PathNames::of(&self.statistics, resolve)),
-            statistics: Arc::new(self.statistics),
-            descriptors: Arc::default(),
-            processes: Arc::new(self.processes.names()),
             daemon: Arc::new(self.daemon),
-            telling: Arc::new(self.telling),
+            exposition: Arc::new(self.exposition),
+            ..snapshot_of(self.statistics, &self.paths, &self.processes)
         }
     }
 
     fn text(self) -> String {
         String::from_utf8(render(&self.snapshot(), Format::OpenMetricsText)).unwrap()
+    }
+}
+
+/// A snapshot of the statistics, in which these are the paths from number 2 on.
+pub(crate) fn snapshot_of(
+    statistics: Statistics,
+    paths: &[impl AsRef<str>],
+    processes: &Processes,
+) -> Snapshot {
+    let path = |id: PathId| paths.get((id.0 as usize).checked_sub(2)?).map(AsRef::as_ref);
+    Snapshot {
+        paths: Arc::new(PathNames::of(&statistics, path)),
+        statistics: Arc::new(statistics),
+        descriptors: Arc::default(),
+        processes: Arc::new(processes.names()),
+        daemon: Arc::default(),
+        exposition: Arc::default(),
     }
 }
 
@@ -159,9 +176,15 @@ fn daemon() -> Daemon {
         hpack_unknown_references: 8,
         hpack_errors: 9,
         streams: 10,
-        unmeasured: Unmeasured { not_grpc: 11, unclear: 13, unconfirmed: 17, too_many: 14 },
+        unmeasured: Streams {
+            measured: 1,
+            not_grpc: 11,
+            unclear: 13,
+            unconfirmed: 17,
+            too_many: 14,
+        },
         processes_overflow: 15,
-        lookups: Lookups { answered: 16, gone: 17, late: 18 },
+        lookups: LookupCounts { answered: 16, gone: 17, late: 18 },
         memory_limit_bytes: Some(512 << 20),
         memory_is_short: true,
         programs: vec![
@@ -212,11 +235,11 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     scenario.statistics.connection_opened(client, Role::Client);
     scenario.statistics.connection_opened(client, Role::Client);
     let id = scenario.statistics.started(key);
-    scenario.statistics.messages(id, Flow::Sent, 1, 20);
-    scenario.statistics.messages(id, Flow::Received, 2, 300);
-    scenario.statistics.second_message(id, Flow::Received);
-    scenario.statistics.after_last_message(id, Flow::Sent, 1, 900_000);
-    scenario.statistics.after_last_message(id, Flow::Received, 2, 500_000_000);
+    scenario.statistics.messages(id, Direction::Sent, 1, 20);
+    scenario.statistics.messages(id, Direction::Received, 2, 300);
+    scenario.statistics.second_message(id, Direction::Received);
+    scenario.statistics.after_last_message(id, Direction::Sent, 1, 900_000);
+    scenario.statistics.after_last_message(id, Direction::Received, 2, 500_000_000);
     scenario.statistics.first_message(id, 500_000);
 
     scenario
@@ -228,8 +251,8 @@ fn the_whole_text() {
     let text = |format| String::from_utf8(render(&snapshot, format)).unwrap();
     read(&text(Format::OpenMetricsText));
     for (format, want) in [
-        (Format::OpenMetricsText, include_str!("tests/openmetrics.txt")),
-        (Format::PrometheusText, include_str!("tests/prometheus.txt")),
+        (Format::OpenMetricsText, include_str!("openmetrics.txt")),
+        (Format::PrometheusText, include_str!("prometheus.txt")),
     ] {
         let text = text(format);
         let want = want.replace("VERSION", env!("CARGO_PKG_VERSION"));
@@ -244,17 +267,18 @@ fn the_whole_text() {
 #[test]
 fn the_text_of_each_schema() {
     let rows = [
-        (Schema::Python, include_str!("tests/python.txt")),
-        (Schema::Legacy, include_str!("tests/legacy.txt")),
-        (Schema::Requests, include_str!("tests/requests.txt")),
-        (Schema::Otel, include_str!("tests/otel.txt")),
+        (Schema::Python, include_str!("python.txt")),
+        (Schema::Legacy, include_str!("legacy.txt")),
+        (Schema::Requests, include_str!("requests.txt")),
+        (Schema::Otel, include_str!("otel.txt")),
     ];
     for (schema, want) in rows {
         let schemas = Schemas::new([schema]).unwrap();
         let buckets = "0.001,0.25,1".parse().unwrap();
         let recording = schemas.recording(buckets, false);
         let mut scenario = Scenario::recording(recording);
-        scenario.telling = Telling { schemas, created: false, ..Telling::default() };
+        scenario.exposition =
+            ExpositionConfig { schemas, created: false, ..ExpositionConfig::default() };
         let text = some_calls(scenario).text();
         read(&text);
         let (of_schema, of_all) = text.split_once("# HELP grpc_server_in_flight ").unwrap();
@@ -272,7 +296,7 @@ fn the_text_of_each_schema() {
 fn schemas_that_go_together_are_one_exposition() {
     let schemas = Schemas::new([Schema::Python, Schema::Legacy, Schema::Otel]).unwrap();
     let mut scenario = scenario();
-    scenario.telling = Telling { schemas, ..Telling::default() };
+    scenario.exposition = ExpositionConfig { schemas, ..ExpositionConfig::default() };
     let exposition = read(&scenario.text());
     let labels = [("grpc_code", "NOT_FOUND"), ("code", "NOT_FOUND")];
     assert_eq!(exposition.values("grpc_server_handled_total", &labels), [1.0]);
@@ -288,17 +312,7 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         role: Role::Server,
         path: scenario.path("/s/m"),
     };
-    let traced = |code, elapsed_ns, trace| Ended {
-        code: Some(code),
-        elapsed_ns: Some(elapsed_ns),
-        request_messages: Some(1),
-        response_messages: Some(1),
-        half_closed: true,
-        sight: Sight::Complete,
-        trace,
-        message: None,
-        given_up: None,
-    };
+    let traced = |code, elapsed_ns, trace| Ended { trace, ..unary(Some(code), elapsed_ns) };
     for (number, code, elapsed_ns) in
         [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
     {
@@ -384,13 +398,13 @@ fn one_pid_and_name_is_one_series() {
     scenario.statistics.started(key);
     scenario.statistics.connection_opened(key.process, Role::Client);
     scenario.processes.exited(7, 2);
-    key.process = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x")));
+    key.process = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x"))).id;
     scenario.call(key, Some(Code::Ok), 300_000_000);
     scenario.call(key, None, 1);
     scenario.statistics.connection_opened(key.process, Role::Client);
     // The same pid under another name is told apart.
     scenario.processes.exited(7, 4);
-    key.process = scenario.processes.seen(7, 5, Some(Comm::truncated(b"y")));
+    key.process = scenario.processes.seen(7, 5, Some(Comm::truncated(b"y"))).id;
     scenario.call(key, Some(Code::Ok), 1);
 
     let text = scenario.text();
@@ -428,16 +442,16 @@ fn what_is_told_by_the_same_labels_never_goes_back() {
             scenario.call(key(old, path), Some(Code::Ok), 1);
         }
         scenario.processes.exited(7, 2);
-        let new = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x")));
+        let new = scenario.processes.seen(7, 3, Some(Comm::truncated(b"x"))).id;
         scenario.statistics.set_time(2_000_000_000);
         for path in [both, second] {
             scenario.call(key(new, path), Some(Code::NotFound), 300_000_000);
         }
         if forgotten {
             let expired = scenario.processes.expired(1_000, 500);
-            let heirs = scenario.processes.heirs(expired, &[]);
-            assert_eq!(heirs, [(old, Some(new))]);
-            scenario.statistics.hand_over(old, new);
+            let successors = scenario.processes.successors(expired, &[]);
+            assert_eq!(successors, [(old, Some(new))]);
+            scenario.statistics.merge_into_successor(old, new);
             scenario.processes.forget(old);
         }
         let text = scenario.text();
@@ -454,10 +468,10 @@ fn one_pid_and_name_is_one_process_to_join_with() {
     let path = scenario.path("/s/m");
     for (at, cgroup) in [(10, "old.service"), (20, "new.service")] {
         scenario.processes.exited(7, at - 5);
-        let process = scenario.processes.seen(7, at, Some(Comm::truncated(b"x")));
+        let process = scenario.processes.seen(7, at, Some(Comm::truncated(b"x"))).id;
         let cgroup = format!("0::/system.slice/{cgroup}\n");
         let texts = Texts { cgroup: Some(cgroup.as_bytes()), ..Texts::default() };
-        scenario.processes.tell(process, Identity::new(&Key::default(), texts));
+        scenario.tell(Identity::new(&Key::default(), texts));
         scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
     }
     let exposition = read(&scenario.text());
@@ -473,8 +487,8 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
     for path in [imitation, PathId::OTHER, PathId::NOT_SEEN] {
         let key = CallKey { process, role: Role::Server, path };
         let id = scenario.statistics.started(key);
-        scenario.statistics.messages(id, Flow::Sent, 2, 0);
-        scenario.statistics.second_message(id, Flow::Sent);
+        scenario.statistics.messages(id, Direction::Sent, 2, 0);
+        scenario.statistics.second_message(id, Direction::Sent);
     }
     let text = scenario.text();
     let exposition = read(&text);
@@ -497,8 +511,8 @@ fn a_method_has_one_type_over_roles_and_processes() {
     scenario.call(key, Some(Code::Ok), 1);
     scenario.call(CallKey { process: client, role: Role::Client, path }, Some(Code::Ok), 1);
     let id = scenario.statistics.started(key);
-    scenario.statistics.messages(id, Flow::Received, 2, 0);
-    scenario.statistics.second_message(id, Flow::Received);
+    scenario.statistics.messages(id, Direction::Received, 2, 0);
+    scenario.statistics.second_message(id, Direction::Received);
 
     let text = scenario.text();
     read(&text);
@@ -541,19 +555,19 @@ struct Call {
     role: Role,
     path: u32,
     joined: bool,
-    messages: Vec<(Flow, u64, u64)>,
+    messages: Vec<(Direction, u64, u64)>,
     end: Option<(Option<Code>, Option<u64>)>,
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let flow = prop_oneof![Just(Flow::Sent), Just(Flow::Received)];
+    let direction = prop_oneof![Just(Direction::Sent), Just(Direction::Received)];
     let code = proptest::option::of(0..17_u32).prop_map(|n| n.map(Code::from_number));
     (
         1..4_u32,
         prop_oneof![Just(Role::Client), Just(Role::Server)],
         0..6_u32,
         any::<bool>(),
-        proptest::collection::vec((flow, 0..4_u64, 0..100_u64), 0..4),
+        proptest::collection::vec((direction, 0..4_u64, 0..100_u64), 0..4),
         proptest::option::of((code, proptest::option::of(0..2_000_000_000_u64))),
     )
         .prop_map(|(pid, role, path, joined, messages, end)| Call {
@@ -568,15 +582,15 @@ fn call() -> impl Strategy<Value = Call> {
 
 fn feed(scenario: &mut Scenario, call: &Call) {
     // Two processes of one pid and one name among them.
-    let process = scenario.processes.seen(call.pid % 2, u64::from(call.pid), None);
+    let process = scenario.processes.seen(call.pid % 2, u64::from(call.pid), None).id;
     if call.pid == 1 {
         scenario.processes.exited(1, 1);
     }
     let key = CallKey { process, role: call.role, path: PathId(call.path) };
     let statistics = &mut scenario.statistics;
     let id = if call.joined { statistics.joined(key) } else { statistics.started(key) };
-    for &(flow, count, bytes) in &call.messages {
-        statistics.messages(id, flow, count, bytes);
+    for &(direction, count, bytes) in &call.messages {
+        statistics.messages(id, direction, count, bytes);
     }
     if let Some((code, elapsed_ns)) = call.end {
         let messages = Some(call.messages.len() as u64);
@@ -586,10 +600,7 @@ fn feed(scenario: &mut Scenario, call: &Call) {
             request_messages: messages,
             response_messages: messages,
             half_closed: call.joined,
-            sight: Sight::Complete,
-            trace: None,
-            message: None,
-            given_up: None,
+            ..Ended::default()
         };
         statistics.ended(id, ended);
     }
@@ -620,11 +631,11 @@ proptest! {
             prop_assert_eq!(sum("handling_seconds_count"), timed.len() as f64);
             let seconds = timed.iter().sum::<u64>() as f64 / 1e9;
             prop_assert!((sum("handling_seconds_sum") - seconds).abs() < 1e-6);
-            for (flow, rest) in [(Flow::Sent, "sent"), (Flow::Received, "received")] {
+            for (direction, rest) in [(Direction::Sent, "sent"), (Direction::Received, "received")] {
                 let messages = calls.iter().flat_map(|call| &call.messages);
-                let of_flow = messages.filter(|message| message.0 == flow);
+                let of_direction = messages.filter(|message| message.0 == direction);
                 let (count, bytes) =
-                    of_flow.fold((0, 0), |sum, message| (sum.0 + message.1, sum.1 + message.2));
+                    of_direction.fold((0, 0), |sum, message| (sum.0 + message.1, sum.1 + message.2));
                 prop_assert_eq!(sum(&format!("msg_{rest}_total")), count as f64);
                 prop_assert_eq!(sum(&format!("msg_{rest}_bytes_total")), bytes as f64);
             }
@@ -641,7 +652,7 @@ proptest! {
 #[test]
 fn more_labels_are_on_every_series_of_a_process() {
     let mut scenario = scenario();
-    scenario.telling.labels = vec![Detail::Exe, Detail::ContainerRuntime];
+    scenario.exposition.labels = vec![Detail::Exe, Detail::ContainerRuntime];
     let text = scenario.text();
     read(&text);
     let more = r#"exe="/bin/\"\\x0a",container_runtime="docker""#;
@@ -661,9 +672,6 @@ pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Ended {
         request_messages: Some(1),
         response_messages: Some(1),
         half_closed: true,
-        sight: Sight::Complete,
-        trace: None,
-        message: None,
-        given_up: None,
+        ..Ended::default()
     }
 }

@@ -1,15 +1,12 @@
-//! Ids, names and looks, with a source that is asked at once.
+//! Ids, names and programs, with a source that is asked at once.
 
-use std::{
-    cell::Cell,
-    thread,
-    time::{Duration, Instant},
+use std::cell::Cell;
+
+use super::{
+    Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
 };
 
-use super::{Comm, Detail, Identity, Key, Lookups, ProcessId, ProcessSource, Processes, Texts};
-
 /// Names every process after its pid; knows none from 1000 on.
-#[derive(Clone)]
 struct Numbered;
 
 impl ProcessSource for Numbered {
@@ -48,43 +45,25 @@ fn comm(name: &str) -> Comm {
     Comm::truncated(name.as_bytes())
 }
 
-fn name(processes: &Processes<Numbered>, id: ProcessId) -> String {
+fn name(processes: &Processes, id: ProcessId) -> String {
     let process = processes.process(id).unwrap();
     String::from_utf8(process.comm.as_bytes().to_vec()).unwrap()
 }
 
-/// Takes its time to say when a process began.
-#[derive(Clone)]
-struct Slow;
-
-impl Slow {
-    const PAUSE: Duration = Duration::from_millis(2);
+/// Looks up all that is queued, and searches if that is requested.
+fn look_up(processes: &mut Processes) {
+    let lookup = processes.lookup(Numbered);
+    lookup.answer();
+    if lookup.is_search_requested() {
+        lookup.search();
+    }
+    lookup.answer();
 }
 
-impl ProcessSource for Slow {
-    fn comm(&self, _: u32) -> Option<Comm> {
-        Some(comm("slow"))
-    }
-
-    fn began(&self, _: u32) -> Option<u64> {
-        thread::sleep(Self::PAUSE);
-        Some(1)
-    }
-}
-
-#[test]
-fn searches_take_a_twentieth_of_the_time() {
-    const PROCESSES: u32 = 5;
-    let mut processes = Processes::new(8, Slow);
-    for pid in 1..=PROCESSES {
-        processes.seen(pid, 10, None);
-    }
-    processes.find_untold();
-    let mut asker = processes.asker();
-    asker.answer();
-    let begin = Instant::now();
-    asker.search_and_rest();
-    assert!(asker.next_search() >= begin + 20 * PROCESSES * Slow::PAUSE);
+/// Makes the answer about the program that runs in the process.
+fn set_program(processes: &mut Processes, id: ProcessId, identity: Identity) {
+    let program = super::lookup::Program::answered(identity);
+    processes.shared().ids.processes.get_mut(&id).unwrap().program = program;
 }
 
 #[test]
@@ -98,18 +77,18 @@ fn comm_ends_at_the_first_nul() {
 
 #[test]
 fn one_process_is_one_id() {
-    let mut processes = Processes::new(8, Numbered);
-    let id = processes.seen(7, 10, None);
-    assert_eq!(processes.seen(7, 20, Some(comm("a-thread"))), id);
-    assert_ne!(processes.seen(8, 20, None), id);
+    let mut processes = Processes::new(8);
+    let id = processes.seen(7, 10, None).id;
+    assert_eq!(processes.seen(7, 20, Some(comm("a-thread"))).id, id);
+    assert_ne!(processes.seen(8, 20, None).id, id);
     assert_eq!(processes.len(), 2);
-    processes.ask();
+    look_up(&mut processes);
     assert_eq!(name(&processes, id), "proc-7");
 }
 
 #[test]
 fn the_name_is_the_records_then_the_sources_then_empty() {
-    let mut processes = Processes::new(8, Numbered);
+    let mut processes = Processes::new(8);
     let cases = [
         (1, Some(comm("given")), "given"),
         (2, None, "proc-2"),
@@ -117,20 +96,20 @@ fn the_name_is_the_records_then_the_sources_then_empty() {
         (1000, None, ""),
     ];
     for (pid, given, want) in cases {
-        let id = processes.seen(pid, 1, given);
-        processes.ask();
+        let id = processes.seen(pid, 1, given).id;
+        look_up(&mut processes);
         assert_eq!(name(&processes, id), want, "pid {pid}");
     }
 }
 
 #[test]
 fn a_pid_used_again_is_another_process() {
-    let mut processes = Processes::new(8, Numbered);
-    let first = processes.seen(7, 10, None);
-    processes.ask();
+    let mut processes = Processes::new(8);
+    let first = processes.seen(7, 10, None).id;
+    look_up(&mut processes);
     processes.exited(7, 100);
-    assert_eq!(processes.seen(7, 100, None), first, "read late, but from before the exit");
-    let second = processes.seen(7, 101, Some(comm("again")));
+    assert_eq!(processes.seen(7, 100, None).id, first, "read late, but from before the exit");
+    let second = processes.seen(7, 101, Some(comm("again"))).id;
     assert_ne!(second, first);
     assert_eq!(name(&processes, first), "proc-7");
     assert_eq!(name(&processes, second), "again");
@@ -143,8 +122,8 @@ fn a_pid_used_again_is_another_process() {
 
 #[test]
 fn a_late_report_of_an_exit_does_not_move_it() {
-    let mut processes = Processes::new(8, Numbered);
-    let id = processes.seen(7, 10, Some(comm("given")));
+    let mut processes = Processes::new(8);
+    let id = processes.seen(7, 10, Some(comm("given"))).id;
     processes.exited(7, 100);
     processes.exited(7, 900);
     processes.executed(7, 900, comm("new"));
@@ -155,20 +134,20 @@ fn a_late_report_of_an_exit_does_not_move_it() {
 
 #[test]
 fn what_rings_tell_in_another_order_is_of_the_same_processes() {
-    let mut one = Processes::new(8, Numbered);
+    let mut one = Processes::new(8);
     let mut other = one.sharing();
     // Read from the one ring: the exit of a process that only the other has seen, and the pid again.
     one.exited(7, 100);
-    let second = one.seen(7, 110, Some(comm("second")));
+    let second = one.seen(7, 110, Some(comm("second"))).id;
     one.exited(7, 200);
-    let third = one.seen(7, 210, Some(comm("third")));
+    let third = one.seen(7, 210, Some(comm("third"))).id;
     // And from the other.
-    let first = other.seen(7, 90, Some(comm("first")));
-    assert_eq!(other.seen(7, 95, None), first);
+    let first = other.seen(7, 90, Some(comm("first"))).id;
+    assert_eq!(other.seen(7, 95, None).id, first);
     other.exited(7, 100);
-    assert_eq!(other.seen(7, 150, Some(comm("a-thread"))), second);
+    assert_eq!(other.seen(7, 150, Some(comm("a-thread"))).id, second);
     other.exited(7, 200);
-    assert_eq!((other.seen(7, 220, None), one.seen(7, 230, None)), (third, third));
+    assert_eq!((other.seen(7, 220, None).id, one.seen(7, 230, None).id), (third, third));
     assert_eq!([first, second, third].map(|id| name(&one, id)), ["first", "second", "third"]);
     let exits = [first, second, third].map(|id| other.process(id).unwrap().exited_ns);
     assert_eq!((exits, other.len()), ([Some(100), Some(200), None], 3));
@@ -176,57 +155,57 @@ fn what_rings_tell_in_another_order_is_of_the_same_processes() {
 
 #[test]
 fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
-    let mut one = Processes::new(8, Numbered);
+    let mut one = Processes::new(8);
     let mut other = one.sharing();
-    let first = one.seen(7, 10, Some(comm("given")));
-    assert_eq!(other.seen(7, 20, Some(comm("a-thread"))), first);
+    let first = one.seen(7, 10, Some(comm("given"))).id;
+    assert_eq!(other.seen(7, 20, Some(comm("a-thread"))).id, first);
     one.exited(7, 100);
-    assert_eq!(other.seen(7, 99, None), first);
+    assert_eq!(other.seen(7, 99, None).id, first);
     other.ask_again();
-    assert_eq!(other.seen(7, 100, None), first);
-    assert_ne!(other.seen(7, 101, None), first);
+    assert_eq!(other.seen(7, 100, None).id, first);
+    assert_ne!(other.seen(7, 101, None).id, first);
 }
 
 #[test]
 fn an_exit_that_was_not_told_is_found() {
-    let mut processes = Processes::new(8, Numbered);
-    let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None));
+    let mut processes = Processes::new(8);
+    let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None).id);
     NOW_NS.set(50);
-    processes.find_untold();
-    processes.ask();
+    processes.find_unreported();
+    look_up(&mut processes);
     processes.ask_again();
     assert_eq!(processes.expired(u64::MAX, 0), []);
     BEGUN.set(&[(2, None), (3, Some(40))]);
     NOW_NS.set(60);
-    processes.find_untold();
-    processes.ask();
+    processes.find_unreported();
+    look_up(&mut processes);
     processes.ask_again();
     assert_eq!(processes.expired(60, 0), [goes, is_replaced]);
-    assert_eq!(processes.seen(1, 70, None), stays);
-    assert_ne!(processes.seen(3, 70, None), is_replaced, "another process has the number");
+    assert_eq!(processes.seen(1, 70, None).id, stays);
+    assert_ne!(processes.seen(3, 70, None).id, is_replaced, "another process has the number");
     NOW_NS.set(80);
-    processes.find_untold();
-    processes.ask();
+    processes.find_unreported();
+    look_up(&mut processes);
     processes.ask_again();
     assert_eq!(processes.expired(80, 20), [goes, is_replaced], "the first finding stands");
 }
 
 #[test]
 fn exec_makes_it_another_program_and_what_was_before_stays() {
-    let mut processes = Processes::new(8, Numbered);
-    let shell = processes.seen(7, 10, Some(comm("sh")));
-    processes.tell(shell, running("/bin/sh"));
+    let mut processes = Processes::new(8);
+    let shell = processes.seen(7, 10, Some(comm("sh"))).id;
+    set_program(&mut processes, shell, running("/bin/sh"));
     processes.executed(7, 20, comm("orders"));
     processes.executed(8, 20, comm("orders"));
-    let orders = processes.seen(7, 21, None);
-    processes.ask();
+    let orders = processes.seen(7, 21, None).id;
+    look_up(&mut processes);
     assert_ne!(orders, shell);
     assert_eq!((name(&processes, shell), name(&processes, orders)), ("sh".into(), "orders".into()));
     let exe = |id| processes.process(id).unwrap().identity.exe.to_vec();
     assert_eq!((exe(shell), exe(orders)), (b"/bin/sh".to_vec(), b"/bin/7".to_vec()));
     assert_eq!(processes.names().process(orders).comm, comm("orders"));
     // Of both the connections are the process's, as it is now.
-    assert_eq!((processes.first_of(orders), processes.first_of(shell)), (shell, shell));
+    assert_eq!(processes.seen(7, 22, None).first, shell);
     assert_eq!(processes.names().now(shell).comm, comm("orders"));
     assert_eq!(processes.len(), 2);
     processes.exited(7, 30);
@@ -238,50 +217,50 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
 
 #[test]
 fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
-    let mut one = Processes::new(8, Numbered);
+    let mut one = Processes::new(8);
     let mut other = one.sharing();
-    let a = one.seen(7, 10, Some(comm("a")));
-    assert_eq!(other.seen(7, 11, None), a);
+    let a = one.seen(7, 10, Some(comm("a"))).id;
+    assert_eq!(other.seen(7, 11, None).id, a);
     for _ in 0..2 {
         one.renamed(7, 20, Some(comm("b")));
     }
-    let b = one.seen(7, 20, None);
+    let b = one.seen(7, 20, None).id;
     assert_ne!(b, a);
-    assert_eq!(one.seen(7, 19, None), b, "known here: its ring is in order");
+    assert_eq!(one.seen(7, 19, None).id, b, "known here: its ring is in order");
     one.ask_again();
-    assert_eq!(one.seen(7, 19, None), a);
-    assert_eq!(one.seen(7, 25, None), b);
+    assert_eq!(one.seen(7, 19, None).id, a);
+    assert_eq!(one.seen(7, 25, None).id, b);
     // The other ring has not come that far.
-    assert_eq!(other.seen(7, 15, None), a);
+    assert_eq!(other.seen(7, 15, None).id, a);
     one.renamed(7, 30, Some(comm("a")));
     other.ask_again();
-    assert_eq!(other.seen(7, 19, None), a);
+    assert_eq!(other.seen(7, 19, None).id, a);
     other.renamed(7, 20, Some(comm("b")));
-    assert_eq!(other.seen(7, 29, None), b);
+    assert_eq!(other.seen(7, 29, None).id, b);
     other.renamed(7, 30, Some(comm("a")));
-    assert_eq!([one.seen(7, 31, None), other.seen(7, 31, None)], [a, a], "the name again");
+    assert_eq!([one.seen(7, 31, None).id, other.seen(7, 31, None).id], [a, a], "the name again");
     assert_eq!(one.len(), 2);
     // Another process has names of its own.
     one.exited(7, 40);
-    assert_ne!(one.seen(7, 41, Some(comm("a"))), a);
+    assert_ne!(one.seen(7, 41, Some(comm("a"))).id, a);
 }
 
 #[test]
 fn a_new_name_may_be_told_before_the_process_is_seen() {
-    let mut processes = Processes::new(8, Numbered);
+    let mut processes = Processes::new(8);
     processes.renamed(7, 20, Some(comm("new")));
-    let new = processes.seen(7, 21, Some(comm("old")));
+    let new = processes.seen(7, 21, Some(comm("old"))).id;
     assert_eq!(name(&processes, new), "new");
-    let old = processes.seen(7, 10, Some(comm("old")));
+    let old = processes.seen(7, 10, Some(comm("old"))).id;
     processes.ask_again();
-    let old_again = processes.seen(7, 10, Some(comm("old")));
+    let old_again = processes.seen(7, 10, Some(comm("old"))).id;
     assert_eq!((old, name(&processes, old_again)), (new, "old".into()));
 }
 
 #[test]
 fn names_are_bounded() {
-    let mut processes = Processes::new(1000, Numbered);
-    let first = processes.seen(7, 0, Some(comm("first")));
+    let mut processes = Processes::new(1000);
+    let first = processes.seen(7, 0, Some(comm("first"))).id;
     for at in 1..=10_000 {
         processes.renamed(7, at, Some(comm(&at.to_string())));
     }
@@ -289,169 +268,155 @@ fn names_are_bounded() {
     let mut ids = Vec::new();
     for at in 10_001..11_000 {
         processes.renamed(7, at, Some(comm(&at.to_string())));
-        ids.push(processes.seen(7, at, None));
+        ids.push(processes.seen(7, at, None).id);
     }
     ids.dedup();
     assert_eq!((ids.len(), processes.len()), (16, 17));
     assert_eq!(name(&processes, ids[15]), "other");
-    assert_eq!((processes.process(ids[15]).unwrap().pid, processes.first_of(ids[15])), (7, first));
+    let last = processes.seen(7, 11_000, None);
+    assert_eq!((last.id, last.first, processes.process(last.id).unwrap().pid), (ids[15], first, 7));
     assert_eq!(processes.overflow(), 999 - 15);
     processes.renamed(7, 20_000, None);
     processes.renamed(7, 20_000, None);
-    assert_eq!(processes.seen(7, 20_001, None), ids[15], "they change too fast to be told");
+    assert_eq!(processes.seen(7, 20_001, None).id, ids[15], "they change too fast to be told");
     assert_eq!(processes.overflow(), 999 - 15 + 1);
     processes.renamed(7, 30_000, Some(comm("first")));
-    assert_eq!(processes.seen(7, 30_001, None), first);
+    assert_eq!(processes.seen(7, 30_001, None).id, first);
     processes.exited(7, 40_000);
     assert_eq!(processes.expired(40_000, 0).len(), 17);
 }
 
 #[test]
 fn a_name_that_was_not_told_is_found() {
-    let mut processes = Processes::new(8, Numbered);
-    let id = processes.seen(7, 10, Some(comm("given")));
+    let mut processes = Processes::new(8);
+    let id = processes.seen(7, 10, Some(comm("given"))).id;
     NOW_NS.set(20);
-    processes.find_untold();
-    processes.ask();
+    processes.find_unreported();
+    look_up(&mut processes);
     processes.ask_again();
-    let now = processes.seen(7, 21, None);
+    let now = processes.seen(7, 21, None).id;
     assert_eq!((name(&processes, id), name(&processes, now)), ("given".into(), "proc-7".into()));
 }
 
 #[test]
 fn expires_after_the_time_to_live_and_keeps_its_name_until_forgotten() {
-    let mut processes = Processes::new(8, Numbered);
-    let gone = processes.seen(7, 10, None);
-    let alive = processes.seen(8, 10, None);
+    let mut processes = Processes::new(8);
+    let gone = processes.seen(7, 10, None).id;
+    let alive = processes.seen(8, 10, None).id;
     processes.exited(7, 100);
     assert_eq!(processes.expired(159, 60), []);
     assert_eq!(processes.expired(50, 60), [], "a clock that is behind");
     assert_eq!(processes.expired(160, 60), [gone]);
     assert_eq!(processes.names().process(gone).pid, 7);
 
-    let again = processes.seen(7, 170, None);
+    let again = processes.seen(7, 170, None).id;
     processes.forget(gone);
     assert_eq!(processes.process(gone), None);
     assert_eq!(processes.names().process(gone).comm, comm("other"));
-    assert_eq!(processes.seen(7, 180, None), again, "the pid's new process is still known");
-    assert_eq!(processes.seen(8, 180, None), alive);
+    assert_eq!(processes.seen(7, 180, None).id, again, "the pid's new process is still known");
+    assert_eq!(processes.seen(8, 180, None).id, alive);
     assert_eq!(processes.expired(u64::MAX, 60), []);
 }
 
 #[test]
 fn the_last_that_has_the_same_labels_is_the_heir() {
-    let mut processes = Processes::new(8, Numbered);
+    let mut processes = Processes::new(8);
     let mut at = 0;
     let mut begin = |name| {
         at += 10;
         processes.exited(7, at - 5);
-        processes.seen(7, at, Some(comm(name)))
+        processes.seen(7, at, Some(comm(name))).id
     };
     let [a, b, other, last] = ["a", "a", "b", "a"].map(&mut begin);
-    let neighbour = processes.seen(8, 100, Some(comm("a")));
+    let neighbour = processes.seen(8, 100, Some(comm("a"))).id;
     let all = vec![a, b, other, last, neighbour];
     let want = [(a, Some(last)), (b, Some(last)), (other, None), (last, None)];
-    assert_eq!(processes.heirs(all.clone(), &[])[..4], want);
-    assert_eq!(processes.heirs(vec![neighbour], &[]), [(neighbour, None)]);
-    assert_eq!(processes.heirs(all.clone(), &[Detail::Exe])[..4], want, "the same file");
+    assert_eq!(processes.successors(all.clone(), &[])[..4], want);
+    assert_eq!(processes.successors(vec![neighbour], &[]), [(neighbour, None)]);
+    assert_eq!(processes.successors(all.clone(), &[Detail::Exe])[..4], want, "the same file");
 
     // Where a label tells them apart they are two.
-    processes.tell(last, running("/bin/new"));
-    assert_eq!(processes.heirs(vec![a], &[Detail::Exe]), [(a, Some(b))]);
-    assert_eq!(processes.heirs(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
+    set_program(&mut processes, last, running("/bin/new"));
+    assert_eq!(processes.successors(vec![a], &[Detail::Exe]), [(a, Some(b))]);
+    assert_eq!(processes.successors(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
     processes.forget(last);
-    assert_eq!(processes.heirs(vec![a, b], &[]), [(a, Some(b)), (b, None)]);
+    assert_eq!(processes.successors(vec![a, b], &[]), [(a, Some(b)), (b, None)]);
 }
 
 #[test]
 fn beyond_the_bound_all_are_other() {
-    let mut processes = Processes::new(2, Numbered);
-    let first = processes.seen(1, 1, None);
+    let mut processes = Processes::new(2);
+    let first = processes.seen(1, 1, None).id;
     processes.seen(2, 1, None);
-    assert_eq!(processes.seen(3, 1, None), ProcessId::OTHER);
-    assert_eq!(processes.seen(4, 1, None), ProcessId::OTHER);
-    assert_eq!(processes.seen(1, 2, None), first);
+    assert_eq!(processes.seen(3, 1, None).id, ProcessId::OTHER);
+    assert_eq!(processes.seen(4, 1, None).id, ProcessId::OTHER);
+    assert_eq!(processes.seen(1, 2, None).id, first);
     assert_eq!((processes.len(), processes.overflow()), (2, 2));
     assert_eq!(name(&processes, ProcessId::OTHER), "other");
 
     processes.exited(1, 3);
     processes.forget(first);
-    assert_ne!(processes.seen(3, 4, None), ProcessId::OTHER);
+    assert_ne!(processes.seen(3, 4, None).id, ProcessId::OTHER);
 }
 
 /// What the source says of the program that the process ran under this id.
-fn exe(processes: &Processes<Numbered>, id: ProcessId) -> String {
+fn exe(processes: &Processes, id: ProcessId) -> String {
     String::from_utf8(processes.process(id).unwrap().identity.exe.to_vec()).unwrap()
 }
 
 #[test]
 fn what_is_told_after_its_time_is_not_told() {
-    let mut processes = Processes::new(8, Numbered);
-    let [goes, executes, stays] = [1, 2, 3].map(|pid| processes.seen(pid, 10, Some(comm("x"))));
+    let mut processes = Processes::new(8);
+    let [goes, executes, stays] = [1, 2, 3].map(|pid| processes.seen(pid, 10, Some(comm("x"))).id);
     NOW_NS.set(50);
-    processes.ask();
+    look_up(&mut processes);
     // Read before the source was asked, but for the last.
     processes.exited(1, 40);
     processes.executed(2, 40, comm("y"));
     processes.exited(3, 60);
     assert_eq!([goes, executes, stays].map(|id| exe(&processes, id)), ["", "", "/bin/3"]);
-    let executed = processes.seen(2, 55, None);
-    processes.ask();
+    let executed = processes.seen(2, 55, None).id;
+    look_up(&mut processes);
     assert_eq!(exe(&processes, executed), "/bin/2");
     // Those that are over are not asked about.
-    let id = processes.seen(4, 10, Some(comm("x")));
+    let id = processes.seen(4, 10, Some(comm("x"))).id;
     processes.exited(4, 20);
-    processes.ask();
+    look_up(&mut processes);
     assert_eq!(exe(&processes, id), "");
-    assert_eq!(processes.lookups(), Lookups { answered: 4, gone: 1, late: 0 });
+    assert_eq!(processes.lookups(), LookupCounts { answered: 4, gone: 1, late: 0 });
 }
 
 #[test]
 fn a_process_is_asked_about_once_however_often_it_executes() {
-    let mut processes = Processes::new(8, Numbered);
+    let mut processes = Processes::new(8);
     processes.seen(7, 10, Some(comm("x")));
     for at in 11..1000 {
         processes.executed(7, at, comm("x"));
     }
     NOW_NS.set(1000);
-    processes.ask();
-    let last = processes.seen(7, 1000, None);
+    look_up(&mut processes);
+    let last = processes.seen(7, 1000, None).id;
     assert_eq!(exe(&processes, last), "/bin/7");
-    assert_eq!(processes.lookups(), Lookups { answered: 1, gone: 989, late: 0 });
+    assert_eq!(processes.lookups(), LookupCounts { answered: 1, gone: 989, late: 0 });
 }
 
 #[test]
 fn a_name_is_not_that_of_earlier_calls() {
-    let mut processes = Processes::new(8, Numbered);
+    let mut processes = Processes::new(8);
     processes.renamed(7, 20, Some(comm("proc-7")));
     NOW_NS.set(30);
-    processes.ask();
-    let early = processes.seen(7, 10, None);
+    look_up(&mut processes);
+    let early = processes.seen(7, 10, None).id;
     assert_eq!((name(&processes, early), &*exe(&processes, early)), (String::new(), "/bin/7"));
 }
 
 #[test]
-fn names_wait_for_what_is_asked() {
-    let mut processes = Processes::new(8, Numbered);
-    let id = processes.seen(7, 10, Some(comm("x")));
-    let names = processes.names();
-    assert_eq!(names.settle(Duration::from_millis(1)), 1);
-    let asker = processes.asker();
-    let thread = thread::spawn(move || asker.run());
-    assert_eq!(names.settle(Duration::from_secs(10)), 0);
-    assert_eq!(&*names.process(id).identity.exe, b"/bin/7");
-    // With the table it ends.
-    drop(processes);
-    thread.join().unwrap();
-}
-
-#[test]
 fn stopped_nothing_new_is_known() {
-    let mut processes = Processes::new(8, Numbered);
-    let known = processes.seen(1, 1, None);
+    let mut processes = Processes::new(8);
+    let known = processes.seen(1, 1, None).id;
     processes.stop(true);
-    assert_eq!(processes.seen(2, 1, None), ProcessId::OTHER);
-    assert_eq!((processes.seen(1, 2, None), processes.overflow()), (known, 1));
+    assert_eq!(processes.seen(2, 1, None).id, ProcessId::OTHER);
+    assert_eq!((processes.seen(1, 2, None).id, processes.overflow()), (known, 1));
     processes.stop(false);
-    assert_ne!(processes.seen(2, 1, None), ProcessId::OTHER);
+    assert_ne!(processes.seen(2, 1, None).id, ProcessId::OTHER);
 }

@@ -1,21 +1,16 @@
-//! Processes and connections on one machine, what its kernel programs tell, and what the daemon
+//! Processes and connections on one machine, what its BPF programs tell, and what the daemon
 //! makes of it.
 
-use std::{
-    cell::RefCell,
-    collections::{HashMap, VecDeque},
-    io,
-    rc::Rc,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use observer::{
     metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
-    pipeline::Pipeline,
-    process::{Comm, ProcessSource},
+    pipeline::{self, Pipeline},
+};
+use observer_core::{
+    record::{Bytes, Event, Item, Record},
     source::Source,
 };
-use observer_core::record::{Bytes, Event, Item, Record};
 
 use crate::{
     connection::{Connection, Socket},
@@ -27,20 +22,6 @@ use crate::{
 };
 
 const SERIES_TTL: Duration = Duration::from_mins(1);
-
-/// The names that processes have now.
-#[derive(Clone, Debug, Default)]
-struct Names(Rc<RefCell<HashMap<u32, Comm>>>);
-
-impl ProcessSource for Names {
-    fn comm(&self, pid: u32) -> Option<Comm> {
-        self.0.borrow().get(&pid).copied()
-    }
-
-    fn began(&self, pid: u32) -> Option<u64> {
-        self.0.borrow().get(&pid).map(|_| pid.into())
-    }
-}
 
 /// A process that runs or ran, by one of its names.
 #[derive(Debug)]
@@ -64,10 +45,10 @@ fn comm_of(process: Process) -> [u8; 16] {
 fn tell(record: &[u8]) {
     let Some(Record { connection, time_ns, pid, event }) = Record::parse(record) else { return };
     eprintln!("{time_ns:>14} pid {pid} record of connection {connection}");
-    let Event::Bytes(Bytes { flow, position, length, unseen, items, .. }) = event else {
+    let Event::Bytes(Bytes { direction, position, length, gaps, items, .. }) = event else {
         return eprintln!("    {event:?}");
     };
-    eprintln!("    {flow:?} {position} + {length}, {unseen:?}");
+    eprintln!("    {direction:?} {position} + {length}, {gaps:?}");
     for item in items {
         match item {
             Item::Frame { header, payload } => {
@@ -83,13 +64,12 @@ fn tell(record: &[u8]) {
 pub struct World {
     random: Random,
     now_ns: u64,
-    names: Names,
     processes: Vec<Running>,
     connections: Vec<Connection>,
     next_sock: u64,
     pub kernel: Kernel,
     pub truth: Truth,
-    pipeline: Pipeline<Names>,
+    pipeline: Pipeline,
     /// What must hold is looked at after each record, too: that takes a snapshot for each.
     each_record: bool,
     /// Of some worlds, as that takes longest.
@@ -120,14 +100,14 @@ impl<T: FnMut(&[u8])> Source for Tapped<'_, T> {
 /// The same records by as many pipelines as there are rings, which are read in any order.
 #[derive(Debug)]
 struct Workers {
-    pipelines: Vec<Pipeline<Names>>,
+    pipelines: Vec<Pipeline>,
     /// Records that are yet to be read.
     rings: Vec<VecDeque<Vec<u8>>>,
     random: Random,
 }
 
 impl Workers {
-    fn new(pipeline: Pipeline<Names>, mut random: Random) -> Self {
+    fn new(pipeline: Pipeline, mut random: Random) -> Self {
         let count = random.between(2, 4) as usize;
         Self { pipelines: pipeline.split(count), rings: vec![VecDeque::new(); count], random }
     }
@@ -161,13 +141,17 @@ impl Workers {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut parts = self.pipelines.iter().map(|pipeline| pipeline.snapshot(Daemon::default()));
+        let mut parts = self.pipelines.iter().map(snapshot_of);
         let mut snapshot = parts.next().unwrap();
         for part in parts {
             snapshot.merge(part).unwrap();
         }
         snapshot
     }
+}
+
+fn snapshot_of(pipeline: &Pipeline) -> Snapshot {
+    pipeline::snapshot(pipeline, Daemon::default(), Arc::default())
 }
 
 /// What a scrape tells, but for how many records it took, as those of processes are in each ring; and how often
@@ -182,12 +166,11 @@ fn told(snapshot: &Snapshot) -> String {
 impl World {
     pub fn new(seed: u64, faults: Faults) -> Self {
         let mut random = Random::new(seed);
-        let names = Names::default();
         let buckets: Buckets = "0.001,1".parse().unwrap();
         let pipeline = || {
             let statistics = Statistics::new(buckets.clone(), Limits::default());
-            let mut pipeline = Pipeline::new(statistics, names.clone(), SERIES_TTL);
-            pipeline.set_in_time_since(0);
+            let mut pipeline = Pipeline::new(statistics, None, SERIES_TTL);
+            pipeline.set_stall_free_since(0);
             pipeline
         };
         let tells = std::env::var_os("OBSERVER_SEED").is_some();
@@ -202,7 +185,6 @@ impl World {
             truth: Truth::default(),
             pipeline: pipeline(),
             workers,
-            names,
             random,
             each_record: seed.is_multiple_of(16) || tells,
         };
@@ -216,8 +198,6 @@ impl World {
     fn spawn(&mut self, pid: u32) {
         // The daemon reads the ring ten times a second; pids do not come around as fast.
         self.drain();
-        let process = self.processes.len();
-        self.names.0.borrow_mut().insert(pid, Comm::new(comm_of(process)));
         self.processes.push(Running { pid, alive: true });
     }
 
@@ -334,7 +314,7 @@ impl World {
         }
     }
 
-    /// The bytes go through the socket, and by the kernel programs.
+    /// The bytes go through the socket, and by the BPF programs.
     fn pass(&mut self, connection: usize, side: usize, sent: bool, process: Process, bytes: &[u8]) {
         let Connection { sockets, tcp, .. } = &mut self.connections[connection];
         let socket = &mut sockets[side];
@@ -394,7 +374,6 @@ impl World {
         let pid = self.processes[old].pid;
         self.processes[old].alive = false;
         self.processes.push(Running { pid, alive: true });
-        self.names.0.borrow_mut().insert(pid, Comm::new(comm_of(new)));
         self.kernel.rename(pid, comm_of(new), self.now_ns);
         for socket in self.connections.iter_mut().flat_map(|connection| &mut connection.sockets) {
             for owner in socket.owners.iter_mut().filter(|owner| **owner == old) {
@@ -498,7 +477,7 @@ impl World {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.pipeline.snapshot(Daemon::default())
+        snapshot_of(&self.pipeline)
     }
 
     /// Several workers tell the same as one.
@@ -509,14 +488,14 @@ impl World {
         }
     }
 
-    pub fn bytes_lost(&self) -> u64 {
-        self.pipeline.figures().bytes_lost
+    pub fn dropped_bytes(&self) -> u64 {
+        self.pipeline.figures().dropped_bytes
     }
 
     /// Streams of which it is not known whether they are calls.
     pub fn unclear(&self) -> u64 {
-        let unmeasured = self.pipeline.unmeasured();
-        unmeasured.unclear + unmeasured.unconfirmed
+        let streams = self.pipeline.streams();
+        streams.unclear + streams.unconfirmed
     }
 
     pub fn unknown_references(&self) -> u64 {

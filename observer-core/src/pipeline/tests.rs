@@ -10,21 +10,59 @@ use zerocopy::IntoBytes as _;
 
 use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
-    metrics::{Buckets, Daemon, Format, Limits, Snapshot, Statistics, render},
-    process::{ProcFs, ProcessId},
+    call::{CallKey, Coverage},
+    ends::Call,
+    names::Interner,
+    output::{Names, Output},
+    process::ProcessId,
+    statistics::{Buckets, Limits, Statistics},
 };
-use observer_core::{call::Sight, names::Interner};
 
 const LIMIT: usize = 1 << 20;
 
 /// Longer than a connection's fair share, and shorter than what is kept of a frame.
 const FRAGMENT: usize = 4 * FAIR_SHARE;
 
-fn pipeline() -> Pipeline<ProcFs> {
+/// The second output: the paths of the calls that it got, and how often it was ticked.
+#[derive(Debug, Default)]
+struct Ends {
+    paths: Vec<String>,
+    ticks: usize,
+}
+
+impl Output for Ends {
+    fn sharing(&self) -> Self {
+        Self::default()
+    }
+
+    fn call(&mut self, _: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        let path = key.and_then(|key| names.interner.resolve(key.path));
+        self.paths.push(path.map_or("", |path| path).to_owned());
+    }
+
+    fn tick(&mut self, _: u64) {
+        self.ticks += 1;
+    }
+}
+
+type TestPipeline = Pipeline<Ends>;
+
+fn pipeline() -> TestPipeline {
     let statistics = Statistics::new(Buckets::default(), Limits::default());
-    let mut pipeline = Pipeline::new(statistics, ProcFs::default(), Duration::from_mins(5));
+    let mut pipeline = Pipeline::new(statistics, Ends::default(), Duration::from_mins(5));
     pipeline.max_memory = LIMIT;
     pipeline
+}
+
+#[test]
+fn all_outputs_get_every_call_that_ends() {
+    let mut pipeline = pipeline();
+    let items = [open(), request(1), reset(1), request(3), request(5), reset(5)];
+    pipeline.handle(&record(1, record_kind::BYTES, 0, &items));
+    assert_eq!(pipeline.output().paths, ["/s/1", "/s/5"]);
+    assert_eq!(pipeline.statistics().calls().of(Coverage::Complete).complete, 2);
+    pipeline.tick(2_000);
+    assert_eq!(pipeline.output().ticks, 1);
 }
 
 /// Frames of which a server reads so many bytes, as the kernel programs write it.
@@ -66,9 +104,8 @@ fn request(stream: u32) -> Vec<u8> {
     item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
 }
 
-fn forgotten(pipeline: &Pipeline<ProcFs>) -> u64 {
-    let snapshot = pipeline.snapshot(Daemon::default());
-    snapshot.daemon.gaps.iter().find(|gap| gap.cause == "memory_limit").unwrap().events
+fn forgotten(pipeline: &TestPipeline) -> u64 {
+    pipeline.figures().forgotten
 }
 
 #[test]
@@ -82,7 +119,7 @@ fn header_blocks_that_never_end_are_given_up_and_counted() {
     }
     let fit = (LIMIT / FRAGMENT) as u64;
     assert_eq!(forgotten(&pipeline), CONNECTIONS - fit);
-    assert_eq!(pipeline.snapshot(Daemon::default()).daemon.connections.complete, fit);
+    assert_eq!(pipeline.connections().complete, fit);
 }
 
 #[test]
@@ -97,7 +134,7 @@ fn a_connection_with_its_fair_share_is_followed_whatever_others_hold() {
     let all = [&[open()], &*requests].concat();
     pipeline.handle(&record(1000, record_kind::BYTES, 0, &all));
     assert_eq!(forgotten(&pipeline), before);
-    assert_eq!(pipeline.snapshot(Daemon::default()).daemon.streams, 200);
+    assert_eq!(pipeline.open_streams(), 200);
 }
 
 /// Each of them holds less than a connection may: with so many there is less for each.
@@ -126,10 +163,10 @@ fn stopped_nothing_new_is_taken() {
     pipelines[0].handle(&record(1, record_kind::BYTES, position, &requests));
     // Others, of every worker, are not followed.
     one_call(&mut pipelines[1], 2, "/s/Known");
-    let told = |pipelines: &[Pipeline<ProcFs>]| {
-        let snapshot = sum(pipelines);
-        let not_followed = snapshot.daemon.gaps.iter().find(|gap| gap.cause == "memory_limit");
-        (begun(&snapshot), not_followed.unwrap().events, snapshot.daemon.connections.complete)
+    let told = |pipelines: &[TestPipeline]| {
+        let total = |count: fn(&TestPipeline) -> u64| pipelines.iter().map(count).sum::<u64>();
+        let not_followed = total(|pipeline| pipeline.figures().not_followed);
+        (begun(pipelines), not_followed, total(|pipeline| pipeline.connections().complete))
     };
     let want =
         |known, other| BTreeMap::from([(String::new(), other), ("/s/Known".to_owned(), known)]);
@@ -149,10 +186,9 @@ fn calls_beyond_the_bound_end_unseen() {
         pipeline.handle(&record(connection, record_kind::BYTES, 0, &all));
     }
     assert!(forgotten(&pipeline) > 0);
-    let snapshot = pipeline.snapshot(Daemon::default());
-    assert!(snapshot.daemon.streams < 4 * u64::from(CALLS));
-    let in_flight: u64 = snapshot.statistics.series().map(|(_, series)| series.in_flight()).sum();
-    assert_eq!(in_flight, snapshot.daemon.streams);
+    assert!(pipeline.open_streams() < 4 * u64::from(CALLS));
+    let in_flight: u64 = pipeline.statistics().series().map(|(_, series)| series.in_flight()).sum();
+    assert_eq!(in_flight, pipeline.open_streams());
 }
 
 #[test]
@@ -202,7 +238,7 @@ fn a_day_in_fast_forward_leaves_nothing() {
         position += length;
         pipeline.tick(second * SECOND);
         if second % 3600 == 0 {
-            let series = pipeline.outputs.statistics.len();
+            let series = pipeline.outputs.0.len();
             hours.push((
                 pipeline.memory,
                 pipeline.connections.len(),
@@ -213,9 +249,9 @@ fn a_day_in_fast_forward_leaves_nothing() {
     }
     assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
     assert_eq!(hours[0].1, 1, "one connection is open");
-    let calls = pipeline.outputs.statistics.calls().of(Sight::Complete);
+    let calls = pipeline.outputs.0.calls().of(Coverage::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
-    assert_eq!(pipeline.figures().bytes_lost, 0);
+    assert_eq!(pipeline.figures().dropped_bytes, 0);
 }
 
 /// The pid is used again by a process of the same name, and then the time of the first is over.
@@ -228,14 +264,18 @@ fn counters_of_a_pid_used_again_do_not_go_back() {
         record[8..16].copy_from_slice(&(second * SECOND).to_ne_bytes());
         record
     };
-    let started = |pipeline: &Pipeline<ProcFs>| {
-        let snapshot = pipeline.snapshot(Daemon::default());
-        let text = String::from_utf8(render(&snapshot, Format::OpenMetricsText)).unwrap();
-        let of = |name: &str| {
-            let lines = text.lines().filter(|line| line.starts_with(name));
-            lines.map(|line| line.rsplit_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
-        };
-        ["grpc_server_started_total", "grpc_server_started_created"].map(of)
+    // How many calls began, and since when they are counted, by labels.
+    let started = |pipeline: &TestPipeline| {
+        let names = pipeline.processes().names();
+        let mut started = BTreeMap::new();
+        for (key, series) in pipeline.statistics().series() {
+            let process = names.process(key.process);
+            let labels = (process.pid, format!("{:?}", process.comm), key.path);
+            let (calls, created_ns) = started.entry(labels).or_insert((0, u64::MAX));
+            *calls += series.started;
+            *created_ns = series.created_ns.min(*created_ns);
+        }
+        started.into_values().collect::<Vec<_>>()
     };
     for (second, calls) in [(1, vec![1, 3, 5]), (100, vec![1])] {
         let requests: Vec<_> = calls.into_iter().map(|call| request(7 * call)).collect();
@@ -247,7 +287,7 @@ fn counters_of_a_pid_used_again_do_not_go_back() {
         }
     }
     let before = started(&pipeline);
-    assert_eq!(before[0], ["4"]);
+    assert_eq!(before, [(4, SECOND)]);
     for second in [101, 302, 303, 1000] {
         pipeline.tick(second * SECOND);
         assert_eq!(started(&pipeline), before, "after {second} s");
@@ -257,7 +297,7 @@ fn counters_of_a_pid_used_again_do_not_go_back() {
     // With the second it is all over.
     pipeline.handle(&at(1001, 0, record_kind::EXITED, &[]));
     pipeline.tick(1301 * SECOND);
-    assert_eq!(started(&pipeline), [[""; 0]; 2]);
+    assert_eq!(started(&pipeline), []);
 }
 
 /// RST_STREAM(CANCEL).
@@ -280,12 +320,12 @@ fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
     item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
 }
 
-/// Calls that began, by path; those of all that have no name by none.
-fn begun(snapshot: &Snapshot) -> BTreeMap<String, u64> {
+/// Calls that began in any of these pipelines, by path; those without a path by "".
+fn begun(pipelines: &[TestPipeline]) -> BTreeMap<String, u64> {
     let mut begun = BTreeMap::new();
-    for (key, series) in snapshot.statistics.series() {
-        let path = snapshot.paths.path(key.path).to_owned();
-        *begun.entry(path).or_default() += series.started;
+    for (key, series) in sum(pipelines).series() {
+        let path = pipelines.iter().find_map(|pipeline| pipeline.path(key.path));
+        *begun.entry(path.map_or("", |path| path).to_owned()).or_default() += series.started;
     }
     begun
 }
@@ -294,10 +334,10 @@ fn begun(snapshot: &Snapshot) -> BTreeMap<String, u64> {
 fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
     let mut pipeline = pipeline();
     pipeline.interner = Interner::new(8);
-    pipeline.outputs.statistics =
+    pipeline.outputs.0 =
         Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
     let (mut position, mut stream) = (0, 1);
-    let mut begin = |pipeline: &mut Pipeline<ProcFs>, path: Option<&str>, indexed: bool| {
+    let mut begin = |pipeline: &mut TestPipeline, path: Option<&str>, indexed: bool| {
         let mut items = vec![request_for(stream, path, indexed), reset(stream)];
         if stream == 1 {
             items.insert(0, open());
@@ -315,9 +355,9 @@ fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
         pipeline.tick(round * PATHS_PERIOD_NS);
         // The entry still means what it did.
         begin(&mut pipeline, None, false);
-        assert_eq!(begun(&sum(slice::from_ref(&pipeline)))["/kept/by-table"], round + 1);
+        assert_eq!(begun(slice::from_ref(&pipeline))["/kept/by-table"], round + 1);
     }
-    let told = begun(&sum(slice::from_ref(&pipeline)));
+    let told = begun(slice::from_ref(&pipeline));
     assert_eq!((told["/kept/by-series"], told["/hostile/1-0"]), (1, 1));
     assert_eq!(told.values().sum::<u64>(), 2 + 20 * 11, "{told:?}");
     assert!(!pipeline.interner.is_crowded(), "three series, and a table's entry");
@@ -326,27 +366,26 @@ fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
     let mut later = record(2, record_kind::BYTES, 0, &items);
     later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
     pipeline.handle(&later);
-    assert_eq!(begun(&sum(slice::from_ref(&pipeline)))["/later/Method"], 1);
+    assert_eq!(begun(slice::from_ref(&pipeline))["/later/Method"], 1);
 }
 
 /// A request for `path`, and its reset, of a connection of its own.
-fn one_call(pipeline: &mut Pipeline<ProcFs>, connection: u64, path: &str) {
+fn one_call(pipeline: &mut TestPipeline, connection: u64, path: &str) {
     let items = [open(), request_for(1, Some(path), false), reset(1)];
     pipeline.handle(&record(connection, record_kind::BYTES, 0, &items));
 }
 
-/// What several tell together.
-fn sum(pipelines: &[Pipeline<ProcFs>]) -> Snapshot {
-    let mut parts = pipelines.iter().map(|pipeline| pipeline.snapshot(Daemon::default()));
-    let mut sum = parts.next().unwrap();
-    parts.for_each(|part| sum.merge(part).unwrap());
+/// The statistics of several pipelines together.
+fn sum(pipelines: &[TestPipeline]) -> Statistics {
+    let mut sum = pipelines[0].statistics().clone();
+    pipelines[1..].iter().for_each(|part| sum.merge(part.statistics()).unwrap());
     sum
 }
 
 #[test]
 fn bounds_hold_for_all_workers_together() {
     let mut one = pipeline();
-    one.outputs.statistics =
+    one.outputs.0 =
         Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
     one.interner = Interner::new(5);
     let mut pipelines = one.split(4);
@@ -362,9 +401,8 @@ fn bounds_hold_for_all_workers_together() {
         // The first to come are told by name, as by one worker; "" are all others.
         let want = [("", 2), ("/s/0", 1), ("/s/1", 1), ("/s/Common", 4)];
         let want = want.map(|(path, calls)| (path.to_owned(), round * calls));
-        let sum = sum(&pipelines);
-        assert_eq!(begun(&sum), want.into());
-        assert_eq!(sum.statistics.overflow(), 2 * round);
+        assert_eq!(begun(&pipelines), want.into());
+        assert_eq!(sum(&pipelines).overflow(), 2 * round);
     }
     // "/s/Common" and four others.
     let known = pipelines[0].interner.given_out();
@@ -375,8 +413,7 @@ fn bounds_hold_for_all_workers_together() {
 fn what_has_expired_goes_from_all_workers_and_makes_room() {
     const SECOND: u64 = 1_000_000_000;
     let mut one = pipeline();
-    one.outputs.statistics =
-        Statistics::new(Buckets::default(), Limits { max_methods: 9, max_series: 2 });
+    one.outputs.0 = Statistics::new(Buckets::default(), Limits { max_methods: 9, max_series: 2 });
     let mut pipelines = one.split(2);
     for (number, pipeline) in pipelines.iter_mut().enumerate() {
         one_call(pipeline, number as u64, "/s/Common");
@@ -385,7 +422,7 @@ fn what_has_expired_goes_from_all_workers_and_makes_room() {
     }
     let want = [("", 2), ("/s/Common", 2), ("/s/Other", 2)];
     let want = BTreeMap::from(want.map(|(path, calls)| (path.to_owned(), calls)));
-    assert_eq!(begun(&sum(&pipelines)), want);
+    assert_eq!(begun(&pipelines), want);
     for pipeline in &mut pipelines {
         pipeline.handle(&record(0, record_kind::EXITED, 0, &[]));
     }
@@ -394,12 +431,12 @@ fn what_has_expired_goes_from_all_workers_and_makes_room() {
     let expired = lead.tick(1000 * SECOND);
     assert_eq!((expired.len(), lead.processes.len()), (1, 0));
     other.follow(1000 * SECOND, &expired);
-    let left: Vec<_> = sum(&pipelines).statistics.series().map(|(key, _)| key.process).collect();
+    let left: Vec<_> = sum(&pipelines).series().map(|(key, _)| key.process).collect();
     assert_eq!(left, [ProcessId::OTHER], "what stands for all that found no room");
     // A process that comes later.
     let items = [open(), request_for(1, Some("/s/Later"), false)];
     let mut later = record(30, record_kind::BYTES, 0, &items);
     later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
     pipelines[1].handle(&later);
-    assert_eq!(begun(&sum(&pipelines))["/s/Later"], 1);
+    assert_eq!(begun(&pipelines)["/s/Later"], 1);
 }

@@ -28,7 +28,7 @@ const SERVER: usize = 1;
 #[derive(Debug)]
 pub struct Socket {
     pub owners: Vec<Process>,
-    /// Whether the kernel programs watch it.
+    /// Whether the BPF programs watch it.
     pub watched: bool,
     pub is_open: bool,
     pub end: End,

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use observer::metrics::{Connections, GrpcType, Snapshot};
-use observer_core::call::Role;
+use observer::metrics::{GrpcType, Snapshot};
+use observer_core::{
+    call::Role,
+    pipeline::Connections,
+    process::{self, ProcessId},
+};
 
 use crate::{
     model::{Figures, Label, METHODS, Process, Truth},
@@ -21,11 +25,11 @@ struct Counted {
 
 type Counts = BTreeMap<(Process, bool, Option<usize>), Counted>;
 
-fn process_of(snapshot: &Snapshot, id: observer::process::ProcessId) -> Process {
+fn process_of(snapshot: &Snapshot, id: ProcessId) -> Process {
     number_of(&snapshot.processes.process(id))
 }
 
-fn number_of(process: &observer::process::Process) -> Process {
+fn number_of(process: &process::Process) -> Process {
     let comm = String::from_utf8(process.comm.as_bytes().to_vec()).unwrap();
     let number = comm.strip_prefix("process-").and_then(|number| number.parse().ok());
     let process = number.unwrap_or_else(|| panic!("{process:?} is none"));

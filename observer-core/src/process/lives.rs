@@ -1,4 +1,4 @@
-//! Processes from their start to their exit, under all their names.
+//! Processes from their start to their exit, with all their names.
 
 use std::collections::{VecDeque, hash_map::Entry};
 
@@ -6,13 +6,13 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Comm, Process, ProcessId,
-    lookup::{Look, Questions, Running},
+    lookup::{LookupQueue, Program, Running},
 };
 
-/// Names under which a process has made calls; those under any further one are [`Comm::OTHER`]'s.
+/// Bound on the names of one process: calls under further names are those of [`Comm::OTHER`].
 const MAX_NAMES: usize = 16;
 
-/// Changes of a process's name that are remembered, for rings that are read later than others.
+/// Bound on the changes of a process's name that are remembered, for rings that are read later than others.
 const MAX_CHANGES: usize = 32;
 
 /// A process under one of its names.
@@ -20,54 +20,54 @@ const MAX_CHANGES: usize = 32;
 pub(super) struct Named {
     pub(super) pid: u32,
     pub(super) comm: Comm,
-    pub(super) look: Look,
+    pub(super) program: Program,
     pub(super) exited_ns: Option<u64>,
 }
 
 impl Named {
-    /// As it is known by now.
+    /// What is known of it now.
     pub(super) fn process(&self) -> Process {
-        let Self { pid, comm, ref look, exited_ns } = *self;
-        let comm = told_or(comm, look);
-        Process { pid, comm, identity: look.identity(), exited_ns }
+        let Self { pid, comm, ref program, exited_ns } = *self;
+        let comm = name_of(comm, program);
+        Process { pid, comm, identity: program.identity(), exited_ns }
     }
 
     pub(super) fn nameless(pid: u32, exited_ns: Option<u64>) -> Self {
-        Self { pid, comm: Comm::NONE, look: Look::default(), exited_ns }
+        Self { pid, comm: Comm::NONE, program: Program::default(), exited_ns }
     }
 }
 
-/// The name, or what the source says where no record had it.
-fn told_or(comm: Comm, look: &Look) -> Comm {
-    if comm == Comm::NONE { look.comm().unwrap_or(comm) } else { comm }
+/// The process's name: that of a record, or else that of the source.
+fn name_of(comm: Comm, program: &Program) -> Comm {
+    if comm == Comm::NONE { program.comm().unwrap_or(comm) } else { comm }
 }
 
-/// A process from its start to its exit, whatever its names are: each under which it does something has
-/// an id of its own, so that what was done stays with the name that did it.
+/// A process from its start to its exit. Each name under which it makes calls has an id of its own, so that calls
+/// stay with the name that made them.
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) exited_ns: Option<u64>,
-    /// In the order in which they were given out; never empty.
+    /// Its ids in the order in which they were given out; never empty.
     pub(super) ids: Vec<ProcessId>,
-    /// Ascending by their times; never empty, the first is from 0 on.
+    /// Its names, ascending by time; never empty, the first is from 0 on.
     pub(super) names: VecDeque<Name>,
 }
 
-/// What a process is from some time on.
+/// The name and program of a process from some time on.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
     from_ns: u64,
     pub(super) comm: Comm,
-    pub(super) look: Look,
+    pub(super) program: Program,
 }
 
 impl Name {
     fn of(process: &Named) -> Self {
-        Self { from_ns: 0, comm: process.comm, look: process.look.clone() }
+        Self { from_ns: 0, comm: process.comm, program: process.program.clone() }
     }
 
     pub(super) fn is_of(&self, process: &Named) -> bool {
-        self.comm == process.comm && self.look.is_like(&process.look)
+        self.comm == process.comm && self.program.is_like(&process.program)
     }
 }
 
@@ -89,56 +89,58 @@ impl Life {
         self.ids.first().copied()
     }
 
-    /// Which of its names it had at this time.
+    /// The index of the name that it had at this time.
     fn name_at(&self, time_ns: u64) -> usize {
         self.names.partition_point(|name| name.from_ns <= time_ns).saturating_sub(1)
     }
 
-    /// Whether nothing is known to have come after what it was then.
+    /// Whether the name that it had then is its last one, and it runs.
     pub(super) fn is_latest(&self, time_ns: u64) -> bool {
         self.is_running() && self.name_at(time_ns) + 1 == self.names.len()
     }
 
-    /// From this time on it is what `to` makes of what it was before; nothing if that is known, as each
-    /// ring tells it.
+    /// Records a new name and program from this time on, which `to` makes of the ones before. `None` if the change is
+    /// known: each ring reports it.
     pub(super) fn change(
         &mut self,
         from_ns: u64,
-        to: impl FnOnce(&Name) -> (Comm, Look),
+        to: impl FnOnce(&Name) -> (Comm, Program),
     ) -> Option<&Name> {
         let at = self.name_at(from_ns);
         let before = self.names.get(at).filter(|before| before.from_ns != from_ns)?;
-        let (comm, look) = to(before);
-        self.names.insert(at + 1, Name { from_ns, comm, look });
+        let (comm, program) = to(before);
+        self.names.insert(at + 1, Name { from_ns, comm, program });
         let mut at = at + 1;
         if self.names.len() > MAX_CHANGES {
             self.names.pop_front();
             at -= 1;
         }
         self.names.front_mut()?.from_ns = 0;
-        self.end_looks();
+        self.end_programs();
         self.names.get(at)
     }
 
-    /// Each program ended when the next was executed, or with the process.
-    fn end_looks(&self) {
+    /// Ends each program when the next one was executed, or with the process.
+    fn end_programs(&self) {
         let mut over_ns = self.exited_ns;
         let mut later: Option<&Name> = None;
         for name in self.names.iter().rev() {
             match later {
-                Some(later) if later.look.is(&name.look) => name.look.is_renamed_at(later.from_ns),
+                Some(later) if later.program.is(&name.program) => {
+                    name.program.renamed_at(later.from_ns);
+                }
                 Some(later) => over_ns = Some(later.from_ns),
                 None => {}
             }
             if let Some(over_ns) = over_ns {
-                name.look.ends_at(over_ns);
+                name.program.ends_at(over_ns);
             }
             later = Some(name);
         }
     }
 }
 
-/// Processes by their ids, one for each name.
+/// The processes by their ids, one for each name.
 #[derive(Debug)]
 pub(super) struct Ids {
     limit: usize,
@@ -146,7 +148,7 @@ pub(super) struct Ids {
     /// Ids are never used again: 2³² watched processes are not to be reached.
     next: u32,
     pub(super) overflow: u64,
-    /// There is to be no other for now.
+    /// No process is added for now.
     pub(super) stopped: bool,
 }
 
@@ -160,7 +162,7 @@ impl Ids {
         self.stopped || self.processes.len() >= self.limit || self.next == u32::MAX
     }
 
-    /// A new id, if there is room.
+    /// Gives out a new id, if there is room.
     fn add(&mut self, process: impl FnOnce() -> Named) -> Option<(ProcessId, &Named)> {
         if self.is_full() {
             self.overflow += 1;
@@ -171,13 +173,13 @@ impl Ids {
         Some((id, self.processes.entry(id).or_insert_with(process)))
     }
 
-    /// That of a process with this name, if it has been given out.
+    /// The id of the process with this name, if one was given out.
     fn find(&self, life: &Life, name: &Name) -> Option<ProcessId> {
         let is_it = |id: &ProcessId| self.processes.get(id).is_some_and(|known| name.is_of(known));
         life.ids.iter().copied().find(is_it)
     }
 
-    /// That of a process at this time. `comm` is its name if nothing told it so far.
+    /// The id of a process at this time. `comm` is its name if it has none so far.
     pub(super) fn at(
         &mut self,
         life: &mut Life,
@@ -187,7 +189,7 @@ impl Ids {
         let at = life.name_at(time_ns);
         let mut name = life.names.get(at)?.clone();
         let first = self.processes.get_mut(&life.first()?)?;
-        // It was known by what came later.
+        // What came later was known first.
         if at == 0 && name.comm == Comm::NONE && first.comm == name.comm {
             name.comm = comm.unwrap_or(name.comm);
             first.comm = name.comm;
@@ -196,14 +198,14 @@ impl Ids {
         let mut found = self.find(life, &name);
         if found.is_none() && life.ids.len() >= MAX_NAMES {
             self.overflow += 1;
-            name = Name { comm: Comm::OTHER, look: first.look.clone(), ..name };
+            name = Name { comm: Comm::OTHER, program: first.program.clone(), ..name };
             found = self.find(life, &name);
         }
-        let Name { comm, ref look, .. } = name;
-        let look = look.clone();
+        let Name { comm, ref program, .. } = name;
+        let program = program.clone();
         *life.names.get_mut(at)? = name;
         if found.is_none() {
-            let (id, _) = self.add(|| Named { comm, look, ..first })?;
+            let (id, _) = self.add(|| Named { comm, program, ..first })?;
             life.ids.push(id);
             found = Some(id);
         }
@@ -211,48 +213,42 @@ impl Ids {
     }
 }
 
-/// The watched processes, as of all tables that [share](super::Processes::sharing) them.
+/// The watched processes, of all tables that [share](super::Processes::sharing) them.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Table {
     pub(super) ids: Ids,
-    /// Those of each pid, one after the other. They stay after their exit, because records of different
+    /// The processes of each pid, one after the other. They stay after their exit, because records of different
     /// rings are not in order: what was seen before the exit may be read after it.
     pub(super) of_pid: FxHashMap<u32, Vec<Life>>,
-    pub(super) questions: Questions,
+    pub(super) queue: LookupQueue,
 }
 
-impl Known {
+impl Table {
     pub(super) fn new(max_processes: usize) -> Self {
         let ids = Ids::new(max_processes);
-        Self { ids, of_pid: FxHashMap::default(), questions: Questions::default() }
+        Self { ids, of_pid: FxHashMap::default(), queue: LookupQueue::default() }
     }
 
-    /// The process that had the pid at this time, as far as is known: the first that had not exited.
+    /// The process that had the pid at this time: the first that had not exited.
     pub(super) fn at(&mut self, pid: u32, time_ns: u64) -> Option<&mut Life> {
         self.of_pid.get_mut(&pid)?.iter_mut().find(|life| life.is_at(time_ns))
     }
 
-    /// A new process, if there is room. One that has not exited is asked about.
+    /// Adds a process, if there is room. One that has not exited is looked up.
     pub(super) fn add(&mut self, process: impl FnOnce() -> Named) -> Option<&mut Life> {
         let (id, process) = self.ids.add(process)?;
         let names = VecDeque::from([Name::of(process)]);
         let life = Life { exited_ns: process.exited_ns, ids: vec![id], names };
-        life.end_looks();
+        life.end_programs();
         if life.is_running() {
-            self.questions.ask(process.pid, &process.look);
+            self.queue.ask(process.pid, &process.program);
         }
         let lives = self.of_pid.entry(process.pid).or_default();
         lives.push(life);
         lives.last_mut()
     }
 
-    /// The process that has the pid of this id, and is it.
-    pub(super) fn life_of(&self, id: ProcessId) -> Option<&Life> {
-        let pid = self.ids.processes.get(&id)?.pid;
-        self.of_pid.get(&pid)?.iter().find(|life| life.has(id))
-    }
-
-    /// The process has exited at this time, if that was not known.
+    /// Records that the process exited at this time; `None` if that is known.
     pub(super) fn exit(
         &mut self,
         pid: u32,
@@ -262,7 +258,7 @@ impl Known {
         let Self { ids, of_pid, .. } = self;
         let life = of_pid.get_mut(&pid)?.iter_mut().find(|life| is_it(life))?;
         life.exited_ns = Some(time_ns);
-        life.end_looks();
+        life.end_programs();
         for id in &life.ids {
             if let Some(process) = ids.processes.get_mut(id) {
                 process.exited_ns = Some(time_ns);
@@ -271,22 +267,22 @@ impl Known {
         Some(())
     }
 
-    /// The process runs another program from this time on, by this name, if that was not known.
+    /// Records that the process runs another program from this time on, under this name, unless that is known.
     pub(super) fn execute(&mut self, pid: u32, time_ns: u64, comm: Comm) {
         let Some(life) = self.at(pid, time_ns).filter(|life| life.is_running()) else { return };
-        let Some(now) = life.change(time_ns, |_| (comm, Look::default())) else { return };
-        let look = now.look.clone();
-        self.questions.ask(pid, &look);
+        let Some(now) = life.change(time_ns, |_| (comm, Program::default())) else { return };
+        let program = now.program.clone();
+        self.queue.ask(pid, &program);
     }
 
-    /// Those that run, as far as the source has said when they began.
+    /// The running processes of which the source has said when they began.
     pub(super) fn running(&self) -> Vec<Running> {
         let lives = self.of_pid.values().flatten().filter(|life| life.is_running());
         let running = |life: &Life| {
             let (first, name) = (life.first()?, life.names.back()?);
             let pid = self.ids.processes.get(&first)?.pid;
-            let began = life.names.iter().rev().find_map(|name| name.look.began())?;
-            Some((pid, first, told_or(name.comm, &name.look), began))
+            let began = life.names.iter().rev().find_map(|name| name.program.began())?;
+            Some((pid, first, name_of(name.comm, &name.program), began))
         };
         lives.filter_map(running).collect()
     }

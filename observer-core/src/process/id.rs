@@ -1,14 +1,13 @@
-//! Which process: an id for each, and its name. Who it is, is for others to find out.
+//! Ids and names of processes.
 
 use std::fmt;
 
-/// A process by one of its names, for as long as the daemon runs: a pid that is used again is another
-/// one.
+/// A process under one of its names. A pid that is used again is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u32);
 
 impl ProcessId {
-    /// More processes than the bound; all that came after share this one.
+    /// All processes beyond the bound of the table.
     pub const OTHER: Self = Self(0);
 }
 
@@ -17,19 +16,19 @@ impl ProcessId {
 pub struct Comm([u8; 16]);
 
 impl Comm {
-    /// Of [`ProcessId::OTHER`].
+    /// The name of [`ProcessId::OTHER`].
     pub const OTHER: Self = Self(*b"other\0\0\0\0\0\0\0\0\0\0\0");
 
-    /// Nobody has said which.
+    /// No name: it is not known yet.
     pub const NONE: Self = Self([0; 16]);
 
-    /// Takes what the kernel has in `task_struct.comm`; what follows the first NUL is not kept,
-    /// because the kernel does not clear it, so that equal names are equal.
+    /// Takes the kernel's `task_struct.comm` up to the first NUL: the kernel does not clear the rest, and
+    /// equal names have to be equal.
     pub fn new(task_comm: [u8; 16]) -> Self {
         Self::truncated(&task_comm)
     }
 
-    /// Takes a name of any length; what is beyond the kernel's own bound is not kept.
+    /// Takes a name of any length, and cuts it where the kernel does.
     pub fn truncated(name: &[u8]) -> Self {
         let mut comm = [0; 16];
         let name = name.iter().take_while(|&&byte| byte != 0);

@@ -1,201 +1,33 @@
 //! The scanner and the driver against a straightforward reading of the same bytes, cut in every way.
 
-use std::{collections::HashMap, slice};
+use std::slice;
 
 use proptest::prelude::*;
 
 use super::{MAX_KEPT, Scanner};
 use crate::{
-    driver::connection::{Connection, Direction, Shared, state},
-    frame::{FrameHeader, PREFACE, flag, kind},
-    record::{DataItem, ItemHeader, RecordHeader, data_flag, direction, item_kind},
-    step::Step,
+    frame::{PREFACE, flag, kind},
+    record::direction,
 };
 
-#[path = "../../../observer/tests/simulation/host.rs"]
+mod drive;
+#[path = "../../../../tests/sim/host.rs"]
 mod host;
-#[path = "../../../observer/tests/simulation/random.rs"]
+#[path = "../../../../tests/sim/random.rs"]
 #[expect(dead_code, reason = "a simulation asks it more")]
 mod random;
 
-use host::{Host, Maps, Transfer};
-use random::Random;
-
-/// What a direction was found to hold, one after the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
-    /// A frame that is kept, and its payload.
-    Kept(FrameHeader, Vec<u8>),
-    /// What ended in DATA frames of a stream, with nothing in between.
-    Data { stream: u32, totals: DataItem, flags: u8 },
-}
-
-/// The driver, over what this process reads.
-struct Driver {
-    maps: Maps,
-    connection: Connection,
-    seen: Vec<Seen>,
-    refused: bool,
-}
+use drive::{Data, Driver, Seen, reference};
 
 impl Driver {
-    fn new(scanner: Scanner) -> Self {
-        let direction = Direction::new(scanner, Step::default());
-        let shared = Shared { state: state::WATCHED, ..Shared::default() };
-        let connection = Connection { shared, directions: [direction; 2] };
-        let maps = Maps::new(Random::new(0), [0; 2]);
-        Self { maps, connection, seen: Vec::new(), refused: false }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        let transfer =
-            Transfer { sock: 0, sent: false, pid: 1, comm: [0; 16], time_ns: 1, buffers: &[bytes] };
-        if self.refused {
-            return;
-        }
-        let (_, scratch) = Host::new(&transfer, &mut self.maps).walk(&mut self.connection);
-        self.refused = !scratch.host.lost.is_empty();
-        while let Some(record) = self.maps.ring.pop_front() {
-            self.read(&record);
-        }
-    }
-
-    /// Bytes of a frame's payload go by unseen.
+    /// Bytes of a frame's payload are a gap.
     fn miss(&mut self, n: usize) {
-        self.connection.direction(direction::RECEIVED).unread += n as u64;
+        self.connection.direction(direction::RECEIVED).gap_bytes += n as u64;
     }
 
     fn scanner(&mut self) -> &mut Scanner {
         &mut self.connection.direction(direction::RECEIVED).scanner
     }
-
-    fn read(&mut self, record: &[u8]) {
-        let mut items = &record[size_of::<RecordHeader>()..];
-        let number = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
-        while !items.is_empty() {
-            let (header, rest) = items.split_at(size_of::<ItemHeader>());
-            let (stream, length) = (number(&header[4..8]), number(&header[8..12]));
-            let captured = number(&header[12..]) as usize;
-            let (content, rest) = (&rest[..captured], &rest[captured.next_multiple_of(8)..]);
-            items = rest;
-            let (kind, flags) = (header[1], header[2]);
-            match header[0] {
-                item_kind::FRAME => {
-                    let header = FrameHeader { length, stream, kind, flags, ..Default::default() };
-                    self.seen.push(Seen::Kept(header, content.to_vec()));
-                }
-                item_kind::PART => match self.seen.last_mut() {
-                    Some(Seen::Kept(_, payload)) => payload.extend(content),
-                    other => panic!("a part of {other:?}"),
-                },
-                item_kind::DATA => {
-                    let number = |at| u64::from_ne_bytes(*content[at..].first_chunk().unwrap());
-                    let totals = DataItem { message_bytes: number(0), messages: number(8) };
-                    add(&mut self.seen, stream, totals, flags);
-                }
-                item_kind::OPEN | item_kind::GAP => {}
-                other => panic!("an item of kind {other}"),
-            }
-        }
-    }
-}
-
-/// Adds what ended in a DATA frame, or in several.
-fn add(seen: &mut Vec<Seen>, of: u32, more: DataItem, more_flags: u8) {
-    match seen.last_mut() {
-        Some(Seen::Data { stream, totals, flags }) if *stream == of => {
-            totals.message_bytes += more.message_bytes;
-            totals.messages += more.messages;
-            *flags |= more_flags;
-        }
-        _ if more.messages != 0 || more_flags != 0 => {
-            seen.push(Seen::Data { stream: of, totals: more, flags: more_flags });
-        }
-        _ => {}
-    }
-}
-
-/// The same, read from the whole stream at once.
-fn reference(mut bytes: &[u8]) -> Vec<Seen> {
-    let mut seen = Vec::new();
-    // Per stream: all message-framed bytes so far, and what was found in them; `None` once they are not framed so.
-    let mut streams = HashMap::new();
-    let mut resets = Shared::default();
-    while let Some((header, rest)) = bytes.split_first_chunk::<9>() {
-        let header = FrameHeader::parse(*header);
-        let (payload, rest) = rest.split_at(rest.len().min(header.length as usize));
-        bytes = rest;
-        let is_whole = payload.len() == header.length as usize;
-        match header.kind {
-            0x1 | 0x3 | 0x4 | 0x5 | 0x7 | 0x9 => seen.push(Seen::Kept(header, payload.to_vec())),
-            0x0 if !resets.is_reset(header.stream) => {
-                data(&mut seen, &mut streams, header, payload);
-            }
-            _ => {}
-        }
-        if header.kind == kind::RST_STREAM && is_whole {
-            resets.reset(header.stream);
-            streams.remove(&header.stream);
-        }
-    }
-    seen
-}
-
-fn data(
-    seen: &mut Vec<Seen>,
-    streams: &mut HashMap<u32, Option<(Vec<u8>, usize)>>,
-    header: FrameHeader,
-    payload: &[u8],
-) {
-    let is_whole = payload.len() == header.length as usize;
-    let payload = match payload.split_first() {
-        Some((pad, rest)) if header.has(flag::PADDED) => {
-            let length = header.length as usize - 1;
-            &rest[..rest.len().min(length - usize::from(*pad).min(length))]
-        }
-        _ => payload,
-    };
-    // Stream 0 has no messages.
-    let state = streams.entry(header.stream).or_insert_with(|| Some(Default::default()));
-    let mut totals = DataItem::default();
-    let mut is_framed = false;
-    if header.stream != 0
-        && let Some((stream, found)) = state
-    {
-        stream.extend_from_slice(payload);
-        let (lengths, framed) = messages_of(stream);
-        totals.messages = (lengths.len() - *found) as u64;
-        totals.message_bytes = lengths[*found..].iter().map(|&length| u64::from(length)).sum();
-        *found = lengths.len();
-        is_framed = framed;
-    }
-    if !is_framed {
-        *state = None;
-    }
-    let ends = header.has(flag::END_STREAM);
-    if ends && is_whole {
-        streams.remove(&header.stream);
-    }
-    let flags = if is_framed { 0 } else { data_flag::UNALIGNED }
-        | if ends { data_flag::END_STREAM } else { 0 };
-    add(seen, header.stream, totals, if is_whole { flags } else { 0 });
-}
-
-/// Lengths of the whole messages in a stream's bytes, and whether no compressed flag is other than 0 or 1.
-fn messages_of(mut bytes: &[u8]) -> (Vec<u32>, bool) {
-    let mut lengths = Vec::new();
-    while let Some((prefix, rest)) = bytes.split_first_chunk::<5>() {
-        if prefix[0] > 1 {
-            return (lengths, false);
-        }
-        let length = u32::from_be_bytes(prefix[1..].try_into().unwrap());
-        if rest.len() < length as usize {
-            break;
-        }
-        lengths.push(length);
-        bytes = &rest[length as usize..];
-    }
-    (lengths, true)
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -442,7 +274,7 @@ fn within_a_frame_only_its_messages_are_lost() {
             driver.miss(to - from);
             driver.feed(&bytes[to..]);
             let mut expected = reference(&bytes);
-            if let Some(Seen::Data { stream: 1, flags: data_flag::UNALIGNED, .. }) =
+            if let Some(Seen::Data(Data { stream: 1, ends: false, unaligned: true, .. })) =
                 driver.seen.first()
             {
                 expected[0] = driver.seen[0].clone();
@@ -456,7 +288,7 @@ fn within_a_frame_only_its_messages_are_lost() {
 fn a_frame_header_that_is_missed_leaves_no_boundary() {
     let bytes = [frame(kind::DATA, 0, 1, &message(100)), ping()].concat();
     for (from, to) in [(0, 1), (8, 9), (8, 30), (9, 115), (113, 115), (114, 115)] {
-        assert_eq!(at(&bytes, from).scanner().missed((to - from) as u64), None, "{from}..{to}");
+        assert_eq!(at(&bytes, from).scanner().pass_gap((to - from) as u64), None, "{from}..{to}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The scanner never holds the stream's bytes. It says what it [wants](Scanner::want) of the
 //! bytes that come next, its driver does that with as many of them as there are and
-//! [tells](Scanner::took) it so; the answer says what that completed. The kernel programs
+//! [tells](Scanner::took) it so; the answer says what that completed. The BPF programs
 //! drive it over a process's buffers, the tests over slices: it is the same code.
 //!
 //! Order of calls: `want`, then `took` with 1 to `want().length` bytes, and so on. After an answer
@@ -177,7 +177,7 @@ pub struct Message {
     pub length: u32,
     /// Body bytes still to come.
     pub left: u32,
-    /// For the driver: [`crate::step::Step::epoch`] when it was remembered.
+    /// For the driver: [`crate::sync::FrameSync::epoch`] when it was remembered.
     pub epoch: u32,
 }
 
@@ -319,12 +319,12 @@ impl Scanner {
         }
     }
 
-    /// Bytes went by unseen. Answers with bits of [`event`] if it is still known where the next frame
+    /// Passes over a gap. Answers with bits of [`event`] if it is still known where the next frame
     /// begins: where they all are of one frame's payload. A DATA frame is then [unaligned]
     /// (Self::is_unaligned) unless they all are of one message's body; of a frame that is kept,
     /// some bytes are missing.
     #[inline(always)]
-    pub fn missed(&mut self, n: u64) -> Option<u32> {
+    pub fn pass_gap(&mut self, n: u64) -> Option<u32> {
         let want = self.want();
         if matches!(want.take, Take::Skip) && n <= u64::from(want.length) {
             return Some(self.took(want, n as u32));
@@ -645,9 +645,10 @@ impl Scanner {
         }
         self.have = 0;
         let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = self.buffer;
-        let before = self.frame;
-        self.frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
-        if !self.is_believed(&before) {
+        let frame = FrameHeader::parse([b0, b1, b2, b3, b4, b5, b6, b7, b8]);
+        let is_believed = self.check == check::NONE || self.believes(&frame);
+        self.frame = frame;
+        if !is_believed {
             self.phase = phase::REFUSED;
             return event::NOT_FRAME;
         }
@@ -659,14 +660,12 @@ impl Scanner {
         event::FRAME_BEGIN | self.begin_payload()
     }
 
-    /// Whether the frame's header may be one, after the frame `before`.
+    /// Whether the frame's header may be one, after the frame before.
     #[inline(always)]
-    const fn is_believed(&self, before: &FrameHeader) -> bool {
-        match self.check {
-            check::NONE => true,
-            check::LEGAL => self.frame.is_legal() && self.frame.may_follow(before),
-            _ => self.frame.is_plausible() && self.frame.may_follow(before),
-        }
+    const fn believes(&self, frame: &FrameHeader) -> bool {
+        let is_one =
+            if self.check == check::LEGAL { frame.is_legal() } else { frame.is_plausible() };
+        is_one && frame.may_follow(&self.frame)
     }
 
     #[inline(always)]

@@ -1,0 +1,117 @@
+//! What is made of calls that have ended: each output gets every one.
+//!
+//! To add one: implement [`Output`], and give it to the [`Pipeline`](crate::pipeline::Pipeline).
+
+use crate::{
+    call::{CallKey, CallSink as _},
+    ends::Call,
+    names::Interner,
+    process::{ProcessId, Processes},
+    statistics::Statistics,
+};
+
+/// Resolves the ids in a call.
+#[derive(Debug)]
+pub struct Names<'a> {
+    /// Paths and texts.
+    pub interner: &'a Interner,
+    /// Processes.
+    pub processes: &'a Processes,
+}
+
+/// A consumer of ended calls.
+pub trait Output {
+    /// Another one for another worker, with the same bounds for both together.
+    #[must_use]
+    fn sharing(&self) -> Self;
+
+    /// How many texts of `grpc-message` it needs to be kept until their calls end.
+    fn max_texts(&self) -> usize {
+        0
+    }
+
+    /// Takes a call that has ended; `key` is that of its series, if the series is still there.
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>);
+
+    /// Takes the time, about once a second.
+    fn tick(&mut self, now_ns: u64);
+
+    /// Forgets a process that has expired, or gives what is known of it to its successor.
+    fn forget(&mut self, _process: ProcessId, _successor: Option<ProcessId>) {}
+}
+
+/// An output that may be off.
+impl<O: Output> Output for Option<O> {
+    fn sharing(&self) -> Self {
+        self.as_ref().map(O::sharing)
+    }
+
+    fn max_texts(&self) -> usize {
+        self.as_ref().map_or(0, O::max_texts)
+    }
+
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        if let Some(output) = self {
+            output.call(call, key, names);
+        }
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        if let Some(output) = self {
+            output.tick(now_ns);
+        }
+    }
+
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        if let Some(output) = self {
+            output.forget(process, successor);
+        }
+    }
+}
+
+impl Output for Statistics {
+    fn sharing(&self) -> Self {
+        Self::sharing(self)
+    }
+
+    fn call(&mut self, call: &Call, _: Option<CallKey>, _: &Names<'_>) {
+        self.ended(call.series, call.ended);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.set_time(now_ns);
+    }
+
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        match successor {
+            Some(successor) => self.merge_into_successor(process, successor),
+            None => self.forget_process(process),
+        }
+    }
+}
+
+/// Two outputs: each gets every call, the first one before the second.
+impl<A: Output, B: Output> Output for (A, B) {
+    fn sharing(&self) -> Self {
+        (self.0.sharing(), self.1.sharing())
+    }
+
+    fn max_texts(&self) -> usize {
+        self.0.max_texts().max(self.1.max_texts())
+    }
+
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        self.0.call(call, key, names);
+        self.1.call(call, key, names);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.0.tick(now_ns);
+        self.1.tick(now_ns);
+    }
+
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        self.0.forget(process, successor);
+        self.1.forget(process, successor);
+    }
+}

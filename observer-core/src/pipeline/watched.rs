@@ -1,0 +1,107 @@
+//! A connection and what happens to its calls.
+
+use crate::{
+    call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
+    ends::{Call, Waiting},
+    process::ProcessId,
+    protocol::http2::Connection,
+    record::{Bytes, Open, Peer},
+    statistics::Statistics,
+};
+
+/// Memory of all workers together that connections may take beside their own: open calls, header tables, incomplete
+/// header blocks. While all together take more, a connection that takes more than its fair share is
+/// forgotten.
+pub const MAX_MEMORY: usize = 96 << 20;
+
+/// Memory that a connection may always take, unless there are too many connections for that: two header tables of
+/// the usual size, and some hundred calls.
+pub const FAIR_SHARE: usize = 40 << 10;
+
+/// The memory that each of so many connections may always take: [`FAIR_SHARE`], but for all of them together no
+/// more than half of the bound.
+pub(super) fn fair_share(max_memory: usize, connections: usize) -> usize {
+    FAIR_SHARE.min(max_memory / 2 / connections.max(1))
+}
+
+/// A watched connection.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) connection: Connection,
+    /// As in [`Open`].
+    pub(super) pair: u64,
+    pub(super) peer: Option<Peer>,
+    /// The process that the connection is counted for, by its first id, and as which end, once it had a call.
+    pub(super) counted_for: Option<(ProcessId, Role)>,
+}
+
+impl Watched {
+    /// A connection of which this is the first record; boxed, as a table has up to twice the room that it needs, and
+    /// three times while it grows.
+    pub(super) fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Box<Self> {
+        let connection = match (open, bytes.role) {
+            (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
+            (_, role) => Connection::joined_late(role),
+        };
+        Box::new(Self { connection, pair: 0, peer: None, counted_for: None })
+    }
+
+    /// Takes what the connection's own item says. Whether that is where its pair becomes known.
+    pub(super) fn open(&mut self, Open { peer, pair, .. }: Open) -> bool {
+        self.peer = self.peer.or(Some(peer));
+        let is_new = self.pair == 0 && pair != 0;
+        if is_new {
+            self.pair = pair;
+        }
+        is_new
+    }
+}
+
+/// Adds up what happens to the calls of a connection, and collects those that have ended.
+pub(super) struct Sink<'a> {
+    pub(super) time_ns: u64,
+    /// The connection's.
+    pub(super) pair: u64,
+    pub(super) peer: Option<Peer>,
+    pub(super) statistics: &'a mut Statistics,
+    pub(super) waiting: &'a mut Waiting,
+    pub(super) ended: &'a mut Vec<Call>,
+}
+
+impl CallSink for Sink<'_> {
+    fn started(&mut self, key: CallKey) -> SeriesId {
+        self.statistics.started(key)
+    }
+
+    fn joined(&mut self, key: CallKey) -> SeriesId {
+        self.statistics.joined(key)
+    }
+
+    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
+        self.statistics.messages(series, direction, count, bytes);
+    }
+
+    fn second_message(&mut self, series: SeriesId, direction: Direction) {
+        self.statistics.second_message(series, direction);
+    }
+
+    fn after_last_message(
+        &mut self,
+        series: SeriesId,
+        direction: Direction,
+        count: u64,
+        elapsed_ns: u64,
+    ) {
+        self.statistics.after_last_message(series, direction, count, elapsed_ns);
+    }
+
+    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
+        self.statistics.first_message(series, elapsed_ns);
+    }
+
+    fn ended(&mut self, series: SeriesId, ended: Ended) {
+        let Self { time_ns, pair, peer, .. } = *self;
+        let call = Call { pair, peer, time_ns, series, ended };
+        self.ended.extend(self.waiting.ended(call));
+    }
+}

@@ -1,0 +1,272 @@
+//! The table of processes: who a pid is.
+//!
+//! [`Processes`] gives every watched process a [`ProcessId`]: [`Processes::seen`] when a connection is
+//! attributed, [`Processes::executed`], [`Processes::renamed`] and [`Processes::exited`] when the kernel
+//! reports it. A process that takes another name gets another id: calls stay with the name that made them. Some
+//! time after its exit a process is [expired](Processes::expired); once its series have been dropped, it is
+//! [forgotten](Processes::forget). All times are nanoseconds of the kernel's monotonic clock.
+//!
+//! What else there is to know of a process comes from a [`ProcessSource`], which a [`Lookup`] asks.
+
+mod detail;
+mod id;
+mod identity;
+mod lives;
+mod lookup;
+mod names;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use rustc_hash::FxHashMap;
+
+use self::lives::{Named, Table};
+pub use self::{
+    detail::Detail,
+    id::{Comm, ProcessId},
+    identity::{Cgroup, Identity, Key, Pod, Texts},
+    lookup::{Lookup, LookupCounts, ProcessSource},
+    names::ProcessNames,
+};
+
+/// What is known about one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its pid in the initial PID namespace; 0 for [`ProcessId::OTHER`].
+    pub pid: u32,
+    /// Its name.
+    pub comm: Comm,
+    /// What runs in it.
+    pub identity: Arc<Identity>,
+    /// When it exited.
+    pub exited_ns: Option<u64>,
+}
+
+impl Process {
+    fn other() -> Self {
+        Self { pid: 0, comm: Comm::OTHER, identity: Arc::default(), exited_ns: None }
+    }
+
+    fn has_labels_of(&self, other: &Self, details: &[Detail]) -> bool {
+        let same = |detail: &Detail| detail.of(&self.identity) == detail.of(&other.identity);
+        self.pid == other.pid && self.comm == other.comm && details.iter().all(same)
+    }
+}
+
+/// The ids of a process at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The id of the name that it had then.
+    pub id: ProcessId,
+    /// The id that it had first: the same for all its names.
+    pub first: ProcessId,
+}
+
+/// A process and the one that goes on with its series, if there is one.
+pub type Expired = (ProcessId, Option<ProcessId>);
+
+/// The table of watched processes.
+///
+/// Bounded: it keeps up to `max_processes`, including those that exited and are not forgotten yet. Calls of
+/// further ones go to [`ProcessId::OTHER`] and are counted by [`Processes::overflow`]. Everything is O(1) but
+/// [`Processes::expired`], which is O(processes).
+#[derive(Debug)]
+pub struct Processes {
+    /// By pid, the processes that were seen here and did not exit: for these `shared` need not be locked.
+    latest: FxHashMap<u32, Seen>,
+    shared: Arc<Mutex<Table>>,
+    /// Wakes the [`Lookup`].
+    wake: mpsc::SyncSender<()>,
+    /// For the [`Lookup`]; `None` once it is taken.
+    wakeups: Option<mpsc::Receiver<()>>,
+}
+
+impl Processes {
+    /// An empty table.
+    pub fn new(max_processes: usize) -> Self {
+        // One wakeup is enough: everything is looked up then.
+        let (wake, wakeups) = mpsc::sync_channel(1);
+        let shared = Arc::new(Mutex::new(Table::new(max_processes)));
+        Self { latest: FxHashMap::default(), shared, wake, wakeups: Some(wakeups) }
+    }
+
+    /// Another table of the same processes, for the records of another ring. Each table has to be told of
+    /// exits, in the order of its ring.
+    #[must_use]
+    pub fn sharing(&self) -> Self {
+        let (shared, wake) = (Arc::clone(&self.shared), self.wake.clone());
+        Self { latest: FxHashMap::default(), shared, wake, wakeups: None }
+    }
+
+    /// Asks this source who processes are, for all tables that share them.
+    pub fn lookup<S: ProcessSource>(&mut self, source: S) -> Lookup<S> {
+        Lookup::new(source, Arc::clone(&self.shared), self.wakeups.take())
+    }
+
+    fn wake(&self) {
+        // Full: it is awake already. Closed: there is no lookup.
+        let _ = self.wake.try_send(());
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Table> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many processes it knows, each as often as it had names.
+    pub fn len(&self) -> usize {
+        self.shared().ids.processes.len()
+    }
+
+    /// Whether it knows no process.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How often a process, or a name, did not find room.
+    pub fn overflow(&self) -> u64 {
+        self.shared().ids.overflow
+    }
+
+    /// Lookups by their outcome.
+    pub fn lookups(&self) -> LookupCounts {
+        self.shared().queue.counts
+    }
+
+    /// Stops adding processes, or goes on with it.
+    pub fn stop(&mut self, stopped: bool) {
+        self.shared().ids.stopped = stopped;
+    }
+
+    /// What is known about the process.
+    pub fn process(&self, id: ProcessId) -> Option<Process> {
+        if id == ProcessId::OTHER {
+            return Some(Process::other());
+        }
+        self.shared().ids.processes.get(&id).map(Named::process)
+    }
+
+    /// A copy of what a scrape needs.
+    pub fn names(&self) -> ProcessNames {
+        ProcessNames::of(&self.shared())
+    }
+
+    /// Records that the pid did something at this time. `comm` is the name of its main thread, where the record
+    /// has it.
+    ///
+    /// The first record gives the name; after that [`Processes::renamed`] and [`Processes::executed`] do.
+    pub fn seen(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> Seen {
+        match self.latest.get(&pid) {
+            Some(&seen) => seen,
+            None => self.look_up(pid, now_ns, comm),
+        }
+    }
+
+    #[cold]
+    fn look_up(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> Seen {
+        const OTHER: Seen = Seen { id: ProcessId::OTHER, first: ProcessId::OTHER };
+        let mut table = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.at(pid, now_ns).is_none() {
+            let process = Named::nameless(pid, None);
+            table.add(|| Named { comm: comm.unwrap_or(process.comm), ..process });
+            self.wake();
+        }
+        let Table { ids, of_pid, .. } = &mut *table;
+        let lives = of_pid.get_mut(&pid).map(|lives| lives.iter_mut());
+        let Some(life) = lives.and_then(|mut lives| lives.find(|life| life.is_at(now_ns))) else {
+            return OTHER;
+        };
+        let Some(id) = ids.at(life, now_ns, comm) else { return OTHER };
+        let seen = Seen { id, first: life.first().unwrap_or(id) };
+        if life.is_latest(now_ns) {
+            self.latest.insert(pid, seen);
+        }
+        seen
+    }
+
+    /// Records that the process runs another program from this time on (`execve`), under this name.
+    pub fn executed(&mut self, pid: u32, now_ns: u64, comm: Comm) {
+        self.latest.remove(&pid);
+        self.shared().execute(pid, now_ns, comm);
+        self.wake();
+    }
+
+    /// Records that the process has this name from this time on; `None` if its names change too fast to know
+    /// which.
+    pub fn renamed(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) {
+        self.latest.remove(&pid);
+        let mut table = self.shared();
+        if table.at(pid, now_ns).is_none() && !table.ids.is_full() {
+            // What it did before may be in other rings, or come next: that will give the name.
+            table.add(|| Named::nameless(pid, None));
+        }
+        let Some(life) = table.at(pid, now_ns) else { return };
+        let name = comm.unwrap_or(Comm::OTHER);
+        let changed = life.change(now_ns, |before| (name, before.program.clone())).is_some();
+        table.ids.overflow += u64::from(comm.is_none() && changed);
+        drop(table);
+        self.wake();
+    }
+
+    /// Records that the process exited: later records of its pid are of another process.
+    pub fn exited(&mut self, pid: u32, now_ns: u64) {
+        self.latest.remove(&pid);
+        let mut table = self.shared();
+        // Each ring reports it, once is enough. An exit that was found is later than its report.
+        let exited = table.exit(pid, now_ns, |life| life.is_at(now_ns));
+        if exited.is_none() && !table.ids.is_full() {
+            // All that it did may be in other rings, and its pid may be used again here before they
+            // are read: they will give the name.
+            table.add(|| Named::nameless(pid, Some(now_ns)));
+        }
+    }
+
+    /// Has the [`Lookup`] search for exits and new names that were not reported. What it finds is known here
+    /// after the next [`ask_again`](Self::ask_again).
+    pub fn find_unreported(&mut self) {
+        self.shared().queue.search = true;
+        self.wake();
+    }
+
+    /// Forgets which processes need not be looked up in the shared table: their exit, or new name, may have been
+    /// reported to another table. To be called about once a second.
+    pub fn ask_again(&mut self) {
+        self.latest.clear();
+    }
+
+    /// The processes that exited at least this long ago. They stay until [`Processes::forget`], so
+    /// that their series never lose their names before they are dropped.
+    pub fn expired(&self, now_ns: u64, ttl_ns: u64) -> Vec<ProcessId> {
+        let table = self.shared();
+        let is_expired = |process: &Named| {
+            let age_ns = process.exited_ns.map(|exited_ns| now_ns.saturating_sub(exited_ns));
+            age_ns.is_some_and(|age_ns| age_ns >= ttl_ns)
+        };
+        let processes = table.ids.processes.iter().filter(|(_, process)| is_expired(process));
+        let mut expired: Vec<ProcessId> = processes.map(|(&id, _)| id).collect();
+        expired.sort_unstable();
+        expired
+    }
+
+    /// Each of these with the last process after it that has the same pid, name and `details`, and so the same
+    /// labels, if there is one.
+    pub fn successors(&self, of: Vec<ProcessId>, details: &[Detail]) -> Vec<Expired> {
+        let table = self.shared();
+        let Table { ids, of_pid, .. } = &*table;
+        let process = |id: &ProcessId| ids.processes.get(id).map(Named::process);
+        let successor = |id: ProcessId| {
+            let of = process(&id)?;
+            let same_pid = of_pid.get(&of.pid)?.iter().flat_map(|life| &life.ids).copied();
+            let is_like =
+                |other: &ProcessId| process(other).is_some_and(|is| is.has_labels_of(&of, details));
+            same_pid.filter(|&other| other > id).filter(is_like).max()
+        };
+        of.into_iter().map(|id| (id, successor(id))).collect()
+    }
+
+    /// Drops the process.
+    pub fn forget(&mut self, id: ProcessId) {
+        self.shared().forget(id);
+    }
+}
+
+#[cfg(test)]
+mod tests;
