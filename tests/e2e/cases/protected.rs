@@ -135,7 +135,7 @@ pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
     for (args, what_to_do) in [
         (vec!["--address", &http], "the daemon uses TLS: add --ca-file FILE"),
         (vec!["--address", &https], "https needs --ca-file FILE"),
-        (vec!["--address", &https, "--ca-file", &other], "--ca-file must name the authority"),
+        (vec!["--address", &https, "--ca-file", &other], "the TLS handshake failed: --ca-file"),
         (vec!["--address", &https, "--ca-file", &wrong], "there is no PEM certificate"),
         (vec!["--address", &http, "--ca-file", &ca], "--ca-file is for https"),
         (to.to_vec(), "the daemon asks for a password: add --user NAME"),
@@ -167,7 +167,7 @@ pub(crate) fn top_asks_with_a_password_alone() -> Result<()> {
         refuses(&mut top(&to)?, "the daemon asks for a password: add --user NAME")?;
     }
     let args = ["--address", &https, "--ca-file", &ca];
-    refuses(&mut top(&args)?, "it does not speak TLS: write http://")?;
+    refuses(&mut top(&args)?, "the daemon does not use TLS: write http://")?;
     daemon.stop()
 }
 
@@ -176,7 +176,7 @@ pub(crate) fn top_is_refused_without_a_client_certificate() -> Result<()> {
     let daemon = protected.daemon()?;
     let (https, ca) = (format!("https://{}", daemon.address()), protected.file("ca.crt")?);
     let args = ["--address", &https, "--ca-file", &ca];
-    refuses(&mut top(&args)?, "certificates of clients are not shown")?;
+    refuses(&mut top(&args)?, "observer top has no client certificate")?;
     daemon.stop()
 }
 
@@ -201,9 +201,9 @@ pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
     });
     let password = ["--user", USER, "--password-file", &file];
     let [named, here] = [["--address", &address], ["--listen", &address]];
-    refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, as another")?;
-    refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, as another")?;
-    refuses(&mut top(&here)?, "name it with --address")?;
+    refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, because")?;
+    refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, because")?;
+    refuses(&mut top(&here)?, "give its address with --address")?;
     let told = [&named[..], &password, &["--allow-plaintext-password"]].concat();
     refuses(&mut top(&told)?, "status 500")?;
     let heard = heard.join().map_err(|_| anyhow!("the listener panicked"))??;
