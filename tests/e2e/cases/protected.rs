@@ -137,7 +137,7 @@ pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
         (vec!["--address", &https], "https needs --ca-file FILE"),
         (vec!["--address", &https, "--ca-file", &other], "the TLS handshake failed: --ca-file"),
         (vec!["--address", &https, "--ca-file", &wrong], "there is no PEM certificate"),
-        (vec!["--address", &http, "--ca-file", &ca], "--ca-file is for https"),
+        (vec!["--address", &http, "--ca-file", &ca], "--ca-file needs https"),
         (to.to_vec(), "the daemon asks for a password: add --user NAME"),
         (with(&["--user", USER]), "add --password-file FILE, or set OBSERVER_PASSWORD"),
         (
