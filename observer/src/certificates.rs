@@ -24,9 +24,9 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
 pub(crate) fn authorities(path: &Path) -> Result<RootCertStore> {
     let mut authorities = RootCertStore::empty();
     for certificate in certificates(path)? {
-        authorities
-            .add(certificate)
-            .with_context(|| format!("a certificate in {} is no authority's", path.display()))?;
+        authorities.add(certificate).with_context(|| {
+            format!("a certificate in {} is not a CA certificate", path.display())
+        })?;
     }
     Ok(authorities)
 }

@@ -19,7 +19,7 @@ pub(crate) fn first_of(path: &Path, at_most: usize) -> io::Result<Vec<u8>> {
 pub(crate) fn all_of(path: &Path, at_most: usize) -> io::Result<Vec<u8>> {
     let bytes = first_of(path, at_most.saturating_add(1))?;
     if bytes.len() > at_most {
-        let error = format!("it is longer than {} MiB", at_most >> 20);
+        let error = format!("the file is longer than {} MiB", at_most >> 20);
         return Err(io::Error::new(ErrorKind::FileTooLarge, error));
     }
     Ok(bytes)

@@ -63,12 +63,12 @@ impl Health {
             } else {
                 *worker = (count, Duration::ZERO);
                 if hung {
-                    info!("worker {number} goes on");
+                    info!("worker {number} makes progress again");
                 }
                 continue;
             }
             if *still >= HANGS && !hung {
-                error!("worker {number} hangs: /healthz fails until it goes on");
+                error!("worker {number} makes no progress: /healthz fails until it does");
             }
         }
     }
@@ -118,7 +118,7 @@ impl Supervisor {
     pub fn of_environment() -> Self {
         let Some(address) = env::var_os("NOTIFY_SOCKET") else { return Self::default() };
         let socket = connect(&address)
-            .inspect_err(|error| warn!("NOTIFY_SOCKET {} is not told: {error}", address.display()));
+            .inspect_err(|error| warn!("cannot use NOTIFY_SOCKET {}: {error}", address.display()));
         let number = |name| env::var(name).ok()?.parse::<u64>().ok();
         let is_for_us =
             number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
@@ -130,7 +130,7 @@ impl Supervisor {
     pub fn tell(&self, state: &str) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(state.as_bytes()) {
-            warn!("NOTIFY_SOCKET does not take {state}: {error}");
+            warn!("cannot send {state} to NOTIFY_SOCKET: {error}");
         }
     }
 }

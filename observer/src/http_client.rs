@@ -53,7 +53,7 @@ pub(crate) struct SpeaksTls;
 
 impl Display for SpeaksTls {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("it speaks TLS: write https://")
+        f.write_str("the server uses TLS: write https://")
     }
 }
 
@@ -104,7 +104,7 @@ impl Client {
             let (head, body) = answer.into_parts();
             let body =
                 connection.drive(http_body_util::Limited::new(body, at_most).collect()).await;
-            let body = body.map_err(|error| anyhow!("the answer breaks off: {error}"))?;
+            let body = body.map_err(|error| anyhow!("the answer is incomplete: {error}"))?;
             Ok::<_, anyhow::Error>(Response::from_parts(head, body.to_bytes()))
         }))
     }
@@ -126,13 +126,13 @@ impl Client {
             return answer.map_err(|error| if is_alert { error.context(SpeaksTls) } else { error });
         };
         let name = ServerName::try_from(server.host.to_owned())
-            .with_context(|| format!("no certificate is for {:?}", server.host))?;
+            .with_context(|| format!("{:?} cannot be the name in a certificate", server.host))?;
         let session = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
-        self.send(self.within(session).await.context("no TLS")?, request).await
+        self.send(self.within(session).await.context("the TLS handshake failed")?, request).await
     }
 
     async fn connect(&self, server: &Server<'_>) -> Result<TcpStream> {
-        let mut last = anyhow!("the name has no address");
+        let mut last = anyhow!("the host name has no address");
         for address in self.within(lookup_host((server.host, server.port))).await? {
             match self.within(TcpStream::connect(address)).await {
                 Ok(stream) => return Ok(stream),
@@ -159,7 +159,7 @@ impl Client {
         let answer = self.within(connection.drive(sender.send_request(request))).await?;
         for encoding in answer.headers().get_all(header::TRANSFER_ENCODING) {
             let is_known = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
-            ensure!(is_known, "unknown encoding {encoding:?}");
+            ensure!(is_known, "unknown transfer encoding {encoding:?}");
         }
         Ok((answer, connection))
     }

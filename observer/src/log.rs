@@ -32,8 +32,8 @@ impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WRITE: &str = "write a level (off, error, warn, info, debug, trace), or levels by \
-                             module such as warn,observer::kernel=debug";
+        const WRITE: &str = "write a level (off, error, warn, info, debug, trace), or levels per \
+                             module, such as warn,observer::kernel=debug";
         let mut says_of_observer = false;
         for part in text.split(',').map(str::trim) {
             let alone = !part.contains(['=', '[']);
@@ -41,7 +41,7 @@ impl FromStr for Filter {
                 return Err(format!("'{part}' is not a level: {WRITE}"));
             }
             if part.starts_with('=') || part.ends_with('=') {
-                return Err(format!("'{part}' is not a module and a level: {WRITE}"));
+                return Err(format!("'{part}' is not a module with a level: {WRITE}"));
             }
             let module = part.split(['=', '[']).next().unwrap_or_default();
             let of_observer = module == "observer" || module.starts_with("observer::");
@@ -50,7 +50,7 @@ impl FromStr for Filter {
         EnvFilter::builder().parse(text).map_err(|error| format!("{error}: {WRITE}"))?;
         if !says_of_observer {
             return Err(format!(
-                "'{text}' silences all of observer: add a level for it, such as warn,{text}"
+                "'{text}' turns off all logs of observer: add a level for it, such as warn,{text}"
             ));
         }
         Ok(Self(text.to_owned()))
@@ -75,7 +75,7 @@ pub fn end_at_panic() {
 
 /// Starts logging. To be called once, before anything logs; fails the second time.
 pub fn init(filter: &Filter) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(&filter.0).context("reading the log filter")?;
+    let filter = EnvFilter::builder().parse(&filter.0).context("cannot read the log filter")?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let has_colors = !no_color && io::stderr().is_terminal();
     tracing_subscriber::fmt()

@@ -142,14 +142,14 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     debug!("capabilities left: {left:?}");
     if left.contains(CapabilitySet::SYS_PTRACE) {
         // It would keep what this capability is for from the daemon: other users' processes.
-        debug!("files are not confined by Landlock, as CAP_SYS_PTRACE is kept");
+        debug!("Landlock does not confine files, because CAP_SYS_PTRACE is kept");
     } else if !sandbox::confine_files(needs)? {
-        debug!("files are not confined: this kernel has no Landlock");
+        debug!("Landlock does not confine files: this kernel does not have it");
     }
     probes.hand_over()?;
     sandbox::confine_calls(needs)?;
     if let Some(account) = account {
-        info!("running as user {account} from now on");
+        info!("now running as user {account}");
         needs.log_inaccessible(account);
     }
     let backend = probes.backend();
@@ -177,7 +177,7 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
         return Ok(None);
     }
     let remote = Remote::new(there.clone(), &options.access)?.checked();
-    let answers = remote.answers().context("the daemon of this machine tells nothing")?;
+    let answers = remote.answers().context("the daemon of this machine refuses to answer")?;
     Ok(answers.then_some(remote))
 }
 
@@ -196,7 +196,9 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
         if config.filter.selects_all() {
             format!("no daemon answers at {there}, and this process cannot watch by itself")
         } else {
-            "what --port, --pid, --comm, --uid and --cgroup select needs a watch of its own".into()
+            "with --port, --pid, --comm, --uid or --cgroup, observer top watches by itself, and it \
+             cannot"
+                .into()
         }
     })?;
     Ok(workers)
@@ -209,7 +211,7 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .max_blocking_threads(8)
         .build()
-        .context("cannot start the server's runtime")
+        .context("cannot start the HTTP server's runtime")
 }
 
 /// Looks at the workers again and again, and tells the supervisor as long as they are well.
@@ -236,8 +238,8 @@ async fn end(signals: &mut Signals, workers: &Arc<Workers>, say: impl FnOnce()) 
     let detaching = Arc::clone(workers);
     match tokio::task::spawn_blocking(move || detaching.detach()).await {
         Ok(Ok(())) => debug!("detached"),
-        Ok(Err(error)) => debug!("not detached: {error:#}"),
-        Err(error) => debug!("not detached: {error}"),
+        Ok(Err(error)) => debug!("cannot detach the BPF programs: {error:#}"),
+        Err(error) => debug!("cannot detach the BPF programs: {error}"),
     }
     tokio::select! {
         () = tokio::time::sleep(LAST_SCRAPE) => {}
@@ -272,7 +274,7 @@ impl Signals {
                 _ = self.hangup.recv() => {}
             }
             if self.reload.is_terminal_gone() {
-                return "SIGHUP, as the terminal is gone";
+                return "SIGHUP, because the terminal was closed";
             }
             let (reload, workers) = (Arc::clone(&self.reload), Arc::clone(workers));
             // It does not panic, and the files may be on a disk that is slow.
@@ -283,7 +285,7 @@ impl Signals {
 
 fn listen(runtime: &Runtime, kind: SignalKind) -> Result<Signal> {
     let _inside = runtime.enter();
-    signal(kind).context("cannot listen for signals")
+    signal(kind).context("cannot install signal handlers")
 }
 
 /// What the server publishes.
@@ -331,8 +333,8 @@ fn check(config: &Config) -> Result<()> {
         met &= finding.outcome.is_ok();
     }
     let user = Account::of(config.run_as.as_deref()).map(|account| match account {
-        Some(account) => format!("becomes {account} once it watches"),
-        None => "stays the one that started it".into(),
+        Some(account) => format!("switches to {account} after startup"),
+        None => "stays the user that started it".into(),
     });
     report("user", &user);
     met &= user.is_ok();
@@ -352,7 +354,7 @@ fn check(config: &Config) -> Result<()> {
     }
     if let Some(file) = &config.web_config_file {
         let read = Protection::read(Some(file))
-            .map(|protection| format!("{}, {} for scrapers", file.display(), protection.scheme()));
+            .map(|protection| format!("{}; scrapers use {}", file.display(), protection.scheme()));
         report("web config", &read);
         met &= read.is_ok();
     }
@@ -367,12 +369,12 @@ fn check(config: &Config) -> Result<()> {
             report("program", &Ok(program.to_string()));
         }
     }
-    anyhow::ensure!(met, "observer cannot watch here; see above");
+    anyhow::ensure!(met, "observer cannot run here: see the lines above");
     Ok(())
 }
 
 fn print(bytes: &[u8]) -> Result<()> {
-    io::stdout().write_all(bytes).context("cannot print")
+    io::stdout().write_all(bytes).context("cannot write to stdout")
 }
 
 fn report(subject: &str, outcome: &Result<String>) {

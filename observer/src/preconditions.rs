@@ -67,20 +67,22 @@ pub fn verify(config: &Config, places: &SystemPaths) -> Result<()> {
 pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => anyhow!(
-            "another observer or another program already listens on {address}: stop it, or pick \
-             another --listen"
+            "another observer or another program already listens on {address}: stop it, or choose \
+             another --listen address"
         ),
         ErrorKind::AddrNotAvailable => anyhow!(
-            "{} is not an address of this machine: pick one that is, or 0.0.0.0, for --listen",
+            "{} is not an address of this machine: use one of its addresses, or 0.0.0.0, for \
+             --listen",
             address.ip()
         ),
         ErrorKind::PermissionDenied => anyhow!(
-            "ports below 1024 need CAP_NET_BIND_SERVICE: pick a higher one than {} for --listen",
+            "port {} is below 1024, so it needs CAP_NET_BIND_SERVICE: use a higher port for \
+             --listen",
             address.port()
         ),
-        _ => anyhow!("cannot listen on {address}: {error}; pick another --listen"),
+        _ => anyhow!("cannot listen on {address}: {error}; choose another --listen address"),
     })?;
-    listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
+    listener.set_nonblocking(true).context("cannot make the listening socket non-blocking")?;
     Ok(listener)
 }
 
@@ -100,11 +102,11 @@ pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
         fs::remove_file(path).with_context(|| format!("cannot remove {shown}, which is unused"))?;
     }
     let listener = UnixListener::bind(path).with_context(|| {
-        format!("cannot listen on {shown}: pick another --health-listen, in a folder that is there")
+        format!("cannot listen on {shown}: use another --health-listen, in a directory that exists")
     })?;
     fs::set_permissions(path, Permissions::from_mode(0o666))
-        .with_context(|| format!("cannot let everybody connect to {shown}"))?;
-    listener.set_nonblocking(true).context("making the listening socket non-blocking")?;
+        .with_context(|| format!("cannot allow every user to connect to {shown}"))?;
+    listener.set_nonblocking(true).context("cannot make the listening socket non-blocking")?;
     Ok(HealthListener::Unix(listener))
 }
 
@@ -116,9 +118,9 @@ fn preemption(places: &SystemPaths) -> Finding {
         // Writing to a String does not fail.
         let _ = write!(
             told,
-            ": the kernel does not say whether it preempts, so it is taken for one that does, and a \
-             backend that would miss transfers then is used only where there is no other. To find out: \
-             as root, where {} can be read (mount -t debugfs debugfs /sys/kernel/debug)",
+            ": the kernel does not report whether it preempts. observer assumes that it does, and \
+             uses a backend that would miss transfers only if no other works. To find out, run as \
+             root, with {} readable (mount -t debugfs debugfs /sys/kernel/debug)",
             places.sched_preempt.display()
         );
     }
@@ -144,15 +146,15 @@ fn privileges(status: &str, uid_map: &str) -> Result<&'static str> {
     const BPF: u64 = 1 << 39;
     let effective = field(status, "CapEff:")
         .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-        .context("/proc/self/status does not tell the capabilities: is /proc mounted?")?;
+        .context("/proc/self/status does not show the capabilities: is /proc mounted?")?;
     let sufficient = if effective & SYS_ADMIN != 0 {
         "CAP_SYS_ADMIN"
     } else {
         for (name, bit) in [("CAP_BPF", BPF), ("CAP_PERFMON", PERFMON)] {
             ensure!(
                 effective & bit != 0,
-                "not permitted to load kernel programs without {name}: run as root (sudo \
-                 observer …), or give it CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH"
+                "not permitted to load BPF programs without {name}: run as root (sudo observer …), \
+                 or add CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH"
             );
         }
         "CAP_BPF and CAP_PERFMON"
@@ -161,8 +163,8 @@ fn privileges(status: &str, uid_map: &str) -> Result<&'static str> {
     // these capabilities nowhere else.
     if !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
         bail!(
-            "root only within a user namespace (a rootless container?): run it in the initial \
-             one, as a privileged container of a rootful runtime or on the host"
+            "this process is root only in a user namespace (a rootless container?): run it on the \
+             host, or in a privileged container of a runtime that runs as root"
         );
     }
     Ok(sufficient)
@@ -178,10 +180,10 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 fn lockdown(path: &Path) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(modes) if modes.contains("[confidentiality]") => bail!(
-            "kernel lockdown is in confidentiality mode, in which kernel programs may read \
-             nothing: boot with lockdown=integrity or without"
+            "kernel lockdown is in confidentiality mode, where BPF programs cannot read kernel \
+             memory: boot with lockdown=integrity or without lockdown"
         ),
-        Ok(modes) if modes.contains("[integrity]") => Ok("integrity, which suffices".into()),
+        Ok(modes) if modes.contains("[integrity]") => Ok("integrity, which is sufficient".into()),
         // Unreadable or absent: loading will tell.
         Ok(_) | Err(_) => Ok("off".into()),
     }
@@ -195,14 +197,14 @@ fn btf(path: &Path) -> Result<()> {
     match File::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
         Ok(()) if u16::from_ne_bytes(magic) == MAGIC => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => bail!(
-            "the kernel's type information is not at {shown}: use a kernel with \
-             CONFIG_DEBUG_INFO_BTF=y, or name a BTF file of this kernel with --btf"
+            "the kernel's type information (BTF) is not at {shown}: use a kernel with \
+             CONFIG_DEBUG_INFO_BTF=y, or give a BTF file of this kernel with --btf"
         ),
         Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
-            bail!("{shown} cannot be read: {error}; name a BTF file of this kernel with --btf")
+            bail!("{shown} cannot be read: {error}; give a BTF file of this kernel with --btf")
         }
         Ok(()) | Err(_) => bail!(
-            "{shown} is not raw BTF of this machine's byte order: name a BTF file of this kernel \
+            "{shown} is not raw BTF in this machine's byte order: give a BTF file of this kernel \
              with --btf"
         ),
     }
@@ -212,8 +214,8 @@ fn btf(path: &Path) -> Result<()> {
 fn process(proc: &Path, pid: u32) -> Result<()> {
     let gone = || {
         anyhow!(
-            "there is no process {pid}: correct --pid, or select by name with --comm, which \
-                 also finds processes that start later"
+            "there is no process {pid}: correct --pid, or select by name with --comm, which also \
+             finds processes that start later"
         )
     };
     // What is asked for comes before the groups, of which there may be 65,536.
@@ -223,7 +225,7 @@ fn process(proc: &Path, pid: u32) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound || is_esrch(&error) => {
             return Err(gone());
         }
-        Err(error) => bail!("process {pid} cannot be looked at: {error}; run as root"),
+        Err(error) => bail!("cannot read the status of process {pid}: {error}; run as root"),
     };
     // Ended, and only waiting for its parent to ask how.
     if let Some("Z" | "X") = field(&status, "State:") {
@@ -373,7 +375,7 @@ mod tests {
         let unknown = preemption(&places);
         let told = unknown.outcome.expect("it will do");
         assert!(!unknown.is_known && told.starts_with("not known: "), "{told}");
-        for part in ["taken for one that does", "mount -t debugfs debugfs /sys/kernel/debug"] {
+        for part in ["assumes that it does", "mount -t debugfs debugfs /sys/kernel/debug"] {
             assert!(told.contains(part) && told.lines().count() == 1, "{told}");
         }
         fs::write(&places.sched_preempt, "none (voluntary) full").expect("written");

@@ -65,7 +65,7 @@ impl Account {
                 Some(account) => account,
                 None => bail!(
                     "--run-as: there is no user {text} in {PASSWD}: create it (useradd --system \
-                     {text}), or write a number, or two such as 65534:65534"
+                     {text}), or write a UID, or UID:GID such as 65534:65534"
                 ),
             },
         };
@@ -94,7 +94,8 @@ impl Account {
 
     /// Its capabilities stay, to be given up one by one.
     fn assume(&self) -> Result<()> {
-        const HINT: &str = "add CAP_SETUID and CAP_SETGID, which are given up then, or stay root with --run-as root";
+        const HINT: &str = "add CAP_SETUID and CAP_SETGID, which are given up afterwards, or stay \
+                            root with --run-as root";
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         set_keep_capabilities(true)
             .and_then(|()| set_thread_groups(&[]))
@@ -124,25 +125,25 @@ pub fn give_up(
     let _ = (procfs::page_size(), procfs::ticks_per_second());
     no_core_dumps()?;
     set_no_new_privs(true).context("cannot set no_new_privs")?;
-    let had = capabilities(None).context("cannot read the own capabilities")?.permitted;
+    let had = capabilities(None).context("cannot read the process's capabilities")?.permitted;
     if let Some(account) = account {
         account.assume()?;
     }
     // The last use of them.
-    set(had, had).context("cannot use the own capabilities")?;
+    set(had, had).context("cannot use the process's capabilities")?;
     if had.contains(CapabilitySet::SETPCAP) {
         empty_bounding_set().context("cannot give up capabilities of the bounding set")?;
         let bits = CapabilitiesSecureBits::from_bits_retain(SECURE_BITS);
         set_capabilities_secure_bits(bits).context("cannot set secure bits")?;
     } else {
-        debug!("the bounding set stays, without CAP_SETPCAP; no_new_privs makes it void");
+        debug!("without CAP_SETPCAP the bounding set stays; no_new_privs makes it ineffective");
     }
     // Asked for without them, and while they can still be had back.
     set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
     let left = asked_for(sweep, labels) & had;
     set(left, left).context("cannot give up capabilities")?;
     // A change of the user sets it as well, to what the system says.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot keep others out")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot unset dumpable")?;
     Ok(left)
 }
 
@@ -151,7 +152,7 @@ fn no_core_dumps() -> Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     match setrlimit(Resource::Core, none) {
         Err(_) if getrlimit(Resource::Core).current == Some(0) => Ok(()),
-        outcome => outcome.context("cannot forbid core dumps"),
+        outcome => outcome.context("cannot disable core dumps"),
     }
 }
 

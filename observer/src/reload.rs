@@ -58,9 +58,9 @@ impl Reload {
                 _ => Ok(dup2_stderr(file)?),
             });
             match taken {
-                Ok(()) => info!("SIGHUP: {name} goes to {} anew", path.display()),
+                Ok(()) => info!("SIGHUP: reopened {name} at {}", path.display()),
                 Err(error) => warn!(
-                    "SIGHUP: {name} goes on to the file that it had, as {} cannot be opened: {error}",
+                    "SIGHUP: {name} keeps its file, because {} cannot be opened: {error}",
                     path.display()
                 ),
             }
@@ -69,14 +69,14 @@ impl Reload {
             match Descriptors::read(path) {
                 Ok(descriptors) => {
                     workers.describe(descriptors);
-                    info!("SIGHUP: the descriptor set {} is read", path.display());
+                    info!("SIGHUP: read the descriptor set {}", path.display());
                 }
                 Err(error) => {
-                    warn!("SIGHUP: the declared types stay as they were: {error:#}");
+                    warn!("SIGHUP: keeping the previous declared types: {error:#}");
                 }
             }
         }
-        info!("SIGHUP: done; a change of flags, variables or the config file needs a restart");
+        info!("SIGHUP: done; changes of flags, variables or the config file need a restart");
     }
 }
 

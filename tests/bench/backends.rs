@@ -45,7 +45,7 @@ impl Backend {
                 allowed.push(Self { name, samples: Vec::new() });
             }
         }
-        ensure!(!allowed.is_empty(), "this kernel allows no backend");
+        ensure!(!allowed.is_empty(), "no backend works on this kernel");
         Ok(allowed)
     }
 

@@ -85,7 +85,7 @@ impl FromStr for Detail {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|detail| detail.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("'{name}' is not a label that a process can have: write some of {names}")
+            format!("'{name}' is not a label of processes: write one or more of {names}")
         })
     }
 }

@@ -21,12 +21,12 @@ use crate::top::Address;
 use crate::{failures, log};
 use observer_core::process::Detail;
 
-/// Watches gRPC from outside the services and publishes metrics to Prometheus
+/// Watches gRPC from outside the services and publishes metrics for Prometheus
 ///
-/// It watches what the services of this node send and receive, in the kernel, and publishes
-/// calls, their codes, messages and latencies at /metrics. The services are neither changed nor
-/// restarted. Without any flag, all cleartext gRPC of the node is watched, over TCP and Unix
-/// sockets, servers and clients.
+/// BPF programs in the kernel read what the sockets of this node's services send and receive. The
+/// daemon decodes it and publishes calls, status codes, messages and latency per process and method
+/// at /metrics. No service is changed or restarted. Without any flag it watches all cleartext gRPC
+/// of the node: servers and clients, over TCP and Unix sockets.
 #[derive(Debug, Parser)]
 #[command(name = "observer", version, disable_help_subcommand = true, max_term_width = 100)]
 pub(super) struct Cli {
@@ -38,73 +38,75 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Says what this kernel allows and which backend would be used, then ends
+    /// Checks what this kernel allows, prints which backend would be used, and exits
     ///
-    /// Takes the same flags, and starts nothing. Exit code 0 when the daemon could start.
+    /// Takes the same flags as the daemon. Starts nothing. The exit code is 0 if the daemon could
+    /// start.
     Check,
-    /// Prints what completes this command line in a shell
+    /// Prints a completion script for a shell
     ///
-    /// For instance: observer completions bash > /etc/bash_completion.d/observer
+    /// Example: observer completions bash > /etc/bash_completion.d/observer
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Prints this help as a manual page
     ///
-    /// For instance: observer man | man --local-file -
+    /// Example: observer man | man --local-file -
     Man,
 
     /// Shows in a terminal what a daemon sees, live or once
     ///
-    /// Asks the daemon at --address; without that, the one at --listen if one answers there and no
-    /// filter is given; else it watches by itself until it ends, for which it needs what the daemon
-    /// needs. A daemon with --web-config-file is asked with --ca-file, --user and a password. Keys: ?
-    /// shows them.
+    /// It asks the daemon at --address. Without --address it asks the daemon at --listen, if one
+    /// answers there and no filter is given. Otherwise it watches by itself until you quit, and
+    /// needs the same privileges as the daemon. If the daemon uses --web-config-file, give
+    /// --ca-file, --user and a password. Press ? for the keys.
     Top(Top),
 }
 
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct Top {
-    /// The daemon to ask, such as http://127.0.0.1:9464 or https://node-7:9464
+    /// URL of the daemon to ask, such as http://127.0.0.1:9464 or https://node-7:9464
     #[arg(long, value_name = "URL")]
     pub(super) address: Option<Address>,
 
-    /// The authority, in PEM, of the certificate of a daemon that speaks TLS
+    /// File with the CA certificate (PEM) that signed the certificate of a daemon with TLS
     #[arg(long, value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
 
-    /// Who asks a daemon that wants a password
+    /// User name for a daemon that asks for a password
     #[arg(long, value_name = "NAME")]
     pub(super) user: Option<String>,
 
-    /// A file whose first line is the user's password; or set OBSERVER_PASSWORD
+    /// File whose first line is the password of --user; or set OBSERVER_PASSWORD
     #[arg(long, value_name = "FILE", requires = "user")]
     pub(super) password_file: Option<PathBuf>,
 
-    /// Sends the password even where others could read it: without TLS
+    /// Sends the password even without TLS, where others could read it
     ///
-    /// Not needed for a daemon of this machine that root, the daemon's own user or who runs this listens for.
+    /// Not needed for a daemon on this machine if root, the daemon's own user or the user that runs
+    /// this command listens on the address.
     #[arg(long, requires = "user")]
     pub(super) allow_plaintext_password: bool,
 
-    /// Prints one snapshot and ends: the figures of a second or more
+    /// Prints one snapshot of at least one second, and exits
     #[arg(long, requires = "format")]
     pub(super) once: bool,
 
-    /// With --once: a table for people, as wide as the terminal, as COLUMNS says, or 80 columns
+    /// With --once: prints a table, as wide as the terminal, or COLUMNS, or 80 columns
     #[arg(long, requires = "once", group = "format")]
     pub(super) table: bool,
 
-    /// With --once: JSON for programs, as at /api/v1/view
+    /// With --once: prints JSON for scripts, the same as /api/v1/view
     #[arg(long, requires = "once", group = "format")]
     pub(super) json: bool,
 
-    /// Sorts rows by this, the largest number first
+    /// Sorts rows by this column, the largest number first
     #[arg(long, value_name = "COLUMN", value_parser = order(), default_value = "errors")]
     pub(super) sort: Order,
 
-    /// Shows only rows that have all these words, such as "server orders"
+    /// Shows only rows that contain all these words, such as "server orders"
     #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
     pub(super) filter: String,
 }
@@ -124,31 +126,33 @@ fn order() -> impl TypedValueParser<Value = Order> {
 pub(super) struct Options {
     /// Watches only connections to these TCP ports
     ///
-    /// Numbers from 1 to 65535 and ranges, comma separated or repeated. It is the port that is
-    /// listened on, whichever side runs on this node; a client's own port does not count. Unix
-    /// sockets have no port: with --port they are not watched.
+    /// Numbers from 1 to 65535 and ranges, comma separated or repeated. A port is the one that the
+    /// server listens on, whether the server or the client runs on this node. The client's own port
+    /// does not count. Unix sockets have no port: with --port they are not watched.
     ///
     /// Example: --port 50051,8000-8100
     #[arg(long, value_name = "PORT", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is watched")]
     pub(super) port: Vec<PortRange>,
 
-    /// Watches only these processes, by process id
+    /// Watches only these processes, by process ID
     ///
-    /// Numbers as ps shows them, comma separated or repeated. Each must be running when the
-    /// observer starts. With --comm, --uid or --cgroup, either suffices.
+    /// Numbers as ps shows them, comma separated or repeated. Each process must be running when
+    /// observer starts. Together with --comm, --uid or --cgroup, a process that matches one of them
+    /// is watched.
     ///
     /// Example: --pid 4711,4712
     #[arg(long, value_name = "PID", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is watched", value_parser = pid)]
     pub(super) pid: Vec<u32>,
 
-    /// Watches only processes of these names
+    /// Watches only processes with these names
     ///
-    /// The name in /proc/PID/comm, whole and case sensitive, comma separated or repeated. The
-    /// kernel cuts it at 15 bytes. A process that starts later, or takes the name later, is found
-    /// as well, and stays watched under other names until it executes another program. Names of
-    /// other threads do not count. With --pid, --uid or --cgroup, either suffices.
+    /// Names as in /proc/PID/comm, whole and case sensitive, comma separated or repeated. The
+    /// kernel cuts names at 15 bytes. A process that starts later, or takes the name later, is
+    /// watched too. It stays watched under other names until it executes another program. Names of
+    /// threads do not count. Together with --pid, --uid or --cgroup, a process that matches one of
+    /// them is watched.
     ///
     /// Example: --comm python3,greeter
     #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
@@ -157,31 +161,32 @@ pub(super) struct Options {
 
     /// Watches only processes of these users
     ///
-    /// Numbers of real user ids, comma separated or repeated. A process chooses its name, but not its
-    /// user. With --pid, --comm or --cgroup, either suffices.
+    /// Numeric real user IDs, comma separated or repeated. A process chooses its own name, but not
+    /// its user. Together with --pid, --comm or --cgroup, a process that matches one of them is
+    /// watched.
     ///
     /// Example: --uid 1000,65534
     #[arg(long, value_name = "UID", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is watched", value_parser = uid)]
     pub(super) uid: Vec<u32>,
 
-    /// Watches only processes in these control groups, or in groups below them
+    /// Watches only processes in these cgroups, or in cgroups below them
     ///
-    /// Names, not paths: a systemd unit's, such as orders.service or kubepods.slice, or a container's,
-    /// comma separated or repeated; the first 63 bytes count. Also for units that start later. Only control groups of version 2
-    /// count. With --pid, --comm or --uid, either suffices.
+    /// Names, not paths, comma separated or repeated: of a systemd unit, such as orders.service or
+    /// kubepods.slice, or of a container. The first 63 bytes count. Units that start later are
+    /// watched too. Only cgroups of version 2 count. Together with --pid, --comm or --uid, a
+    /// process that matches one of them is watched.
     ///
     /// Example: --cgroup orders.service,kubepods.slice
     #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is watched")]
     pub(super) cgroup: Vec<CgroupName>,
 
-    /// Watches also the descendants of the selected processes
+    /// Also watches the descendants of the selected processes
     ///
-    /// Servers that fork their workers need it. It includes the workers that already run, unless
-    /// their parent has exited. It widens --pid, --comm, --uid and --cgroup, and
-    /// needs one of them.
-    /// --children=false undoes what the environment or the file says.
+    /// Use it for servers that fork their workers. Workers that already run are included, unless
+    /// their parent has exited. It needs at least one of --pid, --comm, --uid and --cgroup.
+    /// --children=false overrides the environment and the config file.
     ///
     /// Example: --pid 4711 --children
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
@@ -190,55 +195,57 @@ pub(super) struct Options {
     #[arg(hide_possible_values = true, help_heading = "What is watched")]
     pub(super) children: bool,
 
-    /// Serves the page, /metrics, /healthz and /readyz here
+    /// Serves the page, /metrics, /healthz and /readyz at this address
     ///
-    /// An IP address and a port. Whoever reaches it can read the names of services and
-    /// processes: 127.0.0.1 is for this machine only.
+    /// An IP address and a port. Everyone who can reach it can read the names of services and
+    /// processes. 127.0.0.1 can be reached from this machine only.
     ///
     /// Example: --listen 0.0.0.0:9464, or --listen [::]:9464 for IPv6 as well
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen, global = true)]
     #[arg(default_value_t = Config::default().listen, help_heading = "What is published")]
     pub(super) listen: std::net::SocketAddr,
 
-    /// Serves /healthz and /readyz here as well
+    /// Also serves /healthz and /readyz at this address
     ///
-    /// An IP address and a port, or unix: and the path of a Unix socket, which everybody may connect to. Nothing
-    /// else is served there, without TLS or a password, and connections to --listen cannot keep probes from it.
+    /// An IP address and a port, or unix: and the path of a Unix socket that every user may connect
+    /// to. It serves nothing else, without TLS and without a password. Connections to --listen
+    /// cannot block probes here.
     ///
     /// Example: --health-listen 0.0.0.0:9465, or --health-listen unix:/run/observer/health.sock
     #[arg(long, value_name = "ADDRESS:PORT", global = true, help_heading = "What is published")]
     pub(super) health_listen: Option<HealthListen>,
 
-    /// Names that a daemon of this machine may be asked by
+    /// Host names that requests may use if --listen is 127.0.0.1 or ::1
     ///
-    /// Where --listen is 127.0.0.1 or ::1, requests must name an IP address or localhost as their host, so that
-    /// no web page can have a browser read the figures by a name of its own. A proxy on this machine
-    /// that passes on another name needs it here. Comma separated or repeated.
+    /// Comma separated or repeated. On these addresses a request must name an IP address or
+    /// localhost as its host. This keeps web pages from reading the metrics through a browser with
+    /// a host name of their own. If a proxy on this machine forwards another host name, list it
+    /// here.
     ///
     /// Example: --allow-host node-7.example.org
     #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is published")]
     pub(super) allow_host: Vec<HostName>,
 
-    /// Names and labels of what is told about calls
+    /// Schema of the metrics about calls: their names and labels
     ///
-    /// One or more of go (go-grpc-prometheus, go-grpc-middleware), python
-    /// (py-async-grpc-prometheus), legacy (that with legacy=True), requests
-    /// (grpc_requests_total) and otel (OpenTelemetry's), comma separated or repeated. go
-    /// cannot be told together with python or legacy, which have the same names with other
-    /// spellings. What no library has (calls in flight, bytes, first message, connections) is
-    /// told with each.
+    /// One or more, comma separated or repeated: go (go-grpc-prometheus, go-grpc-middleware),
+    /// python (py-async-grpc-prometheus), legacy (the same with legacy=True), requests
+    /// (grpc_requests_total) and otel (OpenTelemetry). go cannot be combined with python or legacy,
+    /// because they use the same names with other label values. Metrics that no library has (calls
+    /// in flight, bytes, first message, connections) are published with every schema.
     ///
     /// Example: --schema go,otel
     #[arg(long, value_name = "SCHEMA", value_delimiter = ',', global = true)]
     #[arg(default_values_t = [Schema::Go], help_heading = "What is published")]
     pub(super) schema: Vec<Schema>,
 
-    /// Asks scrapers for TLS or a password, as this file says
+    /// Config file for TLS and passwords of the HTTP server
     ///
     /// YAML in the format of Prometheus' own exporters: tls_server_config (cert_file, key_file,
     /// client_auth_type, client_ca_file, min_version and others), http_server_config (headers) and
-    /// basic_auth_users (a bcrypt hash by name). It and the files that it names are read again when they change.
+    /// basic_auth_users (a bcrypt hash per user name). The file, and the files that it names, are
+    /// read again when they change.
     ///
     /// Example: --web-config-file /etc/observer/web.yml
     #[arg(long, visible_alias = "web.config.file", value_name = "FILE", global = true)]
@@ -247,20 +254,20 @@ pub(super) struct Options {
 
     /// Upper bounds of the latency buckets, in seconds
     ///
-    /// Ascending, comma separated or repeated, 1 to 64 of them; +Inf is always there. Each
-    /// bound is one more series per method and process. Without it: those of the libraries
-    /// whose schemas are told, and finer ones below 5 ms.
+    /// 1 to 64 numbers in ascending order, comma separated or repeated. +Inf is always added. Each
+    /// bound is one more series per method and process. The default has the buckets of the
+    /// libraries whose schemas are used, and finer ones below 5 ms.
     ///
     /// Example: --buckets 0.001,0.01,0.1,1
     #[arg(long, value_name = "SECONDS", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is published")]
     pub(super) buckets: Vec<String>,
 
-    /// Keeps native histograms beside the buckets
+    /// Adds native histograms to the classic buckets
     ///
     /// For scrapers that ask for Prometheus' protobuf format, as Prometheus does with
-    /// scrape_native_histograms. Bounds 9 % apart, or further where there would be more than
-    /// 100 buckets; up to 1.7 kB more per histogram.
+    /// scrape_native_histograms. Bounds are 9 % apart, or more if there would be over 100 buckets.
+    /// Each histogram takes up to 1.7 kB more memory.
     ///
     /// Example: --native-histograms
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
@@ -269,11 +276,11 @@ pub(super) struct Options {
     #[arg(hide_possible_values = true, help_heading = "What is published")]
     pub(super) native_histograms: bool,
 
-    /// Tells since when counters count, in OpenMetrics text
+    /// Adds _created timestamps to the OpenMetrics text
     ///
-    /// A Prometheus that does not take these _created lines for what they are keeps each as
-    /// a series. --created=false leaves them out; the protobuf format always has them, where
-    /// they cost no series.
+    /// They say since when a counter counts. A Prometheus that does not know them stores each as a
+    /// series of its own; --created=false leaves them out. The protobuf format always has them, and
+    /// they cost no series there.
     ///
     /// Example: --created=false
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
@@ -282,19 +289,19 @@ pub(super) struct Options {
     #[arg(hide_possible_values = true, help_heading = "What is published")]
     pub(super) created: bool,
 
-    /// The methods' types (`grpc_type`), as declared
+    /// File with the declared types of methods (`grpc_type`)
     ///
-    /// A FileDescriptorSet, as protoc writes it with --descriptor_set_out. The type of a call is not
-    /// on the wire: without the file it is derived from the messages counted. Read again at SIGHUP.
+    /// A FileDescriptorSet, as written by protoc --descriptor_set_out. The type of a method is not
+    /// on the wire. Without this file, it is derived from the messages seen. Read again at SIGHUP.
     ///
     /// Example: --descriptor-set shop.pb
     #[arg(long, value_name = "FILE", global = true, help_heading = "What is published")]
     pub(super) descriptor_set: Option<PathBuf>,
 
-    /// Methods that each process may have series for
+    /// Maximum number of methods per process that have series
     ///
-    /// From 1 to 100000. The names come from the peers, and a peer may invent them: further
-    /// methods are counted together as "other".
+    /// From 1 to 100000. Peers choose method names and may invent them. Further methods are counted
+    /// together as "other".
     ///
     /// Example: --max-methods 200
     #[arg(long, value_name = "N", default_value_t = Config::default().max_methods as u32)]
@@ -302,12 +309,12 @@ pub(super) struct Options {
     #[arg(help_heading = "What is published")]
     pub(super) max_methods: u32,
 
-    /// Methods of all processes that there may be series for
+    /// Maximum number of methods of all processes that have series
     ///
-    /// From 1 to 1000000; each takes less than 10 KiB of the observer's memory. Further methods
-    /// are counted together as "other", of their process as long as there is room. One process gets no
-    /// more than a quarter of what is still free. Near the memory limit of its control group the observer
-    /// takes no further ones, whatever this says.
+    /// From 1 to 1000000. Each takes less than 10 KiB of memory. Further methods are counted
+    /// together as "other", per process as long as there is room. One process gets at most a
+    /// quarter of what is still free. Near the memory limit of its cgroup, the daemon takes no new
+    /// methods, whatever this flag says.
     ///
     /// Example: --max-series 5000
     #[arg(long, value_name = "N", default_value_t = Config::default().max_series as u32)]
@@ -315,24 +322,24 @@ pub(super) struct Options {
     #[arg(help_heading = "What is published")]
     pub(super) max_series: u32,
 
-    /// More labels for each series, of its process
+    /// Puts these labels of the process on every series
     ///
-    /// Comma separated or repeated: exe, cmdline_hash (of the arguments), container_id,
+    /// Comma separated or repeated: exe, cmdline_hash (a hash of the arguments), container_id,
     /// container_runtime, pod_uid, namespace and pod (with --kubernetes), systemd_unit, cgroup (its
-    /// path), uid (the real user id). Empty where it is not known. A process chooses its own name: uid and
-    /// systemd_unit tell it from others of that name. Without the flag they are only on observer_process_info, to be joined by
-    /// pid and process. exe of other users' processes takes CAP_SYS_PTRACE, which is kept with
-    /// --labels exe and not without.
+    /// path), uid (the real user ID). A label is empty if its value is not known. A process chooses
+    /// its own name, but neither its uid nor its systemd_unit. Without this flag the labels are
+    /// only on observer_process_info, to join by pid and process. exe of other users' processes
+    /// needs CAP_SYS_PTRACE, which the daemon keeps only with --labels exe.
     ///
     /// Example: --labels uid,systemd_unit
     #[arg(long, value_name = "LABEL", value_delimiter = ',', global = true)]
     #[arg(help_heading = "What is published")]
     pub(super) labels: Vec<Detail>,
 
-    /// How long series stay after their process exited
+    /// How long series are kept after their process has exited
     ///
-    /// Seconds, or a number with s, m, h or d. At least two scrape intervals, or the last
-    /// numbers of a process are never scraped.
+    /// Seconds, or a number with s, m, h or d. Use at least two scrape intervals. Otherwise
+    /// Prometheus misses the last numbers of a process.
     ///
     /// Example: --series-ttl 1h
     #[arg(long, value_name = "TIME", value_parser = series_ttl, default_value = "5m")]
@@ -349,10 +356,10 @@ pub(super) struct Options {
     #[arg(default_value_t = Backend::Auto, help_heading = "In the kernel")]
     pub(super) backend: Backend,
 
-    /// Connections that are followed at once
+    /// Maximum number of connections watched at the same time
     ///
-    /// From 1 to 4194304. Kernel memory grows with it. Connections beyond it are counted, not
-    /// watched.
+    /// From 1 to 4194304. More take more kernel memory. Connections beyond the limit are counted,
+    /// but not watched.
     ///
     /// Example: --max-connections 4096
     #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
@@ -360,51 +367,52 @@ pub(super) struct Options {
     #[arg(help_heading = "In the kernel")]
     pub(super) max_connections: u32,
 
-    /// Threads that follow calls, each with a ring buffer of its own
+    /// Number of worker threads, each with a ring buffer of its own
     ///
-    /// From 1 to 8. All that a connection tells goes to one of them. One follows some 500,000 calls a
-    /// second; more are for machines on which more are made, or whose many processors wait for each other
-    /// at one ring.
+    /// From 1 to 8. All records of a connection go to one worker. One worker follows about 500,000
+    /// calls per second. Use more if the node makes more calls, or if many CPUs contend for one
+    /// ring.
     ///
     /// Example: --workers 4
     #[arg(long, value_name = "N", value_parser = workers(), global = true)]
     #[arg(help_heading = "In the kernel")]
     pub(super) workers: Option<u32>,
 
-    /// Size of each ring buffer between kernel and observer
+    /// Size of each ring buffer between the kernel and the daemon
     ///
-    /// There is one for each of the --workers. Bytes, or a number with KiB, MiB or GiB: a power of two
-    /// from 64KiB to 1GiB. Larger ones ride out longer bursts; records that do not fit are lost, and counted.
+    /// Bytes, or a number with KiB, MiB or GiB: a power of two from 64KiB to 1GiB. Each of the
+    /// --workers has one ring. A larger ring absorbs longer bursts. Records that find the ring full
+    /// are dropped and counted.
     ///
     /// Example: --ring-size 32MiB
     #[arg(long, value_name = "BYTES", default_value_t = RingSize::default(), global = true)]
     #[arg(help_heading = "In the kernel")]
     pub(super) ring_size: RingSize,
 
-    /// The kernel's type information (BTF)
+    /// File with the kernel's type information (BTF)
     ///
-    /// A file, for kernels built without CONFIG_DEBUG_INFO_BTF. It must be of the very kernel
-    /// that runs.
+    /// For kernels that are built without CONFIG_DEBUG_INFO_BTF. The file must be made for exactly
+    /// the kernel that runs.
     ///
     /// Example: --btf /usr/lib/btf/5.10.0-21-amd64.btf
     #[arg(long, value_name = "PATH", default_value = crate::config::KERNEL_BTF, global = true)]
     #[arg(help_heading = "In the kernel")]
     pub(super) btf: PathBuf,
 
-    /// What is logged, to stderr
+    /// Level of the log, which goes to stderr
     ///
-    /// A level (off, error, warn, info, debug, trace), or levels by module, comma separated.
+    /// A level (off, error, warn, info, debug, trace), or levels per module, comma separated.
     ///
     /// Example: --log warn,observer::kernel=debug
     #[arg(long, value_name = "FILTER", default_value_t = log::Filter::default(), global = true)]
     #[arg(help_heading = "General")]
     pub(super) log: log::Filter,
 
-    /// Writes a line of JSON to stdout for each call that failed
+    /// Writes one line of JSON to stdout for each failed call
     ///
-    /// With time, process, service, method, code, message, peer, duration and trace; one line for
-    /// each end that is watched. Messages may hold what is not for everybody: see
-    /// --log-errors-omit.
+    /// With time, process, service, method, code, message, peer, duration and trace ID. A call
+    /// between two watched processes has a line for each end. Messages may contain confidential
+    /// data: see --log-errors-omit.
     ///
     /// Example: --log-errors
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
@@ -413,10 +421,10 @@ pub(super) struct Options {
     #[arg(hide_possible_values = true, help_heading = "Failed calls")]
     pub(super) log_errors: bool,
 
-    /// Lines of --log-errors in a second, on average
+    /// Maximum lines of --log-errors per second, on average
     ///
-    /// From 1 to 10000; as many may come at once. The line after those that were left out has
-    /// their number, as "suppressed".
+    /// From 1 to 10000, which is also the largest burst. After lines were left out, the next line
+    /// has their number, as "suppressed".
     ///
     /// Example: --log-errors-rate 100
     #[arg(long, value_name = "N", default_value_t = 10, global = true)]
@@ -424,7 +432,7 @@ pub(super) struct Options {
     #[arg(help_heading = "Failed calls")]
     pub(super) log_errors_rate: u32,
 
-    /// What the lines of --log-errors leave out
+    /// Fields to leave out of the lines of --log-errors
     ///
     /// Comma separated or repeated: code, duration_seconds, message, method, peer, pid, process,
     /// request_messages, response_messages, role, service, trace_id.
@@ -434,11 +442,11 @@ pub(super) struct Options {
     #[arg(help_heading = "Failed calls")]
     pub(super) log_errors_omit: Vec<failures::Field>,
 
-    /// Asks this kubelet, or API server, what the node's pods are called
+    /// URL of the kubelet or API server to ask for the names of this node's pods
     ///
-    /// For the labels namespace and pod. A kubelet without --kubernetes-node, the API server with it.
-    /// The list is asked for when a process of an unknown pod appears, at most every 10 seconds;
-    /// nothing waits for it.
+    /// For the labels namespace and pod. It is a kubelet without --kubernetes-node, and the API
+    /// server with it. observer asks when a process of an unknown pod appears, at most every 10
+    /// seconds. Scrapes do not wait for the answer.
     ///
     /// Example: --kubernetes https://10.0.0.7:10250
     #[cfg(feature = "kubernetes")]
@@ -446,9 +454,10 @@ pub(super) struct Options {
     #[arg(help_heading = "Kubernetes")]
     pub(super) kubernetes: Option<hyper::Uri>,
 
-    /// The node whose pods the API server is asked for
+    /// Name of the node whose pods the API server is asked for
     ///
-    /// Its name in Kubernetes. Without it --kubernetes is a kubelet, which has only its own.
+    /// The node's name in Kubernetes. Without this flag, --kubernetes is a kubelet, which knows
+    /// only its own pods.
     ///
     /// Example: --kubernetes-node worker-7
     #[cfg(feature = "kubernetes")]
@@ -456,10 +465,10 @@ pub(super) struct Options {
     #[arg(help_heading = "Kubernetes")]
     pub(super) kubernetes_node: Option<String>,
 
-    /// Has the token that Kubernetes is asked with
+    /// File with the bearer token for Kubernetes
     ///
-    /// Of an account that may list pods (API server) or get nodes/proxy (kubelet). It is read
-    /// before each request.
+    /// The token's account must be allowed to list pods (API server) or to get nodes/proxy
+    /// (kubelet). The file is read before each request.
     ///
     /// Example: --kubernetes-token-file /var/run/secrets/kubernetes.io/serviceaccount/token
     #[cfg(feature = "kubernetes")]
@@ -467,10 +476,10 @@ pub(super) struct Options {
     #[arg(help_heading = "Kubernetes")]
     pub(super) kubernetes_token_file: Option<PathBuf>,
 
-    /// Has the certificate that the one of Kubernetes is verified by
+    /// File with the CA certificate for the Kubernetes server
     ///
-    /// PEM; needed with https, and read before each request. A kubelet that signs its own has it
-    /// in /var/lib/kubelet/pki/kubelet.crt.
+    /// PEM. Needed with https, and read before each request. The certificate of a kubelet that
+    /// signs its own is /var/lib/kubelet/pki/kubelet.crt.
     ///
     /// Example: --kubernetes-ca-file /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
     #[cfg(feature = "kubernetes")]
@@ -478,19 +487,19 @@ pub(super) struct Options {
     #[arg(help_heading = "Kubernetes")]
     pub(super) kubernetes_ca_file: Option<PathBuf>,
 
-    /// Runs as this user once it watches, if it was started by root
+    /// User to run as after startup, if started by root
     ///
-    /// A name in /etc/passwd, a UID, or UID:GID. The user must be able to read files that are read
-    /// again while the daemon runs. With root it stays root, without capabilities.
+    /// A name in /etc/passwd, a UID, or UID:GID. The user must be able to read the files that are
+    /// read again while the daemon runs. With root, the daemon stays root, without capabilities.
     ///
     /// Example: --run-as prometheus
     #[arg(long, value_name = "USER", global = true, help_heading = "General")]
     pub(super) run_as: Option<String>,
 
-    /// Reads further settings from a TOML file
+    /// Config file (TOML) with further settings
     ///
-    /// Its keys are the long flags without the dashes; lists are arrays or strings. A key that
-    /// is not a flag is an error.
+    /// Its keys are the long flags without the dashes. Lists are arrays or strings. A key that is
+    /// not a flag is an error.
     ///
     /// Example: --config /etc/observer.toml
     #[arg(long, value_name = "FILE", global = true, help_heading = "General")]
@@ -504,7 +513,7 @@ fn backend() -> impl TypedValueParser<Value = Backend> {
             Backend::Socket => "the kernel's tracepoints for socket transfers; Linux 6.3 or later",
             Backend::Fentry => "the TCP and Unix socket functions; for kernels that do not preempt",
             Backend::Kprobe => "the same functions, for kernels without fentry",
-            Backend::Tracepoint => "the exits of system calls; slows every process a little",
+            Backend::Tracepoint => "the exits of system calls; slows down every process a little",
         })
     });
     PossibleValuesParser::new(values).try_map(|name| name.parse::<Backend>())

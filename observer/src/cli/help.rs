@@ -17,7 +17,7 @@ const AFTER_LONG_HELP: &str = include_str!("after_help.txt").trim_ascii_end();
 
 fn default_buckets() -> String {
     let bounds: Vec<_> = Buckets::default().seconds().map(|bound| bound.to_string()).collect();
-    format!("{}; and 0.075,0.75,7.5 where the libraries have them", bounds.join(","))
+    format!("{}; also 0.075,0.75,7.5 if a schema's library has them", bounds.join(","))
 }
 
 /// The parser, before environment and file, with the notes that every flag's help has.
@@ -30,13 +30,13 @@ pub(super) fn command() -> Command {
             .action(clap::ArgAction::Help)
             .global(true)
             .help_heading("General")
-            .help("Prints a summary of the flags (-h), or all about them (--help)"),
+            .help("Prints a summary of the flags (-h), or their full help (--help)"),
         Arg::new("version")
             .short('V')
             .long("version")
             .action(clap::ArgAction::SetTrue)
             .help_heading("General")
-            .help("Prints name and version; with --verbose also what it was built of"),
+            .help("Prints name and version; with --verbose also how it was built"),
         Arg::new("verbose")
             .long("verbose")
             .action(clap::ArgAction::SetTrue)
@@ -65,8 +65,8 @@ fn annotated(arg: Arg) -> Arg {
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
         ([], "port") => "every port, and Unix sockets".to_owned(),
         ([], "buckets") => default_buckets(),
-        ([], "run_as") => "observer if there is such a user, else nobody".to_owned(),
-        ([], "workers") => "one for each 16 processors, at least 1 and at most 4".to_owned(),
+        ([], "run_as") => "observer if this user exists, else nobody".to_owned(),
+        ([], "workers") => "one for each 16 CPUs, at least 1 and at most 4".to_owned(),
         ([], "pid" | "comm" | "uid" | "cgroup") => "every process".to_owned(),
         ([], _) => "none".to_owned(),
         (values, _) => values.join(","),

@@ -157,7 +157,7 @@ fn refuse_unknown(
     let nearest = nearest(command, &rest.to_ascii_lowercase().replace('_', "-"));
     Err(match nearest {
         Some(flag) => format!("{unknown}: did you mean {}? If not, unset it", variable_name(&flag)),
-        None => format!("{unknown}: unset it, or see observer --help for those that are"),
+        None => format!("{unknown}: unset it, or see observer --help for the valid ones"),
     })
 }
 
@@ -188,7 +188,7 @@ fn read_table(path: &Path) -> Result<Table, String> {
     let read = File::open(path)
         .and_then(|file| file.take(FILE_AT_MOST + 1).read_to_string(&mut text))
         .map_err(|error| {
-            format!("the config file {shown} cannot be read: {error}; correct --config")
+            format!("cannot read the config file {shown}: {error}; correct --config")
         })?;
     if read as u64 > FILE_AT_MOST {
         return Err(format!("{shown} is larger than 1 MiB: is it the config file?"));

@@ -35,8 +35,8 @@ impl Options {
             children,
         };
         if children && filter.selects_all_processes() {
-            return Err("--children without --pid, --comm, --uid or --cgroup: all processes are watched already; \
-                        drop it, or say whose children"
+            return Err("--children needs --pid, --comm, --uid or --cgroup: without them, all \
+                        processes are watched already; add one of them, or remove --children"
                 .into());
         }
         // One list, however often the flag was given: only together can the bounds be wrong.

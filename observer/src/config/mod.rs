@@ -127,7 +127,7 @@ impl FromStr for HealthListen {
         match text.trim().strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(_) => {
-                Err(format!("'{text}' has no absolute path: write such as unix:/run/observer.sock"))
+                Err(format!("'{text}' has no absolute path: write e.g. unix:/run/observer.sock"))
             }
             None => listen(text).map(Self::Tcp).map_err(|error| {
                 format!("{error}; or a Unix socket, such as unix:/run/observer.sock")
@@ -207,7 +207,8 @@ impl PortRange {
         match digits::<u16>(text) {
             Some(port) if port > 0 => Ok(port),
             _ => Err(format!(
-                "'{text}' is not a port: write a number from 1 to 65535, or a range such as 8000-8100"
+                "'{text}' is not a port: write a number from 1 to 65535, or a range such as \
+                 8000-8100"
             )),
         }
     }
@@ -221,7 +222,7 @@ impl FromStr for PortRange {
         let (low, high) = text.split_once('-').unwrap_or((text, text));
         let (low, high) = (Self::port(low.trim())?, Self::port(high.trim())?);
         if low > high {
-            return Err(format!("the range ends before it begins: write {high}-{low}"));
+            return Err(format!("the port range ends before it starts: write {high}-{low}"));
         }
         Ok(Self { low, high })
     }
@@ -317,8 +318,8 @@ impl FromStr for CgroupName {
     fn from_str(name: &str) -> Result<Self, String> {
         if name.is_empty() || name.len() > Self::AT_MOST || name.contains(['/', '\0']) {
             return Err(format!(
-                "'{name}' is not the name of a control group: write the last part of its path, such \
-                 as orders.service"
+                "'{name}' is not the name of a cgroup: write the last part of its path, such as \
+                 orders.service"
             ));
         }
         Ok(Self(name.to_owned()))
@@ -356,7 +357,7 @@ impl FromStr for Comm {
 
     fn from_str(name: &str) -> Result<Self, String> {
         if name.is_empty() || name.contains('\0') {
-            return Err("a name has 1 to 15 bytes: write it as /proc/PID/comm shows it".into());
+            return Err("a process name has 1 to 15 bytes: write it as in /proc/PID/comm".into());
         }
         let mut bytes = [0; Self::LEN];
         match bytes.get_mut(..name.len()) {
@@ -365,8 +366,8 @@ impl FromStr for Comm {
                 let kept = name.floor_char_boundary(Self::LEN - 1);
                 let kept = name.get(..kept).unwrap_or_default();
                 return Err(format!(
-                    "it has {} bytes, and the kernel cuts names at 15: write '{kept}', as \
-                     /proc/PID/comm shows it",
+                    "the name has {} bytes, but the kernel cuts names at 15: write '{kept}', as in \
+                     /proc/PID/comm",
                     name.len()
                 ));
             }
@@ -470,15 +471,15 @@ impl FromStr for RingSize {
             _ => None,
         });
         let bytes = bytes.ok_or_else(|| {
-            format!("'{text}' is not a size: write bytes, or such as 512KiB, 8MiB")
+            format!("'{text}' is not a size: write bytes, or for example 512KiB or 8MiB")
         })?;
         if !(Self::AT_LEAST..=Self::AT_MOST).contains(&bytes) {
-            return Err(format!("{} is out of bounds: write 64KiB to 1GiB", size(bytes)));
+            return Err(format!("{} is out of range: write 64KiB to 1GiB", size(bytes)));
         }
         if !bytes.is_power_of_two() {
             let above = bytes.next_power_of_two();
             return Err(format!(
-                "{} is not a power of two, as the kernel demands: write {} or {}",
+                "{} is not a power of two, which the kernel requires: write {} or {}",
                 size(bytes),
                 size(above / 2),
                 size(above)
@@ -514,7 +515,7 @@ pub(crate) fn pid(text: &str) -> Result<u32, String> {
     let pid = digits::<u32>(text.trim()).filter(|pid| (1..=1 << 22).contains(pid));
     pid.ok_or_else(|| {
         format!(
-            "'{text}' is not a process id: write a number, such as 4711; --comm selects by name"
+            "'{text}' is not a process ID: write a number, such as 4711; --comm selects by name"
         )
     })
 }
@@ -522,7 +523,7 @@ pub(crate) fn pid(text: &str) -> Result<u32, String> {
 /// Reads a user id. The highest number is no user (`INVALID_UID`).
 pub(crate) fn uid(text: &str) -> Result<u32, String> {
     let uid = digits::<u32>(text.trim()).filter(|uid| *uid != u32::MAX);
-    uid.ok_or_else(|| format!("'{text}' is not a user id: write a number, such as id -u prints"))
+    uid.ok_or_else(|| format!("'{text}' is not a user ID: write a number, as printed by id -u"))
 }
 
 /// Reads how long series are kept: `300`, `300s`, `5m`, `2h`, `1d`.
@@ -535,13 +536,13 @@ pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
         _ => None,
     });
     let seconds = seconds.ok_or_else(|| {
-        format!("'{text}' is not a time: write seconds, or such as 90s, 5m, 2h, 1d")
+        format!("'{text}' is not a time: write seconds, or for example 90s, 5m, 2h or 1d")
     })?;
     if (1..=365 * 86_400).contains(&seconds) {
         return Ok(Duration::from_secs(seconds));
     }
-    Err("it is out of bounds: write 1s to 365d, and at least two scrape intervals, or the last \
-         numbers of a process are never scraped"
+    Err("the time is out of range: write 1s to 365d, and at least two scrape intervals, so that \
+         the last numbers of a process are scraped"
         .into())
 }
 
@@ -549,8 +550,8 @@ pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| {
         format!(
-            "'{text}' is not an IP address and port: write such as 127.0.0.1:9464 (this machine \
-             only), 0.0.0.0:9464 (every IPv4 address) or [::]:9464 (every address)"
+            "'{text}' is not an IP address and port: write for example 127.0.0.1:9464 (this \
+             machine only), 0.0.0.0:9464 (all IPv4 addresses) or [::]:9464 (all addresses)"
         )
     })
 }

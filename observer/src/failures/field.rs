@@ -73,7 +73,7 @@ impl FromStr for Field {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|field| field.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("'{name}' is not in the lines: write some of {names}")
+            format!("'{name}' is not a field of the lines: write one or more of {names}")
         })
     }
 }

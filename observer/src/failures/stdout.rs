@@ -62,15 +62,16 @@ fn write(lines: &Receiver<String>, mut output: impl Write, pause: Duration) {
             if !fails {
                 fails = true;
                 warn!(
-                    "stdout cannot be written: {error}. Lines of --log-errors wait, at most {WAITING}, and go \
-                     on when it can; those beyond are counted in observer_log_errors_dropped_total"
+                    "cannot write to stdout: {error}. At most {WAITING} lines of --log-errors wait \
+                     until it works again; further ones are counted in \
+                     observer_log_errors_dropped_total"
                 );
             }
             sleep(pause);
         }
         if fails {
             fails = false;
-            info!("stdout can be written again: lines of --log-errors go on");
+            info!("stdout works again: lines of --log-errors are written");
         }
     }
 }

@@ -83,22 +83,23 @@ impl<'a> Type<'a> {
 impl<'a> Btf<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self> {
         let magic = bytes.first_chunk().map(|magic| u16::from_ne_bytes(*magic));
-        ensure!(magic == Some(MAGIC), "not BTF of this machine's byte order");
+        ensure!(magic == Some(MAGIC), "not BTF in this machine's byte order");
         let section = |offset: usize, length: usize| {
             let header = word(bytes, 4)? as usize;
             let begin = header.checked_add(word(bytes, offset)? as usize)?;
             bytes.get(begin..)?.get(..word(bytes, length)? as usize)
         };
         ensure!(bytes.len() >= HEADER_LENGTH, "not BTF: too short");
-        let types = section(8, 12).context("not BTF: the types are not in the file")?;
-        let strings = section(16, 20).context("not BTF: the strings are not in the file")?;
+        let types = section(8, 12).context("not BTF: the type section is outside of the file")?;
+        let strings =
+            section(16, 20).context("not BTF: the string section is outside of the file")?;
         let mut btf = Self {
             strings,
             types,
             begins: Vec::with_capacity(types.len() / 32),
             structs: FxHashMap::default(),
         };
-        btf.index().context("not BTF: a type is cut off or of no known kind")?;
+        btf.index().context("not BTF: a type is cut off or its kind is not known")?;
         Ok(btf)
     }
 

@@ -39,7 +39,7 @@ pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
             let pid = stat.pid.cast_unsigned();
             selected.insert(pid);
             if pids.insert(pid, selected::FOR_GOOD, 0).is_err() {
-                warn!("too many children of selected processes: some are not watched");
+                warn!("too many children of the selected processes: some of them are not watched");
                 return Ok(());
             }
             forget_if_over(&mut pids, &stat);

@@ -75,7 +75,7 @@ pub(super) fn choose<T>(
         let done = attempt(wanted).with_context(|| format!("--backend {wanted}"))?;
         let warning = losses.are_of(wanted).then(|| losses.warning());
         let reasons: Vec<String> =
-            ["it was asked for".to_owned()].into_iter().chain(warning).collect();
+            ["it is configured".to_owned()].into_iter().chain(warning).collect();
         return Ok((wanted, reasons.join("; "), done));
     }
     let mut refused = Vec::new();
@@ -90,7 +90,7 @@ pub(super) fn choose<T>(
     }
     let refused: Vec<_> =
         refused.iter().map(|(backend, why)| format!("{backend}: {why}")).collect();
-    bail!("this kernel allows no backend: {}", refused.join("; "))
+    bail!("no backend works on this kernel: {}", refused.join("; "))
 }
 
 /// Why it is this one: whether it is complete, and why none of those is used that are preferred to it.
@@ -203,7 +203,7 @@ mod tests {
         ] {
             let (used, why, ()) = choose(backend, losses, |_| Ok(())).unwrap();
             assert_eq!((used, why.contains("may miss")), (backend, warned), "{why}");
-            assert!(why.starts_with("it was asked for"), "{why}");
+            assert!(why.starts_with("it is configured"), "{why}");
         }
     }
 

@@ -62,8 +62,8 @@ impl Figures {
             }
         };
         let thread = thread::Builder::new().name("figures".into()).spawn(serve);
-        let thread = thread.context("cannot start the thread that reads programs' figures")?;
-        outcome.recv().map_err(|_| anyhow!("the thread that reads programs' figures ended"))??;
+        let thread = thread.context("cannot start the thread that reads program statistics")?;
+        outcome.recv().map_err(|_| anyhow!("the thread that reads program statistics ended"))??;
         for number in ours {
             // SAFETY: the thread owns `programs`, whose numbers are of its own table now. What they are in ours are
             // copies that nobody owns.
@@ -77,7 +77,7 @@ impl Figures {
         let (reply, answer) = mpsc::sync_channel(1);
         let requests = self.requests.as_ref().context("not started")?;
         requests.send(reply).map_err(|_| anyhow!("the thread has ended"))?;
-        answer.recv_timeout(PATIENCE).context("the thread that reads programs' figures is late")
+        answer.recv_timeout(PATIENCE).context("the thread that reads program statistics is late")
     }
 }
 
@@ -109,7 +109,7 @@ fn keep_only(mut numbers: Vec<RawFd>) -> Result<()> {
             unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) };
         if result < 0 {
             let error = io::Error::last_os_error();
-            return Err(error).context("cannot have descriptors of its own (close_range)");
+            return Err(error).context("cannot unshare the file descriptors (close_range)");
         }
     }
     Ok(())

@@ -67,7 +67,7 @@ impl Layout {
                 format!("this kernel's {container} has no {}", paths.first().unwrap_or(&""));
             match field.reader() {
                 Reader::All => bail!(
-                    "{missing}, which the BPF programs read: please report the kernel's version"
+                    "{missing}, which the BPF programs need: please report the kernel's version"
                 ),
                 Reader::Functions => layout.functions = layout.functions.and(Err(missing)),
                 Reader::Syscalls => layout.syscalls = layout.syscalls.and(Err(missing)),
@@ -96,7 +96,7 @@ impl Layout {
         let flags = parameters.iter().position(|&name| name == b"flags");
         match (self.receive_parameters, flags) {
             (WITH_NONBLOCK, Some(4)) | (WITH_ADDRESS | WITH_NEITHER, Some(3)) => Ok(()),
-            _ => Err("this kernel's tcp_recvmsg has other parameters than are known".into()),
+            _ => Err("this kernel's tcp_recvmsg has unknown parameters".into()),
         }
     }
 

@@ -171,7 +171,7 @@ impl Probes {
 
     /// Has the BPF programs look for connections that ended without a tracepoint.
     pub fn sweep(&self) -> Result<()> {
-        sys::run(self.sweep.as_fd()).context("cannot run the program that looks for them")
+        sys::run(self.sweep.as_fd()).context("cannot run the BPF program sweep")
     }
 
     /// What was counted, summed over the CPUs.
@@ -280,9 +280,9 @@ impl Attached {
         let mut ebpf = load(backend, config, layout, counted_only)?;
         select(&mut ebpf, &config.filter)?;
         let rings = rings(&mut ebpf, config)?;
-        let counts = ebpf.take_map("COUNTS").context("the BPF programs count nothing")?;
+        let counts = ebpf.take_map("COUNTS").context("the BPF programs have no map COUNTS")?;
         let counts = PerCpuArray::try_from(counts)?;
-        let writers = ebpf.take_map("WRITERS").context("the BPF programs have no writers")?;
+        let writers = ebpf.take_map("WRITERS").context("the BPF programs have no map WRITERS")?;
         let writers = HashMap::try_from(writers)?;
         #[cfg(feature = "kernel-log")]
         let print = log::printer(&mut ebpf)?;
@@ -316,11 +316,11 @@ const FILTERS: [&str; 5] = ["PORTS", "PIDS", "COMMS", "UIDS", "CGROUPS"];
 /// Has the filters written by the BPF programs alone from now on, whoever opens them: aya does so with the globals.
 fn freeze(ebpf: &Ebpf) -> Result<()> {
     for name in FILTERS {
-        let map = ebpf.map(name).with_context(|| format!("there is no map {name}"))?;
+        let map = ebpf.map(name).with_context(|| format!("the BPF programs have no map {name}"))?;
         let (Map::Array(map) | Map::HashMap(map)) = map else {
-            anyhow::bail!("the map {name} is of another kind");
+            anyhow::bail!("the map {name} has the wrong type");
         };
-        sys::freeze(map.fd().as_fd()).with_context(|| format!("cannot freeze {name}"))?;
+        sys::freeze(map.fd().as_fd()).with_context(|| format!("cannot freeze the map {name}"))?;
     }
     Ok(())
 }
@@ -331,20 +331,20 @@ fn opened(ebpf: &Ebpf) -> Result<(OwnedFd, Vec<(String, OwnedFd)>)> {
     for (name, program) in ebpf.programs() {
         // Not loaded: of another backend.
         let Ok(program) = program.fd() else { continue };
-        let program = program.as_fd().try_clone_to_owned().context("cannot open a program")?;
+        let program = program.as_fd().try_clone_to_owned().context("cannot open a BPF program")?;
         if name == programs::SWEEP {
-            sweep = Some(program.try_clone().context("cannot open a program")?);
+            sweep = Some(program.try_clone().context("cannot open a BPF program")?);
         }
         others.push((name.to_owned(), program));
     }
-    Ok((sweep.context("no sweep program")?, others))
+    Ok((sweep.context("there is no BPF program sweep")?, others))
 }
 
 /// Without `bpf_loop` the programs cannot walk over a call: a bounded loop of as many steps as it
 /// takes is more than the verifier follows.
 fn needs_bpf_loop() -> Result<()> {
     let has = is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop)
-        .context("cannot ask the kernel for bpf_loop")?;
+        .context("cannot find out whether the kernel has bpf_loop")?;
     ensure!(has, "this kernel has no bpf_loop: Linux 5.17 or later is needed");
     Ok(())
 }
@@ -359,8 +359,8 @@ fn needs_groups(filter: &Filter, layout: &Layout) -> Result<()> {
     let has = |field: Field| layout.offsets.get(field as usize).is_some_and(|at| *at != NOWHERE);
     ensure!(
         is_mounted && has(Field::TaskCgroups) && has(Field::NodeParent),
-        "--cgroup selects by control groups of version 2, and none are in use here: select by --uid or \
-         --comm"
+        "--cgroup needs cgroups of version 2, and this machine does not use them: select with \
+         --uid or --comm"
     );
     Ok(())
 }
@@ -416,7 +416,7 @@ fn rings(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<Ring>> {
     let ring = |number| {
         let kind = bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
         let ring = aya_obj::Map::new_from_params(kind, 0, 0, config.ring_size.bytes(), 0);
-        let ring = MapData::create(ring, "RING", None).context("cannot make a ring buffer")?;
+        let ring = MapData::create(ring, "RING", None).context("cannot create a ring buffer")?;
         let ring = RingBuf::try_from(Map::RingBuf(ring))?;
         of_programs.set(number, &ring, 0)?;
         Ring::new(ring)
@@ -438,7 +438,7 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     }
     let mut pids: HashMap<_, u32, u8> = map(ebpf, "PIDS")?.try_into()?;
     for pid in &filter.pids {
-        pids.insert(pid, selected::FOR_GOOD, 0).context("too many --pid")?;
+        pids.insert(pid, selected::FOR_GOOD, 0).context("too many processes with --pid")?;
     }
     let mut comms: HashMap<_, [u8; 16], u8> = map(ebpf, "COMMS")?.try_into()?;
     for comm in &filter.comms {

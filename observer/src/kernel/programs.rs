@@ -109,7 +109,7 @@ pub(super) fn attach(
 /// Whether a program that does nothing can be attached to the return of a function: for less than
 /// the verifier takes for one of the others.
 fn try_fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<()> {
-    let refused = |error| refused("no programs at the returns of its functions", error);
+    let refused = |error| refused("fexit programs", error);
     let program: &mut FExit = program(ebpf, "fexit_try")?;
     program.load("tcp_sendmsg", btf).map_err(|error| refused(error.into()))?;
     program.attach().map_err(|error| refused(error.into()))?;
@@ -131,7 +131,7 @@ fn attach_fentry(ebpf: &mut Ebpf, function: &str, links: &mut Vec<Link>) -> Resu
 
 /// As [`try_fentry`].
 fn try_kprobe(ebpf: &mut Ebpf) -> Result<()> {
-    let refused = |error| refused("no kprobes", error);
+    let refused = |error| refused("kprobes", error);
     let program: &mut KProbe = program(ebpf, "kretprobe_try")?;
     program.load().map_err(|error| refused(error.into()))?;
     program.attach("tcp_sendmsg", 0).map_err(|error| refused(error.into()))?;
@@ -233,11 +233,11 @@ where
 }
 
 fn refused_program(name: &str, error: Error) -> Error {
-    refused(&format!("no program {name}"), error)
+    refused(&format!("the program {name}"), error)
 }
 
 fn refused_target(name: &str, error: Error) -> Error {
-    refused(&format!("nothing at {name}"), error)
+    refused(&format!("a program at {name}"), error)
 }
 
 /// In a few words what the kernel does not allow, and the number that it gave; its own words
@@ -246,7 +246,7 @@ fn refused(what: &str, error: Error) -> Error {
     let number = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     let number = number.map(|number| format!(" ({number})")).unwrap_or_default();
     let remedy = remedy(&error, Path::new(PARANOID)).unwrap_or_default();
-    error.context(format!("the kernel allows {what}{number}{remedy}"))
+    error.context(format!("the kernel refused {what}{number}{remedy}"))
 }
 
 /// Who may measure at all.

@@ -27,7 +27,7 @@ pub(super) fn at_hand<T: Send>(
     let Some(place) = candidates.first() else { return Err(absent) };
     let alone = || {
         if let Err(error) = mount_for_this_thread(place) {
-            debug!("tracefs cannot be mounted at {}: {error}", place.display());
+            debug!("cannot mount tracefs at {}: {error}", place.display());
             return Err(absent);
         }
         mounted(candidates)?;
@@ -36,7 +36,7 @@ pub(super) fn at_hand<T: Send>(
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("attach".into()).spawn_scoped(scope, alone);
         let done = thread.context("cannot start a thread")?.join();
-        done.unwrap_or_else(|_| Err(anyhow!("a panic while the programs were attached")))
+        done.unwrap_or_else(|_| Err(anyhow!("a panic occurred while the programs were attached")))
     })
 }
 
@@ -54,7 +54,7 @@ fn mounted(candidates: &[PathBuf]) -> Result<&Path> {
     }
     match denied {
         Some(path) => {
-            bail!("{} may not be read: run as root, or add CAP_DAC_READ_SEARCH", path.display())
+            bail!("cannot read {}: run as root, or add CAP_DAC_READ_SEARCH", path.display())
         }
         None => bail!(
             "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing (in a \

@@ -53,7 +53,7 @@ impl PodClient {
         };
         let answer = self.client.fetch(&server, self.request()?, BODY_AT_MOST)?;
         let status = answer.status();
-        ensure!(status == StatusCode::OK, "it answers {status}{}", self.hint(status));
+        ensure!(status == StatusCode::OK, "the answer is {status}{}", self.hint(status));
         Ok(answer.into_body())
     }
 
@@ -88,10 +88,10 @@ impl PodClient {
 
     fn hint(&self, status: StatusCode) -> &'static str {
         match (status, &self.choice.node) {
-            (StatusCode::UNAUTHORIZED, _) => ": is it the right --kubernetes-token-file?",
-            (StatusCode::FORBIDDEN, None) => ": the token's account may not get nodes/proxy",
-            (StatusCode::FORBIDDEN, Some(_)) => ": the token's account may not list pods",
-            (StatusCode::NOT_FOUND, None) => ": the API server also needs --kubernetes-node",
+            (StatusCode::UNAUTHORIZED, _) => ": is --kubernetes-token-file the right file?",
+            (StatusCode::FORBIDDEN, None) => ": the token is not allowed to get nodes/proxy",
+            (StatusCode::FORBIDDEN, Some(_)) => ": the token is not allowed to list pods",
+            (StatusCode::NOT_FOUND, None) => ": for the API server, add --kubernetes-node",
             _ => "",
         }
     }

@@ -35,8 +35,8 @@ const INTERVAL_AT_MOST: Duration = Duration::from_mins(5);
 /// A UID that so many lists did not have is not asked for any more: it is no pod of this cluster.
 const LISTS: u8 = 6;
 
-const NOBODY_TO_ASK: &str = "--kubernetes-node, --kubernetes-token-file and --kubernetes-ca-file say how \
-                             --kubernetes is asked: add it, or drop them";
+const NOBODY_TO_ASK: &str = "--kubernetes-node, --kubernetes-token-file and --kubernetes-ca-file \
+                             need --kubernetes: add it, or remove them";
 
 /// UIDs that are asked for at once.
 const MAX_WANTED: usize = 4096;
@@ -56,13 +56,13 @@ pub struct Choice {
 
 /// Reads where the server is.
 pub(crate) fn server(text: &str) -> Result<Uri, String> {
-    const WRITE: &str = "write such as https://10.0.0.7:10250 or https://kubernetes.default.svc";
+    const WRITE: &str = "write e.g. https://10.0.0.7:10250 or https://kubernetes.default.svc";
     let uri: Uri = text.trim().parse().map_err(|error| format!("{error}: {WRITE}"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-        return Err(format!("this is no address of a server: {WRITE}"));
+        return Err(format!("this is not the URL of a server: {WRITE}"));
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(format!("it has a path, which is known here: {WRITE}"));
+        return Err(format!("the URL must not have a path: {WRITE}"));
     }
     Ok(uri)
 }
@@ -81,8 +81,8 @@ impl Choice {
         };
         if server.scheme_str() == Some("https") && ca_file.is_none() {
             return Err(
-                "--kubernetes with https needs --kubernetes-ca-file: the certificate that \
-                        the server's is verified by"
+                "--kubernetes with https needs --kubernetes-ca-file: the CA certificate for the \
+                 server"
                     .into(),
             );
         }
@@ -195,14 +195,14 @@ impl Asker {
                         info!("{} answers again", self.client);
                     }
                     failures = 0;
-                    debug!("{} lists {} pods", self.client, listed.len());
+                    debug!("{} returned {} pods", self.client, listed.len());
                     lock(&self.known).learn(listed);
                 }
                 Err(error) => {
                     lock(&self.known).requests.failed += 1;
                     // Once, however long it lasts: the counter goes on.
                     if failures == 0 {
-                        warn!("no names of pods: {error:#}");
+                        warn!("cannot get pod names: {error:#}");
                     }
                     failures = failures.saturating_add(1);
                 }

@@ -239,9 +239,9 @@ fn a_pod_of_the_node_itself_is_called_by_its_hash() {
 #[test]
 fn addresses_are_read() {
     for (text, told) in [
-        ("10.0.0.7:10250", "no address"),
-        ("ftp://x", "no address"),
-        ("https://", "write such as"),
+        ("10.0.0.7:10250", "not the URL"),
+        ("ftp://x", "not the URL"),
+        ("https://", "write e.g."),
         ("https://10.0.0.7:10250/pods", "a path"),
     ] {
         let refused = server(text).expect_err(text);

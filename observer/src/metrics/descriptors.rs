@@ -23,9 +23,9 @@ impl Descriptors {
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let bytes = all_of(path, AT_MOST)
-            .with_context(|| format!("cannot read the descriptor set {name}: name another file"))?;
+            .with_context(|| format!("cannot read the descriptor set {name}: use another file"))?;
         let set = FileDescriptorSet::decode(bytes.as_slice()).with_context(|| {
-            format!("{name} is no descriptor set: make one with `protoc --descriptor_set_out`")
+            format!("{name} is not a descriptor set: make one with `protoc --descriptor_set_out`")
         })?;
         let descriptors = Self::of(&set);
         ensure!(!descriptors.0.is_empty(), "the descriptor set {name} declares no service");

@@ -12,7 +12,7 @@ use observer_core::process::{Detail, ProcessId};
 const PROCESS: Family = Family::new(
     Kind::Info,
     "observer_process",
-    "What runs in a process that has series; a label is empty where nothing is known.",
+    "Details of each process that has series; a label is empty if its value is not known.",
 );
 
 /// Writes a series for each process that has others.

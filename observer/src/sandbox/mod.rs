@@ -46,8 +46,9 @@ impl Needs {
         for path in &self.reads {
             if File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
                 warn!(
-                    "{} cannot be read again: user {account} may not read it. A change needs a restart of the \
-                     daemon; or give the user's group read access, or pick another user with --run-as",
+                    "{} cannot be read again: user {account} has no permission. Restart the daemon \
+                     after a change, give the user's group read access, or choose another user \
+                     with --run-as",
                     path.display()
                 );
             }
@@ -55,8 +56,8 @@ impl Needs {
         for folder in folders(&self.writes) {
             if fs::access(&folder, fs::Access::WRITE_OK | fs::Access::EXEC_OK).is_err() {
                 warn!(
-                    "SIGHUP cannot reopen files in {}: user {account} may not write there. Rotate them with \
-                     copytruncate, or pick another user with --run-as",
+                    "SIGHUP cannot reopen files in {}: user {account} has no write permission \
+                     there. Rotate them with copytruncate, or choose another user with --run-as",
                     folder.display()
                 );
             }
@@ -99,11 +100,11 @@ pub fn confine_files(needs: &Needs) -> Result<bool> {
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .scope(Scope::from_all(LANDLOCK))?
         .create()
-        .context("cannot make a Landlock ruleset")?;
+        .context("cannot create a Landlock ruleset")?;
     for (path, access) in allowed {
         match PathFd::new(&path) {
             Ok(file) => ruleset = ruleset.add_rule(PathBeneath::new(file, access))?,
-            Err(error) => debug!("{} is not to be read: {error}", path.display()),
+            Err(error) => debug!("cannot allow access to {}: {error}", path.display()),
         }
     }
     let status = ruleset.restrict_self().context("cannot enforce a Landlock ruleset")?;
@@ -367,7 +368,7 @@ fn install(
     let calls = calls.into_iter().collect();
     let filter = SeccompFilter::new(calls, otherwise, action, architecture)?;
     let program = BpfProgram::try_from(filter)?;
-    seccompiler::apply_filter(&program).context("cannot install a filter of system calls (seccomp)")
+    seccompiler::apply_filter(&program).context("cannot install the system call filter (seccomp)")
 }
 
 #[cfg(test)]

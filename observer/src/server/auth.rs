@@ -105,7 +105,7 @@ impl Users {
     pub(super) fn new(hashes: BTreeMap<String, HashParts>) -> Result<Self> {
         let mut key = [0; 32];
         let random = ring::default_provider().secure_random;
-        random.fill(&mut key).map_err(|_| anyhow!("the system has no random numbers"))?;
+        random.fill(&mut key).map_err(|_| anyhow!("cannot get random numbers from the system"))?;
         Ok(Self { hashes, known: Mutex::default(), key })
     }
 

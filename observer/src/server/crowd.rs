@@ -148,8 +148,8 @@ impl Crowd {
             state.told = Some(Instant::now());
             let Bounds { all, each, .. } = self.bounds;
             warn!(
-                "all places for HTTP connections are taken ({all}, {each} from one address): those that ask \
-                 nothing or read slowly are closed for others, and counted in \
+                "HTTP connection limit reached ({all}, {each} from one address): idle and slow \
+                 connections are closed in favor of new ones, and counted in \
                  observer_http_refused_total{{reason=\"connections\"}}"
             );
         }

@@ -29,7 +29,7 @@ impl Handshakes {
         match started {
             Ok(runtime) => Some(Self { runtime, _stop: stop }),
             Err(error) => {
-                warn!(%error, "TLS handshakes have no thread of their own");
+                warn!(%error, "cannot give TLS handshakes a thread of their own");
                 None
             }
         }

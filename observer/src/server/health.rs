@@ -55,7 +55,7 @@ impl Health {
         let run = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    Err(error) = answer(listener, pages) => warn!(%error, "probes are not answered"),
+                    Err(error) = answer(listener, pages) => warn!(%error, "cannot answer probes"),
                     _ = stopped => {}
                 }
             });
@@ -122,7 +122,7 @@ impl Conversations {
             }
             // As of the other listener: others may free what is missing.
             Err(error) => {
-                warn!(%error, "cannot accept a probe's connection");
+                warn!(%error, "cannot accept a connection from a probe");
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -141,8 +141,8 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<dyn Pa
         .serve_connection(TokioIo::new(stream), service);
     match timeout(PATIENCE, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a probe's connection ended"),
-        Err(_) => debug!("a probe's connection was not over in time"),
+        Ok(Err(error)) => debug!(%error, "a connection from a probe ended with an error"),
+        Err(_) => debug!("a connection from a probe timed out"),
     }
 }
 
@@ -152,13 +152,13 @@ fn probe(request: &Request<Incoming>, pages: &dyn Pages) -> Response<Body> {
         "/healthz" => pages.health(),
         "/readyz" => pages.ready(),
         _ => {
-            let text = "There is /healthz, /readyz here.\n".into();
+            let text = "Not found. Available: /healthz, /readyz.\n".into();
             return response(StatusCode::NOT_FOUND, PLAIN, text);
         }
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         probed(outcome)
     } else {
-        response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "Only GET and HEAD.\n".into())
+        response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "Only GET and HEAD are allowed.\n".into())
     }
 }

@@ -57,7 +57,7 @@ impl Held {
 }
 
 fn taken_back() -> io::Error {
-    io::Error::new(ErrorKind::OutOfMemory, "too slow: the text was dropped for newer ones")
+    io::Error::new(ErrorKind::OutOfMemory, "too slow: the response was dropped for newer ones")
 }
 
 /// Knows all texts, the oldest first.

@@ -104,7 +104,7 @@ impl Live {
         };
         match ticks.wait_for(enough).await.as_deref() {
             Ok(Tick::Sampled(sampled)) => sampled.clone(),
-            Ok(Tick::Idle | Tick::Over) | Err(_) => Err("the daemon is about to end".into()),
+            Ok(Tick::Idle | Tick::Over) | Err(_) => Err("the daemon is stopping".into()),
         }
     }
 
@@ -139,7 +139,7 @@ impl Live {
             }
             let sampled = self.sample(sampling, begun.elapsed()).await;
             if let Err(reason) = &sampled {
-                error!(reason, "there is nothing to look at");
+                error!(reason, "cannot take a snapshot for the viewers");
             }
             self.tick(Tick::Sampled(sampled));
         }
@@ -161,7 +161,7 @@ impl Live {
         let made = tokio::task::spawn_blocking(move || {
             let only = one.lock().unwrap_or_else(PoisonError::into_inner);
             let snapshot = pages.snapshot()?;
-            let sampler = sampling.sampler.as_mut().ok_or("nobody looks")?;
+            let sampler = sampling.sampler.as_mut().ok_or("there is no viewer")?;
             let model = sampler.sample(&snapshot, now);
             drop((snapshot, only));
             // JSON has no line feeds in it, with which an event's data would end.

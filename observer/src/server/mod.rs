@@ -201,7 +201,7 @@ async fn serve_within(
         }
     };
     if timeout(limits.grace, all_ended).await.is_err() {
-        warn!(connections = connections.len(), "cut off scrapes that did not end in time");
+        warn!(connections = connections.len(), "closed HTTP connections that did not end in time");
     }
 }
 
@@ -258,7 +258,7 @@ impl Conversation {
         let Some(place) = place.map(Arc::new) else { return };
         tokio::select! {
             () = self.greet(socket, asker, Arc::clone(&place)) => {}
-            () = place.evicted() => debug!(%peer, "an HTTP connection made room for another"),
+            () = place.evicted() => debug!(%peer, "closed an HTTP connection in favor of another"),
         }
     }
 
@@ -284,7 +284,7 @@ impl Conversation {
         match outcome {
             Ok(Ok(stream)) => self.hold(stream, asker, place).await,
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
-            Err(_) => debug!("TLS handshake not done in time"),
+            Err(_) => debug!("TLS handshake timed out"),
         }
     }
 

@@ -68,8 +68,8 @@ impl Display for Summary<'_> {
         tile(f, "rate", "", "Calls per second", &served, &made)?;
         let failing = row(summary.most_failing);
         let kind = if failing.is_some() { "bad" } else { "" };
-        let share = failing.map_or("nothing".into(), |row| text::percent(row.recent.error_ratio));
-        tile(f, "failing", kind, "Fails most", &share, &failing.map_or(String::new(), name))?;
+        let share = failing.map_or("no errors".into(), |row| text::percent(row.recent.error_ratio));
+        tile(f, "failing", kind, "Most errors", &share, &failing.map_or(String::new(), name))?;
         let slow = row(summary.slowest_unary);
         let p99 = slow.and_then(|row| row.recent.quantiles.p99);
         let p99 = text::latency(p99, &model.bounds_seconds);
@@ -89,7 +89,7 @@ impl Display for Summary<'_> {
         .map(|(count, what)| format!("{} {what}", text::count(count)))
         .collect();
         let others =
-            if others.is_empty() { "seen from their first byte".into() } else { others.join(", ") };
+            if others.is_empty() { "seen from the first byte".into() } else { others.join(", ") };
         let open = format!("{} open", text::count(open));
         tile(f, "connections", "", "Connections", &open, &others)?;
         let daemon = &model.daemon;
@@ -162,7 +162,7 @@ impl Display for Table<'_> {
         }
         if model.rows_left_out > 0 {
             let more = text::grouped(model.rows_left_out as u64);
-            writeln!(f, "<p>{more} more, which do less, are in /metrics.</p>")?;
+            writeln!(f, "<p>{more} more rows with fewer calls are in /metrics.</p>")?;
         }
         writeln!(f, "</div>")
     }
@@ -214,10 +214,10 @@ impl Display for Health<'_> {
             writeln!(f, "<div><dt>{what}</dt><dd>{}</dd></div>", Text(&text))
         };
         line("Version", format!("{}, backend {}", daemon.version, daemon.backend))?;
-        line("Costs", format!("{} CPU, {}", text::percent(daemon.cpu_ratio), memory(daemon)))?;
+        line("Cost", format!("{} CPU, {}", text::percent(daemon.cpu_ratio), memory(daemon)))?;
         line(
             "Records read",
-            format!("{}, of {} open streams", text::count(daemon.records), daemon.streams),
+            format!("{}; {} streams open", text::count(daemon.records), daemon.streams),
         )?;
         line(
             "Open connections",
@@ -239,7 +239,7 @@ impl Display for Health<'_> {
         line(
             "Calls",
             format!(
-                "{} complete, {} without method, {} without code, {} without both",
+                "{} complete, {} without method, {} without code, {} without either",
                 text::count(calls.complete),
                 text::count(calls.no_method),
                 text::count(calls.no_code),

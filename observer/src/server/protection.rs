@@ -79,7 +79,7 @@ impl Protection {
             // Files may be far away.
             let looked = tokio::task::spawn_blocking(move || protection.look_again()).await;
             if let Err(error) = looked {
-                warn!(%error, "the web configuration cannot be looked at again");
+                warn!(%error, "cannot check the web config for changes");
             }
         }
         Arc::clone(&self.state().terms)
@@ -114,12 +114,12 @@ impl Protection {
         let mut state = self.state();
         match loaded {
             Ok((stamps, terms)) => {
-                info!("read {} again, and what it names", file.display());
+                info!("reloaded {} and the files that it names", file.display());
                 state.stamps = stamps;
                 state.terms = Arc::new(terms);
             }
             Err(error) => {
-                warn!("what was read before holds on: {error:#}");
+                warn!("keeping the previous web config: {error:#}");
                 state.stamps = now;
             }
         }
@@ -140,11 +140,11 @@ impl Terms {
     fn stay_in(&self, next: &Self) -> Result<()> {
         ensure!(
             self.tls.is_some() == next.tls.is_some(),
-            "tls_server_config has come or gone: restart the daemon if that is meant"
+            "tls_server_config was added or removed: restart the daemon to apply this"
         );
         ensure!(
             self.users.is_empty() || !next.users.is_empty(),
-            "basic_auth_users is empty: restart the daemon if everybody is to be served"
+            "basic_auth_users is empty: restart the daemon to serve everyone without a password"
         );
         Ok(())
     }

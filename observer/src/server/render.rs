@@ -95,7 +95,7 @@ impl Renderer {
         let mut state = Arc::clone(&self.state).lock_owned().await;
         // Nothing is begun for who has gone while others were served.
         if asker.is_gone() {
-            return Err("the scraper has hung up".into());
+            return Err("the scraper has closed the connection".into());
         }
         let shares = state.budget.is_spent(Instant::now());
         let does = |latest: &&Latest| {
@@ -134,7 +134,7 @@ impl Renderer {
 fn rendered(pages: &dyn Pages, format: Format, ledger: &Ledger) -> Rendered {
     let mut text = ledger.begin();
     pages.metrics(format, &mut text)?;
-    ledger.hold(text).map_err(|error| format!("packing failed: {error}"))
+    ledger.hold(text).map_err(|error| format!("compression failed: {error}"))
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ impl Routes {
             Admission::Unknown => unauthorized(),
             Admission::TooMany => later(
                 StatusCode::TOO_MANY_REQUESTS,
-                "Too many passwords wait to be checked; try again later.\n",
+                "Too many passwords are waiting to be checked; try again later.\n",
             ),
         }
     }
@@ -137,11 +137,11 @@ impl Routes {
         let (method, path) = (&request.method, request.uri.path());
         let asset = ASSETS.iter().find(|(of, ..)| *of == path);
         if asset.is_none() && path != EVENTS && !MADE.contains(&path) {
-            let text = format!("There is {}, {EVENTS} here.\n", MADE.join(", "));
+            let text = format!("Not found. Available: {}, {EVENTS}.\n", MADE.join(", "));
             return response(StatusCode::NOT_FOUND, PLAIN, text.into());
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
-            let text = "Only GET and HEAD.\n".into();
+            let text = "Only GET and HEAD are allowed.\n".into();
             let mut refusal = response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, text);
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
@@ -161,8 +161,8 @@ impl Routes {
             }
         };
         timeout(self.patience, made).await.unwrap_or_else(|_| {
-            error!(path, "not made in time");
-            let text = format!("{path} was not made in {:?}.\n", self.patience);
+            error!(path, "the response was not ready in time");
+            let text = format!("{path} was not ready within {:?}.\n", self.patience);
             response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text.into())
         })
     }
@@ -174,7 +174,7 @@ impl Routes {
 
     async fn events(&self) -> Response<Body> {
         let Some(events) = self.watchers.admit().await else {
-            let text = "As many as may are watching; try again later.\n";
+            let text = "Too many viewers are connected; try again later.\n";
             return later(StatusCode::SERVICE_UNAVAILABLE, text);
         };
         let events = Either::Right(Either::Right(events));
@@ -225,16 +225,16 @@ fn of_other_site(reason: Refused) -> Response<Body> {
     let (status, text) = match reason {
         Refused::Host => (
             StatusCode::MISDIRECTED_REQUEST,
-            "This is not a name of this daemon: use an IP address or localhost, or start it with \
-             --allow-host.\n",
+            "This host name is not allowed: use an IP address or localhost, or start the daemon \
+             with --allow-host.\n",
         ),
-        _ => (StatusCode::FORBIDDEN, "Pages of other sites are not served.\n"),
+        _ => (StatusCode::FORBIDDEN, "Requests from pages of other sites are not allowed.\n"),
     };
     response(status, PLAIN, text.into())
 }
 
 fn unauthorized() -> Response<Body> {
-    let text = "Unauthorized: this needs a user and a password.\n".into();
+    let text = "Unauthorized: a user name and a password are needed.\n".into();
     let mut refusal = response(StatusCode::UNAUTHORIZED, PLAIN, text);
     let challenge = HeaderValue::from_static("Basic realm=\"observer\", charset=\"UTF-8\"");
     refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -269,7 +269,7 @@ fn view(sampled: Sampled) -> Response<Body> {
 }
 
 fn failure(reason: &str) -> Response<Body> {
-    error!(reason, "an HTTP request could not be served");
+    error!(reason, "cannot answer an HTTP request");
     response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{reason}\n").into())
 }
 

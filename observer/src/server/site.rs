@@ -27,7 +27,7 @@ impl FromStr for HostName {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
         if name.is_empty() || !name.chars().all(is_name) {
-            return Err(format!("'{text}' is not a host name: write such as node-7.example.org"));
+            return Err(format!("'{text}' is not a host name: write e.g. node-7.example.org"));
         }
         Ok(Self(name))
     }

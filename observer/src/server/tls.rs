@@ -21,7 +21,7 @@ pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
     let chain = certificates(cert_file)?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| match error {
         pem::Error::NoItemsFound => anyhow::anyhow!(
-            "there is no private key in {}: PEM is read, and no key that is encrypted",
+            "there is no private key in {}: use an unencrypted key in PEM format",
             key_file.display()
         ),
         error => anyhow::anyhow!("cannot read the key in {}: {error}", key_file.display()),
@@ -33,11 +33,11 @@ pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
     };
     let mut server = ServerConfig::builder_with_provider(Arc::new(provider(config)?))
         .with_protocol_versions(versions)
-        .context("no version of TLS is left")?
+        .context("no TLS version is enabled")?
         .with_client_cert_verifier(verifier(client_auth)?)
         .with_single_cert(chain, key)
         .with_context(|| {
-            format!("{} and {} do not go together", cert_file.display(), key_file.display())
+            format!("{} and {} do not match", cert_file.display(), key_file.display())
         })?;
     server.ignore_client_order = *own_order;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -77,7 +77,9 @@ fn chosen<'a, T: Copy>(
         let found = all.iter().find(|one| name_of(one) == name).copied();
         found.with_context(|| {
             let known = all.iter().map(&name_of).collect::<Vec<_>>().join(", ");
-            format!("'{name}' in {key} of tls_server_config is not here: write some of {known}")
+            format!(
+                "'{name}' in {key} of tls_server_config is not supported: write some of {known}"
+            )
         })
     };
     names.map(find).collect()
@@ -107,5 +109,5 @@ fn verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>> {
     let provider = Arc::new(ring::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(authorities, provider);
     let builder = if required { builder } else { builder.allow_unauthenticated() };
-    builder.build().with_context(|| format!("cannot verify clients by {}", path.display()))
+    builder.build().with_context(|| format!("cannot verify clients with {}", path.display()))
 }

@@ -65,9 +65,9 @@ impl WebConfig {
     /// Reads the file; the error names it, and the key that is wrong.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let unreadable = || format!("cannot read {shown}, which --web-config-file names");
+        let unreadable = || format!("cannot read {shown}: correct --web-config-file");
         let length = fs::metadata(path).with_context(unreadable)?.len();
-        ensure!(length <= FILE_AT_MOST, "{shown} is too large for settings");
+        ensure!(length <= FILE_AT_MOST, "{shown} is too large for a config file");
         let text = fs::read_to_string(path).with_context(unreadable)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder).with_context(|| format!("in {shown}"))
@@ -108,10 +108,10 @@ impl TlsConfig {
              cipher_suites, curve_preferences and prefer_server_cipher_suites",
         )?;
         let cert_file = cert_file.context(
-            "tls_server_config has no cert_file: name the file of the certificate, with its chain",
+            "tls_server_config has no cert_file: add the file with the certificate and its chain",
         )?;
         let key_file = key_file
-            .context("tls_server_config has no key_file: name the file of the private key")?;
+            .context("tls_server_config has no key_file: add the file with the private key")?;
         let client_auth = ClientAuth::parse(kind, ca_file)?;
         Ok(Self { cert_file, key_file, client_auth, cipher_suites, curves, own_order, versions })
     }
@@ -164,10 +164,10 @@ fn headers(mut section: Section<'_>) -> Result<HeaderMap> {
         for (name, values) in HEADERS {
             let Some(value) = given.text(name)?.filter(|value| !value.is_empty()) else { continue };
             let may_be = values.is_empty() || values.contains(&value.to_lowercase().as_str());
-            ensure!(may_be, "{name} of headers may be {}, not '{value}'", values.join(" or "));
+            ensure!(may_be, "the header {name} may be {}, not '{value}'", values.join(" or "));
             let value = HeaderValue::from_str(value);
             let value =
-                value.with_context(|| format!("{name} of headers has control characters"))?;
+                value.with_context(|| format!("the header {name} has control characters"))?;
             headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
         }
         given.end(&HEADERS.map(|(name, _)| name).join(", "))?;
@@ -178,22 +178,22 @@ fn headers(mut section: Section<'_>) -> Result<HeaderMap> {
 
 impl ClientAuth {
     fn parse(kind: Option<&str>, ca_file: Option<PathBuf>) -> Result<Self> {
-        const NO_FILE: &str = "client_auth_type asks for certificates that are verified: name the \
-                               authority's in client_ca_file";
+        const NO_FILE: &str = "this client_auth_type verifies certificates: add client_ca_file \
+                               with the CA certificate";
         match (kind, ca_file) {
             (None | Some("NoClientCert" | ""), None) => Ok(Self::None),
             (None | Some("NoClientCert" | ""), Some(_)) => bail!(
                 "client_ca_file has no effect without client_auth_type: add \
-                 RequireAndVerifyClientCert, or drop it"
+                 RequireAndVerifyClientCert, or remove client_ca_file"
             ),
             (Some("VerifyClientCertIfGiven"), ca) => Ok(Self::IfGiven(ca.context(NO_FILE)?)),
             (Some("RequireAndVerifyClientCert"), ca) => Ok(Self::Required(ca.context(NO_FILE)?)),
             (Some("RequestClientCert" | "RequireAnyClientCert"), _) => bail!(
-                "client_auth_type that asks for certificates and verifies none is not supported: \
-                 write RequireAndVerifyClientCert, VerifyClientCertIfGiven or NoClientCert"
+                "a client_auth_type that does not verify certificates is not supported: write \
+                 RequireAndVerifyClientCert, VerifyClientCertIfGiven or NoClientCert"
             ),
             (Some(other), _) => bail!(
-                "'{other}' is not a client_auth_type: write RequireAndVerifyClientCert, \
+                "'{other}' is not a valid client_auth_type: write RequireAndVerifyClientCert, \
                  VerifyClientCertIfGiven or NoClientCert"
             ),
         }
@@ -216,8 +216,9 @@ impl<'a> Section<'a> {
             bail!("{what} is not a mapping: write lines such as 'key: value'");
         };
         let entries = mapping.iter().map(|(key, value)| {
-            let key =
-                key.as_str().with_context(|| format!("a key of {name} is not a text: quote it"))?;
+            let key = key
+                .as_str()
+                .with_context(|| format!("a key of {name} is not a string: quote it"))?;
             Ok((key, value))
         });
         Ok(Self { name, entries: entries.collect::<Result<_>>()? })
@@ -232,7 +233,7 @@ impl<'a> Section<'a> {
     fn text(&mut self, key: &str) -> Result<Option<&'a str>> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let text = value.as_str();
-        text.map(Some).with_context(|| format!("{key} of {} is not a text: quote it", self.name))
+        text.map(Some).with_context(|| format!("{key} of {} is not a string: quote it", self.name))
     }
 
     fn texts(&mut self, key: &str) -> Result<Vec<String>> {
@@ -240,7 +241,7 @@ impl<'a> Section<'a> {
         let list = value.as_sequence().map(|list| list.iter().map(Yaml::as_str));
         let texts = list.and_then(Iterator::collect::<Option<Vec<&str>>>);
         let texts = texts.with_context(|| {
-            format!("{key} of {} is not a list of texts: write such as [a, b]", self.name)
+            format!("{key} of {} is not a list of strings: write for example [a, b]", self.name)
         })?;
         Ok(texts.into_iter().map(str::to_owned).collect())
     }
@@ -262,14 +263,14 @@ impl<'a> Section<'a> {
             // Not the text: it may be a password.
             let hash = hash.with_context(|| {
                 format!(
-                    "basic_auth_users has no bcrypt hash for '{user}': make one by htpasswd -nBC \
-                     10 '{user}', and quote what follows the colon"
+                    "basic_auth_users has no bcrypt hash for '{user}': make one with htpasswd -nBC \
+                     10 '{user}', and quote the text after the colon"
                 )
             })?;
             ensure!(
                 hash.get_cost() <= COST_AT_MOST,
-                "the hash of '{user}' in basic_auth_users takes too long (cost {}): make one of \
-                 10 to {COST_AT_MOST}",
+                "the hash of '{user}' in basic_auth_users takes too long to check (cost {}): make \
+                 one with a cost from 10 to {COST_AT_MOST}",
                 hash.get_cost()
             );
             Ok((user.to_owned(), hash))
@@ -280,7 +281,7 @@ impl<'a> Section<'a> {
     fn end(self, known: &str) -> Result<()> {
         let Some((key, _)) = self.entries.first() else { return Ok(()) };
         let place = if self.name.is_empty() { String::new() } else { format!(" of {}", self.name) };
-        bail!("unknown key '{key}'{place}: there are {known} here; drop it")
+        bail!("unknown key '{key}'{place}: remove it; valid keys are {known}")
     }
 }
 
@@ -384,7 +385,7 @@ mod tests {
                 "tls_server_config: {cert_file: a, key_file: b, min_version: TLS13, max_version: TLS12}",
                 "below",
             ),
-            ("tls_server_config: {cert_file: a, key_file: b, cipher_suites: a}", "list of texts"),
+            ("tls_server_config: {cert_file: a, key_file: b, cipher_suites: a}", "list of strings"),
             ("http_server_config: {http2: maybe}", "not true or false"),
             ("http_server_config: {headers: {X-Frame-Options: sometimes}}", "deny or sameorigin"),
             (
@@ -393,13 +394,13 @@ mod tests {
             ),
             (
                 "tls_server_config: {cert_file: a, key_file: b, client_auth_type: RequireAnyClientCert}",
-                "verifies none",
+                "does not verify",
             ),
             (
                 "tls_server_config: {cert_file: a, key_file: b, client_auth_type: VerifyClientCertIfGiven}",
                 "client_ca_file",
             ),
-            ("basic_auth_users: {1: x}", "not a text"),
+            ("basic_auth_users: {1: x}", "not a string"),
             (
                 "basic_auth_users: {alice: $2y$31$l3KC3bYZGPVmPxzBsmTnkOR8KzV1JXUNVjPhcCTuOAiQHfYx.F3zq}",
                 "cost 31",

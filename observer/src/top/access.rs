@@ -73,30 +73,31 @@ impl Display for Refusal {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SpeaksTls => {
-                "it speaks TLS: add --ca-file FILE, the authority of its certificate (and write \
-                 https:// if there is an --address)"
+                "the daemon uses TLS: add --ca-file FILE with its CA certificate, and write \
+                 https:// in --address"
             }
-            Self::SpeaksNoTls => "it does not speak TLS: write http://, without --ca-file",
+            Self::SpeaksNoTls => "the daemon does not use TLS: write http://, without --ca-file",
             Self::WantsPassword => {
-                "it asks for a password: add --user NAME, and --password-file FILE or the \
+                "the daemon asks for a password: add --user NAME, and --password-file FILE or the \
                  environment variable OBSERVER_PASSWORD"
             }
-            Self::WantsOtherPassword => "it does not know this user with this password",
+            Self::WantsOtherPassword => "the daemon does not accept this user and password",
             Self::Plaintext => {
                 "the password is not sent without TLS: write https:// with --ca-file FILE, or add \
                  --allow-plaintext-password"
             }
             Self::PlaintextToOther => {
-                "the password is not sent, as another user than root, observer or you listens \
-                 there: ask who that is, or add --allow-plaintext-password"
+                "the password is not sent, because the process that listens there belongs neither \
+                 to root, observer nor you: find out whose it is, or add --allow-plaintext-password"
             }
             Self::OfOther => {
-                "another user than root, observer or you listens there: if its figures are what \
-                 you want, name it with --address"
+                "the process that listens there belongs neither to root, observer nor you: if you \
+                 trust it, give its address with --address"
             }
             Self::DistrustsOrIsDistrusted => {
-                "no TLS with it: --ca-file must name the authority of its certificate, --address \
-                 a name that this is for; certificates of clients are not shown"
+                "the TLS handshake failed: --ca-file must have the CA certificate of the daemon, \
+                 and its certificate must be valid for the name in --address; observer top has no \
+                 client certificate"
             }
         })
     }
@@ -128,14 +129,15 @@ impl Access {
                 "--user without a password: add --password-file FILE, or set {PASSWORD_VARIABLE}"
             ),
         };
-        ensure!(!user.contains(':'), "a user's name has no colon");
+        ensure!(!user.contains(':'), "a user name cannot contain a colon");
         Ok(Some(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))))
     }
 
     /// How TLS is spoken, and whom it is believed.
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>> {
         let path = self.ca_file.as_deref().context(
-            "https needs --ca-file FILE: in PEM, the authority that the daemon's certificate is by",
+            "https needs --ca-file FILE: the CA certificate (PEM) that signed the daemon's \
+             certificate",
         )?;
         client_config(path)
     }

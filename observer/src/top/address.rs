@@ -20,20 +20,20 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WRITE: &str = "write it like http://127.0.0.1:9464";
+        const WRITE: &str = "write for example http://127.0.0.1:9464";
         let (secure, rest) = match text.split_once("://") {
             None | Some(("http", _)) => (false, text.trim_start_matches("http://")),
             Some(("https", rest)) => (true, rest),
             Some((scheme, _)) => {
-                return Err(format!("{scheme} is not spoken, only http and https: {WRITE}"));
+                return Err(format!("{scheme} is not supported, only http and https: {WRITE}"));
             }
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err(format!("a user is named by --user, not in the address: {WRITE}"));
+            return Err(format!("the user name belongs in --user, not in the address: {WRITE}"));
         }
         if authority.is_empty() || text.contains(|c: char| c.is_control() || c == ' ') {
-            return Err(format!("this is no address: {WRITE}"));
+            return Err(format!("this is not an address: {WRITE}"));
         }
         let named = authority.rsplit_once(':').and_then(|(host, port)| {
             let is_whole = !host.contains(':') || host.ends_with(']');
@@ -94,7 +94,7 @@ mod tests {
         }
         for bad in ["", "http:///x", "http://a b", "ftp://x", "x\r\nHost: y", "https://u:p@x"] {
             let error = bad.parse::<Address>().unwrap_err();
-            assert!(error.contains("write it like"), "{bad}: {error}");
+            assert!(error.contains("write for example"), "{bad}: {error}");
         }
         let everywhere: SocketAddr = "0.0.0.0:9464".parse().unwrap();
         let here = Address::of_this_machine(everywhere, true);

@@ -89,7 +89,7 @@ fn summary(model: &Model, width: usize) -> Vec<Line<'static>> {
     };
     let failing = row(summary.most_failing).map(|row| {
         let share = text::percent(row.recent.error_ratio);
-        Line::styled(named(row, &format!("fails most: {share} of ")), BAD)
+        Line::styled(named(row, &format!("most errors: {share} of ")), BAD)
     });
     let slowest = row(summary.slowest_unary).map(|row| {
         let p99 = text::latency(row.recent.quantiles.p99, &model.bounds_seconds);
@@ -115,8 +115,8 @@ fn summary(model: &Model, width: usize) -> Vec<Line<'static>> {
     if lines.iter().any(|line| line.width() > width) {
         lines = vec![calls.into(), connections.into()];
     }
-    lines.push(failing.unwrap_or_else(|| "nothing fails".into()));
-    lines.push(slowest.unwrap_or_else(|| "no unary call has ended lately".into()));
+    lines.push(failing.unwrap_or_else(|| "no errors".into()));
+    lines.push(slowest.unwrap_or_else(|| "no unary call has ended in the last ten seconds".into()));
     lines.push(third.into());
     lines
 }
@@ -203,7 +203,7 @@ fn draw_table(frame: &mut Frame<'_>, app: &App, model: &Model, area: Rect) {
         let told = if model.rows.is_empty() {
             "No gRPC call has been seen yet."
         } else {
-            "No method fits the filter."
+            "No method matches the filter."
         };
         let below = Rect { y: area.y + 2, height: 1, ..area }.intersection(area);
         frame.render_widget(Paragraph::new(told), below);
@@ -260,7 +260,7 @@ fn key_line(app: &App) -> Line<'static> {
             return vec![Span::styled("filter: ", HEAD), filter.into(), "█".into()].into();
         }
         Screen::Detail => "Esc back · ↑↓ other rows · p pause · q quit",
-        Screen::Help => "any key goes back",
+        Screen::Help => "press any key to go back",
         Screen::Table => {
             "↑↓ Enter details · ←→ sort · r reverse · / filter · p pause · ? help · q quit"
         }
@@ -275,16 +275,16 @@ fn key_line(app: &App) -> Line<'static> {
 fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     let mut lines: Vec<Line<'_>> = [
         "↑ ↓ j k PgUp PgDn Home End   move",
-        "Enter, Esc                   details, and back",
+        "Enter, Esc                   show details, go back",
         "← → s                        sort by another column",
         "r                            reverse the order",
-        "/                            filter: words that must all be in a row, such as",
+        "/                            filter: rows that contain all words, such as",
         "                             `server orders`; Esc clears it",
-        "p, space                     pause, and go on",
+        "p, space                     pause, resume",
         "q, Ctrl-C                    quit",
         "",
-        "Rates, errors and quantiles are of the last ten seconds. Quantiles are estimated",
-        "from buckets; ≥ is beyond the last one.",
+        "Rates, errors and quantiles cover the last ten seconds. Quantiles are estimated",
+        "from buckets; ≥ means above the last bucket.",
         "",
     ]
     .map(Line::from)

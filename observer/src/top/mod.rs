@@ -88,7 +88,7 @@ fn print(source: &Source, format: Format, options: &Options) -> Result<()> {
             serde_json::to_string(&model)? + "\n"
         }
     };
-    stdout().write_all(text.as_bytes()).context("cannot print")
+    stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
 /// Columns of the terminal; where the text goes elsewhere, as many as COLUMNS says, or what a mail has.
@@ -103,8 +103,7 @@ fn width() -> usize {
 fn live(source: Source, options: &Options) -> Result<()> {
     ensure!(
         stdout().is_terminal(),
-        "standard output is not a terminal: for a snapshot as text, add --once --table or --once \
-         --json"
+        "stdout is not a terminal: add --once --table or --once --json for a snapshot"
     );
     let stop = Arc::new(AtomicBool::new(false));
     // Not SIGHUP, which ends the process: its terminal is gone, and crossterm 0.29 would read the
@@ -118,9 +117,9 @@ fn live(source: Source, options: &Options) -> Result<()> {
     }
     let mut app = App::new(source.name(), options.order, &options.filter);
     let updates = source.follow()?;
-    let mut terminal = ratatui::try_init().context("cannot take over the terminal")?;
+    let mut terminal = ratatui::try_init().context("cannot set up the terminal")?;
     let shown = show(&mut terminal, &mut app, &updates, &stop);
-    ratatui::try_restore().context("cannot give the terminal back")?;
+    ratatui::try_restore().context("cannot restore the terminal")?;
     shown
 }
 
@@ -137,7 +136,7 @@ fn show(
             match updates.try_recv() {
                 Ok(update) => app.take(update, begun.elapsed()),
                 Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => anyhow::bail!("nothing tells anything any more"),
+                Err(TryRecvError::Disconnected) => anyhow::bail!("no more samples arrive"),
             }
             changed = true;
         }

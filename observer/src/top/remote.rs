@@ -48,7 +48,7 @@ impl Remote {
         let tls = if address.secure { Some(access.tls()?) } else { None };
         ensure!(
             tls.is_some() || access.ca_file.is_none(),
-            "--ca-file is for https, and the address is {address}"
+            "--ca-file needs https, but the address is {address}"
         );
         let (authorization, plaintext) = (access.authorization()?, access.plaintext);
         let client = Client::new(PATIENCE)?;
@@ -132,6 +132,6 @@ fn explained(error: anyhow::Error) -> anyhow::Error {
 /// All of a body.
 pub(super) fn read(body: Body<'_>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    body.take(BODY_AT_MOST).read_to_end(&mut bytes).context("the answer broke off")?;
+    body.take(BODY_AT_MOST).read_to_end(&mut bytes).context("the answer is incomplete")?;
     Ok(bytes)
 }

@@ -84,7 +84,7 @@ fn parse(json: &[u8]) -> Result<Model> {
         make_visible(&mut value);
         serde_json::from_value(value)
     };
-    read().context("this is not what an observer of this version says")
+    read().context("the answer is not from an observer of this version")
 }
 
 fn make_visible(value: &mut Value) {
@@ -125,10 +125,10 @@ fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
     loop {
         line.clear();
         let read = (&mut events).take(EVENT_AT_MOST).read_until(b'\n', &mut line);
-        if read.context("the daemon is silent")? == 0 {
-            bail!("the daemon has ended");
+        if read.context("the daemon does not answer")? == 0 {
+            bail!("the daemon has closed the connection");
         }
-        ensure!(line.ends_with(b"\n"), "the daemon has ended");
+        ensure!(line.ends_with(b"\n"), "the daemon has closed the connection");
         // The only other line with data is that of trouble, which is no JSON.
         if let Some(data) = line.strip_prefix(b"data: ") {
             let update = match parse(data) {

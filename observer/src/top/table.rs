@@ -26,7 +26,7 @@ pub(super) fn table(model: &Model, rows: &[&Row], source: &str, width: usize) ->
     if rows.is_empty() {
         let none_at_all = model.rows.is_empty();
         let none =
-            if none_at_all { "No gRPC call has been seen." } else { "No row fits the filter." };
+            if none_at_all { "No gRPC call has been seen." } else { "No row matches the filter." };
         lines.push(none.into());
     } else {
         let wide = in_one_line(model, rows);
@@ -34,7 +34,7 @@ pub(super) fn table(model: &Model, rows: &[&Row], source: &str, width: usize) ->
         lines.extend(if fits { wide } else { in_several(model, rows, width) });
     }
     if model.rows_left_out > 0 {
-        lines.push(format!("and {} more", text::grouped(model.rows_left_out as u64)));
+        lines.push(format!("and {} more rows", text::grouped(model.rows_left_out as u64)));
     }
     for loss in &model.daemon.losses {
         lines.push(format!("missed: {} {}", printable(&loss.cause), text::grouped(loss.events)));
@@ -290,6 +290,6 @@ x[4194303]              server   1,234  2.5 %      7   –   – 12.3 ms        
         assert!(text.contains("since its start") && text.contains("not known yet"), "{text}");
         assert!(text.ends_with("\n\nNo gRPC call has been seen.\n"), "{text}");
         let filtered = table(&model(vec![row("x", "Get", &[])]), &[], "x", 80);
-        assert!(filtered.ends_with("\n\nNo row fits the filter.\n"), "{filtered}");
+        assert!(filtered.ends_with("\n\nNo row matches the filter.\n"), "{filtered}");
     }
 }

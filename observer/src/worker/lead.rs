@@ -95,7 +95,7 @@ impl Lead {
             return;
         }
         if let Err(error) = probes.sweep() {
-            warn!("connections that ended unseen are not looked for: {error:#}");
+            warn!("cannot sweep for ended connections: {error:#}");
         }
         let pause = begin.elapsed().saturating_mul(SWEEP_PART).min(SWEEP_LIMIT);
         self.sweep_at = begin + pause;
@@ -110,12 +110,12 @@ impl Lead {
         let limit = self.budget.limit().unwrap_or_default() >> 20;
         if self.is_short {
             warn!(
-                "memory is near the limit of {limit} MiB: new methods, processes and connections are \
-                 not taken, but counted (observer_series_overflow_total, \
+                "memory is near the limit of {limit} MiB: the daemon takes no new methods, \
+                 processes and connections, but counts them (observer_series_overflow_total, \
                  observer_processes_overflow_total, observer_gaps_total{{cause=\"memory_limit\"}})"
             );
         } else {
-            info!("memory is below the limit of {limit} MiB again: what is new is taken");
+            info!("memory is no longer near the limit of {limit} MiB: new ones are taken again");
         }
     }
 
@@ -130,9 +130,9 @@ impl Lead {
                 protocols.iter().any(|(protocol, seen)| protocol == unexpected && *seen > 0);
             if is_seen {
                 let what = match unexpected {
-                    Protocol::Tls => "TLS, which cannot be read",
+                    Protocol::Tls => "TLS, which observer does not decode",
                     Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
-                    Protocol::Http2 | Protocol::Other => "something else than HTTP/2",
+                    Protocol::Http2 | Protocol::Other => "a protocol other than HTTP/2",
                 };
                 info!(
                     "a selected connection carries {what}: counted in \
@@ -148,7 +148,7 @@ impl Lead {
     pub(super) fn figures(&self) -> Daemon {
         let mut daemon = match &self.probes {
             Some(probes) => of_kernel(probes).unwrap_or_else(|error| {
-                warn!("the kernel programs' figures cannot be read: {error:#}");
+                warn!("cannot read the statistics of the BPF programs: {error:#}");
                 self.last.clone()
             }),
             None => self.last.clone(),

@@ -255,7 +255,7 @@ impl<S: Source + Send + 'static> State<S> {
                 self.tick();
             }
             if let Err(error) = self.source.wait(INTERVAL) {
-                error!("cannot wait for records, so the daemon ends: {error}");
+                error!("the worker stops, because it cannot wait for records: {error}");
                 return;
             }
         }

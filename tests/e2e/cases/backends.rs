@@ -22,9 +22,9 @@ const FREE_LIMIT: Duration = Duration::from_secs(10);
 /// In the order in which they are preferred, with the beginnings of the names of their programs, and what the
 /// kernel does not allow where they are refused.
 const TRIED: [(&str, &[&str], &str); 3] = [
-    ("fentry", &["fexit_"], "the kernel allows no programs at the returns of its functions ("),
+    ("fentry", &["fexit_"], "the kernel refused fexit programs ("),
     ("socket", &["socket_"], "this kernel has no tracepoint sock_send_length"),
-    ("kprobe", &["kprobe_", "kretprobe_"], "the kernel allows no kprobes ("),
+    ("kprobe", &["kprobe_", "kretprobe_"], "the kernel refused kprobes ("),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -226,7 +226,7 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
     let of_backend = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if is_allowed(backend)? {
         let daemon = Daemon::start(&["--backend", backend])?;
-        ensure!(daemon.log().contains(&format!("backend {backend}: it was asked for")), "no word");
+        ensure!(daemon.log().contains(&format!("backend {backend}: it is configured")), "no word");
         let own = programs(daemon.pid())?;
         ensure!(names(&own).iter().any(of_backend), "{own:?} are not of {backend}");
         daemon.stop()?;

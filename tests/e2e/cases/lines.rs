@@ -105,7 +105,7 @@ fn full_disk(name: &str) -> Result<()> {
     fail(&mut talk, 1, CALLS)?;
     talk.compare()?;
     daemon.wait_until(|_| match daemon.log() {
-        log if log.contains("stdout cannot be written: No space left on device") => Ok(()),
+        log if log.contains("cannot write to stdout: No space left on device") => Ok(()),
         log => Err(format!("no word of the disk: {log}")),
     })?;
     let dropped = |reason: &str| -> Result<f64> {
@@ -141,7 +141,7 @@ fn full_disk(name: &str) -> Result<()> {
         (suppressed as f64).total_cmp(&lost).is_eq(),
         "lines say that {suppressed} are left out, not {lost}"
     );
-    ensure!(daemon.log().contains("stdout can be written again"), "{}", daemon.log());
+    ensure!(daemon.log().contains("stdout works again"), "{}", daemon.log());
     talk.finish()?;
     daemon.stop()
 }

@@ -364,7 +364,7 @@ pub(crate) fn page_shows_names_of_any_kind() -> Result<()> {
     becomes(&browser, "document.querySelector('#count').textContent === '1000 rows'")?;
     becomes(
         &browser,
-        "document.querySelector('#calls p').textContent.includes(' more, which do less')",
+        "document.querySelector('#calls p').textContent.includes(' more rows with fewer calls')",
     )?;
     browser.run("document.querySelector('.more').click()")?;
     let shown: Vec<String> = rows(&browser)?.into_iter().map(|row| row.method).collect();

@@ -23,8 +23,7 @@ const HASH: &str = "$2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe
 
 /// Of a web configuration.
 const TLS: &str = "tls_server_config:\n  cert_file: daemon.crt\n  key_file: daemon.key\n";
-pub(crate) const ONLY_CLIENTS_WITH_CERTIFICATES: &str = "  client_auth_type: \
-    RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n";
+pub(crate) const ONLY_CLIENTS_WITH_CERTIFICATES: &str = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n";
 
 /// A web configuration, and the certificates that it speaks of.
 pub(crate) struct Protected(TempDir);
@@ -133,26 +132,26 @@ pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
     terminal.end(Some("q"))?;
     let with = |more: &[&'static str]| [&to[..], more].concat();
     for (args, what_to_do) in [
-        (vec!["--address", &http], "it speaks TLS: add --ca-file FILE"),
+        (vec!["--address", &http], "the daemon uses TLS: add --ca-file FILE"),
         (vec!["--address", &https], "https needs --ca-file FILE"),
-        (vec!["--address", &https, "--ca-file", &other], "--ca-file must name the authority"),
+        (vec!["--address", &https, "--ca-file", &other], "the TLS handshake failed: --ca-file"),
         (vec!["--address", &https, "--ca-file", &wrong], "there is no PEM certificate"),
-        (vec!["--address", &http, "--ca-file", &ca], "--ca-file is for https"),
-        (to.to_vec(), "it asks for a password: add --user NAME"),
+        (vec!["--address", &http, "--ca-file", &ca], "--ca-file needs https"),
+        (to.to_vec(), "the daemon asks for a password: add --user NAME"),
         (with(&["--user", USER]), "add --password-file FILE, or set OBSERVER_PASSWORD"),
         (
             [&to[..], &["--user", USER, "--password-file", &wrong]].concat(),
-            "it does not know this user with this password",
+            "the daemon does not accept this user and password",
         ),
         // It does not watch by itself instead.
-        (vec!["--listen", &address], "it speaks TLS: add --ca-file FILE"),
-        (vec!["--listen", &address, "--ca-file", &ca], "it asks for a password"),
+        (vec!["--listen", &address], "the daemon uses TLS: add --ca-file FILE"),
+        (vec!["--listen", &address, "--ca-file", &ca], "the daemon asks for a password"),
     ] {
         refuses(&mut top(&args)?, what_to_do)?;
     }
     // Live as well: before the terminal is taken over.
     let terminal = Terminal::start(&mut top(&to)?, 200, 24)?;
-    terminal.shows("it asks for a password: add --user NAME")?;
+    terminal.shows("the daemon asks for a password: add --user NAME")?;
     drop(terminal);
     daemon.stop()
 }
@@ -164,10 +163,10 @@ pub(crate) fn top_asks_with_a_password_alone() -> Result<()> {
     let (ca, https) = (protected.file("ca.crt")?, format!("https://{address}"));
     for to in [["--address", &address], ["--listen", &address]] {
         tells(&mut top(&[&to[..], &["--user", USER, "--password-file", &file]].concat())?)?;
-        refuses(&mut top(&to)?, "it asks for a password: add --user NAME")?;
+        refuses(&mut top(&to)?, "the daemon asks for a password: add --user NAME")?;
     }
     let args = ["--address", &https, "--ca-file", &ca];
-    refuses(&mut top(&args)?, "it does not speak TLS: write http://")?;
+    refuses(&mut top(&args)?, "the daemon does not use TLS: write http://")?;
     daemon.stop()
 }
 
@@ -176,7 +175,7 @@ pub(crate) fn top_is_refused_without_a_client_certificate() -> Result<()> {
     let daemon = protected.daemon()?;
     let (https, ca) = (format!("https://{}", daemon.address()), protected.file("ca.crt")?);
     let args = ["--address", &https, "--ca-file", &ca];
-    refuses(&mut top(&args)?, "certificates of clients are not shown")?;
+    refuses(&mut top(&args)?, "observer top has no client certificate")?;
     daemon.stop()
 }
 
@@ -201,9 +200,9 @@ pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
     });
     let password = ["--user", USER, "--password-file", &file];
     let [named, here] = [["--address", &address], ["--listen", &address]];
-    refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, as another")?;
-    refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, as another")?;
-    refuses(&mut top(&here)?, "name it with --address")?;
+    refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, because")?;
+    refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, because")?;
+    refuses(&mut top(&here)?, "give its address with --address")?;
     let told = [&named[..], &password, &["--allow-plaintext-password"]].concat();
     refuses(&mut top(&told)?, "status 500")?;
     let heard = heard.join().map_err(|_| anyhow!("the listener panicked"))??;

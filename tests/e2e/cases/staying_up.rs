@@ -186,7 +186,7 @@ fn sighup_opens_files_again(name: &str) -> Result<()> {
 
     fs::write(&set, "no set").context("spoil the descriptor set")?;
     sighup_opens_files_again(2)?;
-    ensure!(daemon.log().contains("the declared types stay as they were"), "{}", daemon.log());
+    ensure!(daemon.log().contains("keeping the previous declared types"), "{}", daemon.log());
     fail(&mut talk)?;
     told(&lines, 4, 3.0, "server_stream")?;
     ensure!(daemon.is_ready()?, "it is not ready any more");
@@ -211,7 +211,7 @@ fn sighup_names_files_that_it_may_not_read(name: &str) -> Result<()> {
         log if log.contains("SIGHUP: done") => Ok(()),
         log => Err(log),
     })?;
-    for told in ["stdout goes on to the file that it had", "the declared types stay as they were"] {
+    for told in ["stdout keeps its file", "keeping the previous declared types"] {
         ensure!(daemon.log().contains(told), "no word of {told:?}: {}", daemon.log());
     }
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;

@@ -123,7 +123,7 @@ fn silent_connections() -> Result<()> {
     }
     let refused = daemon.scrape()?.sum("observer_http_refused_total", &[("reason", "connections")]);
     ensure!(refused > 0.0, "nobody had to make room");
-    ensure!(daemon.log().contains("all places for HTTP connections are taken"), "{}", daemon.log());
+    ensure!(daemon.log().contains("HTTP connection limit reached"), "{}", daemon.log());
     for path in ["/healthz", "/readyz"] {
         let stream = nobody::in_a_thread(|| UnixStream::connect(&socket))?.context("connect")?;
         stream.set_read_timeout(Some(SOON))?;

@@ -44,7 +44,7 @@ class Requests(grpc.aio.ServerInterceptor):
         self.duration = Histogram("grpc_request_duration_seconds", "Request duration", ["method"], registry=REGISTRY)
         self.errors = Counter("grpc_errors_total", "Total gRPC errors", ["method", "error_type"], registry=REGISTRY)
         self.active = Gauge("grpc_active_connections", "Active connections", registry=REGISTRY)
-        self.service = Info("grpc_service", "gRPC services that the process has been called for", ["service"], registry=REGISTRY)
+        self.service = Info("grpc_service", "gRPC services called on the process", ["service"], registry=REGISTRY)
 
     async def intercept_service(self, continuation, handler_call_details):
         handler = await continuation(handler_call_details)

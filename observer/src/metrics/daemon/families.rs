@@ -45,24 +45,24 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let mut writer = Writer { sink, created: *started_ns };
     writer.info(
         "observer_build",
-        "The daemon's version and backend.",
+        "Version and backend of the daemon.",
         &[("version", env!("CARGO_PKG_VERSION")), ("backend", backend)],
     );
-    writer.counter("observer_records", "Records read from the kernel.", *records);
+    writer.counter("observer_records", "Total records read from the kernel.", *records);
     writer.counter(
         "observer_ring_bytes",
-        "Length of the records read from the kernel.",
+        "Total bytes of the records read from the kernel.",
         *ring_bytes,
     );
     writer.counters(
         "observer_gaps",
-        "Times that something was not seen, by cause.",
+        "Total gaps, by cause: events in which the daemon missed something.",
         "cause",
         gaps.iter().map(|gap| (gap.cause, gap.events)),
     );
     writer.counters(
         "observer_gap_bytes",
-        "Bytes of watched connections that were not seen, by cause, where the number is known.",
+        "Total bytes of watched connections that were missed, by cause, where the number is known.",
         "cause",
         gaps.iter().map(|gap| (gap.cause, gap.bytes)),
     );
@@ -72,59 +72,60 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.calls(statistics.calls());
     writer.counter(
         "observer_hpack_unknown_references",
-        "Header fields that refer to a table entry from before the connection was seen.",
+        "Total header fields that refer to a table entry from before the connection was watched.",
         *hpack_unknown_references,
     );
     writer.counter(
         "observer_hpack_errors",
-        "Header blocks that could not be decoded.",
+        "Total field blocks (compressed HTTP/2 headers) that could not be decoded.",
         *hpack_errors,
     );
-    writer.gauge("observer_streams", "HTTP/2 streams open now.", *streams);
+    writer.gauge("observer_streams", "Open HTTP/2 streams.", *streams);
     writer.unmeasured(*unmeasured);
     writer.gauge(
         "observer_series",
-        "Series of calls: one per method, process and role.",
+        "Series of calls: one per method, process and side (server or client).",
         statistics.len() as u64,
     );
     writer.counter(
         "observer_series_overflow",
-        "Calls counted as method other because a bound on methods was reached.",
+        "Total calls counted as method other because a limit on methods was reached.",
         statistics.overflow(),
     );
     writer.counter(
         "observer_series_late_events",
-        "Events of calls whose process had been dropped; they are counted nowhere else.",
+        "Total events of calls whose process was already forgotten; they are in no other series.",
         statistics.late(),
     );
     writer.counter(
         "observer_processes_overflow",
-        "Times that a process was counted as process other because a bound on processes, or on \
-         the names of one, was reached.",
+        "Total times that a process was counted as process other because a limit on processes, or \
+         on the names of one process, was reached.",
         *processes_overflow,
     );
     writer.counters(
         "observer_process_lookups",
-        "Processes looked up in /proc: answered, gone before they were, or published before \
-         (late), with empty labels.",
+        "Total lookups of processes in /proc, by outcome: answered; gone, the process had exited; \
+         late, a scrape was answered first, with empty labels.",
         "outcome",
         [("answered", *answered), ("gone", *gone), ("late", *late)],
     );
     writer.gauge_if_known(
         "observer_memory_limit_bytes",
-        "Memory limit of the daemon's control group.",
+        "Memory limit of the daemon's cgroup.",
         *memory_limit_bytes,
     );
     writer.gauge(
         "observer_memory_short",
-        "1 while memory is near the limit, and no new method, process or connection is taken.",
+        "1 while memory is near the limit and the daemon takes no new method, process or \
+         connection, else 0.",
         u64::from(*memory_is_short),
     );
     writer.programs(programs);
     if let Some(PodRequests { answered, failed }) = *pod_requests {
         writer.counters(
             "observer_pod_requests",
-            "Requests for the names of pods, by what became of them.",
+            "Total requests for pod names, by outcome.",
             "outcome",
             [("answered", answered), ("failed", failed)],
         );
@@ -132,8 +133,8 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     if let Some(Dropped { rate_limit, output }) = *log_errors_dropped {
         writer.counters(
             "observer_log_errors_dropped",
-            "Failed calls without a line of --log-errors: more than its rate, or stdout took no \
-             more.",
+            "Total failed calls without a line of --log-errors, because of its rate limit or \
+             because stdout was blocked.",
             "reason",
             [("rate_limit", rate_limit), ("output", output)],
         );
@@ -141,13 +142,13 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     if let Some(HttpFigures { password_checks, refused }) = http {
         writer.counter(
             "observer_http_password_checks",
-            "Passwords that the HTTP server hashed, right ones and wrong ones; known ones are \
-             not hashed again.",
+            "Total passwords that the HTTP server hashed, right or wrong. A password that was \
+             accepted before is not hashed again.",
             *password_checks,
         );
         writer.counters(
             "observer_http_refused",
-            "HTTP connections and requests that were not served, by reason.",
+            "Total HTTP connections and requests refused, by reason.",
             "reason",
             refused.iter().copied(),
         );
@@ -224,7 +225,8 @@ impl Writer<'_> {
     fn dropped_records(&mut self, dropped: &[DroppedRecords]) {
         self.family_of_counters(
             "observer_dropped_records",
-            "Records that found the ring full, for the ten processes that lost most.",
+            "Total records dropped because the ring buffer was full, for the ten processes with \
+             the most.",
             |count| {
                 for DroppedRecords { pid, comm, records } in dropped {
                     let (pid, comm) = (pid.to_string(), escape(comm.as_bytes()));
@@ -242,7 +244,7 @@ impl Writer<'_> {
             (Coverage::Gaps.as_str(), gaps),
             ("undecodable", undecodable),
         ];
-        let help = "Open connections by what can be told of their calls.";
+        let help = "Open connections, by how completely their calls can be seen.";
         let family = Family::new(Kind::Gauge, "observer_connections", help);
         self.sink.family(&family, &mut |series| {
             for (state, count) in states {
@@ -257,7 +259,7 @@ impl Writer<'_> {
         // is the gauge's, and OpenMetrics wants a name to be one family's.
         self.counters(
             "observer_connections_seen",
-            "Connections seen by what is spoken on them.",
+            "Total connections, by detected protocol.",
             "protocol",
             [("grpc", grpc), ("http2", http2), ("http1", http1), ("tls", tls), ("other", other)],
         );
@@ -266,7 +268,8 @@ impl Writer<'_> {
     fn calls(&mut self, calls: &CallsByCoverage) {
         self.family_of_counters(
             "observer_calls",
-            "Ended calls by what was seen of them, and of the connection that they were on.",
+            "Total ended calls, by how complete their connection was and by what is known of the \
+             call.",
             |count| {
                 for connection in Coverage::ALL {
                     let CallsSeen { complete, no_method, no_code, nothing } = calls.of(connection);
@@ -290,8 +293,8 @@ impl Writer<'_> {
         // family.
         self.counters(
             "observer_unmeasured_streams",
-            "Streams that are in no series: no gRPC, or nothing says that they are, or that they \
-             are streams at all, or too many at once.",
+            "Total HTTP/2 streams that are in no series, by reason: not gRPC, unclear whether they \
+             are, not confirmed by the other end, or too many at once.",
             "reason",
             [
                 ("not_grpc", not_grpc),
@@ -305,19 +308,20 @@ impl Writer<'_> {
     fn programs(&mut self, programs: &[Program]) {
         self.counters(
             "observer_program_runs",
-            "Runs of a kernel program, while the kernel counts them.",
+            "Total invocations of a BPF program, while kernel.bpf_stats_enabled is 1.",
             "program",
             programs.iter().map(|program| (program.name.as_str(), program.runs)),
         );
         self.counters(
             "observer_program_misses",
-            "Runs of a kernel program that the kernel skipped because it was running already.",
+            "Total invocations of a BPF program that the kernel skipped because the program was \
+             already running on that CPU.",
             "program",
             programs.iter().map(|program| (program.name.as_str(), program.misses)),
         );
         self.counters(
             "observer_program_run_seconds",
-            "Time spent in a kernel program, while the kernel counts it.",
+            "Total CPU time spent in a BPF program, while kernel.bpf_stats_enabled is 1.",
             "program",
             programs
                 .iter()

@@ -174,12 +174,12 @@ impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { schemas: [first, second], family, kind, label } = self;
         let suffix = if *kind == Kind::Counter { "_total" } else { "" };
-        write!(f, "{first} and {second} cannot be told at once: both have {family}{suffix}, ")?;
+        write!(f, "{first} and {second} cannot be combined: both have {family}{suffix}, ")?;
         match label {
             Some((label, [one, other])) => {
                 write!(f, "with {label}=\"{}\" and \"{}\"", one.example(), other.example())?;
             }
-            None => f.write_str("for different things")?,
+            None => f.write_str("with different meanings")?,
         }
         write!(f, "; choose one of them")
     }
@@ -241,7 +241,7 @@ mod tests {
         let error = |schemas: [Schema; 2]| Schemas::new(schemas).unwrap_err().to_string();
         assert_eq!(
             error([Schema::Go, Schema::Python]),
-            "go and python cannot be told at once: both have grpc_server_started_total, with \
+            "go and python cannot be combined: both have grpc_server_started_total, with \
              grpc_type=\"unary\" and \"UNARY\"; choose one of them"
         );
         assert!(error([Schema::Legacy, Schema::Go]).starts_with("legacy and go cannot"));

@@ -38,6 +38,6 @@ pub(super) static FAMILIES: &[CallFamily] = &[
         Value::Service,
         &[("service", Service)],
         "grpc_service",
-        "gRPC services that the process has been called for",
+        "gRPC services called on the process",
     ),
 ];

@@ -16,7 +16,7 @@ export class Detail {
     const parts = append(place, "div");
     parts.id = "parts";
     const heat = append(parts, "figure");
-    set(append(heat, "figcaption"), "Handling times of the last two minutes; the stronger, the more calls");
+    set(append(heat, "figcaption"), "Latency over the last two minutes; a stronger color means more calls");
     this.canvas = append(heat, "canvas");
     this.canvas.setAttribute("role", "img");
     this.histogram = append(parts, "table", "histogram");
@@ -107,8 +107,8 @@ export class Detail {
       }
     });
     const { p50, p99 } = row.recent;
-    canvas.setAttribute("aria-label", p50 === null ? "No calls in the last seconds"
-      : `Handling times: half below ${text.duration(p50)}, 99 of 100 below ${text.duration(p99)}`);
+    canvas.setAttribute("aria-label", p50 === null ? "No calls in the last ten seconds"
+      : `Latency: p50 ${text.duration(p50)}, p99 ${text.duration(p99)}`);
   }
 }
 

@@ -86,8 +86,8 @@ export class Table {
     const left = model.rows_left_out;
     let told = "";
     if (model.rows.length === 0) told = "No gRPC call has been seen yet.";
-    else if (admitted === 0) told = "No method fits the filter.";
-    else if (left > 0) told = `${text.grouped(left)} more, which do less, are in /metrics.`;
+    else if (admitted === 0) told = "No method matches the filter.";
+    else if (left > 0) told = `${text.grouped(left)} more rows with fewer calls are in /metrics.`;
     set(this.#note, told);
     this.#note.hidden = told === "";
     this.more.hidden = shown === admitted;

@@ -60,7 +60,7 @@ function choose(key) {
 function pause() {
   paused = !paused;
   pauseButton.setAttribute("aria-pressed", String(paused));
-  set(pauseButton, paused ? "Go on" : "Pause");
+  set(pauseButton, paused ? "Resume" : "Pause");
   render();
 }
 
@@ -184,7 +184,7 @@ function showSummary() {
   const { summary, daemon, rows, bounds_seconds: bounds } = model;
   tile("rate", `${text.rate(summary.server_rate)} served`, `${text.rate(summary.client_rate)} made`);
   const failing = rows[summary.most_failing];
-  tile("failing", failing ? text.percent(failing.recent.error_ratio) : "nothing", named(failing),
+  tile("failing", failing ? text.percent(failing.recent.error_ratio) : "no errors", named(failing),
     Boolean(failing), failing);
   const slow = rows[summary.slowest_unary];
   tile("slowest", text.latency(slow?.recent.p99 ?? null, bounds), named(slow), false, slow);
@@ -194,7 +194,7 @@ function showSummary() {
   const others = [[late, "joined late"], [gaps, "with gaps"], [undecodable, "undecodable"]]
     .filter(([count]) => count > 0).map(([count, what]) => `${text.count(count)} ${what}`);
   tile("connections", `${text.count(complete + late + gaps + undecodable)} open`,
-    others.join(", ") || "seen from their first byte");
+    others.join(", ") || "seen from the first byte");
   const recent = daemon.losses.reduce((sum, loss) => sum + loss.recent, 0);
   const ever = daemon.losses.reduce((sum, loss) => sum + loss.events, 0);
   const missed = ever > 0 ? `missed: ${daemon.losses.map((loss) => loss.cause).join(", ")}` : "nothing missed";
@@ -214,13 +214,13 @@ function showHealth() {
   const told = [
     `${daemon.version}, backend ${daemon.backend}`,
     `${text.percent(daemon.cpu_ratio)} CPU, ${memory(daemon)}`,
-    `${text.count(daemon.records)}, of ${daemon.streams} open streams`,
+    `${text.count(daemon.records)}; ${daemon.streams} streams open`,
     `${connections.complete} complete, ${connections.joined_late} joined late, `
       + `${connections.gaps} with gaps, ${connections.undecodable} undecodable`,
     `${seen.grpc} gRPC, ${seen.http2} other HTTP/2, ${seen.http1} HTTP/1, ${seen.tls} TLS, `
       + `${seen.other} other`,
     `${text.count(calls.complete)} complete, ${text.count(calls.no_method)} without method, `
-      + `${text.count(calls.no_code)} without code, ${text.count(calls.nothing)} without both`,
+      + `${text.count(calls.no_code)} without code, ${text.count(calls.nothing)} without either`,
     missed.join(", ") || "nothing",
   ];
   document.querySelectorAll("#health dd").forEach((line, at) => set(line, told[at]));
@@ -270,7 +270,7 @@ function take(sample) {
   if (paused && model && !restarted) return;
   model = sample;
   const backend = `${model.daemon.backend}, up ${since(model.daemon.start_time_seconds)}`;
-  say("live", `live · ${backend}${restarted ? " · the daemon was restarted, counts began anew" : ""}`);
+  say("live", `live · ${backend}${restarted ? " · the daemon was restarted, counters started at zero" : ""}`);
   render();
 }
 
@@ -290,9 +290,9 @@ function listen() {
     document.body.classList.add("live");
     take(JSON.parse(event.data));
   };
-  source.addEventListener("trouble", (event) => say("lost", `the daemon has trouble: ${event.data}`));
+  source.addEventListener("trouble", (event) => say("lost", `the daemon reports a problem: ${event.data}`));
   source.onerror = () => {
-    say("lost", "lost the daemon, trying again");
+    say("lost", "connection to the daemon lost, trying again");
     // It tries again by itself unless it was refused.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, TRY_AGAIN_MS);
   };

@@ -163,7 +163,7 @@ fn suites_curves_and_versions_are_those_that_are_named() {
     ] {
         folder.write("web.yml", &format!("{TLS}, {more}}}"));
         let refused = format!("{:#}", folder.read().expect_err(more));
-        assert!(refused.contains(told) && refused.contains("is not here"), "{refused}");
+        assert!(refused.contains(told) && refused.contains("is not supported"), "{refused}");
     }
 }
 
@@ -234,7 +234,7 @@ fn files_that_are_not_right_are_named() {
     );
     assert!(refused().contains("no private key in"), "{}", refused());
     folder.write("node.key", &pair(&authority).1);
-    assert!(refused().contains("do not go together"), "{}", refused());
+    assert!(refused().contains("do not match"), "{}", refused());
     folder.write("node.crt", "");
     assert!(refused().contains("no PEM certificate in"), "{}", refused());
 }
