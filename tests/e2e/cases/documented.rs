@@ -59,11 +59,12 @@ fn functions(root: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     let entries = fs::read_dir(root).context("list the workspace")?;
     let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    // The crates of the daemon.
+    // The crates of the daemon, and the simulator.
     folders.retain(|path| {
         path.is_dir()
             && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("observer"))
     });
+    folders.push(root.join("tests/sim"));
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
             let path = entry?.path();
