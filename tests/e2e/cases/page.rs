@@ -266,7 +266,10 @@ fn filters(browser: &Browser, expected: &Lines) -> Result<()> {
         "const input = document.querySelector('#filter'); input.value = 'nowhere';
         input.dispatchEvent(new Event('input'))",
     )?;
-    becomes(browser, "document.querySelector('#calls p').textContent.includes('No method matches')")?;
+    becomes(
+        browser,
+        "document.querySelector('#calls p').textContent.includes('No method matches')",
+    )?;
     browser.run(
         "const input = document.querySelector('#filter'); input.value = '';
         input.dispatchEvent(new Event('input'))",
