@@ -8,8 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use observer::kernel::Layout;
 use observer::kubernetes::list;
 use observer::metrics::Descriptors;
-use observer_core::process::{Cgroup, Identity, Key, Texts};
 use observer::server::Protection;
+use observer_core::process::{Cgroup, Identity, Key, Texts};
 use observer_fuzz::input::Input;
 use tempfile::NamedTempFile;
 
