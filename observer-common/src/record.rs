@@ -156,6 +156,30 @@ pub struct ItemHeader {
     pub captured: u32,
 }
 
+/// How long before a time something may have happened, in microseconds: what [`item_kind::WAITED`] says. Both are 0 if
+/// it happened just then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Waited {
+    /// At least.
+    pub least_us: u32,
+    /// At most; `u32::MAX` if it is not known.
+    pub most_us: u32,
+}
+
+impl Waited {
+    /// What [`LATE`] says. For how long the thread was busy is not known: within two seconds everything that can run
+    /// has run.
+    pub const BUSY: Self = Self { least_us: 0, most_us: 2_000_000 };
+
+    /// When it happened: not before the first, nor after the second; in nanoseconds, of the time's clock.
+    pub fn before(self, time_ns: u64) -> [u64; 2] {
+        let ago = |us: u32| time_ns.saturating_sub(u64::from(us) * 1_000);
+        let earliest_ns = if self.most_us == u32::MAX { 0 } else { ago(self.most_us) };
+        [earliest_ns, ago(self.least_us)]
+    }
+}
+
 /// Flags of a data item.
 pub mod data_flag {
     /// A DATA frame with END_STREAM ended.

@@ -16,6 +16,8 @@ use observer_common::{
 };
 use zerocopy::FromBytes;
 
+pub use observer_common::record::Waited;
+
 use crate::call::{Direction, Directions, Role};
 
 /// The address family of Unix sockets (`socket(2)`).
@@ -76,28 +78,6 @@ pub struct Bytes<'a> {
     pub waited: Waited,
     /// What the bytes held.
     pub items: Items<'a>,
-}
-
-/// How long before a time something may have happened, in microseconds: so few that calls keep it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waited {
-    /// At least.
-    pub least_us: u32,
-    /// At most; `u32::MAX` if nobody knows.
-    pub most_us: u32,
-}
-
-impl Waited {
-    /// The thread that moved the bytes was busy before. For how long is not known: within two seconds everything that
-    /// can run has run.
-    pub const BUSY: Self = Self { least_us: 0, most_us: 2_000_000 };
-
-    /// When it happened: not before the first, nor after the second; in nanoseconds, of the time's clock.
-    pub fn before(self, time_ns: u64) -> [u64; 2] {
-        let ago = |us: u32| time_ns.saturating_sub(u64::from(us) * 1_000);
-        let earliest_ns = if self.most_us == u32::MAX { 0 } else { ago(self.most_us) };
-        [earliest_ns, ago(self.least_us)]
-    }
 }
 
 /// What a part of the bytes held.

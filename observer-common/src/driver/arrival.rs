@@ -13,6 +13,8 @@
 //! - If one segment arrived since all had been read, the bytes are its bytes: they arrived when it did.
 //! - If several did, the bytes arrived after all had been read, and not later than the last segment.
 
+use crate::record::Waited;
+
 /// What a socket shows of a transfer that has received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -22,16 +24,6 @@ pub struct Arrival {
     pub segments: u32,
     /// Whether the process has read all that had arrived.
     pub drained: bool,
-}
-
-/// How long before a transfer its bytes were at the socket, in microseconds. Both are 0 if they were read at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Waited {
-    /// All of them, at least.
-    pub least_us: u32,
-    /// Any of them, at most; `u32::MAX` if nothing is known.
-    pub most_us: u32,
 }
 
 /// What is kept of a connection to work that out.

@@ -2,7 +2,6 @@
 
 use super::{
     Host, Opened, Scratch,
-    arrival::Waited,
     connection::{DirectionState, GAP_FOUND, Shared, state},
 };
 use crate::{
@@ -10,7 +9,8 @@ use crate::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, item_kind, record_kind,
+        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, Waited, item_kind,
+        record_kind,
     },
 };
 

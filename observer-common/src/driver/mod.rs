@@ -17,13 +17,13 @@ pub mod gap;
 pub mod opening;
 pub mod walk;
 
-use arrival::{Arrival, Waited};
+use arrival::Arrival;
 use connection::{DirectionState, Shared};
 
 use crate::{
     block::Tally,
     counter::{Counter, Protocol},
-    record::{DataItem, ItemHeader, RecordHeader},
+    record::{DataItem, ItemHeader, RecordHeader, Waited},
     scanner::{Message, Scanner},
 };
 

@@ -2,7 +2,6 @@
 
 use super::{
     Host, Scratch, Walk,
-    arrival::Waited,
     connection::{DirectionState, GAP_FOUND, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
 };
@@ -10,7 +9,7 @@ use crate::{
     block,
     counter::{Counter, Protocol},
     frame::{FrameHeader, HEADER_LENGTH, flag, kind},
-    record::{data_flag, direction, item_kind, role},
+    record::{Waited, data_flag, direction, item_kind, role},
     scanner::{MAX_KEPT, Message, Take, event},
 };
 
