@@ -38,8 +38,7 @@ enum Beside {
     Nothing,
     /// Two loops for each processor that never wait.
     Loops,
-    /// The server's handlers take so long before they do anything, and nothing else of the server gets on: this flag
-    /// says how.
+    /// The server's handlers keep their threads for so long before they do anything: this flag says how.
     Handlers(&'static str),
 }
 
@@ -48,12 +47,12 @@ pub(crate) fn told(peers: &Peers, results: &mut Results) -> Result<()> {
         let stack = peers.stack(name)?;
         told_beside(&stack, "nothing else runs", &Beside::Nothing, results)?;
         told_beside(&stack, "busy loops", &Beside::Loops, results)?;
-    }
-    for (named, flag) in [
-        ("handlers compute 150 ms", "--computes-ms=150"),
-        ("handlers sleep 150 ms", "--sleeps-ms=150"),
-    ] {
-        told_beside(&peers.stack("grpc-js")?, named, &Beside::Handlers(flag), results)?;
+        for (named, flag) in [
+            ("handlers compute 150 ms", "--computes-ms=150"),
+            ("handlers sleep 150 ms", "--sleeps-ms=150"),
+        ] {
+            told_beside(&stack, named, &Beside::Handlers(flag), results)?;
+        }
     }
     Ok(())
 }

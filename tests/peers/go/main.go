@@ -24,6 +24,9 @@ func main() {
 	listen := flags.String("listen", "", "server: ADDRESS:PORT (port 0: any) or unix:PATH")
 	target := flags.String("target", "", "client: ADDRESS:PORT or unix:PATH")
 	age := flags.Int64("max-connection-age-ms", 0, "server: after which it closes connections")
+	blocks := blocks{}
+	flags.Int64Var(&blocks.computesMs, "computes-ms", 0, "server: for which each handler computes first")
+	flags.Int64Var(&blocks.sleepsMs, "sleeps-ms", 0, "server: for which each handler's thread sleeps first")
 	netHTTP := flags.Bool("net-http", false, "server: let net/http read and write")
 	// grpc-go's servers compress as their clients do.
 	_ = flags.String("compression", "", "server: gzip")
@@ -39,7 +42,7 @@ func main() {
 	}
 	switch os.Args[1] {
 	case "server":
-		err = serve(*listen, *netHTTP, *age, truth, told)
+		err = serve(*listen, *netHTTP, *age, blocks, truth, told)
 	case "client":
 		err = carryOut(*target, *planFile, truth, told)
 	default:

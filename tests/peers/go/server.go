@@ -28,7 +28,7 @@ const grace = 2 * time.Second
 
 // serve serves until SIGTERM; it prints one JSON line {"pid", "address"} when
 // it listens.
-func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, truth *truth, told *told) error {
+func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, blocks blocks, truth *truth, told *told) error {
 	network, address := "tcp", listen
 	path, unix := strings.CutPrefix(listen, "unix:")
 	if unix {
@@ -47,7 +47,7 @@ func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, truth *truth, 
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: millis(maxConnectionAgeMs)}),
 	)
 	server := grpc.NewServer(options...)
-	server.RegisterService(&description, &echo{truth})
+	server.RegisterService(&description, &echo{truth, blocks})
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
 	served := make(chan error, 1)
@@ -128,18 +128,34 @@ var description = grpc.ServiceDesc{
 // by the error that says so, its call's code unset; at a deadline grpc-go makes
 // trailers of that, or resets the stream with CANCEL, whichever is first.
 type echo struct {
-	truth *truth
+	truth  *truth
+	blocks blocks
+}
+
+// blocks is for how long each handler computes, or its thread sleeps, before
+// it does anything.
+type blocks struct {
+	computesMs, sleepsMs int64
+}
+
+func (e *echo) begin(method string) *call {
+	for until := time.Now().Add(millis(e.blocks.computesMs)); time.Now().Before(until); {
+	}
+	slept := syscall.NsecToTimespec(millis(e.blocks.sleepsMs).Nanoseconds())
+	// A signal may end it early, which does no harm.
+	_ = syscall.Nanosleep(&slept, nil)
+	return newCall("/" + service + "/" + method)
 }
 
 func (e *echo) unary(ctx context.Context, request *echopb.Request) (*echopb.Response, error) {
-	call := newCall("/" + service + "/Unary")
+	call := e.begin("Unary")
 	defer e.truth.add(call)
 	call.received(request)
 	return answer(ctx, call, request)
 }
 
 func (e *echo) serverStream(stream grpc.ServerStream) error {
-	call := newCall("/" + service + "/ServerStream")
+	call := e.begin("ServerStream")
 	defer e.truth.add(call)
 	var request echopb.Request
 	if err := stream.RecvMsg(&request); err != nil {
@@ -153,7 +169,7 @@ func (e *echo) serverStream(stream grpc.ServerStream) error {
 }
 
 func (e *echo) clientStream(stream grpc.ServerStream) error {
-	call := newCall("/" + service + "/ClientStream")
+	call := e.begin("ClientStream")
 	defer e.truth.add(call)
 	last := &echopb.Request{}
 	err := receive(stream, call, func(request *echopb.Request) error {
@@ -171,7 +187,7 @@ func (e *echo) clientStream(stream grpc.ServerStream) error {
 }
 
 func (e *echo) bidi(stream grpc.ServerStream) error {
-	call := newCall("/" + service + "/Bidi")
+	call := e.begin("Bidi")
 	defer e.truth.add(call)
 	last := &echopb.Request{}
 	turn := uint32(0)

@@ -1,7 +1,7 @@
 """The grpcio server of the end-to-end tests: does what each request says.
 
     server.py --mode asyncio|threaded --listen ADDRESS --truth FILE [--max-connection-age-ms N]
-              [--compression gzip]
+              [--compression gzip] [--computes-ms N] [--sleeps-ms N]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and
 writes what it knows happened to FILE.
@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -30,6 +31,21 @@ def response(call, request):
     return call.send(echo_pb2.Response(payload=b"\xcd" * request.response_size))
 
 
+class Block:
+    """For so long each handler computes, or sleeps, before it does anything."""
+
+    computes_ms = 0
+    sleeps_ms = 0
+
+
+def begin(method):
+    until = time.monotonic() + Block.computes_ms / 1000
+    while time.monotonic() < until:
+        pass
+    time.sleep(Block.sleeps_ms / 1000)
+    return Call(SERVICE + method)
+
+
 def raise_if_told(call, request):
     if request.raises:
         call.code = grpc.StatusCode.UNKNOWN.value[0]
@@ -43,7 +59,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
         self._truth = truth
 
     async def Unary(self, request, context):
-        call = Call(SERVICE + "Unary")
+        call = begin("Unary")
         try:
             call.receive(request)
             await asyncio.sleep(request.sleep_ms / 1000)
@@ -52,7 +68,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
             self._truth.add(call)
 
     async def ServerStream(self, request, context):
-        call = Call(SERVICE + "ServerStream")
+        call = begin("ServerStream")
         try:
             call.receive(request)
             for turn in range(request.responses):
@@ -63,7 +79,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
             self._truth.add(call)
 
     async def ClientStream(self, request_iterator, context):
-        call = Call(SERVICE + "ClientStream")
+        call = begin("ClientStream")
         try:
             request = await self._read_all(call, request_iterator)
             await asyncio.sleep(request.sleep_ms / 1000)
@@ -72,7 +88,7 @@ class AsyncioEcho(echo_pb2_grpc.EchoServicer):
             self._truth.add(call)
 
     async def Bidi(self, request_iterator, context):
-        call = Call(SERVICE + "Bidi")
+        call = begin("Bidi")
         try:
             turn, request = 0, None
             async for request in request_iterator:
@@ -173,7 +189,7 @@ class ThreadedEcho(echo_pb2_grpc.EchoServicer):
         ended = threading.Event()
         if not context.add_callback(ended.set):
             ended.set()
-        return Call(SERVICE + method), ended
+        return begin(method), ended
 
     @staticmethod
     def _sleep(ended, millis):
@@ -237,7 +253,10 @@ def main():
     parser.add_argument("--truth", required=True)
     parser.add_argument("--max-connection-age-ms", type=int)
     parser.add_argument("--compression", choices=["gzip"])
+    parser.add_argument("--computes-ms", type=int, default=0)
+    parser.add_argument("--sleeps-ms", type=int, default=0)
     args = parser.parse_args()
+    Block.computes_ms, Block.sleeps_ms = args.computes_ms, args.sleeps_ms
     # Handlers that raise are part of the plan; their tracebacks are not news.
     logging.disable(logging.CRITICAL)
     options = OPTIONS

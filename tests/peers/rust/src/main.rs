@@ -42,6 +42,8 @@ enum Role {
         /// What requests and responses may be compressed by: `gzip`.
         #[arg(long)]
         compression: Option<String>,
+        #[command(flatten)]
+        blocks: server::Blocks,
     },
     /// Carries out a plan.
     Client {
@@ -65,9 +67,9 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     match role {
-        Role::Server { listen, truth, max_connection_age_ms, compression } => {
+        Role::Server { listen, truth, max_connection_age_ms, compression, blocks } => {
             let age = max_connection_age_ms.map(Duration::from_millis);
-            runtime.block_on(server::serve(&listen, &truth, age, compression.is_some()))
+            runtime.block_on(server::serve(&listen, &truth, age, compression.is_some(), blocks))
         }
         Role::Client { target, plan, truth } => {
             let plan = std::fs::read(&plan).with_context(|| format!("read {}", plan.display()))?;

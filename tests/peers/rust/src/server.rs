@@ -4,7 +4,7 @@ use std::future::pending;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, UnixListener};
@@ -33,9 +33,10 @@ pub(crate) async fn serve(
     truth_file: &Path,
     max_connection_age: Option<Duration>,
     gzip: bool,
+    blocks: Blocks,
 ) -> anyhow::Result<()> {
     let truth = Arc::new(Truth::default());
-    let mut service = EchoServer::new(Orders { truth: Arc::clone(&truth) })
+    let mut service = EchoServer::new(Orders { truth: Arc::clone(&truth), blocks })
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
     if gzip {
@@ -79,8 +80,20 @@ fn announce(address: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// For how long each handler keeps its thread before it does anything.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct Blocks {
+    /// By computing.
+    #[arg(long, default_value_t = 0)]
+    computes_ms: u64,
+    /// By sleeping.
+    #[arg(long, default_value_t = 0)]
+    sleeps_ms: u64,
+}
+
 struct Orders {
     truth: Arc<Truth>,
+    blocks: Blocks,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
@@ -161,6 +174,9 @@ impl Echo for Orders {
 
 impl Orders {
     fn begin(&self, method: &str) -> Call {
+        let until = Instant::now() + Duration::from_millis(self.blocks.computes_ms);
+        while Instant::now() < until {}
+        std::thread::sleep(Duration::from_millis(self.blocks.sleeps_ms));
         Call::begin(&self.truth, &format!("/observer.test.v1.Echo/{method}"))
     }
 }
