@@ -69,8 +69,9 @@ pub mod role {
     pub const UNKNOWN: u8 = 2;
 }
 
-/// In [`RecordHeader::flags`]: the thread was busy before the transfer, so its bytes may have been there, or may have
-/// been meant, for longer. Where the socket shows when they arrived, [`item_kind::WAITED`] says it instead.
+/// In [`RecordHeader::flags`]: the bytes may have been there, or may have been meant, for longer. The thread was busy
+/// before the transfer; or a server received them, and nothing shows when they arrived. Where the socket does,
+/// [`item_kind::WAITED`] says it instead.
 pub const LATE: u8 = 1 << 7;
 
 /// Begins every record.
@@ -168,8 +169,7 @@ pub struct Waited {
 }
 
 impl Waited {
-    /// What [`LATE`] says. For how long the thread was busy is not known: within two seconds everything that can run
-    /// has run.
+    /// What [`LATE`] says. For how long is not known: within two seconds everything that can run has run.
     pub const BUSY: Self = Self { least_us: 0, most_us: 2_000_000 };
 
     /// When it happened: not before the first, nor after the second; in nanoseconds, of the time's clock.

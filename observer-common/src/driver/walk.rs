@@ -4,6 +4,7 @@ use super::{
     Host, Scratch, Walk,
     connection::{DirectionState, GAP_FOUND, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
+    timed,
 };
 use crate::{
     block,
@@ -110,16 +111,19 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
 /// mean by it follows from when it came.
 #[inline(always)]
 fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &DirectionState) {
-    scratch.timed = 0;
+    scratch.timed = timed::BY_THREAD;
     scratch.waited = Waited::default();
-    let may_be_requests = scratch.sent == direction::RECEIVED && shared.role != role::CLIENT;
-    if !may_be_requests || !shared.is_tcp() || own.counted == 0 {
+    if scratch.sent != direction::RECEIVED || shared.role == role::CLIENT {
+        return;
+    }
+    scratch.timed = timed::NOT;
+    if !shared.is_tcp() || own.counted == 0 {
         return;
     }
     let Some((arrival, tick_ns)) = scratch.host.arrival(own.sequence) else { return };
     let was_busy = || scratch.host.was_busy();
     scratch.waited = shared.arrivals.waited(scratch.time_ns, tick_ns, arrival, was_busy);
-    scratch.timed = 1;
+    scratch.timed = timed::BY_SOCKET;
 }
 
 /// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, no record will report
