@@ -3,9 +3,9 @@
 //! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
 //! stream, [`record`] is how the BPF programs report to the daemon what they found, [`counter`] what
 //! they count, [`driver`] what is done with a transfer's bytes, [`block`] what a header block shows
-//! undecoded, [`sync`] when a frame boundary is believed, [`writer`] who fills a ring, [`layout`] the
-//! fields of the running kernel's structs that they read, and [`settings`] what the daemon sets
-//! as it loads them.
+//! undecoded, [`sync`] when a frame boundary is believed, [`tls`] what the records of TLS show,
+//! [`writer`] who fills a ring, [`layout`] the fields of the running kernel's structs that they
+//! read, and [`settings`] what the daemon sets as it loads them.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod record;
 pub mod scanner;
 pub mod settings;
 pub mod sync;
+pub mod tls;
 pub mod writer;
 
 /// Why a process is selected.

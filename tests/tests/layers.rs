@@ -19,6 +19,7 @@ const CRATES: [(&str, &[&str]); 4] = [
             "scanner",
             "block",
             "sync",
+            "tls",
             "driver::arrival",
             "driver::connection",
             "driver::gap",
