@@ -46,7 +46,6 @@ const CRATES: [(&str, &[&str]); 4] = [
             "window",
             "host",
             "scratch",
-            "connections::gap",
             "connections::ignored",
             "connections::close",
             "connections::entered",
