@@ -67,8 +67,9 @@ pub mod role {
     pub const UNKNOWN: u8 = 2;
 }
 
-/// In [`RecordHeader::flags`]: the thread was busy before the transfer, so it may have read or written late. If the
-/// socket shows when the bytes arrived, an [`item_kind::WAITED`] reports that instead.
+/// In [`RecordHeader::flags`]: the bytes may have been there, or may have been meant, for longer. The thread was busy
+/// before the transfer, or a server received the bytes and nothing shows when they arrived. If the socket shows that, an
+/// [`item_kind::WAITED`] reports it instead.
 pub const LATE: u8 = 1 << 7;
 
 /// The start of every record.
@@ -165,8 +166,7 @@ pub struct Waited {
 }
 
 impl Waited {
-    /// The meaning of [`LATE`]. It is not known how long the thread was busy, but within two seconds every thread
-    /// that can run has run.
+    /// The meaning of [`LATE`]. It is not known for how long, but within two seconds everything that can run has run.
     pub const BUSY: Self = Self { least_us: 0, most_us: 2_000_000 };
 
     /// The earliest and the latest time at which it happened, if `time_ns` is the time; in nanoseconds of its clock.

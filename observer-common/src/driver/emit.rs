@@ -3,6 +3,7 @@
 use super::{
     Data, Host, Opened, Scratch,
     connection::{DirectionState, GAP_FOUND, Shared, state},
+    timed,
 };
 use crate::{
     block::Tally,
@@ -149,7 +150,11 @@ fn write_header<H: Host>(
 ) {
     let gaps =
         u8::from(own.has_gap()) << scratch.sent | u8::from(other.has_gap()) << (scratch.sent ^ 1);
-    let late = if scratch.timed == 0 && scratch.host.was_busy() { LATE } else { 0 };
+    let is_late = match scratch.timed {
+        timed::BY_THREAD => scratch.host.was_busy(),
+        timed => timed == timed::NOT,
+    };
+    let late = if is_late { LATE } else { 0 };
     scratch.host.put_header(RecordHeader {
         connection: shared.id,
         time_ns: scratch.time_ns,

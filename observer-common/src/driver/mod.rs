@@ -182,7 +182,7 @@ pub struct Scratch<H> {
     pub pid: u32,
     /// One of `record::direction`.
     pub sent: u8,
-    /// Not 0 if `waited` is known.
+    /// One of [`timed`].
     pub timed: u8,
     /// Padding.
     pub _reserved: [u8; 6],
@@ -192,6 +192,16 @@ pub struct Scratch<H> {
     pub host: H,
     /// The count of entries that a dropped record's field blocks inserted.
     pub tally: Tally,
+}
+
+/// Sources for the time at which the bytes of a transfer came.
+pub mod timed {
+    /// The thread: they came when it moved them, unless it had been busy before.
+    pub const BY_THREAD: u8 = 0;
+    /// The socket: [`Scratch::waited`](super::Scratch::waited).
+    pub const BY_SOCKET: u8 = 1;
+    /// None: a server may read late, and its socket does not show it.
+    pub const NOT: u8 = 2;
 }
 
 /// The messages that ended in DATA frames of one stream; becomes a `DataItem`.

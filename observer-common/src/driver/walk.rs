@@ -4,6 +4,7 @@ use super::{
     Host, Scratch, Walk,
     connection::{DirectionState, GAP_FOUND, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
+    timed,
 };
 use crate::{
     block,
@@ -13,15 +14,9 @@ use crate::{
     scanner::{MAX_KEPT, Message, Take, event},
 };
 
-/// Most steps of one walk: a frame takes two to four. A transfer of 1 MiB full of nothing but empty
+/// Most steps of one walk: a frame takes one to three. A transfer of 1 MiB full of nothing but empty
 /// DATA frames (116,508) is within it.
 const MAX_STEPS: u32 = 1 << 18;
-
-/// Steps for each return to the host's loop, which takes half as long as a step. More of them would save
-/// little, and the verifier follows each.
-const STEPS_AT_ONCE: u32 = 2;
-
-const MAX_ITERATIONS: u32 = MAX_STEPS / STEPS_AT_ONCE;
 
 /// What came of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +35,7 @@ pub enum Outcome {
 #[inline(always)]
 pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     let end = begin(walk, total);
-    let bound = H::repeat(walk, MAX_ITERATIONS);
+    let bound = H::repeat(walk, MAX_STEPS);
     let Walk { scratch, shared, own, other } = walk;
     let refused = own.scanner.is_refused();
     if scratch.searching != 0 {
@@ -116,16 +111,19 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
 /// mean by it follows from when it came.
 #[inline(always)]
 fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &DirectionState) {
-    scratch.timed = 0;
+    scratch.timed = timed::BY_THREAD;
     scratch.waited = Waited::default();
-    let may_be_requests = scratch.sent == direction::RECEIVED && shared.role != role::CLIENT;
-    if !may_be_requests || !shared.is_tcp() || own.counted == 0 {
+    if scratch.sent != direction::RECEIVED || shared.role == role::CLIENT {
+        return;
+    }
+    scratch.timed = timed::NOT;
+    if !shared.is_tcp() || own.counted == 0 {
         return;
     }
     let Some((arrival, tick_ns)) = scratch.host.arrival(own.sequence) else { return };
     let was_busy = || scratch.host.was_busy();
     scratch.waited = shared.arrivals.waited(scratch.time_ns, tick_ns, arrival, was_busy);
-    scratch.timed = 1;
+    scratch.timed = timed::BY_SOCKET;
 }
 
 /// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, no record will report
@@ -239,7 +237,7 @@ fn is_agreed(shared: &mut Shared, sent: u8, sender: u32) -> bool {
     other != 0
 }
 
-/// Goes on with a walk, for a step or two. Answers whether there is more.
+/// Goes on with a walk, for a step. Answers whether there is more. No more steps than one: the verifier follows each.
 #[inline(always)]
 pub fn iterate<H: Host>(walk: &mut Walk<'_, H>) -> bool {
     // So that each is loaded once, and not again after each write.
@@ -248,12 +246,10 @@ pub fn iterate<H: Host>(walk: &mut Walk<'_, H>) -> bool {
     if own.scanner.is_before_frames() {
         return step_before(scratch, shared, own).is_some();
     }
-    // No loop: the compiler would read back what it has not written, which 6.1 refuses.
-    let walked = step(scratch, shared, own, other).and_then(|()| step(scratch, shared, own, other));
-    walked.is_some() && !scratch.host.is_empty()
+    step(scratch, shared, own, other).is_some() && !scratch.host.is_empty()
 }
 
-/// One step: the next buffer, or the next bytes that the scanner wants. `None` at the end.
+/// One step: the next buffer, or a frame's header and the next part of its payload. `None` at the end.
 #[inline(always)]
 fn step<H: Host>(
     scratch: &mut Scratch<H>,
@@ -264,7 +260,8 @@ fn step<H: Host>(
     if scratch.pending != 0 {
         let events = scratch.pending;
         scratch.pending = 0;
-        return on_events(scratch, shared, own, other, events);
+        end_part(scratch, shared, own, other, events);
+        return Some(());
     }
     if scratch.host.left() == 0 {
         if scratch.host.is_empty() {
@@ -280,9 +277,32 @@ fn step<H: Host>(
         }
         emit::begin(scratch, shared, own);
     }
-    let want = own.scanner.want_in_frames();
-    let left = scratch.host.left();
-    let mut n = if left < u64::from(want.length) { left as u32 } else { want.length };
+    let mut events = 0;
+    if own.scanner.is_in_header() {
+        let want = own.scanner.want_header();
+        let n = at_most(scratch.host.left(), want.length);
+        scratch.host.read(n, &mut own.scanner, want.at)?;
+        pass(scratch, own, n);
+        events = own.scanner.took_header(n);
+        if events & event::FRAME_BEGIN == 0 {
+            return (events & event::NOT_FRAME == 0).then_some(());
+        }
+        begin_frame(scratch, shared, own, events);
+    }
+    if events & event::FRAME_END == 0 && scratch.host.left() != 0 {
+        events |= take_payload(scratch, own)?;
+    }
+    if events & (event::MESSAGE_END | event::FRAME_END) != 0 {
+        end_part(scratch, shared, own, other, events);
+    }
+    Some(())
+}
+
+/// Takes the next part of a frame's payload. Answers with what it completed.
+#[inline(always)]
+fn take_payload<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) -> Option<u32> {
+    let want = own.scanner.want_payload();
+    let mut n = at_most(scratch.host.left(), want.length);
     match want.take {
         Take::Read => scratch.host.read(n, &mut own.scanner, want.at)?,
         Take::Copy => {
@@ -291,27 +311,31 @@ fn step<H: Host>(
         }
         Take::Skip => {}
     }
-    scratch.host.advance(n);
-    own.position += u64::from(n);
-    let mut events = own.scanner.took_in_frames(want, n);
-    // What is passed over next needs no step of its own: a message's body, a frame of no interest. But at the
-    // beginning of a DATA frame it must first be known which message goes on.
-    let next = own.scanner.want_in_frames();
+    pass(scratch, own, n);
+    let events = own.scanner.took_payload(want, n);
+    // A message's body needs no step of its own.
+    let next = own.scanner.want_payload();
     if matches!((want.take, next.take), (Take::Read, Take::Skip))
         && u64::from(next.length) <= scratch.host.left()
-        && (events & event::FRAME_BEGIN == 0 || own.scanner.frame().kind != kind::DATA)
     {
-        scratch.host.advance(next.length);
-        own.position += u64::from(next.length);
-        events |= own.scanner.took_in_frames(next, next.length);
+        pass(scratch, own, next.length);
+        return Some(events | own.scanner.took_payload(next, next.length));
     }
-    if events == 0 {
-        return Some(());
-    }
-    on_events(scratch, shared, own, other, events)
+    Some(events)
 }
 
-/// A step before the first frame. One that is not needed twice at once: the verifier follows each.
+#[inline(always)]
+fn pass<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState, n: u32) {
+    scratch.host.advance(n);
+    own.position += u64::from(n);
+}
+
+#[inline(always)]
+const fn at_most(left: u64, length: u32) -> u32 {
+    if left < length as u64 { left as u32 } else { length }
+}
+
+/// A step before the first frame.
 #[inline(always)]
 fn step_before<H: Host>(
     scratch: &mut Scratch<H>,
@@ -325,13 +349,11 @@ fn step_before<H: Host>(
         return scratch.host.next();
     }
     let want = own.scanner.want_before();
-    let left = scratch.host.left();
-    let n = if left < u64::from(want.length) { left as u32 } else { want.length };
+    let n = at_most(scratch.host.left(), want.length);
     if let Take::Read = want.take {
         scratch.host.read(n, &mut own.scanner, want.at)?;
     }
-    scratch.host.advance(n);
-    own.position += u64::from(n);
+    pass(scratch, own, n);
     let events = own.scanner.took_before(want, n);
     if events & event::NOT_PREFACE != 0 {
         return None;
@@ -346,55 +368,63 @@ fn step_before<H: Host>(
     Some(())
 }
 
+/// A frame header is complete.
 #[inline(always)]
-fn on_events<H: Host>(
+fn begin_frame<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &Shared,
+    own: &mut DirectionState,
+    events: u32,
+) {
+    own.sync.frame();
+    let frame = own.scanner.frame();
+    scratch.streams |= frame.stream;
+    if frame.kind == kind::DATA {
+        if own.cut != 0 || own.sync.is_old(frame.stream) {
+            resume(scratch, shared, own, frame.stream);
+        }
+    } else if frame.is_kept() {
+        emit::flush_data(scratch);
+        emit::begin_frame(scratch, &frame, item_kind::FRAME);
+        if events & event::TOO_LONG != 0 {
+            scratch.host.count(Counter::FrameTooLong, u64::from(frame.length - MAX_KEPT));
+        }
+    }
+}
+
+/// A message has ended, or a frame.
+#[inline(always)]
+fn end_part<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
     own: &mut DirectionState,
     other: &DirectionState,
     events: u32,
-) -> Option<()> {
-    if events & (event::NOT_PREFACE | event::NOT_FRAME) != 0 {
-        return None;
-    }
-    if events & event::FRAME_BEGIN != 0 {
-        own.sync.frame();
-    }
+) {
     let frame = own.scanner.frame();
     scratch.streams |= frame.stream;
     if frame.kind == kind::DATA {
         on_data(scratch, shared, own, &frame, events);
     } else if frame.is_kept() {
-        on_kept(scratch, shared, own, other, &frame, events);
+        end_kept(scratch, shared, own, other, &frame);
     }
-    Some(())
 }
 
 #[inline(always)]
-fn on_kept<H: Host>(
+fn end_kept<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &mut Shared,
     own: &DirectionState,
     other: &DirectionState,
     frame: &FrameHeader,
-    events: u32,
 ) {
-    if events & event::FRAME_BEGIN != 0 {
-        emit::flush_data(scratch);
-        emit::begin_frame(scratch, frame, item_kind::FRAME);
-        if events & event::TOO_LONG != 0 {
-            scratch.host.count(Counter::FrameTooLong, u64::from(frame.length - MAX_KEPT));
-        }
+    if frame.kind == kind::HEADERS {
+        on_headers(scratch, shared, own, frame);
     }
-    if events & event::FRAME_END != 0 {
-        if frame.kind == kind::HEADERS {
-            on_headers(scratch, shared, own, frame);
-        }
-        emit::end_frame(scratch);
-        // Not before: until the frame is whole the call goes on, and so may its other direction.
-        if frame.kind == kind::RST_STREAM && scratch.searching == 0 {
-            forget(scratch, shared, own, other, frame.stream);
-        }
+    emit::end_frame(scratch);
+    // Not before: until the frame is whole the call goes on, and so may its other direction.
+    if frame.kind == kind::RST_STREAM && scratch.searching == 0 {
+        forget(scratch, shared, own, other, frame.stream);
     }
 }
 
@@ -442,9 +472,6 @@ fn on_data<H: Host>(
         // It was under way when the stream was reset, and may begin in the middle of a message.
         own.scanner.resume(&Message::unaligned());
         return;
-    }
-    if events & event::FRAME_BEGIN != 0 && (own.cut != 0 || own.sync.is_old(frame.stream)) {
-        resume(scratch, shared, own, frame.stream);
     }
     let ended = events & event::FRAME_END != 0;
     let mut flags = 0;

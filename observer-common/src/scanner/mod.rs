@@ -353,15 +353,20 @@ impl Scanner {
     /// What to do with the next bytes.
     #[inline(always)]
     pub const fn want(&self) -> Want {
-        if self.is_before_frames() { self.want_before() } else { self.want_in_frames() }
+        match self.phase {
+            phase::HEADER => self.want_header(),
+            phase::PREFACE | phase::OPENING.. => self.want_before(),
+            _ => self.want_payload(),
+        }
     }
 
     /// `n` bytes were taken as wanted, 1 ≤ `n` ≤ `want.length`. Answers with bits of [`event`].
     #[inline(always)]
     pub fn took(&mut self, want: Want, n: u32) -> u32 {
         match want.phase {
+            phase::HEADER => self.took_header(n),
             phase::PREFACE | phase::OPENING.. => self.took_before(want, n),
-            _ => self.took_in_frames(want, n),
+            _ => self.took_payload(want, n),
         }
     }
 
@@ -397,41 +402,52 @@ impl Scanner {
         }
     }
 
-    /// [`Self::want`], where not [`Self::is_before_frames`].
+    /// Whether the next bytes are of a frame header.
     #[inline(always)]
-    pub const fn want_in_frames(&self) -> Want {
+    pub const fn is_in_header(&self) -> bool {
+        self.phase == phase::HEADER
+    }
+
+    /// [`Self::want`], where [`Self::is_in_header`].
+    #[inline(always)]
+    pub const fn want_header(&self) -> Want {
+        let at = AT_HEADER as u32 + self.have;
+        Want { take: Take::Read, at, length: HEADER_LENGTH - self.have, phase: phase::HEADER }
+    }
+
+    /// [`Self::want`], in a frame's payload.
+    #[inline(always)]
+    pub const fn want_payload(&self) -> Want {
         let phase = self.phase;
         let (take, at, length) = match phase {
             phase::COPY => (Take::Copy, 0, self.left),
             phase::SKIP => (Take::Skip, 0, self.left),
             phase::PAD_LENGTH => (Take::Read, AT_PAD_LENGTH as u32, 1),
-            phase::PREFIX => (
+            phase::BODY => (Take::Skip, 0, min(self.message_left, self.left)),
+            _ => (
                 Take::Read,
                 AT_PREFIX as u32 + self.prefix_have,
                 min(PREFIX_LENGTH - self.prefix_have, self.left),
             ),
-            phase::BODY => (Take::Skip, 0, min(self.message_left, self.left)),
-            _ => (Take::Read, AT_HEADER as u32 + self.have, HEADER_LENGTH - self.have),
         };
         Want { take, at, length, phase }
     }
 
-    /// [`Self::took`], likewise.
+    /// [`Self::took`], in a frame's payload.
     #[inline(always)]
-    pub fn took_in_frames(&mut self, want: Want, n: u32) -> u32 {
+    pub fn took_payload(&mut self, want: Want, n: u32) -> u32 {
         match want.phase {
             phase::COPY | phase::SKIP => {
                 self.left -= n;
                 self.end_of_part()
             }
             phase::PAD_LENGTH => self.took_pad_length(),
-            phase::PREFIX => self.took_prefix(n),
             phase::BODY => {
                 self.left -= n;
                 self.message_left -= n;
                 self.end_of_body()
             }
-            _ => self.took_header(n),
+            _ => self.took_prefix(n),
         }
     }
 
@@ -637,8 +653,9 @@ impl Scanner {
         0
     }
 
+    /// [`Self::took`], where [`Self::is_in_header`].
     #[inline(always)]
-    fn took_header(&mut self, n: u32) -> u32 {
+    pub fn took_header(&mut self, n: u32) -> u32 {
         self.have += n;
         if self.have < HEADER_LENGTH {
             return 0;

@@ -8,6 +8,7 @@
 //! together, so that their statistics [add up](Statistics::merge).
 
 mod figures;
+mod late_readers;
 mod watched;
 
 use std::{
@@ -20,10 +21,13 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use self::watched::{Sink, Watched, fair_share};
 pub use self::{
     figures::{Connections, Figures},
     watched::{FAIR_SHARE, MAX_MEMORY},
+};
+use self::{
+    late_readers::LateReaders,
+    watched::{Sink, Watched, fair_share},
 };
 use crate::{
     call::Role,
@@ -66,6 +70,7 @@ pub struct Pipeline<O> {
     /// The labels that every series has of its process, beside pid and name.
     labels: Arc<[Detail]>,
     waiting: Waiting,
+    late_readers: LateReaders,
     /// Calls that ended in the record that is being read.
     ended: Vec<Call>,
     /// Memory is short, for all that are [split](Self::split).
@@ -91,6 +96,7 @@ impl<O: Output> Pipeline<O> {
             series_ttl,
             labels: Arc::default(),
             waiting: Waiting::default(),
+            late_readers: LateReaders::default(),
             ended: Vec::new(),
             stopped: Arc::default(),
         }
@@ -124,6 +130,7 @@ impl<O: Output> Pipeline<O> {
             series_ttl: self.series_ttl,
             labels: Arc::clone(&self.labels),
             waiting: self.waiting.sharing(),
+            late_readers: LateReaders::default(),
             ended: Vec::new(),
             stopped: Arc::clone(&self.stopped),
         }
@@ -189,7 +196,7 @@ impl<O: Output> Pipeline<O> {
             time_ns: record.time_ns,
             process,
             direction: bytes.direction,
-            waited: bytes.waited,
+            waited: self.late_readers.waited(first, record.time_ns, bytes),
             stall_free_since_ns: self.stall_free_since_ns,
         };
         let (most, open_connections) = (self.max_memory, self.connections.len());
@@ -215,6 +222,9 @@ impl<O: Output> Pipeline<O> {
         figures.dropped_bytes = figures.dropped_bytes.saturating_add(faults.dropped_bytes);
         figures.bad_blocks += faults.blocks;
         figures.unknown_references += faults.unknown_references;
+        if faults.read_late {
+            self.late_readers.read_late(first, record.time_ns);
+        }
         if watched.counted_for.is_none() {
             let State { role, streams, .. } = watched.connection.state();
             if streams.measured > 0 {

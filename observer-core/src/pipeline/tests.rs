@@ -10,7 +10,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
-    call::{CallKey, Coverage},
+    call::{CallKey, Code, Coverage},
     ends::Call,
     names::Interner,
     output::{Names, Output},
@@ -23,10 +23,13 @@ const LIMIT: usize = 1 << 20;
 /// Longer than a connection's fair share, and shorter than what is kept of a frame.
 const FRAGMENT: usize = 4 * FAIR_SHARE;
 
-/// The second output: the paths of the calls that it got, and how often it was ticked.
+const END_HEADERS: u8 = 4;
+
+/// The second output: the paths and the codes of the calls that it got, and how often it was ticked.
 #[derive(Debug, Default)]
 struct Ends {
     paths: Vec<String>,
+    codes: Vec<Option<Code>>,
     ticks: usize,
 }
 
@@ -35,7 +38,8 @@ impl Output for Ends {
         Self::default()
     }
 
-    fn call(&mut self, _: &Call, key: Option<CallKey>, names: &Names<'_>) {
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        self.codes.push(call.ended.code);
         let path = key.and_then(|key| names.interner.resolve(key.path));
         self.paths.push(path.map_or("", |path| path).to_owned());
     }
@@ -65,12 +69,41 @@ fn all_outputs_get_every_call_that_ends() {
     assert_eq!(pipeline.output().ticks, 1);
 }
 
+#[test]
+fn a_process_that_was_seen_to_read_late_may_have_done_so_again() {
+    const MS: u64 = 1_000_000;
+    let expired_5_ms_ago = |late: bool| {
+        let mut pipeline = pipeline();
+        pipeline.set_stall_free_since(0);
+        let mut position = 0;
+        let mut receive = |ms: u64, items: &[Vec<u8>]| {
+            let bytes = record_at(ms * MS, 1, record_kind::BYTES, position, items);
+            position += items.iter().map(Vec::len).sum::<usize>() as u64;
+            pipeline.handle(&bytes);
+        };
+        receive(20_000, &[open(), request_within(1, "100m")]);
+        if late {
+            let (kind, stream, length) = (item_kind::WAITED, 40_000, 50_000);
+            let waited = ItemHeader { kind, stream, length, ..ItemHeader::default() };
+            receive(20_050, &[waited.as_bytes().to_vec(), request_within(3, "100m")]);
+        }
+        receive(20_105, &[reset(1)]);
+        pipeline.output().codes.clone()
+    };
+    assert_eq!(expired_5_ms_ago(false), [Some(Code::DeadlineExceeded)]);
+    assert_eq!(expired_5_ms_ago(true), [Some(Code::CanceledOrDeadlineExceeded)]);
+}
+
 /// Frames of which a server reads so many bytes, as the kernel programs write it.
 fn record(connection: u64, kind: u8, position: u64, items: &[Vec<u8>]) -> Vec<u8> {
+    record_at(1_000, connection, kind, position, items)
+}
+
+fn record_at(time_ns: u64, connection: u64, kind: u8, position: u64, items: &[Vec<u8>]) -> Vec<u8> {
     let length = items.iter().map(Vec::len).sum::<usize>() as u64;
     let header = RecordHeader {
         connection,
-        time_ns: 1_000,
+        time_ns,
         position,
         length,
         pid: std::process::id(),
@@ -97,11 +130,21 @@ fn open() -> Vec<u8> {
 
 /// `:path` by its number, `content-type: application/grpc`.
 fn request(stream: u32) -> Vec<u8> {
-    const END_HEADERS: u8 = 4;
+    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &request_block(stream))
+}
+
+/// Likewise, with a `grpc-timeout`.
+fn request_within(stream: u32, timeout: &str) -> Vec<u8> {
+    let name = b"\0\x0cgrpc-timeout";
+    let block =
+        [&request_block(stream), &name[..], &[timeout.len() as u8], timeout.as_bytes()].concat();
+    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
+}
+
+fn request_block(stream: u32) -> Vec<u8> {
     let path = format!("/s/{}", stream % 7);
     let content_type = b"\x0f\x10\x10application/grpc";
-    let block = [&[4, path.len() as u8], path.as_bytes(), content_type].concat();
-    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
+    [&[4, path.len() as u8], path.as_bytes(), content_type].concat()
 }
 
 fn forgotten(pipeline: &TestPipeline) -> u64 {
@@ -308,7 +351,6 @@ fn reset(stream: u32) -> Vec<u8> {
 /// A request for `path`: its block has a literal, which the table takes if `indexed`, or refers to the
 /// newest entry of the table.
 fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
-    const END_HEADERS: u8 = 4;
     let path = match path {
         Some(path) => {
             let kind = if indexed { 0x44 } else { 4 };

@@ -110,7 +110,7 @@ impl AddAssign for Streams {
     }
 }
 
-/// Decoding errors, added up by the caller.
+/// Decoding errors in a record, and whether it was late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Bytes whose record was dropped.
@@ -119,4 +119,6 @@ pub struct Faults {
     pub blocks: u64,
     /// References to header table entries that are not known.
     pub unknown_references: u64,
+    /// The bytes had certainly waited at the socket: the process reads late.
+    pub read_late: bool,
 }

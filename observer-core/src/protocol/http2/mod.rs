@@ -320,6 +320,7 @@ impl Protocol for Connection {
         for item in bytes.items.clone() {
             if let Item::Waited(waited) = item {
                 at.waited = waited;
+                faults.read_late = waited.least_us > 0;
             }
             let mut context = Context { at, interner, sink, faults: &mut faults };
             self.item(item, &mut context);

@@ -243,11 +243,12 @@ impl Fixture {
             stall_free_since_ns: 0,
         };
         let Self { connection, interner, sink, faults, .. } = self;
-        let Faults { dropped_bytes, blocks, unknown_references } =
+        let Faults { dropped_bytes, blocks, unknown_references, read_late } =
             connection.bytes(at, &bytes, interner, sink);
         faults.dropped_bytes += dropped_bytes;
         faults.blocks += blocks;
         faults.unknown_references += unknown_references;
+        faults.read_late |= read_late;
     }
 
     /// The client's record comes.
