@@ -64,7 +64,7 @@ fn selects_cgroup() -> Option<bool> {
 /// Whether the current process's name is selected. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 fn selects_name(pid: u32) -> bool {
-    let named = COMMS.has(&own_name());
+    let named = COMMS.has(own_name());
     // If the result cannot be stored, it is looked up again. `BPF_NOEXIST`: a result that is already there may be that
     // of a later name.
     let _ = if named {

@@ -60,8 +60,9 @@ pub fn give(pid: u32, of: Of) {
 
 #[inline(always)]
 fn all() -> &'static mut Share {
+    let all = &raw mut ALL;
     // SAFETY: as for values of maps: others only write integers at the same time.
-    unsafe { &mut *(&raw mut ALL) }
+    unsafe { &mut *all }
 }
 
 #[inline(always)]
