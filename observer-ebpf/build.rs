@@ -1,8 +1,8 @@
-//! How the BPF programs are linked.
+//! Sets how the BPF programs are linked.
 
 fn main() {
-    // bpf-linker would have LLVM call functions that set and copy memory byte by byte, in a loop: what is a
-    // store or two otherwise. The verifier follows each turn of each.
+    // Otherwise bpf-linker has LLVM set and copy memory byte by byte in a loop, instead of with a store or two. The
+    // verifier follows each iteration of each loop.
     println!("cargo:rustc-link-arg=--disable-expand-memcpy-in-order");
     println!("cargo:rerun-if-changed=build.rs");
 }

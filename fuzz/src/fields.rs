@@ -1,5 +1,6 @@
-//! Header fields, as blocks and as what they mean.
+//! Header fields, as field blocks and by their meaning.
 
+use loona_hpack::encoder::encode_integer_into;
 use observer_core::{
     names::Interner,
     protocol::hpack::{Decoder, Error, Field},
@@ -15,27 +16,13 @@ pub fn decode(
     decoder.decode(block, interner, |field| fields.push(field)).map(|()| fields)
 }
 
-/// The field as it is read where it stands alone, written out.
+/// The meaning of a field, decoded from a block with that literal alone.
 pub fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
     let mut block = vec![0];
     for text in [name, value] {
-        string(text, &mut block);
+        encode_integer_into(text.len(), 7, 0, &mut block).expect("a vector takes all bytes");
+        block.extend(text);
     }
     let fields = decode(&mut Decoder::from_start(), &block, interner).unwrap_or_default();
     *fields.first().expect("a literal is a field")
-}
-
-/// A length in a prefix of seven bits (RFC 7541 section 5.1), and the octets.
-fn string(text: &[u8], block: &mut Vec<u8>) {
-    if let Some(mut rest) = text.len().checked_sub(127) {
-        block.push(127);
-        while rest >= 128 {
-            block.push(rest as u8 | 128);
-            rest >>= 7;
-        }
-        block.push(rest as u8);
-    } else {
-        block.push(text.len() as u8);
-    }
-    block.extend(text);
 }

@@ -1,20 +1,18 @@
-//! Choices, out of the fuzzer's bytes.
+//! Choices from the fuzzer's bytes.
 
-/// Bytes that are still to be read. Once there are none, every choice is 0.
+/// Bytes that are still to be read. Once they are used up, every choice is 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
-    /// Whether there is nothing left.
+    /// Whether there are no bytes left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The next byte.
     pub fn byte(&mut self) -> u8 {
-        let Some((byte, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *byte
+        self.0.split_off_first().copied().unwrap_or(0)
     }
 
     /// The next number.
@@ -22,11 +20,9 @@ impl<'a> Input<'a> {
         u32::from_be_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }
 
-    /// As many bytes as the next two say, or what is left.
+    /// The next bytes: their number is in the first two, but not more than are left.
     pub fn bytes(&mut self) -> &'a [u8] {
         let length = usize::from(u16::from_be_bytes([self.byte(), self.byte()]));
-        let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
-        self.0 = rest;
-        bytes
+        self.0.split_off(..length.min(self.0.len())).unwrap_or_default()
     }
 }

@@ -1,5 +1,5 @@
-//! What the fuzz targets share: reading choices out of the input, the BPF programs' driver, and the
-//! daemon's user side with what must hold of it at any time.
+//! The common part of the fuzz targets: choices from the input, the BPF programs' driver, and the daemon's pipeline
+//! with what must hold for it at any time.
 
 #![forbid(unsafe_code)]
 
@@ -22,16 +22,15 @@ pub mod kernel;
 #[path = "../../tests/sim/random.rs"]
 pub mod random;
 
-/// The daemon's user side, with room for few of anything.
+/// The daemon's pipeline, with low limits.
 pub fn pipeline() -> Pipeline {
     let limits = Limits { max_methods: 4, max_series: 16 };
-    let buckets: Buckets = Buckets::default();
     let config = FailureLogConfig { per_second: 10_000, omitted: Vec::new() };
     let failures = Some(Failures::new(&config, Box::new(is_line)));
-    Pipeline::new(Statistics::new(buckets, limits), failures, Duration::from_secs(1))
+    Pipeline::new(Statistics::new(Buckets::default(), limits), failures, Duration::from_secs(1))
 }
 
-/// Of what peers chose, nothing moves a terminal's cursor or ends the line.
+/// Checks a line of failed calls: it is JSON, and names that peers chose have no control characters.
 fn is_line(line: String) -> bool {
     let text = line.strip_suffix('\n').unwrap_or(&line);
     assert!(!text.contains(char::is_control), "{text:?}");
@@ -39,7 +38,7 @@ fn is_line(line: String) -> bool {
     true
 }
 
-/// What `/metrics` says of calls, after what must always hold was checked.
+/// The lines of `/metrics` about calls. Checks what must always hold.
 pub fn exposition(pipeline: &Pipeline) -> String {
     let snapshot = pipeline::snapshot(pipeline, Daemon::default(), Arc::default());
     let open: u64 = snapshot.statistics.series().map(|(_, series)| series.in_flight()).sum();
@@ -49,13 +48,13 @@ pub fn exposition(pipeline: &Pipeline) -> String {
     let text = metrics::render(&snapshot, Format::PrometheusText);
     let text = String::from_utf8(text).expect("labels are text");
     for line in text.lines() {
-        assert!(line.starts_with("# ") || is_sample(line), "no sample: {line:?}");
+        assert!(line.starts_with("# ") || is_sample(line), "not a sample: {line:?}");
     }
     let _ = snapshot.statistics.types();
     text.lines().filter(|line| line.starts_with("grpc_")).map(|line| format!("{line}\n")).collect()
 }
 
-/// `name{labels} value`: quotes only where they begin and end a label's value.
+/// Whether a line is `name{labels} value`, with unescaped quotes only at the start and end of a label's value.
 fn is_sample(line: &str) -> bool {
     let Some((head, value)) = line.rsplit_once(' ') else { return false };
     let (mut in_value, mut escaped) = (false, false);

@@ -1,4 +1,4 @@
-//! Header blocks put together from frames in any order, against a simple model.
+//! Field blocks assembled from frames in any order, compared with a simple model.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         let choice = input.byte();
         let kind = [kind::HEADERS, kind::CONTINUATION, kind::PUSH_PROMISE][usize::from(choice % 3)];
         let (flags, stream) = (input.byte(), u32::from(choice >> 6));
-        // So that the bound is reached.
+        // Repeated, so that the bound is reached.
         let payload = input.bytes().repeat(if choice & 4 == 0 { 1 } else { 64 });
         let header =
             FrameHeader { length: payload.len() as u32, stream, kind, flags, _reserved: 0 };
@@ -26,21 +26,18 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The same frame, put together from parts.
+/// The header of the same frame, assembled from parts.
 fn whole(header: FrameHeader, payload: &[u8], choice: u8) -> FrameHeader {
     let cut = payload.len() * usize::from(choice >> 3) / 32;
     let (first, rest) = payload.split_at(cut);
     let mut frames = FrameAssembly::default();
     frames.begin(header, first);
-    if let Some((middle, last)) = rest.split_at_checked(1) {
-        if let Some((header, bytes)) = frames.part(middle) {
-            assert_eq!(bytes, payload);
-            return header;
-        }
-        let (header, bytes) = frames.part(last).expect("all of its bytes have come");
-        assert_eq!(bytes, payload);
-        return header;
-    }
+    let Some((middle, last)) = rest.split_at_checked(1) else { return header };
+    let (header, bytes) = match frames.part(middle) {
+        Some(whole) => whole,
+        None => frames.part(last).expect("all of its bytes are there"),
+    };
+    assert_eq!(bytes, payload);
     header
 }
 

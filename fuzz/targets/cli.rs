@@ -14,7 +14,7 @@ thread_local! {
     static FILE: NamedTempFile = NamedTempFile::new().expect("a file");
 }
 
-/// A variable has any name that ends like its own.
+/// Variables of the environment. They also have all names that end with theirs.
 struct Variables<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl cli::Environment for Variables<'_> {
@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
             let _ = config.filter.to_string();
             assert!(config.filter.ports.iter().count() <= 65_535);
         }
-        // Help and version are on standard output, and long.
+        // Help and version go to standard output, and are long.
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
             assert_eq!(text.trim_end().lines().count(), 1, "{text}");

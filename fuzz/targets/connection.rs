@@ -1,6 +1,6 @@
-//! Both directions of a connection, as bytes: however the calls of the processes cut them, the same
-//! is counted. Of an answer that comes before its request it is not: it waits for the call that
-//! begins the request, and for all else that this call moves.
+//! Both directions of a connection, as bytes: the same is counted, however the processes' transfers cut them. This does
+//! not hold if an answer comes before its request: the answer waits for the transfer with the start of the request, and
+//! for everything else in that transfer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ use zerocopy::IntoBytes as _;
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let (role, cut) = (input.byte() & 1, usize::from(input.byte()) + 1);
-    // Who writes when: turns of the two directions.
+    // Turns of the two directions.
     let mut turns = Vec::new();
     while !input.is_empty() {
         turns.push((input.byte() & 1, input.bytes()));
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Whether the server sends of a stream before the client has begun it, or a later one.
+/// Whether the server sends a frame of a stream before the client has started that stream, or a later one.
 fn answers_early(role: u8, turns: &[(u8, &[u8])]) -> bool {
     let requests = if role == role::SERVER { direction::RECEIVED } else { direction::SENT };
     let mut directions = [Vec::new(), Vec::new()];
@@ -47,7 +47,7 @@ fn answers_early(role: u8, turns: &[(u8, &[u8])]) -> bool {
     })
 }
 
-/// The highest stream that such a frame is of, of which not all may be there.
+/// The highest stream with such a frame. The second argument of `such` is false if the frame is cut.
 fn last_stream(mut bytes: &[u8], such: impl Fn(FrameHeader, bool) -> bool) -> Option<u32> {
     let mut last = None;
     while let Some((head, rest)) = bytes.split_first_chunk::<9>() {
@@ -61,7 +61,7 @@ fn last_stream(mut bytes: &[u8], such: impl Fn(FrameHeader, bool) -> bool) -> Op
     last
 }
 
-/// What is counted of it when each transfer moves so many bytes at most.
+/// The published metrics if each transfer moves at most `at_once` bytes.
 fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
     let mut pipeline = pipeline();
     let mut driver = Driver::new(Scanner::at_frame());
@@ -85,7 +85,7 @@ fn count(role: u8, turns: &[(u8, &[u8])], at_once: usize) -> String {
     pipeline.handle(closed.as_bytes());
     let after = exposition(&pipeline);
     for line in after.lines().filter(|line| line.contains("_in_flight{")) {
-        assert!(line.ends_with(" 0"), "after the end of all: {line}");
+        assert!(line.ends_with(" 0"), "after the connection's end: {line}");
     }
     before + &after
 }

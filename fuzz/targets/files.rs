@@ -1,5 +1,5 @@
-//! What others write, or have a part in, and the daemon reads: the web configuration, descriptor sets, the kernel's
-//! types, lists of pods, what `/proc` says of a process.
+//! Files and texts that others write, or influence, and the daemon reads: the web configuration, descriptor sets, the
+//! kernel's types, lists of pods, a process's files in `/proc`.
 #![no_main]
 
 use std::fs;
@@ -17,7 +17,7 @@ thread_local! {
     static FILE: NamedTempFile = NamedTempFile::new().expect("a file");
 }
 
-/// Longer than any text that is kept of a process.
+/// An upper bound on the texts that are kept about a process.
 const LONG: usize = 256;
 
 fuzz_target!(|data: &[u8]| {
@@ -26,9 +26,8 @@ fuzz_target!(|data: &[u8]| {
     let bytes = input.0;
     FILE.with(|file| {
         let path = file.path();
-        match choice % 5 {
-            0..3 => fs::write(path, bytes).expect("written"),
-            _ => {}
+        if choice % 5 < 3 {
+            fs::write(path, bytes).expect("written");
         }
         match choice % 5 {
             0 => drop(Protection::read(Some(path))),

@@ -1,4 +1,4 @@
-//! One direction's frames and header fields against those that `h2` reads, as far as it reads on.
+//! One direction's frames and header fields, compared with those that `h2` decodes, as far as it decodes.
 #![no_main]
 
 use std::collections::HashMap;
@@ -23,16 +23,16 @@ use observer_fuzz::drive::{Driver, Seen, take_messages};
 use observer_fuzz::fields::{decode, meaning};
 use observer_fuzz::input::Input;
 
-/// What both read.
+/// A frame, or several DATA frames, as both decode it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Read {
-    /// Fields in no order, as `h2` has none; `None` where the block is none.
+    /// Sorted fields, because `h2` does not keep their order; `None` for an invalid block.
     Headers {
         stream: u32,
         ends: bool,
         fields: Option<Vec<String>>,
     },
-    /// What ends in DATA frames of a stream, with nothing in between: how many messages, and how long they are.
+    /// Messages that end in consecutive DATA frames of a stream: their number, and the sum of their lengths.
     Data {
         stream: u32,
         ends: bool,
@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
             drop_data(read);
         }
     }
-    // Where it gives up a connection, or a stream, we listen on.
+    // If `h2` gives up a connection or a stream, our side continues.
     let compared = if to_the_end {
         ours.len()
     } else {
@@ -90,12 +90,12 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(ours.get(..compared), Some(&theirs[..]));
 });
 
-/// Of what ends a list there may be more.
+/// Removes DATA frames at the end of a list: the other list may have more messages there.
 fn drop_data(read: &mut Vec<Read>) {
     read.pop_if(|last| matches!(last, Read::Data { .. }));
 }
 
-/// Adds what ends in a DATA frame, or in several.
+/// Adds messages that end in a DATA frame, or in several.
 fn add_data(read: &mut Vec<Read>, of: u32, also_ends: bool, more: u64, more_bytes: u64) {
     match read.last_mut() {
         Some(Read::Data { stream, ends, messages, bytes }) if *stream == of => {
@@ -115,7 +115,7 @@ fn add_data(read: &mut Vec<Read>, of: u32, also_ends: bool, more: u64, more_byte
     }
 }
 
-/// And from which on `h2` reads otherwise, although it does not say that it cannot read on.
+/// Our frames, and the first one from which on `h2` decodes differently without an error.
 fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option<usize>) {
     let mut driver = Driver::new(Scanner::at_frame());
     for piece in bytes.chunks(cut) {
@@ -125,7 +125,7 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
     let mut decoder = Decoder::from_start();
     let mut names = loona_hpack::Decoder::new();
     let mut misread = None;
-    // What the block that is open began as.
+    // The first frame of the open block.
     let mut begun = FrameHeader::default();
     let mut read = Vec::new();
     for seen in &driver.seen {
@@ -148,12 +148,12 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
                         let nameless = names
                             .decode(bytes)
                             .is_ok_and(|fields| fields.iter().any(|(name, _)| name.is_empty()));
-                        // Of a block in several frames, it leaves out a field without a name, and
-                        // takes each frame for a beginning, where sizes may stand.
+                        // In a block of several frames, `h2` leaves out a field without a name, and allows a size
+                        // update at the start of each frame.
                         if nameless || matches!(fields, Err(Error::TableSizeMisplaced)) {
                             misread.get_or_insert(read.len());
                         }
-                        fields.ok().map(told)
+                        fields.ok().map(known)
                     }
                     Err(BlockError::NeedMore) => continue,
                     Err(BlockError::Lost) => None,
@@ -172,20 +172,20 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
     (read, misread)
 }
 
-/// Of four bytes, which both frames begin with.
+/// The number in the first four bytes.
 fn number(payload: &[u8]) -> u32 {
     payload.first_chunk().copied().map_or(0, u32::from_be_bytes)
 }
 
-/// Those that mean something to gRPC.
-fn told(fields: Vec<Field>) -> Vec<String> {
+/// The fields that have a meaning in gRPC, sorted.
+fn known(fields: Vec<Field>) -> Vec<String> {
     let known = fields.iter().filter(|field| **field != Field::Other);
-    let mut told: Vec<String> = known.map(|field| format!("{field:?}")).collect();
-    told.sort();
-    told
+    let mut known: Vec<String> = known.map(|field| format!("{field:?}")).collect();
+    known.sort();
+    known
 }
 
-/// Whether it came to the end of the bytes, too.
+/// The frames of `h2`, and whether it decoded all of the bytes.
 fn theirs(bytes: &[u8], interner: &mut Interner) -> (Vec<Read>, bool) {
     let mut codec = pin!(Codec::<_, Bytes>::with_max_recv_frame_size(
         tokio::io::join(bytes, tokio::io::sink()),
@@ -208,7 +208,7 @@ fn theirs(bytes: &[u8], interner: &mut Interner) -> (Vec<Read>, bool) {
                 }
                 let (stream, ends) = (headers.stream_id().into(), headers.is_end_stream());
                 let (pseudo, fields) = headers.into_parts();
-                let fields = Some(told(meanings(&pseudo, &fields, interner)));
+                let fields = Some(known(meanings(&pseudo, &fields, interner)));
                 read.push(Read::Headers { stream, ends, fields });
             }
             Frame::Data(data) if !resets.is_reset(data.stream_id().into()) => {
@@ -238,7 +238,7 @@ fn meanings(pseudo: &Pseudo, fields: &HeaderMap, interner: &mut Interner) -> Vec
     pseudo.chain(fields).map(|(name, value)| meaning(name.as_bytes(), value, interner)).collect()
 }
 
-/// Messages are gRPC's, which `h2` knows nothing of: out of the payloads as it hands them out.
+/// Adds the gRPC messages in a DATA frame. `h2` does not know messages, so they are found in its payloads.
 fn add_messages(
     read: &mut Vec<Read>,
     data: &frame::Data<Bytes>,

@@ -1,4 +1,4 @@
-//! The header decoder against `loona-hpack`'s, from the start of a connection and joined late.
+//! The HPACK decoder, compared with `loona-hpack`'s: from the start of a connection, and joined late.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -30,15 +30,15 @@ fuzz_target!(|data: &[u8]| {
                     truth.iter().map(|(name, value)| meaning(name, value, &mut interner)).collect();
                 assert_eq!(*fields, meant);
             }
-            // Values of no interest are not looked at, so that not all that is wrong is found.
+            // Our decoder does not check values that it does not need, so it does not find all errors.
             (_, Err(_)) => return,
-            // In the midst of a block (RFC 7541 section 4.2), where the other one lets it be.
+            // In the middle of a block (RFC 7541 section 4.2): `loona-hpack` allows that.
             (Err(Error::TableSizeMisplaced), Ok(_)) => return,
             (Err(error), Ok(truth)) => panic!("{error:?}, and valid: {truth:?}"),
         }
         if number >= joins {
             let (Ok(seen), Ok(fields)) = (decode(&mut late, block, &mut interner), fields) else {
-                panic!("refused, because it was joined late");
+                panic!("an error only because it was joined late");
             };
             assert_eq!(seen.len(), fields.len());
             for (seen, field) in seen.iter().zip(&fields) {

@@ -1,4 +1,4 @@
-//! Any bytes as a client of the HTTP port, where a password is asked for: whoever does not have it is told nothing.
+//! Any bytes from a client of the HTTP port, which asks for a password: a client without it gets no page.
 #![no_main]
 
 use std::io::{self, Read as _, Write as _};
@@ -14,30 +14,31 @@ use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::runtime;
 
-/// `fuzz`, and the password `secret`, in base64, which is not to be found by chance.
+/// The start of `fuzz:secret`, the user and password, in base64: not to be found by chance.
 const KNOWN: &[u8] = b"ZnV6ejpzZWNyZXQ";
 
 const USERS: &str =
     "basic_auth_users:\n  fuzz: $2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe\n";
 
-const TOLD: &str = "only_for_who_is_known 1";
+/// The content of every page.
+const PAGE: &str = "only_with_the_password 1";
 
-/// For an answer, and for the end of a connection.
+/// Longest time for an answer, and for the end of a connection.
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Told;
+struct Secret;
 
-impl Pages for Told {
+impl Pages for Secret {
     fn metrics(&self, _: Format, to: &mut dyn io::Write) -> Result<(), String> {
-        writeln!(to, "{TOLD}").map_err(|error| error.to_string())
+        writeln!(to, "{PAGE}").map_err(|error| error.to_string())
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
-        Err(TOLD.into())
+        Err(PAGE.into())
     }
 
     fn health(&self) -> Result<(), String> {
-        Err(TOLD.into())
+        Err(PAGE.into())
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -58,7 +59,7 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
         runtime.expect("a runtime").block_on(async {
             let listener = TcpListener::from_std(listener).expect("a listener");
             let front = Front { protection, hosts: Vec::new(), counts: Arc::<Counts>::default() };
-            server::serve(listener, Arc::new(Told), front, future::pending()).await;
+            server::serve(listener, Arc::new(Secret), front, future::pending()).await;
         });
     });
     address
@@ -67,16 +68,16 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let mut stream = TcpStream::connect(*SERVER).expect("connected");
     stream.set_read_timeout(Some(LIMIT)).expect("set");
-    // It may be closed before all is written.
+    // The server may close the connection before everything is written.
     let _ = stream.write_all(data);
     let _ = stream.shutdown(Shutdown::Write);
     let mut answer = Vec::new();
-    // So may it be reset.
+    // It may also reset it.
     if let Err(error) = stream.read_to_end(&mut answer) {
         assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "no answer and no end");
     }
     let is_known = data.windows(KNOWN.len()).any(|bytes| bytes == KNOWN);
-    let told = answer.windows(TOLD.len()).any(|bytes| bytes == TOLD.as_bytes());
-    assert!(!told || is_known, "{:?}", String::from_utf8_lossy(&answer));
+    let has_page = answer.windows(PAGE.len()).any(|bytes| bytes == PAGE.as_bytes());
+    assert!(!has_page || is_known, "{:?}", String::from_utf8_lossy(&answer));
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
 });

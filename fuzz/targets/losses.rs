@@ -1,5 +1,5 @@
-//! Both directions of connections that are joined late, and of which bytes and records are lost: what
-//! is counted adds up at any time, and nothing is left.
+//! Both directions of connections that are joined late, with gaps and dropped records: the counts add up at any time,
+//! and nothing is left at the end.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -25,21 +25,21 @@ fuzz_target!(|data: &[u8]| {
     let mut pipeline = pipeline();
     let mut kernel = Kernel::new(Random::new(seed.into()), faults);
     let mut time_ns = 1;
-    let mut call = |kernel: &mut Kernel, choice: u8, bytes: &[u8]| {
+    let mut transfer = |kernel: &mut Kernel, choice: u8, bytes: &[u8]| {
         let (sock, sent) = (u64::from(choice & 1), choice & 2 != 0);
         time_ns += 1_000_000;
         let transfer = Transfer { sock, sent, pid: 1, comm: [0; 16], time_ns, buffers: &[bytes] };
-        // Only TCP's sockets tell what went by.
+        // Only TCP sockets count their bytes.
         kernel.transfer(&transfer, sock == 0);
     };
-    // One end of each is a client's, the other a server's.
-    call(&mut kernel, 0, PREFACE);
-    call(&mut kernel, 3, PREFACE);
+    // The first socket is a server's, the second one a client's.
+    transfer(&mut kernel, 0, PREFACE);
+    transfer(&mut kernel, 3, PREFACE);
     while !input.is_empty() {
         let choice = input.byte();
         let bytes = input.bytes();
         if !bytes.is_empty() {
-            call(&mut kernel, choice, bytes);
+            transfer(&mut kernel, choice, bytes);
         }
         if choice & 4 != 0 {
             kernel.maps.ring.drain(..).for_each(|record| pipeline.handle(&record));
@@ -50,6 +50,6 @@ fuzz_target!(|data: &[u8]| {
     kernel.close(1, time_ns);
     kernel.maps.ring.drain(..).for_each(|record| pipeline.handle(&record));
     for line in exposition(&pipeline).lines().filter(|line| line.contains("_in_flight{")) {
-        assert!(line.ends_with(" 0"), "after the end of all: {line}");
+        assert!(line.ends_with(" 0"), "after the connections' ends: {line}");
     }
 });

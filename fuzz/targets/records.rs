@@ -1,4 +1,4 @@
-//! Any bytes as records, through the whole user side.
+//! Any bytes as records, through the whole pipeline.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
         match choice % 8 {
             0 => pipeline.handle(input.bytes()),
             1 => drop(pipeline.tick(now_ns)),
-            // With a header that is one, so that what is behind it is reached.
+            // With a valid header, so that the code after it is reached.
             _ => {
                 let header = RecordHeader {
                     connection: u64::from(choice >> 6),

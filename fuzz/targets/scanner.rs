@@ -1,4 +1,4 @@
-//! The scanner, over bytes that are cut anywhere, against a reading of the same bytes at once.
+//! The scanner over bytes that are cut anywhere, compared with a scan of the same bytes at once.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
         rest = later;
     }
     assert_eq!(driver.seen, reference(input.0));
-    // Not frames, but it must end, and cut anywhere be the same.
+    // These bytes are not frames, but the scan must end, and be the same if they are cut.
     for scanner in [Scanner::at_preface(), Scanner::at_opening()] {
         let [mut whole, mut cut] = [(); 2].map(|()| Driver::new(scanner));
         whole.feed(input.0);

@@ -1,14 +1,16 @@
-//! What header blocks show without being decoded: who sent one, and what it does to the dynamic table.
+//! Reads two facts from a field block without decoding it: which side sent it, and how many entries it inserts into the
+//! dynamic table.
 
 use crate::{
     frame::{flag, kind},
     record::{ITEM_ALIGNMENT, ItemHeader, item_kind},
 };
 
-/// Who sent a header block, by its first byte: request or response. Every block of a request or
-/// response begins with a pseudo-header field (RFC 9113 §8.3), trailers have none, and the static
-/// table has all of them at fixed indices (RFC 7541 appendix A). `None` for what begins with an entry
-/// of the dynamic table, a size update or a name that is spelled out.
+/// Whether a field block is a request's (`true`) or a response's (`false`), by its first byte.
+///
+/// A request or response starts with a pseudo-header field (RFC 9113 §8.3), trailers have none, and the static table
+/// has all of them at fixed indices (RFC 7541 appendix A). `None` if the block starts with an entry of the dynamic
+/// table, a size update or a literal name.
 #[inline(always)]
 pub const fn is_request(first: u8) -> Option<bool> {
     let index = match first {
@@ -26,64 +28,51 @@ pub const fn is_request(first: u8) -> Option<bool> {
     }
 }
 
-/// How many entries a header block inserts into the dynamic table.
+/// Counts the entries that one field block inserts into the dynamic table.
 ///
-/// Only the kinds of representations and the lengths of strings are looked at (RFC 7541 §5, §6), so
-/// this needs no table and no memory, and a block that could not be sent to the daemon need not cost
-/// it what it knows of the table: entries keep their places relative to each other.
+/// It looks only at the kinds of representations and the lengths of strings (RFC 7541 §5, §6), so it needs no table
+/// and no memory. If a block cannot be sent to the daemon, its count still can, and the daemon's other entries keep
+/// their places.
 ///
-/// Reads one block. Ask [`skip`](Self::skip) how many bytes to pass over, tell
-/// [`skipped`](Self::skipped) how many were; where that is 0, give the next to
-/// [`byte`](Self::byte). After the block's last byte, [`count`](Self::count) is the answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Pass over `skip` bytes, and subtract as many as were there. Where it is 0, give the next byte to
+/// [`byte`](Self::byte). [`count`](Self::count) has the result after the block's last byte.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Inserts {
+struct Inserts {
     phase: u32,
     /// Octets of a string still to be passed over.
     skip: u32,
-    /// The string's length as far as it is known, and where its next byte belongs (RFC 7541 §5.1).
+    /// The string's length as far as it is known, and the place of the next seven bits in it (RFC 7541 §5.1).
     length: u32,
     shift: u32,
     count: u32,
-    /// The block changes the table's size, or is none.
+    /// Not 0 if the block changes the table's size, or is invalid.
     unclear: u32,
 }
 
-/// What the next byte is.
+/// Meanings of the next byte.
 mod phase {
-    /// The first of a representation, or the block is over.
+    /// The first byte of a representation, or the block is over.
     pub(super) const START: u32 = 0;
-    /// A later one of an index that ends the representation.
+    /// A later byte of an index that ends the representation.
     pub(super) const INDEX: u32 = 1;
-    /// A later one of the index of a literal's name.
+    /// A later byte of the index of a literal's name.
     pub(super) const NAME_INDEX: u32 = 2;
-    /// The first of the name's length, and a later one.
+    /// The first byte of the name's length, and a later one.
     pub(super) const NAME: u32 = 3;
     pub(super) const NAME_LENGTH: u32 = 4;
-    /// The first of the value's length, and a later one.
+    /// The first byte of the value's length, and a later one.
     pub(super) const VALUE: u32 = 5;
     pub(super) const VALUE_LENGTH: u32 = 6;
 }
 
-/// Longest string that is passed over; block lengths are far below.
+/// Highest place of seven bits in a string's length: far above the lengths of field blocks.
 const MAX_SHIFT: u32 = 21;
 
 impl Inserts {
-    /// How many bytes are of no interest, and to be passed over before anything else.
-    #[inline(always)]
-    pub const fn skip(&self) -> u32 {
-        self.skip
-    }
-
-    /// Takes note that `n` bytes were passed over.
-    #[inline(always)]
-    pub const fn skipped(&mut self, n: u32) {
-        self.skip -= n;
-    }
-
     /// Takes the next byte.
     #[inline(always)]
-    pub const fn byte(&mut self, byte: u8) {
+    const fn byte(&mut self, byte: u8) {
         match self.phase {
             phase::START => self.representation(byte),
             phase::INDEX => self.index(byte, phase::START),
@@ -95,11 +84,11 @@ impl Inserts {
         }
     }
 
-    /// How many entries the block inserted; `None` if that does not show what became of the table.
+    /// The number of entries that the block inserted; `None` if the block is not over, or does not show it.
     #[inline(always)]
-    pub const fn count(&self) -> Option<u32> {
-        let complete = self.phase == phase::START && self.skip == 0;
-        if complete && self.unclear == 0 { Some(self.count) } else { None }
+    fn count(&self) -> Option<u32> {
+        let is_complete = self.phase == phase::START && self.skip == 0;
+        (is_complete && self.unclear == 0).then_some(self.count)
     }
 
     #[inline(always)]
@@ -171,11 +160,11 @@ impl Inserts {
     }
 }
 
-/// How many entries the header blocks in a record's items insert.
+/// Counts the entries that the field blocks in a record's items insert into the dynamic table.
 ///
-/// [`step`](Self::step) until it answers false, which takes no more steps than the record has bytes;
-/// then [`count`](Self::count).
-#[derive(Clone, Copy, Debug)]
+/// Call [`step`](Self::step) until it returns false, at most as many times as the record has bytes; then
+/// [`count`](Self::count).
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Tally {
     /// Offset in the record of the next byte of a block, and of the block's end.
@@ -190,15 +179,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Begins with the items between these two offsets.
+    /// Starts with the items between these two offsets in the record.
     #[inline(always)]
     pub fn new(next: u32, end: u32) -> Self {
-        let block = Inserts::default();
-        Self { at: 0, block_end: 0, next, end, block, count: 0, unclear: 0 }
+        Self { next, end, ..Self::default() }
     }
 
-    /// Goes on, by a byte, a string or an item; `read` gives the record's byte at an offset. Answers
-    /// whether there is more.
+    /// Continues by a byte, a string or an item; `read` returns the record's byte at an offset. Returns whether there
+    /// is more.
     #[inline(always)]
     pub fn step(&mut self, read: impl Fn(u32) -> u8) -> bool {
         if self.at < self.block_end {
@@ -212,22 +200,20 @@ impl Tally {
         true
     }
 
-    /// `None` if a block was cut, or does not show it.
+    /// The number of entries; `None` if a block was cut, or does not show it.
     #[inline(always)]
-    pub const fn count(&self) -> Option<u32> {
-        if self.unclear == 0 { Some(self.count) } else { None }
+    pub fn count(&self) -> Option<u32> {
+        (self.unclear == 0).then_some(self.count)
     }
 
     #[inline(always)]
     fn byte(&mut self, read: &impl Fn(u32) -> u8) {
-        let left = self.block_end - self.at;
-        let skip = self.block.skip();
-        if skip == 0 {
+        if self.block.skip == 0 {
             self.block.byte(read(self.at));
             self.at += 1;
         } else {
-            let n = if skip < left { skip } else { left };
-            self.block.skipped(n);
+            let n = self.block.skip.min(self.block_end - self.at);
+            self.block.skip -= n;
             self.at += n;
         }
         if self.at == self.block_end {
@@ -244,7 +230,7 @@ impl Tally {
         let word = |at| u32::from_ne_bytes([read(at), read(at + 1), read(at + 2), read(at + 3)]);
         let (length, captured) = (word(item + 8), word(item + 12));
         let begin = item + size_of::<ItemHeader>() as u32;
-        // A length is at most that of a record, whatever the verifier may think of it.
+        // No item is longer than a record. The verifier does not know that.
         let captured = captured & 0xffff;
         self.next = begin + ((captured + ITEM_ALIGNMENT - 1) & !(ITEM_ALIGNMENT - 1));
         let (item_kind, frame_kind, flags) = (read(item), read(item + 1), read(item + 2));
@@ -281,23 +267,19 @@ impl Tally {
 mod tests {
     use super::{Inserts, Tally, is_request, item_kind};
 
-    fn count(mut block: &[u8]) -> Option<u32> {
+    fn count(block: &[u8]) -> Option<u32> {
         let mut inserts = Inserts::default();
-        while let Some((&first, rest)) = block.split_first() {
-            if inserts.skip() == 0 {
-                inserts.byte(first);
-                block = rest;
-            } else {
-                let n = block.len().min(inserts.skip() as usize);
-                inserts.skipped(n as u32);
-                block = &block[n..];
+        for &byte in block {
+            match inserts.skip {
+                0 => inserts.byte(byte),
+                _ => inserts.skip -= 1,
             }
         }
         inserts.count()
     }
 
     #[test]
-    fn pseudo_header_fields_tell_who_sent_a_block() {
+    fn pseudo_header_fields_show_which_side_sent_a_block() {
         for first in [0x81, 0x83, 0x86, 0x87, 0x41, 0x44, 0x45, 0x04, 0x14, 0x01] {
             assert_eq!(is_request(first), Some(true), "{first:#x}");
         }
@@ -390,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_clear_is_not_told() {
+    fn unclear_blocks_have_no_count() {
         assert_eq!(count(b"\x20\x83"), None, "a table size update");
         assert_eq!(count(b"\x3f\xe1\x1f\x83"), None, "a large one");
         assert_eq!(count(b"\x44\x05abc"), None, "cut off");

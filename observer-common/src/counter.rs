@@ -1,12 +1,12 @@
-//! What the BPF programs count, by cause: a per-CPU array of [`Count`], indexed by these.
+//! Counters of the BPF programs, by cause: a per-CPU array of [`Count`], indexed by [`Counter`] and [`Protocol`].
 
-/// Events, and the bytes of the watched streams that they concern (0 where bytes are not the
-/// measure): `[events, bytes]`.
+/// Events, and the bytes of watched streams that they concern: `[events, bytes]`. 0 bytes where bytes are not the
+/// measure.
 pub type Count = [u64; 2];
 
-/// What is done for one of an enum's, with a constant for its position.
+/// An action on one variant of an enum, whose position the compiler knows.
 pub trait ForOne {
-    /// Does it.
+    /// Does it for the variant at `POSITION`.
     fn at<const POSITION: usize>(self);
 }
 
@@ -18,18 +18,18 @@ macro_rules! labels {
         pub enum $enum { $($(#[$doc])* $name,)* }
 
         impl $enum {
-            /// All of them, in the order of their positions.
+            /// All variants, in the order of their positions.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// How many there are.
+            /// Number of variants.
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
-            /// The name under which it is published.
+            /// The value of the label that it is published with.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
             }
 
-            /// Has something done that differs by which of them it is.
+            /// Does `one` for this variant, as a constant.
             #[inline(always)]
             pub fn with_position(self, one: impl ForOne) {
                 match self { $(Self::$name => one.at::<{ Self::$name as usize }>(),)* }
@@ -39,7 +39,7 @@ macro_rules! labels {
 }
 
 labels! {
-    /// Counters, as positions in the array.
+    /// Causes of gaps and the like: positions in the array of counts.
     Counter {
         /// The ring buffer had no room for a record.
         RingFull = "ring_full",
@@ -47,26 +47,26 @@ labels! {
         Unreadable = "unreadable",
         /// All scratch slots of the CPU were claimed by preempted invocations.
         ScratchBusy = "scratch_busy",
-        /// More threads than are kept track of were in the functions of the kprobe backend.
+        /// More threads than are tracked were in the functions of the kprobe backend.
         EnteredFull = "entered_full",
         /// A transfer had more frames and messages than one invocation may walk over.
         LoopBound = "loop_bound",
         /// A frame that is kept whole was longer than the bound.
         FrameTooLong = "frame_too_long",
-        /// The socket's own counter moved further than the transfers that were seen.
+        /// The socket's own counter moved further than the captured transfers.
         Unseen = "unseen",
         /// The process had the kernel discard what it received (MSG_TRUNC).
         Discarded = "discarded",
         /// The connection map was full, or the process had its share of it: the connection is not watched for now.
         ConnectionsFull = "connections_full",
-        /// The map of processes was full: the exit of one is not told, and found later.
+        /// The map of processes was full: the exit of one is not reported, and found later.
         ProcessesFull = "processes_full",
         /// The map of messages cut across DATA frames was full, or the process had its share of it: the
         /// stream's messages are not counted.
         MessagesFull = "messages_full",
-        /// Bytes of a direction in which no frame boundary is known, after another gap.
+        /// Bytes of a direction that is out of sync after another gap.
         OutOfStep = "out_of_step",
-        /// There was no frame where one was to begin: what was taken for a boundary was none.
+        /// A frame did not start where one had to: the boundary that was believed was not one.
         NotFrame = "not_frame",
         /// Bytes of connections that were open before the daemon, until a frame boundary was found.
         BeforeJoin = "before_join",
@@ -74,15 +74,15 @@ labels! {
 }
 
 labels! {
-    /// What a selected socket turned out to carry, by its first bytes: the array's second part.
+    /// The protocol of a selected socket, by its first bytes: the array's second part.
     Protocol {
-        /// It opened with the HTTP/2 client preface.
+        /// It started with the HTTP/2 client preface.
         Http2 = "http2",
-        /// It opened with an HTTP/1 request line or status line.
+        /// It started with an HTTP/1 request line or status line.
         Http1 = "http1",
-        /// It opened with a TLS handshake record.
+        /// It started with a TLS handshake record.
         Tls = "tls",
-        /// Anything else, connections already open when the daemon started among them.
+        /// Anything else, including connections that were open before the daemon.
         Other = "other",
     }
 }

@@ -13,14 +13,14 @@
 /// Length of a frame header in bytes.
 pub const HEADER_LENGTH: u32 = 9;
 
-/// What a client sends first on every connection (RFC 9113 §3.4).
+/// The client preface: the first bytes that a client sends on a connection (RFC 9113 §3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Frames that hold fields are not longer in practice: libraries take header blocks of 8 KiB to
-/// 64 KiB, and send them in frames of 16 KiB.
+/// Longest plausible frame with fields: libraries accept field blocks of 8 KiB to 64 KiB, and send them in frames of
+/// 16 KiB.
 const PLAUSIBLE_BLOCK: u32 = 1 << 16;
 
-/// Sixty-four settings; RFC 9113 has six.
+/// Longest plausible SETTINGS frame: 64 settings. RFC 9113 has six.
 const PLAUSIBLE_SETTINGS: u32 = 6 * 64;
 
 /// Frame types (RFC 9113 §6).
@@ -48,7 +48,7 @@ pub mod flag {
     pub const PRIORITY: u8 = 0x20;
 }
 
-/// A frame header; `kind` and `flags` are the peer's and may be any byte.
+/// A frame header. The peer chooses `kind` and `flags`: they may be any byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FrameHeader {
@@ -65,7 +65,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads the nine bytes of a frame header. Every nine bytes are one.
+    /// Reads a frame header. Any nine bytes are one.
     #[inline(always)]
     pub const fn parse(bytes: [u8; 9]) -> Self {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = bytes;
@@ -78,7 +78,7 @@ impl FrameHeader {
         }
     }
 
-    /// Whether the daemon gets the frame's payload.
+    /// Whether the BPF programs send the frame's payload to the daemon.
     #[inline(always)]
     pub const fn is_kept(&self) -> bool {
         matches!(
@@ -92,8 +92,8 @@ impl FrameHeader {
         )
     }
 
-    /// Whether RFC 9113 allows it: a receiver that gets one that is not closes the connection
-    /// (§4.2, §6), so that in a stream that goes on no frame begins there.
+    /// Whether RFC 9113 allows the frame (§4.2, §6). A receiver closes the connection after one that is not legal, so
+    /// in a stream that continues, no frame starts there.
     #[inline(always)]
     pub const fn is_legal(&self) -> bool {
         match self.kind {
@@ -109,12 +109,14 @@ impl FrameHeader {
         }
     }
 
-    /// Whether peers of gRPC send such: legal, of a known type, with no flag that its type does not
-    /// define, no longer than frames of its type are, on a stream that a client began, and with
-    /// something to say. What is not may be legal, but no frame boundary is believed for it.
+    /// Whether gRPC peers send such a frame. One that they do not send may be legal, but no frame boundary is believed
+    /// because of it. A plausible frame is
     ///
-    /// The last two are for the zeros that end many messages: together with the beginning of the next
-    /// frame's header they look like the header of an empty DATA frame.
+    /// - legal,
+    /// - of a known type, with only flags that its type defines,
+    /// - not longer than frames of its type usually are,
+    /// - on a stream that a client opened, and not without effect: many messages end with zeros, which together with
+    ///   the next frame's header look like the header of an empty DATA frame.
     #[inline(always)]
     pub const fn is_plausible(&self) -> bool {
         let (flags, longest) = match self.kind {
@@ -135,7 +137,7 @@ impl FrameHeader {
             self.kind,
             kind::DATA | kind::HEADERS | kind::RST_STREAM | kind::PUSH_PROMISE | kind::CONTINUATION
         );
-        let says_nothing = match self.kind {
+        let has_no_effect = match self.kind {
             kind::DATA => self.length == 0 && !self.has(flag::END_STREAM),
             kind::HEADERS => self.length == 0,
             _ => false,
@@ -144,11 +146,11 @@ impl FrameHeader {
             && self.flags & !flags == 0
             && self.length <= longest
             && !(streams && self.stream.is_multiple_of(2))
-            && !says_nothing
+            && !has_no_effect
     }
 
-    /// Whether it may come right after the frame `before`: a header block is not interrupted, and
-    /// CONTINUATION is nothing else's (RFC 9113 §6.10).
+    /// Whether the frame may come right after the frame `before`: other frames do not interrupt a field block, and
+    /// CONTINUATION only continues one (RFC 9113 §6.10).
     #[inline(always)]
     pub const fn may_follow(&self, before: &Self) -> bool {
         let block = matches!(before.kind, kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION);
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_peers_send_is_plausible() {
+    fn frames_that_peers_send_are_plausible() {
         for (kind, flags, stream, length) in [
             (kind::DATA, 0, 1, 1),
             (kind::DATA, flag::END_STREAM, 1, 0),
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_connection_is_not_legal() {
+    fn frames_that_end_a_connection_are_not_legal() {
         for (kind, stream, length) in [
             (kind::DATA, 0, 0),
             (kind::HEADERS, 0, 10),
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_legal_is_not_plausible() {
+    fn some_legal_frames_are_not_plausible() {
         for (kind, flags, stream, length) in [
             (0x10, 0, 0, 4),
             (kind::DATA, 0x10, 1, 5),
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_block_is_not_interrupted() {
+    fn other_frames_do_not_interrupt_a_field_block() {
         let begun = header(kind::HEADERS, 0, 1, 10);
         let whole = header(kind::HEADERS, flag::END_HEADERS, 1, 10);
         let more = header(kind::CONTINUATION, 0, 1, 10);
@@ -271,6 +273,6 @@ mod tests {
         assert!(!data.may_follow(&begun) && !data.may_follow(&more));
         assert!(!more.may_follow(&whole) && !more.may_follow(&data));
         assert!(data.may_follow(&whole) && whole.may_follow(&data));
-        assert!(!more.may_follow(&FrameHeader::default()), "as the first one");
+        assert!(!more.may_follow(&FrameHeader::default()), "as the first frame");
     }
 }

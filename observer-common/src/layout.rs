@@ -1,29 +1,29 @@
 //! The fields of kernel structs that the BPF programs read.
 //!
-//! rustc emits no CO-RE relocations, so the daemon looks the offsets up in the running kernel's
-//! BTF and hands them over as one read-only array, indexed by [`Field`].
+//! rustc emits no CO-RE relocations. So the daemon looks the offsets up in the running kernel's BTF and passes them
+//! as one read-only array, indexed by [`Field`].
 
-/// Offset of a field that this kernel does not have: one that no read can succeed at.
+/// Offset of a field that this kernel does not have: a read at it always fails.
 pub const NOWHERE: u32 = i32::MAX as u32;
 
-/// Which programs read a field.
+/// The programs that read a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// Those of every backend.
     All,
     /// Those that find the socket of a system call from its file descriptor.
     Syscalls,
-    /// Those at the kernel's tracepoints of sockets, which ask what system call a task is in.
+    /// Those at the kernel's tracepoints for sockets, which look up the system call that the task is in.
     Sockets,
-    /// Those at the kernel's own functions, which are given the socket and an iterator.
+    /// Those at the kernel's own functions, whose arguments are the socket and an iterator.
     Functions,
-    /// Those of every backend, where the kernel has it: newer ones do.
+    /// Those of every backend, if the kernel has the field: newer kernels do.
     Newer,
 }
 
 macro_rules! fields {
     ($($name:ident: $reader:ident = $container:literal . $path:literal $(| $other:literal)*,)*) => {
-        /// A field, as its position in the array of offsets.
+        /// A field of a kernel struct: its position in the array of offsets.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum Field {
@@ -31,18 +31,18 @@ macro_rules! fields {
         }
 
         impl Field {
-            /// All of them, in the order of their positions.
+            /// All fields, in the order of their positions.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// How many there are.
+            /// Number of fields.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The struct, and the path of members in it: the names that it has had.
+            /// The struct's name, and the path of members to the field, under each name that kernels give it.
             pub const fn place(self) -> (&'static str, &'static [&'static str]) {
                 match self { $(Self::$name => ($container, &[$path $(, $other)*]),)* }
             }
 
-            /// Which programs read it.
+            /// The programs that read it.
             pub const fn reader(self) -> Reader {
                 match self { $(Self::$name => Reader::$reader,)* }
             }
@@ -97,10 +97,10 @@ fields! {
     TcpSndUna: All = "tcp_sock"."snd_una",
     TcpBytesAcked: All = "tcp_sock"."bytes_acked",
     TcpBytesReceived: All = "tcp_sock"."bytes_received",
-    // What says when bytes arrived; both older than any kernel that is supported.
+    // When bytes arrived. Both are older than any supported kernel.
     TcpLastReceived: All = "inet_connection_sock"."icsk_ack.lrcvtime",
     TcpSegments: All = "tcp_sock"."data_segs_in",
-    // Where the kernel has MPTCP.
+    // With CONFIG_MPTCP.
     MptcpConsumed: Newer = "mptcp_sock"."bytes_consumed",
     UnixPeer: Newer = "unix_sock"."peer",
     // Since Linux 6.17.
@@ -108,6 +108,6 @@ fields! {
     MessageIterator: Functions = "msghdr"."msg_iter",
     IteratorType: Functions = "iov_iter"."iter_type",
     IteratorOffset: Functions = "iov_iter"."iov_offset",
-    // Shares its place with the base of an ITER_UBUF.
+    // In a union with the base of an ITER_UBUF.
     IteratorIovec: Functions = "iov_iter"."__iov" | "iov",
 }

@@ -1,16 +1,23 @@
-//! What the BPF programs and the daemon share.
+//! Types and decisions that the BPF programs and the daemon share.
 //!
-//! [`frame`] is the HTTP/2 frame header, [`scanner`] finds the frames and gRPC messages in a byte
-//! stream, [`record`] is how the BPF programs report to the daemon what they found, [`counter`] what
-//! they count, [`driver`] what is done with a transfer's bytes, [`block`] what a header block shows
-//! undecoded, [`sync`] when a frame boundary is believed, [`tls`] what the records of TLS show,
-//! [`writer`] who fills a ring, [`layout`] the fields of the running kernel's structs that they
-//! read, and [`settings`] what the daemon sets as it loads them.
+//! | module | contents |
+//! |---|---|
+//! | [`frame`] | the HTTP/2 frame header |
+//! | [`scanner`] | finds frames and gRPC messages in a byte stream |
+//! | [`sync`] | when a frame boundary is believed |
+//! | [`block`] | facts that a field block shows without being decoded |
+//! | [`tls`] | what the TLS records of a connection show |
+//! | [`driver`] | what happens to the bytes of a transfer |
+//! | [`record`] | the records that the BPF programs send to the daemon |
+//! | [`counter`] | the events that the BPF programs count |
+//! | [`writer`] | how much each process wrote into a ring |
+//! | [`layout`] | the fields of kernel structs that the BPF programs read |
+//! | [`settings`] | the values that the daemon sets when it loads them |
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-// By this name the tests know it, where the simulator's host is theirs.
+// The tests include the simulator's host, which knows this crate by its name.
 #[cfg(test)]
 extern crate self as observer_common;
 
@@ -26,13 +33,13 @@ pub mod sync;
 pub mod tls;
 pub mod writer;
 
-/// Why a process is selected.
+/// Reasons why a process is selected.
 pub mod selected {
-    /// By its number, or as a child: until it exits.
+    /// By its pid, or as a child: until it exits.
     pub const FOR_GOOD: u8 = 1;
     /// By its name: until it executes another program.
     pub const BY_NAME: u8 = 2;
-    /// Bytes of a control group's name that are compared, with a zero behind them. That of a pod's container
-    /// has some 90, of which these have most of its id.
+    /// Bytes of a cgroup's name that are compared, including a zero at the end. The name of a pod's container has
+    /// about 90; these include most of its id.
     pub const CGROUP_NAME: usize = 64;
 }

@@ -1,17 +1,17 @@
-//! What processes wrote into a ring into its last quarter: the BPF programs keep it, the daemon reads it.
+//! Shares of processes in the last quarter of a ring: the BPF programs write them, the daemon reads them.
 
-/// One process's, in one ring.
+/// The share of one process in the last quarter of one ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes))]
 #[repr(C)]
 pub struct Writer {
-    /// How far the ring had been read when `bytes` began: a number of halves.
+    /// How far the ring had been read when `bytes` started, in halves of the ring.
     pub halves: u64,
-    /// Bytes that it wrote since then.
+    /// Bytes that the process wrote since then.
     pub bytes: u64,
-    /// Records of it for which there was no room.
+    /// Its records that found no room.
     pub dropped: u64,
-    /// Not 0 once it has exited: another process of its number is another writer.
+    /// Not 0 once it has exited: a later process with the same pid is another writer.
     pub exited: u64,
     /// Name of its main thread.
     pub comm: [u8; 16],
@@ -19,7 +19,7 @@ pub struct Writer {
 
 const _: () = assert!(size_of::<Writer>() == 48);
 
-/// Where it is in the map.
+/// The key of a process's writer for a ring.
 pub const fn key(ring: u32, pid: u32) -> u64 {
     (ring as u64) << 32 | pid as u64
 }

@@ -1,4 +1,4 @@
-//! The process's buffers of one transfer, one after the other.
+//! The buffers of a process that a transfer read into or wrote from.
 
 use core::ffi::c_void;
 
@@ -10,7 +10,7 @@ use crate::{
     kernel::{Address, read},
 };
 
-/// How the system call named its buffers.
+/// How a transfer's buffers are described.
 #[derive(Clone, Copy)]
 pub enum Shape {
     /// One buffer: read, recvfrom, write, sendto.
@@ -21,13 +21,13 @@ pub enum Shape {
     Message { header: u64, iovecs: Iovecs },
     /// An array of `struct mmsghdr`: recvmmsg, sendmmsg.
     Messages { headers: u64, iovecs: Iovecs },
-    /// The kernel's own `struct iov_iter`, which has come past them.
+    /// The kernel's own `struct iov_iter`, after the transfer.
     Iterator { iterator: Address },
-    /// Not in memory of the process, or nothing says where.
+    /// Not memory of the process, or not known.
     Elsewhere,
 }
 
-/// What the `struct iovec` of a system call are, and the structs that hold them.
+/// The memory and width of a transfer's `struct iovec`, and of the structs that point to them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Iovecs {
@@ -47,7 +47,7 @@ struct Iovec {
     length: u64,
 }
 
-/// The beginning of `struct user_msghdr`
+/// The start of `struct user_msghdr`
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct MessageHeader {
@@ -57,7 +57,7 @@ struct MessageHeader {
     iov_length: u64,
 }
 
-/// The beginning of `struct compat_msghdr`
+/// The start of `struct compat_msghdr`
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct CompatMessageHeader {
@@ -74,35 +74,34 @@ const MMSGHDR_LENGTH: u64 = 56;
 /// `sizeof(struct compat_mmsghdr)`
 const COMPAT_MMSGHDR_SIZE: u64 = 32;
 
-/// Buffers still to be walked.
+/// The buffers that are still to be walked over.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Buffers {
     /// Next byte.
     pub base: u64,
-    /// Bytes of the current buffer from there on.
+    /// Bytes that are left in the current buffer.
     pub left: u64,
     /// Bytes of the current message in later buffers.
     later: u64,
     /// Next `struct iovec`.
     iov: u64,
-    /// Next `struct mmsghdr`, and how many there are from there on.
+    /// Next `struct mmsghdr`, and how many are left.
     headers: u64,
     headers_left: u64,
-    /// Bytes before `iov` that the transfer moved, as long as the array is still walked backwards.
+    /// Bytes of the transfer before `iov`, while the array is still walked backwards; 0 after that.
     behind: u64,
     /// An [`Iovecs`].
     iovecs: u32,
-    /// Not 0 if they could be found.
+    /// Not 0 if the buffers were found.
     readable: u32,
 }
 
-/// How many `struct iovec` are walked backwards at once: as many more as the walk has steps.
+/// Number of `struct iovec` that are walked backwards at first. Each step of the walk does one more.
 const BEHIND_AT_ONCE: u32 = 16;
 
 impl Buffers {
-    /// Begins with the buffers of a transfer that moved `length` bytes, or, for
-    /// [`Shape::Messages`], `length` messages.
+    /// Starts with the buffers of a transfer of `length` bytes or, for [`Shape::Messages`], `length` messages.
     #[inline(always)]
     pub fn begin(&mut self, shape: Shape, length: u64) {
         self.clear();
@@ -132,7 +131,7 @@ impl Buffers {
                 self.iovecs = iovecs as u32;
                 self.later = length;
             }
-            // Only of processes with 64 bits: see `message_at`.
+            // Only for 64-bit processes: see `message_at`.
             Shape::Messages { headers, .. } => {
                 self.headers = headers;
                 self.headers_left = length;
@@ -143,19 +142,19 @@ impl Buffers {
         Some(())
     }
 
-    /// Goes back by `length` bytes from where a `struct iov_iter` is. `None` if it is not one over
-    /// memory of the process.
+    /// Starts `length` bytes before the place of a `struct iov_iter`. `None` if it is not over memory of the process.
     #[inline(never)]
     fn begin_iterator(&mut self, iterator: Address, length: u64) -> Option<()> {
-        let kind = read::<u8>(iterator, Field::IteratorType)?;
+        let kind: u8 = read(iterator, Field::IteratorType)?;
+        let is = |position| u32::from(kind) == globals::iterator_kind(position);
         let offset: u64 = read(iterator, Field::IteratorOffset)?;
         let pointer: u64 = read(iterator, Field::IteratorIovec)?;
-        if globals::iterator_ubuf() == Some(kind) {
+        if is(globals::ITER_UBUF) {
             self.base = (pointer + offset).wrapping_sub(length);
             self.left = length;
             return Some(());
         }
-        if kind != globals::iterator_iovec() {
+        if !is(globals::ITER_IOVEC) {
             return None;
         }
         self.iovecs = Iovecs::Kernel as u32;
@@ -163,7 +162,7 @@ impl Buffers {
         self.later = length;
         if offset >= length {
             let iovec = self.iovec()?;
-            self.iov += self.iovec_size();
+            self.iov += iovec_size(self.iovecs);
             self.base = iovec.base + (offset - length);
             self.left = length;
             self.later = 0;
@@ -181,7 +180,7 @@ impl Buffers {
     /// Goes back by one `struct iovec`.
     #[inline(never)]
     fn back(&mut self) -> Option<()> {
-        self.iov -= self.iovec_size();
+        self.iov -= iovec_size(self.iovecs);
         let iovec = self.iovec()?;
         if iovec.length < self.behind {
             self.behind -= iovec.length;
@@ -191,13 +190,8 @@ impl Buffers {
         self.left = if self.behind < self.later { self.behind } else { self.later };
         self.later -= self.left;
         self.behind = 0;
-        self.iov += self.iovec_size();
+        self.iov += iovec_size(self.iovecs);
         Some(())
-    }
-
-    #[inline(always)]
-    const fn iovec_size(&self) -> u64 {
-        iovec_size(self.iovecs)
     }
 
     #[inline(always)]
@@ -215,7 +209,7 @@ impl Buffers {
         self.left == 0 && self.later == 0 && self.headers_left == 0
     }
 
-    /// Goes on to the next buffer. `None` if its description cannot be read.
+    /// Moves to the next buffer. `None` if its description cannot be read.
     #[inline(always)]
     pub fn next(&mut self) -> Option<()> {
         if self.later == 0 {
@@ -231,7 +225,7 @@ impl Buffers {
             return self.back();
         }
         let iovec = self.iovec()?;
-        self.iov += self.iovec_size();
+        self.iov += iovec_size(self.iovecs);
         self.base = iovec.base;
         self.left = if iovec.length < self.later { iovec.length } else { self.later };
         self.later -= self.left;
@@ -245,7 +239,7 @@ impl Buffers {
         self.left -= u64::from(n);
     }
 
-    /// Nothing can be walked.
+    /// Removes all buffers.
     #[inline(always)]
     pub fn clear(&mut self) {
         self.left = 0;
@@ -256,13 +250,7 @@ impl Buffers {
     }
 }
 
-/// Length of one message of an array of `struct mmsghdr`.
-#[inline(always)]
-pub fn message_length(headers: u64, index: u64) -> Option<u32> {
-    read_user(headers + index * MMSGHDR_SIZE + MMSGHDR_LENGTH)
-}
-
-/// Where the `n`th of an array of `struct mmsghdr` is: a `struct user_msghdr` is its beginning.
+/// The address of the `n`th of an array of `struct mmsghdr`, which starts with a `struct user_msghdr`.
 #[inline(always)]
 pub const fn message_at(headers: u64, n: u64, iovecs: Iovecs) -> u64 {
     let size = match iovecs {
@@ -272,7 +260,7 @@ pub const fn message_at(headers: u64, n: u64, iovecs: Iovecs) -> u64 {
     headers.wrapping_add(n.wrapping_mul(size))
 }
 
-/// The array of `struct iovec` of a `struct user_msghdr`, and how many there are.
+/// The array of `struct iovec` of a `struct user_msghdr`, and its length.
 #[inline(always)]
 fn message(header: u64, iovecs: Iovecs) -> Option<(u64, u64)> {
     if iovecs == Iovecs::Compat {
@@ -299,38 +287,65 @@ fn iovec_at(address: u64, iovecs: u32) -> Option<Iovec> {
     read_user(address)
 }
 
-/// The lengths of a message's buffers, added up.
+/// A sum of lengths.
 #[repr(C)]
-struct Room {
-    iov: u64,
+struct Sum {
+    /// Address of the struct with the next length.
+    next: u64,
     iovecs: u32,
     unreadable: u32,
     bytes: u64,
 }
 
-/// Bytes that the buffers of a `struct user_msghdr` hold; `None` if it cannot be read.
-#[inline(always)]
-pub fn message_room(header: u64, iovecs: Iovecs) -> Option<u64> {
-    // `UIO_MAXIOV`
-    const MAX: u64 = 1024;
-    let (iov, n) = message(header, iovecs)?;
-    let n = if n < MAX { n } else { MAX };
-    let mut room = Room { iov, iovecs: iovecs as u32, unreadable: 0, bytes: 0 };
-    let add = add_room as *mut c_void;
-    // SAFETY: the callback takes what it is given: this room, which outlives the loop.
-    unsafe { bpf_loop(n as u32, add, (&raw mut room).cast(), 0) };
-    (room.unreadable == 0).then_some(room.bytes)
+impl Sum {
+    /// Adds up the lengths in `n` structs from this address on. `None` if one cannot be read.
+    #[inline(always)]
+    fn of(next: u64, n: u64, iovecs: Iovecs, add: *mut c_void) -> Option<u64> {
+        // `UIO_MAXIOV`, which is also the most messages of a system call.
+        const MAX: u64 = 1024;
+        let n = if n < MAX { n } else { MAX };
+        let mut sum = Self { next, iovecs: iovecs as u32, unreadable: 0, bytes: 0 };
+        // SAFETY: the callbacks take this sum, which outlives the loop.
+        unsafe { bpf_loop(n as u32, add, (&raw mut sum).cast(), 0) };
+        (sum.unreadable == 0).then_some(sum.bytes)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, length: Option<u64>, size: u64) -> i64 {
+        match length {
+            Some(length) => self.bytes = self.bytes.wrapping_add(length),
+            None => self.unreadable = 1,
+        }
+        self.next += size;
+        0
+    }
 }
 
-extern "C" fn add_room(_: u32, room: *mut c_void) -> i64 {
-    // SAFETY: what `message_room` passed.
-    let room = unsafe { &mut *room.cast::<Room>() };
-    match iovec_at(room.iov, room.iovecs) {
-        Some(iovec) => room.bytes = room.bytes.wrapping_add(iovec.length),
-        None => room.unreadable = 1,
-    }
-    room.iov += iovec_size(room.iovecs);
-    0
+/// Bytes that fit into the buffers of a `struct user_msghdr`; `None` if it cannot be read.
+#[inline(always)]
+pub fn message_room(header: u64, iovecs: Iovecs) -> Option<u64> {
+    let (iov, n) = message(header, iovecs)?;
+    Sum::of(iov, n, iovecs, add_room as *mut c_void)
+}
+
+extern "C" fn add_room(_: u32, sum: *mut c_void) -> i64 {
+    // SAFETY: `Sum::of` passes it.
+    let sum = unsafe { &mut *sum.cast::<Sum>() };
+    let length = iovec_at(sum.next, sum.iovecs).map(|iovec| iovec.length);
+    sum.add(length, iovec_size(sum.iovecs))
+}
+
+/// Bytes that a system call on several messages moved; `None` if an array of `struct mmsghdr` cannot be read.
+#[inline(always)]
+pub fn messages_length(headers: u64, messages: u64) -> Option<u64> {
+    Sum::of(headers, messages, Iovecs::Native, add_message as *mut c_void)
+}
+
+extern "C" fn add_message(_: u32, sum: *mut c_void) -> i64 {
+    // SAFETY: `Sum::of` passes it.
+    let sum = unsafe { &mut *sum.cast::<Sum>() };
+    let length = read_user::<u32>(sum.next + MMSGHDR_LENGTH).map(u64::from);
+    sum.add(length, MMSGHDR_SIZE)
 }
 
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Counts what must not be lost silently.
+//! Counts gaps and other events, so that nothing is missing silently.
 
 use core::arch::asm;
 
@@ -14,7 +14,7 @@ pub fn count(counter: Counter, bytes: u64) {
     crate::log::counted(counter, bytes);
 }
 
-/// Adds bytes to an event that has been counted.
+/// Adds bytes to an event that was counted before.
 #[inline(always)]
 pub fn count_more(counter: Counter, bytes: u64) {
     if let Some([_, sum]) = COUNTS.value(counter as u32) {
@@ -22,7 +22,7 @@ pub fn count_more(counter: Counter, bytes: u64) {
     }
 }
 
-/// Counts a selected socket by what it carries.
+/// Counts a selected socket by its protocol.
 #[inline(always)]
 pub fn count_protocol(protocol: Protocol) {
     add(protocol.position(), 0);
@@ -38,8 +38,8 @@ fn add(position: u32, bytes: u64) {
     }
 }
 
-/// An invocation may be preempted by another one on its CPU. rustc has no atomic addition for BPF, the
-/// instruction set has.
+/// Adds atomically: another invocation on the same CPU may preempt this one. The instruction set has that, rustc does
+/// not for BPF.
 #[inline(always)]
 pub fn add_to(place: &mut u64, value: u64) {
     // SAFETY: writes only to `place`.

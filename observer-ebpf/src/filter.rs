@@ -1,4 +1,4 @@
-//! Which processes and ports are watched, decided before any byte is read.
+//! Decides which processes and ports are watched, before any byte is read.
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use observer_common::{
@@ -10,15 +10,14 @@ use observer_common::{
 use crate::{
     globals,
     kernel::{Address, current_task, name_at, own_name, read},
-    maps::{CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED, Values as _},
+    maps::{
+        BPF_ANY, BPF_NOEXIST, CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED, Values as _,
+    },
     socket::{self, Listens, Socket},
 };
 
-const BPF_ANY: u64 = 0;
-const BPF_NOEXIST: u64 = 1;
-
-/// Whether the process, which is the current one, is selected. Without `--pid`, `--comm`, `--uid` and
-/// `--cgroup` all are.
+/// Whether the current process, which has this pid, is selected. Without `--pid`, `--comm`, `--uid` and `--cgroup`,
+/// every process is.
 #[inline(always)]
 pub fn selects_process(pid: u32) -> bool {
     if !globals::filter_processes() {
@@ -27,7 +26,8 @@ pub fn selects_process(pid: u32) -> bool {
     if PIDS.has(pid) {
         return true;
     }
-    if globals::filter_uids() && selects_user()
+    // User and cgroup are looked up each time, because a process may change them.
+    if globals::filter_uids() && UIDS.has(bpf_get_current_uid_gid() as u32)
         || globals::filter_cgroups() && selects_cgroup().unwrap_or(false)
     {
         return true;
@@ -35,19 +35,11 @@ pub fn selects_process(pid: u32) -> bool {
     !UNNAMED.has(pid) && selects_name(pid)
 }
 
-/// Whether the current task's user is selected. Not remembered: a process may take another one.
-#[inline(always)]
-fn selects_user() -> bool {
-    let uid = bpf_get_current_uid_gid() as u32;
-    UIDS.has(uid)
-}
-
-/// Control groups that are looked at, from the innermost.
+/// Cgroups that are compared, from the innermost outwards.
 const MAX_DEPTH: u32 = 10;
 
-/// Whether the current task is in a selected control group, or in one that is in one. By their names: one that
-/// is made anew, as that of a unit is when it is started again, has another id. A function of its own for the
-/// stack.
+/// Whether the current task is in a selected cgroup, or in a descendant of one. Compares names: when a unit is
+/// restarted, its cgroup has another id. Not inlined, for the stack.
 #[inline(never)]
 fn selects_cgroup() -> Option<bool> {
     let set: Address = read(current_task() as Address, Field::TaskCgroups)?;
@@ -58,7 +50,7 @@ fn selects_cgroup() -> Option<bool> {
         let name: [u8; CGROUP_NAME] = name_at(at);
         #[expect(
             clippy::needless_borrows_for_generic_args,
-            reason = "it would be twice on the stack"
+            reason = "it would be on the stack twice"
         )]
         let found = CGROUPS.has(&name);
         if found {
@@ -69,13 +61,12 @@ fn selects_cgroup() -> Option<bool> {
     Some(false)
 }
 
-/// Whether the current process's name is selected. A function of its own: inlined, its values would be kept on
-/// the stack to the caller's end.
+/// Whether the current process's name is selected. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 fn selects_name(pid: u32) -> bool {
-    let named = is_named(&own_name());
-    // If it cannot be remembered it is looked up again. What another thread's new name has left is newer than
-    // the name that was read.
+    let named = COMMS.has(own_name());
+    // If the result cannot be stored, it is looked up again. `BPF_NOEXIST`: a result that is already there may be that
+    // of a later name.
     let _ = if named {
         PIDS.insert(pid, selected::BY_NAME, BPF_NOEXIST)
     } else {
@@ -86,20 +77,15 @@ fn selects_name(pid: u32) -> bool {
     named
 }
 
-#[inline(always)]
-fn is_named(name: &[u8; 16]) -> bool {
-    COMMS.has(name)
-}
-
-/// The process is about to take this name. One that was selected under an earlier name stays so: otherwise
-/// the ends of its calls would be missed.
+/// Handles that the process is about to take this name. A process that was selected by an earlier name stays selected:
+/// otherwise the ends of its calls would not be captured.
 #[inline(always)]
 pub fn renames(pid: u32, name: &[u8; 16]) {
     if !globals::filter_processes() {
         return;
     }
-    // Not just forgotten: another thread may still read the old name, and remember what that says.
-    if is_named(name) {
+    // Not only removed: another thread may still read the old name, and store that result.
+    if COMMS.has(name) {
         let _ = PIDS.insert(pid, selected::BY_NAME, BPF_NOEXIST);
         let _ = UNNAMED.remove(pid);
     } else {
@@ -107,7 +93,7 @@ pub fn renames(pid: u32, name: &[u8; 16]) {
     }
 }
 
-/// The process runs another program now, and has its name.
+/// Handles that the process now runs another program, and has its name.
 #[inline(always)]
 pub fn executes(pid: u32) {
     let _ = UNNAMED.remove(pid);
@@ -116,15 +102,15 @@ pub fn executes(pid: u32) {
     }
 }
 
-/// The process is over.
+/// Handles that the process has exited.
 #[inline(always)]
 pub fn exits(pid: u32) {
     let _ = UNNAMED.remove(pid);
     let _ = PIDS.remove(pid);
 }
 
-/// Whether the port that is listened on is selected, or one of both while it is not known which that is.
-/// Without `--port` all are.
+/// Whether the port that is listened on is selected or, while it is not known which one that is, either port. Without
+/// `--port`, every port is.
 #[inline(always)]
 pub fn selects_ports((local, remote): (u16, u16), listens: Listens) -> bool {
     !globals::filter_ports()
@@ -132,9 +118,8 @@ pub fn selects_ports((local, remote): (u16, u16), listens: Listens) -> bool {
         || !matches!(listens, Listens::Here) && is_selected(remote)
 }
 
-/// Whether a socket is still selected, now that it is known which end it is: where nothing else says which
-/// end listens, it is the server. A function of its own: inlined, its values would be kept on the stack to the
-/// caller's end.
+/// Whether a socket is still selected, now that its side is known: if nothing else shows which end listens, it is the
+/// server. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 pub fn selects_role(sock: Address, inode: u64, role: u8) -> bool {
     if !globals::filter_ports() {
@@ -145,11 +130,11 @@ pub fn selects_role(sock: Address, inode: u64, role: u8) -> bool {
         (Listens::Unknown, role::CLIENT) => Listens::There,
         (known, _) => known,
     };
-    // Asked for before: the socket has ports.
+    // If ports are selected, only sockets that have ports get here.
     socket::ports(sock, socket::AF_INET).is_some_and(|ports| selects_ports(ports, listens))
 }
 
-/// The socket has connected to another: remembered if one of its ports is selected.
+/// Handles that the socket has connected: it is remembered if one of its ports is selected.
 #[inline(always)]
 pub fn connects(socket: &Socket, ports: (u16, u16)) {
     if selects_ports(ports, Listens::Unknown) {

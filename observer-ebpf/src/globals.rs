@@ -1,6 +1,6 @@
-//! What the daemon has set before loading: to the verifier these are constants.
+//! The values that the daemon sets when it loads the programs: the verifier treats them as constants.
 
-use core::{arch::asm, ptr::read_volatile};
+use core::{arch::asm, mem::zeroed, ptr::read_volatile};
 
 pub use observer_common::settings::{WITH_ADDRESS, WITH_NONBLOCK};
 use observer_common::{
@@ -8,25 +8,12 @@ use observer_common::{
     settings::Settings,
 };
 
-/// The daemon puts its own in the place of these.
+/// The daemon replaces these values.
+// SAFETY: all fields are integers.
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings {
-    offsets: [0; Field::COUNT],
-    iterator_kinds: [0; 2],
-    receive_parameters: 0,
-    rings: 1,
-    wake_at: 0,
-    tick_ns: 0,
-    max_connections: 0,
-    counted_only: 0,
-    filter_ports: 0,
-    filter_processes: 0,
-    filter_uids: 0,
-    filter_cgroups: 0,
-    follow_children: 0,
-};
+static SETTINGS: Settings = unsafe { zeroed() };
 
-/// Where they are. In assembler, as the compiler would keep the address for later ones, at the cost of a register: the
+/// The address of the settings. In assembler: the compiler would keep it in a register for later fields, and the
 /// verifier would follow more instructions.
 #[inline(always)]
 fn settings() -> *const Settings {
@@ -38,12 +25,12 @@ fn settings() -> *const Settings {
     settings
 }
 
-/// Accessors of the fields of their names: the compiler must not take what the object has for what they are.
+/// Accessors of the fields with the same names. Volatile: the compiler must not use the values in the object file.
 macro_rules! settings {
     ($(fn $field:ident() -> $type:ty = $of:expr;)*) => {
         $(#[inline(always)]
         pub fn $field() -> $type {
-            // SAFETY: of a global of this program.
+            // SAFETY: a field of a global of this program.
             $of(unsafe { read_volatile(&raw const (*settings()).$field) })
         })*
     };
@@ -68,24 +55,18 @@ const fn is_yes(answer: u32) -> bool {
     answer != 0
 }
 
+/// Positions in `Settings::iterator_kinds`. Kernels before 6.0 do not have `ITER_UBUF`.
+pub const ITER_IOVEC: usize = 0;
+pub const ITER_UBUF: usize = 1;
+
+/// The kernel's number for a kind of `struct iov_iter`.
 #[inline(always)]
-fn iterator_kind(position: usize) -> u32 {
+pub fn iterator_kind(position: usize) -> u32 {
     // SAFETY: the callers' positions are in the array.
     unsafe { read_volatile((&raw const SETTINGS.iterator_kinds).cast::<u32>().add(position)) }
 }
 
-/// `ITER_IOVEC`
-#[inline(always)]
-pub fn iterator_iovec() -> u8 {
-    iterator_kind(0) as u8
-}
-
-/// `ITER_UBUF`, which kernels before 6.0 do not have.
-#[inline(always)]
-pub fn iterator_ubuf() -> Option<u8> {
-    u8::try_from(iterator_kind(1)).ok()
-}
-
+/// Offset of a field in its struct, in bytes.
 #[inline(always)]
 pub fn offset(field: Field) -> usize {
     let offsets = (&raw const SETTINGS.offsets).cast::<u32>();

@@ -18,7 +18,9 @@ use crate::{
     count::{count, count_protocol},
     filter, globals,
     kernel::ran_for,
-    maps::{Kept, MAX_MESSAGES, MESSAGES, MessageKey, PROCESSES, Renames, Values as _},
+    maps::{
+        BPF_NOEXIST, Kept, MAX_MESSAGES, MESSAGES, MessageKey, PROCESSES, Renames, Values as _,
+    },
     record::Record,
     ring,
     share::{self, Of},
@@ -30,9 +32,7 @@ use crate::{
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-const BPF_NOEXIST: u64 = 1;
-
-/// What a walk over one transfer has.
+/// The transfer, its buffers, and the record.
 #[repr(C)]
 pub struct Host {
     pub transfer: Transfer,
@@ -74,7 +74,7 @@ impl Memory for Host {
     fn read(&mut self, n: u32, scanner: &mut Scanner, at: u32) -> Option<()> {
         self.window.hold(self.buffers.base, n, self.buffers.left)?;
         let at = (at & 31) as usize;
-        // SAFETY: 31 and what is copied is less than the buffer's length.
+        // SAFETY: 31 and the bytes that are copied are less than the buffer's length.
         unsafe { self.window.put(scanner.buffer.as_mut_ptr().add(at)) };
         Some(())
     }
@@ -83,7 +83,7 @@ impl Memory for Host {
     fn copy(&mut self, n: u32, at: u32) -> Option<()> {
         let (from, n) = (self.buffers.base, n & COPY_MAX);
         let to = self.record.place(at);
-        // SAFETY: within the record by the masks, with what is cleared; the helpers check the address.
+        // SAFETY: within the record by the masks, including the padding; the helpers check the address.
         unsafe {
             let all = core::slice::from_raw_parts_mut(to, n as usize);
             match self.window.find(from, n) {
@@ -101,7 +101,7 @@ impl Memory for Host {
     fn gap_cause(&self) -> Counter {
         match self.transfer.shape {
             _ if self.transfer.discarded => Counter::Discarded,
-            // Not from or to memory of the process: splice, sendfile, buffers of the kernel.
+            // Not memory of the process: splice, sendfile, buffers of the kernel.
             Shape::Iterator { .. } | Shape::Elsewhere if !self.buffers.is_readable() => {
                 Counter::Unseen
             }
@@ -113,16 +113,16 @@ impl Memory for Host {
 impl Messages for Host {
     #[inline(always)]
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message> {
-        // Only this direction's transfers, which the process must keep one after the other, write it.
+        // Only transfers of this direction write it, and the process must not make two of these at once.
         MESSAGES.value(self.key(shared, stream, direction)).map(|kept| &kept.message)
     }
 
-    /// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+    /// Not inlined: its values would stay on the caller's stack.
     #[inline(never)]
     fn keep(&mut self, shared: &Shared, stream: u32, direction: u8, message: &Message) -> bool {
         let key = self.key(shared, stream, direction);
         let owner = shared.owner;
-        // Most often it goes on in one frame after the other.
+        // Usually a message continues in frame after frame.
         if let Some(kept) = MESSAGES.value(key) {
             kept.message = *message;
             return true;
@@ -137,7 +137,7 @@ impl Messages for Host {
         is_kept
     }
 
-    /// A function of its own, likewise.
+    /// Not inlined, for the same reason.
     #[inline(never)]
     fn remove(&mut self, shared: &Shared, stream: u32, direction: u8) {
         if MESSAGES.remove(self.key(shared, stream, direction)).is_ok() {
@@ -191,7 +191,7 @@ impl Emitter for Host {
 impl observer_common::driver::Host for Host {
     #[inline(always)]
     fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool {
-        // SAFETY: the callback takes what it is given: this walk, which outlives the loop.
+        // SAFETY: the callback takes this walk, which outlives the loop.
         let done =
             unsafe { bpf_loop(iterations, iterate as *mut c_void, (&raw mut *walk).cast(), 0) };
         done >= i64::from(iterations)
@@ -201,7 +201,7 @@ impl observer_common::driver::Host for Host {
     fn tally(scratch: &mut Scratch<Self>) {
         let mut pointer = &raw mut *scratch;
         let step = tally_step as *mut c_void;
-        // SAFETY: the callback takes what it is given, which outlives the loop.
+        // SAFETY: the callback takes this pointer, which outlives the loop.
         unsafe { bpf_loop(RECORD_CAPACITY as u32, step, (&raw mut pointer).cast(), 0) };
     }
 
@@ -210,7 +210,7 @@ impl observer_common::driver::Host for Host {
         self.transfer.socket.sock
     }
 
-    /// Between two ticks it is not known: that much the daemon allows.
+    /// Exact to a tick, which the daemon allows for.
     #[inline(always)]
     fn was_busy(&self) -> bool {
         const BUSY_NS: u64 = 2_000_000;
@@ -239,18 +239,19 @@ impl observer_common::driver::Host for Host {
 }
 
 extern "C" fn iterate(_: u32, walk: *mut c_void) -> i64 {
-    // SAFETY: what `repeat` passed.
+    // SAFETY: `repeat` passes it.
     let walk = unsafe { &mut *walk.cast::<Walk<'_, Host>>() };
     if walk::iterate(walk) { CONTINUE } else { STOP }
 }
 
 extern "C" fn tally_step(_: u32, scratch: *mut c_void) -> i64 {
-    // SAFETY: what `tally` passed: a map value, valid for the invocation.
+    // SAFETY: `tally` passes it: a map value, valid for the invocation.
     let scratch = unsafe { &mut **scratch.cast::<*mut Scratch<Host>>() };
     if tally(scratch) { CONTINUE } else { STOP }
 }
 
-/// Has the process's end and its new names reported: before its name is read, so that none is missed.
+/// Inserts the process into `PROCESSES`, so that its end and its new names are reported. Called before its name is
+/// read, so that no new name is missed.
 #[inline(always)]
 fn remember(pid: u32) {
     const EEXIST: i64 = 17;

@@ -11,7 +11,7 @@ use observer_common::layout::Field;
 
 use crate::globals::{has, offset};
 
-/// An address in the kernel, of a struct whose layout is known by [`Field`]s.
+/// A kernel address of a struct with [`Field`]s.
 pub type Address = u64;
 
 /// The monotonic clock, in nanoseconds.
@@ -21,14 +21,14 @@ pub fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// The kernel's clock that counts ticks (`jiffies`), as far as TCP keeps it.
+/// The lower half of the kernel's clock in ticks (`jiffies`), which TCP keeps.
 #[inline(always)]
 pub fn ticks() -> u32 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_jiffies64() as u32 }
 }
 
-/// Reads a field of the struct at `base`; `None` if the page is not there.
+/// Reads a field of the struct at `base`; `None` if the page is not present.
 #[inline(always)]
 pub fn read<T>(base: Address, field: Field) -> Option<T> {
     // SAFETY: the helper checks the address.
@@ -41,25 +41,25 @@ pub fn current_pid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
-/// The current task, as the verifier knows it: its fields may be loaded without a helper.
+/// The current task, as a pointer whose type the verifier knows: its fields may be loaded without a helper.
 #[inline(always)]
 pub fn current_task() -> *const task_struct {
     // SAFETY: always valid for the duration of the program.
     unsafe { bpf_get_current_task_btf() }
 }
 
-/// Loads a field by a plain load. Only for pointers whose type the verifier knows.
+/// Loads a field without a helper. Only for pointers whose type the verifier knows.
 #[inline(always)]
 pub fn load<T: Copy>(base: *const u8, field: Field) -> T {
     // SAFETY: the verifier checks type and offset; a fault reads as 0 (PROBE_MEM).
     unsafe { *base.add(offset(field)).cast::<T>() }
 }
 
-/// For how long the current thread has run since it was last given a CPU, in ns. The kernel adds this
-/// up at its ticks, so it may be as much more as lies between two of them.
+/// The time for which the current thread has run since it was last given a CPU, in nanoseconds. The kernel adds it up
+/// at its ticks, so the real time may be up to a tick more.
 #[inline(always)]
 pub fn ran_for() -> u64 {
-    // Asked for the verifier: it refuses a load where there is no field.
+    // For the verifier: it refuses a load if there is no such field.
     if !has(Field::TaskRan) || !has(Field::TaskRanBefore) {
         return u64::MAX;
     }
@@ -68,7 +68,7 @@ pub fn ran_for() -> u64 {
     load::<u64>(task, Field::TaskRan).wrapping_sub(before)
 }
 
-/// Reads a field to where it is wanted; zeros if the page is not there.
+/// Reads a field into `to`; zeros if the page is not present.
 #[inline(always)]
 pub fn read_into<const N: usize>(base: Address, field: Field, to: &mut [u8; N]) {
     let from = (base as usize + offset(field)) as *const u8;
@@ -76,11 +76,11 @@ pub fn read_into<const N: usize>(base: Address, field: Field, to: &mut [u8; N]) 
     let _ = unsafe { bpf_probe_read_kernel_buf(from, to) };
 }
 
-/// A name at this address, padded with zero bytes: kernels before 5.17 leave what was there before.
+/// The string at this address, cut to `N - 1` bytes and padded with zero bytes.
 #[inline(always)]
 pub fn name_at<const N: usize>(address: Address) -> [u8; N] {
     let mut name = [0; N];
-    // SAFETY: writes at most so many bytes, ends them with a zero, and checks the address.
+    // SAFETY: the helper writes at most `N` bytes, the last one zero, and checks the address.
     unsafe {
         bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), N as u32, address as *const _);
     }
@@ -94,7 +94,8 @@ pub fn own_name() -> [u8; 16] {
     name_at(leader as Address + offset(Field::TaskComm) as u64)
 }
 
-/// Name of the process's main thread.
+/// Reads the name of the process's main thread into `name`, padded with zero bytes: for callers without room on the
+/// stack.
 #[inline(always)]
 pub fn process_name(name: &mut [u8; 16]) {
     let leader: *const u8 = load(current_task().cast(), Field::TaskGroupLeader);

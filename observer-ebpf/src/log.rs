@@ -1,5 +1,5 @@
-//! What the programs say of their decisions, as lines of the daemon's log: with the feature `kernel-log` alone. No line
-//! has a byte of what was moved.
+//! Logs the programs' decisions, as lines of the daemon's log: only with the feature `kernel-log`. No line has a byte
+//! of a transfer.
 
 use observer_common::{
     counter::{Counter, ForOne, Protocol},
@@ -12,7 +12,7 @@ use observer_common::{
 
 use crate::{kernel::current_pid, transfer::Transfer};
 
-/// A function for each line: inlined, its values would be kept on the stack to the caller's end.
+/// A function for each line. Not inlined: its values would stay on the caller's stack.
 macro_rules! lines {
     ($($level:ident $name:ident($($value:ident: $type:ty),*) = $text:literal $(, $label:expr)?;)*) => {
         $(#[inline(never)]
@@ -24,25 +24,25 @@ macro_rules! lines {
 
 lines! {
     info name_not_selected(pid: u32) = "process {}: its name is not selected";
-    info not_stream(inode: u64) = "socket {}: no stream of TCP, MPTCP or Unix";
-    info not_counted(inode: u64) = "socket {}: it counts no bytes, so what is missed would not show";
-    info port_not_selected(inode: u64) = "socket {}: no port of it is selected";
+    info not_stream(inode: u64) = "socket {}: not a stream socket of TCP, MPTCP or Unix";
+    info not_counted(inode: u64) = "socket {}: it does not count its bytes, so gaps would not show";
+    info port_not_selected(inode: u64) = "socket {}: its ports are not selected";
     info ignored_for_good(inode: u64) = "socket {}: ignored from now on";
     info ignored_until_upgrade(inode: u64) = "socket {}: ignored, unless HTTP/1 is upgraded";
     info not_watched_yet(inode: u64, transfers: u16, bytes: u32) =
-        "socket {}: not watched yet, after {} transfers that began with no frame, {} bytes";
+        "socket {}: not watched yet, {} transfers did not start with a frame, {} bytes";
     info from_beginning(inode: u64, connection: u64) = "socket {}: watched as connection {}";
     info joined_late(inode: u64, connection: u64) = "socket {}: joined late as connection {}";
     info no_preface(connection: u64) = "connection {}: no client preface";
     info no_frames(connection: u64) = "connection {}: no frames";
-    info side_not_selected(connection: u64) = "connection {}: of the side that it is, the port is not selected";
-    debug received(connection: u64, bytes: u64, position: u64, unread: u64) =
+    info side_not_selected(connection: u64) = "connection {}: the port of its side is not selected";
+    debug received(connection: u64, bytes: u64, position: u64, gap: u64) =
         "connection {}: received {} bytes, walked to {}, {} not read";
-    debug sent(connection: u64, bytes: u64, position: u64, unread: u64) =
+    debug sent(connection: u64, bytes: u64, position: u64, gap: u64) =
         "connection {}: sent {} bytes, walked to {}, {} not read";
 }
 
-/// A connection that is watched from now on.
+/// Logs that a connection is watched from now on.
 #[inline(always)]
 pub fn watched(connection: &Shared) {
     if connection.joined == 0 {
@@ -52,7 +52,7 @@ pub fn watched(connection: &Shared) {
     }
 }
 
-/// What came of a walk.
+/// Logs the result of a walk.
 #[inline(always)]
 pub fn walked(connection: &Shared, own: &DirectionState, transfer: &Transfer, outcome: Outcome) {
     let DirectionState { position, gap_bytes, .. } = *own;
@@ -69,7 +69,7 @@ pub fn walked(connection: &Shared, own: &DirectionState, transfer: &Transfer, ou
     }
 }
 
-/// What was counted, by its cause.
+/// Logs a count, by its cause.
 #[inline(always)]
 pub fn counted(counter: Counter, bytes: u64) {
     counter.with_position(Counted(bytes));
@@ -78,7 +78,7 @@ pub fn counted(counter: Counter, bytes: u64) {
 struct Counted(u64);
 
 impl ForOne for Counted {
-    /// A function for each, as in `lines`: its label must be known to the compiler.
+    /// A function for each variant: the compiler must know the label.
     #[inline(never)]
     #[expect(clippy::indexing_slicing, reason = "of a constant, by the compiler")]
     fn at<const POSITION: usize>(self) {
@@ -88,7 +88,7 @@ impl ForOne for Counted {
     }
 }
 
-/// What a socket turned out to carry.
+/// Logs the protocol of a socket.
 #[inline(always)]
 pub fn carries(protocol: Protocol) {
     protocol.with_position(Carries);
@@ -97,7 +97,7 @@ pub fn carries(protocol: Protocol) {
 struct Carries;
 
 impl ForOne for Carries {
-    /// Likewise.
+    /// A function for each variant, for the same reason.
     #[inline(never)]
     #[expect(clippy::indexing_slicing, reason = "of a constant, by the compiler")]
     fn at<const POSITION: usize>(self) {

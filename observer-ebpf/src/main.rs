@@ -1,15 +1,15 @@
-//! The kernel side: sees what sockets send and receive, finds the HTTP/2 frames in it, and sends
-//! the daemon what it needs to know of them. Message payload never leaves the kernel.
+//! The BPF programs: they capture what sockets send and receive, find the HTTP/2 frames in it, and send records of
+//! these to the daemon. No byte of a message leaves the kernel.
 //!
-//! A probe (`probes`) finds the socket (`socket`) and the process's buffers (`buffers`) of a transfer;
-//! `watch` finds the connection (`connections`), or decides that the socket is none of ours. What is done with the
-//! bytes is decided by `observer_common::driver`, of which `host` has the buffers, the maps and the `record`; `ring` sends it.
+//! A probe (`probes`) finds the socket (`socket`) and the process's buffers (`buffers`) of a transfer. `watch` finds
+//! the connection (`connections`), or decides that the socket is ignored. `observer_common::driver` decides what
+//! happens to the bytes; `host` gives it the buffers, the maps and the `record`, and `ring` sends the record.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(clippy::cast_ptr_alignment, reason = "a record begins aligned, and so does every item")]
-#![expect(clippy::needless_pass_by_value, reason = "the macros of programs pass contexts so")]
+#![expect(clippy::cast_ptr_alignment, reason = "records and items are aligned")]
+#![expect(clippy::needless_pass_by_value, reason = "the macros of programs pass contexts by value")]
 
 mod buffers;
 mod connections;
@@ -31,15 +31,15 @@ mod transfer;
 mod watch;
 mod window;
 
-/// Nothing here panics: bounds are masked, not checked. Should the compiler keep a panic all the
-/// same, the endless loop makes the verifier refuse the program instead of hiding it.
+/// Is never called: bounds are masked, not checked. If the compiler keeps a panic all the same, the verifier refuses
+/// the program because of the endless loop.
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Helpers such as `bpf_probe_read_kernel` are for GPL-compatible programs.
+/// The license that helpers such as `bpf_probe_read_kernel` require: a GPL-compatible one.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! Maps that several modules have. Sizes are defaults; the daemon sets those that have a flag.
+//! Maps that several modules use. Sizes are defaults; the daemon sets those that have a flag.
 
 use core::borrow::Borrow;
 
@@ -15,13 +15,18 @@ use observer_common::{
 
 use crate::kernel::Address;
 
-/// Maps whose values are looked up.
+// Flags of an insertion: the key may, must not, or must be in the map.
+pub const BPF_ANY: u64 = 0;
+pub const BPF_NOEXIST: u64 = 1;
+pub const BPF_EXIST: u64 = 2;
+
+/// Lookups of values in maps.
 pub trait Values<K, V: 'static> {
-    /// The key's value. It is valid for the invocation, though others may change it meanwhile, and when it is removed its place is
-    /// another key's.
+    /// The key's value. It is valid for the invocation, but other CPUs may change it meanwhile, and if it is removed,
+    /// its place may get another key's value.
     fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V>;
 
-    /// Whether the key has one.
+    /// Whether the key has a value.
     #[inline(always)]
     fn has(&self, key: impl Borrow<K>) -> bool {
         self.value(key).is_some()
@@ -33,8 +38,8 @@ macro_rules! values {
         $(impl<K, V: 'static> Values<K, V> for $map<K, V> {
             #[inline(always)]
             fn value(&self, key: impl Borrow<K>) -> Option<&'static mut V> {
-                // SAFETY: no value is freed before the invocation is over, and what others write at the same time are
-                // integers of which it does not matter which one stays.
+                // SAFETY: no value is freed before the invocation is over, and others only write integers at the same
+                // time, where it does not matter which write wins.
                 self.get_ptr_mut(key).map(|value| unsafe { &mut *value })
             }
         })*
@@ -46,23 +51,23 @@ values! { HashMap LruHashMap }
 impl<V: 'static> Values<u32, V> for PerCpuArray<V> {
     #[inline(always)]
     fn value(&self, index: impl Borrow<u32>) -> Option<&'static mut V> {
-        // SAFETY: likewise, and it is this CPU's.
+        // SAFETY: likewise, and only this CPU writes it.
         self.get_ptr_mut(*index.borrow()).map(|value| unsafe { &mut *value })
     }
 }
 
-/// Records for the daemon, which makes as many rings as it has workers. Of a ring that is none of
-/// these: as large as a page may be.
+/// The rings for records. The daemon makes one for each of its workers, with a size of its own. The size here is that
+/// of the largest page.
 #[btf_map]
 pub static RINGS: ArrayOfMaps<RingBuf<u8, { 64 << 10 }>, { MAX_RINGS as usize }> =
     ArrayOfMaps::new();
 
-/// Watched connections by `struct sock`.
+/// Watched connections, by `struct sock`.
 #[map]
 pub static CONNECTIONS: HashMap<Address, Connection> =
     HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// Which stream of which connection, in which direction.
+/// One direction of a stream.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct MessageKey {
@@ -77,7 +82,7 @@ pub struct MessageKey {
 #[repr(C)]
 pub struct Kept {
     pub message: Message,
-    /// The process in whose share it is: `Shared::owner`.
+    /// The process that it counts for in `share`: `Shared::owner`.
     pub owner: u32,
 }
 
@@ -88,7 +93,7 @@ pub const MAX_MESSAGES: u32 = 65_536;
 pub static MESSAGES: HashMap<MessageKey, Kept> =
     HashMap::with_max_entries(MAX_MESSAGES, BPF_F_NO_PREALLOC);
 
-/// What a process has of [`CONNECTIONS`] and [`MESSAGES`].
+/// Number of entries that a process has in [`CONNECTIONS`] and [`MESSAGES`].
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Share {
@@ -96,16 +101,16 @@ pub struct Share {
     pub messages: u64,
 }
 
-/// By process.
+/// Shares of processes, by pid.
 #[map]
 pub static SHARES: HashMap<u32, Share> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// By ring and process, those that have written into the last quarter of the ring: the ring in the upper half.
-/// The daemon, which keeps it open, can only read it.
+/// Processes that have written into the last quarter of a ring, by `writer::key`. The daemon keeps it open, and can
+/// only read it.
 #[map]
 pub static WRITERS: LruHashMap<u64, Writer> = LruHashMap::with_max_entries(4_096, BPF_F_RDONLY);
 
-/// What a function was called with, for its return.
+/// Arguments of a function of the kprobe backend, for its return.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Entered {
@@ -119,7 +124,7 @@ pub struct Entered {
     pub _reserved: [u8; 3],
 }
 
-/// By thread: those that are in one of the functions of the kprobe backend, which sets the size.
+/// Threads that are in one of the functions of the kprobe backend, which sets the size.
 #[map]
 pub static ENTERED: HashMap<u64, Entered> = HashMap::with_max_entries(1, 0);
 
@@ -129,12 +134,13 @@ pub static ENTERED: HashMap<u64, Entered> = HashMap::with_max_entries(1, 0);
 pub struct Multiple {
     /// The array of `struct mmsghdr`.
     pub headers: u64,
-    /// The message that comes next.
+    /// Index of the next message.
     pub next: u64,
 }
 
-/// By thread, for the socket backend, which sets the size. One that was forgotten begins with the first message, whose buffers
-/// are then not those of the bytes: so there is room for more than are in such a system call at once.
+/// System calls on several messages, by thread, for the socket backend, which sets the size. If an entry were evicted,
+/// the next message would be taken for the first one, with the wrong buffers. So there is room for more entries than
+/// there are such system calls at once.
 #[map]
 pub static MULTIPLE: LruHashMap<u64, Multiple> = LruHashMap::with_max_entries(1, 0);
 
@@ -142,11 +148,11 @@ pub static MULTIPLE: LruHashMap<u64, Multiple> = LruHashMap::with_max_entries(1,
 #[map]
 pub static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 
-/// Sockets that have connected to a selected port, or from one: their inode numbers.
+/// Inode numbers of sockets that have connected to or from a selected port, by `struct sock`.
 #[map]
 pub static CONNECTED: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Selected processes: one of `observer_common::selected`.
+/// Selected processes, and why: one of `observer_common::selected`.
 #[map]
 pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(8_192, BPF_F_NO_PREALLOC);
 
@@ -158,19 +164,19 @@ pub static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
 #[map]
 pub static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(256, 0);
 
-/// Selected control groups of version 2, by their names.
+/// Selected cgroups of version 2, by their names.
 #[map]
 pub static CGROUPS: HashMap<[u8; CGROUP_NAME], u8> = HashMap::with_max_entries(64, 0);
 
-/// Processes whose name is not in `COMMS`, until they take another one or execute another program.
+/// Processes whose name is not in `COMMS`, until they take another name or execute another program.
 #[map]
 pub static UNNAMED: LruHashMap<u32, u8> = LruHashMap::with_max_entries(4_096, 0);
 
-/// How often a process has changed its name.
+/// How often a process changed its name in a second.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Renames {
-    /// Since when they are counted.
+    /// Start of the second.
     pub since_ns: u64,
     pub count: u64,
 }
@@ -179,7 +185,7 @@ pub struct Renames {
 #[map]
 pub static PROCESSES: HashMap<u32, Renames> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
 
-/// Events and bytes by cause, then sockets by protocol. The daemon, which keeps it open, can only read it.
+/// Events and bytes by cause, then sockets by protocol. The daemon keeps it open, and can only read it.
 #[map]
 pub static COUNTS: PerCpuArray<Count> =
     PerCpuArray::with_max_entries(counter::COUNTS, BPF_F_RDONLY);

@@ -1,4 +1,4 @@
-//! Where an invocation keeps what does not fit on its 512 bytes of stack, and builds its record.
+//! Memory for an invocation's state and record, which do not fit on its 512 bytes of stack.
 
 use core::arch::asm;
 
@@ -10,17 +10,17 @@ use crate::{host::Host, maps::Values as _};
 /// Slots per CPU: how deep invocations may preempt each other.
 const SLOTS: u32 = 4;
 
-/// Where invocations build their records: several to a CPU, because one may be preempted by another.
+/// Slots of invocations: several for each CPU, because one invocation may be preempted by another.
 #[map]
 static SCRATCH: PerCpuArray<Slot> = PerCpuArray::with_max_entries(SLOTS, 0);
 
-/// One slot.
+/// The memory of one invocation.
 #[repr(C)]
 pub struct Slot {
     busy: u64,
-    /// What the driver works with.
+    /// The driver's state.
     pub scratch: Scratch<Host>,
-    /// What a new connection is put together in: last, as most transfers are of known ones.
+    /// A connection that is new. Last, because most transfers are on known ones.
     pub connection: Connection,
 }
 
@@ -38,8 +38,8 @@ pub fn claim() -> Option<&'static mut Slot> {
     None
 }
 
-/// Exchanges two values atomically: an invocation may be preempted between looking and claiming. rustc has
-/// no compare-and-swap for BPF, the instruction set has (since Linux 5.12).
+/// Exchanges two values atomically: an invocation may be preempted between a check and a write. The instruction set has
+/// that (since Linux 5.12), rustc does not for BPF.
 #[inline(always)]
 fn exchange(place: &mut u64, mut value: u64) -> u64 {
     // SAFETY: writes only to `place`.
@@ -49,7 +49,7 @@ fn exchange(place: &mut u64, mut value: u64) -> u64 {
     value
 }
 
-/// Gives the slot back.
+/// Releases a slot.
 #[inline(always)]
 pub fn release(slot: &mut Slot) {
     slot.busy = 0;

@@ -1,4 +1,4 @@
-//! From a file descriptor to the socket behind it, and what there is to know of a socket.
+//! Finds the socket of a file descriptor, and reads what the kernel knows about a socket.
 
 use observer_common::{
     driver::{arrival::Arrival, connection::counted, gap},
@@ -19,7 +19,7 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 
-/// A socket: `struct sock` and what tells it from an earlier one at the same address.
+/// A socket: its `struct sock`, and the inode number, which distinguishes it from an earlier one at the same address.
 #[derive(Clone, Copy)]
 pub struct Socket {
     pub sock: Address,
@@ -27,10 +27,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The socket behind a file descriptor of the current task; `None` for any other file.
+    /// The socket of a file descriptor of the current task; `None` for any other file.
     ///
-    /// `current->files->fdt->fd[fd]->private_data` is a `struct socket` if the file's inode lies
-    /// where `struct socket_alloc` has it: beside that socket.
+    /// `current->files->fdt->fd[fd]->private_data` is a `struct socket` if the file's inode is at the place where
+    /// `struct socket_alloc` has it: next to that socket.
     #[inline(always)]
     pub fn of_fd(fd: u32) -> Option<Self> {
         let files: *const u8 = load(current_task().cast(), Field::TaskFiles);
@@ -59,7 +59,7 @@ impl Socket {
         Some(Self { sock, inode: read(inode, Field::InodeNumber)? })
     }
 
-    /// The socket that a `struct sock` belongs to; `None` once it is closed.
+    /// The socket of a `struct sock`; `None` once it is closed.
     #[inline(always)]
     pub fn of_sock(sock: Address) -> Option<Self> {
         if globals::has(Field::SockInode) {
@@ -70,14 +70,14 @@ impl Socket {
         Some(Self { sock, inode: read(inode_of(socket), Field::InodeNumber)? })
     }
 
-    /// The socket that is a `struct socket`.
+    /// The socket of a `struct socket`.
     #[inline(always)]
     pub fn of_socket(socket: Address) -> Option<Self> {
         let sock: Address = read(socket, Field::SocketSk)?;
         Some(Self { sock, inode: read(inode_of(socket), Field::InodeNumber)? })
     }
 
-    /// Whether this is still the open socket that it was.
+    /// Whether this socket is still open, and its `struct sock` not yet another socket's.
     #[inline(always)]
     pub fn is_open(&self) -> bool {
         let Some(socket) = read::<Address>(self.sock, Field::SockSocket) else { return false };
@@ -88,9 +88,18 @@ impl Socket {
 }
 
 impl gap::Socket for Socket {
+    /// TCP's sequence numbers, or MPTCP's counter of received bytes.
     #[inline(always)]
     fn sequence(&self, counts: u8, sent: bool) -> Option<u32> {
-        sequence(self.sock, counts, sent)
+        let field = if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq };
+        match counts {
+            counted::TCP => read(self.sock, field),
+            // For the verifier: it refuses a read that can only fail.
+            counted::RECEIVED if !sent && globals::has(Field::MptcpConsumed) => {
+                read::<u64>(self.sock, Field::MptcpConsumed).map(|bytes| bytes as u32)
+            }
+            _ => None,
+        }
     }
 
     #[inline(always)]
@@ -100,12 +109,18 @@ impl gap::Socket for Socket {
 
     #[inline(always)]
     fn is_shut(&self, sent: bool) -> bool {
-        is_shut(self.sock, sent)
+        const RCV_SHUTDOWN: u8 = 1;
+        const SEND_SHUTDOWN: u8 = 2;
+        let bit = if sent { SEND_SHUTDOWN } else { RCV_SHUTDOWN };
+        read::<u8>(self.sock, Field::SockShutdown).unwrap_or(0) & bit != 0
     }
 
     #[inline(always)]
     fn peer(&self) -> Address {
-        peer_of_unix(self.sock)
+        if !globals::has(Field::UnixPeer) {
+            return 0;
+        }
+        read(self.sock, Field::UnixPeer).unwrap_or(0)
     }
 
     #[inline(always)]
@@ -115,17 +130,21 @@ impl gap::Socket for Socket {
 
     #[inline(always)]
     fn waiting(&self) -> Option<u32> {
-        waiting_in_unix(self.sock)
+        if globals::has(Field::UnixWaiting) {
+            return read(self.sock, Field::UnixWaiting);
+        }
+        let queued: u32 = read(self.sock, Field::SockQueued)?;
+        (queued == 0).then_some(0)
     }
 }
 
-/// Where `struct socket_alloc` has the inode of a socket.
+/// The address at which `struct socket_alloc` has the inode of a socket.
 #[inline(always)]
 fn inode_of(socket: Address) -> Address {
     socket + globals::offset(Field::SocketAllocInode) as u64
 }
 
-/// Address family, if it is a stream socket of a family that carries gRPC.
+/// The address family of a stream socket; `None` for other sockets, and for families that do not carry gRPC.
 #[inline(always)]
 pub fn stream_family(sock: Address) -> Option<u16> {
     let family = read(sock, Field::SockFamily)?;
@@ -144,7 +163,7 @@ pub fn ports(sock: Address, family: u16) -> Option<(u16, u16)> {
     Some((local, u16::from_be(remote)))
 }
 
-/// Which end of a connection listens.
+/// The end of a connection that listens.
 #[derive(Clone, Copy)]
 pub enum Listens {
     Here,
@@ -152,11 +171,11 @@ pub enum Listens {
     Unknown,
 }
 
-/// Which end of the socket's connection listens, by how it came about.
+/// The end of the socket's connection that listens.
 #[inline(always)]
 pub fn listens(socket: &Socket) -> Listens {
-    // A socket that was accepted is a copy of its listener (`sk_clone`), with the length of its queue. It is 0 for
-    // one that connects, for one whose listener has the shortest queue, and for MPTCP.
+    // An accepted socket is a copy of its listener (`sk_clone`), with the length of its queue. That is 0 for a socket
+    // that connects, for one whose listener has a queue of 0, and for MPTCP.
     if read::<u32>(socket.sock, Field::SockBacklog).is_some_and(|backlog| backlog != 0) {
         return Listens::Here;
     }
@@ -166,7 +185,7 @@ pub fn listens(socket: &Socket) -> Listens {
     }
 }
 
-/// One of [`counted`].
+/// How the socket shows gaps: one of [`counted`].
 #[inline(always)]
 pub fn counts_of(sock: Address) -> u8 {
     match (read(sock, Field::SockFamily), read(sock, Field::SockProtocol)) {
@@ -179,49 +198,18 @@ pub fn counts_of(sock: Address) -> u8 {
     }
 }
 
-/// The socket's own count of the bytes read (`sent` false) or written, if it has one: TCP's
-/// sequence numbers, or what MPTCP counts. `counts` is one of [`counted`].
-#[inline(always)]
-fn sequence(sock: Address, counts: u8, sent: bool) -> Option<u32> {
-    match counts {
-        counted::TCP => read(sock, if sent { Field::TcpWriteSeq } else { Field::TcpCopiedSeq }),
-        // Asked here as well, for the verifier: it refuses a read that can only fail.
-        counted::RECEIVED if !sent && globals::has(Field::MptcpConsumed) => {
-            read::<u64>(sock, Field::MptcpConsumed).map(|bytes| bytes as u32)
-        }
-        _ => None,
-    }
-}
-
-/// The other end of a Unix socket, 0 if there is none.
-#[inline(always)]
-fn peer_of_unix(sock: Address) -> Address {
-    if globals::has(Field::UnixPeer) { read(sock, Field::UnixPeer).unwrap_or(0) } else { 0 }
-}
-
-/// At least as many bytes as wait in a Unix socket to be received; `None` if that is not known.
-#[inline(always)]
-fn waiting_in_unix(sock: Address) -> Option<u32> {
-    if globals::has(Field::UnixWaiting) {
-        return read(sock, Field::UnixWaiting);
-    }
-    let queued: u32 = read(sock, Field::SockQueued)?;
-    (queued == 0).then_some(0)
-}
-
 /// SYN and FIN count as a byte each.
 const SYN_AND_FIN: i64 = 2;
 
-/// How many bytes went through the socket in this direction before the `length` ones that just did, by
-/// its own statistics, where a SYN counts as one; `None` if it has none. As few as SYN and FIN are no bytes.
-/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+/// Bytes that went through a TCP socket in this direction before the last `length` ones, by its own statistics, which
+/// count SYN and FIN: so two bytes or fewer are returned as 0. `None` for other sockets. Not inlined: its values would
+/// stay on the caller's stack.
 #[inline(never)]
 pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<u64> {
     if counts_of(sock) != counted::TCP {
         return None;
     }
-    // Read in this order, what is acknowledged or arrives meanwhile makes the sum too small, not too
-    // large.
+    // In this order, bytes that are acknowledged or arrive meanwhile make the sum too small, not too large.
     let (settled, under_way): (u64, u32) = if sent {
         let acknowledged = read(sock, Field::TcpBytesAcked)?;
         let first: u32 = read(sock, Field::TcpSndUna)?;
@@ -238,28 +226,18 @@ pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<u64> {
     Some(if before > SYN_AND_FIN { before as u64 } else { 0 })
 }
 
-/// When what a TCP socket has received arrived; `copied` is its `copied_seq` after the transfer.
+/// A TCP socket's figures about the arrival of its bytes; `copied` is its `copied_seq` after the transfer.
 #[inline(always)]
 pub fn arrival(sock: Address, copied: u32) -> Option<Arrival> {
     let last: u32 = read(sock, Field::TcpLastReceived)?;
     let segments = read(sock, Field::TcpSegments)?;
-    // Last: what arrives meanwhile is not taken for read.
+    // Last: bytes that arrive meanwhile do not count as read.
     let next: u32 = read(sock, Field::TcpRcvNxt)?;
     Some(Arrival { ticks: ticks().wrapping_sub(last), segments, drained: next == copied })
 }
 
-/// Whether this direction has been shut: by a FIN, which counts as one in `copied_seq` and
-/// `write_seq`.
-#[inline(always)]
-pub fn is_shut(sock: Address, sent: bool) -> bool {
-    const RCV_SHUTDOWN: u8 = 1;
-    const SEND_SHUTDOWN: u8 = 2;
-    let bit = if sent { SEND_SHUTDOWN } else { RCV_SHUTDOWN };
-    read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & bit != 0
-}
-
-/// What the first record of a connection says of it. Read to where it belongs: the stack has no
-/// room for it.
+/// Writes a connection's description: addresses, ports, family and the process's name. In place: the stack has no room
+/// for it.
 #[inline(always)]
 pub fn describe(sock: Address, item: &mut OpenItem) {
     let family = read(sock, Field::SockFamily).unwrap_or(0);

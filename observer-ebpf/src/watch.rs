@@ -1,4 +1,4 @@
-//! From a transfer to the connection, if it is one that is watched.
+//! Finds the connection of a transfer, and walks over the transfer if the connection is watched.
 
 use core::{arch::asm, ptr};
 
@@ -7,6 +7,7 @@ use observer_common::{
     driver::{
         Walk,
         connection::{Connection, DirectionState, state},
+        gap::{self, Socket as _},
         opening::protocol_of,
         walk::{self, Outcome},
     },
@@ -16,7 +17,6 @@ use observer_common::{
 use crate::{
     connections::{
         close,
-        gap::add_gap,
         ignored::{ignore, may_be_ours, try_again},
         known,
         open::{insert, open},
@@ -25,7 +25,7 @@ use crate::{
     kernel::{Address, now_ns},
     maps::{CONNECTIONS, Values as _},
     scratch::{self, Slot},
-    socket::{self, Socket},
+    socket::Socket,
     transfer::Transfer,
 };
 
@@ -39,8 +39,8 @@ pub fn watch(transfer: &Transfer) -> Option<()> {
     watch_known(transfer, known, |_| Some(()))
 }
 
-/// Likewise, where [`known`] and [`may_be_ours`] have been asked. `complete` says what of the transfer is not
-/// known yet; `None` if it is not to be watched.
+/// Watches a transfer after [`known`] and [`may_be_ours`] were called. `complete` sets the rest of the transfer, or
+/// returns `None` if it is not to be watched.
 #[inline(always)]
 pub fn watch_known(
     transfer: &Transfer,
@@ -69,8 +69,8 @@ fn watch_in(
     let host = &mut slot.scratch.host;
     host.transfer = *transfer;
     complete(&mut host.transfer)?;
-    // What is read back from the map the verifier knows nothing of, so it follows what comes next
-    // once, not once for each kind of transfer.
+    // Read back from the map: the verifier does not know what it holds, so it follows the code after this once, not
+    // once for each kind of transfer.
     let transfer = opaque(&raw mut host.transfer);
     // SAFETY: written just now, and not written again in this invocation.
     let transfer = unsafe { &*transfer };
@@ -78,24 +78,26 @@ fn watch_in(
     try_walk(transfer, known, slot)
 }
 
-/// A system call has returned that (`transfer::may_be_left`). TCP's states tell who was first to end a connection, other
-/// sockets have none. A function of its own: inlined, its values would be kept on the stack to the caller's end.
+/// Handles a return value that may show the process that the other end is gone (`transfer::may_be_left`): that end
+/// closed first. TCP's states show that too; other sockets have no states. Not inlined: its values would stay on the
+/// caller's stack.
 #[inline(never)]
 pub fn leave(sock: Address, returned: i32) {
     let Some(Connection { shared, .. }) = CONNECTIONS.value(sock) else { return };
+    let socket = Socket { sock, inode: shared.inode };
     // Its memory may be another socket's by now.
-    if !(Socket { sock, inode: shared.inode }).is_open() {
+    if !socket.is_open() {
         return;
     }
-    // Who asks for no bytes gets none.
-    let is_left = returned != 0 || socket::is_shut(sock, false);
+    // A read of no bytes also returns 0.
+    let is_left = returned != 0 || socket.is_shut(false);
     if is_left && !shared.is_tcp() && shared.ended_by == direction::UNKNOWN {
         shared.ended_by = direction::RECEIVED;
     }
 }
 
-/// The same pointer, of which the compiler does not know where it comes from: so it neither knows what was
-/// written there, nor makes a copy of what comes next for each of the ways here.
+/// The same pointer, with an origin that the compiler does not know. So it does not know what was written there, and
+/// does not copy the code after this for each way to it.
 #[inline(always)]
 fn opaque<T>(mut pointer: *mut T) -> *mut T {
     // SAFETY: one instruction, on a register.
@@ -103,12 +105,22 @@ fn opaque<T>(mut pointer: *mut T) -> *mut T {
     pointer
 }
 
-/// Nobody looks at the bytes, which are counted and, at the next transfer, a gap.
+/// Counts the gap since the last transfer that was captured; the walk passes over it.
+#[inline(always)]
+fn add_gap(transfer: &Transfer, connection: &mut Connection) {
+    let gap = u64::from(gap::before(&transfer.socket, connection, transfer.sent, transfer.total));
+    if gap != 0 {
+        count(Counter::Unseen, gap);
+        connection.direction(transfer.sent).gap_bytes += gap;
+    }
+}
+
+/// Counts the bytes of a transfer for which there is no slot. The next transfer passes over them as a gap.
 #[inline(always)]
 fn busy(transfer: &Transfer, connection: Option<&mut Connection>) {
     let mut bytes = 0;
     if let Some(connection) = connection {
-        // So that the socket's counter does not show them once more.
+        // So that the socket's counter does not show them a second time.
         add_gap(transfer, connection);
         bytes = transfer.total;
         connection.direction(transfer.sent).gap_bytes += bytes;
@@ -127,8 +139,7 @@ fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot
     };
     // SAFETY: the same.
     let connection = unsafe { &mut *opaque(connection) };
-    // What is not in the process's memory a thread of the kernel may move, which is not whose the
-    // connection is.
+    // Bytes that are not in the process's memory may be moved by a kernel thread, which does not own the connection.
     let of_kernel = !readable && connection.shared.announced != 0;
     let pid = if of_kernel { connection.shared.pid } else { transfer.pid };
     add_gap(transfer, connection);
@@ -158,8 +169,8 @@ fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot
     Some(())
 }
 
-/// A connection turned out to be none of ours, or not to be known as one yet.
-/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+/// Stops watching a connection that turned out not to be HTTP/2, not to be selected, or not to have a frame boundary so
+/// far. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcome) {
     let (mut tries, tcp) = (connection.shared.tries, connection.shared.is_tcp());
@@ -177,8 +188,8 @@ fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcom
     match outcome {
         Outcome::NotFrames => try_again(transfer, tries),
         Outcome::NotSelected => ignore(&transfer.socket),
-        // What looked like a server's SETTINGS may have been those of a connection already open; or it is
-        // another protocol's, as the zeros by which threads wake each other.
+        // Bytes that looked like a server's SETTINGS may be from a connection that was open before, or from another
+        // protocol, such as the zeros with which threads wake each other.
         _ if !tcp && !counted && matches!(protocol, Protocol::Other) => {
             tries.add(moved);
             try_again(transfer, tries);

@@ -1,25 +1,25 @@
-//! The process's next bytes, read at once: a read of its memory takes longer than all else that is done
-//! for a frame.
+//! The next bytes of a process's buffer, read at once: one read of its memory takes longer than everything else that is
+//! done for a frame.
 
 use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::helpers::bpf_probe_read_user_buf;
 use observer_common::scanner::OVERRUN;
 
-/// Most bytes that are read at once: what a few small RPCs take. A mask, too.
+/// Most bytes that are read at once: a few small RPCs. Also used as a mask.
 const LENGTH: u32 = 255;
 
-/// How many bytes [`copy_short`] copies: most header blocks are no longer.
+/// Number of bytes that [`copy_short`] copies: most field blocks are not longer.
 pub const SHORT: u32 = 64;
 
-/// Where in the process's memory, and what was there.
+/// Bytes of the process's memory from an address on.
 #[repr(C)]
 pub struct Window {
     from: u64,
     length: u64,
-    /// Where in it the bytes are that [`Window::hold`] was asked for.
+    /// Offset of the bytes of the last [`Window::hold`].
     at: u64,
-    /// Behind the last are some that may be copied and are of no use.
+    /// At the end, [`SHORT`] bytes that may be copied but have no meaning.
     bytes: [u8; (LENGTH + SHORT) as usize],
     _reserved: [u8; 1],
 }
@@ -27,20 +27,20 @@ pub struct Window {
 const _: () = assert!(OVERRUN <= SHORT as usize);
 
 impl Window {
-    /// Another transfer begins: what the memory held before says nothing of it.
+    /// Empties the window for the next transfer: the memory may have changed.
     #[inline(always)]
     pub fn clear(&mut self) {
         self.length = 0;
     }
 
-    /// Where these bytes of the process's are, if they are all in the window.
+    /// The offset of these bytes of the process, if the window has all of them.
     #[inline(always)]
     fn place(&self, from: u64, n: u32) -> Option<u64> {
         let at = from.wrapping_sub(self.from);
         (at < self.length && at + u64::from(n) <= self.length).then_some(at)
     }
 
-    /// Likewise, as they are to be read.
+    /// The address of these bytes of the process in the window, if it has all of them.
     #[inline(always)]
     pub fn find(&self, from: u64, n: u32) -> Option<*const u8> {
         let at = self.place(from, n)? & u64::from(LENGTH);
@@ -48,8 +48,8 @@ impl Window {
         Some(unsafe { self.bytes.as_ptr().add(at as usize) })
     }
 
-    /// Has these `n` bytes of the process's in the window, of which `left` follow one another. `None` if
-    /// they cannot be read.
+    /// Reads these `n` bytes of the process into the window, unless it has them already. `left`: the bytes from there
+    /// to the end of the buffer. `None` if they cannot be read.
     #[inline(always)]
     pub fn hold(&mut self, from: u64, n: u32, left: u64) -> Option<()> {
         if let Some(at) = self.place(from, n) {
@@ -60,7 +60,7 @@ impl Window {
         self.from = from;
         self.length = 0;
         let length = if left < u64::from(LENGTH) { left as u32 } else { LENGTH };
-        // What comes after them may be on a page that is not there.
+        // The bytes after them may be on a page that is not present.
         self.fill(length).or_else(|| self.fill(n))
     }
 
@@ -76,14 +76,14 @@ impl Window {
         Some(())
     }
 
-    /// Copies what [`Window::hold`] was asked for, and what comes after it, [`OVERRUN`] bytes in all.
+    /// Copies the bytes of the last [`Window::hold`] and those after them, [`OVERRUN`] bytes in all.
     ///
     /// # Safety
     ///
     /// There is as much room at `to`.
     #[inline(always)]
     pub unsafe fn put(&self, to: *mut u8) {
-        // Read back from the map: so the verifier follows what comes next once, not once for each place.
+        // Read back from the map: so the verifier follows the code after this once, not once for each place.
         // SAFETY: a field of this struct.
         let at = unsafe { read_volatile(&raw const self.at) } & u64::from(LENGTH);
         // SAFETY: in bounds by the mask; the caller has the room.
@@ -91,15 +91,15 @@ impl Window {
     }
 }
 
-/// Copies from where [`Window::find`] says [`SHORT`] bytes, however many of them are wanted.
+/// Copies [`SHORT`] bytes, even if fewer are wanted.
 ///
 /// # Safety
 ///
-/// `from` is from there, and there is as much room at `to`.
+/// `from` is from [`Window::find`], and there is as much room at `to`.
 #[inline(always)]
 pub unsafe fn copy_short(from: *const u8, to: *mut u8) {
     const { assert!(SHORT == 4 * 16) };
-    // SAFETY: the window's bytes end as many behind its last place; the caller has the room.
+    // SAFETY: the window has as many bytes after its last place; the caller has the room.
     unsafe {
         copy_16(from, to);
         copy_16(from.add(16), to.add(16));
@@ -108,14 +108,14 @@ pub unsafe fn copy_short(from: *const u8, to: *mut u8) {
     }
 }
 
-/// The compiler would copy byte by byte what may not be aligned; CPUs need not.
+/// Copies 16 bytes that may be unaligned: the compiler would copy them one by one.
 ///
 /// # Safety
 ///
 /// Both are valid for 16 bytes.
 #[inline(always)]
 unsafe fn copy_16(from: *const u8, to: *mut u8) {
-    // SAFETY: reads and writes so many bytes.
+    // SAFETY: reads and writes 16 bytes.
     unsafe {
         asm!(
             "{first} = *(u64 *)({from} + 0)",

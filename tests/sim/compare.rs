@@ -1,20 +1,16 @@
-//! What the daemon counted, against what is true.
+//! Compares what the daemon counted with what is true.
 
 use std::collections::BTreeMap;
 
 use observer::metrics::{GrpcType, Snapshot};
-use observer_core::{
-    call::Role,
-    pipeline::Connections,
-    process::{self, ProcessId},
-};
+use observer_core::{call::Role, pipeline::Connections, process};
 
 use crate::{
     model::{Figures, Label, METHODS, Process, Truth},
     world::{World, name_of},
 };
 
-/// What the daemon has; the path is `None` where it was not seen.
+/// The daemon's figures of one series.
 #[derive(Clone, Debug, Default)]
 struct Counted {
     figures: Figures,
@@ -23,16 +19,13 @@ struct Counted {
     handling_count: u64,
 }
 
+/// Series by process, whether it is the server, and method; `None` where the path was not seen.
 type Counts = BTreeMap<(Process, bool, Option<usize>), Counted>;
-
-fn process_of(snapshot: &Snapshot, id: ProcessId) -> Process {
-    number_of(&snapshot.processes.process(id))
-}
 
 fn number_of(process: &process::Process) -> Process {
     let comm = String::from_utf8(process.comm.as_bytes().to_vec()).unwrap();
     let number = comm.strip_prefix("process-").and_then(|number| number.parse().ok());
-    let process = number.unwrap_or_else(|| panic!("{process:?} is none"));
+    let process = number.unwrap_or_else(|| panic!("no such process: {process:?}"));
     assert_eq!(name_of(process), comm);
     process
 }
@@ -44,10 +37,11 @@ fn counted(snapshot: &Snapshot) -> Counts {
             "" => None,
             path => {
                 let known = METHODS.iter().position(|(method, _)| *method == path);
-                Some(known.unwrap_or_else(|| panic!("{path} is no path")))
+                Some(known.unwrap_or_else(|| panic!("no such path: {path}")))
             }
         };
-        let label = (process_of(snapshot, key.process), key.role == Role::Server, path);
+        let process = number_of(&snapshot.processes.process(key.process));
+        let label = (process, key.role == Role::Server, path);
         let counted = Counted {
             figures: Figures {
                 started: series.started,
@@ -61,14 +55,14 @@ fn counted(snapshot: &Snapshot) -> Counts {
             handling_seconds: series.handling.sum_seconds(),
             handling_count: series.handling.count(),
         };
-        // Those of calls that began unseen, and nothing else.
+        // Only series without a path have calls that started before the daemon.
         assert!(series.joined == 0 || path.is_none(), "{label:?}: {} joined", series.joined);
         assert!(counts.insert(label, counted).is_none(), "{label:?} twice");
     }
     counts
 }
 
-/// All is as it is.
+/// Checks that all figures are exact.
 pub fn exactly(world: &World) {
     let snapshot = world.snapshot();
     let mut counts = counted(&snapshot);
@@ -100,7 +94,7 @@ fn open_connections(truth: &Truth) -> BTreeMap<(Process, bool), u64> {
     truth.connections.iter().filter(|(_, count)| **count > 0).map(|(&at, &n)| (at, n)).collect()
 }
 
-/// All connections are closed.
+/// Checks that all connections are closed, and that each method has the right type.
 pub fn nothing_is_open(world: &World) {
     let snapshot = world.snapshot();
     let connections = snapshot.daemon.connections;
@@ -124,14 +118,14 @@ pub fn nothing_is_open(world: &World) {
     }
 }
 
-/// A method is what its calls showed, and never what they cannot have shown.
+/// Checks a method's type: the one that its calls showed, and never one that they cannot have shown.
 fn check_type(name: &str, shown: GrpcType, may: (bool, bool), truth: Option<(bool, bool)>) {
     let shown = match shown {
         GrpcType::Unary => (false, false),
         GrpcType::ClientStream => (true, false),
         GrpcType::ServerStream => (false, true),
         GrpcType::BidiStream => (true, true),
-        GrpcType::Unknown => panic!("{name} has a path"),
+        GrpcType::Unknown => panic!("{name} has a path, but no type"),
     };
     assert!((!shown.0 || may.0) && (!shown.1 || may.1), "{name}: {shown:?}, but it is {may:?}");
     if let Some(truth) = truth {
@@ -139,7 +133,7 @@ fn check_type(name: &str, shown: GrpcType, may: (bool, bool), truth: Option<(boo
     }
 }
 
-/// No label has more than is true.
+/// Checks that no series has more than is true.
 pub fn nothing_untrue(world: &World) {
     for (&(process, server, path), counted) in &counted(&world.snapshot()) {
         if let Some(method) = path {
@@ -148,21 +142,22 @@ pub fn nothing_untrue(world: &World) {
     }
 }
 
-/// Likewise, and what is missing was lost. Of open calls it may not be known yet that they are some.
+/// Checks that no series has more than is true, and that only calls in gaps and dropped records are missing.
 pub fn within_losses(world: &World) {
     nothing_untrue(world);
     let mut started: BTreeMap<(Process, bool), u64> = BTreeMap::new();
     for (&(process, server, _), counted) in &counted(&world.snapshot()) {
         *started.entry((process, server)).or_default() += counted.figures.started;
     }
-    // Of which nothing says whether they are gRPC's.
-    let unclear = world.unclear();
+    // Streams that may be calls or not.
+    let streams = world.pipeline.streams();
+    let unclear = streams.unclear + streams.unconfirmed;
     for (at, begun) in begun(&world.truth) {
         let seen = started.get(&at).copied().unwrap_or(0);
         let lost = lost_starts(world, at);
         assert!(
             seen + lost + unclear >= begun,
-            "{at:?}: {seen} of {begun} calls, {lost} were lost, {unclear} unclear"
+            "{at:?}: {seen} of {begun} calls; {lost} were not reported, {unclear} are unclear"
         );
     }
 }
@@ -183,7 +178,7 @@ fn no_more_than_true(truth: &Truth, label: Label, counted: &Figures) {
             (counted.sent, truth.sent, tolerance.sent),
         ] {
             let most = counted.0 <= truth.0 + after.0 && counted.1 <= truth.1 + after.1;
-            assert!(most, "{label:?}: {counted:?} messages and bytes, but {truth:?} went by");
+            assert!(most, "{label:?}: {counted:?} messages and bytes, but there were {truth:?}");
         }
         assert!(
             counted.first_messages
@@ -200,7 +195,7 @@ fn begun(truth: &Truth) -> BTreeMap<(Process, bool), u64> {
     begun
 }
 
-/// Calls of which bytes of the request headers were lost.
+/// The number of calls whose request headers have bytes that no record reports.
 fn lost_starts(world: &World, (process, server): (Process, bool)) -> u64 {
     let of = world.truth.starts.iter().filter(|s| (s.process, s.server) == (process, server));
     let is_lost = |start: &&crate::model::Start| {

@@ -1,4 +1,4 @@
-//! A connection: two peers that speak gRPC over HTTP/2, and what is on the way between them.
+//! A connection: two peers that speak gRPC over HTTP/2, and the bytes in transit between them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,21 +11,20 @@ use crate::{
     writer::{Happening, Mark, Outgoing, Request, Writer},
 };
 
-/// Most streams that a client has open.
+/// Most open streams of a client.
 const MAX_STREAMS: usize = 12;
 
-/// Far longer than all the steps of a simulation, and from each other, so that no call comes near
-/// its deadline but by [`Connection::cancel`], which waits for it to pass.
+/// Timeouts of calls: far longer than all steps of a simulation, and far from each other. So a call only comes near its
+/// deadline by [`Connection::cancel`], which waits until the deadline has passed.
 const TIMEOUTS_MS: &[u64] = &[10_000, 10_000_000];
 
-/// So long after it nobody guesses either.
+/// Time after a deadline at which a cancelled call is certain to have expired.
 const WELL_OVER_NS: u64 = 1_000_000;
 
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
 /// One end's socket.
-#[derive(Debug)]
 pub struct Socket {
     pub owners: Vec<Process>,
     /// Whether the BPF programs watch it.
@@ -36,19 +35,18 @@ pub struct Socket {
     pub read: u64,
 }
 
-/// What was written and not read.
-#[derive(Debug, Default)]
+/// Bytes that were written and not read.
+#[derive(Default)]
 pub struct Pipe {
     pub bytes: VecDeque<u8>,
     pub marks: VecDeque<Mark>,
 }
 
-/// A connection; arrays are by the end: client, server.
-#[derive(Debug)]
+/// A connection; arrays are by the side: client, server.
 pub struct Connection {
     pub tcp: bool,
     pub sockets: [Socket; 2],
-    /// By who writes.
+    /// By the side that writes.
     pub writers: [Writer; 2],
     pub pipes: [Pipe; 2],
     streams: BTreeMap<u32, Stream>,
@@ -56,30 +54,27 @@ pub struct Connection {
     next_promise: u32,
     /// The client has read a GOAWAY.
     draining: bool,
-    /// The server has sent one: the last stream that it will answer.
+    /// The last stream that the server will answer, by its GOAWAY.
     last_stream: u32,
 }
 
-#[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "two ends, each in some states at once")]
+#[derive(Default)]
 struct Stream {
     method: usize,
     timeout_ns: Option<u64>,
-    /// Messages that the client has still to send.
+    /// Messages that the client has not sent yet.
     requests: usize,
     outgoing: Outgoing,
-    /// It has sent all, or reset the stream.
+    /// The client has sent everything, or reset the stream.
     client_done: bool,
-    /// It has read the end, or reset the stream.
-    client_over: bool,
     /// The server has read the request headers.
     known: bool,
     /// HTTP status of the response headers, once sent.
     status: Option<u16>,
     responses: usize,
     answer: Outgoing,
-    /// The server has ended the stream, or read its reset.
-    server_over: bool,
+    /// For each side: it has ended the stream, or read its end.
+    over: [bool; 2],
 }
 
 impl Connection {
@@ -102,7 +97,7 @@ impl Connection {
         }
     }
 
-    /// Something that the client's or the server's program does. Returns how long it waits before.
+    /// Does something that the client's or the server's program does. Returns how long it waits before that.
     pub fn act(&mut self, random: &mut Random, side: usize) -> u64 {
         if !self.sockets[side].is_open {
             return 0;
@@ -113,7 +108,7 @@ impl Connection {
         if side == CLIENT { self.client_acts(random) } else { self.server_acts(random) }
     }
 
-    /// Frames that say nothing of calls.
+    /// Writes a frame that does not concern calls.
     fn noise(&mut self, random: &mut Random, side: usize) {
         let writer = &mut self.writers[side];
         match random.below(6) {
@@ -133,7 +128,7 @@ impl Connection {
     }
 
     fn client_acts(&mut self, random: &mut Random) -> u64 {
-        let open = self.streams.values().filter(|stream| !stream.client_over).count();
+        let open = self.streams.values().filter(|stream| !stream.over[CLIENT]).count();
         if open == 0 || random.chance(250) {
             if !self.draining && open < MAX_STREAMS {
                 self.call(random);
@@ -141,11 +136,11 @@ impl Connection {
             return 0;
         }
         if random.chance(40)
-            && let Some(id) = self.some_stream(random, |stream| !stream.client_over)
+            && let Some(id) = self.some_stream(random, |stream| !stream.over[CLIENT])
         {
             return self.cancel(random, id);
         }
-        let sending = |stream: &Stream| !stream.client_done && !stream.client_over;
+        let sending = |stream: &Stream| !stream.client_done && !stream.over[CLIENT];
         if let Some(id) = self.some_stream(random, sending) {
             self.send(random, id);
         }
@@ -179,7 +174,7 @@ impl Connection {
 
     fn cancel(&mut self, random: &mut Random, id: u32) -> u64 {
         let Some(stream) = self.streams.get_mut(&id) else { return 0 };
-        stream.client_over = true;
+        stream.over[CLIENT] = true;
         stream.client_done = true;
         let error = if random.chance(900) { 8 } else { random.below(15) as u32 };
         self.writers[CLIENT].reset(id, true, error);
@@ -200,7 +195,7 @@ impl Connection {
             writer.headers(random, id, &[field("x-trailer", "1")], true, Some(happening));
             return;
         }
-        // The last frame may leave some behind: then it was not the last.
+        // One frame may not be enough: then it is not the last one.
         let last = all && stream.outgoing.fits();
         stream.client_done = last;
         let end = last.then_some(Happening::HalfClosed { stream: id });
@@ -211,7 +206,7 @@ impl Connection {
         if random.chance(3) {
             self.go_away(random);
         }
-        let answering = |stream: &Stream| stream.known && !stream.server_over;
+        let answering = |stream: &Stream| stream.known && !stream.over[SERVER];
         if let Some(id) = self.some_stream(random, answering) {
             self.answer(random, id);
         }
@@ -222,10 +217,10 @@ impl Connection {
         let known = |stream: &(&u32, &Stream)| stream.1.known;
         let Some(last) = self.streams.iter().rev().find(known).map(|(&id, _)| id) else { return };
         if self.last_stream == u32::MAX && random.chance(300) {
-            // A warning; the real one may follow.
+            // A warning; the real GOAWAY may follow.
             self.writers[SERVER].go_away(0x7fff_ffff);
         } else {
-            // Not above what it has said before (RFC 9113 §6.8).
+            // Not above the stream of an earlier GOAWAY (RFC 9113 §6.8).
             self.last_stream = last.min(self.last_stream);
             self.writers[SERVER].go_away(self.last_stream);
         }
@@ -235,7 +230,7 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let writer = &mut self.writers[SERVER];
         if random.chance(20) {
-            stream.server_over = true;
+            stream.over[SERVER] = true;
             writer.reset(id, false, random.below(15) as u32);
             return;
         }
@@ -253,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// The program at this end reads what another one wrote.
+    /// Handles that the program at this end reads something that the other one wrote.
     pub fn hear(&mut self, side: usize, happening: &Happening) {
         match *happening {
             Happening::Begins { stream, .. } if stream <= self.last_stream => {
@@ -263,18 +258,17 @@ impl Connection {
             }
             Happening::Reset { stream, .. } | Happening::Answered { stream, .. } => {
                 if let Some(stream) = self.streams.get_mut(&stream) {
-                    let over = [&mut stream.client_over, &mut stream.server_over];
-                    *over.into_iter().nth(side).unwrap() = true;
+                    stream.over[side] = true;
                 }
             }
             Happening::GoAway { last_stream } => {
                 self.draining = true;
                 let above = self.streams.range_mut(last_stream + 1..);
-                above.for_each(|(_, stream)| stream.client_over = true);
+                above.for_each(|(_, stream)| stream.over[CLIENT] = true);
             }
             _ => {}
         }
-        self.streams.retain(|_, stream| !(stream.client_over && stream.server_over));
+        self.streams.retain(|_, stream| stream.over != [true; 2]);
     }
 }
 
@@ -300,7 +294,7 @@ impl Stream {
                 let code = self.status_field(random, status, &mut fields);
                 let happening = Happening::Answered { stream: id, code };
                 writer.headers(random, id, &fields, true, Some(happening));
-                self.server_over = true;
+                self.over[SERVER] = true;
             }
             _ => {
                 fields.push(field("content-type", "application/grpc"));
@@ -318,7 +312,7 @@ impl Stream {
             writer.data(random, id, false, &mut self.answer, None);
             return;
         }
-        self.server_over = true;
+        self.over[SERVER] = true;
         if random.chance(50) && self.answer.fits() {
             let happening = Happening::Answered { stream: id, code: code_of_http(status) };
             writer.data(random, id, false, &mut self.answer, Some(happening));
@@ -329,7 +323,7 @@ impl Stream {
             writer.headers(random, id, &fields, true, Some(happening));
         }
         if random.chance(100) {
-            // As servers do that do not want the rest of the request.
+            // As servers do if they do not want the rest of the request.
             writer.reset(id, false, 0);
         }
     }
@@ -361,7 +355,7 @@ impl Stream {
     }
 }
 
-/// Puts some of the messages that are left on their way.
+/// Sends some of the messages that are left.
 fn push_some(random: &mut Random, method: usize, left: &mut usize, outgoing: &mut Outgoing) {
     if *left == 0 || !(outgoing.is_empty() || random.chance(200)) {
         return;
@@ -404,7 +398,7 @@ fn request_fields(
     fields
 }
 
-/// A field that fills header tables, and now and then frames and records.
+/// A field that fills header tables, and sometimes frames and records.
 fn noise_field(random: &mut Random) -> Field {
     let length = match random.below(300) {
         0 => 40_000,

@@ -1,7 +1,7 @@
-//! Header encoders: loona-hpack's, which inserts few fields, and one that inserts many, as those
-//! of gRPC's libraries do.
+//! Header encoders: loona-hpack's, which inserts few fields, and one that inserts many, as those of gRPC's libraries
+//! do.
 
-use std::{collections::VecDeque, fmt};
+use std::collections::VecDeque;
 
 use loona_hpack::encoder::encode_integer_into;
 
@@ -10,7 +10,7 @@ use crate::random::Random;
 /// A header field.
 pub type Field = (Vec<u8>, Vec<u8>);
 
-/// What the static table (RFC 7541 appendix A) has of the fields used here.
+/// The entries of the static table (RFC 7541 appendix A) for the fields that are used here.
 const STATIC: &[(usize, &str, &str)] = &[
     (1, ":authority", ""),
     (2, ":method", "GET"),
@@ -30,19 +30,13 @@ const LARGEST_TABLE: usize = 16_384;
 /// One direction's encoder.
 pub struct Encoder {
     scheme: Scheme,
-    /// Checks the encoder that is written here, and that the blocks are what they should be.
+    /// Checks the blocks.
     oracle: loona_hpack::Decoder<'static>,
 }
 
 enum Scheme {
     Loona(loona_hpack::Encoder<'static>),
     Inserting(Inserting),
-}
-
-impl fmt::Debug for Encoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Encoder")
-    }
 }
 
 impl Encoder {
@@ -57,7 +51,7 @@ impl Encoder {
         Self { scheme, oracle }
     }
 
-    /// Encodes a block, now and then after a change of the table's size.
+    /// Encodes a block, sometimes after a change of the table's size.
     pub fn encode(&mut self, random: &mut Random, fields: &[Field]) -> Vec<u8> {
         let mut block = Vec::new();
         while random.chance(30) {
@@ -84,7 +78,7 @@ impl Encoder {
     }
 }
 
-/// A literal representation (RFC 7541 section 6.2); `name` is its index, 0 for one spelled out.
+/// Encodes a literal representation (RFC 7541 section 6.2); `name` is the index of its name, 0 for a literal name.
 fn literal(pattern: u8, prefix: u8, name: usize, field: &Field, block: &mut Vec<u8>) {
     encode_integer_into(name, prefix, pattern, block).unwrap();
     if name == 0 {
@@ -98,7 +92,7 @@ fn string(text: &[u8], block: &mut Vec<u8>) {
     block.extend_from_slice(text);
 }
 
-/// Inserts most of what it does not find in its table.
+/// An encoder that inserts most fields that its table does not have.
 struct Inserting {
     /// Newest first.
     table: VecDeque<Field>,

@@ -1,4 +1,4 @@
-//! The driver's host, over slices.
+//! The driver's host over slices.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::offset_of;
@@ -19,8 +19,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::random::Random;
 
-/// Bytes that were moved.
-#[derive(Clone, Copy, Debug)]
+/// One read or write on a socket.
 pub struct Transfer<'a> {
     pub sock: u64,
     pub sent: bool,
@@ -30,15 +29,14 @@ pub struct Transfer<'a> {
     pub buffers: &'a [&'a [u8]],
 }
 
-/// What walks have in common, and what goes wrong with it.
-#[derive(Debug)]
+/// The state that all walks share, and its faults.
 pub struct Maps {
     pub messages: Messages,
     pub processes: HashSet<u32>,
     pub ring: VecDeque<Vec<u8>>,
-    /// Records for which there will be no room.
+    /// Number of next records that find no room.
     full_for: usize,
-    /// In how many of a thousand cases there is no room for some records, and for a message.
+    /// How often some records, and a message, find no room, in a thousand cases.
     ring_full: u64,
     messages_full: u64,
     pub random: Random,
@@ -46,8 +44,7 @@ pub struct Maps {
 
 impl Maps {
     pub fn new(random: Random, [ring_full, messages_full]: [u64; 2]) -> Self {
-        let (processes, ring) = (HashSet::new(), VecDeque::new());
-        let messages = HashMap::new();
+        let (messages, processes, ring) = Default::default();
         Self { messages, processes, ring, full_for: 0, ring_full, messages_full, random }
     }
 
@@ -64,21 +61,20 @@ impl Maps {
     }
 }
 
-/// What a walk over one transfer has.
-#[derive(Debug)]
+/// The environment of a walk over one transfer.
 pub struct Host<'a> {
     transfer: &'a Transfer<'a>,
     maps: &'a mut Maps,
     buffers: VecDeque<&'a [u8]>,
     record: Vec<u8>,
     header: RecordHeader,
-    /// Bytes until the first that cannot be read.
+    /// Number of bytes before the first that cannot be read.
     pub readable: usize,
-    /// Most iterations that it may take.
+    /// Most iterations of the walk.
     pub iterations: u32,
     /// Position at which the transfer ends.
     end: u64,
-    /// Positions of bytes of which no record tells.
+    /// Positions of bytes that no record reports: start and end.
     pub lost: Vec<(u64, u64)>,
 }
 
@@ -158,7 +154,7 @@ impl Memory for Host<'_> {
     }
 }
 
-/// By connection, stream and direction.
+/// Unfinished messages, by connection, stream and direction.
 pub type Messages = HashMap<(u64, u32, u8), Message>;
 
 impl driver::Messages for Host<'_> {
@@ -199,7 +195,7 @@ impl Emitter for Host<'_> {
         self.put(at, &data);
     }
 
-    /// No two ends know each other.
+    /// `pair` is left out: no two ends find each other.
     fn put_open(&mut self, at: u32, Opened { pid, joined, pair: _ }: Opened) {
         self.maps.processes.insert(pid);
         let comm = self.transfer.comm;
@@ -251,7 +247,7 @@ impl driver::Host for Host<'_> {
     }
 
     fn count(&mut self, counter: Counter, bytes: u64) {
-        // Those at the transfer's end.
+        // These bytes are at the transfer's end.
         if matches!(counter, Counter::NotFrame | Counter::LoopBound | Counter::Unreadable) {
             self.lost.push((self.end - bytes, self.end));
         }

@@ -1,5 +1,4 @@
-//! The BPF programs, on the host: the driver that they have, over slices, with maps that are collections and faults that
-//! come at random.
+//! The BPF programs, simulated: their driver over slices, with collections as maps, and with random faults.
 
 use std::collections::HashMap;
 
@@ -22,20 +21,20 @@ use super::{
     random::Random,
 };
 
-/// What goes wrong, in so many of a thousand cases.
-#[derive(Clone, Copy, Debug, Default)]
+/// How often each fault happens, in a thousand cases.
+#[derive(Clone, Copy, Default)]
 pub struct Faults {
-    /// The ring fills, and has no room for some records.
+    /// The ring has no room for some records.
     pub ring_full: u64,
-    /// A transfer is not seen at all (the program was skipped); only where the socket counts.
+    /// A transfer is not captured (the program was skipped); only if the socket counts its bytes.
     pub unseen: u64,
     /// A buffer cannot be read from some byte on.
     pub unreadable: u64,
-    /// A message that was cut cannot be remembered.
+    /// A message that was cut finds no room.
     pub messages_full: u64,
-    /// A transfer takes more iterations than an invocation may: it may take 10.
+    /// An invocation may only take 10 iterations.
     pub few_iterations: u64,
-    /// A connection is open, and in use, before the daemon is there.
+    /// A connection is open, and in use, before the daemon.
     pub late: u64,
 }
 
@@ -46,8 +45,7 @@ impl Faults {
     }
 }
 
-/// Bytes of a direction of a socket of which no record tells.
-#[derive(Clone, Copy, Debug)]
+/// Bytes of a direction of a socket that no record reports.
 pub struct Lost {
     pub sock: u64,
     pub sent: bool,
@@ -55,7 +53,6 @@ pub struct Lost {
     pub end: u64,
 }
 
-#[derive(Debug)]
 pub struct Kernel {
     sockets: HashMap<u64, Socket>,
     /// Sockets that are not watched yet.
@@ -63,12 +60,12 @@ pub struct Kernel {
     pub maps: Maps,
     pub faults: Faults,
     next_id: u64,
-    /// For the model: what no record tells of.
+    /// For the model: bytes that no record reports.
     pub lost: Vec<Lost>,
 }
 
 /// A socket before its connection is watched.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Default)]
 struct Before {
     /// Transfers until the daemon comes.
     transfers: usize,
@@ -77,25 +74,17 @@ struct Before {
     tries: Tries,
 }
 
-/// One that is watched; arrays are by `record::direction`.
-#[derive(Debug)]
+/// A socket whose connection is watched.
 struct Socket {
     connection: Connection,
-    /// Bytes that went through it, and how many before the first position.
-    passed: [u64; 2],
+    counters: Counters,
+    /// Bytes before the first position, by `record::direction`.
     before: [u64; 2],
-    /// Its own counters.
-    sequences: [u32; 2],
 }
 
-impl Socket {
-    fn counters(&self) -> Counters {
-        Counters { passed: self.passed, sequences: self.sequences }
-    }
-}
-
-/// What a socket shows of itself, if it is TCP's; arrays are by `record::direction`.
+/// A TCP socket's own counters; arrays are by `record::direction`.
 struct Counters {
+    /// Bytes that went through the socket.
     passed: [u64; 2],
     sequences: [u32; 2],
 }
@@ -138,7 +127,7 @@ impl Kernel {
         }
     }
 
-    /// A transfer returns. Says whether it was seen; one that was not shows in the socket's counter.
+    /// Handles that a transfer returns. Returns whether it was captured.
     pub fn transfer(&mut self, transfer: &Transfer<'_>, tcp: bool) -> bool {
         let Transfer { sock, sent, .. } = *transfer;
         let total = transfer.buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
@@ -151,13 +140,15 @@ impl Kernel {
             self.lost.push(Lost { sock, sent, begin: end - total, end });
             return false;
         };
-        socket.sequences[d] = socket.sequences[d].wrapping_add(total as u32);
-        socket.passed[d] += total;
+        let Counters { passed, sequences } = &mut socket.counters;
+        sequences[d] = sequences[d].wrapping_add(total as u32);
+        passed[d] += total;
+        let passed = *passed;
         let Connection { shared, directions } = &socket.connection;
         let counted =
             shared.state == state::WATCHED && shared.is_tcp() && directions[d].counted != 0;
         if counted && self.maps.random.chance(self.faults.unseen) {
-            let end = socket.passed[d];
+            let end = passed[d];
             self.lost.push(Lost { sock, sent, begin: end - total, end });
             self.sockets.insert(sock, socket);
             return false;
@@ -168,14 +159,14 @@ impl Kernel {
             Outcome::NotFrames => {
                 let mut tries = socket.connection.shared.tries;
                 tries.flags |= 1 << d;
-                self.before.insert(sock, Before { transfers: 0, passed: socket.passed, tries });
+                self.before.insert(sock, Before { transfers: 0, passed, tries });
             }
             Outcome::NotPreface | Outcome::NotSelected => panic!("all is HTTP/2, and selected"),
         }
         seen
     }
 
-    /// All is HTTP/2: who sends the preface is the client, unless it was sent before the daemon came.
+    /// Opens a connection, unless it is older than the daemon and no frame boundary is known. Everything is HTTP/2.
     fn open(&mut self, transfer: &Transfer<'_>, tcp: bool) -> Option<Socket> {
         let sock = transfer.sock;
         let mut first: First = [0; 16];
@@ -211,12 +202,12 @@ impl Kernel {
         connection.shared.id = self.next_id;
         connection.shared.counts = if tcp { counted::TCP } else { counted::NOTHING };
         // Soon wraps around.
-        let sequences = [u32::MAX - 300; 2];
-        gap::begin(&Counters { passed, sequences }, &mut connection, transfer.sent.into());
-        Some(Socket { connection, passed, before: passed, sequences })
+        let counters = Counters { passed, sequences: [u32::MAX - 300; 2] };
+        gap::begin(&counters, &mut connection, transfer.sent.into());
+        Some(Socket { connection, counters, before: passed })
     }
 
-    /// Says also whether what was found is told.
+    /// Also returns whether the frames that were found are reported.
     fn walk(
         &mut self,
         socket: &mut Socket,
@@ -226,7 +217,7 @@ impl Kernel {
         let Transfer { sock, sent, .. } = *transfer;
         let d = usize::from(sent);
         let watched = socket.connection.shared.state == state::WATCHED;
-        let gap = gap::before(&socket.counters(), &mut socket.connection, sent.into(), total);
+        let gap = gap::before(&socket.counters, &mut socket.connection, sent.into(), total);
         let own = socket.connection.direction(sent.into());
         own.gap_bytes += u64::from(gap);
         let gap = (own.position, own.position + own.gap_bytes);
@@ -257,39 +248,39 @@ impl Kernel {
         (outcome, seen)
     }
 
-    /// The process closed the socket; the sweep tells it again until there is room.
+    /// Handles that the process closes the socket.
     pub fn close(&mut self, sock: u64, time_ns: u64) {
         let Some(mut socket) = self.sockets.remove(&sock) else { return };
-        let gaps = gap::at_end(&socket.counters(), &socket.connection, false, |_| {});
+        let gaps = gap::at_end(&socket.counters, &socket.connection, false, |_| {});
         let shared = &mut socket.connection.shared;
         self.maps.messages.retain(|key, _| key.0 != shared.id);
         shared.closed_ns = time_ns;
         // The peer did so before.
         shared.ended_by = direction::RECEIVED;
         if shared.announced != 0 {
-            self.tell(&socket.connection.closed(gaps));
+            self.send(&socket.connection.closed(gaps));
         }
     }
 
-    /// The last thread of a process exits.
+    /// Handles that the last thread of a process exits.
     pub fn exit(&mut self, pid: u32, time_ns: u64) {
         if self.maps.processes.remove(&pid) {
             let kind = record_kind::EXITED;
-            self.tell(&RecordHeader { time_ns, pid, kind, ..RecordHeader::default() });
+            self.send(&RecordHeader { time_ns, pid, kind, ..RecordHeader::default() });
         }
     }
 
-    /// The process has another name, from now on.
+    /// Handles that the process takes another name.
     pub fn rename(&mut self, pid: u32, comm: [u8; 16], time_ns: u64) {
         if self.maps.processes.contains(&pid) {
             let kind = record_kind::RENAMED;
             let header = RecordHeader { time_ns, pid, kind, ..RecordHeader::default() };
-            self.tell(&NamedRecord { header, comm });
+            self.send(&NamedRecord { header, comm });
         }
     }
 
-    /// For records that always have room.
-    fn tell(&mut self, record: &(impl IntoBytes + Immutable)) {
+    /// Sends a record that always finds room.
+    fn send(&mut self, record: &(impl IntoBytes + Immutable)) {
         self.maps.ring.push_back(record.as_bytes().to_vec());
     }
 }

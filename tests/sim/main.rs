@@ -1,5 +1,5 @@
-//! The whole user side against simulated peers, processes and BPF programs: random, and the
-//! same again for the same seed.
+//! Simulates peers, processes and BPF programs at random, and checks all numbers of the real pipeline behind them. The
+//! same seed gives the same run.
 //!
 //! ```text
 //! connection ──bytes──▶ kernel ──records──▶ observer::pipeline ──figures──┐
@@ -7,17 +7,17 @@
 //!     └────────── what they mean ──▶ model ──────figures──────────────────┘
 //! ```
 //!
-//! The same records also go by several rings to as many pipelines, read in any order, which must tell
+//! The same records also go through several rings to as many pipelines, which read them in any order and must publish
 //! the same.
 //!
-//! `OBSERVER_SEED=n` runs one seed, that which a failure names; `OBSERVER_SEEDS=n` runs so many.
+//! `OBSERVER_SEED=n` runs one seed, which a failure names; `OBSERVER_SEEDS=n` runs the first `n`.
 
 #![expect(
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test: what fails here is to fail loudly"
+    reason = "a test must fail loudly"
 )]
 
 mod compare;
@@ -34,10 +34,10 @@ use kernel::Faults;
 use random::Random;
 use world::World;
 
-/// Seeds of each test.
+/// Number of seeds of each test.
 const SEEDS: u64 = 2000;
 
-/// Names the seed when a check fails.
+/// Prints the command that repeats a seed when a check fails.
 struct Named(&'static str, u64);
 
 impl Drop for Named {
@@ -61,7 +61,7 @@ fn for_each_seed(name: &'static str, run: impl Fn(u64)) {
     }
 }
 
-/// Runs a world to its end.
+/// Runs a world until all its connections are closed.
 fn live(seed: u64, faults: Faults, mut each: impl FnMut(&World)) -> World {
     let mut random = Random::new(!seed);
     let mut world = World::new(seed, faults);
@@ -73,6 +73,7 @@ fn live(seed: u64, faults: Faults, mut each: impl FnMut(&World)) -> World {
         }
     }
     world.end();
+    compare::nothing_is_open(&world);
     world
 }
 
@@ -81,9 +82,9 @@ fn without_loss_all_numbers_are_exact() {
     for_each_seed("without_loss", |seed| {
         let mut world = live(seed, Faults::default(), compare::exactly);
         compare::exactly(&world);
-        compare::nothing_is_open(&world);
-        assert_eq!((world.dropped_bytes(), world.unknown_references()), (0, 0));
-        assert_eq!(world.outlive().statistics.len(), 0, "processes that are gone leave nothing");
+        let figures = world.pipeline.figures();
+        assert_eq!((figures.dropped_bytes, figures.unknown_references), (0, 0));
+        world.outlive();
     });
 }
 
@@ -103,7 +104,6 @@ fn with_losses_no_label_is_wrong_and_no_call_is_missed_but_for_them() {
         };
         let mut world = live(seed, faults, compare::nothing_untrue);
         compare::within_losses(&world);
-        compare::nothing_is_open(&world);
-        assert_eq!(world.outlive().statistics.len(), 0, "processes that are gone leave nothing");
+        world.outlive();
     });
 }

@@ -1,5 +1,5 @@
-//! What is true: the rules of gRPC and HTTP/2 applied to what the simulated peers meant, at the
-//! moment at which each end of a connection read or wrote it.
+//! The truth: the rules of gRPC and HTTP/2, applied to what the simulated peers meant, at the time at which each end of
+//! a connection read or wrote it.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use observer_core::call::Code;
 
 use crate::writer::{Happening, Mark, Request};
 
-/// What a method's requests and responses are; `None`: it is not gRPC.
+/// Whether a method's requests and responses are streams; `None` if it is not gRPC.
 type Streams = Option<(bool, bool)>;
 
-/// The methods, by path: whether requests and responses are streams.
+/// The methods: path, and whether requests and responses are streams.
 pub const METHODS: &[(&str, Streams)] = &[
     ("/sim.Greeter/Unary", Some((false, false))),
     ("/sim.Greeter/Collect", Some((true, false))),
@@ -57,7 +57,7 @@ pub type Process = usize;
 /// A series: process, whether it is the server, position in [`METHODS`].
 pub type Label = (Process, bool, usize);
 
-/// What a series must have at the end.
+/// The figures of a series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     pub started: u64,
@@ -69,39 +69,35 @@ pub struct Figures {
     pub first_messages: u64,
 }
 
-/// What a series may have more, or may not have, because bytes were not seen.
-#[derive(Clone, Debug, Default)]
+/// The amounts by which the figures of a series may be higher because of gaps.
+#[derive(Clone, Default)]
 pub struct Tolerance {
-    /// A reset came first, and was perhaps not seen: then the answer's code is as right.
+    /// Calls that also got an answer after a reset: the reset may be in a gap, and then the answer's code is right too.
     pub handled: [u64; Code::ALL.len()],
-    /// Calls for which any code is: those that are not gRPC, unless it was seen; those that
-    /// crossed a GOAWAY that was not seen.
+    /// Calls for which any code is right: those that are not gRPC, and those that crossed a GOAWAY, because what shows
+    /// this may be in a gap.
     pub any: u64,
-    /// Messages that went by after the end of their call, which was perhaps not seen: count and
-    /// bytes.
+    /// Messages after the end of their call, which may be in a gap: count and bytes.
     pub received: (u64, u64),
     pub sent: (u64, u64),
 }
 
-/// All that is true.
-#[derive(Clone, Debug, Default)]
+/// Everything that is true.
+#[derive(Default)]
 pub struct Truth {
     pub figures: BTreeMap<Label, Figures>,
     pub tolerance: BTreeMap<Label, Tolerance>,
     /// Open connections with calls: process, whether it is the server.
     pub connections: BTreeMap<(Process, bool), u64>,
-    /// What calls showed of a method's requests and responses: how many that it is a stream, and how
-    /// many that it is none.
+    /// For a method's requests and responses: how many calls showed that it is a stream, and how many that it is not.
     pub types: BTreeMap<usize, [(u64, u64); 2]>,
     pub in_flight: u64,
-    /// Where the request headers of each call were.
     pub starts: Vec<Start>,
-    /// Prints all that happens.
-    pub tells: bool,
+    /// Prints everything that happens.
+    pub prints: bool,
 }
 
-/// The request headers of a call.
-#[derive(Clone, Copy, Debug)]
+/// The place of a call's request headers.
 pub struct Start {
     pub process: Process,
     pub server: bool,
@@ -110,14 +106,13 @@ pub struct Start {
     pub end: u64,
 }
 
-/// When, by whom.
-#[derive(Clone, Copy, Debug)]
+/// The time and the process of a transfer.
+#[derive(Clone, Copy)]
 pub struct At {
     pub time_ns: u64,
     pub process: Process,
 }
 
-#[derive(Clone, Debug)]
 struct Call {
     label: Label,
     started_ns: u64,
@@ -125,12 +120,12 @@ struct Call {
     requests: u64,
     responses: u64,
     half_closed: bool,
-    /// Its end may go by in a call that the BPF programs do not see, and cannot know of in time.
+    /// Its end may be in a gap that does not show in time.
     in_doubt: bool,
 }
 
 /// One end of a connection.
-#[derive(Clone, Debug)]
+#[derive(Default)]
 pub struct End {
     pub sock: u64,
     server: bool,
@@ -144,18 +139,10 @@ pub struct End {
 
 impl End {
     pub fn new(sock: u64, server: bool) -> Self {
-        Self {
-            sock,
-            server,
-            open: BTreeMap::new(),
-            over: BTreeMap::new(),
-            refused_above: None,
-            counted_for: None,
-            in_doubt: [false; 2],
-        }
+        Self { sock, server, ..Self::default() }
     }
 
-    /// A call in this direction was seen by the BPF programs, or not.
+    /// Records whether the BPF programs captured a transfer in this direction.
     pub fn was_seen(&mut self, sent: bool, seen: bool) {
         self.in_doubt[usize::from(sent)] = !seen;
         if !seen {
@@ -163,9 +150,9 @@ impl End {
         }
     }
 
-    /// The process read or wrote the last byte of something.
+    /// Handles that the process read or wrote the last byte of something.
     pub fn observe(&mut self, truth: &mut Truth, at: At, mark: &Mark) {
-        if truth.tells {
+        if truth.prints {
             let At { time_ns, process } = at;
             eprintln!("{time_ns:>14} process {process} at socket {}: {mark:?}", self.sock);
         }
@@ -194,8 +181,7 @@ impl End {
             }
             Happening::GoAway { last_stream } => {
                 self.refused_above = Some(last_stream);
-                let above: Vec<u32> = self.open.range(last_stream + 1..).map(|(&s, _)| s).collect();
-                for stream in above {
+                while let Some((&stream, _)) = self.open.range(last_stream + 1..).next() {
                     self.end(truth, at.time_ns, stream, UNAVAILABLE);
                 }
             }
@@ -267,7 +253,7 @@ impl End {
     fn reset(&mut self, truth: &mut Truth, at: At, stream: u32, by_client: bool, error: u32) {
         let Some(call) = self.open.get(&stream) else { return };
         let elapsed = at.time_ns - call.started_ns;
-        // Never near the timeout, where nobody can say: see `TIMEOUTS_MS`.
+        // Never near the timeout, where it would be uncertain: see `TIMEOUTS_MS`.
         let expired = call.timeout_ns.is_some_and(|timeout_ns| elapsed >= timeout_ns);
         let code = match (by_client || error == 8, call.timeout_ns) {
             (false, _) => code_of_reset(error),
@@ -280,8 +266,7 @@ impl End {
         self.over.insert(stream, (label, true));
     }
 
-    /// The process goes by another name: calls stay with the one that they began under, the connection
-    /// does not.
+    /// Handles that the process takes another name: its calls stay with the old one, its connections do not.
     pub fn rename(&mut self, truth: &mut Truth, from: Process, to: Process) {
         if let Some(process) = self.counted_for.as_mut().filter(|process| **process == from) {
             *process = to;
@@ -290,7 +275,7 @@ impl End {
         }
     }
 
-    /// The process closed the socket, or exited.
+    /// Handles that the process closes the socket, or exits.
     pub fn close(&mut self, truth: &mut Truth, time_ns: u64) {
         let closed = if self.server { CANCELED } else { UNAVAILABLE };
         while let Some((&stream, call)) = self.open.first_key_value() {

@@ -1,7 +1,6 @@
-//! Numbers that look random and depend on nothing but the seed.
+//! Random numbers that depend only on the seed.
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
-#[derive(Clone, Debug)]
+/// A SplitMix64 generator (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 pub struct Random(u64);
 
 impl Random {
@@ -27,7 +26,7 @@ impl Random {
         low + self.next() % (high - low + 1)
     }
 
-    /// True so many times in a thousand.
+    /// Is true `per_mille` times in a thousand.
     pub fn chance(&mut self, per_mille: u64) -> bool {
         self.next() % 1000 < per_mille
     }
@@ -36,7 +35,7 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// How many of `n` > 0 bytes or things to take: often few, often all, at least 1.
+    /// A number from 1 to `n` > 0: often small, often `n`.
     pub fn part_of(&mut self, n: usize) -> usize {
         match self.below(4) {
             0 => 1 + self.below(n.min(16)),

@@ -1,5 +1,4 @@
-//! Processes and connections on one machine, what its BPF programs tell, and what the daemon
-//! makes of it.
+//! Processes and connections on one machine, the records of its BPF programs, and the daemon's pipeline.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
@@ -23,14 +22,13 @@ use crate::{
 
 const SERIES_TTL: Duration = Duration::from_mins(1);
 
-/// A process that runs or ran, by one of its names.
-#[derive(Debug)]
+/// A process that runs or ran, under one of its names.
 struct Running {
     pid: u32,
     alive: bool,
 }
 
-/// Every process has a name of its own, so that one can be told from the next with its pid.
+/// The name of a process. Each has its own, which distinguishes it from the next one with the same pid.
 pub fn name_of(process: Process) -> String {
     format!("process-{process}")
 }
@@ -41,8 +39,7 @@ fn comm_of(process: Process) -> [u8; 16] {
     comm
 }
 
-/// Prints a record.
-fn tell(record: &[u8]) {
+fn print(record: &[u8]) {
     let Some(Record { connection, time_ns, pid, event }) = Record::parse(record) else { return };
     eprintln!("{time_ns:>14} pid {pid} record of connection {connection}");
     let Event::Bytes(Bytes { direction, position, length, gaps, items, .. }) = event else {
@@ -60,7 +57,6 @@ fn tell(record: &[u8]) {
     }
 }
 
-#[derive(Debug)]
 pub struct World {
     random: Random,
     now_ns: u64,
@@ -69,14 +65,14 @@ pub struct World {
     next_sock: u64,
     pub kernel: Kernel,
     pub truth: Truth,
-    pipeline: Pipeline,
-    /// What must hold is looked at after each record, too: that takes a snapshot for each.
+    pub pipeline: Pipeline,
+    /// Invariants are checked after each record, too: that takes a snapshot for each.
     each_record: bool,
-    /// Of some worlds, as that takes longest.
+    /// Only some worlds have workers, because they take longest.
     workers: Option<Workers>,
 }
 
-/// Records that are yet to be read, and of which somebody else takes note, too.
+/// A ring whose records are also passed to `tap`.
 struct Tapped<'a, T> {
     ring: &'a mut VecDeque<Vec<u8>>,
     tap: T,
@@ -97,11 +93,9 @@ impl<T: FnMut(&[u8])> Source for Tapped<'_, T> {
     }
 }
 
-/// The same records by as many pipelines as there are rings, which are read in any order.
-#[derive(Debug)]
+/// The same records in several rings, and a pipeline for each ring. The rings are read in any order.
 struct Workers {
     pipelines: Vec<Pipeline>,
-    /// Records that are yet to be read.
     rings: Vec<VecDeque<Vec<u8>>>,
     random: Random,
 }
@@ -112,7 +106,7 @@ impl Workers {
         Self { pipelines: pipeline.split(count), rings: vec![VecDeque::new(); count], random }
     }
 
-    /// The record is in the ring of its connection, or, of a process, in each.
+    /// Sends a record of a connection to the connection's ring, and a record of a process to every ring.
     fn send(&mut self, record: &[u8]) {
         let Some(Record { connection, event, .. }) = Record::parse(record) else { return };
         let of_process = matches!(event, Event::Exited | Event::Executed(_) | Event::Renamed(_));
@@ -154,12 +148,12 @@ fn snapshot_of(pipeline: &Pipeline) -> Snapshot {
     pipeline::snapshot(pipeline, Daemon::default(), Arc::default())
 }
 
-/// What a scrape tells, but for how many records it took, as those of processes are in each ring; and how often
-/// `/proc` was asked, as a process's end may be read before its first call, or after it.
-fn told(snapshot: &Snapshot) -> String {
+/// A scrape without two metrics that differ with several rings: the number of records, because every ring has those of
+/// processes; and the number of lookups in `/proc`, because a process's end may be read before or after its first call.
+fn published(snapshot: &Snapshot) -> String {
     let text = String::from_utf8(render(snapshot, Format::OpenMetricsText)).unwrap();
-    let of_order = ["observer_r", "observer_process_lookups"];
-    let is_same = |line: &&str| !of_order.iter().any(|name| line.contains(name));
+    let differ = ["observer_r", "observer_process_lookups"];
+    let is_same = |line: &&str| !differ.iter().any(|name| line.contains(name));
     text.lines().filter(is_same).collect::<Vec<_>>().join("\n")
 }
 
@@ -173,22 +167,21 @@ impl World {
             pipeline.set_stall_free_since(0);
             pipeline
         };
-        let tells = std::env::var_os("OBSERVER_SEED").is_some();
+        let prints = std::env::var_os("OBSERVER_SEED").is_some();
         let workers =
-            (seed % 16 == 8 || tells).then(|| Workers::new(pipeline(), Random::new(!seed)));
+            (seed % 16 == 8 || prints).then(|| Workers::new(pipeline(), Random::new(!seed)));
         let mut world = Self {
             kernel: Kernel::new(Random::new(random.next()), faults),
             now_ns: 1_000_000_000,
             processes: Vec::new(),
             connections: Vec::new(),
             next_sock: 1,
-            truth: Truth::default(),
+            truth: Truth { prints, ..Truth::default() },
             pipeline: pipeline(),
             workers,
             random,
-            each_record: seed.is_multiple_of(16) || tells,
+            each_record: seed.is_multiple_of(16) || prints,
         };
-        world.truth.tells = tells;
         for pid in 0..world.random.between(1, 4) {
             world.spawn(100 + pid as u32);
         }
@@ -196,12 +189,12 @@ impl World {
     }
 
     fn spawn(&mut self, pid: u32) {
-        // The daemon reads the ring ten times a second; pids do not come around as fast.
+        // The daemon reads the ring ten times a second; a pid is not used again as fast.
         self.drain();
         self.processes.push(Running { pid, alive: true });
     }
 
-    /// Something happens somewhere.
+    /// Does something, somewhere.
     pub fn step(&mut self) {
         self.now_ns += self.random.between(1_000, 2_000_000);
         let open: Vec<usize> = self.open_connections();
@@ -245,6 +238,11 @@ impl World {
         (0..self.processes.len()).filter(|&at| self.processes[at].alive).collect()
     }
 
+    fn some_alive(&mut self) -> Option<Process> {
+        let alive = self.alive();
+        (!alive.is_empty()).then(|| self.random.pick(&alive))
+    }
+
     fn connect(&mut self) {
         let alive = self.alive();
         if alive.is_empty() {
@@ -265,7 +263,7 @@ impl World {
         self.connections.push(Connection::new(&mut self.random, sockets, tcp));
     }
 
-    /// The end writes some or all of what it has to.
+    /// One end writes some or all of its bytes.
     fn write(&mut self, connection: usize, side: usize, all: bool) {
         let Connection { writers, sockets, .. } = &mut self.connections[connection];
         let left = writers[side].bytes.len();
@@ -290,7 +288,7 @@ impl World {
         pipes[side].bytes.extend(bytes);
     }
 
-    /// The end reads some or all of what there is.
+    /// One end reads some or all of the bytes that there are.
     fn read(&mut self, connection: usize, side: usize, all: bool) {
         let Connection { sockets, pipes, .. } = &mut self.connections[connection];
         let left = pipes[1 - side].bytes.len();
@@ -314,7 +312,7 @@ impl World {
         }
     }
 
-    /// The bytes go through the socket, and by the BPF programs.
+    /// Passes the bytes of a transfer to the BPF programs.
     fn pass(&mut self, connection: usize, side: usize, sent: bool, process: Process, bytes: &[u8]) {
         let Connection { sockets, tcp, .. } = &mut self.connections[connection];
         let socket = &mut sockets[side];
@@ -351,11 +349,7 @@ impl World {
     }
 
     fn exit_some(&mut self) {
-        let alive = self.alive();
-        if alive.is_empty() {
-            return;
-        }
-        let process = self.random.pick(&alive);
+        let Some(process) = self.some_alive() else { return };
         self.exit(process);
         if self.random.chance(500) {
             let pid = self.processes[process].pid;
@@ -364,13 +358,10 @@ impl World {
         }
     }
 
-    /// To the numbers it is another process, with the same pid.
+    /// Renames a process: in the figures, it is another process with the same pid.
     fn rename_some(&mut self) {
-        let alive = self.alive();
-        if alive.is_empty() {
-            return;
-        }
-        let (old, new) = (self.random.pick(&alive), self.processes.len());
+        let Some(old) = self.some_alive() else { return };
+        let new = self.processes.len();
         let pid = self.processes[old].pid;
         self.processes[old].alive = false;
         self.processes.push(Running { pid, alive: true });
@@ -398,7 +389,7 @@ impl World {
         }
     }
 
-    /// All that is under way arrives, or not, and all connections end.
+    /// Ends all connections; the bytes that are under way may arrive before that.
     pub fn end(&mut self) {
         for connection in self.open_connections() {
             if self.random.chance(700) {
@@ -415,8 +406,8 @@ impl World {
         self.drain();
     }
 
-    /// All processes exit, and their time to live passes. Returns what is left then.
-    pub fn outlive(&mut self) -> Snapshot {
+    /// Has all processes exit, and checks that they leave no series after their time to live.
+    pub fn outlive(&mut self) {
         for process in self.alive() {
             self.exit(process);
         }
@@ -428,18 +419,18 @@ impl World {
             workers.tick(now_ns);
         }
         self.check_workers();
-        self.snapshot()
+        assert_eq!(self.snapshot().statistics.len(), 0, "processes that are gone leave nothing");
     }
 
-    /// The daemon reads what is in the ring.
+    /// The daemon reads the ring until it is empty.
     pub fn drain(&mut self) {
         loop {
             let Self { kernel, pipeline, workers, truth, .. } = self;
             let tap = |record: &[u8]| {
                 let body = record.windows(8).any(|bytes| bytes == [BODY; 8]);
                 assert!(!body, "a message's body is in a record");
-                if truth.tells {
-                    tell(record);
+                if truth.prints {
+                    print(record);
                 }
                 if let Some(workers) = workers {
                     workers.send(record);
@@ -468,10 +459,10 @@ impl World {
             assert!(series.handling.count() <= series.started, "{key:?}");
             in_flight += begun - series.ended();
         }
-        assert_eq!(in_flight, snapshot.daemon.streams, "calls in flight, and streams open");
+        assert_eq!(in_flight, snapshot.daemon.streams, "calls in flight, and open streams");
         assert_eq!(snapshot.statistics.late(), 0);
         assert_eq!(self.pipeline.figures().malformed, 0);
-        // After a loss a CONTINUATION may be without its HEADERS.
+        // After a gap, a CONTINUATION may be without its HEADERS.
         let bad_blocks = self.pipeline.figures().bad_blocks;
         assert!(self.kernel.faults.any() || bad_blocks == 0, "all blocks are well-formed");
     }
@@ -480,25 +471,11 @@ impl World {
         snapshot_of(&self.pipeline)
     }
 
-    /// Several workers tell the same as one.
+    /// Checks that several workers publish the same as one.
     fn check_workers(&self) {
         if let Some(workers) = &self.workers {
-            let several = told(&workers.snapshot());
-            assert_eq!(several, told(&self.snapshot()), "by several, and by one");
+            let several = published(&workers.snapshot());
+            assert_eq!(several, published(&self.snapshot()), "several workers, and one");
         }
-    }
-
-    pub fn dropped_bytes(&self) -> u64 {
-        self.pipeline.figures().dropped_bytes
-    }
-
-    /// Streams of which it is not known whether they are calls.
-    pub fn unclear(&self) -> u64 {
-        let streams = self.pipeline.streams();
-        streams.unclear + streams.unconfirmed
-    }
-
-    pub fn unknown_references(&self) -> u64 {
-        self.pipeline.figures().unknown_references
     }
 }

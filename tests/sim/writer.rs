@@ -1,4 +1,4 @@
-//! What one side of a connection writes: HTTP/2 frames, and what each of them means.
+//! One side's writer: HTTP/2 frames, and what each of them means.
 
 use std::collections::VecDeque;
 
@@ -9,16 +9,16 @@ use crate::{
     random::Random,
 };
 
-/// Message bodies are made of this, and nothing else is: none of them may get into a record.
+/// The byte that message bodies consist of, and nothing else does: no record may have it.
 pub const BODY: u8 = 0xee;
 
 /// HTTP/2's default SETTINGS_MAX_FRAME_SIZE.
 const MAX_FRAME: usize = 16_384;
 
-/// What happens to a call at the last byte of a frame, or of a message.
-#[derive(Clone, Debug)]
+/// An event of a call at the last byte of a frame, or of a message.
+#[derive(Debug)]
 pub enum Happening {
-    /// Request headers; `request` says of which call.
+    /// Request headers.
     Begins {
         stream: u32,
         request: Request,
@@ -28,13 +28,13 @@ pub enum Happening {
     HalfClosed {
         stream: u32,
     },
-    /// A message is complete; its length without the prefix.
+    /// A message is complete; `length` is without the prefix.
     Message {
         stream: u32,
         from_client: bool,
         length: u32,
     },
-    /// The server ended the stream; the code is what it meant.
+    /// The server ended the stream, and means this code.
     Answered {
         stream: u32,
         code: usize,
@@ -44,13 +44,13 @@ pub enum Happening {
         by_client: bool,
         error: u32,
     },
-    /// The server will process no stream above this one.
+    /// The server will not process streams above this one.
     GoAway {
         last_stream: u32,
     },
 }
 
-/// What the client asks for.
+/// A client's request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Position in [`crate::model::METHODS`].
@@ -58,16 +58,16 @@ pub struct Request {
     pub timeout_ns: Option<u64>,
 }
 
-/// A happening, and the bytes of the stream that tell of it.
-#[derive(Clone, Debug)]
+/// A happening, and the bytes of the stream that show it.
+#[derive(Debug)]
 pub struct Mark {
     pub begin: u64,
     pub end: u64,
     pub happening: Happening,
 }
 
-/// A message on its way into DATA frames.
-#[derive(Debug, Default)]
+/// Messages that are not yet in DATA frames.
+#[derive(Default)]
 pub struct Outgoing {
     bytes: VecDeque<u8>,
     /// Bytes from the front to the end of each message, and its length.
@@ -79,12 +79,12 @@ impl Outgoing {
         self.bytes.is_empty()
     }
 
-    /// Whether one frame takes all of it.
+    /// Whether one frame has room for all of it.
     pub fn fits(&self) -> bool {
         self.bytes.len() <= MAX_FRAME - 300
     }
 
-    /// Bytes that are no message.
+    /// Adds bytes that are not a message.
     pub fn push_other(&mut self, random: &mut Random) {
         let length = 1 + random.below(300);
         self.bytes.extend(std::iter::repeat_n(BODY, length));
@@ -103,8 +103,7 @@ impl Outgoing {
     }
 }
 
-/// One direction of a connection, from its writer's hands.
-#[derive(Debug)]
+/// The writer of one direction of a connection.
 pub struct Writer {
     encoder: Encoder,
     /// Not written to the socket yet.
@@ -140,8 +139,7 @@ impl Writer {
         self.marks.push_back(Mark { begin, end, happening });
     }
 
-    /// A header block: a HEADERS frame, padded or with a priority or neither, and perhaps
-    /// CONTINUATION frames.
+    /// Appends a field block: a HEADERS frame, perhaps with padding or a priority, and perhaps CONTINUATION frames.
     pub fn headers(
         &mut self,
         random: &mut Random,
@@ -169,7 +167,7 @@ impl Writer {
         }
     }
 
-    /// The server announces a request that nobody made.
+    /// Appends a PUSH_PROMISE, perhaps with CONTINUATION frames.
     pub fn promise(&mut self, random: &mut Random, stream: u32, promised: u32, fields: &[Field]) {
         let block = self.encoder.encode(random, fields);
         let before = promised.to_be_bytes();
@@ -202,7 +200,7 @@ impl Writer {
         begin
     }
 
-    /// A DATA frame with some of what is on its way.
+    /// Appends a DATA frame with some of the bytes of `outgoing`.
     pub fn data(
         &mut self,
         random: &mut Random,
@@ -214,7 +212,7 @@ impl Writer {
         let most = outgoing.bytes.len().min(MAX_FRAME - 300);
         let n = match most {
             0 => 0,
-            // An empty frame is of no use, and allowed.
+            // An empty frame is allowed.
             _ if end.is_none() && random.chance(30) => 0,
             _ if end.is_none() => random.part_of(most),
             _ => most,

@@ -47,7 +47,6 @@ const CRATES: [(&str, &[&str]); 4] = [
             "window",
             "host",
             "scratch",
-            "connections::gap",
             "connections::ignored",
             "connections::close",
             "connections::entered",

@@ -1,7 +1,7 @@
-//! When the bytes that a server has read arrived at its socket.
+//! Works out when the bytes that a server read arrived at its socket.
 //!
-//! A server that computes or sleeps reads late: by the time at which it reads, calls that were cancelled in time look
-//! expired. TCP keeps two figures about each socket that say more: when the last segment with data arrived, in ticks
+//! A server that computes or sleeps reads late. By the time of the read, calls that were cancelled in time would look
+//! expired. TCP keeps two figures for each socket that show more: when the last segment with data arrived, in ticks
 //! of the kernel's clock, and how many such segments arrived so far.
 //!
 //! ```text
@@ -10,12 +10,12 @@
 //!         after_ns                           │◀─── ticks ───────▶│
 //! ```
 //!
-//! - If one segment arrived since all had been read, the bytes are its bytes: they arrived when it did.
-//! - If several did, the bytes arrived after all had been read, and not later than the last segment.
+//! - If one segment arrived since everything had been read, the bytes are its bytes: they arrived when it did.
+//! - If several did, the bytes arrived after everything had been read, and not later than the last segment.
 
 use crate::record::Waited;
 
-/// What a socket shows of a transfer that has received bytes.
+/// The figures of a socket after a transfer that received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// Ticks since the last segment with data arrived.
@@ -26,29 +26,28 @@ pub struct Arrival {
     pub drained: bool,
 }
 
-/// What is kept of a connection to work that out.
+/// State of a connection: its last transfer after which everything that had arrived was read.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Arrivals {
-    /// When the process had read all that had arrived, in nanoseconds of the kernel's monotonic clock; 0 if it was not
-    /// seen to.
+    /// Time of that transfer, in nanoseconds of the kernel's monotonic clock; 0 if there was none.
     after_ns: u64,
-    /// Segments with data that had arrived then.
+    /// Segments with data that had arrived by then.
     segments: u32,
     /// Padding.
     _reserved: u32,
 }
 
-/// A thread that reads within this time has not been late: clients themselves are not more exact.
+/// A thread that reads within this time is not late: clients themselves are not more exact.
 const AT_ONCE_NS: u64 = 500_000;
 
-/// Ticks that a difference of two readings may be off: one for where in its tick each was, and one for a processor
-/// that takes the tick late.
+/// Ticks by which the difference of two readings may be wrong: one because each reading was somewhere in its tick, and
+/// one for a CPU that takes the tick late.
 const TICKS_UNSURE: u32 = 2;
 
 impl Arrivals {
-    /// Takes what the socket shows after a transfer, looked at `now_ns`; a tick is `tick_ns` long. `was_busy` says
-    /// whether the thread that made the transfer had done something else before it.
+    /// Returns how long the bytes of a transfer had been at the socket. `arrival` is what the socket shows at `now_ns`,
+    /// after the transfer; a tick is `tick_ns` long; `was_busy` returns whether the thread was busy before it.
     #[inline(always)]
     pub fn waited(
         &mut self,
@@ -66,7 +65,7 @@ impl Arrivals {
         }
         let tick_ns = u64::from(tick_ns);
         let most_ns = match new {
-            // Another thread has read as well, and was looked at first.
+            // Another thread has read too, and its transfer was handled first.
             0 => u64::MAX,
             1 if ticks < TICKS_UNSURE && !was_busy() => 0,
             1 => since_ns.min((u64::from(ticks) + 1) * tick_ns),
@@ -76,14 +75,9 @@ impl Arrivals {
             return Waited::default();
         }
         let least_ns = u64::from(ticks.saturating_sub(TICKS_UNSURE)) * tick_ns;
-        Waited { least_us: microseconds(least_ns.min(most_ns)), most_us: microseconds(most_ns) }
+        let us = |ns: u64| u32::try_from(ns / 1_000).unwrap_or(u32::MAX);
+        Waited { least_us: us(least_ns.min(most_ns)), most_us: us(most_ns) }
     }
-}
-
-#[inline(always)]
-const fn microseconds(ns: u64) -> u32 {
-    let us = ns / 1_000;
-    if us < u32::MAX as u64 { us as u32 } else { u32::MAX }
 }
 
 #[cfg(test)]
@@ -95,7 +89,7 @@ mod tests {
     const NEVER: Waited = Waited { least_us: 0, most_us: u32::MAX };
     const AT_ONCE: Waited = Waited { least_us: 0, most_us: 0 };
 
-    /// Read at these milliseconds, all of it.
+    /// Everything is read at this time.
     fn read(arrivals: &mut Arrivals, at_ms: u64, ticks: u32, segments: u32) -> Waited {
         let arrival = Arrival { ticks, segments, drained: true };
         arrivals.waited(at_ms * MS, TICK_NS, arrival, || false)
@@ -118,14 +112,14 @@ mod tests {
     #[test]
     fn several_segments_arrived_since_all_had_been_read() {
         let mut arrivals = Arrivals::default();
-        assert_eq!(read(&mut arrivals, 1_000, 0, 2), ms(0, 1_000), "of the first nothing is known");
+        assert_eq!(read(&mut arrivals, 1_000, 0, 2), ms(0, 1_000), "nothing is known before it");
         assert_eq!(read(&mut arrivals, 1_150, 0, 4), ms(0, 150));
         assert_eq!(read(&mut arrivals, 1_152, 0, 9), ms(0, 2));
         assert_eq!(read(&mut arrivals, 1_300, 10, 11), ms(32, 148));
     }
 
     #[test]
-    fn what_is_left_unread_is_older_than_the_next_transfer() {
+    fn unread_bytes_are_older_than_the_next_transfer() {
         let mut arrivals = Arrivals::default();
         read(&mut arrivals, 1_000, 0, 1);
         let mut part = |at_ms: u64, segments, drained| {
@@ -134,12 +128,12 @@ mod tests {
         };
         assert_eq!(part(1_100, 4, false), ms(0, 100));
         assert_eq!(part(1_120, 4, true), ms(0, 120));
-        assert_eq!(part(1_220, 5, false), AT_ONCE, "of the one segment that arrived");
+        assert_eq!(part(1_220, 5, false), AT_ONCE, "one segment arrived");
         assert_eq!(part(1_230, 6, true), ms(0, 110));
     }
 
     #[test]
-    fn a_busy_thread_may_have_kept_it_waiting_for_as_long_as_the_tick_leaves_open() {
+    fn a_busy_thread_may_have_read_as_late_as_the_tick_leaves_open() {
         let mut arrivals = Arrivals::default();
         read(&mut arrivals, 1_000, 0, 1);
         let arrival = Arrival { ticks: 1, segments: 2, drained: true };
@@ -147,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_another_thread_has_read_too_nothing_is_known() {
+    fn nothing_is_known_if_another_thread_has_read_too() {
         let mut arrivals = Arrivals::default();
         read(&mut arrivals, 1_000, 0, 1);
         assert_eq!(read(&mut arrivals, 1_001, 0, 1), NEVER);

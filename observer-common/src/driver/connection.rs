@@ -1,4 +1,4 @@
-//! What is kept of a watched connection.
+//! The state of a watched connection.
 
 use super::arrival::Arrivals;
 use crate::{
@@ -10,46 +10,46 @@ use crate::{
 
 /// States of a connection.
 pub mod state {
-    /// Its first bytes may be those of HTTP/2, or of what comes before it; the client preface is not complete yet,
-    /// or the transfer that wrote it has not been looked at: another one may have been, on another CPU.
+    /// Its first bytes may be those of HTTP/2, or of something that may come before it. The client preface is not
+    /// complete yet, or its transfer is still being handled on another CPU.
     pub const CANDIDATE: u8 = 0;
-    /// It opened with the client preface.
+    /// It started with the client preface.
     pub const WATCHED: u8 = 1;
-    /// As `CANDIDATE`, after an upgrade from HTTP/1: what it carries has been counted.
+    /// As `CANDIDATE`, after an upgrade from HTTP/1: its protocol has been counted.
     pub const UPGRADED: u8 = 2;
     /// It was open before the daemon, and may be HTTP/2; no frame boundary is believed yet.
     pub const JOINING: u8 = 3;
 }
 
-/// How a socket shows the bytes that were not seen: [`Shared::counts`].
+/// How a socket shows gaps: values of [`Shared::counts`].
 pub mod counted {
-    /// It does not.
+    /// Not at all.
     pub const NOTHING: u8 = 0;
     /// TCP: by the sequence numbers of both directions.
     pub const TCP: u8 = 1;
-    /// MPTCP: what was received shows, by the socket's counter. What is sent is always seen.
+    /// MPTCP: by the socket's counter of received bytes. The probes capture everything that is sent.
     pub const RECEIVED: u8 = 2;
-    /// A Unix socket: what was received shows by what its peer has sent, which is always seen.
+    /// Unix socket: by comparing received bytes with those that its peer has sent, which the probes always capture.
     pub const BY_PEER: u8 = 3;
 }
 
-/// Transfers of a connection that was open before the daemon in which no frames were found, or for which there was no
-/// room.
+/// The transfers of a connection before it is watched: those without a frame boundary if it was open before the daemon,
+/// and those for which there was no room.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Tries {
-    /// How many.
+    /// Number of transfers.
     pub transfers: u16,
-    /// `1 << direction` for each that had any, and [`Tries::REFUSED`], [`Tries::HTTP2`].
+    /// `1 << direction` for each direction that had one, and [`Tries::REFUSED`], [`Tries::HTTP2`].
     pub flags: u16,
-    /// What they moved: counted once the connection turns out to be HTTP/2.
+    /// Their bytes, which are counted once the connection turns out to be HTTP/2.
     pub bytes: u32,
 }
 
 impl Tries {
-    /// There was no room to watch the connection, which has been counted.
+    /// There was no room to watch the connection, and that has been counted.
     pub const REFUSED: u16 = 1 << 2;
-    /// It opened HTTP/2: for as long as there is no room its bytes are counted as they come.
+    /// It started as HTTP/2: while there is no room, the bytes of each transfer are counted at once.
     pub const HTTP2: u16 = 1 << 3;
 
     /// Whether the flag is set.
@@ -58,7 +58,7 @@ impl Tries {
         self.flags & flag != 0
     }
 
-    /// Adds bytes that a transfer moved.
+    /// Adds the bytes of a transfer.
     #[inline(always)]
     pub const fn add(&mut self, bytes: u64) {
         let bytes = if bytes < u32::MAX as u64 { bytes as u32 } else { u32::MAX };
@@ -70,26 +70,27 @@ impl Tries {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Connection {
-    /// What both directions share.
+    /// State of both directions.
     pub shared: Shared,
-    /// By `record::direction`.
+    /// State of each direction, by `record::direction`.
     pub directions: [DirectionState; 2],
 }
 
-/// What both directions of a connection share. Two CPUs may write it at the same time, one for each direction.
+/// The state that both directions of a connection share. Two CPUs may write it at the same time, one for each
+/// direction.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Shared {
     /// The connection's identifier.
     pub id: u64,
-    /// The socket's inode number: `struct sock` addresses are used again, this tells them apart.
+    /// The socket's inode number. It distinguishes the socket from an earlier one with the same `struct sock` address.
     pub inode: u64,
-    /// When it ended, if it has and the record of that could not be sent yet.
+    /// Time of its end, if the record of that could not be sent yet; 0 otherwise.
     pub closed_ns: u64,
-    /// When the peer reset it while data were unread, which the process may still read, or while a
-    /// transfer was under way.
+    /// Time at which the peer reset it while there was unread data, which the process may still read, or during a
+    /// transfer; 0 otherwise.
     pub reset_ns: u64,
-    /// `copied_seq` and `write_seq` then.
+    /// `copied_seq` and `write_seq` at `reset_ns`.
     pub reset_sequences: [u32; 2],
     /// Process of the last record.
     pub pid: u32,
@@ -103,32 +104,32 @@ pub struct Shared {
     pub counts: u8,
     /// Not 0 if it was open before the daemon.
     pub joined: u8,
-    /// Not 0 once the peer of a Unix socket is forgotten, of which `peer_sent` is left.
+    /// Not 0 once the peer of a Unix socket is no longer watched: `peer_sent` has its bytes.
     pub peer_ended: u8,
-    /// Who ended it first: the direction in which that one sends, or `direction::UNKNOWN`.
+    /// The end that closed first: the direction in which it sends, or `direction::UNKNOWN`.
     pub ended_by: u8,
-    /// While the role is not known, whose header blocks of each direction are: two bits each, [`sender::CLIENT`] or
-    /// [`sender::SERVER`].
+    /// While the role is not known: the side that sent the field blocks of each direction, two bits each,
+    /// [`sender::CLIENT`] or [`sender::SERVER`].
     pub shown: u8,
-    /// How many bytes the peer had sent.
+    /// Bytes that the peer of a Unix socket had sent when `peer_ended` was set.
     pub peer_sent: u32,
-    /// The process in whose share it is.
+    /// The process that the connection counts for in `share`.
     pub owner: u32,
-    /// The other end of a Unix socket, 0 if it is not to be asked.
+    /// The `struct sock` of the other end of a Unix socket; 0 if gaps do not show by it.
     pub peer: u64,
-    /// Streams that were reset last: what of them was under way is no message any more. 0: none.
+    /// Streams that were reset last: DATA of them that was under way is not framed as messages. 0 for an empty place.
     pub resets: [u32; RESETS],
-    /// How many streams were reset.
+    /// Number of streams that were reset.
     pub reset_count: u32,
-    /// While `JOINING`: what has been tried so far.
+    /// While `JOINING`: the transfers so far.
     pub tries: Tries,
-    /// When what a server receives arrived.
+    /// When bytes that a server received had arrived.
     pub arrivals: Arrivals,
 }
 
-/// Who sent a header block.
+/// Sides that send a field block.
 pub mod sender {
-    /// It has not been seen.
+    /// No field block was seen, or it does not show its side.
     pub const UNKNOWN: u32 = 0;
     /// Its first field is a request's.
     pub const CLIENT: u32 = 1;
@@ -139,12 +140,12 @@ pub mod sender {
 /// In [`DirectionState::gap`]: a frame boundary was found after the gap.
 pub const GAP_FOUND: u8 = 2;
 
-/// How many reset streams are remembered: a power of two. A client that resets more than these in the
-/// time that DATA is under way leaves a cut message for each, until the connection ends.
+/// Number of reset streams that are remembered: a power of two. If a client resets more streams while their DATA is
+/// under way, each leaves a cut message until the connection ends.
 pub const RESETS: usize = 8;
 
 impl Shared {
-    /// The stream was reset.
+    /// Records that the stream was reset.
     #[inline(always)]
     pub fn reset(&mut self, stream: u32) {
         let at = self.reset_count as usize & (RESETS - 1);
@@ -160,8 +161,8 @@ impl Shared {
         self.reset_count != 0 && self.resets.contains(&stream)
     }
 
-    /// Who was first to end it, of a Unix socket at `sock` that is found closed, where no transfer has shown the process that
-    /// its peer is gone. `is_open` says whether the peer's is open.
+    /// The end that closed first, as in [`Shared::ended_by`], for a Unix socket at `sock` that is found closed and
+    /// whose transfers did not show that the peer is gone. `is_open` returns whether the peer's socket is open.
     #[inline(always)]
     pub fn ended_first(peer: &mut Self, sock: u64, is_open: impl FnOnce(&Self) -> bool) -> u8 {
         if peer.peer != sock || peer.ended_by != direction::UNKNOWN {
@@ -176,15 +177,16 @@ impl Shared {
         own
     }
 
-    /// Whether its socket is TCP's.
+    /// Whether it is a TCP socket.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
         self.counts == counted::TCP
     }
 
-    /// What both ends know of the connection: where each direction of it begins, in TCP's sequence numbers,
-    /// which are sent to the other end and not translated on the way; or who the ends are, of a Unix
-    /// socket at `sock`. 0 if it is not known.
+    /// A number that both ends of the connection have in common; 0 if it is not known.
+    ///
+    /// For TCP, it consists of the sequence numbers at which both directions start: both ends know them, and address
+    /// translation does not change them. For a Unix socket at `sock`, it consists of the addresses of both ends.
     #[inline(always)]
     pub fn pair(&self, own: &DirectionState, other: &DirectionState, sock: u64) -> u64 {
         let [one, other] = match self.counts {
@@ -209,39 +211,39 @@ impl Shared {
         }
     }
 
-    /// By what the bytes of a direction that is out of sync are counted.
+    /// The counter for bytes of a direction that is out of sync.
     #[inline(always)]
     pub const fn counter_out_of_sync(&self, direction: &DirectionState) -> Counter {
-        let begun = self.joined != 0 && direction.reported == 0;
-        if begun { Counter::BeforeJoin } else { Counter::OutOfStep }
+        let is_joining = self.joined != 0 && direction.reported == 0;
+        if is_joining { Counter::BeforeJoin } else { Counter::OutOfStep }
     }
 }
 
 impl Connection {
-    /// Whether it began with a message of HTTP/1, and has not been counted yet.
+    /// Whether it started with an HTTP/1 message, and its protocol has not been counted yet.
     #[inline(always)]
     pub const fn is_only_http1(&self) -> bool {
         let has_http1 = self.received().scanner.has_http1() || self.sent().scanner.has_http1();
         self.shared.state == state::CANDIDATE && has_http1
     }
 
-    /// How many bytes went through the sent direction. A number that only grows, also while it is
-    /// written: first `gap_bytes` is taken back, then `position` goes on.
+    /// Bytes that went through the sent direction. While another CPU changes it, the result may be too small, never too
+    /// large: first `gap_bytes` is reduced, then `position` grows.
     #[inline(always)]
     const fn total_sent(&self) -> u32 {
         let sent = self.sent();
         (sent.position + sent.gap_bytes) as u32
     }
 
-    /// How many bytes it has sent to the Unix socket at `sock`, if both ends are known to be watched from their beginning.
+    /// Bytes that it has sent to the Unix socket at `sock`; `None` unless it is watched from its first byte.
     #[inline(always)]
     pub fn sent_to(&self, sock: u64) -> Option<u32> {
-        // An earlier socket's, at the same address, had another peer.
+        // The connection of an earlier socket at the same address had another peer.
         let is_peer = self.shared.peer == sock && self.shared.closed_ns == 0;
         (is_peer && self.shared.state == state::WATCHED).then(|| self.total_sent())
     }
 
-    /// Leaves for the other end of a Unix socket how many bytes this one, at `sock`, has sent.
+    /// Stores in the other end of a Unix socket how many bytes this one, at `sock`, has sent.
     #[inline(always)]
     pub fn leave_to(&self, peer: &mut Shared, sock: u64) {
         if peer.peer == sock && peer.peer_ended == 0 {
@@ -250,7 +252,7 @@ impl Connection {
         }
     }
 
-    /// The record of its end, which has gaps in these directions.
+    /// The record of its end; `gaps` are the directions with a gap.
     #[inline(always)]
     pub fn closed(&self, gaps: u8) -> RecordHeader {
         let Shared { id, closed_ns, pid, ended_by, role, .. } = self.shared;
@@ -266,22 +268,22 @@ impl Connection {
         }
     }
 
-    /// One of them, by `record::direction`.
+    /// A direction, by `record::direction`.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "one of the two by the mask")]
     pub fn direction(&mut self, direction: u8) -> &mut DirectionState {
-        // By an index, not by a choice: the verifier follows what comes next once, not for each.
+        // By an index, not a branch: the verifier follows the code after it once, not once for each direction.
         &mut self.directions[usize::from(direction & 1)]
     }
 
-    /// What the process reads.
+    /// The direction in which the process reads.
     #[inline(always)]
     pub const fn received(&self) -> &DirectionState {
         let [received, _] = &self.directions;
         received
     }
 
-    /// What the process writes.
+    /// The direction in which the process writes.
     #[inline(always)]
     pub const fn sent(&self) -> &DirectionState {
         let [_, sent] = &self.directions;
@@ -301,40 +303,40 @@ impl Connection {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DirectionState {
-    /// Where in the stream it is.
+    /// The place in frames and messages.
     pub scanner: Scanner,
     /// Bytes that were moved.
     pub position: u64,
-    /// Of those, the bytes that records account for.
+    /// Bytes before this position are in records, sent or dropped.
     pub reported: u64,
     /// Bytes after `position` that are a gap, which the next transfer passes over.
     pub gap_bytes: u64,
     /// The socket's own counter after the last transfer (`copied_seq`, `write_seq`).
     pub sequence: u32,
-    /// Entries that header blocks in records which could not be sent inserted into the dynamic
-    /// table; [`DirectionState::UNCLEAR`] if it is not known.
+    /// Entries that field blocks in dropped records inserted into the dynamic table; [`DirectionState::UNCLEAR`] if
+    /// not known.
     pub inserts: u32,
     /// Whether a frame boundary is known.
     pub sync: FrameSync,
     /// Not 0 once `sequence` is known.
     pub counted: u8,
-    /// Not 0 once a message was cut across DATA frames: from then on it is asked for.
+    /// Not 0 once a message was cut across DATA frames: only then are messages looked up.
     pub cut: u8,
-    /// Not 0 once a record could not be sent, until one is: its bytes show in the position of that.
+    /// Not 0 after a dropped record, until one is sent: its position shows the bytes that were dropped.
     pub dropped: u8,
     /// Not 0 once frames, or parts of one, are in a gap, until a record has reported it: 1, with [`GAP_FOUND`].
     pub gap: u8,
-    /// Not 0 while a transfer's bytes are walked over.
+    /// Not 0 during a walk over a transfer.
     pub walking: u8,
     /// Padding.
     pub _reserved: [u8; 3],
 }
 
 impl DirectionState {
-    /// In [`DirectionState::inserts`]: it is not known how many.
+    /// In [`DirectionState::inserts`]: not known.
     pub const UNCLEAR: u32 = u32::MAX;
 
-    /// From the scanner's place on.
+    /// Starts at position 0, at the scanner's place.
     #[inline(always)]
     pub const fn new(scanner: Scanner, sync: FrameSync) -> Self {
         Self {
@@ -354,24 +356,24 @@ impl DirectionState {
         }
     }
 
-    /// The socket's counter is there after a transfer of so many bytes. Answers how long the gap before these is.
+    /// Takes the socket's counter after a transfer of `total` bytes. Returns the length of the gap before these.
     #[inline(always)]
     pub(super) const fn count_to(&mut self, sequence: u32, total: u64) -> u32 {
         let gap = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
         let counted = self.counted != 0;
         self.sequence = sequence;
         self.counted = 1;
-        // Behind what was seen already: two threads that share a direction without a lock.
+        // The counter may be behind: two threads share a direction without a lock.
         if !counted || gap > i32::MAX as u32 { 0 } else { gap }
     }
 
-    /// The socket's counter before the first byte, of a connection that is seen from its beginning.
+    /// The socket's counter before the first byte, if the connection is watched from its first byte.
     #[inline(always)]
     const fn first(&self) -> u32 {
         self.sequence.wrapping_sub((self.position + self.gap_bytes) as u32)
     }
 
-    /// Whether there are bytes that no record has reported, and that no position will show.
+    /// Whether there are bytes that no record has reported, and that the next record's position will not show.
     #[inline(always)]
     pub const fn has_gap(&self) -> bool {
         self.dropped != 0 || self.gap != 0 || self.gap_bytes != 0 || self.sync.is_out_of_sync()

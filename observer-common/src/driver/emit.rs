@@ -1,7 +1,7 @@
-//! Puts a record together and has it sent.
+//! Builds a record and sends it.
 
 use super::{
-    Host, Opened, Scratch,
+    Data, Host, Opened, Scratch,
     connection::{DirectionState, GAP_FOUND, Shared, state},
     timed,
 };
@@ -15,44 +15,36 @@ use crate::{
     },
 };
 
-/// A record is sent before the next step once it is this long: a step adds at most the totals of
-/// DATA frames, an item header and a copy.
+/// A record of this length is sent before the next step. A step adds at most a data item, an item header and a copy.
 pub(super) const RECORD_FULL: u32 = 12 << 10;
 
-/// Most bytes that are copied in one step: a mask, too.
+/// Most bytes that are copied in one step. Also used as a mask.
 pub const COPY_MAX: u32 = 4095;
 
-/// Longest record: a full one less a byte, an item header, the longest copy, and the zeros behind it.
+/// Longest record: one that is almost full, a data item, an item header, the longest copy, and the zeros after it.
 pub const RECORD_CAPACITY: usize = (20 << 10) + ITEM_ALIGNMENT as usize;
 
 /// Length of a record without items.
 const EMPTY: u32 = size_of::<RecordHeader>() as u32;
 
-/// Length of the item that says who the connection is.
+/// Length of the item that describes the connection.
 const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
 
-/// Begins a record: room for its header and, if the connection is new or another process uses it
-/// now, for what it is; and what records before it that could not be sent leave to be reported.
+/// Starts a record. It leaves room for the header and, if the connection is new or another process uses it now, for the
+/// connection's description. It reports gaps and dropped records before it, and how long the bytes had waited.
 #[inline(always)]
 pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &DirectionState) {
     let announced = shared.announced != 0 && shared.pid == scratch.pid;
     scratch.item = 0;
-    scratch.data.messages = 0;
-    scratch.data.message_bytes = 0;
-    scratch.data.flags = 0;
+    scratch.data = Data::default();
     scratch.length = if announced { EMPTY } else { EMPTY + OPEN };
     if own.gap != 0 {
         let flags = own.gap & GAP_FOUND | u8::from(own.sync.is_out_of_sync());
         put_item(scratch, ItemHeader { kind: item_kind::GAP, flags, ..ItemHeader::default() });
     } else if own.dropped != 0 {
-        let unclear = own.inserts == DirectionState::UNCLEAR;
-        let item = ItemHeader {
-            kind: item_kind::LOST,
-            flags: u8::from(unclear),
-            length: own.inserts,
-            ..ItemHeader::default()
-        };
-        put_item(scratch, item);
+        let (kind, length) = (item_kind::LOST, own.inserts);
+        let flags = u8::from(length == DirectionState::UNCLEAR);
+        put_item(scratch, ItemHeader { kind, flags, length, ..ItemHeader::default() });
     }
     let Waited { least_us, most_us } = scratch.waited;
     if most_us != 0 {
@@ -63,20 +55,13 @@ pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &Di
     scratch.empty = scratch.length;
 }
 
-/// Begins an item for a frame that is kept, or for the rest of one.
+/// Starts an item for a frame that is kept, or for the rest of one.
 #[inline(always)]
 pub(super) fn begin_frame<H: Host>(scratch: &mut Scratch<H>, frame: &FrameHeader, kind: u8) {
-    let item = ItemHeader {
-        kind,
-        frame_kind: frame.kind,
-        flags: frame.flags,
-        _reserved: 0,
-        stream: frame.stream,
-        length: frame.length,
-        captured: 0,
-    };
+    let FrameHeader { length, stream, kind: frame_kind, flags, .. } = *frame;
     scratch.captured = 0;
     scratch.item = scratch.length;
+    let item = ItemHeader { kind, frame_kind, flags, stream, length, ..ItemHeader::default() };
     put_item(scratch, item);
 }
 
@@ -103,29 +88,18 @@ pub(super) fn end_frame<H: Host>(scratch: &mut Scratch<H>) {
     scratch.item = 0;
 }
 
-/// Puts what ended in DATA frames into the record, if anything did.
+/// Adds a data item if messages ended in DATA frames since the last one.
 #[inline(always)]
 pub(super) fn flush_data<H: Host>(scratch: &mut Scratch<H>) {
-    if scratch.data.messages == 0 && scratch.data.flags == 0 {
+    let Data { message_bytes, messages, stream, flags } = scratch.data;
+    if messages == 0 && flags == 0 {
         return;
     }
-    let item = ItemHeader {
-        kind: item_kind::DATA,
-        frame_kind: 0,
-        flags: scratch.data.flags as u8,
-        _reserved: 0,
-        stream: scratch.data.stream,
-        length: 0,
-        captured: size_of::<DataItem>() as u32,
-    };
-    put_item(scratch, item);
-    let totals =
-        DataItem { message_bytes: scratch.data.message_bytes, messages: scratch.data.messages };
-    scratch.host.put_data(scratch.length, totals);
-    scratch.length += size_of::<DataItem>() as u32;
-    scratch.data.messages = 0;
-    scratch.data.message_bytes = 0;
-    scratch.data.flags = 0;
+    let (kind, flags, captured) = (item_kind::DATA, flags as u8, size_of::<DataItem>() as u32);
+    put_item(scratch, ItemHeader { kind, flags, stream, captured, ..ItemHeader::default() });
+    scratch.host.put_data(scratch.length, DataItem { message_bytes, messages });
+    scratch.length += captured;
+    scratch.data = Data::default();
 }
 
 #[inline(always)]
@@ -134,8 +108,8 @@ fn put_item<H: Host>(scratch: &mut Scratch<H>, item: ItemHeader) {
     scratch.length += size_of::<ItemHeader>() as u32;
 }
 
-/// Ends the record and sends it, if it reports anything. Answers whether it was not dropped. A function of its own: the
-/// verifier need not follow it for each way to it.
+/// Ends the record and sends it, if it reports anything. Returns false if it was dropped. Not inlined: the verifier
+/// need not follow it for each way to it.
 #[inline(never)]
 pub(super) fn send<H: Host>(
     scratch: &mut Scratch<H>,
@@ -146,25 +120,24 @@ pub(super) fn send<H: Host>(
     end_frame(scratch);
     flush_data(scratch);
     let reports = scratch.length > scratch.empty;
-    let mut sent = true;
-    // What is of a stream has its place in the order of all, even where the transfer that wrote the client
-    // preface has not been looked at yet: another one may have been faster, or the server answers the
-    // request that asked for the upgrade.
-    if reports && (shared.state == state::WATCHED || scratch.streams != 0) {
-        write_header(scratch, shared, own, other);
-        sent = scratch.host.send(shared.id, scratch.pid, scratch.length);
-        if sent {
-            shared.announced = 1;
-            own.dropped = 0;
-            own.gap = 0;
-            own.inserts = 0;
-            shared.pid = scratch.pid;
-        } else {
-            own.dropped = 1;
-            scratch.host.count(Counter::RingFull, own.position - own.reported);
-        }
-        own.reported = own.position;
+    // Frames of a stream are reported in order even before the transfer with the client preface has been handled: this
+    // transfer may have been faster, or the server answers the request that asked for the upgrade.
+    if !reports || shared.state != state::WATCHED && scratch.streams == 0 {
+        return true;
     }
+    write_header(scratch, shared, own, other);
+    let sent = scratch.host.send(shared.id, scratch.pid, scratch.length);
+    if sent {
+        shared.announced = 1;
+        own.dropped = 0;
+        own.gap = 0;
+        own.inserts = 0;
+        shared.pid = scratch.pid;
+    } else {
+        own.dropped = 1;
+        scratch.host.count(Counter::RingFull, own.position - own.reported);
+    }
+    own.reported = own.position;
     sent
 }
 
@@ -210,11 +183,11 @@ fn write_header<H: Host>(
     scratch.host.put_open(EMPTY + size_of::<ItemHeader>() as u32, opened);
 }
 
-/// Adds up what the header blocks in a record that could not be sent inserted into the dynamic
-/// table: so what the daemon knows of that is not lost with the record.
+/// Adds the entries that the field blocks in a dropped record inserted into the dynamic table: the daemon needs their
+/// number to keep its table.
 #[inline(always)]
 pub(super) fn add_inserts<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) {
-    // Not on the stack, where the verifier would tell every two of its states apart.
+    // Not on the stack, where the verifier would distinguish all of its states.
     scratch.tally = Tally::new(scratch.empty, scratch.length);
     H::tally(scratch);
     own.inserts = match scratch.tally.count() {
@@ -223,16 +196,15 @@ pub(super) fn add_inserts<H: Host>(scratch: &mut Scratch<H>, own: &mut Direction
     };
 }
 
-/// One step of adding up what a record's header blocks inserted. Answers whether there is more, which takes no more steps
-/// than the record has bytes.
+/// Does one step of counting the entries that a record's field blocks inserted. Returns whether there is more; it takes
+/// at most as many steps as the record has bytes.
 #[inline(always)]
 pub fn tally<H: Host>(scratch: &mut Scratch<H>) -> bool {
     let Scratch { tally, host, .. } = scratch;
     tally.step(|at| host.byte(at))
 }
 
-/// The first byte of the header block that ends the record so far; `None` if it is not there: the
-/// frame's beginning may be in an earlier record.
+/// The first byte of the field block at the end of the record; `None` if the record does not have the frame's start.
 #[inline(always)]
 pub(super) fn first_of_block<H: Host>(scratch: &Scratch<H>, frame: &FrameHeader) -> Option<u8> {
     let before = if frame.has(flag::PRIORITY) { 5 } else { 0 };

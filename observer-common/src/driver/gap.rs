@@ -1,42 +1,43 @@
-//! Gaps that show in what sockets count: bytes of a stream that the probes did not capture.
+//! Finds gaps by the counters of sockets: bytes of a stream that the probes did not capture.
 
 use super::connection::{Connection, DirectionState, counted, state};
 use crate::record::direction;
 
-/// What a socket shows of itself.
+/// A socket's own counters and state.
 pub trait Socket {
-    /// Its own count of the bytes read (`sent` false) or written, if it has one; `counts` is one of [`counted`].
+    /// The socket's count of bytes read (`sent` false) or written, modulo 2³², if it has one; `counts` is one of
+    /// [`counted`].
     fn sequence(&self, counts: u8, sent: bool) -> Option<u32>;
 
-    /// How many bytes went through it in this direction before the `length` ones that just did; `None` if it does not
-    /// show it.
+    /// Bytes that went through the socket in this direction before the last `length` ones; `None` if it does not show
+    /// that.
     fn moved_before(&self, sent: bool, length: u64) -> Option<u64>;
 
-    /// Whether this direction has been shut, by a FIN, which counts as a byte.
+    /// Whether this direction was shut by a FIN, which counts as a byte.
     fn is_shut(&self, sent: bool) -> bool;
 
-    /// The other end of a Unix socket, 0 if there is none.
+    /// The other end of a Unix socket; 0 if there is none.
     fn peer(&self) -> u64;
 
-    /// How many bytes the peer of a Unix socket has sent, if that is known to be watched from its beginning too.
+    /// Bytes that the peer of a Unix socket has sent; `None` unless it is watched from its first byte.
     fn sent_by_peer(&self, peer: u64) -> Option<u32>;
 
-    /// At least as many bytes as wait in a Unix socket to be received; `None` if that is not known.
+    /// An upper bound on the bytes that wait in a Unix socket to be received; `None` if not known.
     fn waiting(&self) -> Option<u32>;
 }
 
-/// A connection begins with this transfer, and so does what its socket counts of it.
+/// Starts a connection's counters at a transfer, which is its first.
 #[inline(always)]
 pub fn begin<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
     if connection.shared.is_tcp() {
         return begin_tcp(socket, connection, sent);
     }
-    // Where not all gaps show in a counter, frames that cannot be show them.
+    // If not all gaps show in a counter, illegal frames show them.
     for direction in &mut connection.directions {
         direction.scanner.prove();
     }
     let by_peer = connection.shared.counts == counted::BY_PEER;
-    // What was received before is not known, and a Unix socket's peer cannot say.
+    // It is not known how many bytes were received before, and a Unix socket's peer does not show that.
     if connection.shared.state != state::CANDIDATE {
         if by_peer {
             connection.shared.counts = counted::NOTHING;
@@ -49,19 +50,19 @@ pub fn begin<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
     }
 }
 
-/// Of the direction that the transfer is not of: if nothing went through it so far, then whatever goes
-/// through it from now on shows, also before the first transfer that is seen. So does what went through it
-/// already, where the connection is seen from its beginning.
+/// Sets the counter of the direction that is not the transfer's. If nothing went through it so far, all gaps show from
+/// now on, including one before its first captured transfer. If the connection is watched from its first byte, bytes
+/// that already went through it show as a gap too.
 #[inline(always)]
 fn begin_tcp<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
     let other_sent = sent != direction::SENT;
-    // In this order: what another CPU moves meanwhile is taken for seen, or leaves it at that.
+    // In this order: bytes that another CPU moves in between count as captured, or the counter is not set.
     let Some(moved) = socket.moved_before(other_sent, 0) else { return };
     let Some(sequence) = socket.sequence(counted::TCP, other_sent) else { return };
     let gap = match moved {
         0 => 0,
-        // The SYN is acknowledged to who has connected. At the other end one byte too few is taken for
-        // a gap: one too many would be one where there is none.
+        // The end that connected has its SYN acknowledged, which counts as a byte. At the other end the gap is one byte
+        // too short: one too many would report a gap that does not exist.
         _ if connection.shared.state == state::CANDIDATE => moved as u32 - u32::from(other_sent),
         _ => return,
     };
@@ -70,7 +71,7 @@ fn begin_tcp<S: Socket>(socket: &S, connection: &mut Connection, sent: u8) {
     other.counted = 1;
 }
 
-/// How long the gap before a transfer of `total` bytes is, which belongs into `DirectionState::gap_bytes`.
+/// The length of the gap before a transfer of `total` bytes. The caller adds it to [`DirectionState::gap_bytes`].
 #[inline(always)]
 pub fn before<S: Socket>(socket: &S, connection: &mut Connection, sent: u8, total: u64) -> u32 {
     let is_sent = sent == direction::SENT;
@@ -80,24 +81,23 @@ pub fn before<S: Socket>(socket: &S, connection: &mut Connection, sent: u8, tota
     }
     let Some(sequence) = socket.sequence(counts, is_sent) else { return 0 };
     let gap = connection.direction(sent).count_to(sequence, total);
-    // A FIN that was read along with the last bytes counts as one, and so does one that another
-    // thread has sent since.
+    // A FIN counts as a byte: one that was read together with the last bytes, or that another thread has sent since.
     if gap == 1 && tcp && socket.is_shut(is_sent) { 0 } else { gap }
 }
 
-/// [`before`], of what was received through a Unix socket: what its peer has sent, without what waits to be
-/// received. As a write may return after its bytes have been read, that may be less than was seen.
-/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+/// The length of the gap before bytes that were received through a Unix socket: bytes that its peer has sent, without
+/// those that wait to be received. A write may return after its bytes have been read, so there may be fewer than were
+/// captured. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 fn before_by_peer<S: Socket>(socket: &S, connection: &mut Connection, total: u64) -> u32 {
     let (peer, watched) = (connection.shared.peer, connection.shared.state == state::WATCHED);
     let direction = connection.direction(direction::RECEIVED);
     direction.sequence = direction.sequence.wrapping_add(total as u32);
-    // What only looks like HTTP/2 the two ends may take for it from different bytes on.
+    // If it only looks like HTTP/2, the two ends may be watched from different bytes on.
     if !watched {
         return 0;
     }
-    // In this order: what is sent in between waits, and is not taken for received.
+    // In this order: bytes that are sent in between count as waiting, not as received.
     let Some(sent) = socket.sent_by_peer(peer) else { return 0 };
     let Some(waiting) = socket.waiting() else { return 0 };
     let gap = sent.wrapping_sub(waiting).wrapping_sub(direction.sequence) as i32;
@@ -108,16 +108,16 @@ fn before_by_peer<S: Socket>(socket: &S, connection: &mut Connection, total: u64
     gap as u32
 }
 
-/// By how many bytes what was seen of a direction is behind its socket's counter.
+/// The number of bytes by which a direction is behind its socket's counter.
 #[inline(always)]
 const fn behind(direction: &DirectionState, sequence: u32) -> u32 {
-    // As a signed number: behind what was seen is not past it. One more is a FIN.
+    // Signed: the direction may also be ahead. One more byte is a FIN.
     let behind = sequence.wrapping_sub(direction.sequence) as i32;
     if direction.counted == 0 || behind <= 1 { 0 } else { behind as u32 }
 }
 
-/// What a direction is behind its socket's counter, if it is: a transfer may have been missed that no later one showed. 0
-/// while one is being looked at, on another CPU.
+/// The bytes by which a direction is behind its socket's counter, if it is: a gap that no later transfer showed.
+/// `Some(0)` while another CPU handles a transfer.
 #[inline(always)]
 fn left<S: Socket>(socket: &S, counts: u8, direction: &DirectionState, sent: bool) -> Option<u32> {
     if direction.walking != 0 {
@@ -127,7 +127,7 @@ fn left<S: Socket>(socket: &S, counts: u8, direction: &DirectionState, sent: boo
     (gap != 0).then_some(gap)
 }
 
-/// Whether a transfer may be under way, which its return will show: the answer to a write can
+/// Whether a transfer may be under way, which will be captured when it returns. For example, the answer to a write may
 /// be a reset, which arrives before the write has returned.
 #[inline(always)]
 pub fn is_moving<S: Socket>(socket: &S, connection: &Connection) -> bool {
@@ -136,8 +136,8 @@ pub fn is_moving<S: Socket>(socket: &S, connection: &Connection) -> bool {
         || left(socket, counts, connection.sent(), true).is_some()
 }
 
-/// The directions that end with a gap, as bits of `RecordHeader::flags`, by the counters of a socket that is being closed
-/// too. `fin` says whether the peer's has most likely been read; `count` is given how long they are.
+/// The directions that end with a gap, as bits of `RecordHeader::flags`, by the counters of a socket that is being
+/// closed. `fin`: whether the peer's FIN has most likely been read. `count` gets the length of each gap.
 #[inline(always)]
 pub fn at_end<S: Socket>(
     socket: &S,
@@ -147,23 +147,21 @@ pub fn at_end<S: Socket>(
 ) -> u8 {
     let counts = connection.shared.counts;
     let mut flags = connection.gap_flags();
-    if let Some(gap) = left(socket, counts, connection.received(), false) {
-        flags |= 1 << direction::RECEIVED;
-        if gap != 0 {
-            count(gap - u32::from(fin));
-        }
-    }
-    if let Some(gap) = left(socket, counts, connection.sent(), true) {
-        flags |= 1 << direction::SENT;
-        if gap != 0 {
-            count(gap);
+    for (direction, sent, fin) in
+        [(connection.received(), false, fin), (connection.sent(), true, false)]
+    {
+        if let Some(gap) = left(socket, counts, direction, sent) {
+            flags |= 1 << u8::from(sent);
+            if gap != 0 {
+                count(gap - u32::from(fin));
+            }
         }
     }
     flags
 }
 
-/// Likewise, of a socket that may be another one by now, whose counters say nothing: but less
-/// may have been seen than had gone by when the peer reset it.
+/// The directions that end with a gap, as [`at_end`] returns them, for a socket that may be another one by now. Its
+/// counters show nothing, but if the peer reset the connection, they were kept then.
 #[inline(always)]
 pub fn at_late_end<S: Socket>(socket: &S, connection: &Connection, count: impl Fn(u32)) -> u8 {
     let shared = &connection.shared;
@@ -173,11 +171,11 @@ pub fn at_late_end<S: Socket>(socket: &S, connection: &Connection, count: impl F
     }
     if shared.reset_ns != 0 {
         let [received, sent] = shared.reset_sequences;
-        for (of, sequence, bit) in [
+        for (direction, sequence, bit) in [
             (connection.received(), received, direction::RECEIVED),
             (connection.sent(), sent, direction::SENT),
         ] {
-            let gap = behind(of, sequence);
+            let gap = behind(direction, sequence);
             if gap != 0 {
                 flags |= 1 << bit;
                 count(gap);
@@ -187,8 +185,8 @@ pub fn at_late_end<S: Socket>(socket: &S, connection: &Connection, count: impl F
     flags
 }
 
-/// Whether the peer of a Unix socket may have sent more than was seen to be received: nothing says whether it
-/// was never received, or in a way that is not seen.
+/// Whether the peer of a Unix socket may have sent more bytes than were captured here. It is not known whether they
+/// were received in a way that is not captured, or never.
 #[inline(always)]
 fn ends_unread<S: Socket>(socket: &S, connection: &Connection) -> bool {
     let shared = &connection.shared;

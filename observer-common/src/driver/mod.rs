@@ -1,14 +1,15 @@
-//! What is done with the bytes of a transfer: which frames and messages they hold, what is reported, and what
+//! Decides what happens to the bytes of a transfer: which frames and messages they hold, what is reported, and what
 //! becomes of the connection.
 //!
-//! The decisions are here, once; a [`Host`] has what they are made about: the [memory](Memory) that the bytes are in,
-//! the [messages](Messages) that are cut across DATA frames, and the [record](Emitter) that is put together. The kernel
-//! programs are one over the buffers of processes and over maps, the simulator of the tests one over slices.
+//! The driver is generic over a [`Host`], which has the [memory](Memory) with the bytes, the [messages](Messages) that
+//! are cut across DATA frames, and the [record](Emitter) that is being built. The BPF programs are a host over the
+//! buffers of processes and over maps; the simulator in the tests is one over slices.
 //!
-//! [`walk::walk`] takes a [`Walk`] over one transfer. It has the host call [`walk::iterate`] until there is no more, since
-//! in the kernel that is a helper's to do.
+//! [`walk::walk`] does one [`Walk`] over one transfer. The host calls [`walk::iterate`] until there is no more, because
+//! in the kernel a helper does that.
 //!
-//! All is inlined into one function, unless it says why not: the kernel's verifier follows that one, for each way through it.
+//! Everything is inlined into one function, except where a comment says why not: the kernel's verifier follows each way
+//! through that function.
 
 pub mod arrival;
 pub mod connection;
@@ -29,70 +30,70 @@ use crate::{
 
 pub use emit::{COPY_MAX, RECORD_CAPACITY, tally};
 
-/// The memory that a transfer's bytes are in: one buffer after the other.
+/// The memory with a transfer's bytes: consecutive buffers.
 pub trait Memory {
-    /// Bytes of the current buffer, from the next one on.
+    /// Bytes that are left in the current buffer.
     fn left(&self) -> u64;
 
     /// Whether all bytes have been passed over.
     fn is_empty(&self) -> bool;
 
-    /// Goes on to the next buffer. `None` if nothing says where that is.
+    /// Moves to the next buffer. `None` if its description cannot be read.
     fn next(&mut self) -> Option<()>;
 
     /// Passes over `n` bytes of the current buffer.
     fn advance(&mut self, n: u32);
 
-    /// Reads the next `n` bytes into the scanner's buffer, at this offset, and whatever comes behind them, up to
-    /// [`OVERRUN`](crate::scanner::OVERRUN) bytes in all. `None` if they cannot be read.
+    /// Reads the next `n` bytes into the scanner's buffer at this offset. It may also overwrite the bytes after them,
+    /// up to [`OVERRUN`](crate::scanner::OVERRUN) bytes in all. `None` if they cannot be read.
     fn read(&mut self, n: u32, scanner: &mut Scanner, at: u32) -> Option<()>;
 
-    /// Copies the next `n` bytes, [`COPY_MAX`] at most, to this offset of the record, and zeros behind them, as many
-    /// as an item may be padded with. `None` if they cannot be read.
+    /// Copies the next `n` bytes, [`COPY_MAX`] at most, to this offset in the record, followed by zeros for an item's
+    /// padding. `None` if they cannot be read.
     fn copy(&mut self, n: u32, at: u32) -> Option<()>;
 
-    /// Why bytes could not be read: what their gap is counted as.
+    /// The cause of the gap if bytes could not be read.
     fn gap_cause(&self) -> Counter;
 }
 
-/// The messages that DATA frames left unfinished: by connection, stream and `record::direction`.
+/// The messages that DATA frames left unfinished, by connection, stream and `record::direction`.
 pub trait Messages {
-    /// The stream's, if there is one.
+    /// The stream's unfinished message, if there is one.
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message>;
 
-    /// Keeps it, in the place of an earlier one. Answers whether there was room: if not, nothing is known of the stream.
+    /// Stores the stream's unfinished message, in the place of an earlier one. Returns whether there was room.
     fn keep(&mut self, shared: &Shared, stream: u32, direction: u8, message: &Message) -> bool;
 
-    /// Forgets it, if there is one.
+    /// Removes the stream's unfinished message, if there is one.
     fn remove(&mut self, shared: &Shared, stream: u32, direction: u8);
 }
 
-/// The record that is put together, [`RECORD_CAPACITY`] bytes long at most, and where it goes. Offsets are multiples of
-/// `record::ITEM_ALIGNMENT` but for those of bytes.
+/// The record that is being built, at most [`RECORD_CAPACITY`] bytes, and the ring that takes it. Offsets are multiples
+/// of `record::ITEM_ALIGNMENT`, except in [`byte`](Self::byte).
 pub trait Emitter {
-    /// Writes the record's header, at its beginning.
+    /// Writes the record's header, at its start.
     fn put_header(&mut self, header: RecordHeader);
 
     /// Writes an item's header.
     fn put_item(&mut self, at: u32, item: ItemHeader);
 
-    /// Writes how many bytes the item whose header is there has.
+    /// Writes `captured` into the item header that is at this offset.
     fn put_captured(&mut self, at: u32, captured: u32);
 
-    /// Writes what ended in DATA frames.
+    /// Writes the body of a data item.
     fn put_data(&mut self, at: u32, data: DataItem);
 
-    /// Writes what is known of the connection (`record::OpenItem`).
+    /// Writes the description of the connection (`record::OpenItem`).
     fn put_open(&mut self, at: u32, opened: Opened);
 
-    /// The record's byte at an offset; 0 behind its end.
+    /// The record's byte at an offset; 0 after its end.
     fn byte(&self, at: u32) -> u8;
 
-    /// Sends the record, of this length. Answers whether there was room.
+    /// Sends the record, which has this length. Returns whether the ring had room.
     fn send(&mut self, connection: u64, pid: u32, length: u32) -> bool;
 }
 
-/// What the driver knows of a connection, for its `record::OpenItem`.
+/// The driver's part of a connection's `record::OpenItem`.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
     /// The process.
@@ -103,49 +104,50 @@ pub struct Opened {
     pub pair: u64,
 }
 
-/// Where a [`Walk`] takes place.
+/// The environment of a [`Walk`]: the transfer's socket and thread, in addition to memory, messages and record.
 pub trait Host: Memory + Messages + Emitter + Sized {
-    /// Calls [`walk::iterate`] until it answers false, `iterations` times at most. Answers whether it came to those.
+    /// Calls [`walk::iterate`] until it returns false, at most `iterations` times. Returns whether it was called that
+    /// often.
     fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool;
 
-    /// Calls [`tally`] until it answers false.
+    /// Calls [`tally`] until it returns false.
     fn tally(scratch: &mut Scratch<Self>);
 
-    /// The address of the socket, which is what a connection is found by.
+    /// The address of the `struct sock`: the key of the connection.
     fn sock(&self) -> u64;
 
     /// Whether the thread was busy before the transfer.
     fn was_busy(&self) -> bool;
 
-    /// What the socket shows of when the bytes arrived that were received, and how long a tick is in nanoseconds; `None`
-    /// if it does not. `copied` is the socket's counter after the transfer.
+    /// The socket's figures about the arrival of the received bytes, and the length of a tick in nanoseconds; `None`
+    /// if it has none. `copied` is the socket's counter after the transfer.
     fn arrival(&self, copied: u32) -> Option<(Arrival, u32)>;
 
-    /// Whether the socket is still selected, now that it is known which end it is.
+    /// Whether the socket is still selected, now that the process's side (`record::role`) is known.
     fn selects_role(&self, shared: &Shared, role: u8) -> bool;
 
     /// Counts an event, and the bytes that it concerns.
     fn count(&mut self, counter: Counter, bytes: u64);
 
-    /// Counts a socket by what it carries.
+    /// Counts a socket by its protocol.
     fn count_protocol(&mut self, protocol: Protocol);
 }
 
-/// One transfer of one direction of a connection: what the kernel's loop takes along.
+/// One transfer in one direction of a connection: the context of the kernel's loop.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Walk<'a, H> {
-    /// What it works with.
+    /// The state of this walk.
     pub scratch: &'a mut Scratch<H>,
-    /// Of the connection, what its directions share.
+    /// The state that both directions of the connection share.
     pub shared: &'a mut Shared,
-    /// The direction that bytes were moved in.
+    /// The direction of the transfer.
     pub own: &'a mut DirectionState,
-    /// The other one.
+    /// The other direction.
     pub other: &'a mut DirectionState,
 }
 
-/// What a walk works with, and the record that it puts together. What each transfer needs comes first, so that it is in
+/// The state of a walk, and the record that it builds. Fields that each transfer needs come first, so that they are in
 /// few cache lines: each costs more than ten instructions.
 #[derive(Debug)]
 #[repr(C)]
@@ -156,26 +158,25 @@ pub struct Scratch<H> {
     pub empty: u32,
     /// Offset of the item that bytes are being copied into; 0 if none is open.
     pub item: u32,
-    /// Bytes copied into it.
+    /// Bytes copied into that item.
     pub captured: u32,
-    /// When the transfer was looked at.
+    /// When the walk started, by the kernel's monotonic clock.
     pub time_ns: u64,
-    /// What ended in DATA frames since the last item.
+    /// Messages that ended in DATA frames since the last item.
     pub data: Data,
-    /// Position up to which what was found was dropped, because the record was full before the boundary
-    /// was believed.
+    /// Position up to which frames are not in the record, because it was full before the boundary was believed.
     pub dropped: u64,
     /// Bytes of earlier transfers that no record will report, if the boundary that is tried is believed.
     pub unreported: u64,
-    /// What the gap before these bytes completed: bits of `event`.
+    /// Events that the gap before the transfer completed: bits of `scanner::event`.
     pub pending: u32,
-    /// Last stream of which this walk found headers that do not end it; 0 if none.
+    /// Highest stream for which this walk found HEADERS without END_STREAM; 0 if none.
     pub begun: u32,
-    /// Who sent a header block in this walk: one of [`connection::sender`].
+    /// Side that sent a field block in this walk: one of [`connection::sender`].
     pub sender: u32,
-    /// Not 0 once something of a stream was found in this walk.
+    /// Not 0 once this walk found a frame of a stream.
     pub streams: u32,
-    /// Not 0 while the direction is out of sync: what is found is not reported.
+    /// Not 0 while the direction is out of sync: frames that are found are not reported.
     pub searching: u32,
     /// The process that made the transfer.
     pub pid: u32,
@@ -187,38 +188,38 @@ pub struct Scratch<H> {
     pub _reserved: [u8; 6],
     /// How long the bytes had been at the socket.
     pub waited: Waited,
-    /// Where it takes place.
+    /// The environment of the walk.
     pub host: H,
-    /// What is counted of a record that could not be sent.
+    /// The count of entries that a dropped record's field blocks inserted.
     pub tally: Tally,
 }
 
-/// What says when the bytes of a transfer came.
+/// Sources for the time at which the bytes of a transfer came.
 pub mod timed {
     /// The thread: they came when it moved them, unless it had been busy before.
     pub const BY_THREAD: u8 = 0;
     /// The socket: [`Scratch::waited`](super::Scratch::waited).
     pub const BY_SOCKET: u8 = 1;
-    /// Nothing: a server may read late, and its socket does not show it.
+    /// None: a server may read late, and its socket does not show it.
     pub const NOT: u8 = 2;
 }
 
-/// What ended in DATA frames of one stream; becomes a `DataItem`.
+/// The messages that ended in DATA frames of one stream; becomes a `DataItem`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Data {
-    /// Lengths of the messages that ended.
+    /// Sum of the messages' lengths in bytes.
     pub message_bytes: u64,
-    /// How many.
+    /// Number of messages.
     pub messages: u64,
-    /// Which stream.
+    /// The stream.
     pub stream: u32,
     /// Bits of `data_flag`.
     pub flags: u32,
 }
 
 impl<H> Scratch<H> {
-    /// For one walk after the other, each of which sets `time_ns`, `pid` and `sent`.
+    /// Makes the state for any number of walks. Set `time_ns`, `pid` and `sent` before each.
     pub fn new(host: H) -> Self {
         Self {
             length: 0,
@@ -240,7 +241,7 @@ impl<H> Scratch<H> {
             _reserved: [0; 6],
             waited: Waited::default(),
             host,
-            tally: Tally::new(0, 0),
+            tally: Tally::default(),
         }
     }
 }

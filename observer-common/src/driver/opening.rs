@@ -1,4 +1,4 @@
-//! What a connection begins with, by the first bytes of one of its directions.
+//! Decides what a connection carries, by the first bytes of one of its directions.
 
 use super::connection::{Connection, DirectionState, Shared, Tries, state};
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
     sync::FrameSync,
 };
 
-/// Bytes that are looked at, padded with zeros.
+/// The first bytes of a transfer, padded with zeros.
 pub type First = [u8; 16];
 
-/// How many of them there may be.
+/// Most bytes in [`First`] without the padding.
 pub const FIRST_MAX: u32 = 12;
 
-/// How a connection begins for us.
+/// The state in which a connection starts to be watched.
 #[derive(Clone, Copy, Debug)]
 pub struct Beginning {
     received: Place,
@@ -27,11 +27,10 @@ pub struct Beginning {
     syncs: [FrameSync; 2],
     /// One of `record::role`.
     pub role: u8,
-    /// One of [`state`].
-    pub state: u8,
+    state: u8,
 }
 
-/// Where a direction's scanner begins: scanners themselves would take too much of the stack.
+/// The place where a direction's scanner starts. The scanners themselves would take too much of the stack.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Preface,
@@ -52,39 +51,29 @@ impl Place {
     }
 }
 
-/// What a socket that was not seen before is.
+/// The result of looking at the first bytes of a new socket.
 #[derive(Clone, Copy, Debug)]
 pub enum Detected {
-    /// A connection that begins: where the scanners of both directions do and the process's role, as far as that can be
-    /// told.
+    /// A connection that may become HTTP/2.
     New(Beginning),
-    /// One that may have been open before the daemon: see [`Beginning::late`].
+    /// A connection that may have been open before the daemon: see [`Beginning::late`].
     Late,
-    /// Something else.
+    /// Another protocol.
     Other(Protocol),
 }
 
 impl Detected {
-    /// By the first `n` ≤ [`FIRST_MAX`] bytes of one of its directions, and whether others went through that before;
-    /// `None` if the socket does not show it.
+    /// Decides by the first `n` ≤ [`FIRST_MAX`] bytes of one direction. `late`: whether other bytes went through that
+    /// direction before; `None` if the socket does not show it.
     #[inline(always)]
     pub fn of(first: &First, n: u32, sent: u8, late: Option<bool>) -> Self {
-        let begun = match late {
-            // Whatever the socket says: another thread may have written since.
+        let beginning = match late {
+            // The preface counts in any case: another thread may have written since.
             Some(true) if !begins(first, n, opening::PREFACE) => Err(protocol_of(first)),
-            _ => places(first, n, sent),
+            _ => Beginning::new(first, n, sent == direction::SENT),
         };
-        match begun {
-            Ok(([received, sent], role)) => {
-                let state = if begins_upgrade(first) { state::UPGRADED } else { state::CANDIDATE };
-                Self::New(Beginning {
-                    received,
-                    sent,
-                    syncs: [FrameSync::default(); 2],
-                    role,
-                    state,
-                })
-            }
+        match beginning {
+            Ok(new) => Self::New(new),
             Err(Protocol::Other) if late != Some(false) => Self::Late,
             Err(protocol) => Self::Other(protocol),
         }
@@ -92,7 +81,35 @@ impl Detected {
 }
 
 impl Beginning {
-    /// Of a connection that was open before the daemon, if its transfer's first bytes may be a frame.
+    /// The start of a connection that may become HTTP/2; otherwise the protocol.
+    #[inline(always)]
+    fn new(first: &First, n: u32, is_sent: bool) -> Result<Self, Protocol> {
+        let by_client = [Place::Frame, Place::Preface];
+        let by_server = [Place::Preface, Place::Frame];
+        let mut state = state::CANDIDATE;
+        let ([received, sent], is_client) = if begins(first, n, opening::PREFACE) {
+            // The client sends the preface.
+            (if is_sent { by_client } else { by_server }, is_sent)
+        } else if begins(first, n, opening::PROXY_LINE)
+            || begins(first, n, opening::PROXY_BINARY)
+            || begins(first, n, opening::CONNECT)
+        {
+            ([Place::Opening; 2], is_sent)
+        } else if begins_settings(first, n) {
+            // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will show it.
+            (if is_sent { by_server } else { by_client }, !is_sent)
+        } else if begins_upgrade(first) {
+            // The end that asked may become the server; the preface will show it.
+            state = state::UPGRADED;
+            ([Place::Opening; 2], !is_sent)
+        } else {
+            return Err(protocol_of(first));
+        };
+        let role = if is_client { role::CLIENT } else { role::SERVER };
+        Ok(Self { received, sent, syncs: [FrameSync::default(); 2], role, state })
+    }
+
+    /// The start of a connection that was open before the daemon, if the transfer's first `n` bytes may be a frame.
     #[inline(always)]
     pub fn late(first: &First, n: u32, tries: Tries) -> Option<Self> {
         if n < HEADER_LENGTH || !begins_frame(first) {
@@ -109,7 +126,7 @@ impl Beginning {
 }
 
 impl Connection {
-    /// Begins anew, in place: the stack has no room for it. What has been tried so far stays.
+    /// Starts anew, except for `shared.tries`. In place: the stack has no room for a connection.
     #[inline(always)]
     pub fn begin(&mut self, new: Beginning) {
         let shared = &mut self.shared;
@@ -129,40 +146,13 @@ impl Connection {
     }
 }
 
-#[inline(always)]
-fn places(first: &First, n: u32, sent: u8) -> Result<([Place; 2], u8), Protocol> {
-    let sent = sent == direction::SENT;
-    let from_client = [Place::Frame, Place::Preface];
-    let from_server = [Place::Preface, Place::Frame];
-    let either = [Place::Opening; 2];
-    if begins(first, n, opening::PREFACE) {
-        // Who sends the preface is the client.
-        return Ok(if sent { (from_client, role::CLIENT) } else { (from_server, role::SERVER) });
-    }
-    if begins(first, n, opening::PROXY_LINE)
-        || begins(first, n, opening::PROXY_BINARY)
-        || begins(first, n, opening::CONNECT)
-    {
-        return Ok((either, if sent { role::CLIENT } else { role::SERVER }));
-    }
-    if begins_settings(first, n) {
-        // A server may send its SETTINGS first (RFC 9113 §3.4); the preface will show it.
-        return Ok(if sent { (from_server, role::SERVER) } else { (from_client, role::CLIENT) });
-    }
-    if begins_upgrade(first) {
-        // Who asked may become the server: the preface will show it.
-        return Ok((either, if sent { role::SERVER } else { role::CLIENT }));
-    }
-    Err(protocol_of(first))
-}
-
-/// Whether these can be the first bytes of HTTP/2 only.
+/// Whether only HTTP/2 can start with these bytes.
 #[inline(always)]
 pub fn begins_http2(first: &First, n: u32) -> bool {
     n >= 8 && begins(first, n, opening::PREFACE) || n >= HEADER_LENGTH && begins_settings(first, n)
 }
 
-/// A function of its own: inlined, its values would be kept on the stack to the caller's end.
+/// Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 fn begins_frame(first: &First) -> bool {
     let [b0, b1, b2, b3, b4, b5, b6, b7, b8, ..] = *first;
@@ -170,7 +160,7 @@ fn begins_frame(first: &First) -> bool {
     frame.is_plausible() && frame.may_follow(&FrameHeader::default())
 }
 
-/// The server agrees to go on in another protocol.
+/// Whether the server agrees to another protocol (status 101).
 #[inline(always)]
 fn begins_upgrade(first: &First) -> bool {
     let status = u32::from_le_bytes([first[8], first[9], first[10], first[11]]);
@@ -183,7 +173,7 @@ fn begins(first: &First, n: u32, opening: Opening) -> bool {
     opening::may_begin(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]), n, opening)
 }
 
-/// The header of a SETTINGS frame that is not an acknowledgement; bytes not read are 0.
+/// Whether it may be the header of a SETTINGS frame that is not an acknowledgement. Bytes that were not read are 0.
 #[inline(always)]
 fn begins_settings(first: &First, n: u32) -> bool {
     let length = u32::from_be_bytes([0, first[0], first[1], first[2]]);
@@ -194,7 +184,7 @@ fn begins_settings(first: &First, n: u32) -> bool {
         && header == 0
 }
 
-/// What begins with these bytes, if it is not HTTP/2.
+/// The protocol that starts with these bytes, if it is not HTTP/2.
 #[inline(always)]
 pub fn protocol_of<const N: usize>(first: &[u8; N]) -> Protocol {
     // Content types from change_cipher_spec to application_data (RFC 8446 §5.1).

@@ -1,4 +1,4 @@
-//! The ends of connections.
+//! Ends connections, and reports and counts what is left of them.
 
 use observer_common::{
     counter::{Counter, Protocol},
@@ -29,7 +29,7 @@ pub const TCP_LAST_ACK: i32 = 9;
 
 const SHUTDOWN_MASK: u8 = 3;
 
-/// The socket of a watched connection goes from one of TCP's states to another: that may be the end of it.
+/// Handles that the socket of a watched connection changes its TCP state: that may end the connection.
 #[inline(always)]
 pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: i32) {
     if connection.shared.ended_by == direction::UNKNOWN {
@@ -42,23 +42,23 @@ pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: 
         }
         return;
     }
-    // The own FIN is sent once the state has changed to one of those that wait for its acknowledgement;
-    // the peer's has most often been read where the process is the second to close.
+    // The process's FIN is sent after the state has changed. The peer's FIN has most likely been read if the process is
+    // the second to close.
     let fin = to == TCP_LAST_ACK;
     let count = |gap| count_once(&connection.shared, gap);
     let flags = gap::at_end(&socket, connection, fin, count);
     close(sock, connection, flags);
 }
 
-/// Who ends the connection, where it was not ended before: the direction in which that one sends.
+/// The end that closes first, by a change of the TCP state: the direction in which it sends.
 #[inline(always)]
 fn ended_by(sock: Address, from: i32, to: i32) -> u8 {
     match (from, to) {
         // The peer's FIN came first.
         (TCP_CLOSE_WAIT, _) | (_, TCP_LAST_ACK) => direction::RECEIVED,
         (_, TCP_FIN_WAIT1) => direction::SENT,
-        // Reset: by `tcp_close`, which has shut both directions by now, as there is data that was not read; or by
-        // the peer, or because it does not answer.
+        // Reset: by `tcp_close` because of unread data, which has shut both directions by now; otherwise by the peer,
+        // or because it does not answer.
         (TCP_ESTABLISHED, _) if !is_shut_by_close(sock) => direction::RECEIVED,
         _ => direction::SENT,
     }
@@ -69,8 +69,8 @@ fn is_shut_by_close(sock: Address) -> bool {
     read::<u8>(sock, Field::SockShutdown).unwrap_or(0) & SHUTDOWN_MASK == SHUTDOWN_MASK
 }
 
-/// Whether the process can neither read nor write any more. After a reset it may still read what
-/// had arrived before; then the sweep sees it close the socket.
+/// Whether the process can no longer read or write. After a reset it may still read bytes that had arrived before; then
+/// the sweep finds the closed socket.
 #[inline(always)]
 fn is_over(sock: Address, state: i32) -> bool {
     if state != TCP_CLOSE {
@@ -79,11 +79,11 @@ fn is_over(sock: Address, state: i32) -> bool {
     }
     let next: Option<u32> = read(sock, Field::TcpRcvNxt);
     let copied: Option<u32> = read(sock, Field::TcpCopiedSeq);
-    // A FIN that arrived counts as one and is no data.
+    // A FIN that arrived counts as one byte.
     matches!((next, copied), (Some(next), Some(copied)) if next.wrapping_sub(copied) <= 1)
 }
 
-/// The peer reset the connection, but it is not over yet: the sweep sees the process close the socket.
+/// Records that the peer reset the connection, which is not over yet: the sweep finds the closed socket later.
 #[inline(always)]
 fn reset(socket: &Socket, shared: &mut Shared) {
     shared.reset_ns = now_ns();
@@ -93,8 +93,7 @@ fn reset(socket: &Socket, shared: &mut Shared) {
     }
 }
 
-/// As [`close`], of a socket that may be another one by now, whose counters say nothing: but less
-/// may have been seen than had gone by when the peer reset it.
+/// Closes the connection of a socket that may be another one by now, so its counters show nothing any more.
 #[inline(always)]
 pub fn close_later(sock: Address, connection: &mut Connection) {
     if connection.shared.ended_by == direction::UNKNOWN && !connection.shared.is_tcp() {
@@ -106,7 +105,7 @@ pub fn close_later(sock: Address, connection: &mut Connection) {
     close(sock, connection, flags);
 }
 
-/// Counts a gap that shows at the end, if it has not been counted yet.
+/// Counts a gap at the end of a connection, if it has not been counted yet.
 #[inline(always)]
 fn count_once(shared: &Shared, gap: u32) {
     if shared.closed_ns == 0 {
@@ -114,8 +113,7 @@ fn count_once(shared: &Shared, gap: u32) {
     }
 }
 
-/// Who was first, of a socket without states that is found closed, where no transfer has shown the process that
-/// its peer is gone.
+/// The end that closed first, as in `Shared::ended_by`, for a socket without states that is found closed.
 #[inline(always)]
 fn ended_first(sock: Address, shared: &Shared) -> u8 {
     let Some(Connection { shared: peer, .. }) = CONNECTIONS.value(shared.peer) else {
@@ -125,7 +123,7 @@ fn ended_first(sock: Address, shared: &Shared) -> u8 {
     Shared::ended_first(peer, sock, is_open)
 }
 
-/// Leaves for the other end of a Unix socket how many bytes this one has sent.
+/// Stores in the other end of a Unix socket how many bytes this one has sent.
 #[inline(always)]
 fn leave_to_peer(sock: Address, connection: &Connection) {
     if connection.shared.counts == counted::BY_PEER
@@ -135,9 +133,8 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
     }
 }
 
-/// Reports to the daemon that a connection is over, and which directions ended with
-/// a gap (`RecordHeader::flags`), and forgets it. A function of its own: inlined, its values would be kept on the stack
-/// to the caller's end.
+/// Reports that a connection is over, with the directions that ended with a gap (`RecordHeader::flags`), and removes
+/// it. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 pub fn close(sock: Address, connection: &mut Connection, gaps: u8) {
     leave_to_peer(sock, connection);
@@ -157,7 +154,7 @@ pub fn close(sock: Address, connection: &mut Connection, gaps: u8) {
     }
 }
 
-/// Counts what no later record will report.
+/// Counts bytes that no later record will report.
 #[inline(always)]
 fn count_unreported(connection: &Connection) {
     if connection.is_only_http1() {

@@ -1,4 +1,4 @@
-//! Functions that threads have entered, for the kprobe backend, and of which a return was missed.
+//! Functions of the kprobe backend whose return was missed.
 
 use core::ffi::c_void;
 
@@ -13,8 +13,8 @@ use crate::{
     socket::Socket,
 };
 
-/// Forgets what a thread has entered and, as that is so, returned from: if anything is left of it, the
-/// kernel has missed the return.
+/// Removes the function that a thread has entered. The thread is not in one now, so if there is an entry, the kernel
+/// has missed the return.
 #[inline(always)]
 pub fn forget_entered(thread: u64) {
     // Only this thread writes it.
@@ -25,8 +25,8 @@ pub fn forget_entered(thread: u64) {
     }
 }
 
-/// A transfer of which it is not known what it moved. Where a socket counts its bytes the next one shows it, or
-/// the end; elsewhere no frame boundary is known any more.
+/// Handles a transfer of unknown length. If the socket counts its bytes, the next transfer or the end shows the gap;
+/// otherwise the direction is out of sync.
 #[inline(always)]
 fn return_missed(connection: &mut Connection, sent: u8) {
     if connection.shared.is_tcp() {
@@ -38,14 +38,15 @@ fn return_missed(connection: &mut Connection, sent: u8) {
     direction.sync.lose();
 }
 
-/// A socket cannot be closed while a thread is in one of its functions: the return was missed.
+/// Handles one entry: a socket cannot be closed while a thread is in one of its functions, so if it is closed, the
+/// return was missed.
 pub extern "C" fn sweep_entered(
     _: *mut c_void,
     _: *const u64,
     entered: *const Entered,
     _: *mut c_void,
 ) -> i64 {
-    // SAFETY: what the helper passed: a value of `ENTERED`.
+    // SAFETY: the helper passes it: a value of `ENTERED`.
     let Entered { sock, sent, .. } = unsafe { *entered };
     if let Some(connection) = CONNECTIONS.value(sock) {
         let Shared { closed_ns, inode, .. } = connection.shared;

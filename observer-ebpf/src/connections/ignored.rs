@@ -1,4 +1,4 @@
-//! Sockets that were looked at and are not watched.
+//! Sockets that are ignored, or not watched yet.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 use observer_common::{
@@ -17,29 +17,30 @@ use crate::{
     transfer::Transfer,
 };
 
-/// By `struct sock`. The least recently used make room; one that comes back is looked at again.
+/// Sockets that are not watched, by `struct sock`. The least recently used ones make room; if they come back, they are
+/// checked again.
 #[map]
 static IGNORED: LruHashMap<Address, Ignored> = LruHashMap::with_max_entries(16_384, 0);
 
-/// A socket that was looked at and is none of ours.
+/// A socket that is not watched.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Ignored {
     inode: u64,
-    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2, or
-    /// another of the constants.
+    /// The direction in which an HTTP/1 response may still upgrade the connection to HTTP/2; or [`TRIED`],
+    /// [`FOR_GOOD`].
     until: u32,
     _reserved: u32,
     /// For [`TRIED`].
     tries: Tries,
 }
 
-/// The connection was open before the daemon, or there was no room for it, and may be HTTP/2.
+/// The connection may be HTTP/2: it was open before the daemon, or there was no room for it.
 const TRIED: u32 = 2;
 const FOR_GOOD: u32 = 3;
 
-/// Most transfers of a connection that was open before the daemon that are tried for a frame boundary:
-/// one that was selected is worth more patience than one among all of the node.
+/// Most transfers in which a connection that was open before the daemon is searched for a frame boundary. More if the
+/// user has selected ports or processes.
 const TRIES: u16 = 256;
 const TRIES_SELECTED: u16 = u16::MAX;
 
@@ -49,7 +50,7 @@ fn get(socket: &Socket) -> Option<&'static Ignored> {
     (ignored.inode == socket.inode).then_some(ignored)
 }
 
-/// Whether the socket is one to look at, which is not watched so far.
+/// Whether a socket that is not watched yet should be checked. Ignores it if it is not selected.
 #[inline(always)]
 pub fn may_be_ours(socket: &Socket, sent: u8) -> bool {
     if let Some(ignored) = get(socket) {
@@ -87,31 +88,31 @@ fn is_selected(socket: &Socket) -> bool {
     selected
 }
 
-/// What of the socket has been tried so far.
+/// The socket's transfers so far.
 #[inline(always)]
 pub fn tries_of(socket: &Socket) -> Tries {
     get(socket).map_or(Tries::default(), |ignored| ignored.tries)
 }
 
-/// Remembers a socket that is none of ours.
+/// Ignores a socket.
 #[inline(always)]
 pub fn ignore(socket: &Socket) {
     remember(socket, FOR_GOOD, Tries::default());
 }
 
-/// Its next transfer is looked at again.
+/// Has the socket checked again at its next transfer.
 #[inline(always)]
 pub fn remember_tries(socket: &Socket, tries: Tries) {
     remember(socket, TRIED, tries);
 }
 
-/// It is watched, or over.
+/// Removes a socket that is watched now, or over.
 #[inline(always)]
 pub fn forget(sock: Address) {
     let _ = IGNORED.remove(sock);
 }
 
-/// If it cannot be remembered it is looked at again.
+/// Stores a socket. If there is no room, it is checked again.
 #[inline(always)]
 fn remember(socket: &Socket, until: u32, tries: Tries) {
     #[cfg(feature = "kernel-log")]
@@ -124,7 +125,7 @@ fn remember(socket: &Socket, until: u32, tries: Tries) {
         IGNORED.insert(socket.sock, Ignored { inode: socket.inode, until, _reserved: 0, tries }, 0);
 }
 
-/// The transfer was no frames; one of the next ones may begin with one.
+/// Handles a transfer without frames: one of the next ones may start with a frame.
 #[inline(always)]
 pub fn try_again(transfer: &Transfer, mut tries: Tries) {
     let selected = globals::filter_ports() || globals::filter_processes();
@@ -139,11 +140,11 @@ pub fn try_again(transfer: &Transfer, mut tries: Tries) {
     remember_tries(&transfer.socket, tries);
 }
 
-/// Remembers what a socket carries instead of HTTP/2, and counts it, once.
+/// Ignores a socket that carries another protocol than HTTP/2, and counts it once.
 #[inline(always)]
 pub fn not_ours(transfer: &Transfer, protocol: Protocol) {
     let again = get(&transfer.socket).is_some();
-    // The first response may upgrade the connection; later ones are not looked at.
+    // Only the first response may upgrade the connection.
     let may_upgrade = matches!(protocol, Protocol::Http1) && !again;
     let opposite = u32::from(transfer.sent ^ 1);
     let until = if may_upgrade { opposite } else { FOR_GOOD };

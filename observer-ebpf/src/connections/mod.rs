@@ -1,8 +1,7 @@
-//! The table of watched connections, and what it is known by that others are none of ours.
+//! The table of watched connections, and the table of sockets that are ignored.
 
 pub mod close;
 pub mod entered;
-pub mod gap;
 pub mod ignored;
 pub mod open;
 pub mod sweep;
@@ -22,7 +21,7 @@ pub fn known(socket: &Socket) -> Option<&'static mut Connection> {
     if connection.shared.inode == socket.inode {
         return Some(connection);
     }
-    // The socket was closed without our seeing it, and its memory used for this one.
+    // The end of an earlier socket was not captured, and this one has its memory.
     close::close_later(sock, connection);
     None
 }

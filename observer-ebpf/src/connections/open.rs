@@ -17,18 +17,17 @@ use crate::{
     count::{count, count_more},
     filter, globals,
     kernel::now_ns,
-    maps::{CONNECTIONS, Values as _},
+    maps::{BPF_EXIST, BPF_NOEXIST, CONNECTIONS, Values as _},
     scratch::Slot,
     share::{self, Of},
     socket::{self, Socket},
     transfer::Transfer,
 };
 
-/// Most buffers that are passed over to find the first byte.
+/// Most empty buffers that are passed over to find the first byte.
 const EMPTY_BUFFERS: u32 = 8;
 
-/// Looks at the first bytes of a socket that was not seen before, and puts a connection together if they
-/// may be those of HTTP/2.
+/// Checks the first bytes of a new socket, and makes a connection in the slot if they may be those of HTTP/2.
 #[inline(never)]
 pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     let mut first = [0; 16];
@@ -55,7 +54,7 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
             return None;
         }
         Detected::New(new) => {
-            // In case there is no room.
+            // In case that there is no room.
             if begins_http2(&first, n) {
                 connection.shared.tries.flags |= Tries::HTTP2;
             }
@@ -77,14 +76,14 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     Some(())
 }
 
-/// An identifier that no other connection gets while the programs are loaded: inode numbers are
-/// given out one after the other, 2³² of them, and the clock tells one round from the next.
+/// An identifier that no other connection gets while the programs are loaded: the kernel assigns 2³² consecutive inode
+/// numbers before it repeats one, and the clock distinguishes the rounds.
 #[inline(always)]
 fn identifier(inode: u64) -> u64 {
     (inode << 32) | ((now_ns() >> 16) & 0xffff_ffff)
 }
 
-/// A connection that was open before the daemon, if this transfer may begin with a frame.
+/// The start of a connection that was open before the daemon, if this transfer may start with a frame.
 #[inline(always)]
 fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option<Beginning> {
     let new = Beginning::late(first, n, *tries);
@@ -99,13 +98,11 @@ fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option
     new
 }
 
-/// Begins to watch, unless another CPU has begun to just now: a socket's first write and its
-/// first read may return at the same time, and what the one has found is not the other's to replace.
-/// By reference: a copy would be on the stack, which has no room for it. A function of its own: inlined, its values
-/// would be kept on the stack to the caller's end.
+/// Inserts a connection, unless another CPU has just done so: a socket's first write and its first read may return at
+/// the same time, and the second one must not replace the state of the first. By reference: the stack has no room for
+/// a copy. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<&'static mut Connection> {
-    const BPF_NOEXIST: u64 = 1;
     let (socket, owner) = (&transfer.socket, connection.shared.owner);
     if !share::take(owner, Of::Connections, globals::max_connections()) {
         replace(socket, connection);
@@ -130,10 +127,9 @@ fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> 
     CONNECTIONS.insert(socket.sock, connection, flags)
 }
 
-/// An earlier socket's connection, whose end found the ring full, makes way, and leaves its share.
+/// Replaces the connection of an earlier socket, whose end found the ring full, and takes over its share.
 #[inline(always)]
 fn replace(socket: &Socket, connection: &mut Connection) {
-    const BPF_EXIST: u64 = 2;
     if let Some(there) = CONNECTIONS.value(socket.sock)
         && there.shared.inode != socket.inode
     {
@@ -142,7 +138,7 @@ fn replace(socket: &Socket, connection: &mut Connection) {
     }
 }
 
-/// There is no room for the connection, or its process has its share: its next transfer tries again.
+/// Handles that there is no room for the connection, or that its process has its share: its next transfer tries again.
 #[inline(always)]
 fn refuse(transfer: &Transfer, mut tries: Tries) {
     let counted = tries.has(Tries::REFUSED);
@@ -161,7 +157,7 @@ fn refuse(transfer: &Transfer, mut tries: Tries) {
     remember_tries(&transfer.socket, tries);
 }
 
-/// Copies up to [`FIRST_MAX`] of the transfer's first bytes. Answers how many.
+/// Copies up to [`FIRST_MAX`] of the transfer's first bytes. Returns how many.
 #[inline(always)]
 fn peek(buffers: &mut Buffers, first: &mut First) -> Option<u32> {
     let mut passed = 0;

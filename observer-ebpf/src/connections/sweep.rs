@@ -1,4 +1,5 @@
-//! Finds the connections whose end no tracepoint showed, and what connections and processes have left behind.
+//! Sweeps the maps: finds connections whose end no tracepoint reported, and entries that ended connections and
+//! processes have left.
 
 use core::{ffi::c_void, ptr};
 
@@ -13,7 +14,7 @@ use crate::{
     socket::Socket,
 };
 
-/// Goes over the maps.
+/// Sweeps all maps.
 #[inline(always)]
 pub fn sweep() {
     each(&raw const ENTERED, sweep_entered as *mut c_void);
@@ -22,10 +23,10 @@ pub fn sweep() {
     each(&raw const SHARES, sweep_share as *mut c_void);
 }
 
-/// Has the callback called for each of a map's entries.
+/// Calls the callback for each entry of a map.
 #[inline(always)]
 fn each<M>(map: *const M, callback: *mut c_void) {
-    // SAFETY: the callbacks take what the helper passes for maps of these types.
+    // SAFETY: the callbacks take keys and values of these maps.
     unsafe { bpf_for_each_map_elem(map.cast_mut().cast(), callback, ptr::null_mut(), 0) };
 }
 
@@ -35,7 +36,7 @@ extern "C" fn sweep_connection(
     connection: *mut Connection,
     _: *mut c_void,
 ) -> i64 {
-    // SAFETY: what the helper passed: key and value of `CONNECTIONS`.
+    // SAFETY: the helper passes them: key and value of `CONNECTIONS`.
     let (sock, connection) = unsafe { (*sock, &mut *connection) };
     let Shared { inode, closed_ns, .. } = connection.shared;
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
@@ -44,14 +45,14 @@ extern "C" fn sweep_connection(
     0
 }
 
-/// Drops what closed connections left behind.
+/// Removes a message of a connection that is closed.
 extern "C" fn sweep_message(
     _: *mut c_void,
     key: *const MessageKey,
     kept: *mut Kept,
     _: *mut c_void,
 ) -> i64 {
-    // SAFETY: what the helper passed: key and value of `MESSAGES`.
+    // SAFETY: the helper passes them: key and value of `MESSAGES`.
     let (key, in_share_of) = unsafe { (*key, (*kept).owner) };
     let owner = CONNECTIONS.value(key.sock);
     let is_left = owner.is_none_or(|owner| owner.shared.id != key.connection);
@@ -61,14 +62,14 @@ extern "C" fn sweep_message(
     0
 }
 
-/// Drops what processes that have nothing any more left behind.
+/// Removes the share of a process that has no entries any more.
 extern "C" fn sweep_share(
     _: *mut c_void,
     pid: *const u32,
     share: *const Share,
     _: *mut c_void,
 ) -> i64 {
-    // SAFETY: what the helper passed: key and value of `SHARES`.
+    // SAFETY: the helper passes them: key and value of `SHARES`.
     let (pid, share) = unsafe { (*pid, *share) };
     if share.is_empty() {
         let _ = SHARES.remove(pid);

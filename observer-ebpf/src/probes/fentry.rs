@@ -1,5 +1,5 @@
-//! The fexit backend: the returns of the functions of the kernel that read from and write to
-//! sockets. Their arguments are still to be had then, and the process's buffers hold what was moved.
+//! The fentry backend: the returns (fexit) of the kernel functions that read from and write to sockets. Their arguments
+//! are still available then, and the process's buffers hold the bytes.
 
 use core::arch::asm;
 
@@ -9,22 +9,22 @@ use observer_common::record::direction;
 use super::function::{Handle, Returned, leave};
 use crate::globals;
 
-/// The `N`th value of the context: the arguments, then what the function returned.
+/// The `N`th value of the context: the arguments, then the return value.
 ///
-/// In assembler, because the compiler would merge the loads of several `N` into one at a computed
-/// place, which verifiers before Linux 6.10 refuse ("dereference of modified ctx ptr").
+/// In assembler, because the compiler would merge the loads of several `N` into one at a computed address, which
+/// verifiers before Linux 6.10 refuse ("dereference of modified ctx ptr").
 #[inline(always)]
 fn value<const N: i16>(ctx: &FExitContext) -> u64 {
     let value: u64;
-    // SAFETY: only reads, within the context: the verifier knows how long it is.
+    // SAFETY: only reads, within the context: the verifier knows its length.
     unsafe {
         asm!("{value} = *(u64 *)({ctx} + {at})", value = out(reg) value, ctx = in(reg) ctx.as_ptr(), at = const N * 8, options(pure, readonly, nostack));
     }
     value
 }
 
-/// Flags and return value of a function that receives from a `struct sock`. Of its parameters,
-/// `nonblock` before `flags` went with Linux 5.19 and `addr_len` after them with 7.1.
+/// Flags and return value of a function that receives from a `struct sock`. Linux 5.19 removed its parameter `nonblock`
+/// before `flags`, Linux 7.1 removed `addr_len` after it.
 #[inline(always)]
 fn flags_and_returned(ctx: &FExitContext) -> (u64, u64) {
     match globals::receive_parameters() {
@@ -77,7 +77,7 @@ fn fexit_tcp_recvmsg(ctx: FExitContext) -> i32 {
     received(&ctx, Handle::Sock(value::<0>(&ctx)), flags, returned)
 }
 
-/// `int mptcp_recvmsg(…)`, as `tcp_recvmsg`
+/// `int mptcp_recvmsg(…)`, with the parameters of `tcp_recvmsg`
 #[fexit]
 fn fexit_mptcp_recvmsg(ctx: FExitContext) -> i32 {
     let (flags, returned) = flags_and_returned(&ctx);
@@ -90,7 +90,7 @@ fn fexit_unix_stream_recvmsg(ctx: FExitContext) -> i32 {
     received(&ctx, Handle::Socket(value::<0>(&ctx)), value::<3>(&ctx), value::<4>(&ctx))
 }
 
-/// Does nothing: whether it can be loaded and attached tells whether the others can, for less.
+/// Does nothing: if it can be loaded and attached, the other programs can too. Cheaper to try than those.
 #[fexit]
 fn fexit_try(_: FExitContext) -> i32 {
     0

@@ -1,4 +1,4 @@
-//! What the backends that watch functions of the kernel have in common.
+//! The common part of the backends that watch kernel functions.
 
 use observer_common::{layout::Field, record::direction};
 
@@ -12,7 +12,7 @@ use crate::{
     watch::{self, watch},
 };
 
-/// How the function was given the socket.
+/// The socket argument of a kernel function.
 #[derive(Clone, Copy)]
 pub enum Handle {
     /// As a `struct sock`.
@@ -22,8 +22,9 @@ pub enum Handle {
 }
 
 impl Handle {
+    /// The `struct sock`.
     #[inline(always)]
-    fn sock(&self) -> Option<Address> {
+    pub fn sock(&self) -> Option<Address> {
         match *self {
             Self::Sock(sock) => Some(sock),
             Self::Socket(socket) => read(socket, Field::SocketSk),
@@ -31,7 +32,7 @@ impl Handle {
     }
 }
 
-/// A function that has returned.
+/// A kernel function that has returned.
 pub struct Returned {
     pub handle: Handle,
     /// Its `struct msghdr`.
@@ -42,7 +43,7 @@ pub struct Returned {
     pub sent: u8,
 }
 
-/// Watches what the function moved.
+/// Watches the transfer of a function that has returned.
 #[inline(always)]
 pub fn leave(function: &Returned) -> i32 {
     if function.returned > 0 {

@@ -1,5 +1,5 @@
-//! The kprobe backend: as the fexit backend, but at the return of a function its arguments are no
-//! longer to be had, so they are kept from its entry on.
+//! The kprobe backend: as the fentry backend, but the arguments of a function are not available at its return, so they
+//! are stored at its entry.
 
 use aya_ebpf::{
     EbpfContext,
@@ -7,27 +7,21 @@ use aya_ebpf::{
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use observer_common::{counter::Counter, layout::Field, record::direction};
+use observer_common::{counter::Counter, record::direction};
 
 use super::function::{Handle, Returned, leave};
 use crate::{
     connections::entered::forget_entered,
     count::count,
     filter, globals,
-    kernel::{Address, current_pid, read},
-    maps::{ENTERED, Entered, Values as _},
+    kernel::{Address, current_pid},
+    maps::{BPF_NOEXIST, ENTERED, Entered, Values as _},
 };
 
-/// What a function is first given.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum First {
-    Sock,
-    Socket,
-}
+/// The first argument: [`Handle::Sock`] or [`Handle::Socket`].
+type First = fn(Address) -> Handle;
 
-const BPF_NOEXIST: u64 = 1;
-
-/// Keeps what a function was called with, for its return. `flags` is the argument that has them.
+/// Stores the arguments of a function, for its return. `flags`: the position of the argument with flags.
 #[inline(always)]
 fn enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -> u32 {
     if filter::selects_process(current_pid()) {
@@ -38,11 +32,7 @@ fn enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -> u3
 
 #[inline(always)]
 fn try_enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -> Option<()> {
-    let given: Address = ctx.arg(0)?;
-    let sock = match first {
-        First::Sock => given,
-        First::Socket => read(given, Field::SocketSk)?,
-    };
+    let sock = first(ctx.arg(0)?).sock()?;
     let message: Address = ctx.arg(1)?;
     let flags = match flags {
         Some(n) => ctx.arg::<u32>(n)?,
@@ -61,14 +51,14 @@ fn try_enter(ctx: &ProbeContext, first: First, sent: u8, flags: Option<usize>) -
     Some(())
 }
 
-/// The address of the function that is watched.
+/// The address of the kernel function that the program is attached to.
 #[inline(always)]
 fn function(ctx: &impl EbpfContext) -> Address {
     // SAFETY: the context of this program.
     unsafe { bpf_get_func_ip(ctx.as_ptr()) }
 }
 
-/// At the return of each of the functions: one program, so that the verifier follows it once.
+/// Attached to the return of each of the functions: one program, so that the verifier follows it once.
 #[kretprobe]
 fn kretprobe_leave(ctx: RetProbeContext) -> u32 {
     let _ = try_return(&ctx);
@@ -81,7 +71,7 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
     // Only this thread writes it.
     let entered = *ENTERED.value(thread)?;
     let _ = ENTERED.remove(thread);
-    // A return whose entry was missed finds nothing, or another function's.
+    // If the entry was missed, there is none, or another function's.
     if entered.function != function(ctx) {
         return None;
     }
@@ -90,32 +80,32 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
     Some(())
 }
 
-/// Where a function that receives from a `struct sock` has its flags: see the fexit backend, also for
-/// why the argument is not chosen and then read.
+/// [`enter`] for a function that receives from a `struct sock`: see the fentry backend for the place of its flags, and
+/// for why the argument is not chosen first and then read.
 #[inline(always)]
 fn enter_receive(ctx: &ProbeContext) -> u32 {
     match globals::receive_parameters() {
-        globals::WITH_NONBLOCK => enter(ctx, First::Sock, direction::RECEIVED, Some(4)),
-        _ => enter(ctx, First::Sock, direction::RECEIVED, Some(3)),
+        globals::WITH_NONBLOCK => enter(ctx, Handle::Sock, direction::RECEIVED, Some(4)),
+        _ => enter(ctx, Handle::Sock, direction::RECEIVED, Some(3)),
     }
 }
 
 /// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`
 #[kprobe]
 fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
-    enter(&ctx, First::Sock, direction::SENT, None)
+    enter(&ctx, Handle::Sock, direction::SENT, None)
 }
 
 /// `int mptcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)`
 #[kprobe]
 fn kprobe_mptcp_sendmsg(ctx: ProbeContext) -> u32 {
-    enter(&ctx, First::Sock, direction::SENT, None)
+    enter(&ctx, Handle::Sock, direction::SENT, None)
 }
 
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
 #[kprobe]
 fn kprobe_unix_stream_sendmsg(ctx: ProbeContext) -> u32 {
-    enter(&ctx, First::Socket, direction::SENT, None)
+    enter(&ctx, Handle::Socket, direction::SENT, None)
 }
 
 /// `int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, [int nonblock,] int flags
@@ -125,7 +115,7 @@ fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
     enter_receive(&ctx)
 }
 
-/// `int mptcp_recvmsg(…)`, as `tcp_recvmsg`
+/// `int mptcp_recvmsg(…)`, with the parameters of `tcp_recvmsg`
 #[kprobe]
 fn kprobe_mptcp_recvmsg(ctx: ProbeContext) -> u32 {
     enter_receive(&ctx)
@@ -134,10 +124,10 @@ fn kprobe_mptcp_recvmsg(ctx: ProbeContext) -> u32 {
 /// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
 #[kprobe]
 fn kprobe_unix_stream_recvmsg(ctx: ProbeContext) -> u32 {
-    enter(&ctx, First::Socket, direction::RECEIVED, Some(3))
+    enter(&ctx, Handle::Socket, direction::RECEIVED, Some(3))
 }
 
-/// Does nothing: whether it can be loaded and attached tells whether the others can, for less.
+/// Does nothing: if it can be loaded and attached, the other programs can too. Cheaper to try than those.
 #[kretprobe]
 fn kretprobe_try(_: RetProbeContext) -> u32 {
     0

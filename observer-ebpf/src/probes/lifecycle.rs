@@ -1,4 +1,4 @@
-//! The ends of connections and processes.
+//! Programs for the ends of connections, and for the ends, names and children of processes.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
@@ -38,7 +38,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     ignored::forget(sock);
     if let Some(connection) = CONNECTIONS.value(sock) {
         if !(Socket { sock, inode: connection.shared.inode }).is_open() {
-            // The connection ended untold, and this is another socket.
+            // The end of the connection was not captured, and this is another socket.
             close::close_later(sock, connection);
             return 0;
         }
@@ -59,8 +59,9 @@ fn connected(sock: Address) {
     }
 }
 
-/// Attached to nothing: the daemon runs it about once a second, less often where there are tens of
-/// thousands. Finds the connections whose end no tracepoint showed: Unix sockets, sockets reset with data unread, a full ring.
+/// Attached to nothing: the daemon runs it about once a second, or less often if there are tens of thousands of
+/// connections. Finds those whose end no tracepoint reported: Unix sockets, sockets that were reset with unread data,
+/// and those that ended while the ring was full.
 #[raw_tracepoint]
 fn sweep(_: RawTracePointContext) -> i32 {
     sweep::sweep();
@@ -75,13 +76,13 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
     let task: u64 = ctx.arg(0);
     let live = read::<Address>(task, Field::TaskSignal)
         .and_then(|signal| read::<i32>(signal, Field::SignalLive));
-    // Other threads go on.
+    // Other threads still run.
     if live.is_some_and(|live| live > 0) {
         return 0;
     }
     filter::exits(pid);
     if PROCESSES.remove(pid).is_ok() {
-        tell(&header(pid, record_kind::EXITED), pid);
+        send(&header(pid, record_kind::EXITED), pid);
         for ring in 0..MAX_RINGS {
             if ring >= globals::rings() {
                 break;
@@ -101,13 +102,13 @@ fn process_exec(_: RawTracePointContext) -> i32 {
     filter::executes(pid);
     if PROCESSES.has(pid) {
         let header = header(pid, record_kind::EXECUTED);
-        tell(&NamedRecord { header, comm: own_name() }, pid);
+        send(&NamedRecord { header, comm: own_name() }, pid);
     }
     0
 }
 
-/// `task_rename(struct task_struct *task, const char *comm)`: the task, which need not be the current one, is
-/// about to take the name.
+/// `task_rename(struct task_struct *task, const char *comm)`: the task, which may not be the current one, is about to
+/// take the name.
 #[raw_tracepoint(tracepoint = "task_rename")]
 fn process_rename(ctx: RawTracePointContext) -> i32 {
     let task: u64 = ctx.arg(0);
@@ -123,15 +124,15 @@ fn process_rename(ctx: RawTracePointContext) -> i32 {
     let count = renamed(renames, header.time_ns);
     if count <= MAX_RENAMES {
         let has_none = u8::from(count == MAX_RENAMES);
-        tell(&NamedRecord { header: RecordHeader { flags: has_none, ..header }, comm }, pid);
+        send(&NamedRecord { header: RecordHeader { flags: has_none, ..header }, comm }, pid);
     }
     0
 }
 
-/// Names of a process in a second from which on it is reported as one that has none.
+/// Number of new names in a second from which on a process is reported as one without a name.
 const MAX_RENAMES: u64 = 32;
 
-/// Counts a new name; answers how many there were in this second.
+/// Counts a new name. Returns the number of new names in this second.
 #[inline(always)]
 fn renamed(renames: &mut Renames, now_ns: u64) -> u64 {
     const SECOND_NS: u64 = 1_000_000_000;
@@ -153,9 +154,9 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let child: u64 = ctx.arg(1);
-    // A thread is no child.
+    // A new thread has the same pid.
     if let Some(pid) = read::<u32>(child, Field::TaskTgid).filter(|&pid| pid != parent) {
-        // Full: the child is not watched; 8,192 processes are.
+        // If the map is full, the child is not watched; 8,192 processes are.
         let _ = PIDS.insert(pid, selected::FOR_GOOD, 0);
     }
     0
@@ -167,7 +168,7 @@ fn header(pid: u32, kind: u8) -> RecordHeader {
 }
 
 #[inline(always)]
-fn tell<T>(record: &T, pid: u32) {
+fn send<T>(record: &T, pid: u32) {
     if !ring::output_to_all(record, pid) {
         count(Counter::RingFull, 0);
     }

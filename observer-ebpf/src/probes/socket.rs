@@ -1,9 +1,8 @@
-//! The socket backend: the tracepoints that the kernel has behind `sock_sendmsg` and `sock_recvmsg`
-//! (net/socket.c, since Linux 6.3), through which every transfer goes but `splice` from a socket.
+//! The socket backend: the tracepoints after the kernel's `sock_sendmsg` and `sock_recvmsg` (net/socket.c, since Linux
+//! 6.3). Every transfer except `splice` from a socket goes through these.
 //!
-//! They are given the socket and what the system call returned. Where the bytes are is known from the system
-//! call that the task is in. What moves them in another way (io_uring, Linux AIO, splice, sendfile, threads of the
-//! kernel) is a gap of as many bytes.
+//! The tracepoints pass the socket and the return value. The system call that the task is in shows the buffers. Other
+//! transfers (io_uring, Linux AIO, splice, sendfile, kernel threads) are gaps of their length.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
@@ -39,7 +38,7 @@ fn socket_received(ctx: RawTracePointContext) -> i32 {
     })
 }
 
-/// What a tracepoint is given.
+/// The arguments of a tracepoint.
 struct Moved {
     sock: Address,
     returned: i32,
@@ -81,8 +80,7 @@ fn try_leave(moved: &Moved) -> Option<()> {
     let shape = Shape::Elsewhere;
     let transfer = Transfer { socket, shape, returned, total: returned, pid, sent, discarded };
     watch::watch_known(&transfer, known, |transfer| {
-        // A connection that is watched may be another process's too, or a thread's of the kernel: what they
-        // move is not looked at, but counted.
+        // Another process, or a kernel thread, may use a watched connection too: their transfers are gaps.
         if selected && let Some(shape) = shape_of(moved, is_new) {
             transfer.shape = shape;
         }
@@ -90,29 +88,29 @@ fn try_leave(moved: &Moved) -> Option<()> {
     })
 }
 
-/// Where the bytes are, by the system call that the task is in. `None` if it is another one's.
+/// The buffers of a transfer, by the system call that the task is in. `None` if another system call made it.
 #[inline(always)]
 fn shape_of(moved: &Moved, is_new: bool) -> Option<Shape> {
     let call = Syscall::current()?.meaning()?;
     if call.sent != moved.sent {
         return None;
     }
-    // What a call does to a file may have the kernel use a socket of its own, as NFS does. Of a connection
-    // that is watched it is known that it is a process's.
+    // A system call on a file may have the kernel use a socket of its own, as NFS does. The socket of a watched
+    // connection is known to be a process's.
     if is_new && Socket::of_fd(call.fd)?.sock != moved.sock {
         return None;
     }
     match call.shape {
-        // A program that may be skipped cannot count; and a call that ends between two messages, because
-        // its time is up, would go on with the next one when it is made again.
+        // If the program may be skipped, messages cannot be counted. If the system call may end between two messages
+        // because of a timeout, the next system call would continue with the next message.
         Shape::Messages { .. } if call.has_timeout || globals::counted_only() => None,
         Shape::Messages { headers, iovecs } => message(moved, headers, iovecs, call.messages),
         shape => Some(shape),
     }
 }
 
-/// The message of a system call on several that has just been moved. The tracepoint does not say which, so they
-/// are counted. `None` if that would not be certain.
+/// The message that a system call on several messages has just moved. The tracepoint does not show which, so they are
+/// counted. `None` if that is not certain.
 #[inline(never)]
 fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option<Shape> {
     let thread = bpf_get_current_pid_tgid();
@@ -121,7 +119,7 @@ fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option
     let n = before.map_or(0, |before| before.next);
     let header = buffers::message_at(headers, n, iovecs);
     let is_last = n + 1 >= messages
-        // The call ends with a message that was sent in part (`__sys_sendmmsg`).
+        // The system call ends after a message that was sent in part (`__sys_sendmmsg`).
         || moved.sent == direction::SENT
             && buffers::message_room(header, iovecs)? > moved.returned as u64;
     if is_last {
@@ -132,7 +130,7 @@ fn message(moved: &Moved, headers: u64, iovecs: Iovecs, messages: u64) -> Option
     Some(Shape::Message { header, iovecs })
 }
 
-/// A system call that fails ends, and so does one on several messages.
+/// Handles that a transfer failed: that ends a system call on several messages.
 #[inline(always)]
 fn end_multiple() {
     if Syscall::current().is_some_and(|call| call.is_on_messages()) {
@@ -140,7 +138,7 @@ fn end_multiple() {
     }
 }
 
-/// Does nothing: whether it can be attached tells whether the others can, for less.
+/// Does nothing: if it can be attached, the other programs can too. Cheaper to try than those.
 #[raw_tracepoint]
 fn socket_try(_: RawTracePointContext) -> i32 {
     0

@@ -1,4 +1,4 @@
-//! The system call that a task is in: its number and arguments say where the bytes are.
+//! The system call that a task is in: its number and arguments show the buffers of a transfer.
 
 use aya_ebpf::{
     bindings::pt_regs,
@@ -14,7 +14,7 @@ use crate::{
     kernel::{current_task, load},
 };
 
-/// A system call and what it was given.
+/// A system call and its arguments.
 pub struct Syscall {
     number: u32,
     arguments: Arguments,
@@ -22,38 +22,38 @@ pub struct Syscall {
     compat: u32,
 }
 
-/// What a system call moves, if it moves bytes of a stream.
+/// The meaning of a system call that moves bytes of a stream.
 #[derive(Clone, Copy)]
 pub struct Meaning {
     pub fd: u32,
     /// One of `record::direction`.
     pub sent: u8,
     pub shape: Shape,
-    /// The flags that it was given; 0 if it takes none.
+    /// Its flags; 0 if it has no such argument.
     pub flags: u32,
-    /// For [`Shape::Messages`]: how many there are.
+    /// For [`Shape::Messages`]: the number of messages.
     pub messages: u64,
-    /// For [`Shape::Messages`]: it may end between two of them for another reason than an error.
+    /// For [`Shape::Messages`]: it may end between two messages without an error.
     pub has_timeout: bool,
 }
 
 impl Syscall {
-    /// The call with this number that the current task is leaving. At its exit the argument registers
-    /// are as they were at its entry.
+    /// The system call with this number that the current task is leaving. At its exit, the argument registers are as
+    /// they were at its entry.
     #[inline(always)]
     pub fn left(number: u32) -> Self {
         Self { number, arguments: Arguments::native(registers()), compat: 0 }
     }
 
-    /// The descriptor that a call of a process with 64 bits was given.
+    /// The file descriptor argument of a 64-bit process.
     #[inline(always)]
     pub const fn fd(&self) -> u32 {
         let [fd, ..] = self.arguments.0;
         fd as u32
     }
 
-    /// The call that the current task is in. `None` for a thread of the kernel, a worker of io_uring, and
-    /// what is run for io_uring on the way back from another call.
+    /// The system call that the current task is in. `None` for a kernel thread, a worker of io_uring, and work for
+    /// io_uring that runs at the end of another system call.
     #[inline(always)]
     pub fn current() -> Option<Self> {
         const PF_IO_WORKER: u32 = 0x10;
@@ -71,8 +71,8 @@ impl Syscall {
     fn under_way(registers: *const pt_regs) -> Option<Self> {
         // `TS_COMPAT` of `thread_info.status` (asm/thread_info.h).
         const COMPAT: u32 = 2;
-        // What a call's return value is until it has one: work that is done for the task after the call
-        // finds another (entry_SYSCALL_64, do_int80_emulation).
+        // The return value until there is one. Work that runs for the task after the system call finds another value
+        // (entry_SYSCALL_64, do_int80_emulation).
         const ENOSYS: i64 = 38;
         // SAFETY: the verifier knows the pointer's type.
         let (number, value) = unsafe { ((*registers).orig_rax as u32, (*registers).rax as i64) };
@@ -94,19 +94,19 @@ impl Syscall {
             return None;
         }
         let arguments = Arguments::native(registers);
-        // The register of the first argument is that of the return value: work that is done for the
-        // task after the call finds that.
+        // The register of the first argument is also that of the return value, which work that runs for the task after
+        // the system call finds.
         // SAFETY: the verifier knows the pointer's type.
         if unsafe { (*registers).regs[0] } != arguments.0[0] {
             return None;
         }
-        // `syscallno`, behind `orig_x0`.
+        // `syscallno`, after `orig_x0`.
         // SAFETY: likewise.
         let number = unsafe { *registers.add(1).cast::<u32>().add(2) };
         Some(Self { number, arguments, compat: 0 })
     }
 
-    /// What it moves. `None` if it is another call.
+    /// Its meaning; `None` for other system calls.
     #[inline(always)]
     pub fn meaning(&self) -> Option<Meaning> {
         #[cfg(bpf_target_arch = "x86_64")]
@@ -117,7 +117,7 @@ impl Syscall {
         Some(Meaning::new(sent, kind, &self.arguments, Iovecs::Native))
     }
 
-    /// Whether it may be one on several messages.
+    /// Whether it is one on several messages.
     #[inline(always)]
     pub fn is_on_messages(&self) -> bool {
         matches!(self.meaning(), Some(Meaning { shape: Shape::Messages { .. }, .. }))
@@ -136,7 +136,7 @@ impl Meaning {
         Some(Self::new(sent, kind, arguments, Iovecs::Compat))
     }
 
-    /// `socketcall(call, args)`, where 32-bit programs have the socket calls from.
+    /// `socketcall(call, args)`, with which 32-bit programs make socket calls.
     #[cfg(bpf_target_arch = "x86_64")]
     #[inline(always)]
     fn socketcall(arguments: &Arguments) -> Option<Self> {
@@ -144,7 +144,7 @@ impl Meaning {
         let (sent, kind) = by_socketcall(call as u32)?;
         // SAFETY: the helper checks the address.
         let given = unsafe { bpf_probe_read_user(pointer as *const [u32; 4]) }.ok()?;
-        // The fifth, a timeout, is not worth another read: it may be there.
+        // The fifth argument, a timeout, is not worth another read: there may be one.
         let [fd, second, third, fourth] = given.map(u64::from);
         let arguments = Arguments([fd, second, third, fourth, 1]);
         Some(Self::new(sent, kind, &arguments, Iovecs::Compat))
@@ -165,7 +165,7 @@ impl Meaning {
     }
 }
 
-/// What a system call does, by its number (asm/unistd_64.h).
+/// Direction and arguments of a system call, by its number (asm/unistd_64.h).
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 const fn by_number(number: u32) -> Option<(u8, Kind)> {
@@ -184,7 +184,7 @@ const fn by_number(number: u32) -> Option<(u8, Kind)> {
     })
 }
 
-/// What a system call does, by its number (asm-generic/unistd.h).
+/// Direction and arguments of a system call, by its number (asm-generic/unistd.h).
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 const fn by_number(number: u32) -> Option<(u8, Kind)> {
@@ -203,7 +203,7 @@ const fn by_number(number: u32) -> Option<(u8, Kind)> {
     })
 }
 
-/// Likewise, of a 32-bit process on x86-64 (asm/unistd_32.h).
+/// Direction and arguments of a system call of a 32-bit process on x86-64, by its number (asm/unistd_32.h).
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 const fn by_compat_number(number: u32) -> Option<(u8, Kind)> {
@@ -222,7 +222,7 @@ const fn by_compat_number(number: u32) -> Option<(u8, Kind)> {
     })
 }
 
-/// Likewise, by what `socketcall` is asked for (linux/net.h).
+/// Direction and arguments of a `socketcall`, by its first argument (linux/net.h).
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 const fn by_socketcall(number: u32) -> Option<(u8, Kind)> {
@@ -237,7 +237,7 @@ const fn by_socketcall(number: u32) -> Option<(u8, Kind)> {
     })
 }
 
-/// What the arguments of a call are.
+/// Kinds of system calls, by their arguments.
 #[derive(Clone, Copy)]
 enum Kind {
     /// `(fd, buf, count)`
@@ -266,7 +266,7 @@ impl Arguments {
         }
     }
 
-    /// Of the 32-bit ways into the kernel, which leave the registers' upper halves as they were.
+    /// For 32-bit system calls, which leave the registers' upper halves as they were.
     #[cfg(bpf_target_arch = "x86_64")]
     #[inline(always)]
     fn compat(registers: *const pt_regs) -> Self {
@@ -295,6 +295,6 @@ impl Arguments {
 
 #[inline(always)]
 fn registers() -> *const pt_regs {
-    // SAFETY: every task has registers; those of a thread of the kernel are of no call.
+    // SAFETY: every task has registers; those of a kernel thread hold no system call.
     (unsafe { bpf_task_pt_regs(current_task().cast_mut()) }) as *const pt_regs
 }

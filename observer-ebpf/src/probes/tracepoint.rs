@@ -1,8 +1,6 @@
 //! The tracepoint backend: the exits of the system calls that read from and write to sockets.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{EbpfContext, helpers::bpf_loop, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{EbpfContext, macros::tracepoint, programs::TracePointContext};
 use observer_common::{counter::Counter, record::direction};
 
 use super::{
@@ -20,14 +18,11 @@ use crate::{
     watch::{self, watch_known},
 };
 
-/// Offsets of the call's number and of the return value in `struct syscall_trace_exit`.
+/// Offsets of the system call's number and of the return value in `struct syscall_trace_exit`.
 const NUMBER: usize = 8;
 const RETURNED: usize = 16;
 
-/// Most messages of one recvmmsg or sendmmsg that are looked at (`UIO_MAXIOV`).
-const MESSAGES_MAX: u64 = 1024;
-
-/// Attached to the exit of each of the calls: one program, so that the verifier follows it once.
+/// Attached to the exit of each of the system calls: one program, so that the verifier follows it once.
 #[tracepoint]
 fn exit(ctx: TracePointContext) -> u32 {
     // SAFETY: `struct syscall_trace_exit` is this long.
@@ -69,40 +64,12 @@ fn try_exit(number: u32, returned: u64) -> Option<()> {
     watch_known(&transfer, known, |transfer| {
         transfer.shape = call.meaning()?.shape;
         if let Shape::Messages { headers, .. } = transfer.shape {
-            transfer.total = total_length(headers, returned)?;
+            let Some(total) = buffers::messages_length(headers, returned) else {
+                count(Counter::Unreadable, 0);
+                return None;
+            };
+            transfer.total = total;
         }
         Some(())
     })
-}
-
-/// The lengths of an array of `struct mmsghdr`, added up.
-struct Total {
-    headers: u64,
-    bytes: u64,
-    unreadable: u64,
-}
-
-/// Bytes moved by a system call on several messages.
-#[inline(always)]
-fn total_length(headers: u64, messages: u64) -> Option<u64> {
-    let mut total = Total { headers, bytes: 0, unreadable: 0 };
-    let messages = if messages < MESSAGES_MAX { messages } else { MESSAGES_MAX };
-    let add = add_length as *mut c_void;
-    // SAFETY: the callback takes what it is given: this total, which outlives the loop.
-    unsafe { bpf_loop(messages as u32, add, (&raw mut total).cast(), 0) };
-    if total.unreadable != 0 {
-        count(Counter::Unreadable, 0);
-        return None;
-    }
-    Some(total.bytes)
-}
-
-extern "C" fn add_length(index: u32, total: *mut c_void) -> i64 {
-    // SAFETY: what `total_length` passed.
-    let total = unsafe { &mut *total.cast::<Total>() };
-    match buffers::message_length(total.headers, u64::from(index)) {
-        Some(length) => total.bytes += u64::from(length),
-        None => total.unreadable = 1,
-    }
-    0
 }
