@@ -1,4 +1,4 @@
-//! Ids, names and programs, with a source that is asked at once.
+//! Ids, names and programs, with a source that answers at once.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ use super::{
     Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
 };
 
-/// Names every process after its pid; knows none from 1000 on.
+/// A source that names every process after its pid, and knows only those below 1000.
 struct Numbered;
 
 impl ProcessSource for Numbered {
@@ -28,16 +28,16 @@ impl ProcessSource for Numbered {
     }
 }
 
-/// The program.
+/// The identity of a process that runs this program.
 fn running(exe: impl AsRef<[u8]>) -> Identity {
     Identity::new(&Key::default(), Texts { exe: Some(exe.as_ref()), ..Texts::default() })
 }
 
 thread_local! {
-    /// When processes began, where that is not 1; the later of two counts.
+    /// Start times of processes other than 1; the later of two entries counts.
     static BEGUN: Cell<&'static [(u32, Option<u64>)]> = const { Cell::new(&[]) };
 
-    /// When the source is asked.
+    /// The time when the source answers.
     static NOW_NS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -136,12 +136,12 @@ fn a_late_report_of_an_exit_does_not_move_it() {
 fn what_rings_tell_in_another_order_is_of_the_same_processes() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
-    // Read from the one ring: the exit of a process that only the other has seen, and the pid again.
+    // The one ring has the exit of a process that only the other has seen, and the pid again.
     one.exited(7, 100);
     let second = one.seen(7, 110, Some(comm("second"))).id;
     one.exited(7, 200);
     let third = one.seen(7, 210, Some(comm("third"))).id;
-    // And from the other.
+    // The other ring is read later.
     let first = other.seen(7, 90, Some(comm("first"))).id;
     assert_eq!(other.seen(7, 95, None).id, first);
     other.exited(7, 100);
@@ -204,7 +204,7 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
     let exe = |id| processes.process(id).unwrap().identity.exe.to_vec();
     assert_eq!((exe(shell), exe(orders)), (b"/bin/sh".to_vec(), b"/bin/7".to_vec()));
     assert_eq!(processes.names().process(orders).comm, comm("orders"));
-    // Of both the connections are the process's, as it is now.
+    // The connections of both belong to the process under its latest name.
     assert_eq!(processes.seen(7, 22, None).first, shell);
     assert_eq!(processes.names().now(shell).comm, comm("orders"));
     assert_eq!(processes.len(), 2);
@@ -212,7 +212,7 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
     assert_eq!(processes.expired(90, 60), [shell, orders], "with the process");
     processes.forget(shell);
     processes.forget(orders);
-    assert!(processes.is_empty());
+    assert_eq!(processes.len(), 0);
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn the_last_that_has_the_same_labels_is_the_heir() {
     assert_eq!(processes.successors(vec![neighbour], &[]), [(neighbour, None)]);
     assert_eq!(processes.successors(all.clone(), &[Detail::Exe])[..4], want, "the same file");
 
-    // Where a label tells them apart they are two.
+    // With a label that differs they are two.
     set_program(&mut processes, last, running("/bin/new"));
     assert_eq!(processes.successors(vec![a], &[Detail::Exe]), [(a, Some(b))]);
     assert_eq!(processes.successors(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
@@ -359,7 +359,7 @@ fn beyond_the_bound_all_are_other() {
     assert_ne!(processes.seen(3, 4, None).id, ProcessId::OTHER);
 }
 
-/// What the source says of the program that the process ran under this id.
+/// The program that the process ran under this id.
 fn exe(processes: &Processes, id: ProcessId) -> String {
     String::from_utf8(processes.process(id).unwrap().identity.exe.to_vec()).unwrap()
 }
