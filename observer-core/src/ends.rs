@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn memory_of_clients_ends_is_bounded() {
         let mut waiting = Waiting::default();
         for pair in 0..2 * MAX as u64 {
             waiting.ends().begins(pair);

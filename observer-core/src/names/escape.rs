@@ -106,7 +106,7 @@ mod tests {
         \u{fff9}\u{e0001}\u{e0041}\u{e007f}\u{fe0f}\u{3164}\u{115f}\u{2800}";
 
     #[test]
-    fn what_cannot_be_seen_is_spelled_out() {
+    fn invisible_characters_are_spelled_out() {
         for c in UNSEEN.chars() {
             let text = format!("a{c}b");
             let texts = [visible(&text), json(&text), escape(text.as_bytes())];
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_seen_stays() {
+    fn visible_characters_stay() {
         let rows: [(&[u8], &str); 16] = [
             (b"/pkg.Service/Method", "/pkg.Service/Method"),
             ("/größe/✓ 中".as_bytes(), "/größe/✓ 中"),

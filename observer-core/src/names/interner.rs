@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_shared_are_the_same_and_taken_back_when_none_uses_them() {
+    fn shared_ids_are_the_same_and_taken_back_when_unused() {
         let mut one = Interner::new(2);
         let mut other = one.sharing();
         let a = one.intern(b"/a");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn who_brings_many_paths_leaves_some_to_others() {
+    fn an_owner_of_many_paths_leaves_some_to_others() {
         let mut interner = Interner::new(1000);
         let mut named = |owner: Owner, paths: usize| {
             interner.set_owner(owner);

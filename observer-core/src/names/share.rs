@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_is_there_for_all() {
+    fn room_that_is_given_back_is_for_all() {
         let mut share = Share::of(100);
         let got = fill(&mut share, 1);
         for _ in 0..got {

@@ -125,7 +125,7 @@ fn forgotten(pipeline: &TestPipeline) -> u64 {
 }
 
 #[test]
-fn header_blocks_that_never_end_are_given_up_and_counted() {
+fn field_blocks_that_never_end_are_given_up_and_counted() {
     const CONNECTIONS: u64 = 100;
     let mut pipeline = pipeline();
     let begun = item(item_kind::FRAME, kind::HEADERS, 0, 1, &vec![0; FRAGMENT]);
@@ -179,21 +179,21 @@ fn stopped_nothing_new_is_taken() {
     pipelines[0].handle(&record(1, record_kind::BYTES, position, &requests));
     // Other connections, of every worker, are not followed.
     one_call(&mut pipelines[1], 2, "/s/Known");
-    let told = |pipelines: &[TestPipeline]| {
+    let started = |pipelines: &[TestPipeline]| {
         let total = |count: fn(&TestPipeline) -> u64| pipelines.iter().map(count).sum::<u64>();
         let not_followed = total(|pipeline| pipeline.figures().not_followed);
         (begun(pipelines), not_followed, total(|pipeline| pipeline.connections().complete))
     };
     let want =
         |known, other| BTreeMap::from([(String::new(), other), ("/s/Known".to_owned(), known)]);
-    assert_eq!(told(&pipelines), (want(2, 1), 1, 1));
+    assert_eq!(started(&pipelines), (want(2, 1), 1, 1));
     pipelines[0].stop(false);
     one_call(&mut pipelines[1], 3, "/s/Known");
-    assert_eq!(told(&pipelines), (want(3, 1), 1, 2));
+    assert_eq!(started(&pipelines), (want(3, 1), 1, 2));
 }
 
 #[test]
-fn calls_beyond_the_bound_end_unseen() {
+fn calls_beyond_the_bound_end_without_a_code() {
     const CALLS: u32 = 20_000;
     let mut pipeline = pipeline();
     for connection in 1..=4 {
@@ -358,9 +358,9 @@ fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
         begin(&mut pipeline, None, false);
         assert_eq!(begun(slice::from_ref(&pipeline))["/kept/by-table"], round + 1);
     }
-    let told = begun(slice::from_ref(&pipeline));
-    assert_eq!((told["/kept/by-series"], told["/hostile/1-0"]), (1, 1));
-    assert_eq!(told.values().sum::<u64>(), 2 + 20 * 11, "{told:?}");
+    let started = begun(slice::from_ref(&pipeline));
+    assert_eq!((started["/kept/by-series"], started["/hostile/1-0"]), (1, 1));
+    assert_eq!(started.values().sum::<u64>(), 2 + 20 * 11, "{started:?}");
     assert!(!pipeline.interner.is_crowded(), "three series, and a table's entry");
     // A call of another process.
     let items = [open(), request_for(1, Some("/later/Method"), false)];
@@ -406,7 +406,7 @@ fn bounds_hold_for_all_workers_together() {
 }
 
 #[test]
-fn what_has_expired_goes_from_all_workers_and_makes_room() {
+fn expired_processes_go_from_all_workers_and_make_room() {
     let mut pipelines = with_limits(Limits { max_methods: 9, max_series: 2 }, 100).split(2);
     for (number, pipeline) in pipelines.iter_mut().enumerate() {
         one_call(pipeline, number as u64, "/s/Common");

@@ -219,7 +219,7 @@ mod tests {
     const UID: &str = "8c1f2a3b-4d5e-6f70-8192-a3b4c5d6e7f8";
 
     /// The container, runtime, pod and unit that a path shows.
-    fn told(path: &str) -> (String, &'static str, String, String) {
+    fn names(path: &str) -> (String, &'static str, String, String) {
         let path =
             path.replace("UID_", &UID.replace('-', "_")).replace("UID", UID).replace("ID", ID);
         let Cgroup { path: kept, container_id, runtime, pod_uid, unit } =
@@ -263,12 +263,12 @@ mod tests {
         ];
         for (path, (id, runtime, uid, unit)) in cases {
             let want = (id.to_owned(), runtime, uid.to_owned(), unit.to_owned());
-            assert_eq!(told(path), want, "{path}");
+            assert_eq!(names(path), want, "{path}");
         }
     }
 
     #[test]
-    fn of_cgroup_v1_any_line_may_tell() {
+    fn any_line_of_cgroup_v1_may_have_the_names() {
         let text = format!(
             "12:pids:/system.slice/orders.service\n3:name=with:colon:/\n1:name=systemd:/docker/{ID}\n0::/\n"
         );
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_bounded_and_arguments_are_not_told() {
+    fn texts_are_bounded_and_arguments_are_not_published() {
         let key = Key::new(b"0123456789abcdef0123456789abcdef");
         let exe = [b'x'; 5000];
         let cmdline = Some(&b"orders\0--key=secret\0"[..]);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_user_is_told() {
+    fn the_user_is_the_real_one() {
         let uid = |status: &[u8]| {
             Identity::new(&Key::default(), Texts { status: Some(status), ..Texts::default() }).uid
         };

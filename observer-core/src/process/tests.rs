@@ -133,7 +133,7 @@ fn a_late_report_of_an_exit_does_not_move_it() {
 }
 
 #[test]
-fn what_rings_tell_in_another_order_is_of_the_same_processes() {
+fn rings_that_report_in_another_order_have_the_same_processes() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
     // The one ring has the exit of a process that only the other has seen, and the pid again.
@@ -154,7 +154,7 @@ fn what_rings_tell_in_another_order_is_of_the_same_processes() {
 }
 
 #[test]
-fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
+fn an_exit_that_only_another_ring_reported_is_known_when_it_is_asked_again() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
     let first = one.seen(7, 10, Some(comm("given"))).id;
@@ -167,7 +167,7 @@ fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
 }
 
 #[test]
-fn an_exit_that_was_not_told_is_found() {
+fn an_exit_that_was_not_reported_is_found() {
     let mut processes = Processes::new(8);
     let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None).id);
     NOW_NS.set(50);
@@ -216,7 +216,7 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
 }
 
 #[test]
-fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
+fn a_new_name_counts_from_its_time_on_in_any_order_of_reports() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
     let a = one.seen(7, 10, Some(comm("a"))).id;
@@ -246,7 +246,7 @@ fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
 }
 
 #[test]
-fn a_new_name_may_be_told_before_the_process_is_seen() {
+fn a_new_name_may_be_reported_before_the_process_is_seen() {
     let mut processes = Processes::new(8);
     processes.renamed(7, 20, Some(comm("new")));
     let new = processes.seen(7, 21, Some(comm("old"))).id;
@@ -264,7 +264,7 @@ fn names_are_bounded() {
     for at in 1..=10_000 {
         processes.renamed(7, at, Some(comm(&at.to_string())));
     }
-    assert_eq!(processes.len(), 1, "under none of these has it done anything");
+    assert_eq!(processes.len(), 1, "it did nothing under these names");
     let mut ids = Vec::new();
     for at in 10_001..11_000 {
         processes.renamed(7, at, Some(comm(&at.to_string())));
@@ -278,7 +278,7 @@ fn names_are_bounded() {
     assert_eq!(processes.overflow(), 999 - 15);
     processes.renamed(7, 20_000, None);
     processes.renamed(7, 20_000, None);
-    assert_eq!(processes.seen(7, 20_001, None).id, ids[15], "they change too fast to be told");
+    assert_eq!(processes.seen(7, 20_001, None).id, ids[15], "they change too often to be known");
     assert_eq!(processes.overflow(), 999 - 15 + 1);
     processes.renamed(7, 30_000, Some(comm("first")));
     assert_eq!(processes.seen(7, 30_001, None).id, first);
@@ -287,7 +287,7 @@ fn names_are_bounded() {
 }
 
 #[test]
-fn a_name_that_was_not_told_is_found() {
+fn a_name_that_was_not_reported_is_found() {
     let mut processes = Processes::new(8);
     let id = processes.seen(7, 10, Some(comm("given"))).id;
     NOW_NS.set(20);
@@ -365,7 +365,7 @@ fn exe(processes: &Processes, id: ProcessId) -> String {
 }
 
 #[test]
-fn what_is_told_after_its_time_is_not_told() {
+fn answers_after_the_end_of_a_program_do_not_count() {
     let mut processes = Processes::new(8);
     let [goes, executes, stays] = [1, 2, 3].map(|pid| processes.seen(pid, 10, Some(comm("x"))).id);
     NOW_NS.set(50);

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_nothing_is_lost() {
+    fn memory_is_bounded_and_all_observations_count() {
         let mut exponential = Exponential::default();
         let mut observed = 0;
         for power in 0..64 {

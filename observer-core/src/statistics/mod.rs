@@ -15,14 +15,13 @@ mod exponential;
 mod grpc_type;
 mod histogram;
 mod method;
+mod recording;
 mod seen;
 mod series;
+mod sink;
 mod slots;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
@@ -34,6 +33,7 @@ pub use self::{
     grpc_type::GrpcType,
     histogram::Histogram,
     method::Method,
+    recording::{Recording, RecordingsDiffer},
     seen::{CallsByCoverage, CallsSeen},
     series::{Messages, Series},
 };
@@ -43,41 +43,10 @@ use self::{
     slots::Slots,
 };
 use crate::{
-    call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
+    call::{CallKey, Role, SeriesId},
     names::PathId,
     process::ProcessId,
 };
-
-/// The choice of what each series records.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recording {
-    /// The bucket bounds of all histograms.
-    pub buckets: Buckets,
-    /// Whether each histogram also has exponential buckets, for Prometheus' native histograms.
-    pub exponential: bool,
-    /// Whether the durations of calls are also recorded by code.
-    pub by_code: bool,
-    /// Whether the times between the messages of clients' calls are recorded.
-    pub between_messages: bool,
-}
-
-impl From<Buckets> for Recording {
-    fn from(buckets: Buckets) -> Self {
-        Self { buckets, ..Self::default() }
-    }
-}
-
-/// The error of statistics whose [`Recording`]s differ: their histograms do not add up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordingsDiffer;
-
-impl fmt::Display for RecordingsDiffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the workers' histograms differ: start all with the same")
-    }
-}
-
-impl std::error::Error for RecordingsDiffer {}
 
 /// The statistics of one worker, or of several merged.
 #[derive(Clone, Debug)]
@@ -312,31 +281,6 @@ impl Statistics {
         Ok(())
     }
 
-    /// Finds the series of a call that starts.
-    fn find(&mut self, key: CallKey) -> SeriesId {
-        let id = match self.ids.get(&key) {
-            Some(&id) => id,
-            None => self.add(key),
-        };
-        if self.key(id).is_some_and(|key| key.path == PathId::OTHER) {
-            self.overflow += 1;
-        }
-        id
-    }
-
-    /// Adds a series, if there is room for it; otherwise finds the one for calls beyond the bound.
-    #[cold]
-    fn add(&mut self, key: CallKey) -> SeriesId {
-        let other = CallKey { path: PathId::OTHER, ..key };
-        if let Some(id) = self.admit(key) {
-            return id;
-        }
-        if let Some(&id) = self.ids.get(&other) {
-            return id;
-        }
-        self.admit(other).unwrap_or_else(|| self.shared(key.role))
-    }
-
     /// Adds a series, if there is room for it.
     fn admit(&mut self, key: CallKey) -> Option<SeriesId> {
         if !lock(&self.budget).admit(key, self.owner, self.limits) {
@@ -366,72 +310,6 @@ impl Statistics {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl CallSink for Statistics {
-    fn started(&mut self, key: CallKey) -> SeriesId {
-        let id = self.find(key);
-        if let Some((_, series)) = self.slots.get_mut(id) {
-            series.started += 1;
-        }
-        id
-    }
-
-    fn joined(&mut self, key: CallKey) -> SeriesId {
-        let id = self.find(key);
-        if let Some((_, series)) = self.slots.get_mut(id) {
-            series.joined += 1;
-        }
-        id
-    }
-
-    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
-        match self.slots.get_mut(series) {
-            Some((_, series)) => series.add_messages(direction, count, bytes),
-            None => self.late += 1,
-        }
-    }
-
-    fn second_message(&mut self, series: SeriesId, direction: Direction) {
-        // `messages` has counted it as late.
-        if let Some((key, series)) = self.slots.get_mut(series) {
-            series.evidence.add_second_message(key.role, direction);
-        }
-    }
-
-    fn after_last_message(
-        &mut self,
-        series: SeriesId,
-        direction: Direction,
-        count: u64,
-        elapsed_ns: u64,
-    ) {
-        match self.slots.get_mut(series) {
-            Some((_, series)) => {
-                series.add_between_messages(&self.recording, direction, count, elapsed_ns);
-            }
-            None => self.late += 1,
-        }
-    }
-
-    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
-        match self.slots.get_mut(series) {
-            Some((_, series)) => {
-                series.first_message.observe(&self.recording.buckets, elapsed_ns, None);
-            }
-            None => self.late += 1,
-        }
-    }
-
-    fn ended(&mut self, series: SeriesId, ended: Ended) {
-        let Some((key, series)) = self.slots.get_mut(series) else {
-            self.late += 1;
-            return;
-        };
-        let path = key.path;
-        series.add_end(&self.recording, self.now_ns, &ended);
-        self.calls.add(&ended, path);
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ fn a_call_is_counted_where_it_belongs() {
 }
 
 #[test]
-fn ends_are_told_apart_by_code() {
+fn ends_are_counted_by_code() {
     let mut statistics = statistics();
     let id = statistics.started(server(2));
     for (times, code) in Code::ALL.into_iter().enumerate() {
@@ -308,7 +308,7 @@ fn the_type_is_that_of_all_workers() {
 }
 
 #[test]
-fn what_is_not_one_method_has_no_type() {
+fn several_methods_together_have_no_type() {
     let mut statistics = statistics();
     for path in [PathId::NOT_SEEN, PathId::OTHER] {
         let id = statistics.started(server(path.0));

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_c_core_rounded() {
+    fn timeouts_that_the_c_core_rounded() {
         for (wire, meant) in [(1_010, 1_000), (5_010, 5_000), (1_020, 1_020), (1_000, 1_000)] {
             assert_eq!(not_rounded(wire * MS), meant * MS);
         }

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_statuses_the_last_counts() {
+    fn the_last_of_two_statuses_counts() {
         let status = |status| Field::GrpcStatus(status);
         assert_eq!(headers(&[status(Some(0)), status(Some(13))]).grpc_status, Some(Some(13)));
         assert_eq!(headers(&[status(Some(13)), status(None)]).grpc_status, Some(None));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn two_traces_are_none() {
+    fn two_traces_count_as_none() {
         let trace = Some(TraceId([7; 16]));
         assert_eq!(headers(&[Field::TraceParent(trace)]).trace, Some(trace));
         for second in [None, trace, Some(TraceId([8; 16]))] {

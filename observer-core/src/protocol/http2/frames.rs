@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_too_short_for_their_flags_are_lost() {
+    fn frames_too_short_for_their_flags_are_gaps() {
         let end = flag::END_HEADERS;
         for (flags, payload) in [
             (flag::PADDED, &b""[..]),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_continuation_out_of_place_is_lost() {
+    fn a_continuation_out_of_place_is_a_gap() {
         let mut assembly = BlockAssembly::default();
         let last = header(kind::CONTINUATION, flag::END_HEADERS, 5, 0);
         assert_eq!(assembly.frame(last, b""), Err(BlockError::Lost), "without HEADERS");

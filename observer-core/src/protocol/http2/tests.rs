@@ -377,7 +377,7 @@ fn a_frame_over_several_records_cut_anywhere() {
 }
 
 #[test]
-fn a_promise_keeps_the_header_table_in_step_and_is_no_call() {
+fn a_promise_changes_the_dynamic_table_and_is_not_a_call() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/One");
     fixture.receive();
@@ -412,7 +412,7 @@ fn resets_and_go_away() {
 }
 
 #[test]
-fn after_a_lost_record_nothing_is_taken_for_something_else() {
+fn after_a_dropped_record_nothing_is_taken_for_something_else() {
     let mut fixture = Fixture::from_start();
     fixture.call(1, "/a.A/One", "0");
     fixture.client.request(3, "/a.A/Two");
@@ -442,7 +442,7 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
 }
 
 #[test]
-fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
+fn a_path_in_a_table_before_a_gap_is_not_seen_until_it_is_inserted_again() {
     let mut fixture = Fixture::from_start();
     // An encoder that inserts the path, unlike loona's.
     let inserted = [&b"\x83\x86\x44\x08/a.A/One"[..], b"\x5f\x10application/grpc"].concat();
@@ -464,7 +464,7 @@ fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
 }
 
 #[test]
-fn before_a_gap_item_frames_went_by_unseen() {
+fn a_gap_item_puts_open_calls_in_doubt() {
     for in_response in [false, true] {
         let mut fixture = Fixture::from_start();
         fixture.client.request(1, "/a.A/One");
@@ -488,7 +488,7 @@ fn before_a_gap_item_frames_went_by_unseen() {
 
 /// A dropped record without a later one in its direction: the other direction's record reports it.
 #[test]
-fn a_loss_without_a_later_record() {
+fn a_dropped_record_without_a_later_one() {
     const SENT: u8 = 1 << direction::SENT;
     let open = || {
         let mut fixture = Fixture::from_start();
@@ -524,7 +524,7 @@ fn joined_late(role: Option<Role>) -> Fixture {
 }
 
 #[test]
-fn joined_late_only_what_is_certain_is_told() {
+fn joined_late_only_certain_calls_and_codes_are_reported() {
     let mut fixture = joined_late(Some(Role::Server));
     fixture.client.unclear_request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
     fixture.receive();
@@ -542,7 +542,7 @@ fn joined_late_only_what_is_certain_is_told() {
 }
 
 #[test]
-fn a_stream_that_began_unseen_ends_once() {
+fn a_stream_that_started_in_a_gap_ends_once() {
     let mut fixture = joined_late(Some(Role::Server));
     fixture.server.literal_trailers(3, "5").frame(kind::RST_STREAM, 0, 3, &[0; 4]);
     fixture.send().client.frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8]);
@@ -554,7 +554,7 @@ fn a_stream_that_began_unseen_ends_once() {
 }
 
 #[test]
-fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
+fn joined_late_streams_that_do_not_look_like_grpc_do_not_count() {
     let mut fixture = joined_late(Some(Role::Server));
     for (stream, flags, messages) in [(5, data_flag::UNALIGNED, 0), (7, 0, 0)] {
         let end = flags | data_flag::END_STREAM;
@@ -581,7 +581,7 @@ fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
 }
 
 #[test]
-fn a_header_block_shows_which_end_it_is() {
+fn a_field_block_shows_the_role() {
     for (direction, role) in [(Direction::Received, Role::Server), (Direction::Sent, Role::Client)]
     {
         let mut fixture = joined_late(None);
@@ -613,7 +613,7 @@ fn literal_response(writer: &mut Writer, stream: u32) {
 }
 
 #[test]
-fn what_a_client_forges_in_a_message_is_no_call() {
+fn forged_frames_in_a_message_are_not_calls() {
     for role in [None, Some(Role::Server)] {
         let mut fixture = joined_late(role);
         // Its server reads a message of stream 3.
@@ -664,7 +664,7 @@ fn a_client_that_forges_responses_does_not_make_a_client_of_its_server() {
 }
 
 #[test]
-fn so_many_calls_are_told_of_in_advance_as_were_answered() {
+fn as_many_calls_count_in_advance_as_were_answered() {
     let mut fixture = joined_late(Some(Role::Server));
     let request = |fixture: &mut Fixture, stream| {
         literal_request(&mut fixture.client, stream, "/a.A/Get");
@@ -688,7 +688,7 @@ fn so_many_calls_are_told_of_in_advance_as_were_answered() {
 }
 
 #[test]
-fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
+fn ends_of_streams_that_the_client_has_not_started_do_not_count() {
     let mut fixture = joined_late(Some(Role::Server));
     for stream in [5, 7, 5, 99] {
         fixture.server.literal_trailers(stream, "13");
@@ -704,7 +704,7 @@ fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
 }
 
 #[test]
-fn lost_records_that_inserted_nothing_cost_no_label() {
+fn dropped_records_that_inserted_nothing_cost_no_label() {
     let mut fixture = Fixture::from_start();
     fixture.call(1, "/a.A/One", "0").call(3, "/a.A/One", "0");
     fixture.client.request(5, "/a.A/One").lose();
@@ -717,7 +717,7 @@ fn lost_records_that_inserted_nothing_cost_no_label() {
 }
 
 #[test]
-fn of_lost_records_only_what_they_inserted_is_unknown() {
+fn only_entries_that_dropped_records_inserted_are_unknown() {
     let mut fixture = Fixture::from_start();
     fixture.call(1, "/a.A/One", "0");
     // loona-hpack's encoder inserts each of these.
@@ -738,7 +738,7 @@ fn of_lost_records_only_what_they_inserted_is_unknown() {
 }
 
 #[test]
-fn a_call_that_may_have_ended_unseen_is_given_up_after_a_minute() {
+fn a_call_that_may_have_ended_in_a_gap_ends_after_a_minute() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/Lost").request(3, "/a.A/Streams");
     fixture.receive().server.headers(0, 1, RESPONSE).headers(0, 3, RESPONSE);
@@ -783,7 +783,7 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
 }
 
 #[test]
-fn a_frame_of_which_the_rest_does_not_come_is_a_gap() {
+fn a_frame_without_its_rest_is_a_gap() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/One");
     fixture.receive();
@@ -809,7 +809,7 @@ fn a_block_that_never_ends_takes_no_more_than_its_bound() {
 }
 
 #[test]
-fn a_block_that_is_none_is_counted_and_told_as_not_seen() {
+fn an_invalid_block_is_counted_and_its_fields_are_not_seen() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/One");
     fixture.receive();

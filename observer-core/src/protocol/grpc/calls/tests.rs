@@ -19,7 +19,7 @@ const CANCEL: u32 = 0x8;
 
 /// Events of the calls, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+enum Event {
     Started(CallKey),
     Messages(u32, Direction, u64, u64),
     FirstMessage(u32, u64),
@@ -29,7 +29,7 @@ enum Told {
 /// A sink that numbers the calls and records their events.
 #[derive(Debug, Default)]
 struct Recorder {
-    told: Vec<Told>,
+    events: Vec<Event>,
     calls: u32,
     after_last: Vec<(Direction, u64, u64)>,
     second: Vec<(u32, Direction)>,
@@ -37,7 +37,7 @@ struct Recorder {
 
 impl CallSink for Recorder {
     fn started(&mut self, key: CallKey) -> SeriesId {
-        self.told.push(Told::Started(key));
+        self.events.push(Event::Started(key));
         self.calls += 1;
         SeriesId(self.calls - 1)
     }
@@ -47,7 +47,7 @@ impl CallSink for Recorder {
     }
 
     fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
-        self.told.push(Told::Messages(series.0, direction, count, bytes));
+        self.events.push(Event::Messages(series.0, direction, count, bytes));
     }
 
     fn second_message(&mut self, series: SeriesId, direction: Direction) {
@@ -65,11 +65,11 @@ impl CallSink for Recorder {
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
-        self.told.push(Told::FirstMessage(series.0, elapsed_ns));
+        self.events.push(Event::FirstMessage(series.0, elapsed_ns));
     }
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        self.told.push(Told::Ended(series.0, ended));
+        self.events.push(Event::Ended(series.0, ended));
     }
 }
 
@@ -193,11 +193,11 @@ impl Fixture {
     }
 
     fn ends(&self) -> Vec<(u32, Ended)> {
-        let end = |told: &Told| match *told {
-            Told::Ended(call, ended) => Some((call, ended)),
+        let end = |event: &Event| match *event {
+            Event::Ended(call, ended) => Some((call, ended)),
             _ => None,
         };
-        self.sink.told.iter().filter_map(end).collect()
+        self.sink.events.iter().filter_map(end).collect()
     }
 
     /// The only call's end, which must have come.
@@ -386,7 +386,7 @@ fn each_rule_ends_a_call() {
         ("refused by GOAWAY", |f| f.server_goes_away(0), Some(Code::Unavailable)),
         ("closed by the client", |f| f.client_closes(), Some(Code::Canceled)),
         ("closed by the server", |f| f.server_closes(), Some(Code::Unavailable)),
-        ("closed, nobody knows by whom", |f| f.close(None), None),
+        ("closed, not known by which end", |f| f.close(None), None),
     ];
     for role in BOTH {
         check(role, ROWS);
@@ -429,7 +429,7 @@ fn whatever_follows_the_end_changes_nothing() {
     for role in BOTH {
         let mut fixture = Fixture::begun(role);
         fixture.response(1, &trailers(0), true);
-        let told = fixture.sink.told.clone();
+        let events = fixture.sink.events.clone();
         fixture
             .server_resets(1, NO_ERROR)
             .client_resets(1, CANCEL)
@@ -439,7 +439,7 @@ fn whatever_follows_the_end_changes_nothing() {
             .request(1, &grpc(), true)
             .server_goes_away(0)
             .client_closes();
-        assert_eq!(fixture.sink.told, told, "{role:?}");
+        assert_eq!(fixture.sink.events, events, "{role:?}");
         assert_eq!(fixture.calls.streams.measured, 1);
     }
 }
@@ -462,14 +462,14 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
         let ended = Ended { response_messages: Some(3), ..Ended::unary(Some(Code::Ok), 6 * MS) };
         let want = [
-            Told::Started(key),
-            Told::Messages(0, to_server, 1, 10),
-            Told::Messages(0, to_client, 2, 20),
-            Told::FirstMessage(0, 3 * MS),
-            Told::Messages(0, to_client, 1, 10),
-            Told::Ended(0, ended),
+            Event::Started(key),
+            Event::Messages(0, to_server, 1, 10),
+            Event::Messages(0, to_client, 2, 20),
+            Event::FirstMessage(0, 3 * MS),
+            Event::Messages(0, to_client, 1, 10),
+            Event::Ended(0, ended),
         ];
-        assert_eq!(fixture.sink.told, want, "{role:?}");
+        assert_eq!(fixture.sink.events, want, "{role:?}");
     }
 }
 
@@ -497,7 +497,7 @@ fn an_answer_may_come_before_its_request() {
     let mut fixture = Fixture::new(Role::Client);
     fixture.response(1, &status(200), false).response_data(1, 1, false);
     fixture.response(1, &trailers(0), true);
-    assert_eq!(fixture.sink.told, []);
+    assert_eq!(fixture.sink.events, []);
     // In one write.
     fixture.request(1, &grpc(), false).request_data(1, 1, true).replay_pending();
     assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
@@ -505,7 +505,10 @@ fn an_answer_may_come_before_its_request() {
     assert_eq!((ended.request_messages, ended.response_messages), (Some(1), Some(1)));
     assert!(ended.half_closed);
     for direction in [Direction::Sent, Direction::Received] {
-        assert!(fixture.sink.told.contains(&Told::Messages(0, direction, 1, 10)), "{direction:?}");
+        assert!(
+            fixture.sink.events.contains(&Event::Messages(0, direction, 1, 10)),
+            "{direction:?}"
+        );
     }
     assert_eq!(fixture.calls.open(), 0);
 }
@@ -525,7 +528,7 @@ fn a_reset_may_come_before_its_request() {
 }
 
 #[test]
-fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
+fn responses_without_a_request_are_kept_and_bounded() {
     let mut fixture = Fixture::new(Role::Client);
     for stream in (1..).step_by(2).take(10_000) {
         fixture.response(stream, &trailers(0), true);
@@ -536,7 +539,7 @@ fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
 }
 
 #[test]
-fn a_second_message_is_told_once_for_each_way() {
+fn a_second_message_is_reported_once_for_each_direction() {
     for role in BOTH {
         let mut fixture = Fixture::new(role);
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
@@ -584,13 +587,13 @@ fn a_call_belongs_to_the_process_that_saw_its_headers() {
         fixture.response(1, &trailers(0), true);
         let first = CallKey { process: ProcessId(1), role, path: PATH };
         let second = CallKey { process: ProcessId(2), role, path: PathId::NOT_SEEN };
-        assert_eq!(fixture.sink.told[..2], [Told::Started(first), Told::Started(second)]);
+        assert_eq!(fixture.sink.events[..2], [Event::Started(first), Event::Started(second)]);
         assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
     }
 }
 
 #[test]
-fn what_is_not_grpc_is_counted_and_not_measured() {
+fn streams_that_are_not_grpc_are_counted_and_not_measured() {
     let with = |content_type, incomplete| Headers { content_type, incomplete, ..grpc() };
     for role in BOTH {
         for (headers, measured) in [
@@ -607,7 +610,7 @@ fn what_is_not_grpc_is_counted_and_not_measured() {
             assert_eq!((calls, not_grpc, too_many), want, "{headers:?}");
             fixture.request_data(1, 1, true).response_data(1, 1, true);
             assert_eq!(fixture.codes().len(), usize::from(measured), "{headers:?}");
-            assert_eq!(fixture.sink.told.is_empty(), !measured);
+            assert_eq!(fixture.sink.events.is_empty(), !measured);
         }
     }
 }
@@ -663,7 +666,7 @@ fn a_close_ends_what_is_open_in_the_order_of_the_streams() {
 }
 
 #[test]
-fn messages_that_may_not_all_have_been_counted_are_not_told() {
+fn message_counts_that_may_be_too_low_are_not_reported() {
     let messages = |happens: Happens| {
         let mut fixture = Fixture::begun(Role::Server);
         happens(&mut fixture);
@@ -677,7 +680,8 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
     for direction in [Direction::Sent, Direction::Received] {
         let mut fixture = Fixture::begun(Role::Server);
         fixture.gap(direction).response_data(1, 2, false);
-        let first = fixture.sink.told.iter().find(|told| matches!(told, Told::FirstMessage(..)));
+        let first =
+            fixture.sink.events.iter().find(|event| matches!(event, Event::FirstMessage(..)));
         assert_eq!(first, None, "it may have come before");
         let ended = fixture.response(1, &trailers(0), true).end();
         assert_eq!((ended.request_messages, ended.response_messages), (None, None));
@@ -689,7 +693,7 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
     assert_eq!(messages(unaligned), (None, None));
     let mut fixture = Fixture::begun(Role::Server);
     fixture.data(Direction::Sent, Data { unaligned: true, ..data(1, 1, false) });
-    let first = fixture.sink.told.iter().any(|told| matches!(told, Told::FirstMessage(..)));
+    let first = fixture.sink.events.iter().any(|event| matches!(event, Event::FirstMessage(..)));
     assert!(first, "it came before what is no message");
     let mut before = Fixture::new(Role::Server);
     before.gap(Direction::Received).request(1, &grpc(), true).response(1, &trailers(0), true);

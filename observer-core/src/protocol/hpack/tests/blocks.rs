@@ -13,7 +13,7 @@ fn decode_first(mut decoder: Decoder, block: &[u8]) -> Result<Vec<Field>, Error>
 }
 
 #[test]
-fn what_is_refused() {
+fn invalid_blocks_are_refused() {
     let rows: [(&[u8], Error); 15] = [
         (&[0x80], Error::IndexZero),
         (&[0xbe], Error::IndexOutOfRange),
@@ -37,7 +37,7 @@ fn what_is_refused() {
 }
 
 #[test]
-fn what_is_not() {
+fn odd_blocks_are_not_refused() {
     let post = Field::Method(RequestMethod::Post);
     let rows: [(&[u8], &[Field]); 6] = [
         (&[], &[]),

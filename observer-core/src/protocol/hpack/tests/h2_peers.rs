@@ -154,7 +154,7 @@ fn fields_of(blocks: &[Vec<u8>], interner: &mut Interner) -> Vec<Vec<Field>> {
 }
 
 #[test]
-fn what_h2_encodes() {
+fn blocks_of_h2_are_decoded() {
     let (to_server, to_client) = record();
     let mut interner = Interner::new(100);
 

@@ -145,7 +145,7 @@ proptest! {
 
     /// With a larger one some may be unknown, but nothing is taken for something else.
     #[test]
-    fn late_joins_tell_no_lies(script in scripts(40, 0..40_000)) {
+    fn late_joins_are_never_wrong(script in scripts(40, 0..40_000)) {
         let mut interner = Interner::new(1000);
         let seen = encode_all(&script, &mut interner);
         for join in 0..seen.len() {
