@@ -1,7 +1,7 @@
-//! Calls of which both ends are on this node.
+//! Calls with both ends on this node.
 //!
 //! A server may read late what the client has written, so the client's end knows better whether a call was cancelled
-//! or its deadline expired. Its code may come later, and from another worker: the server's end waits for it a little.
+//! or its deadline expired. Its code may come later, and from another worker: the server's end waits a short time.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ const MAX: usize = 16_384;
 /// Bound on the calls of a worker that wait for the code of the client's end.
 const MAX_WAITING: usize = 4_096;
 
-/// How long a call waits. A worker reads its ring ten times a second.
+/// How long a call waits: 0.5 s. A worker reads its ring ten times a second.
 const PATIENCE_NS: u64 = 500_000_000;
 
 /// The clients' ends, shared by all workers.
@@ -36,7 +36,7 @@ struct Clients {
     codes: Bounded<(u64, u32), Option<Code>>,
 }
 
-/// A map of the last entries.
+/// A map of the last [`MAX`] entries.
 #[derive(Debug)]
 struct Bounded<K, V> {
     values: FxHashMap<K, V>,
@@ -67,7 +67,7 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
 enum ClientCode {
     /// The client's end is not watched.
     NotWatched,
-    /// It is watched, and the call has not ended there.
+    /// The client's end is watched, and the call has not ended there.
     NotYet,
     Known(Option<Code>),
 }
@@ -95,85 +95,74 @@ impl Ends {
     }
 }
 
-/// Calls of servers that wait for the codes of their clients' ends.
+/// The calls of one worker that wait for the codes of their clients' ends.
 #[derive(Debug, Default)]
 pub struct Waiting {
     ends: Ends,
-    calls: VecDeque<Call>,
+    calls: Vec<Call>,
 }
 
 /// A call that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// The number that both ends of its connection have in common; 0 if it is not known.
+    /// The number that both ends of the connection have in common; 0 if it is not known.
     pub pair: u64,
-    /// The connection's other end.
+    /// The address of the connection's other end.
     pub peer: Option<Peer>,
-    /// The time of its end.
+    /// The time of the end, in nanoseconds of the kernel's monotonic clock.
     pub time_ns: u64,
-    /// Its series.
+    /// The series that the call was counted in.
     pub series: SeriesId,
-    /// How it ended.
+    /// How the call ended.
     pub ended: Ended,
 }
 
-impl Call {
-    fn with_code(self, code: Option<Code>) -> Self {
-        Self { ended: Ended { code, ..self.ended }, ..self }
-    }
-}
-
 impl Waiting {
-    /// The waiting calls of another worker.
+    /// Returns an empty queue for another worker, which shares the clients' ends.
     #[must_use]
     pub fn sharing(&self) -> Self {
-        Self { ends: self.ends.clone(), calls: VecDeque::new() }
+        Self { ends: self.ends.clone(), calls: Vec::new() }
     }
 
-    /// The clients' ends.
+    /// The clients' ends, shared by all workers.
     pub fn ends(&self) -> &Ends {
         &self.ends
     }
 
-    /// Takes a call that has ended. Returns it if there is nothing to wait for.
-    pub fn ended(&mut self, call: Call) -> Option<Call> {
-        let Some(Cancellation { role, stream }) =
-            call.ended.cancellation.filter(|_| call.pair != 0)
-        else {
-            return Some(call);
-        };
-        if role == Role::Client {
-            self.ends.say(call.pair, stream, call.ended.code);
-            return Some(call);
-        }
-        match self.ends.code_of(call.pair, stream) {
-            ClientCode::Known(code) => Some(call.with_code(code)),
-            ClientCode::NotYet if self.calls.len() < MAX_WAITING => {
-                self.calls.push_back(call);
-                None
+    /// Takes a call that has ended. Returns the call if it need not wait; at most `MAX_WAITING` wait.
+    pub fn ended(&mut self, mut call: Call) -> Option<Call> {
+        match call.ended.cancellation.filter(|_| call.pair != 0) {
+            Some(Cancellation { role: Role::Client, stream }) => {
+                self.ends.say(call.pair, stream, call.ended.code);
             }
-            ClientCode::NotYet | ClientCode::NotWatched => Some(call),
+            Some(Cancellation { role: Role::Server, stream }) => {
+                match self.ends.code_of(call.pair, stream) {
+                    ClientCode::Known(code) => call.ended.code = code,
+                    ClientCode::NotYet if self.calls.len() < MAX_WAITING => {
+                        self.calls.push(call);
+                        return None;
+                    }
+                    ClientCode::NotYet | ClientCode::NotWatched => {}
+                }
+            }
+            None => {}
         }
+        Some(call)
     }
 
-    /// Returns the calls whose client's end has a code, or that have waited long enough.
+    /// Removes and returns the calls whose client's end has a code, or that have waited for half a second.
     pub fn settled(&mut self, now_ns: u64) -> Vec<Call> {
-        let mut settled = Vec::new();
-        let ends = &self.ends;
-        self.calls.retain(|call| {
-            let code = call
-                .ended
-                .cancellation
-                .map(|cancellation| ends.code_of(call.pair, cancellation.stream));
-            let is_patient = now_ns.saturating_sub(call.time_ns) < PATIENCE_NS;
-            match code {
-                Some(ClientCode::Known(code)) => settled.push(call.with_code(code)),
-                Some(ClientCode::NotYet) if is_patient => return true,
-                _ => settled.push(*call),
+        let Self { ends, calls } = self;
+        let is_settled = |call: &mut Call| {
+            let Some(Cancellation { stream, .. }) = call.ended.cancellation else { return true };
+            match ends.code_of(call.pair, stream) {
+                ClientCode::Known(code) => call.ended.code = code,
+                ClientCode::NotYet => return now_ns.saturating_sub(call.time_ns) >= PATIENCE_NS,
+                ClientCode::NotWatched => {}
             }
-            false
-        });
-        settled
+            true
+        };
+        calls.extract_if(.., is_settled).collect()
     }
 }
 
@@ -218,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_an_end_that_is_not_watched_or_for_ever() {
+    fn no_call_waits_for_an_end_that_is_not_watched_or_for_ever() {
         let mut server = Waiting::default();
         assert_eq!(ended(&mut server, Role::Server, EITHER), Some(EITHER), "not watched");
         server.ends().begins(PAIR);
@@ -232,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn memory_of_clients_ends_is_bounded() {
         let mut waiting = Waiting::default();
         for pair in 0..2 * MAX as u64 {
             waiting.ends().begins(pair);

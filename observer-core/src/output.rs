@@ -1,43 +1,36 @@
-//! What is made of calls that have ended: each output gets every one.
+//! The trait [`Output`]: what is made of calls that have ended, next to their statistics.
 //!
-//! To add one: implement [`Output`], and give it to the [`Pipeline`](crate::pipeline::Pipeline).
+//! To add an output: implement [`Output`], and give it to the [`Pipeline`](crate::pipeline::Pipeline).
 
-use crate::{
-    call::{CallKey, CallSink as _},
-    ends::Call,
-    names::Interner,
-    process::{ProcessId, Processes},
-    statistics::Statistics,
-};
+use crate::{ends::Call, names::Interner, process::Processes, statistics::Statistics};
 
-/// Resolves the ids in a call.
+/// The tables that resolve the ids in a call.
 #[derive(Debug)]
 pub struct Names<'a> {
-    /// Paths and texts.
+    /// Paths and texts by their ids.
     pub interner: &'a Interner,
-    /// Processes.
+    /// Processes by their ids.
     pub processes: &'a Processes,
+    /// The key of each series by its id.
+    pub statistics: &'a Statistics,
 }
 
 /// A consumer of ended calls.
 pub trait Output {
-    /// Another one for another worker, with the same bounds for both together.
+    /// Another output of the same kind, for another worker, with the same bounds for both together.
     #[must_use]
     fn sharing(&self) -> Self;
 
-    /// How many texts of `grpc-message` it needs to be kept until their calls end.
+    /// How many texts of `grpc-message` have to be kept until their calls end; by default 0.
     fn max_texts(&self) -> usize {
         0
     }
 
-    /// Takes a call that has ended; `key` is that of its series, if the series is still there.
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>);
+    /// Takes a call that has ended. It is already in the statistics.
+    fn call(&mut self, call: &Call, names: &Names<'_>);
 
-    /// Takes the time, about once a second.
+    /// Takes the time in nanoseconds of the kernel's monotonic clock, about once a second.
     fn tick(&mut self, now_ns: u64);
-
-    /// Forgets a process that has expired, or gives what is known of it to its successor.
-    fn forget(&mut self, _process: ProcessId, _successor: Option<ProcessId>) {}
 }
 
 /// An output that may be off.
@@ -50,9 +43,9 @@ impl<O: Output> Output for Option<O> {
         self.as_ref().map_or(0, O::max_texts)
     }
 
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+    fn call(&mut self, call: &Call, names: &Names<'_>) {
         if let Some(output) = self {
-            output.call(call, key, names);
+            output.call(call, names);
         }
     }
 
@@ -60,58 +53,5 @@ impl<O: Output> Output for Option<O> {
         if let Some(output) = self {
             output.tick(now_ns);
         }
-    }
-
-    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
-        if let Some(output) = self {
-            output.forget(process, successor);
-        }
-    }
-}
-
-impl Output for Statistics {
-    fn sharing(&self) -> Self {
-        Self::sharing(self)
-    }
-
-    fn call(&mut self, call: &Call, _: Option<CallKey>, _: &Names<'_>) {
-        self.ended(call.series, call.ended);
-    }
-
-    fn tick(&mut self, now_ns: u64) {
-        self.set_time(now_ns);
-    }
-
-    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
-        match successor {
-            Some(successor) => self.merge_into_successor(process, successor),
-            None => self.forget_process(process),
-        }
-    }
-}
-
-/// Two outputs: each gets every call, the first one before the second.
-impl<A: Output, B: Output> Output for (A, B) {
-    fn sharing(&self) -> Self {
-        (self.0.sharing(), self.1.sharing())
-    }
-
-    fn max_texts(&self) -> usize {
-        self.0.max_texts().max(self.1.max_texts())
-    }
-
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
-        self.0.call(call, key, names);
-        self.1.call(call, key, names);
-    }
-
-    fn tick(&mut self, now_ns: u64) {
-        self.0.tick(now_ns);
-        self.1.tick(now_ns);
-    }
-
-    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
-        self.0.forget(process, successor);
-        self.1.forget(process, successor);
     }
 }

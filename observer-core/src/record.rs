@@ -1,6 +1,6 @@
 //! Reads the records of the BPF programs: bytes in, [`Record`]s and their [`Item`]s out.
 //!
-//! Nothing is taken on trust: whatever the bytes are, reading them ends and does not panic.
+//! The bytes are not trusted: whatever they are, reading them ends and does not panic.
 
 use std::{
     fmt,
@@ -23,113 +23,112 @@ use crate::call::{Direction, Directions, Role};
 /// The address family of Unix sockets (`socket(2)`).
 const AF_UNIX: i32 = 1;
 
-/// One record.
+/// A record of a BPF program: one event of a connection or a process.
 #[derive(Clone, Debug)]
 pub struct Record<'a> {
-    /// The connection's identifier; 0 where the record is about a process.
+    /// The connection's identifier; 0 if the record is about a process.
     pub connection: u64,
-    /// Kernel's monotonic clock, in nanoseconds.
+    /// The time of the event, in nanoseconds of the kernel's monotonic clock.
     pub time_ns: u64,
-    /// The process, in the initial PID namespace.
+    /// The process's pid in the initial PID namespace.
     pub pid: u32,
-    /// What happened.
+    /// The event.
     pub event: Event<'a>,
 }
 
-/// What a record reports.
+/// An event that a record reports.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// A transfer.
+    /// Bytes were transferred.
     Bytes(Bytes<'a>),
     /// The connection ended.
     Closed(Closed),
     /// The process exited.
     Exited,
-    /// The process executed another program: the name of its main thread.
+    /// The process executed another program; the main thread has this name then.
     Executed([u8; 16]),
-    /// The process changed the name of its main thread; `None` if it did so too often to know it.
+    /// The main thread has another name; `None` if the name changes too often to know it.
     Renamed(Option<[u8; 16]>),
 }
 
 /// The end of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
-    /// The direction in which the end that closed it first sends; `None` if that is not known.
+    /// The direction in which the end that closed first sends; `None` if it is not known which end that is.
     pub by: Option<Direction>,
-    /// Directions with a gap that no position shows.
+    /// The directions with a gap that no position shows.
     pub gaps: Directions,
 }
 
-/// A transfer: bytes of one direction of a connection.
+/// The bytes of one transfer, in one direction of a connection.
 #[derive(Clone, Debug)]
 pub struct Bytes<'a> {
-    /// The direction.
+    /// The direction of the bytes.
     pub direction: Direction,
-    /// The end of the connection that the process is; `None` while the BPF programs do not know it.
+    /// The side that the process is on; `None` while the BPF programs do not know it.
     pub role: Option<Role>,
     /// The position in the direction's byte stream of the first byte that the record accounts for.
     pub position: u64,
-    /// How many bytes it accounts for.
+    /// The number of bytes that the record accounts for.
     pub length: u64,
-    /// Directions with a gap since their last record. A dropped record shows in the position of the direction's next
-    /// one; where there is no next one, or one of the other direction comes first, only this shows it.
+    /// The directions with a gap since their last record. A dropped record shows in the position of the direction's
+    /// next one; if there is none, or a record of the other direction comes first, only this shows it.
     pub gaps: Directions,
-    /// How long they may have been there, or have been meant, before.
+    /// How long before the record's time the bytes may have been sent, or have arrived.
     pub waited: Waited,
-    /// What the bytes held.
+    /// The frames and sums in the bytes.
     pub items: Items<'a>,
 }
 
-/// What a part of the bytes held.
+/// A part of a record: a frame, a sum of DATA frames, or something about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// The connection is new.
+    /// A new connection, or one that another process uses now.
     Open(Open),
-    /// A frame that is kept, with its first payload bytes.
+    /// A frame of a kind that is kept, with its first payload bytes.
     Frame {
-        /// Its header.
+        /// The frame's header.
         header: FrameHeader,
-        /// Payload bytes from its beginning on; `header.length` of them if it was not cut.
+        /// The payload's first bytes: all `header.length` of them, unless the frame goes on in another record.
         payload: &'a [u8],
     },
-    /// More payload of the frame before it.
+    /// More payload of the frame before.
     Part(&'a [u8]),
-    /// What ended in DATA frames of one stream.
+    /// The messages that ended in DATA frames of one stream.
     Data(Data),
-    /// A gap before what follows.
+    /// A gap before the next item.
     Gap {
-        /// The next frame boundary was not known, and was found again.
+        /// Whether the direction was out of sync, and a frame boundary was found again.
         resynced: bool,
     },
-    /// Records of this direction were dropped before this one. Header blocks in them inserted so many
-    /// entries into the dynamic table; `None` if that is not known.
+    /// Dropped records of this direction before this one.
     Lost {
-        /// The entries.
+        /// The entries that field blocks in them inserted into the dynamic table; `None` if that is not known.
         inserts: Option<u32>,
     },
     /// How long the record's bytes had been at the socket.
     Waited(Waited),
 }
 
-/// A new connection.
+/// The identity of a connection, in its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// Name of the process's main thread.
+    /// The name of the process's main thread.
     pub comm: [u8; 16],
-    /// Whether it joined late: it was open before it was watched.
+    /// Whether the connection joined late.
     pub joined: bool,
-    /// The other end.
+    /// The address of the other end.
     pub peer: Peer,
-    /// A number that both ends have in common, and hardly another connection; 0 if it is not known.
+    /// A number that both ends have in common, and hardly another connection has; 0 if it is not known.
     pub pair: u64,
 }
 
-/// The end of a connection that is not the watched process's.
+/// The address of the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The address of a TCP connection.
+    /// The address and port of a TCP connection.
     Address(SocketAddr),
-    /// A Unix socket.
+    /// A Unix socket, whose address is not known.
     Unix,
 }
 
@@ -142,23 +141,23 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What ended in DATA frames of one stream.
+/// The messages that ended in DATA frames of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data {
-    /// The stream.
+    /// The stream's identifier.
     pub stream: u32,
-    /// Messages that ended.
+    /// The number of messages that ended.
     pub messages: u64,
-    /// Their lengths without prefixes, added up.
+    /// The sum of their lengths in bytes, without prefixes.
     pub message_bytes: u64,
     /// Whether a DATA frame with END_STREAM ended.
     pub end_stream: bool,
-    /// Whether what follows `messages` is not known to be framed as messages.
+    /// Whether it is not known how the bytes after these messages are framed as messages.
     pub unaligned: bool,
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record; `None` if the bytes are not a record, or one of another version of the layout.
+    /// Reads a record; `None` if the bytes are not a record of this version of the layout.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
         let comm = || first::<NamedRecord>(bytes).map(|record| record.comm);
@@ -187,7 +186,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The directions whose bits are set.
+/// The set of directions whose bits are set.
 fn gaps(flags: u8) -> Directions {
     let is_set = |bit: u8| flags & 1 << bit != 0;
     Directions { received: is_set(direction::RECEIVED), sent: is_set(direction::SENT) }
@@ -211,7 +210,7 @@ fn role(role: u8) -> Option<Option<Role>> {
     }
 }
 
-/// The items of a record, in order. Ends early at bytes that are not an item.
+/// The items of a record, in order, up to the first bytes that are not an item.
 #[derive(Clone, Debug)]
 pub struct Items<'a>(&'a [u8]);
 
@@ -273,7 +272,7 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
     Some(Item::Open(Open { comm, joined: joined != 0, peer, pair }))
 }
 
-/// The value that the bytes begin with; `None` if there are too few.
+/// The value at the start of the bytes; `None` if there are too few bytes.
 fn first<T: FromBytes>(bytes: &[u8]) -> Option<T> {
     T::read_from_prefix(bytes).ok().map(|(value, _)| value)
 }
@@ -302,7 +301,7 @@ mod tests {
         flags: 0,
     };
 
-    /// A record as the kernel programs write it.
+    /// A record as the BPF programs write it.
     fn bytes_record(items: &[u8]) -> Vec<u8> {
         [HEADER.as_bytes(), items].concat()
     }
@@ -314,7 +313,7 @@ mod tests {
         bytes
     }
 
-    /// Of stream 3.
+    /// The header of an item of stream 3.
     fn header(kind: u8, frame_kind: u8, flags: u8, length: u32) -> ItemHeader {
         ItemHeader { kind, frame_kind, flags, stream: 3, length, ..ItemHeader::default() }
     }

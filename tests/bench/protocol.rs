@@ -191,7 +191,7 @@ fn our_ns(first: &[u8], block: &[u8], fresh: bool, forget: bool) -> Result<f64> 
         if fresh {
             headers = start();
         } else if forget {
-            headers = Digester::new(headers.into_inner());
+            headers = Digester::new(headers.decoder);
         }
         decode(&mut headers, &mut interner, black_box(block))?;
     }

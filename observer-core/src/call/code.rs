@@ -1,7 +1,7 @@
 //! The gRPC status codes, and one of our own.
 
-/// How a call ended: a status code, as in `grpc-status`, or that it was given up and nobody outside of
-/// the client can say why.
+/// The status code of a call, as in `grpc-status`; or one of our own, for a call that only its client knows the code
+/// of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names are those of gRPC's status code list, but for the last")]
@@ -23,12 +23,10 @@ pub enum Code {
     Unavailable = 14,
     DataLoss = 15,
     Unauthenticated = 16,
-    /// The client gave the call up when its deadline was near: one of the two, and a failure for certain.
+    /// The client gave the call up when its deadline was near. The call failed with one of the two codes; the wire
+    /// cannot tell which.
     CanceledOrDeadlineExceeded = 17,
 }
-
-/// How many codes gRPC has. They come first in [`Code::ALL`].
-const ON_THE_WIRE: usize = 17;
 
 impl Code {
     /// All codes, in the order of their numbers.
@@ -53,21 +51,20 @@ impl Code {
         Self::CanceledOrDeadlineExceeded,
     ];
 
-    /// The code of a decoded `grpc-status`.
+    /// The code with this number in `grpc-status`; [`Code::Unknown`] for numbers that gRPC does not have.
     ///
-    /// Numbers outside the list become [`Code::Unknown`]: gRPC's libraries may convert them to
-    /// that, and the number is the peer's to choose, so it must not become a label.
+    /// gRPC's libraries may convert such numbers to Unknown. The peer chooses the number, so it must not become a
+    /// label.
     pub fn from_number(number: u32) -> Self {
-        usize::try_from(number)
-            .ok()
-            .filter(|&n| n < ON_THE_WIRE)
-            .and_then(|n| Self::ALL.get(n).copied())
-            .unwrap_or(Self::Unknown)
+        match Self::ALL.get(number as usize) {
+            None | Some(Self::CanceledOrDeadlineExceeded) => Self::Unknown,
+            Some(code) => *code,
+        }
     }
 
     /// The code of a response without `grpc-status`, from its HTTP status.
     ///
-    /// Source: gRPC's "HTTP to gRPC Status Code Mapping".
+    /// Source: "HTTP to gRPC Status Code Mapping" in gRPC's documentation.
     pub fn from_http_status(status: u16) -> Self {
         match status {
             400 => Self::Internal,
@@ -79,10 +76,10 @@ impl Code {
         }
     }
 
-    /// The code of a stream that was reset before its status, from the HTTP/2 error code.
+    /// The code of a stream that the server reset before its status, from the HTTP/2 error code.
     ///
-    /// Source: the table in "Errors" of gRPC over HTTP2, which is for a client that is told so by the server.
-    /// A reset with CANCEL may also be a deadline that ran out; that is for the caller, who has the clock.
+    /// Source: the table in "Errors" of gRPC over HTTP2. A reset with CANCEL may also be an expired deadline; the
+    /// caller has the times to decide that.
     pub fn from_http2_error(error: u32) -> Self {
         match error {
             0x7 => Self::Unavailable,       // REFUSED_STREAM
@@ -96,99 +93,87 @@ impl Code {
         }
     }
 
-    /// The spelling of go-grpc-prometheus: `NotFound`.
+    /// The name as go-grpc-prometheus spells it: `NotFound`.
     pub fn as_camel_case(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Canceled => "Canceled",
-            Self::Unknown => "Unknown",
-            Self::InvalidArgument => "InvalidArgument",
-            Self::DeadlineExceeded => "DeadlineExceeded",
-            Self::NotFound => "NotFound",
-            Self::AlreadyExists => "AlreadyExists",
-            Self::PermissionDenied => "PermissionDenied",
-            Self::ResourceExhausted => "ResourceExhausted",
-            Self::FailedPrecondition => "FailedPrecondition",
-            Self::Aborted => "Aborted",
-            Self::OutOfRange => "OutOfRange",
-            Self::Unimplemented => "Unimplemented",
-            Self::Internal => "Internal",
-            Self::Unavailable => "Unavailable",
-            Self::DataLoss => "DataLoss",
-            Self::Unauthenticated => "Unauthenticated",
-            Self::CanceledOrDeadlineExceeded => "CanceledOrDeadlineExceeded",
-        }
+        self.spellings().0
     }
 
-    /// The spelling of gRPC's list of status codes, and of grpcio: `NOT_FOUND`.
+    /// The name as gRPC's list of status codes and grpcio spell it: `NOT_FOUND`.
     pub fn as_upper_case(self) -> &'static str {
+        self.spellings().1
+    }
+
+    fn spellings(self) -> (&'static str, &'static str) {
         match self {
-            Self::Ok => "OK",
-            Self::Canceled => "CANCELLED",
-            Self::Unknown => "UNKNOWN",
-            Self::InvalidArgument => "INVALID_ARGUMENT",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::NotFound => "NOT_FOUND",
-            Self::AlreadyExists => "ALREADY_EXISTS",
-            Self::PermissionDenied => "PERMISSION_DENIED",
-            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
-            Self::FailedPrecondition => "FAILED_PRECONDITION",
-            Self::Aborted => "ABORTED",
-            Self::OutOfRange => "OUT_OF_RANGE",
-            Self::Unimplemented => "UNIMPLEMENTED",
-            Self::Internal => "INTERNAL",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::DataLoss => "DATA_LOSS",
-            Self::Unauthenticated => "UNAUTHENTICATED",
-            Self::CanceledOrDeadlineExceeded => "CANCELLED_OR_DEADLINE_EXCEEDED",
+            Self::Ok => ("OK", "OK"),
+            Self::Canceled => ("Canceled", "CANCELLED"),
+            Self::Unknown => ("Unknown", "UNKNOWN"),
+            Self::InvalidArgument => ("InvalidArgument", "INVALID_ARGUMENT"),
+            Self::DeadlineExceeded => ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
+            Self::NotFound => ("NotFound", "NOT_FOUND"),
+            Self::AlreadyExists => ("AlreadyExists", "ALREADY_EXISTS"),
+            Self::PermissionDenied => ("PermissionDenied", "PERMISSION_DENIED"),
+            Self::ResourceExhausted => ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
+            Self::FailedPrecondition => ("FailedPrecondition", "FAILED_PRECONDITION"),
+            Self::Aborted => ("Aborted", "ABORTED"),
+            Self::OutOfRange => ("OutOfRange", "OUT_OF_RANGE"),
+            Self::Unimplemented => ("Unimplemented", "UNIMPLEMENTED"),
+            Self::Internal => ("Internal", "INTERNAL"),
+            Self::Unavailable => ("Unavailable", "UNAVAILABLE"),
+            Self::DataLoss => ("DataLoss", "DATA_LOSS"),
+            Self::Unauthenticated => ("Unauthenticated", "UNAUTHENTICATED"),
+            Self::CanceledOrDeadlineExceeded => {
+                ("CanceledOrDeadlineExceeded", "CANCELLED_OR_DEADLINE_EXCEEDED")
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Code, ON_THE_WIRE};
+    use super::Code;
 
     #[test]
     fn numbers_are_positions() {
         for (number, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, number);
-            let named = if number < ON_THE_WIRE { code } else { Code::Unknown };
+            let named = if number < 17 { code } else { Code::Unknown };
             assert_eq!(Code::from_number(number as u32), named, "only ours is not on the wire");
         }
-        assert_eq!(Code::from_number(17), Code::Unknown);
         assert_eq!(Code::from_number(u32::MAX), Code::Unknown);
     }
 
     #[test]
     fn http_status_mapping() {
         let rows = [
-            (400, Code::Internal),
-            (401, Code::Unauthenticated),
-            (403, Code::PermissionDenied),
-            (404, Code::Unimplemented),
-            (429, Code::Unavailable),
-            (502, Code::Unavailable),
-            (503, Code::Unavailable),
-            (504, Code::Unavailable),
-            (200, Code::Unknown),
-            (500, Code::Unknown),
+            (Code::Internal, &[400][..]),
+            (Code::Unauthenticated, &[401]),
+            (Code::PermissionDenied, &[403]),
+            (Code::Unimplemented, &[404]),
+            (Code::Unavailable, &[429, 502, 503, 504]),
+            (Code::Unknown, &[200, 500]),
         ];
-        for (status, code) in rows {
-            assert_eq!(Code::from_http_status(status), code, "HTTP {status}");
+        for (code, statuses) in rows {
+            for status in statuses {
+                assert_eq!(Code::from_http_status(*status), code, "HTTP {status}");
+            }
         }
     }
 
     #[test]
     fn http2_error_mapping() {
-        for error in [0x0, 0x1, 0x2, 0x3, 0x4, 0x6, 0x9, 0xa] {
-            assert_eq!(Code::from_http2_error(error), Code::Internal, "error {error:#x}");
+        let rows = [
+            (Code::Internal, &[0x0, 0x1, 0x2, 0x3, 0x4, 0x6, 0x9, 0xa][..]),
+            (Code::Unavailable, &[0x7]),
+            (Code::Canceled, &[0x8]),
+            (Code::ResourceExhausted, &[0xb]),
+            (Code::PermissionDenied, &[0xc]),
+            (Code::Unknown, &[0x5, 0xdead]),
+        ];
+        for (code, errors) in rows {
+            for error in errors {
+                assert_eq!(Code::from_http2_error(*error), code, "error {error:#x}");
+            }
         }
-        assert_eq!(Code::from_http2_error(0x7), Code::Unavailable);
-        assert_eq!(Code::from_http2_error(0x8), Code::Canceled);
-        assert_eq!(Code::from_http2_error(0xb), Code::ResourceExhausted);
-        assert_eq!(Code::from_http2_error(0xc), Code::PermissionDenied);
-        assert_eq!(Code::from_http2_error(0x5), Code::Unknown);
-        assert_eq!(Code::from_http2_error(0xdead), Code::Unknown);
     }
 }

@@ -1,4 +1,4 @@
-//! The vocabulary of calls, whatever the protocol: who made them, how they ended, and where they go.
+//! Calls of any protocol: their side, direction, code and coverage, and the trait of their consumers.
 
 mod code;
 
@@ -11,34 +11,42 @@ use crate::{
     process::ProcessId,
 };
 
-/// The end of a connection that a watched process is.
+/// The side of a connection that a watched process is on.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It sent the client preface.
+    /// The side that sent the client preface.
     Client,
-    /// It received the client preface, or listens on the connection's local port.
+    /// The side that received the client preface, or listens on the connection's local port.
     Server,
 }
 
 impl Role {
-    /// Its name in texts.
+    /// The name of the side in labels and texts: `client` or `server`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Server => "server",
         }
     }
+
+    /// The direction of requests, from the view of a process on this side.
+    pub fn request_direction(self) -> Direction {
+        match self {
+            Self::Client => Direction::Sent,
+            Self::Server => Direction::Received,
+        }
+    }
 }
 
-/// The direction of bytes, as the watched process has it.
+/// The direction of bytes, from the view of the watched process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
-    /// Written by the process.
+    /// Bytes that the process writes.
     Sent,
-    /// Read by the process.
+    /// Bytes that the process reads.
     Received,
 }
 
@@ -53,46 +61,61 @@ impl Direction {
     }
 }
 
-/// A set of directions.
+/// A value for each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Directions {
-    /// Whether bytes that the process reads are in it.
-    pub received: bool,
-    /// Whether bytes that the process writes are in it.
-    pub sent: bool,
+pub struct ByDirection<T> {
+    /// The value for bytes that the process reads.
+    pub received: T,
+    /// The value for bytes that the process writes.
+    pub sent: T,
 }
+
+impl<T> ByDirection<T> {
+    /// The value for a direction.
+    pub fn get(&self, direction: Direction) -> &T {
+        match direction {
+            Direction::Received => &self.received,
+            Direction::Sent => &self.sent,
+        }
+    }
+
+    /// The value for a direction, to change it.
+    pub fn get_mut(&mut self, direction: Direction) -> &mut T {
+        match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
+        }
+    }
+}
+
+/// A set of directions: those whose value is `true`.
+pub type Directions = ByDirection<bool>;
 
 impl Directions {
     /// Both directions.
     pub const BOTH: Self = Self { received: true, sent: true };
 
-    /// Whether it has any direction.
+    /// Whether the set has any direction.
     pub fn any(self) -> bool {
         self.received || self.sent
     }
 
-    /// Whether it has this direction.
+    /// Whether the set has this direction.
     pub fn contains(self, direction: Direction) -> bool {
-        match direction {
-            Direction::Received => self.received,
-            Direction::Sent => self.sent,
-        }
+        *self.get(direction)
     }
 
-    /// Adds a direction, or takes it out.
+    /// Adds a direction to the set, or removes it.
     pub fn set(&mut self, direction: Direction, is_in: bool) {
-        match direction {
-            Direction::Received => self.received = is_in,
-            Direction::Sent => self.sent = is_in,
-        }
+        *self.get_mut(direction) = is_in;
     }
 }
 
-/// The trace that a call belongs to: the `trace-id` of W3C Trace Context.
+/// The id of the trace that a call belongs to: `trace-id` of W3C Trace Context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceId(pub [u8; 16]);
 
-/// As it is in `traceparent`: 32 hexadecimal digits.
+/// Writes the id as `traceparent` has it: 32 hexadecimal digits.
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
@@ -104,33 +127,33 @@ impl fmt::Display for TraceId {
 pub struct CallKey {
     /// The process that read or wrote the request headers.
     pub process: ProcessId,
-    /// The end that the process is.
+    /// The side that the process is on.
     pub role: Role,
-    /// The interned `:path`; [`PathId::NOT_SEEN`] when it could not be decoded.
+    /// The interned `:path`; [`PathId::NOT_SEEN`] if it could not be decoded.
     pub path: PathId,
 }
 
-/// The series in which a call is counted; given out by [`CallSink::started`].
+/// The id of the series that counts a call; given out by [`CallSink::started`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesId(pub u32);
 
-/// What is seen of a connection.
+/// How much of a connection was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Coverage {
-    /// All bytes from the first one on.
+    /// All bytes, from the first one on.
     #[default]
     Complete,
-    /// It joined late: it was open before it was watched, and is seen from some frame on.
+    /// The bytes from some frame on: the connection joined late.
     JoinedLate,
-    /// It had gaps since its first byte.
+    /// The bytes from the first one on, with gaps.
     Gaps,
 }
 
 impl Coverage {
-    /// All of them.
+    /// All values, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Complete, Self::JoinedLate, Self::Gaps];
 
-    /// Its name in labels.
+    /// The name in labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -140,33 +163,35 @@ impl Coverage {
     }
 }
 
-/// How a call ended; the default is one of which nothing was seen.
+/// How a call ended, and what was seen before. By default nothing was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// The status code; `None` when the end was seen but the code was not.
+    /// The status code; `None` if it was not seen.
     pub code: Option<Code>,
-    /// Nanoseconds from the request headers to the end; `None` when one of them was not seen.
+    /// Nanoseconds from the request headers to the end; `None` if either was not seen.
     pub elapsed_ns: Option<u64>,
-    /// Messages from client to server, where all of the call was seen.
+    /// The number of messages from client to server; `None` if some may not have been seen.
     pub request_messages: Option<u64>,
-    /// Messages from server to client, where all of the call was seen.
+    /// The number of messages from server to client; `None` if some may not have been seen.
     pub response_messages: Option<u64>,
-    /// The client half-closed before the end: it had no more messages to send.
+    /// Whether the client half-closed before the end: it had no more messages to send.
     pub half_closed: bool,
-    /// What was seen of its connection.
+    /// How much of its connection was seen.
     pub coverage: Coverage,
-    /// The trace that it belongs to, if that is recorded.
+    /// The trace that the call belongs to, if the trace is recorded.
     pub trace: Option<TraceId>,
     /// The server's `grpc-message`.
     pub message: Option<TextId>,
-    /// Set if its client cancelled it, or its deadline expired: the code is what this end can say of that.
+    /// The cancellation, if the client cancelled the call or its deadline expired. Which of the two `code` says is
+    /// only what this end can know.
     pub cancellation: Option<Cancellation>,
 }
 
-/// The cancellation of a call with a timeout, of which the client's end knows better whether the deadline expired.
+/// The cancellation of a call with a timeout. The client's end knows better than the server's whether the deadline
+/// expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cancellation {
-    /// The end that it was seen from.
+    /// The side that it was seen on.
     pub role: Role,
     /// The stream of the call.
     pub stream: u32,
@@ -174,7 +199,7 @@ pub struct Cancellation {
 
 #[cfg(test)]
 impl Ended {
-    /// The end of a unary call, all of which was seen.
+    /// The end of a unary call that was seen whole.
     pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Self {
         Self {
             code,
@@ -187,30 +212,32 @@ impl Ended {
     }
 }
 
-/// Takes what happens to calls, in the order in which it happens on each connection.
+/// A consumer of the events of calls, in the order in which they happen on each connection.
 ///
-/// For each call: `started` or `joined` once, then any number of messages, then `ended` once.
+/// For each call: [`started`](Self::started) or [`joined`](Self::joined) once, then any number of messages, then
+/// [`ended`](Self::ended) once.
 pub trait CallSink {
-    /// A call's request headers were seen.
+    /// Takes the start of a call: its request headers were seen.
     fn started(&mut self, key: CallKey) -> SeriesId;
 
-    /// A call whose start was not seen is about to end. It has no method.
+    /// Takes a call whose start was not seen, and which is about to end. Its method is not known.
     fn joined(&mut self, key: CallKey) -> SeriesId;
 
-    /// Whole messages were seen; `bytes` are their lengths on the wire, without the 5-byte prefixes.
+    /// Takes messages that were complete: their number, and their lengths on the wire in bytes, without the 5-byte
+    /// prefixes.
     fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64);
 
-    /// A call has had its second message in this direction: once per direction, after
+    /// Takes the second message of a call in this direction: once per direction, after
     /// [`messages`](Self::messages).
     fn second_message(&mut self, _: SeriesId, _: Direction) {}
 
-    /// Whole messages of a client's call were seen: the first of them was complete this long after the one before it
-    /// in the same direction, or after the request headers; the others at once.
+    /// Takes the time between messages of a client's call. The first of `count` messages was complete `elapsed_ns`
+    /// after the one before it in the same direction, or after the request headers; the others at once.
     fn after_last_message(&mut self, _: SeriesId, _: Direction, _count: u64, _elapsed_ns: u64) {}
 
-    /// The first response message was complete, this long after the request headers.
+    /// Takes the time from the request headers to the end of the first response message, in nanoseconds.
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64);
 
-    /// A call that had `started` or `joined` ended.
+    /// Takes the end of a call.
     fn ended(&mut self, series: SeriesId, ended: Ended);
 }

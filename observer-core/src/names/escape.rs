@@ -1,22 +1,23 @@
-//! Names that peers and processes choose, as texts: of paths, and of processes; and other texts, for who reads
-//! them.
+//! Printable texts for names that peers and processes choose, and for other texts that people read.
 //!
-//! Neither is trusted: a path is whatever a peer sends, a name whatever a process sets. A text is
-//! printable, and different bytes have different texts. What a format needs escaped (`"` and `\` in an
-//! exposition, in JSON) is escaped once more where it is written.
+//! Neither is trusted: a path is whatever a peer sends, a name whatever a process sets. [`escape`] makes a printable
+//! text, and different texts for different bytes. Characters that a format needs escaped (`"` and `\` in an
+//! exposition, in JSON) are escaped once more where the format is written.
 //!
-//! Where a text is only read (the log, a terminal, the page), [`visible`] shows what a reader could not see, or
-//! what would change what they see of the rest: control characters, those that turn the direction of writing
-//! around, ends of lines. In JSON ([`json`]) it is spelled out as JSON does that, so that it stays what it was.
+//! For texts that are only read (the log, a terminal, the page), [`visible`] spells out the characters that a reader
+//! cannot see, or that change how the rest looks: control characters, line ends, and those that change the direction
+//! of writing. [`json`] spells them out as JSON does, so that the value stays the same.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write as _},
 };
 
-/// Bytes as text. Valid UTF-8 that can be seen stays as it is; every byte of anything else (control
-/// characters, those that are invisible or attach to others, invalid UTF-8) becomes `\xNN`. A `\` stays
-/// one, except where it would read as such an escape: there it is `\x5c`.
+/// Makes printable text of bytes; different bytes become different texts.
+///
+/// Visible characters of valid UTF-8 stay as they are. Every byte of anything else (control characters, characters
+/// that are invisible or attach to others, invalid UTF-8) becomes `\xNN`. A `\` stays, except where it would read as
+/// such an escape: there it becomes `\x5c`.
 pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = str::from_utf8(bytes)
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
@@ -38,7 +39,7 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// A text for a reader: what cannot be seen becomes `\u{202e}`, a line feed `\n`.
+/// Spells out the invisible characters of a text, for a reader: as `\u{202e}`, line ends and tabs as `\n`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     spelled(text, |c, to| match c {
         '\n' | '\r' | '\t' => write!(to, "{}", c.escape_default()),
@@ -46,8 +47,8 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON that means the same: what cannot be seen becomes `\u202e`. It is in texts, as it is nowhere else in JSON
-/// that has no line feeds.
+/// Spells out the invisible characters of JSON on one line, as `\u202e`: its value stays the same, because such
+/// characters are only in strings.
 pub fn json(text: &str) -> Cow<'_, str> {
     spelled(text, |c, to| {
         c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(to, "\\u{unit:04x}"))
@@ -70,8 +71,8 @@ fn spelled(text: &str, spell: impl Fn(char, &mut String) -> fmt::Result) -> Cow<
     Cow::Owned(spelled)
 }
 
-/// Rust's own rule for what a reader can tell from something else, which takes some letters for visible that are
-/// not: Hangul's fillers, and Braille without a dot.
+/// Whether a reader can see the character and distinguish it. That is Rust's own rule for `Debug`, without some
+/// letters that it takes for visible: Hangul's fillers, and Braille without a dot.
 fn is_visible(c: char) -> bool {
     match c {
         '"' | '\'' | '\\' => true,
@@ -80,7 +81,7 @@ fn is_visible(c: char) -> bool {
     }
 }
 
-/// Whether that would be an escape, with a `\` before it.
+/// Whether the text would read as an escape with a `\` before it.
 fn begins_like_hex(text: &str) -> bool {
     matches!(text.as_bytes(), [b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
@@ -98,14 +99,14 @@ mod tests {
 
     use super::{escape, json, visible};
 
-    /// What changes how the rest is read, or is not seen: C0, C1, ends of lines, directions, joiners, marks of
-    /// byte order, tags, fillers, variation selectors.
+    /// Characters that change how the rest is read, or are invisible: C0, C1, ends of lines, directions, joiners,
+    /// byte order marks, tags, fillers, variation selectors.
     const UNSEEN: &str = "\0\u{1b}\r\n\u{7f}\u{85}\u{9b}\u{ad}\u{61c}\u{180e}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\
         \u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}\
         \u{fff9}\u{e0001}\u{e0041}\u{e007f}\u{fe0f}\u{3164}\u{115f}\u{2800}";
 
     #[test]
-    fn what_cannot_be_seen_is_spelled_out() {
+    fn invisible_characters_are_spelled_out() {
         for c in UNSEEN.chars() {
             let text = format!("a{c}b");
             let texts = [visible(&text), json(&text), escape(text.as_bytes())];
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_seen_stays() {
+    fn visible_characters_stay() {
         let rows: [(&[u8], &str); 16] = [
             (b"/pkg.Service/Method", "/pkg.Service/Method"),
             ("/größe/✓ 中".as_bytes(), "/größe/✓ 中"),
@@ -159,7 +160,7 @@ mod tests {
         }
     }
 
-    /// What a reader takes a text for.
+    /// The bytes that a reader takes a text for.
     fn unescape(text: &str) -> Vec<u8> {
         let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
         while let [first, after @ ..] = rest {

@@ -1,4 +1,4 @@
-//! Paths and their ids.
+//! Ids of paths, and the paths by their ids.
 
 use std::{
     collections::HashMap,
@@ -9,12 +9,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Share, Texts, escape::escape};
 
-/// The longest path that gets an id, in octets as [`Interner::resolve`] gives it.
+/// The longest path that gets an id, in bytes of the text that [`Interner::resolve`] returns.
 ///
-/// The longest that gRPC services have in practice are below 200.
+/// In practice, paths of gRPC services are shorter than 200 bytes.
 pub const MAX_PATH_LEN: usize = 512;
 
-/// Whoever's call had a path first: whatever tells one owner from another.
+/// The owner of a path: a number for the process whose call had the path first.
 pub type Owner = u32;
 
 /// An interned `:path`.
@@ -22,37 +22,35 @@ pub type Owner = u32;
 pub struct PathId(pub u32);
 
 impl PathId {
-    /// The path could not be decoded.
+    /// The id of all paths that could not be decoded.
     pub const NOT_SEEN: Self = Self(0);
-    /// A path without an id of its own: longer than [`MAX_PATH_LEN`], or one of more distinct
-    /// paths than the interner's bound; all those share this id.
+    /// The id of all paths without an id of their own: longer than [`MAX_PATH_LEN`], or beyond the interner's bound.
     pub const OTHER: Self = Self(1);
 
-    /// `/`, of the static table.
+    /// The id of `/`, which is in HPACK's static table.
     pub(crate) const ROOT: Self = Self(2);
-    /// `/index.html`, of the static table.
+    /// The id of `/index.html`, which is in HPACK's static table.
     pub(crate) const INDEX_HTML: Self = Self(3);
 
-    /// The first that has a text.
+    /// The first id with a text.
     const FIRST: Self = Self::ROOT;
 }
 
 /// The paths that have an id, of all interners that [share](Interner::sharing) them.
 #[derive(Debug)]
 struct Paths {
-    /// Each interner that knows a path has its text as well.
+    /// Each interner that knows a path also holds its text.
     ids: HashMap<Arc<str>, (PathId, Owner)>,
-    /// An id is never given to another path: what one interner's owner tells by it is read when the owner
-    /// of another may have taken it back. After 2³², a month of peers that send nothing but new paths,
-    /// there are no more.
+    /// The next id. An id is never given to another path, because a snapshot of one worker is read when another worker
+    /// may have taken the id back. After 2³², a month of peers that send only new paths, there are no more.
     next: u32,
     share: Share<Owner>,
-    /// Somebody wanted more than its share since unused paths were last taken back.
+    /// An owner wanted more than its share since unused paths were last taken back.
     is_short: bool,
 }
 
 impl Paths {
-    /// A new path gets an id, if there is room.
+    /// The id of a path, and its text; a new path gets an id if there is room.
     fn intern(&mut self, text: &str, owner: Owner) -> Option<(Arc<str>, PathId)> {
         if let Some((text, &(id, _))) = self.ids.get_key_value(text) {
             return Some((Arc::clone(text), id));
@@ -81,32 +79,31 @@ impl Paths {
     }
 }
 
-/// Gives each distinct path an id, which stays valid until it is [taken back](Interner::retain).
+/// A table that gives each distinct path an id, which stays valid until it is [taken back](Interner::retain).
 ///
-/// Made to be shared by all connections of one thread; those of several threads may
-/// [share](Interner::sharing) the ids. Peers choose the paths: there are bounds
-/// on their number and length, and the hash is keyed at random (the standard library's).
+/// All connections of one thread use one interner; those of several threads may [share](Interner::sharing) the ids.
+/// Peers choose the paths. So their number and length are bounded, and the hash is keyed at random (the standard
+/// library's).
 #[derive(Debug)]
 pub struct Interner {
     ids: HashMap<Arc<str>, PathId>,
-    /// By its Huffman code, the id of a path and its length: at most one for each path, as a string
-    /// has but one Huffman encoding.
+    /// The id and length of a path by its Huffman code: at most one for each path, because a string has only one
+    /// Huffman encoding.
     coded: HashMap<Box<[u8]>, (PathId, usize)>,
     paths: FxHashMap<PathId, Arc<str>>,
-    /// Asked for each path that is new here.
+    /// Locked for each path that is new here.
     shared: Arc<Mutex<Paths>>,
-    /// The owner of the paths that come now.
+    /// The owner of the next paths.
     owner: Owner,
-    /// Texts of `grpc-message`.
+    /// The texts of `grpc-message` that are kept.
     pub texts: Texts,
 }
 
 impl Interner {
-    /// Owns the paths of the static table.
-    const NOBODY: Owner = Owner::MAX;
+    /// The owner of the paths of the static table.
+    const STATIC_TABLE: Owner = Owner::MAX;
 
-    /// An interner that gives out at most `max_paths` ids, beside those of the two paths that
-    /// are in HPACK's static table.
+    /// Creates an interner of at most `max_paths` paths, and the two paths of HPACK's static table.
     pub fn new(max_paths: usize) -> Self {
         let share = Share::of(max_paths.saturating_add(2));
         let (ids, next) = (HashMap::new(), PathId::FIRST.0);
@@ -114,7 +111,7 @@ impl Interner {
         Self::of(Arc::new(Mutex::new(paths)), Texts::default())
     }
 
-    /// Another one that gives the same ids to the same paths; the bound is for both together.
+    /// Creates an interner that gives the same ids to the same paths; the bound is for both together.
     #[must_use]
     pub fn sharing(&self) -> Self {
         Self::of(Arc::clone(&self.shared), self.texts.sharing())
@@ -126,7 +123,7 @@ impl Interner {
             coded: HashMap::new(),
             paths: FxHashMap::default(),
             shared,
-            owner: Self::NOBODY,
+            owner: Self::STATIC_TABLE,
             texts,
         };
         // In the order of their ids.
@@ -135,65 +132,63 @@ impl Interner {
         this
     }
 
-    /// Sets the owner of the paths that come from now on: an owner gets no more ids than its share.
+    /// Sets the owner of the paths from now on: an owner gets no more ids than its share.
     pub fn set_owner(&mut self, owner: Owner) {
         self.owner = owner;
     }
 
-    /// No id is given out from now on, or some may be again.
+    /// Stops giving out ids, or goes on with it.
     pub fn stop(&mut self, stopped: bool) {
         self.shared().share.stop(stopped);
     }
 
-    /// The id of a path, a new one where needed.
+    /// The id of a path; a new path gets a new id, if there is room.
     ///
-    /// Its text is as labels say it ([`escape`]), so that paths, ids and texts are one to one, and a text is
-    /// safe to print.
+    /// The text of a path is as in labels ([`escape`]): different paths have different texts, and a text is safe to
+    /// print.
     pub fn intern(&mut self, path: &[u8]) -> PathId {
         if path.len() > MAX_PATH_LEN {
             return PathId::OTHER;
         }
-        self.intern_text(&escape(path))
-    }
-
-    /// The id of a path and its length, by its Huffman code, if that was
-    /// [remembered](Self::remember_coded).
-    pub(crate) fn coded(&self, octets: &[u8]) -> Option<(PathId, usize)> {
-        self.coded.get(octets).copied()
-    }
-
-    /// Remembers the Huffman code of a path that was interned, if the id is its own and the code is no longer
-    /// than a path may be: that of rare characters is.
-    pub(crate) fn remember_coded(&mut self, octets: &[u8], path: &[u8], id: PathId) {
-        if octets.len() <= MAX_PATH_LEN && self.resolve(id).is_some() {
-            self.coded.insert(octets.into(), (id, path.len()));
-        }
-    }
-
-    fn intern_text(&mut self, text: &str) -> PathId {
-        if let Some(&id) = self.ids.get(text) {
+        let text = escape(path);
+        if let Some(&id) = self.ids.get(&*text) {
             return id;
         }
-        let fits = text.len() <= MAX_PATH_LEN;
-        let known = if fits { self.shared().intern(text, self.owner) } else { None };
+        if text.len() > MAX_PATH_LEN {
+            return PathId::OTHER;
+        }
+        let known = self.shared().intern(&text, self.owner);
         let Some((text, id)) = known else { return PathId::OTHER };
         self.paths.insert(id, Arc::clone(&text));
         self.ids.insert(text, id);
         id
     }
 
+    /// The id and length of the path with this Huffman code, if that was [remembered](Self::remember_coded).
+    pub(crate) fn coded(&self, octets: &[u8]) -> Option<(PathId, usize)> {
+        self.coded.get(octets).copied()
+    }
+
+    /// Remembers the Huffman code of an interned path, if the id is the path's own and the code is not longer than a
+    /// path may be, as codes of rare characters are.
+    pub(crate) fn remember_coded(&mut self, octets: &[u8], path: &[u8], id: PathId) {
+        if octets.len() <= MAX_PATH_LEN && self.resolve(id).is_some() {
+            self.coded.insert(octets.into(), (id, path.len()));
+        }
+    }
+
     fn shared(&self) -> MutexGuard<'_, Paths> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether three quarters of the ids are given out, or somebody found none that was left for it.
+    /// Whether three quarters of the ids are given out, or an owner found no room.
     pub fn is_crowded(&self) -> bool {
         let shared = self.shared();
         shared.share.is_crowded() || shared.is_short
     }
 
-    /// Takes back all ids but those that are `used`, here or by one that shares them, and those of
-    /// HPACK's static table.
+    /// Takes back all ids except those that are `used` here, those that a sharing interner holds, and those of HPACK's
+    /// static table.
     pub fn retain(&mut self, used: impl Iterator<Item = PathId>) {
         let used: FxHashSet<PathId> = used.chain([PathId::ROOT, PathId::INDEX_HTML]).collect();
         self.ids.retain(|_, id| used.contains(id));
@@ -202,13 +197,13 @@ impl Interner {
         self.shared().retain(|text| Arc::strong_count(text) > 1);
     }
 
-    /// All ids that are given out, here or by one that shares them.
+    /// The ids that are given out, here or by an interner that shares them.
     pub fn given_out(&self) -> FxHashSet<PathId> {
         self.shared().ids.values().map(|(id, _)| *id).collect()
     }
 
-    /// The text of a path: printable, at most [`MAX_PATH_LEN`] long, not always beginning
-    /// with `/`. `None` for [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
+    /// The text of a path: printable, of at most [`MAX_PATH_LEN`] bytes; it need not start with `/`. `None` for
+    /// [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
     pub fn resolve(&self, id: PathId) -> Option<&Arc<str>> {
         self.paths.get(&id)
     }
@@ -285,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_shared_are_the_same_and_taken_back_when_none_uses_them() {
+    fn shared_ids_are_the_same_and_taken_back_when_unused() {
         let mut one = Interner::new(2);
         let mut other = one.sharing();
         let a = one.intern(b"/a");
@@ -303,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn who_brings_many_paths_leaves_some_to_others() {
+    fn an_owner_of_many_paths_leaves_some_to_others() {
         let mut interner = Interner::new(1000);
         let mut named = |owner: Owner, paths: usize| {
             interner.set_owner(owner);

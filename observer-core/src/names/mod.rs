@@ -1,4 +1,4 @@
-//! Names that peers choose, bounded and interned: paths and texts.
+//! Names that peers choose: paths, interned and bounded; texts, bounded; both in printable form.
 
 pub mod escape;
 mod interner;

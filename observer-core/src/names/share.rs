@@ -1,18 +1,17 @@
-//! A bound on how many of something there are, which one of those who bring them cannot use up for all
-//! others.
+//! A bound on a number of things, which one owner of such things cannot use up for all others.
 //!
-//! Who has a quarter of what is still free gets no more. So the first to take all it can leaves four
-//! fifths of the bound to the others, the second four fifths of that, and there is always some left for
-//! who comes later. A few ([`FEW`]) everybody may have, as long as there is room.
+//! An owner that has a quarter of what is still free gets no more. So the first owner that takes all it can leaves
+//! four fifths of the bound to the others, the second leaves four fifths of that, and there is always some left for
+//! later ones. Each owner may have a few ([`FEW`]), as long as there is room.
 
 use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
 
-/// How many each owner may have, however few are left.
+/// The number that each owner may have, however few are left.
 const FEW: usize = 16;
 
-/// Things by their owners.
+/// A bound that is shared by the owners `O` of things: how many each of them has.
 #[derive(Debug)]
 pub struct Share<O> {
     limit: usize,
@@ -22,12 +21,12 @@ pub struct Share<O> {
 }
 
 impl<O: Copy + Eq + Hash> Share<O> {
-    /// An empty share of at most so many.
+    /// Creates a bound of `limit` things, all of them free.
     pub fn of(limit: usize) -> Self {
         Self { limit, taken: 0, owned: FxHashMap::default(), stopped: false }
     }
 
-    /// Whether there is room for one more, whoever's it is.
+    /// Whether there is room for one more, for any owner.
     pub fn has_room(&self) -> bool {
         !self.stopped && self.taken < self.limit
     }
@@ -38,13 +37,13 @@ impl<O: Copy + Eq + Hash> Share<O> {
         self.has_room() && owned < FEW.max((self.limit - self.taken) / 4)
     }
 
-    /// The owner has one more.
+    /// Records that the owner has one more.
     pub fn take(&mut self, owner: O) {
         self.taken += 1;
         *self.owned.entry(owner).or_default() += 1;
     }
 
-    /// The owner has one less.
+    /// Records that the owner has one less.
     pub fn give_back(&mut self, owner: O) {
         let Some(owned) = self.owned.get_mut(&owner) else { return };
         self.taken -= 1;
@@ -59,7 +58,7 @@ impl<O: Copy + Eq + Hash> Share<O> {
         4 * self.taken >= 3 * self.limit
     }
 
-    /// Whether there is to be no more of anything for now.
+    /// Stops admitting more, or goes on with it.
     pub fn stop(&mut self, stopped: bool) {
         self.stopped = stopped;
     }
@@ -69,7 +68,7 @@ impl<O: Copy + Eq + Hash> Share<O> {
 mod tests {
     use super::{FEW, Share};
 
-    /// How many the owner gets who wants as many as it can get.
+    /// The number that an owner gets if it takes as many as it can.
     fn fill(share: &mut Share<u32>, owner: u32) -> usize {
         let mut got = 0;
         while share.admits(owner) {
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_is_there_for_all() {
+    fn room_that_is_given_back_is_for_all() {
         let mut share = Share::of(100);
         let got = fill(&mut share, 1);
         for _ in 0..got {

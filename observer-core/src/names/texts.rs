@@ -1,35 +1,36 @@
-//! Texts that are only told, not counted by: the latest of them.
+//! The latest texts that are only logged, and are not labels: those of `grpc-message`.
 
 use std::collections::VecDeque;
 
-/// Octets of a text that are kept.
+/// The number of bytes of a text that are kept.
 const MAX_LEN: usize = 512;
 
-/// A text that was kept; or, when later ones took its place or none are kept, nothing any more.
+/// The id of a text. The text is gone once later texts took its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextId(u32);
 
-/// The latest texts, so many: peers choose them, and there is no end to them.
+/// The latest texts, up to a limit: peers choose them, and can send any number.
 #[derive(Debug, Default)]
 pub struct Texts {
     limit: usize,
     /// The latest is last.
     kept: VecDeque<Box<[u8]>>,
-    /// The id of the next; they begin again at 0 after 2³².
+    /// The id of the next text; ids start again at 0 after 2³².
     next: u32,
 }
 
 impl Texts {
-    /// At most so many, each of at most 512 bytes. With 0 nothing is kept.
+    /// Creates a store of at most `limit` texts of at most 512 bytes each.
     pub fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Other texts, with the same bound.
+    /// Creates another store with the same bound.
     pub(super) fn sharing(&self) -> Self {
         Self::new(self.limit)
     }
 
+    /// Keeps a text, and drops the oldest one if there is no room.
     pub(crate) fn keep(&mut self, text: &[u8]) -> TextId {
         let id = TextId(self.next);
         if self.limit > 0 {
@@ -42,7 +43,7 @@ impl Texts {
         id
     }
 
-    /// The text, as it came, if it is still kept.
+    /// The text as the peer sent it, cut to 512 bytes; `None` if it is gone.
     pub fn get(&self, id: TextId) -> Option<&[u8]> {
         let age = self.next.wrapping_sub(id.0) as usize;
         let position = self.kept.len().checked_sub(age).filter(|_| age > 0)?;

@@ -1,4 +1,4 @@
-//! What a pipeline counts beside calls.
+//! The counts of a pipeline about records and connections.
 
 use std::ops::AddAssign;
 
@@ -12,38 +12,38 @@ use crate::{
 /// Counts of the records that a pipeline has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Records read.
+    /// Records that were read.
     pub records: u64,
-    /// Their bytes.
+    /// Bytes of the records that were read.
     pub bytes: u64,
-    /// Bytes of watched streams whose records were dropped.
+    /// Bytes of watched connections whose records were dropped.
     pub dropped_bytes: u64,
-    /// Header blocks that could not be decoded.
+    /// Field blocks that could not be decoded.
     pub bad_blocks: u64,
-    /// References to header table entries that were inserted before the connection was seen, or in a gap.
+    /// References to entries of a dynamic table that were inserted before the connection was watched, or in a gap.
     pub unknown_references: u64,
-    /// Connections with at least one gRPC call.
+    /// Connections with at least one gRPC call, open and ended ones.
     pub grpc_connections: u64,
     /// Streams of connections that have ended.
     pub ended_streams: Streams,
     /// Records that could not be parsed.
     pub malformed: u64,
-    /// Times that the state of a connection was dropped because it took too much memory.
+    /// Number of times that the state of a connection was dropped because it took too much memory.
     pub forgotten: u64,
     /// Records of connections that were not followed because memory was short.
     pub not_followed: u64,
 }
 
-/// Open connections by what is seen of their calls.
+/// Open connections by how much of them is seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
-    /// Seen from their first byte.
+    /// Connections that are seen from their first byte on.
     pub complete: u64,
-    /// Seen from some frame on: some methods may not be known.
+    /// Connections that joined late: some methods may not be known.
     pub joined_late: u64,
-    /// Seen from their first byte, with gaps since: some methods may not be known any more.
+    /// Connections that are seen from their first byte on, with gaps: some methods may not be known any more.
     pub gaps: u64,
-    /// Not readable at the moment, in one direction at least: no frame boundary is known.
+    /// Connections with a gap that goes on, in at least one direction.
     pub undecodable: u64,
 }
 

@@ -1,10 +1,10 @@
-//! From records to statistics: everything between a source and a scrape.
+//! The state of one worker: everything between a source of records and a scrape.
 //!
-//! No I/O and no clock, so that a simulator can drive it: [`Pipeline::handle`] for each record, [`Pipeline::tick`]
-//! about once a second.
+//! No I/O and no clock, so that a simulator can drive it: [`Pipeline::handle`] for each record, [`Pipeline::settle`]
+//! when all available records have been handled, [`Pipeline::tick`] about once a second.
 //!
-//! [`Pipeline::split`] makes several of one, for as many rings: each has the records of its own connections, and
-//! those of all processes. Ids of paths and processes mean the same to all of them, and bounds hold for all
+//! [`Pipeline::split`] makes several of one, for several rings: each gets the records of its own connections, and
+//! those about all processes. Ids of paths and processes mean the same in all of them, and bounds hold for all
 //! together, so that their statistics [add up](Statistics::merge).
 
 mod figures;
@@ -30,7 +30,7 @@ use self::{
     watched::{Sink, Watched, fair_share},
 };
 use crate::{
-    call::Role,
+    call::{CallSink as _, Role},
     ends::{Call, Waiting},
     names::{Interner, PathId, Texts},
     output::{Names, Output},
@@ -41,48 +41,48 @@ use crate::{
     statistics::Statistics,
 };
 
-/// Bound on the distinct paths of all processes together. Each takes at most 512 bytes.
+/// Bound on the distinct paths of all processes together, of at most 512 bytes each.
 const MAX_PATHS: usize = 16_384;
 
-/// Least time between searches for paths that are not used any more, in ns: a search visits everything.
+/// The shortest time between searches for paths that are not used any more: 10 s, because a search visits everything.
 const PATHS_PERIOD_NS: u64 = 10_000_000_000;
 
-/// Bound on the processes, each counted as often as it has names.
+/// Bound on the processes. A process counts once for each of its names.
 const MAX_PROCESSES: usize = 16_384;
 
-/// The state of one worker; `O` is the output beside the statistics.
+/// The state of one worker: connections, processes, statistics, and another output `O`.
 #[derive(Debug)]
 pub struct Pipeline<O> {
     connections: FxHashMap<u64, Box<Watched>>,
-    /// The memory that they take.
+    /// The memory that the connections have allocated, in bytes.
     memory: usize,
     /// This pipeline's share of [`MAX_MEMORY`].
     max_memory: usize,
     interner: Interner,
-    /// When the last search for unused paths was.
+    /// The time of the last search for unused paths.
     paths_ns: u64,
     /// As in [`Transfer`].
     stall_free_since_ns: u64,
     processes: Processes,
-    outputs: (Statistics, O),
+    statistics: Statistics,
+    output: O,
     figures: Figures,
     series_ttl: Duration,
-    /// The labels that every series has of its process, beside pid and name.
+    /// The labels that every series has from its process, in addition to pid and name.
     labels: Arc<[Detail]>,
     waiting: Waiting,
     late_readers: LateReaders,
-    /// Calls that ended in the record that is being read.
+    /// Calls that ended in the record that is being handled.
     ended: Vec<Call>,
-    /// Memory is short, for all that are [split](Self::split).
+    /// Memory is short; shared by all pipelines that were [split](Self::split).
     stopped: Arc<AtomicBool>,
 }
 
 impl<O: Output> Pipeline<O> {
-    /// An empty pipeline. Series of a process are dropped `series_ttl` after its exit.
+    /// Creates a pipeline without connections. The series of a process are dropped `series_ttl` after its exit.
     pub fn new(statistics: Statistics, output: O, series_ttl: Duration) -> Self {
-        let outputs = (statistics, output);
         let mut interner = Interner::new(MAX_PATHS);
-        interner.texts = Texts::new(outputs.max_texts());
+        interner.texts = Texts::new(output.max_texts());
         Self {
             connections: FxHashMap::default(),
             memory: 0,
@@ -91,7 +91,8 @@ impl<O: Output> Pipeline<O> {
             paths_ns: 0,
             stall_free_since_ns: u64::MAX,
             processes: Processes::new(MAX_PROCESSES),
-            outputs,
+            statistics,
+            output,
             figures: Figures::default(),
             series_ttl,
             labels: Arc::default(),
@@ -102,14 +103,14 @@ impl<O: Output> Pipeline<O> {
         }
     }
 
-    /// With these labels of its process on every series.
+    /// Sets the labels that every series has from its process, in addition to pid and name.
     #[must_use]
     pub fn with_labels(self, labels: &[Detail]) -> Self {
         Self { labels: labels.into(), ..self }
     }
 
-    /// As many pipelines as that: this one, and others without a state. Only the first is to be
-    /// [ticked](Self::tick); the others [follow](Self::follow) it.
+    /// Splits the pipeline into `count`: this one, and others without connections. [`tick`](Self::tick) is for the
+    /// first one only; the others [`follow`](Self::follow) it.
     pub fn split(mut self, count: usize) -> Vec<Self> {
         self.max_memory /= count.max(1);
         let others: Vec<Self> = (1..count).map(|_| self.another()).collect();
@@ -118,45 +119,38 @@ impl<O: Output> Pipeline<O> {
 
     fn another(&self) -> Self {
         Self {
-            connections: FxHashMap::default(),
-            memory: 0,
             max_memory: self.max_memory,
             interner: self.interner.sharing(),
-            paths_ns: 0,
             stall_free_since_ns: self.stall_free_since_ns,
             processes: self.processes.sharing(),
-            outputs: self.outputs.sharing(),
-            figures: Figures::default(),
-            series_ttl: self.series_ttl,
             labels: Arc::clone(&self.labels),
             waiting: self.waiting.sharing(),
-            late_readers: LateReaders::default(),
-            ended: Vec::new(),
             stopped: Arc::clone(&self.stopped),
+            ..Self::new(self.statistics.sharing(), self.output.sharing(), self.series_ttl)
         }
     }
 
-    /// Stops adding series, paths, processes and connections, for all that are [split](Self::split), and lets no
-    /// connection take more than its fair share of memory; or goes on.
+    /// Stops adding series, paths, processes and connections, in all pipelines that were [split](Self::split), and
+    /// lets no connection take more than its fair share of memory; or goes on with it.
     pub fn stop(&mut self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
-        self.outputs.0.stop(stopped);
+        self.statistics.stop(stopped);
         self.interner.stop(stopped);
         self.processes.stop(stopped);
     }
 
-    /// Sets since when threads did not have to wait for a CPU, until now. While that is not known, little is said
-    /// of why calls were cancelled.
+    /// Sets since when no thread had to wait for a CPU, in nanoseconds of the kernel's monotonic clock; `u64::MAX` if
+    /// that is not known. While it is not known, most expired and cancelled calls are undecided.
     pub fn set_stall_free_since(&mut self, ns: u64) {
         self.stall_free_since_ns = ns;
     }
 
-    /// Takes the records that there are, at most `limit`. Returns how many these were.
+    /// Handles the available records of a source, at most `limit`. Returns their number.
     pub fn read(&mut self, source: &mut impl Source, limit: usize) -> usize {
         source.drain(limit, |bytes| self.handle(bytes))
     }
 
-    /// Takes a record.
+    /// Handles one record of a BPF program; counts it if it cannot be parsed.
     pub fn handle(&mut self, bytes: &[u8]) {
         self.figures.records += 1;
         self.figures.bytes += bytes.len() as u64;
@@ -164,7 +158,7 @@ impl<O: Output> Pipeline<O> {
             self.figures.malformed += 1;
             return;
         };
-        self.outputs.0.set_time(record.time_ns);
+        self.statistics.set_time(record.time_ns);
         match record.event {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(closed) => self.closed(&record, closed),
@@ -179,14 +173,14 @@ impl<O: Output> Pipeline<O> {
     }
 
     fn bytes(&mut self, record: &Record<'_>, bytes: &Bytes<'_>) {
-        // It comes first, if at all; the others are for the connection to read.
+        // It is the first item, if there is one.
         let open = match bytes.items.clone().next() {
             Some(Item::Open(open)) => Some(open),
             _ => None,
         };
         let stopped = self.stopped.load(Ordering::Relaxed);
         if stopped && !self.connections.contains_key(&record.connection) {
-            // Once there is room, it is one that is joined late.
+            // Once there is room, the connection joins late.
             self.figures.not_followed += 1;
             return;
         }
@@ -206,7 +200,7 @@ impl<O: Output> Pipeline<O> {
         if open.is_some_and(|open| watched.open(open)) && bytes.role == Some(Role::Client) {
             self.waiting.ends().begins(watched.pair);
         }
-        let Self { interner, outputs: (statistics, _), figures, memory, waiting, ended, .. } = self;
+        let Self { interner, statistics, figures, memory, waiting, ended, .. } = self;
         interner.set_owner(first.0);
         statistics.set_owner(first);
         let Watched { pair, peer, .. } = **watched;
@@ -240,7 +234,7 @@ impl<O: Output> Pipeline<O> {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         self.memory -= watched.connection.memory();
         // This does not show that the process runs: the kernel closes the sockets of one that has exited.
-        let Self { outputs: (statistics, _), waiting, ended, .. } = self;
+        let Self { statistics, waiting, ended, .. } = self;
         let Watched { pair, peer, .. } = *watched;
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
@@ -252,30 +246,31 @@ impl<O: Output> Pipeline<O> {
         self.publish_ended();
     }
 
-    /// Publishes the calls that had to wait for what the other end says: to be called when all records that there
-    /// are have been taken.
+    /// Counts the calls that waited for the code of the client's end, once it is known or after half a second. To be
+    /// called when all available records have been handled.
     pub fn settle(&mut self, now_ns: u64) {
         self.ended.extend(self.waiting.settled(now_ns));
         self.publish_ended();
     }
 
-    /// Gives the calls that have ended to all outputs.
+    /// Counts the calls that have ended, and gives them to the output.
     fn publish_ended(&mut self) {
-        let Self { outputs, interner, processes, ended, .. } = self;
+        let Self { statistics, output, interner, processes, ended, .. } = self;
         for call in ended.drain(..) {
-            let key = outputs.0.key(call.series);
-            outputs.call(&call, key, &Names { interner, processes });
+            statistics.ended(call.series, call.ended);
+            output.call(&call, &Names { interner, processes, statistics });
         }
     }
 
-    /// Has processes searched whose exit or new name was not reported: its record may have been dropped.
+    /// Requests a search for processes whose exit or new name was not reported: its record may have been dropped.
     pub fn find_unreported(&mut self) {
         self.processes.find_unreported();
     }
 
-    /// Drops the series of processes that exited long enough ago, ends calls that have probably ended in a gap, and
-    /// forgets paths that are not used any more. Returns the processes that have expired: pipelines that were
-    /// [split](Self::split) off are to [follow](Self::follow) before their next snapshot.
+    /// Drops the series of expired processes, ends calls that have probably ended in a gap, and forgets unused paths.
+    ///
+    /// Returns the expired processes. The other pipelines that were [split](Self::split) have to
+    /// [`follow`](Self::follow) before their next snapshot.
     pub fn tick(&mut self, now_ns: u64) -> Arc<[Expired]> {
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
         let expired = self.processes.expired(now_ns, ttl_ns);
@@ -287,15 +282,19 @@ impl<O: Output> Pipeline<O> {
         expired
     }
 
-    /// Does what [`tick`](Self::tick) does, with the processes that expired there.
+    /// Does the same as [`tick`](Self::tick), with the processes that expired there.
     pub fn follow(&mut self, now_ns: u64, expired: &[Expired]) {
-        self.outputs.tick(now_ns);
+        self.statistics.set_time(now_ns);
+        self.output.tick(now_ns);
         for watched in self.connections.values_mut() {
-            // How these ended was not seen: they are no failures.
-            watched.connection.expire(now_ns, &mut self.outputs.0);
+            // The outputs do not get these calls: it was not seen how they ended, so they are not failures.
+            watched.connection.expire(now_ns, &mut self.statistics);
         }
         for &(process, successor) in expired {
-            self.outputs.forget(process, successor);
+            match successor {
+                Some(successor) => self.statistics.merge_into_successor(process, successor),
+                None => self.statistics.forget_process(process),
+            }
         }
         self.processes.ask_again();
         if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
@@ -304,16 +303,16 @@ impl<O: Output> Pipeline<O> {
         }
     }
 
-    /// Makes room for other paths: peers choose them, and may choose many.
+    /// Forgets the paths that are not used any more: peers choose them, and may choose many.
     fn free_paths(&mut self) {
-        let Self { interner, outputs: (statistics, _), connections, .. } = self;
+        let Self { interner, statistics, connections, .. } = self;
         let of_connections = connections.values().flat_map(|watched| watched.connection.paths());
         interner.retain(statistics.paths().chain(of_connections));
         let known = interner.given_out();
         statistics.forget_types(|path| known.contains(&path));
     }
 
-    /// Asks this source who processes are, for all pipelines that are [split](Self::split).
+    /// Returns the lookup of processes in this source, for all pipelines that are [split](Self::split) from this one.
     pub fn lookup<S: ProcessSource>(&mut self, source: S) -> Lookup<S> {
         self.processes.lookup(source)
     }
@@ -323,39 +322,39 @@ impl<O: Output> Pipeline<O> {
         &self.processes
     }
 
-    /// The statistics of the calls so far.
+    /// The statistics of this pipeline's calls so far.
     pub fn statistics(&self) -> &Statistics {
-        &self.outputs.0
+        &self.statistics
     }
 
-    /// The output beside the statistics.
+    /// The output that gets each ended call, next to the statistics.
     pub fn output(&self) -> &O {
-        &self.outputs.1
+        &self.output
     }
 
-    /// The text of a path in the statistics.
+    /// The text of a path that this pipeline knows, as in [`Interner::resolve`].
     pub fn path(&self, path: PathId) -> Option<&Arc<str>> {
         self.interner.resolve(path)
     }
 
-    /// What was counted beside calls.
+    /// The counts about records and connections.
     pub fn figures(&self) -> Figures {
         self.figures
     }
 
-    /// The open connections. O(connections).
+    /// The number of open connections, by how much of them is seen. O(connections).
     pub fn connections(&self) -> Connections {
         let mut connections = Connections::default();
         self.states().for_each(|state| connections.add(state));
         connections
     }
 
-    /// The open streams of calls. O(connections).
+    /// The number of open calls that are counted. O(connections).
     pub fn open_streams(&self) -> u64 {
         self.states().map(|state| state.open).sum()
     }
 
-    /// The streams so far, by what became of them. O(connections).
+    /// The number of streams so far, by what became of them. O(connections).
     pub fn streams(&self) -> Streams {
         let mut streams = self.figures.ended_streams;
         self.states().for_each(|state| streams += state.streams);

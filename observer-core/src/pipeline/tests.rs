@@ -1,4 +1,4 @@
-//! What connections hold together is bounded, and nothing is kept of what is over.
+//! Bounds on the memory of all connections together, and nothing left of those that ended.
 
 use std::{collections::BTreeMap, slice, time::Duration};
 
@@ -10,7 +10,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
-    call::{CallKey, Code, Coverage},
+    call::Coverage,
     ends::Call,
     names::Interner,
     output::{Names, Output},
@@ -19,17 +19,15 @@ use crate::{
 };
 
 const LIMIT: usize = 1 << 20;
+const SECOND: u64 = 1_000_000_000;
 
 /// Longer than a connection's fair share, and shorter than what is kept of a frame.
 const FRAGMENT: usize = 4 * FAIR_SHARE;
 
-const END_HEADERS: u8 = 4;
-
-/// The second output: the paths and the codes of the calls that it got, and how often it was ticked.
+/// The second output: the paths of the calls that it got, and how often it was ticked.
 #[derive(Debug, Default)]
 struct Ends {
     paths: Vec<String>,
-    codes: Vec<Option<Code>>,
     ticks: usize,
 }
 
@@ -38,9 +36,9 @@ impl Output for Ends {
         Self::default()
     }
 
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
-        self.codes.push(call.ended.code);
-        let path = key.and_then(|key| names.interner.resolve(key.path));
+    fn call(&mut self, call: &Call, names: &Names<'_>) {
+        let path =
+            names.statistics.key(call.series).and_then(|key| names.interner.resolve(key.path));
         self.paths.push(path.map_or("", |path| path).to_owned());
     }
 
@@ -58,6 +56,12 @@ fn pipeline() -> TestPipeline {
     pipeline
 }
 
+/// A pipeline with bounds on its series and paths.
+fn with_limits(limits: Limits, max_paths: usize) -> TestPipeline {
+    let statistics = Statistics::new(Buckets::default(), limits);
+    TestPipeline { statistics, interner: Interner::new(max_paths), ..pipeline() }
+}
+
 #[test]
 fn all_outputs_get_every_call_that_ends() {
     let mut pipeline = pipeline();
@@ -69,44 +73,27 @@ fn all_outputs_get_every_call_that_ends() {
     assert_eq!(pipeline.output().ticks, 1);
 }
 
-#[test]
-fn a_process_that_was_seen_to_read_late_may_have_done_so_again() {
-    const MS: u64 = 1_000_000;
-    let expired_5_ms_ago = |late: bool| {
-        let mut pipeline = pipeline();
-        pipeline.set_stall_free_since(0);
-        let mut position = 0;
-        let mut receive = |ms: u64, items: &[Vec<u8>]| {
-            let bytes = record_at(ms * MS, 1, record_kind::BYTES, position, items);
-            position += items.iter().map(Vec::len).sum::<usize>() as u64;
-            pipeline.handle(&bytes);
-        };
-        receive(20_000, &[open(), request_within(1, "100m")]);
-        if late {
-            let (kind, stream, length) = (item_kind::WAITED, 40_000, 50_000);
-            let waited = ItemHeader { kind, stream, length, ..ItemHeader::default() };
-            receive(20_050, &[waited.as_bytes().to_vec(), request_within(3, "100m")]);
-        }
-        receive(20_105, &[reset(1)]);
-        pipeline.output().codes.clone()
-    };
-    assert_eq!(expired_5_ms_ago(false), [Some(Code::DeadlineExceeded)]);
-    assert_eq!(expired_5_ms_ago(true), [Some(Code::CanceledOrDeadlineExceeded)]);
-}
-
-/// Frames of which a server reads so many bytes, as the kernel programs write it.
+/// A record of bytes that a server reads, as the BPF programs write it.
 fn record(connection: u64, kind: u8, position: u64, items: &[Vec<u8>]) -> Vec<u8> {
-    record_at(1_000, connection, kind, position, items)
+    record_of(std::process::id(), 1_000, connection, kind, position, items)
 }
 
-fn record_at(time_ns: u64, connection: u64, kind: u8, position: u64, items: &[Vec<u8>]) -> Vec<u8> {
+/// A record of bytes that the server `pid` reads at this time.
+fn record_of(
+    pid: u32,
+    time_ns: u64,
+    connection: u64,
+    kind: u8,
+    position: u64,
+    items: &[Vec<u8>],
+) -> Vec<u8> {
     let length = items.iter().map(Vec::len).sum::<usize>() as u64;
     let header = RecordHeader {
         connection,
         time_ns,
         position,
         length,
-        pid: std::process::id(),
+        pid,
         kind,
         direction: direction::RECEIVED,
         role: role::SERVER,
@@ -130,21 +117,7 @@ fn open() -> Vec<u8> {
 
 /// `:path` by its number, `content-type: application/grpc`.
 fn request(stream: u32) -> Vec<u8> {
-    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &request_block(stream))
-}
-
-/// Likewise, with a `grpc-timeout`.
-fn request_within(stream: u32, timeout: &str) -> Vec<u8> {
-    let name = b"\0\x0cgrpc-timeout";
-    let block =
-        [&request_block(stream), &name[..], &[timeout.len() as u8], timeout.as_bytes()].concat();
-    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
-}
-
-fn request_block(stream: u32) -> Vec<u8> {
-    let path = format!("/s/{}", stream % 7);
-    let content_type = b"\x0f\x10\x10application/grpc";
-    [&[4, path.len() as u8], path.as_bytes(), content_type].concat()
+    request_for(stream, Some(&format!("/s/{}", stream % 7)), false)
 }
 
 fn forgotten(pipeline: &TestPipeline) -> u64 {
@@ -152,7 +125,7 @@ fn forgotten(pipeline: &TestPipeline) -> u64 {
 }
 
 #[test]
-fn header_blocks_that_never_end_are_given_up_and_counted() {
+fn field_blocks_that_never_end_are_given_up_and_counted() {
     const CONNECTIONS: u64 = 100;
     let mut pipeline = pipeline();
     let begun = item(item_kind::FRAME, kind::HEADERS, 0, 1, &vec![0; FRAGMENT]);
@@ -180,7 +153,7 @@ fn a_connection_with_its_fair_share_is_followed_whatever_others_hold() {
     assert_eq!(pipeline.open_streams(), 200);
 }
 
-/// Each of them holds less than a connection may: with so many there is less for each.
+/// Each of them holds less than a connection may, but the more connections there are, the less each may hold.
 #[test]
 fn many_connections_do_not_hold_more_than_all_may() {
     const CONNECTIONS: u64 = 1000;
@@ -193,34 +166,34 @@ fn many_connections_do_not_hold_more_than_all_may() {
     assert!(forgotten(&pipeline) > CONNECTIONS / 2);
 }
 
-/// What is known goes on to be counted; what is new is counted as what found no room.
+/// Calls of known series go on to be counted; others are counted as beyond the bound.
 #[test]
 fn stopped_nothing_new_is_taken() {
     let mut pipelines = pipeline().split(2);
     one_call(&mut pipelines[0], 1, "/s/Known");
     pipelines[0].stop(true);
-    // Of the connection that is known: by name, and as other.
+    // The known connection: by name, and as other.
     let requests = [request_for(3, Some("/s/Known"), false), request_for(5, Some("/s/New"), false)];
     let position = [open(), request_for(1, Some("/s/Known"), false), reset(1)];
     let position = position.iter().map(Vec::len).sum::<usize>() as u64;
     pipelines[0].handle(&record(1, record_kind::BYTES, position, &requests));
-    // Others, of every worker, are not followed.
+    // Other connections, of every worker, are not followed.
     one_call(&mut pipelines[1], 2, "/s/Known");
-    let told = |pipelines: &[TestPipeline]| {
+    let started = |pipelines: &[TestPipeline]| {
         let total = |count: fn(&TestPipeline) -> u64| pipelines.iter().map(count).sum::<u64>();
         let not_followed = total(|pipeline| pipeline.figures().not_followed);
         (begun(pipelines), not_followed, total(|pipeline| pipeline.connections().complete))
     };
     let want =
         |known, other| BTreeMap::from([(String::new(), other), ("/s/Known".to_owned(), known)]);
-    assert_eq!(told(&pipelines), (want(2, 1), 1, 1));
+    assert_eq!(started(&pipelines), (want(2, 1), 1, 1));
     pipelines[0].stop(false);
     one_call(&mut pipelines[1], 3, "/s/Known");
-    assert_eq!(told(&pipelines), (want(3, 1), 1, 2));
+    assert_eq!(started(&pipelines), (want(3, 1), 1, 2));
 }
 
 #[test]
-fn calls_beyond_the_bound_end_unseen() {
+fn calls_beyond_the_bound_end_without_a_code() {
     const CALLS: u32 = 20_000;
     let mut pipeline = pipeline();
     for connection in 1..=4 {
@@ -254,18 +227,14 @@ fn nothing_is_left_of_connections_that_ended() {
 #[test]
 fn a_day_in_fast_forward_leaves_nothing() {
     const DAY: u64 = 86_400;
-    const SECOND: u64 = 1_000_000_000;
     const STAYS: u64 = u64::MAX;
     let mut pipeline = pipeline();
     let mut position = 0;
     let mut hours = Vec::new();
     for second in 1..=DAY {
         let at = |connection, position, kind, items: &[Vec<u8>]| {
-            let mut record = record(connection, kind, position, items);
-            record[8..16].copy_from_slice(&(second * SECOND).to_ne_bytes());
             let pid = if connection == STAYS { 1 } else { 1 + second as u32 };
-            record[32..36].copy_from_slice(&pid.to_ne_bytes());
-            record
+            record_of(pid, second * SECOND, connection, kind, position, items)
         };
         let short = [open(), request(1), reset(1), request(3)];
         pipeline.handle(&at(second, 0, record_kind::BYTES, &short));
@@ -281,18 +250,13 @@ fn a_day_in_fast_forward_leaves_nothing() {
         position += length;
         pipeline.tick(second * SECOND);
         if second % 3600 == 0 {
-            let series = pipeline.outputs.0.len();
-            hours.push((
-                pipeline.memory,
-                pipeline.connections.len(),
-                pipeline.processes.len(),
-                series,
-            ));
+            let TestPipeline { memory, connections, processes, statistics, .. } = &pipeline;
+            hours.push((*memory, connections.len(), processes.len(), statistics.len()));
         }
     }
     assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
     assert_eq!(hours[0].1, 1, "one connection is open");
-    let calls = pipeline.outputs.0.calls().of(Coverage::Complete);
+    let calls = pipeline.statistics.calls().of(Coverage::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
     assert_eq!(pipeline.figures().dropped_bytes, 0);
 }
@@ -300,14 +264,11 @@ fn a_day_in_fast_forward_leaves_nothing() {
 /// The pid is used again by a process of the same name, and then the time of the first is over.
 #[test]
 fn counters_of_a_pid_used_again_do_not_go_back() {
-    const SECOND: u64 = 1_000_000_000;
     let mut pipeline = pipeline();
     let at = |second: u64, connection, kind, items: &[Vec<u8>]| {
-        let mut record = record(connection, kind, 0, items);
-        record[8..16].copy_from_slice(&(second * SECOND).to_ne_bytes());
-        record
+        record_of(std::process::id(), second * SECOND, connection, kind, 0, items)
     };
-    // How many calls began, and since when they are counted, by labels.
+    // The number of calls that started, and the time since when they are counted, by labels.
     let started = |pipeline: &TestPipeline| {
         let names = pipeline.processes().names();
         let mut started = BTreeMap::new();
@@ -351,6 +312,7 @@ fn reset(stream: u32) -> Vec<u8> {
 /// A request for `path`: its block has a literal, which the table takes if `indexed`, or refers to the
 /// newest entry of the table.
 fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
+    const END_HEADERS: u8 = 4;
     let path = match path {
         Some(path) => {
             let kind = if indexed { 0x44 } else { 4 };
@@ -362,7 +324,7 @@ fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
     item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
 }
 
-/// Calls that began in any of these pipelines, by path; those without a path by "".
+/// The number of calls that started in any of these pipelines, by path; "" if there is none.
 fn begun(pipelines: &[TestPipeline]) -> BTreeMap<String, u64> {
     let mut begun = BTreeMap::new();
     for (key, series) in sum(pipelines).series() {
@@ -374,10 +336,7 @@ fn begun(pipelines: &[TestPipeline]) -> BTreeMap<String, u64> {
 
 #[test]
 fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
-    let mut pipeline = pipeline();
-    pipeline.interner = Interner::new(8);
-    pipeline.outputs.0 =
-        Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
+    let mut pipeline = with_limits(Limits { max_methods: 3, ..Limits::default() }, 8);
     let (mut position, mut stream) = (0, 1);
     let mut begin = |pipeline: &mut TestPipeline, path: Option<&str>, indexed: bool| {
         let mut items = vec![request_for(stream, path, indexed), reset(stream)];
@@ -399,19 +358,17 @@ fn paths_that_nothing_has_any_more_make_room_and_the_others_keep_their_ids() {
         begin(&mut pipeline, None, false);
         assert_eq!(begun(slice::from_ref(&pipeline))["/kept/by-table"], round + 1);
     }
-    let told = begun(slice::from_ref(&pipeline));
-    assert_eq!((told["/kept/by-series"], told["/hostile/1-0"]), (1, 1));
-    assert_eq!(told.values().sum::<u64>(), 2 + 20 * 11, "{told:?}");
+    let started = begun(slice::from_ref(&pipeline));
+    assert_eq!((started["/kept/by-series"], started["/hostile/1-0"]), (1, 1));
+    assert_eq!(started.values().sum::<u64>(), 2 + 20 * 11, "{started:?}");
     assert!(!pipeline.interner.is_crowded(), "three series, and a table's entry");
-    // Of another process.
+    // A call of another process.
     let items = [open(), request_for(1, Some("/later/Method"), false)];
-    let mut later = record(2, record_kind::BYTES, 0, &items);
-    later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
-    pipeline.handle(&later);
+    pipeline.handle(&record_of(1, 1_000, 2, record_kind::BYTES, 0, &items));
     assert_eq!(begun(slice::from_ref(&pipeline))["/later/Method"], 1);
 }
 
-/// A request for `path`, and its reset, of a connection of its own.
+/// A request for `path`, and its reset, on a connection of its own.
 fn one_call(pipeline: &mut TestPipeline, connection: u64, path: &str) {
     let items = [open(), request_for(1, Some(path), false), reset(1)];
     pipeline.handle(&record(connection, record_kind::BYTES, 0, &items));
@@ -426,10 +383,7 @@ fn sum(pipelines: &[TestPipeline]) -> Statistics {
 
 #[test]
 fn bounds_hold_for_all_workers_together() {
-    let mut one = pipeline();
-    one.outputs.0 =
-        Statistics::new(Buckets::default(), Limits { max_methods: 3, ..Limits::default() });
-    one.interner = Interner::new(5);
+    let one = with_limits(Limits { max_methods: 3, ..Limits::default() }, 5);
     let mut pipelines = one.split(4);
     assert!(pipelines.iter().all(|pipeline| pipeline.max_memory == LIMIT / 4));
     let mut connection = 0;
@@ -440,7 +394,7 @@ fn bounds_hold_for_all_workers_together() {
                 one_call(pipeline, connection, &path);
             }
         }
-        // The first to come are told by name, as by one worker; "" are all others.
+        // The first methods have their names, as with one worker; "" is all others.
         let want = [("", 2), ("/s/0", 1), ("/s/1", 1), ("/s/Common", 4)];
         let want = want.map(|(path, calls)| (path.to_owned(), round * calls));
         assert_eq!(begun(&pipelines), want.into());
@@ -452,11 +406,8 @@ fn bounds_hold_for_all_workers_together() {
 }
 
 #[test]
-fn what_has_expired_goes_from_all_workers_and_makes_room() {
-    const SECOND: u64 = 1_000_000_000;
-    let mut one = pipeline();
-    one.outputs.0 = Statistics::new(Buckets::default(), Limits { max_methods: 9, max_series: 2 });
-    let mut pipelines = one.split(2);
+fn expired_processes_go_from_all_workers_and_make_room() {
+    let mut pipelines = with_limits(Limits { max_methods: 9, max_series: 2 }, 100).split(2);
     for (number, pipeline) in pipelines.iter_mut().enumerate() {
         one_call(pipeline, number as u64, "/s/Common");
         one_call(pipeline, 10 + number as u64, "/s/Other");
@@ -477,8 +428,6 @@ fn what_has_expired_goes_from_all_workers_and_makes_room() {
     assert_eq!(left, [ProcessId::OTHER], "what stands for all that found no room");
     // A process that comes later.
     let items = [open(), request_for(1, Some("/s/Later"), false)];
-    let mut later = record(30, record_kind::BYTES, 0, &items);
-    later[32..36].copy_from_slice(&1_u32.to_ne_bytes());
-    pipelines[1].handle(&later);
+    pipelines[1].handle(&record_of(1, 1_000, 30, record_kind::BYTES, 0, &items));
     assert_eq!(begun(&pipelines)["/s/Later"], 1);
 }

@@ -1,4 +1,4 @@
-//! A connection and what happens to its calls.
+//! Watched connections, and the consumer of the events of their calls.
 
 use crate::{
     call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
@@ -9,17 +9,16 @@ use crate::{
     statistics::Statistics,
 };
 
-/// Memory of all workers together that connections may take beside their own: open calls, header tables, incomplete
-/// header blocks. While all together take more, a connection that takes more than its fair share is
-/// forgotten.
+/// Memory in bytes that the connections of all workers together may allocate: open calls, dynamic tables, incomplete
+/// field blocks. While they take more, a connection that takes more than its fair share is forgotten.
 pub const MAX_MEMORY: usize = 96 << 20;
 
-/// Memory that a connection may always take, unless there are too many connections for that: two header tables of
+/// Memory in bytes that a connection may always take, unless there are too many connections: two dynamic tables of
 /// the usual size, and some hundred calls.
 pub const FAIR_SHARE: usize = 40 << 10;
 
-/// The memory that each of so many connections may always take: [`FAIR_SHARE`], but for all of them together no
-/// more than half of the bound.
+/// The memory that each connection may always take: [`FAIR_SHARE`], but for all of them together not more than half
+/// of the bound.
 pub(super) fn fair_share(max_memory: usize, connections: usize) -> usize {
     FAIR_SHARE.min(max_memory / 2 / connections.max(1))
 }
@@ -28,16 +27,16 @@ pub(super) fn fair_share(max_memory: usize, connections: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) connection: Connection,
-    /// As in [`Open`].
+    /// The number that both ends have in common; 0 if it is not known.
     pub(super) pair: u64,
     pub(super) peer: Option<Peer>,
-    /// The process that the connection is counted for, by its first id, and as which end, once it had a call.
+    /// The process (its first id) and side that the connection is counted for, once it had a call.
     pub(super) counted_for: Option<(ProcessId, Role)>,
 }
 
 impl Watched {
-    /// A connection of which this is the first record; boxed, as a table has up to twice the room that it needs, and
-    /// three times while it grows.
+    /// Creates the state of a connection at its first record. It is boxed because a hash table has up to twice the
+    /// room that it needs, and three times while it grows.
     pub(super) fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Box<Self> {
         let connection = match (open, bytes.role) {
             (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
@@ -46,7 +45,7 @@ impl Watched {
         Box::new(Self { connection, pair: 0, peer: None, counted_for: None })
     }
 
-    /// Takes what the connection's own item says. Whether that is where its pair becomes known.
+    /// Takes the connection's identity. Returns whether that makes its pair known.
     pub(super) fn open(&mut self, Open { peer, pair, .. }: Open) -> bool {
         self.peer = self.peer.or(Some(peer));
         let is_new = self.pair == 0 && pair != 0;
@@ -57,10 +56,10 @@ impl Watched {
     }
 }
 
-/// Adds up what happens to the calls of a connection, and collects those that have ended.
+/// Adds the events of a connection's calls to the statistics, and collects the calls that have ended.
 pub(super) struct Sink<'a> {
     pub(super) time_ns: u64,
-    /// The connection's.
+    /// The connection's pair.
     pub(super) pair: u64,
     pub(super) peer: Option<Peer>,
     pub(super) statistics: &'a mut Statistics,

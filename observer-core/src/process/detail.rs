@@ -1,36 +1,36 @@
-//! What can be told of a process beside its pid and name.
+//! The labels of a process, in addition to its pid and name.
 
 use std::str::FromStr;
 
 use super::Identity;
 
-/// One thing that is known of a process: a label.
+/// A label of a process, and the value of its identity that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// See [`Identity::exe`].
+    /// [`Identity::exe`].
     Exe,
-    /// See [`Identity::cmdline_hash`].
+    /// [`Identity::cmdline_hash`].
     CmdlineHash,
-    /// See [`Cgroup::container_id`](super::Cgroup::container_id).
+    /// [`Cgroup::container_id`](super::Cgroup::container_id).
     ContainerId,
-    /// See [`Cgroup::runtime`](super::Cgroup::runtime).
+    /// [`Cgroup::runtime`](super::Cgroup::runtime).
     ContainerRuntime,
-    /// See [`Cgroup::pod_uid`](super::Cgroup::pod_uid).
+    /// [`Cgroup::pod_uid`](super::Cgroup::pod_uid).
     PodUid,
-    /// See [`Pod::namespace`](super::Pod::namespace).
+    /// [`Pod::namespace`](super::Pod::namespace).
     Namespace,
-    /// See [`Pod::name`](super::Pod::name).
+    /// [`Pod::name`](super::Pod::name).
     Pod,
-    /// See [`Cgroup::unit`](super::Cgroup::unit).
+    /// [`Cgroup::unit`](super::Cgroup::unit).
     SystemdUnit,
-    /// See [`Cgroup::path`](super::Cgroup::path).
+    /// [`Cgroup::path`](super::Cgroup::path).
     Cgroup,
-    /// See [`Identity::uid`].
+    /// [`Identity::uid`].
     Uid,
 }
 
 impl Detail {
-    /// All details, in the order of their labels.
+    /// All labels, in the order of the exposition.
     pub const ALL: [Self; 10] = [
         Self::Exe,
         Self::CmdlineHash,
@@ -44,7 +44,7 @@ impl Detail {
         Self::Uid,
     ];
 
-    /// The label's name.
+    /// The label's name, in the exposition and in `--labels`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Exe => "exe",
@@ -60,7 +60,7 @@ impl Detail {
         }
     }
 
-    /// The value for this process; empty if it is not known.
+    /// The value for a process with this identity; empty if it is not known.
     pub fn of(self, identity: &Identity) -> &[u8] {
         let Identity { exe, cmdline_hash, uid, cgroup, pod } = identity;
         let text = match self {

@@ -1,30 +1,28 @@
-//! What runs in a process, and whose: its program, its user, and the container, unit and pod that its cgroup
-//! names.
+//! The identity of a process: its program, its user, and the container, unit and pod that its cgroup names.
 
-use std::fmt::{self, Write as _};
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-/// Bytes of a text from `/proc` that are kept.
+/// The number of bytes of a text from `/proc` that are kept.
 const AT_MOST: usize = 256;
 
-/// Bytes of a control group's path that are kept: those of a pod's container are some 200.
+/// The number of bytes of a control group's path that are kept. The paths of pods' containers have about 200.
 const PATH_AT_MOST: usize = 512;
 
-/// What is known of a process beside its pid and name. Texts are empty where nothing is known.
+/// The program, user, container, unit and pod of a process. Texts are empty if they are not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The path of the program's file, as the process sees it; any bytes, at most 256.
+    /// The path of the program's file, as the process sees it: any bytes, at most 256.
     pub exe: Box<[u8]>,
-    /// 16 digits of a keyed SHA-256 of the first 4 KiB of `/proc/<pid>/cmdline`, so that instances with
-    /// other arguments can be told apart without the arguments being told: they may hold secrets.
+    /// The first 16 hexadecimal digits of a keyed SHA-256 of the first 4 KiB of `/proc/<pid>/cmdline`. It distinguishes
+    /// instances with different arguments and does not publish the arguments, which may hold secrets.
     pub cmdline_hash: Box<str>,
-    /// Its real user id, in the daemon's user namespace.
+    /// The real user id, in the daemon's user namespace.
     pub uid: Box<str>,
-    /// What is known from its cgroup.
+    /// The names in the process's cgroups.
     pub cgroup: Cgroup,
-    /// Its pod in Kubernetes, if that was asked (feature `kubernetes`).
+    /// The pod in Kubernetes, if Kubernetes was asked (feature `kubernetes`).
     pub pod: Option<Arc<Pod>>,
 }
 
@@ -37,71 +35,58 @@ pub struct Pod {
     pub name: Box<str>,
 }
 
-/// What `/proc/<pid>` says; `None` where it cannot be read.
+/// Texts of files in `/proc/<pid>`; `None` if a file cannot be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Texts<'a> {
-    /// Where the link `exe` leads to.
+    /// The target of the link `exe`.
     pub exe: Option<&'a [u8]>,
-    /// The arguments, each with a NUL behind it.
+    /// The text of `cmdline`: arguments, each with a NUL at its end.
     pub cmdline: Option<&'a [u8]>,
-    /// Lines of control groups.
+    /// The text of `cgroup`: a line for each hierarchy.
     pub cgroup: Option<&'a [u8]>,
-    /// Fields by name; the first are enough.
+    /// The text of `status`, up to the line `Uid:` at least.
     pub status: Option<&'a [u8]>,
 }
 
 impl Identity {
-    /// The identity of a process with these texts.
+    /// Reads the identity of a process from texts of `/proc`. `key` is that of the hash of arguments.
     pub fn new(key: &Key, texts: Texts<'_>) -> Self {
         let exe = texts.exe.unwrap_or_default();
-        // A kernel thread, or a process that is gone, has none.
+        // It is empty for a kernel thread, and for a process that is gone.
         let cmdline = texts.cmdline.filter(|line| !line.is_empty());
+        let uid = texts.status.and_then(real_uid).map(|uid| uid.to_string().into());
         Self {
             exe: exe.get(..AT_MOST).unwrap_or(exe).into(),
             cmdline_hash: cmdline.map(|line| key.hash(line)).unwrap_or_default(),
-            uid: texts
-                .status
-                .and_then(real_uid)
-                .map(|uid| uid.to_string().into())
-                .unwrap_or_default(),
+            uid: uid.unwrap_or_default(),
             cgroup: Cgroup::parse(&String::from_utf8_lossy(texts.cgroup.unwrap_or_default())),
             pod: None,
         }
     }
 }
 
-/// The first number behind `Uid:` (proc(5)), which who owns the process's files need not be.
+/// The first number of the line `Uid:` (proc(5)). It need not be the owner of the files in `/proc/<pid>`.
 fn real_uid(status: &[u8]) -> Option<u32> {
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
     str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// What hashes of arguments are keyed with: on another node the same arguments have another hash, so
-/// that who does not know the node's id cannot try out likely arguments.
+/// The key of the hashes of arguments. On another node the same arguments have another hash, so a reader without the
+/// node's id cannot try out likely arguments.
 #[derive(Clone, Copy, Default)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// The key of the node with this id, which is not to be published.
+    /// Creates the key of a node from the node's id, which must stay secret.
     pub fn new(id: &[u8]) -> Self {
-        Self(
-            Sha256::new()
-                .chain_update(b"observer cmdline_hash\0")
-                .chain_update(id)
-                .finalize()
-                .into(),
-        )
+        Self(Sha256::new_with_prefix(b"observer cmdline_hash\0").chain_update(id).finalize().into())
     }
 
-    /// 16 digits. The key has one length and what follows is cut, so that it need be no HMAC.
+    /// The first 16 digits of the hash. An HMAC is not needed: the key has one length, and the hash is cut.
     fn hash(&self, bytes: &[u8]) -> Box<str> {
-        let mut digits = String::with_capacity(16);
-        let hash = Sha256::new().chain_update(self.0).chain_update(bytes).finalize();
-        for byte in hash.iter().take(8) {
-            // Writing to a String does not fail.
-            let _ = write!(digits, "{byte:02x}");
-        }
-        digits.into()
+        let hash = Sha256::new_with_prefix(self.0).chain_update(bytes).finalize();
+        let first = hash.first_chunk().copied().unwrap_or_default();
+        format!("{:016x}", u64::from_be_bytes(first)).into()
     }
 }
 
@@ -111,23 +96,24 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What is known from the names of the control groups of a process.
+/// The container, pod and unit that the names of a process's control groups show. Texts are empty if they are not
+/// known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
-    /// The path of the group, of version 2 if it is in one there, else of that which systemd names; at most
-    /// 512 bytes.
+    /// The path of the group, at most 512 bytes: in version 2's hierarchy if the process is in a group there, else in
+    /// systemd's.
     pub path: Box<str>,
-    /// The container's id, of 64 hexadecimal digits.
+    /// The container's id: 64 hexadecimal digits.
     pub container_id: Box<str>,
-    /// What runs it: `docker`, `containerd`, `cri-o`, `podman`; empty if the name does not say.
+    /// The container's runtime: `docker`, `containerd`, `cri-o`, `podman`; empty if the name does not show it.
     pub runtime: &'static str,
     /// The pod's UID.
     pub pod_uid: Box<str>,
-    /// The innermost systemd service or, without one, scope that is no container.
+    /// The innermost systemd service; if there is none, the innermost scope that is not a container.
     pub unit: Box<str>,
 }
 
-/// How runtimes begin the name of a container's scope, with the systemd driver.
+/// The prefixes of the names of containers' scopes, with the systemd driver, and the runtimes that use them.
 const RUNTIMES: [(&str, &str); 6] = [
     ("docker-", "docker"),
     ("cri-containerd-", "containerd"),
@@ -138,14 +124,14 @@ const RUNTIMES: [(&str, &str); 6] = [
 ];
 
 impl Cgroup {
-    /// Reads `/proc/<pid>/cgroup` (cgroups(7)): lines `ID:CONTROLLERS:PATH`, one of cgroup v2, up to
-    /// some dozen of v1. What one line does not say another may.
+    /// Reads `/proc/<pid>/cgroup` (cgroups(7)): lines `ID:CONTROLLERS:PATH`, one for version 2, up to some dozen for
+    /// version 1. Names that one line does not have, another may have.
     fn parse(text: &str) -> Self {
         let mut cgroup = Self::default();
         for line in text.lines() {
             let mut parts = line.splitn(3, ':').skip(1);
             let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-            // That of version 2 is the last line, and the root where version 1 is in use.
+            // The last line is version 2's. Its path is the root if version 1 is in use.
             let is_it = controllers == "name=systemd" || controllers.is_empty() && path != "/";
             if is_it || cgroup.path.is_empty() {
                 cgroup.path = bounded(path, PATH_AT_MOST);
@@ -165,7 +151,7 @@ impl Cgroup {
         cgroup
     }
 
-    /// The innermost names count: a container may run in another, and systemd in a container.
+    /// Reads one path. The innermost names count: a container may run in another, and systemd in a container.
     fn of_path(path: &str) -> Self {
         let mut cgroup = Self::default();
         let mut scope = "";
@@ -195,8 +181,8 @@ fn bounded(text: &str, at_most: usize) -> Box<str> {
     text.get(..text.floor_char_boundary(at_most)).unwrap_or_default().into()
 }
 
-/// A container's id, and what runs it, if the name is one's: with the cgroupfs driver it is the id
-/// alone, and the group around it may say more.
+/// The id and runtime of the container with this name, if it is a container's. With the cgroupfs driver the name is
+/// only the id, and the name of the group around it may show the runtime.
 fn container<'a>(stem: &'a str, outer: &str) -> Option<(&'a str, &'static str)> {
     let (id, runtime) = RUNTIMES
         .iter()
@@ -210,8 +196,8 @@ fn container<'a>(stem: &'a str, outer: &str) -> Option<(&'a str, &'static str)> 
     is_id.then_some((id, runtime))
 }
 
-/// `pod<UID>` with the cgroupfs driver; `kubepods-burstable-pod<UID>.slice` with systemd's, where
-/// the UID's dashes are underscores.
+/// The UID in a pod's name: `pod<UID>` with the cgroupfs driver; `kubepods-burstable-pod<UID>.slice` with systemd's,
+/// with underscores for the UID's dashes.
 fn pod_uid(name: &str) -> Option<String> {
     let of_slice = || {
         let name = name.strip_suffix(".slice")?;
@@ -232,8 +218,8 @@ mod tests {
     const ID: &str = "3f4e9a0c7c5f4f0e8a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071";
     const UID: &str = "8c1f2a3b-4d5e-6f70-8192-a3b4c5d6e7f8";
 
-    /// Container, runtime, pod, unit.
-    fn told(path: &str) -> (String, &'static str, String, String) {
+    /// The container, runtime, pod and unit that a path shows.
+    fn names(path: &str) -> (String, &'static str, String, String) {
         let path =
             path.replace("UID_", &UID.replace('-', "_")).replace("UID", UID).replace("ID", ID);
         let Cgroup { path: kept, container_id, runtime, pod_uid, unit } =
@@ -259,7 +245,7 @@ mod tests {
             ),
             ("/kubepods.slice/kubepods-podUID_.slice/crio-ID.scope", ("ID", "cri-o", "UID", "")),
             ("/kubepods/besteffort/podUID/ID", ("ID", "", "UID", "")),
-            // As seen from a cgroup namespace beside it.
+            // As seen from another cgroup namespace.
             ("/../../podUID/ID", ("ID", "", "UID", "")),
             ("/machine.slice/libpod-ID.scope/container", ("ID", "podman", "", "")),
             (
@@ -277,12 +263,12 @@ mod tests {
         ];
         for (path, (id, runtime, uid, unit)) in cases {
             let want = (id.to_owned(), runtime, uid.to_owned(), unit.to_owned());
-            assert_eq!(told(path), want, "{path}");
+            assert_eq!(names(path), want, "{path}");
         }
     }
 
     #[test]
-    fn of_cgroup_v1_any_line_may_tell() {
+    fn any_line_of_cgroup_v1_may_have_the_names() {
         let text = format!(
             "12:pids:/system.slice/orders.service\n3:name=with:colon:/\n1:name=systemd:/docker/{ID}\n0::/\n"
         );
@@ -303,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_bounded_and_arguments_are_not_told() {
+    fn texts_are_bounded_and_arguments_are_not_published() {
         let key = Key::new(b"0123456789abcdef0123456789abcdef");
         let exe = [b'x'; 5000];
         let cmdline = Some(&b"orders\0--key=secret\0"[..]);
@@ -338,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_user_is_told() {
+    fn the_user_is_the_real_one() {
         let uid = |status: &[u8]| {
             Identity::new(&Key::default(), Texts { status: Some(status), ..Texts::default() }).uid
         };

@@ -1,4 +1,4 @@
-//! Processes from their start to their exit, with all their names.
+//! Processes from their start to their exit, under all their names.
 
 use std::collections::{VecDeque, hash_map::Entry};
 
@@ -9,7 +9,7 @@ use super::{
     lookup::{LookupQueue, Program, Running},
 };
 
-/// Bound on the names of one process: calls under further names are those of [`Comm::OTHER`].
+/// Bound on the names of one process. Calls under further names count for [`Comm::OTHER`].
 const MAX_NAMES: usize = 16;
 
 /// Bound on the changes of a process's name that are remembered, for rings that are read later than others.
@@ -25,7 +25,7 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// What is known of it now.
+    /// The process as it is known now.
     pub(super) fn process(&self) -> Process {
         let Self { pid, comm, ref program, exited_ns } = *self;
         let comm = name_of(comm, program);
@@ -37,7 +37,7 @@ impl Named {
     }
 }
 
-/// The process's name: that of a record, or else that of the source.
+/// The process's name from a record; if no record had it, from the source.
 fn name_of(comm: Comm, program: &Program) -> Comm {
     if comm == Comm::NONE { program.comm().unwrap_or(comm) } else { comm }
 }
@@ -47,9 +47,9 @@ fn name_of(comm: Comm, program: &Program) -> Comm {
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) exited_ns: Option<u64>,
-    /// Its ids in the order in which they were given out; never empty.
+    /// The ids in the order in which they were given out; never empty.
     pub(super) ids: Vec<ProcessId>,
-    /// Its names, ascending by time; never empty, the first is from 0 on.
+    /// The names, ascending by time; never empty, the first is valid from 0 on.
     pub(super) names: VecDeque<Name>,
 }
 
@@ -84,7 +84,7 @@ impl Life {
         self.ids.contains(&id)
     }
 
-    /// The id that it had first: the same for all its names.
+    /// The id of its first name.
     pub(super) fn first(&self) -> Option<ProcessId> {
         self.ids.first().copied()
     }
@@ -94,13 +94,13 @@ impl Life {
         self.names.partition_point(|name| name.from_ns <= time_ns).saturating_sub(1)
     }
 
-    /// Whether the name that it had then is its last one, and it runs.
+    /// Whether it still runs under the name that it had at this time.
     pub(super) fn is_latest(&self, time_ns: u64) -> bool {
         self.is_running() && self.name_at(time_ns) + 1 == self.names.len()
     }
 
-    /// Records a new name and program from this time on, which `to` makes of the ones before. `None` if the change is
-    /// known: each ring reports it.
+    /// Records a new name and program from this time on; `to` makes them from the previous ones. `None` if the change
+    /// is known: each ring reports it.
     pub(super) fn change(
         &mut self,
         from_ns: u64,
@@ -120,7 +120,7 @@ impl Life {
         self.names.get(at)
     }
 
-    /// Ends each program when the next one was executed, or with the process.
+    /// Records the end of each program: when the next one was executed, or with the process.
     fn end_programs(&self) {
         let mut over_ns = self.exited_ns;
         let mut later: Option<&Name> = None;
@@ -145,10 +145,10 @@ impl Life {
 pub(super) struct Ids {
     limit: usize,
     pub(super) processes: FxHashMap<ProcessId, Named>,
-    /// Ids are never used again: 2³² watched processes are not to be reached.
+    /// The next id. Ids are never used again: 2³² watched processes are out of reach.
     next: u32,
     pub(super) overflow: u64,
-    /// No process is added for now.
+    /// Whether adding is stopped.
     pub(super) stopped: bool,
 }
 
@@ -179,7 +179,8 @@ impl Ids {
         life.ids.iter().copied().find(is_it)
     }
 
-    /// The id of a process at this time. `comm` is its name if it has none so far.
+    /// The id of a process under the name that it had at this time; a new id if there is none and there is room.
+    /// `comm` is the name if none is known so far.
     pub(super) fn at(
         &mut self,
         life: &mut Life,
@@ -189,7 +190,7 @@ impl Ids {
         let at = life.name_at(time_ns);
         let mut name = life.names.get(at)?.clone();
         let first = self.processes.get_mut(&life.first()?)?;
-        // What came later was known first.
+        // Records of later times may be read first.
         if at == 0 && name.comm == Comm::NONE && first.comm == name.comm {
             name.comm = comm.unwrap_or(name.comm);
             first.comm = name.comm;
@@ -218,7 +219,7 @@ impl Ids {
 pub(super) struct Table {
     pub(super) ids: Ids,
     /// The processes of each pid, one after the other. They stay after their exit, because records of different
-    /// rings are not in order: what was seen before the exit may be read after it.
+    /// rings are not in order: a record from before the exit may be read after it.
     pub(super) of_pid: FxHashMap<u32, Vec<Life>>,
     pub(super) queue: LookupQueue,
 }
@@ -229,12 +230,12 @@ impl Table {
         Self { ids, of_pid: FxHashMap::default(), queue: LookupQueue::default() }
     }
 
-    /// The process that had the pid at this time: the first that had not exited.
+    /// The process that had the pid at this time: the first one that had not exited.
     pub(super) fn at(&mut self, pid: u32, time_ns: u64) -> Option<&mut Life> {
         self.of_pid.get_mut(&pid)?.iter_mut().find(|life| life.is_at(time_ns))
     }
 
-    /// Adds a process, if there is room. One that has not exited is looked up.
+    /// Adds a process, if there is room, and queues its lookup if it has not exited.
     pub(super) fn add(&mut self, process: impl FnOnce() -> Named) -> Option<&mut Life> {
         let (id, process) = self.ids.add(process)?;
         let names = VecDeque::from([Name::of(process)]);
@@ -248,7 +249,7 @@ impl Table {
         lives.last_mut()
     }
 
-    /// Records that the process exited at this time; `None` if that is known.
+    /// Records the exit of the process that `is_it` selects; `None` if there is none.
     pub(super) fn exit(
         &mut self,
         pid: u32,
@@ -267,7 +268,7 @@ impl Table {
         Some(())
     }
 
-    /// Records that the process runs another program from this time on, under this name, unless that is known.
+    /// Records that the process runs another program from this time on, under this name; nothing if that is known.
     pub(super) fn execute(&mut self, pid: u32, time_ns: u64, comm: Comm) {
         let Some(life) = self.at(pid, time_ns).filter(|life| life.is_running()) else { return };
         let Some(now) = life.change(time_ns, |_| (comm, Program::default())) else { return };
@@ -275,7 +276,7 @@ impl Table {
         self.queue.ask(pid, &program);
     }
 
-    /// The running processes of which the source has said when they began.
+    /// The running processes that the source has answered about.
     pub(super) fn running(&self) -> Vec<Running> {
         let lives = self.of_pid.values().flatten().filter(|life| life.is_running());
         let running = |life: &Life| {
@@ -287,7 +288,7 @@ impl Table {
         lives.filter_map(running).collect()
     }
 
-    /// Drops the process.
+    /// Removes the process under one of its names.
     pub(super) fn forget(&mut self, id: ProcessId) {
         if let Some(process) = self.ids.processes.remove(&id)
             && let Entry::Occupied(mut of_pid) = self.of_pid.entry(process.pid)

@@ -1,10 +1,10 @@
-//! Looks up who processes are.
+//! Lookups of the names and identities of processes.
 //!
 //! A process chooses how long its files in `/proc` are, and how long it takes to read them. So neither records nor
-//! the table of processes wait for the source: a [`Lookup`] has a thread of its own. Until there is an answer the
-//! labels are empty, and a snapshot waits a little for [pending](super::ProcessNames::pending) ones.
+//! the table of processes wait for the source: a [`Lookup`] runs in a thread of its own. Until there is an answer the
+//! labels are empty, and a snapshot waits a short time for [pending](super::ProcessNames::pending) answers.
 //!
-//! The source answers for the process that has the pid at that time. So an answer counts only if it came before the
+//! The source answers about the process that has the pid at that time. So an answer counts only if it came before the
 //! process ran another program, or exited.
 
 use std::{
@@ -25,19 +25,19 @@ use super::{
     lives::{Life, Table},
 };
 
-/// Knows about processes.
+/// A source of facts about processes, such as `/proc`.
 pub trait ProcessSource {
-    /// The name of the process; `None` when it is gone.
+    /// The name of the process; `None` if it is gone.
     fn comm(&self, pid: u32) -> Option<Comm>;
 
-    /// When the process began, by a clock of the source's own; `None` when it is gone. Two processes of one pid
-    /// have begun at different times.
+    /// The start time of the process, by a clock of the source's own; `None` if it is gone. Two processes with the
+    /// same pid have different start times.
     fn began(&self, pid: u32) -> Option<u64>;
 
-    /// What else is known of the process.
+    /// The identity of the process; the default if it is gone.
     fn identity(&self, pid: u32) -> Identity;
 
-    /// The time of the kernel's monotonic clock: the source answers for the processes that have the pids now.
+    /// The time in nanoseconds of the kernel's monotonic clock: answers are about the processes at this time.
     fn now_ns(&self) -> u64;
 }
 
@@ -48,9 +48,9 @@ pub(super) struct Program(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     answer: OnceLock<Answer>,
-    /// When the process executed another program, or exited.
+    /// The time when the process executed another program, or exited; `u64::MAX` before.
     ended_ns: AtomicU64,
-    /// When the process first got another name.
+    /// The time when the process first got another name; `u64::MAX` before.
     renamed_ns: AtomicU64,
 }
 
@@ -65,10 +65,10 @@ impl Default for Inner {
 #[derive(Debug)]
 struct Answer {
     comm: Option<Comm>,
-    /// When the process began, by the source's clock.
+    /// The start time of the process, by the source's clock.
     began: Option<u64>,
     identity: Arc<Identity>,
-    /// The time of the answer.
+    /// The time of the answer, by the kernel's monotonic clock.
     at_ns: u64,
 }
 
@@ -82,12 +82,12 @@ impl Program {
         program
     }
 
-    /// Records when it ended.
+    /// Records the time when it ended.
     pub(super) fn ends_at(&self, time_ns: u64) {
         self.0.ended_ns.store(time_ns, Ordering::Relaxed);
     }
 
-    /// Records when the process first got another name.
+    /// Records the time when the process first got another name.
     pub(super) fn renamed_at(&self, time_ns: u64) {
         self.0.renamed_ns.store(time_ns, Ordering::Relaxed);
     }
@@ -96,7 +96,7 @@ impl Program {
         self.0.ended_ns.load(Ordering::Relaxed) != u64::MAX
     }
 
-    /// Whether all is known that will be.
+    /// Whether nothing more will be known about it.
     pub(super) fn is_settled(&self) -> bool {
         self.0.answer.get().is_some() || self.has_ended()
     }
@@ -106,24 +106,24 @@ impl Program {
         self.0.answer.get().filter(|answer| answer.at_ns < ended_ns)
     }
 
-    /// What is known of it; empty without an answer.
+    /// The identity of the process that runs it; empty without an answer.
     pub(super) fn identity(&self) -> Arc<Identity> {
         self.answer().map(|answer| Arc::clone(&answer.identity)).unwrap_or_default()
     }
 
-    /// The name that the process had first, for processes that no record named.
+    /// The first name of the process under this program, for processes that no record named.
     pub(super) fn comm(&self) -> Option<Comm> {
         let renamed_ns = self.0.renamed_ns.load(Ordering::Relaxed);
         self.answer().filter(|answer| answer.at_ns < renamed_ns)?.comm
     }
 
-    /// When the process began, `None` if the source did not know it. Nothing without an answer.
+    /// The start time of the process; the inner `None` if the source did not know it, the outer one without an answer.
     #[expect(clippy::option_option, reason = "not answered, and answered with nothing")]
     pub(super) fn began(&self) -> Option<Option<u64>> {
         Some(self.answer()?.began)
     }
 
-    /// Whether it is the same one.
+    /// Whether both are the same program of the same process.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -135,7 +135,7 @@ impl Program {
     }
 }
 
-/// The processes that are to be looked up: each once, with the last program that it runs.
+/// The queue of processes to look up: each once, with the last program that it runs.
 #[derive(Debug, Default)]
 pub(super) struct LookupQueue {
     programs: FxHashMap<u32, Program>,
@@ -145,19 +145,19 @@ pub(super) struct LookupQueue {
     pub(super) counts: LookupCounts,
 }
 
-/// Lookups of processes, by their outcome.
+/// Numbers of lookups of processes, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LookupCounts {
-    /// The source knew the process.
+    /// Lookups that the source answered.
     pub answered: u64,
-    /// The process exited, or ran another program, before it was looked up.
+    /// Lookups of processes that had exited, or ran another program, before.
     pub gone: u64,
-    /// A snapshot was taken before there was an answer: the labels are empty in it.
+    /// Lookups without an answer when a snapshot was taken: the labels are empty in it.
     pub late: u64,
 }
 
 impl LookupQueue {
-    /// Queues the process that has the pid now.
+    /// Queues a lookup of the program that the process runs now.
     pub(super) fn ask(&mut self, pid: u32, program: &Program) {
         if self.programs.insert(pid, program.clone()).is_none() {
             self.order.push_back(pid);
@@ -172,12 +172,13 @@ impl LookupQueue {
     }
 }
 
-/// Asks a source about the processes of a table.
+/// Lookups in a source `S`, for the processes of a table and all tables that share them.
 #[derive(Debug)]
 pub struct Lookup<S> {
     source: S,
     table: Arc<Mutex<Table>>,
-    /// Something is to be looked up. Closes with the tables; `None` if another lookup has it.
+    /// A channel that gets a message when a lookup is queued or a search is requested. It closes with the tables;
+    /// `None` if another lookup has it.
     pub wakeups: Option<mpsc::Receiver<()>>,
 }
 
@@ -194,7 +195,7 @@ impl<S: ProcessSource> Lookup<S> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks up all that are queued.
+    /// Looks up all processes that are queued.
     pub fn answer(&self) {
         loop {
             let next = self.table().queue.next();
@@ -202,7 +203,7 @@ impl<S: ProcessSource> Lookup<S> {
             let answer = (!program.has_ended()).then(|| self.ask(pid));
             let is_answered = answer.as_ref().is_some_and(|answer| answer.began.is_some());
             if let Some(answer) = answer {
-                // Asked once.
+                // It is not set yet: each program is queued once.
                 let _ = program.0.answer.set(answer);
             }
             let mut table = self.table();
@@ -215,18 +216,18 @@ impl<S: ProcessSource> Lookup<S> {
         let Self { source, .. } = self;
         let (began, comm) = (source.began(pid), source.comm(pid));
         let identity = Arc::new(source.identity(pid));
-        // What was read belongs together only if it is the same process still.
+        // The answers belong together only if it is still the same process.
         let is_same = source.began(pid) == began;
         let answer = Answer { comm, began, identity, at_ns: source.now_ns() };
         if is_same { answer } else { Answer { comm: None, identity: Arc::default(), ..answer } }
     }
 
-    /// Whether a search was [requested](super::Processes::find_unreported).
+    /// Whether a [search](Self::search) was [requested](super::Processes::find_unreported).
     pub fn is_search_requested(&self) -> bool {
         self.table().queue.search
     }
 
-    /// Searches for exits and new names that were not reported. O(processes).
+    /// Searches for exits and new names that no record reported. O(processes).
     pub fn search(&self) {
         let mut table = self.table();
         table.queue.search = false;
@@ -246,5 +247,5 @@ impl<S: ProcessSource> Lookup<S> {
     }
 }
 
-/// A process that runs: its pid, its first id, its name, and when it began, if that is known.
+/// A running process: its pid, its first id, its name, and its start time, if that is known.
 pub(super) type Running = (u32, ProcessId, Comm, Option<u64>);

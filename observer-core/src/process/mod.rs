@@ -1,12 +1,12 @@
-//! The table of processes: who a pid is.
+//! The table of watched processes: ids for pids and names, also where pids are used again.
 //!
-//! [`Processes`] gives every watched process a [`ProcessId`]: [`Processes::seen`] when a connection is
-//! attributed, [`Processes::executed`], [`Processes::renamed`] and [`Processes::exited`] when the kernel
-//! reports it. A process that takes another name gets another id: calls stay with the name that made them. Some
-//! time after its exit a process is [expired](Processes::expired); once its series have been dropped, it is
+//! [`Processes`] gives every watched process a [`ProcessId`]. Order of calls: [`Processes::seen`] for each record of
+//! bytes; [`Processes::executed`], [`Processes::renamed`] and [`Processes::exited`] when a record reports it. A process
+//! that takes another name gets another id: calls stay with the name that made them. Some time after its exit a
+//! process is [expired](Processes::expired); once its series have been dropped, it is
 //! [forgotten](Processes::forget). All times are nanoseconds of the kernel's monotonic clock.
 //!
-//! What else there is to know of a process comes from a [`ProcessSource`], which a [`Lookup`] asks.
+//! The name, if no record had it, and the identity of a process come from a [`ProcessSource`]: see [`Lookup`].
 
 mod detail;
 mod id;
@@ -28,16 +28,16 @@ pub use self::{
     names::ProcessNames,
 };
 
-/// What is known about one process.
+/// A process under one of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its pid in the initial PID namespace; 0 for [`ProcessId::OTHER`].
+    /// The pid in the initial PID namespace; 0 for [`ProcessId::OTHER`].
     pub pid: u32,
-    /// Its name.
+    /// The name of the main thread.
     pub comm: Comm,
-    /// What runs in it.
+    /// The program, user, container, unit and pod; empty until they have been looked up.
     pub identity: Arc<Identity>,
-    /// When it exited.
+    /// The time of the exit; `None` while the process runs.
     pub exited_ns: Option<u64>,
 }
 
@@ -55,33 +55,33 @@ impl Process {
 /// The ids of a process at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The id of the name that it had then.
+    /// The id under the name that the process had then.
     pub id: ProcessId,
-    /// The id that it had first: the same for all its names.
+    /// The id under its first name.
     pub first: ProcessId,
 }
 
-/// A process and the one that goes on with its series, if there is one.
+/// An expired process, and the process that continues its series, if there is one.
 pub type Expired = (ProcessId, Option<ProcessId>);
 
 /// The table of watched processes.
 ///
-/// Bounded: it keeps up to `max_processes`, including those that exited and are not forgotten yet. Calls of
-/// further ones go to [`ProcessId::OTHER`] and are counted by [`Processes::overflow`]. Everything is O(1) but
-/// [`Processes::expired`], which is O(processes).
+/// It keeps up to `max_processes`, each as often as it has names, including those that exited and are not forgotten
+/// yet. Calls of further processes go to [`ProcessId::OTHER`] and are counted by [`Processes::overflow`]. Methods are
+/// O(1) unless they say otherwise.
 #[derive(Debug)]
 pub struct Processes {
-    /// By pid, the processes that were seen here and did not exit: for these `shared` need not be locked.
+    /// The processes that were seen here and did not exit, by pid: for these `shared` need not be locked.
     latest: FxHashMap<u32, Seen>,
     shared: Arc<Mutex<Table>>,
     /// Wakes the [`Lookup`].
     wake: mpsc::SyncSender<()>,
-    /// For the [`Lookup`]; `None` once it is taken.
+    /// The other end of `wake`, until the [`Lookup`] takes it.
     wakeups: Option<mpsc::Receiver<()>>,
 }
 
 impl Processes {
-    /// An empty table.
+    /// Creates a table without processes.
     pub fn new(max_processes: usize) -> Self {
         // One wakeup is enough: everything is looked up then.
         let (wake, wakeups) = mpsc::sync_channel(1);
@@ -89,21 +89,21 @@ impl Processes {
         Self { latest: FxHashMap::default(), shared, wake, wakeups: Some(wakeups) }
     }
 
-    /// Another table of the same processes, for the records of another ring. Each table has to be told of
-    /// exits, in the order of its ring.
+    /// Creates another table of the same processes, for the records of another ring. Each table needs all reports of
+    /// exits, new names and new programs, in the order of its ring.
     #[must_use]
     pub fn sharing(&self) -> Self {
         let (shared, wake) = (Arc::clone(&self.shared), self.wake.clone());
         Self { latest: FxHashMap::default(), shared, wake, wakeups: None }
     }
 
-    /// Asks this source who processes are, for all tables that share them.
+    /// Creates the lookup of processes in this source, for all tables that share them.
     pub fn lookup<S: ProcessSource>(&mut self, source: S) -> Lookup<S> {
         Lookup::new(source, Arc::clone(&self.shared), self.wakeups.take())
     }
 
     fn wake(&self) {
-        // Full: it is awake already. Closed: there is no lookup.
+        // If the channel is full, the lookup is awake already. If it is closed, there is no lookup.
         let _ = self.wake.try_send(());
     }
 
@@ -111,22 +111,17 @@ impl Processes {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many processes it knows, each as often as it had names.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.shared().ids.processes.len()
     }
 
-    /// Whether it knows no process.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How often a process, or a name, did not find room.
+    /// The number of times that a process, or a name, found no room.
     pub fn overflow(&self) -> u64 {
         self.shared().ids.overflow
     }
 
-    /// Lookups by their outcome.
+    /// The numbers of lookups by outcome, of all tables that share the processes.
     pub fn lookups(&self) -> LookupCounts {
         self.shared().queue.counts
     }
@@ -136,7 +131,7 @@ impl Processes {
         self.shared().ids.stopped = stopped;
     }
 
-    /// What is known about the process.
+    /// The process with this id; `None` if it was forgotten.
     pub fn process(&self, id: ProcessId) -> Option<Process> {
         if id == ProcessId::OTHER {
             return Some(Process::other());
@@ -144,15 +139,15 @@ impl Processes {
         self.shared().ids.processes.get(&id).map(Named::process)
     }
 
-    /// A copy of what a scrape needs.
+    /// A copy of all processes, for a scrape. O(processes).
     pub fn names(&self) -> ProcessNames {
         ProcessNames::of(&self.shared())
     }
 
-    /// Records that the pid did something at this time. `comm` is the name of its main thread, where the record
-    /// has it.
+    /// Returns the ids of the process that had the pid at this time; adds the process if it is new.
     ///
-    /// The first record gives the name; after that [`Processes::renamed`] and [`Processes::executed`] do.
+    /// `comm` is the name of its main thread, if the record has it. It counts for a process without a name; after that
+    /// [`Processes::renamed`] and [`Processes::executed`] change the name.
     pub fn seen(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) -> Seen {
         match self.latest.get(&pid) {
             Some(&seen) => seen,
@@ -170,10 +165,8 @@ impl Processes {
             self.wake();
         }
         let Table { ids, of_pid, .. } = &mut *table;
-        let lives = of_pid.get_mut(&pid).map(|lives| lives.iter_mut());
-        let Some(life) = lives.and_then(|mut lives| lives.find(|life| life.is_at(now_ns))) else {
-            return OTHER;
-        };
+        let mut lives = of_pid.get_mut(&pid).into_iter().flatten();
+        let Some(life) = lives.find(|life| life.is_at(now_ns)) else { return OTHER };
         let Some(id) = ids.at(life, now_ns, comm) else { return OTHER };
         let seen = Seen { id, first: life.first().unwrap_or(id) };
         if life.is_latest(now_ns) {
@@ -189,13 +182,12 @@ impl Processes {
         self.wake();
     }
 
-    /// Records that the process has this name from this time on; `None` if its names change too fast to know
-    /// which.
+    /// Records that the process has this name from this time on; `None` if its names change too often to know it.
     pub fn renamed(&mut self, pid: u32, now_ns: u64, comm: Option<Comm>) {
         self.latest.remove(&pid);
         let mut table = self.shared();
         if table.at(pid, now_ns).is_none() && !table.ids.is_full() {
-            // What it did before may be in other rings, or come next: that will give the name.
+            // Its records from before may be in other rings, or come next: they will have its name.
             table.add(|| Named::nameless(pid, None));
         }
         let Some(life) = table.at(pid, now_ns) else { return };
@@ -206,34 +198,35 @@ impl Processes {
         self.wake();
     }
 
-    /// Records that the process exited: later records of its pid are of another process.
+    /// Records that the process exited at this time: later records of its pid belong to another process.
     pub fn exited(&mut self, pid: u32, now_ns: u64) {
         self.latest.remove(&pid);
         let mut table = self.shared();
-        // Each ring reports it, once is enough. An exit that was found is later than its report.
+        // Each ring reports it, and the first report counts. A search finds an exit later than its report.
         let exited = table.exit(pid, now_ns, |life| life.is_at(now_ns));
         if exited.is_none() && !table.ids.is_full() {
-            // All that it did may be in other rings, and its pid may be used again here before they
-            // are read: they will give the name.
+            // All its records may be in other rings, and its pid may be used again here before those are read. They
+            // will have its name.
             table.add(|| Named::nameless(pid, Some(now_ns)));
         }
     }
 
-    /// Has the [`Lookup`] search for exits and new names that were not reported. What it finds is known here
-    /// after the next [`ask_again`](Self::ask_again).
+    /// Requests a [search](Lookup::search) for exits and new names that no record reported. They are known here after
+    /// the next [`ask_again`](Self::ask_again).
     pub fn find_unreported(&mut self) {
         self.shared().queue.search = true;
         self.wake();
     }
 
-    /// Forgets which processes need not be looked up in the shared table: their exit, or new name, may have been
-    /// reported to another table. To be called about once a second.
+    /// Has all processes looked up in the shared table again: their exit, or new name, may have been reported to
+    /// another table. To be called about once a second.
     pub fn ask_again(&mut self) {
         self.latest.clear();
     }
 
-    /// The processes that exited at least this long ago. They stay until [`Processes::forget`], so
-    /// that their series never lose their names before they are dropped.
+    /// The processes that exited at least `ttl_ns` ago, in ascending order. O(processes).
+    ///
+    /// They stay until [`Processes::forget`], so that their series do not lose their names before they are dropped.
     pub fn expired(&self, now_ns: u64, ttl_ns: u64) -> Vec<ProcessId> {
         let table = self.shared();
         let is_expired = |process: &Named| {
@@ -246,8 +239,8 @@ impl Processes {
         expired
     }
 
-    /// Each of these with the last process after it that has the same pid, name and `details`, and so the same
-    /// labels, if there is one.
+    /// Each of these processes with its successor: the last process after it that has the same pid, name and
+    /// `details`, and so the same labels.
     pub fn successors(&self, of: Vec<ProcessId>, details: &[Detail]) -> Vec<Expired> {
         let table = self.shared();
         let Table { ids, of_pid, .. } = &*table;
@@ -262,7 +255,7 @@ impl Processes {
         of.into_iter().map(|id| (id, successor(id))).collect()
     }
 
-    /// Drops the process.
+    /// Removes the process with this id.
     pub fn forget(&mut self, id: ProcessId) {
         self.shared().forget(id);
     }

@@ -1,4 +1,4 @@
-//! The processes as a scrape needs them.
+//! A copy of the table of processes, for a scrape.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use super::{
     lives::{Life, Named, Table},
 };
 
-/// The processes by their ids, as of one moment.
+/// The processes by their ids, at one time.
 #[derive(Clone, Debug)]
 pub struct ProcessNames {
     processes: FxHashMap<ProcessId, Named>,
-    /// Processes that have another name now than at first, by their first id.
+    /// The processes whose latest name is not their first one, by their first id.
     renamed: FxHashMap<ProcessId, Named>,
-    /// Their pods, by UID.
+    /// The pods of the processes, by UID.
     pods: FxHashMap<Box<str>, Arc<Pod>>,
 }
 
@@ -25,25 +25,24 @@ impl ProcessNames {
         let renamed = |life: &Life| {
             let (first, name) = (life.first()?, life.names.back()?);
             let process = table.ids.processes.get(&first).filter(|first| !name.is_of(first))?;
-            Some((
-                first,
-                Named { comm: name.comm, program: name.program.clone(), ..process.clone() },
-            ))
+            let program = name.program.clone();
+            Some((first, Named { comm: name.comm, program, ..process.clone() }))
         };
         let renamed = table.of_pid.values().flatten().filter_map(renamed).collect();
         Self { processes: table.ids.processes.clone(), renamed, pods: FxHashMap::default() }
     }
 
-    /// The process with the name of this id; that of [`ProcessId::OTHER`] when it was forgotten.
+    /// The process with this id; that of [`ProcessId::OTHER`] if it was forgotten.
     pub fn process(&self, id: ProcessId) -> Process {
         self.processes.get(&id).map_or_else(Process::other, |process| self.with_pod(process))
     }
 
-    /// The process with the name that it has now, by its [first](super::Seen::first) id.
+    /// The process with this [first](super::Seen::first) id, under its latest name.
     pub fn now(&self, first: ProcessId) -> Process {
-        self.renamed
-            .get(&first)
-            .map_or_else(|| self.process(first), |process| self.with_pod(process))
+        match self.renamed.get(&first) {
+            Some(process) => self.with_pod(process),
+            None => self.process(first),
+        }
     }
 
     fn with_pod(&self, process: &Named) -> Process {
@@ -54,19 +53,19 @@ impl ProcessNames {
         process
     }
 
-    /// Adds the names of another table.
+    /// Adds the processes of another copy.
     pub fn extend(&mut self, other: Self) {
         self.processes.extend(other.processes);
         self.renamed.extend(other.renamed);
     }
 
-    /// How many processes the source is still to be asked about: more will be known of them later. O(processes).
+    /// The number of processes whose lookup has no answer yet. O(processes).
     pub fn pending(&self) -> usize {
         let all = self.processes.values().chain(self.renamed.values());
         all.filter(|process| !process.program.is_settled()).count()
     }
 
-    /// Adds the pods of the processes; `pod` finds one by its UID.
+    /// Adds the pods of the processes. `pod` finds a pod by its UID.
     pub fn set_pods(&mut self, mut pod: impl FnMut(&str) -> Option<Arc<Pod>>) {
         for process in self.processes.values().chain(self.renamed.values()) {
             let uid = &process.program.identity().cgroup.pod_uid;

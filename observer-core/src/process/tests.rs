@@ -1,4 +1,4 @@
-//! Ids, names and programs, with a source that is asked at once.
+//! Ids, names and programs, with a source that answers at once.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ use super::{
     Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
 };
 
-/// Names every process after its pid; knows none from 1000 on.
+/// A source that names every process after its pid, and knows only those below 1000.
 struct Numbered;
 
 impl ProcessSource for Numbered {
@@ -28,16 +28,16 @@ impl ProcessSource for Numbered {
     }
 }
 
-/// The program.
+/// The identity of a process that runs this program.
 fn running(exe: impl AsRef<[u8]>) -> Identity {
     Identity::new(&Key::default(), Texts { exe: Some(exe.as_ref()), ..Texts::default() })
 }
 
 thread_local! {
-    /// When processes began, where that is not 1; the later of two counts.
+    /// Start times of processes other than 1; the later of two entries counts.
     static BEGUN: Cell<&'static [(u32, Option<u64>)]> = const { Cell::new(&[]) };
 
-    /// When the source is asked.
+    /// The time when the source answers.
     static NOW_NS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -133,15 +133,15 @@ fn a_late_report_of_an_exit_does_not_move_it() {
 }
 
 #[test]
-fn what_rings_tell_in_another_order_is_of_the_same_processes() {
+fn rings_that_report_in_another_order_have_the_same_processes() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
-    // Read from the one ring: the exit of a process that only the other has seen, and the pid again.
+    // The one ring has the exit of a process that only the other has seen, and the pid again.
     one.exited(7, 100);
     let second = one.seen(7, 110, Some(comm("second"))).id;
     one.exited(7, 200);
     let third = one.seen(7, 210, Some(comm("third"))).id;
-    // And from the other.
+    // The other ring is read later.
     let first = other.seen(7, 90, Some(comm("first"))).id;
     assert_eq!(other.seen(7, 95, None).id, first);
     other.exited(7, 100);
@@ -154,7 +154,7 @@ fn what_rings_tell_in_another_order_is_of_the_same_processes() {
 }
 
 #[test]
-fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
+fn an_exit_that_only_another_ring_reported_is_known_when_it_is_asked_again() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
     let first = one.seen(7, 10, Some(comm("given"))).id;
@@ -167,7 +167,7 @@ fn an_exit_that_only_another_ring_told_is_known_when_it_is_asked_again() {
 }
 
 #[test]
-fn an_exit_that_was_not_told_is_found() {
+fn an_exit_that_was_not_reported_is_found() {
     let mut processes = Processes::new(8);
     let [stays, goes, is_replaced] = [1, 2, 3].map(|pid| processes.seen(pid, 10, None).id);
     NOW_NS.set(50);
@@ -204,7 +204,7 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
     let exe = |id| processes.process(id).unwrap().identity.exe.to_vec();
     assert_eq!((exe(shell), exe(orders)), (b"/bin/sh".to_vec(), b"/bin/7".to_vec()));
     assert_eq!(processes.names().process(orders).comm, comm("orders"));
-    // Of both the connections are the process's, as it is now.
+    // The connections of both belong to the process under its latest name.
     assert_eq!(processes.seen(7, 22, None).first, shell);
     assert_eq!(processes.names().now(shell).comm, comm("orders"));
     assert_eq!(processes.len(), 2);
@@ -212,11 +212,11 @@ fn exec_makes_it_another_program_and_what_was_before_stays() {
     assert_eq!(processes.expired(90, 60), [shell, orders], "with the process");
     processes.forget(shell);
     processes.forget(orders);
-    assert!(processes.is_empty());
+    assert_eq!(processes.len(), 0);
 }
 
 #[test]
-fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
+fn a_new_name_counts_from_its_time_on_in_any_order_of_reports() {
     let mut one = Processes::new(8);
     let mut other = one.sharing();
     let a = one.seen(7, 10, Some(comm("a"))).id;
@@ -246,7 +246,7 @@ fn a_new_name_is_of_what_comes_after_it_in_whatever_order_it_is_told() {
 }
 
 #[test]
-fn a_new_name_may_be_told_before_the_process_is_seen() {
+fn a_new_name_may_be_reported_before_the_process_is_seen() {
     let mut processes = Processes::new(8);
     processes.renamed(7, 20, Some(comm("new")));
     let new = processes.seen(7, 21, Some(comm("old"))).id;
@@ -264,7 +264,7 @@ fn names_are_bounded() {
     for at in 1..=10_000 {
         processes.renamed(7, at, Some(comm(&at.to_string())));
     }
-    assert_eq!(processes.len(), 1, "under none of these has it done anything");
+    assert_eq!(processes.len(), 1, "it did nothing under these names");
     let mut ids = Vec::new();
     for at in 10_001..11_000 {
         processes.renamed(7, at, Some(comm(&at.to_string())));
@@ -278,7 +278,7 @@ fn names_are_bounded() {
     assert_eq!(processes.overflow(), 999 - 15);
     processes.renamed(7, 20_000, None);
     processes.renamed(7, 20_000, None);
-    assert_eq!(processes.seen(7, 20_001, None).id, ids[15], "they change too fast to be told");
+    assert_eq!(processes.seen(7, 20_001, None).id, ids[15], "they change too often to be known");
     assert_eq!(processes.overflow(), 999 - 15 + 1);
     processes.renamed(7, 30_000, Some(comm("first")));
     assert_eq!(processes.seen(7, 30_001, None).id, first);
@@ -287,7 +287,7 @@ fn names_are_bounded() {
 }
 
 #[test]
-fn a_name_that_was_not_told_is_found() {
+fn a_name_that_was_not_reported_is_found() {
     let mut processes = Processes::new(8);
     let id = processes.seen(7, 10, Some(comm("given"))).id;
     NOW_NS.set(20);
@@ -335,7 +335,7 @@ fn the_last_that_has_the_same_labels_is_the_heir() {
     assert_eq!(processes.successors(vec![neighbour], &[]), [(neighbour, None)]);
     assert_eq!(processes.successors(all.clone(), &[Detail::Exe])[..4], want, "the same file");
 
-    // Where a label tells them apart they are two.
+    // With a label that differs they are two.
     set_program(&mut processes, last, running("/bin/new"));
     assert_eq!(processes.successors(vec![a], &[Detail::Exe]), [(a, Some(b))]);
     assert_eq!(processes.successors(vec![a], &[Detail::CmdlineHash]), [(a, Some(last))]);
@@ -359,13 +359,13 @@ fn beyond_the_bound_all_are_other() {
     assert_ne!(processes.seen(3, 4, None).id, ProcessId::OTHER);
 }
 
-/// What the source says of the program that the process ran under this id.
+/// The program that the process ran under this id.
 fn exe(processes: &Processes, id: ProcessId) -> String {
     String::from_utf8(processes.process(id).unwrap().identity.exe.to_vec()).unwrap()
 }
 
 #[test]
-fn what_is_told_after_its_time_is_not_told() {
+fn answers_after_the_end_of_a_program_do_not_count() {
     let mut processes = Processes::new(8);
     let [goes, executes, stays] = [1, 2, 3].map(|pid| processes.seen(pid, 10, Some(comm("x"))).id);
     NOW_NS.set(50);

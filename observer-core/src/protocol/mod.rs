@@ -1,6 +1,6 @@
-//! The protocols of connections.
+//! The protocols of connections: the trait [`Protocol`] and its implementations.
 //!
-//! To add a protocol: implement [`Protocol`] in a module here, on the words of [`call`](crate::call).
+//! To add a protocol: implement [`Protocol`] in a module here, with the types of [`call`](crate::call).
 
 pub mod grpc;
 pub mod hpack;
@@ -15,26 +15,26 @@ use crate::{
     record::{Bytes, Closed, Waited},
 };
 
-/// A read or write on a socket.
+/// One read or write on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// Kernel's monotonic clock, in nanoseconds.
+    /// The time of the transfer, in nanoseconds of the kernel's monotonic clock.
     pub time_ns: u64,
     /// The process that read or wrote the bytes.
     pub process: ProcessId,
     /// The direction of the bytes.
     pub direction: Direction,
-    /// How long before `time_ns` it may have happened.
+    /// How long before `time_ns` the bytes may have been sent, or have arrived.
     pub waited: Waited,
-    /// Since when no thread had to wait for a CPU; `u64::MAX` if that is not known.
+    /// Since when no thread had to wait for a CPU, by the same clock; `u64::MAX` if that is not known.
     pub stall_free_since_ns: u64,
 }
 
-/// One end of one connection.
+/// The state of one end of one connection.
 ///
-/// Order of calls: [`bytes`](Self::bytes) for each of its records, as they come; [`closed`](Self::closed) last.
+/// Order of calls: [`bytes`](Self::bytes) for each of its records, in their order; [`closed`](Self::closed) last.
 pub trait Protocol {
-    /// Takes a record of bytes.
+    /// Takes a record of bytes. Returns the errors in it.
     fn bytes(
         &mut self,
         at: Transfer,
@@ -43,7 +43,7 @@ pub trait Protocol {
         sink: &mut impl CallSink,
     ) -> Faults;
 
-    /// Takes the end of the connection.
+    /// Takes the end of the connection, at this time. `stall_free_since_ns` is as in [`Transfer`].
     fn closed(
         &mut self,
         time_ns: u64,
@@ -52,50 +52,50 @@ pub trait Protocol {
         sink: &mut impl CallSink,
     );
 
-    /// Ends the calls that have probably ended in a gap.
+    /// Ends the calls that have probably ended in a gap. To be called about once a second.
     fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink);
 
-    /// Drops the state, to free memory. Open calls end, their codes not seen. What begins after that is followed as if
-    /// the connection had joined now.
+    /// Drops the state, to free memory. Open calls end, and their codes are not seen. The connection is followed as
+    /// one that joined late from here on.
     fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink);
 
-    /// The memory that it has allocated, in bytes. O(1).
+    /// The memory that the state has allocated, in bytes. O(1).
     fn memory(&self) -> usize;
 
-    /// The paths that it refers to.
+    /// The paths that the state refers to.
     fn paths(&self) -> impl Iterator<Item = PathId>;
 
-    /// The state that is published. O(1).
+    /// The part of the state that is published. O(1).
     fn state(&self) -> State;
 }
 
 /// The published state of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct State {
-    /// The end of the connection that the process is.
+    /// The side that the process is on.
     pub role: Role,
-    /// What is seen of it.
+    /// How much of the connection was seen.
     pub coverage: Coverage,
-    /// A gap goes on in one direction at least.
+    /// Whether a gap goes on in at least one direction.
     pub is_in_gap: bool,
-    /// Open calls that are counted.
+    /// The number of open calls that are counted.
     pub open: u64,
-    /// Its streams so far.
+    /// The streams so far.
     pub streams: Streams,
 }
 
-/// Streams that clients began, by what became of them.
+/// Numbers of streams that clients started, by what became of them. Only those that are measured are in a series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Streams {
-    /// Calls, which are in a series. The others are in none.
+    /// gRPC calls.
     pub measured: u64,
-    /// Their content type says that they are not gRPC.
+    /// Streams whose content type is not gRPC's.
     pub not_grpc: u64,
-    /// More were open on their connection than are followed.
+    /// Streams that were started while too many were open on their connection.
     pub too_many: u64,
-    /// Nothing that was seen says whether they are gRPC calls.
+    /// Streams that may be gRPC calls or not: nothing that was seen shows it.
     pub unclear: u64,
-    /// What looked like their frames may have been content of a message: the other end did not confirm them.
+    /// Streams whose frames may have been content of a message: the other end did not confirm them.
     pub unconfirmed: u64,
 }
 
@@ -110,14 +110,14 @@ impl AddAssign for Streams {
     }
 }
 
-/// Decoding errors in a record, and whether it was late.
+/// Errors in one record, which the caller adds up, and whether the process read it late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Bytes whose record was dropped.
+    /// Bytes whose record was dropped, before this record.
     pub dropped_bytes: u64,
-    /// Header blocks that are invalid or too long.
+    /// Field blocks that are invalid or too long.
     pub blocks: u64,
-    /// References to header table entries that are not known.
+    /// References to entries of a dynamic table that are not known.
     pub unknown_references: u64,
     /// The bytes had certainly waited at the socket: the process reads late.
     pub read_late: bool,

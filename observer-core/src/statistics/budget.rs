@@ -1,36 +1,32 @@
-//! How many series there may be.
+//! Bounds on the number of series.
 
 use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 
+use super::slots::Slots;
 use crate::{
     call::{CallKey, Role},
     names::{PathId, Share},
     process::ProcessId,
 };
 
-/// Bits of a [`SeriesId`](crate::call::SeriesId) that say the slot; those above say the generation.
-pub(super) const SLOT_BITS: u32 = 20;
-
-/// One per role for [`ProcessId::OTHER`], which always finds room.
-const RESERVED_SLOTS: usize = 2;
-
-/// Bounds on what is kept.
+/// Bounds on the number of series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bound on the methods of one process in one role; calls of further ones count as [`PathId::OTHER`].
+    /// The bound on the methods of one process on one side. Calls of further methods count as [`PathId::OTHER`].
     pub max_methods: usize,
-    /// Bound on the series of all processes, at most [`Limits::MAX_SERIES`]; calls beyond them, or beyond the share that
-    /// one process may have of them, count as [`PathId::OTHER`] of their process or, when even that is too
-    /// many, of [`ProcessId::OTHER`]. A series takes about 0.7 kB with the default buckets; docs/scale.md has
-    /// the rest.
+    /// The bound on the series of all processes, at most [`Limits::MAX_SERIES`].
+    ///
+    /// Calls beyond it, or beyond the share that one process may have, count as [`PathId::OTHER`] of their process. If
+    /// there is no room for that either, they count as [`PathId::OTHER`] of [`ProcessId::OTHER`]. A series takes about
+    /// 0.7 kB with the default buckets; docs/scale.md has more.
     pub max_series: usize,
 }
 
 impl Limits {
-    /// The most series there can be.
-    pub const MAX_SERIES: usize = (1 << SLOT_BITS) - RESERVED_SLOTS;
+    /// The largest bound on series.
+    pub const MAX_SERIES: usize = Slots::MAX;
 }
 
 impl Default for Limits {
@@ -44,9 +40,9 @@ impl Default for Limits {
 pub(super) struct SeriesBudget {
     /// Each series with the number of statistics that have it, and its owner.
     holders: FxHashMap<CallKey, (u32, ProcessId)>,
-    /// The shares of processes, by their first ids: one that takes many names has one share.
+    /// The shares of processes, by their first ids: a process that takes many names has one share.
     pub(super) share: Share<ProcessId>,
-    /// How many methods of a process count towards [`Limits::max_methods`].
+    /// The number of methods of a process that count for [`Limits::max_methods`].
     methods: FxHashMap<(ProcessId, Role), usize>,
 }
 
@@ -56,10 +52,10 @@ impl SeriesBudget {
         Self { holders: FxHashMap::default(), share, methods: FxHashMap::default() }
     }
 
-    /// Takes room for a series, if there is room, or if other statistics have the series.
+    /// Takes room for a series, if there is room or other statistics have the series. Returns whether it did.
     pub(super) fn admit(&mut self, key: CallKey, owner: ProcessId, limits: Limits) -> bool {
         let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
-        // What stands for the rest of a process's methods is one in each role.
+        // A process has at most two other series on each side: the rest of its methods, and those not seen.
         let fits = || {
             if is_method(key.path) {
                 self.share.admits(owner) && methods < limits.max_methods
@@ -74,6 +70,7 @@ impl SeriesBudget {
         fits
     }
 
+    /// Takes room for a series, without a bound.
     pub(super) fn take(&mut self, key: CallKey, owner: ProcessId) {
         let (holders, owner) = self.holders.entry(key).or_insert((0, owner));
         *holders += 1;
@@ -86,6 +83,7 @@ impl SeriesBudget {
         }
     }
 
+    /// Gives back the room of a series, once no statistics have it any more.
     pub(super) fn give_back(&mut self, key: CallKey) {
         let Some((holders, owner)) = self.holders.get_mut(&key) else { return };
         *holders -= 1;
@@ -105,7 +103,7 @@ impl SeriesBudget {
     }
 }
 
-/// Whether it counts towards [`Limits::max_methods`].
+/// Whether the path is a single method, which counts for [`Limits::max_methods`].
 pub(super) fn is_method(path: PathId) -> bool {
     path != PathId::NOT_SEEN && path != PathId::OTHER
 }

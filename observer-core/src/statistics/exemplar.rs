@@ -1,31 +1,31 @@
-//! Observations that belong to a trace, one per bucket or code.
+//! Exemplars: observations that belong to a trace, the last one per bucket or code.
 
 use crate::call::TraceId;
 
-/// An observation that belongs to a trace.
+/// An observed duration that belongs to a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exemplar {
-    /// The trace.
+    /// The id of the trace.
     pub trace: TraceId,
     /// The observed duration, in nanoseconds.
     pub elapsed_ns: u64,
-    /// When, by the kernel's monotonic clock.
+    /// The time of the observation, in nanoseconds of the kernel's monotonic clock.
     pub time_ns: u64,
 }
 
 impl Exemplar {
-    /// The observed duration.
+    /// The observed duration in seconds.
     pub fn seconds(&self) -> f64 {
         self.elapsed_ns as f64 / 1e9
     }
 }
 
-/// The last exemplar at each of some positions. Takes no memory until there is one.
+/// The last exemplar at each position. It allocates no memory until there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Exemplars(Option<Box<[Option<Exemplar>]>>);
 
 impl Exemplars {
-    /// Replaces the one at the position, of as many positions as there are; nothing beyond them.
+    /// Replaces the exemplar at a position below `positions`, which is the same in each call.
     pub(super) fn set(&mut self, position: usize, positions: usize, exemplar: Exemplar) {
         let exemplars = self.0.get_or_insert_with(|| vec![None; positions].into());
         if let Some(place) = exemplars.get_mut(position) {
@@ -33,7 +33,7 @@ impl Exemplars {
         }
     }
 
-    /// The one at the position.
+    /// The exemplar at a position.
     pub(super) fn get(&self, position: usize) -> Option<&Exemplar> {
         self.0.as_ref()?.get(position)?.as_ref()
     }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_the_later_is_kept() {
+    fn the_later_one_of_two_is_kept() {
         let (mut one, mut other) = (Exemplars::default(), Exemplars::default());
         one.set(0, 3, at(5));
         one.set(1, 3, at(5));

@@ -1,10 +1,10 @@
-//! Exponential buckets, as Prometheus' native histograms have them: all powers of one base are
-//! bounds, so that none need be chosen, and the error is the same everywhere.
+//! Exponential buckets, as in Prometheus' native histograms: the bounds are all powers of one base, so no bounds have
+//! to be chosen, and the relative error is the same everywhere.
 //!
-//! Source: `histogram.go` of client_golang. A bucket of resolution (there: schema) `r` and index `i`
-//! has what is above 2^((i−1)/2^r) and not above 2^(i/2^r) seconds. It begins with a resolution of 3,
-//! bounds 9 % apart. When there would be more than [`Exponential::MAX_BUCKETS`] buckets, each two
-//! become one, which halves the resolution: so the memory is bounded, whatever is observed.
+//! Source: `histogram.go` of client_golang. The bucket with resolution (there: schema) `r` and index `i` has the
+//! durations above 2^((i−1)/2^r) and up to 2^(i/2^r) seconds. The first resolution is 3: bounds are 9 % apart. When
+//! there would be more than [`Exponential::MAX_BUCKETS`] buckets, each two become one, and the resolution goes down by
+//! one. So the memory is bounded for any observations.
 
 /// The finest resolution.
 const FINEST: i8 = 3;
@@ -21,14 +21,14 @@ const BOUNDS: [f64; 1 << FINEST] = [
     0.917_004_043_204_671_1,
 ];
 
-/// Durations by exponential buckets.
+/// A histogram of durations with exponential buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exponential {
-    /// From [`FINEST`] down; below 0, each bucket spans several powers of two.
+    /// At most [`FINEST`]; below 0, each bucket spans several powers of two.
     resolution: i8,
-    /// Observations of no duration, which are in no other bucket.
+    /// Observations of 0 ns, which are not in the buckets.
     zeros: u64,
-    /// Buckets with observations by index, ascending.
+    /// The buckets with observations: their index and count, ascending.
     buckets: Vec<(i16, u64)>,
 }
 
@@ -39,26 +39,26 @@ impl Default for Exponential {
 }
 
 impl Exponential {
-    /// The most buckets. Nanoseconds to 584 years are 64 powers of two: a resolution of 0 always
-    /// fits.
+    /// Bound on the number of buckets. From a nanosecond to 584 years there are 64 powers of two, so a resolution of 0
+    /// always fits.
     pub const MAX_BUCKETS: usize = 100;
 
-    /// Buckets for each power of two are 2 to this power.
+    /// The resolution `r`: each power of two has 2^r buckets. Prometheus calls it schema.
     pub fn resolution(&self) -> i8 {
         self.resolution
     }
 
-    /// Observations of no duration.
+    /// The number of observations of 0 ns.
     pub fn zeros(&self) -> u64 {
         self.zeros
     }
 
-    /// Buckets with observations by index, ascending.
+    /// The index and count of each bucket with observations, ascending.
     pub fn buckets(&self) -> &[(i16, u64)] {
         &self.buckets
     }
 
-    /// O(buckets) for the first in a bucket, else O(log buckets).
+    /// Adds an observation in nanoseconds. O(buckets) for the first one in a bucket, else O(log buckets).
     pub fn observe(&mut self, elapsed_ns: u64) {
         if elapsed_ns == 0 {
             self.zeros += 1;
@@ -67,7 +67,7 @@ impl Exponential {
         }
     }
 
-    /// A histogram of so many observations of no duration.
+    /// Adds `count` observations of 0 ns.
     pub(super) fn observe_zeros(&mut self, count: u64) {
         self.zeros += count;
     }
@@ -103,7 +103,7 @@ impl Exponential {
         }
     }
 
-    /// Makes each two buckets one.
+    /// Makes one bucket of each two, which halves their number per power of two.
     fn halve(&mut self) {
         self.resolution -= 1;
         for bucket in &mut self.buckets {
@@ -119,13 +119,13 @@ impl Exponential {
     }
 }
 
-/// The index of a bucket's place when the resolution is halved so many times.
+/// The index of a bucket after `times` halvings.
 fn coarser(index: i16, times: i8) -> i16 {
     // The upper bound stays a bound if its index is even, else the next one's is: rounded up.
     (0..times).fold(index, |index, _| (index + 1) >> 1)
 }
 
-/// The index in the finest resolution of a duration above zero.
+/// The index of a duration above zero, in the finest resolution.
 fn index(elapsed_ns: u64) -> i16 {
     let seconds = elapsed_ns as f64 / 1e9;
     let (fraction, exponent) = split(seconds);
@@ -133,8 +133,8 @@ fn index(elapsed_ns: u64) -> i16 {
     within + ((exponent - 1) << FINEST)
 }
 
-/// `value` as fraction · 2^exponent, with a fraction from 0.5 to below 1. For normal numbers above
-/// zero, which all nanoseconds are.
+/// Splits `value` into fraction · 2^exponent, with a fraction from 0.5 to below 1. The value has to be a normal number
+/// above zero, as all nanoseconds in seconds are.
 fn split(value: f64) -> (f64, i16) {
     const EXPONENT: u64 = 0x7ff << 52;
     let bits = value.to_bits();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_nothing_is_lost() {
+    fn memory_is_bounded_and_all_observations_count() {
         let mut exponential = Exponential::default();
         let mut observed = 0;
         for power in 0..64 {
@@ -198,8 +198,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the resolution came to, each observation is between the bounds of a bucket that
-        /// counts it, and merged histograms are as if one had observed all.
+        /// At any resolution each observation is between the bounds of a bucket that counts it, and merged
+        /// histograms are equal to one that observed all.
         #[test]
         fn observations_are_within_their_bounds(
             first in proptest::collection::vec(1..u64::MAX, 0..200),

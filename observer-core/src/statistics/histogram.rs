@@ -1,41 +1,31 @@
-//! Observed durations: by bucket, finer on request, with the traces of some.
+//! Histograms of durations, with exemplars, and with exponential buckets if they are recorded.
 
 use super::{
-    Buckets,
+    Buckets, Recording,
     exemplar::{Exemplar, Exemplars},
     exponential::Exponential,
 };
 
-/// Observed durations by bucket.
+/// A histogram of durations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     counts: Box<[u64]>,
-    /// 2⁶⁴ ns are 584 years of *summed* time, which 100,000 concurrent streams reach in 51 hours;
-    /// 2¹²⁸ takes 2⁶⁴ observations of the longest duration there is.
+    /// The sum in nanoseconds. 100,000 concurrent streams reach 2⁶⁴ in 51 hours; 2¹²⁸ takes 2⁶⁴ observations of the
+    /// longest duration.
     sum_ns: u128,
-    /// The last one of each bucket that belongs to a trace.
+    /// The last observation of each bucket that belongs to a trace.
     exemplars: Exemplars,
-    /// The same observations by exponential buckets, where those are kept.
+    /// The same observations in exponential buckets, if those are recorded.
     exponential: Option<Box<Exponential>>,
 }
 
 impl Histogram {
-    pub(super) fn new(buckets: &Buckets, exponential: bool) -> Self {
+    pub(super) fn new(recording: &Recording) -> Self {
         Self {
-            counts: vec![0; buckets.count()].into(),
+            counts: vec![0; recording.buckets.count()].into(),
             sum_ns: 0,
             exemplars: Exemplars::default(),
-            exponential: exponential.then(Box::default),
-        }
-    }
-
-    /// One with the same buckets and nothing in them.
-    pub(super) fn empty(&self) -> Self {
-        Self {
-            counts: vec![0; self.counts.len()].into(),
-            sum_ns: 0,
-            exemplars: Exemplars::default(),
-            exponential: self.exponential.as_ref().map(|_| Box::default()),
+            exponential: recording.exponential.then(Box::default),
         }
     }
 
@@ -57,7 +47,7 @@ impl Histogram {
         }
     }
 
-    /// A histogram of so many observations of no duration.
+    /// Adds `count` observations of 0 ns.
     pub(super) fn observe_zeros(&mut self, count: u64) {
         if let Some(first) = self.counts.first_mut() {
             *first += count;
@@ -79,12 +69,12 @@ impl Histogram {
         }
     }
 
-    /// Observations per bucket, each on its own (not cumulative), that of infinity last.
+    /// The number of observations in each bucket alone (not cumulative); the bucket of +Inf is the last one.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// How many observations there are.
+    /// The number of observations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -94,17 +84,17 @@ impl Histogram {
         self.sum_ns as f64 / 1e9
     }
 
-    /// The last observation in the bucket that belongs to a trace.
+    /// The last observation in a bucket that belongs to a trace.
     pub fn exemplar(&self, bucket: usize) -> Option<&Exemplar> {
         self.exemplars.get(bucket)
     }
 
-    /// The sum of the observations.
+    /// The exemplars of all buckets.
     pub fn exemplars(&self) -> impl Iterator<Item = &Exemplar> {
         self.exemplars.iter()
     }
 
-    /// The same by exponential buckets, where those are kept.
+    /// The same observations in exponential buckets, if those are recorded.
     pub fn exponential(&self) -> Option<&Exponential> {
         self.exponential.as_deref()
     }

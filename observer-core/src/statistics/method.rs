@@ -1,14 +1,14 @@
-//! Methods as the labels name them.
+//! The labels of methods.
 
 use super::GrpcType;
 use crate::names::PathId;
 
-/// A method as the labels name it.
+/// The labels of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Method<'a> {
-    /// `pkg.Service`; empty where the path has no such part.
+    /// The service: `pkg.Service`; empty if the path has no such part.
     pub service: &'a str,
-    /// The path after its last slash, or all of it.
+    /// The method: the path after its last slash, or all of it if it has no service.
     pub method: &'a str,
     /// The whole path: `/pkg.Service/Method`.
     pub path: &'a str,
@@ -18,9 +18,10 @@ impl<'a> Method<'a> {
     const NOT_SEEN: &'static str = "not_seen";
     const OTHER: &'static str = "other";
 
-    /// `/pkg.Service/Method` is split at its last slash. What has not this form (no slash in front,
-    /// an empty service or method) has an empty service and is its own method, so that different
-    /// paths never get the same labels.
+    /// Splits `/pkg.Service/Method` at its last slash.
+    ///
+    /// A path without this form (no slash in front, an empty service or method) has an empty service and is its own
+    /// method, so that different paths do not get the same labels.
     pub fn new(path: PathId, text: &'a str) -> Self {
         match path {
             PathId::NOT_SEEN => Self::both(Self::NOT_SEEN),
@@ -39,7 +40,7 @@ impl<'a> Method<'a> {
 
     fn split(path: &'a str) -> Self {
         match path.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) {
-            // Peers may use words of ours: their calls are told with those that the words are for.
+            // Peers may use our words: such calls are counted with those that the words are for.
             Some((service, method)) if service == method && Self::is_word(method) => {
                 Self::both(method)
             }
@@ -50,9 +51,10 @@ impl<'a> Method<'a> {
         }
     }
 
-    /// The type that goes with these labels. What stands for several methods has none, and neither
-    /// has a real method that a peer calls by the same words: the two share their series, and a
-    /// method has one type.
+    /// The type of the method with these labels, given the type that its calls have shown.
+    ///
+    /// It is unknown for labels of several methods; also for a real method that a peer gives the same words, because
+    /// the two share their series.
     #[must_use]
     pub fn grpc_type(self, derived: GrpcType) -> GrpcType {
         if self.service == self.method && Self::is_word(self.method) {

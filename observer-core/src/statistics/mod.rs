@@ -1,142 +1,69 @@
-//! Series of calls.
+//! Statistics of calls: series by process, side and method.
 //!
-//! [`Statistics`] has a single writer, the worker that owns it, so that every figure is a plain
-//! integer. A scrape gets a clone, and [`Statistics::merge`]s those of several workers. Only which
-//! series there are is asked of all of them, once for each: the bounds are for their sum.
+//! [`Statistics`] has a single writer, the worker that owns it, so every figure is a plain integer. A scrape gets a
+//! clone from each worker and [merges](Statistics::merge) them. The workers share only the bounds on series, under a
+//! lock that a worker takes once for each new series.
 //!
-//! Per call there is one hash look-up, at its start; then its figures are found by the
-//! [`SeriesId`] that the connection keeps. Processes are dropped while connections that once
-//! served them may still hold such an id, therefore an id is a slot and a generation: a slot that
-//! is used again has another generation, and what comes late for the old one is counted as late
-//! and nowhere else. A slot whose generations are used up is not used again.
+//! A call costs one hash lookup, at its start. Then its connection keeps a [`SeriesId`], which finds the series by an
+//! index. Processes are dropped while connections may still hold such ids; events that come for them after that are
+//! [late](Statistics::late), and are in no series.
 
 mod buckets;
 mod budget;
 mod exemplar;
 mod exponential;
+mod grpc_type;
 mod histogram;
 mod method;
+mod recording;
 mod seen;
 mod series;
+mod sink;
+mod slots;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
 pub use self::{
-    buckets::{Buckets, BucketsError},
+    buckets::Buckets,
     budget::Limits,
     exemplar::Exemplar,
     exponential::Exponential,
+    grpc_type::GrpcType,
     histogram::Histogram,
     method::Method,
+    recording::{Recording, RecordingsDiffer},
     seen::{CallsByCoverage, CallsSeen},
     series::{Messages, Series},
 };
 use self::{
-    budget::{SLOT_BITS, SeriesBudget, is_method},
-    series::{Evidence, Streaming},
+    budget::{SeriesBudget, is_method},
+    grpc_type::{Evidence, Streaming},
+    slots::Slots,
 };
 use crate::{
-    call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
+    call::{CallKey, Role, SeriesId},
     names::PathId,
     process::ProcessId,
 };
-
-const LAST_GENERATION: u32 = u32::MAX >> SLOT_BITS;
-
-/// What is recorded of the calls of each series.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recording {
-    /// The bounds of all histograms.
-    pub buckets: Buckets,
-    /// Every histogram also has exponential buckets, for Prometheus' native histograms.
-    pub exponential: bool,
-    /// How long calls took is also kept by code.
-    pub by_code: bool,
-    /// From message to message: how long that took at clients is kept.
-    pub between_messages: bool,
-}
-
-impl From<Buckets> for Recording {
-    fn from(buckets: Buckets) -> Self {
-        Self { buckets, ..Self::default() }
-    }
-}
-
-/// Whether a method's requests and responses are streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum GrpcType {
-    /// One request message, one response message.
-    Unary,
-    /// A stream of request messages.
-    ClientStream,
-    /// A stream of response messages.
-    ServerStream,
-    /// Both.
-    BidiStream,
-    /// Not one method: all whose path was not seen, or all beyond a bound.
-    Unknown,
-}
-
-impl GrpcType {
-    /// The spelling of go-grpc-prometheus.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unary => "unary",
-            Self::ClientStream => "client_stream",
-            Self::ServerStream => "server_stream",
-            Self::BidiStream => "bidi_stream",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// The statistics keep different things, so that their histograms do not add up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordingsDiffer;
-
-impl fmt::Display for RecordingsDiffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the workers' histograms differ: start all with the same")
-    }
-}
-
-impl std::error::Error for RecordingsDiffer {}
-
-#[derive(Clone, Debug, Default)]
-struct Slot {
-    generation: u32,
-    taken: Option<(CallKey, Series)>,
-}
-
-impl Slot {
-    /// Whether the id was given out in its present generation.
-    fn is_of(&self, id: SeriesId) -> bool {
-        self.generation == id.0 >> SLOT_BITS
-    }
-}
 
 /// The statistics of one worker, or of several merged.
 #[derive(Clone, Debug)]
 pub struct Statistics {
     recording: Recording,
-    /// The time of the present event, by the kernel's monotonic clock.
+    /// The time of the present event, in nanoseconds of the kernel's monotonic clock.
     now_ns: u64,
-    /// The process of calls that begin, by its first id.
+    /// The process (its first id) whose calls start now.
     owner: ProcessId,
     limits: Limits,
     ids: FxHashMap<CallKey, SeriesId>,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Slots,
     budget: Arc<Mutex<SeriesBudget>>,
-    /// What calls of series that were dropped had shown of their methods, so that a method's type does
-    /// not change when a process is dropped; bounded by the interner's paths.
+    /// The evidence from dropped series, so that a method's type does not change when a process is dropped. Bounded by
+    /// the interner's paths.
     dropped: FxHashMap<PathId, Evidence>,
-    /// The types as they were last published, of all statistics that share them; likewise bounded.
+    /// The types as they were last published, for all statistics that share them. Bounded likewise.
     published: Arc<Mutex<FxHashMap<PathId, Streaming>>>,
     connections: FxHashMap<(ProcessId, Role), u64>,
     calls: CallsByCoverage,
@@ -145,7 +72,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Empty statistics.
+    /// Creates statistics without series.
     pub fn new(recording: impl Into<Recording>, limits: Limits) -> Self {
         let max_series = limits.max_series.min(Limits::MAX_SERIES);
         let limits = Limits { max_series, ..limits };
@@ -155,8 +82,7 @@ impl Statistics {
             owner: ProcessId::OTHER,
             limits,
             ids: FxHashMap::default(),
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::default(),
             budget: Arc::new(Mutex::new(SeriesBudget::new(limits))),
             dropped: FxHashMap::default(),
             published: Arc::default(),
@@ -167,8 +93,8 @@ impl Statistics {
         }
     }
 
-    /// Empty statistics for another worker: the bounds are for the sum of both, in which a series that
-    /// both have is one.
+    /// Creates empty statistics for another worker. The bounds are for the sum of both; a series that both have counts
+    /// once.
     #[must_use]
     pub fn sharing(&self) -> Self {
         let budget = Arc::clone(&self.budget);
@@ -176,24 +102,23 @@ impl Statistics {
         Self { budget, published, ..Self::new(self.recording.clone(), self.limits) }
     }
 
-    /// The key of a series; `None` when it was dropped.
+    /// The key of a series; `None` if the series was dropped.
     pub fn key(&self, id: SeriesId) -> Option<CallKey> {
-        let slot = self.slots.get(slot_of(id)).filter(|slot| slot.is_of(id))?;
-        slot.taken.as_ref().map(|(key, _)| *key)
+        self.slots.get(id).map(|(key, _)| *key)
     }
 
-    /// The bounds of all histograms.
+    /// The bucket bounds of all histograms.
     pub fn buckets(&self) -> &Buckets {
         &self.recording.buckets
     }
 
-    /// Sets the time of what comes next, by the kernel's monotonic clock.
+    /// Sets the time of the next events, in nanoseconds of the kernel's monotonic clock.
     pub fn set_time(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
 
-    /// Sets the process of calls that begin from now on, by its first id: it gets no more series than its share, whatever
-    /// names it takes.
+    /// Sets the process (its first id) whose calls start from now on. It gets no more series than its share, under all
+    /// its names together.
     pub fn set_owner(&mut self, first: ProcessId) {
         self.owner = first;
     }
@@ -203,7 +128,7 @@ impl Statistics {
         lock(&self.budget).share.stop(stopped);
     }
 
-    /// How many series there are.
+    /// The number of series.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -213,9 +138,9 @@ impl Statistics {
         self.ids.is_empty()
     }
 
-    /// All series, in no order.
+    /// All series with their keys, in no order.
     pub fn series(&self) -> impl Iterator<Item = (CallKey, &Series)> {
-        self.slots.iter().filter_map(|slot| slot.taken.as_ref().map(|(key, series)| (*key, series)))
+        self.slots.iter().map(|(key, series)| (*key, series))
     }
 
     /// The paths of all series.
@@ -223,38 +148,37 @@ impl Statistics {
         self.ids.keys().map(|key| key.path)
     }
 
-    /// Forgets the types of paths that are not known any more.
+    /// Forgets the types of the paths that `is_known` refuses.
     pub fn forget_types(&mut self, is_known: impl Fn(PathId) -> bool) {
         self.dropped.retain(|path, _| is_known(*path));
         lock(&self.published).retain(|path, _| is_known(*path));
     }
 
-    /// Open connections per process and role, in no order.
+    /// The number of open connections per process and side, in no order.
     pub fn connections(&self) -> impl Iterator<Item = (ProcessId, Role, u64)> {
         self.connections.iter().map(|(&(process, role), &count)| (process, role, count))
     }
 
-    /// Ended calls by what was seen of them.
+    /// The number of ended calls, by what was seen of them.
     pub fn calls(&self) -> &CallsByCoverage {
         &self.calls
     }
 
-    /// Calls that were counted as [`PathId::OTHER`] because a bound was reached.
+    /// The number of calls that were counted as [`PathId::OTHER`] because a bound was reached.
     pub fn overflow(&self) -> u64 {
         self.overflow
     }
 
-    /// Events of calls whose process had been dropped; they are in no series.
+    /// The number of events of calls whose process had been dropped; they are in no series.
     pub fn late(&self) -> u64 {
         self.late
     }
 
-    /// The types of the methods that have series, to be published: from what the calls of all processes
-    /// and roles have shown by now, and from what was published before. O(series).
+    /// The types of the methods that have series, to be published. O(series).
     ///
-    /// Nothing on the wire says a type. Either side of a method is taken for a stream when enough of its
-    /// calls did what only a stream may, so that no single one makes a method another:
-    /// [`Shown::is_stream`](super::series::Shown) has the shares.
+    /// The wire does not say a type. Requests, or responses, of a method are taken for a stream when enough of its
+    /// calls did what only a stream may, over all processes and sides; a single call does not change the type. The
+    /// result also depends on the type that was published before.
     pub fn types(&self) -> FxHashMap<PathId, GrpcType> {
         let mut shown: FxHashMap<PathId, Evidence> = FxHashMap::default();
         for (key, series) in self.series() {
@@ -268,91 +192,80 @@ impl Statistics {
             }
             let streaming = published.entry(path).or_default();
             *streaming = evidence.streaming(*streaming);
-            let grpc_type = match *streaming {
-                Streaming { requests: false, responses: false } => GrpcType::Unary,
-                Streaming { requests: true, responses: false } => GrpcType::ClientStream,
-                Streaming { requests: false, responses: true } => GrpcType::ServerStream,
-                Streaming { requests: true, responses: true } => GrpcType::BidiStream,
-            };
-            (path, grpc_type)
+            (path, GrpcType::from(*streaming))
         };
         shown.into_iter().map(type_of).collect()
     }
 
-    /// Records a new connection of the process in this role.
+    /// Records a new connection of the process on this side.
     pub fn connection_opened(&mut self, process: ProcessId, role: Role) {
         *self.connections.entry((process, role)).or_default() += 1;
     }
 
-    /// Records the end of a connection of the process in this role, unless the process was dropped.
+    /// Records the end of a connection of the process on this side, unless the process was dropped.
     pub fn connection_closed(&mut self, process: ProcessId, role: Role) {
         if let Some(count) = self.connections.get_mut(&(process, role)) {
             *count = count.saturating_sub(1);
         }
     }
 
-    /// Drops the series of a process. O(series). Ids that were given out stay safe to use: what
-    /// comes for them is counted by [`Statistics::late`].
+    /// Drops the series of a process. O(series).
+    ///
+    /// Ids that were given out stay safe to use: events for them are counted by [`Statistics::late`].
     pub fn forget_process(&mut self, process: ProcessId) {
-        // It has no exit, and its slots are reserved.
+        // It does not exit, and its slots are reserved.
         if process == ProcessId::OTHER {
             return;
         }
-        let Self { ids, slots, free, budget, dropped, .. } = self;
-        let mut budget = lock(budget);
-        ids.retain(|key, id| {
-            if key.process != process {
-                return true;
-            }
-            if let Some(series) = vacate(slots, free, *id)
+        let mut budget = lock(&self.budget);
+        for (key, id) in self.ids.extract_if(|key, _| key.process == process) {
+            if let Some(series) = self.slots.remove(id)
                 && is_method(key.path)
             {
-                dropped.entry(key.path).or_default().merge(&series.evidence);
+                self.dropped.entry(key.path).or_default().merge(&series.evidence);
             }
-            budget.give_back(*key);
-            false
-        });
+            budget.give_back(key);
+        }
         self.connections.retain(|&(of, _), _| of != process);
     }
 
-    /// Drops a process, and gives its figures to a successor whose series have the same labels: what is published
-    /// with these labels does not go back. O(series).
+    /// Drops a process, and adds its figures to those of a successor whose series have the same labels, so that
+    /// counters with these labels do not go back. O(series).
     pub fn merge_into_successor(&mut self, process: ProcessId, successor: ProcessId) {
-        let left: Vec<_> = self.ids.iter().filter(|(key, _)| key.process == process).collect();
-        let left: Vec<_> = left.into_iter().map(|(&key, &id)| (key, id)).collect();
+        let left: Vec<_> = self.ids.extract_if(|key, _| key.process == process).collect();
         for (key, id) in left {
             let inherited = CallKey { process: successor, ..key };
             if let Some(&of_successor) = self.ids.get(&inherited) {
-                let Some(series) = vacate(&mut self.slots, &mut self.free, id) else { continue };
-                if let Some((_, to)) = taken(&mut self.slots, of_successor) {
+                let series = self.slots.remove(id);
+                if let Some((series, (_, to))) = series.zip(self.slots.get_mut(of_successor)) {
                     to.absorb(&series);
                 }
             } else {
-                // Ids that were given out go on to be good.
-                if let Some((key, _)) = taken(&mut self.slots, id) {
+                // Ids that were given out stay valid.
+                if let Some((key, _)) = self.slots.get_mut(id) {
                     *key = inherited;
                 }
                 self.ids.insert(inherited, id);
                 lock(&self.budget).take(inherited, successor);
             }
-            self.ids.remove(&key);
             lock(&self.budget).give_back(key);
         }
         self.forget_process(process);
     }
 
-    /// Adds the figures of another worker, for a scrape: the sum takes no calls. The bounds on series hold for it where
-    /// the workers [share](Self::sharing) them.
+    /// Adds the figures of another worker, for a scrape: the sum does not take events of calls any more.
+    ///
+    /// The bounds on series hold for the sum if the workers [share](Self::sharing) them.
     pub fn merge(&mut self, other: &Self) -> Result<(), RecordingsDiffer> {
         if self.recording != other.recording {
             return Err(RecordingsDiffer);
         }
-        // A series that is new here begins when that which is added to it did.
+        // A series that is new here gets the creation time of the one that is added to it.
         self.now_ns = u64::MAX;
         for (key, series) in other.series() {
             let id = self.ids.get(&key).copied();
             let id = id.or_else(|| self.allocate(key)).unwrap_or_else(|| self.shared(key.role));
-            if let Some((_, to)) = taken(&mut self.slots, id) {
+            if let Some((_, to)) = self.slots.get_mut(id) {
                 to.merge(series);
             }
         }
@@ -368,31 +281,6 @@ impl Statistics {
         Ok(())
     }
 
-    /// Finds the series of a call that begins.
-    fn find(&mut self, key: CallKey) -> SeriesId {
-        let id = match self.ids.get(&key) {
-            Some(&id) => id,
-            None => self.add(key),
-        };
-        if self.key(id).is_some_and(|key| key.path == PathId::OTHER) {
-            self.overflow += 1;
-        }
-        id
-    }
-
-    /// Adds a series if there is room for it, or else finds the one that stands for the rest.
-    #[cold]
-    fn add(&mut self, key: CallKey) -> SeriesId {
-        let other = CallKey { path: PathId::OTHER, ..key };
-        if let Some(id) = self.admit(key) {
-            return id;
-        }
-        if let Some(&id) = self.ids.get(&other) {
-            return id;
-        }
-        self.admit(other).unwrap_or_else(|| self.shared(key.role))
-    }
-
     /// Adds a series, if there is room for it.
     fn admit(&mut self, key: CallKey) -> Option<SeriesId> {
         if !lock(&self.budget).admit(key, self.owner, self.limits) {
@@ -405,123 +293,23 @@ impl Statistics {
         id
     }
 
-    /// The series of all that found no room elsewhere.
+    /// The series of all processes without room, on this side.
     fn shared(&mut self, role: Role) -> SeriesId {
         let key = CallKey { process: ProcessId::OTHER, role, path: PathId::OTHER };
-        match self.ids.get(&key) {
-            Some(&id) => id,
-            None => self.push(key),
-        }
+        let series = || Series::new(&self.recording, self.now_ns);
+        *self.ids.entry(key).or_insert_with(|| self.slots.push(key, series()))
     }
 
-    /// Takes a slot for the series: a free one, else a new one; `None` when all are taken or used up.
+    /// Takes a slot for the series; `None` if all are taken or used up.
     fn allocate(&mut self, key: CallKey) -> Option<SeriesId> {
-        let series = Series::new(&self.recording, self.now_ns);
-        if let Some(index) = self.free.pop() {
-            let slot = self.slots.get_mut(index as usize)?;
-            slot.taken = Some((key, series));
-            let id = SeriesId(slot.generation << SLOT_BITS | index);
-            self.ids.insert(key, id);
-            return Some(id);
-        }
-        (self.slots.len() < Limits::MAX_SERIES).then(|| self.push(key))
-    }
-
-    fn push(&mut self, key: CallKey) -> SeriesId {
-        let id = SeriesId(self.slots.len() as u32);
-        let series = Series::new(&self.recording, self.now_ns);
-        self.slots.push(Slot { generation: 0, taken: Some((key, series)) });
+        let id = self.slots.insert(key, Series::new(&self.recording, self.now_ns))?;
         self.ids.insert(key, id);
-        id
+        Some(id)
     }
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Takes what is in a slot out of it; what still comes for it is late.
-fn vacate(slots: &mut [Slot], free: &mut Vec<u32>, id: SeriesId) -> Option<Series> {
-    let index = slot_of(id);
-    let slot = slots.get_mut(index)?;
-    if slot.generation < LAST_GENERATION {
-        slot.generation += 1;
-        free.push(index as u32);
-    }
-    slot.taken.take().map(|(_, series)| series)
-}
-
-fn slot_of(id: SeriesId) -> usize {
-    (id.0 & ((1 << SLOT_BITS) - 1)) as usize
-}
-
-/// The series behind an id, unless its process was dropped.
-fn taken(slots: &mut [Slot], id: SeriesId) -> Option<&mut (CallKey, Series)> {
-    slots.get_mut(slot_of(id)).filter(|slot| slot.is_of(id))?.taken.as_mut()
-}
-
-impl CallSink for Statistics {
-    fn started(&mut self, key: CallKey) -> SeriesId {
-        let id = self.find(key);
-        if let Some((_, series)) = taken(&mut self.slots, id) {
-            series.started += 1;
-        }
-        id
-    }
-
-    fn joined(&mut self, key: CallKey) -> SeriesId {
-        let id = self.find(key);
-        if let Some((_, series)) = taken(&mut self.slots, id) {
-            series.joined += 1;
-        }
-        id
-    }
-
-    fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
-        match taken(&mut self.slots, series) {
-            Some((_, series)) => series.add_messages(direction, count, bytes),
-            None => self.late += 1,
-        }
-    }
-
-    fn second_message(&mut self, series: SeriesId, direction: Direction) {
-        // Late messages are counted where they are.
-        if let Some((key, series)) = taken(&mut self.slots, series) {
-            series.evidence.add_second_message(key.role, direction);
-        }
-    }
-
-    fn after_last_message(
-        &mut self,
-        series: SeriesId,
-        direction: Direction,
-        count: u64,
-        elapsed_ns: u64,
-    ) {
-        match taken(&mut self.slots, series) {
-            Some((_, series)) => {
-                series.add_between_messages(&self.recording, direction, count, elapsed_ns);
-            }
-            None => self.late += 1,
-        }
-    }
-
-    fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
-        match taken(&mut self.slots, series) {
-            Some((_, series)) => series.add_first_message(&self.recording, elapsed_ns),
-            None => self.late += 1,
-        }
-    }
-
-    fn ended(&mut self, series: SeriesId, ended: Ended) {
-        let Some((key, series)) = taken(&mut self.slots, series) else {
-            self.late += 1;
-            return;
-        };
-        let path = key.path;
-        series.add_end(&self.recording, self.now_ns, &ended);
-        self.calls.add(&ended, path);
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Ended calls by what was seen of them.
+//! Numbers of ended calls, by what was seen of them.
 
 use std::ops::AddAssign;
 
@@ -9,16 +9,16 @@ use crate::{
     names::PathId,
 };
 
-/// Ended calls by what was seen of them. They outlive the series they were counted in.
+/// Numbers of ended calls, by what was seen of them. They outlive the series that counted the calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallsSeen {
-    /// The method and the code.
+    /// Calls with a method and a code.
     pub complete: u64,
-    /// The code, but not the method.
+    /// Calls with a code, but without a method.
     pub no_method: u64,
-    /// The method, but not the code.
+    /// Calls with a method, but without a code.
     pub no_code: u64,
-    /// Neither.
+    /// Calls without a method and without a code.
     pub nothing: u64,
 }
 
@@ -32,12 +32,12 @@ impl AddAssign for CallsSeen {
     }
 }
 
-/// Ended calls by what was seen of their connection.
+/// Numbers of ended calls, by how much of their connection was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallsByCoverage([CallsSeen; Coverage::ALL.len()]);
 
 impl CallsByCoverage {
-    /// The calls of connections with this coverage.
+    /// The numbers for connections with this coverage.
     pub fn of(&self, coverage: Coverage) -> CallsSeen {
         self.0.get(coverage as usize).copied().unwrap_or_default()
     }
@@ -52,7 +52,7 @@ impl CallsByCoverage {
         } += 1;
     }
 
-    /// Ended calls whatever was seen of their connection.
+    /// The numbers for all connections.
     pub fn total(&self) -> CallsSeen {
         let mut total = CallsSeen::default();
         self.0.iter().for_each(|calls| total += *calls);

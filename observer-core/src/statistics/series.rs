@@ -1,19 +1,20 @@
-//! The figures of one method of one process in one role.
+//! The figures of one method of one process on one side.
 
 use super::{
     Recording,
     exemplar::{Exemplar, Exemplars},
+    grpc_type::Evidence,
     histogram::Histogram,
 };
-use crate::call::{Code, Direction, Ended, Role};
+use crate::call::{ByDirection, Code, Direction, Ended};
 
-/// The messages of one flow.
+/// The messages of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Messages {
-    /// How many.
+    /// The number of messages.
     pub count: u64,
-    /// Their lengths on the wire, without the 5-byte prefixes. Saturates: a length is what a peer
-    /// claims, up to 4 GiB for a few bytes sent.
+    /// The sum of their lengths on the wire in bytes, without the 5-byte prefixes. It saturates, because a peer may
+    /// claim 4 GiB for a few bytes.
     pub bytes: u64,
 }
 
@@ -24,138 +25,48 @@ impl Messages {
     }
 }
 
-/// Calls by what they showed of one side of their method.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shown {
-    /// Calls that did what only a stream may: they had several messages, or none where a unary call
-    /// must have one.
-    stream: u64,
-    /// Calls that ended as a unary one does: with one message, and complete.
-    single: u64,
-}
-
-impl Shown {
-    fn add(&mut self, stream: bool, single: bool) {
-        self.stream += u64::from(stream);
-        self.single += u64::from(single);
-    }
-
-    /// Whether that side is a stream, given whether it was taken for one so far. It becomes one when at
-    /// least a fifth of the calls show it, and stops being one when less than a tenth do: calls of a
-    /// stream may have one message, but those of a unary method never have more, unless a peer errs or
-    /// lies. Between the two nothing changes, so that a method near a bound does not go to and fro.
-    fn is_stream(self, so_far: bool) -> bool {
-        let Self { stream, single } = self;
-        let all = stream.saturating_add(single);
-        let share = if so_far { 10 } else { 5 };
-        stream > 0 && stream.saturating_mul(share) >= all
-    }
-}
-
-/// Calls by what they showed of their method. Each counts once for each side, if at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Evidence {
-    requests: Shown,
-    responses: Shown,
-}
-
-impl Evidence {
-    /// A call has had its second message this way.
-    pub(super) fn add_second_message(&mut self, role: Role, direction: Direction) {
-        let is_request = matches!(
-            (role, direction),
-            (Role::Server, Direction::Received) | (Role::Client, Direction::Sent)
-        );
-        let shown = if is_request { &mut self.requests } else { &mut self.responses };
-        shown.add(true, false);
-    }
-
-    /// A call has ended. No request message, or one, says something only when the client had finished
-    /// sending, and no response message, or one, only when the call succeeded.
-    fn add_end(&mut self, ended: &Ended) {
-        if ended.half_closed {
-            let count = ended.request_messages;
-            self.requests.add(count == Some(0), count == Some(1));
-        }
-        if ended.code == Some(Code::Ok) {
-            let count = ended.response_messages;
-            self.responses.add(count == Some(0), count == Some(1));
-        }
-    }
-
-    pub(super) fn merge(&mut self, other: &Self) {
-        let Self { requests, responses } = other;
-        for (to, from) in [(&mut self.requests, requests), (&mut self.responses, responses)] {
-            to.stream += from.stream;
-            to.single += from.single;
-        }
-    }
-
-    /// The streaming sides of the method, given those so far.
-    pub(super) fn streaming(self, so_far: Streaming) -> Streaming {
-        Streaming {
-            requests: self.requests.is_stream(so_far.requests),
-            responses: self.responses.is_stream(so_far.responses),
-        }
-    }
-}
-
-/// The sides of a method that are streams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Streaming {
-    pub(super) requests: bool,
-    pub(super) responses: bool,
-}
-
-/// How long streams were without a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct BetweenMessages {
-    received: Histogram,
-    sent: Histogram,
-}
-
-/// The codes, and that none was seen.
+/// The number of codes, with one for a code that was not seen.
 const CODES: usize = Code::ALL.len() + 1;
 
-/// The figures of one method of one process in one role.
+/// The figures of one method of one process on one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {
-    /// When it began to count, in nanoseconds of the kernel's monotonic clock.
+    /// The time when the series was created, in nanoseconds of the kernel's monotonic clock.
     pub created_ns: u64,
-    /// Calls whose request headers were seen.
+    /// The number of calls whose request headers were seen.
     pub started: u64,
-    /// Calls that were under way when they were first seen.
+    /// The number of calls whose start was not seen.
     pub joined: u64,
-    /// Calls whose end nobody waits for any more: those of a forgotten process whose figures went to
+    /// The number of calls whose end does not count any more: open ones of a forgotten process whose figures went to
     /// this series.
     abandoned: u64,
-    /// Ended calls by code, in the order of [`Code::ALL`].
+    /// The number of ended calls by code, in the order of [`Code::ALL`].
     pub handled: [u64; Code::ALL.len()],
-    /// Ended calls whose code was not seen.
+    /// The number of ended calls whose code was not seen.
     pub handled_code_not_seen: u64,
-    /// The last ended call of each code that belongs to a trace, in the order of [`Code::ALL`], that
-    /// of those whose code was not seen last.
+    /// The last ended call of each code that belongs to a trace, in the order of [`Code::ALL`]; the last place is for
+    /// codes that were not seen.
     exemplars: Exemplars,
-    /// From the request headers to the end, of the calls that were seen from their start.
+    /// The durations of calls whose start was seen: from the request headers to the end.
     pub handling: Histogram,
-    /// From the request headers to the end of the first response message.
+    /// The times from the request headers to the end of the first response message.
     pub first_message: Histogram,
-    /// The same as in `handling` by code; those whose code was not seen have `None`. In no order, and
-    /// empty unless it is recorded.
+    /// The durations of `handling` by code; `None` if the code was not seen. In no order, and empty unless recorded.
     by_code: Vec<(Option<Code>, Histogram)>,
-    /// From one message to the next, or from the request headers to the first, where it is recorded.
-    between_messages: Option<Box<BetweenMessages>>,
-    /// Messages that the process read.
+    /// The times from one message to the next, or from the request headers to the first one, if they are recorded.
+    between_messages: Option<Box<ByDirection<Histogram>>>,
+    /// The messages that the process read.
     pub received: Messages,
-    /// Messages that the process wrote.
+    /// The messages that the process wrote.
     pub sent: Messages,
-    /// What its calls showed of the method's type.
+    /// The evidence of its calls for the method's type.
     pub(super) evidence: Evidence,
 }
 
 impl Series {
     pub(super) fn new(recording: &Recording, created_ns: u64) -> Self {
-        let histogram = || Histogram::new(&recording.buckets, recording.exponential);
+        let histogram = || Histogram::new(recording);
+        let between = || ByDirection { received: histogram(), sent: histogram() };
         Self {
             created_ns,
             started: 0,
@@ -167,21 +78,19 @@ impl Series {
             handling: histogram(),
             first_message: histogram(),
             by_code: Vec::new(),
-            between_messages: recording
-                .between_messages
-                .then(|| Box::new(BetweenMessages { received: histogram(), sent: histogram() })),
+            between_messages: recording.between_messages.then(|| Box::new(between())),
             received: Messages::default(),
             sent: Messages::default(),
             evidence: Evidence::default(),
         }
     }
 
-    /// How many calls ended.
+    /// The number of ended calls.
     pub fn ended(&self) -> u64 {
         self.handled.iter().sum::<u64>() + self.handled_code_not_seen
     }
 
-    /// Ended calls by code, as far as there are any; those whose code was not seen last.
+    /// The number of ended calls of each code that has any, with an exemplar; last, those whose code was not seen.
     pub fn ends(&self) -> impl Iterator<Item = (Option<Code>, u64, Option<&Exemplar>)> {
         let codes = Code::ALL.into_iter().map(Some).zip(self.handled);
         codes
@@ -191,21 +100,17 @@ impl Series {
             .map(|(position, (code, count))| (code, count, self.exemplars.get(position)))
     }
 
-    /// How long calls took by code, where that is recorded.
+    /// The durations of calls by code, if they are recorded; `None` is a code that was not seen.
     pub fn by_code(&self) -> &[(Option<Code>, Histogram)] {
         &self.by_code
     }
 
-    /// From one message that flows this way to the next, where that is recorded.
+    /// The times from one message in this direction to the next, if they are recorded.
     pub fn between_messages(&self, direction: Direction) -> Option<&Histogram> {
-        let BetweenMessages { received, sent } = self.between_messages.as_deref()?;
-        Some(match direction {
-            Direction::Received => received,
-            Direction::Sent => sent,
-        })
+        Some(self.between_messages.as_ref()?.get(direction))
     }
 
-    /// Messages ended at once, this long after the one before them.
+    /// Adds messages that were complete at once, `elapsed_ns` after the one before them.
     pub(super) fn add_between_messages(
         &mut self,
         recording: &Recording,
@@ -213,22 +118,18 @@ impl Series {
         count: u64,
         elapsed_ns: u64,
     ) {
-        let Some(between) = self.between_messages.as_deref_mut() else { return };
-        let histogram = match direction {
-            Direction::Received => &mut between.received,
-            Direction::Sent => &mut between.sent,
-        };
+        let Some(between) = &mut self.between_messages else { return };
+        let histogram = between.get_mut(direction);
         histogram.observe(&recording.buckets, elapsed_ns, None);
         histogram.observe_zeros(count.saturating_sub(1));
     }
 
-    /// Calls that have begun and not ended.
+    /// The number of calls that have started and not ended.
     pub fn in_flight(&self) -> u64 {
         (self.started + self.joined).saturating_sub(self.ended() + self.abandoned)
     }
 
-    /// Adds the figures of a series that is dropped. What its calls in flight still do is told to
-    /// nobody.
+    /// Adds the figures of a series that is dropped. Later events of its open calls do not count.
     pub(super) fn absorb(&mut self, other: &Self) {
         self.merge(other);
         self.abandoned += other.in_flight();
@@ -239,10 +140,6 @@ impl Series {
             Direction::Sent => self.sent.add(count, bytes),
             Direction::Received => self.received.add(count, bytes),
         }
-    }
-
-    pub(super) fn add_first_message(&mut self, recording: &Recording, elapsed_ns: u64) {
-        self.first_message.observe(&recording.buckets, elapsed_ns, None);
     }
 
     pub(super) fn add_end(&mut self, recording: &Recording, time_ns: u64, ended: &Ended) {
@@ -259,9 +156,14 @@ impl Series {
         if let Some(elapsed_ns) = ended.elapsed_ns {
             self.handling.observe(&recording.buckets, elapsed_ns, exemplar);
             if recording.by_code {
-                let histogram = || Histogram::new(&recording.buckets, recording.exponential);
-                let histogram = of_code(&mut self.by_code, ended.code, histogram);
-                histogram.observe(&recording.buckets, elapsed_ns, exemplar);
+                let known = self.by_code.iter().position(|(code, _)| *code == ended.code);
+                let position = known.unwrap_or(self.by_code.len());
+                if known.is_none() {
+                    self.by_code.push((ended.code, Histogram::new(recording)));
+                }
+                if let Some((_, histogram)) = self.by_code.get_mut(position) {
+                    histogram.observe(&recording.buckets, elapsed_ns, exemplar);
+                }
             }
         }
         self.evidence.add_end(ended);
@@ -269,7 +171,7 @@ impl Series {
 
     /// Adds the figures of another series with the same buckets.
     pub fn merge(&mut self, other: &Self) {
-        // Taken apart so that a new figure cannot be forgotten.
+        // Destructured so that a new figure cannot be forgotten.
         let Self {
             created_ns,
             started,
@@ -298,7 +200,10 @@ impl Series {
         self.handling.merge(handling);
         self.first_message.merge(first_message);
         for (code, histogram) in by_code {
-            of_code(&mut self.by_code, *code, || histogram.empty()).merge(histogram);
+            match self.by_code.iter_mut().find(|(own, _)| own == code) {
+                Some((_, to)) => to.merge(histogram),
+                None => self.by_code.push((*code, histogram.clone())),
+            }
         }
         if let (Some(to), Some(from)) = (&mut self.between_messages, between_messages) {
             to.received.merge(&from.received);
@@ -308,18 +213,4 @@ impl Series {
         self.sent.add(sent.count, sent.bytes);
         self.evidence.merge(evidence);
     }
-}
-
-/// The histogram of the code, made if it is the first.
-fn of_code(
-    by_code: &mut Vec<(Option<Code>, Histogram)>,
-    code: Option<Code>,
-    new: impl FnOnce() -> Histogram,
-) -> &mut Histogram {
-    let position = by_code.iter().position(|(of, _)| *of == code).unwrap_or_else(|| {
-        by_code.push((code, new()));
-        by_code.len() - 1
-    });
-    #[expect(clippy::indexing_slicing, reason = "found, or pushed")]
-    &mut by_code[position].1
 }

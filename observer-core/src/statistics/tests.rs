@@ -1,8 +1,11 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::{
-    Buckets, CallsByCoverage, CallsSeen, GrpcType, LAST_GENERATION, Limits, Messages,
-    RecordingsDiffer, SLOT_BITS, Series, Statistics, slot_of,
+    Buckets, CallsByCoverage, CallsSeen, GrpcType, Limits, Messages, RecordingsDiffer, Series,
+    Statistics,
+    slots::{LAST_GENERATION, slot_of},
 };
 use crate::{
     call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId},
@@ -64,7 +67,7 @@ fn a_call_is_counted_where_it_belongs() {
 }
 
 #[test]
-fn ends_are_told_apart_by_code() {
+fn ends_are_counted_by_code() {
     let mut statistics = statistics();
     let id = statistics.started(server(2));
     for (times, code) in Code::ALL.into_iter().enumerate() {
@@ -131,19 +134,16 @@ fn sums_do_not_overflow() {
     assert_eq!(series.sent, Messages { count: u64::MAX, bytes: u64::MAX });
 }
 
-/// What the statistics say of a method now.
+/// The type of a method now.
 fn type_of(statistics: &Statistics, path: PathId) -> GrpcType {
     statistics.types()[&path]
 }
 
-/// As its connection tells of a call: it began before.
+/// Ends a call with events as its connection sends them.
 fn end(statistics: &mut Statistics, id: SeriesId, role: Role, ended: Ended) {
-    let (request, response) = match role {
-        Role::Server => (Direction::Received, Direction::Sent),
-        Role::Client => (Direction::Sent, Direction::Received),
-    };
+    let requests = role.request_direction();
     for (direction, count) in
-        [(request, ended.request_messages), (response, ended.response_messages)]
+        [(requests, ended.request_messages), (requests.opposite(), ended.response_messages)]
     {
         let count = count.unwrap_or_default();
         statistics.messages(id, direction, count, 0);
@@ -251,7 +251,7 @@ fn the_type_changes_at_a_fifth_and_back_below_a_tenth() {
     assert_eq!(add(odd, 1), GrpcType::ClientStream, "3 of 13");
     assert_eq!(add(ok(1), 17), GrpcType::ClientStream, "3 of 30");
     assert_eq!(add(ok(1), 1), GrpcType::Unary, "3 of 31");
-    // What is published of a share between the two is what was before: scrapes change nothing.
+    // Between the two bounds the type stays as it was, and scrapes do not change it.
     assert_eq!(add(odd, 3), GrpcType::Unary, "6 of 34");
     assert_eq!(add(odd, 0), GrpcType::Unary);
 }
@@ -281,7 +281,7 @@ fn the_type_is_the_methods_and_outlives_its_processes() {
     assert_eq!(statistics.dropped.len(), 2, "that of the other path, and of process 4");
 }
 
-/// Each worker has seen a part: only the sum says what a method is, and what was said before.
+/// Each worker has seen a part. The type follows from the sum, and from the type before.
 #[test]
 fn the_type_is_that_of_all_workers() {
     let mut one = statistics();
@@ -308,7 +308,7 @@ fn the_type_is_that_of_all_workers() {
 }
 
 #[test]
-fn what_is_not_one_method_has_no_type() {
+fn several_methods_together_have_no_type() {
     let mut statistics = statistics();
     for path in [PathId::NOT_SEEN, PathId::OTHER] {
         let id = statistics.started(server(path.0));
@@ -408,7 +408,7 @@ fn an_heir_goes_on_with_the_figures() {
     assert_eq!((both.created_ns, both.started, both.ended()), (10, 3, 1));
     assert_eq!(both.in_flight(), 1, "what the old one had in flight is not waited for");
 
-    // What still comes for the old one is counted where its series is.
+    // Later events of the old one are counted where its series is.
     statistics.ended(old[0], ok(1));
     assert_eq!(statistics.late(), 1, "there it is the successor's own");
     statistics.ended(old[1], ok(1));
@@ -449,18 +449,18 @@ fn an_old_id_does_not_reach_the_series_that_took_its_slot() {
 #[test]
 fn a_slot_is_not_used_beyond_its_last_generation() {
     let mut statistics = statistics();
-    let mut ids = std::collections::BTreeSet::new();
+    let mut ids = BTreeSet::new();
     for process in 1..=LAST_GENERATION + 3 {
         let id = statistics.started(key(process, Role::Server, 2));
         assert!(ids.insert(id), "{id:?} was given out before");
         statistics.forget_process(ProcessId(process));
     }
-    assert_eq!(statistics.slots.len(), 2);
+    let slots = ids.iter().map(|id| slot_of(*id)).collect::<BTreeSet<_>>();
+    assert_eq!(slots.len(), 2);
     for id in ids {
         statistics.ended(id, ok(1));
     }
     assert_eq!(statistics.late(), u64::from(LAST_GENERATION) + 3);
-    assert_eq!(LAST_GENERATION, (1 << (32 - SLOT_BITS)) - 1);
 }
 
 #[test]
@@ -612,7 +612,7 @@ fn a_process_of_many_methods_leaves_room_for_others() {
     };
     // Under ten names, one share.
     assert_eq!(named(&mut statistics, 1, 10, 900), 200);
-    // And what is other of each.
+    // And one for the other methods of each name.
     assert_eq!((statistics.len(), statistics.overflow()), (200 + 10, 9000 - 200));
     assert_eq!(named(&mut statistics, 20, 1, 50), 50);
     for process in 1..=10 {

@@ -1,79 +1,79 @@
-//! Whether a call that its client gave up had run out of time, or was cancelled.
+//! Whether the deadline of a call had passed when its client gave it up, or whether the client cancelled it.
 //!
-//! On the wire both are the same reset. What tells them apart is when it comes: a deadline cannot pass
-//! before its time, and who cancels at any time hardly does it just then. But neither the client's clock
-//! nor its thought is on the wire, only when the bytes passed a socket:
+//! On the wire both are the same reset. The time of the reset distinguishes them: a deadline cannot pass before its
+//! time, and a client that cancels at any time hardly does it just then. But the wire shows neither the client's clock
+//! nor its intention, only when the bytes passed a socket:
 //!
 //! ```text
 //!  the client          the headers are           the deadline, at the     the headers' time
 //!  counts from here    written                   client: unknown          + grpc-timeout
 //!        │── a wait ───────│                           │                        │
 //! ───────┴─────────────────┴───────────── … ───────────┴────────────────────────┴─────▶
-//!                                            cancelled │  one of the two        │ expired
+//!                                            cancelled │  undecided             │ expired
 //! ```
 //!
-//! - The deadline comes *early* by what the client took to write the headers, and by what its library
-//!   rounded `grpc-timeout` up. Seen from the headers on: at most 1 ms with grpc-go, 2 ms with tonic, 6.7 ms
-//!   with grpc-js, 1 % of the timeout with the C core.
-//! - A cancel comes *late* by what the client took to write the reset.
+//! - The deadline comes *early*: by the time that the client took to write the headers, and by as much as its library
+//!   rounded `grpc-timeout` up. Counted from the headers on: at most 1 ms with grpc-go, 2 ms with tonic, 6.7 ms with
+//!   grpc-js, 1 % of the timeout with the C core.
+//! - A cancel comes *late*: by the time that the client took to write the reset.
 //!
-//! When the bytes passed the socket is known to lie between two times: a server may read late what arrived in time, and
-//! TCP shows when it arrived, to some ticks of the kernel's clock. What is certain for both is said.
+//! The time when the bytes passed the socket is known to lie between two times: a server may read late what arrived in
+//! time, and TCP shows when it arrived, to some ticks of the kernel's clock. The answer is one that holds for both.
 //!
-//! Both hold while a thread that can run does run. Where processors are short of time no bound holds (of
-//! 20 ms all 20, of 1 s 709 ms, with two busy loops for each processor), and little is said.
+//! Both bounds hold while each thread that can run does run. When CPUs are short no bound holds (of 20 ms all 20, of
+//! 1 s 709 ms, with two busy loops for each CPU), and most calls are undecided.
 
 const MS: u64 = 1_000_000;
 
 /// How early a deadline may come, at least.
 const EARLY_NS: u64 = 8 * MS;
 
-/// … and by which part of the timeout, as libraries round it.
+/// How early it may come as a part of the timeout, because libraries round it: a hundredth.
 const ROUNDED: u64 = 100;
 
 /// How late a cancel may come.
 const LATE_NS: u64 = MS / 2;
 
-/// Both, where processors are short of time.
+/// How early or late both may come when CPUs are short.
 const SHORT_NS: u64 = 2_000 * MS;
 
-/// For so long before a call none may have been short, for it to have begun in time.
+/// How long before a call no CPU may have been short, so that the client was not late when it started the call.
 const BEFORE_NS: u64 = 1_000 * MS;
 
-/// Why a client gave a call up.
+/// The reason why a client gave a call up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The deadline had not passed.
+    /// The client cancelled the call: the deadline had not passed.
     Canceled,
     /// The deadline had passed.
     DeadlineExceeded,
-    /// One of the two.
+    /// Undecided: one of the two.
     Unclear,
 }
 
 /// The timeout of a call (`grpc-timeout`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
-    /// There is none.
+    /// The call has no timeout.
     Absent,
-    /// There may be one, which was not decoded.
+    /// The call may have a timeout, which could not be decoded.
     Unknown,
-    /// In nanoseconds.
+    /// The timeout in nanoseconds.
     Of(u64),
 }
 
-/// What is known of a call's time.
+/// The start and the timeout of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
-    /// When its request headers passed the socket: not before the first, nor after the second.
+    /// The time when the request headers passed the socket: between these two.
     pub started_ns: [u64; 2],
-    /// How long it was given from then on.
+    /// The timeout, from then on.
     pub timeout: Timeout,
 }
 
 impl Deadline {
-    /// Why the call was cancelled, by a reset that passed the socket between those times; `stall_free_since` is since when
-    /// threads that could run have run.
+    /// The reason why the call was cancelled, by a reset that passed the socket between those two times.
+    /// `stall_free_since` is the time since when each thread that could run has run.
     pub fn reason(self, cancelled_ns: [u64; 2], stall_free_since: u64) -> Reason {
         let timeout_ns = match self.timeout {
             Timeout::Absent => return Reason::Canceled,
@@ -99,8 +99,8 @@ impl Deadline {
     }
 }
 
-/// The timeout as it was before the C core rounded it. That adds a millisecond and keeps three digits, so
-/// of a second it makes 1010 ms, and of ten 10100 ms; hardly anybody else has such timeouts.
+/// The timeout before the C core rounded it. The C core adds a millisecond and keeps three digits: 1 s becomes 1010 ms,
+/// and 10 s become 10100 ms. Other libraries hardly ever have such timeouts.
 fn not_rounded(timeout_ns: u64) -> u64 {
     [1_000 * MS, 10_000 * MS]
         .into_iter()
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_early_cancels_and_late_has_no_time_left() {
+    fn early_it_is_a_cancel_and_late_the_deadline() {
         for (timeout, early) in [(20_000, 8_000), (200_000, 8_000), (2_000_000, 20_000)] {
             let reason = |elapsed| reason(timeout, elapsed, 0);
             assert_eq!(reason(0), Reason::Canceled, "{timeout}");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn where_processors_are_short_little_is_said() {
+    fn when_cpus_are_short_most_are_undecided() {
         let short = START - 999 * MS;
         let reason = |elapsed| reason(10_000_000, elapsed, short);
         assert_eq!(reason(7_999_999), Reason::Canceled);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_holds_for_both_times_is_said() {
+    fn the_answer_holds_for_both_times() {
         let timeout = Timeout::Of(200 * MS);
         let reason = |started: [u64; 2], cancellation: [u64; 2]| {
             let started_ns = started.map(|ms| START + ms * MS);
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(reason([0, 0], [90, 192]), Reason::Unclear);
         assert_eq!(reason([0, 0], [190, 300]), Reason::Unclear);
         assert_eq!(reason([0, 0], [201, 300]), Reason::DeadlineExceeded);
-        // One that reads the headers late.
+        // A server that reads the headers late.
         assert_eq!(reason([0, 100], [250, 250]), Reason::Unclear);
         assert_eq!(reason([0, 100], [191, 191]), Reason::Canceled);
         assert_eq!(reason([0, 100], [301, 301]), Reason::DeadlineExceeded);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_c_core_rounded() {
+    fn timeouts_that_the_c_core_rounded() {
         for (wire, meant) in [(1_010, 1_000), (5_010, 5_000), (1_020, 1_020), (1_000, 1_000)] {
             assert_eq!(not_rounded(wire * MS), meant * MS);
         }

@@ -1,4 +1,4 @@
-//! What a header block says to gRPC.
+//! The fields of a field block that matter to gRPC.
 
 use crate::{
     call::TraceId,
@@ -6,32 +6,34 @@ use crate::{
     protocol::hpack::{ContentType, Field, RequestMethod},
 };
 
-/// The fields of one header block that matter to a call.
+/// The fields of one field block that matter to a call; `None` if a field is absent or could not be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// `:method`
+    /// The field `:method`.
     pub method: Option<RequestMethod>,
-    /// `:path`
+    /// The field `:path`.
     pub path: Option<PathId>,
-    /// `:status`
+    /// The field `:status`.
     pub status: Option<u16>,
-    /// `content-type`
+    /// The field `content-type`.
     pub content_type: Option<ContentType>,
-    /// `grpc-status`; the inner `None` is one that is not a number.
+    /// The field `grpc-status`; the inner `None` if it is not a number.
     pub grpc_status: Option<Option<u32>>,
-    /// `grpc-timeout` in nanoseconds
+    /// The field `grpc-timeout`, in nanoseconds.
     pub timeout_ns: Option<u64>,
-    /// `traceparent`; the inner `None` is one that says that its trace is not recorded, or is malformed.
+    /// The trace of the field `traceparent`; the inner `None` if the trace is not recorded, or the field is malformed.
     pub trace: Option<Option<TraceId>>,
-    /// `grpc-message`
+    /// The field `grpc-message`.
     pub message: Option<TextId>,
-    /// There were fields that could not be decoded: what is absent here may have been there.
+    /// Whether some fields could not be decoded: fields that are `None` here may have been there.
     pub incomplete: bool,
 }
 
 impl Headers {
-    /// Takes one field. Of one that is there twice the first counts; of what trailers say the last, as in
-    /// grpcio and grpc-go; and two `traceparent` are none (Trace Context §3.2).
+    /// Adds a field of the block.
+    ///
+    /// If a field is there twice, the first one counts; for `grpc-status` and `grpc-message` the last one, as in grpcio
+    /// and grpc-go. Two `traceparent` count as none (Trace Context §3.2).
     pub fn add(&mut self, field: Field) {
         match field {
             Field::Method(method) => set(&mut self.method, method),
@@ -49,8 +51,7 @@ impl Headers {
         }
     }
 
-    /// Whether they are a request's, which has other pseudo-header fields than a response (RFC 9113
-    /// §8.3); `None` where none was seen.
+    /// Whether they are a request's, by their pseudo-header fields (RFC 9113 §8.3); `None` if no such field was seen.
     pub fn is_request(&self) -> Option<bool> {
         if self.status.is_some() {
             return Some(false);
@@ -58,7 +59,7 @@ impl Headers {
         (self.method.is_some() || self.path.is_some()).then_some(true)
     }
 
-    /// Whether they have a field that only gRPC has.
+    /// Whether they have a field that only gRPC uses.
     pub fn shows_grpc(&self) -> bool {
         self.content_type == Some(ContentType::Grpc)
             || self.grpc_status.is_some()
@@ -75,7 +76,7 @@ mod tests {
     use super::Headers;
     use crate::{call::TraceId, protocol::hpack::Field};
 
-    fn of(fields: &[Field]) -> Headers {
+    fn headers(fields: &[Field]) -> Headers {
         let mut headers = Headers::default();
         for field in fields {
             headers.add(*field);
@@ -84,22 +85,22 @@ mod tests {
     }
 
     #[test]
-    fn of_two_statuses_the_last_counts() {
+    fn the_last_of_two_statuses_counts() {
         let status = |status| Field::GrpcStatus(status);
-        assert_eq!(of(&[status(Some(0)), status(Some(13))]).grpc_status, Some(Some(13)));
-        assert_eq!(of(&[status(Some(13)), status(None)]).grpc_status, Some(None));
-        assert_eq!(of(&[Field::Status(200), Field::Status(503)]).status, Some(200));
+        assert_eq!(headers(&[status(Some(0)), status(Some(13))]).grpc_status, Some(Some(13)));
+        assert_eq!(headers(&[status(Some(13)), status(None)]).grpc_status, Some(None));
+        assert_eq!(headers(&[Field::Status(200), Field::Status(503)]).status, Some(200));
     }
 
     #[test]
-    fn two_traces_are_none() {
+    fn two_traces_count_as_none() {
         let trace = Some(TraceId([7; 16]));
-        assert_eq!(of(&[Field::TraceParent(trace)]).trace, Some(trace));
+        assert_eq!(headers(&[Field::TraceParent(trace)]).trace, Some(trace));
         for second in [None, trace, Some(TraceId([8; 16]))] {
             let two = [Field::TraceParent(trace), Field::TraceParent(second)];
-            assert_eq!(of(&two).trace, Some(None));
+            assert_eq!(headers(&two).trace, Some(None));
             let three = [two[0], two[1], Field::TraceParent(trace)];
-            assert_eq!(of(&three).trace, Some(None));
+            assert_eq!(headers(&three).trace, Some(None));
         }
     }
 }

@@ -1,6 +1,7 @@
-//! gRPC calls: what begins one, what ends one, and with which code.
+//! gRPC calls: how they start and end, and with which code.
 //!
-//! No I/O and no clock: frames and kernel timestamps in, calls out through [`CallSink`](crate::call::CallSink).
+//! No I/O and no clock: frames and kernel timestamps in, events of calls out through
+//! [`CallSink`](crate::call::CallSink).
 
 mod calls;
 mod deadline;

@@ -1,4 +1,4 @@
-//! Which code a call ends with: one table, for both roles.
+//! The code that a call ends with: one table, for both sides.
 //!
 //! | what is seen | code |
 //! |---|---|
@@ -17,12 +17,12 @@
 //! | any but the first, after a gap that the call may have ended in | not seen |
 //! | nothing for a minute, after a gap that the call may have ended in | not seen |
 //!
-//! *Cancelled*: DeadlineExceeded if the deadline had passed, Canceled if not, and where one cannot say,
-//! CanceledOrDeadlineExceeded ([`deadline`](super::deadline)). Servers' libraries take a reset by the client
-//! for a cancel whatever its error code says, and some proxies send INTERNAL_ERROR or NO_ERROR for one.
+//! *Cancelled*: DeadlineExceeded if the deadline had passed, Canceled if not, and CanceledOrDeadlineExceeded if that is
+//! undecided ([`deadline`](super::deadline)). The libraries of servers take a reset by the client for a cancel
+//! with any error code, and some proxies send INTERNAL_ERROR or NO_ERROR for one.
 //!
-//! What the server says at the end of the stream is the code even if a reset by the client may have
-//! be in a gap before it: both were on the wire, and one of them is known.
+//! The status that the server sends at the end of the stream is the code even if a reset by the client may be in a gap
+//! before it: both were on the wire, and one of them is known.
 
 use super::{Headers, deadline::Reason};
 use crate::call::{Code, Role};
@@ -35,44 +35,44 @@ const CANCEL: u32 = 0x8;
 pub enum End {
     /// The server ended the stream.
     Stream {
-        /// `:status` of the response's first header block, if it was seen.
+        /// `:status` of the response's first field block, if it was seen.
         status: Option<u16>,
         /// `grpc-status`, as in [`Headers::grpc_status`].
         grpc_status: Option<Option<u32>>,
-        /// There were fields that could not be decoded.
+        /// Whether some fields could not be decoded.
         incomplete: bool,
     },
-    /// Either side reset the stream.
+    /// One of the sides reset the stream.
     Reset {
-        /// The side that did.
+        /// The side that sent the reset.
         by: Role,
-        /// The HTTP/2 error code.
+        /// The HTTP/2 error code (RFC 9113 §7).
         error: u32,
-        /// Why, if it was cancelled.
+        /// The reason, if the call was cancelled.
         reason: Reason,
-        /// There was a gap: the call may have ended before.
+        /// Whether the call may have ended in a gap before.
         incomplete: bool,
     },
-    /// The server said that it will not process the stream.
+    /// The server reported that it will not process the stream.
     GoAway {
-        /// There was a gap: the call may have ended before.
+        /// Whether the call may have ended in a gap before.
         incomplete: bool,
     },
-    /// There was a gap, and nothing of the call was seen since.
+    /// The call has probably ended in a gap: nothing of it was seen since.
     NotSeen,
     /// The connection ended.
     Closed {
-        /// The side that closed it first, or whose process ended; `None` if that is not known.
+        /// The side that closed first, or whose process ended; `None` if that is not known.
         by: Option<Role>,
-        /// Why, if it was cancelled.
+        /// The reason, if the call was cancelled.
         reason: Reason,
-        /// There was a gap: the call may have ended before.
+        /// Whether the call may have ended in a gap before.
         incomplete: bool,
     },
 }
 
 impl End {
-    /// The server ended the stream with a header block: trailers, or a trailers-only response.
+    /// The end of a stream by a field block of the server: trailers, or a trailers-only response.
     pub fn trailers(first_status: Option<u16>, headers: &Headers) -> Self {
         Self::Stream {
             status: first_status.or(headers.status),
@@ -81,7 +81,7 @@ impl End {
         }
     }
 
-    /// Whether the call ended with this, and not before.
+    /// Whether it is certain that the call ended with this, and not before.
     pub fn is_seen(self) -> bool {
         match self {
             Self::Stream { .. } => true,
@@ -92,7 +92,7 @@ impl End {
         }
     }
 
-    /// Whether its client cancelled the call, or its deadline expired, if it ended with this.
+    /// Whether the client cancelled the call, or the deadline expired.
     pub fn is_cancellation(self) -> bool {
         match self {
             Self::Reset { by: Role::Server, error: CANCEL, .. }
@@ -102,11 +102,11 @@ impl End {
         }
     }
 
-    /// The call's code, the same for both roles; `None` if it was not seen.
+    /// The call's code, the same for both sides; `None` if it was not seen.
     pub fn code(self) -> Option<Code> {
         match self {
             Self::Stream { grpc_status: Some(Some(number)), .. } => Some(Code::from_number(number)),
-            // Present and not a number: gRPC's libraries make it Unknown.
+            // gRPC's libraries take a status that is not a number for Unknown.
             Self::Stream { grpc_status: Some(None), .. } => Some(Code::Unknown),
             Self::NotSeen | Self::Stream { incomplete: true, .. } => None,
             Self::Stream { status, .. } => status.map(Code::from_http_status),
@@ -138,82 +138,69 @@ mod tests {
     use crate::call::{Code, Role};
 
     const BOTH: [Role; 2] = [Role::Client, Role::Server];
-    const REASONS: [Reason; 3] = [Reason::Canceled, Reason::DeadlineExceeded, Reason::Unclear];
 
-    #[expect(clippy::option_option, reason = "as in End::Stream")]
-    fn stream(status: Option<u16>, grpc_status: Option<Option<u32>>) -> Option<Code> {
-        End::Stream { status, grpc_status, incomplete: false }.code()
-    }
-
-    #[test]
-    fn a_status_is_the_code_whatever_else_there_is() {
-        assert_eq!(stream(Some(200), Some(Some(0))), Some(Code::Ok));
-        assert_eq!(stream(Some(503), Some(Some(5))), Some(Code::NotFound));
-        assert_eq!(stream(None, Some(Some(16))), Some(Code::Unauthenticated));
-        assert_eq!(stream(Some(200), Some(Some(99))), Some(Code::Unknown));
-        assert_eq!(stream(Some(200), Some(None)), Some(Code::Unknown));
-        let incomplete = End::Stream { status: None, grpc_status: Some(Some(3)), incomplete: true };
-        assert_eq!(incomplete.code(), Some(Code::InvalidArgument));
-    }
+    /// Each reason, and the codes of calls that the client cancelled, and that the server closed.
+    const REASONS: [(Reason, Code, Option<Code>); 3] = [
+        (Reason::Canceled, Code::Canceled, Some(Code::Unavailable)),
+        (Reason::DeadlineExceeded, Code::DeadlineExceeded, Some(Code::DeadlineExceeded)),
+        (Reason::Unclear, Code::CanceledOrDeadlineExceeded, None),
+    ];
 
     #[test]
-    fn without_a_status_the_http_status_tells() {
-        assert_eq!(stream(Some(200), None), Some(Code::Unknown));
-        assert_eq!(stream(Some(404), None), Some(Code::Unimplemented));
-        assert_eq!(stream(Some(503), None), Some(Code::Unavailable));
-        assert_eq!(stream(None, None), None, "no status was seen at all");
-    }
-
-    #[test]
-    fn a_status_that_may_have_been_there_is_not_guessed() {
-        let end = End::Stream { status: Some(200), grpc_status: None, incomplete: true };
-        assert_eq!(end.code(), None);
-    }
-
-    fn cancelled(reason: Reason) -> Code {
-        match reason {
-            Reason::Canceled => Code::Canceled,
-            Reason::DeadlineExceeded => Code::DeadlineExceeded,
-            Reason::Unclear => Code::CanceledOrDeadlineExceeded,
+    fn a_status_is_the_code_or_else_the_http_status_unless_there_may_have_been_one() {
+        let rows = [
+            (Some(200), Some(Some(0)), false, Some(Code::Ok)),
+            (Some(503), Some(Some(5)), false, Some(Code::NotFound)),
+            (None, Some(Some(16)), false, Some(Code::Unauthenticated)),
+            (Some(200), Some(Some(99)), false, Some(Code::Unknown)),
+            (Some(200), Some(None), false, Some(Code::Unknown)),
+            (None, Some(Some(3)), true, Some(Code::InvalidArgument)),
+            (Some(200), None, false, Some(Code::Unknown)),
+            (Some(404), None, false, Some(Code::Unimplemented)),
+            (Some(503), None, false, Some(Code::Unavailable)),
+            (None, None, false, None),
+            (Some(200), None, true, None),
+        ];
+        for (status, grpc_status, incomplete, code) in rows {
+            let end = End::Stream { status, grpc_status, incomplete };
+            assert_eq!(end.code(), code, "{end:?}");
         }
     }
 
     #[test]
     fn a_client_that_resets_gives_up_whatever_it_says() {
-        for reason in REASONS {
+        for (reason, cancelled, _) in REASONS {
             for error in [0x0, 0x1, 0x2, 0x7, 0x8, 0xb, 0xc, 0xdead] {
                 let reset = End::Reset { by: Role::Client, error, reason, incomplete: false };
-                assert_eq!(reset.code(), Some(cancelled(reason)), "{error:#x}");
+                assert_eq!(reset.code(), Some(cancelled), "{error:#x}");
             }
         }
     }
 
     #[test]
     fn a_server_that_resets_says_why() {
-        for reason in REASONS {
-            let code =
-                |error| End::Reset { by: Role::Server, error, reason, incomplete: false }.code();
-            assert_eq!(code(0x8), Some(cancelled(reason)));
-            assert_eq!(code(0x7), Some(Code::Unavailable));
-            assert_eq!(code(0x0), Some(Code::Internal));
-            assert_eq!(code(0x2), Some(Code::Internal));
-            assert_eq!(code(0xb), Some(Code::ResourceExhausted));
+        for (reason, cancelled, _) in REASONS {
+            for (error, code) in [
+                (0x8, cancelled),
+                (0x7, Code::Unavailable),
+                (0x0, Code::Internal),
+                (0x2, Code::Internal),
+                (0xb, Code::ResourceExhausted),
+            ] {
+                let reset = End::Reset { by: Role::Server, error, reason, incomplete: false };
+                assert_eq!(reset.code(), Some(code), "{error:#x}");
+            }
         }
     }
 
     #[test]
     fn connections_that_end() {
         assert_eq!(End::GoAway { incomplete: false }.code(), Some(Code::Unavailable));
-        for reason in REASONS {
+        for (reason, cancelled, by_server) in REASONS {
             let closed = |by| End::Closed { by, reason, incomplete: false }.code();
-            assert_eq!(closed(Some(Role::Client)), Some(cancelled(reason)));
-            assert_eq!(closed(None), None);
-            let by_server = match reason {
-                Reason::Canceled => Some(Code::Unavailable),
-                Reason::DeadlineExceeded => Some(Code::DeadlineExceeded),
-                Reason::Unclear => None,
-            };
+            assert_eq!(closed(Some(Role::Client)), Some(cancelled));
             assert_eq!(closed(Some(Role::Server)), by_server);
+            assert_eq!(closed(None), None);
         }
     }
 
@@ -221,7 +208,7 @@ mod tests {
     fn an_end_that_may_not_be_the_first_is_not_seen() {
         let incomplete = true;
         for by in BOTH {
-            for reason in REASONS {
+            for (reason, ..) in REASONS {
                 for end in [
                     End::Reset { by, error: 0x8, reason, incomplete },
                     End::Reset { by, error: 0, reason, incomplete },

@@ -1,4 +1,4 @@
-//! Header blocks and their fields (RFC 7541 section 6).
+//! Field blocks and their fields (RFC 7541 section 6).
 
 use super::{
     Error, Field,
@@ -9,36 +9,33 @@ use super::{
 };
 use crate::names::{Interner, PathId};
 
-/// Decodes the header blocks of one direction of one connection.
+/// A decoder for the field blocks of one direction of one connection.
 ///
-/// Each block must be given whole, and all of them in the order in which they were sent, those of
-/// trailers and `PUSH_PROMISE` frames too: each may change the dynamic table. If one may have been
-/// missed, say so with [`gap`](Self::gap).
+/// It needs all blocks, each whole, in the order in which they were sent, also those of trailers and `PUSH_PROMISE`
+/// frames: each may change the dynamic table. If a block may be in a gap, call [`gap`](Self::gap).
 #[derive(Debug)]
 pub struct Decoder {
     table: Table,
-    /// Another one each time that an index may come to mean something else.
+    /// A number that changes whenever the meaning of an index may change.
     pub(super) generation: u64,
 }
 
 impl Decoder {
-    /// For a connection that is followed from its first byte: the dynamic table is empty.
+    /// Creates the decoder of a connection that is followed from its first byte: the dynamic table is empty.
     pub fn from_start() -> Self {
         Self { table: Table::empty(), generation: 0 }
     }
 
-    /// For a connection that is joined later: the dynamic table may hold anything.
+    /// Creates the decoder of a connection that joined late: the dynamic table may hold anything.
     pub fn joined_late() -> Self {
         Self { table: Table::unknown(), generation: 0 }
     }
 
-    /// Decodes a whole header block and reports its fields in their order.
+    /// Decodes a field block, and passes its fields to `on_field`, in their order.
     ///
-    /// After an error the decoder has lost track, as by [`gap`](Self::gap). Fields
-    /// before the error have been reported.
+    /// An error has the effect of a [`gap`](Self::gap). Fields before the error have been passed on.
     ///
-    /// Takes time linear in the block's length. Allocates only where the dynamic table or the
-    /// interner grows.
+    /// Takes time linear in the block's length. Allocates only if the dynamic table or the interner grows.
     #[inline]
     pub fn decode(
         &mut self,
@@ -53,27 +50,16 @@ impl Decoder {
         result
     }
 
-    /// Begins a gap that may have a header block in it: forgets the dynamic table.
+    /// Records a gap that may have a field block in it: forgets the dynamic table.
     ///
-    /// From here on the decoder is one that joined late.
+    /// From here on the decoder is like one that joined late.
     pub fn gap(&mut self) {
         self.change().forget();
     }
 
-    /// Skips header blocks that inserted this many entries, and changed nothing else.
+    /// Records that field blocks were skipped which inserted `count` entries, and changed nothing else.
     pub fn inserts_dropped(&mut self, count: u32) {
         self.change().insert_unknown(count);
-    }
-
-    /// Whether all that the dynamic table holds is known, so that no field can be
-    /// [`Field::Unknown`] but for one that was inserted as such.
-    pub fn is_complete(&self) -> bool {
-        self.table.is_complete()
-    }
-
-    /// How many entries of the dynamic table are known.
-    pub fn entries(&self) -> usize {
-        self.table.len()
     }
 
     /// The paths in the dynamic table.
@@ -84,8 +70,8 @@ impl Decoder {
         })
     }
 
-    /// The memory allocated for the dynamic table, in bytes: at most
-    /// [`MAX_TABLE_SIZE`](super::MAX_TABLE_SIZE), and 4096 for a table of the default size.
+    /// The memory of the dynamic table, in bytes: at most [`MAX_TABLE_SIZE`](super::MAX_TABLE_SIZE), and 4096 for a
+    /// table of the default size.
     pub fn memory(&self) -> usize {
         self.table.memory()
     }
@@ -171,7 +157,7 @@ impl Decoder {
         Ok(Field::Unknown)
     }
 
-    /// A name and its length.
+    /// The name at an index, and its length.
     fn name_at(&mut self, index: u32) -> Result<(Name, usize), Error> {
         if let Some(entry) = self.entry_at(index) {
             return Ok((entry.name, entry.name_len as usize));

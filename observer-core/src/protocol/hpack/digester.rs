@@ -1,27 +1,28 @@
-//! What the fields of header blocks add up to, and what the last blocks came to, of those that are nothing but
-//! references.
+//! Digests of field blocks, and a memory of the last blocks that consist only of references.
 //!
-//! A peer whose table has what it says repeats it in a few octets, and these are the same each time: as long as
-//! the table is the same, so is what they mean.
+//! A peer whose table has all its fields repeats them in a few octets, which are the same each time. As long as the
+//! table is the same, their meaning is the same.
 
 use super::{Decoder, Error, Field};
 use crate::names::Interner;
 
-/// A [`Decoder`] that adds up the fields of a block, to a `D`.
+/// A [`Decoder`] that adds up the fields of each block to a digest `D`.
 #[derive(Debug)]
 pub struct Digester<D> {
-    decoder: Decoder,
+    /// The decoder, to call its methods. A new decoder needs a new digester, because the last blocks are the old one's.
+    pub decoder: Decoder,
     recent: Recent<D>,
 }
 
 impl<D: Copy + Default> Digester<D> {
-    /// Goes on with what that decoder knows.
+    /// Creates a digester that continues with this decoder.
     pub fn new(decoder: Decoder) -> Self {
         Self { decoder, recent: Recent::default() }
     }
 
-    /// As [`Decoder::decode`], but gives `add` only what has to be decoded: a block of nothing but references
-    /// that is one of the last two is known already. Also what the fields were before an error.
+    /// Decodes a field block as [`Decoder::decode`] does, and returns the digest of its fields: all of them, or those
+    /// before an error. `add` adds a field to a digest. It is not called for a block of references that is one of the
+    /// last two such blocks.
     #[inline]
     pub fn digest(
         &mut self,
@@ -50,33 +51,12 @@ impl<D: Copy + Default> Digester<D> {
         }
         (digest, result)
     }
-
-    /// Begins a gap: see [`Decoder::gap`].
-    pub fn gap(&mut self) {
-        self.decoder.gap();
-    }
-
-    /// Skips entries: see [`Decoder::inserts_dropped`].
-    pub fn inserts_dropped(&mut self, count: u32) {
-        self.decoder.inserts_dropped(count);
-    }
-
-    /// The decoder.
-    pub fn get_ref(&self) -> &Decoder {
-        &self.decoder
-    }
-
-    /// The decoder, without what the last blocks came to.
-    pub fn into_inner(self) -> Decoder {
-        self.decoder
-    }
 }
 
-/// Octets of a block that is nothing but references of one octet each, behind the last of them zeros, which
-/// are no such references.
+/// The octets of a block of references of one octet each, and zeros after the last one. Zero is not a reference.
 type References = u128;
 
-/// The block as a number, if it is one of at most 16 such references.
+/// The block as a number, if it consists of at most 16 such references.
 #[inline]
 fn references(block: &[u8]) -> Option<References> {
     /// The first bit of each octet: an indexed field (RFC 7541 section 6.1).
@@ -86,8 +66,8 @@ fn references(block: &[u8]) -> Option<References> {
     (number & INDEXED == INDEXED.checked_shr(unused)?).then_some(number)
 }
 
-/// At most 16 octets as a number, the first one the lowest. Two loads that overlap: a copy of as many
-/// octets as there are takes longer than all else that is done for such a block.
+/// At most 16 octets as a little-endian number. It takes two loads that overlap, because copying a variable number of
+/// octets takes longer than everything else that is done for such a block.
 #[inline]
 fn number(octets: &[u8]) -> Option<u128> {
     let length = octets.len();
@@ -105,10 +85,10 @@ fn number(octets: &[u8]) -> Option<u128> {
     Some(octets.iter().rev().fold(0, |number, octet| number << 8 | u128::from(*octet)))
 }
 
-/// The last two of those blocks that differ: of a response the headers and the trailers take turns.
+/// The last two different blocks of references: in responses, those of headers and of trailers take turns.
 #[derive(Debug)]
 struct Recent<D> {
-    /// The later first; the number is 0 if there is none.
+    /// The later block comes first; its number is 0 if there is none.
     blocks: [(References, D); 2],
     /// The decoder's generation when they were decoded.
     generation: u64,

@@ -1,78 +1,80 @@
-//! What fields mean to gRPC.
+//! Fields by their meaning to gRPC.
 
-use super::{Error, huffman, string::StringLiteral};
+use std::str::FromStr;
+
+use super::{Error, string::StringLiteral};
 use crate::{
     call::TraceId,
     names::{Interner, PathId, TextId},
 };
 
-/// A field, as what it means.
+/// A field, by its meaning to gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// `:method`.
+    /// The field `:method`.
     Method(RequestMethod),
-    /// `:path`.
+    /// The field `:path`.
     Path(PathId),
-    /// `:status`; 0 if it is not a number.
+    /// The field `:status`; 0 if it is not a number.
     Status(u16),
-    /// `content-type`.
+    /// The field `content-type`.
     ContentType(ContentType),
-    /// `grpc-status`; `None` if it is not a number of at most ten digits and 32 bits.
+    /// The field `grpc-status`; `None` if it is not a number of at most ten digits and 32 bits.
     GrpcStatus(Option<u32>),
-    /// `grpc-timeout`; `None` if it is malformed.
+    /// The field `grpc-timeout`; `None` if it is malformed.
     GrpcTimeout(Option<Timeout>),
-    /// The trace of `traceparent`; `None` if that is malformed, or says that the trace is not recorded.
+    /// The trace of the field `traceparent`; `None` if the field is malformed, or the trace is not recorded.
     TraceParent(Option<TraceId>),
-    /// `grpc-message`, as it came: percent-encoded.
+    /// The field `grpc-message`, percent-encoded as on the wire.
     GrpcMessage(TextId),
-    /// A field of no interest.
+    /// A field that does not matter to gRPC.
     Other,
-    /// A field whose name is not known: it refers to an entry from before we joined.
+    /// A field that is not known: it refers to an entry that was inserted before the join, or in a gap.
     Unknown,
 }
 
-/// The request methods that gRPC has a use for.
+/// Request methods, as far as gRPC uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestMethod {
-    /// `POST`: all calls.
+    /// `POST`, which all calls use.
     Post,
-    /// `GET`: formerly idempotent calls.
+    /// `GET`, which some idempotent calls used formerly.
     Get,
-    /// Any other.
+    /// Any other method.
     Other,
 }
 
-/// Content types, as far as they tell gRPC from the rest.
+/// Content types, as far as they distinguish gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
-    /// `application/grpc`, or that followed by `+` or `;`.
+    /// `application/grpc`, alone or followed by `+` or `;`.
     Grpc,
-    /// `application/grpc-web` and all that begins with it.
+    /// A content type that starts with `application/grpc-web`.
     GrpcWeb,
-    /// Any other.
+    /// Any other content type.
     Other,
 }
 
-/// A `grpc-timeout`: at most `u64::MAX` nanoseconds.
+/// The value of `grpc-timeout`: at most `u64::MAX` nanoseconds.
 ///
-/// In halves, so that a [`Field`] with a trace in it is no larger than 20 bytes.
+/// It is kept in halves, so that its alignment does not make a [`Field`] larger than 20 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout([u32; 2]);
 
 impl Timeout {
-    /// A timeout of so many nanoseconds.
+    /// Creates a timeout from nanoseconds.
     pub fn of_nanoseconds(nanoseconds: u64) -> Self {
         Self([(nanoseconds >> 32) as u32, nanoseconds as u32])
     }
 
-    /// How many nanoseconds it is.
+    /// The timeout in nanoseconds.
     pub fn nanoseconds(self) -> u64 {
         let [high, low] = self.0;
         u64::from(high) << 32 | u64::from(low)
     }
 }
 
-/// The names of interest.
+/// The names of fields that matter to gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
     Method,
@@ -88,55 +90,33 @@ pub(super) enum Name {
 }
 
 impl Name {
-    /// Recognises a name without decoding it: a string has but one Huffman encoding.
+    /// Recognises a name without decoding it: a string has only one Huffman encoding, and names are in lower case in
+    /// HTTP/2 (RFC 9113 section 8.2.1).
     pub(super) fn of(name: StringLiteral<'_>) -> Self {
-        if name.huffman { Self::of_huffman(name.octets) } else { Self::of_plain(name.octets) }
-    }
-
-    // Names are in lower case in HTTP/2 (RFC 9113 section 8.2.1).
-    fn of_plain(octets: &[u8]) -> Self {
-        match octets {
-            b":method" => Self::Method,
-            b":path" => Self::Path,
-            b":status" => Self::Status,
-            b"content-type" => Self::ContentType,
-            b"grpc-status" => Self::GrpcStatus,
-            b"grpc-timeout" => Self::GrpcTimeout,
-            b"traceparent" => Self::TraceParent,
-            b"grpc-message" => Self::GrpcMessage,
+        // Huffman codes, which a test compares with those of an encoder.
+        const METHOD: &[u8] = b"\xb9\x49\x53\x39\xe4";
+        const PATH: &[u8] = b"\xb9\x58\xd3\x3f";
+        const STATUS: &[u8] = b"\xb8\x84\x8d\x36\xa3";
+        const CONTENT_TYPE: &[u8] = b"\x21\xea\x49\x6a\x4a\xc9\xf5\x59\x7f";
+        const GRPC_STATUS: &[u8] = b"\x9a\xca\xc8\xb2\x12\x34\xda\x8f";
+        const GRPC_TIMEOUT: &[u8] = b"\x9a\xca\xc8\xb2\x4d\x49\x4f\x6a\x7f";
+        const TRACE_PARENT: &[u8] = b"\x4d\x83\x21\x6b\x1d\x85\xa9\x3f";
+        const GRPC_MESSAGE: &[u8] = b"\x9a\xca\xc8\xb5\x25\x42\x07\x31\x7f";
+        match (name.octets, name.huffman) {
+            (b":method", false) | (METHOD, true) => Self::Method,
+            (b":path", false) | (PATH, true) => Self::Path,
+            (b":status", false) | (STATUS, true) => Self::Status,
+            (b"content-type", false) | (CONTENT_TYPE, true) => Self::ContentType,
+            (b"grpc-status", false) | (GRPC_STATUS, true) => Self::GrpcStatus,
+            (b"grpc-timeout", false) | (GRPC_TIMEOUT, true) => Self::GrpcTimeout,
+            (b"traceparent", false) | (TRACE_PARENT, true) => Self::TraceParent,
+            (b"grpc-message", false) | (GRPC_MESSAGE, true) => Self::GrpcMessage,
             _ => Self::Other,
         }
     }
 
-    fn of_huffman(octets: &[u8]) -> Self {
-        macro_rules! encoded {
-            ($text:literal) => {
-                &huffman::encode::<{ huffman::encoded_len($text) }>($text)
-            };
-        }
-        const METHOD: &[u8] = encoded!(b":method");
-        const PATH: &[u8] = encoded!(b":path");
-        const STATUS: &[u8] = encoded!(b":status");
-        const CONTENT_TYPE: &[u8] = encoded!(b"content-type");
-        const GRPC_STATUS: &[u8] = encoded!(b"grpc-status");
-        const GRPC_TIMEOUT: &[u8] = encoded!(b"grpc-timeout");
-        const TRACE_PARENT: &[u8] = encoded!(b"traceparent");
-        const GRPC_MESSAGE: &[u8] = encoded!(b"grpc-message");
-        match octets {
-            METHOD => Self::Method,
-            PATH => Self::Path,
-            STATUS => Self::Status,
-            CONTENT_TYPE => Self::ContentType,
-            GRPC_STATUS => Self::GrpcStatus,
-            GRPC_TIMEOUT => Self::GrpcTimeout,
-            TRACE_PARENT => Self::TraceParent,
-            GRPC_MESSAGE => Self::GrpcMessage,
-            _ => Self::Other,
-        }
-    }
-
-    /// The field with this name and the given value. A value longer than
-    /// [`MAX_PATH_LEN`](super::MAX_PATH_LEN) may be given cut, but not to that length or less.
+    /// The field with this name and value. A value longer than [`MAX_PATH_LEN`](crate::names::MAX_PATH_LEN) may be cut,
+    /// but not to that length or less.
     #[inline]
     pub(super) fn with_value(self, value: &[u8], interner: &mut Interner) -> Field {
         match self {
@@ -144,7 +124,7 @@ impl Name {
             Self::Path => Field::Path(interner.intern(value)),
             Self::Status => Field::Status(decimal(value, 5).unwrap_or(0)),
             Self::ContentType => Field::ContentType(content_type(value)),
-            // A plus sign is fine with every library that reads numbers.
+            // Libraries that parse numbers accept a plus sign.
             Self::GrpcStatus => {
                 Field::GrpcStatus(decimal(value.strip_prefix(b"+").unwrap_or(value), 10))
             }
@@ -156,19 +136,12 @@ impl Name {
         }
     }
 
-    /// The field with this name if it is the same whatever the value.
+    /// The field with this name, if it does not depend on the value.
     pub(super) fn whatever_the_value(self) -> Option<Field> {
         match self {
             Self::Other => Some(Field::Other),
             Self::Unknown => Some(Field::Unknown),
-            Self::Method
-            | Self::Path
-            | Self::Status
-            | Self::ContentType
-            | Self::GrpcStatus
-            | Self::GrpcTimeout
-            | Self::TraceParent
-            | Self::GrpcMessage => None,
+            _ => None,
         }
     }
 }
@@ -181,7 +154,7 @@ fn request_method(value: &[u8]) -> RequestMethod {
     }
 }
 
-/// Source: "Content-Type" in gRPC over HTTP2; the rest as grpc-go takes it.
+/// Source: "Content-Type" in gRPC over HTTP2; the rest as grpc-go does.
 fn content_type(value: &[u8]) -> ContentType {
     const GRPC: &[u8] = b"application/grpc";
     let Some((base, rest)) = value.split_at_checked(GRPC.len()) else {
@@ -197,7 +170,7 @@ fn content_type(value: &[u8]) -> ContentType {
     }
 }
 
-/// Source: "Timeout" in gRPC over HTTP2: at most 8 digits, and a unit.
+/// Source: "Timeout" in gRPC over HTTP2. It is at most 8 digits, and a unit.
 fn timeout(value: &[u8]) -> Option<Timeout> {
     let (unit, digits) = value.split_last()?;
     let nanoseconds = match unit {
@@ -213,10 +186,10 @@ fn timeout(value: &[u8]) -> Option<Timeout> {
     Some(Timeout::of_nanoseconds(count.saturating_mul(nanoseconds)))
 }
 
-/// The trace, if it is recorded: nothing can be looked up of one that is not.
+/// The trace, if it is recorded: a trace that is not recorded cannot be found.
 ///
-/// Source: "traceparent Header" in W3C Trace Context: version, trace, parent and flags in hexadecimal
-/// digits; versions to come may append to it.
+/// Source: "traceparent Header" in W3C Trace Context. It has version, trace, parent and flags in hexadecimal digits;
+/// later versions may append to it.
 fn recorded_trace(value: &[u8]) -> Option<TraceId> {
     const SAMPLED: u8 = 1;
     let (known, rest) = value.split_at_checked(55)?;
@@ -234,7 +207,7 @@ fn recorded_trace(value: &[u8]) -> Option<TraceId> {
     (is_valid && flags & SAMPLED != 0).then_some(TraceId(trace))
 }
 
-/// Two digits for each octet, in lower case.
+/// Reads octets, each from two hexadecimal digits in lower case.
 fn hexadecimal<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let (pairs, []) = digits.as_chunks::<2>() else { return None };
     let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
@@ -250,56 +223,31 @@ fn hexadecimal<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(octets)
 }
 
-/// A number of 1 to `max_digits` digits and nothing else, if it fits.
-fn decimal<T: TryFrom<u64>>(value: &[u8], max_digits: usize) -> Option<T> {
-    if value.is_empty() || value.len() > max_digits {
-        return None;
-    }
-    let mut number = 0_u64;
-    for octet in value {
-        if !octet.is_ascii_digit() {
-            return None;
-        }
-        number = number.checked_mul(10)?.checked_add(u64::from(octet - b'0'))?;
-    }
-    T::try_from(number).ok()
+/// Reads a number of 1 to `max_digits` digits and nothing else, if it fits.
+fn decimal<T: FromStr>(value: &[u8], max_digits: usize) -> Option<T> {
+    let is_number = value.len() <= max_digits && value.iter().all(u8::is_ascii_digit);
+    str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
 }
 
-/// The value of a literal with a given name, and the value's length.
+/// The field of a literal with this name and value, and the length of the value.
 pub(super) fn read(
     name: Name,
     value: StringLiteral<'_>,
     interner: &mut Interner,
 ) -> Result<(Field, usize), Error> {
-    // h2's and nghttp2's encoders never insert a path: each request has it again, and to decode it
-    // would take longer than all the rest of its block.
-    if name == Name::Path && value.huffman {
-        return read_coded_path(value, interner);
-    }
-    read_text(value, |text| name.with_value(text, interner))
-}
-
-fn read_coded_path(
-    value: StringLiteral<'_>,
-    interner: &mut Interner,
-) -> Result<(Field, usize), Error> {
-    if let Some((path, len)) = interner.coded(value.octets) {
+    // h2's and nghttp2's encoders never insert a path: each request has it again, and decoding it would take longer
+    // than the rest of its block.
+    let is_coded_path = name == Name::Path && value.huffman;
+    if is_coded_path && let Some((path, len)) = interner.coded(value.octets) {
         return Ok((Field::Path(path), len));
     }
-    read_text(value, |text| {
-        let path = interner.intern(text);
-        interner.remember_coded(value.octets, text, path);
-        Field::Path(path)
-    })
-}
-
-fn read_text(
-    value: StringLiteral<'_>,
-    meaning: impl FnOnce(&[u8]) -> Field,
-) -> Result<(Field, usize), Error> {
     let mut scratch = [0; _];
     let (text, len) = value.read(&mut scratch)?;
-    Ok((meaning(text), len))
+    let field = name.with_value(text, interner);
+    if is_coded_path && let Field::Path(path) = field {
+        interner.remember_coded(value.octets, text, path);
+    }
+    Ok((field, len))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The Huffman code for strings (RFC 7541 section 5.2 and appendix B).
 //!
-//! The code is canonical: codes of one length are consecutive in the order of their symbols, and
-//! shorter ones come before longer ones. So the lengths say it all.
+//! The code is canonical: codes of one length are consecutive in the order of their symbols, and shorter ones come
+//! before longer ones. So it follows from the lengths.
 
 use super::Error;
 
-/// The end of a string. It never stands in one, only its first bits do, as padding.
+/// The symbol for the end of a string. It is never in a string; only its first bits are, as padding.
 const EOS: u16 = 256;
 const SYMBOLS: usize = 257;
 const MAX_LEN: usize = 30;
@@ -31,10 +31,9 @@ const LENGTHS: [u8; SYMBOLS] = [
     30, // EOS
 ];
 
-/// Decodes a string into the front of `out` and returns its length.
+/// Decodes a string into the front of `out`, and returns the string's length.
 ///
-/// What does not fit into `out` is checked and counted, but not kept: with an empty `out` this
-/// only measures.
+/// Octets that do not fit into `out` are checked and counted, but not kept. With an empty `out` this only measures.
 #[inline]
 pub(super) fn decode(encoded: &[u8], out: &mut [u8]) -> Result<usize, Error> {
     let mut input = encoded;
@@ -58,7 +57,7 @@ pub(super) fn decode(encoded: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         }
         let (symbol, width) = symbol_at((window >> 32) as u32);
         if width > available {
-            // Zeros were taken for bits of the string, so these are no code, but its padding.
+            // The width counts zeros after the string, so these bits are not a code, but padding.
             let padding = !(u64::MAX >> available);
             return if available <= 7 && window == padding { Ok(len) } else { Err(Error::Huffman) };
         }
@@ -74,7 +73,7 @@ pub(super) fn decode(encoded: &[u8], out: &mut [u8]) -> Result<usize, Error> {
     }
 }
 
-/// The symbol whose code begins at the top of `window`, and the length of its code.
+/// The symbol whose code is at the top of `window`, and the length of its code.
 #[inline]
 fn symbol_at(window: u32) -> (u16, u32) {
     match SHORT_CODES.get((window >> 24) as usize) {
@@ -92,114 +91,73 @@ fn long_symbol_at(window: u32) -> (u16, u32) {
             return (symbol, group.width);
         }
     }
-    (EOS, MAX_LEN as u32) // Not reached: the last group's `last` is u32::MAX.
+    (EOS, MAX_LEN as u32) // Unreachable: the last group's `last` is u32::MAX.
 }
 
-/// For each value of the next eight bits, the symbol and the length of its code; length 0 where
-/// the code is longer than that. All letters, digits and what is usual in paths is here.
+/// The symbol and the length of its code, for each value of the next eight bits; length 0 if the code is longer than
+/// eight bits. Letters, digits and the usual characters of paths are here.
 static SHORT_CODES: [(u8, u8); 256] = short_codes();
 
-/// The codes longer than eight bits, a group for each length.
-static LONG_CODES: [Group; MAX_LEN - 8] = long_codes();
+/// The codes of more than eight bits, a group for each length.
+static LONG_CODES: [Group; MAX_LEN - 8] = TABLES.long;
 
 /// All symbols in the order of their codes.
-static SORTED_SYMBOLS: [u16; SYMBOLS] = sorted_symbols();
+static SORTED_SYMBOLS: [u16; SYMBOLS] = TABLES.sorted;
 
-/// The code of each symbol, right-aligned.
-pub(super) const CODES: [(u32, u8); SYMBOLS] = codes();
+/// The code of each symbol, right-aligned, and its length.
+pub(super) const CODES: [(u32, u8); SYMBOLS] = TABLES.codes;
+
+const TABLES: Tables = tables();
+
+/// The tables that follow from the lengths of codes.
+struct Tables {
+    codes: [(u32, u8); SYMBOLS],
+    sorted: [u16; SYMBOLS],
+    long: [Group; MAX_LEN - 8],
+}
 
 /// The codes of one length.
 #[derive(Clone, Copy)]
 struct Group {
-    /// The length.
+    /// The length in bits.
     width: u32,
     /// The first code, followed by zeros to 32 bits.
     first: u32,
     /// The last code of this length or a shorter one, followed by ones to 32 bits.
     last: u32,
-    /// Where the first code's symbol is in [`SORTED_SYMBOLS`].
+    /// The position of the first code's symbol in [`SORTED_SYMBOLS`].
     offset: u32,
 }
 
-/// How long `text` is when encoded.
-pub(super) const fn encoded_len(text: &[u8]) -> usize {
-    let mut bits = 0;
-    let mut rest = text;
-    while let Some((&octet, tail)) = rest.split_first() {
-        bits += code_of(octet).1 as usize;
-        rest = tail;
-    }
-    bits.div_ceil(8)
-}
-
-/// Encodes `text`; `N` is its [`encoded_len`].
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
-pub(super) const fn encode<const N: usize>(text: &[u8]) -> [u8; N] {
-    let mut encoded = [0; N];
-    let mut len = 0;
-    let mut window = 0_u64;
-    let mut pending = 0;
-    let mut rest = text;
-    while let Some((&octet, tail)) = rest.split_first() {
-        let (code, width) = code_of(octet);
-        window = window << width | code as u64;
-        pending += width;
-        while pending >= 8 {
-            pending -= 8;
-            encoded[len] = (window >> pending) as u8;
-            len += 1;
-        }
-        rest = tail;
-    }
-    if pending > 0 {
-        let padding = 8 - pending;
-        encoded[len] = (window << padding) as u8 | (u8::MAX >> pending);
-    }
-    encoded
-}
-
-#[expect(clippy::indexing_slicing, reason = "an octet is less than 257")]
-const fn code_of(octet: u8) -> (u32, u8) {
-    CODES[octet as usize]
-}
-
-#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
-const fn codes() -> [(u32, u8); SYMBOLS] {
+const fn tables() -> Tables {
     let mut codes = [(0, 0); SYMBOLS];
-    let mut code = 0;
+    let mut sorted = [0; SYMBOLS];
+    let mut long = [Group { width: 0, first: 0, last: 0, offset: 0 }; MAX_LEN - 8];
+    let mut code = 0_u64;
+    let mut position = 0;
     let mut width = 1;
     while width <= MAX_LEN {
+        let (first, offset) = (code << (32 - width), position as u32);
         let mut symbol = 0;
         while symbol < SYMBOLS {
             if LENGTHS[symbol] as usize == width {
-                codes[symbol] = (code, width as u8);
+                codes[symbol] = (code as u32, width as u8);
+                sorted[position] = symbol as u16;
                 code += 1;
+                position += 1;
             }
             symbol += 1;
+        }
+        if width > 8 {
+            let last = (code << (32 - width)) - 1;
+            let (first, last) = (first as u32, last as u32);
+            long[width - 9] = Group { width: width as u32, first, last, offset };
         }
         code <<= 1;
         width += 1;
     }
-    codes
-}
-
-#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
-const fn sorted_symbols() -> [u16; SYMBOLS] {
-    let mut sorted = [0; SYMBOLS];
-    let mut len = 0;
-    let mut width = 1;
-    while width <= MAX_LEN {
-        let mut symbol = 0;
-        while symbol < SYMBOLS {
-            if LENGTHS[symbol] as usize == width {
-                sorted[len] = symbol as u16;
-                len += 1;
-            }
-            symbol += 1;
-        }
-        width += 1;
-    }
-    sorted
+    Tables { codes, sorted, long }
 }
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
@@ -221,38 +179,6 @@ const fn short_codes() -> [(u8, u8); 256] {
     table
 }
 
-#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
-const fn long_codes() -> [Group; MAX_LEN - 8] {
-    let mut groups = [Group { width: 0, first: 0, last: 0, offset: 0 }; MAX_LEN - 8];
-    let mut code = 0_u64;
-    let mut offset = 0;
-    let mut width = 1;
-    while width <= MAX_LEN {
-        let first = code << (32 - width);
-        let mut symbol = 0;
-        let mut count = 0;
-        while symbol < SYMBOLS {
-            if LENGTHS[symbol] as usize == width {
-                count += 1;
-            }
-            symbol += 1;
-        }
-        code += count as u64;
-        if width > 8 {
-            groups[width - 9] = Group {
-                width: width as u32,
-                first: first as u32,
-                last: ((code << (32 - width)) - 1) as u32,
-                offset,
-            };
-        }
-        offset += count;
-        code <<= 1;
-        width += 1;
-    }
-    groups
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -267,17 +193,9 @@ mod tests {
         Ok(out)
     }
 
-    /// Packs strings of `0` and `1`.
-    fn bits(text: &str) -> Vec<u8> {
-        assert_eq!(text.len() % 8, 0);
-        (0..text.len() / 8)
-            .map(|at| u8::from_str_radix(&text[8 * at..8 * at + 8], 2).expect("binary digits"))
-            .collect()
-    }
-
     #[test]
     fn codes_are_those_of_appendix_b() {
-        // One of each kind: the first and last of some lengths, and the odd ones.
+        // The first and last codes of some lengths, and unusual ones.
         let rows = [
             (0, 0x1ff8, 13),
             (10, 0x3fff_fffc, 30),
@@ -316,48 +234,37 @@ mod tests {
     }
 
     #[test]
-    fn the_compile_time_encoder_agrees() {
-        const TEXT: &[u8] = b"grpc-status\x00\xff";
-        const ENCODED: [u8; encoded_len(TEXT)] = encode(TEXT);
-        assert_eq!(ENCODED.as_slice(), encode_huffman(TEXT));
-    }
-
-    #[test]
-    fn padding() {
-        assert_eq!(decode_all(&[]), Ok(vec![]));
-        assert_eq!(decode_all(&bits("0000011110001111")), Ok(b"0w".to_vec()), "4 bits");
-        assert_eq!(decode_all(&bits("00000000011111110000011111111111")).ok(), None, "11 bits");
-        // 'a' is 00011; every length of padding, all ones.
-        assert_eq!(decode_all(&bits("00011111")), Ok(b"a".to_vec()), "3 bits");
-        // '&' is 11111000: no padding.
-        assert_eq!(decode_all(&bits("11111000")), Ok(b"&".to_vec()), "0 bits");
-        // 7 bits: 5 + 5 + 7 + 8 = 25, then 7 ones.
-        assert_eq!(
-            decode_all(&bits("00011000111011100111110001111111")),
-            Ok(b"aa:&".to_vec()),
-            "7 bits"
-        );
-    }
-
-    #[test]
-    fn padding_must_be_ones() {
-        for encoded in ["00011000", "00011110", "00011011"] {
-            assert_eq!(decode_all(&bits(encoded)), Err(Error::Huffman), "{encoded}");
+    fn the_end_is_less_than_an_octet_of_ones() {
+        let rows: [(&[u8], &[u8]); 5] = [
+            (&[], b""),
+            // '&' is 11111000: no padding.
+            (&[0b1111_1000], b"&"),
+            // 'a' is 00011: 3 bits.
+            (&[0b0001_1111], b"a"),
+            (&[0b0000_0111, 0b1000_1111], b"0w"),
+            // 5 + 5 + 7 + 8 = 25: 7 bits.
+            (&[0b0001_1000, 0b1110_1110, 0b0111_1100, 0b0111_1111], b"aa:&"),
+        ];
+        for (encoded, text) in rows {
+            assert_eq!(decode_all(encoded).as_deref(), Ok(text), "{encoded:02x?}");
         }
-    }
-
-    #[test]
-    fn padding_must_be_shorter_than_an_octet() {
-        assert_eq!(decode_all(&[0xff]), Err(Error::Huffman));
-        assert_eq!(decode_all(&bits("0001111111111111")), Err(Error::Huffman));
-        assert_eq!(decode_all(&[0xff, 0xff, 0xff]), Err(Error::Huffman));
-    }
-
-    #[test]
-    fn end_of_string_is_no_symbol() {
-        assert_eq!(decode_all(&[0xff, 0xff, 0xff, 0xff]), Err(Error::Huffman));
-        assert_eq!(decode_all(&[0xff, 0xff, 0xff, 0xfc, 0x1f]), Err(Error::Huffman));
-        assert_eq!(decode_all(&[0xff; 64]), Err(Error::Huffman));
+        let refused: [&[u8]; 10] = [
+            &[0b0000_0000, 0b0111_1111, 0b0000_0111, 0b1111_1111],
+            &[0b0001_1111, 0b1111_1111],
+            &[0xff],
+            &[0xff; 3],
+            // Not all ones.
+            &[0b0001_1000],
+            &[0b0001_1110],
+            &[0b0001_1011],
+            // EOS is not a symbol.
+            &[0xff; 4],
+            &[0xff, 0xff, 0xff, 0xfc, 0x1f],
+            &[0xff; 64],
+        ];
+        for encoded in refused {
+            assert_eq!(decode_all(encoded), Err(Error::Huffman), "{encoded:02x?}");
+        }
     }
 
     #[test]

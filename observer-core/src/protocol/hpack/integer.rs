@@ -18,7 +18,7 @@ use super::Error;
 /// Octets after the prefix: five times 7 bits hold any `u32`.
 const MAX_CONTINUATION: u32 = 5;
 
-/// Takes an integer with a prefix of `prefix_bits` (1 to 8) off the front of `input`.
+/// Takes an integer off the front of `input`; its prefix has `prefix_bits` bits (1 to 8).
 #[inline]
 pub(super) fn take(input: &mut &[u8], prefix_bits: u32) -> Result<u32, Error> {
     let (&first, rest) = input.split_first().ok_or(Error::Truncated)?;
@@ -45,46 +45,31 @@ fn take_continuation(input: &mut &[u8], prefix: u8) -> Result<u32, Error> {
 mod tests {
     use super::*;
 
-    fn decode(mut input: &[u8], prefix_bits: u32) -> Result<(u32, usize), Error> {
-        let value = take(&mut input, prefix_bits)?;
-        Ok((value, input.len()))
-    }
-
     #[test]
-    fn appendix_c1() {
-        assert_eq!(decode(&[0b1110_1010], 5), Ok((10, 0)));
-        assert_eq!(decode(&[0b1111_1111, 0b1001_1010, 0b0000_1010], 5), Ok((1337, 0)));
-        assert_eq!(decode(&[0b0010_1010], 8), Ok((42, 0)));
-    }
-
-    #[test]
-    fn takes_only_its_own_octets() {
-        assert_eq!(decode(&[0x1e, 0xff], 5), Ok((30, 1)));
-        assert_eq!(decode(&[0x1f, 0x00, 0xff], 5), Ok((31, 1)));
-    }
-
-    #[test]
-    fn the_largest_is_32_bits() {
-        // u32::MAX - 127 in 7-bit groups.
-        let largest = [0x7f, 0x80, 0xff, 0xff, 0xff, 0x0f];
-        assert_eq!(decode(&largest, 7), Ok((u32::MAX, 0)));
-        assert_eq!(decode(&[0x7f, 0x81, 0xff, 0xff, 0xff, 0x0f], 7), Err(Error::IntegerOverflow));
-        assert_eq!(decode(&[0x7f, 0xff, 0xff, 0xff, 0xff, 0x7f], 7), Err(Error::IntegerOverflow));
-    }
-
-    #[test]
-    fn endless_zeros_are_refused() {
-        assert_eq!(decode(&[0x7f, 0x80, 0x80, 0x80, 0x80, 0x00], 7), Ok((127, 0)));
-        assert_eq!(
-            decode(&[0x7f, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00], 7),
-            Err(Error::IntegerOverflow)
-        );
-    }
-
-    #[test]
-    fn truncated() {
-        assert_eq!(decode(&[], 7), Err(Error::Truncated));
-        assert_eq!(decode(&[0x7f], 7), Err(Error::Truncated));
-        assert_eq!(decode(&[0x7f, 0x80], 7), Err(Error::Truncated));
+    fn takes_as_many_octets_as_there_are() {
+        // Octets, bits of the prefix, and the value with the number of octets behind it.
+        let rows = [
+            // RFC 7541 appendix C.1.
+            (&[0b1110_1010][..], 5, Ok((10, 0))),
+            (&[0b1111_1111, 0b1001_1010, 0b0000_1010], 5, Ok((1337, 0))),
+            (&[0b0010_1010], 8, Ok((42, 0))),
+            (&[0x1e, 0xff], 5, Ok((30, 1))),
+            (&[0x1f, 0x00, 0xff], 5, Ok((31, 1))),
+            // The largest is 32 bits: u32::MAX - 127 in 7-bit groups.
+            (&[0x7f, 0x80, 0xff, 0xff, 0xff, 0x0f], 7, Ok((u32::MAX, 0))),
+            (&[0x7f, 0x81, 0xff, 0xff, 0xff, 0x0f], 7, Err(Error::IntegerOverflow)),
+            (&[0x7f, 0xff, 0xff, 0xff, 0xff, 0x7f], 7, Err(Error::IntegerOverflow)),
+            // Zeros without end are refused.
+            (&[0x7f, 0x80, 0x80, 0x80, 0x80, 0x00], 7, Ok((127, 0))),
+            (&[0x7f, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00], 7, Err(Error::IntegerOverflow)),
+            (&[], 7, Err(Error::Truncated)),
+            (&[0x7f], 7, Err(Error::Truncated)),
+            (&[0x7f, 0x80], 7, Err(Error::Truncated)),
+        ];
+        for (octets, prefix_bits, expected) in rows {
+            let mut input = octets;
+            let value = take(&mut input, prefix_bits).map(|value| (value, input.len()));
+            assert_eq!(value, expected, "{octets:02x?}");
+        }
     }
 }

@@ -1,20 +1,20 @@
-//! HPACK (RFC 7541), for one who only listens and may have come late.
+//! HPACK (RFC 7541) for a listener that may join late.
 //!
-//! A [`Decoder`] follows the header blocks of one direction of one connection, in their order,
-//! and reports each field as what it means to gRPC: a [`Field`]. It keeps no strings. An entry of
-//! its dynamic table is a meaning and a size, and paths are [`PathId`](crate::names::PathId)s given out by an
-//! [`Interner`](crate::names::Interner), so that a block of nothing but references costs array look-ups only.
+//! A [`Decoder`] follows the field blocks of one direction of one connection, in their order, and reports each field by
+//! its meaning to gRPC: a [`Field`]. It keeps no strings. An entry of its dynamic table is a meaning and a size, and
+//! paths are [`PathId`](crate::names::PathId)s from an [`Interner`](crate::names::Interner). So a block of references
+//! costs array lookups only.
 //!
 //! ```text
 //! block ─▶ decoder ── references ──▶ static_table, table ──▶ Field
 //!             └────── literals ──▶ string ──▶ huffman ──▶ field ──▶ Field, interner
 //! ```
 //!
-//! A path that comes as the same literal again is found by its code, without decoding it. A block of nothing but
-//! references that comes again while the table is the same is not even looked up ([`Digester`]).
+//! A path that comes as the same literal again is found by its Huffman code, without decoding it. A block of references
+//! that comes again while the table is the same costs one comparison ([`Digester`]).
 //!
-//! What it does not know it reports as [`Field::Unknown`], never as something else. The reasons
-//! why that holds after a late join are in `table`.
+//! A field that the decoder does not know is [`Field::Unknown`], never something else. The module `table` has the
+//! reasons why that holds after a late join.
 //!
 //! # Bounds
 //!
@@ -23,10 +23,10 @@
 //! | dynamic table | the encoder's maximum size, at most [`MAX_TABLE_SIZE`]; memory in proportion |
 //! | a path | [`MAX_PATH_LEN`](crate::names::MAX_PATH_LEN) octets, longer ones are [`PathId::OTHER`](crate::names::PathId::OTHER) |
 //! | paths | the interner's |
-//! | work | linear in the block's length |
+//! | time | linear in the block's length |
 //!
-//! Values of fields of no interest are skipped unread, unless they are inserted into the dynamic
-//! table: then their length counts. So not every malformed string is an error here.
+//! The values of other fields are skipped, unless they are inserted into the dynamic table: then their length counts.
+//! So some malformed strings are not errors here.
 
 mod decoder;
 mod digester;

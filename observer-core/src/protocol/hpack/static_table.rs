@@ -6,13 +6,13 @@ use crate::names::PathId;
 /// The first index of the dynamic table.
 pub(super) const FIRST_DYNAMIC: usize = 1 + ENTRIES.len();
 
-/// The entry at an index below [`FIRST_DYNAMIC`]; none at 0.
+/// The entry at an index below [`FIRST_DYNAMIC`]; `None` at 0.
 #[inline]
 pub(super) fn get(index: usize) -> Option<&'static Entry> {
     ENTRIES.get(index.wrapping_sub(1))
 }
 
-/// From index 1 on.
+/// The entries, from index 1 on.
 static ENTRIES: [Entry; 61] = [
     entry(":authority", Name::Other, Field::Other),
     entry(":method", Name::Method, Field::Method(RequestMethod::Get)),
@@ -81,7 +81,7 @@ const fn other(name: &str) -> Entry {
     entry(name, Name::Other, Field::Other)
 }
 
-/// Entries of the static table have no size.
+/// An entry. Entries of the static table have no size.
 const fn entry(text: &str, name: Name, field: Field) -> Entry {
     Entry { field, name, name_len: text.len() as u32, size: 0 }
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::{names::Interner, protocol::hpack::string::StringLiteral};
 
-    /// The decoder of another crate says what the table has.
+    /// The table is the same as that of another crate's decoder.
     #[test]
     fn is_that_of_appendix_a() {
         let mut oracle = loona_hpack::Decoder::new();

@@ -12,11 +12,10 @@
 use super::{Error, huffman, integer};
 use crate::names::MAX_PATH_LEN;
 
-/// Room for a decoded string. What is longer than a path may be is longer than anything else of
-/// interest; the one octet more tells the two apart.
+/// Room for a decoded string. The longest value that matters is a path; one octet more shows that a path is too long.
 pub(super) type Scratch = [u8; MAX_PATH_LEN + 1];
 
-/// A string as it stands in the block.
+/// A string literal as it is in the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StringLiteral<'a> {
     pub(super) octets: &'a [u8],
@@ -24,7 +23,7 @@ pub(super) struct StringLiteral<'a> {
 }
 
 impl<'a> StringLiteral<'a> {
-    /// Takes a string off the front of `input`.
+    /// Takes a string literal off the front of `input`.
     #[inline]
     pub(super) fn take(input: &mut &'a [u8]) -> Result<Self, Error> {
         let huffman = input.first().is_some_and(|first| first & 0x80 != 0);
@@ -34,12 +33,12 @@ impl<'a> StringLiteral<'a> {
         Ok(Self { octets, huffman })
     }
 
-    /// The length of the string when decoded.
+    /// The length of the decoded string.
     pub(super) fn len(self) -> Result<usize, Error> {
         if self.huffman { huffman::decode(self.octets, &mut []) } else { Ok(self.octets.len()) }
     }
 
-    /// The decoded string and its length. The string is cut where it does not fit into `scratch`.
+    /// The decoded string, cut if it does not fit into `scratch`, and its length before that.
     pub(super) fn read<'b>(self, scratch: &'b mut Scratch) -> Result<(&'b [u8], usize), Error>
     where
         'a: 'b,

@@ -1,33 +1,31 @@
 //! The dynamic table (RFC 7541 section 2.3.2), as far as it is known.
 //!
-//! # Why a late join tells no lies
+//! # Why a late join is never wrong
 //!
-//! An index counts from the newest entry. The known entries are the newest there are, without
-//! a gap, so an index among them refers to the same entry here as in the encoder's table, whatever
-//! lies behind and however large either table is. An index past them is unknown. Two things can
-//! differ, and both are harmless:
+//! An index counts from the newest entry. The known entries are the newest ones, without a gap. So an index among them
+//! refers to the same entry here as in the encoder's table, whatever comes after them and however large the tables are.
+//! An index past them is unknown. Two things can differ, and both are harmless:
 //!
-//! - We keep what the encoder has evicted: it does not refer to that any more.
-//! - We have evicted what the encoder keeps: a reference to that is past our entries, so unknown.
+//! - We keep an entry that the encoder has evicted: the encoder does not refer to it any more.
+//! - We have evicted an entry that the encoder keeps: a reference to it is past our entries, so it is unknown.
 //!
-//! # What the encoder's table can still hold beyond what is known
+//! # Unknown entries that the encoder's table can still have
 //!
-//! `older` bounds the size of the unknown entries in the encoder's table. They are older than all
-//! known ones and are evicted first: if there is one, all known entries are there too. Hence, once
-//! the maximum size is certain:
+//! `older` bounds the size of the unknown entries in the encoder's table. They are older than all known ones and are
+//! evicted first: if there is one, all known entries are there too. Hence, once the maximum size is certain:
 //!
 //! - known and unknown entries together fit into it, so `older` ≤ maximum − known;
 //! - when a known entry has to go, or an entry comes that does not fit at all, then `older` = 0;
 //! - `older` never grows.
 //!
-//! Below the size of the smallest entry, 32, there is none, and the table is complete. A table size
-//! update to 0 does that at once.
+//! If it is below 32, the size of the smallest entry, there is no unknown entry, and the table is complete. A table
+//! size update to 0 does that at once.
 //!
-//! The maximum size is certain from the start of a connection, when it is 4096 (RFC 9113 section
-//! 6.5.2), and from a table size update on. Else it may be any, and nothing is concluded from ours.
+//! The maximum size is certain from the start of a connection, when it is 4096 (RFC 9113 section 6.5.2), and from a
+//! table size update on. Otherwise it may have any value, and nothing is concluded from ours.
 //!
-//! The length of a name that was only a reference to an unknown entry is taken for 0. Our sizes are
-//! then lower bounds. That is all that the conclusions above need.
+//! A name that was only a reference to an unknown entry counts with length 0. Our sizes are then lower bounds. The
+//! conclusions above need no more.
 
 use std::collections::VecDeque;
 
@@ -35,8 +33,8 @@ use super::{Error, Field, field::Name};
 
 /// The largest dynamic table that is followed: 1 MiB.
 ///
-/// The default is 4096, and what is raised in practice is raised to 64 KiB. An entry takes no
-/// more memory here than it counts for there, so this also bounds the memory of one table.
+/// The default is 4096 bytes, and peers that raise it raise it to 64 KiB. An entry does not take more memory here than
+/// it counts for there, so this also bounds the memory of one table.
 pub const MAX_TABLE_SIZE: u32 = 1 << 20;
 
 /// The maximum size before any table size update.
@@ -45,7 +43,7 @@ const INITIAL_MAX_SIZE: u32 = 4096;
 /// The overhead of an entry (RFC 7541 section 4.1).
 const ENTRY_OVERHEAD: u32 = 32;
 
-/// An entry, as what it means.
+/// An entry, by the meaning of its field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) field: Field,
@@ -59,7 +57,7 @@ const _: () = assert!(size_of::<Entry>() <= ENTRY_OVERHEAD as usize);
 
 impl Entry {
     pub(super) fn new(name: Name, field: Field, name_len: usize, value_len: usize) -> Self {
-        // What does not fit into 32 bits does not fit into any table.
+        // An entry whose size does not fit into 32 bits does not fit into any table.
         let saturated = |len| u32::try_from(len).unwrap_or(u32::MAX);
         let name_len = saturated(name_len);
         let size = ENTRY_OVERHEAD.saturating_add(name_len).saturating_add(saturated(value_len));
@@ -67,27 +65,27 @@ impl Entry {
     }
 }
 
-/// The known entries, and what is known of the others.
+/// The known entries, and bounds on the others.
 #[derive(Debug)]
 pub(super) struct Table {
     /// Newest first, as indices count.
     entries: VecDeque<Entry>,
     /// The sum of the entries' sizes, at most `max_size`.
     size: u32,
-    /// The encoder's maximum size if it is certain, else how much we choose to keep.
+    /// The encoder's maximum size if it is certain, else the size that we choose to keep.
     max_size: u32,
-    /// The most that unknown entries can take in the encoder's table.
+    /// The largest size that unknown entries can have in the encoder's table.
     older: u32,
-    /// `max_size` is the encoder's.
+    /// Whether `max_size` is the encoder's.
     certain: bool,
-    /// While not certain: `max_size` has made us evict since it was last changed.
+    /// While it is not certain: whether we have evicted an entry since `max_size` changed.
     evicted: bool,
 }
 
 const _: () = assert!(size_of::<Table>() <= 64);
 
 impl Table {
-    /// A table that is known to be empty.
+    /// Creates a table that is known to be empty.
     pub(super) fn empty() -> Self {
         Self {
             entries: VecDeque::new(),
@@ -99,16 +97,14 @@ impl Table {
         }
     }
 
-    /// A table of which nothing is known.
+    /// Creates a table without any known entry.
     pub(super) fn unknown() -> Self {
         let mut this = Self::empty();
         this.forget();
         this
     }
 
-    /// Forgets all that is known.
-    ///
-    /// Not how much the encoder's table held, as that is a good guess of what it may hold now.
+    /// Forgets all entries, but not the size of the encoder's table: it is a good guess of the size now.
     pub(super) fn forget(&mut self) {
         self.entries.clear();
         self.size = 0;
@@ -124,7 +120,7 @@ impl Table {
         self.entries.get(position)
     }
 
-    /// Takes note of a reference to an entry that is not known; an error if there can be none.
+    /// Records a reference to an entry that is not known; an error if there cannot be such an entry.
     #[cold]
     pub(super) fn refer_to_unknown(&mut self, position: usize) -> Result<(), Error> {
         let beyond = position.saturating_sub(self.entries.len()).saturating_add(1);
@@ -132,8 +128,8 @@ impl Table {
         if needed > self.older as usize {
             return Err(Error::IndexOutOfRange);
         }
-        // The encoder still has the entry that we evicted last, and all newer ones. They do not fit
-        // into our maximum size, that is why it was evicted; so the encoder's is larger.
+        // The encoder still has the entry that we evicted last, and all newer ones. They do not fit into our maximum
+        // size, or we would not have evicted it. So the encoder's maximum is larger.
         if self.evicted {
             self.max_size = (self.max_size * 2).min(MAX_TABLE_SIZE);
             self.evicted = false;
@@ -154,9 +150,9 @@ impl Table {
         self.bound_older();
     }
 
-    /// Inserts entries that were not seen: the known ones keep their places behind them.
+    /// Inserts `count` entries that were not seen. The known entries keep their places after them.
     pub(super) fn insert_unknown(&mut self, count: u32) {
-        // More than fit push all others out.
+        // This many evict all others.
         for _ in 0..count.min(self.max_size / ENTRY_OVERHEAD + 1) {
             self.insert(Entry::new(Name::Unknown, Field::Unknown, 0, 0));
         }
@@ -198,24 +194,26 @@ impl Table {
         }
     }
 
+    /// The fields of the known entries, newest first.
+    pub(super) fn fields(&self) -> impl Iterator<Item = Field> {
+        self.entries.iter().map(|entry| entry.field)
+    }
+
+    /// The memory that the entries have allocated, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+
     /// Whether all entries of the encoder's table are known.
+    #[cfg(test)]
     pub(super) fn is_complete(&self) -> bool {
         self.older < ENTRY_OVERHEAD
     }
 
     /// How many entries are known.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// The known entries, in no order.
-    pub(super) fn fields(&self) -> impl Iterator<Item = Field> {
-        self.entries.iter().map(|entry| entry.field)
-    }
-
-    /// The memory that the entries take up, in bytes.
-    pub(super) fn memory(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>()
     }
 
     #[cfg(test)]
@@ -228,13 +226,13 @@ impl Table {
 mod tests {
     use super::*;
 
-    /// An entry of this size that can be told from others.
+    /// An entry of this size, with a mark that distinguishes it from others.
     fn entry(mark: u16, size: u32) -> Entry {
         let value_len = (size - ENTRY_OVERHEAD) as usize;
         Entry::new(Name::Status, Field::Status(mark), 0, value_len)
     }
 
-    /// `None` for an entry that may exist.
+    /// The entry at a position; `None` if it is not known and may exist.
     fn refer(table: &mut Table, position: usize) -> Result<Option<Entry>, Error> {
         match table.get(position) {
             Some(entry) => Ok(Some(*entry)),
@@ -243,14 +241,11 @@ mod tests {
     }
 
     fn marks(table: &Table) -> Vec<u16> {
-        let (entries, _) = table.view();
-        entries
-            .into_iter()
-            .map(|(field, _)| match field {
-                Field::Status(mark) => mark,
-                other => panic!("{other:?} was not inserted"),
-            })
-            .collect()
+        let mark = |field| match field {
+            Field::Status(mark) => mark,
+            other => panic!("{other:?} was not inserted"),
+        };
+        table.fields().map(mark).collect()
     }
 
     #[test]
@@ -312,49 +307,33 @@ mod tests {
     }
 
     #[test]
-    fn complete_when_emptied() {
-        for size in [0, 31] {
+    fn complete_once_no_unknown_entry_can_be_left() {
+        // Sizes of entries before and after a table size update.
+        let rows = [
+            (&[40][..], 0, &[][..], true, "nothing fits"),
+            (&[40], 31, &[], true, "nothing fits"),
+            (&[], 32, &[], false, "one empty field fits"),
+            (&[], 200, &[100, 68], false, "32 are left"),
+            (&[], 200, &[100, 69], true, "31 are left"),
+            (&[], 200, &[150, 60], true, "a known entry went, though 140 are left"),
+            (&[], 200, &[201], true, "an entry did not fit"),
+        ];
+        for (before, max_size, after, is_complete, why) in rows {
             let mut table = Table::unknown();
-            table.insert(entry(1, 40));
-            table.set_max_size(size).expect("in bounds");
-            assert!(table.is_complete(), "nothing fits into {size}");
-            assert_eq!(table.len(), 0);
+            for size in before {
+                table.insert(entry(1, *size));
+            }
+            table.set_max_size(max_size).expect("in bounds");
+            for size in after {
+                table.insert(entry(2, *size));
+            }
+            assert_eq!(table.is_complete(), is_complete, "{max_size}: {why}");
+            let kept = after.iter().rev().scan(0, |sum, size| {
+                *sum += size;
+                (*sum <= max_size).then_some(())
+            });
+            assert_eq!(table.len(), kept.count(), "{max_size}: {why}");
         }
-        let mut table = Table::unknown();
-        table.set_max_size(32).expect("in bounds");
-        assert!(!table.is_complete(), "one empty field fits into 32");
-    }
-
-    #[test]
-    fn complete_when_known_entries_fill_it() {
-        let mut table = Table::unknown();
-        table.set_max_size(200).expect("in bounds");
-        table.insert(entry(1, 100));
-        table.insert(entry(2, 68));
-        assert!(!table.is_complete(), "32 are left");
-        let mut fuller = Table::unknown();
-        fuller.set_max_size(200).expect("in bounds");
-        fuller.insert(entry(1, 100));
-        fuller.insert(entry(2, 69));
-        assert!(fuller.is_complete(), "31 are left");
-    }
-
-    #[test]
-    fn complete_when_a_known_entry_went() {
-        let mut table = Table::unknown();
-        table.set_max_size(200).expect("in bounds");
-        table.insert(entry(1, 150));
-        table.insert(entry(2, 60));
-        assert_eq!(marks(&table), [2]);
-        assert!(table.is_complete(), "though 140 are left");
-    }
-
-    #[test]
-    fn complete_when_an_entry_did_not_fit() {
-        let mut table = Table::unknown();
-        table.set_max_size(200).expect("in bounds");
-        table.insert(entry(1, 201));
-        assert!(table.is_complete());
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! Puts frames and header blocks together from the pieces that records hold.
+//! Puts frames and field blocks together from the pieces in records.
 
 use observer_common::{
     frame::{FrameHeader, flag, kind},
     scanner::MAX_KEPT,
 };
 
-/// Bound on a header block that is put together from HEADERS and CONTINUATION frames. Libraries
-/// accept 8 KiB to 64 KiB; one that never ends must not fill memory.
+/// Bound on a field block of several frames: 1 MiB. Libraries accept 8 KiB to 64 KiB; a block that never ends must not
+/// fill the memory.
 pub const MAX_BLOCK: usize = 1 << 20;
 
-/// A buffer larger than this is freed once what was in it has been read.
+/// A buffer larger than this is freed after it has been read.
 const KEPT: usize = 1 << 12;
 
-/// Something in pieces, of one direction: its head, and its bytes so far.
+/// The pieces of a frame or field block of one direction: its head `H`, and its bytes so far.
 #[derive(Debug, Default)]
 pub struct Assembly<H> {
     head: H,
@@ -20,51 +20,47 @@ pub struct Assembly<H> {
     open: bool,
 }
 
-/// A frame in pieces.
+/// The pieces of a frame.
 pub type FrameAssembly = Assembly<FrameHeader>;
 
-/// A header block in pieces.
+/// The pieces of a field block.
 pub type BlockAssembly = Assembly<BlockHead>;
 
 impl<H> Assembly<H> {
-    fn open(&mut self, head: H, bytes: &[u8]) {
+    /// Takes the head, and the first bytes.
+    pub fn begin(&mut self, head: H, bytes: &[u8]) {
         self.head = head;
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.open = true;
     }
 
-    /// Whether something has begun and is not complete.
+    /// Whether there is a piece, and more pieces are missing.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Drops what has begun, and its memory.
+    /// Drops the pieces, and frees their memory.
     pub fn clear(&mut self) {
         self.open = false;
         self.bytes = Vec::new();
     }
 
-    /// Frees much memory, after what is complete has been read.
+    /// Frees the memory of a large buffer, after the complete frame or block has been read.
     pub fn release(&mut self) {
         if !self.open && self.bytes.capacity() > KEPT {
             self.bytes = Vec::new();
         }
     }
 
-    /// The memory that it has allocated, in bytes.
+    /// The memory of the buffer, in bytes.
     pub fn memory(&self) -> usize {
         self.bytes.capacity()
     }
 }
 
 impl FrameAssembly {
-    /// Takes the first payload bytes of a frame that is not whole.
-    pub fn begin(&mut self, header: FrameHeader, payload: &[u8]) {
-        self.open(header, payload);
-    }
-
-    /// Takes more of the frame, and returns it once it is complete.
+    /// Takes more payload bytes, and returns the frame once it is complete. Drops a frame longer than [`MAX_KEPT`].
     pub fn part(&mut self, payload: &[u8]) -> Option<(FrameHeader, &[u8])> {
         if !self.open || self.bytes.len() + payload.len() > MAX_KEPT as usize {
             self.clear();
@@ -79,32 +75,32 @@ impl FrameAssembly {
     }
 }
 
-/// What is known of a header block before its bytes.
+/// The head of a field block: the first frame's fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockHead {
-    /// The stream that it is on.
+    /// The identifier of the block's stream.
     pub stream: u32,
     /// Whether the HEADERS frame ended the stream.
     pub end_stream: bool,
-    /// Whether the server announces a request with it (PUSH_PROMISE): no call, but the decoder must see it.
+    /// Whether the block is of a PUSH_PROMISE frame. It starts no call, but the decoder needs it.
     pub promised: bool,
 }
 
-/// A header block that is complete, with its bytes.
+/// A complete field block: its head and its bytes.
 pub type Block<'a> = (BlockHead, &'a [u8]);
 
-/// Why there is no header block.
+/// The reason why a frame does not complete a field block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockError {
     /// The block goes on in a CONTINUATION frame.
     NeedMore,
-    /// The frames are not as RFC 9113 §6.2 and §6.10 want them, or the block is longer than
-    /// [`MAX_BLOCK`]: a block is in a gap.
+    /// A block is in a gap: the frames are not in the order of RFC 9113 §6.2 and §6.10, a frame is too short, or the
+    /// block is longer than [`MAX_BLOCK`].
     Lost,
 }
 
 impl BlockAssembly {
-    /// Takes a HEADERS, PUSH_PROMISE or CONTINUATION frame.
+    /// Takes a HEADERS, PUSH_PROMISE or CONTINUATION frame, and returns the field block if the frame completes it.
     pub fn frame<'a>(
         &'a mut self,
         header: FrameHeader,
@@ -125,7 +121,7 @@ impl BlockAssembly {
         if header.has(flag::END_HEADERS) {
             return Ok((head, fragment));
         }
-        self.open(head, fragment);
+        self.begin(head, fragment);
         Err(BlockError::NeedMore)
     }
 
@@ -203,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_too_short_for_their_flags_are_lost() {
+    fn frames_too_short_for_their_flags_are_gaps() {
         let end = flag::END_HEADERS;
         for (flags, payload) in [
             (flag::PADDED, &b""[..]),
@@ -217,19 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn continuations_are_put_together() {
-        let mut assembly = BlockAssembly::default();
-        let first = header(kind::HEADERS, flag::END_STREAM, 5, 2);
-        assert_eq!(assembly.frame(first, b"ab"), Err(BlockError::NeedMore));
-        let more = header(kind::CONTINUATION, 0, 5, 1);
-        assert_eq!(assembly.frame(more, b"c"), Err(BlockError::NeedMore));
-        let last = header(kind::CONTINUATION, flag::END_HEADERS, 5, 2);
-        let (head, bytes) = assembly.frame(last, b"de").unwrap();
-        assert_eq!((head.stream, bytes, head.end_stream), (5, &b"abcde"[..], true));
-    }
-
-    #[test]
-    fn a_continuation_out_of_place_is_lost() {
+    fn a_continuation_out_of_place_is_a_gap() {
         let mut assembly = BlockAssembly::default();
         let last = header(kind::CONTINUATION, flag::END_HEADERS, 5, 0);
         assert_eq!(assembly.frame(last, b""), Err(BlockError::Lost), "without HEADERS");
@@ -247,10 +231,8 @@ mod tests {
         assert!(assembly.frame(header(kind::HEADERS, 0, 1, chunk.len()), &chunk).is_err());
         let more = header(kind::CONTINUATION, 0, 1, chunk.len());
         let mut outcomes = (0..32).map(|_| assembly.frame(more, &chunk).unwrap_err());
-        assert_eq!(
-            outcomes.position(|outcome| outcome == BlockError::Lost),
-            Some(MAX_BLOCK / chunk.len() - 1)
-        );
+        let lost = outcomes.position(|outcome| outcome == BlockError::Lost);
+        assert_eq!(lost, Some(MAX_BLOCK / chunk.len() - 1));
         assert_eq!(assembly.bytes.capacity(), 0);
     }
 

@@ -1,8 +1,7 @@
-//! HTTP/2 (RFC 9113) for a listener: items of records in, calls out.
+//! HTTP/2 (RFC 9113) for a listener: items of records in, events of calls out.
 //!
-//! A [`Connection`] follows one end of one connection. It puts frames and header blocks together
-//! ([`frames`]), decodes them ([`hpack`](super::hpack)) and hands them to the calls ([`grpc`](super::grpc)).
-//! No I/O, no clock.
+//! A [`Connection`] follows one end of one connection. It puts frames and field blocks together ([`frames`]), decodes
+//! them ([`hpack`](super::hpack)) and passes them to the calls ([`grpc`](super::grpc)). No I/O, no clock.
 
 pub mod frames;
 
@@ -12,7 +11,7 @@ use observer_common::{
 };
 
 use crate::{
-    call::{CallSink, Direction, Directions, Role},
+    call::{ByDirection, CallSink, Direction, Directions, Role},
     names::{Interner, PathId},
     protocol::{
         Faults, Protocol, State, Streams, Transfer,
@@ -23,16 +22,13 @@ use crate::{
 };
 use frames::{BlockAssembly, BlockError, BlockHead, FrameAssembly};
 
-/// One end of one connection.
+/// One end of one HTTP/2 connection.
 #[derive(Debug)]
 pub struct Connection {
-    received: DirectionState,
-    sent: DirectionState,
+    directions: ByDirection<DirectionState>,
     calls: Calls,
-    /// The role is not known yet: header blocks are decoded, and nothing is counted.
+    /// The role is not known yet: field blocks are decoded, and nothing is counted.
     role_unknown: bool,
-    /// Both directions have shown the role, or the beginning was seen.
-    role_agreed: bool,
 }
 
 /// The state of one direction.
@@ -43,7 +39,7 @@ struct DirectionState {
     frame: FrameAssembly,
     block: BlockAssembly,
     headers: Digester<Headers>,
-    /// The role that its last header block has shown.
+    /// The role that the last field block has shown.
     shows: Option<Role>,
 }
 
@@ -58,54 +54,50 @@ impl DirectionState {
         }
     }
 
-    /// Records were dropped; header blocks in them inserted so many entries, if that is known.
+    /// Records that records were dropped. Field blocks in them inserted `inserts` entries, if that is known.
     fn records_dropped(&mut self, inserts: Option<u32>) {
         match inserts {
             Some(inserts) if !self.frame.is_open() && !self.block.is_open() => {
-                self.headers.inserts_dropped(inserts);
+                self.headers.decoder.inserts_dropped(inserts);
             }
             _ => self.gap(),
         }
     }
 
     fn memory(&self) -> usize {
-        self.frame.memory() + self.block.memory() + self.headers.get_ref().memory()
+        self.frame.memory() + self.block.memory() + self.headers.decoder.memory()
     }
 
-    /// Begins a gap, which may have a header block in it.
+    /// Records a gap, which may have a field block in it.
     fn gap(&mut self) {
         self.frame.clear();
         self.block.clear();
-        self.headers.gap();
+        self.headers.decoder.gap();
     }
 }
 
 impl Connection {
-    /// A connection that is seen from its first byte.
+    /// Creates a connection that is seen from its first byte on.
     pub fn from_start(role: Role) -> Self {
         Self::new(Calls::new(role), Decoder::from_start, Some(role))
     }
 
-    /// A connection that joined late, or whose first records were dropped; `role` is its end, if that is known.
+    /// Creates a connection that joined late, or whose first records were dropped; `role` is the process's side, if
+    /// that is known.
     pub fn joined_late(role: Option<Role>) -> Self {
         let calls = Calls::joined_late(role.unwrap_or(Role::Server), role.is_some());
         Self::new(calls, Decoder::joined_late, role)
     }
 
     fn new(calls: Calls, decoder: fn() -> Decoder, role: Option<Role>) -> Self {
-        Self {
-            received: DirectionState::new(decoder()),
-            sent: DirectionState::new(decoder()),
-            calls,
-            role_unknown: role.is_none(),
-            role_agreed: role.is_some(),
-        }
+        let [received, sent] = [decoder(), decoder()].map(DirectionState::new);
+        let directions = ByDirection { received, sent };
+        Self { directions, calls, role_unknown: role.is_none() }
     }
 
-    /// Settles the role.
+    /// Records that the role is certain.
     fn agree_on_role(&mut self, role: Role, sink: &mut impl CallSink) {
-        if !self.role_agreed {
-            self.role_agreed = true;
+        if !self.calls.is_agreed() {
             self.try_role(role, sink);
             self.calls.agree(sink);
         }
@@ -118,9 +110,9 @@ impl Connection {
         }
     }
 
-    /// A header block in this direction has shown the role, if it was one: a peer may have written a message that looks
-    /// like it. The other direction has to agree. A client that does not begin streams any more shows itself with
-    /// what it sends on a stream that is answered, which is believed if this end answers.
+    /// Takes the role that a field block in this direction has shown. A peer may have written a message that looks like
+    /// one, so the other direction has to agree. A client that does not start streams any more shows itself by frames
+    /// on a stream that is answered, which counts if this end answers.
     fn show_role(
         &mut self,
         direction: Direction,
@@ -128,46 +120,39 @@ impl Connection {
         role: Role,
         sink: &mut impl CallSink,
     ) {
-        if self.role_agreed {
+        if self.calls.is_agreed() {
             return;
         }
-        self.state_of(direction).shows = Some(role);
+        self.directions.get_mut(direction).shows = Some(role);
         self.try_role(role, sink);
         let is_answer = direction == Direction::Sent && role == Role::Server;
-        let is_agreed = match self.state_of(direction.opposite()).shows {
+        let is_agreed = match self.directions.get_mut(direction.opposite()).shows {
             Some(of_other) => of_other == role,
             None => is_answer && self.calls.has_noted(direction.opposite(), stream),
         };
         if is_agreed {
             self.agree_on_role(role, sink);
         } else {
-            self.state_of(direction.opposite()).shows = None;
+            self.directions.get_mut(direction.opposite()).shows = None;
         }
     }
 
     /// Begins gaps in these directions, up to their next record.
     fn apply_gaps(&mut self, gaps: Directions) {
         for direction in [Direction::Received, Direction::Sent] {
-            // What became of the header table shows in the direction's own next record.
+            // The direction's own next record shows what became of the dynamic table.
             if gaps.contains(direction) && !self.calls.is_in_gap(direction) {
                 self.calls.gap(direction);
             }
         }
     }
 
-    fn state_of(&mut self, direction: Direction) -> &mut DirectionState {
-        match direction {
-            Direction::Received => &mut self.received,
-            Direction::Sent => &mut self.sent,
-        }
-    }
-
     fn gap(&mut self, direction: Direction) {
-        self.state_of(direction).gap();
+        self.directions.get_mut(direction).gap();
         self.calls.gap(direction);
     }
 
-    /// A gap of one frame or header block.
+    /// Records a gap of one frame or field block.
     fn short_gap(&mut self, direction: Direction, faults: &mut Faults) {
         faults.blocks += 1;
         self.gap(direction);
@@ -190,27 +175,27 @@ impl Connection {
                 }
             }
             Item::Frame { header, payload } => {
-                // The rest of the frame before it is in a gap.
-                if self.state_of(direction).frame.is_open() {
+                // The rest of the frame before is in a gap.
+                if self.directions.get_mut(direction).frame.is_open() {
                     self.short_gap(direction, context.faults);
                 }
                 if payload.len() == header.length as usize {
                     self.frame(header, payload, context);
                 } else if header.length > MAX_KEPT {
-                    // The rest of it will not come.
+                    // The BPF programs cut off its rest.
                     self.short_gap(direction, context.faults);
                 } else {
-                    self.state_of(direction).frame.begin(header, payload);
+                    self.directions.get_mut(direction).frame.begin(header, payload);
                 }
             }
             Item::Part(payload) => {
-                // Taken out for the moment, because the frame's bytes are in it.
-                let mut assembly = std::mem::take(&mut self.state_of(direction).frame);
+                // Taken out because the frame's bytes are in it.
+                let mut assembly = std::mem::take(&mut self.directions.get_mut(direction).frame);
                 if let Some((header, payload)) = assembly.part(payload) {
                     self.frame(header, payload, context);
                 }
                 assembly.release();
-                self.state_of(direction).frame = assembly;
+                self.directions.get_mut(direction).frame = assembly;
             }
         }
     }
@@ -251,16 +236,13 @@ impl Connection {
     ) {
         let at = context.at;
         let direction = at.direction;
-        let state = match direction {
-            Direction::Received => &mut self.received,
-            Direction::Sent => &mut self.sent,
-        };
+        let state = self.directions.get_mut(direction);
         let (BlockHead { stream, end_stream, promised }, bytes) =
             match state.block.frame(header, payload) {
                 Ok(block) => block,
                 Err(BlockError::NeedMore) => return,
                 Err(BlockError::Lost) => {
-                    // The stream may have begun or ended with it.
+                    // The stream may have started or ended with it.
                     self.short_gap(direction, context.faults);
                     return;
                 }
@@ -304,7 +286,7 @@ impl Protocol for Connection {
         if let Some(role) = bytes.role {
             self.agree_on_role(role, sink);
         }
-        let state = self.state_of(direction);
+        let state = self.directions.get_mut(direction);
         let expected = state.position;
         state.position = bytes.position.saturating_add(bytes.length);
         if bytes.position != expected {
@@ -341,13 +323,14 @@ impl Protocol for Connection {
     }
 
     fn memory(&self) -> usize {
-        self.received.memory() + self.sent.memory() + self.calls.memory()
+        let ByDirection { received, sent } = &self.directions;
+        received.memory() + sent.memory() + self.calls.memory()
     }
 
     fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
         for direction in [Direction::Received, Direction::Sent] {
             self.gap(direction);
-            self.state_of(direction).headers = Digester::new(Decoder::joined_late());
+            self.directions.get_mut(direction).headers = Digester::new(Decoder::joined_late());
         }
         self.calls.closed(time_ns, None, 0, sink);
     }
@@ -358,9 +341,9 @@ impl Protocol for Connection {
 
     /// The paths of its calls and of its header tables.
     fn paths(&self) -> impl Iterator<Item = PathId> {
-        let Self { received, sent, calls, .. } = self;
-        let [received, sent] = [received, sent].map(|state| state.headers.get_ref().paths());
-        calls.paths().chain(received).chain(sent)
+        let ByDirection { received, sent } = &self.directions;
+        let [received, sent] = [received, sent].map(|state| state.headers.decoder.paths());
+        self.calls.paths().chain(received).chain(sent)
     }
 
     fn state(&self) -> State {
@@ -375,16 +358,16 @@ impl Protocol for Connection {
     }
 }
 
-/// How many entries were inserted into the header table in records that were dropped before this one.
+/// The number of entries that records which were dropped before this one inserted into the dynamic table.
 fn dropped_inserts(bytes: &Bytes<'_>) -> Option<u32> {
-    // It comes after the connection's own item, if there is one.
+    // The item is the first one, or comes after the connection's identity.
     bytes.items.clone().take(2).find_map(|item| match item {
         Item::Lost { inserts } => inserts,
         _ => None,
     })
 }
 
-/// The context of an item.
+/// The transfer of an item, and the tables and sinks for it.
 struct Context<'a, S> {
     at: Transfer,
     interner: &'a mut Interner,

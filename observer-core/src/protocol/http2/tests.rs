@@ -1,4 +1,4 @@
-//! Connections by their records, as the kernel programs write them.
+//! Connections from their records, as the BPF programs write them.
 
 use observer_common::{
     frame::{FrameHeader, flag, kind},
@@ -40,7 +40,7 @@ impl CallSink for Recorder {
     }
 
     fn messages(&mut self, _: SeriesId, direction: Direction, count: u64, _: u64) {
-        // Of garbage too.
+        // Garbage may have any number.
         let messages = &mut self.messages[usize::from(direction == Direction::Sent)];
         *messages = messages.saturating_add(count);
     }
@@ -82,7 +82,7 @@ impl Writer {
         self.frame_of_length(kind, flags, stream, payload.len(), payload)
     }
 
-    /// A frame of which only the first bytes are in this record.
+    /// A frame with only its first bytes in this record.
     fn frame_of_length(
         &mut self,
         kind: u8,
@@ -105,7 +105,7 @@ impl Writer {
         self.item(item_kind::GAP, FrameHeader::default(), &[])
     }
 
-    /// Where the next frame began was not known, and was found.
+    /// A gap after which a frame boundary was found again.
     fn gap_found(&mut self) -> &mut Self {
         self.item(item_kind::GAP, FrameHeader { flags: 1, ..FrameHeader::default() }, &[])
     }
@@ -134,14 +134,14 @@ impl Writer {
         self.item(item_kind::DATA, header, totals.as_bytes())
     }
 
-    /// Records before this one did not come.
+    /// Records before this one were dropped.
     fn lost(&mut self, inserts: Option<u32>) -> &mut Self {
         let length = inserts.unwrap_or(u32::MAX);
         let flags = u8::from(inserts.is_none());
         self.item(item_kind::LOST, FrameHeader { length, flags, ..FrameHeader::default() }, &[])
     }
 
-    /// The record's bytes had been at the socket.
+    /// The record's bytes had been at the socket for this long.
     fn waited(&mut self, Waited { least_us, most_us }: Waited) -> &mut Self {
         let header = FrameHeader { stream: least_us, length: most_us, ..FrameHeader::default() };
         self.item(item_kind::WAITED, header, &[])
@@ -161,7 +161,7 @@ impl Writer {
         self.headers(0, stream, &fields)
     }
 
-    /// What the items are in, and begins the next record.
+    /// The record of the items so far; begins the next record.
     fn record(&mut self, time_ns: u64, gaps: u8) -> Vec<u8> {
         let header = RecordHeader {
             connection: 1,
@@ -178,7 +178,7 @@ impl Writer {
         [header.as_bytes(), &std::mem::take(&mut self.items)].concat()
     }
 
-    /// The record does not come.
+    /// The record is dropped.
     fn lose(&mut self) {
         self.record(0, 0);
     }
@@ -251,7 +251,7 @@ impl Fixture {
         faults.read_late |= read_late;
     }
 
-    /// The client's record comes.
+    /// The server reads the client's record.
     fn receive(&mut self) -> &mut Self {
         self.receive_with(0)
     }
@@ -263,7 +263,7 @@ impl Fixture {
         self
     }
 
-    /// The server's record comes.
+    /// The server writes its record.
     fn send(&mut self) -> &mut Self {
         self.time_ns += 1;
         let record = self.server.record(self.time_ns, 0);
@@ -357,23 +357,6 @@ fn a_block_cut_into_continuation_frames_anywhere() {
 }
 
 #[test]
-fn padding_and_priority() {
-    let block = Writer::new(Direction::Received).block(&request("/a.A/Padded"));
-    for (flags, before, after) in [
-        (flag::PADDED, &[3][..], &[0; 3][..]),
-        (flag::PRIORITY, &[0, 0, 0, 0, 16], &[]),
-        (flag::PADDED | flag::PRIORITY, &[1, 0, 0, 0, 0, 16], &[0]),
-    ] {
-        let mut fixture = Fixture::from_start();
-        let payload = [before, &block, after].concat();
-        fixture.client.frame(kind::HEADERS, flag::END_HEADERS | flags, 1, &payload);
-        fixture.receive().server.trailers(1, "0");
-        fixture.send();
-        assert_eq!(fixture.ends(), [end("/a.A/Padded", Code::Ok)]);
-    }
-}
-
-#[test]
 fn a_frame_over_several_records_cut_anywhere() {
     let mut client = Writer::new(Direction::Received);
     let blocks = [client.block(&request("/a.A/First")), client.block(&request("/a.A/Second"))];
@@ -395,7 +378,7 @@ fn a_frame_over_several_records_cut_anywhere() {
 }
 
 #[test]
-fn a_promise_keeps_the_header_table_in_step_and_is_no_call() {
+fn a_promise_changes_the_dynamic_table_and_is_not_a_call() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/One");
     fixture.receive();
@@ -430,7 +413,7 @@ fn resets_and_go_away() {
 }
 
 #[test]
-fn after_a_lost_record_nothing_is_taken_for_something_else() {
+fn after_a_dropped_record_nothing_is_taken_for_something_else() {
     let mut fixture = Fixture::from_start();
     fixture.call(1, "/a.A/One", "0");
     fixture.client.request(3, "/a.A/Two");
@@ -447,7 +430,7 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
         fixture.server.headers(0, stream, RESPONSE).trailers(stream, "0");
     }
     fixture.send();
-    // Stream 5 was not seen to begin. The literal path is certain; its content type is an index into
+    // The start of stream 5 was not seen. The literal path is certain; its content type is an index into
     // a table that moved unseen.
     let want = [
         end("/a.A/One", Code::Ok),
@@ -460,7 +443,7 @@ fn after_a_lost_record_nothing_is_taken_for_something_else() {
 }
 
 #[test]
-fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
+fn a_path_in_a_table_before_a_gap_is_not_seen_until_it_is_inserted_again() {
     let mut fixture = Fixture::from_start();
     // An encoder that inserts the path, unlike loona's.
     let inserted = [&b"\x83\x86\x44\x08/a.A/One"[..], b"\x5f\x10application/grpc"].concat();
@@ -474,18 +457,15 @@ fn a_path_in_a_table_that_was_lost_is_not_seen_until_it_is_inserted_again() {
     fixture.receive().client.frame(kind::HEADERS, flags, 9, &inserted);
     fixture.client.frame(kind::HEADERS, flags, 11, indexed);
     fixture.receive();
-    let paths: Vec<_> = fixture
-        .sink
-        .paths
-        .iter()
-        .map(|&path| fixture.interner.resolve(path).map(|path| &**path))
-        .collect();
+    let Fixture { interner, sink, .. } = fixture;
+    let path = |path| interner.resolve(path).map(|path| &**path);
+    let paths: Vec<_> = sink.paths.into_iter().map(path).collect();
     let known = Some("/a.A/One");
     assert_eq!(paths, [known, known, None, known, known]);
 }
 
 #[test]
-fn before_a_gap_item_frames_went_by_unseen() {
+fn a_gap_item_puts_open_calls_in_doubt() {
     for in_response in [false, true] {
         let mut fixture = Fixture::from_start();
         fixture.client.request(1, "/a.A/One");
@@ -498,7 +478,7 @@ fn before_a_gap_item_frames_went_by_unseen() {
             fixture.receive();
         }
         assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
-        // Nothing in it refers to the table that was lost.
+        // No field refers to the table that is not known any more.
         let fields = [(":path", "/a.A/Two"), ("content-type", "application/grpc")];
         fixture.client.headers(0, 3, &fields);
         fixture.receive();
@@ -507,9 +487,9 @@ fn before_a_gap_item_frames_went_by_unseen() {
     }
 }
 
-/// A lost record that nothing follows in its direction: the other direction's record tells of it.
+/// A dropped record without a later one in its direction: the other direction's record reports it.
 #[test]
-fn a_loss_without_a_later_record() {
+fn a_dropped_record_without_a_later_one() {
     const SENT: u8 = 1 << direction::SENT;
     let open = || {
         let mut fixture = Fixture::from_start();
@@ -528,7 +508,7 @@ fn a_loss_without_a_later_record() {
     let mut reset = open();
     reset.client.frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 0]);
     assert_eq!(reset.receive_with(SENT).ends(), [not_seen]);
-    // The next call begins while the server's direction is unseen, but its end is seen.
+    // The next call starts in a gap of the server's direction, but its end is seen.
     reset.client.request(3, "/a.A/Two");
     reset.receive_with(SENT).server.headers(flag::END_STREAM, 3, &[(":status", "404")]);
     assert_eq!(reset.send().ends()[1], end("/a.A/Two", Code::Unimplemented));
@@ -536,7 +516,7 @@ fn a_loss_without_a_later_record() {
     assert_eq!(reset.receive().ends()[2], end("/a.A/Three", Code::Canceled), "seen again");
 }
 
-/// A warm connection: a call went by, and another, on stream 3, is under way.
+/// A connection that joined late, after a call, and with another one open on stream 3.
 fn joined_late(role: Option<Role>) -> Fixture {
     let mut fixture = Fixture::new(Connection::joined_late(role));
     fixture.client.request(1, "/a.A/Before").request(3, "/a.A/Before").lose();
@@ -545,7 +525,7 @@ fn joined_late(role: Option<Role>) -> Fixture {
 }
 
 #[test]
-fn joined_late_only_what_is_certain_is_told() {
+fn joined_late_only_certain_calls_and_codes_are_reported() {
     let mut fixture = joined_late(Some(Role::Server));
     fixture.client.unclear_request(5, "/a.A/After").data(5, 1, data_flag::END_STREAM);
     fixture.receive();
@@ -553,9 +533,9 @@ fn joined_late_only_what_is_certain_is_told() {
     fixture.server.headers(0, 5, &RESPONSE[..1]).data(5, 1, 0).trailers(5, "0").trailers(3, "0");
     fixture.send();
     assert_eq!(fixture.connection.calls.coverage(), Coverage::JoinedLate);
-    // Nothing but gRPC looks like this. `grpc-status: 0` is in the server's table.
+    // Only gRPC looks like this. `grpc-status: 0` is in the server's table.
     assert_eq!(fixture.ends(), [(Some("/a.A/After".into()), None), (None, None)]);
-    assert_eq!(fixture.sink.messages, [1, 1], "also of what was not told of at first");
+    assert_eq!(fixture.sink.messages, [1, 1], "also of the call that did not count at first");
     fixture.client.unclear_request(7, "/a.A/Again");
     fixture.receive().server.literal_trailers(7, "13");
     fixture.send();
@@ -563,7 +543,7 @@ fn joined_late_only_what_is_certain_is_told() {
 }
 
 #[test]
-fn a_stream_that_began_unseen_ends_once() {
+fn a_stream_that_started_in_a_gap_ends_once() {
     let mut fixture = joined_late(Some(Role::Server));
     fixture.server.literal_trailers(3, "5").frame(kind::RST_STREAM, 0, 3, &[0; 4]);
     fixture.send().client.frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8]);
@@ -575,14 +555,11 @@ fn a_stream_that_began_unseen_ends_once() {
 }
 
 #[test]
-fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
+fn joined_late_streams_that_do_not_look_like_grpc_do_not_count() {
     let mut fixture = joined_late(Some(Role::Server));
     for (stream, flags, messages) in [(5, data_flag::UNALIGNED, 0), (7, 0, 0)] {
-        fixture.client.unclear_request(stream, "/api").data(
-            stream,
-            messages,
-            flags | data_flag::END_STREAM,
-        );
+        let end = flags | data_flag::END_STREAM;
+        fixture.client.unclear_request(stream, "/api").data(stream, messages, end);
         fixture.receive().server.headers(0, stream, &RESPONSE[..1]).data(stream, 0, flags);
         fixture.server.headers(flag::END_STREAM, stream, &[("x", "y")]);
         fixture.send();
@@ -605,12 +582,12 @@ fn what_does_not_look_like_grpc_is_not_told_of_a_connection_joined_late() {
 }
 
 #[test]
-fn a_header_block_shows_which_end_it_is() {
+fn a_field_block_shows_the_role() {
     for (direction, role) in [(Direction::Received, Role::Server), (Direction::Sent, Role::Client)]
     {
         let mut fixture = joined_late(None);
         (fixture.client.direction, fixture.server.direction) = (direction, direction.opposite());
-        // Nothing tells yet.
+        // Nothing shows the role yet.
         fixture.server.trailers(3, "0");
         fixture.send();
         assert_eq!(fixture.sink.paths.len(), 0);
@@ -630,14 +607,14 @@ fn literal_request(writer: &mut Writer, stream: u32, path: &str) {
     writer.frame(kind::HEADERS, flag::END_HEADERS, stream, &block);
 }
 
-/// What looks like a response, likewise.
+/// The same for a response.
 fn literal_response(writer: &mut Writer, stream: u32) {
     let block = b"\x88\x0f\x10\x10application/grpc";
     writer.frame(kind::HEADERS, flag::END_HEADERS, stream, block);
 }
 
 #[test]
-fn what_a_client_forges_in_a_message_is_no_call() {
+fn forged_frames_in_a_message_are_not_calls() {
     for role in [None, Some(Role::Server)] {
         let mut fixture = joined_late(role);
         // Its server reads a message of stream 3.
@@ -650,7 +627,7 @@ fn what_a_client_forges_in_a_message_is_no_call() {
         literal_request(&mut fixture.client, 101, "/a.A/Forged");
         fixture.receive();
         assert_eq!(fixture.connection.calls.open(), 0);
-        // The message ends with what is no frame, and a boundary is found again.
+        // The message ends with bytes that are not a frame, and a boundary is found again.
         fixture.client.gap_found();
         literal_request(&mut fixture.client, 5, "/a.A/Real");
         fixture.client.data(5, 1, data_flag::END_STREAM);
@@ -688,7 +665,7 @@ fn a_client_that_forges_responses_does_not_make_a_client_of_its_server() {
 }
 
 #[test]
-fn so_many_calls_are_told_of_in_advance_as_were_answered() {
+fn as_many_calls_count_in_advance_as_were_answered() {
     let mut fixture = joined_late(Some(Role::Server));
     let request = |fixture: &mut Fixture, stream| {
         literal_request(&mut fixture.client, stream, "/a.A/Get");
@@ -703,7 +680,7 @@ fn so_many_calls_are_told_of_in_advance_as_were_answered() {
     assert_eq!([7, 9, 11].map(|stream| request(&mut fixture, stream)), [1, 1, 1]);
     literal_response(&mut fixture.server, 9);
     assert_eq!(fixture.send().connection.calls.open(), 2);
-    // In the other order: the first was told of, the last was not.
+    // In the other order: the first one counts, the last one does not.
     for stream in [7, 11] {
         fixture.client.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]);
     }
@@ -712,14 +689,14 @@ fn so_many_calls_are_told_of_in_advance_as_were_answered() {
 }
 
 #[test]
-fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
+fn ends_of_streams_that_the_client_has_not_started_do_not_count() {
     let mut fixture = joined_late(Some(Role::Server));
     for stream in [5, 7, 5, 99] {
         fixture.server.literal_trailers(stream, "13");
         fixture.send();
     }
     assert_eq!(fixture.ends(), []);
-    // It had begun those below this one.
+    // It had started those below this one.
     literal_request(&mut fixture.client, 9, "/a.A/Get");
     fixture.receive();
     assert_eq!(fixture.ends(), [(None, Some(Code::Internal)), (None, Some(Code::Internal))]);
@@ -728,7 +705,7 @@ fn ends_of_streams_that_the_client_has_not_begun_are_not_told() {
 }
 
 #[test]
-fn lost_records_that_inserted_nothing_cost_no_label() {
+fn dropped_records_that_inserted_nothing_cost_no_label() {
     let mut fixture = Fixture::from_start();
     fixture.call(1, "/a.A/One", "0").call(3, "/a.A/One", "0");
     fixture.client.request(5, "/a.A/One").lose();
@@ -741,7 +718,7 @@ fn lost_records_that_inserted_nothing_cost_no_label() {
 }
 
 #[test]
-fn of_lost_records_only_what_they_inserted_is_unknown() {
+fn only_entries_that_dropped_records_inserted_are_unknown() {
     let mut fixture = Fixture::from_start();
     fixture.call(1, "/a.A/One", "0");
     // loona-hpack's encoder inserts each of these.
@@ -752,7 +729,7 @@ fn of_lost_records_only_what_they_inserted_is_unknown() {
     fixture.send();
     assert_eq!(fixture.ends()[1], end("/a.A/One", Code::Ok));
     assert_eq!(fixture.faults.unknown_references, 3);
-    // Nobody knows how many: all is unknown.
+    // The number is not known: all entries are unknown.
     fixture.client.headers(0, 7, &[("x-fourth", "4")]).lose();
     fixture.client.lost(None).request(9, "/a.A/One");
     fixture.receive().server.headers(0, 9, RESPONSE).trailers(9, "0");
@@ -762,7 +739,7 @@ fn of_lost_records_only_what_they_inserted_is_unknown() {
 }
 
 #[test]
-fn a_call_that_may_have_ended_unseen_is_given_up_after_a_minute() {
+fn a_call_that_may_have_ended_in_a_gap_ends_after_a_minute() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/Lost").request(3, "/a.A/Streams");
     fixture.receive().server.headers(0, 1, RESPONSE).headers(0, 3, RESPONSE);
@@ -799,7 +776,7 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
         fixture.send();
     }
     assert_eq!(fixture.faults.blocks, 1);
-    assert_eq!(fixture.connection.sent.frame.memory(), 0);
+    assert_eq!(fixture.connection.directions.sent.frame.memory(), 0);
     assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
     fixture.call(5, "/a.A/Three", "0");
     assert_eq!(fixture.sink.ended[1].0, fixture.sink.paths[2]);
@@ -807,7 +784,7 @@ fn a_frame_longer_than_what_is_kept_is_a_gap() {
 }
 
 #[test]
-fn a_frame_of_which_the_rest_does_not_come_is_a_gap() {
+fn a_frame_without_its_rest_is_a_gap() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/One");
     fixture.receive();
@@ -825,15 +802,15 @@ fn a_block_that_never_ends_takes_no_more_than_its_bound() {
     for _ in 0..2 * MAX_BLOCK / (1 << 14) {
         fixture.client.frame(kind::CONTINUATION, 0, 1, &[0; 1 << 14]);
         fixture.receive();
-        assert!(fixture.connection.received.block.memory() <= 2 * MAX_BLOCK);
+        assert!(fixture.connection.directions.received.block.memory() <= 2 * MAX_BLOCK);
     }
-    assert_eq!(fixture.connection.received.block.memory(), 0);
+    assert_eq!(fixture.connection.directions.received.block.memory(), 0);
     assert!(fixture.faults.blocks > 0);
     assert_eq!(fixture.connection.calls.coverage(), Coverage::Gaps);
 }
 
 #[test]
-fn a_block_that_is_none_is_counted_and_told_as_not_seen() {
+fn an_invalid_block_is_counted_and_its_fields_are_not_seen() {
     let mut fixture = Fixture::from_start();
     fixture.client.request(1, "/a.A/One");
     fixture.receive();
@@ -888,8 +865,9 @@ proptest! {
             let Recorder { paths, ended, .. } = &fixture.sink;
             prop_assert_eq!(paths.len() - ended.len(), fixture.connection.calls.open());
             prop_assert!(paths.len() <= count);
-            for direction in [&fixture.connection.received, &fixture.connection.sent] {
-                prop_assert!(direction.frame.memory() + direction.block.memory() <= 8192);
+            for direction in [Direction::Received, Direction::Sent] {
+                let state = fixture.connection.directions.get(direction);
+                prop_assert!(state.frame.memory() + state.block.memory() <= 8192);
             }
         }
         fixture.close(Directions::default());

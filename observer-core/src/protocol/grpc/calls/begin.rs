@@ -1,6 +1,6 @@
-//! How calls begin, and when they count.
+//! How calls start, and when they count.
 
-use super::{Call, Calls, Headers, MAX_OPEN, Messages, Proof, request_direction};
+use super::{Call, Calls, Headers, MAX_OPEN, Messages, Proof};
 use crate::{
     call::{CallKey, CallSink},
     names::PathId,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Calls {
-    /// Begins a call with the headers of a request, if it is one.
+    /// Starts a call with the headers of a request, if the stream is a new one and may be a gRPC call.
     pub(super) fn begin(
         &mut self,
         at: Transfer,
@@ -21,12 +21,12 @@ impl Calls {
         end_stream: bool,
         sink: &mut impl CallSink,
     ) {
-        // Client streams are odd and ascend (RFC 9113 §5.1.1): anything else begins nothing.
+        // A client's streams are odd and ascend (RFC 9113 §5.1.1).
         if stream.is_multiple_of(2) || stream <= self.last_proven {
             return;
         }
         self.last_stream = self.last_stream.max(stream);
-        if !self.resynced.contains(request_direction(self.role)) {
+        if !self.resynced.contains(self.role.request_direction()) {
             self.last_proven = stream;
         }
         if self.agreed {
@@ -84,18 +84,19 @@ impl Calls {
         if self.pending.iter().any(|pending| pending.stream == stream) {
             self.pending_ready = true;
         } else if self.refused_above.is_some_and(|last_stream| stream > last_stream) {
-            // It crossed the GOAWAY on its way.
+            // The request and the GOAWAY crossed.
             self.refuse(at.time_ns, stream, sink);
         }
     }
 
-    /// Records that the connection carries gRPC for certain: its open calls count.
+    /// Records that the connection carries gRPC for certain, and counts its open calls.
     pub(super) fn show_grpc(&mut self, sink: &mut impl CallSink) {
         if self.shows_grpc {
             return;
         }
         self.shows_grpc = true;
-        for stream in self.streams(|call| call.proof != Proof::Awaited && call.series.is_none()) {
+        for stream in self.streams(|_, call| call.proof != Proof::Awaited && call.series.is_none())
+        {
             if let Some(call) = self.open.get_mut(&stream) {
                 call.start(sink);
                 self.streams.measured += 1;

@@ -1,6 +1,6 @@
-//! One call.
+//! An open call.
 
-use super::request_direction;
+use super::Messages;
 use crate::{
     call::{CallKey, CallSink, Directions, SeriesId, TraceId},
     names::TextId,
@@ -8,14 +8,14 @@ use crate::{
     record::Waited,
 };
 
-/// Whether what began a call is known to have been a frame.
+/// Whether it is certain that a call started with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// It is known: the call counts.
+    /// It is certain: the call counts.
     Given,
-    /// The call counts in advance, as others were answered.
+    /// It is not certain, but the call counts in advance, because others were answered.
     Assumed,
-    /// The call does not count until it is answered.
+    /// It is not certain, and the call does not count until it is answered.
     Awaited,
 }
 
@@ -29,9 +29,9 @@ pub(super) struct Call {
     pub(super) shows_grpc: bool,
     pub(super) key: CallKey,
     pub(super) started_ns: u64,
-    /// How long before it may have begun.
+    /// How long before `started_ns` it may have started.
     pub(super) waited: Waited,
-    /// When a frame of it was last seen.
+    /// The time of its last frame.
     pub(super) touched_ns: u64,
     pub(super) trace: Option<TraceId>,
     pub(super) message: Option<TextId>,
@@ -39,30 +39,21 @@ pub(super) struct Call {
     pub(super) status: Option<u16>,
     pub(super) requests: Messages,
     pub(super) responses: Messages,
-    /// When the first response message was complete, if that is known.
+    /// The time when the first response message was complete, if that is known.
     pub(super) first_message_ns: Option<u64>,
     pub(super) half_closed: bool,
-    /// Its bytes are not framed as messages, or that is not known.
+    /// It is not known how its bytes are framed as messages.
     pub(super) unaligned: bool,
-    /// Directions with gaps while it was open: its end, and messages of it, may be in them.
+    /// The directions with gaps while it was open. Its end, and messages of it, may be in them.
     pub(super) gaps: Directions,
 }
 
-/// The messages of one direction of a call.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Messages {
-    pub(super) count: u64,
-    pub(super) bytes: u64,
-    /// When the last one was complete; before the first, when the call began.
-    pub(super) last_ns: u64,
-}
-
 impl Call {
-    /// Counts the call, and what was seen of it before it was known to be one.
+    /// Counts the call, and its messages so far.
     pub(super) fn start(&mut self, sink: &mut impl CallSink) {
         let series = sink.started(self.key);
         self.series = Some(series);
-        let requests = request_direction(self.key.role);
+        let requests = self.key.role.request_direction();
         for (direction, messages) in
             [(requests, self.requests), (requests.opposite(), self.responses)]
         {
@@ -78,19 +69,19 @@ impl Call {
         }
     }
 
-    /// Why it was cancelled between these times, if it was.
+    /// The reason of a cancellation that happened between these two times.
     pub(super) fn reason(&self, cancelled_ns: [u64; 2], stall_free_since_ns: u64) -> Reason {
         let Self { started_ns, waited, timeout, .. } = *self;
         let started_ns = waited.before(started_ns);
         Deadline { started_ns, timeout }.reason(cancelled_ns, stall_free_since_ns)
     }
 
-    /// Whether messages of it may not have been counted.
+    /// Whether some of its messages may not have been counted.
     pub(super) fn is_uncounted(&self) -> bool {
         self.unaligned || self.gaps.any()
     }
 
-    /// Whether it looks like gRPC and nothing else, as trailers end it.
+    /// Whether only gRPC looks like it, given that trailers end it.
     pub(super) fn looks_like_grpc(&self) -> bool {
         self.status.is_some() && self.requests.count > 0 && self.half_closed && !self.unaligned
     }

@@ -1,32 +1,32 @@
-//! Streams that may have begun in a gap.
+//! Streams that the client may have started in a gap.
 
 use std::collections::VecDeque;
 
-/// Bound on the ranges: one for each gap in what the client sends. Calls in the oldest ranges do not count any more.
+/// Bound on the ranges of streams, one for each gap in the direction of requests. Calls in older ranges do not count.
 const MAX_RANGES: usize = 64;
 
-/// Bound on the streams that ended before the client was seen to begin them: far fewer at once.
+/// Bound on the streams that ended before the client was seen to start them. There are far fewer at once.
 const MAX_ENDED: usize = 64;
 
-/// Streams that the client may have begun in a gap.
+/// The streams that the client may have started in a gap.
 #[derive(Debug, Default)]
 pub(super) struct GapStreams {
     /// The first and last stream of each range, ascending.
     ranges: VecDeque<(u32, u32)>,
-    /// The first stream that may have begun in the present gap, or in one that has just ended.
+    /// The first stream that may have started in the gap that goes on, or that has just ended.
     from: Option<u32>,
     /// The streams that were last counted as ended.
     ended: VecDeque<u32>,
 }
 
 impl GapStreams {
-    /// Records that a gap begins; the client had begun streams up to this one.
+    /// Records that a gap begins; the client had started streams up to this one.
     pub(super) fn gap(&mut self, last_stream: u32) {
         let from = last_stream.saturating_add(1);
         self.from = Some(self.from.map_or(from, |before| before.min(from)));
     }
 
-    /// Records that the client was seen to begin a stream.
+    /// Records that the client was seen to start a stream.
     pub(super) fn began(&mut self, stream: u32) {
         if let Some(from) = self.from.take()
             && from < stream
@@ -38,7 +38,7 @@ impl GapStreams {
         }
     }
 
-    /// Whether the client may have begun the stream in a gap.
+    /// Whether the client may have started the stream in a gap.
     pub(super) fn contains(&self, stream: u32) -> bool {
         self.from.is_some_and(|from| stream >= from)
             || self.ranges.iter().any(|&(first, last)| (first..=last).contains(&stream))
@@ -52,7 +52,7 @@ impl GapStreams {
         self.ended.push_back(stream);
     }
 
-    /// Whether the stream was counted as ended. Its beginning may come late, if the client reads the response in another
+    /// Whether the stream was counted as ended. Its start may come later, if the client reads the response in another
     /// thread before its own write has returned.
     pub(super) fn has_ended(&self, stream: u32) -> bool {
         self.ended.contains(&stream)
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_connection_joined_late_all_streams_may_have_begun() {
+    fn a_connection_that_joined_late_may_have_started_all_streams() {
         let mut gap_streams = GapStreams::default();
         gap_streams.gap(0);
         assert!(gap_streams.contains(1));

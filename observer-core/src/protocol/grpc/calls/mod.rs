@@ -1,9 +1,11 @@
-//! The calls of one connection: one per stream.
+//! The gRPC calls of one connection: one per stream.
 
 mod begin;
 mod call;
+mod end;
 mod gap_streams;
 mod gaps;
+mod messages;
 mod pending;
 mod proof;
 mod recent;
@@ -11,28 +13,25 @@ mod recent;
 use rustc_hash::FxHashMap;
 
 use self::{
-    call::{Call, Messages, Proof},
+    call::{Call, Proof},
     gap_streams::GapStreams,
+    messages::Messages,
     pending::{PendingResponse, ResponsePart},
     recent::RecentStreams,
 };
-use super::{
-    End, Headers,
-    deadline::{Reason, Timeout},
-};
+use super::{End, Headers};
 use crate::{
-    call::{CallSink, Cancellation, Coverage, Direction, Directions, Ended, Role},
+    call::{ByDirection, CallSink, Coverage, Direction, Directions, Role},
     names::PathId,
     protocol::{Streams, Transfer},
-    record::Data,
 };
 
-/// Bound on the open calls of one connection. HTTP/2 peers usually allow each other 100 to 2³¹ streams; calls beyond
-/// the bound are counted, not measured.
+/// Bound on the open calls of one connection. Calls beyond it are counted, not measured. HTTP/2 peers usually allow
+/// each other 100 to 2³¹ streams.
 pub const MAX_OPEN: usize = 1 << 16;
 
-/// How long a call that may have ended in a gap stays open while nothing is seen of it. Then it ends, its code not
-/// seen, so that it is not in flight for ever.
+/// How long a call that may have ended in a gap stays open while nothing of it is seen: a minute. Then it ends without
+/// a code, so that it is not in flight for ever.
 pub const GAP_TIMEOUT_NS: u64 = 60_000_000_000;
 
 /// The calls of one connection.
@@ -41,62 +40,61 @@ pub const GAP_TIMEOUT_NS: u64 = 60_000_000_000;
 /// [`go_away`](Self::go_away), [`gap`](Self::gap), [`gap_ended`](Self::gap_ended) and [`expire`](Self::expire), as they
 /// come; [`replay_pending`](Self::replay_pending) after each transfer; [`closed`](Self::closed) last.
 ///
-/// # What is gRPC
+/// # Streams that are gRPC
 ///
-/// The content type of the request says it. Where that could not be decoded, calls do not count until the
-/// connection has shown that it carries gRPC: with any field that only gRPC has, or with a call that looks like
-/// nothing else: a POST of whole messages with gRPC's prefixes, answered with headers and, after them, trailers.
+/// The content type of the request shows it. If that could not be decoded, calls do not count until the connection has
+/// shown that it carries gRPC: with any field that only gRPC uses, or with a call that looks like nothing else: a POST
+/// of whole messages with gRPC's prefixes, answered with headers and, after them, trailers.
 ///
-/// # What is a frame
+/// # Frames that are certain
 ///
-/// Where a direction's frame boundary was [found again](Self::resynced) and not followed from the beginning, what looks
+/// If a direction's frame boundary was [found again](Self::resynced) and not followed from the start, bytes that look
 /// like frames may be content of a message: a peer chooses what it sends at once, and so where a boundary is found.
-/// The other end has read the frames as they are, and does not answer what is not one. So a call that begins with
-/// such a frame counts once the server has answered on its stream; before that only as many count as the server
-/// has answered so far. Likewise, the end of a stream that began in a gap counts once the client has shown that
-/// it has begun the stream. What is never shown is counted as
-/// [unconfirmed](crate::protocol::Streams::unconfirmed).
+/// The other end has read the real frames, and does not answer others. So a call that starts with such a frame counts
+/// once the server has answered on its stream; before that only as many count as the server has answered so far.
+/// Likewise, the end of a stream that started in a gap counts once the client has shown that it started the stream.
+/// Streams that are never confirmed count as [unconfirmed](crate::protocol::Streams::unconfirmed).
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Calls {
     role: Role,
-    /// Both directions have shown which end this is.
+    /// Both directions have shown the role, or the connection was seen from its start.
     agreed: bool,
-    /// Directions whose frame boundary was lost and found again.
+    /// The directions that were out of sync and resynced.
     resynced: Directions,
     /// How many calls may count before the server has answered.
     credit: u64,
-    /// Open calls that do not count, as they are not answered yet.
+    /// Open calls that do not count, because they are not answered yet.
     unanswered: usize,
-    /// The streams that were last seen.
-    recent: RecentStreams,
+    /// The last streams with a frame, by direction.
+    recent: ByDirection<RecentStreams>,
     open: FxHashMap<u32, Call>,
-    /// The highest stream that the client was seen to begin; and the highest proven one, below which it does not
-    /// begin streams any more.
+    /// The highest stream that the client was seen to start.
     last_stream: u32,
+    /// The highest stream that the client started for certain: it starts none below.
     last_proven: u32,
     gap_streams: GapStreams,
-    /// Responses on streams that the client was not seen to begin yet, in their order.
+    /// Responses on streams that the client was not seen to start yet, in their order.
     pending: Vec<PendingResponse>,
-    /// The client has begun one of those, and [`replay_pending`](Self::replay_pending) is to come.
+    /// The client has started one of those streams, and [`replay_pending`](Self::replay_pending) is to come.
     pending_ready: bool,
     coverage: Coverage,
     /// The connection has carried gRPC for certain.
     shows_grpc: bool,
     /// Some open calls may have ended in a gap.
     has_doubtful: bool,
-    /// When the last frame was seen.
+    /// The time of the last frame.
     now_ns: u64,
-    /// The server said that it will not process streams above this one.
+    /// The server's GOAWAY: it will not process streams above this one.
     refused_above: Option<u32>,
-    /// Directions with a gap that goes on.
+    /// The directions with a gap that goes on.
     in_gap: Directions,
     /// The streams so far.
     pub streams: Streams,
 }
 
 impl Calls {
-    /// No calls yet.
+    /// Creates the calls of a connection that is seen from its start.
     pub fn new(role: Role) -> Self {
         Self {
             role,
@@ -104,7 +102,7 @@ impl Calls {
             resynced: Directions::default(),
             credit: 0,
             unanswered: 0,
-            recent: RecentStreams::default(),
+            recent: ByDirection::default(),
             open: FxHashMap::default(),
             last_stream: 0,
             last_proven: 0,
@@ -121,7 +119,7 @@ impl Calls {
         }
     }
 
-    /// The calls of a connection that joined late. `agreed` says whether its role is certain.
+    /// Creates the calls of a connection that joined late; `agreed` if its role is certain.
     pub fn joined_late(role: Role, agreed: bool) -> Self {
         let resynced = Directions::BOTH;
         let mut calls =
@@ -131,9 +129,9 @@ impl Calls {
         calls
     }
 
-    /// Changes the role: what was taken for calls so far was not.
+    /// Changes the role, and drops the calls so far: they were not calls.
     pub fn take_role(&mut self, role: Role, sink: &mut impl CallSink) {
-        for stream in self.streams(|_| true) {
+        for stream in self.streams(|_, _| true) {
             self.end(self.now_ns, stream, End::NotSeen, sink);
         }
         let Self { recent, now_ns, in_gap, streams, .. } = *self;
@@ -142,20 +140,23 @@ impl Calls {
         *self = Self { recent, now_ns, in_gap, streams, ..Self::joined_late(role, false) };
     }
 
-    /// Records that both directions have shown the role.
-    pub fn agree(&mut self, sink: &mut impl CallSink) {
-        if !self.agreed {
-            self.agreed = true;
-            self.join_pending(self.last_stream, sink);
-        }
+    /// Whether the role is certain: both directions have shown it, or the connection was seen from its start.
+    pub fn is_agreed(&self) -> bool {
+        self.agreed
     }
 
-    /// How many calls are open and counted.
+    /// Records that the role is certain.
+    pub fn agree(&mut self, sink: &mut impl CallSink) {
+        self.agreed = true;
+        self.join_pending(self.last_stream, sink);
+    }
+
+    /// The number of open calls that are counted.
     pub fn open(&self) -> usize {
         if self.shows_grpc { self.open.len() - self.unanswered } else { 0 }
     }
 
-    /// How many streams so far, open ones too, may be calls or not.
+    /// The number of streams so far, open ones too, that may be gRPC calls or not.
     pub fn unclear(&self) -> u64 {
         let open = if self.shows_grpc { 0 } else { self.open.len() - self.unanswered };
         self.streams.unclear + open as u64
@@ -167,17 +168,17 @@ impl Calls {
         self.open.values().map(|call| call.key.path).chain(pending)
     }
 
-    /// The end of the connection that the process is.
+    /// The side that the process is on.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// How much is seen of the connection.
+    /// How much of the connection was seen.
     pub fn coverage(&self) -> Coverage {
         self.coverage
     }
 
-    /// Takes a header block.
+    /// Takes a field block of a stream, from either side; `end_stream` if it ends the stream.
     pub fn headers(
         &mut self,
         at: Transfer,
@@ -195,7 +196,7 @@ impl Calls {
         if !is_request {
             self.response_headers(at, stream, headers, end_stream, sink);
         } else if let Some(call) = self.open.get_mut(&stream) {
-            // Trailers from a client: gRPC has none, HTTP/2 allows them.
+            // A client's trailers: gRPC does not use them, but HTTP/2 allows them.
             call.half_closed |= end_stream;
             call.touched_ns = at.time_ns;
         } else {
@@ -213,11 +214,8 @@ impl Calls {
     ) {
         let Some(call) = self.open.get_mut(&stream) else {
             if !self.gap_streams.contains(stream) {
-                self.keep_pending(
-                    at,
-                    stream,
-                    ResponsePart::Headers { headers: *headers, end_stream },
-                );
+                let part = ResponsePart::Headers { headers: *headers, end_stream };
+                self.keep_pending(at, stream, part);
             } else if end_stream && self.is_unconfirmed(stream) {
                 self.keep_pending_end(at, stream, headers);
             } else if end_stream {
@@ -227,7 +225,7 @@ impl Calls {
         };
         call.touched_ns = at.time_ns;
         if call.series.is_none() && headers.content_type.is_some() {
-            // Not gRPC's: that would have shown it.
+            // It is not gRPC's content type, which would have given the call a series.
             self.open.remove(&stream);
             self.streams.not_grpc += 1;
         } else if end_stream {
@@ -238,199 +236,28 @@ impl Calls {
             }
             self.end(at.time_ns, stream, end, sink);
         } else if headers.status.is_some_and(|status| status >= 200) {
-            // Informational ones (RFC 9110 §15.2) come before the response.
+            // Informational responses (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
         }
     }
 
-    /// DATA frames of a stream were seen: `messages` ended in them, with `bytes` bytes.
-    pub fn data(&mut self, at: Transfer, data: &Data, sink: &mut impl CallSink) {
-        let is_request = self.is_request(at.direction);
-        self.now_ns = at.time_ns;
-        self.saw(at.direction, data.stream, sink);
-        let Some(call) = self.open.get_mut(&data.stream) else {
-            if !is_request && !self.gap_streams.contains(data.stream) {
-                self.keep_pending(at, data.stream, ResponsePart::Data(*data));
-            }
-            return;
-        };
-        call.touched_ns = at.time_ns;
-        if data.messages > 0 {
-            let is_whole = !call.is_uncounted();
-            let first = !is_request && call.responses.count == 0 && is_whole;
-            let messages = if is_request { &mut call.requests } else { &mut call.responses };
-            let had = messages.count;
-            messages.count = messages.count.saturating_add(data.messages);
-            let second = had <= 1 && messages.count > 1;
-            messages.bytes = messages.bytes.saturating_add(data.message_bytes);
-            let after_last_ns = at.time_ns.saturating_sub(messages.last_ns);
-            messages.last_ns = at.time_ns;
-            if first {
-                call.first_message_ns = Some(at.time_ns);
-            }
-            if let Some(series) = call.series {
-                sink.messages(series, at.direction, data.messages, data.message_bytes);
-                if second {
-                    sink.second_message(series, at.direction);
-                }
-                if is_whole && self.role == Role::Client {
-                    sink.after_last_message(series, at.direction, data.messages, after_last_ns);
-                }
-                if first {
-                    sink.first_message(series, at.time_ns.saturating_sub(call.started_ns));
-                }
-            }
-        }
-        // The messages were before.
-        call.unaligned |= data.unaligned;
-        if !data.end_stream {
-            return;
-        }
-        if is_request {
-            call.half_closed = true;
-        } else {
-            let status = call.status;
-            // A server that ends without trailers sends no status at all.
-            let end = End::Stream { status, grpc_status: None, incomplete: false };
-            self.end(at.time_ns, data.stream, end, sink);
-        }
-    }
-
-    /// Takes RST_STREAM, from either side.
-    pub fn reset(&mut self, at: Transfer, stream: u32, error: u32, sink: &mut impl CallSink) {
-        self.now_ns = at.time_ns;
-        self.saw(at.direction, stream, sink);
-        let Some(call) = self.open.get(&stream) else {
-            if !self.is_request(at.direction) && !self.gap_streams.contains(stream) {
-                self.keep_pending(at, stream, ResponsePart::Reset { error });
-            }
-            return;
-        };
-        let reason = match call.reason(at.waited.before(at.time_ns), at.stall_free_since_ns) {
-            // In one transfer with what began the call: that says nothing of when it was given up.
-            _ if at.time_ns == call.started_ns && call.timeout != Timeout::Absent => {
-                Reason::Unclear
-            }
-            reason => reason,
-        };
-        let by = self.sender(at.direction);
-        // A side's RST_STREAM is the last that it sends of a stream: only the other side's, or the
-        // server's trailers, may have ended the call before.
-        let incomplete = if self.is_request(at.direction) {
-            call.gaps.contains(at.direction.opposite())
-        } else {
-            call.gaps.any()
-        };
-        self.end(at.time_ns, stream, End::Reset { by, error, reason, incomplete }, sink);
-    }
-
-    /// Takes GOAWAY, which concerns the streams that its receiver began.
-    pub fn go_away(&mut self, at: Transfer, last_stream: u32, sink: &mut impl CallSink) {
-        if self.is_request(at.direction) {
-            return;
-        }
-        self.refused_above = Some(last_stream);
-        for stream in self.streams_above(last_stream) {
-            self.refuse(at.time_ns, stream, sink);
-        }
-    }
-
-    fn refuse(&mut self, time_ns: u64, stream: u32, sink: &mut impl CallSink) {
-        let Some(call) = self.open.get(&stream) else { return };
-        let incomplete = call.gaps.any();
-        self.end(time_ns, stream, End::GoAway { incomplete }, sink);
-    }
-
-    /// Ends all calls with the connection. `by` is the direction in which the end that closed it sends;
-    /// `stall_free_since_ns` as in [`Transfer`].
-    pub fn closed(
-        &mut self,
-        time_ns: u64,
-        by: Option<Direction>,
-        stall_free_since_ns: u64,
-        sink: &mut impl CallSink,
-    ) {
-        let by = by.map(|direction| self.sender(direction));
-        self.end_pending(sink);
-        for stream in self.streams(|_| true) {
-            let Some(call) = self.open.get(&stream) else { continue };
-            let reason = call.reason([time_ns; 2], stall_free_since_ns);
-            let incomplete = call.gaps.any();
-            self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
-        }
-        self.open = FxHashMap::default();
-    }
-
-    /// The memory of open calls, with the table's own byte for each, and of pending responses, in bytes.
+    /// The memory of open calls and pending responses, in bytes; the hash table has a byte of its own for each call.
     pub fn memory(&self) -> usize {
         self.open.capacity() * (size_of::<(u32, Call)>() + 1)
             + self.pending.capacity() * size_of::<PendingResponse>()
     }
 
-    /// Open streams, ascending, so that what follows does not depend on the table's order.
-    fn streams(&self, wanted: impl Fn(&Call) -> bool) -> Vec<u32> {
-        let mut streams: Vec<u32> =
-            self.open.iter().filter(|(_, call)| wanted(call)).map(|(&stream, _)| stream).collect();
+    /// The wanted open streams, ascending, so that the order of events does not depend on the hash table's.
+    fn streams(&self, wanted: impl Fn(u32, &Call) -> bool) -> Vec<u32> {
+        let wanted = self.open.iter().filter(|&(&stream, call)| wanted(stream, call));
+        let mut streams: Vec<u32> = wanted.map(|(&stream, _)| stream).collect();
         streams.sort_unstable();
         streams
     }
 
-    fn streams_above(&self, last_stream: u32) -> Vec<u32> {
-        let mut streams = self.streams(|_| true);
-        streams.retain(|&stream| stream > last_stream);
-        streams
-    }
-
-    fn end(&mut self, time_ns: u64, stream: u32, end: End, sink: &mut impl CallSink) {
-        let Some(call) = self.open.remove(&stream) else { return };
-        if call.proof == Proof::Assumed {
-            // The server may answer yet.
-            self.gap_streams.ended(stream);
-        }
-        let Some(series) = call.series else {
-            if call.proof == Proof::Awaited {
-                self.unanswered -= 1;
-                self.streams.unconfirmed += 1;
-            } else {
-                self.streams.unclear += 1;
-            }
-            return;
-        };
-        let counted = |messages: Messages| (!call.is_uncounted()).then_some(messages.count);
-        let elapsed = time_ns.saturating_sub(call.started_ns);
-        sink.ended(
-            series,
-            Ended {
-                code: end.code(),
-                elapsed_ns: end.is_seen().then_some(elapsed),
-                request_messages: counted(call.requests),
-                response_messages: counted(call.responses),
-                half_closed: call.half_closed,
-                coverage: self.coverage,
-                trace: call.trace,
-                message: call.message,
-                cancellation: (call.timeout != Timeout::Absent && end.is_cancellation())
-                    .then_some(Cancellation { role: self.role, stream }),
-            },
-        );
-    }
-
-    /// The sender in this direction.
-    fn sender(&self, direction: Direction) -> Role {
-        if self.is_request(direction) { Role::Client } else { Role::Server }
-    }
-
     /// Whether this is the direction of requests.
     fn is_request(&self, direction: Direction) -> bool {
-        direction == request_direction(self.role)
-    }
-}
-
-/// The direction of requests.
-fn request_direction(role: Role) -> Direction {
-    match role {
-        Role::Client => Direction::Sent,
-        Role::Server => Direction::Received,
+        direction == self.role.request_direction()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Responses on streams that the client was not seen to begin, or not yet.
+//! Responses on streams that the client was not seen to start, or not yet.
 
 use super::{Calls, Headers};
 use crate::{
@@ -8,8 +8,8 @@ use crate::{
     record::Data,
 };
 
-/// A part of a response whose request was not seen yet. Either the request is in a gap; or the client reads the
-/// response in another thread before its own write has returned to where the BPF programs look.
+/// A part of a response whose request was not seen yet. Either the request is in a gap; or the client read the
+/// response in another thread before its own write returned, which is when the BPF programs see it.
 #[derive(Debug)]
 pub(super) struct PendingResponse {
     pub(super) at: Transfer,
@@ -17,7 +17,7 @@ pub(super) struct PendingResponse {
     pub(super) what: ResponsePart,
 }
 
-/// What the server sent.
+/// A part of a response.
 #[derive(Debug)]
 pub(super) enum ResponsePart {
     Headers { headers: Headers, end_stream: bool },
@@ -25,7 +25,7 @@ pub(super) enum ResponsePart {
     Reset { error: u32 },
 }
 
-/// Bound on the pending parts of responses: the answers to the calls of some threads.
+/// Bound on the pending parts of responses of a connection: enough for the calls of some threads.
 pub(super) const MAX_PENDING: usize = 256;
 
 impl PendingResponse {
@@ -38,7 +38,7 @@ impl PendingResponse {
 }
 
 impl Calls {
-    /// Keeps a part of a response, if the client may still be seen to begin the stream.
+    /// Keeps a part of a response, if the client may still be seen to start the stream, and there is room.
     pub(super) fn keep_pending(&mut self, at: Transfer, stream: u32, what: ResponsePart) {
         let may_begin = stream > self.last_stream && !stream.is_multiple_of(2);
         if may_begin && self.pending.len() < MAX_PENDING {
@@ -46,7 +46,7 @@ impl Calls {
         }
     }
 
-    /// Keeps the end of a stream that began in a gap.
+    /// Keeps the end of a stream that started in a gap; without room it counts as unconfirmed.
     pub(super) fn keep_pending_end(&mut self, at: Transfer, stream: u32, headers: &Headers) {
         if self.pending.len() < MAX_PENDING {
             let what = ResponsePart::Headers { headers: *headers, end_stream: true };
@@ -56,7 +56,7 @@ impl Calls {
         }
     }
 
-    /// How many ends of streams that began in a gap are kept.
+    /// The number of pending ends of streams that started in a gap.
     pub(super) fn pending_ends(&self) -> u64 {
         let is_end = |pending: &&PendingResponse| {
             matches!(pending.what, ResponsePart::Headers { end_stream: true, .. })
@@ -65,8 +65,8 @@ impl Calls {
         self.pending.iter().filter(is_end).count() as u64
     }
 
-    /// Takes the pending responses of streams that the client began in this transfer. To be called after all items of
-    /// a record.
+    /// Takes the pending responses on streams that the client has started since. To be called after all items of a
+    /// record.
     pub fn replay_pending(&mut self, sink: &mut impl CallSink) {
         if !std::mem::take(&mut self.pending_ready) {
             return;
@@ -86,13 +86,13 @@ impl Calls {
         }
     }
 
-    /// Joins the pending responses of streams below this one: the client begins streams in their order, so it will
-    /// not be seen to begin these.
+    /// Counts the pending ends of streams below this one: the client starts streams in their order, so it will not be
+    /// seen to start these.
     pub(super) fn join_pending(&mut self, below: u32, sink: &mut impl CallSink) {
         self.join_where(sink, |pending| pending.stream < below);
     }
 
-    /// Joins pending responses, as far as they end a stream.
+    /// Takes out the wanted pending responses, and counts those that end a stream which started in a gap.
     pub(super) fn join_where(
         &mut self,
         sink: &mut impl CallSink,
@@ -115,7 +115,7 @@ impl Calls {
         }
     }
 
-    /// Counts the end of a stream that began in a gap. Nothing else of the stream counts: the end happens once, and
+    /// Counts the end of a stream that started in a gap. Nothing else of the stream counts: the end happens once, and
     /// nothing else shows that the call had not ended before.
     pub(super) fn join(
         &mut self,
@@ -125,7 +125,7 @@ impl Calls {
         sink: &mut impl CallSink,
     ) {
         let may_be_grpc = headers.grpc_status.is_some() || headers.incomplete;
-        // It ends once, whatever the server writes.
+        // A stream ends once, even if the server writes more ends.
         if !self.shows_grpc || !may_be_grpc || self.gap_streams.has_ended(stream) {
             return;
         }
@@ -133,18 +133,16 @@ impl Calls {
         self.streams.measured += 1;
         let path = PathId::NOT_SEEN;
         let series = sink.joined(CallKey { process: at.process, role: self.role, path });
-        sink.ended(
-            series,
-            Ended {
-                code: End::trailers(None, headers).code(),
-                coverage: self.coverage,
-                message: headers.message,
-                ..Ended::default()
-            },
-        );
+        let ended = Ended {
+            code: End::trailers(None, headers).code(),
+            coverage: self.coverage,
+            message: headers.message,
+            ..Ended::default()
+        };
+        sink.ended(series, ended);
     }
 
-    /// Counts the pending ends of streams, as the connection ends.
+    /// Counts all pending ends of streams, because the connection ends.
     pub(super) fn end_pending(&mut self, sink: &mut impl CallSink) {
         for PendingResponse { at, stream, what } in std::mem::take(&mut self.pending) {
             let ResponsePart::Headers { headers, end_stream: true } = what else { continue };

@@ -1,12 +1,12 @@
-//! Whether what looks like frames is known to be frames: see [`Calls`].
+//! Proof that bytes which look like frames are frames: see [`Calls`].
 
-use super::{Calls, Proof, request_direction};
+use super::{Calls, Proof};
 use crate::call::{CallSink, Direction};
 
 impl Calls {
-    /// The proof of a call that begins now.
+    /// The proof of a call that starts now.
     pub(super) fn proof(&mut self) -> Proof {
-        if !self.resynced.contains(request_direction(self.role)) {
+        if !self.resynced.contains(self.role.request_direction()) {
             return Proof::Given;
         }
         let Some(left) = self.credit.checked_sub(1) else { return Proof::Awaited };
@@ -14,7 +14,7 @@ impl Calls {
         Proof::Assumed
     }
 
-    /// Records a frame of a stream, where frames may need proof.
+    /// Records a frame of a stream, if frames of the connection need proof.
     pub(super) fn saw(&mut self, direction: Direction, stream: u32, sink: &mut impl CallSink) {
         if !self.resynced.any() {
             return;
@@ -27,17 +27,17 @@ impl Calls {
         }
     }
 
-    /// Records a frame of a stream, whatever the role.
+    /// Records a frame of a stream, while the role need not be known.
     pub fn note(&mut self, direction: Direction, stream: u32) {
-        self.recent.add(direction, stream);
+        self.recent.get_mut(direction).add(stream);
     }
 
-    /// Whether a frame of the stream was seen lately in this direction.
+    /// Whether one of the last frames in this direction was on the stream.
     pub fn has_noted(&self, direction: Direction, stream: u32) -> bool {
-        self.recent.contains(direction, stream)
+        self.recent.get(direction).contains(stream)
     }
 
-    /// Records that the server answered on the stream: what began it was a frame.
+    /// Records that the server answered on the stream, which proves that a frame started it.
     pub(super) fn answered(&mut self, stream: u32, sink: &mut impl CallSink) {
         let Some(call) = self.open.get_mut(&stream) else { return };
         self.credit += match std::mem::replace(&mut call.proof, Proof::Given) {
@@ -58,14 +58,14 @@ impl Calls {
         }
     }
 
-    /// Whether the client has not shown yet that it began the stream, in a gap.
+    /// Whether the client has not shown yet that it started the stream, in a gap.
     pub(super) fn is_unconfirmed(&self, stream: u32) -> bool {
-        let requests = request_direction(self.role);
+        let requests = self.role.request_direction();
         let is_begun = stream < self.last_proven || self.has_noted(requests, stream);
         self.resynced.contains(requests.opposite()) && !(self.agreed && is_begun)
     }
 
-    /// Drops calls that were not answered, as a gap follows a boundary that was found: it may not have been one.
+    /// Drops the calls that were not answered. To be called at a gap after a resync: the boundary may have been wrong.
     pub(super) fn discard_unproven(&mut self) {
         self.open.retain(|_, call| call.proof != Proof::Awaited);
         self.streams.unconfirmed += std::mem::take(&mut self.unanswered) as u64;

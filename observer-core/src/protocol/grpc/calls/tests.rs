@@ -17,19 +17,19 @@ const NO_ERROR: u32 = 0x0;
 const REFUSED_STREAM: u32 = 0x7;
 const CANCEL: u32 = 0x8;
 
-/// What was told of the calls, in order.
+/// Events of the calls, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+enum Event {
     Started(CallKey),
     Messages(u32, Direction, u64, u64),
     FirstMessage(u32, u64),
     Ended(u32, Ended),
 }
 
-/// Numbers the calls and remembers what it is told.
+/// A sink that numbers the calls and records their events.
 #[derive(Debug, Default)]
 struct Recorder {
-    told: Vec<Told>,
+    events: Vec<Event>,
     calls: u32,
     after_last: Vec<(Direction, u64, u64)>,
     second: Vec<(u32, Direction)>,
@@ -37,7 +37,7 @@ struct Recorder {
 
 impl CallSink for Recorder {
     fn started(&mut self, key: CallKey) -> SeriesId {
-        self.told.push(Told::Started(key));
+        self.events.push(Event::Started(key));
         self.calls += 1;
         SeriesId(self.calls - 1)
     }
@@ -47,7 +47,7 @@ impl CallSink for Recorder {
     }
 
     fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
-        self.told.push(Told::Messages(series.0, direction, count, bytes));
+        self.events.push(Event::Messages(series.0, direction, count, bytes));
     }
 
     fn second_message(&mut self, series: SeriesId, direction: Direction) {
@@ -65,11 +65,11 @@ impl CallSink for Recorder {
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
-        self.told.push(Told::FirstMessage(series.0, elapsed_ns));
+        self.events.push(Event::FirstMessage(series.0, elapsed_ns));
     }
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        self.told.push(Told::Ended(series.0, ended));
+        self.events.push(Event::Ended(series.0, ended));
     }
 }
 
@@ -97,7 +97,7 @@ impl Fixture {
         }
     }
 
-    /// A call on stream 1 has begun.
+    /// The calls of a connection with an open one on stream 1.
     fn begun(role: Role) -> Self {
         let mut fixture = Self::new(role);
         fixture.request(1, &grpc(), false);
@@ -105,10 +105,7 @@ impl Fixture {
     }
 
     fn to_server(&self) -> Direction {
-        match self.role {
-            Role::Client => Direction::Sent,
-            Role::Server => Direction::Received,
-        }
+        self.role.request_direction()
     }
 
     fn to_client(&self) -> Direction {
@@ -183,24 +180,24 @@ impl Fixture {
         self
     }
 
-    /// A gap in one of the directions, after which it is seen again.
+    /// A gap in one of the directions, with an end.
     fn gap(&mut self, direction: Direction) -> &mut Self {
         self.calls.gap(direction);
         self.calls.gap_ended(direction);
         self
     }
 
-    /// Calls and codes that ended, in order.
+    /// The calls that ended and their codes, in order.
     fn codes(&self) -> Vec<(u32, Option<Code>)> {
         self.ends().into_iter().map(|(call, ended)| (call, ended.code)).collect()
     }
 
     fn ends(&self) -> Vec<(u32, Ended)> {
-        let end = |told: &Told| match *told {
-            Told::Ended(call, ended) => Some((call, ended)),
+        let end = |event: &Event| match *event {
+            Event::Ended(call, ended) => Some((call, ended)),
             _ => None,
         };
-        self.sink.told.iter().filter_map(end).collect()
+        self.sink.events.iter().filter_map(end).collect()
     }
 
     /// The only call's end, which must have come.
@@ -234,10 +231,10 @@ fn data(stream: u32, messages: u64, end_stream: bool) -> Data {
     Data { stream, messages, message_bytes: 10 * messages, end_stream, unaligned: false }
 }
 
-/// One row of the table of rules: what happens to a call that has begun, and its code.
+/// One row of the table of rules: a name, the events of an open call, and the code it ends with.
 type Row = (&'static str, Happens, Option<Code>);
 
-/// What happens to a call.
+/// An event of a call.
 type Happens = fn(&mut Fixture) -> &mut Fixture;
 
 fn check(role: Role, rows: &[Row]) {
@@ -389,7 +386,7 @@ fn each_rule_ends_a_call() {
         ("refused by GOAWAY", |f| f.server_goes_away(0), Some(Code::Unavailable)),
         ("closed by the client", |f| f.client_closes(), Some(Code::Canceled)),
         ("closed by the server", |f| f.server_closes(), Some(Code::Unavailable)),
-        ("closed, nobody knows by whom", |f| f.close(None), None),
+        ("closed, not known by which end", |f| f.close(None), None),
     ];
     for role in BOTH {
         check(role, ROWS);
@@ -432,7 +429,7 @@ fn whatever_follows_the_end_changes_nothing() {
     for role in BOTH {
         let mut fixture = Fixture::begun(role);
         fixture.response(1, &trailers(0), true);
-        let told = fixture.sink.told.clone();
+        let events = fixture.sink.events.clone();
         fixture
             .server_resets(1, NO_ERROR)
             .client_resets(1, CANCEL)
@@ -442,7 +439,7 @@ fn whatever_follows_the_end_changes_nothing() {
             .request(1, &grpc(), true)
             .server_goes_away(0)
             .client_closes();
-        assert_eq!(fixture.sink.told, told, "{role:?}");
+        assert_eq!(fixture.sink.events, events, "{role:?}");
         assert_eq!(fixture.calls.streams.measured, 1);
     }
 }
@@ -465,19 +462,14 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
         let ended = Ended { response_messages: Some(3), ..Ended::unary(Some(Code::Ok), 6 * MS) };
         let want = [
-            Told::Started(key),
-            Told::Messages(0, to_server, 1, 10),
-            Told::Messages(0, to_client, 2, 20),
-            Told::FirstMessage(0, 3 * MS),
-            Told::Messages(0, to_client, 1, 10),
-            Told::Ended(0, ended),
+            Event::Started(key),
+            Event::Messages(0, to_server, 1, 10),
+            Event::Messages(0, to_client, 2, 20),
+            Event::FirstMessage(0, 3 * MS),
+            Event::Messages(0, to_client, 1, 10),
+            Event::Ended(0, ended),
         ];
-        // The order of the first message and its count is of no matter.
-        let mut told = fixture.sink.told.clone();
-        if matches!(told[2], Told::FirstMessage(..)) {
-            told.swap(2, 3);
-        }
-        assert_eq!(told, want, "{role:?}");
+        assert_eq!(fixture.sink.events, want, "{role:?}");
     }
 }
 
@@ -505,7 +497,7 @@ fn an_answer_may_come_before_its_request() {
     let mut fixture = Fixture::new(Role::Client);
     fixture.response(1, &status(200), false).response_data(1, 1, false);
     fixture.response(1, &trailers(0), true);
-    assert_eq!(fixture.sink.told, []);
+    assert_eq!(fixture.sink.events, []);
     // In one write.
     fixture.request(1, &grpc(), false).request_data(1, 1, true).replay_pending();
     assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
@@ -513,14 +505,16 @@ fn an_answer_may_come_before_its_request() {
     assert_eq!((ended.request_messages, ended.response_messages), (Some(1), Some(1)));
     assert!(ended.half_closed);
     for direction in [Direction::Sent, Direction::Received] {
-        assert!(fixture.sink.told.contains(&Told::Messages(0, direction, 1, 10)), "{direction:?}");
+        assert!(
+            fixture.sink.events.contains(&Event::Messages(0, direction, 1, 10)),
+            "{direction:?}"
+        );
     }
     assert_eq!(fixture.calls.open(), 0);
 }
 
 #[test]
 fn a_reset_may_come_before_its_request() {
-    const REFUSED_STREAM: u32 = 7;
     let mut fixture = Fixture::new(Role::Client);
     fixture.server_resets(1, REFUSED_STREAM);
     let held = fixture.calls.memory();
@@ -528,13 +522,13 @@ fn a_reset_may_come_before_its_request() {
     fixture.request(1, &grpc(), true).replay_pending();
     assert_eq!(fixture.codes(), [(0, Some(Code::Unavailable))]);
     assert_eq!((fixture.calls.open(), fixture.calls.pending.len()), (0, 0));
-    // Of a stream that has ended, it is not kept.
+    // A reset of a stream that has ended is not kept.
     fixture.server_resets(1, REFUSED_STREAM).replay_pending();
     assert_eq!(fixture.calls.pending.len(), 0);
 }
 
 #[test]
-fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
+fn responses_without_a_request_are_kept_and_bounded() {
     let mut fixture = Fixture::new(Role::Client);
     for stream in (1..).step_by(2).take(10_000) {
         fixture.response(stream, &trailers(0), true);
@@ -545,7 +539,7 @@ fn what_answers_no_request_is_kept_for_a_while_and_bounded() {
 }
 
 #[test]
-fn a_second_message_is_told_once_for_each_way() {
+fn a_second_message_is_reported_once_for_each_direction() {
     for role in BOTH {
         let mut fixture = Fixture::new(role);
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
@@ -554,7 +548,7 @@ fn a_second_message_is_told_once_for_each_way() {
         fixture.request_data(1, 1, false).request_data(1, 5, true).response_data(1, 3, false);
         fixture.response_data(1, 1, false);
         assert_eq!(fixture.sink.second, [(0, to_server), (0, to_client)]);
-        // Of one that turns out to be a call only later, too.
+        // Also if a stream turns out to be a call only later.
         let mut fixture = Fixture::new(role);
         let unclear = Headers { incomplete: true, ..Headers::default() };
         fixture.request(1, &unclear, false).request_data(1, 2, true);
@@ -576,10 +570,7 @@ fn streams_begin_once_and_ascend() {
             .request(3, &grpc(), false)
             .request(7, &grpc(), false);
         assert_eq!(fixture.calls.open(), 2);
-        assert_eq!(
-            fixture.calls.streams,
-            Streams { measured: 2, not_grpc: 0, too_many: 0, unclear: 0, unconfirmed: 0 }
-        );
+        assert_eq!(fixture.calls.streams, Streams { measured: 2, ..Streams::default() });
         fixture.response(5, &trailers(0), true).request(5, &grpc(), false);
         assert_eq!(fixture.calls.open(), 1, "an identifier is not used again");
         fixture.response(2, &trailers(0), true).response(3, &trailers(0), true);
@@ -594,24 +585,15 @@ fn a_call_belongs_to_the_process_that_saw_its_headers() {
         fixture.at.process = ProcessId(2);
         fixture.request(3, &Headers { path: None, incomplete: true, ..grpc() }, false);
         fixture.response(1, &trailers(0), true);
-        let keys: Vec<CallKey> = fixture
-            .sink
-            .told
-            .iter()
-            .filter_map(|told| match told {
-                Told::Started(key) => Some(*key),
-                _ => None,
-            })
-            .collect();
         let first = CallKey { process: ProcessId(1), role, path: PATH };
         let second = CallKey { process: ProcessId(2), role, path: PathId::NOT_SEEN };
-        assert_eq!(keys, [first, second]);
+        assert_eq!(fixture.sink.events[..2], [Event::Started(first), Event::Started(second)]);
         assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
     }
 }
 
 #[test]
-fn what_is_not_grpc_is_counted_and_not_measured() {
+fn streams_that_are_not_grpc_are_counted_and_not_measured() {
     let with = |content_type, incomplete| Headers { content_type, incomplete, ..grpc() };
     for role in BOTH {
         for (headers, measured) in [
@@ -628,7 +610,7 @@ fn what_is_not_grpc_is_counted_and_not_measured() {
             assert_eq!((calls, not_grpc, too_many), want, "{headers:?}");
             fixture.request_data(1, 1, true).response_data(1, 1, true);
             assert_eq!(fixture.codes().len(), usize::from(measured), "{headers:?}");
-            assert_eq!(fixture.sink.told.is_empty(), !measured);
+            assert_eq!(fixture.sink.events.is_empty(), !measured);
         }
     }
 }
@@ -684,7 +666,7 @@ fn a_close_ends_what_is_open_in_the_order_of_the_streams() {
 }
 
 #[test]
-fn messages_that_may_not_all_have_been_counted_are_not_told() {
+fn message_counts_that_may_be_too_low_are_not_reported() {
     let messages = |happens: Happens| {
         let mut fixture = Fixture::begun(Role::Server);
         happens(&mut fixture);
@@ -698,7 +680,8 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
     for direction in [Direction::Sent, Direction::Received] {
         let mut fixture = Fixture::begun(Role::Server);
         fixture.gap(direction).response_data(1, 2, false);
-        let first = fixture.sink.told.iter().find(|told| matches!(told, Told::FirstMessage(..)));
+        let first =
+            fixture.sink.events.iter().find(|event| matches!(event, Event::FirstMessage(..)));
         assert_eq!(first, None, "it may have come before");
         let ended = fixture.response(1, &trailers(0), true).end();
         assert_eq!((ended.request_messages, ended.response_messages), (None, None));
@@ -710,14 +693,14 @@ fn messages_that_may_not_all_have_been_counted_are_not_told() {
     assert_eq!(messages(unaligned), (None, None));
     let mut fixture = Fixture::begun(Role::Server);
     fixture.data(Direction::Sent, Data { unaligned: true, ..data(1, 1, false) });
-    let first = fixture.sink.told.iter().any(|told| matches!(told, Told::FirstMessage(..)));
+    let first = fixture.sink.events.iter().any(|event| matches!(event, Event::FirstMessage(..)));
     assert!(first, "it came before what is no message");
     let mut before = Fixture::new(Role::Server);
     before.gap(Direction::Received).request(1, &grpc(), true).response(1, &trailers(0), true);
     assert_eq!(before.end().request_messages, Some(0), "the gap was before the call");
 }
 
-/// An end that is inferred is the call's only if none can have come before it.
+/// An end that is inferred counts only if no other end can have come before it.
 #[test]
 fn ends_that_may_not_be_the_first_have_no_code() {
     const CLIENT_RESETS: Happens = |f| f.client_resets(1, CANCEL);
@@ -725,7 +708,7 @@ fn ends_that_may_not_be_the_first_have_no_code() {
     const GOES_AWAY: Happens = |f| f.server_goes_away(0);
     const CLOSES: Happens = |f| f.client_closes();
     for role in BOTH {
-        // The end, and whether a gap in what the client sent, or the server, puts it in doubt.
+        // The end, and whether a gap in the client's direction, or in the server's, puts it in doubt.
         for (end, client_gap, server_gap) in [
             (CLIENT_RESETS, false, true),
             (SERVER_RESETS, true, true),
@@ -739,10 +722,8 @@ fn ends_that_may_not_be_the_first_have_no_code() {
                 let mut during = Fixture::begun(role);
                 end(during.gap(direction).wait(1));
                 let ended = during.end();
-                assert_eq!(
-                    (ended.code.is_none(), ended.elapsed_ns.is_none()),
-                    (is_doubtful, is_doubtful)
-                );
+                let is_seen = [ended.code.is_some(), ended.elapsed_ns.is_some()];
+                assert_eq!(is_seen, [!is_doubtful; 2]);
 
                 let mut before = Fixture::new(role);
                 end(before.gap(direction).request(1, &grpc(), true));

@@ -1,17 +1,18 @@
-//! What h2's encoder makes of a gRPC-like connection, in both directions.
+//! The blocks that h2's encoder writes in a gRPC-like connection, in both directions.
 
 use std::sync::{Arc, Mutex};
 
 use http::{HeaderMap, HeaderValue, Request, Response};
+use observer_common::frame::{FrameHeader, PREFACE, kind};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex, split};
 
 use super::{
     super::{Decoder, Field, RequestMethod, Timeout},
     Interner, decode, meaning,
 };
+use crate::protocol::http2::frames::{BlockAssembly, BlockError};
 
 const CALLS: usize = 60;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 type Captured = Arc<Mutex<Vec<u8>>>;
 
@@ -109,30 +110,24 @@ fn record() -> (Vec<u8>, Vec<u8>) {
     (take(to_server), take(to_client))
 }
 
-/// The header blocks of a direction. h2 neither pads nor sends priorities.
-fn header_blocks(mut octets: &[u8]) -> Vec<Vec<u8>> {
-    let mut blocks = Vec::<Vec<u8>>::new();
-    let mut continued = false;
-    while let Some(([l0, l1, l2, kind, flags, _, _, _, _], rest)) = octets.split_first_chunk() {
-        let (payload, rest) = rest.split_at(u32::from_be_bytes([0, *l0, *l1, *l2]) as usize);
+/// The field blocks of a direction.
+fn field_blocks(mut octets: &[u8]) -> Vec<Vec<u8>> {
+    let (mut blocks, mut assembly) = (Vec::new(), BlockAssembly::default());
+    while let Some((header, rest)) = octets.split_first_chunk() {
+        let header = FrameHeader::parse(*header);
+        let (payload, rest) = rest.split_at(header.length as usize);
         octets = rest;
-        match (kind, continued) {
-            (1, false) => {
-                assert_eq!(flags & 0x28, 0, "padding or priority");
-                blocks.push(payload.to_vec());
-            }
-            (9, true) => blocks.last_mut().expect("continued").extend(payload),
-            (_, continued) => {
-                assert!(!continued && *kind != 9 && *kind != 5, "frame type {kind}");
-                continue;
+        if matches!(header.kind, kind::HEADERS | kind::CONTINUATION) {
+            match assembly.frame(header, payload) {
+                Ok((_, block)) => blocks.push(block.to_vec()),
+                Err(error) => assert_eq!(error, BlockError::NeedMore),
             }
         }
-        continued = flags & 0x4 == 0;
     }
     blocks
 }
 
-/// The fields of every block, checked against the other decoder, and late joins against them.
+/// The fields of every block, compared with another decoder's, and with those after late joins.
 fn fields_of(blocks: &[Vec<u8>], interner: &mut Interner) -> Vec<Vec<Field>> {
     let mut oracle = loona_hpack::Decoder::new();
     let mut decoder = Decoder::from_start();
@@ -144,7 +139,7 @@ fn fields_of(blocks: &[Vec<u8>], interner: &mut Interner) -> Vec<Vec<Field>> {
         assert_eq!(decode(&mut decoder, block, interner).as_ref(), Ok(&truth));
         all.push(truth);
     }
-    assert!(decoder.is_complete());
+    assert!(decoder.table().is_complete());
     for join in 0..blocks.len() {
         let mut late = Decoder::joined_late();
         for (block, truth) in blocks.iter().zip(&all).skip(join) {
@@ -159,12 +154,12 @@ fn fields_of(blocks: &[Vec<u8>], interner: &mut Interner) -> Vec<Vec<Field>> {
 }
 
 #[test]
-fn what_h2_encodes() {
+fn blocks_of_h2_are_decoded() {
     let (to_server, to_client) = record();
     let mut interner = Interner::new(100);
 
-    let requests = to_server.strip_prefix(PREFACE).expect("the client preface");
-    let requests = fields_of(&header_blocks(requests), &mut interner);
+    let requests = to_server.strip_prefix(PREFACE.as_slice()).expect("the client preface");
+    let requests = fields_of(&field_blocks(requests), &mut interner);
     assert_eq!(requests.len(), CALLS);
     for (call, fields) in requests.iter().enumerate() {
         let path = Field::Path(interner.intern(path_of(call).as_bytes()));
@@ -177,7 +172,7 @@ fn what_h2_encodes() {
         assert_eq!(timeout, timeout_of(call), "call {call}");
     }
 
-    let responses = fields_of(&header_blocks(&to_client), &mut interner);
+    let responses = fields_of(&field_blocks(&to_client), &mut interner);
     assert_eq!(responses.len(), 2 * CALLS);
     for (call, blocks) in responses.chunks(2).enumerate() {
         assert!(blocks[0].contains(&Field::Status(200)), "call {call}: {blocks:?}");

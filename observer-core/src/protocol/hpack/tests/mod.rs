@@ -20,7 +20,7 @@ pub(crate) fn encode_huffman(text: &[u8]) -> Vec<u8> {
     bits.chunks(8).map(|octet| octet.iter().fold(0, |sum, &bit| sum << 1 | u8::from(bit))).collect()
 }
 
-/// What a field means, by way of strings, to compare with.
+/// The meaning of a field from its strings, to compare with.
 fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
     let text = String::from_utf8_lossy(value);
     let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
@@ -55,7 +55,7 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
     }
 }
 
-/// What other tests have of traces is version 0.
+/// The trace of a `traceparent` of version 0, which is all that other tests have.
 fn trace(text: &str) -> Option<TraceId> {
     let parts: Vec<&str> = text.split('-').collect();
     let ["00", trace, parent, flags] = parts[..] else { return None };

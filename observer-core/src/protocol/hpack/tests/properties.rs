@@ -1,5 +1,4 @@
-//! Random connections, as seen by one who is there from the start, who comes late, and who is
-//! given garbage.
+//! Random connections, decoded from the start, after a late join, and with errors.
 
 use proptest::prelude::*;
 
@@ -9,7 +8,7 @@ use super::{
     reference::{Block, Encoded, Encoder, scripts},
 };
 
-/// A block, its fields as they were encoded, and as what they mean.
+/// A block, its fields as they were encoded, and by their meaning.
 struct Seen {
     octets: Vec<u8>,
     encoded: Vec<Encoded>,
@@ -51,7 +50,7 @@ fn follow_from(join: usize, seen: &[Seen], exactly: bool, interner: &mut Interne
                 assert_eq!(*field, Field::Unknown, "joined at {join}, in block {at}");
             }
         }
-        if decoder.is_complete() {
+        if decoder.table().is_complete() {
             assert!(block.oldest_block.is_none_or(|oldest| oldest >= join), "block {at}");
         }
     }
@@ -71,12 +70,12 @@ impl Fields {
 #[derive(Clone, Debug)]
 enum Step {
     Block(Vec<u8>),
-    /// Blocks that inserted so many entries, or nobody knows what.
+    /// Skipped blocks that inserted this many entries; `None` if that is not known.
     Missed(Option<u32>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Few different ones, so that they come again: 62 to 65 are in the dynamic table, if anything is.
+    // Few different ones, so that they repeat: 62 to 65 are in the dynamic table, if anything is.
     let references =
         prop::collection::vec(prop::sample::select(vec![0x83, 0x88, 0xbe, 0xbf, 0xc0, 0xc1]), 0..4);
     let inserts = prop::sample::select(vec![
@@ -111,7 +110,7 @@ proptest! {
             let (entries, _) = decoder.table().view();
             let sizes: Vec<_> = entries.into_iter().map(|(_, size)| size).collect();
             prop_assert_eq!(sizes, block.sizes);
-            prop_assert!(decoder.is_complete());
+            prop_assert!(decoder.table().is_complete());
         }
     }
 
@@ -144,9 +143,9 @@ proptest! {
         }
     }
 
-    /// With a larger one some may be lost, but nothing is taken for something else.
+    /// With a larger one some may be unknown, but nothing is taken for something else.
     #[test]
-    fn late_joins_tell_no_lies(script in scripts(40, 0..40_000)) {
+    fn late_joins_are_never_wrong(script in scripts(40, 0..40_000)) {
         let mut interner = Interner::new(1000);
         let seen = encode_all(&script, &mut interner);
         for join in 0..seen.len() {
@@ -207,13 +206,13 @@ proptest! {
                 prop_assert!(count <= block.len());
                 prop_assert!(decoder.memory() <= MAX_TABLE_SIZE as usize);
                 if result.is_err() {
-                    prop_assert_eq!(decoder.entries(), 0);
+                    prop_assert_eq!(decoder.table().len(), 0);
                 }
             }
         }
     }
 
-    /// Whatever comes between: a block that is remembered says what it would say if it were decoded again.
+    /// The digest of a remembered block is the same as if the block were decoded again, whatever comes between.
     #[test]
     fn remembered_blocks(steps in prop::collection::vec(step(), 0..200)) {
         let mut interner = Interner::new(10);
@@ -229,11 +228,11 @@ proptest! {
                     prop_assert_eq!(digest, (expected, decoded));
                 }
                 Step::Missed(None) => {
-                    remembering.gap();
+                    remembering.decoder.gap();
                     other.gap();
                 }
                 Step::Missed(Some(inserts)) => {
-                    remembering.inserts_dropped(*inserts);
+                    remembering.decoder.inserts_dropped(*inserts);
                     other.inserts_dropped(*inserts);
                 }
             }
@@ -256,14 +255,14 @@ proptest! {
         for mut decoder in [Decoder::from_start(), Decoder::joined_late()] {
             for block in &seen {
                 let result = decode(&mut decoder, &block.octets, &mut interner);
-                prop_assert!(result.is_ok() || !decoder.is_complete());
+                prop_assert!(result.is_ok() || !decoder.table().is_complete());
             }
         }
     }
 }
 
-/// An encoder with a large table that keeps referring to entries of which more than 4096 have
-/// gone by since: the decoder learns that they are kept.
+/// An encoder with a large table keeps referring to an entry after more than 4096 bytes of others: the decoder learns
+/// that such entries are kept.
 #[test]
 fn late_join_to_a_large_table() {
     let mut interner = Interner::new(100);

@@ -1,5 +1,5 @@
-//! A straightforward encoder with a free choice of representations, which knows for every field
-//! what a decoder must have seen to know it.
+//! A simple encoder with a free choice of representations. It knows for every field which blocks a decoder must have
+//! seen to know the field.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::encode_huffman;
 
-/// What one encoder does, from the start of the connection.
+/// The blocks of one encoder, from the start of the connection.
 pub(super) type Script = Vec<Block>;
 
 #[derive(Clone, Debug)]
@@ -113,8 +113,8 @@ fn name_and_value() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     prop_oneof![4 => fixed, 1 => (odd_name, odd_value)]
 }
 
-/// A field that was encoded, and from which block on a decoder must have been there to know it;
-/// `None` if it depends on no earlier block.
+/// A field that was encoded, and the first block that a decoder must have seen to know it; `None` if it depends on no
+/// earlier block.
 pub(super) struct Encoded {
     pub(super) name: Vec<u8>,
     pub(super) value: Vec<u8>,
@@ -145,7 +145,7 @@ pub(super) struct Encoder {
     out: Vec<u8>,
 }
 
-/// Where an entry was found.
+/// The place of an entry.
 struct Found {
     index: usize,
     /// If it is in the dynamic table.
