@@ -1,8 +1,14 @@
-//! The trait [`Output`]: what is made of calls that have ended, next to their statistics.
+//! The trait [`Output`]: what is made of calls that have ended. Each output gets every call.
 //!
 //! To add an output: implement [`Output`], and give it to the [`Pipeline`](crate::pipeline::Pipeline).
 
-use crate::{ends::Call, names::Interner, process::Processes, statistics::Statistics};
+use crate::{
+    call::{CallKey, CallSink as _},
+    ends::Call,
+    names::Interner,
+    process::{ProcessId, Processes},
+    statistics::Statistics,
+};
 
 /// The tables that resolve the ids in a call.
 #[derive(Debug)]
@@ -11,8 +17,6 @@ pub struct Names<'a> {
     pub interner: &'a Interner,
     /// Processes by their ids.
     pub processes: &'a Processes,
-    /// The key of each series by its id.
-    pub statistics: &'a Statistics,
 }
 
 /// A consumer of ended calls.
@@ -26,11 +30,14 @@ pub trait Output {
         0
     }
 
-    /// Takes a call that has ended. It is already in the statistics.
-    fn call(&mut self, call: &Call, names: &Names<'_>);
+    /// Takes a call that has ended; `key` is that of its series, if the series is still there.
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>);
 
     /// Takes the time in nanoseconds of the kernel's monotonic clock, about once a second.
     fn tick(&mut self, now_ns: u64);
+
+    /// Forgets a process that has expired, or gives what is known of it to its successor.
+    fn forget(&mut self, _process: ProcessId, _successor: Option<ProcessId>) {}
 }
 
 /// An output that may be off.
@@ -43,9 +50,9 @@ impl<O: Output> Output for Option<O> {
         self.as_ref().map_or(0, O::max_texts)
     }
 
-    fn call(&mut self, call: &Call, names: &Names<'_>) {
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         if let Some(output) = self {
-            output.call(call, names);
+            output.call(call, key, names);
         }
     }
 
@@ -53,5 +60,58 @@ impl<O: Output> Output for Option<O> {
         if let Some(output) = self {
             output.tick(now_ns);
         }
+    }
+
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        if let Some(output) = self {
+            output.forget(process, successor);
+        }
+    }
+}
+
+impl Output for Statistics {
+    fn sharing(&self) -> Self {
+        Self::sharing(self)
+    }
+
+    fn call(&mut self, call: &Call, _: Option<CallKey>, _: &Names<'_>) {
+        self.ended(call.series, call.ended);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.set_time(now_ns);
+    }
+
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        match successor {
+            Some(successor) => self.merge_into_successor(process, successor),
+            None => self.forget_process(process),
+        }
+    }
+}
+
+/// Two outputs: each gets every call, the first one before the second.
+impl<A: Output, B: Output> Output for (A, B) {
+    fn sharing(&self) -> Self {
+        (self.0.sharing(), self.1.sharing())
+    }
+
+    fn max_texts(&self) -> usize {
+        self.0.max_texts().max(self.1.max_texts())
+    }
+
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        self.0.call(call, key, names);
+        self.1.call(call, key, names);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.0.tick(now_ns);
+        self.1.tick(now_ns);
+    }
+
+    fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
+        self.0.forget(process, successor);
+        self.1.forget(process, successor);
     }
 }

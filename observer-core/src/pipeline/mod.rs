@@ -30,7 +30,7 @@ use self::{
     watched::{Sink, Watched, fair_share},
 };
 use crate::{
-    call::{CallSink as _, Role},
+    call::Role,
     ends::{Call, Waiting},
     names::{Interner, PathId, Texts},
     output::{Names, Output},
@@ -64,8 +64,7 @@ pub struct Pipeline<O> {
     /// As in [`Transfer`].
     stall_free_since_ns: u64,
     processes: Processes,
-    statistics: Statistics,
-    output: O,
+    outputs: (Statistics, O),
     figures: Figures,
     series_ttl: Duration,
     /// The labels that every series has from its process, in addition to pid and name.
@@ -82,7 +81,8 @@ impl<O: Output> Pipeline<O> {
     /// Creates a pipeline without connections. The series of a process are dropped `series_ttl` after its exit.
     pub fn new(statistics: Statistics, output: O, series_ttl: Duration) -> Self {
         let mut interner = Interner::new(MAX_PATHS);
-        interner.texts = Texts::new(output.max_texts());
+        let outputs = (statistics, output);
+        interner.texts = Texts::new(outputs.max_texts());
         Self {
             connections: FxHashMap::default(),
             memory: 0,
@@ -91,8 +91,7 @@ impl<O: Output> Pipeline<O> {
             paths_ns: 0,
             stall_free_since_ns: u64::MAX,
             processes: Processes::new(MAX_PROCESSES),
-            statistics,
-            output,
+            outputs,
             figures: Figures::default(),
             series_ttl,
             labels: Arc::default(),
@@ -126,7 +125,7 @@ impl<O: Output> Pipeline<O> {
             labels: Arc::clone(&self.labels),
             waiting: self.waiting.sharing(),
             stopped: Arc::clone(&self.stopped),
-            ..Self::new(self.statistics.sharing(), self.output.sharing(), self.series_ttl)
+            ..Self::new(self.outputs.0.sharing(), self.outputs.1.sharing(), self.series_ttl)
         }
     }
 
@@ -134,7 +133,7 @@ impl<O: Output> Pipeline<O> {
     /// lets no connection take more than its fair share of memory; or goes on with it.
     pub fn stop(&mut self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
-        self.statistics.stop(stopped);
+        self.outputs.0.stop(stopped);
         self.interner.stop(stopped);
         self.processes.stop(stopped);
     }
@@ -158,7 +157,7 @@ impl<O: Output> Pipeline<O> {
             self.figures.malformed += 1;
             return;
         };
-        self.statistics.set_time(record.time_ns);
+        self.outputs.0.set_time(record.time_ns);
         match record.event {
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(closed) => self.closed(&record, closed),
@@ -200,7 +199,7 @@ impl<O: Output> Pipeline<O> {
         if open.is_some_and(|open| watched.open(open)) && bytes.role == Some(Role::Client) {
             self.waiting.ends().begins(watched.pair);
         }
-        let Self { interner, statistics, figures, memory, waiting, ended, .. } = self;
+        let Self { interner, outputs: (statistics, _), figures, memory, waiting, ended, .. } = self;
         interner.set_owner(first.0);
         statistics.set_owner(first);
         let Watched { pair, peer, .. } = **watched;
@@ -234,7 +233,7 @@ impl<O: Output> Pipeline<O> {
         let Some(mut watched) = self.connections.remove(&record.connection) else { return };
         self.memory -= watched.connection.memory();
         // This does not show that the process runs: the kernel closes the sockets of one that has exited.
-        let Self { statistics, waiting, ended, .. } = self;
+        let Self { outputs: (statistics, _), waiting, ended, .. } = self;
         let Watched { pair, peer, .. } = *watched;
         let time_ns = record.time_ns;
         let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
@@ -253,12 +252,12 @@ impl<O: Output> Pipeline<O> {
         self.publish_ended();
     }
 
-    /// Counts the calls that have ended, and gives them to the output.
+    /// Gives the calls that have ended to the outputs.
     fn publish_ended(&mut self) {
-        let Self { statistics, output, interner, processes, ended, .. } = self;
+        let Self { outputs, interner, processes, ended, .. } = self;
         for call in ended.drain(..) {
-            statistics.ended(call.series, call.ended);
-            output.call(&call, &Names { interner, processes, statistics });
+            let key = outputs.0.key(call.series);
+            outputs.call(&call, key, &Names { interner, processes });
         }
     }
 
@@ -284,17 +283,13 @@ impl<O: Output> Pipeline<O> {
 
     /// Does the same as [`tick`](Self::tick), with the processes that expired there.
     pub fn follow(&mut self, now_ns: u64, expired: &[Expired]) {
-        self.statistics.set_time(now_ns);
-        self.output.tick(now_ns);
+        self.outputs.tick(now_ns);
         for watched in self.connections.values_mut() {
             // The outputs do not get these calls: it was not seen how they ended, so they are not failures.
-            watched.connection.expire(now_ns, &mut self.statistics);
+            watched.connection.expire(now_ns, &mut self.outputs.0);
         }
         for &(process, successor) in expired {
-            match successor {
-                Some(successor) => self.statistics.merge_into_successor(process, successor),
-                None => self.statistics.forget_process(process),
-            }
+            self.outputs.forget(process, successor);
         }
         self.processes.ask_again();
         if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
@@ -305,7 +300,7 @@ impl<O: Output> Pipeline<O> {
 
     /// Forgets the paths that are not used any more: peers choose them, and may choose many.
     fn free_paths(&mut self) {
-        let Self { interner, statistics, connections, .. } = self;
+        let Self { interner, outputs: (statistics, _), connections, .. } = self;
         let of_connections = connections.values().flat_map(|watched| watched.connection.paths());
         interner.retain(statistics.paths().chain(of_connections));
         let known = interner.given_out();
@@ -324,12 +319,12 @@ impl<O: Output> Pipeline<O> {
 
     /// The statistics of this pipeline's calls so far.
     pub fn statistics(&self) -> &Statistics {
-        &self.statistics
+        &self.outputs.0
     }
 
     /// The output that gets each ended call, next to the statistics.
     pub fn output(&self) -> &O {
-        &self.output
+        &self.outputs.1
     }
 
     /// The text of a path that this pipeline knows, as in [`Interner::resolve`].

@@ -10,7 +10,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
-    call::Coverage,
+    call::{CallKey, Code, Coverage},
     ends::Call,
     names::Interner,
     output::{Names, Output},
@@ -19,6 +19,8 @@ use crate::{
 };
 
 const LIMIT: usize = 1 << 20;
+const END_HEADERS: u8 = 4;
+
 const SECOND: u64 = 1_000_000_000;
 
 /// Longer than a connection's fair share, and shorter than what is kept of a frame.
@@ -28,6 +30,7 @@ const FRAGMENT: usize = 4 * FAIR_SHARE;
 #[derive(Debug, Default)]
 struct Ends {
     paths: Vec<String>,
+    codes: Vec<Option<Code>>,
     ticks: usize,
 }
 
@@ -36,9 +39,9 @@ impl Output for Ends {
         Self::default()
     }
 
-    fn call(&mut self, call: &Call, names: &Names<'_>) {
-        let path =
-            names.statistics.key(call.series).and_then(|key| names.interner.resolve(key.path));
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        self.codes.push(call.ended.code);
+        let path = key.and_then(|key| names.interner.resolve(key.path));
         self.paths.push(path.map_or("", |path| path).to_owned());
     }
 
@@ -59,7 +62,8 @@ fn pipeline() -> TestPipeline {
 /// A pipeline with bounds on its series and paths.
 fn with_limits(limits: Limits, max_paths: usize) -> TestPipeline {
     let statistics = Statistics::new(Buckets::default(), limits);
-    TestPipeline { statistics, interner: Interner::new(max_paths), ..pipeline() }
+    let outputs = (statistics, Ends::default());
+    TestPipeline { outputs, interner: Interner::new(max_paths), ..pipeline() }
 }
 
 #[test]
@@ -71,6 +75,32 @@ fn all_outputs_get_every_call_that_ends() {
     assert_eq!(pipeline.statistics().calls().of(Coverage::Complete).complete, 2);
     pipeline.tick(2_000);
     assert_eq!(pipeline.output().ticks, 1);
+}
+
+#[test]
+fn a_process_that_has_read_late_may_do_so_again() {
+    const MS: u64 = 1_000_000;
+    let expired_5_ms_ago = |late: bool| {
+        let mut pipeline = pipeline();
+        pipeline.set_stall_free_since(0);
+        let mut position = 0;
+        let mut receive = |ms: u64, items: &[Vec<u8>]| {
+            let pid = std::process::id();
+            let bytes = record_of(pid, ms * MS, 1, record_kind::BYTES, position, items);
+            position += items.iter().map(Vec::len).sum::<usize>() as u64;
+            pipeline.handle(&bytes);
+        };
+        receive(20_000, &[open(), request_within(1, "100m")]);
+        if late {
+            let (kind, stream, length) = (item_kind::WAITED, 40_000, 50_000);
+            let waited = ItemHeader { kind, stream, length, ..ItemHeader::default() };
+            receive(20_050, &[waited.as_bytes().to_vec(), request_within(3, "100m")]);
+        }
+        receive(20_105, &[reset(1)]);
+        pipeline.output().codes.clone()
+    };
+    assert_eq!(expired_5_ms_ago(false), [Some(Code::DeadlineExceeded)]);
+    assert_eq!(expired_5_ms_ago(true), [Some(Code::CanceledOrDeadlineExceeded)]);
 }
 
 /// A record of bytes that a server reads, as the BPF programs write it.
@@ -118,6 +148,21 @@ fn open() -> Vec<u8> {
 /// `:path` by its number, `content-type: application/grpc`.
 fn request(stream: u32) -> Vec<u8> {
     request_for(stream, Some(&format!("/s/{}", stream % 7)), false)
+}
+
+/// Such a request with a `grpc-timeout`.
+fn request_within(stream: u32, timeout: &str) -> Vec<u8> {
+    let path = format!("/s/{}", stream % 7);
+    let block = [
+        &[4, path.len() as u8],
+        path.as_bytes(),
+        b"\x0f\x10\x10application/grpc",
+        b"\0\x0cgrpc-timeout",
+        &[timeout.len() as u8],
+        timeout.as_bytes(),
+    ]
+    .concat();
+    item(item_kind::FRAME, kind::HEADERS, END_HEADERS, stream, &block)
 }
 
 fn forgotten(pipeline: &TestPipeline) -> u64 {
@@ -250,13 +295,14 @@ fn a_day_in_fast_forward_leaves_nothing() {
         position += length;
         pipeline.tick(second * SECOND);
         if second % 3600 == 0 {
-            let TestPipeline { memory, connections, processes, statistics, .. } = &pipeline;
+            let TestPipeline { memory, connections, processes, outputs: (statistics, _), .. } =
+                &pipeline;
             hours.push((*memory, connections.len(), processes.len(), statistics.len()));
         }
     }
     assert!(hours.iter().all(|hour| *hour == hours[0]), "{hours:?}");
     assert_eq!(hours[0].1, 1, "one connection is open");
-    let calls = pipeline.statistics.calls().of(Coverage::Complete);
+    let calls = pipeline.statistics().calls().of(Coverage::Complete);
     assert_eq!(calls.complete, 3 * DAY, "{calls:?}");
     assert_eq!(pipeline.figures().dropped_bytes, 0);
 }
@@ -312,7 +358,6 @@ fn reset(stream: u32) -> Vec<u8> {
 /// A request for `path`: its block has a literal, which the table takes if `indexed`, or refers to the
 /// newest entry of the table.
 fn request_for(stream: u32, path: Option<&str>, indexed: bool) -> Vec<u8> {
-    const END_HEADERS: u8 = 4;
     let path = match path {
         Some(path) => {
             let kind = if indexed { 0x44 } else { 4 };

@@ -154,14 +154,13 @@ impl Output for Failures {
     }
 
     /// Writes a line, unless the code was not seen: such a call need not have failed.
-    fn call(&mut self, call: &Call, names: &Names<'_>) {
-        let &Call { peer, time_ns, series, ended, .. } = call;
+    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        let &Call { peer, time_ns, ended, .. } = call;
         let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
         if !self.lines().admit(time_ns) {
             return;
         }
-        let Names { interner, processes, statistics } = names;
-        let key = statistics.key(series);
+        let Names { interner, processes } = names;
         let process = key.and_then(|key| processes.process(key.process));
         let mut line = line_of(code, ended, interner);
         line.extend(key.iter().flat_map(|key| of_key(*key, interner)));

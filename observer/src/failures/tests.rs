@@ -2,12 +2,11 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use observer_core::{
-    call::{CallSink as _, Role, SeriesId, TraceId},
+    call::{Role, SeriesId, TraceId},
     names::Texts,
     process::{Comm, Processes},
     protocol::hpack::{self, Decoder},
     record::Peer,
-    statistics::{Buckets, Limits, Statistics},
 };
 
 /// What is told goes here.
@@ -48,10 +47,6 @@ fn call(time_ns: u64, ended: Ended) -> Call {
     Call { pair: 0, peer: Some(Peer::Unix), time_ns, series: SeriesId(0), ended }
 }
 
-fn statistics() -> Statistics {
-    Statistics::new(Buckets::default(), Limits::default())
-}
-
 /// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.
 fn tell(failures: &mut Failures, message: &[u8]) {
     tell_of(failures, b"/shop.Orders/Place", b"orders", message);
@@ -73,14 +68,12 @@ fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8])
         }
     });
     decoded.unwrap();
-    let mut statistics = statistics();
-    let series = statistics.started(CallKey { process, role: Role::Server, path });
+    let key = CallKey { process, role: Role::Server, path };
     let trace = Some(TraceId([0xab; 16]));
     let ended = Ended { trace, message: id, ..ended(Some(Code::NotFound)) };
     let peer = Some(Peer::Address(([127, 0, 0, 1], 4711).into()));
-    let call = Call { peer, series, ..call(1, ended) };
-    let (interner, processes, statistics) = (&interner, &processes, &statistics);
-    failures.call(&call, &Names { interner, processes, statistics });
+    let call = Call { peer, ..call(1, ended) };
+    failures.call(&call, Some(key), &Names { interner: &interner, processes: &processes });
 }
 
 #[test]
@@ -146,10 +139,10 @@ fn names_are_told_as_labels_tell_them() {
 fn only_what_failed_for_certain_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(10, &[]);
-    let (interner, processes) = (&Interner::new(1), &Processes::new(1));
-    let names = Names { interner, processes, statistics: &statistics() };
+    let (interner, processes) = (Interner::new(1), Processes::new(1));
     for code in [Some(Code::Ok), None] {
-        failures.call(&call(1, ended(code)), &names);
+        let names = Names { interner: &interner, processes: &processes };
+        failures.call(&call(1, ended(code)), None, &names);
     }
     assert_eq!(lines.taken(), [] as [Value; 0]);
 }
@@ -158,10 +151,10 @@ fn only_what_failed_for_certain_is_told() {
 fn beyond_the_pace_only_the_number_is_told() {
     let lines = Lines::default();
     let mut failures = lines.failures(2, &[]);
-    let (interner, processes) = (&Interner::new(1), &Processes::new(1));
-    let names = Names { interner, processes, statistics: &statistics() };
+    let (interner, processes) = (Interner::new(1), Processes::new(1));
     for time_ns in 1..=10 {
-        failures.call(&call(time_ns, ended(Some(Code::Internal))), &names);
+        let call = call(time_ns, ended(Some(Code::Internal)));
+        failures.call(&call, None, &Names { interner: &interner, processes: &processes });
     }
     let told = lines.taken();
     assert_eq!(told.len(), 2);
