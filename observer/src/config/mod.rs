@@ -246,12 +246,6 @@ impl Ports {
         self.0.is_empty()
     }
 
-    /// Whether `port` is in the set. O(log ranges).
-    pub fn contains(&self, port: u16) -> bool {
-        let after = self.0.partition_point(|range| range.low <= port);
-        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|range| port <= range.high)
-    }
-
     /// All ports in ascending order; at most 65,535.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         self.0.iter().flat_map(|range| range.low..=range.high)

@@ -28,8 +28,8 @@ pub use self::{
     schema::{Clash, Schema, Schemas},
 };
 pub use observer_core::statistics::{
-    self, Buckets, BucketsError, CallsByCoverage, CallsSeen, GrpcType, Histogram, Limits, Messages,
-    Recording, RecordingsDiffer, Series, Statistics,
+    Buckets, CallsByCoverage, CallsSeen, GrpcType, Histogram, Limits, Messages, Recording,
+    RecordingsDiffer, Series, Statistics,
 };
 use observer_core::{
     names::PathId,

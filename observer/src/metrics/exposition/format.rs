@@ -13,9 +13,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// All formats.
-    pub const ALL: [Self; 3] = [Self::OpenMetricsText, Self::PrometheusText, Self::Protobuf];
-
     /// The `content-type` of an exposition in this format.
     pub fn content_type(self) -> &'static str {
         match self {
@@ -150,7 +147,7 @@ mod tests {
 
     #[test]
     fn each_is_chosen_by_its_own_content_type() {
-        for format in Format::ALL {
+        for format in [OpenMetricsText, PrometheusText, Protobuf] {
             assert_eq!(Format::negotiate(Some(format.content_type())), format);
         }
     }

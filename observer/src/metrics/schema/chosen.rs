@@ -132,11 +132,6 @@ impl Schemas {
         Ok(())
     }
 
-    /// The schemas, in the order in which they were chosen.
-    pub fn chosen(&self) -> &[Schema] {
-        &self.chosen
-    }
-
     pub(super) fn families(&self) -> &[CallFamily] {
         &self.families
     }

@@ -162,7 +162,7 @@ fn an_exposition_packs_well() {
         (0..3000).map(|n| format!("/shop.v{}.Orders{}/Place{n}", n % 7, n % 50)).collect();
     let paths: Vec<&str> = names.iter().map(String::as_str).collect();
     let snapshot = watching::calls_to(&paths);
-    for format in Format::ALL {
+    for format in [Format::OpenMetricsText, Format::PrometheusText, Format::Protobuf] {
         let ledger = held::Ledger::new(usize::MAX);
         let mut text = ledger.begin();
         crate::metrics::write(&snapshot, format, &mut text).expect("there is room");
