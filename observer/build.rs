@@ -1,17 +1,16 @@
-//! Builds the BPF programs, `observer-ebpf`, and leaves the object as `OUT_DIR/observer-ebpf`.
+//! Builds the BPF programs, `observer-ebpf`, as the object `OUT_DIR/observer-ebpf`.
 //!
-//! The toolchain is `OBSERVER_BPF_TOOLCHAIN` if that is set, else the first of rustup's that is there: `observer-bpf`, the
-//! nightly of one day that releases are built with, `nightly`; without rustup, the compiler on the path. `cargo xtask setup`
-//! chooses alike (`xtask/src/setup/toolchain.rs`) and completes it.
+//! The toolchain is `OBSERVER_BPF_TOOLCHAIN` if that is set. Else it is the first one that rustup has: `observer-bpf`, the
+//! dated nightly that releases are built with, `nightly`. Without rustup it is the compiler on the path. `cargo xtask
+//! setup` chooses in the same way (`xtask/src/setup/toolchain.rs`), and installs what is missing.
 //!
-//! cargo is called here and not by aya-build, which shows each line of the inner cargo's progress as
-//! a warning. Here only warnings and errors of the compiler are shown.
+//! This script calls cargo itself: aya-build shows each line of the inner cargo's progress as a warning. Here only warnings
+//! and errors of the compiler are shown.
 //!
-//! `AYA_BUILD_SKIP=1` puts an empty object in its place, so that everything else can be checked
-//! and tested where nothing compiles for BPF; a daemon built so has no programs to load.
+//! With `AYA_BUILD_SKIP=1` the object is empty. So everything else can be checked and tested without a BPF toolchain, but
+//! such a daemon has no programs to load.
 //!
-//! The same sources and compiler make the same object, wherever they are: `observer --version --verbose` shows its
-//! SHA-256.
+//! The same sources and compiler make the same object in every folder: `observer --version --verbose` shows its SHA-256.
 
 #![expect(clippy::print_stderr, reason = "cargo shows a failed build script's standard error")]
 
@@ -26,10 +25,10 @@ use sha2::{Digest as _, Sha256};
 const OBJECT: &str = "observer-ebpf";
 const CHOICE: &str = "OBSERVER_BPF_TOOLCHAIN";
 const SKIP: &str = "AYA_BUILD_SKIP";
-const LINKED: &str = "observer-bpf";
-const NIGHTLIES: [&str; 2] = ["nightly-2026-05-20", "nightly"];
+/// The nightly that releases are built with.
+const PINNED: &str = "nightly-2026-05-20";
 
-/// What the object is made of, and with which profile.
+/// The files that the object depends on.
 const INPUTS: [&str; 4] =
     ["../observer-ebpf", "../observer-common", "../Cargo.lock", "../Cargo.toml"];
 
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let toolchain = toolchain();
-    // Not a Result: with RUST_BACKTRACE set it would bury the message.
+    // Not a Result: with RUST_BACKTRACE its message would be hard to find.
     match leave_object(toolchain.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,7 +59,7 @@ fn leave_object(toolchain: Option<&str>) -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo did not set OUT_DIR")?);
     let object = out.join(OBJECT);
     if env::var(SKIP).is_ok_and(|v| v == "1" || v.eq_ignore_ascii_case("true")) {
-        // What was left before may be outdated.
+        // An object of an earlier build may be outdated.
         fs::write(&object, []).with_context(|| format!("cannot write {}", object.display()))?;
     } else {
         let built = build(toolchain, &out)?;
@@ -72,11 +71,11 @@ fn leave_object(toolchain: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Runs cargo for the BPF target. Says where the object is.
+/// Runs cargo for the BPF target. Returns the path of the object.
 fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
     let endian = env::var("CARGO_CFG_TARGET_ENDIAN").context("cargo did not set the endianness")?;
     let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-    // Not OUT_DIR itself: the outer cargo holds the lock of the target directory around it.
+    // Not OUT_DIR itself: it is in a target directory that the outer cargo has locked.
     let directory = out.join("target");
     let mut cargo = tool(toolchain, "cargo");
     cargo
@@ -85,14 +84,14 @@ fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
         .arg(&directory)
         .current_dir("../observer-ebpf")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?)
-        // The outer cargo's: they would make it use that compiler.
+        // They are the outer cargo's, and would make it use that compiler.
         .env_remove("RUSTC")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     if env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() {
         cargo.args(["--features", "kernel-log"]);
     }
-    // Each profile of the daemon has an OUT_DIR of its own, where `core` would be compiled for BPF
-    // anew. cargo keeps what it builds on the way in one place, since 1.91; earlier ones do not.
+    // Each profile of the daemon has an OUT_DIR of its own, and `core` would be compiled for BPF in each. Since 1.91,
+    // cargo can keep intermediate files in one place.
     // `<target>/<profile>/build/observer-<hash>/out`
     if let Some(shared) = out.ancestors().nth(4) {
         cargo.env("CARGO_BUILD_BUILD_DIR", shared.join("bpf"));
@@ -101,26 +100,25 @@ fn build(toolchain: Option<&str>, out: &Path) -> Result<PathBuf> {
         cargo.env("RUSTC_BOOTSTRAP", "1");
     }
     let output = cargo.output().with_context(|| format!("cannot run {cargo:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("{said}{cargo:?} failed ({})", output.status);
+        bail!("{messages}{cargo:?} failed ({})", output.status);
     }
-    for line in said.lines() {
+    for line in messages.lines() {
         println!("cargo:warning={line}");
     }
     Ok(directory.join(target).join("release").join(OBJECT))
 }
 
-/// The compiler's flags, as cargo wants to have them. The registers of a traced function are those of
-/// the architecture that the daemon is for.
+/// The compiler's flags, separated as cargo requires. A traced function has the registers of the daemon's architecture.
 fn flags(toolchain: Option<&str>) -> Result<String> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("cargo did not set the architecture")?;
-    // `--btf` makes BTF of the debug information.
+    // `--btf` converts the debug information to BTF.
     let mut flags =
         [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"]
             .map(str::to_owned)
             .to_vec();
-    // BTF has the names of source files, which are not to tell where they were.
+    // BTF has the names of source files. They must not depend on the folder of the build.
     let workspace = fs::canonicalize("..").context("the workspace has no path")?;
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -134,7 +132,7 @@ fn flags(toolchain: Option<&str>) -> Result<String> {
     Ok(flags.join("\x1f"))
 }
 
-/// A program of the toolchain.
+/// The command of a program in the toolchain.
 fn tool(toolchain: Option<&str>, name: &str) -> Command {
     let Some(toolchain) = toolchain else { return Command::new(name) };
     let mut rustup = Command::new("rustup");
@@ -142,7 +140,7 @@ fn tool(toolchain: Option<&str>, name: &str) -> Command {
     rustup
 }
 
-/// The rustup toolchain that compiles for BPF; none without rustup.
+/// The rustup toolchain that compiles for BPF; `None` without rustup.
 fn toolchain() -> Option<String> {
     let list = Command::new("rustup").args(["toolchain", "list"]).output().ok()?;
     if let Ok(chosen) = env::var(CHOICE) {
@@ -156,22 +154,22 @@ fn toolchain() -> Option<String> {
             .iter()
             .any(|there| there.strip_prefix(name).is_some_and(|rest| !rest.starts_with("-20")))
     };
-    let [pinned, _] = NIGHTLIES;
-    Some([LINKED].into_iter().chain(NIGHTLIES).find(is_there).unwrap_or(pinned).to_owned())
+    let known = ["observer-bpf", PINNED, "nightly"];
+    Some(known.into_iter().find(is_there).unwrap_or(PINNED).to_owned())
 }
 
-/// Whether the compiler is a stable one, such as Debian's, which takes `-Z build-std` (there is no
-/// built `core` for BPF) only under `RUSTC_BOOTSTRAP`.
+/// Whether the compiler is a stable one, such as Debian's. It accepts `-Z build-std`, which BPF needs because there is no
+/// built `core` for it, only with `RUSTC_BOOTSTRAP`.
 fn needs_bootstrap(toolchain: Option<&str>) -> bool {
-    // If it does not run, cargo will say so.
+    // If it does not run, cargo will report that.
     tool(toolchain, "rustc").arg("--version").output().is_ok_and(|output| {
         let version = String::from_utf8_lossy(&output.stdout);
         !version.contains("-nightly") && !version.contains("-dev")
     })
 }
 
-/// Takes DWARF out of the object, three quarters of it, which nothing reads once BTF has been made of
-/// it. Where there is no program that can, the daemon is 4 MiB larger.
+/// Removes DWARF from the object: it is three quarters of it, and nothing reads it once there is BTF. Without a program
+/// for that, the daemon is 4 MiB larger.
 fn strip(object: &Path, toolchain: Option<&str>) {
     let mut commands: Vec<Command> = ["llvm-objcopy", "llvm-objcopy-22"].map(Command::new).into();
     if let Some(sysroot) = sysroot(toolchain) {

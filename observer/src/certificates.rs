@@ -1,4 +1,4 @@
-//! Certificates in files, for both ends of TLS.
+//! Certificates in files, for TLS servers and clients.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-/// All that a file in PEM has, at least one.
+/// Reads all certificates of a PEM file. A file without one is an error.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -20,7 +20,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
     Ok(certificates)
 }
 
-/// Those of a file as authorities, whose certificates are believed.
+/// Reads the CA certificates of a PEM file.
 pub(crate) fn authorities(path: &Path) -> Result<RootCertStore> {
     let mut authorities = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -31,7 +31,7 @@ pub(crate) fn authorities(path: &Path) -> Result<RootCertStore> {
     Ok(authorities)
 }
 
-/// How a client speaks TLS that believes these authorities and has no certificate of its own.
+/// The configuration of a TLS client that trusts the CA certificates in a file and has no certificate of its own.
 pub(crate) fn client_config(authorities_in: &Path) -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?

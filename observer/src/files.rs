@@ -1,4 +1,4 @@
-//! Files whose length others choose are read so far and no further.
+//! Reads files up to a bound: others choose their length.
 
 #![forbid(unsafe_code)]
 
@@ -8,14 +8,14 @@ use std::{
     path::Path,
 };
 
-/// The file's first bytes, so many at most.
+/// Reads the first bytes of a file, at most `at_most`.
 pub(crate) fn first_of(path: &Path, at_most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(at_most as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// All of the file; an error if it is longer.
+/// Reads a whole file. A file of more than `at_most` bytes is an error.
 pub(crate) fn all_of(path: &Path, at_most: usize) -> io::Result<Vec<u8>> {
     let bytes = first_of(path, at_most.saturating_add(1))?;
     if bytes.len() > at_most {
@@ -23,6 +23,12 @@ pub(crate) fn all_of(path: &Path, at_most: usize) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(ErrorKind::FileTooLarge, error));
     }
     Ok(bytes)
+}
+
+/// Reads a whole file of text. A file of more than `at_most` bytes, or one that is not UTF-8, is an error.
+pub(crate) fn text_of(path: &Path, at_most: usize) -> io::Result<String> {
+    String::from_utf8(all_of(path, at_most)?)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Whether the daemon does its work: its workers go round, and the process that started it knows.
+//! Health: whether the workers make progress, and notifications to the supervisor that started the daemon.
 //!
-//! A worker that goes round counts. Whoever looks at these counts does so at intervals, and adds up those in which a
-//! count stayed: so a process that was stopped as a whole, or a machine that stood still, is no worker that hangs,
-//! whatever the clocks say of it.
+//! Each worker counts the iterations of its loop. [`Health::look`] compares these counts at intervals and adds up the
+//! intervals without progress. It does not read a clock. So a process that was stopped as a whole, or a virtual machine
+//! that was paused, does not look like a worker that hangs.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ use std::{
         },
     },
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -26,26 +26,29 @@ use std::{
 
 use tracing::{error, info, warn};
 
-/// Between two looks.
+use crate::sync::lock;
+
+/// The time between two calls of [`Health::look`].
 pub const PERIOD: Duration = Duration::from_secs(1);
 
-/// A worker that has not gone round for so long is late: its figures are not to be waited for.
+/// Without progress for this long, a worker is late: the daemon is not ready.
 const LATE: Duration = Duration::from_secs(3);
 
-/// One that has not for so long hangs: nothing but a new start will help.
+/// Without progress for this long, a worker hangs: only a restart will help.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// What is known of the workers.
+/// The health of the workers.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// Of each, its count at the last look, and for how long that has stayed.
+    /// The last count of each worker, and the time without progress since.
     workers: Mutex<Vec<(u64, Duration)>>,
     has_ended: AtomicBool,
     is_stopping: AtomicBool,
 }
 
 impl Health {
-    /// To be called every `period`, with each worker's count; `None` once one has ended.
+    /// Compares the counts of all workers with the last ones. To be called every `period`, with `None` once a worker has
+    /// ended.
     pub fn look(&self, counts: Option<&[u64]>, period: Duration) {
         let Some(counts) = counts else {
             if !self.has_ended.swap(true, Ordering::Relaxed) {
@@ -53,37 +56,33 @@ impl Health {
             }
             return;
         };
-        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = lock(&self.workers);
         workers.resize(counts.len(), (0, Duration::ZERO));
-        for (number, (worker, &count)) in workers.iter_mut().zip(counts).enumerate() {
-            let (last, still) = worker;
+        for (number, ((last, still), &count)) in workers.iter_mut().zip(counts).enumerate() {
             let hung = *still >= HANGS;
-            if *last == count {
-                *still += period;
-            } else {
-                *worker = (count, Duration::ZERO);
-                if hung {
-                    info!("worker {number} makes progress again");
+            *still = if *last == count { *still + period } else { Duration::ZERO };
+            *last = count;
+            match (hung, *still >= HANGS) {
+                (true, false) => info!("worker {number} makes progress again"),
+                (false, true) => {
+                    error!("worker {number} makes no progress: /healthz fails until it does");
                 }
-                continue;
-            }
-            if *still >= HANGS && !hung {
-                error!("worker {number} makes no progress: /healthz fails until it does");
+                _ => {}
             }
         }
     }
 
-    /// From now on it is not ready, and healthy until it has ended.
+    /// Marks the daemon as stopping: no longer ready, but still healthy.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether all workers go round, if slowly. The error says what is wrong.
+    /// Returns an error, with the reason, if a worker hangs or has ended.
     pub fn alive(&self) -> Result<(), String> {
         self.within(HANGS)
     }
 
-    /// Whether whoever asks for figures gets them: all workers go round, and the programs are attached.
+    /// Returns an error, with the reason, if the daemon is stopping or a worker is late or has ended.
     pub fn ready(&self) -> Result<(), String> {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Err("the daemon is stopping".into());
@@ -95,8 +94,7 @@ impl Health {
         if self.has_ended.load(Ordering::Relaxed) {
             return Err("a worker has ended".into());
         }
-        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        match workers.iter().position(|(_, still)| *still >= limit) {
+        match lock(&self.workers).iter().position(|(_, still)| *still >= limit) {
             Some(number) => {
                 Err(format!("worker {number} has made no progress for {} s", limit.as_secs()))
             }
@@ -105,16 +103,16 @@ impl Health {
     }
 }
 
-/// Who started the daemon and wants to know how it is: systemd, or whoever speaks as it does (`sd_notify(3)`).
+/// The supervisor that started the daemon: systemd, or another one with its protocol (`sd_notify(3)`).
 #[derive(Debug, Default)]
 pub struct Supervisor {
     socket: Option<UnixDatagram>,
-    /// It ends a daemon that is silent for so long.
+    /// The supervisor ends a daemon that does not notify it for this long.
     pub patience: Option<Duration>,
 }
 
 impl Supervisor {
-    /// That of this process's environment, if there is one. Its socket is opened here, as that is not allowed later.
+    /// The supervisor in this process's environment, if there is one. Opens its socket, which is not allowed later.
     pub fn of_environment() -> Self {
         let Some(address) = env::var_os("NOTIFY_SOCKET") else { return Self::default() };
         let socket = connect(&address)
@@ -126,8 +124,8 @@ impl Supervisor {
         Self { socket: socket.ok(), patience }
     }
 
-    /// Says so: `READY=1`, `WATCHDOG=1`, `STOPPING=1`.
-    pub fn tell(&self, state: &str) {
+    /// Sends a state: `READY=1`, `WATCHDOG=1`, `STOPPING=1`. Does nothing without a supervisor.
+    pub fn notify(&self, state: &str) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(state.as_bytes()) {
             warn!("cannot send {state} to NOTIFY_SOCKET: {error}");
@@ -135,14 +133,14 @@ impl Supervisor {
     }
 }
 
-/// A path, or an abstract address behind an `@`.
+/// Connects to a path, or to an abstract address after an `@`.
 fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     match address.as_bytes().strip_prefix(b"@") {
         Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
         None => socket.connect(address)?,
     }
-    // A supervisor that does not read must not hold up anything.
+    // A supervisor that does not read must not block the daemon.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -169,7 +167,7 @@ mod tests {
         assert_eq!((health.alive(), health.ready()), (Ok(()), Ok(())));
     }
 
-    /// However long that was, there are no looks in it.
+    /// However long the process was stopped, there was no look in that time.
     #[test]
     fn a_process_that_was_stopped_has_no_worker_that_hangs() {
         let health = Health::default();
@@ -205,11 +203,11 @@ mod tests {
         {
             let supervisor =
                 Supervisor { socket: Some(connect(&address).unwrap()), patience: None };
-            supervisor.tell("READY=1");
+            supervisor.notify("READY=1");
             let mut text = [0; 64];
             let length = socket.recv(&mut text).unwrap();
             assert_eq!(text.get(..length), Some(&b"READY=1"[..]));
         }
-        Supervisor::default().tell("READY=1");
+        Supervisor::default().notify("READY=1");
     }
 }

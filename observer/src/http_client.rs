@@ -1,7 +1,7 @@
-//! An HTTP/1.1 client: `observer top` asks a daemon with it, and a daemon asks Kubernetes.
+//! A blocking HTTP/1.1 client, for `observer top` and for requests to Kubernetes.
 //!
-//! Each request has a connection of its own, with or without TLS, which closes with the answer. Calls block. Each
-//! wait has a time limit, and each answer a bound on its size.
+//! Each request has a connection of its own, with or without TLS, which closes after the answer. Each wait has a time
+//! limit, and each answer has a size limit.
 
 #![forbid(unsafe_code)]
 
@@ -32,10 +32,10 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// The most bytes of an answer's head, and of one read of its body.
+/// Maximum bytes of an answer's head, and of one read of its body.
 const BUFFER_AT_MOST: usize = 16 << 10;
 
-/// The first byte of a TLS alert (RFC 8446 section 5.1), which answers a request without TLS.
+/// The first byte of a TLS alert (RFC 8446 section 5.1): how a TLS server answers a request without TLS.
 const ALERT: u8 = 21;
 
 /// The server to ask.
@@ -43,11 +43,11 @@ pub(crate) struct Server<'a> {
     /// A name, or an address without brackets; the certificate must be for it.
     pub(crate) host: &'a str,
     pub(crate) port: u16,
-    /// The configuration of TLS; without one the connection is not encrypted.
+    /// The TLS configuration; `None` for a connection without TLS.
     pub(crate) tls: Option<&'a Arc<ClientConfig>>,
 }
 
-/// The error of a server that speaks TLS and was asked without.
+/// The error if a server with TLS got a request without TLS.
 #[derive(Debug)]
 pub(crate) struct SpeaksTls;
 
@@ -59,14 +59,14 @@ impl Display for SpeaksTls {
 
 impl Error for SpeaksTls {}
 
-/// Makes requests, one after the other.
+/// An HTTP client that makes one request at a time.
 pub(crate) struct Client {
     runtime: Runtime,
     limit: Duration,
 }
 
 impl Client {
-    /// A client that waits for each step at most `limit`.
+    /// Creates a client that waits at most `limit` for each step.
     pub(crate) fn new(limit: Duration) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -77,7 +77,8 @@ impl Client {
         Ok(Self { runtime, limit })
     }
 
-    /// Sends a request and waits for the head of the answer. The body is read as it comes, each piece within the limit.
+    /// Sends a request and waits for the head of the answer. The body is read as it arrives; each read waits at most the
+    /// limit.
     ///
     /// `may_ask` gets the address of the listener before anything is sent; its error is returned.
     pub(crate) fn open(
@@ -91,7 +92,7 @@ impl Client {
         Ok(answer.map(body))
     }
 
-    /// Sends a request and waits for the whole answer, within the limit. A body above `at_most` bytes is an error.
+    /// Sends a request and waits for the whole answer, at most the limit. A body of more than `at_most` bytes is an error.
     #[cfg(any(test, feature = "kubernetes"))]
     pub(crate) fn fetch(
         &self,
@@ -175,15 +176,15 @@ impl Client {
     }
 }
 
-/// The task that reads and writes; `None` once it has ended.
+/// hyper's task for a connection; `None` once it has ended.
 struct Connection(Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>);
 
 impl Connection {
-    /// Runs the connection until a step is done.
+    /// Runs the connection until `step` is done.
     async fn drive<T>(&mut self, step: impl Future<Output = T>) -> T {
         let mut step = pin!(step);
         poll_fn(|context| {
-            // The step gets the error that it ended with.
+            // If the connection ends with an error, the step gets it.
             self.0.take_if(|connection| connection.as_mut().poll(context).is_ready());
             step.as_mut().poll(context)
         })
@@ -191,12 +192,12 @@ impl Connection {
     }
 }
 
-/// The body of an answer, read as it comes.
+/// The body of an answer, read as it arrives.
 pub(crate) struct Body<'a> {
     client: &'a Client,
     connection: Connection,
     incoming: Incoming,
-    /// Bytes that came and are not read yet.
+    /// Bytes that have arrived and are not read yet.
     piece: Bytes,
 }
 
@@ -240,7 +241,7 @@ impl AsyncRead for FirstByte {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Some(byte) = buffer.filled().get(before) {
-            // Only the first one is kept.
+            // Only the first byte is kept.
             let _ = self.first.set(*byte);
         }
         read
@@ -258,7 +259,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// A server that reads one request, answers it with these bytes, and closes after a while.
+    /// A server that reads one request, answers it with these bytes, and closes after `silence`.
     fn answering(answer: &'static [u8], silence: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -287,7 +288,7 @@ mod tests {
         ask(&Client::new(limit)?, &server, request)
     }
 
-    /// The body, as it comes and as a whole, which must be the same.
+    /// The body, read in pieces and as a whole, which must be the same.
     fn body(answer: &'static [u8]) -> Result<String> {
         let opened = asked(answering(answer, Duration::ZERO), LIMIT, |client, server, request| {
             let answer = client.open(server, request, |_| Ok(()))?;
@@ -356,7 +357,7 @@ mod tests {
         let limit = Duration::from_millis(100);
         let error = fetched(answer, LIMIT, limit, 4).unwrap_err();
         assert!(error.to_string().contains("no answer within 0.1 s"), "{error:#}");
-        // What came before stays readable.
+        // Bytes that arrived before stay readable.
         let error = asked(answering(answer, LIMIT), limit, |client, server, request| {
             let mut body = client.open(server, request, |_| Ok(()))?.into_body();
             assert_eq!(body.fill_buf()?, b"abcd");

@@ -1,7 +1,7 @@
 //! A node-level daemon that watches gRPC from outside the services.
 //!
-//! The way of a byte: [`kernel`] loads the BPF programs, which see what sockets send and receive, and hands over their
-//! records. [`pipeline`] makes calls and statistics of them, with [`observer_core`]; [`worker`] is the thread that runs
+//! The path of a byte: [`kernel`] loads the BPF programs, which see what sockets send and receive, and reads their
+//! records. [`pipeline`] turns them into calls and statistics, with [`observer_core`]; [`worker`] has the threads that run
 //! it. [`metrics`] renders the statistics, [`server`] publishes them, and [`top`] shows them in a terminal.
 //! [`process`] looks processes up in `/proc`.
 
@@ -27,6 +27,7 @@ pub mod process;
 pub mod reload;
 pub mod sandbox;
 pub mod server;
+mod sync;
 pub mod system_paths;
 pub mod top;
 pub mod worker;

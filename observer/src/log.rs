@@ -1,4 +1,4 @@
-//! The daemon's log: lines on stderr, chosen by `--log`.
+//! The daemon's log: lines on stderr, filtered by `--log`.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +14,11 @@ use tracing_subscriber::EnvFilter;
 
 use observer_core::names::escape::visible;
 
-/// What is logged, as `tracing-subscriber` reads it: `info`, `warn,observer::kernel=debug`.
+/// A log filter in the syntax of `tracing-subscriber`: `info`, `warn,observer::kernel=debug`.
 ///
-/// Some things are stricter: a word alone must be a level, a module must have one, and something must be
-/// said of the daemon's own modules. `tracing-subscriber` would take a mistyped level for the name of a
-/// module, and then log next to nothing.
+/// Three rules are stricter: a single word must be a level, a module must have a level, and the filter must set a level
+/// for the daemon's own modules. `tracing-subscriber` would take a mistyped level for the name of a module, and log
+/// almost nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter(String);
 
@@ -63,8 +63,8 @@ impl Display for Filter {
     }
 }
 
-/// Has a panic end the process, whatever thread it is in, with a line in the log: what the others would tell without
-/// it would be wrong.
+/// Makes a panic in any thread end the process, with a line in the log: without that thread, the figures of the others
+/// would be wrong.
 pub fn end_at_panic() {
     panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replace('\n', " ");
@@ -73,7 +73,7 @@ pub fn end_at_panic() {
     }));
 }
 
-/// Starts logging. To be called once, before anything logs; fails the second time.
+/// Starts logging. To be called once, before anything is logged; a second call returns an error.
 pub fn init(filter: &Filter) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&filter.0).context("cannot read the log filter")?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -87,14 +87,14 @@ pub fn init(filter: &Filter) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("the log was started twice: {error}"))
 }
 
-/// Writes lines in which everything can be seen: what they are about may be of a peer's choice.
+/// Writes log lines with invisible characters escaped: peers may have chosen the text.
 struct Lines<W> {
     to: W,
     has_colors: bool,
 }
 
 impl<W: Write> Write for Lines<W> {
-    /// An event, which `tracing-subscriber` writes as a whole.
+    /// Writes an event, which `tracing-subscriber` passes as a whole.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let (line, end) = match text.strip_suffix('\n') {
@@ -111,7 +111,7 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// Leaves the colors, of which `tracing-subscriber` lets none through that are not its own.
+/// Escapes a line except for colors. `tracing-subscriber` lets only its own colors through.
 fn in_colors(line: &str) -> Cow<'_, str> {
     let mut pieces = line.split("\x1b[");
     let mut text = visible(pieces.next().unwrap_or_default());
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Run by the next one, in a process of its own.
+    /// Run by the next test, in a process of its own.
     #[test]
     #[ignore = "it ends the process"]
     fn panics() {

@@ -1,4 +1,4 @@
-//! The daemon: what was asked for, and the order of start and end.
+//! The program: it runs what the command line says, and starts and ends the daemon in the right order.
 
 #![forbid(unsafe_code)]
 
@@ -18,15 +18,17 @@ use observer::{
     health::{self, Health, Supervisor},
     kernel::Probes,
     log,
+    memory::Budget,
     metrics::{self, Descriptors, Format, Snapshot},
     preconditions,
     privileges::{self, Account},
+    process::ProcFs,
     reload::Reload,
     sandbox::{self, Needs},
     server::{self, Counts, Front, Pages, Protection},
     system_paths::SystemPaths,
     top::{self, Address, Remote, Source},
-    worker::{Surroundings, Workers},
+    worker::Workers,
 };
 use rustix::thread::CapabilitySet;
 use tokio::{
@@ -37,10 +39,10 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-/// After the signal to end, `/metrics` still answers for this long: one last scrape.
+/// How long `/metrics` still answers after the signal to end, for one last scrape.
 const LAST_SCRAPE: Duration = Duration::from_secs(2);
 
-/// For what is still running when everything else has ended.
+/// How long the runtime waits for its tasks when everything else has ended.
 const GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -74,7 +76,7 @@ fn run(config: &Config) -> Result<()> {
     let probed = config.health_listen.as_ref().map(preconditions::bind_health).transpose()?;
     let protection = Arc::new(Protection::read(config.web_config_file.as_deref())?);
     let runtime = runtime()?;
-    // From here on it does not end the process; what asks to end does until all is attached.
+    // From here on SIGHUP does not end the process. SIGTERM and SIGINT do, until all is attached.
     let hangup = listen(&runtime, SignalKind::hangup())?;
     let reload = Arc::new(Reload::new(config));
     let needs = needs(config, &protection, &reload);
@@ -99,11 +101,11 @@ fn run(config: &Config) -> Result<()> {
             probed.map(|listener| server::Health::start(listener, Arc::clone(&pages) as _));
         let _probed = probed.transpose()?;
         tokio::spawn(look(Arc::clone(&health), Arc::clone(&workers), Arc::clone(&supervisor)));
-        supervisor.tell("READY=1");
+        supervisor.notify("READY=1");
         let end = async {
             end(&mut signals, &workers, || {
                 health.stop();
-                supervisor.tell("STOPPING=1");
+                supervisor.notify("STOPPING=1");
             })
             .await;
         };
@@ -115,33 +117,34 @@ fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// What this daemon goes on to open.
+/// The files and connections that this daemon opens later.
 fn needs(config: &Config, protection: &Protection, reload: &Reload) -> Needs {
     let mut reads = protection.files();
     reads.extend(config.descriptor_set.clone());
+    #[cfg_attr(not(feature = "kubernetes"), expect(unused_mut, reason = "Kubernetes needs more"))]
+    let mut needs = Needs { reads, writes: reload.outputs(), ..Needs::default() };
     #[cfg(feature = "kubernetes")]
-    let connects = config.kubernetes.as_ref().is_some_and(|choice| {
-        reads.extend(choice.token_file.iter().chain(&choice.ca_file).cloned());
-        true
-    });
-    #[cfg(not(feature = "kubernetes"))]
-    let connects = false;
-    Needs { reads, writes: reload.outputs(), connects, terminal: false }
+    if let Some(choice) = &config.kubernetes {
+        needs.reads.extend(choice.token_file.iter().chain(&choice.ca_file).cloned());
+        needs.connects = true;
+    }
+    needs
 }
 
-/// Attaches the kernel programs, gives up what is not needed any more, and starts to count. To be
-/// called before there is another thread.
+/// Attaches the BPF programs, drops privileges that are no longer needed, and starts the workers. To be called before
+/// there is another thread.
 fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(Workers, Backend)> {
     let descriptors = match &config.descriptor_set {
         Some(path) => Descriptors::read(path)?,
         None => Descriptors::default(),
     };
-    let surroundings = Surroundings::read();
+    // These read what the daemon may not read later.
+    let (source, budget) = (ProcFs::of_this_node(), Budget::of_this_process());
     let (mut probes, rings) = Probes::attach(config)?;
     let left = privileges::give_up(|| probes.sweep(), &config.exposition.labels, account)?;
     debug!("capabilities left: {left:?}");
     if left.contains(CapabilitySet::SYS_PTRACE) {
-        // It would keep what this capability is for from the daemon: other users' processes.
+        // It would hide other users' processes, which this capability is for.
         debug!("Landlock does not confine files, because CAP_SYS_PTRACE is kept");
     } else if !sandbox::confine_files(needs)? {
         debug!("Landlock does not confine files: this kernel does not have it");
@@ -154,10 +157,10 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     }
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());
-    Ok((Workers::start(config, descriptors, surroundings, probes, rings)?, backend))
+    Ok((Workers::start(config, descriptors, source, budget, probes, rings)?, backend))
 }
 
-/// `observer top`. What is selected for this call is watched by nobody yet.
+/// Runs `observer top`. If a filter is given, no daemon watches that selection, so this process does.
 fn show(options: &top::Options, config: &Config) -> Result<()> {
     let there = Address::of_this_machine(config.listen, options.access.ca_file.is_some());
     let source = match &options.address {
@@ -170,8 +173,8 @@ fn show(options: &top::Options, config: &Config) -> Result<()> {
     top::run(source, options)
 }
 
-/// The daemon of this machine, if there is one that sees what is asked for. One that refuses is an
-/// error: its user did not mean to watch a second time.
+/// The daemon of this machine, if one answers and no filter is given. A daemon that refuses to answer is an error:
+/// the user did not mean to watch a second time.
 fn running(there: &Address, options: &top::Options, config: &Config) -> Result<Option<Remote>> {
     if !config.filter.selects_all() {
         return Ok(None);
@@ -181,7 +184,7 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
     Ok(answers.then_some(remote))
 }
 
-/// The log would be in the way of what is shown.
+/// Watches with this process, without a log: it would cover the view.
 fn own(config: &Config, there: &Address) -> Result<Workers> {
     let needs = Needs {
         reads: config.descriptor_set.clone().into_iter().collect(),
@@ -204,8 +207,8 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
     Ok(workers)
 }
 
-/// The server's threads: one, as scrapes are few; what takes long (rendering, passwords, samples, pages, files),
-/// of each one at a time, has others.
+/// The server's runtime. One thread is enough for few scrapes; slow work (rendering, passwords, samples, pages, files)
+/// has threads for blocking work, one at a time for each kind.
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -214,23 +217,23 @@ fn runtime() -> Result<Runtime> {
         .context("cannot start the HTTP server's runtime")
 }
 
-/// Looks at the workers again and again, and tells the supervisor as long as they are well.
+/// Checks the workers periodically, and notifies the supervisor while they make progress.
 async fn look(health: Arc<Health>, workers: Arc<Workers>, supervisor: Arc<Supervisor>) {
     let period =
         supervisor.patience.map_or(health::PERIOD, |patience| health::PERIOD.min(patience / 3));
     let mut looks = tokio::time::interval(period);
-    // Not several at once, after a time in which the process stood still.
+    // After the process was stopped, checks must not come in a burst.
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         health.look(workers.turns().as_deref(), period);
         if supervisor.patience.is_some() && health.alive().is_ok() {
-            supervisor.tell("WATCHDOG=1");
+            supervisor.notify("WATCHDOG=1");
         }
     }
 }
 
-/// Waits for the signal to end and says so; detaches; leaves time for a last scrape, unless told twice.
+/// Waits for a signal to end and calls `say`, then detaches. Leaves time for a last scrape, unless a second signal comes.
 async fn end(signals: &mut Signals, workers: &Arc<Workers>, say: impl FnOnce()) {
     let name = signals.end(workers).await;
     say();
@@ -265,7 +268,7 @@ impl Signals {
         })
     }
 
-    /// The next one that asks to end. SIGHUP does so only when a terminal is gone.
+    /// Waits for a signal that asks to end, and returns its name. SIGHUP does so only if the terminal was closed.
     async fn end(&mut self, workers: &Arc<Workers>) -> &'static str {
         loop {
             tokio::select! {
@@ -277,7 +280,7 @@ impl Signals {
                 return "SIGHUP, because the terminal was closed";
             }
             let (reload, workers) = (Arc::clone(&self.reload), Arc::clone(workers));
-            // It does not panic, and the files may be on a disk that is slow.
+            // It does not panic. The files may be on a slow disk.
             let _ = tokio::task::spawn_blocking(move || reload.run(&workers)).await;
         }
     }
@@ -288,7 +291,7 @@ fn listen(runtime: &Runtime, kind: SignalKind) -> Result<Signal> {
     signal(kind).context("cannot install signal handlers")
 }
 
-/// What the server publishes.
+/// The pages that the server publishes.
 struct Figures {
     workers: Arc<Workers>,
     counts: Arc<Counts>,
@@ -321,52 +324,44 @@ impl Pages for Figures {
     }
 }
 
-/// Says what this kernel allows, without staying.
+/// Runs `observer check`: prints what this kernel allows.
 fn check(config: &Config) -> Result<()> {
     let mut met = true;
     for finding in preconditions::findings(config, &SystemPaths::default()) {
-        if finding.is_known {
-            report(finding.subject, &finding.outcome);
-        } else {
-            report_as("?? ", finding.subject, &finding.outcome);
-        }
-        met &= finding.outcome.is_ok();
+        let mark = if finding.is_known { "ok " } else { "?? " };
+        met &= report(mark, finding.subject, finding.outcome);
     }
     let user = Account::of(config.run_as.as_deref()).map(|account| match account {
         Some(account) => format!("switches to {account} after startup"),
         None => "stays the user that started it".into(),
     });
-    report("user", &user);
-    met &= user.is_ok();
+    met &= report("ok ", "user", user);
     let address = preconditions::bind(config.listen).map(|_| format!("{} is free", config.listen));
-    report("address", &address);
-    met &= address.is_ok();
+    met &= report("ok ", "address", address);
     if let Some(place) = &config.health_listen {
-        // It is gone again, and with it a socket's name.
         let free = preconditions::bind_health(place).map(|_| {
+            // Binding has created the socket's file.
             if let HealthListen::Unix(path) = place {
                 let _ = std::fs::remove_file(path);
             }
             format!("{place} is free")
         });
-        report("probes", &free);
-        met &= free.is_ok();
+        met &= report("ok ", "probes", free);
     }
     if let Some(file) = &config.web_config_file {
         let read = Protection::read(Some(file))
             .map(|protection| format!("{}; scrapers use {}", file.display(), protection.scheme()));
-        report("web config", &read);
-        met &= read.is_ok();
+        met &= report("ok ", "web config", read);
     }
     if met {
         let attached = Probes::attach(config);
-        met = attached.is_ok();
-        let told = attached
-            .as_ref()
-            .map(|(probes, _rings)| format!("{}: {}", probes.backend(), probes.reason()));
-        report("backend", &told.map_err(|error| anyhow::anyhow!("{error:#}")));
-        for program in attached.iter().flat_map(|(probes, _rings)| probes.sizes()) {
-            report("program", &Ok(program.to_string()));
+        let sizes: Vec<_> =
+            attached.iter().flat_map(|(probes, _)| probes.sizes().to_vec()).collect();
+        let backend =
+            attached.map(|(probes, _)| format!("{}: {}", probes.backend(), probes.reason()));
+        met = report("ok ", "backend", backend);
+        for program in sizes {
+            report("ok ", "program", Ok(program.to_string()));
         }
     }
     anyhow::ensure!(met, "observer cannot run here: see the lines above");
@@ -377,18 +372,16 @@ fn print(bytes: &[u8]) -> Result<()> {
     io::stdout().write_all(bytes).context("cannot write to stdout")
 }
 
-fn report(subject: &str, outcome: &Result<String>) {
-    report_as("ok ", subject, outcome);
-}
-
-/// With another mark if it is no error.
-fn report_as(mark: &str, subject: &str, outcome: &Result<String>) {
+/// Prints a line of `observer check`, with `mark` in front if the outcome is not an error. Returns whether it is not.
+fn report(mark: &str, subject: &str, outcome: Result<String>) -> bool {
+    let is_met = outcome.is_ok();
     let (mark, text) = match outcome {
-        Ok(text) => (mark, text.clone()),
+        Ok(text) => (mark, text),
         Err(error) => ("NO ", format!("{error:#}")),
     };
     #[expect(clippy::print_stdout, reason = "it is what the command is for")]
     {
         println!("{mark} {subject:<13} {text}");
     }
+    is_met
 }

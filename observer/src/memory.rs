@@ -1,27 +1,27 @@
-//! How much memory the daemon may have, and whether it is to take nothing new.
+//! The memory limit of the daemon, and whether its memory is near that limit.
 //!
-//! A unit and a container have a limit, beyond which the kernel kills. So that what is counted already
-//! stays, the daemon takes nothing new once its memory is near that: further methods, processes and
-//! connections are counted as what found no room, until there is memory again.
+//! The kernel kills a process of a unit or a container that exceeds its limit. So that no figure is lost, the daemon
+//! takes nothing new once its memory is near the limit: further methods, processes and connections are only counted,
+//! until there is memory again.
 
 use std::path::{Path, PathBuf};
 
 use crate::files::first_of;
 
-/// Of the limit, from which on there is nothing new: the rest is for a scrape, and for the maps of the
-/// BPF programs, which the kernel counts as the daemon's.
+/// The part of the limit above which the daemon takes nothing new. The rest is for a scrape, and for the maps of the
+/// BPF programs, which the kernel counts as the daemon's memory.
 const STOP_AT: (u64, u64) = (3, 4);
 
-/// Of the limit, below which there is again.
+/// The part of the limit below which the daemon takes new ones again.
 const GO_AT: (u64, u64) = (5, 8);
 
-/// Bytes of a file of `/proc` or of a control group. Mounts may be many.
+/// Maximum bytes that are read of a file of `/proc` or of a cgroup. There may be many mounts.
 const AT_MOST: usize = 1 << 20;
 
-/// More than any machine has: what version 1 says where there is no limit.
+/// More than any machine has: cgroups of version 1 have such a number if there is no limit.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The limit of this process's control group, and what the process has of it.
+/// The memory limit of this process's cgroup, and whether the process is near it.
 #[derive(Debug)]
 pub struct Budget {
     limit: Option<u64>,
@@ -29,7 +29,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Looks for the limit.
+    /// Reads the limit of this process.
     pub fn of_this_process() -> Self {
         Self::of(limit(Path::new("/proc")))
     }
@@ -38,12 +38,12 @@ impl Budget {
         Self { limit, stopped: false }
     }
 
-    /// The limit in bytes, if there is one.
+    /// The limit in bytes; `None` if there is no limit.
     pub fn limit(&self) -> Option<u64> {
         self.limit
     }
 
-    /// Whether there is to be nothing new, as of now.
+    /// Reads the memory of this process. Returns whether the daemon should take nothing new.
     pub fn is_short(&mut self) -> bool {
         if self.limit.is_some()
             && let Some(resident) = resident()
@@ -53,7 +53,7 @@ impl Budget {
         self.stopped
     }
 
-    /// So many bytes are resident.
+    /// Decides for this number of resident bytes.
     fn takes(&mut self, resident: u64) {
         let Some(limit) = self.limit else { return };
         let (parts, of) = if self.stopped { GO_AT } else { STOP_AT };
@@ -61,7 +61,7 @@ impl Budget {
     }
 }
 
-/// Has the allocator give back to the system what is free.
+/// Makes the allocator return free memory to the system.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes a number, and may be called at any time.
@@ -70,21 +70,22 @@ pub fn give_back() {
     }
 }
 
-/// This process's memory (proc(5), `statm`).
+/// The resident memory of this process in bytes (proc(5), `statm`).
 fn resident() -> Option<u64> {
     let text = first_of(Path::new("/proc/self/statm"), AT_MOST).ok()?;
     let pages: u64 = str::from_utf8(&text).ok()?.split(' ').nth(1)?.parse().ok()?;
     Some(pages * procfs::page_size())
 }
 
-/// The lowest limit of the group that this process is in and of those around it.
+/// The lowest limit of this process's cgroup and the cgroups above it, in bytes.
 fn limit(proc: &Path) -> Option<u64> {
     let read = |name: &str| String::from_utf8(first_of(&proc.join(name), AT_MOST).ok()?).ok();
     let (groups, mounts) = (read("self/cgroup")?, read("self/mountinfo")?);
     places(&groups, &mounts).iter().flat_map(limits).min()
 }
 
-/// The groups that limit this process's memory: folders, with the highest that can be seen.
+/// A cgroup that limits this process's memory: its folder, the highest folder that is visible, and the name of the file
+/// with the limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     group: PathBuf,
@@ -92,7 +93,7 @@ struct Place {
     file: &'static str,
 }
 
-/// Source: cgroups(7), `/proc/[pid]/cgroup`; proc(5), `/proc/[pid]/mountinfo`.
+/// The cgroups of a process, from `/proc/[pid]/cgroup` (cgroups(7)) and `/proc/[pid]/mountinfo` (proc(5)).
 fn places(groups: &str, mounts: &str) -> Vec<Place> {
     let mut places = Vec::new();
     for line in groups.lines() {
@@ -115,14 +116,14 @@ fn places(groups: &str, mounts: &str) -> Vec<Place> {
         });
         let Some((shown, mounted)) = mount else { continue };
         let root = PathBuf::from(mounted);
-        // In a container the mount may show no more than the own group.
+        // In a container the mount may show only the container's own cgroup.
         let below = Path::new(path).strip_prefix(shown).unwrap_or(Path::new(""));
         places.push(Place { group: root.join(below), root, file });
     }
     places
 }
 
-/// What the group and those around it say.
+/// The limits of a cgroup and of the cgroups above it.
 fn limits(place: &Place) -> impl Iterator<Item = u64> {
     let Place { group, root, file } = place;
     group.ancestors().take_while(move |folder| folder.starts_with(root)).filter_map(move |folder| {

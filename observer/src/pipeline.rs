@@ -1,4 +1,4 @@
-//! The pipeline of the daemon, and what a scrape needs of it.
+//! The pipeline of the daemon, and its snapshot for a scrape.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::{
     metrics::{Daemon, ExpositionConfig, Gap, PathNames, Snapshot},
 };
 
-/// The state of one worker, with a line for each call that failed (`--log-errors`).
+/// The pipeline of one worker, with a line for each failed call (`--log-errors`).
 pub type Pipeline = observer_core::pipeline::Pipeline<Option<Failures>>;
 
-/// A copy of what a scrape needs, without the declared types of methods. `daemon` is completed with what the
-/// pipeline knows.
+/// Copies the figures of a pipeline for a scrape, without the declared types of methods. Adds the pipeline's own figures
+/// to `daemon`.
 pub fn snapshot(
     pipeline: &Pipeline,
     mut daemon: Daemon,
@@ -23,7 +23,7 @@ pub fn snapshot(
     daemon.hpack_errors = figures.bad_blocks;
     daemon.hpack_unknown_references = figures.unknown_references;
     daemon.connections_seen.grpc = figures.grpc_connections;
-    // The BPF programs count a connection with its preface, before its first call.
+    // The BPF programs count a connection as HTTP/2 at its preface, before its first call.
     let http2 = &mut daemon.connections_seen.http2;
     *http2 = http2.saturating_sub(figures.grpc_connections);
     daemon.unmeasured = pipeline.streams();

@@ -1,12 +1,11 @@
-//! What must be so before a kernel program is loaded, checked one by one, so that the user reads
-//! what to do instead of what a system call returned.
+//! Checks the preconditions for loading BPF programs one by one, so that an error says what to do instead of what a
+//! system call returned.
 //!
-//! [`findings`] is for `observer check`, [`verify`] for the start, [`bind`] for both: the address
-//! comes before the kernel, as it is the likelier mistake.
+//! [`findings`] is for `observer check`, [`verify`] for the start, [`bind`] for both: the address is checked before the
+//! kernel, because it is the likelier mistake.
 
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
@@ -24,14 +23,14 @@ use crate::{
     system_paths::SystemPaths,
 };
 
-/// One precondition, and whether it is met.
+/// A precondition, and whether it is met.
 #[derive(Debug)]
 pub struct Finding {
-    /// What was looked at, in a word or two.
+    /// The name of the precondition, in a word or two.
     pub subject: &'static str,
-    /// What was found, or what is wrong and what to do: one line each.
+    /// The state that was found, or an error that says what to do: one line each.
     pub outcome: Result<String>,
-    /// Whether it was found; if not, the outcome says what is assumed.
+    /// Whether the state is known. If not, the outcome says what is assumed.
     pub is_known: bool,
 }
 
@@ -41,7 +40,7 @@ impl Finding {
     }
 }
 
-/// Looks at every precondition except the address.
+/// Checks every precondition except the address.
 pub fn findings(config: &Config, places: &SystemPaths) -> Vec<Finding> {
     let mut findings = vec![
         Finding::new("privileges", own_privileges(&places.proc)),
@@ -58,12 +57,12 @@ pub fn findings(config: &Config, places: &SystemPaths) -> Vec<Finding> {
     findings
 }
 
-/// The first precondition that is not met.
+/// Returns the error of the first precondition that is not met.
 pub fn verify(config: &Config, places: &SystemPaths) -> Result<()> {
     findings(config, places).into_iter().try_for_each(|finding| finding.outcome.map(drop))
 }
 
-/// Listens on `address`; the socket is non-blocking, as tokio wants it.
+/// Listens on `address`, with a non-blocking socket for tokio.
 pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => anyhow!(
@@ -86,7 +85,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Makes the listener for probes. Everybody may connect to a Unix socket: what it says is no secret.
+/// Creates the listener for probes, non-blocking. Every user may connect to a Unix socket: the answers are not secret.
 pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
     let path = match address {
         HealthListen::Tcp(address) => {
@@ -95,7 +94,7 @@ pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
         HealthListen::Unix(path) => path,
     };
     let shown = path.display();
-    // What an earlier daemon left; one that runs is not to lose its own.
+    // An earlier daemon may have left its socket. A running one must not lose it.
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
     if is_socket && UnixStream::connect(path).is_err_and(is_refused) {
@@ -110,22 +109,21 @@ pub fn bind_health(address: &HealthListen) -> Result<HealthListener> {
     Ok(HealthListener::Unix(listener))
 }
 
-/// Either will do: it decides which backend is the best.
+/// Whether the kernel preempts BPF programs. Both are allowed: it decides which backend is the best.
 fn preemption(places: &SystemPaths) -> Finding {
     let preemption = Preemption::of(places);
-    let mut told = preemption.to_string();
-    if preemption == Preemption::Unknown {
-        // Writing to a String does not fail.
-        let _ = write!(
-            told,
-            ": the kernel does not report whether it preempts. observer assumes that it does, and \
-             uses a backend that would miss transfers only if no other works. To find out, run as \
-             root, with {} readable (mount -t debugfs debugfs /sys/kernel/debug)",
-            places.sched_preempt.display()
-        );
-    }
     let is_known = preemption != Preemption::Unknown;
-    Finding { is_known, ..Finding::new("preemption", Ok(told)) }
+    let text = if is_known {
+        preemption.to_string()
+    } else {
+        format!(
+            "{preemption}: the kernel does not report whether it preempts. observer assumes that \
+             it does, and uses a backend that would miss transfers only if no other works. To find \
+             out, run as root, with {} readable (mount -t debugfs debugfs /sys/kernel/debug)",
+            places.sched_preempt.display()
+        )
+    };
+    Finding { is_known, ..Finding::new("preemption", Ok(text)) }
 }
 
 fn own_privileges(proc: &Path) -> Result<String> {
@@ -136,10 +134,10 @@ fn own_privileges(proc: &Path) -> Result<String> {
     privileges(&read("status")?, &read("uid_map")?).map(str::to_owned)
 }
 
-/// Judges the texts of `/proc/self/status` and `/proc/self/uid_map`; says what suffices.
+/// Checks the texts of `/proc/self/status` and `/proc/self/uid_map`. Returns the capabilities that suffice.
 ///
-/// `CAP_BPF` loads programs and creates maps, `CAP_PERFMON` lets them read kernel memory and be
-/// attached (capabilities(7), Linux 5.8); before, and instead, `CAP_SYS_ADMIN`.
+/// `CAP_BPF` allows to load programs and create maps, `CAP_PERFMON` to attach programs that read kernel memory
+/// (capabilities(7), Linux 5.8). `CAP_SYS_ADMIN` includes both.
 fn privileges(status: &str, uid_map: &str) -> Result<&'static str> {
     const SYS_ADMIN: u64 = 1 << 21;
     const PERFMON: u64 = 1 << 38;
@@ -159,8 +157,8 @@ fn privileges(status: &str, uid_map: &str) -> Result<&'static str> {
         }
         "CAP_BPF and CAP_PERFMON"
     };
-    // user_namespaces(7): the initial namespace maps everything to itself. The kernel honours
-    // these capabilities nowhere else.
+    // user_namespaces(7): only the initial namespace maps everything to itself. The kernel honours these
+    // capabilities only there.
     if !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
         bail!(
             "this process is root only in a user namespace (a rootless container?): run it on the \
@@ -175,8 +173,8 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
 }
 
-/// `kernel_lockdown(7)`: in confidentiality mode no program may read kernel memory, and every
-/// one of ours does.
+/// The mode of lockdown (kernel_lockdown(7)). In confidentiality mode BPF programs must not read kernel memory, and all
+/// of observer's do.
 fn lockdown(path: &Path) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(modes) if modes.contains("[confidentiality]") => bail!(
@@ -184,12 +182,12 @@ fn lockdown(path: &Path) -> Result<String> {
              memory: boot with lockdown=integrity or without lockdown"
         ),
         Ok(modes) if modes.contains("[integrity]") => Ok("integrity, which is sufficient".into()),
-        // Unreadable or absent: loading will tell.
+        // Unreadable or absent: loading will show it.
         Ok(_) | Err(_) => Ok("off".into()),
     }
 }
 
-/// Whether `path` begins like raw BTF (`include/uapi/linux/btf.h`).
+/// Returns an error if the file does not start like raw BTF (`include/uapi/linux/btf.h`).
 fn btf(path: &Path) -> Result<()> {
     const MAGIC: u16 = 0xeb9f;
     let shown = path.display();
@@ -210,7 +208,7 @@ fn btf(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether `pid` is a running process, and not only one of its threads.
+/// Returns an error if `pid` is not a running process but a thread, a zombie or not there.
 fn process(proc: &Path, pid: u32) -> Result<()> {
     let gone = || {
         anyhow!(
@@ -218,16 +216,16 @@ fn process(proc: &Path, pid: u32) -> Result<()> {
              finds processes that start later"
         )
     };
-    // What is asked for comes before the groups, of which there may be 65,536.
+    // The fields stand before the list of groups, which may have 65,536 entries.
     let status = match first_of(&proc.join(pid.to_string()).join("status"), 4096) {
         Ok(status) => String::from_utf8_lossy(&status).into_owned(),
-        // ESRCH: it ended between open and read.
+        // ESRCH: it exited between open and read.
         Err(error) if error.kind() == ErrorKind::NotFound || is_esrch(&error) => {
             return Err(gone());
         }
         Err(error) => bail!("cannot read the status of process {pid}: {error}; run as root"),
     };
-    // Ended, and only waiting for its parent to ask how.
+    // A zombie has exited, and its parent has not waited for it yet.
     if let Some("Z" | "X") = field(&status, "State:") {
         return Err(gone());
     }
@@ -257,7 +255,7 @@ mod tests {
         format!("Name:\tobserver\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective}\nCapBnd:\t0\n")
     }
 
-    /// The error's text: one line that contains every part of `told`.
+    /// Checks the error's text: one line that contains all parts.
     fn told<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) {
         let text = format!("{:#}", outcome.expect_err("not met"));
         assert_eq!(text.lines().count(), 1, "{text}");

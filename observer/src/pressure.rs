@@ -1,20 +1,20 @@
-//! Whether threads that could run had to wait for a processor, as the kernel tells it.
+//! Whether runnable threads had to wait for a CPU, as the kernel reports it.
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
-/// Since Linux 4.20; absent where it is switched off (`psi=0` on the kernel's command line).
+/// The kernel's file, since Linux 4.20; absent if it is switched off (`psi=0` on the kernel's command line).
 const PATH: &str = "/proc/pressure/cpu";
 
-/// The part of the time in which a thread had to wait from which on processors are taken to be short of it.
+/// CPUs count as short if a thread had to wait for more than 1/`SHORT` of the time.
 const SHORT: u64 = 10;
 
-/// Looks at longer intervals than this only: the kernel adds up in steps of its own.
+/// The shortest interval between two samples: the kernel adds up in steps of its own.
 const INTERVAL_NS: u64 = 20_000_000;
 
-/// How long threads have waited.
+/// The time that threads have waited for a CPU.
 #[derive(Debug)]
 pub struct Pressure {
-    /// Kept open, for when the path may no longer be opened.
+    /// Kept open: the daemon may not open the path later.
     file: Option<File>,
     last: Option<Sample>,
     stall_free_since_ns: u64,
@@ -23,17 +23,18 @@ pub struct Pressure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sample {
     at_ns: u64,
-    /// For how long some thread has waited for a processor since the start.
+    /// The time in which at least one thread has waited for a CPU, since boot.
     waited_us: u64,
 }
 
 impl Pressure {
-    /// Nothing known yet.
+    /// Opens the kernel's file. Nothing is known before the second sample.
     pub fn open() -> Self {
         Self { file: File::open(PATH).ok(), last: None, stall_free_since_ns: u64::MAX }
     }
 
-    /// Since when threads that could run have run, until now; `u64::MAX` if that is not known.
+    /// The time since when runnable threads have not had to wait, in nanoseconds of the monotonic clock; `u64::MAX` if it
+    /// is not known.
     pub fn stall_free_since(&mut self, now_ns: u64) -> u64 {
         if self.last.is_none_or(|last| now_ns.saturating_sub(last.at_ns) >= INTERVAL_NS) {
             let waited_us = self.file.as_ref().and_then(waited_us);
@@ -63,7 +64,7 @@ fn waited_us(file: &File) -> Option<u64> {
     parse(text.get(..length)?)
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`, and a line for `full` (Documentation/accounting/psi.rst).
+/// Parses the total of `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345` (Documentation/accounting/psi.rst).
 fn parse(text: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(text).ok()?.lines().find(|line| line.starts_with("some "))?;
     line.split(' ').find_map(|word| word.strip_prefix("total="))?.parse().ok()
@@ -87,7 +88,7 @@ mod tests {
     #[test]
     fn a_tenth_of_the_time_is_short() {
         assert_eq!(since(&[]), u64::MAX);
-        assert_eq!(since(&[Some((100, 5))]), 100 * MS, "of what was before nobody knows");
+        assert_eq!(since(&[Some((100, 5))]), 100 * MS, "the time before is not known");
         assert_eq!(since(&[Some((100, 5)), Some((200, 10_005))]), 100 * MS);
         assert_eq!(since(&[Some((100, 5)), Some((200, 10_006))]), 200 * MS);
         assert_eq!(since(&[Some((100, 5)), Some((200, 90_005)), Some((300, 90_005))]), 200 * MS);

@@ -1,11 +1,11 @@
-//! Gives up what the daemon was started with, once the kernel programs are attached.
+//! Drops the daemon's privileges once the BPF programs are attached.
 //!
-//! What is attached stays attached, and maps are used through descriptors that are open: from here
-//! on the daemon reads a ring, files of `/proc`, and what scrapers send, and none of that takes a
-//! capability, or root's files. So a mistake in it is worth little to whoever finds it.
+//! Attached programs stay attached, and maps are used through open file descriptors. From then on the daemon reads rings,
+//! files of `/proc` and requests of scrapers. That needs neither a capability nor root's files. So an attacker gains
+//! little from a bug in it.
 //!
-//! All of it is a thread's own but for the limit on core dumps and who may look into its memory, and a thread has what
-//! the one has that started it: [`give_up`] comes before there is another thread.
+//! Apart from the limit on core dumps and the dumpable flag, privileges belong to a thread, and a new thread inherits
+//! them. So [`give_up`] must be called before there is another thread.
 
 #![forbid(unsafe_code)]
 
@@ -29,16 +29,16 @@ use tracing::debug;
 use crate::process::ProcFs;
 use observer_core::process::{Detail, ProcessSource as _};
 
-/// Where users are.
+/// The file of users.
 const PASSWD: &str = "/etc/passwd";
 
-/// Who it is where nobody said, in this order.
+/// The users to run as without `--run-as`: the first one that exists.
 const USUAL: [&str; 2] = ["observer", "nobody"];
 
-/// The number of `nobody`, where there is no file of users: an image that has nothing but the daemon.
+/// The UID of `nobody` without a file of users, as in an image that has only the daemon.
 const NOBODY: u32 = 65_534;
 
-/// Whom a daemon that root has started goes on as.
+/// The user that a daemon runs as after root has started it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     name: String,
@@ -47,7 +47,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// The user of `--run-as`, or the usual one; `None` where the daemon stays who it is.
+    /// The user of `--run-as`, or the usual one; `None` if the daemon does not change its user.
     pub fn of(asked_for: Option<&str>) -> Result<Option<Self>> {
         let users = fs::read_to_string(PASSWD).unwrap_or_default();
         Self::among(&users, asked_for, geteuid().as_raw())
@@ -78,7 +78,7 @@ impl Account {
         Ok(Some(found))
     }
 
-    /// `name:password:UID:GID:…` (passwd(5)).
+    /// Finds the user in lines of `name:password:UID:GID:…` (passwd(5)).
     fn named(users: &str, name: &str) -> Option<Self> {
         let mut words =
             users.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.split(':');
@@ -86,13 +86,13 @@ impl Account {
         Some(Self { name: name.to_owned(), uid, gid })
     }
 
-    /// `UID` or `UID:GID`.
+    /// Parses `UID` or `UID:GID`.
     fn numbered(text: &str) -> Option<Self> {
         let (uid, gid) = text.split_once(':').unwrap_or((text, text));
         Some(Self { name: text.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()? })
     }
 
-    /// Its capabilities stay, to be given up one by one.
+    /// Becomes this user. The permitted capabilities stay.
     fn assume(&self) -> Result<()> {
         const HINT: &str = "add CAP_SETUID and CAP_SETGID, which are given up afterwards, or stay \
                             root with --run-as root";
@@ -111,17 +111,17 @@ impl Display for Account {
     }
 }
 
-/// Becomes `account`, and gives up every capability that this kernel does not go on asking for to tell these labels,
-/// for good: not even a program that this process executed would have them again. Nobody but root can look into its
-/// memory any more, dead or alive. Says which capabilities are left.
+/// Becomes `account`, and drops every capability that this kernel does not require later, for these labels and for
+/// `sweep`, the daemon's use of bpf(2). Returns the capabilities that are left.
 ///
-/// `sweep` is what the daemon goes on doing with bpf(2).
+/// This cannot be undone: even a program that this process executes does not get them back. Only root can read the
+/// memory of this process, and it leaves no core dump.
 pub fn give_up(
     sweep: impl Fn() -> Result<()>,
     labels: &[Detail],
     account: Option<&Account>,
 ) -> Result<CapabilitySet> {
-    // They are read from /proc/self/auxv when they are first asked for, which is root's later.
+    // Their first use reads /proc/self/auxv, which belongs to root later.
     let _ = (procfs::page_size(), procfs::ticks_per_second());
     no_core_dumps()?;
     set_no_new_privs(true).context("cannot set no_new_privs")?;
@@ -129,25 +129,33 @@ pub fn give_up(
     if let Some(account) = account {
         account.assume()?;
     }
-    // The last use of them.
+    // The last use of the capabilities.
     set(had, had).context("cannot use the process's capabilities")?;
     if had.contains(CapabilitySet::SETPCAP) {
         empty_bounding_set().context("cannot give up capabilities of the bounding set")?;
-        let bits = CapabilitiesSecureBits::from_bits_retain(SECURE_BITS);
+        // UID 0 and a change of the user give no capabilities; no program gets ambient ones. Locked
+        // (linux/securebits.h).
+        let bits = CapabilitiesSecureBits::NO_ROOT
+            | CapabilitiesSecureBits::NO_ROOT_LOCKED
+            | CapabilitiesSecureBits::NO_SETUID_FIXUP
+            | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+            | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+            | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+            | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
         set_capabilities_secure_bits(bits).context("cannot set secure bits")?;
     } else {
         debug!("without CAP_SETPCAP the bounding set stays; no_new_privs makes it ineffective");
     }
-    // Asked for without them, and while they can still be had back.
+    // Checks what works without capabilities, while they can still be restored.
     set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
     let left = asked_for(sweep, labels) & had;
     set(left, left).context("cannot give up capabilities")?;
-    // A change of the user sets it as well, to what the system says.
+    // A change of the user sets it too, but to fs.suid_dumpable.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot unset dumpable")?;
     Ok(left)
 }
 
-/// Of a limit that cannot be set, it is enough that it is so.
+/// Sets the limit of core dumps to 0. If it cannot be set but is 0, that is enough.
 fn no_core_dumps() -> Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     match setrlimit(Resource::Core, none) {
@@ -156,44 +164,34 @@ fn no_core_dumps() -> Result<()> {
     }
 }
 
-/// uid 0 is no reason for capabilities, nor is a change of the user; none is for a program that is executed. Locked
-/// (linux/securebits.h).
-const SECURE_BITS: u32 = CapabilitiesSecureBits::NO_ROOT.bits()
-    | CapabilitiesSecureBits::NO_ROOT_LOCKED.bits()
-    | CapabilitiesSecureBits::NO_SETUID_FIXUP.bits()
-    | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED.bits()
-    | CapabilitiesSecureBits::KEEP_CAPS_LOCKED.bits()
-    | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE.bits()
-    | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED.bits();
-
 fn empty_bounding_set() -> io::Result<()> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match capability_is_in_bounding_set(capability) {
             Ok(true) => remove_capability_from_bounding_set(capability)?,
             Ok(false) => {}
-            // The kernel has no more.
+            // The kernel has no further capabilities.
             Err(_) => break,
         }
     }
     Ok(())
 }
 
+/// The capabilities that this kernel requires for `sweep` and the labels.
 fn asked_for(sweep: impl Fn() -> Result<()>, labels: &[Detail]) -> CapabilitySet {
     let mut asked_for = CapabilitySet::empty();
-    // Before Linux 5.19, with `kernel.unprivileged_bpf_disabled`, for every bpf(2).
+    // Before Linux 5.19, every bpf(2) needs it with `kernel.unprivileged_bpf_disabled`.
     if sweep().is_err() {
         asked_for |= CapabilitySet::BPF;
     }
-    // Where proc(5) is mounted with `hidepid`, for the names of other users' processes; everywhere,
-    // for their programs.
+    // Names of other users' processes need it if proc(5) is mounted with `hidepid`; their `exe` always does.
     if ProcFs::default().comm(1).is_none() || labels.contains(&Detail::Exe) {
         asked_for |= CapabilitySet::SYS_PTRACE;
     }
     asked_for
 }
 
-/// Takes the ambient ones along: they are never more than the permitted and inheritable ones.
+/// Sets the effective and permitted capabilities. That also clears the ambient ones, which must be inheritable.
 fn set(effective: CapabilitySet, permitted: CapabilitySet) -> io::Result<()> {
     set_capabilities(
         None,

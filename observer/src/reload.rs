@@ -1,6 +1,7 @@
-//! What SIGHUP asks for: files that the daemon has open are opened again, those that it has read are
-//! read again. What is read whenever it is used (a web configuration and what it names, tokens for
-//! Kubernetes) needs no signal; flags, variables and the config file are for a start.
+//! SIGHUP: reopens the files of stdout and stderr, and reads the descriptor set again.
+//!
+//! The web configuration with its files, and the files for Kubernetes, are read whenever they are used and need no
+//! signal. Flags, variables and the config file are read only at the start.
 
 #![forbid(unsafe_code)]
 
@@ -17,18 +18,18 @@ use tracing::{info, warn};
 
 use crate::{config::Config, metrics::Descriptors, worker::Workers};
 
-/// What is opened and read again.
+/// The files that are opened or read again.
 #[derive(Debug)]
 pub struct Reload {
     descriptor_set: Option<PathBuf>,
     stdout: Option<PathBuf>,
     stderr: Option<PathBuf>,
-    /// The daemon was started at a terminal.
+    /// Whether the daemon was started at a terminal.
     at_terminal: bool,
 }
 
 impl Reload {
-    /// As things are at the start: of a file that was renamed since nobody knows what it was called.
+    /// Finds the names of the files. To be called at the start: after a file was renamed, its old name is not known.
     pub fn new(config: &Config) -> Self {
         Self {
             descriptor_set: config.descriptor_set.clone(),
@@ -38,26 +39,24 @@ impl Reload {
         }
     }
 
-    /// What is opened again to be written.
+    /// The files that are opened again for writing.
     pub fn outputs(&self) -> Vec<PathBuf> {
         self.stdout.iter().chain(&self.stderr).cloned().collect()
     }
 
-    /// Whether the terminal is gone that the daemon was started at: then SIGHUP says that, and asks for
-    /// nothing.
+    /// Whether the terminal was closed that the daemon was started at. Then SIGHUP means that, not a reload.
     pub fn is_terminal_gone(&self) -> bool {
         self.at_terminal && !is_at_terminal()
     }
 
-    /// Does what SIGHUP asks for. What fails stays as it was, and is a line in the log.
+    /// Reopens and reads the files. A file that fails stays as it was, and is logged.
     pub fn run(&self, workers: &Workers) {
-        for (name, path) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+        for (name, path, replace) in [
+            ("stdout", &self.stdout, dup2_stdout as fn(File) -> _),
+            ("stderr", &self.stderr, dup2_stderr),
+        ] {
             let Some(path) = path else { continue };
-            let taken = reopened(path).and_then(|file| match name {
-                "stdout" => Ok(dup2_stdout(file)?),
-                _ => Ok(dup2_stderr(file)?),
-            });
-            match taken {
+            match reopened(path).and_then(|file| Ok(replace(file)?)) {
                 Ok(()) => info!("SIGHUP: reopened {name} at {}", path.display()),
                 Err(error) => warn!(
                     "SIGHUP: {name} keeps its file, because {} cannot be opened: {error}",
@@ -84,7 +83,7 @@ fn is_at_terminal() -> bool {
     io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }
 
-/// The name of the file that a descriptor is of, if it is of one that has a name.
+/// The name of the regular file behind a file descriptor, if it still has that name.
 fn file_behind(descriptor: &Path) -> Option<PathBuf> {
     let name = fs::read_link(descriptor).ok()?;
     let (open, named) = (fs::metadata(descriptor).ok()?, fs::metadata(&name).ok()?);
@@ -95,7 +94,7 @@ fn file_behind(descriptor: &Path) -> Option<PathBuf> {
     (open.is_file() && same(&open, &named)).then_some(name)
 }
 
-/// The file of that name, a new one if it was renamed; new text comes at its end.
+/// Opens the file for appending. If it was renamed, creates a new one.
 fn reopened(path: &Path) -> Result<File> {
     let mode = fs::metadata(path).map_or(0o640, |metadata| metadata.permissions().mode());
     let file = OpenOptions::new().append(true).create(true).mode(mode).open(path);

@@ -1,17 +1,17 @@
-//! Where the kernel says how it is set up: tests look elsewhere.
+//! Paths where the kernel describes its configuration. Tests use others.
 
 use std::path::PathBuf;
 
-/// Where the kernel says how it is set up.
+/// Paths where the kernel describes its configuration.
 #[derive(Debug, Clone)]
 pub struct SystemPaths {
     /// The `proc` file system.
     pub proc: PathBuf,
-    /// Where the `tracefs` file system may be mounted, in the order in which aya looks for it.
+    /// Mount points of the `tracefs` file system, in the order in which aya tries them.
     pub tracefs: Vec<PathBuf>,
-    /// The state of kernel lockdown; absent from kernels without it.
+    /// The state of kernel lockdown; absent on kernels without it.
     pub lockdown: PathBuf,
-    /// The modes of preemption and the present one; only root finds it, where debugfs is mounted.
+    /// The modes of preemption and the present one; only root can read it, if debugfs is mounted.
     pub sched_preempt: PathBuf,
 }
 

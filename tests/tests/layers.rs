@@ -80,6 +80,7 @@ const CRATES: [(&str, &[&str]); 4] = [
         &[
             "clock",
             "files",
+            "sync",
             "system_paths",
             "certificates",
             "http_client",

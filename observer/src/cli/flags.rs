@@ -1,16 +1,16 @@
-//! The subcommands and the flags: what they are called, what they take, what `--help` says of each.
+//! The subcommands and the flags: their names, values and help.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use observer_common::record::MAX_RINGS;
 
 use crate::config::{
-    Backend, CgroupName, Comm, Config, HealthListen, PortRange, RingSize, listen, pid, series_ttl,
-    uid,
+    Backend, CgroupName, Comm, Config, HealthListen, KERNEL_BTF, PortRange, RingSize, listen, pid,
+    series_ttl, uid,
 };
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -103,7 +103,7 @@ pub(super) struct Top {
     pub(super) json: bool,
 
     /// Sorts rows by this column, the largest number first
-    #[arg(long, value_name = "COLUMN", value_parser = order(), default_value = "errors")]
+    #[arg(long, value_name = "COLUMN", default_value = "errors")]
     pub(super) sort: Order,
 
     /// Shows only rows that contain all these words, such as "server orders"
@@ -111,19 +111,30 @@ pub(super) struct Top {
     pub(super) filter: String,
 }
 
-fn order() -> impl TypedValueParser<Value = Order> {
-    PossibleValuesParser::new(Order::ALL.map(Order::name)).try_map(|name| {
-        let named = Order::ALL.into_iter().find(|order| order.name() == name);
-        named.ok_or("not a column")
-    })
+/// The flags of the daemon, by their heading in the help.
+///
+/// For each flag, the first paragraph is the text of `-h`; the others have syntax and an example. [`super::help`] adds
+/// the default and the environment variable.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    pub(super) watched: Watched,
+    #[command(flatten)]
+    pub(super) published: Published,
+    #[command(flatten)]
+    pub(super) kernel: InKernel,
+    #[command(flatten)]
+    pub(super) general: General,
+    #[command(flatten)]
+    pub(super) failed_calls: FailedCalls,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    pub(super) kubernetes: Kubernetes,
 }
 
-/// Each first paragraph is the help of `-h`; the others say syntax and example. Default and
-/// variable are added by [`super::help`].
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "the texts of --help")]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
-pub(super) struct Options {
+#[command(next_help_heading = "What is watched")]
+pub(super) struct Watched {
     /// Watches only connections to these TCP ports
     ///
     /// Numbers from 1 to 65535 and ranges, comma separated or repeated. A port is the one that the
@@ -131,8 +142,7 @@ pub(super) struct Options {
     /// does not count. Unix sockets have no port: with --port they are not watched.
     ///
     /// Example: --port 50051,8000-8100
-    #[arg(long, value_name = "PORT", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched")]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub(super) port: Vec<PortRange>,
 
     /// Watches only these processes, by process ID
@@ -142,8 +152,7 @@ pub(super) struct Options {
     /// is watched.
     ///
     /// Example: --pid 4711,4712
-    #[arg(long, value_name = "PID", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched", value_parser = pid)]
+    #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = pid)]
     pub(super) pid: Vec<u32>,
 
     /// Watches only processes with these names
@@ -155,8 +164,7 @@ pub(super) struct Options {
     /// them is watched.
     ///
     /// Example: --comm python3,greeter
-    #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) comm: Vec<Comm>,
 
     /// Watches only processes of these users
@@ -166,8 +174,7 @@ pub(super) struct Options {
     /// watched.
     ///
     /// Example: --uid 1000,65534
-    #[arg(long, value_name = "UID", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched", value_parser = uid)]
+    #[arg(long, value_name = "UID", value_delimiter = ',', value_parser = uid)]
     pub(super) uid: Vec<u32>,
 
     /// Watches only processes in these cgroups, or in cgroups below them
@@ -178,8 +185,7 @@ pub(super) struct Options {
     /// process that matches one of them is watched.
     ///
     /// Example: --cgroup orders.service,kubepods.slice
-    #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is watched")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) cgroup: Vec<CgroupName>,
 
     /// Also watches the descendants of the selected processes
@@ -189,20 +195,23 @@ pub(super) struct Options {
     /// --children=false overrides the environment and the config file.
     ///
     /// Example: --pid 4711 --children
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
-    #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
-    #[arg(hide_possible_values = true, help_heading = "What is watched")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub(super) children: bool,
+}
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What is published")]
+pub(super) struct Published {
     /// Serves the page, /metrics, /healthz and /readyz at this address
     ///
     /// An IP address and a port. Everyone who can reach it can read the names of services and
     /// processes. 127.0.0.1 can be reached from this machine only.
     ///
     /// Example: --listen 0.0.0.0:9464, or --listen [::]:9464 for IPv6 as well
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen, global = true)]
-    #[arg(default_value_t = Config::default().listen, help_heading = "What is published")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
+    #[arg(default_value_t = Config::default().listen)]
     pub(super) listen: std::net::SocketAddr,
 
     /// Also serves /healthz and /readyz at this address
@@ -212,7 +221,7 @@ pub(super) struct Options {
     /// cannot block probes here.
     ///
     /// Example: --health-listen 0.0.0.0:9465, or --health-listen unix:/run/observer/health.sock
-    #[arg(long, value_name = "ADDRESS:PORT", global = true, help_heading = "What is published")]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) health_listen: Option<HealthListen>,
 
     /// Host names that requests may use if --listen is 127.0.0.1 or ::1
@@ -223,8 +232,7 @@ pub(super) struct Options {
     /// here.
     ///
     /// Example: --allow-host node-7.example.org
-    #[arg(long, value_name = "NAME", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is published")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) allow_host: Vec<HostName>,
 
     /// Schema of the metrics about calls: their names and labels
@@ -236,8 +244,7 @@ pub(super) struct Options {
     /// in flight, bytes, first message, connections) are published with every schema.
     ///
     /// Example: --schema go,otel
-    #[arg(long, value_name = "SCHEMA", value_delimiter = ',', global = true)]
-    #[arg(default_values_t = [Schema::Go], help_heading = "What is published")]
+    #[arg(long, value_name = "SCHEMA", value_delimiter = ',', default_values_t = [Schema::Go])]
     pub(super) schema: Vec<Schema>,
 
     /// Config file for TLS and passwords of the HTTP server
@@ -248,8 +255,7 @@ pub(super) struct Options {
     /// read again when they change.
     ///
     /// Example: --web-config-file /etc/observer/web.yml
-    #[arg(long, visible_alias = "web.config.file", value_name = "FILE", global = true)]
-    #[arg(help_heading = "What is published")]
+    #[arg(long, visible_alias = "web.config.file", value_name = "FILE")]
     pub(super) web_config_file: Option<PathBuf>,
 
     /// Upper bounds of the latency buckets, in seconds
@@ -259,8 +265,7 @@ pub(super) struct Options {
     /// libraries whose schemas are used, and finer ones below 5 ms.
     ///
     /// Example: --buckets 0.001,0.01,0.1,1
-    #[arg(long, value_name = "SECONDS", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is published")]
+    #[arg(long, value_name = "SECONDS", value_delimiter = ',')]
     pub(super) buckets: Vec<String>,
 
     /// Adds native histograms to the classic buckets
@@ -270,10 +275,9 @@ pub(super) struct Options {
     /// Each histogram takes up to 1.7 kB more memory.
     ///
     /// Example: --native-histograms
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
-    #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
-    #[arg(hide_possible_values = true, help_heading = "What is published")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub(super) native_histograms: bool,
 
     /// Adds _created timestamps to the OpenMetrics text
@@ -283,10 +287,9 @@ pub(super) struct Options {
     /// they cost no series there.
     ///
     /// Example: --created=false
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
-    #[arg(default_value = "true", default_missing_value = "true")]
-    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
-    #[arg(hide_possible_values = true, help_heading = "What is published")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "true", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub(super) created: bool,
 
     /// File with the declared types of methods (`grpc_type`)
@@ -295,7 +298,7 @@ pub(super) struct Options {
     /// on the wire. Without this file, it is derived from the messages seen. Read again at SIGHUP.
     ///
     /// Example: --descriptor-set shop.pb
-    #[arg(long, value_name = "FILE", global = true, help_heading = "What is published")]
+    #[arg(long, value_name = "FILE")]
     pub(super) descriptor_set: Option<PathBuf>,
 
     /// Maximum number of methods per process that have series
@@ -305,8 +308,7 @@ pub(super) struct Options {
     ///
     /// Example: --max-methods 200
     #[arg(long, value_name = "N", default_value_t = Config::default().max_methods as u32)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000), global = true)]
-    #[arg(help_heading = "What is published")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) max_methods: u32,
 
     /// Maximum number of methods of all processes that have series
@@ -318,8 +320,7 @@ pub(super) struct Options {
     ///
     /// Example: --max-series 5000
     #[arg(long, value_name = "N", default_value_t = Config::default().max_series as u32)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000), global = true)]
-    #[arg(help_heading = "What is published")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) max_series: u32,
 
     /// Puts these labels of the process on every series
@@ -332,8 +333,7 @@ pub(super) struct Options {
     /// needs CAP_SYS_PTRACE, which the daemon keeps only with --labels exe.
     ///
     /// Example: --labels uid,systemd_unit
-    #[arg(long, value_name = "LABEL", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "What is published")]
+    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
     pub(super) labels: Vec<Detail>,
 
     /// How long series are kept after their process has exited
@@ -343,17 +343,19 @@ pub(super) struct Options {
     ///
     /// Example: --series-ttl 1h
     #[arg(long, value_name = "TIME", value_parser = series_ttl, default_value = "5m")]
-    #[arg(global = true, help_heading = "What is published")]
     pub(super) series_ttl: Duration,
+}
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "In the kernel")]
+pub(super) struct InKernel {
     /// Where in the kernel the BPF programs are attached
     ///
     /// The backends differ in what they need, what they cost, and what they miss. `observer check`
     /// shows which one `auto` picks on this machine, and why.
     ///
     /// Example: --backend socket
-    #[arg(long, value_name = "BACKEND", value_parser = backend(), global = true)]
-    #[arg(default_value_t = Backend::Auto, help_heading = "In the kernel")]
+    #[arg(long, value_name = "BACKEND", default_value_t = Backend::Auto)]
     pub(super) backend: Backend,
 
     /// Maximum number of connections watched at the same time
@@ -363,8 +365,7 @@ pub(super) struct Options {
     ///
     /// Example: --max-connections 4096
     #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=4_194_304), global = true)]
-    #[arg(help_heading = "In the kernel")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub(super) max_connections: u32,
 
     /// Number of worker threads, each with a ring buffer of its own
@@ -374,8 +375,7 @@ pub(super) struct Options {
     /// ring.
     ///
     /// Example: --workers 4
-    #[arg(long, value_name = "N", value_parser = workers(), global = true)]
-    #[arg(help_heading = "In the kernel")]
+    #[arg(long, value_name = "N", value_parser = workers())]
     pub(super) workers: Option<u32>,
 
     /// Size of each ring buffer between the kernel and the daemon
@@ -385,8 +385,7 @@ pub(super) struct Options {
     /// are dropped and counted.
     ///
     /// Example: --ring-size 32MiB
-    #[arg(long, value_name = "BYTES", default_value_t = RingSize::default(), global = true)]
-    #[arg(help_heading = "In the kernel")]
+    #[arg(long, value_name = "BYTES", default_value_t = RingSize::default())]
     pub(super) ring_size: RingSize,
 
     /// File with the kernel's type information (BTF)
@@ -395,97 +394,20 @@ pub(super) struct Options {
     /// the kernel that runs.
     ///
     /// Example: --btf /usr/lib/btf/5.10.0-21-amd64.btf
-    #[arg(long, value_name = "PATH", default_value = crate::config::KERNEL_BTF, global = true)]
-    #[arg(help_heading = "In the kernel")]
+    #[arg(long, value_name = "PATH", default_value = KERNEL_BTF)]
     pub(super) btf: PathBuf,
+}
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
+pub(super) struct General {
     /// Level of the log, which goes to stderr
     ///
     /// A level (off, error, warn, info, debug, trace), or levels per module, comma separated.
     ///
     /// Example: --log warn,observer::kernel=debug
-    #[arg(long, value_name = "FILTER", default_value_t = log::Filter::default(), global = true)]
-    #[arg(help_heading = "General")]
+    #[arg(long, value_name = "FILTER", default_value_t = log::Filter::default())]
     pub(super) log: log::Filter,
-
-    /// Writes one line of JSON to stdout for each failed call
-    ///
-    /// With time, process, service, method, code, message, peer, duration and trace ID. A call
-    /// between two watched processes has a line for each end. Messages may contain confidential
-    /// data: see --log-errors-omit.
-    ///
-    /// Example: --log-errors
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, global = true)]
-    #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
-    #[arg(hide_possible_values = true, help_heading = "Failed calls")]
-    pub(super) log_errors: bool,
-
-    /// Maximum lines of --log-errors per second, on average
-    ///
-    /// From 1 to 10000, which is also the largest burst. After lines were left out, the next line
-    /// has their number, as "suppressed".
-    ///
-    /// Example: --log-errors-rate 100
-    #[arg(long, value_name = "N", default_value_t = 10, global = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    #[arg(help_heading = "Failed calls")]
-    pub(super) log_errors_rate: u32,
-
-    /// Fields to leave out of the lines of --log-errors
-    ///
-    /// Comma separated or repeated: code, duration_seconds, message, method, peer, pid, process,
-    /// request_messages, response_messages, role, service, trace_id.
-    ///
-    /// Example: --log-errors-omit message,peer
-    #[arg(long, value_name = "FIELD", value_delimiter = ',', global = true)]
-    #[arg(help_heading = "Failed calls")]
-    pub(super) log_errors_omit: Vec<failures::Field>,
-
-    /// URL of the kubelet or API server to ask for the names of this node's pods
-    ///
-    /// For the labels namespace and pod. It is a kubelet without --kubernetes-node, and the API
-    /// server with it. observer asks when a process of an unknown pod appears, at most every 10
-    /// seconds. Scrapes do not wait for the answer.
-    ///
-    /// Example: --kubernetes https://10.0.0.7:10250
-    #[cfg(feature = "kubernetes")]
-    #[arg(long, value_name = "URL", value_parser = kubernetes::server, global = true)]
-    #[arg(help_heading = "Kubernetes")]
-    pub(super) kubernetes: Option<hyper::Uri>,
-
-    /// Name of the node whose pods the API server is asked for
-    ///
-    /// The node's name in Kubernetes. Without this flag, --kubernetes is a kubelet, which knows
-    /// only its own pods.
-    ///
-    /// Example: --kubernetes-node worker-7
-    #[cfg(feature = "kubernetes")]
-    #[arg(long, value_name = "NAME", global = true)]
-    #[arg(help_heading = "Kubernetes")]
-    pub(super) kubernetes_node: Option<String>,
-
-    /// File with the bearer token for Kubernetes
-    ///
-    /// The token's account must be allowed to list pods (API server) or to get nodes/proxy
-    /// (kubelet). The file is read before each request.
-    ///
-    /// Example: --kubernetes-token-file /var/run/secrets/kubernetes.io/serviceaccount/token
-    #[cfg(feature = "kubernetes")]
-    #[arg(long, value_name = "FILE", global = true)]
-    #[arg(help_heading = "Kubernetes")]
-    pub(super) kubernetes_token_file: Option<PathBuf>,
-
-    /// File with the CA certificate for the Kubernetes server
-    ///
-    /// PEM. Needed with https, and read before each request. The certificate of a kubelet that
-    /// signs its own is /var/lib/kubelet/pki/kubelet.crt.
-    ///
-    /// Example: --kubernetes-ca-file /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
-    #[cfg(feature = "kubernetes")]
-    #[arg(long, value_name = "FILE", global = true)]
-    #[arg(help_heading = "Kubernetes")]
-    pub(super) kubernetes_ca_file: Option<PathBuf>,
 
     /// User to run as after startup, if started by root
     ///
@@ -493,7 +415,7 @@ pub(super) struct Options {
     /// read again while the daemon runs. With root, the daemon stays root, without capabilities.
     ///
     /// Example: --run-as prometheus
-    #[arg(long, value_name = "USER", global = true, help_heading = "General")]
+    #[arg(long, value_name = "USER")]
     pub(super) run_as: Option<String>,
 
     /// Config file (TOML) with further settings
@@ -502,21 +424,85 @@ pub(super) struct Options {
     /// not a flag is an error.
     ///
     /// Example: --config /etc/observer.toml
-    #[arg(long, value_name = "FILE", global = true, help_heading = "General")]
+    #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 }
 
-fn backend() -> impl TypedValueParser<Value = Backend> {
-    let values = Backend::ALL.map(|backend| {
-        PossibleValue::new(backend.name()).help(match backend {
-            Backend::Auto => "the most complete one that this kernel allows",
-            Backend::Socket => "the kernel's tracepoints for socket transfers; Linux 6.3 or later",
-            Backend::Fentry => "the TCP and Unix socket functions; for kernels that do not preempt",
-            Backend::Kprobe => "the same functions, for kernels without fentry",
-            Backend::Tracepoint => "the exits of system calls; slows down every process a little",
-        })
-    });
-    PossibleValuesParser::new(values).try_map(|name| name.parse::<Backend>())
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Failed calls")]
+pub(super) struct FailedCalls {
+    /// Writes one line of JSON to stdout for each failed call
+    ///
+    /// With time, process, service, method, code, message, peer, duration and trace ID. A call
+    /// between two watched processes has a line for each end. Messages may contain confidential
+    /// data: see --log-errors-omit.
+    ///
+    /// Example: --log-errors
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub(super) log_errors: bool,
+
+    /// Maximum lines of --log-errors per second, on average
+    ///
+    /// From 1 to 10000, which is also the largest burst. After lines were left out, the next line
+    /// has their number, as "suppressed".
+    ///
+    /// Example: --log-errors-rate 100
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) log_errors_rate: u32,
+
+    /// Fields to leave out of the lines of --log-errors
+    ///
+    /// Comma separated or repeated: code, duration_seconds, message, method, peer, pid, process,
+    /// request_messages, response_messages, role, service, trace_id.
+    ///
+    /// Example: --log-errors-omit message,peer
+    #[arg(long, value_name = "FIELD", value_delimiter = ',', hide_possible_values = true)]
+    pub(super) log_errors_omit: Vec<failures::Field>,
+}
+
+#[cfg(feature = "kubernetes")]
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Kubernetes")]
+pub(super) struct Kubernetes {
+    /// URL of the kubelet or API server to ask for the names of this node's pods
+    ///
+    /// For the labels namespace and pod. It is a kubelet without --kubernetes-node, and the API
+    /// server with it. observer asks when a process of an unknown pod appears, at most every 10
+    /// seconds. Scrapes do not wait for the answer.
+    ///
+    /// Example: --kubernetes https://10.0.0.7:10250
+    #[arg(long, value_name = "URL", value_parser = kubernetes::server)]
+    pub(super) kubernetes: Option<hyper::Uri>,
+
+    /// Name of the node whose pods the API server is asked for
+    ///
+    /// The node's name in Kubernetes. Without this flag, --kubernetes is a kubelet, which knows
+    /// only its own pods.
+    ///
+    /// Example: --kubernetes-node worker-7
+    #[arg(long, value_name = "NAME")]
+    pub(super) kubernetes_node: Option<String>,
+
+    /// File with the bearer token for Kubernetes
+    ///
+    /// The token's account must be allowed to list pods (API server) or to get nodes/proxy
+    /// (kubelet). The file is read before each request.
+    ///
+    /// Example: --kubernetes-token-file /var/run/secrets/kubernetes.io/serviceaccount/token
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubernetes_token_file: Option<PathBuf>,
+
+    /// File with the CA certificate for the Kubernetes server
+    ///
+    /// PEM. Needed with https, and read before each request. The certificate of a kubelet that
+    /// signs its own is /var/lib/kubelet/pki/kubelet.crt.
+    ///
+    /// Example: --kubernetes-ca-file /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubernetes_ca_file: Option<PathBuf>,
 }
 
 fn workers() -> clap::builder::RangedI64ValueParser<u32> {

@@ -1,4 +1,4 @@
-//! The help of all flags, the manual page, completions, the version.
+//! The help of all flags, the manual page, completions and the version.
 
 use std::io::{self, Write as _};
 
@@ -20,7 +20,7 @@ fn default_buckets() -> String {
     format!("{}; also 0.075,0.75,7.5 if a schema's library has them", bounds.join(","))
 }
 
-/// The parser, before environment and file, with the notes that every flag's help has.
+/// The parser, before the environment and the file are read. The help of every flag has its default and its variable.
 pub(super) fn command() -> Command {
     let command = Cli::command().after_help(AFTER_HELP).after_long_help(AFTER_LONG_HELP);
     command.disable_help_flag(true).disable_version_flag(true).mut_args(annotated).args([
@@ -45,7 +45,7 @@ pub(super) fn command() -> Command {
     ])
 }
 
-/// What `--version` says, or with `--verbose`.
+/// The text of `--version`, or of `--version --verbose`.
 pub(super) fn version(is_verbose: bool) -> String {
     let version = env!("CARGO_PKG_VERSION");
     if !is_verbose {
@@ -59,7 +59,8 @@ pub(super) fn version(is_verbose: bool) -> String {
     )
 }
 
-/// clap's own notes are hidden, as it would read the environment itself to make them.
+/// Makes a flag of the daemon one of every subcommand, and adds its default and its variable to its help. clap's own
+/// notes are hidden: for them, clap would read the environment itself.
 fn annotated(arg: Arg) -> Arg {
     let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
     let default = match (defaults.as_slice(), arg.get_id().as_str()) {
@@ -77,17 +78,17 @@ fn annotated(arg: Arg) -> Arg {
         "{}\n\n[env: {variable}] [default: {default}]",
         arg.get_long_help().cloned().unwrap_or_default()
     );
-    arg.help(short).long_help(long).hide_default_value(true)
+    arg.help(short).long_help(long).hide_default_value(true).global(true)
 }
 
-/// A script that completes this command line, for whoever sources it.
+/// The completion script for a shell.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "observer", &mut script);
     script
 }
 
-/// The manual page, in roff: one, with a section for each subcommand.
+/// The manual page in roff, with a section for each subcommand.
 pub fn manual() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     let man = Man::new(command()).section("8");
@@ -105,7 +106,7 @@ pub fn manual() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// What would be a page of its own, as a part of another.
+/// The manual of a subcommand, as a part of the page.
 fn manual_of(subcommand: &Command) -> io::Result<String> {
     let mut text = Vec::new();
     let man = Man::new(subcommand.clone().disable_help_flag(true).disable_version_flag(true));

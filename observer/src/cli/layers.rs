@@ -1,9 +1,6 @@
-//! What the environment and the configuration file say: values for flags that are not on the
-//! command line.
+//! The environment and the config file as layers: values for flags that are not on the command line.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, Error};
@@ -11,27 +8,28 @@ use clap::{Arg, Command};
 use toml::{Table, Value};
 
 use super::Environment;
+use crate::files::text_of;
 use crate::top::PASSWORD_VARIABLE;
 
-/// A file of settings is small; what is larger is not one.
-const FILE_AT_MOST: u64 = 1 << 20;
+/// Maximum size of a config file in bytes; a larger file is another one by mistake.
+const FILE_AT_MOST: usize = 1 << 20;
 
-/// Of the daemon's variables.
+/// The prefix of the daemon's variables.
 const PREFIX: &str = "OBSERVER_";
 
-/// The values, by flag.
+/// The values of the environment and the file, by flag.
 pub(super) struct Layers(Vec<Layer>);
 
 struct Layer {
     flag: String,
     values: Vec<OsString>,
-    /// For error messages: "from …".
+    /// The place of the value, for errors: "from …".
     origin: String,
 }
 
 impl Layers {
-    /// Takes for each flag what the environment says, else what the file says. A variable or a key that is
-    /// of no flag is an error: it was meant for something.
+    /// Reads the value of each flag from the environment, else from the file. A variable or a key without a flag is an
+    /// error: the user meant something by it.
     pub(super) fn read(
         command: &Command,
         file: Option<&Path>,
@@ -60,17 +58,13 @@ impl Layers {
     /// Makes the values the defaults of their flags.
     pub(super) fn apply(&self, command: Command) -> Command {
         self.0.iter().fold(command, |command, layer| {
-            let id = command
-                .get_arguments()
-                .find(|arg| arg.get_long() == Some(&layer.flag))
-                .map(|arg| arg.get_id().clone())
-                .expect("layers are made of the command's own flags");
+            // The derived id of a flag is its field's name.
+            let id = layer.flag.replace('-', "_");
             command.mut_arg(id, |arg| arg.default_values(layer.values.clone()))
         })
     }
 
-    /// Adds to an error about one of the values where that value came from: the user has not
-    /// written the flag that the error speaks of.
+    /// Adds the place of a value to an error about it: the user has not written the flag that the error names.
     pub(super) fn name_origin(&self, error: Error) -> Error {
         let text = error.to_string();
         let text = text.trim_end().trim_start_matches("error: ");
@@ -93,7 +87,7 @@ impl Layer {
     }
 }
 
-/// The long flags that a variable and a key can stand for.
+/// The long flags that have a variable and a key.
 fn flags(command: &Command) -> impl Iterator<Item = &str> {
     command.get_arguments().filter_map(Arg::get_long).filter(|long| is_setting(long))
 }
@@ -102,28 +96,28 @@ fn is_setting(long: &str) -> bool {
     !["config", "help", "version"].contains(&long)
 }
 
-/// `max-methods` → `OBSERVER_MAX_METHODS`.
+/// The variable of a flag: `OBSERVER_MAX_METHODS` for `max-methods`.
 pub(super) fn variable_name(long: &str) -> String {
     format!("{PREFIX}{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// The variable of the flag `long`, if it says anything.
+/// The value of a flag's variable; `None` if it is not set or empty.
 pub(super) fn variable(long: &str, environment: &dyn Environment) -> Option<OsString> {
     let value = environment.get(&variable_name(long))?;
-    let says_nothing = value.is_empty() || (long == "port" && is_service_link(&value));
-    (!says_nothing).then_some(value)
+    let is_unset = value.is_empty() || (long == "port" && is_service_link(&value));
+    (!is_unset).then_some(value)
 }
 
-/// In a namespace with a Service named "observer", Kubernetes sets OBSERVER_PORT to its URL in every
-/// container (service links); nobody means a port by that.
+/// Whether a value is from Kubernetes: in a namespace with a Service named "observer", it sets OBSERVER_PORT to the
+/// Service's URL in every container (service links).
 fn is_service_link(value: &OsStr) -> bool {
     let schemes = ["tcp://", "udp://", "sctp://"];
     value.to_str().is_some_and(|text| schemes.into_iter().any(|scheme| text.starts_with(scheme)))
 }
 
-/// Likewise one of the other variables that Kubernetes sets for each Service whose name begins with
-/// "observer" (`kubelet/envvars`): `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_<NAME>`, `…_PORT`,
-/// `…_PORT_<NUMBER>_<PROTOCOL>` and that with `_PROTO`, `_PORT` and `_ADDR`.
+/// Whether Kubernetes sets this variable for a Service whose name starts with "observer" (`kubelet/envvars`):
+/// `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_<NAME>`, `…_PORT`, `…_PORT_<NUMBER>_<PROTOCOL>`, and the last one
+/// with `_PROTO`, `_PORT` or `_ADDR`.
 fn is_of_a_service(name: &str, value: &OsStr) -> bool {
     let number_and_protocol = |rest: &str| {
         let mut words = rest.split('_');
@@ -141,7 +135,7 @@ fn is_of_a_service(name: &str, value: &OsStr) -> bool {
             .any(|(at, word)| name.get(at + word.len()..).is_some_and(number_and_protocol))
 }
 
-/// A variable that begins like ours must be one.
+/// Returns an error for a variable that starts with `OBSERVER_` and belongs to no flag.
 fn refuse_unknown(
     command: &Command,
     name: &str,
@@ -184,15 +178,9 @@ fn from_file(command: &Command, path: &Path) -> Result<Vec<Layer>, String> {
 
 fn read_table(path: &Path) -> Result<Table, String> {
     let shown = path.display();
-    let mut text = String::new();
-    let read = File::open(path)
-        .and_then(|file| file.take(FILE_AT_MOST + 1).read_to_string(&mut text))
-        .map_err(|error| {
-            format!("cannot read the config file {shown}: {error}; correct --config")
-        })?;
-    if read as u64 > FILE_AT_MOST {
-        return Err(format!("{shown} is larger than 1 MiB: is it the config file?"));
-    }
+    let text = text_of(path, FILE_AT_MOST).map_err(|error| {
+        format!("cannot read the config file {shown}: {error}; correct --config")
+    })?;
     text.parse::<Table>().map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -200,7 +188,7 @@ fn read_table(path: &Path) -> Result<Table, String> {
     })
 }
 
-/// The flag that is spelled most like this: clap knows it.
+/// The flag with the most similar spelling, as clap suggests it.
 fn nearest(command: &Command, long: &str) -> Option<String> {
     let error =
         command.clone().try_get_matches_from(["observer".to_owned(), format!("--{long}")]).err()?;

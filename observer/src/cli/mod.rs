@@ -1,10 +1,9 @@
-//! The command line, the environment and the configuration file: one parser, one set of error
-//! messages.
+//! The command line, the environment and the config file, with one parser and one set of error messages.
 //!
-//! [`parse`] is what `main` calls. What the environment and the file say becomes the default of
-//! the flag with that name (`layers`), so that a flag beats the environment, the environment
-//! beats the file, and the file beats what is built in. The flags and their texts are in `flags`, what all help has in
-//! `help`; `validate` makes a [`Config`] of them. Values are read by [`crate::config`].
+//! `main` calls [`parse`]. A value in the environment or the file becomes the default of the flag with that name
+//! (`layers`). So a flag overrides the environment, the environment overrides the file, and the file overrides the
+//! built-in default. The flags and their texts are in `flags`, the other help in `help`; `validate` makes a [`Config`] of
+//! the flags. [`crate::config`] parses values.
 
 #![forbid(unsafe_code)]
 
@@ -28,46 +27,46 @@ pub use help::{completions, manual};
 use layers::Layers;
 use observer_core::names::escape::visible;
 
-/// What the daemon is asked to do, and how.
+/// The parsed command line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Invocation {
-    /// The subcommand, or its absence.
+    /// The action of the subcommand, or [`Action::Run`].
     pub action: Action,
-    /// All that was chosen, wherever it was.
+    /// All settings, wherever they were given.
     pub config: Config,
 }
 
-/// See [`Invocation`].
+/// The action of an [`Invocation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Watch, until told to stop.
+    /// Watch until a signal ends the daemon.
     Run,
     /// Show the figures in a terminal.
     Top(top::Options),
-    /// Say what this kernel allows, and end.
+    /// Print what this kernel allows, and end.
     Check,
-    /// Print a script for a shell, and end.
+    /// Print the completion script for a shell, and end.
     Completions(Shell),
     /// Print the manual page, and end.
     Man,
 }
 
-/// Reads this process's arguments and environment. After `--help` and `--version` it ends the
-/// process with code 0; after a mistake, with a line on stderr and code 2.
+/// Parses this process's arguments and environment. Ends the process with code 0 after `--help` and `--version`, and with
+/// a line on stderr and code 2 after a mistake.
 pub fn parse() -> Invocation {
     parse_from(&std::env::args_os().collect::<Vec<_>>(), &Own).unwrap_or_else(|error| error.exit())
 }
 
-/// The environment's variables.
+/// Environment variables.
 pub trait Environment {
-    /// The value of one.
+    /// The value of a variable.
     fn get(&self, name: &str) -> Option<OsString>;
 
-    /// The names of all that have one in UTF-8, sorted.
+    /// The names of all variables whose name is UTF-8, sorted.
     fn names(&self) -> Vec<String>;
 }
 
-/// That of this process.
+/// The environment of this process.
 struct Own;
 
 impl Environment for Own {
@@ -83,16 +82,16 @@ impl Environment for Own {
     }
 }
 
-/// Likewise, of any arguments (the first is the program) and any environment.
+/// Parses arguments and an environment. The first argument is the name of the program.
 pub fn parse_from(args: &[OsString], environment: &dyn Environment) -> Result<Invocation, Error> {
-    // Help shows what is built in, and is there even when the file is broken.
+    // Help shows the built-in defaults, and works even if the file is invalid.
     let matches = command().try_get_matches_from(args).map_err(in_one_line)?;
     if matches.get_flag("version") {
-        // It ends here, as clap itself says a version.
+        // clap prints the version, which ends here like help.
         let command = Command::new("observer").version(version(matches.get_flag("verbose")));
         command.try_get_matches_from(["observer", "--version"])?;
     }
-    let named = Cli::from_arg_matches(&matches).map_err(in_one_line)?.options.config;
+    let named = Cli::from_arg_matches(&matches).map_err(in_one_line)?.options.general.config;
     let path = named.or_else(|| layers::variable("config", environment).map(PathBuf::from));
 
     let layers = Layers::read(&command(), path.as_deref(), environment).map_err(mistake)?;
@@ -112,12 +111,12 @@ pub fn parse_from(args: &[OsString], environment: &dyn Environment) -> Result<In
 }
 
 fn mistake(mut text: String) -> Error {
-    // What was given may hold anything, and what is said of it is one line.
+    // The given value may have any characters, and the error must be one line.
     text = visible(&text).into_owned() + "\n";
     Error::raw(ErrorKind::ValueValidation, text)
 }
 
-/// clap explains over several lines, with the usage; a daemon's mistake is often read in a log.
+/// Shortens clap's explanation of several lines, with the usage, to one line: it is often read in a log.
 fn in_one_line(error: Error) -> Error {
     if !error.use_stderr() {
         return error;
@@ -131,12 +130,12 @@ fn in_one_line(error: Error) -> Error {
         parts.push(line.trim_start_matches("error: ").trim_start_matches("tip: "));
     }
     parts.retain(|line| !line.starts_with("For more information"));
-    let mut told = parts.join("; ");
-    // A bad value's text says what to write instead.
+    let mut line = parts.join("; ");
+    // An error about a value says what to write instead.
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
-        told += " (see observer --help)";
+        line += " (see observer --help)";
     }
-    Error::raw(error.kind(), visible(&told).into_owned() + "\n")
+    Error::raw(error.kind(), visible(&line).into_owned() + "\n")
 }
 
 #[cfg(test)]

@@ -72,11 +72,11 @@ const SETTINGS: [(&str, &str, &str); 29] = [
     ("log-errors", "true", "true"),
     ("log-errors-rate", "7", "7"),
     ("log-errors-omit", "['message', 'peer']", "peer,message"),
-    // Needs what it widens.
+    // It needs another filter.
     ("children", "true\npid = 1", "true"),
 ];
 
-/// The same of those that are there with the feature.
+/// Values for the flags of the feature `kubernetes`.
 const KUBERNETES: &[(&str, &str, &str)] = if cfg!(feature = "kubernetes") {
     &[
         ("kubernetes", "'http://[::1]:1'", "http://[::1]:1"),
@@ -110,14 +110,14 @@ fn every_flag_is_a_variable_and_a_key() {
         }
         let (_, toml, text) =
             samples().find(|setting| setting.0 == flag).expect("a sample in SETTINGS");
-        // What has an effect only with another one.
+        // Some flags have an effect only with another one.
         let with = match flag {
             "children" => &["--pid=1"][..],
             "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
             _ if flag.starts_with("kubernetes-") => &["--kubernetes=http://127.0.0.1:1"],
             _ => &[],
         };
-        // The sample of the file has it itself.
+        // The sample in the file already has it.
         let file_with = if flag == "children" { &[][..] } else { with };
         let by_flag = config(&[with, &[&format!("--{flag}={text}")]].concat(), &[]);
         let by_variable = config(with, &[(&layers::variable_name(flag), text)]);
@@ -136,9 +136,9 @@ fn the_manual_has_all_in_one_page() {
     {
         assert_eq!(page.matches(told).count().min(1), 1, "no {told} in:\n{page}");
     }
-    // Flags stand under their own headings, those of a subcommand under its.
+    // Flags are under their own headings, those of a subcommand under its heading.
     assert!(!page.contains(".SH OPTIONS"), "{page}");
-    // A page that is not there.
+    // There are no pages for subcommands.
     for subcommand in command().get_subcommands() {
         let reference = format!("observer\\-{}(", subcommand.get_name());
         assert!(!page.contains(&reference), "{reference} in:\n{page}");
@@ -299,7 +299,7 @@ fn mistakes_elsewhere_are_told_with_the_place() {
     assert_mistake(variable, &["'0'", "--port <PORT>", "variable OBSERVER_PORT"]);
     let children = run(&["--pid=1"], &[("OBSERVER_CHILDREN", "perhaps")]);
     assert_mistake(children, &["'perhaps'", "variable OBSERVER_CHILDREN"]);
-    // A value from one place, a mistake in another: the place told is that of the mistake.
+    // A value from one place, a mistake in another: the error names the place of the mistake.
     let flag = with_file("port = 1", &["--pid", "0"], &[]);
     assert!(!flag.clone().expect_err("a mistake").contains("key"), "{flag:?}");
 

@@ -1,4 +1,4 @@
-//! Flags become a configuration. What no single flag's text can show to be wrong is checked here.
+//! Turns flags into a configuration. Checks what cannot be seen from the text of a single flag.
 
 use super::Environment;
 use super::flags::{Options, Top};
@@ -10,7 +10,7 @@ use crate::metrics::{ExpositionConfig, Schemas};
 use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
 
 impl Top {
-    /// A password is not for the command line, which every user of the machine can read.
+    /// The options of `observer top`. The password is not on the command line, which every user of the machine can read.
     pub(super) fn into_options(self, environment: &dyn Environment) -> top::Options {
         let Self { address, ca_file, user, password_file, allow_plaintext_password, .. } = self;
         let Self { once, table: _, json, sort: order, filter, .. } = self;
@@ -25,67 +25,67 @@ impl Top {
 
 impl Options {
     pub(super) fn into_config(self) -> Result<Config, String> {
-        let children = self.children;
+        let Self { watched, published, kernel, general, failed_calls, .. } = self;
         let filter = Filter {
-            ports: self.port.into_iter().collect(),
-            pids: each_once(self.pid),
-            comms: each_once(self.comm),
-            uids: each_once(self.uid),
-            cgroups: each_once(self.cgroup),
-            children,
+            ports: watched.port.into_iter().collect(),
+            pids: each_once(watched.pid),
+            comms: each_once(watched.comm),
+            uids: each_once(watched.uid),
+            cgroups: each_once(watched.cgroup),
+            children: watched.children,
         };
-        if children && filter.selects_all_processes() {
+        if filter.children && filter.selects_all_processes() {
             return Err("--children needs --pid, --comm, --uid or --cgroup: without them, all \
                         processes are watched already; add one of them, or remove --children"
                 .into());
         }
-        // One list, however often the flag was given: only together can the bounds be wrong.
-        let schemas = Schemas::new(self.schema)
+        let schemas = Schemas::new(published.schema)
             .map_err(|clash| format!("invalid list for '--schema <SCHEMA>': {clash}"))?;
-        let buckets = if self.buckets.is_empty() {
+        // The flag may be repeated; the bounds are checked as one list.
+        let buckets = if published.buckets.is_empty() {
             schemas.default_buckets()
         } else {
-            let parsed = self.buckets.join(",").parse();
+            let parsed = published.buckets.join(",").parse();
             parsed.map_err(|reason| format!("invalid list for '--buckets <SECONDS>': {reason}"))?
         };
         #[cfg(feature = "kubernetes")]
         let kubernetes = kubernetes::Choice::new(
-            self.kubernetes,
-            self.kubernetes_node,
-            self.kubernetes_token_file,
-            self.kubernetes_ca_file,
+            self.kubernetes.kubernetes,
+            self.kubernetes.kubernetes_node,
+            self.kubernetes.kubernetes_token_file,
+            self.kubernetes.kubernetes_ca_file,
         )?;
-        let omitted = each_once(self.log_errors_omit);
+        let omitted = each_once(failed_calls.log_errors_omit);
         Ok(Config {
             filter,
-            listen: self.listen,
-            health_listen: self.health_listen,
-            allow_hosts: self.allow_host,
-            web_config_file: self.web_config_file,
-            backend: self.backend,
+            listen: published.listen,
+            health_listen: published.health_listen,
+            allow_hosts: published.allow_host,
+            web_config_file: published.web_config_file,
+            backend: kernel.backend,
             buckets,
-            native_histograms: self.native_histograms,
+            native_histograms: published.native_histograms,
             exposition: ExpositionConfig {
                 schemas,
-                created: self.created,
-                labels: each_once(self.labels),
+                created: published.created,
+                labels: each_once(published.labels),
             },
-            descriptor_set: self.descriptor_set,
-            max_methods: self.max_methods as usize,
-            max_series: self.max_series as usize,
-            max_connections: self.max_connections,
-            workers: self.workers.unwrap_or(Config::default().workers),
-            ring_size: self.ring_size,
-            series_ttl: self.series_ttl,
-            btf: self.btf,
-            log_errors: self.log_errors.then_some(failures::FailureLogConfig {
-                per_second: self.log_errors_rate,
+            descriptor_set: published.descriptor_set,
+            max_methods: published.max_methods as usize,
+            max_series: published.max_series as usize,
+            max_connections: kernel.max_connections,
+            workers: kernel.workers.unwrap_or(Config::default().workers),
+            ring_size: kernel.ring_size,
+            series_ttl: published.series_ttl,
+            btf: kernel.btf,
+            log_errors: failed_calls.log_errors.then_some(failures::FailureLogConfig {
+                per_second: failed_calls.log_errors_rate,
                 omitted,
             }),
             #[cfg(feature = "kubernetes")]
             kubernetes,
-            run_as: self.run_as,
-            log: self.log,
+            run_as: general.run_as,
+            log: general.log,
         })
     }
 }

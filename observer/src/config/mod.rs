@@ -1,75 +1,73 @@
-//! What the daemon was told to do, as parsed types: whoever holds a [`Config`] need check nothing.
+//! The configuration of the daemon, as parsed types: a [`Config`] needs no further checks.
 //!
-//! The texts are read here (`FromStr`), whatever they come from; [`crate::cli`] says where from.
-//! Every error is the end of a sentence "invalid value … for --flag: …", and says what to write
-//! instead.
+//! [`crate::cli`] takes the texts from the command line, the environment or the file; they are parsed here (`FromStr`).
+//! Every error is the end of the sentence "invalid value … for --flag: …", and says what to write instead.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use observer_common::selected::CGROUP_NAME;
 
 use crate::failures;
 use crate::metrics::{Buckets, ExpositionConfig};
 use crate::server::HostName;
 
-/// Where the kernel publishes its own type information (`CONFIG_DEBUG_INFO_BTF`).
+/// The kernel's own type information (`CONFIG_DEBUG_INFO_BTF`).
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Everything that can be chosen, with its default.
+/// All settings of the daemon, with their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Whose calls are watched.
+    /// The connections that are watched.
     pub filter: Filter,
-    /// Where `/metrics` is served.
+    /// The address of the page, `/metrics` and probes.
     pub listen: SocketAddr,
-    /// Where else probes are answered.
+    /// A second address for probes.
     pub health_listen: Option<HealthListen>,
-    /// Names that it may be asked by where only this machine reaches it.
+    /// Further host names for requests, if only this machine can connect to `listen`.
     pub allow_hosts: Vec<HostName>,
-    /// TLS and users of what is served there.
+    /// The file with TLS and users of the HTTP server.
     pub web_config_file: Option<PathBuf>,
-    /// How the kernel programs are attached.
+    /// Where in the kernel the BPF programs are attached.
     pub backend: Backend,
-    /// Upper bounds of the latency histograms.
+    /// Upper bounds of the latency buckets.
     pub buckets: Buckets,
-    /// Whether the histograms also have exponential buckets.
+    /// Whether histograms also have exponential buckets.
     pub native_histograms: bool,
-    /// By which names the calls are told.
+    /// The names and labels of the metrics.
     pub exposition: ExpositionConfig,
-    /// The types that methods were declared with.
+    /// The file with the declared types of methods.
     pub descriptor_set: Option<PathBuf>,
-    /// Methods that each process may have series for; further ones are counted as `other`.
+    /// Maximum number of methods per process that have series; further ones are counted as `other`.
     pub max_methods: usize,
-    /// Series of calls that there may be; calls of further methods and processes are counted as
-    /// `other`.
+    /// Maximum number of methods of all processes that have series; further ones are counted as `other`.
     pub max_series: usize,
-    /// Connections that the kernel programs keep state of at once.
+    /// Maximum number of connections that are watched at the same time.
     pub max_connections: u32,
-    /// Threads that follow calls, each with a ring buffer of its own.
+    /// Number of worker threads, each with a ring buffer of its own.
     pub workers: u32,
-    /// Size of each ring buffer between kernel and daemon.
+    /// The size of each ring buffer.
     pub ring_size: RingSize,
-    /// How long the series of a process are kept after it exited.
+    /// How long series are kept after their process has exited.
     pub series_ttl: Duration,
-    /// The kernel's type information.
+    /// The file with the kernel's type information.
     pub btf: PathBuf,
-    /// What is told of failed calls, if anything is.
+    /// The lines for failed calls; `None` without `--log-errors`.
     pub log_errors: Option<failures::FailureLogConfig>,
-    /// Who is asked for the names of pods, if anybody is.
+    /// The server with the names of pods; `None` without `--kubernetes`.
     #[cfg(feature = "kubernetes")]
     pub kubernetes: Option<crate::kubernetes::Choice>,
-    /// Whom a daemon that root has started goes on as.
+    /// The user to run as after startup, if started by root.
     pub run_as: Option<String>,
-    /// What is logged.
+    /// The log filter.
     pub log: crate::log::Filter,
 }
 
@@ -102,12 +100,12 @@ impl Default for Config {
     }
 }
 
-/// Where probes are answered, beside where everything is.
+/// An address that serves only probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HealthListen {
-    /// By TCP.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// By a Unix socket with this name.
+    /// The absolute path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -136,21 +134,20 @@ impl FromStr for HealthListen {
     }
 }
 
-/// Which connections are watched: port AND (pid OR comm OR uid OR cgroup). Without a port, and without any of the
-/// others, that side selects everything.
+/// The connections that are watched: port AND (pid OR comm OR uid OR cgroup). A side without entries selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// TCP ports that are listened on.
+    /// TCP ports that servers listen on.
     pub ports: Ports,
-    /// Processes, sorted, each once.
+    /// Process IDs, sorted and unique.
     pub pids: Vec<u32>,
-    /// Names of processes, sorted, each once.
+    /// Names of processes, sorted and unique.
     pub comms: Vec<Comm>,
-    /// Real user ids of processes, sorted, each once.
+    /// Real user IDs, sorted and unique.
     pub uids: Vec<u32>,
-    /// Names of control groups of version 2, sorted, each once.
+    /// Names of cgroups of version 2, sorted and unique.
     pub cgroups: Vec<CgroupName>,
-    /// Whether what `pids`, `comms`, `uids` and `cgroups` select includes the descendants of these processes.
+    /// Whether descendants of the selected processes are selected too.
     pub children: bool,
 }
 
@@ -160,14 +157,14 @@ impl Filter {
         self.ports.is_empty() && self.selects_all_processes()
     }
 
-    /// Whether connections are watched whosever they are.
+    /// Whether connections of every process are watched.
     pub fn selects_all_processes(&self) -> bool {
         let Self { ports: _, pids, comms, uids, cgroups, children: _ } = self;
         pids.is_empty() && comms.is_empty() && uids.is_empty() && cgroups.is_empty()
     }
 }
 
-/// For the log: `ports 50051,8000-8100 of pid 12 or comm python3, and their children`.
+/// A description for the log: `ports 50051,8000-8100 of pid 12 or comm python3, and their children`.
 impl Display for Filter {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.selects_all() {
@@ -195,7 +192,7 @@ fn join<T: Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// One port, or all from a low to a high one: `50051`, `8000-8100`.
+/// A port or a range of ports: `50051`, `8000-8100`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortRange {
     low: u16,
@@ -238,31 +235,20 @@ impl Display for PortRange {
     }
 }
 
-/// An ordered set of ports, kept as ranges that neither overlap nor touch. Without any range it
-/// is the filter that is not there, not one that selects nothing: see [`Filter`].
+/// An ordered set of ports, as ranges that neither overlap nor touch. An empty set stands for no filter: it selects every
+/// port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports(Vec<PortRange>);
 
 impl Ports {
-    /// Whether no port was named.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `port` is one of them. O(log ranges).
-    pub fn contains(&self, port: u16) -> bool {
-        let after = self.0.partition_point(|range| range.low <= port);
-        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|range| port <= range.high)
-    }
-
-    /// Each port once, ascending; at most 65 535.
+    /// All ports in ascending order; at most 65,535.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.ranges().flatten()
-    }
-
-    /// The ranges, ascending, with a gap between each two.
-    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
-        self.0.iter().map(|range| range.low..=range.high)
+        self.0.iter().flat_map(|range| range.low..=range.high)
     }
 }
 
@@ -289,7 +275,7 @@ impl Display for Ports {
     }
 }
 
-/// The name of a control group: the last part of its path.
+/// The name of a cgroup: the last part of its path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CgroupName(String);
 
@@ -297,16 +283,12 @@ impl CgroupName {
     /// The longest name of a folder (`NAME_MAX`).
     const AT_MOST: usize = 255;
 
-    /// As far as the kernel programs compare it, with zeros behind it.
+    /// The part of the name that the BPF programs compare, padded with zero bytes.
     pub fn bytes(&self) -> [u8; CGROUP_NAME] {
-        let mut bytes = [0; CGROUP_NAME];
-        for (to, from) in bytes.iter_mut().zip(self.0.bytes().take(CGROUP_NAME - 1)) {
-            *to = from;
-        }
-        bytes
+        padded(&self.0)
     }
 
-    /// The name.
+    /// The whole name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -328,27 +310,26 @@ impl FromStr for CgroupName {
 
 impl Display for CgroupName {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&self.0)
     }
 }
 
-/// The name that the kernel keeps of a process: 1 to 15 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Comm([u8; Self::LEN]);
+/// The name of a process in the kernel: 1 to 15 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Comm(String);
 
 impl Comm {
     /// `TASK_COMM_LEN` (`include/linux/sched.h`): the name and at least one zero byte.
-    pub const LEN: usize = 16;
+    const LEN: usize = 16;
 
-    /// As in the kernel's `task_struct`: padded with zero bytes.
-    pub fn bytes(&self) -> &[u8; Self::LEN] {
-        &self.0
+    /// The name as in the kernel's `task_struct`, padded with zero bytes.
+    pub fn bytes(&self) -> [u8; Self::LEN] {
+        padded(&self.0)
     }
 
-    /// The name alone.
+    /// The name.
     pub fn as_str(&self) -> &str {
-        let name = self.0.split(|&byte| byte == 0).next().unwrap_or_default();
-        str::from_utf8(name).expect("made of a str that was not cut")
+        &self.0
     }
 }
 
@@ -359,87 +340,58 @@ impl FromStr for Comm {
         if name.is_empty() || name.contains('\0') {
             return Err("a process name has 1 to 15 bytes: write it as in /proc/PID/comm".into());
         }
-        let mut bytes = [0; Self::LEN];
-        match bytes.get_mut(..name.len()) {
-            Some(place) if name.len() < Self::LEN => place.copy_from_slice(name.as_bytes()),
-            _ => {
-                let kept = name.floor_char_boundary(Self::LEN - 1);
-                let kept = name.get(..kept).unwrap_or_default();
-                return Err(format!(
-                    "the name has {} bytes, but the kernel cuts names at 15: write '{kept}', as in \
-                     /proc/PID/comm",
-                    name.len()
-                ));
-            }
+        if name.len() >= Self::LEN {
+            let (kept, _) = name.split_at(name.floor_char_boundary(Self::LEN - 1));
+            return Err(format!(
+                "the name has {} bytes, but the kernel cuts names at 15: write '{kept}', as in \
+                 /proc/PID/comm",
+                name.len()
+            ));
         }
-        Ok(Self(bytes))
+        Ok(Self(name.to_owned()))
     }
 }
 
 impl Display for Comm {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&self.0)
     }
 }
 
-impl fmt::Debug for Comm {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "Comm({:?})", self.as_str())
+/// The first bytes of a name, and at least one zero byte.
+fn padded<const LEN: usize>(name: &str) -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    for (to, from) in bytes.iter_mut().zip(name.bytes().take(LEN - 1)) {
+        *to = from;
     }
+    bytes
 }
 
-/// How the kernel programs are attached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// Where in the kernel the BPF programs are attached. The comments are the help of `--backend`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Backend {
-    /// The best that this kernel allows.
+    /// The most complete one that this kernel allows.
     #[default]
     Auto,
-    /// At the kernel's tracepoints of socket transfers.
+    /// The kernel's tracepoints for socket transfers; Linux 6.3 or later.
     Socket,
-    /// At the kernel's TCP and Unix socket functions, by trampoline.
+    /// The TCP and Unix socket functions; for kernels that do not preempt.
     Fentry,
-    /// At the same functions, by breakpoint.
+    /// The same functions, for kernels without fentry.
     Kprobe,
-    /// At the exits of the system calls that read and write.
+    /// The exits of system calls; slows down every process a little.
     Tracepoint,
-}
-
-impl Backend {
-    /// All of them, in the order in which help lists them.
-    pub const ALL: [Self; 5] =
-        [Self::Auto, Self::Socket, Self::Fentry, Self::Kprobe, Self::Tracepoint];
-
-    /// As it is written on the command line and in the log.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Socket => "socket",
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-        }
-    }
 }
 
 impl Display for Backend {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        let value = self.to_possible_value().expect("every backend can be chosen");
+        f.write_str(value.get_name())
     }
 }
 
-impl FromStr for Backend {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|backend| backend.name() == text)
-            .ok_or_else(|| format!("'{text}' is not one of {}", join(&Self::ALL)))
-    }
-}
-
-/// Bytes of a ring buffer: a power of two, and whole pages whatever the page size (64 KiB at
-/// most on the kernels there are), as `BPF_MAP_TYPE_RINGBUF` demands.
+/// The size of a ring buffer in bytes: a power of two and a multiple of the page size, as `BPF_MAP_TYPE_RINGBUF`
+/// requires. The largest page size of any kernel is 64 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingSize(u32);
 
@@ -447,7 +399,7 @@ impl RingSize {
     const AT_LEAST: u64 = 64 << 10;
     const AT_MOST: u64 = 1 << 30;
 
-    /// The bytes.
+    /// The size in bytes.
     pub fn bytes(self) -> u32 {
         self.0
     }
@@ -504,13 +456,13 @@ fn size(bytes: u64) -> String {
     format!("{bytes} bytes")
 }
 
-/// One for each 16 processors that the daemon may use, up to 4.
+/// One worker for each 16 CPUs that the daemon may use, at least 1 and at most 4.
 fn default_workers() -> u32 {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    (processors / 16).clamp(1, 4) as u32
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    (cpus / 16).clamp(1, 4) as u32
 }
 
-/// Reads a process id, which has a bound: `PID_MAX_LIMIT` of a 64-bit kernel (`include/linux/threads.h`).
+/// Parses a process ID, at most `PID_MAX_LIMIT` of a 64-bit kernel (`include/linux/threads.h`).
 pub(crate) fn pid(text: &str) -> Result<u32, String> {
     let pid = digits::<u32>(text.trim()).filter(|pid| (1..=1 << 22).contains(pid));
     pid.ok_or_else(|| {
@@ -520,13 +472,13 @@ pub(crate) fn pid(text: &str) -> Result<u32, String> {
     })
 }
 
-/// Reads a user id. The highest number is no user (`INVALID_UID`).
+/// Parses a user ID. The highest number is not a user (`INVALID_UID`).
 pub(crate) fn uid(text: &str) -> Result<u32, String> {
     let uid = digits::<u32>(text.trim()).filter(|uid| *uid != u32::MAX);
     uid.ok_or_else(|| format!("'{text}' is not a user ID: write a number, as printed by id -u"))
 }
 
-/// Reads how long series are kept: `300`, `300s`, `5m`, `2h`, `1d`.
+/// Parses how long series are kept: `300`, `300s`, `5m`, `2h`, `1d`.
 pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
     let seconds = scaled(text, |unit| match unit {
         "" | "s" => Some(1),
@@ -546,7 +498,7 @@ pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
         .into())
 }
 
-/// Reads where to listen.
+/// Parses an IP address and a port.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| {
         format!(
@@ -556,7 +508,7 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// Reads a number and its unit, which is so many.
+/// Parses a number with a unit; `unit` returns the factor of a unit.
 fn scaled(text: &str, unit: fn(&str) -> Option<u64>) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -564,7 +516,7 @@ fn scaled(text: &str, unit: fn(&str) -> Option<u64>) -> Option<u64> {
     digits::<u64>(number)?.checked_mul(unit(name.trim())?)
 }
 
-/// `str::parse` of an integer, without the sign that it lets through.
+/// Parses an integer like `str::parse`, but without a sign.
 fn digits<T: FromStr>(text: &str) -> Option<T> {
     if text.starts_with('+') { None } else { text.parse().ok() }
 }

@@ -1,79 +1,41 @@
-//! What a line tells beside its time.
+//! The fields of a line, besides its time.
 
-use std::str::FromStr;
+use clap::ValueEnum;
 
-/// A key of the line's object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A field of a line: a key of its JSON object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Field {
-    /// `NotFound`
+    /// The status code: `NotFound`.
     Code,
     /// Seconds from the request headers to the end.
     DurationSeconds,
     /// `grpc-message`, decoded; at most 512 bytes before that.
     Message,
-    /// The value of the label.
+    /// The value of the label `grpc_method`.
     Method,
-    /// The other end's address and port, or `unix`.
+    /// The peer's address and port, or `unix`.
     Peer,
-    /// The watched process.
+    /// The pid of the watched process.
     Pid,
-    /// The name of the field in a line.
+    /// The name of the watched process.
     Process,
-    /// From client to server.
+    /// Number of messages from client to server.
     RequestMessages,
-    /// From server to client.
+    /// Number of messages from server to client.
     ResponseMessages,
-    /// The role of the process: `client`, `server`.
+    /// The side of the process: `client` or `server`.
     Role,
-    /// The value of the label.
+    /// The value of the label `grpc_service`.
     Service,
-    /// The trace id of `traceparent`, if the trace is recorded.
+    /// The trace ID of `traceparent`, if the trace is recorded.
     TraceId,
 }
 
 impl Field {
-    /// All fields.
-    pub const ALL: [Self; 12] = [
-        Self::Code,
-        Self::DurationSeconds,
-        Self::Message,
-        Self::Method,
-        Self::Peer,
-        Self::Pid,
-        Self::Process,
-        Self::RequestMessages,
-        Self::ResponseMessages,
-        Self::Role,
-        Self::Service,
-        Self::TraceId,
-    ];
-
     /// The key.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Code => "code",
-            Self::DurationSeconds => "duration_seconds",
-            Self::Message => "message",
-            Self::Method => "method",
-            Self::Peer => "peer",
-            Self::Pid => "pid",
-            Self::Process => "process",
-            Self::RequestMessages => "request_messages",
-            Self::ResponseMessages => "response_messages",
-            Self::Role => "role",
-            Self::Service => "service",
-            Self::TraceId => "trace_id",
-        }
-    }
-}
-
-impl FromStr for Field {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|field| field.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            format!("'{name}' is not a field of the lines: write one or more of {names}")
-        })
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("every field can be omitted");
+        value.get_name().to_owned()
     }
 }

@@ -1,8 +1,7 @@
-//! Calls that failed, each as a line of JSON: where looking into an incident begins.
+//! A line of JSON for each failed call: the start of looking into an incident.
 //!
-//! [`Failures`] is told by the pipeline and makes the lines; where they go is its owner's choice
-//! ([`to_stdout`] writes them). No more than so many a second are made: the others are only
-//! counted, and the next line has their number.
+//! [`Failures`] is an output of the pipeline that makes the lines; [`to_stdout`] writes them. Their rate is limited. Calls
+//! beyond it are only counted, and the next line has their number.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +12,7 @@ mod stdout;
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -34,47 +33,47 @@ use observer_core::{
     statistics::Method,
 };
 
-use crate::clock::Clock;
+use crate::{clock::Clock, sync::lock};
 
-/// Texts of `grpc-message` that are kept until their calls end: those of one record, and those that
-/// header tables have.
+/// Maximum number of `grpc-message` texts that are kept until their calls end: those of one record, and those in HPACK
+/// tables.
 const MAX_TEXTS: usize = 4096;
 
 /// The configuration of the failure log (`--log-errors`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureLogConfig {
-    /// Lines in a second, on average; as many may come at once.
+    /// Maximum number of lines per second on average, and the largest burst.
     pub per_second: u32,
-    /// Fields that are left out, each once.
+    /// Fields that are left out, unique.
     pub omitted: Vec<Field>,
 }
 
-/// Takes a line; `false` if it could not.
+/// Takes a line. Returns `false` if it has no room for it.
 pub type Take = Box<dyn FnMut(String) -> bool + Send>;
 
-/// Makes a line of each failed call, as far as its pace allows.
+/// Makes a line for each failed call, up to a rate.
 #[derive(Debug)]
 pub struct Failures {
     omitted: Vec<Field>,
-    /// Shared by all workers: they have one pace.
+    /// Shared by all workers, so that the limit is for all of them together.
     lines: Arc<Mutex<Lines>>,
 }
 
-/// The destination of lines, and their pace.
+/// The destination of lines, and their rate limit.
 struct Lines {
     take: Take,
     pace: Pace,
-    /// Since the last line.
+    /// Calls without a line since the last line.
     suppressed: u64,
     dropped: Dropped,
 }
 
-/// Failed calls without a line, by the reason.
+/// Failed calls without a line, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// There were more in a second than there may be.
+    /// The rate limit was reached.
     pub rate_limit: u64,
-    /// Earlier lines were still waiting to be written.
+    /// Too many lines were waiting to be written.
     pub output: u64,
 }
 
@@ -85,7 +84,7 @@ impl fmt::Debug for Lines {
 }
 
 impl Lines {
-    /// Whether there may be a line at this time.
+    /// Whether the rate limit allows a line at this time. Counts the call if not.
     fn admit(&mut self, time_ns: u64) -> bool {
         let admitted = self.pace.admits(time_ns);
         self.suppressed += u64::from(!admitted);
@@ -93,12 +92,12 @@ impl Lines {
         admitted
     }
 
-    /// Whether the line was taken.
+    /// Writes a line. Returns whether it was taken.
     fn write(&mut self, mut line: Map<String, Value>) -> bool {
         if self.suppressed > 0 {
             line.insert("suppressed".into(), self.suppressed.into());
         }
-        // A message is whatever a peer sends: it says what it said, and does nothing to a terminal.
+        // A message may have any bytes of a peer. Escaped, it does nothing to a terminal.
         let line = Value::Object(line).to_string();
         let taken = (self.take)(escape::json(&line).into_owned());
         if taken {
@@ -106,18 +105,10 @@ impl Lines {
         }
         taken
     }
-
-    /// The line of a call.
-    fn write_call(&mut self, line: Map<String, Value>) {
-        if !self.write(line) {
-            self.suppressed += 1;
-            self.dropped.output += 1;
-        }
-    }
 }
 
 impl Failures {
-    /// A log without lines so far.
+    /// Creates the output. `take` gets each line, without a line feed.
     pub fn new(choice: &FailureLogConfig, take: Take) -> Self {
         let pace = Pace::new(choice.per_second);
         let lines = Lines { take, pace, suppressed: 0, dropped: Dropped::default() };
@@ -125,26 +116,22 @@ impl Failures {
         Self { omitted: choice.omitted.clone(), lines }
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many calls had no line so far, of all workers.
+    /// Failed calls of all workers without a line, since the start.
     pub(crate) fn dropped(&self) -> Dropped {
-        self.lines().dropped
+        lock(&self.lines).dropped
     }
 
     fn line(&self, time_ns: u64, fields: Vec<(Field, Value)>) -> Map<String, Value> {
         let mut line = Map::new();
         line.insert("time".into(), time(time_ns).into());
-        let told = fields.into_iter().filter(|(field, _)| !self.omitted.contains(field));
-        line.extend(told.map(|(field, value)| (field.name().to_owned(), value)));
+        let kept = fields.into_iter().filter(|(field, _)| !self.omitted.contains(field));
+        line.extend(kept.map(|(field, value)| (field.name(), value)));
         line
     }
 }
 
 impl Output for Failures {
-    /// For another worker: both have one pace.
+    /// An output for another worker, with the same destination and rate limit.
     fn sharing(&self) -> Self {
         Self { omitted: self.omitted.clone(), lines: Arc::clone(&self.lines) }
     }
@@ -153,11 +140,11 @@ impl Output for Failures {
         MAX_TEXTS
     }
 
-    /// Writes a line, unless the code was not seen: such a call need not have failed.
+    /// Writes a line for a failed call. A call whose code was not seen may not have failed, so it has none.
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         let &Call { peer, time_ns, ended, .. } = call;
         let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
-        if !self.lines().admit(time_ns) {
+        if !lock(&self.lines).admit(time_ns) {
             return;
         }
         let Names { interner, processes } = names;
@@ -166,19 +153,24 @@ impl Output for Failures {
         line.extend(key.iter().flat_map(|key| of_key(*key, interner)));
         line.extend(process.iter().flat_map(of_process));
         line.extend(peer.map(|peer| (Field::Peer, Value::from(peer.to_string()))));
-        self.lines().write_call(self.line(time_ns, line));
+        let line = self.line(time_ns, line);
+        let mut lines = lock(&self.lines);
+        if !lines.write(line) {
+            lines.suppressed += 1;
+            lines.dropped.output += 1;
+        }
     }
 
-    /// Tells how many lines were suppressed, when no other line does.
+    /// Writes a line with the number of suppressed ones, if no other line has done so.
     fn tick(&mut self, now_ns: u64) {
-        let mut lines = self.lines();
+        let mut lines = lock(&self.lines);
         if lines.suppressed > 0 && lines.pace.admits(now_ns) {
             lines.write(self.line(now_ns, Vec::new()));
         }
     }
 }
 
-/// RFC 3339, UTC, to the millisecond, given a time of the kernel's monotonic clock.
+/// Formats a time of the kernel's monotonic clock as in RFC 3339, in UTC, with milliseconds.
 fn time(monotonic_ns: u64) -> String {
     let since_epoch = Duration::from_nanos(Clock::read().unix_ns(monotonic_ns));
     let time = UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH);
@@ -200,7 +192,7 @@ fn line_of(code: Code, ended: Ended, interner: &Interner) -> Vec<(Field, Value)>
     fields.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
 }
 
-/// Source: "Percent-Encoded" in gRPC over HTTP2; what is not well formed is told as it came.
+/// Decodes a message ("Percent-Encoded" in gRPC over HTTP2). Invalid sequences are kept as they are.
 fn decoded(message: &[u8]) -> Cow<'_, str> {
     let decoded: Cow<'_, [u8]> = percent_decode(message).into();
     match decoded {

@@ -1,13 +1,13 @@
-//! How many in a second.
+//! A rate limit.
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A rate of so many a second on average, and at most so many at once.
+/// A limit on a number per second, on average. The largest burst has the same number.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Time that one takes.
+    /// The time that one takes.
     each_ns: u64,
-    /// Time that was not taken, at most a second.
+    /// The time that is saved up, at most a second.
     left_ns: u64,
     now_ns: u64,
 }
@@ -17,7 +17,7 @@ impl Pace {
         Self { each_ns: SECOND_NS / u64::from(per_second.max(1)), left_ns: SECOND_NS, now_ns: 0 }
     }
 
-    /// Whether there may be another one at this time. Times need not ascend.
+    /// Whether one more is allowed at this time. Times need not ascend.
     pub(super) fn admits(&mut self, time_ns: u64) -> bool {
         let passed = time_ns.saturating_sub(self.now_ns);
         self.now_ns = self.now_ns.max(time_ns);

@@ -1,4 +1,4 @@
-//! Lines to stdout, by a thread of their own: whoever reads them may be slow, or stop.
+//! Writes lines to stdout with a thread of its own: the reader may be slow or stop.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -13,13 +13,13 @@ use tracing::{info, warn};
 
 use super::Take;
 
-/// Lines that wait to be written.
+/// Maximum number of lines that wait to be written.
 const WAITING: usize = 1024;
 
-/// Between attempts to write, while stdout takes nothing: a disk that is full, a reader that is gone.
+/// The time between attempts to write while stdout fails: the disk is full, or the reader is gone.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Starts the thread that writes to stdout. It ends with what is returned.
+/// Starts the thread that writes to stdout. It ends when the returned function is dropped.
 pub fn to_stdout() -> Result<Take> {
     let (lines, waiting) = mpsc::sync_channel(WAITING);
     thread::Builder::new()
@@ -29,7 +29,7 @@ pub fn to_stdout() -> Result<Take> {
     Ok(Box::new(move |line| lines.try_send(line).is_ok()))
 }
 
-/// The process's own, without a buffer: what could not be written is known to the byte.
+/// The process's stdout without a buffer: it is known to the byte what was written.
 struct Stdout;
 
 impl Write for Stdout {
@@ -42,8 +42,7 @@ impl Write for Stdout {
     }
 }
 
-/// Writes each line whole. What cannot be written is tried until it can; meanwhile lines wait, and those
-/// that find no place to wait are counted by who has them.
+/// Writes each line whole, and retries until that succeeds. Meanwhile lines wait; the caller counts those without room.
 fn write(lines: &Receiver<String>, mut output: impl Write, pause: Duration) {
     let mut fails = false;
     for mut line in lines {
@@ -80,7 +79,7 @@ fn write(lines: &Receiver<String>, mut output: impl Write, pause: Duration) {
 mod tests {
     use super::*;
 
-    /// A disk with so much room, and more after so many refusals.
+    /// A disk with `room` bytes, and unlimited room after `refusals` failed writes.
     struct Disk {
         text: Vec<u8>,
         room: usize,

@@ -1,5 +1,7 @@
 use std::sync::{Arc, Mutex};
 
+use clap::ValueEnum as _;
+
 use super::*;
 use observer_core::{
     call::{Role, SeriesId, TraceId},
@@ -9,7 +11,7 @@ use observer_core::{
     record::Peer,
 };
 
-/// What is told goes here.
+/// Collects the lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -52,7 +54,7 @@ fn tell(failures: &mut Failures, message: &[u8]) {
     tell_of(failures, b"/shop.Orders/Place", b"orders", message);
 }
 
-/// Likewise, of a path and a process with these names.
+/// A failed call of a path and a process with these names.
 fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8]) {
     let mut interner = Interner::new(10);
     interner.texts = Texts::new(MAX_TEXTS);
@@ -97,14 +99,14 @@ fn a_line_says_all_that_is_known() {
 #[test]
 fn what_is_omitted_is_not_told() {
     let lines = Lines::default();
-    tell(&mut lines.failures(10, &Field::ALL), b"secret");
+    tell(&mut lines.failures(10, Field::value_variants()), b"secret");
     let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
     assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["time"]);
-    for field in Field::ALL {
+    for &field in Field::value_variants() {
         let lines = Lines::default();
         tell(&mut lines.failures(10, &[field]), b"secret");
         let [line] = <[Value; 1]>::try_from(lines.taken()).unwrap();
-        assert_eq!(line.as_object().unwrap().len(), Field::ALL.len(), "{field:?}");
+        assert_eq!(line.as_object().unwrap().len(), Field::value_variants().len(), "{field:?}");
         assert!(line.get(field.name()).is_none(), "{line}");
     }
 }
@@ -176,6 +178,10 @@ fn a_line_that_nobody_takes_is_counted_once() {
     for second in 1..5 {
         failures.tick(second * 1_000_000_000);
     }
-    assert_eq!(failures.lines().suppressed, 1, "seconds in which nothing can be told are no calls");
+    assert_eq!(
+        lock(&failures.lines).suppressed,
+        1,
+        "seconds in which nothing can be told are no calls"
+    );
     assert_eq!(failures.dropped(), Dropped { rate_limit: 0, output: 1 });
 }

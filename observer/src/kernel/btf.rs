@@ -1,8 +1,8 @@
-//! As much of the BPF Type Format as it takes to find a member's offset, a function's parameters
-//! and an enumerator's value.
+//! A reader of BTF (BPF Type Format) that finds the offset of a member, the parameters of a function and the value of an
+//! enumerator.
 //!
-//! Source: the kernel's `Documentation/bpf/btf.rst` and `include/uapi/linux/btf.h`. Nothing in the
-//! file is taken on trust: what does not fit is no BTF.
+//! Source: the kernel's `Documentation/bpf/btf.rst` and `include/uapi/linux/btf.h`. The file is not trusted: every offset
+//! and length in it is checked.
 
 use anyhow::{Context as _, Result, ensure};
 use rustc_hash::FxHashMap;
@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 const MAGIC: u16 = 0xeb9f;
 /// Length of `struct btf_header`.
 const HEADER_LENGTH: usize = 24;
-/// How many anonymous structs and unions may be nested.
+/// Maximum depth of nested anonymous structs and unions, and of qualifiers.
 const MAX_DEPTH: u32 = 16;
 
 /// Kinds of types (`BTF_KIND_*`).
@@ -33,11 +33,11 @@ mod kind {
     pub(super) const LAST: u32 = ENUM64;
 }
 
-/// Parsed BTF: where each type is.
+/// Parsed BTF: an index of its types.
 pub(super) struct Btf<'a> {
     strings: &'a [u8],
     types: &'a [u8],
-    /// Offsets in `types`, by type identifier less 1; 0 is `void`. There are some 100,000.
+    /// Offsets in `types`, by type identifier less 1; identifier 0 is `void`. A kernel has some 100,000.
     begins: Vec<u32>,
     /// Identifiers of structs with members, by name.
     structs: FxHashMap<&'a [u8], u32>,
@@ -54,7 +54,7 @@ struct Type<'a> {
 }
 
 impl<'a> Type<'a> {
-    /// Reads the type at the beginning of the bytes; gives back the bytes after it too.
+    /// Reads the first type of the bytes. Returns it and the bytes after it.
     fn parse(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (name, info, size_or_type) = (word(bytes, 0)?, word(bytes, 4)?, word(bytes, 8)?);
         let length = rest_length((info >> 24) & 0x1f, (info & 0xffff) as usize)?;
@@ -121,7 +121,7 @@ impl<'a> Btf<'a> {
         Some(Type::parse(self.types.get(begin as usize..)?)?.0)
     }
 
-    /// Offset of a member in bytes; `path` leads through members by name, with dots.
+    /// The offset of a member in bytes. `path` has the names of nested members, separated by dots.
     pub(super) fn offset(&self, container: &str, path: &str) -> Option<u32> {
         let mut at = self.type_of(*self.structs.get(container.as_bytes())?)?;
         let mut bits = 0;
@@ -133,7 +133,7 @@ impl<'a> Btf<'a> {
         Some(bits / 8)
     }
 
-    /// Names of a function's parameters.
+    /// The names of a function's parameters.
     pub(super) fn parameters(&self, function: &str) -> Option<Vec<&'a [u8]>> {
         let prototype = self.named(kind::FUNC, function)?.size_or_type;
         let prototype = self.type_of(prototype).filter(|found| found.kind() == kind::FUNC_PROTO)?;
@@ -141,7 +141,7 @@ impl<'a> Btf<'a> {
         parameters.map(|parameter| Some(self.name(word(parameter, 0)?))).collect()
     }
 
-    /// Value of an enumerator.
+    /// The value of an enumerator of the enum `container`.
     pub(super) fn enumerator(&self, container: &str, name: &str) -> Option<u32> {
         let values = self.named(kind::ENUM, container)?.rest.chunks_exact(8);
         values
@@ -149,7 +149,7 @@ impl<'a> Btf<'a> {
             .find_map(|(its_name, value)| (self.name(its_name) == name.as_bytes()).then_some(value))
     }
 
-    /// The first type of a kind and name. Looks at all of them.
+    /// The first type with this kind and name. O(types).
     fn named(&self, kind: u32, name: &str) -> Option<Type<'a>> {
         self.begins.iter().find_map(|&begin| {
             let (found, _) = Type::parse(self.types.get(begin as usize..)?)?;
@@ -157,7 +157,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Finds a member in a struct or union, and in those without a name that are part of it.
+    /// Finds a member of a struct or union, or of anonymous ones in it. Returns its offset in bits and its type.
     fn find(&self, container: &Type<'_>, name: &[u8], depth: u32) -> Option<(u32, u32)> {
         if !container.is_composite() || depth == 0 {
             return None;
@@ -175,7 +175,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The type behind names and qualifiers.
+    /// The type behind typedefs and qualifiers.
     fn behind(&self, mut id: u32) -> Option<Type<'a>> {
         for _ in 0..MAX_DEPTH {
             let found = self.type_of(id)?;
@@ -195,7 +195,7 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// Length of what follows `struct btf_type`, by kind and count.
+/// Length of the bytes after `struct btf_type`, by kind and count; `None` if the kind is not known.
 fn rest_length(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         kind::INT | kind::VAR | kind::DECL_TAG => 4,
@@ -266,7 +266,7 @@ mod tests {
             assert_eq!(btf.offset("outer", "inner.deep"), Some(32 + 16 + 8));
             assert_eq!(btf.offset("outer", "deep"), None);
             assert_eq!(btf.offset("outer", "plain.deep"), None);
-            assert_eq!(btf.offset("inner", "deep"), None, "a union is no struct");
+            assert_eq!(btf.offset("inner", "deep"), None, "a union is not a struct");
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let bytes = btf(0);
         let btf = Btf::parse(&bytes).unwrap();
         assert_eq!(btf.parameters("read"), Some(vec![&b"plain"[..], b"deep"]));
-        assert_eq!(btf.parameters("inner"), None, "an enum is no function");
+        assert_eq!(btf.parameters("inner"), None, "an enum is not a function");
         assert_eq!(btf.enumerator("inner", "deep"), Some(5));
         assert_eq!(btf.enumerator("inner", "outer"), None);
         assert_eq!(btf.enumerator("read", "deep"), None);

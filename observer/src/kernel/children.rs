@@ -1,4 +1,4 @@
-//! The processes that selected ones have started before the daemon.
+//! Selects the descendants of selected processes that were started before the daemon.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,11 +18,11 @@ use crate::{
     process::ProcFs,
 };
 
-/// Selects them. To be called once the BPF programs select the children that are started from now on, and
-/// before anything is watched.
+/// Selects the descendants. To be called once the BPF programs select the children that start from now on, and before
+/// anything is watched.
 ///
-/// One that is started by a process while that is not selected yet is found by looking again, until there
-/// was nothing new. Whose parent has exited is not known as its child.
+/// A process may start a child before it is selected itself. So `/proc` is read again until there is nothing new. A
+/// child whose parent has exited is not found.
 pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     if !filter.children {
         return Ok(());
@@ -47,27 +47,27 @@ pub(super) fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     }
 }
 
-/// The number may be another process's by now, or soon.
+/// Removes a pid if its process has exited: another process may get the pid.
 fn forget_if_over(pids: &mut BpfMap<&mut MapData, u32, u8>, stat: &Stat) {
     let now = procfs::process::Process::new(stat.pid).and_then(|process| process.stat());
     if !now.is_ok_and(|now| now.starttime == stat.starttime && is_running(&now)) {
-        // The BPF programs may have done so.
+        // The BPF programs may have removed it.
         let _ = pids.remove(&stat.pid.cast_unsigned());
     }
 }
 
-/// Not a zombie, whose exit has been told.
+/// Whether a process is not a zombie, whose exit was already reported.
 fn is_running(stat: &Stat) -> bool {
     !matches!(stat.state, 'Z' | 'X')
 }
 
 fn processes() -> Result<Vec<Stat>> {
-    // One that cannot be read is over.
+    // A process that cannot be read has exited.
     let stats = all_processes()?.filter_map(|process| process.ok()?.stat().ok());
     Ok(stats.filter(is_running).collect())
 }
 
-/// The descendants of selected processes among these that are not selected themselves.
+/// The processes in `all` that descend from a selected one and are not selected themselves.
 fn descendants(
     all: &[Stat],
     filter: &Filter,
@@ -111,7 +111,7 @@ mod tests {
 
     use super::{Filter, Identity, Stat, descendants};
 
-    /// As in `/proc/PID/stat`; the rest is not asked for.
+    /// A line of `/proc/PID/stat`; the other fields are not used.
     fn stat(pid: i32, ppid: i32, comm: &str) -> Stat {
         let rest = "0 ".repeat(48);
         let line = format!("{pid} ({comm}) S {ppid} {rest}");
@@ -123,7 +123,7 @@ mod tests {
         found_by(selected, &Filter { comms, ..Filter::default() })
     }
 
-    /// Processes' users are their own numbers, and so are their control groups.
+    /// The user and the cgroup of each process have its pid.
     fn found_by(selected: &[u32], filter: &Filter) -> Vec<i32> {
         let all = [
             stat(1, 0, "init"),

@@ -1,4 +1,4 @@
-//! Which backend is used: the one that was asked for, or the best that loads and attaches.
+//! Chooses the backend: the one that is configured, or the best one that loads and attaches.
 
 use anyhow::{Context as _, Result, bail};
 use tracing::debug;
@@ -14,15 +14,14 @@ use crate::config::Backend;
 const PREFERENCE: [Backend; 4] =
     [Backend::Fentry, Backend::Socket, Backend::Kprobe, Backend::Tracepoint];
 
-/// Which backends miss transfers on this kernel: it skips a BPF program that is already running on that
-/// CPU.
+/// The backends that may miss transfers on this kernel: it skips a BPF program that is already running on that CPU.
 #[derive(Clone, Copy)]
 pub(super) struct Losses {
-    /// Whether a program can be interrupted by a thread that runs into it as well.
+    /// Whether a thread can interrupt a program and run into it as well.
     pub preemption: Preemption,
-    /// Whether that can happen in the tracepoints of system calls too.
+    /// Whether that can also happen in the tracepoints of system calls.
     pub in_syscalls: bool,
-    /// Whether it can happen in raw tracepoints too.
+    /// Whether that can also happen in raw tracepoints.
     pub in_raw_tracepoints: bool,
 }
 
@@ -38,14 +37,14 @@ impl Losses {
         can_be_preempted && self.preemption.is_possible()
     }
 
-    /// Those first that miss no transfer.
+    /// All backends, with those first that miss no transfer.
     fn order(self) -> [Backend; 4] {
         let mut order = PREFERENCE;
         order.sort_by_key(|&backend| self.are_of(backend));
         order
     }
 
-    /// What a backend that may miss transfers is not used for.
+    /// Describes what a backend that may miss transfers is not used for.
     fn warning(self) -> String {
         format!(
             "it may miss transfers: {}; Unix and MPTCP sockets are not watched, because a miss would \
@@ -64,8 +63,8 @@ impl Losses {
     }
 }
 
-/// Makes the attempt with one backend after the other until one succeeds, and says why it is that
-/// one. A failed attempt must leave nothing behind.
+/// Tries one backend after the other until an attempt succeeds. Returns it, and why it was chosen. A failed attempt
+/// must leave nothing behind.
 pub(super) fn choose<T>(
     wanted: Backend,
     losses: Losses,
@@ -73,10 +72,11 @@ pub(super) fn choose<T>(
 ) -> Result<(Backend, String, T)> {
     if wanted != Backend::Auto {
         let done = attempt(wanted).with_context(|| format!("--backend {wanted}"))?;
-        let warning = losses.are_of(wanted).then(|| losses.warning());
-        let reasons: Vec<String> =
-            ["it is configured".to_owned()].into_iter().chain(warning).collect();
-        return Ok((wanted, reasons.join("; "), done));
+        let mut reason = "it is configured".to_owned();
+        if losses.are_of(wanted) {
+            reason = format!("{reason}; {}", losses.warning());
+        }
+        return Ok((wanted, reason, done));
     }
     let mut refused = Vec::new();
     for backend in losses.order() {
@@ -93,7 +93,7 @@ pub(super) fn choose<T>(
     bail!("no backend works on this kernel: {}", refused.join("; "))
 }
 
-/// Why it is this one: whether it is complete, and why none of those is used that are preferred to it.
+/// Explains a choice: whether the backend is complete, and why those that are preferred to it are not used.
 fn reason(backend: Backend, losses: Losses, refused: &[(Backend, String)]) -> String {
     let verdict = if losses.are_of(backend) {
         losses.warning()
@@ -115,27 +115,27 @@ fn reason(backend: Backend, losses: Losses, refused: &[(Backend, String)]) -> St
 mod tests {
     use anyhow::{Context as _, anyhow};
 
-    use super::super::{Preemption, preemption::Model};
+    use super::super::Preemption;
     use super::{Losses, PREFERENCE, choose};
     use crate::config::Backend::{self, Auto, Fentry, Kprobe, Socket, Tracepoint};
 
     const COMPLETE: &str = "it misses no transfer on this kernel";
-    const NEVER: Preemption = Preemption::Never(Model::Chosen("voluntary"));
-    const ALWAYS: Preemption = Preemption::Always(Model::Chosen("lazy"));
+    const NEVER: Preemption = Preemption::Never("PREEMPT_DYNAMIC, voluntary");
+    const ALWAYS: Preemption = Preemption::Always("PREEMPT_DYNAMIC, lazy");
     const MAY_MISS: &str =
         "it may miss transfers, the kernel preempts BPF programs (yes (PREEMPT_DYNAMIC, lazy))";
 
-    /// Of a kernel that preempts only programs of fentry, as those before 7.0.
+    /// A kernel that preempts only programs of fentry, as those before 7.0.
     fn older(preemption: Preemption) -> Losses {
         Losses { preemption, in_syscalls: false, in_raw_tracepoints: false }
     }
 
-    /// Of one that preempts all but those of kprobes.
+    /// A kernel that preempts all programs but those of kprobes.
     fn newer(preemption: Preemption) -> Losses {
         Losses { preemption, in_syscalls: true, in_raw_tracepoints: true }
     }
 
-    /// What is chosen, and why, where these are refused.
+    /// The choice and its reason, if these backends are refused.
     fn chosen(losses: Losses, refused: &[Backend]) -> (Backend, String) {
         let words = || anyhow!("the verifier's words, many of them").context("no such thing");
         let attempt = |backend| if refused.contains(&backend) { Err(words()) } else { Ok(()) };

@@ -1,9 +1,9 @@
 //! The BPF programs' own figures, read by a thread that has the programs open, and nothing else.
 //!
-//! The kernel gives them only to who has a program open. But who has a program of a raw tracepoint open can also run
-//! it, with arguments that it chooses (`BPF_PROG_TEST_RUN`), which the program takes for the kernel's: it would copy
-//! what they point to. So the thread has a table of descriptors and a filter of system calls of its own. It cannot
-//! call bpf(2), and the threads that can have no program open but the one that takes no arguments.
+//! The kernel shows these figures only to a process that has the program open. But such a process can also run a
+//! program of a raw tracepoint with arguments that it chooses (`BPF_PROG_TEST_RUN`). The program takes them for the
+//! kernel's, and would copy what they point to. So this thread has a table of file descriptors and a system call filter
+//! of its own. It cannot call bpf(2). The threads that can call it have no program open but the one without arguments.
 
 use std::{
     fs, io,
@@ -15,27 +15,14 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::sandbox;
+use crate::{metrics::Program, sandbox};
 
-/// A program's own figures, as the kernel keeps them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProgramFigures {
-    /// Its name.
-    pub name: String,
-    /// How often it ran, while `kernel.bpf_stats_enabled` is 1.
-    pub runs: u64,
-    /// How long, likewise.
-    pub run_time_ns: u64,
-    /// How often it was skipped because another program ran on that CPU.
-    pub misses: u64,
-}
-
-/// For the thread to answer.
+/// How long to wait for the thread's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-type Reply = mpsc::SyncSender<Vec<ProgramFigures>>;
+type Reply = mpsc::SyncSender<Vec<Program>>;
 
-/// The thread. Dropped, it has closed the programs.
+/// The thread that has the programs open. When this is dropped, they are closed.
 #[derive(Debug)]
 pub(super) struct Figures {
     requests: Option<mpsc::Sender<Reply>>,
@@ -43,7 +30,7 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    /// Starts it. To be called with what the daemon keeps of privileges: the thread has the same.
+    /// Starts the thread. To be called after privileges are dropped: the thread inherits what is left.
     pub(super) fn of(programs: Vec<(String, OwnedFd)>) -> Result<Self> {
         let (requests, asked) = mpsc::channel::<Reply>();
         let (begun, outcome) = mpsc::sync_channel(1);
@@ -57,7 +44,7 @@ impl Figures {
             }
             for reply in asked {
                 let figures = programs.iter().filter_map(|(name, fd)| figures(name, fd).ok());
-                // Whoever asked may have given up waiting.
+                // The caller may have stopped waiting.
                 let _ = reply.try_send(figures.collect());
             }
         };
@@ -65,15 +52,15 @@ impl Figures {
         let thread = thread.context("cannot start the thread that reads program statistics")?;
         outcome.recv().map_err(|_| anyhow!("the thread that reads program statistics ended"))??;
         for number in ours {
-            // SAFETY: the thread owns `programs`, whose numbers are of its own table now. What they are in ours are
-            // copies that nobody owns.
+            // SAFETY: the thread owns `programs`, whose numbers are in its own table now. In this table they are
+            // copies without an owner.
             drop(unsafe { OwnedFd::from_raw_fd(number) });
         }
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
-    /// What the kernel says now.
-    pub(super) fn read(&self) -> Result<Vec<ProgramFigures>> {
+    /// Reads the present figures of all programs. Waits at most [`PATIENCE`].
+    pub(super) fn read(&self) -> Result<Vec<Program>> {
         let (reply, answer) = mpsc::sync_channel(1);
         let requests = self.requests.as_ref().context("not started")?;
         requests.send(reply).map_err(|_| anyhow!("the thread has ended"))?;
@@ -85,13 +72,13 @@ impl Drop for Figures {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // It does not panic; the programs are to be closed before this returns.
+            // It does not panic; the programs must be closed before this returns.
             let _ = thread.join();
         }
     }
 }
 
-/// Gives this thread a table of descriptors of its own, with these alone.
+/// Gives this thread a table of file descriptors of its own, with only these numbers in it.
 fn keep_only(mut numbers: Vec<RawFd>) -> Result<()> {
     numbers.sort_unstable();
     let mut from = 0;
@@ -103,7 +90,7 @@ fn keep_only(mut numbers: Vec<RawFd>) -> Result<()> {
     }
     ranges.push((from, u32::MAX));
     for (first, last) in ranges {
-        // SAFETY: takes numbers. What it closes are this thread's copies, which nothing here uses: with
+        // SAFETY: takes numbers. It closes this thread's copies, which nothing here uses: with
         // CLOSE_RANGE_UNSHARE the first call makes the table its own.
         let result =
             unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) };
@@ -115,16 +102,16 @@ fn keep_only(mut numbers: Vec<RawFd>) -> Result<()> {
     Ok(())
 }
 
-/// Reads a program's figures. aya has no accessor for the misses; the kernel also prints them in
-/// the file descriptor's `fdinfo` (`bpf_prog_show_fdinfo`).
-fn figures(name: &str, program: &OwnedFd) -> Result<ProgramFigures> {
+/// Reads a program's figures from the file descriptor's `fdinfo` (`bpf_prog_show_fdinfo`): aya has no accessor for the
+/// misses.
+fn figures(name: &str, program: &OwnedFd) -> Result<Program> {
     let text = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", program.as_raw_fd()))?;
     let field = |name: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
             .unwrap_or(0)
     };
-    Ok(ProgramFigures {
+    Ok(Program {
         name: name.to_owned(),
         runs: field("run_cnt"),
         run_time_ns: field("run_time_ns"),

@@ -1,44 +1,44 @@
-//! What the BPF programs must know of the running kernel, from its BTF: where the fields of its
-//! structs are, what kinds of iterators it has, and how its functions are called.
+//! What the BPF programs must know about the running kernel, from its BTF: where the fields of its structs are, what
+//! kinds of iterators it has, and how its functions are called.
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use observer_common::{
     layout::{Field, NOWHERE, Reader},
     settings::{NO_KIND, WITH_ADDRESS, WITH_NEITHER, WITH_NONBLOCK},
 };
 
 use super::btf::Btf;
-use crate::files::all_of;
+use crate::{config::Backend, files::all_of};
 
-/// Bytes of a kernel's types, of which there are some 6 MiB.
+/// Maximum size of a kernel's BTF in bytes; usual are some 6 MiB.
 const AT_MOST: usize = 64 << 20;
 
-/// What BTF tells.
+/// The layout of the running kernel's structs and functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Offsets in bytes, by the field's position.
+    /// Offsets in bytes, by the position in [`Field::ALL`]; [`NOWHERE`] if the kernel does not have the field.
     pub offsets: [u32; Field::COUNT],
     /// Kinds of `struct iov_iter`: `ITER_IOVEC`, `ITER_UBUF`.
     pub iterator_kinds: [u32; 2],
-    /// How many parameters `tcp_recvmsg` has.
+    /// Number of parameters of `tcp_recvmsg`.
     pub receive_parameters: u32,
-    /// The first thing that the programs at the kernel's functions miss.
+    /// The first thing that the programs at the kernel's functions need and do not find.
     functions: Result<(), String>,
-    /// The first thing that the programs at system calls miss.
+    /// The first thing that the programs at system calls need and do not find.
     syscalls: Result<(), String>,
-    /// The first thing that the programs at the tracepoints of sockets miss.
+    /// The first thing that the programs at the tracepoints of sockets need and do not find.
     sockets: Result<(), String>,
-    /// Of the functions that carry MPTCP, whether they are there.
+    /// Whether the kernel has the functions of MPTCP.
     pub mptcp: bool,
-    /// Whether the programs of system calls' tracepoints run as the rest of the call does, so that another
-    /// thread may take the CPU from them (`trace_call_bpf_faultable`).
+    /// Whether the programs at the tracepoints of system calls can be preempted (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
 }
 
 impl Layout {
-    /// Looks everything up. The error names a field that the programs of all backends miss.
+    /// Reads the layout from a file with raw BTF. A field that the programs of all backends need and that is not there
+    /// is an error.
     pub fn read(path: &Path) -> Result<Self> {
         let unreadable = || format!("cannot read the kernel's types from {}", path.display());
         let bytes = all_of(path, AT_MOST).with_context(unreadable)?;
@@ -100,19 +100,14 @@ impl Layout {
         }
     }
 
-    /// Whether the programs at the kernel's functions find what they need.
-    pub fn for_functions(&self) -> Result<()> {
-        self.functions.clone().map_err(anyhow::Error::msg)
-    }
-
-    /// Whether the programs at system calls do.
-    pub fn for_syscalls(&self) -> Result<()> {
-        self.syscalls.clone().map_err(anyhow::Error::msg)
-    }
-
-    /// Whether the programs at the tracepoints of sockets do.
-    pub fn for_sockets(&self) -> Result<()> {
-        self.sockets.clone().map_err(anyhow::Error::msg).and_then(|()| self.for_syscalls())
+    /// Returns an error if the programs of a backend do not find what they need.
+    pub(super) fn supports(&self, backend: Backend) -> Result<()> {
+        let found = match backend {
+            Backend::Socket => self.sockets.as_ref().and(self.syscalls.as_ref()),
+            Backend::Fentry | Backend::Kprobe => self.functions.as_ref(),
+            Backend::Tracepoint | Backend::Auto => self.syscalls.as_ref(),
+        };
+        found.copied().map_err(|missing| anyhow!("{missing}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the BPF programs say of their decisions, as lines of the log: with the feature `kernel-log` alone.
+//! Log lines of the BPF programs about their decisions, with the feature `kernel-log`.
 
 #![forbid(unsafe_code)]
 
@@ -7,19 +7,20 @@ use aya::Ebpf;
 use aya_log::{EbpfLogger, Level};
 use tracing::enabled;
 
-/// The global that has the level of the least important lines that are written.
+/// The global with the log level: less important lines are not written.
 pub(super) use aya_log::LEVEL;
 
-/// Logs the lines that there are.
+/// Writes the lines that are in the ring.
 pub(super) type Print = Box<dyn FnMut() + Send>;
 
-/// That level, by what is logged: the verifier drops the others.
+/// The level, from `--log`. The verifier removes the code of less important lines.
 pub(super) fn level() -> u8 {
     let all = enabled!(target: "observer::kernel_log", tracing::Level::DEBUG);
     if all { Level::Debug as u8 } else { Level::Info as u8 }
 }
 
-/// Takes the lines' ring, which stays open. aya hands them to the crate `log`, whose logger `tracing-subscriber` is.
+/// Opens the ring with the lines, which stays open. aya passes lines to the crate `log`, and `tracing-subscriber` is its
+/// logger.
 pub(super) fn printer(ebpf: &mut Ebpf) -> Result<Print> {
     let mut lines = EbpfLogger::init(ebpf).context("the BPF programs have no ring of lines")?;
     Ok(Box::new(move || lines.flush()))

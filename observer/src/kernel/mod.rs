@@ -1,5 +1,4 @@
-//! The kernel side, from outside: loads the programs, attaches them, and hands over what they
-//! tell.
+//! Loads and attaches the BPF programs, and takes their records out of the rings.
 
 mod btf;
 mod children;
@@ -15,8 +14,7 @@ mod ring;
 mod sys;
 mod tracefs;
 
-pub use figures::ProgramFigures;
 pub use layout::Layout;
 pub use preemption::Preemption;
-pub use probes::{Count, Dropped, Probes, ProgramSize};
+pub use probes::{Probes, ProgramSize};
 pub use ring::Ring;

@@ -1,4 +1,4 @@
-//! The BPF programs, loaded and attached, and what they count.
+//! The loaded and attached BPF programs, and what they count.
 
 use std::{
     cmp::Reverse,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, Pod,
     maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
@@ -20,7 +20,7 @@ use aya_obj::generated::bpf_map_type;
 use observer_common::{
     counter::{self, Counter, Protocol},
     layout::{Field, NOWHERE},
-    selected::{self, CGROUP_NAME},
+    selected,
     settings::Settings,
     writer::{self, Writer},
 };
@@ -31,27 +31,29 @@ use super::log;
 use super::{
     Layout, Preemption, Ring,
     choice::{Losses, choose},
-    figures::{Figures, ProgramFigures},
+    figures::Figures,
     preemption,
     programs::{self, Link},
     sys, tracefs,
 };
 use crate::{
     clock,
-    config::{Backend, Config, Filter},
+    config::{self, Backend, CgroupName, Config, Filter},
     files::first_of,
     memory,
+    metrics::{DroppedRecords, Gap, Program},
     system_paths::SystemPaths,
 };
+use observer_core::process::Comm;
 
-/// The loaded and attached programs. Dropped, they are detached.
+/// The loaded and attached programs. When this is dropped, they are detached.
 ///
-/// Of their maps only the counters are open, to be read; the rest is closed once the programs are attached.
+/// Only the maps with counters are kept open, to be read; the others are closed once the programs are attached.
 pub struct Probes {
     _links: Vec<Link>,
     /// The program of [`Self::sweep`].
     sweep: OwnedFd,
-    /// The others, until they are handed over to `figures`.
+    /// All programs, until they are handed over to `figures`.
     programs: Vec<(String, OwnedFd)>,
     figures: Option<Figures>,
     sizes: Vec<ProgramSize>,
@@ -66,36 +68,16 @@ pub struct Probes {
 /// The words of a [`Writer`], by ring and process.
 type Writers = HashMap<MapData, u64, [u64; size_of::<Writer>() / size_of::<u64>()]>;
 
-/// Records of a process for which a ring had no room.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dropped {
-    /// The process.
-    pub pid: u32,
-    /// Name of its main thread then, padded with zero bytes; empty if it was not known.
-    pub comm: [u8; 16],
-    /// How many.
-    pub records: u64,
-}
-
-/// What the BPF programs counted for one cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count {
-    /// How often.
-    pub events: u64,
-    /// Bytes that it concerns.
-    pub bytes: u64,
-}
-
-/// What a loaded program takes.
+/// The size of a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramSize {
-    /// Its name.
+    /// The name of the program.
     pub name: String,
-    /// Instructions that the verifier followed; kernels before 5.16 do not tell.
+    /// Instructions that the verifier followed; kernels before 5.16 do not report them.
     pub verified: Option<u32>,
     /// Bytes of machine code; `None` without a JIT compiler.
     pub machine_code: Option<u32>,
-    /// Instructions, as the kernel runs them.
+    /// Instructions after the verifier's rewriting.
     pub instructions: u32,
 }
 
@@ -114,8 +96,8 @@ impl Display for ProgramSize {
 }
 
 impl Probes {
-    /// Loads and attaches the programs of the backend that was asked for, or of the best that this
-    /// kernel allows: all of them, or none. There is a ring for each worker.
+    /// Loads and attaches the programs of the configured backend, or of the best one that this kernel allows: all of
+    /// them, or none. Returns a ring for each worker.
     pub fn attach(config: &Config) -> Result<(Self, Vec<Ring>)> {
         needs_bpf_loop()?;
         let layout = Layout::read(&config.btf)?;
@@ -126,157 +108,22 @@ impl Probes {
             in_syscalls: layout.syscalls_preempt,
             in_raw_tracepoints: preemption::is_in_raw_tracepoints(&places),
         };
-        let attempt = |backend| Attached::attempt(backend, config, &layout, losses.are_of(backend));
-        let (backend, reason, attached) = choose(config.backend, losses, attempt)?;
+        let attempt = |backend| Self::attempt(backend, config, &layout, losses.are_of(backend));
+        let (_, reason, (mut probes, rings)) = choose(config.backend, losses, attempt)?;
+        probes.reason = reason;
         // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
         memory::give_back();
-        let probes = Self {
-            _links: attached.links,
-            sweep: attached.sweep,
-            programs: attached.programs,
-            figures: None,
-            sizes: attached.sizes,
-            counts: attached.counts,
-            writers: attached.writers,
-            backend,
-            reason,
-            #[cfg(feature = "kernel-log")]
-            print: attached.print,
-        };
-        Ok((probes, attached.rings))
+        Ok((probes, rings))
     }
 
-    /// Hands the programs over to a thread that can only read their [figures](Self::programs). To be called once
-    /// privileges are given up.
-    pub fn hand_over(&mut self) -> Result<()> {
-        self.figures = Some(Figures::of(mem::take(&mut self.programs))?);
-        Ok(())
-    }
-
-    /// The backend in use.
-    pub fn backend(&self) -> Backend {
-        self.backend
-    }
-
-    /// Why it is in use: what is wrong with the cheaper ones.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// Logs what the BPF programs have said since.
-    #[cfg(feature = "kernel-log")]
-    pub fn print_log(&mut self) {
-        (self.print)();
-    }
-
-    /// Has the BPF programs look for connections that ended without a tracepoint.
-    pub fn sweep(&self) -> Result<()> {
-        sys::run(self.sweep.as_fd()).context("cannot run the BPF program sweep")
-    }
-
-    /// What was counted, summed over the CPUs.
-    pub fn counts(&self) -> Result<Vec<(Counter, Count)>> {
-        Counter::ALL.iter().map(|&counter| Ok((counter, self.count(counter as u32)?))).collect()
-    }
-
-    /// How often something could not be told that may have been a process's end.
-    pub fn ends_untold(&self) -> Result<u64> {
-        let events = |counter: Counter| Ok::<_, anyhow::Error>(self.count(counter as u32)?.events);
-        Ok(events(Counter::RingFull)? + events(Counter::ProcessesFull)?)
-    }
-
-    /// The processes of which most records found no room in a ring, at most so many. O(processes that wrote into the
-    /// last quarter of a ring).
-    pub fn dropped(&self, most: usize) -> Result<Vec<Dropped>> {
-        if self.count(Counter::RingFull as u32)?.events == 0 {
-            return Ok(Vec::new());
-        }
-        let mut dropped: BTreeMap<u32, Dropped> = BTreeMap::new();
-        for entry in &self.writers {
-            // One that is forgotten meanwhile makes the kernel begin anew.
-            let Ok((key, words)) = entry else { break };
-            let writer: Writer = transmute!(words);
-            let pid = writer::pid(key);
-            let of = dropped.entry(pid).or_insert(Dropped { pid, comm: [0; 16], records: 0 });
-            of.records += writer.dropped;
-            if writer.dropped > 0 && writer.comm != [0; 16] {
-                of.comm = writer.comm;
-            }
-        }
-        let mut dropped: Vec<_> = dropped.into_values().filter(|of| of.records > 0).collect();
-        dropped.sort_by_key(|of| (Reverse(of.records), of.pid));
-        dropped.truncate(most);
-        Ok(dropped)
-    }
-
-    /// Selected sockets by what they carry.
-    pub fn protocols(&self) -> Result<Vec<(Protocol, u64)>> {
-        Protocol::ALL
-            .iter()
-            .map(|&protocol| Ok((protocol, self.count(protocol.position())?.events)))
-            .collect()
-    }
-
-    fn count(&self, position: u32) -> Result<Count> {
-        let values = self.counts.get(&position, 0)?;
-        Ok(values.iter().fold(Count { events: 0, bytes: 0 }, |sum, [events, bytes]| Count {
-            events: sum.events + events,
-            bytes: sum.bytes + bytes,
-        }))
-    }
-
-    /// What the loaded programs take, by name.
-    pub fn sizes(&self) -> &[ProgramSize] {
-        &self.sizes
-    }
-
-    /// The programs' own figures, once they are [handed over](Self::hand_over).
-    pub fn programs(&self) -> Result<Vec<ProgramFigures>> {
-        self.figures.as_ref().map_or_else(|| Ok(Vec::new()), Figures::read)
-    }
-}
-
-fn sizes(ebpf: &Ebpf) -> Vec<ProgramSize> {
-    let mut sizes = Vec::new();
-    for (name, program) in ebpf.programs() {
-        // Not loaded: of another backend.
-        let Ok(info) = program.info() else { continue };
-        sizes.push(ProgramSize {
-            name: name.to_owned(),
-            verified: info.verified_instruction_count(),
-            machine_code: Some(info.size_jitted()).filter(|&bytes| bytes != 0),
-            instructions: info.size_translated().unwrap_or(0) / 8,
-        });
-    }
-    sizes.sort_by(|a, b| a.name.cmp(&b.name));
-    sizes
-}
-
-/// What an attempt with one backend leaves. Dropped, nothing of it remains in the kernel.
-struct Attached {
-    links: Vec<Link>,
-    sweep: OwnedFd,
-    programs: Vec<(String, OwnedFd)>,
-    sizes: Vec<ProgramSize>,
-    counts: PerCpuArray<MapData, counter::Count>,
-    writers: Writers,
-    rings: Vec<Ring>,
-    #[cfg(feature = "kernel-log")]
-    print: log::Print,
-}
-
-impl Attached {
+    /// Attaches the programs of one backend. After an error, nothing remains in the kernel.
     fn attempt(
         backend: Backend,
         config: &Config,
         layout: &Layout,
         counted_only: bool,
-    ) -> Result<Self> {
-        match backend {
-            Backend::Socket => layout.for_sockets()?,
-            Backend::Fentry | Backend::Kprobe => layout.for_functions()?,
-            Backend::Tracepoint | Backend::Auto => layout.for_syscalls()?,
-        }
+    ) -> Result<(Self, Vec<Ring>)> {
+        layout.supports(backend)?;
         let mut ebpf = load(backend, config, layout, counted_only)?;
         select(&mut ebpf, &config.filter)?;
         let rings = rings(&mut ebpf, config)?;
@@ -295,25 +142,135 @@ impl Attached {
         };
         freeze(&ebpf)?;
         let (sweep, programs) = opened(&ebpf)?;
-        // With `ebpf` all other maps are closed, which the programs have for themselves.
-        Ok(Self {
-            links,
+        // With `ebpf` all other maps are closed; the programs keep them alive.
+        let probes = Self {
+            _links: links,
             sweep,
             programs,
+            figures: None,
             sizes: sizes(&ebpf),
             counts,
             writers,
-            rings,
+            backend,
+            reason: String::new(),
             #[cfg(feature = "kernel-log")]
             print,
-        })
+        };
+        Ok((probes, rings))
+    }
+
+    /// Hands the programs over to a thread that can only read their [figures](Self::programs). To be called once
+    /// privileges are dropped.
+    pub fn hand_over(&mut self) -> Result<()> {
+        self.figures = Some(Figures::of(mem::take(&mut self.programs))?);
+        Ok(())
+    }
+
+    /// The backend in use.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Why this backend is in use, and why those that are preferred to it are not.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Writes the log lines of the BPF programs since the last call.
+    #[cfg(feature = "kernel-log")]
+    pub fn print_log(&mut self) {
+        (self.print)();
+    }
+
+    /// Makes the BPF programs look for connections that ended without a tracepoint.
+    pub fn sweep(&self) -> Result<()> {
+        sys::run(self.sweep.as_fd()).context("cannot run the BPF program sweep")
+    }
+
+    /// The gaps that the BPF programs counted, by cause, summed over the CPUs.
+    pub fn gaps(&self) -> Result<Vec<Gap>> {
+        let gap = |&counter: &Counter| {
+            let [events, bytes] = self.count(counter as u32)?;
+            Ok(Gap { cause: counter.label(), events, bytes })
+        };
+        Counter::ALL.iter().map(gap).collect()
+    }
+
+    /// Number of events that were not reported and may have been a process's exit.
+    pub fn ends_unreported(&self) -> Result<u64> {
+        let [ring_full, _] = self.count(Counter::RingFull as u32)?;
+        let [processes_full, _] = self.count(Counter::ProcessesFull as u32)?;
+        Ok(ring_full + processes_full)
+    }
+
+    /// The processes with most dropped records, at most `most` of them. O(processes that wrote into the last quarter of
+    /// a ring).
+    pub fn dropped(&self, most: usize) -> Result<Vec<DroppedRecords>> {
+        if self.count(Counter::RingFull as u32)? == [0; 2] {
+            return Ok(Vec::new());
+        }
+        let mut dropped: BTreeMap<u32, DroppedRecords> = BTreeMap::new();
+        for entry in &self.writers {
+            // An entry that is removed meanwhile makes the kernel start again from the first.
+            let Ok((key, words)) = entry else { break };
+            let writer: Writer = transmute!(words);
+            let pid = writer::pid(key);
+            let new = || DroppedRecords { pid, comm: Comm::new([0; 16]), records: 0 };
+            let of = dropped.entry(pid).or_insert_with(new);
+            of.records += writer.dropped;
+            if writer.dropped > 0 && writer.comm != [0; 16] {
+                of.comm = Comm::new(writer.comm);
+            }
+        }
+        let mut dropped: Vec<_> = dropped.into_values().filter(|of| of.records > 0).collect();
+        dropped.sort_by_key(|of| (Reverse(of.records), of.pid));
+        dropped.truncate(most);
+        Ok(dropped)
+    }
+
+    /// Number of selected sockets, by protocol.
+    pub fn protocols(&self) -> Result<Vec<(Protocol, u64)>> {
+        let seen = |&protocol: &Protocol| Ok((protocol, self.count(protocol.position())?[0]));
+        Protocol::ALL.iter().map(seen).collect()
+    }
+
+    /// Events and bytes of one counter, summed over the CPUs.
+    fn count(&self, position: u32) -> Result<counter::Count> {
+        let values = self.counts.get(&position, 0)?;
+        Ok(values.iter().fold([0; 2], |sum, value| [sum[0] + value[0], sum[1] + value[1]]))
+    }
+
+    /// Sizes of the loaded programs, sorted by name.
+    pub fn sizes(&self) -> &[ProgramSize] {
+        &self.sizes
+    }
+
+    /// The programs' own figures, once they are [handed over](Self::hand_over).
+    pub fn programs(&self) -> Result<Vec<Program>> {
+        self.figures.as_ref().map_or_else(|| Ok(Vec::new()), Figures::read)
     }
 }
 
-/// The maps that say what is watched.
+fn sizes(ebpf: &Ebpf) -> Vec<ProgramSize> {
+    let mut sizes = Vec::new();
+    for (name, program) in ebpf.programs() {
+        // Not loaded: it belongs to another backend.
+        let Ok(info) = program.info() else { continue };
+        sizes.push(ProgramSize {
+            name: name.to_owned(),
+            verified: info.verified_instruction_count(),
+            machine_code: Some(info.size_jitted()).filter(|&bytes| bytes != 0),
+            instructions: info.size_translated().unwrap_or(0) / 8,
+        });
+    }
+    sizes.sort_by(|a, b| a.name.cmp(&b.name));
+    sizes
+}
+
+/// The maps that select what is watched.
 const FILTERS: [&str; 5] = ["PORTS", "PIDS", "COMMS", "UIDS", "CGROUPS"];
 
-/// Has the filters written by the BPF programs alone from now on, whoever opens them: aya does so with the globals.
+/// Makes the filters read-only for every process: only the BPF programs can still write them. aya freezes the globals.
 fn freeze(ebpf: &Ebpf) -> Result<()> {
     for name in FILTERS {
         let map = ebpf.map(name).with_context(|| format!("the BPF programs have no map {name}"))?;
@@ -325,11 +282,11 @@ fn freeze(ebpf: &Ebpf) -> Result<()> {
     Ok(())
 }
 
-/// The program of [`Probes::sweep`], and the other ones that are loaded.
+/// The program of [`Probes::sweep`], and all that are loaded, by name.
 fn opened(ebpf: &Ebpf) -> Result<(OwnedFd, Vec<(String, OwnedFd)>)> {
     let (mut sweep, mut others) = (None, Vec::new());
     for (name, program) in ebpf.programs() {
-        // Not loaded: of another backend.
+        // Not loaded: it belongs to another backend.
         let Ok(program) = program.fd() else { continue };
         let program = program.as_fd().try_clone_to_owned().context("cannot open a BPF program")?;
         if name == programs::SWEEP {
@@ -340,8 +297,8 @@ fn opened(ebpf: &Ebpf) -> Result<(OwnedFd, Vec<(String, OwnedFd)>)> {
     Ok((sweep.context("there is no BPF program sweep")?, others))
 }
 
-/// Without `bpf_loop` the programs cannot walk over a call: a bounded loop of as many steps as it
-/// takes is more than the verifier follows.
+/// Returns an error on kernels without `bpf_loop`: the verifier does not follow a bounded loop with as many iterations
+/// as a transfer can take.
 fn needs_bpf_loop() -> Result<()> {
     let has = is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop)
         .context("cannot find out whether the kernel has bpf_loop")?;
@@ -349,7 +306,8 @@ fn needs_bpf_loop() -> Result<()> {
     Ok(())
 }
 
-/// `--cgroup` is about control groups of version 2, of which a process of version 1 is in the root.
+/// Returns an error if `--cgroup` cannot work: it compares cgroups of version 2, where a process of version 1 is in the
+/// root.
 fn needs_groups(filter: &Filter, layout: &Layout) -> Result<()> {
     if filter.cgroups.is_empty() {
         return Ok(());
@@ -365,13 +323,14 @@ fn needs_groups(filter: &Filter, layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Most threads that are in a function of the kprobe backend at once.
+/// Maximum number of threads that are in a function of the kprobe backend at once.
 const MAX_ENTERED: u32 = 32_768;
 
-/// Most threads that are in a call on several messages at once, with the socket backend.
+/// Maximum number of threads that are in a system call for several messages at once, with the socket backend.
 const MAX_MULTIPLE: u32 = 4_096;
 
-/// Where calls may be missed only sockets are watched that count their bytes, which shows it.
+/// Loads the object and creates its maps. `counted_only` limits watching to sockets that count their bytes, where a
+/// missed transfer shows.
 fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
     let settings = settings(config, layout, counted_only);
     let mut loader = EbpfLoader::new();
@@ -380,7 +339,7 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
     #[cfg(feature = "kernel-log")]
     loader.override_global(log::LEVEL, &level, true);
     loader
-        // Only for relocations, of which rustc emits none; reading it takes time and memory.
+        // It is only for relocations, which rustc does not emit; reading it takes time and memory.
         .btf(None)
         .override_global("SETTINGS", settings.as_bytes(), true)
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
@@ -397,7 +356,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
         iterator_kinds: layout.iterator_kinds,
         receive_parameters: layout.receive_parameters,
         rings: config.workers,
-        // Half full: enough time is left for the daemon to come before the rest is.
+        // Half full: that leaves the daemon enough time before the ring is full.
         wake_at: config.ring_size.bytes() / 2,
         tick_ns: clock::tick_ns(),
         max_connections: config.max_connections,
@@ -410,7 +369,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
     }
 }
 
-/// Makes the rings, and gives them to the BPF programs.
+/// Creates the rings, one for each worker, and passes them to the BPF programs.
 fn rings(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<Ring>> {
     let mut of_programs: ArrayOfMaps<_, RingBuf<MapData>> = map(ebpf, "RINGS")?.try_into()?;
     let ring = |number| {
@@ -436,25 +395,23 @@ fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
     for (index, word) in bits.iter().enumerate().filter(|(_, word)| **word != 0) {
         ports.set(index as u32, word, 0)?;
     }
-    let mut pids: HashMap<_, u32, u8> = map(ebpf, "PIDS")?.try_into()?;
-    for pid in &filter.pids {
-        pids.insert(pid, selected::FOR_GOOD, 0).context("too many processes with --pid")?;
-    }
-    let mut comms: HashMap<_, [u8; 16], u8> = map(ebpf, "COMMS")?.try_into()?;
-    for comm in &filter.comms {
-        comms.insert(comm.bytes(), 1, 0).context("too many --comm: 256 names can be selected")?;
-    }
-    let mut uids: HashMap<_, u32, u8> = map(ebpf, "UIDS")?.try_into()?;
-    for uid in &filter.uids {
-        uids.insert(uid, 1, 0).context("too many --uid: 256 users can be selected")?;
-    }
-    let mut cgroups: HashMap<_, [u8; CGROUP_NAME], u8> = map(ebpf, "CGROUPS")?.try_into()?;
-    for cgroup in &filter.cgroups {
-        cgroups
-            .insert(cgroup.bytes(), 1, 0)
-            .context("too many --cgroup: 64 control groups can be selected")?;
-    }
-    Ok(())
+    fill(ebpf, "PIDS", filter.pids.iter().copied(), "too many processes with --pid")?;
+    let comms = filter.comms.iter().map(config::Comm::bytes);
+    fill(ebpf, "COMMS", comms, "too many --comm: 256 names can be selected")?;
+    fill(ebpf, "UIDS", filter.uids.iter().copied(), "too many --uid: 256 users can be selected")?;
+    let cgroups = filter.cgroups.iter().map(CgroupName::bytes);
+    fill(ebpf, "CGROUPS", cgroups, "too many --cgroup: 64 cgroups can be selected")
+}
+
+/// Adds the keys to the map `name`, as selected for good. `too_many` is the error if there is no room for all.
+fn fill<K: Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    keys: impl IntoIterator<Item = K>,
+    too_many: &'static str,
+) -> Result<()> {
+    let mut map: HashMap<_, K, u8> = map(ebpf, name)?.try_into()?;
+    keys.into_iter().try_for_each(|key| map.insert(key, selected::FOR_GOOD, 0)).context(too_many)
 }
 
 pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {

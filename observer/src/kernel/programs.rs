@@ -1,4 +1,4 @@
-//! Loads and attaches the programs of a backend, and those of every backend.
+//! Loads and attaches the programs that a backend has, and those that every backend has.
 
 use std::any::Any;
 use std::fs;
@@ -16,7 +16,7 @@ use aya::{
 use super::{children, layout::Layout};
 use crate::config::{Backend, Config};
 
-/// The calls of the tracepoint backend, which has one program for all.
+/// The system calls of the tracepoint backend, which has one program for all.
 const CALLS: [&str; 12] = [
     "read", "readv", "preadv2", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "pwritev2",
     "sendto", "sendmsg", "sendmmsg",
@@ -30,18 +30,18 @@ const EXIT: &str = "exit";
 const FUNCTIONS: [&str; 4] =
     ["tcp_sendmsg", "tcp_recvmsg", "unix_stream_sendmsg", "unix_stream_recvmsg"];
 
-/// Likewise, where the kernel has them.
+/// The functions of MPTCP, for the same programs, if the kernel has them.
 const MPTCP_FUNCTIONS: [&str; 2] = ["mptcp_sendmsg", "mptcp_recvmsg"];
 
-/// The program at the returns of all of them.
+/// The program at the returns of all functions.
 const KRETPROBE: &str = "kretprobe_leave";
 
-/// Programs of the socket backend, and the raw tracepoints that they are attached to. What is sent
-/// comes first: so it cannot be received and seen before it was sent and not seen.
+/// Programs of the socket backend, and their raw tracepoints. The program for sent bytes is attached first. So bytes
+/// cannot be seen when they are received and be missed when they were sent.
 const SOCKET: [(&str, &str); 2] =
     [("socket_sent", "sock_send_length"), ("socket_received", "sock_recv_length")];
 
-/// Programs of every backend, and the raw tracepoints that they are attached to.
+/// Programs of every backend, and their raw tracepoints.
 const LIFECYCLE: [(&str, &str); 5] = [
     ("sock_state", "inet_sock_set_state"),
     ("process_exit", "sched_process_exit"),
@@ -50,14 +50,13 @@ const LIFECYCLE: [(&str, &str); 5] = [
     ("process_fork", "sched_process_fork"),
 ];
 
-/// Attached to nothing.
+/// The program that looks for ended connections. It is not attached; the daemon runs it.
 pub(super) const SWEEP: &str = "sweep";
 
-/// A program's place in the kernel. Dropped, the program is detached there.
+/// An attachment of a program. When this is dropped, the program is detached.
 pub(super) type Link = Box<dyn Any + Send>;
 
-/// Loads all programs that the backend uses, then attaches them. What is attached when it fails is
-/// detached.
+/// Loads all programs that the backend uses, then attaches them. After an error, all of them are detached.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     backend: Backend,
@@ -81,13 +80,11 @@ pub(super) fn attach(
         }
         Backend::Socket => {
             try_raw(ebpf)?;
-            load_both(ebpf)?;
+            load_raw(ebpf, &SOCKET.map(|(name, _)| name))?;
         }
-        Backend::Tracepoint | Backend::Auto => {
-            load_tracepoint(ebpf)?;
-        }
+        Backend::Tracepoint | Backend::Auto => load_tracepoint(ebpf)?,
     }
-    load_raw(ebpf, LIFECYCLE.iter().map(|(name, _)| *name).chain([SWEEP]))?;
+    load_raw(ebpf, &[&LIFECYCLE.map(|(name, _)| name)[..], &[SWEEP]].concat())?;
     let mut links = Vec::new();
     attach_raw(ebpf, &LIFECYCLE, &mut links)?;
     children::select(ebpf, &config.filter)?;
@@ -106,8 +103,8 @@ pub(super) fn attach(
     Ok(links)
 }
 
-/// Whether a program that does nothing can be attached to the return of a function: for less than
-/// the verifier takes for one of the others.
+/// Attaches a program that does nothing to the return of a function. That costs less than verifying a real one on a
+/// kernel that refuses them.
 fn try_fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<()> {
     let refused = |error| refused("fexit programs", error);
     let program: &mut FExit = program(ebpf, "fexit_try")?;
@@ -129,7 +126,7 @@ fn attach_fentry(ebpf: &mut Ebpf, function: &str, links: &mut Vec<Link>) -> Resu
     Ok(())
 }
 
-/// As [`try_fentry`].
+/// Does the same as [`try_fentry`] with a kprobe.
 fn try_kprobe(ebpf: &mut Ebpf) -> Result<()> {
     let refused = |error| refused("kprobes", error);
     let program: &mut KProbe = program(ebpf, "kretprobe_try")?;
@@ -143,7 +140,7 @@ fn load_kprobe(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     program.load().map_err(|error| refused_program(name, error.into()))
 }
 
-/// The return first: it does nothing for a call that was entered before.
+/// Attaches the program at the return first: it does nothing for a call that was entered before.
 fn attach_kprobes(ebpf: &mut Ebpf, function: &str, links: &mut Vec<Link>) -> Result<()> {
     for name in [KRETPROBE, &kprobe(function)] {
         let program: &mut KProbe = program(ebpf, name)?;
@@ -173,7 +170,7 @@ fn attach_tracepoint(ebpf: &mut Ebpf, call: &str, links: &mut Vec<Link>) -> Resu
     Ok(())
 }
 
-/// As [`try_fentry`]: kernels before 6.3 do not have these tracepoints.
+/// Does the same as [`try_fentry`] with a raw tracepoint of sockets: kernels before 6.3 do not have it.
 fn try_raw(ebpf: &mut Ebpf) -> Result<()> {
     let (_, tracepoint) = SOCKET[0];
     let program: &mut RawTracePoint = program(ebpf, "socket_try")?;
@@ -185,13 +182,10 @@ fn try_raw(ebpf: &mut Ebpf) -> Result<()> {
     Ok(program.unload()?)
 }
 
-/// Loads the programs of the socket backend, both at once: the verifier takes a tenth of a second for each.
-fn load_both(ebpf: &mut Ebpf) -> Result<()> {
-    let programs: Vec<_> = ebpf
-        .programs_mut()
-        .filter(|(name, _)| SOCKET.iter().any(|(one, _)| one == name))
-        .map(|(name, program)| (name.to_owned(), program))
-        .collect();
+/// Loads programs of raw tracepoints, all at once: the verifier takes a tenth of a second for a large one.
+fn load_raw(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
+    let programs = ebpf.programs_mut().filter(|(name, _)| names.contains(name));
+    let programs: Vec<_> = programs.map(|(name, program)| (name.to_owned(), program)).collect();
     thread::scope(|scope| {
         let load = |(name, program): (String, &mut Program)| {
             let program: &mut RawTracePoint = program.try_into()?;
@@ -203,14 +197,6 @@ fn load_both(ebpf: &mut Ebpf) -> Result<()> {
             thread.join().unwrap_or_else(|_| Err(anyhow!("a panic while a program was loaded")))
         })
     })
-}
-
-fn load_raw(ebpf: &mut Ebpf, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
-    for name in names {
-        let program: &mut RawTracePoint = program(ebpf, name)?;
-        program.load().map_err(|error| refused_program(name, error.into()))?;
-    }
-    Ok(())
 }
 
 fn attach_raw(ebpf: &mut Ebpf, programs: &[(&str, &str)], links: &mut Vec<Link>) -> Result<()> {
@@ -240,8 +226,7 @@ fn refused_target(name: &str, error: Error) -> Error {
     refused(&format!("a program at {name}"), error)
 }
 
-/// In a few words what the kernel does not allow, and the number that it gave; its own words
-/// remain the cause.
+/// Adds a short text to an error: what the kernel refused, its error number, and a remedy if one is known.
 fn refused(what: &str, error: Error) -> Error {
     let number = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     let number = number.map(|number| format!(" ({number})")).unwrap_or_default();
@@ -249,11 +234,11 @@ fn refused(what: &str, error: Error) -> Error {
     error.context(format!("the kernel refused {what}{number}{remedy}"))
 }
 
-/// Who may measure at all.
+/// The setting that limits `perf_event_open`.
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 
-/// Above 2, which mainline does not have, Debian's kernels and others' allow `perf_event_open` only to who has
-/// CAP_SYS_ADMIN, whatever else it has.
+/// The remedy for a setting that mainline does not have: above 2, Debian's and other kernels allow `perf_event_open` only
+/// with CAP_SYS_ADMIN.
 fn remedy(error: &Error, paranoid: &Path) -> Option<String> {
     let refused = error.chain().find_map(|cause| cause.downcast_ref::<SyscallError>())?;
     let is_access = refused.io_error.kind() == io::ErrorKind::PermissionDenied;

@@ -1,4 +1,4 @@
-//! Waits for records and takes them out of the ring buffer.
+//! Waits for records and takes them out of a ring buffer.
 
 use std::{io, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use observer_core::source::Source;
 const RING: Token = Token(0);
 const WAKE: Token = Token(1);
 
-/// The daemon's end of the ring buffer.
+/// The daemon's end of a ring buffer.
 pub struct Ring {
     ring: RingBuf<MapData>,
     poll: Poll,
@@ -22,8 +22,8 @@ pub struct Ring {
 impl Ring {
     pub(super) fn new(ring: RingBuf<MapData>) -> Result<Self> {
         let poll = Poll::new().context("cannot create an epoll instance")?;
-        // mio's polling is edge-triggered: it wakes us when the BPF programs say so, which
-        // they do only when the ring fills, not whenever there is something in it.
+        // mio's polling is edge-triggered: it wakes the worker only when the BPF programs signal, which they do
+        // when the ring is half full, not for each record.
         poll.registry()
             .register(&mut SourceFd(&ring.as_raw_fd()), RING, Interest::READABLE)
             .context("cannot wait for the ring buffer")?;
@@ -31,7 +31,7 @@ impl Ring {
         Ok(Self { ring, poll, events: Events::with_capacity(4), waker: Arc::new(waker) })
     }
 
-    /// Ends a [`wait`](Self::wait) from another thread.
+    /// A waker that ends a [`wait`](Self::wait) from another thread.
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
     }
@@ -49,7 +49,7 @@ impl Source for Ring {
         count
     }
 
-    /// Until the ring fills or the waker is used.
+    /// Waits until the ring is half full, the waker is used or the time is over.
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),

@@ -1,4 +1,4 @@
-//! tracefs, where aya reads the ids of tracepoints, also on a machine that has not mounted it.
+//! Access to tracefs, where aya reads the ids of tracepoints, even if the machine has not mounted it.
 
 use std::{
     fs,
@@ -14,11 +14,11 @@ use rustix::{
 };
 use tracing::debug;
 
-/// Runs `attach` where one of the `candidates` is tracefs.
+/// Runs `attach` with tracefs mounted at one of the `candidates`.
 ///
-/// If none is, that is a thread with mounts of its own, where tracefs is mounted at the first of them.
-/// Nobody else sees this mount, and it is gone when `attach` returns. It needs `CAP_SYS_ADMIN`; without
-/// it the error says that tracefs is not mounted.
+/// If it is not mounted, a thread with a mount namespace of its own mounts it at the first candidate and runs `attach`.
+/// No other process sees this mount, and it ends with the thread. It needs `CAP_SYS_ADMIN`; without that, the error is
+/// that tracefs is not mounted.
 pub(super) fn at_hand<T: Send>(
     candidates: &[PathBuf],
     attach: impl FnOnce() -> Result<T> + Send,
@@ -40,9 +40,8 @@ pub(super) fn at_hand<T: Send>(
     })
 }
 
-/// Where tracefs is: only for programs at system calls. The ids of tracepoints are read there, by
-/// aya 0.14, which takes the first candidate that is a directory with something in it. The error is
-/// for a daemon that may not mount it for itself either.
+/// The candidate where tracefs is mounted: like aya 0.14, the first one that is a directory with entries. The error is
+/// for a daemon that cannot mount tracefs itself.
 fn mounted(candidates: &[PathBuf]) -> Result<&Path> {
     let mut denied = None;
     for path in candidates {
@@ -67,7 +66,7 @@ fn mounted(candidates: &[PathBuf]) -> Result<&Path> {
 fn mount_for_this_thread(place: &Path) -> io::Result<()> {
     // SAFETY: only UnshareFlags::FILES asks for care, and the file descriptors stay shared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    // Otherwise what is mounted here would be mounted where this namespace was copied from.
+    // Otherwise the mount would propagate to the namespace that this one is a copy of.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(mount("tracefs", place, "tracefs", flags, None)?)

@@ -1,7 +1,6 @@
-//! Asks a server for its list of pods: one connection, one request, by HTTP/1.1.
+//! Requests the list of pods from a server: one connection and one request, over HTTP/1.1.
 
 use std::fmt::{self, Display, Formatter};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +14,16 @@ use rustls::ClientConfig;
 use super::Choice;
 use super::list::{self, Listed};
 use crate::certificates::client_config;
-use crate::files::all_of;
+use crate::files::text_of;
 use crate::http_client::{Client, Server};
 
-/// From the first byte to the last.
+/// The time limit of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Some hundred pods are a few MiB.
+/// Maximum size of a list in bytes; some hundred pods take a few MiB.
 const BODY_AT_MOST: usize = 32 << 20;
 
-/// A token is about 1 KiB.
+/// Maximum size of a token in bytes; usual is about 1 KiB.
 const TOKEN_AT_MOST: usize = 1 << 20;
 
 pub(super) struct PodClient {
@@ -37,7 +36,7 @@ impl PodClient {
         Ok(Self { choice, client: Client::new(PATIENCE)? })
     }
 
-    /// Blocks, at most [`PATIENCE`].
+    /// Requests the list. Blocks at most [`PATIENCE`].
     pub(super) fn pods(&self) -> Result<Vec<Listed>> {
         self.ask().and_then(|body| list::parse(&body)).with_context(|| self.to_string())
     }
@@ -66,8 +65,7 @@ impl PodClient {
         let request = match &self.choice.token_file {
             None => request,
             Some(path) => {
-                let token = all_of(path, TOKEN_AT_MOST)
-                    .and_then(|text| String::from_utf8(text).map_err(io::Error::other))
+                let token = text_of(path, TOKEN_AT_MOST)
                     .with_context(|| format!("cannot read the token in {}", path.display()))?;
                 request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
             }
@@ -101,7 +99,7 @@ impl PodClient {
     }
 }
 
-/// Where it asks, for the log.
+/// The URL of the list, for the log.
 impl Display for PodClient {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let server = self.choice.server.to_string();

@@ -1,4 +1,4 @@
-//! A `PodList`, as kubelet (`/pods`) and API server (`/api/v1/pods`) write it.
+//! Reads a `PodList` of a kubelet (`/pods`) or an API server (`/api/v1/pods`).
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use serde::Deserialize;
 
 use observer_core::process::Pod;
 
-/// Pods of one node that are kept; kubelet's own default bound is 110.
+/// Maximum number of pods that are kept of a list; the kubelet's default for a node is 110.
 const MAX_PODS: usize = 4096;
 
-/// What the API server lets a name be at most (RFC 1123 subdomain).
+/// Maximum length of a name at the API server (RFC 1123 subdomain).
 const NAME_AT_MOST: usize = 253;
 
-/// A pod by the UID that its cgroup is called by.
+/// A pod, with the UID in the name of its cgroup.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// As its control groups say it.
+    /// The UID in the names of its cgroups.
     pub uid: Box<str>,
-    /// What it is called.
+    /// Its namespace and name.
     pub pod: Arc<Pod>,
 }
 
@@ -43,13 +43,13 @@ struct Metadata {
 
 #[derive(Default, Deserialize)]
 struct Annotations {
-    /// Of a pod that the node itself has from a file. Its cgroup is called by this; what the API
-    /// server has of it is a mirror with another UID.
+    /// Set for a static pod, which the kubelet reads from a file. Its cgroup has this value; the API server has only a
+    /// mirror with another UID.
     #[serde(rename = "kubernetes.io/config.hash")]
     hash: Option<String>,
 }
 
-/// Reads the list; what is too long for a name is not taken.
+/// Parses the list, at most [`MAX_PODS`]. Pods with a name or UID above [`NAME_AT_MOST`] bytes are left out.
 pub fn parse(body: &[u8]) -> Result<Vec<Listed>> {
     let list: PodList = serde_json::from_slice(body).context("this is not a list of pods")?;
     let metadata = list.items.unwrap_or_default().into_iter().map(|item| item.metadata);

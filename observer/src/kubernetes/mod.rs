@@ -1,9 +1,8 @@
-//! Names of pods: which process is whose, in the words of the people who run it.
+//! The names of pods.
 //!
-//! The cgroup of a process has its pod's UID; name and namespace are known to the node's kubelet and
-//! to the API server. A thread of its own asks one of them for the list of this node's pods, when
-//! there is a UID that it has not got, and at most every ten seconds. Nobody waits for it: until the
-//! answer is there, the labels are empty.
+//! The cgroup of a process has the UID of its pod. The node's kubelet and the API server know its name and namespace. A
+//! thread requests the list of this node's pods from one of them when there is an unknown UID, at most every ten seconds.
+//! Scrapes do not wait for it: until the answer is there, the labels are empty.
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +11,7 @@ pub mod list;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -24,37 +23,38 @@ use tracing::{debug, info, warn};
 use self::client::PodClient;
 use self::list::Listed;
 use crate::metrics::{PodRequests, Snapshot};
+use crate::sync::lock;
 use observer_core::process::Pod;
 
-/// Between two requests.
+/// The time between two requests.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between two requests, when one after the other fails.
+/// The longest time between two requests, after several failures.
 const INTERVAL_AT_MOST: Duration = Duration::from_mins(5);
 
-/// A UID that so many lists did not have is not asked for any more: it is no pod of this cluster.
+/// A UID that this number of lists did not have is no longer requested: it is not a pod of this cluster.
 const LISTS: u8 = 6;
 
-const NOBODY_TO_ASK: &str = "--kubernetes-node, --kubernetes-token-file and --kubernetes-ca-file \
+const NO_SERVER: &str = "--kubernetes-node, --kubernetes-token-file and --kubernetes-ca-file \
                              need --kubernetes: add it, or remove them";
 
-/// UIDs that are asked for at once.
+/// Maximum number of UIDs that are wanted at the same time.
 const MAX_WANTED: usize = 4096;
 
-/// Who is asked, and how.
+/// The server with the names of pods, and its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// A kubelet, or, with `node`, the API server.
+    /// The URL of a kubelet, or, with `node`, of the API server.
     pub server: Uri,
-    /// Whose pods the API server is asked for.
+    /// The name of the node whose pods are requested from the API server.
     pub node: Option<String>,
-    /// Has the bearer token; read before each request, as tokens are renewed.
+    /// The file with the bearer token. It is read before each request, because tokens are renewed.
     pub token_file: Option<PathBuf>,
-    /// Has the certificate that the server's is verified by; likewise.
+    /// The file with the CA certificate for the server. It is read before each request.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Reads where the server is.
+/// Parses the URL of a server.
 pub(crate) fn server(text: &str) -> Result<Uri, String> {
     const WRITE: &str = "write e.g. https://10.0.0.7:10250 or https://kubernetes.default.svc";
     let uri: Uri = text.trim().parse().map_err(|error| format!("{error}: {WRITE}"))?;
@@ -68,7 +68,7 @@ pub(crate) fn server(text: &str) -> Result<Uri, String> {
 }
 
 impl Choice {
-    /// What the flags say, if it can work.
+    /// Combines the flags; `None` without a server. Flags that do not work together are an error.
     pub(crate) fn new(
         server: Option<Uri>,
         node: Option<String>,
@@ -77,7 +77,7 @@ impl Choice {
     ) -> Result<Option<Self>, String> {
         let Some(server) = server else {
             let given = node.is_some() || token_file.is_some() || ca_file.is_some();
-            return if given { Err(NOBODY_TO_ASK.into()) } else { Ok(None) };
+            return if given { Err(NO_SERVER.into()) } else { Ok(None) };
         };
         if server.scheme_str() == Some("https") && ca_file.is_none() {
             return Err(
@@ -90,43 +90,43 @@ impl Choice {
     }
 }
 
-/// The names that are known, and the thread that asks for others.
+/// The known names of pods, and the thread that requests others.
 #[derive(Debug)]
 pub struct Pods {
     known: Arc<Mutex<Known>>,
     wake: SyncSender<()>,
 }
 
-/// What the two sides share; nobody holds it while waiting for anything.
+/// The state that scrapes and the thread share. It is never locked during a request.
 #[derive(Debug, Default)]
 struct Known {
     pods: FxHashMap<Box<str>, Arc<Pod>>,
-    /// UIDs of processes that had no name, with the number of lists that did not have them.
+    /// UIDs without a name, with the number of lists that did not have them.
     wanted: FxHashMap<Box<str>, u8>,
-    /// UIDs of the last snapshot, whose names stay, even when their pod is gone.
+    /// UIDs in the last snapshot. Their names are kept even after the pod is gone.
     used: FxHashSet<Box<str>>,
     requests: PodRequests,
 }
 
 impl Pods {
-    /// Starts the thread, which asks at once.
+    /// Starts the thread. It makes the first request at once.
     pub fn start(choice: Choice) -> Result<Self> {
         Self::asking_every(choice, INTERVAL)
     }
 
     fn asking_every(choice: Choice, interval: Duration) -> Result<Self> {
         let known = Arc::new(Mutex::new(Known::default()));
-        // One wish is enough: the list has all.
+        // One wish is enough: a list has all pods.
         let (wake, wishes) = sync_channel(1);
-        let asker = Asker { client: PodClient::new(choice)?, known: Arc::clone(&known), interval };
+        let (client, shared) = (PodClient::new(choice)?, Arc::clone(&known));
         thread::Builder::new()
             .name("kubernetes".into())
-            .spawn(move || asker.run(&wishes))
+            .spawn(move || ask(&client, &shared, interval, &wishes))
             .context("cannot start the thread that asks Kubernetes")?;
         Ok(Self { known, wake })
     }
 
-    /// Adds the names to the processes of a snapshot, and how often they were asked for.
+    /// Adds the names of pods, and the number of requests, to a snapshot.
     pub fn complete(&self, snapshot: &mut Snapshot) {
         let mut known = lock(&self.known);
         let mut used = FxHashSet::default();
@@ -136,18 +136,14 @@ impl Pods {
         });
         Arc::make_mut(&mut snapshot.daemon).pod_requests = Some(known.requests);
         if known.want(used) {
-            // Full: it is awake already. Closed: it has ended, and there is nothing to be had.
+            // Full: the thread is awake already. Closed: it has ended.
             let _ = self.wake.try_send(());
         }
     }
 }
 
-fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Known {
-    /// Notes what there are processes of; whether there is reason to ask.
+    /// Takes the UIDs of a snapshot. Returns whether some of them should be requested.
     fn want(&mut self, used: FxHashSet<Box<str>>) -> bool {
         let Self { pods, wanted, .. } = self;
         wanted.retain(|uid, _| used.contains(uid));
@@ -178,42 +174,34 @@ impl Known {
     }
 }
 
-struct Asker {
-    client: PodClient,
-    known: Arc<Mutex<Known>>,
-    interval: Duration,
-}
-
-impl Asker {
-    /// Until nobody can have a wish any more.
-    fn run(&self, wishes: &Receiver<()>) {
-        let mut failures: u32 = 0;
-        loop {
-            match self.client.pods() {
-                Ok(listed) => {
-                    if failures > 0 {
-                        info!("{} answers again", self.client);
-                    }
-                    failures = 0;
-                    debug!("{} returned {} pods", self.client, listed.len());
-                    lock(&self.known).learn(listed);
+/// Makes requests until [`Pods`] is dropped.
+fn ask(client: &PodClient, known: &Mutex<Known>, interval: Duration, wishes: &Receiver<()>) {
+    let mut failures: u32 = 0;
+    loop {
+        match client.pods() {
+            Ok(listed) => {
+                if failures > 0 {
+                    info!("{client} answers again");
                 }
-                Err(error) => {
-                    lock(&self.known).requests.failed += 1;
-                    // Once, however long it lasts: the counter goes on.
-                    if failures == 0 {
-                        warn!("cannot get pod names: {error:#}");
-                    }
-                    failures = failures.saturating_add(1);
-                }
+                failures = 0;
+                debug!("{client} returned {} pods", listed.len());
+                lock(known).learn(listed);
             }
-            let pause = self.interval * 2_u32.saturating_pow(failures.min(10));
-            thread::sleep(pause.min(INTERVAL_AT_MOST));
-            // After a failure it goes on by itself. A wish may have been granted by the last list.
-            while failures == 0 && !lock(&self.known).is_wanting() {
-                if wishes.recv().is_err() {
-                    return;
+            Err(error) => {
+                lock(known).requests.failed += 1;
+                // Only the first failure of a row is logged; all are counted.
+                if failures == 0 {
+                    warn!("cannot get pod names: {error:#}");
                 }
+                failures = failures.saturating_add(1);
+            }
+        }
+        let pause = interval * 2_u32.saturating_pow(failures.min(10));
+        thread::sleep(pause.min(INTERVAL_AT_MOST));
+        // After a failure it retries without a wish. The last list may already have fulfilled a wish.
+        while failures == 0 && !lock(known).is_wanting() {
+            if wishes.recv().is_err() {
+                return;
             }
         }
     }

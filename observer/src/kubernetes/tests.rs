@@ -1,4 +1,4 @@
-//! Against a server of a few lines, in the clear and by TLS.
+//! Tests with a small server, with and without TLS.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -49,7 +49,7 @@ impl Stub {
                         answer(StreamOwned::new(session, stream), *status, body)
                     }
                 };
-                // Who does not trust the certificate has not asked.
+                // A client that does not trust the certificate has sent nothing.
                 if let Ok(head) = asked {
                     turn += 1;
                     // Not every test wants to know.
@@ -83,7 +83,7 @@ fn answer(mut stream: impl Read + Write, status: u16, body: &str) -> std::io::Re
     Ok(head)
 }
 
-/// A snapshot of one process, in the pod of this UID, after its names were added.
+/// The text of a scrape with one process, in the pod with this UID, after names were added.
 fn told(pods: &Pods, uid: &str) -> String {
     let mut snapshot = crate::metrics::in_a_pod(uid);
     pods.complete(&mut snapshot);

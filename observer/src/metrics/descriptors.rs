@@ -1,5 +1,4 @@
-//! The types of methods as their authors declared them: a `FileDescriptorSet`, as protoc writes it
-//! with `--descriptor_set_out`.
+//! The declared types of methods, from a `FileDescriptorSet` as written by `protoc --descriptor_set_out`.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::GrpcType;
 use crate::files::all_of;
 
-/// Bytes of a descriptor set: those of the largest repositories have some.
+/// Maximum size of a descriptor set in bytes; those of the largest repositories have some MiB.
 const AT_MOST: usize = 32 << 20;
 
 /// Declared types by path: `/package.Service/Method`.
@@ -19,7 +18,7 @@ const AT_MOST: usize = 32 << 20;
 pub struct Descriptors(FxHashMap<Box<[u8]>, GrpcType>);
 
 impl Descriptors {
-    /// Reads a file. The error says what to do.
+    /// Reads a file. A file without services is an error.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let bytes = all_of(path, AT_MOST)
@@ -49,7 +48,7 @@ impl Descriptors {
         Self(types)
     }
 
-    /// The declared type of a method.
+    /// The declared type of a method, by its path; `None` if it is not declared.
     pub fn grpc_type(&self, path: &[u8]) -> Option<GrpcType> {
         self.0.get(path).copied()
     }

@@ -1,7 +1,7 @@
-//! What the calls add up to, and how Prometheus is told.
+//! The sums of calls, and their exposition for Prometheus.
 //!
-//! [`Statistics`] is what a worker writes into; [`Daemon`] holds the daemon's own figures. A
-//! scrape takes a [`Snapshot`] of both and [`render`]s it.
+//! A worker writes into [`Statistics`]; [`Daemon`] has the daemon's own figures. A scrape takes a [`Snapshot`] of both
+//! and [`write`]s it.
 
 #![forbid(unsafe_code)]
 
@@ -36,12 +36,12 @@ use observer_core::{
     process::{Detail, ProcessNames},
 };
 
-/// The interned paths of some statistics, spelled out; the interner itself stays with its worker.
+/// The texts of the interned paths in some statistics. The interner itself stays with its worker.
 #[derive(Clone, Debug, Default)]
 pub struct PathNames(FxHashMap<PathId, Arc<str>>);
 
 impl PathNames {
-    /// Spells out the paths that the statistics have now, as labels do.
+    /// Resolves the paths in the statistics, escaped like in labels.
     pub fn of<T: Into<Arc<str>>>(
         statistics: &Statistics,
         resolve: impl Fn(PathId) -> Option<T>,
@@ -57,32 +57,32 @@ impl PathNames {
         Self(names)
     }
 
-    /// The path; empty when it is not known.
+    /// The text of a path; empty if it is not known.
     pub fn path(&self, path: PathId) -> &str {
         self.0.get(&path).map_or("", |path| path)
     }
 }
 
-/// Everything that a scrape needs, as of one moment. Cheap to clone.
+/// The data of a scrape, as of one moment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The calls, of all workers.
+    /// The sums of calls.
     pub statistics: Arc<Statistics>,
-    /// Spells out the paths in `statistics`.
+    /// The texts of the paths in `statistics`.
     pub paths: Arc<PathNames>,
-    /// The declared types of methods, if descriptors were given.
+    /// The declared types of methods; empty without `--descriptor-set`.
     pub descriptors: Arc<Descriptors>,
-    /// Says who the processes in `statistics` are.
+    /// The names and details of the processes in `statistics`.
     pub processes: Arc<ProcessNames>,
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
-    /// How all this is exposed.
+    /// The names and labels of the exposition.
     pub exposition: Arc<ExpositionConfig>,
 }
 
 impl Snapshot {
-    /// Adds what another worker has: its figures, and the names that it uses. What the kernel and the
-    /// system tell of the daemon is for one of the snapshots to have.
+    /// Adds the figures and names of another worker's snapshot. Figures of the whole daemon must be in only one of the
+    /// snapshots.
     pub fn merge(&mut self, other: Self) -> Result<(), RecordingsDiffer> {
         let Self { statistics, paths, descriptors: _, processes, daemon, exposition: _ } = other;
         Arc::make_mut(&mut self.statistics).merge(&statistics)?;
@@ -98,10 +98,10 @@ impl Snapshot {
 pub struct ExpositionConfig {
     /// The schemas of names and labels.
     pub schemas: Schemas,
-    /// Whether OpenMetrics text has creation times. Each is a series of its own there, to a
-    /// Prometheus that does not take them for what they are. Protobuf always has them.
+    /// Whether OpenMetrics text has creation times. A Prometheus that does not know them stores each as a series of its
+    /// own. Protobuf always has them.
     pub created: bool,
-    /// Labels that every series has of its process beside pid and name, each once.
+    /// Further labels of the process on every series, next to pid and name; unique.
     pub labels: Vec<Detail>,
 }
 
@@ -111,11 +111,10 @@ impl Default for ExpositionConfig {
     }
 }
 
-/// Writes the answer to a scrape, in a format, in chunks; its type is [`Format::content_type`]. An error is that
-/// of the writer.
+/// Writes the answer to a scrape in a format, in chunks. Returns the writer's error, if it has one.
 ///
-/// Families and series come in a fixed order. A family without series is left out.
-/// O(series · log series), and about a line per histogram bucket of each.
+/// Families and series have a fixed order. A family without series is left out. O(series · log series), and about a line
+/// for each histogram bucket of each series.
 pub fn write(snapshot: &Snapshot, format: Format, to: &mut dyn io::Write) -> io::Result<()> {
     exposition::encode(snapshot, format, to)
 }
@@ -127,7 +126,7 @@ fn write_families(snapshot: &Snapshot, sink: &mut dyn Sink) {
     daemon::write(snapshot, sink);
 }
 
-/// The answer to a scrape as one text: for few series.
+/// Renders the answer to a scrape as one text, for few series.
 pub fn render(snapshot: &Snapshot, format: Format) -> Vec<u8> {
     let mut text = Vec::new();
     // Writing to a vector does not fail.

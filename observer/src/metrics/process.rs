@@ -1,4 +1,4 @@
-//! What is known of the processes that have series: to be joined with them, by pid and process.
+//! The family `observer_process_info`: details of processes, to be joined with other series by pid and process.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,10 +15,10 @@ const PROCESS: Family = Family::new(
     "Details of each process that has series; a label is empty if its value is not known.",
 );
 
-/// Writes a series for each process that has others.
+/// Writes a series for each process that has other series.
 pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let Snapshot { statistics, processes, .. } = snapshot;
-    // What stands for many is none of them.
+    // The process `other` stands for many.
     let each = |ids: &mut dyn Iterator<Item = ProcessId>| -> BTreeSet<ProcessId> {
         ids.filter(|&id| id != ProcessId::OTHER).collect()
     };
@@ -26,8 +26,8 @@ pub(super) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let of_connections = each(&mut statistics.connections().map(|(process, ..)| process));
     let of_series = of_series.iter().map(|&id| processes.process(id));
     let of_connections = of_connections.iter().map(|&id| processes.now(id));
-    // Of those that had the same pid and name one after the other it is the last: what is joined by
-    // these two needs one.
+    // If several processes had the same pid and name one after the other, the last one counts: a join by these two
+    // needs exactly one.
     let labels: BTreeMap<ProcessLabel, ProcessLabel> = of_series
         .chain(of_connections)
         .map(|process| [&[][..], &Detail::ALL].map(|details| ProcessLabel::new(&process, details)))

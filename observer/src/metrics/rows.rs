@@ -1,8 +1,7 @@
-//! The series of a snapshot by the labels they will have.
+//! The series of a snapshot, by their labels.
 //!
-//! Two series may get the same labels: two processes that had the same pid and name one after the
-//! other, or a peer's path that reads like a word of ours. Prometheus refuses a scrape that has
-//! one series twice, so they are added up here, for every schema.
+//! Two series may have the same labels: two processes had the same pid and name one after the other, or a peer's path
+//! reads like `other`. Prometheus rejects a scrape with a duplicate series, so they are added up here, for every schema.
 
 use std::ops::Deref;
 
@@ -16,16 +15,16 @@ use observer_core::{
     statistics::Method,
 };
 
-/// A process as the labels name it.
+/// The labels of a process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProcessLabel {
     pub(super) pid: u32,
-    /// The labels of the process, by name.
+    /// The labels, by name.
     labels: Vec<(&'static str, String)>,
 }
 
 impl ProcessLabel {
-    /// With all that `details` say.
+    /// Pid, name and the given details of a process.
     pub(super) fn new(process: &Process, details: &[Detail]) -> Self {
         let Process { pid, comm, identity, .. } = process;
         let name = escape(comm.as_bytes()).into_owned();
@@ -36,7 +35,7 @@ impl ProcessLabel {
         Self { pid: *pid, labels }
     }
 
-    /// The labels as they are written.
+    /// The labels for the exposition.
     pub(super) fn labels(&self) -> impl Iterator<Item = Label<'_>> {
         self.labels.iter().map(|(name, value)| (*name, value.as_str()))
     }
@@ -47,12 +46,12 @@ impl ProcessLabel {
     }
 }
 
-/// The label values of a snapshot, each made once.
+/// The label values of a snapshot. Each is made once.
 #[derive(Debug)]
 pub(super) struct LabelValues<'a> {
     methods: FxHashMap<PathId, (Method<'a>, GrpcType)>,
     processes: FxHashMap<ProcessId, ProcessLabel>,
-    /// The processes with connections, under the names that they have now.
+    /// The processes with connections, with the names that they have now.
     connected: FxHashMap<ProcessId, ProcessLabel>,
 }
 
@@ -95,7 +94,7 @@ pub(super) struct Row<'a> {
     pub(super) series: Figures<'a>,
 }
 
-/// The figures of a series, or the sum of several. Sums are few, so a row takes little memory.
+/// The figures of a series, or the sum of several. Sums are rare, so they are boxed and a row takes little memory.
 #[derive(Debug)]
 pub(super) enum Figures<'a> {
     One(&'a Series),
@@ -127,13 +126,13 @@ impl Deref for Figures<'_> {
 }
 
 impl Row<'_> {
-    /// The key of the row, in the order of the exposition.
+    /// The sort key of the row.
     fn labels(&self) -> (Role, Method<'_>, &ProcessLabel) {
         (self.role, self.method, self.process)
     }
 }
 
-/// A row per set of labels, sorted by them.
+/// The rows of a snapshot, one for each set of labels, sorted by labels.
 pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues<'_>) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'_>> = snapshot
         .statistics
@@ -156,7 +155,7 @@ pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues<'_>) -> V
     rows
 }
 
-/// Open connections per role and process, sorted by them.
+/// The open connections by side and process, sorted.
 pub(super) fn connections<'a>(
     snapshot: &'a Snapshot,
     values: &'a LabelValues<'_>,

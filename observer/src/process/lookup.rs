@@ -8,7 +8,7 @@ use std::{
 
 use observer_core::process::{Lookup, ProcessNames, ProcessSource};
 
-/// A search takes at most one of so many parts of a CPU's time.
+/// Searches take at most 1/`SEARCH_PART` of one CPU's time.
 const SEARCH_PART: u32 = 20;
 
 /// Looks processes up until their tables are dropped.
@@ -34,15 +34,14 @@ pub fn run<S: ProcessSource>(lookup: &Lookup<S>) {
     }
 }
 
-/// Searches, and returns when the next search may begin.
+/// Searches for processes with unreported exits or names. Returns when the next search may start.
 fn search<S: ProcessSource>(lookup: &Lookup<S>) -> Instant {
     let begin = Instant::now();
     lookup.search();
     Instant::now() + begin.elapsed() * SEARCH_PART
 }
 
-/// Waits until all processes are looked up, but no longer than `patience`. Returns how many are left: more will be
-/// known of them later.
+/// Waits until all processes are looked up, at most `patience`. Returns the number of those that are still pending.
 pub fn settle(processes: &ProcessNames, patience: Duration) -> usize {
     const PAUSE: Duration = Duration::from_millis(2);
     let deadline = Instant::now() + patience;
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
     use observer_core::process::{Comm, Identity, Processes};
 
-    /// Takes its time to say when a process began.
+    /// A source that takes a while to return when a process began.
     struct Slow;
 
     impl Slow {

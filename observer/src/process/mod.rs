@@ -1,4 +1,4 @@
-//! Asks `/proc` who processes are, for the table of [`observer_core::process`].
+//! Looks processes up in `/proc`, for the table of [`observer_core::process`].
 
 #![forbid(unsafe_code)]
 

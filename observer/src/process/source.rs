@@ -1,4 +1,4 @@
-//! What `/proc` knows about processes.
+//! `/proc` as the source of details about processes.
 
 use std::{fs, path::Path};
 
@@ -6,18 +6,18 @@ use observer_core::process::{Comm, Identity, Key, ProcessSource, Texts};
 
 use crate::{clock::monotonic_ns, files::first_of};
 
-/// Bytes of a file of `/proc` that are read. Who runs in a process can make most of these files as long as it
-/// likes: `cmdline` of gigabytes.
+/// Maximum bytes that are read of a file of `/proc`. A process can make most of these files as long as it likes:
+/// `cmdline` may have gigabytes.
 const AT_MOST: usize = 4096;
 
-/// Reads `/proc`.
+/// A source that reads `/proc`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcFs {
     key: Key,
 }
 
 impl ProcFs {
-    /// Reads what makes hashes of this node differ from those of others.
+    /// A source whose hashes differ from those of other nodes: the machine's id is their key.
     pub fn of_this_node() -> Self {
         let ids = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"];
         let id = ids.iter().find_map(|path| id(Path::new(path)));
@@ -25,8 +25,7 @@ impl ProcFs {
     }
 }
 
-/// A machine's id, if the file has one (machine-id(5): it may be empty, or a word, until the first boot is
-/// over).
+/// The machine's id, if the file has one (machine-id(5): during the first boot it may be empty or a word).
 fn id(path: &Path) -> Option<Vec<u8>> {
     let text = first_of(path, AT_MOST).ok()?;
     let digits: Vec<u8> = text.into_iter().filter(u8::is_ascii_hexdigit).collect();
@@ -40,16 +39,16 @@ impl ProcessSource for ProcFs {
     }
 
     fn began(&self, pid: u32) -> Option<u64> {
-        // The name is in parentheses and may have any characters, those too.
+        // The name is in parentheses and may have any characters, even parentheses.
         let text = read(pid, "stat")?;
         let after = text.rsplit(|&byte| byte == b')').next()?;
-        // Field 22 of proc(5); the first here is the third.
+        // Field 22 of proc(5); the first one here is field 3.
         str::from_utf8(after).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
     }
 
     fn identity(&self, pid: u32) -> Identity {
         use std::os::unix::ffi::OsStrExt as _;
-        // For the process's own user, or with CAP_SYS_PTRACE (ptrace(2)).
+        // Readable for the process's own user, or with CAP_SYS_PTRACE (ptrace(2)).
         let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
         let [cmdline, cgroup, status] = ["cmdline", "cgroup", "status"].map(|name| read(pid, name));
         let texts = Texts {
@@ -70,7 +69,7 @@ fn read(pid: u32, name: &str) -> Option<Vec<u8>> {
     first_of(Path::new(&format!("/proc/{pid}/{name}")), AT_MOST).ok()
 }
 
-/// Without the one that was cut: it may read like another.
+/// The text without a last line that was cut: it could be mistaken for another one.
 fn whole_lines(text: &[u8]) -> &[u8] {
     let end = text.iter().rposition(|&byte| byte == b'\n');
     end.and_then(|end| text.get(..=end)).unwrap_or_default()

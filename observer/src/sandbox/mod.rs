@@ -1,11 +1,11 @@
-//! What the daemon can still do once it watches, whoever has taken it over: which files it can open (Landlock,
-//! where the kernel has it) and which system calls it can make (seccomp).
+//! Confines the daemon once it watches, in case it is taken over: to some files (Landlock, if the kernel has it) and to
+//! some system calls (seccomp).
 //!
-//! Both are a thread's own, and a thread has those of the one that started it: [`confine_files`] and
-//! [`confine_calls`] come before there is another thread.
+//! Both belong to a thread, and a new thread inherits them. So [`confine_files`] and [`confine_calls`] must be called
+//! before there is another thread.
 //!
-//! A call that is not on the list fails with EPERM. It does not end the process: a library that tries something new and
-//! goes on without it must not cost the figures of a node.
+//! A system call that is not allowed fails with EPERM and does not end the process: a library may try a new one and go on
+//! without it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -26,22 +26,22 @@ use tracing::{debug, warn};
 
 use crate::privileges::Account;
 
-/// What the daemon goes on to do that not every daemon does.
+/// What this daemon needs beyond what every daemon may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Files that are read again. All of a folder that has one can be read, as a file is renewed by another of its
-    /// name, or by pointing a link elsewhere.
+    /// Files that are read again. The whole folder of each is readable, because a file is renewed by a new one with its
+    /// name, or by changing a link.
     pub reads: Vec<PathBuf>,
-    /// Files that are opened again to be written, likewise.
+    /// Files that are opened again for writing. New files can be created in the folder of each.
     pub writes: Vec<PathBuf>,
-    /// Asks others over TCP.
+    /// Whether it connects to others over TCP.
     pub connects: bool,
-    /// Draws on a terminal.
+    /// Whether it draws on a terminal.
     pub terminal: bool,
 }
 
 impl Needs {
-    /// Logs which files the user may not read or open again.
+    /// Logs the files that the user may not read again, and the folders of files that it may not reopen.
     pub fn log_inaccessible(&self, account: &Account) {
         for path in &self.reads {
             if File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
@@ -65,10 +65,10 @@ impl Needs {
     }
 }
 
-/// Read by every daemon: processes and its own figures, how many processors there are, what its control group may have.
+/// Folders that every daemon reads: processes and its own figures, the number of CPUs, the limits of its cgroup.
 const ALWAYS_READ: [&str; 3] = ["/proc", "/sys/devices/system/cpu", "/sys/fs/cgroup"];
 
-/// Read to find the address of a host.
+/// Files that are read to resolve a host name.
 const RESOLVER: [&str; 6] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -78,10 +78,11 @@ const RESOLVER: [&str; 6] = [
     "/etc/services",
 ];
 
-/// The latest that is asked for; what a kernel does not have of it is left out.
+/// The version of Landlock; rights that a kernel does not have are left out.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Has this thread open no other files than those of `needs`; whether this kernel can do so.
+/// Confines this thread to the files of `needs` and those of every daemon. Returns `false` if this kernel does not have
+/// Landlock.
 pub fn confine_files(needs: &Needs) -> Result<bool> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = make_bitflags!(AccessFs::{WriteFile | MakeReg});
@@ -111,7 +112,7 @@ pub fn confine_files(needs: &Needs) -> Result<bool> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// The folders that have these names, and those that have the files which these are links to.
+/// The folders of these files, and of the files that they link to.
 fn folders(files: &[PathBuf]) -> BTreeSet<PathBuf> {
     let named = files.iter().cloned();
     let linked = files.iter().filter_map(|path| path.canonicalize().ok());
@@ -122,13 +123,12 @@ fn folders(files: &[PathBuf]) -> BTreeSet<PathBuf> {
     named.chain(linked).map(folder).collect()
 }
 
-/// Has this thread make no other system calls than a daemon that watches, with these `needs`.
+/// Confines this thread to the system calls of a daemon that watches, with these `needs`.
 pub fn confine_calls(needs: &Needs) -> Result<()> {
     let mut calls = Calls::new(&[EVERY_THREAD, DAEMON]);
     calls.memory()?;
     calls.own_process()?;
-    // Reads counters, and looks for connections that ended. What else a map or a program can be used for is not asked
-    // for any more.
+    // To read counters, and to sweep for ended connections. Other uses of maps and programs are over.
     for command in [BPF_MAP_LOOKUP_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_PROG_TEST_RUN] {
         calls.when(libc::SYS_bpf, &[equal(0, command)])?;
     }
@@ -150,16 +150,16 @@ pub fn confine_calls(needs: &Needs) -> Result<()> {
         calls.when(libc::SYS_ioctl, &[equal(1, *request)])?;
     }
     if needs.terminal {
-        // How signals reach whoever waits for keys.
+        // crossterm waits for keys and signals with a socket pair.
         calls.when(libc::SYS_socketpair, &[equal(0, libc::AF_UNIX as u64)])?;
     }
-    // Whose flags a filter cannot see: so glibc falls back to clone.
+    // A filter cannot see its flags. With ENOSYS glibc falls back to clone.
     install([(libc::SYS_clone3, Vec::new())], SeccompAction::Allow, SeccompAction::Errno(ENOSYS))?;
     calls.always(&[libc::SYS_clone3]);
     calls.install()
 }
 
-/// Has this thread make no other system calls than one that reads files of descriptors which it has.
+/// Confines this thread to the system calls that read files, for the thread with the programs' figures.
 pub(crate) fn confine_reader() -> Result<()> {
     let mut calls = Calls::new(&[EVERY_THREAD]);
     calls.memory()?;
@@ -176,14 +176,14 @@ const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 const BPF_MAP_GET_NEXT_KEY: u64 = 4;
 const BPF_PROG_TEST_RUN: u64 = 10;
 
-/// FIONBIO, FIONREAD; and whether it is a terminal, and how large: TCGETS, TCGETS2 (glibc since 2.42), TIOCGWINSZ
+/// FIONBIO, FIONREAD; and for the kind and size of a terminal TCGETS, TCGETS2 (glibc since 2.42), TIOCGWINSZ
 /// (asm-generic/ioctls.h).
 const IOCTLS: [u64; 5] = [0x5421, 0x541b, 0x5401, 0x802c_542a, 0x5413];
 
-/// TCSETS, TCSETSW, TCSETSF, and the same with a 2 at the end.
+/// TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSETSF2 (asm-generic/ioctls.h).
 const SETS_TERMINAL: [u64; 6] = [0x5402, 0x5403, 0x5404, 0x402c_542b, 0x402c_542c, 0x402c_542d];
 
-/// To compute, to wait, to read and write what is open, to end.
+/// System calls of every thread: to compute, to wait, to read and write open files, to end.
 const EVERY_THREAD: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -221,7 +221,7 @@ const EVERY_THREAD: &[i64] = &[
     libc::SYS_writev,
 ];
 
-/// Sockets that are open, events, files' names, what it takes itself.
+/// System calls of the daemon: for open sockets, events, file names, its own use of resources.
 const DAEMON: &[i64] = &[
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -280,7 +280,7 @@ const OPEN: &[i64] = &[
     libc::SYS_open,
 ];
 
-/// System calls that are allowed: always, or on one of some conditions.
+/// Allowed system calls: without rules always, else if one of the rules matches.
 struct Calls(Vec<(i64, Vec<SeccompRule>)>);
 
 impl Calls {
@@ -296,7 +296,7 @@ impl Calls {
         self.0.extend(calls.iter().map(|call| (*call, Vec::new())));
     }
 
-    /// On all of these conditions.
+    /// Allows a system call if all of these conditions hold.
     fn when(&mut self, call: i64, conditions: &[Condition]) -> Result<()> {
         let rule = SeccompRule::new(conditions.iter().map(condition).collect::<Result<_>>()?)?;
         match self.0.iter_mut().find(|(known, _)| *known == call) {
@@ -306,7 +306,7 @@ impl Calls {
         Ok(())
     }
 
-    /// None from which code could be run.
+    /// Allows memory that is not executable.
     fn memory(&mut self) -> Result<()> {
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
             self.when(call, &[masked(2, libc::PROT_EXEC as u64, 0)])?;
@@ -315,7 +315,7 @@ impl Calls {
         Ok(())
     }
 
-    /// Signals to itself alone (abort(3)), names of threads and of memory, limits that are asked for.
+    /// Allows signals to this process (abort(3)), names of threads and of memory, and reading limits.
     fn own_process(&mut self) -> Result<()> {
         let (own, abort) = (u64::from(std::process::id()), libc::SIGABRT as u64);
         self.when(libc::SYS_tgkill, &[equal(0, own)])?;
@@ -339,14 +339,14 @@ impl Calls {
     }
 }
 
-/// Of an argument: which, how much of it, and what it is to be.
+/// A condition on an argument: its position, its length, the comparison, the value.
 type Condition = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
 
 fn equal(argument: u8, value: u64) -> Condition {
     (argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-/// Likewise, of all 64 bits.
+/// Compares all 64 bits.
 fn whole(argument: u8, value: u64) -> Condition {
     (argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
 }

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::*;
 
-/// What a call says, if it fails: only calls that do no harm where they are allowed.
+/// The error of a system call, if it fails. Only for calls that are harmless if they are allowed.
 fn refusal(call: i64, arguments: [u64; 5]) -> Option<i32> {
     let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: the pointers among them are of texts that end with NUL, or none.
@@ -19,7 +19,7 @@ fn text(text: &'static std::ffi::CStr) -> u64 {
 const NO_FOLDER: u64 = libc::AT_FDCWD as u64;
 const NOBODY: u64 = 0x7fff_ffff;
 
-/// What whoever takes over a daemon would do next: each without effect, even for root.
+/// System calls that an attacker would make next. Each has no effect if it is allowed, even for root.
 fn forbidden() -> Vec<(&'static str, i64, [u64; 5])> {
     let dev_null = text(c"/dev/null");
     let write_only = libc::O_WRONLY as u64;
@@ -72,7 +72,7 @@ fn forbidden() -> Vec<(&'static str, i64, [u64; 5])> {
     ]
 }
 
-/// In a thread of its own, as all of it is a thread's.
+/// Runs a function in a thread that is confined.
 fn confined<T: Send + 'static>(needs: Needs, then: impl FnOnce(bool) -> T + Send + 'static) -> T {
     let thread = thread::spawn(move || {
         let landlock = confine_files(&needs).unwrap();
@@ -84,7 +84,7 @@ fn confined<T: Send + 'static>(needs: Needs, then: impl FnOnce(bool) -> T + Send
 
 #[test]
 fn what_a_daemon_does_not_do_is_refused() {
-    // Where nothing is confined, no call of these fails for want of permission: the test would show nothing.
+    // Without confinement, none of these calls fails with EPERM. Otherwise the test would prove nothing.
     let free: Vec<_> =
         forbidden().into_iter().map(|(what, call, a)| (what, refusal(call, a))).collect();
     let (refused, without) = confined(Needs::default(), |_| {
@@ -99,7 +99,7 @@ fn what_a_daemon_does_not_do_is_refused() {
     assert_eq!(without, Err(Some(libc::EPERM)));
 }
 
-/// By command. To others than root bpf(2) is refused by itself.
+/// Checks each command. Without root, the kernel itself refuses bpf(2).
 #[test]
 fn of_bpf_only_reading_and_sweeping_are_left() {
     const TOO_LONG: u64 = 1 << 16;
@@ -166,7 +166,7 @@ fn what_only_some_daemons_do_is_theirs() {
     assert!(there.is_err());
 }
 
-/// As of the thread that has programs open.
+/// The confinement of the thread that has the programs open.
 #[test]
 fn a_reader_can_neither_call_bpf_nor_give_away_what_it_has() {
     let refused = thread::spawn(|| {

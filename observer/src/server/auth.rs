@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug, Formatter};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, anyhow};
 use base64::Engine as _;
@@ -15,15 +15,15 @@ use tokio::sync::Semaphore;
 
 use super::counts::{Counts, Refused};
 use super::socket::Asker;
+use crate::sync::lock;
 
-/// Passwords that wait to be checked, at most,
+/// Maximum number of passwords that wait to be checked.
 const WAITING: usize = 16;
-/// and of one address, so that others get their turn.
+/// Maximum number of them from one address, so that others get their turn.
 const WAITING_EACH: usize = 8;
 
-/// Checks one password at a time, whoever has them: a check takes tens of milliseconds to seconds, and cannot be
-/// ended once it has begun. Whoever guesses passwords gets no more of the processors than that, and gets nothing
-/// checked after hanging up.
+/// Lets one password be checked at a time, for all clients: a check takes tens of milliseconds to seconds, and cannot be
+/// aborted. A client that guesses passwords uses at most one CPU, and nothing is checked after it hangs up.
 #[derive(Debug)]
 pub(super) struct Gate {
     turn: Arc<Semaphore>,
@@ -43,13 +43,9 @@ impl Default for Gate {
 }
 
 impl Gate {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One more who waits, if there are not too many; who has gone does not count.
+    /// A place in the queue; `None` if there are too many. Clients that have gone do not count.
     fn enter(&self, asker: &Asker) -> Option<Waiting<'_>> {
-        let mut queue = self.queue();
+        let mut queue = lock(&self.queue);
         queue.waiting.retain(|_, asker| !asker.is_gone());
         let own = queue.waiting.values().filter(|other| other.origin == asker.origin).count();
         if own >= WAITING_EACH || queue.waiting.len() >= WAITING {
@@ -69,21 +65,20 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.gate.queue().waiting.remove(&self.number);
+        lock(&self.gate.queue).waiting.remove(&self.number);
     }
 }
 
-/// Who may scrape; with nobody in it, everybody may.
+/// The users and the hashes of their passwords. Without users, every request is admitted.
 pub(super) struct Users {
     hashes: BTreeMap<String, HashParts>,
-    /// What was right last time, by user: at most as many as there are users, and gone with them when the web
-    /// configuration changes.
+    /// Hashes of passwords that were accepted, one for each user. They are dropped when the web configuration changes.
     known: Mutex<HashMap<String, Hash>>,
-    /// Of the hashes in `known`: without it nobody can try passwords against them.
+    /// The key of the hashes in `known`: without it, passwords cannot be tried against them.
     key: [u8; 32],
 }
 
-/// SHA-256 of the key, and a password.
+/// SHA-256 of the key and a password.
 type Hash = [u8; 32];
 
 impl Debug for Users {
@@ -92,12 +87,12 @@ impl Debug for Users {
     }
 }
 
-/// Whether somebody is served.
+/// Whether a request is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Admitted,
     Unknown,
-    /// Too many others wait to be known.
+    /// Too many passwords wait to be checked.
     TooMany,
 }
 
@@ -113,8 +108,7 @@ impl Users {
         self.hashes.is_empty()
     }
 
-    /// Whether the value of an `Authorization` header is that of one of them. Who has shown a password before
-    /// does not wait.
+    /// Checks the value of an `Authorization` header. A password that was accepted before does not wait.
     pub(super) async fn admit(
         self: &Arc<Self>,
         authorization: Option<&HeaderValue>,
@@ -148,11 +142,11 @@ impl Users {
         counts.check_password();
         let users = Arc::clone(self);
         let verified = tokio::task::spawn_blocking(move || {
-            // The turn ends with the check, not with whoever waits for it.
+            // The turn ends with the check, even if its caller has gone.
             let _turn = turn;
             let right = users.verify(&user, &password);
             if right {
-                users.known().insert(user, given);
+                lock(&users.known).insert(user, given);
             }
             right
         });
@@ -166,24 +160,21 @@ impl Users {
         Sha256::new().chain_update(self.key).chain_update(password).finalize().into()
     }
 
-    /// How long this takes says nothing: of which hash a password has the first bytes, nobody knows without the
-    /// key.
+    /// Whether the password was accepted before. The time that it takes reveals nothing: without the key, an attacker does
+    /// not know a password's hash.
     fn knows(&self, user: &str, given: &Hash) -> bool {
-        self.known().get(user) == Some(given)
+        lock(&self.known).get(user) == Some(given)
     }
 
-    /// Takes as long for users that there are not, so that trying names tells nothing.
+    /// Checks a password. It takes as long for unknown users, so that the time does not reveal names.
     fn verify(&self, user: &str, password: &[u8]) -> bool {
         let own = self.hashes.get(user);
         let Some(hash) = own.or_else(|| self.hashes.values().next()) else { return false };
         let same = bcrypt::verify(password, &hash.to_string()).unwrap_or(false);
         same && own.is_some()
     }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Hash>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
+
 /// User and password of `Basic …`.
 fn credentials(value: &HeaderValue) -> Option<(String, Vec<u8>)> {
     let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
@@ -214,7 +205,7 @@ mod tests {
         Arc::new(Users::new(users).expect("random numbers"))
     }
 
-    /// Connections, of which the server's ends are the first.
+    /// Both ends of a connection, the server's first, and the client's address.
     struct Connected(Socket, TcpStream, SocketAddr);
 
     impl Connected {
@@ -290,6 +281,7 @@ mod tests {
         let users = Door::of(users).await;
         assert!(users.admit(None).await && users.admit(Some(&basic("x:y"))).await);
     }
+
     #[tokio::test]
     async fn whoever_hangs_up_gets_nothing_checked() {
         let door = Door::of(users()).await;
@@ -298,11 +290,11 @@ mod tests {
         let wrong = basic("alice:wrong");
         let asker = gone.asker();
         let waits = door.users.admit(Some(&wrong), &asker, &door.gate, &door.counts);
-        // It has asked for more, which nobody has read, before it went.
+        // It has sent another request, which is not read yet.
         gone.1.try_write(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
         let goes = async {
             tokio::task::yield_now().await;
-            assert_eq!(door.gate.queue().waiting.len(), 1);
+            assert_eq!(lock(&door.gate.queue).waiting.len(), 1);
             drop(gone.1);
             while !asker.is_gone() {
                 tokio::task::yield_now().await;
@@ -339,7 +331,7 @@ mod tests {
         waiting.extend((0..8).map(enter));
         assert!(waiting.iter().all(Option::is_some) && enter(9).is_none());
         drop((waiting, busy));
-        assert!(door.gate.queue().waiting.is_empty());
+        assert!(lock(&door.gate.queue).waiting.is_empty());
         assert!(door.admit(Some(&bob)).await);
     }
 }

@@ -1,33 +1,33 @@
-//! What the server refused, and how many passwords it checked: the daemon publishes both.
+//! The counters of the HTTP server, which the daemon publishes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::metrics::HttpFigures;
 
-/// Counters of one server.
+/// The counters of an HTTP server.
 #[derive(Debug, Default)]
 pub struct Counts {
     password_checks: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
 }
 
-/// Why somebody was not served.
+/// The reason why a connection or request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// There were too many connections, and this one had to make room, or found none.
+    /// Too many connections: this one had to make room, or found none.
     Connection,
-    /// Too many passwords wait to be checked.
+    /// Too many passwords were waiting to be checked.
     PasswordQueue,
-    /// The name in `Host` is not one of the daemon's.
+    /// The name in `Host` is not allowed.
     Host,
-    /// A page of another site asked.
+    /// The request came from a page of another site.
     CrossSite,
 }
 
 impl Refused {
     const ALL: [Self; 4] = [Self::Connection, Self::PasswordQueue, Self::Host, Self::CrossSite];
 
-    /// As the label `reason` has it.
+    /// The value of the label `reason`.
     const fn label(self) -> &'static str {
         match self {
             Self::Connection => "connections",
@@ -49,7 +49,7 @@ impl Counts {
         self.password_checks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As of now.
+    /// The present counts.
     pub fn figures(&self) -> HttpFigures {
         let counts = Refused::ALL.iter().zip(&self.refused);
         HttpFigures {

@@ -1,12 +1,12 @@
-//! Who is connected at the same time: bounded, for all together and for each address.
+//! Bounds the number of connections at the same time, for all together and for each address.
 //!
-//! Somebody may say nothing for ever, or read a byte a second. While others wait, the place goes to them, first
-//! from those who have not asked anything for longest. So neither a thousand silent connections nor slow readers
-//! keep a scrape or a probe out, and a connection from another address finds a place at once.
+//! A client may send nothing for ever, or read a byte a second. While others wait, it has to give up its place, first the
+//! one that has been silent for longest. So neither a thousand silent connections nor slow readers keep a scrape or a
+//! probe out, and a connection from another address finds a place at once.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -14,23 +14,24 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::counts::{Counts, Refused};
+use crate::sync::lock;
 
-/// Between lines in the log that say that there are too many.
-const TELL: Duration = Duration::from_mins(1);
+/// The time between two lines in the log about too many connections.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How many there may be, and for how long each is left alone while others want its place.
+/// The maximum number of connections, and how long one may keep its place while others wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) all: usize,
-    /// From one address.
+    /// The maximum from one address.
     pub(super) each: usize,
-    /// Who has not asked anything.
+    /// The time for a connection that has not sent a request.
     pub(super) silence: Duration,
-    /// Who is being answered.
+    /// The time for a connection that is being answered.
     pub(super) answer: Duration,
 }
 
-/// See the module.
+/// The connections of a server that have a place.
 #[derive(Debug)]
 pub(super) struct Crowd {
     bounds: Bounds,
@@ -43,7 +44,7 @@ pub(super) struct Crowd {
 struct State {
     next: u64,
     seats: HashMap<u64, Seat>,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -54,19 +55,19 @@ struct Seat {
     evicted: Arc<Notify>,
 }
 
-/// What a connection does; those that come first here make room first.
+/// The state of a connection. The first states here make room first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
     /// It has not sent a request.
     Nothing,
     /// Its requests are answered, and it may send another.
     Idle,
-    /// It is being answered.
+    /// A request is being answered.
     Answered,
 }
 
 impl Seat {
-    /// How long it is still left alone.
+    /// How long the connection may still keep its place.
     fn left(&self, bounds: &Bounds) -> Duration {
         let time = match self.doing {
             Doing::Nothing => bounds.silence,
@@ -77,7 +78,7 @@ impl Seat {
     }
 }
 
-/// A place among those that are served; free again when it is dropped.
+/// A place of a connection, which is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     crowd: Arc<Crowd>,
@@ -90,7 +91,7 @@ impl Crowd {
         Arc::new(Self { bounds, counts, state: Mutex::default(), left: Notify::new() })
     }
 
-    /// A place, once there is one.
+    /// Waits for a place.
     pub(super) async fn place(self: &Arc<Self>, origin: IpAddr) -> Place {
         loop {
             let left = self.left.notified();
@@ -104,19 +105,19 @@ impl Crowd {
         }
     }
 
-    /// A place, if there is one at once.
+    /// A place, if there is one now.
     pub(super) fn place_now(self: &Arc<Self>, origin: IpAddr) -> Option<Place> {
         let place = self.take(origin).ok();
         if place.is_none() {
-            self.refuse(&mut self.state());
+            self.refuse(&mut lock(&self.state));
         }
         place
     }
 
-    /// A free place, or that of somebody who makes room; or how long to wait for one.
+    /// Takes a free place, or that of another connection. The error is how long to wait for one.
     fn take(self: &Arc<Self>, origin: IpAddr) -> Result<Place, Duration> {
         let Bounds { all, each, .. } = self.bounds;
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let own = state.seats.values().filter(|seat| seat.origin == origin).count();
         if own >= each || state.seats.len() >= all {
             let candidates =
@@ -144,8 +145,8 @@ impl Crowd {
 
     fn refuse(&self, state: &mut State) {
         self.counts.refuse(Refused::Connection);
-        if state.told.is_none_or(|told| told.elapsed() >= TELL) {
-            state.told = Some(Instant::now());
+        if state.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            state.logged = Some(Instant::now());
             let Bounds { all, each, .. } = self.bounds;
             warn!(
                 "HTTP connection limit reached ({all}, {each} from one address): idle and slow \
@@ -154,36 +155,32 @@ impl Crowd {
             );
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Place {
-    /// Waits until it has to be given up.
+    /// Waits until the place has to be given up.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// A request is there.
+    /// Marks the start of an answer.
     pub(super) fn begin_answer(&self) {
         self.becomes(Doing::Answered);
     }
 
-    /// It is answered.
+    /// Marks the end of an answer.
     pub(super) fn end_answer(&self) {
         self.becomes(Doing::Idle);
     }
 
-    /// The connection goes on without a place among these.
+    /// Frees the place. The connection goes on without one.
     pub(super) fn give_up(&self) {
-        self.crowd.state().seats.remove(&self.number);
+        lock(&self.crowd.state).seats.remove(&self.number);
         self.crowd.left.notify_waiters();
     }
 
     fn becomes(&self, doing: Doing) {
-        if let Some(seat) = self.crowd.state().seats.get_mut(&self.number) {
+        if let Some(seat) = lock(&self.crowd.state).seats.get_mut(&self.number) {
             (seat.doing, seat.since) = (doing, Instant::now());
         }
         if doing == Doing::Idle {
@@ -217,10 +214,10 @@ mod tests {
     fn who_has_asked_nothing_for_longest_makes_room() {
         let crowd = crowd(Duration::ZERO, Duration::ZERO);
         let take = |last| crowd.take(address(last)).expect("a place");
-        let is_there = |place: &Place| crowd.state().seats.contains_key(&place.number);
+        let is_there = |place: &Place| lock(&crowd.state).seats.contains_key(&place.number);
         let (asking, silent) = (take(1), take(1));
         asking.begin_answer();
-        // Of the same address, although there is a place for others.
+        // It is from the same address; there is a place only for others.
         let third = take(1);
         assert_eq!([&asking, &silent, &third].map(is_there), [true, false, true]);
         asking.end_answer();
@@ -229,7 +226,7 @@ mod tests {
         assert_eq!([&asking, &third, &other, &another].map(is_there), [true, false, true, true]);
         assert_eq!(crowd.counts.figures().refused.first(), Some(&("connections", 2)));
         drop((asking, other, another));
-        assert!(crowd.state().seats.is_empty());
+        assert!(lock(&crowd.state).seats.is_empty());
     }
 
     #[test]
@@ -238,7 +235,7 @@ mod tests {
         let places: Vec<_> =
             [1, 1, 2].map(|last| crowd.take(address(last)).expect("a place")).into();
         assert!(crowd.take(address(3)).is_err_and(|wait| wait > NEVER / 2));
-        // Nobody has to wait for who may ask again, and need not.
+        // An idle connection makes room at once.
         if let Some(place) = places.first() {
             place.begin_answer();
             place.end_answer();
@@ -255,6 +252,6 @@ mod tests {
         assert_eq!(crowd.counts.figures().refused.first(), Some(&("connections", 1)));
         let leaves = async { drop(places.pop()) };
         let (place, ()) = tokio::join!(crowd.place(address(3)), leaves);
-        assert!(crowd.state().seats.contains_key(&place.number));
+        assert!(lock(&crowd.state).seats.contains_key(&place.number));
     }
 }

@@ -1,9 +1,9 @@
-//! Content codings (RFC 9110, section 12.5.3): gzip, where the client takes it.
+//! Content codings (RFC 9110, section 12.5.3): gzip, if the client accepts it.
 
 use hyper::HeaderMap;
 use hyper::header::ACCEPT_ENCODING;
 
-/// Whether the request's headers allow gzip: named, or by `*`, and not with a weight of 0.
+/// Whether the request's headers accept gzip, by name or by `*`, with a weight above 0.
 pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values =
         headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
@@ -23,7 +23,7 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     any
 }
 
-/// `q=0.5`; 1 where there is none, 0 where it is none.
+/// The weight in parameters such as `q=0.5`: 1 without one, 0 if it is invalid.
 fn weight(parameters: &str) -> f32 {
     let quality = parameters.split(';').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;

@@ -1,22 +1,22 @@
-//! The samples as server-sent events (HTML, §9.2), for as many as there are places.
+//! The samples as server-sent events (HTML, §9.2), for a bounded number of viewers.
 //!
-//! Each gets the latest sample when it has taken the one before: one that is slow misses some, and
-//! is dropped when it takes too long for one ([`super::stream`]). Nothing is kept for anybody.
+//! A viewer gets the latest sample once it has taken the one before. So a slow viewer misses some, and is dropped if it
+//! takes too long for one ([`super::stream`]). No samples are queued.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::live::{Live, Tick};
 
-/// Who watches at the same time.
+/// The viewers that get events.
 pub(super) struct Watchers {
     live: Live,
     places: Arc<Semaphore>,
@@ -27,33 +27,23 @@ impl Watchers {
         Self { live, places: Arc::new(Semaphore::new(at_most)) }
     }
 
-    /// Events for one more, if there is a place.
+    /// Events for one more viewer; `None` if there are too many.
     pub(super) async fn admit(&self) -> Option<Events> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let ticks = WatchStream::new(self.live.watch().await);
         let goes_on = |tick: &Tick| !matches!(tick, Tick::Over);
-        let events = ticks.take_while(goes_on).filter_map(|tick| event(&tick));
-        Some(Events { events: Box::pin(events), _place: place })
+        let events = ticks.take_while(goes_on).filter_map(move |tick| {
+            // The stream owns the viewer's place.
+            let _place = &place;
+            Some(Ok(Frame::data(event(&tick)?)))
+        });
+        Some(StreamBody::new(Box::pin(events)))
     }
 }
 
-/// The body of a response.
-pub(super) struct Events {
-    events: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.events.as_mut().poll_next(context).map(|event| Some(Ok(Frame::data(event?))))
-    }
-}
+/// The body of a response with events.
+pub(super) type Events =
+    StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
 fn event(tick: &Tick) -> Option<Bytes> {
     match tick {

@@ -1,15 +1,15 @@
-//! TLS handshakes, on a thread of their own: each takes a signature, and whoever reaches the port may ask for
-//! as many as it likes. They hold up each other, and nobody else.
+//! TLS handshakes, on a thread of their own: each costs a signature, and a client may request any number of them. They
+//! delay only each other.
 
 use std::io;
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tracing::warn;
 
-/// The thread, which ends when this is dropped.
+/// The thread for handshakes, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     runtime: Handle,
@@ -17,7 +17,7 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// `None` where there can be no such thread: then handshakes are done where everything else is.
+    /// Starts the thread. If that fails, returns `None`: handshakes then run on the server's thread.
     pub(super) fn start() -> Option<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let started = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
@@ -35,22 +35,16 @@ impl Handshakes {
         }
     }
 
-    /// Does one. Whoever does not wait for it any more ends it.
+    /// Runs a handshake. It ends when the returned future is dropped.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         handshake: impl Future<Output = io::Result<T>> + Send + 'static,
     ) -> io::Result<T> {
-        let mut handshake = Aborting(self.runtime.spawn(handshake));
-        (&mut handshake.0).await.unwrap_or_else(|error| Err(io::Error::other(error)))
-    }
-}
-
-/// A task that ends when nobody waits for it.
-struct Aborting<T>(JoinHandle<T>);
-
-impl<T> Drop for Aborting<T> {
-    fn drop(&mut self) {
-        self.0.abort();
+        // When the set is dropped, its task is aborted.
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(handshake, &self.runtime);
+        let done = tasks.join_next().await.expect("it has a task");
+        done.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 
@@ -60,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// The test's runtime has one thread: done there, it would never end.
+    /// The test's runtime has one thread: on that, the handshake would never end.
     #[tokio::test]
     async fn a_handshake_that_takes_long_holds_up_nobody_else() {
         let handshakes = Handshakes::start().expect("a thread");

@@ -1,11 +1,11 @@
-//! `/healthz` and `/readyz` on a listener of their own, by a thread of its own: whatever happens to the other
-//! one, whoever restarts a daemon that does not answer gets an answer.
+//! `/healthz` and `/readyz` on a listener of their own, with a thread of its own: probes get an answer whatever happens to
+//! the other listener.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -17,37 +17,37 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Pages;
 use super::routes::{Body, PLAIN, probed, response};
 
-/// Connections at once: who comes when there are as many ends the oldest.
+/// Maximum number of connections at the same time: one more ends the oldest.
 const CONNECTIONS: usize = 16;
 
-/// For a connection, which carries one request.
+/// How long a connection may last. It carries one request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where probes come.
+/// A listener for probes.
 #[derive(Debug)]
 pub enum Listener {
-    /// By TCP.
+    /// A TCP listener.
     Tcp(std::net::TcpListener),
-    /// By a Unix socket with a name.
+    /// A Unix socket with a path.
     Unix(std::os::unix::net::UnixListener),
 }
 
-/// Answers probes until it is dropped.
+/// The thread that answers probes until this is dropped.
 #[derive(Debug)]
 pub struct Health {
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Health {
-    /// Begins to answer. The listener must not block.
+    /// Starts the thread. The listener must be non-blocking.
     pub fn start(listener: Listener, pages: Arc<dyn Pages>) -> Result<Self> {
         const FAILS: &str = "cannot start the thread that answers probes";
         let runtime = Builder::new_current_thread().enable_all().build().context(FAILS)?;
@@ -69,58 +69,44 @@ impl Drop for Health {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic in it has been told of.
+            // A panic in it was logged.
             let _ = thread.join();
         }
     }
 }
 
-/// Ends with an error, if at all.
+/// Answers probes. Returns only with an error.
 async fn answer(listener: Listener, pages: Arc<dyn Pages>) -> io::Result<Infallible> {
-    let mut conversations = Conversations::default();
     match listener {
         Listener::Tcp(listener) => {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            loop {
-                let accepted = listener.accept().await.map(|(stream, _)| stream);
-                conversations.begin(accepted, &pages).await;
-            }
+            Ok(serve(async || Ok(listener.accept().await?.0), pages).await)
         }
         Listener::Unix(listener) => {
             let listener = tokio::net::UnixListener::from_std(listener)?;
-            loop {
-                let accepted = listener.accept().await.map(|(stream, _)| stream);
-                conversations.begin(accepted, &pages).await;
-            }
+            Ok(serve(async || Ok(listener.accept().await?.0), pages).await)
         }
     }
 }
 
-#[derive(Default)]
-struct Conversations {
-    /// Those that have ended are among them until they are the oldest.
-    oldest_first: VecDeque<AbortHandle>,
-    running: JoinSet<()>,
-}
-
-impl Conversations {
-    async fn begin<S>(&mut self, accepted: io::Result<S>, pages: &Arc<dyn Pages>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        match accepted {
+/// Serves each connection that `accept` returns.
+async fn serve<S>(accept: impl AsyncFn() -> io::Result<S>, pages: Arc<dyn Pages>) -> Infallible
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut oldest_first: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        match accept().await {
             Ok(stream) => {
-                self.oldest_first.retain(|conversation| !conversation.is_finished());
-                if self.oldest_first.len() >= CONNECTIONS
-                    && let Some(oldest) = self.oldest_first.pop_front()
+                oldest_first.retain(|conversation| !conversation.is_finished());
+                if oldest_first.len() >= CONNECTIONS
+                    && let Some(oldest) = oldest_first.pop_front()
                 {
                     oldest.abort();
                 }
-                while self.running.try_join_next().is_some() {}
-                let conversation = self.running.spawn(converse(stream, Arc::clone(pages)));
-                self.oldest_first.push_back(conversation);
+                oldest_first.push_back(tokio::spawn(converse(stream, Arc::clone(&pages))));
             }
-            // As of the other listener: others may free what is missing.
+            // Like at the other listener: others may free what is missing.
             Err(error) => {
                 warn!(%error, "cannot accept a connection from a probe");
                 sleep(Duration::from_millis(100)).await;
@@ -146,7 +132,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<dyn Pa
     }
 }
 
-/// This thread is for nothing else, so that asking may block it.
+/// Answers a request. It may block: the thread does nothing else.
 fn probe(request: &Request<Incoming>, pages: &dyn Pages) -> Response<Body> {
     let outcome = match request.uri().path() {
         "/healthz" => pages.health(),

@@ -1,15 +1,14 @@
-//! The texts of responses that are under way, packed, and bounded all together: whoever asks again and again,
-//! and reads nothing, would otherwise fill the daemon's memory with old scrapes.
+//! The texts of responses that are being sent, compressed, with a bound on all together. Otherwise a client that asks
+//! again and again and reads nothing would fill the daemon's memory with old scrapes.
 //!
-//! A text is packed as it is written, and never whole in memory otherwise: an exposition says the same again and
-//! again, and takes a tenth of its length so. Who takes no gzip gets it unpacked as it is sent. So a slow reader
-//! keeps nothing alive but that tenth: neither the snapshot that the text is of, nor a thread.
+//! A text is compressed as it is written, and never in memory uncompressed: an exposition is repetitive and shrinks to a
+//! tenth. For a client without gzip it is uncompressed as it is sent. So a slow reader keeps only that tenth alive, and
+//! neither the snapshot nor a thread.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Debug, Formatter};
 use std::io::{self, ErrorKind, Read, Write};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,49 +17,38 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// Copied at a time, so that what a connection has not sent keeps no whole text alive.
+use crate::sync::lock;
+
+/// The bytes that are copied at once: what a connection has not sent yet must not keep the whole text alive.
 const CHUNK: usize = 64 << 10;
 
-/// A text, until it is dropped by its last reader, or taken from all of them.
+/// A compressed text, until its last reader drops it or it is taken back from all readers.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// Of the text.
+    /// The length of the text.
     length: usize,
-    /// Of what is held.
+    /// The length of the compressed text.
     packed: usize,
     bytes: Mutex<Option<Bytes>>,
 }
 
 impl Held {
-    /// As the body of a response, as it is held.
+    /// The body of a response with the compressed text.
     pub(super) fn read_packed(self: &Arc<Self>) -> Reading {
-        Reading { left: self.packed, from: From::Packed(self.cursor()) }
+        Reading { left: self.packed, from: Box::new(self.cursor()) }
     }
 
-    /// As the body of a response.
+    /// The body of a response with the text.
     pub(super) fn read(self: &Arc<Self>) -> Reading {
-        let unpacked = GzDecoder::new(self.cursor());
-        Reading { left: self.length, from: From::Unpacked(Box::new(unpacked)) }
+        Reading { left: self.length, from: Box::new(GzDecoder::new(self.cursor())) }
     }
 
     fn cursor(self: &Arc<Self>) -> Cursor {
         Cursor { held: Arc::clone(self), at: 0 }
     }
-
-    fn take_back(&self) {
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Bytes>> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn taken_back() -> io::Error {
-    io::Error::new(ErrorKind::OutOfMemory, "too slow: the response was dropped for newer ones")
-}
-
-/// Knows all texts, the oldest first.
+/// All texts, the oldest first.
 #[derive(Debug)]
 pub(super) struct Ledger {
     at_most: usize,
@@ -68,26 +56,27 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// For so many bytes, packed, or one text, which may have as many.
+    /// Creates a ledger with a bound in bytes on all compressed texts together, and on each of them.
     pub(super) fn new(at_most: usize) -> Self {
         Self { at_most, texts: Mutex::default() }
     }
 
-    /// A text that is still to be written.
+    /// A new text, to be written.
     pub(super) fn begin(&self) -> Writing {
-        let room = Room { packed: Vec::new(), at_most: self.at_most };
-        Writing { length: 0, packer: GzEncoder::new(room, Compression::fast()) }
+        let packer = GzEncoder::new(Vec::new(), Compression::fast());
+        Writing { length: 0, packer, at_most: self.at_most }
     }
 
-    /// Takes back the oldest texts if all are more than the bound, never this one.
+    /// Holds a text. If all texts exceed the bound, takes back the oldest ones, but never this one.
     pub(super) fn hold(&self, text: Writing) -> io::Result<Arc<Held>> {
-        let Writing { length, packer } = text;
-        let mut bytes = packer.finish()?.packed;
-        // It was doubled as it grew.
+        let Writing { length, packer, at_most } = text;
+        let mut bytes = packer.finish()?;
+        check(&bytes, at_most)?;
+        // Its capacity was doubled as it grew.
         bytes.shrink_to_fit();
         let packed = bytes.len();
         let held = Arc::new(Held { length, packed, bytes: Mutex::new(Some(bytes.into())) });
-        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut texts = lock(&self.texts);
         texts.retain(|text| text.strong_count() > 0);
         let lengths = texts.iter().filter_map(Weak::upgrade).map(|text| text.packed);
         let mut total = held.packed + lengths.sum::<usize>();
@@ -95,7 +84,7 @@ impl Ledger {
             && let Some(oldest) = texts.pop_front()
         {
             if let Some(oldest) = oldest.upgrade() {
-                oldest.take_back();
+                *lock(&oldest.bytes) = None;
                 total -= oldest.packed;
             }
         }
@@ -105,21 +94,18 @@ impl Ledger {
 }
 
 /// A text that is being written.
+#[derive(Debug)]
 pub(super) struct Writing {
     length: usize,
-    packer: GzEncoder<Room>,
-}
-
-impl Debug for Writing {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writing").field("length", &self.length).finish_non_exhaustive()
-    }
+    packer: GzEncoder<Vec<u8>>,
+    at_most: usize,
 }
 
 impl Write for Writing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.packer.write(bytes)?;
         self.length += written;
+        check(self.packer.get_ref(), self.at_most)?;
         Ok(written)
     }
 
@@ -128,28 +114,16 @@ impl Write for Writing {
     }
 }
 
-/// For what is packed.
-struct Room {
-    packed: Vec<u8>,
-    at_most: usize,
+/// Returns an error if a compressed text is longer than `at_most`.
+fn check(packed: &[u8], at_most: usize) -> io::Result<()> {
+    if packed.len() > at_most {
+        let reason = format!("more than {at_most} bytes, packed");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, reason));
+    }
+    Ok(())
 }
 
-impl Write for Room {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.packed.len().saturating_add(bytes.len()) > self.at_most {
-            let reason = format!("more than {} bytes, packed", self.at_most);
-            return Err(io::Error::new(ErrorKind::FileTooLarge, reason));
-        }
-        self.packed.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads what is held. Fails when it is taken back.
+/// Reads a compressed text. Fails once it is taken back.
 #[derive(Debug)]
 struct Cursor {
     held: Arc<Held>,
@@ -158,7 +132,11 @@ struct Cursor {
 
 impl Read for Cursor {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.held.lock();
+        let bytes = lock(&self.held.bytes);
+        let taken_back = || {
+            let reason = "too slow: the response was dropped for newer ones";
+            io::Error::new(ErrorKind::OutOfMemory, reason)
+        };
         let bytes = bytes.as_deref().ok_or_else(taken_back)?;
         let read = bytes.get(self.at..).unwrap_or_default().read(buffer)?;
         self.at += read;
@@ -166,26 +144,10 @@ impl Read for Cursor {
     }
 }
 
-/// The rest of a text. Fails, and the connection with it, when the text is taken back.
-#[derive(Debug)]
+/// The rest of a text, as the body of a response. Fails, and ends the connection, once the text is taken back.
 pub(super) struct Reading {
     left: usize,
-    from: From,
-}
-
-#[derive(Debug)]
-enum From {
-    Packed(Cursor),
-    Unpacked(Box<GzDecoder<Cursor>>),
-}
-
-impl Read for Reading {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.from {
-            From::Packed(cursor) => cursor.read(buffer),
-            From::Unpacked(text) => text.read(buffer),
-        }
-    }
+    from: Box<dyn Read + Send>,
 }
 
 impl Body for Reading {
@@ -200,7 +162,7 @@ impl Body for Reading {
             return Poll::Ready(None);
         }
         let mut chunk = vec![0; self.left.min(CHUNK)];
-        let read = self.read_exact(&mut chunk);
+        let read = self.from.read_exact(&mut chunk);
         self.left -= chunk.len();
         Poll::Ready(Some(read.map(|()| Frame::data(chunk.into()))))
     }
@@ -234,7 +196,7 @@ pub(super) mod tests {
         ledger.hold(writing)
     }
 
-    /// Packs to about as many.
+    /// Bytes that cannot be compressed.
     pub(in crate::server) fn noise(length: usize) -> Vec<u8> {
         let mut state = 1_u64;
         let mut next = || {
@@ -274,10 +236,10 @@ pub(super) mod tests {
         let ledger = Ledger::new(3 * one);
         let hold = || hold(&ledger, &noise(100)).expect("there is room");
         let texts: Vec<_> = (0..5).map(|_| hold()).collect();
-        let is_there = |text: &Arc<Held>| text.lock().is_some();
+        let is_there = |text: &Arc<Held>| lock(&text.bytes).is_some();
         let there: Vec<_> = texts.iter().map(is_there).collect();
         assert_eq!(there, [false, false, true, true, true]);
-        // Who has read to the end makes room.
+        // Readers that have ended make room.
         drop(texts);
         let texts: Vec<_> = (0..3).map(|_| hold()).collect();
         assert!(texts.iter().all(is_there));

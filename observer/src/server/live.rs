@@ -1,10 +1,10 @@
-//! What people look at, while they look: one sample a second, shared by all who want one.
+//! Live samples for viewers: one a second, shared by all of them.
 //!
-//! Sampling begins when somebody asks and ends some seconds after the last one has gone; in
-//! between, nobody who looks costs the daemon more than writing to a socket.
+//! Sampling starts with the first request and ends some seconds after the last viewer has gone. In between, each viewer
+//! costs only the writing to its socket.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,8 +15,9 @@ use tracing::error;
 use super::Pages;
 use super::render::OneSnapshot;
 use crate::metrics::view::{Model, Sampler};
+use crate::sync::lock;
 
-/// How an event begins. Who has lost the connection is to come back soon.
+/// The start of an event. A viewer that has lost the connection should retry soon.
 const EVENT: &[u8] = b"retry: 1000\ndata: ";
 
 /// A sample.
@@ -25,26 +26,26 @@ pub(super) struct Frame {
     pub(super) model: Model,
     /// The model in JSON.
     pub(super) json: Bytes,
-    /// It as a server-sent event.
+    /// The model as a server-sent event.
     pub(super) event: Bytes,
-    /// It as HTML, once somebody has asked for it.
-    pub(super) page: std::sync::Mutex<Option<Bytes>>,
+    /// The model as HTML, once it was requested.
+    pub(super) page: OnceLock<Bytes>,
 }
 
-/// A sample, or why there is none.
+/// A sample, or the reason why there is none.
 pub(super) type Sampled = Result<Arc<Frame>, String>;
 
-/// What watchers see.
+/// The state of sampling, for watchers.
 #[derive(Clone, Debug)]
 pub(super) enum Tick {
-    /// Nobody has asked yet, or not for long.
+    /// There was no request yet, or not for a while.
     Idle,
     Sampled(Sampled),
-    /// The server is about to end.
+    /// The server ends.
     Over,
 }
 
-/// See the module.
+/// Takes samples while there are viewers.
 #[derive(Clone)]
 pub(super) struct Live {
     pages: Arc<dyn Pages>,
@@ -56,16 +57,16 @@ pub(super) struct Live {
     sampling: Arc<Mutex<Sampling>>,
 }
 
-/// What is only there while somebody looks.
+/// The state while there are viewers.
 #[derive(Default)]
 struct Sampling {
-    /// None when nobody has looked for long.
+    /// `None` while there are no viewers.
     sampler: Option<Sampler>,
     asked: Option<Instant>,
 }
 
 impl Live {
-    /// Samples every `period`, until `linger` after the last request.
+    /// Creates a sampler that takes a sample every `period`, until `linger` after the last request.
     pub(super) fn new(
         pages: Arc<dyn Pages>,
         one: OneSnapshot,
@@ -73,29 +74,20 @@ impl Live {
         linger: Duration,
     ) -> Self {
         let ticks = watch::Sender::new(Tick::Idle);
-        // Its keys are random.
+        // The keys of the hasher are random.
         let instance = RandomState::new().hash_one(()) as u32;
         Self { pages, one, instance, period, linger, ticks, sampling: Arc::default() }
     }
 
-    /// The ticks from now on, the latest sample first.
+    /// The ticks from now on, starting with the latest sample.
     pub(super) async fn watch(&self) -> watch::Receiver<Tick> {
         let ticks = self.ticks.subscribe();
         self.ask().await;
         ticks
     }
 
-    /// The latest sample, at most a period old; of one that has just begun, `recent` tells nothing.
-    pub(super) async fn latest(&self) -> Sampled {
-        self.sample_with(1).await
-    }
-
-    /// The latest sample that tells of some time: waits for one.
-    pub(super) async fn latest_with_rates(&self) -> Sampled {
-        self.sample_with(2).await
-    }
-
-    async fn sample_with(&self, at_least: u64) -> Sampled {
+    /// The latest sample, at most a period old. Waits for one with this number at least: the first one has no rates.
+    pub(super) async fn latest(&self, at_least: u64) -> Sampled {
         let mut ticks = self.watch().await;
         let enough = |tick: &Tick| match tick {
             Tick::Idle => false,
@@ -108,12 +100,12 @@ impl Live {
         }
     }
 
-    /// Ends all that watch.
+    /// Ends all watchers.
     pub(super) fn end(&self) {
         self.ticks.send_replace(Tick::Over);
     }
 
-    /// Sampling begins, or goes on.
+    /// Starts sampling, or keeps it going.
     async fn ask(&self) {
         let mut sampling = self.sampling.lock().await;
         sampling.asked = Some(Instant::now());
@@ -145,7 +137,7 @@ impl Live {
         }
     }
 
-    /// Nothing follows the end.
+    /// Publishes a tick, unless the server has ended.
     fn tick(&self, tick: Tick) {
         self.ticks.send_if_modified(|latest| {
             let goes_on = !matches!(latest, Tick::Over);
@@ -159,18 +151,18 @@ impl Live {
     async fn sample(&self, mut sampling: OwnedMutexGuard<Sampling>, now: Duration) -> Sampled {
         let (pages, one) = (Arc::clone(&self.pages), Arc::clone(&self.one));
         let made = tokio::task::spawn_blocking(move || {
-            let only = one.lock().unwrap_or_else(PoisonError::into_inner);
+            let only = lock(&one);
             let snapshot = pages.snapshot()?;
             let sampler = sampling.sampler.as_mut().ok_or("there is no viewer")?;
             let model = sampler.sample(&snapshot, now);
             drop((snapshot, only));
-            // JSON has no line feeds in it, with which an event's data would end.
+            // JSON has no line feeds, which would end an event's data.
             let mut event = EVENT.to_vec();
             serde_json::to_writer(&mut event, &model).map_err(|error| error.to_string())?;
             event.extend(b"\n\n");
             let event = Bytes::from(event);
             let json = event.slice(EVENT.len()..event.len() - 2);
-            Ok(Arc::new(Frame { model, json, event, page: std::sync::Mutex::default() }))
+            Ok(Arc::new(Frame { model, json, event, page: OnceLock::new() }))
         });
         made.await.unwrap_or_else(|error| Err(format!("sampling failed: {error}")))
     }

@@ -1,13 +1,11 @@
-//! `/metrics`, `/healthz`, `/readyz`; and what people look at, `/`, `/events` and `/api/v1/view`;
-//! over HTTP/1.1, by TLS and for those who have a password where that is asked for
-//! ([`Protection`]).
+//! The HTTP server: `/metrics`, `/healthz` and `/readyz`, and for viewers `/`, `/events` and `/api/v1/view`. It speaks
+//! HTTP/1.1, with TLS and passwords if they are configured ([`Protection`]).
 //!
-//! A scraper may be slow, dead or hostile, and neither the others nor the daemon may suffer:
-//! connections are bounded, and who does nothing makes room (`crowd`), nobody is waited for without end, and
-//! one rendering at a time serves all who wait for it (`render`). Passwords are checked one at a time (`auth`),
-//! handshakes have a thread (`handshakes`), and probes can have a listener of their own ([`Health`]). Who looks
-//! has places of their own, and one sample a second is made for all of them together (`live`). What a browser
-//! asks on behalf of another site is refused (`site`).
+//! A scraper may be slow, dead or hostile, without effect on others or the daemon. Connections are bounded, and idle ones
+//! make room (`crowd`). Each wait has a time limit. One rendering at a time serves all that wait for it (`render`).
+//! Passwords are checked one at a time (`auth`), handshakes have a thread (`handshakes`), and probes can have a listener
+//! of their own ([`Health`]). Viewers have places of their own, and share one sample a second (`live`). Requests of a
+//! browser for another site are refused (`site`).
 
 #![forbid(unsafe_code)]
 
@@ -63,56 +61,54 @@ use site::Hosts;
 use socket::{Asker, Socket};
 use stream::Impatient;
 
-/// What is served. All are called on a thread where blocking is allowed; a panic in one is a
-/// response with status 500, where panics unwind.
+/// The content that is served. All methods are called on threads where blocking is allowed. If panics unwind, a panic is a
+/// response with status 500.
 pub trait Pages: Send + Sync + 'static {
-    /// Writes `/metrics`, in this format. Never called twice at once, nor while a snapshot is used. `Err` is
-    /// a response with status 500, whose body says why.
+    /// Writes `/metrics` in a format. Never called twice at once, nor while a snapshot is used. `Err`, with the reason, is a
+    /// response with status 500.
     fn metrics(&self, format: Format, to: &mut dyn io::Write) -> Result<(), String>;
 
-    /// The figures of this moment. `Err` is a response with status 500, whose body says why.
+    /// The figures of this moment. `Err`, with the reason, is a response with status 500.
     fn snapshot(&self) -> Result<Snapshot, String>;
 
-    /// Whether the daemon does its work. `Err`, with the reason, is a response with status 503.
+    /// Whether the daemon is healthy. `Err`, with the reason, is a response with status 503.
     fn health(&self) -> Result<(), String>;
 
-    /// Whether the daemon has started to watch. `Err`, with the reason, is a response with
-    /// status 503.
+    /// Whether the daemon is ready. `Err`, with the reason, is a response with status 503.
     fn ready(&self) -> Result<(), String>;
 }
 
 /// The bounds of [`serve`].
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Of connections that have not sent a byte, or wait for a place.
+    /// Bounds on connections that have not sent a byte, or wait for a place.
     lobby: Bounds,
-    /// Of connections that are served.
+    /// Bounds on connections that are served.
     crowd: Bounds,
-    /// For the first byte of a connection.
+    /// The time for the first byte of a connection.
     first_byte: Duration,
-    /// For a TLS handshake, and for a request's headers, from the first moment it could be sent: so an idle connection
-    /// ends after it as well. No multiple of usual scrape intervals, or connections would be
-    /// closed just when the next scrape comes.
+    /// The time for a TLS handshake, and for a request's headers from the end of the last response on. So it is also the
+    /// time of an idle connection. Not a multiple of usual scrape intervals: connections would be closed just when the
+    /// next scrape comes.
     headers: Duration,
-    /// For one of [`Pages`] to be made.
+    /// The time to make a page.
     page: Duration,
-    /// For the client to take a whole response.
+    /// The time for the client to take a whole response.
     response: Duration,
-    /// For what is under way at shutdown.
+    /// The time for open responses at shutdown.
     grace: Duration,
-    /// Bytes of all scrapes that are under way, packed, of which each may have as many: beyond, the oldest are
-    /// cut off.
+    /// Maximum bytes of all scrapes that are being sent, compressed, and of each. Beyond it the oldest are cut off.
     held: usize,
-    /// What rendering may have cost before scrapes share what is no older than `shared`.
+    /// The CPU time that rendering may take before scrapes share a text.
     credit: Duration,
-    /// See `credit`.
+    /// The maximum age of a shared text.
     shared: Duration,
-    /// Who watch at the same time, beside the connections.
+    /// Maximum number of viewers at the same time, in addition to the connections.
     watchers: usize,
-    /// Between samples for those who watch.
+    /// The time between samples for viewers.
     period: Duration,
-    /// So long after the last of them has gone samples are still taken: pages that load themselves
-    /// again, without script, come back within.
+    /// How long samples are taken after the last viewer has gone: a page without script that reloads itself comes back
+    /// within this time.
     linger: Duration,
 }
 
@@ -137,19 +133,19 @@ const LIMITS: Limits = Limits {
     linger: Duration::from_secs(15),
 };
 
-/// How [`serve`] meets those who come.
+/// How [`serve`] treats clients.
 #[derive(Debug)]
 pub struct Front {
-    /// Who is admitted.
+    /// TLS and passwords.
     pub protection: Arc<Protection>,
-    /// Names that the daemon is called by, beside those of this machine, where only this machine reaches it.
+    /// Further host names for requests, if only this machine can connect.
     pub hosts: Vec<HostName>,
-    /// What is counted.
+    /// The counters of the server.
     pub counts: Arc<Counts>,
 }
 
-/// Serves `pages` to whom `front` admits, until `shutdown` completes; then accepts no more, lets responses that are
-/// under way finish, for at most 5 s, and returns.
+/// Serves `pages` to clients that `front` admits, until `shutdown` completes. Then it accepts no more connections, lets open
+/// responses finish for at most 5 s, and returns.
 pub async fn serve(
     listener: TcpListener,
     pages: Arc<dyn Pages>,
@@ -205,7 +201,7 @@ async fn serve_within(
     }
 }
 
-/// The next connection. Safe to cancel: what was not returned is still in the kernel's queue.
+/// Waits for a connection. Safe to cancel: a connection that was not returned is still in the kernel's queue.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
@@ -213,8 +209,8 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                 debug!(%peer, "HTTP connection");
                 return (stream, peer);
             }
-            // accept(2): of the connection (ECONNABORTED, …), or for want of file descriptors or
-            // memory, which others may free.
+            // accept(2): an error of the connection (ECONNABORTED, …), or a lack of file descriptors or memory, which
+            // others may free.
             Err(error) => {
                 warn!(%error, "cannot accept an HTTP connection");
                 sleep(Duration::from_millis(100)).await;
@@ -223,17 +219,17 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// One connection, served request by request.
+/// A connection, served request by request.
 struct Conversation {
     limits: Limits,
     routes: Arc<Routes>,
-    /// Where there is TLS.
+    /// The thread for handshakes, with TLS.
     handshakes: Option<Arc<Handshakes>>,
     stopping: watch::Receiver<()>,
 }
 
 impl Conversation {
-    /// Waits for a first byte, and then for a place, which may have to be given up.
+    /// Waits for a first byte, and then for a place. Ends the connection when the place has to be given up.
     async fn begin(
         mut self,
         stream: TcpStream,
@@ -262,7 +258,7 @@ impl Conversation {
         }
     }
 
-    /// By TLS, where that is asked for.
+    /// Does the TLS handshake, if TLS is configured, and serves the connection.
     async fn greet(mut self, socket: Socket, asker: Asker, place: Arc<Place>) {
         let Some(config) = self.routes.terms().await.tls.clone() else {
             return self.hold(socket, asker, place).await;
@@ -301,7 +297,7 @@ impl Conversation {
             async move {
                 place.begin_answer();
                 let answer = routes.answer(&request, &asker).await;
-                // Who watches stays, and must not keep scrapers out.
+                // A viewer stays, and must not keep scrapers out.
                 if request.uri.path() == EVENTS && answer.status().is_success() {
                     place.give_up();
                 }
@@ -316,20 +312,20 @@ impl Conversation {
         let mut connection = pin!(connection);
         let outcome = tokio::select! {
             outcome = &mut connection => outcome,
-            // An error says that the sender is gone, which is the sign.
+            // An error means that the sender is gone: the server stops.
             Err(_) = stopping.changed() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         if let Err(error) = outcome {
-            // Of the client's making: it is told by a status where HTTP has one.
+            // The client's fault: it gets a status if HTTP has one for it.
             debug!(%error, "HTTP connection ended");
         }
     }
 }
 
-/// The body of an answer, with whose end the connection is idle again.
+/// The body of an answer. At its end, the connection is idle again.
 struct Answer {
     body: routes::Body,
     place: Arc<Place>,

@@ -1,14 +1,14 @@
-//! The page as HTML: all of it is there without script, which then keeps it up to date.
+//! The page as HTML. It is complete without script; the script keeps it up to date.
 //!
-//! Names come from peers and processes. They are only ever text ([`Text`]) here, and `textContent`
-//! in `view.js`; and should that fail, the policy lets no script run that is not the daemon's.
+//! Names come from peers and processes. They are always written as [`Text`] here, and as `textContent` in `view.js`. If
+//! that fails, the policy still allows only the daemon's own scripts.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write};
 
 use crate::metrics::view::{DaemonFigures, Filter, Model, Order, Row, text};
 use observer_core::names::escape::visible;
 
-/// What the page may load and do: only what the daemon itself serves.
+/// The content security policy: the page may load only what the daemon serves.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'";
@@ -16,7 +16,7 @@ pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-sr
 const BEGIN: &str = include_str!("assets/begin.html");
 const END: &str = include_str!("assets/end.html");
 
-/// The columns: heading, what they are sorted by, whether they are numbers.
+/// The columns: heading, order, and whether they have numbers.
 const COLUMNS: [(&str, Option<Order>, bool); 11] = [
     ("Process", Some(Order::Process), false),
     ("Method", Some(Order::Method), false),
@@ -31,12 +31,17 @@ const COLUMNS: [(&str, Option<Order>, bool); 11] = [
     ("Codes", None, false),
 ];
 
-/// The page.
+/// The whole page.
 pub(super) fn page(model: &Model) -> String {
-    format!("{BEGIN}{}{}{}{END}", Summary(model), Table(model), Health(model))
+    let mut page = BEGIN.to_owned();
+    // Writing to a String does not fail.
+    let _ = summary(&mut page, model)
+        .and_then(|()| table(&mut page, model))
+        .and_then(|()| health(&mut page, &model.daemon));
+    page + END
 }
 
-/// Text, as it stands in HTML, between tags or in an attribute's quotes; what cannot be seen is shown.
+/// Text escaped for HTML, between tags or in an attribute's quotes. Invisible characters are shown.
 struct Text<'a>(&'a str);
 
 impl Display for Text<'_> {
@@ -55,56 +60,51 @@ impl Display for Text<'_> {
     }
 }
 
-struct Summary<'a>(&'a Model);
-
-impl Display for Summary<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(model) = self;
-        let summary = &model.summary;
-        let row = |at: Option<usize>| at.and_then(|at| model.rows.get(at));
-        writeln!(f, "<section id=\"summary\" aria-label=\"At a glance\">")?;
-        let rates = [("served", summary.server_rate), ("made", summary.client_rate)];
-        let [served, made] = rates.map(|(what, rate)| format!("{} {what}", text::rate(rate)));
-        tile(f, "rate", "", "Calls per second", &served, &made)?;
-        let failing = row(summary.most_failing);
-        let kind = if failing.is_some() { "bad" } else { "" };
-        let share = failing.map_or("no errors".into(), |row| text::percent(row.recent.error_ratio));
-        tile(f, "failing", kind, "Most errors", &share, &failing.map_or(String::new(), name))?;
-        let slow = row(summary.slowest_unary);
-        let p99 = slow.and_then(|row| row.recent.quantiles.p99);
-        let p99 = text::latency(p99, &model.bounds_seconds);
-        tile(f, "slowest", "", "Slowest unary p99", &p99, &slow.map_or(String::new(), name))?;
-        let served = format!("{} served", text::count(summary.server_in_flight));
-        let made = format!("{} made", text::count(summary.client_in_flight));
-        tile(f, "in-flight", "", "In flight", &served, &made)?;
-        let states = model.daemon.connections;
-        let open = states.complete + states.joined_late + states.gaps + states.undecodable;
-        let others: Vec<String> = [
-            (states.joined_late, "joined late"),
-            (states.gaps, "with gaps"),
-            (states.undecodable, "undecodable"),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{} {what}", text::count(count)))
-        .collect();
-        let others =
-            if others.is_empty() { "seen from the first byte".into() } else { others.join(", ") };
-        let open = format!("{} open", text::count(open));
-        tile(f, "connections", "", "Connections", &open, &others)?;
-        let daemon = &model.daemon;
-        let lost = daemon.losses.iter().any(|loss| loss.recent > 0);
-        let kind = if lost { "bad" } else { "" };
-        let cpu = format!("{} CPU", text::percent(daemon.cpu_ratio));
-        let value = if lost { "losses".into() } else { cpu };
-        let note = format!("{}, {}", memory(daemon), missed(daemon));
-        tile(f, "daemon", kind, "Daemon", &value, &note)?;
-        writeln!(f, "</section>")
-    }
+fn summary(f: &mut String, model: &Model) -> fmt::Result {
+    let summary = &model.summary;
+    let row = |at: Option<usize>| at.and_then(|at| model.rows.get(at));
+    writeln!(f, "<section id=\"summary\" aria-label=\"At a glance\">")?;
+    let rates = [("served", summary.server_rate), ("made", summary.client_rate)];
+    let [served, made] = rates.map(|(what, rate)| format!("{} {what}", text::rate(rate)));
+    tile(f, "rate", "", "Calls per second", &served, &made)?;
+    let failing = row(summary.most_failing);
+    let kind = if failing.is_some() { "bad" } else { "" };
+    let share = failing.map_or("no errors".into(), |row| text::percent(row.recent.error_ratio));
+    tile(f, "failing", kind, "Most errors", &share, &failing.map_or(String::new(), name))?;
+    let slow = row(summary.slowest_unary);
+    let p99 = slow.and_then(|row| row.recent.quantiles.p99);
+    let p99 = text::latency(p99, &model.bounds_seconds);
+    tile(f, "slowest", "", "Slowest unary p99", &p99, &slow.map_or(String::new(), name))?;
+    let served = format!("{} served", text::count(summary.server_in_flight));
+    let made = format!("{} made", text::count(summary.client_in_flight));
+    tile(f, "in-flight", "", "In flight", &served, &made)?;
+    let states = model.daemon.connections;
+    let open = states.complete + states.joined_late + states.gaps + states.undecodable;
+    let others: Vec<String> = [
+        (states.joined_late, "joined late"),
+        (states.gaps, "with gaps"),
+        (states.undecodable, "undecodable"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{} {what}", text::count(count)))
+    .collect();
+    let others =
+        if others.is_empty() { "seen from the first byte".into() } else { others.join(", ") };
+    let open = format!("{} open", text::count(open));
+    tile(f, "connections", "", "Connections", &open, &others)?;
+    let daemon = &model.daemon;
+    let lost = daemon.losses.iter().any(|loss| loss.recent > 0);
+    let kind = if lost { "bad" } else { "" };
+    let cpu = format!("{} CPU", text::percent(daemon.cpu_ratio));
+    let value = if lost { "losses".into() } else { cpu };
+    let note = format!("{}, {}", memory(daemon), missed(daemon));
+    tile(f, "daemon", kind, "Daemon", &value, &note)?;
+    writeln!(f, "</section>")
 }
 
 fn tile(
-    f: &mut Formatter<'_>,
+    f: &mut String,
     id: &str,
     kind: &str,
     heading: &str,
@@ -119,7 +119,7 @@ fn tile(
     )
 }
 
-/// `Place · orders[47]`
+/// The name of a row: `Place · orders[47]`.
 fn name(row: &Row) -> String {
     format!("{} · {}[{}]", row.method, row.process, row.pid)
 }
@@ -137,38 +137,33 @@ fn missed(daemon: &DaemonFigures) -> String {
     }
 }
 
-struct Table<'a>(&'a Model);
-
-impl Display for Table<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(model) = self;
-        writeln!(
-            f,
-            "<div id=\"calls\"><table aria-label=\"Calls by method and process\">\n<thead><tr>"
-        )?;
-        for (heading, order, number) in COLUMNS {
-            let class = if number { " class=\"number\"" } else { "" };
-            let order =
-                order.map_or(String::new(), |order| format!(" data-order=\"{}\"", order.name()));
-            writeln!(f, "<th scope=\"col\"{class}{order}>{heading}</th>")?;
-        }
-        writeln!(f, "</tr></thead>\n<tbody>")?;
-        for row in model.ordered(Order::default(), &Filter::default()) {
-            table_row(f, row, &model.bounds_seconds)?;
-        }
-        writeln!(f, "</tbody></table>")?;
-        if model.rows.is_empty() {
-            writeln!(f, "<p class=\"empty\">No gRPC call has been seen yet.</p>")?;
-        }
-        if model.rows_left_out > 0 {
-            let more = text::grouped(model.rows_left_out as u64);
-            writeln!(f, "<p>{more} more rows with fewer calls are in /metrics.</p>")?;
-        }
-        writeln!(f, "</div>")
+fn table(f: &mut String, model: &Model) -> fmt::Result {
+    writeln!(
+        f,
+        "<div id=\"calls\"><table aria-label=\"Calls by method and process\">\n<thead><tr>"
+    )?;
+    for (heading, order, number) in COLUMNS {
+        let class = if number { " class=\"number\"" } else { "" };
+        let order =
+            order.map_or(String::new(), |order| format!(" data-order=\"{}\"", order.name()));
+        writeln!(f, "<th scope=\"col\"{class}{order}>{heading}</th>")?;
     }
+    writeln!(f, "</tr></thead>\n<tbody>")?;
+    for row in model.ordered(Order::default(), &Filter::default()) {
+        table_row(f, row, &model.bounds_seconds)?;
+    }
+    writeln!(f, "</tbody></table>")?;
+    if model.rows.is_empty() {
+        writeln!(f, "<p class=\"empty\">No gRPC call has been seen yet.</p>")?;
+    }
+    if model.rows_left_out > 0 {
+        let more = text::grouped(model.rows_left_out as u64);
+        writeln!(f, "<p>{more} more rows with fewer calls are in /metrics.</p>")?;
+    }
+    writeln!(f, "</div>")
 }
 
-fn table_row(f: &mut Formatter<'_>, row: &Row, bounds: &[f64]) -> fmt::Result {
+fn table_row(f: &mut String, row: &Row, bounds: &[f64]) -> fmt::Result {
     let Row { process, pid, role, service, method, in_flight, total, recent, .. } = row;
     let role = role.as_str();
     write!(
@@ -203,65 +198,60 @@ fn table_row(f: &mut Formatter<'_>, row: &Row, bounds: &[f64]) -> fmt::Result {
     writeln!(f, "</td></tr>")
 }
 
-struct Health<'a>(&'a Model);
-
-impl Display for Health<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let daemon = &self.0.daemon;
-        let DaemonFigures { connections, connections_seen: seen, calls, .. } = daemon;
-        writeln!(f, "<section id=\"health\" aria-label=\"The daemon\"><h2>The daemon</h2><dl>")?;
-        let mut line = |what: &str, text: String| {
-            writeln!(f, "<div><dt>{what}</dt><dd>{}</dd></div>", Text(&text))
-        };
-        line("Version", format!("{}, backend {}", daemon.version, daemon.backend))?;
-        line("Cost", format!("{} CPU, {}", text::percent(daemon.cpu_ratio), memory(daemon)))?;
-        line(
-            "Records read",
-            format!("{}; {} streams open", text::count(daemon.records), daemon.streams),
-        )?;
-        line(
-            "Open connections",
-            format!(
-                "{} complete, {} joined late, {} with gaps, {} undecodable",
-                connections.complete,
-                connections.joined_late,
-                connections.gaps,
-                connections.undecodable
-            ),
-        )?;
-        line(
-            "Connections seen",
-            format!(
-                "{} gRPC, {} other HTTP/2, {} HTTP/1, {} TLS, {} other",
-                seen.grpc, seen.http2, seen.http1, seen.tls, seen.other
-            ),
-        )?;
-        line(
-            "Calls",
-            format!(
-                "{} complete, {} without method, {} without code, {} without either",
-                text::count(calls.complete),
-                text::count(calls.no_method),
-                text::count(calls.no_code),
-                text::count(calls.nothing)
-            ),
-        )?;
-        let missed: Vec<String> = daemon
-            .losses
-            .iter()
-            .map(|loss| {
-                let bytes = if loss.bytes > 0 {
-                    format!(" ({})", text::bytes(loss.bytes))
-                } else {
-                    String::new()
-                };
-                format!("{} {}{bytes}", loss.cause, text::count(loss.events))
-            })
-            .collect();
-        let missed = if missed.is_empty() { "nothing".into() } else { missed.join(", ") };
-        line("Missed", missed)?;
-        writeln!(f, "</dl></section>")
-    }
+fn health(f: &mut String, daemon: &DaemonFigures) -> fmt::Result {
+    let DaemonFigures { connections, connections_seen: seen, calls, .. } = daemon;
+    writeln!(f, "<section id=\"health\" aria-label=\"The daemon\"><h2>The daemon</h2><dl>")?;
+    let mut line = |what: &str, text: String| {
+        writeln!(f, "<div><dt>{what}</dt><dd>{}</dd></div>", Text(&text))
+    };
+    line("Version", format!("{}, backend {}", daemon.version, daemon.backend))?;
+    line("Cost", format!("{} CPU, {}", text::percent(daemon.cpu_ratio), memory(daemon)))?;
+    line(
+        "Records read",
+        format!("{}; {} streams open", text::count(daemon.records), daemon.streams),
+    )?;
+    line(
+        "Open connections",
+        format!(
+            "{} complete, {} joined late, {} with gaps, {} undecodable",
+            connections.complete,
+            connections.joined_late,
+            connections.gaps,
+            connections.undecodable
+        ),
+    )?;
+    line(
+        "Connections seen",
+        format!(
+            "{} gRPC, {} other HTTP/2, {} HTTP/1, {} TLS, {} other",
+            seen.grpc, seen.http2, seen.http1, seen.tls, seen.other
+        ),
+    )?;
+    line(
+        "Calls",
+        format!(
+            "{} complete, {} without method, {} without code, {} without either",
+            text::count(calls.complete),
+            text::count(calls.no_method),
+            text::count(calls.no_code),
+            text::count(calls.nothing)
+        ),
+    )?;
+    let missed: Vec<String> = daemon
+        .losses
+        .iter()
+        .map(|loss| {
+            let bytes = if loss.bytes > 0 {
+                format!(" ({})", text::bytes(loss.bytes))
+            } else {
+                String::new()
+            };
+            format!("{} {}{bytes}", loss.cause, text::count(loss.events))
+        })
+        .collect();
+    let missed = if missed.is_empty() { "nothing".into() } else { missed.join(", ") };
+    line("Missed", missed)?;
+    writeln!(f, "</dl></section>")
 }
 
 #[cfg(test)]

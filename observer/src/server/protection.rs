@@ -1,10 +1,10 @@
-//! What is asked of scrapers, read again when it changes: certificates are renewed while the daemon
-//! runs, and users come and go.
+//! TLS and passwords of the HTTP server, read again when their files change: certificates are renewed while the daemon
+//! runs, and users change.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -15,43 +15,44 @@ use tracing::{info, warn};
 use super::auth::{Gate, Users};
 use super::tls;
 use super::web_config::{TlsConfig, WebConfig};
+use crate::sync::lock;
 
-/// Between two looks at the files.
+/// The time between two checks of the files.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// TLS and basic authentication, as the file of `--web-config-file` has them.
+/// TLS and basic authentication, from the file of `--web-config-file`.
 #[derive(Debug)]
 pub struct Protection {
-    /// `None`: nothing is asked of scrapers.
+    /// `None` without a file: neither TLS nor passwords.
     file: Option<PathBuf>,
     interval: Duration,
     state: Mutex<State>,
-    /// For all passwords, whichever users there are.
+    /// One for all passwords, even after users change.
     pub(super) gate: Gate,
 }
 
 #[derive(Debug)]
 struct State {
     looked: Instant,
-    /// Of the files when they were last read, whether or not that was successful.
+    /// The stamps of the files when they were last read, successfully or not.
     stamps: Vec<Stamp>,
     terms: Arc<Terms>,
 }
 
-/// What holds for a connection, or for a request.
+/// The terms for a connection or a request.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) users: Arc<Users>,
-    /// Added to each answer that does not have them itself.
+    /// Headers that are added to each answer without them.
     pub(super) headers: HeaderMap,
 }
 
-/// A file that is another one, or written to, has another stamp; none while it is not there.
+/// The stamp of a file: it changes when the file is replaced or written. `None` if the file is not there.
 type Stamp = (PathBuf, Option<[i64; 4]>);
 
 impl Protection {
-    /// None where no file is named. An error where the file, or one that it names, is not right.
+    /// Reads the file, and the files that it names. Without a file, there is no protection.
     pub fn read(file: Option<&Path>) -> Result<Self> {
         let (stamps, terms) = match file {
             Some(file) => load(file)?,
@@ -62,45 +63,44 @@ impl Protection {
         Ok(Self { file, interval: INTERVAL, state, gate: Gate::default() })
     }
 
-    /// What is read again when it changes.
+    /// The files that are read again when they change.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.state().stamps.iter().map(|(path, _)| path.clone()).collect()
+        lock(&self.state).stamps.iter().map(|(path, _)| path.clone()).collect()
     }
 
     /// `https` or `http`.
     pub fn scheme(&self) -> &'static str {
-        if self.state().terms.tls.is_some() { "https" } else { "http" }
+        if lock(&self.state).terms.tls.is_some() { "https" } else { "http" }
     }
 
-    /// What holds now.
+    /// The present terms. Reads the files again if they have changed.
     pub(super) async fn terms(self: &Arc<Self>) -> Arc<Terms> {
         if self.is_due() {
             let protection = Arc::clone(self);
-            // Files may be far away.
+            // The files may be on a slow disk.
             let looked = tokio::task::spawn_blocking(move || protection.look_again()).await;
             if let Err(error) = looked {
                 warn!(%error, "cannot check the web config for changes");
             }
         }
-        Arc::clone(&self.state().terms)
+        Arc::clone(&lock(&self.state).terms)
     }
 
+    /// Whether the files should be checked now. Then the next check is due after the interval.
     fn is_due(&self) -> bool {
-        self.file.is_some() && {
-            let mut state = self.state();
-            let due = state.looked.elapsed() >= self.interval;
-            if due {
-                state.looked = Instant::now();
-            }
-            due
+        let mut state = lock(&self.state);
+        let due = self.file.is_some() && state.looked.elapsed() >= self.interval;
+        if due {
+            state.looked = Instant::now();
         }
+        due
     }
 
-    /// What cannot be read leaves everything as it was.
+    /// Reads the files again if they have changed. After an error, everything stays as it was.
     fn look_again(&self) {
         let Some(file) = &self.file else { return };
         let (known, before) = {
-            let state = self.state();
+            let state = lock(&self.state);
             (state.stamps.clone(), Arc::clone(&state.terms))
         };
         let now: Vec<Stamp> = known.iter().map(|(path, _)| stamp(path)).collect();
@@ -111,7 +111,7 @@ impl Protection {
             before.stay_in(&terms)?;
             Ok((stamps, terms))
         });
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         match loaded {
             Ok((stamps, terms)) => {
                 info!("reloaded {} and the files that it names", file.display());
@@ -124,10 +124,6 @@ impl Protection {
             }
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Terms {
@@ -136,7 +132,7 @@ impl Terms {
         Ok(Self { tls: None, users, headers: HeaderMap::new() })
     }
 
-    /// A file that is just being written is short: nothing that was asked is dropped by that.
+    /// Returns an error if `next` drops TLS or passwords, or adds TLS: a file that is being written may be incomplete.
     fn stay_in(&self, next: &Self) -> Result<()> {
         ensure!(
             self.tls.is_some() == next.tls.is_some(),
@@ -151,7 +147,7 @@ impl Terms {
 }
 
 fn load(file: &Path) -> Result<(Vec<Stamp>, Terms)> {
-    // Before it is read: what changes in the meantime has another one at the next look.
+    // Taken before reading: a change in the meantime shows at the next check.
     let mut stamps = vec![stamp(file)];
     let config = WebConfig::read(file)?;
     stamps.extend(config.tls.iter().flat_map(TlsConfig::files).map(stamp));
@@ -160,7 +156,7 @@ fn load(file: &Path) -> Result<(Vec<Stamp>, Terms)> {
     Ok((stamps, Terms { tls, users, headers: config.headers }))
 }
 
-/// Follows links: secrets of Kubernetes are renewed by pointing one elsewhere.
+/// The stamp of a file. Follows links: Kubernetes renews secrets by changing a link.
 fn stamp(path: &Path) -> Stamp {
     let known = fs::metadata(path)
         .ok()
@@ -170,7 +166,7 @@ fn stamp(path: &Path) -> Stamp {
 
 #[cfg(test)]
 impl Protection {
-    /// Looks at each request.
+    /// Checks the files at each request.
     pub(super) fn impatient(mut self) -> Self {
         self.interval = Duration::ZERO;
         self

@@ -1,8 +1,8 @@
-//! One rendering of the metrics at a time, shared by all who wait for it in the same format.
+//! Renders the metrics, once at a time, for all clients that wait for the same format.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -11,26 +11,27 @@ use super::held::{Held, Ledger};
 use super::socket::Asker;
 use super::{Limits, Pages};
 use crate::metrics::Format;
+use crate::sync::lock;
 
-/// Rendering takes one of so many parts of a processor's time, on average.
+/// On average, rendering takes at most 1/`PART` of one CPU's time.
 const PART: u32 = 10;
 
-/// What a rendering gave: the metrics, or why there are none.
+/// The rendered metrics, or the reason why there are none.
 pub(super) type Rendered = Result<Arc<Held>, String>;
 
-/// Held by whoever has a snapshot, which may take as much memory as the statistics: there is one at a time.
+/// A lock that is held while there is a snapshot: it may take as much memory as the statistics, so there is one at a time.
 pub(super) type OneSnapshot = Arc<std::sync::Mutex<()>>;
 
-/// Gives each caller a text that was begun after its call, so that what it has seen happen is in
-/// it. Callers that arrive during one rendering wait for it and then share the next of their format.
+/// Renders for each caller a text that was started after its call, so that it contains everything that happened before.
+/// Callers that arrive during a rendering wait for it, and then share the next one of their format.
 ///
-/// This holds as long as all renderings together cost less than a tenth of a processor, with some credit. Who
-/// asks more often is answered with a text that is at most a second old.
+/// This holds while all renderings together cost less than a tenth of one CPU, with some credit. Beyond that, a caller
+/// gets a text that is at most a second old.
 pub(super) struct Renderer {
     pages: Arc<dyn Pages>,
     one: OneSnapshot,
     shared: Duration,
-    /// Calls so far; each takes the number it finds.
+    /// The number of calls. Each call takes the number that it finds.
     calls: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
     ledger: Arc<Ledger>,
@@ -42,17 +43,17 @@ struct State {
 }
 
 struct Latest {
-    /// Begun after all calls with a lower number,
+    /// The rendering started after all calls with a lower number.
     covers: u64,
-    /// which was then.
+    /// When the rendering started.
     begun: Instant,
     rendered: Rendered,
 }
 
-/// What rendering may cost.
+/// The CPU time that rendering may take.
 struct Budget {
     at_most: Duration,
-    /// It is this time's.
+    /// The time that may be spent, as of `at`.
     credit: Duration,
     debt: Duration,
     at: Instant,
@@ -93,7 +94,7 @@ impl Renderer {
     pub(super) async fn render(&self, format: Format, asker: &Asker) -> Rendered {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let mut state = Arc::clone(&self.state).lock_owned().await;
-        // Nothing is begun for who has gone while others were served.
+        // The client may have gone while others were served.
         if asker.is_gone() {
             return Err("the scraper has closed the connection".into());
         }
@@ -106,10 +107,9 @@ impl Renderer {
         }
         let (pages, calls) = (Arc::clone(&self.pages), Arc::clone(&self.calls));
         let (ledger, one) = (Arc::clone(&self.ledger), Arc::clone(&self.one));
-        // The lock goes along: when the caller is gone, the rendering it began is still the only
-        // one.
+        // The thread takes the lock along: even if the caller is gone, its rendering is the only one.
         let rendering = tokio::task::spawn_blocking(move || {
-            let _only = one.lock().unwrap_or_else(PoisonError::into_inner);
+            let _only = lock(&one);
             let (begun, covers) = (Instant::now(), calls.load(Ordering::SeqCst));
             let rendered = rendered(&*pages, format, &ledger);
             state.budget.spend(begun.elapsed());
@@ -121,7 +121,7 @@ impl Renderer {
         rendered.unwrap_or_else(|error| Err(format!("rendering failed: {error}")))
     }
 
-    /// What is too old to be shared is not kept.
+    /// Drops texts once they are too old to be shared.
     fn forget_later(&self) {
         let (state, shared) = (Arc::clone(&self.state), self.shared);
         tokio::spawn(async move {

@@ -1,6 +1,6 @@
-//! Which path is answered with what.
+//! The answers of each path.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,14 +34,14 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=utf-8");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// Other sites may neither show nor read what is here.
+/// Pages of other sites must not show or read a response.
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
     HeaderName::from_static("cross-origin-resource-policy");
 
-/// Where the samples come as events.
+/// The path of the samples as events.
 pub(super) const EVENTS: &str = "/events";
 
-/// What the page consists of beside itself.
+/// The files that the page loads.
 static ASSETS: [(&str, HeaderValue, &str); 8] = [
     ("/view.js", SCRIPT, include_str!("assets/view.js")),
     ("/table.js", SCRIPT, include_str!("assets/table.js")),
@@ -57,13 +57,13 @@ static ASSETS: [(&str, HeaderValue, &str); 8] = [
     ("/icon.svg", HeaderValue::from_static("image/svg+xml"), include_str!("assets/icon.svg")),
 ];
 
-/// Paths of which the answer has to be made.
+/// Paths whose answer is made for each request.
 const MADE: [&str; 5] = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/view"];
 
-/// Of a response: what is there at once, or a scrape, or samples as they are taken.
+/// The body of a response: a text, a scrape, or samples as events.
 pub(super) type Body = Either<Full<Bytes>, Either<Reading, Events>>;
 
-/// All that is served, and how.
+/// All paths, and the state to answer them.
 pub(super) struct Routes {
     pages: Arc<dyn Pages>,
     protection: Arc<Protection>,
@@ -72,7 +72,7 @@ pub(super) struct Routes {
     renderer: Renderer,
     live: Live,
     watchers: Watchers,
-    /// For a page to be made.
+    /// How long an answer may take.
     patience: Duration,
 }
 
@@ -98,13 +98,13 @@ impl Routes {
         }
     }
 
-    /// What is asked of who comes now.
+    /// The terms for a new connection or request.
     pub(super) async fn terms(&self) -> Arc<Terms> {
         self.protection.terms().await
     }
 
-    /// Answers a request. HEAD is answered as GET is; hyper leaves the body out. Whoever is not
-    /// admitted does not even learn what there is.
+    /// Answers a request. HEAD gets the same answer as GET; hyper omits the body. A client without a password cannot even
+    /// learn which paths exist.
     pub(super) async fn answer(&self, request: &Parts, asker: &Asker) -> Response<Body> {
         let terms = self.terms().await;
         let mut answer = match self.hosts.refuse(request) {
@@ -156,8 +156,8 @@ impl Routes {
                 "/metrics" => self.metrics(&request.headers, asker).await,
                 "/healthz" => self.probe(Pages::health).await,
                 "/readyz" => self.probe(Pages::ready).await,
-                "/api/v1/view" => view(self.live.latest_with_rates().await),
-                _ => index(self.live.latest().await).await,
+                "/api/v1/view" => view(self.live.latest(2).await),
+                _ => index(self.live.latest(1).await).await,
             }
         };
         timeout(self.patience, made).await.unwrap_or_else(|_| {
@@ -167,7 +167,7 @@ impl Routes {
         })
     }
 
-    /// Ends what would never end by itself.
+    /// Ends the responses that would never end.
     pub(super) fn end(&self) {
         self.live.end();
     }
@@ -179,7 +179,7 @@ impl Routes {
         };
         let events = Either::Right(Either::Right(events));
         let mut response = with_body(StatusCode::OK, EVENT_STREAM, events);
-        // It does not end before its connection does.
+        // It ends only with its connection.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
@@ -188,7 +188,7 @@ impl Routes {
         let format = Format::negotiate(accept(headers).as_deref());
         match self.renderer.render(format, asker).await {
             Ok(text) => scrape(&text, format, encoding::accepts_gzip(headers)),
-            // Nobody reads it.
+            // The client has gone: not worth a line in the log.
             Err(reason) if asker.is_gone() => {
                 response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, reason.into())
             }
@@ -205,7 +205,7 @@ impl Routes {
     }
 }
 
-/// How a probe is answered.
+/// The answer to a probe.
 pub(super) fn probed(outcome: Result<(), String>) -> Response<Body> {
     match outcome {
         Ok(()) => response(StatusCode::OK, PLAIN, "ok\n".into()),
@@ -241,15 +241,14 @@ fn unauthorized() -> Response<Body> {
     refusal
 }
 
-/// The page of a sample is made once, on a thread where it holds up nobody.
+/// The page of a sample. It is made once, on a thread for blocking work.
 async fn index(sampled: Sampled) -> Response<Body> {
     let frame = match sampled {
         Ok(frame) => frame,
         Err(reason) => return failure(&reason),
     };
     let made = tokio::task::spawn_blocking(move || {
-        let mut made = frame.page.lock().unwrap_or_else(PoisonError::into_inner);
-        made.get_or_insert_with(|| page::page(&frame.model).into()).clone()
+        frame.page.get_or_init(|| page::page(&frame.model).into()).clone()
     });
     let text = match made.await {
         Ok(text) => text,
@@ -273,7 +272,7 @@ fn failure(reason: &str) -> Response<Body> {
     response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{reason}\n").into())
 }
 
-/// What stands on several lines is one list (RFC 9110, section 5.3).
+/// The `accept` header. Several lines are one list (RFC 9110, section 5.3).
 fn accept(headers: &HeaderMap) -> Option<String> {
     let lines: Vec<&str> =
         headers.get_all(ACCEPT).into_iter().filter_map(|line| line.to_str().ok()).collect();

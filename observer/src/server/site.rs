@@ -1,9 +1,9 @@
-//! What a browser asks because a page of another site has it do so.
+//! Refuses requests that a browser makes for pages of other sites.
 //!
-//! Two things keep other sites away. A page whose name is made to resolve to this machine (DNS rebinding) has that
-//! name in `Host`: a daemon that only this machine reaches is asked by address or as localhost, and a name must
-//! be one of `--allow-host`. Where others reach it, names are whatever they call it by. And a browser says of what
-//! it fetches for a page of another origin that it does so (`Sec-Fetch-Site`, `Origin`).
+//! Two checks keep other sites out. A page whose name is made to resolve to this machine (DNS rebinding) has that name in
+//! `Host`. So if only this machine can connect, `Host` must be an address, localhost or a name of `--allow-host`. If
+//! others can connect too, any name is allowed. And a browser marks requests for a page of another origin
+//! (`Sec-Fetch-Site`, `Origin`).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::counts::Refused;
 use super::routes::EVENTS;
 
-/// A name that the daemon is called by, in lower case.
+/// A host name that requests may use, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
@@ -33,7 +33,7 @@ impl FromStr for HostName {
     }
 }
 
-/// The names that it may be called by; any where others than this machine reach it.
+/// The host names that requests may use; `None` for any name, if other machines can connect.
 #[derive(Debug)]
 pub(super) struct Hosts(Option<Vec<HostName>>);
 
@@ -44,7 +44,7 @@ impl Hosts {
         Self(local.then_some(allowed))
     }
 
-    /// Why a request is refused, if it is.
+    /// The reason to refuse a request; `None` if it is allowed.
     pub(super) fn refuse(&self, request: &Parts) -> Option<Refused> {
         let of_uri = request.uri.authority().map(|authority| authority.as_str().as_bytes());
         let headers = &request.headers;
@@ -65,7 +65,7 @@ impl Hosts {
         }
         let name = host.split_once(':').map_or(host, |(name, _)| name);
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        // Names below localhost are no others' (RFC 6761 §6.3).
+        // Names below localhost resolve to this machine (RFC 6761 §6.3).
         name == "localhost"
             || name.ends_with(".localhost")
             || name.parse::<IpAddr>().is_ok()
@@ -73,19 +73,15 @@ impl Hosts {
     }
 }
 
-/// Whether no page of another origin asks. Such a page may lead a person here, who then sees what is here and
-/// is no page: but for events, which would hold a place.
+/// Whether a request is not from a page of another origin. Such a page may link here: then a person sees the answer, not
+/// the page. That does not hold for events, which would take a place.
 fn comes_from_here(headers: &HeaderMap, may_be_visited: bool) -> bool {
-    let is = |name: &str, values: &[&str]| {
-        headers
-            .get(name)
-            .is_none_or(|value| values.iter().any(|one| value.as_bytes() == one.as_bytes()))
-    };
-    let says = |name: &str, value: &str| {
-        headers.get(name).is_some_and(|is| is.as_bytes() == value.as_bytes())
-    };
+    let says = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
     let visits =
         may_be_visited && says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
+    let same_site = !headers.contains_key("sec-fetch-site")
+        || says("sec-fetch-site", "same-origin")
+        || says("sec-fetch-site", "none");
     let of_host = |origin: &[u8]| {
         let authority = str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://"));
         let host = headers.get(HOST).map(HeaderValue::as_bytes);
@@ -94,7 +90,7 @@ fn comes_from_here(headers: &HeaderMap, may_be_visited: bool) -> bool {
         })
     };
     let same_origin = headers.get(ORIGIN).is_none_or(|origin| of_host(origin.as_bytes()));
-    same_origin && (visits || is("sec-fetch-site", &["same-origin", "none"]))
+    same_origin && (visits || same_site)
 }
 
 #[cfg(test)]
@@ -146,7 +142,7 @@ mod tests {
             assert_eq!(refused(&local, "/metrics", &headers), Some(Refused::Host), "{host}");
             assert_eq!(refused(&Hosts(None), "/metrics", &headers), None, "{host}");
         }
-        // No browser leaves it out, and one that is in the line counts as well.
+        // Browsers always send it. A host in the request line counts too.
         assert_eq!(refused(&local, "/metrics", &[]), None);
         let both = refused(&local, "http://evil.example/metrics", &[("host", "localhost")]);
         assert_eq!(both, Some(Refused::Host));

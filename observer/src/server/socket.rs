@@ -1,4 +1,4 @@
-//! A connection's socket, of which others may ask whether the peer is still there.
+//! The socket of a connection, shared so that others can check whether the peer is still there.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,14 +9,14 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A socket that is shared with [`Asker`]s, who keep it open no longer than it is served.
+/// A socket that is shared with [`Asker`]s. They do not keep it open.
 #[derive(Debug)]
 pub(super) struct Socket(Arc<TcpStream>);
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Asker {
-    /// Addresses that one neighbour may have as many of as it likes are one.
+    /// The address, or the network if one host may have any number of addresses.
     pub(super) origin: IpAddr,
     pub(super) stream: Weak<TcpStream>,
 }
@@ -26,12 +26,12 @@ impl Socket {
         Self(Arc::new(stream))
     }
 
-    /// Whoever is at the other end.
+    /// The peer of this socket.
     pub(super) fn asker(&self, peer: SocketAddr) -> Asker {
         Asker { origin: origin(peer.ip()), stream: Arc::downgrade(&self.0) }
     }
 
-    /// Waits for the first byte; an error if it ends before.
+    /// Waits for the first byte. The end of the connection is an error.
     pub(super) async fn begins(&self) -> io::Result<()> {
         match self.0.peek(&mut [0]).await? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
@@ -41,8 +41,8 @@ impl Socket {
 }
 
 impl Asker {
-    /// Whether the peer has hung up, even if something that it sent before is still to be read: hyper, which
-    /// reads on only after an answer, does not notice that.
+    /// Whether the peer has hung up, even if bytes that it sent before are not read yet: hyper does not notice that,
+    /// because it reads on only after an answer.
     pub(super) fn is_gone(&self) -> bool {
         let Some(stream) = self.stream.upgrade() else { return true };
         let readiness = pin!(stream.ready(Interest::READABLE));
@@ -51,7 +51,7 @@ impl Asker {
     }
 }
 
-/// Who has an IPv6 address usually has all of its /64.
+/// The origin of an address. A host with an IPv6 address usually has all addresses of its /64.
 fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

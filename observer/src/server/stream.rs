@@ -1,4 +1,4 @@
-//! A stream that gives up on a reader who does not read.
+//! A stream with a time limit for readers that do not read.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writes fail when what was begun to be written is not all taken within a time,
-/// however steadily the reader trickles. hyper bounds reading, not writing.
+/// A stream whose writes fail if a response is not taken within a time, however steadily the reader takes single bytes.
+/// hyper limits the time of reading, not of writing.
 ///
-/// hyper flushes after each response, when its own buffer is empty: a flush that is done (TLS has
-/// a buffer of its own) ends the time.
+/// hyper flushes after each response, once its own buffer is empty. A completed flush (TLS has a buffer of its own) stops
+/// the clock.
 pub(super) struct Impatient<S> {
     stream: S,
     patience: Duration,
@@ -25,7 +25,7 @@ impl<S> Impatient<S> {
         Self { stream, patience, deadline: None }
     }
 
-    /// Passes on the result of a write, or says that its time is over.
+    /// Returns the result of a write, or an error if its time is over.
     fn in_time<T>(
         &mut self,
         written: Poll<io::Result<T>>,

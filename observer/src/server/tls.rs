@@ -1,4 +1,4 @@
-//! TLS as a web configuration asks for it.
+//! The TLS configuration of the server, from a web configuration.
 
 use std::sync::Arc;
 
@@ -9,13 +9,12 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::version::{TLS12, TLS13};
 use rustls::{NamedGroup, ServerConfig, SupportedCipherSuite};
 
-use super::web_config::{ClientAuth, TlsConfig, Versions};
+use super::web_config::{ClientAuth, TlsConfig};
 use crate::certificates::{authorities, certificates};
 
-/// Reads certificates and key, and sees that they belong together.
+/// Reads the certificates and the key. They must belong together.
 pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
     let TlsConfig { cert_file, key_file, client_auth, own_order, versions, .. } = config;
     let chain = certificates(cert_file)?;
@@ -26,11 +25,6 @@ pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
         ),
         error => anyhow::anyhow!("cannot read the key in {}: {error}", key_file.display()),
     })?;
-    let versions: &[_] = match versions {
-        Versions::Both => &[&TLS13, &TLS12],
-        Versions::Only12 => &[&TLS12],
-        Versions::Only13 => &[&TLS13],
-    };
     let mut server = ServerConfig::builder_with_provider(Arc::new(provider(config)?))
         .with_protocol_versions(versions)
         .context("no TLS version is enabled")?
@@ -44,13 +38,13 @@ pub(super) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(server))
 }
 
-/// What is left of all suites and curves; a name of one that is not here is an error.
+/// The cipher suites and curves that are chosen. A name that is not supported is an error.
 fn provider(config: &TlsConfig) -> Result<CryptoProvider> {
     let mut provider = ring::default_provider();
     if !config.cipher_suites.is_empty() {
         let (always, to_choose): (Vec<_>, Vec<_>) =
             provider.cipher_suites.into_iter().partition(|suite| suite.tls13().is_some());
-        // Go's names of TLS 1.3's may be in the list: these are on, there too, whatever it says.
+        // The list may have Go's names of suites for TLS 1.3, but these are always on, like in Go.
         let names = config.cipher_suites.iter().filter(|name| !OF_TLS13.contains(&name.as_str()));
         let chosen = chosen("cipher_suites", names, &to_choose, |suite: &SupportedCipherSuite| {
             suite.suite().as_str().unwrap_or_default()
@@ -66,7 +60,7 @@ fn provider(config: &TlsConfig) -> Result<CryptoProvider> {
     Ok(provider)
 }
 
-/// In the order of the names.
+/// The items with these names, in the order of the names.
 fn chosen<'a, T: Copy>(
     key: &str,
     names: impl Iterator<Item = &'a String>,
@@ -89,7 +83,7 @@ fn chosen<'a, T: Copy>(
 const OF_TLS13: [&str; 3] =
     ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"];
 
-/// As Go calls it.
+/// Go's name of a curve.
 fn curve(group: NamedGroup) -> &'static str {
     match group {
         NamedGroup::secp256r1 => "CurveP256",

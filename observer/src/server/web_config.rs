@@ -1,56 +1,50 @@
-//! The file of `--web-config-file`: TLS and basic authentication, in the format that Prometheus'
-//! own exporters share (exporter-toolkit, `docs/web-configuration.md`).
+//! The file of `--web-config-file`: TLS and basic authentication, in the format of Prometheus' own exporters
+//! (exporter-toolkit, `docs/web-configuration.md`).
 //!
-//! What of that format is not spoken here is refused by name: a file that asks for something and
-//! does not get it would be taken for protection that is not there.
+//! A key of that format that is not supported is an error: the user would rely on protection that is not there.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bcrypt::HashParts;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
 use saphyr::{LoadableYamlNode as _, Yaml};
 
-/// Such a file is small; what is larger is not one.
-const FILE_AT_MOST: u64 = 1 << 20;
+use crate::files::text_of;
 
-/// A hash that takes longer, some seconds, would make a scrape time out.
+/// Maximum size of the file in bytes; a larger file is another one by mistake.
+const FILE_AT_MOST: usize = 1 << 20;
+
+/// The highest cost of a hash. A higher one takes some seconds, and a scrape would time out.
 const COST_AT_MOST: u32 = 16;
 
-/// What the file says. Without either part, nothing is asked of scrapers.
+/// The content of the file. An empty one asks for neither TLS nor passwords.
 #[derive(Debug, Default)]
 pub(super) struct WebConfig {
     pub(super) tls: Option<TlsConfig>,
-    /// Hash of the password, by name.
+    /// Hashes of passwords, by user.
     pub(super) users: BTreeMap<String, HashParts>,
-    /// Added to each answer that does not have them itself.
+    /// Headers that are added to each answer without them.
     pub(super) headers: HeaderMap,
 }
 
-/// `tls_server_config`, its paths relative to the file that has it.
+/// `tls_server_config`. Relative paths are already joined to the file's folder.
 #[derive(Debug)]
 pub(super) struct TlsConfig {
     pub(super) cert_file: PathBuf,
     pub(super) key_file: PathBuf,
     pub(super) client_auth: ClientAuth,
-    /// Names of cipher suites of TLS 1.2, as Go spells them; all good ones if there is none. Those of
-    /// TLS 1.3 are not to be chosen, there as here.
+    /// Go's names of cipher suites for TLS 1.2; all secure ones if empty. Those for TLS 1.3 cannot be chosen, like in Go.
     pub(super) cipher_suites: Vec<String>,
-    /// Names of curves for the exchange of keys, likewise.
+    /// Go's names of curves for the key exchange; all if empty.
     pub(super) curves: Vec<String>,
-    /// Whether the server's order of suites counts.
+    /// Whether the server's order of suites counts, not the client's.
     pub(super) own_order: bool,
-    pub(super) versions: Versions,
-}
-
-/// Those from `min_version` to `max_version`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Versions {
-    Both,
-    Only12,
-    Only13,
+    /// TLS versions from `min_version` to `max_version`.
+    pub(super) versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 /// `client_auth_type`, with the `client_ca_file` that it needs.
@@ -62,13 +56,11 @@ pub(super) enum ClientAuth {
 }
 
 impl WebConfig {
-    /// Reads the file; the error names it, and the key that is wrong.
+    /// Reads the file. An error names the file and the key.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let unreadable = || format!("cannot read {shown}: correct --web-config-file");
-        let length = fs::metadata(path).with_context(unreadable)?.len();
-        ensure!(length <= FILE_AT_MOST, "{shown} is too large for a config file");
-        let text = fs::read_to_string(path).with_context(unreadable)?;
+        let text = text_of(path, FILE_AT_MOST)
+            .with_context(|| format!("cannot read {shown}: correct --web-config-file"))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder).with_context(|| format!("in {shown}"))
     }
@@ -98,11 +90,11 @@ impl TlsConfig {
         let key_file = section.file("key_file", folder)?;
         let ca_file = section.file("client_ca_file", folder)?;
         let kind = section.text("client_auth_type")?;
-        let versions = Versions::parse(section.text("min_version")?, section.text("max_version")?)?;
+        let versions = versions(section.text("min_version")?, section.text("max_version")?)?;
         let cipher_suites = section.texts("cipher_suites")?;
         let curves = section.texts("curve_preferences")?;
         let own_order = section.boolean("prefer_server_cipher_suites")?.unwrap_or(true);
-        // A key that is misspelt is missed as well.
+        // Before the required keys: one of them may be misspelt.
         section.end(
             "cert_file, key_file, client_auth_type, client_ca_file, min_version, max_version, \
              cipher_suites, curve_preferences and prefer_server_cipher_suites",
@@ -116,7 +108,7 @@ impl TlsConfig {
         Ok(Self { cert_file, key_file, client_auth, cipher_suites, curves, own_order, versions })
     }
 
-    /// Whose change is a change of what is to be served.
+    /// The files with certificates and the key.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let ca_file = match &self.client_auth {
             ClientAuth::None => None,
@@ -126,26 +118,27 @@ impl TlsConfig {
     }
 }
 
-impl Versions {
-    /// Older ones than TLS 1.2 are not spoken, whatever the file allows.
-    fn parse(min: Option<&str>, max: Option<&str>) -> Result<Self> {
-        let is_13 = |key, version| match version {
-            "TLS12" => Ok(false),
-            "TLS13" => Ok(true),
-            other => bail!("'{other}' is not a {key} of tls_server_config: write TLS12 or TLS13"),
-        };
-        let from_13 = min.map_or(Ok(false), |version| is_13("min_version", version))?;
-        let to_13 = max.map_or(Ok(true), |version| is_13("max_version", version))?;
-        match (from_13, to_13) {
-            (false, true) => Ok(Self::Both),
-            (true, true) => Ok(Self::Only13),
-            (false, false) => Ok(Self::Only12),
-            (true, false) => bail!("max_version of tls_server_config is below its min_version"),
-        }
+/// The TLS versions from `min_version` to `max_version`. Versions before TLS 1.2 are not supported.
+fn versions(
+    min: Option<&str>,
+    max: Option<&str>,
+) -> Result<Vec<&'static SupportedProtocolVersion>> {
+    let is_13 = |key, version| match version {
+        "TLS12" => Ok(false),
+        "TLS13" => Ok(true),
+        other => bail!("'{other}' is not a {key} of tls_server_config: write TLS12 or TLS13"),
+    };
+    let from_13 = min.map_or(Ok(false), |version| is_13("min_version", version))?;
+    let to_13 = max.map_or(Ok(true), |version| is_13("max_version", version))?;
+    match (from_13, to_13) {
+        (false, true) => Ok(vec![&TLS13, &TLS12]),
+        (true, true) => Ok(vec![&TLS13]),
+        (false, false) => Ok(vec![&TLS12]),
+        (true, false) => bail!("max_version of tls_server_config is below its min_version"),
     }
 }
 
-/// Headers that the format allows, with the values that they may have, if not any.
+/// Headers that the format allows, with their allowed values; an empty list for any value.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Strict-Transport-Security", &[]),
     ("X-Content-Type-Options", &["nosniff"]),
@@ -154,8 +147,8 @@ const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
 ];
 
-/// `http_server_config`. Whether HTTP/2 is on says nothing here: it is not spoken, which clients
-/// are told when they ask.
+/// The headers of `http_server_config`. `http2` has no effect: the server does not support HTTP/2, and clients learn that
+/// when they ask for it.
 fn headers(mut section: Section<'_>) -> Result<HeaderMap> {
     section.boolean("http2")?;
     let mut headers = HeaderMap::new();
@@ -200,7 +193,7 @@ impl ClientAuth {
     }
 }
 
-/// A mapping, whose entries are taken out one by one: what is left is not known.
+/// A mapping whose entries are taken out one by one. The keys that are left are unknown.
 struct Section<'a> {
     name: &'static str,
     entries: Vec<(&'a str, &'a Yaml<'a>)>,
@@ -224,7 +217,7 @@ impl<'a> Section<'a> {
         Ok(Self { name, entries: entries.collect::<Result<_>>()? })
     }
 
-    /// Written and left empty counts as not written.
+    /// Takes the value of a key. An empty one counts as not set.
     fn take(&mut self, key: &str) -> Option<&'a Yaml<'a>> {
         let at = self.entries.iter().position(|(name, _)| *name == key)?;
         Some(self.entries.swap_remove(at).1).filter(|value| !value.is_null())
@@ -260,7 +253,7 @@ impl<'a> Section<'a> {
     fn hashes(self) -> Result<BTreeMap<String, HashParts>> {
         let hash = |(user, value): (&str, &Yaml<'_>)| {
             let hash = value.as_str().and_then(|text| text.parse::<HashParts>().ok());
-            // Not the text: it may be a password.
+            // The text is not repeated: it may be a password.
             let hash = hash.with_context(|| {
                 format!(
                     "basic_auth_users has no bcrypt hash for '{user}': make one with htpasswd -nBC \
@@ -289,7 +282,7 @@ impl<'a> Section<'a> {
 mod tests {
     use super::*;
 
-    /// Of the password "secret".
+    /// The hash of the password "secret".
     const HASH: &str = "$2y$04$l3KC3bYZGPVmPxzBsmTnkOR8KzV1JXUNVjPhcCTuOAiQHfYx.F3zq";
 
     fn parse(text: &str) -> Result<WebConfig> {
@@ -315,7 +308,7 @@ mod tests {
             ["/etc/observer/node.crt", "/keys/node.key", "/etc/observer/ca.crt"].map(Path::new)
         );
         assert!(matches!(tls.client_auth, ClientAuth::Required(_)));
-        assert_eq!(tls.versions, Versions::Only13);
+        assert_eq!(tls.versions, [&TLS13]);
         assert_eq!(config.users.keys().collect::<Vec<_>>(), ["alice", "bob"]);
     }
 
@@ -346,10 +339,10 @@ mod tests {
     #[test]
     fn versions_are_a_range() {
         for (range, versions) in [
-            ("min_version: TLS12", Versions::Both),
-            ("max_version: TLS13", Versions::Both),
-            ("max_version: TLS12", Versions::Only12),
-            ("min_version: TLS13, max_version: TLS13", Versions::Only13),
+            ("min_version: TLS12", &[&TLS13, &TLS12][..]),
+            ("max_version: TLS13", &[&TLS13, &TLS12]),
+            ("max_version: TLS12", &[&TLS12]),
+            ("min_version: TLS13, max_version: TLS13", &[&TLS13]),
         ] {
             let text = format!("tls_server_config: {{cert_file: a, key_file: b, {range}}}");
             assert_eq!(parse(&text).expect(range).tls.expect("there").versions, versions);

@@ -1,4 +1,4 @@
-//! What a protected daemon asks for: TLS, whose certificate is to be verified, and a password.
+//! Access to a protected daemon: TLS with a certificate to verify, and a password.
 
 use std::fmt::{self, Debug, Display, Formatter};
 use std::fs::File;
@@ -13,31 +13,31 @@ use rustls::ClientConfig;
 
 use crate::certificates::client_config;
 
-/// A file with one password is small; what is larger is not one.
+/// Maximum bytes that are read of a password file.
 const PASSWORD_AT_MOST: u64 = 4096;
 
 /// The environment variable that may hold the password.
 pub const PASSWORD_VARIABLE: &str = "OBSERVER_PASSWORD";
 
-/// What the user says about a daemon that is protected.
+/// The credentials for a protected daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Certificates in PEM, of the authorities that its own may be by.
+    /// The file with CA certificates (PEM) for the daemon's certificate.
     pub ca_file: Option<PathBuf>,
-    /// Whom it knows.
+    /// The user name.
     pub user: Option<String>,
-    /// What the user is known by.
+    /// The password of the user.
     pub password: Option<Password>,
-    /// Whether the password is sent to whoever listens, and for whoever listens in.
+    /// Whether the password is sent even without TLS, to any listener.
     pub plaintext: bool,
 }
 
-/// Where a password is to be had.
+/// The source of a password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Password {
-    /// The first line of this file.
+    /// The first line of a file.
     File(PathBuf),
-    /// This is it.
+    /// The password itself.
     Is(String),
 }
 
@@ -50,22 +50,22 @@ impl Debug for Password {
     }
 }
 
-/// Why a daemon that is there tells nothing: its user has to do something about it.
+/// The reason why a running daemon cannot be asked. The user has to do something about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     SpeaksTls,
     SpeaksNoTls,
-    /// And none was given.
+    /// No password was given.
     WantsPassword,
-    /// Another one than was given.
+    /// The user or the password is wrong.
     WantsOtherPassword,
-    /// Its certificate is not what was expected, or it wants one of us.
+    /// The daemon's certificate is not trusted, or the daemon wants a client certificate.
     DistrustsOrIsDistrusted,
-    /// The password would be sent for everybody on the way to read.
+    /// The password would be readable on the network.
     Plaintext,
-    /// The password would be sent to somebody else than root or the user.
+    /// The password would be sent to a process of another user.
     PlaintextToOther,
-    /// Somebody else than root or the user listens where the daemon of this machine would.
+    /// A process of another user listens at the address of this machine's daemon.
     OfOther,
 }
 
@@ -106,7 +106,7 @@ impl Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
-    /// What the end of a TLS connection says, if it says anything.
+    /// The refusal behind a TLS error, if there is one.
     pub(super) fn of_tls(error: &io::Error) -> Option<Self> {
         match error.get_ref()?.downcast_ref::<rustls::Error>()? {
             rustls::Error::InvalidMessage(_) => Some(Self::SpeaksNoTls),
@@ -119,7 +119,7 @@ impl Refusal {
 }
 
 impl Access {
-    /// The value of the header `Authorization`, if there is to be one.
+    /// The value of the `Authorization` header; `None` without a user.
     pub(super) fn authorization(&self) -> Result<Option<String>> {
         let Some(user) = &self.user else { return Ok(None) };
         let password = match &self.password {
@@ -133,7 +133,7 @@ impl Access {
         Ok(Some(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))))
     }
 
-    /// How TLS is spoken, and whom it is believed.
+    /// The TLS configuration. Without a CA file it is an error.
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>> {
         let path = self.ca_file.as_deref().context(
             "https needs --ca-file FILE: the CA certificate (PEM) that signed the daemon's \
@@ -143,7 +143,7 @@ impl Access {
     }
 }
 
-/// Without its end.
+/// The first line of a file, without its line feed.
 fn first_line(path: &Path) -> Result<String> {
     let mut text = String::new();
     File::open(path)

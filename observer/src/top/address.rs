@@ -1,18 +1,17 @@
-//! Where a daemon listens, as users write it.
+//! The address of a daemon, as users write it.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// Where a daemon listens: `http://HOST:PORT` or `https://HOST:PORT`, perhaps with a path in front of
-/// its own.
+/// The address of a daemon: `http://HOST:PORT` or `https://HOST:PORT`, with an optional prefix of its paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     pub(super) secure: bool,
-    /// As it is written: an IPv6 address has brackets.
+    /// The host as in the URL: an IPv6 address has brackets.
     host: String,
     pub(super) port: u16,
-    /// Begins with a slash, or is empty.
+    /// The prefix of paths: it starts with a slash, or is empty.
     pub(super) path: String,
 }
 
@@ -45,7 +44,7 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// Of a daemon of this machine that listens there.
+    /// The address of this machine's daemon, if it listens at `listen`.
     pub fn of_this_machine(listen: SocketAddr, secure: bool) -> Self {
         let host = match listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
@@ -56,12 +55,12 @@ impl Address {
         Self { secure, host, port: listen.port(), path: String::new() }
     }
 
-    /// The name that a certificate must be for.
+    /// The host without brackets: the certificate must be for this name.
     pub(super) fn host(&self) -> &str {
         self.host.trim_matches(['[', ']'])
     }
 
-    /// Host and port, as the header `Host` has them.
+    /// Host and port, for the `Host` header.
     pub(super) fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }

@@ -1,31 +1,32 @@
-//! What tables and details are drawn of: styles, names that fit, codes, spark lines.
+//! The parts of tables and details: styles, names that fit, codes, spark lines.
 
 use std::borrow::Cow;
 
 use ratatui::style::{Color, Modifier, Style};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::metrics::view::{CallsOfCode, text};
+use crate::metrics::view::{CallsOfCode, Row, text};
 
 pub(super) const BAD: Style = Style::new().fg(Color::LightRed).add_modifier(Modifier::BOLD);
 pub(super) const DIM: Style = Style::new().fg(Color::DarkGray);
 
-/// Of a spark line: an eighth of a cell each.
+/// The levels of a spark line, in eighths of a cell.
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Errors first: there may be no room for all.
+/// The codes of a row as a text. Errors come first: there may not be room for all.
 pub(super) fn codes(codes: &[CallsOfCode]) -> String {
     let (ok, others): (Vec<_>, Vec<_>) = codes.iter().partition(|of| of.code == "OK");
-    let told = |of: &CallsOfCode| format!("{} {}", printable(&of.code), text::grouped(of.calls));
-    others.into_iter().chain(ok).map(told).collect::<Vec<_>>().join(", ")
+    let shown = |of: &CallsOfCode| format!("{} {}", printable(&of.code), text::grouped(of.calls));
+    others.into_iter().chain(ok).map(shown).collect::<Vec<_>>().join(", ")
 }
 
+/// A spark line of counts.
 pub(super) fn spark(counts: &[u64]) -> String {
     let most = counts.iter().copied().max().unwrap_or(0);
     counts.iter().map(|&count| level(count, most)).collect()
 }
 
-/// Nothing is a space, and anything is not.
+/// The level of a count: a space only for 0.
 pub(super) fn level(count: u64, most: u64) -> char {
     if count == 0 {
         return ' ';
@@ -34,8 +35,8 @@ pub(super) fn level(count: u64, most: u64) -> char {
     LEVELS.get(eighths.saturating_sub(1)).copied().unwrap_or('█')
 }
 
-/// Names come from other programs: on a terminal they must not be commands to it, nor look like
-/// something else. Those that take no place of their own are shown as a mark.
+/// A name with marks for characters without a width. Names come from other programs: they must not be commands to the
+/// terminal, or look like another name.
 pub(super) fn printable(name: &str) -> Cow<'_, str> {
     let shown = |c: char| c.width().is_some_and(|width| width > 0);
     if name.chars().all(shown) {
@@ -44,35 +45,38 @@ pub(super) fn printable(name: &str) -> Cow<'_, str> {
     name.chars().map(|c| if shown(c) { c } else { '\u{fffd}' }).collect()
 }
 
-/// Its end, if it is too long: what methods differ in.
+/// The name of a process with its pid, cut to fit into `room` columns.
+pub(super) fn process(row: &Row, room: usize) -> String {
+    let pid = format!("[{}]", row.pid);
+    cut(&printable(&row.process), room.saturating_sub(pid.len())) + &pid
+}
+
+/// A name; only its end, after `…`, if it is wider than `room` columns. The ends of methods differ most.
 pub(super) fn fitted(name: &str, room: usize) -> String {
     if name.width() <= room {
         return name.to_owned();
     }
-    let mut left = room.saturating_sub(1);
-    let mut kept: Vec<char> = Vec::new();
-    for c in name.chars().rev() {
-        let Some(less) = left.checked_sub(c.width().unwrap_or(0)) else { break };
-        left = less;
-        kept.push(c);
-    }
-    kept.push('…');
-    kept.into_iter().rev().collect()
+    let kept = prefix(name.chars().rev(), room);
+    ['…'].into_iter().chain(kept.into_iter().rev()).collect()
 }
 
-/// Its beginning, if it is too long.
+/// A name; only its start, before `…`, if it is wider than `room` columns.
 pub(super) fn cut(name: &str, room: usize) -> String {
     if name.width() <= room {
         return name.to_owned();
     }
+    prefix(name.chars(), room).into_iter().chain(['…']).collect()
+}
+
+/// The first characters that fit into `room` columns next to `…`.
+fn prefix(name: impl Iterator<Item = char>, room: usize) -> Vec<char> {
     let mut left = room.saturating_sub(1);
-    let mut kept = String::new();
-    for c in name.chars() {
-        let Some(less) = left.checked_sub(c.width().unwrap_or(0)) else { break };
-        left = less;
-        kept.push(c);
-    }
-    kept + "…"
+    let fits = |c: &char| {
+        let less = left.checked_sub(c.width().unwrap_or(0));
+        left = less.unwrap_or(left);
+        less.is_some()
+    };
+    name.take_while(fits).collect()
 }
 
 #[cfg(test)]

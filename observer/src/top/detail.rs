@@ -1,4 +1,4 @@
-//! All about one row: a line for each bucket, with its histogram and its heat over time.
+//! Draws the detail of one row: its facts, and a line for each bucket with its histogram and its heat over time.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -12,14 +12,14 @@ use super::cells::{BAD, DIM, fitted, printable};
 use super::history::SECONDS;
 use crate::metrics::view::{Model, Quantiles, Row, Traffic, text};
 
-/// Of a line of a bucket: its name, the bar, the two numbers, and spaces.
+/// Widths in the line of a bucket: its name, and each of its two numbers.
 const NAME: usize = 9;
 const NUMBER: usize = 9;
 
-/// Lines for the name, at most: 400 letters at 80 columns.
+/// Maximum number of lines for the name: 400 letters at 80 columns.
 const NAME_LINES: usize = 5;
 
-/// Little and much heat.
+/// The levels of heat.
 const SHADES: [char; 4] = ['░', '▒', '▓', '█'];
 
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App, model: &Model, row: &Row, area: Rect) {
@@ -90,7 +90,7 @@ fn facts_of(model: &Model, row: &Row, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// All of it, if there is room: what methods differ in is at the end.
+/// The name in lines; only its end if there is not room for all, because the ends of methods differ most.
 fn name_lines(path: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for c in fitted(path, NAME_LINES * width).chars() {
@@ -103,7 +103,7 @@ fn name_lines(path: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Cut between parts, where a line has no room for the next one.
+/// Wraps parts into lines. A part is never cut.
 fn wrapped(parts: Vec<Span<'static>>, width: usize) -> Vec<Line<'static>> {
     let mut lines = vec![Line::default()];
     for part in parts {
@@ -155,7 +155,7 @@ fn buckets(app: &App, model: &Model, row: &Row, area: Rect) -> Vec<Line<'static>
     lines
 }
 
-/// Calls by bucket, and by second, oldest first.
+/// Calls by bucket and second, the oldest second first.
 fn heat(app: &App, row: &Row, buckets: usize, seconds: usize) -> Vec<Vec<u64>> {
     let mut heat = vec![vec![0; seconds]; buckets];
     for (ago, counts) in app.histories.of(row) {
@@ -169,14 +169,14 @@ fn heat(app: &App, row: &Row, buckets: usize, seconds: usize) -> Vec<Vec<u64>> {
     heat
 }
 
-/// As many buckets as there is room for, those with calls among them if possible.
+/// The buckets to show if there is room for `room` of them: those with calls, if possible.
 fn used(counts: &[u64], buckets: usize, room: usize) -> std::ops::Range<usize> {
     if buckets <= room {
         return 0..buckets;
     }
     let last = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
     let first = counts.iter().position(|&count| count > 0).unwrap_or(0);
-    // What is slow matters more, if there is not room for all.
+    // If there is not room for all with calls, slow ones matter more.
     let end = (first + room).max(last + 1).min(buckets);
     end - room..end
 }

@@ -1,4 +1,4 @@
-//! The view on a terminal: what one should know first, the table, the keys.
+//! Draws the view on a terminal: the summary, the table, the keys.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -8,7 +8,7 @@ use ratatui::widgets::{Cell, Clear, Paragraph, Row as TableRow, Table, TableStat
 use unicode_width::UnicodeWidthStr as _;
 
 use super::app::{App, ORDER_KEYS, Screen};
-use super::cells::{BAD, DIM, codes, cut, fitted, printable, spark};
+use super::cells::{BAD, DIM, codes, cut, fitted, printable, process, spark};
 use super::detail;
 use crate::metrics::view::{Model, Order, Row, text};
 
@@ -83,9 +83,9 @@ fn summary(model: &Model, width: usize) -> Vec<Line<'static>> {
     );
     let row = |at: Option<usize>| at.and_then(|at| model.rows.get(at));
     let named = |row: &Row, before: &str| {
-        let process = format!(" at {}[{}]", row.process, row.pid);
+        let process = format!(" at {}", process(row, usize::MAX));
         let room = width.saturating_sub(before.width() + process.width());
-        before.to_owned() + &fitted(&printable(&row.path()), room) + &printable(&process)
+        before.to_owned() + &fitted(&printable(&row.path()), room) + &process
     };
     let failing = row(summary.most_failing).map(|row| {
         let share = text::percent(row.recent.error_ratio);
@@ -121,13 +121,13 @@ fn summary(model: &Model, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// A column: its heading, what it is sorted by, its width, whether it is a number, and from which
-/// width of the terminal on it is there.
+/// A column of the table.
 struct Column {
     heading: &'static str,
     order: Option<Order>,
     width: u16,
     number: bool,
+    /// The width of the terminal from which on the column is shown.
     from: u16,
     content: Content,
 }
@@ -231,10 +231,7 @@ fn cell(content: Content, row: &Row, model: &Model, app: &App, room: usize) -> (
         (told, if slow { SLOW } else { Style::new() })
     };
     let told = match content {
-        Content::Process => {
-            let pid = format!("[{}]", row.pid);
-            cut(&printable(&row.process), room.saturating_sub(pid.len())) + &pid
-        }
+        Content::Process => process(row, room),
         Content::Role => row.role.as_str().to_owned(),
         Content::Method => fitted(&printable(&row.path()), room),
         Content::Rate => text::rate(recent.rate),

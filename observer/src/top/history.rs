@@ -1,4 +1,4 @@
-//! What the last minutes had, second by second; kept here, so that a daemon need not.
+//! The calls of the last minutes by second, kept here so that a daemon need not keep them.
 
 use std::collections::VecDeque;
 
@@ -7,10 +7,10 @@ use rustc_hash::FxHashMap;
 use crate::metrics::view::{Counts, Model, Row};
 use observer_core::call::Role;
 
-/// So many seconds.
+/// The number of seconds in a history.
 pub(super) const SECONDS: usize = 120;
 
-/// What tells rows apart: [`Row::key`].
+/// The key of a row: an owned [`Row::key`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     role: Role,
@@ -37,7 +37,7 @@ impl Key {
     }
 }
 
-/// Calls of the seconds in which there were any, by the number of the second.
+/// The histories of all rows: the seconds with calls, by number.
 #[derive(Debug, Default)]
 pub(super) struct Histories {
     rows: FxHashMap<Key, VecDeque<(u64, Counts)>>,
@@ -45,7 +45,7 @@ pub(super) struct Histories {
 }
 
 impl Histories {
-    /// Takes a sample, so many seconds after the one before.
+    /// Adds a sample, `seconds` after the previous one.
     pub(super) fn add(&mut self, model: &Model, seconds: u64) {
         self.second += seconds.max(1);
         let mut before = std::mem::take(&mut self.rows);
@@ -63,13 +63,13 @@ impl Histories {
         }
     }
 
-    /// The seconds with calls, by how long ago they were: 0 is the last one.
+    /// The seconds with calls, by their age: 0 is the last second.
     pub(super) fn of(&self, row: &Row) -> impl Iterator<Item = (usize, &Counts)> {
         let history = self.rows.get(&Key::of(row)).into_iter().flatten();
         history.map(|(second, counts)| ((self.second - second) as usize, counts))
     }
 
-    /// Calls that ended in each of the last seconds, oldest first.
+    /// Calls that ended in each of the last `seconds`, the oldest first.
     pub(super) fn ended(&self, row: &Row, seconds: usize) -> Vec<u64> {
         let mut ended = vec![0; seconds];
         for (ago, counts) in self.of(row) {

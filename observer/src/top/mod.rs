@@ -1,8 +1,7 @@
 //! `observer top`: the figures of a daemon in a terminal, or once as text or JSON.
 //!
-//! [`app`](self) keeps what is chosen and shown, without a terminal, and `draw` and `detail` draw it of `cells`; `source`
-//! brings the figures (of a daemon that is asked, `remote`, with what it asks for: `access`), and this file puts them
-//! together.
+//! `app` has the state of the view, without a terminal. `draw` and `detail` draw it with the parts in `cells`. `source`
+//! gets the figures: from a daemon (`remote`, with the credentials in `access`), or from this process.
 
 #![forbid(unsafe_code)]
 
@@ -38,34 +37,34 @@ pub use remote::Remote;
 pub use source::Source;
 use source::Update;
 
-/// For a key; and so long at most a sample waits to be shown.
+/// How long to wait for a key. A new sample waits at most this long.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How `observer top` was called.
+/// The options of `observer top`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The daemon to ask.
+    /// The address of the daemon.
     pub address: Option<Address>,
-    /// What it asks for.
+    /// The credentials for the daemon.
     pub access: Access,
-    /// One snapshot instead of a live view.
+    /// The format of a snapshot; `None` for a live view.
     pub once: Option<Format>,
-    /// In which order rows are shown at first.
+    /// The order of rows at the start.
     pub order: Order,
-    /// Which rows are shown at first: words that must all be in one.
+    /// The filter of rows at the start: words that a row must all contain.
     pub filter: String,
 }
 
-/// How a snapshot is printed.
+/// The format of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// A table for people.
     Table,
-    /// For programs: the model, as at `/api/v1/view`.
+    /// JSON for programs, the same as `/api/v1/view`.
     Json,
 }
 
-/// Shows what the source tells until told to stop; or prints it once.
+/// Shows the figures of a source until the user quits, or prints them once.
 pub fn run(source: Source, options: &Options) -> Result<()> {
     match options.once {
         Some(format) => print(&source, format, options),
@@ -83,7 +82,7 @@ fn print(source: &Source, format: Format, options: &Options) -> Result<()> {
         }
         Format::Json => {
             model.rows = model.ordered(options.order, &filter).into_iter().cloned().collect();
-            // They were by the rows' old places.
+            // The summary refers to rows by their positions.
             model.summary.find_worst(&model.rows);
             serde_json::to_string(&model)? + "\n"
         }
@@ -91,7 +90,7 @@ fn print(source: &Source, format: Format, options: &Options) -> Result<()> {
     stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
-/// Columns of the terminal; where the text goes elsewhere, as many as COLUMNS says, or what a mail has.
+/// The columns of the terminal. Without one, the value of COLUMNS, or 80.
 fn width() -> usize {
     const USUAL: usize = 80;
     const LEAST: usize = 60;
@@ -106,12 +105,11 @@ fn live(source: Source, options: &Options) -> Result<()> {
         "stdout is not a terminal: add --once --table or --once --json for a snapshot"
     );
     let stop = Arc::new(AtomicBool::new(false));
-    // Not SIGHUP, which ends the process: its terminal is gone, and crossterm 0.29 would read the
-    // end of it again and again.
+    // SIGHUP must end the process: its terminal was closed, and crossterm 0.29 would read its end again and again.
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
     }
-    // One that is not there may come; one that refuses will go on to.
+    // A daemon that is not there may start later. One that refuses will go on to refuse.
     if let Source::Daemon(remote) = &source {
         remote.answers()?;
     }

@@ -1,47 +1,48 @@
-//! Who listens on this machine: any user may, where the daemon does not run.
+//! The owner of a listener on this machine: if the daemon does not run, any user may listen at its address.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fs;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
+use procfs::ProcError;
+use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
 use rustix::process::geteuid;
 
-/// Who listens at an address.
+/// The owner of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// Root, whoever runs this, or the daemon's user.
+    /// Root, the user that runs this, or the daemon's user.
     Trusted,
-    /// Somebody else, or nobody whom the kernel tells of.
+    /// Another user, by its ID; `None` if the kernel does not show a listener.
     Other(Option<u32>),
 }
 
-/// Users that systemd gives to services while they run (`DynamicUser=`), and nobody else gives to anybody.
+/// IDs of users that systemd creates for a service while it runs (`DynamicUser=`). They are used for nothing else.
 ///
 /// Source: "Users, Groups, UIDs and GIDs on systemd Systems".
 const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
-/// The daemon's user, where it has one that is always there.
+/// The name of the daemon's user, if it has one of its own.
 const NAME: &str = "observer";
 
-/// The state of a socket that listens, `TCP_LISTEN` (`include/net/tcp_states.h`).
-const LISTEN: &str = "0A";
-
-/// Who listens at that address of this machine.
+/// The owner of the listener at an address of this machine.
 pub(super) fn of(listener: SocketAddr) -> Result<Owner> {
-    let mut owners = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        match File::open(table) {
-            Ok(file) => owners.extend(listeners(BufReader::new(file), listener)),
+    let mut sockets = Vec::new();
+    for table in [tcp(), tcp6()] {
+        match table {
+            Ok(entries) => sockets.extend(entries),
             // A kernel without IPv6.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot read {table}")),
+            Err(ProcError::NotFound(_)) => {}
+            Err(error) => {
+                return Err(error).context("cannot read the kernel's list of TCP sockets");
+            }
         }
     }
+    let owners = listeners(&sockets, listener);
     Ok(judge(&owners, geteuid().as_raw(), &fs::read_to_string("/etc/passwd").unwrap_or_default()))
 }
 
-/// All must be trusted: which of several gets a connection is not for us to know.
+/// Judges the owners of all listeners at an address. All must be trusted: the kernel may pass a connection to any of them.
 fn judge(owners: &[u32], own: u32, passwd: &str) -> Owner {
     let named = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -56,41 +57,22 @@ fn judge(owners: &[u32], own: u32, passwd: &str) -> Owner {
     }
 }
 
-/// The users of the sockets that listen there (proc(5), `/proc/net/tcp`), or at every address with that port.
-fn listeners(table: impl BufRead, at: SocketAddr) -> Vec<u32> {
-    let listener = |line: String| {
-        let mut cells = line.split_whitespace().skip(1);
-        let (address, port) = cells.next()?.split_once(':')?;
-        let state = cells.nth(1)?;
-        // Behind it: queues, timer, timeouts.
-        let uid = cells.nth(3)?.parse().ok()?;
-        let address = parse_address(address)?;
-        let is_there = address == at.ip().to_canonical() || address.is_unspecified();
-        let is_port = u16::from_str_radix(port, 16).ok()? == at.port();
-        (state == LISTEN && is_there && is_port).then_some(uid)
+/// The users of the sockets that listen at an address, or at every address with its port.
+fn listeners(sockets: &[TcpNetEntry], at: SocketAddr) -> Vec<u32> {
+    let is_it = |socket: &&TcpNetEntry| {
+        let address = socket.local_address.ip().to_canonical();
+        socket.state == TcpState::Listen
+            && socket.local_address.port() == at.port()
+            && (address == at.ip().to_canonical() || address.is_unspecified())
     };
-    table.lines().map_while(Result::ok).filter_map(listener).collect()
-}
-
-/// Words of 32 bits, each as this machine stores what has the network's order.
-fn parse_address(text: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let digits = text.get(at * 8..at * 8 + 8)?;
-        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
-    };
-    if text.len() == 8 {
-        return Some(Ipv4Addr::from(word(0)?).into());
-    }
-    let mut bytes = [0; 16];
-    for (at, place) in bytes.chunks_exact_mut(4).enumerate() {
-        place.copy_from_slice(&word(at)?);
-    }
-    Some(Ipv6Addr::from(bytes).to_canonical())
+    sockets.iter().filter(is_it).map(|socket| socket.uid).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use procfs::{ExplicitSystemInfo, FromBufReadSI as _, net::TcpNetEntries};
 
     use super::*;
 
@@ -100,7 +82,7 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let mut at = listener.local_addr().unwrap();
             at.set_ip(Ipv4Addr::LOCALHOST.into());
-            // A connection has the same address, and is not who listens.
+            // A connection has the same address, but does not listen.
             let _connected = TcpStream::connect(at).unwrap();
             assert_eq!(of(at).unwrap(), Owner::Trusted);
             drop(listener);
@@ -109,7 +91,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_endian = "little")]
     fn only_who_listens_there_counts() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
             0: 0100007F:24F8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1\n   \
@@ -118,9 +99,16 @@ mod tests {
             3: 00000000:24F8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     3        0 1\n   \
             4: 0A000007:24F8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     4        0 1\n   \
             5: 00000000000000000000000000000000:24F8 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 5 0 1\n   \
-            6: 00000000000000000000000001000000:24F8 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 6 0 1\n\
-            nonsense\n";
-        let at = |address: &str| listeners(table.as_bytes(), address.parse().unwrap());
+            6: 00000000000000000000000001000000:24F8 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 6 0 1\n";
+        let system = ExplicitSystemInfo {
+            boot_time_secs: 0,
+            ticks_per_second: 100,
+            page_size: 4096,
+            is_little_endian: true,
+        };
+        let TcpNetEntries(sockets) =
+            TcpNetEntries::from_buf_read(table.as_bytes(), &system).unwrap();
+        let at = |address: &str| listeners(&sockets, address.parse().unwrap());
         assert_eq!(at("127.0.0.1:9464"), [1000, 3, 5]);
         assert_eq!(at("[::1]:9464"), [3, 5, 6]);
         assert!(at("127.0.0.1:1").is_empty());

@@ -1,4 +1,4 @@
-//! A daemon asked over HTTP.
+//! A daemon as a source, over HTTP.
 
 use std::fmt::{self, Display, Formatter};
 use std::io::Read as _;
@@ -17,22 +17,22 @@ use super::owner::{self, Owner};
 use crate::http_client::{Body, Client, Server, SpeaksTls};
 use observer_core::names::escape::visible;
 
-/// To connect, and between bytes: a daemon that is watched says something every second.
+/// The time limit to connect, and between bytes: a daemon sends events every second.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of an answer: a thousand rows take less than one MiB.
+/// Maximum size of an answer in bytes; a thousand rows take less than one MiB.
 const BODY_AT_MOST: u64 = 64 << 20;
 
-/// A daemon, and how it is asked.
+/// A daemon, with its address and credentials.
 pub struct Remote {
     client: Client,
     address: Address,
-    /// Where the address says https.
+    /// The TLS configuration, for https.
     tls: Option<Arc<ClientConfig>>,
     authorization: Option<String>,
-    /// Whether the authorization is sent in any case.
+    /// Whether the authorization is sent even without TLS.
     plaintext: bool,
-    /// Whether nothing is said to a listener of another user.
+    /// Whether the listener must belong to a trusted user.
     checked: bool,
 }
 
@@ -43,7 +43,7 @@ impl Display for Remote {
 }
 
 impl Remote {
-    /// Reads the files that the user names; asks nobody yet.
+    /// Reads the files of `access`. Does not connect yet.
     pub fn new(address: Address, access: &Access) -> Result<Self> {
         let tls = if address.secure { Some(access.tls()?) } else { None };
         ensure!(
@@ -55,15 +55,14 @@ impl Remote {
         Ok(Self { client, address, tls, authorization, plaintext, checked: false })
     }
 
-    /// One that is asked only if somebody listens for it who may: it was not named by who asks.
+    /// Requires that the listener belongs to a trusted user, without TLS: for an address that the user did not give.
     #[must_use]
     pub fn checked(mut self) -> Self {
         self.checked = self.tls.is_none();
         self
     }
 
-    /// Whether a daemon answers. An error if there is one that tells nothing without something that
-    /// its user has to give.
+    /// Whether a daemon answers. A daemon that refuses, for example without a password, is an error.
     pub fn answers(&self) -> Result<bool> {
         match self.get("/readyz").and_then(read) {
             Ok(_) => Ok(true),
@@ -72,7 +71,7 @@ impl Remote {
         }
     }
 
-    /// Asks for `path`, which begins with a slash. The answer has status 200.
+    /// Requests `path`, which starts with a slash. A status other than 200 is an error.
     pub(super) fn get(&self, path: &str) -> Result<Body<'_>> {
         self.ask(path).with_context(|| format!("no answer from {}{path}", self.address))
     }
@@ -101,24 +100,24 @@ impl Remote {
         bail!("status {}: {}", head.status.as_str(), visible(text.trim()))
     }
 
-    /// Without TLS, whether who listens there may be told what is to be told. Somebody listens: there is a
-    /// connection.
+    /// Returns an error if the listener must not get the request: it would show a password, or the listener is not
+    /// trusted.
     fn trust(&self, listener: SocketAddr) -> Result<()> {
-        let tells = self.tls.is_none() && self.authorization.is_some() && !self.plaintext;
-        if !self.checked && !tells {
+        let shows_password = self.tls.is_none() && self.authorization.is_some() && !self.plaintext;
+        if !self.checked && !shows_password {
             return Ok(());
         }
         let here = listener.ip().to_canonical().is_loopback();
         match here.then(|| owner::of(listener)).transpose()? {
-            None if tells => bail!(Refusal::Plaintext),
+            None if shows_password => bail!(Refusal::Plaintext),
             None | Some(Owner::Trusted) => Ok(()),
-            Some(Owner::Other(_)) if tells => bail!(Refusal::PlaintextToOther),
+            Some(Owner::Other(_)) if shows_password => bail!(Refusal::PlaintextToOther),
             Some(Owner::Other(_)) => bail!(Refusal::OfOther),
         }
     }
 }
 
-/// What its user can do about it, if that is known.
+/// The error as a refusal that says what to do, if the cause is known.
 fn explained(error: anyhow::Error) -> anyhow::Error {
     if error.is::<SpeaksTls>() {
         return anyhow!(Refusal::SpeaksTls);
@@ -129,7 +128,7 @@ fn explained(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// All of a body.
+/// Reads a whole body, up to [`BODY_AT_MOST`].
 pub(super) fn read(body: Body<'_>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     body.take(BODY_AT_MOST).read_to_end(&mut bytes).context("the answer is incomplete")?;

@@ -1,4 +1,4 @@
-//! Where the figures come from: a running daemon, or this process itself.
+//! The source of figures: a running daemon, or this process itself.
 
 use std::borrow::Cow;
 use std::io::{BufRead as _, Read as _};
@@ -15,25 +15,25 @@ use crate::metrics::view::{Model, Sampler};
 use crate::worker::Workers;
 use observer_core::names::escape::visible;
 
-/// Between samples, and between attempts to reach a daemon.
+/// The time between samples, and between attempts to reach a daemon.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What a snapshot of a daemon that has just been started is of.
+/// How long this process watches for one snapshot.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 
-/// An event: a thousand rows take less than one MiB.
+/// Maximum size of an event in bytes; a thousand rows take less than one MiB.
 const EVENT_AT_MOST: u64 = 64 << 20;
 
-/// Figures, as they come.
+/// An update of the figures.
 #[derive(Debug)]
 pub enum Update {
     /// A sample.
     Model(Box<Model>),
-    /// There is none, for this reason; it is tried again.
+    /// The reason why there is no sample. The source tries again.
     Lost(String),
 }
 
-/// Where the figures come from.
+/// The source of figures.
 pub enum Source {
     /// A running daemon.
     Daemon(Remote),
@@ -42,7 +42,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// In a few words, for the title.
+    /// The name of the source for the title.
     pub fn name(&self) -> String {
         match self {
             Self::Daemon(remote) => remote.to_string(),
@@ -50,7 +50,7 @@ impl Source {
         }
     }
 
-    /// One sample that tells of a second at least.
+    /// Takes one sample with figures of at least a second.
     pub fn once(&self) -> Result<Model> {
         match self {
             Self::Daemon(remote) => parse(&read(remote.get("/api/v1/view")?)?),
@@ -64,9 +64,9 @@ impl Source {
         }
     }
 
-    /// Samples, one a second, from a thread of their own, which ends when nobody takes them.
+    /// Starts a thread that sends a sample every second. It ends when the receiver is dropped.
     pub fn follow(self) -> Result<Receiver<Update>> {
-        // Few: what is not taken is late, and a daemon drops whoever is.
+        // Few: samples that wait are out of date, and a daemon drops a slow viewer.
         let (updates, taken) = mpsc::sync_channel(2);
         let follow = move || match self {
             Self::Daemon(remote) => follow_daemon(&remote, &updates),
@@ -77,7 +77,7 @@ impl Source {
     }
 }
 
-/// What is shown is shown as it is: whoever answers is trusted with figures, not with the terminal.
+/// Parses a model, with invisible characters made visible: a daemon is trusted with figures, not with the terminal.
 fn parse(json: &[u8]) -> Result<Model> {
     let read = || {
         let mut value: Value = serde_json::from_slice(json)?;
@@ -102,23 +102,20 @@ fn make_visible(value: &mut Value) {
 
 fn follow_daemon(remote: &Remote, updates: &SyncSender<Update>) {
     loop {
-        let told = match follow_events(remote, updates) {
-            Ok(()) => return,
-            // Who is asked stands beside it.
-            Err(error) => match error.downcast_ref::<Refusal>() {
-                Some(refusal) => refusal.to_string(),
-                None => error.root_cause().to_string(),
-            },
+        let Err(error) = follow_events(remote, updates) else { return };
+        // Without the context: the view already shows the address.
+        let reason = match error.downcast_ref::<Refusal>() {
+            Some(refusal) => refusal.to_string(),
+            None => error.root_cause().to_string(),
         };
-        let told = visible(&told).into_owned();
-        if updates.send(Update::Lost(told)).is_err() {
+        if updates.send(Update::Lost(visible(&reason).into_owned())).is_err() {
             return;
         }
         sleep(PERIOD);
     }
 }
 
-/// Ends without an error when nobody takes the updates.
+/// Passes on events. Returns without an error when the receiver is dropped.
 fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
     let mut events = remote.get("/events")?;
     let mut line = Vec::new();
@@ -129,7 +126,7 @@ fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
             bail!("the daemon has closed the connection");
         }
         ensure!(line.ends_with(b"\n"), "the daemon has closed the connection");
-        // The only other line with data is that of trouble, which is no JSON.
+        // The only other line with data is a reason for trouble, which is not JSON.
         if let Some(data) = line.strip_prefix(b"data: ") {
             let update = match parse(data) {
                 Ok(model) => Update::Model(Box::new(model)),

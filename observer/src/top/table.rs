@@ -1,25 +1,25 @@
-//! Rows as text, for a snapshot: a line for each where it is wide enough for all, else the figures in one
-//! line and the method with its codes below it, so that nothing is left out.
+//! Rows as text, for a snapshot: one line for each row if all are wide enough, else the figures in one line and the method
+//! with its codes below, so that nothing is left out.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::cells::{codes, cut, printable};
+use super::cells::{codes, printable, process};
 use crate::metrics::view::{Model, Row, text};
 
-/// What is known of a row in one line, but for its process, its method and its codes.
+/// The columns of a row without its process, method and codes.
 const FIGURES: [&str; 8] = ["ROLE", "CALLS/S", "ERRORS", "FLIGHT", "P50", "P90", "P99", "CALLS"];
 
-/// Before what belongs to the line above.
+/// The indent of lines that belong to the line above.
 const INDENT: &str = "  ";
 
-/// Of a process's name and number, at least.
+/// Minimum width of the name and pid of a process.
 const LEAST_NAME: usize = 12;
 
-/// All of the rows, what their figures are of, and what the daemon missed. No line is longer than `width`
-/// columns, as far as there is room for the figures of a row.
+/// Formats the rows, with the period of their figures and the losses of the daemon. No line is wider than `width` columns,
+/// if the figures of a row fit.
 pub(super) fn table(model: &Model, rows: &[&Row], source: &str, width: usize) -> String {
     let mut lines = head(model, source, width);
     lines.push(String::new());
@@ -42,7 +42,7 @@ pub(super) fn table(model: &Model, rows: &[&Row], source: &str, width: usize) ->
     lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// What the figures are of: nothing is known of a rate without the time that it is of.
+/// The lines about the period of the figures: a rate means nothing without it.
 fn head(model: &Model, source: &str, width: usize) -> Vec<String> {
     let since = model.daemon.start_time_seconds.map_or_else(
         || "its start".into(),
@@ -56,13 +56,13 @@ fn head(model: &Model, source: &str, width: usize) -> Vec<String> {
         || "not known yet".into(),
         |window| format!("of the last {}", text::duration(window)),
     );
-    let told = [
+    let items = [
         format!("observer {}, {}.", printable(&model.daemon.version), printable(source)),
         format!("CALLS and codes: since {since}."),
         format!("CALLS/S, ERRORS, P50 to P99: {recent}."),
         "FLIGHT: now.".into(),
     ];
-    wrapped(&told, "", width)
+    wrapped(&items, "", width)
 }
 
 fn in_one_line(model: &Model, rows: &[&Row]) -> Vec<String> {
@@ -71,7 +71,7 @@ fn in_one_line(model: &Model, rows: &[&Row]) -> Vec<String> {
     let mut lines = vec![headings.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     lines.extend(rows.iter().map(|row| {
         let [role, figures @ ..] = figures_of(row, model);
-        let names = [name(row, usize::MAX), role, printable(&row.path()).into_owned()];
+        let names = [process(row, usize::MAX), role, printable(&row.path()).into_owned()];
         let codes = [codes(&row.total.codes)];
         [&names[..], &figures, &codes].concat()
     }));
@@ -85,7 +85,7 @@ fn in_several(model: &Model, rows: &[&Row], width: usize) -> Vec<String> {
     let of_figures = figures.iter().map(|line| line.width()).max().unwrap_or(0);
     let room = width.saturating_sub(of_figures + 1).max(LEAST_NAME);
     let mut names = vec!["PROCESS".to_owned()];
-    names.extend(rows.iter().map(|row| name(row, room)));
+    names.extend(rows.iter().map(|row| process(row, room)));
     let both: Vec<_> = names.into_iter().zip(figures).map(|(name, of)| vec![name, of]).collect();
     let mut lines = aligned(&both, 0..0, " ").into_iter();
     let mut told: Vec<String> = lines.next().into_iter().collect();
@@ -101,7 +101,7 @@ fn in_several(model: &Model, rows: &[&Row], width: usize) -> Vec<String> {
     told
 }
 
-/// The cells of these lines below each other; those of these columns at the right.
+/// Lines with aligned cells. The cells of the columns in `numbers` are aligned to the right.
 fn aligned<C: AsRef<[String]>>(
     lines: &[C],
     numbers: std::ops::Range<usize>,
@@ -132,8 +132,7 @@ fn aligned<C: AsRef<[String]>>(
     lines.iter().map(|cells| line(cells.as_ref()).trim_end().to_owned()).collect()
 }
 
-/// Items one after the other in lines of at most `width` columns; one that is longer than a line goes on in
-/// the next.
+/// Wraps items into lines of at most `width` columns. An item that is longer than a line continues in the next one.
 fn wrapped(items: &[String], indent: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = indent.to_owned();
@@ -159,12 +158,7 @@ fn wrapped(items: &[String], indent: &str, width: usize) -> Vec<String> {
     lines
 }
 
-fn name(row: &Row, room: usize) -> String {
-    let pid = format!("[{}]", row.pid);
-    cut(&printable(&row.process), room.saturating_sub(pid.len())) + &pid
-}
-
-/// As in [`FIGURES`].
+/// The cells of a row, as in [`FIGURES`].
 fn figures_of(row: &Row, model: &Model) -> [String; 8] {
     let latency = |seconds| text::latency(seconds, &model.bounds_seconds);
     let quantiles = &row.recent.quantiles;

@@ -1,4 +1,4 @@
-//! What only the first worker does, for all.
+//! The part of the first worker: what it alone does, for all workers.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -7,46 +7,44 @@ use std::{
 
 use anyhow::Result;
 use observer_common::counter::Protocol;
-use observer_core::process::Comm;
 use tracing::{info, warn};
 
 use super::{Request, Requests};
 use crate::{
     clock::{Clock, monotonic_ns},
     config::Config,
-    kernel::{Dropped, Probes},
+    kernel::Probes,
     memory::Budget,
-    metrics::{Daemon, DroppedRecords, Gap, OwnProcess, Program},
+    metrics::{Daemon, OwnProcess},
 };
 
-/// A sweep takes at most one of so many parts of a CPU's time: with tens of thousands of connections there are fewer
-/// sweeps.
+/// Sweeps take at most 1/`SWEEP_PART` of one CPU's time: with tens of thousands of connections there are fewer sweeps.
 const SWEEP_PART: u32 = 200;
 
 /// The longest time between two sweeps.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How many processes with dropped records are named.
+/// Maximum number of processes with dropped records that are published.
 const MOST_DROPPED: usize = 10;
 
-/// The part of the first worker: it alone uses the BPF programs, and decides which processes have expired. The others
-/// get requests from it only, so that at each snapshot all have dropped the same processes.
+/// The part of the first worker. It alone uses the BPF programs, and it decides which processes have expired. The other
+/// workers get requests only from it, so that at each snapshot all have dropped the same processes.
 pub(super) struct Lead {
     others: Vec<Requests>,
     backend: String,
-    /// When the BPF programs had been attached, by the kernel's monotonic clock.
+    /// When the BPF programs were attached, in nanoseconds of the kernel's monotonic clock.
     started_ns: u64,
-    /// `None` once detached.
+    /// `None` once they are detached.
     pub(super) probes: Option<Probes>,
     /// The figures of the BPF programs when they were detached.
     last: Daemon,
     sweep_at: Instant,
-    /// How often an exit or a new name may not have been reported, when that was last read.
+    /// Exits and renames that may not have been reported, as of the last tick.
     pub(super) ends_unreported: u64,
-    /// Protocols to be logged, once, if a connection carries them instead of HTTP/2.
+    /// Protocols to log, once, if a connection carries them instead of HTTP/2.
     unexpected: Vec<Protocol>,
     pub(super) budget: Budget,
-    /// Whether memory was short when that was last read.
+    /// Whether memory was short at the last check.
     pub(super) is_short: bool,
 }
 
@@ -82,12 +80,12 @@ impl Lead {
     pub(super) fn ask_others(&self, request: &Request, pending: &AtomicUsize) {
         for other in &self.others {
             pending.fetch_add(1, Ordering::Relaxed);
-            // One that has ended is noticed by who waits for its answer.
+            // The caller that waits for the answer notices a worker that has ended.
             let _ = other.send(request.clone());
         }
     }
 
-    /// Sweeps: has connections found that ended without a tracepoint.
+    /// Sweeps: makes the BPF programs look for connections that ended without a tracepoint.
     pub(super) fn sweep(&mut self) {
         let Some(probes) = &self.probes else { return };
         let begin = Instant::now();
@@ -119,7 +117,7 @@ impl Lead {
         }
     }
 
-    /// Logs protocols that were not expected: whoever selects a port or a process should read why it has no calls.
+    /// Logs unexpected protocols: a user who selects a port or a process should see why it has no calls.
     pub(super) fn log_protocols(&mut self) {
         let Some(probes) = self.probes.as_ref().filter(|_| !self.unexpected.is_empty()) else {
             return;
@@ -165,18 +163,12 @@ impl Lead {
 
 /// The figures of the BPF programs.
 fn of_kernel(probes: &Probes) -> Result<Daemon> {
-    let mut daemon = Daemon::default();
-    for (counter, count) in probes.counts()? {
-        daemon.gaps.push(Gap { cause: counter.label(), events: count.events, bytes: count.bytes });
-    }
-    daemon.dropped_records = probes
-        .dropped(MOST_DROPPED)?
-        .into_iter()
-        .map(|Dropped { pid, comm, records }| {
-            let comm = Comm::new(comm);
-            DroppedRecords { pid, comm, records }
-        })
-        .collect();
+    let mut daemon = Daemon {
+        gaps: probes.gaps()?,
+        dropped_records: probes.dropped(MOST_DROPPED)?,
+        programs: probes.programs()?,
+        ..Daemon::default()
+    };
     for (protocol, count) in probes.protocols()? {
         let seen = &mut daemon.connections_seen;
         match protocol {
@@ -186,15 +178,5 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
             Protocol::Other => seen.other = count,
         }
     }
-    daemon.programs = probes
-        .programs()?
-        .into_iter()
-        .map(|program| Program {
-            name: program.name,
-            runs: program.runs,
-            misses: program.misses,
-            run_time_ns: program.run_time_ns,
-        })
-        .collect();
     Ok(daemon)
 }

@@ -1,10 +1,10 @@
-//! The threads that read the rings, each the single writer of its statistics.
+//! The threads that read the rings. Each is the only writer of its statistics.
 
 mod lead;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
@@ -14,10 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
-use observer_core::{
-    process::{Expired, Lookup},
-    source::Source,
-};
+use observer_core::{process::Expired, source::Source};
 use tracing::error;
 
 use self::lead::Lead;
@@ -31,18 +28,19 @@ use crate::{
     pipeline::{Pipeline, snapshot},
     pressure::Pressure,
     process::{self, ProcFs},
+    sync::lock,
 };
 
-/// How long records may wait in the ring while it does not fill.
+/// How long records may wait in a ring that is not half full.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often there is a sweep, and everything else that only time brings about.
+/// The time between two ticks: sweeps, expiry of processes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Records that are read between two looks at the requests.
+/// Records that are read at once; a worker reads at most 64 batches between two checks for requests.
 const BATCH: usize = 4096;
 
-/// How long a snapshot waits until its processes are looked up.
+/// How long a snapshot waits for the lookups of its processes.
 const LOOKUP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a scrape waits for its snapshot.
@@ -51,28 +49,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The running threads. When this is dropped, they end after they have read their rings.
 #[derive(Debug)]
 pub struct Workers {
-    /// To the first worker, which asks the others.
+    /// Requests to the first worker, which asks the others.
     requests: Requests,
     threads: Vec<JoinHandle<()>>,
-    /// How many turns each thread has made.
+    /// Number of iterations of each thread's loop.
     turns: Vec<Arc<AtomicU64>>,
     descriptors: Mutex<Arc<Descriptors>>,
     /// How often a process was published before it was looked up.
     lookups_late: AtomicU64,
-}
-
-/// What has to be read of the machine before privileges are dropped.
-#[derive(Debug)]
-pub struct Surroundings {
-    source: ProcFs,
-    budget: Budget,
-}
-
-impl Surroundings {
-    /// Reads it.
-    pub fn read() -> Self {
-        Self { source: ProcFs::of_this_node(), budget: Budget::of_this_process() }
-    }
 }
 
 /// The requests to one worker.
@@ -91,24 +75,24 @@ impl Requests {
 
 #[derive(Clone, Debug)]
 enum Request {
-    /// With the worker's number.
+    /// Reply with the worker's number and its snapshot.
     Snapshot(mpsc::SyncSender<(usize, Snapshot)>),
-    /// Detach, and say when that is done and all records are read.
+    /// Detach, and reply once all records are read.
     Detach(mpsc::SyncSender<()>),
-    /// A tick of the first worker.
+    /// Follow a tick of the first worker.
     Follow { now_ns: u64, expired: Arc<[Expired]> },
 }
 
 impl Workers {
-    /// Starts a thread for each ring.
+    /// Starts a thread for each ring, and one that looks processes up with `source`.
     pub fn start(
         config: &Config,
         descriptors: Descriptors,
-        surroundings: Surroundings,
+        source: ProcFs,
+        budget: Budget,
         probes: Probes,
         rings: Vec<Ring>,
     ) -> Result<Self> {
-        let Surroundings { source, budget } = surroundings;
         let statistics = Statistics::new(
             config.exposition.schemas.recording(config.buckets.clone(), config.native_histograms),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
@@ -120,7 +104,11 @@ impl Workers {
         let exposition = Arc::new(config.exposition.clone());
         let mut pipeline =
             Pipeline::new(statistics, failures, config.series_ttl).with_labels(&exposition.labels);
-        look_processes_up(pipeline.lookup(source))?;
+        let lookup = pipeline.lookup(source);
+        thread::Builder::new()
+            .name("processes".into())
+            .spawn(move || process::run(&lookup))
+            .context("cannot start the thread that reads /proc")?;
         let pending = Arc::new(AtomicUsize::new(0));
         let mut requests = Vec::new();
         let mut workers = Vec::new();
@@ -148,21 +136,21 @@ impl Workers {
             first.lead = Some(lead);
         }
         let turns = workers.iter().map(|worker| Arc::clone(&worker.turns)).collect();
-        let threads: Result<_> = workers.into_iter().map(State::start).collect();
+        let threads = workers.into_iter().map(State::start).collect::<Result<_>>()?;
         let descriptors = Mutex::new(Arc::new(descriptors));
-        let lookups_late = AtomicU64::new(0);
-        Ok(Self { requests, threads: threads?, turns, descriptors, lookups_late })
+        Ok(Self { requests, threads, turns, descriptors, lookups_late: AtomicU64::new(0) })
     }
 
     /// Replaces the declared types of methods.
     pub fn describe(&self, descriptors: Descriptors) {
-        *self.descriptors.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(descriptors);
+        *lock(&self.descriptors) = Arc::new(descriptors);
     }
 
-    /// The figures of everything that happened before this call. Blocks until the workers have read it.
+    /// Takes a snapshot of everything that happened before this call. Blocks until the workers have read it, at most
+    /// [`PATIENCE`] and [`LOOKUP_PATIENCE`].
     pub fn snapshot(&self) -> Result<Snapshot> {
         let mut parts = self.request(Request::Snapshot)?;
-        // The first one's has what is of the whole daemon.
+        // The first worker's snapshot has the figures of the whole daemon.
         parts.sort_unstable_by_key(|(number, _)| *number);
         let mut parts = parts.into_iter().map(|(_, part)| part);
         let mut snapshot = parts.next().context("there is no worker")?;
@@ -172,8 +160,7 @@ impl Workers {
         let late = process::settle(&snapshot.processes, LOOKUP_PATIENCE) as u64;
         let late = late + self.lookups_late.fetch_add(late, Ordering::Relaxed);
         Arc::make_mut(&mut snapshot.daemon).lookups.late = late;
-        let descriptors = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
-        snapshot.descriptors = Arc::clone(&descriptors);
+        snapshot.descriptors = Arc::clone(&lock(&self.descriptors));
         Ok(snapshot)
     }
 
@@ -182,7 +169,7 @@ impl Workers {
         self.request(Request::Detach).map(drop)
     }
 
-    /// Sends a request, and waits for the answer of each worker.
+    /// Sends a request, and waits for the answer of each worker, at most [`PATIENCE`].
     fn request<T>(&self, request: impl FnOnce(mpsc::SyncSender<T>) -> Request) -> Result<Vec<T>> {
         let (reply, answers) = mpsc::sync_channel(self.threads.len());
         self.requests.send(request(reply))?;
@@ -194,21 +181,14 @@ impl Workers {
         self.threads.iter().map(answer).collect()
     }
 
-    /// How many turns each thread has made, several a second; `None` if one has ended.
+    /// Number of iterations of each thread's loop, several a second; `None` if a thread has ended.
     pub fn turns(&self) -> Option<Vec<u64>> {
         let all_run = !self.threads.iter().any(JoinHandle::is_finished);
         all_run.then(|| self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect())
     }
 }
 
-/// Starts the thread that looks processes up, for as long as there are workers.
-fn look_processes_up(lookup: Lookup<ProcFs>) -> Result<()> {
-    let thread = thread::Builder::new().name("processes".into());
-    let run = move || process::run(&lookup);
-    thread.spawn(run).map(drop).context("cannot start the thread that reads /proc")
-}
-
-/// The state of a thread.
+/// The state of a worker thread.
 struct State<S> {
     number: usize,
     source: S,
@@ -216,10 +196,10 @@ struct State<S> {
     exposition: Arc<ExpositionConfig>,
     pressure: Pressure,
     incoming: mpsc::Receiver<Request>,
-    /// How many requests of the first worker the others have not answered yet.
+    /// Requests of the first worker that the others have not answered yet.
     pending: Arc<AtomicUsize>,
     turns: Arc<AtomicU64>,
-    /// The part of the first worker.
+    /// Only the first worker has it.
     lead: Option<Lead>,
 }
 
@@ -261,8 +241,7 @@ impl<S: Source + Send + 'static> State<S> {
         }
     }
 
-    /// Reads what is in the ring, but no more than it can hold at once: a flood of records must
-    /// not keep a scrape waiting.
+    /// Reads what is in the ring, at most 64 batches: a flood of records must not keep a scrape waiting.
     fn drain(&mut self) {
         const ROUNDS: usize = 64;
         let Self { source, pipeline, pressure, .. } = self;
@@ -283,7 +262,7 @@ impl<S: Source + Send + 'static> State<S> {
             lead.ask_others(&request, &self.pending);
         }
         self.drain();
-        // Whoever asked may have given up waiting: then nobody takes the answer.
+        // The caller may have stopped waiting; then the answer is dropped.
         match request {
             Request::Snapshot(reply) => {
                 let daemon = self.lead.as_ref().map(Lead::figures).unwrap_or_default();
@@ -300,7 +279,7 @@ impl<S: Source + Send + 'static> State<S> {
         }
     }
 
-    /// Stops all workers, or lets them go on, as memory is short or not. The first worker does it.
+    /// Stops the pipelines from taking anything new while memory is short. Only the first worker does it.
     fn look_at_memory(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         if lead.budget.is_short() != lead.is_short {
@@ -310,7 +289,7 @@ impl<S: Source + Send + 'static> State<S> {
         }
     }
 
-    /// Prints the log of the BPF programs. The first worker does it.
+    /// Prints the log of the BPF programs. Only the first worker does it.
     #[cfg(feature = "kernel-log")]
     fn print_log(&mut self) {
         if let Some(probes) = self.lead.as_mut().and_then(|lead| lead.probes.as_mut()) {
@@ -318,23 +297,23 @@ impl<S: Source + Send + 'static> State<S> {
         }
     }
 
-    /// Ticks all workers. The first one does it.
+    /// Makes all workers tick. Only the first worker does it.
     fn tick(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         lead.sweep();
         lead.log_protocols();
         if lead.is_short {
-            // So that what has become free counts.
+            // Otherwise freed memory would still count as the daemon's.
             memory::give_back();
         }
         let now_ns = monotonic_ns();
-        let untold = lead.probes.as_ref().and_then(|probes| probes.ends_untold().ok());
-        if let Some(untold) = untold.filter(|untold| *untold != lead.ends_unreported) {
-            lead.ends_unreported = untold;
+        let unreported = lead.probes.as_ref().and_then(|probes| probes.ends_unreported().ok());
+        if let Some(unreported) = unreported.filter(|now| *now != lead.ends_unreported) {
+            lead.ends_unreported = unreported;
             self.pipeline.find_unreported();
         }
 
-        // A process's name is forgotten as it expires: its series must not be about to be published.
+        // The name of a process is forgotten when it expires: no worker may still publish its series.
         let expired = if self.pending.load(Ordering::Acquire) == 0 {
             self.pipeline.tick(now_ns)
         } else {

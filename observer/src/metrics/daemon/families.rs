@@ -1,4 +1,4 @@
-//! The families of the daemon's own figures.
+//! The metric families of the daemon's own figures.
 
 use super::{
     ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess, PodRequests, Program,
@@ -15,7 +15,7 @@ use observer_core::{
     protocol::Streams,
 };
 
-/// Writes the daemon's own figures of a snapshot.
+/// Writes the daemon's own figures in a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let Snapshot { statistics, daemon, .. } = snapshot;
     let Daemon {
@@ -156,10 +156,10 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.own_process(own);
 }
 
-/// Writes families of the daemon.
+/// Writes families to a sink.
 struct Writer<'a> {
     sink: &'a mut dyn Sink,
-    /// Since when its counters count, if that is known.
+    /// The time since when the counters count, if it is known.
     created: Option<u64>,
 }
 
@@ -174,7 +174,7 @@ impl Writer<'_> {
         self.family_of_counters(name, help, |count| count(&[], value));
     }
 
-    /// A counter by a label; left out when there is nothing to count.
+    /// Writes a counter by a label. Without values, the family is left out.
     fn counters<'a, V: Into<Number>>(
         &mut self,
         name: &'static str,
@@ -210,7 +210,7 @@ impl Writer<'_> {
         self.sink.family(&family, &mut |series| series(&[], Value::Gauge(value)));
     }
 
-    /// A gauge that the system may not have told.
+    /// Writes a gauge, if its value is known.
     fn gauge_if_known(
         &mut self,
         name: &'static str,
@@ -255,8 +255,8 @@ impl Writer<'_> {
 
     fn connections_seen(&mut self, seen: ConnectionsByProtocol) {
         let ConnectionsByProtocol { grpc, http2, http1, tls, other } = seen;
-        // Not `observer_connections_total`: a counter's family has the name without `_total`, which
-        // is the gauge's, and OpenMetrics wants a name to be one family's.
+        // Not `observer_connections_total`: OpenMetrics names a counter's family without `_total`, and the gauge
+        // already has that name.
         self.counters(
             "observer_connections_seen",
             "Total connections, by detected protocol.",
@@ -289,8 +289,7 @@ impl Writer<'_> {
 
     fn unmeasured(&mut self, streams: Streams) {
         let Streams { measured: _, not_grpc, unclear, unconfirmed, too_many } = streams;
-        // Not `observer_streams_unmeasured`: what begins like the gauge's name is not to be another
-        // family.
+        // Not `observer_streams_unmeasured`: the name of a family should not start with the name of another.
         self.counters(
             "observer_unmeasured_streams",
             "Total HTTP/2 streams that are in no series, by reason: not gRPC, unclear whether they \
@@ -343,23 +342,14 @@ impl Writer<'_> {
             let help = "Total user and system CPU time spent.";
             self.counter("process_cpu_seconds", help, cpu_seconds);
         }
-        self.gauge_if_known(
-            "process_resident_memory_bytes",
-            "Resident memory size.",
-            resident_memory_bytes,
-        );
-        self.gauge_if_known(
-            "process_virtual_memory_bytes",
-            "Virtual memory size.",
-            virtual_memory_bytes,
-        );
+        let name = "process_resident_memory_bytes";
+        self.gauge_if_known(name, "Resident memory size.", resident_memory_bytes);
+        let name = "process_virtual_memory_bytes";
+        self.gauge_if_known(name, "Virtual memory size.", virtual_memory_bytes);
         self.gauge_if_known("process_open_fds", "Number of open file descriptors.", open_fds);
         self.gauge_if_known("process_max_fds", "Maximum number of open file descriptors.", max_fds);
-        self.gauge_if_known(
-            "process_start_time_seconds",
-            "Start time of the process since the Unix epoch.",
-            start_time_seconds,
-        );
+        let help = "Start time of the process since the Unix epoch.";
+        self.gauge_if_known("process_start_time_seconds", help, start_time_seconds);
         self.gauge_if_known("process_threads", "Number of threads.", threads);
     }
 }

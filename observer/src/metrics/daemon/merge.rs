@@ -1,11 +1,11 @@
-//! The figures of several workers, added up.
+//! Adds up the daemon's figures of several workers.
 
 use super::{ConnectionsByProtocol, Daemon};
 
 impl Daemon {
-    /// Adds what another worker counted; what is of the whole daemon stays.
+    /// Adds the figures of another worker. Figures of the whole daemon stay as they are.
     pub(in crate::metrics) fn merge(&mut self, other: &Self) {
-        // Taken apart so that a new figure cannot be forgotten.
+        // Destructured, so that a new figure cannot be forgotten.
         let Self {
             backend: _,
             started_ns: _,
@@ -45,7 +45,7 @@ impl Daemon {
         let ConnectionsByProtocol { grpc, http2, http1, tls, other } = connections_seen;
         let seen = &mut self.connections_seen;
         seen.grpc += grpc;
-        // As it was when the kernel programs counted the connection, before its first call.
+        // The BPF programs counted the connection as HTTP/2, before its first call.
         seen.http2 = (seen.http2 + http2).saturating_sub(*grpc);
         seen.http1 += http1;
         seen.tls += tls;

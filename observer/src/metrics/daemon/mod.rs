@@ -17,96 +17,96 @@ use crate::failures::Dropped;
 pub(super) use families::write;
 pub use own::OwnProcess;
 
-/// The daemon's own figures, filled in for each scrape. Counters are since its start.
+/// The daemon's own figures, read for each scrape. Counters count since the daemon's start.
 #[derive(Clone, Debug, Default)]
 pub struct Daemon {
-    /// The backend in use: `tracepoint`, `fentry` or `kprobe`.
+    /// The name of the backend in use.
     pub backend: String,
-    /// When the daemon began to count, in nanoseconds of the kernel's monotonic clock.
+    /// When the daemon started to count, in nanoseconds of the kernel's monotonic clock.
     pub started_ns: Option<u64>,
-    /// The present time of that clock.
+    /// The difference between the wall clock and that clock.
     pub clock: Clock,
-    /// Records read from the rings.
+    /// Number of records read from the rings.
     pub records: u64,
     /// Bytes of those records.
     pub ring_bytes: u64,
     /// Gaps and dropped records by cause; each cause once.
     pub gaps: Vec<Gap>,
-    /// Records that found no room, by process: those that lost most.
+    /// Dropped records by process, for the processes with most of them.
     pub dropped_records: Vec<DroppedRecords>,
-    /// Connections open now.
+    /// Number of open connections.
     pub connections: Connections,
-    /// Connections seen.
+    /// Number of connections seen, by protocol.
     pub connections_seen: ConnectionsByProtocol,
-    /// References to HPACK table entries that were inserted before the connection was seen.
+    /// References to HPACK table entries from before the connection was watched.
     pub hpack_unknown_references: u64,
-    /// Header blocks that could not be decoded.
+    /// Field blocks that could not be decoded.
     pub hpack_errors: u64,
-    /// Streams open now.
+    /// Number of open HTTP/2 streams.
     pub streams: u64,
-    /// Streams so far, by what became of them.
+    /// Streams that are in no series, by reason.
     pub unmeasured: Streams,
-    /// Times that a process found no room in the table of them.
+    /// Times that a process found no room in the table of processes.
     pub processes_overflow: u64,
-    /// Lookups of processes, by their outcome.
+    /// Lookups of processes, by outcome.
     pub lookups: LookupCounts,
-    /// The memory limit of the daemon's control group.
+    /// The memory limit of the daemon's cgroup.
     pub memory_limit_bytes: Option<u64>,
-    /// Whether nothing new is taken, as memory is near the limit.
+    /// Whether the daemon takes nothing new because memory is near the limit.
     pub memory_is_short: bool,
-    /// The kernel programs.
+    /// The figures of the BPF programs.
     pub programs: Vec<Program>,
-    /// How often the names of pods were asked for; `None` if they never are.
+    /// Requests for the names of pods; `None` without `--kubernetes`.
     pub pod_requests: Option<PodRequests>,
     /// Failed calls without a line; `None` without `--log-errors`.
     pub log_errors_dropped: Option<Dropped>,
-    /// The HTTP server; `None` where there is none.
+    /// The figures of the HTTP server; `None` without one.
     pub http: Option<HttpFigures>,
-    /// The daemon as a process.
+    /// The figures of the daemon's own process.
     pub own: OwnProcess,
 }
 
-/// Requests for the names of pods, by what became of them.
+/// Requests for the names of pods, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodRequests {
-    /// A list came.
+    /// Requests that returned a list.
     pub answered: u64,
-    /// No list came.
+    /// Requests that did not.
     pub failed: u64,
 }
 
-/// What the HTTP server refused, and how many passwords it hashed.
+/// The figures of the HTTP server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpFigures {
-    /// Passwords that were hashed.
+    /// Number of passwords that were hashed.
     pub password_checks: u64,
-    /// Connections and requests that were not served, by the reason.
+    /// Refused connections and requests, by reason.
     pub refused: Vec<(&'static str, u64)>,
 }
 
 /// The gaps of one cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gap {
-    /// The cause, as the label says it: `ring_full`.
+    /// The value of the label `cause`: `ring_full`.
     pub cause: &'static str,
-    /// How often.
+    /// Number of events.
     pub events: u64,
-    /// How many bytes were not seen; 0 where nobody knows.
+    /// Number of bytes that were missed; 0 if it is not known.
     pub bytes: u64,
 }
 
-/// Records of a process that found no room in a ring.
+/// Dropped records of a process: they found the ring full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DroppedRecords {
-    /// The process.
+    /// The pid of the process.
     pub pid: u32,
-    /// The name of the process; empty if it is not known.
+    /// The name of its main thread at that time; empty if it is not known.
     pub comm: Comm,
-    /// How many.
+    /// Number of records.
     pub records: u64,
 }
 
-/// Connections by what is spoken on them.
+/// Number of connections, by protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionsByProtocol {
     /// gRPC over HTTP/2.
@@ -117,19 +117,19 @@ pub struct ConnectionsByProtocol {
     pub http1: u64,
     /// TLS.
     pub tls: u64,
-    /// Anything else.
+    /// Other protocols.
     pub other: u64,
 }
 
-/// A kernel program's own figures, as in its `bpf_prog_info`.
+/// The figures that the kernel keeps of a BPF program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
     /// The name of the program.
     pub name: String,
-    /// How often it ran; the kernel counts it only while its BPF statistics are on.
+    /// Number of invocations, while `kernel.bpf_stats_enabled` is 1.
     pub runs: u64,
-    /// How often it did not run because it was running already on that CPU.
+    /// Number of invocations that the kernel skipped because a program was already running on that CPU.
     pub misses: u64,
-    /// How long it ran, likewise counted.
+    /// CPU time, while `kernel.bpf_stats_enabled` is 1.
     pub run_time_ns: u64,
 }

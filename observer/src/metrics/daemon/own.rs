@@ -1,11 +1,11 @@
-//! The daemon as a process, read from `/proc`.
+//! The figures of the daemon's own process, from `/proc`.
 
 use procfs::{
     ProcResult,
     process::{LimitValue, Process},
 };
 
-/// The standard figures of a process; those that the system does not tell are left out.
+/// The standard figures of a process; `None` for those that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OwnProcess {
     /// User and system CPU time.
@@ -14,13 +14,13 @@ pub struct OwnProcess {
     pub resident_memory_bytes: Option<u64>,
     /// Virtual memory.
     pub virtual_memory_bytes: Option<u64>,
-    /// Open file descriptors.
+    /// Number of open file descriptors.
     pub open_fds: Option<u64>,
-    /// The most that may be open; none if there is no limit.
+    /// Maximum number of open file descriptors; `None` if there is no limit.
     pub max_fds: Option<u64>,
-    /// When it started, since the Unix epoch.
+    /// Start time since the Unix epoch.
     pub start_time_seconds: Option<f64>,
-    /// Threads.
+    /// Number of threads.
     pub threads: Option<u64>,
 }
 
@@ -28,7 +28,7 @@ impl OwnProcess {
     /// Reads the figures of this process from `/proc`.
     pub fn read() -> Self {
         let mut own = Self::default();
-        // Without /proc there is nothing to tell, and a scrape is not the place to complain.
+        // Without /proc there are no figures, and a scrape is not the place to report that.
         if let Ok(process) = Process::myself() {
             let _ = own.read_stat(&process);
             own.open_fds = process.fd_count().ok().map(|count| count as u64);

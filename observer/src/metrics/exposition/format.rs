@@ -1,21 +1,18 @@
-//! Which format a scraper gets.
+//! The formats of the exposition, and which one a scraper gets.
 
 /// A format of the exposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// OpenMetrics 1.0.0: with `_created` and exemplars.
+    /// OpenMetrics 1.0.0 text, with `_created` and exemplars.
     OpenMetricsText,
-    /// Prometheus' text format, version 0.0.4: for whoever asks for nothing else.
+    /// Prometheus' text format, version 0.0.4: the default.
     PrometheusText,
-    /// Delimited `io.prometheus.client.MetricFamily` messages: with creation times, exemplars, and
-    /// native histograms where they are kept.
+    /// Delimited `io.prometheus.client.MetricFamily` messages, with creation times, exemplars, and native histograms if
+    /// they are recorded.
     Protobuf,
 }
 
 impl Format {
-    /// All formats.
-    pub const ALL: [Self; 3] = [Self::OpenMetricsText, Self::PrometheusText, Self::Protobuf];
-
     /// The `content-type` of an exposition in this format.
     pub fn content_type(self) -> &'static str {
         match self {
@@ -28,9 +25,9 @@ impl Format {
         }
     }
 
-    /// The format for an `accept` header field (RFC 9110 §12.5.1), chosen as client_golang's promhttp
-    /// does with OpenMetrics enabled: of what is offered here, that with the highest weight; of
-    /// several, the one named first; the Prometheus text format if none is named.
+    /// The format for an `accept` header field (RFC 9110 §12.5.1), chosen like in client_golang's promhttp with OpenMetrics
+    /// enabled: the format with the highest weight, and the first one of several; the Prometheus text format if the field
+    /// names no format.
     pub fn negotiate(accept: Option<&str>) -> Self {
         let mut best = (0.0, Self::PrometheusText);
         for range in accept.unwrap_or_default().split(',') {
@@ -65,7 +62,7 @@ impl<'a> Parameters<'a> {
                 "version" => parameters.version = Some(value),
                 "proto" => parameters.proto = Some(value),
                 "encoding" => parameters.encoding = Some(value),
-                // As there, what is no weight is the highest.
+                // An invalid weight is the highest, like in promhttp.
                 "q" => parameters.weight = value.parse().unwrap_or(1.0),
                 _ => {}
             }
@@ -73,7 +70,7 @@ impl<'a> Parameters<'a> {
         parameters
     }
 
-    /// The format that is asked for, if it is one of ours.
+    /// The format of a media type with these parameters; `None` if it is not supported.
     fn select(&self, media_type: &str) -> Option<Format> {
         let is = |text: &str| media_type.eq_ignore_ascii_case(text);
         if is("application/openmetrics-text") {
@@ -133,7 +130,7 @@ mod tests {
             // The weight, not the order.
             (format!("{PROTOBUF};q=0.1,text/plain;q=0.9"), PrometheusText),
             (format!("text/plain;q=0.9 , {PROTOBUF}"), Protobuf),
-            // Of equals the first.
+            // Equal weights: the first one.
             (format!("{PROTOBUF};q=0.5,application/openmetrics-text;q=0.5"), Protobuf),
             ("application/openmetrics-text,text/plain".into(), OpenMetricsText),
             // Not acceptable, or nonsense.
@@ -150,7 +147,7 @@ mod tests {
 
     #[test]
     fn each_is_chosen_by_its_own_content_type() {
-        for format in Format::ALL {
+        for format in [OpenMetricsText, PrometheusText, Protobuf] {
             assert_eq!(Format::negotiate(Some(format.content_type())), format);
         }
     }

@@ -1,10 +1,10 @@
-//! The formats in which Prometheus reads the figures, by prometheus-client: its encoders of text, and its
-//! messages. What it lacks is added here, in as few lines as may be:
+//! The formats that Prometheus reads, with the text encoders and the protobuf messages of prometheus-client. Two things
+//! that it lacks are added here:
 //!
-//! - `_created` in OpenMetrics text, and exemplars that were not observed through its own metric types:
-//!   `text` adds them to the lines that it has encoded;
-//! - a protobuf exposition that is not in memory as a whole, creation times of what is no native histogram,
-//!   and exemplars of what is: `protobuf` fills in the messages, and writes one after the other.
+//! - `_created` in OpenMetrics text, and exemplars that were not observed through its own metric types: `text` adds them
+//!   to the lines that it has encoded.
+//! - A protobuf exposition that is not in memory as a whole, with creation times for all metrics and exemplars for native
+//!   histograms: `protobuf` fills in the messages, and writes one after the other.
 
 mod format;
 mod protobuf;
@@ -13,12 +13,13 @@ mod text;
 use std::io;
 
 use observer_core::statistics::{Exemplar, Histogram};
-use prometheus_client::{metrics::MetricType, registry::Unit};
+use prometheus_client::registry::Unit;
 
 use super::Snapshot;
 
 pub use crate::clock::Clock;
 pub use format::Format;
+pub(super) use prometheus_client::metrics::MetricType as Kind;
 
 /// A label's name and value. The value is any text.
 pub(super) type Label<'a> = (&'a str, &'a str);
@@ -29,20 +30,10 @@ pub(super) type Time = u64;
 /// A metric family's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Family {
-    /// Without what its type appends: `_total`, `_info`.
+    /// The name without the suffix of its type: `_total`, `_info`.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) help: &'static str,
-}
-
-/// The type of a family's series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-    /// A gauge that is always 1: what it tells is in its labels.
-    Info,
 }
 
 impl Family {
@@ -50,7 +41,7 @@ impl Family {
         Self { name, kind, help }
     }
 
-    /// The name without its unit, and what it ends with, if that is a unit.
+    /// The name without its unit, and the unit, if the name ends with one.
     fn name_and_unit(&self) -> (&'static str, Option<&'static Unit>) {
         static UNITS: [Unit; 2] = [Unit::Seconds, Unit::Bytes];
         let split = |unit: &'static Unit| {
@@ -58,15 +49,6 @@ impl Family {
             Some((name, Some(unit)))
         };
         UNITS.iter().find_map(split).unwrap_or((self.name, None))
-    }
-
-    fn metric_type(&self) -> MetricType {
-        match self.kind {
-            Kind::Counter => MetricType::Counter,
-            Kind::Gauge => MetricType::Gauge,
-            Kind::Histogram => MetricType::Histogram,
-            Kind::Info => MetricType::Info,
-        }
     }
 }
 
@@ -89,7 +71,7 @@ impl From<f64> for Number {
     }
 }
 
-/// A series: what it is of is its family's kind.
+/// The value of a series, according to the kind of its family.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     Counter(Counter<'a>),
@@ -98,7 +80,7 @@ pub(super) enum Value<'a> {
     Info,
 }
 
-/// A counter, its last observation that belongs to a trace, and since when it counts.
+/// A counter, with its last observation in a trace and the time since when it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counter<'a> {
     pub(super) value: Number,
@@ -106,11 +88,11 @@ pub(super) struct Counter<'a> {
     pub(super) created: Option<Time>,
 }
 
-/// A histogram, and since when it counts.
+/// A histogram, with the time since when it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Distribution<'a> {
     pub(super) histogram: &'a Histogram,
-    /// Upper bounds of its buckets in seconds; infinity is the last.
+    /// Upper bounds of its buckets in seconds; the last one is infinity.
     pub(super) bounds: &'a [f64],
     pub(super) created: Option<Time>,
 }
@@ -120,15 +102,14 @@ pub(super) type Series<'a> = dyn FnMut(&[Label<'_>], Value<'_>) + 'a;
 
 /// Takes an exposition, family by family.
 pub(super) trait Sink {
-    /// Takes a family with the series that `write` gives, which is called once. A family without series is
-    /// left out.
+    /// Takes a family, with the series that `write` passes. Calls `write` once. A family without series is left out.
     fn family(&mut self, family: &Family, write: &mut dyn FnMut(&mut Series<'_>));
 }
 
-/// Handed on at a time.
+/// The number of bytes that are passed on at once.
 const CHUNK: usize = 32 << 10;
 
-/// Hands on what is written, in chunks, so that no exposition is in memory as a whole. After a failure it takes
+/// Passes on what is written in chunks, so that an exposition is never in memory as a whole. After an error it passes on
 /// nothing more.
 struct Output<'a> {
     chunk: Vec<u8>,
@@ -141,7 +122,7 @@ impl<'a> Output<'a> {
         Self { chunk: Vec::with_capacity(2 * CHUNK), to, result: Ok(()) }
     }
 
-    /// To be called after what is short.
+    /// Passes on a full chunk. To be called after each short piece.
     fn hand_on(&mut self) {
         if self.chunk.len() >= CHUNK {
             self.flush();
@@ -161,7 +142,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes a snapshot in this format.
+/// Writes a snapshot in a format.
 pub(super) fn encode(
     snapshot: &Snapshot,
     format: Format,

@@ -1,14 +1,14 @@
-//! The text formats: OpenMetrics 1.0.0, and Prometheus' own of version 0.0.4, which has neither units,
-//! creation times nor exemplars.
+//! The text formats: OpenMetrics 1.0.0, and Prometheus' own version 0.0.4, which has neither units, creation times nor
+//! exemplars.
 //!
-//! prometheus-client encodes both. For OpenMetrics it has no `_created`, and its exemplars can be made by
-//! its own metric types alone. It buffers what it writes, so nothing can be written between two of its
-//! lines; but each sample is one line, so what is missing is known by the line that it belongs to.
+//! prometheus-client encodes both. For OpenMetrics it has no `_created`, and only its own metric types can have
+//! exemplars. It buffers its output, so nothing can be written between two of its lines. But each sample is one line. So
+//! for each line the missing part is kept, and added when the line comes out of the buffer.
 
 use std::{
     collections::VecDeque,
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use prometheus_client::{
@@ -24,7 +24,7 @@ use super::{
     Clock, Counter, Distribution, Family, Label, Number, Output, Series, Sink, Snapshot, Time,
     Value,
 };
-use crate::metrics::write_families;
+use crate::{metrics::write_families, sync::lock};
 use observer_core::statistics::Exemplar;
 
 pub(super) fn encode(
@@ -46,17 +46,10 @@ pub(super) fn encode(
     encoded.map_err(io::Error::other)
 }
 
-/// What is added at the end of each line that was encoded and has not come out of the encoder's buffer.
-#[derive(Debug, Default)]
-struct Endings(Mutex<VecDeque<String>>);
+/// The text to add at the end of each line that was encoded and is still in the encoder's buffer.
+type Endings = Mutex<VecDeque<String>>;
 
-impl Endings {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes the lines that the encoder writes, some at a time.
+/// Takes the lines of the encoder, several at once.
 struct Lines<'a> {
     output: Output<'a>,
     endings: Arc<Endings>,
@@ -64,7 +57,7 @@ struct Lines<'a> {
 
 impl fmt::Write for Lines<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut endings = self.endings.lock();
+        let mut endings = lock(&self.endings);
         let chunk = &mut self.output.chunk;
         for line in text.split_inclusive('\n') {
             match line.strip_suffix('\n') {
@@ -111,8 +104,7 @@ impl Sink for Families<'_, '_> {
         let mut series = |labels: &[Label<'_>], value: Value<'_>| {
             if let Some(encoder) = encoder.take() {
                 exposition.lines(if unit.is_some() { 3 } else { 2 });
-                let kind = family.metric_type();
-                metric = Some(encoder.encode_descriptor(name, family.help, unit, kind)?);
+                metric = Some(encoder.encode_descriptor(name, family.help, unit, family.kind)?);
             }
             let labels = Labels::new(labels);
             exposition.complete(family.name, &labels, value);
@@ -152,14 +144,14 @@ fn encode_series(
 }
 
 impl Exposition {
-    /// That many lines follow as they are.
+    /// Adds nothing to the next `count` lines.
     fn lines(&self, count: usize) {
         if self.open_metrics {
-            self.endings.lock().extend((0..count).map(|_| String::new()));
+            lock(&self.endings).extend((0..count).map(|_| String::new()));
         }
     }
 
-    /// Says how the lines of a series end, before they are encoded.
+    /// Keeps the endings of a series' lines, before they are encoded.
     fn complete(&self, name: &str, labels: &Labels<'_>, value: Value<'_>) {
         if !self.open_metrics {
             return;
@@ -169,13 +161,13 @@ impl Exposition {
         match value {
             Value::Counter(Counter { exemplar, created: time, value: _ }) => {
                 let exemplar = exemplar_text(clock, exemplar, 1.0);
-                self.endings.lock().push_back(exemplar + &created(time));
+                lock(&self.endings).push_back(exemplar + &created(time));
             }
             Value::Gauge(_) | Value::Info => self.lines(1),
             Value::Histogram(Distribution { histogram, bounds, created: time }) => {
                 // Its sum and its count.
                 self.lines(2);
-                let mut endings = self.endings.lock();
+                let mut endings = lock(&self.endings);
                 let buckets = bounds.iter().zip(histogram.counts()).enumerate();
                 endings.extend(buckets.map(|(bucket, _)| {
                     let exemplar = histogram.exemplar(bucket);
@@ -188,7 +180,7 @@ impl Exposition {
         }
     }
 
-    /// A line that follows another.
+    /// The `_created` line after another line; empty if there is none.
     fn created(&self, name: &str, labels: &Labels<'_>, time: Option<Time>) -> String {
         let Some(time) = time.filter(|_| self.snapshot.exposition.created) else {
             return String::new();
@@ -206,10 +198,10 @@ fn exemplar_text(clock: Clock, exemplar: Option<&Exemplar>, value: f64) -> Strin
     })
 }
 
-/// The labels of a series, escaped once: a histogram has them on each of its lines.
+/// The labels of a series, escaped once: a histogram repeats them on each of its lines.
 struct Labels<'a> {
     text: String,
-    /// The length of what is in front of the last value.
+    /// The length of the text before the last value.
     key: usize,
     last: &'a str,
 }
@@ -231,7 +223,7 @@ impl<'a> Labels<'a> {
     }
 }
 
-/// As one label, whose name is all that is in front of the last value: names are written as they are.
+/// Encodes the labels as one label: names are not escaped, so its name is the text before the last value.
 impl EncodeLabelSet for Labels<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         match self.text.get(..self.key) {

@@ -1,4 +1,4 @@
-//! The schemas that were chosen, put together.
+//! The chosen schemas, combined.
 
 use std::{fmt, str::FromStr};
 
@@ -8,11 +8,11 @@ use crate::metrics::{Buckets, Recording, exposition::Kind};
 /// A schema of metric names and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Schema {
-    /// go-grpc-prometheus and the Prometheus provider of go-grpc-middleware.
+    /// go-grpc-prometheus, and the Prometheus provider of go-grpc-middleware.
     Go,
     /// py-async-grpc-prometheus.
     Python,
-    /// `grpc_requests_total` and the like, as services in Python often have them.
+    /// `grpc_requests_total` and similar names, which are common in Python services.
     Requests,
     /// py-async-grpc-prometheus with `legacy=True`.
     Legacy,
@@ -45,12 +45,11 @@ impl Schema {
         }
     }
 
-    /// Bounds that its histograms have where none are chosen, beside those of [`Buckets::default`],
-    /// in microseconds.
+    /// The default bounds of its histograms, in microseconds, in addition to those of [`Buckets::default`].
     fn bounds_us(self) -> &'static [u64] {
         match self {
             Self::Go => &[],
-            // Those of prometheus_client, and the conventions' advice.
+            // The bounds of prometheus_client, which the conventions also recommend.
             Self::Python | Self::Requests | Self::Legacy | Self::Otel => {
                 &[75_000, 750_000, 7_500_000]
             }
@@ -75,7 +74,7 @@ impl fmt::Display for Schema {
     }
 }
 
-/// Schemas that go together, and what no library has.
+/// The families of schemas that can be combined, and the families that no library has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schemas {
     chosen: Vec<Schema>,
@@ -90,8 +89,8 @@ impl Default for Schemas {
 }
 
 impl Schemas {
-    /// Puts the families of several schemas together. What two have under one name is one family with
-    /// the labels of both, if it tells the same in the same words; else the two do not go together.
+    /// Combines the families of several schemas. A family that two of them have under one name gets the labels of both. If
+    /// its value or a label differs, it is an error.
     pub fn new(schemas: impl IntoIterator<Item = Schema>) -> Result<Self, Clash> {
         let mut this = Self { chosen: Vec::new(), families: Vec::new() };
         for schema in schemas {
@@ -133,40 +132,35 @@ impl Schemas {
         Ok(())
     }
 
-    /// In the order in which they were chosen.
-    pub fn chosen(&self) -> &[Schema] {
-        &self.chosen
-    }
-
     pub(super) fn families(&self) -> &[CallFamily] {
         &self.families
     }
 
-    /// The bounds of histograms where none are chosen: all that the schemas' own libraries have.
+    /// The default bounds of histograms: all that the libraries of the schemas have.
     pub fn default_buckets(&self) -> Buckets {
         let more = self.chosen.iter().flat_map(|schema| schema.bounds_us());
         Buckets::default().and_microseconds(more.copied())
     }
 
-    /// What has to be recorded for these schemas.
+    /// The statistics that must be recorded for these schemas.
     pub fn recording(&self, buckets: Buckets, exponential: bool) -> Recording {
-        let told = |values: &[Value]| self.families.iter().any(|f| values.contains(&f.value));
+        let has = |values: &[Value]| self.families.iter().any(|f| values.contains(&f.value));
         Recording {
             buckets,
             exponential,
-            by_code: told(&[Value::HandlingByCode]),
-            between_messages: told(&[Value::Receiving, Value::Sending]),
+            by_code: has(&[Value::HandlingByCode]),
+            between_messages: has(&[Value::Receiving, Value::Sending]),
         }
     }
 }
 
-/// Two schemas that have a family of the same name with something else in it.
+/// The error if two schemas have a family with the same name and different values or labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clash {
     schemas: [Schema; 2],
     family: &'static str,
     kind: Kind,
-    /// The label that says different things; if none does, the values do.
+    /// The label that differs; `None` if the value does.
     label: Option<(&'static str, [LabelSource; 2])>,
 }
 

@@ -1,5 +1,5 @@
-//! The schema of go-grpc-prometheus and of its successor, the Prometheus provider of
-//! go-grpc-middleware, so that dashboards and alerts made for them work.
+//! The schema of go-grpc-prometheus and of its successor, the Prometheus provider of go-grpc-middleware, so that
+//! dashboards and alerts for them work.
 
 use super::{
     CallFamily,

@@ -1,6 +1,5 @@
-//! Names and labels of the metrics about calls. A schema is a rendering of the same statistics: a
-//! table of families, each with its value and its labels. A library that has go's families under
-//! other names has rules instead of a table.
+//! The names and labels of the metrics about calls. A schema is a table of families, each with a value of the statistics
+//! and its labels. A library that has go's families under other names has rules instead of a table.
 
 mod chosen;
 mod go;
@@ -26,10 +25,10 @@ pub(super) use write::write;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CallFamily {
     family: Family,
-    /// The role of the calls.
+    /// The side of the calls.
     role: Role,
     value: Value,
-    /// Labels beside those of the process.
+    /// The labels, without those of the process.
     labels: Cow<'static, [LabelSpec]>,
 }
 
@@ -64,7 +63,7 @@ enum LabelSource {
     Path,
     /// `package.Service/Method`
     FullMethod,
-    /// `NOT_FOUND`, where OpenTelemetry takes the code for an error; else the label is not there.
+    /// `NOT_FOUND`; no label if OpenTelemetry does not count the code as an error.
     ErrorType,
     /// The same value for all calls.
     Constant(&'static str),
@@ -75,7 +74,7 @@ enum LabelSource {
 enum Spelling {
     /// grpc-go's.
     Go,
-    /// grpcio's, and of gRPC's specification.
+    /// grpcio's, and that of gRPC's specification.
     Python,
 }
 
@@ -107,7 +106,7 @@ enum Value {
     Started,
     /// Ended calls by code.
     Handled,
-    /// Failed calls by code, without those whose code was not seen.
+    /// Failed calls by code, without calls whose code was not seen.
     Errors,
     Received,
     ReceivedBytes,
@@ -120,9 +119,9 @@ enum Value {
     HandlingByCode,
     /// A distribution.
     FirstMessage,
-    /// A distribution: from one received message to the next.
+    /// A distribution of times from one received message to the next.
     Receiving,
-    /// A distribution: from one sent message to the next.
+    /// A distribution of times from one sent message to the next.
     Sending,
     /// Open connections of a process.
     Connections,

@@ -1,8 +1,8 @@
-//! The names of OpenTelemetry's semantic conventions for RPC, release candidate of 1.40, as its
-//! Prometheus exporters spell them.
+//! The names of OpenTelemetry's semantic conventions for RPC, release candidate of 1.40, as spelled by its Prometheus
+//! exporters.
 //!
-//! `server.address` and `server.port`, which the conventions ask for, are not told: the peers of a
-//! node are many, and a server knows only its own address.
+//! The labels `server.address` and `server.port` of the conventions are not published: a node has many peers, and a server
+//! knows only its own address.
 
 use super::{
     CallFamily,

@@ -1,9 +1,8 @@
-//! The schemas of py-async-grpc-prometheus 0.2.0, its texts to the letter.
+//! The schemas of py-async-grpc-prometheus 0.2.0, with its exact texts.
 //!
-//! What it calls receiving and sending of a message is not on the wire: how long an application waits
-//! for a message, or a library until its message is taken. For each message of a client the time since
-//! the message before it in the same direction (or since the request headers) to its end is published
-//! instead: how long the stream was without a message.
+//! Its times of receiving and sending a message are not on the wire: how long an application waits for a message, or a
+//! library until its message is taken. Instead, for each message of a client, the time since the previous message in the
+//! same direction (or since the request headers) is published: how long the stream was without a message.
 
 use super::{
     CallFamily,
@@ -46,7 +45,7 @@ pub(super) static RULES: Rules = Rules {
     ],
 };
 
-/// With `legacy=True`.
+/// The schema with `legacy=True`.
 pub(super) static LEGACY_RULES: Rules = Rules {
     spelling: Python,
     labels: &[("grpc_code", "code")],

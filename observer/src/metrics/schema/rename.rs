@@ -1,15 +1,15 @@
-//! Schemas that are go's under other names: what differs is a rule.
+//! Schemas that are like go's under other names, as rules for the differences.
 
 use super::{CallFamily, LabelSource, Spelling, go};
 
 /// A library's names of go's families and labels.
 pub(super) struct Rules {
     pub(super) spelling: Spelling,
-    /// Go's name of a label, and the library's.
+    /// Go's name of a label, and the library's name.
     pub(super) labels: &'static [(&'static str, &'static str)],
-    /// Go's name of a family; the library's, and its help.
+    /// Go's name of a family, the library's name, and its help.
     pub(super) families: &'static [(&'static str, &'static str, &'static str)],
-    /// Families that go has not.
+    /// Families that go does not have.
     pub(super) more: &'static [CallFamily],
 }
 

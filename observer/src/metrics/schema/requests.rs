@@ -1,6 +1,5 @@
-//! A few names that services in Python often give their metrics, by hand: of what the process serves.
-//! What it calls itself is not told, as a method that is served by one process and called by another
-//! would be counted twice.
+//! A few names that are common in Python services that write their metrics by hand, for the calls that a process serves.
+//! The calls that it makes are left out: a call between two processes would be counted twice.
 
 use super::{
     CallFamily,

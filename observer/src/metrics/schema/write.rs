@@ -1,4 +1,4 @@
-//! Writes the families of calls, whatever their schema.
+//! Writes the families of calls, for every schema.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::metrics::{
 };
 use observer_core::call::{Code, Direction, Role};
 
-/// Writes what is told of the calls of a snapshot.
+/// Writes the families of calls in a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let values = LabelValues::new(snapshot);
     let rows = rows(snapshot, &values);
@@ -39,11 +39,11 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     }
 }
 
-/// Each service of each process once.
+/// Writes each service of each process once.
 fn write_services(of: &[LabelSpec], rows: &[Row<'_>], series: &mut Series<'_>) {
-    let mut told = BTreeSet::new();
+    let mut written = BTreeSet::new();
     for row in rows {
-        if told.insert((row.method.service, row.process)) {
+        if written.insert((row.method.service, row.process)) {
             series(&labels(of, row, Of::AllCalls), Published::Info);
         }
     }
@@ -81,7 +81,7 @@ impl Writer<'_> {
             Value::FirstMessage => self.histogram(&series.first_message, Of::AllCalls),
             Value::Receiving => self.between_messages(Direction::Received),
             Value::Sending => self.between_messages(Direction::Sent),
-            // Of no row.
+            // Not written by row.
             Value::Connections | Value::Service => {}
         }
     }
@@ -93,10 +93,10 @@ impl Writer<'_> {
         (self.to)(&labels, Published::Counter(counter));
     }
 
-    /// A series per code that was seen, of those that are to be told.
-    fn handled(&mut self, is_told: fn(Option<Code>) -> bool) {
+    /// Writes a series for each code that `includes` accepts.
+    fn handled(&mut self, includes: fn(Option<Code>) -> bool) {
         let ends = self.row.series.ends();
-        for (code, count, exemplar) in ends.filter(|(code, ..)| is_told(*code)) {
+        for (code, count, exemplar) in ends.filter(|(code, ..)| includes(*code)) {
             let labels = labels(&self.family.labels, self.row, Of::EndedWith(code));
             let created = Some(self.row.series.created_ns);
             let counter = Counter { value: count.into(), exemplar, created };
@@ -110,7 +110,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes nothing without observations.
+    /// Writes a histogram; nothing without observations.
     fn histogram(&mut self, histogram: &Histogram, of: Of) {
         if histogram.count() > 0 {
             let labels = labels(&self.family.labels, self.row, of);
@@ -121,7 +121,7 @@ impl Writer<'_> {
     }
 }
 
-/// The calls of a row that a series is about.
+/// The calls of a row in a series.
 #[derive(Clone, Copy)]
 enum Of {
     AllCalls,
@@ -154,7 +154,7 @@ fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
     })
 }
 
-/// Whether OpenTelemetry takes it for an error: a server is not to blame for all codes.
+/// Whether OpenTelemetry counts a code as an error: a server is not responsible for all codes.
 ///
 /// Source: `rpc.response.status_code` in the semantic conventions for gRPC.
 fn is_error(role: Role, code: Code) -> bool {

@@ -1,4 +1,4 @@
-//! The whole text of a scrape.
+//! Tests of the exact text of a scrape.
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers, exact in a double")]
 
@@ -22,17 +22,17 @@ use observer_core::{
     protocol::Streams,
 };
 
-/// Statistics with a few buckets, and who and what they speak of.
+/// Statistics with a few buckets, and the processes and paths in them.
 pub(super) struct Scenario {
     statistics: Statistics,
     processes: Processes,
-    /// From number 2 on.
+    /// The texts of paths, from number 2 on.
     paths: Vec<String>,
     daemon: Daemon,
     exposition: ExpositionConfig,
 }
 
-/// A call of a process in the pod of this UID.
+/// A snapshot with a call of a process in the pod with this UID.
 #[cfg(feature = "kubernetes")]
 pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
     let mut scenario = Scenario::new();
@@ -44,7 +44,7 @@ pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
     scenario.snapshot()
 }
 
-/// What runs in the processes of a scenario.
+/// The source of details about the processes of a scenario.
 #[derive(Debug, Default)]
 struct Told(Option<Identity>);
 
@@ -98,12 +98,12 @@ impl Scenario {
         self.processes.seen(pid, 1, Some(Comm::truncated(comm))).id
     }
 
-    /// What runs in the processes that were seen since the last time.
+    /// Sets the details of the processes that were seen since the last call.
     fn tell(&mut self, identity: Identity) {
         self.processes.lookup(Told(Some(identity))).answer();
     }
 
-    /// A whole unary call.
+    /// Adds a whole unary call.
     fn call(&mut self, key: CallKey, code: Option<Code>, elapsed_ns: u64) {
         let (request, response) = match key.role {
             Role::Server => (Direction::Received, Direction::Sent),
@@ -131,7 +131,7 @@ impl Scenario {
     }
 }
 
-/// A snapshot of the statistics, in which these are the paths from number 2 on.
+/// A snapshot of the statistics, with these paths from number 2 on.
 pub(crate) fn snapshot_of(
     statistics: Statistics,
     paths: &[impl AsRef<str>],
@@ -148,7 +148,7 @@ pub(crate) fn snapshot_of(
     }
 }
 
-/// What OpenMetrics text says, read strictly.
+/// Parses OpenMetrics text strictly.
 pub(super) fn read(text: &str) -> Metrics {
     let metrics = Metrics::parse(text).unwrap();
     metrics.is_the_daemons().unwrap();
@@ -263,7 +263,7 @@ fn the_whole_text() {
     }
 }
 
-/// The families of each schema, without what is told with all of them.
+/// Checks the families of each schema, without those that are published with every schema.
 #[test]
 fn the_text_of_each_schema() {
     let rows = [
@@ -349,7 +349,7 @@ fn nothing_seen_is_no_family_of_calls() {
     assert!(text.contains("\nobserver_records_total 0\n"));
 }
 
-/// A path and a name as they come; service, method and process as a reader gets them.
+/// A path and a name as bytes, and the labels for service, method and process.
 type Trip<'a> = (&'a [u8], &'a [u8], &'a str, &'a str, &'a str);
 
 #[test]
@@ -402,7 +402,7 @@ fn one_pid_and_name_is_one_series() {
     scenario.call(key, Some(Code::Ok), 300_000_000);
     scenario.call(key, None, 1);
     scenario.statistics.connection_opened(key.process, Role::Client);
-    // The same pid under another name is told apart.
+    // The same pid with another name is another process.
     scenario.processes.exited(7, 4);
     key.process = scenario.processes.seen(7, 5, Some(Comm::truncated(b"y"))).id;
     scenario.call(key, Some(Code::Ok), 1);
@@ -548,7 +548,7 @@ fn default_buckets_are_rendered() {
     assert!(text.contains("le=\"0.0001\"") && text.contains("le=\"10.0\""), "{text}");
 }
 
-/// A call, as far as the counters tell it.
+/// A call, as far as the counters show it.
 #[derive(Clone, Debug)]
 struct Call {
     pid: u32,
@@ -664,7 +664,7 @@ fn more_labels_are_on_every_series_of_a_process() {
     }
 }
 
-/// The end of a unary call, all of which was seen.
+/// The end of a unary call that was seen completely.
 pub(crate) fn unary(code: Option<Code>, elapsed_ns: u64) -> Ended {
     Ended {
         code,

@@ -1,9 +1,7 @@
-//! What people look at: the figures of a moment as one model, which the page, `observer top` and
-//! scripts (`/api/v1/view`) share.
+//! The view: the figures of a moment as one model, for the page, `observer top` and scripts (`/api/v1/view`).
 //!
-//! [`Sampler::sample`] turns snapshots, about a second apart, into [`Model`]s: totals since the
-//! daemon's start, as in a scrape, and figures of the last ten seconds, which Prometheus would work
-//! out itself. No I/O and no clock.
+//! [`Sampler::sample`] turns snapshots, about a second apart, into [`Model`]s. They have totals since the daemon's start,
+//! as in a scrape, and figures of the last ten seconds, which Prometheus would compute itself. No I/O and no clock.
 
 mod model;
 mod order;

@@ -1,4 +1,4 @@
-//! The model, as it is in JSON.
+//! The model, with the names of its JSON.
 
 use std::borrow::Cow;
 
@@ -10,53 +10,51 @@ use crate::metrics::ConnectionsByProtocol;
 /// The figures of a moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
-    /// Which sample of those that were taken one after the other, from 1 on. After a while in which
-    /// nobody looked they begin anew.
+    /// The number of the sample, from 1 on. After a while without viewers, sampling starts again from 1.
     pub sample: u64,
-    /// What the recent figures are of, up to ten seconds; none in the first sample, when they are not
-    /// known.
+    /// The length of the window of recent figures, up to ten seconds; `None` in the first sample, when they are not known.
     pub window_seconds: Option<f64>,
-    /// Upper bounds of the latency buckets, ascending; one more, without bound, follows the last.
+    /// Upper bounds of the latency buckets, ascending. One more bucket, without a bound, follows the last.
     pub bounds_seconds: Vec<f64>,
     /// A summary of all rows.
     pub summary: Summary,
-    /// Rows, sorted by role, method and process.
+    /// Rows, sorted by side, method and process.
     pub rows: Vec<Row>,
-    /// Rows that there was no room for: of those that did least.
+    /// Number of rows that were left out for lack of room: those with the fewest calls.
     pub rows_left_out: usize,
     /// Open connections by process.
     pub connections: Vec<ConnectionsOf>,
-    /// The daemon itself.
+    /// The daemon's own figures.
     pub daemon: DaemonFigures,
 }
 
 /// The summary of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Calls per second that the processes of this node serve; none in the first sample.
+    /// Calls per second that the processes of this node serve; `None` in the first sample.
     pub server_rate: Option<f64>,
-    /// Calls per second that they make.
+    /// Calls per second that they make; `None` in the first sample.
     pub client_rate: Option<f64>,
-    /// Calls that they are serving.
+    /// Calls in flight at servers.
     pub server_in_flight: u64,
-    /// Calls that they wait for.
+    /// Calls in flight at clients.
     pub client_in_flight: u64,
-    /// How many rows have calls that failed in the last seconds.
+    /// Number of rows with calls that failed in the last seconds.
     pub failing_rows: usize,
-    /// The row with most of those, by its index in [`Model::rows`].
+    /// The row with most failed calls in the last seconds, by its index in [`Model::rows`].
     pub most_failing: Option<usize>,
-    /// The unary method with the highest p99, likewise.
+    /// The row of a unary method with the highest p99, by its index in [`Model::rows`].
     pub slowest_unary: Option<usize>,
 }
 
-/// The calls of a method at one end: at a process that serves it, or at one that calls it.
+/// The calls of a method at one side: at a process that serves it, or at one that calls it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The process's name.
+    /// The name of the process.
     pub process: String,
     /// The pid of the process.
     pub pid: u32,
-    /// The role of the process.
+    /// The side of the process.
     pub role: Role,
     /// The value of the label `grpc_service`.
     pub service: String,
@@ -64,13 +62,13 @@ pub struct Row {
     pub method: String,
     /// The value of the label `grpc_type`.
     pub grpc_type: Cow<'static, str>,
-    /// Calls that have begun and not ended.
+    /// Calls that have started and not ended.
     pub in_flight: u64,
-    /// Since the daemon's start.
+    /// Figures since the daemon's start.
     pub total: Totals,
-    /// Figures of the last seconds: [`Model::window_seconds`].
+    /// Figures of the last [`Model::window_seconds`].
     pub recent: Recent,
-    /// Since the sample before this one.
+    /// Calls that ended since the previous sample.
     pub last: Counts,
 }
 
@@ -80,39 +78,39 @@ impl Row {
         (self.role, &self.service, &self.method, &self.process, self.pid)
     }
 
-    /// Service and method in one, as in the request, without its first slash.
+    /// Service and method in one text, as in the request, without the first slash.
     pub fn path(&self) -> String {
         let Self { service, method, .. } = self;
         if service.is_empty() { method.clone() } else { format!("{service}/{method}") }
     }
 }
 
-/// Calls that ended in some time.
+/// Calls that ended in a period.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// All calls.
+    /// Number of calls.
     pub ended: u64,
-    /// With another code than OK.
+    /// Calls with a code other than OK.
     pub failed: u64,
-    /// With a code that was not seen.
+    /// Calls whose code was not seen.
     pub code_not_seen: u64,
-    /// Calls by handling time, one number per bucket, not cumulative; empty if all are 0.
+    /// Calls by handling time, one number for each bucket, not cumulative; empty if all are 0.
     pub latency: Vec<u64>,
 }
 
-/// Calls of one code.
+/// The calls with one status code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallsOfCode {
     /// The value of the label `grpc_code`.
     pub code: Cow<'static, str>,
-    /// How many.
+    /// Number of calls.
     pub calls: u64,
 }
 
-/// Since the daemon's start.
+/// Figures of a row since the daemon's start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Calls whose beginning was seen.
+    /// Calls whose start was seen.
     pub started: u64,
     /// Calls that ended.
     #[serde(flatten)]
@@ -122,22 +120,22 @@ pub struct Totals {
     /// Quantiles of [`Counts::latency`].
     #[serde(flatten)]
     pub quantiles: Quantiles,
-    /// Messages that the process read.
+    /// Messages that the process received.
     pub received: Traffic,
-    /// Messages that it wrote.
+    /// Messages that the process sent.
     pub sent: Traffic,
 }
 
-/// Messages.
+/// Messages in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// How many.
+    /// Number of messages.
     pub messages: u64,
-    /// Their lengths on the wire.
+    /// Their bytes, as encoded on the wire.
     pub bytes: u64,
 }
 
-/// Estimates of handling times in seconds; none without calls. A time at the last bound may be longer.
+/// Estimated quantiles of handling times in seconds; `None` without calls. A time at the last bound may be longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Quantiles {
@@ -146,15 +144,15 @@ pub struct Quantiles {
     pub p99: Option<f64>,
 }
 
-/// Figures of the last seconds.
+/// Figures of a row in the last seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recent {
     /// Calls that ended.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Ended calls per second; none in the first sample.
+    /// Ended calls per second; `None` in the first sample.
     pub rate: Option<f64>,
-    /// The share of calls with another code than OK among those whose code was seen; none without.
+    /// The share of failed calls among those whose code was seen; `None` without such calls.
     pub error_ratio: Option<f64>,
     /// Quantiles of [`Counts::latency`].
     #[serde(flatten)]
@@ -164,56 +162,56 @@ pub struct Recent {
 /// Open connections of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionsOf {
-    /// The process's name.
+    /// The name of the process.
     pub process: String,
     /// The pid of the process.
     pub pid: u32,
-    /// The role of the process.
+    /// The side of the process.
     pub role: Role,
-    /// How many.
+    /// Number of open connections.
     pub open: u64,
 }
 
-/// The daemon itself; counts are since its start.
+/// The daemon's own figures. Counters count since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DaemonFigures {
-    /// Another number in each daemon, so that a restart is seen.
+    /// A random number that differs after a restart.
     pub instance: u32,
     /// The daemon's version.
     pub version: Cow<'static, str>,
-    /// How its programs are attached to the kernel.
+    /// The name of the backend in use.
     pub backend: String,
-    /// When it started, since the Unix epoch.
+    /// Start time since the Unix epoch.
     pub start_time_seconds: Option<f64>,
-    /// CPU time, user and system.
+    /// User and system CPU time.
     pub cpu_seconds: Option<f64>,
-    /// CPUs in use, in the last seconds.
+    /// Number of CPUs in use, in the last seconds.
     pub cpu_ratio: Option<f64>,
     /// Resident memory.
     pub resident_memory_bytes: Option<u64>,
-    /// Records read from the kernel.
+    /// Number of records read from the kernel.
     pub records: u64,
-    /// HTTP/2 streams open now.
+    /// Number of open HTTP/2 streams.
     pub streams: u64,
-    /// Connections open now.
+    /// Number of open connections.
     pub connections: Connections,
-    /// Connections seen.
+    /// Number of connections seen, by protocol.
     pub connections_seen: ConnectionsByProtocol,
-    /// Ended calls by what was seen of them.
+    /// Ended calls, by what is known about them.
     pub calls: CallsSeen,
     /// Gaps by cause; causes that did not occur are left out.
     pub losses: Vec<Loss>,
 }
 
-/// Something that was not seen, or not told apart.
+/// Events in which the daemon missed something, of one cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// The label `cause` of `observer_gaps_total`, or a metric's name without `observer_`.
     pub cause: Cow<'static, str>,
-    /// How often.
+    /// Number of events.
     pub events: u64,
-    /// How often in the last seconds.
+    /// Number of events in the last seconds.
     pub recent: u64,
-    /// Bytes, as far as they are known.
+    /// Number of bytes that were missed, as far as it is known.
     pub bytes: u64,
 }

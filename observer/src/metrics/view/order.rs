@@ -1,67 +1,47 @@
-//! Which rows are shown, and in which order.
+//! The order of rows, and the filter that selects them.
 
 use std::cmp::Ordering;
 
+use clap::ValueEnum;
+
 use super::{Model, Row};
 
-/// What rows are sorted by. Numbers descend, so that what needs a look is at the top; what is alike
-/// is in the order of the model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// An order of rows, in the order of the columns. Numbers descend, so that rows that need attention are at the top. Equal
+/// rows are in the order of the model. The comments are the help of `--sort`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Order {
+    /// Name and pid of the process.
+    Process,
+    /// Service and method.
+    Method,
+    /// Calls per second.
+    Rate,
     /// Calls that failed in the last seconds; then the rate.
     #[default]
     Errors,
-    /// Calls per second.
-    Rate,
     /// Calls in flight.
     InFlight,
     /// The median of handling times.
     P50,
-    /// Nine of ten are shorter.
+    /// The 90th percentile of handling times.
     P90,
-    /// 99 of 100 are shorter.
+    /// The 99th percentile of handling times.
     P99,
     /// All calls.
     Calls,
-    /// Process, then method.
-    Process,
-    /// Service and method.
-    Method,
 }
 
 impl Order {
-    /// All orders, in the order of the columns.
-    pub const ALL: [Self; 9] = [
-        Self::Process,
-        Self::Method,
-        Self::Rate,
-        Self::Errors,
-        Self::InFlight,
-        Self::P50,
-        Self::P90,
-        Self::P99,
-        Self::Calls,
-    ];
-
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Errors => "errors",
-            Self::Rate => "rate",
-            Self::InFlight => "in-flight",
-            Self::P50 => "p50",
-            Self::P90 => "p90",
-            Self::P99 => "p99",
-            Self::Calls => "calls",
-            Self::Process => "process",
-            Self::Method => "method",
-        }
+    /// The name on the command line and the page.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("every order can be chosen");
+        value.get_name().to_owned()
     }
 
-    /// How two rows stand; never equal but for the same row.
+    /// Compares two rows. Only a row with itself is equal.
     pub fn compare(self, a: &Row, b: &Row) -> Ordering {
         let descending = |figure: fn(&Row) -> f64| figure(b).total_cmp(&figure(a));
-        // Of rows that are both idle, those that have failed at all come first.
+        // Among idle rows, those with failed calls come first.
         let then = || descending(|row| row.recent.counts.ended as f64);
         let by_figure = match self {
             Self::Errors => descending(|row| row.recent.counts.failed as f64)
@@ -80,18 +60,18 @@ impl Order {
     }
 }
 
-/// Words that must all be in a row: in its process's name or number, service, method, type or role.
-/// Case does not matter.
+/// Words that a row must all contain, in the name or pid of its process, its role, type, service or method. Case does not
+/// matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter(Vec<String>);
 
 impl Filter {
-    /// Words between spaces.
+    /// A filter with the words of a text.
     pub fn new(text: &str) -> Self {
         Self(text.split_whitespace().map(str::to_lowercase).collect())
     }
 
-    /// Whether a row has all the words.
+    /// Whether a row contains all words.
     pub fn admits(&self, row: &Row) -> bool {
         if self.0.is_empty() {
             return true;
@@ -104,7 +84,7 @@ impl Filter {
 }
 
 impl Model {
-    /// The rows that the filter admits, in this order.
+    /// The rows that the filter admits, in an order.
     pub fn ordered(&self, order: Order, filter: &Filter) -> Vec<&Row> {
         let mut rows: Vec<&Row> = self.rows.iter().filter(|row| filter.admits(row)).collect();
         rows.sort_by(|a, b| order.compare(a, b));

@@ -1,10 +1,9 @@
 //! Quantiles of histograms.
 
-/// The value below which this share of the observations is, as Prometheus' `histogram_quantile`
-/// works it out: linear within the bucket that has the rank, from 0 in the first one. In the bucket
-/// beyond the last bound it is that bound, which is then too low. `None` without observations.
+/// Estimates a quantile like Prometheus' `histogram_quantile`: linear within the bucket with the rank, from 0 in the first
+/// one. In the bucket above the last bound it returns that bound, which is too low. `None` without observations.
 ///
-/// `counts` are those of each bucket alone, one more than there are bounds.
+/// `counts` are not cumulative, and there is one more of them than `bounds`.
 pub fn quantile(share: f64, bounds: &[f64], counts: &[u64]) -> Option<f64> {
     let all: u64 = counts.iter().sum();
     if all == 0 {

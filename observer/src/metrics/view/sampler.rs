@@ -1,6 +1,8 @@
-//! From snapshots to models.
+//! Turns snapshots into models.
 
-use std::{borrow::Cow, cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, cmp::Reverse, collections::VecDeque, ops::AddAssign, sync::Arc, time::Duration,
+};
 
 use rustc_hash::FxHashMap;
 
@@ -14,21 +16,21 @@ use crate::metrics::{
 };
 use observer_core::call::{Code, Role};
 
-/// What recent figures are of: short enough to show what happens, long enough for quantiles.
+/// The window of recent figures: short enough to show what happens, long enough for quantiles.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// Rows of a model. What many lookers-on are sent every second is bounded.
+/// Maximum number of rows in a model: many viewers get one every second.
 pub const MAX_ROWS: usize = 1000;
 
 /// Turns snapshots into models.
 ///
-/// It keeps the totals of each series and what was added to those that had calls within the
-/// [`WINDOW`]: about 0.3 kB a series, and as much again for each second in which it had calls.
+/// It keeps the totals of each series, and what was added to them within the [`WINDOW`]: about 0.3 kB for each series, and
+/// as much again for each second in which it had calls.
 #[derive(Debug, Default)]
 pub struct Sampler {
     instance: u32,
     samples: u64,
-    /// When samples were taken: the last one before the window, and those within.
+    /// The times of samples: the last one before the window, and those within it.
     times: VecDeque<(u64, Duration)>,
     tracks: FxHashMap<Key, Track<Counts>>,
     losses: FxHashMap<&'static str, Track<u64>>,
@@ -56,28 +58,27 @@ impl Key {
     }
 }
 
-/// A total, and what was added to it in each of the last samples in which it grew.
+/// A total, and what was added to it in each sample of the window in which it grew.
 #[derive(Debug, Default)]
 struct Track<T> {
     total: T,
     added: VecDeque<(u64, T)>,
 }
 
-/// Counts that add up.
-trait Additive: Default {
-    fn is_nothing(&self) -> bool;
-    fn add(&mut self, other: &Self);
-    /// What was added since; all of it if this is less than before: a count that began anew.
+/// Figures that add up.
+trait Additive: Default + for<'a> AddAssign<&'a Self> {
+    fn is_zero(&self) -> bool;
+    /// The difference from an earlier total. If that is larger, the count has started again, and all of it is new.
     fn since(&self, before: &Self) -> Self;
 }
 
 impl Sampler {
-    /// One that has taken no sample; see [`DaemonFigures::instance`].
+    /// Creates a sampler whose models have this [`DaemonFigures::instance`].
     pub fn new(instance: u32) -> Self {
         Self { instance, ..Self::default() }
     }
 
-    /// The figures of this moment: `now` is of any clock that never goes back.
+    /// Takes a sample. `now` is the time of any clock that never goes back.
     pub fn sample(&mut self, snapshot: &Snapshot, now: Duration) -> Model {
         let first = self.samples == 0;
         self.samples += 1;
@@ -120,14 +121,14 @@ impl Sampler {
         }
     }
 
-    /// Series that are gone are forgotten.
+    /// The rows of a sample. Forgets series that are gone.
     fn rows(&mut self, rows: &[rows::Row<'_>], moment: Moment, bounds: &[f64]) -> Vec<Row> {
         let mut before = std::mem::take(&mut self.tracks);
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
             let key = Key::of(row);
             let track = before.remove(&key);
-            // What is new since the first sample has begun since.
+            // All calls of a series that is new since the first sample are new too.
             let seen = track.is_some() || !moment.first;
             let mut track = track.unwrap_or_default();
             let last = track.advance(counts(&row.series), moment, seen);
@@ -209,21 +210,20 @@ impl Sampler {
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     sample: u64,
-    /// The sample that the window begins with.
+    /// The sample at the start of the window.
     base: u64,
     first: bool,
     window_seconds: Option<f64>,
 }
 
 impl<T: Additive + Clone> Track<T> {
-    /// Takes the total of now; returns what was added, which is nothing unless the total before was
-    /// `seen`.
+    /// Takes the present total. Returns what was added: nothing if the previous total was not `seen`.
     fn advance(&mut self, total: T, moment: Moment, seen: bool) -> T {
         while self.added.front().is_some_and(|&(sample, _)| sample <= moment.base) {
             self.added.pop_front();
         }
         let added = if seen { total.since(&self.total) } else { T::default() };
-        if !added.is_nothing() {
+        if !added.is_zero() {
             self.added.push_back((moment.sample, added.clone()));
         }
         self.total = total;
@@ -234,19 +234,15 @@ impl<T: Additive + Clone> Track<T> {
     fn recent(&self) -> T {
         let mut sum = T::default();
         for (_, added) in &self.added {
-            sum.add(added);
+            sum += added;
         }
         sum
     }
 }
 
 impl Additive for u64 {
-    fn is_nothing(&self) -> bool {
+    fn is_zero(&self) -> bool {
         *self == 0
-    }
-
-    fn add(&mut self, other: &Self) {
-        *self += other;
     }
 
     fn since(&self, before: &Self) -> Self {
@@ -255,12 +251,8 @@ impl Additive for u64 {
 }
 
 impl Additive for f64 {
-    fn is_nothing(&self) -> bool {
+    fn is_zero(&self) -> bool {
         *self <= 0.0
-    }
-
-    fn add(&mut self, other: &Self) {
-        *self += other;
     }
 
     fn since(&self, before: &Self) -> Self {
@@ -268,12 +260,8 @@ impl Additive for f64 {
     }
 }
 
-impl Additive for Counts {
-    fn is_nothing(&self) -> bool {
-        self.ended == 0
-    }
-
-    fn add(&mut self, other: &Self) {
+impl AddAssign<&Self> for Counts {
+    fn add_assign(&mut self, other: &Self) {
         let Self { ended, failed, code_not_seen, latency } = other;
         self.ended += ended;
         self.failed += failed;
@@ -282,6 +270,12 @@ impl Additive for Counts {
         for (to, from) in self.latency.iter_mut().zip(latency) {
             *to += from;
         }
+    }
+}
+
+impl Additive for Counts {
+    fn is_zero(&self) -> bool {
+        self.ended == 0
     }
 
     fn since(&self, before: &Self) -> Self {
@@ -303,7 +297,7 @@ impl Additive for Counts {
     }
 }
 
-/// A row is of a name and a pid, whatever else the series of a scrape tell of their process.
+/// The snapshot without further labels: a row is for a name and a pid, whatever labels the series of a scrape have.
 fn by_name_and_pid(snapshot: &Snapshot) -> Snapshot {
     let exposition =
         ExpositionConfig { labels: Vec::new(), ..snapshot.exposition.as_ref().clone() };
@@ -314,7 +308,7 @@ fn counts(series: &Series) -> Counts {
     let ok = series.handled.get(Code::Ok as usize).copied().unwrap_or(0);
     Counts {
         ended: series.ended(),
-        // A code that was not seen is not an error that was.
+        // A code that was not seen is not an error.
         failed: series.ended() - series.handled_code_not_seen - ok,
         code_not_seen: series.handled_code_not_seen,
         latency: series.handling.counts().to_vec(),
@@ -363,7 +357,7 @@ fn totals(series: &Series, bounds: &[f64]) -> Totals {
     }
 }
 
-/// As many as there is room for, in the order in which they were; and how many others there were.
+/// The most active rows, at most [`MAX_ROWS`], in their order; and the number of those that were left out.
 fn most_active(mut rows: Vec<Row>) -> (Vec<Row>, usize) {
     let left_out = rows.len().saturating_sub(MAX_ROWS);
     if left_out > 0 {
@@ -396,8 +390,7 @@ fn sums(rows: &[Row], moment: Moment) -> Summary {
 }
 
 impl Summary {
-    /// Finds the rows that one should look at first. Those of streams may last: how long says
-    /// nothing.
+    /// Finds the rows to look at first. Methods with streams are left out as slowest: streams may last.
     pub fn find_worst(&mut self, rows: &[Row]) {
         let rows = || rows.iter().enumerate();
         let failed = |row: &Row| row.recent.counts.failed;

@@ -1,4 +1,4 @@
-//! Of calls that are made up, second by second. The figures are chosen to be exact in a double.
+//! Tests with invented calls, second by second. The figures are exact in a double.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use observer_core::{
 
 const MS: u64 = 1_000_000;
 
-/// What a daemon has counted, and who looks at it.
+/// The statistics of a daemon, and a sampler.
 struct Scenario {
     statistics: Statistics,
     processes: Processes,
@@ -116,7 +116,7 @@ fn recent_figures_are_of_ten_seconds_and_last_ones_of_one() {
     assert_eq!(scenario.row(12).recent.counts.ended, 52);
     let row = scenario.row(13);
     assert_eq!((row.recent.rate, row.last.ended), (Some(4.9), 0));
-    // Nobody looked for a while: what the time since the last look has is told of that time.
+    // There was no sample for a while: the next one covers the time since the last one.
     let row = scenario.row(63);
     assert_eq!((row.recent.counts.ended, row.recent.rate), (0, Some(0.0)));
     assert_eq!((row.recent.error_ratio, row.recent.quantiles.p99), (None, None));

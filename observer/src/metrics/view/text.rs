@@ -1,10 +1,9 @@
-//! Figures as people read them, the same on the page (`view.js` has the same rules), in a terminal
-//! and in a table.
+//! Figures as texts for people, the same on the page (`view.js` has the same rules), in a terminal and in a table.
 
 /// The text of a figure that is not known.
 pub const NONE: &str = "–";
 
-/// A rate per second: `0`, `0.25`, `12.3`, `1,234`, `1.23 M`.
+/// Formats a rate per second: `0`, `0.25`, `12.3`, `1,234`, `1.23 M`.
 pub fn rate(per_second: Option<f64>) -> String {
     match per_second {
         None => NONE.into(),
@@ -15,7 +14,7 @@ pub fn rate(per_second: Option<f64>) -> String {
     }
 }
 
-/// A number of things: up to a million in full, with commas.
+/// Formats a number: up to a million in full, with commas, else `1.23 M`.
 pub fn count(number: u64) -> String {
     match number {
         0..1_000_000 => grouped(number),
@@ -24,7 +23,7 @@ pub fn count(number: u64) -> String {
     }
 }
 
-/// In full, with commas.
+/// Formats a number in full, with commas.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -37,7 +36,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// A share: `0 %`, `<0.1 %`, `2.5 %`, `100 %`; only what is all is 100 %.
+/// Formats a share: `0 %`, `<0.1 %`, `2.5 %`, `>99.9 %`. Only 1 is `100 %`.
 pub fn percent(share: Option<f64>) -> String {
     match share {
         None => NONE.into(),
@@ -49,14 +48,14 @@ pub fn percent(share: Option<f64>) -> String {
     }
 }
 
-/// A duration; `≥` stands before one at the last bound, beyond which nothing is known.
+/// Formats an estimated latency, with `≥` in front at the last bound: the time may be longer.
 pub fn latency(seconds: Option<f64>, bounds: &[f64]) -> String {
     let Some(seconds) = seconds else { return NONE.into() };
     let text = duration(seconds);
     if bounds.last().is_some_and(|&last| seconds >= last) { format!("≥{text}") } else { text }
 }
 
-/// Three digits of a duration: `95 µs`, `1.25 ms`, `480 ms`, `2.5 s`.
+/// Formats a duration with three digits: `95 µs`, `1.25 ms`, `480 ms`, `2.5 s`.
 pub fn duration(seconds: f64) -> String {
     let (value, unit) = match seconds {
         _ if seconds < 0.000_999_5 => (seconds * 1e6, "µs"),
@@ -73,7 +72,7 @@ pub fn duration(seconds: f64) -> String {
     format!("{text} {unit}")
 }
 
-/// Bytes: `512 B`, `1.5 KiB`, `12 MiB`.
+/// Formats a number of bytes: `512 B`, `1.5 KiB`, `12 MiB`.
 pub fn bytes(number: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if number < 1024 {

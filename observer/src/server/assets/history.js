@@ -1,4 +1,4 @@
-// What the last two minutes had, second by second: kept here, so that the daemon need not.
+// The last two minutes by second, kept here so that the daemon need not keep them.
 
 export const SECONDS = 120;
 
@@ -15,7 +15,7 @@ export class Histories {
     this.#at = null;
   }
 
-  // Takes a sample; seconds of which nothing was heard are null.
+  // Takes a sample. Seconds without a sample are null.
   add(rows, now) {
     const missed = this.#at === null ? 0 : Math.round((now - this.#at) / 1000) - 1;
     this.#at = now;

@@ -72,7 +72,7 @@ export class Table {
     });
     this.#lines = lines;
     while (this.#body.children.length > shown.length) this.#body.lastChild.remove();
-    // What is moved loses the focus.
+    // A moved element loses the focus.
     if (focused?.isConnected && focused !== document.activeElement) {
       focused.focus({ preventScroll: true });
     }
@@ -161,7 +161,7 @@ class Line {
     this.codes.title = all;
     this.codes.replaceChildren();
     const failed = ({ code }) => code !== "OK" && code !== "not_seen";
-    // What failed first: there may be no room for all.
+    // Errors first: there may not be room for all.
     const order = codes.map((_, at) => at).sort((a, b) => failed(codes[b]) - failed(codes[a]));
     for (const at of order) {
       set(append(this.codes, "span", failed(codes[at]) ? "bad" : ""), told[at]);

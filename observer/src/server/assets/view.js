@@ -165,7 +165,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// What is shown.
+// The state of the view.
 
 function tile(id, value, note, bad = false, row = null) {
   const made = place(`tile-${id}`);
@@ -248,7 +248,7 @@ function descends() {
   return ["process", "method"].includes(settings.order) === settings.ascending;
 }
 
-// Where it comes from.
+// The source of samples.
 
 function say(state, words) {
   const told = place("state");
@@ -298,7 +298,7 @@ function listen() {
   };
 }
 
-// A page that nobody sees asks for nothing; and browsers have few connections to one server.
+// A hidden page requests nothing: browsers have few connections to one server.
 function visibility() {
   if (document.visibilityState === "visible") {
     listen();

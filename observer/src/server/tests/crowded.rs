@@ -1,4 +1,4 @@
-//! Many at once, of whom most mean harm.
+//! Many clients at once, most of them hostile.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Places as they are, and no patience.
+/// The usual number of places, and little patience.
 const CROWDED: Bounds = Bounds { silence: Duration::from_millis(20), ..LIMITS.crowd };
 
 #[test]
@@ -17,14 +17,14 @@ fn connections_that_say_nothing_keep_nobody_out() {
     assert_eq!(scraper.request("GET", "/metrics").status(), 200);
     let mut idle: Vec<_> = (0..200).map(|_| served.connect()).collect();
     assert_eq!(served.get("/healthz").status(), 200);
-    // The oldest of those who have not said a word, and none of those who are served.
+    // The oldest silent ones made room, and none that are served.
     assert!(idle[0].rest().is_empty());
     assert_eq!(served.refused("connections"), 200 + 1 - LIMITS.lobby.each as u64);
     assert_eq!(scraper.request("GET", "/metrics").status(), 200);
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(served.get(path).status(), 200, "{path}");
     }
-    // From as many addresses as one likes, a few each.
+    // From many addresses, a few each.
     let from = |last: u8| {
         let socket = rustix::net::socket(
             rustix::net::AddressFamily::INET,
@@ -38,7 +38,7 @@ fn connections_that_say_nothing_keep_nobody_out() {
         Client(BufReader::new(TcpStream::from(socket)))
     };
     idle.extend((1..=200).map(from));
-    // And some that begin, and do not go on.
+    // And some that send a part of a request.
     for client in idle.iter_mut().rev().take(100) {
         client.send("GET /metr");
     }
@@ -52,39 +52,22 @@ fn scrapers_that_read_nothing_keep_nobody_out() {
     let crowd = Bounds { answer: Duration::from_millis(100), ..CROWDED };
     let limits = Limits { crowd, ..GENEROUS };
     let served = Served::start(limits, Stub::metrics(move || Ok(page.clone())));
-    let deaf: Vec<_> = (0..LIMITS.crowd.all)
-        .map(|_| {
-            let mut client = served.connect();
-            client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
-            client
-        })
-        .collect();
+    let deaf: Vec<_> = (0..LIMITS.crowd.all).map(|_| served.asked("/metrics")).collect();
     assert_eq!(served.get("/healthz").status(), 200);
     assert_eq!(served.get("/metrics").body.len(), 16 << 20);
     drop(deaf);
 }
 
-/// Each may ask for something that takes long, and not wait for it.
+/// Each may request something that takes long, and not wait for it.
 #[test]
 fn whoever_hangs_up_gets_nothing_rendered() {
-    let (begun, begins) = mpsc::channel();
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = Mutex::new(gone);
-    let served = Served::start(
-        Limits { credit: Duration::ZERO, ..GENEROUS },
-        Stub::metrics(move || {
-            begun.send(()).expect("awaited");
-            let _ = gone.lock().expect("whole").recv();
-            Ok("done".to_owned())
-        }),
-    );
-    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut first = served.connect();
-    first.send(request);
+    let (stub, begins, go) = Stub::held_up(|| "done".into());
+    let served = Served::start(Limits { credit: Duration::ZERO, ..GENEROUS }, stub);
+    let mut first = served.asked("/metrics");
     begins.recv().expect("the first rendering");
     for _ in 0..80 {
-        // What follows keeps the server from noticing the end where it reads on.
-        served.connect().send(&request.repeat(2));
+        // The second request hides the end of the connection from a server that only reads on.
+        served.asked("/metrics").ask("/metrics");
     }
     // All of them have been taken, and have gone.
     assert_eq!(served.get("/healthz").status(), 200);
@@ -112,7 +95,7 @@ fn who_asks_more_often_than_rendering_may_cost_shares() {
     let count = count.load(Ordering::SeqCst);
     assert!((2..100).contains(&count), "{count} renderings");
     assert_eq!(texts[..2], ["0", "1"], "at first each has its own");
-    // Not one for both: of another format there is none yet.
+    // A text is shared only within a format.
     let accept = "Accept: application/openmetrics-text\r\n";
     let other = client.request_with("GET", "/metrics", accept);
     assert_eq!(other.text(), count.to_string());
@@ -129,7 +112,7 @@ fn a_text_that_is_too_long_is_an_error() {
     assert_eq!(served.get("/healthz").status(), 200);
 }
 
-/// A listener for probes, whatever comes to it.
+/// Checks a listener for probes among idle and invalid connections.
 fn probed<S: Read + Write>(connect: impl Fn() -> S) {
     let client = || Client(BufReader::new(connect()));
     let mut idle: VecDeque<_> = (0..100).map(|_| client()).collect();
@@ -172,14 +155,14 @@ fn probes_have_a_listener_of_their_own() {
     assert!(bind().is_err(), "a file of somebody else's");
 }
 
-/// What is held of a text is little, whatever the format and however many series there are.
+/// A compressed exposition is small in every format, even with many series.
 #[test]
 fn an_exposition_packs_well() {
     let names: Vec<String> =
         (0..3000).map(|n| format!("/shop.v{}.Orders{}/Place{n}", n % 7, n % 50)).collect();
     let paths: Vec<&str> = names.iter().map(String::as_str).collect();
     let snapshot = watching::calls_to(&paths);
-    for format in Format::ALL {
+    for format in [Format::OpenMetricsText, Format::PrometheusText, Format::Protobuf] {
         let ledger = held::Ledger::new(usize::MAX);
         let mut text = ledger.begin();
         crate::metrics::write(&snapshot, format, &mut text).expect("there is room");

@@ -1,4 +1,4 @@
-//! Over real sockets, with clients that write bytes, as no HTTP client misbehaves on demand.
+//! Tests over real sockets, with clients that write bytes: no HTTP client misbehaves on demand.
 
 mod crowded;
 mod protected;
@@ -18,7 +18,7 @@ use super::*;
 
 mod watching;
 
-/// Long: a test that waits for it has failed, or waits for nothing else.
+/// A long time: a test that waits for it has failed.
 const LONG: Duration = Duration::from_mins(1);
 
 /// Bounds that no test meets unless it sets them.
@@ -38,7 +38,7 @@ const GENEROUS: Limits = Limits {
     linger: LONG,
 };
 
-/// For one connection, which makes room for nobody.
+/// Bounds for one connection, which keeps its place.
 const ONE: Bounds = Bounds { all: 1, each: 1, ..GENEROUS.crowd };
 
 type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
@@ -66,7 +66,7 @@ impl Stub {
         Self { metrics: Box::new(move |_| make().map(String::into_bytes)), ..Self::default() }
     }
 
-    /// What `make` makes is held up until the sender is dropped; the receiver is told of each that begins.
+    /// A stub whose metrics wait until the sender is dropped. The receiver gets a message when each rendering starts.
     fn held_up(
         make: impl Fn() -> String + Send + Sync + 'static,
     ) -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
@@ -150,7 +150,7 @@ impl Served {
         Client(BufReader::new(stream))
     }
 
-    /// A connection on which this has been asked for.
+    /// A connection with a request for `path`.
     fn asked(&self, path: &str) -> Client {
         let mut client = self.connect();
         client.ask(path);
@@ -161,7 +161,7 @@ impl Served {
         self.connect().request("GET", path)
     }
 
-    /// How many were refused for this reason.
+    /// The number of refusals for a reason.
     fn refused(&self, reason: &str) -> u64 {
         let figures = self.counts.figures();
         let refused = figures.refused.iter().find(|(of, _)| *of == reason);
@@ -201,7 +201,7 @@ impl<S: Read + Write> Client<S> {
         self.request_with(method, path, "")
     }
 
-    /// With further headers, each ended by CRLF.
+    /// Sends a request with further headers, each with CRLF at its end.
     fn request_with(&mut self, method: &str, path: &str, headers: &str) -> Answer {
         self.send(&format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
         self.answer(method != "HEAD")
@@ -226,7 +226,7 @@ impl<S: Read + Write> Client<S> {
         answer
     }
 
-    /// Reads to the end that the server makes; what was still sent.
+    /// Reads until the server closes the connection. Returns what it still sent.
     fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
@@ -255,7 +255,7 @@ impl Answer {
     }
 }
 
-/// Otherwise this fails.
+/// Waits until `done` returns true. Fails with `fault` after [`LONG`].
 fn wait_until(fault: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -499,7 +499,7 @@ fn who_reads_nothing_holds_up_nobody_and_loses_the_place() {
 #[test]
 fn who_reads_nothing_is_cut_off_for_who_reads() {
     const PAGE: usize = 16 << 20;
-    // As many bytes packed.
+    // It has as many bytes when compressed.
     let page = held::tests::noise(PAGE);
     let metrics = Box::new(move |_| Ok(page.clone()));
     let limits = Limits { held: 4 * PAGE + (1 << 20), ..GENEROUS };

@@ -61,7 +61,7 @@ fn pair(authority: &Authority) -> (String, String) {
     (certificate.pem(), key.serialize_pem())
 }
 
-/// A client that trusts the authority, and shows the pair.
+/// A client that trusts the authority, and uses the pair `own`.
 fn connect(
     served: &Served,
     trusted: &Authority,
@@ -95,14 +95,14 @@ fn answered(client: &mut Client<StreamOwned<ClientConnection, TcpStream>>) -> bo
     let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut text = Vec::new();
     let sent = client.0.get_mut().write_all(request);
-    // What was read before an end without close_notify counts too.
+    // Bytes that were read before an end without close_notify count too.
     drop(sent.and_then(|()| client.0.read_to_end(&mut text)));
     text.starts_with(b"HTTP/1.1 200")
 }
 
 const TLS: &str = "tls_server_config: {cert_file: node.crt, key_file: node.key";
 
-/// What a server needs that says this of its TLS beside key and certificate, and who signed that.
+/// A folder for a server with these further TLS settings, and the authority of its certificate.
 fn with_tls(more: &str) -> (Folder, Authority) {
     let (folder, authority) = (Folder::new(), authority());
     folder.write_pair(&authority);
@@ -209,7 +209,7 @@ fn a_renewed_certificate_is_served() {
     let served = folder.serve();
     let trusted = |by| answered(&mut connect(&served, by, None, rustls::ALL_VERSIONS));
     assert!(trusted(&first) && !trusted(&second));
-    // What is half written, or gone, is not served.
+    // A file that is incomplete, or gone, is not used.
     folder.write("node.crt", "-----BEGIN CERTIFICATE-----\n");
     assert!(trusted(&first));
     folder.write("web.yml", "");
@@ -308,7 +308,7 @@ fn who_comes_when_too_many_passwords_wait_is_told_to_come_later() {
     let refusal = guesses.pop().expect("twelve").answer(true);
     assert_eq!((refusal.status(), refusal.header("retry-after")), (429, Some("10")));
     drop(guesses);
-    // Whoever has hung up is not in the way.
+    // Clients that have hung up are not in the way.
     assert_eq!(ask("alice:secret").answer(true).status(), 200);
     assert!(served.refused("password_queue") >= 1);
     assert!(served.counts.figures().password_checks <= 4, "{:?}", served.counts);

@@ -1,4 +1,4 @@
-//! What a browser asks because of a page of another site.
+//! Requests of a browser for a page of another site.
 
 use super::*;
 

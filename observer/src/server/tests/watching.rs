@@ -1,4 +1,4 @@
-//! What people look at: the page, the JSON, the events.
+//! The page, the JSON and the events for viewers.
 
 use super::*;
 use crate::metrics::{self, Buckets, Limits as SeriesLimits, Statistics, view::Model};
@@ -23,7 +23,7 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     metrics::snapshot_of(statistics, paths, &processes)
 }
 
-/// A stub with those calls, and how many snapshots were taken.
+/// A stub with calls of these paths, and the number of snapshots taken.
 fn counted(paths: &'static [&'static str]) -> (Stub, Arc<AtomicUsize>) {
     let taken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&taken);
@@ -34,7 +34,7 @@ fn counted(paths: &'static [&'static str]) -> (Stub, Arc<AtomicUsize>) {
     (stub, taken)
 }
 
-/// One that watches.
+/// A viewer that reads events.
 struct Watcher(BufReader<TcpStream>);
 
 impl Served {
@@ -48,13 +48,13 @@ impl Served {
     }
 }
 
-/// What the server says to one more that wants to watch.
+/// The answer to one more viewer.
 fn one_more(served: &Served) -> Answer {
     served.asked("/events").answer(false)
 }
 
 impl Watcher {
-    /// The data of the next event; none when there are no more.
+    /// The data of the next event; `None` at the end.
     fn next(&mut self) -> Option<String> {
         loop {
             let mut line = String::new();
@@ -158,7 +158,7 @@ fn nobody_looks_nothing_is_sampled() {
         thread::sleep(4 * linger);
         taken.load(Ordering::SeqCst) == before
     });
-    // What was there before is not shown as new.
+    // Calls from before are not shown as new.
     assert_eq!(served.watch().model().sample, 1);
 }
 

@@ -1,40 +1,42 @@
-//! What is shown, and what keys do to it.
+//! The state of the view, and how keys change it.
 
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::history::{Histories, Key};
 use super::source::Update;
 use crate::metrics::view::{Filter, Model, Order, Row};
 
-/// Rows that a page key moves by.
+/// The number of rows that a page key moves by.
 const PAGE: isize = 10;
 
-/// All state of the view.
-#[derive(Debug)]
+/// The state of the view.
+#[derive(Debug, Default)]
 pub(super) struct App {
     pub(super) source: String,
     pub(super) model: Option<Model>,
     pub(super) histories: Histories,
-    /// Why there are no new samples.
+    /// The reason why there are no new samples.
     pub(super) trouble: Option<String>,
     pub(super) paused: bool,
     pub(super) order: Order,
     pub(super) reversed: bool,
     pub(super) filter: String,
     pub(super) screen: Screen,
-    /// The row that keys are for.
+    /// The selected row.
     chosen: Option<Key>,
     taken: Option<Duration>,
     over: bool,
 }
 
-/// What keys are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The part of the view that takes the keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Screen {
+    #[default]
     Table,
-    /// The table, while its filter is written.
+    /// The table, while its filter is edited.
     Filter,
     Detail,
     Help,
@@ -42,27 +44,14 @@ pub(super) enum Screen {
 
 impl App {
     pub(super) fn new(source: String, order: Order, filter: &str) -> Self {
-        Self {
-            source,
-            model: None,
-            histories: Histories::default(),
-            trouble: None,
-            paused: false,
-            order,
-            reversed: false,
-            filter: filter.to_owned(),
-            screen: Screen::Table,
-            chosen: None,
-            taken: None,
-            over: false,
-        }
+        Self { source, order, filter: filter.to_owned(), ..Self::default() }
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Takes what the source tells at this time.
+    /// Takes an update of the source, at the time `now`.
     pub(super) fn take(&mut self, update: Update, now: Duration) {
         let model = match update {
             Update::Lost(reason) => {
@@ -85,7 +74,7 @@ impl App {
         }
     }
 
-    /// The rows to show, in their order.
+    /// The rows to show, in order.
     pub(super) fn rows(&self) -> Vec<&Row> {
         let Some(model) = &self.model else { return Vec::new() };
         let mut rows = model.ordered(self.order, &Filter::new(&self.filter));
@@ -95,14 +84,14 @@ impl App {
         rows
     }
 
-    /// Where the chosen row is among these: the first one if there is none.
+    /// The position of the selected row among `rows`: the first one if none is selected.
     pub(super) fn place(&self, rows: &[&Row]) -> Option<usize> {
         let chosen = self.chosen.as_ref();
         let at = chosen.and_then(|key| rows.iter().position(|row| key.is(row)));
         at.or((!rows.is_empty()).then_some(0))
     }
 
-    /// The row that the detail is of.
+    /// The row of the detail view.
     pub(super) fn detailed(&self) -> Option<&Row> {
         let key = self.chosen.as_ref()?;
         self.model.as_ref()?.rows.iter().find(|row| key.is(row))
@@ -142,7 +131,7 @@ impl App {
             KeyCode::Char('/') => self.screen = Screen::Filter,
             KeyCode::Char('?' | 'h') => self.screen = Screen::Help,
             KeyCode::Char('s' | '>') | KeyCode::Right => self.next_order(1),
-            KeyCode::Char('<') | KeyCode::Left => self.next_order(Order::ALL.len() - 1),
+            KeyCode::Char('<') | KeyCode::Left => self.next_order(-1),
             KeyCode::Char('r') => self.reversed = !self.reversed,
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
             KeyCode::Up | KeyCode::Char('k') => self.step(-1),
@@ -151,7 +140,7 @@ impl App {
             KeyCode::Home => self.step(isize::MIN),
             KeyCode::End => self.step(isize::MAX),
             KeyCode::Enter if self.screen == Screen::Table => {
-                // The first row is chosen without a key.
+                // The first row is selected without a key.
                 self.step(0);
                 if self.chosen.is_some() {
                     self.screen = Screen::Detail;
@@ -162,7 +151,7 @@ impl App {
         }
     }
 
-    /// A key for each order, as the help tells.
+    /// Sorts by the order of a key.
     fn order_by(&mut self, key: KeyCode) {
         let order = ORDER_KEYS.iter().find(|(of, _)| key == KeyCode::Char(*of));
         if let Some(&(_, order)) = order {
@@ -171,9 +160,11 @@ impl App {
         }
     }
 
-    fn next_order(&mut self, by: usize) {
-        let at = Order::ALL.iter().position(|order| *order == self.order).unwrap_or(0);
-        if let Some(order) = Order::ALL.get((at + by) % Order::ALL.len()) {
+    fn next_order(&mut self, by: isize) {
+        let orders = Order::value_variants();
+        let at = orders.iter().position(|order| *order == self.order).unwrap_or(0);
+        let to = (at as isize + by).rem_euclid(orders.len() as isize) as usize;
+        if let Some(order) = orders.get(to) {
             self.order = *order;
             self.reversed = false;
         }
@@ -187,7 +178,7 @@ impl App {
     }
 }
 
-/// Which key sorts by what.
+/// The key of each order.
 pub(super) const ORDER_KEYS: [(char, Order); 9] = [
     ('e', Order::Errors),
     ('c', Order::Rate),

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -74,7 +75,7 @@ fn keys_sort_and_reverse() {
     assert_eq!((app.order, methods(&app)), (Order::Rate, vec!["Busy", "Failing"]));
     press(&mut app, [KeyCode::Char('r')]);
     assert_eq!(methods(&app), ["Failing", "Busy"]);
-    for _ in 0..Order::ALL.len() {
+    for _ in Order::value_variants() {
         press(&mut app, [KeyCode::Right]);
     }
     press(&mut app, [KeyCode::Right, KeyCode::Left]);
@@ -125,7 +126,7 @@ fn a_restarted_daemon_has_no_history() {
     assert_eq!(history(&app), [0, 0, 100, 3]);
     app.take(Update::Lost("gone".into()), 3 * SECOND);
     assert!(screen(&app, 80, 24).contains("lost: gone"));
-    // Of two seconds nothing was heard.
+    // There was no sample for two seconds.
     app.take(model(1, rows()), 5 * SECOND);
     assert_eq!(history(&app), [3, 0, 0, 3]);
     app.take(model(2, rows()), 6 * SECOND);

@@ -1,8 +1,8 @@
-//! Prometheus' protobuf format: a `MetricFamily` after the other, each behind its length.
+//! Prometheus' protobuf format: `MetricFamily` messages, each after its length.
 //!
-//! The messages are prometheus-client's. Its encoder collects all of them before the first is written (106 MB
-//! for 10,000 methods), and leaves out creation times but those of native histograms, and the exemplars of
-//! these. So the messages are filled in here.
+//! The messages are prometheus-client's. Its encoder collects all of them before it writes the first (106 MB for 10,000
+//! methods). It has creation times only for native histograms, and no exemplars for these. So the messages are filled in
+//! here.
 
 use std::{io, vec};
 
@@ -22,11 +22,11 @@ use super::{
 use crate::metrics::write_families;
 use observer_core::statistics::{Exemplar, Exponential, Histogram};
 
-/// `metric`, in a `MetricFamily`.
+/// The field number of `metric` in a `MetricFamily`.
 const METRIC: u32 = 4;
 
-/// A family's length stands in front of it, and it may have a hundred thousand metrics. So that they are not
-/// kept until the last of them is known, they are written twice: first only their lengths are added up.
+/// Writes a snapshot. The length of a family comes before its metrics, which may be a hundred thousand. So that they are
+/// not all in memory, they are encoded twice: first only their lengths are added up.
 pub(super) fn encode(snapshot: &Snapshot, output: Output<'_>) -> io::Result<()> {
     let clock = snapshot.daemon.clock;
     let mut lengths = Lengths { clock, families: Vec::new() };
@@ -39,7 +39,7 @@ pub(super) fn encode(snapshot: &Snapshot, output: Output<'_>) -> io::Result<()> 
 /// Adds up the length of each family.
 struct Lengths {
     clock: Clock,
-    /// `None`: it has no series.
+    /// `None` for a family without series.
     families: Vec<Option<usize>>,
 }
 
@@ -59,7 +59,7 @@ impl Sink for Lengths {
 struct Families<'a> {
     clock: Clock,
     output: Output<'a>,
-    /// The remaining ones.
+    /// The lengths of the remaining families.
     lengths: vec::IntoIter<Option<usize>>,
 }
 
@@ -78,12 +78,12 @@ impl Sink for Families<'_> {
     }
 }
 
-/// What stands in front of a family's metrics, and behind them.
+/// The parts of a family's message before and after its metrics.
 fn parts(family: &Family) -> [MetricFamily; 2] {
     let Family { name, kind, help } = family;
     let (suffix, kind) = match kind {
         Kind::Counter => ("_total", MetricType::Counter),
-        Kind::Gauge => ("", MetricType::Gauge),
+        Kind::Gauge | Kind::Unknown => ("", MetricType::Gauge),
         Kind::Histogram => ("", MetricType::Histogram),
         Kind::Info => ("_info", MetricType::Gauge),
     };
@@ -151,10 +151,10 @@ fn buckets(clock: Clock, histogram: &Histogram, bounds: &[f64]) -> Vec<Bucket> {
     buckets.map(bucket).collect()
 }
 
-/// Its buckets as runs of neighbours (spans), each count as the difference to the one before.
+/// Adds exponential buckets: runs of adjacent buckets (spans), and each count as the difference from the one before.
 fn add_exponential(message: &mut message::Histogram, exponential: &Exponential) {
     message.schema = exponential.resolution().into();
-    // client_golang's: histograms whose thresholds are the same are added up as they are.
+    // The threshold of client_golang: Prometheus adds up histograms with the same threshold without conversion.
     message.zero_threshold = (-128_f64).exp2();
     message.zero_count = exponential.zeros();
     let (mut next, mut before) = (0, 0);
