@@ -157,8 +157,8 @@ impl Attack {
     }
 }
 
-/// Connects from another loopback address each time: the ports of one would be used up, because each is kept for a minute
-/// (`TIME_WAIT`).
+/// Connects from another loopback address each time: the ports of one would be used up, because each is kept for a
+/// minute (`TIME_WAIT`).
 fn connect(service: SocketAddr, number: u32) -> io::Result<TcpStream> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     let [_, _, high, low] = number.to_be_bytes();

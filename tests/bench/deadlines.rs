@@ -31,7 +31,8 @@ const CANCELED: i32 = 1;
 const DEADLINE_EXCEEDED: i32 = 4;
 const EITHER: i32 = 17;
 
-/// Time after which a daemon knows whether threads waited for a CPU: it knows little about the second before its start.
+/// Time after which a daemon knows whether threads waited for a CPU: it knows little about the second before its
+/// start.
 const SETTLING: Duration = Duration::from_millis(1_500);
 
 /// The load besides the calls.
@@ -58,8 +59,8 @@ pub(crate) fn told(peers: &Peers, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// The ends that are compared: of a daemon that watches both, and of one that watches the server alone, as if the client
-/// were on another node.
+/// The ends that are compared: of a daemon that watches both, and of one that watches the server alone, as if the
+/// client were on another node.
 const ENDS: [&str; 3] = ["client", "server", "server alone"];
 
 /// The numbers of calls that are reported at one end.

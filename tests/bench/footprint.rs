@@ -27,7 +27,8 @@ fn all(daemon: &Daemon) -> Result<f64> {
     Ok((memory + maps) as f64)
 }
 
-/// A daemon's resident memory without maps, in bytes: the kernel counts a ring in both, and its pages are mapped twice.
+/// A daemon's resident memory without maps, in bytes: the kernel counts a ring in both, and its pages are mapped
+/// twice.
 fn resident_without_maps(daemon: &Daemon) -> Result<f64> {
     let kib = |text: &str| text.trim().trim_end_matches(" kB").parse::<f64>().context("not in kB");
     let all = kib(&status(daemon.pid(), daemon.pid(), "VmRSS")?)?;

@@ -1,5 +1,5 @@
-//! The load: unary calls over HTTP/2, as many as a service answers. One thread with no more work per call than necessary,
-//! so that the service is busy and not the client.
+//! The load: unary calls over HTTP/2, as many as a service answers. One thread with no more work per call than
+//! necessary, so that the service is busy and not the client.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

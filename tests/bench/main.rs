@@ -2,8 +2,8 @@
 //! bench [NAME…] [--json FILE] [--plot]`.
 //!
 //! Each benchmark is a function of a module that adds figures to its results: medians over repeats, with minimum and
-//! maximum. Things that are compared are measured in turns, because the machine may be shared; a ratio is of one turn. It
-//! needs root, as the daemon does.
+//! maximum. Things that are compared are measured in turns, because the machine may be shared; a ratio is of one
+//! turn. It needs root, as the daemon does.
 
 #![deny(unsafe_code)]
 #![expect(

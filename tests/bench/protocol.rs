@@ -41,8 +41,8 @@ const FIELDS: [(&str, &str); 4] = [
     ("grpc-accept-encoding", "identity,gzip"),
 ];
 
-/// Field blocks of a connection's requests, from an encoder that inserts all fields into the dynamic table, as grpc-go's
-/// does.
+/// Field blocks of a connection's requests, from an encoder that inserts all fields into the dynamic table, as
+/// grpc-go's does.
 struct Inserted {
     first: Vec<u8>,
     /// Only indexed fields.
@@ -66,8 +66,8 @@ impl Inserted {
     }
 }
 
-/// Field blocks of a connection's requests, from h2's encoder: with Huffman codes, and with the path as a literal each
-/// time, which it never inserts into the dynamic table.
+/// Field blocks of a connection's requests, from h2's encoder: with Huffman codes, and with the path as a literal
+/// each time, which it never inserts into the dynamic table.
 struct Blocks {
     /// All fields but the path are inserted into the table.
     first: Vec<u8>,

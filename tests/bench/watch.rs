@@ -120,7 +120,8 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<f64> {
     Ok(sum)
 }
 
-/// Has the kernel measure the run time of BPF programs until this is dropped, which makes each invocation a little slower.
+/// Has the kernel measure the run time of BPF programs until this is dropped, which makes each invocation a little
+/// slower.
 pub(crate) struct Timed {
     before: String,
 }

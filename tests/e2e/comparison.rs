@@ -49,7 +49,8 @@ pub(crate) fn confirm(recording: Option<Recording>, clients: &Truth) -> Result<(
     Ok(())
 }
 
-/// Runs a plan, and compares both ends and tshark's calls. `means` turns the client's record into what was on the wire.
+/// Runs a plan, and compares both ends and tshark's calls. `means` turns the client's record into what was on the
+/// wire.
 pub(crate) fn run_recorded(
     daemon: &Daemon,
     server: &Stack,

@@ -15,14 +15,14 @@
 //! # Adding a case
 //!
 //! A case of real stacks is a line in [`registry`] and a function of a few lines in [`cases`]. A case of raw peers,
-//! which send frame by frame, is a line in the table of its kind (`cases/frames.rs`, for example). A kind of call that
-//! all pairs of stacks make is a line in one of the [`plans`].
+//! which send frame by frame, is a line in the table of its kind (`cases/frames.rs`, for example). A kind of call
+//! that all pairs of stacks make is a line in one of the [`plans`].
 //!
 //! # Order
 //!
-//! The cases run one after the other, because there are few CPUs and every daemon sees the system calls of every case.
-//! Only those of pairs of stacks with the same plan run at the same time: they wait most of the time, and their processes
-//! distinguish them.
+//! The cases run one after the other, because there are few CPUs and every daemon sees the system calls of every
+//! case. Only those of pairs of stacks with the same plan run at the same time: they wait most of the time, and their
+//! processes distinguish them.
 
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 #![expect(
@@ -77,8 +77,8 @@ fn main() -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The cases of pairs of stacks plan by plan, then all others. A daemon sees the calls of all cases that run at the same
-/// time, and a method's type follows from the messages of all its processes.
+/// The cases of pairs of stacks plan by plan, then all others. A daemon sees the calls of all cases that run at the
+/// same time, and a method's type follows from the messages of all its processes.
 fn batches(cases: Vec<Case>) -> Vec<Vec<Case>> {
     let (pairs, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::is_of_pair);
     let mut batches: Vec<Vec<Case>> = Vec::new();

@@ -98,8 +98,8 @@ fn warm() -> Vec<Value> {
     RPCS.map(warm).to_vec()
 }
 
-/// Calls that expire. On a busy machine a client resets an expired call early, measured against the header: the deadline
-/// is long enough for the daemon to distinguish such a reset from a cancellation.
+/// Calls that expire. On a busy machine a client resets an expired call early, measured against the header: the
+/// deadline is long enough for the daemon to distinguish such a reset from a cancellation.
 pub(crate) fn expired(server: &Stack) -> Vec<Vec<Value>> {
     // On a slow machine 1 % of it is a second.
     let deadline_ms = if slowness() == 1 { 3_000 } else { 100_000 };

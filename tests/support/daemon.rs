@@ -281,8 +281,8 @@ impl Daemon {
 /// Time that series are kept for, longer than [`Daemon::settle`] waits.
 const TTL: Duration = Duration::from_secs(30);
 
-/// A daemon that watches everything for several cases, and is replaced after a few: starting it takes longer than most
-/// cases, and so does reading the metrics of many.
+/// A daemon that watches everything for several cases, and is replaced after a few: starting it takes longer than
+/// most cases, and so does reading the metrics of many.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Arc<Mutex<Option<Sharing>>>);
 

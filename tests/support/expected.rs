@@ -36,9 +36,9 @@ const SUFFIXES: [(&str, bool); 9] = [
 /// The code of a call that was given up close to its deadline: undecided.
 const EITHER: &str = "CanceledOrDeadlineExceeded";
 
-/// Distributes undecided calls in `seen`: on a busy machine the daemon may report a call that was canceled or has expired
-/// as undecided. As many as are missing count as `Canceled` or `DeadlineExceeded`. `with_code` returns an undecided key
-/// with another code.
+/// Distributes undecided calls in `seen`: on a busy machine the daemon may report a call that was canceled or has
+/// expired as undecided. As many as are missing count as `Canceled` or `DeadlineExceeded`. `with_code` returns an
+/// undecided key with another code.
 pub fn share_out<K: Ord + Clone>(
     seen: &mut BTreeMap<K, f64>,
     expected: impl Fn(&K) -> f64,

@@ -29,8 +29,8 @@ impl Measured {
 
     /// Whether the medians differ by no more than a busy machine adds: at most 4 ms more, or 1 ms less.
     ///
-    /// A handler does not see that it waited for a CPU before it started or after it ended. Half or double the time is
-    /// far from this.
+    /// A handler does not see that it waited for a CPU before it started or after it ended. Half or double the time
+    /// is far from this.
     pub fn roughly_agrees(&self) -> bool {
         let more = self.daemon_quantile(0.5) - self.peer_quantile(0.5);
         (-1.0..=4.0).contains(&more)

@@ -1,8 +1,8 @@
 //! The comparison on kernels that skip BPF programs.
 //!
-//! Which calls are missing there is by chance, so the numbers cannot be exact. But each call that is reported must have
-//! happened, with its method and code, and the missing ones must fit into the gaps that the daemon reports. Sockets that
-//! count no bytes must not be watched, and the daemon must say so.
+//! Which calls are missing there is by chance, so the numbers cannot be exact. But each call that is reported must
+//! have happened, with its method and code, and the missing ones must fit into the gaps that the daemon reports.
+//! Sockets that count no bytes must not be watched, and the daemon must say so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -43,8 +43,8 @@ pub fn skipped_programs(metrics: &Metrics) -> Option<f64> {
 /// The number of ended calls by method and code.
 pub type Ended = BTreeMap<(String, String), f64>;
 
-/// If the kernel has skipped programs: an error unless all `reported` calls have `ended`, and the missing ones fit into
-/// the gaps.
+/// If the kernel has skipped programs: an error unless all `reported` calls have `ended`, and the missing ones fit
+/// into the gaps.
 pub fn check_ended_calls(metrics: &Metrics, ended: &Ended, reported: &Ended) -> Option<Result<()>> {
     const NAME: &str = "grpc_server_handled_total";
     fn numbers(of: &[(String, String, f64)]) -> Vec<Number<'_>> {

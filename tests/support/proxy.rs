@@ -1,4 +1,5 @@
-//! Proxies and load balancers from Debian's packages, between a client and a server: HTTP/2 without TLS on both sides.
+//! Proxies and load balancers from Debian's packages, between a client and a server: HTTP/2 without TLS on both
+//! sides.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,8 +30,8 @@ pub struct Program {
     version: &'static str,
     /// Its arguments; `{config}` is the file with its configuration.
     args: &'static [&'static str],
-    /// Its configuration; `{listen}` and `{server}` are addresses, `{folder}` is a folder to write to, `{admin}` is the
-    /// address of its own API.
+    /// Its configuration; `{listen}` and `{server}` are addresses, `{folder}` is a folder to write to, `{admin}` is
+    /// the address of its own API.
     config: &'static str,
     /// How its configuration is reloaded.
     reload: Reload,
@@ -64,8 +65,8 @@ const HAPROXY: Program = Program {
     reload: Reload::Signal(Signal::USR2),
 };
 
-/// Three HAProxies in one process, in a row: the first sends a PROXY header of version 1 to the next, the second one of
-/// version 2.
+/// Three HAProxies in one process, in a row: the first sends a PROXY header of version 1 to the next, the second one
+/// of version 2.
 pub const HAPROXY_CHAIN: Program =
     Program { config: include_str!("proxies/haproxy-chain.cfg"), ..HAPROXY };
 

@@ -91,8 +91,8 @@ const FOLDERS: &str = "OBSERVER_TEST_PEERS";
 /// The environment variable that says that everything is prepared, for virtual machines, which cannot do so.
 const PREPARED: &str = "OBSERVER_TEST_PEERS_PREPARED";
 
-/// Prepares the stacks of all folders whose inputs have changed. A folder that cannot be prepared is reported and left
-/// out; with `CI` in the environment it is an error.
+/// Prepares the stacks of all folders whose inputs have changed. A folder that cannot be prepared is reported and
+/// left out; with `CI` in the environment it is an error.
 pub fn prepare() -> Result<Vec<Stack>> {
     let peers = package().join("peers");
     let mut manifests = Vec::new();

@@ -103,8 +103,8 @@ impl Truth {
         Self { pid: 0, calls: self.calls.iter().map(mirror).collect() }
     }
 
-    /// Replaces `Canceled` by `DeadlineExceeded`: for clients that report so because the server's reset came before their
-    /// own clock had run out.
+    /// Replaces `Canceled` by `DeadlineExceeded`: for clients that report so because the server's reset came before
+    /// their own clock had run out.
     #[must_use]
     pub fn expired(mut self) -> Self {
         const CANCELED: i32 = 1;

@@ -1,5 +1,5 @@
-//! The comparison with an independent dissection: tcpdump records the traffic on loopback, and tshark, which has its own
-//! HTTP/2 and HPACK, dissects it.
+//! The comparison with an independent dissection: tcpdump records the traffic on loopback, and tshark, which has its
+//! own HTTP/2 and HPACK, dissects it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -261,8 +261,8 @@ impl Calls {
         Ok(Self(calls))
     }
 
-    /// An error that shows the differences if clients report other calls than tshark sees. Calls that a client may have
-    /// cut are compared as one code: the wire does not show who cut a call.
+    /// An error that shows the differences if clients report other calls than tshark sees. Calls that a client may
+    /// have cut are compared as one code: the wire does not show who cut a call.
     pub fn agree(&self, clients: &Truth) -> Result<()> {
         let mut seen = BTreeMap::new();
         for ((path, code), calls) in &self.0 {

@@ -1,6 +1,6 @@
 //! The dependencies, compared with deny.toml and with known security advisories: RustSec's database as of one day
-//! (`tests/advisories`; `cargo xtask advisories` updates it). There is no access to the network, so the same sources pass
-//! today and tomorrow.
+//! (`tests/advisories`; `cargo xtask advisories` updates it). There is no access to the network, so the same sources
+//! pass today and tomorrow.
 
 use std::fs;
 use std::path::{Path, PathBuf};

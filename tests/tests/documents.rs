@@ -1,5 +1,5 @@
-//! The documents, checked as a reader uses them: links have targets, examples parse, flags exist, and words are spelled as
-//! in a dictionary.
+//! The documents, checked as a reader uses them: links have targets, examples parse, flags exist, and words are
+//! spelled as in a dictionary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

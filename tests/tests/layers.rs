@@ -148,8 +148,8 @@ fn layer(layers: &[&str], path: &[&str]) -> Option<usize> {
     found.max_by_key(|(_, layer)| parts(layer)).map(|(at, _)| at)
 }
 
-/// All paths that start with `crate`, without it, and those of the module's parents; without comments and without tests,
-/// which are at the end of a file.
+/// All paths that start with `crate`, without it, and those of the module's parents; without comments and without
+/// tests, which are at the end of a file.
 fn imports(text: &str, module: &[&str]) -> Vec<Vec<String>> {
     let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let without_comment = |line: &str| line.split("//").next().unwrap_or_default().to_owned();

@@ -61,8 +61,8 @@ fn applies(daemon: &Daemon) -> Result<bool> {
     Ok(daemon.backend()? == "socket" && daemon.watches_uncounted())
 }
 
-/// Whether the gap is counted at once. If `splice` takes bytes from a socket without `sock_recvmsg`, only the socket's
-/// counter shows that. MPTCP has its own way since Linux 7.0.
+/// Whether the gap is counted at once. If `splice` takes bytes from a socket without `sock_recvmsg`, only the
+/// socket's counter shows that. MPTCP has its own way since Linux 7.0.
 fn is_told_at_once(address: &Address, way: Way) -> bool {
     let by_receiving = matches!(address, Address::Multipath(_)) && !is_since(7, 0);
     way.read != Read::Splice || by_receiving

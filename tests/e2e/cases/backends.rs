@@ -1,5 +1,5 @@
-//! The backend: chosen by the daemon, or by `--backend`. The cases find out which ones a kernel allows, so they run on
-//! any kernel.
+//! The backend: chosen by the daemon, or by `--backend`. The cases find out which ones a kernel allows, so they run
+//! on any kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -19,8 +19,8 @@ use crate::case::Case;
 /// Time for the kernel to free programs that are not used any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The backends in order of preference, with prefixes of their programs' names and the start of the reason for which they
-/// are refused.
+/// The backends in order of preference, with prefixes of their programs' names and the start of the reason for which
+/// they are refused.
 const TRIED: [(&str, &[&str], &str); 3] = [
     ("fentry", &["fexit_"], "the kernel refused fexit programs ("),
     ("socket", &["socket_"], "this kernel has no tracepoint sock_send_length"),

@@ -88,7 +88,8 @@ fn named_series(metrics: &Metrics, pid: &str) -> usize {
     all - metrics.count("grpc_server_started_total", &[("pid", pid), ("grpc_method", "other")])
 }
 
-/// A server takes one name after the other, and is called with as many methods under each as there may be series at all.
+/// A server takes one name after the other, and is called with as many methods under each as there may be series at
+/// all.
 fn one_process_of_many_names_leaves_room(name: &str) -> Result<()> {
     const SERIES: u32 = 400;
     const NAMES: u32 = 12;
@@ -121,8 +122,8 @@ fn begin_and_reset(talk: &mut Talk<'_>, from: u32, methods: u32) -> Result<()> {
     Ok(())
 }
 
-/// Series with exemplars of more methods than allowed, with long names; connections that each hold what a connection may
-/// always hold, and others; and scrapes of all formats.
+/// Series with exemplars of more methods than allowed, with long names; connections that each hold what a connection
+/// may always hold, and others; and scrapes of all formats.
 fn all_bounds_fit_the_shipped_memory(name: &str) -> Result<()> {
     /// The default bound of one process.
     const METHODS: u32 = 1000;
@@ -198,8 +199,8 @@ fn traced_calls(talk: &mut Talk<'_>, methods: u32) -> Result<()> {
     Ok(())
 }
 
-/// An error unless the bounds are reached and the neighbour's calls are reported all the same. It reads a few lines: to
-/// parse all takes long.
+/// An error unless the bounds are reached and the neighbour's calls are reported all the same. It reads a few lines:
+/// to parse all takes long.
 fn is_reported(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
     let value = |start: &str, label: &str| {
         let mut lines = metrics.lines().filter(|line| line.starts_with(start));

@@ -1,4 +1,5 @@
-//! The comparison of docs/reliability.md with the tests: its table names only tests that exist, and all cases of its kinds.
+//! The comparison of docs/reliability.md with the tests: its table names only tests that exist, and all cases of its
+//! kinds.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -288,8 +288,8 @@ fn answer_unread(talk: &mut Talk<'_>) -> Result<()> {
     talk.expect(call.unary(5, 6).responses_read(0))
 }
 
-/// The time at which the bytes arrived shows when the client gave up, not the time of the read. Everything is two seconds
-/// apart, which is enough also if threads wait for a CPU.
+/// The time at which the bytes arrived shows when the client gave up, not the time of the read. Everything is two
+/// seconds apart, which is enough also if threads wait for a CPU.
 fn read_late(_: &Daemon, name: &str) -> Result<()> {
     const COMM: &str = "raw-late";
     let ends = [&Start::default(), &Start::named(COMM)?];

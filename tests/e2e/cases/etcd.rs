@@ -1,5 +1,5 @@
-//! etcd counts its calls itself, by interceptors of go-grpc-prometheus. The case compares its counters with the daemon's,
-//! by method and code, and both with the client's own record.
+//! etcd counts its calls itself, by interceptors of go-grpc-prometheus. The case compares its counters with the
+//! daemon's, by method and code, and both with the client's own record.
 
 use std::collections::BTreeMap;
 

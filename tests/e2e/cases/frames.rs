@@ -1,5 +1,5 @@
-//! Frames as RFC 9113 allows them, and system calls as programs make them: the layout of the bytes must not change what
-//! is counted.
+//! Frames as RFC 9113 allows them, and system calls as programs make them: the layout of the bytes must not change
+//! what is counted.
 
 use anyhow::{Result, ensure};
 use support::raw::command::{Read, Write};

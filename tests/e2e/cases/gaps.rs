@@ -44,8 +44,8 @@ fn counted(talk: &Talk<'_>, cause: &str) -> Result<()> {
     Ok(())
 }
 
-/// An error unless gaps of this cause have this many bytes, and there are no others. If programs were skipped the numbers
-/// may differ.
+/// An error unless gaps of this cause have this many bytes, and there are no others. If programs were skipped the
+/// numbers may differ.
 fn counted_alone(daemon: &Daemon, cause: &str, bytes: u64) -> Result<()> {
     let metrics = daemon.scrape()?;
     let counted = metrics.sum("observer_gap_bytes_total", &[("cause", cause)]);
@@ -110,8 +110,8 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
     talk.end_peers()
 }
 
-/// Calls whose bytes the BPF programs cannot find: with splice they are not in the process's memory, with io_uring not in
-/// the buffers of a system call.
+/// Calls whose bytes the BPF programs cannot find: with splice they are not in the process's memory, with io_uring
+/// not in the buffers of a system call.
 fn unseen(table: &mut Table) {
     for (name, write) in [("splice", Write::Splice), ("sendfile", Write::SendFile)] {
         let name = format!("a call written by {name}, and others after it");
@@ -189,8 +189,8 @@ fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<(
     talk.end_peers()
 }
 
-/// The kernel follows a bounded number of calls of a function for a kprobe: once that many threads block in reads of Unix
-/// sockets, which count no bytes, it misses the reads of others.
+/// The kernel follows a bounded number of calls of a function for a kprobe: once that many threads block in reads of
+/// Unix sockets, which count no bytes, it misses the reads of others.
 fn blocked_readers(name: &str) -> Result<()> {
     /// More than it follows.
     const THREADS: usize = 64;
@@ -251,8 +251,8 @@ impl Drop for Blocked {
     }
 }
 
-/// Threads of the kernel write the body of a request and read the body and padding of a response, in memory of the kernel
-/// (`ITER_KVEC`).
+/// Threads of the kernel write the body of a request and read the body and padding of a response, in memory of the
+/// kernel (`ITER_KVEC`).
 fn moved_by_the_kernel(name: &str) -> Result<()> {
     let daemon = Daemon::start(&["--buckets", "1"])?;
     let (body, padding) = command::refusal();
@@ -338,8 +338,8 @@ fn unreadable(table: &mut Table) {
     });
 }
 
-/// Five programs that interrupt each other on one CPU cannot be arranged. But root can write into the map that they would
-/// find full.
+/// Five programs that interrupt each other on one CPU cannot be arranged. But root can write into the map that they
+/// would find full.
 fn scratch(table: &mut Table) {
     let name = "a call while all scratch slots are taken, and others after it";
     table.watched(name, &["--buckets", "1"], |talk| {

@@ -1,8 +1,8 @@
 //! Hostile peers: anyone who reaches a watched port can write these bytes.
 //!
 //! Each case has its own daemon, so that its memory can be measured; it has the memory limit of the shipped unit. The
-//! attackers have no privilege. Next to the hostile connection there is one that behaves ([`Neighbour`]): it makes calls
-//! before, during and after the attack, and all its numbers must be right.
+//! attackers have no privilege. Next to the hostile connection there is one that behaves ([`Neighbour`]): it makes
+//! calls before, during and after the attack, and all its numbers must be right.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -118,8 +118,8 @@ pub(super) fn connected_by_nobody<'a>(daemon: &'a Daemon, name: &str) -> Result<
     Talk::connect_from(daemon, name, Address::V4(0), [&start, &start])
 }
 
-/// The server continues each message after the reset. The daemon must not remember for the life of the connection that
-/// the rest of a message is to be ignored.
+/// The server continues each message after the reset. The daemon must not remember for the life of the connection
+/// that the rest of a message is to be ignored.
 fn streams_reset_under_way(talk: &mut Talk<'_>, _: &mut Neighbour<'_>) -> Result<()> {
     const STREAMS: u32 = 2000;
     /// Less than a tenth of the size of an entry for each.
@@ -424,8 +424,8 @@ fn messages_that_never_end(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -
     Ok(())
 }
 
-/// A process of the user nobody fills the ring while the daemon does not read it. Its neighbour's calls are complete, and
-/// the dropped records are counted by process.
+/// A process of the user nobody fills the ring while the daemon does not read it. Its neighbour's calls are complete,
+/// and the dropped records are counted by process.
 fn flooded_ring(name: &str) -> Result<()> {
     let (limit, daemon) = daemon_of_this_process(&["--buckets", "1", "--ring-size", "256KiB"])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
@@ -626,7 +626,8 @@ fn frame_lengths_that_lie(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) ->
     reports_calls_ended(talk, 1, "OK")
 }
 
-/// Paths, codes, types and other fields with every byte. The exposition is valid in all cases, and no call is missing.
+/// Paths, codes, types and other fields with every byte. The exposition is valid in all cases, and no call is
+/// missing.
 fn every_byte_in_headers(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     let mut stream = 1;
     for byte in 0..=255_u8 {

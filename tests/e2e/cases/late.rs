@@ -409,8 +409,8 @@ fn exchange(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
     talk.server(|f| f.headers(stream, false, &response).data(stream, true, b"{}"))
 }
 
-/// Waits until the daemon reports this many streams, at each end, whose protocol is not known, or, if the kernel may skip
-/// programs, gaps.
+/// Waits until the daemon reports this many streams, at each end, whose protocol is not known, or, if the kernel may
+/// skip programs, gaps.
 fn unclear(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
     talk.daemon.wait_until(|metrics| {
         let seen = metrics.sum("observer_unmeasured_streams_total", &[("reason", "unclear")]);

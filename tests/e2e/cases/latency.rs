@@ -26,9 +26,9 @@ const BUCKETS: [(u32, u32, u32); 3] = [(900, 100, 21), (9_500, 250, 21), (99_000
 /// The most measurements, for machines that are busy for a while.
 const ATTEMPTS: usize = 4;
 
-/// The median of a server's handling time must be that of its handlers, within 1 ms or 5 %, for each sleep in at least one
-/// measurement. On a busy machine the rest may differ as [`Measured::roughly_agrees`] allows; then the case is reported as
-/// not confirmed.
+/// The median of a server's handling time must be that of its handlers, within 1 ms or 5 %, for each sleep in at
+/// least one measurement. On a busy machine the rest may differ as [`Measured::roughly_agrees`] allows; then the case
+/// is reported as not confirmed.
 pub(crate) fn handling_time_is_the_handlers(stack: &Stack) -> Result<()> {
     let mut left: BTreeSet<u32> = SLEEPS.iter().map(|sleep| sleep.millis).collect();
     left.remove(&0);

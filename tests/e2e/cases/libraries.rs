@@ -1,5 +1,6 @@
-//! The comparison of metrics libraries with the daemon in their schema, for the same calls: families, labels, HELP texts
-//! and bucket bounds must be the same, and numbers too where the library is right. The lists below say where it is not.
+//! The comparison of metrics libraries with the daemon in their schema, for the same calls: families, labels, HELP
+//! texts and bucket bounds must be the same, and numbers too where the library is right. The lists below say where it
+//! is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -259,7 +260,8 @@ impl Library {
         Ok(())
     }
 
-    /// An error unless the library's families are the daemon's, and its numbers too where it is not known to be wrong.
+    /// An error unless the library's families are the daemon's, and its numbers too where it is not known to be
+    /// wrong.
     fn compare(
         &self,
         ours: &Metrics,

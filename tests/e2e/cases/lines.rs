@@ -71,8 +71,8 @@ fn lines(name: &str) -> Result<()> {
     talk.finish()
 }
 
-/// The daemon's disk becomes full: lines that can wait are written once there is room, the rest is counted, and the daemon
-/// works otherwise.
+/// The daemon's disk becomes full: lines that can wait are written once there is room, the rest is counted, and the
+/// daemon works otherwise.
 fn full_disk(name: &str) -> Result<()> {
     const CALLS: u32 = 800;
     // The line that is being written, and those that wait.

@@ -1,8 +1,8 @@
 //! The functions of the cases, a file for each subject.
 //!
 //! Most files are tables of [`raw`] cases, for behaviour that gRPC libraries do not have on demand. Both ends of each
-//! connection are raw peers ([`support::raw`]), and every number of both processes is compared. One daemon without flags
-//! watches all cases that do not need their own; their processes and services distinguish them.
+//! connection are raw peers ([`support::raw`]), and every number of both processes is compared. One daemon without
+//! flags watches all cases that do not need their own; their processes and services distinguish them.
 
 mod at_once;
 pub(crate) mod backends;

@@ -1,5 +1,5 @@
-//! Names of processes: calls keep the name under which they were made, and `--comm` selects each process that takes the
-//! name.
+//! Names of processes: calls keep the name under which they were made, and `--comm` selects each process that takes
+//! the name.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Bytes before the client preface: PROXY headers, `CONNECT` through a proxy, `101 Switching Protocols` whose sender becomes
-//! the client. Also bytes that only look like these, or never end.
+//! Bytes before the client preface: PROXY headers, `CONNECT` through a proxy, `101 Switching Protocols` whose sender
+//! becomes the client. Also bytes that only look like these, or never end.
 
 use anyhow::Result;
 use support::raw::command::{Read, Write};

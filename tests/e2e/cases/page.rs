@@ -185,7 +185,8 @@ fn url(daemon: &Daemon) -> String {
     format!("http://{}/", daemon.address())
 }
 
-/// The numbers are those of the peers' records, with and without script. Rows are sorted, filtered and shown in detail.
+/// The numbers are those of the peers' records, with and without script. Rows are sorted, filtered and shown in
+/// detail.
 pub(crate) fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
@@ -320,8 +321,8 @@ const CUT: &str = "return [...document.querySelectorAll('body *')]
             || part.matches('.tile *') && part.scrollHeight > part.clientHeight + 3))
     .map((part) => `${part.id || part.className || part.tagName}: ${part.textContent.slice(0, 80)}`)";
 
-/// An error if an element is wider than the window or than its place, with the table alone or with a row in detail. Long
-/// names may be cut: the whole name is elsewhere.
+/// An error if an element is wider than the window or than its place, with the table alone or with a row in detail.
+/// Long names may be cut: the whole name is elsewhere.
 fn fits(browser: &Browser, long_names: bool) -> Result<()> {
     const MAY_BE_CUT: [&str; 4] = ["B: ", "SMALL: ", "method: ", "SPAN: "];
     for (width, dark) in [(400, true), (400, false), (1280, true), (1280, false)] {

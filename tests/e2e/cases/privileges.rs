@@ -122,8 +122,8 @@ fn refuses_to_run_without(missing: &str, others: &'static [&'static str]) -> Res
     Ok(())
 }
 
-/// Counts a call over a Unix socket: the daemon finds the end of the connection with a system call that it makes without
-/// privileges.
+/// Counts a call over a Unix socket: the daemon finds the end of the connection with a system call that it makes
+/// without privileges.
 fn counts_a_call(daemon: &Daemon, name: &str) -> Result<()> {
     let folder = tempfile::TempDir::with_prefix("raw-").context("create a folder")?;
     let path = folder.path().join("socket").to_string_lossy().into_owned();
@@ -233,8 +233,8 @@ fn insert<K: Pod>(id: u32, key: K) -> Result<Result<(), MapError>> {
     Ok(map.insert(key, 1, 0))
 }
 
-/// An error if a thread has other files open besides maps and programs than sockets, pipes, objects of the kernel (epoll,
-/// events, links of programs) and files of `/proc` and `/sys`, which are opened and closed at the same time.
+/// An error if a thread has other files open besides maps and programs than sockets, pipes, objects of the kernel
+/// (epoll, events, links of programs) and files of `/proc` and `/sys`, which are opened and closed at the same time.
 fn nothing_else_is_open(pid: u32, thread: u32) -> Result<()> {
     let folder = format!("/proc/{pid}/task/{thread}/fd");
     for entry in fs::read_dir(&folder).with_context(|| format!("list {folder}"))?.flatten() {
@@ -281,7 +281,8 @@ fn has_only_counters_and_rings_open(daemon: &Daemon, workers: usize) -> Result<(
     let programs = |alone: bool| {
         tables.iter().filter(move |(figures, ..)| *figures == alone).map(|(.., programs)| *programs)
     };
-    // The threads have the program that can be run without arguments. The thread for figures cannot run any, and has all.
+    // The threads have the program that can be run without arguments. The thread for figures cannot run any, and has
+    // all.
     ensure!(programs(false).collect::<Vec<_>>() == [1], "programs to be run: {tables:?}");
     ensure!(programs(true).all(|programs| programs > 4), "programs to be read: {tables:?}");
     let maps: BTreeSet<_> =

@@ -182,8 +182,8 @@ pub(crate) fn top_is_refused_without_a_client_certificate() -> Result<()> {
     daemon.stop()
 }
 
-/// The user nobody listens at the address of this machine's daemon. It must not get the password or a request, unless the
-/// user allows that.
+/// The user nobody listens at the address of this machine's daemon. It must not get the password or a request, unless
+/// the user allows that.
 pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
     let protected = Protected::by_password()?;
     let file = protected.file("password")?;

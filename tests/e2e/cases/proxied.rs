@@ -1,4 +1,5 @@
-//! Proxies between a client and a server. All four ends are compared: the client's, both of the proxy, and the server's.
+//! Proxies between a client and a server. All four ends are compared: the client's, both of the proxy, and the
+//! server's.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -155,8 +156,8 @@ fn load() -> Vec<Vec<Value>> {
     ]]
 }
 
-/// The calls that an old process refused and the client's library repeated. The application does not see them, so their
-/// number is not known, but it is at most that of calls at the same time.
+/// The calls that an old process refused and the client's library repeated. The application does not see them, so
+/// their number is not known, but it is at most that of calls at the same time.
 fn refused(metrics: &Metrics, role: &str, pids: &[String], heard_of: &Truth) -> Result<Vec<Row>> {
     const AT_ONCE: u64 = 11;
     let mut rows = Vec::new();

@@ -11,8 +11,8 @@ use support::peer::{Client, Listen, Server};
 use support::report;
 use support::stack::Stack;
 
-/// The most calls that the late daemon misses, until it has found the frame boundaries of each connection: those that are
-/// open at that moment, and one in each direction.
+/// The most calls that the late daemon misses, until it has found the frame boundaries of each connection: those that
+/// are open at that moment, and one in each direction.
 const CONNECTIONS: u32 = 2;
 const CONCURRENCY: u32 = 4;
 const UNTIL_FOUND: f64 = (3 * CONNECTIONS + 2 * CONCURRENCY) as f64;
@@ -67,8 +67,8 @@ pub(crate) fn daemon_started_under_load_misses_only_earlier_calls(stack: &Stack)
     Ok(())
 }
 
-/// A server that reads a frame's header by itself, and waits for the next one while a daemon starts: the first call after
-/// the start is counted, and so are all later ones.
+/// A server that reads a frame's header by itself, and waits for the next one while a daemon starts: the first call
+/// after the start is counted, and so are all later ones.
 pub(crate) fn daemon_started_during_a_call_counts_the_next(
     server: &Stack,
     args: &[&str],

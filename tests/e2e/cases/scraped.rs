@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes real daemons, without TLS, and over TLS with a password. Its answers to the queries of the
-//! README, the rules and the dashboards are compared with the plan.
+//! A real Prometheus scrapes real daemons, without TLS, and over TLS with a password. Its answers to the queries of
+//! the README, the rules and the dashboards are compared with the plan.
 
 use std::fs;
 use std::path::Path;

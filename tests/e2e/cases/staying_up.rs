@@ -268,7 +268,8 @@ fn ptrace(request: libc::c_uint, thread: i32) -> Result<()> {
     Ok(())
 }
 
-/// A supervisor like systemd: the daemon notifies it once it watches, regularly while its workers run, and at its end.
+/// A supervisor like systemd: the daemon notifies it once it watches, regularly while its workers run, and at its
+/// end.
 fn supervisor_is_notified(_: &str) -> Result<()> {
     let folder = TempDir::with_prefix("supervisor-").context("create a folder")?;
     let path = folder.path().join("notify");
@@ -340,8 +341,8 @@ fn a_hundred_scrapers_are_answered(name: &str) -> Result<()> {
     talk.finish()
 }
 
-/// These scrapers leave room for some others. Each answer has started, and is more than the kernel buffers. The memory of
-/// all answers is bounded.
+/// These scrapers leave room for some others. Each answer has started, and is more than the kernel buffers. The
+/// memory of all answers is bounded.
 fn scrapers_that_never_read_are_dropped(name: &str) -> Result<()> {
     const SCRAPERS: usize = 50;
     const OTHERS: u32 = 10;

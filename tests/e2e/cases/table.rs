@@ -69,8 +69,8 @@ impl Table {
         self.alone(name, move |name| daemon.watch(|daemon| run(daemon, name)));
     }
 
-    /// Adds the last case of a kind that is recorded: compares all its cases with tshark. It runs those that have not been
-    /// run, so that it can be run alone.
+    /// Adds the last case of a kind that is recorded: compares all its cases with tshark. It runs those that have not
+    /// been run, so that it can be run alone.
     pub(super) fn compare_recording(&mut self) {
         let Some(Recorded { recording, runs }) = self.recording.take() else { return };
         self.add("what tshark sees of all of these", Also::Confirmed(TSHARK), move |_| {

@@ -49,8 +49,8 @@ fn authorization(password: &str) -> String {
     format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{USER}:{password}")))
 }
 
-/// A check of a password runs to its end. But it does not start for a client that has gone, so other clients wait for one
-/// check at most, and known clients for none.
+/// A check of a password runs to its end. But it does not start for a client that has gone, so other clients wait for
+/// one check at most, and known clients for none.
 fn passwords_of_those_who_hang_up(_: &str) -> Result<()> {
     const TIMES: usize = 80;
     let protected = Protected::by_password()?;

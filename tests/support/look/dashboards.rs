@@ -1,5 +1,5 @@
-//! Pictures of the dashboards in `deploy/grafana`, for the documents: a page of the tests (`dashboard.html`) draws a real
-//! Prometheus' answers to their queries, without Grafana.
+//! Pictures of the dashboards in `deploy/grafana`, for the documents: a page of the tests (`dashboard.html`) draws a
+//! real Prometheus' answers to their queries, without Grafana.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The comparison of the displayed figures besides counts with the peers' records: rates, error ratios, calls in flight,
-//! handling times, connections.
+//! The comparison of the displayed figures besides counts with the peers' records: rates, error ratios, calls in
+//! flight, handling times, connections.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -66,8 +66,8 @@ pub trait Look {
 
 const BOUNDS: [f64; 7] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// Unary calls: their number, the milliseconds that their handler sleeps, their code. A quarter fails; p50, p90 and p99
-/// are in three buckets.
+/// Unary calls: their number, the milliseconds that their handler sleeps, their code. A quarter fails; p50, p90 and
+/// p99 are in three buckets.
 const STEPS: [(u64, u32, i32); 4] = [(18, 30, 0), (10, 30, 5), (9, 150, 0), (3, 700, 0)];
 const CALLS: u64 = 40;
 const FAILED_SHARE: &str = "25.0 %";

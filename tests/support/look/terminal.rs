@@ -81,7 +81,8 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).context("press a key")
     }
 
-    /// Waits until `is` accepts the screen's lines, for 20 s at most; then its last error is returned, with the screen.
+    /// Waits until `is` accepts the screen's lines, for 20 s at most; then its last error is returned, with the
+    /// screen.
     pub fn wait_until(&self, is: impl Fn(&[String]) -> Result<()>) -> Result<()> {
         wait_for(|| {
             let lines = self.lines();

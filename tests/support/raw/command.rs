@@ -26,11 +26,11 @@ pub enum Action {
     Accept,
     /// Writes the payload.
     Write(Write),
-    /// Writes the payload with one write(2), and unmaps its memory while that waits for room: the payload must be more
-    /// than there is room for. Answers then, and the write goes on.
+    /// Writes the payload with one write(2), and unmaps its memory while that waits for room: the payload must be
+    /// more than there is room for. Answers then, and the write goes on.
     WriteUnmapped,
-    /// Mounts 9P over the socket (mount(2), `trans=fd`): a thread of the kernel writes [`GREETING`] bytes, and reads the
-    /// answer. Answers at once; the mount goes on until the answer, which must refuse it ([`refusal`]).
+    /// Mounts 9P over the socket (mount(2), `trans=fd`): a thread of the kernel writes [`GREETING`] bytes, and reads
+    /// the answer. Answers at once; the mount goes on until the answer, which must refuse it ([`refusal`]).
     Mount,
     /// Reads this many bytes.
     Read {

@@ -1,4 +1,5 @@
-//! An HPACK encoder (RFC 7541) whose representations and table size the tests choose. `loona-hpack`'s decoder checks it.
+//! An HPACK encoder (RFC 7541) whose representations and table size the tests choose. `loona-hpack`'s decoder checks
+//! it.
 
 use std::collections::VecDeque;
 

@@ -82,8 +82,8 @@ pub struct Talk<'a> {
 }
 
 impl<'a> Talk<'a> {
-    /// Starts two processes and connects them; nothing is written yet. `case` is the name of the service, so that no two
-    /// cases have a method in common.
+    /// Starts two processes and connects them; nothing is written yet. `case` is the name of the service, so that no
+    /// two cases have a method in common.
     pub fn connect(daemon: &'a Daemon, case: &str, address: Address) -> Result<Self> {
         Self::connect_from(daemon, case, address, [&Start::default(), &Start::default()])
     }
@@ -167,8 +167,8 @@ impl<'a> Talk<'a> {
         self.server(|f| f.settings(&[(3, 1 << 20)]).frame(frame::SETTINGS, frame::ACK, 0, &[]))
     }
 
-    /// Connects the client to the server. An earlier connection stays open until the processes end, but is not used any
-    /// more.
+    /// Connects the client to the server. An earlier connection stays open until the processes end, but is not used
+    /// any more.
     pub fn reconnect(&mut self) -> Result<()> {
         self.begin_connection()?;
         ensure!(self.accept()?, "there is no connection to accept");

@@ -154,8 +154,8 @@ fn kept_deadline(status: &Status) -> bool {
         .any(<dyn std::error::Error>::is::<TimeoutExpired>)
 }
 
-/// Sleeps to the microsecond, as programs that cancel do not use the library's timers. tokio's have whole milliseconds, so
-/// a cancel that should come before a deadline would often come after it.
+/// Sleeps to the microsecond, as programs that cancel do not use the library's timers. tokio's have whole
+/// milliseconds, so a cancel that should come before a deadline would often come after it.
 async fn canceled(after: Option<Duration>) {
     match after {
         // It does not panic.

@@ -1,4 +1,5 @@
-//! tonic's server and client for the end-to-end tests, with the same plans and records as the other stacks' peers (see the
+//! tonic's server and client for the end-to-end tests, with the same plans and records as the other stacks' peers
+//! (see the
 //! `tests` crate).
 
 use std::path::PathBuf;

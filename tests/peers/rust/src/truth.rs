@@ -38,8 +38,8 @@ struct Sums {
 struct Row {
     method: String,
     code: i32,
-    /// Whether it is not known if the requests were written: hyper writes headers and messages separately, and a server
-    /// refuses a missing method at the headers.
+    /// Whether it is not known if the requests were written: hyper writes headers and messages separately, and a
+    /// server refuses a missing method at the headers.
     requests_unsure: bool,
     #[serde(flatten)]
     sums: Sums,

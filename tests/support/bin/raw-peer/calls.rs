@@ -244,8 +244,8 @@ fn zero_copy(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
     rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | flags)
 }
 
-/// Writes with one write(2) in another thread, and unmaps the first bytes once that waits for room: when it returns they
-/// cannot be read any more.
+/// Writes with one write(2) in another thread, and unmaps the first bytes once that waits for room: when it returns
+/// they cannot be read any more.
 pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandle<Result<()>>> {
     /// It is copied first, so the write does not fail.
     const GONE: usize = 4096;

@@ -1,5 +1,5 @@
-//! System calls of 32-bit processes: interrupt 0x80, which any process on x86-64 may use, with addresses and structs of
-//! 32 bits.
+//! System calls of 32-bit processes: interrupt 0x80, which any process on x86-64 may use, with addresses and structs
+//! of 32 bits.
 
 use std::arch::asm;
 use std::ptr;

@@ -1,5 +1,5 @@
-//! The process of a raw peer: carries out the commands on its stdin ([`support::raw::command`]), and does nothing else
-//! with its sockets, so that its system calls are exactly known.
+//! The process of a raw peer: carries out the commands on its stdin ([`support::raw::command`]), and does nothing
+//! else with its sockets, so that its system calls are exactly known.
 
 mod aio;
 mod calls;
@@ -40,8 +40,8 @@ struct State {
 }
 
 impl State {
-    /// Parses the arguments: the sockets' descriptors after [`Action::Exec`]; before them `listener` and the descriptor
-    /// of an inherited listener.
+    /// Parses the arguments: the sockets' descriptors after [`Action::Exec`]; before them `listener` and the
+    /// descriptor of an inherited listener.
     fn of_arguments() -> Result<Self> {
         let mut state = Self::default();
         let mut arguments = env::args().skip(1).peekable();
