@@ -1,4 +1,4 @@
-//! What watching takes of a service while somebody attacks it, and others call it all the same.
+//! The cost of watching a service that is attacked while other clients call it.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,13 +19,13 @@ use crate::watch::{Timed, Watch, cpu_ns};
 const REPEATS: usize = 7;
 const SLICE: Duration = Duration::from_secs(1);
 
-/// Of those who behave.
+/// Calls at the same time by clients that behave.
 const AT_ONCE: usize = 16;
 
-/// An attacker who gets no answer comes back.
+/// Time after which an attacker without an answer connects again.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Streams in one write.
+/// The number of streams in one write.
 const STREAMS: u32 = 100;
 
 /// `CANCEL` (RFC 9113 §7).
@@ -33,11 +33,11 @@ const CANCEL: u32 = 8;
 
 struct Attack {
     name: &'static str,
-    /// What it does, a second.
+    /// The unit of its rate.
     unit: &'static str,
-    /// At least so long from one connection to the next: else what is compared is how many there were.
+    /// The least time from one connection to the next: otherwise only their number would be compared.
     pace: Duration,
-    /// What one connection does until it is over; adds to the number of what it did.
+    /// Attacks on one connection until that is over; counts what it did.
     run: fn(&mut TcpStream, &AtomicU64) -> io::Result<()>,
 }
 
@@ -62,13 +62,13 @@ const ATTACKS: [Attack; 3] = [
     },
 ];
 
-/// A service, while some call it and, it may be, somebody attacks it.
+/// A service that clients call, with or without an attack.
 struct Attacked<'a> {
     service: &'a Service,
     attack: Option<&'a Attack>,
 }
 
-/// What was done to the service, a second.
+/// Calls and attacks per second.
 struct Slice {
     calls: f64,
     attack: f64,
@@ -76,7 +76,7 @@ struct Slice {
 
 pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
     let service = &Service::fast(peers)?;
-    // What watching takes in any case.
+    // The cost of watching without an attack.
     let usual = Attacked { service, attack: None }.costs("nobody attacks", results)?;
     for attack in &ATTACKS {
         let attacked = Attacked { service, attack: Some(attack) };
@@ -88,9 +88,9 @@ pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
 }
 
 impl Attacked<'_> {
-    /// Answers with the share that watching takes.
+    /// Measures, and returns the share of CPU time that watching takes.
     fn costs(&self, name: &str, results: &mut Results) -> Result<f64> {
-        // Those who call it, and attack it, would be on other nodes.
+        // Clients and attackers would be on other nodes.
         let pid = self.service.server.pid();
         let [mut bare, mut attacks, mut ratios, mut shares] = [(); 4].map(|()| Vec::new());
         for _ in 0..REPEATS {
@@ -114,7 +114,7 @@ impl Attacked<'_> {
         Ok(results.add(share, "", None, shares))
     }
 
-    /// Processor time of the kernel programs and the daemon, beside the service's own.
+    /// The CPU time of the BPF programs and the daemon, divided by the service's own.
     fn share(&self, watch: &Watch) -> Result<f64> {
         let pid = self.service.server.pid().parse()?;
         let _timed = Timed::begin()?;
@@ -145,7 +145,7 @@ impl Attacked<'_> {
 }
 
 impl Attack {
-    /// One connection after the other, until it is over. Services close on who does this.
+    /// Attacks on one connection after the other until `over`. Services close such connections.
     fn go_on(&self, service: SocketAddr, over: &AtomicBool, done: &AtomicU64) {
         let mut number = 0;
         while !over.load(Ordering::Relaxed) {
@@ -157,7 +157,7 @@ impl Attack {
     }
 }
 
-/// From another loopback address each time: of one, the ports would be used up, each being kept for a
+/// Connects from another loopback address each time: the ports of one would be used up, because each is kept for a
 /// minute (`TIME_WAIT`).
 fn connect(service: SocketAddr, number: u32) -> io::Result<TcpStream> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
@@ -194,7 +194,7 @@ fn distinct_paths(stream: &mut TcpStream, done: &AtomicU64) -> io::Result<()> {
             frames.request(stream, &number.to_string()).end(stream);
         }
         stream.write_all(&frames.take().0)?;
-        // Whose number it is has been seen by then.
+        // The service has read the requests then.
         if stream.read(&mut answers)? == 0 {
             break;
         }

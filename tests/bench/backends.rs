@@ -1,5 +1,4 @@
-//! The backends of this machine, in turns: what each costs those who have nothing to do with gRPC, those who
-//! do, and the kernel.
+//! The backends of this machine, in turns: their cost for work without gRPC, for calls, and in the kernel.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -21,17 +20,17 @@ use crate::watch::{Timed, Watch};
 const REPEATS: usize = 7;
 const SETTLING: Duration = Duration::from_millis(500);
 
-/// The preferred one first.
+/// All backends, the preferred one first.
 const ALL: [&str; 4] = ["socket", "fentry", "kprobe", "tracepoint"];
 
-/// One backend, and the figures of each turn.
+/// A backend, and its figures.
 struct Backend {
     name: &'static str,
     samples: Vec<f64>,
 }
 
 impl Backend {
-    /// Those that this kernel allows.
+    /// The backends that this kernel allows.
     fn allowed(peers: &Peers) -> Result<Vec<Self>> {
         let is_allowed = |name: &&str| -> Result<bool> {
             let mut check = Command::new(peers.daemon());
@@ -53,7 +52,7 @@ impl Backend {
         Watch::start(&["--backend", self.name])
     }
 
-    /// Watched by it, with what it costs to come and go (maps to fill, and to free) behind.
+    /// Does the work while it watches and afterwards, each once its start or end (maps to fill or to free) is over.
     fn settled<T>(&self, work: impl Fn() -> Result<T>) -> Result<(T, T)> {
         let watch = self.watch()?;
         thread::sleep(SETTLING);
@@ -102,14 +101,14 @@ fn in_turns(
         }
     }
     for (n, Backend { name: backend, samples }) in backends.into_iter().enumerate() {
-        // What is to be reached is meant for the one that is used.
+        // The bound is for the backend that is used.
         let bound = bound.filter(|_| n == 0);
         results.add(format!("{name}: {backend}"), unit, bound, samples);
     }
     Ok(())
 }
 
-/// µs for each transfer between the ends of a Unix socket, in one thread: never a wait.
+/// The µs for each transfer between the ends of a Unix socket, in one thread, which never waits.
 fn transfers() -> Result<f64> {
     let (mut one, mut other) = UnixStream::pair().context("a socket")?;
     let (begin, mut transfers, mut byte) = (Instant::now(), 0_u64, [b'x']);
@@ -140,7 +139,7 @@ fn starts(peers: &Peers, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Run time of the programs for each call that has ended, at either end.
+/// The run time of the BPF programs for each call that has ended, at each end.
 fn programs(peers: &Peers, results: &mut Results) -> Result<()> {
     const CALLS: u64 = 60_000;
     let service = Service::fast(peers)?;

@@ -1,4 +1,4 @@
-//! What a call costs the kernel and the daemon, and whether each is seen.
+//! The cost of a call in the kernel and in the daemon, and whether each call is reported.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::watch::{Reading, Timed, Watch};
 
 const REPEATS: usize = 5;
 
-/// Calls, and what all that watches them cost meanwhile: both ends are watched, and both are counted.
+/// Makes calls, and measures the cost of watching them: both ends are watched, and both are counted.
 pub(crate) fn watched(
     watch: &Watch,
     address: SocketAddr,
@@ -26,7 +26,7 @@ pub(crate) fn watched(
     Ok((made, watch.since_ends(begin, 2.0 * made.calls as f64)?))
 }
 
-/// Time and bytes for each end of a unary call.
+/// Measures time and bytes for each end of a unary call.
 pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
     const CALLS: u64 = 60_000;
     let service = Service::fast(peers)?;
@@ -74,7 +74,7 @@ fn sizes(service: &Service, results: &mut Results) -> Result<()> {
     watch.stop()
 }
 
-/// Many small messages over few streams.
+/// Measures many small messages over few streams.
 pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
     const STREAMS: usize = 4;
     const MESSAGES: u64 = 250_000;
@@ -91,7 +91,7 @@ pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
         support::peer::Client::start(&stack, &service.server, &plan)?.finish()?;
         drop(timed);
         let reading = watch.since_ends(begin, 2.0 * STREAMS as f64)?;
-        // At both ends, and a response to each stream.
+        // At both ends, with a response for each stream.
         let all = 2.0 * STREAMS as f64 * (MESSAGES as f64 + 1.0);
         ensure!(reading.messages.total_cmp(&all).is_eq(), "{} of {all} messages", reading.messages);
         daemon.push(reading.cpu_ns / all);
@@ -106,7 +106,7 @@ pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Calls seen, with method and code, for each call made.
+/// Measures the share of calls that are reported with method and code.
 pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
     let service = Service::fast(peers)?;
     let share = |watch: &Watch, load: Load, calls: u64| -> Result<(f64, f64)> {
@@ -120,44 +120,42 @@ pub(crate) fn completeness(peers: &Peers, results: &mut Results) -> Result<()> {
         results.add(name, "", Some(Bound::AtLeast(1.0)), vec![seen]);
     }
     for (connections, streams) in [(1, 1000), (10, 1000), (100, 100), (1000, 10), (10_000, 1)] {
-        let load = Load { connections, streams, payload: 20, methods: 0 };
+        let load = Load { connections, streams, ..Load::ONE };
         let (seen, _) = share(&watch, load, 100_000)?;
         let name = format!("calls seen ÷ made, {connections} connections, {streams} streams each");
         results.add(name, "", Some(Bound::AtLeast(1.0)), vec![seen]);
     }
     watch.stop()?;
-    let mut plot = Plot {
-        name: "completeness".into(),
-        title: "Calls seen ÷ made, by the size of the ring".into(),
-        x: "ring".into(),
-        y: "seen ÷ made".into(),
-        points: Vec::new(),
-        lines: Vec::new(),
-    };
-    let mut line = Vec::new();
+    let (mut points, mut line) = (Vec::new(), Vec::new());
     for kib in [64, 128, 256, 1024, 8192] {
         let watch = Watch::start(&["--ring-size", &format!("{kib}KiB")])?;
         let (seen, rate) = share(&watch, Load::at_once(64), 100_000)?;
         let name =
             format!("calls seen ÷ made, a ring of {kib} KiB, 64 at once ({rate:.0} calls/s)");
         line.push(results.add(name, "", None, vec![seen]));
-        plot.points.push(format!("{kib} KiB"));
+        points.push(format!("{kib} KiB"));
         watch.stop()?;
     }
-    plot.lines.push(("64 calls at once".into(), line));
-    results.plots.push(plot);
+    results.plots.push(Plot {
+        name: "completeness".into(),
+        title: "Calls seen ÷ made, by the size of the ring".into(),
+        x: "ring".into(),
+        y: "seen ÷ made".into(),
+        points,
+        lines: vec![("64 calls at once".into(), line)],
+    });
     Ok(())
 }
 
-/// What a call costs does not depend on how many others there are.
+/// Measures whether the cost of a call depends on how many others there are.
 pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
     let service = Service::fast(peers)?;
     let loads = |loads: [(usize, usize, usize); 4]| {
         loads.map(|(connections, streams, methods)| Load {
             connections,
             streams,
-            payload: 20,
             methods,
+            ..Load::ONE
         })
     };
     let of_connections = loads([(10, 2, 0), (100, 1, 0), (1000, 1, 0), (MOST, 1, 0)]);
@@ -178,7 +176,7 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
             let costs = (0..GROWTH_REPEATS).map(|_| grown(&service, load, count));
             let (first, later): (Vec<_>, Vec<_>) =
                 costs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-            // Of fewer it is the cost of nothing: of the daemon's being there.
+            // With fewer it is mostly the cost of an idle daemon.
             if count == MOST {
                 add("first ", &first);
             }
@@ -208,13 +206,13 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
 
 const GROWTH_REPEATS: usize = 3;
 
-/// What does not grow.
+/// The bound of a ratio that must not grow.
 const FLAT: Option<Bound> = Some(Bound::AtMost(1.1));
 
-/// Connections, or methods.
+/// The most connections or methods.
 const MOST: usize = 10_000;
 
-/// µs per call end.
+/// The cost of an end of a call, in µs.
 struct Cost {
     daemon: f64,
     kernel: f64,
@@ -227,7 +225,7 @@ impl Cost {
     }
 }
 
-/// What the first calls cost, one of each of `count` connections or methods, and what later ones do.
+/// The cost of the first calls, one for each of `count` connections or methods, and that of later calls.
 fn grown(service: &Service, load: Load, count: usize) -> Result<(Cost, Cost)> {
     const CALLS: u64 = 40_000;
     let watch = Watch::start(&["--max-methods", "20000", "--buckets", "1"])?;
@@ -243,10 +241,10 @@ fn grown(service: &Service, load: Load, count: usize) -> Result<(Cost, Cost)> {
     Ok(costs)
 }
 
-/// What more workers cost where one would do: in turns with one.
+/// Measures the cost of more workers where one would suffice, in turns with one.
 fn workers(service: &Service, results: &mut Results) -> Result<()> {
     const CALLS: u64 = 60_000;
-    let load = Load { connections: 16, streams: 2, payload: 20, methods: 0 };
+    let load = Load { connections: 16, streams: 2, ..Load::ONE };
     let cost = |workers: &str| -> Result<Cost> {
         let watch = Watch::start(&["--workers", workers])?;
         let timed = Timed::begin()?;

@@ -1,6 +1,7 @@
-//! Whether a call expired or was canceled: what is told, and what the clients know.
+//! Calls that expired or were canceled: the reported codes, compared with the clients' records.
 
 use std::process::{Child, Command};
+use std::slice;
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
@@ -17,28 +18,29 @@ use crate::figures::{Bound, Results};
 
 const TIMEOUTS_MS: [u64; 4] = [20, 50, 200, 1_000];
 
-/// Of each timeout: together 3,000.
+/// The calls of each timeout: 3,000 in total.
 const CALLS: u64 = 750;
 
-/// Likewise, where each takes the server 150 ms.
+/// The calls of each timeout where each takes the server 150 ms.
 const FEW_CALLS: u64 = 75;
 
-/// For a server to read all that was written to it.
+/// Time for a server to read everything that was written to it.
 const READ_LIMIT: Duration = Duration::from_mins(1);
 
 const CANCELED: i32 = 1;
 const DEADLINE_EXCEEDED: i32 = 4;
 const EITHER: i32 = 17;
 
-/// A daemon says little of the second before it began.
+/// Time after which a daemon knows whether threads waited for a CPU: it knows little about the second before its
+/// start.
 const SETTLING: Duration = Duration::from_millis(1_500);
 
-/// What the machine does beside.
+/// The load besides the calls.
 enum Beside {
     Nothing,
-    /// Two loops for each processor that never wait.
+    /// Two busy loops for each CPU.
     Loops,
-    /// The server's handlers keep their threads for so long before they do anything: this flag says how.
+    /// Handlers that block their threads first, with this flag of the server.
     Handlers(&'static str),
 }
 
@@ -57,10 +59,11 @@ pub(crate) fn told(peers: &Peers, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// What is watched: both ends, or the server alone, whose client may as well be on another node.
+/// The ends that are compared: of a daemon that watches both, and of one that watches the server alone, as if the
+/// client were on another node.
 const ENDS: [&str; 3] = ["client", "server", "server alone"];
 
-/// Calls that one end tells.
+/// The numbers of calls that are reported at one end.
 #[derive(Clone, Copy, Default)]
 struct Told {
     calls: f64,
@@ -69,12 +72,9 @@ struct Told {
 }
 
 fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Results) -> Result<()> {
-    let args = match beside {
-        Beside::Handlers(flag) => vec![*flag],
-        _ => Vec::new(),
-    };
-    // Where handlers block, calls wait for one another, long after their clients have gone.
-    let calls = if matches!(beside, Beside::Handlers(_)) { FEW_CALLS } else { CALLS };
+    let args = if let Beside::Handlers(flag) = beside { slice::from_ref(flag) } else { &[] };
+    // If handlers block, calls wait for each other, long after their clients have given up.
+    let calls = if args.is_empty() { CALLS } else { FEW_CALLS };
     let _loops = match beside {
         Beside::Loops => Loops::start()?,
         _ => Loops(Vec::new()),
@@ -83,7 +83,7 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
         let mut wrong = [0.0; ENDS.len()];
         let mut undecided = Vec::new();
         for timeout_ms in TIMEOUTS_MS {
-            let server = Server::start_with(stack, Listen::V4, &args)?;
+            let server = Server::start_with(stack, Listen::V4, args)?;
             let told = of_one(stack, &server, kind, timeout_ms, calls)?;
             for (wrong, told) in wrong.iter_mut().zip(told) {
                 *wrong += told.wrong;
@@ -108,7 +108,7 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
     Ok(())
 }
 
-/// What client and server are told to have done, beside what the client knows.
+/// Runs one plan, and compares each end with the client's record.
 fn of_one(
     stack: &Stack,
     server: &Server,
@@ -148,7 +148,7 @@ fn compared(metrics: &Metrics, role: &str, who: &Identity, truth: &Truth) -> Tol
     let known = |code| -> u64 {
         truth.calls.iter().filter(|row| row.code == code).map(|row| row.sums.calls).sum()
     };
-    // More than there were of it: others must have been told as that.
+    // If a code has more calls than the client made, the others have a wrong code.
     let too_many = |code| (told(code) - known(code) as f64).max(0.0);
     Told {
         calls: truth.calls.iter().map(|row| row.sums.calls).sum::<u64>() as f64,
@@ -157,7 +157,7 @@ fn compared(metrics: &Metrics, role: &str, who: &Identity, truth: &Truth) -> Tol
     }
 }
 
-/// Ended when they are dropped.
+/// Busy loops, which end when this is dropped.
 struct Loops(Vec<Child>);
 
 impl Loops {

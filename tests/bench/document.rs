@@ -1,8 +1,8 @@
-//! docs/benchmarks.md and its plots.
+//! Writes docs/benchmarks.md and its plots.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
@@ -12,9 +12,9 @@ use crate::figures::{Plot, Results};
 
 const SIZE: (u32, u32) = (720, 360);
 
-/// From the last run of each.
+/// Writes the document from the last run of each benchmark.
 pub(crate) fn write(benches: &[Bench]) -> Result<()> {
-    let docs = docs()?;
+    let docs = support::stack::workspace()?.join("docs");
     let mut text = String::from(
         "# Benchmarks\n\nMade by `cargo xtask bench --plot`, which runs them all; `cargo xtask bench NAME` \
          runs one. Medians over repeats, the least and the most in brackets. What is compared is \
@@ -34,14 +34,8 @@ pub(crate) fn write(benches: &[Bench]) -> Result<()> {
         write!(text, "\n## {}\n\n{}.\n", bench.name, bench.about)?;
         text.push_str("\n| figure | median | | to reach |\n|---|---|---|---|\n");
         for figure in &results.figures {
-            let verdict = figure.verdict();
-            writeln!(
-                text,
-                "| {} | {} | {} | {verdict} |",
-                figure.name,
-                figure.value(),
-                figure.unit
-            )?;
+            let (name, unit) = (&figure.name, &figure.unit);
+            writeln!(text, "| {name} | {} | {unit} | {} |", figure.value(), figure.verdict())?;
         }
         for plot in &results.plots {
             draw(plot, &docs.join("images"))?;
@@ -52,15 +46,8 @@ pub(crate) fn write(benches: &[Bench]) -> Result<()> {
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
-fn docs() -> Result<PathBuf> {
-    let workspace = support::stack::package();
-    let workspace = workspace.parent().context("no workspace")?;
-    Ok(workspace.join("docs"))
-}
-
 fn draw(plot: &Plot, images: &Path) -> Result<()> {
     let path = images.join(format!("bench-{}.svg", plot.name));
-    let failed = |error: String| anyhow!("draw {}: {error}", path.display());
     let area = SVGBackend::new(&path, SIZE).into_drawing_area();
     let drawn = || -> std::result::Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
@@ -105,5 +92,5 @@ fn draw(plot: &Plot, images: &Path) -> Result<()> {
         area.present()?;
         Ok(())
     };
-    drawn().map_err(|error| failed(error.to_string()))
+    drawn().map_err(|error| anyhow!("draw {}: {error}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! What was measured: medians over repeats with their spread, beside what is to be reached.
+//! Figures: medians over repeats, with their spread and their bounds.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use support::stack::target_dir;
 
-/// What a figure is to be.
+/// The bound that a figure must reach.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Bound {
     AtLeast(f64),
@@ -33,7 +33,7 @@ impl Display for Bound {
     }
 }
 
-/// One figure, from one sample a repeat.
+/// A figure: one sample per repeat.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
     pub(crate) name: String,
@@ -62,12 +62,12 @@ impl Figure {
         self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// Whether the median is what it is to be.
+    /// Whether the median reaches the bound, if there is one.
     pub(crate) fn is_reached(&self) -> Option<bool> {
         self.bound.map(|bound| bound.holds(self.median()))
     }
 
-    /// The median and, of more than one sample, the least and the most.
+    /// The median as a text, with the minimum and maximum of more than one sample.
     pub(crate) fn value(&self) -> String {
         let median = Number(self.median());
         if self.samples.len() < 2 {
@@ -76,7 +76,7 @@ impl Figure {
         format!("{median} ({} … {})", Number(self.least()), Number(self.most()))
     }
 
-    /// What it is to be, and whether it is.
+    /// The bound as a text, and whether it is reached.
     pub(crate) fn verdict(&self) -> String {
         match (self.bound, self.is_reached()) {
             (Some(bound), Some(true)) => format!("{bound}: reached"),
@@ -86,7 +86,7 @@ impl Figure {
     }
 }
 
-/// A number with as many digits as tell something.
+/// A number with three or four significant digits, and commas in large ones.
 struct Number(f64);
 
 impl Display for Number {
@@ -114,7 +114,7 @@ impl Display for Number {
     }
 }
 
-/// What a benchmark measured.
+/// The results of a benchmark.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) bench: String,
@@ -123,17 +123,17 @@ pub(crate) struct Results {
     pub(crate) plots: Vec<Plot>,
 }
 
-/// Figures over what was varied.
+/// A plot: values by what was varied.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plot {
-    /// As a file, without its extension.
+    /// The name of its file, without `bench-` and the extension.
     pub(crate) name: String,
     pub(crate) title: String,
     pub(crate) x: String,
     pub(crate) y: String,
-    /// What was varied, as it is told.
+    /// The labels of the points.
     pub(crate) points: Vec<String>,
-    /// A value for each point.
+    /// The lines by name, with a value for each point.
     pub(crate) lines: Vec<(String, Vec<f64>)>,
 }
 
@@ -143,7 +143,7 @@ impl Results {
         Ok(Self { bench: bench.to_owned(), machine: machine()?, figures, plots })
     }
 
-    /// Takes a figure, and shows it.
+    /// Adds a figure, prints it, and returns its median.
     pub(crate) fn add(
         &mut self,
         name: impl Into<String>,
@@ -165,7 +165,7 @@ impl Results {
         median
     }
 
-    /// Keeps it until the benchmark is run again: docs/benchmarks.md is made of all that are kept.
+    /// Writes the results to a file, for docs/benchmarks.md.
     pub(crate) fn keep(&self) -> Result<()> {
         let folder = kept()?;
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -173,7 +173,7 @@ impl Results {
         fs::write(folder.join(format!("{}.json", self.bench)), text).context("keep figures")
     }
 
-    /// What was kept of a benchmark.
+    /// Reads the last results of a benchmark.
     pub(crate) fn kept(bench: &str) -> Result<Self> {
         let path = kept()?.join(format!("{bench}.json"));
         let text = fs::read(&path)
@@ -186,7 +186,7 @@ fn kept() -> Result<PathBuf> {
     Ok(target_dir()?.join("bench"))
 }
 
-/// Of what machine figures are.
+/// A description of the machine: kernel, CPUs.
 fn machine() -> Result<String> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;

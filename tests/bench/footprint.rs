@@ -1,4 +1,4 @@
-//! What the daemon takes of the machine by itself.
+//! The daemon's memory, its start, and its scrapes.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ const REPEATS: usize = 5;
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
 
-/// All that a daemon takes: its own memory, and that of its maps.
+/// A daemon's own memory and that of its maps, in bytes.
 fn all(daemon: &Daemon) -> Result<f64> {
     let Footprint { memory, maps } = Footprint::of(daemon.pid())?;
     Ok((memory + maps) as f64)
 }
 
-/// The memory that a daemon sees, without that of maps: the kernel counts a ring in both, and the process
-/// sees its pages twice, one after the other.
+/// A daemon's resident memory without maps, in bytes: the kernel counts a ring in both, and its pages are mapped
+/// twice.
 fn resident_without_maps(daemon: &Daemon) -> Result<f64> {
     let kib = |text: &str| text.trim().trim_end_matches(" kB").parse::<f64>().context("not in kB");
     let all = kib(&status(daemon.pid(), daemon.pid(), "VmRSS")?)?;
@@ -38,7 +38,7 @@ fn resident_without_maps(daemon: &Daemon) -> Result<f64> {
     for line in mappings.lines() {
         match line.strip_prefix("Rss:") {
             Some(rss) if is_map => of_maps += kib(rss)?,
-            // What is mapped is told before the fields of it, which end their names with a colon.
+            // A mapping's line comes before its fields, whose names end with a colon.
             _ if line.split(' ').next().is_some_and(|word| !word.ends_with(':')) => {
                 is_map = line.ends_with("anon_inode:bpf-map");
             }
@@ -53,7 +53,7 @@ pub(crate) fn memory(peers: &Peers, results: &mut Results) -> Result<()> {
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..REPEATS {
         let begin = Instant::now();
-        let daemon = Daemon::start::<&str>(&[])?;
+        let daemon = Daemon::start(&[])?;
         start.push(begin.elapsed().as_secs_f64());
         let of_process = resident_without_maps(&daemon)?;
         let of_maps = Footprint::of(daemon.pid())?.maps as f64;
@@ -77,12 +77,12 @@ fn connections(peers: &Peers, results: &mut Results) -> Result<()> {
     const CONNECTIONS: usize = 10_000;
     let service = Service::fast(peers)?;
     let watch = Watch::start(&[])?;
-    let one = Load { connections: 1, streams: 1, payload: 20, methods: 0 };
+    let one = Load::ONE;
     Client::connect(service.address, 1)?.call(one, Until::Calls(1))?;
     let begin = watch.begin()?;
     let before = all(&watch.daemon)?;
     let mut client = Client::connect(service.address, CONNECTIONS)?;
-    // One call on each.
+    // One call on each connection.
     client.call(one, Until::Calls(CONNECTIONS as u64))?;
     watch.since_ends(begin, 2.0 * CONNECTIONS as f64)?;
     let ends = 2.0 * CONNECTIONS as f64;
@@ -96,7 +96,7 @@ fn series(peers: &Peers, results: &mut Results) -> Result<()> {
     const METHODS: usize = 5000;
     let service = Service::fast(peers)?;
     let watch = Watch::start(&["--max-methods", "20000"])?;
-    let load = |methods| Load { connections: 1, streams: 8, payload: 20, methods };
+    let load = |methods| Load { streams: 8, methods, ..Load::ONE };
     let mut client = Client::connect(service.address, 1)?;
     client.call(load(1), Until::Calls(10))?;
     let begin = watch.begin()?;
@@ -113,15 +113,15 @@ fn series(peers: &Peers, results: &mut Results) -> Result<()> {
     watch.stop()
 }
 
-/// How long a scrape takes, and what it keeps the daemon from.
+/// Measures the time of a scrape, and whether calls are reported meanwhile.
 pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
     let service = Service::fast(peers)?;
-    // Methods at both ends, of about fifty series each.
+    // Each method has about fifty series at each end.
     for (name, methods, bound) in
         [("10,000 series", 160, Some(Bound::AtMost(50.0))), ("10,000 methods", 5000, None)]
     {
         let watch = Watch::start(&["--max-methods", "20000"])?;
-        let load = Load { connections: 1, streams: 8, payload: 20, methods };
+        let load = Load { streams: 8, methods, ..Load::ONE };
         let begin = watch.begin()?;
         Client::connect(service.address, 1)?.call(load, Until::Calls(methods as u64))?;
         watch.since_ends(begin, 2.0 * methods as f64)?;
@@ -136,10 +136,10 @@ pub(crate) fn scrape(peers: &Peers, results: &mut Results) -> Result<()> {
     ingestion(service.address, results)
 }
 
-/// Calls are seen while a scraper asks again and again.
+/// Measures the share of calls that are reported while a scraper never pauses.
 fn ingestion(address: SocketAddr, results: &mut Results) -> Result<()> {
     let watch = Watch::start(&["--max-methods", "20000"])?;
-    let load = Load { connections: 4, streams: 16, payload: 20, methods: 100 };
+    let load = Load { connections: 4, streams: 16, methods: 100, ..Load::ONE };
     let mut client = Client::connect(address, load.connections)?;
     let begin = watch.begin()?;
     let over = AtomicBool::new(false);

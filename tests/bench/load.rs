@@ -1,5 +1,5 @@
-//! The load: unary calls over HTTP/2, as much as a service answers. One thread, and no
-//! more work a call than a client must have, so that the service is what is busy.
+//! The load: unary calls over HTTP/2, as many as a service answers. One thread with no more work per call than
+//! necessary, so that the service is busy and not the client.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -15,15 +15,15 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
-/// Windows that never keep anybody waiting.
+/// A flow-control window that never makes a peer wait.
 const WINDOW: u32 = 1 << 30;
 
-/// For all of it, beyond the time it is meant to take.
+/// Time for all calls, beyond the time that they should take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 const SERVICE: &str = "observer.test.v1.Echo";
 
-/// The request of `tests/peers/proto/echo.proto`, as far as it is used here.
+/// The fields of the request of `tests/peers/proto/echo.proto` that are used here.
 #[derive(Clone, PartialEq, prost::Message)]
 struct EchoRequest {
     #[prost(bytes = "bytes", tag = "1")]
@@ -32,35 +32,38 @@ struct EchoRequest {
     response_size: u32,
 }
 
-/// Unary calls, so many at a time.
+/// The shape of a load of unary calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) connections: usize,
-    /// Of each connection.
+    /// The calls at the same time on each connection.
     pub(crate) streams: usize,
-    /// Bytes of each request's and each response's payload.
+    /// The bytes of each request's and each response's payload.
     pub(crate) payload: usize,
-    /// How many methods are called in turn; 0: the one that there is.
+    /// The number of missing methods that are called in turn; 0: the existing method.
     pub(crate) methods: usize,
 }
 
 impl Load {
-    /// Small messages, over as few connections as clients would use.
+    /// One call at a time, with small messages.
+    pub(crate) const ONE: Self = Self { connections: 1, streams: 1, payload: 20, methods: 0 };
+
+    /// This many calls at the same time, over as few connections as clients would use.
     pub(crate) fn at_once(concurrency: usize) -> Self {
         let connections = concurrency.div_ceil(16);
-        Self { connections, streams: concurrency / connections, payload: 20, methods: 0 }
+        Self { connections, streams: concurrency / connections, ..Self::ONE }
     }
 }
 
-/// When it ends.
+/// The end of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
     Elapsed(Duration),
-    /// So many calls have ended.
+    /// This many calls have ended.
     Calls(u64),
 }
 
-/// What the client knows happened.
+/// The client's own record of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Made {
     pub(crate) calls: u64,
@@ -92,8 +95,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Makes calls, all of which must end as the methods are to end: the one that there is with OK, any
-    /// other with Unimplemented.
+    /// Makes calls. Each must end with OK, or with `Unimplemented` if its method is missing.
     pub(crate) fn call(&mut self, load: Load, until: Until) -> Result<Made> {
         let paths = paths(load.methods)?;
         let code = if load.methods == 0 { "0" } else { "12" };
@@ -144,7 +146,7 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Bytes>> {
         .initial_max_send_streams(10_000)
         .handshake(socket);
     let (requests, connection) = handshake.await.context("HTTP/2")?;
-    // It ends with the last of its senders.
+    // It ends when all requests' senders are dropped.
     tokio::task::spawn_local(async move {
         let _ = connection.await;
     });
@@ -164,18 +166,16 @@ async fn unary(
 }
 
 async fn answered(response: h2::client::ResponseFuture, code: &str) -> Result<()> {
-    let response = response.await.context("a response")?;
-    if let Some(status) = response.headers().get("grpc-status") {
-        ensure!(status == code, "a call ended with {status:?}, not {code}");
-        return Ok(());
+    let (head, mut body) = response.await.context("a response")?.into_parts();
+    let mut fields = head.headers;
+    if !fields.contains_key("grpc-status") {
+        while let Some(data) = body.data().await {
+            let length = data?.len();
+            body.flow_control().release_capacity(length)?;
+        }
+        fields = body.trailers().await?.context("no trailers")?;
     }
-    let mut body = response.into_body();
-    while let Some(data) = body.data().await {
-        let length = data?.len();
-        body.flow_control().release_capacity(length)?;
-    }
-    let trailers = body.trailers().await?.context("no trailers")?;
-    let status = trailers.get("grpc-status").context("no grpc-status")?;
+    let status = fields.get("grpc-status").context("no grpc-status")?;
     ensure!(status == code, "a call ended with {status:?}, not {code}");
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! What watching costs, measured beside the same work unwatched and beside other ways: `cargo xtask
+//! The cost of watching, compared with the same work unwatched and with other ways: `cargo xtask
 //! bench [NAME…] [--json FILE] [--plot]`.
 //!
-//! Each benchmark is a function of one of the modules that adds figures to its results: medians over
-//! repeats, with the least and the most. Where two things are compared they are measured in turns, because
-//! the machine may be shared; a ratio is of the same turn. Needs root, as the daemon does.
+//! Each benchmark is a function of a module that adds figures to its results: medians over repeats, with minimum and
+//! maximum. Things that are compared are measured in turns, because the machine may be shared; a ratio is of one
+//! turn. It needs root, as the daemon does.
 
 #![deny(unsafe_code)]
 #![expect(
@@ -37,7 +37,7 @@ use clap::Parser;
 use figures::Results;
 use support::stack::{self, Stack};
 
-/// A benchmark: its name, what it is about, and what it does.
+/// A benchmark: its name, its subject, and its function.
 struct Bench {
     name: &'static str,
     about: &'static str,
@@ -109,7 +109,7 @@ const BENCHES: [Bench; 14] = [
     Bench { name: "scrape", about: "What a scrape takes", run: footprint::scrape },
 ];
 
-/// The measured services and the daemon.
+/// The stacks to measure, and the daemon's program.
 pub(crate) struct Peers {
     stacks: Vec<Stack>,
     daemon: PathBuf,
@@ -118,7 +118,7 @@ pub(crate) struct Peers {
 impl Peers {
     fn prepare(daemon: PathBuf) -> Result<Self> {
         let mut stacks = stack::prepare()?;
-        // As services are built.
+        // A release build, as services have it.
         if let Some(tonic) = stacks.iter_mut().find(|stack| stack.name == "tonic") {
             for words in [&mut tonic.server, &mut tonic.client] {
                 let program = words.first_mut().context("tonic's peer has no program")?;
@@ -141,15 +141,15 @@ impl Peers {
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
-    /// Which benchmarks; all, if none is named.
+    /// The benchmarks to run; without names, all.
     names: Vec<String>,
-    /// Writes all figures, each sample of them, to this file.
+    /// Writes all figures, with all samples, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Makes docs/benchmarks.md and its plots anew, of the last run of each benchmark.
+    /// Writes docs/benchmarks.md and its plots, from the last run of each benchmark.
     #[arg(long)]
     plot: bool,
-    /// What `cargo bench` says to all benchmarks.
+    /// The flag that `cargo bench` passes to all benchmarks.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -157,7 +157,7 @@ struct Arguments {
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        // Not main's result: with RUST_BACKTRACE set it would bury the message.
+        // Not main's result: with RUST_BACKTRACE set, a backtrace would hide the message.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -172,7 +172,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     ensure!(rustix::process::geteuid().is_root(), "the daemon needs root: cargo xtask bench");
     let daemon = env::var_os("OBSERVER_BIN").context("OBSERVER_BIN names the daemon")?;
-    raise_limit()?;
+    // Ten thousand connections need as many descriptors, here and in the services.
+    support::raise_descriptor_limit()?;
     let peers = Peers::prepare(daemon.into())?;
     let mut all = Vec::new();
     let wanted = |bench: &&Bench| {
@@ -187,7 +188,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let missed = all.iter().flat_map(|results| &results.figures);
     let missed = missed.filter(|figure| figure.is_reached() == Some(false)).count();
-    println!("\n{missed} figures miss what they are to reach");
+    println!("\n{missed} figures miss their bound");
     if let Some(path) = &arguments.json {
         let text = serde_json::to_vec_pretty(&all).context("write figures")?;
         fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
@@ -196,12 +197,4 @@ fn run(arguments: &Arguments) -> Result<()> {
         document::write(&BENCHES)?;
     }
     Ok(())
-}
-
-/// Ten thousand connections are as many descriptors, here and in the services.
-fn raise_limit() -> Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-        .context("raise the limit on open files")
 }

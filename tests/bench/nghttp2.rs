@@ -1,4 +1,4 @@
-//! nghttp2, to be measured beside.
+//! nghttp2's HPACK decoder, for comparison.
 
 use std::hint::black_box;
 use std::{mem, ptr};
@@ -47,7 +47,7 @@ impl Inflater {
 
 impl Drop for Inflater {
     fn drop(&mut self) {
-        // SAFETY: a decoder, which nobody else has.
+        // SAFETY: a decoder, to which nothing else refers.
         unsafe { nghttp2_hd_inflate_del(self.0) };
     }
 }

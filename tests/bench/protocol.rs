@@ -1,4 +1,4 @@
-//! The protocol core by itself: header blocks and frames.
+//! The protocol core by itself: field blocks and frames.
 
 use std::hint::black_box;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::nghttp2::Inflater;
 
 const REPEATS: usize = 9;
 
-/// Of one repeat; fewer where each has a decoder of its own, which some take long to make.
+/// The blocks of one repeat; fewer if each has its own decoder, which is slow to create in some libraries.
 const TURNS: u32 = 20_000;
 const FRESH_TURNS: u32 = 500;
 
@@ -33,7 +33,7 @@ const fn turns(fresh: bool) -> u32 {
     if fresh { FRESH_TURNS } else { TURNS }
 }
 
-/// What a request has beside its pseudo-header fields.
+/// The fields of a request besides its pseudo-header fields.
 const FIELDS: [(&str, &str); 4] = [
     ("te", "trailers"),
     ("content-type", "application/grpc"),
@@ -41,11 +41,11 @@ const FIELDS: [(&str, &str); 4] = [
     ("grpc-accept-encoding", "identity,gzip"),
 ];
 
-/// Header blocks of a connection's requests, from an encoder that inserts all fields into the
-/// table, as grpc-go's does.
+/// Field blocks of a connection's requests, from an encoder that inserts all fields into the dynamic table, as
+/// grpc-go's does.
 struct Inserted {
     first: Vec<u8>,
-    /// Nothing but references.
+    /// Only indexed fields.
     indexed: Vec<u8>,
 }
 
@@ -58,7 +58,7 @@ impl Inserted {
             (":path", "/shop.v1.Orders/Place"),
         ];
         let fields = [&pseudo[..], &FIELDS].concat();
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         let (first, indexed) = (encoder.block(&fields), encoder.block(&fields));
         let is_indexed = indexed.len() == fields.len() && indexed.iter().all(|&octet| octet > 0x80);
         ensure!(is_indexed, "{indexed:x?} is not {} references", fields.len());
@@ -66,14 +66,14 @@ impl Inserted {
     }
 }
 
-/// Header blocks of a connection's requests, as h2's encoder makes them: with Huffman codes, and
-/// with the path as a literal each time, which it never inserts into the table.
+/// Field blocks of a connection's requests, from h2's encoder: with Huffman codes, and with the path as a literal
+/// each time, which it never inserts into the dynamic table.
 struct Blocks {
-    /// The other fields are inserted into the table.
+    /// All fields but the path are inserted into the table.
     first: Vec<u8>,
-    /// References and the path.
+    /// Indexed fields and the path.
     repeated: Vec<u8>,
-    /// References, the path, and a field whose value is not for the table either.
+    /// Indexed fields, the path, and a field that is not inserted either.
     literal: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Blocks {
                 let request = FIELDS
                     .iter()
                     .fold(request, |request, (name, value)| request.header(*name, *value));
-                // Not for the table, so that the block means the same each time.
+                // Not inserted, so that the block has the same meaning each time.
                 let value = id.map(http::HeaderValue::from_static).map(|mut id| {
                     id.set_sensitive(true);
                     id
@@ -106,7 +106,7 @@ impl Blocks {
             }
             bytes.truncate(length);
             drop((open, requests, theirs));
-            // It ends with an error: nobody answered.
+            // It ends with an error, because there was no answer.
             let _ = connection.await;
             anyhow::Ok(bytes)
         })?;
@@ -116,7 +116,7 @@ impl Blocks {
     }
 }
 
-/// The payloads of HEADERS frames after a client preface, as far as they are whole.
+/// The payloads of the complete HEADERS frames after a client preface.
 fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = bytes.get(PREFACE.len()..).unwrap_or_default();
     let mut blocks = Vec::new();
@@ -131,10 +131,10 @@ fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
     blocks
 }
 
-/// Unlike the two before it: what those said is not remembered.
+/// The kind of blocks for which the decoder must not remember the block before.
 const LOOKED_UP: &str = "nothing but references, not as before";
 
-/// Nanoseconds for each block.
+/// Measures the nanoseconds for each block, with several decoders.
 pub(crate) fn hpack(results: &mut Results) -> Result<()> {
     let (inserted, blocks) = (Inserted::encode()?, Blocks::encode()?);
     let ahead = Some(Bound::AtLeast(3.0));
@@ -172,7 +172,7 @@ fn per_turn(begin: Instant, fresh: bool) -> f64 {
     begin.elapsed().as_nanos() as f64 / f64::from(turns(fresh))
 }
 
-/// As connections decode them; `forget` what blocks of references said before.
+/// The nanoseconds for each block with our decoder, as connections use it; `forget`: without the block before.
 fn our_ns(first: &[u8], block: &[u8], fresh: bool, forget: bool) -> Result<f64> {
     let mut interner = Interner::new(16);
     let start = || Digester::<u32>::new(Decoder::from_start());
@@ -230,7 +230,7 @@ fn nghttp2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     Ok(per_turn(begin, fresh))
 }
 
-/// With its frame's header: h2 has its decoder for itself.
+/// The nanoseconds for each block in a frame: h2's decoder is private.
 fn h2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     let headers = |block: &[u8], stream: u32| {
         let mut frames = Frames::of("", Shape::default());
@@ -239,7 +239,7 @@ fn h2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     };
     let runtime = Builder::new_current_thread().build().context("a runtime")?;
     let mut elapsed = 0.0;
-    // Many to a codec where a codec may have many.
+    // Several blocks for each codec, if they need not be the first.
     let turns_each = if fresh { 1 } else { TURNS };
     let mut bytes = if fresh { Vec::new() } else { headers(first, 1) };
     for turn in 0..turns_each {
@@ -261,8 +261,7 @@ fn h2_ns(first: &[u8], block: &[u8], fresh: bool) -> Result<f64> {
     Ok(elapsed / f64::from(turns(fresh)))
 }
 
-/// Nanoseconds for each frame, and bytes of DATA a second, where there is no kernel between the
-/// scanner and the bytes.
+/// Measures the nanoseconds for each frame, and bytes of DATA per second, of the scanner over bytes in memory.
 pub(crate) fn scanner(results: &mut Results) -> Result<()> {
     const FRAMES: usize = 100_000;
     let mut calls = Frames::of("shop.v1.Orders", Shape::default());
@@ -290,7 +289,7 @@ pub(crate) fn scanner(results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Walks over bytes as the kernel programs do; answers with how many frames ended.
+/// Walks over bytes as the BPF programs do; returns the number of frames that ended.
 fn scan(mut bytes: &[u8]) -> Result<usize> {
     let mut scanner = Scanner::at_frame();
     let mut frames = 0;

@@ -1,4 +1,4 @@
-//! The services that are measured: the stacks' servers.
+//! The services that are measured: servers of the stacks.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use support::stack::Stack;
 
 use crate::Peers;
 
-/// One that runs, and where it listens.
+/// A running service.
 pub(crate) struct Service {
     pub(crate) server: Server,
     pub(crate) address: SocketAddr,
@@ -21,7 +21,7 @@ impl Service {
         Ok(Self { server, address })
     }
 
-    /// The one that is fast enough to leave the rest to be measured.
+    /// The fastest service, whose own cost hides the least of what is measured.
     pub(crate) fn fast(peers: &Peers) -> Result<Self> {
         Self::start(&peers.stack("tonic")?)
     }

@@ -1,9 +1,8 @@
-//! What watching, and what the in-process ways, leave of a service's throughput.
+//! The throughput of services that are watched, and of services with a library in their process.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,16 +19,16 @@ use crate::watch::Watch;
 
 const REPEATS: usize = 7;
 
-/// Of one measurement.
+/// The time of one measurement.
 pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
-/// For a service to get to its speed: a virtual machine that compiles as it goes takes longest.
+/// Time for a service to reach its speed: a virtual machine with a JIT compiler takes longest.
 const WARM: Duration = Duration::from_secs(4);
 
 const CONCURRENCIES: [usize; 3] = [1, 16, 64];
 
 impl Service {
-    /// One that has come to its speed.
+    /// Starts a service, and calls it until it has reached its speed.
     pub(crate) fn warm(stack: &Stack) -> Result<Self> {
         let service = Self::start(stack)?;
         service.calls_per_second(16, WARM)?;
@@ -42,7 +41,7 @@ impl Service {
         Ok(client.call(load, Until::Elapsed(time))?.per_second())
     }
 
-    /// One measurement for each concurrency.
+    /// Calls per second for each concurrency.
     fn all(&self) -> Result<Vec<f64>> {
         CONCURRENCIES.iter().map(|&at_once| self.calls_per_second(at_once, SLICE)).collect()
     }
@@ -50,13 +49,13 @@ impl Service {
 
 type Flags = fn(&Server) -> Vec<String>;
 
-/// How a daemon watches: with the flags for this process.
+/// The ways to watch a service, with the daemon's flags.
 const WAYS: [(&str, Flags); 2] = [
     ("both ends watched", |_| Vec::new()),
     ("the service watched", |server| vec!["--pid".into(), server.pid()]),
 ];
 
-/// Watched ÷ bare just before and just after: the machine is shared, and faster now than then.
+/// Measures watched ÷ bare, with the bare runs just before and after: the machine is shared, and its speed varies.
 pub(crate) fn services(peers: &Peers, results: &mut Results) -> Result<()> {
     let mut plot = Plot {
         name: "throughput".into(),
@@ -109,38 +108,25 @@ pub(crate) fn services(peers: &Peers, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// What a library leaves of the throughput of a service that it is in, beside what watching leaves.
+/// Measures the throughput of services with a library, and of the same services watched.
 pub(crate) fn libraries(peers: &Peers, results: &mut Results) -> Result<()> {
     const CONCURRENCY: usize = 16;
     let (python, go) = (peers.stack("python-asyncio")?, peers.stack("grpc-go")?);
-    let told = tempfile::TempDir::with_prefix("told-").context("create a folder")?;
-    let file = told.path().join("told").to_string_lossy().into_owned();
-    let in_python = |library: &str| -> Result<Stack> {
-        let [program, script, ..] = python.server.as_slice() else {
-            return Err(anyhow!("{} has no script", python.name));
-        };
-        let script = Path::new(script).with_file_name("instrumented.py");
-        let script = script.to_string_lossy().into_owned();
-        let words = [program.clone(), script, "server".into(), "--library".into(), library.into()];
-        let told = ["--told".into(), file.clone()];
-        Ok(Stack { server: [&words[..], &told].concat(), ..python.clone() })
-    };
-    let in_go = |library: &str| {
-        let words = ["--library".into(), library.into(), "--told".into(), file.clone()];
-        Stack { server: [&go.server[..], &words].concat(), ..go.clone() }
-    };
+    let folder = tempfile::TempDir::with_prefix("told-").context("create a folder")?;
+    let file = folder.path().join("told");
     let ways = [
-        (&python, "py-async-grpc-prometheus", in_python("python")?),
-        (&python, "an interceptor as guides show it", in_python("requests")?),
-        (&python, "OpenTelemetry, spans to nowhere", in_python("otel")?),
-        (&go, "go-grpc-middleware's prometheus", in_go("middleware")),
-        (&go, "OpenTelemetry, metrics", in_go("otel")),
+        (&python, "py-async-grpc-prometheus", "python"),
+        (&python, "an interceptor as guides show it", "requests"),
+        (&python, "OpenTelemetry, spans to nowhere", "otel"),
+        (&go, "go-grpc-middleware's prometheus", "middleware"),
+        (&go, "OpenTelemetry, metrics", "otel"),
     ];
     for stack in [&python, &go] {
         let bare = Service::warm(stack)?;
         let mut services = Vec::new();
-        for (_, library, with_it) in ways.iter().filter(|(of, ..)| of.name == stack.name) {
-            services.push((*library, Service::warm(with_it)?, Vec::new()));
+        for (_, title, library) in ways.iter().filter(|(of, ..)| of.name == stack.name) {
+            let service = Service::warm(&stack.instrumented(library, &file, &file)?)?;
+            services.push((*title, service, Vec::new()));
         }
         let mut watched = Vec::new();
         for _ in 0..REPEATS {
@@ -154,15 +140,15 @@ pub(crate) fn libraries(peers: &Peers, results: &mut Results) -> Result<()> {
         }
         let name = |way: &str| format!("{}, {CONCURRENCY} at once: {way} ÷ bare", stack.name);
         let mut best: f64 = 0.0;
-        for (library, _, ratios) in services {
-            best = best.max(results.add(name(library), "", None, ratios));
+        for (title, _, ratios) in services {
+            best = best.max(results.add(name(title), "", None, ratios));
         }
         results.add(name("watched, both ends"), "", Some(Bound::AtLeast(best)), watched);
     }
     Ok(())
 }
 
-/// What watching leaves of work that has nothing to do with gRPC.
+/// Measures the throughput of work without gRPC, watched and bare.
 pub(crate) fn unrelated(results: &mut Results) -> Result<()> {
     type Work = fn() -> Result<f64>;
     let port = free_address()?.port().to_string();
@@ -189,7 +175,7 @@ pub(crate) fn unrelated(results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Reads a second.
+/// Reads of one byte per second.
 pub(crate) fn files() -> Result<f64> {
     let mut file = fs::File::open("/dev/zero").context("open /dev/zero")?;
     let (begin, mut reads, mut byte) = (Instant::now(), 0_u64, [0]);
@@ -202,7 +188,7 @@ pub(crate) fn files() -> Result<f64> {
     Ok(reads as f64 / begin.elapsed().as_secs_f64())
 }
 
-/// Requests and answers a second between two threads.
+/// Requests with answers per second between two threads.
 fn ping_pong() -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     let mut client = TcpStream::connect(listener.local_addr()?).context("connect")?;

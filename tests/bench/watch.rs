@@ -1,4 +1,4 @@
-//! A daemon that watches, and what that costs.
+//! A daemon that watches, and its cost.
 
 use std::fs;
 use std::thread::sleep;
@@ -9,30 +9,30 @@ use support::daemon::Daemon;
 use support::footprint::threads;
 use support::openmetrics::Metrics;
 
-/// The daemon looks at the ring ten times a second, so what happened has been read after this.
+/// Time after which the daemon has read all records: it reads the ring ten times per second.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// For all that was read to be in a scrape.
+/// Time for all calls to be in a scrape.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A daemon that watches.
+/// A running daemon that is measured.
 pub(crate) struct Watch {
     pub(crate) daemon: Daemon,
 }
 
-/// What was spent, or counted, up to a moment.
+/// The cost and the counters up to a moment, or between two.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reading {
-    /// Processor time of the daemon's threads, in nanoseconds.
+    /// The CPU time of the daemon's threads, in nanoseconds.
     pub(crate) cpu_ns: f64,
-    /// Run time of the kernel programs, if the kernel measures it ([`Timed`]), in nanoseconds.
+    /// The run time of the BPF programs, if the kernel measures it ([`Timed`]), in nanoseconds.
     pub(crate) programs_ns: f64,
     pub(crate) program_runs: f64,
     pub(crate) records: f64,
     pub(crate) ring_bytes: f64,
-    /// Ends of calls, of servers and clients.
+    /// The ended calls of servers and of clients.
     pub(crate) ends: f64,
-    /// Of those, with method and code.
+    /// Those with method and code.
     pub(crate) complete: f64,
     pub(crate) messages: f64,
 }
@@ -40,27 +40,26 @@ pub(crate) struct Reading {
 impl Watch {
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
         let daemon = Daemon::start(args)?;
-        // Its own start is no cost of what comes.
+        // The cost of its start does not count.
         sleep(SETTLE);
         Ok(Self { daemon })
     }
 
-    /// Where it is. Reading costs the daemon a scrape: it is no part of what lies between two readings.
+    /// Takes a reading. Its scrape is not part of the cost between two readings.
     pub(crate) fn begin(&self) -> Result<Reading> {
         let metrics = self.daemon.scrape()?;
         sleep(SETTLE);
         Ok(Reading::of(&metrics, cpu_ns(self.daemon.pid())?))
     }
 
-    /// What was spent and counted since.
+    /// The cost and the counters since `begin`.
     pub(crate) fn since(&self, begin: Reading) -> Result<Reading> {
         sleep(SETTLE);
         let cpu_ns = cpu_ns(self.daemon.pid())?;
         Ok(Reading::of(&self.daemon.scrape()?, cpu_ns).less(begin))
     }
 
-    /// Likewise, once so many calls have ended at all watched ends, or long enough has been waited for
-    /// that.
+    /// Like [`Self::since`], once this many calls have ended at all watched ends, or after 20 s.
     pub(crate) fn since_ends(&self, begin: Reading, ends: f64) -> Result<Reading> {
         let waited = Instant::now();
         loop {
@@ -95,35 +94,25 @@ impl Reading {
     }
 
     fn less(self, begin: Self) -> Self {
-        let Self {
-            cpu_ns,
-            programs_ns,
-            program_runs,
-            records,
-            ring_bytes,
-            ends,
-            complete,
-            messages,
-        } = self;
         Self {
-            cpu_ns: cpu_ns - begin.cpu_ns,
-            programs_ns: programs_ns - begin.programs_ns,
-            program_runs: program_runs - begin.program_runs,
-            records: records - begin.records,
-            ring_bytes: ring_bytes - begin.ring_bytes,
-            ends: ends - begin.ends,
-            complete: complete - begin.complete,
-            messages: messages - begin.messages,
+            cpu_ns: self.cpu_ns - begin.cpu_ns,
+            programs_ns: self.programs_ns - begin.programs_ns,
+            program_runs: self.program_runs - begin.program_runs,
+            records: self.records - begin.records,
+            ring_bytes: self.ring_bytes - begin.ring_bytes,
+            ends: self.ends - begin.ends,
+            complete: self.complete - begin.complete,
+            messages: self.messages - begin.messages,
         }
     }
 }
 
-/// Processor time of all threads that a process has (proc(5), `schedstat`), in nanoseconds.
+/// The CPU time of a process's threads (proc(5), `schedstat`), in nanoseconds.
 pub(crate) fn cpu_ns(pid: u32) -> Result<f64> {
     let mut sum = 0.0;
     for thread in threads(pid)? {
         let path = format!("/proc/{pid}/task/{thread}/schedstat");
-        // A thread may have ended just now.
+        // A thread may just have ended.
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let first = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
         sum += first.with_context(|| format!("no time in {path}"))?;
@@ -131,8 +120,8 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<f64> {
     Ok(sum)
 }
 
-/// The kernel measures how long its programs run, until this is dropped. That itself takes some
-/// time of each run.
+/// Has the kernel measure the run time of BPF programs until this is dropped, which makes each invocation a little
+/// slower.
 pub(crate) struct Timed {
     before: String,
 }
@@ -149,7 +138,7 @@ impl Timed {
 
 impl Drop for Timed {
     fn drop(&mut self) {
-        // There is nothing else to be done about it.
+        // Nothing can be done about a failure.
         let _ = fs::write(BPF_STATS, self.before.trim());
     }
 }

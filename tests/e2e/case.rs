@@ -1,27 +1,28 @@
-//! What a case is, and how it becomes one of the test binary's.
+//! Cases, and how they become trials of the test binary.
 
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use libtest_mimic::{Failed, Trial};
+use support::daemon::{Daemon, Shared};
 use support::report::{self, Also};
 use support::stack::Stack;
 
-/// What a case does, given its name.
+/// The function of a case, which takes its name.
 pub(crate) type Run = Box<dyn FnOnce(&str) -> Result<()> + Send>;
 
-/// One line of output.
+/// A case: one line of output.
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// What else is to confirm it.
+    /// What else must confirm it.
     pub(crate) also: Also,
-    /// Not possible here: shown as ignored.
+    /// Whether it is not possible on this machine, and so shown as ignored.
     pub(crate) ignored: bool,
     pub(crate) run: Run,
 }
 
 impl Case {
-    /// One that nothing else is to confirm.
+    /// A case that nothing else confirms.
     pub(crate) fn new(
         name: impl Into<String>,
         run: impl FnOnce() -> Result<()> + Send + 'static,
@@ -30,17 +31,17 @@ impl Case {
         Self { name: name.into(), also: Also::Nothing, ignored: false, run }
     }
 
-    /// Shown as ignored where it is not possible.
+    /// Marks it as ignored unless it is possible.
     pub(crate) fn only_if(self, possible: bool) -> Self {
         Self { ignored: !possible, ..self }
     }
 
-    /// Of a client's stack and a server's, whose names are joined so.
+    /// Whether it is a case of a client's stack and a server's, as its name shows.
     pub(crate) fn is_of_pair(&self) -> bool {
         self.name.contains(" -> ")
     }
 
-    /// What its name begins with.
+    /// The name of its plan: the start of its own name.
     pub(crate) fn plan(&self) -> &str {
         self.name.split(':').next().unwrap_or_default()
     }
@@ -50,20 +51,21 @@ impl Case {
         Trial::test(name.clone(), move || {
             let begin = Instant::now();
             let result = run(&name);
-            report::took(&name, begin.elapsed());
+            let time = begin.elapsed();
             let result = result.and(report::check(also));
-            let written = report::ended(&name, result.is_ok());
+            let written = report::ended(&name, result.is_ok(), time);
             result.and(written).map_err(|error| Failed::from(format!("{error:#}")))
         })
         .with_ignored_flag(ignored)
     }
 }
 
-/// Cases as they are added.
+/// A list of cases, in the order in which they run.
 #[derive(Default)]
 pub(crate) struct Cases(pub(crate) Vec<Case>);
 
 impl Cases {
+    /// Adds a case.
     pub(crate) fn add(
         &mut self,
         name: &str,
@@ -73,7 +75,31 @@ impl Cases {
         self.of(name, also, [], |[]| run());
     }
 
-    /// A case of stacks that may not be there: shown as ignored then.
+    /// Adds a case of a server's stack, whose name is appended to that of the case.
+    pub(crate) fn of_server(
+        &mut self,
+        name: &str,
+        server: &'static Stack,
+        also: Also,
+        run: impl FnOnce(&'static Stack) -> Result<()> + Send + 'static,
+    ) {
+        self.add(&format!("{name}: {}", server.name), also, move || run(server));
+    }
+
+    /// Like [`Self::of_server`], with a daemon that several cases share.
+    pub(crate) fn watched(
+        &mut self,
+        name: &str,
+        (server, daemon): (&'static Stack, &Shared),
+        also: Also,
+        run: impl FnOnce(&Daemon, &'static Stack) -> Result<()> + Send + 'static,
+    ) {
+        let daemon = daemon.clone();
+        let run = move |server| daemon.watch(|daemon| run(daemon, server));
+        self.of_server(name, server, also, run);
+    }
+
+    /// Adds a case of stacks that may be missing: then it is ignored.
     pub(crate) fn of<const N: usize>(
         &mut self,
         name: &str,
@@ -84,7 +110,7 @@ impl Cases {
         let there: Vec<&Stack> = stacks.into_iter().flatten().collect();
         let there: Option<[&Stack; N]> = there.try_into().ok();
         let possible = there.is_some();
-        let case = Case::new(name, move || run(there.context("a stack is not there")?));
+        let case = Case::new(name, move || run(there.context("a stack is missing")?));
         self.0.push(Case { also, ..case.only_if(possible) });
     }
 }

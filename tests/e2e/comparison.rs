@@ -1,4 +1,4 @@
-//! A plan carried out, and every number of both ends compared with what the peers know; tshark asked as well.
+//! Runs plans, and compares every number of both ends with the peers' records, and calls with what tshark sees.
 
 use anyhow::{Context as _, Result};
 use support::daemon::Daemon;
@@ -9,7 +9,7 @@ use support::stack::Stack;
 use support::truth::{Truth, agree};
 use support::tshark::{self, Recording};
 
-/// A stack with itself, and a daemon that watches only the server's port; tshark sees the same, if it is to be asked.
+/// Runs a plan of a stack with itself, and a daemon that watches only the server's port; `recorded`: with tshark.
 pub(crate) fn run_on_a_selected_port(
     stack: &Stack,
     listen: Listen,
@@ -24,23 +24,23 @@ pub(crate) fn run_on_a_selected_port(
     confirm(recording, &did)
 }
 
-/// Likewise, and a daemon that watches everything.
-pub(crate) fn run_without_flags(stack: &Stack, listen: Listen, plan: &Plan) -> Result<()> {
-    let server = Server::start(stack, listen)?;
-    let daemon = Daemon::start::<&str>(&[])?;
+/// Runs a plan of a stack with itself over a Unix socket, and a daemon that watches everything.
+pub(crate) fn run_over_a_unix_socket(stack: &Stack, plan: &Plan) -> Result<()> {
+    let server = Server::start(stack, Listen::Unix)?;
+    let daemon = Daemon::start(&[])?;
     let (client, did) = Client::start(stack, &server, plan)?.finish()?;
-    if listen == Listen::Unix && !daemon.watches_uncounted() {
+    if !daemon.watches_uncounted() {
         return daemon.settle(&[Expected::nothing(&client), Expected::nothing(server.identity())]);
     }
     settle_both_ends(&daemon, server, &client, &did)
 }
 
-/// What goes over a server's port from now on, if tshark is installed.
+/// Starts to record the traffic of a server's port, if tshark is installed.
 pub(crate) fn record(server: &Server) -> Result<Option<Recording>> {
     Ok(if tshark::is_there()? { Some(Recording::of_port(&server.port()?)?) } else { None })
 }
 
-/// tshark sees the same calls.
+/// An error if tshark sees other calls than the clients report.
 pub(crate) fn confirm(recording: Option<Recording>, clients: &Truth) -> Result<()> {
     if let Some(recording) = recording {
         recording.finish()?.agree(clients)?;
@@ -49,8 +49,8 @@ pub(crate) fn confirm(recording: Option<Recording>, clients: &Truth) -> Result<(
     Ok(())
 }
 
-/// The daemon tells all of a plan, of both ends, and tshark the same of what went over the port.
-/// `means` is what the client's truth says of the wire.
+/// Runs a plan, and compares both ends and tshark's calls. `means` turns the client's record into what was on the
+/// wire.
 pub(crate) fn run_recorded(
     daemon: &Daemon,
     server: &Stack,
@@ -66,6 +66,7 @@ pub(crate) fn run_recorded(
     confirm(recording, &did)
 }
 
+/// Compares both ends with the client's record while connections are open and once they are closed.
 pub(crate) fn settle_both_ends(
     daemon: &Daemon,
     server: Server,
@@ -74,7 +75,7 @@ pub(crate) fn settle_both_ends(
 ) -> Result<()> {
     let expected = Expected::of_ends(client, server.identity(), did);
     let settled = daemon.settle(&expected);
-    // Before the daemon is blamed.
+    // If the peers do not agree, the daemon is not to blame.
     agree(&server.stop()?, did)?;
     settled?;
     daemon.settle(&expected).context("once all connections are closed")

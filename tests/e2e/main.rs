@@ -1,30 +1,30 @@
-//! Real gRPC stacks, the real daemon, the real kernel: one line of output a case.
+//! The end-to-end tests: real gRPC stacks, the real daemon, the real kernel. One line of output per case.
 //!
-//! Needs root and a kernel that allows the daemon's programs; `cargo xtask test` builds what is
-//! needed and runs it. With `--list` it prepares the peers and runs nothing, for which it needs no
-//! root: whoever runs it as root next finds them prepared, and no file of root's is left in the
-//! target directory.
+//! It needs root and a kernel that allows the daemon's programs; `cargo xtask test` builds what is
+//! needed and runs it. With `--list` it prepares the peers and runs nothing, without root: a later run as root finds
+//! them prepared, and leaves no file of root's in the target directory.
 //!
-//! - [`case`]: what a case is;
-//! - [`registry`]: all of them, in order;
-//! - [`plans`]: what clients of real stacks are to do;
-//! - [`comparison`]: a plan carried out, and every number of both ends compared;
-//! - [`cases`]: what they do, a file for each subject.
+//! - [`case`]: a case;
+//! - [`registry`]: all cases, in order;
+//! - [`plans`]: plans for clients of real stacks;
+//! - [`comparison`]: runs a plan, and compares every number of both ends;
+//! - [`cases`]: the functions of the cases, a file for each subject.
 //!
-//! The `support` library says how it works and how a stack is added.
+//! The `support` library documents how it works and how to add a stack.
 //!
 //! # Adding a case
 //!
-//! A case is a line in [`registry`] and a function of a few lines in [`cases`]; one of raw peers, which say
-//! frame by frame what is sent, is a line in the table of its kind (`cases/frames.rs`, say). A kind of call that
-//! all pairs of stacks are to make is a line in one of the [`plans`].
+//! A case of real stacks is a line in [`registry`] and a function of a few lines in [`cases`]. A case of raw peers,
+//! which send frame by frame, is a line in the table of its kind (`cases/frames.rs`, for example). A kind of call
+//! that all pairs of stacks make is a line in one of the [`plans`].
 //!
 //! # Order
 //!
-//! The cases run one after the other, as processors are few, and every daemon sees the system calls
-//! of every case; but for those of pairs of stacks and of one plan, which wait most of the time, and are
-//! told apart by their processes.
+//! The cases run one after the other, because there are few CPUs and every daemon sees the system calls of every
+//! case. Only those of pairs of stacks with the same plan run at the same time: they wait most of the time, and their
+//! processes distinguish them.
 
+#![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 #![expect(
     clippy::redundant_closure_for_method_calls,
     reason = "a method of a `Talk` of some lifetime is not one of every lifetime"
@@ -52,9 +52,11 @@ fn main() -> Result<ExitCode> {
     let mut cases = registry::cases(stack::prepare()?.leak())?;
     report::list(cases.iter().map(|case| (case.name.as_str(), case.also)))?;
     let whole = !arguments.list && is_of_all(&arguments);
-    let ignored = cases.iter().filter(|case| case.ignored).map(|case| case.name.as_str());
-    report::begin(whole, ignored)?;
-    // Of several filters, with `|` between them, one must fit.
+    if whole {
+        let ignored = cases.iter().filter(|case| case.ignored);
+        report::begin(ignored.map(|case| case.name.as_str()))?;
+    }
+    // A filter may be several, with `|` between them: one must match.
     if let Some(filters) = arguments.filter.take_if(|filter| filter.contains('|')) {
         cases.retain(|case| filters.split('|').any(|filter| case.name.contains(filter)));
     }
@@ -75,8 +77,8 @@ fn main() -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Those of pairs of stacks plan by plan: daemons see the calls of all cases that run at the same time,
-/// and what messages show of a method's kind holds for all its processes. Then all others.
+/// The cases of pairs of stacks plan by plan, then all others. A daemon sees the calls of all cases that run at the
+/// same time, and a method's type follows from the messages of all its processes.
 fn batches(cases: Vec<Case>) -> Vec<Vec<Case>> {
     let (pairs, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::is_of_pair);
     let mut batches: Vec<Vec<Case>> = Vec::new();
@@ -92,10 +94,10 @@ fn batches(cases: Vec<Case>) -> Vec<Vec<Case>> {
     batches
 }
 
-/// How many cases of pairs are run at once, unless `--test-threads` says another number.
+/// The number of cases of pairs that run at the same time, without `--test-threads`.
 const TOGETHER: usize = 3;
 
-/// Whether no case is left out that is possible.
+/// Whether all cases that are possible are run.
 fn is_of_all(arguments: &Arguments) -> bool {
     let Arguments { filter, skip, ignored, include_ignored, exact, .. } = arguments;
     filter.is_none() && skip.is_empty() && !ignored && !include_ignored && !exact

@@ -1,4 +1,4 @@
-//! Plans: what clients are to do, in stages of steps. `tests/peers/python/client.py` says what steps say.
+//! Plans for clients, in stages of steps. `DEFAULTS` in `tests/peers/python/client.py` lists what a step can contain.
 
 use serde_json::{Value, json};
 use support::pace::slowness;
@@ -8,7 +8,7 @@ use crate::cases::{INVALID_ARGUMENT, NOT_FOUND};
 
 pub(crate) const RPCS: [&str; 4] = ["Unary", "ServerStream", "ClientStream", "Bidi"];
 
-/// Longer than any test: the call ends because of the client.
+/// Milliseconds that no test takes: the call ends because of the client.
 fn forever_ms() -> u32 {
     60_000 * slowness()
 }
@@ -26,7 +26,7 @@ pub(crate) fn kinds() -> Vec<Vec<Value>> {
         vec![
             json!({"rpc": "Bidi", "count": 3, "requests": 4, "lockstep": true, "payload": 7, "response_size": 9}),
         ],
-        // Many frames a message, and those of several calls mixed.
+        // Many frames per message, and those of several calls mixed.
         vec![
             json!({"rpc": "Bidi", "count": 8, "concurrency": 4, "requests": 3, "payload": 100_000, "response_size": 150_000}),
         ],
@@ -55,16 +55,16 @@ pub(crate) fn errors() -> Vec<Vec<Value>> {
     ]
 }
 
-/// All but `Unimplemented`, which clients take for an unknown method.
+/// All codes but OK and `Unimplemented`, which clients take for an unknown method.
 fn codes() -> impl Iterator<Item = i32> {
     (1..=16).filter(|code| *code != 12)
 }
 
 pub(crate) fn cancelled() -> Vec<Vec<Value>> {
-    // By then the requests are written.
+    // The requests are written by then.
     let after_ms = 300 * slowness();
     let unanswered = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": forever_ms(), "cancel_after_ms": after_ms});
-    // Of one request none is sent, of three two.
+    // The client holds its last request: of one it sends none, of three two.
     let held = |(rpc, requests)| {
         json!({
             "rpc": rpc, "count": 3, "concurrency": 3, "requests": requests, "responses": 0,
@@ -86,7 +86,7 @@ pub(crate) fn cancelled() -> Vec<Vec<Value>> {
     ]
 }
 
-/// A JVM that has just started takes its time. Most calls of streams are such: the type is what most show.
+/// Calls that warm up a JVM. They also show the types of streams: a type follows from the calls' messages.
 fn warm() -> Vec<Value> {
     let warm = |rpc| {
         let requests = if ["ClientStream", "Bidi"].contains(&rpc) { 2 } else { 1 };
@@ -98,10 +98,10 @@ fn warm() -> Vec<Value> {
     RPCS.map(warm).to_vec()
 }
 
-/// A client resets an expired call early on a busy machine, measured against the header: the deadline
-/// is long enough for the daemon to know such a reset from a cancellation.
+/// Calls that expire. On a busy machine a client resets an expired call early, measured against the header: the
+/// deadline is long enough for the daemon to distinguish such a reset from a cancellation.
 pub(crate) fn expired(server: &Stack) -> Vec<Vec<Value>> {
-    // Where that takes long, 1 % of it is a second.
+    // On a slow machine 1 % of it is a second.
     let deadline_ms = if slowness() == 1 { 3_000 } else { 100_000 };
     let step = |rpc| json!({"rpc": rpc, "count": 3, "concurrency": 3, "sleep_ms": forever_ms(), "deadline_ms": deadline_ms});
     let tells = |rpc: &&str| !server.races_deadline || ["ServerStream", "Bidi"].contains(rpc);
@@ -127,7 +127,7 @@ pub(crate) fn huge() -> Vec<Vec<Value>> {
     vec![vec![json!({"count": 3, "concurrency": 3, "payload": HUGE, "response_size": HUGE})]]
 }
 
-/// Enough to tell one server's calls from another's, whose number differs.
+/// A few calls, by whose number one server can be told from another.
 pub(crate) fn few(count: u32) -> Vec<Vec<Value>> {
     vec![vec![
         json!({"count": count, "payload": 10}),

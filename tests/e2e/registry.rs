@@ -1,6 +1,7 @@
 //! All cases, in the order in which they are run.
 
 use anyhow::Result;
+use rustix::process::Signal;
 use serde_json::Value;
 use support::daemon::{Daemon, Shared};
 use support::peer::Listen;
@@ -16,11 +17,16 @@ use crate::cases::{
 };
 use crate::{comparison, plans};
 
-/// What is left out where a server races the deadline.
+/// The note on cases without the calls that race the deadline.
 const RACES: &str = "without Unary and ClientStream, which its server ends by itself in the moment of \
     the deadline: the two ends may see different codes";
 
-/// Of these stacks, and of raw peers.
+// The functions of cases, by the stacks that they take.
+type Alone = fn() -> Result<()>;
+type OfStack = fn(&Stack) -> Result<()>;
+type OfTwo = fn(&Stack, &Stack) -> Result<()>;
+
+/// All cases of these stacks, and of raw peers.
 pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     let mut cases = Cases::default();
     let named = |name: &str| stacks.iter().find(|stack| stack.name == name);
@@ -28,106 +34,10 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         (named("python-asyncio"), named("python-threaded"), named("tonic"));
     let (go, grpc_js) = (named("grpc-go"), named("grpc-js"));
 
-    // What a method's messages show of its kind is known of all its processes: only cases of one
-    // plan have a daemon in common.
-    for (what, plan) in [
-        ("four kinds of call", (|_| plans::kinds()) as fn(&Stack) -> Vec<Vec<Value>>),
-        ("errors", |_| plans::errors()),
-        ("cancelled", |_| plans::cancelled()),
-        ("expired", plans::expired),
-    ] {
-        let shared = Shared::default();
-        for (server, client) in pairs(stacks) {
-            let (daemon, plan) = (shared.clone(), plan(server));
-            let expires = what == "expired" && server.resets_expired;
-            let run = move || {
-                daemon.watch(|daemon| {
-                    comparison::run_recorded(
-                        daemon,
-                        server,
-                        client,
-                        &plan,
-                        if expires { Truth::expired } else { |did| did },
-                    )
-                })
-            };
-            let name = format!("{what}: {} -> {}", client.name, server.name);
-            let in_part = what == "expired" && server.races_deadline;
-            let also = if in_part { InPart(TSHARK, RACES) } else { Confirmed(TSHARK) };
-            cases.add(&name, also, run);
-        }
-    }
+    of_pairs(&mut cases, stacks);
     let shared = Shared::default();
     for server in stacks {
-        for connections in [1, 50] {
-            let run = move || {
-                let plan = plans::thousand(connections);
-                comparison::run_on_a_selected_port(server, Listen::V4, &plan, false)
-            };
-            let name = format!("1000 calls at once, connections {connections}: {}", server.name);
-            cases.add(&name, Nothing, run);
-        }
-        let run =
-            move || comparison::run_on_a_selected_port(server, Listen::V4, &plans::huge(), false);
-        cases.add(&format!("messages of 5 MiB: {}", server.name), Nothing, run);
-        let run =
-            move || comparison::run_on_a_selected_port(server, Listen::V6, &plans::kinds(), true);
-        cases.add(&format!("IPv6: {}", server.name), Confirmed(TSHARK), run);
-        let run = move || comparison::run_without_flags(server, Listen::Unix, &plans::kinds());
-        cases.add(&format!("Unix socket: {}", server.name), Nothing, run);
-        let run =
-            move || comparison::run_on_a_selected_port(server, Listen::V4, &plans::kinds(), true);
-        cases.add(&format!("--port: {}", server.name), Confirmed(TSHARK), run);
-        let run = move || restart::daemon_started_under_load_misses_only_earlier_calls(server);
-        cases.add(&format!("started under load: {}", server.name), Nothing, run);
-        let daemon = shared.clone();
-        let run =
-            move || daemon.watch(|daemon| servers::calls_in_flight_are_counted(daemon, server));
-        cases.add(&format!("calls in flight and connections: {}", server.name), Nothing, run);
-        if server.keeps_expired {
-            let daemon = shared.clone();
-            let run = move || {
-                daemon.watch(|daemon| {
-                    servers::calls_expired_before_they_begin_are_not_counted(daemon, server)
-                })
-            };
-            cases.add(&format!("expired before they begin: {}", server.name), Nothing, run);
-        }
-        let name = format!("MAX_CONNECTION_AGE: {}", server.name);
-        cases.of(&name, Confirmed(TSHARK), [go], move |[go]| {
-            servers::calls_go_on_when_connections_age(server, go)
-        });
-        for policy in &server.policies {
-            let daemon = shared.clone();
-            let run = move || {
-                daemon.watch(|daemon| {
-                    servers::retries_and_hedges_count_as_calls(daemon, server, policy)
-                })
-            };
-            let name = format!("{policy}, attempts are calls: {}", server.name);
-            cases.add(&name, Confirmed(TSHARK), run);
-        }
-        let run = move || servers::calls_are_shared_among_workers(server);
-        cases.add(&format!("four workers, 50 connections: {}", server.name), Nothing, run);
-        let daemon = shared.clone();
-        let run = move || {
-            daemon.watch(|daemon| gzip::compressed_messages_count_as_on_the_wire(daemon, server))
-        };
-        cases.add(&format!("gzip: {}", server.name), Confirmed(TSHARK), run);
-        if server.repeats_refused {
-            let run = move || refused::refused_stream_and_retry_count_as_two_calls(server);
-            cases.add(
-                &format!("REFUSED_STREAM, made again by the library: {}", server.name),
-                Confirmed(TSHARK),
-                run,
-            );
-        }
-        let run = move || latency::handling_time_is_the_handlers(server);
-        cases.add(
-            &format!("handling time by the handlers' clocks: {}", server.name),
-            Confirmed(CLOCKS),
-            run,
-        );
+        of_server(&mut cases, server, &shared, go);
     }
 
     for (name, client) in [("grpc-go", go), ("tonic", tonic), ("python-asyncio", python)] {
@@ -149,18 +59,15 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             tunnel::calls_through_a_connect_proxy_are_counted(server, client, &plans::kinds())
         });
     }
-    for library in libraries::all() {
-        let name = format!("the schema {library}, beside its library");
-        cases.of(&name, Nothing, [named(library.stack())], move |[stack]| {
+    for library in libraries::ALL {
+        let name = format!("the schema {}, beside its library", library.schema);
+        cases.of(&name, Nothing, [named(library.stack)], move |[stack]| {
             library.agrees_with_the_daemon(stack)
         });
     }
-    cases.add("page: names of any kind are text", Nothing, page::page_shows_names_of_any_kind);
-    for (name, run) in [
-        (
-            "top: names of any kind, and each key",
-            top::top_shows_names_of_any_kind as fn() -> Result<()>,
-        ),
+    let alone: [(&str, Alone); 6] = [
+        ("page: names of any kind are text", page::page_shows_names_of_any_kind),
+        ("top: names of any kind, and each key", top::top_shows_names_of_any_kind),
         ("top: TLS and a password", protected::top_asks_by_tls_with_a_password),
         ("top: a password alone", protected::top_asks_with_a_password_alone),
         ("top: a listener of somebody else", protected::top_refuses_a_listener_of_another_user),
@@ -168,13 +75,14 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             "top: a daemon that wants certificates of clients",
             protected::top_is_refused_without_a_client_certificate,
         ),
-    ] {
+    ];
+    for (name, run) in alone {
         cases.add(name, Nothing, run);
     }
-    for (name, run) in [
+    let of_tonic: [(&str, OfStack); 11] = [
         (
             "page: the peers' numbers, sorted, filtered, told in detail",
-            page::page_shows_the_peers_numbers as fn(&Stack) -> Result<()>,
+            page::page_shows_the_peers_numbers,
         ),
         (
             "page: rates, errors, calls in flight, handling times, connections",
@@ -201,15 +109,12 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             "--descriptor-set: the declared types, at every scrape",
             declared::declared_types_are_published,
         ),
-    ] {
+    ];
+    for (name, run) in of_tonic {
         cases.of(name, Nothing, [tonic], move |[tonic]| run(tonic));
     }
-    for (name, stacks, run) in [
-        (
-            "one of two ports",
-            [python, tonic],
-            selection::only_the_selected_port_is_counted as fn(&Stack, &Stack) -> Result<()>,
-        ),
+    let of_two: [(&str, _, OfTwo); 5] = [
+        ("one of two ports", [python, tonic], selection::only_the_selected_port_is_counted),
         ("one of two processes", [tonic, python], selection::only_the_selected_process_is_counted),
         ("one of two names", [tonic, threaded], selection::only_the_selected_name_is_counted),
         (
@@ -218,26 +123,27 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
             selection::process_title_is_selected_by_comm,
         ),
         ("stopping under traffic", [python, tonic], servers::daemon_stops_under_traffic),
-    ] {
+    ];
+    for (name, stacks, run) in of_two {
         cases.of(name, Nothing, stacks, move |[server, client]| run(server, client));
     }
-    cases.add("SIGTERM", Nothing, || Daemon::start::<&str>(&[])?.stop());
-    cases.add("SIGINT", Nothing, || Daemon::start::<&str>(&[])?.interrupt());
-    cases.add("refuses an address in use", Nothing, refusals::refuses_an_address_in_use);
-    cases.add("refuses to run without privileges", Nothing, refusals::refuses_without_privileges);
-    cases.add("refuses bad ports", Nothing, refusals::refuses_bad_ports);
-    cases.add(
-        "refuses a log that leaves out the daemon",
-        Nothing,
-        refusals::refuses_a_log_without_the_daemon,
-    );
-    cases.add(
-        "refuses a variable of no flag, and takes a Service's",
-        Nothing,
-        refusals::refuses_a_variable_of_no_flag,
-    );
-    cases.add("refuses a process that is not there", Nothing, refusals::refuses_a_missing_process);
-    cases.add("refuses a kernel without BTF", Nothing, refusals::refuses_without_btf);
+    let alone: [(&str, Alone); 9] = [
+        ("SIGTERM", || Daemon::start(&[])?.stop()),
+        ("SIGINT", || Daemon::start(&[])?.end(Signal::INT)),
+        ("refuses an address in use", refusals::refuses_an_address_in_use),
+        ("refuses to run without privileges", refusals::refuses_without_privileges),
+        ("refuses bad ports", refusals::refuses_bad_ports),
+        ("refuses a log that leaves out the daemon", refusals::refuses_a_log_without_the_daemon),
+        (
+            "refuses a variable of no flag, and takes a Service's",
+            refusals::refuses_a_variable_of_no_flag,
+        ),
+        ("refuses a process that is not there", refusals::refuses_a_missing_process),
+        ("refuses a kernel without BTF", refusals::refuses_without_btf),
+    ];
+    for (name, run) in alone {
+        cases.add(name, Nothing, run);
+    }
     cases.0.extend(cases::backends::cases());
     cases.0.push(cases::scraped::case(tonic)?);
     cases.0.push(cases::native::case()?);
@@ -251,7 +157,88 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     Ok(cases.0)
 }
 
-/// Each server with each client.
-fn pairs(stacks: &[Stack]) -> impl Iterator<Item = (&Stack, &Stack)> {
-    stacks.iter().flat_map(|server| stacks.iter().map(move |client| (server, client)))
+/// The plans of all pairs of stacks. Only cases of one plan have a daemon in common: a method's type follows from the
+/// messages of all its processes.
+fn of_pairs(cases: &mut Cases, stacks: &'static [Stack]) {
+    type PlanFor = fn(&Stack) -> Vec<Vec<Value>>;
+    let plans: [(&str, PlanFor); 4] = [
+        ("four kinds of call", |_| plans::kinds()),
+        ("errors", |_| plans::errors()),
+        ("cancelled", |_| plans::cancelled()),
+        ("expired", plans::expired),
+    ];
+    for (what, plan) in plans {
+        let shared = Shared::default();
+        let pairs = stacks.iter().flat_map(|server| stacks.iter().map(move |it| (server, it)));
+        for (server, client) in pairs {
+            let expires = what == "expired" && server.resets_expired;
+            let means: fn(Truth) -> Truth = if expires { Truth::expired } else { |did| did };
+            let in_part = what == "expired" && server.races_deadline;
+            let also = if in_part { InPart(TSHARK, RACES) } else { Confirmed(TSHARK) };
+            let name = format!("{what}: {} -> {}", client.name, server.name);
+            let (daemon, plan) = (shared.clone(), plan(server));
+            cases.add(&name, also, move || {
+                daemon
+                    .watch(|daemon| comparison::run_recorded(daemon, server, client, &plan, means))
+            });
+        }
+    }
+}
+
+/// The cases of each stack's server; `go` is the client of one.
+fn of_server(
+    cases: &mut Cases,
+    server: &'static Stack,
+    shared: &Shared,
+    go: Option<&'static Stack>,
+) {
+    for connections in [1, 50] {
+        let name = format!("1000 calls at once, connections {connections}");
+        cases.of_server(&name, server, Nothing, move |server| {
+            let plan = plans::thousand(connections);
+            comparison::run_on_a_selected_port(server, Listen::V4, &plan, false)
+        });
+    }
+    cases.of_server("messages of 5 MiB", server, Nothing, |server| {
+        comparison::run_on_a_selected_port(server, Listen::V4, &plans::huge(), false)
+    });
+    cases.of_server("IPv6", server, Confirmed(TSHARK), |server| {
+        comparison::run_on_a_selected_port(server, Listen::V6, &plans::kinds(), true)
+    });
+    cases.of_server("Unix socket", server, Nothing, |server| {
+        comparison::run_over_a_unix_socket(server, &plans::kinds())
+    });
+    cases.of_server("--port", server, Confirmed(TSHARK), |server| {
+        comparison::run_on_a_selected_port(server, Listen::V4, &plans::kinds(), true)
+    });
+    let run = restart::daemon_started_under_load_misses_only_earlier_calls;
+    cases.of_server("started under load", server, Nothing, run);
+    let watched = (server, shared);
+    let run = servers::calls_in_flight_are_counted;
+    cases.watched("calls in flight and connections", watched, Nothing, run);
+    if server.keeps_expired {
+        let run = servers::calls_expired_before_they_begin_are_not_counted;
+        cases.watched("expired before they begin", watched, Nothing, run);
+    }
+    let name = format!("MAX_CONNECTION_AGE: {}", server.name);
+    cases.of(&name, Confirmed(TSHARK), [go], move |[go]| {
+        servers::calls_go_on_when_connections_age(server, go)
+    });
+    for policy in &server.policies {
+        let name = format!("{policy}, attempts are calls");
+        cases.watched(&name, watched, Confirmed(TSHARK), move |daemon, server| {
+            servers::retries_and_hedges_count_as_calls(daemon, server, policy)
+        });
+    }
+    let run = servers::calls_are_shared_among_workers;
+    cases.of_server("four workers, 50 connections", server, Nothing, run);
+    let run = gzip::compressed_messages_count_as_on_the_wire;
+    cases.watched("gzip", watched, Confirmed(TSHARK), run);
+    if server.repeats_refused {
+        let run = refused::refused_stream_and_retry_count_as_two_calls;
+        let name = "REFUSED_STREAM, made again by the library";
+        cases.of_server(name, server, Confirmed(TSHARK), run);
+    }
+    let run = latency::handling_time_is_the_handlers;
+    cases.of_server("handling time by the handlers' clocks", server, Confirmed(CLOCKS), run);
 }

@@ -1,6 +1,6 @@
-//! Bytes within bytes.
+//! Searches in bytes.
 
-/// Whether `bytes` have `wanted` in them, in one piece.
+/// Whether `wanted`, which is not empty, occurs in `bytes`.
 pub fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }

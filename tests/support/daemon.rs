@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::env;
-use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,106 +12,95 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use crate::expected::Expected;
 use crate::losses;
 use crate::memory::MemoryLimit;
-use crate::nobody::{NOBODY, Reachable, as_nobody};
+use crate::nobody::{BECOME_NOBODY, Reachable, as_nobody};
 use crate::openmetrics::Metrics;
 use crate::pace;
 use crate::process::Process;
 use crate::report;
 use crate::stack::target_dir;
 
-/// For the daemon to load its programs: the verifier takes its time in an emulator.
+/// Time for the daemon to load its BPF programs: on an emulated machine the verifier takes minutes.
 const START_LIMIT: Duration = Duration::from_mins(3);
 
-/// For the daemon to refuse.
+/// Time for the daemon to refuse to start.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
 
-/// For the daemon to end.
+/// Time for the daemon to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// For what happened to be in a scrape: the end of a connection may take a while to be noticed.
+/// Time for an event to be in a scrape: the end of a connection is noticed late.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// For a scrape.
+/// Time for an answer to a request.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a scrape asks for.
+/// The `Accept` header of requests.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
 
-/// A daemon that watches.
+/// A running daemon, which watches.
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
     address: SocketAddr,
     log: Log,
     output: Log,
-    _program: Program,
+    _copy: Option<Reachable>,
 }
 
 impl Daemon {
-    /// Starts it and waits until it watches.
-    pub fn start<S: AsRef<str>>(args: &[S]) -> Result<Self> {
+    /// Starts a daemon as root, and waits until it watches.
+    pub fn start(args: &[&str]) -> Result<Self> {
         Self::start_as(args, User::Own)
     }
 
-    /// Likewise, run by somebody else.
-    pub fn start_as<S: AsRef<str>>(args: &[S], user: User) -> Result<Self> {
-        Self::start_with(args, user, free_address()?)
+    /// Like [`Self::start`], run by `user`.
+    pub fn start_as(args: &[&str], user: User) -> Result<Self> {
+        let (command, copy) = run_by(user)?;
+        Ok(Self { _copy: copy, ..Self::spawn(command, args, free_address()?)? })
     }
 
-    /// Likewise, where one was that has ended.
-    pub fn start_at<S: AsRef<str>>(args: &[S], address: SocketAddr) -> Result<Self> {
-        Self::start_with(args, User::Own, address)
+    /// Like [`Self::start`], at the address of a daemon that has ended.
+    pub fn start_at(args: &[&str], address: SocketAddr) -> Result<Self> {
+        Self::spawn(Command::new(binary()?), args, address)
     }
 
-    /// Likewise, in a mount namespace of its own, after a shell has run these commands in it: with
-    /// `exec >FILE` as one of them that is its stdout.
-    pub fn start_after<S: AsRef<str>>(commands: &[&str], args: &[S]) -> Result<Self> {
-        let program = Program::of(User::Own)?;
+    /// Like [`Self::start`], in a mount namespace of its own, in which a shell runs `commands` first. With
+    /// `exec >FILE` in them, FILE is the daemon's stdout.
+    pub fn start_after(commands: &[&str], args: &[&str]) -> Result<Self> {
         let mut command = among(commands);
-        command.arg(program.path());
-        Self::start_by(command, program, args, free_address()?)
+        command.arg(binary()?);
+        Self::spawn(command, args, free_address()?)
     }
 
-    /// Likewise, with no more memory than that.
-    pub fn start_within<S: AsRef<str>>(limit: &MemoryLimit, args: &[S]) -> Result<Self> {
-        let program = Program::of(User::Own)?;
+    /// Like [`Self::start`], with a memory limit.
+    pub fn start_within(limit: &MemoryLimit, args: &[&str]) -> Result<Self> {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ >\"$1\" && shift && exec \"$@\"", "sh"]);
-        command.arg(limit.members()).arg(program.path());
-        Self::start_by(command, program, args, free_address()?)
+        command.arg(limit.members()).arg(binary()?);
+        Self::spawn(command, args, free_address()?)
     }
 
-    /// Likewise, told by a supervisor where it is to be told how it is, and that it waits so long for that.
+    /// Like [`Self::start`], with a supervisor that listens on `socket` (sd_notify(3)) and expects a message within
+    /// each `patience`.
     pub fn start_supervised(socket: &Path, patience: Duration) -> Result<Self> {
-        let program = Program::of(User::Own)?;
-        let mut command = program.command(User::Own);
+        let mut command = Command::new(binary()?);
         command.env("NOTIFY_SOCKET", socket);
         command.env("WATCHDOG_USEC", patience.as_micros().to_string());
-        Self::start_by::<&str>(command, program, &[], free_address()?)
+        Self::spawn(command, &[], free_address()?)
     }
 
-    fn start_with<S: AsRef<str>>(args: &[S], user: User, address: SocketAddr) -> Result<Self> {
-        let program = Program::of(user)?;
-        Self::start_by(program.command(user), program, args, address)
-    }
-
-    fn start_by<S: AsRef<str>>(
-        mut command: Command,
-        program: Program,
-        args: &[S],
-        address: SocketAddr,
-    ) -> Result<Self> {
-        without_ours(&mut command).args(args.iter().map(AsRef::as_ref));
+    fn spawn(mut command: Command, args: &[&str], address: SocketAddr) -> Result<Self> {
+        without_ours(&mut command).args(args);
         command.arg("--listen").arg(address.to_string()).stdout(Stdio::piped());
         let (mut process, log) = Process::logged(&mut command)?;
         let output = Log::of(process.stdout()?);
-        let mut daemon = Self { process, address, log, output, _program: program };
+        let mut daemon = Self { process, address, log, output, _copy: None };
         daemon.wait_until_watching().with_context(|| daemon.log.text())?;
         Ok(daemon)
     }
@@ -121,62 +109,57 @@ impl Daemon {
         pace::wait_for(START_LIMIT, || {
             ensure!(self.process.is_running()?, "the daemon ended before it watched");
             let watches = self.log.text().contains("watching");
-            Ok(watches.then_some(()).ok_or("the daemon does not say that it is watching".into()))
+            Ok(watches.then_some(()).context("the daemon does not say that it is watching"))
         })?;
-        // Who asks for TLS is asked by who speaks it; who asks for a password, by who has one.
+        // This client speaks no TLS, and has no password.
         if self.log.text().contains("https://") {
             return Ok(());
         }
         let (status, _) = http_get(self.address, "/readyz")?;
         ensure!(
             [200, 401].contains(&status),
-            "the daemon says it is watching, but /readyz says otherwise"
+            "the daemon logs that it is watching, but /readyz answers with status {status}"
         );
         Ok(())
     }
 
-    /// Its process.
+    /// The number of its process.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Its address, as an argument.
+    /// The address that it listens on, as an argument.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Whether `/readyz` says that it watches.
+    /// Whether `/readyz` answers with status 200.
     pub fn is_ready(&self) -> Result<bool> {
         Ok(http_get(self.address, "/readyz")?.0 == 200)
     }
 
-    /// Whether `/healthz` says that it is well.
-    pub fn is_alive(&self) -> Result<bool> {
-        Ok(http_get(self.address, "/healthz")?.0 == 200)
-    }
-
-    /// What it has said so far.
+    /// What it has written to stderr so far.
     pub fn log(&self) -> String {
         self.log.text()
     }
 
-    /// Whether it watches sockets that do not count their bytes: Unix sockets and MPTCP. Where the kernel may
-    /// skip programs it says that it does not.
+    /// Whether it watches sockets that do not count their bytes: Unix sockets and MPTCP. It does not where the kernel
+    /// may skip programs, and logs so.
     pub fn watches_uncounted(&self) -> bool {
-        let told = "Unix and MPTCP sockets are not watched";
-        !(losses::kernel_may_skip_programs() && self.log().contains(told))
+        let logged = "Unix and MPTCP sockets are not watched";
+        !(losses::kernel_may_skip_programs() && self.log().contains(logged))
     }
 
-    /// Whether it decodes what io_uring moves: at the kernel's own functions the process's buffers are known.
+    /// Whether it decodes transfers by io_uring, as backends at the kernel's own functions do.
     pub fn decodes_io_uring(&self) -> Result<bool> {
         Ok(matches!(&*self.backend()?, "fentry" | "kprobe"))
     }
 
-    /// The backend that it uses.
+    /// The backend that it uses, from `observer_build_info`.
     pub fn backend(&self) -> Result<String> {
         let metrics = self.scrape()?;
         let backends = metrics.label_values("observer_build_info", "backend");
-        Ok(backends.into_iter().next().context("no backend is told")?.to_owned())
+        Ok(backends.into_iter().next().context("observer_build_info has no backend")?.to_owned())
     }
 
     /// What it has written to stdout so far.
@@ -184,21 +167,21 @@ impl Daemon {
         self.output.text()
     }
 
-    /// What `/metrics` says now, to who accepts this.
+    /// The answer of `/metrics` to a request with this `Accept` header.
     pub fn metrics_as(&self, accept: &str) -> Result<String> {
         let (status, body) = http_get_as(self.address, "/metrics", accept)?;
         ensure!(status == 200, "/metrics answers with status {status}: {body}");
         Ok(body)
     }
 
-    /// What it answers to a GET of this path.
+    /// The body of the answer to a GET of this path; any status but 200 is an error.
     pub fn get(&self, path: &str) -> Result<String> {
         let (status, body) = http_get(self.address, path)?;
         ensure!(status == 200, "{path} is answered with status {status}: {body}");
         Ok(body)
     }
 
-    /// What `/metrics` says now.
+    /// The answer of `/metrics`, parsed strictly.
     pub fn scrape(&self) -> Result<Metrics> {
         let metrics = Metrics::parse(&self.metrics_as(OPENMETRICS)?)?;
         metrics.is_the_daemons()?;
@@ -206,32 +189,26 @@ impl Daemon {
         Ok(metrics)
     }
 
-    /// How long a scrape takes.
+    /// The time that a scrape takes.
     pub fn scrape_time(&self) -> Result<Duration> {
         let begin = Instant::now();
-        let (status, body) = http_get(self.address, "/metrics")?;
-        ensure!(status == 200, "/metrics answers with status {status}: {body}");
+        self.get("/metrics")?;
         Ok(begin.elapsed())
     }
 
-    /// Scrapes until every number is as expected; the last difference is the error when that
-    /// does not come about. Where the kernel may skip programs, and has, until nothing is missing that
-    /// is not said to be unseen, and nothing is told that is not so.
+    /// Scrapes until every number is as expected; after 10 s the last difference is the error. If the kernel has
+    /// skipped programs: until no number is too high, and missing calls fit into the gaps.
     pub fn settle(&self, expected: &[Expected]) -> Result<()> {
-        let told = |tables: Vec<String>| {
-            if tables.is_empty() { Ok(()) } else { Err(tables.join("\n")) }
-        };
-        let exact = |metrics: &Metrics| {
-            told(expected.iter().filter_map(|expected| expected.difference(metrics)).collect())
-        };
         let skipped = Cell::new(None);
         self.wait_until(|metrics| {
-            let exact = exact(metrics);
-            skipped.set(losses::skipped_programs(metrics).filter(|_| exact.is_err()));
-            if skipped.get().is_none() {
-                return exact;
+            let differences = expected.iter().filter_map(|one| one.difference(metrics));
+            let mut tables: Vec<_> = differences.collect();
+            skipped.set(losses::skipped_programs(metrics).filter(|_| !tables.is_empty()));
+            if skipped.get().is_some() {
+                tables = expected.iter().filter_map(|one| one.untruth(metrics)).collect();
             }
-            told(expected.iter().filter_map(|of| of.untruth(metrics)).collect())
+            ensure!(tables.is_empty(), tables.join("\n"));
+            Ok(())
         })?;
         match skipped.get() {
             Some(programs) => report::lossy(programs),
@@ -240,18 +217,28 @@ impl Daemon {
         Ok(())
     }
 
-    /// Scrapes until `condition` holds; what it says otherwise is the error.
-    pub fn wait_until(&self, condition: impl Fn(&Metrics) -> Result<(), String>) -> Result<()> {
+    /// Scrapes until `condition` holds; after 10 s its last error is returned, with the daemon's own metrics and its
+    /// log.
+    pub fn wait_until(&self, condition: impl Fn(&Metrics) -> Result<()>) -> Result<()> {
         pace::wait_for(SETTLE_LIMIT, || {
             let metrics = self.scrape()?;
             Ok(condition(&metrics).map_err(|difference| {
                 let (own, log) = (metrics.nonzero("observer_"), self.log.text());
-                format!("{difference}\n\nThe daemon of itself:\n{own}\nIts log:\n{log}")
+                anyhow!("{difference:#}\n\nThe daemon's own metrics:\n{own}\nIts log:\n{log}")
             }))
         })
     }
 
-    /// Scrapes until the series of this name that have these labels add up to a number of this range.
+    /// Waits until the log contains `text` this many times, for 10 s at most.
+    pub fn wait_for_log(&self, text: &str, times: impl RangeBounds<usize> + Debug) -> Result<()> {
+        self.wait_until(|_| {
+            let logged = self.log().matches(text).count();
+            ensure!(times.contains(&logged), "{text:?} is logged {logged} times, not {times:?}");
+            Ok(())
+        })
+    }
+
+    /// Scrapes until the sum of the series with this name and these labels is in this range, for 10 s at most.
     pub fn wait_for_sum(
         &self,
         name: &str,
@@ -260,49 +247,30 @@ impl Daemon {
     ) -> Result<()> {
         self.wait_until(|metrics| {
             let sum = metrics.sum(name, labels);
-            let is = range.contains(&sum);
-            is.then_some(()).ok_or_else(|| format!("{name} {labels:?} is {sum}, not {range:?}"))
+            ensure!(range.contains(&sum), "{name} {labels:?} is {sum}, not {range:?}");
+            Ok(())
         })
     }
 
-    /// Stops it where it is: it reads nothing until [`Self::resume`].
-    pub fn pause(&self) -> Result<()> {
-        self.process.signal(Signal::STOP)
+    /// Sends a signal: STOP pauses it until CONT, HUP has it open files again, after TERM it answers for a while.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
-    /// It goes on.
-    pub fn resume(&self) -> Result<()> {
-        self.process.signal(Signal::CONT)
-    }
-
-    /// SIGHUP, after which it goes on.
-    pub fn hang_up(&self) -> Result<()> {
-        self.process.signal(Signal::HUP)
-    }
-
-    /// SIGTERM, after which it answers for a while.
-    pub fn terminate(&self) -> Result<()> {
-        self.process.signal(Signal::TERM)
-    }
-
-    /// Ends it by SIGTERM, which must be clean.
+    /// Ends it by SIGTERM, and expects success.
     pub fn stop(self) -> Result<()> {
         self.end(Signal::TERM)
     }
 
-    /// Ends it by SIGINT, which must be clean.
-    pub fn interrupt(self) -> Result<()> {
-        self.end(Signal::INT)
-    }
-
-    /// Ends it by SIGKILL, of which it learns nothing.
+    /// Ends it by SIGKILL.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(Signal::KILL)?;
         self.process.wait(STOP_LIMIT)?;
         Ok(())
     }
 
-    fn end(mut self, signal: Signal) -> Result<()> {
+    /// Ends it by `signal`, and expects success.
+    pub fn end(mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;
         let status = self.process.wait(STOP_LIMIT).with_context(|| self.log.text())?;
         ensure!(status.success(), "{signal:?} ends the daemon with {status}: {}", self.log.text());
@@ -310,22 +278,22 @@ impl Daemon {
     }
 }
 
-/// Longer than it takes a scrape to settle.
+/// Time that series are kept for, longer than [`Daemon::settle`] waits.
 const TTL: Duration = Duration::from_secs(30);
 
-/// A daemon that watches everything for the cases that have it, one for each few: starting it takes longer
-/// than most of them, and reading what it tells of many as well.
+/// A daemon that watches everything for several cases, and is replaced after a few: starting it takes longer than
+/// most cases, and so does reading the metrics of many.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Arc<Mutex<Option<Sharing>>>);
 
-/// The daemon, and how many cases have had it.
+/// The daemon, and the number of cases that have used it.
 type Sharing = (Arc<Daemon>, u32);
 
-/// Cases that a daemon is shared by.
+/// The number of cases that use one daemon.
 const SHARED_BY: u32 = 8;
 
 impl Shared {
-    /// A case that is told apart from the others by its processes.
+    /// Runs a case, which is told from the others by its processes.
     pub fn watch<T>(&self, case: impl FnOnce(&Daemon) -> Result<T>) -> Result<T> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let daemon = if let Some((daemon, cases)) = &mut *shared
@@ -334,7 +302,7 @@ impl Shared {
             *cases += 1;
             Arc::clone(daemon)
         } else {
-            // Scrapes are many: short ones. But what a process did must be told for as long as it is waited for.
+            // There are many scrapes, so short ones. But a process's series must stay for as long as a case waits.
             let ttl = format!("{}s", pace::limit(TTL).as_secs());
             let daemon = Arc::new(Daemon::start(&["--buckets", "1", "--series-ttl", &ttl])?);
             let (daemon, _) = shared.insert((daemon, 1));
@@ -345,39 +313,38 @@ impl Shared {
     }
 }
 
-/// Who runs a daemon.
+/// The user and the privileges of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
-    /// Who runs the tests: root.
+    /// The user of the tests: root.
     Own,
-    /// One without any privilege.
+    /// A user without any privilege.
     Nobody,
-    /// One with these capabilities (as setpriv(1) names them) and no other privilege.
+    /// A user with these capabilities (setpriv(1)) and no other privilege.
     With(&'static [&'static str]),
-    /// Likewise, where `/proc` shows it only its own processes (proc(5), `hidepid`).
+    /// A user with these capabilities to whom `/proc` shows only its own processes (proc(5), `hidepid`).
     Blindfolded(&'static [&'static str]),
-    /// Who runs the tests, where neither tracefs nor debugfs is mounted.
+    /// Root, where neither tracefs nor debugfs is mounted.
     WithoutTracefs,
-    /// One with these capabilities and no other privilege, likewise.
+    /// A user with these capabilities, where neither is mounted.
     Untraced(&'static [&'static str]),
 }
 
-/// Mounts tracefs where an administrator would, for a daemon that may not do so itself.
+/// Mounts tracefs at its usual place, for a daemon that may not do so itself.
 const TRACEFS: &str =
     "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing";
-/// Has `/proc` show each process only its own.
+/// Mounts a `/proc` that shows users only their own processes.
 const HIDEPID: &str = "mount -t proc -o hidepid=2 proc /proc";
-/// Leaves no tracefs; debugfs mounts one by itself when it is looked into.
+/// Unmounts tracefs, and debugfs, which mounts one by itself when it is read.
 const NO_TRACEFS: &str = "for place in /sys/kernel/debug /sys/kernel/tracing; do
     while mountpoint -q $place; do umount --recursive --lazy $place; done
 done";
 
-/// Starts a daemon that must refuse, and returns the one line in which it says why. It listens at a free address
-/// unless the arguments say where.
-pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
-    let program = Program::of(user)?;
-    let mut command = program.command(user);
-    without_ours(&mut command).args(args.iter().map(AsRef::as_ref)).current_dir("/");
+/// Starts a daemon that must refuse, and returns its error, which must be one line. Without `--listen` in `args` it
+/// listens at a free address.
+pub fn refusal(args: &[&str], user: User) -> Result<String> {
+    let (mut command, _copy) = run_by(user)?;
+    without_ours(&mut command).args(args).current_dir("/");
     command.env("OBSERVER_LISTEN", free_address()?.to_string()).stdout(Stdio::null());
     let (mut process, log) = Process::logged(&mut command)?;
     let status = process.wait(REFUSAL_LIMIT).with_context(|| log.text())?;
@@ -391,48 +358,32 @@ pub fn refusal<S: AsRef<str>>(args: &[S], user: User) -> Result<String> {
     }
 }
 
-/// The daemon's program; or a copy of it, where those can reach it who cannot enter /root, say.
-#[derive(Debug)]
-enum Program {
-    Built(PathBuf),
-    Copied(Reachable),
+/// A command that runs the daemon as `user`, and the copy of its program that it needs: others cannot enter /root.
+fn run_by(user: User) -> Result<(Command, Option<Reachable>)> {
+    let binary = binary()?;
+    if user == User::Own {
+        return Ok((Command::new(binary), None));
+    }
+    let copy = Reachable::copy_of(&binary)?;
+    let (mounts, capabilities): (&[&str], _) = match user {
+        User::Own | User::Nobody => return Ok((as_nobody(copy.path()), Some(copy))),
+        User::With(capabilities) => (&[TRACEFS], Some(capabilities)),
+        User::Blindfolded(capabilities) => (&[TRACEFS, HIDEPID], Some(capabilities)),
+        User::WithoutTracefs => (&[NO_TRACEFS], None),
+        User::Untraced(capabilities) => (&[NO_TRACEFS], Some(capabilities)),
+    };
+    let mut command = among(mounts);
+    if let Some(capabilities) = capabilities {
+        command.arg("setpriv").args(BECOME_NOBODY);
+        let only = capabilities.join(",+");
+        let sets = ["--inh-caps", "--ambient-caps", "--bounding-set"];
+        command.args(sets.map(|set| format!("{set}=-all,+{only}")));
+    }
+    command.arg(copy.path());
+    Ok((command, Some(copy)))
 }
 
-impl Program {
-    fn of(user: User) -> Result<Self> {
-        let binary = binary()?;
-        if user == User::Own {
-            return Ok(Self::Built(binary));
-        }
-        Ok(Self::Copied(Reachable::copy_of(&binary)?))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Built(path) => path,
-            Self::Copied(copy) => copy.path(),
-        }
-    }
-
-    fn command(&self, user: User) -> Command {
-        let (mounts, capabilities): (&[&str], _) = match user {
-            User::Own => return Command::new(self.path()),
-            User::Nobody => return as_nobody(self.path()),
-            User::With(capabilities) => (&[TRACEFS], Some(capabilities)),
-            User::Blindfolded(capabilities) => (&[TRACEFS, HIDEPID], Some(capabilities)),
-            User::WithoutTracefs => (&[NO_TRACEFS], None),
-            User::Untraced(capabilities) => (&[NO_TRACEFS], Some(capabilities)),
-        };
-        let mut command = among(mounts);
-        if let Some(capabilities) = capabilities {
-            command.arg("setpriv").args(only(capabilities));
-        }
-        command.arg(self.path());
-        command
-    }
-}
-
-/// Runs what is added to it in a mount namespace of its own, which these commands change first.
+/// A command that runs its arguments in a mount namespace of its own, which `mounts` change first.
 fn among(mounts: &[&str]) -> Command {
     let script = format!("set -e\n{}\nexec \"$@\"", mounts.join("\n"));
     let mut command = Command::new("unshare");
@@ -440,40 +391,26 @@ fn among(mounts: &[&str]) -> Command {
     command
 }
 
-/// What setpriv(1) is told.
-fn only(capabilities: &[&str]) -> Vec<String> {
-    let sets = ["--inh-caps", "--ambient-caps", "--bounding-set"];
-    let only = capabilities.join(",+");
-    let mut words = vec![format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
-    words.push("--clear-groups".into());
-    words.extend(sets.map(|set| format!("{set}=-all,+{only}")));
-    words
-}
-
-/// The daemon's program with these arguments.
-pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
+/// A command that runs the daemon's program with these arguments, without waiting for it to watch.
+pub fn command(args: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary()?);
     without_ours(&mut command).args(args);
     Ok(command)
 }
 
-/// A command without the tests' own variables, which the daemon would take for mistyped flags.
+/// Removes the tests' own variables from a command's environment: the daemon would take them for mistyped flags.
 pub fn without_ours(command: &mut Command) -> &mut Command {
+    const OURS: [&str; 3] = ["OBSERVER_TEST_", "OBSERVER_BENCH_", "OBSERVER_BPF_"];
     for (name, _) in env::vars_os() {
-        let is_ours = |name: &str| {
-            name == "OBSERVER_BIN"
-                || ["TEST_", "BENCH_", "BPF_"].iter().any(|rest| {
-                    name.strip_prefix("OBSERVER_").is_some_and(|of| of.starts_with(rest))
-                })
-        };
-        if name.to_str().is_some_and(is_ours) {
+        let is_ours = |name: &str| OURS.iter().any(|prefix| name.starts_with(prefix));
+        if name == "OBSERVER_BIN" || name.to_str().is_some_and(is_ours) {
             command.env_remove(name);
         }
     }
     command
 }
 
-/// The program of the daemon.
+/// The daemon's program: `OBSERVER_BIN`, or the newest in the target directory.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("OBSERVER_BIN") {
         return Ok(path.into());
@@ -491,14 +428,14 @@ pub fn binary() -> Result<PathBuf> {
     Ok(newest)
 }
 
-/// An address that nobody listens on. Somebody else may take it before the daemon does, which
-/// on a machine that runs tests is unlikely enough.
+/// An address of 127.0.0.1 with a free port. Another process may take it before the daemon does, which is unlikely
+/// enough on a machine that runs tests.
 pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     listener.local_addr().context("find a free port")
 }
 
-/// What a process says on stderr or stdout, read as it comes so that it never blocks.
+/// The output of a process, read as it comes so that the process never blocks.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Arc<Mutex<String>>,
@@ -523,7 +460,7 @@ impl Log {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All of it, once the process has ended.
+    /// The whole output, once the process has ended.
     fn wait_for_end(self) -> String {
         // A panic in the reader loses only lines, which the tests then miss.
         let _ = self.reader.join();
@@ -531,7 +468,7 @@ impl Log {
     }
 }
 
-/// Status and body. As plain as it can be, so that the daemon's server is tested and not a client.
+/// The status and body of the answer to a GET. It is plain, so that the daemon's server is tested and not a client.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     http_get_as(address, path, OPENMETRICS)
 }

@@ -1,4 +1,4 @@
-//! An etcd, as Debian has it, with metrics of its own: what grpc-go's interceptors in it count.
+//! etcd from Debian's package, whose grpc-go interceptors count calls.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,24 +11,24 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::daemon::{Log, free_address, http_get};
-use crate::openmetrics::Labels;
+use crate::openmetrics::{Labels, label};
 use crate::pace::{self, POLL};
 use crate::peer::Identity;
 use crate::process::{Process, is_installed};
 
-/// For it to start, and to end.
+/// Time for etcd to start or to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Whether it is installed. With `CI` in the environment it must be.
+/// Whether etcd is installed. With `CI` in the environment it must be.
 pub fn is_there() -> Result<bool> {
     is_installed("etcd", "--version")
 }
 
-/// One that runs, alone in its cluster.
+/// A running etcd, alone in its cluster.
 #[derive(Debug)]
 pub struct Etcd {
     process: Process,
-    /// Where it serves its clients.
+    /// The address for clients.
     pub clients: SocketAddr,
     metrics: SocketAddr,
     log: Log,
@@ -36,7 +36,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one and waits until it serves.
+    /// Starts an etcd and waits until it serves.
     pub fn start() -> Result<Self> {
         let folder = TempDir::with_prefix("etcd-").context("create a folder")?;
         let [clients, peers, metrics] = [free_address()?, free_address()?, free_address()?];
@@ -50,7 +50,7 @@ impl Etcd {
             .arg(format!("--initial-advertise-peer-urls=http://{peers}"))
             .arg(format!("--initial-cluster=default=http://{peers}"))
             .arg(format!("--listen-metrics-urls=http://{metrics}"))
-            // It would be a client of its own.
+            // It would be a client of etcd.
             .arg("--enable-grpc-gateway=false")
             .args(["--logger=zap", "--log-level=error"])
             .stdout(Stdio::null());
@@ -70,7 +70,7 @@ impl Etcd {
         Ok(Identity { name: "etcd".into(), pid: self.process.pid(), comm: self.process.comm()? })
     }
 
-    /// What it counts of its calls: `family method code`, without a code where the family has none.
+    /// Its own counters that are not 0, by [`key`].
     pub fn counts(&self) -> Result<BTreeMap<String, f64>> {
         let (status, text) = http_get(self.metrics, "/metrics")?;
         ensure!(status == 200, "etcd's /metrics answers with status {status}");
@@ -78,7 +78,7 @@ impl Etcd {
         let counts = lines.map(|line| {
             let (family, rest) = line.split_once('{').context("no labels")?;
             let (labels, value) = rest.rsplit_once("} ").context("no value")?;
-            // None has a quote or a comma in it.
+            // No label has a quote or a comma in it.
             let labels: Labels = labels
                 .split(',')
                 .filter_map(|label| label.split_once('='))
@@ -97,9 +97,9 @@ impl Etcd {
     }
 }
 
-/// `family method code`.
+/// A series as `family /service/method code`; the code is empty if the family has none.
 pub fn key(family: &str, labels: &Labels) -> String {
-    let label = |name: &str| labels.get(name).map_or("", String::as_str);
-    let key = format!("{family} /{}/{} ", label("grpc_service"), label("grpc_method"));
-    key + label("grpc_code")
+    let [service, method, code] =
+        ["grpc_service", "grpc_method", "grpc_code"].map(|name| label(labels, name));
+    format!("{family} /{service}/{method} {code}")
 }

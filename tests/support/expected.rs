@@ -1,26 +1,26 @@
-//! What `/metrics` must say of a process, from what is known to have happened.
+//! The numbers that `/metrics` must have for a process, from the peers' records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::losses;
-use crate::openmetrics::{Labels, Metrics};
+use crate::openmetrics::{Labels, Metrics, label};
 use crate::peer::Identity;
 use crate::truth::{Sums, Truth, code_name};
 
-/// All numbers of one process, in both roles. A series that is not expected must be 0 or absent.
+/// The expected numbers of one process, as a client and as a server. Any other series must be 0 or absent.
 #[derive(Clone, Debug)]
 pub struct Expected {
     who: Identity,
-    /// Other processes that have some of them: those that a server works with.
+    /// Other processes that have a part of the numbers: those that a server works with.
     others: BTreeSet<u32>,
     numbers: BTreeMap<String, u64>,
-    /// Numbers that nobody knows, without their `grpc_type`.
+    /// Numbers that no peer knows, without their `grpc_type`.
     unsure: BTreeSet<String>,
 }
 
-/// What is compared, beyond `grpc_{server,client}_`, and whether it has the label `grpc_type`.
-/// `in_flight` is not among the numbers of a truth, so it must be 0.
+/// The families that are compared, after `grpc_{server,client}_`, and whether they have the label `grpc_type`.
+/// A peer's record has no `in_flight`, so it must be 0.
 const SUFFIXES: [(&str, bool); 9] = [
     ("started_total", true),
     ("handled_total", true),
@@ -33,12 +33,12 @@ const SUFFIXES: [(&str, bool); 9] = [
     ("in_flight", false),
 ];
 
-/// The code of a call that was given up when its deadline was near.
+/// The code of a call that was given up close to its deadline: undecided.
 const EITHER: &str = "CanceledOrDeadlineExceeded";
 
-/// A call that was canceled or has expired may be told as one of the two, where the machine is too busy
-/// to know: that is as true. As many as that are taken for what is expected and not there. `with_code` makes
-/// the key with another code of one that has this.
+/// Distributes undecided calls in `seen`: on a busy machine the daemon may report a call that was canceled or has
+/// expired as undecided. As many as are missing count as `Canceled` or `DeadlineExceeded`. `with_code` returns an
+/// undecided key with another code.
 pub fn share_out<K: Ord + Clone>(
     seen: &mut BTreeMap<K, f64>,
     expected: impl Fn(&K) -> f64,
@@ -47,36 +47,35 @@ pub fn share_out<K: Ord + Clone>(
     for key in seen.keys().cloned().collect::<Vec<_>>() {
         for code in ["Canceled", "DeadlineExceeded"] {
             let Some(one) = with_code(&key, code) else { continue };
-            let told = seen.get(&one).copied().unwrap_or(0.0);
+            let decided = seen.get(&one).copied().unwrap_or(0.0);
             let either = seen.get(&key).copied().unwrap_or(0.0);
-            let taken = either.min((expected(&one) - told).max(0.0));
-            seen.insert(one, told + taken);
+            let taken = either.min((expected(&one) - decided).max(0.0));
+            seen.insert(one, decided + taken);
             seen.insert(key.clone(), either - taken);
         }
     }
 }
 
 impl Expected {
-    /// Of a client: what it says happened.
+    /// The numbers of a client, from its own record.
     pub fn of_client(client: &Identity, truth: &Truth) -> Self {
         let unsure = unsure("grpc_client_msg_sent", truth);
         Self::of(client, numbers("client", truth), unsure)
     }
 
-    /// Of a server: what its clients say happened, seen from the other end. They alone know how
-    /// calls that they cut have ended; that the server does not contradict is for
-    /// [`crate::truth::agree`].
+    /// The numbers of a server, from its clients' records: only they know how calls that they cut have ended.
+    /// [`crate::truth::agree`] compares them with the server's own record.
     pub fn of_server(server: &Identity, clients: &Truth) -> Self {
         let unsure = unsure("grpc_server_msg_received", clients);
         Self::of(server, numbers("server", &clients.mirrored()), unsure)
     }
 
-    /// Of both ends: what the client says happened.
+    /// The numbers of both ends, from the client's record.
     pub fn of_ends(client: &Identity, server: &Identity, did: &Truth) -> [Self; 2] {
         [Self::of_client(client, did), Self::of_server(server, did)]
     }
 
-    /// Of a process that is not watched, or has done nothing.
+    /// No numbers: the process is not watched, or has no calls.
     pub fn nothing(who: &Identity) -> Self {
         Self::of(who, BTreeMap::new(), BTreeSet::new())
     }
@@ -85,14 +84,14 @@ impl Expected {
         Self { who: who.clone(), others: BTreeSet::new(), numbers, unsure }
     }
 
-    /// Together with these processes, of the same name: numbers are sums.
+    /// Adds other processes with the same name: the numbers are those of all together.
     #[must_use]
     pub fn with(mut self, others: impl IntoIterator<Item = u32>) -> Self {
         self.others.extend(others);
         self
     }
 
-    /// Both of these, of a process that is server and client.
+    /// Adds the numbers of the other side, for a process that is server and client.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.numbers.extend(other.numbers);
@@ -100,7 +99,7 @@ impl Expected {
         self
     }
 
-    /// These of the process while it had its name, and those of others, by which it is named.
+    /// Adds the numbers that the process has under a later name, `other`.
     #[must_use]
     pub fn before(self, other: Self) -> Self {
         let Self { who, others, numbers, unsure } = self;
@@ -113,7 +112,7 @@ impl Expected {
         other.and(Self { who, others, numbers, unsure })
     }
 
-    /// With these types, by method, instead of those that the messages show.
+    /// Replaces `grpc_type` by these types, by method.
     #[must_use]
     pub fn declared(mut self, types: &[(&str, &str)]) -> Self {
         let declared = |key: String| {
@@ -129,12 +128,12 @@ impl Expected {
         self
     }
 
-    /// How many numbers.
+    /// The number of expected numbers.
     pub(crate) fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// A table of what is not as expected.
+    /// A table of the numbers that are not as expected, if there are any.
     pub fn difference(&self, metrics: &Metrics) -> Option<String> {
         let seen = self.seen(metrics);
         let mut all: BTreeSet<_> = self.numbers.keys().chain(seen.keys()).collect();
@@ -146,7 +145,7 @@ impl Expected {
         let different: Vec<_> = all
             .into_iter()
             .map(|key| (key, self.number(key), seen.get(key).copied().unwrap_or(0.0)))
-            .filter(|(_, expected, seen)| expected.total_cmp(seen).is_ne())
+            .filter(|(_, expected, seen)| expected != seen)
             .collect();
         if different.is_empty() {
             return None;
@@ -161,12 +160,12 @@ impl Expected {
         Some(table)
     }
 
-    /// A table of what is told of it and not true, where the kernel skips programs.
+    /// A table of the numbers that are not true ([`losses`]), if there are any, on a kernel that skips programs.
     pub(crate) fn untruth(&self, metrics: &Metrics) -> Option<String> {
         let seen = self.seen(metrics);
         let expected = self.to_be_true(self.numbers.keys().map(|key| (key, self.number(key))));
         let seen = self.to_be_true(seen.iter().map(|(key, &number)| (key, number)));
-        let table = losses::untrue(&expected, &seen, losses::bytes_not_seen(metrics))?;
+        let table = losses::untrue(&expected, &seen, losses::gap_bytes(metrics))?;
         Some(format!("{}: not true, though programs were skipped\n{table}", self.who))
     }
 
@@ -179,14 +178,14 @@ impl Expected {
             let (name, path) = (words.next()?, words.next()?);
             let code = words.nth(1).filter(|_| name.ends_with("_handled_total"));
             let is_unsure = |unsure: &String| unsure.split(' ').next() == Some(name);
-            // Calls whose end was not seen are in flight until their connection ends.
+            // A call that ends in a gap is in flight until its connection ends.
             let counts = !name.ends_with("_in_flight") && !self.unsure.iter().any(is_unsure);
             counts.then_some((name, path, code, number))
         };
         numbers.filter_map(number).collect()
     }
 
-    /// Counts of calls and bytes are far below 2^53.
+    // Counts of calls and bytes are far below 2^53.
     fn number(&self, key: &str) -> f64 {
         self.numbers.get(key).map_or(0.0, |number| *number as f64)
     }
@@ -214,15 +213,16 @@ impl Expected {
     }
 
     fn key(&self, name: &str, labels: &Labels) -> String {
-        let label = |name: &str| labels.get(name).map_or("", String::as_str);
-        let mut key = format!("{name} /{}/{}", label("grpc_service"), label("grpc_method"));
+        let [service, method] = ["grpc_service", "grpc_method"].map(|name| label(labels, name));
+        let mut key = format!("{name} /{service}/{method}");
         for name in ["grpc_type", "grpc_code"] {
             if let Some(value) = labels.get(name) {
                 let _ = write!(key, " {value}");
             }
         }
-        if label("process") != self.who.comm {
-            let _ = write!(key, " process={:?}", label("process"));
+        let process = label(labels, "process");
+        if process != self.who.comm {
+            let _ = write!(key, " process={process:?}");
         }
         key
     }
@@ -267,7 +267,8 @@ fn numbers(role: &str, truth: &Truth) -> BTreeMap<String, u64> {
     numbers
 }
 
-/// The type is not on the wire: it is what at least a fifth of the calls show, by their messages.
+/// The types by method. They are not on the wire: one is a stream if at least a fifth of the calls show that by their
+/// messages.
 fn types<'a>(role: &str, truth: &'a Truth) -> BTreeMap<&'a str, &'static str> {
     // Calls that show a stream, and calls that show none, of requests and of responses.
     let mut shown = BTreeMap::<&str, [(u64, u64); 2]>::new();
@@ -327,11 +328,7 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
 # EOF
 "#;
 
-    fn difference(exposition: &str) -> Option<String> {
-        difference_if(false, exposition)
-    }
-
-    fn difference_if(requests_unsure: bool, exposition: &str) -> Option<String> {
+    fn difference(requests_unsure: bool, exposition: &str) -> Option<String> {
         of(requests_unsure).difference(&Metrics::parse(exposition).unwrap())
     }
 
@@ -355,7 +352,7 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
 
     #[test]
     fn the_same_numbers_do_not_differ() {
-        assert_eq!(difference(EXPOSITION), None);
+        assert_eq!(difference(false, EXPOSITION), None);
     }
 
     #[test]
@@ -372,9 +369,9 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
         let fewer = |number| {
             EXPOSITION.replacen(&format!("process=\"p\"}} {number}\n"), "process=\"p\"} 1\n", 1)
         };
-        assert!(difference(&fewer(20)).is_some());
-        assert_eq!(difference_if(true, &fewer(20)), None);
-        assert!(difference_if(true, &fewer(60)).is_some(), "responses are");
+        assert!(difference(false, &fewer(20)).is_some());
+        assert_eq!(difference(true, &fewer(20)), None);
+        assert!(difference(true, &fewer(60)).is_some(), "responses are");
     }
 
     #[test]
@@ -392,7 +389,7 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
         ];
         for (good, bad) in wrong {
             assert!(EXPOSITION.contains(good), "{good}");
-            let difference = difference(&EXPOSITION.replacen(good, bad, 1));
+            let difference = difference(false, &EXPOSITION.replacen(good, bad, 1));
             assert!(difference.is_some(), "{bad}");
         }
     }

@@ -1,30 +1,31 @@
-//! What a process takes of the machine, as the kernel tells it.
+//! Memory, BPF maps and threads of a process, from `/proc`.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// Memory, in bytes.
+/// The memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// Its own: neither files nor what it shares with the kernel (the ring buffer).
+    /// Its anonymous memory (`RssAnon`): neither files nor what it shares with the kernel, as the ring buffer.
     pub memory: u64,
-    /// That of the maps of its BPF programs, and of its ring buffers.
+    /// The maps of its BPF programs, ring buffers included.
     pub maps: u64,
 }
 
 impl Footprint {
-    /// As it is now.
+    /// Reads it.
     pub fn of(pid: u32) -> Result<Self> {
         let kib = status(pid, pid, "RssAnon")?;
         let kib = kib.strip_suffix(" kB").context("not in kB")?;
         let memory = kib.parse::<u64>().context("not a number")? * 1024;
-        Ok(Self { memory, maps: maps(pid)? })
+        let maps = map_numbers(pid)?.into_iter().map(kernel::size_of_map).sum::<Result<u64>>()?;
+        Ok(Self { memory, maps })
     }
 }
 
-/// A field of a thread's `/proc` status.
+/// A field of `/proc/PID/task/THREAD/status`, without the spaces around it.
 pub fn status(pid: u32, thread: u32, field: &str) -> Result<String> {
     let path = format!("/proc/{pid}/task/{thread}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
@@ -32,7 +33,7 @@ pub fn status(pid: u32, thread: u32, field: &str) -> Result<String> {
     Ok(value.with_context(|| format!("no {field} in {path}"))?.trim().to_owned())
 }
 
-/// A process's threads.
+/// The numbers of a process's threads.
 pub fn threads(pid: u32) -> Result<Vec<u32>> {
     let names = fs::read_dir(format!("/proc/{pid}/task")).context("list threads")?;
     let number = |entry: std::io::Result<fs::DirEntry>| {
@@ -41,25 +42,23 @@ pub fn threads(pid: u32) -> Result<Vec<u32>> {
     names.map(number).collect()
 }
 
-/// The numbers of the BPF programs that it has open or attached.
+/// The numbers of the BPF programs that a process has open or attached.
 pub fn programs(pid: u32) -> Result<BTreeSet<u32>> {
-    let numbers = described(pid)?.into_iter().filter_map(|text| field(&text, "prog_id:"));
+    numbers(pid, "prog_id:")
+}
+
+/// The numbers of the maps that a process has open or that its programs use.
+pub fn map_numbers(pid: u32) -> Result<BTreeSet<u32>> {
+    Ok(&numbers(pid, "map_id:")? | &kernel::maps_of(&programs(pid)?)?)
+}
+
+fn numbers(pid: u32, name: &str) -> Result<BTreeSet<u32>> {
+    let described = described_in(&format!("/proc/{pid}/fdinfo"))?;
+    let numbers = described.iter().filter_map(|text| field(text, name));
     numbers.map(|number| number.parse().context("no number")).collect()
 }
 
-/// The numbers of the maps that it has open, and that its programs have: those it has closed.
-pub fn map_numbers(pid: u32) -> Result<BTreeSet<u32>> {
-    let numbers = described(pid)?.into_iter().filter_map(|text| field(&text, "map_id:"));
-    let open: Result<BTreeSet<u32>> =
-        numbers.map(|number| number.parse().context("no number")).collect();
-    Ok(&open? | &kernel::maps_of(&programs(pid)?)?)
-}
-
-fn maps(pid: u32) -> Result<u64> {
-    map_numbers(pid)?.into_iter().map(kernel::size_of_map).sum()
-}
-
-/// What only root can ask.
+/// Requests to the kernel that need root.
 #[cfg(feature = "privileged")]
 mod kernel {
     use std::collections::BTreeSet;
@@ -72,14 +71,14 @@ mod kernel {
 
     pub(super) fn maps_of(programs: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
         let mut maps = BTreeSet::new();
-        // Those of others come and go.
+        // Other processes load and unload programs at the same time.
         for program in loaded_programs().flatten().filter(|one| programs.contains(&one.id())) {
-            maps.extend(program.map_ids()?.context("the kernel does not tell a program's maps")?);
+            maps.extend(program.map_ids()?.context("the kernel does not list a program's maps")?);
         }
         Ok(maps)
     }
 
-    /// The kernel tells what a map takes in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
+    /// The size of a map, in the `fdinfo` of its descriptors (`bpf_map_show_fdinfo`).
     pub(super) fn size_of_map(number: u32) -> Result<u64> {
         let map = MapInfo::from_id(number)?.fd()?;
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
@@ -87,7 +86,7 @@ mod kernel {
     }
 }
 
-/// Who is not root has no maps.
+/// A process that is not root's has no maps.
 #[cfg(not(feature = "privileged"))]
 mod kernel {
     use std::collections::BTreeSet;
@@ -99,26 +98,22 @@ mod kernel {
     }
 
     pub(super) fn size_of_map(number: u32) -> Result<u64> {
-        bail!("the size of map {number} is told to root")
+        bail!("only root can read the size of map {number}")
     }
 }
 
-/// What the kernel says of each of a thread's descriptors: most threads have those of their process.
+/// The `fdinfo` of each descriptor of a thread, which may have its own descriptors.
 pub fn described_of(pid: u32, thread: u32) -> Result<Vec<String>> {
     described_in(&format!("/proc/{pid}/task/{thread}/fdinfo"))
 }
 
-fn described(pid: u32) -> Result<Vec<String>> {
-    described_in(&format!("/proc/{pid}/fdinfo"))
-}
-
 fn described_in(folder: &str) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).with_context(|| format!("list {folder}"))?;
-    // Descriptors come and go.
+    // Descriptors are opened and closed at the same time.
     Ok(entries.flatten().flat_map(|entry| fs::read_to_string(entry.path())).collect())
 }
 
-/// The value behind a name in it.
+/// The value after `name` at the start of a line of `fdinfo`.
 pub fn field(text: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }

@@ -1,22 +1,22 @@
-//! Handling times by the handlers' own clocks and by the daemon's, compared.
+//! The comparison of handling times by the handlers' own clocks and by the daemon.
 
-/// How long handlers sleep, in how many calls.
+/// Calls whose handlers sleep.
 #[derive(Clone, Copy, Debug)]
 pub struct Sleep {
-    /// Of each call.
+    /// The time that each handler sleeps.
     pub millis: u32,
-    /// How many.
+    /// The number of calls.
     pub calls: usize,
 }
 
-/// Handling times of the calls of one sleep, in milliseconds, by both clocks.
+/// The handling times of the calls of one [`Sleep`], in milliseconds, by both clocks.
 #[derive(Debug)]
 pub struct Measured {
-    /// What the handlers did.
+    /// The calls.
     pub sleep: Sleep,
-    /// By the handlers' clocks, ascending.
+    /// The times by the handlers' clocks, ascending.
     pub peer: Vec<f64>,
-    /// By the daemon's: upper bounds, and how many calls took at most so long.
+    /// The daemon's histogram: upper bounds, and the number of calls up to each.
     pub daemon: Vec<(f64, f64)>,
 }
 
@@ -27,10 +27,10 @@ impl Measured {
         (peer - daemon).abs() <= f64::max(1.0, peer * 0.05)
     }
 
-    /// Whether the daemon tells of no more than a busy machine adds.
+    /// Whether the medians differ by no more than a busy machine adds: at most 4 ms more, or 1 ms less.
     ///
-    /// Handlers that wait for a processor at their two ends do not see it. A daemon that tells of
-    /// half or double the time is far from this.
+    /// A handler does not see that it waited for a CPU before it started or after it ended. Half or double the time
+    /// is far from this.
     pub fn roughly_agrees(&self) -> bool {
         let more = self.daemon_quantile(0.5) - self.peer_quantile(0.5);
         (-1.0..=4.0).contains(&more)
@@ -41,7 +41,7 @@ impl Measured {
         self.peer.get(index).copied().unwrap_or(f64::NAN)
     }
 
-    /// As Prometheus does it: as if a bucket's calls were spread evenly over it.
+    /// A quantile as Prometheus estimates it: as if a bucket's calls were spread evenly over it.
     fn daemon_quantile(&self, part: f64) -> f64 {
         let total = self.daemon.last().map_or(0.0, |(_, count)| *count);
         let rank = part * total;
@@ -55,7 +55,7 @@ impl Measured {
         f64::NAN
     }
 
-    /// Quantiles of both, for whoever runs the tests.
+    /// Quantiles by both clocks, as one line.
     pub fn said(&self) -> String {
         let of = |quantile: &dyn Fn(f64) -> f64| {
             [0.1, 0.5, 0.9].map(|part| format!("{:8.2}", quantile(part))).concat()

@@ -1,37 +1,39 @@
 //! Support for the end-to-end tests (`tests/e2e`) and the benchmarks (`tests/bench`): real gRPC stacks talk
-//! to each other, the daemon watches, and what the peers know happened is compared with what `/metrics` says.
+//! to each other, the daemon watches them, and the peers' own records are compared with `/metrics`.
 //!
 //! - [`stack`]: the gRPC libraries under test, prepared on first use;
 //! - [`peer`]: their server and client processes;
-//! - [`truth`]: what a peer knows happened;
-//! - [`raw`]: peers that read and write what a test says, frame by frame;
+//! - [`truth`]: a peer's own record of its calls;
+//! - [`raw`]: peers that read and write frame by frame, as a test says;
 //! - [`daemon`]: the daemon as a process;
-//! - [`footprint`]: what it takes of the machine;
-//! - [`memory`]: a limit to what it may take;
-//! - [`nobody`]: what is run without any privilege;
-//! - [`pace`]: how long is waited;
-//! - [`openmetrics`]: the strict reading of what it says;
-//! - [`expected`]: the comparison, number by number;
+//! - [`footprint`]: memory, BPF maps and threads of a process;
+//! - [`memory`]: a control group with a memory limit;
+//! - [`nobody`]: programs and threads without any privilege;
+//! - [`pace`]: time limits, and polling until a condition holds;
+//! - [`openmetrics`]: a strict reader of the OpenMetrics text format;
+//! - [`expected`]: the comparison of `/metrics` with the peers' records, number by number;
+//! - [`losses`]: the same comparison on kernels that skip BPF programs;
 //! - [`tshark`]: the comparison with an independent dissection of the same traffic;
-//! - [`latency`]: the comparison with the peers' own clocks;
-//! - [`prometheus`]: a real one, that scrapes the daemon;
-//! - [`proxy`]: real proxies, between a client and a server;
-//! - [`etcd`]: a real one, that counts its calls itself;
-//! - [`look`]: what people look at: the page in a browser, `observer top` in terminals;
-//! - [`report`]: what was checked, for docs/correctness.md.
+//! - [`latency`]: the comparison with the handlers' own clocks;
+//! - [`prometheus`]: a real Prometheus that scrapes the daemon;
+//! - [`proxy`]: real proxies between a client and a server;
+//! - [`etcd`]: a real etcd, which counts its calls itself;
+//! - [`look`]: the page in a browser, and `observer top` in terminals;
+//! - [`report`]: the results of the cases, for docs/correctness.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
 //! `cargo test -p tests --features privileged --test e2e -- [part of a case's name]`.
-//! `OBSERVER_BIN` names another daemon than the one in the target directory.
+//! `OBSERVER_BIN` selects another daemon than the one in the target directory.
 //!
 //! # Adding a stack
 //!
-//! is adding a folder `tests/peers/NAME` with a `peer.toml` (keys: [`stack::Stack`]), a server and
-//! a client that take the arguments of those in `tests/peers/python`: every case that runs over all
-//! pairs then runs with it. Both speak `tests/peers/proto/echo.proto`. The plan's steps are described
-//! by `DEFAULTS` in `tests/peers/python/client.py`, the truth by [`truth::Truth`].
+//! Add a folder `tests/peers/NAME` with a `peer.toml` (keys: [`stack::Stack`]), and a server and a client that take
+//! the arguments of those in `tests/peers/python`. Every case that runs over all pairs then runs with it. Both speak
+//! `tests/peers/proto/echo.proto`. `DEFAULTS` in `tests/peers/python/client.py` describes the steps of a plan,
+//! [`truth::Truth`] the record.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 
 pub mod bytes;
 pub mod daemon;
@@ -54,3 +56,31 @@ pub mod report;
 pub mod stack;
 pub mod truth;
 pub mod tshark;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The Rust files below a folder, except in hidden folders, `target` and `node_modules`.
+pub fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        if path.is_dir() && !name.starts_with('.') && !["target", "node_modules"].contains(&name) {
+            files.append(&mut rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Raises this process's limit on open descriptors to the most that it may have.
+pub fn raise_descriptor_limit() -> Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .context("raise the limit on open descriptors")
+}

@@ -1,54 +1,51 @@
-//! What may be said where the kernel skips programs: nothing that is not true.
+//! The comparison on kernels that skip BPF programs.
 //!
-//! Which calls go by unseen then is by chance, so the numbers cannot be exact. But each that is told
-//! must be one that happened, with the method and the code that it had, and what is missing must be in
-//! the bytes that the daemon says it has not seen. Of sockets that count no bytes it must say that it does not watch
-//! them, and nothing else.
+//! Which calls are missing there is by chance, so the numbers cannot be exact. But each call that is reported must
+//! have happened, with its method and code, and the missing ones must fit into the gaps that the daemon reports.
+//! Sockets that count no bytes must not be watched, and the daemon must say so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
+use anyhow::{Result, bail};
+
 use crate::openmetrics::Metrics;
 
-/// The environment variable by which `cargo xtask vm` says that this kernel does.
+/// The environment variable by which `cargo xtask vm` says that this kernel may skip programs.
 const LOSSY: &str = "OBSERVER_TEST_LOSSY";
 
-/// What is told of a method or code that was not seen.
+/// The labels of a method and a code that are not known.
 const UNKNOWN_METHOD: &str = "/not_seen/not_seen";
 const UNKNOWN_CODE: &str = "not_seen";
 
-/// At least so many bytes of a call that is not told to have ended were not seen: a frame's header, and
-/// a byte in it.
-const LEAST_UNSEEN: f64 = 10.0;
+/// The least gap that hides the end of a call: a frame's header, and a byte of its payload.
+const LEAST_GAP: f64 = 10.0;
 
-/// Whether the kernel may skip programs.
+/// Whether the kernel may skip BPF programs.
 pub fn kernel_may_skip_programs() -> bool {
     static MAY_BE: LazyLock<bool> = LazyLock::new(|| env::var_os(LOSSY).is_some());
     *MAY_BE
 }
 
-/// Whether a number is as it must be, or, where programs were skipped, at most.
+/// Whether `seen` is `expected`, or less if programs were skipped.
 pub fn is_as_expected(metrics: &Metrics, seen: f64, expected: f64) -> bool {
-    seen.total_cmp(&expected).is_eq() || skipped_programs(metrics).is_some() && seen < expected
+    seen == expected || skipped_programs(metrics).is_some() && seen < expected
 }
 
-/// Programs that the kernel has skipped, where that may be.
+/// How many times the kernel has skipped programs, if that is expected here and has happened.
 pub fn skipped_programs(metrics: &Metrics) -> Option<f64> {
     let skipped = metrics.sum("observer_program_misses_total", &[]);
     (kernel_may_skip_programs() && skipped > 0.0).then_some(skipped)
 }
 
-/// Ended calls by method and code.
+/// The number of ended calls by method and code.
 pub type Ended = BTreeMap<(String, String), f64>;
 
-/// Where the kernel may skip programs, and has: whether what is told of ended calls is true.
-pub fn check_ended_calls(
-    metrics: &Metrics,
-    ended: &Ended,
-    told: &Ended,
-) -> Option<Result<(), String>> {
+/// If the kernel has skipped programs: an error unless all `reported` calls have `ended`, and the missing ones fit
+/// into the gaps.
+pub fn check_ended_calls(metrics: &Metrics, ended: &Ended, reported: &Ended) -> Option<Result<()>> {
     const NAME: &str = "grpc_server_handled_total";
     fn numbers(of: &[(String, String, f64)]) -> Vec<Number<'_>> {
         of.iter().map(|(path, code, calls)| (NAME, &**path, Some(&**code), *calls)).collect()
@@ -59,34 +56,34 @@ pub fn check_ended_calls(
             |method: &str| if method == UNKNOWN_CODE { UNKNOWN_METHOD } else { method }.to_owned();
         of.iter().map(|((method, code), &calls)| (path(method), code.clone(), calls)).collect()
     };
-    let (ended, told) = (paths(ended), paths(told));
-    Some(untrue(&numbers(&ended), &numbers(&told), bytes_not_seen(metrics)).map_or(Ok(()), Err))
+    let (ended, reported) = (paths(ended), paths(reported));
+    let table = untrue(&numbers(&ended), &numbers(&reported), gap_bytes(metrics));
+    Some(table.map_or(Ok(()), |table| bail!(table)))
 }
 
-/// Bytes that the daemon says it has not seen; any number where it joined a connection late, of which it
-/// does not say what went by before.
-pub(crate) fn bytes_not_seen(metrics: &Metrics) -> f64 {
+/// The bytes of all gaps; infinite if the daemon joined a connection late, as it does not know how many came before.
+pub(crate) fn gap_bytes(metrics: &Metrics) -> f64 {
     let is_late = |name, label| metrics.sum(name, &[(label, "joined_late")]) > 0.0;
     let any =
         is_late("observer_connections", "state") || is_late("observer_calls_total", "connection");
     if any { f64::INFINITY } else { metrics.sum("observer_gap_bytes_total", &[]) }
 }
 
-/// A number of calls, messages or bytes: its name; the method; the code, if it is by code.
+/// A number of calls, messages or bytes: metric name, method path, code if it is by code, and the number.
 pub(crate) type Number<'a> = (&'a str, &'a str, Option<&'a str>, f64);
 
-/// A table of what is told and did not happen, or is missing and was not said to be unseen.
+/// A table of numbers that are too high, or too low for these gaps.
 pub(crate) fn untrue(
     expected: &[Number<'_>],
     seen: &[Number<'_>],
-    bytes_unseen: f64,
+    gap_bytes: f64,
 ) -> Option<String> {
     let mut table = String::new();
     let mut claims = BTreeSet::new();
     for &(name, path, code, _) in seen {
         let path = Some(path).filter(|path| *path != UNKNOWN_METHOD);
         let code = code.filter(|code| *code != UNKNOWN_CODE);
-        // That there were so many of this method with this code; of the method; with the code; at all.
+        // The number by method and code, by method, by code, and in total.
         claims.extend([(name, path, code), (name, path, None), (name, None, code)]);
         claims.insert((name, None, None));
     }
@@ -97,7 +94,7 @@ pub(crate) fn untrue(
             // Writing to a String does not fail.
             let _ = writeln!(
                 table,
-                "  {name} of {of}, {}: {seen} are told, {happened} happened",
+                "  {name} of {of}, {}: {seen} are reported, {happened} happened",
                 code.unwrap_or("all codes")
             );
         }
@@ -105,10 +102,10 @@ pub(crate) fn untrue(
     for role in ["server", "client"] {
         let name = format!("grpc_{role}_handled_total");
         let [ended, seen] = [expected, seen].map(|numbers| sum(numbers, &name, None, None));
-        if ended - seen > bytes_unseen / LEAST_UNSEEN {
+        if ended - seen > gap_bytes / LEAST_GAP {
             let _ = writeln!(
                 table,
-                "  {name}: {seen} of {ended} are told, and only {bytes_unseen} bytes were not seen"
+                "  {name}: {seen} of {ended} are reported, with gaps of only {gap_bytes} bytes"
             );
         }
     }
@@ -121,7 +118,7 @@ fn sum(numbers: &[Number<'_>], name: &str, path: Option<&str>, code: Option<&str
             && path.is_none_or(|path| path == *its_path)
             && (code.is_none() || code == *its_code)
     };
-    // Not `sum`, of which the one of nothing is -0.
+    // Not `sum`: that of nothing is -0.
     numbers.iter().filter(is_wanted).fold(0.0, |sum, (.., number)| sum + number)
 }
 
@@ -136,10 +133,10 @@ mod tests {
         (NAME, "/s/B", Some("OK"), 5.0),
     ];
 
-    fn is_true(seen: &[(&str, &str, f64)], bytes_unseen: f64) -> bool {
+    fn is_true(seen: &[(&str, &str, f64)], gap_bytes: f64) -> bool {
         let seen: Vec<Number<'_>> =
             seen.iter().map(|&(path, code, number)| (NAME, path, Some(code), number)).collect();
-        untrue(&HAPPENED, &seen, bytes_unseen).is_none()
+        untrue(&HAPPENED, &seen, gap_bytes).is_none()
     }
 
     #[test]

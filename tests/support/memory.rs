@@ -1,5 +1,4 @@
-//! A control group whose processes may have so much memory together, as a unit's `MemoryMax=` and a
-//! container's limit make it.
+//! A control group with a memory limit, as `MemoryMax=` of a systemd unit or the limit of a container makes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,25 +7,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 
-/// The group, which is gone once it is dropped; its processes must have ended.
+/// A control group with a memory limit. Drop removes it; its processes must have ended.
 #[derive(Debug)]
 pub struct MemoryLimit {
     folder: PathBuf,
     files: &'static Files,
 }
 
-/// What the files of a group are called.
+/// The names of a group's files.
 #[derive(Debug)]
 struct Files {
     limit: &'static str,
-    /// Swap would hide how much was asked for.
+    /// Swap would hide how much memory was asked for.
     swap: Option<&'static str>,
     peak: &'static str,
-    /// Has a line `oom_kill N`.
+    /// The file with a line `oom_kill N`.
     events: &'static str,
 }
 
-/// Version 1, with a hierarchy of its own for memory.
+/// Version 1, which has a hierarchy for memory.
 const V1: Files = Files {
     limit: "memory.limit_in_bytes",
     swap: Some("memory.swappiness"),
@@ -34,7 +33,7 @@ const V1: Files = Files {
     events: "memory.oom_control",
 };
 
-/// Version 2, since Linux 5.19 with a peak.
+/// Version 2, which has a peak since Linux 5.19.
 const V2: Files = Files {
     limit: "memory.max",
     swap: Some("memory.swap.max"),
@@ -45,12 +44,12 @@ const V2: Files = Files {
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl MemoryLimit {
-    /// Whether this machine has such groups.
+    /// Whether this machine has control groups with a memory limit and a peak.
     pub fn is_possible() -> bool {
         Self::new(u64::from(u32::MAX)).is_ok_and(|limit| limit.peak().is_ok())
     }
 
-    /// A group that may have so many bytes.
+    /// Creates a group with a limit of this many bytes.
     pub fn new(bytes: u64) -> Result<Self> {
         let (parent, files) = hierarchy()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -64,21 +63,21 @@ impl MemoryLimit {
         Ok(limit)
     }
 
-    /// Where a process's number is written for it to be in the group.
+    /// The file into which a process's number is written to add it to the group.
     pub fn members(&self) -> PathBuf {
         self.folder.join("cgroup.procs")
     }
 
-    /// The most that they have had at once, in bytes: with what the kernel keeps for them.
+    /// The peak of the group's memory, in bytes; it includes what the kernel allocated for the processes.
     pub fn peak(&self) -> Result<u64> {
-        self.read(self.files.peak)?.trim().parse().context("a peak that is no number")
+        self.read(self.files.peak)?.trim().parse().context("a peak that is not a number")
     }
 
-    /// How many of them were killed because they wanted more.
+    /// The number of processes that were killed at the limit.
     pub fn kills(&self) -> Result<u64> {
         let events = self.read(self.files.events)?;
         let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        kills.context("kills are not counted")?.parse().context("kills that are no number")
+        kills.context("kills are not counted")?.parse().context("kills that are not a number")
     }
 
     fn read(&self, name: &str) -> Result<String> {
@@ -94,22 +93,17 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // One that is still in use stays: there is nothing else to be done about it.
+        // A group that is still in use stays: nothing can be done about it.
         let _ = fs::remove_dir(&self.folder);
     }
 }
 
-/// Where groups may be made below.
+/// The folder below which groups with a memory limit can be created.
 fn hierarchy() -> Result<(PathBuf, &'static Files)> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     let mut found = None;
     for mount in mounts.lines() {
-        let mut words = mount.split(' ');
-        let (Some(_), Some(place), Some(kind), Some(options)) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
+        let [_, place, kind, options, ..] = *mount.split(' ').collect::<Vec<_>>() else { continue };
         let place = Path::new(place);
         if kind == "cgroup" && options.split(',').any(|option| option == "memory") {
             found = Some((place.to_owned(), &V1));
@@ -120,7 +114,7 @@ fn hierarchy() -> Result<(PathBuf, &'static Files)> {
     found.context("no control groups that limit memory")
 }
 
-/// Whether the groups below this one can limit memory, which may have to be allowed first.
+/// Whether the groups below this one can limit memory; enables that if it has to.
 fn gives_memory(root: &Path) -> bool {
     let has = |name: &str| {
         fs::read_to_string(root.join(name))

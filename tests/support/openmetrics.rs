@@ -1,4 +1,4 @@
-//! The OpenMetrics text format, version 1.0.0, read strictly: what a lenient scraper would
+//! A strict reader of the OpenMetrics text format, version 1.0.0: what a lenient scraper would
 //! forgive is an error here. The daemon's unit tests compile this file too.
 
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// All that one scrape said.
+/// The content of one scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     series: BTreeMap<(String, Labels), f64>,
@@ -16,38 +16,43 @@ pub struct Metrics {
     exemplars: Vec<Exemplar>,
 }
 
-/// An exemplar, and the name and labels of its sample.
+/// An exemplar, with the name and labels of its sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exemplar {
     /// The sample's name.
     pub name: String,
     /// The sample's labels.
     pub labels: Labels,
-    /// The trace, in hexadecimal digits.
+    /// The trace id: 32 hexadecimal digits.
     pub trace: String,
-    /// The observation.
+    /// The observed value.
     pub value: f64,
     /// Seconds since the Unix epoch.
     pub time: f64,
 }
 
-/// How a family is described.
+/// The metadata of a family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
-    /// `counter`, `histogram`, …
+    /// The type: `counter`, `gauge`, `histogram` or `info`.
     pub kind: String,
-    /// What it says of itself.
+    /// The HELP text.
     pub help: String,
 }
 
-/// What a sample's name has after that of its family, for one sample of each series.
+/// Suffixes of sample names of which each series has exactly one.
 const SUFFIXES: [&str; 4] = ["", "_total", "_count", "_info"];
 
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;
 
+/// The value of a label, or an empty text without it.
+pub fn label<'a>(labels: &'a Labels, name: &str) -> &'a str {
+    labels.get(name).map_or("", String::as_str)
+}
+
 impl Metrics {
-    /// Reads an exposition.
+    /// Parses an exposition; an error names the line that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         let body = text.strip_suffix("# EOF\n").context("the text does not end with # EOF")?;
         let mut parser = Parser::default();
@@ -59,9 +64,21 @@ impl Metrics {
         Ok(parser.metrics)
     }
 
-    /// The series of this name: their labels and values.
+    /// The series with this name: their labels and values.
     pub fn series(&self, name: &str) -> impl Iterator<Item = (&Labels, f64)> {
         self.series.iter().filter(move |((n, _), _)| n == name).map(|((_, l), value)| (l, *value))
+    }
+
+    /// The series with this name and these labels, among others.
+    pub fn series_with(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+    ) -> impl Iterator<Item = (&Labels, f64)> {
+        let has = move |series: &Labels| {
+            labels.iter().all(|(name, value)| series.get(*name).is_some_and(|v| v == value))
+        };
+        self.series(name).filter(move |(series, _)| has(series))
     }
 
     /// All samples by name and labels.
@@ -74,19 +91,19 @@ impl Metrics {
         &self.families
     }
 
-    /// Whether the family has any.
+    /// Whether the family has a series.
     pub fn has_series_of(&self, family: &str) -> bool {
         let is_its =
             |name: &String| name.strip_prefix(family).is_some_and(|rest| SUFFIXES.contains(&rest));
         self.series.keys().any(|(name, _)| is_its(name))
     }
 
-    /// How many series there are, of all names that begin so.
+    /// The number of series whose name starts with `prefix`.
     pub fn series_count(&self, prefix: &str) -> usize {
         self.series.keys().filter(|(name, _)| name.starts_with(prefix)).count()
     }
 
-    /// Whether an exemplar has this trace.
+    /// Whether an exemplar has this trace id.
     pub fn has_trace(&self, trace: &str) -> bool {
         self.exemplars.iter().any(|exemplar| exemplar.trace == trace)
     }
@@ -96,31 +113,40 @@ impl Metrics {
         &self.exemplars
     }
 
-    /// The sum of the series of this name that have these labels among theirs.
+    /// The sum of the series with this name and these labels, among others.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.values(name, labels).iter().fold(0.0, |sum, value| sum + value)
     }
 
-    /// How many series of this name have these labels among theirs.
+    /// The number of series with this name and these labels, among others.
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
         self.values(name, labels).len()
     }
 
-    /// The values of the series of this name that have these labels among theirs.
+    /// The values of the series with this name and these labels, among others.
     pub fn values(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
-        let has = |series: &Labels| {
-            labels.iter().all(|(name, value)| series.get(*name).is_some_and(|v| v == value))
-        };
-        self.series(name).filter(|(series, _)| has(series)).map(|(_, value)| value).collect()
+        self.series_with(name, labels).map(|(_, value)| value).collect()
     }
 
-    /// The values of a label in all series of this name.
+    /// An error unless [`Self::sum`] is this number.
+    pub fn expect_sum(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        number: impl Into<f64>,
+    ) -> Result<()> {
+        let (sum, number) = (self.sum(name, labels), number.into());
+        ensure!(sum == number, "{name} {labels:?} is {sum}, not {number}");
+        Ok(())
+    }
+
+    /// The values of a label in all series with this name.
     pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<&str> {
         self.series(name).filter_map(|(labels, _)| labels.get(label)).map(String::as_str).collect()
     }
 
-    /// An error if the exposition is not as the daemon's: each family has a help text without escapes, and
-    /// series, and no value is below 0.
+    /// An error unless each family has a HELP text without escapes and at least one series, and all values are finite
+    /// and not below 0, as the daemon's are.
     pub fn is_the_daemons(&self) -> Result<()> {
         let names: BTreeSet<&str> = self.series.keys().map(|(name, _)| name.as_str()).collect();
         for (name, Family { help, .. }) in &self.families {
@@ -134,8 +160,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// An error if a method has two values of `grpc_type`, in whichever series: rates of calls that
-    /// are summed by it would have a method twice.
+    /// An error if a method has two values of `grpc_type`: rates that are summed by it would have the method twice.
     pub fn types_agree(&self) -> Result<()> {
         let mut types = BTreeMap::new();
         for (name, labels) in self.series.keys() {
@@ -151,7 +176,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// The series whose name begins so and whose value is not 0, one a line.
+    /// The series whose name starts with `prefix` and whose value is not 0, one per line; no buckets.
     pub fn nonzero(&self, prefix: &str) -> String {
         let mut text = String::new();
         for ((name, labels), value) in &self.series {

@@ -1,16 +1,16 @@
-//! How long is waited: where a machine is emulated everything takes longer, and nothing is wrong with it.
+//! Time limits and polling. On an emulated machine everything takes longer, and nothing is wrong with it.
 
 use std::env;
 use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-/// The environment variable by which `cargo xtask vm` says so.
+/// The environment variable by which `cargo xtask vm` sets [`slowness`].
 const SLOWNESS: &str = "OBSERVER_TEST_SLOWNESS";
 
-/// How many times slower this machine is than those that limits are meant for.
+/// The factor by which this machine is slower than those that time limits are meant for; at least 1.
 pub fn slowness() -> u32 {
     static TIMES: LazyLock<u32> = LazyLock::new(|| {
         let said = env::var(SLOWNESS).ok().and_then(|times| times.parse().ok());
@@ -19,30 +19,27 @@ pub fn slowness() -> u32 {
     *TIMES
 }
 
-/// Whether this is a machine for the tests alone: an emulated one.
+/// Whether this machine is emulated, and so only runs the tests.
 pub fn is_emulated() -> bool {
     slowness() > 1
 }
 
-/// A limit, as it is here.
+/// A time limit multiplied by [`slowness`].
 pub fn limit(limit: Duration) -> Duration {
     limit.saturating_mul(slowness())
 }
 
-/// Between two looks at something that will change.
+/// Time between two polls.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
-/// Asks again and again until there is an answer; why there is none yet is the error when it does not come in time.
-pub fn wait_for<T>(
-    within: Duration,
-    mut ask: impl FnMut() -> Result<Result<T, String>>,
-) -> Result<T> {
+/// Polls until there is an answer. The outer result of `ask` ends that at once if it is an error; the inner one is
+/// returned only after `within`, times [`slowness`].
+pub fn wait_for<T>(within: Duration, mut ask: impl FnMut() -> Result<Result<T>>) -> Result<T> {
     let begin = Instant::now();
     loop {
         match ask()? {
-            Ok(answer) => return Ok(answer),
-            Err(why) if begin.elapsed() > limit(within) => bail!(why),
-            Err(_) => sleep(POLL),
+            Err(_) if begin.elapsed() <= limit(within) => sleep(POLL),
+            last => return last,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Server and client processes of the stacks.
+//! Server and client processes of gRPC stacks.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
@@ -13,21 +13,21 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Process, own_comm};
+use crate::process::{Process, comm_in};
 use crate::stack::Stack;
 use crate::truth::Truth;
 
-/// For a server to end what it serves and write its truth.
+/// Time for a server to finish its calls and write its record.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// For a client's plan.
+/// Time for a client's plan.
 const PLAN_LIMIT: Duration = Duration::from_mins(2);
 
-/// What a client is to do: stages one after the other, of steps at the same time. What a step can
-/// say: `DEFAULTS` in `tests/peers/python/client.py`.
+/// A client's stages, one after the other, each with steps at the same time. `DEFAULTS` in
+/// `tests/peers/python/client.py` lists what a step can contain.
 pub type Plan = [Vec<Value>];
 
-/// Where servers listen.
+/// The kind of address that a server listens on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A free port of 127.0.0.1.
@@ -38,21 +38,21 @@ pub enum Listen {
     Unix,
 }
 
-/// Which process a number belongs to.
+/// A process that metrics are about.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The stack and what it does in it.
+    /// The stack and the side, for errors.
     pub name: String,
-    /// Its process.
+    /// The number of the process.
     pub pid: u32,
-    /// The name of its main thread.
+    /// The name of its main thread: the label `process`.
     pub comm: String,
 }
 
 impl Identity {
-    /// The process of the tests themselves.
+    /// The process of the tests.
     pub fn of_the_tests(name: &str) -> Result<Self> {
-        Ok(Self { name: name.to_owned(), pid: std::process::id(), comm: own_comm()? })
+        Ok(Self { name: name.to_owned(), pid: std::process::id(), comm: comm_in("self")? })
     }
 }
 
@@ -63,7 +63,7 @@ impl Display for Identity {
     }
 }
 
-/// A server that listens.
+/// A running server.
 #[derive(Debug)]
 pub struct Server {
     identity: Identity,
@@ -73,12 +73,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
+    /// Starts a server and waits until it listens.
     pub fn start(stack: &Stack, listen: Listen) -> Result<Self> {
         Self::start_with(stack, listen, &[])
     }
 
-    /// Likewise, with more arguments.
+    /// Like [`Self::start`], with more arguments.
     pub fn start_with(stack: &Stack, listen: Listen, args: &[&str]) -> Result<Self> {
         let folder = Folder::new()?;
         let listen = match listen {
@@ -87,12 +87,10 @@ impl Server {
             Listen::Unix => format!("unix:{}", folder.path("socket").display()),
         };
         let mut command = command(&stack.server, stack, &folder)?;
-        let mut child =
-            command.arg("--listen").arg(listen).args(args).stdout(Stdio::piped()).spawn()?;
-        let stdout = child.stdout.take().context("a server without stdout")?;
-        let process = Process::new(child);
+        command.arg("--listen").arg(listen).args(args).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command)?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        BufReader::new(process.stdout()?).read_line(&mut line)?;
         let listening: Listening = serde_json::from_str(&line)
             .with_context(|| format!("{} did not start: {}", stack.name, folder.log()))?;
         let name = format!("{} server", stack.name);
@@ -106,18 +104,18 @@ impl Server {
         &self.identity
     }
 
-    /// Its process's number, as an argument.
+    /// The number of its process, as an argument.
     pub fn pid(&self) -> String {
         self.identity.pid.to_string()
     }
 
-    /// Its port, as an argument.
+    /// Its port, as an argument; an error for a Unix socket.
     pub fn port(&self) -> Result<String> {
         let (_, port) = self.address.rsplit_once(':').context("an address without port")?;
         Ok(port.to_owned())
     }
 
-    /// Stops it and asks what happened.
+    /// Stops it and returns its record.
     pub fn stop(mut self) -> Result<Truth> {
         self.process.signal(Signal::TERM)?;
         let status = self.process.wait(STOP_LIMIT)?;
@@ -126,14 +124,14 @@ impl Server {
     }
 }
 
-/// The line that a server prints.
+/// The line that a server prints once it listens.
 #[derive(Deserialize)]
 struct Listening {
     pid: u32,
     address: String,
 }
 
-/// A client at work.
+/// A running client.
 #[derive(Debug)]
 pub struct Client {
     identity: Identity,
@@ -142,25 +140,25 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts it.
+    /// Starts a client that carries out a plan.
     pub fn start(stack: &Stack, server: &Server, plan: &Plan) -> Result<Self> {
         Self::start_to(stack, &server.address, plan)
     }
 
-    /// Likewise, to a server at this address.
+    /// Like [`Self::start`], for a server at this address.
     pub fn start_to(stack: &Stack, server: &str, plan: &Plan) -> Result<Self> {
         let folder = Folder::new()?;
         let plan_file = folder.path("plan");
         fs::write(&plan_file, serde_json::to_vec(plan)?).context("write the plan")?;
         let mut command = command(&stack.client, stack, &folder)?;
         command.args(["--target", server, "--plan"]).arg(plan_file);
-        let process = Process::new(command.stdout(Stdio::null()).spawn()?);
+        let process = Process::spawn(command.stdout(Stdio::null()))?;
         let name = format!("{} client", stack.name);
         let identity = Identity { name, pid: process.pid(), comm: process.comm()? };
         Ok(Self { identity, process, folder })
     }
 
-    /// Likewise, through this proxy.
+    /// Like [`Self::start_to`], through this HTTP proxy.
     pub fn start_through(stack: &Stack, proxy: &str, server: &str, plan: &Plan) -> Result<Self> {
         let mut stack = stack.clone();
         for name in ["http_proxy", "https_proxy", "grpc_proxy"] {
@@ -174,12 +172,12 @@ impl Client {
         &self.identity
     }
 
-    /// Whether its plan is still being carried out.
+    /// Whether it still carries out its plan.
     pub fn is_running(&mut self) -> Result<bool> {
         self.process.is_running()
     }
 
-    /// Waits until the plan is carried out and asks what happened.
+    /// Waits until the plan is carried out, and returns the client's record; an error after 2 minutes.
     pub fn finish(mut self) -> Result<(Identity, Truth)> {
         let status = self.process.wait(PLAN_LIMIT).with_context(|| self.folder.log())?;
         ensure!(status.success(), "{} ended with {status}: {}", self.identity, self.folder.log());
@@ -198,7 +196,7 @@ fn command(words: &[String], stack: &Stack, folder: &Folder) -> Result<Command> 
     Ok(command)
 }
 
-/// What a peer reads and writes.
+/// The files of a peer: its plan, its record, its log.
 #[derive(Debug)]
 struct Folder(TempDir);
 
@@ -216,7 +214,7 @@ impl Folder {
         serde_json::from_slice(&truth).context("parse a peer's truth")
     }
 
-    /// The end of what it said on stderr.
+    /// The last lines of its stderr.
     fn log(&self) -> String {
         const LINES: usize = 15;
         let log = fs::read(self.path("log")).unwrap_or_default();

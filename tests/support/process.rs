@@ -1,7 +1,7 @@
-//! Child processes: told to stop by signal, never outliving the tests.
+//! Child processes, which end with the tests at the latest.
 
 use std::fs;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::daemon::Log;
 use crate::pace::{self, POLL};
 
-/// For a child to get its name; one that has its parent's keeps it.
+/// Time for a child to get its own name; one with its parent's name keeps it.
 const NAME_LIMIT: Duration = Duration::from_secs(1);
 
-/// Whether a program runs, asked for its version. With `CI` in the environment it must.
+/// Whether a program is installed. With `CI` in the environment it must be.
 pub(crate) fn is_installed(program: &str, version: &str) -> Result<bool> {
     let there = runs(program, version);
     ensure!(there || std::env::var_os("CI").is_none(), "{program} is not installed");
     Ok(there)
 }
 
-/// Whether a program runs, asked for its version.
+/// Whether a program runs and ends with success if it is asked for its version.
 pub(crate) fn runs(program: &str, version: &str) -> bool {
     let mut command = Command::new(program);
     command.arg(version).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -35,20 +35,25 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(child: Child) -> Self {
-        Self { child }
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        let child = command.spawn();
+        let child = child.with_context(|| format!("start {}", command.get_program().display()))?;
+        Ok(Self { child })
     }
 
-    /// Starts a program, and reads what it says on stderr.
+    /// Starts a program without stdin, and reads its stderr.
     pub(crate) fn logged(command: &mut Command) -> Result<(Self, Log)> {
-        let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut child =
-            child.with_context(|| format!("start {}", command.get_program().display()))?;
-        let log = Log::of(child.stderr.take().context("a program without stderr")?);
-        Ok((Self::new(child), log))
+        let mut process = Self::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped()))?;
+        let log = Log::of(process.child.stderr.take().context("a program without stderr")?);
+        Ok((process, log))
     }
 
-    /// What it says on stdout, which must be piped, to whoever asks first.
+    /// Its stdin, if it is piped and was not taken before.
+    pub(crate) fn stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Its stdout, which must be piped and not taken before.
     pub(crate) fn stdout(&mut self) -> Result<ChildStdout> {
         self.child.stdout.take().context("a program without stdout")
     }
@@ -58,7 +63,7 @@ impl Process {
     }
 
     /// The name of its main thread, once it is its own: the kernel lets the parent go on in the
-    /// midst of execve(2), before it gives the child its name (`begin_new_exec`).
+    /// middle of execve(2), before it gives the child its name (`begin_new_exec`).
     pub(crate) fn comm(&self) -> Result<String> {
         let begin = Instant::now();
         let ours = comm_in("thread-self")?;
@@ -80,21 +85,17 @@ impl Process {
             .with_context(|| format!("send {signal:?} to process {}", self.pid()))
     }
 
-    /// Its end, or an error when it does not come in time.
+    /// Waits for its end; an error if that takes longer than `limit`.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         pace::wait_for(limit, || {
             let status = self.child.try_wait().context("wait for a process")?;
-            Ok(status.ok_or_else(|| format!("process {} runs on after {limit:?}", self.pid())))
+            Ok(status.with_context(|| format!("process {} still runs after {limit:?}", self.pid())))
         })
     }
 }
 
-/// The tests' own.
-pub(crate) fn own_comm() -> Result<String> {
-    comm_in("self")
-}
-
-fn comm_in(process: &str) -> Result<String> {
+/// The name of a process, by its number, `self` or `thread-self`.
+pub(crate) fn comm_in(process: &str) -> Result<String> {
     let path = format!("/proc/{process}/comm");
     let comm = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     Ok(comm.trim_end().to_owned())

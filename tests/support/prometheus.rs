@@ -1,4 +1,4 @@
-//! A real Prometheus, as Debian has it, that scrapes daemons; and what it answers.
+//! Prometheus from Debian's package, which scrapes daemons; its answers; Grafana's dashboards, which query it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,23 +14,23 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::daemon::{Log, free_address, http_get};
+use crate::daemon::{Daemon, Log, free_address, http_get};
 use crate::openmetrics::Labels;
 use crate::pace;
 use crate::process::{Process, is_installed};
 
-/// For it to start, to scrape, and to end.
+/// Time for Prometheus to start, to scrape, or to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Between two scrapes.
+/// Time between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether it is installed. With `CI` in the environment it must be.
+/// Whether Prometheus and promtool are installed. With `CI` in the environment they must be.
 pub fn is_there() -> Result<bool> {
     Ok(is_installed("prometheus", "--version")? && is_installed("promtool", "--version")?)
 }
 
-/// One that runs.
+/// A running Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Process,
@@ -42,7 +42,7 @@ pub struct Prometheus {
 /// An element of an instant vector.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// With `__name__`, where it has one.
+    /// Its labels, with `__name__` if it has a name.
     pub labels: Labels,
     /// Its value.
     pub value: f64,
@@ -51,21 +51,16 @@ pub struct Sample {
 /// An element of a range vector.
 #[derive(Clone, Debug)]
 pub struct Range {
-    /// Seconds since the epoch, and values.
+    /// Times in seconds since the Unix epoch, and values.
     pub values: Vec<(f64, f64)>,
-    /// With `__name__`.
+    /// Its labels, with `__name__`.
     pub labels: Labels,
 }
 
 impl Prometheus {
-    /// Starts one with these scrape configurations (YAML, a list's entries) and files of rules, in
-    /// which each `from` is read as `to`: ranges of minutes are long for a test.
-    pub fn start(scrapes: &str, rules: &[PathBuf], ranges: (&str, &str)) -> Result<Self> {
-        Self::start_with(scrapes, rules, ranges, &[])
-    }
-
-    /// Likewise, with features that are not on by themselves.
-    pub fn start_with(
+    /// Starts a Prometheus and waits until it is ready. `scrapes` are scrape configurations: entries of a YAML list.
+    /// In files of rules, the first of `ranges` is replaced by the second: ranges of minutes are long for a test.
+    pub fn start(
         scrapes: &str,
         rules: &[PathBuf],
         ranges: (&str, &str),
@@ -96,26 +91,25 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
             .args(features.iter().map(|feature| format!("--enable-feature={feature}")))
-            // All that it says is that something is wrong.
+            // Then everything that it logs is a problem.
             .arg("--log.level=warn")
             .current_dir(folder.path())
             .stdout(Stdio::null());
         let (process, log) = Process::logged(&mut command)?;
         let prometheus = Self { process, address, log, _folder: folder };
         prometheus.wait_until(|prometheus| {
-            ensure!(http_get(prometheus.address, "/-/ready")?.0 == 200, "it is not ready");
+            ensure!(http_get(prometheus.address, "/-/ready")?.0 == 200, "Prometheus is not ready");
             Ok(())
         })?;
         Ok(prometheus)
     }
 
-    /// Asks again until it holds; the last error when it does not come about.
+    /// Polls until `condition` holds, for 30 s at most; then its last error is returned, with the log.
     pub fn wait_until<T>(&self, condition: impl Fn(&Self) -> Result<T>) -> Result<T> {
-        let asked = || condition(self).map_err(|error| format!("{}: {error:#}", self.log.text()));
-        pace::wait_for(LIMIT, || Ok(asked()))
+        pace::wait_for(LIMIT, || Ok(condition(self).with_context(|| self.log.text())))
     }
 
-    /// Evaluates an expression, at a time in seconds since the epoch, or now.
+    /// Evaluates an expression to an instant vector, at a time in seconds since the Unix epoch, or now.
     pub fn query(&self, expression: &str, time: Option<f64>) -> Result<Vec<Sample>> {
         let Data::Vector(elements) = self.ask(expression, time)? else {
             bail!("not an instant vector: {expression}");
@@ -128,7 +122,7 @@ impl Prometheus {
             .collect()
     }
 
-    /// The samples that a range selector selects.
+    /// Evaluates a range selector at a time in seconds since the Unix epoch.
     pub fn range(&self, selector: &str, time: f64) -> Result<Vec<Range>> {
         let Data::Matrix(rows) = self.ask(selector, Some(time))? else {
             bail!("not a range vector: {selector}");
@@ -136,7 +130,7 @@ impl Prometheus {
         rows.into_iter().map(Row::range).collect()
     }
 
-    /// Evaluates an expression each `step` seconds of the last `seconds`.
+    /// Evaluates an expression every `step` seconds of the last `seconds`.
     pub fn query_range(&self, expression: &str, seconds: f64, step: f64) -> Result<Vec<Range>> {
         let end = epoch()?;
         let path = format!(
@@ -148,7 +142,7 @@ impl Prometheus {
         rows.into_iter().map(Row::range).collect()
     }
 
-    /// The `trace_id` of each exemplar of the last minutes that the selector's series have.
+    /// The `trace_id` of each exemplar in the last nine minutes of the selector's series.
     pub fn exemplars(&self, selector: &str) -> Result<BTreeSet<String>> {
         #[derive(Deserialize)]
         struct OfSeries {
@@ -171,7 +165,7 @@ impl Prometheus {
             .collect()
     }
 
-    /// The values that a label has in the series of a selector, as Grafana asks for a variable's.
+    /// The values of a label in the series of a selector, as Grafana requests them for a variable.
     pub fn label_values(&self, selector: &str, label: &str) -> Result<BTreeSet<String>> {
         let path = format!(
             "/api/v1/label/{label}/values?match[]={}&start={}",
@@ -192,17 +186,16 @@ impl Prometheus {
         answer.data.with_context(|| format!("{path}: {}", answer.error.unwrap_or_default()))
     }
 
-    /// That every target is scraped without an error, and that nothing was found wrong.
+    /// An error unless every target is scraped without an error and the log is empty.
     pub fn is_content(&self) -> Result<()> {
-        let (_, body) = http_get(self.address, "/api/v1/targets?state=active")?;
-        let answer: Value = serde_json::from_str(&body)?;
-        let targets = answer.pointer("/data/activeTargets").and_then(Value::as_array);
+        let answer: Value = self.data("/api/v1/targets?state=active")?;
+        let targets = answer.get("activeTargets").and_then(Value::as_array);
         for target in targets.context("no targets")? {
             let says = |key| target.get(key).and_then(Value::as_str).unwrap_or_default();
             ensure!(says("health") == "up" && says("lastError").is_empty(), "{target}");
         }
         let log = self.log.text();
-        ensure!(log.is_empty(), "it says:\n{log}");
+        ensure!(log.is_empty(), "Prometheus logs:\n{log}");
         Ok(())
     }
 
@@ -212,6 +205,12 @@ impl Prometheus {
         self.process.wait(LIMIT)?;
         Ok(())
     }
+}
+
+/// The configuration by which Prometheus scrapes a daemon without TLS, as job `observer`.
+pub fn scrape_of(daemon: &Daemon) -> String {
+    let address = daemon.address();
+    format!("  - job_name: observer\n    static_configs: [{{targets: ['{address}']}}]\n")
 }
 
 #[derive(Deserialize)]
@@ -248,7 +247,7 @@ impl Row {
     }
 }
 
-/// Now, in seconds.
+/// The time now, in seconds since the Unix epoch.
 fn epoch() -> Result<f64> {
     Ok(UNIX_EPOCH.elapsed().context("a clock before 1970")?.as_secs_f64())
 }
@@ -263,8 +262,8 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encoded).collect()
 }
 
-/// What `promtool check metrics` says of a text in Prometheus' own format, of whatever it knows to
-/// be wrong with names, types and texts.
+/// An error if `promtool check metrics` finds a problem with names, types or HELP texts in a text of Prometheus' own
+/// format.
 pub fn check_metrics(text: &str) -> Result<()> {
     use std::io::Write as _;
     let mut child = Command::new("promtool")
@@ -274,7 +273,7 @@ pub fn check_metrics(text: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .context("start promtool")?;
-    // It reads all before it says anything.
+    // It reads everything before it writes.
     child.stdin.take().context("promtool without stdin")?.write_all(text.as_bytes())?;
     let output = child.wait_with_output()?;
     let said = [output.stdout, output.stderr].concat();
@@ -283,47 +282,47 @@ pub fn check_metrics(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// That `promtool check web-config` takes the file for one.
+/// An error unless `promtool check web-config` accepts the file.
 pub fn check_web_config(file: &Path) -> Result<()> {
     let mut promtool = Command::new("promtool");
     let output = promtool.args(["check", "web-config"]).arg(file).output().context("promtool")?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "promtool says of {}:\n{said}", file.display());
+    ensure!(output.status.success(), "promtool does not accept {}:\n{said}", file.display());
     Ok(())
 }
 
-/// A dashboard of Grafana, as far as a test looks at it.
+/// The part of a Grafana dashboard that the tests use.
 #[derive(Debug, Deserialize)]
 pub struct Dashboard {
     /// Its title.
     pub title: String,
-    /// What it shows.
+    /// Its panels.
     pub panels: Vec<Panel>,
     templating: Templating,
 }
 
-/// What shows the answers to some queries.
+/// A panel of a dashboard.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Panel {
     /// Its title.
     pub title: String,
-    /// How: `timeseries`, `stat`, `heatmap`, `table`.
+    /// The type: `timeseries`, `stat`, `heatmap`, `table`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Where, and how large, in 24ths of the width.
+    /// Position and size, in 24ths of the width.
     pub grid_pos: Value,
-    /// In which unit, and more.
+    /// The unit, and more.
     #[serde(default)]
     pub field_config: Value,
-    /// What it asks.
+    /// Its queries.
     pub targets: Vec<Target>,
     #[serde(default)]
     transformations: Vec<Value>,
 }
 
 impl Panel {
-    /// What a column of a table is renamed to.
+    /// The title of a table's column; its own name if it is not renamed.
     pub fn column(&self, own: &str) -> String {
         let renamed = self.transformations.iter().find_map(|transformation| {
             transformation.pointer("/options/renameByName")?.get(own)?.as_str()
@@ -331,7 +330,7 @@ impl Panel {
         renamed.unwrap_or(own).to_owned()
     }
 
-    /// The unit of a column of a table.
+    /// The unit of a table's column.
     pub fn unit(&self, column: &str) -> Option<&str> {
         let overrides = self.field_config.get("overrides")?.as_array()?;
         let of_column = overrides
@@ -343,13 +342,13 @@ impl Panel {
     }
 }
 
-/// A query.
+/// A query of a panel.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
-    /// With Grafana's variables still in it.
+    /// The expression, with Grafana's variables in it.
     pub expr: String,
-    /// How each series is called, with `{{label}}`.
+    /// The name of each series in the legend, with `{{label}}` in it.
     #[serde(default)]
     pub legend_format: String,
 }
@@ -365,7 +364,7 @@ struct Variable {
 }
 
 impl Dashboard {
-    /// Reads all of a folder, in the order of their names.
+    /// Reads all dashboards of a folder, in the order of their file names.
     pub fn all(folder: &Path) -> Result<Vec<Self>> {
         let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
         let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<BTreeSet<_>>>()?;
@@ -377,7 +376,7 @@ impl Dashboard {
         paths.iter().filter(json).map(read).collect()
     }
 
-    /// What the variables are asked by: selectors and labels.
+    /// The queries of the variables: selectors and labels.
     pub fn variables(&self, role: &str) -> Result<Vec<(String, String)>> {
         let queries = self.templating.list.iter();
         let queries = queries.filter_map(|variable| variable.query.get("query")?.as_str());
@@ -394,7 +393,7 @@ impl Dashboard {
 }
 
 impl Target {
-    /// The expression as Grafana asks it, with everything selected.
+    /// The expression as Grafana sends it if every variable selects everything; an error if a variable is not known.
     pub fn asked(&self, role: &str, range: &str) -> Result<String> {
         filled(&self.expr, role, range)
     }

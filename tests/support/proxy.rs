@@ -1,4 +1,5 @@
-//! Proxies and load balancers, as Debian has them, between a client and a server: HTTP/2 in the clear on both sides.
+//! Proxies and load balancers from Debian's packages, between a client and a server: HTTP/2 without TLS on both
+//! sides.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,34 +18,34 @@ use crate::pace::{self, POLL};
 use crate::peer::Identity;
 use crate::process::{Process, is_installed};
 
-/// For one to start, to load its configuration again, and to end.
+/// Time for a proxy to start, to reload its configuration, or to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A program and how it is run in the foreground.
+/// A proxy's program, and how it is run in the foreground.
 #[derive(Debug)]
 pub struct Program {
-    /// Its name, also that of its processes.
+    /// The name of the program and of its processes.
     pub name: &'static str,
-    /// What has it say its version.
+    /// The argument that prints its version.
     version: &'static str,
     /// Its arguments; `{config}` is the file with its configuration.
     args: &'static [&'static str],
-    /// Its configuration; `{listen}` and `{server}` are addresses, `{folder}` is where it may write, `{admin}` is
-    /// where it listens for what it is told while it runs.
+    /// Its configuration; `{listen}` and `{server}` are addresses, `{folder}` is a folder to write to, `{admin}` is
+    /// the address of its own API.
     config: &'static str,
-    /// How its configuration is loaded again.
+    /// How its configuration is reloaded.
     reload: Reload,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Reload {
-    /// By a signal: other processes take over, and those that there were end what they have begun.
+    /// By a signal: new processes take over, and the old ones finish their calls.
     Signal(Signal),
-    /// By the program, run with these arguments: its one process goes on.
+    /// By the program, run with these arguments: its only process goes on.
     Run(&'static str),
 }
 
-/// All of them.
+/// All proxies.
 pub const ALL: [Program; 4] = [NGINX, HAPROXY, NGHTTPX, CADDY];
 
 const NGINX: Program = Program {
@@ -64,8 +65,8 @@ const HAPROXY: Program = Program {
     reload: Reload::Signal(Signal::USR2),
 };
 
-/// Three in one, each before the next, which it tells by a PROXY header who its client is: the first by
-/// version 1, the second by version 2.
+/// Three HAProxies in one process, in a row: the first sends a PROXY header of version 1 to the next, the second one
+/// of version 2.
 pub const HAPROXY_CHAIN: Program =
     Program { config: include_str!("proxies/haproxy-chain.cfg"), ..HAPROXY };
 
@@ -86,13 +87,13 @@ const CADDY: Program = Program {
 };
 
 impl Program {
-    /// Whether it is installed. With `CI` in the environment it must be.
+    /// Whether the program is installed. With `CI` in the environment it must be.
     pub fn is_there(&self) -> Result<bool> {
         is_installed(self.name, self.version)
     }
 }
 
-/// One that runs.
+/// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
     program: &'static Program,
@@ -100,12 +101,12 @@ pub struct Proxy {
     address: SocketAddr,
     words: Words,
     log: Log,
-    /// Its processes so far.
+    /// All its processes so far.
     pids: BTreeSet<u32>,
 }
 
 impl Proxy {
-    /// Starts one before the server at this address, and waits until it listens.
+    /// Starts a proxy for the server at this address, and waits until it listens.
     pub fn start(program: &'static Program, server: &str) -> Result<Self> {
         let words = Words::new(server)?;
         let [address, ..] = words.listens;
@@ -117,7 +118,7 @@ impl Proxy {
         proxy.wait_until("it does not listen", |proxy| {
             Ok(TcpStream::connect(proxy.address).is_ok())
         })?;
-        // It listens before its workers have begun.
+        // It listens before its workers have started.
         proxy.wait_until("it has no workers", |proxy| {
             proxy.look()?;
             Ok(proxy.pids.len() > 1 || !proxy.is_taken_over())
@@ -125,12 +126,12 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Its ports, as an argument.
+    /// All ports that it listens on, as an argument.
     pub fn ports(&self) -> String {
         let ports = self.words.listens.iter().map(|address| address.port().to_string());
         ports.collect::<Vec<_>>().join(",")
@@ -142,12 +143,12 @@ impl Proxy {
         Ok(Identity { name, pid: self.process.pid(), comm: self.process.comm()? })
     }
 
-    /// All its processes, also those that have ended.
+    /// All its processes, including those that have ended.
     pub fn pids(&self) -> &BTreeSet<u32> {
         &self.pids
     }
 
-    /// Has it load its configuration again, and waits until what is to take over is there.
+    /// Reloads its configuration, and waits until a process has taken over, if one does.
     pub fn reload(&mut self) -> Result<()> {
         match self.program.reload {
             Reload::Signal(signal) => {
@@ -163,13 +164,13 @@ impl Proxy {
                 let args: Vec<&str> = args.split(' ').collect();
                 let mut command = self.words.command(self.program, &args);
                 let status = command.stderr(Stdio::null()).status()?;
-                ensure!(status.success(), "it does not load its configuration: {status}");
+                ensure!(status.success(), "the proxy does not reload its configuration: {status}");
                 Ok(())
             }
         }
     }
 
-    /// Whether others take over when it is loaded again.
+    /// Whether new processes take over at [`Self::reload`].
     pub fn is_taken_over(&self) -> bool {
         matches!(self.program.reload, Reload::Signal(_))
     }
@@ -181,7 +182,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Learns of new processes.
+    /// Adds new processes to [`Self::pids`].
     fn look(&mut self) -> Result<()> {
         let pid = self.process.pid();
         let path = format!("/proc/{pid}/task/{pid}/children");
@@ -207,8 +208,8 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // A main process that is killed leaves its workers behind, and one that is not begins others. Each of these
-        // fails only where it has ended.
+        // A main process that is killed leaves its workers behind, and one that is not starts others. Each of these
+        // fails only if it has ended.
         let _ = self.process.signal(Signal::STOP);
         let _ = self.look();
         let main = self.process.pid();
@@ -218,7 +219,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Kills a process if it still is a child of that one.
+/// Kills a process if it still is a child of `parent`.
 fn kill_child(pid: u32, parent: u32) -> Result<()> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // After the name, in parentheses: its state and its parent (proc(5)).
@@ -228,12 +229,12 @@ fn kill_child(pid: u32, parent: u32) -> Result<()> {
     kill_process(pid, Signal::KILL).context("kill a worker")
 }
 
-/// What is told a proxy.
+/// The configuration of a proxy, and the words in it that are replaced.
 #[derive(Debug)]
 struct Words {
     folder: TempDir,
     config: PathBuf,
-    /// Where it listens for clients, and for itself.
+    /// The addresses for clients, and for the proxy itself.
     listens: [SocketAddr; 3],
     words: Vec<(&'static str, String)>,
 }
@@ -266,7 +267,7 @@ impl Words {
     fn command(&self, program: &Program, args: &[&str]) -> Command {
         let mut command = Command::new(program.name);
         command.args(args.iter().map(|arg| self.replace(arg)));
-        // Whatever it keeps is kept there.
+        // It keeps its state there.
         for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
             command.env(name, self.folder.path());
         }

@@ -1,9 +1,8 @@
-//! What the cases are and what became of them, of which `cargo xtask` makes docs/correctness.md: one
-//! line of JSON a case.
+//! The cases and their results, from which `cargo xtask` makes docs/correctness.md: one line of JSON per case.
 //!
-//! - `target/cases.jsonl` has what each is and what else confirms it: nothing in it depends on the
-//!   machine or on how a run went, and a case that does not do what its line says fails;
-//! - `target/outcomes.jsonl` has how the last run of all of them went, case by case as they end.
+//! - `target/cases.jsonl` has their names, and what else confirms each: it does not depend on the machine or on a run,
+//!   and a case that is not confirmed as its line says fails;
+//! - `target/outcomes.jsonl` has the results of the last run of all cases, in the order in which they ended.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -19,10 +18,10 @@ use serde_json::{Value, json};
 
 use crate::stack::target_dir;
 
-/// How many numbers of the daemon have been compared and were exact.
+/// The number of the daemon's numbers that were compared and exact.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// Where outcomes are written, if they are.
+/// The file for outcomes, in a run of all cases.
 static OUTCOMES: Mutex<Option<File>> = Mutex::new(None);
 
 thread_local! {
@@ -30,15 +29,15 @@ thread_local! {
     static CASE: Cell<OfCase> = const { Cell::new(OfCase::NOTHING) };
 }
 
-/// What is known of a case while it is being run.
+/// The state of a running case.
 #[derive(Clone, Copy)]
 struct OfCase {
-    /// Numbers that were exact.
+    /// The number of the daemon's numbers that were exact.
     numbers: usize,
-    /// What has confirmed it, last, and how often.
+    /// What has confirmed it last, and how many times something has.
     confirmed: Option<&'static str>,
     confirmations: usize,
-    /// What could not confirm it, though it does not say otherwise.
+    /// What could not confirm it, without contradicting it.
     unconfirmed: Option<&'static str>,
 }
 
@@ -52,13 +51,13 @@ impl OfCase {
     }
 }
 
-/// tshark was to be asked, and is not installed.
+/// Whether tshark was needed and is not installed.
 static NO_TSHARK: AtomicBool = AtomicBool::new(false);
 
-/// Kept for the end of the run.
+/// Texts to be printed at the end of the run.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// How long each case took.
+/// The duration of each case.
 static TOOK: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
 /// An independent dissection of the same traffic.
@@ -67,33 +66,33 @@ pub const TSHARK: &str = "tshark";
 /// The times that handlers took by their own clocks.
 pub const CLOCKS: &str = "the handlers' clocks";
 
-/// What is to be said of a case, beside that its peers know what happened.
+/// What confirms a case besides the peers' own records, for docs/correctness.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Also {
     /// Nothing.
     Nothing,
-    /// Something else confirms it when it is run: [`confirmed`].
+    /// This must confirm it ([`confirmed`]).
     Confirmed(&'static str),
-    /// Something else confirms others of its kind, but not this one: why not.
+    /// This confirms other cases of its kind, but not this one, and why.
     Without(&'static str, &'static str),
-    /// Something else confirms it, but not all of it: what not, and why.
+    /// This must confirm a part of it; what not, and why.
     InPart(&'static str, &'static str),
-    /// Said once of all cases of its kind, whose first one has it.
+    /// A note about all cases of its kind; their first one has it.
     OfItsKind(&'static str),
 }
 
-/// So many numbers were as expected.
+/// Records that this many numbers were exact.
 pub fn exact(numbers: usize) {
     NUMBERS.fetch_add(numbers as u64, Ordering::Relaxed);
     OfCase::change(|case| case.numbers += numbers);
 }
 
-/// Numbers were true, and not complete: so many times the kernel had skipped programs by then.
+/// Records that the kernel had skipped programs this many times, and that the numbers were true but not complete.
 pub fn lossy(skipped: f64) {
-    say(&format!("the kernel had skipped programs {skipped} times: what was told was true"));
+    say(&format!("the kernel had skipped programs {skipped} times: the numbers were true"));
 }
 
-/// The case that is being run has been confirmed by this too.
+/// Records that `by` has confirmed the running case.
 pub fn confirmed(by: &'static str) {
     OfCase::change(|case| {
         case.confirmed = Some(by);
@@ -101,22 +100,22 @@ pub fn confirmed(by: &'static str) {
     });
 }
 
-/// This was to confirm the case that is being run, and could not on this machine: so it is told.
+/// Records that `by` could not confirm the running case on this machine.
 pub fn unconfirmed(by: &'static str) {
     OfCase::change(|case| case.unconfirmed = Some(by));
 }
 
-/// What tshark is to confirm is not run.
+/// Records that tshark is not installed.
 pub(crate) fn no_tshark() {
     NO_TSHARK.store(true, Ordering::Relaxed);
 }
 
-/// For whoever runs the tests.
+/// Prints a text at the end of the run.
 pub fn say(text: &str) {
     SAID.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
 }
 
-/// A case has passed: an error if it was not confirmed by what is said of it.
+/// An error unless the running case, which has passed, was confirmed as `also` says.
 pub fn check(also: Also) -> Result<()> {
     let OfCase { confirmed, confirmations, unconfirmed, .. } = CASE.get();
     let expected = match also {
@@ -130,41 +129,30 @@ pub fn check(also: Also) -> Result<()> {
     let once = confirmations == usize::from(expected.is_some());
     ensure!(
         confirmed == expected && once,
-        "to be confirmed by {expected:?}, but was by {confirmed:?}, {confirmations} times"
+        "{expected:?} must confirm it, but {confirmed:?} did, {confirmations} times"
     );
     Ok(())
 }
 
-/// The environment variable by which `cargo xtask test` says that a case of a whole run is run again.
-const AGAIN: &str = "OBSERVER_TEST_AGAIN";
-
-/// A run begins. That of all cases, of which these are not possible here, leaves what becomes of each.
-pub fn begin<'a>(whole: bool, ignored: impl IntoIterator<Item = &'a str>) -> Result<()> {
+/// Begins the outcomes of a run of all cases; the `ignored` ones are not possible on this machine.
+pub fn begin<'a>(ignored: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let path = path()?.with_file_name("outcomes.jsonl");
-    let mut options = File::options();
-    if whole {
-        options.write(true).create(true).truncate(true);
-    } else if std::env::var_os(AGAIN).is_some() {
-        options.append(true);
-    } else {
-        return Ok(());
-    }
-    let file = options.open(&path).with_context(|| format!("open {}", path.display()))?;
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     *OUTCOMES.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     ignored
         .into_iter()
-        .filter(|_| whole)
         .try_for_each(|case| outcome(&json!({"case": case, "outcome": "ignored", "numbers": 0})))
 }
 
-/// A case has ended so.
-pub fn ended(name: &str, passed: bool) -> Result<()> {
+/// Records the end of the running case.
+pub fn ended(name: &str, passed: bool, time: Duration) -> Result<()> {
+    TOOK.lock().unwrap_or_else(PoisonError::into_inner).push((time, name.to_owned()));
     let OfCase { numbers, confirmed: by, .. } = CASE.replace(OfCase::NOTHING);
     let became = if passed { "passed" } else { "failed" };
     outcome(&json!({"case": name, "outcome": became, "numbers": numbers, "confirmed_by": by}))
 }
 
-/// All cases have been run: without this line the outcomes are those of a run that was broken off.
+/// Records that all cases have been run: outcomes without this line are those of an incomplete run.
 pub fn complete() -> Result<()> {
     outcome(&json!({"end": true}))
 }
@@ -176,12 +164,7 @@ fn outcome(line: &Value) -> Result<()> {
     }
 }
 
-/// A case has been run.
-pub fn took(name: &str, time: Duration) {
-    TOOK.lock().unwrap_or_else(PoisonError::into_inner).push((time, name.to_owned()));
-}
-
-/// All cases have been run: says what is to be said, which between the cases' lines would cut them.
+/// Prints the texts of [`say`] and a summary at the end of the run: between the cases' lines they would cut these.
 #[expect(clippy::print_stdout, reason = "measurements are to be seen")]
 pub fn end() {
     const SLOWEST: usize = 20;
@@ -195,12 +178,12 @@ pub fn end() {
         println!("  {:6.1} {name}", time.as_secs_f64());
     }
     if NO_TSHARK.load(Ordering::Relaxed) {
-        println!("not run: what tshark is to confirm: it is not installed");
+        println!("not run: the comparison with tshark, which is not installed");
     }
     println!("{} numbers of the daemon were compared", NUMBERS.load(Ordering::Relaxed));
 }
 
-/// Writes the list of all cases.
+/// Writes `cases.jsonl`: the list of all cases.
 pub fn list<'a>(cases: impl IntoIterator<Item = (&'a str, Also)>) -> Result<()> {
     let mut lines = String::new();
     for (case, also) in cases {
@@ -217,7 +200,7 @@ pub fn list<'a>(cases: impl IntoIterator<Item = (&'a str, Also)>) -> Result<()> 
     std::fs::write(&path, lines).with_context(|| format!("write {}", path.display()))
 }
 
-/// `OBSERVER_TEST_REPORT` names another place, where the target directory cannot be written to.
+/// The path of `cases.jsonl`: `OBSERVER_TEST_REPORT` where the target directory cannot be written to.
 fn path() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("OBSERVER_TEST_REPORT") {
         return Ok(path.into());

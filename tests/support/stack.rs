@@ -1,4 +1,4 @@
-//! The gRPC libraries under test: one folder of `tests/peers` each.
+//! The gRPC libraries under test: each has a folder in `tests/peers`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,49 +17,67 @@ use crate::report;
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
 pub struct Stack {
-    /// As in the name of a case.
+    /// The name, as in the names of cases.
     #[serde(skip)]
     pub name: String,
     /// The server's program and first arguments.
     pub server: Vec<String>,
-    /// The client's.
+    /// The client's program and first arguments.
     pub client: Vec<String>,
-    /// Added to the environment of both.
+    /// Variables for the environment of both.
     #[serde(skip)]
     pub env: BTreeMap<String, String>,
-    /// The server may end an expired unary call with a code of its own at the very moment in which
-    /// the client resets it, so that nobody can say which code the wire has.
+    /// Whether the server may end an expired unary call at the moment in which the client resets it: the code on the
+    /// wire is not predictable.
     #[serde(default)]
     pub races_deadline: bool,
-    /// The server may end an expired call with RST_STREAM(CANCEL), so that a client whose clock is a
-    /// little behind tells its application that the call was canceled.
+    /// Whether the server may end an expired call with RST_STREAM(CANCEL): a client whose clock is a little behind
+    /// reports `Canceled` to its application.
     #[serde(default)]
     pub resets_expired: bool,
-    /// The policies of a service config (gRFC A6) that the client carries out: `retryPolicy`,
-    /// `hedgingPolicy`.
+    /// The policies of a service config (gRFC A6) that the client supports: `retryPolicy`, `hedgingPolicy`.
     #[serde(default)]
     pub policies: Vec<String>,
-    /// The client keeps a call whose deadline is over before it begins: nothing of it is written.
+    /// Whether the client writes nothing of a call whose deadline is over before it starts.
     #[serde(default)]
     pub keeps_expired: bool,
-    /// The server compresses no responses.
+    /// Whether the server compresses no responses.
     #[serde(default)]
     pub plain_responses: bool,
-    /// The client makes a call that was refused again by itself, on the same connection.
+    /// Whether the client repeats a refused call by itself, on the same connection.
     #[serde(default)]
     pub repeats_refused: bool,
 }
 
-/// A `peer.toml`. In its words, `{folder}` is the folder that it is in, `{cache}` a folder that is
-/// not part of the repository, `{target}` cargo's target directory, `{cargo}` cargo.
+impl Stack {
+    /// The stack with a metrics library in it, whose server and client write their metrics to these files.
+    pub fn instrumented(&self, library: &str, server: &Path, client: &Path) -> Result<Self> {
+        let mut stack = self.clone();
+        if self.name == "python-asyncio" {
+            let [python, script, ..] = &*self.server else { bail!("{} has no script", self.name) };
+            let script = Path::new(script).with_file_name("instrumented.py");
+            let script = script.to_string_lossy().into_owned();
+            stack.server = vec![python.clone(), script.clone(), "server".into()];
+            stack.client = vec![python.clone(), script, "client".into()];
+        }
+        for (words, file) in [(&mut stack.server, server), (&mut stack.client, client)] {
+            let file = file.to_string_lossy();
+            words.extend(["--library", library, "--told", &file].map(str::to_owned));
+        }
+        Ok(stack)
+    }
+}
+
+/// A `peer.toml`. In its commands, `{folder}` is its own folder, `{cache}` a folder that is not in the repository,
+/// `{target}` cargo's target directory, `{cargo}` cargo.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
-    /// What must be installed, for the error when preparing fails.
+    /// The programs that must be installed, for the error if preparing fails.
     needs: String,
-    /// Commands run one after the other: when an input has changed, or each time without inputs.
+    /// Commands that run one after the other if an input has changed; without inputs, each time.
     prepare: Vec<Vec<String>>,
-    /// Files that what is prepared depends on, relative to the folder.
+    /// Files that the result depends on, relative to the folder.
     #[serde(default)]
     inputs: Vec<String>,
     #[serde(default)]
@@ -67,14 +85,14 @@ struct Manifest {
     stacks: BTreeMap<String, Stack>,
 }
 
-/// Names the folders whose stacks are to be used, with commas; else all are.
+/// The environment variable with the folders to use, separated by commas; without it, all.
 const FOLDERS: &str = "OBSERVER_TEST_PEERS";
 
-/// Set where nothing can be prepared, in a virtual machine say: it has been before.
+/// The environment variable that says that everything is prepared, for virtual machines, which cannot do so.
 const PREPARED: &str = "OBSERVER_TEST_PEERS_PREPARED";
 
-/// Prepares the stacks of all folders; what has been prepared before and has not changed is kept.
-/// One that cannot be prepared is named and left out; with `CI` in the environment it is an error.
+/// Prepares the stacks of all folders whose inputs have changed. A folder that cannot be prepared is reported and
+/// left out; with `CI` in the environment it is an error.
 pub fn prepare() -> Result<Vec<Stack>> {
     let peers = package().join("peers");
     let mut manifests = Vec::new();
@@ -90,23 +108,22 @@ pub fn prepare() -> Result<Vec<Stack>> {
     for manifest in manifests {
         match prepare_folder(&peers, &manifest) {
             Ok(prepared) => stacks.extend(prepared),
-            // Where everything must be there nothing is left out.
             Err(error) if env::var_os("CI").is_some() => return Err(error),
             Err(error) => {
                 let text = format!("not run: the stacks of {}: {error:#}", manifest.display());
                 say(&text);
-                // And once more when all is done.
+                // Again at the end, where it is not overlooked.
                 report::say(&text);
             }
         }
     }
-    ensure!(!stacks.is_empty(), "no stack could be prepared: nothing to test with");
+    ensure!(!stacks.is_empty(), "no stack could be prepared");
     Ok(stacks)
 }
 
 #[expect(
     clippy::print_stderr,
-    reason = "whoever runs the tests must see what is done and what is not"
+    reason = "whoever runs the tests must see what is run and what is not"
 )]
 fn say(text: &str) {
     eprintln!("{text}");
@@ -151,7 +168,7 @@ fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
     manifest.stacks.into_iter().map(stack).collect()
 }
 
-/// All that decides what is prepared: the places too, for a virtual environment cannot be moved.
+/// Everything that the result depends on; the folder too, as Python's virtual environments cannot be moved.
 fn inputs(manifest: &str, folder: &Path, names: &[String]) -> Result<String> {
     let mut inputs = format!("{}\n{manifest}", folder.display());
     for name in names {
@@ -186,16 +203,21 @@ impl Words {
     }
 }
 
-/// The directory of this package: the one that cargo runs, which may be a copy of the one that it was built in.
+/// The directory of this package: the one that cargo runs, which may be a copy of the one in which it was built.
 pub fn package() -> PathBuf {
-    // What another program of cargo's has started has the variables of that.
+    // A process that another package's program has started has the variables of that package.
     let is_of_this =
         env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
     let run = is_of_this.then(|| env::var_os("CARGO_MANIFEST_DIR")).flatten();
     run.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
-/// Cargo's target directory: the tests' own binary is in `PROFILE/deps` of it.
+/// The directory of the workspace.
+pub fn workspace() -> Result<PathBuf> {
+    Ok(package().parent().context("the tests are not in a workspace")?.to_owned())
+}
+
+/// Cargo's target directory: the tests' own binary is in its `PROFILE/deps`.
 pub fn target_dir() -> Result<PathBuf> {
     let binary = env::current_exe().context("find the tests' own binary")?;
     let dir =

@@ -1,4 +1,4 @@
-//! What the peers know happened.
+//! The peers' own records of their calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
-/// What one peer knows, as it writes it: JSON, from its own point of view.
+/// One peer's record of its calls, as it writes it (JSON), from its own side.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Truth {
-    /// The peer's process.
+    /// The number of the peer's process.
     pub pid: u32,
-    /// One row for each method and code.
+    /// The calls: one row per method and code.
     pub calls: Vec<Row>,
 }
 
@@ -20,33 +20,33 @@ pub struct Truth {
 pub struct Row {
     /// The full path: `/package.Service/Method`.
     pub method: String,
-    /// gRPC's number for the code; [`CUT`] where a server saw the call end without its doing.
+    /// gRPC's number for the code; [`CUT`] if the server did not end the call.
     pub code: i32,
-    /// The peer does not know whether the request messages were written before the server had
-    /// refused the call: their number is not compared.
+    /// Whether the peer does not know if its request messages were written before the server refused the call: then
+    /// their number is not compared.
     #[serde(default)]
     pub requests_unsure: bool,
-    /// How long each took by the peer's own clock, in microseconds, in the order of their ends.
+    /// The duration of each call by the peer's own clock, in microseconds, in the order in which they ended.
     #[serde(default)]
     pub handling_us: Vec<u64>,
-    /// How many.
+    /// The numbers of calls, messages and bytes.
     #[serde(flatten)]
     pub sums: Sums,
 }
 
 impl Row {
-    /// Calls of which nothing else is known.
+    /// A row without durations, whose requests were written.
     pub fn new(method: impl Into<String>, code: i32, sums: Sums) -> Self {
         let method = method.into();
         Self { method, code, requests_unsure: false, handling_us: Vec::new(), sums }
     }
 }
 
-/// The code of calls that a server did not end: the client did, or the deadline.
+/// The code of calls that the client or the deadline ended, not the server.
 pub const CUT: i32 = -1;
 
-/// Calls, and their messages each way; bytes are those of the serialized messages, `most_` is of
-/// the call that had the most, `any_` counts the calls that had any.
+/// Numbers of calls, and of their messages in each direction. Bytes are those of serialized messages, `most_` is the
+/// maximum of one call, `any_` counts the calls with at least one message.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Sums {
@@ -76,7 +76,6 @@ impl Sums {
 
     fn mirrored(self) -> Self {
         Self {
-            calls: self.calls,
             sent: self.received,
             received: self.sent,
             sent_bytes: self.received_bytes,
@@ -85,26 +84,27 @@ impl Sums {
             most_received: self.most_sent,
             any_sent: self.any_received,
             any_received: self.any_sent,
+            ..self
         }
     }
 }
 
-/// `Canceled`, `DeadlineExceeded`: what a client calls a call that its server sees cut.
+/// `Canceled` and `DeadlineExceeded`: the client's codes of calls that are [`CUT`] for the server.
 const CUT_BY_CLIENT: [i32; 2] = [1, 4];
 
-/// `Unimplemented`: a server's application does not hear of calls to methods that it has not.
+/// `Unimplemented`: a server's application does not see calls of methods that it does not have.
 const UNIMPLEMENTED: i32 = 12;
 
 impl Truth {
-    /// The same calls from the other end.
+    /// The same calls seen from the other end.
     #[must_use]
     pub fn mirrored(&self) -> Self {
         let mirror = |row: &Row| Row { sums: row.sums.mirrored(), ..row.clone() };
         Self { pid: 0, calls: self.calls.iter().map(mirror).collect() }
     }
 
-    /// Where what was canceled has expired: those calls of which the client says that they were
-    /// canceled, because the server's reset came before its own clock had run out.
+    /// Replaces `Canceled` by `DeadlineExceeded`: for clients that report so because the server's reset came before
+    /// their own clock had run out.
     #[must_use]
     pub fn expired(mut self) -> Self {
         const CANCELED: i32 = 1;
@@ -115,7 +115,7 @@ impl Truth {
         self
     }
 
-    /// How many calls by method and code, where a call that its client may have cut is [`CUT`].
+    /// The number of calls by method and [`cut_code`].
     pub(crate) fn calls_with_cuts(&self) -> BTreeMap<(String, i32), u64> {
         let rows = self.by_method_and_code(cut_code);
         rows.into_iter()
@@ -132,12 +132,12 @@ impl Truth {
     }
 }
 
-/// What a call is to those who cannot tell whether its client cut it: [`CUT`] if it may have been.
+/// The code, or [`CUT`] if the client may have cut the call.
 pub(crate) fn cut_code(code: i32) -> i32 {
     if CUT_BY_CLIENT.contains(&code) { CUT } else { code }
 }
 
-/// An error that shows the difference if the server and its clients do not tell the same.
+/// An error that shows the differences if the records of a server and its clients are not the same.
 pub fn agree(server: &Truth, clients: &Truth) -> Result<()> {
     let clients = clients.mirrored();
     let mut clients = clients.by_method_and_code(cut_code);
@@ -158,7 +158,7 @@ pub fn agree(server: &Truth, clients: &Truth) -> Result<()> {
     bail!(table)
 }
 
-/// The code's name as in the label `grpc_code`.
+/// The name of a code, as in the label `grpc_code`; 17 is undecided between two.
 pub fn code_name(code: i32) -> &'static str {
     const NAMES: [&str; 18] = [
         "OK",

@@ -1,5 +1,5 @@
-//! An independent opinion: the same traffic, recorded on loopback by tcpdump and dissected by tshark,
-//! which has an HTTP/2 and HPACK of its own.
+//! The comparison with an independent dissection: tcpdump records the traffic on loopback, and tshark, which has its
+//! own HTTP/2 and HPACK, dissects it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -19,16 +19,16 @@ use crate::process::{Process, runs};
 use crate::report;
 use crate::truth::{CUT, Row, Truth, cut_code};
 
-/// For tcpdump to begin, to have written what happened, and to end.
+/// Time for tcpdump to start, to write what it recorded, or to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Traffic to this UDP port (discard) is recorded too: it shows how far the recording is.
+/// The UDP port (discard) for markers, which show how far the recording is.
 const MARKER_PORT: u16 = 9;
 
-/// Between a packet's values of one field.
+/// The separator of a packet's values of one field.
 const AGGREGATOR: char = '\u{1f}';
 
-/// What is asked of each packet.
+/// The fields that tshark prints for each packet.
 const FIELDS: [&str; 8] = [
     "tcp.stream",
     "http2.type",
@@ -40,13 +40,15 @@ const FIELDS: [&str; 8] = [
     "http2.rst_stream.error",
 ];
 
-/// What is asked of each packet that has gRPC's messages in it.
+/// The fields that tshark prints for each packet with gRPC messages.
 const MESSAGE_FIELDS: [&str; 3] = ["tcp.dstport", "grpc.compressed_flag", "grpc.message_length"];
 
-/// Whether both programs are installed. With `CI` in the environment they must be.
+/// Whether tcpdump and tshark are installed. With `CI` in the environment they must be.
 pub fn is_there() -> Result<bool> {
-    // To start tshark takes it half a second.
-    static THERE: LazyLock<bool> = LazyLock::new(are_installed);
+    // An emulated machine is too slow for tcpdump, and tshark does not depend on the kernel. It takes half a second.
+    static THERE: LazyLock<bool> = LazyLock::new(|| {
+        !pace::is_emulated() && runs("tcpdump", "--version") && runs("tshark", "--version")
+    });
     if !*THERE {
         ensure!(std::env::var_os("CI").is_none(), "no tshark: apt-get install tcpdump tshark");
         report::no_tshark();
@@ -54,107 +56,99 @@ pub fn is_there() -> Result<bool> {
     Ok(*THERE)
 }
 
-fn are_installed() -> bool {
-    // What it sees is no matter of the kernel, and where one is emulated it comes too late.
-    !pace::is_emulated() && runs("tcpdump", "--version") && runs("tshark", "--version")
-}
+/// The calls of raw peers since the recording began: the cases run one after the other.
+static MADE: Mutex<Made> =
+    Mutex::new(Made { is_compared: false, ports: BTreeSet::new(), calls: Vec::new() });
 
-/// What raw peers did, since all was last recorded: the cases run one after the other.
-static TOLD: Mutex<Told> =
-    Mutex::new(Told { is_asked: false, ports: BTreeSet::new(), calls: Vec::new() });
-
-/// Where raw servers listened, and all the calls that were made to them.
+/// The ports of raw servers, and all calls that were made to them.
 #[derive(Debug, Default)]
-struct Told {
-    /// It is to be compared.
-    is_asked: bool,
+struct Made {
+    /// Whether the running case is compared.
+    is_compared: bool,
     ports: BTreeSet<u16>,
     calls: Vec<Row>,
 }
 
-fn told() -> MutexGuard<'static, Told> {
-    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+fn made() -> MutexGuard<'static, Made> {
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Raw peers made these calls, and no others, to servers that listened at these ports. Their codes
-/// are those of the `grpc-status` that was sent; [`CUT`] where none was.
-pub(crate) fn tell(ports: &[u16], calls: impl IntoIterator<Item = Row>) {
-    let mut told = told();
-    if told.is_asked {
-        told.ports.extend(ports);
-        told.calls.extend(calls);
+/// Records that raw peers made these calls, and no others, to servers at these ports. The codes are the `grpc-status`
+/// that was sent, or [`CUT`] without one.
+pub(crate) fn record(ports: &[u16], calls: impl IntoIterator<Item = Row>) {
+    let mut made = made();
+    if made.is_compared {
+        made.ports.extend(ports);
+        made.calls.extend(calls);
     }
 }
 
-/// Runs a case in which what raw peers do is to be compared.
-pub fn asked<T>(case: impl FnOnce() -> T) -> T {
-    told().is_asked = true;
+/// Runs a case whose raw peers' calls are compared with the recording.
+pub fn compared<T>(case: impl FnOnce() -> T) -> T {
+    made().is_compared = true;
     let done = case();
-    told().is_asked = false;
+    made().is_compared = false;
     done
 }
 
-/// A recording under way on loopback.
+/// A running recording of the traffic on loopback.
 #[derive(Debug)]
 pub struct Recording {
     folder: TempDir,
     tcpdump: Process,
-    /// Which of what is recorded is HTTP/2.
+    /// The ports whose traffic is HTTP/2.
     ports: Vec<String>,
 }
 
 impl Recording {
-    /// Of what goes over a port.
+    /// Starts to record the traffic of a port.
     pub fn of_port(port: &str) -> Result<Self> {
         Self::start(&format!("tcp port {port}"), vec![port.to_owned()])
     }
 
-    /// Of all ports but one, for [`Self::agrees_with_raw_peers`].
+    /// Starts to record the traffic of all ports but one, for [`Self::agrees_with_raw_peers`].
     pub fn of_all_but(port: &str) -> Result<Self> {
-        // What was told before is not in it.
-        *told() = Told::default();
+        // Earlier calls are not in it.
+        *made() = Made::default();
         Self::start(&format!("(tcp and not port {port})"), Vec::new())
     }
 
     fn start(filter: &str, ports: Vec<String>) -> Result<Self> {
         let folder = TempDir::with_prefix("capture-").context("create a folder")?;
         let log = File::create(folder.path().join("log")).context("create tcpdump's log")?;
-        // Each packet is written as it comes, so that nobody waits for it: dumpcap, which comes with
+        // It writes each packet as it comes, so that a case need not wait: dumpcap, which comes with
         // tshark, takes up to a second.
-        // Its buffer has room for some hundred packets: it is to run before those who send them.
-        let child = Command::new("nice")
+        // Its buffer has room for some hundred packets: it must run before the processes that send them.
+        let mut tcpdump = Command::new("nice");
+        tcpdump
             .args("-n -15 tcpdump --immediate-mode -U -Z root -i lo -B 65536 -w".split(' '))
             .arg(folder.path().join("packets"))
             .arg(format!("{filter} or udp port {MARKER_PORT}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("start tcpdump")?;
-        let recording = Self { folder, tcpdump: Process::new(child), ports };
+            .stderr(log);
+        let recording = Self { folder, tcpdump: Process::spawn(&mut tcpdump)?, ports };
         recording.wait_for_marker("begin")?;
         Ok(recording)
     }
 
-    /// Packets are written some time after they passed: a marker that is in the file has those
-    /// before it there too.
+    /// Waits until a marker, and with it every packet before it, is in the file.
     fn wait_for_marker(&self, name: &str) -> Result<()> {
         let marker = format!("observer test {name} {}", self.folder.path().display());
         let socket = UdpSocket::bind("127.0.0.1:0").context("open a socket")?;
         pace::wait_for(LIMIT, || {
-            // Nobody listens, which a second datagram may be told.
+            // No process listens, so a second datagram may fail.
             let _ = socket.send_to(marker.as_bytes(), ("127.0.0.1", MARKER_PORT));
             let packets = fs::read(self.packets()).unwrap_or_default();
-            // It is among the last.
+            // It is one of the last packets.
             let end = packets.get(packets.len().saturating_sub(1 << 16)..).unwrap_or_default();
             let is_there = bytes::contains(end, marker.as_bytes());
-            Ok(is_there
-                .then_some(())
-                .ok_or_else(|| format!("tcpdump records nothing: {}", self.log())))
+            let log = || format!("tcpdump records nothing: {}", self.log());
+            Ok(is_there.then_some(()).with_context(log))
         })
     }
 
-    /// What tcpdump says.
+    /// tcpdump's stderr.
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -163,24 +157,24 @@ impl Recording {
         self.folder.path().join("packets")
     }
 
-    /// Ends it; the calls that tshark sees in it.
+    /// Ends the recording, and returns the calls that tshark sees in it.
     pub fn finish(self) -> Result<Calls> {
         Calls::parse(&self.dissect("http2", &FIELDS)?)
     }
 
-    /// Ends it; the messages that tshark sees in it, to this port and from it.
+    /// Ends the recording, and returns the messages that tshark sees in it, to this port and from it.
     pub fn finish_messages(self, port: &str) -> Result<[Messages; 2]> {
         Messages::parse(&self.dissect("grpc", &MESSAGE_FIELDS)?, port)
     }
 
-    /// Ends it. An error if raw peers told of other calls than tshark sees.
+    /// Ends the recording; an error if raw peers made other calls than tshark sees.
     pub fn agrees_with_raw_peers(mut self) -> Result<()> {
-        let Told { ports, calls, .. } = std::mem::take(&mut *told());
+        let Made { ports, calls, .. } = std::mem::take(&mut *made());
         self.ports = ports.iter().map(u16::to_string).collect();
         self.finish()?.are(calls)
     }
 
-    /// Ends it. What tshark tells of each packet of a protocol, line by line.
+    /// Ends the recording, and returns tshark's line for each packet of a protocol.
     fn dissect(mut self, protocol: &str, fields: &[&str]) -> Result<String> {
         self.wait_for_marker("end")?;
         self.tcpdump.signal(Signal::INT)?;
@@ -191,10 +185,10 @@ impl Recording {
         let mut tshark = Command::new("tshark");
         tshark.arg("-r").arg(self.packets()).args(["-n", "-Y", protocol, "-T", "fields"]);
         tshark.args(["-E", &format!("aggregator={AGGREGATOR}")]);
-        // On a busy machine a process that moves to another processor has its packets recorded before
-        // those it sent from the one it left.
+        // On a busy machine, packets of a process that moves to another CPU are recorded before those that it
+        // sent from the CPU that it left.
         tshark.args(["-o", "tcp.reassemble_out_of_order:TRUE"]);
-        // Of what else was recorded it is not to find out by itself what it is.
+        // It must not guess the protocol of other traffic.
         tshark.args(["--disable-heuristic", "http2_tcp"]);
         for port in &self.ports {
             tshark.args(["-d", &format!("tcp.port=={port},http2")]);
@@ -203,20 +197,20 @@ impl Recording {
             tshark.args(["-e", field]);
         }
         let output = tshark.stdin(Stdio::null()).output().context("run tshark")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "tshark ended with {}: {said}", output.status);
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
-/// The messages of one direction, as they are on the wire.
+/// The messages of one direction, as on the wire.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Messages {
-    /// How many.
+    /// The number of messages.
     pub count: u64,
-    /// How many of them are compressed.
+    /// The number of compressed messages.
     pub compressed: u64,
-    /// Their bytes, compressed or not.
+    /// Their bytes on the wire.
     pub bytes: u64,
 }
 
@@ -240,11 +234,11 @@ impl Messages {
     }
 }
 
-/// The calls that tshark sees, by path and code; [`CUT`] where no `grpc-status` was sent.
+/// The number of calls that tshark sees, by path and code; [`CUT`] without a `grpc-status`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Calls(BTreeMap<(String, i32), u64>);
 
-/// One stream, as far as it has been read.
+/// A stream, as far as it has been read.
 #[derive(Default)]
 struct Stream {
     path: Option<String>,
@@ -267,8 +261,8 @@ impl Calls {
         Ok(Self(calls))
     }
 
-    /// An error that shows the difference if clients tell of other calls than tshark. It cannot
-    /// tell who cut a call, or why: clients call some so whose server has sent just that.
+    /// An error that shows the differences if clients report other calls than tshark sees. Calls that a client may
+    /// have cut are compared as one code: the wire does not show who cut a call.
     pub fn agree(&self, clients: &Truth) -> Result<()> {
         let mut seen = BTreeMap::new();
         for ((path, code), calls) in &self.0 {
@@ -277,22 +271,22 @@ impl Calls {
         Self(seen).is(&Self(clients.calls_with_cuts()), "clients")
     }
 
-    /// Those without `grpc-status`, by path.
+    /// The number of calls without `grpc-status`, by path.
     pub fn without_status(&self) -> impl Iterator<Item = (&str, u64)> {
         let cut = self.0.iter().filter(|((_, code), _)| *code == CUT);
         cut.map(|((path, _), calls)| (path.as_str(), *calls))
     }
 
-    /// Likewise, if raw peers made other calls, or sent another `grpc-status`, or none.
+    /// An error if raw peers made other calls, or sent other `grpc-status`.
     fn are(&self, calls: Vec<Row>) -> Result<()> {
-        let mut told = BTreeMap::new();
+        let mut made = BTreeMap::new();
         for Row { method, code, sums, .. } in calls {
-            *told.entry((method, code)).or_insert(0) += sums.calls;
+            *made.entry((method, code)).or_insert(0) += sums.calls;
         }
-        self.is(&Self(told), "raw peers")
+        self.is(&Self(made), "raw peers")
     }
 
-    fn is(&self, told: &Self, by: &str) -> Result<()> {
+    fn is(&self, made: &Self, by: &str) -> Result<()> {
         ensure!(!self.0.is_empty(), "tshark sees no call");
         let without = |of: &Self, others: &Self| {
             let differs =
@@ -301,16 +295,16 @@ impl Calls {
             lines.map(|(key, calls)| format!("\n    {key:?}: {calls}")).collect::<Vec<_>>().concat()
         };
         ensure!(
-            self == told,
-            "tshark sees other calls; those that differ\n  to tshark: {}\n  to {by}: {}",
-            without(self, told),
-            without(told, self)
+            self == made,
+            "tshark sees other calls; those that differ\n  by tshark: {}\n  by {by}: {}",
+            without(self, made),
+            without(made, self)
         );
         Ok(())
     }
 }
 
-/// A packet's frames, and what is in them: tshark tells it field by field, each in the frames' order.
+/// Adds a packet's frames to the streams: tshark prints them field by field, each in the order of the frames.
 fn packet<'a>(line: &'a str, streams: &mut BTreeMap<(&'a str, &'a str), Stream>) -> Result<()> {
     const HEADERS: &str = "1";
     const RST_STREAM: &str = "3";
@@ -337,12 +331,12 @@ fn packet<'a>(line: &'a str, streams: &mut BTreeMap<(&'a str, &'a str), Stream>)
         if ![HEADERS, PUSH_PROMISE, CONTINUATION].contains(&kind) || flags & END_HEADERS == 0 {
             continue;
         }
-        let count: usize = counts.next().context("a header block without a count")?.parse()?;
+        let count: usize = counts.next().context("a field block without a count")?.parse()?;
         for _ in 0..count {
             let name = names.next().context("a header without a name")?;
             let text = texts.next().context("a header without a value")?;
             match name {
-                // What a server sends once its client has reset the stream is no answer.
+                // A status after the client's reset does not count.
                 "grpc-status" if !stream.reset => stream.code = Some(code(text)),
                 ":path" => stream.path = Some(text.to_owned()),
                 _ => {}
@@ -353,7 +347,7 @@ fn packet<'a>(line: &'a str, streams: &mut BTreeMap<(&'a str, &'a str), Stream>)
     Ok(())
 }
 
-/// What is no code of gRPC's is `Unknown`.
+/// The code of a `grpc-status`; `Unknown` if it is invalid.
 fn code(text: &str) -> i32 {
     const UNKNOWN: i32 = 2;
     text.parse().ok().filter(|code| (0..=16).contains(code)).unwrap_or(UNKNOWN)

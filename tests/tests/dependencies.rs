@@ -1,6 +1,6 @@
-//! What is depended on, beside what deny.toml allows, and beside what is known of it: security advisories
-//! of RustSec's database as of a day (`tests/advisories`; `cargo xtask advisories` takes newer ones). So
-//! that the same sources pass today and tomorrow, nothing is asked of the network.
+//! The dependencies, compared with deny.toml and with known security advisories: RustSec's database as of one day
+//! (`tests/advisories`; `cargo xtask advisories` updates it). There is no access to the network, so the same sources
+//! pass today and tomorrow.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use spdx::{Expression, Licensee};
 
-/// Each with a Cargo.lock of its own.
+/// The workspaces, each with its own Cargo.lock.
 const WORKSPACES: [&str; 2] = ["", "fuzz"];
 
-/// The only place that dependencies may come from, beside this repository.
+/// The only source of dependencies besides this repository.
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// What of deny.toml is checked here; cargo-deny checks all of it.
+/// The part of deny.toml that is checked here; cargo-deny checks all of it.
 #[derive(Deserialize)]
 struct Policy {
     licenses: Licenses,
@@ -43,7 +43,7 @@ struct Denied {
     reason: String,
 }
 
-/// What cargo tells of a workspace.
+/// The part of cargo's metadata that is used here.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -86,7 +86,7 @@ fn no_advisory_is_known_of_what_is_depended_on() {
     }
 }
 
-/// Or the test above finds nothing whatever there is.
+/// Proves that the test above can find an advisory.
 #[test]
 fn an_advisory_is_found_where_there_is_one() {
     let database = Database::open(&root().join("tests/advisories")).unwrap();
@@ -106,7 +106,7 @@ fn dependencies_are_licensed_named_and_from_where_they_may_be() {
     let allowed: Vec<Licensee> =
         policy.licenses.allow.iter().map(|license| Licensee::parse(license).unwrap()).collect();
     let mut wrong = Vec::new();
-    // Not of the fuzz targets, which nobody is given.
+    // Without the fuzz targets, which are not distributed.
     for package in metadata().packages {
         let named = format!("{} {}", package.name, package.version);
         let mut say = |what: String| wrong.push(format!("{named}: {what}"));
@@ -125,7 +125,7 @@ fn dependencies_are_licensed_named_and_from_where_they_may_be() {
             say(denied.reason.clone());
         }
         for dependency in package.dependencies.iter().filter(|it| it.req == "*") {
-            // Of the workspace there is one version only.
+            // Crates of the workspace have only one version.
             if dependency.source.is_some() {
                 say(format!("depends on any version of {}", dependency.name));
             }
@@ -154,5 +154,5 @@ fn toml<T: DeserializeOwned>(path: &Path) -> T {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    support::stack::workspace().expect("the tests are in a workspace")
 }

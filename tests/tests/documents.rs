@@ -1,5 +1,5 @@
-//! The documents, read as a person would use them: links lead somewhere, examples can be read by what they are for,
-//! flags exist, and words are spelled as in a dictionary.
+//! The documents, checked as a reader uses them: links have targets, examples parse, flags exist, and words are
+//! spelled as in a dictionary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,17 +10,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap_complete::Shell;
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use saphyr::{LoadableYamlNode as _, Yaml};
+use support::rust_files;
+use support::stack::workspace;
 use unicase::UniCase;
 
-/// What is in a document.
+/// The content of a document.
 #[derive(Debug, Default)]
 struct Document {
-    /// What its headings are linked by.
+    /// The anchors of its headings.
     anchors: BTreeSet<String>,
     links: Vec<String>,
     /// Its code blocks, by language.
     blocks: Vec<(String, String)>,
-    /// What is neither code nor a link's destination.
+    /// The text without code blocks and link targets.
     prose: String,
 }
 
@@ -56,20 +58,15 @@ impl Document {
     }
 }
 
-/// As GitHub makes it of a heading.
+/// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-fn root() -> Result<PathBuf> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().map(Path::to_owned).context("no workspace")
-}
-
-/// All of them, by their paths.
+/// All documents, by path.
 fn documents() -> Result<BTreeMap<PathBuf, Document>> {
-    let root = root()?;
+    let root = workspace()?;
     let mut documents = BTreeMap::new();
     for folder in ["", "docs", "observer-core", ".github", ".github/ISSUE_TEMPLATE"] {
         for entry in fs::read_dir(root.join(folder)).context(folder)? {
@@ -105,7 +102,7 @@ fn links_lead_somewhere() -> Result<()> {
             }
         }
     }
-    ensure!(dead.is_empty(), "links that lead nowhere: {dead:#?}");
+    ensure!(dead.is_empty(), "links without a target: {dead:#?}");
     Ok(())
 }
 
@@ -133,13 +130,13 @@ fn check(language: &str, code: &str, flags: &BTreeSet<&str>) -> Result<()> {
             known_flags(code, flags)
         }
         "yaml" => Ok(Yaml::load_from_str(code).map(drop)?),
-        // What a program prints, a drawing, a query for Prometheus.
+        // Output of a program, a drawing, a query for Prometheus.
         "" | "promql" => Ok(()),
-        _ => bail!("what language is that?"),
+        _ => bail!("unknown language"),
     }
 }
 
-/// The daemon has all flags that it is given.
+/// An error if the daemon is run with a flag that it does not have.
 fn known_flags(code: &str, flags: &BTreeSet<&str>) -> Result<()> {
     for line in code.replace("\\\n", " ").lines() {
         let line = line.split(" #").next().unwrap_or_default();
@@ -163,7 +160,7 @@ fn words_are_spelled_right() -> Result<()> {
     for (path, document) in &documents()? {
         misspelled(path, &document.prose, &mut wrong);
     }
-    for path in sources(&root()?)? {
+    for path in rust_files(&workspace()?)? {
         let text = fs::read_to_string(&path)?;
         let comments = text.lines().filter_map(|line| Some(line.split_once("//")?.1));
         misspelled(&path, &comments.collect::<Vec<_>>().join("\n"), &mut wrong);
@@ -174,25 +171,10 @@ fn words_are_spelled_right() -> Result<()> {
 
 fn misspelled(path: &Path, text: &str, wrong: &mut Vec<String>) {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.is_ascii());
-    // What is not of small letters is a name.
+    // A word with capitals inside is a name.
     for word in words.filter(|word| word.chars().skip(1).all(|c| c.is_ascii_lowercase())) {
         if let Some(right) = typos_dict::WORD.find(&UniCase::ascii(word)) {
             wrong.push(format!("{}: {word}, not {right:?}", path.display()));
         }
     }
-}
-
-/// The files of Rust in the folder of a crate or above.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut sources = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
-        if path.is_dir() && !name.starts_with('.') && !["target", "node_modules"].contains(&name) {
-            sources.append(&mut self::sources(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            sources.push(path);
-        }
-    }
-    Ok(sources)
 }

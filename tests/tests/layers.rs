@@ -1,11 +1,11 @@
-//! Imports point downward: each module knows only those that come before it in these lists, and a crate those
-//! that it depends on. Tests may look anywhere.
+//! Imports point downward: a module imports only those that come before it in these lists, and a crate those that it
+//! depends on. Tests may import anything.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// A crate's modules, the lowest first. Of one with a path, the parts are layers of their own.
+/// The modules of each crate, the lowest first. A path is a layer of its own within its module.
 const CRATES: [(&str, &[&str]); 4] = [
     (
         "observer-common",
@@ -113,8 +113,12 @@ fn imports_point_downward() {
     let mut wrong = BTreeSet::new();
     for (name, layers) in CRATES {
         let source = root.join(name).join("src");
-        let mut files = Vec::new();
-        collect(&source, &mut files);
+        let is_test = |file: &Path| {
+            let path = file.strip_prefix(&source).unwrap().with_extension("");
+            path.iter().any(|part| part == "tests")
+        };
+        let mut files = support::rust_files(&source).unwrap();
+        files.retain(|file| !is_test(file));
         assert!(files.len() > layers.len(), "{name} has {} files", files.len());
         for file in files {
             let path = file.strip_prefix(&source).unwrap().with_extension("");
@@ -133,10 +137,10 @@ fn imports_point_downward() {
             }
         }
     }
-    assert!(wrong.is_empty(), "upward, or with no place in the lists: {wrong:#?}");
+    assert!(wrong.is_empty(), "upward, or not in the lists: {wrong:#?}");
 }
 
-/// The most special of the layers that this is in.
+/// The innermost layer of a path.
 fn layer(layers: &[&str], path: &[&str]) -> Option<usize> {
     let parts = |layer: &str| layer.split("::").count();
     let is_in =
@@ -145,22 +149,8 @@ fn layer(layers: &[&str], path: &[&str]) -> Option<usize> {
     found.max_by_key(|(_, layer)| parts(layer)).map(|(at, _)| at)
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.file_stem().is_some_and(|stem| stem == "tests") {
-            continue;
-        }
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-}
-
-/// All paths that begin with `crate`, without it, and what is used of the module's parents; but for those of tests,
-/// which are at a file's end, and of comments.
+/// All paths that start with `crate`, without it, and those of the module's parents; without comments and without
+/// tests, which are at the end of a file.
 fn imports(text: &str, module: &[&str]) -> Vec<Vec<String>> {
     let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let without_comment = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
@@ -177,7 +167,7 @@ fn imports(text: &str, module: &[&str]) -> Vec<Vec<String>> {
     paths
 }
 
-/// A line's `use super::` as that of a path from `crate`: of the file's own module, that is not indented.
+/// Turns a line's `use super::` into a path from `crate`, if it is the file's own module: not indented.
 fn from_root(line: &str, module: &[&str]) -> String {
     let Some(mut path) = line.strip_prefix("use super::") else { return line.to_owned() };
     let mut parents = module.split_last().map_or(module, |(_, parents)| parents);
@@ -188,7 +178,7 @@ fn from_root(line: &str, module: &[&str]) -> String {
     format!("use {}::{path}", [&["crate"], parents].concat().join("::"))
 }
 
-/// Reads a use tree (Reference, "Use declarations"); what follows it.
+/// Reads a use tree (Rust Reference, "Use declarations"); returns the text after it.
 fn tree<'a>(text: &'a str, prefix: &[String], paths: &mut Vec<Vec<String>>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut rest) = text.strip_prefix('{') {

@@ -1,5 +1,5 @@
-//! Which backend is used, and why: chosen by the daemon, or asked for. Which of them a kernel allows
-//! is found here, so that these run on any.
+//! The backend: chosen by the daemon, or by `--backend`. The cases find out which ones a kernel allows, so they run
+//! on any kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -16,11 +16,11 @@ use support::pace;
 use super::refusals::refuses;
 use crate::case::Case;
 
-/// For the kernel to free what nobody uses any more.
+/// Time for the kernel to free programs that are not used any more.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
 
-/// In the order in which they are preferred, with the beginnings of the names of their programs, and what the
-/// kernel does not allow where they are refused.
+/// The backends in order of preference, with prefixes of their programs' names and the start of the reason for which
+/// they are refused.
 const TRIED: [(&str, &[&str], &str); 3] = [
     ("fentry", &["fexit_"], "the kernel refused fexit programs ("),
     ("socket", &["socket_"], "this kernel has no tracepoint sock_send_length"),
@@ -44,7 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Whether the kernel says that it is this version or a later one.
+/// Whether the kernel is this version or a later one.
 pub(super) fn is_since(major: u32, minor: u32) -> bool {
     version().is_some_and(|version| version >= (major, minor))
 }
@@ -60,44 +60,44 @@ fn floor() -> Result<()> {
     const REASON: &str = "Linux 5.17 or later is needed";
     refuses(&[], User::Own, REASON)?;
     let (possible, said) = check(&[])?;
-    ensure!(!possible && said.contains(REASON), "check says: {said}");
+    ensure!(!possible && said.contains(REASON), "observer check prints: {said}");
     Ok(())
 }
 
-/// What `observer check` says of one of [`TRIED`].
-struct Told {
+/// The result of `observer check` for one of [`TRIED`].
+struct Checked {
     backend: &'static str,
-    /// It can be loaded and attached.
+    /// Whether it can be loaded and attached.
     allowed: bool,
     text: String,
 }
 
-/// Of each alone, asked once: the verifier takes its time in an emulator.
-fn told() -> Result<&'static [Told]> {
-    static TOLD: OnceLock<Vec<Told>> = OnceLock::new();
-    if let Some(told) = TOLD.get() {
-        return Ok(told);
+/// The result for each backend alone, once: on an emulated machine the verifier takes minutes.
+fn checked() -> Result<&'static [Checked]> {
+    static CHECKED: OnceLock<Vec<Checked>> = OnceLock::new();
+    if let Some(checked) = CHECKED.get() {
+        return Ok(checked);
     }
-    let of = |(backend, ..): &(&'static str, _, _)| {
+    let of = |(backend, ..): (&'static str, _, _)| {
         let (allowed, text) = check(&["--backend", backend])?;
-        Ok(Told { backend, allowed, text })
+        Ok(Checked { backend, allowed, text })
     };
-    let told: Vec<_> = TRIED.iter().map(of).collect::<Result<_>>()?;
-    Ok(TOLD.get_or_init(|| told))
+    let checked: Vec<_> = TRIED.into_iter().map(of).collect::<Result<_>>()?;
+    Ok(CHECKED.get_or_init(|| checked))
 }
 
-/// Whether `observer check` says that this one of [`TRIED`] can be had.
+/// Whether `observer check` reports that this one of [`TRIED`] can be used.
 fn is_allowed(backend: &str) -> Result<bool> {
-    Ok(told()?.iter().any(|told| told.backend == backend && told.allowed))
+    Ok(checked()?.iter().any(|one| one.backend == backend && one.allowed))
 }
 
-/// Whether a backend may miss transfers here.
+/// Whether a backend may miss transfers on this kernel.
 fn is_lossy(backend: &str, preempts: bool) -> bool {
     // Since 7.0 programs of raw tracepoints can be preempted.
     preempts && (backend == "fentry" || backend == "socket" && is_since(7, 0))
 }
 
-/// The one that is to be used: the first that is allowed and misses nothing.
+/// The backend that the daemon must choose: the first that is allowed and misses nothing.
 fn best(preempts: bool) -> Result<&'static str> {
     for (backend, ..) in TRIED {
         if !is_lossy(backend, preempts) && is_allowed(backend)? {
@@ -107,13 +107,13 @@ fn best(preempts: bool) -> Result<&'static str> {
     Ok("tracepoint")
 }
 
-/// The words of a kernel that preempts, or may.
+/// The start of the reason against a backend on a kernel that preempts, or may.
 const LOSS: &str = "it may miss transfers, ";
 
-/// What is said of a backend that does not.
+/// The start of the reason for the chosen backend.
 const COMPLETE: &str = "it misses no transfer on this kernel";
 
-/// The best as the kernel preempts now, or does not: a daemon uses it and says why. Answers with the reason.
+/// Starts a daemon that chooses a backend: an error unless it uses the best one and logs why. Returns the reason.
 fn auto(preempts: bool) -> Result<String> {
     let best = best(preempts)?;
     let daemon = Daemon::start(&["--backend", "auto", "--log", "debug"])?;
@@ -121,8 +121,8 @@ fn auto(preempts: bool) -> Result<String> {
     let (backend, reason) = log.lines().find_map(reason).context("no backend and reason")?;
     let refusals: BTreeMap<&str, &str> = log.lines().filter_map(refusal_in).collect();
     ensure!(backend == best, "{backend} is used and not {best}: {reason}");
-    let told = daemon.backend()?;
-    ensure!(told == backend, "{backend} is used, and {told} is told");
+    let published = daemon.backend()?;
+    ensure!(published == backend, "{backend} is used, and {published} is published");
     ensure!(reason.starts_with(COMPLETE), "{reason}");
     let loaded = names(&programs(daemon.pid())?);
     for (other, prefixes, few_words) in TRIED {
@@ -133,13 +133,13 @@ fn auto(preempts: bool) -> Result<String> {
             break;
         }
         let why = reason.split("; ").find_map(|why| why.strip_prefix(&format!("not {other}: ")));
-        let why = why.with_context(|| format!("nothing is said of {other}: {reason}"))?;
+        let why = why.with_context(|| format!("no reason against {other}: {reason}"))?;
         if is_lossy(other, preempts) {
             ensure!(why.starts_with(LOSS), "{why}");
             continue;
         }
         ensure!(why.starts_with(few_words), "not the reason: {why}");
-        let words = refusals.get(other).with_context(|| format!("no words of {other}"))?;
+        let words = refusals.get(other).with_context(|| format!("no line about {other}"))?;
         let kernels = words.strip_prefix(why).and_then(|rest| rest.strip_prefix(": "));
         ensure!(kernels.is_some_and(|kernels| !kernels.is_empty()), "only these words: {words}");
     }
@@ -148,14 +148,14 @@ fn auto(preempts: bool) -> Result<String> {
     Ok(reason)
 }
 
-/// Where a kernel that is built for it says how it preempts, and is told to do otherwise.
+/// The file with the kernel's mode of preemption, if that can be changed.
 const MODE: &str = "/sys/kernel/debug/sched/preempt";
 
-/// The modes of preemption, and the present one.
+/// The modes of preemption, and the current one.
 fn modes() -> Result<(Vec<String>, String)> {
     let text = fs::read_to_string(MODE).with_context(|| format!("read {MODE}"))?;
     let present = text.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
-    let present = present.context("no mode is the present one")?.0.to_owned();
+    let present = present.context("no mode is the current one")?.0.to_owned();
     let modes = text.split_whitespace().map(|word| word.trim_matches(['(', ')']).to_owned());
     Ok((modes.collect(), present))
 }
@@ -167,16 +167,17 @@ fn in_each_mode() -> Result<()> {
         fs::write(MODE, &mode).with_context(|| format!("preempt as {mode}"))?;
         let does = matches!(&*mode, "full" | "lazy");
         let reason = auto(does).with_context(|| format!("where the mode is {mode}"))?;
-        let told = format!("{LOSS}yes (PREEMPT_DYNAMIC, {mode})");
-        ensure!(reason.contains(&told) == does, "the mode is {mode}, and the reason: {reason}");
+        let loss = format!("{LOSS}yes (PREEMPT_DYNAMIC, {mode})");
+        ensure!(reason.contains(&loss) == does, "the mode is {mode}, and the reason: {reason}");
     }
     Ok(())
 }
 
-/// A setting of the kernel's, which is as it was once this is dropped.
+/// A setting of the kernel; drop restores its former value.
 pub(super) struct Restored(&'static str, String);
 
 impl Restored {
+    /// Changes a setting.
     pub(super) fn set(path: &'static str, value: &str) -> Result<Self> {
         let before = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
         fs::write(path, value).with_context(|| format!("write {path}"))?;
@@ -186,35 +187,35 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        // There is nothing else to be done about it.
+        // Nothing can be done about a failure.
         let _ = fs::write(self.0, &self.1);
     }
 }
 
-/// `backend tracepoint: not fentry: …`
+/// Parses `backend tracepoint: not fentry: …`.
 fn reason(line: &str) -> Option<(&str, &str)> {
     let (backend, reason) = line.split_once(" backend ")?.1.split_once(": ")?;
     (!backend.contains(' ')).then_some((backend, reason))
 }
 
-/// `backend kprobe is refused: the kernel allows no kprobes (…): …`
+/// Parses `backend kprobe is refused: the kernel allows no kprobes (…): …`.
 fn refusal_in(line: &str) -> Option<(&str, &str)> {
     line.split_once(" backend ")?.1.split_once(" is refused: ")
 }
 
-/// Whether the daemon finds that this kernel preempts, or may.
+/// Whether `observer check` reports that this kernel preempts, or may.
 fn preempts() -> Result<bool> {
-    let text = &told()?.first().context("nothing is told")?.text;
-    let told = text.lines().find_map(|line| line.split_once(" preemption "));
-    match told.map(|(mark, told)| (mark.trim(), told.trim())) {
-        Some(("ok", told)) if told.starts_with("no (") => Ok(false),
-        Some(("ok", told)) if told.starts_with("yes (") => Ok(true),
-        Some(("??", told)) if told.starts_with("not known: ") => Ok(true),
-        _ => bail!("observer check does not say whether the kernel preempts: {text}"),
+    let text = &checked()?.first().context("no backend was checked")?.text;
+    let found = text.lines().find_map(|line| line.split_once(" preemption "));
+    match found.map(|(mark, found)| (mark.trim(), found.trim())) {
+        Some(("ok", found)) if found.starts_with("no (") => Ok(false),
+        Some(("ok", found)) if found.starts_with("yes (") => Ok(true),
+        Some(("??", found)) if found.starts_with("not known: ") => Ok(true),
+        _ => bail!("observer check does not report whether the kernel preempts: {text}"),
     }
 }
 
-/// What `observer check` says, and whether all is as it needs it.
+/// Runs `observer check`: whether it succeeds, and its output.
 fn check(args: &[&str]) -> Result<(bool, String)> {
     let listen = free_address()?.to_string();
     let mut check = command(&[&["check", "--listen", &listen], args].concat())?;
@@ -226,7 +227,10 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
     let of_backend = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if is_allowed(backend)? {
         let daemon = Daemon::start(&["--backend", backend])?;
-        ensure!(daemon.log().contains(&format!("backend {backend}: it is configured")), "no word");
+        ensure!(
+            daemon.log().contains(&format!("backend {backend}: it is configured")),
+            "no reason"
+        );
         let own = programs(daemon.pid())?;
         ensure!(names(&own).iter().any(of_backend), "{own:?} are not of {backend}");
         daemon.stop()?;
@@ -235,7 +239,7 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
         refuses(&["--backend", backend], User::Own, &reason)?;
     }
     are_freed(|| named().map(|(_, name)| name).filter(of_backend).collect())?;
-    // Where a kernel has no other way to attach a kprobe, it is a line there.
+    // On some kernels an attached kprobe is a line there.
     let probes = fs::read_to_string("/sys/kernel/tracing/kprobe_events").unwrap_or_default();
     ensure!(!probes.contains("tcp_"), "still attached: {probes}");
     Ok(())
@@ -245,7 +249,7 @@ fn asked_for(backend: &str, prefixes: &[&str], refused: &str) -> Result<()> {
 pub(super) fn are_freed<T: Debug>(left: impl Fn() -> Vec<T>) -> Result<()> {
     pace::wait_for(FREE_LIMIT, || {
         let left = left();
-        Ok(left.is_empty().then_some(()).ok_or_else(|| format!("still loaded: {left:?}")))
+        Ok(left.is_empty().then_some(()).with_context(|| format!("still loaded: {left:?}")))
     })
 }
 
@@ -253,7 +257,7 @@ fn names(numbers: &BTreeSet<u32>) -> BTreeSet<String> {
     named().filter(|(number, _)| numbers.contains(number)).map(|(_, name)| name).collect()
 }
 
-/// All programs in the kernel that have a name. Those of others come and go.
+/// All programs in the kernel that have a name. Other processes load and unload programs at the same time.
 fn named() -> impl Iterator<Item = (u32, String)> {
     let programs = loaded_programs().flatten();
     programs.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))

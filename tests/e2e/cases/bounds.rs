@@ -1,4 +1,4 @@
-//! What one process, or all together, can take of the daemon: its share, and no more than there is.
+//! Bounds on what one process, and all together, can use of the daemon.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -20,12 +20,12 @@ use support::report;
 use super::hostile::{Flood, Neighbour, by_nobody, connected_by_nobody, limited, within_bounds};
 use super::{OK, Table};
 
-/// What the shipped unit and chart allow.
+/// The memory limit of the shipped unit and chart.
 pub(super) const SHIPPED: u64 = 512 << 20;
 
 pub(super) fn add(table: &mut Table) {
     let possible = MemoryLimit::is_possible();
-    // There with `CONFIG_CHECKPOINT_RESTORE`, as is what lets a process say where its arguments are.
+    // It exists with `CONFIG_CHECKPOINT_RESTORE`, like PR_SET_MM_MAP.
     let has_memory_map = Path::new("/proc/self/timers").exists();
     table.alone_if(
         possible && has_memory_map,
@@ -48,12 +48,12 @@ pub(super) fn add(table: &mut Table) {
     );
 }
 
-/// Both ends say that their arguments take 3 GiB. They are told of all the same, and so is a neighbour.
+/// Both ends claim arguments of 3 GiB. Their calls and those of a neighbour are reported all the same.
 fn gigabytes_of_arguments_are_not_read(name: &str) -> Result<()> {
     const ARGUMENTS: u64 = 3 << 30;
     const MEMORY: u64 = 192 << 20;
     let limit = MemoryLimit::new(SHIPPED)?;
-    let daemon = Daemon::start_within::<&str>(&limit, &[])?;
+    let daemon = Daemon::start_within(&limit, &[])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     let mut talk = connected_by_nobody(&daemon, &format!("{name} hostile"))?;
     for role in [Client, Server] {
@@ -73,6 +73,7 @@ fn gigabytes_of_arguments_are_not_read(name: &str) -> Result<()> {
     stays_within(name, &limit, MEMORY)
 }
 
+/// An error if the daemon took more than this at once, or was killed.
 pub(super) fn stays_within(name: &str, limit: &MemoryLimit, bytes: u64) -> Result<()> {
     let (peak, kills) = (limit.peak()?, limit.kills()?);
     report::say(&format!("{name}: at most {} MiB at once", peak >> 20));
@@ -81,14 +82,14 @@ pub(super) fn stays_within(name: &str, limit: &MemoryLimit, bytes: u64) -> Resul
     Ok(())
 }
 
-/// Series of a server that have a name.
+/// The number of a server's series whose method is not `other`.
 fn named_series(metrics: &Metrics, pid: &str) -> usize {
     let all = metrics.count("grpc_server_started_total", &[("pid", pid)]);
     all - metrics.count("grpc_server_started_total", &[("pid", pid), ("grpc_method", "other")])
 }
 
-/// A server takes one name after the other, and is called by as many methods under each as there may be
-/// series at all.
+/// A server takes one name after the other, and is called with as many methods under each as there may be series at
+/// all.
 fn one_process_of_many_names_leaves_room(name: &str) -> Result<()> {
     const SERIES: u32 = 400;
     const NAMES: u32 = 12;
@@ -110,7 +111,7 @@ fn one_process_of_many_names_leaves_room(name: &str) -> Result<()> {
     within_bounds(name, &daemon, limit.as_ref())
 }
 
-/// So many calls, each of a method of its own, which the client gives up.
+/// Starts and resets this many calls, each of its own method.
 fn begin_and_reset(talk: &mut Talk<'_>, from: u32, methods: u32) -> Result<()> {
     for first in (from..from + methods).step_by(100) {
         talk.client(|f| {
@@ -121,22 +122,22 @@ fn begin_and_reset(talk: &mut Talk<'_>, from: u32, methods: u32) -> Result<()> {
     Ok(())
 }
 
-/// Series with exemplars of more methods than there may be, under long names; connections that each hold what
-/// a connection may always hold, and others; and scrapes of all kinds.
+/// Series with exemplars of more methods than allowed, with long names; connections that each hold what a connection
+/// may always hold, and others; and scrapes of all formats.
 fn all_bounds_fit_the_shipped_memory(name: &str) -> Result<()> {
-    /// By default, of one process.
+    /// The default bound of one process.
     const METHODS: u32 = 1000;
     const TALKS: usize = 14;
     const PAIRS: usize = 7_000;
     /// As many as the usual limit on descriptors allows: 19,200 ends.
     const ALL_PAIRS: usize = 9_600;
-    /// The rest of the 32,768 ends, of some 2 KiB each, has room beside it.
+    /// The rest of the 32,768 ends, of about 2 KiB each, has room besides.
     const MEMORY: u64 = SHIPPED / 8 * 7;
     let limit = MemoryLimit::new(SHIPPED)?;
-    let daemon = Daemon::start_within::<&str>(&limit, &[])?;
+    let daemon = Daemon::start_within(&limit, &[])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls()?;
-    // Each begins with a scrape, which is to be a short one.
+    // Each begins with a scrape, which is still short here.
     let begin = |number| by_nobody(&daemon, &format!("{name} {number}"));
     let mut talks = (0..TALKS).map(begin).collect::<Result<Vec<_>>>()?;
     let said = |what: &str| -> Result<()> {
@@ -158,7 +159,7 @@ fn all_bounds_fit_the_shipped_memory(name: &str) -> Result<()> {
                 hold_a_header_block(flood.open.last_mut().context("a connection")?)?;
             }
             if pair % 50 == 0 {
-                // For the daemon to read the ring, which has room for a hundred: a scrape of all series takes longer.
+                // The daemon must read the ring, which has room for a hundred. A scrape of all series takes longer.
                 sleep(pace::limit(Duration::from_millis(40)));
                 daemon.get("/healthz")?;
             }
@@ -179,7 +180,7 @@ fn all_bounds_fit_the_shipped_memory(name: &str) -> Result<()> {
     stays_within(name, &limit, MEMORY)
 }
 
-/// A call of each of so many methods.
+/// Makes one call with a trace of each of this many methods.
 fn traced_calls(talk: &mut Talk<'_>, methods: u32) -> Result<()> {
     let long = "x".repeat(40);
     for first in (0..methods).step_by(50) {
@@ -198,14 +199,14 @@ fn traced_calls(talk: &mut Talk<'_>, methods: u32) -> Result<()> {
     Ok(())
 }
 
-/// The bounds are reached, and the neighbour's calls are told all the same. By its lines: to read all of them
-/// takes long.
+/// An error unless the bounds are reached and the neighbour's calls are reported all the same. It reads a few lines:
+/// to parse all takes long.
 fn is_reported(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
     let value = |start: &str, label: &str| {
         let mut lines = metrics.lines().filter(|line| line.starts_with(start));
-        let line = lines.find(|line| line.contains(label)).context("not told")?;
+        let line = lines.find(|line| line.contains(label)).context("no such series")?;
         let (_, value) = line.rsplit_once(' ').context("no value")?;
-        value.parse::<f64>().context("no number")
+        value.parse::<f64>().context("not a number")
     };
     let series = value("observer_series ", "")?;
     ensure!((9_000.0..=10_100.0).contains(&series), "{series} series");
@@ -213,16 +214,16 @@ fn is_reported(neighbour: &mut Neighbour<'_>, metrics: &str) -> Result<()> {
     ensure!(given_up > 0.0, "all connections together hold less than they may");
     let pid = format!("pid=\"{}\"", neighbour.talk.pid(Server)?);
     let handled = value("grpc_server_handled_total{", &pid)?;
-    ensure!(handled.total_cmp(&20.0).is_eq(), "{handled} calls of the neighbour, not 20");
+    ensure!(handled == 20.0, "{handled} calls of the neighbour, not 20");
     Ok(())
 }
 
-/// Connections that hold what they may, until the memory is short; and when they have gone, others.
+/// Connections hold what they may until the memory is short; once they are gone, others are watched.
 fn short_memory_takes_nothing_new(name: &str) -> Result<()> {
     const LIMIT: u64 = 128 << 20;
     const PAIRS: usize = 4_000;
     let limit = MemoryLimit::new(LIMIT)?;
-    let daemon = Daemon::start_within::<&str>(&limit, &[])?;
+    let daemon = Daemon::start_within(&limit, &[])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls()?;
     let mut flood = Flood::new()?;
@@ -237,10 +238,8 @@ fn short_memory_takes_nothing_new(name: &str) -> Result<()> {
     }
     let short = |wanted: f64| {
         move |metrics: &Metrics| {
-            let short = metrics.sum("observer_memory_short", &[]);
-            let told = metrics.sum("observer_memory_limit_bytes", &[]);
-            let right = short.total_cmp(&wanted).is_eq() && told.total_cmp(&(LIMIT as f64)).is_eq();
-            right.then_some(()).ok_or_else(|| format!("short: {short}, not {wanted}, of {told}"))
+            metrics.expect_sum("observer_memory_short", &[], wanted)?;
+            metrics.expect_sum("observer_memory_limit_bytes", &[], LIMIT as f64)
         }
     };
     daemon.wait_until(short(1.0))?;
@@ -258,7 +257,7 @@ fn short_memory_takes_nothing_new(name: &str) -> Result<()> {
 const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
                         encoding=delimited";
 
-/// A header block of 36 KiB that does not end.
+/// Sends a field block of 36 KiB without its end.
 fn hold_a_header_block([client, server]: &mut [TcpStream; 2]) -> Result<()> {
     const PIECE: usize = 12 << 10;
     for kind in [frame::HEADERS, frame::CONTINUATION, frame::CONTINUATION] {

@@ -1,4 +1,4 @@
-//! How the server says what became of a call, and how it does not.
+//! Status codes: the forms in which servers send them, and calls without one.
 
 use anyhow::Result;
 use support::raw::{Call, Talk};
@@ -27,7 +27,7 @@ pub(super) fn add(table: &mut Table) {
         (502, UNAVAILABLE),
         (503, UNAVAILABLE),
         (504, UNAVAILABLE),
-        // Of the others, two.
+        // Two of the others.
         (302, UNKNOWN),
         (418, UNKNOWN),
     ] {
@@ -97,7 +97,7 @@ fn status_too_early(table: &mut Table) {
     });
 }
 
-/// A call for each code.
+/// Makes a call for each code.
 fn all(
     talk: &mut Talk<'_>,
     call: impl Fn(&mut Talk<'_>, u32, &str, i32) -> Result<()>,
@@ -127,7 +127,7 @@ fn trailers(
     talk.expect(Call::new(method, code).requests(&[10]).responses(&vec![7; messages]))
 }
 
-/// As a proxy answers.
+/// Answers without a `grpc-status`, as proxies send them.
 fn no_grpc_status(talk: &mut Talk<'_>, status: &str, code: i32) -> Result<()> {
     let fields = [(":status", status), ("content-type", "text/html")];
     talk.client(|f| f.request(1, "HeadersOnly").last_message(1, 10))?;

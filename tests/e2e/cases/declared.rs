@@ -1,5 +1,4 @@
-//! Types of methods as they are declared (`--descriptor-set`): not what messages show, and from the
-//! first scrape on.
+//! Declared types of methods (`--descriptor-set`): published from the first scrape on, whatever the messages show.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,13 +9,13 @@ use protox::prost::Message as _;
 use serde_json::json;
 use support::daemon::Daemon;
 use support::expected::Expected;
-use support::openmetrics::Metrics;
+use support::openmetrics::{Metrics, label};
 use support::peer::{Client, Identity, Listen, Server};
 use support::stack::Stack;
 use support::truth::agree;
 use tempfile::TempDir;
 
-/// As `echo.proto` declares them.
+/// The types that `echo.proto` declares.
 const DECLARED: [(&str, &str); 4] = [
     ("Unary", "unary"),
     ("ServerStream", "server_stream"),
@@ -24,10 +23,10 @@ const DECLARED: [(&str, &str); 4] = [
     ("Bidi", "bidi_stream"),
 ];
 
-/// For the plan.
+/// Time for the plan.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Calls of one request and one response, which look unary, and later some that do not.
+/// The plan has calls of one request and one response, which look unary, and later some that do not.
 pub(crate) fn declared_types_are_published(stack: &Stack) -> Result<()> {
     let folder = TempDir::with_prefix("declared-").context("create a folder")?;
     let file = folder.path().join("echo.pb");
@@ -44,7 +43,7 @@ pub(crate) fn declared_types_are_published(stack: &Stack) -> Result<()> {
     let mut client = Client::start(stack, &server, &plan)?;
     let ends = [("server", server.identity().clone()), ("client", client.identity().clone())];
 
-    // Of each end and method, those that have been told of before any response.
+    // The ends and methods that were reported before any response.
     let mut early = BTreeSet::new();
     let begin = Instant::now();
     while client.is_running()? {
@@ -70,22 +69,21 @@ fn descriptor_set() -> Result<Vec<u8>> {
     Ok(set.encode_to_vec())
 }
 
-/// Every series of this end, at one scrape.
+/// An error unless every series of this end has its declared type.
 fn are_as_declared(metrics: &Metrics, role: &str, who: &Identity) -> Result<()> {
     let pid = who.pid.to_string();
     for family in ["started_total", "handled_total", "msg_sent_total", "msg_received_total"] {
         for (labels, _) in metrics.series(&format!("grpc_{role}_{family}")) {
-            let label = |name: &str| labels.get(name).map_or("", String::as_str);
-            if label("pid") == pid {
-                let told = (label("grpc_method"), label("grpc_type"));
-                ensure!(DECLARED.contains(&told), "{family} of {who}: {told:?}");
+            if label(labels, "pid") == pid {
+                let found = (label(labels, "grpc_method"), label(labels, "grpc_type"));
+                ensure!(DECLARED.contains(&found), "{family} of {who}: {found:?}");
             }
         }
     }
     Ok(())
 }
 
-/// The methods whose calls have begun, and of which no response has been seen.
+/// The methods whose calls have started and have no response yet.
 fn unanswered(metrics: &Metrics, role: &str, who: &Identity) -> impl Iterator<Item = &'static str> {
     let pid = who.pid.to_string();
     let responses = if role == "server" { "msg_sent_total" } else { "msg_received_total" };

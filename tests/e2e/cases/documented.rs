@@ -1,5 +1,5 @@
-//! docs/reliability.md and the tests, compared: the table names no test that is not there, and no
-//! case of what it is about is missing from it.
+//! The comparison of docs/reliability.md with the tests: its table names only tests that exist, and all cases of its
+//! kinds.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::case::Case;
 
-/// The kinds of cases of which each has its row.
+/// The kinds whose cases must all be in the table.
 const KINDS: [&str; 6] = [
     "raw hostile: ",
     "raw staying up: ",
@@ -19,15 +19,14 @@ const KINDS: [&str; 6] = [
     "started under load: ",
 ];
 
-/// Of these cases.
+/// The case that compares the document with these cases.
 pub(crate) fn case(cases: &[Case]) -> Case {
     let cases: BTreeSet<String> = cases.iter().map(|case| case.name.clone()).collect();
     Case::new("documented: docs/reliability.md", move || compare(&cases))
 }
 
 fn compare(cases: &BTreeSet<String>) -> Result<()> {
-    let root = support::stack::package();
-    let root = root.parent().context("no workspace")?;
+    let root = &support::stack::workspace()?;
     let page = fs::read_to_string(root.join("docs/reliability.md")).context("read the page")?;
     let named = named(&page);
     ensure!(named.len() > KINDS.len(), "no tests are named: {named:?}");
@@ -45,10 +44,10 @@ fn compare(cases: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// What stands in backquotes in the last cells of the tables' rows.
+/// The names in backquotes in the last cells of the tables' rows.
 fn named(page: &str) -> BTreeSet<&str> {
     let rows = page.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix(" |"));
-    // Those that have five cells: the bounds name no tests.
+    // Rows with five cells: the table of bounds names no tests.
     let cells = rows.filter(|row| row.split(" | ").count() == 5);
     let last = cells.filter_map(|row| row.rsplit(" | ").next());
     last.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
@@ -56,7 +55,6 @@ fn named(page: &str) -> BTreeSet<&str> {
 
 /// The names of all functions that are tests.
 fn functions(root: &Path) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
     let entries = fs::read_dir(root).context("list the workspace")?;
     let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     // The crates of the daemon, and the simulator.
@@ -65,14 +63,10 @@ fn functions(root: &Path) -> Result<BTreeSet<String>> {
             && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("observer"))
     });
     folders.push(root.join("tests/sim"));
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                names.extend(tests_of(&fs::read_to_string(&path)?));
-            }
+    let mut names = BTreeSet::new();
+    for folder in folders {
+        for file in support::rust_files(&folder)? {
+            names.extend(tests_of(&fs::read_to_string(file)?));
         }
     }
     Ok(names)

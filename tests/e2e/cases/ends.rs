@@ -1,4 +1,4 @@
-//! How calls end without trailers.
+//! Calls that end without trailers: by resets, GOAWAY, closed connections and killed processes.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,23 +12,25 @@ use support::raw::process::Start;
 use support::raw::talk::Role::{self, Client, Server};
 use support::raw::{Action, Address, Call, Talk};
 
-use super::processes::Renamed;
 use super::{
     CANCELED, DEADLINE_EXCEEDED, EITHER, INTERNAL, NOT_FOUND, OK, PERMISSION_DENIED,
     RESOURCE_EXHAUSTED, Table, UNAVAILABLE, UNIX, UNKNOWN,
 };
 
-// HTTP/2's error codes (RFC 9113 §7), as far as they are named here.
+// The HTTP/2 error codes that the cases name (RFC 9113 §7).
 const NO_ERROR: u32 = 0x0;
 const PROTOCOL_ERROR: u32 = 0x1;
 const REFUSED_STREAM: u32 = 0x7;
 const CANCEL: u32 = 0x8;
 
-/// The most calls of a connection that the daemon follows at once.
+/// The most open calls of a connection that the daemon follows.
 const MAX_OPEN: u32 = 65_536;
 
-/// The highest stream: a GOAWAY with it concerns no call (RFC 9113 §6.8).
+/// The highest stream: a GOAWAY with it ends no call (RFC 9113 §6.8).
 const ALL_STREAMS: u32 = (1 << 31) - 1;
+
+/// An end by name, and the other end.
+const BOTH: [(&str, Role, Role); 2] = [("server", Server, Client), ("client", Client, Server)];
 
 pub(super) fn add(table: &mut Table) {
     resets(table);
@@ -46,7 +48,7 @@ fn resets(table: &mut Table) {
         (0x2, "INTERNAL_ERROR", INTERNAL),
         (0x3, "FLOW_CONTROL_ERROR", INTERNAL),
         (0x4, "SETTINGS_TIMEOUT", INTERNAL),
-        // It has no code there, and what has none is unknown.
+        // It has no code there, so it is unknown.
         (0x5, "STREAM_CLOSED", UNKNOWN),
         (0x6, "FRAME_SIZE_ERROR", INTERNAL),
         (0x7, "REFUSED_STREAM", UNAVAILABLE),
@@ -65,7 +67,7 @@ fn resets(table: &mut Table) {
             talk.expect(Call::new("Late", code).without_status().unary(5, 6))
         });
     }
-    // Servers' libraries do not ask a client why: it has given the call up.
+    // Server libraries ignore the client's error code: it has given the call up.
     table.talk("RST_STREAM by the client, each error", |talk| {
         let errors = (0x0..=0xd).chain([0xdead]);
         for (stream, error) in (1..).step_by(2).zip(errors) {
@@ -103,7 +105,7 @@ fn deadlines(table: &mut Table) {
         talk.server(|f| f.response(3).message(3, 6))?;
         talk.client(|f| f.reset(3, CANCEL))?;
         talk.client(|f| f.request(5, "HalfClosed").last_message(5, 5).reset(5, CANCEL))?;
-        // What the server had written already.
+        // The server had written this already.
         talk.server(|f| f.message(3, 7).trailers(3, OK).trailers_only(5, OK))?;
         talk.expect(Call::new("BeforeMessage", CANCELED).without_status())?;
         talk.expect(Call::new("BetweenMessages", CANCELED).without_status().unary(5, 6))?;
@@ -127,20 +129,18 @@ fn deadlines(table: &mut Table) {
         talk.client(|f| f.reset(1, CANCEL).reset(3, CANCEL).reset(5, CANCEL))?;
         talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]).times(3))
     });
-    table.talk("RST_STREAM(CANCEL) by the server, deadline expired", |talk| {
-        let timeout = [("grpc-timeout", "20m")];
-        talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
-        sleep(Duration::from_millis(25));
-        talk.server(|f| f.reset(1, CANCEL))?;
-        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]))
-    });
-    table.talk("RST_STREAM by the client, deadline expired, another error", |talk| {
-        let timeout = [("grpc-timeout", "20m")];
-        talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
-        sleep(Duration::from_millis(25));
-        talk.client(|f| f.reset(1, PROTOCOL_ERROR))?;
-        talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]))
-    });
+    for (name, by, error) in [
+        ("RST_STREAM(CANCEL) by the server, deadline expired", Server, CANCEL),
+        ("RST_STREAM by the client, deadline expired, another error", Client, PROTOCOL_ERROR),
+    ] {
+        table.talk(name, move |talk| {
+            let timeout = [("grpc-timeout", "20m")];
+            talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
+            sleep(Duration::from_millis(25));
+            talk.send(by, |f| f.reset(1, error))?;
+            talk.expect(Call::new("Get", DEADLINE_EXCEEDED).without_status().requests(&[5]))
+        });
+    }
     table.talk(
         "RST_STREAM by the client at once, with a deadline: nobody knows when it gave up",
         |talk| {
@@ -191,10 +191,10 @@ fn go_aways(table: &mut Table) {
     table.talk("GOAWAY in two steps, as a graceful server ends", |talk| {
         talk.client(|f| f.request(1, "Get").message(1, 5))?;
         talk.server(|f| f.go_away(ALL_STREAMS, NO_ERROR).noise())?;
-        // It crosses the first GOAWAY on its way, and is served.
+        // This crosses the first GOAWAY, and is served.
         talk.client(|f| f.request(3, "Get").message(3, 5))?;
         talk.server(|f| f.go_away(3, NO_ERROR))?;
-        // It crosses the second, and is not.
+        // This crosses the second, and is not.
         talk.client(|f| f.request(5, "TooLate").message(5, 5))?;
         talk.in_flight(2)?;
         talk.server(|f| f.trailers_only(1, OK).trailers_only(3, OK))?;
@@ -217,15 +217,13 @@ fn go_aways(table: &mut Table) {
 }
 
 fn connections(table: &mut Table) {
-    table.closed_talk("connection closed by the server", |talk| {
-        three_open_calls(talk, Server)?;
-        talk.act(Server, Action::Close)?;
-        talk.act(Client, Action::Close)
-    });
-    table.closed_talk("connection closed by the client", |talk| {
-        three_open_calls(talk, Client)?;
-        talk.close()
-    });
+    for (name, first, second) in BOTH {
+        table.closed_talk(format!("connection closed by the {name}"), move |talk| {
+            three_open_calls(talk, first)?;
+            talk.act(first, Action::Close)?;
+            talk.act(second, Action::Close)
+        });
+    }
     table.closed_talk("one direction closed by the client, answers in the other", |talk| {
         talk.client(|f| f.request(1, "Get").last_message(1, 5).request(3, "Open"))?;
         talk.act(Client, Action::Shutdown)?;
@@ -236,7 +234,7 @@ fn connections(table: &mut Table) {
         talk.act(Server, Action::Close)?;
         talk.act(Client, Action::Close)
     });
-    for (name, first, second) in [("server", Server, Client), ("client", Client, Server)] {
+    for (name, first, second) in BOTH {
         table.closed_talk(format!("connection reset by the {name}"), move |talk| {
             three_open_calls(talk, first)?;
             talk.act(first, Action::Reset)?;
@@ -245,26 +243,18 @@ fn connections(table: &mut Table) {
     }
     table.closed_talk("connection reset by the client, an answer unread", |talk| {
         talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-        talk.server_unread(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-        talk.expect(
-            Call::new("Get", CANCELED).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
-        )?;
+        answer_unread(talk)?;
         talk.act(Client, Action::Reset)?;
         talk.act(Server, Action::Close)
     });
-    table.closed_talk(
-        "an answer to a client that is gone, whose reset comes within the write",
-        |talk| {
-            talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
-            talk.in_flight(1)?;
-            talk.act(Client, Action::Close)?;
-            talk.server_unread(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
-            talk.expect(
-                Call::new("Get", CANCELED).server_code(NOT_FOUND).unary(5, 6).responses_read(0),
-            )?;
-            talk.act(Server, Action::Close)
-        },
-    );
+    let name = "an answer to a client that is gone, whose reset comes within the write";
+    table.closed_talk(name, |talk| {
+        talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
+        talk.in_flight(1)?;
+        talk.act(Client, Action::Close)?;
+        answer_unread(talk)?;
+        talk.act(Server, Action::Close)
+    });
     table.closed_talk("connection reset by the server, a request unread", |talk| {
         talk.client(|f| f.request(1, "Get").message(1, 5))?;
         talk.client_unread(|f| f.message(1, 7))?;
@@ -291,19 +281,20 @@ fn connections(table: &mut Table) {
     table.unrecorded(UNIX, over_unix_sockets);
 }
 
-/// When it reads says nothing of when the client gave up; when the bytes arrived does. All is two seconds apart, which
-/// is enough also where threads wait for a processor.
+/// The server answers, and the client does not read it.
+fn answer_unread(talk: &mut Talk<'_>) -> Result<()> {
+    talk.server_unread(|f| f.response(1).message(1, 6).trailers(1, NOT_FOUND))?;
+    let call = Call::new("Get", CANCELED).server_code(NOT_FOUND);
+    talk.expect(call.unary(5, 6).responses_read(0))
+}
+
+/// The time at which the bytes arrived shows when the client gave up, not the time of the read. Everything is two
+/// seconds apart, which is enough also if threads wait for a CPU.
 fn read_late(_: &Daemon, name: &str) -> Result<()> {
     const COMM: &str = "raw-late";
-    let renamed = Renamed::new(COMM)?;
-    let start = Start { program: Some(renamed.program.clone()), ..Start::default() };
+    let ends = [&Start::default(), &Start::named(COMM)?];
     let daemon = Daemon::start(&["--comm", COMM])?;
-    let begin = || -> Result<Talk<'_>> {
-        let ends = [&Start::default(), &start];
-        let mut talk = Talk::connect_from(&daemon, name, Address::V4(0), ends)?;
-        talk.open_http2()?;
-        Ok(talk)
-    };
+    let begin = || Talk::begin_from(&daemon, name, Address::V4(0), ends);
     let [mut cancelled, mut expired, mut several] = [begin()?, begin()?, begin()?];
     let of_3s = [("grpc-timeout", "3S")];
     let give_up = |talk: &mut Talk<'_>, method| -> Result<u64> {
@@ -331,17 +322,15 @@ fn read_late(_: &Daemon, name: &str) -> Result<()> {
         let pid = talk.pid(Server)?;
         daemon.wait_until(|metrics| {
             let labels = [("pid", &*pid), ("grpc_method", method), ("grpc_code", code)];
-            let [named, all] =
-                [&labels[..], &labels[..2]].map(|l| metrics.sum("grpc_server_handled_total", l));
-            let right = named.total_cmp(&1.0).is_eq() && all.total_cmp(&1.0).is_eq();
-            if right { Ok(()) } else { Err(format!("{method}: {named} of {all} are {code}")) }
+            metrics.expect_sum("grpc_server_handled_total", &labels[..2], 1)?;
+            metrics.expect_sum("grpc_server_handled_total", &labels, 1)
         })?;
         talk.end_peers()?;
     }
     daemon.stop()
 }
 
-/// The server reads what the client has written from this byte on.
+/// Has the server read the client's bytes from this one on.
 fn read_from(talk: &mut Talk<'_>, byte: u64) -> Result<()> {
     let length = usize::try_from(talk.written(Client) - byte)?;
     talk.act(Server, Action::Read { how: Read::Read, length })
@@ -352,7 +341,7 @@ fn beyond_the_bound(table: &mut Table) {
         const OPENED: u32 = 70_000;
         let streams: Vec<u32> = (1..2 * OPENED).step_by(2).collect();
         talk.way.write = Write::Pieces(1 << 16);
-        // More records than the ring has room for: it is read in between.
+        // The ring has no room for all records, so it is read in between.
         for streams in streams.chunks(10_000) {
             talk.client(|f| {
                 streams.iter().fold(f, |f, &s| f.request(s, "Get").last_message(s, 1))
@@ -360,7 +349,7 @@ fn beyond_the_bound(table: &mut Table) {
             talk.daemon.scrape()?;
         }
         talk.in_flight(MAX_OPEN)?;
-        // One that ends makes room for one.
+        // Two calls end. One of them is followed, and makes room for another.
         talk.server(|f| f.trailers_only(1, NOT_FOUND).trailers_only(2 * OPENED - 1, NOT_FOUND))?;
         talk.in_flight(MAX_OPEN - 1)?;
         for stream in [2 * OPENED + 1, 2 * OPENED + 3] {
@@ -370,23 +359,21 @@ fn beyond_the_bound(table: &mut Table) {
         talk.expect(Call::new("Get", NOT_FOUND).requests(&[1]))?;
         talk.expect(Call::cut(Client, "Get").requests(&[1]).times(MAX_OPEN.into()))
     });
-    // In the place of one that was not seen to begin is one that was beyond the bound.
+    // If a start is missing, a call beyond the bound takes its place.
     table.only_if(!losses::kernel_may_skip_programs());
 }
 
 fn over_unix_sockets(table: &mut Table) {
-    for (name, first, second) in [("server", Server, Client), ("client", Client, Server)] {
-        table.case(
-            format!("connection over a Unix socket closed by the {name}"),
-            move |daemon, name| {
-                let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
-                three_open_calls(&mut talk, first)?;
-                talk.act(first, Action::Close)?;
-                talk.act(second, Action::ReadEnd)?;
-                talk.act(second, Action::Close)?;
-                talk.finish_closed()
-            },
-        );
+    for (name, first, second) in BOTH {
+        let closed = format!("connection over a Unix socket closed by the {name}");
+        table.case(closed, move |daemon, name| {
+            let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
+            three_open_calls(&mut talk, first)?;
+            talk.act(first, Action::Close)?;
+            talk.act(second, Action::ReadEnd)?;
+            talk.act(second, Action::Close)?;
+            talk.finish_closed()
+        });
         table.case(format!("{name} at a Unix socket killed in mid-stream"), move |daemon, name| {
             let mut talk = Talk::begin(daemon, name, Address::Abstract(name.into()))?;
             three_open_calls(&mut talk, first)?;
@@ -399,7 +386,7 @@ fn over_unix_sockets(table: &mut Table) {
 }
 
 fn processes(table: &mut Table) {
-    for (name, killed, other) in [("server", Server, Client), ("client", Client, Server)] {
+    for (name, killed, other) in BOTH {
         table.closed_talk(format!("{name} killed in mid-stream"), move |talk| {
             three_open_calls(talk, killed)?;
             talk.peer(killed)?.kill()?;
@@ -416,7 +403,7 @@ fn processes(table: &mut Table) {
     }
 }
 
-/// One in each state, before that end closes the connection.
+/// Opens a call in each state, before this end closes the connection.
 fn three_open_calls(talk: &mut Talk<'_>, by: Role) -> Result<()> {
     talk.client(|f| f.request(1, "Begun").request(3, "HalfClosed").last_message(3, 5))?;
     talk.client(|f| f.request(5, "Answered").message(5, 5))?;

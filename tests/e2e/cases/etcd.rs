@@ -1,5 +1,5 @@
-//! etcd counts its calls itself, by interceptors of go-grpc-prometheus: its counters and the daemon's, method by
-//! method and code by code, and both against what its client knows.
+//! etcd counts its calls itself, by interceptors of go-grpc-prometheus. The case compares its counters with the
+//! daemon's, by method and code, and both with the client's own record.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::case::Case;
 const FAILED_PRECONDITION: i32 = 9;
 const OUT_OF_RANGE: i32 = 11;
 
-/// What is compared with etcd's own.
+/// The families that are compared with etcd's own.
 const FAMILIES: [&str; 4] = [
     "grpc_server_started_total",
     "grpc_server_handled_total",
@@ -32,7 +32,7 @@ const FAMILIES: [&str; 4] = [
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const MISSING: &str = "/etcdserverpb.KV/Missing";
 
-/// Shown as ignored where there is no etcd.
+/// The case, ignored without etcd.
 pub(crate) fn case() -> Result<Case> {
     let case = Case::new("etcd, beside its own counters", tells_the_same);
     Ok(Case { also: Also::Confirmed(OWN_COUNTERS), ..case.only_if(etcd::is_there()?) })
@@ -48,30 +48,27 @@ fn tells_the_same() -> Result<()> {
     let identity = etcd.identity()?;
     daemon.settle(&[Expected::of_server(&identity, &truth)])?;
 
-    // Its handlers may hear later than its socket that a watch was cancelled.
+    // Its handlers may notice later than its socket that a watch was cancelled.
     daemon.wait_until(|metrics| {
         let ours = ours(metrics, identity.pid);
-        let theirs = theirs(&etcd).map_err(|error| format!("{error:#}"))?;
-        if ours == theirs {
-            Ok(())
-        } else {
-            Err(format!("by the daemon: {ours:#?}\nby etcd: {theirs:#?}"))
-        }
+        let theirs = theirs(&etcd)?;
+        ensure!(ours == theirs, "by the daemon: {ours:#?}\nby etcd: {theirs:#?}");
+        Ok(())
     })?;
     report::confirmed(OWN_COUNTERS);
     etcd.stop()?;
     daemon.stop()
 }
 
-/// What the daemon counts of etcd's calls.
+/// The daemon's counters of etcd's calls.
 fn ours(metrics: &Metrics, pid: u32) -> BTreeMap<String, f64> {
     let pid = pid.to_string();
     let mut ours = BTreeMap::new();
     for family in FAMILIES {
-        for (labels, value) in metrics.series(family) {
-            // Interceptors hear of no method that there is not.
+        for (labels, value) in metrics.series_with(family, &[("pid", &pid)]) {
+            // Interceptors do not see calls of a missing method.
             let key = key(family, labels);
-            if labels.get("pid") == Some(&pid) && !key.contains(MISSING) && value > 0.0 {
+            if !key.contains(MISSING) && value > 0.0 {
                 *ours.entry(key).or_insert(0.0) += value;
             }
         }
@@ -79,14 +76,14 @@ fn ours(metrics: &Metrics, pid: u32) -> BTreeMap<String, f64> {
     ours
 }
 
-/// What etcd does.
+/// etcd's own counters.
 fn theirs(etcd: &Etcd) -> Result<BTreeMap<String, f64>> {
     let mut theirs = etcd.counts()?;
     theirs.retain(|key, _| FAMILIES.iter().any(|family| key.starts_with(&format!("{family} "))));
     Ok(theirs)
 }
 
-/// Makes calls of each kind, over one connection, and tells what became of them.
+/// Makes calls of each kind over one connection, and returns the client's record.
 async fn calls(etcd: &Etcd) -> Result<Truth> {
     let stream = tokio::net::TcpStream::connect(etcd.clients).await?;
     let (sender, connection) = h2::client::handshake(stream).await?;
@@ -120,13 +117,13 @@ async fn calls(etcd: &Etcd) -> Result<Truth> {
     ] {
         client.call(path, requests, code).await?;
     }
-    // It tells that it has begun, and of a change; then it is given up.
+    // Each watch reports that it has started, and a change; then it is cancelled.
     for _ in 0..2 {
         let mut watch = client.open(WATCH).await?;
         watch.send(&bytes(1, &key), false)?;
-        ensure!(watch.receive().await?.is_some(), "the watch has not begun");
+        ensure!(watch.receive().await?.is_some(), "the watch has not started");
         client.call("/etcdserverpb.KV/Put", &[&put], OK).await?;
-        ensure!(watch.receive().await?.is_some(), "no change was told");
+        ensure!(watch.receive().await?.is_some(), "no change was reported");
         client.rows.push(watch.cancel());
     }
     let Client { sender, rows } = client;
@@ -141,7 +138,7 @@ struct Client {
 }
 
 impl Client {
-    /// A call that must end with this code.
+    /// Makes a call, which must end with this code.
     async fn call(&mut self, path: &str, requests: &[&[u8]], code: i32) -> Result<()> {
         let mut call = self.open(path).await?;
         for (index, request) in requests.iter().enumerate() {
@@ -165,7 +162,7 @@ impl Client {
     }
 }
 
-/// A call, and what has become of it.
+/// An open call, and its record so far.
 struct Call {
     row: Row,
     requests: SendStream<Bytes>,
@@ -190,7 +187,7 @@ impl Call {
         Ok(())
     }
 
-    /// The length of the next response; `None` at the call's end.
+    /// Receives a response and returns its length; `None` at the call's end.
     async fn receive(&mut self) -> Result<Option<usize>> {
         loop {
             if let Some(message) = self.unread.split_first_chunk::<5>() {
@@ -232,6 +229,7 @@ impl Call {
         }
     }
 
+    /// Resets the call, and returns its record.
     fn cancel(mut self) -> Row {
         self.requests.send_reset(Reason::CANCEL);
         self.row
@@ -243,7 +241,7 @@ fn status(fields: &HeaderMap) -> Result<i32> {
     Ok(status.to_str()?.parse()?)
 }
 
-// A field of a protobuf message: <https://protobuf.dev/programming-guides/encoding/>.
+// The encoding of a field of a protobuf message: <https://protobuf.dev/programming-guides/encoding/>.
 
 fn bytes(field: u8, bytes: &[u8]) -> Vec<u8> {
     [&[field << 3 | 2], &varint(bytes.len() as u64)[..], bytes].concat()

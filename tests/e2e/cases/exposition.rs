@@ -1,4 +1,4 @@
-//! How the daemon tells what it knows.
+//! The daemon's output: its size, the types of methods, texts of names.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ pub(super) fn add(table: &mut Table) {
     table.alone("paths that read alike, in metrics, in the view and in lines", alike);
 }
 
-/// As Prometheus counts them: a histogram is one series for each bucket, and more.
+/// Series as Prometheus counts them: a histogram is one for each bucket, and more.
 fn many_series(name: &str) -> Result<()> {
     const METHODS: u32 = 120;
     const SCRAPES: usize = 20;
     const LIMIT: Duration = Duration::from_millis(50);
-    let daemon = Daemon::start::<&str>(&[])?;
+    let daemon = Daemon::start(&[])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     let method = |number: u32| format!("Method{number}");
     talk.client(|f| {
@@ -41,19 +41,19 @@ fn many_series(name: &str) -> Result<()> {
     let metrics = daemon.scrape()?;
     let series = metrics.series_count("");
     ensure!(series >= 10_000, "only {series} series");
-    // What docs/scale.md says of a node: here one code, and a method at both ends.
+    // The formula of docs/scale.md, with one code and each method at both ends.
     let (per_row, connections) = (51 + 2, 2);
     let expected = 2 * METHODS as usize * per_row + connections;
     let of_calls = metrics.series_count("grpc_");
     ensure!(of_calls == expected, "{of_calls} series of calls, not {expected}");
-    // The machine has other things to do: the quickest is what the daemon takes.
+    // Other processes run on the machine: the shortest time is the daemon's.
     let times = (0..SCRAPES).map(|_| daemon.scrape_time()).collect::<Result<Vec<_>>>()?;
     let took = times.into_iter().min().context("a scrape")?;
     ensure!(took < LIMIT, "{series} series take {took:?}");
     Ok(())
 }
 
-/// What a peer sends of a call is its own choice; all who call the method would have its type.
+/// A peer chooses what it sends; its type would be that of all callers.
 fn odd_call(talk: &mut Talk<'_>) -> Result<()> {
     const CALLS: u32 = 100;
     for number in 0..CALLS {
@@ -65,7 +65,7 @@ fn odd_call(talk: &mut Talk<'_>) -> Result<()> {
     talk.client(|f| f.request(stream, "Get").message(stream, 5).last_message(stream, 5))?;
     talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
     talk.expect(Call::new("Get", OK).requests(&[5, 5]).responses(&[6]))?;
-    // Where most do it, it is the method.
+    // If most calls do it, it is the method.
     for number in 0..3 {
         let stream = stream + 2 + 2 * number;
         talk.client(|f| f.request(stream, "Send").message(stream, 5).last_message(stream, 5))?;
@@ -74,7 +74,7 @@ fn odd_call(talk: &mut Talk<'_>) -> Result<()> {
     talk.expect(Call::new("Send", OK).requests(&[5, 5]).responses(&[6]).times(3))
 }
 
-/// Each path is one series, under the text that its bytes have, wherever it is told.
+/// Each path has its own series and the same text everywhere.
 fn alike(name: &str) -> Result<()> {
     const METHODS: [(&str, &str); 5] = [
         ("caf\u{e9}", "caf\u{e9}"),
@@ -88,28 +88,29 @@ fn alike(name: &str) -> Result<()> {
     for (stream, (method, text)) in (1..).step_by(2).zip(METHODS) {
         talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
         talk.server(|f| f.response(stream).trailers(stream, NOT_FOUND))?;
-        // The labels that are expected have the text.
+        // The expected labels have the text.
         talk.expect(Call::new(text, NOT_FOUND).requests(&[5]))?;
     }
     talk.compare()?;
     let mut want: Vec<&str> = METHODS.iter().flat_map(|(_, text)| [*text; 2]).collect();
     want.sort_unstable();
-    let told = |rows: &[Value]| {
+    let methods = |rows: &[Value]| {
         let method = |row: &Value| row.get("method").and_then(Value::as_str).map(str::to_owned);
         let mut methods: Vec<String> = rows.iter().filter_map(method).collect();
         methods.sort_unstable();
         methods
     };
     let view: Value = serde_json::from_str(&daemon.get("/api/v1/view")?)?;
-    let rows = told(view.get("rows").and_then(Value::as_array).context("rows")?);
+    let rows = methods(view.get("rows").and_then(Value::as_array).context("rows")?);
     ensure!(rows == want, "the view has {rows:?}, not {want:?}");
-    daemon.wait_until(|_| match daemon.output().lines().count() {
-        lines if lines >= want.len() => Ok(()),
-        lines => Err(format!("{lines} lines")),
+    daemon.wait_until(|_| {
+        let lines = daemon.output().lines().count();
+        ensure!(lines >= want.len(), "{lines} lines");
+        Ok(())
     })?;
     let output = daemon.output();
     let lines: Vec<Value> = output.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let lines = told(&lines);
+    let lines = methods(&lines);
     ensure!(lines == want, "lines have {lines:?}, not {want:?}");
     talk.finish()
 }

@@ -1,7 +1,5 @@
-//! Bytes that go by unseen, cause by cause: what is told is right, what is lost is counted, and after
-//! it calls are told of again.
+//! Gaps, by cause: the reported numbers are true, the gaps are counted, and later calls are reported again.
 
-use std::cell::OnceCell;
 use std::io::Read as _;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -10,9 +8,11 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use rustix::process::Signal;
 use support::daemon::Daemon;
 use support::footprint::map_numbers;
 use support::losses::{self, Ended};
+use support::openmetrics::label;
 use support::raw::command::{self, Read, Write};
 use support::raw::frames::{Frames, PREFACE, Shape, frame, message};
 use support::raw::talk::Role::{self, Client, Server};
@@ -21,7 +21,7 @@ use support::raw::{Action, Address, Call, Talk};
 use support::truth::code_name;
 
 use super::reports::{
-    NOT_SEEN, ended_calls, flush_tables, not_found_label, reports_calls, reports_calls_of, side_of,
+    NOT_SEEN, ended_calls, flush_tables, not_found_label, reports_calls, reports_calls_of,
 };
 use super::{CANCELED, NOT_FOUND, OK, Table};
 
@@ -37,20 +37,19 @@ pub(super) fn add(table: &mut Table) {
     bounds(table);
 }
 
-/// The daemon counts something of this cause.
+/// An error unless the daemon has counted a gap with this cause.
 fn counted(talk: &Talk<'_>, cause: &str) -> Result<()> {
-    let count = |name: &str| Ok(talk.daemon.scrape()?.sum(name, &[("cause", cause)]));
-    let events: Result<f64> = count("observer_gaps_total");
-    ensure!(events? > 0.0, "nothing is counted as {cause}");
+    let gaps = talk.daemon.scrape()?.sum("observer_gaps_total", &[("cause", cause)]);
+    ensure!(gaps > 0.0, "no gap is counted as {cause}");
     Ok(())
 }
 
-/// So many bytes were lost for this cause, to the byte, and none for another; unless programs were skipped:
-/// then more are unseen, and maybe fewer of another cause.
+/// An error unless gaps of this cause have this many bytes, and there are no others. If programs were skipped the
+/// numbers may differ.
 fn counted_alone(daemon: &Daemon, cause: &str, bytes: u64) -> Result<()> {
     let metrics = daemon.scrape()?;
     let counted = metrics.sum("observer_gap_bytes_total", &[("cause", cause)]);
-    let same = counted.total_cmp(&(bytes as f64)).is_eq();
+    let same = counted == bytes as f64;
     let may_differ = losses::skipped_programs(&metrics).is_some();
     ensure!(same || may_differ, "{counted} of {bytes} bytes are counted as {cause}");
     let all = metrics.sum("observer_gaps_total", &[]);
@@ -76,12 +75,12 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
     talk.call(1, "Get", OK)?;
     talk.call(3, "Get", OK)?;
     reports_calls(&mut talk, &[("Get", "OK", 2)], 2, 0)?;
-    daemon.pause()?;
+    daemon.signal(Signal::STOP)?;
     for stream in (5..).step_by(2).take(calls as usize) {
         talk.call(stream, "Get", OK)?;
     }
-    daemon.resume()?;
-    // What the ring could hold is read first.
+    daemon.signal(Signal::CONT)?;
+    // The records in the ring are read first.
     daemon.scrape()?;
     for stream in (2_001..).step_by(2).take(3) {
         talk.call(stream, "Get", NOT_FOUND)?;
@@ -92,41 +91,36 @@ fn full_ring(name: &str, workers: &str, calls: u32) -> Result<()> {
         let pid = talk.pid(role)?;
         daemon.wait_until(|metrics| {
             let handled = ended_calls(metrics, role, &pid);
-            if let Some(true_though) = losses::check_ended_calls(metrics, &ended, &handled) {
-                return true_though;
+            if let Some(checked) = losses::check_ended_calls(metrics, &ended, &handled) {
+                return checked;
             }
             let of = |method: &str, code: &str| {
                 handled.get(&(method.into(), code.into())).copied().unwrap_or_default()
             };
-            // No entry of a header table was inserted by what was lost, so the tables are known.
-            if of("Get", not_found_label()).total_cmp(&3.0).is_ne() {
-                return Err(format!("three calls were made after the loss: {handled:?}"));
-            }
+            // The dropped records inserted no entries into the dynamic tables, so these are known.
+            ensure!(of("Get", not_found_label()) == 3.0, "three calls came later: {handled:?}");
             let all: f64 = handled.values().sum();
             let most = f64::from(calls + 2 + 3);
             let fits = of("Get", "OK") <= f64::from(calls + 2) && all < most;
-            if fits { Ok(()) } else { Err(format!("{handled:?} of {most} calls")) }
+            ensure!(fits, "{handled:?} of {most} calls");
+            Ok(())
         })?;
     }
     counted(&talk, "ring_full")?;
     talk.end_peers()
 }
 
-/// Calls whose bytes the BPF programs cannot find: those of splice are not in the process's memory, and
-/// those of io_uring are in no system call's buffers.
+/// Calls whose bytes the BPF programs cannot find: with splice they are not in the process's memory, with io_uring
+/// not in the buffers of a system call.
 fn unseen(table: &mut Table) {
     for (name, write) in [("splice", Write::Splice), ("sendfile", Write::SendFile)] {
         let name = format!("a call written by {name}, and others after it");
-        table.talk_to(
-            name,
-            |talk| talk.finish_uncompared(),
-            move |talk| written_unseen(talk, write),
-        );
+        table.uncompared(name, move |talk| written_unseen(talk, write));
     }
     table.alone("a client that writes everything by splice: the bytes are counted", |name| {
         let daemon = Daemon::start(&["--buckets", "1"])?;
         let mut talk = Talk::connect(&daemon, name, Address::V4(0))?;
-        // The server first, as it may: the client's end shows what it is by what it reads.
+        // The server writes first: what the client reads shows which end it is.
         talk.server(|f| f.settings(&[(3, 100)]))?;
         talk.way.write = Write::Splice;
         talk.client(|f| f.bytes(PREFACE).settings(&[(2, 0)]))?;
@@ -139,7 +133,7 @@ fn unseen(table: &mut Table) {
         let read = [("Get", "OK", 1), ("Get", not_found_label(), 1)];
         reports_calls_of(&mut talk, Server, &read, 2, 0)?;
         talk.act(Client, Action::Close)?;
-        // Who was called nobody knows; how it ended, the server said.
+        // The method is not known; the server sent the code.
         let answered = [(NOT_SEEN, "OK", 1), (NOT_SEEN, not_found_label(), 1)];
         reports_calls_of(&mut talk, Client, &answered, 0, 0)?;
         let written = talk.written(Client) as f64;
@@ -150,26 +144,18 @@ fn unseen(table: &mut Table) {
         counted(&talk, "unseen")?;
         talk.end_peers()
     });
-    table.talk_to(
-        "a call written by io_uring, and others after it",
-        |talk| talk.finish_uncompared(),
-        |talk| {
-            if !talk.daemon.decodes_io_uring()? {
-                return written_unseen(talk, Write::Ring);
-            }
-            all_seen(talk, |way| way.write = Write::Ring)
-        },
-    );
-    table.talk_to(
-        "a request read by io_uring, and others after it",
-        |talk| talk.finish_uncompared(),
-        |talk| {
-            if !talk.daemon.decodes_io_uring()? {
-                return read_unseen(talk, Read::Ring, "unseen");
-            }
-            all_seen(talk, |way| way.read = Read::Ring)
-        },
-    );
+    table.uncompared("a call written by io_uring, and others after it", |talk| {
+        if !talk.daemon.decodes_io_uring()? {
+            return written_unseen(talk, Write::Ring);
+        }
+        all_seen(talk, |way| way.write = Write::Ring)
+    });
+    table.uncompared("a request read by io_uring, and others after it", |talk| {
+        if !talk.daemon.decodes_io_uring()? {
+            return read_unseen(talk, Read::Ring, "unseen");
+        }
+        all_seen(talk, |way| way.read = Read::Ring)
+    });
     table.alone("a preface written by splice, and calls after it", |name| {
         let begin = |way: &mut Way| way.write = Write::Splice;
         begun_unseen(name, begin, Client)
@@ -182,15 +168,11 @@ fn unseen(table: &mut Table) {
     // 9P is a module, and so is its way over any socket.
     let possible = Path::new("/sys/module/9pnet_fd").exists();
     table.alone_if(possible, "messages' bodies by threads of the kernel", moved_by_the_kernel);
-    let discarded = "a request read by recvfrom with MSG_TRUNC, and others after it";
-    table.talk_to(
-        discarded,
-        |talk| talk.finish_uncompared(),
-        |talk| read_unseen(talk, Read::Discard, "discarded"),
-    );
+    let name = "a request read by recvfrom with MSG_TRUNC, and others after it";
+    table.uncompared(name, |talk| read_unseen(talk, Read::Discard, "discarded"));
 }
 
-/// A client's first bytes go by unseen at one end, and no others: the connection is known by the server's.
+/// A client's first bytes are in a gap at one end: the server's bytes show what the connection is.
 fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<()> {
     let daemon = Daemon::start(&["--buckets", "1"])?;
     let mut talk = Talk::connect(&daemon, name, Address::V4(0))?;
@@ -207,10 +189,10 @@ fn begun_unseen(name: &str, begin: impl FnOnce(&mut Way), end: Role) -> Result<(
     talk.end_peers()
 }
 
-/// The kernel keeps a bounded number of returns of a function open for a kprobe: once so many threads
-/// block in reads of Unix sockets, which count no bytes, it misses what others read.
+/// The kernel follows a bounded number of calls of a function for a kprobe: once that many threads block in reads of
+/// Unix sockets, which count no bytes, it misses the reads of others.
 fn blocked_readers(name: &str) -> Result<()> {
-    /// More than it keeps.
+    /// More than it follows.
     const THREADS: usize = 64;
     const CALLS: [u32; 3] = [1, 3, 5];
     let daemon = Daemon::start(&["--buckets", "1"])?;
@@ -225,18 +207,17 @@ fn blocked_readers(name: &str) -> Result<()> {
     talk.finish_with_gaps()?;
     let metrics = daemon.scrape()?;
     for role in [Client, Server] {
-        for (labels, calls) in metrics.series(&format!("grpc_{}_handled_total", side_of(role))) {
-            let label = |name| labels.get(name).map_or("", String::as_str);
-            let (method, code) = (label("grpc_method"), label("grpc_code"));
+        for (labels, calls) in metrics.series(&format!("grpc_{}_handled_total", role.side())) {
+            let (method, code) = (label(labels, "grpc_method"), label(labels, "grpc_code"));
             ensure!(
                 ["Get", NOT_SEEN].contains(&method) && ["OK", NOT_SEEN].contains(&code),
                 "{calls} calls of {method} ended with {code}, which none did"
             );
         }
-        let all = metrics.sum(&format!("grpc_{}_handled_total", side_of(role)), &[]);
+        let all = metrics.sum(&format!("grpc_{}_handled_total", role.side()), &[]);
         ensure!(all <= CALLS.len() as f64, "{all} calls");
     }
-    // Those that are not missed are told in full again.
+    // Later calls are complete again.
     drop(blocked);
     let mut talk = Talk::begin(&daemon, name, Address::Abstract(format!("{name} again")))?;
     talk.call(1, "Put", OK)?;
@@ -244,7 +225,7 @@ fn blocked_readers(name: &str) -> Result<()> {
     talk.end_peers()
 }
 
-/// A thread that reads from a Unix socket to which nobody writes.
+/// A thread that blocks in a read of a Unix socket.
 struct Blocked {
     other: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -254,7 +235,7 @@ impl Blocked {
     fn begin() -> Result<Self> {
         let (mut socket, other) = UnixStream::pair()?;
         let read = move || {
-            // It ends with the other end, by nothing or an error.
+            // It ends when the other end is closed.
             let _ = socket.read(&mut [0]);
         };
         Ok(Self { other, thread: Some(thread::spawn(read)) })
@@ -270,17 +251,17 @@ impl Drop for Blocked {
     }
 }
 
-/// Threads of the kernel write a request's body, and read a response's and its padding, from and to memory of
-/// the kernel (`ITER_KVEC`).
+/// Threads of the kernel write the body of a request and read the body and padding of a response, in memory of the
+/// kernel (`ITER_KVEC`).
 fn moved_by_the_kernel(name: &str) -> Result<()> {
     let daemon = Daemon::start(&["--buckets", "1"])?;
     let (body, padding) = command::refusal();
     let each = command::GREETING + body.len() + padding.len();
     let mut unseen = 0;
     for address in [Address::V4(0), Address::Abstract(name.into())] {
-        // These count no bytes, and at the exits of system calls the kernel's own do not show.
-        let is_told = daemon.backend()? != "tracepoint" && daemon.watches_uncounted();
-        if address.port().is_none() && !is_told {
+        // Unix sockets count no bytes, and the exits of system calls do not show transfers by the kernel.
+        let is_seen = daemon.backend()? != "tracepoint" && daemon.watches_uncounted();
+        if address.port().is_none() && !is_seen {
             continue;
         }
         let mut talk = Talk::begin(&daemon, name, address)?;
@@ -310,7 +291,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
     reports_calls(talk, &[("Get", "OK", 3)], 3, 0)?;
     let by_counters = talk.daemon.backend()? == "tracepoint";
     let (sent, received) = (command::GREETING + 2 * 5, body.len() + 2 * 6);
-    // A counter says that body and padding went by, not where the one ended.
+    // A counter shows body and padding as one gap, not where the body ends.
     let at_client = if by_counters { (2, 2 * 6) } else { (3, received) };
     for (role, direction, (messages, bytes)) in [
         (Client, "sent", (3, sent)),
@@ -318,7 +299,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
         (Server, "sent", (3, received)),
         (Server, "received", (3, sent)),
     ] {
-        let (name, pid) = (side_of(role), talk.pid(role)?);
+        let (name, pid) = (role.side(), talk.pid(role)?);
         let metrics = talk.daemon.scrape()?;
         for (family, want) in [("total", messages), ("bytes_total", bytes)] {
             let family = format!("grpc_{name}_msg_{direction}_{family}");
@@ -330,7 +311,7 @@ fn bodies_by_the_kernel(talk: &mut Talk<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Of a DATA frame with a message: what comes before its body.
+/// The bytes of a DATA frame with a message before the body.
 fn beginning(shape: Shape, build: impl Fn(&mut Frames) -> &mut Frames) -> Vec<u8> {
     const FRAME_HEADER: usize = 9;
     const PREFIX: usize = 5;
@@ -341,54 +322,47 @@ fn beginning(shape: Shape, build: impl Fn(&mut Frames) -> &mut Frames) -> Vec<u8
     bytes
 }
 
-/// The kernel programs look at a call's bytes when it returns: what the process has unmapped by then they
-/// cannot read.
+/// The BPF programs read a transfer's bytes when its system call returns: memory that was unmapped before is a gap.
 fn unreadable(table: &mut Table) {
-    table.alone("a message unmapped while it is written, and calls after it", |name| {
+    let name = "a message unmapped while it is written, and calls after it";
+    table.watched(name, &["--buckets", "1"], |talk| {
         /// More than the buffers of two sockets hold.
         const MESSAGE: usize = 14 << 20;
-        let daemon = Daemon::start(&["--buckets", "1"])?;
-        let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
         talk.call(1, "Get", OK)?;
         let before = talk.written(Client);
         talk.client_unmapped(|f| f.request(3, "Get").last_message(3, MESSAGE))?;
         let unmapped = talk.written(Client) - before;
         talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
-        read_again(&mut talk)?;
-        counted_alone(&daemon, "unreadable", unmapped)?;
-        talk.end_peers()
+        read_again(talk)?;
+        counted_alone(talk.daemon, "unreadable", unmapped)
     });
 }
 
-/// Five programs on one processor that interrupt each other are not to be had at will; what they would
-/// find is: their maps are there for whoever is root.
+/// Five programs that interrupt each other on one CPU cannot be arranged. But root can write into the map that they
+/// would find full.
 fn scratch(table: &mut Table) {
-    table.watched(
-        "a call while all scratch slots are taken, and others after it",
-        &["--buckets", "1"],
-        |talk| talk.finish_uncompared(),
-        |talk| {
-            talk.call(1, "Get", OK)?;
-            let before = talk.written(Client) + talk.written(Server);
-            let taken = TakenSlots::of(talk.daemon)?;
-            talk.call(3, "Get", OK)?;
-            drop(taken);
-            // Each byte is written, and read.
-            let unseen = 2 * (talk.written(Client) + talk.written(Server) - before);
-            talk.call(5, "Get", OK)?;
-            talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
-            talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
-            let told = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found_label(), 1)];
-            reports_calls(talk, &told, 3, 0)?;
-            counted_alone(talk.daemon, "scratch_busy", unseen)
-        },
-    );
+    let name = "a call while all scratch slots are taken, and others after it";
+    table.watched(name, &["--buckets", "1"], |talk| {
+        talk.call(1, "Get", OK)?;
+        let before = talk.written(Client) + talk.written(Server);
+        let taken = TakenSlots::of(talk.daemon)?;
+        talk.call(3, "Get", OK)?;
+        drop(taken);
+        // Each byte is written, and read.
+        let unseen = 2 * (talk.written(Client) + talk.written(Server) - before);
+        talk.call(5, "Get", OK)?;
+        talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
+        talk.server(|f| flush_tables(f).response(7).message(7, 6).trailers(7, NOT_FOUND))?;
+        let want = [("Get", "OK", 1), (NOT_SEEN, NOT_SEEN, 1), ("Put", not_found_label(), 1)];
+        reports_calls(talk, &want, 3, 0)?;
+        counted_alone(talk.daemon, "scratch_busy", unseen)
+    });
 }
 
-/// `Slot` of the kernel programs, whose first word says whether it is taken.
+/// `Slot` of the BPF programs, whose first word is not 0 if it is taken.
 type Slot = [u64; 2698];
 
-/// All scratch slots of a daemon's programs, on every processor, until this is dropped.
+/// All scratch slots of a daemon's programs, on every CPU, taken until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);
 
 impl TakenSlots {
@@ -419,7 +393,7 @@ impl TakenSlots {
 
 impl Drop for TakenSlots {
     fn drop(&mut self) {
-        // What fails here fails the case.
+        // A failure here fails the case.
         let _ = self.set(0);
     }
 }
@@ -434,15 +408,14 @@ fn written_unseen(talk: &mut Talk<'_>, write: Write) -> Result<()> {
     counted(talk, "unseen")
 }
 
-/// After two calls, of which the client's end did not see the second's request: what is told of it, and of
-/// two more.
+/// Makes two more calls after two, of which the second one's request was a gap at the client's end, and compares.
 fn read_again(talk: &mut Talk<'_>) -> Result<()> {
     talk.call(5, "Get", OK)?;
     talk.client(|f| flush_tables(f).request(7, "Put").last_message(7, 5))?;
     talk.server(|f| f.response(7).message(7, 6).trailers(7, NOT_FOUND))?;
     let read = [("Get", "OK", 3), ("Put", not_found_label(), 1)];
     reports_calls_of(talk, Server, &read, 4, 0)?;
-    // What became of its header table is not known until it is emptied.
+    // The dynamic table is not known until it is emptied.
     let written = [("Get", "OK", 1), (NOT_SEEN, "OK", 2), ("Put", not_found_label(), 1)];
     reports_calls_of(talk, Client, &written, 3, 0)
 }
@@ -462,7 +435,7 @@ fn read_unseen(talk: &mut Talk<'_>, read: Read, cause: &str) -> Result<()> {
     counted(talk, cause)
 }
 
-/// Both ends move the call in the middle in this way, as they do nothing of the others.
+/// The second of three calls is moved in this way: all are complete.
 fn all_seen(talk: &mut Talk<'_>, middle: impl FnOnce(&mut Way)) -> Result<()> {
     talk.call(1, "Get", OK)?;
     middle(&mut talk.way);
@@ -473,60 +446,46 @@ fn all_seen(talk: &mut Talk<'_>, middle: impl FnOnce(&mut Way)) -> Result<()> {
     talk.compare()
 }
 
-/// Where the next frame begins is known all the same.
+/// Gaps after which the next frame's boundary is known.
 fn within_frames(table: &mut Table) {
-    table.talk_to(
-        "a message's body by splice costs nothing",
-        |talk| talk.finish_uncompared(),
-        |talk| {
-            for stream in [1, 3] {
-                let mut data = Frames::default();
-                data.data(stream, true, &message(false, 5_000));
-                let (data, _) = data.take();
-                let (prefix, body) = data.split_at_checked(9 + 5).context("a prefix")?;
-                talk.client(|f| f.request(stream, "Get").bytes(prefix))?;
-                talk.way.write = Write::Splice;
-                talk.client(|f| f.bytes(body))?;
-                talk.way.write = Write::Write;
-                // That they went by shows with the next bytes.
-                talk.client(Frames::noise)?;
-                talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
-            }
-            reports_calls(talk, &[("Get", "OK", 2)], 2, 0)?;
-            let pid = talk.pid(Client)?;
-            let bytes =
-                talk.daemon.scrape()?.sum("grpc_client_msg_sent_bytes_total", &[("pid", &pid)]);
-            ensure!(bytes.total_cmp(&10_000.0).is_eq(), "{bytes} of 10000 bytes");
-            Ok(())
-        },
-    );
-    table.talk_to(
-        "messages of one frame by splice: only their number is lost",
-        |talk| talk.finish_uncompared(),
-        |talk| {
-            let messages = [message(false, 100), message(false, 200)].concat();
-            talk.client(|f| {
-                f.request(1, "Stream");
-                let [_, length @ ..] = (messages.len() as u32).to_be_bytes();
-                f.bytes(&length)
-                    .bytes(&[frame::DATA, frame::END_STREAM])
-                    .bytes(&1_u32.to_be_bytes())
-            })?;
+    table.uncompared("a message's body by splice costs nothing", |talk| {
+        for stream in [1, 3] {
+            let mut data = Frames::default();
+            data.data(stream, true, &message(false, 5_000));
+            let (data, _) = data.take();
+            let (prefix, body) = data.split_at_checked(9 + 5).context("a prefix")?;
+            talk.client(|f| f.request(stream, "Get").bytes(prefix))?;
             talk.way.write = Write::Splice;
-            talk.client(|f| f.bytes(&messages))?;
+            talk.client(|f| f.bytes(body))?;
             talk.way.write = Write::Write;
-            talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
-            talk.call(3, "Get", NOT_FOUND)?;
-            reports_calls(talk, &[("Stream", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
-            let pid = talk.pid(Client)?;
-            let sent = talk.daemon.scrape()?.sum("grpc_client_msg_sent_total", &[("pid", &pid)]);
-            ensure!(sent.total_cmp(&1.0).is_eq(), "{sent} messages were seen, of which 1 could be");
-            Ok(())
-        },
-    );
+            // The next bytes show the gap.
+            talk.client(Frames::noise)?;
+            talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
+        }
+        reports_calls(talk, &[("Get", "OK", 2)], 2, 0)?;
+        let (pid, metrics) = (talk.pid(Client)?, talk.daemon.scrape()?);
+        metrics.expect_sum("grpc_client_msg_sent_bytes_total", &[("pid", &pid)], 10_000)
+    });
+    table.uncompared("messages of one frame by splice: only their number is lost", |talk| {
+        let messages = [message(false, 100), message(false, 200)].concat();
+        talk.client(|f| {
+            f.request(1, "Stream");
+            let [_, length @ ..] = (messages.len() as u32).to_be_bytes();
+            f.bytes(&length).bytes(&[frame::DATA, frame::END_STREAM]).bytes(&1_u32.to_be_bytes())
+        })?;
+        talk.way.write = Write::Splice;
+        talk.client(|f| f.bytes(&messages))?;
+        talk.way.write = Write::Write;
+        talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
+        talk.call(3, "Get", NOT_FOUND)?;
+        reports_calls(talk, &[("Stream", "OK", 1), ("Get", not_found_label(), 1)], 2, 0)?;
+        // Only one of the two messages can be seen.
+        let (pid, metrics) = (talk.pid(Client)?, talk.daemon.scrape()?);
+        metrics.expect_sum("grpc_client_msg_sent_total", &[("pid", &pid)], 1)
+    });
 }
 
-/// Calls of which the first message is cut in its prefix.
+/// Starts calls whose first message is cut in its prefix.
 fn cut_messages(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
     for first in (1..2 * streams).step_by(20_000) {
         let streams = (first..first + 20_000).step_by(2);
@@ -536,34 +495,29 @@ fn cut_messages(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
 }
 
 fn bounds(table: &mut Table) {
-    table.talk_to(
-        "more frames in one call than are walked over, and calls after it",
-        |talk| talk.finish_uncompared(),
-        |talk| {
-            talk.call(1, "Get", OK)?;
-            // Nine bytes and two steps each: beyond the 262,144 steps of a walk.
-            let pings: Vec<u8> = [0, 0, 0, 0x42, 0, 0, 0, 0, 0].repeat(300_000);
-            talk.client(|f| f.bytes(&pings))?;
-            talk.client(|f| flush_tables(f).request(3, "Put").last_message(3, 5))?;
-            talk.client(|f| f.request(5, "Put").last_message(5, 5))?;
-            talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
-            talk.server(|f| f.response(5).message(5, 6).trailers(5, OK))?;
-            for role in [Client, Server] {
-                let pid = talk.pid(role)?;
-                talk.daemon.wait_until(|metrics| {
-                    let handled = ended_calls(metrics, role, &pid);
-                    let put =
-                        handled.get(&("Put".into(), "OK".into())).copied().unwrap_or_default();
-                    let all: f64 = handled.values().sum();
-                    let fits = put >= 1.0 && all <= 3.0;
-                    if fits { Ok(()) } else { Err(format!("the {role:?} has {handled:?}")) }
-                })?;
-            }
-            counted(talk, "loop_bound")
-        },
-    );
+    table.uncompared("more frames in one call than are walked over, and calls after it", |talk| {
+        talk.call(1, "Get", OK)?;
+        // Nine bytes and two steps each: beyond the 262,144 steps of a walk.
+        let pings: Vec<u8> = [0, 0, 0, 0x42, 0, 0, 0, 0, 0].repeat(300_000);
+        talk.client(|f| f.bytes(&pings))?;
+        talk.client(|f| flush_tables(f).request(3, "Put").last_message(3, 5))?;
+        talk.client(|f| f.request(5, "Put").last_message(5, 5))?;
+        talk.server(|f| f.response(3).message(3, 6).trailers(3, OK))?;
+        talk.server(|f| f.response(5).message(5, 6).trailers(5, OK))?;
+        for role in [Client, Server] {
+            let pid = talk.pid(role)?;
+            talk.daemon.wait_until(|metrics| {
+                let handled = ended_calls(metrics, role, &pid);
+                let put = handled.get(&("Put".into(), "OK".into())).copied().unwrap_or_default();
+                let all: f64 = handled.values().sum();
+                ensure!(put >= 1.0 && all <= 3.0, "the {role:?} has {handled:?}");
+                Ok(())
+            })?;
+        }
+        counted(talk, "loop_bound")
+    });
     table.case("more cut messages than are remembered, and calls after them", |daemon, name| {
-        // Of two connections, at both ends, more than the map's 65,536.
+        // Two connections with two ends: more than the map's 65,536 entries.
         const STREAMS: u32 = 20_000;
         let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
         cut_messages(&mut talk, STREAMS)?;
@@ -578,37 +532,30 @@ fn bounds(table: &mut Table) {
         talk.call(after, "Get", OK)?;
         talk.call(after + 2, "Get", NOT_FOUND)?;
         for (role, messages) in [(Client, "msg_sent"), (Server, "msg_received")] {
-            let (pid, family) =
-                (talk.pid(role)?, format!("grpc_{}_{messages}_total", side_of(role)));
+            let (pid, family) = (talk.pid(role)?, format!("grpc_{}_{messages}_total", role.side()));
             daemon.wait_until(|metrics| {
                 let handled = ended_calls(metrics, role, &pid);
                 let [ok, not_found] = ["OK", not_found_label()]
                     .map(|code| handled.get(&("Get".into(), code.into())).copied().unwrap_or(0.0));
-                // The messages of the call during which the map was found to have room again are
-                // not among them, perhaps; those of the next one are.
+                // The call during which the map has room again may be without its messages; the next one has them.
                 let messages = metrics.sum(&family, &[("pid", &pid), ("grpc_method", "Get")]);
                 let cut = ("Cut".into(), code_name(CANCELED).into());
                 let cut = handled.get(&cut).copied().unwrap_or(0.0);
                 let fits = ok + not_found >= 2.0
                     && (1.0..=2.0).contains(&messages)
                     && losses::is_as_expected(metrics, cut, STREAMS.into());
-                if fits { Ok(()) } else { Err(format!("{handled:?}, {messages} messages")) }
+                ensure!(fits, "{handled:?}, {messages} messages");
+                Ok(())
             })?;
         }
         talk.end_peers()
     });
-    table.alone("more connections than --max-connections", |name| {
-        let (daemon, early) = (OnceCell::new(), Daemon::start(&["--max-connections", "2"])?);
-        let daemon = daemon.get_or_init(|| early);
-        let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+    table.watched("more connections than --max-connections", &["--max-connections", "2"], |talk| {
         talk.call(1, "Get", OK)?;
-        talk.begin_connection()?;
-        ensure!(talk.accept()?, "nobody connects");
-        talk.open_http2()?;
+        talk.reopen()?;
         talk.call(1, "Never", OK)?;
-        reports_calls(&mut talk, &[("Get", "OK", 1)], 1, 0)?;
-        counted(&talk, "connections_full")?;
-        talk.close()?;
-        talk.end_peers()
+        reports_calls(talk, &[("Get", "OK", 1)], 1, 0)?;
+        counted(talk, "connections_full")?;
+        talk.close()
     });
 }

@@ -1,15 +1,15 @@
-//! What a peer may write that means harm: whoever reaches a watched port can.
+//! Hostile peers: anyone who reaches a watched port can write these bytes.
 //!
-//! The daemon of each case is the case's own, so that what it takes can be measured, and has no more memory than the
-//! shipped unit gives it. Who attacks is nobody: without any privilege. Beside the hostile connection there is one
-//! that behaves ([`Neighbour`]): its calls are made before, in between and after, and all its numbers must be right.
+//! Each case has its own daemon, so that its memory can be measured; it has the memory limit of the shipped unit. The
+//! attackers have no privilege. Next to the hostile connection there is one that behaves ([`Neighbour`]): it makes
+//! calls before, during and after the attack, and all its numbers must be right.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::Signal;
 use support::daemon::Daemon;
 use support::footprint::Footprint;
 use support::memory::MemoryLimit;
@@ -22,31 +22,30 @@ use support::raw::{Action, Address, Call, Shape, Talk};
 use support::report;
 
 use super::bounds::{self, SHIPPED};
-use super::processes::Renamed;
 use super::reports::reports_calls;
 use super::{CANCELED, NOT_FOUND, OK, Table};
 
-/// What the daemon may have at the end of any of these cases, which README.md promises.
+/// The most memory of the daemon at the end of each case, as README.md promises.
 const MEMORY: u64 = 64 << 20;
 
-/// What its maps may take, likewise.
+/// The most memory of its maps at the end of each case.
 const MAPS: u64 = 32 << 20;
 
-/// What it may have had at once, with what the kernel keeps for it; most of it at its start.
+/// The most memory at any time, with what the kernel allocated for it; the peak is at its start.
 const PEAK: u64 = 192 << 20;
 
-/// Methods of a process that have series of their own: fewer than usual, as scrapes are many.
+/// The most methods of a process with their own series: fewer than usual, because there are many scrapes.
 const FEW: usize = 100;
 
-/// The largest frame without asking (RFC 9113 §6.5.2), and the largest of all.
+/// The default and the largest value of SETTINGS_MAX_FRAME_SIZE (RFC 9113 §6.5.2).
 const USUAL_FRAME: usize = 16_384;
 const MAX_FRAME: usize = (1 << 24) - 1;
 
-/// Streams in one write: the kernel programs walk over all of their frames in one run.
+/// The number of streams in one write: a BPF program walks over all their frames in one invocation.
 const AT_ONCE: u32 = 8_192;
 
 /// `CANCEL` (RFC 9113 §7).
-const CANCEL: [u8; 4] = [0, 0, 0, 8];
+const CANCEL: u32 = 8;
 
 pub(super) fn add(table: &mut Table) {
     table.not_for_tshark("tshark is not asked: what these send is made to be told of by nobody.");
@@ -78,7 +77,7 @@ pub(super) fn add(table: &mut Table) {
     bounds::add(table);
 }
 
-/// A case with its own daemon, which has series for so many methods, and a connection that behaves.
+/// Adds a case with its own daemon, which has series for this many methods, and a connection that behaves.
 fn hostile(
     table: &mut Table,
     name: &str,
@@ -96,7 +95,7 @@ fn hostile(
     });
 }
 
-/// A daemon with the memory of the shipped unit, where memory can be limited.
+/// Starts a daemon with the memory limit of the shipped unit, if this machine can limit memory.
 pub(super) fn limited(args: &[&str]) -> Result<(Option<MemoryLimit>, Daemon)> {
     if !MemoryLimit::is_possible() {
         return Ok((None, Daemon::start(args)?));
@@ -106,24 +105,24 @@ pub(super) fn limited(args: &[&str]) -> Result<(Option<MemoryLimit>, Daemon)> {
     Ok((Some(limit), daemon))
 }
 
-/// A connection between two processes of nobody's, which open HTTP/2.
+/// A connection between two processes of the user nobody, which open HTTP/2.
 pub(super) fn by_nobody<'a>(daemon: &'a Daemon, name: &str) -> Result<Talk<'a>> {
     let mut talk = connected_by_nobody(daemon, name)?;
     talk.open_http2()?;
     Ok(talk)
 }
 
-/// Likewise, on which nothing is written yet.
+/// Like [`by_nobody`]; nothing is written yet.
 pub(super) fn connected_by_nobody<'a>(daemon: &'a Daemon, name: &str) -> Result<Talk<'a>> {
     let start = Start::by_nobody()?;
     Talk::connect_from(daemon, name, Address::V4(0), [&start, &start])
 }
 
-/// The server goes on with a message of each for a while. That nobody waits for its rest any more is
-/// not to be remembered for as long as the connection lives.
+/// The server continues each message after the reset. The daemon must not remember for the life of the connection
+/// that the rest of a message is to be ignored.
 fn streams_reset_under_way(talk: &mut Talk<'_>, _: &mut Neighbour<'_>) -> Result<()> {
     const STREAMS: u32 = 2000;
-    /// Less than a tenth of what an entry for each would take.
+    /// Less than a tenth of the size of an entry for each.
     const GROWTH: u64 = 16 << 10;
     // The prefix of a message of a megabyte, and its beginning.
     let begin = [&[0, 0, 16, 0, 0][..], &[1; 95]].concat();
@@ -144,6 +143,7 @@ fn streams_reset_under_way(talk: &mut Talk<'_>, _: &mut Neighbour<'_>) -> Result
     Ok(())
 }
 
+/// An error if the daemon's memory, that of its maps, or its peak is above the bounds.
 pub(super) fn within_bounds(
     name: &str,
     daemon: &Daemon,
@@ -163,12 +163,13 @@ pub(super) struct Neighbour<'a> {
 }
 
 impl<'a> Neighbour<'a> {
+    /// Connects, and opens HTTP/2.
     pub(super) fn of(daemon: &'a Daemon, name: &str) -> Result<Self> {
         let talk = Talk::begin(daemon, &format!("{name} neighbour"), Address::V4(0))?;
         Ok(Self { talk, next: 1 })
     }
 
-    /// Makes some calls. They succeed: what is written arrives, and in time.
+    /// Makes ten calls, which succeed in time.
     pub(super) fn calls(&mut self) -> Result<()> {
         for _ in 0..10 {
             let stream = self.next;
@@ -178,22 +179,23 @@ impl<'a> Neighbour<'a> {
         Ok(())
     }
 
-    /// Likewise, and all that it has made is counted.
+    /// Makes ten calls, and compares all calls so far.
     pub(super) fn calls_are_counted(&mut self) -> Result<()> {
         self.calls()?;
         self.is_counted()
     }
 
+    /// Compares all calls so far.
     pub(super) fn is_counted(&self) -> Result<()> {
         self.talk.compare()
     }
 }
 
-/// The header block of every request after the first: references, as libraries write them.
+/// The field block of every request after the first, with indexed fields only, as libraries write it:
 /// `:method`, `:scheme`, `:path`, `:authority`, `te`, `content-type`.
 const BLOCK: [u8; 6] = [0x83, 0x86, 0x80 + 65, 0x80 + 64, 0x80 + 63, 0x80 + 62];
 
-/// Opens streams and resets them at once (CVE-2023-44487), each with a block of its own.
+/// Opens streams and resets them at once (CVE-2023-44487), each with its own field block.
 fn rapid_reset(
     talk: &mut Talk<'_>,
     neighbour: &mut Neighbour<'_>,
@@ -205,41 +207,32 @@ fn rapid_reset(
     for (turn, numbers) in numbers.chunks(AT_ONCE as usize).enumerate() {
         talk.client(|f| {
             numbers.iter().fold(f, |f, &stream| {
-                f.frame(frame::HEADERS, frame::END_HEADERS, stream, &block(stream)).frame(
-                    frame::RST_STREAM,
-                    0,
-                    stream,
-                    &CANCEL,
-                )
+                f.frame(frame::HEADERS, frame::END_HEADERS, stream, &block(stream))
+                    .reset(stream, CANCEL)
             })
         })?;
-        // So that nothing is lost only because the daemon was given no time: the ring has room for
-        // what comes in between.
+        // The daemon must have time: the ring has room for the records in between.
         if turn % 4 == 0 {
             talk.daemon.scrape()?;
             neighbour.calls()?;
         }
     }
-    reports_calls_ended(talk, streams.into(), "Canceled")
+    reports_calls_ended(talk, streams, "Canceled")
 }
 
-/// So many calls ended with this code, at both ends, whatever their methods, and nothing else.
-fn reports_calls_ended(talk: &mut Talk<'_>, calls: u64, code: &str) -> Result<()> {
-    let ends = [("client", talk.pid(Client)?), ("server", talk.pid(Server)?)];
+/// Waits until the daemon reports this many calls with this code at both ends, with any methods, and no others.
+fn reports_calls_ended(talk: &mut Talk<'_>, calls: u32, code: &str) -> Result<()> {
+    let ends = talk.pids()?;
     talk.daemon.wait_until(|metrics| {
-        for (role, pid) in &ends {
-            let name = format!("grpc_{role}_handled_total");
-            let all = metrics.sum(&name, &[("pid", pid)]);
-            let ended = metrics.sum(&name, &[("pid", pid), ("grpc_code", code)]);
-            if [all, ended].iter().any(|seen| seen.total_cmp(&(calls as f64)).is_ne()) {
-                return Err(format!("{role}: {ended} of {all} calls {code}, not {calls}"));
-            }
-        }
-        Ok(())
+        ends.iter().try_for_each(|(side, pid)| {
+            let name = format!("grpc_{side}_handled_total");
+            metrics.expect_sum(&name, &[("pid", pid)], calls)?;
+            metrics.expect_sum(&name, &[("pid", pid), ("grpc_code", code)], calls)
+        })
     })
 }
 
-/// Each request has a path that nobody had before, as a literal that is not indexed.
+/// Each request has a new path, as a literal without indexing.
 fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     rapid_reset(talk, neighbour, 1_000_000, |stream| {
         let path = format!("/hostile.Paths/{stream:016}");
@@ -247,7 +240,7 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
             .concat()
     })?;
     let (metrics, pid) = (talk.daemon.scrape()?, talk.pid(Server)?);
-    // Those of --max-methods, and `other`.
+    // Those of `--max-methods`, and `other`.
     let series = metrics.count("grpc_server_started_total", &[("pid", &pid)]);
     ensure!(series == FEW + 1, "{series} series");
     let other = [("pid", &*pid), ("grpc_service", "other"), ("grpc_method", "other")];
@@ -256,7 +249,7 @@ fn distinct_paths(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<
     methods_of_others_are_still_named(talk.daemon)
 }
 
-/// Of paths, too, one process has no more than its share: methods of others are told by name.
+/// One process has no more than its share of paths: methods of others are still reported by name.
 fn methods_of_others_are_still_named(daemon: &Daemon) -> Result<()> {
     let mut later = Talk::begin(daemon, "hostile later", Address::V4(0))?;
     let pid = later.pid(Server)?;
@@ -267,7 +260,7 @@ fn methods_of_others_are_still_named(daemon: &Daemon) -> Result<()> {
     later.end_peers()
 }
 
-/// 8,000 connections at once, and 20,000 more that are gone at once. This process is both ends.
+/// 8,000 connections at once, and 20,000 more that are closed at once. This process is both ends.
 fn flood_of_connections(name: &str) -> Result<()> {
     const AT_ONCE: usize = 8_000;
     const SHORT: usize = 20_000;
@@ -299,11 +292,11 @@ fn flood_of_connections(name: &str) -> Result<()> {
     let seen = [("protocol", "http2")];
     let seen = daemon.scrape()?.sum("observer_connections_seen_total", &seen);
     let many = 2 * (AT_ONCE + SHORT);
-    ensure!(seen.total_cmp(&(many as f64)).is_eq(), "{seen} of {many} ends were watched");
+    ensure!(seen == many as f64, "{seen} of {many} ends were watched");
     within_bounds(name, &daemon, limit.as_ref())
 }
 
-/// Ends that no tracepoint tells of, and then sockets at the same addresses of which nobody moves a byte.
+/// Connections whose end no tracepoint reports, and then sockets with the same addresses that carry no byte.
 fn connections_reset_before_all_was_read(name: &str) -> Result<()> {
     const RESETS: usize = 1000;
     const UNREAD: [u8; 100] = [0; 100];
@@ -327,12 +320,12 @@ fn connections_reset_before_all_was_read(name: &str) -> Result<()> {
     wait_for_connections(&daemon, before)?;
     neighbour.is_counted()?;
     let unseen = daemon.scrape()?.sum("observer_gap_bytes_total", &[]);
-    report::say(&format!("{name}: {unseen} bytes are said to be unseen"));
-    ensure!(unseen <= (RESETS * UNREAD.len()) as f64, "{unseen} bytes are said to be unseen");
+    report::say(&format!("{name}: gaps of {unseen} bytes"));
+    ensure!(unseen <= (RESETS * UNREAD.len()) as f64, "there are gaps of {unseen} bytes");
     within_bounds(name, &daemon, limit.as_ref())
 }
 
-/// What does not fit is counted, and what comes when there is room again is watched.
+/// Connections that find no room are counted, and new ones are watched once there is room.
 fn more_connections_than_watched(name: &str) -> Result<()> {
     const WATCHED: usize = 100;
     let (limit, daemon) = daemon_of_this_process(&["--max-connections", &WATCHED.to_string()])?;
@@ -343,13 +336,10 @@ fn more_connections_than_watched(name: &str) -> Result<()> {
     neighbour.calls()?;
     let full = [("cause", "connections_full")];
     let refused = daemon.scrape()?.sum("observer_gaps_total", &full);
-    // Both ends of each; this process may have three times what is left, beside the neighbour.
+    // Both ends of each. This process may have three times the room that is left, besides the neighbour.
     let has = (0..WATCHED).find(|has| *has >= 3 * (WATCHED - 2 - has)).unwrap_or(0);
     let many = (2 * WATCHED - has) as f64;
-    ensure!(
-        refused.total_cmp(&many).is_eq(),
-        "{refused} ends of connections found no room, not {many}"
-    );
+    ensure!(refused == many, "{refused} ends of connections found no room, not {many}");
     flood.open.clear();
     wait_for_connections(&daemon, 2)?;
     Neighbour::of(&daemon, &format!("{name} later"))?.calls_are_counted()?;
@@ -357,8 +347,8 @@ fn more_connections_than_watched(name: &str) -> Result<()> {
     within_bounds(name, &daemon, limit.as_ref())
 }
 
-/// A process of nobody's opens more connections than it may have watched. Others have room, and it has again when it
-/// closes some: what went through those that found none is counted.
+/// A process of the user nobody opens more connections than its share. Others have room, and so has it once it closes
+/// some. The bytes of connections without room are counted as gaps.
 fn more_than_its_share(name: &str) -> Result<()> {
     const ROOM: usize = 64;
     let (limit, daemon) = daemon_of_this_process(&["--max-connections", &ROOM.to_string()])?;
@@ -373,7 +363,7 @@ fn more_than_its_share(name: &str) -> Result<()> {
     ensure!(has == ROOM / 4 * 3, "it has {has} of {ROOM} places, not three quarters");
     let mut neighbour = Neighbour::of(&daemon, name)?;
     neighbour.calls_are_counted()?;
-    // On the last of its connections, for which there is no room.
+    // The last of its connections has no room.
     let refused = |metrics: &Metrics| {
         let full = [("cause", "connections_full")];
         metrics.sum("observer_gap_bytes_total", &full)
@@ -384,10 +374,7 @@ fn more_than_its_share(name: &str) -> Result<()> {
     let written = both_wrote(&mut talk) - written;
     let counted = refused(&daemon.scrape()?) - before;
     // At both ends.
-    ensure!(
-        counted.total_cmp(&((2 * written) as f64)).is_eq(),
-        "{counted} bytes, not 2 × {written}"
-    );
+    ensure!(counted == (2 * written) as f64, "{counted} bytes, not 2 × {written}");
     for socket in 0..2 * ROOM {
         talk.peer(Client)?.ask(socket, Action::Close)?;
     }
@@ -401,12 +388,12 @@ fn more_than_its_share(name: &str) -> Result<()> {
     within_bounds(name, &daemon, limit.as_ref())
 }
 
-/// Bytes that the two ends have written.
+/// The number of bytes that both ends have written.
 fn both_wrote(talk: &mut Talk<'_>) -> u64 {
     talk.written(Client) + talk.written(Server)
 }
 
-/// More of them than are kept track of, at both ends; a neighbour's messages are cut as well, and counted.
+/// More cut messages than the daemon follows, at both ends. A neighbour's cut messages are counted all the same.
 fn messages_that_never_end(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     const STREAMS: u32 = 36_000;
     let begun = [0, 0, 0, 0, 100, 1];
@@ -423,7 +410,7 @@ fn messages_that_never_end(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -
     }
     let metrics = talk.daemon.scrape()?;
     let refused = metrics.sum("observer_gaps_total", &[("cause", "messages_full")]);
-    // Three sevenths of the 65,536 for each of the two; the neighbour has none yet.
+    // Each end has three sevenths of the 65,536 entries; the neighbour has none yet.
     let (kept, places) = (2.0 * f64::from(STREAMS) - refused, 65_536.0 / 7.0 * 6.0);
     ensure!((kept / places - 1.0).abs() < 0.05, "{kept} messages found room, not {places}");
     neighbour.talk.shape(Shape { max_data: 10, ..Shape::default() });
@@ -437,14 +424,14 @@ fn messages_that_never_end(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -
     Ok(())
 }
 
-/// A process of nobody's fills the ring while the daemon does not come to read it. Nothing of its neighbour is missing,
-/// and it is named.
+/// A process of the user nobody fills the ring while the daemon does not read it. Its neighbour's calls are complete,
+/// and the dropped records are counted by process.
 fn flooded_ring(name: &str) -> Result<()> {
     let (limit, daemon) = daemon_of_this_process(&["--buckets", "1", "--ring-size", "256KiB"])?;
     let mut neighbour = Neighbour::of(&daemon, name)?;
     let mut talk = by_nobody(&daemon, &format!("{name} hostile"))?;
     neighbour.calls()?;
-    daemon.pause()?;
+    daemon.signal(Signal::STOP)?;
     let numbers: Vec<u32> = (1..=8_000).map(|number| 2 * number + 1).collect();
     for numbers in numbers.chunks(100) {
         talk.client(|f| {
@@ -452,7 +439,7 @@ fn flooded_ring(name: &str) -> Result<()> {
         })?;
     }
     neighbour.calls()?;
-    daemon.resume()?;
+    daemon.signal(Signal::CONT)?;
     neighbour.is_counted()?;
     let metrics = daemon.scrape()?;
     let dropped = |pid: &str| {
@@ -461,14 +448,14 @@ fn flooded_ring(name: &str) -> Result<()> {
     };
     let all = metrics.sum("observer_dropped_records_total", &[]);
     let flooders = dropped(&talk.pid(Client)?) + dropped(&talk.pid(Server)?);
-    ensure!(flooders > 0.0 && flooders.total_cmp(&all).is_eq(), "{flooders} of {all} are theirs");
+    ensure!(flooders > 0.0 && flooders == all, "{flooders} of {all} are theirs");
     let full = metrics.sum("observer_gaps_total", &[("cause", "ring_full")]);
-    ensure!(full.total_cmp(&all).is_eq(), "{full} records found no room, {all} are named");
+    ensure!(full == all, "{full} records found no room, {all} are named");
     talk.end_peers()?;
     within_bounds(name, &daemon, limit.as_ref())
 }
 
-/// A daemon that sees no connections but those of this process and the ones that it starts.
+/// Starts a daemon that watches only this process and those that it starts.
 fn daemon_of_this_process(more: &[&str]) -> Result<(Option<MemoryLimit>, Daemon)> {
     let own = std::process::id().to_string();
     limited(&[&["--pid", &own, "--children"], more].concat())
@@ -483,22 +470,21 @@ fn wait_for_connections(daemon: &Daemon, expected: usize) -> Result<()> {
     daemon.wait_for_sum("observer_connections", &[], expected..=expected)
 }
 
-/// Connections of this process to itself, each of which opens HTTP/2.
+/// Connections of this process to itself, which open HTTP/2.
 pub(super) struct Flood {
     listener: TcpListener,
     pub(super) open: Vec<[TcpStream; 2]>,
 }
 
 impl Flood {
+    /// No connections yet.
     pub(super) fn new() -> Result<Self> {
-        let limit = rustix::process::getrlimit(Resource::Nofile);
-        let raised = Rlimit { current: limit.maximum, ..limit };
-        rustix::process::setrlimit(Resource::Nofile, raised).context("allow more descriptors")?;
+        support::raise_descriptor_limit()?;
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
         Ok(Self { listener, open: Vec::new() })
     }
 
-    /// Does something in a thread that is nobody's.
+    /// Runs a function in a thread of the user nobody.
     pub(super) fn as_nobody(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<()> + Send,
@@ -506,13 +492,14 @@ impl Flood {
         nobody::in_a_thread(|| run(self))?
     }
 
-    /// A connection on which nothing is sent.
+    /// A connection without bytes.
     fn connect_only(&self) -> Result<[TcpStream; 2]> {
         let client = TcpStream::connect(self.listener.local_addr()?).context("connect")?;
         let (server, _) = self.listener.accept().context("accept")?;
         Ok([client, server])
     }
 
+    /// Opens a connection, and keeps it.
     pub(super) fn connect(&mut self) -> Result<()> {
         let [mut client, mut server] = self.connect_only()?;
         let mut opening = [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
@@ -526,7 +513,7 @@ impl Flood {
 fn endless_continuation(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     let fragment = [0; USUAL_FRAME];
     for connection in 0..4 {
-        let before = bytes_not_seen(talk)?;
+        let before = gaps_now(talk)?;
         if connection > 0 {
             talk.reopen()?;
         }
@@ -535,18 +522,17 @@ fn endless_continuation(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> R
             talk.client(|f| (0..32).fold(f, |f, _| f.frame(frame::CONTINUATION, 0, 1, &fragment)))?;
         }
         neighbour.calls()?;
-        let given_up = bytes_not_seen(talk)? - before;
+        let given_up = gaps_now(talk)? - before;
         ensure!(given_up >= 2.0, "{given_up} blocks were given up, not one at each end");
     }
     Ok(())
 }
 
-fn bytes_not_seen(talk: &Talk<'_>) -> Result<f64> {
+fn gaps_now(talk: &Talk<'_>) -> Result<f64> {
     Ok(support::raw::talk::gaps(&talk.daemon.scrape()?))
 }
 
-/// An entry of the table's size, and blocks of nothing but references to it: 300,000 times 4,000
-/// bytes.
+/// An entry of the table's size, and field blocks of 300,000 references to its 4,000 bytes.
 fn blocks_that_expand_to_gigabytes(
     talk: &mut Talk<'_>,
     neighbour: &mut Neighbour<'_>,
@@ -554,7 +540,7 @@ fn blocks_that_expand_to_gigabytes(
     const REFERENCES: usize = 300_000;
     talk.call(1, "Get", OK)?;
     for stream in [3, 5, 7] {
-        // What is inserted is gone with it: the request is made of literals.
+        // The entry evicts all others, so the request's fields are literals.
         let entry = [b"\x40\x01x\x7f\xa1\x1e".as_slice(), &[b'x'; 4000]].concat();
         let block = [request_literals("/hostile.Bombs/Get"), entry].concat();
         let bomb = vec![0x80 + 62; REFERENCES];
@@ -598,30 +584,29 @@ fn tables_resized_with_each_block(
         }
     }
     neighbour.calls()?;
-    let calls = u64::from(stream / 2);
-    talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(calls))?;
+    talk.expect(Call::new("Get", NOT_FOUND).unary(5, 6).times(u64::from(stream / 2)))?;
     talk.compare()?;
-    // Larger than any, in the middle of a block, and without an end: each a block that is none.
-    let before = bytes_not_seen(talk)?;
+    // Too large, in the middle of a block, and without an end: each block is invalid.
+    let before = gaps_now(talk)?;
     let updates: [&[u8]; 3] =
         [b"\x3f\xe2\xff\xff\x7f", b"\x88\x20", b"\x3f\xff\xff\xff\xff\xff\xff\x0f"];
     for block in updates {
         talk.client(|f| f.frame(frame::HEADERS, 5, stream, block))?;
         stream += 2;
     }
-    let refused = bytes_not_seen(talk)? - before;
+    let refused = gaps_now(talk)? - before;
     // At each end.
-    ensure!(refused.total_cmp(&6.0).is_eq(), "{refused} blocks are none");
+    ensure!(refused == 6.0, "{refused} blocks are invalid, not 6");
     Ok(())
 }
 
 /// Frames that are shorter or longer than they say, or than their type allows.
 fn frame_lengths_that_lie(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
-    // Fixed lengths that are wrong: the frames say nothing, and what follows is in step.
+    // Wrong fixed lengths: the frames have no effect, and the next frame's boundary is known.
     talk.client(|f| f.request(1, "Get").frame(frame::RST_STREAM, 0, 1, &[0; 3]))?;
     talk.client(|f| f.frame(frame::SETTINGS, 0, 0, &[0; 5]).frame(frame::PING, 0, 0, &[0; 99]))?;
     talk.client(|f| f.frame(frame::GOAWAY, 0, 0, &[0; 3]).frame(frame::WINDOW_UPDATE, 0, 1, &[]))?;
-    // More padding than frame.
+    // More padding than payload.
     talk.client(|f| f.frame(frame::DATA, frame::PADDED, 1, &[255, 1, 2]).last_message(1, 5))?;
     talk.server(|f| f.response(1).message(1, 6).trailers(1, OK))?;
     reports_calls_ended(talk, 1, "OK")?;
@@ -641,8 +626,8 @@ fn frame_lengths_that_lie(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) ->
     reports_calls_ended(talk, 1, "OK")
 }
 
-/// Paths, codes, types and other fields of every byte. Whatever a peer writes, the exposition can be
-/// read, and no call is lost.
+/// Paths, codes, types and other fields with every byte. The exposition is valid in all cases, and no call is
+/// missing.
 fn every_byte_in_headers(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> Result<()> {
     let mut stream = 1;
     for byte in 0..=255_u8 {
@@ -666,24 +651,19 @@ fn every_byte_in_headers(talk: &mut Talk<'_>, neighbour: &mut Neighbour<'_>) -> 
     neighbour.calls()?;
     let pid = talk.pid(Server)?;
     talk.daemon.wait_until(|metrics| {
-        let ended = |code: &str| {
-            metrics.sum("grpc_server_handled_total", &[("pid", &pid), ("grpc_code", code)])
-        };
-        let all = metrics.sum("grpc_server_handled_total", &[("pid", &pid)]);
-        // A digit is a code, `2` that of unknown, and so is what is no number.
-        let right =
-            [(all, 256.0), (ended("OK"), 1.0), (ended("NotFound"), 1.0), (ended("Unknown"), 247.0)];
-        if right.iter().all(|(seen, is)| seen.total_cmp(is).is_eq()) {
-            return Ok(());
-        }
-        Err(format!("seen and true: {right:?}"))
+        let name = "grpc_server_handled_total";
+        metrics.expect_sum(name, &[("pid", &pid)], 256)?;
+        // A digit is a code; `2`, and what is not a number, is `Unknown`.
+        [("OK", 1), ("NotFound", 1), ("Unknown", 247)].into_iter().try_for_each(|(code, calls)| {
+            metrics.expect_sum(name, &[("pid", &pid), ("grpc_code", code)], calls)
+        })
     })?;
     let series = talk.daemon.scrape()?.count("grpc_server_started_total", &[("pid", &pid)]);
     ensure!(series == 256, "256 paths in {series} series");
     Ok(())
 }
 
-/// Programs have any name that a file can have. In labels, what cannot be seen is escaped.
+/// A program's name can contain any byte of a file name. Labels escape the invisible ones.
 fn every_byte_in_a_process_name(name: &str) -> Result<()> {
     let (limit, daemon) = limited(&[])?;
     let names = [
@@ -691,8 +671,7 @@ fn every_byte_in_a_process_name(name: &str) -> Result<()> {
         ("\u{1}\t\r\u{7f} \u{e9}\u{4e2d}", r"\x01\x09\x0d\x7f é中"),
     ];
     for (process, label) in names {
-        let renamed = Renamed::new(process)?;
-        let start = Start { program: Some(renamed.program.clone()), ..Start::default() };
+        let start = Start::named(process)?;
         let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), [&start, &start])?;
         talk.call(1, "Get", OK)?;
         let pid = talk.pid(Server)?;
@@ -700,7 +679,7 @@ fn every_byte_in_a_process_name(name: &str) -> Result<()> {
         let handled =
             metrics.sum("grpc_server_handled_total", &[("pid", &pid), ("process", label)]);
         let labels = metrics.label_values("grpc_server_handled_total", "process");
-        ensure!(handled.total_cmp(&1.0).is_eq(), "{label:?} is not among {labels:?}");
+        ensure!(handled == 1.0, "{label:?} is not among {labels:?}");
     }
     within_bounds(name, &daemon, limit.as_ref())
 }

@@ -1,9 +1,8 @@
-//! Connections that were open, and in use, before the daemon: what is told of them is right, and what
-//! cannot be known is told as not seen.
+//! Connections that are joined late: the reported numbers are true, and what cannot be known is `not_seen`.
 
 use std::cell::OnceCell;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use support::daemon::{Daemon, free_address};
 use support::losses;
 use support::raw::command::{Read, Write};
@@ -12,7 +11,7 @@ use support::raw::talk::Role::{self, Client, Server};
 use support::raw::{Address, Talk};
 use support::truth::code_name;
 
-/// Length of a frame's header.
+/// The length of a frame header.
 const FRAME_HEADER: usize = 9;
 
 use super::hostile::by_nobody;
@@ -31,18 +30,17 @@ pub(super) fn add(table: &mut Table) {
     others(table);
 }
 
-/// A case whose connection is in use before its own daemon is there: `before` is what happens until
-/// then, `after` what the daemon sees.
+/// Adds a case whose daemon joins the connection between `before` and `after`.
 fn late(
     table: &mut Table,
     name: impl AsRef<str>,
-    address: impl Fn(&str) -> Address + Send + 'static,
+    begin: impl for<'a> FnOnce(&'a Daemon, &str) -> Result<Talk<'a>> + Send + 'static,
     before: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
     after: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
 ) {
     table.case(name, move |early, name| {
         let joining = OnceCell::new();
-        let mut talk = Talk::begin(early, name, address(name))?;
+        let mut talk = begin(early, name)?;
         before(&mut talk)?;
         let daemon = Daemon::start(&["--buckets", "1"])?;
         talk.daemon = joining.get_or_init(|| daemon);
@@ -51,11 +49,11 @@ fn late(
     });
 }
 
-fn v4(_: &str) -> Address {
-    Address::V4(0)
+fn v4<'a>(daemon: &'a Daemon, name: &str) -> Result<Talk<'a>> {
+    Talk::begin(daemon, name, Address::V4(0))
 }
 
-/// Two calls, so that all that they say is in the header tables.
+/// Makes two calls, so that the dynamic tables have all their fields.
 fn warm(talk: &mut Talk<'_>) -> Result<()> {
     talk.call(1, "Get", OK)?;
     talk.call(3, "Get", OK)
@@ -91,7 +89,7 @@ fn labels(table: &mut Table) {
     });
 }
 
-/// Both encoders have no dynamic table.
+/// Makes two calls, with dynamic tables of size 0.
 fn tableless(talk: &mut Talk<'_>) -> Result<()> {
     talk.client(|f| f.resize_table(0).request(1, "Get").last_message(1, 5))?;
     talk.server(|f| f.resize_table(0).response(1).message(1, 6).trailers(1, OK))?;
@@ -124,17 +122,18 @@ fn under_way(table: &mut Table) {
 }
 
 fn boundaries(table: &mut Table) {
-    type Of = fn(&str) -> Address;
-    for (name, address) in [
-        ("a Unix socket", (|name| Address::Abstract(name.into())) as Of),
-        ("IPv6", |_| Address::V6(0)),
-    ] {
-        late(table, name, address, tableless, |talk| {
+    type Begin = for<'a> fn(&'a Daemon, &str) -> Result<Talk<'a>>;
+    let addresses: [(&str, Begin); 2] = [
+        ("a Unix socket", |daemon, name| Talk::begin(daemon, name, Address::Abstract(name.into()))),
+        ("IPv6", |daemon, name| Talk::begin(daemon, name, Address::V6(0))),
+    ];
+    for (name, begin) in addresses {
+        late(table, name, begin, tableless, |talk| {
             talk.call(5, "Get", OK)?;
             reports_calls(talk, &[("Get", "OK", 1)], 1, 0)
         });
     }
-    // A message of frames: whoever takes its bytes for the stream's sees calls that there are not.
+    // The message's bytes are frames: if they were taken for the stream's, there would be calls that were not made.
     late(table, "a large message half way, made of frames", v4, half_way, |talk| {
         for part in message_of_frames().chunks(7_001).skip(2) {
             talk.client(|f| f.bytes(part))?;
@@ -157,7 +156,7 @@ fn boundaries(table: &mut Table) {
             talk.call(stream, "Get", OK)?;
         }
         (talk.way.write, talk.way.read) = (Write::Write, Read::Read);
-        // Somewhere on the way the frames are found; here they are for certain.
+        // The frames are found during these calls. Here they certainly are.
         for stream in (45..51).step_by(2) {
             talk.call(stream, "Put", OK)?;
         }
@@ -167,14 +166,15 @@ fn boundaries(table: &mut Table) {
             talk.daemon.wait_until(|metrics| {
                 let calls = ended_calls(metrics, role, &pid).get(&put).copied().unwrap_or_default();
                 let all = losses::is_as_expected(metrics, calls, 3.0);
-                if all { Ok(()) } else { Err(format!("the {role:?} has {calls} of 3 calls")) }
+                ensure!(all, "the {role:?} has {calls} of 3 calls");
+                Ok(())
             })?;
         }
         Ok(())
     });
 }
 
-/// As Go's net/http reads: a frame's header, and then its payload.
+/// Reads of a frame's header by itself, and then of its payload, as in Go's net/http.
 fn headers_alone(table: &mut Table) {
     let by_header = |talk: &mut Talk<'_>| {
         (talk.way.cut, talk.way.apart) = (Some(FRAME_HEADER), true);
@@ -188,7 +188,7 @@ fn headers_alone(table: &mut Table) {
             before_join(talk, 0)
         }
     });
-    // The daemon begins between the header and the payload of a client's HEADERS.
+    // The daemon joins between the header and the payload of a client's HEADERS.
     let in_between = |talk: &mut Talk<'_>| {
         tableless(talk)?;
         let request = request(5);
@@ -208,7 +208,7 @@ fn headers_alone(table: &mut Table) {
             before_join(talk, 2 * rest.len())
         }
     });
-    // What nobody reads so: but nothing is missing that is not counted.
+    // No program reads like this. But all missing bytes are counted.
     late(table, "headers of frames in two pieces", v4, tableless, |talk| {
         let before = talk.written(Client);
         let request = request(5);
@@ -218,7 +218,8 @@ fn headers_alone(table: &mut Table) {
             talk.client(|f| f.bytes(piece))?;
         }
         talk.server(|f| f.trailers_only(5, NOT_FOUND))?;
-        // It takes whole calls to believe what begins with frames after what did not: these are not told of.
+        // After a transfer that does not start with a frame, a boundary is believed only after whole calls, which are
+        // not reported.
         for stream in [7, 9] {
             talk.call(stream, "Put", OK)?;
         }
@@ -236,10 +237,10 @@ fn headers_alone(table: &mut Table) {
     });
 }
 
-/// What looks like frames in a message of stream 5: whose content they are writes each by a call of its own.
+/// Builds frames that a message of stream 5 contains; each is written by itself.
 type Forgery = fn(&mut Frames, u32);
 
-/// Streams that it is forged for: that of the message, some that may come next, and the last.
+/// The streams of forged frames: that of the message, some that may come next, and the last.
 const FORGED: [u32; 5] = [7, 5, 9, 99, 0x7fff_ffff];
 
 fn forged_calls(f: &mut Frames, stream: u32) {
@@ -254,16 +255,16 @@ fn forged_answers(f: &mut Frames, stream: u32) {
     f.response(stream).message(stream, 6).trailers(stream, INTERNAL);
 }
 
-/// Both ends are nobody's. The client has begun to write a message when the daemon comes.
+/// Both ends are processes of the user nobody. The client has started to write a message when the daemon joins.
 fn forged(table: &mut Table) {
     for (name, forgery) in [
         ("a client that forges calls in a message", forged_calls as Forgery),
         ("a client that forges requests in a message", forged_requests),
         ("a client that forges answers in a message", forged_answers),
     ] {
-        forging(table, name, upload, move |talk| {
+        late(table, name, by_nobody, upload, move |talk| {
             let left = forge(talk, Client, forgery)?;
-            // The message ends with zeros, and the server, which has read nothing else, answers.
+            // The message ends with zeros, and the server, which has read only this, answers.
             talk.client(|f| f.bytes(&vec![0; left]))?;
             talk.client(|f| f.end(5))?;
             talk.server(|f| f.response(5).message(5, 6).trailers(5, NOT_FOUND))?;
@@ -273,46 +274,28 @@ fn forged(table: &mut Table) {
             reports_calls(talk, &[(NOT_SEEN, not_found_label(), 1), ("Get", "OK", 4)], 4, 0)
         });
     }
-    // As good as calls that they make.
+    // Together, two ends can forge calls: they could make them as well.
     let both = |talk: &mut Talk<'_>| {
         upload(talk)?;
         talk.server(|f| f.response(5).bytes(&DATA_OF_5))
     };
-    forging(table, "both ends that forge calls in messages", both, |talk| {
+    late(table, "both ends that forge calls in messages", by_nobody, both, |talk| {
         forge(talk, Client, forged_requests)?;
         forge(talk, Server, forged_answers)?;
         reports_calls(talk, &[("Forged", code_name(INTERNAL), 5)], 5, 0)
     });
 }
 
-/// The header of a DATA frame of stream 5 of the usual length, and the prefix of a message that fills it.
+/// The header of a DATA frame of stream 5 with the default length, and the prefix of a message that fills it.
 const DATA_OF_5: [u8; 14] = [0, 0x40, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0x3f, 0xfb];
 
-/// The client has begun to write a message.
+/// Has the client start to write a message, with dynamic tables of size 0.
 fn upload(talk: &mut Talk<'_>) -> Result<()> {
+    tableless(talk)?;
     talk.client(|f| f.request(5, "Large").bytes(&DATA_OF_5))
 }
 
-/// As [`late`], where both ends are nobody's.
-fn forging(
-    table: &mut Table,
-    name: &str,
-    before: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
-    after: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
-) {
-    table.case(name, move |early, name| {
-        let joining = OnceCell::new();
-        let mut talk = by_nobody(early, name)?;
-        tableless(&mut talk)?;
-        before(&mut talk)?;
-        let daemon = Daemon::start(&["--buckets", "1"])?;
-        talk.daemon = joining.get_or_init(|| daemon);
-        after(&mut talk)?;
-        talk.end_peers()
-    });
-}
-
-/// Writes frames into the message, each by a call of its own. Says how much of it is left.
+/// Writes frames into the message, each by itself; returns the length of the message's rest.
 fn forge(talk: &mut Talk<'_>, role: Role, forgery: Forgery) -> Result<usize> {
     let mut left = 0x3ffb;
     let service = talk.service().to_owned();
@@ -325,16 +308,13 @@ fn forge(talk: &mut Talk<'_>, role: Role, forgery: Forgery) -> Result<usize> {
         for (start, end) in starts.iter().zip(ends) {
             let frame = bytes.get(*start..end).context("frames that overlap")?;
             left -= frame.len();
-            match role {
-                Client => talk.client(|f| f.bytes(frame))?,
-                Server => talk.server(|f| f.bytes(frame))?,
-            }
+            talk.send(role, |f| f.bytes(frame))?;
         }
     }
     Ok(left)
 }
 
-/// A request without a message, in a header block that refers to nothing.
+/// A request without a message, whose field block has no references to the dynamic table.
 fn request(stream: u32) -> Vec<u8> {
     let mut frames = Frames::of("late", support::raw::Shape::default());
     frames.resize_table(0);
@@ -343,17 +323,18 @@ fn request(stream: u32) -> Vec<u8> {
     frames.take().0
 }
 
-/// The daemon reports_calls of so many bytes that they went by before it knew where frames begin.
+/// Waits until gaps with the cause `before_join` have this many bytes.
 fn before_join(talk: &Talk<'_>, bytes: usize) -> Result<()> {
     let cause = [("cause", "before_join")];
     talk.daemon.wait_until(|metrics| {
         let seen = metrics.sum("observer_gap_bytes_total", &cause);
         let same = losses::is_as_expected(metrics, seen, bytes as f64);
-        if same { Ok(()) } else { Err(format!("{seen} bytes before the join, not {bytes}")) }
+        ensure!(same, "{seen} bytes before the join, not {bytes}");
+        Ok(())
     })
 }
 
-/// The client's first 14,002 bytes of a call with a large message.
+/// Writes the client's first 14,002 bytes of a call with a large message.
 fn half_way(talk: &mut Talk<'_>) -> Result<()> {
     tableless(talk)?;
     for part in message_of_frames().chunks(7_001).take(2) {
@@ -362,7 +343,7 @@ fn half_way(talk: &mut Talk<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Request headers, and a message whose bytes are whole calls.
+/// Request headers, and a message that contains whole calls.
 fn message_of_frames() -> Vec<u8> {
     let mut inner = Frames::of("no.such.Service", support::raw::Shape::default());
     inner.resize_table(0);
@@ -378,9 +359,7 @@ fn message_of_frames() -> Vec<u8> {
         outer.data(5, false, part);
     }
     outer.end(5);
-    // What it inserted into the table must not be in a stream whose table has no room.
-    let (bytes, _) = outer.take();
-    bytes
+    outer.take().0
 }
 
 fn others(table: &mut Table) {
@@ -408,7 +387,7 @@ fn others(table: &mut Table) {
             talk.client(|f| f.bytes(b"+PING\r\n"))?;
             talk.server(|f| f.bytes(b"+PONG\r\n"))?;
         }
-        // Other connections of the machine may be given up as well.
+        // Other connections of the machine may be given up too.
         let others = [("protocol", "other")];
         talk.daemon.wait_for_sum("observer_connections_seen_total", &others, 2.0..)?;
         reports_calls(&mut talk, &[], 0, 0)?;
@@ -416,7 +395,7 @@ fn others(table: &mut Table) {
     });
 }
 
-/// A request and its answer in HTTP/2 that are none of gRPC's.
+/// Makes a request over HTTP/2 that is not gRPC.
 fn exchange(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
     let request = [
         (":method", "POST"),
@@ -430,14 +409,14 @@ fn exchange(talk: &mut Talk<'_>, stream: u32) -> Result<()> {
     talk.server(|f| f.headers(stream, false, &response).data(stream, true, b"{}"))
 }
 
-/// The daemon reports_calls of so many streams, at each end, that nothing tells what they are; or, where the kernel
-/// may skip programs, that it has missed something.
+/// Waits until the daemon reports this many streams, at each end, whose protocol is not known, or, if the kernel may
+/// skip programs, gaps.
 fn unclear(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
     talk.daemon.wait_until(|metrics| {
         let seen = metrics.sum("observer_unmeasured_streams_total", &[("reason", "unclear")]);
         let want = f64::from(2 * streams);
         // Other connections of the machine may have some.
-        let told = seen >= want || talk.is_excused(metrics);
-        if told { Ok(()) } else { Err(format!("{seen} of {want} streams are unclear")) }
+        ensure!(seen >= want || talk.is_excused(metrics), "{seen} of {want} streams are unclear");
+        Ok(())
     })
 }

@@ -1,4 +1,4 @@
-//! How long handlers take, by their own clocks and by the daemon's.
+//! Handling times by the handlers' own clocks and by the daemon.
 
 use std::collections::BTreeSet;
 use std::iter::zip;
@@ -12,7 +12,7 @@ use support::peer::{Client, Listen, Server};
 use support::report::{self, CLOCKS};
 use support::stack::Stack;
 
-/// How long handlers sleep, and how often; the first warm the server up.
+/// The sleeps of handlers, in order; the first calls warm the server up.
 const SLEEPS: [Sleep; 4] = [
     Sleep { millis: 0, calls: 500 },
     Sleep { millis: 1, calls: 80 },
@@ -20,19 +20,17 @@ const SLEEPS: [Sleep; 4] = [
     Sleep { millis: 100, calls: 15 },
 ];
 
-/// Buckets fine enough around each: (first bound, step, how many), in microseconds.
+/// Fine buckets around each sleep: first bound and step in microseconds, and the number of buckets.
 const BUCKETS: [(u32, u32, u32); 3] = [(900, 100, 21), (9_500, 250, 21), (99_000, 1000, 21)];
 
-/// Machines that have something else to do are given another chance.
+/// The most measurements, for machines that are busy for a while.
 const ATTEMPTS: usize = 4;
 
-/// The median of a server's handling time is that of its handlers', within 1 ms or 5 %, for each
-/// sleep in one of the measurements at least. Where the machine leaves no time for that, the daemon
-/// may tell of as much more as [`Measured::roughly_agrees`] allows, in all that is left; which is told
-/// as not confirmed.
+/// The median of a server's handling time must be that of its handlers, within 1 ms or 5 %, for each sleep in at
+/// least one measurement. On a busy machine the rest may differ as [`Measured::roughly_agrees`] allows; then the case
+/// is reported as not confirmed.
 pub(crate) fn handling_time_is_the_handlers(stack: &Stack) -> Result<()> {
     let mut left: BTreeSet<u32> = SLEEPS.iter().map(|sleep| sleep.millis).collect();
-    // That one warms up.
     left.remove(&0);
     let mut roughly = BTreeSet::new();
     for _ in 0..ATTEMPTS {
@@ -74,8 +72,8 @@ fn measure(stack: &Stack) -> Result<Vec<Measured>> {
         Client::start(stack, &server, &plan)?.finish()?;
         calls += sleep.calls;
         daemon.wait_until(|metrics| match distribution(metrics).last() {
-            Some((_, count)) if count.total_cmp(&(calls as f64)).is_eq() => Ok(()),
-            last => Err(format!("not {calls} calls but {last:?}")),
+            Some((_, count)) if *count == calls as f64 => Ok(()),
+            last => bail!("not {calls} calls but {last:?}"),
         })?;
         seen.push(distribution(&daemon.scrape()?));
     }
@@ -105,7 +103,7 @@ fn of_each_sleep(peer: &[u64], seen: &[Vec<(f64, f64)>]) -> Result<Vec<Measured>
     Ok(measured)
 }
 
-/// Upper bounds in milliseconds, ascending, and how many calls took at most so long.
+/// Upper bounds in milliseconds, ascending, and the number of calls up to each.
 fn distribution(metrics: &Metrics) -> Vec<(f64, f64)> {
     let series = metrics.series("grpc_server_handling_seconds_bucket");
     let mut buckets: Vec<(f64, f64)> = series

@@ -1,9 +1,8 @@
-//! What metrics libraries tell of the calls that they are in, beside what the daemon tells of the same
-//! calls in their schema: the same families, labels, texts and bounds, and the same numbers where the
-//! libraries are right. Where they are not is said here, library by library.
+//! The comparison of metrics libraries with the daemon in their schema, for the same calls: families, labels, HELP
+//! texts and bucket bounds must be the same, and numbers too where the library is right. The lists below say where it
+//! is not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::Path;
 
@@ -19,39 +18,44 @@ use support::stack::Stack;
 use support::truth::{Row, Truth, agree, code_name};
 use tempfile::TempDir;
 
-/// A library that tells metrics of the calls that it is in.
+/// A metrics library in a stack's client and server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Library {
-    /// As the peers are told it, and as the schema is named.
-    schema: &'static str,
-    stack: &'static str,
-    /// What it tells of the calls that its process serves, and of those that it makes.
-    server: &'static [Told],
-    client: &'static [Told],
-    /// Families whose numbers mean something else here, as docs/schemas.md says: they are the same
-    /// but for that.
+    /// The name of the schema, and of the library for the peers.
+    pub(crate) schema: &'static str,
+    /// The name of the stack.
+    pub(crate) stack: &'static str,
+    /// The families of a server and of a client.
+    server: &'static [Family],
+    client: &'static [Family],
+    /// Families whose numbers have another meaning here (docs/schemas.md), and which are the same otherwise.
     renamed: &'static [&'static str],
 }
 
-/// A family's samples, what they count, and of which methods and codes the library counts something
-/// else.
-type Told = (&'static str, What, &'static [Wrong]);
+/// All libraries.
+pub(crate) const ALL: [Library; 5] = [GO, PYTHON, LEGACY, REQUESTS, OTEL];
 
-/// What samples count.
+/// A library without families.
+const NOTHING: Library = Library { schema: "", stack: "", server: &[], client: &[], renamed: &[] };
+
+/// The samples of a family, what they count, and the methods and codes for which the library counts something else.
+type Family = (&'static str, What, &'static [Wrong]);
+
+/// The events that samples count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     /// Calls by method.
     Calls,
     /// Calls by method and code.
     Codes,
-    /// Those that failed, by method and code.
+    /// Failed calls, by method and code.
     Errors,
     /// Messages by method.
     Received,
     Sent,
 }
 
-/// A method, a code, or all.
+/// The calls for which a library is wrong: of a method, with a code, or all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
     Method(&'static str),
@@ -62,10 +66,10 @@ enum Wrong {
 use What::{Calls, Codes, Errors, Received, Sent};
 use Wrong::{All, Code, Method};
 
-/// No handler is there for it, and so no interceptor hears of it.
+/// The method without a handler: interceptors do not see its calls.
 const UNKNOWN_METHOD: Wrong = Method("Missing");
 
-/// Neither of a server's interceptors learns that it was the deadline.
+/// A server's interceptors do not see that the deadline was over.
 const DEADLINE: &[Wrong] = &[UNKNOWN_METHOD, Code("DeadlineExceeded"), Code("Canceled")];
 
 const GO: Library = Library {
@@ -80,14 +84,13 @@ const GO: Library = Library {
     ],
     client: &[
         ("grpc_client_started_total", Calls, &[]),
-        // A stream of requests has ended for it when the application reads once more after the one
-        // response, for which there is no reason.
+        // A client stream ends for it when the application reads again after the only response, which it need not do.
         ("grpc_client_handled_total", Codes, &[Method("ClientStream")]),
         ("grpc_client_msg_received_total", Received, &[]),
         ("grpc_client_msg_sent_total", Sent, &[]),
         ("grpc_client_handling_seconds_count", Calls, &[Method("ClientStream")]),
     ],
-    renamed: &[],
+    ..NOTHING
 };
 
 const OTEL: Library = Library {
@@ -95,7 +98,7 @@ const OTEL: Library = Library {
     stack: "grpc-go",
     server: &[("rpc_server_call_duration_seconds_count", Codes, DEADLINE)],
     client: &[("rpc_client_call_duration_seconds_count", Codes, &[])],
-    renamed: &[],
+    ..NOTHING
 };
 
 const PYTHON: Library = Library {
@@ -117,7 +120,7 @@ const PYTHON: Library = Library {
         ("grpc_client_msg_recv_handling_seconds_count", Received, &[All]),
         ("grpc_client_msg_send_handling_seconds_count", Sent, &[All]),
     ],
-    renamed: &[],
+    ..NOTHING
 };
 
 const LEGACY: Library = Library {
@@ -137,14 +140,14 @@ const LEGACY: Library = Library {
         ("grpc_client_msg_sent_total", Sent, NO_UNARY_REQUESTS),
         ("grpc_client_completed_latency_seconds_count", Calls, &[All]),
     ],
-    renamed: &[],
+    ..NOTHING
 };
 
-/// Messages of what is no stream are not counted.
+/// Only messages of streams are counted.
 const NO_UNARY_REQUESTS: &[Wrong] = &[Method("Unary"), Method("ServerStream"), UNKNOWN_METHOD];
 const NO_UNARY_RESPONSES: &[Wrong] = &[Method("Unary"), Method("ClientStream")];
 
-/// Of streams of responses, an end by an exception is not counted, and one at a deadline of no method.
+/// Streams of responses that end by an exception are not counted, nor calls whose deadline was over.
 const PYTHON_ENDS: &[Wrong] =
     &[UNKNOWN_METHOD, Method("ServerStream"), Method("Bidi"), Code("DeadlineExceeded")];
 
@@ -162,11 +165,11 @@ const REQUESTS: Library = Library {
         ("grpc_request_duration_seconds_count", Calls, GUIDE),
         ("grpc_errors_total", Errors, GUIDE),
     ],
-    client: &[],
     renamed: &["grpc_active_connections", "grpc_service_info"],
+    ..NOTHING
 };
 
-/// Only unary methods that there are; what raises or expires has succeeded for it.
+/// Only existing unary methods are counted; calls that raise or expire count as OK.
 const GUIDE: &[Wrong] = &[
     UNKNOWN_METHOD,
     Method("ServerStream"),
@@ -177,18 +180,7 @@ const GUIDE: &[Wrong] = &[
     Code("DeadlineExceeded"),
 ];
 
-/// All of them.
-pub(crate) fn all() -> [Library; 5] {
-    [GO, PYTHON, LEGACY, REQUESTS, OTEL]
-}
-
-impl Display for Library {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.schema)
-    }
-}
-
-/// What is called: each kind of call, failures of each kind, and a method that there is not.
+/// The plan: each type of call, failures of several kinds, and a missing method.
 fn plan() -> Vec<Vec<Value>> {
     const NOT_FOUND: u32 = 5;
     let ok = |rpc, count, requests, responses| json!({"rpc": rpc, "count": count, "requests": requests, "responses": responses});
@@ -219,18 +211,14 @@ fn plan() -> Vec<Vec<Value>> {
 }
 
 impl Library {
-    /// The stack that it is for.
-    pub(crate) fn stack(&self) -> &'static str {
-        self.stack
-    }
-
-    /// The library and the daemon tell of the same calls, each of both ends.
+    /// Compares the library's metrics of both ends with the daemon's.
     pub(crate) fn agrees_with_the_daemon(self, stack: &Stack) -> Result<()> {
-        /// Which the Python peers give all their calls.
+        /// The trace of all calls of the Python peers.
         const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
         let folder = TempDir::with_prefix("told-").context("create a folder")?;
         let (at_server, at_client) = (folder.path().join("server"), folder.path().join("client"));
-        let stack = self.instrumented(stack, &at_server, &at_client)?;
+        let library = if self.schema == "go" { "middleware" } else { self.schema };
+        let stack = stack.instrumented(library, &at_server, &at_client)?;
         let server = Server::start(&stack, Listen::V4)?;
         let daemon = Daemon::start(&["--port", &server.port()?, "--schema", self.schema])?;
         let (client, did) = Client::start(&stack, &server, &plan())?.finish()?;
@@ -238,9 +226,8 @@ impl Library {
         agree(&server.stop()?, &did)?;
         let served = did.mirrored();
         daemon.wait_until(|metrics| {
-            Self::exact(metrics, &serving, &served, self.server)
-                .and_then(|()| Self::exact(metrics, &client, &did, self.client))
-                .map_err(|error| format!("{error:#}"))
+            Self::exact(metrics, &serving, &served, self.server)?;
+            Self::exact(metrics, &client, &did, self.client)
         })?;
         let metrics = daemon.scrape()?;
         if self.stack == "python-asyncio" {
@@ -254,53 +241,9 @@ impl Library {
         daemon.stop()
     }
 
-    /// Every family that the library has is told here.
-    fn has_all(
-        &self,
-        ours: &Metrics,
-        theirs: &Metrics,
-        who: &Identity,
-        told: &[Told],
-    ) -> Result<()> {
-        // What a process does not do has no series.
-        for name in self.renamed.iter().filter(|_| !told.is_empty()) {
-            same_family(ours, theirs, name, who)?;
-        }
-        for name in theirs.families().keys().filter(|name| theirs.has_series_of(name)) {
-            let is_told = ours.families().contains_key(name);
-            ensure!(is_told, "the library tells {name}, which is not told here");
-        }
-        Ok(())
-    }
-
-    /// The stack with the library in it, and told where to write what it tells.
-    fn instrumented(&self, stack: &Stack, server: &Path, client: &Path) -> Result<Stack> {
-        let mut stack = stack.clone();
-        if self.stack == "python-asyncio" {
-            let [python, script, ..] = stack.server.as_slice() else {
-                anyhow::bail!("{} has no script", stack.name);
-            };
-            let script = Path::new(script).with_file_name("instrumented.py");
-            let words = |role: &str| {
-                let script = script.to_string_lossy().into_owned();
-                let words = [python.clone(), script, role.into(), "--library".into()];
-                [&words[..], &[self.schema.into()]].concat()
-            };
-            (stack.server, stack.client) = (words("server"), words("client"));
-        }
-        for (words, told) in [(&mut stack.server, server), (&mut stack.client, client)] {
-            if self.stack == "grpc-go" {
-                let library = if self.schema == "otel" { "otel" } else { "middleware" };
-                words.extend(["--library".into(), library.into()]);
-            }
-            words.extend(["--told".into(), told.to_string_lossy().into_owned()]);
-        }
-        Ok(stack)
-    }
-
-    /// The daemon's numbers of a process are those of its calls.
-    fn exact(all: &Metrics, who: &Identity, truth: &Truth, told: &[Told]) -> Result<()> {
-        for (name, what, _) in told {
+    /// An error unless the daemon's numbers of a process are those of its calls.
+    fn exact(all: &Metrics, who: &Identity, truth: &Truth, families: &[Family]) -> Result<()> {
+        for (name, what, _) in families {
             let mut seen = numbers(all, name, *what, Some(who));
             let expected = expected(truth, *what);
             share_out(
@@ -317,19 +260,20 @@ impl Library {
         Ok(())
     }
 
-    /// The library's families are the daemon's, and its numbers where it is not known to be wrong.
+    /// An error unless the library's families are the daemon's, and its numbers too where it is not known to be
+    /// wrong.
     fn compare(
         &self,
         ours: &Metrics,
         file: &Path,
         who: &Identity,
         truth: &Truth,
-        told: &[Told],
+        families: &[Family],
     ) -> Result<()> {
-        let text = fs::read_to_string(file).context("read what the library tells")?;
-        let theirs = Metrics::parse(&text).context("what the library tells")?;
+        let text = fs::read_to_string(file).context("read the library's metrics")?;
+        let theirs = Metrics::parse(&text).context("the library's metrics")?;
         let (mut all, mut wrong) = (0, 0);
-        for (name, what, known) in told {
+        for (name, what, known) in families {
             same_family(ours, &theirs, name, who)?;
             let expected = expected(truth, *what);
             let seen = numbers(&theirs, name, *what, None);
@@ -338,13 +282,20 @@ impl Library {
             (all, wrong) = (all + keys.len(), wrong + different.len());
             for (key, expected, seen) in different {
                 let is_known = known.iter().any(|wrong| wrong.is_of(&key));
-                ensure!(is_known, "the library says {seen} of {name} {key:?}, not {expected}");
+                ensure!(is_known, "the library has {seen} of {name} {key:?}, not {expected}");
             }
             report::exact(expected.len());
         }
-        self.has_all(ours, &theirs, who, told)?;
+        // A side without calls has no series.
+        for name in self.renamed.iter().filter(|_| !families.is_empty()) {
+            same_family(ours, &theirs, name, who)?;
+        }
+        for name in theirs.families().keys().filter(|name| theirs.has_series_of(name)) {
+            ensure!(ours.families().contains_key(name), "only the library has {name}");
+        }
         report::say(&format!(
-            "the library of --schema {self} at {who}: {wrong} of {all} numbers are not those of its calls"
+            "the library of --schema {} at {who}: {wrong} of {all} numbers are not those of its calls",
+            self.schema
         ));
         Ok(())
     }
@@ -360,7 +311,7 @@ impl Wrong {
     }
 }
 
-/// A method, and a code as [`spelled_alike`]; none where it is not told.
+/// A method, and a code as [`spelled_alike`], empty for numbers that are not by code.
 type Key = (String, String);
 
 fn expected(truth: &Truth, what: What) -> BTreeMap<Key, f64> {
@@ -381,7 +332,7 @@ fn expected(truth: &Truth, what: What) -> BTreeMap<Key, f64> {
     numbers
 }
 
-/// What samples say by method and code, of one process or of all.
+/// The numbers by method and code, of one process or of all.
 fn numbers(
     metrics: &Metrics,
     name: &str,
@@ -413,13 +364,13 @@ fn of<'a>(
     metrics.series(name).filter(move |(labels, _)| is_whose(labels))
 }
 
-/// `NOT_FOUND` and `NotFound` are the same, and so are `CANCELLED` and `Canceled`.
+/// A code in one spelling: `NOT_FOUND` and `NotFound` become equal, and so do `CANCELLED` and `Canceled`.
 fn spelled_alike(code: &str) -> String {
     code.replace('_', "").to_ascii_lowercase().replace("cancelled", "canceled")
 }
 
-/// What is not the same in both: what is 0 need not be there, and the messages of calls of which nobody
-/// knows whether they were written are not compared.
+/// The keys with different numbers. A missing number is 0, and messages are not compared if the peer does not know
+/// whether they were written.
 fn differences(
     expected: &BTreeMap<Key, f64>,
     seen: &BTreeMap<Key, f64>,
@@ -435,14 +386,14 @@ fn differences(
     keys.into_iter()
         .filter(|key| !is_unsure(key))
         .map(|key| (key.clone(), number(expected, key), number(seen, key)))
-        .filter(|(_, expected, seen)| expected.total_cmp(seen).is_ne())
+        .filter(|(_, expected, seen)| expected != seen)
         .collect()
 }
 
-/// The family has the same type and text in both, the same labels, and no value or bound of a label
-/// that is spelled otherwise.
+/// An error unless a family has the same type, HELP text and labels in both, and no label value or bound is spelled
+/// differently.
 fn same_family(ours: &Metrics, theirs: &Metrics, sample: &str, who: &Identity) -> Result<()> {
-    /// That only the daemon has, or only the library: where its peer is.
+    /// The labels that only the daemon has, or only the library (the peer's address).
     const OUR_LABELS: [&str; 2] = ["pid", "process"];
     const THEIR_LABELS: [&str; 2] = ["server_address", "server_port"];
     let name = ["_total", "_count", "_info"]

@@ -1,10 +1,10 @@
-//! What the daemon writes of failed calls.
+//! The lines that the daemon writes about failed calls.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use support::daemon::Daemon;
 use support::raw::talk::Role::{Client, Server};
@@ -20,8 +20,7 @@ pub(super) fn add(table: &mut Table) {
     table.alone("failed calls as JSON, on a disk that is full for a while", full_disk);
 }
 
-/// A line at each end for a call that failed, with all that both know of it; none for one that did
-/// not.
+/// A failed call has a line at each end, with all its fields; a call with OK has none.
 fn lines(name: &str) -> Result<()> {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let daemon = Daemon::start(&["--log-errors"])?;
@@ -38,12 +37,13 @@ fn lines(name: &str) -> Result<()> {
     talk.server(|f| f.response(3).headers(3, true, &fields))?;
     talk.expect(Call::new("Get", NOT_FOUND).requests(&[5]))?;
     talk.compare()?;
-    daemon.wait_until(|_| match daemon.output() {
-        text if text.lines().count() >= 2 => Ok(()),
-        text => Err(format!("two lines were expected, not {text:?}")),
+    daemon.wait_until(|_| {
+        let text = daemon.output();
+        ensure!(text.lines().count() >= 2, "two lines were expected, not {text:?}");
+        Ok(())
     })?;
     let text = daemon.output();
-    // A terminal, an editor or a reader would show something else.
+    // A terminal or an editor would not show these, or show something else.
     let unseen = |c: char| c != '\n' && (c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c));
     ensure!(!text.contains(unseen), "{}", text.escape_debug());
     let mut roles = Vec::new();
@@ -56,14 +56,14 @@ fn lines(name: &str) -> Result<()> {
         ensure!((0.0..60.0).contains(&seconds), "{seconds} s");
         let peer = text("peer")?;
         ensure!(peer.starts_with("127.0.0.1:"), "{peer}");
-        let told = json!({
+        let want = json!({
             "time": text("time")?, "peer": peer, "duration_seconds": seconds,
             "role": role, "pid": talk.pid(end)?.parse::<u32>()?, "process": "raw-peer",
             "service": talk.service(), "method": "Get", "code": "NotFound",
             "message": "nowhere: 100% gr\u{fc}n\n\u{202e}\u{9b}2J\u{2028}", "trace_id": TRACE,
             "request_messages": 1, "response_messages": 0,
         });
-        ensure!(line == told, "{line}, not {told}");
+        ensure!(line == want, "{line}, not {want}");
         roles.push(role.to_owned());
     }
     roles.sort_unstable();
@@ -71,11 +71,11 @@ fn lines(name: &str) -> Result<()> {
     talk.finish()
 }
 
-/// On a disk of its own that others fill: what can wait is written once there is room, whole; the rest is
-/// counted, and nothing else of the daemon minds.
+/// The daemon's disk becomes full: lines that can wait are written once there is room, the rest is counted, and the
+/// daemon works otherwise.
 fn full_disk(name: &str) -> Result<()> {
     const CALLS: u32 = 800;
-    // One is in hand, others wait.
+    // The line that is being written, and those that wait.
     const WAITING: f64 = 1025.0;
     let folder = TempDir::with_prefix("disk-").context("create a folder")?;
     let shown = folder.path().display();
@@ -83,7 +83,7 @@ fn full_disk(name: &str) -> Result<()> {
     let stdout = format!("exec >{shown}/lines");
     let flags = ["--log-errors", "--log-errors-rate", "10000"];
     let daemon = Daemon::start_after(&[&mount, &stdout], &flags)?;
-    // As the daemon sees it.
+    // The daemon's own mount of it.
     let disk = Path::new("/proc").join(daemon.pid().to_string()).join("root");
     let disk = disk.join(folder.path().strip_prefix("/")?);
     let (lines, filler) = (disk.join("lines"), disk.join("filler"));
@@ -98,34 +98,31 @@ fn full_disk(name: &str) -> Result<()> {
     fail(&mut talk, 0, 1)?;
     daemon.wait_until(|_| match fs::read_to_string(&lines) {
         Ok(text) if text.lines().count() == 2 => Ok(()),
-        other => Err(format!("two lines were expected, not {other:?}")),
+        other => bail!("two lines were expected, not {other:?}"),
     })?;
 
     fill(&filler)?;
     fail(&mut talk, 1, CALLS)?;
     talk.compare()?;
-    daemon.wait_until(|_| match daemon.log() {
-        log if log.contains("cannot write to stdout: No space left on device") => Ok(()),
-        log => Err(format!("no word of the disk: {log}")),
-    })?;
+    daemon.wait_for_log("cannot write to stdout: No space left on device", 1..)?;
     let dropped = |reason: &str| -> Result<f64> {
         let labels = [("reason", reason)];
         Ok(daemon.scrape()?.sum("observer_log_errors_dropped_total", &labels))
     };
     let (lost, all) = (dropped("output")?, 2.0 * f64::from(1 + CALLS));
-    // What found room on the last page had not to wait.
+    // Lines that fitted on the last page did not wait.
     let written = fs::read_to_string(&lines)?.lines().count();
     ensure!(lost > 0.0 && lost <= all - WAITING, "{lost} of {all} lines are dropped");
-    ensure!(dropped("rate_limit")? <= 0.0, "some were more than the rate");
+    ensure!(dropped("rate_limit")? == 0.0, "lines are dropped by the rate limit");
     ensure!(written < 20, "{written} lines on a full disk");
 
     fs::remove_file(&filler).context("make room")?;
     let wait_for = |ends: f64| {
         daemon.wait_until(|_| {
-            let text = fs::read_to_string(&lines).map_err(|error| error.to_string())?;
+            let text = fs::read_to_string(&lines)?;
             let told = text.lines().filter(|line| line.contains("\"code\"")).count() as f64;
-            let all_told = (told + lost).total_cmp(&ends).is_eq();
-            if all_told { Ok(()) } else { Err(format!("{told} lines, {lost} of {ends} dropped")) }
+            ensure!(told + lost == ends, "{told} lines, {lost} of {ends} dropped");
+            Ok(())
         })
     };
     wait_for(all)?;
@@ -137,16 +134,13 @@ fn full_disk(name: &str) -> Result<()> {
         let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
         suppressed += line.get("suppressed").and_then(Value::as_u64).unwrap_or_default();
     }
-    ensure!(
-        (suppressed as f64).total_cmp(&lost).is_eq(),
-        "lines say that {suppressed} are left out, not {lost}"
-    );
+    ensure!(suppressed as f64 == lost, "{suppressed} lines are suppressed, not {lost}");
     ensure!(daemon.log().contains("stdout works again"), "{}", daemon.log());
     talk.finish()?;
     daemon.stop()
 }
 
-/// Until there is no byte left.
+/// Fills the disk to the last byte.
 fn fill(file: &Path) -> Result<()> {
     let mut filler = fs::File::create(file).context("create a file")?;
     let mut length = 1 << 16;

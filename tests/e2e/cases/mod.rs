@@ -1,9 +1,8 @@
-//! What the cases do, a file for each subject.
+//! The functions of the cases, a file for each subject.
 //!
-//! Most are tables of [`raw`] cases, of what gRPC libraries will not do on demand, frame by frame. Both ends of
-//! each connection are raw peers ([`support::raw`]), and every number of both processes is compared. One daemon
-//! without flags watches the cases of all tables that do not need their own; they are told apart by their
-//! processes and services.
+//! Most files are tables of [`raw`] cases, for behaviour that gRPC libraries do not have on demand. Both ends of each
+//! connection are raw peers ([`support::raw`]), and every number of both processes is compared. One daemon without
+//! flags watches all cases that do not need their own; their processes and services distinguish them.
 
 mod at_once;
 pub(crate) mod backends;
@@ -50,8 +49,8 @@ mod visitors;
 use self::table::Table;
 use crate::case::Case;
 
-/// The cases of all tables. Their traffic is recorded, but for those of which [`Table::not_for_tshark`] says why not, and
-/// for what is added by [`Table::unrecorded`].
+/// The cases of all tables. Their traffic is recorded, except for kinds with [`Table::not_for_tshark`] and cases that
+/// [`Table::unrecorded`] adds.
 pub(crate) fn raw() -> Vec<Case> {
     let mut table = Table::default();
     for (kind, add) in KINDS {
@@ -62,7 +61,7 @@ pub(crate) fn raw() -> Vec<Case> {
     table.cases
 }
 
-/// A table, and what adds its cases.
+/// The name of a kind of cases, and the function that adds them.
 type Kind = (&'static str, fn(&mut Table));
 
 const KINDS: [Kind; 14] = [
@@ -82,18 +81,18 @@ const KINDS: [Kind; 14] = [
     ("staying up", staying_up::add),
 ];
 
-/// What is said of the cases that are recorded.
+/// The note on kinds of cases that are recorded.
 const SAME_TO_TSHARK: &str = "tshark sees the same calls in the traffic of these, no more and no \
     fewer, and the same codes where there is a `grpc-status`; but for those of which it says why not.";
 
-/// Why tshark is not asked of some.
+/// Why cases over Unix sockets are not compared with tshark.
 const UNIX: &str = "Unix sockets pass no network interface";
 
-// gRPC's codes, as far as they are named here.
+// The gRPC status codes that the cases name.
 
 pub(crate) const OK: i32 = 0;
 pub(crate) const CANCELED: i32 = 1;
-/// Canceled or DeadlineExceeded: it has no number on the wire.
+/// Undecided between `Canceled` and `DeadlineExceeded`; not a code of the wire.
 pub(crate) const EITHER: i32 = 17;
 pub(crate) const UNKNOWN: i32 = 2;
 pub(crate) const INVALID_ARGUMENT: i32 = 3;

@@ -1,5 +1,4 @@
-//! What a Prometheus that asks for protobuf gets and text has not: native histograms; and exemplars,
-//! which it keeps if it is told to.
+//! Native histograms, which a Prometheus only gets in protobuf, and exemplars, which it stores if that is enabled.
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -7,22 +6,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use support::daemon::Daemon;
-use support::prometheus::{self, Prometheus};
+use support::prometheus::{self, Prometheus, scrape_of};
 use support::raw::talk::Role;
 use support::raw::{Address, Call, Talk};
 
 use super::OK;
+use super::scraped::is;
 use crate::case::Case;
 
-/// Calls that are answered at once, and those that wait: of 40, the 95th of a hundred is slow.
+/// The number of fast and of slow calls: p95 of 40 is a slow one.
 const FAST: u32 = 30;
 const SLOW: u32 = 10;
 const WAIT: Duration = Duration::from_millis(300);
 
-/// From one bound to the next: schema 3.
+/// The factor from one bound to the next in schema 3.
 const STEP: f64 = 1.090_507_732_665_257_7;
 
-/// Shown as ignored where there is no Prometheus.
+/// The case, ignored without Prometheus.
 pub(crate) fn case() -> Result<Case> {
     const NAME: &str = "Prometheus: native histograms and exemplars";
     let case = Case::new(NAME, || answers(NAME));
@@ -32,11 +32,7 @@ pub(crate) fn case() -> Result<Case> {
 fn answers(name: &str) -> Result<()> {
     let daemon = Daemon::start(&["--native-histograms"])?;
     let features = ["native-histograms", "exemplar-storage"];
-    let scrapes = format!(
-        "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n",
-        daemon.address()
-    );
-    let prometheus = Prometheus::start_with(&scrapes, &[], ("", ""), &features)?;
+    let prometheus = Prometheus::start(&scrape_of(&daemon), &[], ("", ""), &features)?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     let begin = Instant::now();
     for call in 0..FAST {
@@ -67,16 +63,16 @@ fn answers(name: &str) -> Result<()> {
         Ok(())
     })?;
     // The daemon's own text has the same sum.
-    let told = daemon.scrape()?.sum("grpc_server_handling_seconds_sum", &[("pid", &pid)]);
+    let own = daemon.scrape()?.sum("grpc_server_handling_seconds_sum", &[("pid", &pid)]);
     let sum = value(&format!("histogram_sum({histogram})"))?;
-    ensure!(is(sum, told), "{sum} s in all, not {told}");
+    ensure!(is(sum, own), "{sum} s in all, not {own}");
     let quantile = value(&format!("histogram_quantile(0.95, {histogram})"))?;
     let bounds = WAIT.as_secs_f64() / STEP..=longest * STEP;
     ensure!(bounds.contains(&quantile), "p95 is {quantile} s, not within {bounds:?}");
     let classic = prometheus.query(&of("grpc_server_handling_seconds_bucket"), None)?;
-    ensure!(classic.is_empty(), "buckets came instead: {classic:?}");
+    ensure!(classic.is_empty(), "it has classic buckets: {classic:?}");
 
-    // Of the code the last call, of each bucket one of those in it.
+    // A code has the exemplar of its last call, a bucket one of its calls'.
     let of_code = prometheus.exemplars(&of("grpc_server_handled_total"))?;
     let last = trace(FAST + SLOW - 1);
     ensure!(of_code.contains(&last), "{last} is not among {of_code:?}");
@@ -107,8 +103,4 @@ fn answer(talk: &mut Talk<'_>, call: u32) -> Result<()> {
     let stream = 2 * call + 1;
     talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
     talk.expect(Call::new("Get", OK).unary(5, 6))
-}
-
-fn is(seen: f64, expected: f64) -> bool {
-    (seen - expected).abs() <= expected.abs() * 1e-9
 }

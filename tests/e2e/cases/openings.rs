@@ -1,7 +1,5 @@
-//! What comes before the client preface: PROXY headers, `CONNECT` through a proxy, `101 Switching Protocols`
-//! whose sender becomes the client. And what only looks so, or never ends.
-
-use std::iter::repeat_n;
+//! Bytes before the client preface: PROXY headers, `CONNECT` through a proxy, `101 Switching Protocols` whose sender
+//! becomes the client. Also bytes that only look like these, or never end.
 
 use anyhow::Result;
 use support::raw::command::{Read, Write};
@@ -22,12 +20,12 @@ pub(super) fn add(table: &mut Table) {
     hostile(table);
 }
 
-/// haproxy's proxy-protocol.txt, version 1 and 2.
+/// PROXY headers of version 1 and 2 (haproxy's proxy-protocol.txt).
 fn proxy_headers() -> [(&'static str, Vec<u8>); 7] {
     let ports = [56_324_u16.to_be_bytes(), 443_u16.to_be_bytes()].concat();
     let ipv4 = [&[127, 0, 0, 1, 127, 0, 0, 1][..], &ports].concat();
     let ipv6 = [&[0x20; 32][..], &ports].concat();
-    // PP2_TYPE_NOOP, whose value looks like the end of a header and what may follow it.
+    // PP2_TYPE_NOOP, whose value looks like the end of a header and the preface.
     let value: Vec<u8> =
         b"\r\n\r\nPRI * HTTP/2.0\r\n\r\n".iter().copied().cycle().take(65_520).collect();
     let [high, low] = (value.len() as u16).to_be_bytes();
@@ -60,18 +58,15 @@ fn proxied(table: &mut Table, name: &str, header: &[u8]) {
         talk.server(|f| f.settings(&[(3, 1 << 20)]))
     });
     let bytes = header.to_vec();
-    begins(
-        table,
-        &format!("PROXY {name}, written with the preface, read by itself"),
-        move |talk| {
-            talk.client_unread(|f| f.bytes(&bytes).bytes(PREFACE).settings(&[]))?;
-            for (how, length) in [(Read::Peek, bytes.len()), (Read::Read, PREFACE.len() + 9)] {
-                talk.act(Server, Action::Read { how, length })?;
-            }
-            talk.server(|f| f.settings(&[]))
-        },
-    );
-    // Where it is long, as few pieces as show something.
+    let by_itself = format!("PROXY {name}, written with the preface, read by itself");
+    begins(table, &by_itself, move |talk| {
+        talk.client_unread(|f| f.bytes(&bytes).bytes(PREFACE).settings(&[]))?;
+        for (how, length) in [(Read::Peek, bytes.len()), (Read::Read, PREFACE.len() + 9)] {
+            talk.act(Server, Action::Read { how, length })?;
+        }
+        talk.server(|f| f.settings(&[]))
+    });
+    // A long header is cut into few pieces.
     let pieces = if header.len() > 1_000 { [700, 16_383] } else { [1, 5] };
     for pieces in pieces {
         let bytes = header.to_vec();
@@ -88,8 +83,7 @@ const CONNECT: &[u8] =
 const LONG: &[u8] = b"CONNECT 127.0.0.1:50051 HTTP/1.1\r\nHost: a\r\nX: ";
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// At the client, and at the socket of the proxy that it is connected to. To the server behind it a connection
-/// through a proxy is like any other.
+/// `CONNECT`, seen at the client and at the proxy's socket to it. For the server it is an ordinary connection.
 fn tunnels(table: &mut Table) {
     for (name, response) in [
         ("200", ESTABLISHED),
@@ -125,28 +119,25 @@ fn tunnels(table: &mut Table) {
     });
 }
 
-/// HTTP/2 behind what a proxy is asked in one write, and answers.
+/// Opens HTTP/2 after a request to a proxy, in one write, and its response.
 fn tunnel(talk: &mut Talk<'_>, request: &[&[u8]], response: &[u8]) -> Result<()> {
     talk.client(|f| f.bytes(&request.concat()))?;
     talk.server(|f| f.bytes(response))?;
     talk.open_http2()
 }
 
-/// As docker's `/session`: who was asked becomes the client.
+/// Reversed connections, as docker's `/session`: the end that got the request becomes the client.
 fn reversed(table: &mut Table) {
     const SESSION: &[u8] =
         b"POST /session HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\
         Content-Length: 0\r\n\r\n";
     type Begin = fn(&mut Talk<'_>) -> Result<()>;
-    for (name, begin) in [
-        (
-            "in a write of its own",
-            (|talk| {
-                talk.server(|f| f.bytes(SWITCHING))?;
-                talk.server(|f| f.bytes(PREFACE).settings(&[]))?;
-                talk.client(|f| f.settings(&[]))
-            }) as Begin,
-        ),
+    let ways: [(&str, Begin); 4] = [
+        ("in a write of its own", |talk| {
+            talk.server(|f| f.bytes(SWITCHING))?;
+            talk.server(|f| f.bytes(PREFACE).settings(&[]))?;
+            talk.client(|f| f.settings(&[]))
+        }),
         ("in one write with the answer", |talk| {
             talk.server(|f| f.bytes(SWITCHING).bytes(PREFACE).settings(&[]))?;
             talk.client(|f| f.settings(&[]))
@@ -161,31 +152,27 @@ fn reversed(table: &mut Table) {
             talk.server(|f| f.bytes(SWITCHING).bytes(PREFACE).settings(&[]))?;
             talk.client(|f| f.settings(&[]))
         }),
-    ] {
-        table.case(
-            format!("101, and then a preface by who sent it, {name}"),
-            move |daemon, name| {
-                let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
-                talk.client(|f| f.bytes(SESSION))?;
-                begin(&mut talk)?;
-                for stream in [1, 3] {
-                    talk.server(|f| f.request(stream, "Get").last_message(stream, 5))?;
-                    talk.client(|f| {
-                        f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND)
-                    })?;
-                }
-                talk.expect_reversed(Call::new("Get", NOT_FOUND).unary(5, 6).times(2))?;
-                talk.finish()
-            },
-        );
+    ];
+    for (name, begin) in ways {
+        let name = format!("101, and then a preface by who sent it, {name}");
+        table.case(name, move |daemon, name| {
+            let mut talk = Talk::connect(daemon, name, Address::V4(0))?;
+            talk.client(|f| f.bytes(SESSION))?;
+            begin(&mut talk)?;
+            for stream in [1, 3] {
+                talk.server(|f| f.request(stream, "Get").last_message(stream, 5))?;
+                talk.client(|f| f.response(stream).message(stream, 6).trailers(stream, NOT_FOUND))?;
+            }
+            talk.expect_from(Server, Call::new("Get", NOT_FOUND).unary(5, 6).times(2))?;
+            talk.finish()
+        });
     }
 }
 
-/// On a port that is selected: counted by what comes then.
+/// Other protocols after such bytes, on a selected port: counted by the later protocol.
 fn nothing_of_http2(table: &mut Table) {
     const HELLO: &[u8] = &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3];
-    type Bytes = &'static [u8];
-    for (name, protocol, sent) in [
+    let kinds: [(&str, &str, [&[u8]; 3]); 7] = [
         ("CONNECT, and then TLS", "tls", [CONNECT, ESTABLISHED, HELLO]),
         ("CONNECT, and then something else", "http1", [CONNECT, ESTABLISHED, b"+PING\r\n"]),
         (
@@ -205,8 +192,8 @@ fn nothing_of_http2(table: &mut Table) {
             "other",
             [b"PROXY UNKNOWN\r\n", b"", b"+PING\r\n"],
         ),
-    ] as [(&str, &'static str, [Bytes; 3]); 7]
-    {
+    ];
+    for (name, protocol, sent) in kinds {
         counted(table, name, protocol, move |talk| {
             let [request, response, then] = sent;
             talk.client(|f| f.bytes(request))?;
@@ -228,15 +215,13 @@ fn counted(
 ) {
     on_a_port(table, format!("{name}, on a selected port"), move |mut talk| {
         begin(&mut talk)?;
-        let daemon = talk.daemon;
-        seen(daemon, protocol, 2)?;
-        let told = || daemon.log().matches("a selected connection").count();
-        daemon.wait_until(|_| if told() == 1 { Ok(()) } else { Err(daemon.log()) })?;
+        seen(talk.daemon, protocol, 2)?;
+        talk.daemon.wait_for_log("a selected connection", 1..=1)?;
         then_grpc(talk)
     });
 }
 
-/// What has no end is given up, or costs no more than its bytes.
+/// Openings without an end are given up, or cost no more than their bytes.
 fn hostile(table: &mut Table) {
     for (name, protocol, begin) in [
         ("a PROXY line without end", "other", &b"PROXY TCP4 "[..]),
@@ -250,15 +235,10 @@ fn hostile(table: &mut Table) {
             Ok(())
         });
     }
-    begins(
-        table,
-        "PROXY headers one after the other, 2 MiB of them, and then the preface",
-        |talk| {
-            let header = binary(0x21, 0x11, &vec![b'\r'; 65_535]);
-            for header in repeat_n(header, 32) {
-                talk.client(|f| f.bytes(&header))?;
-            }
-            talk.open_http2()
-        },
-    );
+    let name = "PROXY headers one after the other, 2 MiB of them, and then the preface";
+    begins(table, name, |talk| {
+        let header = binary(0x21, 0x11, &vec![b'\r'; 65_535]);
+        (0..32).try_for_each(|_| talk.client(|f| f.bytes(&header)))?;
+        talk.open_http2()
+    });
 }

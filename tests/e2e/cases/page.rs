@@ -1,4 +1,4 @@
-//! The page in a real browser, while and after peers make calls.
+//! The page in a real browser, during and after calls.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -20,30 +20,30 @@ use support::look::dashboards::{self, Span};
 use support::look::figures::{
     self, Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, P99, RATE, Who,
 };
-use support::look::names::{self, Names};
+use support::look::names;
 use support::look::{Lines, line, lines_of_ends, load, number, pictures, same, wait_for};
 use support::peer::{Client, Listen, Server};
-use support::prometheus::{Dashboard, Prometheus};
+use support::prometheus::{Dashboard, Prometheus, scrape_of};
 use support::report;
 use support::stack::Stack;
 
-/// Set where the screenshots in `docs` are to be made anew.
+/// The environment variable that has the screenshots in `docs` taken again.
 const SCREENSHOTS: &str = "OBSERVER_TEST_SCREENSHOTS";
 
-/// For spark lines and the heat map to have something to show.
+/// Time for spark lines and the heat map to fill.
 const SCENE: Duration = Duration::from_secs(100);
 
-/// Pages that are open at the same time.
+/// The number of pages that are open at the same time.
 const PAGES: usize = 100;
 
-/// Of them in a browser, each in a window of its own, so that all are visible. A browser has no more
-/// than six connections to a server at once.
+/// The number of those in a browser, each in its own window, so that all are visible. A browser has no more
+/// than six connections to a server.
 const WINDOWS: usize = 5;
 
-/// What each of the others is sent.
+/// The number of samples that each of the others receives.
 const SAMPLES: usize = 10;
 
-/// What a row shows, with and without script.
+/// The texts of a row, with and without script.
 #[derive(Debug, Deserialize)]
 struct Shown {
     process: String,
@@ -59,7 +59,7 @@ struct Shown {
     codes: Vec<String>,
 }
 
-/// Reads the rows.
+/// The script that returns the rows.
 const ROWS: &str = "return [...document.querySelectorAll('#calls tbody tr')].map((row) => {
     const text = (part) => row.querySelector(part).textContent.trim();
     return {
@@ -89,7 +89,7 @@ impl Shown {
     }
 }
 
-/// The page of a daemon, as people look at it.
+/// The page of a daemon in a browser.
 struct Page(Browser);
 
 impl Look for Page {
@@ -100,7 +100,7 @@ impl Look for Page {
     fn figures(&self) -> Result<Figures> {
         let mut figures = Figures::default();
         for row in rows(&self.0)? {
-            let (pid, role) = row.who.split_once(' ').context("a row of nobody")?;
+            let (pid, role) = row.who.split_once(' ').context("a row without process")?;
             let [p50, p90, p99] = row.quantiles;
             let texts = [
                 (RATE, row.rate),
@@ -133,7 +133,7 @@ impl Look for Page {
     }
 }
 
-/// `2 complete, 0 joined late, 0 with gaps, 0 undecodable`, and all of them in the tile.
+/// Reads `2 complete, 0 joined late, 0 with gaps, 0 undecodable`, and their sum in the tile.
 fn connections(browser: &Browser) -> Result<Connections> {
     let told = browser.run(
         "return [...document.querySelectorAll('#health dd')[3].textContent.matchAll(/[0-9][0-9,]*/g),
@@ -153,7 +153,7 @@ fn connections(browser: &Browser) -> Result<Connections> {
     }
 }
 
-/// What is shown beside counts is what the peers know, too.
+/// The figures besides counts are those of the peers' records.
 pub(crate) fn page_shows_true_figures(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
@@ -176,7 +176,8 @@ fn shows(browser: &Browser, expected: &Lines) -> Result<()> {
 
 fn becomes(browser: &Browser, condition: &str) -> Result<()> {
     wait_for(|| {
-        Ok(if browser.holds(condition)? { Ok(()) } else { Err(format!("never: {condition}")) })
+        let holds = browser.holds(condition)?;
+        Ok(holds.then_some(()).with_context(|| format!("never: {condition}")))
     })
 }
 
@@ -184,7 +185,7 @@ fn url(daemon: &Daemon) -> String {
     format!("http://{}/", daemon.address())
 }
 
-/// The numbers are the peers', with and without script; they are sorted, filtered and told in
+/// The numbers are those of the peers' records, with and without script. Rows are sorted, filtered and shown in
 /// detail.
 pub(crate) fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
@@ -196,23 +197,23 @@ pub(crate) fn page_shows_the_peers_numbers(stack: &Stack) -> Result<()> {
     browser.open(&url(&daemon))?;
     let client = Client::start(stack, &server, &load())?;
     becomes(&browser, "document.querySelector('#state').className === 'live'")?;
-    // While calls are made there are rates, and a line.
+    // During calls there are rates, and a spark line.
     wait_for(|| {
         let moves = rows(&browser)?.iter().any(|row| !["–", "0"].contains(&row.rate.as_str()));
-        Ok(if moves { Ok(()) } else { Err("nothing moves".into()) })
+        Ok(moves.then_some(()).context("no row has a rate"))
     })?;
     becomes(&browser, "document.querySelector('.spark .line').getAttribute('d').includes('L')")?;
     let (client, truth) = client.finish()?;
     let expected = lines_of_ends(&client, server.identity(), &truth);
     shows(&browser, &expected)?;
     report::exact(2 * expected.len());
-    // Before a reload, with which the page's history begins anew.
+    // Before a reload, which deletes the page's history.
     is_used_by_keys(&browser)?;
     sorts(&browser)?;
     filters(&browser, &expected)?;
     browser.scripts(false)?;
     browser.open(&url(&daemon))?;
-    same("without script", &expected, &lines(&browser)?).map_err(anyhow::Error::msg)?;
+    same("without script", &expected, &lines(&browser)?)?;
     browser.scripts(true)?;
     browser.reload()?;
     shows(&browser, &expected)?;
@@ -242,14 +243,14 @@ fn sorts(browser: &Browser) -> Result<()> {
     ensure!(methods.is_sorted(), "{methods:?}");
     let told = browser.run("return document.querySelector('[aria-sort]').textContent")?;
     ensure!(told == "Method", "sorted by {told}");
-    // It is still so after a reload, and then as at first again.
+    // The order stays after a reload; then the first one again.
     browser.reload()?;
     becomes(browser, "document.querySelectorAll('tbody tr[data-key]').length > 3")?;
     becomes(browser, "document.querySelector('[aria-sort]').textContent === 'Method'")?;
     sort_by(browser, "errors")
 }
 
-/// By the keyboard.
+/// Filters rows with the keyboard.
 fn filters(browser: &Browser, expected: &Lines) -> Result<()> {
     const ESCAPE: &str = "\u{e00c}";
     browser.press("/")?;
@@ -266,10 +267,9 @@ fn filters(browser: &Browser, expected: &Lines) -> Result<()> {
         "const input = document.querySelector('#filter'); input.value = 'nowhere';
         input.dispatchEvent(new Event('input'))",
     )?;
-    becomes(
-        browser,
-        "document.querySelector('#calls p').textContent.includes('No method matches')",
-    )?;
+    let matches_none =
+        "document.querySelector('#calls p').textContent.includes('No method matches')";
+    becomes(browser, matches_none)?;
     browser.run(
         "const input = document.querySelector('#filter'); input.value = '';
         input.dispatchEvent(new Event('input'))",
@@ -299,9 +299,9 @@ fn is_used_by_keys(browser: &Browser) -> Result<()> {
     )?;
     match told.as_array().map(Vec::as_slice) {
         Some([codes, of_row, sum, calls]) => {
-            ensure!(codes == of_row && sum == calls, "the detail tells something else: {told}");
+            ensure!(codes == of_row && sum == calls, "the detail has other numbers: {told}");
         }
-        _ => anyhow::bail!("no detail: {told}"),
+        _ => bail!("no detail: {told}"),
     }
     let painted = "(() => { const canvas = document.querySelector('canvas');
         const pixels = canvas.getContext('2d').getImageData(70, 1, canvas.width - 71, 150).data;
@@ -314,15 +314,15 @@ fn is_used_by_keys(browser: &Browser) -> Result<()> {
     browser.press("p")
 }
 
-/// Elements with more than they show, and what it is.
+/// The script that returns elements whose content is cut, with their text.
 const CUT: &str = "return [...document.querySelectorAll('body *')]
     .filter((part) => part.checkVisibility() && !part.closest('svg') && part.clientWidth > 0
         && (part.scrollWidth > part.clientWidth + 1
             || part.matches('.tile *') && part.scrollHeight > part.clientHeight + 3))
     .map((part) => `${part.id || part.className || part.tagName}: ${part.textContent.slice(0, 80)}`)";
 
-/// Nothing is wider than the window, or than its place: with the table alone, and with a row in
-/// detail. Names of any length may be cut where the whole name is elsewhere.
+/// An error if an element is wider than the window or than its place, with the table alone or with a row in detail.
+/// Long names may be cut: the whole name is elsewhere.
 fn fits(browser: &Browser, long_names: bool) -> Result<()> {
     const MAY_BE_CUT: [&str; 4] = ["B: ", "SMALL: ", "method: ", "SPAN: "];
     for (width, dark) in [(400, true), (400, false), (1280, true), (1280, false)] {
@@ -341,7 +341,7 @@ fn fits(browser: &Browser, long_names: bool) -> Result<()> {
                 cut.retain(|part| !MAY_BE_CUT.iter().any(|of| part.starts_with(of)));
             }
             ensure!(cut.is_empty(), "cut {}: {}", place(), cut.join("\n"));
-            // Rows may have changed places.
+            // Rows may have moved.
             let (click, then) = if detail {
                 ("#detail button", "hidden")
             } else {
@@ -354,21 +354,20 @@ fn fits(browser: &Browser, long_names: bool) -> Result<()> {
     Ok(())
 }
 
-/// Names that would be markup, and 500 of them, and very long ones, are text and nothing else.
+/// Names that contain markup, 500 names, and long names are only text.
 pub(crate) fn page_shows_names_of_any_kind() -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
     let daemon = names::daemon()?;
-    let Names { talk, names } = names::called(&daemon, 505)?;
+    let (names, talk) = names::called(&daemon, 505)?;
     let browser = Browser::start()?;
     browser.open(&url(&daemon))?;
-    // Of both ends, and some are more than the page has.
+    // Both ends have a row per name, some more than the page has room for.
     becomes(&browser, "document.querySelector('#count').textContent === '1000 rows'")?;
-    becomes(
-        &browser,
-        "document.querySelector('#calls p').textContent.includes(' more rows with fewer calls')",
-    )?;
+    let more =
+        "document.querySelector('#calls p').textContent.includes(' more rows with fewer calls')";
+    becomes(&browser, more)?;
     browser.run("document.querySelector('.more').click()")?;
     let shown: Vec<String> = rows(&browser)?.into_iter().map(|row| row.method).collect();
     for name in &names {
@@ -398,7 +397,7 @@ fn harmless(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
-/// A hundred that look, some of them in a real browser, cost the daemon little, and scrapes get through at once.
+/// A hundred pages, some of them in a real browser, cost the daemon little, and do not delay scrapes.
 pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;
@@ -412,10 +411,8 @@ pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
             browser.open(&url(&daemon))?;
         }
     }
-    let mut pages = Vec::new();
-    for _ in windows.len()..PAGES {
-        pages.push(events(&daemon)?);
-    }
+    let pages = (windows.len()..PAGES).map(|_| events(&daemon));
+    let mut pages = pages.collect::<Result<Vec<_>>>()?;
     let client = Client::start(stack, &server, &load())?;
     let begun = Instant::now();
     let mut slowest = Duration::ZERO;
@@ -430,7 +427,7 @@ pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     let took = begun.elapsed();
     let after = Footprint::of(daemon.pid())?.memory;
     report::say(&format!(
-        "{PAGES} open pages: {SAMPLES} samples each in {:.1} s, the slowest scrape beside them took {} ms, \
+        "{PAGES} open pages: {SAMPLES} samples each in {:.1} s, the slowest scrape took {} ms, \
          the daemon's memory grew by {} KiB",
         took.as_secs_f64(),
         slowest.as_millis(),
@@ -438,7 +435,7 @@ pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     ));
     ensure!(slowest < Duration::from_secs(2), "a scrape takes {slowest:?}");
     ensure!(after < before + (24 << 20), "the daemon grows from {before} to {after} bytes");
-    // One sample a second, not one for each page.
+    // One sample per second, not one for each page.
     ensure!(took > Duration::from_secs(7), "{SAMPLES} samples in {took:?}");
     let (client, truth) = client.finish()?;
     let expected = lines_of_ends(&client, server.identity(), &truth);
@@ -453,7 +450,7 @@ pub(crate) fn page_is_open_a_hundred_times(stack: &Stack) -> Result<()> {
     daemon.stop()
 }
 
-/// Events, as a page asks for them.
+/// Requests events, as a page does.
 fn events(daemon: &Daemon) -> Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect(daemon.address())?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -461,23 +458,24 @@ fn events(daemon: &Daemon) -> Result<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
-fn next_event(stream: &mut BufReader<TcpStream>) -> Result<Value> {
+/// Reads the next event, which must be JSON.
+fn next_event(stream: &mut BufReader<TcpStream>) -> Result<()> {
     loop {
         let mut line = String::new();
         ensure!(stream.read_line(&mut line)? > 0, "the daemon drops a page that reads");
         if let Some(data) = line.strip_prefix("data: ") {
-            return Ok(serde_json::from_str(data)?);
+            return Ok(serde_json::from_str::<Value>(data).map(drop)?);
         }
     }
 }
 
-/// A page that is open when its daemon ends says so, and goes on with the next one.
+/// An open page shows that its daemon has ended, and continues with the next one.
 pub(crate) fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()> {
     if !browser::is_there()? {
         return Ok(());
     }
     let server = Server::start(stack, Listen::V4)?;
-    let watched = ["--port".to_owned(), server.port()?];
+    let watched = ["--port", &server.port()?];
     let daemon = Daemon::start(&watched)?;
     let browser = Browser::start()?;
     browser.open(&url(&daemon))?;
@@ -491,7 +489,7 @@ pub(crate) fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()>
     let address = daemon.address();
     daemon.stop()?;
     becomes(&browser, "document.querySelector('#state').className === 'lost'")?;
-    ensure!(lines(&browser)? == first, "what was there is gone");
+    ensure!(lines(&browser)? == first, "the rows are gone");
     let daemon = Daemon::start_at(&watched, address.parse()?)?;
     becomes(&browser, "document.querySelector('#state').textContent.includes('restarted')")?;
     let second = call()?;
@@ -500,7 +498,7 @@ pub(crate) fn page_survives_a_restart_of_the_daemon(stack: &Stack) -> Result<()>
     daemon.stop()
 }
 
-/// The pictures of the page and of the terminal in `docs`, of all stacks at work.
+/// Takes the pictures of the page, the terminal and the dashboards in `docs`, with calls of all stacks.
 pub(crate) fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     let Some(folder) = screenshots_wanted() else { return Ok(()) };
     fs::create_dir_all(&folder)?;
@@ -508,11 +506,7 @@ pub(crate) fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     let servers = stacks.iter().map(start).collect::<Result<Vec<_>>>()?;
     let ports = servers.iter().map(Server::port).collect::<Result<Vec<_>>>()?;
     let daemon = Daemon::start(&["--port", &ports.join(",")])?;
-    let scrapes = format!(
-        "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n",
-        daemon.address()
-    );
-    let prometheus = Prometheus::start(&scrapes, &[], ("", ""))?;
+    let prometheus = Prometheus::start(&scrape_of(&daemon), &[], ("", ""), &[])?;
     let mut clients = Vec::new();
     for ((stack, server), plan) in stacks.iter().zip(&servers).zip(scene().iter().cycle()) {
         clients.push(Client::start(stack, server, plan)?);
@@ -532,7 +526,7 @@ pub(crate) fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     take("page-narrow.png", 400, 860, false)?;
     pictures::of_terminals(&browser, &daemon, &folder)?;
     let span = Span { seconds: SCENE.as_secs_f64() - 10.0, step: 2.0, range: "[10s]" };
-    let boards = support::stack::package().join("../deploy/grafana");
+    let boards = support::stack::workspace()?.join("deploy/grafana");
     for board in Dashboard::all(&boards)? {
         let name = board.title.trim_start_matches("gRPC: ").replace(' ', "-");
         if ["overview", "errors", "latency"].contains(&name.as_str()) {
@@ -545,13 +539,13 @@ pub(crate) fn take_screenshots(stacks: &'static [Stack]) -> Result<()> {
     daemon.stop()
 }
 
-/// Where to, if they are.
+/// The folder for screenshots, if they are to be taken.
 pub(crate) fn screenshots_wanted() -> Option<PathBuf> {
     env::var_os(SCREENSHOTS)?;
-    Some(support::stack::package().parent()?.join("docs/images"))
+    Some(support::stack::workspace().ok()?.join("docs/images"))
 }
 
-/// What the stacks do, in turn, for longer than it takes.
+/// The plans of the stacks' clients, in turn; they take longer than the pictures.
 fn scene() -> [Vec<Vec<Value>>; 3] {
     let repeated = |stage: Vec<Value>| vec![stage; 2000];
     [

@@ -1,4 +1,4 @@
-//! No byte of a message leaves the kernel.
+//! No byte of a message leaves the kernel: the case reads all records of the BPF programs.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,16 @@ use support::bytes::contains;
 use support::peer::{Client, Listen, Server};
 use support::stack::Stack;
 
-/// What the peers fill messages with: requests and responses.
+/// The bytes that fill the peers' messages: requests and responses.
 const FILLINGS: [u8; 2] = [0xab, 0xcd];
 
-/// So many filling bytes in a row are payload: lengths and other header values are shorter.
+/// The number of filling bytes in a row that are payload: lengths and other values are shorter.
 const RUN: usize = 6;
 
-/// How long the kernel programs may take to tell all.
+/// Time for the BPF programs to send all records.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Has peers exchange messages of every size and looks for their bytes in all that the kernel
-/// programs tell.
+/// Has peers exchange messages of every size, and searches for their bytes in all records.
 pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
     let (_probes, mut rings) = Probes::attach(&Config::default())?;
     let server = Server::start(server, Listen::V4)?;
@@ -50,7 +49,7 @@ pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Re
     Ok(())
 }
 
-/// Frame payload that a record has in it: header blocks and the like.
+/// The number of bytes of frame payload in a record, as of field blocks.
 fn kept_bytes(record: &[u8]) -> usize {
     let Some(Record { event: Event::Bytes(bytes), .. }) = Record::parse(record) else { return 0 };
     let kept = bytes.items.map(|item| match item {
@@ -66,7 +65,7 @@ fn plan() -> Vec<Vec<Value>> {
     let steps = sizes.map(|size| {
         json!({"rpc": "Unary", "count": 5, "concurrency": 5, "payload": size, "response_size": size})
     });
-    // One message each way at a time: a peer that writes much before it reads may wait for ever.
+    // One message in each direction at a time: a peer that writes much before it reads may wait for ever.
     let streams = sizes.map(|size| {
         json!({"rpc": "Bidi", "requests": 3, "lockstep": true, "payload": size, "response_size": size})
     });

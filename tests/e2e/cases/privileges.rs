@@ -1,11 +1,12 @@
-//! What the daemon may do: with little it starts, and with nothing it goes on.
+//! The daemon's privileges: few to start, and none while it runs.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo};
 use observer_common::selected::CGROUP_NAME;
 use support::daemon::{Daemon, User, refusal};
 use support::footprint::{described_of, field, map_numbers, status, threads};
@@ -16,13 +17,13 @@ use super::backends::{Restored, is_since};
 use super::refusals::refuses;
 use super::{NOT_FOUND, Table};
 
-/// What it needs.
+/// The capabilities that it needs.
 const LEAST: &[&str] = &["bpf", "perfmon", "dac_read_search"];
 
-/// What it needs where it would see no other processes.
+/// The capabilities that it needs where `/proc` hides other processes.
 const SEES_ALL: &[&str] = &["bpf", "perfmon", "dac_read_search", "sys_ptrace"];
 
-/// The backend that reads the ids of tracepoints.
+/// The flags for the backend that reads the ids of tracepoints.
 const TRACEPOINT: &[&str] = &["--backend", "tracepoint"];
 
 const SYS_PTRACE: u64 = 1 << 19;
@@ -30,7 +31,7 @@ const SYS_PTRACE: u64 = 1 << 19;
 pub(super) fn add(table: &mut Table) {
     table.not_for_tshark("tshark cannot tell: what the daemon may do is not on the wire.");
     table.alone("started by root, no thread keeps a capability, or is root", |name| {
-        let daemon = Daemon::start::<&str>(&[])?;
+        let daemon = Daemon::start(&[])?;
         counts_a_call(&daemon, name)?;
         has_no_right(&daemon, NOBODY, NOBODY)?;
         is_closed_to_its_user(&daemon)
@@ -57,7 +58,7 @@ pub(super) fn add(table: &mut Table) {
         filters_are_frozen(&Daemon::start(&["--port", "1"])?)
     });
     table.alone("started by nobody with what it needs, it watches the same", |name| {
-        let daemon = Daemon::start_as::<&str>(&[], User::With(LEAST))?;
+        let daemon = Daemon::start_as(&[], User::With(LEAST))?;
         counts_a_call(&daemon, name)?;
         has_only_capabilities(&daemon, 0)?;
         is_user(&daemon, NOBODY, NOBODY)?;
@@ -71,7 +72,7 @@ pub(super) fn add(table: &mut Table) {
         has_only_capabilities(&daemon, 0)
     });
     table.alone("where processes are hidden from it, it keeps CAP_SYS_PTRACE alone", |name| {
-        let daemon = Daemon::start_as::<&str>(&[], User::Blindfolded(SEES_ALL))?;
+        let daemon = Daemon::start_as(&[], User::Blindfolded(SEES_ALL))?;
         counts_a_call(&daemon, name)?;
         has_only_capabilities(&daemon, SYS_PTRACE)
     });
@@ -97,29 +98,32 @@ pub(super) fn add(table: &mut Table) {
     }
     table.alone("refuses to run without CAP_DAC_READ_SEARCH", |name| {
         let others: &[&str] = &["bpf", "perfmon"];
-        // It is for tracefs, which only one backend reads.
-        if Daemon::start::<&str>(&[])?.backend()? == "tracepoint" {
+        // It needs that for tracefs, which only one backend reads.
+        if Daemon::start(&[])?.backend()? == "tracepoint" {
             return refuses_to_run_without("CAP_DAC_READ_SEARCH", others);
         }
-        // It cannot see whether the kernel preempts, so it may not watch sockets that count no bytes.
-        let daemon = Daemon::start_as::<&str>(&[], User::With(others))?;
+        // It cannot find out whether the kernel preempts, so it may not watch sockets that count no bytes.
+        let daemon = Daemon::start_as(&[], User::With(others))?;
         counts_a_call_over(&daemon, name, Address::V4(0))
     });
 }
 
-/// Who may open perf events.
+/// The setting that restricts perf events.
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 
 fn refuses_to_run_without(missing: &str, others: &'static [&'static str]) -> Result<()> {
-    let line = refusal::<&str>(&[], User::With(others))?;
-    // Behind "without" or "add": not in the list of all that it needs.
+    let line = refusal(&[], User::With(others))?;
+    // After "without" or "add": not in the list of all capabilities that it needs.
     let named = [format!("without {missing}"), format!("add {missing}")];
-    ensure!(named.iter().any(|text| line.contains(text)), "{missing} is not named: {line}");
+    ensure!(
+        named.iter().any(|text| line.contains(text)),
+        "the error does not name {missing}: {line}"
+    );
     Ok(())
 }
 
-/// Calls over a Unix socket: the end of the connection is found only by a system call that the
-/// daemon makes when it has given up what it had.
+/// Counts a call over a Unix socket: the daemon finds the end of the connection with a system call that it makes
+/// without privileges.
 fn counts_a_call(daemon: &Daemon, name: &str) -> Result<()> {
     let folder = tempfile::TempDir::with_prefix("raw-").context("create a folder")?;
     let path = folder.path().join("socket").to_string_lossy().into_owned();
@@ -132,7 +136,7 @@ fn counts_a_call_over(daemon: &Daemon, name: &str, address: Address) -> Result<(
     talk.finish()
 }
 
-/// No thread has other capabilities, or can get any.
+/// An error if a thread has other capabilities, or can get any.
 fn has_only_capabilities(daemon: &Daemon, capabilities: u64) -> Result<()> {
     let pid = daemon.pid();
     let threads = threads(pid)?;
@@ -158,23 +162,18 @@ fn has_only_capabilities(daemon: &Daemon, capabilities: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whoever is root again by some mistake in the kernel has no capability all the same.
-fn can_regain_no_capability(daemon: &Daemon) -> Result<()> {
+/// An error unless all threads have this user and group, and neither have a capability nor can get one, even as root
+/// after a mistake in the kernel.
+fn has_no_right(daemon: &Daemon, user: u32, group: u32) -> Result<()> {
+    has_only_capabilities(daemon, 0)?;
     for thread in threads(daemon.pid())? {
         let bound = status(daemon.pid(), thread, "CapBnd")?;
         ensure!(bound.trim_matches('0').is_empty(), "thread {thread}: CapBnd is {bound}");
     }
-    Ok(())
-}
-
-/// All its threads are that user and group, and neither have a capability nor can get one.
-fn has_no_right(daemon: &Daemon, user: u32, group: u32) -> Result<()> {
-    has_only_capabilities(daemon, 0)?;
-    can_regain_no_capability(daemon)?;
     is_user(daemon, user, group)
 }
 
-/// All its threads are that user and group, and no other.
+/// An error unless all threads have this user and group, and no others.
 fn is_user(daemon: &Daemon, user: u32, group: u32) -> Result<()> {
     for thread in threads(daemon.pid())? {
         for (field, number) in [("Uid", user), ("Gid", group)] {
@@ -188,10 +187,10 @@ fn is_user(daemon: &Daemon, user: u32, group: u32) -> Result<()> {
     Ok(())
 }
 
-/// Others of its user, who may have been taken over, neither see its memory nor what it has open.
+/// An error if other processes of its user, which an attacker may control, can read its memory or its open files.
 fn is_closed_to_its_user(daemon: &Daemon) -> Result<()> {
     let pid = daemon.pid();
-    // What is about a process is its user's, and root's if it is closed (proc(5), PR_SET_DUMPABLE).
+    // Its files in /proc are its user's, or root's if it is closed (proc(5), PR_SET_DUMPABLE).
     let owner = fs::metadata(format!("/proc/{pid}/status")).context("look at its status")?.uid();
     ensure!(owner == 0, "its files in /proc are of user {owner}");
     for name in ["maps", "mem", "environ", "fd/0"] {
@@ -204,7 +203,7 @@ fn is_closed_to_its_user(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// All ports are watched once a bit of each word is set, and any process by its name.
+/// An error if root can change the filters: a word of ports, or a key of the other maps, would select more.
 fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
     let mut tried = BTreeSet::new();
     for id in map_numbers(daemon.pid())? {
@@ -214,21 +213,9 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
                 let mut ports: Array<_, u64> = Map::Array(MapData::from_id(id)?).try_into()?;
                 ports.set(0, u64::MAX, 0)
             }
-            "PIDS" | "UIDS" => {
-                let mut pids: HashMap<_, u32, u8> =
-                    Map::HashMap(MapData::from_id(id)?).try_into()?;
-                pids.insert(1, 1, 0)
-            }
-            "COMMS" => {
-                let mut comms: HashMap<_, [u8; 16], u8> =
-                    Map::HashMap(MapData::from_id(id)?).try_into()?;
-                comms.insert([b'x'; 16], 1, 0)
-            }
-            "CGROUPS" => {
-                let mut names: HashMap<_, [u8; CGROUP_NAME], u8> =
-                    Map::HashMap(MapData::from_id(id)?).try_into()?;
-                names.insert([b'x'; CGROUP_NAME], 1, 0)
-            }
+            "PIDS" | "UIDS" => insert(id, 1_u32)?,
+            "COMMS" => insert(id, [b'x'; 16])?,
+            "CGROUPS" => insert(id, [b'x'; CGROUP_NAME])?,
             _ => continue,
         };
         let Err(error) = written else { bail!("{name} can be written") };
@@ -240,8 +227,14 @@ fn filters_are_frozen(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Beside maps and programs: sockets, pipes, what the kernel makes itself (epoll, events, links of programs). Files of
-/// `/proc` and `/sys` come and go.
+/// Tries to insert a key into the map with this number.
+fn insert<K: Pod>(id: u32, key: K) -> Result<Result<(), MapError>> {
+    let mut map: HashMap<_, K, u8> = Map::HashMap(MapData::from_id(id)?).try_into()?;
+    Ok(map.insert(key, 1, 0))
+}
+
+/// An error if a thread has other files open besides maps and programs than sockets, pipes, objects of the kernel
+/// (epoll, events, links of programs) and files of `/proc` and `/sys`, which are opened and closed at the same time.
 fn nothing_else_is_open(pid: u32, thread: u32) -> Result<()> {
     let folder = format!("/proc/{pid}/task/{thread}/fd");
     for entry in fs::read_dir(&folder).with_context(|| format!("list {folder}"))?.flatten() {
@@ -254,7 +247,7 @@ fn nothing_else_is_open(pid: u32, thread: u32) -> Result<()> {
     Ok(())
 }
 
-/// Of each thread, as one may have its own.
+/// Checks each thread, because one may have its own descriptors.
 fn has_only_counters_and_rings_open(daemon: &Daemon, workers: usize) -> Result<()> {
     const ARRAY_PER_CPU: &str = "6";
     const HASH_LRU: &str = "9";
@@ -288,7 +281,8 @@ fn has_only_counters_and_rings_open(daemon: &Daemon, workers: usize) -> Result<(
     let programs = |alone: bool| {
         tables.iter().filter(move |(figures, ..)| *figures == alone).map(|(.., programs)| *programs)
     };
-    // The one that can be run without arguments, and all of them where none can be run.
+    // The threads have the program that can be run without arguments. The thread for figures cannot run any, and has
+    // all.
     ensure!(programs(false).collect::<Vec<_>>() == [1], "programs to be run: {tables:?}");
     ensure!(programs(true).all(|programs| programs > 4), "programs to be read: {tables:?}");
     let maps: BTreeSet<_> =

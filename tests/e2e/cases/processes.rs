@@ -1,9 +1,8 @@
-//! Who reads and writes: calls belong to the process that reads or writes their headers.
+//! Processes: calls belong to the process that reads or writes their field blocks.
 
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,7 +10,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use support::daemon::Daemon;
 use support::openmetrics::Metrics;
 use support::raw::command::{Compat, Read, Write};
-use support::raw::process::{Start, program};
+use support::raw::process::{Start, named, program};
 use support::raw::talk::Role::{Client, Server};
 use support::raw::{Action, Address, Call, Talk};
 use tempfile::TempDir;
@@ -45,7 +44,7 @@ pub(super) fn add(table: &mut Table) {
     });
 }
 
-/// Where control groups of version 2 can be made.
+/// The folder in which control groups of version 2 can be created.
 pub(super) fn cgroups() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").ok()?;
     let mount = mounts.lines().find_map(|line| {
@@ -56,17 +55,15 @@ pub(super) fn cgroups() -> Option<PathBuf> {
     mount.join("cgroup.procs").is_file().then_some(mount)
 }
 
-/// The server is in a control group with the name that Docker gives that of a container.
+/// The server is in a control group named like that of a Docker container.
 fn identity(name: &str, cgroups: &Path) -> Result<()> {
     let labels = "exe,container_id,container_runtime";
     let daemon = Daemon::start(&["--labels", labels])?;
     let container = format!("{:064x}", std::process::id());
     let group = cgroups.join(format!("docker-{container}.scope"));
     fs::create_dir(&group).with_context(|| format!("create {}", group.display()))?;
-    let entered = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.display());
-    let through = ["sh", "-c", &entered, "sh"].map(str::to_owned).to_vec();
-    let server = Start { through, ..Start::default() };
-    let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), [&Start::default(), &server])?;
+    let ends = [&Start::default(), &Start::in_group(&group)];
+    let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), ends)?;
     talk.expected_call(1, "Get", OK)?;
     talk.compare()?;
     let program = program()?.to_string_lossy().into_owned();
@@ -90,7 +87,7 @@ fn identity(name: &str, cgroups: &Path) -> Result<()> {
     talk.finish_closed()
 }
 
-/// With filters that the processes pass because of who has started them.
+/// Selection of processes by their parents.
 fn children(table: &mut Table) {
     let own = || std::process::id().to_string();
     table.alone("children of a selected process, and theirs, with --children", move |name| {
@@ -115,7 +112,7 @@ fn children(table: &mut Table) {
             talk.expected_call(1, "Get", OK)?;
             reports_calls_of(&mut talk, Server, &[("Get", "OK", 1)], 1, 0)?;
             reports_calls_of(&mut talk, Client, &[], 0, 0)?;
-            // And those that are started later.
+            // A child that is started later.
             if before == 1 {
                 talk.peer(Server)?.fork()?;
             }
@@ -146,7 +143,7 @@ fn listeners(table: &mut Table) {
             talk.expected_call(1, method, OK)?;
             talk.expected_call(3, "Get", OK)?;
         }
-        // The first again.
+        // The first server again.
         talk.use_server(0);
         talk.reopen()?;
         talk.expected_call(1, "Get", OK)?;
@@ -160,7 +157,7 @@ fn listeners(table: &mut Table) {
         // The client is the second peer.
         let servers = [(0, "First"), (2, "Second")];
         let mut accepted = Vec::new();
-        // The kernel chooses by a hash of the addresses: one in 2^29 that one server gets none.
+        // The kernel chooses by a hash of the addresses: one server gets none with a probability of 2^-29.
         for _ in 0..30 {
             talk.begin_connection()?;
             for (server, method) in servers {
@@ -195,7 +192,7 @@ fn hand_overs(table: &mut Table) {
             |talk| talk.finish_ended(),
             move |talk| {
                 talk.expected_call(1, "Get", OK)?;
-                // Begun in the parent, ended in the child: the parent's.
+                // A call that starts in the parent and ends in the child is the parent's.
                 talk.client(|f| f.request(3, "Begun").message(3, 5))?;
                 talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
                 talk.peer(role)?.fork()?;
@@ -211,20 +208,18 @@ fn hand_overs(table: &mut Table) {
                 talk.expected_call(1, "Get", OK)?;
                 talk.peer(role)?.fork()?;
                 talk.expected_call(3, "Get", OK)?;
-                // Nobody asks the talk.daemon before the child has ended.
+                // The daemon is not scraped before the child has ended.
                 Ok(())
             },
         );
-        table.case(format!("a {name}'s socket inherited over exec"), move |daemon, name| {
-            let renamed = Renamed::new("raw-peer-again")?;
-            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
+        table.talk(format!("a {name}'s socket inherited over exec"), move |talk| {
+            let program = named("raw-peer-again")?;
             talk.expected_call(1, "Get", OK)?;
             talk.client(|f| f.request(3, "Begun").message(3, 5))?;
             talk.expect(Call::new("Begun", NOT_FOUND).unary(5, 6))?;
-            talk.peer(role)?.exec(&renamed.program)?;
+            talk.peer(role)?.exec(program.path())?;
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            talk.expected_call(5, "Get", OK)?;
-            talk.finish()
+            talk.expected_call(5, "Get", OK)
         });
     }
     table.case("a server that accepts in one process and serves in another", |daemon, name| {
@@ -237,27 +232,11 @@ fn hand_overs(table: &mut Table) {
     });
 }
 
-/// The program under another name, which becomes the process's.
-pub(super) struct Renamed {
-    pub(super) program: PathBuf,
-    _folder: TempDir,
-}
-
-impl Renamed {
-    pub(super) fn new(name: &str) -> Result<Self> {
-        let folder = TempDir::with_prefix("raw-").context("create a folder")?;
-        let link = folder.path().join(name);
-        symlink(program()?, &link).context("name a program")?;
-        Ok(Self { program: link, _folder: folder })
-    }
-}
-
 fn namespaces(table: &mut Table) {
     let unshare = |more: &[&str]| {
         let words = ["unshare", "--pid", "--net", "--fork", "--kill-child"];
         let shell = ["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];
-        let through = [&words, more, &shell].concat();
-        Start { through: through.into_iter().map(str::to_owned).collect(), ..Start::default() }
+        Start::through(&[&words, more, &shell].concat())
     };
     let start = unshare(&[]);
     table.case("a process in another network and PID namespace", move |daemon, name| {
@@ -272,31 +251,28 @@ fn namespaces(table: &mut Table) {
         talk.finish()
     });
     let start = unshare(&["--mount-proc"]);
-    table.case(
-        "a server in a PID and network namespace, over a Unix socket",
-        move |daemon, name| {
-            let folder = TempDir::with_prefix("raw-").context("create a folder")?;
-            let path = folder.path().join("socket").to_string_lossy().into_owned();
-            let ends = [&Start::default(), &start];
-            let mut talk = Talk::connect_from(daemon, name, Address::Unix(path), ends)?;
-            talk.peer(Server)?.find_child()?;
-            talk.open_http2()?;
-            talk.expected_call(1, "Get", OK)?;
-            talk.expected_call(3, "Get", OK)?;
-            talk.finish()
-        },
-    );
+    let name = "a server in a PID and network namespace, over a Unix socket";
+    table.case(name, move |daemon, name| {
+        let folder = TempDir::with_prefix("raw-").context("create a folder")?;
+        let path = folder.path().join("socket").to_string_lossy().into_owned();
+        let ends = [&Start::default(), &start];
+        let mut talk = Talk::connect_from(daemon, name, Address::Unix(path), ends)?;
+        talk.peer(Server)?.find_child()?;
+        talk.open_http2()?;
+        talk.expected_call(1, "Get", OK)?;
+        talk.expected_call(3, "Get", OK)?;
+        talk.finish()
+    });
 }
 
 /// A process on x86-64 may make the system calls of a 32-bit one.
 fn in_32_bits(table: &mut Table) {
     for call in Compat::ALL {
-        table.case(format!("as a 32-bit process: {call:?}"), move |daemon, name| {
+        table.talk(format!("as a 32-bit process: {call:?}"), move |talk| {
             // Its system calls have no tracepoints of their own.
-            if daemon.backend()? == "tracepoint" {
+            if talk.daemon.backend()? == "tracepoint" {
                 return Ok(());
             }
-            let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
             talk.way.write = Write::Compat(call);
             talk.way.read = Read::Compat(call);
             for stream in [1, 3] {
@@ -304,13 +280,12 @@ fn in_32_bits(table: &mut Table) {
                 talk.server(|f| f.response(stream).message(stream, 70_000))?;
                 talk.server(|f| f.trailers(stream, NOT_FOUND))?;
             }
-            talk.expect(Call::new("Get", NOT_FOUND).unary(5_000, 70_000).times(2))?;
-            talk.finish()
+            talk.expect(Call::new("Get", NOT_FOUND).unary(5_000, 70_000).times(2))
         });
     }
 }
 
-/// Bytes that no system call of ours moves.
+/// Transfers whose bytes most backends cannot find.
 fn unseen_ways(table: &mut Table) {
     for (name, way) in
         [("splice", Write::Splice), ("sendfile", Write::SendFile), ("io_uring", Write::Ring)]
@@ -322,7 +297,7 @@ fn unseen_ways(table: &mut Table) {
             talk.client(|f| f.request(3, "Around").last_message(3, 5))?;
             talk.way.write = Write::Write;
             talk.server(|f| f.response(3).message(3, 6).trailers(3, NOT_FOUND))?;
-            // What was not seen shows now.
+            // The next bytes show the gap.
             talk.expected_call(5, "After", OK)?;
             if sees(daemon, way)? {
                 talk.expect(Call::new("Around", NOT_FOUND).unary(5, 6))?;
@@ -355,13 +330,13 @@ fn unseen_ways(table: &mut Table) {
     }
 }
 
-/// Whether the daemon sees what is written in this way.
+/// Whether the daemon decodes bytes that are written in this way.
 fn sees(daemon: &Daemon, way: Write) -> Result<bool> {
     Ok(matches!(way, Write::Ring) && daemon.decodes_io_uring()?)
 }
 
-/// The server saw all three calls; of the client's, what is told is true.
-fn nothing_wrong(metrics: &Metrics, [server, client]: &[String; 2]) -> Result<(), String> {
+/// An error unless the server's three calls are reported, and nothing wrong of the client's.
+fn nothing_wrong(metrics: &Metrics, [server, client]: &[String; 2]) -> Result<()> {
     for (role, pid, all) in [("server", server, true), ("client", client, false)] {
         for (method, code) in [("Before", "OK"), ("Around", "NotFound"), ("After", "OK")] {
             let name = format!("grpc_{role}_handled_total");
@@ -371,29 +346,27 @@ fn nothing_wrong(metrics: &Metrics, [server, client]: &[String; 2]) -> Result<()
             let (right, not_seen) = (of(&[("grpc_code", code)]), of(&[("grpc_code", "not_seen")]));
             let wrong = of(&[]) - right - not_seen;
             let enough = right + not_seen >= if all || method == "Before" { 1.0 } else { 0.0 };
-            if wrong > 0.0 || right + not_seen > 1.0 || !enough {
-                return Err(format!(
-                    "{role}, {method}: {right} with its code, {not_seen} not seen, {wrong} wrong"
-                ));
-            }
+            ensure!(
+                wrong == 0.0 && right + not_seen <= 1.0 && enough,
+                "{role}, {method}: {right} with its code, {not_seen} not seen, {wrong} wrong"
+            );
         }
     }
     Ok(())
 }
 
-/// The second process of a number is not taken for the first.
+/// A process with a number that is used again is not taken for the earlier one.
 fn pid_reuse(daemon: &Daemon, name: &str) -> Result<()> {
-    let renamed = Renamed::new("raw-peer-other")?;
+    let other = Start::named("raw-peer-other")?;
     let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
     talk.expected_call(1, "First", OK)?;
     let pid = talk.peer(Server)?.identity().pid;
     talk.peer(Server)?.end()?;
-    let again = Start { program: Some(renamed.program.clone()), ..Start::default() };
     for _ in 0..50 {
-        // Whoever starts next gets the number, if it is free: we, unless somebody else is faster.
+        // The next process gets the number, if it is free: ours, unless another one starts before it.
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())
             .context("write ns_last_pid")?;
-        talk.another_server(&again, Some(Address::V4(0)))?;
+        talk.another_server(&other, Some(Address::V4(0)))?;
         if talk.peer(Server)?.identity().pid == pid {
             return served_by_both(talk, pid);
         }
@@ -414,10 +387,7 @@ fn served_by_both(mut talk: Talk<'_>, pid: u32) -> Result<()> {
             ("raw-peer-other", "Second", 2.0),
         ] {
             let labels = [("pid", &*pid), ("process", process), ("grpc_method", method)];
-            let seen: f64 = metrics.sum("grpc_server_handled_total", &labels);
-            if seen.total_cmp(&calls).is_ne() {
-                return Err(format!("{process} handled {seen} calls of {method}, not {calls}"));
-            }
+            metrics.expect_sum("grpc_server_handled_total", &labels, calls)?;
         }
         Ok(())
     })?;

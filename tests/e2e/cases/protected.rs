@@ -1,4 +1,4 @@
-//! `observer top` and daemons that ask for TLS, a password, or both.
+//! `observer top` and daemons that require TLS, a password, or both.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -14,27 +14,28 @@ use support::look::terminal::Terminal;
 use support::nobody;
 use tempfile::TempDir;
 
-/// Whom daemons know,
+/// The user of daemons that require a password.
 pub(crate) const USER: &str = "prometheus";
-/// and by which password.
+/// The user's password.
 pub(crate) const PASSWORD: &str = "secret";
-/// Its bcrypt hash.
+/// The bcrypt hash of the password.
 const HASH: &str = "$2b$04$elYrzlYaAztjcLIk2lnSfOKcl4T0Qb.6y/gWGrs3aaJD1myXfjDhe";
 
-/// Of a web configuration.
+/// The part of a web configuration that enables TLS.
 const TLS: &str = "tls_server_config:\n  cert_file: daemon.crt\n  key_file: daemon.key\n";
+/// The part of a web configuration that requires client certificates.
 pub(crate) const ONLY_CLIENTS_WITH_CERTIFICATES: &str = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  min_version: TLS13\n";
 
-/// A web configuration, and the certificates that it speaks of.
+/// A folder with a web configuration, its certificates and passwords.
 pub(crate) struct Protected(TempDir);
 
 impl Protected {
-    /// With TLS, and more of it; and a password.
+    /// A configuration with TLS, `more` of it, and a password.
     pub(crate) fn by_tls(more: &str) -> Result<Self> {
         Self::new(&format!("{TLS}{more}{}", users()))
     }
 
-    /// With a password, in the clear.
+    /// A configuration with a password, without TLS.
     pub(crate) fn by_password() -> Result<Self> {
         Self::new(&users())
     }
@@ -61,19 +62,21 @@ impl Protected {
         Ok(Self(folder))
     }
 
+    /// The path of a file in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     fn file(&self, name: &str) -> Result<String> {
-        self.path(name).into_os_string().into_string().ok().context("a path that is no text")
+        self.path(name).into_os_string().into_string().ok().context("a path that is not UTF-8")
     }
 
-    /// The web configuration.
+    /// The path of the web configuration, as an argument.
     pub(crate) fn config(&self) -> Result<String> {
         self.file("web.yml")
     }
 
+    /// Starts a daemon with this configuration.
     pub(crate) fn daemon(&self) -> Result<Daemon> {
         Daemon::start(&["--port", "1", "--web-config-file", &self.config()?])
     }
@@ -83,31 +86,31 @@ fn users() -> String {
     format!("basic_auth_users:\n  {USER}: {HASH}\n")
 }
 
-fn top<S: AsRef<str>>(args: &[S]) -> Result<Command> {
+fn top(args: &[&str]) -> Result<Command> {
     let mut top = command(&["top"])?;
-    top.args(args.iter().map(AsRef::as_ref)).env_remove("OBSERVER_PASSWORD");
+    top.args(args).env_remove("OBSERVER_PASSWORD");
     Ok(top)
 }
 
-/// A snapshot for programs.
-fn tells(command: &mut Command) -> Result<()> {
+/// An error unless it prints a snapshot as JSON.
+fn prints(command: &mut Command) -> Result<()> {
     let done = command.args(["--once", "--json"]).stdin(Stdio::null()).output()?;
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    ensure!(done.status.success() && told.is_empty(), "{}: {told}", done.status);
+    let error = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success() && error.is_empty(), "{}: {error}", done.status);
     let model: serde_json::Value = serde_json::from_slice(&done.stdout)?;
-    ensure!(model.pointer("/daemon/version").is_some(), "this is no snapshot: {model}");
+    ensure!(model.pointer("/daemon/version").is_some(), "this is not a snapshot: {model}");
     Ok(())
 }
 
-/// One line that says what to do; nothing is watched instead.
+/// An error unless it fails with one line that contains `what_to_do`, and prints nothing.
 fn refuses(command: &mut Command, what_to_do: &str) -> Result<()> {
     let done = command.args(["--once", "--table"]).stdin(Stdio::null()).output()?;
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    let as_meant = done.status.code() == Some(1) && done.stdout.is_empty();
-    ensure!(as_meant, "{command:?} ends with {}: {told}", done.status);
-    ensure!(told.lines().count() == 1, "{command:?} says more than a line: {told}");
-    ensure!(told.contains(what_to_do), "{command:?} does not say {what_to_do:?}: {told}");
-    ensure!(!told.contains(PASSWORD), "it tells the password: {told}");
+    let error = String::from_utf8_lossy(&done.stderr);
+    let fails = done.status.code() == Some(1) && done.stdout.is_empty();
+    ensure!(fails, "{command:?} ends with {}: {error}", done.status);
+    ensure!(error.lines().count() == 1, "{command:?} prints more than a line: {error}");
+    ensure!(error.contains(what_to_do), "{command:?} does not print {what_to_do:?}: {error}");
+    ensure!(!error.contains(PASSWORD), "it prints the password: {error}");
     Ok(())
 }
 
@@ -121,12 +124,12 @@ pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
         .map(Result::unwrap_or_default);
     let to = ["--address", &https, "--ca-file", &ca];
     let good = [&to[..], &["--user", USER, "--password-file", &file]].concat();
-    tells(&mut top(&good)?)?;
+    prints(&mut top(&good)?)?;
     let by_variable = [&to[..], &["--user", USER]].concat();
-    tells(top(&by_variable)?.env("OBSERVER_PASSWORD", PASSWORD))?;
-    // Of this machine, without an address.
+    prints(top(&by_variable)?.env("OBSERVER_PASSWORD", PASSWORD))?;
+    // The daemon of this machine, without an address.
     let here = ["--listen", &address, "--ca-file", &ca, "--user", USER, "--password-file", &file];
-    tells(&mut top(&here)?)?;
+    prints(&mut top(&here)?)?;
     let terminal = Terminal::start(&mut top(&good)?, 80, 24)?;
     terminal.shows(" live")?;
     terminal.end(Some("q"))?;
@@ -143,13 +146,13 @@ pub(crate) fn top_asks_by_tls_with_a_password() -> Result<()> {
             [&to[..], &["--user", USER, "--password-file", &wrong]].concat(),
             "the daemon does not accept this user and password",
         ),
-        // It does not watch by itself instead.
+        // It does not watch itself instead.
         (vec!["--listen", &address], "the daemon uses TLS: add --ca-file FILE"),
         (vec!["--listen", &address, "--ca-file", &ca], "the daemon asks for a password"),
     ] {
         refuses(&mut top(&args)?, what_to_do)?;
     }
-    // Live as well: before the terminal is taken over.
+    // Live as well, before it draws in the terminal.
     let terminal = Terminal::start(&mut top(&to)?, 200, 24)?;
     terminal.shows("the daemon asks for a password: add --user NAME")?;
     drop(terminal);
@@ -162,7 +165,7 @@ pub(crate) fn top_asks_with_a_password_alone() -> Result<()> {
     let (address, file) = (daemon.address(), protected.file("password")?);
     let (ca, https) = (protected.file("ca.crt")?, format!("https://{address}"));
     for to in [["--address", &address], ["--listen", &address]] {
-        tells(&mut top(&[&to[..], &["--user", USER, "--password-file", &file]].concat())?)?;
+        prints(&mut top(&[&to[..], &["--user", USER, "--password-file", &file]].concat())?)?;
         refuses(&mut top(&to)?, "the daemon asks for a password: add --user NAME")?;
     }
     let args = ["--address", &https, "--ca-file", &ca];
@@ -179,8 +182,8 @@ pub(crate) fn top_is_refused_without_a_client_certificate() -> Result<()> {
     daemon.stop()
 }
 
-/// Where the daemon of this machine would listen, nobody does. It is not told the password, nor asked as if it were
-/// the daemon, unless its user says so.
+/// The user nobody listens at the address of this machine's daemon. It must not get the password or a request, unless
+/// the user allows that.
 pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
     let protected = Protected::by_password()?;
     let file = protected.file("password")?;
@@ -193,7 +196,7 @@ pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
             let mut buffer = [0; 1024];
             let read = stream.read(&mut buffer).context("hear")?;
             heard.push_str(&String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()));
-            // Whoever asked nothing has gone.
+            // A client without a request has closed the connection.
             let _ = stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
         }
         Ok(heard)
@@ -203,10 +206,10 @@ pub(crate) fn top_refuses_a_listener_of_another_user() -> Result<()> {
     refuses(&mut top(&[&named[..], &password].concat())?, "the password is not sent, because")?;
     refuses(&mut top(&[&here[..], &password].concat())?, "the password is not sent, because")?;
     refuses(&mut top(&here)?, "give its address with --address")?;
-    let told = [&named[..], &password, &["--allow-plaintext-password"]].concat();
-    refuses(&mut top(&told)?, "status 500")?;
+    let allowed = [&named[..], &password, &["--allow-plaintext-password"]].concat();
+    refuses(&mut top(&allowed)?, "status 500")?;
     let heard = heard.join().map_err(|_| anyhow!("the listener panicked"))??;
-    let asked = heard.matches("GET ").count();
-    ensure!(asked == 1, "it was asked {asked} times: {heard}");
+    let requests = heard.matches("GET ").count();
+    ensure!(requests == 1, "it got {requests} requests: {heard}");
     Ok(())
 }

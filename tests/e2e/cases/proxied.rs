@@ -1,5 +1,5 @@
-//! Proxies between a client and a server: all four ends are watched, the client's, both of the proxy, and
-//! the server's.
+//! Proxies between a client and a server. All four ends are compared: the client's, both of the proxy, and the
+//! server's.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use super::{NOT_FOUND, UNAVAILABLE};
 use crate::case::Case;
 use crate::plans;
 
-/// Each is shown as ignored where it is not installed, or a stack is not there.
+/// The cases; ignored if the proxy or a stack is not installed.
 pub(crate) fn cases(
     client: Option<&'static Stack>,
     server: Option<&'static Stack>,
@@ -38,7 +38,7 @@ fn case(
     run: fn(&'static Program, &Stack, &Stack) -> Result<()>,
 ) -> Result<Case> {
     let case = Case::new(name, move || {
-        let (client, server) = stacks.context("a stack is not there")?;
+        let (client, server) = stacks.context("a stack is missing")?;
         run(program, client, server)
     });
     Ok(case.only_if(program.is_there()? && stacks.is_some()))
@@ -48,7 +48,7 @@ fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack
     let server = Server::start(server_stack, Listen::V4)?;
     let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
     let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
-    // Not as much at once as in other cases: haproxy waits for itself then, and for ever.
+    // Fewer calls at once than in other cases: with more, haproxy waits for itself for ever.
     let small = plans::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
     let plan =
         [vec![small.to_vec()], plans::errors(), plans::cancelled(), plans::expired(server_stack)];
@@ -80,9 +80,9 @@ fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack
     let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
     let mut ends = Ends { proxy, server: server.identity().clone(), all: Truth::default() };
 
-    // A call that its client gives up is given up by each proxy in turn, and so the same at all ends: nginx closes
-    // its connection to the server, haproxy and Caddy reset the stream with CANCEL, nghttpx with INTERNAL_ERROR.
-    // The deadline's time is the same in each of both headers.
+    // A call that its client gives up has the same code at all ends: nginx closes its connection to the server,
+    // haproxy and Caddy reset the stream with CANCEL, nghttpx with INTERNAL_ERROR. Proxies do not change the
+    // deadline's timeout.
     let plan = [plans::kinds(), plans::errors(), plans::cancelled(), plans::expired(server_stack)];
     let client = Client::start_to(client_stack, &ends.proxy.address(), &plan.concat())?;
     let (client, did) = client.finish()?;
@@ -99,11 +99,11 @@ fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack
     daemon.settle(&ends.expected(&client, &did, &refused)?).context("while it is reloaded")?;
     agree(&server.stop()?, &ends.all)?;
 
-    // What a proxy says where there is no server has a status of HTTP alone, and the text with it is no message.
+    // A proxy without a server answers with an HTTP status only, and its text is not a message.
     let gone = [vec![json!({"unknown_method": true, "count": 3})]];
     let client = Client::start_to(client_stack, &ends.proxy.address(), &gone)?;
     let (client, mut did) = client.finish()?;
-    // It may answer before the request's message is written.
+    // The proxy may answer before the request's message is written.
     did.calls.iter_mut().for_each(|row| row.requests_unsure = true);
     let unavailable = did.calls.iter().all(|row| row.code == UNAVAILABLE);
     ensure!(unavailable, "calls without a server: {did:?}");
@@ -115,7 +115,7 @@ fn through(program: &'static Program, client_stack: &Stack, server_stack: &Stack
     daemon.settle(&[Expected::of_server(&ends.server, &ends.all)]).context("at the end")
 }
 
-/// Has a client make calls, and the proxy reloaded in the midst of them.
+/// Has a client make calls, and reloads the proxy during them.
 fn reloaded(daemon: &Daemon, ends: &mut Ends, stack: &Stack) -> Result<(Identity, Truth)> {
     const BEFORE: f64 = 200.0;
     let pid = ends.server.pid.to_string();
@@ -126,10 +126,9 @@ fn reloaded(daemon: &Daemon, ends: &mut Ends, stack: &Stack) -> Result<(Identity
         let streams = [("pid", &*pid), ("grpc_method", "ServerStream")];
         let open = metrics.sum("grpc_server_in_flight", &streams);
         let done = handled(metrics) - begun;
-        if open > 0.0 && done > BEFORE {
-            return Ok(());
-        }
-        Err(format!("{open} streams are open, {done} calls have ended"))
+        let is_busy = open > 0.0 && done > BEFORE;
+        ensure!(is_busy, "{open} streams are open, {done} calls have ended");
+        Ok(())
     })?;
     ends.proxy.reload()?;
     ensure!(client.is_running()?, "all was done before the proxy was reloaded");
@@ -145,7 +144,7 @@ fn reloaded(daemon: &Daemon, ends: &mut Ends, stack: &Stack) -> Result<(Identity
     Ok(did)
 }
 
-/// What is called while a proxy is reloaded: many calls, and some that are open all the while.
+/// The plan during a reload: many calls, and some that stay open.
 fn load() -> Vec<Vec<Value>> {
     vec![vec![
         json!({"count": 1200, "concurrency": 4, "connections": 2, "sleep_ms": 5, "payload": 100}),
@@ -157,8 +156,8 @@ fn load() -> Vec<Vec<Value>> {
     ]]
 }
 
-/// Calls that came when the old process took no more: the client's library made them again. Its application has
-/// not heard of them, so nobody knows how many there were, but at most as many as are made at the same time.
+/// The calls that an old process refused and the client's library repeated. The application does not see them, so
+/// their number is not known, but it is at most that of calls at the same time.
 fn refused(metrics: &Metrics, role: &str, pids: &[String], heard_of: &Truth) -> Result<Vec<Row>> {
     const AT_ONCE: u64 = 11;
     let mut rows = Vec::new();
@@ -171,8 +170,7 @@ fn refused(metrics: &Metrics, role: &str, pids: &[String], heard_of: &Truth) -> 
             let labels = [("pid", &**pid), ("grpc_method", method), ("grpc_code", "Unavailable")];
             metrics.sum(&format!("grpc_{role}_handled_total"), &labels)
         };
-        let told = pids.iter().map(of).sum::<f64>() as u64;
-        let calls = told.saturating_sub(known);
+        let calls = (pids.iter().map(of).sum::<f64>() as u64).saturating_sub(known);
         ensure!(calls <= AT_ONCE, "{calls} calls of {method} were refused");
         if calls > 0 {
             rows.push(refused_calls(&path, UNAVAILABLE, calls));
@@ -181,16 +179,17 @@ fn refused(metrics: &Metrics, role: &str, pids: &[String], heard_of: &Truth) -> 
     Ok(rows)
 }
 
-/// All that is watched but for the clients.
+/// The watched processes, without the clients.
 struct Ends {
     proxy: Proxy,
     server: Identity,
-    /// What all clients did that the server knows of.
+    /// The calls of all clients that reached the server.
     all: Truth,
 }
 
 impl Ends {
-    /// What is told of all four ends, where a client did this, and the proxy answered these calls by itself.
+    /// The expected numbers of all four ends: `did` are the client's calls, `by_proxy` those that the proxy answered
+    /// itself.
     fn expected(&self, client: &Identity, did: &Truth, by_proxy: &Truth) -> Result<[Expected; 3]> {
         let proxy = self.proxy.identity()?;
         let served = Truth { pid: 0, calls: [&*self.all.calls, &*by_proxy.calls].concat() };

@@ -1,4 +1,4 @@
-//! Two threads of a process that read from and write to one socket at once.
+//! Two threads of a process that read and write one socket at the same time.
 
 use std::hint::spin_loop;
 use std::io::{Read as _, Write as _};
@@ -25,17 +25,17 @@ pub(super) fn add(table: &mut Table) {
     });
 }
 
-/// What the client writes while the server's SETTINGS are read.
+/// The bytes that the client writes while the server's SETTINGS are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
-    /// The preface, and no more.
+    /// The preface alone.
     Settings,
     /// The preface and a whole request.
     Request,
 }
 
-/// The client's first write returns at about the time when its first read does, a little earlier or
-/// later from one connection to the next. Every call is told of at both ends.
+/// The client's first write returns at about the same time as its first read, a little earlier or later from one
+/// connection to the next. Every call must be reported at both ends.
 fn at_once(daemon: &Daemon, name: &str, first: First) -> Result<()> {
     const CONNECTIONS: u32 = 2000;
     let service = service_of(name);
@@ -49,23 +49,18 @@ fn at_once(daemon: &Daemon, name: &str, first: First) -> Result<()> {
     let pid = std::process::id().to_string();
     let labels = [("pid", &*pid), ("grpc_service", &*service), ("grpc_code", "OK")];
     daemon.wait_until(|metrics| {
-        for role in ["client", "server"] {
-            let seen = metrics.sum(&format!("grpc_{role}_handled_total"), &labels);
-            if seen.total_cmp(&f64::from(CONNECTIONS)).is_ne() {
-                return Err(format!("{seen} of {CONNECTIONS} calls at the {role}"));
-            }
-        }
-        Ok(())
+        metrics.expect_sum("grpc_client_handled_total", &labels, CONNECTIONS)?;
+        metrics.expect_sum("grpc_server_handled_total", &labels, CONNECTIONS)
     })
 }
 
-/// A connection's only call. The reader waits for so many turns of a loop.
+/// Makes a connection's only call. The reader waits for this many iterations of a loop.
 fn call(
     mut client: &TcpStream,
     mut server: &TcpStream,
     service: &str,
     first: First,
-    turns: u32,
+    delay: u32,
 ) -> Result<()> {
     let built = |build: &dyn Fn(&mut Frames)| {
         let mut frames = Frames::of(service, Shape::default());
@@ -88,7 +83,7 @@ fn call(
             let mut read = vec![0; settings.len()];
             ready.store(true, Ordering::Release);
             wait_for(&go);
-            (0..turns).for_each(|_| spin_loop());
+            (0..delay).for_each(|_| spin_loop());
             client.read_exact(&mut read)
         });
         wait_for(&ready);

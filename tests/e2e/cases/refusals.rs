@@ -1,21 +1,20 @@
-//! What the daemon refuses to start with: one line that says what is wrong.
+//! Errors at which the daemon refuses to start, each with one line.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use support::daemon::{Daemon, User, command, refusal};
 
-/// The daemon refuses with one line that names what is wrong.
+/// An error unless the daemon refuses to start, with one line that contains `names`.
 pub(super) fn refuses(args: &[&str], user: User, names: &str) -> Result<()> {
     let line = refusal(args, user)?;
-    ensure!(line.contains(names), "the line does not say {names:?}: {line}");
+    ensure!(line.contains(names), "the error does not contain {names:?}: {line}");
     Ok(())
 }
 
 pub(crate) fn refuses_an_address_in_use() -> Result<()> {
-    let daemon = Daemon::start::<&str>(&[])?;
-    let line = refusal(&["--listen", &daemon.address()], User::Own)?;
-    ensure!(line.contains(&daemon.address()), "the line does not name the address: {line}");
+    let daemon = Daemon::start(&[])?;
+    refuses(&["--listen", &daemon.address()], User::Own, &daemon.address())?;
     ensure!(daemon.is_ready()?, "the first daemon is no longer ready");
     daemon.stop()
 }
@@ -37,7 +36,7 @@ pub(crate) fn refuses_a_log_without_the_daemon() -> Result<()> {
     refuses(&["--log", "nonsense=info"], User::Own, "such as warn,nonsense=info")
 }
 
-/// As a pod has them in whose namespace a Service is called observer.
+/// The variables of a Service called observer, as pods in its namespace have them, are no error.
 pub(crate) fn refuses_a_variable_of_no_flag() -> Result<()> {
     let check = |variables: &[(&str, &str)]| {
         let mut check = command(&["check", "--listen", "127.0.0.1:0"])?;
@@ -52,13 +51,13 @@ pub(crate) fn refuses_a_variable_of_no_flag() -> Result<()> {
         ("OBSERVER_PORT_9464_TCP_ADDR", "10.0.0.1"),
     ];
     let done = check(&of_service)?;
-    let told = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "a Service's variables are refused: {told}");
+    let error = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "a Service's variables are refused: {error}");
     let done = check(&[("OBSERVER_PORTS", "50051")])?;
-    let told = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.code() == Some(2), "{}: {told}", done.status);
-    ensure!(told.lines().count() == 1, "not one line: {told}");
-    ensure!(told.contains("did you mean OBSERVER_PORT?"), "it does not say which: {told}");
+    let error = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.code() == Some(2), "{}: {error}", done.status);
+    ensure!(error.lines().count() == 1, "not one line: {error}");
+    ensure!(error.contains("did you mean OBSERVER_PORT?"), "no suggestion: {error}");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! A server that refuses a stream, and a library that makes the call again without telling its
-//! application (gRFC A6, "transparent retries"): two calls on the wire, one to the application.
+//! A server that refuses a stream, and a library that repeats the call without its application (gRFC A6, "transparent
+//! retries"): two calls on the wire, one for the application.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,20 +18,21 @@ use support::stack::Stack;
 use support::truth::{CUT, Row, Truth};
 use support::tshark::{self, Recording};
 
-const REFUSED_STREAM: u32 = 0x7;
-const UNAVAILABLE: i32 = 14;
+use super::UNAVAILABLE;
 
-/// For the client's next bytes.
+const REFUSED_STREAM: u32 = 0x7;
+
+/// Time for the client's next bytes.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// Of the request's message.
+/// The bytes of the request's payload.
 const PAYLOAD: u32 = 100;
 
-/// The refused call is `Unavailable`, the one after it OK.
+/// The refused call is `Unavailable`, the second one OK.
 pub(crate) fn refused_stream_and_retry_count_as_two_calls(stack: &Stack) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     let address = listener.local_addr().context("the address")?;
-    // Its own, for the server's process is that of all these cases.
+    // Its own daemon, because the server's process is the same in all these cases.
     let port = address.port().to_string();
     let daemon = Daemon::start(&["--port", &port])?;
     let recording = if tshark::is_there()? { Some(Recording::of_port(&port)?) } else { None };
@@ -39,7 +40,7 @@ pub(crate) fn refused_stream_and_retry_count_as_two_calls(stack: &Stack) -> Resu
         let (connection, _) = listener.accept().context("accept")?;
         serve(connection)
     });
-    // Some libraries make no call again without a policy; no attempt of it is used up here.
+    // Some libraries repeat no call without a policy, though the repetition does not count as an attempt of it.
     let policy = json!({
         "maxAttempts": 2, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1,
         "retryableStatusCodes": ["ABORTED"],
@@ -62,7 +63,7 @@ pub(crate) fn refused_stream_and_retry_count_as_two_calls(stack: &Stack) -> Resu
     Ok(())
 }
 
-/// What the client's application knows, and the call that it does not know of: it had its request.
+/// The client's record with the refused call added, which has a request and no response.
 fn with_refused(mut did: Truth) -> Result<Truth> {
     let [ok] = &*did.calls else { bail!("not one method and code: {did:?}") };
     ensure!(ok.code == 0 && ok.sums.calls == 1, "not one call that went well: {did:?}");
@@ -75,36 +76,30 @@ fn with_refused(mut did: Truth) -> Result<Truth> {
     Ok(did)
 }
 
-/// Refuses the first stream when its request is in, and answers the others with an empty message.
-/// How many there were.
+/// Refuses the first stream once it has read the request, and answers the others with an empty message. Returns the
+/// number of streams.
 fn serve(mut connection: TcpStream) -> Result<u32> {
     connection.set_read_timeout(Some(READ_LIMIT)).context("set a limit")?;
     let mut frames = Frames::of("", Shape::default());
-    let mut send = |connection: &mut TcpStream, build: &dyn Fn(&mut Frames)| {
-        build(&mut frames);
-        connection.write_all(&frames.take().0).context("write")
+    let mut send = |connection: &mut TcpStream, build: &dyn Fn(&mut Frames) -> &mut Frames| {
+        connection.write_all(&build(&mut frames).take().0).context("write")
     };
     connection.read_exact(&mut [0; PREFACE.len()]).context("read the preface")?;
-    send(&mut connection, &|f| {
-        f.settings(&[]);
-    })?;
+    send(&mut connection, &|f| f.settings(&[]))?;
     let mut streams = 0;
     while let Some(Frame { kind, flags, stream, payload }) = read(&mut connection)? {
         match kind {
-            frame::SETTINGS if flags & frame::ACK == 0 => send(&mut connection, &|f| {
-                f.frame(frame::SETTINGS, frame::ACK, 0, &[]);
-            })?,
-            frame::PING if flags & frame::ACK == 0 => send(&mut connection, &|f| {
-                f.frame(frame::PING, frame::ACK, 0, &payload);
-            })?,
+            frame::SETTINGS if flags & frame::ACK == 0 => {
+                send(&mut connection, &|f| f.frame(frame::SETTINGS, frame::ACK, 0, &[]))?;
+            }
+            frame::PING if flags & frame::ACK == 0 => {
+                send(&mut connection, &|f| f.frame(frame::PING, frame::ACK, 0, &payload))?;
+            }
             frame::DATA if flags & frame::END_STREAM != 0 => {
                 streams += 1;
-                send(&mut connection, &|f| {
-                    if streams == 1 {
-                        f.reset(stream, REFUSED_STREAM);
-                    } else {
-                        f.response(stream).message(stream, 0).trailers(stream, 0);
-                    }
+                send(&mut connection, &|f| match streams {
+                    1 => f.reset(stream, REFUSED_STREAM),
+                    _ => f.response(stream).message(stream, 0).trailers(stream, 0),
                 })?;
             }
             _ => {}
@@ -120,12 +115,12 @@ struct Frame {
     payload: Vec<u8>,
 }
 
-/// The next one; nothing at the connection's end.
+/// Reads the next frame; `None` at the end of the connection.
 fn read(connection: &mut TcpStream) -> Result<Option<Frame>> {
     let mut header = [0; 9];
     match connection.read(&mut header[..1]) {
         Ok(0) => return Ok(None),
-        // Who ends with something unread resets the connection (RFC 1122 section 4.2.2.13).
+        // A process that ends with unread bytes resets the connection (RFC 1122 section 4.2.2.13).
         Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
         read => read.context("read")?,
     };

@@ -1,11 +1,11 @@
-//! What the daemon tells of two raw peers where it cannot tell all.
+//! Comparisons for raw peers whose calls the daemon cannot report completely.
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use support::expected::Expected;
 use support::losses::{self, Ended};
-use support::openmetrics::Metrics;
+use support::openmetrics::{Metrics, label};
 use support::raw::Talk;
 use support::raw::frames::Frames;
 use support::raw::talk::Role::{self, Client, Server};
@@ -13,16 +13,16 @@ use support::truth::code_name;
 
 use super::NOT_FOUND;
 
-/// The word for what was not seen.
+/// The label of a method or a code that is not known.
 pub(super) const NOT_SEEN: &str = "not_seen";
 
-/// Both encoders empty their tables, and fill them anew.
+/// Empties the encoder's dynamic table and grows it again: all later entries are new.
 pub(super) fn flush_tables(f: &mut Frames) -> &mut Frames {
     f.resize_table(0).resize_table(4096)
 }
 
-/// The daemon says of both processes that these calls ended, by method and code, and no others; and
-/// that so many of them were seen to begin, and are open.
+/// Waits until the daemon reports for both processes these ended calls, by method and code, and no others, and these
+/// numbers of calls that started and that are open.
 pub(super) fn reports_calls(
     talk: &mut Talk<'_>,
     ended: &[(&str, &str, u32)],
@@ -33,7 +33,7 @@ pub(super) fn reports_calls(
     reports_calls_of(talk, Server, ended, started, open)
 }
 
-/// Likewise, of one of them.
+/// Like [`reports_calls`], for one of the processes.
 pub(super) fn reports_calls_of(
     talk: &mut Talk<'_>,
     role: Role,
@@ -49,23 +49,20 @@ pub(super) fn reports_calls_of(
     for (method, code, calls) in ended {
         *want.entry(((*method).to_owned(), (*code).to_owned())).or_insert(0.0) += f64::from(*calls);
     }
-    let (name, pid) = (side_of(role), talk.pid(role)?);
+    let (side, pid) = (role.side(), talk.pid(role)?);
     talk.daemon.wait_until(|metrics| {
         let seen = ended_calls(metrics, role, &pid);
         if seen != want {
-            if let Some(true_though) = losses::check_ended_calls(metrics, &want, &seen) {
-                return true_though;
+            if let Some(checked) = losses::check_ended_calls(metrics, &want, &seen) {
+                return checked;
             }
-            return Err(format!("the {name}'s calls are {seen:?}, not {want:?}"));
+            bail!("the {side}'s calls are {seen:?}, not {want:?}");
         }
         if losses::skipped_programs(metrics).is_some() {
             return Ok(());
         }
         for (family, count) in [("started_total", started), ("in_flight", open)] {
-            let seen = metrics.sum(&format!("grpc_{name}_{family}"), &[("pid", &pid)]);
-            if seen.total_cmp(&f64::from(count)).is_ne() {
-                return Err(format!("grpc_{name}_{family} is {seen}, not {count}"));
-            }
+            metrics.expect_sum(&format!("grpc_{side}_{family}"), &[("pid", &pid)], count)?;
         }
         Ok(())
     })?;
@@ -73,27 +70,19 @@ pub(super) fn reports_calls_of(
     Ok(())
 }
 
-/// Ended calls of a process by method and code.
+/// The number of ended calls of a process, by method and code.
 pub(super) fn ended_calls(metrics: &Metrics, role: Role, pid: &str) -> Ended {
     let mut handled = BTreeMap::new();
-    for (labels, value) in metrics.series(&format!("grpc_{}_handled_total", side_of(role))) {
-        if labels.get("pid").is_some_and(|of| of == pid) {
-            let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
-            *handled.entry((label("grpc_method"), label("grpc_code"))).or_insert(0.0) += value;
-        }
+    let name = format!("grpc_{}_handled_total", role.side());
+    for (labels, value) in metrics.series_with(&name, &[("pid", pid)]) {
+        let [method, code] =
+            ["grpc_method", "grpc_code"].map(|name| label(labels, name).to_owned());
+        *handled.entry((method, code)).or_insert(0.0) += value;
     }
     handled
 }
 
-/// As in the names of metrics.
-pub(super) fn side_of(role: Role) -> &'static str {
-    match role {
-        Client => "client",
-        Server => "server",
-    }
-}
-
-/// As in the label.
+/// The label of `NotFound`.
 pub(super) fn not_found_label() -> &'static str {
     code_name(NOT_FOUND)
 }

@@ -1,24 +1,23 @@
-//! A daemon that is started while connections are in full use, beside one that was there before them.
+//! A daemon that starts while connections are in use, compared with one that is older than them.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use support::daemon::Daemon;
 use support::expected::Expected;
 use support::losses;
-use support::openmetrics::Metrics;
+use support::openmetrics::{Metrics, label};
 use support::pace::slowness;
 use support::peer::{Client, Listen, Server};
 use support::report;
 use support::stack::Stack;
 
-/// Calls of a connection, and how many connections, until the late daemon has found its frames: what
-/// is under way at that moment, and one call in each direction.
+/// The most calls that the late daemon misses, until it has found the frame boundaries of each connection: those that
+/// are open at that moment, and one in each direction.
 const CONNECTIONS: u32 = 2;
 const CONCURRENCY: u32 = 4;
 const UNTIL_FOUND: f64 = (3 * CONNECTIONS + 2 * CONCURRENCY) as f64;
 
-/// Calls one after the other for longer than a daemon takes to start; then methods and codes that the
-/// connections have not had before.
+/// Calls that take longer than a daemon takes to start; then methods and codes that are new on the connections.
 fn plan() -> Vec<Vec<Value>> {
     let common = json!({"concurrency": CONCURRENCY, "connections": CONNECTIONS});
     let step = |more: Value| {
@@ -37,10 +36,10 @@ fn plan() -> Vec<Vec<Value>> {
     ]
 }
 
-/// What the late daemon tells is true, and all that happened after its start is in it.
+/// The late daemon's numbers must be true, and include all later calls.
 pub(crate) fn daemon_started_under_load_misses_only_earlier_calls(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
-    let arguments = ["--port".to_owned(), server.port()?];
+    let arguments = ["--port", &server.port()?];
     let always = Daemon::start(&arguments)?;
     let plan = plan();
     let mut client = Client::start(stack, &server, &plan)?;
@@ -68,8 +67,8 @@ pub(crate) fn daemon_started_under_load_misses_only_earlier_calls(stack: &Stack)
     Ok(())
 }
 
-/// A server that reads a frame's header by itself, and waits for the next one while a daemon starts: the first
-/// call that begins then is counted, and so are all after it.
+/// A server that reads a frame's header by itself, and waits for the next one while a daemon starts: the first call
+/// after the start is counted, and so are all later ones.
 pub(crate) fn daemon_started_during_a_call_counts_the_next(
     server: &Stack,
     args: &[&str],
@@ -77,9 +76,9 @@ pub(crate) fn daemon_started_during_a_call_counts_the_next(
 ) -> Result<()> {
     const CALLS: f64 = 4.0;
     let server = Server::start_with(server, Listen::V4, args)?;
-    let arguments = ["--port".to_owned(), server.port()?];
+    let arguments = ["--port", &server.port()?];
     let always = Daemon::start(&arguments)?;
-    // Each is under way for longer than a daemon takes to start.
+    // Each takes longer than a daemon takes to start.
     let plan =
         vec![vec![json!({"rpc": "Unary", "count": CALLS as u32, "sleep_ms": 2_000 * slowness()})]];
     let client = Client::start(client, &server, &plan)?;
@@ -94,35 +93,30 @@ pub(crate) fn daemon_started_during_a_call_counts_the_next(
         late.wait_until(|metrics| {
             let started = metrics.sum(&format!("grpc_{role}_started_total"), &[]);
             let ended = metrics.sum(&format!("grpc_{role}_handled_total"), &[]);
-            // The one under way is not seen to begin; it is counted if what ends it shows that it is gRPC's.
+            // The start of the open call is missing. It is counted if its end shows that it is gRPC.
             let all = losses::is_as_expected(metrics, started, CALLS - before)
                 && (started..=started + 1.0).contains(&ended);
-            if all { Ok(()) } else { Err(format!("the {role} began {started}, ended {ended}")) }
+            ensure!(all, "the {role} started {started}, ended {ended}");
+            Ok(())
         })?;
     }
     server.stop()?;
     Ok(())
 }
 
-/// No label has more than there is, and no call is missing that began after `before`.
-fn agree(role: &str, before: &Metrics, all: &Metrics, late: &Metrics) -> Result<(), String> {
+/// An error if the late daemon has too many calls of a label, or misses calls that started after `before`.
+fn agree(role: &str, before: &Metrics, all: &Metrics, late: &Metrics) -> Result<()> {
     let name = format!("grpc_{role}_handled_total");
     for (labels, seen) in late.series(&name) {
-        let [method, code] = ["grpc_method", "grpc_code"]
-            .map(|name| (name, labels.get(name).map_or("", String::as_str)));
-        let known: Vec<_> =
-            [method, code].into_iter().filter(|(_, it)| *it != "not_seen").collect();
+        let both = ["grpc_method", "grpc_code"].map(|name| (name, label(labels, name)));
+        let known: Vec<_> = both.into_iter().filter(|(_, it)| *it != "not_seen").collect();
         let there_are = all.sum(&name, &known);
-        if seen > there_are {
-            return Err(format!("{seen} calls of {labels:?}, but there were {there_are}"));
-        }
+        ensure!(seen <= there_are, "{seen} calls of {labels:?}, but there were {there_are}");
     }
     let ended = |metrics: &Metrics| metrics.sum(&name, &[]);
     let after = ended(all) - ended(before);
     let seen = ended(late);
-    if seen < after - UNTIL_FOUND || seen > ended(all) {
-        return Err(format!("the {role} ended {after} calls after the start, {seen} were seen"));
-    }
-    let in_flight = late.sum(&format!("grpc_{role}_in_flight"), &[]);
-    if in_flight > 0.0 { Err(format!("{in_flight} calls are in flight")) } else { Ok(()) }
+    let is_in_range = (after - UNTIL_FOUND..=ended(all)).contains(&seen);
+    ensure!(is_in_range, "the {role} ended {after} calls after the start, {seen} were seen");
+    late.expect_sum(&format!("grpc_{role}_in_flight"), &[], 0)
 }

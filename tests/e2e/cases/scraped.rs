@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes real daemons, in the clear and by TLS with a password: what it is asked
-//! by the README, the rules and the dashboards it answers with what the peers know happened.
+//! A real Prometheus scrapes real daemons, without TLS, and over TLS with a password. Its answers to the queries of
+//! the README, the rules and the dashboards are compared with the plan.
 
 use std::fs;
 use std::path::Path;
@@ -9,30 +9,30 @@ use serde_json::{Value, json};
 use support::daemon::Daemon;
 use support::openmetrics::Labels;
 use support::peer::{Client, Listen, Server};
-use support::prometheus::{self, Dashboard, Prometheus, Sample};
+use support::prometheus::{self, Dashboard, Prometheus, Sample, scrape_of};
 use support::stack::Stack;
 
 use super::protected::{ONLY_CLIENTS_WITH_CERTIFICATES, PASSWORD, Protected, USER};
 use crate::case::Case;
 
-/// The range that expressions are asked with, where documents have `[5m]`.
+/// The range of queries, instead of `[5m]` in the documents.
 const RANGE: &str = "[12s]";
 const RANGE_SECONDS: f64 = 12.0;
 
-/// Calls of the method that is looked at: fast, slow and failing ones. The 95th of a hundred is slow.
+/// The numbers of fast, slow and failing calls of the method that is compared. Their p95 is a slow one.
 const FAST: u32 = 85;
 const SLOW: u32 = 10;
 const FAILING: u32 = 5;
 const SLOW_MS: u32 = 300;
 /// The bounds of the slow ones' bucket.
 const BUCKET: (f64, f64) = (0.25, 0.5);
-/// Calls that do not end.
+/// The number of calls that do not end.
 const HELD: u32 = 7;
 
-/// Shown as ignored where there is no Prometheus, or not the stack.
+/// The case, ignored without Prometheus or the stack.
 pub(crate) fn case(stack: Option<&'static Stack>) -> Result<Case> {
     let name = "Prometheus: the README's queries, rules and dashboards";
-    let case = Case::new(name, move || answers(stack.context("the stack is not there")?));
+    let case = Case::new(name, move || answers(stack.context("the stack is missing")?));
     Ok(case.only_if(prometheus::is_there()? && stack.is_some()))
 }
 
@@ -40,19 +40,14 @@ fn answers(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let clear = Daemon::start(&["--port", &server.port()?])?;
     let protected = Protected::by_tls(ONLY_CLIENTS_WITH_CERTIFICATES)?;
-    // It is not to see the calls again.
+    // It must not watch the calls too.
     let by_tls = Daemon::start(&["--port", "1", "--web-config-file", &protected.config()?])?;
-    let root = support::stack::package();
-    let root = root.parent().context("no workspace")?;
+    let root = &support::stack::workspace()?;
     let rules = ["rules.yml", "alerts.yml"].map(|name| root.join("deploy/prometheus").join(name));
-    let scrapes = format!(
-        "  - job_name: observer\n    static_configs: [{{targets: ['{}']}}]\n{}",
-        clear.address(),
-        scrape_of(&protected, &by_tls.address())
-    );
-    let prometheus = Prometheus::start(&scrapes, &rules, ("[5m]", RANGE))?;
-    // What has not happened yet has no series, and rates are not extrapolated to before a counter was
-    // 0: of each code a fifth of what is to come; then nothing, until the range begins after all that.
+    let scrapes = scrape_of(&clear) + &scrape_by_tls(&protected, &by_tls.address());
+    let prometheus = Prometheus::start(&scrapes, &rules, ("[5m]", RANGE), &[])?;
+    // A code has no series before its first call, and rates are not extrapolated to before a counter was 0. So
+    // there is a fifth of the calls of each code, and then a pause until the range starts after them.
     let pause = held(1, ((RANGE_SECONDS + 2.0) * 1000.0) as u32);
     let main = calls(FAST, SLOW, FAILING);
     let plan = [calls(20, 1, 1), failures(), pause, main, failures(), held(HELD, 60_000)];
@@ -73,7 +68,7 @@ fn answers(stack: &Stack) -> Result<()> {
     clear.stop()
 }
 
-/// One stage: the calls that are looked at.
+/// A stage with the calls that are compared.
 fn calls(fast: u32, slow: u32, failing: u32) -> Vec<Value> {
     vec![
         json!({"rpc": "Unary", "count": fast, "concurrency": 4, "payload": 10}),
@@ -82,7 +77,7 @@ fn calls(fast: u32, slow: u32, failing: u32) -> Vec<Value> {
     ]
 }
 
-/// One stage: what the dashboards show beside them.
+/// A stage with other calls, which the dashboards show.
 fn failures() -> Vec<Value> {
     vec![
         json!({"rpc": "ServerStream", "responses": 3, "response_size": 100}),
@@ -91,6 +86,7 @@ fn failures() -> Vec<Value> {
     ]
 }
 
+/// A stage with calls that stay open.
 fn held(count: u32, sleep_ms: u32) -> Vec<Value> {
     vec![json!({
         "rpc": "Bidi", "count": count, "concurrency": count, "requests": 1, "responses": 1,
@@ -100,12 +96,12 @@ fn held(count: u32, sleep_ms: u32) -> Vec<Value> {
 
 struct Scene {
     prometheus: Prometheus,
-    /// The server's.
+    /// The name of the server's process.
     process: String,
 }
 
 impl Scene {
-    /// Waits until Prometheus has seen all calls; the time of it.
+    /// Waits until Prometheus has all calls, and returns that time.
     fn seen_at(&self) -> Result<f64> {
         let Self { prometheus, process } = self;
         let of = |metric, method| {
@@ -123,7 +119,7 @@ impl Scene {
         })
     }
 
-    /// The queries of the README, of the method that is looked at.
+    /// Compares the answers to the README's queries, for the method that is compared.
     fn readme(&self, root: &Path, time: f64) -> Result<()> {
         let page = fs::read_to_string(root.join("README.md")).context("read the README")?;
         let queries = queries(&page)?;
@@ -140,7 +136,7 @@ impl Scene {
         let calls = f64::from(FAST + SLOW + FAILING);
         ensure!(is(increase, calls), "{increase} calls in the range, not {calls}");
         let seen = of(rate, "Unary")?;
-        // Between that of the samples alone and one that goes on like them to the ends of the range.
+        // Between the rate of the samples and that of an extrapolation to the ends of the range.
         ensure!(
             (calls / RANGE_SECONDS..=calls / seconds * (1.0 + 1e-9)).contains(&seen),
             "rate: {seen}, of {calls} calls in {seconds} s"
@@ -154,7 +150,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Between the first and the last sample in the range: seconds, and calls.
+    /// The seconds and the calls between the first and the last sample in the range.
     fn slope(&self, time: f64) -> Result<(f64, f64)> {
         let selector = format!(
             "grpc_server_handled_total{{process=\"{}\",grpc_method=\"Unary\"}}{RANGE}",
@@ -172,7 +168,7 @@ impl Scene {
         Ok((seconds, increase))
     }
 
-    /// What the rules record is there, and of the same calls.
+    /// An error unless the rules have recorded all their series, with the ratio of these calls.
     fn recorded(&self, time: f64) -> Result<()> {
         let ratio = "process_method:grpc_server_errors:ratio_rate5m{grpc_method=\"Unary\"}";
         self.prometheus.wait_until(|prometheus| {
@@ -195,8 +191,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Every query of every panel, and every variable, has an answer, of both sides where it has
-    /// sides.
+    /// An error unless every query of every panel and every variable has an answer, for both sides.
     fn dashboards(&self, folder: &Path, time: f64) -> Result<()> {
         let boards = Dashboard::all(folder)?;
         let mut asked = 0;
@@ -204,7 +199,7 @@ impl Scene {
         {
             for panel in &board.panels {
                 let name = format!("{}: {}", board.title, panel.title);
-                ensure!(!panel.targets.is_empty(), "{name} asks nothing");
+                ensure!(!panel.targets.is_empty(), "{name} has no query");
                 for target in &panel.targets {
                     let expression = target.asked(role, RANGE)?;
                     let answer = self.prometheus.query(&expression, Some(time));
@@ -225,7 +220,7 @@ impl Scene {
     }
 }
 
-/// What stands between "```promql" and "```", one expression after each comment.
+/// The expressions between "```promql" and "```": one after each comment.
 fn queries(page: &str) -> Result<Vec<String>> {
     let (_, rest) = page.split_once("```promql\n").context("no queries in the README")?;
     let (block, _) = rest.split_once("```").context("queries without an end")?;
@@ -242,7 +237,8 @@ fn queries(page: &str) -> Result<Vec<String>> {
     Ok(queries)
 }
 
-fn is(seen: f64, expected: f64) -> bool {
+/// Whether two numbers are equal, except for rounding.
+pub(super) fn is(seen: f64, expected: f64) -> bool {
     (seen - expected).abs() <= expected.abs() * 1e-9
 }
 
@@ -261,8 +257,8 @@ fn value_of(samples: &[Sample], labels: &[(&str, &str)]) -> Result<f64> {
     value(&with)
 }
 
-/// How a Prometheus is told to ask a daemon that is protected.
-fn scrape_of(protected: &Protected, address: &str) -> String {
+/// The configuration by which Prometheus scrapes a daemon over TLS.
+fn scrape_by_tls(protected: &Protected, address: &str) -> String {
     let path = |name| protected.path(name).display().to_string();
     format!(
         "  - job_name: observer-tls\n    scheme: https\n    static_configs: [{{targets: ['{address}']}}]\n    \

@@ -1,4 +1,4 @@
-//! Processes and ports that are watched, and others that are not.
+//! Selection: processes and ports that are watched, next to others that are not.
 
 use std::fs;
 use std::thread::sleep;
@@ -28,7 +28,7 @@ pub(crate) fn only_the_selected_port_is_counted(server: &Stack, client: &Stack) 
     daemon.stop()
 }
 
-/// It has served calls under another name before.
+/// A server that served calls under another name before.
 pub(crate) fn process_title_is_selected_by_comm(server: &Stack, client: &Stack) -> Result<()> {
     const TITLE: &str = "orders-titled";
     let folder = TempDir::with_prefix("title-").context("create a folder")?;
@@ -73,7 +73,7 @@ pub(crate) fn only_the_selected_process_is_counted(server: &Stack, client: &Stac
     daemon.stop()
 }
 
-/// The client is of another program than the server.
+/// The client and the server are different programs.
 pub(crate) fn only_the_selected_name_is_counted(server: &Stack, client: &Stack) -> Result<()> {
     let server = Server::start(server, Listen::V4)?;
     let daemon = Daemon::start(&["--comm", &server.identity().comm])?;

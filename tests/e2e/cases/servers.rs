@@ -1,4 +1,4 @@
-//! What each stack's server is to do beside the plans of all pairs.
+//! Cases of each stack's server, besides the plans of all pairs.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::UNAVAILABLE;
 use crate::comparison::{confirm, record, settle_both_ends};
 use crate::plans::{RPCS, few, kinds, thousand};
 
-/// Each worker has some of the connections, and so of the calls of each method; it ends as others do.
+/// Four workers share the connections, and so the calls of each method.
 pub(crate) fn calls_are_shared_among_workers(stack: &Stack) -> Result<()> {
     let daemon = Daemon::start(&["--workers", "4"])?;
     let server = Server::start(stack, Listen::V4)?;
@@ -40,21 +40,16 @@ pub(crate) fn calls_in_flight_are_counted(daemon: &Daemon, stack: &Stack) -> Res
     let client = Client::start(stack, &server, &plan)?;
     let pids = [("server", server.pid()), ("client", client.identity().pid.to_string())];
     daemon.wait_until(|metrics| {
-        for (role, pid) in &pids {
-            for (what, number) in [("in_flight", CALLS), ("connections", CONNECTIONS)] {
-                let seen = metrics.sum(&format!("grpc_{role}_{what}"), &[("pid", pid)]);
-                if seen.total_cmp(&f64::from(number)).is_ne() {
-                    return Err(format!("{what} of the {role}: {seen}, not {number}"));
-                }
-            }
-        }
-        Ok(())
+        pids.iter().try_for_each(|(side, pid)| {
+            metrics.expect_sum(&format!("grpc_{side}_in_flight"), &[("pid", pid)], CALLS)?;
+            metrics.expect_sum(&format!("grpc_{side}_connections"), &[("pid", pid)], CONNECTIONS)
+        })
     })?;
     let (client, did) = client.finish()?;
     daemon.settle(&Expected::of_ends(&client, server.identity(), &did))
 }
 
-/// A call whose deadline is over before it begins never gets to the wire.
+/// A call whose deadline is over before it starts is not on the wire.
 pub(crate) fn calls_expired_before_they_begin_are_not_counted(
     daemon: &Daemon,
     stack: &Stack,
@@ -67,9 +62,9 @@ pub(crate) fn calls_expired_before_they_begin_are_not_counted(
     agree(&server.stop()?, &Truth::default())
 }
 
-/// The server sends GOAWAY again and again; its clients' calls go on over new connections.
+/// The server sends GOAWAY several times; its clients' calls continue over new connections.
 ///
-/// Not tonic's: a call that finds its connection closing may fail in the client, before the wire.
+/// The client is not tonic: there, a call whose connection is closing may fail before it is on the wire.
 pub(crate) fn calls_go_on_when_connections_age(server: &Stack, client: &Stack) -> Result<()> {
     let server = Server::start_with(server, Listen::V4, &["--max-connection-age-ms", "400"])?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;
@@ -85,11 +80,8 @@ pub(crate) fn calls_go_on_when_connections_age(server: &Stack, client: &Stack) -
     };
     let wire = recording.finish()?;
     let on_wire = |code| {
-        let mut calls = did.clone();
-        calls
-            .calls
-            .extend(wire.without_status().map(|(path, calls)| refused_calls(path, code, calls)));
-        calls
+        let refused = wire.without_status().map(|(path, calls)| refused_calls(path, code, calls));
+        Truth { calls: did.calls.iter().cloned().chain(refused).collect(), ..did }
     };
     wire.agree(&on_wire(CUT))?;
     report::confirmed(TSHARK);
@@ -100,30 +92,24 @@ pub(crate) fn calls_go_on_when_connections_age(server: &Stack, client: &Stack) -
     daemon.settle(&[Expected::of_client(&client, &with_refused)])?;
     let identity = server.identity().clone();
     agree(&server.stop()?, &did)?;
-    // A server that has closed the connection has not read what came too late.
+    // A server that has closed the connection has not read the last calls.
     let of_server = [&with_refused, &did].map(|calls| Expected::of_server(&identity, calls));
     daemon.wait_until(|metrics| {
         let differences = of_server.each_ref().map(|expected| expected.difference(metrics));
-        if differences.iter().any(Option::is_none) {
-            return Ok(());
-        }
-        Err(differences.into_iter().flatten().collect::<Vec<_>>().join("\nor "))
+        let agrees = differences.iter().any(Option::is_none);
+        ensure!(agrees, differences.into_iter().flatten().collect::<Vec<_>>().join("\nor "));
+        Ok(())
     })
 }
 
-/// Calls that came when the server took no more: their client's library made them again, without
-/// telling its application (gRFC A6, "transparent retries").
+/// Calls that a server refused and the client's library repeated, without its application (gRFC A6, "transparent
+/// retries").
 pub(super) fn refused_calls(path: &str, code: i32, calls: u64) -> Row {
-    Row {
-        method: path.to_owned(),
-        code,
-        requests_unsure: true,
-        handling_us: Vec::new(),
-        sums: Sums { calls, ..Sums::default() },
-    }
+    let row = Row::new(path, code, Sums { calls, ..Sums::default() });
+    Row { requests_unsure: true, ..row }
 }
 
-/// Each attempt is a call on the wire, and so it is counted: the server knows how many there were.
+/// Each attempt is a call on the wire, and is counted. The server's record has their number.
 pub(crate) fn retries_and_hedges_count_as_calls(
     daemon: &Daemon,
     stack: &Stack,
@@ -147,7 +133,7 @@ pub(crate) fn retries_and_hedges_count_as_calls(
     let recording = record(&server)?;
     let (client, did) = Client::start(stack, &server, &plan)?.finish()?;
     let calls = |truth: &Truth| truth.calls.iter().map(|row| row.sums.calls).sum::<u64>();
-    ensure!(calls(&did) == u64::from(CALLS), "the client tells of other calls: {did:?}");
+    ensure!(calls(&did) == u64::from(CALLS), "the client reports other calls: {did:?}");
     let identity = server.identity().clone();
     let attempts = server.stop()?.mirrored();
     ensure!(calls(&attempts) == u64::from(CALLS * ATTEMPTS), "other attempts: {attempts:?}");
@@ -158,7 +144,7 @@ pub(crate) fn retries_and_hedges_count_as_calls(
     confirm(recording, &attempts)
 }
 
-/// The service does not notice.
+/// The daemon ends during calls, and the service does not notice.
 pub(crate) fn daemon_stops_under_traffic(server: &Stack, client: &Stack) -> Result<()> {
     let server = Server::start(server, Listen::V4)?;
     let daemon = Daemon::start(&["--port", &server.port()?])?;

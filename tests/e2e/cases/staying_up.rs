@@ -1,4 +1,4 @@
-//! What happens to a daemon, or around it, in the course of its life.
+//! Events in the life of a daemon: signals, a supervisor, scrapers, processes, CPUs, the clock.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -18,6 +18,7 @@ use prost_types::{
     FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
 };
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::process::Signal;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use support::daemon::Daemon;
 use support::footprint::{Footprint, programs, status, threads};
@@ -34,11 +35,11 @@ use super::backends::{Restored, are_freed};
 use super::reports::{NOT_SEEN, flush_tables, reports_calls};
 use super::{NOT_FOUND, OK, Table};
 
-/// For the kernel to have taken what it takes for a socket.
+/// Time for a socket's buffers to fill, and for the daemon to be ready or not.
 const FULL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether the second processor is online; not there where it must be, or where there is none.
-const PROCESSOR: &str = "/sys/devices/system/cpu/cpu1/online";
+/// The file that says whether the second CPU is online; missing if there is none or it cannot be offline.
+const CPU: &str = "/sys/devices/system/cpu/cpu1/online";
 
 pub(super) fn add(table: &mut Table) {
     table.not_for_tshark(
@@ -58,28 +59,22 @@ pub(super) fn add(table: &mut Table) {
         "SIGHUP, of files that are kept from the user that it became",
         sighup_names_files_that_it_may_not_read,
     );
-    let hangs = "a worker that hangs";
-    table.watched(hangs, &["--workers", "2"], |talk| talk.finish(), hanging_worker_is_unhealthy);
+    table.alone("a worker that hangs", hanging_worker_is_unhealthy);
     table.alone("a supervisor that waits for it", supervisor_is_notified);
-    table.watched(
-        "100 scrapers at once",
-        &[],
-        |talk| talk.finish(),
-        a_hundred_scrapers_are_answered,
-    );
+    table.alone("100 scrapers at once", a_hundred_scrapers_are_answered);
     table.alone(
         "scrapers that never read, their sockets full",
         scrapers_that_never_read_are_dropped,
     );
     super::visitors::add(table);
     table.alone("processes that come and go", short_lived_processes_are_counted);
-    let possible = Path::new(PROCESSOR).exists();
+    let possible = Path::new(CPU).exists();
     table.alone_if(
         possible,
         "a processor taken offline and back",
         a_processor_goes_offline_and_back,
     );
-    // Others go by the clock of a machine that is not for the tests alone.
+    // On a machine that is not only for the tests, other programs need the clock.
     table.alone_if(pace::is_emulated(), "the wall clock jumps", wall_clock_jumps);
 }
 
@@ -87,10 +82,10 @@ fn killed_daemon_leaves_no_program(name: &str) -> Result<()> {
     replaced(name, |daemon, _| daemon.kill())
 }
 
-/// It answers for a while, with all that it has seen, and is not ready.
+/// It answers for a while with all its numbers, and is not ready.
 fn stopped_daemon_answers_one_more_scrape(name: &str) -> Result<()> {
     replaced(name, |daemon, pid| {
-        daemon.terminate()?;
+        daemon.signal(Signal::TERM)?;
         becomes_ready(&daemon, false)?;
         let last = daemon.scrape()?;
         for (family, want) in [("started_total", 2.0), ("handled_total", 1.0), ("in_flight", 1.0)] {
@@ -101,25 +96,25 @@ fn stopped_daemon_answers_one_more_scrape(name: &str) -> Result<()> {
     })
 }
 
-/// A daemon ends in this way, told a server that it watches: it leaves no program behind, and the service goes on. The
-/// next one, at the same address, has nothing of before; of a call that was under way it tells how it ended.
+/// Ends a daemon; `end` gets the number of a server that it watches. It must leave no program behind, and the service
+/// continues. The next daemon, at the same address, has no earlier calls, and the code of a call that was open.
 fn replaced(name: &str, end: impl FnOnce(Daemon, &str) -> Result<()>) -> Result<()> {
     let next = OnceCell::new();
-    let daemon = Daemon::start::<&str>(&[])?;
+    let daemon = Daemon::start(&[])?;
     let attached = programs(daemon.pid())?;
     ensure!(
         program_numbers().is_superset(&attached) && attached.len() > 4,
         "{attached:?} are not loaded"
     );
-    // Watched by another one, which says what the service did.
-    let other = Daemon::start::<&str>(&[])?;
+    // Another daemon watches all calls.
+    let other = Daemon::start(&[])?;
     let mut talk = Talk::begin(&other, name, Address::V4(0))?;
     talk.expected_call(1, "Get", OK)?;
     talk.client(|f| f.request(3, "Get").last_message(3, 5))?;
     let address = daemon.address().parse()?;
     end(daemon, &talk.pid(Server)?)?;
     are_freed(|| program_numbers().intersection(&attached).copied().collect())?;
-    let started = Daemon::start_at::<&str>(&[], address)?;
+    let started = Daemon::start_at(&[], address)?;
     talk.daemon = next.get_or_init(|| started);
     talk.client(|f| flush_tables(f).request(5, "Get").last_message(5, 5))?;
     talk.server(|f| flush_tables(f).response(3).message(3, 6).trailers(3, OK))?;
@@ -131,11 +126,11 @@ fn replaced(name: &str, end: impl FnOnce(Daemon, &str) -> Result<()>) -> Result<
     talk.finish()
 }
 
-/// It goes on, with all that it has counted; what it writes goes to a new file once the old one has been
-/// renamed, and declared types are those that are in the file now, if it can be read.
+/// At SIGHUP it keeps its numbers, opens a new file for its output if the old one was renamed, and reads the declared
+/// types again, if their file is valid.
 fn sighup_opens_files_again(name: &str) -> Result<()> {
     let folder = TempDir::with_prefix("hang-up-").context("create a folder")?;
-    // The user that the daemon becomes.
+    // The daemon becomes this user.
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).context("give the folder away")?;
     let place = |name: &str| folder.path().join(name);
     let (lines, old, set) = (place("lines"), place("lines.1"), place("types.pb"));
@@ -156,44 +151,39 @@ fn sighup_opens_files_again(name: &str) -> Result<()> {
         stream += 2;
         Ok(())
     };
-    let told = |path: &Path, count: usize, calls: f64, grpc_type: &str| {
+    let has = |path: &Path, count: usize, calls: u32, grpc_type: &str| {
         let labels = [("grpc_method", "Get"), ("grpc_type", grpc_type)];
         daemon.wait_until(|metrics| {
+            metrics.expect_sum("grpc_server_handled_total", &labels, calls)?;
             let text = fs::read_to_string(path).unwrap_or_default();
-            let handled = metrics.sum("grpc_server_handled_total", &labels);
-            if text.lines().count() == count && handled.total_cmp(&calls).is_eq() {
-                return Ok(());
-            }
-            Err(format!("{handled} calls of {grpc_type}, not {calls}, and {count} lines: {text}"))
+            ensure!(text.lines().count() == count, "not {count} lines: {text}");
+            Ok(())
         })
     };
-    let sighup_opens_files_again = |times: usize| -> Result<()> {
-        daemon.hang_up()?;
-        daemon.wait_until(|_| match daemon.log().matches("SIGHUP: done").count() {
-            done if done == times => Ok(()),
-            done => Err(format!("{done} of {times} are done: {}", daemon.log())),
-        })
+    let hang_up = |times: usize| -> Result<()> {
+        daemon.signal(Signal::HUP)?;
+        daemon.wait_for_log("SIGHUP: done", times..=times)
     };
     fail(&mut talk)?;
-    told(&lines, 2, 1.0, "unary")?;
+    has(&lines, 2, 1, "unary")?;
 
     fs::rename(&lines, &old).context("rename the file")?;
     declare(true)?;
-    sighup_opens_files_again(1)?;
+    hang_up(1)?;
     fail(&mut talk)?;
-    told(&lines, 2, 2.0, "server_stream")?;
+    has(&lines, 2, 2, "server_stream")?;
     ensure!(fs::read_to_string(&old)?.lines().count() == 2, "it still writes to the old file");
 
     fs::write(&set, "no set").context("spoil the descriptor set")?;
-    sighup_opens_files_again(2)?;
+    hang_up(2)?;
     ensure!(daemon.log().contains("keeping the previous declared types"), "{}", daemon.log());
     fail(&mut talk)?;
-    told(&lines, 4, 3.0, "server_stream")?;
+    has(&lines, 4, 3, "server_stream")?;
     ensure!(daemon.is_ready()?, "it is not ready any more");
     daemon.stop()
 }
 
-/// It says so at its start, and goes on with what it has.
+/// It logs that at its start, and keeps the files that it has at SIGHUP.
 fn sighup_names_files_that_it_may_not_read(name: &str) -> Result<()> {
     let folder = TempDir::with_prefix("kept-").context("create a folder")?;
     let (lines, old) = (folder.path().join("lines"), folder.path().join("lines.1"));
@@ -202,53 +192,52 @@ fn sighup_names_files_that_it_may_not_read(name: &str) -> Result<()> {
     fs::set_permissions(&set, Permissions::from_mode(0o600)).context("keep the set")?;
     let flags = ["--log-errors", "--descriptor-set", &set.to_string_lossy()];
     let daemon = Daemon::start_after(&[&format!("exec >>{}", lines.display())], &flags)?;
-    for told in ["types.pb cannot be read again: user nobody", "SIGHUP cannot reopen files in"] {
-        ensure!(daemon.log().contains(told), "no word of {told:?}: {}", daemon.log());
+    for text in ["types.pb cannot be read again: user nobody", "SIGHUP cannot reopen files in"] {
+        ensure!(daemon.log().contains(text), "{text:?} is not logged: {}", daemon.log());
     }
     fs::rename(&lines, &old).context("rename the file")?;
-    daemon.hang_up()?;
-    daemon.wait_until(|_| match daemon.log() {
-        log if log.contains("SIGHUP: done") => Ok(()),
-        log => Err(log),
-    })?;
-    for told in ["stdout keeps its file", "keeping the previous declared types"] {
-        ensure!(daemon.log().contains(told), "no word of {told:?}: {}", daemon.log());
+    daemon.signal(Signal::HUP)?;
+    daemon.wait_for_log("SIGHUP: done", 1..)?;
+    for text in ["stdout keeps its file", "keeping the previous declared types"] {
+        ensure!(daemon.log().contains(text), "{text:?} is not logged: {}", daemon.log());
     }
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
     talk.server(|f| f.response(1).trailers(1, NOT_FOUND))?;
     daemon.wait_until(|_| match fs::read_to_string(&old) {
         Ok(text) if text.lines().count() == 2 => Ok(()),
-        text => Err(format!("{text:?}")),
+        text => bail!("{text:?}"),
     })?;
     daemon.stop()
 }
 
-/// Its thread alone is stopped, as by a loop without end: it is not ready after three seconds.
-fn hanging_worker_is_unhealthy(talk: &mut Talk<'_>) -> Result<()> {
-    let daemon = talk.daemon;
+/// Only a worker's thread is stopped, as by an endless loop: the daemon is not ready after three seconds.
+fn hanging_worker_is_unhealthy(name: &str) -> Result<()> {
+    let daemon = Daemon::start(&["--workers", "2"])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     talk.expected_call(1, "Get", OK)?;
     let held = Held::thread(daemon.pid(), "worker-1")?;
-    becomes_ready(daemon, false)?;
-    ensure!(daemon.is_alive()?, "it is to be started anew after three seconds");
+    becomes_ready(&daemon, false)?;
+    daemon.get("/healthz").context("it would be restarted after three seconds")?;
     drop(held);
-    becomes_ready(daemon, true)?;
-    // All of it stopped is no worker that hangs.
-    daemon.pause()?;
+    becomes_ready(&daemon, true)?;
+    // If all threads are stopped, no worker hangs.
+    daemon.signal(Signal::STOP)?;
     sleep(Duration::from_secs(4));
-    daemon.resume()?;
-    ensure!(daemon.is_ready()?, "it is not ready once it goes on");
-    talk.expected_call(3, "Get", OK)
+    daemon.signal(Signal::CONT)?;
+    ensure!(daemon.is_ready()?, "it is not ready once it continues");
+    talk.expected_call(3, "Get", OK)?;
+    talk.finish()
 }
 
 fn becomes_ready(daemon: &Daemon, ready: bool) -> Result<()> {
     pace::wait_for(FULL_LIMIT, || {
         let is = daemon.is_ready()? == ready;
-        Ok(is.then_some(()).ok_or_else(|| format!("/readyz does not say {ready}")))
+        Ok(is.then_some(()).with_context(|| format!("/readyz: ready is not {ready}")))
     })
 }
 
-/// A thread that is stopped, while the others of its process go on, until this is dropped.
+/// A thread that is stopped until this is dropped; the others of its process run.
 struct Held(i32);
 
 impl Held {
@@ -267,7 +256,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // It goes on as well when this thread ends.
+        // Otherwise it continues when this thread ends.
         let _ = ptrace(libc::PTRACE_DETACH, self.0);
     }
 }
@@ -279,7 +268,8 @@ fn ptrace(request: libc::c_uint, thread: i32) -> Result<()> {
     Ok(())
 }
 
-/// As systemd is one: told once it watches, then again and again while its workers go round, and of its end.
+/// A supervisor like systemd: the daemon notifies it once it watches, regularly while its workers run, and at its
+/// end.
 fn supervisor_is_notified(_: &str) -> Result<()> {
     let folder = TempDir::with_prefix("supervisor-").context("create a folder")?;
     let path = folder.path().join("notify");
@@ -287,26 +277,26 @@ fn supervisor_is_notified(_: &str) -> Result<()> {
     socket.set_read_timeout(Some(pace::limit(FULL_LIMIT)))?;
     let next = || -> Result<String> {
         let mut text = [0; 256];
-        let length = socket.recv(&mut text).context("the daemon says nothing")?;
+        let length = socket.recv(&mut text).context("the daemon sends nothing")?;
         Ok(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned())
     };
     let daemon = Daemon::start_supervised(&path, Duration::from_secs(3))?;
-    ensure!(next()? == "READY=1", "it says something else first");
+    ensure!(next()? == "READY=1", "its first message is another one");
     for _ in 0..3 {
         let said = next()?;
-        ensure!(said == "WATCHDOG=1", "it says {said}");
+        ensure!(said == "WATCHDOG=1", "it sends {said}");
     }
     daemon.stop()?;
     loop {
         match &*next()? {
             "WATCHDOG=1" => {}
             "STOPPING=1" => return Ok(()),
-            said => bail!("it says {said}"),
+            said => bail!("it sends {said}"),
         }
     }
 }
 
-/// Of one method, in no package.
+/// A descriptor set with one method, without a package.
 fn descriptor_set(service: &str, method: &str, server_streaming: bool) -> Vec<u8> {
     let method = MethodDescriptorProto {
         name: Some(method.into()),
@@ -324,14 +314,15 @@ fn descriptor_set(service: &str, method: &str, server_streaming: bool) -> Vec<u8
 
 /// The numbers of all programs in the kernel.
 fn program_numbers() -> BTreeSet<u32> {
-    // Those of others come and go.
+    // Other processes load and unload programs at the same time.
     loaded_programs().flatten().map(|program| program.id()).collect()
 }
 
-/// Each is answered with what was before it.
-fn a_hundred_scrapers_are_answered(talk: &mut Talk<'_>) -> Result<()> {
+/// Each answer contains everything before the request.
+fn a_hundred_scrapers_are_answered(name: &str) -> Result<()> {
     const SCRAPERS: usize = 100;
-    let daemon = talk.daemon;
+    let daemon = Daemon::start(&[])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     talk.expected_call(1, "Get", OK)?;
     let pid = talk.pid(Server)?;
     thread::scope(|scope| {
@@ -346,17 +337,18 @@ fn a_hundred_scrapers_are_answered(talk: &mut Talk<'_>) -> Result<()> {
             .map(|scraper| scraper.join().map_err(|_| anyhow!("a scraper panicked"))?);
         results.try_for_each(|result| result)
     })?;
-    talk.expected_call(3, "Get", OK)
+    talk.expected_call(3, "Get", OK)?;
+    talk.finish()
 }
 
-/// As many as leave room for some others. Each has begun to be answered, by more than the kernel
-/// takes for it; what all of these answers may take is bounded.
+/// These scrapers leave room for some others. Each answer has started, and is more than the kernel buffers. The
+/// memory of all answers is bounded.
 fn scrapers_that_never_read_are_dropped(name: &str) -> Result<()> {
     const SCRAPERS: usize = 50;
     const OTHERS: u32 = 10;
     const METHODS: u32 = 100;
     const ACCEPT: &str = "application/openmetrics-text";
-    /// Of the answers, packed; of one that is being made; and the daemon's own.
+    /// The compressed answers, one that is being written, and the daemon's own memory.
     const MEMORY: u64 = 48 << 20;
     let buckets = (1..=64).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
     let daemon = Daemon::start(&["--buckets", &buckets])?;
@@ -384,22 +376,22 @@ fn scrapers_that_never_read_are_dropped(name: &str) -> Result<()> {
     for scraper in deaf {
         let queued = scraper.queued()?;
         most = most.max(queued);
-        ensure!(queued < length / 4 * 3, "{queued} of {length} bytes: the kernel may take all");
+        ensure!(queued < length / 4 * 3, "{queued} of {length} bytes: the kernel may buffer all");
     }
     report::say(&format!(
-        "scrapers that never read: the kernel has at most {most} of {length} bytes for one, the \
-         daemon takes {memory} for all"
+        "scrapers that never read: the kernel buffers at most {most} of {length} bytes for one, the \
+         daemon's memory is {memory}"
     ));
     talk.finish()
 }
 
-/// A scraper that has asked, and does not read.
+/// A scraper that sends a request and does not read the answer.
 struct Deaf {
     stream: TcpStream,
 }
 
 impl Deaf {
-    /// The least that Linux allows, doubled by it (socket(7)).
+    /// The least that Linux allows; it doubles that (socket(7)).
     const BUFFER: usize = 1024;
 
     fn scrape(daemon: &Daemon) -> Result<Self> {
@@ -414,7 +406,7 @@ impl Deaf {
         Ok(Self { stream })
     }
 
-    /// Waits until the kernel takes no more for it.
+    /// Waits until the kernel buffers no more bytes for it.
     fn wait_until_full(&self) -> Result<()> {
         let begin = Instant::now();
         let mut before = 0;
@@ -428,7 +420,7 @@ impl Deaf {
         }
     }
 
-    /// Bytes that the kernel has for it, at both ends (proc(5), `/proc/net/tcp`).
+    /// The bytes that the kernel buffers for it, at both ends (proc(5), `/proc/net/tcp`).
     fn queued(&self) -> Result<u64> {
         let ports = [self.stream.local_addr()?.port(), self.stream.peer_addr()?.port()];
         let table = fs::read_to_string("/proc/net/tcp").context("read /proc/net/tcp")?;
@@ -448,35 +440,35 @@ impl Deaf {
     }
 }
 
-/// Their series go when their time is over, and the memory with them.
+/// The series of ended processes are removed after their time, and their memory is freed.
 fn short_lived_processes_are_counted(name: &str) -> Result<()> {
-    const TURNS: usize = 60;
+    const PROCESSES: usize = 60;
     let own = std::process::id().to_string();
     let daemon = Daemon::start(&["--pid", &own, "--children", "--series-ttl", "1s"])?;
     let mut before = None;
-    for turn in 0..TURNS {
+    for number in 0..PROCESSES {
         let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
         talk.expected_call(1, "Get", OK)?;
         let pid = talk.pid(Server)?;
-        let handled = daemon.scrape()?.sum("grpc_server_handled_total", &[("pid", &pid)]);
-        ensure!(handled.total_cmp(&1.0).is_eq(), "process {pid} handled {handled} calls");
+        daemon.scrape()?.expect_sum("grpc_server_handled_total", &[("pid", &pid)], 1)?;
         talk.end_peers()?;
-        if turn == TURNS / 3 {
+        if number == PROCESSES / 3 {
             before = Some(Footprint::of(daemon.pid())?);
         }
     }
-    daemon.wait_until(|metrics| match metrics.count("grpc_server_started_total", &[]) {
-        0 => Ok(()),
-        left => Err(format!("{left} series are left")),
+    daemon.wait_until(|metrics| {
+        let left = metrics.count("grpc_server_started_total", &[]);
+        ensure!(left == 0, "{left} series are left");
+        Ok(())
     })?;
-    let (before, after) = (before.context("no turns")?, Footprint::of(daemon.pid())?);
+    let (before, after) = (before.context("no processes")?, Footprint::of(daemon.pid())?);
     ensure!(after.memory <= before.memory + (1 << 20), "memory: {before:?}, then {after:?}");
     ensure!(after.maps <= before.maps + (1 << 16), "maps: {before:?}, then {after:?}");
     Ok(())
 }
 
 fn a_processor_goes_offline_and_back(name: &str) -> Result<()> {
-    let daemon = Daemon::start::<&str>(&[])?;
+    let daemon = Daemon::start(&[])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     let mut stream = 1;
     let mut calls = |talk: &mut Talk<'_>| -> Result<()> {
@@ -488,7 +480,7 @@ fn a_processor_goes_offline_and_back(name: &str) -> Result<()> {
     };
     calls(&mut talk)?;
     {
-        let _online_again = Restored::set(PROCESSOR, "0")?;
+        let _online_again = Restored::set(CPU, "0")?;
         calls(&mut talk)?;
         talk.compare()?;
     }
@@ -496,10 +488,10 @@ fn a_processor_goes_offline_and_back(name: &str) -> Result<()> {
     talk.finish()
 }
 
-/// A day on, and two back: to before the daemon started.
+/// The clock jumps a day forward, and two back: to before the daemon started.
 fn wall_clock_jumps(name: &str) -> Result<()> {
     const DAY: i64 = 24 * 60 * 60;
-    let daemon = Daemon::start::<&str>(&[])?;
+    let daemon = Daemon::start(&[])?;
     let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
     let clock = WallClock::now()?;
     let begun = Instant::now();
@@ -510,7 +502,7 @@ fn wall_clock_jumps(name: &str) -> Result<()> {
             talk.expected_call(stream, "Get", OK)?;
             stream += 2;
         }
-        // One that begins before a jump and ends after it.
+        // A call that starts before a jump and ends after it.
         talk.client(|f| f.request(stream, "Get").last_message(stream, 5))?;
         clock.set(-jump)?;
         talk.server(|f| f.response(stream).message(stream, 6).trailers(stream, OK))?;
@@ -528,9 +520,9 @@ fn wall_clock_jumps(name: &str) -> Result<()> {
     talk.finish()
 }
 
-/// The wall clock as it would be had nobody set it, as which it is set when this is dropped.
+/// The wall clock without jumps; drop sets the clock to it.
 struct WallClock {
-    /// Since 1970, at `read`.
+    /// The time since 1970, at `read`.
     time: Duration,
     read: Instant,
 }
@@ -541,7 +533,7 @@ impl WallClock {
         Ok(Self { time, read: Instant::now() })
     }
 
-    /// Sets it wrong by so many seconds.
+    /// Sets the clock with an error of this many seconds.
     fn set(&self, wrong_by: i64) -> Result<()> {
         let time = self.time + self.read.elapsed();
         let mut time = Timespec::try_from(time)?;
@@ -552,7 +544,7 @@ impl WallClock {
 
 impl Drop for WallClock {
     fn drop(&mut self) {
-        // There is nothing else to be done about it.
+        // Nothing can be done about a failure.
         let _ = self.set(0);
     }
 }

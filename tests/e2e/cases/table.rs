@@ -1,4 +1,4 @@
-//! Tables of cases of raw peers: how a case is added, and how tshark is asked of those of a kind.
+//! Tables of cases of raw peers: adds cases, and compares the traffic of those of a kind with tshark.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,16 +11,16 @@ use support::tshark::{self, Recording};
 use super::SAME_TO_TSHARK;
 use crate::case::{Case, Run};
 
-/// Cases as they are added.
+/// The cases so far.
 #[derive(Default)]
 pub(super) struct Table {
     kind: &'static str,
     pub(super) cases: Vec<Case>,
-    /// What is to be said of the next case.
+    /// The note of the next case, about its kind.
     said: Option<&'static str>,
-    /// Why tshark is not asked of the cases that are added.
+    /// Why the cases that are added are not compared with tshark.
     unrecorded: Option<&'static str>,
-    /// Of the cases of this kind.
+    /// The recording of the cases of this kind.
     recording: Option<Recorded>,
     daemon: Shared,
 }
@@ -28,9 +28,9 @@ pub(super) struct Table {
 /// Cases whose traffic is recorded together.
 #[derive(Default)]
 struct Recorded {
-    /// Begun with the first that is run.
+    /// Starts with the first case that is run.
     recording: Arc<Mutex<Option<Recording>>>,
-    /// What each does, until it is run.
+    /// The name and the function of each, until it is run.
     runs: Vec<(String, Slot)>,
 }
 
@@ -41,24 +41,25 @@ fn take(slot: &Slot) -> Option<Run> {
 }
 
 impl Table {
+    /// Begins the cases of a kind, which are recorded.
     pub(super) fn begin(&mut self, kind: &'static str) {
         (self.kind, self.said) = (kind, Some(SAME_TO_TSHARK));
         self.recording = Some(Recorded::default());
     }
 
-    /// Said at the beginning of a kind: why tshark is not asked of any of its cases.
+    /// Sets, at the start of a kind, that none of its cases is compared with tshark, and why.
     pub(super) fn not_for_tshark(&mut self, why: &'static str) {
         (self.said, self.recording) = (Some(why), None);
     }
 
-    /// Of the cases that are added here tshark is not asked, for this reason.
+    /// Adds cases that are not compared with tshark, for this reason.
     pub(super) fn unrecorded(&mut self, why: &'static str, add: impl FnOnce(&mut Self)) {
         self.unrecorded = Some(why);
         add(self);
         self.unrecorded = None;
     }
 
-    /// A case with a daemon that watches everything.
+    /// Adds a case with the shared daemon, which watches everything.
     pub(super) fn case(
         &mut self,
         name: impl AsRef<str>,
@@ -68,8 +69,8 @@ impl Table {
         self.alone(name, move |name| daemon.watch(|daemon| run(daemon, name)));
     }
 
-    /// The last case of a kind that is recorded: tshark saw the same in all of them. Those that
-    /// have not been run are run by it, so that it can be run alone.
+    /// Adds the last case of a kind that is recorded: compares all its cases with tshark. It runs those that have not
+    /// been run, so that it can be run alone.
     pub(super) fn compare_recording(&mut self) {
         let Some(Recorded { recording, runs }) = self.recording.take() else { return };
         self.add("what tshark sees of all of these", Also::Confirmed(TSHARK), move |_| {
@@ -86,7 +87,7 @@ impl Table {
         });
     }
 
-    /// A case with daemons of its own.
+    /// Adds a case that starts its own daemons.
     pub(super) fn alone(
         &mut self,
         name: impl AsRef<str>,
@@ -102,14 +103,14 @@ impl Table {
         let (recording, shared) = (Arc::clone(&recorded.recording), self.daemon.clone());
         let run = move |name: &str| {
             record(&recording, &shared)?;
-            tshark::asked(|| run(name))
+            tshark::compared(|| run(name))
         };
         let slot: Slot = Arc::new(Mutex::new(Some(Box::new(run))));
         recorded.runs.push((full_name(self.kind, name.as_ref()), Arc::clone(&slot)));
-        self.add(name.as_ref(), also, move |name| take(&slot).context("has been run")?(name));
+        self.add(name.as_ref(), also, move |name| take(&slot).context("it has been run")?(name));
     }
 
-    pub(super) fn add(
+    fn add(
         &mut self,
         name: &str,
         also: Also,
@@ -119,7 +120,7 @@ impl Table {
         self.cases.push(Case { name, also, ignored: false, run: Box::new(run) });
     }
 
-    /// A case with daemons of its own, shown as ignored where it is not possible.
+    /// Like [`Self::alone`], ignored unless it is possible.
     pub(super) fn alone_if(
         &mut self,
         possible: bool,
@@ -130,14 +131,14 @@ impl Table {
         self.only_if(possible);
     }
 
-    /// The last case is shown as ignored where it is not possible.
+    /// Marks the last case as ignored unless it is possible.
     pub(super) fn only_if(&mut self, possible: bool) {
         if let Some(case) = self.cases.last_mut() {
             case.ignored = !possible;
         }
     }
 
-    /// A connection over IPv4 that both ends close when the case is over.
+    /// Adds a case with the shared daemon and one connection over IPv4, which both ends close at its end.
     pub(super) fn talk(
         &mut self,
         name: impl AsRef<str>,
@@ -146,7 +147,7 @@ impl Table {
         self.talk_to(name, |talk| talk.finish(), run);
     }
 
-    /// Likewise, where the case itself closes the connection or kills who would.
+    /// Like [`Self::talk`], for a case that closes the connection or kills an end itself.
     pub(super) fn closed_talk(
         &mut self,
         name: impl AsRef<str>,
@@ -155,7 +156,16 @@ impl Table {
         self.talk_to(name, |talk| talk.finish_closed(), run);
     }
 
-    /// Likewise, of which `end` is the end.
+    /// Like [`Self::talk`], for a case whose numbers it checks itself.
+    pub(super) fn uncompared(
+        &mut self,
+        name: impl AsRef<str>,
+        run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
+    ) {
+        self.talk_to(name, |mut talk| talk.end_peers(), run);
+    }
+
+    /// Like [`Self::talk`], with another `end`.
     pub(super) fn talk_to(
         &mut self,
         name: impl AsRef<str>,
@@ -165,15 +175,16 @@ impl Table {
         self.case(name, move |daemon, name| carry_out(daemon, name, end, run));
     }
 
-    /// Likewise, with a daemon of its own that has these flags.
+    /// Like [`Self::uncompared`], with its own daemon, which has these flags.
     pub(super) fn watched(
         &mut self,
         name: impl AsRef<str>,
         flags: &'static [&'static str],
-        end: fn(Talk<'_>) -> Result<()>,
         run: impl FnOnce(&mut Talk<'_>) -> Result<()> + Send + 'static,
     ) {
-        self.alone(name, move |name| carry_out(&Daemon::start(flags)?, name, end, run));
+        self.alone(name, move |name| {
+            carry_out(&Daemon::start(flags)?, name, |mut talk| talk.end_peers(), run)
+        });
     }
 }
 
@@ -192,13 +203,13 @@ fn full_name(kind: &str, name: &str) -> String {
     format!("raw {kind}: {name}")
 }
 
-/// Begins to record, unless that has begun.
+/// Starts the recording, unless it has started.
 fn record(recording: &Mutex<Option<Recording>>, shared: &Shared) -> Result<()> {
     let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
     if recording.is_none() && tshark::is_there()? {
         let address = shared.watch(|daemon| Ok(daemon.address()))?;
         let (_, port) = address.rsplit_once(':').context("an address without port")?;
-        // Its scrapes are many, and not HTTP/2.
+        // There are many scrapes, which are not HTTP/2.
         *recording = Some(Recording::of_all_but(port)?);
     }
     Ok(())

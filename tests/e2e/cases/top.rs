@@ -1,21 +1,20 @@
-//! `observer top` in terminals of two sizes, and its snapshots, beside what the peers know.
+//! `observer top` in terminals of two sizes, and its snapshots, compared with the peers' records.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use support::daemon::{Daemon, command};
 use support::look::figures::{self, ERRORS, IN_FLIGHT, P50, P90, P99, RATE};
-use support::look::names::{self, Names};
+use support::look::names;
 use support::look::terminal::Terminal;
 use support::look::top::{BACKSPACE, ENTER, Shown, is_row, of_bucket, of_json, of_table, top};
 use support::look::{Lines, lines_of_ends, load, number, same, wait_for};
 use support::peer::{Client, Listen, Server};
 use support::raw::Talk;
-use support::raw::talk::Role;
 use support::stack::Stack;
 
 const DOWN: &str = "\x1b[B";
@@ -23,13 +22,13 @@ const ESCAPE: &str = "\x1b";
 const HOME: &str = "\x1b[H";
 const END: &str = "\x1b[F";
 
-/// For a sample to be there, or not.
+/// Time for a sample to be displayed, if it is.
 const SAMPLE: Duration = Duration::from_millis(2500);
 
-/// Peers that have done something, and what is to be shown of it.
+/// A daemon, a server whose calls have ended, and the expected lines of these calls.
 struct Done {
     daemon: Daemon,
-    /// Still there, with its figures.
+    /// It still runs, so its figures stay.
     server: Server,
     lines: Lines,
 }
@@ -44,16 +43,16 @@ fn done(stack: &Stack, while_at_it: impl FnOnce(&Daemon) -> Result<()>) -> Resul
     Ok(Done { daemon, server, lines })
 }
 
-/// 200 columns: all figures are in the table.
+/// With 200 columns all figures are in the table.
 pub(crate) fn top_in_a_large_terminal(stack: &Stack) -> Result<()> {
     let mut terminal = None;
     let done = done(stack, |daemon| {
         let started = Terminal::start(&mut top(daemon, &["--sort", "calls"])?, 200, 50)?;
         started.shows(" live")?;
-        // While calls are made, there are rates, and a spark line.
+        // During calls there are rates, and a spark line.
         started.wait_until(|lines| {
             let busy = |line: &&String| line.contains("/Unary") && line.contains('█');
-            lines.iter().find(busy).map(drop).ok_or("nothing moves".into())
+            lines.iter().find(busy).map(drop).context("no spark line")
         })?;
         terminal = Some(started);
         Ok(())
@@ -63,7 +62,7 @@ pub(crate) fn top_in_a_large_terminal(stack: &Stack) -> Result<()> {
         let shown = lines.iter().filter_map(|line| of_table(line)).collect();
         same("the terminal", &done.lines, &shown)
     })?;
-    // By calls: most are first, whoever made them.
+    // Sorted by calls: the most are first.
     let most = terminal.lines().into_iter().find(|line| is_row(line)).context("no row")?;
     ensure!(most.contains("/Unary"), "the most calls are not first: {most}");
     terminal.press("/bidi client")?;
@@ -72,7 +71,7 @@ pub(crate) fn top_in_a_large_terminal(stack: &Stack) -> Result<()> {
         let left: Vec<_> = lines.iter().filter(|line| is_row(line)).collect();
         match left.as_slice() {
             [line] if line.contains("/Bidi") && line.contains(" client ") => Ok(()),
-            _ => Err(format!("{} rows fit the filter", left.len())),
+            _ => bail!("{} rows match the filter", left.len()),
         }
     })?;
     terminal.end(Some("q"))?;
@@ -81,7 +80,7 @@ pub(crate) fn top_in_a_large_terminal(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// 80 columns: a row's figures are in its detail.
+/// With 80 columns a row's figures are in its detail.
 pub(crate) fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
     let done = done(stack, |_| Ok(()))?;
     let mut terminal = Terminal::start(&mut top(&done.daemon, &[])?, 80, 24)?;
@@ -91,7 +90,8 @@ pub(crate) fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
     terminal.press(ENTER)?;
     terminal.wait_until(|lines| {
         let left = lines.iter().filter(|line| is_row(line)).count();
-        if left == 1 { Ok(()) } else { Err(format!("{left} rows fit the filter")) }
+        ensure!(left == 1, "{left} rows match the filter");
+        Ok(())
     })?;
     terminal.press(ENTER)?;
     terminal.shows("TIME")?;
@@ -105,18 +105,16 @@ pub(crate) fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
                 [name, shown] => *name == code && number(shown) == number(calls),
                 _ => false,
             });
-            if shown { Ok(()) } else { Err(format!("{code} {calls} is not shown")) }
+            ensure!(shown, "{code} {calls} is not shown");
+            Ok(())
         })?;
     }
-    // The histogram has all of them.
+    // The histogram has all calls.
     let calls = of.and_then(|line| line.split_once(": ")?.1.split_once(' ')?.0.parse::<u64>().ok());
     terminal.wait_until(|lines| {
         let sum: u64 = lines.iter().filter_map(|line| of_bucket(line)).sum();
-        if Some(sum) == calls {
-            Ok(())
-        } else {
-            Err(format!("{sum} of {calls:?} calls have a bucket"))
-        }
+        ensure!(Some(sum) == calls, "{sum} of {calls:?} calls have a bucket");
+        Ok(())
     })?;
     terminal.press(ESCAPE)?;
     terminal.shows("PROCESS")?;
@@ -129,7 +127,7 @@ pub(crate) fn top_in_a_small_terminal(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// A live view of what this process watches itself.
+/// The live view of a process that watches by itself.
 pub(crate) fn top_shows_what_it_watches_itself(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let mut top = command(&["top", "--port", &server.port()?, "--sort", "calls"])?;
@@ -146,7 +144,7 @@ pub(crate) fn top_shows_what_it_watches_itself(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// What is shown beside counts is what the peers know, too: with all columns,
+/// The figures besides counts are those of the peers' records, with all columns.
 pub(crate) fn top_shows_true_figures(stack: &Stack) -> Result<()> {
     const COLUMNS: &[&str] = &[RATE, ERRORS, IN_FLIGHT, P50, P90, P99];
     figures::are_true(stack, |daemon| {
@@ -155,7 +153,7 @@ pub(crate) fn top_shows_true_figures(stack: &Stack) -> Result<()> {
     })
 }
 
-/// and with those that there is room for.
+/// Like [`top_shows_true_figures`], with the columns that 80 columns have room for.
 pub(crate) fn top_shows_true_figures_in_a_small_terminal(stack: &Stack) -> Result<()> {
     const COLUMNS: &[&str] = &[RATE, ERRORS, IN_FLIGHT, P99];
     figures::are_true(stack, |daemon| {
@@ -164,13 +162,12 @@ pub(crate) fn top_shows_true_figures_in_a_small_terminal(stack: &Stack) -> Resul
     })
 }
 
-/// 500 methods, long and hostile names, errors only, nothing but zeros: the whole table, at both
-/// sizes, and what each key does to it.
+/// 500 methods, long and hostile names, only errors, only zeros: the whole table in both sizes, and each key.
 pub(crate) fn top_shows_names_of_any_kind() -> Result<()> {
     let daemon = names::daemon()?;
     // As many rows as there is room for.
-    let Names { mut talk, names } = names::called(&daemon, 500)?;
-    let pids = [("client", talk.pid(Role::Client)?), ("server", talk.pid(Role::Server)?)];
+    let (names, mut talk) = names::called(&daemon, 500)?;
+    let pids = talk.pids()?;
     let rows = rows_of(&talk, &names, &pids);
     for (columns, height) in [(80, 24), (200, 50)] {
         let mut terminal =
@@ -180,7 +177,7 @@ pub(crate) fn top_shows_names_of_any_kind() -> Result<()> {
         terminal.press("r")?;
         let reversed: Vec<String> = all.iter().rev().cloned().collect();
         is_table(&terminal, columns, "METHOD▲", &reversed)?;
-        // The last row of them is the first one.
+        // The first method is in the last row.
         terminal.press(END)?;
         terminal.wait_until(|lines| {
             let last = lines.iter().rfind(|line| is_row(line)).map(String::as_str);
@@ -195,22 +192,19 @@ pub(crate) fn top_shows_names_of_any_kind() -> Result<()> {
             .collect();
         ensure!(left.len() == 5, "the truth has {left:?}");
         is_table(&terminal, columns, "METHOD▼", &left)?;
-        // All of a long name is in the detail, and the figures are there as well.
+        // The detail has the whole name and the figures.
         terminal.press(&format!("/{}{}{ENTER}", BACKSPACE.repeat(15), "client xxx"))?;
         terminal.press(ENTER)?;
         terminal.wait_until(|lines| {
             let letters = lines.iter().flat_map(|line| line.chars()).filter(|&c| c == 'x').count();
             let has = |text: &str| lines.iter().any(|line| line.contains(text));
-            if letters < names::LONG {
-                Err(format!("{letters} letters of {}", names::LONG))
-            } else if !["Internal 1", "TIME", "messages read"].into_iter().all(has) {
-                Err("there are no figures".into())
-            } else {
-                Ok(())
-            }
+            ensure!(letters >= names::LONG, "{letters} letters of {}", names::LONG);
+            let has_all = ["Internal 1", "TIME", "messages read"].into_iter().all(has);
+            ensure!(has_all, "there are no figures");
+            Ok(())
         })?;
         terminal.press(ENTER)?;
-        // The row stays chosen, wherever it is among all of them.
+        // The row stays selected without the filter.
         terminal.press(&format!("/{}{ENTER}{HOME}", BACKSPACE.repeat(10)))?;
         is_table(&terminal, columns, "METHOD▼", &all)?;
         is_resized(&terminal, columns, height, &rows)?;
@@ -221,7 +215,7 @@ pub(crate) fn top_shows_names_of_any_kind() -> Result<()> {
     daemon.stop()
 }
 
-/// A row of a method that had one call, a while ago, which failed.
+/// A row of a method with one call, some time ago, which failed.
 struct Idle {
     process: String,
     role: &'static str,
@@ -229,7 +223,7 @@ struct Idle {
 }
 
 impl Idle {
-    /// As it is shown at this width, without what is blank at its end.
+    /// The row as it is displayed with 80 or 200 columns, without spaces at its end.
     fn line(&self, columns: u16) -> String {
         let Self { process, role, path } = self;
         let room = if columns == 80 { 20 } else { 38 };
@@ -250,11 +244,11 @@ impl Idle {
     }
 }
 
-/// By method, then role.
+/// The rows of both ends, sorted by method, then by side.
 fn rows_of(talk: &Talk<'_>, names: &[String], pids: &[(&'static str, String); 2]) -> Vec<Idle> {
     let mut paths: Vec<String> =
         names.iter().map(|name| format!("{}/{name}", talk.service())).collect();
-    // The service is what is before the last slash.
+    // The service ends at the last slash.
     paths.sort_by(|a, b| a.rsplit_once('/').cmp(&b.rsplit_once('/')));
     let of_both = |path: String| {
         pids.iter().map(move |(role, pid)| Idle {
@@ -266,36 +260,32 @@ fn rows_of(talk: &Talk<'_>, names: &[String], pids: &[(&'static str, String); 2]
     paths.into_iter().flat_map(of_both).collect()
 }
 
-/// The table has this heading, and as many of these lines as there is room for, and no other.
+/// Waits until the table has this heading, and as many of these lines as it has room for, and no others.
 fn is_table(terminal: &Terminal, columns: u16, heading: &str, rows: &[String]) -> Result<()> {
     terminal.wait_until(|lines| {
         let at = lines.iter().position(|line| line.starts_with("PROCESS"));
-        let at = at.ok_or("there is no table")?;
+        let at = at.context("there is no table")?;
         let (head, table) = lines.split_at(at + 1);
-        if head.last().is_none_or(|line| !line.contains(heading)) {
-            return Err(format!("the heading has no {heading}"));
-        }
-        // The last line is that of the keys.
+        let has_heading = head.last().is_some_and(|line| line.contains(heading));
+        ensure!(has_heading, "the heading has no {heading}");
+        // The last line lists the keys.
         let room = table.len().saturating_sub(1);
         for (at, line) in table.iter().take(room).enumerate() {
             let row = rows.get(at).map_or("", String::as_str);
             same_line(Some(row), Some(line))?;
-            if line.chars().count() > usize::from(columns) {
-                return Err(format!("too long: {line}"));
-            }
+            ensure!(line.chars().count() <= usize::from(columns), "too long: {line}");
         }
         Ok(())
     })
 }
 
-fn same_line(expected: Option<&str>, shown: Option<&str>) -> Result<(), String> {
-    if expected.map(str::trim_end) == shown.map(str::trim_end) {
-        return Ok(());
-    }
-    Err(format!("not {expected:?} but {shown:?}"))
+fn same_line(expected: Option<&str>, shown: Option<&str>) -> Result<()> {
+    let same = expected.map(str::trim_end) == shown.map(str::trim_end);
+    ensure!(same, "not {expected:?} but {shown:?}");
+    Ok(())
 }
 
-/// In the other size, and back.
+/// Changes to the other size, and back.
 fn is_resized(terminal: &Terminal, columns: u16, height: u16, rows: &[Idle]) -> Result<()> {
     let other = if columns == 80 { (200, 50) } else { (80, 24) };
     for (columns, height) in [other, (columns, height)] {
@@ -306,7 +296,7 @@ fn is_resized(terminal: &Terminal, columns: u16, height: u16, rows: &[Idle]) -> 
     Ok(())
 }
 
-/// What is paused stays as it is until it goes on; then what failed meanwhile is at the top.
+/// A paused display does not change until it continues; then the calls that failed meanwhile are at the top.
 fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
     const CALLS: u64 = 3;
     let mut terminal = Terminal::start(&mut top(daemon, &[])?, 200, 50)?;
@@ -320,7 +310,7 @@ fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
         talk.server(|f| f.trailers_only(stream, 13))?;
     }
     sleep(SAMPLE);
-    ensure!(terminal.lines() == before, "it goes on: {}", terminal.lines().join("\n"));
+    ensure!(terminal.lines() == before, "it is not paused: {}", terminal.lines().join("\n"));
     terminal.press("p")?;
     terminal.wait_until(|lines| {
         let shown: BTreeSet<String> = lines
@@ -332,9 +322,10 @@ fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
             .filter_map(|line| Some(line.split_whitespace().nth(1)?.to_owned()))
             .collect();
         let both = BTreeSet::from(["client".to_owned(), "server".to_owned()]);
-        if shown == both { Ok(()) } else { Err(format!("what failed is at the top at {shown:?}")) }
+        ensure!(shown == both, "the failed calls are at the top of {shown:?}");
+        Ok(())
     })?;
-    // By each key that sorts, and in turn.
+    // Each key that sorts by a column, and those that go through the columns.
     for (key, heading) in [
         ("t", "CALLS▼"),
         ("c", "CALLS/S▼"),
@@ -355,12 +346,13 @@ fn is_paused(daemon: &Daemon, talk: &mut Talk<'_>) -> Result<()> {
     terminal.wait_until(|lines| {
         let first = lines.iter().find(|line| is_row(line));
         let most = first.is_some_and(|line| line.contains("/Method250 "));
-        if most { Ok(()) } else { Err(format!("the most calls are not first: {first:?}")) }
+        ensure!(most, "the most calls are not first: {first:?}");
+        Ok(())
     })?;
     terminal.end(Some("q"))
 }
 
-/// `--once`, as a table and as JSON; and a daemon of its own.
+/// `--once`, as a table and as JSON, with a daemon and without one.
 pub(crate) fn top_prints_snapshots(stack: &Stack) -> Result<()> {
     let done = done(stack, |_| Ok(()))?;
     wait_for(|| {
@@ -373,29 +365,29 @@ pub(crate) fn top_prints_snapshots(stack: &Stack) -> Result<()> {
     let model: Value = serde_json::from_str(&json)?;
     let rows = model.get("rows").and_then(Value::as_array).context("no rows")?;
     let shown = rows.iter().map(of_json).collect::<Option<Lines>>().context("a row's fields")?;
-    same("JSON", &done.lines, &shown).map_err(anyhow::Error::msg)?;
+    same("JSON", &done.lines, &shown)?;
     let mut own = command(&["top", "--once", "--table", "--port", &done.server.port()?])?;
     let of_its_own = output(own.env_remove("COLUMNS"))?;
     ensure!(of_its_own.contains("No gRPC call has been seen."), "it has calls: {of_its_own}");
     let narrow = output(top(&done.daemon, &["--once", "--table"])?.env_remove("COLUMNS"))?;
     let too_long = narrow.lines().find(|line| line.chars().count() > 80);
     ensure!(too_long.is_none(), "longer than 80 columns: {too_long:?}");
-    for told in ["CALLS and codes: since 20", "P50 to P99: of the last ", "\n  METHOD  CODES\n"] {
-        ensure!(narrow.contains(told), "{told:?} is not in: {narrow}");
+    for text in ["CALLS and codes: since 20", "P50 to P99: of the last ", "\n  METHOD  CODES\n"] {
+        ensure!(narrow.contains(text), "{text:?} is not in: {narrow}");
     }
     let mut lost = top(&done.daemon, &["--once", "--table"])?;
     done.daemon.stop()?;
     let refused = lost.output().context("run observer top")?;
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    ensure!(refused.status.code() == Some(1), "a daemon that has ended is asked: {told}");
-    ensure!(told.lines().count() == 1 && told.contains("no answer"), "it says: {told}");
+    let error = String::from_utf8_lossy(&refused.stderr);
+    ensure!(refused.status.code() == Some(1), "it ends with success without a daemon: {error}");
+    ensure!(error.lines().count() == 1 && error.contains("no answer"), "its error: {error}");
     done.server.stop()?;
     Ok(())
 }
 
 fn output(command: &mut Command) -> Result<String> {
     let done = command.stdin(Stdio::null()).output().context("run observer top")?;
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    ensure!(done.status.success(), "{}: {told}", done.status);
-    String::from_utf8(done.stdout).context("what it prints")
+    let error = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "{}: {error}", done.status);
+    String::from_utf8(done.stdout).context("its output")
 }

@@ -1,4 +1,4 @@
-//! Clients that connect through a proxy, by `CONNECT`, as their library does where the environment says so.
+//! Clients that connect through an HTTP proxy by `CONNECT`, as their libraries do if the environment has one.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ use support::peer::{Client, Identity, Listen, Server};
 use support::stack::Stack;
 use support::truth::agree;
 
-/// A server's name that only the proxy knows: libraries connect to loopback addresses without one.
+/// The server's name, which only the proxy knows: libraries connect to loopback addresses without a proxy.
 const NAME: &str = "peer.test";
 
-/// The calls of such a client are counted at all four sockets, and nothing is missed.
+/// The calls of such a client are counted at all four sockets, without a gap.
 pub(crate) fn calls_through_a_connect_proxy_are_counted(
     server: &Stack,
     client: &Stack,
@@ -35,26 +35,23 @@ pub(crate) fn calls_through_a_connect_proxy_are_counted(
         Expected::of_client(&proxy, &did).and(Expected::of_server(&proxy, &did)),
     ];
     let settled = daemon.settle(&expected);
-    // Before the daemon is blamed.
+    // If the peers do not agree, the daemon is not to blame.
     agree(&server.stop()?, &did)?;
     settled?;
     let metrics = daemon.scrape()?;
-    let missed = metrics.sum("observer_gaps_total", &[]);
-    ensure!(
-        missed.total_cmp(&0.0).is_eq() || losses::skipped_programs(&metrics).is_some(),
-        "{missed} gaps"
-    );
+    let gaps = metrics.sum("observer_gaps_total", &[]);
+    ensure!(gaps == 0.0 || losses::skipped_programs(&metrics).is_some(), "{gaps} gaps");
     Ok(())
 }
 
-/// A proxy in this process, for connections to this port.
+/// Starts a proxy in this process, for connections to this port.
 fn start(port: u16) -> Result<(Identity, SocketAddr)> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("listen as a proxy")?;
     let address = listener.local_addr()?;
     thread::Builder::new().name("proxy".into()).spawn(move || {
         for client in listener.incoming().flatten() {
             let name = "tunnel".into();
-            // Of one that does not work the client tells.
+            // The client reports a tunnel that does not work.
             let _ = thread::Builder::new().name(name).spawn(move || serve(client, port));
         }
     })?;
@@ -80,7 +77,7 @@ fn serve(mut client: TcpStream, port: u16) -> Result<()> {
     answered
 }
 
-/// By read(2) and write(2).
+/// Copies bytes with read(2) and write(2) until the end.
 fn relay(mut from: TcpStream, mut to: TcpStream) -> Result<()> {
     let mut buffer = vec![0; 16 << 10];
     loop {

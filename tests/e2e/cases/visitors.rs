@@ -1,4 +1,4 @@
-//! What those may do to the daemon who reach the port that it is scraped at: all of it is done by nobody.
+//! Clients at the port of the daemon's own server, which anyone may reach: the user nobody, in all cases.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -21,22 +21,22 @@ use tempfile::TempDir;
 use super::protected::{PASSWORD, Protected, USER};
 use super::{OK, Table};
 
-/// For an answer: longer than anybody is left alone, and shorter than a kubelet's patience with a probe.
+/// Time for an answer: longer than the daemon waits for an idle client, and shorter than a kubelet waits for a probe.
 const SOON: Duration = Duration::from_secs(5);
 
 pub(super) fn add(table: &mut Table) {
-    table.alone("passwords of those who hang up", |_| passwords_of_those_who_hang_up());
-    table.alone("connections that say nothing", |_| silent_connections());
+    table.alone("passwords of those who hang up", passwords_of_those_who_hang_up);
+    table.alone("connections that say nothing", silent_connections);
     table.alone("a large scrape, which takes no memory for its text", large_scrape);
 }
 
-/// What is answered to these lines.
+/// Sends a request with these lines, and returns the answer.
 fn answer(mut stream: impl std::io::Read + std::io::Write, lines: &[&str]) -> Result<String> {
     let head = [lines, &["Host: localhost", "Connection: close", "", ""]].concat().join("\r\n");
     stream.write_all(head.as_bytes()).context("ask")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("read the answer")?;
-    String::from_utf8(answer).context("an answer that is no text")
+    String::from_utf8(answer).context("an answer that is not UTF-8")
 }
 
 fn connect(daemon: &Daemon) -> Result<TcpStream> {
@@ -49,9 +49,9 @@ fn authorization(password: &str) -> String {
     format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{USER}:{password}")))
 }
 
-/// A check that has begun goes on without whoever asked for it. None is begun for who has gone, so that others
-/// wait for one, and who is known for none.
-fn passwords_of_those_who_hang_up() -> Result<()> {
+/// A check of a password runs to its end. But it does not start for a client that has gone, so other clients wait for
+/// one check at most, and known clients for none.
+fn passwords_of_those_who_hang_up(_: &str) -> Result<()> {
     const TIMES: usize = 80;
     let protected = Protected::by_password()?;
     let daemon = protected.daemon()?;
@@ -68,7 +68,7 @@ fn passwords_of_those_who_hang_up() -> Result<()> {
     ensure!((1.0..2.0).contains(&before), "{before} checks of one password");
     nobody::in_a_thread(|| -> Result<()> {
         for _ in 0..TIMES {
-            // What comes behind keeps a server that reads one request at a time from seeing the end.
+            // A second request hides the end from a server that reads one request at a time.
             let wrong = authorization("wrong");
             let request = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{wrong}\r\n\r\n");
             connect(&daemon)?.write_all(request.repeat(2).as_bytes()).context("ask")?;
@@ -86,8 +86,9 @@ fn passwords_of_those_who_hang_up() -> Result<()> {
     daemon.stop()
 }
 
-/// More than there are places. Probes and scrapes get in, and probes have a way of their own.
-fn silent_connections() -> Result<()> {
+/// More connections than the server takes. Probes and scrapes are answered all the same, and probes have their own
+/// listener.
+fn silent_connections(_: &str) -> Result<()> {
     const TIMES: usize = 300;
     let folder = TempDir::with_prefix("health-").context("create a folder")?;
     let socket = folder.path().join("health.sock");
@@ -99,7 +100,7 @@ fn silent_connections() -> Result<()> {
         for number in 0..TIMES {
             let mut stream = connect(&daemon)?;
             if number % 2 == 0 {
-                // It may have had to make room already.
+                // The server may have closed it already.
                 let _ = stream.write_all(b"GET /metr");
             }
             idle.push(stream);
@@ -111,7 +112,7 @@ fn silent_connections() -> Result<()> {
     })??;
     for path in ["/healthz", "/readyz", "/metrics"] {
         let begun = Instant::now();
-        // While the places change hands, one more may be one too many: as a kubelet, it asks again.
+        // While connections are replaced, one more may be refused: like a kubelet, it tries again.
         let is_answered = || {
             let text = answer(connect(&daemon)?, &[&format!("GET {path} HTTP/1.1")])?;
             ensure!(text.starts_with("HTTP/1.1 200"), "{path}: {text}");
@@ -122,7 +123,7 @@ fn silent_connections() -> Result<()> {
         }
     }
     let refused = daemon.scrape()?.sum("observer_http_refused_total", &[("reason", "connections")]);
-    ensure!(refused > 0.0, "nobody had to make room");
+    ensure!(refused > 0.0, "no connection was refused");
     ensure!(daemon.log().contains("HTTP connection limit reached"), "{}", daemon.log());
     for path in ["/healthz", "/readyz"] {
         let stream = nobody::in_a_thread(|| UnixStream::connect(&socket))?.context("connect")?;
@@ -133,13 +134,13 @@ fn silent_connections() -> Result<()> {
     idle.clear();
     probes.clear();
     daemon.stop()?;
-    // It may remove nothing, so the socket is left behind: the next one takes its place.
+    // It may not remove the socket, so the next daemon replaces it.
     let next = Daemon::start(&["--health-listen", &place])?;
     UnixStream::connect(&socket).context("connect to the next one")?;
     next.stop()
 }
 
-/// The daemon's peak grows by a part of the text, whoever reads it or does not.
+/// The daemon's peak grows by only a part of the text, with a client that reads it and one that does not.
 fn large_scrape(name: &str) -> Result<()> {
     const METHODS: u32 = 600;
     let buckets = (1..=64).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
@@ -158,7 +159,7 @@ fn large_scrape(name: &str) -> Result<()> {
         let kib = footprint::status(pid, pid, "VmHWM")?;
         Ok(kib.trim_end_matches(" kB").parse::<u64>().context("no number")? << 10)
     };
-    // As scrapes do, this takes a snapshot.
+    // This takes a snapshot, as scrapes do.
     daemon.get("/api/v1/view")?;
     fs::write(format!("/proc/{}/clear_refs", daemon.pid()), "5").context("forget the peak")?;
     daemon.get("/api/v1/view")?;

@@ -21,7 +21,7 @@ import (
 	"observer.test/peer/echopb"
 )
 
-// Until the server is there.
+// Time for the server to start.
 const connectLimit = 30 * time.Second
 
 // carryOut carries out a plan: one stage after the other, a stage's steps at the same time.
@@ -72,7 +72,7 @@ func connect(target string, step *step, told *told) (*grpc.ClientConn, error) {
 	if !strings.HasPrefix(target, "unix:") {
 		target = "passthrough:///" + target
 	}
-	// Calls fail at once and once.
+	// Calls fail at once, and are not repeated.
 	retries := grpc.WithDisableRetry()
 	if len(step.ServiceConfig) > 0 {
 		retries = grpc.WithDefaultServiceConfig(string(step.ServiceConfig))
@@ -154,7 +154,7 @@ func stream(ctx context.Context, cancel func(), channel *grpc.ClientConn, step *
 	answered := make(chan struct{}, uint64(step.Requests)*uint64(step.Responses))
 	var writer sync.WaitGroup
 	defer writer.Wait()
-	// Flow control stops a writer whose responses nobody reads.
+	// Flow control stops a writer whose responses are not read.
 	writer.Go(func() { write(ctx, stream, step, call, answered) })
 	defer close(answered)
 	for {
@@ -178,7 +178,7 @@ func stream(ctx context.Context, cancel func(), channel *grpc.ClientConn, step *
 	}
 }
 
-// write sends the requests and the half-close; what keeps it from that is told by RecvMsg.
+// write sends the requests and the half-close; RecvMsg returns what prevents that.
 func write(ctx context.Context, stream grpc.ClientStream, step *step, call *call, answered <-chan struct{}) {
 	requests := step.Requests
 	if step.Holds {

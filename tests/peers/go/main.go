@@ -1,11 +1,11 @@
-// grpc-go server and client of the end-to-end tests: same plans and truths as
-// the other stacks' peers (see the `tests` crate).
+// grpc-go server and client of the end-to-end tests: with the same plans and
+// records as the other stacks' peers (see the `tests` crate).
 //
 //	peer server --listen ADDRESS --truth FILE
 //	peer client --target ADDRESS --plan FILE --truth FILE
 //
-// With --told FILE, libraries that tell metrics are in the peer, and what they
-// tell is written there: those of --library.
+// With --told FILE, the library of --library is in the peer, and writes its metrics
+// to FILE.
 package main
 
 import (

@@ -70,7 +70,7 @@ func readPlan(path string) ([][]step, error) {
 	return stages, nil
 }
 
-// When to cancel the call with this number; of those within a time, the golden ratio spreads them evenly.
+// The time at which to cancel the call with this number; of those within a time, the golden ratio spreads them evenly.
 func (s *step) cancelAfter(turn int64) *time.Duration {
 	if s.CancelWithinMs != nil {
 		_, part := math.Modf(float64(turn) * (math.Phi - 1))

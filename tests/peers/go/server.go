@@ -23,7 +23,7 @@ import (
 	"observer.test/peer/echopb"
 )
 
-// For connections that clients have not closed when the server is told to stop.
+// Time for clients to close their connections once the server stops.
 const grace = 2 * time.Second
 
 // serve serves until SIGTERM; it prints one JSON line {"pid", "address"} when
@@ -124,7 +124,7 @@ var description = grpc.ServiceDesc{
 	},
 }
 
-// echo does what each request says. A handler whose call ends under it leaves
+// echo does what each request asks for. A handler whose call ends under it leaves
 // by the error that says so, its call's code unset; at a deadline grpc-go makes
 // trailers of that, or resets the stream with CANCEL, whichever is first.
 type echo struct {
@@ -132,8 +132,7 @@ type echo struct {
 	blocks blocks
 }
 
-// blocks is for how long each handler computes, or its thread sleeps, before
-// it does anything.
+// blocks is the time that each handler computes, or its thread sleeps, first.
 type blocks struct {
 	computesMs, sleepsMs int64
 }

@@ -12,9 +12,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// told is what a library tells of the calls that a peer has or makes: the
+// told are the metrics of a library in a peer: the
 // Prometheus provider of go-grpc-middleware, or OpenTelemetry's otelgrpc.
-// None is in a peer that need not tell.
+// A peer without one has none.
 type told struct {
 	// Otherwise it is the other one.
 	otel bool

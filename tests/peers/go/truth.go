@@ -13,7 +13,7 @@ import (
 // cut is the code of a call that the other end cut: its server never chose one.
 const cut = -1
 
-// truth is what a peer knows happened: all its calls, summed.
+// truth is a peer's record: the sums of all its calls.
 type truth struct {
 	mutex sync.Mutex
 	rows  map[key]sums
@@ -30,13 +30,13 @@ type sums struct {
 	Received      uint64 `json:"received"`
 	SentBytes     uint64 `json:"sent_bytes"`
 	ReceivedBytes uint64 `json:"received_bytes"`
-	// In one call.
+	// The most in one call.
 	MostSent     uint64 `json:"most_sent"`
 	MostReceived uint64 `json:"most_received"`
-	// Calls with at least one.
+	// Calls with at least one message.
 	AnySent     uint64 `json:"any_sent"`
 	AnyReceived uint64 `json:"any_received"`
-	// How long each took.
+	// The duration of each call.
 	HandlingUs []int64 `json:"handling_us"`
 }
 

@@ -3,7 +3,7 @@
 //
 //     client.js --target ADDRESS --plan FILE --truth FILE
 //
-// Writes what it knows happened to the truth file once the plan is done.
+// Writes its record to the truth file once the plan is done.
 
 // Before grpc-js, whose streams it watches.
 const { watch } = require('./wire');
@@ -13,7 +13,7 @@ const grpc = require('@grpc/grpc-js');
 const { NAME, OPTIONS, asBytes, request } = require('./echo');
 const { Call, Truth } = require('./truth');
 
-// As in tests/peers/python/client.py, which says what they mean.
+// As in tests/peers/python/client.py, which documents them.
 const DEFAULTS = {
   rpc: 'Unary',
   count: 1,
@@ -31,7 +31,7 @@ const DEFAULTS = {
   lockstep: false,
   deadline_ms: null,
   cancel_after_ms: null,
-  // Each at another time within that: the golden ratio spreads them evenly.
+  // Cancels each call at another time within that: the golden ratio spreads them evenly.
   cancel_within_ms: null,
   cancel_after_messages: null,
   holds: false,
@@ -40,7 +40,7 @@ const DEFAULTS = {
   unknown_method: false,
 };
 const GOLDEN_RATIO = 0.618033988749895;
-// Until the server is there.
+// Time for the server to start.
 const CONNECT_MS = 30_000;
 
 function parse(said) {

@@ -38,7 +38,7 @@ function response(size) {
 }
 
 // No message is too big for the tests; distinct channels are distinct connections; a port is one
-// server's; calls fail at once and once, and by no proxy but the tests' own.
+// server's; calls fail at once and are not repeated, and by no proxy but the tests' own.
 const OPTIONS = {
   'grpc.max_receive_message_length': -1,
   'grpc.max_send_message_length': -1,

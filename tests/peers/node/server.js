@@ -1,17 +1,17 @@
 'use strict';
-// The grpc-js server of the end-to-end tests: does what each request says.
+// The grpc-js server of the end-to-end tests: does what each request asks for.
 //
 //     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip]
 //
-// Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and writes what it
-// knows happened to FILE.
+// Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and writes its
+// record to FILE.
 
 const { parseArgs } = require('node:util');
 const grpc = require('@grpc/grpc-js');
 const { NAME, OPTIONS, SERVICE, response } = require('./echo');
 const { Call, Truth } = require('./truth');
 
-// For connections that clients have not closed when the server is told to stop.
+// Time for clients to close their connections once the server stops.
 const GRACE_MS = 2000;
 
 let computesMs = 0;
@@ -89,7 +89,7 @@ async function respond(call, stream, request, turn) {
   }
 }
 
-// The one response there is, unless the request says otherwise.
+// The only response, unless the request says otherwise.
 async function answer(call, stream, request, callback) {
   await sleep(stream, request.sleep_ms);
   const error = end(call, request);
@@ -113,7 +113,7 @@ function end(call, request) {
   return request.code ? { code: request.code, details: request.detail } : null;
 }
 
-// Nobody else gets to do anything meanwhile.
+// Nothing else runs meanwhile.
 function block() {
   const until = Date.now() + computesMs;
   while (Date.now() < until);
@@ -143,7 +143,7 @@ function main() {
       listen: { type: 'string' },
       truth: { type: 'string' },
       'max-connection-age-ms': { type: 'string' },
-      // For so long each handler computes, or sleeps, before it does anything.
+      // The time that each handler computes or sleeps first.
       'computes-ms': { type: 'string', default: '0' },
       'sleeps-ms': { type: 'string', default: '0' },
       // grpc-js compresses no responses.

@@ -1,19 +1,19 @@
 'use strict';
-// What a peer knows happened: calls, messages and bytes by method and status code.
+// A peer's record: calls, messages and bytes by method and status code.
 
 const fs = require('node:fs');
 const { status } = require('@grpc/grpc-js');
 
-// The code of a call that the other end cut: its server never chose one.
+// The code of a call that the other end cut, so that its server did not choose one.
 const CUT = -1;
 
-// One call's messages, as they pass.
+// The messages of a running call.
 class Call {
   constructor(method) {
     this.method = method;
     this.begun = performance.now();
     this.sent = this.received = this.sent_bytes = this.received_bytes = 0;
-    // What the handler ended with; a call that never got there was cut.
+    // The code with which the handler ended; without one the call was cut.
     this.code = CUT;
   }
 
@@ -30,7 +30,7 @@ class Call {
   }
 }
 
-// All calls of one peer, summed.
+// The sums of all calls of a peer.
 class Truth {
   #rows = new Map();
 
@@ -59,13 +59,13 @@ class Truth {
       received: 0,
       sent_bytes: 0,
       received_bytes: 0,
-      // In one call.
+      // The most in one call.
       most_sent: 0,
       most_received: 0,
-      // Calls with at least one.
+      // Calls with at least one message.
       any_sent: 0,
       any_received: 0,
-      // How long each took.
+      // The duration of each call.
       handling_us: [],
     };
   }

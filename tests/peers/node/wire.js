@@ -1,5 +1,5 @@
 'use strict';
-// grpc-js tells its application of an error ahead of the messages that came before it, and of
+// grpc-js reports an error to its application ahead of the messages that came before it, and of
 // those then never (`maybeOutputStatus` in subchannel-call.ts). What the server sent and this
 // process read is therefore counted where it comes in: in the streams of Node's HTTP/2.
 

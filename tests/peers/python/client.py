@@ -2,9 +2,9 @@
 
     client.py --mode asyncio|threaded --target ADDRESS --plan FILE --truth FILE
 
-Writes what it knows happened to the truth file once the plan is done. A plan is a JSON
+Writes its record to the truth file once the plan is done. A plan is a JSON
 list of stages, carried out one after the other; a stage is a list of steps, carried out
-at the same time. `DEFAULTS` names what a step can say.
+at the same time. `DEFAULTS` lists what a step can contain.
 """
 
 import argparse
@@ -37,7 +37,7 @@ DEFAULTS = {
     "lockstep": False,
     "deadline_ms": None,
     "cancel_after_ms": None,
-    # Cancel each at another time within that: the golden ratio spreads them evenly.
+    # Cancel each call at another time within that: the golden ratio spreads them evenly.
     "cancel_within_ms": None,
     # Streams of responses: cancel when so many are in.
     "cancel_after_messages": None,
@@ -52,7 +52,7 @@ DEFAULTS = {
 }
 ORDERS = ("requests", "response_size", "responses", "code", "detail", "raises", "sleep_ms", "sleep_between_ms")
 GOLDEN_RATIO = 0.618033988749895
-# Until the server is there.
+# Time for the server to start.
 CONNECT_SECONDS = 30
 # Without it, the path of a Unix socket becomes an :authority that not every server takes.
 OPTIONS = [*OPTIONS, ("grpc.default_authority", "localhost")]

@@ -1,12 +1,12 @@
-"""grpcio with a library in it that tells its own metrics, to compare with what the daemon tells.
+"""grpcio with a metrics library in it, to be compared with the daemon's metrics.
 
     instrumented.py server --library NAME --listen ADDRESS --truth FILE --told FILE
     instrumented.py client --library NAME --target ADDRESS --plan FILE --truth FILE --told FILE
 
-Like `server.py` and `client.py` in asyncio mode, but for `--told`: what the library says, in the
+Like `server.py` and `client.py` in asyncio mode, except for `--told`: the library's metrics, in the
 OpenMetrics text format. Libraries: `python` is py-async-grpc-prometheus, `legacy` that with
 `legacy=True`, `requests` a hand-made interceptor of servers as guides show it, `otel` OpenTelemetry's
-spans, which nobody takes and which tell no metrics.
+spans, without an exporter and without metrics.
 
 The client uses the API that the library leaves intact: iterators, no reads and writes.
 """

@@ -1,10 +1,10 @@
-"""The grpcio server of the end-to-end tests: does what each request says.
+"""The grpcio server of the end-to-end tests: does what each request asks for.
 
     server.py --mode asyncio|threaded --listen ADDRESS --truth FILE [--max-connection-age-ms N]
               [--compression gzip] [--computes-ms N] [--sleeps-ms N]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and
-writes what it knows happened to FILE.
+writes its record to FILE.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def response(call, request):
 
 
 class Block:
-    """For so long each handler computes, or sleeps, before it does anything."""
+    """The time that each handler computes or sleeps first."""
 
     computes_ms = 0
     sleeps_ms = 0
@@ -53,7 +53,7 @@ def raise_if_told(call, request):
 
 
 class AsyncioEcho(echo_pb2_grpc.EchoServicer):
-    """A handler that is cancelled leaves by CancelledError, its call's code unset."""
+    """A handler that is cancelled ends with CancelledError and no code."""
 
     def __init__(self, truth):
         self._truth = truth
@@ -257,7 +257,7 @@ def main():
     parser.add_argument("--sleeps-ms", type=int, default=0)
     args = parser.parse_args()
     Block.computes_ms, Block.sleeps_ms = args.computes_ms, args.sleeps_ms
-    # Handlers that raise are part of the plan; their tracebacks are not news.
+    # Handlers that raise are part of the plan; their tracebacks are expected.
     logging.disable(logging.CRITICAL)
     options = OPTIONS
     if args.max_connection_age_ms:

@@ -1,4 +1,4 @@
-"""What a peer knows happened: calls, messages and bytes by method and status code."""
+"""A peer's record: calls, messages and bytes by method and status code."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import time
 
 import grpc
 
-# The code of a call that the other end cut: its server never chose one.
+# The code of a call that the other end cut, so that its server did not choose one.
 CUT = -1
 
 # No message is too big for the tests; distinct channels are distinct connections;
@@ -24,13 +24,13 @@ GZIP = ("grpc.default_compression_algorithm", grpc.Compression.Gzip)
 
 
 class Call:
-    """One call's messages, as they pass."""
+    """The messages of a running call."""
 
     def __init__(self, method):
         self.method = method
         self.begun = time.monotonic()
         self.sent = self.received = self.sent_bytes = self.received_bytes = 0
-        # What the handler ended with; a call that never got there was cut.
+        # The code with which the handler ended; without one the call was cut.
         self.code = CUT
 
     def send(self, message):
@@ -47,7 +47,7 @@ class Call:
 
 
 class Truth:
-    """All calls of one peer, summed."""
+    """The sums of all calls of a peer."""
 
     FIELDS = ("sent", "received", "sent_bytes", "received_bytes")
     # `most_`: in one call; `any_`: calls with at least one.

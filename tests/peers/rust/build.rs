@@ -1,4 +1,4 @@
-//! Generates what `tests/peers/proto/echo.proto` says, by the compiler that the daemon's dependencies have in any case.
+//! Generates code from `tests/peers/proto/echo.proto`, with the compiler that the daemon's dependencies have too.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! Debian's chromium, headless, driven by its chromedriver (W3C WebDriver).
+//! Debian's chromium, headless, controlled over its chromedriver (W3C WebDriver).
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use crate::process::{Process, runs};
 use crate::report;
 
-/// For one command.
+/// Time for one command.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Whether both programs are installed. With `CI` in the environment they must be.
+/// Whether chromium and chromedriver are installed. With `CI` in the environment they must be.
 pub fn is_there() -> Result<bool> {
     let there = runs("chromedriver", "--version") && runs("chromium", "--version");
     if !there {
@@ -29,7 +29,7 @@ pub fn is_there() -> Result<bool> {
     Ok(there)
 }
 
-/// A browser with a window.
+/// A running browser with a window.
 #[derive(Debug)]
 pub struct Browser {
     _driver: Process,
@@ -38,20 +38,14 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts it, with an empty page of this size.
+    /// Starts a browser, with an empty page of 1280 × 800 pixels.
     pub fn start() -> Result<Self> {
-        let mut child = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start chromedriver")?;
-        let output = child.stdout.take().context("a chromedriver without output")?;
-        let driver = Process::new(child);
-        let port = port(BufReader::new(output))?;
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = Process::spawn(&mut command)?;
+        let port = port(BufReader::new(driver.stdout()?))?;
         let mut browser = Self { _driver: driver, port, session: String::new() };
-        // Root's browser has no sandbox to be had, and shows only what the tests made.
+        // Root's browser has no sandbox, and shows only pages of the tests.
         let options = json!({"args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
             "--disable-dev-shm-usage",
@@ -67,7 +61,7 @@ impl Browser {
         Ok(browser)
     }
 
-    /// How large its window is, and whether the user likes it dark.
+    /// Sets the window's size in pixels, and whether the user prefers dark colours.
     pub fn look(&self, width: u32, height: u32, dark: bool) -> Result<()> {
         let size =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
@@ -77,7 +71,7 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", &media)
     }
 
-    /// Whether pages may run scripts; the tests' own still run.
+    /// Sets whether pages may run scripts; [`Self::run`] still works.
     pub fn scripts(&self, run: bool) -> Result<()> {
         self.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": !run}))
     }
@@ -87,17 +81,17 @@ impl Browser {
         self.post("/goog/cdp/execute", &body).map(drop)
     }
 
-    /// Goes to a page, and waits until it is loaded.
+    /// Opens a page, and waits until it is loaded.
     pub fn open(&self, url: &str) -> Result<()> {
         self.post("/url", &json!({"url": url})).map(drop)
     }
 
-    /// Loads the page again.
+    /// Reloads the page.
     pub fn reload(&self) -> Result<()> {
         self.post("/refresh", &json!({})).map(drop)
     }
 
-    /// Another window, to which everything goes from now on.
+    /// Opens another window, switches to it, and returns its handle.
     pub fn another_window(&self) -> Result<String> {
         let window = self.post("/window/new", &json!({"type": "window"}))?;
         let handle = window.get("handle").and_then(Value::as_str).context("no handle")?;
@@ -105,23 +99,23 @@ impl Browser {
         Ok(handle.to_owned())
     }
 
-    /// Everything goes to this window from now on.
+    /// Switches to the window with this handle.
     pub fn switch_to(&self, window: &str) -> Result<()> {
         self.post("/window", &json!({"handle": window})).map(drop)
     }
 
-    /// Runs a function's body in the page; what it returns.
+    /// Runs the body of a function in the page, and returns its result.
     pub fn run(&self, script: &str) -> Result<Value> {
         let body = json!({"script": script, "args": []});
         self.post("/execute/sync", &body).with_context(|| script.to_owned())
     }
 
-    /// Whether a condition holds in the page.
+    /// Whether an expression is true in the page.
     pub fn holds(&self, condition: &str) -> Result<bool> {
         Ok(self.run(&format!("return Boolean({condition})"))? == Value::Bool(true))
     }
 
-    /// Presses a key, or several, wherever the focus is.
+    /// Presses keys, one after the other, at the element with the focus.
     pub fn press(&self, keys: &str) -> Result<()> {
         let mut strokes = Vec::new();
         for key in keys.chars() {
@@ -132,7 +126,7 @@ impl Browser {
         self.post("/actions", &actions).map(drop)
     }
 
-    /// What it has complained about since it was last asked.
+    /// The messages in the browser's log since the last call.
     pub fn complaints(&self) -> Result<Vec<String>> {
         let log = self.post("/se/log", &json!({"type": "browser"}))?;
         let entries = log.as_array().context("no log")?;
@@ -140,7 +134,7 @@ impl Browser {
         Ok(entries.iter().filter_map(message).collect())
     }
 
-    /// Writes what is to be seen, in PNG.
+    /// Writes the visible part of the page to a file, as PNG.
     pub fn screenshot(&self, file: &Path) -> Result<()> {
         let picture = self.ask("GET", &format!("{}/screenshot", self.session), None)?;
         let picture = BASE64_STANDARD.decode(picture.as_str().context("no picture")?)?;
@@ -175,12 +169,12 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // chromedriver, which is killed next, would leave it running.
+        // chromedriver is killed next, and leaves the browser running.
         let _ = self.ask("DELETE", &self.session, None);
     }
 }
 
-/// Where chromedriver says it listens.
+/// The port that chromedriver prints.
 fn port(mut output: impl BufRead) -> Result<u16> {
     let mut line = String::new();
     while output.read_line(&mut line)? > 0 {
@@ -192,12 +186,12 @@ fn port(mut output: impl BufRead) -> Result<u16> {
     bail!("chromedriver does not start")
 }
 
-/// A body that has a length.
+/// Reads an answer with a `Content-Length`, and returns its body.
 fn read(mut stream: impl BufRead) -> Result<Vec<u8>> {
     let mut length = None;
     loop {
         let mut line = String::new();
-        ensure!(stream.read_line(&mut line)? > 0, "chromedriver ends in the midst of an answer");
+        ensure!(stream.read_line(&mut line)? > 0, "chromedriver ends in the middle of an answer");
         let line = line.trim_end().to_ascii_lowercase();
         if line.is_empty() {
             break;

@@ -1,5 +1,5 @@
-//! Pictures of the dashboards in `deploy/grafana`, for the documents: what a real Prometheus answers
-//! to their queries, drawn by a page of the tests' own (`dashboard.html`), as there is no Grafana here.
+//! Pictures of the dashboards in `deploy/grafana`, for the documents: a page of the tests (`dashboard.html`) draws a
+//! real Prometheus' answers to their queries, without Grafana.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,21 +11,21 @@ use super::browser::Browser;
 use crate::openmetrics::Labels;
 use crate::prometheus::{Dashboard, Panel, Prometheus, Range, Target};
 
-/// As wide as a README shows it.
+/// The width in pixels at which GitHub shows a README.
 const WIDTH: u32 = 1280;
 
-/// What is shown, up to now.
+/// The time span of a picture, up to now.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// How long that is, in seconds.
+    /// Its length in seconds.
     pub seconds: f64,
-    /// From one point to the next.
+    /// The seconds between two points.
     pub step: f64,
-    /// What rates are over, such as `[15s]`.
+    /// The range of rates, such as `[15s]`.
     pub range: &'static str,
 }
 
-/// Draws a dashboard with everything selected, of servers.
+/// Draws a dashboard of servers to a file, with everything selected.
 pub fn draw(
     browser: &Browser,
     prometheus: &Prometheus,
@@ -76,7 +76,7 @@ fn graph(prometheus: &Prometheus, panel: &Panel, span: Span) -> Result<Value> {
     }))
 }
 
-/// As the legend has it; labels that are not there are empty.
+/// The name in the legend; missing labels are empty.
 fn name(target: &Target, labels: &Labels) -> String {
     let mut name = labels.iter().fold(target.legend_format.clone(), |name, (label, value)| {
         name.replace(&format!("{{{{{label}}}}}"), value)
@@ -89,7 +89,7 @@ fn name(target: &Target, labels: &Labels) -> String {
     name.trim().to_owned()
 }
 
-/// A row for each set of labels, which Grafana merges; a column for each label, and each query.
+/// A table with a row per set of labels, and a column per label and per query.
 fn table(prometheus: &Prometheus, panel: &Panel, span: Span) -> Result<Value> {
     let mut rows: BTreeMap<Labels, Vec<Option<f64>>> = BTreeMap::new();
     for (at, target) in panel.targets.iter().enumerate() {

@@ -1,10 +1,10 @@
-//! What is shown beside counts (rates, error ratios, calls in flight, handling times, connections and
-//! what is known of them), compared with what the peers know.
+//! The comparison of the displayed figures besides counts with the peers' records: rates, error ratios, calls in
+//! flight, handling times, connections.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use super::wait_for;
@@ -16,11 +16,11 @@ use crate::report;
 use crate::stack::Stack;
 use crate::truth::Truth;
 
-/// The column of calls a second.
+/// The column of calls per second.
 pub const RATE: &str = "rate";
 /// The column of the share of calls that fail.
 pub const ERRORS: &str = "errors";
-/// The column of calls that have begun and not ended.
+/// The column of calls that have started and not ended.
 pub const IN_FLIGHT: &str = "in flight";
 /// The column of the median handling time.
 pub const P50: &str = "p50";
@@ -29,64 +29,65 @@ pub const P90: &str = "p90";
 /// The column of the 99th percentile of handling times.
 pub const P99: &str = "p99";
 
-/// A row: the process's number, its role, the method without its service.
+/// The key of a row: the process's number, its side, the method without its service.
 pub type Who = (u32, String, String);
 
-/// What is shown at a moment.
+/// The figures that are displayed at a moment.
 #[derive(Debug, Default)]
 pub struct Figures {
     /// The texts of each row, by column.
     pub rows: BTreeMap<Who, BTreeMap<&'static str, String>>,
-    /// Above the rows.
+    /// The numbers of connections, above the rows.
     pub connections: Connections,
 }
 
-/// Ends of connections that are open.
+/// The numbers of ends of open connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Seen from their beginning, without a gap.
+    /// Seen from their start, without a gap.
     pub complete: u64,
-    /// Older than the daemon.
+    /// Joined late: older than the daemon.
     pub joined_late: u64,
-    /// With bytes that were not seen.
+    /// With a gap.
     pub gaps: u64,
-    /// Whose header blocks cannot be decoded.
+    /// With field blocks that cannot be decoded.
     pub undecodable: u64,
 }
 
-/// Something that people look at.
+/// A display of the daemon's figures.
 pub trait Look {
-    /// The columns that it has.
+    /// The columns that it displays.
     fn columns(&self) -> &'static [&'static str];
-    /// What it shows now.
+    /// The figures that it displays now.
     fn figures(&self) -> Result<Figures>;
-    /// Open connections of a row's process, from the row's detail.
+    /// The number of open connections of a row's process, from the row's detail view.
     fn connections_of(&mut self, row: &Who) -> Result<u64>;
 }
 
 const BOUNDS: [f64; 7] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// Unary calls: how many, how long their handler sleeps, their code. A quarter fails; the median, the
-/// 90th and the 99th of a hundred are of three buckets.
+/// Unary calls: their number, the milliseconds that their handler sleeps, their code. A quarter fails; p50, p90 and
+/// p99 are in three buckets.
 const STEPS: [(u64, u32, i32); 4] = [(18, 30, 0), (10, 30, 5), (9, 150, 0), (3, 700, 0)];
 const CALLS: u64 = 40;
 const FAILED_SHARE: &str = "25.0 %";
 
-/// Calls that stay open, by connections that do.
+/// The number of calls that stay open, and of their connections.
 const HELD: u64 = 3;
 const HOLDING: u64 = 2;
 
-/// For all calls to be made, and looked at.
+/// Milliseconds for all calls to be made, and compared.
 const HOLD_MS: u32 = 15_000;
 
-/// What one figure is to be.
+/// The expected value of a figure.
+#[derive(Debug)]
 enum Want {
     Text(String),
     PerSecond(RangeInclusive<f64>),
     Seconds(RangeInclusive<f64>),
 }
 
-/// Peers do what is known; what is looked at must tell the same.
+/// An error unless the display that `open` returns has the figures of the peers' calls.
 pub fn are_true<L: Look>(stack: &Stack, open: impl FnOnce(&Daemon) -> Result<L>) -> Result<()> {
     let (server, other) = (Server::start(stack, Listen::V4)?, Server::start(stack, Listen::V4)?);
     let early = early(stack, &other)?;
@@ -115,7 +116,7 @@ pub fn are_true<L: Look>(stack: &Stack, open: impl FnOnce(&Daemon) -> Result<L>)
     wait_for(|| {
         let shown = look.figures()?;
         if shown.connections != connections {
-            return Ok(Err(format!("{:?} are shown, not {connections:?}", shown.connections)));
+            return Ok(Err(anyhow!("{:?} are shown, not {connections:?}", shown.connections)));
         }
         Ok(compare(&shown, &wanted, look.columns()).map(|numbers| compared = numbers + 4))
     })?;
@@ -133,7 +134,7 @@ pub fn are_true<L: Look>(stack: &Stack, open: impl FnOnce(&Daemon) -> Result<L>)
     daemon.stop()
 }
 
-/// A client whose connection is open, and used, before the daemon that is looked at starts.
+/// A client whose connection is open, and used, before the daemon of the display starts.
 fn early(stack: &Stack, server: &Server) -> Result<Client> {
     let daemon = Daemon::start(&["--port", &server.port()?])?;
     let plan = [vec![json!({"rpc": "Unary", "count": 100_000, "sleep_ms": 20})]];
@@ -143,8 +144,7 @@ fn early(stack: &Stack, server: &Server) -> Result<Client> {
     Ok(client)
 }
 
-/// A connection of which the daemon does not see all that its client writes; what comes then begins
-/// with a frame.
+/// A connection with a gap in what its client writes; the bytes after it start with a frame.
 fn with_gap(daemon: &Daemon, port: u16) -> Result<Talk<'_>> {
     let mut talk = Talk::begin(daemon, "a gap", Address::V4(port))?;
     talk.way.write = Write::Splice;
@@ -155,14 +155,14 @@ fn with_gap(daemon: &Daemon, port: u16) -> Result<Talk<'_>> {
     Ok(talk)
 }
 
-/// The rate is of ten seconds only once somebody has looked for that long.
+/// Waits until rates are over ten seconds: the daemon computes them only while a display is open.
 fn window_is_full(daemon: &Daemon) -> Result<()> {
     wait_for(|| {
         let (_, body) = http_get(daemon.address().parse()?, "/api/v1/view")?;
         let model: Value = serde_json::from_str(&body)?;
         let window = model.get("window_seconds").and_then(Value::as_f64);
         let full = window.is_some_and(|seconds| seconds >= 10.0);
-        Ok(if full { Ok(()) } else { Err(format!("the window is of {window:?} s")) })
+        Ok(full.then_some(()).with_context(|| format!("the window is of {window:?} s")))
     })
 }
 
@@ -171,7 +171,7 @@ fn steps() -> Vec<Value> {
     STEPS.map(step).to_vec()
 }
 
-/// Handling times are between what the handler slept and what the client's own clock says.
+/// The expected figures of the calls; handling times are between the handler's sleep and the client's own clock.
 fn of_calls(truth: &Truth) -> Result<Vec<(&'static str, Want)>> {
     let mut by_clock: Vec<u64> =
         truth.calls.iter().flat_map(|row| row.handling_us.clone()).collect();
@@ -202,7 +202,7 @@ fn of_calls(truth: &Truth) -> Result<Vec<(&'static str, Want)>> {
     ])
 }
 
-/// None has ended, so there is no more to tell.
+/// The expected figures of open calls.
 fn of_held(calls: u64) -> Vec<(&'static str, Want)> {
     let text = |text: &str| Want::Text(text.into());
     vec![
@@ -215,20 +215,18 @@ fn of_held(calls: u64) -> Vec<(&'static str, Want)> {
     ]
 }
 
-/// How many figures are as wanted; or which is not.
+/// The number of figures that were compared; an error if one is not as expected.
 fn compare(
     shown: &Figures,
     wanted: &BTreeMap<Who, Vec<(&'static str, Want)>>,
     columns: &[&str],
-) -> Result<usize, String> {
+) -> Result<usize> {
     let mut compared = 0;
     for (who, figures) in wanted {
-        let row = shown.rows.get(who).ok_or_else(|| format!("no row of {who:?}: {shown:?}"))?;
+        let row = shown.rows.get(who).with_context(|| format!("no row of {who:?}: {shown:?}"))?;
         for (column, want) in figures.iter().filter(|(column, _)| columns.contains(column)) {
-            let text = row.get(column).ok_or_else(|| format!("{who:?} has no {column}"))?;
-            want.admits(text).map_err(|wanted| {
-                format!("{column} of {who:?} is {text:?}, not {wanted}; it shows {row:?}")
-            })?;
+            let text = row.get(column).with_context(|| format!("{who:?} has no {column}"))?;
+            ensure!(want.admits(text), "{column} of {who:?} is {text:?}, not {want:?}: {row:?}");
             compared += 1;
         }
     }
@@ -236,20 +234,16 @@ fn compare(
 }
 
 impl Want {
-    fn admits(&self, text: &str) -> Result<(), String> {
-        let within = |range: &RangeInclusive<f64>, number: Option<f64>| {
-            number.filter(|number| range.contains(number)).map(drop).ok_or(format!("{range:?}"))
-        };
+    fn admits(&self, text: &str) -> bool {
         match self {
-            Self::Text(wanted) if wanted == text => Ok(()),
-            Self::Text(wanted) => Err(wanted.clone()),
-            Self::PerSecond(range) => within(range, text.parse().ok()),
-            Self::Seconds(range) => within(range, seconds(text)),
+            Self::Text(wanted) => wanted == text,
+            Self::PerSecond(range) => text.parse().is_ok_and(|number| range.contains(&number)),
+            Self::Seconds(range) => seconds(text).is_some_and(|number| range.contains(&number)),
         }
     }
 }
 
-/// `95 µs`, `1.25 ms`, `2.5 s`.
+/// Parses a duration such as `95 µs`, `1.25 ms` or `2.5 s`, in seconds.
 fn seconds(text: &str) -> Option<f64> {
     let (number, unit) = text.split_once(' ')?;
     let unit = match unit {
@@ -258,7 +252,6 @@ fn seconds(text: &str) -> Option<f64> {
         "s" => 1.0,
         _ => return None,
     };
-    // The figure has three digits: what is at a bound may be beyond it.
     number.parse::<f64>().ok().map(|number| number * unit)
 }
 
@@ -277,13 +270,13 @@ mod tests {
 
     #[test]
     fn a_figure_that_is_not_as_wanted_is_seen() {
-        assert!(Want::Text("0".into()).admits("0").is_ok());
-        assert!(Want::Text("0".into()).admits("1").is_err());
-        assert!(Want::PerSecond(3.3..=4.1).admits("4.0").is_ok());
+        assert!(Want::Text("0".into()).admits("0"));
+        assert!(!Want::Text("0".into()).admits("1"));
+        assert!(Want::PerSecond(3.3..=4.1).admits("4.0"));
         for text in ["3.2", "4.2", "–"] {
-            assert!(Want::PerSecond(3.3..=4.1).admits(text).is_err(), "{text}");
+            assert!(!Want::PerSecond(3.3..=4.1).admits(text), "{text}");
         }
-        assert!(Want::Seconds(0.025..=0.05).admits("37.5 ms").is_ok());
-        assert!(Want::Seconds(0.025..=0.05).admits("51 ms").is_err());
+        assert!(Want::Seconds(0.025..=0.05).admits("37.5 ms"));
+        assert!(!Want::Seconds(0.025..=0.05).admits("51 ms"));
     }
 }

@@ -1,10 +1,10 @@
-//! A terminal's screen as a page.
+//! Renders a terminal's screen as an HTML page.
 
 use std::fmt::Write as _;
 
 use vt100::{Cell, Color, Screen};
 
-/// The sixteen colours that programs name, as many terminals show them on a dark ground.
+/// The sixteen named colours, as many terminals show them on a dark background.
 const PALETTE: [&str; 16] = [
     "#1c2028", "#e06c6c", "#7fbf7f", "#d8b45c", "#6ca6e8", "#c08ae0", "#5fc0c8", "#d6dae2",
     "#7a8394", "#ff8078", "#98d898", "#f0cc70", "#88bcf8", "#d8a4f4", "#78d8e0", "#ffffff",
@@ -12,13 +12,13 @@ const PALETTE: [&str; 16] = [
 const INK: &str = "#d6dae2";
 const GROUND: &str = "#14171d";
 
-/// The element of which the size is the picture's.
+/// The selector of the element that a picture shows.
 pub(super) const SCREEN: &str = "pre";
 
-/// A page with nothing but the screen.
+/// A page that contains only the screen.
 pub(super) fn page(screen: &Screen) -> String {
     let (lines, columns) = screen.size();
-    // Each cell has its place, whatever font its character comes from.
+    // Cells are aligned even if their characters come from several fonts.
     let mut page = format!(
         "<!DOCTYPE html><meta charset=\"utf-8\"><style>
         body {{ margin: 0; background: {GROUND}; }}
@@ -55,14 +55,7 @@ fn span(page: &mut String, style: &str, text: &str, cells: usize) {
     if text.is_empty() {
         return;
     }
-    let mut shown = String::new();
-    for c in text.chars() {
-        match c {
-            '&' => shown.push_str("&amp;"),
-            '<' => shown.push_str("&lt;"),
-            c => shown.push(c),
-        }
-    }
+    let shown = text.replace('&', "&amp;").replace('<', "&lt;");
     // Writing to a String does not fail.
     let _ = write!(page, "<span style=\"width:{cells}ch;{style}\">{shown}</span>");
 }

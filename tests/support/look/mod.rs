@@ -1,5 +1,4 @@
-//! What people look at: the page in a real browser, `observer top` in a real terminal. What they
-//! show is compared with what the peers know happened.
+//! The comparison of the page in a real browser, and of `observer top` in a real terminal, with the peers' records.
 
 pub mod browser;
 pub mod dashboards;
@@ -13,25 +12,25 @@ pub mod top;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::pace;
 use crate::peer::Identity;
 use crate::truth::{Truth, code_name};
 
-/// For something to be shown.
+/// Time for something to be displayed.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A line for each method of a process: who it is, the method, how many calls, and their codes.
+/// One line per process, side and method, with the number of calls and their codes.
 pub type Lines = BTreeSet<String>;
 
-/// What must be shown of both ends.
+/// The expected lines of both ends.
 pub fn lines_of_ends(client: &Identity, server: &Identity, truth: &Truth) -> Lines {
     &lines_of(client, "client", truth) | &lines_of(server, "server", truth)
 }
 
-/// What must be shown of a process, from what is known to have happened.
+/// The expected lines of a process, from a peer's record.
 fn lines_of(who: &Identity, role: &str, truth: &Truth) -> Lines {
     let mut methods: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
     for row in &truth.calls {
@@ -58,31 +57,31 @@ pub fn line(
     format!("{process}[{pid}] {role} {method}: {calls} calls, {}", codes.join(", "))
 }
 
-/// `1,234` as it is shown.
+/// Parses a number as it is displayed: `1,234`.
 pub fn number(text: &str) -> Option<u64> {
     text.replace(',', "").parse().ok()
 }
 
-/// Looks again and again until it is as expected; the last difference is the error.
-pub fn wait_for(look: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
+/// Like [`pace::wait_for`], for 20 s at most.
+pub fn wait_for(look: impl FnMut() -> Result<Result<()>>) -> Result<()> {
     pace::wait_for(LIMIT, look)
 }
 
-/// An error that says what is shown and should not be, and what should and is not.
-pub fn same(what: &str, expected: &Lines, seen: &Lines) -> Result<(), String> {
+/// An error that lists the missing and the unexpected lines, if `seen` is not `expected`.
+pub fn same(what: &str, expected: &Lines, seen: &Lines) -> Result<()> {
     if expected == seen {
         return Ok(());
     }
     let list =
         |lines: BTreeSet<&String>| lines.into_iter().cloned().collect::<Vec<_>>().join("\n  ");
-    Err(format!(
+    bail!(
         "{what}: not shown:\n  {}\nshown instead:\n  {}",
         list(expected.difference(seen).collect()),
         list(seen.difference(expected).collect())
-    ))
+    )
 }
 
-/// Calls of all four kinds, some of which fail, for some seconds.
+/// A plan with calls of all four types, of which some fail, for some seconds.
 pub fn load() -> Vec<Vec<Value>> {
     vec![
         vec![

@@ -1,12 +1,11 @@
-//! Methods of many names, some of them long or made to harm whoever shows them; all calls of them
-//! fail.
+//! Many methods, some with long names or with names that attack a display. All their calls fail.
 
 use anyhow::Result;
 
 use crate::daemon::Daemon;
 use crate::raw::{Address, Call, Talk};
 
-/// Names that would be markup.
+/// Names that contain markup or scripts.
 const HOSTILE: [&str; 4] = [
     "<script>window.harmed=1</script>",
     "\"onfocus=\"window.harmed=1\"><img>'",
@@ -14,27 +13,19 @@ const HOSTILE: [&str; 4] = [
     "--></script><style>*{display:none}",
 ];
 
-/// Letters of the long one.
+/// The length of the long name.
 pub const LONG: usize = 300;
 
-/// How their calls end.
+/// The code of the calls.
 const INTERNAL: i32 = 13;
 
-/// Calls that were made, one of each name.
-pub struct Names<'a> {
-    /// Its connection is open.
-    pub talk: Talk<'a>,
-    /// The methods that were called.
-    pub names: Vec<String>,
-}
-
-/// A daemon that has room for all of them.
+/// A daemon that has room for all names.
 pub fn daemon() -> Result<Daemon> {
     Daemon::start(&["--max-methods", "1000", "--comm", "raw-peer"])
 }
 
-/// Calls of so many methods.
-pub fn called(daemon: &Daemon, methods: usize) -> Result<Names<'_>> {
+/// Calls this many methods, each once; returns their names and the open connection.
+pub fn called(daemon: &Daemon, methods: usize) -> Result<(Vec<String>, Talk<'_>)> {
     let mut names: Vec<String> = HOSTILE.map(str::to_owned).into();
     names.push("x".repeat(LONG));
     names.extend((0..methods - names.len()).map(|number| format!("Method{number:03}")));
@@ -46,7 +37,6 @@ pub fn called(daemon: &Daemon, methods: usize) -> Result<Names<'_>> {
                 frames.request(stream, name).last_message(stream, 1)
             })
         })?;
-        // Errors only, without any message.
         talk.server(|frames| {
             streams().fold(frames, |frames, (_, stream)| frames.trailers_only(stream, INTERNAL))
         })?;
@@ -55,5 +45,5 @@ pub fn called(daemon: &Daemon, methods: usize) -> Result<Names<'_>> {
         }
     }
     talk.compare()?;
-    Ok(Names { talk, names })
+    Ok((names, talk))
 }

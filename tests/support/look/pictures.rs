@@ -1,4 +1,4 @@
-//! Pictures of terminals, made by a browser.
+//! Pictures of terminals, drawn by a browser.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +13,11 @@ use super::terminal::Terminal;
 use super::top::top;
 use crate::daemon::Daemon;
 
-/// `observer top` in the two sizes that it is tested in, and a row of it in detail.
+/// Takes pictures of `observer top` in the two sizes of the tests, and of a row in detail.
 pub fn of_terminals(browser: &Browser, daemon: &Daemon, folder: &Path) -> Result<()> {
     for (columns, lines) in [(80, 24), (200, 50)] {
         let mut terminal = Terminal::start(&mut top(daemon, &[])?, columns, lines)?;
-        // Once there is something of each of the seconds that it has room for.
+        // The spark lines are full then.
         terminal.shows("p99")?;
         std::thread::sleep(super::top::SPARK);
         take(browser, &terminal, &folder.join(format!("top-{columns}x{lines}.png")))?;

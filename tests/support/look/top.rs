@@ -1,10 +1,10 @@
-//! What `observer top` shows, read from a terminal, from a table and from JSON.
+//! Reads the output of `observer top`: in a terminal, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::figures::{Connections, ERRORS, Figures, IN_FLIGHT, Look, P50, P90, RATE, Who};
@@ -12,23 +12,23 @@ use super::terminal::Terminal;
 use super::{line, number};
 use crate::daemon::{Daemon, command};
 
-/// The key that chooses.
+/// The key that opens and closes a row's detail, and ends a filter.
 pub const ENTER: &str = "\r";
-/// The key that takes a letter back.
+/// The key that deletes a letter.
 pub const BACKSPACE: &str = "\x7f";
 
-/// The time that spark lines are of.
+/// The time span of spark lines.
 pub const SPARK: Duration = Duration::from_secs(30);
 
-/// `observer top` of a daemon.
+/// A command that runs `observer top` for a daemon.
 pub fn top(daemon: &Daemon, arguments: &[&str]) -> Result<Command> {
     let address = format!("http://{}", daemon.address());
     command(&[&["top", "--address", &address], arguments].concat())
 }
 
-/// `observer top` as people look at it.
+/// `observer top` in a terminal.
 pub struct Shown {
-    /// Where it is drawn.
+    /// The terminal.
     pub terminal: Terminal,
     /// The columns that there is room for.
     pub columns: &'static [&'static str],
@@ -48,7 +48,7 @@ impl Look for Shown {
         for line in lines.iter().filter(|line| is_row(line)) {
             let mut words = line.split_whitespace();
             let pid = words.next().and_then(|process| process.strip_suffix(']')?.rsplit_once('['));
-            let pid = pid.context("a row of nobody")?.1.parse()?;
+            let pid = pid.context("a row without process")?.1.parse()?;
             let role = words.next().context("a row without role")?.to_owned();
             let path = words.next().context("a row without method")?;
             let method = path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -66,14 +66,15 @@ impl Look for Shown {
         self.terminal.press(&format!("/{filter}{ENTER}"))?;
         self.terminal.wait_until(|lines| {
             let left = lines.iter().filter(|line| is_row(line)).count();
-            if left == 1 { Ok(()) } else { Err(format!("{left} rows fit {filter}")) }
+            ensure!(left == 1, "{left} rows match {filter}");
+            Ok(())
         })?;
         self.terminal.press(ENTER)?;
         self.terminal.shows("messages read")?;
         let lines = self.terminal.lines();
         let line = lines.iter().find(|line| line.starts_with("messages read"));
-        let told = line.and_then(|line| line.trim_end().strip_suffix(" connections"));
-        let open = told.and_then(|line| number(line.rsplit(' ').next()?));
+        let line = line.and_then(|line| line.trim_end().strip_suffix(" connections"));
+        let open = line.and_then(|line| number(line.rsplit(' ').next()?));
         self.terminal.press(ENTER)?;
         self.terminal.press(&format!("/{}{ENTER}", BACKSPACE.repeat(filter.len())))?;
         self.terminal.shows("PROCESS")?;
@@ -92,7 +93,7 @@ fn heading_of(column: &str) -> &'static str {
     }
 }
 
-/// A number of a line, which ends where its heading does.
+/// The cell of a line in the column with this heading: it ends where the heading does.
 fn cell(heading: &str, name: &str, line: &str) -> Option<String> {
     const WIDTH: usize = 7;
     let before = heading.get(..heading.find(name)?)?.chars().count();
@@ -103,12 +104,12 @@ fn cell(heading: &str, name: &str, line: &str) -> Option<String> {
     Some(cell.trim().to_owned())
 }
 
-/// `7 connections, 2 joined late, 1 with gaps, 1 undecodable`, at the end of a line.
+/// Parses `7 connections, 2 joined late, 1 with gaps, 1 undecodable` at the end of a line.
 fn connections(lines: &[String]) -> Connections {
-    let told = lines.iter().take(HEAD).find(|line| line.contains(" connections"));
-    let told = told.and_then(|line| line.rsplit(" · ").next()).unwrap_or_default();
+    let line = lines.iter().take(HEAD).find(|line| line.contains(" connections"));
+    let counts = line.and_then(|line| line.rsplit(" · ").next()).unwrap_or_default();
     let of = |what: &str| {
-        let parts = told.trim().split(", ").filter_map(|part| part.split_once(' '));
+        let parts = counts.trim().split(", ").filter_map(|part| part.split_once(' '));
         parts.filter(|(_, name)| *name == what).find_map(|(count, _)| number(count)).unwrap_or(0)
     };
     let (joined_late, gaps) = (of("joined late"), of("with gaps"));
@@ -117,17 +118,17 @@ fn connections(lines: &[String]) -> Connections {
     Connections { complete, joined_late, gaps, undecodable }
 }
 
-/// Lines above the table, at most.
+/// The most lines above the table.
 const HEAD: usize = 6;
 
-/// Whether a line is one of the table: `process[pid] role …`.
+/// Whether a line is a row of the table: `process[pid] side …`.
 pub fn is_row(line: &str) -> bool {
     let mut words = line.split_whitespace();
     words.next().is_some_and(|process| process.ends_with(']'))
         && words.next().is_some_and(|role| ["client", "server"].contains(&role))
 }
 
-/// The line of a table that has all columns: the codes are the last, the calls before them.
+/// Parses a row of a table with all columns as a [`line()`]: the codes are last, the calls before them.
 pub fn of_table(text: &str) -> Option<String> {
     let mut words = text.split_whitespace();
     let (process, pid) = words.next()?.strip_suffix(']')?.split_once('[')?;
@@ -149,7 +150,7 @@ pub fn of_table(text: &str) -> Option<String> {
     Some(line(process, pid.parse().ok()?, role, method, number(calls)?, &codes))
 }
 
-/// The line of a row of the model.
+/// Parses a row of the JSON output as a [`line()`].
 pub fn of_json(row: &Value) -> Option<String> {
     let text = |name: &str| row.get(name)?.as_str();
     let total = row.get("total")?;
@@ -165,7 +166,7 @@ pub fn of_json(row: &Value) -> Option<String> {
     Some(line(text("process")?, pid, text("role")?, &method, calls, &codes))
 }
 
-/// How many calls a line of the histogram tells of: `≤ 1 ms ███ 1,234 5`.
+/// The number of calls in a line of the histogram: `≤ 1 ms ███ 1,234 5`.
 pub fn of_bucket(text: &str) -> Option<u64> {
     let text = text.trim_start().strip_prefix(['≤', '>'])?;
     text.split_whitespace().skip(2).find_map(number)

@@ -1,45 +1,43 @@
-//! What a test tells the process of a raw peer, line by line in JSON over its standard input, and
-//! what that answers.
+//! The commands that a test sends to the process of a raw peer, line by line in JSON on its stdin, and the answers.
 
 use serde::{Deserialize, Serialize};
 
-/// The name of the bytes that a [`Command`] line may be followed by.
+/// A command; its line may be followed by a payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Command {
-    /// What to do.
+    /// The action.
     pub action: Action,
-    /// Which of the process's sockets: they are numbered as they come.
+    /// The number of the socket: sockets are numbered in the order in which they are opened.
     pub socket: usize,
-    /// How many bytes follow the line.
+    /// The number of bytes that follow the line.
     pub payload: usize,
 }
 
-/// What to do.
+/// An action of a raw peer, with the socket of its [`Command`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Action {
-    /// Answers with where.
+    /// Listens, and answers with the address.
     Listen(Address),
     Connect(Address),
-    /// Connects from this port of its own.
+    /// Connects from this local port.
     ConnectFrom(u16, Address),
-    /// Answers with no socket if nobody is connecting, and does not wait.
+    /// Accepts a connection without waiting; answers without a socket if there is none.
     Accept,
     /// Writes the payload.
     Write(Write),
-    /// Writes the payload by one write(2), whose memory is unmapped while it waits for room: it must be
-    /// more than there is room for. Answers then, and the call goes on.
+    /// Writes the payload with one write(2), and unmaps its memory while that waits for room: the payload must be
+    /// more than there is room for. Answers then, and the write goes on.
     WriteUnmapped,
-    /// Has the kernel take the socket for that of a file server (mount(2) of 9P, `trans=fd`): one of its
-    /// own threads writes [`GREETING`] bytes, and reads the answer. Answers then, and the call goes on until
-    /// that has come, and refuses ([`refusal`]).
+    /// Mounts 9P over the socket (mount(2), `trans=fd`): a thread of the kernel writes [`GREETING`] bytes, and reads
+    /// the answer. Answers at once; the mount goes on until the answer, which must refuse it ([`refusal`]).
     Mount,
-    /// Reads so many bytes.
+    /// Reads this many bytes.
     Read {
         how: Read,
         length: usize,
     },
-    /// Reads that the other end has closed the connection, and nothing else.
+    /// Reads the end of the connection, and no bytes.
     ReadEnd,
     /// Closes the socket.
     Close,
@@ -47,36 +45,36 @@ pub enum Action {
     Reset,
     /// Closes one direction (SHUT_WR).
     Shutdown,
-    /// Goes on in another thread.
+    /// Continues in another thread.
     Thread,
-    /// Goes on in a child process; the parent keeps its sockets and waits.
+    /// Continues in a child process; the parent keeps its sockets and waits.
     Fork,
-    /// Goes on after execve(2) of this program.
+    /// Continues after execve(2) of this program.
     Exec(String),
     /// Gives the calling thread a name (prctl(2) with PR_SET_NAME).
     Rename(String),
-    /// Says that so many bytes of zeros are its arguments (prctl(2) with PR_SET_MM_MAP).
+    /// Sets this many bytes of zeros as the process's arguments (prctl(2) with PR_SET_MM_MAP).
     Arguments(u64),
-    /// Gives the main thread a name, whichever thread does it (`/proc/self/comm`).
+    /// Gives the main thread a name, from any thread (`/proc/self/comm`).
     RenameMain(String),
 }
 
-/// Length of the first message of 9P: `size[4] Tversion tag[2] msize[4] version[s]`, of version
+/// The length of the first message of 9P: `size[4] Tversion tag[2] msize[4] version[s]`, of version
 /// `9P2000.L`.
 pub const GREETING: usize = 4 + 1 + 2 + 4 + 2 + 8;
 
-/// What the server refuses with, of Linux' numbers: EPROTO.
+/// The error number of [`refusal`]: EPROTO.
 pub const REFUSED_WITH: i32 = 71;
 
-/// The answer to it that refuses: `size[4] Rlerror tag[2] ecode[4]`. The kernel reads its header and the
-/// rest by a call each.
+/// The answer that refuses a mount: `size[4] Rlerror tag[2] ecode[4]`. The kernel reads its header and its rest
+/// separately.
 pub fn refusal() -> ([u8; 7], [u8; 4]) {
     const RLERROR: u8 = 7;
-    // `NOTAG`, as that of the message answered.
+    // `NOTAG`, as in the message that it answers.
     ([11, 0, 0, 0, RLERROR, 0xff, 0xff], REFUSED_WITH.to_le_bytes())
 }
 
-/// Where a server listens, and clients find it.
+/// An address that a server listens on and clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Address {
@@ -84,21 +82,21 @@ pub enum Address {
     V4(u16),
     /// `::1` and a port.
     V6(u16),
-    /// A port of all addresses, IPv4 and IPv6; clients connect to `::ffff:127.0.0.1`.
+    /// A port at all addresses, IPv4 and IPv6; clients connect to `::ffff:127.0.0.1`.
     Mapped(u16),
-    /// As `V4`, with SO_REUSEPORT.
+    /// Like `V4`, with SO_REUSEPORT.
     Shared(u16),
-    /// As `V4`, by MPTCP.
+    /// Like `V4`, with MPTCP.
     Multipath(u16),
     Unix(String),
     /// A Unix socket without a file.
     Abstract(String),
-    /// A listener that the process was started with, at this address.
+    /// A listener at this address, which the process inherited.
     Inherited(Box<Address>),
 }
 
 impl Address {
-    /// Of TCP.
+    /// The port, if it is an address of TCP.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::V4(port)
@@ -111,7 +109,7 @@ impl Address {
         }
     }
 
-    /// Whether its sockets count the bytes that go through them.
+    /// Whether its sockets count their bytes.
     pub(crate) fn counts(&self) -> bool {
         match self {
             Self::V4(_) | Self::V6(_) | Self::Mapped(_) | Self::Shared(_) => true,
@@ -121,7 +119,7 @@ impl Address {
     }
 }
 
-/// How bytes are written.
+/// The system call that writes bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Write {
     /// write(2)
@@ -129,15 +127,15 @@ pub enum Write {
     Write,
     /// sendto(2)
     Send,
-    /// sendto(2) without waiting: as much as there is room for, again and again.
+    /// sendto(2) with MSG_DONTWAIT, as often as necessary.
     Partial,
-    /// write(2), so many bytes at a time.
+    /// write(2), this many bytes at a time.
     Pieces(usize),
-    /// writev(2) with buffers of so many bytes, an empty one before each.
+    /// writev(2) with buffers of this many bytes, an empty one before each.
     Vector(usize),
-    /// sendmsg(2), likewise.
+    /// sendmsg(2) with buffers of this many bytes, an empty one before each.
     Message(usize),
-    /// sendmmsg(2): messages of so many bytes in buffers of a third of that.
+    /// sendmmsg(2): messages of this many bytes in buffers of a third of that.
     Messages(usize),
     /// write(2) into a pipe and splice(2) from there.
     Splice,
@@ -147,15 +145,15 @@ pub enum Write {
     Ring,
     /// sendto(2) with MSG_ZEROCOPY.
     ZeroCopy,
-    /// pwritev2(2) with buffers of so many bytes, an empty one before each.
+    /// pwritev2(2) with buffers of this many bytes, an empty one before each.
     Positioned(usize),
     /// Linux AIO
     Aio,
-    /// As a 32-bit process writes.
+    /// A system call of 32-bit processes.
     Compat(Compat),
 }
 
-/// The calls by which a 32-bit process reads and writes.
+/// The system calls of 32-bit processes, for both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compat {
     /// read, write
@@ -177,7 +175,7 @@ pub enum Compat {
 }
 
 impl Compat {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 8] = [
         Self::Plain,
         Self::Vector,
@@ -190,7 +188,7 @@ impl Compat {
     ];
 }
 
-/// How bytes are read.
+/// The system call that reads bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Read {
     /// read(2)
@@ -198,13 +196,13 @@ pub enum Read {
     Read,
     /// recvfrom(2)
     Receive,
-    /// read(2), so many bytes at a time.
+    /// read(2), this many bytes at a time.
     Pieces(usize),
-    /// readv(2) with buffers of so many bytes, an empty one before each.
+    /// readv(2) with buffers of this many bytes, an empty one before each.
     Vector(usize),
-    /// recvmsg(2), likewise.
+    /// recvmsg(2) with buffers of this many bytes, an empty one before each.
     Message(usize),
-    /// recvmmsg(2): messages of so many bytes in buffers of a third of that.
+    /// recvmmsg(2): messages of this many bytes in buffers of a third of that.
     Messages(usize),
     /// recvfrom(2) with MSG_PEEK, then read(2).
     Peek,
@@ -214,25 +212,25 @@ pub enum Read {
     Ring,
     /// recvfrom(2) with MSG_TRUNC: the kernel discards the bytes.
     Discard,
-    /// preadv2(2) with buffers of so many bytes, an empty one before each.
+    /// preadv2(2) with buffers of this many bytes, an empty one before each.
     Positioned(usize),
     /// Linux AIO
     Aio,
     /// splice(2) into a pipe, and read(2) from there.
     Splice,
-    /// As a 32-bit process reads.
+    /// A system call of 32-bit processes.
     Compat(Compat),
 }
 
-/// What a peer answers to each command.
+/// A peer's answer to a command.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Answer {
-    /// The process, as it knows itself.
+    /// The number of the process, in its own PID namespace.
     pub pid: u32,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: Option<Address>,
-    /// The number of the socket that is new.
+    /// The number of the new socket.
     pub socket: Option<usize>,
-    /// What did not work.
+    /// The error, if the action failed.
     pub error: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! Builds what one end of a connection writes, frame by frame.
+//! Builds the bytes that one end of a connection writes, frame by frame.
 
 use super::hpack::Encoder;
 
-/// Frame types and flags (RFC 9113 §6), as far as they are written here.
+/// The frame types and flags that raw peers write (RFC 9113 §6).
 pub mod frame {
     #![expect(missing_docs, reason = "the names are those of the RFC")]
 
@@ -23,45 +23,45 @@ pub mod frame {
     pub const WITH_PRIORITY: u8 = 0x20;
 }
 
-/// Length of a frame header.
+/// The length of a frame header.
 const FRAME_HEADER: usize = 9;
 
-/// What a client sends first (RFC 9113 §3.4).
+/// The client connection preface (RFC 9113 §3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Where empty DATA frames stand.
+/// The places of empty DATA frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EmptyData {
     /// Nowhere.
     #[default]
     None,
-    /// After the last message, with END_STREAM.
+    /// One after the last message, with END_STREAM.
     End,
-    /// Before and after each that is not empty.
+    /// One before and after each DATA frame that is not empty.
     Everywhere,
 }
 
-/// How frames look where HTTP/2 leaves a choice.
+/// The layout of frames where HTTP/2 leaves a choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Padding of HEADERS.
+    /// The padding of HEADERS.
     pub header_padding: Option<u8>,
     /// Whether HEADERS have the deprecated priority fields.
     pub priority: bool,
-    /// Frames that a header block is cut into: HEADERS and CONTINUATION.
+    /// The number of frames of a field block: HEADERS and CONTINUATION.
     pub fragments: usize,
-    /// Padding of DATA.
+    /// The padding of DATA.
     pub data_padding: Option<u8>,
-    /// Most message bytes in a DATA frame.
+    /// The most message bytes in a DATA frame.
     pub max_data: usize,
-    /// Where empty DATA frames stand.
+    /// The places of empty DATA frames.
     pub empty_data: EmptyData,
     /// The compressed flag of messages.
     pub compressed: bool,
 }
 
 impl Default for Shape {
-    /// As libraries write.
+    /// The layout of most libraries.
     fn default() -> Self {
         Self {
             header_padding: None,
@@ -75,31 +75,31 @@ impl Default for Shape {
     }
 }
 
-/// What one end writes, appended to by each method.
+/// The bytes that one end writes; each method appends to them.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// The service in the path of requests.
+    /// The service in the paths of requests.
     pub service: String,
-    /// How what follows looks.
+    /// The layout of the frames that follow.
     pub shape: Shape,
     encoder: Encoder,
     bytes: Vec<u8>,
-    /// Where in `bytes` frames begin.
+    /// The positions in `bytes` at which frames begin.
     starts: Vec<usize>,
 }
 
 impl Frames {
-    /// For requests to this service.
+    /// No bytes yet, for requests to this service.
     pub fn of(service: &str, shape: Shape) -> Self {
         Self { service: service.to_owned(), shape, ..Self::default() }
     }
 
-    /// What was built, and where in it frames begin.
+    /// Takes the bytes, and the positions at which frames begin.
     pub fn take(&mut self) -> (Vec<u8>, Vec<usize>) {
         (std::mem::take(&mut self.bytes), std::mem::take(&mut self.starts))
     }
 
-    /// Anything.
+    /// Any bytes.
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);
         self
@@ -123,13 +123,13 @@ impl Frames {
         self.frame(frame::SETTINGS, 0, 0, &payload)
     }
 
-    /// The next header block begins with a size update to this.
+    /// A dynamic table size update at the start of the next field block (RFC 7541 §6.3).
     pub fn resize_table(&mut self, limit: usize) -> &mut Self {
         self.encoder.resize(limit);
         self
     }
 
-    /// A header block in HEADERS and as many CONTINUATION frames as the shape says.
+    /// A field block in HEADERS and as many CONTINUATION frames as the shape says.
     pub fn headers(&mut self, stream: u32, end: bool, fields: &[(&str, &str)]) -> &mut Self {
         let block = self.encoder.block(fields);
         let Shape { header_padding, priority, fragments, .. } = self.shape;
@@ -175,7 +175,7 @@ impl Frames {
         self.frame(kind, flags | frame::PADDED, stream, &payload)
     }
 
-    // What gRPC makes of it.
+    // gRPC's use of HTTP/2.
 
     /// A call's request headers.
     pub fn request(&mut self, stream: u32, method: &str) -> &mut Self {
@@ -207,7 +207,7 @@ impl Frames {
         self.headers(stream, true, &[("grpc-status", &status.to_string())])
     }
 
-    /// A response that is nothing but trailers.
+    /// A trailers-only response.
     pub fn trailers_only(&mut self, stream: u32, status: i32) -> &mut Self {
         let fields = [
             (":status", "200"),
@@ -261,7 +261,7 @@ impl Frames {
         self.frame(frame::GOAWAY, 0, 0, &payload)
     }
 
-    /// PING, WINDOW_UPDATE and a frame of a type that nobody knows: of no interest to calls.
+    /// PING, WINDOW_UPDATE and a frame of an unknown type, which do not concern calls.
     pub fn noise(&mut self) -> &mut Self {
         self.frame(frame::PING, 0, 0, b"observer")
             .frame(frame::WINDOW_UPDATE, 0, 0, &65_535_u32.to_be_bytes())
@@ -269,7 +269,7 @@ impl Frames {
     }
 }
 
-/// A message with its prefix. Its body looks like frames, for whoever looks at the wrong place.
+/// A message with its prefix. Its body looks like frames, to a reader at the wrong place.
 pub fn message(compressed: bool, length: usize) -> Vec<u8> {
     const LOOKS_LIKE_HEADERS: [u8; FRAME_HEADER] = [0, 0, 0, frame::HEADERS, 5, 0, 0, 0, 99];
     let mut message = vec![u8::from(compressed)];

@@ -1,15 +1,15 @@
-//! Writes header blocks (RFC 7541) so that the tests decide on every representation and on the
-//! table's size; what it writes is checked with `loona-hpack`'s decoder.
+//! An HPACK encoder (RFC 7541) whose representations and table size the tests choose. `loona-hpack`'s decoder checks
+//! it.
 
 use std::collections::VecDeque;
 
-/// What an entry costs beside its bytes (RFC 7541 §4.1).
+/// The size of an entry without its bytes (RFC 7541 §4.1).
 const ENTRY_OVERHEAD: usize = 32;
 
-/// Entries of the static table (RFC 7541 appendix A).
+/// The number of entries in the static table (RFC 7541 appendix A).
 const STATIC_LENGTH: usize = 61;
 
-/// Those that the peers have a use for: position, name, value.
+/// The entries of the static table that the peers use: index, name, value.
 const STATIC: &[(usize, &str, &str)] = &[
     (1, ":authority", ""),
     (3, ":method", "POST"),
@@ -23,32 +23,26 @@ const STATIC: &[(usize, &str, &str)] = &[
     (31, "content-type", ""),
 ];
 
-/// One direction's encoder. Whatever the static table does not have whole is inserted into the
-/// dynamic one.
+/// The encoder of one direction. It inserts each field that the static table does not have into the dynamic table.
 #[derive(Debug)]
 pub struct Encoder {
     /// The newest first.
     table: VecDeque<(String, String)>,
     size: usize,
     limit: usize,
-    /// Size updates that the next block begins with (RFC 7541 §6.3).
+    /// Size updates at the start of the next block (RFC 7541 §6.3).
     updates: Vec<usize>,
 }
 
 impl Encoder {
-    /// With the table that a connection begins with.
-    pub fn new() -> Self {
-        Self { table: VecDeque::new(), size: 0, limit: 4096, updates: Vec::new() }
-    }
-
-    /// The next block begins with a size update to this.
+    /// Sets the table's size; the next block starts with the update.
     pub fn resize(&mut self, limit: usize) {
         self.limit = limit;
         self.evict(limit);
         self.updates.push(limit);
     }
 
-    /// A block of these fields.
+    /// Encodes a field block.
     pub fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
         let mut block = Vec::new();
         for limit in self.updates.drain(..) {
@@ -80,7 +74,7 @@ impl Encoder {
     fn insert(&mut self, name: &str, value: &str) {
         let cost = name.len() + value.len() + ENTRY_OVERHEAD;
         self.evict(self.limit.saturating_sub(cost));
-        // One that does not fit at all leaves the table empty (RFC 7541 §4.4).
+        // An entry that is larger than the table leaves it empty (RFC 7541 §4.4).
         if cost <= self.limit {
             self.table.push_front((name.to_owned(), value.to_owned()));
             self.size += cost;
@@ -96,12 +90,13 @@ impl Encoder {
 }
 
 impl Default for Encoder {
+    /// An encoder with the table size of a new connection.
     fn default() -> Self {
-        Self::new()
+        Self { table: VecDeque::new(), size: 0, limit: 4096, updates: Vec::new() }
     }
 }
 
-/// An integer with a prefix of so many bits (RFC 7541 §5.1).
+/// Appends an integer with a prefix of `bits` bits (RFC 7541 §5.1).
 fn integer(block: &mut Vec<u8>, pattern: u8, bits: u32, value: usize) {
     let most = (1 << bits) - 1;
     if value < most {
@@ -117,7 +112,7 @@ fn integer(block: &mut Vec<u8>, pattern: u8, bits: u32, value: usize) {
     block.push(rest as u8);
 }
 
-/// A string without Huffman coding (RFC 7541 §5.2).
+/// Appends a string without Huffman coding (RFC 7541 §5.2).
 fn string(block: &mut Vec<u8>, text: &str) {
     integer(block, 0, 7, text.len());
     block.extend_from_slice(text.as_bytes());
@@ -136,9 +131,9 @@ mod tests {
             &[("content-type", "application/grpc"), (":authority", ""), ("", "")],
             &[(":path", "/"), (":path", "/a/B"), ("grpc-status", "0"), ("grpc-status", "1")],
         ];
-        let (mut encoder, mut decoder) = (Encoder::new(), loona_hpack::Decoder::new());
+        let (mut encoder, mut decoder) = (Encoder::default(), loona_hpack::Decoder::new());
         decoder.set_max_allowed_table_size(1 << 16);
-        // None, by default; none at all; room for few; grown again, so that what was is gone.
+        // The default size; no table; room for few entries; emptied and grown; a large table.
         for sizes in [&[][..], &[0], &[100], &[0, 4096], &[1 << 16]] {
             for size in sizes {
                 encoder.resize(*size);

@@ -1,14 +1,13 @@
-//! A raw HTTP/2 peer, server and client, for what gRPC libraries will not do on demand.
+//! Raw HTTP/2 peers, server and client, for behaviour that gRPC libraries do not have on demand.
 //!
-//! A [`Talk`] is one connection between two processes that do nothing of their own accord: the test
-//! decides on every byte and every system call, and on their order, so what happened is exactly
-//! known, and said in the case as a list of [`Call`]s.
+//! A [`Talk`] is one connection between two processes. The test decides on every byte, every system call and their
+//! order, so it knows exactly what happened, and describes it as a list of [`Call`]s.
 //!
-//! - [`frames`], [`hpack`]: builds what an end writes;
-//! - [`command`]: what the processes are told (`bin/raw-peer`);
+//! - [`frames`], [`hpack`]: the bytes that an end writes;
+//! - [`command`]: the commands to the processes (`bin/raw-peer`);
 //! - [`process`]: the processes;
-//! - [`call`]: what the test says that there was;
-//! - [`talk`]: a connection, in lockstep, and the comparison with what the daemon says.
+//! - [`call`]: the calls of a case;
+//! - [`talk`]: a connection, in lockstep, and the comparison with the daemon's metrics.
 
 pub mod call;
 pub mod command;

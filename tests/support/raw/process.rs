@@ -1,4 +1,4 @@
-//! The processes of raw peers, as a test has them.
+//! The processes of raw peers.
 
 use std::env;
 use std::fs;
@@ -12,39 +12,52 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::command::{Action, Address, Answer, Command};
-use crate::nobody::{NOBODY, Reachable};
+use crate::nobody::{BECOME_NOBODY, Reachable};
 use crate::peer::Identity;
 use crate::process::Process;
 
-/// For a process to end once its input has.
+/// Time for a process to end once its stdin is closed.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// How a peer's process is started.
+/// The options of a peer's process.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
-    /// A program, and its first arguments, that starts the peer: `unshare`, say.
+    /// A program, with its first arguments, that starts the peer: `unshare`, for example.
     pub through: Vec<String>,
-    /// The descriptor of a listener, which it inherits.
+    /// The descriptor of a listener that the process inherits.
     pub listener: Option<i32>,
-    /// The program under another name.
-    pub program: Option<PathBuf>,
-    /// A copy of the program where everybody reaches it, if that is to be run.
-    pub reachable: Option<Arc<Reachable>>,
+    /// The peer's program at another place.
+    pub program: Option<Arc<Reachable>>,
 }
 
 impl Start {
-    /// Run by nobody.
+    /// A process of the user nobody.
     pub fn by_nobody() -> Result<Self> {
-        let reachable = Reachable::copy_of(&program()?)?;
-        let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
-        let words = ["setpriv".to_owned()].into_iter().chain(user);
-        Ok(Self {
-            through: words.chain(["--clear-groups".to_owned()]).collect(),
-            listener: None,
-            program: Some(reachable.path().to_owned()),
-            reachable: Some(Arc::new(reachable)),
-        })
+        let program = Some(Arc::new(Reachable::copy_of(&program()?)?));
+        Ok(Self { program, ..Self::through(&[&["setpriv"][..], &BECOME_NOBODY].concat()) })
     }
+
+    /// A process with this name.
+    pub fn named(name: &str) -> Result<Self> {
+        Ok(Self { program: Some(Arc::new(named(name)?)), ..Self::default() })
+    }
+
+    /// A process that this program starts, after its first arguments.
+    pub fn through(words: &[&str]) -> Self {
+        let through = words.iter().map(|word| (*word).to_owned()).collect();
+        Self { through, ..Self::default() }
+    }
+
+    /// A process in the control group with this folder.
+    pub fn in_group(folder: &Path) -> Self {
+        let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", folder.display());
+        Self::through(&["sh", "-c", &enter, "sh"])
+    }
+}
+
+/// The raw peers' program with another name.
+pub fn named(name: &str) -> Result<Reachable> {
+    Reachable::named(name, &program()?)
 }
 
 /// A raw peer's process.
@@ -52,15 +65,15 @@ impl Start {
 pub struct Peer {
     identity: Identity,
     process: Process,
-    /// `None` once the peer is told to end.
+    /// Its stdin, until it must end.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Peer {
-    /// Starts it in the role of this name.
+    /// Starts a peer; `name` is for errors.
     pub fn start(name: &str, start: &Start) -> Result<Self> {
-        let program = start.program.clone().map_or_else(program, Ok)?;
+        let program = start.program.as_ref().map_or_else(program, |it| Ok(it.path().to_owned()))?;
         let mut words: Vec<PathBuf> = start.through.iter().map(PathBuf::from).collect();
         words.push(program.clone());
         if let Some(listener) = start.listener {
@@ -69,10 +82,8 @@ impl Peer {
         let (first, rest) = words.split_first().context("a program")?;
         let mut command = Program::new(first);
         command.args(rest).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
-        let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().context("a peer without stdout")?);
-        let process = Process::new(child);
+        let mut process = Process::spawn(&mut command)?;
+        let (input, output) = (process.stdin(), BufReader::new(process.stdout()?));
         let identity = Identity { name: name.to_owned(), pid: process.pid(), comm: comm(&program) };
         Ok(Self { identity, process, input, output })
     }
@@ -82,16 +93,16 @@ impl Peer {
         &self.identity
     }
 
-    /// Tells it to do something with a socket. What came of it: [`Self::answer`].
+    /// Sends it a command; [`Self::answer`] must follow.
     pub fn tell(&mut self, socket: usize, action: Action, payload: &[u8]) -> Result<()> {
         let command = Command { action, socket, payload: payload.len() };
         let mut line = serde_json::to_vec(&command)?;
         line.push(b'\n');
-        let input = self.input.as_mut().context("the peer was told to end")?;
-        input.write_all(&line).and_then(|()| input.write_all(payload)).context("tell a peer")
+        let input = self.input.as_mut().context("the peer has ended")?;
+        input.write_all(&line).and_then(|()| input.write_all(payload)).context("write to a peer")
     }
 
-    /// Waits until what it was told is done.
+    /// Waits for the answer to a command; an error if its action failed.
     pub fn answer(&mut self) -> Result<Answer> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
@@ -104,13 +115,13 @@ impl Peer {
         Ok(answer)
     }
 
-    /// Tells it something and waits until it is done.
+    /// Sends it a command without a payload, and waits for the answer.
     pub fn ask(&mut self, socket: usize, action: Action) -> Result<Answer> {
         self.tell(socket, action, &[])?;
         self.answer()
     }
 
-    /// Has it listen, and says where.
+    /// Has it listen, and returns the address.
     pub fn listen(&mut self, address: Address) -> Result<Address> {
         if let Address::Inherited(address) = address {
             return Ok(*address);
@@ -118,34 +129,34 @@ impl Peer {
         self.ask(0, Action::Listen(address))?.address.context("it listens nowhere")
     }
 
-    /// What was told it from here on, its child does.
+    /// Has it fork: from here on its child is the peer.
     pub fn fork(&mut self) -> Result<()> {
         self.identity.pid = self.ask(0, Action::Fork)?.pid;
         Ok(())
     }
 
-    /// It goes on as another program, which is found at this path, with the open sockets.
+    /// Has it run the program at this path (execve(2)), with its open sockets.
     pub fn exec(&mut self, program: &Path) -> Result<()> {
         self.ask(0, Action::Exec(program.to_string_lossy().into_owned()))?;
         self.identity.comm = comm(program);
         Ok(())
     }
 
-    /// Its main thread, which has to be the one that does what it is told, gives itself a name.
+    /// Gives its main thread a name, from the main thread.
     pub fn rename(&mut self, name: &str) -> Result<()> {
         self.ask(0, Action::Rename(name.to_owned()))?;
         name.clone_into(&mut self.identity.comm);
         Ok(())
     }
 
-    /// Another thread than its main thread does what it is told: it gives the main thread a name.
+    /// Gives its main thread a name, from another thread.
     pub fn rename_main(&mut self, name: &str) -> Result<()> {
         self.ask(0, Action::RenameMain(name.to_owned()))?;
         name.clone_into(&mut self.identity.comm);
         Ok(())
     }
 
-    /// The process was started through one that waits for it: this is its number, as we have it.
+    /// Finds its number, if it was started through a process that waits for it.
     pub fn find_child(&mut self) -> Result<()> {
         let pid = self.process.pid();
         let path = format!("/proc/{pid}/task/{pid}/children");
@@ -154,7 +165,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Ends it as nobody can prevent.
+    /// Ends it by SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
         self.process.signal(Signal::KILL)?;
         self.process.wait(END_LIMIT)?;
@@ -164,7 +175,7 @@ impl Peer {
 
     /// Has it close its sockets and end.
     pub fn end(&mut self) -> Result<()> {
-        // It ends with its input. One that was killed has none.
+        // It ends with its stdin. A peer that was killed has none.
         if self.input.take().is_none() {
             return Ok(());
         }
@@ -174,15 +185,15 @@ impl Peer {
     }
 }
 
-/// The program of the raw peers, which cargo builds along with the tests.
+/// The raw peers' program, which cargo builds with the tests.
 pub fn program() -> Result<PathBuf> {
     let tests = env::current_exe().context("find the tests' own binary")?;
     let profile =
-        tests.ancestors().nth(2).context("the tests' binary is in no target directory")?;
+        tests.ancestors().nth(2).context("the tests' binary is not in a target directory")?;
     Ok(profile.join("raw-peer"))
 }
 
-/// The name that execve(2) gives a process.
+/// The name that execve(2) gives a process: the program's, cut.
 fn comm(program: &Path) -> String {
     const MOST: usize = 15;
     let name = program.file_name().unwrap_or_default().to_string_lossy();

@@ -1,5 +1,4 @@
-//! One connection between two raw peers, in lockstep: what one end writes, the other has read
-//! before anything else happens.
+//! One connection between two raw peers, in lockstep: each write is read before anything else happens.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::call::Call;
 use super::command::{Action, Address, Read, Write};
-use super::frames::{Frames, PREFACE, Shape};
+use super::frames::{Frames, PREFACE, Shape, frame};
 use super::process::{Peer, Start};
 use crate::daemon::Daemon;
 use crate::expected::Expected;
@@ -17,7 +16,7 @@ use crate::peer::Identity;
 use crate::truth::Truth;
 use crate::tshark;
 
-/// An end of the connection.
+/// A side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Role {
@@ -27,38 +26,48 @@ pub enum Role {
 
 use Role::{Client, Server};
 
+impl Role {
+    /// The name of the side, as in metric names.
+    pub fn side(self) -> &'static str {
+        match self {
+            Server => "server",
+            Client => "client",
+        }
+    }
+}
+
 /// One end: a socket of a process.
 #[derive(Debug)]
 struct End {
-    /// Which of the talk's peers.
+    /// The index of its process in the talk's peers.
     peer: usize,
     socket: usize,
     frames: Frames,
-    /// Bytes so far.
+    /// The number of bytes that it has written.
     written: u64,
 }
 
-/// How bytes go from one end to the other.
+/// The system calls that move bytes from one end to the other.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// Written so,
+    /// The one that writes.
     pub write: Write,
-    /// and read so.
+    /// The one that reads.
     pub read: Read,
-    /// Each frame is cut at this byte: what is before it is written, and read, first.
+    /// Each frame is cut after this many bytes: they are written, and read, first.
     pub cut: Option<usize>,
-    /// Each frame is also cut from the one before it.
+    /// With `cut`: each frame is also written apart from the one before it.
     pub apart: bool,
 }
 
 /// A connection between two processes.
 #[derive(Debug)]
 pub struct Talk<'a> {
-    /// Watches.
+    /// The daemon that watches.
     pub daemon: &'a Daemon,
-    /// How bytes go from here on.
+    /// The system calls of the transfers that follow.
     pub way: Way,
-    /// The port of their own that clients connect from, if it is to be this one.
+    /// The local port of clients, if it matters.
     pub client_port: Option<u16>,
     peers: Vec<Peer>,
     client: End,
@@ -66,20 +75,20 @@ pub struct Talk<'a> {
     address: Address,
     service: String,
     calls: Vec<(Identity, Identity, Call)>,
-    /// Where servers have listened.
+    /// The ports that servers have listened on.
     ports: Vec<u16>,
-    /// What was not seen before this talk began: [`gaps`].
+    /// [`gaps`] before this talk.
     gaps: f64,
 }
 
 impl<'a> Talk<'a> {
-    /// Starts two processes and connects them; nothing is written yet. `case` is the name of the
-    /// service, so that no two cases have a method in common.
+    /// Starts two processes and connects them; nothing is written yet. `case` is the name of the service, so that no
+    /// two cases have a method in common.
     pub fn connect(daemon: &'a Daemon, case: &str, address: Address) -> Result<Self> {
         Self::connect_from(daemon, case, address, [&Start::default(), &Start::default()])
     }
 
-    /// Likewise, with processes (client, server) that are started so.
+    /// Like [`Self::connect`], with options for the processes: client, server.
     pub fn connect_from(
         daemon: &'a Daemon,
         case: &str,
@@ -95,7 +104,7 @@ impl<'a> Talk<'a> {
         Self::between(daemon, case, address, peers, gaps)
     }
 
-    /// Likewise, with both ends in one process.
+    /// Like [`Self::connect`], with both ends in one process.
     pub fn connect_to_itself(daemon: &'a Daemon, case: &str, start: &Start) -> Result<Self> {
         let gaps = gaps(&daemon.scrape()?);
         let mut both = Peer::start("raw server and client", start)?;
@@ -135,12 +144,12 @@ impl<'a> Talk<'a> {
         Ok(talk)
     }
 
-    /// Both connect, and open HTTP/2 as most libraries do.
+    /// Like [`Self::connect`], and opens HTTP/2 as most libraries do.
     pub fn begin(daemon: &'a Daemon, case: &str, address: Address) -> Result<Self> {
         Self::begin_from(daemon, case, address, [&Start::default(), &Start::default()])
     }
 
-    /// Likewise, with processes (client, server) that are started so.
+    /// Like [`Self::begin`], with options for the processes: client, server.
     pub fn begin_from(
         daemon: &'a Daemon,
         case: &str,
@@ -152,29 +161,27 @@ impl<'a> Talk<'a> {
         Ok(talk)
     }
 
-    /// The preface and the SETTINGS of both.
+    /// Sends the preface, and SETTINGS in both directions.
     pub fn open_http2(&mut self) -> Result<()> {
         self.client(|f| f.bytes(PREFACE).settings(&[(2, 0)]))?;
-        self.server(|f| {
-            f.settings(&[(3, 1 << 20)]).frame(super::frames::frame::SETTINGS, 1, 0, &[])
-        })
+        self.server(|f| f.settings(&[(3, 1 << 20)]).frame(frame::SETTINGS, frame::ACK, 0, &[]))
     }
 
-    /// The client connects to the server. A connection that was there before stays open until the
-    /// processes end, but is not the talk's any more.
+    /// Connects the client to the server. An earlier connection stays open until the processes end, but is not used
+    /// any more.
     pub fn reconnect(&mut self) -> Result<()> {
         self.begin_connection()?;
-        ensure!(self.accept()?, "nobody connects");
+        ensure!(self.accept()?, "there is no connection to accept");
         Ok(())
     }
 
-    /// Likewise, and both open HTTP/2.
+    /// Like [`Self::reconnect`], and opens HTTP/2.
     pub fn reopen(&mut self) -> Result<()> {
         self.reconnect()?;
         self.open_http2()
     }
 
-    /// The client connects; [`Self::accept`] is to follow.
+    /// Has the client connect; [`Self::accept`] must follow.
     pub fn begin_connection(&mut self) -> Result<()> {
         let address = self.address.clone();
         let connect = match self.client_port {
@@ -186,7 +193,7 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Whether the server finds a connection to accept.
+    /// Has the server accept; returns whether there was a connection.
     pub fn accept(&mut self) -> Result<bool> {
         let Some(socket) = self.peer(Server)?.ask(0, Action::Accept)?.socket else {
             return Ok(false);
@@ -198,8 +205,7 @@ impl<'a> Talk<'a> {
         Ok(true)
     }
 
-    /// Another server process is at the server's end of the next connection: of the same
-    /// listener, or it listens itself.
+    /// Starts another server process for the next connection: with the same listener, or one at this address.
     pub fn another_server(&mut self, start: &Start, address: Option<Address>) -> Result<()> {
         let mut server = Peer::start("another raw server", start)?;
         if let Some(address) = address {
@@ -216,13 +222,12 @@ impl<'a> Talk<'a> {
         &self.service
     }
 
-    /// Where the server listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> Address {
         self.address.clone()
     }
 
-    /// The peer of this number, as they were started, is at the server's end of the next
-    /// connection.
+    /// Uses the peer with this index, in the order of their starts, for the server's end of the next connection.
     pub fn use_server(&mut self, peer: usize) {
         self.server.peer = peer;
     }
@@ -240,56 +245,29 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// How frames of both look from here on.
+    /// Sets the layout of both ends' frames.
     pub fn shape(&mut self, shape: Shape) {
         self.client.frames.shape = shape;
         self.server.frames.shape = shape;
     }
 
-    /// The client writes, the server reads.
+    /// Has the client write and the server read.
     pub fn client(&mut self, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
-        build(&mut self.client.frames);
-        self.transfer(Client)
+        self.send(Client, build)
     }
 
-    /// The server writes, the client reads.
+    /// Has the server write and the client read.
     pub fn server(&mut self, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
-        build(&mut self.server.frames);
-        self.transfer(Server)
+        self.send(Server, build)
     }
 
-    /// The client writes, nobody reads.
-    pub fn client_unread(&mut self, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
-        build(&mut self.client.frames);
-        self.write(Client)
-    }
-
-    /// The server writes, nobody reads.
-    pub fn server_unread(&mut self, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
-        build(&mut self.server.frames);
-        self.write(Server)
-    }
-
-    /// The client writes in one call, whose memory is unmapped while it waits for the server to read.
-    pub fn client_unmapped(
+    /// Has this end write and the other read.
+    pub fn send(
         &mut self,
+        from: Role,
         build: impl FnOnce(&mut Frames) -> &mut Frames,
     ) -> Result<()> {
-        let (bytes, _) = build(&mut self.client.frames).take();
-        self.tell(Client, Action::WriteUnmapped, &bytes)?;
-        self.peer(Client)?.answer()?;
-        self.act(Server, Action::Read { how: self.way.read, length: bytes.len() })
-    }
-
-    fn write(&mut self, role: Role) -> Result<()> {
-        let (bytes, _) = self.end(role).frames.take();
-        self.tell(role, Action::Write(self.way.write), &bytes)?;
-        self.peer(role)?.answer()?;
-        Ok(())
-    }
-
-    fn transfer(&mut self, from: Role) -> Result<()> {
-        let (bytes, starts) = self.end(from).frames.take();
+        let (bytes, starts) = build(&mut self.end(from).frames).take();
         let Some(cut) = self.way.cut else { return self.move_bytes(from, &bytes) };
         let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
         let apart = self.way.apart;
@@ -307,13 +285,41 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// One writes these bytes, the other reads them.
+    /// Has the client write, without a read.
+    pub fn client_unread(&mut self, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
+        self.write(Client, build)
+    }
+
+    /// Has the server write, without a read.
+    pub fn server_unread(&mut self, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
+        self.write(Server, build)
+    }
+
+    /// Has the client write with one write(2), whose memory is unmapped while it waits, and the server read.
+    pub fn client_unmapped(
+        &mut self,
+        build: impl FnOnce(&mut Frames) -> &mut Frames,
+    ) -> Result<()> {
+        let (bytes, _) = build(&mut self.client.frames).take();
+        self.tell(Client, Action::WriteUnmapped, &bytes)?;
+        self.peer(Client)?.answer()?;
+        self.act(Server, Action::Read { how: self.way.read, length: bytes.len() })
+    }
+
+    fn write(&mut self, role: Role, build: impl FnOnce(&mut Frames) -> &mut Frames) -> Result<()> {
+        let (bytes, _) = build(&mut self.end(role).frames).take();
+        self.tell(role, Action::Write(self.way.write), &bytes)?;
+        self.peer(role)?.answer()?;
+        Ok(())
+    }
+
+    /// Has one end write these bytes and the other read them.
     fn move_bytes(&mut self, from: Role, bytes: &[u8]) -> Result<()> {
         let to = if from == Client { Server } else { Client };
         let (writer, reader) = (self.end(from).peer, self.end(to).peer);
         self.tell(from, Action::Write(self.way.write), bytes)?;
         if writer == reader {
-            // It cannot do both at once: what is written must fit into the socket.
+            // It cannot do both at once: the bytes must fit into the socket.
             self.peer(from)?.answer()?;
         }
         self.tell(to, Action::Read { how: self.way.read, length: bytes.len() }, &[])?;
@@ -331,66 +337,60 @@ impl<'a> Talk<'a> {
         self.peer(role)?.tell(socket, action, payload)
     }
 
-    /// An end does something with its socket.
+    /// Has an end do something with its socket.
     pub fn act(&mut self, role: Role, action: Action) -> Result<()> {
         self.tell(role, action, &[])?;
         self.peer(role)?.answer()?;
         Ok(())
     }
 
-    /// A call from its beginning to its end, with a request of 5 bytes and a response of 6.
+    /// Makes a whole call, with a request of 5 bytes and a response of 6.
     pub fn call(&mut self, stream: u32, method: &str, code: i32) -> Result<()> {
         self.client(|f| f.request(stream, method).last_message(stream, 5))?;
         self.server(|f| f.response(stream).message(stream, 6).trailers(stream, code))
     }
 
-    /// Likewise, and it is expected.
+    /// Like [`Self::call`], and expects it.
     pub fn expected_call(&mut self, stream: u32, method: &str, code: i32) -> Result<()> {
         self.call(stream, method, code)?;
         self.expect(Call::new(method, code).unary(5, 6))
     }
 
-    /// This happened, between the processes that are the ends now.
+    /// Expects a call between the processes that are the ends now.
     pub fn expect(&mut self, call: Call) -> Result<()> {
-        let client = self.peer(Client)?.identity().clone();
-        let server = self.peer(Server)?.identity().clone();
+        self.expect_from(Client, call)
+    }
+
+    /// Like [`Self::expect`], for a call that this end made.
+    pub fn expect_from(&mut self, caller: Role, call: Call) -> Result<()> {
+        let called = if caller == Client { Server } else { Client };
+        let client = self.peer(caller)?.identity().clone();
+        let server = self.peer(called)?.identity().clone();
         self.calls.push((client, server, call));
         Ok(())
     }
 
-    /// Likewise, where the end that was connected to made the call.
-    pub fn expect_reversed(&mut self, call: Call) -> Result<()> {
-        let client = self.peer(Server)?.identity().clone();
-        let server = self.peer(Client)?.identity().clone();
-        self.calls.push((client, server, call));
-        Ok(())
-    }
-
-    /// The daemon says that so many calls are open, at both ends; or, where the kernel may skip programs,
-    /// that it has missed something.
+    /// Waits until this many calls are in flight at both ends, or, if the kernel may skip programs, until the daemon
+    /// reports gaps.
     pub fn in_flight(&mut self, calls: u32) -> Result<()> {
         let calls = if self.is_watched() { calls } else { 0 };
-        let pids = [("client", self.pid(Client)?), ("server", self.pid(Server)?)];
+        let ends = self.pids()?;
         self.daemon.wait_until(|metrics| {
             if self.is_excused(metrics) {
                 return Ok(());
             }
-            for (role, pid) in &pids {
-                let seen = metrics.sum(&format!("grpc_{role}_in_flight"), &[("pid", pid)]);
-                if seen.total_cmp(&f64::from(calls)).is_ne() {
-                    return Err(format!("{calls} calls are in flight, the {role} shows {seen}"));
-                }
-            }
-            Ok(())
+            ends.iter().try_for_each(|(side, pid)| {
+                metrics.expect_sum(&format!("grpc_{side}_in_flight"), &[("pid", pid)], calls)
+            })
         })
     }
 
-    /// Whether the daemon watches such sockets.
+    /// Whether the daemon watches sockets of this kind.
     pub fn is_watched(&self) -> bool {
         self.address.counts() || self.daemon.watches_uncounted()
     }
 
-    /// How many bytes this end has written.
+    /// The number of bytes that this end has written.
     pub fn written(&mut self, role: Role) -> u64 {
         self.end(role).written
     }
@@ -400,13 +400,18 @@ impl<'a> Talk<'a> {
         Ok(self.peer(role)?.identity().pid.to_string())
     }
 
-    /// The daemon says what was expected, and nothing else, of all processes that took part.
+    /// The sides, and the numbers of the processes at these ends.
+    pub fn pids(&mut self) -> Result<[(&'static str, String); 2]> {
+        Ok([(Client.side(), self.pid(Client)?), (Server.side(), self.pid(Server)?)])
+    }
+
+    /// Waits until the daemon reports the expected calls, and no others, for all processes that took part.
     pub fn compare(&self) -> Result<()> {
         self.daemon.settle(&self.expected())
     }
 
     fn expected(&self) -> Vec<Expected> {
-        // By what they are named now, and what they were named when they made calls.
+        // By their present names, and by those that they had when they made calls.
         let mut who = BTreeMap::<u32, Vec<&Identity>>::new();
         let now = self.peers.iter().map(Peer::identity);
         let then = self.calls.iter().flat_map(|(client, server, _)| [client, server]);
@@ -436,91 +441,79 @@ impl<'a> Talk<'a> {
         Truth { pid: 0, calls: calls.map(|(.., call)| call.row(&self.service, role)).collect() }
     }
 
-    /// Closes the connection, first at the client.
+    /// Closes the connection, at the client first.
     pub fn close(&mut self) -> Result<()> {
         self.act(Client, Action::Close)?;
         self.act(Server, Action::Close)
     }
 
-    /// Likewise, and compares once the daemon has seen its end: nothing more can come.
+    /// Closes the connection, and compares once the daemon has seen its end.
     pub fn finish(mut self) -> Result<()> {
         self.close()?;
         self.finish_closed()
     }
 
-    /// Likewise, where the end of the processes is that of the connection.
+    /// Like [`Self::finish`], where the end of the processes closes the connection.
     pub fn finish_ended(mut self) -> Result<()> {
         self.end_peers()?;
         self.finish_closed()
     }
 
-    /// Likewise, where the connection is closed already.
+    /// Like [`Self::finish`], where the connection is closed already.
     pub fn finish_closed(mut self) -> Result<()> {
         self.end_of_connections()?;
         self.compare()?;
         let metrics = self.daemon.scrape()?;
-        let missed = self.missed(&metrics);
+        let gaps = self.gaps_since(&metrics);
         ensure!(
-            missed.total_cmp(&0.0).is_eq() || losses::skipped_programs(&metrics).is_some(),
-            "the daemon says that it missed {missed} things"
+            gaps == 0.0 || losses::skipped_programs(&metrics).is_some(),
+            "the daemon reports {gaps} gaps"
         );
         if !self.ports.is_empty() {
             let calls = self.calls.iter().map(|(.., call)| call.on_the_wire(&self.service));
-            tshark::tell(&self.ports, calls);
+            tshark::record(&self.ports, calls);
         }
         self.end_peers()
     }
 
-    /// Likewise, where the daemon must say that it missed something.
+    /// Closes the connection; an error unless the daemon reports a gap. Compares nothing.
     pub fn finish_with_gaps(mut self) -> Result<()> {
         self.close()?;
         self.end_of_connections()?;
-        let missed = self.missed(&self.daemon.scrape()?);
-        ensure!(missed > 0.0, "the daemon says that it missed nothing");
+        ensure!(self.gaps_since(&self.daemon.scrape()?) > 0.0, "the daemon reports no gap");
         self.end_peers()
     }
 
-    /// How often the daemon says that it did not see something since this talk began.
-    fn missed(&self, metrics: &Metrics) -> f64 {
+    /// The number of [`gaps`] since this talk began.
+    fn gaps_since(&self, metrics: &Metrics) -> f64 {
         gaps(metrics) - self.gaps
     }
 
-    /// Whether the kernel may skip programs, and the daemon says that it has missed something.
+    /// Whether the kernel has skipped programs and the daemon reports gaps: then numbers may be too low.
     pub fn is_excused(&self, metrics: &Metrics) -> bool {
-        losses::skipped_programs(metrics).is_some() && self.missed(metrics) > 0.0
+        losses::skipped_programs(metrics).is_some() && self.gaps_since(metrics) > 0.0
     }
 
-    /// Nothing is compared any more.
-    pub fn finish_uncompared(mut self) -> Result<()> {
-        self.end_peers()
-    }
-
-    /// Has the processes end that have not been killed, and with them their connections.
+    /// Ends the processes that have not been killed, and with them their connections.
     pub fn end_peers(&mut self) -> Result<()> {
         self.peers.iter_mut().try_for_each(Peer::end)
     }
 
     /// Waits until the daemon has seen the end of all connections of the two processes.
     fn end_of_connections(&mut self) -> Result<()> {
-        let pids = [("client", self.pid(Client)?), ("server", self.pid(Server)?)];
-        self.daemon.wait_until(|metrics| {
-            for (role, pid) in &pids {
-                let seen = metrics.sum(&format!("grpc_{role}_connections"), &[("pid", pid)]);
-                if seen > 0.0 {
-                    return Err(format!("the {role} still has {seen} connections"));
-                }
-            }
-            Ok(())
+        self.pids()?.iter().try_for_each(|(side, pid)| {
+            let name = format!("grpc_{side}_connections");
+            self.daemon.wait_for_sum(&name, &[("pid", pid)], ..=0.0)
         })
     }
 }
 
-/// The service of a case of this name.
+/// The service of the case with this name.
 pub fn service_of(case: &str) -> String {
     case.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-/// How often the daemon says that it did not see something.
+/// The number of gaps and of HPACK errors that the daemon reports.
 pub fn gaps(metrics: &Metrics) -> f64 {
     metrics.sum("observer_gaps_total", &[]) + metrics.sum("observer_hpack_errors_total", &[])
 }

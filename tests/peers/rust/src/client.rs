@@ -1,4 +1,4 @@
-//! The client: carries out a plan.
+//! The client, which carries out a plan.
 
 use std::error::Error as _;
 use std::future::pending;
@@ -25,10 +25,10 @@ use crate::pb::{Request, Response};
 use crate::plan::{Rpc, Step};
 use crate::truth::{Call, Truth};
 
-/// For connections whose calls have ended.
+/// Time for connections to close once their calls have ended.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Carries out the stages one after the other, then writes the truth.
+/// Carries out the stages one after the other, then writes the record.
 pub(crate) async fn run(
     target: &str,
     stages: Vec<Vec<Step>>,
@@ -48,7 +48,7 @@ pub(crate) async fn run(
     truth.write(truth_file)
 }
 
-/// Each of `concurrency` tasks makes one call after the other.
+/// Carries out a step: each of `concurrency` tasks makes one call after the other.
 async fn carry_out(target: &str, step: Arc<Step>, truth: &Arc<Truth>) -> anyhow::Result<()> {
     let (connections, mut closed) = Connections::new();
     let mut channels = Vec::new();
@@ -83,7 +83,7 @@ async fn carry_out(target: &str, step: Arc<Step>, truth: &Arc<Truth>) -> anyhow:
     Ok(())
 }
 
-/// Runs connections, and can tell when all have closed.
+/// Runs connections, and waits until all have closed.
 #[derive(Clone)]
 struct Connections {
     open: mpsc::Sender<()>,
@@ -114,7 +114,7 @@ async fn connect(target: &str, connections: Connections) -> anyhow::Result<Chann
     endpoint.connect().await.with_context(|| format!("connect to {target}"))
 }
 
-/// What a call and its stream of requests share.
+/// The state that a call and its stream of requests share.
 struct Shared {
     call: Mutex<Call>,
     /// In lockstep: one for each response that is in; closed when no more requests may go out.
@@ -148,14 +148,14 @@ async fn call(channel: Channel, step: Arc<Step>, turn: usize, truth: &Arc<Truth>
     call.record();
 }
 
-/// tonic says `Cancelled` of a deadline that it kept itself, and gRPC's table `DeadlineExceeded`.
+/// The code of an error: tonic has `Cancelled` for a deadline that it kept itself, gRPC's table `DeadlineExceeded`.
 fn kept_deadline(status: &Status) -> bool {
     successors(status.source(), |&error| error.source())
         .any(<dyn std::error::Error>::is::<TimeoutExpired>)
 }
 
-/// To the microsecond, as whoever cancels hardly goes by the library's timers. Those of tokio are of whole
-/// milliseconds, so a cancel meant to come before a deadline would often come after it.
+/// Sleeps to the microsecond, as programs that cancel do not use the library's timers. tokio's have whole
+/// milliseconds, so a cancel that should come before a deadline would often come after it.
 async fn canceled(after: Option<Duration>) {
     match after {
         // It does not panic.
@@ -216,7 +216,7 @@ fn with_deadline<M>(message: M, step: &Step) -> tonic::Request<M> {
     request
 }
 
-/// The requests; in lockstep each waits for the responses to the one before it.
+/// The stream of requests; in lockstep each waits for the responses to the one before it.
 fn requests(
     step: &Arc<Step>,
     shared: &Arc<Shared>,

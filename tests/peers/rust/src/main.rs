@@ -1,5 +1,6 @@
-//! tonic server and client of the end-to-end tests: same plans and truths as the
-//! other stacks' peers (see the `tests` crate).
+//! tonic's server and client for the end-to-end tests, with the same plans and records as the other stacks' peers
+//! (see the
+//! `tests` crate).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +13,7 @@ mod plan;
 mod server;
 mod truth;
 
-/// What `tests/peers/proto/echo.proto` says.
+/// The code that is generated from `tests/peers/proto/echo.proto`.
 mod pb {
     #![expect(
         unused_qualifications,
@@ -33,13 +34,13 @@ enum Role {
         /// ADDRESS:PORT (port 0: any) or unix:PATH.
         #[arg(long)]
         listen: String,
-        /// Where to write what happened.
+        /// The file for the record.
         #[arg(long)]
         truth: PathBuf,
-        /// After which it closes connections.
+        /// Milliseconds after which it closes connections.
         #[arg(long)]
         max_connection_age_ms: Option<u64>,
-        /// What requests and responses may be compressed by: `gzip`.
+        /// The compression of requests and responses: `gzip`.
         #[arg(long)]
         compression: Option<String>,
         #[command(flatten)]
@@ -53,7 +54,7 @@ enum Role {
         /// A JSON list of stages, which are lists of steps.
         #[arg(long)]
         plan: PathBuf,
-        /// Where to write what happened.
+        /// The file for the record.
         #[arg(long)]
         truth: PathBuf,
     },

@@ -1,4 +1,4 @@
-//! A plan: what the client is to do, stage by stage, each of which has steps.
+//! The plan of a client: stages, each with steps.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) enum Rpc {
     Bidi,
 }
 
-/// One step; the fields and their defaults are those of `tests/peers/python/client.py`.
+/// A step; `tests/peers/python/client.py` has the same fields and defaults.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "the names are those of the plans")]
@@ -37,7 +37,7 @@ pub(crate) struct Step {
     pub(crate) lockstep: bool,
     deadline_ms: Option<u64>,
     cancel_after_ms: Option<u64>,
-    /// Each at another time within that.
+    /// Cancels each call at another time within this many milliseconds.
     cancel_within_ms: Option<u64>,
     pub(crate) cancel_after_messages: Option<u64>,
     pub(crate) holds: bool,
@@ -102,7 +102,7 @@ impl Step {
         self.deadline_ms.map(Duration::from_millis)
     }
 
-    /// When to cancel the call with this number: the golden ratio spreads them evenly.
+    /// The time at which to cancel the call with this number: the golden ratio spreads them evenly.
     pub(crate) fn cancel_after(&self, turn: usize) -> Option<Duration> {
         const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
         let within = self

@@ -1,4 +1,4 @@
-//! The server: does what each request says.
+//! The server, which does what each request asks for.
 
 use std::future::pending;
 use std::path::Path;
@@ -21,13 +21,13 @@ use crate::pb::echo_server::{Echo, EchoServer};
 use crate::pb::{Request, Response};
 use crate::truth::{Call, Truth};
 
-/// Enough that no test's calls queue in the client.
+/// The most concurrent streams: no test's calls queue in the client.
 const MAX_CONCURRENT_STREAMS: u32 = 4096;
 
-/// For connections that clients have not closed when the server is told to stop.
+/// Time for clients to close their connections once the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves until SIGTERM, then writes the truth.
+/// Serves until SIGTERM, then writes the record.
 pub(crate) async fn serve(
     listen: &str,
     truth_file: &Path,
@@ -80,13 +80,13 @@ fn announce(address: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For how long each handler keeps its thread before it does anything.
+/// The time for which each handler blocks its thread first.
 #[derive(clap::Args, Clone, Copy)]
 pub(crate) struct Blocks {
-    /// By computing.
+    /// The time that it computes.
     #[arg(long, default_value_t = 0)]
     computes_ms: u64,
-    /// By sleeping.
+    /// The time that it sleeps.
     #[arg(long, default_value_t = 0)]
     sleeps_ms: u64,
 }
@@ -193,7 +193,7 @@ fn end(call: &mut Call, request: &Request) -> Result<(), Status> {
     if code == Code::Ok { Ok(()) } else { Err(Status::new(code, request.detail.clone())) }
 }
 
-/// Leaves a call that lost requests to the reset that must be on its way.
+/// Waits for the reset of a call whose requests are incomplete.
 async fn wait_if_cut(call: &Call, request: &Request) {
     if call.received() == 0 || call.received() < u64::from(request.requests) {
         pending::<()>().await;

@@ -1,4 +1,4 @@
-//! What a peer knows happened: calls, messages and bytes by method and status code.
+//! A peer's record: calls, messages and bytes by method and status code.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +10,10 @@ use prost::Message;
 use serde::Serialize;
 use tonic::Code;
 
-/// The code of a call that the other end cut: its server never chose one.
+/// The code of a call that the other end cut, so that its server did not choose one.
 const CUT: i32 = -1;
 
-/// All calls of one peer, summed.
+/// The sums of all calls of a peer.
 #[derive(Default)]
 pub(crate) struct Truth(Mutex<BTreeMap<(String, i32), Sums>>);
 
@@ -24,13 +24,13 @@ struct Sums {
     received: u64,
     sent_bytes: u64,
     received_bytes: u64,
-    /// In one call.
+    /// The most messages in one call.
     most_sent: u64,
     most_received: u64,
-    /// Calls with at least one.
+    /// The number of calls with at least one message.
     any_sent: u64,
     any_received: u64,
-    /// How long each took.
+    /// The duration of each call.
     handling_us: Vec<u64>,
 }
 
@@ -38,8 +38,8 @@ struct Sums {
 struct Row {
     method: String,
     code: i32,
-    /// Whether the requests were written is not known: hyper writes a call's headers and its
-    /// messages apart, and a server that has not the method refuses it by the headers.
+    /// Whether it is not known if the requests were written: hyper writes headers and messages separately, and a
+    /// server refuses a missing method at the headers.
     requests_unsure: bool,
     #[serde(flatten)]
     sums: Sums,
@@ -86,8 +86,8 @@ impl Truth {
     }
 }
 
-/// One call's messages, as they pass; joins the truth by [`Call::record`], or else when it is
-/// dropped, so a handler that is dropped half-way is counted too.
+/// The messages of a running call. [`Call::record`] adds it to the record, or drop, so that a handler that is dropped
+/// before its end counts too.
 pub(crate) struct Call {
     truth: Arc<Truth>,
     begun: Instant,
@@ -131,7 +131,7 @@ impl Call {
         self.code = code as i32;
     }
 
-    /// Joins the truth; later messages count no more.
+    /// Adds the call to the record; later messages do not count.
     pub(crate) fn record(&mut self) {
         if !self.recorded {
             self.recorded = true;

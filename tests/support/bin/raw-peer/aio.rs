@@ -8,7 +8,7 @@ use rustix::io::Errno;
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
 
-/// `struct iocb` (linux/aio_abi.h), of a machine with the least significant byte first.
+/// `struct iocb` (linux/aio_abi.h) on a little-endian machine.
 #[repr(C)]
 #[derive(Default)]
 struct Request {

@@ -1,4 +1,4 @@
-//! The system calls by which bytes are read and written: each as it is named, none else.
+//! The system calls that read and write bytes: exactly the ones that are named.
 
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
@@ -22,21 +22,19 @@ use support::raw::command::{REFUSED_WITH, Read, Write};
 
 use crate::{aio, compat, ring};
 
-/// Most buffers of one call (`UIO_MAXIOV`), less the empty ones.
+/// The most buffers of one system call (`UIO_MAXIOV`), without the empty ones.
 const MAX_BUFFERS: usize = 500;
 
-/// Most messages of one call.
+/// The most messages of one system call.
 const MAX_MESSAGES: usize = 100;
 
-/// For room to write.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Time for a socket to have room, or for a system call to wait for room.
+const LIMIT: Duration = Duration::from_secs(8);
 
-/// For a call to wait for room.
-const UNMAP_LIMIT: Duration = Duration::from_secs(8);
-
-/// What one read without a size of its own may take.
+/// The most bytes of a read without a size of its own.
 const LARGE: usize = 1 << 20;
 
+/// Writes all bytes.
 pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         let n = match how {
@@ -76,7 +74,7 @@ pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()
     Ok(())
 }
 
-/// Reads exactly so many bytes, and looks at none.
+/// Reads exactly this many bytes, and drops them.
 pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
     let mut buffer = vec![0; cmp::min(length, LARGE)];
     let mut left = length;
@@ -132,20 +130,19 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> rustix::io:
 }
 
 fn send_partially(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
-    let seconds = pace::limit(PATIENCE).as_secs();
-    let patience = Timespec { tv_sec: seconds.cast_signed(), tv_nsec: 0 };
+    let limit = Timespec::try_from(pace::limit(LIMIT)).map_err(|_| Errno::INVAL)?;
     loop {
         match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::AGAIN) => {
                 let mut writable = [PollFd::new(socket, PollFlags::OUT)];
-                rustix::event::poll(&mut writable, Some(&patience))?;
+                rustix::event::poll(&mut writable, Some(&limit))?;
             }
             sent => return sent,
         }
     }
 }
 
-/// One call: what it returned.
+/// The result of a system call.
 fn returned(value: isize) -> rustix::io::Result<usize> {
     usize::try_from(value).map_err(|_| {
         let error = std::io::Error::last_os_error().raw_os_error();
@@ -176,12 +173,12 @@ fn messages_to_read(bytes: &mut [u8], size: usize) -> Vec<Vec<IoSliceMut<'_>>> {
     pieces.map(|piece| buffers_to_read(piece, third)).collect()
 }
 
-/// Sockets have no positions: -1 is that of the next byte.
+/// The position of the next byte, -1: sockets have no positions.
 const NEXT: u64 = u64::MAX;
 
-// Calls with several messages.
+// System calls with several messages.
 
-/// Each with its buffers, which are laid out as `struct iovec`.
+/// Runs a system call with several messages, each with its buffers, which are laid out as `struct iovec`.
 fn messages<B>(
     socket: &OwnedFd,
     buffers: &mut [Vec<B>],
@@ -205,14 +202,14 @@ fn libc_sendmmsg(fd: i32, headers: &mut [libc::mmsghdr]) -> isize {
 }
 
 fn libc_recvmmsg(fd: i32, headers: &mut [libc::mmsghdr]) -> isize {
-    // What has come, without waiting for as many messages as would fit.
+    // Without waiting for as many messages as fit.
     let flags = libc::MSG_WAITFORONE;
     let (messages, count) = (headers.as_mut_ptr(), headers.len() as u32);
     // SAFETY: the buffers point into a mutable slice that the caller has.
     unsafe { libc::recvmmsg(fd, messages, count, flags, ptr::null_mut()) as isize }
 }
 
-// Ways around the socket calls.
+// Transfers by other system calls.
 
 fn splice(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
     const PIPE: usize = 1 << 16;
@@ -243,14 +240,14 @@ fn zero_copy(socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
     // SAFETY: an option that is an int.
     returned(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, option, size) } as isize)?;
     let flags = SendFlags::from_bits_retain(libc::MSG_ZEROCOPY as u32);
-    // Who reads is on the same machine, and has the kernel copy the bytes before this returns.
+    // The reader is on the same machine, so the kernel copies the bytes before this returns.
     rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | flags)
 }
 
-/// Writes by one call in another thread, and unmaps the beginning of the bytes once that call waits for
-/// room: when it returns nobody can look at them any more.
+/// Writes with one write(2) in another thread, and unmaps the first bytes once that waits for room: when it returns
+/// they cannot be read any more.
 pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandle<Result<()>>> {
-    /// It is written first: the call does not miss it.
+    /// It is copied first, so the write does not fail.
     const GONE: usize = 4096;
     let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
     // SAFETY: memory of its own.
@@ -262,7 +259,7 @@ pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandl
     let writer = thread::Builder::new().spawn(move || {
         tell.send(rustix::thread::gettid())?;
         let from = ptr::with_exposed_provenance(address);
-        // SAFETY: the kernel looks whether the bytes are there.
+        // SAFETY: the kernel checks that the bytes are mapped.
         let n = returned(unsafe { libc::write(socket.as_raw_fd(), from, length) })?;
         ensure!(n == length, "{n} of {length} bytes written");
         Ok(())
@@ -271,16 +268,16 @@ pub(crate) fn write_unmapped(socket: &OwnedFd, bytes: &[u8]) -> Result<JoinHandl
     let waiting = format!("{} ", libc::SYS_write);
     let begun = Instant::now();
     while !fs::read_to_string(&call)?.starts_with(&waiting) {
-        ensure!(begun.elapsed() < pace::limit(UNMAP_LIMIT), "the call does not wait");
+        ensure!(begun.elapsed() < pace::limit(LIMIT), "the write does not wait");
         thread::sleep(Duration::from_millis(1));
     }
-    // SAFETY: nobody has a reference to it.
+    // SAFETY: nothing refers to it.
     unsafe { munmap(memory, GONE)? };
     Ok(writer)
 }
 
-/// Has the kernel write to the socket and read from it, by threads and from memory of its own: it takes
-/// it for that of a file server, which must refuse.
+/// Mounts 9P over the socket: threads of the kernel write to it and read from it, with memory of the kernel. The
+/// server must refuse.
 pub(crate) fn mount(socket: &OwnedFd) -> Result<JoinHandle<Result<()>>> {
     let socket = socket.try_clone()?;
     let fd = socket.as_raw_fd();
@@ -289,14 +286,14 @@ pub(crate) fn mount(socket: &OwnedFd) -> Result<JoinHandle<Result<()>>> {
         let mounted = rustix::mount::mount("none", "/", "9p", MountFlags::empty(), Some(&*options));
         let refused = Err(Errno::from_raw_os_error(REFUSED_WITH));
         ensure!(mounted == refused, "mount: {mounted:?}");
-        // The kernel has had the socket not wait.
+        // The kernel has set O_NONBLOCK.
         Ok(rustix::io::ioctl_fionbio(&socket, false)?)
     })?)
 }
 
 // Processes.
 
-/// The child's number in the parent, `None` in the child.
+/// Forks; returns the child's number in the parent, `None` in the child.
 pub(crate) fn fork() -> Result<Option<i32>> {
     // SAFETY: this process has one thread, so the child can do what its parent can.
     match unsafe { libc::fork() } {
@@ -308,6 +305,7 @@ pub(crate) fn fork() -> Result<Option<i32>> {
     }
 }
 
+/// Waits for the end of a child.
 pub(crate) fn wait_for(child: i32) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(child).context("a child")?;
     let options = rustix::process::WaitOptions::empty();
@@ -315,10 +313,10 @@ pub(crate) fn wait_for(child: i32) -> Result<()> {
     Ok(())
 }
 
-/// What `PR_SET_MM_MAP` takes (`struct prctl_mm_map` in linux/prctl.h).
+/// The argument of `PR_SET_MM_MAP` (`struct prctl_mm_map` in linux/prctl.h).
 #[repr(C)]
 struct MemoryMap {
-    /// Where code, data, heap and stack begin and end, as in `/proc/PID/stat`.
+    /// The bounds of code, data, heap and stack, as in `/proc/PID/stat`.
     places: [u64; 7],
     arguments: [u64; 2],
     environment: [u64; 2],
@@ -327,7 +325,7 @@ struct MemoryMap {
     exe: u32,
 }
 
-/// Says that so many zeros are the arguments: they take no memory until they are read.
+/// Sets zeros as the process's arguments: they take no memory until they are read.
 pub(crate) fn set_arguments(length: u64) -> Result<()> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(')').context("a name")?;

@@ -1,5 +1,5 @@
-//! System calls as a 32-bit process makes them: by interrupt 0x80, which any process on x86-64 may use,
-//! with addresses and structs of 32 bits.
+//! System calls of 32-bit processes: interrupt 0x80, which any process on x86-64 may use, with addresses and structs
+//! of 32 bits.
 
 use std::arch::asm;
 use std::ptr;
@@ -10,7 +10,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::os::fd::OwnedFd;
 use support::raw::command::Compat;
 
-/// Numbers of the calls (asm/unistd_32.h), of the two directions: received, sent.
+/// The numbers of the system calls (asm/unistd_32.h), by direction: received, sent.
 mod number {
     pub(super) const PLAIN: [u32; 2] = [3, 4];
     pub(super) const VECTOR: [u32; 2] = [145, 146];
@@ -19,19 +19,19 @@ mod number {
     pub(super) const MESSAGE: [u32; 2] = [372, 370];
     pub(super) const MESSAGES: [u32; 2] = [337, 345];
     pub(super) const SOCKETCALL: u32 = 102;
-    /// What `socketcall` is asked for: recv and send, recvmsg and sendmsg.
+    /// The first argument of `socketcall`: recv and send, recvmsg and sendmsg.
     pub(super) const SOCKETCALL_BUFFER: [u32; 2] = [10, 9];
     pub(super) const SOCKETCALL_MESSAGE: [u32; 2] = [17, 16];
 }
 
-/// Most bytes of one call, and how much of the mapping its structs take.
+/// The most bytes of one system call, and the bytes of the mapping for its structs.
 const ROOM: usize = 64 << 10;
 const STRUCTS: usize = 4 << 10;
 
-/// Into how many buffers the bytes go, where there is a vector.
+/// The number of buffers of a vector.
 const BUFFERS: usize = 3;
 
-/// `recvmmsg`: what has come, without waiting for more.
+/// For `recvmmsg`: does not wait for more messages after the first.
 const MSG_WAITFORONE: u32 = 0x1_0000;
 
 /// Memory below 4 GiB: the structs, then the bytes.
@@ -60,14 +60,14 @@ impl Low {
     }
 
     fn word(&self, offset: usize) -> u32 {
-        // SAFETY: likewise.
+        // SAFETY: structs take less than `STRUCTS`.
         unsafe { self.0.add(offset).cast::<u32>().read_unaligned() }
     }
 }
 
 impl Drop for Low {
     fn drop(&mut self) {
-        // SAFETY: nobody has a reference to it.
+        // SAFETY: nothing refers to it.
         let _ = unsafe { munmap(self.0.cast(), STRUCTS + ROOM) };
     }
 }
@@ -123,7 +123,7 @@ fn call(
     result(returned)
 }
 
-/// Buffers one behind the other; answers how many.
+/// Writes a vector of adjacent buffers; returns their number.
 fn vector(low: &Low, at: usize, length: usize) -> u32 {
     let each = length.div_ceil(BUFFERS);
     let mut buffers = 0;

@@ -1,6 +1,5 @@
-//! The process of a raw peer: does with its sockets what it is told on its standard input
-//! ([`support::raw::command`]), and nothing else, so that what it reads and writes, and by which
-//! system calls, is exactly known.
+//! The process of a raw peer: carries out the commands on its stdin ([`support::raw::command`]), and does nothing
+//! else with its sockets, so that its system calls are exactly known.
 
 mod aio;
 mod calls;
@@ -13,7 +12,6 @@ use std::ffi::CString;
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{self, ExitCode};
 use std::thread::JoinHandle;
 use std::{env, fs, thread};
@@ -27,7 +25,6 @@ fn main() -> ExitCode {
     match State::of_arguments().and_then(State::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to read more than this.
             let _ = writeln!(io::stderr(), "raw-peer: {error:#}");
             ExitCode::FAILURE
         }
@@ -38,19 +35,19 @@ fn main() -> ExitCode {
 struct State {
     listener: Option<OwnedFd>,
     sockets: Vec<Option<OwnedFd>>,
-    /// What [`Action::WriteUnmapped`] or [`Action::Mount`] has begun.
+    /// The thread of [`Action::WriteUnmapped`] or [`Action::Mount`].
     writer: Option<JoinHandle<Result<()>>>,
 }
 
 impl State {
-    /// After [`Action::Exec`] the sockets' descriptors are the arguments; a listener that was
-    /// inherited has the first argument `listener`.
+    /// Parses the arguments: the sockets' descriptors after [`Action::Exec`]; before them `listener` and the
+    /// descriptor of an inherited listener.
     fn of_arguments() -> Result<Self> {
         let mut state = Self::default();
         let mut arguments = env::args().skip(1).peekable();
         let descriptor = |text: String| -> Result<OwnedFd> {
             let fd = text.parse().context("a descriptor")?;
-            // SAFETY: whoever started this process says that it is one, and nobody else's.
+            // SAFETY: the parent passes an open descriptor that nothing else in this process uses.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         };
         if arguments.next_if(|argument| argument == "listener").is_some() {
@@ -63,7 +60,7 @@ impl State {
     }
 
     fn run(mut self) -> Result<()> {
-        // Byte for byte: what is read too early would be lost to whoever goes on after a fork.
+        // Byte for byte: a child after a fork would not have the bytes that are read too early.
         let mut input = io::stdin().lock();
         let mut line = String::new();
         while input.read_line(&mut line)? > 0 {
@@ -156,19 +153,19 @@ impl State {
         socket.context("no such socket")
     }
 
-    /// Returns only if it fails. The new program answers nothing.
+    /// Runs another program; returns only if that fails. The new program does not answer this command.
     fn exec(&self, name: &str) -> anyhow::Error {
-        let arguments = self.sockets.iter().flatten().map(|fd| fd.as_raw_fd().to_string());
-        let arguments: Vec<_> = arguments.collect();
+        let mut program = process::Command::new(name);
         for fd in self.sockets.iter().flatten() {
             if let Err(error) = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()) {
                 return error.into();
             }
+            program.arg(fd.as_raw_fd().to_string());
         }
         if let Err(error) = answer(Ok(Answer::default())) {
             return error;
         }
-        process::Command::new(Path::new(name)).args(arguments).exec().into()
+        program.exec().into()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sending and receiving by io_uring, each by a ring of its own, which is gone afterwards.
+//! Sends and receives by io_uring, with a new ring for each.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result
     submit(&opcode::Recv::new(socket, buffer.as_mut_ptr(), buffer.len() as u32).build())
 }
 
-/// Has one thing done, and waits for it.
+/// Submits one entry, and waits for its result.
 fn submit(entry: &Entry) -> rustix::io::Result<usize> {
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mut ring = IoUring::new(1).map_err(errno)?;

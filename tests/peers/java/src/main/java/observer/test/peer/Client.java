@@ -23,10 +23,10 @@ import observer.test.v1.EchoOuterClass.Response;
 
 /** Carries out a plan. */
 final class Client {
-  /** Until the server is there. */
+  /** Time for the server to start. */
   private static final long CONNECT_SECONDS = 30;
 
-  /** For connections whose calls have ended. */
+  /** Time for connections to close once their calls have ended. */
   private static final long CLOSE_SECONDS = 10;
 
   private static final ScheduledExecutorService TIMER =

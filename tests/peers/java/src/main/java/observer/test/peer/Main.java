@@ -7,7 +7,7 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * grpc-java server and client of the end-to-end tests: same plans and truths as the other stacks'
+ * grpc-java server and client of the end-to-end tests: with the same plans and records as the other stacks'
  * peers (see the {@code tests} crate).
  *
  * <pre>
@@ -19,7 +19,7 @@ public final class Main {
   private Main() {}
 
   public static void main(String[] args) throws Exception {
-    // Handlers that throw are part of the plan; their stack traces are not news.
+    // Handlers that throw are part of the plan; their stack traces are expected.
     Logger.getLogger("io.grpc").setLevel(Level.OFF);
     Map<String, String> options = options(args);
     Truth truth = new Truth();

@@ -22,7 +22,7 @@ import observer.test.v1.EchoGrpc;
 import observer.test.v1.EchoOuterClass.Request;
 import observer.test.v1.EchoOuterClass.Response;
 
-/** What the client is to do: stages, one after the other, of steps, at the same time. */
+/** The plan of a client: stages, one after the other, with steps at the same time. */
 final class Plan {
   private Plan() {}
 
@@ -45,7 +45,7 @@ final class Plan {
     Long deadline_ms = null;
     Long cancel_after_ms = null;
 
-    /** Each at another time within that: the golden ratio spreads them evenly. */
+    /** Cancels each call at another time within that: the golden ratio spreads them evenly. */
     Long cancel_within_ms = null;
     Long cancel_after_messages = null;
     boolean holds = false;
@@ -69,7 +69,7 @@ final class Plan {
           .build();
     }
 
-    /** When to cancel the call with this number; null: never. */
+    /** The time at which to cancel the call with this number; null: never. */
     Long cancelAfterNanos(int turn) {
       if (cancel_within_ms != null) {
         double part = turn * 0.618033988749895 % 1;

@@ -21,9 +21,9 @@ import observer.test.v1.EchoOuterClass.Request;
 import observer.test.v1.EchoOuterClass.Response;
 import sun.misc.Signal;
 
-/** Does what each request says. */
+/** The server, which does what each request asks for. */
 final class Server extends EchoGrpc.EchoImplBase {
-  /** For connections that clients have not closed when the server is told to stop. */
+  /** Time for clients to close their connections once the server stops. */
   private static final long GRACE_SECONDS = 2;
 
   private final Truth truth;
@@ -152,7 +152,7 @@ final class Server extends EchoGrpc.EchoImplBase {
           try {
             each.handle(Exchange.this, request);
           } catch (Cut cut) {
-            // onError tells of it too.
+            // onError reports it too.
           }
         }
 
@@ -191,7 +191,7 @@ final class Server extends EchoGrpc.EchoImplBase {
       }
     }
 
-    /** The one response there is, unless the request says otherwise. */
+    /** The only response, unless the request says otherwise. */
     void answer(Request request) throws Cut {
       sleep(request.getSleepMs());
       if (request.getCode() == 0 && !request.getRaises()) {

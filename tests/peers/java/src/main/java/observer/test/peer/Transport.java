@@ -42,7 +42,7 @@ final class Transport {
     } else {
       builder = NettyChannelBuilder.forAddress(parse(target));
     }
-    // Calls fail at once and once.
+    // Calls fail at once, and are not repeated.
     builder.usePlaintext().disableRetry().maxInboundMessageSize(Integer.MAX_VALUE);
     if (serviceConfig != null) {
       builder.enableRetry().defaultServiceConfig(serviceConfig);

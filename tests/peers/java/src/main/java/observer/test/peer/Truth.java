@@ -13,9 +13,9 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
-/** What a peer knows happened: calls, messages and bytes by method and status code. */
+/** A peer's record: calls, messages and bytes by method and status code. */
 final class Truth {
-  /** The code of a call that the other end cut: its server never chose one. */
+  /** The code of a call that the other end cut, so that its server did not choose one. */
   static final int CUT = -1;
 
   private final Map<String, Row> rows = new LinkedHashMap<>();
@@ -36,13 +36,13 @@ final class Truth {
     long received;
     long sent_bytes;
     long received_bytes;
-    // In one call.
+    // The most in one call.
     long most_sent;
     long most_received;
-    // Calls with at least one.
+    // Calls with at least one message.
     long any_sent;
     long any_received;
-    // How long each took.
+    // The duration of each call.
     final List<Long> handling_us = new ArrayList<>();
 
     Row(Call call) {
@@ -54,12 +54,12 @@ final class Truth {
 
   private record Report(long pid, Collection<Row> calls) {}
 
-  /** One call's messages, as they pass. */
+  /** The messages of a running call. */
   static final class Call {
     private final String method;
     private final long begun = System.nanoTime();
 
-    /** What the handler ended with; a call that never got there was cut. */
+    /** The code with which the handler ended; without one the call was cut. */
     volatile int code = CUT;
 
     private long sent;
