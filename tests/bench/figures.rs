@@ -165,7 +165,7 @@ impl Results {
         median
     }
 
-    /// Keeps it until the benchmark is run again: docs/benchmarks.md is made of all that are kept.
+    /// Keeps it until the benchmark is run again: docs/generated/benchmarks.md is made of all that are kept.
     pub(crate) fn keep(&self) -> Result<()> {
         let folder = kept()?;
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;

@@ -18,7 +18,7 @@
 //! - [`proxy`]: real proxies, between a client and a server;
 //! - [`etcd`]: a real one, that counts its calls itself;
 //! - [`look`]: what people look at: the page in a browser, `observer top` in terminals;
-//! - [`report`]: what was checked, for docs/correctness.md.
+//! - [`report`]: what was checked, for docs/generated/cases.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
 //! `cargo test -p tests --features privileged --test e2e -- [part of a case's name]`.

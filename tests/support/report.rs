@@ -1,4 +1,4 @@
-//! What the cases are and what became of them, of which `cargo xtask` makes docs/correctness.md: one
+//! What the cases are and what became of them, of which `cargo xtask` makes docs/generated/cases.md: one
 //! line of JSON a case.
 //!
 //! - `target/cases.jsonl` has what each is and what else confirms it: nothing in it depends on the
@@ -90,7 +90,7 @@ pub fn exact(numbers: usize) {
 
 /// Numbers were true, and not complete: so many times the kernel had skipped programs by then.
 pub fn lossy(skipped: f64) {
-    say(&format!("the kernel had skipped programs {skipped} times: what was told was true"));
+    say(&format!("the kernel had skipped programs {skipped} times: the numbers were true"));
 }
 
 /// The case that is being run has been confirmed by this too.
