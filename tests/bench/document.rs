@@ -1,5 +1,6 @@
-//! Writes docs/benchmarks.md and its plots.
+//! Writes docs/generated/benchmarks.md and its plots.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -8,19 +9,20 @@ use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
 
 use crate::Bench;
-use crate::figures::{Plot, Results};
+use crate::figures::{Figure, Plot, Results};
 
 const SIZE: (u32, u32) = (720, 360);
 
-/// Writes the document from the last run of each benchmark.
+const HEAD: &str = "Written by `cargo xtask bench --plot`; do not edit.\n\n# Benchmarks\n\n\
+    `cargo xtask bench --plot` runs all of them and writes this page; `cargo xtask bench NAME` runs one. A figure is \
+    the median over repeats, with the lowest and the highest in parentheses. What is compared is measured in turns, \
+    and a ratio is of one turn. [performance.md](../performance.md) says what the figures mean and why some miss \
+    their target.\n";
+
+/// Writes the page from the last run of each benchmark.
 pub(crate) fn write(benches: &[Bench]) -> Result<()> {
     let docs = support::stack::workspace()?.join("docs");
-    let mut text = String::from(
-        "# Benchmarks\n\nMade by `cargo xtask bench --plot`, which runs them all; `cargo xtask bench NAME` \
-         runs one. Medians over repeats, the least and the most in brackets. What is compared is \
-         measured in turns, and ratios are of the same turn. What the figures mean, and why some miss \
-         what they are to reach: [performance.md](performance.md).\n",
-    );
+    let mut text = String::from(HEAD);
     let mut machine = String::new();
     for bench in benches {
         let Ok(results) = Results::kept(bench.name) else {
@@ -32,18 +34,66 @@ pub(crate) fn write(benches: &[Bench]) -> Result<()> {
             write!(text, "\nOn {machine}:\n")?;
         }
         write!(text, "\n## {}\n\n{}.\n", bench.name, bench.about)?;
-        text.push_str("\n| figure | median | | to reach |\n|---|---|---|---|\n");
-        for figure in &results.figures {
-            let (name, unit) = (&figure.name, &figure.unit);
-            writeln!(text, "| {name} | {} | {unit} | {} |", figure.value(), figure.verdict())?;
-        }
+        tables(&results.figures, &mut text)?;
         for plot in &results.plots {
             draw(plot, &docs.join("images"))?;
-            write!(text, "\n![{}](images/bench-{}.svg)\n", plot.title, plot.name)?;
+            write!(text, "\n![{}](../images/bench-{}.svg)\n", plot.title, plot.name)?;
         }
     }
-    let path = docs.join("benchmarks.md");
+    let path = docs.join("generated/benchmarks.md");
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// Writes the figures: a table of those that are named `ROW: COLUMN`, if there are two columns with several rows, and a
+/// list of all others.
+fn tables(figures: &[Figure], text: &mut String) -> Result<()> {
+    let mut cells = BTreeMap::<_, BTreeMap<_, _>>::new();
+    let (mut rows, mut columns) = (Vec::new(), Vec::new());
+    for figure in figures {
+        let Some((row, column)) = figure.name.rsplit_once(": ") else { continue };
+        cells.entry(column).or_default().insert(row, figure);
+        for (names, name) in [(&mut rows, row), (&mut columns, column)] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    cells.retain(|_, rows| rows.len() > 1);
+    if cells.len() < 2 {
+        cells.clear();
+    }
+    columns.retain(|column| cells.contains_key(column));
+    rows.retain(|row| cells.values().any(|rows| rows.contains_key(row)));
+    if !columns.is_empty() {
+        writeln!(text, "\n| | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()))?;
+    }
+    for row in rows {
+        write!(text, "| {row} |")?;
+        for column in &columns {
+            let figure = cells.get(column).and_then(|rows| rows.get(row));
+            write!(text, " {} |", figure.map_or_else(String::new, |figure| cell(figure)))?;
+        }
+        text.push('\n');
+    }
+    let is_listed = |figure: &&Figure| {
+        figure.name.rsplit_once(": ").is_none_or(|(_, column)| !cells.contains_key(column))
+    };
+    let mut head = "\n| figure | median | unit | target |\n|---|---|---|---|\n";
+    for figure in figures.iter().filter(is_listed) {
+        let Figure { name, unit, .. } = figure;
+        writeln!(text, "{head}| {name} | {} | {unit} | {} |", figure.value(), figure.verdict())?;
+        head = "";
+    }
+    Ok(())
+}
+
+/// The value and, if there is one, the target.
+fn cell(figure: &Figure) -> String {
+    let value = format!("{} {}", figure.value(), figure.unit);
+    match figure.verdict() {
+        verdict if verdict.is_empty() => value.trim_end().to_owned(),
+        verdict => format!("{}; {verdict}", value.trim_end()),
+    }
 }
 
 fn draw(plot: &Plot, images: &Path) -> Result<()> {

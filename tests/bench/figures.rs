@@ -165,7 +165,7 @@ impl Results {
         median
     }
 
-    /// Writes the results to a file, for docs/benchmarks.md.
+    /// Writes the results to a file, for docs/generated/benchmarks.md.
     pub(crate) fn keep(&self) -> Result<()> {
         let folder = kept()?;
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;

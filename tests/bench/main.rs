@@ -23,6 +23,7 @@ mod load;
 #[expect(unsafe_code, reason = "it is in C")]
 mod nghttp2;
 mod protocol;
+mod rows;
 mod service;
 mod throughput;
 mod watch;
@@ -44,7 +45,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 14] = [
+const BENCHES: [Bench; 16] = [
     Bench {
         name: "throughput",
         about: "What watching leaves of the throughput of saturated services: unary calls of 20 bytes",
@@ -107,6 +108,16 @@ const BENCHES: [Bench; 14] = [
     },
     Bench { name: "memory", about: "Memory, and the time to start", run: footprint::memory },
     Bench { name: "scrape", about: "What a scrape takes", run: footprint::scrape },
+    Bench {
+        name: "schemas",
+        about: "Series and text of a row, a method of a process on one side: unary calls that end with OK, both ends watched",
+        run: |_, results| rows::schemas(results),
+    },
+    Bench {
+        name: "rows",
+        about: "Time and memory of a scrape, by the number of rows",
+        run: |_, results| rows::scrapes(results),
+    },
 ];
 
 /// The stacks to measure, and the daemon's program.
@@ -146,7 +157,7 @@ struct Arguments {
     /// Writes all figures, with all samples, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes docs/benchmarks.md and its plots, from the last run of each benchmark.
+    /// Writes docs/generated/benchmarks.md and its plots, from the last run of each benchmark.
     #[arg(long)]
     plot: bool,
     /// The flag that `cargo bench` passes to all benchmarks.

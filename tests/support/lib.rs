@@ -19,7 +19,7 @@
 //! - [`proxy`]: real proxies between a client and a server;
 //! - [`etcd`]: a real etcd, which counts its calls itself;
 //! - [`look`]: the page in a browser, and `observer top` in terminals;
-//! - [`report`]: the results of the cases, for docs/correctness.md.
+//! - [`report`]: the results of the cases, for docs/generated/cases.md.
 //!
 //! To run: `cargo xtask test`; or, as root with the daemon built,
 //! `cargo test -p tests --features privileged --test e2e -- [part of a case's name]`.

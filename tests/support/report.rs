@@ -1,4 +1,4 @@
-//! The cases and their results, from which `cargo xtask` makes docs/correctness.md: one line of JSON per case.
+//! The cases and their results, from which `cargo xtask` makes docs/generated/cases.md: one line of JSON per case.
 //!
 //! - `target/cases.jsonl` has their names, and what else confirms each: it does not depend on the machine or on a run,
 //!   and a case that is not confirmed as its line says fails;

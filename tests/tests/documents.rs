@@ -68,7 +68,9 @@ fn anchor(heading: &str) -> String {
 fn documents() -> Result<BTreeMap<PathBuf, Document>> {
     let root = workspace()?;
     let mut documents = BTreeMap::new();
-    for folder in ["", "docs", "observer-core", ".github", ".github/ISSUE_TEMPLATE"] {
+    for folder in
+        ["", "docs", "docs/generated", "observer-core", ".github", ".github/ISSUE_TEMPLATE"]
+    {
         for entry in fs::read_dir(root.join(folder)).context(folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "md") {
@@ -79,6 +81,25 @@ fn documents() -> Result<BTreeMap<PathBuf, Document>> {
     }
     ensure!(documents.len() > 10, "only {} documents", documents.len());
     Ok(documents)
+}
+
+#[test]
+fn generated_documents_name_their_command() -> Result<()> {
+    let mut generated = 0;
+    for entry in fs::read_dir(root()?.join("docs/generated"))? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path)?;
+        let first = text.lines().next().unwrap_or_default();
+        let command = first.strip_prefix("Written by `cargo xtask ");
+        ensure!(
+            command.is_some_and(|command| command.ends_with("`; do not edit.")),
+            "{}: the first line does not name the command that writes it: {first}",
+            path.display()
+        );
+        generated += 1;
+    }
+    ensure!(generated > 3, "only {generated} generated documents");
+    Ok(())
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask advisories`: of a checkout of RustSec's database, what is of crates that are depended on.
+//! `cargo xtask advisories`: copies the advisories of dependencies from a checkout of RustSec's database.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::exec;
 
-/// Below `tests`, whose `dependencies` reads them.
+/// The directory that `tests/tests/dependencies.rs` reads.
 const PLACE: &str = "tests/advisories";
 
-/// Puts it in the place of what was taken before.
+/// Replaces the advisories that were copied before.
 pub(crate) fn take(database: &Path) -> Result<()> {
     let root = exec::workspace();
     let mut names = BTreeSet::new();
@@ -22,7 +22,7 @@ pub(crate) fn take(database: &Path) -> Result<()> {
     }
     let place = root.join(PLACE).join("crates");
     fs::remove_dir_all(&place).with_context(|| format!("remove {}", place.display()))?;
-    let mut taken = 0;
+    let mut copied = 0;
     for name in &names {
         let Ok(entries) = fs::read_dir(database.join("crates").join(name)) else { continue };
         fs::create_dir_all(place.join(name))?;
@@ -31,18 +31,18 @@ pub(crate) fn take(database: &Path) -> Result<()> {
             let text = fs::read_to_string(entry.path())
                 .with_context(|| format!("read {}", entry.path().display()))?;
             fs::write(place.join(name).join(entry.file_name()), head(&text))?;
-            taken += 1;
+            copied += 1;
         }
     }
-    ensure!(taken > 0, "no advisory of what is depended on below {}/crates", database.display());
-    println!("{taken} advisories in {PLACE}");
+    ensure!(copied > 0, "no advisory of a dependency is below {}/crates", database.display());
+    println!("{copied} advisories in {PLACE}");
     Ok(())
 }
 
-/// What programs read, and the title; the rest is for who follows its number.
+/// The fields that programs read, and the title.
 fn head(text: &str) -> String {
     let lines = text.lines();
-    // Between the fences, `#` begins a comment.
+    // Between the fences, `#` starts a comment.
     let fence = lines.clone().skip(1).position(|line| line == "```").map_or(0, |at| at + 1);
     let title = lines.clone().skip(fence).position(|line| line.starts_with("# "));
     let length = title.map_or(usize::MAX, |title| fence + title + 1);

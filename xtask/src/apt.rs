@@ -13,14 +13,14 @@ use crate::exec;
 const UPDATE_LIMIT: Duration = Duration::from_mins(5);
 const INSTALL_LIMIT: Duration = Duration::from_mins(15);
 
-/// Whether packages can be installed here; the error says why not.
+/// Checks that packages can be installed here; the error says why not.
 pub(crate) fn available() -> Result<()> {
-    ensure!(exec::find("apt-get").is_some(), "there is no apt-get to install it");
+    ensure!(exec::find("apt-get").is_some(), "apt-get is not installed, so packages cannot be");
     ensure!(exec::is_root() || exec::find("sudo").is_some(), "apt-get needs root or sudo");
     Ok(())
 }
 
-/// Installs the packages of these names. What is installed already is not removed for them.
+/// Installs the packages with these names. apt removes no other package for them.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     available()?;
     update()?;
@@ -28,12 +28,11 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     apt_get(&[&options[..], packages].concat(), INSTALL_LIMIT)
 }
 
-/// A bare machine has no package lists, and old ones name packages that are gone. Once is enough, also
-/// where it fails.
+/// Fetches the package lists, once. A new machine has none, and old lists have packages that are gone.
 fn update() -> Result<()> {
     static UPDATED: OnceLock<Result<(), String>> = OnceLock::new();
     let updated = UPDATED.get_or_init(|| {
-        println!("setup: fetching Debian's package lists by apt-get, about 10 s");
+        println!("setup: fetching Debian's package lists with apt-get, about 10 s");
         apt_get(&["update"], UPDATE_LIMIT).map_err(|error| format!("{error:#}"))
     });
     updated.clone().map_err(|error| anyhow!(error))
@@ -45,12 +44,12 @@ fn apt_get(arguments: &[&str], limit: Duration) -> Result<()> {
     } else if stdin().is_terminal() {
         exec::root_command(Path::new("env"))?
     } else {
-        // Nobody is there to type a password.
+        // Without a terminal, sudo cannot ask for a password.
         let mut sudo = Command::new("sudo");
         sudo.args(["-n", "env"]);
         sudo
     };
-    // At this run level no service is started (invoke-rc.d(8)), unless systemd starts it.
+    // At this run level packages start no service (invoke-rc.d(8)), unless systemd does.
     command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "--quiet"]);
-    exec::output(command.args(arguments), limit).map(drop)
+    exec::output_within(command.args(arguments), limit).map(drop)
 }

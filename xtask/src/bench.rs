@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{build, exec, setup, test};
 
-/// Runs the benchmarks of the daemon as users build it, and of a service as services are built.
+/// Runs the benchmarks, with the daemon and the service built with optimizations.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;

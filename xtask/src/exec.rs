@@ -1,15 +1,14 @@
-//! Running other programs: what they are called, where they run, what is said when they fail.
+//! Other programs: where they are, how they run, and the errors when they fail.
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// Names a toolchain for the kernel programs instead of those that are looked for.
+/// An environment variable that names the toolchain of the BPF programs.
 pub(crate) const TOOLCHAIN: &str = "OBSERVER_BPF_TOOLCHAIN";
 
 /// The directory of the workspace.
@@ -19,7 +18,7 @@ pub(crate) fn workspace() -> PathBuf {
     package.parent().map(Path::to_path_buf).unwrap_or(package)
 }
 
-/// Where cargo keeps what it installs.
+/// The directory into which cargo installs.
 pub(crate) fn cargo_home() -> Result<PathBuf> {
     if let Some(home) = env::var_os("CARGO_HOME") {
         return Ok(PathBuf::from(home));
@@ -28,8 +27,8 @@ pub(crate) fn cargo_home() -> Result<PathBuf> {
     Ok(home.join(".cargo"))
 }
 
-/// The directories programs are looked for in: cargo's own first, as under rustup; last that of Debian's
-/// servers, which is on root's path alone.
+/// The directories in which programs are found: cargo's own first, as rustup has it; then those of PATH; last the one of
+/// Debian's servers, which is only on root's PATH.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let installed = cargo_home().ok().map(|home| home.join("bin"));
@@ -51,7 +50,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     if let Ok(path) = env::join_paths(search_path()) {
         cargo.env("PATH", path);
     }
-    // Of this package; some build scripts run anew when they change.
+    // These are about xtask, and some build scripts run again when they change.
     for (name, _) in env::vars_os() {
         let shown = name.to_string_lossy();
         if shown.starts_with("CARGO_PKG_") || shown.starts_with("CARGO_MANIFEST_") {
@@ -61,14 +60,14 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
-/// Where cargo puts the binaries of the dev and release profiles, as `debug` and `release`.
+/// The target directory, with the folders `debug` and `release`.
 pub(crate) fn target() -> Result<PathBuf> {
-    let this = env::current_exe().context("cannot tell where this program is")?;
+    let this = env::current_exe().context("cannot find the path of this program")?;
     let target = this.parent().and_then(Path::parent);
     Ok(target.with_context(|| format!("{} has no target directory", this.display()))?.to_path_buf())
 }
 
-/// The same, in the time that all others leave.
+/// The command at the lowest priority.
 pub(crate) fn nice(command: &Command) -> Command {
     let mut nice = Command::new("nice");
     nice.args(["-n", "19"]);
@@ -90,7 +89,7 @@ pub(crate) fn by(mut runner: Command, command: &Command) -> Command {
     runner
 }
 
-/// Runs it to its end, its output shown.
+/// Runs the command and shows its output. Returns an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;
     if !status.success() {
@@ -99,10 +98,15 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs it for at most `limit` and returns its standard output; its standard error is in the error.
-pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
+/// Runs a command that ends at once. Returns its standard output, or an error with lines of its standard error.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    output_within(command, Duration::from_mins(1))
+}
+
+/// Runs the command for at most `limit`. Returns its standard output, or an error with lines of its standard error.
+pub(crate) fn output_within(command: &mut Command, limit: Duration) -> Result<String> {
     let mut timeout = Command::new("timeout");
-    // In the foreground, where sudo can ask for a password. No time at all would be no limit.
+    // In the foreground sudo can ask for a password. A limit of 0 would mean no limit.
     timeout
         .args(["--foreground", "--kill-after=1"])
         .arg(limit.as_secs_f64().max(0.001).to_string());
@@ -111,15 +115,15 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
     timed.stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
     let output = timed.output().with_context(|| format!("cannot run {}", shown(command)))?;
     let status = output.status;
-    // Ended, or killed because it did not end.
+    // The codes of timeout(1): ended, or killed because it did not end.
     let in_time = ![Some(124), Some(137)].contains(&status.code());
     ensure!(in_time, "{} did not end within {} s", shown(command), limit.as_secs());
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(status.success(), "{} failed ({status}){}", shown(command), reason(&said));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(status.success(), "{} failed ({status}){}", shown(command), reason(&stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What the program said of its failure: its lines that name an error, or else its last one.
+/// Why the program failed: its lines with an error, or else its last line.
 fn reason(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut errors: Vec<&str> =
@@ -127,13 +131,10 @@ fn reason(stderr: &str) -> String {
     if errors.is_empty() {
         errors.extend(lines().next_back());
     }
-    errors.into_iter().take(3).fold(String::new(), |mut text, line| {
-        let _ = write!(text, ": {line}");
-        text
-    })
+    errors.into_iter().take(3).flat_map(|line| [": ", line]).collect()
 }
 
-/// The command as it would be typed.
+/// The command as a user would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -142,19 +143,19 @@ pub(crate) fn shown(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Whether this process may do everything.
+/// Whether this process is root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// What to put before a command that needs root, its environment kept: nothing if we are root.
-/// sudo resets PATH even under -E.
+/// The words before a command that needs root; empty if this process is root. They keep the environment, but sudo
+/// resets PATH even with `-E`.
 pub(crate) fn as_root() -> Result<Vec<OsString>> {
     if is_root() {
         return Ok(Vec::new());
     }
     if find("sudo").is_none() {
-        bail!("sudo is not installed, and this is not root");
+        bail!("this needs root, and sudo is not installed");
     }
     let path = env::join_paths(search_path()).context("PATH cannot be handed on")?;
     let mut assignment = OsString::from("PATH=");
@@ -162,7 +163,7 @@ pub(crate) fn as_root() -> Result<Vec<OsString>> {
     Ok(vec!["sudo".into(), "-E".into(), "env".into(), assignment])
 }
 
-/// `program`, with root's rights.
+/// The program, run as root.
 pub(crate) fn root_command(program: &Path) -> Result<Command> {
     let prefix = as_root()?;
     let mut words = prefix.into_iter().chain(std::iter::once(program.as_os_str().to_owned()));
@@ -171,13 +172,13 @@ pub(crate) fn root_command(program: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The daemon, with root's rights.
+/// The daemon, run as root.
 pub(crate) fn daemon(program: &Path) -> Result<Command> {
     root_command(program).map(without_ours)
 }
 
-/// The command without the variables of the build and of the tests, which the daemon would take for mistyped
-/// flags.
+/// The command without the environment variables of the build and of the tests. The daemon refuses variables that begin
+/// like its own.
 pub(crate) fn without_ours(mut command: Command) -> Command {
     for (name, _) in env::vars_os() {
         let shown = name.to_string_lossy();
@@ -193,10 +194,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failure_tells_what_the_program_said() {
+    fn the_error_has_what_the_program_printed() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo preparing >&2; echo 'error: no such thing' >&2; exit 3"]);
-        let error = output(&mut command, Duration::from_mins(1)).unwrap_err().to_string();
+        let error = output(&mut command).unwrap_err().to_string();
         assert!(error.ends_with("(exit status: 3): error: no such thing"), "{error}");
     }
 
@@ -212,7 +213,7 @@ mod tests {
     fn what_hangs_is_ended() {
         let mut command = Command::new("sleep");
         command.arg("600");
-        let error = output(&mut command, Duration::ZERO).unwrap_err().to_string();
+        let error = output_within(&mut command, Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains("sleep 600 did not end"), "{error}");
     }
 }

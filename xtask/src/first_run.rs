@@ -1,28 +1,24 @@
-//! The README's first commands as somebody runs them who has just cloned the repository, on a machine
-//! that has not mounted tracefs.
+//! The README's first commands in a fresh clone, on a machine that has not mounted tracefs.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{getgid, getuid};
 
 use crate::{build, exec};
 
-const AT_ONCE: Duration = Duration::from_mins(1);
-
-/// Each ends by itself. Of the tests a few are enough: all others are run in CI anyway.
+/// Commands that end by themselves. A few tests are enough, because CI runs all of them anyway.
 const COMMANDS: [&[&str]; 2] = [&["demo", "--for", "10"], &["test", "tonic -> tonic"]];
 
-/// Leaves no tracefs in this mount namespace, not even the one that debugfs mounts when it is looked
-/// into, and goes on as the user who built the rest.
+/// Unmounts tracefs in this mount namespace, also the one that debugfs mounts on access, and goes on as the user who
+/// built the rest.
 const WITHOUT_TRACEFS: &str = include_str!("without_tracefs.sh");
 
-/// Runs them in a copy of what git has. What the commands build is built here before, and used there: cargo
-/// builds anew only what was built from a file that the copy lacks, and that fails.
+/// Runs the commands in a copy of the files that git has. Everything is built here before, and used there. cargo builds
+/// again only if the copy lacks a file, and then the build fails.
 pub(crate) fn check() -> Result<()> {
     build::for_demo()?;
     let copy = Copy::new()?;
@@ -32,14 +28,14 @@ pub(crate) fn check() -> Result<()> {
         // The other stacks take minutes to prepare.
         command.env("OBSERVER_TEST_PEERS", "rust");
         println!("$ cargo xtask {}", arguments.join(" "));
-        let status = exec::by(without_tracefs()?, &command).status().context("cannot run it")?;
+        let status = exec::by(without_tracefs()?, &command).status().context("cannot run cargo")?;
         ensure!(status.success(), "cargo xtask {} failed ({status})", arguments.join(" "));
     }
     Ok(())
 }
 
-/// A directory with the files that git has, changes that are not committed included. They are older than all
-/// that was built. It is not in the target directory: cargo would then look there for the sources.
+/// A directory with the files that git has and the changes that are not committed. The files are older than all builds.
+/// It is outside of the target directory, because cargo would otherwise take that for the sources.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -47,7 +43,7 @@ impl Copy {
         let place = env::temp_dir().join(format!("observer-first-run-{}", process::id()));
         fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
         let copy = Self(place);
-        let changed = exec::output(git().args(["stash", "create"]), AT_ONCE)?;
+        let changed = exec::output(git().args(["stash", "create"]))?;
         let commit = if changed.trim().is_empty() { "HEAD" } else { changed.trim() };
         let mut archive = git();
         archive.args(["archive", "--format=tar", commit]).stdout(Stdio::piped());
@@ -70,13 +66,13 @@ impl Drop for Copy {
 
 fn git() -> Command {
     let mut git = Command::new("git");
-    // The files may be another user's, as in a container, and nobody need be known to git.
+    // The files may belong to another user, as in a container, and git may not know this user.
     let settings = ["safe.directory=*", "user.name=observer", "user.email=observer@localhost"];
     git.args(settings.map(|setting| ["-c", setting]).as_flattened()).current_dir(exec::workspace());
     git
 }
 
-/// Runs the command that is added to it where tracefs is not mounted, for it alone.
+/// A command that runs the command after it in a mount namespace without tracefs.
 fn without_tracefs() -> Result<Command> {
     let mut command = exec::root_command(Path::new("unshare"))?;
     command.args(["--mount", "sh", "-ec", WITHOUT_TRACEFS, "sh"]);

@@ -1,7 +1,7 @@
-//! `cargo xtask fuzz`: libFuzzer, on what whoever reaches a watched port can choose.
+//! `cargo xtask fuzz`: libFuzzer, for code that reads bytes of other programs.
 //!
-//! The flags are those of cargo-fuzz without a sanitizer: what is fuzzed forbids `unsafe`. So any
-//! compiler will do, and nothing is installed; `cargo fuzz` works on the directory as well.
+//! The flags are those of cargo-fuzz without a sanitizer, because the fuzzed crates forbid `unsafe`. So any compiler
+//! works, and nothing is installed. `cargo fuzz` works in the directory, too.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::exec;
 
-/// Where the coverage that steers libFuzzer is counted.
+/// Compiler flags that count coverage for libFuzzer.
 const INSTRUMENTED: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -22,13 +22,13 @@ const INSTRUMENTED: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
     --cfg fuzzing";
 
-/// What is fuzzed is small, and so is what it may hold: MiB.
+/// Bound on the memory of a target, in MiB.
 const MEMORY: u32 = 1024;
 
-/// An input that takes longer than this is as bad as one that panics: seconds.
+/// Bound on the time of one input, in seconds. Beyond it the target fails.
 const TIMEOUT: u32 = 30;
 
-/// How much, and with which beginning of libFuzzer's random numbers; 0 for another each time.
+/// How much is fuzzed, and the seed of libFuzzer's random numbers (0: another one each time).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) each: Much,
@@ -38,13 +38,13 @@ pub(crate) struct Effort {
 /// How much each target is fuzzed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Much {
-    /// So long, on from what was found before.
+    /// For this long, starting from the inputs that were found before.
     Time(Duration),
-    /// [`inputs`] of them, from what the repository has: with the same seed the same ones.
+    /// As many inputs as [`inputs`] returns, starting from those in the repository. The same seed gives the same inputs.
     Inputs,
 }
 
-/// Inputs that a target takes in about a quarter of a minute.
+/// The number of inputs that take the target about 15 s.
 fn inputs(name: &str) -> u32 {
     match name {
         "cli" | "http" | "losses" => 5_000,
@@ -53,17 +53,17 @@ fn inputs(name: &str) -> u32 {
     }
 }
 
-/// Fuzzes the targets of these names, or all; or runs one with a file.
+/// Fuzzes the targets with these names, or all of them. With `replay`, runs one target with that file.
 pub(crate) fn run(names: &[String], effort: Effort, replay: Option<&Path>) -> Result<()> {
     available()?;
     exec::run(&mut build(&[])?)?;
     let all = targets()?;
     for name in names {
-        ensure!(all.contains(name), "there is no target {name}: there are {}", all.join(", "));
+        ensure!(all.contains(name), "{name} is not a target; the targets are {}", all.join(", "));
     }
     let chosen = if names.is_empty() { &all[..] } else { names };
     if let Some(file) = replay {
-        let [name] = chosen else { bail!("name the one target that is to read the file") };
+        let [name] = chosen else { bail!("--replay needs the name of one target") };
         return exec::run(binary(name)?.arg(file));
     }
     let failed: Vec<&str> =
@@ -72,17 +72,17 @@ pub(crate) fn run(names: &[String], effort: Effort, replay: Option<&Path>) -> Re
     Ok(())
 }
 
-/// Fuzzing that goes on beside something else, in the time that it leaves.
-pub(crate) struct Beside(JoinHandle<Result<()>>);
+/// Fuzzing at the lowest priority, while something else runs.
+pub(crate) struct Background(JoinHandle<Result<()>>);
 
-impl Beside {
-    /// Begins to build all targets, and to fuzz them one after the other.
-    pub(crate) fn begin(effort: Effort) -> Self {
+impl Background {
+    /// Starts to build all targets, and then to fuzz one after the other.
+    pub(crate) fn start(effort: Effort) -> Self {
         Self(thread::spawn(move || {
             exec::run(&mut exec::nice(&build(&[])?))?;
             let mut failed = Vec::new();
             for name in targets()? {
-                match fuzz_beside(&name, effort) {
+                match fuzz_quietly(&name, effort) {
                     Ok(runs) => println!("fuzz: {name}: {runs} runs"),
                     Err(error) => {
                         println!("fuzz: {name}: {error:#}");
@@ -95,32 +95,31 @@ impl Beside {
         }))
     }
 
-    /// Waits for its end.
-    pub(crate) fn end(self) -> Result<()> {
-        self.0.join().map_err(|_| anyhow!("a panic"))?
+    /// Waits until all targets are done.
+    pub(crate) fn wait(self) -> Result<()> {
+        self.0.join().map_err(|_| anyhow!("the thread panicked"))?
     }
 }
 
-/// How often it ran. What it prints is shown if it fails.
-fn fuzz_beside(name: &str, effort: Effort) -> Result<String> {
+/// Fuzzes a target and returns the number of inputs. The error has the output of the target.
+fn fuzz_quietly(name: &str, effort: Effort) -> Result<String> {
     let mut fuzzer = exec::nice(&fuzzer(name, effort)?);
     let output = fuzzer.output().with_context(|| format!("cannot run {}", exec::shown(&fuzzer)))?;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("{told}{} failed ({}); {}", exec::shown(&fuzzer), output.status, replayed(name));
+        bail!("{stderr}{} failed ({}); {}", exec::shown(&fuzzer), output.status, replayed(name));
     }
-    let runs = told.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-    Ok(runs.context("it does not say how often it ran")?.trim().to_owned())
+    let runs = stderr.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    Ok(runs.context("libFuzzer does not print how many inputs it ran")?.trim().to_owned())
 }
 
-/// Whether libFuzzer can be built here; the error says what is missing.
+/// Checks that libFuzzer can be built here; the error says what is missing.
 pub(crate) fn available() -> Result<()> {
     exec::run(&mut build(&["--package", "libfuzzer-sys"])?)
         .context("libFuzzer, which is in C++, cannot be built")
 }
 
-/// For the target, not for build scripts and macros: so the flags are those of `--target`. Without
-/// the kernel programs.
+/// Builds targets, without the BPF programs. With `--target` the flags are not used for build scripts and macros.
 fn build(selection: &[&str]) -> Result<Command> {
     let mut cargo = exec::cargo(&["build", "--release", "--locked", "--quiet"]);
     cargo.args(selection);
@@ -140,8 +139,7 @@ fn fuzz(name: &str, effort: Effort) -> Result<()> {
 
 fn replayed(name: &str) -> String {
     format!(
-        "to run it again with what is named after \"Test unit written to\": cargo xtask fuzz {name} \
-         --replay FILE"
+        "to replay it: cargo xtask fuzz {name} --replay FILE, with the file after \"Test unit written to\""
     )
 }
 
@@ -173,7 +171,7 @@ fn fuzzer(name: &str, Effort { each, seed }: Effort) -> Result<Command> {
     Ok(fuzzer)
 }
 
-/// Those that the package has.
+/// The names of all targets.
 fn targets() -> Result<Vec<String>> {
     let place = directory().join("targets");
     let entries =
@@ -200,7 +198,7 @@ fn target_directory() -> Result<PathBuf> {
 }
 
 fn host() -> Result<String> {
-    let about = exec::output(Command::new("rustc").arg("-vV"), Duration::from_secs(30))?;
+    let about = exec::output(Command::new("rustc").arg("-vV"))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc does not say what it runs on")?.to_owned())
+    Ok(host.context("rustc does not print its host")?.to_owned())
 }

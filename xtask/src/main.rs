@@ -1,24 +1,21 @@
 //! The project's commands: `cargo xtask COMMAND`.
 
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "saying what it does is what this program is for"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this program reports what it does")]
 
 mod advisories;
 mod apt;
 mod bench;
 mod bpf_stats;
 mod build;
+mod cases;
 mod ci;
-mod correctness;
 mod demo;
 mod deploy;
 mod exec;
 mod first_run;
 mod fuzz;
+mod generated;
 mod release;
 mod run;
 mod setup;
@@ -35,98 +32,101 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 
-/// The project's commands. Each but `setup` and `fuzz` runs `setup` first.
+/// The project's commands. All except `setup` and `fuzz` run `setup` first.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
-    /// Finds or installs what compiles the BPF programs.
+    /// Finds or installs the toolchain that compiles the BPF programs.
     Setup,
     /// Builds the daemon with its BPF programs.
     Build {
-        /// Optimised, as it is meant to be used.
+        /// Optimizes, as for users.
         #[arg(long)]
         release: bool,
-        /// Likewise, and linked statically, for an image with nothing else in it.
+        /// Optimizes and links statically, for an image without other files.
         #[arg(long = "static", conflicts_with = "release")]
         linked_statically: bool,
     },
-    /// Builds the daemon and runs it, by sudo if need be.
+    /// Builds the daemon and runs it, with sudo if necessary.
     Run {
-        /// The BPF programs say in the log what they decide and why: a build for who debugs them, not optimized.
+        /// Has the BPF programs log what they decide and why. The build is not optimized.
         #[arg(long)]
         kernel_log: bool,
-        /// What the daemon is given, after `--`.
+        /// Arguments of the daemon, after `--`.
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
-    /// Shows live what the daemon sees of a small gRPC service and its clients: `observer top`, and
-    /// the address of the page.
+    /// Shows live what the daemon sees of a small gRPC service and its clients.
+    ///
+    /// It starts `observer top`, and prints the address of the page.
     Demo {
-        /// Stop after so many seconds; else at Ctrl-C.
+        /// Stops after this many seconds. Without it, Ctrl-C stops the demo.
         #[arg(long = "for", value_name = "SECONDS")]
         seconds: Option<u64>,
     },
-    /// Runs all tests: first those that need nothing, then those that need root, by sudo if need be.
+    /// Runs all tests: first those that need no root, then the others, with sudo if necessary.
     Test {
-        /// Runs nothing, but lists all cases in docs/correctness.md.
+        /// Runs nothing, and writes docs/generated/cases.md from the last run of all tests.
         #[arg(long)]
         document: bool,
-        /// Makes the pictures in docs/images anew, and nothing else.
+        /// Runs nothing, and takes the pictures in docs/images again.
         #[arg(long, conflicts_with_all = ["document", "args"])]
         screenshots: bool,
-        /// Only those that need neither root nor a gRPC stack, and few runs of the simulator: half a minute, once it is
-        /// built.
+        /// Runs only tests that need neither root nor a gRPC stack, with few seeds of the simulator.
+        ///
+        /// Takes half a minute once everything is built.
         #[arg(long, conflicts_with_all = ["document", "screenshots"])]
         fast: bool,
-        /// A part of the names of the tests to run, and flags for the test binaries after it or `--`.
+        /// A part of the names of the tests to run. Flags of the test binaries follow it, or `--`.
         #[arg(trailing_var_arg = true, value_name = "FILTER")]
         args: Vec<OsString>,
     },
-    /// Measures what watching costs, beside the same work unwatched and beside other ways.
+    /// Measures the cost of watching, next to the same work unwatched and to other ways to measure.
     Bench {
-        /// Benchmarks, `--json FILE`, `--plot`; `--help` names all.
+        /// Names of benchmarks, `--json FILE`, `--plot`; `--help` lists all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
-    /// Fuzzes what reads bytes that others choose: all targets, or those that are named.
+    /// Fuzzes the code that reads bytes of other programs.
     Fuzz {
-        /// Of `fuzz/targets`.
+        /// Names of files in `fuzz/targets`, without their extension. Without them, all targets.
         targets: Vec<String>,
-        /// So long for each.
+        /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
-        /// Where the random numbers begin; 0: somewhere else each time.
+        /// Seed of the random numbers; 0: another one each time.
         #[arg(long, default_value_t = 0)]
         seed: u32,
-        /// Runs the target once, with this file.
+        /// Runs the target once, with this file as its input.
         #[arg(long, value_name = "FILE")]
         replay: Option<PathBuf>,
     },
     /// Runs end-to-end tests on other kernels, in virtual machines, with every backend.
     Vm(vm::Selection),
-    /// Prints what the kernel programs take of the verifier, by kernel; fails above a bound.
+    /// Prints what the BPF programs cost the verifier, by kernel. Fails if one is above the bound.
     BpfStats(bpf_stats::Selection),
-    /// Has what is in deploy/ read by the programs that it is for.
+    /// Checks the files in deploy/ with the programs that read them.
     CheckDeploy {
-        /// Also the Helm chart, for which Helm is built, and the Debian package.
+        /// Also checks the Helm chart, which builds Helm, and the Debian package.
         #[arg(long)]
         all: bool,
     },
-    /// Takes the security advisories of what is depended on from a checkout of RustSec's advisory-db.
+    /// Copies the security advisories of dependencies from a checkout of RustSec's advisory-db.
     Advisories {
         /// The checkout.
         database: PathBuf,
     },
-    /// Builds the Debian package, by cargo-deb.
+    /// Builds the Debian package, with cargo-deb.
     Deb,
-    /// Builds what a release consists of: the daemon, linked statically, the Debian package, a bill of materials,
-    /// checksums.
+    /// Builds the files of a release.
+    ///
+    /// These are the daemon, linked statically, the Debian package, a bill of materials and checksums.
     Release,
-    /// Runs the README's first commands in a fresh clone, where tracefs is not mounted.
+    /// Runs the README's first commands in a fresh clone, without tracefs.
     FirstRun,
-    /// Everything a change must pass: formatting, lints, licenses, tests.
+    /// Runs everything that a change must pass: formatting, lints, licenses, tests.
     Ci {
-        /// Also another architecture, and other kernels in virtual machines.
+        /// Also checks another architecture, and all cases on other kernels.
         #[arg(long)]
         all: bool,
     },
@@ -134,8 +134,8 @@ enum Xtask {
 
 fn main() -> ExitCode {
     match carry_out(Xtask::parse()) {
-        Ok(code) => code,
-        // Not main's result: with RUST_BACKTRACE set it would bury the message.
+        Ok(()) => ExitCode::SUCCESS,
+        // With RUST_BACKTRACE set, an error as the result of main is printed with a backtrace.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -143,11 +143,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command: Xtask) -> Result<ExitCode> {
-    let done = match command {
+fn carry_out(command: Xtask) -> Result<()> {
+    match command {
         Xtask::Setup => setup::run(),
-        Xtask::Build { linked_statically: true, .. } => build::run_static(),
-        Xtask::Build { release, .. } => build::run(release),
+        Xtask::Build { release, linked_statically } => build::run(release, linked_statically),
         Xtask::Run { kernel_log, args } => run::run(kernel_log, &args),
         Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
         Xtask::Bench { args } => bench::run(&args),
@@ -157,18 +156,16 @@ fn carry_out(command: Xtask) -> Result<ExitCode> {
         Xtask::Release => release::run(),
         Xtask::FirstRun => setup::ensure().and_then(|()| first_run::check()),
         Xtask::Fuzz { targets, seconds, seed, replay } => {
-            let effort =
-                fuzz::Effort { each: fuzz::Much::Time(Duration::from_secs(seconds)), seed };
-            fuzz::run(&targets, effort, replay.as_deref())
+            let each = fuzz::Much::Time(Duration::from_secs(seconds));
+            fuzz::run(&targets, fuzz::Effort { each, seed }, replay.as_deref())
         }
-        Xtask::Test { screenshots: true, .. } => return test::screenshots(),
-        Xtask::Test { fast: true, args, .. } => return test::fast(&args),
-        Xtask::Test { document, args, .. } => return test::run(document, &args),
-        Xtask::Vm(selection) => return vm::run(&selection),
-        Xtask::BpfStats(selection) => return bpf_stats::run(&selection),
-        Xtask::Ci { all } => return ci::run(all),
-    };
-    done.map(|()| ExitCode::SUCCESS)
+        Xtask::Test { screenshots: true, .. } => test::screenshots(),
+        Xtask::Test { fast: true, args, .. } => test::fast(&args),
+        Xtask::Test { document, args, .. } => test::run(document, &args),
+        Xtask::Vm(selection) => vm::run(&selection),
+        Xtask::BpfStats(selection) => bpf_stats::run(&selection),
+        Xtask::Ci { all } => ci::run(all),
+    }
 }
 
 #[cfg(test)]
@@ -183,7 +180,7 @@ mod tests {
     #[test]
     fn commands_in_documents_exist() -> Result<()> {
         let root = exec::workspace();
-        let folders = [root.clone(), root.join("docs"), root.join(".github")];
+        let folders = ["", "docs", "docs/generated", ".github"].map(|folder| root.join(folder));
         let mut commands = 0;
         let entries = folders.iter().map(fs::read_dir).collect::<Result<Vec<_>, _>>()?;
         for entry in entries.into_iter().flatten() {
@@ -194,14 +191,14 @@ mod tests {
             let text = fs::read_to_string(&path)?;
             for command in text.split("cargo xtask ").skip(1) {
                 let command = command.split(['`', '\n', '#', '|']).next().unwrap_or_default();
-                // What is in quotes is one word.
+                // Text in quotes is one argument.
                 let parts =
                     command.split('\'').enumerate().flat_map(|(number, part)| match number % 2 {
                         0 => part.split_whitespace().collect(),
                         _ => vec![part],
                     });
                 if let Err(error) = Xtask::try_parse_from(["xtask"].into_iter().chain(parts)) {
-                    // `help` is one that ends with a text, not a mistake.
+                    // `help` ends with a text on stdout, which is not a mistake.
                     ensure!(!error.use_stderr(), "{}: {command}: {error}", path.display());
                 }
                 commands += 1;

@@ -1,23 +1,20 @@
-//! `cargo xtask release`: what is given to users, and by what they can check it.
+//! `cargo xtask release`: the files that users get, with their checksums.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{build, deploy, exec, setup, tools};
 
-/// What compiles a release. The kernel programs are compiled by [`setup::NIGHTLY`].
+/// The compiler of a release. [`setup::NIGHTLY`] compiles the BPF programs.
 const COMPILER: &str = "1.95.0";
 
-const AT_ONCE: Duration = Duration::from_secs(30);
-
-/// The names and versions of all that the daemon is made of.
+/// The bill of materials: names and versions of all dependencies of the daemon.
 const SBOM: &str = "observer.cdx.json";
 
-/// Builds them all, into one folder.
+/// Builds all files into one folder.
 pub(crate) fn run() -> Result<()> {
     tools::install(&[tools::CARGO_DEB, tools::CARGO_CYCLONEDX])?;
     setup::ensure()?;
@@ -28,43 +25,43 @@ pub(crate) fn run() -> Result<()> {
     }
     fs::create_dir_all(&place).with_context(|| format!("create {}", place.display()))?;
     let daemon = build::linked_statically()?;
-    copy(&daemon, &place.join("observer"))?;
+    fs::copy(&daemon, place.join("observer")).context("copy the daemon")?;
     deploy::package(&place.join("observer.deb"))?;
     bill_of_materials(&place.join(SBOM))?;
     let mut sums = Command::new("sha256sum");
     sums.args(["observer", "observer.deb", SBOM]).current_dir(&place);
-    let sums = exec::output(&mut sums, AT_ONCE)?;
-    let object = bpf_object(&daemon)?;
+    let sums = exec::output(&mut sums)?;
+    let object = bpf_sha256(&daemon)?;
     fs::write(place.join("SHA256SUMS"), format!("{sums}{object}  BPF object\n"))?;
     println!("{}", place.display());
     Ok(())
 }
 
-/// The SHA-256 of a daemon's kernel programs, as it says itself.
-pub(crate) fn bpf_object(daemon: &Path) -> Result<String> {
+/// The SHA-256 of the BPF programs in a daemon, as its `--version` prints it.
+pub(crate) fn bpf_sha256(daemon: &Path) -> Result<String> {
     let mut version = Command::new(daemon);
-    let told = exec::output(version.args(["--version", "--verbose"]), AT_ONCE)?;
+    let told = exec::output(version.args(["--version", "--verbose"]))?;
     let sha256 = told.lines().find_map(|line| line.strip_prefix("BPF object: sha256:"));
-    Ok(sha256.context("it does not say what its BPF object is")?.to_owned())
+    Ok(sha256.context("observer --version --verbose does not print the BPF object")?.to_owned())
 }
 
 fn compilers() -> Result<()> {
-    let told = exec::output(Command::new("rustc").arg("--version"), AT_ONCE)?;
+    let told = exec::output(Command::new("rustc").arg("--version"))?;
     let version = told.split(' ').nth(1).unwrap_or_default();
     ensure!(
         version == COMPILER,
-        "releases are built by rustc {COMPILER}, and this one is {version}: rustup run {COMPILER} cargo xtask release"
+        "releases are built with rustc {COMPILER}, and this is {version}: rustup run {COMPILER} cargo xtask release"
     );
     ensure!(
         setup::is_pinned(),
-        "the kernel programs of releases are built by {nightly}: rustup toolchain install {nightly} --profile \
+        "the BPF programs of releases are built with {nightly}: rustup toolchain install {nightly} --profile \
          minimal --component rust-src",
         nightly = setup::NIGHTLY
     );
     Ok(())
 }
 
-/// In CycloneDX's format. cargo-cyclonedx writes it beside each package's Cargo.toml.
+/// Writes the bill of materials in CycloneDX's format. cargo-cyclonedx writes one next to the Cargo.toml of each package.
 fn bill_of_materials(to: &Path) -> Result<()> {
     let mut command = exec::cargo(&["cyclonedx", "--format", "json", "--features", "kubernetes"]);
     command.args(["--override-filename", "bom", "--manifest-path"]);
@@ -74,7 +71,7 @@ fn bill_of_materials(to: &Path) -> Result<()> {
             .map(|package| exec::workspace().join(package).join("bom.json"));
     let [daemon, ..] = &written;
     let text = fs::read_to_string(daemon).context("read the bill of materials")?;
-    // It names the packages of this repository by where they were.
+    // It has the paths of the packages of this repository.
     let here = format!("file://{}", exec::workspace().display());
     fs::write(to, text.replace(&here, "file:///observer"))
         .context("write the bill of materials")?;
@@ -82,9 +79,4 @@ fn bill_of_materials(to: &Path) -> Result<()> {
         fs::remove_file(file).with_context(|| format!("remove {}", file.display()))?;
     }
     Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let context = || format!("copy {} to {}", from.display(), to.display());
-    fs::copy(from, to).map(drop).with_context(context)
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, exec, setup};
 
-/// Becomes the daemon, so that signals and the exit status are its own.
+/// Becomes the daemon, which then gets the signals and sets the exit status.
 pub(crate) fn run(kernel_log: bool, args: &[OsString]) -> Result<()> {
     setup::ensure()?;
     let daemon = if kernel_log {

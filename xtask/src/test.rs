@@ -5,19 +5,27 @@ use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
 use std::io::{BufRead as _, BufReader, Write as _, stdout};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{build, correctness, exec, setup, tools};
+use crate::{build, cases, exec, setup, tools};
 
-/// What libtest said of one or more test binaries.
+/// The results of one or more test binaries.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
-    /// Not possible on this machine.
+    /// Tests that this machine cannot run.
     pub(crate) ignored: u64,
+}
+
+impl Counts {
+    /// Returns an error if a test failed.
+    pub(crate) fn check(self) -> Result<()> {
+        ensure!(self.failed == 0, "{} tests failed", self.failed);
+        Ok(())
+    }
 }
 
 impl Display for Counts {
@@ -26,45 +34,44 @@ impl Display for Counts {
     }
 }
 
-pub(crate) fn run(document: bool, args: &[OsString]) -> Result<ExitCode> {
-    // Whoever asks for some tests need not wait for what others need.
+pub(crate) fn run(document: bool, args: &[OsString]) -> Result<()> {
+    // Tools that the chosen tests may not need are not worth waiting for.
     let missing = if args.is_empty() { tools::install } else { tools::find }(&tools::TESTS)?;
     setup::ensure()?;
     if document {
         list()?;
-        correctness::write()?;
-        return Ok(ExitCode::SUCCESS);
+        return cases::write();
     }
     let counts = all(args)?;
     println!("{counts}");
     tools::name(&missing);
-    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    counts.check()
 }
 
 /// Runs the tests that need neither root nor a gRPC stack.
-pub(crate) fn fast(args: &[OsString]) -> Result<ExitCode> {
+pub(crate) fn fast(args: &[OsString]) -> Result<()> {
     const SEEDS: &str = "100";
     setup::ensure()?;
     let (counts, _) = counted(unprivileged(args).env("OBSERVER_SEEDS", SEEDS))?;
     println!("{counts}");
-    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    counts.check()
 }
 
-/// Has the end-to-end tests take pictures of the page.
-pub(crate) fn screenshots() -> Result<ExitCode> {
+/// Has the end-to-end tests take the pictures in docs/images.
+pub(crate) fn screenshots() -> Result<()> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
     let mut cargo = privileged(&daemon, &["--exact".into(), "screenshots".into()])?;
     let (counts, _) = counted(cargo.env("OBSERVER_TEST_SCREENSHOTS", "1"))?;
-    println!("{counts}");
-    Ok(if (counts.passed, counts.failed) == (1, 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    ensure!((counts.passed, counts.failed) == (1, 0), "the pictures were not taken: {counts}");
+    Ok(())
 }
 
-/// Runs all tests; an error if they could not all be run, so that the counts are never partial.
+/// Runs all tests. Returns an error if some could not be run, so that the counts are never partial.
 pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
     println!("test: building and running the tests that need no root, about 4 min the first time");
     let (unprivileged, _) = counted(&mut unprivileged(args))?;
-    // It is named as missing. Only CI must not go on without.
+    // The missing tool is listed. Only CI needs it.
     if exec::as_root().is_err() && env::var_os("CI").is_none() {
         return Ok(unprivileged);
     }
@@ -72,7 +79,7 @@ pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
     let daemon = build::daemon(true)?;
     println!("test: building and running the end-to-end tests, about 15 min for all of them");
     if !exec::is_root() {
-        // As root they would leave files of root's in the target directory.
+        // Run as root, the peers are built into files of root in the target directory. So they are built here.
         exec::run(end_to_end().args(["--", "--list"]).stdout(Stdio::null()))?;
     }
     let (privileged, failed) = counted(&mut privileged(&daemon, args)?)?;
@@ -84,24 +91,24 @@ pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
     })
 }
 
-/// Runs some end-to-end tests with one backend; an error unless all that ran passed.
+/// Runs some end-to-end tests with one backend. Returns an error unless all of them passed.
 pub(crate) fn slice(backend: &str, filter: &str) -> Result<()> {
     let daemon = build::daemon(true)?;
     let mut cargo = privileged(&daemon, &[filter.into()])?;
-    // Their list is not that of all cases.
+    // The list of all cases must stay as it is.
     cargo.env("OBSERVER_TEST_REPORT", exec::target()?.join("slice.jsonl"));
     let (counts, failed) = counted(cargo.env("OBSERVER_BACKEND", backend))?;
     ensure!(failed.is_empty() && counts.passed > 0, "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// Has the end-to-end tests list their cases, of every stack.
+/// Has the end-to-end tests list their cases, with every stack.
 fn list() -> Result<()> {
     exec::run(end_to_end().args(["--", "--list"]).env("CI", "1").stdout(Stdio::null()))
 }
 
-/// Builds the end-to-end tests and runs them. Of the whole workspace with the features that the other
-/// tests have, so that nothing is built twice.
+/// Builds and runs the end-to-end tests. It selects the packages and features of the other tests, so that nothing is
+/// built twice.
 pub(crate) fn end_to_end() -> Command {
     let mut cargo = exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf"]);
     cargo.args(["--features", "observer/kubernetes,tests/privileged", "--test", "e2e"]);
@@ -129,20 +136,20 @@ fn again(daemon: &Path, mut counts: Counts, failed: &[String]) -> Result<Counts>
     Ok(counts)
 }
 
-/// Unit and property tests, documentation examples: they need neither root nor a kernel feature.
+/// Unit tests, property tests and examples in the documentation. They need neither root nor a kernel feature.
 fn unprivileged(args: &[OsString]) -> Command {
     let mut cargo =
         exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf", "--no-fail-fast"]);
     cargo.args(["--features", "observer/kubernetes"]);
     if !args.is_empty() {
-        // Without documentation examples, for which rustdoc would take a filter apart at its spaces.
+        // rustdoc splits a filter at its spaces, so examples are left out.
         cargo.arg("--tests");
     }
     cargo.arg("--").args(args);
     cargo
 }
 
-/// The end-to-end tests, of the daemon as users build it; they prepare the peers themselves.
+/// The end-to-end tests, with the daemon as users build it. They prepare the peers themselves.
 fn privileged(daemon: &Path, args: &[OsString]) -> Result<Command> {
     let mut cargo = end_to_end();
     cargo.env("OBSERVER_BIN", daemon);
@@ -151,8 +158,8 @@ fn privileged(daemon: &Path, args: &[OsString]) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Has cargo run what it builds as root. Not all of cargo under sudo: the target directory would be
-/// root's.
+/// Has cargo run the built program as root. cargo itself does not run as root, because the target directory would then
+/// belong to root.
 pub(crate) fn as_root(cargo: &mut Command) -> Result<()> {
     let runner = exec::as_root()?;
     if !runner.is_empty() {
@@ -168,7 +175,7 @@ fn toml_string(word: &OsString) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Runs `cargo test`, shows what it prints, adds up the results, and names the failed tests.
+/// Runs `cargo test` and shows its output. Returns the sum of the results and the names of the failed tests.
 fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
     println!("$ {}", exec::shown(cargo));
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
@@ -186,13 +193,13 @@ fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
     Ok((tally.counts(status.success())?, failed))
 }
 
-/// Reads libtest's output, of one test binary after the other.
+/// Reads the output of libtest, one test binary after the other.
 #[derive(Debug, Default)]
 struct Tally {
     begun: u64,
     ended: u64,
     counts: Counts,
-    /// Of the failed tests.
+    /// Names of the failed tests.
     names: Vec<String>,
 }
 
@@ -213,23 +220,23 @@ impl Tally {
         self.counts.ignored += count(result, " ignored");
     }
 
-    /// An error if not every binary told its result, or if something else than a test failed.
+    /// Returns an error if a binary printed no result, or if something other than a test failed.
     fn counts(self, success: bool) -> Result<Counts> {
         if self.ended == 0 || self.begun != self.ended {
             bail!(
-                "not all tests were run: {} of {} test binaries told a result",
+                "not all tests were run: {} of {} test binaries printed a result",
                 self.ended,
                 self.begun
             );
         }
         if success != (self.counts.failed == 0) {
-            bail!("cargo test failed, and not by a failed test: see above");
+            bail!("cargo test failed, but no test did: see above");
         }
         Ok(self.counts)
     }
 }
 
-/// `12` of `ok. 12 passed; 0 failed; …`.
+/// `12` from `ok. 12 passed; 0 failed; …`.
 fn count(result: &str, what: &str) -> u64 {
     let field = result.split(';').find_map(|field| field.strip_suffix(what));
     field.and_then(|field| field.rsplit(' ').next()).and_then(|n| n.parse().ok()).unwrap_or(0)
@@ -254,9 +261,9 @@ mod tests {
 
     #[test]
     fn filter_stays_in_one_piece() {
-        let told = |args: &[OsString]| exec::shown(&unprivileged(args));
-        assert!(told(&["a -> b".into()]).ends_with("--tests -- a -> b"));
-        assert!(told(&[]).ends_with("observer/kubernetes --"));
+        let shown = |args: &[OsString]| exec::shown(&unprivileged(args));
+        assert!(shown(&["a -> b".into()]).ends_with("--tests -- a -> b"));
+        assert!(shown(&[]).ends_with("observer/kubernetes --"));
     }
 
     #[test]
@@ -282,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_beside_the_tests_leaves_no_sum() {
+    fn a_failure_next_to_the_tests_leaves_no_sum() {
         assert!(tally(&["running 12 tests\n", PASSED]).counts(false).is_err());
     }
 }

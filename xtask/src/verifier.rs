@@ -1,12 +1,12 @@
-//! What `observer check` says the kernel's verifier took of each program, and the bound of that.
+//! The cost of each BPF program to the kernel's verifier, as `observer check` prints it, and the bound on it.
 
 use anyhow::{Result, ensure};
 
-/// The kernel follows a million instructions of a program and then refuses it. What a program takes
-/// differs from kernel to kernel, so there must be room left for those that nobody has tried.
+/// Bound on the instructions that the verifier follows. The kernel refuses a program at a million. The number differs from
+/// kernel to kernel, so the bound leaves room for kernels that were not tried.
 const MOST_VERIFIED: u64 = 100_000;
 
-/// What a loaded program takes.
+/// A loaded program and its cost.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     pub(crate) name: String,
@@ -32,10 +32,10 @@ impl Program {
     }
 }
 
-/// The programs that `observer check` tells of; an error names those above the bound.
-pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
-    let programs: Vec<_> = told.lines().filter_map(Program::parse).collect();
-    ensure!(!programs.is_empty(), "no program was loaded: {}", told.trim());
+/// The programs in the output of `observer check`. An error names those above the bound.
+pub(crate) fn within_bounds(output: &str) -> Result<Vec<Program>> {
+    let programs: Vec<_> = output.lines().filter_map(Program::parse).collect();
+    ensure!(!programs.is_empty(), "no program was loaded: {}", output.trim());
     let above: Vec<_> = programs
         .iter()
         .filter(|program| program.verified.is_some_and(|verified| verified > MOST_VERIFIED))
@@ -43,7 +43,7 @@ pub(crate) fn within_bounds(told: &str) -> Result<Vec<Program>> {
         .collect();
     ensure!(
         above.is_empty(),
-        "the verifier follows more than {MOST_VERIFIED} instructions of {}",
+        "the verifier follows more than {MOST_VERIFIED} instructions in {}",
         above.join(", ")
     );
     Ok(programs)
@@ -54,8 +54,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_check_says_is_read() {
-        let told = "ok  backend       fentry would be used\n\
+    fn the_output_of_check_is_read() {
+        let output = "ok  backend       fentry would be used\n\
                     ok  program       sweep: 10 instructions, 12 verified, 90 bytes of machine code\n\
                     ok  program       old: 7 instructions\n";
         let sweep = Program {
@@ -66,13 +66,13 @@ mod tests {
         };
         let old =
             Program { name: "old".into(), instructions: 7, verified: None, machine_code: None };
-        assert_eq!(within_bounds(told).unwrap(), [sweep, old]);
+        assert_eq!(within_bounds(output).unwrap(), [sweep, old]);
     }
 
     #[test]
     fn a_program_above_the_bound_is_named() {
-        let told = "ok  program       fat: 9 instructions, 400001 verified\n";
-        assert!(within_bounds(told).unwrap_err().to_string().contains("fat (400001)"));
+        let output = "ok  program       fat: 9 instructions, 400001 verified\n";
+        assert!(within_bounds(output).unwrap_err().to_string().contains("fat (400001)"));
         assert!(within_bounds("NO  backend  refused").is_err());
     }
 }

@@ -31,7 +31,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_methods: 500, max_series: 10_000 }
+        Self { max_methods: 1_000, max_series: 10_000 }
     }
 }
 

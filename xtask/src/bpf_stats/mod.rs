@@ -1,4 +1,4 @@
-//! `cargo xtask bpf-stats`: what the kernel programs take of the verifier, by kernel.
+//! `cargo xtask bpf-stats`: the cost of the BPF programs to the verifier, by kernel.
 
 mod stack;
 
@@ -6,53 +6,46 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::verifier::{Program, within_bounds};
-use crate::{build, exec, setup, vm};
+use crate::{build, exec, generated, setup, vm};
 
-/// The most stack that a program may take, of the 512 bytes that the kernel allows.
+/// Bound on the stack of a program, in bytes. The kernel allows 512.
 const MOST_STACK: u32 = 480;
 
-/// What to look at, and how to tell it.
+const HEAD: &str = "# What the verifier takes\n\nThe largest program of each backend: the instructions that the \
+    verifier follows, and the bytes of machine code. [kernels.md](../kernels.md#what-the-verifier-takes) has the \
+    bounds.\n\n";
+
+/// Kernels and backends, and the form of the output.
 #[derive(clap::Args)]
 pub(crate) struct Selection {
     #[command(flatten)]
     place: vm::Where,
-    /// Prints the table of docs/kernels.md: the largest program of each kernel and backend.
-    #[arg(long)]
+    /// Writes docs/generated/verifier.md: the largest program of each kernel and backend.
+    #[arg(long, conflicts_with_all = ["kernels", "backends"])]
     document: bool,
 }
 
-/// What `observer check` says of one kernel and backend.
-struct Told {
-    kernel: String,
-    backend: &'static str,
-    said: String,
-}
-
-pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
+pub(crate) fn run(selection: &Selection) -> Result<()> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
-    let stacks = stack::of(&build::kernel_programs()?)?;
-    let of_guest =
-        |(kernel, backend, said): (&str, _, _)| Told { kernel: kernel.into(), backend, said };
-    let mut told: Vec<Told> =
-        vm::check(&selection.place, &daemon)?.into_iter().map(of_guest).collect();
+    let stacks = stack::of(&build::bpf_object()?)?;
+    let mut outputs = vm::check(&selection.place, &daemon)?;
     if selection.document {
-        told.extend(of_host(&daemon)?);
-        print!("{}", table(&told));
-        return Ok(ExitCode::SUCCESS);
+        outputs.extend(on_this_machine(&daemon)?);
+        let text = format!("{HEAD}{}", table(&outputs));
+        return generated::write("verifier.md", "bpf-stats --document", &text);
     }
-    let mut good = true;
+    let mut is_good = true;
     println!(
         "{:<7} {:<10} {:<30} {:>8} {:>9} {:>9} {:>6}",
         "kernel", "backend", "program", "insns", "verified", "JITed", "stack"
     );
-    for Told { kernel, backend, said } in told {
-        match within_bounds(&said).with_context(|| format!("{kernel} {backend}")) {
+    for (kernel, backend, output) in outputs {
+        match within_bounds(&output).with_context(|| format!("{kernel} {backend}")) {
             Ok(programs) => {
                 for program in programs {
                     print(&kernel, backend, &program, stacks.get(&program.name).copied());
@@ -60,24 +53,20 @@ pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
             }
             Err(error) => {
                 println!("{error:#}");
-                good = false;
+                is_good = false;
             }
         }
     }
-    if let Err(error) = stack_within_bounds(&stacks) {
-        println!("{error:#}");
-        good = false;
-    }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    stack_within_bounds(&stacks)?;
+    ensure!(is_good, "not all programs are within the bounds");
+    Ok(())
 }
 
-/// An error if the programs that this machine's kernel allows take more than they may of its verifier,
-/// or any of them of the stack.
+/// Returns an error if a program costs this machine's verifier more than the bound, or takes more stack.
 pub(crate) fn host() -> Result<()> {
-    stack_within_bounds(&stack::of(&build::kernel_programs()?)?)?;
-    let said = check_here(&build::daemon(true)?, "auto")?;
-    let programs = within_bounds(&said)?;
-    let largest = largest(&programs).context("no program is verified")?;
+    stack_within_bounds(&stack::of(&build::bpf_object()?)?)?;
+    let programs = within_bounds(&check_here(&build::daemon(true)?, "auto")?)?;
+    let largest = largest(&programs).context("no program was verified")?;
     println!("bpf-stats: the largest program here: {}, {}", largest.name, cell(largest));
     Ok(())
 }
@@ -89,27 +78,24 @@ fn stack_within_bounds(stacks: &BTreeMap<String, u32>) -> Result<()> {
     Ok(())
 }
 
-/// What each backend takes on this machine.
-fn of_host(daemon: &Path) -> Result<Vec<Told>> {
-    let release =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context("which kernel is it?")?;
+/// The output of `observer check` on this machine, for each backend.
+fn on_this_machine(daemon: &Path) -> Result<Vec<vm::Check>> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("cannot read the kernel's version")?;
     let kernel = release.split('.').take(2).collect::<Vec<_>>().join(".");
-    let of = |backend| {
-        let said = check_here(daemon, backend)?;
-        Ok(Told { kernel: kernel.clone(), backend, said })
-    };
-    vm::BACKENDS.iter().copied().map(of).collect()
+    let check = |&backend| Ok((kernel.clone(), backend, check_here(daemon, backend)?));
+    vm::BACKENDS.iter().map(check).collect()
 }
 
-/// What `observer check` says here, whether or not it finds all that it needs.
+/// The output of `observer check`, which may find that the kernel lacks something.
 fn check_here(daemon: &Path, backend: &str) -> Result<String> {
     let mut check = exec::daemon(daemon)?;
-    let check = check.args(["check", "--listen", "127.0.0.1:0", "--backend", backend]);
-    let output = check.output().context("run observer check")?;
+    check.args(["check", "--listen", "127.0.0.1:0", "--backend", backend]);
+    let output = check.output().context("cannot run observer check")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The one of which the verifier follows the most.
+/// The program with the most verified instructions.
 fn largest(programs: &[Program]) -> Option<&Program> {
     programs
         .iter()
@@ -130,12 +116,12 @@ fn thousands(number: u64) -> String {
     }
 }
 
-/// In Markdown: a row for each kernel, a column for each backend.
-fn table(told: &[Told]) -> String {
+/// The table in Markdown: a row for each kernel, a column for each backend.
+fn table(outputs: &[vm::Check]) -> String {
     let mut rows = BTreeMap::<Vec<u32>, BTreeMap<&str, String>>::new();
-    for Told { kernel, backend, said } in told {
+    for (kernel, backend, output) in outputs {
         let numbers = kernel.split('.').filter_map(|number| number.parse().ok()).collect();
-        let text = match within_bounds(said) {
+        let text = match within_bounds(output) {
             Ok(programs) => largest(&programs).map_or_else(String::new, cell),
             Err(_) => "not allowed there".into(),
         };
@@ -170,17 +156,14 @@ mod tests {
 
     #[test]
     fn the_table_has_the_largest_of_each_kernel_and_backend() {
-        let told = |kernel: &str, backend, said: &str| Told {
-            kernel: kernel.into(),
-            backend,
-            said: said.into(),
-        };
+        let check =
+            |kernel: &str, backend, output: &str| (kernel.to_owned(), backend, output.to_owned());
         let two = "ok  program       a: 9 instructions, 12 verified, 90 bytes of machine code\n\
                    ok  program       b: 9 instructions, 25145 verified, 37475 bytes of machine code\n";
         let all = [
-            told("6.12", "kprobe", two),
-            told("6.1", "fentry", "ok  program       a: 9 instructions, 1012 verified\n"),
-            told("6.1", "kprobe", "NO  backend       no kprobes\n"),
+            check("6.12", "kprobe", two),
+            check("6.1", "fentry", "ok  program       a: 9 instructions, 1012 verified\n"),
+            check("6.1", "kprobe", "NO  backend       no kprobes\n"),
         ];
         assert_eq!(
             table(&all),

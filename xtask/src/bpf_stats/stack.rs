@@ -1,5 +1,4 @@
-//! How much stack the kernel programs take, read from the object file: the verifier tells of it only
-//! in its log.
+//! The stack of the BPF programs, from the object file. The verifier prints it only in its log.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +12,7 @@ const FRAME: u8 = 10;
 /// `src_reg` of a call to another function of the programs (`BPF_PSEUDO_CALL`).
 const PSEUDO_CALL: u8 = 1;
 
-// Instruction classes, and the opcodes that are looked for (RFC 9669).
+// Instruction classes and opcodes (RFC 9669).
 const CLASS: u8 = 0x07;
 const LDX: u8 = 0x01;
 const ST: u8 = 0x02;
@@ -23,14 +22,14 @@ const MOVE: u8 = 0xbf;
 const CALL: u8 = 0x85;
 const LOAD_ADDRESS: u8 = 0x18;
 
-/// The kernel rounds each function's part up to this, since 6.8 to 16 where it compiles to machine
-/// code: the larger one holds everywhere.
+/// The kernel rounds the stack of each function up to this. Since 6.8, with a JIT compiler, it rounds to 16, which is
+/// never more.
 const ROUNDED_TO: u32 = 32;
 
-/// Where a function begins: its section, and the offset there.
+/// The start of a function: its section, and the offset in it.
 type Place = (usize, u64);
 
-/// A function's own part of the stack, and the functions that may run on top of it.
+/// The stack of a function itself, and the functions that it may call.
 #[derive(Debug, Default)]
 struct Function {
     name: String,
@@ -38,11 +37,11 @@ struct Function {
     calls: Vec<Place>,
 }
 
-/// The deepest chain of calls from each program, in bytes, as the verifier of Linux 6.1 adds it up.
-/// It allows 512.
+/// The stack of each program with its longest chain of calls, in bytes, as the verifier of Linux 6.1 adds it up. It allows
+/// 512.
 pub(super) fn of(object: &Path) -> Result<BTreeMap<String, u32>> {
     let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
-    let file = object::File::parse(&*bytes).context("the kernel programs are no ELF file")?;
+    let file = object::File::parse(&*bytes).context("the BPF object is not an ELF file")?;
     let functions = functions(&file)?;
     let deepest = |place: &Place| deepest(&functions, *place, MOST_CALLS);
     Ok(functions.iter().map(|(place, function)| (function.name.clone(), deepest(place))).collect())
@@ -85,7 +84,7 @@ fn functions(file: &object::File<'_>) -> Result<BTreeMap<Place, Function>> {
     Ok(functions)
 }
 
-/// One instruction's opcode, registers, offset and immediate value.
+/// The opcode, registers, offset and immediate value of each instruction.
 fn instructions(code: &[u8]) -> impl Iterator<Item = (u8, u8, u8, i16, i32)> {
     code.as_chunks().0.iter().map(|&[opcode, registers, o0, o1, i0, i1, i2, i3]| {
         let (offset, immediate) =
@@ -94,10 +93,10 @@ fn instructions(code: &[u8]) -> impl Iterator<Item = (u8, u8, u8, i16, i32)> {
     })
 }
 
-/// How far below the frame pointer a function reads, writes or points.
+/// The number of bytes below the frame pointer that a function reads, writes or points to.
 fn own(code: &[u8]) -> u32 {
     let mut lowest = 0;
-    // The register that was made a copy of the frame pointer by the last instruction.
+    // The register to which the last instruction copied the frame pointer.
     let mut copy = None;
     for (opcode, destination, source, offset, immediate) in instructions(code) {
         let through = match opcode & CLASS {
@@ -120,13 +119,13 @@ fn own(code: &[u8]) -> u32 {
     lowest.unsigned_abs()
 }
 
-/// The functions that are called, or given to a helper that calls them.
+/// The functions that are called, or passed to a helper that calls them.
 fn calls(code: &[u8], (section, begin): Place, targets: &BTreeMap<u64, Place>) -> Vec<Place> {
     let mut calls = Vec::new();
     for (at, (opcode, _, source, _, immediate)) in (begin..).step_by(8).zip(instructions(code)) {
         let target = targets.get(&at);
         match opcode {
-            // Counted in instructions, from the next one on; with a target, from where that is.
+            // The offset counts instructions from the next one, or from the target if there is one.
             CALL if source == PSEUDO_CALL => {
                 let ahead = (i64::from(immediate) + 1) * 8;
                 let (section, from) = target.copied().unwrap_or((section, at));
@@ -154,7 +153,7 @@ mod tests {
         let copy = [0xbf, 0xa2, 0, 0, 0, 0, 0, 0]; // r2 = r10
         let add = [0x07, 0x02, 0, 0, 0xd0, 0xff, 0xff, 0xff]; // r2 += -48
         assert_eq!(own(&[store, copy, add].concat()), 48);
-        // Another register that is lowered has nothing to do with the stack.
+        // A subtraction from another register does not use the stack.
         let other = [0x07, 0x03, 0, 0, 0, 0xff, 0xff, 0xff];
         assert_eq!(own(&[store, copy, other].concat()), 8);
     }

@@ -1,4 +1,4 @@
-//! The programs of the demo: the daemon, a service, its clients.
+//! The processes of the demo: the daemon, a service, its clients.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -13,11 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exec;
 
-/// For a program to end after it was asked to.
+/// Time limit for a process to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
-/// A program that is ended when this is dropped.
+/// A process that is stopped when this is dropped.
 pub(super) struct Running {
     name: &'static str,
     child: Child,
@@ -25,7 +25,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts it, its standard error kept in a file of `directory`.
+    /// Starts the command. Its standard error goes to a file in `directory`.
     pub(super) fn start(
         name: &'static str,
         command: &mut Command,
@@ -33,7 +33,7 @@ impl Running {
     ) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        // In a group of its own: at Ctrl-C the terminal would end them all at once.
+        // In a process group of its own, so that Ctrl-C does not end it at once.
         let child = command
             .process_group(0)
             .stdin(Stdio::null())
@@ -47,11 +47,11 @@ impl Running {
         self.name
     }
 
-    /// The first line that it prints; its standard output must be piped.
+    /// The first line of its standard output, which must be piped.
     pub(super) fn first_line(&mut self) -> Result<String> {
         let output = self.child.stdout.take().context("its output is not piped")?;
         let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).context("cannot read what it prints")?;
+        BufReader::new(output).read_line(&mut line).context("cannot read its output")?;
         if line.is_empty() {
             let _ = self.child.wait();
             self.check()?;
@@ -59,28 +59,28 @@ impl Running {
         Ok(line)
     }
 
-    /// Whether it has said this on its standard error.
+    /// Whether its standard error has this text.
     pub(super) fn says(&self, text: &str) -> bool {
         std::fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text))
     }
 
-    /// Whether it has ended.
+    /// Its status, if it has ended.
     pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("cannot wait for the {}", self.name))
     }
 
-    /// An error with its last words if it has ended.
+    /// Returns an error with its last lines if it has ended.
     pub(super) fn check(&mut self) -> Result<()> {
         if let Some(status) = self.ended()? {
-            let words = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let from = words.lines().count().saturating_sub(10);
-            let last: Vec<&str> = words.lines().skip(from).collect();
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let from = log.lines().count().saturating_sub(10);
+            let last: Vec<&str> = log.lines().skip(from).collect();
             bail!("the {} ended ({status}):\n{}", self.name, last.join("\n"));
         }
         Ok(())
     }
 
-    /// Asks it to end, and waits.
+    /// Sends SIGTERM, and waits for the end.
     pub(super) fn stop(&mut self) -> Result<()> {
         self.signal(Signal::TERM);
         let begun = Instant::now();
@@ -95,14 +95,14 @@ impl Running {
         Ok(())
     }
 
-    /// Only while it is not waited for: its number may be another's then.
+    /// Sends a signal unless the process has ended: another process may then have its pid.
     fn signal(&mut self, signal: Signal) {
         if !matches!(self.ended(), Ok(None)) {
             return;
         }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if pid.is_none_or(|pid| kill_process(pid, signal).is_err()) {
-            // It is sudo, which is root's, and passes the signal on.
+            // The process is sudo, which runs as root and passes the signal on.
             let name = if signal == Signal::KILL { "KILL" } else { "TERM" };
             let kill = ["-n", "kill", "-s", name, &self.child.id().to_string()];
             let _ = Command::new("sudo").args(kill).status();

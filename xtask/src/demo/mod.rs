@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the daemon, without any flag, beside a gRPC service that knows nothing of it.
+//! `cargo xtask demo`: the daemon, without any flag, and an ordinary gRPC service next to it.
 
 mod children;
 mod plan;
@@ -22,17 +22,17 @@ use crate::{build, exec, setup};
 use children::Running;
 use sum::Sum;
 
-/// Where the daemon listens by default.
+/// The default address of the daemon.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
-/// The service, and its clients.
+/// The names of the service and of its clients.
 const SHOP: &str = "demo-shop";
 const ORDERS: &str = "demo-orders";
 const FEED: &str = "demo-feed";
 
-/// Between tables where there is no terminal.
+/// Time between two tables, if there is no terminal.
 const REFRESH: Duration = Duration::from_secs(5);
-/// For the daemon to load its programs.
+/// Time limit for the daemon to load its programs.
 const START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -46,7 +46,7 @@ pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
         signal_hook::flag::register(*signal, Arc::clone(&stop)).context("cannot catch signals")?;
     }
     let mut demo = Demo::start(&daemon, &peer, &stop)?;
-    println!("demo: look at {}/, metrics are at {0}/metrics", demo.url());
+    println!("demo: the page is at {}/, metrics are at {0}/metrics", demo.url());
     let shown = demo.show(limit.map(|limit| Instant::now() + limit), &stop);
     let snapshot = shown.and_then(|()| Ok((demo.table()?, demo.sum()?)));
     demo.stop()?;
@@ -58,12 +58,12 @@ pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
     Ok(())
 }
 
-/// Everything that runs, in the order in which it is stopped.
+/// All processes, in the order in which they are stopped.
 struct Demo {
     clients: Vec<(Running, Command)>,
     service: Running,
     daemon: Running,
-    /// The daemon's, which also shows what it sees: `observer top`.
+    /// The program of the daemon, which is also `observer top`.
     program: PathBuf,
     address: SocketAddr,
     directory: PathBuf,
@@ -79,9 +79,10 @@ impl Demo {
         let mut daemon = Running::start("daemon", &mut command, &directory)?;
         await_watching(&mut daemon, stop)?;
         let (service, target) = start_service(peer, &directory)?;
-        let plans = [(ORDERS, plan::short_calls()), (FEED, plan::streams())];
+        let plans = [(ORDERS, plan::SHORT_CALLS), (FEED, plan::STREAMS)];
         let mut clients = Vec::new();
         for (name, plan) in plans {
+            let plan = plan::repeated(plan);
             let mut command = client_command(name, peer, &plan, &target, &directory)?;
             clients.push((Running::start(name, &mut command, &directory)?, command));
         }
@@ -99,7 +100,7 @@ impl Demo {
         command
     }
 
-    /// What the daemon sees, as text.
+    /// The table of `observer top`, as text.
     fn table(&self) -> Result<String> {
         String::from_utf8(self.snapshot("--table")?).context("the table")
     }
@@ -115,12 +116,12 @@ impl Demo {
         Ok(output.stdout)
     }
 
-    /// Shows what the daemon sees until told to stop.
+    /// Shows what the daemon sees, until a signal or the end of the time.
     fn show(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<()> {
         if stdout().is_terminal() { self.live(end, stop) } else { self.tables(end, stop) }
     }
 
-    /// In the terminal, which also takes the keys, Ctrl-C among them.
+    /// Runs `observer top` in the terminal, which also gets the keys, Ctrl-C among them.
     fn live(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<()> {
         let mut top = self.top().spawn().context("cannot run observer top")?;
         let mut result = Ok(());
@@ -132,7 +133,7 @@ impl Demo {
             result = self.tend();
         }
         if top.try_wait()?.is_none() {
-            // It gives the terminal back.
+            // With this signal it restores the terminal.
             kill_process(Pid::from_child(&top), Signal::TERM)?;
         }
         let status = top.wait()?;
@@ -141,7 +142,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Where there is no terminal: one table after the other.
+    /// Prints one table after the other, if there is no terminal.
     fn tables(&mut self, end: Option<Instant>, stop: &AtomicBool) -> Result<()> {
         loop {
             let next = Instant::now() + REFRESH;
@@ -163,7 +164,7 @@ impl Demo {
         }
     }
 
-    /// Clients that have done all they had to begin anew; nothing else may end.
+    /// Starts clients again that have finished. Returns an error if another process has ended.
     fn tend(&mut self) -> Result<()> {
         self.daemon.check()?;
         self.service.check()?;
@@ -178,7 +179,7 @@ impl Demo {
         Ok(())
     }
 
-    /// All of them, even if one gives trouble; the first trouble is returned.
+    /// Stops all processes, even if one fails. Returns the first error.
     fn stop(&mut self) -> Result<()> {
         let mut result = Ok(());
         for (client, _) in &mut self.clients {
@@ -188,7 +189,7 @@ impl Demo {
     }
 }
 
-/// Without any flag, unless another program listens where the daemon would.
+/// The daemon without any flag, except for the address if another program listens there.
 fn daemon_command(daemon: &Path) -> Result<(Command, SocketAddr)> {
     if !exec::is_root() {
         // In the foreground, where sudo can ask for a password; it then remembers.
@@ -201,7 +202,7 @@ fn daemon_command(daemon: &Path) -> Result<(Command, SocketAddr)> {
     }
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     let address = free.local_addr().context("no free port")?;
-    println!("demo: {DEFAULT} is taken; the daemon gets --listen {address}");
+    println!("demo: {DEFAULT} is in use; the daemon gets --listen {address}");
     command.args(["--listen", &address.to_string()]);
     Ok((command, address))
 }
@@ -211,7 +212,7 @@ fn await_watching(daemon: &mut Running, stop: &AtomicBool) -> Result<()> {
     while !daemon.says("watching") {
         daemon.check()?;
         let may_wait = begun.elapsed() < START && !stop.load(Ordering::Relaxed);
-        ensure!(may_wait, "the daemon does not say that it is watching");
+        ensure!(may_wait, "the daemon did not start to watch");
         thread::sleep(POLL);
     }
     Ok(())
@@ -227,7 +228,7 @@ fn start_service(peer: &Path, directory: &Path) -> Result<(Running, String)> {
     let address = line
         .split_once("\"address\":\"")
         .and_then(|(_, rest)| rest.split('"').next())
-        .with_context(|| format!("the service does not say where it listens: {line}"))?;
+        .with_context(|| format!("the service did not print its address: {line}"))?;
     Ok((service, address.to_owned()))
 }
 
@@ -246,7 +247,7 @@ fn client_command(
     Ok(command)
 }
 
-/// The peer under another name, by which it is shown.
+/// The peer under another name, which `observer top` shows.
 fn named(name: &str, peer: &Path, directory: &Path) -> Result<Command> {
     let link = directory.join(name);
     if link.is_symlink() {

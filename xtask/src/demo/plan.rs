@@ -1,11 +1,10 @@
-//! What the demo's clients do: stages of steps, in the language of tests/peers (see its
-//! python/client.py).
+//! The plans of the demo's clients: stages of steps, as tests/peers/python/client.py reads them.
 
-/// About a second each.
+/// Each round takes about a second.
 const ROUNDS: usize = 2000;
 
 /// Short calls that mostly succeed.
-const SHORT: &str = r#"
+pub(super) const SHORT_CALLS: &str = r#"
     {"rpc": "Unary", "count": 150, "concurrency": 4, "payload": 100, "response_size": 400,
      "sleep_ms": 2},
     {"rpc": "Unary", "count": 5, "code": 5, "detail": "no such item"},
@@ -14,7 +13,7 @@ const SHORT: &str = r#"
     {"rpc": "Unary", "count": 1, "sleep_ms": 200, "deadline_ms": 50}"#;
 
 /// Streams, some of them cut.
-const STREAMS: &str = r#"
+pub(super) const STREAMS: &str = r#"
     {"rpc": "ServerStream", "count": 20, "concurrency": 4, "responses": 10, "response_size": 1000,
      "sleep_between_ms": 5},
     {"rpc": "ClientStream", "count": 30, "concurrency": 3, "requests": 8, "payload": 500,
@@ -23,16 +22,7 @@ const STREAMS: &str = r#"
      "sleep_ms": 10},
     {"rpc": "Bidi", "count": 2, "requests": 3, "code": 8, "detail": "too many"}"#;
 
-/// A plan of many rounds: a client that does little each time would be many processes.
-pub(super) fn short_calls() -> String {
-    rounds(SHORT)
-}
-
-pub(super) fn streams() -> String {
-    rounds(STREAMS)
-}
-
-fn rounds(steps: &str) -> String {
-    let stage = format!("[{steps}]");
-    format!("[{}]", vec![stage; ROUNDS].join(","))
+/// The plan that repeats these steps. A client with few steps would end soon, and the demo would have many processes.
+pub(super) fn repeated(steps: &str) -> String {
+    format!("[{}]", vec![format!("[{steps}]"); ROUNDS].join(","))
 }

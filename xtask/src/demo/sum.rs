@@ -1,4 +1,4 @@
-//! What was seen in all, from a snapshot of `observer top`.
+//! The sum of all calls, from a snapshot of `observer top`.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -11,7 +11,7 @@ use super::{FEED, ORDERS, SHOP};
 /// Calls by process.
 pub(super) struct Sum(BTreeMap<String, Calls>);
 
-#[derive(Default)]
+#[derive(Default, Deserialize)]
 struct Calls {
     ended: u64,
     failed: u64,
@@ -25,20 +25,14 @@ struct Snapshot {
 #[derive(Deserialize)]
 struct Row {
     process: String,
-    total: Total,
-}
-
-#[derive(Deserialize)]
-struct Total {
-    ended: u64,
-    failed: u64,
+    total: Calls,
 }
 
 impl Sum {
     pub(super) fn of(json: &[u8]) -> Result<Self> {
         let snapshot: Snapshot = serde_json::from_slice(json).context("the snapshot")?;
         let mut sum = BTreeMap::<_, Calls>::new();
-        for Row { process, total: Total { ended, failed } } in snapshot.rows {
+        for Row { process, total: Calls { ended, failed } } in snapshot.rows {
             let calls = sum.entry(process).or_default();
             calls.ended += ended;
             calls.failed += failed;
@@ -46,11 +40,11 @@ impl Sum {
         Ok(Self(sum))
     }
 
-    /// An error unless calls of each process of the demo were seen.
+    /// Returns an error unless calls of each process of the demo were seen.
     pub(super) fn check(&self) -> Result<()> {
         for process in [SHOP, ORDERS, FEED] {
             let seen = self.0.get(process).is_some_and(|calls| calls.ended > 0);
-            ensure!(seen, "not one gRPC call of {process} was seen");
+            ensure!(seen, "the daemon saw no gRPC call of {process}");
         }
         Ok(())
     }
@@ -58,7 +52,7 @@ impl Sum {
 
 impl Display for Sum {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("seen without a change to any of them:")?;
+        f.write_str("calls seen, without a change to any process:")?;
         for (at, (process, Calls { ended, failed })) in self.0.iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
             write!(f, "{comma} {process} {ended} calls ({failed} failed)")?;
@@ -82,17 +76,17 @@ mod tests {
     fn calls_are_added_up_by_process() {
         let sum = Sum::of(ROWS.as_bytes()).unwrap();
         sum.check().unwrap();
-        let told =
+        let expected =
             "demo-feed 1 calls (0 failed), demo-orders 7 calls (2 failed), demo-shop 8 calls";
-        assert!(sum.to_string().contains(told), "{sum}");
+        assert!(sum.to_string().contains(expected), "{sum}");
     }
 
     #[test]
     fn a_process_that_was_not_seen_is_an_error() {
-        for unseen in
+        for missing in
             [ROWS.replace("demo-feed", "other"), ROWS.replace("\"ended\": 1,", "\"ended\": 0,")]
         {
-            let error = Sum::of(unseen.as_bytes()).unwrap().check().unwrap_err();
+            let error = Sum::of(missing.as_bytes()).unwrap().check().unwrap_err();
             assert!(error.to_string().contains("demo-feed"), "{error}");
         }
     }

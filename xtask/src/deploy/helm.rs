@@ -1,9 +1,8 @@
-//! The Helm chart, by Helm: with its defaults it says what `deploy/kubernetes/observer.yaml` says.
+//! Checks the Helm chart with Helm. With its defaults it must be `deploy/kubernetes/observer.yaml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,12 +10,11 @@ use super::{file, python};
 use crate::exec;
 
 const VERSION: &str = "v3.18.4";
-const RENDERS: Duration = Duration::from_mins(1);
 
-/// Where Helm asks no cluster which it is.
+/// The version of Kubernetes, which Helm would otherwise ask a cluster for.
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
 
-/// Every value that changes something.
+/// All values that change the objects.
 const VALUES: [&str; 9] = [
     "--set=webConfigSecret=web",
     "--set=args={--port=50051}",
@@ -36,18 +34,18 @@ pub(super) fn check(place: &Path) -> Result<()> {
     let render = |more: &[&str]| {
         let mut template = Command::new(&helm);
         template.arg("template").arg("observer").arg(&chart).args(KUBERNETES);
-        exec::output(template.args(["--namespace", "observer"]).args(more), RENDERS)
+        exec::output(template.args(["--namespace", "observer"]).args(more))
     };
     let plain = fs::read_to_string(file("kubernetes/observer.yaml")).context("read the objects")?;
     ensure!(
         render(&[])? == plain,
-        "deploy/kubernetes/observer.yaml is not what the chart says: helm template observer \
+        "deploy/kubernetes/observer.yaml is not the output of the chart: helm template observer \
          deploy/helm/observer {} --namespace observer > deploy/kubernetes/observer.yaml",
         KUBERNETES.join(" ")
     );
     let changed = place.join("observer.yaml");
     let objects = render(&VALUES)?;
-    for (value, told) in [
+    for (value, expected) in [
         ("labels", "--labels=exe,pod"),
         ("labels", "SETUID, SYS_PTRACE]"),
         ("priorityClassName", "priorityClassName: system-node-critical"),
@@ -58,25 +56,25 @@ pub(super) fn check(place: &Path) -> Result<()> {
         ("podNames", "--kubernetes-node=$(NODE_NAME)"),
         ("podNames", "automountServiceAccountToken: true"),
     ] {
-        ensure!(objects.contains(told), "{value} does not lead to {told}");
+        ensure!(objects.contains(expected), "{value} does not lead to {expected}");
     }
     fs::write(&changed, objects)?;
     python::validate(&changed)?;
     let monitor =
         render(&["--set=podMonitor.enabled=true", "--set=podMonitor.endpoint.scheme=https"])?;
-    ensure!(monitor.contains("scheme: https"), "no endpoint in the PodMonitor");
-    ensure!(monitor.contains("sampleLimit: 1000000\n"), "no limit in the PodMonitor");
-    // The value of this label is the job, and the alerts know the job.
+    ensure!(monitor.contains("scheme: https"), "the PodMonitor has no endpoint");
+    ensure!(monitor.contains("sampleLimit: 1000000\n"), "the PodMonitor has no limit");
+    // The value of this label is the job, which the alerts select.
     ensure!(
         monitor.contains("jobLabel: app.kubernetes.io/name")
             && monitor.contains("app.kubernetes.io/name: observer\n"),
         "the PodMonitor's job is not observer"
     );
-    ensure!(render(&["--set=prot=1"]).is_err(), "a value that is not known is let pass");
+    ensure!(render(&["--set=prot=1"]).is_err(), "the chart accepts an unknown value");
     Ok(())
 }
 
-/// Built, unless it is there: no registry has it ready.
+/// The path of Helm, which is built if it is not installed.
 fn installed() -> Result<PathBuf> {
     if let Some(helm) = exec::find("helm") {
         return Ok(helm);

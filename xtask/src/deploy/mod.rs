@@ -1,5 +1,5 @@
-//! What stands in `deploy/`, each file read by a program that is to read it: `cargo xtask
-//! check-deploy`. And the Debian package that is made of it: `cargo xtask deb`.
+//! `cargo xtask check-deploy`, which checks the files in `deploy/` with the programs that read them, and `cargo xtask
+//! deb`, which makes the Debian package.
 
 mod helm;
 mod python;
@@ -9,26 +9,24 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{build, exec, setup, tools};
 
-/// Of ten: as `systemd-analyze security` counts what a service could still do.
+/// Bound on the exposure of the service from 0 to 10, as `systemd-analyze security` reports it.
 const EXPOSURE_AT_MOST: f32 = 2.1;
 
-/// What completes in it, and what says whether a script is one of its.
+/// Shells with completions, and the flag with which each checks a script.
 const SHELLS: [(&str, &str); 3] = [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")];
 
-/// Of the package.
+/// Files that the Debian package must have.
 const PACKAGED: [&str; 4] = [
     "/usr/bin/observer",
     "/lib/systemd/system/observer.service",
     "/usr/share/man/man8/observer.8.gz",
     "/usr/share/bash-completion/completions/observer",
 ];
-const READS: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(all: bool) -> Result<()> {
     let missing = tools::install(&tools::DEPLOYMENT)?;
@@ -38,8 +36,8 @@ pub(crate) fn run(all: bool) -> Result<()> {
     Ok(())
 }
 
-/// Runs every check, so that one run shows all that is wrong. What is not installed is named; with
-/// `CI` in the environment it must be, but for shells. With `all`, also what takes minutes.
+/// Runs every check, even after one has failed. A check whose program is not installed is listed; with `CI` in the
+/// environment it fails. With `all`, also the checks that take minutes.
 pub(crate) fn check(all: bool) -> Result<()> {
     let daemon = build::daemon(true)?;
     let place = exec::target()?.join("deploy");
@@ -66,7 +64,7 @@ pub(crate) fn check(all: bool) -> Result<()> {
     step("systemd unit", &["systemd-analyze"], &|| systemd(&daemon, &place));
     step("manual page", &["mandoc"], &|| manual(&daemon, &place));
     for (shell, flag) in SHELLS {
-        // Who has no such shell need not be told of its script.
+        // A user without this shell does not need its script.
         if exec::find(shell).is_some() {
             step("completions", &[], &|| completions(&daemon, &place, shell, flag));
         }
@@ -100,7 +98,7 @@ fn prometheus() -> Result<()> {
     promtool(&["test", "rules", "tests.yml"])
 }
 
-/// By the types of Grafana's own library.
+/// Checks the dashboards against the types of Grafana's own library.
 fn dashboards() -> Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(file("grafana")).context("list the dashboards")? {
@@ -109,12 +107,12 @@ fn dashboards() -> Result<()> {
             files.push(path);
         }
     }
-    ensure!(files.len() > 3, "{} dashboards only", files.len());
+    ensure!(files.len() > 3, "only {} dashboards", files.len());
     let reader = exec::workspace().join("xtask/src/deploy/grafana");
     exec::run(Command::new("go").args(["run", "."]).args(files).current_dir(reader))
 }
 
-/// A copy: what it is to start is not where it will be.
+/// Checks a copy of the unit that starts this build of the daemon.
 fn systemd(daemon: &Path, place: &Path) -> Result<()> {
     let unit = fs::read_to_string(file("systemd/observer.service")).context("read the unit")?;
     let start = "ExecStart=/usr/bin/observer";
@@ -123,7 +121,7 @@ fn systemd(daemon: &Path, place: &Path) -> Result<()> {
     fs::write(&copy, unit.replace(start, &format!("ExecStart={}", daemon.display())))?;
     exec::run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy))?;
     let mut analyze = Command::new("systemd-analyze");
-    // In tenths, and what is above fails.
+    // In tenths. A higher exposure fails.
     let threshold = format!("--threshold={}", (EXPOSURE_AT_MOST * 10.0).round());
     analyze.args(["security", "--offline=yes", "--no-pager", &threshold]).arg(&copy);
     exec::run(analyze.stdout(Stdio::null()))
@@ -132,8 +130,8 @@ fn systemd(daemon: &Path, place: &Path) -> Result<()> {
 fn manual(daemon: &Path, place: &Path) -> Result<()> {
     let page = written(daemon, &["man"], &place.join("observer.8"))?;
     let lint = Command::new("mandoc").args(["-T", "lint", "-W", "error"]).arg(&page).output()?;
-    let said = String::from_utf8_lossy(&lint.stdout);
-    ensure!(lint.status.success() && said.is_empty(), "mandoc says:\n{said}");
+    let output = String::from_utf8_lossy(&lint.stdout);
+    ensure!(lint.status.success() && output.is_empty(), "mandoc:\n{output}");
     Ok(())
 }
 
@@ -143,7 +141,7 @@ fn completions(daemon: &Path, place: &Path, shell: &str, flag: &str) -> Result<(
     exec::run(Command::new(shell).arg(flag).arg(script))
 }
 
-/// What the daemon prints, in a file.
+/// Writes what the daemon prints to a file. Returns its path.
 fn written(daemon: &Path, arguments: &[&str], path: &Path) -> Result<PathBuf> {
     let output = Command::new(daemon).args(arguments).output().context("cannot run the daemon")?;
     ensure!(output.status.success() && !output.stdout.is_empty(), "{arguments:?} prints nothing");
@@ -151,19 +149,19 @@ fn written(daemon: &Path, arguments: &[&str], path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// Builds the package and looks at what dpkg finds in it.
+/// Builds the package and checks the files in it.
 pub(crate) fn package(package: &Path) -> Result<()> {
     build_package(&["--output".as_ref(), package.as_os_str()])?;
     let mut list = Command::new("dpkg-deb");
-    let files = exec::output(list.arg("--contents").arg(package), READS)?;
+    let files = exec::output(list.arg("--contents").arg(package))?;
     for path in PACKAGED {
         let is_there = files.lines().any(|line| line.ends_with(path));
-        ensure!(is_there, "no {path} in it, but:\n{files}");
+        ensure!(is_there, "the package has no {path}; it has:\n{files}");
     }
     Ok(())
 }
 
-/// Builds the package of `[package.metadata.deb]`; says where it is.
+/// Builds the package of `[package.metadata.deb]`.
 pub(crate) fn deb() -> Result<()> {
     tools::install(&[tools::CARGO_DEB])?;
     setup::ensure()?;

@@ -1,5 +1,4 @@
-//! Checks by programs that the Python registry has: hadolint for the Dockerfile, and the schemas of
-//! Kubernetes itself for what it is told.
+//! Checks with programs in Python: hadolint for the Dockerfile, and the schemas of Kubernetes for its objects.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,7 +8,7 @@ use anyhow::Result;
 use super::file;
 use crate::exec;
 
-/// What is installed: the schemas are those of the last version of Kubernetes named in it.
+/// The programs. The schemas are those of the last version of Kubernetes in this file.
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 
 pub(super) fn check() -> Result<()> {
@@ -18,13 +17,13 @@ pub(super) fn check() -> Result<()> {
     validate(&file("kubernetes/observer.yaml"))
 }
 
-/// That Kubernetes knows the kinds and fields of these objects.
+/// Checks that Kubernetes has the kinds and fields of these objects.
 pub(super) fn validate(objects: &std::path::Path) -> Result<()> {
     let mut validate = Command::new(installed()?.join("kubernetes-validate"));
     exec::run(validate.args(["--strict", "--quiet"]).arg(objects))
 }
 
-/// Installs them into an environment of their own, unless they are there.
+/// The folder of the programs, which are installed into a virtual environment once.
 fn installed() -> Result<PathBuf> {
     let environment = exec::target()?.join("deploy/python");
     let (programs, stamp) = (environment.join("bin"), environment.join("requirements.txt"));

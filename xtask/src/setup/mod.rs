@@ -1,9 +1,8 @@
-//! `cargo xtask setup`: a toolchain that compiles for BPF, found or installed.
+//! `cargo xtask setup`: finds or installs a toolchain that compiles for BPF.
 //!
-//! Kernel programs need a rustc with the source of `core` (nothing built of it exists for BPF) and
-//! a bpf-linker whose LLVM reads what that rustc writes. There are two ways to them, rustup's
-//! nightly and Debian's packages. What is complete already is used; else the first way that can be
-//! completed is.
+//! BPF programs need a rustc with the source of `core` (there is no compiled `core` for BPF), and a bpf-linker whose LLVM
+//! reads the bitcode of that rustc. A nightly of rustup has them, and so do Debian's packages. A complete toolchain is
+//! used as it is. If there is none, setup completes the first one that it can.
 
 mod debian;
 mod linker;
@@ -17,7 +16,7 @@ use toolchain::Toolchain;
 
 pub(crate) use toolchain::NIGHTLY;
 
-/// The command itself: says so if there is nothing to do.
+/// The command. It prints a line even if there is nothing to do.
 pub(crate) fn run() -> Result<()> {
     if let Some(ready) = complete()? {
         println!("setup: nothing to do: {ready}");
@@ -25,17 +24,17 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// For the other commands: silent if there is nothing to do.
+/// Prepares another command. It prints nothing if there is nothing to do.
 pub(crate) fn ensure() -> Result<()> {
     complete().map(drop)
 }
 
-/// Whether the kernel programs are compiled by what releases are built with.
+/// Whether the BPF programs are compiled with the nightly of releases.
 pub(crate) fn is_pinned() -> bool {
     matches!(Toolchain::chosen(), Toolchain::Rustup(name) if name == NIGHTLY)
 }
 
-/// Says what was found, if it was all there.
+/// Completes the toolchain. Returns its description if it was complete before.
 fn complete() -> Result<Option<String>> {
     let missing = match ready() {
         Ok(ready) => return Ok(Some(ready)),
@@ -62,14 +61,14 @@ fn complete() -> Result<Option<String>> {
     }
     bail!(
         "the BPF programs cannot be built on this machine: {missing:#}\n{}\n\n\
-         Either of these makes it possible; `cargo xtask setup` does the rest:\n  {}\n  {}",
+         Run one of these, and then `cargo xtask setup`:\n  {}\n  {}",
         failures.join("\n"),
         rustup::BY_HAND,
         debian::BY_HAND
     )
 }
 
-/// Whether what observer/build.rs will use is complete; the error says what is missing.
+/// A description of the toolchain that observer/build.rs uses; an error says what is missing.
 fn ready() -> Result<String> {
     let toolchain = Toolchain::chosen();
     let compiler = toolchain.compiler()?;

@@ -1,10 +1,9 @@
-//! The compiler of the kernel programs.
+//! The compiler of the BPF programs.
 
 use std::env;
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -12,29 +11,26 @@ use crate::exec;
 
 pub(super) use crate::exec::TOOLCHAIN as CHOICE;
 
-/// What Debian's compiler is called for rustup.
+/// The name of Debian's compiler as a toolchain of rustup.
 pub(super) const LINKED: &str = "observer-bpf";
 
-/// What releases are built with, and what is installed where no nightly is.
+/// The nightly that releases are built with. It is installed if there is no other nightly.
 pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
 
-/// Of whatever day.
+/// A nightly of any day.
 const ANY_NIGHTLY: &str = "nightly";
 
-/// rustup and rustc answer at once, or something is wrong.
-const AT_ONCE: Duration = Duration::from_secs(30);
-
-/// Where a compiler is found.
+/// The place of a compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Toolchain {
-    /// rustup's, by its name.
+    /// A toolchain of rustup, by its name.
     Rustup(String),
-    /// Without rustup, the rustc on the path.
+    /// The rustc on the path, without rustup.
     Path,
 }
 
 impl Toolchain {
-    /// The one that observer/build.rs uses: keep in step with it.
+    /// The toolchain that observer/build.rs uses. A change here needs the same change there.
     pub(super) fn chosen() -> Self {
         let Ok(names) = rustup_toolchains() else { return Self::Path };
         if let Ok(name) = env::var(CHOICE) {
@@ -44,13 +40,13 @@ impl Toolchain {
         Self::Rustup(found.unwrap_or(NIGHTLY).to_owned())
     }
 
-    /// The nightly that is there, or is to be.
+    /// The installed nightly, or the one to install.
     pub(super) fn nightly() -> String {
         let names = rustup_toolchains().unwrap_or_default();
         first_of(&names, &[NIGHTLY, ANY_NIGHTLY]).unwrap_or(NIGHTLY).to_owned()
     }
 
-    /// Whether it is the distribution's: rustup has nothing to add to it.
+    /// Whether it is the compiler of the distribution, to which rustup can add nothing.
     pub(super) fn is_debians(&self) -> bool {
         match self {
             Self::Rustup(name) => name == LINKED,
@@ -58,14 +54,14 @@ impl Toolchain {
         }
     }
 
-    /// Asks rustc what it is.
+    /// The compiler of this toolchain.
     pub(super) fn compiler(&self) -> Result<Compiler> {
         let program = match self {
             Self::Rustup(name) => {
-                let path = rustup(&["which", "--toolchain", name, "rustc"], AT_ONCE)?;
+                let path = exec::output(&mut rustup(&["which", "--toolchain", name, "rustc"])?)?;
                 PathBuf::from(path.trim())
             }
-            Self::Path => exec::find("rustc").context("there is no rustc")?,
+            Self::Path => exec::find("rustc").context("rustc is not installed")?,
         };
         Compiler::of(&program)
     }
@@ -80,26 +76,27 @@ impl Display for Toolchain {
     }
 }
 
-/// The first of these that is there, where rustup shows the host's triple after the name.
-fn first_of<'a>(there: &[String], names: &[&'a str]) -> Option<&'a str> {
-    let is_there = |name: &str| {
-        let is_it =
-            |there: &String| there.strip_prefix(name).is_some_and(|rest| !rest.starts_with("-20"));
-        there.iter().any(is_it)
+/// The first of `names` that is installed. rustup lists toolchains with the host's triple after the name.
+fn first_of<'a>(installed: &[String], names: &[&'a str]) -> Option<&'a str> {
+    let is_installed = |name: &&str| {
+        let rest = installed.iter().filter_map(|toolchain| toolchain.strip_prefix(*name));
+        // `nightly` is not the nightly of a day.
+        rest.into_iter().any(|rest| !rest.starts_with("-20"))
     };
-    names.iter().copied().find(|name| is_there(name))
+    names.iter().copied().find(is_installed)
 }
 
-/// The first words of `rustup toolchain list`; an error without rustup.
+/// The names of the installed toolchains; an error without rustup.
 pub(super) fn rustup_toolchains() -> Result<Vec<String>> {
-    let list = rustup(&["toolchain", "list"], AT_ONCE)?;
+    let list = exec::output(&mut rustup(&["toolchain", "list"])?)?;
     Ok(list.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
 }
 
-/// Runs rustup; its name can be that of a toolchain without the host's triple.
-pub(super) fn rustup(arguments: &[&str], limit: Duration) -> Result<String> {
-    let program = exec::find("rustup").context("rustup is not installed")?;
-    exec::output(Command::new(program).args(arguments), limit)
+/// A command of rustup, in which names of toolchains may lack the host's triple.
+pub(super) fn rustup(arguments: &[&str]) -> Result<Command> {
+    let mut rustup = Command::new(exec::find("rustup").context("rustup is not installed")?);
+    rustup.args(arguments);
+    Ok(rustup)
 }
 
 /// A rustc.
@@ -107,20 +104,20 @@ pub(super) fn rustup(arguments: &[&str], limit: Duration) -> Result<String> {
 pub(super) struct Compiler {
     pub(super) program: PathBuf,
     sysroot: PathBuf,
-    /// Major and minor.
+    /// Major and minor version.
     version: (u32, u32),
-    /// As rustc tells it: `1.97.0-nightly`.
+    /// As rustc prints it: `1.97.0-nightly`.
     release: String,
-    /// The LLVM that it writes bitcode with: major version.
+    /// Major version of the LLVM whose bitcode it writes.
     pub(super) llvm: u32,
 }
 
 impl Compiler {
     pub(super) fn of(program: &Path) -> Result<Self> {
-        let about = exec::output(Command::new(program).arg("-vV"), AT_ONCE)?;
-        let sysroot = exec::output(Command::new(program).args(["--print", "sysroot"]), AT_ONCE)?;
+        let about = exec::output(Command::new(program).arg("-vV"))?;
+        let sysroot = exec::output(Command::new(program).args(["--print", "sysroot"]))?;
         Self::parse(program, &about, sysroot.trim())
-            .with_context(|| format!("{} does not say what it is", program.display()))
+            .with_context(|| format!("{} does not print its version", program.display()))
     }
 
     fn parse(program: &Path, about: &str, sysroot: &str) -> Option<Self> {
@@ -135,7 +132,7 @@ impl Compiler {
         })
     }
 
-    /// Whether it can compile the kernel programs; the error says what it lacks.
+    /// Checks that it can compile the BPF programs; the error says what it lacks.
     pub(super) fn check(&self) -> Result<()> {
         self.check_version()?;
         if !self.has_source() {
@@ -144,7 +141,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// Whether it is as new as the workspace asks.
+    /// Checks that it is as new as the workspace needs.
     pub(super) fn check_version(&self) -> Result<()> {
         let wanted = env!("CARGO_PKG_RUST_VERSION");
         ensure!(
@@ -156,7 +153,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// Whether `core` can be built.
+    /// Whether it has the source of `core`.
     pub(super) fn has_source(&self) -> bool {
         self.sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
     }
@@ -168,7 +165,7 @@ impl Display for Compiler {
     }
 }
 
-/// `(1, 97)` of `1.97.0-nightly`, `1.97`.
+/// `(1, 97)` from `1.97.0-nightly` or `1.97`.
 fn major_minor(version: &str) -> Option<(u32, u32)> {
     let mut numbers = version.split(['.', '-']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -179,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nightly_of_a_day_is_told_from_any_other() {
+    fn a_nightly_of_a_day_is_not_any_nightly() {
         let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<Vec<String>>();
         let both = [NIGHTLY, ANY_NIGHTLY];
         let any = names(&["stable-x86_64-unknown-linux-gnu", "nightly-x86_64-unknown-linux-gnu"]);
@@ -194,7 +191,7 @@ mod tests {
                          release: 1.97.0-nightly\nLLVM version: 22.1.4\n";
 
     #[test]
-    fn compiler_tells_its_versions() {
+    fn versions_of_a_compiler_are_read() {
         let compiler = Compiler::parse(Path::new("rustc"), ABOUT, "/nowhere").unwrap();
         assert_eq!((compiler.version, compiler.llvm), ((1, 97), 22));
         assert!(compiler.check_version().is_ok());
@@ -209,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_compiler_is_refused() {
+    fn another_program_is_refused() {
         assert!(Compiler::parse(Path::new("rustc"), "busybox", "/nowhere").is_none());
     }
 }

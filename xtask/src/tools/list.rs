@@ -1,24 +1,24 @@
-//! The tools, by what needs them.
+//! The tools, by the command that needs them.
 
 use crate::exec;
 
 use super::{Source, Tool, cargo_runs, go_fetches_itself, on_path, venv_works};
 
-/// What `cargo xtask test` needs.
+/// The tools of `cargo xtask test`.
 pub(crate) const TESTS: [Tool; 10] =
     [ROOT, PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM, PROXIES, ETCD];
 
-/// What `cargo xtask check-deploy` needs.
+/// The tools of `cargo xtask check-deploy`.
 pub(crate) const DEPLOYMENT: [Tool; 6] = [PYTHON, GO, PROMETHEUS, SYSTEMD, MANDOC, CARGO_DEB];
 
-/// What `cargo xtask ci` needs beside these.
+/// The tools that only `cargo xtask ci` needs.
 pub(crate) const CI: [Tool; 4] = [RUSTFMT, CLIPPY, CXX, GIT];
 
 const ROOT: Tool = Tool {
     name: "root or sudo",
     needed_by: "the end-to-end tests",
     check: || exec::as_root().map(drop),
-    // Without root it cannot be installed either, and is named.
+    // Without root it cannot be installed either, and is listed.
     install: Source::Packages(&["sudo"]),
     seconds: 5,
 };

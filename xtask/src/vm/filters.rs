@@ -1,6 +1,6 @@
-//! Which cases are run: parts of their names, with `|` between them.
+//! The cases that are run: parts of their names, with `|` between them.
 
-/// For `cargo xtask ci`: few cases, one or two minutes for each kernel and backend.
+/// Few cases for `cargo xtask ci`, one or two minutes for each kernel and backend.
 pub(crate) const FEW: &str = "four kinds of call: tonic -> tonic|\
     raw codes: all of them, trailers-only|raw codes: no grpc-status, HTTP status 503|\
     raw frames: writev, buffers of 7 bytes|raw frames: readv, buffers of 7 bytes|\
@@ -11,8 +11,8 @@ pub(crate) const FEW: &str = "four kinds of call: tonic -> tonic|\
     raw gaps: a preface read by io_uring|raw transports: MPTCP|\
     a processor taken offline and back|the wall clock jumps";
 
-/// All that raw peers do, but for what is about the daemon and its files alone; of real stacks those
-/// that start quickly.
+/// All cases of raw peers, except those about the daemon and its files alone, and cases of the real stacks that start
+/// quickly.
 pub(super) const FILTER: &str = "four kinds of call: tonic -> tonic|\
     four kinds of call: python-asyncio -> python-threaded|errors: tonic -> python-asyncio|\
     cancelled: tonic -> tonic|cancelled: python-asyncio -> python-threaded|\
@@ -21,6 +21,5 @@ pub(super) const FILTER: &str = "four kinds of call: tonic -> tonic|\
     raw privileges|--backend |costs no number|Unix socket|\
     a processor taken offline and back|the wall clock jumps";
 
-/// The beginning of the names of cases that choose the backend themselves: run with the first one of each
-/// kernel, for they are the same with the others.
+/// The start of the names of cases that choose the backend themselves. They run once for each kernel.
 pub(super) const CHOOSING: &str = "--backend ";

@@ -1,4 +1,4 @@
-//! A kernel and the modules that the guest needs, out of Debian's packages.
+//! A kernel and the modules that the guest needs, from Debian's packages.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,13 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use super::kernels::Kernel;
 use crate::exec;
 
-/// For apt to fetch: some 200 MB at most.
+/// Time limit for apt to fetch packages, at most some 200 MB.
 const FETCH_LIMIT: Duration = Duration::from_mins(5);
 
-const AT_ONCE: Duration = Duration::from_mins(1);
-
-/// What mounts the root, and 9P over any socket, by which a case has the kernel itself write; some kernels have
-/// some of it built in.
+/// The modules that mount the root, and those for 9P over any socket, with which a case has the kernel itself write. Some
+/// kernels have some of them built in.
 const MODULES: [&str; 11] = [
     "virtio",
     "virtio_ring",
@@ -32,14 +30,14 @@ const MODULES: [&str; 11] = [
     "9p",
 ];
 
-/// The files, below cargo's target directory.
+/// The files of a kernel, in cargo's target directory.
 pub(super) struct Image {
     pub(super) kernel: PathBuf,
     pub(super) modules: Vec<PathBuf>,
 }
 
 impl Image {
-    /// Those of a kernel: fetched, unless they have been before.
+    /// The files of a kernel, which are fetched once.
     pub(super) fn of(kernel: &Kernel) -> Result<Self> {
         let directory = exec::target()?.join("vm").join(kernel.name);
         let done = directory.join("fetched");
@@ -47,15 +45,13 @@ impl Image {
         if fs::read_to_string(&done).ok().as_ref() != Some(&wanted) {
             let _ = fs::remove_dir_all(&directory);
             fs::create_dir_all(&directory)?;
-            // Mirrors have their moments.
+            // A mirror may fail for a moment.
             fetch(kernel, &directory)
                 .or_else(|error| {
-                    println!("vm: {error:#}; once more");
+                    println!("vm: {error:#}; trying again");
                     fetch(kernel, &directory)
                 })
-                .context(
-                    "Debian's package of it cannot be fetched, without which nothing is tried",
-                )?;
+                .context("cannot fetch Debian's package of the kernel")?;
             fs::write(&done, wanted)?;
         }
         let mut modules: Vec<_> = files(&directory.join("modules"))?;
@@ -72,13 +68,13 @@ fn fetch(kernel: &Kernel, directory: &Path) -> Result<()> {
     for package in apt.download(&packages)? {
         let mut unpack = Command::new("dpkg-deb");
         unpack.arg("--extract").arg(package).arg(&unpacked);
-        exec::output(&mut unpack, FETCH_LIMIT)?;
+        exec::output_within(&mut unpack, FETCH_LIMIT)?;
     }
     let all = all_files(&unpacked)?;
     let named = |wanted: &dyn Fn(&str) -> bool| {
         all.iter().find(|path| path.file_name().and_then(OsStr::to_str).is_some_and(wanted))
     };
-    let image = named(&|name| name.starts_with("vmlinuz")).context("a package without a kernel")?;
+    let image = named(&|name| name.starts_with("vmlinuz")).context("the package has no kernel")?;
     fs::copy(image, directory.join("vmlinuz"))?;
     fs::create_dir_all(directory.join("modules"))?;
     for (position, module) in MODULES.iter().enumerate() {
@@ -98,7 +94,7 @@ fn fetch(kernel: &Kernel, directory: &Path) -> Result<()> {
 fn unpack(from: &Path, to: &Path) -> Result<()> {
     let packed = to.with_extension("ko.xz");
     fs::copy(from, &packed)?;
-    exec::output(Command::new("busybox").arg("unxz").arg(&packed), AT_ONCE).map(drop)
+    exec::output(Command::new("busybox").arg("unxz").arg(&packed)).map(drop)
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
@@ -106,7 +102,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// Of the directory and those in it.
+/// The files of the directory and of those in it.
 fn all_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in files(directory)? {
@@ -122,8 +118,7 @@ fn all_files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// apt with lists of its own, of one suite, from the mirror that this machine uses. It checks what
-/// it fetches as always: the suite's signature, then hashes.
+/// apt with lists of its own, for one suite, from the mirror of this machine. It checks signatures and hashes as always.
 struct Apt {
     directory: PathBuf,
 }
@@ -138,7 +133,7 @@ impl Apt {
         let source = format!("deb [signed-by={keys}] {mirror} {suite} main\n");
         fs::write(directory.join("sources.list"), source)?;
         fs::write(directory.join("status"), "")?;
-        exec::output(apt.command("apt-get").arg("update"), FETCH_LIMIT)?;
+        exec::output_within(apt.command("apt-get").arg("update"), FETCH_LIMIT)?;
         Ok(apt)
     }
 
@@ -162,9 +157,9 @@ impl Apt {
         command
     }
 
-    /// Those of the newest kernel of this version. Since 7 a kernel is in two packages.
+    /// The packages of the newest kernel of this version. Since 7 a kernel is in two packages.
     fn packages(&self, kernel: &Kernel) -> Result<Vec<String>> {
-        let known = exec::output(self.command("apt-cache").arg("pkgnames").arg("linux-"), AT_ONCE)?;
+        let known = exec::output(self.command("apt-cache").arg("pkgnames").arg("linux-"))?;
         let names: Vec<&str> = known.lines().collect();
         let begin = format!("linux-image-{}", kernel.version);
         let end = format!("{}-amd64", kernel.flavour);
@@ -183,30 +178,30 @@ impl Apt {
     }
 
     fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
-        exec::output(self.command("apt-get").arg("download").args(packages), FETCH_LIMIT)?;
+        exec::output_within(self.command("apt-get").arg("download").args(packages), FETCH_LIMIT)?;
         let mut fetched = files(&self.directory)?;
         fetched.retain(|path| path.extension() == Some(OsStr::new("deb")));
-        ensure!(fetched.len() == packages.len(), "apt-get has not left {}", packages.join(", "));
+        ensure!(fetched.len() == packages.len(), "apt-get has not fetched {}", packages.join(", "));
         Ok(fetched)
     }
 }
 
-/// `[0, 50]` of `0-50`.
+/// `[0, 50]` from `0-50`.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
 }
 
-/// Where this machine has Debian from, and the keys that it trusts for it.
+/// This machine's mirror of Debian, and the keys that it trusts.
 fn mirror() -> Result<(String, String)> {
     const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
     let format = "$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)";
     let mut targets = Command::new("apt-get");
     targets.args(["indextargets", "--format", format, "Created-By: Packages"]);
-    let told = exec::output(&mut targets, AT_ONCE).context("Debian's kernels are needed")?;
-    let mirror = told
+    let sources = exec::output(&mut targets).context("Debian's kernels are needed")?;
+    let mirror = sources
         .lines()
         .find_map(|line| line.strip_suffix(" Debian Debian main"))
-        .context("this machine's apt has no source of Debian, or no list of it: apt-get update")?;
+        .context("apt has no source of Debian, or no package list: run apt-get update")?;
     Ok((mirror.to_owned(), KEYS.to_owned()))
 }
 

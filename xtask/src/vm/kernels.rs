@@ -1,30 +1,30 @@
-//! The kernels and backends that there are.
+//! The kernels and backends of the matrix.
 
-/// A kernel, by the Debian suite that has it.
+/// A kernel of a Debian suite.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kernel {
-    /// As `--kernel` names it.
+    /// The name for `--kernel`.
     pub(super) name: &'static str,
     pub(super) suite: &'static str,
-    /// Its packages are called `linux-image-<this>…`.
+    /// Its packages have the names `linux-image-<this>…`.
     pub(super) version: &'static str,
-    /// `-rt`, as their names end before the architecture, or nothing.
+    /// The end of these names before the architecture: `-rt`, or nothing.
     pub(super) flavour: &'static str,
-    /// What can be had on it.
+    /// The backends that it allows.
     pub(super) backends: &'static [&'static str],
-    /// Of these it skips programs now and then, as it preempts them: that nothing is told that is not true
-    /// is all that can be asked.
+    /// Backends whose programs it may skip, because it preempts them. With these the numbers must be right, but not
+    /// complete.
     pub(super) lossy: &'static [&'static str],
-    /// The only case that is meant for it.
+    /// The only case for this kernel, if there is one.
     pub(super) only: Option<&'static str>,
 }
 
 pub(crate) const BACKENDS: &[&str] = &["socket", "fentry", "kprobe", "tracepoint"];
 
-/// Those of kernels without the tracepoints of sockets.
+/// The backends of kernels without the tracepoints of sockets.
 const BEFORE_6_3: &[&str] = &["fentry", "kprobe", "tracepoint"];
 
-/// One without anything special.
+/// A kernel without special properties.
 const PLAIN: Kernel = Kernel {
     name: "6.12",
     suite: "trixie",
@@ -36,7 +36,7 @@ const PLAIN: Kernel = Kernel {
 };
 
 pub(super) const KERNELS: &[Kernel] = &[
-    // Below the floor: which backend makes no difference.
+    // observer refuses this kernel, with any backend.
     Kernel {
         name: "5.10",
         suite: "bullseye",
@@ -47,12 +47,12 @@ pub(super) const KERNELS: &[Kernel] = &[
     },
     Kernel { name: "6.1", suite: "bookworm", version: "6.1.", backends: BEFORE_6_3, ..PLAIN },
     PLAIN,
-    // Every lock and interrupt of it can be preempted.
+    // PREEMPT_RT, where almost everything can be preempted.
     Kernel { name: "6.12-rt", flavour: "-rt", backends: &["socket"], ..PLAIN },
     Kernel {
         name: "7.2",
         suite: "sid",
-        // Whatever that suite has by now.
+        // The suite has newer kernels over time.
         version: "7.",
         lossy: &["socket", "fentry", "tracepoint"],
         ..PLAIN

@@ -1,4 +1,4 @@
-//! The tests, and `observer check`, on each kernel with each backend.
+//! Runs the tests and `observer check` on each kernel with each backend.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,84 +7,81 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::filters::CHOOSING;
-use super::guest::{self, Guest, Share};
+use super::guest::{self, Share};
 use super::image::Image;
 use super::kernels::Kernel;
 use super::places::Where;
-use super::report::{Cell, counts, print};
+use super::report::{Cell, counts};
 use crate::{build, exec, test, verifier};
 
-/// Runs these cases on each kernel with each backend, prints the table, and says whether all passed.
-pub(super) fn run(place: &Where, filter: &str) -> Result<bool> {
+/// Runs these cases on each kernel with each backend.
+pub(super) fn run(place: &Where, filter: &str) -> Result<Vec<Cell>> {
     guest::install()?;
     let tests = Tests::prepare(filter)?;
-    let cells = place.each(|kernel, image, backend| {
+    place.each(|kernel, image, backend| {
         tests.run(kernel, image, backend, place.begins_with(kernel, backend))
-    })?;
-    print(&cells);
-    Ok(!cells.is_empty() && cells.iter().all(Cell::is_good))
+    })
 }
 
-/// What `observer check` says on each kernel with each backend.
-pub(crate) fn check(
-    selection: &Where,
-    daemon: &Path,
-) -> Result<Vec<(&'static str, &'static str, String)>> {
+/// A kernel, a backend, and the output of `observer check` for them.
+pub(crate) type Check = (String, &'static str, String);
+
+/// Runs `observer check` on each kernel with each backend.
+pub(crate) fn check(selection: &Where, daemon: &Path) -> Result<Vec<Check>> {
     guest::install()?;
-    let told = selection.each(|kernel, image, backend| {
-        // Below the floor nothing is loaded.
+    let checks = selection.each(|kernel, image, backend| {
+        // A kernel that observer refuses loads no program.
         if kernel.only.is_some() {
             return Ok(None);
         }
         let share = Share::new(&format!("check-{}-{backend}", kernel.name))?;
-        Guest { image, share: &share }.run(&check_script(daemon, backend))?;
-        Ok(Some((kernel.name, backend, share.read("check"))))
+        share.run(image, &check_script(daemon, backend))?;
+        Ok(Some((kernel.name.to_owned(), backend, share.read("check"))))
     })?;
-    Ok(told.into_iter().flatten().collect())
+    Ok(checks.into_iter().flatten().collect())
 }
 
-/// Leaves what `observer check` says.
+/// Writes the output of `observer check` to the share.
 fn check_script(daemon: &Path, backend: &str) -> String {
     format!("'{}' check --backend {backend} >/mnt/check 2>&1\n", daemon.display())
 }
 
-/// The tests, built and their peers prepared.
+/// The built tests, with their peers prepared.
 struct Tests {
     daemon: PathBuf,
     binary: PathBuf,
     filter: String,
 }
 
-/// The stacks that are run: those that start quickly.
+/// The stacks that start quickly.
 const PEERS: (&str, &str) = ("OBSERVER_TEST_PEERS", "python,rust");
 
-/// How much slower an emulated machine may be, on one that is busy with other things: what is waited for
-/// may take so much longer.
+/// The factor for all time limits of the cases, because an emulated machine is slow.
 const SLOWNESS: (&str, u32) = ("OBSERVER_TEST_SLOWNESS", 10);
 
-/// Says that this kernel may skip programs.
+/// Tells the tests that this kernel may skip programs.
 const LOSSY: &str = "OBSERVER_TEST_LOSSY";
 
-/// Where the list of the cases is left.
+/// The path for the list of cases.
 const REPORT: &str = "OBSERVER_TEST_REPORT";
 
 impl Tests {
     fn prepare(filter: &str) -> Result<Self> {
         let daemon = build::daemon(true)?;
         let binary = binary()?;
-        // With `--list` the peers are prepared and nothing is run.
+        // `--list` prepares the peers and runs nothing.
         let mut list = Command::new(&binary);
         list.arg("--list").env(PEERS.0, PEERS.1).current_dir(exec::workspace());
-        // Not all cases: that list is another one.
+        // This is not the list of all cases.
         let folder = exec::target()?.join("vm");
         fs::create_dir_all(&folder)?;
         list.env(REPORT, folder.join("cases.jsonl"));
-        exec::output(&mut list, guest::PREPARE_LIMIT)?;
+        exec::output_within(&mut list, guest::PREPARE_LIMIT)?;
         Ok(Self { daemon, binary, filter: filter.to_owned() })
     }
 
-    /// Runs them on a kernel, and once more if not all were run, or those that failed: an emulator on a busy
-    /// machine may take longer than anything should, and so may a peer.
+    /// Runs the cases on a kernel. Failed cases run once more, and all of them if the run did not end: a time limit may
+    /// be too short for an emulator on a busy machine.
     fn run(
         &self,
         kernel: &'static Kernel,
@@ -100,7 +97,7 @@ impl Tests {
             return Ok(cell);
         }
         let at_first = Some(cell.fault());
-        println!("vm: {share}: not all passed, so once more; {}", cell.fault());
+        println!("vm: {share}: not all passed, running again: {}", cell.fault());
         let share = format!("{share}-again");
         if cell.broken.is_some() {
             let again = self.run_once(kernel, image, backend, &share, &all)?;
@@ -108,7 +105,7 @@ impl Tests {
         }
         let failed = quoted(&cell.failed.join("|"));
         let again = self.run_once(kernel, image, backend, &share, &failed)?;
-        // Others whose names begin so are among them.
+        // The filter also matches cases whose names begin like a failed one.
         let passed =
             (cell.passed + cell.failed.len() as u64).saturating_sub(again.failed.len() as u64);
         Ok(Cell { passed, lossy: cell.lossy + again.lossy, at_first, ..again })
@@ -129,7 +126,7 @@ impl Tests {
             String::new()
         };
         let script = format!(
-            // It refuses the tests' own variables.
+            // The daemon refuses the variables of the tests, so the check is first.
             "{}export {}={} OBSERVER_TEST_PEERS_PREPARED=1 OBSERVER_BACKEND={backend}\n\
              {lossy}\
              export {REPORT}=/mnt/cases.jsonl {}={}\n\
@@ -146,20 +143,20 @@ impl Tests {
             self.binary.display(),
         );
         let begun = std::time::Instant::now();
-        let ran = Guest { image, share: &share }.run(&script);
+        let ran = share.run(image, &script);
         let output = share.read("tests");
         let (passed, failed) = counts(&output);
         let broken = match ran {
             Err(error) => Some(format!("{error:#}")),
-            // What they say last.
+            // The tests print this last.
             Ok(()) if !output.contains("numbers of the daemon were compared") => {
                 Some("the tests did not end".into())
             }
-            // Whose line something else was printed into.
+            // Other output may be in the line of the failed case.
             Ok(()) if failed.is_empty() && output.contains("test result: FAILED") => {
                 Some("a case failed".into())
             }
-            // Nothing is loaded.
+            // This kernel loads no program.
             Ok(()) if kernel.only.is_some() => None,
             Ok(()) => verifier::within_bounds(&share.read("check")).err().map(|e| e.to_string()),
         };
@@ -168,7 +165,7 @@ impl Tests {
             backend,
             release: share.read("release").trim().to_owned(),
             passed,
-            lossy: output.matches("what was told was true").count() as u64,
+            lossy: output.matches("the numbers were true").count() as u64,
             failed,
             broken,
             at_first: None,
@@ -189,24 +186,24 @@ impl Tests {
     }
 }
 
-/// A word of a shell's.
+/// The word, quoted for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Builds the end-to-end tests and says where they are.
+/// Builds the end-to-end tests. Returns their path.
 fn binary() -> Result<PathBuf> {
-    // Shows what it does; then asks where that has left it.
+    // The first command shows the build; the second one prints the path.
     exec::run(test::end_to_end().arg("--no-run"))?;
-    let mut told = test::end_to_end();
-    let told =
-        exec::output(told.args(["--no-run", "--message-format=json"]), guest::PREPARE_LIMIT)?;
-    // `"executable":"…/e2e-0123"`, in JSON, of which this is all that is wanted.
-    let path = told
+    let mut cargo = test::end_to_end();
+    cargo.args(["--no-run", "--message-format=json"]);
+    let messages = exec::output_within(&mut cargo, guest::PREPARE_LIMIT)?;
+    // `"executable":"…/e2e-0123"` in a message in JSON.
+    let path = messages
         .lines()
         .filter(|line| line.contains("\"name\":\"e2e\""))
         .find_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
-    let path = path.map(Path::new).context("cargo does not say where the tests are")?;
+    let path = path.map(Path::new).context("cargo does not print where the tests are")?;
     Ok(path.to_path_buf())
 }
 

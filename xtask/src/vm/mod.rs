@@ -1,8 +1,7 @@
-//! `cargo xtask vm`: the end-to-end tests on other kernels than this machine's, in QEMU.
+//! `cargo xtask vm`: end-to-end tests on other kernels, in QEMU.
 //!
-//! Debian's kernels, fetched by apt, boot in a virtual machine whose root is this machine's, read
-//! only, so that the tests run there as they were built here. Emulation in software suffices, so
-//! neither KVM nor a nested virtual machine is needed; it is some ten times slower.
+//! Debian's kernels, which apt fetches, boot in a virtual machine with this machine's root, mounted read-only. So the
+//! tests run there as they were built here. QEMU emulates in software: that needs no KVM, and is some ten times slower.
 
 mod filters;
 mod guest;
@@ -12,22 +11,26 @@ mod matrix;
 mod places;
 mod report;
 
-use std::process::ExitCode;
+use anyhow::{Result, ensure};
 
-use anyhow::Result;
-
-use crate::setup;
+use crate::{generated, setup};
 pub(crate) use filters::FEW;
 use filters::FILTER;
 pub(crate) use kernels::BACKENDS;
-pub(crate) use matrix::check;
+pub(crate) use matrix::{Check, check};
 pub(crate) use places::Where;
 
-/// What to run where.
+const HEAD: &str = "# Tests on other kernels\n\nEnd-to-end cases that passed and failed in virtual machines. \
+    [kernels.md](../kernels.md#tested-kernels) says which cases these are.\n\n";
+
+/// The cases, kernels and backends to run.
 #[derive(clap::Args)]
 pub(crate) struct Selection {
     #[command(flatten)]
     place: Where,
+    /// Runs everything, and writes the table to docs/generated/vm.md.
+    #[arg(long, conflicts_with_all = ["kernels", "backends", "filter"])]
+    document: bool,
     /// Which cases, after `--`: parts of their names, with `|` between them.
     #[arg(last = true, value_name = "FILTER")]
     filter: Option<String>,
@@ -37,28 +40,32 @@ impl Selection {
     /// All kernels and backends, and the cases that are meant for them.
     pub(crate) fn everything() -> Self {
         let all = || vec!["all".to_owned()];
-        Self { place: Where { kernels: all(), backends: all() }, filter: None }
+        Self { place: Where { kernels: all(), backends: all() }, document: false, filter: None }
     }
 
-    /// For `cargo xtask ci`: an old and a new kernel, and the backends that this machine's kernel
-    /// need not have.
+    /// For `cargo xtask ci`: an old and a new kernel, with backends that this machine may not have.
     pub(crate) fn of_ci() -> Self {
         Self {
             place: Where {
                 kernels: vec!["5.10".into(), "6.1".into(), "6.12".into()],
                 backends: vec!["fentry".into(), "kprobe".into()],
             },
+            document: false,
             filter: Some(FEW.into()),
         }
     }
 }
 
-pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
+/// Runs the matrix and prints its table. Returns an error unless everything passed.
+pub(crate) fn run(Selection { place, document, filter }: &Selection) -> Result<()> {
     setup::ensure()?;
-    Ok(if matrix(selection)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Runs the matrix, prints its table, and says whether all of it passed.
-pub(crate) fn matrix(Selection { place, filter }: &Selection) -> Result<bool> {
-    matrix::run(place, filter.as_deref().unwrap_or(FILTER))
+    let cells = matrix::run(place, filter.as_deref().unwrap_or(FILTER))?;
+    let table = report::table(&cells);
+    print!("{table}");
+    if *document {
+        generated::write("vm.md", "vm --document", &format!("{HEAD}{table}"))?;
+    }
+    let passed = !cells.is_empty() && cells.iter().all(report::Cell::is_good);
+    ensure!(passed, "not all cases passed: see the table");
+    Ok(())
 }

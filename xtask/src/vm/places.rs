@@ -1,4 +1,4 @@
-//! The kernels and backends that are chosen, and what is done on each.
+//! The chosen kernels and backends, and the work on each.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result};
 use super::image::Image;
 use super::kernels::{BACKENDS, KERNELS, Kernel};
 
-/// Where to run.
+/// Kernels and backends.
 #[derive(clap::Args)]
 pub(crate) struct Where {
     /// Kernels: 5.10, 6.1, 6.12, 6.12-rt, 7.2 or all.
     ///
-    /// 5.10 is below the floor: that it is refused is all that is tested there.
+    /// On 5.10 the only test is that observer refuses the kernel.
     #[arg(long = "kernel", value_name = "VERSION", default_value = "all", value_delimiter = ',')]
     pub(super) kernels: Vec<String>,
     /// Backends: socket, fentry, kprobe, tracepoint or all.
@@ -32,8 +32,8 @@ impl Where {
         kernel.backends.iter().find(is_chosen).is_some_and(|first| *first == backend)
     }
 
-    /// Calls `run` with each kernel and backend that can be had on it, as many at once as there are
-    /// processors: a guest waits much. What they answer is in that order.
+    /// Calls `run` with each kernel and each backend that it allows, in as many threads as there are CPUs. Returns the
+    /// results in that order.
     pub(super) fn each<T: Send>(
         &self,
         run: impl Fn(&'static Kernel, &Image, &'static str) -> Result<T> + Sync,
@@ -56,7 +56,7 @@ impl Where {
     }
 }
 
-/// Answers in the order of `all`, each made on one of as many threads as there are processors.
+/// Calls `make` with each of `all`, in as many threads as there are CPUs. Returns the results in that order.
 fn in_parallel<P: Sync, T: Send>(
     all: &[P],
     make: impl Fn(&P) -> Result<T> + Sync,
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_in_order_and_an_error_is_one_of_them() {
+    fn results_are_in_order_and_an_error_is_one_of_them() {
         let numbers: Vec<u64> = (0..100).collect();
         let doubled = in_parallel(&numbers, |number| Ok(number * 2)).unwrap();
         assert_eq!(doubled, (0..100).map(|number| number * 2).collect::<Vec<_>>());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_cannot_be_chosen() {
+    fn an_unknown_name_cannot_be_chosen() {
         let names = |wanted: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
             chosen(&wanted, BACKENDS, |backend| backend).map(|chosen| chosen.len())

@@ -1,18 +1,20 @@
-//! What became of the tests: a row for each kernel and backend.
+//! The results of the tests: a row for each kernel and backend.
 
-/// What the table has of one kernel and backend.
+use std::fmt::Write as _;
+
+/// The results of one kernel and backend.
 pub(super) struct Cell {
     pub(super) kernel: &'static str,
     pub(super) backend: &'static str,
     pub(super) release: String,
     pub(super) passed: u64,
-    /// How often numbers were compared and programs had been skipped by then.
+    /// The number of comparisons that allowed gaps, because the kernel had skipped programs.
     pub(super) lossy: u64,
-    /// Their names.
+    /// The names of the failed cases.
     pub(super) failed: Vec<String>,
-    /// Why not all cases were run.
+    /// Why not all cases ran.
     pub(super) broken: Option<String>,
-    /// What was wrong when they were run for the first time.
+    /// The fault of the first run, if there were two.
     pub(super) at_first: Option<String>,
 }
 
@@ -21,14 +23,14 @@ impl Cell {
         self.broken.is_none() && self.failed.is_empty() && self.passed > 0
     }
 
-    /// What is wrong, in a line.
+    /// The failed cases and the reason, in one line.
     pub(super) fn fault(&self) -> String {
         let failed = self.failed.iter().map(|name| format!("failed: {name}"));
         failed.chain(self.broken.clone()).collect::<Vec<_>>().join("; ")
     }
 }
 
-/// How many cases passed, and which failed, line by line: there may be no sum.
+/// The number of cases that passed, and the names of those that failed. A run that broke off prints no sum.
 pub(super) fn counts(output: &str) -> (u64, Vec<String>) {
     let of = |end| {
         let cases = output.lines().filter_map(|line| line.trim_end().strip_prefix("test "));
@@ -37,32 +39,27 @@ pub(super) fn counts(output: &str) -> (u64, Vec<String>) {
     (of("... ok").count() as u64, of("... FAILED").collect())
 }
 
-pub(super) fn print(cells: &[Cell]) {
-    println!(
-        "{:<8} {:<24} {:<11} {:<6} {:>6} {:>6}",
-        "kernel", "release", "backend", "", "passed", "failed"
-    );
+/// The table in Markdown: a row for each kernel and backend.
+pub(super) fn table(cells: &[Cell]) -> String {
+    let mut text =
+        "| kernel | backend | result | passed | failed | remarks |\n|---|---|---|---|---|---|\n"
+            .to_owned();
     for cell in cells {
-        let outcome = if cell.is_good() { "pass" } else { "FAIL" };
-        println!(
-            "{:<8} {:<24} {:<11} {outcome:<6} {:>6} {:>6}",
-            cell.kernel,
-            cell.release,
-            cell.backend,
-            cell.passed,
-            cell.failed.len()
+        let result = if cell.is_good() { "passed" } else { "**failed**" };
+        let skipped = (cell.lossy > 0).then(|| {
+            format!("the kernel skipped programs, so {} comparisons allow gaps", cell.lossy)
+        });
+        let first = cell.at_first.as_ref().map(|fault| format!("in the first run: {fault}"));
+        let remarks: Vec<String> = skipped.into_iter().chain(first).collect();
+        let Cell { release, backend, passed, failed, .. } = cell;
+        let failed = failed.len();
+        let remarks = remarks.join("; ").replace('|', "\\|");
+        let _ = writeln!(
+            text,
+            "| {release} | {backend} | {result} | {passed} | {failed} | {remarks} |"
         );
-        if cell.lossy > 0 {
-            println!(
-                "         programs were skipped: {} times numbers were not compared for being complete, but \
-                 for being true",
-                cell.lossy
-            );
-        }
-        if let Some(fault) = &cell.at_first {
-            println!("         at first: {fault}");
-        }
     }
+    text
 }
 
 #[cfg(test)]

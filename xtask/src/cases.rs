@@ -1,46 +1,44 @@
-//! docs/correctness.md: what a run of the end-to-end tests checks, case by case.
+//! docs/generated/cases.md: every end-to-end case, and its result in the last run of all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::exec;
+use crate::{exec, generated};
 
-/// What is before it in the document is written by hand.
-const BEGIN: &str = "<!-- From here on made by `cargo xtask test --document`. -->\n";
+const DOCUMENT: &str = "cases.md";
 
-/// Between a case's name and what became of it.
+const HEAD: &str = "# End-to-end cases\n\nResults of one run of all cases. \
+    [correctness.md](../correctness.md#the-cases) says how to read them.\n";
+
+/// Between the name of a case and its result.
 const THEN: &str = " · ";
 
-/// Writes the cases into the document, and what became of them in the last run of all.
+/// Writes the document.
 pub(crate) fn write() -> Result<()> {
     const TO_DO: &str = "run all cases: `cargo xtask test` without a filter";
     let path = exec::target()?.join("outcomes.jsonl");
     let lines = fs::read_to_string(&path)
         .with_context(|| format!("there is no {}; {TO_DO}", path.display()))?;
     let outcomes = Outcomes::parse(&lines).with_context(|| TO_DO)?;
-    let text = fs::read_to_string(document()).context("read docs/correctness.md")?;
-    let (by_hand, _) = text.split_once(BEGIN).context("docs/correctness.md has no mark")?;
-    let made = render(&cases()?, &outcomes).with_context(|| TO_DO)?;
-    fs::write(document(), format!("{by_hand}{BEGIN}{made}")).context("write docs/correctness.md")
+    let tables = render(&cases()?, &outcomes).with_context(|| TO_DO)?;
+    generated::write(DOCUMENT, "test --document", &format!("{HEAD}{tables}"))
 }
 
-/// An error if the document tells of other cases than there are.
+/// Returns an error if the document lists other cases than there are.
 pub(crate) fn check() -> Result<()> {
     const TO_DO: &str = "run `cargo xtask test --document` after a run of all cases";
-    let text = fs::read_to_string(document()).context("read docs/correctness.md")?;
-    let (_, made) = text.split_once(BEGIN).context("docs/correctness.md has no mark")?;
-    let told = names(made);
+    let text = fs::read_to_string(generated::path(DOCUMENT)).context("cannot read the list")?;
+    let listed = names(&text);
     let cases: BTreeSet<String> = cases()?.into_iter().map(|case| case.name).collect();
-    if let Some(name) = cases.difference(&told).next() {
-        bail!("it lacks this case; {TO_DO}: {name}");
+    if let Some(name) = cases.difference(&listed).next() {
+        bail!("this case is not listed; {TO_DO}: {name}");
     }
-    if let Some(name) = told.difference(&cases).next() {
-        bail!("it has this, which is no case any more; {TO_DO}: {name}");
+    if let Some(name) = listed.difference(&cases).next() {
+        bail!("this case is listed and does not exist; {TO_DO}: {name}");
     }
     Ok(())
 }
@@ -57,14 +55,10 @@ fn parse(lines: &str) -> Result<Vec<Case>> {
     lines.lines().map(line).collect()
 }
 
-fn document() -> PathBuf {
-    exec::workspace().join("docs/correctness.md")
-}
-
-/// In the place of a case that there is not.
+/// The cell of a case that does not exist.
 const ABSENT: &str = "–";
 
-/// A table with rows and columns in the order in which they come.
+/// A table. Rows and columns are in the order in which they were added.
 #[derive(Default)]
 struct Table {
     rows: Vec<String>,
@@ -82,8 +76,8 @@ impl Table {
         self.cells.insert((row.to_owned(), column.to_owned()), cell.to_owned());
     }
 
-    fn render(&self, title: &str, of_rows: &str) -> String {
-        let mut text = format!("\n## {title}\n\n| {of_rows} |");
+    fn render(&self, title: &str, first: &str) -> String {
+        let mut text = format!("\n## {title}\n\n| {first} |");
         for column in &self.columns {
             let _ = write!(text, " {} |", escaped(column));
         }
@@ -104,26 +98,6 @@ fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "\\<")
 }
 
-/// Cases that have no table.
-#[derive(Default)]
-struct Kind {
-    said: Option<String>,
-    cases: Vec<String>,
-}
-
-impl Kind {
-    fn render(&self, title: &str) -> String {
-        let mut text = format!("\n## {title}\n\n");
-        if let Some(said) = &self.said {
-            let _ = writeln!(text, "{said}\n");
-        }
-        for case in &self.cases {
-            let _ = writeln!(text, "- {case}");
-        }
-        text
-    }
-}
-
 fn render(cases: &[Case], outcomes: &Outcomes) -> Result<String> {
     let stacks: BTreeSet<&str> = cases
         .iter()
@@ -131,48 +105,43 @@ fn render(cases: &[Case], outcomes: &Outcomes) -> Result<String> {
         .flat_map(|(client, server)| [client, server])
         .collect();
 
-    let (mut pairs, mut alone, mut others) = (Table::default(), Table::default(), Kind::default());
-    let mut raw = Vec::<(&str, Kind)>::new();
+    let (mut pairs, mut alone) = (Table::default(), Table::default());
+    let mut others = format!("\n## {OTHERS}\n\n");
+    let (mut raw, mut kind_before) = (String::new(), "");
     for case in cases {
-        ensure!(!case.name.contains(THEN), "{:?} is in a name: {}", THEN, case.name);
-        let became = outcomes.of(case)?;
-        let line = |name: &str| format!("{}{THEN}{became}", escaped(name));
+        ensure!(!case.name.contains(THEN), "{THEN:?} is in a name: {}", case.name);
+        let result = outcomes.of(case)?;
+        let line = |name: &str| format!("- {}{THEN}{result}\n", escaped(name));
         match case.name.split_once(": ") {
             Some((kind, name)) if kind.starts_with("raw ") => {
-                let kind = kind.trim_start_matches("raw ");
-                if raw.last().is_none_or(|(last, _)| *last != kind) {
-                    raw.push((kind, Kind { said: case.kind.clone(), cases: Vec::new() }));
+                if kind != kind_before {
+                    let title = kind.trim_start_matches("raw ");
+                    let about = case.kind.iter().map(|about| format!("{about}\n\n"));
+                    let _ = write!(raw, "\n## {RAW}{title}\n\n{}", about.collect::<String>());
+                    kind_before = kind;
                 }
-                if let Some((_, kind)) = raw.last_mut() {
-                    kind.cases.push(line(name));
-                }
+                raw.push_str(&line(name));
             }
-            Some((what, pair)) if pair.contains(" -> ") => pairs.add(pair, what, &became),
-            Some((what, stack)) if stacks.contains(stack) => alone.add(what, stack, &became),
-            _ => others.cases.push(line(&case.name)),
+            Some((what, pair)) if pair.contains(" -> ") => pairs.add(pair, what, &result),
+            Some((what, stack)) if stacks.contains(stack) => alone.add(what, stack, &result),
+            _ => others.push_str(&line(&case.name)),
         }
     }
-    let mut text = pairs.render(PAIRS, "client -> server");
-    text.push_str(&alone.render(ALONE, "case"));
-    text.push_str(&others.render(OTHERS));
-    for (title, kind) in raw {
-        text.push_str(&kind.render(&format!("{RAW}{title}")));
-    }
-    Ok(text)
+    Ok([pairs.render(PAIRS, "client -> server"), alone.render(ALONE, "case"), others, raw].concat())
 }
 
-// The titles, which tell how names are put together from rows and columns.
+// The titles. From its title it follows how a table's rows and columns make the names of cases.
 
 const PAIRS: &str = "Each client with each server";
 const ALONE: &str = "Each stack with itself";
 const OTHERS: &str = "The daemon";
 const RAW: &str = "Raw HTTP/2 peers: ";
 
-/// The cases that [`render`] has told of.
-fn names(made: &str) -> BTreeSet<String> {
+/// The names of the cases in a document that [`render`] made.
+fn names(document: &str) -> BTreeSet<String> {
     let plain = |text: &str| text.replace("\\|", "|").replace("\\<", "<");
     let (mut names, mut title, mut columns) = (BTreeSet::new(), "", Vec::new());
-    for line in made.lines() {
+    for line in document.lines() {
         if let Some(next) = line.strip_prefix("## ") {
             (title, columns) = (next, Vec::new());
         } else if let Some(case) = line.strip_prefix("- ") {
@@ -188,8 +157,8 @@ fn names(made: &str) -> BTreeSet<String> {
                 columns = cells.collect();
                 continue;
             }
-            let there = columns.iter().zip(cells).filter(|(_, cell)| cell != ABSENT);
-            names.extend(there.map(|(column, _)| match title {
+            let present = columns.iter().zip(cells).filter(|(_, cell)| cell != ABSENT);
+            names.extend(present.map(|(column, _)| match title {
                 PAIRS => format!("{column}: {first}"),
                 _ => format!("{first}: {column}"),
             }));
@@ -198,12 +167,12 @@ fn names(made: &str) -> BTreeSet<String> {
     names
 }
 
-/// What became of the cases in a run of all of them.
+/// The results of the cases in a run of all of them.
 struct Outcomes(BTreeMap<String, Outcome>);
 
 impl Outcomes {
-    /// One line of JSON for each case as it ended, and one at the end of all; what is run again after
-    /// that is told by its last line.
+    /// Reads a line of JSON for each case, and one at the end of the run. A case that ran again after that has a second
+    /// line, which counts.
     fn parse(lines: &str) -> Result<Self> {
         let (mut outcomes, mut whole) = (BTreeMap::new(), false);
         for line in lines.lines() {
@@ -215,15 +184,15 @@ impl Outcomes {
                 }
             }
         }
-        ensure!(whole, "the last run of all cases did not come to its end");
+        ensure!(whole, "the last run of all cases did not end");
         Ok(Self(outcomes))
     }
 
-    /// A cell.
+    /// The text for a case.
     fn of(&self, case: &Case) -> Result<String> {
         let outcome = self.0.get(&case.name);
-        let outcome = outcome.with_context(|| format!("it was not run: {}", case.name))?;
-        let mut text = outcome.told(case.confirmed_by.as_deref());
+        let outcome = outcome.with_context(|| format!("this case was not run: {}", case.name))?;
+        let mut text = outcome.text(case.confirmed_by.as_deref());
         if let Some(note) = &case.note {
             let _ = write!(text, " ({})", escaped(note));
         }
@@ -231,7 +200,7 @@ impl Outcomes {
     }
 }
 
-/// A line of the outcomes.
+/// A line of the file.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
@@ -242,17 +211,17 @@ enum Line {
     Case(Outcome),
 }
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Outcome {
     case: String,
     outcome: Became,
-    /// How many numbers of the daemon were compared, and were exact.
+    /// The count of numbers of the daemon that were compared and exact.
     numbers: u64,
-    /// What else did confirm it.
+    /// What else confirmed it.
     confirmed_by: Option<String>,
-    /// It was run again.
+    /// Whether it ran again.
     #[serde(skip)]
     again: bool,
 }
@@ -266,8 +235,8 @@ enum Became {
 }
 
 impl Outcome {
-    /// In a few words, where this is to confirm it.
-    fn told(&self, to_confirm: Option<&str>) -> String {
+    /// The result in a few words. `to_confirm` is what else should confirm it.
+    fn text(&self, to_confirm: Option<&str>) -> String {
         let mut text = match (self.outcome, self.numbers) {
             (Became::Ignored, _) => "not run".to_owned(),
             (Became::Failed, _) => "**failed**".to_owned(),
@@ -294,11 +263,11 @@ impl Outcome {
 struct Case {
     #[serde(rename = "case")]
     name: String,
-    /// What is to confirm it beside what its peers know: an outcome says whether it did.
+    /// What should confirm it, next to the records of its peers.
     confirmed_by: Option<String>,
-    /// What is to be said of it.
+    /// A note for its cell.
     note: Option<String>,
-    /// What is to be said of all cases of its kind.
+    /// A text about all cases of its kind.
     kind: Option<String>,
 }
 
@@ -331,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn every_case_has_its_place_and_what_became_of_it() {
+    fn every_case_has_its_place_and_its_result() {
         let text = rendered();
         for lines in [
             "| client -> server | errors |",
@@ -350,14 +319,14 @@ mod tests {
     fn the_cases_of_a_document_can_be_read() {
         let cases: Vec<String> = parse(CASES).unwrap().into_iter().map(|case| case.name).collect();
         assert_eq!(names(&rendered()), cases.into_iter().collect());
-        // Whatever became of them.
+        // The results make no difference.
         let other = rendered().replace("12", "13").replace("not run", "passed");
         assert_eq!(names(&other), names(&rendered()));
         assert_ne!(names(&rendered().replace("- four", "- five")), names(&rendered()));
     }
 
     #[test]
-    fn what_was_not_run_to_the_end_is_not_told() {
+    fn a_run_that_did_not_end_is_refused() {
         let broken_off = OUTCOMES.replace("{\"end\":true}\n", "");
         assert!(Outcomes::parse(&broken_off).is_err());
         let other = OUTCOMES.replace("SIGTERM", "SIGINT");
@@ -366,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_case_is_an_error() {
+    fn an_invalid_line_is_an_error() {
         assert!(parse("{").is_err());
         assert!(parse(r#"{"case":"a","passed":true}"#).is_err());
         assert!(Outcomes::parse(r#"{"case":"a","outcome":"fine","numbers":1}"#).is_err());
