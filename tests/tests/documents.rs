@@ -86,7 +86,7 @@ fn documents() -> Result<BTreeMap<PathBuf, Document>> {
 #[test]
 fn generated_documents_name_their_command() -> Result<()> {
     let mut generated = 0;
-    for entry in fs::read_dir(root()?.join("docs/generated"))? {
+    for entry in fs::read_dir(workspace()?.join("docs/generated"))? {
         let path = entry?.path();
         let text = fs::read_to_string(&path)?;
         let first = text.lines().next().unwrap_or_default();
