@@ -259,8 +259,8 @@ fn many(table: &mut Table) {
         talk.server(|f| streams().fold(f, |f, s| f.response(s).message(s, 999).trailers(s, OK)))?;
         talk.expect(Call::new("Get", OK).unary(1000, 999).times(CALLS.into()))
     });
-    table.case("150,000 frames in one write are too many: a counted gap", |daemon, name| {
-        const MESSAGES: u32 = 150_000;
+    table.case("300,000 frames in one write are too many: a counted gap", |daemon, name| {
+        const MESSAGES: u32 = 300_000;
         let mut talk = Talk::begin(daemon, name, Address::V4(0))?;
         talk.client(|f| f.request(1, "Put"))?;
         talk.client(|f| (0..MESSAGES).fold(f, |f, _| f.message(1, 0)))?;

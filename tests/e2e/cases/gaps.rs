@@ -497,7 +497,7 @@ fn cut_messages(talk: &mut Talk<'_>, streams: u32) -> Result<()> {
 fn bounds(table: &mut Table) {
     table.uncompared("more frames in one call than are walked over, and calls after it", |talk| {
         talk.call(1, "Get", OK)?;
-        // Nine bytes and two steps each: beyond the 262,144 steps of a walk.
+        // Nine bytes and a step each: beyond the 262,144 steps of a walk.
         let pings: Vec<u8> = [0, 0, 0, 0x42, 0, 0, 0, 0, 0].repeat(300_000);
         talk.client(|f| f.bytes(&pings))?;
         talk.client(|f| flush_tables(f).request(3, "Put").last_message(3, 5))?;
