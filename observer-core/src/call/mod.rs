@@ -163,7 +163,7 @@ impl Coverage {
     }
 }
 
-/// How a call ended, and what was seen before. By default nothing was.
+/// How a call ended, and how much of it was seen; by default nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
     /// The status code; `None` if it was not seen.

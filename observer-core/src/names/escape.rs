@@ -39,7 +39,7 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Spells out the invisible characters of a text, for a reader: as `\u{202e}`, line ends and tabs as `\n`.
+/// Spells out the invisible characters of a text, for a reader: as `\u{202e}`, `\n`, `\r`, `\t`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     spelled(text, |c, to| match c {
         '\n' | '\r' | '\t' => write!(to, "{}", c.escape_default()),
