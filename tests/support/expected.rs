@@ -356,7 +356,7 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
     }
 
     #[test]
-    fn declared_types_are_told_of_all_that_have_one() {
+    fn declared_types_replace_those_of_the_messages() {
         let expected = |types: &[(&str, &str)]| of(false).declared(types);
         let as_bidi = EXPOSITION.replace("server_stream", "bidi_stream");
         let bidi = Metrics::parse(&as_bidi).unwrap();
@@ -365,7 +365,7 @@ grpc_client_in_flight{grpc_service="s",grpc_method="M",pid="7",process="p"} 0
     }
 
     #[test]
-    fn requests_that_nobody_knows_of_are_not_compared() {
+    fn requests_that_the_peer_is_not_sure_of_are_not_compared() {
         let fewer = |number| {
             EXPOSITION.replacen(&format!("process=\"p\"}} {number}\n"), "process=\"p\"} 1\n", 1)
         };

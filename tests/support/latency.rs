@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_busy_machine_adds_is_no_factor_of_two() {
+    fn a_busy_machine_does_not_double_times() {
         for (peer, daemon, agree) in
             [(1.0, 4.5, true), (10.0, 13.0, true), (10.0, 20.0, false), (100.0, 50.0, false)]
         {

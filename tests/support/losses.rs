@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_seen_may_be_told_as_that() {
+    fn unknown_methods_and_codes_may_be_not_seen() {
         let all = [("/s/A", "OK", 10.0), ("/s/A", "NotFound", 2.0), ("/s/B", "OK", 5.0)];
         assert!(is_true(&all, 0.0));
         assert!(is_true(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_happen_may_not() {
+    fn calls_that_were_not_made_may_not_be_reported() {
         for wrong in [
             &[("/s/A", "OK", 11.0)][..],
             &[("/s/A", "Canceled", 1.0)],
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_in_the_bytes_that_were_not_seen() {
+    fn missing_calls_must_fit_into_the_gaps() {
         let fifteen = [("/s/A", "OK", 10.0), ("/s/B", "OK", 5.0)];
         assert!(is_true(&fifteen, 20.0));
         assert!(!is_true(&fifteen, 19.0));

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_raw_peers_sent_is_demanded_both_ways() {
+    fn calls_of_raw_peers_are_compared_both_ways() {
         let calls = Calls::parse(PACKETS).unwrap();
         let sent = |calls: &[(i32, u64)]| client(calls).calls;
         calls.are(sent(&[(5, 1), (CUT, 1)])).unwrap();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_understand_is_an_error() {
+    fn lines_that_are_not_complete_are_errors() {
         assert!(Calls::parse(&PACKETS.replace("\t2\t", "\t3\t")).is_err());
         assert!(Calls::parse(&PACKETS.replace("\t2\t", "\t1\t")).is_err());
     }
