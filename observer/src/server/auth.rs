@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug, Formatter};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::{Result, anyhow};
 use base64::Engine as _;
@@ -27,45 +27,30 @@ const WAITING_EACH: usize = 8;
 #[derive(Debug)]
 pub(super) struct Gate {
     turn: Arc<Semaphore>,
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    next: u64,
-    waiting: HashMap<u64, Asker>,
+    /// The clients that wait. A place is free once it is dropped, or its client has gone.
+    waiting: Mutex<Vec<Weak<Asker>>>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), queue: Mutex::default() }
+        Self { turn: Arc::new(Semaphore::new(1)), waiting: Mutex::default() }
     }
 }
 
 impl Gate {
-    /// A place in the queue; `None` if there are too many. Clients that have gone do not count.
-    fn enter(&self, asker: &Asker) -> Option<Waiting<'_>> {
-        let mut queue = lock(&self.queue);
-        queue.waiting.retain(|_, asker| !asker.is_gone());
-        let own = queue.waiting.values().filter(|other| other.origin == asker.origin).count();
-        if own >= WAITING_EACH || queue.waiting.len() >= WAITING {
+    /// A place among those that wait; `None` if there are too many.
+    fn enter(&self, asker: &Asker) -> Option<Arc<Asker>> {
+        let mut waiting = lock(&self.waiting);
+        waiting.retain(|place| place.upgrade().is_some_and(|other| !other.is_gone()));
+        let is_own = |place: &&Weak<Asker>| {
+            place.upgrade().is_some_and(|other| other.origin == asker.origin)
+        };
+        if waiting.len() >= WAITING || waiting.iter().filter(is_own).count() >= WAITING_EACH {
             return None;
         }
-        let number = queue.next;
-        queue.next += 1;
-        queue.waiting.insert(number, asker.clone());
-        Some(Waiting { gate: self, number })
-    }
-}
-
-struct Waiting<'a> {
-    gate: &'a Gate,
-    number: u64,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        lock(&self.gate.queue).waiting.remove(&self.number);
+        let place = Arc::new(asker.clone());
+        waiting.push(Arc::downgrade(&place));
+        Some(place)
     }
 }
 
@@ -294,7 +279,7 @@ mod tests {
         gone.1.try_write(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
         let goes = async {
             tokio::task::yield_now().await;
-            assert_eq!(lock(&door.gate.queue).waiting.len(), 1);
+            assert_eq!(lock(&door.gate.waiting).len(), 1);
             drop(gone.1);
             while !asker.is_gone() {
                 tokio::task::yield_now().await;
@@ -331,7 +316,7 @@ mod tests {
         waiting.extend((0..8).map(enter));
         assert!(waiting.iter().all(Option::is_some) && enter(9).is_none());
         drop((waiting, busy));
-        assert!(lock(&door.gate.queue).waiting.is_empty());
+        assert!(lock(&door.gate.waiting).iter().all(|place| place.strong_count() == 0));
         assert!(door.admit(Some(&bob)).await);
     }
 }
