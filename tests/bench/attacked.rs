@@ -49,7 +49,7 @@ const ATTACKS: [Attack; 3] = [
         run: rapid_reset,
     },
     Attack {
-        name: "a path that nobody had before in each request",
+        name: "a new path in each request",
         unit: "streams/s",
         pace: Duration::ZERO,
         run: distinct_paths,
@@ -77,11 +77,11 @@ struct Slice {
 pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
     let service = &Service::fast(peers)?;
     // The cost of watching without an attack.
-    let usual = Attacked { service, attack: None }.costs("nobody attacks", results)?;
+    let usual = Attacked { service, attack: None }.costs("no attack", results)?;
     for attack in &ATTACKS {
         let attacked = Attacked { service, attack: Some(attack) };
         let share = attacked.costs(attack.name, results)? / usual;
-        let name = format!("{}: that share ÷ where nobody attacks", attack.name);
+        let name = format!("{}: that share ÷ without an attack", attack.name);
         results.add(name, "", Some(Bound::AtMost(1.1)), vec![share]);
     }
     Ok(())
@@ -110,7 +110,7 @@ impl Attacked<'_> {
         results.add(format!("{name}: others' calls, bare"), "calls/s", None, bare);
         let calls = format!("{name}: others' calls, watched ÷ bare");
         results.add(calls, "", Some(Bound::AtLeast(0.95)), ratios);
-        let share = format!("{name}: time that watching takes ÷ that the service takes");
+        let share = format!("{name}: CPU time of watching ÷ of the service");
         Ok(results.add(share, "", None, shares))
     }
 

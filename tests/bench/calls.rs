@@ -44,9 +44,9 @@ pub(crate) fn costs(peers: &Peers, results: &mut Results) -> Result<()> {
         watch.stop()?;
     }
     let us = |most| Some(Bound::AtMost(most));
-    results.add("kernel programs' run time per call end", "µs", us(1.5), kernel);
-    results.add("runs of kernel programs per call end", "", None, runs);
-    results.add("daemon's processor time per call end", "µs", us(2.0), daemon);
+    results.add("run time of BPF programs per finished call", "µs", us(1.5), kernel);
+    results.add("invocations of BPF programs per finished call", "", None, runs);
+    results.add("daemon's CPU time per finished call", "µs", us(2.0), daemon);
     sizes(&service, results)
 }
 
@@ -58,13 +58,13 @@ fn sizes(service: &Service, results: &mut Results) -> Result<()> {
         let (_, reading) = watched(&watch, service.address, load, calls)?;
         let bytes = reading.ring_bytes / reading.ends;
         results.add(
-            format!("ring bytes per call end, messages of {name}"),
+            format!("ring bytes per finished call, messages of {name}"),
             "B",
             Some(Bound::AtMost(400.0)),
             vec![bytes],
         );
         let records = vec![reading.records / reading.ends];
-        results.add(format!("records per call end, messages of {name}"), "", None, records);
+        results.add(format!("records per finished call, messages of {name}"), "", None, records);
         of_size.push(bytes);
     }
     if let [small, large] = of_size[..] {
@@ -100,8 +100,8 @@ pub(crate) fn streaming(peers: &Peers, results: &mut Results) -> Result<()> {
         watch.stop()?;
     }
     let most = |most| Some(Bound::AtMost(most));
-    results.add("daemon's processor time per message of 20 B", "ns", most(150.0), daemon);
-    results.add("kernel programs' run time per message of 20 B", "ns", None, kernel);
+    results.add("daemon's CPU time per message of 20 B", "ns", most(150.0), daemon);
+    results.add("run time of BPF programs per message of 20 B", "ns", None, kernel);
     results.add("ring bytes per message of 20 B", "B", most(4.0), bytes);
     Ok(())
 }
@@ -167,11 +167,11 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
             let count = load.connections.max(load.methods);
             let mut add = |which: &str, costs: &[Cost]| {
                 let mut add = |whose, part: fn(&Cost) -> f64| {
-                    let name = format!("{whose} per {which}call end, {count} {what}");
+                    let name = format!("{count} {what}: {whose} per {which}finished call");
                     results.add(name, "µs", None, costs.iter().map(part).collect())
                 };
-                let daemon = add("daemon's processor time", |cost| cost.daemon);
-                (daemon, add("kernel programs' run time", |cost| cost.kernel))
+                let daemon = add("daemon's CPU time", |cost| cost.daemon);
+                (daemon, add("run time of BPF programs", |cost| cost.kernel))
             };
             let costs = (0..GROWTH_REPEATS).map(|_| grown(&service, load, count));
             let (first, later): (Vec<_>, Vec<_>) =
@@ -187,18 +187,18 @@ pub(crate) fn growth(peers: &Peers, results: &mut Results) -> Result<()> {
         }
         let ends = |costs: &[f64]| Some(costs.last()? / costs.first()?);
         for (whose, costs) in
-            [("daemon's processor time", &daemon), ("kernel programs' run time", &kernel)]
+            [("daemon's CPU time", &daemon), ("run time of BPF programs", &kernel)]
         {
-            let name = format!("{whose} per call end, {MOST} {what} ÷ 10");
+            let name = format!("{MOST} {what} ÷ 10: {whose} per finished call");
             results.add(name, "", FLAT, ends(costs).into_iter().collect());
         }
         results.plots.push(Plot {
             name: format!("growth-{what}"),
-            title: format!("Cost of a call end, by the number of {what}"),
+            title: format!("Cost of a finished call, by the number of {what}"),
             x: what.into(),
             y: "µs".into(),
             points,
-            lines: vec![("daemon".into(), daemon), ("kernel programs".into(), kernel)],
+            lines: vec![("daemon".into(), daemon), ("BPF programs".into(), kernel)],
         });
     }
     workers(&service, results)
@@ -260,9 +260,9 @@ fn workers(service: &Service, results: &mut Results) -> Result<()> {
             daemon.push(more.daemon / one.daemon);
             kernel.push(more.kernel / one.kernel);
         }
-        let name = |what| format!("{what} per call end, {workers} workers ÷ 1");
-        results.add(name("daemon's processor time"), "", FLAT, daemon);
-        results.add(name("kernel programs' run time"), "", FLAT, kernel);
+        let name = |what| format!("{workers} workers ÷ 1: {what} per finished call");
+        results.add(name("daemon's CPU time"), "", FLAT, daemon);
+        results.add(name("run time of BPF programs"), "", FLAT, kernel);
     }
     Ok(())
 }

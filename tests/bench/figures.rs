@@ -190,9 +190,9 @@ fn kept() -> Result<PathBuf> {
 fn machine() -> Result<String> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
-    let cpus = std::thread::available_parallelism().context("the number of processors")?;
-    let model = fs::read_to_string("/proc/cpuinfo").context("the processor's name")?;
+    let cpus = std::thread::available_parallelism().context("the number of CPUs")?;
+    let model = fs::read_to_string("/proc/cpuinfo").context("the name of the CPU")?;
     let model = model.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
-    Ok(format!("Linux {}, {cpus} processors ({model})", release.trim()))
+    Ok(format!("Linux {}, {cpus} CPUs ({model})", release.trim()))
 }

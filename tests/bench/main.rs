@@ -48,17 +48,17 @@ struct Bench {
 const BENCHES: [Bench; 16] = [
     Bench {
         name: "throughput",
-        about: "What watching leaves of the throughput of saturated services: unary calls of 20 bytes",
+        about: "Throughput of saturated services, watched and bare: unary calls of 20 bytes",
         run: throughput::services,
     },
     Bench {
         name: "inprocess",
-        about: "The same service with a library in it, beside the service watched",
+        about: "The same service with a metrics library in it, compared with the service watched",
         run: throughput::libraries,
     },
     Bench {
         name: "unrelated",
-        about: "What watching leaves of work that has nothing to do with gRPC",
+        about: "Throughput of work without gRPC, watched and bare",
         run: |_, results| throughput::unrelated(results),
     },
     Bench {
@@ -68,17 +68,17 @@ const BENCHES: [Bench; 16] = [
     },
     Bench {
         name: "attacked",
-        about: "What watching takes of a service that is attacked: tonic, 16 calls of others at once, the service watched",
+        about: "The cost of watching a service under attack: tonic, 16 calls of others at once",
         run: attacked::costs,
     },
     Bench {
         name: "calls",
-        about: "What an end of a unary call costs the kernel and the daemon: tonic, 16 calls at once",
+        about: "The cost of a finished call, which is one side of a unary call, to the kernel and the daemon: tonic, 16 calls at once",
         run: calls::costs,
     },
     Bench {
         name: "streaming",
-        about: "What a message costs: a million of 20 bytes over four streams",
+        about: "The cost of a message: a million of 20 bytes over four streams",
         run: calls::streaming,
     },
     Bench {
@@ -88,17 +88,17 @@ const BENCHES: [Bench; 16] = [
     },
     Bench {
         name: "deadlines",
-        about: "Calls that expired and calls that were canceled: what is told of them, beside what their clients know",
+        about: "Status of calls that expired or were canceled, compared with what their clients know",
         run: deadlines::told,
     },
     Bench {
         name: "growth",
-        about: "What an end of a call costs as there are more connections, more methods, and more workers",
+        about: "The cost of a finished call with more connections, methods and workers",
         run: calls::growth,
     },
     Bench {
         name: "hpack",
-        about: "Header blocks, beside other decoders",
+        about: "Field blocks, compared with other decoders",
         run: |_, results| protocol::hpack(results),
     },
     Bench {
@@ -107,7 +107,11 @@ const BENCHES: [Bench; 16] = [
         run: |_, results| protocol::scanner(results),
     },
     Bench { name: "memory", about: "Memory, and the time to start", run: footprint::memory },
-    Bench { name: "scrape", about: "What a scrape takes", run: footprint::scrape },
+    Bench {
+        name: "scrape",
+        about: "Time of a scrape, and calls that are seen during scrapes",
+        run: footprint::scrape,
+    },
     Bench {
         name: "schemas",
         about: "Series and text of a row, a method of a process on one side: unary calls that end with OK, both ends watched",

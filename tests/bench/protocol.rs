@@ -111,7 +111,7 @@ impl Blocks {
             anyhow::Ok(bytes)
         })?;
         let mut blocks = frames(&bytes).into_iter();
-        let mut next = || blocks.next().context("three header blocks");
+        let mut next = || blocks.next().context("three field blocks");
         Ok(Self { first: next()?, repeated: next()?, literal: next()? })
     }
 }
