@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use observer_common::frame::{flag, kind};
+use observer_common::{
+    frame::{flag, kind},
+    record::Waited,
+};
 
 use crate::{
     encoder::Field,
@@ -18,8 +21,9 @@ const MAX_STREAMS: usize = 12;
 /// deadline by [`Connection::cancel`], which waits until the deadline has passed.
 const TIMEOUTS_MS: &[u64] = &[10_000, 10_000_000];
 
-/// Time after a deadline at which a cancelled call is certain to have expired.
-const WELL_OVER_NS: u64 = 1_000_000;
+/// Time after a deadline at which a cancelled call is certain to have expired, even if the server reads late and its
+/// socket does not show that.
+const WELL_OVER_NS: u64 = 1_000_000 + Waited::BUSY.most_us as u64 * 1_000;
 
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
