@@ -86,6 +86,8 @@ pub enum Routine {
         version: Tls,
         /// How many bytes of a payload are no plaintext.
         overhead: u8,
+        /// How many of these are before the plaintext.
+        start: u8,
     },
     /// rustls' `MessageEncrypter::encrypt(result, self, message, sequence)`.
     ///

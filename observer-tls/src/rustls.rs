@@ -31,7 +31,8 @@ use crate::machine::Machine;
 use crate::references::{constants, functions_that_refer};
 use crate::refusal::Refusal;
 
-/// The versions whose messages have the layout that [`Routine`] describes: from 0.23.0 to this patch.
+/// The versions whose messages have the layout that [`Routine`] describes: from 0.23.0 to this patch. Their sources are
+/// the same where it matters, but for [`IN_ITS_PLACE`].
 const CHECKED: u32 = 46;
 
 /// The most mentions of rustls' files that are looked at.
@@ -55,15 +56,27 @@ const MAX_OBJECT: u64 = 1 << 14;
 
 /// A record of TLS 1.3 has a tag of 16 bytes, and the type of its content (RFC 8446, 5.2).
 const OVERHEAD_1_3: u8 = 17;
-/// In TLS 1.2: a tag, and for GCM 8 bytes of the nonce (RFC 5288, RFC 7905).
-const OVERHEADS_1_2: [u8; 2] = [24, 16];
+/// In TLS 1.2: a tag, and for GCM 8 bytes of the nonce before the ciphertext (RFC 5288, RFC 7905).
+const NONCE: u8 = 8;
+const OVERHEAD_GCM: u8 = NONCE + 16;
+const OVERHEAD_CHACHA: u8 = 16;
 
-/// The source files that make decrypters and encrypters.
-const SOURCES: [(&[u8], Tls); 4] = [
-    (b"/src/crypto/ring/tls13.rs", Tls::V1_3),
-    (b"/src/crypto/ring/tls12.rs", Tls::V1_2),
-    (b"/src/crypto/aws_lc_rs/tls13.rs", Tls::V1_3),
-    (b"/src/crypto/aws_lc_rs/tls12.rs", Tls::V1_2),
+/// The first version that with aws-lc-rs decrypts GCM of TLS 1.2 where the ciphertext is. Before that it moved the
+/// plaintext to the start of the payload, as with ring.
+const IN_ITS_PLACE: u32 = 18;
+
+/// A source file that makes decrypters and encrypters.
+struct SourceFile {
+    path: &'static [u8],
+    version: Tls,
+    is_aws_lc: bool,
+}
+
+const SOURCES: [SourceFile; 4] = [
+    SourceFile { path: b"/src/crypto/ring/tls13.rs", version: Tls::V1_3, is_aws_lc: false },
+    SourceFile { path: b"/src/crypto/ring/tls12.rs", version: Tls::V1_2, is_aws_lc: false },
+    SourceFile { path: b"/src/crypto/aws_lc_rs/tls13.rs", version: Tls::V1_3, is_aws_lc: true },
+    SourceFile { path: b"/src/crypto/aws_lc_rs/tls12.rs", version: Tls::V1_2, is_aws_lc: true },
 ];
 
 /// The addresses behind each copy of the names of [`SOURCES`].
@@ -79,13 +92,11 @@ pub(crate) fn locate(
         .map(|(release, ends)| {
             let release = release.ok_or(Refusal::NoVersion)?;
             let patch = release.strip_prefix("0.23.").and_then(|patch| patch.parse::<u32>().ok());
-            if patch.is_none_or(|patch| patch > CHECKED) {
-                return Err(Refusal::Version);
-            }
+            let patch = patch.filter(|patch| *patch <= CHECKED).ok_or(Refusal::Version)?;
             if elf.machine != Machine::X86_64 {
                 return Err(Refusal::UncheckedArchitecture);
             }
-            let hooks = in_sources(elf, functions?, &ends)?;
+            let hooks = in_sources(elf, functions?, patch, &ends)?;
             let version = Some(release);
             Ok(Library { kind: Kind::Rustls, version, layout: Layout::Rustls, hooks })
         })
@@ -98,7 +109,7 @@ fn mentions(elf: &Elf) -> BTreeMap<Option<String>, Ends> {
     for at in memmem::find_iter(elf.file, b"/rustls").take(MAX_MENTIONS) {
         let Some(path) = elf.file.get(at + b"/rustls".len()..) else { continue };
         let Some((release, rest)) = release_in(path) else { continue };
-        let source = SOURCES.iter().position(|(name, _)| rest.starts_with(name));
+        let source = SOURCES.iter().position(|source| rest.starts_with(source.path));
         let is_other = release.is_some() && rest.starts_with(b"/src/");
         let is_new = !found.contains_key(&release);
         if (source.is_none() && !is_other) || (is_new && found.len() == MAX_RELEASES) {
@@ -106,11 +117,11 @@ fn mentions(elf: &Elf) -> BTreeMap<Option<String>, Ends> {
         }
         let ends = found.entry(release).or_default();
         if let Some(ends) = source.and_then(|at| ends.get_mut(at))
-            && let Some((name, _)) = source.and_then(|at| SOURCES.get(at))
+            && let Some(source) = source.and_then(|at| SOURCES.get(at))
             && let Some(address) = elf.address_of((elf.file.len() - rest.len()) as u64)
             && ends.len() < MAX_COPIES
         {
-            ends.push(address + name.len() as u64);
+            ends.push(address + source.path.len() as u64);
         }
     }
     found
@@ -130,11 +141,16 @@ fn release_in(path: &[u8]) -> Option<(Option<String>, &[u8])> {
     is_release.then(|| (Some(String::from_utf8_lossy(release).into_owned()), rest))
 }
 
-fn in_sources(elf: &Elf, functions: &Functions, ends: &Ends) -> Result<Vec<Hook>, Refusal> {
+fn in_sources(
+    elf: &Elf,
+    functions: &Functions,
+    patch: u32,
+    ends: &Ends,
+) -> Result<Vec<Hook>, Refusal> {
     let relocations = Relocations::read(elf)?;
     let mut routines = BTreeMap::new();
-    for ((_, version), ends) in SOURCES.iter().zip(ends).filter(|(_, ends)| !ends.is_empty()) {
-        for (address, routine) in routines_of(elf, functions, &relocations, *version, ends)? {
+    for (source, ends) in SOURCES.iter().zip(ends).filter(|(_, ends)| !ends.is_empty()) {
+        for (address, routine) in routines_of(elf, functions, &relocations, source, patch, ends)? {
             if routines.insert(address, routine).is_some_and(|other| other != routine) {
                 return Err(Refusal::Ambiguous);
             }
@@ -172,9 +188,15 @@ fn routines_of(
     elf: &Elf,
     functions: &Functions,
     relocations: &Relocations,
-    version: Tls,
+    source: &SourceFile,
+    patch: u32,
     ends: &[u64],
 ) -> Result<Vec<(u64, Routine)>, Refusal> {
+    let version = source.version;
+    let decrypt = |overhead| {
+        let start = start_of_plaintext(source, patch, overhead);
+        Routine::Decrypt { version, overhead, start }
+    };
     let locations: BTreeMap<u64, u32> =
         ends.iter().flat_map(|end| locations_in(elf, relocations, *end)).collect();
     let places: Vec<u64> = locations.keys().copied().collect();
@@ -208,8 +230,7 @@ fn routines_of(
                 if encrypters.iter().any(|(_, overhead)| *overhead != OVERHEAD_1_3) {
                     return Err(Refusal::Layout);
                 }
-                let overhead = OVERHEAD_1_3;
-                let routine = Routine::Decrypt { version, overhead };
+                let routine = decrypt(OVERHEAD_1_3);
                 routines.extend(maker.decrypters.iter().map(|address| (*address, routine)));
             }
             (Tls::V1_2, []) => {
@@ -217,9 +238,9 @@ fn routines_of(
                     return Err(Refusal::Ambiguous);
                 }
             }
-            (Tls::V1_2, [(_, overhead)]) if OVERHEADS_1_2.contains(overhead) => {
+            (Tls::V1_2, [(_, overhead @ (OVERHEAD_GCM | OVERHEAD_CHACHA))]) => {
                 let decrypters = waiting.take().ok_or(Refusal::Ambiguous)?;
-                let routine = Routine::Decrypt { version, overhead: *overhead };
+                let routine = decrypt(*overhead);
                 routines.extend(decrypters.into_iter().map(|address| (address, routine)));
             }
             (Tls::V1_2, _) => return Err(Refusal::Layout),
@@ -231,6 +252,12 @@ fn routines_of(
         return Err(Refusal::NotFound);
     }
     Ok(routines)
+}
+
+/// How many bytes of a record's payload are before the plaintext, once it is decrypted.
+fn start_of_plaintext(source: &SourceFile, patch: u32, overhead: u8) -> u8 {
+    let stays = source.is_aws_lc && source.version == Tls::V1_2 && patch >= IN_ITS_PLACE;
+    if stays && overhead == OVERHEAD_GCM { NONCE } else { 0 }
 }
 
 /// Where a `Location` of a file is, and its line: `{file: &str, line: u32, column: u32}`.

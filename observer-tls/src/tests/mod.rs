@@ -123,29 +123,38 @@ fn go_on_arm64() {
 
 #[test]
 fn rustls_of_both_versions_of_tls() {
-    let library = only(&rustls());
-    assert_eq!((library.kind, library.version.as_deref()), (Kind::Rustls, Some("0.23.46")));
-    let routines = |version, overhead| {
-        let decrypt = Routine::Decrypt { version, overhead };
-        [
-            (decrypt, ENTRY, Stepping::Emulated),
-            (decrypt, Place::Return, Stepping::SingleStepped),
-            (Routine::Encrypt { version, overhead }, ENTRY, Stepping::Emulated),
-        ]
-    };
-    let expected =
-        [routines(Tls::V1_3, 17), routines(Tls::V1_2, 24), routines(Tls::V1_2, 16)].concat();
-    assert_eq!(summary(&library), expected);
+    for (release, library, start_of_gcm) in [
+        ("0.23.0", "ring", 0),
+        ("0.23.46", "ring", 0),
+        ("0.23.17", "aws_lc_rs", 0),
+        ("0.23.18", "aws_lc_rs", 8),
+    ] {
+        let found = only(&rustls(release, library));
+        assert_eq!((found.kind, found.version.as_deref()), (Kind::Rustls, Some(release)));
+        let routines = |version, overhead, start| {
+            let decrypt = Routine::Decrypt { version, overhead, start };
+            [
+                (decrypt, ENTRY, Stepping::Emulated),
+                (decrypt, Place::Return, Stepping::SingleStepped),
+                (Routine::Encrypt { version, overhead }, ENTRY, Stepping::Emulated),
+            ]
+        };
+        let expected = [
+            routines(Tls::V1_3, 17, 0),
+            routines(Tls::V1_2, 24, start_of_gcm),
+            routines(Tls::V1_2, 16, 0),
+        ];
+        assert_eq!(summary(&found), expected.concat());
+    }
 }
 
 #[test]
-fn an_unknown_version_of_rustls_is_refused() {
-    let mut file = rustls();
-    let is_version = |window: &[u8]| window == b"0.23.46";
-    while let Some(at) = file.windows(7).position(is_version) {
-        file[at..at + 7].copy_from_slice(b"0.24.46");
+fn unknown_versions_of_rustls_are_refused() {
+    for release in ["0.22.4", "0.23.47", "0.23.0-dev", "0.24.0", "1.0.0"] {
+        assert_eq!(locate(&rustls(release, "ring")), Err(Refusal::Version));
     }
-    assert_eq!(locate(&file), Err(Refusal::Version));
+    // Other crates whose names start in the same way.
+    assert_eq!(locate(&rustls("webpki-0.103.0", "ring")), Err(Refusal::NoLibrary));
 }
 
 #[test]
@@ -236,7 +245,7 @@ static FIXTURES: LazyLock<[Vec<u8>; 7]> = LazyLock::new(|| {
         boringssl_stripped(),
         golang(),
         golang_arm64(),
-        rustls(),
+        rustls("0.23.46", "ring"),
     ]
 });
 
