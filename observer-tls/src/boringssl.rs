@@ -28,7 +28,7 @@ use crate::getters::copied_field;
 use crate::hook::{Hook, Routine, extent};
 use crate::library::{Field, Kind, Layout, Library};
 use crate::machine::Machine;
-use crate::references::{call_sites, functions_that_refer, names_of_files};
+use crate::references::{for_each_call, functions_that_refer, names_of_files};
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
 
@@ -157,11 +157,12 @@ fn errors_of(
     let found = functions_that_refer(elf, functions, &names).into_iter();
     found
         .map(|function| {
-            let errors = call_sites(&function)
-                .iter()
-                .filter(|site| site.argument(3).is_some_and(|file| names.contains(&file)))
-                .filter_map(|site| Some((site.argument(2)?, site.argument(4)?)))
-                .collect();
+            let mut errors = BTreeSet::new();
+            for_each_call(&function, |site| {
+                if site.argument(3).is_some_and(|file| names.contains(&file)) {
+                    errors.extend(site.argument(2).zip(site.argument(4)));
+                }
+            });
             (function, errors)
         })
         .collect()

@@ -109,6 +109,8 @@ impl<'a> Elf<'a> {
             return None;
         }
         let table = part(self.file, u64_at(self.file, 32)?, u64::from(count) * 56)?;
+        // Segments have different parts of the file, but for pages that two of them share.
+        let mut left = self.file.len() as u64 * 2;
         for header in table.chunks_exact(56) {
             let (kind, flags) = (u32_at(header, 0)?, u32_at(header, 4)?);
             let (offset, address) = (u64_at(header, 8)?, u64_at(header, 16)?);
@@ -116,6 +118,7 @@ impl<'a> Elf<'a> {
             match kind {
                 PT_LOAD => {
                     part(self.file, offset, length)?;
+                    left = left.checked_sub(length)?;
                     address.checked_add(length)?;
                     if self.segments.last().is_some_and(|last| last.end() > address) {
                         return None;
@@ -306,11 +309,14 @@ impl<'e, 'a> Relocations<'e, 'a> {
     pub(crate) fn read(elf: &'e Elf<'a>) -> Result<Self, Refusal> {
         let most = elf.file.len() / 8;
         let mut by_place = Vec::new();
+        let mut left = elf.file.len();
         for section in &elf.sections {
             let content = match section.kind {
                 SHT_RELA | SHT_RELR => elf.content(section).ok_or(Refusal::Malformed)?,
                 _ => continue,
             };
+            // Sections do not overlap.
+            left = left.checked_sub(content.len()).ok_or(Refusal::Malformed)?;
             if section.kind == SHT_RELA {
                 read_rela(elf.machine, content, most, &mut by_place)
             } else {

@@ -8,6 +8,9 @@ use crate::functions::Functions;
 use crate::machine::Register;
 use crate::refusal::Refusal;
 
+/// The most parts of a function that lie elsewhere.
+const MAX_PARTS: usize = 16;
+
 /// A place in a file for a probe.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
@@ -50,7 +53,7 @@ pub enum Stepping {
 /// | arguments | x86-64 | aarch64 |
 /// |---|---|---|
 /// | of C and of Rust, by number from 0 | rdi, rsi, rdx, rcx, r8, r9, then the stack | x0 to x7 |
-/// | their result | rax | x0 |
+/// | their result; an `int` has 32 bits | rax | x0 |
 /// | of Go, by number from 0 | rax, rbx, rcx | x0, x1, x2 |
 /// | its result | rax | x0 |
 /// | the goroutine | r14 | x28 |
@@ -138,18 +141,26 @@ impl Hook {
         Self::new(elf, instruction, routine, Place::Entry { pushed: 0 })
     }
 
-    /// All return instructions of a function.
+    /// All return instructions of a function, if it is left by nothing else.
+    ///
+    /// A jump out of it is no exit if what it leads to does not return: compilers move what ends the process out of the
+    /// way, to a part of its own.
     pub(crate) fn returns(
         elf: &Elf,
         functions: Option<&Functions>,
         function: &Function,
         routine: Routine,
     ) -> Result<Vec<Self>, Refusal> {
-        let returns = function.returns(|target| {
-            let range = functions.and_then(|functions| functions.at(target));
+        let returns = function.returns()?;
+        let is_dead_end = |target: &u64| {
+            let range = functions.and_then(|functions| functions.at(*target));
             let part = range.and_then(|range| Function::decode(elf, range).ok());
             part.is_some_and(|part| part.is_dead_end_of(&function.range))
-        })?;
+        };
+        let parts = function.outer_targets();
+        if parts.len() > MAX_PARTS || !parts.iter().all(is_dead_end) {
+            return Err(Refusal::LeftByJump);
+        }
         returns.iter().map(|at| Self::new(elf, at, routine, Place::Return)).collect()
     }
 

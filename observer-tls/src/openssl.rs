@@ -22,7 +22,7 @@ use crate::functions::Functions;
 use crate::getters::{copied_field, returned_field};
 use crate::hook::{Hook, Routine, extent};
 use crate::library::{Kind, Layout, Library, SocketBio};
-use crate::references::{MAX_STRINGS, call_sites, functions_that_refer, names_of_files};
+use crate::references::{MAX_STRINGS, for_each_call, functions_that_refer, names_of_files};
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
 
@@ -115,9 +115,11 @@ fn raises_error_as(function: &Function, files: &[u64], names: &[u64]) -> bool {
     let has = |strings: &[u64], argument: Option<u64>| {
         argument.is_some_and(|argument| strings.contains(&argument))
     };
-    call_sites(function)
-        .iter()
-        .any(|site| has(files, site.argument(0)) && has(names, site.argument(2)))
+    let mut is_found = false;
+    for_each_call(function, |site| {
+        is_found |= has(files, site.argument(0)) && has(names, site.argument(2));
+    });
+    is_found
 }
 
 fn socket_bio(read_bio: u32, version: &str) -> Option<SocketBio> {

@@ -36,6 +36,10 @@ pub(crate) fn names_of_files(elf: &Elf, end: &[u8]) -> Vec<u64> {
     starts
 }
 
+/// The most ways to one instruction that are told apart, and to all of those ahead.
+const MAX_WAYS: usize = 8;
+const MAX_AHEAD: usize = 1 << 10;
+
 /// The functions that refer to one of these addresses, which must be sorted, in the order of their own.
 ///
 /// First all code is searched for bytes that would be such a reference. Then the functions around these are decoded.
@@ -95,35 +99,37 @@ impl CallSite {
     }
 }
 
-/// The calls of a function. One that is reached from several places with other arguments is there several times:
-/// compilers share the ends of branches that are the same.
+/// Shows each call of a function. One that is reached from several places with other arguments is there several
+/// times: compilers share the ends of branches that are the same.
 ///
 /// One pass in the order of addresses; jumps backwards add nothing.
-pub(crate) fn call_sites(function: &Function) -> Vec<CallSite> {
-    /// The most ways to one instruction that are told apart.
-    const WAYS: usize = 8;
+pub(crate) fn for_each_call(function: &Function, mut show: impl FnMut(&CallSite)) {
     let mut ahead: BTreeMap<u64, Vec<Known>> = BTreeMap::new();
+    let mut room = MAX_AHEAD;
     let mut ways = vec![Known::default()];
-    let mut sites = Vec::new();
     for instruction in &function.instructions {
-        let arriving = ahead.remove(&instruction.address).unwrap_or_default();
-        for way in arriving {
-            if ways.len() < WAYS && !ways.contains(&way) {
+        for way in ahead.remove(&instruction.address).unwrap_or_default() {
+            room += 1;
+            if ways.len() < MAX_WAYS && !ways.contains(&way) {
                 ways.push(way);
             }
         }
-        let is_inner = |target: u64| function.range.contains(&target);
-        match instruction.flow {
-            Flow::Jump(target) | Flow::Branch(target) if is_inner(target) => {
-                let arriving = ahead.entry(target).or_default();
-                let room = WAYS.saturating_sub(arriving.len());
-                arriving.extend(ways.iter().take(room));
+        let (is_exit, target) = match instruction.flow {
+            Flow::Jump(target) | Flow::Branch(target) => {
+                let is_inner = function.range.contains(&target);
+                (!is_inner, Some(target).filter(|_| is_inner && target > instruction.address))
             }
-            Flow::Call(_) | Flow::Jump(_) | Flow::Branch(_) => {
-                let machine = function.machine;
-                sites.extend(ways.iter().map(|way| CallSite { arguments: *way, machine }));
-            }
-            _ => {}
+            flow => (matches!(flow, Flow::Call(_)), None),
+        };
+        if let Some(target) = target {
+            let arriving = ahead.entry(target).or_default();
+            let most = room.min(MAX_WAYS.saturating_sub(arriving.len()));
+            let count = ways.len().min(most);
+            arriving.extend(ways.iter().take(count));
+            room -= count;
+        }
+        for way in ways.iter().filter(|_| is_exit) {
+            show(&CallSite { arguments: *way, machine: function.machine });
         }
         if instruction.flow.goes_on() {
             for way in &mut ways {
@@ -137,7 +143,6 @@ pub(crate) fn call_sites(function: &Function) -> Vec<CallSite> {
             ways.clear();
         }
     }
-    sites
 }
 
 /// The registers that hold numbers or addresses.
@@ -202,29 +207,36 @@ fn places_x86_64(elf: &Elf, segment: &Segment, targets: &[u64], places: &mut Vec
     }
 }
 
-/// `adrp register, page` and `add register, register, number`, with at most [`BETWEEN`] others between.
+/// `adrp register, page` and `add register, register, number`, with at most [`BETWEEN`] others between. There may be
+/// another `add`: GCC takes the addresses of several objects from one.
+///
+/// What other instructions do to a register is not looked at: these are places to decode, not results.
 fn places_aarch64(elf: &Elf, segment: &Segment, targets: &[u64], places: &mut Vec<u64>) {
     /// Instructions between the two: compilers move them apart.
     const BETWEEN: usize = 64;
-    let mut pages = [(0_u64, usize::MAX); 32];
+    let mut known = [(0_u64, usize::MAX); 32];
     let first = (4 - segment.address % 4) % 4;
     let bytes = elf.bytes_of(segment).get(first as usize..).unwrap_or_default();
     for (index, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
         let word = u32_at(word, 0).unwrap_or_default();
         let address = segment.address + first + index as u64 * 4;
         let (to, from) = ((word & 31) as usize, (word >> 5 & 31) as usize);
-        if word & 0x9f00_0000 == 0x9000_0000 {
+        let (value, since) = if word & 0x9f00_0000 == 0x9000_0000 {
             let distance = ((word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3) as i32;
             let distance = i64::from(distance << 11 >> 11) << 12;
-            if let Some(page) = pages.get_mut(to) {
-                *page = ((address & !0xfff).wrapping_add_signed(distance), index);
-            }
+            ((address & !0xfff).wrapping_add_signed(distance), index)
         } else if word & 0xffc0_0000 == 0x9100_0000
-            && let Some((page, since)) = pages.get(from)
+            && let Some((value, since)) = known.get(from)
             && index.checked_sub(*since).is_some_and(|between| between <= BETWEEN)
-            && targets.binary_search(&page.wrapping_add(u64::from(word >> 10 & 0xfff))).is_ok()
-            && places.len() < MAX_PLACES
         {
+            (value.wrapping_add(u64::from(word >> 10 & 0xfff)), *since)
+        } else {
+            continue;
+        };
+        if let Some(known) = known.get_mut(to) {
+            *known = (value, since);
+        }
+        if targets.binary_search(&value).is_ok() && places.len() < MAX_PLACES {
             places.push(address);
         }
     }

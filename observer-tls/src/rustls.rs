@@ -40,7 +40,10 @@ const MAX_MENTIONS: usize = 1 << 14;
 
 /// The most versions of rustls in one file, and the most copies of a file's name.
 const MAX_RELEASES: usize = 8;
-const MAX_COPIES: usize = 64;
+const MAX_COPIES: usize = 16;
+
+/// The most places of one source file that can panic. `tls13.rs` has about ten.
+const MAX_LOCATIONS: usize = 256;
 
 /// The most tables that are looked at for one source file. A maker refers to one or two.
 const MAX_TABLES: usize = 256;
@@ -200,6 +203,9 @@ fn routines_of(
     let locations: BTreeMap<u64, u32> =
         ends.iter().flat_map(|end| locations_in(elf, relocations, *end)).collect();
     let places: Vec<u64> = locations.keys().copied().collect();
+    if places.len() > MAX_LOCATIONS {
+        return Err(Refusal::Ambiguous);
+    }
     let mut makers = Vec::new();
     let mut left = MAX_TABLES;
     for function in functions_that_refer(elf, functions, &places) {

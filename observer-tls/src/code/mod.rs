@@ -20,7 +20,7 @@ use crate::refusal::Refusal;
 pub const MAX_FUNCTION: u64 = 64 << 10;
 
 /// The most entries of all tables of a function.
-const MAX_TABLE_ENTRIES: usize = 4096;
+const MAX_TABLE_ENTRIES: usize = 512;
 
 /// How far into a function a probe is placed at most, in instructions.
 const MAX_PROLOGUE: usize = 32;
@@ -192,25 +192,23 @@ impl Function {
         self.instructions.binary_search_by_key(&address, |it| it.address).ok()
     }
 
-    /// All return instructions, if these are all exits.
-    ///
-    /// A jump out of the function is none if what it leads to does not return: compilers move what ends the process
-    /// out of the way, to a part of its own. `is_part` says whether an address is the start of such a part.
-    pub(crate) fn returns(
-        &self,
-        is_part: impl Fn(u64) -> bool,
-    ) -> Result<Vec<Instruction>, Refusal> {
+    /// Where the function jumps out of itself.
+    pub(crate) fn outer_targets(&self) -> BTreeSet<u64> {
+        let targets = self.instructions.iter().filter_map(|it| match it.flow {
+            Flow::Jump(target) | Flow::Branch(target) => Some(target),
+            _ => None,
+        });
+        targets.filter(|target| !self.range.contains(target)).collect()
+    }
+
+    /// All return instructions, if these are all exits but for jumps out of the function.
+    pub(crate) fn returns(&self) -> Result<Vec<Instruction>, Refusal> {
         let mut returns = Vec::new();
         for instruction in &self.instructions {
             match instruction.flow {
                 Flow::Return => returns.push(*instruction),
                 Flow::SignedReturn => return Err(Refusal::SignedReturn),
                 Flow::IndirectJump => return Err(Refusal::IndirectJump),
-                Flow::Jump(target) | Flow::Branch(target)
-                    if !self.range.contains(&target) && !is_part(target) =>
-                {
-                    return Err(Refusal::LeftByJump);
-                }
                 _ => {}
             }
         }
@@ -244,10 +242,18 @@ impl Function {
         let first = self.instructions.first().ok_or(Refusal::Prologue)?;
         let kept = arguments.iter().fold(0, |kept, register| kept | 1 << register);
         let stack = self.machine.stack_pointer();
+        // A jump to the entry or behind it would be one more pass of the same call.
+        let targets = self.instructions.iter().flat_map(|it| self.inner_targets(it));
+        let first_target = targets.min().unwrap_or(u64::MAX);
+        if first_target <= first.address {
+            return Err(Refusal::Prologue);
+        }
         let (mut pushed, mut is_known) = (0_i32, true);
         for instruction in self.instructions.iter().take(MAX_PROLOGUE) {
-            let is_reached_once = self.is_entered_before(instruction.address);
-            if instruction.is_emulated && is_known && is_reached_once {
+            if first_target <= instruction.address {
+                break;
+            }
+            if instruction.is_emulated && is_known {
                 return Ok((*instruction, pushed.unsigned_abs()));
             }
             if instruction.flow != Flow::Next || instruction.writes & kept != 0 {
@@ -263,13 +269,7 @@ impl Function {
                 _ => is_known &= instruction.writes >> stack & 1 == 0,
             }
         }
-        if self.is_entered_before(first.address) { Ok((*first, 0)) } else { Err(Refusal::Prologue) }
-    }
-
-    /// If nothing in the function jumps to its entry or behind it, up to this address.
-    fn is_entered_before(&self, address: u64) -> bool {
-        let mut targets = self.instructions.iter().flat_map(|it| self.inner_targets(it));
-        targets.all(|target| target > address)
+        Ok((*first, 0))
     }
 
     /// The instructions from an address on, in the order of addresses.

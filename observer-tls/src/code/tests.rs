@@ -32,7 +32,7 @@ fn addresses(returns: &[Instruction]) -> Vec<u64> {
 fn all_returns_are_found() {
     // test edi, edi; je; ret; rep ret; mov eax, 0xc3c3c3c3 ; ret
     let code = [0x85, 0xff, 0x74, 0x01, 0xc3, 0xf3, 0xc3, 0xb8, 0xc3, 0xc3, 0xc3, 0xc3, 0xc3];
-    assert_eq!(x86(&code).returns(|_| false).map(|it| addresses(&it)), Ok(vec![4, 5, 12]));
+    assert_eq!(x86(&code).returns().map(|it| addresses(&it)), Ok(vec![4, 5, 12]));
 }
 
 #[test]
@@ -63,10 +63,8 @@ fn a_function_that_is_too_long_is_not_decoded() {
 
 #[test]
 fn exits_that_are_no_returns_are_refused() {
-    let returns = |code| x86(code).returns(|_| false).map(|_| ());
-    // jmp to another function; je to one; jmp rax; ret 8
-    assert_eq!(returns(&[0xe9, 0, 1, 0, 0]), Err(Refusal::LeftByJump));
-    assert_eq!(returns(&[0x0f, 0x84, 0, 1, 0, 0, 0xc3]), Err(Refusal::LeftByJump));
+    let returns = |code| x86(code).returns().map(|_| ());
+    // jmp rax; ud2; ret 8
     assert_eq!(returns(&[0xff, 0xe0]), Err(Refusal::IndirectJump));
     assert_eq!(returns(&[0x0f, 0x0b]), Err(Refusal::NoReturn));
     assert!(decode(Machine::X86_64, &[0xc2, 8, 0]).is_err());
@@ -93,7 +91,7 @@ fn a_switch_is_no_exit() {
     let distance = (CODE - TEXTS - 1) as i32;
     let (ends, others) = (distance + 23, distance + 24);
     let returns = |function: Result<Function, Refusal>| {
-        function.and_then(|it| it.returns(|_| false)).map(|it| addresses(&it))
+        function.and_then(|it| it.returns()).map(|it| addresses(&it))
     };
     // add rdx, rax
     let add = [0x48, 0x01, 0xc2];
@@ -115,10 +113,6 @@ fn a_switch_is_no_exit() {
 
 #[test]
 fn a_part_that_does_not_return_is_no_exit() {
-    // ja to another function; ret
-    let function = x86(&[0x0f, 0x87, 0, 1, 0, 0, 0xc3]);
-    let target = CODE + 0x106;
-    assert_eq!(function.returns(|it| it == target).map(|it| addresses(&it)), Ok(vec![6]));
     let whole = CODE - 0x100..CODE;
     let is_dead_end = |code: &[u8]| x86(code).is_dead_end_of(&whole);
     // call; jmp back; ret; jmp elsewhere; jmp rax
@@ -136,6 +130,15 @@ fn a_function_that_only_jumps() {
     assert!(function.only_jumps_to(CODE + 10 + 0x100));
     assert!(!function.only_jumps_to(CODE));
     assert!(!x86(&[0xe8, 0, 0, 0, 0, 0xe9, 0, 1, 0, 0]).only_jumps_to(CODE + 10 + 0x100));
+}
+
+#[test]
+fn jumps_out_of_a_function() {
+    let targets = |code| Vec::from_iter(x86(code).outer_targets());
+    // jmp; je and ret
+    assert_eq!(targets(&[0xe9, 0, 1, 0, 0]), [CODE + 0x105]);
+    assert_eq!(targets(&[0x0f, 0x84, 0, 1, 0, 0, 0xc3]), [CODE + 0x106]);
+    assert_eq!(targets(&[0x74, 0, 0xc3]), []);
 }
 
 #[test]
@@ -172,14 +175,15 @@ fn a_jump_to_the_entry_is_not_another_call() {
 fn aarch64_exits() {
     // cbz x0; ret; ret x1
     let function = arm(&[0xb400_0040, 0xd65f_03c0, 0xd65f_0020]);
-    assert_eq!(function.returns(|_| false).map(|it| addresses(&it)), Ok(vec![4, 8]));
+    assert_eq!(function.returns().map(|it| addresses(&it)), Ok(vec![4, 8]));
     // retaa; br x16; b out; tbz out; udf
-    let returns = |word| arm(&[word, 0xd65f_03c0]).returns(|_| false).map(|_| ());
+    let returns = |word| arm(&[word, 0xd65f_03c0]).returns().map(|_| ());
     assert_eq!(returns(0xd65f_0bff), Err(Refusal::SignedReturn));
     assert_eq!(returns(0xd61f_0200), Err(Refusal::IndirectJump));
-    assert_eq!(returns(0x1400_0100), Err(Refusal::LeftByJump));
-    assert_eq!(returns(0x3600_0800), Err(Refusal::LeftByJump));
-    assert_eq!(arm(&[0]).returns(|_| false).map(|_| ()), Err(Refusal::NoReturn));
+    assert_eq!(Vec::from_iter(arm(&[0x1400_0100]).outer_targets()), [CODE + 0x400]);
+    let branch = arm(&[0x3600_0800, 0xd65f_03c0]);
+    assert_eq!(Vec::from_iter(branch.outer_targets()), [CODE + 0x100]);
+    assert_eq!(arm(&[0]).returns().map(|_| ()), Err(Refusal::NoReturn));
     assert!(decode(Machine::Aarch64, &[0xc0, 0x03, 0x5f]).is_err());
     // An unallocated encoding.
     assert!(decode(Machine::Aarch64, &0x0600_0000_u32.to_le_bytes()).is_err());

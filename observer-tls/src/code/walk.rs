@@ -11,6 +11,9 @@ use crate::machine::RESULT;
 /// less than 100.
 const MAX_STEPS: usize = 1 << 13;
 
+/// The most ways that wait to be followed.
+const MAX_OPEN: usize = 1 << 12;
+
 /// The most different states that are followed from one instruction.
 const MAX_STATES: usize = 8;
 
@@ -70,6 +73,10 @@ impl Walk {
             if states.len() == MAX_STATES || steps == MAX_STEPS {
                 walk.is_complete = false;
                 continue;
+            }
+            if open.len() > MAX_OPEN {
+                walk.is_complete = false;
+                break;
             }
             states.push(state);
             steps += 1;
