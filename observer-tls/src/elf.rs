@@ -418,3 +418,135 @@ impl Elf<'_> {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::fixture::{CODE, DATA, Fixture, TEXTS, Word, offset};
+
+    fn fixture() -> Fixture {
+        let mut fixture = Fixture::new(Machine::X86_64);
+        fixture.text(b"text\0");
+        fixture.named("first", &[0xc3]);
+        fixture.named("second", &[0x31, 0xc0, 0xc3]);
+        fixture.words(&[Word::Number(7), Word::Pointer(CODE), Word::Pointer(TEXTS)]);
+        fixture.section(".name", DATA, 8);
+        fixture
+    }
+
+    /// Writes a number into a file.
+    fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn refused(file: &[u8]) -> Option<Refusal> {
+        Elf::parse(file).err()
+    }
+
+    #[test]
+    fn addresses_and_offsets() {
+        let file = fixture().build();
+        let elf = Elf::parse(&file).unwrap();
+        assert_eq!(elf.offset_of(CODE + 16), Some(offset(CODE + 16)));
+        assert_eq!(elf.address_of(offset(CODE + 16)), Some(CODE + 16));
+        assert_eq!(elf.code(CODE, 1), Some(&[0xc3][..]));
+        // Behind the last function, before the first segment, in no segment, no code.
+        assert_eq!(elf.code(CODE + 16, 4), None);
+        assert_eq!(elf.offset_of(TEXTS - 1), None);
+        assert_eq!(elf.offset_of(CODE + 0x1000), None);
+        assert_eq!(elf.code(DATA, 1), None);
+        assert_eq!(elf.bytes(u64::MAX, 1), None);
+        assert_eq!(elf.section(".name"), Some((DATA, &7_u64.to_le_bytes()[..])));
+        assert_eq!(elf.section(".nam"), None);
+        assert_eq!(elf.find(b"text\0", 9), [TEXTS + 1]);
+        assert_eq!(elf.words_equal(7, 9), [DATA]);
+    }
+
+    #[test]
+    fn symbols_by_name() {
+        let file = fixture().build();
+        let elf = Elf::parse(&file).unwrap();
+        let found = elf.functions_named(&[b"second", b"first", b"fir"]);
+        let places: Vec<Vec<_>> =
+            found.iter().map(|it| it.iter().map(|it| (it.address, it.length)).collect()).collect();
+        assert_eq!(places, [vec![(CODE + 16, 3)], vec![(CODE, 1)], vec![]]);
+    }
+
+    #[test]
+    fn pointers_that_the_loader_sets() {
+        let file = fixture().build();
+        let elf = Elf::parse(&file).unwrap();
+        let relocations = Relocations::read(&elf).unwrap();
+        assert_eq!(relocations.pointer_at(DATA), None);
+        assert_eq!(relocations.word_at(DATA), Some(7));
+        assert_eq!(relocations.word_at(DATA + 8), Some(CODE));
+        assert_eq!(relocations.pointers_to(TEXTS..CODE), [(TEXTS, DATA + 16)]);
+        assert_eq!(relocations.pointers_to(TEXTS..CODE + 1).len(), 2);
+    }
+
+    #[test]
+    fn packed_relocations() {
+        let file = fixture().build();
+        let elf = Elf::parse(&file).unwrap();
+        let read = |words: &[u64], most| {
+            let content: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut found = Vec::new();
+            read_relr(&elf, &content, most, &mut found).map(|()| found)
+        };
+        // The first word, and the second of those that follow.
+        assert_eq!(read(&[DATA, 0b101], 9), Some(vec![(DATA, 7), (DATA + 16, 0)]));
+        assert_eq!(read(&[DATA, 0b101], 1), None);
+        assert_eq!(read(&[u64::MAX - 1], 9), None);
+        assert_eq!(read(&[DATA, 0b1000_0001], 9), None);
+    }
+
+    #[test]
+    fn tables_that_are_not_in_the_file() {
+        let file = fixture().build();
+        // The places of the two tables, the sizes and the numbers of their entries.
+        for (at, bytes) in [
+            (32, &[0xff; 8][..]),
+            (40, &[0xff; 8]),
+            (54, &[1, 0]),
+            (56, &[0xff; 2]),
+            (58, &[1, 0]),
+            (60, &[0xff; 2]),
+        ] {
+            let mut file = file.clone();
+            put(&mut file, at, bytes);
+            assert_eq!(refused(&file), Some(Refusal::Malformed), "at {at}");
+        }
+    }
+
+    #[test]
+    fn segments_that_overlap() {
+        let file = fixture().build();
+        // The address of the second segment.
+        let second = 64 + 56;
+        let mut other = file.clone();
+        put(&mut other, second + 16, &(TEXTS + 1).to_le_bytes());
+        assert_eq!(refused(&other), Some(Refusal::Malformed));
+        // Segments that have the whole file, at different addresses.
+        let mut other = file.clone();
+        for segment in 0..3_u64 {
+            let at = 64 + 56 * segment as usize;
+            put(&mut other, at + 8, &[0; 8]);
+            put(&mut other, at + 16, &(segment << 32).to_le_bytes());
+            put(&mut other, at + 32, &(file.len() as u64).to_le_bytes());
+        }
+        assert_eq!(refused(&other), Some(Refusal::Malformed));
+    }
+
+    #[test]
+    fn build_ids() {
+        let file = |id: Vec<u8>| {
+            let mut fixture = fixture();
+            fixture.build_id = id;
+            fixture.build()
+        };
+        let id = |file: &[u8]| Elf::parse(file).unwrap().build_id().map(<[u8]>::to_vec);
+        assert_eq!(id(&file(vec![1; 8])), Some(vec![1; 8]));
+        assert_eq!(id(&file(vec![2; 64])), Some(vec![2; 64]));
+        assert_eq!(id(&file(vec![2; 65])), None);
+    }
+}

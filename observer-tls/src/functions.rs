@@ -150,3 +150,66 @@ fn pointer_length(encoding: u8) -> Option<usize> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::tests::fixture::{CODE, Fixture, HEADER};
+
+    /// Two functions, and the file changed at an offset in the table of functions.
+    fn with(at: u64, bytes: &[u8]) -> Vec<u8> {
+        let mut fixture = Fixture::new(Machine::X86_64);
+        fixture.function(&[0xc3]);
+        fixture.function(&[0x31, 0xc0, 0xc3]);
+        let mut file = fixture.build();
+        // The texts are in the file where they are in memory.
+        let at = (HEADER + at) as usize;
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    }
+
+    fn around(file: &[u8], address: u64) -> Result<Option<Range<u64>>, Refusal> {
+        let elf = Elf::parse(file).unwrap();
+        Functions::of(&elf).map(|functions| functions.around(address))
+    }
+
+    #[test]
+    fn functions_by_address() {
+        let file = with(0, &[1]);
+        assert_eq!(around(&file, CODE), Ok(Some(CODE..CODE + 1)));
+        assert_eq!(around(&file, CODE + 17), Ok(Some(CODE + 16..CODE + 19)));
+        for outside in [0, CODE - 1, CODE + 1, CODE + 19, u64::MAX] {
+            assert_eq!(around(&file, outside), Ok(None));
+        }
+        let elf = Elf::parse(&file).unwrap();
+        let functions = Functions::of(&elf).unwrap();
+        assert_eq!((functions.at(CODE), functions.at(CODE + 17)), (Some(CODE..CODE + 1), None));
+    }
+
+    #[test]
+    fn tables_that_are_refused() {
+        // Another version, another encoding, more entries than there is room for.
+        for (at, bytes) in [(0, &[2][..]), (3, &[0x1b]), (8, &[0xff; 4])] {
+            assert_eq!(around(&with(at, bytes), CODE), Err(Refusal::NoFunctionTable));
+        }
+        // The first function behind the second.
+        let last = ((CODE + 32 - HEADER) as u32).to_le_bytes();
+        assert_eq!(around(&with(12, &last), CODE), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn entries_that_contradict_the_table() {
+        let entry = Fixture::FRAMES_BEHIND_HEADER + 20;
+        // The first entry: its length reaches into the next function; its address is another one; it has nothing in
+        // common; what it has in common has an unknown letter.
+        for (at, bytes) in [
+            (entry + 12, &[17][..]),
+            (entry + 8, &[0; 4]),
+            (entry + 4, &[0; 4]),
+            (Fixture::FRAMES_BEHIND_HEADER + 10, b"X"),
+        ] {
+            assert_eq!(around(&with(at, bytes), CODE), Ok(None));
+        }
+    }
+}
