@@ -50,6 +50,7 @@ mod functions;
 mod getters;
 mod golang;
 mod hook;
+mod imports;
 mod library;
 mod machine;
 mod openssl;

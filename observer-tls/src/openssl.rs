@@ -21,10 +21,15 @@ use crate::elf::{Elf, Symbol};
 use crate::functions::Functions;
 use crate::getters::{copied_field, returned_field};
 use crate::hook::{Hook, Routine, extent};
+use crate::imports::calls_through;
 use crate::library::{Kind, Layout, Library, SocketBio};
 use crate::references::{MAX_STRINGS, for_each_call, functions_that_refer, names_of_files};
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
+
+/// The functions that are probed.
+const NAMES: [&[u8]; 5] =
+    [b"SSL_read", b"SSL_read_ex", b"SSL_write", b"SSL_write_ex", b"SSL_write_ex2"];
 
 /// Probes for a file whose symbols name OpenSSL's functions.
 pub(crate) fn by_symbols(
@@ -39,15 +44,26 @@ pub(crate) fn by_symbols(
         (&symbols.write_ex, Routine::SslWriteEx),
         (&symbols.write_ex2, Routine::SslWriteEx2),
     ];
-    let forwarded_to = one(&symbols.write_ex2)?.map(|symbol| symbol.address);
+    let mut found = Vec::new();
+    for (symbols, routine) in routines {
+        if let Some(symbol) = one(symbols)? {
+            found.push((Function::decode(elf, extent(functions, symbol)?)?, routine));
+        }
+    }
+    let slots = elf.slots_of(&NAMES)?;
     let mut hooks = Vec::new();
-    for (found, routine) in routines {
-        if let Some(symbol) = one(found)? {
-            let function = Function::decode(elf, extent(functions, symbol)?)?;
-            let is_forwarding = forwarded_to.is_some_and(|to| function.only_jumps_to(to));
-            if routine != Routine::SslWriteEx || !is_forwarding {
-                hooks.append(&mut hooks_in(elf, functions, &function, routine)?);
-            }
+    for (function, routine) in &found {
+        // Another file may have another function of that name.
+        if calls_through(elf, function, &slots) {
+            return Err(Refusal::Ambiguous);
+        }
+        // What one of them does through another one is seen there.
+        let passes_on = |(other, _): &(Function, Routine)| {
+            let start = other.range.start;
+            start != function.range.start && function.targets().any(|target| target == start)
+        };
+        if !found.iter().any(passes_on) {
+            hooks.append(&mut hooks_in(elf, functions, function, *routine)?);
         }
     }
     let version = version(elf);

@@ -56,6 +56,7 @@ pub(crate) enum Flow {
     },
     /// Jumps or goes on.
     Branch(u64),
+    /// Calls a function, or what a word at this address has the address of.
     Call(Option<u64>),
     /// Ends the process.
     Trap,
@@ -226,10 +227,12 @@ impl Function {
         })
     }
 
-    /// If all that this function does is to jump to an address.
-    pub(crate) fn only_jumps_to(&self, address: u64) -> bool {
-        self.instructions.split_last().is_some_and(|(last, before)| {
-            last.flow == Flow::Jump(address) && before.iter().all(|it| it.flow == Flow::Next)
+    /// What the function calls and where it jumps; of calls through a word at a fixed place, that word.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = u64> {
+        self.instructions.iter().filter_map(|it| match it.flow {
+            Flow::Call(target) => target,
+            Flow::Jump(target) | Flow::Branch(target) => Some(target),
+            _ => None,
         })
     }
 

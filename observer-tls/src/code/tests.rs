@@ -124,12 +124,14 @@ fn a_part_that_does_not_return_is_no_exit() {
 }
 
 #[test]
-fn a_function_that_only_jumps() {
+fn what_a_function_calls() {
+    let targets = |code| x86(code).targets().collect::<Vec<u64>>();
     // mov r8, rcx; xor ecx, ecx; jmp
-    let function = x86(&[0x49, 0x89, 0xc8, 0x31, 0xc9, 0xe9, 0, 1, 0, 0]);
-    assert!(function.only_jumps_to(CODE + 10 + 0x100));
-    assert!(!function.only_jumps_to(CODE));
-    assert!(!x86(&[0xe8, 0, 0, 0, 0, 0xe9, 0, 1, 0, 0]).only_jumps_to(CODE + 10 + 0x100));
+    let code = [0x49, 0x89, 0xc8, 0x31, 0xc9, 0xe9, 0, 1, 0, 0];
+    assert_eq!(targets(&code), [CODE + 10 + 0x100]);
+    // call; call [rip + 0x100]; call rax; ret
+    let code = [0xe8, 0, 1, 0, 0, 0xff, 0x15, 0, 1, 0, 0, 0xff, 0xd0, 0xc3];
+    assert_eq!(targets(&code), [CODE + 5 + 0x100, CODE + 11 + 0x100]);
 }
 
 #[test]

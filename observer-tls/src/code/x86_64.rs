@@ -141,7 +141,11 @@ fn flow(decoded: &Decoded) -> Option<Flow> {
         FlowControl::IndirectBranch => Flow::IndirectJump,
         // A return that takes arguments off the stack is none of C's.
         FlowControl::Return => (decoded.code() == Code::Retnq).then_some(Flow::Return)?,
-        FlowControl::Call | FlowControl::IndirectCall => Flow::Call(target),
+        FlowControl::Call => Flow::Call(target),
+        FlowControl::IndirectCall => {
+            let is_fixed = decoded.is_ip_rel_memory_operand();
+            Flow::Call(is_fixed.then(|| decoded.ip_rel_memory_address()))
+        }
         FlowControl::Interrupt | FlowControl::Exception => Flow::Trap,
     })
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use fixture::{
-    CODE, DATA, boringssl, boringssl_stripped, golang, golang_arm64, offset, openssl,
-    openssl_stripped, rustls,
+    CODE, DATA, boringssl, boringssl_stripped, golang, golang_arm64, offset, openssl, openssl_3_3,
+    openssl_by_name, openssl_stripped, rustls,
 };
 use proptest::prelude::*;
 
@@ -58,6 +58,16 @@ fn openssl_with_symbols() {
         socket: Some(SocketBio { read_bio: 0x50, method: 8, number: 0x38 }),
     };
     assert_eq!(library.layout, layout);
+}
+
+#[test]
+fn what_leads_to_another_function_is_seen_there() {
+    let library = only(&openssl_3_3());
+    let has = |routine| library.hooks.iter().any(|hook| hook.routine == routine);
+    assert!(!has(Routine::SslWriteEx) && has(Routine::SslWriteEx2) && has(Routine::SslWrite));
+    for how in 0..3 {
+        assert_eq!(locate(&openssl_by_name(how)), Err(Refusal::Ambiguous));
+    }
 }
 
 #[test]
