@@ -1,4 +1,4 @@
-//! BoringSSL, which is always linked statically: in gRPC's wheels for Python, in netty-tcnative.
+//! BoringSSL, linked statically: in gRPC's wheels for Python, in netty-tcnative.
 //!
 //! Two functions are probed: `SSL_read`, and `tls_seal_record`, which writes one record and is called once for each.
 //!
@@ -79,10 +79,9 @@ pub(crate) fn locate(
             return Err(Refusal::Layout);
         }
     }
-    let arguments = elf.machine.arguments();
-    let first = |count: usize| arguments.get(..count).unwrap_or_default();
-    let mut hooks = Hook::both(elf, Some(functions), &read, Routine::SslRead, first(3))?;
-    hooks.push(Hook::entry(elf, &seal, Routine::SealRecord, first(7))?);
+    let arguments = |count| elf.machine.first_arguments(count);
+    let mut hooks = Hook::both(elf, Some(functions), &read, Routine::SslRead, arguments(3))?;
+    hooks.push(Hook::entry(elf, &seal, Routine::SealRecord, arguments(7))?);
     let field = |offset| Field { pointer: state, offset };
     let layout = Layout::BoringSsl {
         client_random: field(CLIENT_RANDOM),

@@ -26,19 +26,27 @@
 //! - A function's end is known from the file: a symbol's length, the table for unwinding (`.eh_frame`), or Go's
 //!   table of functions. If two of them contradict each other, the function is refused.
 //! - A function is decoded from its first byte to its last. All its jumps lead to instructions.
-//! - Where return instructions are probed, they are the only exits: no jump leads out of the function, or to an
-//!   address in a register.
+//! - Where return instructions are probed, they are the only exits. What the function jumps to outside of itself does
+//!   not return (`abort`), and jumps to an address in a register are those of a `switch`, by a table in the file.
 //! - A probe behind the entry is passed by each call once, and the registers of the arguments still have them.
-//! - Bytes of a [`Hook`] are to be compared with the file that is probed.
+//! - Of two functions that lead to each other only one is probed, so that no byte counts twice.
+//! - The bytes of a [`Hook`] are to be compared with the file that is probed.
 //!
 //! There are no return probes of the kernel (`uretprobe`): they replace the return address on the stack, and
 //! programs that look at their stack (Go, exceptions, profilers) crash.
 //!
 //! # Bounds
 //!
-//! Time and memory are linear in the file's size, beyond a sort of its relocations. What is read is bounded by the
-//! constants of each module: 64 segments, 4,096 sections, functions of at most [`MAX_FUNCTION`] bytes, 1 MiB of them
-//! for one search, 8,192 steps for one walk through a function.
+//! Time is linear in the file's size, beyond a sort of its relocations. Memory besides the file is at most four times
+//! its size (all of it relocations), and a few MiB for most.
+//!
+//! | what | at most |
+//! |---|---|
+//! | segments, sections | 64, 4,096 |
+//! | bytes of a function | [`MAX_FUNCTION`] |
+//! | bytes of functions that one search decodes | 1 MiB |
+//! | places that one search looks at | 16,384 |
+//! | steps of one walk through a function | 8,192 |
 
 #![forbid(unsafe_code)]
 

@@ -25,6 +25,12 @@ impl Machine {
         }
     }
 
+    /// The registers of a C function's first arguments. Others are on the stack.
+    pub(crate) fn first_arguments(self, count: usize) -> &'static [Register] {
+        let all = self.arguments();
+        all.get(..count).unwrap_or(all)
+    }
+
     pub(crate) fn stack_pointer(self) -> Register {
         match self {
             Self::X86_64 => 4,
@@ -48,5 +54,17 @@ impl Machine {
             Self::X86_64 => 8,
             Self::Aarch64 => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_are_in_registers() {
+        assert_eq!(Machine::X86_64.first_arguments(2), [7, 6]);
+        assert_eq!(Machine::X86_64.first_arguments(7), Machine::X86_64.arguments());
+        assert_eq!(Machine::Aarch64.first_arguments(7), [0, 1, 2, 3, 4, 5, 6]);
     }
 }

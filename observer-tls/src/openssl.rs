@@ -98,7 +98,7 @@ fn hooks_in(
         Routine::SslWriteEx2 => 5,
         _ => 3,
     };
-    let arguments = elf.machine.arguments().get(..count).unwrap_or_default();
+    let arguments = elf.machine.first_arguments(count);
     Hook::both(elf, functions, function, routine, arguments)
 }
 

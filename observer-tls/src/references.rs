@@ -207,7 +207,7 @@ fn places_x86_64(elf: &Elf, segment: &Segment, targets: &[u64], places: &mut Vec
     }
 }
 
-/// `adrp register, page` and `add register, register, number`, with at most [`BETWEEN`] others between. There may be
+/// `adrp register, page` and `add register, register, number`, with at most `BETWEEN` others between. There may be
 /// another `add`: GCC takes the addresses of several objects from one.
 ///
 /// What other instructions do to a register is not looked at: these are places to decode, not results.

@@ -175,7 +175,7 @@ fn in_sources(
         if !fields.iter().all(|offset| has(*offset)) {
             return Err(Refusal::Layout);
         }
-        let arguments = elf.machine.arguments().get(..4).unwrap_or_default();
+        let arguments = elf.machine.first_arguments(4);
         match routine {
             Routine::Decrypt { .. } => {
                 hooks.append(&mut Hook::both(elf, Some(functions), &function, routine, arguments)?);
