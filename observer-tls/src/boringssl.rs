@@ -9,9 +9,10 @@
 //!
 //! - `tls_seal_record` is the function of `ssl/tls_record.cc` whose reasons are `OUTPUT_ALIASES_INPUT` and
 //!   `BUFFER_TOO_SMALL`.
-//! - `SSL_peek` refuses QUIC, and raises nothing else. `SSL_read` has `SSL_peek` inlined. So both raise the same error
-//!   in the same line of `ssl/ssl_lib.cc`, and no two other functions do. `SSL_read` then takes what it has read out
-//!   of the connection's buffer: it writes to an object. `SSL_peek` does not.
+//! - `SSL_peek` refuses QUIC, and raises nothing else. `SSL_read` calls it with its own arguments, and then takes what
+//!   it has read out of the connection's buffer: it writes to the connection's state. `SSL_peek` does not.
+//!   Some compilers inline `SSL_peek`. Then both raise the same error in the same line of `ssl/ssl_lib.cc`, and no two
+//!   other functions do.
 //!
 //! *Offsets.* `SSL` has a pointer to its state (`SSL3_STATE`), which starts with the sequence numbers of both
 //! directions, `server_random` and `client_random`. That the code uses such a pointer at that offset is checked in both
@@ -28,7 +29,7 @@ use crate::getters::copied_field;
 use crate::hook::{Hook, Routine, extent};
 use crate::library::{Field, Kind, Layout, Library};
 use crate::machine::Machine;
-use crate::references::{for_each_call, functions_that_refer, names_of_files};
+use crate::references::{for_each_call, functions_that_call, functions_that_refer, names_of_files};
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
 
@@ -43,6 +44,9 @@ const STATE: i32 = 0x30;
 const READ_SEQUENCE: u32 = 0;
 const WRITE_SEQUENCE: u32 = 8;
 const CLIENT_RANDOM: u32 = 0x30;
+
+/// The errors that a function raises: reason and line.
+type Errors = BTreeSet<(u64, u64)>;
 
 /// If the file has the string that BoringSSL's errors name a file by.
 pub(crate) fn has_traces(elf: &Elf) -> bool {
@@ -108,7 +112,7 @@ fn is_seal(elf: &Elf, walk: &Walk) -> bool {
 
 fn stripped_seal(elf: &Elf, functions: &Functions) -> Result<Function, Refusal> {
     let errors = errors_of(elf, functions, b"ssl/tls_record.cc\0");
-    let is_it = |errors: &BTreeSet<(u64, u64)>| {
+    let is_it = |errors: &Errors| {
         let has = |reason| errors.iter().any(|(it, _)| *it == reason);
         has(OUTPUT_ALIASES_INPUT) && has(BUFFER_TOO_SMALL)
     };
@@ -125,13 +129,28 @@ fn stripped_read(elf: &Elf, functions: &Functions) -> Result<Function, Refusal> 
         *counts.entry(*line).or_insert(0) += 1;
     }
     counts.retain(|_, count| *count == 2);
-    let line = match (counts.pop_first(), counts.is_empty()) {
-        (Some((line, _)), true) => line,
-        (None, _) => return Err(Refusal::NotFound),
-        (Some(_), false) => return Err(Refusal::Ambiguous),
-    };
-    errors.retain(|(_, errors)| errors.iter().any(|(_, it)| *it == line));
-    only(errors.into_iter().map(|(function, _)| function).filter(writes_to_object))
+    match (counts.pop_first(), counts.is_empty()) {
+        (None, _) => read_that_calls_peek(elf, functions, &errors),
+        (Some((line, _)), true) => {
+            errors.retain(|(_, errors)| errors.iter().any(|(_, it)| *it == line));
+            only(errors.into_iter().map(|(function, _)| function).filter(writes_to_object))
+        }
+        (Some(_), false) => Err(Refusal::Ambiguous),
+    }
+}
+
+/// `SSL_read`, if it calls one of these functions: `SSL_peek` is among them.
+fn read_that_calls_peek(
+    elf: &Elf,
+    functions: &Functions,
+    candidates: &[(Function, Errors)],
+) -> Result<Function, Refusal> {
+    let peeks: Vec<u64> = candidates.iter().map(|(function, _)| function.range.start).collect();
+    let found = functions_that_call(elf, functions, &peeks).into_iter();
+    only(found.filter(|function| {
+        let forwarded_to = Walk::over(function).forwarded_to;
+        peeks.iter().any(|peek| forwarded_to.contains(peek)) && writes_to_object(function)
+    }))
 }
 
 /// If the function writes to the connection's state.
@@ -147,16 +166,12 @@ fn only(mut found: impl Iterator<Item = Function>) -> Result<Function, Refusal> 
 }
 
 /// The functions that raise errors of this source file, with the reason and the line of each.
-fn errors_of(
-    elf: &Elf,
-    functions: &Functions,
-    file: &[u8],
-) -> Vec<(Function, BTreeSet<(u64, u64)>)> {
+fn errors_of(elf: &Elf, functions: &Functions, file: &[u8]) -> Vec<(Function, Errors)> {
     let names = names_of_files(elf, file);
     let found = functions_that_refer(elf, functions, &names).into_iter();
     found
         .map(|function| {
-            let mut errors = BTreeSet::new();
+            let mut errors = Errors::new();
             for_each_call(&function, |site| {
                 if site.argument(3).is_some_and(|file| names.contains(&file)) {
                     errors.extend(site.argument(2).zip(site.argument(4)));

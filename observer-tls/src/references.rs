@@ -56,6 +56,36 @@ pub(crate) fn functions_that_refer(
             Machine::Aarch64 => places_aarch64(elf, segment, targets, &mut places),
         }
     }
+    decode_around(elf, functions, places, |function| {
+        constants(function).any(|(_, value)| targets.binary_search(&value).is_ok())
+    })
+}
+
+/// The functions that call one of these addresses, which must be sorted, in the order of their own.
+pub(crate) fn functions_that_call(
+    elf: &Elf,
+    functions: &Functions,
+    targets: &[u64],
+) -> Vec<Function> {
+    let mut places = Vec::new();
+    for segment in elf.segments().iter().filter(|segment| segment.is_code) {
+        match elf.machine {
+            Machine::X86_64 => calls_x86_64(elf, segment, targets, &mut places),
+            Machine::Aarch64 => calls_aarch64(elf, segment, targets, &mut places),
+        }
+    }
+    decode_around(elf, functions, places, |function| {
+        function.targets().any(|target| targets.binary_search(&target).is_ok())
+    })
+}
+
+/// Decodes the functions around these places, and leaves out those that do not decode or are not wanted.
+fn decode_around(
+    elf: &Elf,
+    functions: &Functions,
+    places: Vec<u64>,
+    is_wanted: impl Fn(&Function) -> bool,
+) -> Vec<Function> {
     let ranges: BTreeMap<u64, Range<u64>> = places
         .into_iter()
         .filter_map(|place| functions.around(place))
@@ -67,7 +97,7 @@ pub(crate) fn functions_that_refer(
         left = left.saturating_sub(range.end - range.start);
         if left > 0
             && let Ok(function) = Function::decode(elf, range)
-            && constants(&function).any(|(_, value)| targets.binary_search(&value).is_ok())
+            && is_wanted(&function)
         {
             found.push(function);
         }
@@ -238,6 +268,36 @@ fn places_aarch64(elf: &Elf, segment: &Segment, targets: &[u64], places: &mut Ve
         }
         if targets.binary_search(&value).is_ok() && places.len() < MAX_PLACES {
             places.push(address);
+        }
+    }
+}
+
+/// `call distance`
+fn calls_x86_64(elf: &Elf, segment: &Segment, targets: &[u64], places: &mut Vec<u64>) {
+    let bytes = elf.bytes_of(segment);
+    for at in memchr_iter(0xe8, bytes) {
+        let Some(distance) = i32_at(bytes, at as u64 + 1) else { continue };
+        let next = segment.address.wrapping_add(at as u64 + 5);
+        let target = next.wrapping_add_signed(i64::from(distance));
+        if targets.binary_search(&target).is_ok() && places.len() < MAX_PLACES {
+            places.push(segment.address + at as u64);
+        }
+    }
+}
+
+/// `bl distance`
+fn calls_aarch64(elf: &Elf, segment: &Segment, targets: &[u64], places: &mut Vec<u64>) {
+    let first = (4 - segment.address % 4) % 4;
+    let bytes = elf.bytes_of(segment).get(first as usize..).unwrap_or_default();
+    for (index, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
+        let word = u32_at(word, 0).unwrap_or_default();
+        if word & 0xfc00_0000 == 0x9400_0000 {
+            let address = segment.address + first + index as u64 * 4;
+            let distance = i64::from((word << 6) as i32 >> 6) * 4;
+            let target = address.wrapping_add_signed(distance);
+            if targets.binary_search(&target).is_ok() && places.len() < MAX_PLACES {
+                places.push(address);
+            }
         }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Walk {
     pub(crate) touched: BTreeSet<Touch>,
     /// What the function returns, where that is known.
     pub(crate) returned: BTreeSet<Pointer>,
+    /// The functions that it calls with its own first three arguments.
+    pub(crate) forwarded_to: BTreeSet<u64>,
     /// No path was left out.
     pub(crate) is_complete: bool,
 }
@@ -99,6 +101,13 @@ impl Walk {
             self.touched.insert(Touch { pointer, size: access.size, is_write: access.is_write });
         }
         let machine = function.machine;
+        if let Flow::Call(Some(target)) = instruction.flow {
+            let own = |number: u8| Pointer { source: Source::Argument(number), offset: 0 };
+            let mut arguments = (0..).zip(machine.first_arguments(3));
+            if arguments.all(|(number, register)| value(*register) == Some(own(number))) {
+                self.forwarded_to.insert(target);
+            }
+        }
         if instruction.flow == Flow::Return {
             self.returned.extend(value(RESULT));
         }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use fixture::{
-    CODE, DATA, boringssl, boringssl_stripped, golang, golang_arm64, offset, openssl, openssl_3_3,
-    openssl_by_name, openssl_stripped, rustls,
+    CODE, DATA, boringssl, boringssl_not_inlined, boringssl_stripped, golang, golang_arm64, offset,
+    openssl, openssl_3_3, openssl_by_name, openssl_stripped, rustls,
 };
 use proptest::prelude::*;
 
@@ -100,6 +100,17 @@ fn boringssl_with_symbols_and_without() {
     };
     assert_eq!(library.layout, layout);
     assert_eq!(only(&boringssl_stripped()), library);
+}
+
+#[test]
+fn boringssl_where_a_read_calls_another_function() {
+    let library = only(&boringssl_not_inlined());
+    let returned = (Routine::SslRead, Place::Return, Stepping::SingleStepped);
+    let entry = |routine| (routine, ENTRY, Stepping::Emulated);
+    assert_eq!(summary(&library), [entry(Routine::SslRead), returned, entry(Routine::SealRecord)]);
+    // The last of those that call it: push, mov, call, mov, mov, pop, ret
+    let [entry, returned, _] = &*library.hooks else { panic!("three") };
+    assert_eq!(returned.offset - entry.offset, 1 + 3 + 5 + 4 + 7 + 1);
 }
 
 #[test]
@@ -247,12 +258,14 @@ fn reasons_have_different_labels_and_texts() {
     assert_eq!((labels.len(), texts.len()), (all.len(), all.len()));
 }
 
-static FIXTURES: LazyLock<[Vec<u8>; 7]> = LazyLock::new(|| {
+static FIXTURES: LazyLock<[Vec<u8>; 9]> = LazyLock::new(|| {
     [
         openssl(),
         openssl_stripped(),
         boringssl(),
         boringssl_stripped(),
+        boringssl_not_inlined(),
+        openssl_3_3(),
         golang(),
         golang_arm64(),
         rustls("0.23.46", "ring"),
@@ -286,7 +299,7 @@ proptest! {
 
     #[test]
     fn files_with_changed_bytes(
-        index in 0_usize..7,
+        index in 0_usize..9,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut file = FIXTURES[index].clone();
@@ -301,7 +314,7 @@ proptest! {
 
     #[test]
     fn files_with_words_at_their_limits(
-        index in 0_usize..7,
+        index in 0_usize..9,
         at in any::<prop::sample::Index>(),
         word in prop::sample::select(vec![0, 1, u64::MAX, u64::MAX - 7, i64::MAX as u64, u64::from(u32::MAX), DATA]),
     ) {
