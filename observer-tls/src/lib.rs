@@ -38,8 +38,8 @@
 //!
 //! # Bounds
 //!
-//! Time is linear in the file's size, beyond a sort of its relocations. Memory besides the file is at most four times
-//! its size (all of it relocations), and a few MiB for most.
+//! Time is linear in the file's size, beyond a sort of its relocations. Memory besides the file is at most eight times
+//! its size if nearly all of it are relocations, and a few MiB for others.
 //!
 //! | what | at most |
 //! |---|---|

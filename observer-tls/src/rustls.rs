@@ -167,12 +167,16 @@ fn in_sources(
         let range = functions.at(address).ok_or(Refusal::Extent)?;
         let function = Function::decode(elf, range)?;
         let walk = Walk::over(&function);
-        let has = |offset| walk.touches(Pointer { source: Source::Argument(2), offset });
-        let fields = match routine {
-            Routine::Decrypt { .. } => &[0, 8][..],
-            _ => &[0, 16, 24, 32],
+        // Other compilers may have put a word before these fields. Then there would be one more behind them.
+        let (fields, length) = match routine {
+            Routine::Decrypt { .. } => (&[0, 8][..], 24),
+            _ => (&[0, 16, 24, 32][..], 40),
         };
-        if !fields.iter().all(|offset| has(*offset)) {
+        let is_message = |pointer: Pointer| pointer.source == Source::Argument(2);
+        let touched = walk.touched.iter().map(|touch| touch.pointer).filter(|it| is_message(*it));
+        let touched: BTreeSet<i32> = touched.map(|pointer| pointer.offset).collect();
+        let is_known = fields.iter().all(|field| touched.contains(field));
+        if !is_known || touched.last().is_some_and(|last| *last >= length) {
             return Err(Refusal::Layout);
         }
         let arguments = elf.machine.first_arguments(4);

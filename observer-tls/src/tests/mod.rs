@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use fixture::{
     CODE, DATA, boringssl, boringssl_not_inlined, boringssl_stripped, golang, golang_arm64, offset,
-    openssl, openssl_3_3, openssl_by_name, openssl_stripped, rustls,
+    openssl, openssl_3_3, openssl_by_name, openssl_stripped, rustls, rustls_of_another_compiler,
 };
 use proptest::prelude::*;
 
@@ -167,6 +167,11 @@ fn rustls_of_both_versions_of_tls() {
         ];
         assert_eq!(summary(&found), expected.concat());
     }
+}
+
+#[test]
+fn another_layout_of_messages_is_refused() {
+    assert_eq!(locate(&rustls_of_another_compiler()), Err(Refusal::Layout));
 }
 
 #[test]
