@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of each crate, the lowest first. A path is a layer of its own within its module.
-const CRATES: [(&str, &[&str]); 4] = [
+const CRATES: [(&str, &[&str]); 5] = [
     (
         "observer-common",
         &[
@@ -55,6 +55,27 @@ const CRATES: [(&str, &[&str]); 4] = [
             "connections",
             "watch",
             "probes",
+        ],
+    ),
+    (
+        "observer-tls",
+        &[
+            "refusal",
+            "bytes",
+            "machine",
+            "elf",
+            "functions",
+            "code",
+            "hook",
+            "library",
+            "imports",
+            "references",
+            "getters",
+            "symbols",
+            "golang",
+            "openssl",
+            "boringssl",
+            "rustls",
         ],
     ),
     (
