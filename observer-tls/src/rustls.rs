@@ -11,7 +11,7 @@
 //! 3. A `MessageEncrypter` has two methods. The second, `encrypted_payload_len`, adds a constant to its argument: the
 //!    bytes that a record has besides its plaintext. A `MessageDecrypter` has one method.
 //! 4. In TLS 1.3 that constant is 17 for all ciphers. In TLS 1.2 it depends on the cipher. `tls12.rs` has the maker of
-//!    a cipher's decrypter right before the maker of its encrypter, so lines tell which belong together.
+//!    a cipher's decrypter right before the maker of its `MessageEncrypter`, so lines tell which belong together.
 //!
 //! Rust promises no layout of types. The path has rustls' version, and only versions whose messages were checked are
 //! accepted ([`CHECKED`]). The methods must use the fields of the message where they are expected.
@@ -343,7 +343,7 @@ impl Table {
         Some(Self { first, second: method(4), is_another_next })
     }
 
-    /// The methods, if they can be those of a decrypter or an encrypter.
+    /// The methods, if they can be those of a `MessageDecrypter` or a `MessageEncrypter`.
     fn methods(self, elf: &Elf) -> Option<Methods> {
         let Some(second) = self.second else { return Some(Methods::Decrypter(self.first)) };
         match added_constant(elf, second) {
