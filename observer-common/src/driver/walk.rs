@@ -14,24 +14,23 @@ use crate::{
     scanner::{MAX_KEPT, Message, Take, event},
 };
 
-/// Most steps of one walk: a frame takes one to three. A transfer of 1 MiB full of nothing but empty
-/// DATA frames (116,508) is within it.
+/// The most steps of one walk. A frame takes one to three; 1 MiB of empty messages (209,715) fits.
 const MAX_STEPS: u32 = 1 << 18;
 
-/// What came of a walk.
+/// The result of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The connection goes on.
     Walked,
-    /// The first bytes were no client preface.
+    /// The first bytes were not the client preface.
     NotPreface,
-    /// A connection that was open before the daemon: these bytes are no frames.
+    /// The connection is older than the daemon, and these bytes are not frames.
     NotFrames,
-    /// Now that it is known which end it is, its port is not one that is selected.
+    /// It is known now which side the socket is, and the port of that side is not selected.
     NotSelected,
 }
 
-/// Walks over the `total` bytes of a transfer and sends what was found.
+/// Walks over the `total` bytes of a transfer, and sends the record of it.
 #[inline(always)]
 pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     let end = begin(walk, total);
@@ -65,7 +64,7 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     if shown != role::UNKNOWN && !scratch.host.selects_role(shared, shown) {
         return Outcome::NotSelected;
     }
-    // It has been found what was searched for.
+    // A frame boundary was found.
     if scratch.searching != 0 {
         if shared.state != state::WATCHED {
             shared.state = state::WATCHED;
@@ -73,7 +72,7 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
             count_lost(scratch, shared, own, u64::from(shared.tries.bytes));
         }
         count_lost(scratch, shared, own, scratch.unreported);
-        // Without a choice, for the verifier: `GAP_FOUND` if it is not 0.
+        // `GAP_FOUND` if it is not 0. Without a branch, which the verifier would follow.
         own.gap |= own.gap << 1 & GAP_FOUND;
     }
     if !emit::send(scratch, shared, own, other) {
@@ -82,7 +81,8 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     Outcome::Walked
 }
 
-/// Passes over the gap before the transfer, if there is one, and begins a record. Answers at which position the transfer ends.
+/// Passes over the gap before the transfer, if there is one, and begins a record. Returns the position where the transfer
+/// ends.
 #[inline(always)]
 fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
     let Walk { scratch, shared, own, .. } = walk;
@@ -107,8 +107,8 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
     own.position + total
 }
 
-/// Works out how long the bytes had been at the socket, where that says something: clients give calls up, and what they
-/// mean by it follows from when it came.
+/// Computes how long bytes that may be requests had been at the socket: the time of a reset decides between a deadline and
+/// a cancel.
 #[inline(always)]
 fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &DirectionState) {
     scratch.timed = timed::BY_THREAD;
@@ -126,9 +126,10 @@ fn time<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, own: &DirectionS
     scratch.timed = timed::BY_SOCKET;
 }
 
-/// Goes on with the boundary that is tried, or tries the transfer's beginning. Of those before, no record will report
-/// anything if it is believed, but for a frame of which they had only the header, or a part of it. A function of its own:
-/// inlined, the verifier would follow the walk for each of its ways.
+/// Goes on with the boundary that is being tried, or tries the beginning of the transfer.
+///
+/// If the boundary is believed, no record reports the transfers before this one, except for a frame that only began in
+/// them. Not inlined: the verifier would follow the walk once for each path through it.
 #[inline(never)]
 fn begin_search<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) {
     scratch.searching = 1;
@@ -141,7 +142,8 @@ fn begin_search<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) {
     scratch.unreported = own.sync.tried().saturating_sub(u64::from(alone));
 }
 
-/// No boundary is believed yet: nothing is reported of the transfer. If none is tried any more, its bytes are a gap.
+/// No boundary is believed yet, so the transfer is not reported. If no boundary is being tried any more, its bytes are a
+/// gap.
 #[inline(always)]
 fn still_out_of_sync<H: Host>(
     scratch: &mut Scratch<H>,
@@ -161,8 +163,7 @@ fn still_out_of_sync<H: Host>(
     }
 }
 
-/// Counts bytes of a direction that is out of sync: they are a gap. A function of its own: it is called from several
-/// places.
+/// Counts bytes of a direction that is out of sync as a gap. Not inlined, because it has several callers.
 #[inline(never)]
 fn count_lost<H: Host>(
     scratch: &mut Scratch<H>,
@@ -177,9 +178,10 @@ fn count_lost<H: Host>(
     }
 }
 
-/// Passes over the gap before a transfer. Where its bytes all are of one frame's
-/// payload, its messages or its content are lost, or not even those; otherwise no frame boundary is
-/// known any more. Answers with what they completed: bits of `event`.
+/// Passes over the gap before a transfer. Returns the bits of `event` that it completed.
+///
+/// If all its bytes belong to the payload of one frame, at most the messages or the content of that frame are missing.
+/// Otherwise the direction is out of sync.
 #[inline(always)]
 fn pass_gap(own: &mut DirectionState) -> u32 {
     let bytes = own.gap_bytes;
@@ -198,7 +200,7 @@ fn pass_gap(own: &mut DirectionState) -> u32 {
     if frame.kind == kind::DATA { events } else { 0 }
 }
 
-/// What the walk found of the connection itself. Answers which end that shows it to be, if it was not known.
+/// Takes over what the walk showed about the connection. Returns its side, if that was not known before.
 #[inline(always)]
 fn learn<H>(
     scratch: &Scratch<H>,
@@ -226,8 +228,10 @@ fn learn<H>(
     shown
 }
 
-/// A header block that goes this way seems to be this sender's: it may be a message that looks like one. Answers
-/// whether the other direction has shown to be the other's; if it has shown to be the same one's, both are in doubt.
+/// Remembers that a field block in this direction seems to be from this sender; bytes of a message may look like one.
+///
+/// Returns whether the other direction seems to be from the other sender. If it seems to be from the same one, both are
+/// in doubt.
 #[inline(always)]
 fn is_agreed(shared: &mut Shared, sent: u8, sender: u32) -> bool {
     let place = |direction: u8| 2 * u32::from(direction & 1);
@@ -237,10 +241,11 @@ fn is_agreed(shared: &mut Shared, sent: u8, sender: u32) -> bool {
     other != 0
 }
 
-/// Goes on with a walk, for a step. Answers whether there is more. No more steps than one: the verifier follows each.
+/// Takes one step of a walk. Returns whether there is more. Two steps at once would save the host a call, but the verifier
+/// would follow both.
 #[inline(always)]
 pub fn iterate<H: Host>(walk: &mut Walk<'_, H>) -> bool {
-    // So that each is loaded once, and not again after each write.
+    // So each pointer is loaded once, and not again after each write.
     let Walk { scratch, shared, own, other } = walk;
     let (scratch, shared, own, other) = (&mut **scratch, &mut **shared, &mut **own, &**other);
     if own.scanner.is_before_frames() {
@@ -249,7 +254,7 @@ pub fn iterate<H: Host>(walk: &mut Walk<'_, H>) -> bool {
     step(scratch, shared, own, other).is_some() && !scratch.host.is_empty()
 }
 
-/// One step: the next buffer, or a frame's header and the next part of its payload. `None` at the end.
+/// Takes a step: to the next buffer, or over a frame's header and the next part of its payload. `None` at the end.
 #[inline(always)]
 fn step<H: Host>(
     scratch: &mut Scratch<H>,
@@ -298,7 +303,7 @@ fn step<H: Host>(
     Some(())
 }
 
-/// Takes the next part of a frame's payload. Answers with what it completed.
+/// Takes the next part of a frame's payload. Returns the bits of `event` that it completed.
 #[inline(always)]
 fn take_payload<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) -> Option<u32> {
     let want = own.scanner.want_payload();
@@ -335,7 +340,7 @@ const fn at_most(left: u64, length: u32) -> u32 {
     if left < length as u64 { left as u32 } else { length }
 }
 
-/// A step before the first frame.
+/// Takes a step before the first frame.
 #[inline(always)]
 fn step_before<H: Host>(
     scratch: &mut Scratch<H>,
@@ -360,7 +365,7 @@ fn step_before<H: Host>(
     }
     if events & event::PREFACE_END != 0 && shared.state != state::WATCHED {
         shared.state = state::WATCHED;
-        // Who sends the preface is the client.
+        // The client sends the preface.
         let sent = scratch.sent == direction::SENT;
         shared.role = if sent { role::CLIENT } else { role::SERVER };
         scratch.host.count_protocol(Protocol::Http2);
@@ -368,7 +373,7 @@ fn step_before<H: Host>(
     Some(())
 }
 
-/// A frame header is complete.
+/// Handles a frame header that is complete.
 #[inline(always)]
 fn begin_frame<H: Host>(
     scratch: &mut Scratch<H>,
@@ -392,7 +397,7 @@ fn begin_frame<H: Host>(
     }
 }
 
-/// A message has ended, or a frame.
+/// Handles the end of a message, or of a frame.
 #[inline(always)]
 fn end_part<H: Host>(
     scratch: &mut Scratch<H>,
@@ -422,14 +427,14 @@ fn end_kept<H: Host>(
         on_headers(scratch, shared, own, frame);
     }
     emit::end_frame(scratch);
-    // Not before: until the frame is whole the call goes on, and so may its other direction.
+    // Not earlier: until the frame is complete the call goes on, and its other direction may go on as well.
     if frame.kind == kind::RST_STREAM && scratch.searching == 0 {
         forget(scratch, shared, own, other, frame.stream);
     }
 }
 
-/// Of a stream that may have begun out of sight nothing is known of where its messages begin; after
-/// a HEADERS frame that does not end it the first one does.
+/// Handles a HEADERS frame of a stream whose beginning may not have been seen. It is not known where the messages of such
+/// a stream begin; but after a HEADERS frame that does not end the stream, a message begins.
 #[inline(always)]
 fn on_headers<H: Host>(
     scratch: &mut Scratch<H>,
@@ -469,7 +474,7 @@ fn on_data<H: Host>(
     events: u32,
 ) {
     if shared.is_reset(frame.stream) {
-        // It was under way when the stream was reset, and may begin in the middle of a message.
+        // The frame was on its way when the stream was reset, and may begin in the middle of a message.
         own.scanner.resume(&Message::unaligned());
         return;
     }
@@ -496,7 +501,7 @@ fn on_data<H: Host>(
     }
 }
 
-/// Keeps the message that the frame leaves unfinished, if it does, or drops the one it finished.
+/// Keeps the message that the frame leaves unfinished, or drops the message that it finished.
 #[inline(always)]
 fn end_data<H: Host>(
     scratch: &mut Scratch<H>,
@@ -522,12 +527,12 @@ fn end_data<H: Host>(
     }
 }
 
-/// Goes on with the message that the stream's last DATA frame left unfinished, if it did.
+/// Goes on with the message that the stream's last DATA frame left unfinished, if there is one.
 #[inline(always)]
 fn resume<H: Host>(scratch: &Scratch<H>, shared: &Shared, own: &mut DirectionState, stream: u32) {
     let is_old = own.sync.is_old(stream);
     match scratch.host.find(shared, stream, scratch.sent) {
-        // Before a gap it was another message.
+        // A message from before a gap is not this one.
         Some(message) if !is_old || message.epoch == own.sync.epoch() => {
             own.scanner.resume(message);
         }
@@ -552,7 +557,7 @@ fn keep<H: Host>(
     }
 }
 
-/// Remembers where an old stream is in its messages: an absent entry means that it is not known.
+/// Remembers how far an old stream is in its messages. For an old stream, no entry means that this is not known.
 #[inline(always)]
 fn keep_old<H: Host>(
     scratch: &mut Scratch<H>,
@@ -567,7 +572,7 @@ fn keep_old<H: Host>(
     }
 }
 
-/// A stream was reset: neither direction goes on with its message.
+/// Forgets the messages of a stream that was reset, in both directions.
 #[inline(always)]
 fn forget<H: Host>(
     scratch: &mut Scratch<H>,

@@ -1,58 +1,57 @@
 //! Finds HTTP/2 frames and gRPC messages in one direction of a connection.
 //!
-//! The scanner never holds the stream's bytes. It says what it [wants](Scanner::want) of the
-//! bytes that come next, its driver does that with as many of them as there are and
-//! [tells](Scanner::took) it so; the answer says what that completed. The BPF programs
-//! drive it over a process's buffers, the tests over slices: it is the same code.
+//! The scanner never holds the bytes of the stream. [`Scanner::want`] returns what the driver is to do with the next
+//! bytes: read, copy or skip them. The driver does it with as many of them as are available, and reports their number to
+//! [`Scanner::took`], which returns what they completed. The BPF programs drive the scanner over buffers of a process,
+//! the tests over slices.
 //!
-//! Order of calls: `want`, then `took` with 1 to `want().length` bytes, and so on. After an answer
-//! with [`event::FRAME_BEGIN`] for a DATA frame the driver may [`resume`](Scanner::resume) a
-//! message that an earlier DATA frame of the stream left unfinished; after one with
-//! [`event::FRAME_END`] it asks [`unfinished`](Scanner::unfinished) whether there is one to keep.
+//! Order of calls: `want`, then `took` with 1 to `want().length` bytes, and so on. After [`event::FRAME_BEGIN`] of a DATA
+//! frame, the driver may [`resume`](Scanner::resume) a message that an earlier DATA frame of the stream left unfinished.
+//! After [`event::FRAME_END`], [`unfinished`](Scanner::unfinished) returns the message to keep, if there is one.
 //!
-//! The client preface may come after something else: a PROXY header, a `CONNECT` request and its answer,
-//! `101 Switching Protocols`. The scanner passes over these ([`Scanner::at_preface`], [`Scanner::at_opening`]).
+//! The client preface may come after something else: a PROXY header, a `CONNECT` request and its response,
+//! `101 Switching Protocols`. The scanner skips these ([`Scanner::at_preface`], [`Scanner::at_opening`]).
 //!
-//! There is no loop and no indexing with a run-time value here, so that the kernel's verifier can
-//! follow it; what may be cut is put together in [`Scanner::buffer`], each part at its own offset.
+//! There is no loop, and no index with a value of run time, so that the kernel's verifier can follow the code. Parts that
+//! may be cut are put together in [`Scanner::buffer`], each at its own offset.
 
 use crate::frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind};
 
-/// Length of gRPC's message prefix: compressed flag and big-endian length.
+/// The length of gRPC's message prefix: the compressed flag and the big-endian length of the message.
 pub const PREFIX_LENGTH: u32 = 5;
 
-/// Longest frame payload that is kept whole. Longer ones are cut off here: a counted gap.
+/// The longest frame payload that is kept whole, in bytes. The rest of a longer one is a counted gap.
 ///
-/// HTTP/2 allows 16 MiB − 1; no gRPC library accepts a header block of 1 MiB by default (8 KiB to
-/// 64 KiB is usual), so more would only be memory for a hostile peer to fill.
+/// HTTP/2 allows 16 MiB − 1. By default no gRPC library accepts a field block of 1 MiB (8 KiB to 64 KiB is usual), so a
+/// higher bound would only let a hostile peer fill more memory.
 pub const MAX_KEPT: u32 = 1 << 20;
 
-/// What the driver is to do with the next bytes.
+/// The ways in which the driver takes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// Copy them into [`Scanner::buffer`] at [`Want::at`]. Up to [`OVERRUN`] bytes may be overwritten
-    /// there, with whatever comes behind those that are wanted.
+    /// Copy them into [`Scanner::buffer`] at [`Want::at`]. The driver may overwrite up to [`OVERRUN`] bytes there, with
+    /// the bytes that follow the wanted ones.
     Read,
-    /// Copy them into the record: they are payload of a frame that is kept.
+    /// Copy them into the record: they are the payload of a frame that is kept.
     Copy,
-    /// Pass over them.
+    /// Skip them.
     Skip,
 }
 
-/// What the scanner wants of the bytes that come next.
+/// What the scanner needs from the next bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// What to do with them.
+    /// How to take them.
     pub take: Take,
-    /// Offset in [`Scanner::buffer`], for [`Take::Read`].
+    /// The offset in [`Scanner::buffer`], for [`Take::Read`].
     pub at: u32,
-    /// At most this many of them; never 0.
+    /// The most bytes to take; never 0.
     pub length: u32,
-    /// The scanner's place, carried over so that the verifier need not look for it again.
+    /// The scanner's place, kept here so that the verifier does not follow the choice of it again.
     phase: u32,
 }
 
-/// What the bytes that were taken completed: a set of bits.
+/// Bits for what the taken bytes completed.
 pub mod event {
     /// The client preface is complete; frames follow.
     pub const PREFACE_END: u32 = 1;
@@ -64,20 +63,19 @@ pub mod event {
     pub const FRAME_END: u32 = 8;
     /// A gRPC message's last byte was taken: see [`super::Scanner::message_length`].
     pub const MESSAGE_END: u32 = 16;
-    /// The frame is longer than what is kept; the rest of it is passed over.
+    /// The frame is longer than [`MAX_KEPT`](super::MAX_KEPT); the rest of it is skipped.
     pub const TOO_LONG: u32 = 32;
-    /// What should be a frame header is none, so the boundary was none: see
-    /// [`super::Scanner::at_unproven_frame`].
+    /// The bytes are not a frame header, so the boundary was not one: see [`super::Scanner::at_unproven_frame`].
     pub const NOT_FRAME: u32 = 64;
 }
 
-/// How far frame headers are trusted.
+/// How strictly frame headers are checked.
 mod check {
-    /// The stream was seen from its beginning: they are what they are.
+    /// Not at all: the stream was seen from its beginning.
     pub(super) const NONE: u32 = 0;
-    /// The boundary was found: they are still to be legal.
+    /// They have to be legal: the boundary was found and believed.
     pub(super) const LEGAL: u32 = 1;
-    /// The boundary is still to be shown: they are to be plausible.
+    /// They have to be plausible: the boundary is not believed yet.
     pub(super) const PLAUSIBLE: u32 = 2;
 }
 
@@ -87,7 +85,7 @@ mod phase {
     pub(super) const HEADER: u32 = 1;
     /// In a frame that is kept.
     pub(super) const COPY: u32 = 2;
-    /// In a frame or a rest of one that is of no interest.
+    /// In a frame, or in the rest of one, that is not needed.
     pub(super) const SKIP: u32 = 3;
     /// At the pad length of a DATA frame (RFC 9113 §6.1).
     pub(super) const PAD_LENGTH: u32 = 4;
@@ -95,7 +93,7 @@ mod phase {
     pub(super) const PREFIX: u32 = 5;
     /// In a message's body.
     pub(super) const BODY: u32 = 6;
-    /// The stream did not begin with the client preface, or there was no frame where one was to be.
+    /// The stream did not begin with the client preface, or a frame did not begin where it should.
     pub(super) const REFUSED: u32 = 7;
     /// At the first byte of a direction that may carry the client preface, frames, or what comes before either.
     pub(super) const OPENING: u32 = 8;
@@ -109,20 +107,20 @@ mod phase {
     pub(super) const PROXY_LENGTH: u32 = 12;
     /// In the addresses of a PROXY header of version 2.
     pub(super) const PROXY_ADDRESSES: u32 = 13;
-    /// In length and type of the first frame, which must be SETTINGS.
+    /// In the length and type of the first frame, which must be SETTINGS.
     pub(super) const FIRST_FRAME: u32 = 14;
 }
 
-/// Eight bytes as they are read.
+/// Eight bytes as the number that they are read as.
 const fn word(bytes: [u8; 8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// What the first bytes of a direction may be, if not those of the client preface.
+/// The first bytes that a direction may have.
 pub mod opening {
     use super::word;
 
-    /// Bytes of a beginning, and how many of the eight count.
+    /// The first bytes, and how many of the eight count.
     pub type Opening = (u64, u32);
 
     /// The client preface itself.
@@ -133,74 +131,74 @@ pub mod opening {
     pub const PROXY_BINARY: Opening = (word(*b"\r\n\r\n\0\r\nQ"), 8);
     /// A request for a tunnel (RFC 9110 §9.3.6).
     pub const CONNECT: Opening = (word(*b"CONNECT "), 8);
-    /// An HTTP/1 response, of whatever minor version.
+    /// An HTTP/1 response, of any minor version.
     pub const RESPONSE: Opening = (word(*b"HTTP/1.\0"), 7);
 
-    /// Whether the first `n` ≤ 8 bytes, as far as they are there, are those of this beginning.
+    /// Returns whether the first `n` ≤ 8 bytes match this beginning, as far as they are available.
     #[inline(always)]
     pub const fn may_begin(seen: u64, n: u32, (bytes, length): Opening) -> bool {
-        // What has not been read, or does not count, is shifted out.
+        // Bytes that have not been read, or that do not count, are shifted out.
         let n = if n < length { n } else { length };
         n > 0 && (seen ^ bytes) << ((64 - 8 * n) & 63) == 0
     }
 }
 
-/// Most bytes of an HTTP/1 head: more than servers take.
+/// The most bytes of an HTTP/1 head: more than servers accept.
 const MAX_HEAD: u32 = 64 << 10;
 
-/// Most bytes of a PROXY header of version 1 (haproxy's proxy-protocol.txt, 2.1), without the first eight.
+/// The most bytes of a PROXY header of version 1 (haproxy's proxy-protocol.txt, 2.1), without the first eight.
 const MAX_PROXY_LINE: u32 = 107 - 8;
 
-/// Offsets in the buffer. Each part may be cut anywhere, so each has its own place.
+// Offsets in the buffer. Each part may be cut anywhere, so each has its own place.
 const AT_HEADER: usize = 0;
 const AT_PREFIX: usize = 16;
 const AT_PAD_LENGTH: usize = 24;
 
-/// How many bytes a driver may overwrite at [`Want::at`]: each part is read before what follows it in the
-/// buffer.
+/// The number of bytes that a driver may overwrite at [`Want::at`]: each part is read before the part that follows it in
+/// the buffer.
 pub const OVERRUN: usize = 16;
 
-/// Length of [`Scanner::buffer`]: a driver may mask offsets with 31 and lengths with 15.
+/// The length of [`Scanner::buffer`]: a driver may mask offsets with 31 and lengths with 15.
 const BUFFER_LENGTH: usize = 48;
 
-/// A gRPC message of which not all bytes have been seen yet.
+/// A gRPC message whose last byte has not been seen yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Message {
-    /// Prefix bytes seen.
+    /// The bytes of the prefix that were seen.
     pub prefix: [u8; 5],
-    /// How many of them; [`Message::UNALIGNED`] where the stream is not framed as messages.
+    /// How many these are; [`Message::UNALIGNED`] if it is not known where messages begin.
     pub have: u8,
     /// Padding.
     pub _reserved: u16,
-    /// The body's length, once the prefix is complete.
+    /// The length of the body in bytes, once the prefix is complete.
     pub length: u32,
-    /// Body bytes still to come.
+    /// The bytes of the body that are still to come.
     pub left: u32,
-    /// For the driver: [`crate::sync::FrameSync::epoch`] when it was remembered.
+    /// For the driver: [`crate::sync::FrameSync::epoch`] at the time when the message was kept.
     pub epoch: u32,
 }
 
 impl Message {
-    /// In [`Message::have`]: where messages begin and end in this stream is not known.
+    /// The value of [`Message::have`] if it is not known where messages of the stream begin and end.
     pub const UNALIGNED: u8 = 0xff;
 
-    /// For a stream whose beginning was not seen, or which carries something else than gRPC.
+    /// The message of a stream whose beginning was not seen, or that does not carry gRPC.
     pub const fn unaligned() -> Self {
         Self { prefix: [0; 5], have: Self::UNALIGNED, _reserved: 0, length: 0, left: 0, epoch: 0 }
     }
 }
 
-/// One direction's state.
+/// The state of one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Scanner {
-    /// Where the driver puts what it is asked to read.
+    /// The place where the driver puts the bytes that it reads.
     pub buffer: [u8; BUFFER_LENGTH],
     phase: u32,
-    /// Bytes of the preface part or frame header in the buffer.
+    /// The number of bytes of the preface part or frame header in the buffer.
     have: u32,
-    /// Bytes of the message prefix in the buffer.
+    /// The number of bytes of the message prefix in the buffer.
     prefix_have: u32,
     /// Payload bytes of the frame still to come, without the padding.
     left: u32,
@@ -211,7 +209,7 @@ pub struct Scanner {
     message_left: u32,
     /// The current DATA frame is not framed as messages.
     unaligned: u32,
-    /// Preface bytes already found to be right, or bytes of the line end that ends a head.
+    /// The number of preface bytes that matched, or of bytes of the empty line that ends a head.
     matched: u32,
     /// One of [`check`].
     check: u32,
@@ -220,28 +218,29 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// At the beginning of a stream that opens with the client preface, or with what may come before it.
+    /// Creates a scanner for a stream that opens with the client preface, or with what may come before it.
     #[inline(always)]
     pub const fn at_preface() -> Self {
         Self::at(phase::PREFACE, check::NONE)
     }
 
-    /// At a frame boundary.
+    /// Creates a scanner at a frame boundary.
     #[inline(always)]
     pub const fn at_frame() -> Self {
         Self::at(phase::HEADER, check::NONE)
     }
 
-    /// At what may be a frame boundary of a stream whose beginning was not seen. What follows shows
-    /// whether it is: each header must be one that peers send ([`event::NOT_FRAME`]), until the
-    /// driver has [proof](Self::prove) enough; from then on it must still be a legal one.
+    /// Creates a scanner at what may be a frame boundary, in a stream whose beginning was not seen.
+    ///
+    /// Each frame header must be one that peers send, otherwise `took` returns [`event::NOT_FRAME`]. Once the driver
+    /// calls [`prove`](Self::prove), a header only has to be legal.
     #[inline(always)]
     pub const fn at_unproven_frame() -> Self {
         Self::at(phase::HEADER, check::PLAUSIBLE)
     }
 
-    /// At the beginning of a stream that opens with the client preface or with SETTINGS, or with what may come
-    /// before either: which end is the client is not known yet.
+    /// Creates a scanner for a stream that opens with the client preface or with SETTINGS, or with what may come before
+    /// either: it is not known yet which side is the client.
     #[inline(always)]
     pub const fn at_opening() -> Self {
         Self::at(phase::OPENING, check::NONE)
@@ -266,50 +265,50 @@ impl Scanner {
         }
     }
 
-    /// The boundary was one.
+    /// The boundary is believed from now on.
     #[inline(always)]
     pub const fn prove(&mut self) {
         self.check = check::LEGAL;
     }
 
-    /// Whether a frame begins with the next byte.
+    /// Returns whether a frame begins with the next byte.
     #[inline(always)]
     pub const fn is_at_boundary(&self) -> bool {
         self.phase == phase::HEADER && self.have == 0
     }
 
-    /// The frame that began last.
+    /// Returns the header of the frame that began last.
     #[inline(always)]
     pub const fn frame(&self) -> FrameHeader {
         self.frame
     }
 
-    /// Length of the message that began last.
+    /// Returns the length in bytes of the message that began last.
     #[inline(always)]
     pub const fn message_length(&self) -> u32 {
         self.message_length
     }
 
-    /// Whether the current DATA frame is not framed as messages.
+    /// Returns whether it is not known where messages of the current DATA frame begin.
     #[inline(always)]
     pub const fn is_unaligned(&self) -> bool {
         self.unaligned != 0
     }
 
-    /// Whether the stream did not begin with the client preface, or a frame was not where it was to
-    /// be. There is no use in going on.
+    /// Returns whether the stream did not begin with the client preface, or a frame did not begin where it should. Nothing
+    /// that follows can be scanned.
     #[inline(always)]
     pub const fn is_refused(&self) -> bool {
         self.phase == phase::REFUSED
     }
 
-    /// Whether the head of an HTTP/1 message was found.
+    /// Returns whether the head of an HTTP/1 message was found.
     #[inline(always)]
     pub const fn has_http1(&self) -> bool {
         self.http1 != 0
     }
 
-    /// How many bytes of the current frame were taken, if none of them is of its payload; 0 otherwise.
+    /// Returns how many bytes of the current frame were taken, if all of them belong to its header; otherwise 0.
     #[inline(always)]
     pub const fn header_alone(&self) -> u32 {
         match self.phase {
@@ -319,10 +318,11 @@ impl Scanner {
         }
     }
 
-    /// Passes over a gap. Answers with bits of [`event`] if it is still known where the next frame
-    /// begins: where they all are of one frame's payload. A DATA frame is then [unaligned]
-    /// (Self::is_unaligned) unless they all are of one message's body; of a frame that is kept,
-    /// some bytes are missing.
+    /// Passes over a gap of `n` bytes.
+    ///
+    /// Returns bits of [`event`] if all of them belong to the payload of one frame, so that it is still known where the
+    /// next frame begins. A DATA frame is then [unaligned](Self::is_unaligned), unless all of them belong to the body of
+    /// one message.
     #[inline(always)]
     pub fn pass_gap(&mut self, n: u64) -> Option<u32> {
         let want = self.want();
@@ -344,13 +344,13 @@ impl Scanner {
         Some(self.end_of_part())
     }
 
-    /// Whether no frame has begun: the next bytes are of the preface, or of what comes before it.
+    /// Returns whether the next bytes belong to the preface, or to what comes before it.
     #[inline(always)]
     pub const fn is_before_frames(&self) -> bool {
         matches!(self.phase, phase::PREFACE | phase::OPENING..)
     }
 
-    /// What to do with the next bytes.
+    /// Returns what to do with the next bytes.
     #[inline(always)]
     pub const fn want(&self) -> Want {
         match self.phase {
@@ -360,7 +360,7 @@ impl Scanner {
         }
     }
 
-    /// `n` bytes were taken as wanted, 1 ≤ `n` ≤ `want.length`. Answers with bits of [`event`].
+    /// Takes `n` bytes as wanted, 1 ≤ `n` ≤ `want.length`. Returns the bits of [`event`] that they completed.
     #[inline(always)]
     pub fn took(&mut self, want: Want, n: u32) -> u32 {
         match want.phase {
@@ -370,7 +370,7 @@ impl Scanner {
         }
     }
 
-    /// [`Self::want`], where [`Self::is_before_frames`].
+    /// [`Self::want`], if [`Self::is_before_frames`].
     #[inline(always)]
     pub const fn want_before(&self) -> Want {
         let phase = self.phase;
@@ -387,7 +387,7 @@ impl Scanner {
         Want { take, at, length, phase }
     }
 
-    /// [`Self::took`], likewise.
+    /// [`Self::took`], if [`Self::is_before_frames`].
     #[inline(always)]
     pub fn took_before(&mut self, want: Want, n: u32) -> u32 {
         match want.phase {
@@ -402,20 +402,20 @@ impl Scanner {
         }
     }
 
-    /// Whether the next bytes are of a frame header.
+    /// Returns whether the next bytes belong to a frame header.
     #[inline(always)]
     pub const fn is_in_header(&self) -> bool {
         self.phase == phase::HEADER
     }
 
-    /// [`Self::want`], where [`Self::is_in_header`].
+    /// [`Self::want`], if [`Self::is_in_header`].
     #[inline(always)]
     pub const fn want_header(&self) -> Want {
         let at = AT_HEADER as u32 + self.have;
         Want { take: Take::Read, at, length: HEADER_LENGTH - self.have, phase: phase::HEADER }
     }
 
-    /// [`Self::want`], in a frame's payload.
+    /// [`Self::want`], in the payload of a frame.
     #[inline(always)]
     pub const fn want_payload(&self) -> Want {
         let phase = self.phase;
@@ -433,7 +433,7 @@ impl Scanner {
         Want { take, at, length, phase }
     }
 
-    /// [`Self::took`], in a frame's payload.
+    /// [`Self::took`], in the payload of a frame.
     #[inline(always)]
     pub fn took_payload(&mut self, want: Want, n: u32) -> u32 {
         match want.phase {
@@ -451,8 +451,7 @@ impl Scanner {
         }
     }
 
-    /// Goes on with a message that an earlier DATA frame of this stream began. To be called
-    /// right after [`event::FRAME_BEGIN`], if at all.
+    /// Goes on with a message that an earlier DATA frame of this stream began. Only right after [`event::FRAME_BEGIN`].
     #[inline(always)]
     pub fn resume(&mut self, message: &Message) {
         if message.have == Message::UNALIGNED {
@@ -475,7 +474,7 @@ impl Scanner {
         }
     }
 
-    /// The message that the DATA frame which just ended left unfinished, if any.
+    /// Returns the message that was left unfinished by the DATA frame that just ended.
     #[inline(always)]
     pub fn unfinished(&self) -> Option<Message> {
         if self.unaligned != 0 {
@@ -525,7 +524,7 @@ impl Scanner {
         event::NOT_PREFACE
     }
 
-    /// Compares what is in the buffer with the eight preface bytes that belong there.
+    /// Compares the bytes in the buffer with the next eight of the preface.
     #[inline(always)]
     fn preface_matches(&self) -> bool {
         let expected = match self.matched {
@@ -536,14 +535,14 @@ impl Scanner {
         opening::may_begin(self.first(), self.have, expected)
     }
 
-    /// The first eight bytes of the buffer.
+    /// Returns the first eight bytes of the buffer.
     #[inline(always)]
     const fn first(&self) -> u64 {
         let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = self.buffer;
         u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7])
     }
 
-    /// Up to eight bytes that are not the preface's: of what may come before it?
+    /// Looks for what may come before the preface in up to eight bytes that are not the preface.
     #[inline(always)]
     fn took_other(&mut self) -> u32 {
         let (seen, have) = (self.first(), self.have);
@@ -568,7 +567,7 @@ impl Scanner {
         0
     }
 
-    /// A length of SETTINGS begins with 0, and nothing else does.
+    /// Looks at the first byte. The length of a SETTINGS frame begins with 0, and nothing else does.
     #[inline(always)]
     fn took_opening(&mut self) -> u32 {
         if self.buffer[AT_HEADER] == 0 {
@@ -597,7 +596,7 @@ impl Scanner {
         0
     }
 
-    /// The peer agrees to a tunnel (any 2xx, RFC 9110 §9.3.6), or to another protocol (101).
+    /// Checks whether the peer agrees to a tunnel (any 2xx, RFC 9110 §9.3.6), or to another protocol (101).
     #[inline(always)]
     fn took_status(&mut self, n: u32) -> u32 {
         self.have += n;
@@ -612,7 +611,7 @@ impl Scanner {
         0
     }
 
-    /// The rest of the signature, version and command, family, and the length of the addresses.
+    /// Checks the rest of a PROXY header's signature and its version, and takes the length of the addresses.
     #[inline(always)]
     fn took_proxy_length(&mut self, n: u32) -> u32 {
         self.have += n;
@@ -630,7 +629,7 @@ impl Scanner {
         0
     }
 
-    /// RFC 9113 §3.4.
+    /// Checks that the first frame is SETTINGS (RFC 9113 §3.4).
     #[inline(always)]
     fn took_first_frame(&mut self, n: u32) -> u32 {
         self.have += n;
@@ -653,7 +652,7 @@ impl Scanner {
         0
     }
 
-    /// [`Self::took`], where [`Self::is_in_header`].
+    /// [`Self::took`], if [`Self::is_in_header`].
     #[inline(always)]
     pub fn took_header(&mut self, n: u32) -> u32 {
         self.have += n;
@@ -676,7 +675,7 @@ impl Scanner {
         event::FRAME_BEGIN | self.begin_payload()
     }
 
-    /// Whether the frame's header may be one, after the frame before.
+    /// Returns whether this may be a frame header, after the frame before it.
     #[inline(always)]
     const fn believes(&self, frame: &FrameHeader) -> bool {
         let is_one =
@@ -729,7 +728,7 @@ impl Scanner {
         self.prefix_have = 0;
         let [compressed, l0, l1, l2, l3] = self.prefix();
         if compressed > 1 {
-            // Not gRPC's framing, or no longer.
+            // These are not messages of gRPC, or not any more.
             self.unaligned = 1;
             self.phase = phase::SKIP;
             return self.end_of_part();
@@ -740,7 +739,7 @@ impl Scanner {
         self.end_of_body()
     }
 
-    /// The message may be complete, and the frame with it.
+    /// Ends the message if it is complete, and the frame with it.
     #[inline(always)]
     fn end_of_body(&mut self) -> u32 {
         if self.message_left > 0 {
@@ -750,7 +749,7 @@ impl Scanner {
         event::MESSAGE_END | self.end_of_part()
     }
 
-    /// The frame's payload may be complete, and the frame with it, or padding follows.
+    /// Ends the frame if its payload is complete, unless padding follows.
     #[inline(always)]
     fn end_of_part(&mut self) -> u32 {
         if self.left > 0 {
