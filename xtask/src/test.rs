@@ -52,7 +52,7 @@ pub(crate) fn run(document: bool, args: &[OsString]) -> Result<()> {
 pub(crate) fn fast(args: &[OsString]) -> Result<()> {
     const SEEDS: &str = "100";
     setup::ensure()?;
-    let counts = counted(unprivileged(args).env("OBSERVER_SEEDS", SEEDS))?;
+    let (counts, _) = counted(unprivileged(args).env("OBSERVER_SEEDS", SEEDS))?;
     println!("{counts}");
     counts.check()
 }
@@ -62,7 +62,7 @@ pub(crate) fn screenshots() -> Result<()> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
     let mut cargo = privileged(&daemon, &["--exact".into(), "screenshots".into()])?;
-    let counts = counted(cargo.env("OBSERVER_TEST_SCREENSHOTS", "1"))?;
+    let (counts, _) = counted(cargo.env("OBSERVER_TEST_SCREENSHOTS", "1"))?;
     ensure!((counts.passed, counts.failed) == (1, 0), "the pictures were not taken: {counts}");
     Ok(())
 }
@@ -70,7 +70,7 @@ pub(crate) fn screenshots() -> Result<()> {
 /// Runs all tests. Returns an error if some could not be run, so that the counts are never partial.
 pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
     println!("test: building and running the tests that need no root, about 4 min the first time");
-    let unprivileged = counted(&mut unprivileged(args))?;
+    let (unprivileged, _) = counted(&mut unprivileged(args))?;
     // The missing tool is listed. Only CI needs it.
     if exec::as_root().is_err() && env::var_os("CI").is_none() {
         return Ok(unprivileged);
@@ -82,7 +82,8 @@ pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
         // Run as root, the peers are built into files of root in the target directory. So they are built here.
         exec::run(end_to_end().args(["--", "--list"]).stdout(Stdio::null()))?;
     }
-    let privileged = counted(&mut privileged(&daemon, args)?)?;
+    let (privileged, failed) = counted(&mut privileged(&daemon, args)?)?;
+    let privileged = again(&daemon, privileged, &failed)?;
     Ok(Counts {
         passed: unprivileged.passed + privileged.passed,
         failed: unprivileged.failed + privileged.failed,
@@ -96,9 +97,9 @@ pub(crate) fn slice(backend: &str, filter: &str) -> Result<()> {
     let mut cargo = privileged(&daemon, &[filter.into()])?;
     // The list of all cases must stay as it is.
     cargo.env("OBSERVER_TEST_REPORT", exec::target()?.join("slice.jsonl"));
-    let counts = counted(cargo.env("OBSERVER_BACKEND", backend))?;
-    ensure!(counts.passed > 0, "no test has {filter:?} in its name");
-    counts.check()
+    let (counts, failed) = counted(cargo.env("OBSERVER_BACKEND", backend))?;
+    ensure!(failed.is_empty() && counts.passed > 0, "failed: {}", failed.join(", "));
+    Ok(())
 }
 
 /// Has the end-to-end tests list their cases, with every stack.
@@ -112,6 +113,27 @@ pub(crate) fn end_to_end() -> Command {
     let mut cargo = exec::cargo(&["test", "--workspace", "--exclude", "observer-ebpf"]);
     cargo.args(["--features", "observer/kubernetes,tests/privileged", "--test", "e2e"]);
     cargo
+}
+
+/// Runs failed end-to-end tests once more, alone. They have deadlines of real peers in them, and
+/// the machine may have had something else to do; what passes only now is named.
+fn again(daemon: &Path, mut counts: Counts, failed: &[String]) -> Result<Counts> {
+    /// More than this are no accident.
+    const AT_MOST: usize = 8;
+    if failed.len() > AT_MOST {
+        return Ok(counts);
+    }
+    for name in failed {
+        let mut cargo = privileged(daemon, &["--exact".into(), name.into()])?;
+        // What it becomes now is its outcome.
+        let (alone, _) = counted(cargo.env("OBSERVER_TEST_AGAIN", "1"))?;
+        if (alone.passed, alone.failed) == (1, 0) {
+            println!("test: failed at first, passed when run again: {name}");
+            counts.passed += 1;
+            counts.failed -= 1;
+        }
+    }
+    Ok(counts)
 }
 
 /// Unit tests, property tests and examples in the documentation. They need neither root nor a kernel feature.
@@ -154,7 +176,7 @@ fn toml_string(word: &OsString) -> String {
 }
 
 /// Runs `cargo test` and shows its output. Returns the sum of the results and the names of the failed tests.
-fn counted(cargo: &mut Command) -> Result<Counts> {
+fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
     println!("$ {}", exec::shown(cargo));
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let mut tally = Tally::default();
@@ -167,7 +189,8 @@ fn counted(cargo: &mut Command) -> Result<Counts> {
         line.clear();
     }
     let status = child.wait().context("cannot wait for cargo")?;
-    tally.counts(status.success())
+    let failed = std::mem::take(&mut tally.names);
+    Ok((tally.counts(status.success())?, failed))
 }
 
 /// Reads the output of libtest, one test binary after the other.
@@ -176,6 +199,8 @@ struct Tally {
     begun: u64,
     ended: u64,
     counts: Counts,
+    /// Names of the failed tests.
+    names: Vec<String>,
 }
 
 impl Tally {
@@ -183,7 +208,12 @@ impl Tally {
         if line.starts_with("running ") && line.contains(" test") {
             self.begun += 1;
         }
-        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let Some(result) = line.strip_prefix("test result: ") else {
+            let test = line.trim_end().strip_prefix("test ");
+            let failed = test.and_then(|test| test.strip_suffix("... FAILED"));
+            self.names.extend(failed.map(|name| name.trim_end().to_owned()));
+            return;
+        };
         self.ended += 1;
         self.counts.passed += count(result, " passed");
         self.counts.failed += count(result, " failed");
@@ -240,6 +270,16 @@ mod tests {
     fn results_of_all_binaries_are_added_up() {
         let tally = tally(&["running 12 tests\n", PASSED, "running 1 test\n", FAILED]);
         assert_eq!(tally.counts(false).unwrap(), Counts { passed: 15, failed: 2, ignored: 1 });
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let tally = tally(&[
+            "test one of two ports      ... ok\n",
+            "test errors: a -> b        ... FAILED\n",
+            FAILED,
+        ]);
+        assert_eq!(tally.names, ["errors: a -> b"]);
     }
 
     #[test]
