@@ -48,10 +48,10 @@ fn through_chain(program: &'static Program, client: &Stack, server_stack: &Stack
     let server = Server::start(server_stack, Listen::V4)?;
     let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
     let daemon = Daemon::start(&["--port", &format!("{},{}", proxy.ports(), server.port()?)])?;
-    // Fewer calls at once than in other cases: with more, haproxy waits for itself for ever.
+    // Fewer calls at once than in other cases: with more, haproxy waits for itself for ever. And none that its client
+    // gives up: sometimes haproxy does not pass the reset on to itself before something else comes.
     let small = plans::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
-    let plan =
-        [vec![small.to_vec()], plans::errors(), plans::cancelled(), plans::expired(server_stack)];
+    let plan = [vec![small.to_vec()], plans::errors()];
     let (client, did) = Client::start_to(client, &proxy.address(), &plan.concat())?.finish()?;
     let thrice = Truth { pid: 0, calls: [&*did.calls; 3].concat() };
     let identity = proxy.identity()?;
