@@ -49,13 +49,11 @@ pub(crate) fn functions_that_refer(
     functions: &Functions,
     targets: &[u64],
 ) -> Vec<Function> {
-    let mut places = Vec::new();
-    for segment in elf.segments().iter().filter(|segment| segment.is_code) {
-        match elf.machine {
-            Machine::X86_64 => places_x86_64(elf, segment, targets, &mut places),
-            Machine::Aarch64 => places_aarch64(elf, segment, targets, &mut places),
-        }
-    }
+    let search = match elf.machine {
+        Machine::X86_64 => places_x86_64,
+        Machine::Aarch64 => places_aarch64,
+    };
+    let places = places_in_code(elf, targets, search);
     decode_around(elf, functions, places, |function| {
         constants(function).any(|(_, value)| targets.binary_search(&value).is_ok())
     })
@@ -67,16 +65,26 @@ pub(crate) fn functions_that_call(
     functions: &Functions,
     targets: &[u64],
 ) -> Vec<Function> {
-    let mut places = Vec::new();
-    for segment in elf.segments().iter().filter(|segment| segment.is_code) {
-        match elf.machine {
-            Machine::X86_64 => calls_x86_64(elf, segment, targets, &mut places),
-            Machine::Aarch64 => calls_aarch64(elf, segment, targets, &mut places),
-        }
-    }
+    let search = match elf.machine {
+        Machine::X86_64 => calls_x86_64,
+        Machine::Aarch64 => calls_aarch64,
+    };
+    let places = places_in_code(elf, targets, search);
     decode_around(elf, functions, places, |function| {
         function.targets().any(|target| targets.binary_search(&target).is_ok())
     })
+}
+
+/// Adds the places in a segment that may refer to one of the addresses, up to [`MAX_PLACES`] in all.
+type Search = fn(&Elf, &Segment, &[u64], &mut Vec<u64>);
+
+/// Searches all code of the file.
+fn places_in_code(elf: &Elf, targets: &[u64], search: Search) -> Vec<u64> {
+    let mut places = Vec::new();
+    for segment in elf.segments().iter().filter(|segment| segment.is_code) {
+        search(elf, segment, targets, &mut places);
+    }
+    places
 }
 
 /// Decodes the functions around these places, and leaves out those that do not decode or are not wanted.
