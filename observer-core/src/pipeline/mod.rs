@@ -8,7 +8,7 @@
 //! together, so that their statistics [add up](Statistics::merge).
 
 mod figures;
-mod late_readers;
+mod prompt;
 mod watched;
 
 use std::{
@@ -21,16 +21,13 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
+use self::watched::{Sink, Watched, fair_share};
 pub use self::{
     figures::{Connections, Figures},
     watched::{FAIR_SHARE, MAX_MEMORY},
 };
-use self::{
-    late_readers::LateReaders,
-    watched::{Sink, Watched, fair_share},
-};
 use crate::{
-    call::Role,
+    call::{Direction, Role},
     ends::{Call, Waiting},
     names::{Interner, PathId, Texts},
     output::{Names, Output},
@@ -70,7 +67,6 @@ pub struct Pipeline<O> {
     /// The labels that every series has from its process, in addition to pid and name.
     labels: Arc<[Detail]>,
     waiting: Waiting,
-    late_readers: LateReaders,
     /// Calls that ended in the record that is being handled.
     ended: Vec<Call>,
     /// Memory is short; shared by all pipelines that were [split](Self::split).
@@ -96,7 +92,6 @@ impl<O: Output> Pipeline<O> {
             series_ttl,
             labels: Arc::default(),
             waiting: Waiting::default(),
-            late_readers: LateReaders::default(),
             ended: Vec::new(),
             stopped: Arc::default(),
         }
@@ -185,17 +180,17 @@ impl<O: Output> Pipeline<O> {
         }
         let comm = open.map(|open| Comm::new(open.comm));
         let Seen { id: process, first } = self.processes.seen(record.pid, record.time_ns, comm);
-        let at = Transfer {
-            time_ns: record.time_ns,
-            process,
-            direction: bytes.direction,
-            waited: self.late_readers.waited(first, record.time_ns, bytes),
-            stall_free_since_ns: self.stall_free_since_ns,
-        };
         let (most, open_connections) = (self.max_memory, self.connections.len());
         let max_memory = if stopped { 0 } else { most };
         let watched = self.connections.entry(record.connection);
         let watched = watched.or_insert_with(|| Watched::new(open, bytes));
+        let at = Transfer {
+            time_ns: record.time_ns,
+            process,
+            direction: bytes.direction,
+            waited: watched.prompt.waited(bytes),
+            stall_free_since_ns: self.stall_free_since_ns,
+        };
         if open.is_some_and(|open| watched.open(open)) && bytes.role == Some(Role::Client) {
             self.waiting.ends().begins(watched.pair);
         }
@@ -215,8 +210,8 @@ impl<O: Output> Pipeline<O> {
         figures.dropped_bytes = figures.dropped_bytes.saturating_add(faults.dropped_bytes);
         figures.bad_blocks += faults.blocks;
         figures.unknown_references += faults.unknown_references;
-        if faults.read_late {
-            self.late_readers.read_late(first, record.time_ns);
+        if at.direction == Direction::Received {
+            watched.prompt.read(faults.read_late);
         }
         if watched.counted_for.is_none() {
             let State { role, streams, .. } = watched.connection.state();

@@ -1,5 +1,6 @@
 //! Watched connections, and the consumer of the events of their calls.
 
+use super::prompt::Prompt;
 use crate::{
     call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
     ends::{Call, Waiting},
@@ -30,6 +31,7 @@ pub(super) struct Watched {
     /// The number that both ends have in common; 0 if it is not known.
     pub(super) pair: u64,
     pub(super) peer: Option<Peer>,
+    pub(super) prompt: Prompt,
     /// The process (its first id) and side that the connection is counted for, once it had a call.
     pub(super) counted_for: Option<(ProcessId, Role)>,
 }
@@ -42,7 +44,8 @@ impl Watched {
             (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
             (_, role) => Connection::joined_late(role),
         };
-        Box::new(Self { connection, pair: 0, peer: None, counted_for: None })
+        let prompt = Prompt::default();
+        Box::new(Self { connection, pair: 0, peer: None, prompt, counted_for: None })
     }
 
     /// Takes the connection's identity. Returns whether that makes its pair known.
