@@ -1,17 +1,20 @@
 //! Calls that expired or were canceled: the reported codes, compared with the clients' records.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::slice;
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::daemon::Daemon;
 use support::openmetrics::Metrics;
 use support::peer::{Client, Identity, Listen, Server};
 use support::stack::Stack;
 use support::truth::{Truth, code_name};
+use tempfile::TempDir;
 
 use crate::Peers;
 use crate::figures::{Bound, Results};
@@ -69,6 +72,8 @@ struct Told {
     calls: f64,
     wrong: f64,
     undecided: f64,
+    /// Calls that the server ended with a status: nobody decides what it was.
+    answered: f64,
 }
 
 fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Results) -> Result<()> {
@@ -81,12 +86,14 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
     };
     for kind in ["expired", "canceled"] {
         let mut wrong = [0.0; ENDS.len()];
+        let mut answered = [0.0; ENDS.len()];
         let mut undecided = Vec::new();
         for timeout_ms in TIMEOUTS_MS {
             let server = Server::start_with(stack, Listen::V4, args)?;
             let told = of_one(stack, &server, kind, timeout_ms, calls)?;
-            for (wrong, told) in wrong.iter_mut().zip(told) {
+            for ((wrong, answered), told) in wrong.iter_mut().zip(&mut answered).zip(told) {
                 *wrong += told.wrong;
+                *answered += told.answered;
             }
             undecided.push((timeout_ms, told));
         }
@@ -94,6 +101,13 @@ fn told_beside(stack: &Stack, named: &str, beside: &Beside, results: &mut Result
             let all = calls * TIMEOUTS_MS.len() as u64;
             let name = format!("{} {end}, {named}: wrong of {all} {kind}", stack.name);
             results.add(name, "calls", Some(Bound::AtMost(0.0)), vec![wrong]);
+        }
+        for (end, answered) in ENDS.into_iter().zip(answered).filter(|_| kind == "canceled") {
+            let name = format!(
+                "{} {end}, {named}: canceled, but the server had sent a status",
+                stack.name
+            );
+            results.add(name, "calls", None, vec![answered]);
         }
         for (timeout_ms, told) in undecided {
             let is_bound = timeout_ms >= 200 && matches!(beside, Beside::Nothing);
@@ -117,8 +131,10 @@ fn of_one(
     calls: u64,
 ) -> Result<[Told; ENDS.len()]> {
     let (port, pid) = (server.port()?, server.identity().pid.to_string());
-    let daemon = Daemon::start(&["--port", &port])?;
-    let of_server = Daemon::start(&["--pid", &pid])?;
+    let lines = TempDir::with_prefix("failures-").context("create a folder")?;
+    let [of_both, of_one] = ["both", "one"].map(|name| lines.path().join(name));
+    let daemon = daemon_with_lines(&of_both, &["--port", &port])?;
+    let of_server = daemon_with_lines(&of_one, &["--pid", &pid])?;
     sleep(SETTLING);
     let cancel_within_ms = (kind == "canceled").then_some(timeout_ms);
     let step = json!({
@@ -137,11 +153,37 @@ fn of_one(
     daemon.stop()?;
     of_server.stop()?;
     let server = server.identity();
-    let ends = [("client", &both, &client), ("server", &both, server), ("server", &alone, server)];
-    Ok(ends.map(|(role, metrics, who)| compared(metrics, role, who, &truth)))
+    let [lines_of_both, lines_of_one] = [answered(&of_both)?, answered(&of_one)?];
+    let ends = [
+        ("client", &both, &lines_of_both, &client),
+        ("server", &both, &lines_of_both, server),
+        ("server", &alone, &lines_of_one, server),
+    ];
+    Ok(ends.map(|(role, metrics, lines, who)| {
+        let answered = lines.iter().filter(|line| line["role"] == role && line["pid"] == who.pid);
+        compared(metrics, role, who, answered.count() as f64, &truth)
+    }))
 }
 
-fn compared(metrics: &Metrics, role: &str, who: &Identity, truth: &Truth) -> Told {
+/// A daemon that writes the lines of failed calls to a file.
+fn daemon_with_lines(file: &Path, args: &[&str]) -> Result<Daemon> {
+    let to_file = format!("exec >{}", file.display());
+    Daemon::start_after(&[&to_file], &[args, &["--log-errors", "--log-errors-rate=10000"]].concat())
+}
+
+/// The lines of calls that have expired by a status of the server: a reset has no message.
+fn answered(lines: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(lines).with_context(|| format!("read {}", lines.display()))?;
+    let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+    let mut lines = lines.context("read the lines of failed calls")?;
+    lines.retain(|line| {
+        let has_message = line["message"].as_str().is_some_and(|text| !text.is_empty());
+        has_message && line["code"] == code_name(DEADLINE_EXCEEDED)
+    });
+    Ok(lines)
+}
+
+fn compared(metrics: &Metrics, role: &str, who: &Identity, answered: f64, truth: &Truth) -> Told {
     let name = format!("grpc_{role}_handled_total");
     let told =
         |code| metrics.sum(&name, &[("pid", &who.pid.to_string()), ("grpc_code", code_name(code))]);
@@ -152,8 +194,9 @@ fn compared(metrics: &Metrics, role: &str, who: &Identity, truth: &Truth) -> Tol
     let too_many = |code| (told(code) - known(code) as f64).max(0.0);
     Told {
         calls: truth.calls.iter().map(|row| row.sums.calls).sum::<u64>() as f64,
-        wrong: too_many(CANCELED) + too_many(DEADLINE_EXCEEDED),
+        wrong: too_many(CANCELED) + (too_many(DEADLINE_EXCEEDED) - answered).max(0.0),
         undecided: told(EITHER),
+        answered,
     }
 }
 
