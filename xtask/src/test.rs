@@ -124,7 +124,8 @@ fn again(daemon: &Path, mut counts: Counts, failed: &[String]) -> Result<Counts>
         return Ok(counts);
     }
     for name in failed {
-        let mut cargo = privileged(daemon, &["--exact".into(), name.into()])?;
+        // A name may start with dashes.
+        let mut cargo = privileged(daemon, &["--exact".into(), "--".into(), name.into()])?;
         let (alone, _) = counted(&mut cargo)?;
         if (alone.passed, alone.failed) == (1, 0) {
             println!("test: failed at first, passed when run again: {name}");
