@@ -5,11 +5,11 @@ use crate::{
     record::{Bytes, Waited},
 };
 
-/// How long bytes may have waited of which the kernel says nothing: by two ticks of its clock, where that is slowest (100 a
-/// second), it does not notice.
+/// How long bytes may have waited without the kernel showing it, in microseconds: two ticks of its clock, at the slowest
+/// rate (100 a second).
 const UNNOTICED_US: u32 = 20_000;
 
-/// After so many reads in a row of which none was late, a process is believed to read at once.
+/// After this many reads in a row that were not late, the process is believed to read at once.
 const ENOUGH: u32 = 64;
 
 /// How many reads in a row were not late, as far as the kernel notices.
@@ -20,7 +20,7 @@ const ENOUGH: u32 = 64;
 pub(super) struct Prompt(u32);
 
 impl Prompt {
-    /// The process has read; the bytes had certainly waited at the socket, or not.
+    /// Counts a read. `late`: its bytes had certainly waited at the socket.
     pub(super) fn read(&mut self, late: bool) {
         self.0 = if late { 0 } else { self.0.saturating_add(1) };
     }
