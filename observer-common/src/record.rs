@@ -16,7 +16,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are stored. It grows with each change of a struct, a number or a meaning.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 const _: () = assert!(VERSION < 1 << 4);
 
@@ -72,6 +72,10 @@ pub mod role {
 /// [`item_kind::WAITED`] reports it instead.
 pub const LATE: u8 = 1 << 7;
 
+/// In [`RecordHeader::flags`], for [`record_kind::CLOSED`]: bytes that the process had received when the connection was
+/// reset were never read. They may have ended calls, at an earlier time than the record's.
+pub const UNREAD: u8 = 1 << 6;
+
 /// The start of every record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
@@ -95,7 +99,7 @@ pub struct RecordHeader {
     /// One of [`role`].
     pub role: u8,
     /// A bit `1 << direction` for each [`direction`] with a gap since its last record: that record was dropped, or no
-    /// frame boundary is known. Also [`LATE`].
+    /// frame boundary is known. Also [`LATE`] or [`UNREAD`].
     pub flags: u8,
 }
 

@@ -10,8 +10,8 @@ use std::{
 use observer_common::{
     frame::FrameHeader,
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader, data_flag,
-        direction, item_kind, record_kind, role,
+        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader, UNREAD,
+        data_flag, direction, item_kind, record_kind, role,
     },
 };
 use zerocopy::FromBytes;
@@ -58,6 +58,8 @@ pub struct Closed {
     pub by: Option<Direction>,
     /// The directions with a gap that no position shows.
     pub gaps: Directions,
+    /// Whether the process never read some of the bytes that it had received.
+    pub unread: bool,
 }
 
 /// The bytes of one transfer, in one direction of a connection.
@@ -172,7 +174,11 @@ impl<'a> Record<'a> {
                 waited: if header.flags & LATE == 0 { Waited::default() } else { Waited::BUSY },
                 items: Items(rest),
             }),
-            record_kind::CLOSED => Event::Closed(Closed { by: direction(header.direction), gaps }),
+            record_kind::CLOSED => Event::Closed(Closed {
+                by: direction(header.direction),
+                gaps,
+                unread: header.flags & UNREAD != 0,
+            }),
             record_kind::EXITED => Event::Exited,
             record_kind::EXECUTED => Event::Executed(comm()?),
             record_kind::RENAMED => {

@@ -92,6 +92,8 @@ pub struct Shared {
     pub reset_ns: u64,
     /// `copied_seq` and `write_seq` at `reset_ns`.
     pub reset_sequences: [u32; 2],
+    /// `rcv_nxt` at `reset_ns`: up to where bytes had arrived.
+    pub reset_arrived: u32,
     /// Process of the last record.
     pub pid: u32,
     /// One of [`state`].
@@ -252,9 +254,9 @@ impl Connection {
         }
     }
 
-    /// The record of its end; `gaps` are the directions with a gap.
+    /// The record of its end, with these `RecordHeader::flags`.
     #[inline(always)]
-    pub fn closed(&self, gaps: u8) -> RecordHeader {
+    pub fn closed(&self, flags: u8) -> RecordHeader {
         let Shared { id, closed_ns, pid, ended_by, role, .. } = self.shared;
         RecordHeader {
             connection: id,
@@ -263,7 +265,7 @@ impl Connection {
             kind: record_kind::CLOSED,
             direction: ended_by,
             role,
-            flags: gaps,
+            flags,
             ..RecordHeader::default()
         }
     }

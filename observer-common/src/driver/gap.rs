@@ -1,7 +1,7 @@
 //! Finds gaps by the counters of sockets: bytes of a stream that the probes did not capture.
 
 use super::connection::{Connection, DirectionState, counted, state};
-use crate::record::direction;
+use crate::record::{UNREAD, direction};
 
 /// A socket's own counters and state.
 pub trait Socket {
@@ -160,8 +160,8 @@ pub fn at_end<S: Socket>(
     flags
 }
 
-/// The directions that end with a gap, as [`at_end`] returns them, for a socket that may be another one by now. Its
-/// counters show nothing, but if the peer reset the connection, they were kept then.
+/// The directions that end with a gap, as [`at_end`] returns them, and [`UNREAD`], for a socket that may be another one
+/// by now. Its counters show nothing, but if the connection was reset, they were kept then.
 #[inline(always)]
 pub fn at_late_end<S: Socket>(socket: &S, connection: &Connection, count: impl Fn(u32)) -> u8 {
     let shared = &connection.shared;
@@ -180,6 +180,9 @@ pub fn at_late_end<S: Socket>(socket: &S, connection: &Connection, count: impl F
                 flags |= 1 << bit;
                 count(gap);
             }
+        }
+        if shared.is_tcp() && behind(connection.received(), shared.reset_arrived) != 0 {
+            flags |= UNREAD;
         }
     }
     flags

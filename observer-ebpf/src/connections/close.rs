@@ -83,7 +83,7 @@ fn is_over(sock: Address, state: i32) -> bool {
     matches!((next, copied), (Some(next), Some(copied)) if next.wrapping_sub(copied) <= 1)
 }
 
-/// Records that the peer reset the connection, which is not over yet: the sweep finds the closed socket later.
+/// Records that the connection was reset, and is not over yet: the sweep finds the closed socket later.
 #[inline(always)]
 fn reset(socket: &Socket, shared: &mut Shared) {
     shared.reset_ns = now_ns();
@@ -91,6 +91,8 @@ fn reset(socket: &Socket, shared: &mut Shared) {
     for (sequence, sent) in shared.reset_sequences.iter_mut().zip([false, true]) {
         *sequence = socket.sequence(counts, sent).unwrap_or(0);
     }
+    let [copied, _] = shared.reset_sequences;
+    shared.reset_arrived = read(socket.sock, Field::TcpRcvNxt).unwrap_or(copied);
 }
 
 /// Closes the connection of a socket that may be another one by now, so its counters show nothing any more.
@@ -133,17 +135,17 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
     }
 }
 
-/// Reports that a connection is over, with the directions that ended with a gap (`RecordHeader::flags`), and removes
-/// it. Not inlined: its values would stay on the caller's stack.
+/// Reports that a connection is over, with these `RecordHeader::flags`, and removes it. Not inlined: its values would
+/// stay on the caller's stack.
 #[inline(never)]
-pub fn close(sock: Address, connection: &mut Connection, gaps: u8) {
+pub fn close(sock: Address, connection: &mut Connection, flags: u8) {
     leave_to_peer(sock, connection);
     if connection.shared.closed_ns == 0 {
         let reset_ns = connection.shared.reset_ns;
         connection.shared.closed_ns = if reset_ns == 0 { now_ns() } else { reset_ns };
         count_unreported(connection);
     }
-    if connection.shared.announced != 0 && !ring::output_header(&connection.closed(gaps)) {
+    if connection.shared.announced != 0 && !ring::output_header(&connection.closed(flags)) {
         // The sweep tries again.
         count(Counter::RingFull, 0);
         return;

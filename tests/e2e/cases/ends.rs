@@ -152,6 +152,8 @@ fn deadlines(table: &mut Table) {
         },
     );
     table.case("given up while the server, which alone is watched, does not read", read_late);
+    let name = "given up, and reset unread by the server, which alone is watched";
+    table.case(name, never_read);
     table.talk("RST_STREAM(CANCEL) by the client, deadlines that are none", |talk| {
         let timeouts = ["", "m", "1", "-1m", "1x", "123456789n", "1 m", "0x1m"];
         for (stream, timeout) in (1..).step_by(2).zip(timeouts) {
@@ -322,6 +324,34 @@ fn read_late(_: &Daemon, name: &str) -> Result<()> {
         let pid = talk.pid(Server)?;
         daemon.wait_until(|metrics| {
             let labels = [("pid", &*pid), ("grpc_method", method), ("grpc_code", code)];
+            metrics.expect_sum("grpc_server_handled_total", &labels[..2], 1)?;
+            metrics.expect_sum("grpc_server_handled_total", &labels, 1)
+        })?;
+        talk.end_peers()?;
+    }
+    daemon.stop()
+}
+
+/// A client gives up a call in time and exits after the deadline, and the server reads none of that. The end of the
+/// connection does not show when the client gave up.
+fn never_read(_: &Daemon, name: &str) -> Result<()> {
+    const COMM: &str = "raw-unread";
+    let ends = [&Start::default(), &Start::named(COMM)?];
+    let daemon = Daemon::start(&["--comm", COMM])?;
+    let begin = || Talk::begin_from(&daemon, name, Address::V4(0), ends);
+    let [mut unread, mut read] = [begin()?, begin()?];
+    for talk in [&mut unread, &mut read] {
+        let timeout = [("grpc-timeout", "1S")];
+        talk.client(|f| f.request_with(1, "Get", &timeout).last_message(1, 5))?;
+    }
+    unread.client_unread(|f| f.reset(1, CANCEL))?;
+    sleep(Duration::from_millis(3_200));
+    for (mut talk, code) in [(unread, "CanceledOrDeadlineExceeded"), (read, "DeadlineExceeded")] {
+        let pid = talk.pid(Server)?;
+        talk.act(Client, Action::Reset)?;
+        talk.act(Server, Action::Close)?;
+        daemon.wait_until(|metrics| {
+            let labels = [("pid", &*pid), ("grpc_method", "Get"), ("grpc_code", code)];
             metrics.expect_sum("grpc_server_handled_total", &labels[..2], 1)?;
             metrics.expect_sum("grpc_server_handled_total", &labels, 1)
         })?;

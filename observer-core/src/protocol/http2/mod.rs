@@ -319,7 +319,7 @@ impl Protocol for Connection {
         sink: &mut impl CallSink,
     ) {
         self.apply_gaps(closed.gaps);
-        self.calls.closed(time_ns, closed.by, stall_free_since_ns, sink);
+        self.calls.closed(time_ns, closed, stall_free_since_ns, sink);
     }
 
     fn memory(&self) -> usize {
@@ -332,7 +332,7 @@ impl Protocol for Connection {
             self.gap(direction);
             self.directions.get_mut(direction).headers = Digester::new(Decoder::joined_late());
         }
-        self.calls.closed(time_ns, None, 0, sink);
+        self.calls.closed(time_ns, Closed::default(), 0, sink);
     }
 
     fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink) {

@@ -279,7 +279,7 @@ impl Fixture {
     }
 
     fn close(&mut self, gaps: Directions) -> Ends {
-        let closed = Closed { by: Some(Direction::Received), gaps };
+        let closed = Closed { by: Some(Direction::Received), gaps, unread: false };
         self.connection.closed(self.time_ns, closed, 0, &mut self.sink);
         assert_eq!(self.connection.calls.open(), 0);
         assert_eq!(self.sink.paths.len(), self.sink.ended.len());

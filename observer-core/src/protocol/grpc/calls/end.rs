@@ -12,6 +12,7 @@ use crate::{
             deadline::{Reason, Timeout},
         },
     },
+    record::Closed,
 };
 
 impl Calls {
@@ -61,20 +62,21 @@ impl Calls {
         self.end(time_ns, stream, End::GoAway { incomplete }, sink);
     }
 
-    /// Ends all calls with the connection. `by` is the direction in which the end that closed first sends;
-    /// `stall_free_since_ns` is as in [`Transfer`].
+    /// Ends all calls with the connection, whose gaps are known; `stall_free_since_ns` is as in [`Transfer`].
     pub fn closed(
         &mut self,
         time_ns: u64,
-        by: Option<Direction>,
+        Closed { by, unread, .. }: Closed,
         stall_free_since_ns: u64,
         sink: &mut impl CallSink,
     ) {
         let by = by.map(|direction| self.sender(direction));
         self.end_pending(sink);
+        // A server that did not read everything may not have read that its client gave the calls up before.
+        let earliest_ns = if unread && self.is_request(Direction::Received) { 0 } else { time_ns };
         for stream in self.streams(|_, _| true) {
             let Some(call) = self.open.get(&stream) else { continue };
-            let reason = call.reason([time_ns; 2], stall_free_since_ns);
+            let reason = call.reason([earliest_ns, time_ns], stall_free_since_ns);
             let incomplete = call.gaps.any();
             self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
         }

@@ -6,7 +6,7 @@ use crate::{
     names::PathId,
     process::ProcessId,
     protocol::{Streams, Transfer, grpc::Headers, hpack::ContentType},
-    record::{Data, Waited},
+    record::{Closed, Data, Waited},
 };
 
 const MS: u64 = 1_000_000;
@@ -175,8 +175,12 @@ impl Fixture {
     }
 
     fn close(&mut self, by: Option<Direction>) -> &mut Self {
+        self.ends_with(Closed { by, ..Closed::default() })
+    }
+
+    fn ends_with(&mut self, closed: Closed) -> &mut Self {
         let Transfer { time_ns, stall_free_since_ns, .. } = self.at;
-        self.calls.closed(time_ns, by, stall_free_since_ns, &mut self.sink);
+        self.calls.closed(time_ns, closed, stall_free_since_ns, &mut self.sink);
         self
     }
 
@@ -422,6 +426,24 @@ fn a_deadline_is_a_reset_with_cancel_after_the_timeout() {
         assert_eq!(ended.code, either, "there may be one that was not decoded");
         assert!(ended.elapsed_ns.is_some());
     }
+}
+
+#[test]
+fn a_server_that_leaves_bytes_unread_does_not_know_when_its_client_gave_up() {
+    let end = |role: Role, unread, after_ms| {
+        let mut fixture = Fixture::new(role);
+        fixture.request(1, &with_timeout(300), true).wait(after_ms);
+        let by = Some(fixture.to_server());
+        fixture.ends_with(Closed { by, unread, ..Closed::default() }).end().code
+    };
+    for role in BOTH {
+        assert_eq!(end(role, false, 301), Some(Code::DeadlineExceeded));
+        for unread in [false, true] {
+            assert_eq!(end(role, unread, 291), Some(Code::Canceled));
+        }
+    }
+    assert_eq!(end(Role::Server, true, 301), Some(Code::CanceledOrDeadlineExceeded));
+    assert_eq!(end(Role::Client, true, 301), Some(Code::DeadlineExceeded));
 }
 
 #[test]
