@@ -53,7 +53,6 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     } else if refused {
         scratch.host.count(Counter::NotFrame, end - own.position);
         own.position = end;
-        own.gap |= 1;
         own.sync.lose();
     } else if own.position < end {
         own.gap_bytes = end - own.position;
@@ -78,6 +77,8 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     if !emit::send(scratch, shared, own, other) {
         emit::add_inserts(scratch, own);
     }
+    // The gap is behind this record, which clears the ones before it.
+    own.gap |= u8::from(refused);
     Outcome::Walked
 }
 

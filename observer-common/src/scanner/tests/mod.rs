@@ -3,11 +3,12 @@
 use std::slice;
 
 use proptest::prelude::*;
+use zerocopy::FromBytes as _;
 
 use super::{MAX_KEPT, Scanner};
 use crate::{
     frame::{PREFACE, flag, kind},
-    record::direction,
+    record::{ItemHeader, RecordHeader, direction, item_kind},
 };
 
 mod drive;
@@ -319,6 +320,24 @@ fn an_unproven_boundary_must_be_followed_by_frames_that_peers_send() {
         driver.feed(&[&frames[0][..], &bad].concat());
         assert_eq!(driver.refused, !legal, "once the boundary is proven: {bad:?}");
     }
+}
+
+#[test]
+fn frames_behind_one_that_was_none_are_behind_a_gap() {
+    let headers = frame(kind::HEADERS, flag::END_HEADERS, 1, b"abc");
+    let mut driver = Driver::new(Scanner::at_unproven_frame());
+    driver.scanner().prove();
+    let none = frame(kind::DATA, 0, 0, b"");
+    let before = driver.transfer(direction::RECEIVED, &[&headers[..], &none].concat());
+    assert!(driver.refused);
+    assert_eq!(before.len(), 1, "the frame before is reported");
+    driver.refused = false;
+    let mut behind = (0..10).flat_map(|_| driver.transfer(direction::RECEIVED, &headers));
+    let record = behind.next().expect("a boundary is found again");
+    let Ok((item, _)) = ItemHeader::read_from_prefix(&record[size_of::<RecordHeader>()..]) else {
+        panic!("the record has no item");
+    };
+    assert_eq!(item.kind, item_kind::GAP);
 }
 
 fn ping() -> Vec<u8> {
