@@ -78,6 +78,11 @@ impl Ends {
         self.with(|clients| clients.watched.insert(pair, ()));
     }
 
+    /// Whether the client's end of a connection is, or was, watched: one of the last `MAX` of them.
+    pub fn is_watched(&self, pair: u64) -> bool {
+        self.with(|clients| clients.watched.values.contains_key(&pair))
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Clients) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -105,6 +110,8 @@ pub struct Waiting {
 /// A call that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
+    /// The connection's identifier, unique for the life of the BPF programs.
+    pub connection: u64,
     /// The number that both ends of the connection have in common; 0 if it is not known.
     pub pair: u64,
     /// The address of the connection's other end.
@@ -178,7 +185,7 @@ mod tests {
     fn call(pair: u64, cancellation: Option<Role>, code: Option<Code>) -> Call {
         let cancellation = cancellation.map(|role| Cancellation { role, stream: 1 });
         let ended = Ended { cancellation, ..Ended::unary(code, 5) };
-        Call { pair, peer: None, time_ns: 100, series: SeriesId(3), ended }
+        Call { connection: 9, pair, peer: None, time_ns: 100, series: SeriesId(3), ended }
     }
 
     #[expect(

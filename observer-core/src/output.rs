@@ -30,6 +30,11 @@ pub trait Output {
         0
     }
 
+    /// Whether the parents in `traceparent` have to be kept; by default not.
+    fn needs_parents(&self) -> bool {
+        false
+    }
+
     /// Takes a call that has ended; `key` is that of its series, if the series is still there.
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>);
 
@@ -48,6 +53,10 @@ impl<O: Output> Output for Option<O> {
 
     fn max_texts(&self) -> usize {
         self.as_ref().map_or(0, O::max_texts)
+    }
+
+    fn needs_parents(&self) -> bool {
+        self.as_ref().is_some_and(O::needs_parents)
     }
 
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
@@ -98,6 +107,10 @@ impl<A: Output, B: Output> Output for (A, B) {
 
     fn max_texts(&self) -> usize {
         self.0.max_texts().max(self.1.max_texts())
+    }
+
+    fn needs_parents(&self) -> bool {
+        self.0.needs_parents() || self.1.needs_parents()
     }
 
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {

@@ -19,6 +19,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod otlp;
 pub mod pipeline;
 pub mod preconditions;
 pub mod pressure;

@@ -121,8 +121,11 @@ fn run(config: &Config) -> Result<()> {
 fn needs(config: &Config, protection: &Protection, reload: &Reload) -> Needs {
     let mut reads = protection.files();
     reads.extend(config.descriptor_set.clone());
-    #[cfg_attr(not(feature = "kubernetes"), expect(unused_mut, reason = "Kubernetes needs more"))]
     let mut needs = Needs { reads, writes: reload.outputs(), ..Needs::default() };
+    if let Some(otlp) = &config.otlp {
+        needs.reads.extend(otlp.files());
+        needs.connects = true;
+    }
     #[cfg(feature = "kubernetes")]
     if let Some(choice) = &config.kubernetes {
         needs.reads.extend(choice.token_file.iter().chain(&choice.ca_file).cloned());
@@ -186,6 +189,8 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
 
 /// Watches with this process, without a log: it would cover the view.
 fn own(config: &Config, there: &Address) -> Result<Workers> {
+    // Variables may ask for an export, which is a daemon's.
+    let config = &Config { otlp: None, ..config.clone() };
     let needs = Needs {
         reads: config.descriptor_set.clone().into_iter().collect(),
         terminal: true,
@@ -347,6 +352,9 @@ fn check(config: &Config) -> Result<()> {
             format!("{place} is free")
         });
         met &= report("ok ", "probes", free);
+    }
+    if let Some(otlp) = &config.otlp {
+        report("ok ", "export", Ok(format!("spans go to {}", otlp.traces.url)));
     }
     if let Some(file) = &config.web_config_file {
         let read = Protection::read(Some(file))

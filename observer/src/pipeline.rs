@@ -5,10 +5,12 @@ use std::sync::Arc;
 use crate::{
     failures::Failures,
     metrics::{Daemon, ExpositionConfig, Gap, PathNames, Snapshot},
+    otlp::Spans,
 };
 
-/// The pipeline of one worker, with a line for each failed call (`--log-errors`).
-pub type Pipeline = observer_core::pipeline::Pipeline<Option<Failures>>;
+/// The pipeline of one worker, with a line for each failed call (`--log-errors`) and a span for each call
+/// (`--otlp-endpoint`).
+pub type Pipeline = observer_core::pipeline::Pipeline<(Option<Failures>, Option<Spans>)>;
 
 /// Copies the figures of a pipeline for a scrape, without the declared types of methods. Adds the pipeline's own figures
 /// to `daemon`.
@@ -27,7 +29,9 @@ pub fn snapshot(
     let http2 = &mut daemon.connections_seen.http2;
     *http2 = http2.saturating_sub(figures.grpc_connections);
     daemon.unmeasured = pipeline.streams();
-    daemon.log_errors_dropped = pipeline.output().as_ref().map(Failures::dropped);
+    let (failures, spans) = pipeline.output();
+    daemon.log_errors_dropped = failures.as_ref().map(Failures::dropped);
+    daemon.otlp = spans.as_ref().map(Spans::figures);
     daemon.processes_overflow = pipeline.processes().overflow();
     daemon.lookups = pipeline.processes().lookups();
     let events = figures.forgotten + figures.not_followed;

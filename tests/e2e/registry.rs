@@ -145,6 +145,7 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         cases.add(name, Nothing, run);
     }
     cases.0.extend(cases::backends::cases());
+    cases::otlp::add(&mut cases, python);
     cases.0.push(cases::scraped::case(tonic)?);
     cases.0.push(cases::native::case()?);
     cases.0.extend(cases::proxied::cases(go, tonic)?);

@@ -17,6 +17,7 @@
 //! - [`latency`]: the comparison with the handlers' own clocks;
 //! - [`prometheus`]: a real Prometheus that scrapes the daemon;
 //! - [`proxy`]: real proxies between a client and a server;
+//! - [`collector`]: a receiver of OTLP, with OpenTelemetry's own messages;
 //! - [`etcd`]: a real etcd, which counts its calls itself;
 //! - [`look`]: the page in a browser, and `observer top` in terminals;
 //! - [`report`]: the results of the cases, for docs/generated/cases.md.
@@ -36,6 +37,7 @@
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 
 pub mod bytes;
+pub mod collector;
 pub mod daemon;
 pub mod etcd;
 pub mod expected;

@@ -113,6 +113,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "privileges",
             "sandbox",
             "failures",
+            "otlp",
             "metrics",
             "server",
             "kubernetes",

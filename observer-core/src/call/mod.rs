@@ -122,6 +122,33 @@ impl fmt::Display for TraceId {
     }
 }
 
+/// The id of a span: `parent-id` of W3C Trace Context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SpanId(pub [u8; 8]);
+
+/// What a request said in `traceparent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace.
+    pub trace: TraceId,
+    /// The span that made the request.
+    pub parent: SpanId,
+    /// Whether the caller may have recorded the trace.
+    pub is_sampled: bool,
+}
+
+/// What is known of a request's `traceparent`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Context {
+    /// Nothing: not all fields of the request were seen, or parents are not kept.
+    #[default]
+    NotSeen,
+    /// The request had none, or an invalid one, which counts as none.
+    Absent,
+    /// This.
+    Of(TraceContext),
+}
+
 /// The key of a series of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey {
@@ -174,12 +201,20 @@ pub struct Ended {
     pub request_messages: Option<u64>,
     /// The number of messages from server to client; `None` if some may not have been seen.
     pub response_messages: Option<u64>,
+    /// The sum of the lengths of those from client to server in bytes, without prefixes; `None` as above.
+    pub request_bytes: Option<u64>,
+    /// The sum of the lengths of those from server to client in bytes, without prefixes; `None` as above.
+    pub response_bytes: Option<u64>,
     /// Whether the client half-closed before the end: it had no more messages to send.
     pub half_closed: bool,
     /// How much of its connection was seen.
     pub coverage: Coverage,
     /// The trace that the call belongs to, if the trace is recorded.
     pub trace: Option<TraceId>,
+    /// What the request said of its trace.
+    pub context: Context,
+    /// The stream of the call.
+    pub stream: u32,
     /// The server's `grpc-message`.
     pub message: Option<TextId>,
     /// The cancellation, if the client cancelled the call or its deadline expired. Which of the two `code` says is

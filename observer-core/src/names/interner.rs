@@ -7,7 +7,7 @@ use std::{
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Share, Texts, escape::escape};
+use super::{Parents, Share, Texts, escape::escape};
 
 /// The longest path that gets an id, in bytes of the text that [`Interner::resolve`] returns.
 ///
@@ -97,6 +97,8 @@ pub struct Interner {
     owner: Owner,
     /// The texts of `grpc-message` that are kept.
     pub texts: Texts,
+    /// The parents of `traceparent` that are kept.
+    pub parents: Parents,
 }
 
 impl Interner {
@@ -114,7 +116,8 @@ impl Interner {
     /// Creates an interner that gives the same ids to the same paths; the bound is for both together.
     #[must_use]
     pub fn sharing(&self) -> Self {
-        Self::of(Arc::clone(&self.shared), self.texts.sharing())
+        let (texts, parents) = (self.texts.sharing(), self.parents.sharing());
+        Self { parents, ..Self::of(Arc::clone(&self.shared), texts) }
     }
 
     fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
@@ -125,6 +128,7 @@ impl Interner {
             shared,
             owner: Self::STATIC_TABLE,
             texts,
+            parents: Parents::default(),
         };
         // In the order of their ids.
         this.intern(b"/");

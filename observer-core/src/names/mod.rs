@@ -2,9 +2,11 @@
 
 pub mod escape;
 mod interner;
+mod parents;
 mod share;
 mod texts;
 
 pub use interner::{Interner, MAX_PATH_LEN, Owner, PathId};
+pub use parents::{ParentId, Parents};
 pub use share::Share;
 pub use texts::{TextId, Texts};

@@ -28,8 +28,8 @@ pub use self::{
 };
 use crate::{
     call::{Direction, Role},
-    ends::{Call, Waiting},
-    names::{Interner, PathId, Texts},
+    ends::{Call, Ends, Waiting},
+    names::{Interner, Parents, PathId, Texts},
     output::{Names, Output},
     process::{Comm, Detail, Expired, Lookup, ProcessSource, Processes, Seen},
     protocol::{Protocol as _, State, Streams, Transfer},
@@ -67,6 +67,8 @@ pub struct Pipeline<O> {
     /// The labels that every series has from its process, in addition to pid and name.
     labels: Arc<[Detail]>,
     waiting: Waiting,
+    /// The process whose connections are not followed.
+    ignored: Option<u32>,
     /// Calls that ended in the record that is being handled.
     ended: Vec<Call>,
     /// Memory is short; shared by all pipelines that were [split](Self::split).
@@ -79,6 +81,7 @@ impl<O: Output> Pipeline<O> {
         let mut interner = Interner::new(MAX_PATHS);
         let outputs = (statistics, output);
         interner.texts = Texts::new(outputs.max_texts());
+        interner.parents = Parents::new(outputs.needs_parents());
         Self {
             connections: FxHashMap::default(),
             memory: 0,
@@ -92,6 +95,7 @@ impl<O: Output> Pipeline<O> {
             series_ttl,
             labels: Arc::default(),
             waiting: Waiting::default(),
+            ignored: None,
             ended: Vec::new(),
             stopped: Arc::default(),
         }
@@ -101,6 +105,13 @@ impl<O: Output> Pipeline<O> {
     #[must_use]
     pub fn with_labels(self, labels: &[Detail]) -> Self {
         Self { labels: labels.into(), ..self }
+    }
+
+    /// Does not follow the connections of the process with this pid: the daemon's own, whose export would make calls to
+    /// export.
+    #[must_use]
+    pub fn without(self, pid: u32) -> Self {
+        Self { ignored: Some(pid), ..self }
     }
 
     /// Splits the pipeline into `count`: this one, and others without connections. [`tick`](Self::tick) is for the
@@ -118,6 +129,7 @@ impl<O: Output> Pipeline<O> {
             stall_free_since_ns: self.stall_free_since_ns,
             processes: self.processes.sharing(),
             labels: Arc::clone(&self.labels),
+            ignored: self.ignored,
             waiting: self.waiting.sharing(),
             stopped: Arc::clone(&self.stopped),
             ..Self::new(self.outputs.0.sharing(), self.outputs.1.sharing(), self.series_ttl)
@@ -154,6 +166,7 @@ impl<O: Output> Pipeline<O> {
         };
         self.outputs.0.set_time(record.time_ns);
         match record.event {
+            Event::Bytes(_) if self.ignored == Some(record.pid) => {}
             Event::Bytes(ref bytes) => self.bytes(&record, bytes),
             Event::Closed(closed) => self.closed(&record, closed),
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
@@ -198,7 +211,15 @@ impl<O: Output> Pipeline<O> {
         interner.set_owner(first.0);
         statistics.set_owner(first);
         let Watched { pair, peer, .. } = **watched;
-        let sink = &mut Sink { time_ns: at.time_ns, pair, peer, statistics, waiting, ended };
+        let sink = &mut Sink {
+            time_ns: at.time_ns,
+            connection: record.connection,
+            pair,
+            peer,
+            statistics,
+            waiting,
+            ended,
+        };
         *memory -= watched.connection.memory();
         let faults = watched.connection.bytes(at, bytes, interner, sink);
         let taken = watched.connection.memory();
@@ -231,7 +252,8 @@ impl<O: Output> Pipeline<O> {
         let Self { outputs: (statistics, _), waiting, ended, .. } = self;
         let Watched { pair, peer, .. } = *watched;
         let time_ns = record.time_ns;
-        let sink = &mut Sink { time_ns, pair, peer, statistics, waiting, ended };
+        let connection = record.connection;
+        let sink = &mut Sink { time_ns, connection, pair, peer, statistics, waiting, ended };
         watched.connection.closed(time_ns, closed, self.stall_free_since_ns, sink);
         self.figures.ended_streams += watched.connection.state().streams;
         if let Some((process, role)) = watched.counted_for {
@@ -315,6 +337,11 @@ impl<O: Output> Pipeline<O> {
     /// The statistics of this pipeline's calls so far.
     pub fn statistics(&self) -> &Statistics {
         &self.outputs.0
+    }
+
+    /// The clients' ends that are watched.
+    pub fn ends(&self) -> &Ends {
+        self.waiting.ends()
     }
 
     /// The output that gets each ended call, next to the statistics.

@@ -62,6 +62,8 @@ impl Watched {
 /// Adds the events of a connection's calls to the statistics, and collects the calls that have ended.
 pub(super) struct Sink<'a> {
     pub(super) time_ns: u64,
+    /// The connection's identifier.
+    pub(super) connection: u64,
     /// The connection's pair.
     pub(super) pair: u64,
     pub(super) peer: Option<Peer>,
@@ -102,8 +104,8 @@ impl CallSink for Sink<'_> {
     }
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        let Self { time_ns, pair, peer, .. } = *self;
-        let call = Call { pair, peer, time_ns, series, ended };
+        let Self { time_ns, connection, pair, peer, .. } = *self;
+        let call = Call { connection, pair, peer, time_ns, series, ended };
         self.ended.extend(self.waiting.ended(call));
     }
 }

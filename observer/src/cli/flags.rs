@@ -16,6 +16,7 @@ use crate::config::{
 use crate::kubernetes;
 use crate::metrics::Schema;
 use crate::metrics::view::Order;
+use crate::otlp::{Network, Protocol};
 use crate::server::HostName;
 use crate::top::Address;
 use crate::{failures, log};
@@ -127,6 +128,8 @@ pub(super) struct Options {
     pub(super) general: General,
     #[command(flatten)]
     pub(super) failed_calls: FailedCalls,
+    #[command(flatten)]
+    pub(super) otlp: Otlp,
     #[cfg(feature = "kubernetes")]
     #[command(flatten)]
     pub(super) kubernetes: Kubernetes,
@@ -461,6 +464,40 @@ pub(super) struct FailedCalls {
     /// Example: --log-errors-omit message,peer
     #[arg(long, value_name = "FIELD", value_delimiter = ',', hide_possible_values = true)]
     pub(super) log_errors_omit: Vec<failures::Field>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Export by OTLP")]
+pub(super) struct Otlp {
+    /// URL of an OpenTelemetry collector that gets a span for each end of each call
+    ///
+    /// With http/protobuf, /v1/traces is added to its path. Nothing is exported without this flag,
+    /// OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT. Headers, TLS,
+    /// compression, sampling, batches and time limits are set with OpenTelemetry's own variables,
+    /// such as OTEL_EXPORTER_OTLP_HEADERS and OTEL_TRACES_SAMPLER.
+    ///
+    /// Example: --otlp-endpoint http://127.0.0.1:4318
+    #[arg(long, value_name = "URL")]
+    pub(super) otlp_endpoint: Option<String>,
+
+    /// Protocol of the collector
+    ///
+    /// http/protobuf is usual on port 4318, grpc on port 4317. Without this flag,
+    /// OTEL_EXPORTER_OTLP_PROTOCOL counts, and then http/protobuf.
+    ///
+    /// Example: --otlp-protocol grpc
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(super) otlp_protocol: Option<Protocol>,
+
+    /// Networks whose clients are watched by other daemons
+    ///
+    /// IP addresses with a prefix, comma separated or repeated. The span of a server becomes the
+    /// child of its client's span if a daemon watches the client. A daemon knows that of its own
+    /// node only; of other nodes it must be given their networks, as its servers see them.
+    ///
+    /// Example: --otlp-watched 10.0.0.0/8,fd00::/8
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub(super) otlp_watched: Vec<Network>,
 }
 
 #[cfg(feature = "kubernetes")]

@@ -107,7 +107,7 @@ pub fn parse_from(args: &[OsString], environment: &dyn Environment) -> Result<In
         Some(Verb::Top(top)) => Action::Top(top.into_options(environment)),
         None => Action::Run,
     };
-    Ok(Invocation { action, config: cli.options.into_config().map_err(mistake)? })
+    Ok(Invocation { action, config: cli.options.into_config(environment).map_err(mistake)? })
 }
 
 fn mistake(mut text: String) -> Error {

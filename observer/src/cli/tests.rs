@@ -43,7 +43,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 29] = [
+const SETTINGS: [(&str, &str, &str); 32] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -72,6 +72,9 @@ const SETTINGS: [(&str, &str, &str); 29] = [
     ("log-errors", "true", "true"),
     ("log-errors-rate", "7", "7"),
     ("log-errors-omit", "['message', 'peer']", "peer,message"),
+    ("otlp-endpoint", "'http://a:4317'", "http://a:4317"),
+    ("otlp-protocol", "'grpc'", "grpc"),
+    ("otlp-watched", "['10.0.0.0/8', '::/0']", "10.0.0.0/8,::/0"),
     // It needs another filter.
     ("children", "true\npid = 1", "true"),
 ];
@@ -114,6 +117,7 @@ fn every_flag_is_a_variable_and_a_key() {
         let with = match flag {
             "children" => &["--pid=1"][..],
             "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
+            "otlp-protocol" | "otlp-watched" => &["--otlp-endpoint=http://a"],
             _ if flag.starts_with("kubernetes-") => &["--kubernetes=http://127.0.0.1:1"],
             _ => &[],
         };

@@ -7,6 +7,7 @@ use crate::failures;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
 use crate::metrics::{ExpositionConfig, Schemas};
+use crate::otlp::{OtlpConfig, OtlpFlags};
 use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
 
 impl Top {
@@ -24,8 +25,8 @@ impl Top {
 }
 
 impl Options {
-    pub(super) fn into_config(self) -> Result<Config, String> {
-        let Self { watched, published, kernel, general, failed_calls, .. } = self;
+    pub(super) fn into_config(self, environment: &dyn Environment) -> Result<Config, String> {
+        let Self { watched, published, kernel, general, failed_calls, otlp, .. } = self;
         let filter = Filter {
             ports: watched.port.into_iter().collect(),
             pids: each_once(watched.pid),
@@ -55,6 +56,13 @@ impl Options {
             self.kubernetes.kubernetes_token_file,
             self.kubernetes.kubernetes_ca_file,
         )?;
+        let variable = |name: &str| environment.get(name)?.into_string().ok();
+        let flags = OtlpFlags {
+            endpoint: otlp.otlp_endpoint,
+            protocol: otlp.otlp_protocol,
+            watched: each_once(otlp.otlp_watched),
+        };
+        let otlp = OtlpConfig::read(flags, &variable)?;
         let omitted = each_once(failed_calls.log_errors_omit);
         Ok(Config {
             filter,
@@ -82,6 +90,7 @@ impl Options {
                 per_second: failed_calls.log_errors_rate,
                 omitted,
             }),
+            otlp,
             #[cfg(feature = "kubernetes")]
             kubernetes,
             run_as: general.run_as,

@@ -18,6 +18,7 @@ use observer_common::selected::CGROUP_NAME;
 
 use crate::failures;
 use crate::metrics::{Buckets, ExpositionConfig};
+use crate::otlp::OtlpConfig;
 use crate::server::HostName;
 
 /// The kernel's own type information (`CONFIG_DEBUG_INFO_BTF`).
@@ -62,6 +63,8 @@ pub struct Config {
     pub btf: PathBuf,
     /// The lines for failed calls; `None` without `--log-errors`.
     pub log_errors: Option<failures::FailureLogConfig>,
+    /// The export by OTLP; `None` without an endpoint.
+    pub otlp: Option<OtlpConfig>,
     /// The server with the names of pods; `None` without `--kubernetes`.
     #[cfg(feature = "kubernetes")]
     pub kubernetes: Option<crate::kubernetes::Choice>,
@@ -92,6 +95,7 @@ impl Default for Config {
             series_ttl: Duration::from_mins(5),
             btf: PathBuf::from(KERNEL_BTF),
             log_errors: None,
+            otlp: None,
             #[cfg(feature = "kubernetes")]
             kubernetes: None,
             run_as: None,

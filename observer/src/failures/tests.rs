@@ -46,7 +46,7 @@ fn ended(code: Option<Code>) -> Ended {
 }
 
 fn call(time_ns: u64, ended: Ended) -> Call {
-    Call { pair: 0, peer: Some(Peer::Unix), time_ns, series: SeriesId(0), ended }
+    Call { connection: 1, pair: 0, peer: Some(Peer::Unix), time_ns, series: SeriesId(0), ended }
 }
 
 /// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.

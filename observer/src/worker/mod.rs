@@ -25,6 +25,7 @@ use crate::{
     kernel::{Probes, Ring},
     memory::{self, Budget},
     metrics::{Descriptors, ExpositionConfig, Limits, Snapshot, Statistics},
+    otlp::{Flush, Spans},
     pipeline::{Pipeline, snapshot},
     pressure::Pressure,
     process::{self, ProcFs},
@@ -55,6 +56,8 @@ pub struct Workers {
     /// Number of iterations of each thread's loop.
     turns: Vec<Arc<AtomicU64>>,
     descriptors: Mutex<Arc<Descriptors>>,
+    /// Has the spans that wait exported at the end.
+    flush: Option<Flush>,
     /// How often a process was published before it was looked up.
     lookups_late: AtomicU64,
 }
@@ -101,10 +104,22 @@ impl Workers {
             Some(config) => Some(Failures::new(config, failures::to_stdout()?)),
             None => None,
         };
+        let spans = config.otlp.as_ref().map(Spans::new);
         let exposition = Arc::new(config.exposition.clone());
-        let mut pipeline =
-            Pipeline::new(statistics, failures, config.series_ttl).with_labels(&exposition.labels);
+        let mut pipeline = Pipeline::new(statistics, (failures, spans), config.series_ttl)
+            .with_labels(&exposition.labels)
+            .without(std::process::id());
         let lookup = pipeline.lookup(source);
+        let flush = match pipeline.output() {
+            (_, Some(spans)) => {
+                let (processes, ends) = (pipeline.processes().sharing(), pipeline.ends().clone());
+                if let Some(config) = config.otlp.clone() {
+                    spans.start(config, processes, ends)?;
+                }
+                Some(spans.flush())
+            }
+            (_, None) => None,
+        };
         thread::Builder::new()
             .name("processes".into())
             .spawn(move || process::run(&lookup))
@@ -138,7 +153,8 @@ impl Workers {
         let turns = workers.iter().map(|worker| Arc::clone(&worker.turns)).collect();
         let threads = workers.into_iter().map(State::start).collect::<Result<_>>()?;
         let descriptors = Mutex::new(Arc::new(descriptors));
-        Ok(Self { requests, threads, turns, descriptors, lookups_late: AtomicU64::new(0) })
+        let lookups_late = AtomicU64::new(0);
+        Ok(Self { requests, threads, turns, descriptors, flush, lookups_late })
     }
 
     /// Replaces the declared types of methods.
@@ -166,7 +182,11 @@ impl Workers {
 
     /// Detaches the BPF programs and reads what they left. Snapshots remain possible.
     pub fn detach(&self) -> Result<()> {
-        self.request(Request::Detach).map(drop)
+        let detached = self.request(Request::Detach).map(drop);
+        if let Some(flush) = &self.flush {
+            flush.flush();
+        }
+        detached
     }
 
     /// Sends a request, and waits for the answer of each worker, at most [`PATIENCE`].

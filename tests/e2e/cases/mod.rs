@@ -24,6 +24,7 @@ mod lines;
 mod names;
 pub(crate) mod native;
 mod openings;
+pub(crate) mod otlp;
 pub(crate) mod page;
 pub(crate) mod payload;
 mod ports;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use support::daemon::{Daemon, command};
 use support::look::terminal::Terminal;
 use support::nobody;
@@ -45,6 +45,8 @@ impl Protected {
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
         let mut params = CertificateParams::new([])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate with its issuer's name for a self-signed one.
+        params.distinguished_name.push(DnType::CommonName, "an authority");
         let authority = CertifiedIssuer::self_signed(params.clone(), KeyPair::generate()?)?;
         let other = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         write("ca.crt", &authority.pem())?;

@@ -15,7 +15,7 @@ const VERSION: &str = "v3.18.4";
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
 
 /// All values that change the objects.
-const VALUES: [&str; 9] = [
+const VALUES: [&str; 10] = [
     "--set=webConfigSecret=web",
     "--set=args={--port=50051}",
     "--set=priorityClassName=system-node-critical",
@@ -23,6 +23,7 @@ const VALUES: [&str; 9] = [
     "--set=image.tag=v1",
     "--set=labels={exe,pod}",
     "--set=podNames=true",
+    "--set=otlp.endpoint=http://$(HOST_IP):4318",
     "--set=seccompProfile.type=Unconfined",
     "--set=networkPolicy.from[0].namespaceSelector.matchLabels.monitoring=yes",
 ];
@@ -52,6 +53,9 @@ pub(super) fn check(place: &Path) -> Result<()> {
         ("seccompProfile", "type: Unconfined"),
         ("networkPolicy", "namespaceSelector"),
         ("podNames", "- port: 6443"),
+        ("otlp", "- --otlp-endpoint=http://$(HOST_IP):4318"),
+        ("otlp", "fieldPath: status.hostIP"),
+        ("otlp", "- port: 4318"),
         ("podNames", "kind: ClusterRoleBinding"),
         ("podNames", "--kubernetes-node=$(NODE_NAME)"),
         ("podNames", "automountServiceAccountToken: true"),

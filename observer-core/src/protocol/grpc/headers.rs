@@ -1,9 +1,9 @@
 //! The fields of a field block that matter to gRPC.
 
 use crate::{
-    call::TraceId,
-    names::{PathId, TextId},
-    protocol::hpack::{ContentType, Field, RequestMethod},
+    call::{Context, SpanId, TraceContext, TraceId},
+    names::{Parents, PathId, TextId},
+    protocol::hpack::{ContentType, Field, RequestMethod, TraceParent},
 };
 
 /// The fields of one field block that matter to a call; `None` if a field is absent or could not be decoded.
@@ -21,8 +21,10 @@ pub struct Headers {
     pub grpc_status: Option<Option<u32>>,
     /// The field `grpc-timeout`, in nanoseconds.
     pub timeout_ns: Option<u64>,
-    /// The trace of the field `traceparent`; the inner `None` if the trace is not recorded, or the field is malformed.
-    pub trace: Option<Option<TraceId>>,
+    /// The field `traceparent`; the inner `None` if it is malformed.
+    pub trace: Option<Option<TraceParent>>,
+    /// What is known of its trace, once [`find_context`](Self::find_context) was called.
+    pub context: Context,
     /// The field `grpc-message`.
     pub message: Option<TextId>,
     /// Whether some fields could not be decoded: fields that are `None` here may have been there.
@@ -51,6 +53,27 @@ impl Headers {
         }
     }
 
+    /// Its trace, if it is recorded: a trace that is not recorded cannot be found.
+    pub fn recorded_trace(&self) -> Option<TraceId> {
+        self.trace.flatten().filter(|of| of.is_sampled).map(|of| of.trace)
+    }
+
+    /// Looks up the parent of its trace. To be called before other blocks are decoded.
+    pub fn find_context(&mut self, parents: &Parents) {
+        self.context = match self.trace {
+            None if self.incomplete => Context::NotSeen,
+            None | Some(None) => Context::Absent,
+            Some(Some(TraceParent { trace, parent, is_sampled })) => {
+                match parents.get(parent, trace.0) {
+                    Some(parent) => {
+                        Context::Of(TraceContext { trace, parent: SpanId(parent), is_sampled })
+                    }
+                    None => Context::NotSeen,
+                }
+            }
+        };
+    }
+
     /// Whether they are a request's, by their pseudo-header fields (RFC 9113 §8.3); `None` if no such field was seen.
     pub fn is_request(&self) -> Option<bool> {
         if self.status.is_some() {
@@ -74,7 +97,16 @@ fn set<T>(place: &mut Option<T>, value: T) {
 #[cfg(test)]
 mod tests {
     use super::Headers;
-    use crate::{call::TraceId, protocol::hpack::Field};
+    use crate::{
+        call::{Context, SpanId, TraceContext, TraceId},
+        names::{ParentId, Parents},
+        protocol::hpack::{Field, TraceParent},
+    };
+
+    fn of(number: u8) -> TraceParent {
+        let (trace, parent) = (TraceId([number; 16]), ParentId::default());
+        TraceParent { trace, parent, is_sampled: true }
+    }
 
     fn headers(fields: &[Field]) -> Headers {
         let mut headers = Headers::default();
@@ -94,13 +126,33 @@ mod tests {
 
     #[test]
     fn two_traces_count_as_none() {
-        let trace = Some(TraceId([7; 16]));
+        let trace = Some(of(7));
         assert_eq!(headers(&[Field::TraceParent(trace)]).trace, Some(trace));
-        for second in [None, trace, Some(TraceId([8; 16]))] {
+        for second in [None, trace, Some(of(8))] {
             let two = [Field::TraceParent(trace), Field::TraceParent(second)];
             assert_eq!(headers(&two).trace, Some(None));
             let three = [two[0], two[1], Field::TraceParent(trace)];
             assert_eq!(headers(&three).trace, Some(None));
+        }
+    }
+    #[test]
+    fn a_context_is_known_only_if_all_fields_are() {
+        let mut parents = Parents::new(true);
+        let parent = parents.keep([7; 16], [9; 8]);
+        let field = Field::TraceParent(Some(TraceParent { parent, ..of(7) }));
+        let context = |fields: &[Field], parents: &Parents| {
+            let mut headers = headers(fields);
+            headers.find_context(parents);
+            headers.context
+        };
+        let (trace, parent) = (TraceId([7; 16]), SpanId([9; 8]));
+        let known = Context::Of(TraceContext { trace, parent, is_sampled: true });
+        assert_eq!(context(&[field], &parents), known);
+        assert_eq!(context(&[field], &Parents::default()), Context::NotSeen);
+        assert_eq!(context(&[field, Field::Unknown], &parents), known);
+        assert_eq!(context(&[Field::Unknown], &parents), Context::NotSeen);
+        for none in [&[Field::Other][..], &[field, field], &[Field::TraceParent(None)]] {
+            assert_eq!(context(none, &parents), Context::Absent);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::{Error, string::StringLiteral};
 use crate::{
     call::TraceId,
-    names::{Interner, PathId, TextId},
+    names::{Interner, ParentId, PathId, TextId},
 };
 
 /// A field, by its meaning to gRPC.
@@ -23,8 +23,8 @@ pub enum Field {
     GrpcStatus(Option<u32>),
     /// The field `grpc-timeout`; `None` if it is malformed.
     GrpcTimeout(Option<Timeout>),
-    /// The trace of the field `traceparent`; `None` if the field is malformed, or the trace is not recorded.
-    TraceParent(Option<TraceId>),
+    /// The field `traceparent`; `None` if it is malformed.
+    TraceParent(Option<TraceParent>),
     /// The field `grpc-message`, percent-encoded as on the wire.
     GrpcMessage(TextId),
     /// A field that does not matter to gRPC.
@@ -53,6 +53,17 @@ pub enum ContentType {
     GrpcWeb,
     /// Any other content type.
     Other,
+}
+
+/// The value of `traceparent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceParent {
+    /// The trace.
+    pub trace: TraceId,
+    /// The place of its parent in [`Parents`](crate::names::Parents).
+    pub parent: ParentId,
+    /// Whether the trace is recorded. One that is not cannot be found.
+    pub is_sampled: bool,
 }
 
 /// The value of `grpc-timeout`: at most `u64::MAX` nanoseconds.
@@ -129,7 +140,7 @@ impl Name {
                 Field::GrpcStatus(decimal(value.strip_prefix(b"+").unwrap_or(value), 10))
             }
             Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
-            Self::TraceParent => Field::TraceParent(recorded_trace(value)),
+            Self::TraceParent => Field::TraceParent(trace_parent(value, interner)),
             Self::GrpcMessage => Field::GrpcMessage(interner.texts.keep(value)),
             Self::Other => Field::Other,
             Self::Unknown => Field::Unknown,
@@ -186,11 +197,11 @@ fn timeout(value: &[u8]) -> Option<Timeout> {
     Some(Timeout::of_nanoseconds(count.saturating_mul(nanoseconds)))
 }
 
-/// The trace, if it is recorded: a trace that is not recorded cannot be found.
+/// The trace and its parent.
 ///
 /// Source: "traceparent Header" in W3C Trace Context. It has version, trace, parent and flags in hexadecimal digits;
 /// later versions may append to it.
-fn recorded_trace(value: &[u8]) -> Option<TraceId> {
+fn trace_parent(value: &[u8], interner: &mut Interner) -> Option<TraceParent> {
     const SAMPLED: u8 = 1;
     let (known, rest) = value.split_at_checked(55)?;
     let mut parts = known.split(|&octet| octet == b'-');
@@ -204,7 +215,11 @@ fn recorded_trace(value: &[u8]) -> Option<TraceId> {
         _ => rest.is_empty() || rest.starts_with(b"-"),
     };
     let is_valid = is_whole && trace != [0; 16] && parent != [0; 8];
-    (is_valid && flags & SAMPLED != 0).then_some(TraceId(trace))
+    is_valid.then(|| TraceParent {
+        trace: TraceId(trace),
+        parent: interner.parents.keep(trace, parent),
+        is_sampled: flags & SAMPLED != 0,
+    })
 }
 
 /// Reads octets, each from two hexadecimal digits in lower case.
@@ -384,22 +399,23 @@ mod tests {
     }
 
     #[test]
-    fn traces_that_are_recorded() {
+    fn traces_and_whether_they_are_recorded() {
         const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
         let of = |text: &str| match field(Name::TraceParent, text) {
-            Field::TraceParent(trace) => trace.map(|trace| trace.to_string()),
+            Field::TraceParent(of) => of.map(|of| format!("{} {}", of.trace, of.is_sampled)),
             other => panic!("{other:?}"),
         };
         let known = format!("00-{TRACE}-b7ad6b7169203331-01");
-        assert_eq!(of(&known).as_deref(), Some(TRACE));
-        assert_eq!(of(&known.replace("-01", "-ff")).as_deref(), Some(TRACE));
+        let [recorded, not] = [true, false].map(|is_sampled| Some(format!("{TRACE} {is_sampled}")));
+        assert_eq!(of(&known), recorded);
+        assert_eq!(of(&known.replace("-01", "-ff")), recorded);
+        assert_eq!(of(&known.replace("-01", "-00")), not);
+        assert_eq!(of(&known.replace("-01", "-02")), not);
         let later = known.replace("00-", "01-");
-        assert_eq!(of(&later).as_deref(), Some(TRACE));
-        assert_eq!(of(&format!("{later}-what")).as_deref(), Some(TRACE));
+        assert_eq!(of(&later), recorded);
+        assert_eq!(of(&format!("{later}-what")), recorded);
         let none = [
             String::new(),
-            known.replace("-01", "-00"),
-            known.replace("-01", "-02"),
             known.replace("00-", "ff-"),
             known.replace(TRACE, &"0".repeat(32)),
             known.replace("b7ad6b7169203331", &"0".repeat(16)),

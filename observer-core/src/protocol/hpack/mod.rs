@@ -44,5 +44,5 @@ pub(crate) mod tests;
 pub use decoder::Decoder;
 pub use digester::Digester;
 pub use error::Error;
-pub use field::{ContentType, Field, RequestMethod, Timeout};
+pub use field::{ContentType, Field, RequestMethod, Timeout, TraceParent};
 pub use table::MAX_TABLE_SIZE;

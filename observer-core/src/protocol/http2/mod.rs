@@ -258,6 +258,7 @@ impl Connection {
             context.faults.blocks += 1;
             headers.incomplete = true;
         }
+        headers.find_context(&context.interner.parents);
         state.block.release();
         if promised {
             return;

@@ -9,6 +9,7 @@ use crate::{
         CallsByCoverage, CallsSeen, Snapshot,
         exposition::{Counter, Family, Kind, Label, Number, Sink, Value},
     },
+    otlp::{DeliveryFigures, OtlpFigures},
 };
 use observer_core::{
     call::Coverage, names::escape::escape, pipeline::Connections, process::LookupCounts,
@@ -39,6 +40,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         programs,
         pod_requests,
         log_errors_dropped,
+        otlp,
         http,
         own,
     } = daemon.as_ref();
@@ -138,6 +140,9 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
             "reason",
             [("rate_limit", rate_limit), ("output", output)],
         );
+    }
+    if let Some(otlp) = otlp {
+        writer.otlp(*otlp);
     }
     if let Some(HttpFigures { password_checks, refused }) = http {
         writer.counter(
@@ -301,6 +306,33 @@ impl Writer<'_> {
                 ("unconfirmed", unconfirmed),
                 ("too_many", too_many),
             ],
+        );
+    }
+
+    fn otlp(&mut self, figures: OtlpFigures) {
+        let OtlpFigures { not_sampled, not_seen, queue_full, sent } = figures;
+        let DeliveryFigures { exported, refused, rejected, gave_up, answered, failed } = sent;
+        self.counters(
+            "observer_otlp_spans",
+            "Total ended calls, by what became of their span: exported; not sampled; not seen, \
+             because the start, the end or the trace of the call was not; queue full; refused or \
+             rejected by the receiver; gave up, because the receiver did not answer in time.",
+            "outcome",
+            [
+                ("exported", exported),
+                ("not_sampled", not_sampled),
+                ("not_seen", not_seen),
+                ("queue_full", queue_full),
+                ("refused", refused),
+                ("rejected", rejected),
+                ("gave_up", gave_up),
+            ],
+        );
+        self.counters(
+            "observer_otlp_requests",
+            "Total export requests, by outcome. A request that is sent again counts again.",
+            "outcome",
+            [("answered", answered), ("failed", failed)],
         );
     }
 

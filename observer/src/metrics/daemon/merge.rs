@@ -27,6 +27,7 @@ impl Daemon {
             programs: _,
             pod_requests: _,
             log_errors_dropped: _,
+            otlp: _,
             http: _,
             own: _,
         } = other;

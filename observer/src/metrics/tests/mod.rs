@@ -11,7 +11,10 @@ use super::{
     HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
     Statistics, openmetrics::Metrics, render,
 };
-use crate::failures::Dropped;
+use crate::{
+    failures::Dropped,
+    otlp::{DeliveryFigures, OtlpFigures},
+};
 use observer_core::{
     call::{CallKey, CallSink, Code, Direction, Ended, Role, TraceId},
     names::{PathId, escape::escape},
@@ -193,6 +196,19 @@ fn daemon() -> Daemon {
         ],
         pod_requests: None,
         log_errors_dropped: Some(Dropped { rate_limit: 14, output: 15 }),
+        otlp: Some(OtlpFigures {
+            not_sampled: 22,
+            not_seen: 23,
+            queue_full: 24,
+            sent: DeliveryFigures {
+                exported: 21,
+                refused: 25,
+                rejected: 26,
+                gave_up: 27,
+                answered: 28,
+                failed: 29,
+            },
+        }),
         http: Some(HttpFigures {
             password_checks: 16,
             refused: vec![("host", 17), ("cross_site", 18)],

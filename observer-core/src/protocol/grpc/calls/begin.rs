@@ -58,7 +58,8 @@ impl Calls {
             started_ns: at.time_ns,
             waited: at.waited,
             touched_ns: at.time_ns,
-            trace: headers.trace.flatten(),
+            trace: headers.recorded_trace(),
+            context: headers.context,
             message: None,
             timeout: match headers.timeout_ns {
                 Some(ns) => Timeout::Of(ns),

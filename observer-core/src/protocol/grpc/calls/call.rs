@@ -2,7 +2,7 @@
 
 use super::Messages;
 use crate::{
-    call::{CallKey, CallSink, Directions, SeriesId, TraceId},
+    call::{CallKey, CallSink, Context, Directions, SeriesId, TraceId},
     names::TextId,
     protocol::grpc::deadline::{Deadline, Reason, Timeout},
     record::Waited,
@@ -33,7 +33,9 @@ pub(super) struct Call {
     pub(super) waited: Waited,
     /// The time of its last frame.
     pub(super) touched_ns: u64,
+    /// Its trace, if it is recorded: one that is not cannot be found.
     pub(super) trace: Option<TraceId>,
+    pub(super) context: Context,
     pub(super) message: Option<TextId>,
     pub(super) timeout: Timeout,
     pub(super) status: Option<u16>,

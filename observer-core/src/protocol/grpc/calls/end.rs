@@ -99,17 +99,22 @@ impl Calls {
             }
             return;
         };
-        let counted = |messages: Messages| (!call.is_uncounted()).then_some(messages.count);
+        let counted = |messages: Messages| (!call.is_uncounted()).then_some(messages);
+        let [requests, responses] = [call.requests, call.responses].map(counted);
         let elapsed = time_ns.saturating_sub(call.started_ns);
         let has_client_code = call.timeout != Timeout::Absent && end.is_cancellation();
         let ended = Ended {
             code: end.code(),
             elapsed_ns: end.is_seen().then_some(elapsed),
-            request_messages: counted(call.requests),
-            response_messages: counted(call.responses),
+            request_messages: requests.map(|of| of.count),
+            response_messages: responses.map(|of| of.count),
+            request_bytes: requests.map(|of| of.bytes),
+            response_bytes: responses.map(|of| of.bytes),
             half_closed: call.half_closed,
             coverage: self.coverage,
             trace: call.trace,
+            context: call.context,
+            stream,
             message: call.message,
             cancellation: has_client_code.then_some(Cancellation { role: self.role, stream }),
         };

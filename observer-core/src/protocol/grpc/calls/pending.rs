@@ -137,6 +137,7 @@ impl Calls {
             code: End::trailers(None, headers).code(),
             coverage: self.coverage,
             message: headers.message,
+            stream,
             ..Ended::default()
         };
         sink.ended(series, ended);

@@ -3,9 +3,13 @@
 use super::{Calls, MAX_OPEN, pending::MAX_PENDING};
 use crate::{
     call::{CallKey, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
-    names::PathId,
+    names::{ParentId, PathId},
     process::ProcessId,
-    protocol::{Streams, Transfer, grpc::Headers, hpack::ContentType},
+    protocol::{
+        Streams, Transfer,
+        grpc::Headers,
+        hpack::{ContentType, TraceParent},
+    },
     record::{Closed, Data, Waited},
 };
 
@@ -271,11 +275,20 @@ fn a_clients_messages_are_timed_each_way() {
 fn a_call_belongs_to_the_trace_of_its_request() {
     for role in BOTH {
         let mut fixture = Fixture::new(role);
-        let trace = Some(TraceId([7; 16]));
-        fixture.request(1, &Headers { trace: Some(trace), ..grpc() }, true);
-        let other = Some(Some(TraceId([8; 16])));
+        let of = |number| TraceParent {
+            trace: TraceId([number; 16]),
+            parent: ParentId::default(),
+            is_sampled: true,
+        };
+        fixture.request(1, &Headers { trace: Some(Some(of(7))), ..grpc() }, true);
+        let other = Some(Some(of(8)));
         fixture.response(1, &Headers { trace: other, status: Some(200), ..trailers(0) }, true);
-        assert_eq!(fixture.end().trace, trace);
+        assert_eq!(fixture.end().trace, Some(TraceId([7; 16])));
+        let mut fixture = Fixture::new(role);
+        let not_recorded = TraceParent { is_sampled: false, ..of(7) };
+        fixture.request(3, &Headers { trace: Some(Some(not_recorded)), ..grpc() }, true);
+        fixture.response(3, &Headers { status: Some(200), ..trailers(0) }, true);
+        assert_eq!((fixture.end().trace, fixture.end().stream), (None, 3));
     }
 }
 
@@ -482,7 +495,13 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             .response(1, &trailers(0), true);
         let key = CallKey { process: ProcessId(1), role, path: PATH };
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
-        let ended = Ended { response_messages: Some(3), ..Ended::unary(Some(Code::Ok), 6 * MS) };
+        let ended = Ended {
+            response_messages: Some(3),
+            request_bytes: Some(10),
+            response_bytes: Some(30),
+            stream: 1,
+            ..Ended::unary(Some(Code::Ok), 6 * MS)
+        };
         let want = [
             Event::Started(key),
             Event::Messages(0, to_server, 1, 10),

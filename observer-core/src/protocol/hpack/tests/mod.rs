@@ -6,8 +6,11 @@ mod h2_peers;
 mod properties;
 mod reference;
 
-use super::{ContentType, Decoder, Error, Field, RequestMethod, Timeout, huffman};
-use crate::{call::TraceId, names::Interner};
+use super::{ContentType, Decoder, Error, Field, RequestMethod, Timeout, TraceParent, huffman};
+use crate::{
+    call::TraceId,
+    names::{Interner, ParentId},
+};
 
 /// The Huffman encoding of a text of any length.
 pub(crate) fn encode_huffman(text: &[u8]) -> Vec<u8> {
@@ -56,7 +59,7 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
 }
 
 /// The trace of a `traceparent` of version 0, which is all that other tests have.
-fn trace(text: &str) -> Option<TraceId> {
+fn trace(text: &str) -> Option<TraceParent> {
     let parts: Vec<&str> = text.split('-').collect();
     let ["00", trace, parent, flags] = parts[..] else { return None };
     let number = |text: &str, len| {
@@ -65,7 +68,13 @@ fn trace(text: &str) -> Option<TraceId> {
             .then(|| u128::from_str_radix(text, 16).ok())?
     };
     let (trace, parent, flags) = (number(trace, 32)?, number(parent, 16)?, number(flags, 2)?);
-    (trace != 0 && parent != 0 && flags % 2 == 1).then_some(TraceId(trace.to_be_bytes()))
+    // Parents are not kept here.
+    let of = |trace: u128| TraceParent {
+        trace: TraceId(trace.to_be_bytes()),
+        parent: ParentId::default(),
+        is_sampled: flags % 2 == 1,
+    };
+    (trace != 0 && parent != 0).then(|| of(trace))
 }
 
 fn timeout(text: &str) -> Option<u64> {

@@ -1,0 +1,189 @@
+//! Makes the span of a call that has ended.
+
+use std::{net::IpAddr, sync::Arc};
+
+use observer_core::{
+    call::{Code, Coverage, Role, SpanId, TraceId},
+    names::PathId,
+    process::ProcessId,
+    record::Peer,
+    statistics::Method,
+};
+
+use super::{
+    ids::Ids,
+    message::{KeyValue, Kind, Span, Status, StatusCode, attribute, flag},
+    names::{self, old, own},
+};
+
+/// A call that has ended and gets a span.
+#[derive(Clone, Debug)]
+pub(super) struct Finished {
+    pub(super) process: ProcessId,
+    pub(super) role: Role,
+    pub(super) path: PathId,
+    /// The text of the path; empty for one that has none.
+    pub(super) text: Arc<str>,
+    pub(super) ids: Ids,
+    /// The number of the connection, if both ends know it and it names the call.
+    pub(super) pair: Option<u64>,
+    pub(super) context: Option<(TraceId, SpanId)>,
+    pub(super) start_unix_ns: u64,
+    pub(super) end_unix_ns: u64,
+    pub(super) code: Option<Code>,
+    /// `grpc-message`, decoded.
+    pub(super) message: Box<str>,
+    pub(super) peer: Option<Peer>,
+    pub(super) coverage: Coverage,
+    pub(super) counts: MessageCounts,
+}
+
+/// The messages of a call and their bytes, by direction; `None` if some may not have been seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MessageCounts {
+    pub(super) requests: Option<u64>,
+    pub(super) responses: Option<u64>,
+    pub(super) request_bytes: Option<u64>,
+    pub(super) response_bytes: Option<u64>,
+}
+
+impl Finished {
+    /// The memory that it takes. The text of its path is shared.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.message.len()
+    }
+
+    /// The address of the client, for the server's end.
+    pub(super) fn client_address(&self) -> Option<IpAddr> {
+        match (self.role, self.peer) {
+            (Role::Server, Some(Peer::Address(address))) => Some(address.ip().to_canonical()),
+            _ => None,
+        }
+    }
+
+    /// The span. `is_joined`: the client's end is watched, so this server's span has a parent; `adds_old`: with the names
+    /// of older conventions, too.
+    pub(super) fn span(self, is_joined: bool, adds_old: bool) -> Span {
+        let (kind, id) = match self.role {
+            Role::Client => (Kind::Client, self.ids.client),
+            Role::Server => (Kind::Server, self.ids.server),
+        };
+        let above = self.context.map(|(_, parent)| parent);
+        let parent = match self.role {
+            Role::Server if is_joined => Some(self.ids.client),
+            _ => above,
+        };
+        let remote = match parent {
+            Some(_) if self.role == Role::Server => flag::IS_REMOTE,
+            _ => 0,
+        };
+        let TraceId(trace) = self.context.map_or(self.ids.trace, |(trace, _)| trace);
+        let (method, attributes) = self.attributes(adds_old);
+        Span {
+            trace_id: trace.into(),
+            span_id: id.0.into(),
+            parent_span_id: parent.map(|SpanId(id)| id.into()).unwrap_or_default(),
+            name: method.unwrap_or_else(|| names::GRPC.to_owned()),
+            kind: kind.into(),
+            start_unix_ns: self.start_unix_ns,
+            end_unix_ns: self.end_unix_ns,
+            attributes,
+            status: self
+                .error()
+                .map(|_| Status { message: self.message.into(), code: StatusCode::Error.into() }),
+            flags: flag::SAMPLED | remote | flag::HAS_IS_REMOTE,
+        }
+    }
+
+    /// The value of `error.type`, if the call is an error for its end; by OpenTelemetry's rules that differs.
+    fn error(&self) -> Option<&'static str> {
+        let code = self.code?;
+        let is_error = match self.role {
+            Role::Client => code != Code::Ok,
+            Role::Server => matches!(
+                code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            ),
+        };
+        is_error.then(|| match code {
+            // Both codes that it may be are errors for a client; for a server only one of them is.
+            Code::CanceledOrDeadlineExceeded => names::OTHER,
+            code => code.as_upper_case(),
+        })
+    }
+
+    /// The method, if it has a name, and all attributes.
+    fn attributes(&self, adds_old: bool) -> (Option<String>, Vec<KeyValue>) {
+        let mut list = vec![attribute(names::SYSTEM, names::GRPC)];
+        let method = self.method(adds_old, &mut list);
+        match self.code {
+            None => list.push(attribute(own::STATUS_CODE, "not_seen")),
+            Some(code @ Code::CanceledOrDeadlineExceeded) => {
+                list.push(attribute(own::STATUS_CODE, code.as_upper_case()));
+            }
+            Some(code) => {
+                list.push(attribute(names::STATUS_CODE, code.as_upper_case()));
+                if adds_old {
+                    list.push(attribute(old::STATUS_CODE, code as i64));
+                }
+            }
+        }
+        list.extend(self.error().map(|error| attribute(names::ERROR_TYPE, error)));
+        if let Some(Peer::Address(address)) = self.peer {
+            let (ip, port) = (address.ip().to_canonical().to_string(), i64::from(address.port()));
+            if self.role == Role::Client {
+                list.push(attribute(names::SERVER_ADDRESS, &*ip));
+                list.push(attribute(names::SERVER_PORT, port));
+            }
+            list.push(attribute(names::PEER_ADDRESS, ip));
+            list.push(attribute(names::PEER_PORT, port));
+        }
+        let MessageCounts { requests, responses, request_bytes, response_bytes } = self.counts;
+        for (key, count) in [
+            (own::REQUEST_MESSAGES, requests),
+            (own::RESPONSE_MESSAGES, responses),
+            (own::REQUEST_BYTES, request_bytes),
+            (own::RESPONSE_BYTES, response_bytes),
+        ] {
+            let count = count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+            list.extend(count.map(|count| attribute(key, count)));
+        }
+        if self.coverage != Coverage::Complete {
+            list.push(attribute(own::CONNECTION, self.coverage.as_str()));
+        }
+        if adds_old {
+            list.push(attribute(old::SYSTEM, names::GRPC));
+        }
+        (method, list)
+    }
+
+    /// Adds the attributes of the method. A method that the server does not have is not a name: peers invent them.
+    fn method(&self, adds_old: bool, list: &mut Vec<KeyValue>) -> Option<String> {
+        if self.path == PathId::NOT_SEEN {
+            list.push(attribute(own::METHOD, "not_seen"));
+            return None;
+        }
+        if self.path == PathId::OTHER {
+            list.push(attribute(names::METHOD, names::OTHER));
+            return None;
+        }
+        let Method { service, method, path } = Method::new(self.path, &self.text);
+        let whole = path.strip_prefix('/').unwrap_or(path);
+        if adds_old {
+            // The conventions give `rpc.method` both meanings. The new one counts.
+            list.push(attribute(old::SERVICE, if service.is_empty() { method } else { service }));
+        }
+        if self.code == Some(Code::Unimplemented) {
+            list.push(attribute(names::METHOD, names::OTHER));
+            list.push(attribute(names::METHOD_ORIGINAL, whole));
+            return None;
+        }
+        list.push(attribute(names::METHOD, whole));
+        Some(whole.to_owned())
+    }
+}

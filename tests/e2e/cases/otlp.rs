@@ -1,0 +1,348 @@
+//! The export by OTLP, to a receiver with OpenTelemetry's own messages.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use support::collector::{Collector, Protocol, Span, Tls};
+use support::daemon::{Daemon, free_address};
+use support::raw::talk::Role::{Client, Server};
+use support::raw::{Address, Call, Talk};
+use support::report::Also::Nothing;
+use support::stack::Stack;
+
+use super::protected::Protected;
+use super::{INTERNAL, NOT_FOUND, OK, UNIMPLEMENTED};
+use crate::case::Cases;
+
+/// Adds the cases; `python` has the receiver.
+pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>) {
+    for (name, protocol) in [("http/protobuf", Protocol::Http), ("grpc", Protocol::Grpc)] {
+        cases.of(&format!("otlp: a span for each end of each call, {name}"), Nothing, [python], {
+            move |[python]| spans(python, protocol)
+        });
+        cases.of(&format!("otlp: TLS, headers and gzip, {name}"), Nothing, [python], {
+            move |[python]| protected(python, protocol)
+        });
+        cases.of(&format!("otlp: receivers that refuse, {name}"), Nothing, [python], {
+            move |[python]| refusals(python, protocol)
+        });
+    }
+    cases.of("otlp: two daemons join the ends of a call", Nothing, [python], |[python]| {
+        two_daemons(python)
+    });
+    cases.of("otlp: samplers", Nothing, [python], |[python]| samplers(python));
+    cases.of("otlp: a receiver that is slow", Nothing, [python], |[python]| slow(python));
+    cases.add("otlp: a receiver that is not there", Nothing, not_there);
+}
+
+/// Spans are sent after this many milliseconds.
+const SOON: &str = "export OTEL_BSP_SCHEDULE_DELAY=100";
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// A port for a server, which only the daemon of this case selects.
+fn free_port() -> Result<u16> {
+    Ok(free_address()?.port())
+}
+
+/// Starts a daemon that watches a port and exports to this URL.
+fn daemon(port: u16, url: &str, protocol: Protocol, variables: &[&str]) -> Result<Daemon> {
+    let protocol = if protocol == Protocol::Http { "http/protobuf" } else { "grpc" };
+    let port = port.to_string();
+    let flags = ["--port", &port, "--otlp-endpoint", url, "--otlp-protocol", protocol];
+    Daemon::start_after(&[&[SOON], variables].concat(), &flags)
+}
+
+/// The number of calls with this outcome.
+fn outcome(daemon: &Daemon, outcome: &str) -> Result<f64> {
+    Ok(daemon.scrape()?.sum("observer_otlp_spans_total", &[("outcome", outcome)]))
+}
+
+fn wait_for_outcome(daemon: &Daemon, outcome: &str, count: f64) -> Result<()> {
+    daemon.wait_for_sum("observer_otlp_spans_total", &[("outcome", outcome)], count..=count)
+}
+
+/// Every call has one span at each end, which says what was on the wire.
+fn spans(python: &Stack, protocol: Protocol) -> Result<()> {
+    let (port, collector) = (free_port()?, Collector::start(python, protocol, "ok", None)?);
+    let daemon = daemon(port, &format!("http://{}", collector.address), protocol, &[])?;
+    let mut talk = Talk::begin(&daemon, "otlp spans", Address::V4(port))?;
+    // A root, and one below a span of the application.
+    talk.expected_call(1, "Get", OK)?;
+    let traceparent = format!("00-{TRACE}-{PARENT}-01");
+    talk.client(|f| f.request_with(3, "Get", &[("traceparent", &traceparent)]).last_message(3, 5))?;
+    talk.server(|f| f.response(3).message(3, 6).message(3, 7).trailers(3, OK))?;
+    talk.expect(Call::new("Get", OK).requests(&[5]).responses(&[6, 7]))?;
+    // An error for the client only, for both ends, and of a method that the server does not have.
+    talk.client(|f| f.request(5, "Get").last_message(5, 5))?;
+    let fields = [("grpc-status", "5"), ("grpc-message", "no%20such %C3%A9")];
+    talk.server(|f| f.response(5).headers(5, true, &fields))?;
+    talk.expect(Call::new("Get", NOT_FOUND).requests(&[5]))?;
+    for (stream, method, code) in [(7, "Get", INTERNAL), (9, "Invented", UNIMPLEMENTED)] {
+        talk.client(|f| f.request(stream, method).last_message(stream, 5))?;
+        talk.server(|f| f.response(stream).trailers(stream, code))?;
+        talk.expect(Call::new(method, code).requests(&[5]))?;
+    }
+    talk.compare()?;
+    wait_for_outcome(&daemon, "exported", 10.0)?;
+    let spans = collector.spans()?;
+    ensure!(spans.len() == 10, "{} spans of 5 calls: {spans:#?}", spans.len());
+    let ids: BTreeSet<&str> = spans.iter().map(|span| &*span.span).collect();
+    ensure!(ids.len() == 10, "span ids are there twice: {spans:#?}");
+
+    let service = talk.service().to_owned();
+    let get = format!("{service}/Get");
+    let rows = [
+        (&*get, "OK", [None, None], ""),
+        (&get, "OK", [None, None], ""),
+        (&get, "NOT_FOUND", [Some("NOT_FOUND"), None], "no such é"),
+        (&get, "INTERNAL", [Some("INTERNAL"); 2], ""),
+        ("grpc", "UNIMPLEMENTED", [Some("UNIMPLEMENTED"); 2], ""),
+    ];
+    let pids = [talk.pid(Client)?, talk.pid(Server)?];
+    let of_kind = |kind: &str| -> Vec<&Span> {
+        let mut spans: Vec<_> = spans.iter().filter(|span| span.kind == kind).collect();
+        spans.sort_by_key(|span| span.end);
+        spans
+    };
+    let ends = [of_kind("SPAN_KIND_CLIENT"), of_kind("SPAN_KIND_SERVER")];
+    for (number, (name, code, errors, description)) in rows.into_iter().enumerate() {
+        let [client, server] = [0, 1].map(|end| ends.get(end).and_then(|of| of.get(number)));
+        let (client, server) = (client.context("a client")?, server.context("a server")?);
+        for ((span, error), pid) in [client, server].into_iter().zip(errors).zip(&pids) {
+            let context = || format!("call {number}: {span:#?}");
+            let pid: u32 = pid.parse()?;
+            ensure!(span.name == name && span.scope == "observer", context());
+            ensure!(span.attribute("rpc.system.name") == "grpc", context());
+            ensure!(span.attribute("rpc.response.status_code") == code, context());
+            ensure!(span.attribute("error.type") == &json!(error), context());
+            let status = if error.is_some() { "STATUS_CODE_ERROR" } else { "STATUS_CODE_UNSET" };
+            ensure!(span.status == status, context());
+            let said = if error.is_some() { description } else { "" };
+            ensure!(span.description == said, context());
+            ensure!(span.start <= span.end && span.end - span.start < 60_000_000_000, context());
+            let now = std::time::UNIX_EPOCH.elapsed()?.as_nanos() as u64;
+            ensure!(now.abs_diff(span.end) < 60_000_000_000, context());
+            ensure!(span.attribute("network.peer.address") == "127.0.0.1", context());
+            ensure!(span.attribute("observer.request.messages") == 1, context());
+            ensure!(span.attribute("observer.request.bytes") == 5, context());
+            ensure!(span.resource.get("service.name") == Some(&json!("raw-peer")), context());
+            ensure!(span.resource.get("process.pid") == Some(&json!(pid)), context());
+            let method = if name == "grpc" { "_OTHER" } else { name };
+            ensure!(span.attribute("rpc.method") == method, context());
+            let original = (name == "grpc").then(|| format!("{service}/Invented"));
+            ensure!(span.attribute("rpc.method_original") == &json!(original), context());
+            let below = if number == 1 { Some(TRACE) } else { None };
+            ensure!(below.is_none_or(|trace| span.trace == trace), context());
+        }
+        // Both ends are watched, so they are joined.
+        ensure!(client.trace == server.trace, "{client:#?} {server:#?}");
+        ensure!(server.parent == client.span, "{client:#?} {server:#?}");
+        ensure!(client.parent == if number == 1 { PARENT } else { "" }, "{client:#?}");
+        ensure!([client.flags, server.flags] == [0x101, 0x301], "{client:#?} {server:#?}");
+        ensure!(client.attribute("server.port") == port, "{client:#?}");
+        let responses = [1, 2, 0, 0, 0].get(number).copied();
+        ensure!(client.attribute("observer.response.messages") == &json!(responses));
+    }
+    // The daemon's own export is not among the calls that it watches.
+    let metrics = daemon.scrape()?;
+    let own = daemon.pid().to_string();
+    metrics.expect_sum("grpc_client_started_total", &[("pid", &own)], 0.0)?;
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// A receiver that wants TLS, a certificate and a header.
+fn protected(python: &Stack, protocol: Protocol) -> Result<()> {
+    let files = Protected::by_password()?;
+    let tls = Tls {
+        certificate: files.path("daemon.crt"),
+        key: files.path("daemon.key"),
+        client_ca: files.path("ca.crt"),
+    };
+    let (port, collector) = (free_port()?, Collector::start(python, protocol, "ok", Some(&tls))?);
+    let export = |name: &str, value: &str| format!("export OTEL_EXPORTER_OTLP_{name}='{value}'");
+    let of_file = |name: &str, file: &str| export(name, &files.path(file).display().to_string());
+    let variables = [
+        of_file("CERTIFICATE", "ca.crt"),
+        of_file("CLIENT_CERTIFICATE", "scraper.crt"),
+        of_file("CLIENT_KEY", "scraper.key"),
+        export("HEADERS", "api-key=a%20b"),
+        export("COMPRESSION", "gzip"),
+        "export OTEL_RESOURCE_ATTRIBUTES=host.name=node-7,deployment=blue".into(),
+        "export OTEL_SEMCONV_STABILITY_OPT_IN=rpc/dup".into(),
+        // The user that the daemon becomes reads the files again.
+        format!("chmod -R a+rX {}", files.path("").display()),
+    ];
+    let variables: Vec<&str> = variables.iter().map(|text| &**text).collect();
+    let (_, number) = collector.address.rsplit_once(':').context("a port")?;
+    let daemon = daemon(port, &format!("https://localhost:{number}"), protocol, &variables)?;
+    let mut talk = Talk::begin(&daemon, "otlp protected", Address::V4(port))?;
+    talk.expected_call(1, "Get", OK)?;
+    wait_for_outcome(&daemon, "exported", 2.0)?;
+    for export in collector.exports()? {
+        let header = |name: &str| export.headers.get(name).map(String::as_str);
+        ensure!(header("api-key") == Some("a b"), "{export:#?}");
+        let agent = header("user-agent").context("user-agent")?;
+        ensure!(agent.starts_with("observer/"), "{agent}");
+        if protocol == Protocol::Http {
+            ensure!(header("content-encoding") == Some("gzip"), "{export:#?}");
+            ensure!(header(":path") == Some("/v1/traces"), "{export:#?}");
+        }
+        for span in export.spans {
+            ensure!(span.resource.get("host.name") == Some(&json!("node-7")), "{span:#?}");
+            ensure!(span.resource.get("deployment") == Some(&json!("blue")), "{span:#?}");
+            ensure!(span.attribute("rpc.grpc.status_code") == 0, "{span:#?}");
+            ensure!(span.attribute("rpc.service") == talk.service(), "{span:#?}");
+        }
+    }
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// Requests that may be sent again are, those that may not are counted, and so is each span that is left out.
+fn refusals(python: &Stack, protocol: Protocol) -> Result<()> {
+    let answers = "busy,later,ok,refuse,partial,ok";
+    let (port, collector) = (free_port()?, Collector::start(python, protocol, answers, None)?);
+    let daemon = daemon(port, &format!("http://{}", collector.address), protocol, &[])?;
+    let mut talk = Talk::begin(&daemon, "otlp refusals", Address::V4(port))?;
+    for (stream, outcome, count) in
+        [(1, "exported", 2.0), (3, "refused", 2.0), (5, "rejected", 1.0), (7, "exported", 5.0)]
+    {
+        talk.expected_call(stream, "Get", OK)?;
+        // Both ends of a call are in one request, if nothing comes between them.
+        wait_for_outcome(&daemon, outcome, count)?;
+    }
+    let exports = collector.exports()?;
+    let told: Vec<_> = exports.iter().map(|of| (&*of.answer, of.spans.len())).collect();
+    let want = [("busy", 2), ("later", 2), ("ok", 2), ("refuse", 2), ("partial", 2), ("ok", 2)];
+    ensure!(told == want, "{told:?}");
+    let log = daemon.log();
+    ensure!(log.matches("cannot export spans").count() == 3, "{log}");
+    ensure!(log.contains("takes spans again") && log.contains("one too many"), "{log}");
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// Two daemons that know nothing of each other, each of which watches one end.
+fn two_daemons(python: &Stack) -> Result<()> {
+    let collector = Collector::start(python, Protocol::Http, "ok", None)?;
+    let (port, url) = (free_port()?, format!("http://{}", collector.address));
+    let both = daemon(port, &url, Protocol::Http, &["export OTEL_TRACES_SAMPLER=always_off"])?;
+    let mut talk = Talk::connect(&both, "otlp two daemons", Address::V4(port))?;
+    let [client, server] = talk.pids()?.map(|(_, pid)| pid);
+    let of = |pid: &str| {
+        let watched = ["--otlp-watched", "127.0.0.0/8"];
+        let flags = [&["--pid", pid, "--otlp-endpoint", &url][..], &watched].concat();
+        Daemon::start_after(&[SOON], &flags)
+    };
+    let daemons = [of(&client)?, of(&server)?];
+    talk.open_http2()?;
+    for stream in [1, 3, 5] {
+        talk.expected_call(stream, "Get", OK)?;
+    }
+    for daemon in &daemons {
+        wait_for_outcome(daemon, "exported", 3.0)?;
+    }
+    let spans = collector.spans()?;
+    let of_kind = |kind: &str, id: fn(&Span) -> &str| -> BTreeSet<(&str, &str)> {
+        let those = spans.iter().filter(|span| span.kind == kind);
+        those.map(|span| (&*span.trace, id(span))).collect()
+    };
+    let clients = of_kind("SPAN_KIND_CLIENT", |span| &span.span);
+    let servers = of_kind("SPAN_KIND_SERVER", |span| &span.parent);
+    ensure!(clients.len() == 3 && clients == servers, "{spans:#?}");
+    ensure!(outcome(&both, "exported")? == 0.0, "the sampler takes none");
+    talk.finish()?;
+    daemons.into_iter().try_for_each(Daemon::stop)?;
+    both.stop()
+}
+
+/// The caller's flag decides, or the sampler.
+fn samplers(python: &Stack) -> Result<()> {
+    let rows = [
+        ("parentbased_always_on", "1", [2.0, 0.0, 2.0]),
+        ("parentbased_always_off", "1", [0.0, 0.0, 2.0]),
+        ("always_on", "1", [2.0; 3]),
+        ("traceidratio", "0", [0.0; 3]),
+    ];
+    for (sampler, argument, spans) in rows {
+        let collector = Collector::start(python, Protocol::Http, "ok", None)?;
+        let (port, url) = (free_port()?, format!("http://{}", collector.address));
+        let sampler = format!("export OTEL_TRACES_SAMPLER={sampler}");
+        let argument = format!("export OTEL_TRACES_SAMPLER_ARG={argument}");
+        let daemon = daemon(port, &url, Protocol::Http, &[&sampler, &argument])?;
+        let mut talk = Talk::begin(&daemon, "otlp samplers", Address::V4(port))?;
+        let (mut taken, mut left) = (0.0, 0.0);
+        for ((stream, flag), spans) in
+            [(1, None), (3, Some("00")), (5, Some("01"))].iter().zip(spans)
+        {
+            let field = flag.map(|flag| format!("00-{TRACE}-{PARENT}-{flag}"));
+            let fields: Vec<_> = field.iter().map(|text| ("traceparent", &**text)).collect();
+            talk.client(|f| f.request_with(*stream, "Get", &fields).last_message(*stream, 5))?;
+            talk.server(|f| f.response(*stream).message(*stream, 6).trailers(*stream, OK))?;
+            talk.expect(Call::new("Get", OK).unary(5, 6))?;
+            taken += spans;
+            left += 2.0 - spans;
+            wait_for_outcome(&daemon, "exported", taken)?;
+            wait_for_outcome(&daemon, "not_sampled", left)?;
+        }
+        talk.finish()?;
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// A receiver that takes seconds for each answer: nothing else waits, and what finds no room is counted.
+fn slow(python: &Stack) -> Result<()> {
+    const CALLS: u32 = 100;
+    let answers = "sleep,sleep,ok";
+    let collector = Collector::start(python, Protocol::Http, answers, None)?;
+    let (port, url) = (free_port()?, format!("http://{}", collector.address));
+    let queue = "export OTEL_BSP_MAX_QUEUE_SIZE=20";
+    let daemon = daemon(port, &url, Protocol::Http, &[queue])?;
+    let mut talk = Talk::begin(&daemon, "otlp slow", Address::V4(port))?;
+    talk.expected_call(1, "Get", OK)?;
+    daemon.wait_until(|_| {
+        ensure!(!collector.exports()?.is_empty(), "there is no request");
+        Ok(())
+    })?;
+    for number in 1..=CALLS {
+        talk.expected_call(2 * number + 1, "Get", OK)?;
+    }
+    let begin = Instant::now();
+    talk.compare()?;
+    ensure!(begin.elapsed() < Duration::from_secs(3), "scrapes wait for the receiver");
+    let all = 2.0 * f64::from(1 + CALLS);
+    daemon.wait_until(|metrics| {
+        let of = |outcome| metrics.sum("observer_otlp_spans_total", &[("outcome", outcome)]);
+        let [exported, full] = ["exported", "queue_full"].map(of);
+        ensure!(exported + full == all, "{exported} are exported, {full} are not, of {all}");
+        ensure!(full >= 100.0, "only {full} found the queue full");
+        Ok(())
+    })?;
+    let exported = outcome(&daemon, "exported")?;
+    ensure!(collector.spans()?.len() as f64 == exported, "not {exported}");
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// Nobody listens: spans are given up after their time, and the daemon goes on.
+fn not_there() -> Result<()> {
+    let (port, url) = (free_port()?, format!("http://{}", free_address()?));
+    let patience = "export OTEL_BSP_EXPORT_TIMEOUT=300";
+    let daemon = daemon(port, &url, Protocol::Grpc, &[patience])?;
+    let mut talk = Talk::begin(&daemon, "otlp not there", Address::V4(port))?;
+    talk.expected_call(1, "Get", OK)?;
+    wait_for_outcome(&daemon, "gave_up", 2.0)?;
+    talk.expected_call(3, "Get", OK)?;
+    wait_for_outcome(&daemon, "gave_up", 4.0)?;
+    talk.compare()?;
+    let log = daemon.log();
+    ensure!(log.matches("cannot export spans").count() == 1, "{log}");
+    talk.finish()?;
+    daemon.stop()
+}
