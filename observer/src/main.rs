@@ -30,6 +30,7 @@ use observer::{
     top::{self, Address, Remote, Source},
     worker::Workers,
 };
+use observer_core::process::Detail;
 use rustix::thread::CapabilitySet;
 use tokio::{
     net::TcpListener,
@@ -37,7 +38,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::MissedTickBehavior,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// How long `/metrics` still answers after the signal to end, for one last scrape.
 const LAST_SCRAPE: Duration = Duration::from_secs(2);
@@ -144,8 +145,15 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     // These read what the daemon may not read later.
     let (source, budget) = (ProcFs::of_this_node(), Budget::of_this_process());
     let (mut probes, rings) = Probes::attach(config)?;
-    let left = privileges::give_up(|| probes.sweep(), &config.exposition.labels, account)?;
+    let wanted = wanted(config);
+    let left = privileges::give_up(|| probes.sweep(), wanted, account)?;
     debug!("capabilities left: {left:?}");
+    if config.service_environment && !left.contains(wanted) {
+        warn!(
+            "--service-environment has no effect on other users' processes: add CAP_SYS_PTRACE and \
+             CAP_DAC_READ_SEARCH"
+        );
+    }
     if left.contains(CapabilitySet::SYS_PTRACE) {
         // It would hide other users' processes, which this capability is for.
         debug!("Landlock does not confine files, because CAP_SYS_PTRACE is kept");
@@ -161,6 +169,20 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());
     Ok((Workers::start(config, descriptors, source, budget, probes, rings)?, backend))
+}
+
+/// The capabilities to keep.
+fn wanted(config: &Config) -> CapabilitySet {
+    let mut wanted = CapabilitySet::empty();
+    // The link `exe` of other users' processes in /proc needs it.
+    if config.exposition.labels.contains(&Detail::Exe) {
+        wanted |= CapabilitySet::SYS_PTRACE;
+    }
+    // Their file `environ` also belongs to its owner alone.
+    if config.service_environment {
+        wanted |= CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+    }
+    wanted
 }
 
 /// Runs `observer top`. If a filter is given, no daemon watches that selection, so this process does.
@@ -189,8 +211,14 @@ fn running(there: &Address, options: &top::Options, config: &Config) -> Result<O
 
 /// Watches with this process, without a log: it would cover the view.
 fn own(config: &Config, there: &Address) -> Result<Workers> {
-    // Variables may ask for an export, which is a daemon's.
-    let config = &Config { otlp: None, ..config.clone() };
+    let config = &Config {
+        // Variables may ask for an export, which is a daemon's.
+        otlp: None,
+        // Nothing names pods here, so nothing may wait for their names.
+        #[cfg(feature = "kubernetes")]
+        kubernetes: None,
+        ..config.clone()
+    };
     let needs = Needs {
         reads: config.descriptor_set.clone().into_iter().collect(),
         terminal: true,

@@ -27,7 +27,7 @@ use rustix::thread::{
 use tracing::debug;
 
 use crate::process::ProcFs;
-use observer_core::process::{Detail, ProcessSource as _};
+use observer_core::process::ProcessSource as _;
 
 /// The file of users.
 const PASSWD: &str = "/etc/passwd";
@@ -111,14 +111,14 @@ impl Display for Account {
     }
 }
 
-/// Becomes `account`, and drops every capability that this kernel does not require later, for these labels and for
-/// `sweep`, the daemon's use of bpf(2). Returns the capabilities that are left.
+/// Becomes `account`, and drops every capability that this kernel does not require later for `sweep`, the daemon's use
+/// of bpf(2), except those that are `wanted`. Returns the capabilities that are left.
 ///
 /// This cannot be undone: even a program that this process executes does not get them back. Only root can read the
 /// memory of this process, and it leaves no core dump.
 pub fn give_up(
     sweep: impl Fn() -> Result<()>,
-    labels: &[Detail],
+    wanted: CapabilitySet,
     account: Option<&Account>,
 ) -> Result<CapabilitySet> {
     // Their first use reads /proc/self/auxv, which belongs to root later.
@@ -148,7 +148,7 @@ pub fn give_up(
     }
     // Checks what works without capabilities, while they can still be restored.
     set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
-    let left = asked_for(sweep, labels) & had;
+    let left = asked_for(sweep, wanted) & had;
     set(left, left).context("cannot give up capabilities")?;
     // A change of the user sets it too, but to fs.suid_dumpable.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot unset dumpable")?;
@@ -177,15 +177,15 @@ fn empty_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// The capabilities that this kernel requires for `sweep` and the labels.
-fn asked_for(sweep: impl Fn() -> Result<()>, labels: &[Detail]) -> CapabilitySet {
-    let mut asked_for = CapabilitySet::empty();
+/// The capabilities that are wanted, and those that this kernel requires for `sweep` and for the names of processes.
+fn asked_for(sweep: impl Fn() -> Result<()>, wanted: CapabilitySet) -> CapabilitySet {
+    let mut asked_for = wanted;
     // Before Linux 5.19, every bpf(2) needs it with `kernel.unprivileged_bpf_disabled`.
     if sweep().is_err() {
         asked_for |= CapabilitySet::BPF;
     }
-    // Names of other users' processes need it if proc(5) is mounted with `hidepid`; their `exe` always does.
-    if ProcFs::default().comm(1).is_none() || labels.contains(&Detail::Exe) {
+    // Names of other users' processes need it if proc(5) is mounted with `hidepid`.
+    if ProcFs::default().comm(1).is_none() {
         asked_for |= CapabilitySet::SYS_PTRACE;
     }
     asked_for

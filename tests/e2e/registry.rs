@@ -13,7 +13,7 @@ use support::truth::Truth;
 use crate::case::{Case, Cases};
 use crate::cases::{
     self, declared, gzip, latency, libraries, page, payload, protected, refusals, refused, restart,
-    selection, servers, top, tunnel,
+    selection, servers, services, top, tunnel,
 };
 use crate::{comparison, plans};
 
@@ -57,6 +57,18 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         let stacks = [go, named(name)];
         cases.of(&format!("through a proxy: {name}"), Nothing, stacks, |[server, client]| {
             tunnel::calls_through_a_connect_proxy_are_counted(server, client, &plans::kinds())
+        });
+    }
+    for (name, runs) in [
+        ("python-asyncio", "client"),
+        ("grpc-js", "peer-node"),
+        ("grpc-java", "Main"),
+        ("grpc-go", "peer"),
+        ("tonic", "peer-rust"),
+    ] {
+        let case = format!("the services of processes: {name}");
+        cases.of(&case, Nothing, [named(name)], move |[stack]| {
+            services::processes_have_a_service(stack, runs)
         });
     }
     for library in libraries::ALL {
@@ -147,6 +159,7 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     cases.0.extend(cases::backends::cases());
     cases::otlp::add(&mut cases, python);
     cases.0.push(cases::scraped::case(tonic)?);
+    cases.0.push(services::crashes()?);
     cases.0.push(cases::native::case()?);
     cases.0.extend(cases::proxied::cases(go, tonic)?);
     cases.0.push(cases::etcd::case()?);

@@ -82,8 +82,8 @@ const CRATES: [(&str, &[&str]); 5] = [
         "observer-core",
         &[
             "source",
-            "process",
             "names",
+            "process",
             "call",
             "record",
             "protocol",

@@ -156,13 +156,19 @@ pub struct CallKey {
     pub process: ProcessId,
     /// The side that the process is on.
     pub role: Role,
-    /// The interned `:path`; [`PathId::NOT_SEEN`] if it could not be decoded.
+    /// The interned `:path`; [`PathId::NOT_SEEN`] if it could not be decoded, [`PathId::EXCLUDED`] if its
+    /// calls are left out.
     pub path: PathId,
 }
 
 /// The id of the series that counts a call; given out by [`CallSink::started`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesId(pub u32);
+
+impl SeriesId {
+    /// The id for calls of excluded methods, which are in no series.
+    pub const EXCLUDED: Self = Self(u32::MAX);
+}
 
 /// How much of a connection was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

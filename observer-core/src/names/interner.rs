@@ -7,7 +7,7 @@ use std::{
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Parents, Share, Texts, escape::escape};
+use super::{Parents, Pattern, Share, Texts, escape::escape};
 
 /// The longest path that gets an id, in bytes of the text that [`Interner::resolve`] returns.
 ///
@@ -26,6 +26,8 @@ impl PathId {
     pub const NOT_SEEN: Self = Self(0);
     /// The id of all paths without an id of their own: longer than [`MAX_PATH_LEN`], or beyond the interner's bound.
     pub const OTHER: Self = Self(1);
+    /// The id of all paths that are [excluded](Interner::exclude).
+    pub const EXCLUDED: Self = Self(u32::MAX);
 
     /// The id of `/`, which is in HPACK's static table.
     pub(crate) const ROOT: Self = Self(2);
@@ -95,6 +97,7 @@ pub struct Interner {
     shared: Arc<Mutex<Paths>>,
     /// The owner of the next paths.
     owner: Owner,
+    excluded: Arc<[Pattern]>,
     /// The texts of `grpc-message` that are kept.
     pub texts: Texts,
     /// The parents of `traceparent` that are kept.
@@ -116,8 +119,9 @@ impl Interner {
     /// Creates an interner that gives the same ids to the same paths; the bound is for both together.
     #[must_use]
     pub fn sharing(&self) -> Self {
+        let excluded = Arc::clone(&self.excluded);
         let (texts, parents) = (self.texts.sharing(), self.parents.sharing());
-        Self { parents, ..Self::of(Arc::clone(&self.shared), texts) }
+        Self { excluded, parents, ..Self::of(Arc::clone(&self.shared), texts) }
     }
 
     fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
@@ -127,6 +131,7 @@ impl Interner {
             paths: FxHashMap::default(),
             shared,
             owner: Self::STATIC_TABLE,
+            excluded: Arc::default(),
             texts,
             parents: Parents::default(),
         };
@@ -139,6 +144,17 @@ impl Interner {
     /// Sets the owner of the paths from now on: an owner gets no more ids than its share.
     pub fn set_owner(&mut self, owner: Owner) {
         self.owner = owner;
+    }
+
+    /// Excludes methods: the path `/pkg.Service/Method` has the id [`PathId::EXCLUDED`] from now on if one of the
+    /// patterns stands for `pkg.Service/Method`. To be called before any path is interned.
+    pub fn exclude(&mut self, patterns: &[Pattern]) {
+        self.excluded = patterns.into();
+    }
+
+    fn is_excluded(&self, path: &str) -> bool {
+        let method = path.strip_prefix('/').filter(|method| method.contains('/'));
+        method.is_some_and(|method| self.excluded.iter().any(|pattern| pattern.matches(method)))
     }
 
     /// Stops giving out ids, or goes on with it.
@@ -160,6 +176,9 @@ impl Interner {
         }
         if text.len() > MAX_PATH_LEN {
             return PathId::OTHER;
+        }
+        if self.is_excluded(&text) {
+            return PathId::EXCLUDED;
         }
         let known = self.shared().intern(&text, self.owner);
         let Some((text, id)) = known else { return PathId::OTHER };
@@ -207,7 +226,7 @@ impl Interner {
     }
 
     /// The text of a path: printable, of at most [`MAX_PATH_LEN`] bytes; it need not start with `/`. `None` for
-    /// [`PathId::NOT_SEEN`], [`PathId::OTHER`] and ids that are not given out.
+    /// [`PathId::NOT_SEEN`], [`PathId::OTHER`], [`PathId::EXCLUDED`] and ids that are not given out.
     pub fn resolve(&self, id: PathId) -> Option<&Arc<str>> {
         self.paths.get(&id)
     }
@@ -257,6 +276,23 @@ mod tests {
         assert_eq!(interner.intern(b"/3"), PathId::OTHER);
         assert_eq!(interner.intern(b"/3"), PathId::OTHER);
         assert_eq!(interner.intern(b"/1"), known);
+    }
+
+    #[test]
+    fn excluded_paths_share_one_id_and_take_no_room() {
+        let mut interner = Interner::new(1);
+        interner.exclude(&["grpc.health.v1.*".parse().unwrap(), "*/Watch".parse().unwrap()]);
+        for path in ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/a.A/Watch"] {
+            let (path, octets) = (path.as_bytes(), encode_huffman(path.as_bytes()));
+            let id = interner.intern(path);
+            assert_eq!(id, PathId::EXCLUDED);
+            interner.remember_coded(&octets, path, id);
+            assert_eq!((interner.coded(&octets), interner.resolve(id)), (None, None));
+            assert_eq!(interner.sharing().intern(path), PathId::EXCLUDED);
+        }
+        // Without a service it is not a method.
+        assert_ne!(interner.intern(b"/Watch"), PathId::EXCLUDED);
+        assert_eq!(interner.intern(b"/a.A/Watched"), PathId::OTHER, "there was room for one");
     }
 
     #[test]

@@ -27,11 +27,13 @@ pub use self::{
     watched::{FAIR_SHARE, MAX_MEMORY},
 };
 use crate::{
-    call::{Direction, Role},
+    call::{CallSink as _, Direction, Role, SeriesId},
     ends::{Call, Ends, Waiting},
-    names::{Interner, Parents, PathId, Texts},
+    names::{Interner, Parents, PathId, Pattern, Texts},
     output::{Names, Output},
-    process::{Comm, Detail, Expired, Lookup, ProcessSource, Processes, Seen},
+    process::{
+        Comm, Detail, Expired, Grouping, Lookup, ProcessSource, Processes, Seen, ServiceNames,
+    },
     protocol::{Protocol as _, State, Streams, Transfer},
     record::{Bytes, Closed, Event, Item, Record},
     source::Source,
@@ -66,6 +68,11 @@ pub struct Pipeline<O> {
     series_ttl: Duration,
     /// The labels that every series has from its process, in addition to pid and name.
     labels: Arc<[Detail]>,
+    grouping: Grouping,
+    /// Whether the names of pods will be known.
+    pods: bool,
+    /// The time of the last [`tick`](Self::tick).
+    ticked_ns: u64,
     waiting: Waiting,
     /// The process whose connections are not followed.
     ignored: Option<u32>,
@@ -94,6 +101,9 @@ impl<O: Output> Pipeline<O> {
             figures: Figures::default(),
             series_ttl,
             labels: Arc::default(),
+            grouping: Grouping::default(),
+            pods: false,
+            ticked_ns: 0,
             waiting: Waiting::default(),
             ignored: None,
             ended: Vec::new(),
@@ -112,6 +122,28 @@ impl<O: Output> Pipeline<O> {
     #[must_use]
     pub fn without(self, pid: u32) -> Self {
         Self { ignored: Some(pid), ..self }
+    }
+
+    /// Sets what has series of its own. With `pods`, the services of processes in pods wait for
+    /// [`ProcessNames::set_pods`](crate::process::ProcessNames::set_pods).
+    #[must_use]
+    pub fn grouped_by(self, grouping: Grouping, pods: bool) -> Self {
+        Self { grouping, pods, ..self }
+    }
+
+    /// Gives the services of processes these names.
+    #[must_use]
+    pub fn naming_services(mut self, names: ServiceNames) -> Self {
+        self.processes.name_services(names);
+        self
+    }
+
+    /// Leaves out calls of methods that these patterns stand for, as in [`Interner::exclude`]: no output gets them, and
+    /// they are in no series.
+    #[must_use]
+    pub fn excluding(mut self, methods: &[Pattern]) -> Self {
+        self.interner.exclude(methods);
+        self
     }
 
     /// Splits the pipeline into `count`: this one, and others without connections. [`tick`](Self::tick) is for the
@@ -273,6 +305,10 @@ impl<O: Output> Pipeline<O> {
     fn publish_ended(&mut self) {
         let Self { outputs, interner, processes, ended, .. } = self;
         for call in ended.drain(..) {
+            if call.series == SeriesId::EXCLUDED {
+                outputs.0.ended(call.series, call.ended);
+                continue;
+            }
             let key = outputs.0.key(call.series);
             outputs.call(&call, key, &Names { interner, processes });
         }
@@ -286,11 +322,22 @@ impl<O: Output> Pipeline<O> {
     /// Drops the series of expired processes, ends calls that have probably ended in a gap, and forgets unused paths.
     ///
     /// Returns the expired processes. The other pipelines that were [split](Self::split) have to
-    /// [`follow`](Self::follow) before their next snapshot.
+    /// [`follow`](Self::follow) before their next snapshot, and before the next tick.
     pub fn tick(&mut self, now_ns: u64) -> Arc<[Expired]> {
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
-        let expired = self.processes.expired(now_ns, ttl_ns);
-        let expired: Arc<[Expired]> = self.processes.successors(expired, &self.labels).into();
+        let expired = match self.grouping {
+            Grouping::Process => {
+                let expired = self.processes.expired(now_ns, ttl_ns);
+                self.processes.successors(expired, &self.labels)
+            }
+            Grouping::Service => {
+                // Since the last tick, all pipelines have read their records from before it.
+                self.processes.settle_services(self.ticked_ns, self.pods);
+                self.processes.expired_of_services(now_ns, ttl_ns, &self.labels)
+            }
+        };
+        self.ticked_ns = now_ns;
+        let expired: Arc<[Expired]> = expired.into();
         self.follow(now_ns, &expired);
         for (process, _) in expired.iter() {
             self.processes.forget(*process);

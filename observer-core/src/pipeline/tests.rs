@@ -78,6 +78,22 @@ fn all_outputs_get_every_call_that_ends() {
 }
 
 #[test]
+fn excluded_calls_are_counted_and_nothing_else() {
+    let mut pipeline = pipeline().excluding(&["s/1".parse().unwrap(), "t/*".parse().unwrap()]);
+    // By name, by a reference to the table, and one that is not excluded; the last call stays open.
+    let named = [request_for(1, Some("/t/Get"), true), request_for(3, None, false), request(5)];
+    let items = [&[open()][..], &named, &[reset(1), reset(3), reset(5), request(15)]].concat();
+    pipeline.handle(&record(1, record_kind::BYTES, 0, &items));
+    let statistics = pipeline.statistics();
+    assert_eq!((statistics.excluded(), statistics.late(), statistics.len()), (2, 0, 1));
+    assert_eq!(statistics.calls().total().complete, 1);
+    assert_eq!(pipeline.output().paths, ["/s/5"]);
+    let mut sum = statistics.clone();
+    sum.merge(statistics).unwrap();
+    assert_eq!(sum.excluded(), 4);
+}
+
+#[test]
 fn a_process_is_to_show_first_that_it_reads_at_once() {
     const MS: u64 = 1_000_000;
     const EITHER: [Option<Code>; 1] = [Some(Code::CanceledOrDeadlineExceeded)];

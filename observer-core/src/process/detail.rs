@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use super::Identity;
+use super::{Identity, Process, Service};
 
-/// A label of a process, and the value of its identity that it has.
+/// A label of a process, and the value of its identity, or service, that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
     /// [`Identity::exe`].
@@ -27,11 +27,17 @@ pub enum Detail {
     Cgroup,
     /// [`Identity::uid`].
     Uid,
+    /// [`Service::name`].
+    Service,
+    /// [`Service::namespace`].
+    ServiceNamespace,
+    /// [`Service::instance_id`].
+    ServiceInstanceId,
 }
 
 impl Detail {
     /// All labels, in the order of the exposition.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Exe,
         Self::CmdlineHash,
         Self::ContainerId,
@@ -42,6 +48,9 @@ impl Detail {
         Self::SystemdUnit,
         Self::Cgroup,
         Self::Uid,
+        Self::Service,
+        Self::ServiceNamespace,
+        Self::ServiceInstanceId,
     ];
 
     /// The label's name, in the exposition and in `--labels`.
@@ -57,12 +66,17 @@ impl Detail {
             Self::SystemdUnit => "systemd_unit",
             Self::Cgroup => "cgroup",
             Self::Uid => "uid",
+            Self::Service => "service",
+            Self::ServiceNamespace => "service_namespace",
+            Self::ServiceInstanceId => "service_instance_id",
         }
     }
 
-    /// The value for a process with this identity; empty if it is not known.
-    pub fn of(self, identity: &Identity) -> &[u8] {
-        let Identity { exe, cmdline_hash, uid, cgroup, pod } = identity;
+    /// The value for a process; empty if it is not known.
+    pub fn of(self, process: &Process) -> &[u8] {
+        let Process { identity, service, .. } = process;
+        let Identity { exe, cmdline_hash, uid, cgroup, pod, .. } = &**identity;
+        let Service { name, namespace, instance_id } = service;
         let text = match self {
             Self::Exe => return exe,
             Self::CmdlineHash => cmdline_hash,
@@ -74,6 +88,9 @@ impl Detail {
             Self::SystemdUnit => &cgroup.unit,
             Self::Cgroup => &cgroup.path,
             Self::Uid => uid,
+            Self::Service => name,
+            Self::ServiceNamespace => namespace,
+            Self::ServiceInstanceId => instance_id,
         };
         text.as_bytes()
     }

@@ -3,6 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::service::{Resource, Runs};
 
 /// The number of bytes of a text from `/proc` that are kept.
 const AT_MOST: usize = 256;
@@ -24,15 +27,25 @@ pub struct Identity {
     pub cgroup: Cgroup,
     /// The pod in Kubernetes, if Kubernetes was asked (feature `kubernetes`).
     pub pod: Option<Arc<Pod>>,
+    /// The service that its environment names.
+    pub environment: Resource,
+    /// The name of what it runs, as in [`Runs`].
+    pub runs: Box<str>,
+    /// The id of this process among all processes of all nodes, of all times.
+    pub instance_id: Box<str>,
 }
 
-/// The name of a pod.
+/// The name of a pod, its service, and its containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// The pod's namespace.
     pub namespace: Box<str>,
     /// The pod's name in the namespace.
     pub name: Box<str>,
+    /// The service that its annotations, labels or owner name. The namespace is never empty.
+    pub service: Resource,
+    /// The containers' ids and names.
+    pub containers: Vec<(Box<str>, Box<str>)>,
 }
 
 /// Texts of files in `/proc/<pid>`; `None` if a file cannot be read.
@@ -61,6 +74,9 @@ impl Identity {
             uid: uid.unwrap_or_default(),
             cgroup: Cgroup::parse(&String::from_utf8_lossy(texts.cgroup.unwrap_or_default())),
             pod: None,
+            environment: Resource::default(),
+            runs: cmdline.map_or_else(|| Runs::of_exe(exe), Runs::of_cmdline).name,
+            instance_id: Box::default(),
         }
     }
 }
@@ -80,6 +96,16 @@ impl Key {
     /// Creates the key of a node from the node's id, which must stay secret.
     pub fn new(id: &[u8]) -> Self {
         Self(Sha256::new_with_prefix(b"observer cmdline_hash\0").chain_update(id).finalize().into())
+    }
+
+    /// The id of the process with this pid that began at this time since this boot: a UUID of version 5.
+    ///
+    /// Source: `service.instance.id` in OpenTelemetry's semantic conventions, which also have the UUID's namespace.
+    pub fn instance_id(&self, boot: &[u8], pid: u32, began: u64) -> Box<str> {
+        const NAMESPACE: Uuid = Uuid::from_u128(0x4d63_009a_8d0f_11ee_aad7_4c79_6ed8_e320);
+        let hash = Sha256::new_with_prefix(self.0).chain_update(boot);
+        let hash = hash.chain_update(pid.to_be_bytes()).chain_update(began.to_be_bytes());
+        Uuid::new_v5(&NAMESPACE, &hash.finalize()).to_string().into()
     }
 
     /// The first 16 digits of the hash. An HMAC is not needed: the key has one length, and the hash is cut.

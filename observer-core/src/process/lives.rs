@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Comm, Process, ProcessId,
     lookup::{LookupQueue, Program, Running},
+    service::{Service, ServiceNames},
 };
 
 /// Bound on the names of one process. Calls under further names count for [`Comm::OTHER`].
@@ -26,10 +27,12 @@ pub(super) struct Named {
 
 impl Named {
     /// The process as it is known now.
-    pub(super) fn process(&self) -> Process {
+    pub(super) fn process(&self, services: &ServiceNames) -> Process {
         let Self { pid, comm, ref program, exited_ns } = *self;
-        let comm = name_of(comm, program);
-        Process { pid, comm, identity: program.identity(), exited_ns }
+        let (comm, identity) = (name_of(comm, program), program.identity());
+        let service = Service::of(services, comm, &identity);
+        let has_service = program.has_service();
+        Process { pid, comm, identity, service, has_service, exited_ns }
     }
 
     pub(super) fn nameless(pid: u32, exited_ns: Option<u64>) -> Self {
@@ -222,12 +225,14 @@ pub(super) struct Table {
     /// rings are not in order: a record from before the exit may be read after it.
     pub(super) of_pid: FxHashMap<u32, Vec<Life>>,
     pub(super) queue: LookupQueue,
+    pub(super) services: ServiceNames,
 }
 
 impl Table {
     pub(super) fn new(max_processes: usize) -> Self {
         let ids = Ids::new(max_processes);
-        Self { ids, of_pid: FxHashMap::default(), queue: LookupQueue::default() }
+        let services = ServiceNames::default();
+        Self { ids, of_pid: FxHashMap::default(), queue: LookupQueue::default(), services }
     }
 
     /// The process that had the pid at this time: the first one that had not exited.

@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -21,9 +21,12 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Comm, ProcessId,
-    identity::Identity,
+    identity::{Identity, Pod},
     lives::{Life, Table},
 };
+
+/// How long a service waits for the name of its pod: five minutes. Kubernetes may not answer at all.
+pub(super) const POD_PATIENCE_NS: u64 = 300_000_000_000;
 
 /// A source of facts about processes, such as `/proc`.
 pub trait ProcessSource {
@@ -48,6 +51,12 @@ pub(super) struct Program(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     answer: OnceLock<Answer>,
+    /// The pod of the process, once Kubernetes has answered.
+    pod: OnceLock<Arc<Pod>>,
+    /// Kubernetes does not know the pod.
+    is_podless: AtomicBool,
+    /// What counts for the service of the process, once that does not change any more.
+    settled: OnceLock<Arc<Identity>>,
     /// The time when the process executed another program, or exited; `u64::MAX` before.
     ended_ns: AtomicU64,
     /// The time when the process first got another name; `u64::MAX` before.
@@ -57,7 +66,14 @@ struct Inner {
 impl Default for Inner {
     fn default() -> Self {
         let [ended_ns, renamed_ns] = [u64::MAX; 2].map(AtomicU64::new);
-        Self { answer: OnceLock::new(), ended_ns, renamed_ns }
+        Self {
+            answer: OnceLock::new(),
+            pod: OnceLock::new(),
+            is_podless: AtomicBool::new(false),
+            settled: OnceLock::new(),
+            ended_ns,
+            renamed_ns,
+        }
     }
 }
 
@@ -108,7 +124,52 @@ impl Program {
 
     /// The identity of the process that runs it; empty without an answer.
     pub(super) fn identity(&self) -> Arc<Identity> {
-        self.answer().map(|answer| Arc::clone(&answer.identity)).unwrap_or_default()
+        if let Some(settled) = self.0.settled.get() {
+            return Arc::clone(settled);
+        }
+        let Some(answer) = self.answer() else { return Arc::default() };
+        let mut identity = Arc::clone(&answer.identity);
+        if let Some(pod) = self.0.pod.get() {
+            Arc::make_mut(&mut identity).pod = Some(Arc::clone(pod));
+        }
+        identity
+    }
+
+    /// Records the pod of the process.
+    pub(super) fn set_pod(&self, pod: Arc<Pod>) {
+        // The first answer counts.
+        let _ = self.0.pod.set(pod);
+    }
+
+    /// Records that Kubernetes does not know the pod of the process.
+    pub(super) fn has_no_pod(&self) {
+        self.0.is_podless.store(true, Ordering::Relaxed);
+    }
+
+    /// Settles the identity if it cannot change any more: all reports from before `read_ns` have been read. With
+    /// `pods`, the identity of a process in a pod waits for the pod, but not for ever.
+    pub(super) fn settle(&self, read_ns: u64, pods: bool) {
+        let identity = match self.0.answer.get() {
+            Some(answer) if answer.at_ns <= read_ns => {
+                let identity = self.identity();
+                let is_asked = pods && !identity.cgroup.pod_uid.is_empty();
+                let is_known =
+                    self.0.pod.get().is_some() || self.0.is_podless.load(Ordering::Relaxed);
+                if is_asked && !is_known && read_ns - answer.at_ns < POD_PATIENCE_NS {
+                    return;
+                }
+                identity
+            }
+            None if self.has_ended() => Arc::default(),
+            _ => return,
+        };
+        // If it was set already, that stays.
+        let _ = self.0.settled.set(identity);
+    }
+
+    /// Whether it is [settled](Self::settle).
+    pub(super) fn has_service(&self) -> bool {
+        self.0.settled.get().is_some()
     }
 
     /// The first name of the process under this program, for processes that no record named.

@@ -14,18 +14,23 @@ mod identity;
 mod lives;
 mod lookup;
 mod names;
+mod service;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use rustc_hash::FxHashMap;
 
-use self::lives::{Named, Table};
 pub use self::{
     detail::Detail,
     id::{Comm, ProcessId},
     identity::{Cgroup, Identity, Key, Pod, Texts},
     lookup::{Lookup, LookupCounts, ProcessSource},
-    names::ProcessNames,
+    names::{PodAnswer, ProcessNames},
+    service::{Resource, Runs, Service, ServiceName, ServiceNames},
+};
+use self::{
+    lives::{Named, Table},
+    lookup::POD_PATIENCE_NS,
 };
 
 /// A process under one of its names.
@@ -37,19 +42,35 @@ pub struct Process {
     pub comm: Comm,
     /// The program, user, container, unit and pod; empty until they have been looked up.
     pub identity: Arc<Identity>,
+    /// The service, as far as it is known.
+    pub service: Service,
+    /// Whether the service will not change any more ([`Processes::settle_services`]).
+    pub has_service: bool,
     /// The time of the exit; `None` while the process runs.
     pub exited_ns: Option<u64>,
 }
 
 impl Process {
     fn other() -> Self {
-        Self { pid: 0, comm: Comm::OTHER, identity: Arc::default(), exited_ns: None }
+        let (identity, service) = (Arc::default(), Service::default());
+        let (has_service, exited_ns) = (true, None);
+        Self { pid: 0, comm: Comm::OTHER, identity, service, has_service, exited_ns }
     }
 
     fn has_labels_of(&self, other: &Self, details: &[Detail]) -> bool {
-        let same = |detail: &Detail| detail.of(&self.identity) == detail.of(&other.identity);
+        let same = |detail: &Detail| detail.of(self) == detail.of(other);
         self.pid == other.pid && self.comm == other.comm && details.iter().all(same)
     }
+}
+
+/// What has series of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grouping {
+    /// Each process.
+    #[default]
+    Process,
+    /// Each service: all processes with the same name and namespace of their service.
+    Service,
 }
 
 /// The ids of a process at some time.
@@ -60,6 +81,12 @@ pub struct Seen {
     /// The id under its first name.
     pub first: ProcessId,
 }
+
+/// The labels of a service: its name, its namespace, and details of its processes.
+type Labels = Vec<Box<[u8]>>;
+
+/// How long a process of a service keeps its own figures after its exit: ten seconds, for records that come late.
+const GRACE_NS: u64 = 10_000_000_000;
 
 /// An expired process, and the process that continues its series, if there is one.
 pub type Expired = (ProcessId, Option<ProcessId>);
@@ -87,6 +114,11 @@ impl Processes {
         let (wake, wakeups) = mpsc::sync_channel(1);
         let shared = Arc::new(Mutex::new(Table::new(max_processes)));
         Self { latest: FxHashMap::default(), shared, wake, wakeups: Some(wakeups) }
+    }
+
+    /// Gives the services of processes these names, in all tables that share the processes.
+    pub fn name_services(&mut self, names: ServiceNames) {
+        self.shared().services = names;
     }
 
     /// Creates another table of the same processes, for the records of another ring. Each table needs all reports of
@@ -136,7 +168,8 @@ impl Processes {
         if id == ProcessId::OTHER {
             return Some(Process::other());
         }
-        self.shared().ids.processes.get(&id).map(Named::process)
+        let table = self.shared();
+        table.ids.processes.get(&id).map(|process| process.process(&table.services))
     }
 
     /// A copy of all processes, for a scrape. O(processes).
@@ -243,8 +276,9 @@ impl Processes {
     /// `details`, and so the same labels.
     pub fn successors(&self, of: Vec<ProcessId>, details: &[Detail]) -> Vec<Expired> {
         let table = self.shared();
-        let Table { ids, of_pid, .. } = &*table;
-        let process = |id: &ProcessId| ids.processes.get(id).map(Named::process);
+        let Table { ids, of_pid, services, .. } = &*table;
+        let process =
+            |id: &ProcessId| ids.processes.get(id).map(|process| process.process(services));
         let successor = |id: ProcessId| {
             let of = process(&id)?;
             let same_pid = of_pid.get(&of.pid)?.iter().flat_map(|life| &life.ids).copied();
@@ -253,6 +287,61 @@ impl Processes {
             same_pid.filter(|&other| other > id).filter(is_like).max()
         };
         of.into_iter().map(|id| (id, successor(id))).collect()
+    }
+
+    /// Settles the services that cannot change any more: all reports from before `read_ns` have been read, by all tables.
+    /// With `pods`, [`ProcessNames::set_pods`] names the pods of processes. O(processes).
+    pub fn settle_services(&mut self, read_ns: u64, pods: bool) {
+        for process in self.shared().ids.processes.values() {
+            process.program.settle(read_ns, pods);
+        }
+    }
+
+    /// The processes whose figures go to another process of their service, and those whose service has ended, in
+    /// ascending order. O(processes).
+    ///
+    /// A process with the same service and `details` inherits the figures, if it exits later, or runs. The last process
+    /// of a service stays for `ttl_ns` after its exit.
+    pub fn expired_of_services(
+        &self,
+        now_ns: u64,
+        ttl_ns: u64,
+        details: &[Detail],
+    ) -> Vec<Expired> {
+        let table = self.shared();
+        let ages = |exited_ns: u64| now_ns.saturating_sub(exited_ns);
+        let grace_ns = ttl_ns.min(GRACE_NS);
+        let exits = table.ids.processes.values().filter_map(|process| process.exited_ns);
+        if !exits.into_iter().any(|exited_ns| ages(exited_ns) >= grace_ns) {
+            return Vec::new();
+        }
+        let mut expired = Vec::new();
+        let mut services: FxHashMap<Labels, Vec<(u64, ProcessId)>> = FxHashMap::default();
+        for (&id, named) in &table.ids.processes {
+            let process = named.process(&table.services);
+            if process.has_service {
+                let Service { name, namespace, .. } = &process.service;
+                let labels = details.iter().map(|detail| detail.of(&process));
+                let labels = [name.as_bytes(), namespace.as_bytes()].into_iter().chain(labels);
+                let labels = labels.map(Into::into).collect();
+                let end_ns = named.exited_ns.unwrap_or(u64::MAX);
+                services.entry(labels).or_default().push((end_ns, id));
+            } else if named.exited_ns.is_some_and(|at| ages(at) >= ttl_ns.max(POD_PATIENCE_NS)) {
+                // It was never published.
+                expired.push((id, None));
+            }
+        }
+        for processes in services.into_values() {
+            let Some(&(end_ns, last)) = processes.iter().max() else { continue };
+            let is_over = end_ns != u64::MAX && ages(end_ns) >= ttl_ns;
+            let heir = (!is_over).then_some(last);
+            let exited = processes.iter().filter(|&&(end_ns, id)| {
+                is_over || id != last && end_ns != u64::MAX && ages(end_ns) >= grace_ns
+            });
+            expired.extend(exited.map(|&(_, id)| (id, heir)));
+        }
+        expired.sort_unstable();
+        expired
     }
 
     /// Removes the process with this id.

@@ -8,7 +8,19 @@ use super::{
     Process, ProcessId,
     identity::Pod,
     lives::{Life, Named, Table},
+    service::ServiceNames,
 };
+
+/// The answer to a question for a pod.
+#[derive(Clone, Debug)]
+pub enum PodAnswer {
+    /// The pod.
+    Known(Arc<Pod>),
+    /// There is no pod with this UID.
+    Unknown,
+    /// It is not known yet.
+    Pending,
+}
 
 /// The processes by their ids, at one time.
 #[derive(Clone, Debug)]
@@ -16,8 +28,7 @@ pub struct ProcessNames {
     processes: FxHashMap<ProcessId, Named>,
     /// The processes whose latest name is not their first one, by their first id.
     renamed: FxHashMap<ProcessId, Named>,
-    /// The pods of the processes, by UID.
-    pods: FxHashMap<Box<str>, Arc<Pod>>,
+    services: ServiceNames,
 }
 
 impl ProcessNames {
@@ -29,28 +40,23 @@ impl ProcessNames {
             Some((first, Named { comm: name.comm, program, ..process.clone() }))
         };
         let renamed = table.of_pid.values().flatten().filter_map(renamed).collect();
-        Self { processes: table.ids.processes.clone(), renamed, pods: FxHashMap::default() }
+        let (processes, services) = (table.ids.processes.clone(), table.services.clone());
+        Self { processes, renamed, services }
     }
 
     /// The process with this id; that of [`ProcessId::OTHER`] if it was forgotten.
     pub fn process(&self, id: ProcessId) -> Process {
-        self.processes.get(&id).map_or_else(Process::other, |process| self.with_pod(process))
+        self.processes
+            .get(&id)
+            .map_or_else(Process::other, |process| process.process(&self.services))
     }
 
     /// The process with this [first](super::Seen::first) id, under its latest name.
     pub fn now(&self, first: ProcessId) -> Process {
         match self.renamed.get(&first) {
-            Some(process) => self.with_pod(process),
+            Some(process) => process.process(&self.services),
             None => self.process(first),
         }
-    }
-
-    fn with_pod(&self, process: &Named) -> Process {
-        let mut process = process.process();
-        if let Some(pod) = self.pods.get(&process.identity.cgroup.pod_uid) {
-            Arc::make_mut(&mut process.identity).pod = Some(Arc::clone(pod));
-        }
-        process
     }
 
     /// Adds the processes of another copy.
@@ -65,14 +71,18 @@ impl ProcessNames {
         all.filter(|process| !process.program.is_settled()).count()
     }
 
-    /// Adds the pods of the processes. `pod` finds a pod by its UID.
-    pub fn set_pods(&mut self, mut pod: impl FnMut(&str) -> Option<Arc<Pod>>) {
+    /// Adds the pods of the processes, here and in the table. `pod` finds a pod by its UID. The first answer about a
+    /// process counts: its pod does not change.
+    pub fn set_pods(&self, mut pod: impl FnMut(&str) -> PodAnswer) {
         for process in self.processes.values().chain(self.renamed.values()) {
             let uid = &process.program.identity().cgroup.pod_uid;
-            if !uid.is_empty()
-                && let Some(pod) = pod(uid)
-            {
-                self.pods.insert(uid.clone(), pod);
+            if uid.is_empty() {
+                continue;
+            }
+            match pod(uid) {
+                PodAnswer::Known(pod) => process.program.set_pod(pod),
+                PodAnswer::Unknown => process.program.has_no_pod(),
+                PodAnswer::Pending => {}
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Ids, names and programs, with a source that answers at once.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
 use super::{
-    Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
+    Comm, Detail, Identity, Key, LookupCounts, Pod, PodAnswer, ProcessId, ProcessSource, Processes,
+    Resource, Texts,
 };
 
 /// A source that names every process after its pid, and knows only those below 1000.
@@ -419,4 +420,137 @@ fn stopped_nothing_new_is_known() {
     assert_eq!((processes.seen(1, 2, None).id, processes.overflow()), (known, 1));
     processes.stop(false);
     assert_ne!(processes.seen(2, 1, None).id, ProcessId::OTHER);
+}
+
+/// The ids of processes with these pids, of the service `/bin/7` if the pid is below 10. They begin when they are
+/// looked up, at `NOW_NS`.
+fn of_services<const N: usize>(processes: &mut Processes, pids: [u32; N]) -> [ProcessId; N] {
+    struct Shop;
+
+    impl ProcessSource for Shop {
+        fn comm(&self, pid: u32) -> Option<Comm> {
+            Numbered.comm(pid)
+        }
+
+        fn began(&self, _: u32) -> Option<u64> {
+            Some(1)
+        }
+
+        fn identity(&self, pid: u32) -> Identity {
+            running(if pid < 10 { "/bin/7".to_owned() } else { format!("/bin/{pid}") })
+        }
+
+        fn now_ns(&self) -> u64 {
+            NOW_NS.get()
+        }
+    }
+
+    let now = NOW_NS.get();
+    let ids = pids.map(|pid| processes.seen(pid, now, Some(comm("x"))).id);
+    processes.lookup(Shop).answer();
+    ids
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn a_service_is_settled_once_no_report_can_change_it() {
+    let mut processes = Processes::new(8);
+    NOW_NS.set(50);
+    let [runs, executes, gone] = of_services(&mut processes, [1, 2, 3]);
+    let has_service = |processes: &Processes| {
+        [runs, executes, gone].map(|id| processes.process(id).unwrap().has_service)
+    };
+    processes.settle_services(49, false);
+    assert_eq!(has_service(&processes), [false; 3]);
+    // Reported late: the answer was about another program, or another process.
+    processes.executed(2, 40, comm("y"));
+    processes.exited(3, 40);
+    processes.settle_services(50, false);
+    assert_eq!(has_service(&processes), [true; 3]);
+    let name = |processes: &Processes, id| processes.process(id).unwrap().service.name;
+    assert_eq!(
+        [runs, executes, gone].map(|id| name(&processes, id)),
+        ["7".into(), "".into(), "".into()]
+    );
+    // A later report changes nothing.
+    processes.exited(1, 45);
+    assert_eq!(
+        (&*name(&processes, runs), &*processes.names().process(runs).service.name),
+        ("7", "7")
+    );
+}
+
+#[test]
+fn a_service_waits_for_its_pod() {
+    let mut processes = Processes::new(8);
+    let [a, b] = [1, 2].map(|pid| processes.seen(pid, 10, Some(comm("x"))).id);
+    let uid = "8c1f2a3b-4d5e-6f70-8192-a3b4c5d6e7f8";
+    let text = format!("0::/kubepods/pod{uid}/x\n");
+    let in_pod =
+        Identity::new(&Key::default(), Texts { cgroup: Some(text.as_bytes()), ..Texts::default() });
+    for id in [a, b] {
+        set_program(&mut processes, id, in_pod.clone());
+    }
+    let service = |processes: &Processes, id| {
+        let process = processes.process(id).unwrap();
+        (process.has_service, String::from(process.service.name))
+    };
+    processes.settle_services(100, true);
+    processes.names().set_pods(|_| PodAnswer::Pending);
+    processes.settle_services(299 * SECOND, true);
+    assert_eq!(service(&processes, a), (false, String::new()));
+    let resource = Resource { name: "shop".into(), ..Resource::default() };
+    let pod = Arc::new(Pod { service: resource, ..Pod::default() });
+    processes.names().set_pods(|asked| {
+        assert_eq!(asked, uid);
+        PodAnswer::Known(Arc::clone(&pod))
+    });
+    processes.settle_services(299 * SECOND, true);
+    assert_eq!(service(&processes, a), (true, "shop".into()));
+
+    // Without an answer it does not wait for ever; nor for a pod that Kubernetes does not have.
+    for unknown in [false, true] {
+        let c = processes.seen(3 + u32::from(unknown), 10, Some(comm("x"))).id;
+        set_program(&mut processes, c, in_pod.clone());
+        if unknown {
+            processes.names().set_pods(|_| PodAnswer::Unknown);
+        }
+        let read_ns = if unknown { 100 } else { 300 * SECOND };
+        processes.settle_services(read_ns, true);
+        assert_eq!(service(&processes, c), (true, String::new()));
+    }
+}
+
+#[test]
+fn a_process_leaves_its_figures_to_the_last_of_its_service() {
+    let mut processes = Processes::new(16);
+    NOW_NS.set(10);
+    let [a, b, c, other] = of_services(&mut processes, [1, 2, 3, 20]);
+    processes.settle_services(10, false);
+    NOW_NS.set(11);
+    let [late] = of_services(&mut processes, [4]);
+    let expired = |processes: &Processes, at: u64| {
+        processes.expired_of_services(at * SECOND, 60 * SECOND, &[])
+    };
+    assert_eq!(expired(&processes, 1000), [], "all run");
+    processes.exited(1, SECOND);
+    processes.exited(20, SECOND);
+    assert_eq!(expired(&processes, 10), [], "records may come late");
+    // The greatest id of those that run.
+    assert_eq!(expired(&processes, 11), [(a, Some(c))]);
+    processes.exited(3, 2 * SECOND);
+    assert_eq!(expired(&processes, 12), [(a, Some(b)), (c, Some(b))]);
+    processes.exited(2, 3 * SECOND);
+    assert_eq!(expired(&processes, 62), [(a, Some(b)), (c, Some(b)), (other, None)]);
+    let all = [(a, None), (b, None), (c, None), (other, None)];
+    assert_eq!(expired(&processes, 63), all, "the service has ended");
+    // Another process of it goes on.
+    processes.settle_services(11, false);
+    let on = [(a, Some(late)), (b, Some(late)), (c, Some(late)), (other, None)];
+    assert_eq!(expired(&processes, 63), on);
+    let unsettled = processes.seen(1000, 11, Some(comm("x"))).id;
+    processes.exited(1000, SECOND);
+    assert!(!expired(&processes, 300).iter().any(|(id, _)| *id == unsettled));
+    assert!(expired(&processes, 301).contains(&(unsettled, None)), "it was never published");
 }

@@ -70,6 +70,13 @@ impl SeriesBudget {
         fits
     }
 
+    /// Whether a process may have another's series: it has no more than its bound of methods, so that one which many
+    /// processes leave their methods to does not get ever more.
+    pub(super) fn may_inherit(&self, key: CallKey, limits: Limits) -> bool {
+        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
+        !is_method(key.path) || methods < limits.max_methods || self.holders.contains_key(&key)
+    }
+
     /// Takes room for a series, without a bound.
     pub(super) fn take(&mut self, key: CallKey, owner: ProcessId) {
         let (holders, owner) = self.holders.entry(key).or_insert((0, owner));

@@ -51,17 +51,19 @@ impl<'a> Method<'a> {
         }
     }
 
+    /// Whether it is a single method: not one of the words for several.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self.service != self.method || !Self::is_word(self.method)
+    }
+
     /// The type of the method with these labels, given the type that its calls have shown.
     ///
     /// It is unknown for labels of several methods; also for a real method that a peer gives the same words, because
     /// the two share their series.
     #[must_use]
     pub fn grpc_type(self, derived: GrpcType) -> GrpcType {
-        if self.service == self.method && Self::is_word(self.method) {
-            GrpcType::Unknown
-        } else {
-            derived
-        }
+        if self.is_known() { derived } else { GrpcType::Unknown }
     }
 }
 

@@ -69,6 +69,7 @@ pub struct Statistics {
     calls: CallsByCoverage,
     overflow: u64,
     late: u64,
+    excluded: u64,
 }
 
 impl Statistics {
@@ -90,6 +91,7 @@ impl Statistics {
             calls: CallsByCoverage::default(),
             overflow: 0,
             late: 0,
+            excluded: 0,
         }
     }
 
@@ -174,6 +176,11 @@ impl Statistics {
         self.late
     }
 
+    /// The number of ended calls of [excluded](PathId::EXCLUDED) methods; they are in no series.
+    pub fn excluded(&self) -> u64 {
+        self.excluded
+    }
+
     /// The types of the methods that have series, to be published. O(series).
     ///
     /// The wire does not say a type. Requests, or responses, of a method are taken for a stream when enough of its
@@ -234,7 +241,13 @@ impl Statistics {
     pub fn merge_into_successor(&mut self, process: ProcessId, successor: ProcessId) {
         let left: Vec<_> = self.ids.extract_if(|key, _| key.process == process).collect();
         for (key, id) in left {
-            let inherited = CallKey { process: successor, ..key };
+            let mut inherited = CallKey { process: successor, ..key };
+            if !lock(&self.budget).may_inherit(inherited, self.limits) {
+                inherited.path = PathId::OTHER;
+                let calls =
+                    self.slots.get(id).map_or(0, |(_, series)| series.started + series.joined);
+                self.overflow += calls;
+            }
             if let Some(&of_successor) = self.ids.get(&inherited) {
                 let series = self.slots.remove(id);
                 if let Some((series, (_, to))) = series.zip(self.slots.get_mut(of_successor)) {
@@ -278,6 +291,7 @@ impl Statistics {
         self.calls.merge(&other.calls);
         self.overflow += other.overflow;
         self.late += other.late;
+        self.excluded += other.excluded;
         Ok(())
     }
 

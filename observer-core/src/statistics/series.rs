@@ -92,11 +92,19 @@ impl Series {
 
     /// The number of ended calls of each code that has any, with an exemplar; last, those whose code was not seen.
     pub fn ends(&self) -> impl Iterator<Item = (Option<Code>, u64, Option<&Exemplar>)> {
+        self.ends_with(|_| false)
+    }
+
+    /// Like [`ends`](Self::ends), with the codes that are `known` even if no call has ended with them.
+    pub fn ends_with(
+        &self,
+        known: impl Fn(Option<Code>) -> bool,
+    ) -> impl Iterator<Item = (Option<Code>, u64, Option<&Exemplar>)> {
         let codes = Code::ALL.into_iter().map(Some).zip(self.handled);
         codes
             .chain([(None, self.handled_code_not_seen)])
             .enumerate()
-            .filter(|(_, (_, count))| *count > 0)
+            .filter(move |(_, (code, count))| *count > 0 || known(*code))
             .map(|(position, (code, count))| (code, count, self.exemplars.get(position)))
     }
 

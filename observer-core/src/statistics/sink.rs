@@ -9,6 +9,9 @@ use crate::{
 impl Statistics {
     /// Finds the series of a call that starts.
     fn find(&mut self, key: CallKey) -> SeriesId {
+        if key.path == PathId::EXCLUDED {
+            return SeriesId::EXCLUDED;
+        }
         let id = match self.ids.get(&key) {
             Some(&id) => id,
             None => self.add(key),
@@ -31,6 +34,11 @@ impl Statistics {
         }
         self.admit(other).unwrap_or_else(|| self.shared(key.role))
     }
+
+    /// Counts an event of a call that has no series any more.
+    fn count_late(&mut self, series: SeriesId) {
+        self.late += u64::from(series != SeriesId::EXCLUDED);
+    }
 }
 
 impl CallSink for Statistics {
@@ -52,8 +60,8 @@ impl CallSink for Statistics {
 
     fn messages(&mut self, series: SeriesId, direction: Direction, count: u64, bytes: u64) {
         match self.slots.get_mut(series) {
-            Some((_, series)) => series.add_messages(direction, count, bytes),
-            None => self.late += 1,
+            Some((_, of_call)) => of_call.add_messages(direction, count, bytes),
+            None => self.count_late(series),
         }
     }
 
@@ -72,29 +80,30 @@ impl CallSink for Statistics {
         elapsed_ns: u64,
     ) {
         match self.slots.get_mut(series) {
-            Some((_, series)) => {
-                series.add_between_messages(&self.recording, direction, count, elapsed_ns);
+            Some((_, of_call)) => {
+                of_call.add_between_messages(&self.recording, direction, count, elapsed_ns);
             }
-            None => self.late += 1,
+            None => self.count_late(series),
         }
     }
 
     fn first_message(&mut self, series: SeriesId, elapsed_ns: u64) {
         match self.slots.get_mut(series) {
-            Some((_, series)) => {
-                series.first_message.observe(&self.recording.buckets, elapsed_ns, None);
+            Some((_, of_call)) => {
+                of_call.first_message.observe(&self.recording.buckets, elapsed_ns, None);
             }
-            None => self.late += 1,
+            None => self.count_late(series),
         }
     }
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        let Some((key, series)) = self.slots.get_mut(series) else {
-            self.late += 1;
+        let Some((key, of_call)) = self.slots.get_mut(series) else {
+            self.excluded += u64::from(series == SeriesId::EXCLUDED);
+            self.count_late(series);
             return;
         };
         let path = key.path;
-        series.add_end(&self.recording, self.now_ns, &ended);
+        of_call.add_end(&self.recording, self.now_ns, &ended);
         self.calls.add(&ended, path);
     }
 }

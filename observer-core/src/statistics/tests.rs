@@ -442,7 +442,7 @@ fn an_old_id_does_not_reach_the_series_that_took_its_slot() {
     assert_eq!((series.ended(), series.sent.count, series.first_message.count()), (0, 0, 0));
     assert_eq!(*statistics.calls(), CallsByCoverage::default());
 
-    statistics.ended(SeriesId(u32::MAX), ok(1));
+    statistics.ended(SeriesId(u32::MAX - 1), ok(1));
     assert_eq!(statistics.late(), 4, "an id that was never given out");
 }
 
@@ -623,4 +623,22 @@ fn a_process_of_many_methods_leaves_room_for_others() {
     assert_eq!(named(&mut statistics, 40, 1, 10), 0);
     statistics.stop(false);
     assert_eq!(named(&mut statistics, 40, 1, 10), 10);
+}
+
+#[test]
+fn a_successor_inherits_no_more_methods_than_it_may_have() {
+    let limits = Limits { max_methods: 2, ..Limits::default() };
+    let mut statistics = Statistics::new(Buckets::default(), limits);
+    for (process, path) in [(1, 2), (1, 3), (2, 3), (2, 4)] {
+        let id = statistics.started(key(process, Role::Server, path));
+        statistics.ended(id, ok(1));
+    }
+    statistics.merge_into_successor(ProcessId(1), ProcessId(2));
+    let mut started: Vec<_> = statistics
+        .series()
+        .map(|(key, series)| (key.process.0, key.path.0, series.ended()))
+        .collect();
+    started.sort_unstable();
+    assert_eq!(started, [(2, PathId::OTHER.0, 1), (2, 3, 2), (2, 4, 1)]);
+    assert_eq!(statistics.overflow(), 1);
 }

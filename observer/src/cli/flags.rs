@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use observer_common::record::MAX_RINGS;
 
 use crate::config::{
-    Backend, CgroupName, Comm, Config, HealthListen, KERNEL_BTF, PortRange, RingSize, listen, pid,
-    series_ttl, uid,
+    Backend, CgroupName, Comm, Config, HealthListen, KERNEL_BTF, PortRange, RingSize, grouping,
+    listen, method_pattern, pid, series_ttl, uid,
 };
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -20,7 +20,8 @@ use crate::otlp::{Network, Protocol};
 use crate::server::HostName;
 use crate::top::Address;
 use crate::{failures, log};
-use observer_core::process::Detail;
+use observer_core::names::Pattern;
+use observer_core::process::{Detail, Grouping, ServiceName};
 
 /// Watches gRPC from outside the services and publishes metrics for Prometheus
 ///
@@ -250,6 +251,17 @@ pub(super) struct Published {
     #[arg(long, value_name = "SCHEMA", value_delimiter = ',', default_values_t = [Schema::Go])]
     pub(super) schema: Vec<Schema>,
 
+    /// Leaves out the calls of these methods
+    ///
+    /// Patterns for service/method, comma separated or repeated. * stands for any text, also with
+    /// dots and slashes; all other characters stand for themselves. Such calls are in no metric of
+    /// calls, on no page and in no line of --log-errors. observer_excluded_calls_total counts them.
+    /// A call whose method was not seen is not left out.
+    ///
+    /// Example: --exclude 'grpc.health.v1.*,grpc.reflection.*'
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = method_pattern)]
+    pub(super) exclude: Vec<Pattern>,
+
     /// Config file for TLS and passwords of the HTTP server
     ///
     /// YAML in the format of Prometheus' own exporters: tls_server_config (cert_file, key_file,
@@ -330,14 +342,49 @@ pub(super) struct Published {
     ///
     /// Comma separated or repeated: exe, cmdline_hash (a hash of the arguments), container_id,
     /// container_runtime, pod_uid, namespace and pod (with --kubernetes), systemd_unit, cgroup (its
-    /// path), uid (the real user ID). A label is empty if its value is not known. A process chooses
-    /// its own name, but neither its uid nor its systemd_unit. Without this flag the labels are
-    /// only on observer_process_info, to join by pid and process. exe of other users' processes
+    /// path), uid (the real user ID), service, service_namespace and service_instance_id. A label is
+    /// empty if its value is not known. A process chooses its own name, but neither its uid nor its
+    /// systemd_unit. Without this flag the labels are only on observer_process_info, to join by pid
+    /// and process. exe of other users' processes
     /// needs CAP_SYS_PTRACE, which the daemon keeps only with --labels exe.
     ///
     /// Example: --labels uid,systemd_unit
     #[arg(long, value_name = "LABEL", value_delimiter = ',')]
     pub(super) labels: Vec<Detail>,
+
+    /// Publishes series for each process, or for each service
+    ///
+    /// process or service. Series of a service have the labels service and service_namespace
+    /// instead of pid and process, and are the sums of its processes. They go on when a process
+    /// exits and another one starts, and end --series-ttl after the last one has exited. A process
+    /// has no series until its service is known, one or two seconds after its first call.
+    ///
+    /// Example: --by service
+    #[arg(long, value_name = "WHAT", value_parser = grouping, default_value = "process")]
+    pub(super) by: Grouping,
+
+    /// Names the service of processes, whatever they say themselves
+    ///
+    /// PATTERN=NAME, comma separated or repeated: the first one that matches counts. PATTERN is
+    /// compared with the name of the process, the label process; * stands for any text. Without a
+    /// match, the name of the service is from the process's environment (OTEL_SERVICE_NAME), from
+    /// Kubernetes, the systemd unit, or what the process runs, in this order.
+    ///
+    /// Example: --service-name 'shop-*=shop'
+    #[arg(long, value_name = "PATTERN=NAME", value_delimiter = ',')]
+    pub(super) service_name: Vec<ServiceName>,
+
+    /// Reads the names of services from the environment of other users' processes
+    ///
+    /// OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, and the package.json of Node.js programs. It
+    /// needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, which the daemon then keeps. Without this flag,
+    /// the daemon can read only processes of its own user.
+    ///
+    /// Example: --service-environment
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub(super) service_environment: bool,
 
     /// How long series are kept after their process has exited
     ///
@@ -459,7 +506,7 @@ pub(super) struct FailedCalls {
     /// Fields to leave out of the lines of --log-errors
     ///
     /// Comma separated or repeated: code, duration_seconds, message, method, peer, pid, process,
-    /// request_messages, response_messages, role, service, trace_id.
+    /// request_messages, response_messages, role, service, service_name, trace_id.
     ///
     /// Example: --log-errors-omit message,peer
     #[arg(long, value_name = "FIELD", value_delimiter = ',', hide_possible_values = true)]

@@ -43,7 +43,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 32] = [
+const SETTINGS: [(&str, &str, &str); 36] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -58,6 +58,10 @@ const SETTINGS: [(&str, &str, &str); 32] = [
     ("web-config-file", "'/w'", "/w"),
     ("buckets", "[0.5, 1, '2']", "0.5,1,2"),
     ("descriptor-set", "'/d'", "/d"),
+    ("exclude", "['a.*', '*/B']", "*/B,/a.*"),
+    ("by", "'service'", "service"),
+    ("service-name", "['a*=b', 'c=d']", "a*=b,c=d"),
+    ("service-environment", "true", "true"),
     ("max-methods", "7", "7"),
     ("max-series", "9", "9"),
     ("labels", "['exe', 'pod_uid']", "pod_uid,exe"),

@@ -6,9 +6,10 @@ use crate::config::{Config, Filter};
 use crate::failures;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
-use crate::metrics::{ExpositionConfig, Schemas};
+use crate::metrics::{ExpositionConfig, Schema, Schemas};
 use crate::otlp::{OtlpConfig, OtlpFlags};
 use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
+use observer_core::process::{Detail, Grouping};
 
 impl Top {
     /// The options of `observer top`. The password is not on the command line, which every user of the machine can read.
@@ -42,6 +43,7 @@ impl Options {
         }
         let schemas = Schemas::new(published.schema)
             .map_err(|clash| format!("invalid list for '--schema <SCHEMA>': {clash}"))?;
+        check_label_service(&published.labels, published.by, &schemas)?;
         // The flag may be repeated; the bounds are checked as one list.
         let buckets = if published.buckets.is_empty() {
             schemas.default_buckets()
@@ -77,8 +79,12 @@ impl Options {
                 schemas,
                 created: published.created,
                 labels: each_once(published.labels),
+                by: published.by,
             },
             descriptor_set: published.descriptor_set,
+            excluded: each_once(published.exclude),
+            service_names: published.service_name.into_iter().collect(),
+            service_environment: published.service_environment,
             max_methods: published.max_methods as usize,
             max_series: published.max_series as usize,
             max_connections: kernel.max_connections,
@@ -97,6 +103,25 @@ impl Options {
             log: general.log,
         })
     }
+}
+
+/// Two labels of one series must not have the same name.
+fn check_label_service(labels: &[Detail], by: Grouping, schemas: &Schemas) -> Result<(), String> {
+    const OF_SERVICE: [Detail; 2] = [Detail::Service, Detail::ServiceNamespace];
+    let has_label = labels.contains(&Detail::Service) || by == Grouping::Service;
+    if has_label && schemas.contains(Schema::Requests) {
+        return Err(
+            "--by service and --labels service cannot be combined with --schema requests, \
+                    which has a label service for the gRPC service: use another schema"
+                .into(),
+        );
+    }
+    if by == Grouping::Service && OF_SERVICE.iter().any(|label| labels.contains(label)) {
+        return Err("with --by service every series has the labels service and \
+                    service_namespace: remove them from --labels"
+            .into());
+    }
+    Ok(())
 }
 
 fn each_once<T: Ord>(mut list: Vec<T>) -> Vec<T> {

@@ -20,6 +20,10 @@ use crate::failures;
 use crate::metrics::{Buckets, ExpositionConfig};
 use crate::otlp::OtlpConfig;
 use crate::server::HostName;
+use observer_core::{
+    names::Pattern,
+    process::{Grouping, ServiceNames},
+};
 
 /// The kernel's own type information (`CONFIG_DEBUG_INFO_BTF`).
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -47,6 +51,12 @@ pub struct Config {
     pub exposition: ExpositionConfig,
     /// The file with the declared types of methods.
     pub descriptor_set: Option<PathBuf>,
+    /// Patterns for `service/method` whose calls are left out, sorted and unique.
+    pub excluded: Vec<Pattern>,
+    /// The names that processes' services are given.
+    pub service_names: ServiceNames,
+    /// Whether the environment of other users' processes is read, for the names of services.
+    pub service_environment: bool,
     /// Maximum number of methods per process that have series; further ones are counted as `other`.
     pub max_methods: usize,
     /// Maximum number of methods of all processes that have series; further ones are counted as `other`.
@@ -74,6 +84,16 @@ pub struct Config {
     pub log: crate::log::Filter,
 }
 
+impl Config {
+    /// Whether Kubernetes names the pods of processes.
+    pub fn names_pods(&self) -> bool {
+        #[cfg(feature = "kubernetes")]
+        return self.kubernetes.is_some();
+        #[cfg(not(feature = "kubernetes"))]
+        false
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -87,6 +107,9 @@ impl Default for Config {
             native_histograms: false,
             exposition: ExpositionConfig::default(),
             descriptor_set: None,
+            excluded: Vec::new(),
+            service_names: ServiceNames::default(),
+            service_environment: false,
             max_methods: 1000,
             max_series: 10_000,
             max_connections: 32_768,
@@ -500,6 +523,25 @@ pub(crate) fn series_ttl(text: &str) -> Result<Duration, String> {
     Err("the time is out of range: write 1s to 365d, and at least two scrape intervals, so that \
          the last numbers of a process are scraped"
         .into())
+}
+
+/// Parses what has series of its own.
+pub(crate) fn grouping(text: &str) -> Result<Grouping, String> {
+    match text.trim() {
+        "process" => Ok(Grouping::Process),
+        "service" => Ok(Grouping::Service),
+        _ => Err(format!("'{text}' cannot have series: write process or service")),
+    }
+}
+
+/// Parses a pattern for `service/method`; a slash in front, as in the request, does not count.
+pub(crate) fn method_pattern(text: &str) -> Result<Pattern, String> {
+    let text = text.trim();
+    let pattern: Pattern = text.strip_prefix('/').unwrap_or(text).parse()?;
+    if pattern.is_any() {
+        return Err("it would leave out every call: write for example grpc.health.v1.*".into());
+    }
+    Ok(pattern)
 }
 
 /// Parses an IP address and a port.

@@ -53,6 +53,16 @@ fn pids_are_numbers_a_kernel_can_give() {
 }
 
 #[test]
+fn patterns_for_methods_leave_something() {
+    let shown = |text: &str| method_pattern(text).map(|pattern| pattern.to_string());
+    assert_eq!(shown(" /grpc.health.v1.*"), Ok("grpc.health.v1.*".into()));
+    for bad in ["*", "**", "/*"] {
+        assert!(shown(bad).expect_err(bad).contains("would leave out every call"), "{bad}");
+    }
+    assert!(shown("/").expect_err("empty").contains("the pattern is empty"));
+}
+
+#[test]
 fn ring_sizes_are_powers_of_two() {
     for (text, bytes) in [("65536", 1 << 16), ("64K", 1 << 16), ("8MiB", 8 << 20)] {
         assert_eq!(text.parse::<RingSize>().map(RingSize::bytes), Ok(bytes), "{text}");

@@ -28,6 +28,8 @@ pub enum Field {
     Role,
     /// The value of the label `grpc_service`.
     Service,
+    /// The name of the process's service.
+    ServiceName,
     /// The trace ID of `traceparent`, if the trace is recorded.
     TraceId,
 }

@@ -211,9 +211,13 @@ fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
     ]
 }
 
-fn of_process(process: &Process) -> [(Field, Value); 2] {
+fn of_process(process: &Process) -> Vec<(Field, Value)> {
     let name = escape(process.comm.as_bytes()).into_owned();
-    [(Field::Pid, process.pid.into()), (Field::Process, name.into())]
+    let service = escape(process.service.name.as_bytes()).into_owned();
+    let mut fields = vec![(Field::Pid, process.pid.into()), (Field::Process, name.into())];
+    // It is not known before the process has been looked up.
+    fields.extend((!service.is_empty()).then(|| (Field::ServiceName, service.into())));
+    fields
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use self::client::PodClient;
 use self::list::Listed;
 use crate::metrics::{PodRequests, Snapshot};
 use crate::sync::lock;
-use observer_core::process::Pod;
+use observer_core::process::{Pod, PodAnswer};
 
 /// The time between two requests.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -130,9 +130,9 @@ impl Pods {
     pub fn complete(&self, snapshot: &mut Snapshot) {
         let mut known = lock(&self.known);
         let mut used = FxHashSet::default();
-        Arc::make_mut(&mut snapshot.processes).set_pods(|uid| {
+        snapshot.processes.set_pods(|uid| {
             used.insert(uid.into());
-            known.pods.get(uid).map(Arc::clone)
+            known.answer(uid)
         });
         Arc::make_mut(&mut snapshot.daemon).pod_requests = Some(known.requests);
         if known.want(used) {
@@ -143,6 +143,15 @@ impl Pods {
 }
 
 impl Known {
+    /// What is known about a pod.
+    fn answer(&self, uid: &str) -> PodAnswer {
+        match (self.pods.get(uid), self.wanted.get(uid)) {
+            (Some(pod), _) => PodAnswer::Known(Arc::clone(pod)),
+            (None, Some(lists)) if *lists >= LISTS => PodAnswer::Unknown,
+            (None, _) => PodAnswer::Pending,
+        }
+    }
+
     /// Takes the UIDs of a snapshot. Returns whether some of them should be requested.
     fn want(&mut self, used: FxHashSet<Box<str>>) -> bool {
         let Self { pods, wanted, .. } = self;

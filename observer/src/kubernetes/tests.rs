@@ -111,6 +111,7 @@ fn a_pod_has_its_names_once_the_kubelet_has_answered() {
     let stub = Stub::start(vec![(200, list(UID, "orders-1"))], None);
     let pods = asking(stub.choice("http"));
     let text = told_when(&pods, UID, r#"namespace="shop",pod="orders-1""#);
+    assert!(text.contains(r#"service="orders-1",service_namespace="shop""#), "{text}");
     assert!(text.contains("observer_pod_requests_total{outcome=\"answered\"} 1"), "{text}");
     assert!(text.contains("observer_pod_requests_total{outcome=\"failed\"} 0"), "{text}");
     let request = stub.request();

@@ -33,7 +33,7 @@ pub use observer_core::statistics::{
 };
 use observer_core::{
     names::PathId,
-    process::{Detail, ProcessNames},
+    process::{Detail, Grouping, ProcessNames},
 };
 
 /// The texts of the interned paths in some statistics. The interner itself stays with its worker.
@@ -103,11 +103,18 @@ pub struct ExpositionConfig {
     pub created: bool,
     /// Further labels of the process on every series, next to pid and name; unique.
     pub labels: Vec<Detail>,
+    /// What has series of its own.
+    pub by: Grouping,
 }
 
 impl Default for ExpositionConfig {
     fn default() -> Self {
-        Self { schemas: Schemas::default(), created: true, labels: Vec::new() }
+        Self {
+            schemas: Schemas::default(),
+            created: true,
+            labels: Vec::new(),
+            by: Grouping::default(),
+        }
     }
 }
 
@@ -122,7 +129,10 @@ pub fn write(snapshot: &Snapshot, format: Format, to: &mut dyn io::Write) -> io:
 /// Writes all families, always in the same order.
 fn write_families(snapshot: &Snapshot, sink: &mut dyn Sink) {
     schema::write(snapshot, sink);
-    process::write(snapshot, sink);
+    // A process that may be gone soon is not worth a series then.
+    if snapshot.exposition.by == Grouping::Process {
+        process::write(snapshot, sink);
+    }
     daemon::write(snapshot, sink);
 }
 

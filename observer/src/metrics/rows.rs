@@ -3,7 +3,12 @@
 //! Two series may have the same labels: two processes had the same pid and name one after the other, or a peer's path
 //! reads like `other`. Prometheus rejects a scrape with a duplicate series, so they are added up here, for every schema.
 
-use std::ops::Deref;
+use std::{
+    cmp::Ordering,
+    collections::hash_map::Entry,
+    hash::{Hash, Hasher},
+    ops::Deref,
+};
 
 use rustc_hash::FxHashMap;
 
@@ -11,28 +16,56 @@ use super::{GrpcType, Series, Snapshot, exposition::Label};
 use observer_core::{
     call::Role,
     names::{PathId, escape::escape},
-    process::{Detail, Process, ProcessId},
+    process::{Comm, Detail, Grouping, Process, ProcessId},
     statistics::Method,
 };
 
-/// The labels of a process.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The labels of a process, or of a service, and the name of the service. Only the labels are compared.
+#[derive(Clone, Debug)]
 pub(super) struct ProcessLabel {
+    /// The pid of the process; 0 for a service.
     pub(super) pid: u32,
     /// The labels, by name.
     labels: Vec<(&'static str, String)>,
+    /// The name of the service, escaped.
+    pub(super) service: String,
 }
 
 impl ProcessLabel {
     /// Pid, name and the given details of a process.
     pub(super) fn new(process: &Process, details: &[Detail]) -> Self {
-        let Process { pid, comm, identity, .. } = process;
+        let Process { pid, comm, .. } = process;
         let name = escape(comm.as_bytes()).into_owned();
         let mut labels = vec![("pid", pid.to_string()), ("process", name)];
         labels.extend(
-            details.iter().map(|detail| (detail.name(), escape(detail.of(identity)).into_owned())),
+            details.iter().map(|detail| (detail.name(), escape(detail.of(process)).into_owned())),
         );
-        Self { pid: *pid, labels }
+        let service = escape(process.service.name.as_bytes()).into_owned();
+        Self { pid: *pid, labels, service }
+    }
+
+    /// Name and namespace of the service of a process, and the given details; `None` if the service is not known yet.
+    fn of_service(process: &Process, details: &[Detail]) -> Option<Self> {
+        if !process.has_service {
+            return None;
+        }
+        let is_other = process.pid == 0 && process.comm == Comm::OTHER;
+        let name = match &*process.service.name {
+            "" if is_other => "other".into(),
+            // The process had exited before it was looked up.
+            "" => "not_seen".into(),
+            name => escape(name.as_bytes()).into_owned(),
+        };
+        let namespace = escape(process.service.namespace.as_bytes()).into_owned();
+        let mut labels = vec![("service", name.clone()), ("service_namespace", namespace)];
+        let details = details.iter();
+        labels
+            .extend(details.map(|detail| (detail.name(), escape(detail.of(process)).into_owned())));
+        Some(Self { pid: 0, labels, service: name })
+    }
+
+    fn key(&self) -> (u32, &[(&'static str, String)]) {
+        (self.pid, &self.labels)
     }
 
     /// The labels for the exposition.
@@ -40,9 +73,41 @@ impl ProcessLabel {
         self.labels.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
-    /// The process's name, escaped.
-    pub(super) fn name(&self) -> &str {
-        self.labels.iter().find(|(label, _)| *label == "process").map_or("", |(_, name)| name)
+    /// The name of the process, or of the service with its namespace, escaped.
+    pub(super) fn name(&self) -> String {
+        let label = |label| self.labels.iter().find(|(name, _)| *name == label);
+        let value = |name| label(name).map_or("", |(_, value)| value);
+        match (value("process"), value("service_namespace")) {
+            ("", "") => value("service").to_owned(),
+            ("", namespace) => format!("{namespace}/{}", value("service")),
+            (process, _) => process.to_owned(),
+        }
+    }
+}
+
+impl PartialEq for ProcessLabel {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for ProcessLabel {}
+
+impl Hash for ProcessLabel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl PartialOrd for ProcessLabel {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ProcessLabel {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
     }
 }
 
@@ -50,15 +115,19 @@ impl ProcessLabel {
 #[derive(Debug)]
 pub(super) struct LabelValues<'a> {
     methods: FxHashMap<PathId, (Method<'a>, GrpcType)>,
-    processes: FxHashMap<ProcessId, ProcessLabel>,
+    /// `None` for a process whose series cannot be published yet.
+    processes: FxHashMap<ProcessId, Option<ProcessLabel>>,
     /// The processes with connections, with the names that they have now.
-    connected: FxHashMap<ProcessId, ProcessLabel>,
+    connected: FxHashMap<ProcessId, Option<ProcessLabel>>,
 }
 
 impl<'a> LabelValues<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let Snapshot { statistics, paths, descriptors, processes, exposition, .. } = snapshot;
-        let label = |process| ProcessLabel::new(&process, &exposition.labels);
+        let label = |process| match exposition.by {
+            Grouping::Process => Some(ProcessLabel::new(&process, &exposition.labels)),
+            Grouping::Service => ProcessLabel::of_service(&process, &exposition.labels),
+        };
         let mut values = Self {
             methods: FxHashMap::default(),
             processes: FxHashMap::default(),
@@ -66,8 +135,9 @@ impl<'a> LabelValues<'a> {
         };
         let types = statistics.types();
         for (key, _) in statistics.series() {
-            let process = values.processes.entry(key.process);
-            process.or_insert_with(|| label(processes.process(key.process)));
+            if let Entry::Vacant(process) = values.processes.entry(key.process) {
+                process.insert(label(processes.process(key.process)));
+            }
             values.methods.entry(key.path).or_insert_with(|| {
                 let path = paths.path(key.path);
                 let method = Method::new(key.path, path);
@@ -78,7 +148,9 @@ impl<'a> LabelValues<'a> {
             });
         }
         for (id, _, _) in statistics.connections() {
-            values.connected.entry(id).or_insert_with(|| label(processes.now(id)));
+            if let Entry::Vacant(process) = values.connected.entry(id) {
+                process.insert(label(processes.now(id)));
+            }
         }
         values
     }
@@ -139,7 +211,7 @@ pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues<'_>) -> V
         .series()
         .filter_map(|(key, series)| {
             let (method, grpc_type) = *values.methods.get(&key.path)?;
-            let process = values.processes.get(&key.process)?;
+            let process = values.processes.get(&key.process)?.as_ref()?;
             let (role, series) = (key.role, Figures::One(series));
             Some(Row { role, method, grpc_type, process, series })
         })
@@ -163,7 +235,9 @@ pub(super) fn connections<'a>(
     let mut connections: Vec<(Role, &ProcessLabel, u64)> = snapshot
         .statistics
         .connections()
-        .filter_map(|(process, role, count)| Some((role, values.connected.get(&process)?, count)))
+        .filter_map(|(process, role, count)| {
+            Some((role, values.connected.get(&process)?.as_ref()?, count))
+        })
         .collect();
     connections.sort_unstable();
     connections.dedup_by(|other, kept| {

@@ -45,6 +45,7 @@ pub(super) mod own {
 /// Attributes of resources.
 pub(super) mod resource {
     pub(in super::super) const SERVICE_NAME: &str = "service.name";
+    pub(in super::super) const SERVICE_NAMESPACE: &str = "service.namespace";
     pub(in super::super) const SERVICE_INSTANCE: &str = "service.instance.id";
     pub(in super::super) const HOST: &str = "host.name";
     pub(in super::super) const PID: &str = "process.pid";

@@ -9,7 +9,6 @@ use super::{
 
 /// Makes resources.
 pub(super) struct Resources {
-    host: String,
     /// The attributes of every resource.
     all: Vec<KeyValue>,
 }
@@ -23,11 +22,10 @@ impl Resources {
             attribute(names::DISTRO_VERSION, env!("CARGO_PKG_VERSION")),
         ];
         let given = added.iter().find(|(key, _)| key == names::HOST).map(|(_, host)| host);
-        let host = given.cloned().unwrap_or(host);
-        all.push(attribute(names::HOST, &*host));
+        all.push(attribute(names::HOST, &**given.unwrap_or(&host)));
         let others = added.iter().filter(|(key, _)| key != names::HOST);
         all.extend(others.map(|(key, value)| attribute(key, &**value)));
-        Self { host, all }
+        Self { all }
     }
 
     /// The resource of a process; `None` is one that is not known any more.
@@ -43,8 +41,12 @@ impl Resources {
             return Resource { attributes };
         };
         let comm = escape(process.comm.as_bytes());
-        add(names::SERVICE_NAME, &service_name(&process));
-        add(names::SERVICE_INSTANCE, &format!("{}:{}", self.host, process.pid));
+        let service = &process.service;
+        // What OpenTelemetry calls a service without a name.
+        let unknown = format!("unknown_service:{comm}");
+        add(names::SERVICE_NAME, if service.name.is_empty() { &unknown } else { &service.name });
+        add(names::SERVICE_NAMESPACE, &service.namespace);
+        add(names::SERVICE_INSTANCE, &service.instance_id);
         add(names::EXECUTABLE, &comm);
         let identity = &process.identity;
         add(names::EXECUTABLE_PATH, &escape(&identity.exe));
@@ -59,10 +61,4 @@ impl Resources {
         attributes.push(attribute(names::PID, i64::from(process.pid)));
         Resource { attributes }
     }
-}
-
-/// The name of the service that a process belongs to.
-fn service_name(process: &Process) -> String {
-    let comm = process.comm.as_bytes();
-    if comm.is_empty() { "unknown_service".into() } else { escape(comm).into_owned() }
 }

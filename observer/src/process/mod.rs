@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod lookup;
+mod package;
 mod source;
 
 pub use self::{

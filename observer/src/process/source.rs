@@ -1,27 +1,39 @@
 //! `/proc` as the source of details about processes.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+};
 
-use observer_core::process::{Comm, Identity, Key, ProcessSource, Texts};
+use observer_core::process::{Comm, Identity, Key, ProcessSource, Resource, Runs, Texts};
 
+use super::package;
 use crate::{clock::monotonic_ns, files::first_of};
 
 /// Maximum bytes that are read of a file of `/proc`. A process can make most of these files as long as it likes:
 /// `cmdline` may have gigabytes.
 const AT_MOST: usize = 4096;
 
+/// Maximum bytes that are read of `environ`, and of a `cmdline` whose end may matter: the class of a Java process comes
+/// after its class path.
+const LONG: usize = 128 << 10;
+
 /// A source that reads `/proc`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ProcFs {
     key: Key,
+    /// The id of this boot.
+    boot: Vec<u8>,
 }
 
 impl ProcFs {
     /// A source whose hashes differ from those of other nodes: the machine's id is their key.
     pub fn of_this_node() -> Self {
-        let ids = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"];
-        let id = ids.iter().find_map(|path| id(Path::new(path)));
-        Self { key: Key::new(&id.unwrap_or_default()) }
+        let [machine, boot] =
+            ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"].map(|path| id(Path::new(path)));
+        let boot = boot.unwrap_or_default();
+        Self { key: Key::new(machine.as_ref().unwrap_or(&boot)), boot }
     }
 }
 
@@ -57,7 +69,15 @@ impl ProcessSource for ProcFs {
             cgroup: cgroup.as_deref().map(whole_lines),
             status: status.as_deref(),
         };
-        Identity::new(&self.key, texts)
+        let mut identity = Identity::new(&self.key, texts);
+        identity.environment = environment(pid).unwrap_or_default();
+        if let Some(name) = cmdline.and_then(|cmdline| runs(pid, cmdline)) {
+            identity.runs = name;
+        }
+        if let Some(began) = self.began(pid) {
+            identity.instance_id = self.key.instance_id(&self.boot, pid, began);
+        }
+        identity
     }
 
     fn now_ns(&self) -> u64 {
@@ -67,6 +87,37 @@ impl ProcessSource for ProcFs {
 
 fn read(pid: u32, name: &str) -> Option<Vec<u8>> {
     first_of(Path::new(&format!("/proc/{pid}/{name}")), AT_MOST).ok()
+}
+
+/// The service that the environment of a process names; `None` if it is not readable. That needs the same user, or
+/// `CAP_SYS_PTRACE` (ptrace(2)).
+fn environment(pid: u32) -> Option<Resource> {
+    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    let mut environ = BufReader::with_capacity(AT_MOST, file.take(LONG as u64));
+    let [mut name, mut attributes] = [None, None];
+    let mut variable = Vec::new();
+    // The first of several variables with one name counts, as in getenv(3).
+    while name.is_none() || attributes.is_none() {
+        variable.clear();
+        let read = environ.read_until(0, &mut variable).ok()?;
+        // Without a NUL, it was cut.
+        if read == 0 || variable.pop() != Some(0) {
+            break;
+        }
+        let value = |of: &str| Some(variable.strip_prefix(of.as_bytes())?.to_owned());
+        name = name.or_else(|| value("OTEL_SERVICE_NAME="));
+        attributes = attributes.or_else(|| value("OTEL_RESOURCE_ATTRIBUTES="));
+    }
+    Some(Resource::of_environment(name.as_deref(), attributes.as_deref()))
+}
+
+/// The name of what a process runs, if more can be known than from the start of its arguments.
+fn runs(pid: u32, mut cmdline: Vec<u8>) -> Option<Box<str>> {
+    if cmdline.len() == AT_MOST {
+        cmdline = first_of(Path::new(&format!("/proc/{pid}/cmdline")), LONG).ok()?;
+    }
+    let Runs { name, script } = Runs::of_cmdline(&cmdline);
+    script.and_then(|script| package::name(pid, &script)).or(Some(name))
 }
 
 /// The text without a last line that was cut: it could be mistaken for another one.

@@ -121,7 +121,8 @@ fn tile(
 
 /// The name of a row: `Place · orders[47]`.
 fn name(row: &Row) -> String {
-    format!("{} · {}[{}]", row.method, row.process, row.pid)
+    let pid = if row.pid == 0 { String::new() } else { format!("[{}]", row.pid) };
+    format!("{} · {}{pid}", row.method, row.process)
 }
 
 fn memory(daemon: &DaemonFigures) -> String {
@@ -166,9 +167,11 @@ fn table(f: &mut String, model: &Model) -> fmt::Result {
 fn table_row(f: &mut String, row: &Row, bounds: &[f64]) -> fmt::Result {
     let Row { process, pid, role, service, method, in_flight, total, recent, .. } = row;
     let role = role.as_str();
+    // A service has no pid.
+    let pid = if *pid == 0 { String::new() } else { format!("{pid} ") };
     write!(
         f,
-        "<tr><td class=\"process\"><b>{}</b> <small>{pid} {role}</small></td>\
+        "<tr><td class=\"process\"><b>{}</b> <small>{pid}{role}</small></td>\
          <th scope=\"row\" class=\"method\"><b>{}</b> <small>{}</small></th>",
         Text(process),
         Text(method),

@@ -45,9 +45,9 @@ pub(super) fn printable(name: &str) -> Cow<'_, str> {
     name.chars().map(|c| if shown(c) { c } else { '\u{fffd}' }).collect()
 }
 
-/// The name of a process with its pid, cut to fit into `room` columns.
+/// The name of a process with its pid, or of a service, cut to fit into `room` columns.
 pub(super) fn process(row: &Row, room: usize) -> String {
-    let pid = format!("[{}]", row.pid);
+    let pid = if row.pid == 0 { String::new() } else { format!("[{}]", row.pid) };
     cut(&printable(&row.process), room.saturating_sub(pid.len())) + &pid
 }
 

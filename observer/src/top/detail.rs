@@ -8,7 +8,7 @@ use ratatui::widgets::Paragraph;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::app::App;
-use super::cells::{BAD, DIM, fitted, printable};
+use super::cells::{BAD, DIM, fitted, printable, process};
 use super::history::SECONDS;
 use crate::metrics::view::{Model, Quantiles, Row, Traffic, text};
 
@@ -48,9 +48,13 @@ fn facts_of(model: &Model, row: &Row, width: usize) -> Vec<Line<'static>> {
     let failing = row.recent.counts.failed > 0;
     let bad = |bad: bool| if bad { BAD } else { Style::new() };
     let errors = format!("errors {}, ", text::percent(row.recent.error_ratio));
-    let process = printable(&row.process);
-    let who =
-        format!("{process}[{}] {}, {} · ", row.pid, row.role.as_str(), printable(&row.grpc_type));
+    let process = process(row, usize::MAX);
+    let who = format!("{process} {}, {} · ", row.role.as_str(), printable(&row.grpc_type));
+    let service = match &*row.service_name {
+        "" => String::new(),
+        name if *name == *row.process => String::new(),
+        name => format!("service {} · ", printable(name)),
+    };
     let in_flight = format!("{} in flight", text::grouped(row.in_flight));
     let started = format!(" · {} started", text::grouped(row.total.started));
     let (received, sent) = (traffic(row.total.received), traffic(row.total.sent));
@@ -73,6 +77,7 @@ fn facts_of(model: &Model, row: &Row, width: usize) -> Vec<Line<'static>> {
     for parts in [
         vec![
             who.into(),
+            service.into(),
             format!("{} calls/s, ", text::rate(row.recent.rate)).into(),
             Span::styled(errors, bad(failing)),
             in_flight.into(),

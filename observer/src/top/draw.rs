@@ -137,6 +137,7 @@ enum Content {
     Process,
     Role,
     Method,
+    Service,
     Rate,
     Spark,
     Errors,
@@ -157,15 +158,21 @@ const fn column(
 ) -> Column {
     let number = !matches!(
         content,
-        Content::Process | Content::Role | Content::Method | Content::Spark | Content::Codes
+        Content::Process
+            | Content::Role
+            | Content::Method
+            | Content::Service
+            | Content::Spark
+            | Content::Codes
     );
     Column { heading, order, width, number, from, content }
 }
 
-static COLUMNS: [Column; 12] = [
+static COLUMNS: [Column; 13] = [
     column("PROCESS", Some(Order::Process), 17, 0, Content::Process),
     column("ROLE", None, 6, 60, Content::Role),
     column("METHOD", Some(Order::Method), 0, 0, Content::Method),
+    column("SERVICE", None, 16, 220, Content::Service),
     column("CALLS/S", Some(Order::Rate), 8, 0, Content::Rate),
     column("LAST 30 S", None, 30, 150, Content::Spark),
     column("ERRORS", Some(Order::Errors), 7, 0, Content::Errors),
@@ -234,6 +241,7 @@ fn cell(content: Content, row: &Row, model: &Model, app: &App, room: usize) -> (
         Content::Process => process(row, room),
         Content::Role => row.role.as_str().to_owned(),
         Content::Method => fitted(&printable(&row.path()), room),
+        Content::Service => cut(&printable(&row.service_name), room),
         Content::Rate => text::rate(recent.rate),
         Content::Spark => return (spark(&app.histories.ended(row, room)), SPARK),
         Content::Errors => {

@@ -67,15 +67,17 @@ fn head(model: &Model, source: &str, width: usize) -> Vec<String> {
 
 fn in_one_line(model: &Model, rows: &[&Row]) -> Vec<String> {
     let [role, figures @ ..] = FIGURES;
-    let headings = [&["PROCESS", role, "METHOD"][..], &figures, &["CODES"]].concat();
+    let headings = [&["PROCESS", role, "METHOD", "SERVICE"][..], &figures, &["CODES"]].concat();
     let mut lines = vec![headings.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     lines.extend(rows.iter().map(|row| {
         let [role, figures @ ..] = figures_of(row, model);
-        let names = [process(row, usize::MAX), role, printable(&row.path()).into_owned()];
+        let [method, service] =
+            [&row.path(), &row.service_name].map(|name| printable(name).into_owned());
+        let names = [process(row, usize::MAX), role, method, service];
         let codes = [codes(&row.total.codes)];
         [&names[..], &figures, &codes].concat()
     }));
-    aligned(&lines, 3..10, INDENT)
+    aligned(&lines, 4..11, INDENT)
 }
 
 fn in_several(model: &Model, rows: &[&Row], width: usize) -> Vec<String> {
@@ -185,6 +187,7 @@ mod tests {
         let mut row = Row {
             process: process.into(),
             pid: 4_194_303,
+            service_name: "shop".into(),
             role: Role::Server,
             service: "shop.v1.Orders".into(),
             method: method.into(),
@@ -220,11 +223,11 @@ mod tests {
 observer 1.2.3, http://127.0.0.1:9464. CALLS and codes: since 2026-11-29T03:12:44Z.
 CALLS/S, ERRORS, P50 to P99: of the last 1.04 s. FLIGHT: now.
 
-PROCESS          ROLE    METHOD                CALLS/S  ERRORS  FLIGHT  P50  P90      P99  CALLS  CODES
-orders[4194303]  server  shop.v1.Orders/Place    1,234   2.5 %       7    –    –  12.3 ms  1,234  NotFound 34, OK 1,200
+PROCESS          ROLE    METHOD                SERVICE  CALLS/S  ERRORS  FLIGHT  P50  P90      P99  CALLS  CODES
+orders[4194303]  server  shop.v1.Orders/Place  shop       1,234   2.5 %       7    –    –  12.3 ms  1,234  NotFound 34, OK 1,200
 missed: ring_full 1,234
 ";
-        assert_eq!(told(&model, 120), want);
+        assert_eq!(told(&model, 130), want);
     }
 
     #[test]

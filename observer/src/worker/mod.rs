@@ -108,6 +108,9 @@ impl Workers {
         let exposition = Arc::new(config.exposition.clone());
         let mut pipeline = Pipeline::new(statistics, (failures, spans), config.series_ttl)
             .with_labels(&exposition.labels)
+            .grouped_by(exposition.by, config.names_pods())
+            .naming_services(config.service_names.clone())
+            .excluding(&config.excluded)
             .without(std::process::id());
         let lookup = pipeline.lookup(source);
         let flush = match pipeline.output() {

@@ -17,6 +17,7 @@ use super::{NOT_FOUND, OK, Table};
 pub(super) fn add(table: &mut Table) {
     table.not_for_tshark("tshark cannot tell: what the daemon writes is not on the wire.");
     table.alone("failed calls as JSON, with --log-errors", lines);
+    table.alone("calls of excluded methods, which are only counted", excluded);
     table.alone("failed calls as JSON, on a disk that is full for a while", full_disk);
 }
 
@@ -48,7 +49,10 @@ fn lines(name: &str) -> Result<()> {
     ensure!(!text.contains(unseen), "{}", text.escape_debug());
     let mut roles = Vec::new();
     for line in text.lines() {
-        let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let mut line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        // The process may not have been looked up when the call failed.
+        let service = line.as_object_mut().and_then(|line| line.remove("service_name"));
+        ensure!(service.is_none_or(|name| name.is_string()), "the service is not a text");
         let text = |key: &str| line.get(key).and_then(Value::as_str).context(key.to_owned());
         let role = text("role")?;
         let end = if role == "client" { Client } else { Server };
@@ -68,6 +72,30 @@ fn lines(name: &str) -> Result<()> {
     }
     roles.sort_unstable();
     ensure!(roles == ["client", "server"], "lines of {roles:?}");
+    talk.finish()
+}
+
+/// Calls of an excluded method, also those that fail and those of a connection that has another method, are in one
+/// counter and nowhere else.
+fn excluded(name: &str) -> Result<()> {
+    let daemon = Daemon::start(&["--log-errors", "--exclude", "grpc.health.v1.*,*/Left*"])?;
+    let mut talk = Talk::begin(&daemon, name, Address::V4(0))?;
+    talk.call(1, "LeftOut", OK)?;
+    talk.expected_call(3, "Kept", OK)?;
+    talk.call(5, "LeftOut", NOT_FOUND)?;
+    talk.expected_call(7, "Kept", NOT_FOUND)?;
+    talk.compare()?;
+    let metrics = daemon.scrape()?;
+    let counted = metrics.sum("observer_excluded_calls_total", &[]);
+    ensure!(counted == 4.0, "{counted} ends of excluded calls, not 4");
+    let all = metrics.sum("observer_calls_total", &[]);
+    ensure!(all == 4.0, "{all} ends of calls, not 4");
+    daemon.wait_until(|_| {
+        let text = daemon.output();
+        ensure!(text.lines().count() == 2, "two lines were expected, not {text:?}");
+        ensure!(!text.contains("LeftOut"), "{text}");
+        Ok(())
+    })?;
     talk.finish()
 }
 

@@ -40,6 +40,7 @@ pub(crate) mod restart;
 pub(crate) mod scraped;
 pub(crate) mod selection;
 pub(crate) mod servers;
+pub(crate) mod services;
 mod staying_up;
 mod table;
 pub(crate) mod top;

@@ -137,7 +137,7 @@ fn counts_a_call_over(daemon: &Daemon, name: &str, address: Address) -> Result<(
 }
 
 /// An error if a thread has other capabilities, or can get any.
-fn has_only_capabilities(daemon: &Daemon, capabilities: u64) -> Result<()> {
+pub(super) fn has_only_capabilities(daemon: &Daemon, capabilities: u64) -> Result<()> {
     let pid = daemon.pid();
     let threads = threads(pid)?;
     ensure!(threads.len() > 1, "only one thread: {threads:?}");

@@ -30,6 +30,7 @@ pub(super) fn add(table: &mut Table) {
     in_32_bits(table);
     super::names::add(table);
     super::ports::add(table);
+    super::services::add(table);
     table.case("both ends in one process", |daemon, name| {
         let mut talk = Talk::connect_to_itself(daemon, name, &Start::default())?;
         talk.open_http2()?;

@@ -70,11 +70,15 @@ pub(super) fn reports_calls_of(
     Ok(())
 }
 
-/// The number of ended calls of a process, by method and code.
+/// The number of ended calls of a process, by method and code, without those that are 0: methods have a zero for each
+/// code of their process.
 pub(super) fn ended_calls(metrics: &Metrics, role: Role, pid: &str) -> Ended {
     let mut handled = BTreeMap::new();
     let name = format!("grpc_{}_handled_total", role.side());
     for (labels, value) in metrics.series_with(&name, &[("pid", pid)]) {
+        if value == 0.0 {
+            continue;
+        }
         let [method, code] =
             ["grpc_method", "grpc_code"].map(|name| label(labels, name).to_owned());
         *handled.entry((method, code)).or_insert(0.0) += value;

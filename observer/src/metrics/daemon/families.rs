@@ -73,6 +73,12 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     writer.connections_seen(*connections_seen);
     writer.calls(statistics.calls());
     writer.counter(
+        "observer_excluded_calls",
+        "Total ended calls of methods that --exclude leaves out; they are in no other metric of \
+         calls.",
+        statistics.excluded(),
+    );
+    writer.counter(
         "observer_hpack_unknown_references",
         "Total header fields that refer to a table entry from before the connection was watched.",
         *hpack_unknown_references,

@@ -106,6 +106,11 @@ impl Schemas {
         Ok(this)
     }
 
+    /// Whether this schema is one of them.
+    pub fn contains(&self, schema: Schema) -> bool {
+        self.chosen.contains(&schema)
+    }
+
     fn add(&mut self, schema: Schema, new: &CallFamily) -> Result<(), Clash> {
         let name = new.family.name;
         let Some(old) = self.families.iter_mut().find(|old| old.family.name == name) else {

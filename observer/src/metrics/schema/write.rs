@@ -6,9 +6,10 @@ use super::{CallFamily, LabelSource, LabelSpec, Spelling, Value};
 use crate::metrics::{
     Histogram, Snapshot,
     exposition::{Counter, Distribution, Label, Series, Sink, Value as Published},
-    rows::{LabelValues, Row, connections, rows},
+    rows::{LabelValues, ProcessLabel, Row, connections, rows},
 };
 use observer_core::call::{Code, Direction, Role};
+use rustc_hash::FxHashMap;
 
 /// Writes the families of calls in a snapshot.
 pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
@@ -17,6 +18,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let connections = connections(snapshot, &values);
     let bounds = snapshot.statistics.buckets().seconds().chain([f64::INFINITY]);
     let bounds: Vec<f64> = bounds.collect();
+    let used = used_codes(&rows);
     for family in snapshot.exposition.schemas.families() {
         let start = rows.partition_point(|row| row.role < family.role);
         let end = rows.partition_point(|row| row.role <= family.role);
@@ -32,11 +34,32 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
             Value::Service => write_services(&family.labels, rows, series),
             _ => {
                 for row in rows {
-                    Writer { family, row, bounds: &bounds, to: &mut *series }.write();
+                    let used = used.get(&(row.role, row.process)).copied();
+                    let used = used.filter(|_| row.method.is_known());
+                    Writer { family, row, used, bounds: &bounds, to: &mut *series }.write();
                 }
             }
         });
     }
+}
+
+/// Codes, each by a bit: its place in [`Code::ALL`].
+type Codes = u32;
+
+const _: () = assert!(Code::ALL.len() <= Codes::BITS as usize, "each code has a bit");
+
+/// The codes that calls of each process ended with, on each side. Each method has a counter for all of them from its
+/// first call on: an increase from a counter that is not there yet does not count for Prometheus.
+fn used_codes<'a>(rows: &'a [Row<'_>]) -> FxHashMap<(Role, &'a ProcessLabel), Codes> {
+    let mut used: FxHashMap<_, Codes> = FxHashMap::default();
+    for row in rows {
+        // Successes may come at any time.
+        let codes = used.entry((row.role, row.process)).or_insert(1 << Code::Ok as u32);
+        for code in row.series.ends().filter_map(|(code, ..)| code) {
+            *codes |= 1 << code as u32;
+        }
+    }
+    used
 }
 
 /// Writes each service of each process once.
@@ -53,6 +76,8 @@ fn write_services(of: &[LabelSpec], rows: &[Row<'_>], series: &mut Series<'_>) {
 struct Writer<'a> {
     family: &'a CallFamily,
     row: &'a Row<'a>,
+    /// The codes that the row's process has used; `None` if the row is not a method's, and has no zeros.
+    used: Option<Codes>,
     bounds: &'a [f64],
     to: &'a mut Series<'a>,
 }
@@ -72,13 +97,15 @@ impl Writer<'_> {
                 let labels = labels(&self.family.labels, self.row, Of::AllCalls);
                 (self.to)(&labels, Published::Gauge(series.in_flight().into()));
             }
-            Value::Handling => self.histogram(&series.handling, Of::AllCalls),
+            Value::Handling => {
+                self.histogram(&series.handling, Of::AllCalls, self.used.is_some());
+            }
             Value::HandlingByCode => {
                 for (code, histogram) in series.by_code() {
-                    self.histogram(histogram, Of::EndedWith(*code));
+                    self.histogram(histogram, Of::EndedWith(*code), false);
                 }
             }
-            Value::FirstMessage => self.histogram(&series.first_message, Of::AllCalls),
+            Value::FirstMessage => self.histogram(&series.first_message, Of::AllCalls, false),
             Value::Receiving => self.between_messages(Direction::Received),
             Value::Sending => self.between_messages(Direction::Sent),
             // Not written by row.
@@ -93,9 +120,12 @@ impl Writer<'_> {
         (self.to)(&labels, Published::Counter(counter));
     }
 
-    /// Writes a series for each code that `includes` accepts.
+    /// Writes a series for each code that `includes` accepts, even if only another method of the process has used it.
     fn handled(&mut self, includes: fn(Option<Code>) -> bool) {
-        let ends = self.row.series.ends();
+        let Self { row, used, .. } = *self;
+        let used = used.unwrap_or_default();
+        let known = |code: Option<Code>| code.is_some_and(|code| used & 1 << code as u32 != 0);
+        let ends = row.series.ends_with(known);
         for (code, count, exemplar) in ends.filter(|(code, ..)| includes(*code)) {
             let labels = labels(&self.family.labels, self.row, Of::EndedWith(code));
             let created = Some(self.row.series.created_ns);
@@ -106,13 +136,13 @@ impl Writer<'_> {
 
     fn between_messages(&mut self, direction: Direction) {
         if let Some(histogram) = self.row.series.between_messages(direction) {
-            self.histogram(histogram, Of::AllCalls);
+            self.histogram(histogram, Of::AllCalls, false);
         }
     }
 
-    /// Writes a histogram; nothing without observations.
-    fn histogram(&mut self, histogram: &Histogram, of: Of) {
-        if histogram.count() > 0 {
+    /// Writes a histogram; without observations only if it is to have `zeros`.
+    fn histogram(&mut self, histogram: &Histogram, of: Of, zeros: bool) {
+        if zeros || histogram.count() > 0 {
             let labels = labels(&self.family.labels, self.row, of);
             let created = Some(self.row.series.created_ns);
             let distribution = Distribution { histogram, bounds: self.bounds, created };

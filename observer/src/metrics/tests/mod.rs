@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use super::{
     Buckets, Clock, ConnectionsByProtocol, Daemon, DroppedRecords, ExpositionConfig, Format, Gap,
     HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
-    Statistics, openmetrics::Metrics, render,
+    Statistics,
+    openmetrics::{Labels, Metrics},
+    render,
 };
 use crate::{
     failures::Dropped,
@@ -20,7 +22,8 @@ use observer_core::{
     names::{PathId, escape::escape},
     pipeline::Connections,
     process::{
-        Comm, Detail, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes, Texts,
+        Comm, Detail, Grouping, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes,
+        Texts,
     },
     protocol::Streams,
 };
@@ -493,6 +496,82 @@ fn one_pid_and_name_is_one_process_to_join_with() {
     let exposition = read(&scenario.text());
     let told = |labels: &[(&str, &str)]| exposition.values("observer_process_info", labels).len();
     assert_eq!((told(&[]), told(&[("systemd_unit", "new.service")])), (1, 1));
+}
+
+/// The values of a counter of ended calls by method and code, and the number of its series.
+fn handled(exposition: &Metrics, of: &[(&str, &str)]) -> Vec<((String, String), f64)> {
+    let series = exposition.series_with("grpc_server_handled_total", of);
+    let label = |labels: &Labels, name: &str| labels.get(name).cloned().unwrap_or_default();
+    let mut values: Vec<_> = series
+        .map(|(labels, value)| ((label(labels, "grpc_method"), label(labels, "grpc_code")), value))
+        .collect();
+    values.sort_by(|a, b| a.0.cmp(&b.0));
+    values
+}
+
+#[test]
+fn a_service_has_the_sums_of_its_processes_once_it_is_known() {
+    let mut scenario = Scenario::new();
+    scenario.exposition.by = Grouping::Service;
+    let [get, list] = ["/s/Get", "/s/List"].map(|path| scenario.path(path));
+    let [a, b] = [41, 42].map(|pid| scenario.process(pid, b"x"));
+    let texts = Texts { cmdline: Some(b"/bin/shop\0"), ..Texts::default() };
+    scenario.tell(Identity::new(&Key::default(), texts));
+    scenario.processes.settle_services(0, false);
+    let not_yet = scenario.process(43, b"y");
+    for (process, path, code) in [
+        (a, get, Code::Ok),
+        (b, get, Code::NotFound),
+        (b, get, Code::Ok),
+        (b, list, Code::Ok),
+        (not_yet, get, Code::Internal),
+    ] {
+        scenario.call(CallKey { process, role: Role::Server, path }, Some(code), 1);
+    }
+    for process in [a, b, not_yet] {
+        scenario.statistics.connection_opened(process, Role::Server);
+    }
+    let text = scenario.text();
+    let exposition = read(&text);
+    let shop = [("service", "shop"), ("service_namespace", "")];
+    let values = handled(&exposition, &shop);
+    let want = [
+        ("Get", "NotFound", 1.0),
+        ("Get", "OK", 2.0),
+        ("List", "NotFound", 0.0),
+        ("List", "OK", 1.0),
+    ];
+    let want = want.map(|(method, code, value)| ((method.to_owned(), code.to_owned()), value));
+    assert_eq!(values, want);
+    assert_eq!(exposition.values("grpc_server_connections", &[]), [2.0]);
+    assert_eq!(handled(&exposition, &[]).len(), 4, "{text}");
+    assert!(!text.contains("pid=\"4") && !text.contains("observer_process_info"), "{text}");
+}
+
+#[test]
+fn a_method_has_a_zero_for_each_code_of_its_process() {
+    let mut scenario = Scenario::new();
+    let [get, list] = ["/s/Get", "/s/List"].map(|path| scenario.path(path));
+    let [a, b] = [41, 42].map(|pid| scenario.process(pid, b"x"));
+    let key = |process, path| CallKey { process, role: Role::Server, path };
+    scenario.call(key(a, get), Some(Code::Internal), 1);
+    scenario.call(key(a, PathId::NOT_SEEN), Some(Code::DataLoss), 1);
+    scenario.statistics.started(key(a, list));
+    scenario.statistics.started(key(b, list));
+    let exposition = read(&scenario.text());
+    let values = |pid| -> Vec<String> {
+        let values = handled(&exposition, &[("pid", pid)]);
+        values
+            .into_iter()
+            .map(|((method, code), value)| format!("{method} {code} {value}"))
+            .collect()
+    };
+    let of_get = ["Get DataLoss 0", "Get Internal 1", "Get OK 0"];
+    let of_list = ["List DataLoss 0", "List Internal 0", "List OK 0"];
+    assert_eq!(values("41"), [&of_get[..], &of_list, &["not_seen DataLoss 1"]].concat());
+    assert_eq!(values("42"), ["List OK 0"]);
+    let counts = exposition.values("grpc_server_handling_seconds_count", &[("pid", "42")]);
+    assert_eq!(counts, [0.0]);
 }
 
 #[test]

@@ -50,10 +50,13 @@ pub struct Summary {
 /// The calls of a method at one side: at a process that serves it, or at one that calls it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The name of the process.
+    /// The name of the process; with `--by service` that of the service.
     pub process: String,
-    /// The pid of the process.
+    /// The pid of the process; 0 for a service.
     pub pid: u32,
+    /// The name of the process's service; empty if it is not known.
+    #[serde(default)]
+    pub service_name: String,
     /// The side of the process.
     pub role: Role,
     /// The value of the label `grpc_service`.
@@ -162,9 +165,9 @@ pub struct Recent {
 /// Open connections of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionsOf {
-    /// The name of the process.
+    /// The name of the process, or of the service.
     pub process: String,
-    /// The pid of the process.
+    /// The pid of the process; 0 for a service.
     pub pid: u32,
     /// The side of the process.
     pub role: Role,

@@ -60,7 +60,7 @@ impl Order {
     }
 }
 
-/// Words that a row must all contain, in the name or pid of its process, its role, type, service or method. Case does not
+/// Words that a row must all contain, in the name, pid or service of its process, its role, type, service or method. Case does not
 /// matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter(Vec<String>);
@@ -76,9 +76,10 @@ impl Filter {
         if self.0.is_empty() {
             return true;
         }
-        let Row { process, pid, role, service, method, grpc_type, .. } = row;
+        let Row { process, pid, service_name, role, service, method, grpc_type, .. } = row;
         let role = role.as_str();
-        let text = format!("{process}[{pid}] {role} {grpc_type} {service}/{method}").to_lowercase();
+        let text = format!("{process}[{pid}] {role} {grpc_type} {service}/{method} {service_name}");
+        let text = text.to_lowercase();
         self.0.iter().all(|word| text.contains(word))
     }
 }

@@ -51,7 +51,7 @@ impl Key {
         Self {
             role: row.role,
             pid: row.process.pid,
-            process: row.process.name().to_owned(),
+            process: row.process.name(),
             service: row.method.service.into(),
             method: row.method.method.into(),
         }
@@ -94,7 +94,7 @@ impl Sampler {
             window_seconds: (!first).then(|| now.saturating_sub(then).as_secs_f64()),
         };
         let bounds_seconds: Vec<f64> = snapshot.statistics.buckets().seconds().collect();
-        let snapshot = &by_name_and_pid(snapshot);
+        let snapshot = &without_details(snapshot);
         let values = LabelValues::new(snapshot);
         let all = self.rows(&rows(snapshot, &values), moment, &bounds_seconds);
         let mut summary = sums(&all, moment);
@@ -111,7 +111,7 @@ impl Sampler {
                 .into_iter()
                 .filter(|&(_, _, open)| open > 0)
                 .map(|(role, process, open)| ConnectionsOf {
-                    process: process.name().to_owned(),
+                    process: process.name(),
                     pid: process.pid,
                     role,
                     open,
@@ -137,6 +137,7 @@ impl Sampler {
             all.push(Row {
                 process: process.clone(),
                 pid: *pid,
+                service_name: row.process.service.clone(),
                 role: *role,
                 service: service.clone(),
                 method: method.clone(),
@@ -298,7 +299,7 @@ impl Additive for Counts {
 }
 
 /// The snapshot without further labels: a row is for a name and a pid, whatever labels the series of a scrape have.
-fn by_name_and_pid(snapshot: &Snapshot) -> Snapshot {
+fn without_details(snapshot: &Snapshot) -> Snapshot {
     let exposition =
         ExpositionConfig { labels: Vec::new(), ..snapshot.exposition.as_ref().clone() };
     Snapshot { exposition: Arc::new(exposition), ..snapshot.clone() }

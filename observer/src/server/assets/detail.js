@@ -32,7 +32,7 @@ export class Detail {
   show(row, model, history) {
     this.place.hidden = false;
     const path = row.service ? `${row.service}/${row.method}` : row.method;
-    set(this.heading, `${path} · ${row.process}[${row.pid}] ${row.role}`);
+    set(this.heading, `${path} · ${text.process(row)} ${row.role}`);
     const bounds = model.bounds_seconds;
     const names = [...bounds.map((bound) => `≤ ${text.duration(bound)}`),
       bounds.length ? `> ${text.duration(bounds[bounds.length - 1])}` : "all"];
@@ -45,6 +45,7 @@ export class Detail {
     const traffic = ({ messages, bytes }) => `${text.count(messages)}, ${text.bytes(bytes)}`;
     const { p50, p90, p99 } = row.total;
     rows(this.facts, ["Since the start", ""], [
+      ["Service of the process", row.service_name || "not known"],
       ["Type", row.grpc_type.replace("_", " ")],
       ["Started", text.grouped(row.total.started)],
       ["In flight", text.grouped(row.in_flight)],

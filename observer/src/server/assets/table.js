@@ -28,8 +28,8 @@ export const ORDERS = {
 };
 
 export function admits(words, row) {
-  const { process, pid, role, grpc_type: type, service, method } = row;
-  const all = `${process}[${pid}] ${role} ${type} ${service}/${method}`.toLowerCase();
+  const { process, pid, service_name: of, role, grpc_type: type, service, method } = row;
+  const all = `${process}[${pid}] ${role} ${type} ${service}/${method} ${of}`.toLowerCase();
   return words.every((word) => all.includes(word));
 }
 
@@ -113,9 +113,10 @@ class Line {
     this.element = element("tr");
     this.element.dataset.key = row.key;
     const process = append(this.element, "td", "process");
-    process.title = `${row.process}[${row.pid}]`;
+    const of = row.service_name ? `, service ${row.service_name}` : "";
+    process.title = `${text.process(row)}${of}`;
     set(append(process, "b"), row.process);
-    set(append(process, "small"), `${row.pid} ${row.role}`);
+    set(append(process, "small"), row.pid === 0 ? row.role : `${row.pid} ${row.role}`);
     const method = append(this.element, "th", "method");
     method.scope = "row";
     method.title = row.service ? `${row.service}/${row.method}` : row.method;

@@ -2,6 +2,11 @@
 
 export const NONE = "–";
 
+// The name of a process with its pid, or of a service.
+export function process({ process, pid }) {
+  return pid === 0 ? process : `${process}[${pid}]`;
+}
+
 export function grouped(number) {
   return String(number).replace(/\B(?=(\d{3})+$)/g, ",");
 }

@@ -178,7 +178,7 @@ function tile(id, value, note, bad = false, row = null) {
   else delete made.dataset.key;
 }
 
-const named = (row) => (row ? `${row.method} · ${row.process}[${row.pid}]` : "");
+const named = (row) => (row ? `${row.method} · ${text.process(row)}` : "");
 
 function showSummary() {
   const { summary, daemon, rows, bounds_seconds: bounds } = model;

@@ -18,6 +18,7 @@ fn row(method: &str, ended: u64, failed: u64) -> Row {
     Row {
         process: "shop".into(),
         pid: 7,
+        service_name: String::new(),
         role: Role::Server,
         service: "a.B".into(),
         method: method.into(),
