@@ -15,7 +15,7 @@ const VERSION: &str = "v3.18.4";
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
 
 /// All values that change the objects.
-const VALUES: [&str; 10] = [
+const VALUES: [&str; 12] = [
     "--set=webConfigSecret=web",
     "--set=args={--port=50051}",
     "--set=priorityClassName=system-node-critical",
@@ -24,6 +24,8 @@ const VALUES: [&str; 10] = [
     "--set=labels={exe,pod}",
     "--set=podNames=true",
     "--set=otlp.endpoint=http://$(HOST_IP):4318",
+    "--set=serviceEnvironment=true",
+    "--set=exclude={grpc.health.v1.*,*/Watch}",
     "--set=seccompProfile.type=Unconfined",
     "--set=networkPolicy.from[0].namespaceSelector.matchLabels.monitoring=yes",
 ];
@@ -49,6 +51,9 @@ pub(super) fn check(place: &Path) -> Result<()> {
     for (value, expected) in [
         ("labels", "--labels=exe,pod"),
         ("labels", "SETUID, SYS_PTRACE]"),
+        ("exclude", "\"--exclude=grpc.health.v1.*,*/Watch\""),
+        ("serviceEnvironment", "- --service-environment\n"),
+        ("podNames", "- --by=service\n"),
         ("priorityClassName", "priorityClassName: system-node-critical"),
         ("seccompProfile", "type: Unconfined"),
         ("networkPolicy", "namespaceSelector"),
