@@ -72,7 +72,7 @@ fn is_shut_by_close(sock: Address) -> bool {
 /// Whether the process can no longer read or write. After a reset it may still read bytes that had arrived before; then
 /// the sweep finds the closed socket.
 #[inline(always)]
-fn is_over(sock: Address, state: i32) -> bool {
+pub fn is_over(sock: Address, state: i32) -> bool {
     if state != TCP_CLOSE {
         // `shutdown(SHUT_WR)` has shut only one direction.
         return is_shut_by_close(sock);

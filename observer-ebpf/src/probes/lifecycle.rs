@@ -35,7 +35,11 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) {
         return 0;
     }
-    ignored::forget(sock);
+    // Until then the process may read more, even after it has shut the other direction or after a reset. That is no
+    // other connection.
+    if state == TCP_CLOSE && close::is_over(sock, state) {
+        ignored::forget(sock);
+    }
     if let Some(connection) = CONNECTIONS.value(sock) {
         if !(Socket { sock, inode: connection.shared.inode }).is_open() {
             // The end of the connection was not captured, and this is another socket.

@@ -7,7 +7,8 @@ use support::daemon::{Daemon, free_address};
 use support::losses;
 use support::raw::command::{Read, Write};
 use support::raw::frames::PREFACE;
-use support::raw::{Address, Call, Talk};
+use support::raw::talk::Role::{Client, Server};
+use support::raw::{Action, Address, Call, Talk};
 
 use super::{NOT_FOUND, OK, Table, UNIX, openings};
 
@@ -310,6 +311,25 @@ fn others(table: &mut Table) {
         talk.finish()?;
         daemon.wait_for_log("carries TLS", 1..=1)
     });
+    on_a_port(table, "TLS on a selected port, half-closed, counted once", half_closed);
+}
+
+/// TLS, whose ends close one direction and still read the other one.
+fn half_closed(mut talk: Talk<'_>) -> Result<()> {
+    const HELLO: &[u8] = &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3];
+    const ALERT: &[u8] = &[21, 3, 3, 0, 2, 1, 0];
+    talk.client(|f| f.bytes(HELLO))?;
+    talk.server(|f| f.bytes(HELLO))?;
+    seen(talk.daemon, "tls", 2)?;
+    talk.act(Client, Action::Shutdown)?;
+    talk.server(|f| f.bytes(ALERT))?;
+    talk.server_unread(|f| f.bytes(ALERT))?;
+    talk.act(Server, Action::Shutdown)?;
+    let read = Action::Read { how: talk.way.read, length: ALERT.len() };
+    talk.act(Client, read)?;
+    let daemon = talk.daemon;
+    then_grpc(talk)?;
+    seen(daemon, "tls", 2)
 }
 
 /// Makes calls on another connection of the same processes to the same port, which are measured.
