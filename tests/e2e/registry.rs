@@ -13,7 +13,7 @@ use support::truth::Truth;
 use crate::case::{Case, Cases};
 use crate::cases::{
     self, declared, gzip, latency, libraries, page, payload, protected, refusals, refused, restart,
-    selection, servers, services, top, tunnel,
+    selection, servers, services, tls, top, tunnel,
 };
 use crate::{comparison, plans};
 
@@ -246,6 +246,8 @@ fn of_server(
     }
     let run = servers::calls_are_shared_among_workers;
     cases.of_server("four workers, 50 connections", server, Nothing, run);
+    let run = tls::tls_is_counted_and_not_decoded;
+    cases.of_server("TLS, counted and not decoded", server, Nothing, run);
     let run = gzip::compressed_messages_count_as_on_the_wire;
     cases.watched("gzip", watched, Confirmed(TSHARK), run);
     if server.repeats_refused {

@@ -3,6 +3,7 @@
 //!
 //! - [`stack`]: the gRPC libraries under test, prepared on first use;
 //! - [`peer`]: their server and client processes;
+//! - [`tls`]: certificates for them;
 //! - [`truth`]: a peer's own record of its calls;
 //! - [`raw`]: peers that read and write frame by frame, as a test says;
 //! - [`daemon`]: the daemon as a process;
@@ -56,6 +57,7 @@ pub mod proxy;
 pub mod raw;
 pub mod report;
 pub mod stack;
+pub mod tls;
 pub mod truth;
 pub mod tshark;
 

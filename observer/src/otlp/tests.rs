@@ -249,7 +249,8 @@ fn a_resource_is_the_process() {
     assert!(text("process.pid").contains("Number(7)"));
     assert!(text("host.name").contains("node-7") && !text("host.name").contains("and"));
     assert!(text("a").contains("\"b\""));
-    for unknown in ["container.id", "k8s.pod.uid", "process.executable.path", "service.instance.id"] {
+    for unknown in ["container.id", "k8s.pod.uid", "process.executable.path", "service.instance.id"]
+    {
         assert_eq!(text(unknown), "", "{unknown}");
     }
     let unknown = resources.of(None);

@@ -14,7 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
 
@@ -25,8 +25,12 @@ import (
 const connectLimit = 30 * time.Second
 
 // carryOut carries out a plan: one stage after the other, a stage's steps at the same time.
-func carryOut(target, planFile string, truth *truth, told *told) error {
+func carryOut(target, planFile string, files *tlsFiles, truth *truth, told *told) error {
 	stages, err := readPlan(planFile)
+	if err != nil {
+		return err
+	}
+	security, err := files.client()
 	if err != nil {
 		return err
 	}
@@ -34,7 +38,7 @@ func carryOut(target, planFile string, truth *truth, told *told) error {
 		failures := make([]error, len(stage))
 		var steps sync.WaitGroup
 		for i := range stage {
-			steps.Go(func() { failures[i] = carryOutStep(target, &stage[i], truth, told) })
+			steps.Go(func() { failures[i] = carryOutStep(target, security, &stage[i], truth, told) })
 		}
 		steps.Wait()
 		if err := errors.Join(failures...); err != nil {
@@ -45,10 +49,10 @@ func carryOut(target, planFile string, truth *truth, told *told) error {
 }
 
 // Each of `concurrency` goroutines makes one call after the other.
-func carryOutStep(target string, step *step, truth *truth, told *told) error {
+func carryOutStep(target string, security credentials.TransportCredentials, step *step, truth *truth, told *told) error {
 	channels := make([]*grpc.ClientConn, step.Connections)
 	for i := range channels {
-		channel, err := connect(target, step, told)
+		channel, err := connect(target, security, step, told)
 		if err != nil {
 			return err
 		}
@@ -68,7 +72,7 @@ func carryOutStep(target string, step *step, truth *truth, told *told) error {
 	return nil
 }
 
-func connect(target string, step *step, told *told) (*grpc.ClientConn, error) {
+func connect(target string, security credentials.TransportCredentials, step *step, told *told) (*grpc.ClientConn, error) {
 	if !strings.HasPrefix(target, "unix:") {
 		target = "passthrough:///" + target
 	}
@@ -86,7 +90,7 @@ func connect(target string, step *step, told *told) (*grpc.ClientConn, error) {
 	}
 	dial := append(
 		told.dialOptions(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(security.Clone()),
 		retries,
 		grpc.WithDefaultCallOptions(options...),
 	)

@@ -4,6 +4,8 @@
 //	peer server --listen ADDRESS --truth FILE
 //	peer client --target ADDRESS --plan FILE --truth FILE
 //
+// With --tls-ca, --tls-cert and --tls-key they use TLS.
+//
 // With --told FILE, the library of --library is in the peer, and writes its metrics
 // to FILE.
 package main
@@ -30,6 +32,8 @@ func main() {
 	netHTTP := flags.Bool("net-http", false, "server: let net/http read and write")
 	// grpc-go's servers compress as their clients do.
 	_ = flags.String("compression", "", "server: gzip")
+	files := tlsFiles{}
+	files.flags(flags)
 	toldFile := flags.String("told", "", "where to write what libraries tell")
 	library := flags.String("library", "", "middleware or otel")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
@@ -42,9 +46,9 @@ func main() {
 	}
 	switch os.Args[1] {
 	case "server":
-		err = serve(*listen, *netHTTP, *age, blocks, truth, told)
+		err = serve(*listen, *netHTTP, *age, blocks, &files, truth, told)
 	case "client":
-		err = carryOut(*target, *planFile, truth, told)
+		err = carryOut(*target, *planFile, &files, truth, told)
 	default:
 		log.Fatalf("neither server nor client: %s", os.Args[1])
 	}

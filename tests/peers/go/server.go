@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -28,7 +29,11 @@ const grace = 2 * time.Second
 
 // serve serves until SIGTERM; it prints one JSON line {"pid", "address"} when
 // it listens.
-func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, blocks blocks, truth *truth, told *told) error {
+func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, blocks blocks, files *tlsFiles, truth *truth, told *told) error {
+	security, err := files.server()
+	if err != nil {
+		return err
+	}
 	network, address := "tcp", listen
 	path, unix := strings.CutPrefix(listen, "unix:")
 	if unix {
@@ -46,6 +51,9 @@ func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, blocks blocks,
 		// 0: never.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: millis(maxConnectionAgeMs)}),
 	)
+	if security != nil && !netHTTP {
+		options = append(options, grpc.Creds(credentials.NewTLS(security)))
+	}
 	server := grpc.NewServer(options...)
 	server.RegisterService(&description, &echo{truth, blocks})
 	terminated := make(chan os.Signal, 1)
@@ -53,14 +61,19 @@ func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, blocks blocks,
 	served := make(chan error, 1)
 	stop, stopNow := server.GracefulStop, server.Stop
 	if netHTTP {
-		// HTTP/2 without TLS, read by net/http.
+		// HTTP/2 that is read by net/http.
 		protocols := new(http.Protocols)
-		protocols.SetUnencryptedHTTP2(true)
-		by := &http.Server{Handler: server, Protocols: protocols}
+		protocols.SetUnencryptedHTTP2(security == nil)
+		protocols.SetHTTP2(security != nil)
+		by := &http.Server{Handler: server, Protocols: protocols, TLSConfig: security}
+		accept := func() error { return by.Serve(listener) }
+		if security != nil {
+			accept = func() error { return by.ServeTLS(listener, "", "") }
+		}
 		stop = func() { by.Shutdown(context.Background()) }
 		stopNow = func() { by.Close() }
 		go func() {
-			if err := by.Serve(listener); err != http.ErrServerClosed {
+			if err := accept(); err != http.ErrServerClosed {
 				served <- err
 			}
 			served <- nil

@@ -1,7 +1,7 @@
 'use strict';
 // The grpc-js client of the end-to-end tests: carries out a plan.
 //
-//     client.js --target ADDRESS --plan FILE --truth FILE
+//     client.js --target ADDRESS --plan FILE --truth FILE [--tls-ca FILE [--tls-cert FILE --tls-key FILE]]
 //
 // Writes its record to the truth file once the plan is done.
 
@@ -11,6 +11,7 @@ const fs = require('node:fs');
 const { parseArgs, promisify } = require('node:util');
 const grpc = require('@grpc/grpc-js');
 const { NAME, OPTIONS, asBytes, request } = require('./echo');
+const { TLS, clientCredentials } = require('./tls');
 const { Call, Truth } = require('./truth');
 
 // As in tests/peers/python/client.py, which documents them.
@@ -73,10 +74,10 @@ function options({ service_config, gzip }) {
 }
 
 // Each of `concurrency` workers makes one call after the other.
-async function carryOut(target, step, truth) {
+async function carryOut(target, credentials, step, truth) {
   const channels = Array.from(
     { length: step.connections },
-    () => new grpc.Client(target, grpc.credentials.createInsecure(), options(step)),
+    () => new grpc.Client(target, credentials, options(step)),
   );
   const until = Date.now() + CONNECT_MS;
   await Promise.all(channels.map((channel) => promisify(channel.waitForReady).call(channel, until)));
@@ -147,12 +148,15 @@ function read(call, step, truth) {
 
 async function main() {
   const { values: args } = parseArgs({
-    options: { target: { type: 'string' }, plan: { type: 'string' }, truth: { type: 'string' } },
+    options: { target: { type: 'string' }, plan: { type: 'string' }, truth: { type: 'string' }, ...TLS },
   });
   // A list of stages, carried out one after the other, of steps, carried out at the same time.
   const stages = JSON.parse(fs.readFileSync(args.plan, 'utf8')).map((stage) => stage.map(parse));
   const truth = new Truth();
-  for (const stage of stages) await Promise.all(stage.map((step) => carryOut(args.target, step, truth)));
+  const credentials = clientCredentials(args);
+  for (const stage of stages) {
+    await Promise.all(stage.map((step) => carryOut(args.target, credentials, step, truth)));
+  }
   truth.write(args.truth);
 }
 

@@ -2,6 +2,7 @@
 // The grpc-js server of the end-to-end tests: does what each request asks for.
 //
 //     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip]
+//         [--tls-cert FILE --tls-key FILE [--tls-ca FILE]]
 //
 // Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and writes its
 // record to FILE.
@@ -9,6 +10,7 @@
 const { parseArgs } = require('node:util');
 const grpc = require('@grpc/grpc-js');
 const { NAME, OPTIONS, SERVICE, response } = require('./echo');
+const { TLS, serverCredentials } = require('./tls');
 const { Call, Truth } = require('./truth');
 
 // Time for clients to close their connections once the server stops.
@@ -148,6 +150,7 @@ function main() {
       'sleeps-ms': { type: 'string', default: '0' },
       // grpc-js compresses no responses.
       compression: { type: 'string' },
+      ...TLS,
     },
   });
   computesMs = Number(args['computes-ms']);
@@ -168,7 +171,7 @@ function main() {
       truth.write(args.truth);
     });
   });
-  server.bindAsync(args.listen, grpc.ServerCredentials.createInsecure(), (error, port) => {
+  server.bindAsync(args.listen, serverCredentials(args), (error, port) => {
     if (error) throw error;
     const address = args.listen.startsWith('unix:') ? args.listen : args.listen.replace(/[0-9]+$/, port);
     console.log(JSON.stringify({ pid: process.pid, address }));

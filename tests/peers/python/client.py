@@ -1,6 +1,7 @@
 """The grpcio client of the end-to-end tests: carries out a plan.
 
     client.py --mode asyncio|threaded --target ADDRESS --plan FILE --truth FILE
+              [--tls-ca FILE [--tls-cert FILE --tls-key FILE]]
 
 Writes its record to the truth file once the plan is done. A plan is a JSON
 list of stages, carried out one after the other; a stage is a list of steps, carried out
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 import grpc
 
 import echo_pb2
+import tls
 from truth import GZIP, OPTIONS, Call, Truth
 
 DEFAULTS = {
@@ -107,12 +109,13 @@ def stub(channel, step):
 class AsyncioClient:
     """Each of `concurrency` tasks makes one call after the other."""
 
-    def __init__(self, target, truth):
+    def __init__(self, target, open_channel, truth):
         self._target = target
+        self._open_channel = open_channel
         self._truth = truth
 
     async def run(self, step):
-        channels = [grpc.aio.insecure_channel(self._target, options=options(step)) for _ in range(step.connections)]
+        channels = [self._open_channel(self._target, options=options(step)) for _ in range(step.connections)]
         await asyncio.wait_for(asyncio.gather(*(c.channel_ready() for c in channels)), CONNECT_SECONDS)
         turns = iter(range(step.count))
         await asyncio.gather(*(self._worker(step, channels, turns) for _ in range(step.concurrency)))
@@ -195,12 +198,13 @@ def run_threads(threads):
 class ThreadedClient:
     """Each of `concurrency` threads makes one call after the other."""
 
-    def __init__(self, target, truth):
+    def __init__(self, target, open_channel, truth):
         self._target = target
+        self._open_channel = open_channel
         self._truth = truth
 
     def run(self, step):
-        channels = [grpc.insecure_channel(self._target, options=options(step)) for _ in range(step.connections)]
+        channels = [self._open_channel(self._target, options=options(step)) for _ in range(step.connections)]
         for channel in channels:
             grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
         turns = list(range(step.count))
@@ -267,13 +271,14 @@ def main():
     parser.add_argument("--target", required=True)
     parser.add_argument("--plan", required=True)
     parser.add_argument("--truth", required=True)
+    tls.add_arguments(parser)
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     with open(args.plan, encoding="utf-8") as plan:
         stages = [[parse(step) for step in stage] for stage in json.load(plan)]
     truth = Truth()
     if args.mode == "asyncio":
-        client = AsyncioClient(args.target, truth)
+        client = AsyncioClient(args.target, tls.channels(grpc.aio, args), truth)
 
         async def run():
             for stage in stages:
@@ -281,7 +286,7 @@ def main():
 
         asyncio.run(run())
     else:
-        client = ThreadedClient(args.target, truth)
+        client = ThreadedClient(args.target, tls.channels(grpc, args), truth)
         for stage in stages:
             run_threads([threading.Thread(target=client.run, args=(step,)) for step in stage])
     truth.write(args.truth)

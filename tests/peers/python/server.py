@@ -2,6 +2,7 @@
 
     server.py --mode asyncio|threaded --listen ADDRESS --truth FILE [--max-connection-age-ms N]
               [--compression gzip] [--computes-ms N] [--sleeps-ms N]
+              [--tls-cert FILE --tls-key FILE [--tls-ca FILE]]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and
 writes its record to FILE.
@@ -21,6 +22,7 @@ import grpc
 
 import echo_pb2
 import echo_pb2_grpc
+import tls
 from truth import GZIP, OPTIONS, Call, Truth
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -220,27 +222,27 @@ def announce(listen, port):
     print(json.dumps({"pid": os.getpid(), "address": address}), flush=True)
 
 
-async def serve_asyncio(listen, options, truth):
+async def serve_asyncio(args, options, truth):
     server = grpc.aio.server(options=options)
     echo_pb2_grpc.add_EchoServicer_to_server(AsyncioEcho(truth), server)
-    port = server.add_insecure_port(listen)
+    port = tls.add_port(server, args.listen, args)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await server.start()
-    announce(listen, port)
+    announce(args.listen, port)
     await stop.wait()
     await server.stop(grace=2)
 
 
-def serve_threaded(listen, options, truth):
+def serve_threaded(args, options, truth):
     pool = futures.ThreadPoolExecutor(max_workers=64)
     server = grpc.server(pool, options=options)
     echo_pb2_grpc.add_EchoServicer_to_server(ThreadedEcho(truth), server)
-    port = server.add_insecure_port(listen)
+    port = tls.add_port(server, args.listen, args)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server.start()
-    announce(listen, port)
+    announce(args.listen, port)
     stop.wait()
     server.stop(grace=2).wait()
     pool.shutdown()
@@ -255,6 +257,7 @@ def main():
     parser.add_argument("--compression", choices=["gzip"])
     parser.add_argument("--computes-ms", type=int, default=0)
     parser.add_argument("--sleeps-ms", type=int, default=0)
+    tls.add_arguments(parser)
     args = parser.parse_args()
     Block.computes_ms, Block.sleeps_ms = args.computes_ms, args.sleeps_ms
     # Handlers that raise are part of the plan; their tracebacks are expected.
@@ -266,9 +269,9 @@ def main():
         options = [*options, GZIP]
     truth = Truth()
     if args.mode == "asyncio":
-        asyncio.run(serve_asyncio(args.listen, options, truth))
+        asyncio.run(serve_asyncio(args, options, truth))
     else:
-        serve_threaded(args.listen, options, truth)
+        serve_threaded(args, options, truth)
     truth.write(args.truth)
 
 

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status, Streaming, TimeoutExpired};
 use tonic_prost::ProstCodec;
 
@@ -28,9 +28,17 @@ use crate::truth::{Call, Truth};
 /// Time for connections to close once their calls have ended.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
+/// The server.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// ADDRESS:PORT or unix:PATH.
+    pub(crate) address: String,
+    pub(crate) tls: Option<ClientTlsConfig>,
+}
+
 /// Carries out the stages one after the other, then writes the record.
 pub(crate) async fn run(
-    target: &str,
+    target: Target,
     stages: Vec<Vec<Step>>,
     truth_file: &Path,
 ) -> anyhow::Result<()> {
@@ -38,7 +46,7 @@ pub(crate) async fn run(
     for stage in stages {
         let mut steps = JoinSet::new();
         for step in stage {
-            let (target, truth) = (target.to_owned(), Arc::clone(&truth));
+            let (target, truth) = (target.clone(), Arc::clone(&truth));
             steps.spawn(async move { carry_out(&target, Arc::new(step), &truth).await });
         }
         while let Some(step) = steps.join_next().await {
@@ -49,7 +57,7 @@ pub(crate) async fn run(
 }
 
 /// Carries out a step: each of `concurrency` tasks makes one call after the other.
-async fn carry_out(target: &str, step: Arc<Step>, truth: &Arc<Truth>) -> anyhow::Result<()> {
+async fn carry_out(target: &Target, step: Arc<Step>, truth: &Arc<Truth>) -> anyhow::Result<()> {
     let (connections, mut closed) = Connections::new();
     let mut channels = Vec::new();
     for _ in 0..step.connections {
@@ -107,11 +115,18 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Connections {
     }
 }
 
-async fn connect(target: &str, connections: Connections) -> anyhow::Result<Channel> {
-    let uri =
-        if target.starts_with("unix:") { target.to_owned() } else { format!("http://{target}") };
-    let endpoint = Endpoint::from_shared(uri)?.executor(connections);
-    endpoint.connect().await.with_context(|| format!("connect to {target}"))
+async fn connect(target: &Target, connections: Connections) -> anyhow::Result<Channel> {
+    let Target { address, tls } = target;
+    let uri = match tls {
+        _ if address.starts_with("unix:") => address.clone(),
+        None => format!("http://{address}"),
+        Some(_) => format!("https://{address}"),
+    };
+    let mut endpoint = Endpoint::from_shared(uri)?.executor(connections);
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls.clone())?;
+    }
+    endpoint.connect().await.with_context(|| format!("connect to {address}"))
 }
 
 /// The state that a call and its stream of requests share.

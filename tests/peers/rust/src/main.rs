@@ -11,6 +11,7 @@ use clap::Parser;
 mod client;
 mod plan;
 mod server;
+mod tls;
 mod truth;
 
 /// The code that is generated from `tests/peers/proto/echo.proto`.
@@ -45,6 +46,8 @@ enum Role {
         compression: Option<String>,
         #[command(flatten)]
         blocks: server::Blocks,
+        #[command(flatten)]
+        tls: tls::Tls,
     },
     /// Carries out a plan.
     Client {
@@ -57,6 +60,8 @@ enum Role {
         /// The file for the record.
         #[arg(long)]
         truth: PathBuf,
+        #[command(flatten)]
+        tls: tls::Tls,
     },
 }
 
@@ -68,14 +73,19 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     match role {
-        Role::Server { listen, truth, max_connection_age_ms, compression, blocks } => {
-            let age = max_connection_age_ms.map(Duration::from_millis);
-            runtime.block_on(server::serve(&listen, &truth, age, compression.is_some(), blocks))
+        Role::Server { listen, truth, max_connection_age_ms, compression, blocks, tls } => {
+            let options = server::Options {
+                max_connection_age: max_connection_age_ms.map(Duration::from_millis),
+                gzip: compression.is_some(),
+                tls: tls.server()?,
+            };
+            runtime.block_on(server::serve(&listen, &truth, options, blocks))
         }
-        Role::Client { target, plan, truth } => {
+        Role::Client { target, plan, truth, tls } => {
             let plan = std::fs::read(&plan).with_context(|| format!("read {}", plan.display()))?;
             let stages = serde_json::from_slice(&plan).context("parse the plan")?;
-            runtime.block_on(client::run(&target, stages, &truth))
+            let target = client::Target { address: target, tls: tls.client()? };
+            runtime.block_on(client::run(target, stages, &truth))
         }
     }
 }

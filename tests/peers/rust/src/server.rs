@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Code, Status, Streaming};
 
 use crate::pb::echo_server::{Echo, EchoServer};
@@ -27,19 +27,27 @@ const MAX_CONCURRENT_STREAMS: u32 = 4096;
 /// Time for clients to close their connections once the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How it serves.
+pub(crate) struct Options {
+    /// The time after which it closes connections.
+    pub(crate) max_connection_age: Option<Duration>,
+    /// Whether it compresses responses.
+    pub(crate) gzip: bool,
+    pub(crate) tls: Option<ServerTlsConfig>,
+}
+
 /// Serves until SIGTERM, then writes the record.
 pub(crate) async fn serve(
     listen: &str,
     truth_file: &Path,
-    max_connection_age: Option<Duration>,
-    gzip: bool,
+    options: Options,
     blocks: Blocks,
 ) -> anyhow::Result<()> {
     let truth = Arc::new(Truth::default());
     let mut service = EchoServer::new(Orders { truth: Arc::clone(&truth), blocks })
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
-    if gzip {
+    if options.gzip {
         let gzip = CompressionEncoding::Gzip;
         service = service.accept_compressed(gzip).send_compressed(gzip);
     }
@@ -49,8 +57,11 @@ pub(crate) async fn serve(
         let _ = stopped.await;
     };
     let mut builder = Server::builder().max_concurrent_streams(MAX_CONCURRENT_STREAMS);
-    if let Some(age) = max_connection_age {
+    if let Some(age) = options.max_connection_age {
         builder = builder.max_connection_age(age);
+    }
+    if let Some(tls) = options.tls {
+        builder = builder.tls_config(tls)?;
     }
     let router = builder.add_service(service);
     let server = if let Some(path) = listen.strip_prefix("unix:") {

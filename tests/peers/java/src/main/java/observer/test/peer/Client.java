@@ -9,6 +9,7 @@ import io.grpc.MethodDescriptor.MethodType;
 import io.grpc.Status;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executor;
@@ -17,6 +18,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import javax.net.ssl.SSLException;
 import observer.test.peer.Plan.Step;
 import observer.test.v1.EchoOuterClass.Request;
 import observer.test.v1.EchoOuterClass.Response;
@@ -36,23 +38,26 @@ final class Client {
   private static final Executor THREADS = task -> new Thread(task).start();
 
   private final Step step;
+  private final Map<String, String> options;
   private final Truth truth;
   private final List<ManagedChannel> channels = new ArrayList<>();
   private final AtomicInteger turns = new AtomicInteger();
   private final CountDownLatch workers;
 
-  private Client(Step step, Truth truth) {
+  private Client(Step step, Map<String, String> options, Truth truth) {
     this.step = step;
+    this.options = options;
     this.truth = truth;
     workers = new CountDownLatch(step.concurrency);
   }
 
   /** One stage after the other, a stage's steps at the same time. */
-  static void carryOut(String target, List<List<Step>> stages, Truth truth) throws Exception {
+  static void carryOut(Map<String, String> options, List<List<Step>> stages, Truth truth)
+      throws Exception {
     for (List<Step> stage : stages) {
       List<CompletableFuture<Void>> steps = new ArrayList<>();
       for (Step step : stage) {
-        steps.add(CompletableFuture.runAsync(() -> carryOut(target, step, truth), THREADS));
+        steps.add(CompletableFuture.runAsync(() -> carryOut(options, step, truth), THREADS));
       }
       for (Future<Void> done : steps) {
         done.get();
@@ -60,18 +65,18 @@ final class Client {
     }
   }
 
-  private static void carryOut(String target, Step step, Truth truth) {
+  private static void carryOut(Map<String, String> options, Step step, Truth truth) {
     try {
-      new Client(step, truth).run(target);
-    } catch (InterruptedException interrupted) {
-      throw new IllegalStateException(interrupted);
+      new Client(step, options, truth).run();
+    } catch (InterruptedException | SSLException failed) {
+      throw new IllegalStateException(failed);
     }
   }
 
   /** Each of `concurrency` workers makes one call after the other. */
-  private void run(String target) throws InterruptedException {
+  private void run() throws InterruptedException, SSLException {
     for (int i = 0; i < step.connections; i++) {
-      channels.add(connect(target, step));
+      channels.add(connect());
     }
     for (int i = 0; i < step.concurrency; i++) {
       next();
@@ -87,8 +92,8 @@ final class Client {
     }
   }
 
-  private static ManagedChannel connect(String target, Step step) throws InterruptedException {
-    ManagedChannel channel = Transport.channel(target, step.service_config);
+  private ManagedChannel connect() throws InterruptedException, SSLException {
+    ManagedChannel channel = Transport.channel(options, step.service_config);
     long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(CONNECT_SECONDS);
     while (true) {
       ConnectivityState state = channel.getState(true);
@@ -98,7 +103,7 @@ final class Client {
       CountDownLatch changed = new CountDownLatch(1);
       channel.notifyWhenStateChanged(state, changed::countDown);
       if (!changed.await(until - System.nanoTime(), TimeUnit.NANOSECONDS)) {
-        throw new IllegalStateException("connect to " + target + ": still " + state);
+        throw new IllegalStateException("connect to " + options.get("--target") + ": still " + state);
       }
     }
   }

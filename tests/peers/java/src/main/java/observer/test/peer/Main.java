@@ -12,7 +12,9 @@ import java.util.logging.Logger;
  *
  * <pre>
  * server --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip]
+ *        [--tls-cert FILE --tls-key FILE [--tls-ca FILE]] [--tls-provider JDK]
  * client --target ADDRESS --plan FILE --truth FILE
+ *        [--tls-ca FILE [--tls-cert FILE --tls-key FILE]] [--tls-provider JDK]
  * </pre>
  */
 public final class Main {
@@ -26,7 +28,7 @@ public final class Main {
     if (args[0].equals("server")) {
       Server.serve(options, truth);
     } else {
-      Client.carryOut(options.get("--target"), Plan.read(Path.of(options.get("--plan"))), truth);
+      Client.carryOut(options, Plan.read(Path.of(options.get("--plan"))), truth);
     }
     truth.write(Path.of(options.get("--truth")));
     // Netty's threads need not be waited for.

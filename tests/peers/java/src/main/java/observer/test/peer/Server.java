@@ -8,7 +8,7 @@ import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
 import io.grpc.Status;
-import io.grpc.netty.NettyServerBuilder;
+import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.util.Arrays;
@@ -40,7 +40,7 @@ final class Server extends EchoGrpc.EchoImplBase {
     CountDownLatch terminated = new CountDownLatch(1);
     Signal.handle(new Signal("TERM"), signal -> terminated.countDown());
     NettyServerBuilder builder =
-        Transport.server(listen)
+        Transport.server(listen, options)
             .maxInboundMessageSize(Integer.MAX_VALUE)
             .addService(new Server(truth));
     if (maxConnectionAgeMs != null) {
