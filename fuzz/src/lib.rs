@@ -27,7 +27,8 @@ pub fn pipeline() -> Pipeline {
     let limits = Limits { max_methods: 4, max_series: 16 };
     let config = FailureLogConfig { per_second: 10_000, omitted: Vec::new() };
     let failures = Some(Failures::new(&config, Box::new(is_line)));
-    Pipeline::new(Statistics::new(Buckets::default(), limits), failures, Duration::from_secs(1))
+    let outputs = (failures, None);
+    Pipeline::new(Statistics::new(Buckets::default(), limits), outputs, Duration::from_secs(1))
 }
 
 /// Checks a line of failed calls: it is JSON, and names that peers chose have no control characters.
