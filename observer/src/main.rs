@@ -5,7 +5,7 @@
 use std::{
     io::{self, Write as _},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use observer::{
     kernel::Probes,
     log,
     memory::Budget,
-    metrics::{self, Descriptors, Format, Snapshot},
+    metrics::{self, Descriptors, Format, MetricsExport, Snapshot},
     preconditions,
     privileges::{self, Account},
     process::ProcFs,
@@ -95,18 +95,35 @@ fn run(config: &Config) -> Result<()> {
             workers: Arc::clone(&workers),
             counts: Arc::clone(&counts),
             health: Arc::clone(&health),
+            export: OnceLock::new(),
             #[cfg(feature = "kubernetes")]
             pods: config.kubernetes.clone().map(Pods::start).transpose()?,
         });
+        if let Some(otlp) = &config.otlp {
+            for warning in &otlp.warnings {
+                warn!("{warning}");
+            }
+            let taken = Arc::clone(&pages);
+            if let Some(export) = MetricsExport::start(otlp, move || taken.snapshot())? {
+                // It is set only here.
+                let _ = pages.export.set(export);
+            }
+        }
         let probed =
             probed.map(|listener| server::Health::start(listener, Arc::clone(&pages) as _));
         let _probed = probed.transpose()?;
         tokio::spawn(look(Arc::clone(&health), Arc::clone(&workers), Arc::clone(&supervisor)));
         supervisor.notify("READY=1");
+        let ending = Arc::clone(&pages);
         let end = async {
-            end(&mut signals, &workers, || {
+            let say = || {
                 health.stop();
                 supervisor.notify("STOPPING=1");
+            };
+            end(&mut signals, &workers, say, || {
+                if let Some(export) = ending.export.get() {
+                    export.flush();
+                }
             })
             .await;
         };
@@ -266,8 +283,14 @@ async fn look(health: Arc<Health>, workers: Arc<Workers>, supervisor: Arc<Superv
     }
 }
 
-/// Waits for a signal to end and calls `say`, then detaches. Leaves time for a last scrape, unless a second signal comes.
-async fn end(signals: &mut Signals, workers: &Arc<Workers>, say: impl FnOnce()) {
+/// Waits for a signal to end and calls `say`, then detaches and calls `detached`. Leaves time for a last scrape, unless a
+/// second signal comes.
+async fn end(
+    signals: &mut Signals,
+    workers: &Arc<Workers>,
+    say: impl FnOnce(),
+    detached: impl FnOnce(),
+) {
     let name = signals.end(workers).await;
     say();
     info!("{name}: detaching, /metrics answers for {} s more", LAST_SCRAPE.as_secs());
@@ -277,6 +300,7 @@ async fn end(signals: &mut Signals, workers: &Arc<Workers>, say: impl FnOnce()) 
         Ok(Err(error)) => debug!("cannot detach the BPF programs: {error:#}"),
         Err(error) => debug!("cannot detach the BPF programs: {error}"),
     }
+    detached();
     tokio::select! {
         () = tokio::time::sleep(LAST_SCRAPE) => {}
         _ = signals.end(workers) => {}
@@ -329,6 +353,7 @@ struct Figures {
     workers: Arc<Workers>,
     counts: Arc<Counts>,
     health: Arc<Health>,
+    export: OnceLock<MetricsExport>,
     #[cfg(feature = "kubernetes")]
     pods: Option<Pods>,
 }
@@ -344,7 +369,9 @@ impl Pages for Figures {
         if let Some(pods) = &self.pods {
             pods.complete(&mut snapshot);
         }
-        Arc::make_mut(&mut snapshot.daemon).http = Some(self.counts.figures());
+        let daemon = Arc::make_mut(&mut snapshot.daemon);
+        daemon.http = Some(self.counts.figures());
+        daemon.otlp_metrics = self.export.get().map(MetricsExport::figures);
         Ok(snapshot)
     }
 
@@ -382,7 +409,9 @@ fn check(config: &Config) -> Result<()> {
         met &= report("ok ", "probes", free);
     }
     if let Some(otlp) = &config.otlp {
-        report("ok ", "export", Ok(format!("spans go to {}", otlp.traces.url)));
+        for receiver in otlp.receivers() {
+            report("ok ", "export", Ok(receiver.url.to_string()));
+        }
     }
     if let Some(file) = &config.web_config_file {
         let read = Protection::read(Some(file))

@@ -56,6 +56,8 @@ pub struct Export {
     pub headers: BTreeMap<String, String>,
     /// The spans.
     pub spans: Vec<Span>,
+    /// The data points of metrics.
+    pub points: Vec<Point>,
 }
 
 /// A span as OpenTelemetry's messages have it. Ids are in hexadecimal digits.
@@ -76,6 +78,29 @@ pub struct Span {
     pub status: String,
     pub description: String,
     pub flags: u32,
+}
+
+/// A data point as OpenTelemetry's messages have it.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the names are OpenTelemetry's")]
+pub struct Point {
+    pub resource: BTreeMap<String, Value>,
+    pub name: String,
+    pub unit: String,
+    pub kind: String,
+    pub temporality: u8,
+    pub monotonic: bool,
+    pub attributes: BTreeMap<String, Value>,
+    pub start: u64,
+    pub time: u64,
+    /// The value of a sum or gauge, or the count of a histogram.
+    pub count: u64,
+    pub sum: f64,
+    pub buckets: Vec<u64>,
+    /// The bounds; of an exponential histogram scale and offset.
+    pub bounds: Vec<f64>,
+    /// The traces of exemplars.
+    pub traces: Vec<String>,
 }
 
 impl Span {

@@ -516,10 +516,11 @@ pub(super) struct FailedCalls {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Export by OTLP")]
 pub(super) struct Otlp {
-    /// URL of an OpenTelemetry collector that gets a span for each end of each call
+    /// URL of an OpenTelemetry collector that gets metrics, and a span for each end of each call
     ///
-    /// With http/protobuf, /v1/traces is added to its path. Nothing is exported without this flag,
-    /// OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT. Headers, TLS,
+    /// With http/protobuf, /v1/traces and /v1/metrics are added to its path. Nothing is exported
+    /// without this flag and OTEL_EXPORTER_OTLP_ENDPOINT. OTEL_TRACES_EXPORTER=none and
+    /// OTEL_METRICS_EXPORTER=none turn one of the two off. Headers, TLS,
     /// compression, sampling, batches and time limits are set with OpenTelemetry's own variables,
     /// such as OTEL_EXPORTER_OTLP_HEADERS and OTEL_TRACES_SAMPLER.
     ///

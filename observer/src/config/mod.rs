@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use observer_common::selected::CGROUP_NAME;
 
 use crate::failures;
-use crate::metrics::{Buckets, ExpositionConfig};
+use crate::metrics::{Buckets, ExpositionConfig, Recording};
 use crate::otlp::OtlpConfig;
 use crate::server::HostName;
 use observer_core::{
@@ -85,6 +85,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// What each series records.
+    pub fn recording(&self) -> Recording {
+        let schemas = &self.exposition.schemas;
+        let recording = schemas.recording(self.buckets.clone(), self.native_histograms);
+        let is_exported = self.otlp.as_ref().is_some_and(|otlp| otlp.metrics.is_some());
+        Recording { by_code: recording.by_code || is_exported, ..recording }
+    }
+
     /// Whether Kubernetes names the pods of processes.
     pub fn names_pods(&self) -> bool {
         #[cfg(feature = "kubernetes")]

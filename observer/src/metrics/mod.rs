@@ -8,6 +8,7 @@
 mod daemon;
 mod descriptors;
 mod exposition;
+mod otlp;
 mod process;
 mod rows;
 mod schema;
@@ -25,6 +26,7 @@ pub use self::{
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},
+    otlp::MetricsExport,
     schema::{Clash, Schema, Schemas},
 };
 pub use observer_core::statistics::{

@@ -174,7 +174,7 @@ pub(super) enum Figures<'a> {
 }
 
 impl Figures<'_> {
-    fn add(&mut self, other: &Series) {
+    pub(super) fn add(&mut self, other: &Series) {
         match self {
             Self::One(series) => {
                 let mut sum = Box::new(series.clone());

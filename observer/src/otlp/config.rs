@@ -71,11 +71,24 @@ impl Receiver {
     }
 }
 
+/// The configuration of the export of metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsConfig {
+    /// The receiver.
+    pub receiver: Receiver,
+    /// The time between two exports.
+    pub interval: Duration,
+    /// How long a request is kept, while it is sent again and again.
+    pub patience: Duration,
+}
+
 /// The configuration of the export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtlpConfig {
-    /// The receiver of spans.
-    pub traces: Receiver,
+    /// The receiver of spans; `None` if they are not exported.
+    pub traces: Option<Receiver>,
+    /// The export of metrics; `None` if they are not exported.
+    pub metrics: Option<MetricsConfig>,
     /// Which calls get a span.
     pub sampler: Sampler,
     /// How long spans wait for others, to be sent with them.
@@ -107,14 +120,17 @@ impl OtlpConfig {
         let endpoint = endpoint.as_deref();
         let mut variables = Variables { variable, warnings: Vec::new() };
         let is_off = variables.choice("OTEL_SDK_DISABLED", &[("true", true), ("false", false)]);
-        let traces = variables.choice("OTEL_TRACES_EXPORTER", &[("otlp", true), ("none", false)]);
-        if endpoint.is_none() && (is_off == Some(true) || traces == Some(false)) {
-            return Ok(None);
-        }
-        let signal = Signal { name: "TRACES", path: "/v1/traces", service: TRACE_SERVICE };
-        let Some(receiver) = variables.receiver(&signal, endpoint, protocol)? else {
-            return if watched.is_empty() { Ok(None) } else { Err(NO_ENDPOINT.into()) };
+        let has_flag = endpoint.is_some();
+        let receiver = |variables: &mut Variables<'_>, signal: &Signal, exporter: &str| {
+            let wanted = variables.choice(exporter, &[("otlp", true), ("none", false)]);
+            let is_off = wanted == Some(false) || (is_off == Some(true) && !has_flag);
+            if is_off { Ok(None) } else { variables.receiver(signal, endpoint, protocol) }
         };
+        let traces = receiver(&mut variables, &TRACES, "OTEL_TRACES_EXPORTER")?;
+        let metrics = receiver(&mut variables, &METRICS, "OTEL_METRICS_EXPORTER")?;
+        if traces.is_none() && metrics.is_none() {
+            return if watched.is_empty() { Ok(None) } else { Err(NO_ENDPOINT.into()) };
+        }
         let milliseconds = |variables: &mut Variables<'_>, name, default| {
             Duration::from_millis(variables.number(name).unwrap_or(default))
         };
@@ -136,7 +152,12 @@ impl OtlpConfig {
             Some(list) => list.split(',').any(|word| word.trim() == "rpc/dup"),
         };
         Ok(Some(Self {
-            traces: receiver,
+            traces,
+            metrics: metrics.map(|receiver| MetricsConfig {
+                receiver,
+                interval: milliseconds(&mut variables, "OTEL_METRIC_EXPORT_INTERVAL", 60_000),
+                patience: milliseconds(&mut variables, "OTEL_METRIC_EXPORT_TIMEOUT", 30_000),
+            }),
             sampler,
             delay: milliseconds(&mut variables, "OTEL_BSP_SCHEDULE_DELAY", 5_000),
             patience: milliseconds(&mut variables, "OTEL_BSP_EXPORT_TIMEOUT", 30_000),
@@ -149,18 +170,33 @@ impl OtlpConfig {
         }))
     }
 
+    /// The receivers.
+    pub fn receivers(&self) -> impl Iterator<Item = &Receiver> {
+        self.traces.iter().chain(self.metrics.iter().map(|of| &of.receiver))
+    }
+
     /// The files that are read again while the daemon runs.
     pub fn files(&self) -> Vec<PathBuf> {
-        let system = self.traces.is_secure().then(super::tls::authorities_of_the_system).flatten();
-        self.traces.files().cloned().chain(system).collect()
+        let is_secure = self.receivers().any(Receiver::is_secure);
+        let system = is_secure.then(super::tls::authorities_of_the_system).flatten();
+        self.receivers().flat_map(Receiver::files).cloned().chain(system).collect()
     }
 }
 
 const NO_ENDPOINT: &str = "--otlp-watched needs --otlp-endpoint or OTEL_EXPORTER_OTLP_ENDPOINT: add \
                            one, or remove it";
 
-/// The path of the method that takes spans.
-const TRACE_SERVICE: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const TRACES: Signal = Signal {
+    name: "TRACES",
+    path: "/v1/traces",
+    service: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+};
+
+const METRICS: Signal = Signal {
+    name: "METRICS",
+    path: "/v1/metrics",
+    service: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+};
 
 /// A kind of data, with a receiver of its own.
 struct Signal {
@@ -180,7 +216,11 @@ struct Variables<'a> {
 
 impl Variables<'_> {
     fn warn(&mut self, name: &str, error: &str) {
-        self.warnings.push(format!("ignoring the environment variable {name}: {error}"));
+        let warning = format!("ignoring the environment variable {name}: {error}");
+        // The general variables are read for each signal.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -367,11 +407,16 @@ mod tests {
     fn nothing_is_exported_without_an_endpoint() {
         assert_eq!(read(None, &[]), Ok(None));
         assert_eq!(read(None, &[(GENERAL, " ")]), Ok(None));
-        let off = [("OTEL_SDK_DISABLED", "TRUE"), ("OTEL_TRACES_EXPORTER", "none")];
-        for off in off {
-            assert_eq!(read(None, &[(GENERAL, "http://a"), off]), Ok(None));
-            assert!(read(Some("http://a"), &[off]).unwrap().is_some(), "the flag counts first");
-        }
+        let off = ("OTEL_SDK_DISABLED", "TRUE");
+        assert_eq!(read(None, &[(GENERAL, "http://a"), off]), Ok(None));
+        assert!(read(Some("http://a"), &[off]).unwrap().is_some(), "the flag counts first");
+        let [traces, metrics] =
+            [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRICS_EXPORTER", "none")];
+        assert_eq!(read(Some("http://a"), &[traces, metrics]), Ok(None));
+        let only_metrics = config(Some("http://a"), &[traces]);
+        assert!(only_metrics.traces.is_none() && only_metrics.metrics.is_some());
+        let only_traces = config(Some("http://a"), &[metrics]);
+        assert!(only_traces.traces.is_some() && only_traces.metrics.is_none());
     }
 
     /// The flag, the variables, and the URL that they lead to.
@@ -393,8 +438,15 @@ mod tests {
         ];
         for (endpoint, variables, expected) in rows {
             let config = config(endpoint, variables);
-            let expected = expected.replace("SERVICE", TRACE_SERVICE);
-            assert_eq!(config.traces.url.to_string(), expected, "{endpoint:?} {variables:?}");
+            let expected = expected.replace("SERVICE", TRACES.service);
+            let traces = config.traces.expect("a receiver");
+            assert_eq!(traces.url.to_string(), expected, "{endpoint:?} {variables:?}");
+            // The variable of the other signal does not count.
+            let other = config.metrics.map(|of| of.receiver.url.to_string());
+            let of_other = expected.replace("v1/traces", "v1/metrics");
+            let of_other = of_other.replace(TRACES.service, METRICS.service);
+            let is_own = variables.iter().any(|(name, _)| *name == OWN) && endpoint.is_none();
+            assert!(is_own || other == Some(of_other), "{other:?}");
             assert_eq!(config.warnings, Vec::<String>::new());
         }
         for bad in ["a:4318", "ftp://a", "http://", "/v1/traces", "http://a b", ""] {
@@ -414,7 +466,7 @@ mod tests {
                 ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, X-Other = c=d"),
                 ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
                 ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/c"),
-                ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/k"),
+                ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k"),
                 ("OTEL_BSP_SCHEDULE_DELAY", "20"),
                 ("OTEL_BSP_EXPORT_TIMEOUT", "40"),
                 ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
@@ -424,7 +476,8 @@ mod tests {
                 ("OTEL_RESOURCE_ATTRIBUTES", "host.name=n%2C1,service.name=no,process.pid=1,a=b"),
             ],
         );
-        let Receiver { headers, gzip, timeout, ca_file, client_certificate, .. } = config.traces;
+        let Receiver { headers, gzip, timeout, ca_file, client_certificate, .. } =
+            config.traces.expect("a receiver");
         assert_eq!((gzip, timeout), (true, Duration::from_millis(1500)));
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();

@@ -27,11 +27,12 @@ use super::{
 };
 
 /// Maximum size of a request in bytes, before it is compressed. Receivers written in Go refuse 4 MiB for good.
-const REQUEST_AT_MOST: usize = 2 << 20;
+pub(crate) const REQUEST_AT_MOST: usize = 2 << 20;
 
 /// What the thread knows of calls beyond their spans.
 pub(super) struct Exporter {
     pub(super) config: OtlpConfig,
+    pub(super) receiver: Receiver,
     pub(super) queue: Queue,
     pub(super) processes: Processes,
     pub(super) ends: Ends,
@@ -55,7 +56,7 @@ impl Exporter {
 
     async fn run(self) {
         let resources = Resources::new(&self.config.resource);
-        let mut delivery = Delivery::new(self.config.traces.clone(), "spans");
+        let mut delivery = Delivery::new(self.receiver.clone(), "spans");
         loop {
             let batch = self.queue.next(self.config.delay).await;
             for request in self.requests(batch, &resources) {
@@ -86,10 +87,7 @@ impl Exporter {
             requests.begin(ResourceSpans {
                 resource: Some(resource),
                 scope_spans: vec![ScopeSpans {
-                    scope: Some(Scope {
-                        name: "observer".into(),
-                        version: env!("CARGO_PKG_VERSION").into(),
-                    }),
+                    scope: Some(scope()),
                     spans: Vec::new(),
                     schema_url: names::SCHEMA_URL.into(),
                 }],
@@ -102,6 +100,11 @@ impl Exporter {
         }
         requests.finish()
     }
+}
+
+/// What made the data.
+pub(crate) fn scope() -> Scope {
+    Scope { name: "observer".into(), version: env!("CARGO_PKG_VERSION").into() }
 }
 
 /// Requests that are being filled.

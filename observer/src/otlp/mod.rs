@@ -9,8 +9,8 @@
 mod config;
 mod export;
 mod ids;
-mod message;
-mod names;
+pub(crate) mod message;
+pub(crate) mod names;
 mod network;
 mod queue;
 mod resource;
@@ -34,10 +34,10 @@ use observer_core::{
     record::Peer,
 };
 use percent_encoding::percent_decode;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::{
-    config::{OtlpConfig, OtlpFlags, Protocol, Receiver},
+    config::{MetricsConfig, OtlpConfig, OtlpFlags, Protocol, Receiver},
     network::Network,
     queue::{DeliveryFigures, OtlpFigures},
     sampler::{Root, Sampler},
@@ -47,6 +47,11 @@ use self::{
     ids::{CallName, Ids},
     queue::{Queue, add},
     span::{Finished, MessageCounts},
+};
+pub(crate) use self::{
+    export::{Delivery, REQUEST_AT_MOST, scope},
+    queue::DeliveryCounts,
+    resource::Resources,
 };
 use crate::clock::Clock;
 
@@ -69,23 +74,22 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// Creates the output. Spans wait in its queue until [`start`](Self::start).
-    pub fn new(config: &OtlpConfig) -> Self {
-        Self {
+    /// Creates the output, if spans are exported. They wait in its queue until [`start`](Self::start).
+    pub fn new(config: &OtlpConfig) -> Option<Self> {
+        config.traces.as_ref().map(|_| Self {
             sampler: config.sampler,
             queue: Queue::new(config.max_batch, config.max_queue),
             clock: Clock::read(),
             daemon: RandomState::new().hash_one(config.max_batch),
-        }
+        })
     }
 
     /// Starts the thread that exports. `processes` and `ends` are those of the pipelines.
     pub fn start(&self, config: OtlpConfig, processes: Processes, ends: Ends) -> Result<()> {
-        for warning in &config.warnings {
-            warn!("{warning}");
-        }
-        info!("exporting spans to {}", config.traces.url);
-        Exporter { config, queue: self.queue.clone(), processes, ends }.start()
+        let Some(receiver) = config.traces.clone() else { return Ok(()) };
+        info!("exporting spans to {}", receiver.url);
+        let queue = self.queue.clone();
+        Exporter { config, receiver, queue, processes, ends }.start()
     }
 
     /// The means to have everything exported at once.

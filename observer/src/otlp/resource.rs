@@ -8,28 +8,44 @@ use super::{
 };
 
 /// Makes resources.
-pub(super) struct Resources {
+pub(crate) struct Resources {
+    host: String,
     /// The attributes of every resource.
     all: Vec<KeyValue>,
 }
 
 impl Resources {
     /// `added` are attributes for every resource. They replace those that this host has.
-    pub(super) fn new(added: &[(String, String)]) -> Self {
+    pub(crate) fn new(added: &[(String, String)]) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut all = vec![
             attribute(names::DISTRO, "observer"),
             attribute(names::DISTRO_VERSION, env!("CARGO_PKG_VERSION")),
         ];
         let given = added.iter().find(|(key, _)| key == names::HOST).map(|(_, host)| host);
-        all.push(attribute(names::HOST, &**given.unwrap_or(&host)));
+        let host = given.cloned().unwrap_or(host);
+        all.push(attribute(names::HOST, &*host));
         let others = added.iter().filter(|(key, _)| key != names::HOST);
         all.extend(others.map(|(key, value)| attribute(key, &**value)));
-        Self { all }
+        Self { host, all }
+    }
+
+    /// The resource of all processes of a service on this node.
+    pub(crate) fn of_service(&self, process: &Process) -> Resource {
+        let service = &process.service;
+        let name = if service.name.is_empty() { "unknown_service" } else { &service.name };
+        let mut attributes = self.all.clone();
+        attributes.push(attribute(names::SERVICE_NAME, name));
+        if !service.namespace.is_empty() {
+            attributes.push(attribute(names::SERVICE_NAMESPACE, &*service.namespace));
+        }
+        // The same service on another node has other figures.
+        attributes.push(attribute(names::SERVICE_INSTANCE, &*self.host));
+        Resource { attributes }
     }
 
     /// The resource of a process; `None` is one that is not known any more.
-    pub(super) fn of(&self, process: Option<Process>) -> Resource {
+    pub(crate) fn of(&self, process: Option<Process>) -> Resource {
         let mut attributes = self.all.clone();
         let mut add = |key, text: &str| {
             if !text.is_empty() && !self.all.iter().any(|of| of.key == key) {

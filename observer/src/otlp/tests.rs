@@ -30,7 +30,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(variables: &[(&str, &str)]) -> Self {
-        let spans = Spans::new(&config(variables));
+        let spans = Spans::new(&config(variables)).unwrap();
         Self { spans, interner: Interner::new(10), processes: Processes::new(10) }
     }
 

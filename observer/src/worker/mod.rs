@@ -97,14 +97,14 @@ impl Workers {
         rings: Vec<Ring>,
     ) -> Result<Self> {
         let statistics = Statistics::new(
-            config.exposition.schemas.recording(config.buckets.clone(), config.native_histograms),
+            config.recording(),
             Limits { max_methods: config.max_methods, max_series: config.max_series },
         );
         let failures = match &config.log_errors {
             Some(config) => Some(Failures::new(config, failures::to_stdout()?)),
             None => None,
         };
-        let spans = config.otlp.as_ref().map(Spans::new);
+        let spans = config.otlp.as_ref().and_then(Spans::new);
         let exposition = Arc::new(config.exposition.clone());
         let mut pipeline = Pipeline::new(statistics, (failures, spans), config.series_ttl)
             .with_labels(&exposition.labels)

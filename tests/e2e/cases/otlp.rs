@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
-use support::collector::{Collector, Protocol, Span, Tls};
+use serde_json::{Value, json};
+use support::collector::{Collector, Point, Protocol, Span, Tls};
 use support::daemon::{Daemon, free_address};
 use support::raw::talk::Role::{Client, Server};
 use support::raw::{Address, Call, Talk};
@@ -34,11 +34,19 @@ pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>) {
     });
     cases.of("otlp: samplers", Nothing, [python], |[python]| samplers(python));
     cases.of("otlp: a receiver that is slow", Nothing, [python], |[python]| slow(python));
+    for (name, protocol, kind) in [
+        ("http/protobuf", Protocol::Http, "histogram"),
+        ("grpc, exponential", Protocol::Grpc, "exponential_histogram"),
+    ] {
+        cases.of(&format!("otlp: metrics, {name}"), Nothing, [python], move |[python]| {
+            metrics(python, protocol, kind)
+        });
+    }
     cases.add("otlp: a receiver that is not there", Nothing, not_there);
 }
 
-/// Spans are sent after this many milliseconds.
-const SOON: &str = "export OTEL_BSP_SCHEDULE_DELAY=100";
+/// Spans are sent after this many milliseconds, and nothing else is sent.
+const SOON: &str = "export OTEL_BSP_SCHEDULE_DELAY=100 OTEL_METRICS_EXPORTER=none";
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -326,6 +334,110 @@ fn slow(python: &Stack) -> Result<()> {
     })?;
     let exported = outcome(&daemon, "exported")?;
     ensure!(collector.spans()?.len() as f64 == exported, "not {exported}");
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// The data points are the figures of `/metrics`, and each export has the same series.
+fn metrics(python: &Stack, protocol: Protocol, kind: &str) -> Result<()> {
+    let (port, collector) = (free_port()?, Collector::start(python, protocol, "ok", None)?);
+    let variables = [
+        "unset OTEL_METRICS_EXPORTER",
+        "export OTEL_TRACES_EXPORTER=none OTEL_METRIC_EXPORT_INTERVAL=200",
+    ];
+    let url = format!("http://{}", collector.address);
+    let name = if protocol == Protocol::Http { "http/protobuf" } else { "grpc" };
+    let text = port.to_string();
+    let mut flags = vec!["--port", &text, "--otlp-endpoint", &url, "--otlp-protocol", name];
+    if kind == "exponential_histogram" {
+        flags.push("--native-histograms");
+    }
+    let daemon = Daemon::start_after(&variables, &flags)?;
+    let mut talk = Talk::begin(&daemon, "otlp metrics", Address::V4(port))?;
+    let traceparent = format!("00-{TRACE}-{PARENT}-01");
+    talk.client(|f| f.request_with(1, "Get", &[("traceparent", &traceparent)]).last_message(1, 5))?;
+    talk.server(|f| f.response(1).message(1, 6).message(1, 7).trailers(1, OK))?;
+    talk.expect(Call::new("Get", OK).requests(&[5]).responses(&[6, 7]))?;
+    for (stream, code) in [(3, OK), (5, NOT_FOUND), (7, INTERNAL)] {
+        talk.expected_call(stream, "Get", code)?;
+    }
+    // A call that is open.
+    talk.client(|f| f.request(9, "Get").last_message(9, 5))?;
+    talk.in_flight(1)?;
+    let pids = talk.pids()?;
+    let method = format!("{}/Get", talk.service());
+    daemon.wait_until(|_| {
+        let exports = collector.exports()?;
+        let points = exports.iter().rev().find(|export| !export.points.is_empty());
+        let points = &points.context("there is no export")?.points;
+        for (side, pid) in &pids {
+            let pid: u64 = pid.parse()?;
+            let of = |name: &str| -> Vec<&Point> {
+                let name = name.replace("SIDE", side);
+                let is = |point: &&Point| {
+                    let of = point.resource.get("process.pid").and_then(Value::as_u64);
+                    let of_method = point.attributes.get("rpc.method") == Some(&json!(method));
+                    point.name == name && of == Some(pid) && of_method
+                };
+                points.iter().filter(is).collect()
+            };
+            let number = |name: &str| of(name).iter().map(|point| point.count).sum::<u64>();
+            let messages = ["grpc.SIDE.msg_received", "grpc.SIDE.msg_sent"].map(number);
+            ensure!(messages == [5, 5], "{messages:?} messages at the {side}");
+            ensure!(number("grpc.SIDE.in_flight") == 1, "{points:#?}");
+            let [requests, responses] = [25, 6 + 7 + 18];
+            let bytes = ["grpc.SIDE.msg_received_bytes", "grpc.SIDE.msg_sent_bytes"].map(number);
+            let expected =
+                if *side == "server" { [requests, responses] } else { [responses, requests] };
+            ensure!(bytes == expected, "{bytes:?} bytes at the {side}");
+            let durations = of("rpc.SIDE.call.duration");
+            let by_code: Vec<_> = durations
+                .iter()
+                .map(|point| {
+                    let text = |key: &str| point.attributes.get(key).and_then(Value::as_str);
+                    (text("rpc.response.status_code"), text("error.type"), point.count)
+                })
+                .collect();
+            let not_found = (*side == "client").then_some("NOT_FOUND");
+            for expected in [
+                (Some("OK"), None, 2),
+                (Some("NOT_FOUND"), not_found, 1),
+                (Some("INTERNAL"), Some("INTERNAL"), 1),
+            ] {
+                ensure!(by_code.contains(&expected), "{by_code:?} at the {side}");
+            }
+            ensure!(by_code.len() == 3, "{by_code:?}");
+            for point in durations {
+                ensure!(point.kind == kind && point.temporality == 2, "{point:#?}");
+                ensure!(point.unit == "s" && (0.0..60.0).contains(&point.sum), "{point:#?}");
+                ensure!(point.start < point.time, "{point:#?}");
+            }
+            let traces: BTreeSet<_> = of("rpc.SIDE.call.duration")
+                .iter()
+                .flat_map(|point| point.traces.clone())
+                .collect();
+            ensure!(traces == BTreeSet::from([TRACE.to_owned()]), "{traces:?}");
+        }
+        Ok(())
+    })?;
+    // A series has the same start each time.
+    let starts = |exports: &[support::collector::Export]| -> BTreeSet<(String, u64, u64)> {
+        let points = exports.iter().flat_map(|export| &export.points);
+        let points = points.filter(|point| point.name.ends_with("in_flight"));
+        let pid = |point: &Point| point.resource.get("process.pid").and_then(Value::as_u64);
+        points.map(|point| (point.name.clone(), pid(point).unwrap_or(0), point.start)).collect()
+    };
+    daemon.wait_until(|_| {
+        ensure!(collector.exports()?.len() > 5, "too few exports");
+        Ok(())
+    })?;
+    let starts = starts(&collector.exports()?);
+    ensure!(starts.len() == 2, "{starts:?}");
+    let exported = daemon.scrape()?;
+    let points = exported.sum("observer_otlp_data_points_total", &[("outcome", "exported")]);
+    ensure!(points > 0.0, "no point is counted");
+    talk.server(|f| f.response(9).trailers(9, OK))?;
+    talk.expect(Call::new("Get", OK).requests(&[5]))?;
     talk.finish()?;
     daemon.stop()
 }

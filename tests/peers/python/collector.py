@@ -3,8 +3,8 @@
     collector.py --protocol http|grpc --answers ANSWER,... [--port PORT]
                  [--certificate FILE --key FILE --client-ca FILE]
 
-Prints one JSON line {"address"} when it listens, and one for each request: {"answer", "headers", "spans"}. Each request
-gets the next answer, and the last one is repeated:
+Prints one JSON line {"address"} when it listens, and one for each request: {"answer", "headers", "spans", "points"}. Each
+request gets the next answer, and the last one is repeated:
 
     ok          accepted
     partial     accepted, but for one span
@@ -25,6 +25,8 @@ from concurrent import futures
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_services
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as services
 
@@ -69,6 +71,42 @@ def spans(request):
                 }
 
 
+def points(request):
+    for resource_metrics in request.resource_metrics:
+        resource = attributes(resource_metrics.resource.attributes)
+        for scope_metrics in resource_metrics.scope_metrics:
+            for metric in scope_metrics.metrics:
+                kind = metric.WhichOneof("data")
+                data = getattr(metric, kind)
+                for point in data.data_points:
+                    yield {
+                        "resource": resource,
+                        "name": metric.name,
+                        "unit": metric.unit,
+                        "kind": kind,
+                        "temporality": getattr(data, "aggregation_temporality", 0),
+                        "monotonic": getattr(data, "is_monotonic", False),
+                        "attributes": attributes(point.attributes),
+                        "start": point.start_time_unix_nano,
+                        "time": point.time_unix_nano,
+                        **value_of(kind, point),
+                    }
+
+
+def value_of(kind, point):
+    if kind in ("gauge", "sum"):
+        return {"count": point.as_int, "sum": 0.0, "buckets": [], "bounds": [], "traces": []}
+    traces = [exemplar.trace_id.hex() for exemplar in point.exemplars]
+    if kind == "histogram":
+        buckets, bounds = list(point.bucket_counts), list(point.explicit_bounds)
+        assert len(buckets) == len(bounds) + 1 and sum(buckets) == point.count, point
+    else:
+        buckets, bounds = list(point.positive.bucket_counts), [point.scale, point.positive.offset]
+        assert sum(buckets) + point.zero_count == point.count, point
+    values = {"buckets": buckets, "bounds": bounds, "traces": traces}
+    return {"count": point.count, "sum": point.sum, **values}
+
+
 class Answers:
     def __init__(self, answers):
         self._answers = answers
@@ -77,13 +115,18 @@ class Answers:
     def next(self, request, headers):
         with self._lock:
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        say({"answer": answer, "headers": headers, "spans": list(spans(request))})
+        is_of_traces = isinstance(request, traces.ExportTraceServiceRequest)
+        read = {"spans": list(spans(request)) if is_of_traces else []}
+        read["points"] = [] if is_of_traces else list(points(request))
+        say({"answer": answer, "headers": headers, **read})
         if answer == "sleep":
             time.sleep(3)
         return answer
 
 
-def accepted(answer):
+def accepted(answer, request):
+    if isinstance(request, metrics.ExportMetricsServiceRequest):
+        return metrics.ExportMetricsServiceResponse()
     response = traces.ExportTraceServiceResponse()
     if answer == "partial":
         response.partial_success.rejected_spans = 1
@@ -99,11 +142,14 @@ def serve_http(answers, port, context):
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers["content-encoding"] == "gzip":
                 body = gzip.decompress(body)
-            request = traces.ExportTraceServiceRequest.FromString(body)
+            is_of_traces = self.path == "/v1/traces"
+            kind = traces.ExportTraceServiceRequest
+            kind = kind if is_of_traces else metrics.ExportMetricsServiceRequest
+            request = kind.FromString(body)
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = answers.next(request, {**headers, ":path": self.path})
             status = {"refuse": 400, "later": 429, "busy": 503}.get(answer, 200)
-            body = accepted(answer).SerializeToString() if status == 200 else b""
+            body = accepted(answer, request).SerializeToString() if status == 200 else b""
             self.send_response(status)
             self.send_header("content-type", "application/x-protobuf")
             self.send_header("content-length", str(len(body)))
@@ -145,10 +191,11 @@ def serve_grpc(answers, port, credentials):
             if answer == "later":
                 context.set_trailing_metadata([("grpc-status-details-bin", retry_info())])
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
-            return accepted(answer)
+            return accepted(answer, request)
 
     server = grpc.server(futures.ThreadPoolExecutor(8))
     services.add_TraceServiceServicer_to_server(Service(), server)
+    metrics_services.add_MetricsServiceServicer_to_server(Service(), server)
     at = f"127.0.0.1:{port}"
     port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
     server.start()

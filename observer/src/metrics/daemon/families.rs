@@ -41,6 +41,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         pod_requests,
         log_errors_dropped,
         otlp,
+        otlp_metrics,
         http,
         own,
     } = daemon.as_ref();
@@ -147,9 +148,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
             [("rate_limit", rate_limit), ("output", output)],
         );
     }
-    if let Some(otlp) = otlp {
-        writer.otlp(*otlp);
-    }
+    writer.otlp(*otlp, *otlp_metrics);
     if let Some(HttpFigures { password_checks, refused }) = http {
         writer.counter(
             "observer_http_password_checks",
@@ -315,31 +314,41 @@ impl Writer<'_> {
         );
     }
 
-    fn otlp(&mut self, figures: OtlpFigures) {
-        let OtlpFigures { not_sampled, not_seen, queue_full, sent } = figures;
-        let DeliveryFigures { exported, refused, rejected, gave_up, answered, failed } = sent;
-        self.counters(
-            "observer_otlp_spans",
-            "Total ended calls, by what became of their span: exported; not sampled; not seen, \
-             because the start, the end or the trace of the call was not; queue full; refused or \
-             rejected by the receiver; gave up, because the receiver did not answer in time.",
-            "outcome",
-            [
-                ("exported", exported),
-                ("not_sampled", not_sampled),
-                ("not_seen", not_seen),
-                ("queue_full", queue_full),
-                ("refused", refused),
-                ("rejected", rejected),
-                ("gave_up", gave_up),
-            ],
-        );
-        self.counters(
-            "observer_otlp_requests",
-            "Total export requests, by outcome. A request that is sent again counts again.",
-            "outcome",
-            [("answered", answered), ("failed", failed)],
-        );
+    fn otlp(&mut self, spans: Option<OtlpFigures>, points: Option<DeliveryFigures>) {
+        if let Some(OtlpFigures { not_sampled, not_seen, queue_full, sent }) = spans {
+            let before =
+                [("not_sampled", not_sampled), ("not_seen", not_seen), ("queue_full", queue_full)];
+            self.counters(
+                "observer_otlp_spans",
+                "Total ended calls, by what became of their span: exported; not sampled; not \
+                 seen, because the start, the end or the trace of the call was not; queue full; \
+                 refused or rejected by the receiver; gave up, because the receiver did not answer \
+                 in time.",
+                "outcome",
+                delivered(sent).into_iter().chain(before),
+            );
+        }
+        if let Some(points) = points {
+            self.counters(
+                "observer_otlp_data_points",
+                "Total data points of exported metrics, by outcome, as for spans.",
+                "outcome",
+                delivered(points),
+            );
+        }
+        let signals = [("traces", spans.map(|spans| spans.sent)), ("metrics", points)];
+        if spans.is_none() && points.is_none() {
+            return;
+        }
+        let help = "Total export requests, by outcome. A request that is sent again counts again.";
+        self.family_of_counters("observer_otlp_requests", help, |count| {
+            for (signal, sent) in signals {
+                let Some(sent) = sent else { continue };
+                for (outcome, requests) in [("answered", sent.answered), ("failed", sent.failed)] {
+                    count(&[("signal", signal), ("outcome", outcome)], requests.into());
+                }
+            }
+        });
     }
 
     fn programs(&mut self, programs: &[Program]) {
@@ -390,4 +399,10 @@ impl Writer<'_> {
         self.gauge_if_known("process_start_time_seconds", help, start_time_seconds);
         self.gauge_if_known("process_threads", "Number of threads.", threads);
     }
+}
+
+/// The items that were sent, by outcome.
+fn delivered(sent: DeliveryFigures) -> [(&'static str, u64); 4] {
+    let DeliveryFigures { exported, refused, rejected, gave_up, answered: _, failed: _ } = sent;
+    [("exported", exported), ("refused", refused), ("rejected", rejected), ("gave_up", gave_up)]
 }

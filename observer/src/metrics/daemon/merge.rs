@@ -28,6 +28,7 @@ impl Daemon {
             pod_requests: _,
             log_errors_dropped: _,
             otlp: _,
+            otlp_metrics: _,
             http: _,
             own: _,
         } = other;

@@ -12,7 +12,10 @@ use observer_core::{
 use serde::{Deserialize, Serialize};
 
 use super::exposition::Clock;
-use crate::{failures::Dropped, otlp::OtlpFigures};
+use crate::{
+    failures::Dropped,
+    otlp::{DeliveryFigures, OtlpFigures},
+};
 
 pub(super) use families::write;
 pub use own::OwnProcess;
@@ -60,8 +63,10 @@ pub struct Daemon {
     pub pod_requests: Option<PodRequests>,
     /// Failed calls without a line; `None` without `--log-errors`.
     pub log_errors_dropped: Option<Dropped>,
-    /// The figures of the export by OTLP; `None` without it.
+    /// The figures of the export of spans by OTLP; `None` without it.
     pub otlp: Option<OtlpFigures>,
+    /// The figures of the export of metrics by OTLP; `None` without it.
+    pub otlp_metrics: Option<DeliveryFigures>,
     /// The figures of the HTTP server; `None` without one.
     pub http: Option<HttpFigures>,
     /// The figures of the daemon's own process.

@@ -19,7 +19,7 @@ use super::{
 use observer_core::call::{Code, Role};
 
 pub use chosen::{Clash, Schema, Schemas};
-pub(super) use write::write;
+pub(super) use write::{is_error, write};
 
 /// A family of series of calls.
 #[derive(Clone, Debug, PartialEq, Eq)]

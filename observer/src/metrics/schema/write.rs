@@ -187,7 +187,7 @@ fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
 /// Whether OpenTelemetry counts a code as an error: a server is not responsible for all codes.
 ///
 /// Source: `rpc.response.status_code` in the semantic conventions for gRPC.
-fn is_error(role: Role, code: Code) -> bool {
+pub(in crate::metrics) fn is_error(role: Role, code: Code) -> bool {
     match role {
         Role::Client => code != Code::Ok,
         Role::Server => matches!(

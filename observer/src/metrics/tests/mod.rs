@@ -212,6 +212,11 @@ fn daemon() -> Daemon {
                 failed: 29,
             },
         }),
+        otlp_metrics: Some(DeliveryFigures {
+            exported: 31,
+            answered: 32,
+            ..DeliveryFigures::default()
+        }),
         http: Some(HttpFigures {
             password_checks: 16,
             refused: vec![("host", 17), ("cross_site", 18)],
