@@ -237,7 +237,7 @@ fn messages_have_the_numbers_of_the_protocol() {
 #[test]
 fn a_resource_is_the_process() {
     let added = [("host.name".to_owned(), "node-7".to_owned()), ("a".to_owned(), "b".to_owned())];
-    let resources = resource::Resources::new(&added);
+    let resources = Resources::new(&added);
     let mut processes = Processes::new(10);
     let id = processes.seen(7, 1, Some(Comm::truncated(b"or\x01ders"))).id;
     let resource = resources.of(processes.process(id));
