@@ -114,9 +114,11 @@ fn not_readable(name: &str) -> Result<()> {
 fn by_service(name: &str) -> Result<()> {
     const TTL: u64 = 14;
     let ttl = TTL.to_string();
-    let names = "raw-caller=callers,raw-peer=orders";
+    let names = "raw-caller=callers,raw-orders=orders";
     let flags = ["--by", "service", "--service-name", names, "--series-ttl", &ttl];
-    let daemon = Daemon::start(&[&flags[..], &["--comm", "raw-peer,raw-caller"]].concat())?;
+    // Each connection may be another worker's.
+    let more = ["--comm", "raw-orders,raw-caller", "--workers", "4"];
+    let daemon = Daemon::start(&[&flags[..], &more].concat())?;
     let mut sums = [0.0; 2];
     // Values of both sides, as of one scrape. A counter never goes back.
     let mut look = || -> Result<[f64; 2]> {
@@ -145,7 +147,7 @@ fn by_service(name: &str) -> Result<()> {
     };
     // Longer than a process keeps its own figures.
     for calls in 1..=12 {
-        let ends = [&Start::named("raw-caller")?, &Start::default()];
+        let ends = [&Start::named("raw-caller")?, &Start::named("raw-orders")?];
         let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), ends)?;
         talk.call(1, "Get", OK)?;
         wait_for(f64::from(calls))?;
