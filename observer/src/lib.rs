@@ -3,7 +3,7 @@
 //! The path of a byte: [`kernel`] loads the BPF programs, which see what sockets send and receive, and reads their
 //! records. [`pipeline`] turns them into calls and statistics, with [`observer_core`]; [`worker`] has the threads that run
 //! it. [`metrics`] renders the statistics, [`server`] publishes them, and [`top`] shows them in a terminal.
-//! [`process`] looks processes up in `/proc`.
+//! [`process`] looks processes up in `/proc`. [`tls`] is about the TLS libraries of processes.
 
 mod certificates;
 pub mod cli;
@@ -30,5 +30,6 @@ pub mod sandbox;
 pub mod server;
 mod sync;
 pub mod system_paths;
+pub mod tls;
 pub mod top;
 pub mod worker;

@@ -103,6 +103,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "files",
             "sync",
             "system_paths",
+            "tls",
             "certificates",
             "http_client",
             "health",

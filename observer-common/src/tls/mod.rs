@@ -9,12 +9,14 @@
 //!   is found, whether HTTP/2 is spoken, and the cipher suite.
 //! - [`cipher`] knows how many bytes a suite adds.
 //! - [`balance`] compares the records with the plaintext that was seen.
+//! - [`cookie`] says what a probed place in a library is.
 //!
 //! No key is used and nothing is decrypted. As in the [scanner](crate::scanner), nothing indexes with a run-time value,
 //! and loops have constant bounds, so that the kernel's verifier can follow.
 
 pub mod balance;
 pub mod cipher;
+pub mod cookie;
 pub mod hello;
 pub mod records;
 
