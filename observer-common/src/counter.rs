@@ -70,6 +70,12 @@ labels! {
         NotFrame = "not_frame",
         /// Bytes of connections that were open before the daemon, until a frame boundary was found.
         BeforeJoin = "before_join",
+        /// Plaintext of TLS connections that the probes did not capture, by the lengths of the records at the socket.
+        TlsUnseen = "tls_unseen",
+        /// Plaintext of TLS connections that may be HTTP/2 and whose library is not probed, or was not when they began.
+        TlsNotFollowed = "tls_not_followed",
+        /// The cipher suite of a TLS connection does not show how long the plaintext is: the connection is not followed.
+        TlsCipher = "tls_cipher",
     }
 }
 

@@ -16,7 +16,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are stored. It grows with each change of a struct, a number or a meaning.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 const _: () = assert!(VERSION < 1 << 4);
 
@@ -39,6 +39,12 @@ pub mod record_kind {
     /// If `flags` is not 0, it changes its name more often than is reported: the name is not known until the next
     /// record of this kind.
     pub const RENAMED: u8 = of(5);
+    /// The plaintext of a TLS connection is complete up to these positions: `position` in the received direction,
+    /// `length` in the sent one. See [`super::HELD`].
+    pub const PROVEN: u8 = of(6);
+    /// Plaintext of one direction of a TLS connection may be missing: it is complete up to `position`, and not known for
+    /// the `length` bytes behind it. See [`super::HELD`].
+    pub const DOUBTED: u8 = of(7);
 
     const fn of(kind: u8) -> u8 {
         super::VERSION << 4 | kind
@@ -76,6 +82,11 @@ pub const LATE: u8 = 1 << 7;
 /// reset were never read. They may have ended calls, at an earlier time than the record's.
 pub const UNREAD: u8 = 1 << 6;
 
+/// In [`RecordHeader::flags`]: the bytes are the plaintext of a TLS connection. It may have gaps that do not show
+/// until later: the record counts once a [`record_kind::PROVEN`] covers it. What is not covered at the connection's end
+/// may have a gap.
+pub const HELD: u8 = 1 << 5;
+
 /// The start of every record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
@@ -99,7 +110,7 @@ pub struct RecordHeader {
     /// One of [`role`].
     pub role: u8,
     /// A bit `1 << direction` for each [`direction`] with a gap since its last record: that record was dropped, or no
-    /// frame boundary is known. Also [`LATE`] or [`UNREAD`].
+    /// frame boundary is known. Also [`LATE`] or [`UNREAD`], and [`HELD`].
     pub flags: u8,
 }
 

@@ -36,6 +36,8 @@ pub struct Settings {
     pub filter_cgroups: u32,
     /// Whether the children of a selected process are selected too.
     pub follow_children: u32,
+    /// Whether TLS connections are followed.
+    pub tls: u32,
 }
 
 /// A number that no kind of iterator has.

@@ -10,8 +10,8 @@ use std::{
 use observer_common::{
     frame::FrameHeader,
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader, UNREAD,
-        data_flag, direction, item_kind, record_kind, role,
+        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader,
+        UNREAD, data_flag, direction, item_kind, record_kind, role,
     },
 };
 use zerocopy::FromBytes;
@@ -32,6 +32,9 @@ pub struct Record<'a> {
     pub time_ns: u64,
     /// The process's pid in the initial PID namespace.
     pub pid: u32,
+    /// Whether the event is one of a TLS connection, and has to wait until it is known that no plaintext is missing
+    /// before it: [`Event::Proof`].
+    pub held: bool,
     /// The event.
     pub event: Event<'a>,
 }
@@ -43,12 +46,35 @@ pub enum Event<'a> {
     Bytes(Bytes<'a>),
     /// The connection ended.
     Closed(Closed),
+    /// It is known now up to where the plaintext of a TLS connection is complete.
+    Proof(Proof),
     /// The process exited.
     Exited,
     /// The process executed another program; the main thread has this name then.
     Executed([u8; 16]),
     /// The main thread has another name; `None` if the name changes too often to know it.
     Renamed(Option<[u8; 16]>),
+}
+
+/// Up to where the plaintext of a TLS connection is complete, in positions of its directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It is complete up to here.
+    Complete {
+        /// What the process read.
+        received: u64,
+        /// What the process wrote.
+        sent: u64,
+    },
+    /// In one direction, it is complete up to a position, and may have a gap behind that.
+    Doubt {
+        /// The direction.
+        direction: Direction,
+        /// The position.
+        from: u64,
+        /// What is behind this position comes after the gap.
+        to: u64,
+    },
 }
 
 /// The end of a connection.
@@ -179,6 +205,14 @@ impl<'a> Record<'a> {
                 gaps,
                 unread: header.flags & UNREAD != 0,
             }),
+            record_kind::PROVEN => {
+                Event::Proof(Proof::Complete { received: header.position, sent: header.length })
+            }
+            record_kind::DOUBTED => Event::Proof(Proof::Doubt {
+                direction: direction(header.direction)?,
+                from: header.position,
+                to: header.position.saturating_add(header.length),
+            }),
             record_kind::EXITED => Event::Exited,
             record_kind::EXECUTED => Event::Executed(comm()?),
             record_kind::RENAMED => {
@@ -188,7 +222,8 @@ impl<'a> Record<'a> {
             _ => return None,
         };
         let RecordHeader { connection, time_ns, pid, .. } = header;
-        Some(Self { connection, time_ns, pid, event })
+        let held = header.flags & HELD != 0 && matches!(event, Event::Bytes(_) | Event::Closed(_));
+        Some(Self { connection, time_ns, pid, held, event })
     }
 }
 

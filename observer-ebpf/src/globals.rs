@@ -48,6 +48,7 @@ settings! {
     fn filter_uids() -> bool = is_yes;
     fn filter_cgroups() -> bool = is_yes;
     fn follow_children() -> bool = is_yes;
+    fn tls() -> bool = is_yes;
 }
 
 #[inline(always)]

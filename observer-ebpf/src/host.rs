@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf};
+use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel_buf};
 use observer_common::{
     counter::{Counter, Protocol},
     driver::{
@@ -26,22 +26,22 @@ use crate::{
     share::{self, Of},
     socket,
     transfer::Transfer,
-    window::{self, SHORT, Window},
+    window::{self, SHORT, Window, read_user},
 };
 
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-/// The transfer, its buffers, and the record.
+/// The transfer, its buffers, and the record. `SLEEPS`: whether the invocation waits for memory that is not present.
 #[repr(C)]
-pub struct Host {
+pub struct Host<const SLEEPS: bool = false> {
     pub transfer: Transfer,
     pub buffers: Buffers,
     pub window: Window,
     record: Record,
 }
 
-impl Host {
+impl<const SLEEPS: bool> Host<SLEEPS> {
     #[inline(always)]
     const fn key(&self, shared: &Shared, stream: u32, direction: u8) -> MessageKey {
         let sock = self.transfer.socket.sock;
@@ -49,7 +49,7 @@ impl Host {
     }
 }
 
-impl Memory for Host {
+impl<const SLEEPS: bool> Memory for Host<SLEEPS> {
     #[inline(always)]
     fn left(&self) -> u64 {
         self.buffers.left
@@ -72,7 +72,7 @@ impl Memory for Host {
 
     #[inline(always)]
     fn read(&mut self, n: u32, scanner: &mut Scanner, at: u32) -> Option<()> {
-        self.window.hold(self.buffers.base, n, self.buffers.left)?;
+        self.window.hold::<SLEEPS>(self.buffers.base, n, self.buffers.left)?;
         let at = (at & 31) as usize;
         // SAFETY: 31 and the bytes that are copied are less than the buffer's length.
         unsafe { self.window.put(scanner.buffer.as_mut_ptr().add(at)) };
@@ -90,7 +90,7 @@ impl Memory for Host {
                 // A helper would take longer.
                 Some(from) if n <= SHORT => window::copy_short(from, to),
                 Some(from) => bpf_probe_read_kernel_buf(from, all).ok()?,
-                None => bpf_probe_read_user_buf(from as *const u8, all).ok()?,
+                None => read_user::<SLEEPS>(from, all)?,
             }
             Record::clear_padding(to.add(n as usize));
         }
@@ -110,7 +110,7 @@ impl Memory for Host {
     }
 }
 
-impl Messages for Host {
+impl<const SLEEPS: bool> Messages for Host<SLEEPS> {
     #[inline(always)]
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message> {
         // Only transfers of this direction write it, and the process must not make two of these at once.
@@ -146,7 +146,7 @@ impl Messages for Host {
     }
 }
 
-impl Emitter for Host {
+impl<const SLEEPS: bool> Emitter for Host<SLEEPS> {
     #[inline(always)]
     fn put_header(&mut self, header: RecordHeader) {
         self.record.put(0, header);
@@ -188,19 +188,20 @@ impl Emitter for Host {
     }
 }
 
-impl observer_common::driver::Host for Host {
+impl<const SLEEPS: bool> observer_common::driver::Host for Host<SLEEPS> {
     #[inline(always)]
     fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool {
         // SAFETY: the callback takes this walk, which outlives the loop.
-        let done =
-            unsafe { bpf_loop(iterations, iterate as *mut c_void, (&raw mut *walk).cast(), 0) };
+        let done = unsafe {
+            bpf_loop(iterations, iterate::<SLEEPS> as *mut c_void, (&raw mut *walk).cast(), 0)
+        };
         done >= i64::from(iterations)
     }
 
     #[inline(always)]
     fn tally(scratch: &mut Scratch<Self>) {
         let mut pointer = &raw mut *scratch;
-        let step = tally_step as *mut c_void;
+        let step = tally_step::<SLEEPS> as *mut c_void;
         // SAFETY: the callback takes this pointer, which outlives the loop.
         unsafe { bpf_loop(RECORD_CAPACITY as u32, step, (&raw mut pointer).cast(), 0) };
     }
@@ -238,15 +239,15 @@ impl observer_common::driver::Host for Host {
     }
 }
 
-extern "C" fn iterate(_: u32, walk: *mut c_void) -> i64 {
+extern "C" fn iterate<const SLEEPS: bool>(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: `repeat` passes it.
-    let walk = unsafe { &mut *walk.cast::<Walk<'_, Host>>() };
+    let walk = unsafe { &mut *walk.cast::<Walk<'_, Host<SLEEPS>>>() };
     if walk::iterate(walk) { CONTINUE } else { STOP }
 }
 
-extern "C" fn tally_step(_: u32, scratch: *mut c_void) -> i64 {
+extern "C" fn tally_step<const SLEEPS: bool>(_: u32, scratch: *mut c_void) -> i64 {
     // SAFETY: `tally` passes it: a map value, valid for the invocation.
-    let scratch = unsafe { &mut **scratch.cast::<*mut Scratch<Host>>() };
+    let scratch = unsafe { &mut **scratch.cast::<*mut Scratch<Host<SLEEPS>>>() };
     if tally(scratch) { CONTINUE } else { STOP }
 }
 

@@ -1,10 +1,13 @@
 //! Reads from the kernel's structs.
 
+use core::{ffi::c_void, mem::MaybeUninit};
+
 use aya_ebpf::{
-    bindings::task_struct,
+    bindings::{pt_regs, task_struct},
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_ns,
-        bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel_str,
+        bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
+        generated::{bpf_copy_from_user, bpf_probe_read_kernel_str, bpf_task_pt_regs},
     },
 };
 use observer_common::layout::Field;
@@ -33,6 +36,33 @@ pub fn ticks() -> u32 {
 pub fn read<T>(base: Address, field: Field) -> Option<T> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((base as usize + offset(field)) as *const T) }.ok()
+}
+
+/// Reads memory of the current process, and waits until it is there: for programs that may sleep.
+#[inline(always)]
+pub fn copy_user<T>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes all of the value, or fails; it checks the address.
+    unsafe {
+        let to = value.as_mut_ptr().cast::<c_void>();
+        let read = bpf_copy_from_user(to, size_of::<T>() as u32, address as *const c_void);
+        (read == 0).then(|| value.assume_init())
+    }
+}
+
+/// The goroutine that the current thread is running, if its program is Go's: it keeps the address in a register.
+#[inline(always)]
+pub fn goroutine() -> Option<u64> {
+    // SAFETY: every task has registers; the verifier knows the pointer's type.
+    let goroutine = unsafe {
+        let registers = bpf_task_pt_regs(current_task().cast_mut()) as *const pt_regs;
+        #[cfg(bpf_target_arch = "x86_64")]
+        let goroutine = (*registers).r14;
+        #[cfg(bpf_target_arch = "aarch64")]
+        let goroutine = (*registers).regs[28];
+        goroutine
+    };
+    (goroutine != 0).then_some(goroutine)
 }
 
 /// The current thread group.

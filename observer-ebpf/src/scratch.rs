@@ -14,12 +14,19 @@ const SLOTS: u32 = 4;
 #[map]
 static SCRATCH: PerCpuArray<Slot> = PerCpuArray::with_max_entries(SLOTS, 0);
 
-/// The memory of one invocation.
+/// Slots per CPU for invocations that may sleep: meanwhile others run.
+const SLEEPABLE_SLOTS: u32 = 8;
+
+/// Slots of these invocations. The daemon sets the size.
+#[map]
+static TLS_SCRATCH: PerCpuArray<Slot<true>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The memory of one invocation, which may sleep or not.
 #[repr(C)]
-pub struct Slot {
+pub struct Slot<const SLEEPS: bool = false> {
     busy: u64,
     /// The driver's state.
-    pub scratch: Scratch<Host>,
+    pub scratch: Scratch<Host<SLEEPS>>,
     /// A connection that is new. Last, because most transfers are on known ones.
     pub connection: Connection,
 }
@@ -27,9 +34,23 @@ pub struct Slot {
 /// Claims a slot of this CPU, if one is free.
 #[inline(always)]
 pub fn claim() -> Option<&'static mut Slot> {
+    claim_in(&SCRATCH, SLOTS)
+}
+
+/// Claims a slot for an invocation that may sleep.
+#[inline(always)]
+pub fn claim_sleepable() -> Option<&'static mut Slot<true>> {
+    claim_in(&TLS_SCRATCH, SLEEPABLE_SLOTS)
+}
+
+#[inline(always)]
+fn claim_in<const SLEEPS: bool>(
+    slots: &PerCpuArray<Slot<SLEEPS>>,
+    count: u32,
+) -> Option<&'static mut Slot<SLEEPS>> {
     let mut index = 0;
-    while index < SLOTS {
-        let slot = SCRATCH.value(index)?;
+    while index < count {
+        let slot = slots.value(index)?;
         if exchange(&mut slot.busy, 1) == 0 {
             return Some(slot);
         }
@@ -51,6 +72,6 @@ fn exchange(place: &mut u64, mut value: u64) -> u64 {
 
 /// Releases a slot.
 #[inline(always)]
-pub fn release(slot: &mut Slot) {
+pub fn release<const SLEEPS: bool>(slot: &mut Slot<SLEEPS>) {
     slot.busy = 0;
 }

@@ -9,6 +9,7 @@ use observer_common::{
         connection::{Connection, DirectionState, state},
         gap::{self, Socket as _},
         opening::protocol_of,
+        tls::Secured,
         walk::{self, Outcome},
     },
     record::direction,
@@ -22,10 +23,13 @@ use crate::{
         open::{insert, open},
     },
     count::{count, count_protocol},
+    globals,
+    host::Host,
     kernel::{Address, now_ns},
     maps::{CONNECTIONS, Values as _},
     scratch::{self, Slot},
     socket::Socket,
+    tls::secured,
     transfer::Transfer,
 };
 
@@ -75,7 +79,29 @@ fn watch_in(
     // SAFETY: written just now, and not written again in this invocation.
     let transfer = unsafe { &*transfer };
     host.buffers.begin(transfer.shape, transfer.returned);
+    if globals::tls()
+        && known.as_ref().is_none_or(|known| known.shared.is_tls())
+        && let Some(secured) = secured::known(&transfer.socket)
+    {
+        return watch_secured(transfer, secured, host);
+    }
     try_walk(transfer, known, slot)
+}
+
+/// Follows the records of a TLS connection. Its plaintext is seen elsewhere.
+#[inline(always)]
+fn watch_secured(transfer: &Transfer, secured: &mut Secured, host: &mut Host) -> Option<()> {
+    if transfer.discarded || !host.buffers.is_readable() {
+        host.buffers.clear();
+    }
+    if !secured::watch(transfer, secured, &mut host.buffers) {
+        if let Some(connection) = CONNECTIONS.value(transfer.socket.sock) {
+            let gaps = connection.gap_flags();
+            close::close(transfer.socket.sock, connection, gaps);
+        }
+        ignore(&transfer.socket);
+    }
+    Some(())
 }
 
 /// Handles a return value that may show the process that the other end is gone (`transfer::may_be_left`): that end
@@ -119,7 +145,10 @@ fn add_gap(transfer: &Transfer, connection: &mut Connection) {
 #[inline(always)]
 fn busy(transfer: &Transfer, connection: Option<&mut Connection>) {
     let mut bytes = 0;
-    if let Some(connection) = connection {
+    // For a TLS connection, the socket's counter shows them.
+    if let Some(connection) = connection
+        && !connection.shared.is_tls()
+    {
         // So that the socket's counter does not show them a second time.
         add_gap(transfer, connection);
         bytes = transfer.total;

@@ -1,9 +1,9 @@
 //! The next bytes of a process's buffer, read at once: one read of its memory takes longer than everything else that is
 //! done for a frame.
 
-use core::{arch::asm, ptr::read_volatile};
+use core::{arch::asm, ffi::c_void, ptr::read_volatile};
 
-use aya_ebpf::helpers::bpf_probe_read_user_buf;
+use aya_ebpf::helpers::{bpf_probe_read_user_buf, generated::bpf_copy_from_user};
 use observer_common::scanner::OVERRUN;
 
 /// Most bytes that are read at once: a few small RPCs. Also used as a mask.
@@ -51,7 +51,7 @@ impl Window {
     /// Reads these `n` bytes of the process into the window, unless it has them already. `left`: the bytes from there
     /// to the end of the buffer. `None` if they cannot be read.
     #[inline(always)]
-    pub fn hold(&mut self, from: u64, n: u32, left: u64) -> Option<()> {
+    pub fn hold<const SLEEPS: bool>(&mut self, from: u64, n: u32, left: u64) -> Option<()> {
         if let Some(at) = self.place(from, n) {
             self.at = at;
             return Some(());
@@ -61,16 +61,16 @@ impl Window {
         self.length = 0;
         let length = if left < u64::from(LENGTH) { left as u32 } else { LENGTH };
         // The bytes after them may be on a page that is not present.
-        self.fill(length).or_else(|| self.fill(n))
+        self.fill::<SLEEPS>(length).or_else(|| self.fill::<SLEEPS>(n))
     }
 
     #[inline(always)]
-    fn fill(&mut self, length: u32) -> Option<()> {
+    fn fill<const SLEEPS: bool>(&mut self, length: u32) -> Option<()> {
         let length = length & LENGTH;
         // SAFETY: in bounds by the mask; the helper checks the address.
         unsafe {
             let to = core::slice::from_raw_parts_mut(self.bytes.as_mut_ptr(), length as usize);
-            bpf_probe_read_user_buf(self.from as *const u8, to).ok()?;
+            read_user::<SLEEPS>(self.from, to)?;
         }
         self.length = u64::from(length);
         Some(())
@@ -89,6 +89,22 @@ impl Window {
         // SAFETY: in bounds by the mask; the caller has the room.
         unsafe { copy_16(self.bytes.as_ptr().add(at as usize), to) };
     }
+}
+
+/// Reads memory of the process. An invocation that `SLEEPS` waits until it is there.
+///
+/// # Safety
+///
+/// Other invocations fail if the program may sleep, and the other way round.
+#[inline(always)]
+pub unsafe fn read_user<const SLEEPS: bool>(from: u64, to: &mut [u8]) -> Option<()> {
+    if SLEEPS {
+        let (at, n) = (to.as_mut_ptr().cast(), to.len() as u32);
+        // SAFETY: the helper writes that many bytes, and checks the address.
+        return (unsafe { bpf_copy_from_user(at, n, from as *const c_void) } == 0).then_some(());
+    }
+    // SAFETY: likewise.
+    unsafe { bpf_probe_read_user_buf(from as *const u8, to) }.ok()
 }
 
 /// Copies [`SHORT`] bytes, even if fewer are wanted.

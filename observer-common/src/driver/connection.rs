@@ -3,7 +3,7 @@
 use super::arrival::Arrivals;
 use crate::{
     counter::Counter,
-    record::{RecordHeader, direction, record_kind, role},
+    record::{HELD, RecordHeader, direction, record_kind, role},
     scanner::Scanner,
     sync::FrameSync,
 };
@@ -31,6 +31,8 @@ pub mod counted {
     pub const RECEIVED: u8 = 2;
     /// Unix socket: by comparing received bytes with those that its peer has sent, which the probes always capture.
     pub const BY_PEER: u8 = 3;
+    /// TLS: by the records at the socket, which [`driver::tls`](crate::driver::tls) compares with the plaintext.
+    pub const TLS: u8 = 4;
 }
 
 /// The transfers of a connection before it is watched: those without a frame boundary if it was open before the daemon,
@@ -185,6 +187,12 @@ impl Shared {
         self.counts == counted::TCP
     }
 
+    /// Whether the bytes are the plaintext of a TLS connection.
+    #[inline(always)]
+    pub const fn is_tls(&self) -> bool {
+        self.counts == counted::TLS
+    }
+
     /// A number that both ends of the connection have in common; 0 if it is not known.
     ///
     /// For TCP, it consists of the sequence numbers at which both directions start: both ends know them, and address
@@ -258,6 +266,7 @@ impl Connection {
     #[inline(always)]
     pub fn closed(&self, flags: u8) -> RecordHeader {
         let Shared { id, closed_ns, pid, ended_by, role, .. } = self.shared;
+        let held = if self.shared.is_tls() { HELD } else { 0 };
         RecordHeader {
             connection: id,
             time_ns: closed_ns,
@@ -265,7 +274,7 @@ impl Connection {
             kind: record_kind::CLOSED,
             direction: ended_by,
             role,
-            flags,
+            flags: flags | held,
             ..RecordHeader::default()
         }
     }

@@ -10,8 +10,8 @@ use crate::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, Waited, item_kind,
-        record_kind,
+        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, Waited,
+        item_kind, record_kind,
     },
 };
 
@@ -155,6 +155,7 @@ fn write_header<H: Host>(
         timed => timed == timed::NOT,
     };
     let late = if is_late { LATE } else { 0 };
+    let held = if shared.is_tls() { HELD } else { 0 };
     scratch.host.put_header(RecordHeader {
         connection: shared.id,
         time_ns: scratch.time_ns,
@@ -164,7 +165,7 @@ fn write_header<H: Host>(
         kind: record_kind::BYTES,
         direction: scratch.sent,
         role: shared.role,
-        flags: gaps | late,
+        flags: gaps | late | held,
     });
     if scratch.empty < EMPTY + OPEN {
         return;

@@ -16,6 +16,7 @@ pub mod connection;
 mod emit;
 pub mod gap;
 pub mod opening;
+pub mod tls;
 pub mod walk;
 
 use arrival::Arrival;

@@ -233,10 +233,15 @@ impl Balance {
     }
 
     /// Compares for the last time, at the end of the connection.
+    ///
+    /// Where the order is plaintext first, a library may have taken what it has not sent: that is no gap.
     #[inline(always)]
     pub fn end(&mut self, records: &Records, cipher: Cipher) -> Verdict {
         self.nearest = NONE;
         match self.judge_by(records, cipher, true) {
+            Verdict::Open if self.plaintext_first != 0 && self.state == state::KNOWN => {
+                Verdict::Exact
+            }
             Verdict::Open => Verdict::Unknown,
             verdict => verdict,
         }

@@ -8,6 +8,7 @@
 //! together, so that their statistics [add up](Statistics::merge).
 
 mod figures;
+mod held;
 mod prompt;
 mod watched;
 
@@ -21,10 +22,13 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use self::watched::{Sink, Watched, fair_share};
 pub use self::{
     figures::{Connections, Figures},
     watched::{FAIR_SHARE, MAX_MEMORY},
+};
+use self::{
+    held::Held,
+    watched::{Sink, Watched, fair_share},
 };
 use crate::{
     call::{CallSink as _, Direction, Role, SeriesId},
@@ -48,6 +52,9 @@ const PATHS_PERIOD_NS: u64 = 10_000_000_000;
 
 /// Bound on the processes. A process counts once for each of its names.
 const MAX_PROCESSES: usize = 16_384;
+
+/// Bound on the records of TLS connections that wait until they are proven, in bytes.
+const MAX_HELD: usize = 32 << 20;
 
 /// The state of one worker: connections, processes, statistics, and another output `O`.
 #[derive(Debug)]
@@ -76,6 +83,7 @@ pub struct Pipeline<O> {
     waiting: Waiting,
     /// The process whose connections are not followed.
     ignored: Option<u32>,
+    held: Held,
     /// Calls that ended in the record that is being handled.
     ended: Vec<Call>,
     /// Memory is short; shared by all pipelines that were [split](Self::split).
@@ -106,6 +114,7 @@ impl<O: Output> Pipeline<O> {
             ticked_ns: 0,
             waiting: Waiting::default(),
             ignored: None,
+            held: Held::new(MAX_HELD),
             ended: Vec::new(),
             stopped: Arc::default(),
         }
@@ -150,6 +159,7 @@ impl<O: Output> Pipeline<O> {
     /// first one only; the others [`follow`](Self::follow) it.
     pub fn split(mut self, count: usize) -> Vec<Self> {
         self.max_memory /= count.max(1);
+        self.held.divide(count);
         let others: Vec<Self> = (1..count).map(|_| self.another()).collect();
         std::iter::once(self).chain(others).collect()
     }
@@ -163,6 +173,7 @@ impl<O: Output> Pipeline<O> {
             labels: Arc::clone(&self.labels),
             ignored: self.ignored,
             waiting: self.waiting.sharing(),
+            held: self.held.another(),
             stopped: Arc::clone(&self.stopped),
             ..Self::new(self.outputs.0.sharing(), self.outputs.1.sharing(), self.series_ttl)
         }
@@ -192,15 +203,46 @@ impl<O: Output> Pipeline<O> {
     pub fn handle(&mut self, bytes: &[u8]) {
         self.figures.records += 1;
         self.figures.bytes += bytes.len() as u64;
-        let Some(record) = Record::parse(bytes) else {
+        let Some(mut record) = Record::parse(bytes) else {
             self.figures.malformed += 1;
             return;
         };
+        let connection = record.connection;
+        match record.event {
+            Event::Bytes(_) if record.held => {
+                self.held.push(&record, bytes);
+                self.release(connection);
+            }
+            Event::Proof(proof) => {
+                self.held.proof(connection, proof);
+                self.release(connection);
+            }
+            Event::Closed(ref mut closed) if record.held => {
+                let dropped = self.held.end(connection);
+                closed.gaps.received |= dropped.received;
+                closed.gaps.sent |= dropped.sent;
+                self.apply(&record);
+            }
+            _ => self.apply(&record),
+        }
+    }
+
+    /// Applies the records of a TLS connection that are proven.
+    fn release(&mut self, connection: u64) {
+        while let Some(bytes) = self.held.pop(connection) {
+            if let Some(record) = Record::parse(&bytes) {
+                self.apply(&record);
+            }
+        }
+    }
+
+    fn apply(&mut self, record: &Record<'_>) {
         self.outputs.0.set_time(record.time_ns);
         match record.event {
             Event::Bytes(_) if self.ignored == Some(record.pid) => {}
-            Event::Bytes(ref bytes) => self.bytes(&record, bytes),
-            Event::Closed(closed) => self.closed(&record, closed),
+            Event::Bytes(ref bytes) => self.bytes(record, bytes),
+            Event::Closed(closed) => self.closed(record, closed),
+            Event::Proof(_) => {}
             Event::Exited => self.processes.exited(record.pid, record.time_ns),
             Event::Executed(comm) => {
                 self.processes.executed(record.pid, record.time_ns, Comm::new(comm));
@@ -348,6 +390,8 @@ impl<O: Output> Pipeline<O> {
     /// Does the same as [`tick`](Self::tick), with the processes that expired there.
     pub fn follow(&mut self, now_ns: u64, expired: &[Expired]) {
         self.outputs.tick(now_ns);
+        let connections = &self.connections;
+        self.held.expire(now_ns, |connection| connections.contains_key(&connection));
         for watched in self.connections.values_mut() {
             // The outputs do not get these calls: it was not seen how they ended, so they are not failures.
             watched.connection.expire(now_ns, &mut self.outputs.0);

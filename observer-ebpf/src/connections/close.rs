@@ -12,11 +12,13 @@ use observer_common::{
 
 use crate::{
     count::{count, count_protocol},
+    globals,
     kernel::{Address, now_ns, read},
     maps::{CONNECTIONS, Values as _},
     ring,
     share::{self, Of},
     socket::Socket,
+    tls::secured,
 };
 
 // States of `struct sock` (net/tcp_states.h).
@@ -138,7 +140,10 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
 /// Reports that a connection is over, with these `RecordHeader::flags`, and removes it. Not inlined: its values would
 /// stay on the caller's stack.
 #[inline(never)]
-pub fn close(sock: Address, connection: &mut Connection, flags: u8) {
+pub fn close(sock: Address, connection: &mut Connection, mut flags: u8) {
+    if globals::tls() && connection.shared.is_tls() {
+        flags |= secure(sock, connection);
+    }
     leave_to_peer(sock, connection);
     if connection.shared.closed_ns == 0 {
         let reset_ns = connection.shared.reset_ns;
@@ -154,6 +159,19 @@ pub fn close(sock: Address, connection: &mut Connection, flags: u8) {
     if CONNECTIONS.remove(sock).is_ok() {
         share::give(owner, Of::Connections);
     }
+}
+
+/// Ends the TLS connection. Returns the directions with a gap.
+#[inline(always)]
+fn secure(sock: Address, connection: &mut Connection) -> u8 {
+    let secured_gaps = secured::over(sock);
+    for (direction, bit) in connection.directions.iter_mut().zip([1, 2]) {
+        if secured_gaps & bit != 0 {
+            // In case that the ring is full: then this is called again.
+            direction.gap |= 1;
+        }
+    }
+    secured_gaps
 }
 
 /// Counts bytes that no later record will report.

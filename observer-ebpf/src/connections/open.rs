@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_probe_read_user_buf;
 use observer_common::{
-    counter::Counter,
+    counter::{Counter, Protocol},
     driver::{
         connection::{Connection, Tries},
         gap,
@@ -21,6 +21,7 @@ use crate::{
     scratch::Slot,
     share::{self, Of},
     socket::{self, Socket},
+    tls::secured,
     transfer::Transfer,
 };
 
@@ -61,6 +62,10 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
             new
         }
         Detected::Late => join(transfer, &mut connection.shared.tries, &first, n)?,
+        Detected::Other(Protocol::Tls) if globals::tls() && late == Some(false) => {
+            secure(transfer, &first, &mut slot.scratch.host.buffers);
+            return None;
+        }
         Detected::Other(protocol) => {
             not_ours(transfer, protocol);
             return None;
@@ -76,10 +81,24 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     Some(())
 }
 
+/// Follows a TLS connection from its first bytes on, if it may be gRPC.
+#[inline(always)]
+fn secure(transfer: &Transfer, first: &First, buffers: &mut Buffers) {
+    // Content type handshake (RFC 8446 §5.1).
+    const HANDSHAKE: u8 = 22;
+    let begins = first[0] == HANDSHAKE;
+    let Some(secured) = (if begins { secured::begin(transfer) } else { None }) else {
+        return not_ours(transfer, Protocol::Tls);
+    };
+    if !secured::watch(transfer, secured, buffers) {
+        ignore(&transfer.socket);
+    }
+}
+
 /// An identifier that no other connection gets while the programs are loaded: the kernel assigns 2³² consecutive inode
 /// numbers before it repeats one, and the clock distinguishes the rounds.
 #[inline(always)]
-fn identifier(inode: u64) -> u64 {
+pub fn identifier(inode: u64) -> u64 {
     (inode << 32) | ((now_ns() >> 16) & 0xffff_ffff)
 }
 

@@ -8,10 +8,12 @@ use observer_common::driver::connection::{Connection, Shared};
 
 use super::{close::close_later, entered::sweep_entered};
 use crate::{
+    globals,
     kernel::Address,
     maps::{CONNECTIONS, ENTERED, Kept, MESSAGES, MessageKey, SHARES, Share, Values as _},
     share::{self, Of},
     socket::Socket,
+    tls::secured,
 };
 
 /// Sweeps all maps.
@@ -20,6 +22,9 @@ pub fn sweep() {
     each(&raw const ENTERED, sweep_entered as *mut c_void);
     each(&raw const CONNECTIONS, sweep_connection as *mut c_void);
     each(&raw const MESSAGES, sweep_message as *mut c_void);
+    if globals::tls() {
+        each(secured::table(), secured::sweep_secured as *mut c_void);
+    }
     each(&raw const SHARES, sweep_share as *mut c_void);
 }
 

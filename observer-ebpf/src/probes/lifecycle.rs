@@ -22,6 +22,7 @@ use crate::{
     maps::{CONNECTIONS, PIDS, PROCESSES, Renames, Values as _, WRITERS},
     ring,
     socket::{self, Socket},
+    tls::secured,
 };
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
@@ -39,6 +40,9 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     // other connection.
     if state == TCP_CLOSE && close::is_over(sock, state) {
         ignored::forget(sock);
+        if globals::tls() && !CONNECTIONS.has(sock) {
+            secured::over(sock);
+        }
     }
     if let Some(connection) = CONNECTIONS.value(sock) {
         if !(Socket { sock, inode: connection.shared.inode }).is_open() {

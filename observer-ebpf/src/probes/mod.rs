@@ -4,8 +4,10 @@ mod fentry;
 mod function;
 mod kprobe;
 mod lifecycle;
+mod registers;
 mod socket;
 mod syscall;
+mod tls;
 mod tracepoint;
 
 const MSG_OOB: u32 = 0x1;

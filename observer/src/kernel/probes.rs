@@ -329,6 +329,17 @@ const MAX_ENTERED: u32 = 32_768;
 /// Maximum number of threads that are in a system call for several messages at once, with the socket backend.
 const MAX_MULTIPLE: u32 = 4_096;
 
+/// Sizes of the maps for TLS connections, if they are followed: connections, their randoms, the processes that have some,
+/// calls of TLS libraries that are under way, objects of these, and slots for invocations that may sleep.
+const TLS_MAPS: [(&str, u32); 6] = [
+    ("SECURED", 16_384),
+    ("RANDOMS", 32_768),
+    ("TLS_ANNOUNCED", 4_096),
+    ("TLS_CALLS", 32_768),
+    ("TLS_TIES", 32_768),
+    ("TLS_SCRATCH", 8),
+];
+
 /// Loads the object and creates its maps. `counted_only` limits watching to sockets that count their bytes, where a
 /// missed transfer shows.
 fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
@@ -338,6 +349,9 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
     let level = log::level();
     #[cfg(feature = "kernel-log")]
     loader.override_global(log::LEVEL, &level, true);
+    for (name, entries) in TLS_MAPS {
+        loader.map_max_entries(name, if settings.tls == 0 { 1 } else { entries });
+    }
     loader
         // It is only for relocations, which rustc does not emit; reading it takes time and memory.
         .btf(None)
@@ -366,6 +380,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
         filter_uids: (!filter.uids.is_empty()).into(),
         filter_cgroups: (!filter.cgroups.is_empty()).into(),
         follow_children: filter.children.into(),
+        tls: 0,
     }
 }
 

@@ -1,0 +1,506 @@
+//! The state of a TLS connection: its records at the socket, and how much of their plaintext was seen.
+//!
+//! Two programs work on it. At the socket, [`Secured::begin`] and [`Secured::end`] enclose a [`RecordWalk`] over each
+//! transfer. At a probe of the TLS library, plaintext is walked over as the bytes of a connection that is not encrypted, and
+//! [`SecuredDirection::saw`] counts it. The [balance](crate::tls::balance) of the two says up to where the plaintext of a
+//! direction is complete: that is reported as proven. If it is not complete, there is a doubt: what was not proven so
+//! far counts as a gap, and the direction is out of sync.
+//!
+//! Positions are those of the plaintext.
+
+use crate::{
+    counter::Counter,
+    record::{RecordHeader, direction, record_kind},
+    tls::{
+        balance::{Balance, Order, Verdict},
+        cipher::Cipher,
+        hello::RANDOM_LENGTH,
+        records::{Records, Take, event},
+    },
+};
+
+/// States of a TLS connection.
+pub mod state {
+    /// Its plaintext was not seen yet.
+    pub const OPENING: u8 = 0;
+    /// Its plaintext is followed.
+    pub const FOLLOWED: u8 = 1;
+    /// Its plaintext is not followed, or no more.
+    pub const NOT_FOLLOWED: u8 = 2;
+}
+
+/// Sweeps after which a connection whose plaintext was not seen is given up.
+const PATIENCE: u8 = 3;
+
+/// One direction.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SecuredDirection {
+    /// The records at the socket.
+    pub records: Records,
+    balance: Balance,
+    /// Up to this position the plaintext is complete, or a doubt was reported.
+    proven: u64,
+    /// As far as that was reported.
+    reported: u64,
+    /// Bytes of content that were counted because nothing follows them.
+    unfollowed: u64,
+    /// Bytes of plaintext that were not seen, as the last comparison has found out.
+    unseen: u64,
+    /// Bits of `tls::records::event` in the transfer.
+    events: u32,
+    /// Not 0 if the last comparison found a gap.
+    gap: u32,
+    /// The socket's own counter after the last transfer.
+    sequence: u32,
+    /// Transfers so far.
+    transfers: u32,
+    /// Not 0 if plaintext may be missing behind [`Self::proven`], until that is reported.
+    doubt: u8,
+    /// Not 0 once plaintext was seen.
+    begun: u8,
+    /// Not 0 if plaintext is seen before its records are.
+    plaintext_first: u8,
+    /// Not 0 during a walk over a transfer.
+    walking: u8,
+    /// Padding.
+    _reserved: u32,
+}
+
+/// One end of a TLS connection: a socket of a process on this node.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Secured {
+    /// The socket's inode number; 0 until it is set.
+    pub inode: u64,
+    /// The connection's identifier; 0 until its plaintext was seen.
+    pub id: u64,
+    /// The first half of the client's random; zeros until it was seen.
+    pub random: [u64; 2],
+    /// The process that has the socket.
+    pub pid: u32,
+    cipher: Cipher,
+    /// One of [`state`].
+    pub state: u8,
+    /// Sweeps since application data passed of which no plaintext was seen.
+    waited: u8,
+    /// Padding.
+    _reserved: [u8; 6],
+    /// By `record::direction`.
+    pub directions: [SecuredDirection; 2],
+}
+
+const _: () = assert!(size_of::<Secured>() == 688);
+
+/// What a transfer showed about a TLS connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing new.
+    Nothing,
+    /// The client's random, with which its library's object is found: [`Secured::random`].
+    Random,
+    /// It cannot be gRPC.
+    NotHttp2,
+    /// It may be gRPC, but the length of its plaintext does not show.
+    Cipher,
+}
+
+/// The bytes of a transfer at the socket.
+pub trait Fragments {
+    /// Bytes that are left in the current buffer.
+    fn left(&self) -> u64;
+
+    /// Whether all bytes have been passed over.
+    fn is_empty(&self) -> bool;
+
+    /// Moves to the next buffer. `None` if its description cannot be read.
+    fn next(&mut self) -> Option<()>;
+
+    /// Passes over `n` bytes of the current buffer.
+    fn advance(&mut self, n: u32);
+
+    /// Reads the next `n` bytes into the buffer of the records, at this offset. `None` if they cannot be read.
+    fn read(&mut self, n: u32, records: &mut Records, at: u32) -> Option<()>;
+}
+
+/// A walk over one transfer, record by record: the context of the kernel's loop.
+#[derive(Debug)]
+#[repr(C)]
+pub struct RecordWalk<'a, F> {
+    /// The direction. Events are put there: on the stack, the verifier would follow the loop for each of their values.
+    pub own: &'a mut SecuredDirection,
+    /// The bytes.
+    pub fragments: &'a mut F,
+}
+
+impl<F: Fragments> RecordWalk<'_, F> {
+    /// Takes one step. Returns whether there is more.
+    #[inline(always)]
+    pub fn step(&mut self) -> bool {
+        self.try_step().is_some() && !self.fragments.is_empty()
+    }
+
+    #[inline(always)]
+    fn try_step(&mut self) -> Option<()> {
+        if self.fragments.left() == 0 {
+            if self.fragments.is_empty() {
+                return None;
+            }
+            return self.fragments.next();
+        }
+        let Self { own, fragments } = self;
+        let want = own.records.want();
+        let left = fragments.left();
+        let n = if left < u64::from(want.length) { left as u32 } else { want.length };
+        if let Take::Read = want.take {
+            fragments.read(n, &mut own.records, want.at)?;
+        }
+        fragments.advance(n);
+        own.events |= own.records.took(want, n);
+        Some(())
+    }
+}
+
+impl SecuredDirection {
+    const NEW: Self = Self {
+        records: Records::at_opening(),
+        balance: Balance::from_start(Order::RecordsFirst),
+        proven: 0,
+        reported: 0,
+        unfollowed: 0,
+        unseen: 0,
+        events: 0,
+        gap: 0,
+        sequence: 0,
+        transfers: 0,
+        doubt: 0,
+        begun: 0,
+        plaintext_first: 0,
+        walking: 0,
+        _reserved: 0,
+    };
+
+    /// Whether plaintext was seen.
+    #[inline(always)]
+    pub const fn is_begun(&self) -> bool {
+        self.begun != 0
+    }
+
+    /// Its first plaintext is seen.
+    #[inline(always)]
+    pub const fn begin_plaintext(&mut self, order: Order) {
+        self.balance = Balance::from_start(order);
+        self.plaintext_first = matches!(order, Order::PlaintextFirst) as u8;
+        self.begun = 1;
+    }
+
+    /// `n` bytes of plaintext were seen.
+    #[inline(always)]
+    pub const fn saw(&mut self, n: u64) {
+        self.balance.saw(n);
+    }
+
+    /// The record of a doubt, if there is one: what was seen up to now and is not proven, may have a gap.
+    #[inline(always)]
+    pub fn doubted(&self, connection: u64, direction: u8) -> Option<RecordHeader> {
+        (self.doubt != 0).then(|| RecordHeader {
+            connection,
+            position: self.proven,
+            length: self.balance.seen() - self.proven,
+            kind: record_kind::DOUBTED,
+            direction,
+            ..RecordHeader::default()
+        })
+    }
+
+    /// The doubt was reported.
+    #[inline(always)]
+    pub const fn reported_doubt(&mut self) {
+        self.proven = self.balance.seen();
+        self.doubt = 0;
+    }
+
+    /// Passes over the gap before a transfer of `total` bytes, and whatever was before the first transfer. `sequence` is
+    /// the socket's counter after it, `moved` how many bytes passed before it.
+    #[inline(always)]
+    fn pass_gap(&mut self, sequence: u32, total: u64, moved: u64) {
+        let gap = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
+        let is_first = self.transfers == 0;
+        self.sequence = sequence;
+        if is_first && moved != 0 {
+            self.records = Records::joined_late();
+        } else if !is_first && gap != 0 && gap <= i32::MAX as u32 {
+            let _ = self.records.pass_gap(u64::from(gap));
+        }
+    }
+
+    /// Not inlined, as the other comparisons: the verifier would follow what comes next for each of their results, which
+    /// are put into fields for the same reason.
+    #[inline(never)]
+    fn level(&mut self, cipher: Cipher) {
+        if self.begun != 0 && self.balance.level(&self.records, cipher) {
+            self.prove();
+        }
+    }
+
+    #[inline(always)]
+    const fn prove(&mut self) {
+        let level_at = self.balance.level_at();
+        if self.doubt == 0 && level_at > self.proven {
+            self.proven = level_at;
+        }
+    }
+
+    /// Compares records and plaintext; to be called about once a second.
+    #[inline(never)]
+    fn settle(&mut self, cipher: Cipher) {
+        self.gap = 0;
+        self.unseen = 0;
+        if self.begun == 0 || self.walking != 0 {
+            return;
+        }
+        let transfers = self.transfers;
+        let verdict = self.balance.settle(&self.records, cipher);
+        if self.transfers != transfers {
+            // Another CPU has changed the records meanwhile.
+            self.doubt(Verdict::Unknown);
+            return;
+        }
+        match verdict {
+            Verdict::Exact => self.prove(),
+            Verdict::Open => {}
+            verdict => self.doubt(verdict),
+        }
+    }
+
+    /// Compares for the last time.
+    #[inline(never)]
+    fn end(&mut self, cipher: Cipher) {
+        self.gap = 0;
+        self.unseen = 0;
+        if self.begun == 0 || self.doubt != 0 {
+            self.gap = 1;
+            return;
+        }
+        let is_complete = self.balance.level_at() == self.balance.seen();
+        match self.balance.end(&self.records, cipher) {
+            Verdict::Exact => self.proven = self.balance.seen(),
+            // A library that is closed has not returned all that it had received: what was seen is complete, and the
+            // process did not want the rest.
+            Verdict::Gap(_) if is_complete && self.plaintext_first == 0 => {
+                self.prove();
+                self.gap = 1;
+            }
+            verdict => self.doubt(verdict),
+        }
+    }
+
+    /// Doubts what is not proven.
+    #[inline(always)]
+    const fn doubt(&mut self, verdict: Verdict) {
+        self.doubt = 1;
+        self.gap = 1;
+        if let Verdict::Gap(bytes) = verdict {
+            self.unseen = bytes;
+        }
+    }
+
+    /// Bytes of content that were not counted yet, if nothing follows them.
+    #[inline(always)]
+    const fn count_unfollowed(&mut self, cipher: Cipher) -> u64 {
+        let overhead = match cipher.overhead() {
+            Some(overhead) => overhead,
+            None => 0,
+        };
+        let content = self.records.content(overhead);
+        let bytes = content.wrapping_sub(self.unfollowed);
+        self.unfollowed = content;
+        bytes
+    }
+}
+
+impl Secured {
+    /// A connection that begins.
+    pub const NEW: Self = Self {
+        inode: 0,
+        id: 0,
+        random: [0; 2],
+        pid: 0,
+        cipher: Cipher::UNKNOWN,
+        state: state::OPENING,
+        waited: 0,
+        _reserved: [0; 6],
+        directions: [SecuredDirection::NEW; 2],
+    };
+
+    /// A direction, by `record::direction`.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "one of the two by the mask")]
+    pub fn direction(&mut self, direction: u8) -> &mut SecuredDirection {
+        &mut self.directions[usize::from(direction & 1)]
+    }
+
+    /// Whether the direction's first transfer is still to come.
+    #[inline(always)]
+    pub fn is_first(&mut self, sent: u8) -> bool {
+        self.direction(sent).transfers == 0
+    }
+
+    /// A transfer of `total` bytes begins. `sequence` and `moved` are the socket's: its counter after the transfer, and the
+    /// bytes before it. Returns the records' position at which it ends.
+    #[inline(always)]
+    pub fn begin(&mut self, sent: u8, total: u64, sequence: u32, moved: u64) -> u64 {
+        let cipher = self.cipher;
+        let own = self.direction(sent);
+        own.walking = 1;
+        own.pass_gap(sequence, total, moved);
+        own.transfers = own.transfers.wrapping_add(1);
+        if own.plaintext_first == 0 {
+            own.level(cipher);
+        }
+        own.records.begin();
+        own.events = 0;
+        own.records.bytes() + total
+    }
+
+    /// The transfer ends after a [`RecordWalk`], which may not have come to the end.
+    #[inline(always)]
+    pub fn end(&mut self, sent: u8, end: u64) -> Shown {
+        let cipher = self.cipher;
+        let own = self.direction(sent);
+        let unread = end.wrapping_sub(own.records.bytes());
+        if unread != 0 {
+            let _ = own.records.pass_gap(unread);
+        }
+        if own.plaintext_first != 0 {
+            own.level(cipher);
+        }
+        own.walking = 0;
+        let events = own.events;
+        let hello = *own.records.hello();
+        let random = own.records.client_random().copied();
+        if events & event::NOT_TLS != 0 || hello.is_refused() && self.state == state::OPENING {
+            return Shown::NotHttp2;
+        }
+        if events & event::HELLO == 0 {
+            return Shown::Nothing;
+        }
+        if let Some(cipher) = hello.cipher() {
+            self.cipher = cipher;
+            return if cipher.overhead().is_none() { Shown::Cipher } else { Shown::Nothing };
+        }
+        match random {
+            Some(random) if hello.has_h2() => {
+                self.random = half(&random);
+                Shown::Random
+            }
+            _ => Shown::NotHttp2,
+        }
+    }
+
+    /// The record of what is proven since the last one. `None` if that is nothing.
+    #[inline(always)]
+    pub const fn proven(&self) -> Option<RecordHeader> {
+        let [received, sent] = &self.directions;
+        if received.proven == received.reported && sent.proven == sent.reported {
+            return None;
+        }
+        Some(RecordHeader {
+            connection: self.id,
+            time_ns: 0,
+            position: received.proven,
+            length: sent.proven,
+            pid: self.pid,
+            kind: record_kind::PROVEN,
+            direction: direction::UNKNOWN,
+            role: 0,
+            flags: 0,
+        })
+    }
+
+    /// The record was sent.
+    #[inline(always)]
+    pub const fn reported(&mut self, record: &RecordHeader) {
+        let [received, sent] = &mut self.directions;
+        received.reported = record.position;
+        sent.reported = record.length;
+    }
+
+    /// Looks at the connection about once a second. `count` gets what was not seen. Returns whether the connection is given
+    /// up now, because nothing follows it.
+    #[inline(always)]
+    pub fn settle(&mut self, count: impl Fn(Counter, u64)) -> bool {
+        let cipher = self.cipher;
+        if self.state == state::FOLLOWED {
+            for direction in &mut self.directions {
+                direction.settle(cipher);
+                if direction.gap != 0 {
+                    count(Counter::TlsUnseen, direction.unseen);
+                }
+            }
+            return false;
+        }
+        let was_opening = self.state == state::OPENING;
+        self.wait(count);
+        was_opening && self.state == state::NOT_FOLLOWED
+    }
+
+    /// Nothing follows the connection, or not yet.
+    #[inline(always)]
+    fn wait(&mut self, count: impl Fn(Counter, u64)) {
+        let [received, sent] = &self.directions;
+        if self.state == state::OPENING {
+            if received.records.application() == 0 || sent.records.application() == 0 {
+                return;
+            }
+            self.waited += 1;
+            if self.waited < PATIENCE {
+                return;
+            }
+            self.state = state::NOT_FOLLOWED;
+        }
+        self.count_unfollowed(count);
+    }
+
+    #[inline(always)]
+    fn count_unfollowed(&mut self, count: impl Fn(Counter, u64)) {
+        let cipher = self.cipher;
+        let [received, sent] = &mut self.directions;
+        let bytes = received.count_unfollowed(cipher) + sent.count_unfollowed(cipher);
+        if bytes != 0 {
+            count(Counter::TlsNotFollowed, bytes);
+        }
+    }
+
+    /// Ends the connection. Returns the directions with a gap, as bits of `RecordHeader::flags`; `count` gets what was
+    /// not seen.
+    #[inline(always)]
+    pub fn over(&mut self, count: impl Fn(Counter, u64)) -> u8 {
+        let cipher = self.cipher;
+        if self.state != state::FOLLOWED {
+            self.count_unfollowed(count);
+            return 0;
+        }
+        let mut flags = 0;
+        for (direction, bit) in self.directions.iter_mut().zip([1, 2]) {
+            direction.end(cipher);
+            if direction.gap != 0 {
+                flags |= bit;
+                if direction.unseen != 0 {
+                    count(Counter::TlsUnseen, direction.unseen);
+                }
+            }
+        }
+        flags
+    }
+}
+
+/// The first half of a random, as two numbers.
+#[inline(always)]
+pub const fn half(random: &[u8; RANDOM_LENGTH as usize]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *random;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
+#[cfg(test)]
+mod tests;

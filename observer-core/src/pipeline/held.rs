@@ -1,0 +1,311 @@
+//! Records of TLS connections, kept back until their plaintext is known to be complete.
+//!
+//! The probes of TLS libraries may miss plaintext, and that shows only later, by the lengths of the records at the socket. If
+//! the record of a transfer was applied at once, a gap before it would turn its bytes into wrong calls. So records wait, in
+//! their order, until a [`Proof`] covers them. Those of which it is not known any more are dropped: the next record of
+//! the direction shows a gap by its position, and the end of the connection reports one.
+//!
+//! Records wait for at most [`MAX_AGE_NS`], and take at most [`MAX_BYTES`] for a connection and the bound of
+//! [`Held::new`] for all.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    call::{ByDirection, Direction, Directions},
+    record::{Event, Proof, Record},
+};
+
+/// The longest time that a record waits. Proofs come with each transfer, and from the sweep of the BPF programs, which is
+/// about once a second.
+const MAX_AGE_NS: u64 = 15_000_000_000;
+
+/// Most bytes that the records of a connection may take while they wait.
+const MAX_BYTES: usize = 2 << 20;
+
+/// The records that wait.
+#[derive(Debug)]
+pub(super) struct Held {
+    connections: FxHashMap<u64, Queue>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+/// The records of a connection that wait, and what is proven.
+#[derive(Debug, Default)]
+struct Queue {
+    records: VecDeque<Waiting>,
+    bytes: usize,
+    proven: ByDirection<u64>,
+    /// The directions of which records were dropped.
+    dropped: Directions,
+    /// It was empty, and not known, when it was last looked at.
+    is_left: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    bytes: Box<[u8]>,
+    direction: Direction,
+    position: u64,
+    end: u64,
+    time_ns: u64,
+}
+
+impl Held {
+    /// Without records, and with room for so many bytes of them.
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { connections: FxHashMap::default(), bytes: 0, max_bytes }
+    }
+
+    /// With room for a part of them.
+    pub(super) fn divide(&mut self, count: usize) {
+        self.max_bytes /= count.max(1);
+    }
+
+    /// Without records, and with the same room.
+    pub(super) fn another(&self) -> Self {
+        Self::new(self.max_bytes)
+    }
+
+    /// Keeps a record of a transfer back, whose bytes these are.
+    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8]) {
+        let Event::Bytes(ref transfer) = record.event else { return };
+        let queue = self.connections.entry(record.connection).or_default();
+        queue.records.push_back(Waiting {
+            bytes: bytes.into(),
+            direction: transfer.direction,
+            position: transfer.position,
+            end: transfer.position.saturating_add(transfer.length),
+            time_ns: record.time_ns,
+        });
+        queue.bytes += bytes.len();
+        self.bytes += bytes.len();
+        if queue.bytes > MAX_BYTES || self.bytes > self.max_bytes {
+            self.bytes -= queue.clear();
+        }
+    }
+
+    /// Takes what is proven or in doubt.
+    pub(super) fn proof(&mut self, connection: u64, proof: Proof) {
+        let Some(queue) = self.connections.get_mut(&connection) else {
+            // Its first records may come after it, if two CPUs report them.
+            if let Proof::Complete { received, sent } = proof {
+                let proven = ByDirection { received, sent };
+                self.connections.insert(connection, Queue { proven, ..Queue::default() });
+            }
+            return;
+        };
+        match proof {
+            Proof::Complete { received, sent } => {
+                queue.proven.received = queue.proven.received.max(received);
+                queue.proven.sent = queue.proven.sent.max(sent);
+            }
+            Proof::Doubt { direction, from, to } => {
+                let proven = queue.proven.get_mut(direction);
+                *proven = (*proven).max(from);
+                let proven = *proven;
+                self.bytes -= queue.drop_doubtful(direction, proven, to);
+                let proven = queue.proven.get_mut(direction);
+                *proven = (*proven).max(to);
+            }
+        }
+    }
+
+    /// The connection's next record that is proven.
+    pub(super) fn pop(&mut self, connection: u64) -> Option<Box<[u8]>> {
+        let queue = self.connections.get_mut(&connection)?;
+        let first = queue.records.front()?;
+        if first.end > *queue.proven.get(first.direction) {
+            return None;
+        }
+        let bytes = queue.records.pop_front()?.bytes;
+        queue.bytes -= bytes.len();
+        self.bytes -= bytes.len();
+        Some(bytes)
+    }
+
+    /// Forgets a connection whose proven records were taken. Returns the directions of which records were dropped, and
+    /// not replaced by a gap since then.
+    pub(super) fn end(&mut self, connection: u64) -> Directions {
+        let Some(mut queue) = self.connections.remove(&connection) else {
+            return Directions::default();
+        };
+        self.bytes -= queue.clear();
+        queue.dropped
+    }
+
+    /// Drops the records of connections for which no proof comes, and forgets connections that are not known.
+    pub(super) fn expire(&mut self, now_ns: u64, is_known: impl Fn(u64) -> bool) {
+        self.connections.retain(|connection, queue| {
+            let was_left = queue.is_left;
+            queue.is_left = queue.records.is_empty() && !is_known(*connection);
+            !(was_left && queue.is_left)
+        });
+        for queue in self.connections.values_mut() {
+            let since = queue.records.front().map(|first| first.time_ns);
+            if since.is_some_and(|since| now_ns > since.saturating_add(MAX_AGE_NS)) {
+                self.bytes -= queue.clear();
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// Drops the records of a direction that begin before `to` and are not proven. Returns their bytes.
+    fn drop_doubtful(&mut self, direction: Direction, proven: u64, to: u64) -> usize {
+        let before = self.bytes;
+        let Self { records, bytes, dropped, .. } = self;
+        records.retain(|record| {
+            let is_doubtful =
+                record.direction == direction && record.end > proven && record.position < to;
+            if is_doubtful {
+                *bytes -= record.bytes.len();
+                dropped.set(direction, true);
+            }
+            !is_doubtful
+        });
+        before - self.bytes
+    }
+
+    /// Drops all records. Returns their bytes.
+    fn clear(&mut self) -> usize {
+        for record in self.records.drain(..) {
+            self.dropped.set(record.direction, true);
+        }
+        self.records.shrink_to_fit();
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::record::{HELD, RecordHeader, direction, record_kind};
+    use zerocopy::IntoBytes as _;
+
+    use super::{Held, MAX_AGE_NS, MAX_BYTES};
+    use crate::{
+        call::{Direction, Directions},
+        record::{Proof, Record},
+    };
+
+    const ROOM: usize = 8 << 20;
+
+    /// Pushes a record of a direction, of so many bytes at a position.
+    fn push(held: &mut Held, direction: u8, position: u64, length: u64) {
+        push_long(held, direction, position, length, 0);
+    }
+
+    fn push_long(held: &mut Held, direction: u8, position: u64, length: u64, more: usize) {
+        let kind = record_kind::BYTES;
+        let header = RecordHeader {
+            connection: 7,
+            time_ns: 1,
+            position,
+            length,
+            kind,
+            direction,
+            flags: HELD,
+            ..RecordHeader::default()
+        };
+        let bytes = [header.as_bytes(), &vec![0; more]].concat();
+        let record = Record::parse(&bytes).unwrap();
+        assert!(record.held);
+        held.push(&record, &bytes);
+    }
+
+    /// The directions and positions of the records that are proven.
+    fn popped(held: &mut Held) -> Vec<(Direction, u64)> {
+        let mut popped = Vec::new();
+        while let Some(bytes) = held.pop(7) {
+            let record = Record::parse(&bytes).unwrap();
+            let crate::record::Event::Bytes(bytes) = record.event else { panic!("not bytes") };
+            popped.push((bytes.direction, bytes.position));
+        }
+        popped
+    }
+
+    fn complete(held: &mut Held, received: u64, sent: u64) {
+        held.proof(7, Proof::Complete { received, sent });
+    }
+
+    #[test]
+    fn records_wait_for_their_proof_in_their_order() {
+        let mut held = Held::new(ROOM);
+        push(&mut held, direction::RECEIVED, 0, 10);
+        push(&mut held, direction::SENT, 0, 5);
+        push(&mut held, direction::RECEIVED, 10, 10);
+        assert_eq!(popped(&mut held), []);
+        complete(&mut held, 0, 5);
+        assert_eq!(popped(&mut held), [], "the response is not before its request");
+        complete(&mut held, 19, 5);
+        assert_eq!(popped(&mut held), [(Direction::Received, 0), (Direction::Sent, 0)]);
+        complete(&mut held, 20, 5);
+        assert_eq!(popped(&mut held), [(Direction::Received, 10)]);
+        assert_eq!((held.end(7), held.bytes), (Directions::default(), 0));
+    }
+
+    #[test]
+    fn a_proof_may_come_before_its_records() {
+        let mut held = Held::new(ROOM);
+        complete(&mut held, 10, 0);
+        push(&mut held, direction::RECEIVED, 0, 10);
+        assert_eq!(popped(&mut held), [(Direction::Received, 0)]);
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_dropped_and_nothing_else() {
+        let mut held = Held::new(ROOM);
+        for at in [0, 10, 20] {
+            push(&mut held, direction::RECEIVED, at, 10);
+            push(&mut held, direction::SENT, at, 10);
+        }
+        let doubt = Proof::Doubt { direction: Direction::Received, from: 10, to: 20 };
+        held.proof(7, doubt);
+        complete(&mut held, 20, 20);
+        let at = [(Direction::Received, 0), (Direction::Sent, 0), (Direction::Sent, 10)];
+        assert_eq!(popped(&mut held), at);
+        complete(&mut held, 30, 30);
+        assert_eq!(popped(&mut held), [(Direction::Received, 20), (Direction::Sent, 20)]);
+        assert_eq!(held.end(7), Directions { received: true, sent: false });
+    }
+
+    #[test]
+    fn what_is_not_proven_at_the_end_is_dropped() {
+        let mut held = Held::new(ROOM);
+        push(&mut held, direction::SENT, 0, 10);
+        assert_eq!(held.end(7), Directions { received: false, sent: true });
+        assert_eq!(held.bytes, 0);
+        assert_eq!(held.end(7), Directions::default());
+    }
+
+    #[test]
+    fn time_and_room_are_bounded() {
+        let mut held = Held::new(ROOM);
+        push(&mut held, direction::SENT, 0, 10);
+        held.expire(MAX_AGE_NS, |_| true);
+        complete(&mut held, 0, 10);
+        assert_eq!(popped(&mut held), [(Direction::Sent, 0)]);
+        push(&mut held, direction::SENT, 10, 10);
+        held.expire(MAX_AGE_NS + 2, |_| true);
+        complete(&mut held, 0, 20);
+        assert_eq!((popped(&mut held), held.bytes), (vec![], 0));
+        for at in 0..3 {
+            push_long(&mut held, direction::RECEIVED, at, 1, MAX_BYTES / 2);
+        }
+        assert!(held.bytes < MAX_BYTES, "{}", held.bytes);
+        assert_eq!(held.end(7), Directions::BOTH);
+    }
+
+    #[test]
+    fn connections_that_are_not_known_are_forgotten() {
+        let mut held = Held::new(ROOM);
+        complete(&mut held, 1, 1);
+        held.expire(2, |_| true);
+        held.expire(3, |_| false);
+        assert_eq!(held.connections.len(), 1, "its first record may be on its way");
+        held.expire(4, |_| false);
+        assert!(held.connections.is_empty());
+    }
+}

@@ -1,0 +1,111 @@
+//! Calls of TLS libraries that are under way.
+
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
+
+use crate::{
+    kernel::{Address, goroutine},
+    maps::{BPF_ANY, Values as _},
+};
+
+/// The caller of a function: a thread, or a goroutine, which may change threads.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Caller {
+    /// The address of the goroutine; 0 for a thread.
+    goroutine: u64,
+    pid: u32,
+    /// 0 for a goroutine.
+    thread: u32,
+}
+
+impl Caller {
+    /// The current thread.
+    #[inline(always)]
+    pub fn thread() -> Self {
+        let id = bpf_get_current_pid_tgid();
+        Self { goroutine: 0, pid: (id >> 32) as u32, thread: id as u32 }
+    }
+
+    /// A goroutine of the current process.
+    #[inline(always)]
+    pub fn goroutine(goroutine: u64) -> Self {
+        Self { goroutine, thread: 0, ..Self::thread() }
+    }
+}
+
+/// A call of a probed function, for its return.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Call {
+    /// The address of the library's object.
+    pub handle: u64,
+    pub buffer: u64,
+    /// Where the function writes how many bytes it has moved; 0 if it returns that.
+    pub moved: u64,
+    /// The socket on which its caller has moved bytes meanwhile; 0 if there is none, [`SEVERAL`] if there are several.
+    pub sock: Address,
+    /// One of `tls::cookie::routine`.
+    pub routine: u64,
+}
+
+/// In [`Call::sock`]: no address.
+pub const SEVERAL: Address = 1;
+
+/// Calls under way. The least recently used ones make room: then plaintext is missing, which shows.
+#[map]
+static TLS_CALLS: LruHashMap<Caller, Call> = LruHashMap::with_max_entries(1, 0);
+
+/// A library's object.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Handle {
+    address: u64,
+    pid: u32,
+    _reserved: u32,
+}
+
+/// Sockets of objects that do not show theirs: learned from the system calls in a call.
+#[map]
+static TLS_TIES: LruHashMap<Handle, Address> = LruHashMap::with_max_entries(1, 0);
+
+/// Remembers a call.
+#[inline(always)]
+pub fn enter(caller: Caller, call: &Call) {
+    let _ = TLS_CALLS.insert(caller, call, BPF_ANY);
+}
+
+/// Takes the caller's call.
+#[inline(always)]
+pub fn leave(caller: Caller) -> Option<Call> {
+    let call = *TLS_CALLS.value(caller)?;
+    let _ = TLS_CALLS.remove(caller);
+    Some(call)
+}
+
+/// The current thread moves bytes of a TLS connection: if it, or its goroutine, is in a call, that is about this socket.
+#[inline(always)]
+pub fn moves(sock: Address) {
+    moves_in(Caller::thread(), sock);
+    if let Some(goroutine) = goroutine() {
+        moves_in(Caller::goroutine(goroutine), sock);
+    }
+}
+
+#[inline(always)]
+fn moves_in(caller: Caller, sock: Address) {
+    if let Some(call) = TLS_CALLS.value(caller) {
+        call.sock = if call.sock == 0 || call.sock == sock { sock } else { SEVERAL };
+    }
+}
+
+/// Remembers the socket of an object.
+#[inline(always)]
+pub fn tie(address: u64, pid: u32, sock: Address) {
+    let _ = TLS_TIES.insert(Handle { address, pid, _reserved: 0 }, sock, BPF_ANY);
+}
+
+/// The socket of an object.
+#[inline(always)]
+pub fn tied(address: u64, pid: u32) -> Option<Address> {
+    TLS_TIES.value(Handle { address, pid, _reserved: 0 }).map(|sock| *sock)
+}
