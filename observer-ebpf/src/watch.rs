@@ -83,14 +83,15 @@ fn watch_in(
         && known.as_ref().is_none_or(|known| known.shared.is_tls())
         && let Some(secured) = secured::known(&transfer.socket)
     {
-        return watch_secured(transfer, secured, host);
+        watch_secured(transfer, secured, host);
+        return Some(());
     }
     try_walk(transfer, known, slot)
 }
 
 /// Follows the records of a TLS connection. Its plaintext is seen elsewhere.
 #[inline(always)]
-fn watch_secured(transfer: &Transfer, secured: &mut Secured, host: &mut Host) -> Option<()> {
+fn watch_secured(transfer: &Transfer, secured: &mut Secured, host: &mut Host) {
     if transfer.discarded || !host.buffers.is_readable() {
         host.buffers.clear();
     }
@@ -101,7 +102,6 @@ fn watch_secured(transfer: &Transfer, secured: &mut Secured, host: &mut Host) ->
         }
         ignore(&transfer.socket);
     }
-    Some(())
 }
 
 /// Handles a return value that may show the process that the other end is gone (`transfer::may_be_left`): that end

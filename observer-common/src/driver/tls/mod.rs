@@ -226,10 +226,12 @@ impl SecuredDirection {
     fn pass_gap(&mut self, sequence: u32, total: u64, moved: u64) {
         let gap = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
         let is_first = self.transfers == 0;
+        // The counter may be behind: two threads share a direction without a lock.
+        let gap = if is_first || gap > i32::MAX as u32 { 0 } else { gap };
         self.sequence = sequence;
         if is_first && moved != 0 {
             self.records = Records::joined_late();
-        } else if !is_first && gap != 0 && gap <= i32::MAX as u32 {
+        } else if gap != 0 {
             let _ = self.records.pass_gap(u64::from(gap));
         }
     }
@@ -497,9 +499,10 @@ impl Secured {
 
 /// The first half of a random, as two numbers.
 #[inline(always)]
-pub const fn half(random: &[u8; RANDOM_LENGTH as usize]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *random;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+fn half(random: &[u8; RANDOM_LENGTH as usize]) -> [u64; 2] {
+    let Some((first, rest)) = random.split_first_chunk() else { return [0; 2] };
+    let Some(second) = rest.first_chunk() else { return [0; 2] };
+    [u64::from_ne_bytes(*first), u64::from_ne_bytes(*second)]
 }
 
 #[cfg(test)]
