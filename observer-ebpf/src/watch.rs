@@ -98,7 +98,7 @@ fn watch_secured(transfer: &Transfer, secured: &mut Secured, host: &mut Host) {
     if !secured::watch(transfer, secured, &mut host.buffers) {
         if let Some(connection) = CONNECTIONS.value(transfer.socket.sock) {
             let gaps = connection.gap_flags();
-            close::close(transfer.socket.sock, connection, gaps);
+            close::close::<false>(transfer.socket.sock, connection, gaps);
         }
         ignore(&transfer.socket);
     }
@@ -213,7 +213,7 @@ fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcom
         connection.shared.state = state::UPGRADED;
     }
     let gaps = connection.gap_flags();
-    close::close(transfer.socket.sock, connection, gaps);
+    close::close::<false>(transfer.socket.sock, connection, gaps);
     match outcome {
         Outcome::NotFrames => try_again(transfer, tries),
         Outcome::NotSelected => ignore(&transfer.socket),

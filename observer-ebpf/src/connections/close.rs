@@ -49,7 +49,7 @@ pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: 
     let fin = to == TCP_LAST_ACK;
     let count = |gap| count_once(&connection.shared, gap);
     let flags = gap::at_end(&socket, connection, fin, count);
-    close(sock, connection, flags);
+    close::<true>(sock, connection, flags);
 }
 
 /// The end that closes first, by a change of the TCP state: the direction in which it sends.
@@ -99,14 +99,14 @@ fn reset(socket: &Socket, shared: &mut Shared) {
 
 /// Closes the connection of a socket that may be another one by now, so its counters show nothing any more.
 #[inline(always)]
-pub fn close_later(sock: Address, connection: &mut Connection) {
+pub fn close_later<const SETTLES: bool>(sock: Address, connection: &mut Connection) {
     if connection.shared.ended_by == direction::UNKNOWN && !connection.shared.is_tcp() {
         connection.shared.ended_by = ended_first(sock, &connection.shared);
     }
     let count = |gap| count_once(&connection.shared, gap);
     let flags =
         gap::at_late_end(&Socket { sock, inode: connection.shared.inode }, connection, count);
-    close(sock, connection, flags);
+    close::<SETTLES>(sock, connection, flags);
 }
 
 /// Counts a gap at the end of a connection, if it has not been counted yet.
@@ -139,16 +139,24 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
 
 /// Reports that a connection is over, with these `RecordHeader::flags`, and removes it. Not inlined: its values would
 /// stay on the caller's stack.
+///
+/// `SETTLES`: whether this finds out what is missing at the end of a TLS connection. Programs for transfers do not: the
+/// verifier would follow that for each of their ways here.
 #[inline(never)]
-pub fn close(sock: Address, connection: &mut Connection, mut flags: u8) {
-    if globals::tls() && connection.shared.is_tls() {
-        flags |= secure(sock, connection);
-    }
+pub fn close<const SETTLES: bool>(sock: Address, connection: &mut Connection, mut flags: u8) {
+    let is_first = connection.shared.closed_ns == 0;
     leave_to_peer(sock, connection);
     if connection.shared.closed_ns == 0 {
         let reset_ns = connection.shared.reset_ns;
         connection.shared.closed_ns = if reset_ns == 0 { now_ns() } else { reset_ns };
         count_unreported(connection);
+    }
+    if globals::tls() && connection.shared.is_tls() {
+        // The last write may not have returned yet: the sweep closes the connection.
+        if SETTLES && is_first && !secured::may_end(sock) {
+            return;
+        }
+        flags |= secure::<SETTLES>(sock, connection);
     }
     if connection.shared.announced != 0 && !ring::output_header(&connection.closed(flags)) {
         // The sweep tries again.
@@ -163,8 +171,8 @@ pub fn close(sock: Address, connection: &mut Connection, mut flags: u8) {
 
 /// Ends the TLS connection. Returns the directions with a gap.
 #[inline(always)]
-fn secure(sock: Address, connection: &mut Connection) -> u8 {
-    let secured_gaps = secured::over(sock);
+fn secure<const SETTLES: bool>(sock: Address, connection: &mut Connection) -> u8 {
+    let secured_gaps = if SETTLES { secured::over(sock) } else { secured::drop(sock) };
     for (direction, bit) in connection.directions.iter_mut().zip([1, 2]) {
         if secured_gaps & bit != 0 {
             // In case that the ring is full: then this is called again.

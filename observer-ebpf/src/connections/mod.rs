@@ -22,6 +22,6 @@ pub fn known(socket: &Socket) -> Option<&'static mut Connection> {
         return Some(connection);
     }
     // The end of an earlier socket was not captured, and this one has its memory.
-    close::close_later(sock, connection);
+    close::close_later::<false>(sock, connection);
     None
 }

@@ -45,7 +45,7 @@ extern "C" fn sweep_connection(
     let (sock, connection) = unsafe { (*sock, &mut *connection) };
     let Shared { inode, closed_ns, .. } = connection.shared;
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
-        close_later(sock, connection);
+        close_later::<true>(sock, connection);
     }
     0
 }

@@ -47,7 +47,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if let Some(connection) = CONNECTIONS.value(sock) {
         if !(Socket { sock, inode: connection.shared.inode }).is_open() {
             // The end of the connection was not captured, and this is another socket.
-            close::close_later(sock, connection);
+            close::close_later::<true>(sock, connection);
             return 0;
         }
         if !connection.shared.is_tcp() {

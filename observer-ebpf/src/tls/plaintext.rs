@@ -252,6 +252,6 @@ fn give_up(sock: Address, secured: &mut Secured) {
     {
         let connection: &mut Connection = connection;
         let gaps = connection.gap_flags();
-        close::close(sock, connection, gaps);
+        close::close::<false>(sock, connection, gaps);
     }
 }

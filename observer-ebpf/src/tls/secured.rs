@@ -219,6 +219,12 @@ pub fn give_up(secured: &mut Secured) {
     secured.state = state::NOT_FOLLOWED;
 }
 
+/// Whether nothing is missing if the TLS connection of a `struct sock` ends now. Not inlined, as [`over`].
+#[inline(never)]
+pub fn may_end(sock: Address) -> bool {
+    SECURED.value(sock).is_none_or(Secured::may_end)
+}
+
 /// Ends the TLS connection of a `struct sock`, if there is one. Returns the directions with a gap, as bits of
 /// `RecordHeader::flags`. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
@@ -235,6 +241,15 @@ pub fn over(sock: Address) -> u8 {
     }
     let _ = SECURED.remove(sock);
     gaps
+}
+
+/// Forgets the TLS connection of a `struct sock` without finding out what is missing: what is not proven may have a gap.
+#[inline(always)]
+pub fn drop(sock: Address) -> u8 {
+    let Some(secured) = SECURED.value(sock) else { return 0 };
+    report(secured);
+    let _ = SECURED.remove(sock);
+    1 << direction::RECEIVED | 1 << direction::SENT
 }
 
 /// Reports what is proven since the last report.

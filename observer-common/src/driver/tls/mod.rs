@@ -14,8 +14,7 @@ use crate::{
     tls::{
         balance::{Balance, Order, Verdict},
         cipher::Cipher,
-        hello::RANDOM_LENGTH,
-        records::{Records, Take, event},
+        records::{BUFFER_LENGTH, Records, Take, event},
     },
 };
 
@@ -39,6 +38,8 @@ pub struct SecuredDirection {
     /// The records at the socket.
     pub records: Records,
     balance: Balance,
+    /// A copy of that, to find out what the end would be. Here, because the stack has no room for it.
+    tried: Balance,
     /// Up to this position the plaintext is complete, or a doubt was reported.
     proven: u64,
     /// As far as that was reported.
@@ -90,7 +91,7 @@ pub struct Secured {
     pub directions: [SecuredDirection; 2],
 }
 
-const _: () = assert!(size_of::<Secured>() == 688);
+const _: () = assert!(size_of::<Secured>() == 848);
 
 /// What a transfer showed about a TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +166,7 @@ impl SecuredDirection {
     const NEW: Self = Self {
         records: Records::at_opening(),
         balance: Balance::from_start(Order::RecordsFirst),
+        tried: Balance::from_start(Order::RecordsFirst),
         proven: 0,
         reported: 0,
         unfollowed: 0,
@@ -275,6 +277,14 @@ impl SecuredDirection {
         }
     }
 
+    /// Finds out whether nothing is missing if the connection ends now: then [`Self::gap`] is 0.
+    #[inline(never)]
+    fn try_end(&mut self, cipher: Cipher) {
+        self.tried = self.balance;
+        let is_exact = self.tried.end(&self.records, cipher) == Verdict::Exact;
+        self.gap = u32::from(self.begun == 0 || self.doubt != 0 || !is_exact);
+    }
+
     /// Compares for the last time.
     #[inline(never)]
     fn end(&mut self, cipher: Cipher) {
@@ -379,25 +389,23 @@ impl Secured {
         }
         own.walking = 0;
         let events = own.events;
+        let Records { buffer, .. } = own.records;
         let hello = *own.records.hello();
-        let random = own.records.client_random().copied();
         if events & event::NOT_TLS != 0 || hello.is_refused() && self.state == state::OPENING {
             return Shown::NotHttp2;
         }
         if events & event::HELLO == 0 {
             return Shown::Nothing;
         }
+        if hello.is_client() {
+            self.random = half(&buffer);
+            return if hello.has_h2() { Shown::Random } else { Shown::NotHttp2 };
+        }
         if let Some(cipher) = hello.cipher() {
             self.cipher = cipher;
             return if cipher.overhead().is_none() { Shown::Cipher } else { Shown::Nothing };
         }
-        match random {
-            Some(random) if hello.has_h2() => {
-                self.random = half(&random);
-                Shown::Random
-            }
-            _ => Shown::NotHttp2,
-        }
+        Shown::NotHttp2
     }
 
     /// The record of what is proven since the last one. `None` if that is nothing.
@@ -474,6 +482,20 @@ impl Secured {
         }
     }
 
+    /// Whether nothing is missing if the connection ends now. Otherwise a call of the library may not have returned yet,
+    /// whose plaintext is still to be seen.
+    #[inline(always)]
+    pub fn may_end(&mut self) -> bool {
+        let cipher = self.cipher;
+        let [received, sent] = &mut self.directions;
+        if self.state != state::FOLLOWED {
+            return true;
+        }
+        received.try_end(cipher);
+        sent.try_end(cipher);
+        received.gap | sent.gap == 0
+    }
+
     /// Ends the connection. Returns the directions with a gap, as bits of `RecordHeader::flags`; `count` gets what was
     /// not seen.
     #[inline(always)]
@@ -497,12 +519,13 @@ impl Secured {
     }
 }
 
-/// The first half of a random, as two numbers.
+/// The first half of the random, with which the buffer of records begins, as two numbers.
 #[inline(always)]
-fn half(random: &[u8; RANDOM_LENGTH as usize]) -> [u64; 2] {
-    let Some((first, rest)) = random.split_first_chunk() else { return [0; 2] };
-    let Some(second) = rest.first_chunk() else { return [0; 2] };
-    [u64::from_ne_bytes(*first), u64::from_ne_bytes(*second)]
+const fn half(buffer: &[u8; BUFFER_LENGTH]) -> [u64; 2] {
+    match buffer.as_chunks() {
+        ([first, second, ..], _) => [u64::from_ne_bytes(*first), u64::from_ne_bytes(*second)],
+        _ => [0; 2],
+    }
 }
 
 #[cfg(test)]

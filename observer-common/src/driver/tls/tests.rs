@@ -246,6 +246,19 @@ fn the_end_is_no_gap_if_the_process_did_not_want_the_rest() {
 }
 
 #[test]
+fn the_end_waits_for_calls_that_have_not_returned() {
+    let mut end = End::open(Order::RecordsFirst);
+    assert!(end.secured.may_end());
+    end.moves(SENT, &application(70));
+    assert!(!end.secured.may_end());
+    end.secured.direction(SENT).saw(70);
+    // An alert.
+    end.moves(SENT, &application(2));
+    assert!(end.secured.may_end());
+    assert_eq!((end.ends(), end.proven()), (0, Some((27, 121))));
+}
+
+#[test]
 fn at_the_end_what_is_missing_is_counted() {
     let mut end = End::open(Order::RecordsFirst);
     end.moves(RECEIVED, &application(500));
