@@ -16,6 +16,7 @@ mod http_client;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod libraries;
 pub mod log;
 pub mod memory;
 pub mod metrics;

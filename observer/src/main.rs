@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result};
 use observer::kubernetes::Pods;
 use observer::{
     cli::{self, Action},
-    config::{Backend, Config, HealthListen},
+    config::{Backend, Config, HealthListen, Tls},
     health::{self, Health, Supervisor},
-    kernel::Probes,
+    kernel::{Probes, TlsProbes},
+    libraries::Opener,
     log,
     memory::Budget,
     metrics::{self, Descriptors, Format, MetricsExport, Snapshot},
@@ -162,6 +163,7 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     // These read what the daemon may not read later.
     let (source, budget) = (ProcFs::of_this_node(), Budget::of_this_process());
     let (mut probes, rings) = Probes::attach(config)?;
+    let opener = opener(&mut probes, account)?;
     let wanted = wanted(config);
     let left = privileges::give_up(|| probes.sweep(), wanted, account)?;
     debug!("capabilities left: {left:?}");
@@ -185,7 +187,20 @@ fn watch(config: &Config, account: Option<&Account>, needs: &Needs) -> Result<(W
     }
     let backend = probes.backend();
     info!("backend {backend}: {}", probes.reason());
-    Ok((Workers::start(config, descriptors, source, budget, probes, rings)?, backend))
+    Ok((Workers::start(config, descriptors, source, budget, probes, rings, opener)?, backend))
+}
+
+/// Starts the process that opens files with TLS libraries, if the kernel and the capabilities of this process allow it.
+fn opener(probes: &mut Probes, account: Option<&Account>) -> Result<Option<Opener>> {
+    let tls = match probes.take_tls() {
+        Ok(Some(tls)) => tls,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            warn!("TLS connections are not followed: {error:#}; or use --tls off");
+            return Ok(None);
+        }
+    };
+    Opener::start(tls, account).map(Some)
 }
 
 /// The capabilities to keep.
@@ -419,7 +434,11 @@ fn check(config: &Config) -> Result<()> {
         met &= report("ok ", "web config", read);
     }
     if met {
-        let attached = Probes::attach(config);
+        let mut attached = Probes::attach(config);
+        let tls = attached.as_mut().map(|(probes, _)| probes.take_tls());
+        if let (Tls::Auto, Ok(tls)) = (config.tls, tls) {
+            report_tls(tls);
+        }
         let sizes: Vec<_> =
             attached.iter().flat_map(|(probes, _)| probes.sizes().to_vec()).collect();
         let backend =
@@ -431,6 +450,14 @@ fn check(config: &Config) -> Result<()> {
     }
     anyhow::ensure!(met, "observer cannot run here: see the lines above");
     Ok(())
+}
+
+/// Prints whether connections with TLS would be followed. The daemon also starts if not.
+fn report_tls(tls: Result<Option<TlsProbes>>) {
+    match tls {
+        Ok(_) => report("ok ", "TLS", Ok("can be followed".into())),
+        Err(error) => report("?? ", "TLS", Ok(format!("cannot be followed: {error:#}"))),
+    };
 }
 
 fn print(bytes: &[u8]) -> Result<()> {

@@ -123,6 +123,22 @@ pub fn give_up(
 ) -> Result<CapabilitySet> {
     // Their first use reads /proc/self/auxv, which belongs to root later.
     let _ = (procfs::page_size(), procfs::ticks_per_second());
+    let had = renounce(account)?;
+    // Checks what works without capabilities, while they can still be restored.
+    set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
+    let left = asked_for(sweep, wanted) & had;
+    keep_only(left)
+}
+
+/// Becomes `account`, and drops all capabilities but those of `kept` that this process has. Returns these. This cannot
+/// be undone either.
+pub fn reduce_to(kept: CapabilitySet, account: Option<&Account>) -> Result<CapabilitySet> {
+    let had = renounce(account)?;
+    keep_only(kept & had)
+}
+
+/// Becomes `account`, and makes sure that no capability can be gained. Returns those that this process has.
+fn renounce(account: Option<&Account>) -> Result<CapabilitySet> {
     no_core_dumps()?;
     set_no_new_privs(true).context("cannot set no_new_privs")?;
     let had = capabilities(None).context("cannot read the process's capabilities")?.permitted;
@@ -146,9 +162,11 @@ pub fn give_up(
     } else {
         debug!("without CAP_SETPCAP the bounding set stays; no_new_privs makes it ineffective");
     }
-    // Checks what works without capabilities, while they can still be restored.
-    set(CapabilitySet::empty(), had).context("cannot give up capabilities")?;
-    let left = asked_for(sweep, wanted) & had;
+    Ok(had)
+}
+
+/// Drops all capabilities but these.
+fn keep_only(left: CapabilitySet) -> Result<CapabilitySet> {
     set(left, left).context("cannot give up capabilities")?;
     // A change of the user sets it too, but to fs.suid_dumpable.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot unset dumpable")?;

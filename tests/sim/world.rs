@@ -40,7 +40,9 @@ fn comm_of(process: Process) -> [u8; 16] {
 }
 
 fn print(record: &[u8]) {
-    let Some(Record { connection, time_ns, pid, event }) = Record::parse(record) else { return };
+    let Some(Record { connection, time_ns, pid, event, held: _ }) = Record::parse(record) else {
+        return;
+    };
     eprintln!("{time_ns:>14} pid {pid} record of connection {connection}");
     let Event::Bytes(Bytes { direction, position, length, gaps, items, .. }) = event else {
         return eprintln!("    {event:?}");

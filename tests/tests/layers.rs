@@ -35,6 +35,7 @@ const CRATES: [(&str, &[&str]); 5] = [
         &[
             "globals",
             "kernel",
+            "libraries",
             "maps",
             "socket",
             "buffers",

@@ -28,6 +28,7 @@ pub const TCP_FIN_WAIT1: i32 = 4;
 pub const TCP_CLOSE: i32 = 7;
 const TCP_CLOSE_WAIT: i32 = 8;
 pub const TCP_LAST_ACK: i32 = 9;
+pub const TCP_LISTEN: i32 = 10;
 
 const SHUTDOWN_MASK: u8 = 3;
 

@@ -12,7 +12,9 @@ use observer_common::{
 
 use crate::{
     connections::{
-        close::{self, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_SENT},
+        close::{
+            self, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_SENT,
+        },
         entered::forget_entered,
         ignored, sweep,
     },
@@ -32,6 +34,13 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     let (before, state): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if globals::filter_ports() && before == TCP_SYN_SENT && state == TCP_ESTABLISHED {
         connected(sock);
+    }
+    // Its libraries are searched before it has a connection.
+    if globals::tls() && matches!(state, TCP_LISTEN | TCP_SYN_SENT) {
+        let pid = current_pid();
+        if filter::selects_process(pid) {
+            secured::announce(pid);
+        }
     }
     if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) {
         return 0;

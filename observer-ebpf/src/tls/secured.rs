@@ -200,7 +200,7 @@ fn remember(sock: Address, secured: &Secured) {
 
 /// Puts a process into [`TLS_PIDS`]. If there is no room, its next connection does that.
 #[inline(always)]
-fn announce(pid: u32) {
+pub fn announce(pid: u32) {
     let now = now_ns();
     if TLS_ANNOUNCED.value(pid).is_some_and(|last| now - *last < ANNOUNCED_FOR_NS) {
         return;

@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use observer_common::record::MAX_RINGS;
 
 use crate::config::{
-    Backend, CgroupName, Comm, Config, HealthListen, KERNEL_BTF, PortRange, RingSize, grouping,
-    listen, method_pattern, pid, series_ttl, uid,
+    Backend, CgroupName, Comm, Config, HealthListen, KERNEL_BTF, PortRange, RingSize, Tls,
+    grouping, listen, method_pattern, pid, series_ttl, uid,
 };
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -407,6 +407,17 @@ pub(super) struct InKernel {
     /// Example: --backend socket
     #[arg(long, value_name = "BACKEND", default_value_t = Backend::Auto)]
     pub(super) backend: Backend,
+
+    /// Whether connections with TLS are followed
+    ///
+    /// With auto, the daemon looks for TLS libraries in the files that processes have mapped, and
+    /// attaches a BPF program to their functions that read and write. It needs CAP_SYS_PTRACE,
+    /// CAP_DAC_READ_SEARCH and CAP_CHECKPOINT_RESTORE, which a process of its own keeps, and before
+    /// Linux 6.6 also CAP_SYS_ADMIN. Without them it follows cleartext only, and says so.
+    ///
+    /// Example: --tls auto
+    #[arg(long, value_name = "MODE", default_value_t = Tls::default())]
+    pub(super) tls: Tls,
 
     /// Maximum number of connections watched at the same time
     ///

@@ -43,7 +43,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 36] = [
+const SETTINGS: [(&str, &str, &str); 37] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
@@ -67,6 +67,7 @@ const SETTINGS: [(&str, &str, &str); 36] = [
     ("labels", "['exe', 'pod_uid']", "pod_uid,exe"),
     ("series-ttl", "90", "90"),
     ("backend", "'kprobe'", "kprobe"),
+    ("tls", "'auto'", "auto"),
     ("max-connections", "8", "8"),
     ("workers", "8", "8"),
     ("ring-size", "65536", "64KiB"),

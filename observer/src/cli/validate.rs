@@ -73,6 +73,7 @@ impl Options {
             allow_hosts: published.allow_host,
             web_config_file: published.web_config_file,
             backend: kernel.backend,
+            tls: kernel.tls,
             buckets,
             native_histograms: published.native_histograms,
             exposition: ExpositionConfig {

@@ -43,6 +43,8 @@ pub struct Config {
     pub web_config_file: Option<PathBuf>,
     /// Where in the kernel the BPF programs are attached.
     pub backend: Backend,
+    /// Whether connections with TLS are followed.
+    pub tls: Tls,
     /// Upper bounds of the latency buckets.
     pub buckets: Buckets,
     /// Whether histograms also have exponential buckets.
@@ -111,6 +113,7 @@ impl Default for Config {
             allow_hosts: Vec::new(),
             web_config_file: None,
             backend: Backend::default(),
+            tls: Tls::default(),
             buckets: Buckets::default(),
             native_histograms: false,
             exposition: ExpositionConfig::default(),
@@ -421,6 +424,23 @@ pub enum Backend {
 impl Display for Backend {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let value = self.to_possible_value().expect("every backend can be chosen");
+        f.write_str(value.get_name())
+    }
+}
+
+/// Whether connections with TLS are followed. The comments are the help of `--tls`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Tls {
+    /// Follows the TLS libraries that it knows, if this kernel and the daemon's capabilities allow it.
+    Auto,
+    /// Follows none, and runs no process with capabilities.
+    #[default]
+    Off,
+}
+
+impl Display for Tls {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().expect("every value can be chosen");
         f.write_str(value.get_name())
     }
 }

@@ -13,8 +13,10 @@ mod programs;
 mod ring;
 mod sys;
 mod tracefs;
+mod uprobes;
 
 pub use layout::Layout;
 pub use preemption::Preemption;
-pub use probes::{Probes, ProgramSize};
+pub use probes::{Probes, ProgramSize, TlsProbes};
 pub use ring::Ring;
+pub use uprobes::{FileLinks, Method, Uprobes};

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, RingBuf},
@@ -35,10 +35,11 @@ use super::{
     preemption,
     programs::{self, Link},
     sys, tracefs,
+    uprobes::{self, Method, Uprobes},
 };
 use crate::{
     clock,
-    config::{self, Backend, CgroupName, Config, Filter},
+    config::{self, Backend, CgroupName, Config, Filter, Tls},
     files::first_of,
     memory,
     metrics::{DroppedRecords, Gap, Program},
@@ -59,6 +60,8 @@ pub struct Probes {
     sizes: Vec<ProgramSize>,
     counts: PerCpuArray<MapData, counter::Count>,
     writers: Writers,
+    tls: Option<TlsProbes>,
+    tls_absent: Option<Error>,
     backend: Backend,
     reason: String,
     #[cfg(feature = "kernel-log")]
@@ -67,6 +70,14 @@ pub struct Probes {
 
 /// The words of a [`Writer`], by ring and process.
 type Writers = HashMap<MapData, u64, [u64; size_of::<Writer>() / size_of::<u64>()]>;
+
+/// The program for the places of TLS libraries, which is not attached yet.
+pub struct TlsProbes {
+    /// The program.
+    pub uprobes: Uprobes,
+    /// Processes that use TLS, by pid, each once.
+    pub pids: RingBuf<MapData>,
+}
 
 /// The size of a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,9 +119,28 @@ impl Probes {
             in_syscalls: layout.syscalls_preempt,
             in_raw_tracepoints: preemption::is_in_raw_tracepoints(&places),
         };
-        let attempt = |backend| Self::attempt(backend, config, &layout, losses.are_of(backend));
+        let method = match config.tls {
+            Tls::Auto => Some(Method::available()),
+            Tls::Off => None,
+        };
+        let attempt = |backend| {
+            let method = method.as_ref().and_then(|method| method.as_ref().ok()).copied();
+            let counted_only = losses.are_of(backend);
+            match Self::attempt(backend, config, &layout, counted_only, method) {
+                Err(error) if error.is::<TlsRefused>() => {
+                    let (mut probes, rings) =
+                        Self::attempt(backend, config, &layout, counted_only, None)?;
+                    probes.tls_absent = Some(error);
+                    Ok((probes, rings))
+                }
+                attempted => attempted,
+            }
+        };
         let (_, reason, (mut probes, rings)) = choose(config.backend, losses, attempt)?;
         probes.reason = reason;
+        if let Some(Err(error)) = method {
+            probes.tls_absent = Some(error);
+        }
         // Reading the kernel's types and loading took some 12 MiB, which are not needed again.
         memory::give_back();
         Ok((probes, rings))
@@ -122,10 +152,12 @@ impl Probes {
         config: &Config,
         layout: &Layout,
         counted_only: bool,
+        method: Option<Method>,
     ) -> Result<(Self, Vec<Ring>)> {
         layout.supports(backend)?;
-        let mut ebpf = load(backend, config, layout, counted_only)?;
+        let mut ebpf = load(backend, config, layout, counted_only, method.is_some())?;
         select(&mut ebpf, &config.filter)?;
+        let tls = method.map(|method| tls(&mut ebpf, method).context(TlsRefused)).transpose()?;
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the BPF programs have no map COUNTS")?;
         let counts = PerCpuArray::try_from(counts)?;
@@ -141,16 +173,24 @@ impl Probes {
             }
         };
         freeze(&ebpf)?;
-        let (sweep, programs) = opened(&ebpf)?;
+        let (sweep, mut programs) = opened(&ebpf)?;
+        let mut sizes = sizes(&ebpf);
+        if let Some(TlsProbes { uprobes, pids: _ }) = &tls {
+            sizes.push(uprobes.size());
+            let program = uprobes.program().try_clone_to_owned();
+            programs.push((uprobes::PROGRAM.into(), program.context("cannot open a BPF program")?));
+        }
         // With `ebpf` all other maps are closed; the programs keep them alive.
         let probes = Self {
             _links: links,
             sweep,
             programs,
             figures: None,
-            sizes: sizes(&ebpf),
+            sizes,
             counts,
             writers,
+            tls,
+            tls_absent: None,
             backend,
             reason: String::new(),
             #[cfg(feature = "kernel-log")]
@@ -164,6 +204,11 @@ impl Probes {
     pub fn hand_over(&mut self) -> Result<()> {
         self.figures = Some(Figures::of(mem::take(&mut self.programs))?);
         Ok(())
+    }
+
+    /// Takes the program for TLS libraries. The error says why there is none with `--tls auto`.
+    pub fn take_tls(&mut self) -> Result<Option<TlsProbes>> {
+        self.tls_absent.take().map_or_else(|| Ok(self.tls.take()), Err)
     }
 
     /// The backend in use.
@@ -249,6 +294,22 @@ impl Probes {
     pub fn programs(&self) -> Result<Vec<Program>> {
         self.figures.as_ref().map_or_else(|| Ok(Vec::new()), Figures::read)
     }
+}
+
+/// The reason for which the programs are loaded once more, without TLS.
+#[derive(Debug)]
+struct TlsRefused;
+
+impl Display for TlsRefused {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("the BPF programs for TLS cannot be loaded")
+    }
+}
+
+fn tls(ebpf: &mut Ebpf, method: Method) -> Result<TlsProbes> {
+    let uprobes = Uprobes::load(ebpf, OBJECT, method)?;
+    let pids = ebpf.take_map("TLS_PIDS").context("the BPF programs have no map TLS_PIDS")?;
+    Ok(TlsProbes { uprobes, pids: RingBuf::try_from(pids)? })
 }
 
 fn sizes(ebpf: &Ebpf) -> Vec<ProgramSize> {
@@ -340,10 +401,19 @@ const TLS_MAPS: [(&str, u32); 6] = [
     ("TLS_SCRATCH", 8),
 ];
 
+/// The BPF programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf"));
+
 /// Loads the object and creates its maps. `counted_only` limits watching to sockets that count their bytes, where a
 /// missed transfer shows.
-fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) -> Result<Ebpf> {
-    let settings = settings(config, layout, counted_only);
+fn load(
+    backend: Backend,
+    config: &Config,
+    layout: &Layout,
+    counted_only: bool,
+    with_tls: bool,
+) -> Result<Ebpf> {
+    let settings = settings(config, layout, counted_only, with_tls);
     let mut loader = EbpfLoader::new();
     #[cfg(feature = "kernel-log")]
     let level = log::level();
@@ -359,11 +429,11 @@ fn load(backend: Backend, config: &Config, layout: &Layout, counted_only: bool) 
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
         .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
-        .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf")))
+        .load(OBJECT)
         .context("the kernel refused the maps of the BPF programs")
 }
 
-fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
+fn settings(config: &Config, layout: &Layout, counted_only: bool, with_tls: bool) -> Settings {
     let filter = &config.filter;
     Settings {
         offsets: layout.offsets,
@@ -380,7 +450,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool) -> Settings {
         filter_uids: (!filter.uids.is_empty()).into(),
         filter_cgroups: (!filter.cgroups.is_empty()).into(),
         follow_children: filter.children.into(),
-        tls: 0,
+        tls: with_tls.into(),
     }
 }
 

@@ -22,7 +22,7 @@ use self::exposition::Sink;
 pub use self::{
     daemon::{
         ConnectionsByProtocol, Daemon, DroppedRecords, Gap, HttpFigures, OwnProcess, PodRequests,
-        Program,
+        Program, TlsFiles,
     },
     descriptors::Descriptors,
     exposition::{Clock, Format},

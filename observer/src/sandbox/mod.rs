@@ -132,6 +132,8 @@ pub fn confine_calls(needs: &Needs) -> Result<()> {
     for command in [BPF_MAP_LOOKUP_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_PROG_TEST_RUN] {
         calls.when(libc::SYS_bpf, &[equal(0, command)])?;
     }
+    // For the opener of TLS libraries, once it has ended.
+    calls.always(&[libc::SYS_wait4]);
     let threads = libc::CLONE_THREAD as u64;
     calls.when(libc::SYS_clone, &[masked(0, threads, threads)])?;
     if needs.writes.is_empty() && !needs.terminal {
@@ -168,6 +170,37 @@ pub(crate) fn confine_reader() -> Result<()> {
     calls.install()
 }
 
+/// Confines this process to the system calls of the opener of TLS libraries: it reads files, starts parsers and creates
+/// links. `by_perf_events` if its links are those of perf events.
+pub(crate) fn confine_opener(by_perf_events: bool) -> Result<()> {
+    let mut calls = Calls::new(&[EVERY_THREAD, OPENER]);
+    calls.memory()?;
+    calls.own_process()?;
+    calls.open_to_read()?;
+    calls.when(libc::SYS_bpf, &[equal(0, BPF_LINK_CREATE)])?;
+    if by_perf_events {
+        calls.always(&[libc::SYS_perf_event_open]);
+    }
+    // A process, in the same namespaces.
+    calls.when(libc::SYS_clone, &[masked(0, NEW_NAMESPACES, 0)])?;
+    // A parser confines itself further.
+    calls.always(&[libc::SYS_prlimit64]);
+    for option in [libc::PR_SET_PDEATHSIG, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_SECCOMP] {
+        calls.when(libc::SYS_prctl, &[equal(0, option as u64)])?;
+    }
+    install([(libc::SYS_clone3, Vec::new())], SeccompAction::Allow, SeccompAction::Errno(ENOSYS))?;
+    calls.always(&[libc::SYS_clone3]);
+    calls.install()
+}
+
+/// Confines this process to the system calls that compute a result and write it to a pipe, for a parser.
+pub(crate) fn confine_parser() -> Result<()> {
+    let mut calls = Calls::new(&[PARSER]);
+    calls.memory()?;
+    calls.own_process()?;
+    calls.install()
+}
+
 const EPERM: u32 = libc::EPERM as u32;
 const ENOSYS: u32 = libc::ENOSYS as u32;
 
@@ -175,6 +208,16 @@ const ENOSYS: u32 = libc::ENOSYS as u32;
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 const BPF_MAP_GET_NEXT_KEY: u64 = 4;
 const BPF_PROG_TEST_RUN: u64 = 10;
+const BPF_LINK_CREATE: u64 = 28;
+
+/// Flags of clone(2) that a new process of the opener may not have.
+const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
 
 /// FIONBIO, FIONREAD; and for the kind and size of a terminal TCGETS, TCGETS2 (glibc since 2.42), TIOCGWINSZ
 /// (asm-generic/ioctls.h).
@@ -269,6 +312,48 @@ const DAEMON: &[i64] = &[
     libc::SYS_readlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
+];
+
+/// System calls of the opener: for its socket, folders, and its parsers.
+const OPENER: &[i64] = &[
+    libc::SYS_capset,
+    libc::SYS_close_range,
+    libc::SYS_fstatfs,
+    libc::SYS_getdents64,
+    libc::SYS_getppid,
+    libc::SYS_pipe2,
+    libc::SYS_ppoll,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_seccomp,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setitimer,
+    libc::SYS_wait4,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+];
+
+/// System calls of a parser: to compute, to write its result, to end.
+const PARSER: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_munmap,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
 ];
 
 const CONNECT: &[i64] =

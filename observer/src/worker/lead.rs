@@ -128,7 +128,9 @@ impl Lead {
                 protocols.iter().any(|(protocol, seen)| protocol == unexpected && *seen > 0);
             if is_seen {
                 let what = match unexpected {
-                    Protocol::Tls => "TLS, which observer does not decode",
+                    Protocol::Tls => {
+                        "TLS, which observer follows only with --tls auto and in known TLS libraries"
+                    }
                     Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
                     Protocol::Http2 | Protocol::Other => "a protocol other than HTTP/2",
                 };

@@ -20,11 +20,12 @@ use tracing::error;
 use self::lead::Lead;
 use crate::{
     clock::monotonic_ns,
-    config::Config,
+    config::{Config, Filter},
     failures::{self, Failures},
     kernel::{Probes, Ring},
+    libraries::{Opener, Watcher},
     memory::{self, Budget},
-    metrics::{Descriptors, ExpositionConfig, Limits, Snapshot, Statistics},
+    metrics::{Descriptors, ExpositionConfig, Limits, Snapshot, Statistics, TlsFiles},
     otlp::{Flush, Spans},
     pipeline::{Pipeline, snapshot},
     pressure::Pressure,
@@ -60,6 +61,14 @@ pub struct Workers {
     flush: Option<Flush>,
     /// How often a process was published before it was looked up.
     lookups_late: AtomicU64,
+    tls: Option<Tls>,
+}
+
+/// The thread that looks for TLS libraries, until it is stopped, and its last figures.
+#[derive(Debug)]
+struct Tls {
+    watcher: Mutex<Option<Watcher>>,
+    last: Mutex<TlsFiles>,
 }
 
 /// The requests to one worker.
@@ -95,6 +104,7 @@ impl Workers {
         budget: Budget,
         probes: Probes,
         rings: Vec<Ring>,
+        opener: Option<Opener>,
     ) -> Result<Self> {
         let statistics = Statistics::new(
             config.recording(),
@@ -156,8 +166,9 @@ impl Workers {
         let turns = workers.iter().map(|worker| Arc::clone(&worker.turns)).collect();
         let threads = workers.into_iter().map(State::start).collect::<Result<_>>()?;
         let descriptors = Mutex::new(Arc::new(descriptors));
+        let tls = opener.map(|opener| Tls::start(opener, &config.filter)).transpose()?;
         let lookups_late = AtomicU64::new(0);
-        Ok(Self { requests, threads, turns, descriptors, flush, lookups_late })
+        Ok(Self { requests, threads, turns, descriptors, flush, lookups_late, tls })
     }
 
     /// Replaces the declared types of methods.
@@ -178,13 +189,18 @@ impl Workers {
         }
         let late = process::settle(&snapshot.processes, LOOKUP_PATIENCE) as u64;
         let late = late + self.lookups_late.fetch_add(late, Ordering::Relaxed);
-        Arc::make_mut(&mut snapshot.daemon).lookups.late = late;
+        let daemon = Arc::make_mut(&mut snapshot.daemon);
+        daemon.lookups.late = late;
+        daemon.tls_files = self.tls.as_ref().map(Tls::figures);
         snapshot.descriptors = Arc::clone(&lock(&self.descriptors));
         Ok(snapshot)
     }
 
     /// Detaches the BPF programs and reads what they left. Snapshots remain possible.
     pub fn detach(&self) -> Result<()> {
+        if let Some(tls) = &self.tls {
+            tls.stop();
+        }
         let detached = self.request(Request::Detach).map(drop);
         if let Some(flush) = &self.flush {
             flush.flush();
@@ -208,6 +224,28 @@ impl Workers {
     pub fn turns(&self) -> Option<Vec<u64>> {
         let all_run = !self.threads.iter().any(JoinHandle::is_finished);
         all_run.then(|| self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect())
+    }
+}
+
+impl Tls {
+    fn start(opener: Opener, filter: &Filter) -> Result<Self> {
+        let watcher = Mutex::new(Some(Watcher::start(opener, filter)?));
+        Ok(Self { watcher, last: Mutex::default() })
+    }
+
+    fn figures(&self) -> TlsFiles {
+        match &*lock(&self.watcher) {
+            Some(watcher) => watcher.figures(),
+            None => lock(&self.last).clone(),
+        }
+    }
+
+    /// Detaches the program from all files.
+    fn stop(&self) {
+        let watcher = lock(&self.watcher).take();
+        if let Some(watcher) = watcher {
+            *lock(&self.last) = watcher.figures();
+        }
     }
 }
 

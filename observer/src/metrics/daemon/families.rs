@@ -2,6 +2,7 @@
 
 use super::{
     ConnectionsByProtocol, Daemon, DroppedRecords, HttpFigures, OwnProcess, PodRequests, Program,
+    TlsFiles,
 };
 use crate::{
     failures::Dropped,
@@ -42,6 +43,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         log_errors_dropped,
         otlp,
         otlp_metrics,
+        tls_files,
         http,
         own,
     } = daemon.as_ref();
@@ -149,6 +151,9 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         );
     }
     writer.otlp(*otlp, *otlp_metrics);
+    if let Some(files) = tls_files {
+        writer.tls_files(files);
+    }
     if let Some(HttpFigures { password_checks, refused }) = http {
         writer.counter(
             "observer_http_password_checks",
@@ -241,6 +246,19 @@ impl Writer<'_> {
                 for DroppedRecords { pid, comm, records } in dropped {
                     let (pid, comm) = (pid.to_string(), escape(comm.as_bytes()));
                     count(&[("pid", &pid), ("process", &comm)], (*records).into());
+                }
+            },
+        );
+    }
+
+    fn tls_files(&mut self, TlsFiles(files): &TlsFiles) {
+        self.family_of_counters(
+            "observer_tls_files",
+            "Total TLS libraries found in files of processes, and files without one, by result: \
+             attached, or why not.",
+            |count| {
+                for ((library, result), number) in files {
+                    count(&[("library", library), ("result", result)], (*number).into());
                 }
             },
         );

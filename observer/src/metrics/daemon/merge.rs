@@ -29,6 +29,7 @@ impl Daemon {
             log_errors_dropped: _,
             otlp: _,
             otlp_metrics: _,
+            tls_files: _,
             http: _,
             own: _,
         } = other;

@@ -4,6 +4,8 @@ mod families;
 mod merge;
 mod own;
 
+use std::collections::BTreeMap;
+
 use observer_core::{
     pipeline::Connections,
     process::{Comm, LookupCounts},
@@ -67,6 +69,8 @@ pub struct Daemon {
     pub otlp: Option<OtlpFigures>,
     /// The figures of the export of metrics by OTLP; `None` without it.
     pub otlp_metrics: Option<DeliveryFigures>,
+    /// Files that were searched for TLS libraries; `None` without `--tls auto`.
+    pub tls_files: Option<TlsFiles>,
     /// The figures of the HTTP server; `None` without one.
     pub http: Option<HttpFigures>,
     /// The figures of the daemon's own process.
@@ -81,6 +85,10 @@ pub struct PodRequests {
     /// Requests that did not.
     pub failed: u64,
 }
+
+/// Number of files that were searched for TLS libraries, by library and result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles(pub BTreeMap<(&'static str, &'static str), u64>);
 
 /// The figures of the HTTP server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{
     Buckets, Clock, ConnectionsByProtocol, Daemon, DroppedRecords, ExpositionConfig, Format, Gap,
     HttpFigures, Limits, OwnProcess, PathNames, Program, Recording, Schema, Schemas, Snapshot,
-    Statistics,
+    Statistics, TlsFiles,
     openmetrics::{Labels, Metrics},
     render,
 };
@@ -217,6 +217,9 @@ fn daemon() -> Daemon {
             answered: 32,
             ..DeliveryFigures::default()
         }),
+        tls_files: Some(TlsFiles(
+            [(("none", "no_library"), 19), (("openssl", "attached"), 20)].into(),
+        )),
         http: Some(HttpFigures {
             password_checks: 16,
             refused: vec![("host", 17), ("cross_site", 18)],

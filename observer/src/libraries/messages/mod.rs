@@ -1,0 +1,517 @@
+//! Messages between the daemon, the opener and its parsers: of fixed size, and checked by whoever receives them.
+//!
+//! ```text
+//! daemon ── Request: a pid ──▶ opener ── a file ──▶ parser
+//! daemon ◀── Report: what is in its files ── opener ◀── Piece: libraries and places ── parser
+//! ```
+//!
+//! A parser has read a hostile file, and may have been taken over by it. So may the daemon, by what it reads from peers.
+//! Bytes that are no message are refused as a whole.
+
+#![forbid(unsafe_code)]
+
+use observer_tls::{Hook, Kind, Library, Located, Refusal};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The highest number of a process (`PID_MAX_LIMIT` of a 64-bit kernel, `include/linux/threads.h`).
+const MAX_PID: u32 = 1 << 22;
+
+/// The most places to probe in one file. grpcio has 5, Go 18, rustls some 30.
+pub(super) const MAX_HOOKS: usize = 512;
+
+/// The most libraries of one file.
+const MAX_LIBRARIES: usize = 16;
+
+/// The longest instruction of x86-64.
+const MAX_INSTRUCTION: usize = 15;
+
+/// Asks the opener to look at the files of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Request {
+    pid: u32,
+}
+
+impl Request {
+    pub(super) fn new(pid: u32) -> Self {
+        Self { pid }
+    }
+
+    /// The pid of a message; `None` if it is not valid.
+    pub(super) fn pid_of(message: &[u8]) -> Option<u32> {
+        let Self { pid } = Self::read_from_bytes(message).ok()?;
+        (1..=MAX_PID).contains(&pid).then_some(pid)
+    }
+}
+
+/// What became of a library in a file, or of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Its places are probed.
+    Attached,
+    /// No place in it can be probed.
+    Refused(Refusal),
+    /// It was not read, or not probed.
+    Failed(Failure),
+}
+
+impl Outcome {
+    const FIRST_FAILURE: u8 = 16;
+    const FIRST_REFUSAL: u8 = 64;
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Attached => 1,
+            Self::Failed(failure) => Self::FIRST_FAILURE + failure as u8,
+            Self::Refused(refusal) => Self::FIRST_REFUSAL + refusal_code(refusal),
+        }
+    }
+
+    fn of_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Attached),
+            Self::FIRST_REFUSAL.. => refusal_of(code - Self::FIRST_REFUSAL).map(Self::Refused),
+            Self::FIRST_FAILURE.. => {
+                let failure = Failure::ALL.get(usize::from(code - Self::FIRST_FAILURE))?;
+                Some(Self::Failed(*failure))
+            }
+            _ => None,
+        }
+    }
+
+    /// A short name, for a label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Refused(refusal) => refusal.label(),
+            Self::Failed(failure) => failure.label(),
+        }
+    }
+}
+
+/// Why a file was not read, or not probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Failure {
+    /// The opener may not read the process or its file.
+    Denied,
+    /// The file cannot be read for another reason.
+    Unreadable,
+    /// The file is too large.
+    TooLarge,
+    /// Parsing took too long.
+    TimedOut,
+    /// The parser ended without a result.
+    Crashed,
+    /// The file changed while it was read.
+    Changed,
+    /// There are too many files.
+    Limit,
+    /// The kernel refused the probes.
+    Kernel,
+    /// The BPF program cannot follow this library.
+    Unsupported,
+    /// The request was not valid.
+    BadRequest,
+}
+
+impl Failure {
+    const ALL: [Self; 10] = [
+        Self::Denied,
+        Self::Unreadable,
+        Self::TooLarge,
+        Self::TimedOut,
+        Self::Crashed,
+        Self::Changed,
+        Self::Limit,
+        Self::Kernel,
+        Self::Unsupported,
+        Self::BadRequest,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too_large",
+            Self::TimedOut => "timed_out",
+            Self::Crashed => "crashed",
+            Self::Changed => "changed",
+            Self::Limit => "limit",
+            Self::Kernel => "kernel",
+            Self::Unsupported => "unsupported",
+            Self::BadRequest => "bad_request",
+        }
+    }
+}
+
+const REFUSALS: [Refusal; 19] = [
+    Refusal::NotElf,
+    Refusal::Architecture,
+    Refusal::Malformed,
+    Refusal::NoLibrary,
+    Refusal::NoFunctionTable,
+    Refusal::NotFound,
+    Refusal::Ambiguous,
+    Refusal::Extent,
+    Refusal::TooLong,
+    Refusal::Undecodable,
+    Refusal::LeftByJump,
+    Refusal::IndirectJump,
+    Refusal::SignedReturn,
+    Refusal::NoReturn,
+    Refusal::Prologue,
+    Refusal::NoVersion,
+    Refusal::Version,
+    Refusal::UncheckedArchitecture,
+    Refusal::Layout,
+];
+
+fn refusal_code(refusal: Refusal) -> u8 {
+    let place = REFUSALS.iter().position(|known| *known == refusal);
+    place.and_then(|place| u8::try_from(place).ok()).expect("all refusals are listed")
+}
+
+fn refusal_of(code: u8) -> Option<Refusal> {
+    REFUSALS.get(usize::from(code)).copied()
+}
+
+const KINDS: [Kind; 4] = [Kind::OpenSsl, Kind::BoringSsl, Kind::Go, Kind::Rustls];
+
+fn kind_code(kind: Option<Kind>) -> u8 {
+    let place = KINDS.iter().position(|known| Some(*known) == kind);
+    place.and_then(|place| u8::try_from(place + 1).ok()).unwrap_or(0)
+}
+
+/// A code that is not in use.
+struct NotInUse;
+
+/// The kind of a code: 0 is none.
+fn kind_of(code: u8) -> Result<Option<Kind>, NotInUse> {
+    match code.checked_sub(1) {
+        None => Ok(None),
+        Some(place) => KINDS.get(usize::from(place)).copied().map(Some).ok_or(NotInUse),
+    }
+}
+
+/// A short name of a library, for a label.
+pub fn library_label(kind: Option<Kind>) -> &'static str {
+    match kind {
+        Some(Kind::OpenSsl) => "openssl",
+        Some(Kind::BoringSsl) => "boringssl",
+        Some(Kind::Go) => "go",
+        Some(Kind::Rustls) => "rustls",
+        None => "none",
+    }
+}
+
+/// A text of at most `N` bytes, the rest of which are 0.
+fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
+    let mut padded = [0; N];
+    for (to, from) in padded.iter_mut().zip(text) {
+        *to = *from;
+    }
+    padded
+}
+
+/// The text before the first byte that is 0.
+fn unpadded(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// The version of a library: ASCII without spaces and controls, or nothing.
+fn version(text: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(unpadded(text)).ok()?;
+    text.bytes().all(|byte| byte.is_ascii_graphic()).then_some(text)
+}
+
+/// What the opener has found out about a library, a file, or that it has looked at all files of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Report {
+    pid: u32,
+    /// The number of places that are probed.
+    hooks: u32,
+    kind: u8,
+    /// 0 says that the request is answered.
+    outcome: u8,
+    unused: [u8; 2],
+    version: [u8; VERSION],
+    path: [u8; PATH],
+}
+
+const VERSION: usize = 24;
+const PATH: usize = 220;
+
+/// A [`Report`], checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// All files of the process were looked at.
+    Done { pid: u32 },
+    /// A file of the process, which was not known before.
+    File(FileReport),
+}
+
+/// What was found out about a file, or a library in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FileReport {
+    pub(super) pid: u32,
+    pub(super) kind: Option<Kind>,
+    pub(super) outcome: Outcome,
+    pub(super) version: String,
+    /// The end of the path, if it is long.
+    pub(super) path: Vec<u8>,
+    pub(super) hooks: u32,
+}
+
+impl Report {
+    pub(super) fn done(pid: u32) -> Self {
+        Self {
+            pid,
+            hooks: 0,
+            kind: 0,
+            outcome: 0,
+            unused: [0; 2],
+            version: [0; VERSION],
+            path: [0; PATH],
+        }
+    }
+
+    pub(super) fn file(
+        pid: u32,
+        kind: Option<Kind>,
+        outcome: Outcome,
+        version: &str,
+        path: &[u8],
+        hooks: usize,
+    ) -> Self {
+        let end = path.get(path.len().saturating_sub(PATH)..).unwrap_or_default();
+        Self {
+            pid,
+            hooks: u32::try_from(hooks).unwrap_or(u32::MAX),
+            kind: kind_code(kind),
+            outcome: outcome.code(),
+            unused: [0; 2],
+            version: padded(version.as_bytes()),
+            path: padded(end),
+        }
+    }
+
+    /// Checks a message; `None` if it is not valid.
+    pub(super) fn read(message: &[u8]) -> Option<Told> {
+        let Self { pid, hooks, kind, outcome, unused: _, version: text, path } =
+            Self::read_from_bytes(message).ok()?;
+        if outcome == 0 {
+            return Some(Told::Done { pid });
+        }
+        Some(Told::File(FileReport {
+            pid,
+            kind: kind_of(kind).ok()?,
+            outcome: Outcome::of_code(outcome)?,
+            version: version(&text)?.to_owned(),
+            path: unpadded(&path).to_vec(),
+            hooks,
+        }))
+    }
+}
+
+/// A part of what a parser has found: a library, a place to probe in the library before it, or the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Piece {
+    /// Of a place: where in the file it is.
+    offset: u64,
+    /// Of a place: what it is, for the BPF program.
+    cookie: u64,
+    /// Of a place: the bytes of its instruction.
+    bytes: [u8; 16],
+    /// Of a library.
+    version: [u8; VERSION],
+    tag: u8,
+    /// Of a library.
+    kind: u8,
+    /// Of a library, or of the end: 0, or the [`Outcome`] if nothing is to be probed.
+    outcome: u8,
+    /// Of a place: how many bytes its instruction has.
+    length: u8,
+    unused: [u8; 4],
+}
+
+/// The bytes that a parser writes at most.
+pub(super) const MAX_PIECES: usize = (MAX_HOOKS + MAX_LIBRARIES + 1) * size_of::<Piece>();
+
+const LIBRARY: u8 = 1;
+const PLACE: u8 = 2;
+const END: u8 = 3;
+
+/// What a parser has found in a file, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) libraries: Vec<FoundLibrary>,
+    /// All places to probe.
+    pub(super) places: Vec<PlaceToProbe>,
+    /// Why there is no library.
+    pub(super) refusal: Option<Outcome>,
+}
+
+/// A library in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FoundLibrary {
+    pub(super) kind: Kind,
+    pub(super) version: String,
+    pub(super) places: usize,
+    /// Why it is not to be probed.
+    pub(super) refusal: Option<Outcome>,
+}
+
+/// A place to probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PlaceToProbe {
+    pub(super) offset: u64,
+    pub(super) cookie: u64,
+    /// The bytes of its instruction.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Piece {
+    fn empty(tag: u8) -> Self {
+        Self {
+            offset: 0,
+            cookie: 0,
+            bytes: [0; 16],
+            version: [0; VERSION],
+            tag,
+            kind: 0,
+            outcome: 0,
+            length: 0,
+            unused: [0; 4],
+        }
+    }
+
+    fn library(kind: Kind, version: Option<&str>, outcome: u8) -> Self {
+        // What does not fit is left out: half a version would be another one.
+        let version = version.filter(|version| version.len() <= VERSION).unwrap_or_default();
+        Self {
+            kind: kind_code(Some(kind)),
+            version: padded(version.as_bytes()),
+            outcome,
+            ..Self::empty(LIBRARY)
+        }
+    }
+
+    fn place(hook: &Hook, cookie: u64) -> Self {
+        Self {
+            offset: hook.offset,
+            cookie,
+            bytes: padded(&hook.bytes),
+            length: u8::try_from(hook.bytes.len()).unwrap_or(u8::MAX),
+            ..Self::empty(PLACE)
+        }
+    }
+
+    /// What a parser writes about a file. `cookie` describes a place for the BPF program, if that understands it.
+    pub(super) fn of(
+        located: &Result<Located, Refusal>,
+        cookie: impl Fn(&Library, &Hook) -> Option<u64>,
+    ) -> Vec<Self> {
+        let mut pieces = Vec::new();
+        let mut end = Self::empty(END);
+        match located {
+            Err(refusal) => end.outcome = Outcome::Refused(*refusal).code(),
+            Ok(located) => {
+                for library in &located.libraries {
+                    let version = library.version.as_deref();
+                    let place = |hook| Some(Self::place(hook, cookie(library, hook)?));
+                    let places: Option<Vec<Self>> = library.hooks.iter().map(place).collect();
+                    let unsupported = || Outcome::Failed(Failure::Unsupported).code();
+                    let outcome = if places.is_some() { 0 } else { unsupported() };
+                    pieces.push(Self::library(library.kind, version, outcome));
+                    pieces.extend(places.into_iter().flatten());
+                }
+                let refused = located.refused.iter();
+                pieces.extend(refused.map(|(kind, refusal)| {
+                    Self::library(*kind, None, Outcome::Refused(*refusal).code())
+                }));
+            }
+        }
+        pieces.push(end);
+        pieces
+    }
+}
+
+impl Found {
+    /// Checks what a parser has written about a file of `length` bytes; `None` if any of it is not valid.
+    pub(super) fn read(bytes: &[u8], length: u64) -> Option<Self> {
+        let pieces = <[Piece]>::ref_from_bytes(bytes).ok()?;
+        let (end, pieces) = pieces.split_last()?;
+        let mut found = Self::default();
+        for piece in pieces {
+            found.add(piece, length)?;
+        }
+        if end.tag != END || found.places.len() > MAX_HOOKS {
+            return None;
+        }
+        found.refusal = why_not(end.outcome).ok()?;
+        if found.refusal.is_some() != found.libraries.is_empty() {
+            return None;
+        }
+        // A library without a place is not probed, whatever it says.
+        let is_whole = |library: &FoundLibrary| library.refusal.is_some() == (library.places == 0);
+        if !found.libraries.iter().all(is_whole) {
+            return None;
+        }
+        found.has_distinct_places().then_some(found)
+    }
+
+    fn add(&mut self, piece: &Piece, length: u64) -> Option<()> {
+        match piece.tag {
+            LIBRARY if self.libraries.len() < MAX_LIBRARIES => {
+                self.libraries.push(FoundLibrary {
+                    kind: kind_of(piece.kind).ok()??,
+                    version: version(&piece.version)?.to_owned(),
+                    places: 0,
+                    refusal: why_not(piece.outcome).ok()?,
+                });
+            }
+            PLACE => {
+                let bytes = piece.bytes.get(..usize::from(piece.length))?;
+                let is_instruction = (1..=MAX_INSTRUCTION).contains(&bytes.len());
+                let end = piece.offset.checked_add(bytes.len() as u64)?;
+                if !is_instruction || end > length {
+                    return None;
+                }
+                self.libraries.last_mut()?.places += 1;
+                let bytes = bytes.to_vec();
+                let (offset, cookie) = (piece.offset, piece.cookie);
+                self.places.push(PlaceToProbe { offset, cookie, bytes });
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Whether no two instructions overlap: a place that is probed twice would count its bytes twice.
+    fn has_distinct_places(&self) -> bool {
+        let mut ranges: Vec<_> =
+            self.places.iter().map(|at| (at.offset, at.offset + at.bytes.len() as u64)).collect();
+        ranges.sort_unstable();
+        ranges.is_sorted_by(|(_, end), (next, _)| end <= next)
+    }
+}
+
+/// Why nothing is to be probed, from a piece: 0 is nothing.
+fn why_not(code: u8) -> Result<Option<Outcome>, NotInUse> {
+    match (code, Outcome::of_code(code)) {
+        (0, _) => Ok(None),
+        (_, None | Some(Outcome::Attached)) => Err(NotInUse),
+        (_, outcome) => Ok(outcome),
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Piece>() == 64);
+    assert!(size_of::<Report>() == 256);
+};
+
+#[cfg(test)]
+mod tests;

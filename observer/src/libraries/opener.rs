@@ -1,0 +1,339 @@
+//! The process that opens the files of other processes and probes them: the only one with capabilities while the daemon
+//! runs, and it exists only with `--tls auto`.
+//!
+//! It is a fork of the daemon from before that gave up its privileges, and has open only its end of a socket and the BPF
+//! program. The daemon asks it to look at a process, by pid; it decides by itself what to open: what the process has
+//! mapped as code. It reads nothing of these files but the bytes that are about to be probed: [`parser`] has a process
+//! for each. It probes only what a parser has reported for that very file. It ends when the daemon does, and with it the
+//! probes: the kernel closes its links.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{BufReader, ErrorKind},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{CWD, FileType, Mode, OFlags, fstat, openat},
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    files::{Files, Identity, MAX_PROBED, Mapped},
+    maps::{self, Mapping},
+    messages::{Failure, Found, Outcome, Report, Request},
+    parser,
+};
+use crate::kernel::{FileLinks, Uprobes};
+
+/// The time between two sweeps over the files that are probed.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The most files that are parsed for one request.
+const MAX_PARSED: usize = 64;
+
+/// Answers requests until the daemon closes its end of the socket.
+pub(super) fn run(socket: BorrowedFd<'_>, uprobes: Uprobes) {
+    let mut opener = Opener { socket, uprobes, files: Files::default() };
+    let mut sweep_at = Instant::now() + SWEEP;
+    loop {
+        let left = sweep_at.saturating_duration_since(Instant::now());
+        let timeout =
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {
+                opener.sweep();
+                sweep_at = Instant::now() + SWEEP;
+            }
+            Ok(_) => {
+                // One more than a message may have: a longer one shows.
+                let mut message = [0_u8; size_of::<Request>() + 1];
+                let length = match recv(socket, &mut message, RecvFlags::empty()) {
+                    Ok((0, _)) => return,
+                    Ok((_, length)) => length,
+                    Err(Errno::INTR | Errno::AGAIN) => continue,
+                    Err(_) => return,
+                };
+                let told = match Request::pid_of(message.get(..length).unwrap_or(&message)) {
+                    Some(pid) => opener.answer(pid),
+                    None => opener.tell(&Report::file(
+                        0,
+                        None,
+                        Outcome::Failed(Failure::BadRequest),
+                        "",
+                        b"",
+                        0,
+                    )),
+                };
+                if told.is_err() {
+                    return;
+                }
+                if Instant::now() >= sweep_at {
+                    opener.sweep();
+                    sweep_at = Instant::now() + SWEEP;
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+struct Opener<'a> {
+    socket: BorrowedFd<'a>,
+    uprobes: Uprobes,
+    files: Files,
+}
+
+/// The daemon is gone.
+struct Gone;
+
+/// A process, by its folder in `/proc`: if it ends, nothing in the folder is that of the next one with its pid.
+struct Process {
+    pid: u32,
+    folder: OwnedFd,
+}
+
+impl Process {
+    fn open(pid: u32) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())?;
+        Ok(Self { pid, folder })
+    }
+
+    fn file(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        openat(&self.folder, name, flags, Mode::empty())
+    }
+
+    /// The files that it has mapped as code, each once.
+    fn mappings(&self) -> Result<Vec<Mapping>, Errno> {
+        let mut mappings = Vec::new();
+        let mut seen: HashSet<Mapped> = HashSet::new();
+        let file = File::from(self.file("maps")?);
+        // What was read before an error is what the process had.
+        let _ = maps::read(BufReader::new(file), |mapping| {
+            if seen.len() < MAX_MAPPED && seen.insert((mapping.device.clone(), mapping.inode)) {
+                mappings.push(mapping);
+            }
+        });
+        Ok(mappings)
+    }
+
+    /// Whether other bytes are where a file has this instruction: a breakpoint. `None` if that cannot be read.
+    fn has_breakpoint(&self, mapping: &Mapping, found: &Found) -> Option<bool> {
+        let mut at = found.places.iter();
+        let (address, bytes) =
+            at.find_map(|place| Some((mapping.address_of(place.offset)?, &place.bytes)))?;
+        let memory = File::from(self.file("mem").ok()?);
+        let mut present = vec![0; bytes.len()];
+        memory.read_exact_at(&mut present, address).ok()?;
+        Some(present != *bytes)
+    }
+}
+
+/// The most files of one process.
+const MAX_MAPPED: usize = 4096;
+
+impl Opener<'_> {
+    /// Looks at all files of a process, and tells what is new.
+    fn answer(&mut self, pid: u32) -> Result<(), Gone> {
+        let opened = Process::open(pid).and_then(|process| {
+            let mappings = process.mappings()?;
+            Ok((process, mappings))
+        });
+        match opened {
+            Ok((process, mappings)) => {
+                let mut parsed = 0;
+                for mapping in mappings {
+                    if parsed == MAX_PARSED {
+                        let limit = Outcome::Failed(Failure::Limit);
+                        self.tell(&Report::file(pid, None, limit, "", &mapping.path, 0))?;
+                        break;
+                    }
+                    let reports = self.look(&process, mapping);
+                    parsed += usize::from(!reports.is_empty());
+                    reports.iter().try_for_each(|report| self.tell(report))?;
+                }
+            }
+            // It has exited.
+            Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(error) => {
+                let outcome = Outcome::Failed(failure(error));
+                self.tell(&Report::file(pid, None, outcome, "", b"", 0))?;
+            }
+        }
+        self.tell(&Report::done(pid))
+    }
+
+    /// Looks at a file. Returns what is to be told, which is nothing if the file is known.
+    fn look(&mut self, process: &Process, mapping: Mapping) -> Vec<Report> {
+        let (pid, path) = (process.pid, mapping.path.clone());
+        let failed =
+            |failure| vec![Report::file(pid, None, Outcome::Failed(failure), "", &path, 0)];
+        // It is this very mapping's file, whatever its path leads to now.
+        let file = match process.file(&format!("map_files/{}", mapping.name())) {
+            Ok(file) => file,
+            // The process has exited, or no longer has it mapped.
+            Err(Errno::NOENT | Errno::SRCH) => return Vec::new(),
+            Err(error) => return failed(failure(error)),
+        };
+        let Ok(stat) = fstat(&file) else { return failed(Failure::Unreadable) };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return failed(Failure::Unreadable);
+        }
+        let identity = Identity::of(&stat);
+        if self.files.is_known(&identity, pid) {
+            return Vec::new();
+        }
+        for (other, found) in self.files.twins(&identity) {
+            // If that cannot be found out, it is not probed twice.
+            if process.has_breakpoint(&mapping, &found).unwrap_or(true) {
+                self.files.add_same(&identity, other, found, pid);
+                return Vec::new();
+            }
+        }
+        let found = match parser::parse(file.as_fd(), identity.size()) {
+            Ok(found) => Arc::new(found),
+            Err(failure) => {
+                self.files.add_without(&identity);
+                return failed(failure);
+            }
+        };
+        let attached = self.attach(&file, &identity, &found);
+        let outcome = attached.as_ref().err().map(|failure| Outcome::Failed(*failure));
+        let report = reports(pid, &found, outcome, &path);
+        match attached {
+            Ok(Some(links)) => {
+                let mapped = (mapping.device, mapping.inode);
+                self.files.add_probed(&identity, found, links, file, mapped, pid);
+            }
+            Ok(None) | Err(_) => self.files.add_without(&identity),
+        }
+        report
+    }
+
+    /// Probes what was found in a file, if there is anything to probe.
+    fn attach(
+        &self,
+        file: &OwnedFd,
+        identity: &Identity,
+        found: &Found,
+    ) -> Result<Option<FileLinks>, Failure> {
+        if found.places.is_empty() {
+            return Ok(None);
+        }
+        if self.files.probed() >= MAX_PROBED {
+            return Err(Failure::Limit);
+        }
+        let now = fstat(file).map_err(|_| Failure::Unreadable)?;
+        if Identity::of(&now) != *identity || !has_instructions(file, found) {
+            return Err(Failure::Changed);
+        }
+        let places: Vec<_> = found.places.iter().map(|at| (at.offset, at.cookie)).collect();
+        match self.uprobes.attach(file.as_fd(), &places) {
+            Ok(links) => Ok(Some(links)),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Failure::Denied),
+            Err(_) => Err(Failure::Kernel),
+        }
+    }
+
+    fn tell(&self, report: &Report) -> Result<(), Gone> {
+        loop {
+            match send(self.socket, report.as_bytes(), SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let is_running = |pid: u32| fs::exists(format!("/proc/{pid}")).unwrap_or(true);
+        self.files.sweep(is_running, search);
+    }
+}
+
+/// Whether the file has the instructions that were found in it.
+fn has_instructions(file: &OwnedFd, found: &Found) -> bool {
+    let Ok(file) = file.try_clone().map(File::from) else { return false };
+    found.places.iter().all(|place| {
+        let mut present = vec![0; place.bytes.len()];
+        file.read_exact_at(&mut present, place.offset).is_ok() && present == place.bytes
+    })
+}
+
+/// What is to be told about a file with these libraries. `failed` is why they are not probed.
+fn reports(pid: u32, found: &Found, failed: Option<Outcome>, path: &[u8]) -> Vec<Report> {
+    if let Some(refusal) = found.refusal {
+        return vec![Report::file(pid, None, refusal, "", path, 0)];
+    }
+    let of = |library: &super::messages::FoundLibrary| {
+        let outcome = library.refusal.or(failed).unwrap_or(Outcome::Attached);
+        let version = &library.version;
+        Report::file(pid, Some(library.kind), outcome, version, path, library.places)
+    };
+    found.libraries.iter().map(of).collect()
+}
+
+fn failure(error: Errno) -> Failure {
+    match error {
+        Errno::ACCESS | Errno::PERM => Failure::Denied,
+        Errno::MFILE | Errno::NFILE => Failure::Limit,
+        _ => Failure::Unreadable,
+    }
+}
+
+/// The processes that have one of these files mapped.
+fn search(files: &HashSet<Mapped>) -> Vec<(u32, Mapped)> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return found };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(mappings) = Process::open(pid).and_then(|process| process.mappings()) else {
+            continue;
+        };
+        let mapped = mappings.into_iter().map(|mapping| (mapping.device, mapping.inode));
+        found.extend(mapped.filter(|file| files.contains(file)).map(|file| (pid, file)));
+    }
+    found
+}
+
+/// Raises the number of descriptors that this process may have: perf events need two for each place.
+pub(super) fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    // Without it fewer files can be probed, which is counted.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+}
+
+/// Closes all descriptors but these and the log's.
+pub(super) fn keep_only(kept: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    numbers.push(2);
+    numbers.sort_unstable();
+    let mut from = 0;
+    let mut ranges = Vec::new();
+    for number in numbers {
+        ranges.extend(number.checked_sub(1).filter(|last| *last >= from).map(|last| (from, last)));
+        from = number + 1;
+    }
+    ranges.push((from, u32::MAX));
+    for (first, last) in ranges {
+        // SAFETY: takes numbers. The descriptors belong to the daemon's values, which this process does not use again.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
