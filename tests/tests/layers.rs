@@ -35,7 +35,6 @@ const CRATES: [(&str, &[&str]); 5] = [
         &[
             "globals",
             "kernel",
-            "libraries",
             "maps",
             "socket",
             "buffers",
@@ -126,6 +125,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "kubernetes",
             "config",
             "kernel",
+            "libraries",
             "preconditions",
             "pipeline",
             "worker",
