@@ -45,7 +45,7 @@ export class Detail {
     const traffic = ({ messages, bytes }) => `${text.count(messages)}, ${text.bytes(bytes)}`;
     const { p50, p90, p99 } = row.total;
     rows(this.facts, ["Since the start", ""], [
-      ["Service of the process", row.service_name || "not known"],
+      ["Service", row.service_name || "not known"],
       ["Type", row.grpc_type.replace("_", " ")],
       ["Started", text.grouped(row.total.started)],
       ["In flight", text.grouped(row.in_flight)],
