@@ -49,6 +49,29 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All reasons.
+    pub const ALL: [Self; 19] = [
+        Self::NotElf,
+        Self::Architecture,
+        Self::Malformed,
+        Self::NoLibrary,
+        Self::NoFunctionTable,
+        Self::NotFound,
+        Self::Ambiguous,
+        Self::Extent,
+        Self::TooLong,
+        Self::Undecodable,
+        Self::LeftByJump,
+        Self::IndirectJump,
+        Self::SignedReturn,
+        Self::NoReturn,
+        Self::Prologue,
+        Self::NoVersion,
+        Self::Version,
+        Self::UncheckedArchitecture,
+        Self::Layout,
+    ];
+
     /// A short name, for a label.
     pub fn label(self) -> &'static str {
         match self {

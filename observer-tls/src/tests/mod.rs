@@ -237,27 +237,7 @@ fn files_of_other_kinds_are_refused() {
 
 #[test]
 fn reasons_have_different_labels_and_texts() {
-    let all = [
-        Refusal::NotElf,
-        Refusal::Architecture,
-        Refusal::Malformed,
-        Refusal::NoLibrary,
-        Refusal::NoFunctionTable,
-        Refusal::NotFound,
-        Refusal::Ambiguous,
-        Refusal::Extent,
-        Refusal::TooLong,
-        Refusal::Undecodable,
-        Refusal::LeftByJump,
-        Refusal::IndirectJump,
-        Refusal::SignedReturn,
-        Refusal::NoReturn,
-        Refusal::Prologue,
-        Refusal::NoVersion,
-        Refusal::Version,
-        Refusal::UncheckedArchitecture,
-        Refusal::Layout,
-    ];
+    let all = Refusal::ALL;
     let labels: BTreeSet<&str> = all.iter().map(|it| it.label()).collect();
     let texts: BTreeSet<String> = all.iter().map(ToString::to_string).collect();
     assert_eq!((labels.len(), texts.len()), (all.len(), all.len()));

@@ -5,7 +5,7 @@
 //! are loaded for it, which aya does not do. So the program is parsed a second time and loaded with aya's maps.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     ffi::{CStr, CString},
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
@@ -149,12 +149,9 @@ impl Uprobes {
             None => None,
         };
         let btf = btf.map(|btf| sys::load_btf(&btf)).transpose().context("cannot load BTF")?;
-        let maps: Vec<(&str, RawFd, &aya_obj::Map)> = object_maps(ebpf, &object.maps)?;
+        let maps = object_maps(ebpf, &object.maps)?;
         let sections: HashSet<usize> =
             object.functions.keys().map(|(section, _)| *section).collect();
-        // The maps are borrowed from the object that is changed.
-        let maps: Vec<(String, RawFd, aya_obj::Map)> =
-            maps.into_iter().map(|(name, fd, map)| (name.to_owned(), fd, map.clone())).collect();
         object.relocate_maps(maps.iter().map(|(name, fd, map)| (&**name, *fd, map)), &sections)?;
         object.relocate_calls(&sections)?;
         let program = object.programs.get(PROGRAM);
@@ -240,15 +237,16 @@ impl Uprobes {
     }
 }
 
-/// The descriptors of the maps of an object, which aya has created.
-fn object_maps<'a>(
+/// The maps of an object, with the descriptors of those that aya has created. They are copies: the object is changed while
+/// they are in use.
+fn object_maps(
     ebpf: &Ebpf,
-    maps: &'a std::collections::HashMap<String, aya_obj::Map>,
-) -> Result<Vec<(&'a str, RawFd, &'a aya_obj::Map)>> {
+    maps: &HashMap<String, aya_obj::Map>,
+) -> Result<Vec<(String, RawFd, aya_obj::Map)>> {
     let mut found = Vec::new();
     for (name, map) in maps {
         let Some(created) = ebpf.map(name) else { continue };
-        found.push((name.as_str(), data_of(created)?.fd().as_fd().as_raw_fd(), map));
+        found.push((name.clone(), data_of(created)?.fd().as_fd().as_raw_fd(), map.clone()));
     }
     ensure!(found.len() == maps.len(), "a map of the BPF programs was not created");
     Ok(found)

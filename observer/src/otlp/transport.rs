@@ -240,17 +240,18 @@ async fn of_http(answer: Response<Incoming>) -> Result<Answer> {
         Err(_) => String::new(),
     };
     let reason = format!("the answer is {status}{}", said(&text));
-    let may_be_sent_again = [
-        StatusCode::TOO_MANY_REQUESTS,
-        StatusCode::BAD_GATEWAY,
-        StatusCode::SERVICE_UNAVAILABLE,
-        StatusCode::GATEWAY_TIMEOUT,
-    ];
-    Ok(if may_be_sent_again.contains(&status) {
-        Answer::Later { after, reason }
-    } else {
-        Answer::Refused { reason }
-    })
+    Ok(later_or_never(status, after, reason))
+}
+
+/// The answer with an HTTP status that is an error. OTLP/HTTP and gRPC name the same ones that may be sent again.
+fn later_or_never(status: StatusCode, after: Option<Duration>, reason: String) -> Answer {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => Answer::Later { after, reason },
+        _ => Answer::Refused { reason },
+    }
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
@@ -271,10 +272,7 @@ async fn of_grpc(answer: Response<Incoming>) -> Result<Answer> {
     if head.status != StatusCode::OK {
         // A proxy; "HTTP to gRPC Status Code Mapping".
         let reason = format!("the answer is {}", head.status);
-        return Ok(match head.status.as_u16() {
-            429 | 502 | 503 | 504 => Answer::Later { after: None, reason },
-            _ => Answer::Refused { reason },
-        });
+        return Ok(later_or_never(head.status, None, reason));
     }
     let (body, trailers) = whole(body).await?;
     let field = |name| trailers.get(name).or_else(|| head.headers.get(name));

@@ -145,35 +145,13 @@ impl Failure {
     }
 }
 
-const REFUSALS: [Refusal; 19] = [
-    Refusal::NotElf,
-    Refusal::Architecture,
-    Refusal::Malformed,
-    Refusal::NoLibrary,
-    Refusal::NoFunctionTable,
-    Refusal::NotFound,
-    Refusal::Ambiguous,
-    Refusal::Extent,
-    Refusal::TooLong,
-    Refusal::Undecodable,
-    Refusal::LeftByJump,
-    Refusal::IndirectJump,
-    Refusal::SignedReturn,
-    Refusal::NoReturn,
-    Refusal::Prologue,
-    Refusal::NoVersion,
-    Refusal::Version,
-    Refusal::UncheckedArchitecture,
-    Refusal::Layout,
-];
-
 fn refusal_code(refusal: Refusal) -> u8 {
-    let place = REFUSALS.iter().position(|known| *known == refusal);
+    let place = Refusal::ALL.iter().position(|known| *known == refusal);
     place.and_then(|place| u8::try_from(place).ok()).expect("all refusals are listed")
 }
 
 fn refusal_of(code: u8) -> Option<Refusal> {
-    REFUSALS.get(usize::from(code)).copied()
+    Refusal::ALL.get(usize::from(code)).copied()
 }
 
 const KINDS: [Kind; 4] = [Kind::OpenSsl, Kind::BoringSsl, Kind::Go, Kind::Rustls];

@@ -122,7 +122,7 @@ fn reports_arrive() {
 #[test]
 fn outcomes_have_codes_and_labels_of_their_own() {
     let failures = Failure::ALL.map(Outcome::Failed);
-    let refusals = REFUSALS.map(Outcome::Refused);
+    let refusals = Refusal::ALL.map(Outcome::Refused);
     let all = [&[Outcome::Attached][..], &failures, &refusals].concat();
     for outcome in &all {
         assert_eq!(Outcome::of_code(outcome.code()), Some(*outcome));
