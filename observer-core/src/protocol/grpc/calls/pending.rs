@@ -92,7 +92,8 @@ impl Calls {
         self.join_where(sink, |pending| pending.stream < below);
     }
 
-    /// Takes out the wanted pending responses, and counts those that end a stream which started in a gap.
+    /// Takes out the wanted pending responses, and counts those that end a stream which started in a gap. Responses on
+    /// streams that the client has started stay: they are [replayed](Self::replay_pending) after the record.
     pub(super) fn join_where(
         &mut self,
         sink: &mut impl CallSink,
@@ -101,8 +102,11 @@ impl Calls {
         if self.pending.is_empty() {
             return;
         }
-        let wanted: Vec<PendingResponse> =
-            self.pending.extract_if(.., |pending| is_wanted(pending)).collect();
+        let Self { pending, open, .. } = self;
+        let is_wanted = |pending: &mut PendingResponse| {
+            is_wanted(pending) && !open.contains_key(&pending.stream)
+        };
+        let wanted: Vec<PendingResponse> = pending.extract_if(.., is_wanted).collect();
         if self.pending.is_empty() {
             self.pending = Vec::new();
         }

@@ -555,6 +555,21 @@ fn an_answer_may_come_before_its_request() {
 }
 
 #[test]
+fn answers_may_come_before_several_requests_of_one_write() {
+    let mut fixture = Fixture::new(Role::Client);
+    fixture.calls.agree(&mut fixture.sink);
+    for stream in [1, 3, 5] {
+        fixture.response(stream, &status(200), false).response(stream, &trailers(0), true);
+    }
+    for stream in [1, 3, 5] {
+        fixture.request(stream, &grpc(), true);
+    }
+    fixture.replay_pending();
+    assert_eq!(fixture.codes(), [0, 1, 2].map(|call| (call, Some(Code::Ok))));
+    assert_eq!((fixture.calls.open(), fixture.calls.pending.len()), (0, 0));
+}
+
+#[test]
 fn a_reset_may_come_before_its_request() {
     let mut fixture = Fixture::new(Role::Client);
     fixture.server_resets(1, REFUSED_STREAM);
