@@ -48,15 +48,14 @@ enum Beside {
 }
 
 pub(crate) fn told(peers: &Peers, results: &mut Results) -> Result<()> {
-    for name in ["python-asyncio", "grpc-go", "grpc-js", "tonic"] {
-        let stack = peers.stack(name)?;
-        told_beside(&stack, "nothing else runs", &Beside::Nothing, results)?;
-        told_beside(&stack, "busy loops", &Beside::Loops, results)?;
-        for (named, flag) in [
-            ("handlers compute 150 ms", "--computes-ms=150"),
-            ("handlers sleep 150 ms", "--sleeps-ms=150"),
-        ] {
-            told_beside(&stack, named, &Beside::Handlers(flag), results)?;
+    for (named, beside) in [
+        ("nothing else runs", Beside::Nothing),
+        ("busy loops", Beside::Loops),
+        ("handlers compute 150 ms", Beside::Handlers("--computes-ms=150")),
+        ("handlers sleep 150 ms", Beside::Handlers("--sleeps-ms=150")),
+    ] {
+        for name in ["python-asyncio", "grpc-go", "grpc-js", "tonic"] {
+            told_beside(&peers.stack(name)?, named, &beside, results)?;
         }
     }
     Ok(())
