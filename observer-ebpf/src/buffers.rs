@@ -239,6 +239,27 @@ impl Buffers {
         self.left -= u64::from(n);
     }
 
+    /// Passes over the first `n` bytes of all. `None` if they are in too many buffers, or if these cannot be read.
+    #[inline(always)]
+    pub fn skip(&mut self, mut n: u64) -> Option<()> {
+        const MAX: u32 = 32;
+        let mut steps = 0;
+        while n != 0 {
+            if steps == MAX {
+                return None;
+            }
+            steps += 1;
+            if self.left == 0 {
+                self.next()?;
+            }
+            let passed = if n < self.left { n } else { self.left };
+            self.base += passed;
+            self.left -= passed;
+            n -= passed;
+        }
+        Some(())
+    }
+
     /// Removes all buffers.
     #[inline(always)]
     pub fn clear(&mut self) {

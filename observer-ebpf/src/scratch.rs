@@ -1,11 +1,11 @@
 //! Memory for an invocation's state and record, which do not fit on its 512 bytes of stack.
 
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use observer_common::driver::{Scratch, connection::Connection};
 
-use crate::{host::Host, maps::Values as _};
+use crate::{host::Host, maps::Values as _, tls::plaintext::Plaintext};
 
 /// Slots per CPU: how deep invocations may preempt each other.
 const SLOTS: u32 = 4;
@@ -27,6 +27,8 @@ pub struct Slot<const SLEEPS: bool = false> {
     busy: u64,
     /// The driver's state.
     pub scratch: Scratch<Host<SLEEPS>>,
+    /// Plaintext of a TLS library that is being walked over, if there is some.
+    pub plaintext: MaybeUninit<Plaintext>,
     /// A connection that is new. Last, because most transfers are on known ones.
     pub connection: Connection,
 }

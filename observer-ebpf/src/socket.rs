@@ -20,7 +20,8 @@ const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 
 /// A socket: its `struct sock`, and the inode number, which distinguishes it from an earlier one at the same address.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Socket {
     pub sock: Address,
     pub inode: u64,

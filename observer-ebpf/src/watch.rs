@@ -80,7 +80,7 @@ fn watch_in(
     let transfer = unsafe { &*transfer };
     host.buffers.begin(transfer.shape, transfer.returned);
     if globals::tls()
-        && known.as_ref().is_none_or(|known| known.shared.is_tls())
+        && known.is_none()
         && let Some(secured) = secured::known(&transfer.socket)
     {
         watch_secured(transfer, secured, host);
@@ -96,9 +96,10 @@ fn watch_secured(transfer: &Transfer, secured: &mut Secured, host: &mut Host) {
         host.buffers.clear();
     }
     if !secured::watch(transfer, secured, &mut host.buffers) {
-        if let Some(connection) = CONNECTIONS.value(transfer.socket.sock) {
+        let key = secured::key(transfer.socket.inode);
+        if let Some(connection) = CONNECTIONS.value(key) {
             let gaps = connection.gap_flags();
-            close::close::<false>(transfer.socket.sock, connection, gaps);
+            close::close::<false>(key, connection, gaps);
         }
         ignore(&transfer.socket);
     }
@@ -125,7 +126,7 @@ pub fn leave(sock: Address, returned: i32) {
 /// The same pointer, with an origin that the compiler does not know. So it does not know what was written there, and
 /// does not copy the code after this for each way to it.
 #[inline(always)]
-fn opaque<T>(mut pointer: *mut T) -> *mut T {
+pub fn opaque<T>(mut pointer: *mut T) -> *mut T {
     // SAFETY: one instruction, on a register.
     unsafe { asm!("{pointer} += 0", pointer = inout(reg) pointer) };
     pointer
@@ -146,9 +147,7 @@ fn add_gap(transfer: &Transfer, connection: &mut Connection) {
 fn busy(transfer: &Transfer, connection: Option<&mut Connection>) {
     let mut bytes = 0;
     // For a TLS connection, the socket's counter shows them.
-    if let Some(connection) = connection
-        && !connection.shared.is_tls()
-    {
+    if let Some(connection) = connection {
         // So that the socket's counter does not show them a second time.
         add_gap(transfer, connection);
         bytes = transfer.total;

@@ -10,6 +10,7 @@
 //!    table of methods: `{drop, size, alignment, methods …}`.
 //! 3. A `MessageEncrypter` has two methods. The second, `encrypted_payload_len`, adds a constant to its argument: the
 //!    bytes that a record has besides its plaintext. A `MessageDecrypter` has one method.
+//!    The functions of step 2 return the object: where they return it is seen which connection it is for.
 //! 4. In TLS 1.3 that constant is 17 for all ciphers. In TLS 1.2 it depends on the cipher. `tls12.rs` has the maker of
 //!    a cipher's decrypter right before the maker of its `MessageEncrypter`, so lines tell which belong together.
 //!
@@ -152,14 +153,20 @@ fn in_sources(
 ) -> Result<Vec<Hook>, Refusal> {
     let relocations = Relocations::read(elf)?;
     let mut routines = BTreeMap::new();
+    let mut hooks = Vec::new();
     for (source, ends) in SOURCES.iter().zip(ends).filter(|(_, ends)| !ends.is_empty()) {
-        for (address, routine) in routines_of(elf, functions, &relocations, source, patch, ends)? {
+        let Found { routines: found, makers } =
+            find(elf, functions, &relocations, source, patch, ends)?;
+        for maker in &makers {
+            let routine = Routine::MakeCipher;
+            hooks.append(&mut Hook::returns(elf, Some(functions), maker, routine)?);
+        }
+        for (address, routine) in found {
             if routines.insert(address, routine).is_some_and(|other| other != routine) {
                 return Err(Refusal::Ambiguous);
             }
         }
     }
-    let mut hooks = Vec::new();
     if routines.is_empty() {
         return Err(Refusal::NotFound);
     }
@@ -190,15 +197,22 @@ fn in_sources(
     Ok(hooks)
 }
 
-/// The methods of the decrypters and encrypters that the functions of a source file make.
-fn routines_of(
+/// What a source file has.
+struct Found {
+    /// The methods of decrypters and encrypters.
+    routines: Vec<(u64, Routine)>,
+    /// The functions that make these objects.
+    makers: Vec<Function>,
+}
+
+fn find(
     elf: &Elf,
     functions: &Functions,
     relocations: &Relocations,
     source: &SourceFile,
     patch: u32,
     ends: &[u64],
-) -> Result<Vec<(u64, Routine)>, Refusal> {
+) -> Result<Found, Refusal> {
     let version = source.version;
     let decrypt = |overhead| {
         let start = start_of_plaintext(source, patch, overhead);
@@ -222,13 +236,13 @@ fn routines_of(
             table.methods(elf).iter().for_each(|methods| maker.add(methods));
         }
         if !maker.decrypters.is_empty() || !maker.encrypters.is_empty() {
-            makers.push(maker);
+            makers.push((maker, function));
         }
     }
-    makers.sort_by_key(|maker| maker.line);
+    makers.sort_by_key(|(maker, _)| maker.line);
     let mut routines = Vec::new();
     let mut waiting: Option<Vec<u64>> = None;
-    for maker in &makers {
+    for (maker, _) in &makers {
         if !maker.decrypters.is_empty() && !maker.encrypters.is_empty() {
             return Err(Refusal::Ambiguous);
         }
@@ -261,7 +275,8 @@ fn routines_of(
     if waiting.is_some() || !decrypts || !encrypts {
         return Err(Refusal::NotFound);
     }
-    Ok(routines)
+    let makers = makers.into_iter().map(|(_, function)| function).collect();
+    Ok(Found { routines, makers })
 }
 
 /// How many bytes of a record's payload are before the plaintext, once it is decrypted.

@@ -21,6 +21,9 @@ use crate::{comparison, plans};
 const RACES: &str = "without Unary and ClientStream, which its server ends by itself in the moment of \
     the deadline: the two ends may see different codes";
 
+/// The stacks whose calls over TLS are counted without a difference.
+const TLS_STACKS: [&str; 3] = ["python-asyncio", "python-threaded", "grpc-js"];
+
 // The functions of cases, by the stacks that they take.
 type Alone = fn() -> Result<()>;
 type OfStack = fn(&Stack) -> Result<()>;
@@ -35,6 +38,15 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
     let (go, grpc_js) = (named("grpc-go"), named("grpc-js"));
 
     of_pairs(&mut cases, stacks);
+    let with_tls = Shared::with(&["--tls", "auto"]);
+    let over_tls = || stacks.iter().filter(|stack| TLS_STACKS.contains(&&*stack.name));
+    for (server, client) in over_tls().flat_map(|it| over_tls().map(move |client| (it, client))) {
+        let name = format!("over TLS: {} -> {}", client.name, server.name);
+        let daemon = with_tls.clone();
+        cases.add(&name, Nothing, move || {
+            daemon.watch(|daemon| tls::calls_over_tls_are_counted(daemon, server, client))
+        });
+    }
     let shared = Shared::default();
     for server in stacks {
         of_server(&mut cases, server, &shared, go);

@@ -284,7 +284,10 @@ const TTL: Duration = Duration::from_secs(30);
 /// A daemon that watches everything for several cases, and is replaced after a few: starting it takes longer than
 /// most cases, and so does reading the metrics of many.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Option<Sharing>>>);
+pub struct Shared {
+    daemon: Arc<Mutex<Option<Sharing>>>,
+    args: &'static [&'static str],
+}
 
 /// The daemon, and the number of cases that have used it.
 type Sharing = (Arc<Daemon>, u32);
@@ -293,9 +296,15 @@ type Sharing = (Arc<Daemon>, u32);
 const SHARED_BY: u32 = 8;
 
 impl Shared {
+    /// One that is started with these arguments, too.
+    #[must_use]
+    pub fn with(args: &'static [&'static str]) -> Self {
+        Self { args, ..Self::default() }
+    }
+
     /// Runs a case, which is told from the others by its processes.
     pub fn watch<T>(&self, case: impl FnOnce(&Daemon) -> Result<T>) -> Result<T> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
         let daemon = if let Some((daemon, cases)) = &mut *shared
             && *cases < SHARED_BY
         {
@@ -304,7 +313,8 @@ impl Shared {
         } else {
             // There are many scrapes, so short ones. But a process's series must stay for as long as a case waits.
             let ttl = format!("{}s", pace::limit(TTL).as_secs());
-            let daemon = Arc::new(Daemon::start(&["--buckets", "1", "--series-ttl", &ttl])?);
+            let args = [&["--buckets", "1", "--series-ttl", &ttl], self.args].concat();
+            let daemon = Arc::new(Daemon::start(&args)?);
             let (daemon, _) = shared.insert((daemon, 1));
             Arc::clone(daemon)
         };

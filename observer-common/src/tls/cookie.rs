@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0–4 | which [`routine`], and whether the place is a return instruction |
 //! | 5–9 | bytes on the stack before the place, in words of eight bytes |
-//! | 10–29 | where the random is, if that is known: a pointer, if there is one, and an offset |
+//! | 10–29 | for rustls: how long a record is besides its plaintext (12–17), how many bytes of that are before the plaintext (18–21), whether the type of the content is behind it (22); otherwise where the random is, if that is known: a pointer, if there is one, and an offset |
 //! | 30–52 | where the descriptor is, if that is known: BIO, method, number |
 //! | 53–63 | 0 |
 //!
@@ -29,6 +29,12 @@ pub mod routine {
     pub const GO_READ: u8 = 6;
     /// `func (*tls.Conn) Write([]byte) (int, error)`
     pub const GO_WRITE: u8 = 7;
+    /// A function of rustls that returns a new decrypter or encrypter.
+    pub const MAKE_CIPHER: u8 = 8;
+    /// rustls' `MessageDecrypter::decrypt(result, self, message, sequence)`
+    pub const DECRYPT: u8 = 9;
+    /// rustls' `MessageEncrypter::encrypt(result, self, message, sequence)`
+    pub const ENCRYPT: u8 = 10;
 }
 
 /// The number.
@@ -45,6 +51,9 @@ const HAS_RANDOM: Bits = (10, 1);
 const HAS_POINTER: Bits = (11, 1);
 const POINTER: Bits = (12, 9);
 const RANDOM: Bits = (21, 9);
+const OVERHEAD: Bits = (12, 6);
+const START: Bits = (18, 4);
+const HIDES_TYPE: Bits = (22, 1);
 const HAS_BIO: Bits = (30, 1);
 const READ_BIO: Bits = (31, 8);
 const METHOD: Bits = (39, 6);
@@ -63,6 +72,17 @@ pub struct Random {
     pub pointer: Option<u32>,
     /// Its offset there.
     pub offset: u32,
+}
+
+/// What a record has besides its plaintext, where a routine gets all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// How many bytes that are.
+    pub overhead: u32,
+    /// How many of them are before the plaintext.
+    pub start: u32,
+    /// Whether the byte behind the plaintext is the type of the content, as in TLS 1.3.
+    pub hides_type: bool,
 }
 
 /// Where a library's object has the file descriptor of its socket: `object→read_bio→number`, if `object→read_bio→
@@ -109,6 +129,15 @@ impl Cookie {
             Some(pointer) => with.with(HAS_POINTER, 1, 1)?.with(POINTER, pointer, UNIT),
             None => Some(with),
         }
+    }
+
+    /// With what a record has besides its plaintext. `None` if that does not fit.
+    pub fn with_sealed(self, sealed: Sealed) -> Option<Self> {
+        self.with(OVERHEAD, sealed.overhead, 1)?.with(START, sealed.start, 1)?.with(
+            HIDES_TYPE,
+            u32::from(sealed.hides_type),
+            1,
+        )
     }
 
     /// With the place of the descriptor. `None` if an offset does not fit.
@@ -174,6 +203,16 @@ impl Cookie {
         Some(Random { pointer, offset: self.get(RANDOM) * UNIT })
     }
 
+    /// What a record has besides its plaintext, for the routines of rustls.
+    #[inline(always)]
+    pub const fn sealed(self) -> Sealed {
+        Sealed {
+            overhead: self.get(OVERHEAD),
+            start: self.get(START),
+            hides_type: self.get(HIDES_TYPE) != 0,
+        }
+    }
+
     /// Where the object has the descriptor, if that is known.
     #[inline(always)]
     pub const fn bio(self) -> Option<Bio> {
@@ -193,16 +232,25 @@ impl Cookie {
         matches!(self.routine(), routine::GO_READ | routine::GO_WRITE)
     }
 
+    /// Whether it is a routine of rustls: the socket of its object shows only as that is made.
+    #[inline(always)]
+    pub const fn is_rustls(self) -> bool {
+        matches!(self.routine(), routine::MAKE_CIPHER | routine::DECRYPT | routine::ENCRYPT)
+    }
+
     /// Whether the routine returns plaintext that was received.
     #[inline(always)]
     pub const fn is_read(self) -> bool {
-        matches!(self.routine(), routine::READ | routine::READ_EX | routine::GO_READ)
+        matches!(
+            self.routine(),
+            routine::READ | routine::READ_EX | routine::GO_READ | routine::DECRYPT
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Bio, Cookie, Random, routine};
+    use super::{Bio, Cookie, Random, Sealed, routine};
 
     #[test]
     fn has_what_it_is_made_of() {
@@ -224,6 +272,16 @@ mod tests {
         assert_eq!((cookie.random(), cookie.bio(), cookie.pushed()), (None, None, 0));
         let cookie = cookie.with_random(Random { pointer: None, offset: 0 }).unwrap();
         assert_eq!(cookie.random(), Some(Random { pointer: None, offset: 0 }));
+    }
+
+    #[test]
+    fn has_what_a_record_has_besides_its_plaintext() {
+        let sealed = Sealed { overhead: 24, start: 8, hides_type: true };
+        let cookie = Cookie::entry(routine::DECRYPT, 8).unwrap().with_sealed(sealed).unwrap();
+        assert_eq!((cookie.sealed(), cookie.pushed()), (sealed, 8));
+        assert_eq!((cookie.random(), cookie.bio()), (None, None));
+        assert!(cookie.is_rustls() && cookie.is_read());
+        assert_eq!(cookie.with_sealed(Sealed { overhead: 64, ..sealed }), None);
     }
 
     #[test]

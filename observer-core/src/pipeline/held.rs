@@ -2,7 +2,8 @@
 //!
 //! The probes of TLS libraries may miss plaintext, and that shows only later, by the lengths of the records at the socket. If
 //! the record of a transfer was applied at once, a gap before it would turn its bytes into wrong calls. So records wait, in
-//! their order, until a [`Proof`] covers them. Those of which it is not known any more are dropped: the next record of
+//! the order of their times, until a [`Proof`] covers them. A write may be reported after the answer to it was read, because
+//! the probe comes last; the proof of the answer comes after both. Those of which it is not known any more are dropped: the next record of
 //! the direction shows a gap by its position, and the end of the connection reports one.
 //!
 //! Records wait for at most [`MAX_AGE_NS`], and take at most [`MAX_BYTES`] for a connection and the bound of
@@ -14,7 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     call::{ByDirection, Direction, Directions},
-    record::{Event, Proof, Record},
+    record::{Event, Item, Proof, Record},
 };
 
 /// The longest time that a record waits. Proofs come with each transfer, and from the sweep of the BPF programs, which is
@@ -35,7 +36,8 @@ pub(super) struct Held {
 /// The records of a connection that wait, and what is proven.
 #[derive(Debug, Default)]
 struct Queue {
-    records: VecDeque<Waiting>,
+    /// Those of each direction, in the order of their positions.
+    records: ByDirection<VecDeque<Waiting>>,
     bytes: usize,
     proven: ByDirection<u64>,
     /// The directions of which records were dropped.
@@ -47,7 +49,8 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     bytes: Box<[u8]>,
-    direction: Direction,
+    /// Whether it has the connection's identity.
+    opens: bool,
     position: u64,
     end: u64,
     time_ns: u64,
@@ -73,9 +76,9 @@ impl Held {
     pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8]) {
         let Event::Bytes(ref transfer) = record.event else { return };
         let queue = self.connections.entry(record.connection).or_default();
-        queue.records.push_back(Waiting {
+        queue.records.get_mut(transfer.direction).push_back(Waiting {
             bytes: bytes.into(),
-            direction: transfer.direction,
+            opens: matches!(transfer.items.clone().next(), Some(Item::Open(_))),
             position: transfer.position,
             end: transfer.position.saturating_add(transfer.length),
             time_ns: record.time_ns,
@@ -116,11 +119,12 @@ impl Held {
     /// The connection's next record that is proven.
     pub(super) fn pop(&mut self, connection: u64) -> Option<Box<[u8]>> {
         let queue = self.connections.get_mut(&connection)?;
-        let first = queue.records.front()?;
-        if first.end > *queue.proven.get(first.direction) {
+        let direction = queue.first()?;
+        let records = queue.records.get_mut(direction);
+        if records.front()?.end > *queue.proven.get(direction) {
             return None;
         }
-        let bytes = queue.records.pop_front()?.bytes;
+        let bytes = records.pop_front()?.bytes;
         queue.bytes -= bytes.len();
         self.bytes -= bytes.len();
         Some(bytes)
@@ -140,11 +144,11 @@ impl Held {
     pub(super) fn expire(&mut self, now_ns: u64, is_known: impl Fn(u64) -> bool) {
         self.connections.retain(|connection, queue| {
             let was_left = queue.is_left;
-            queue.is_left = queue.records.is_empty() && !is_known(*connection);
+            queue.is_left = queue.first().is_none() && !is_known(*connection);
             !(was_left && queue.is_left)
         });
         for queue in self.connections.values_mut() {
-            let since = queue.records.front().map(|first| first.time_ns);
+            let since = queue.first().and_then(|direction| queue.time_of(direction));
             if since.is_some_and(|since| now_ns > since.saturating_add(MAX_AGE_NS)) {
                 self.bytes -= queue.clear();
             }
@@ -153,13 +157,25 @@ impl Held {
 }
 
 impl Queue {
+    /// The direction of the earliest record; of the one with the connection's identity, if that waits.
+    fn first(&self) -> Option<Direction> {
+        let waiting = [Direction::Received, Direction::Sent].into_iter().filter_map(|direction| {
+            let first = self.records.get(direction).front()?;
+            Some(((!first.opens, first.time_ns), direction))
+        });
+        waiting.min_by_key(|(order, _)| *order).map(|(_, direction)| direction)
+    }
+
+    fn time_of(&self, direction: Direction) -> Option<u64> {
+        self.records.get(direction).front().map(|first| first.time_ns)
+    }
+
     /// Drops the records of a direction that begin before `to` and are not proven. Returns their bytes.
     fn drop_doubtful(&mut self, direction: Direction, proven: u64, to: u64) -> usize {
         let before = self.bytes;
         let Self { records, bytes, dropped, .. } = self;
-        records.retain(|record| {
-            let is_doubtful =
-                record.direction == direction && record.end > proven && record.position < to;
+        records.get_mut(direction).retain(|record| {
+            let is_doubtful = record.end > proven && record.position < to;
             if is_doubtful {
                 *bytes -= record.bytes.len();
                 dropped.set(direction, true);
@@ -171,10 +187,12 @@ impl Queue {
 
     /// Drops all records. Returns their bytes.
     fn clear(&mut self) -> usize {
-        for record in self.records.drain(..) {
-            self.dropped.set(record.direction, true);
+        for direction in [Direction::Received, Direction::Sent] {
+            let records = std::mem::take(self.records.get_mut(direction));
+            if !records.is_empty() {
+                self.dropped.set(direction, true);
+            }
         }
-        self.records.shrink_to_fit();
         std::mem::take(&mut self.bytes)
     }
 }
@@ -198,10 +216,21 @@ mod tests {
     }
 
     fn push_long(held: &mut Held, direction: u8, position: u64, length: u64, more: usize) {
+        push_at(held, direction, position, length, more, 1);
+    }
+
+    fn push_at(
+        held: &mut Held,
+        direction: u8,
+        position: u64,
+        length: u64,
+        more: usize,
+        time_ns: u64,
+    ) {
         let kind = record_kind::BYTES;
         let header = RecordHeader {
             connection: 7,
-            time_ns: 1,
+            time_ns,
             position,
             length,
             kind,
@@ -233,9 +262,9 @@ mod tests {
     #[test]
     fn records_wait_for_their_proof_in_their_order() {
         let mut held = Held::new(ROOM);
-        push(&mut held, direction::RECEIVED, 0, 10);
-        push(&mut held, direction::SENT, 0, 5);
-        push(&mut held, direction::RECEIVED, 10, 10);
+        push_at(&mut held, direction::RECEIVED, 0, 10, 0, 1);
+        push_at(&mut held, direction::SENT, 0, 5, 0, 2);
+        push_at(&mut held, direction::RECEIVED, 10, 10, 0, 3);
         assert_eq!(popped(&mut held), []);
         complete(&mut held, 0, 5);
         assert_eq!(popped(&mut held), [], "the response is not before its request");
@@ -244,6 +273,15 @@ mod tests {
         complete(&mut held, 20, 5);
         assert_eq!(popped(&mut held), [(Direction::Received, 10)]);
         assert_eq!((held.end(7), held.bytes), (Directions::default(), 0));
+    }
+
+    #[test]
+    fn a_write_is_before_its_answer_though_it_was_reported_later() {
+        let mut held = Held::new(ROOM);
+        push_at(&mut held, direction::RECEIVED, 0, 10, 0, 6);
+        push_at(&mut held, direction::SENT, 0, 5, 0, 5);
+        complete(&mut held, 10, 5);
+        assert_eq!(popped(&mut held), [(Direction::Sent, 0), (Direction::Received, 0)]);
     }
 
     #[test]
@@ -258,8 +296,8 @@ mod tests {
     fn what_is_in_doubt_is_dropped_and_nothing_else() {
         let mut held = Held::new(ROOM);
         for at in [0, 10, 20] {
-            push(&mut held, direction::RECEIVED, at, 10);
-            push(&mut held, direction::SENT, at, 10);
+            push_at(&mut held, direction::RECEIVED, at, 10, 0, at);
+            push_at(&mut held, direction::SENT, at, 10, 0, at + 1);
         }
         let doubt = Proof::Doubt { direction: Direction::Received, from: 10, to: 20 };
         held.proof(7, doubt);

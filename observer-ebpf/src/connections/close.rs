@@ -7,7 +7,7 @@ use observer_common::{
         gap::{self, Socket as _},
     },
     layout::Field,
-    record::direction,
+    record::{UNREAD, direction},
 };
 
 use crate::{
@@ -32,11 +32,19 @@ pub const TCP_LISTEN: i32 = 10;
 
 const SHUTDOWN_MASK: u8 = 3;
 
+/// Longest time that a TLS connection whose socket is closed waits for another CPU that follows it.
+const MAX_WAIT_NS: u64 = 10_000_000_000;
+
 /// Handles that the socket of a watched connection changes its TCP state: that may end the connection.
 #[inline(always)]
-pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: i32) {
+pub fn changes_state(sock: Address, key: Address, connection: &mut Connection, from: i32, to: i32) {
     if connection.shared.ended_by == direction::UNKNOWN {
-        connection.shared.ended_by = ended_by(sock, from, to);
+        let by_tls = if globals::tls() && connection.shared.is_tls() {
+            secured::at(key).and_then(|secured| secured.left_by())
+        } else {
+            None
+        };
+        connection.shared.ended_by = by_tls.unwrap_or_else(|| ended_by(sock, from, to));
     }
     let socket = Socket { sock, inode: connection.shared.inode };
     if !is_over(sock, to) || to == TCP_CLOSE && gap::is_moving(&socket, connection) {
@@ -50,7 +58,7 @@ pub fn changes_state(sock: Address, connection: &mut Connection, from: i32, to: 
     let fin = to == TCP_LAST_ACK;
     let count = |gap| count_once(&connection.shared, gap);
     let flags = gap::at_end(&socket, connection, fin, count);
-    close::<true>(sock, connection, flags);
+    close::<true>(key, connection, flags);
 }
 
 /// The end that closes first, by a change of the TCP state: the direction in which it sends.
@@ -101,7 +109,8 @@ fn reset(socket: &Socket, shared: &mut Shared) {
 /// Closes the connection of a socket that may be another one by now, so its counters show nothing any more.
 #[inline(always)]
 pub fn close_later<const SETTLES: bool>(sock: Address, connection: &mut Connection) {
-    if connection.shared.ended_by == direction::UNKNOWN && !connection.shared.is_tcp() {
+    let has_states = connection.shared.is_tcp() || connection.shared.is_tls();
+    if connection.shared.ended_by == direction::UNKNOWN && !has_states {
         connection.shared.ended_by = ended_first(sock, &connection.shared);
     }
     let count = |gap| count_once(&connection.shared, gap);
@@ -141,46 +150,57 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
 /// Reports that a connection is over, with these `RecordHeader::flags`, and removes it. Not inlined: its values would
 /// stay on the caller's stack.
 ///
-/// `SETTLES`: whether this finds out what is missing at the end of a TLS connection. Programs for transfers do not: the
+/// `key`: that of `CONNECTIONS`. `SETTLES`: whether this finds out what is missing at the end of a TLS connection. Programs for transfers do not: the
 /// verifier would follow that for each of their ways here.
 #[inline(never)]
-pub fn close<const SETTLES: bool>(sock: Address, connection: &mut Connection, mut flags: u8) {
+pub fn close<const SETTLES: bool>(key: Address, connection: &mut Connection, mut flags: u8) {
     let is_first = connection.shared.closed_ns == 0;
-    leave_to_peer(sock, connection);
+    leave_to_peer(key, connection);
     if connection.shared.closed_ns == 0 {
         let reset_ns = connection.shared.reset_ns;
         connection.shared.closed_ns = if reset_ns == 0 { now_ns() } else { reset_ns };
         count_unreported(connection);
     }
     if globals::tls() && connection.shared.is_tls() {
-        // The last write may not have returned yet: the sweep closes the connection.
-        if SETTLES && is_first && !secured::may_end(sock) {
+        let has_waited = now_ns() - connection.shared.closed_ns > MAX_WAIT_NS;
+        // The sweep ends it.
+        if SETTLES && !has_waited && !secured::may_end(key, is_first) {
             return;
         }
-        flags |= secure::<SETTLES>(sock, connection);
+        flags |= secure::<SETTLES>(key, connection);
     }
     if connection.shared.announced != 0 && !ring::output_header(&connection.closed(flags)) {
         // The sweep tries again.
         count(Counter::RingFull, 0);
         return;
     }
+    forget(key, connection);
+}
+
+/// Removes a connection.
+#[inline(always)]
+pub fn forget(key: Address, connection: &Connection) {
     let owner = connection.shared.owner;
-    if CONNECTIONS.remove(sock).is_ok() {
+    if CONNECTIONS.remove(key).is_ok() {
         share::give(owner, Of::Connections);
     }
 }
 
 /// Ends the TLS connection. Returns the directions with a gap.
 #[inline(always)]
-fn secure<const SETTLES: bool>(sock: Address, connection: &mut Connection) -> u8 {
-    let secured_gaps = if SETTLES { secured::over(sock) } else { secured::drop(sock) };
+fn secure<const SETTLES: bool>(key: Address, connection: &mut Connection) -> u8 {
+    let Shared { reset_ns, reset_arrived, .. } = connection.shared;
+    let is_unread =
+        reset_ns != 0 && secured::at(key).is_some_and(|secured| secured.has_unread(reset_arrived));
+    let unread = if is_unread { UNREAD } else { 0 };
+    let secured_gaps = if SETTLES { secured::over(key) } else { secured::drop(key) };
     for (direction, bit) in connection.directions.iter_mut().zip([1, 2]) {
         if secured_gaps & bit != 0 {
             // In case that the ring is full: then this is called again.
             direction.gap |= 1;
         }
     }
-    secured_gaps
+    secured_gaps | unread
 }
 
 /// Counts bytes that no later record will report.

@@ -16,7 +16,7 @@ use crate::{
     buffers::Buffers,
     count::{count, count_more},
     filter, globals,
-    kernel::now_ns,
+    kernel::{Address, now_ns},
     maps::{BPF_EXIST, BPF_NOEXIST, CONNECTIONS, Values as _},
     scratch::Slot,
     share::{self, Of},
@@ -62,8 +62,8 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
             new
         }
         Detected::Late => join(transfer, &mut connection.shared.tries, &first, n)?,
-        Detected::Other(Protocol::Tls) if globals::tls() && late == Some(false) => {
-            secure(transfer, &first, &mut slot.scratch.host.buffers);
+        Detected::Other(Protocol::Tls) if globals::tls() => {
+            secure(transfer, &first, late, &mut slot.scratch.host.buffers);
             return None;
         }
         Detected::Other(protocol) => {
@@ -81,15 +81,23 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     Some(())
 }
 
-/// Follows a TLS connection from its first bytes on, if it may be gRPC.
+/// Follows a TLS connection, if it may be gRPC: from its first bytes on, or from a record of application data on.
 #[inline(always)]
-fn secure(transfer: &Transfer, first: &First, buffers: &mut Buffers) {
-    // Content type handshake (RFC 8446 §5.1).
+fn secure(transfer: &Transfer, first: &First, late: Option<bool>, buffers: &mut Buffers) {
+    // Content types (RFC 8446 §5.1).
     const HANDSHAKE: u8 = 22;
-    let begins = first[0] == HANDSHAKE;
+    const APPLICATION_DATA: u8 = 23;
+    let begins = match late {
+        Some(false) => first[0] == HANDSHAKE,
+        Some(true) => first[0] == APPLICATION_DATA,
+        None => false,
+    };
     let Some(secured) = (if begins { secured::begin(transfer) } else { None }) else {
         return not_ours(transfer, Protocol::Tls);
     };
+    if late == Some(true) {
+        secured::announce(transfer.pid);
+    }
     if !secured::watch(transfer, secured, buffers) {
         ignore(&transfer.socket);
     }
@@ -122,18 +130,20 @@ fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option
 /// a copy. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
 pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<&'static mut Connection> {
-    let (socket, owner) = (&transfer.socket, connection.shared.owner);
+    let Socket { sock, inode } = transfer.socket;
+    let owner = connection.shared.owner;
+    let key = if connection.shared.is_tls() { secured::key(inode) } else { sock };
     if !share::take(owner, Of::Connections, globals::max_connections()) {
-        replace(socket, connection);
-    } else if add(socket, connection, BPF_NOEXIST).is_err() {
+        replace(key, connection);
+    } else if add(key, connection, BPF_NOEXIST).is_err() {
         share::give(owner, Of::Connections);
-        replace(socket, connection);
+        replace(key, connection);
     }
-    let inserted = CONNECTIONS.value(socket.sock);
+    let inserted = CONNECTIONS.value(key);
     if inserted.is_some() {
         #[cfg(feature = "kernel-log")]
         crate::log::watched(&connection.shared);
-        super::ignored::forget(socket.sock);
+        super::ignored::forget(sock);
     } else {
         refuse(transfer, connection.shared.tries);
     }
@@ -142,18 +152,18 @@ pub fn insert(transfer: &Transfer, connection: &mut Connection) -> Option<&'stat
 
 /// By reference, as in [`insert`].
 #[inline(always)]
-fn add(socket: &Socket, connection: &Connection, flags: u64) -> Result<(), i32> {
-    CONNECTIONS.insert(socket.sock, connection, flags)
+fn add(key: Address, connection: &Connection, flags: u64) -> Result<(), i32> {
+    CONNECTIONS.insert(key, connection, flags)
 }
 
 /// Replaces the connection of an earlier socket, whose end found the ring full, and takes over its share.
 #[inline(always)]
-fn replace(socket: &Socket, connection: &mut Connection) {
-    if let Some(there) = CONNECTIONS.value(socket.sock)
-        && there.shared.inode != socket.inode
+fn replace(key: Address, connection: &mut Connection) {
+    if let Some(there) = CONNECTIONS.value(key)
+        && there.shared.inode != connection.shared.inode
     {
         connection.shared.owner = there.shared.owner;
-        let _ = add(socket, connection, BPF_EXIST);
+        let _ = add(key, connection, BPF_EXIST);
     }
 }
 
@@ -178,7 +188,7 @@ fn refuse(transfer: &Transfer, mut tries: Tries) {
 
 /// Copies up to [`FIRST_MAX`] of the transfer's first bytes. Returns how many.
 #[inline(always)]
-fn peek(buffers: &mut Buffers, first: &mut First) -> Option<u32> {
+pub fn peek(buffers: &mut Buffers, first: &mut First) -> Option<u32> {
     let mut passed = 0;
     while buffers.left == 0 && passed < EMPTY_BUFFERS {
         if buffers.is_empty() {

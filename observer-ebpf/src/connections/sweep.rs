@@ -37,15 +37,20 @@ fn each<M>(map: *const M, callback: *mut c_void) {
 
 extern "C" fn sweep_connection(
     _: *mut c_void,
-    sock: *const Address,
+    key: *const Address,
     connection: *mut Connection,
     _: *mut c_void,
 ) -> i64 {
     // SAFETY: the helper passes them: key and value of `CONNECTIONS`.
-    let (sock, connection) = unsafe { (*sock, &mut *connection) };
+    let (key, connection) = unsafe { (*key, &mut *connection) };
     let Shared { inode, closed_ns, .. } = connection.shared;
+    let sock = if globals::tls() && connection.shared.is_tls() {
+        secured::at(key).map_or(0, |secured| secured.sock)
+    } else {
+        key
+    };
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
-        close_later::<true>(sock, connection);
+        close_later::<true>(key, connection);
     }
     0
 }
@@ -59,9 +64,15 @@ extern "C" fn sweep_message(
 ) -> i64 {
     // SAFETY: the helper passes them: key and value of `MESSAGES`.
     let (key, in_share_of) = unsafe { (*key, (*kept).owner) };
-    let owner = CONNECTIONS.value(key.sock);
-    let is_left = owner.is_none_or(|owner| owner.shared.id != key.connection);
-    if is_left && MESSAGES.remove(key).is_ok() {
+    let is_left = |sock| {
+        let owner = CONNECTIONS.value(sock);
+        owner.is_none_or(|owner| owner.shared.id != key.connection)
+    };
+    // An identifier begins with the inode number.
+    if is_left(key.sock)
+        && (!globals::tls() || is_left(secured::key(key.connection >> 32)))
+        && MESSAGES.remove(key).is_ok()
+    {
         share::give(in_share_of, Of::Messages);
     }
     0

@@ -47,22 +47,23 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     }
     // Until then the process may read more, even after it has shut the other direction or after a reset. That is no
     // other connection.
+    let key = if globals::tls() { secured::key_of(sock).unwrap_or(sock) } else { sock };
     if state == TCP_CLOSE && close::is_over(sock, state) {
         ignored::forget(sock);
-        if globals::tls() && !CONNECTIONS.has(sock) {
-            secured::over(sock);
+        if globals::tls() && !CONNECTIONS.has(key) {
+            secured::over(key);
         }
     }
-    if let Some(connection) = CONNECTIONS.value(sock) {
+    if let Some(connection) = CONNECTIONS.value(key) {
         if !(Socket { sock, inode: connection.shared.inode }).is_open() {
             // The end of the connection was not captured, and this is another socket.
-            close::close_later::<true>(sock, connection);
+            close::close_later::<true>(key, connection);
             return 0;
         }
         if !connection.shared.is_tcp() {
             forget_entered(bpf_get_current_pid_tgid());
         }
-        close::changes_state(sock, connection, before, state);
+        close::changes_state(sock, key, connection, before, state);
     }
     0
 }

@@ -4,20 +4,27 @@ use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_get_attach_cookie, macros::uprobe,
     programs::ProbeContext,
 };
-use observer_common::tls::{
-    balance::Order,
-    cookie::{Cookie, routine},
+use observer_common::{
+    record::direction,
+    tls::{
+        balance::Order,
+        cookie::{Cookie, routine},
+    },
 };
 
 use super::registers::Registers;
 use crate::{
+    buffers::{Iovecs, Shape},
     filter,
-    kernel::{copy_user, current_pid},
+    kernel::{copy_user, current_pid, now_ns},
     tls::{
-        calls::{self, Call, Caller},
+        calls::{self, Call, Caller, NONE},
         plaintext::{self, Plaintext},
     },
 };
+
+/// A type of content (RFC 8446 §5.1).
+const APPLICATION_DATA: u8 = 23;
 
 /// Attached to the places that `observer_tls::locate` finds, with a [`Cookie`] that says what a place is.
 #[uprobe(sleepable)]
@@ -36,13 +43,23 @@ fn try_hook(cookie: Cookie, registers: &Registers) -> Option<()> {
     }
     let caller =
         if cookie.is_go() { Caller::goroutine(registers.goroutine()) } else { Caller::thread() };
-    let plaintext = if cookie.is_return() {
-        leave(cookie, registers, caller)
-    } else if cookie.routine() == routine::SEAL {
-        seal(cookie, registers)
-    } else {
-        enter(cookie, registers, caller);
-        None
+    let plaintext = match (cookie.routine(), cookie.is_return()) {
+        (routine::MAKE_CIPHER, _) => {
+            plaintext::made(registers.result());
+            None
+        }
+        (routine::DECRYPT, true) => decrypted(cookie, caller),
+        (_, true) => leave(cookie, registers, caller),
+        (routine::SEAL, _) => seal(cookie, registers),
+        (routine::ENCRYPT, _) => encrypt(cookie, registers),
+        (routine::DECRYPT, _) => {
+            decrypt(cookie, registers, caller);
+            None
+        }
+        _ => {
+            enter(cookie, registers, caller);
+            None
+        }
     }?;
     plaintext::watch(&plaintext)
 }
@@ -58,13 +75,14 @@ fn enter(cookie: Cookie, registers: &Registers, caller: Caller) {
         _ => 0,
     };
     let routine = u64::from(cookie.routine());
-    calls::enter(caller, &Call { handle, buffer, moved, sock: 0, routine });
+    let entered_ns = now_ns();
+    calls::enter(caller, &Call { handle, buffer, moved, socket: NONE, entered_ns, routine });
 }
 
 /// The plaintext of a call that returns, if it has moved some.
 #[inline(always)]
 fn leave(cookie: Cookie, registers: &Registers, caller: Caller) -> Option<Plaintext> {
-    let Call { handle, buffer, moved, sock, routine } = calls::leave(caller)?;
+    let Call { handle, buffer, moved, socket, entered_ns, routine } = calls::leave(caller)?;
     if routine != u64::from(cookie.routine()) {
         return None;
     }
@@ -84,15 +102,18 @@ fn leave(cookie: Cookie, registers: &Registers, caller: Caller) -> Option<Plaint
         return None;
     }
     // A library that does not write to the socket itself returns before its records are there.
-    let is_before = !cookie.is_read() && sock == 0;
+    let is_before = !cookie.is_read() && socket == NONE;
     let order = if is_before { Order::PlaintextFirst } else { Order::RecordsFirst };
-    Some(Plaintext { handle, base: buffer, length, sock, cookie, order })
+    let sent = if cookie.is_read() { direction::RECEIVED } else { direction::SENT };
+    let shape = Shape::Flat { base: buffer };
+    // What is sent may be answered before the call returns.
+    let time_ns = if cookie.is_read() { 0 } else { entered_ns };
+    Some(Plaintext { handle, shape, skip: 0, length, socket, time_ns, cookie, order, sent })
 }
 
 /// The plaintext of a record that is being written.
 #[inline(always)]
 fn seal(cookie: Cookie, registers: &Registers) -> Option<Plaintext> {
-    const APPLICATION_DATA: u8 = 23;
     let [handle, _, _, _, kind, base, _] = registers.arguments();
     if kind as u8 != APPLICATION_DATA {
         return None;
@@ -101,5 +122,95 @@ fn seal(cookie: Cookie, registers: &Registers) -> Option<Plaintext> {
     if length as i64 <= 0 {
         return None;
     }
-    Some(Plaintext { handle, base, length, sock: 0, cookie, order: Order::PlaintextFirst })
+    let (order, sent) = (Order::PlaintextFirst, direction::SENT);
+    let shape = Shape::Flat { base };
+    Some(Plaintext {
+        handle,
+        shape,
+        skip: 0,
+        length,
+        socket: NONE,
+        time_ns: 0,
+        cookie,
+        order,
+        sent,
+    })
+}
+
+/// Remembers a record that rustls decrypts in its place: the message begins with its address and length.
+#[inline(always)]
+fn decrypt(cookie: Cookie, registers: &Registers, caller: Caller) {
+    let [_, handle, message, ..] = registers.arguments();
+    if let Some([buffer, length]) = copy_user::<[u64; 2]>(message) {
+        let routine = u64::from(cookie.routine());
+        calls::enter(
+            caller,
+            &Call { handle, buffer, moved: length, socket: NONE, entered_ns: 0, routine },
+        );
+    }
+}
+
+/// The plaintext of a record that rustls has decrypted.
+#[inline(always)]
+fn decrypted(cookie: Cookie, caller: Caller) -> Option<Plaintext> {
+    // Content of TLS 1.2 that is so long is an alert: a frame is longer.
+    const ALERT: u64 = 2;
+    let Call { handle, buffer, moved, routine, .. } = calls::leave(caller)?;
+    let sealed = cookie.sealed();
+    if routine != u64::from(cookie.routine()) || moved <= u64::from(sealed.overhead) {
+        return None;
+    }
+    let length = moved - u64::from(sealed.overhead);
+    let base = buffer + u64::from(sealed.start);
+    let is_application = if sealed.hides_type {
+        copy_user::<u8>(base + length)? == APPLICATION_DATA
+    } else {
+        length != ALERT
+    };
+    if !is_application {
+        return None;
+    }
+    let (order, sent) = (Order::RecordsFirst, direction::RECEIVED);
+    let shape = Shape::Flat { base };
+    Some(Plaintext {
+        handle,
+        shape,
+        skip: 0,
+        length,
+        socket: NONE,
+        time_ns: 0,
+        cookie,
+        order,
+        sent,
+    })
+}
+
+/// The plaintext of a record that rustls encrypts.
+#[inline(always)]
+fn encrypt(cookie: Cookie, registers: &Registers) -> Option<Plaintext> {
+    /// `OutboundPlainMessage`, as `observer_tls::Routine::Encrypt` describes it.
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    struct Message {
+        chunks: u64,
+        rest: [u64; 3],
+        kind: u64,
+    }
+    // Rust's number of `ContentType::ApplicationData`.
+    const APPLICATION_DATA: u8 = 3;
+    let [_, handle, message, ..] = registers.arguments();
+    let Message { chunks, rest: [first, second, end], kind } = copy_user(message)?;
+    if kind as u8 != APPLICATION_DATA {
+        return None;
+    }
+    let (shape, skip, length) = if chunks == 0 {
+        (Shape::Flat { base: first }, 0, second)
+    } else {
+        (Shape::Vector { iov: chunks, iovecs: Iovecs::Native }, second, end.wrapping_sub(second))
+    };
+    if length as i64 <= 0 {
+        return None;
+    }
+    let (order, sent) = (Order::PlaintextFirst, direction::SENT);
+    Some(Plaintext { handle, shape, skip, length, socket: NONE, time_ns: 0, cookie, order, sent })
 }

@@ -5,6 +5,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap}
 use crate::{
     kernel::{Address, goroutine},
     maps::{BPF_ANY, Values as _},
+    socket::Socket,
 };
 
 /// The caller of a function: a thread, or a goroutine, which may change threads.
@@ -42,14 +43,18 @@ pub struct Call {
     pub buffer: u64,
     /// Where the function writes how many bytes it has moved; 0 if it returns that.
     pub moved: u64,
-    /// The socket on which its caller has moved bytes meanwhile; 0 if there is none, [`SEVERAL`] if there are several.
-    pub sock: Address,
+    /// The socket on which its caller has moved bytes meanwhile: [`NONE`], or [`SEVERAL`].
+    pub socket: Socket,
+    pub entered_ns: u64,
     /// One of `tls::cookie::routine`.
     pub routine: u64,
 }
 
-/// In [`Call::sock`]: no address.
-pub const SEVERAL: Address = 1;
+/// In [`Call::socket`]: there is none.
+pub const NONE: Socket = Socket { sock: 0, inode: 0 };
+
+/// In [`Call::socket`]: there are several.
+pub const SEVERAL: Socket = Socket { sock: 1, inode: 0 };
 
 /// Calls under way. The least recently used ones make room: then plaintext is missing, which shows.
 #[map]
@@ -66,7 +71,11 @@ struct Handle {
 
 /// Sockets of objects that do not show theirs: learned from the system calls in a call.
 #[map]
-static TLS_TIES: LruHashMap<Handle, Address> = LruHashMap::with_max_entries(1, 0);
+static TLS_TIES: LruHashMap<Handle, Socket> = LruHashMap::with_max_entries(1, 0);
+
+/// The key of the connection that a thread has last read from, if it may not be known otherwise.
+#[map]
+static TLS_READS: LruHashMap<u32, Address> = LruHashMap::with_max_entries(1, 0);
 
 /// Remembers a call.
 #[inline(always)]
@@ -84,28 +93,44 @@ pub fn leave(caller: Caller) -> Option<Call> {
 
 /// The current thread moves bytes of a TLS connection: if it, or its goroutine, is in a call, that is about this socket.
 #[inline(always)]
-pub fn moves(sock: Address) {
-    moves_in(Caller::thread(), sock);
+pub fn moves(socket: Socket) {
+    moves_in(Caller::thread(), socket);
     if let Some(goroutine) = goroutine() {
-        moves_in(Caller::goroutine(goroutine), sock);
+        moves_in(Caller::goroutine(goroutine), socket);
     }
 }
 
 #[inline(always)]
-fn moves_in(caller: Caller, sock: Address) {
+fn moves_in(caller: Caller, socket: Socket) {
     if let Some(call) = TLS_CALLS.value(caller) {
-        call.sock = if call.sock == 0 || call.sock == sock { sock } else { SEVERAL };
+        if call.socket == NONE {
+            call.socket = socket;
+        } else if call.socket != socket {
+            call.socket = SEVERAL;
+        }
     }
+}
+
+/// The current thread has read from a TLS connection.
+#[inline(always)]
+pub fn reads(key: Address) {
+    let _ = TLS_READS.insert(Caller::thread().thread, key, BPF_ANY);
+}
+
+/// The key of the connection that the current thread has last read from, if that is remembered.
+#[inline(always)]
+pub fn last_read() -> Option<Address> {
+    TLS_READS.value(Caller::thread().thread).map(|key| *key)
 }
 
 /// Remembers the socket of an object.
 #[inline(always)]
-pub fn tie(address: u64, pid: u32, sock: Address) {
-    let _ = TLS_TIES.insert(Handle { address, pid, _reserved: 0 }, sock, BPF_ANY);
+pub fn tie(address: u64, pid: u32, socket: Socket) {
+    let _ = TLS_TIES.insert(Handle { address, pid, _reserved: 0 }, socket, BPF_ANY);
 }
 
-/// The socket of an object.
+/// The socket of an object. It may be closed.
 #[inline(always)]
-pub fn tied(address: u64, pid: u32) -> Option<Address> {
-    TLS_TIES.value(Handle { address, pid, _reserved: 0 }).map(|sock| *sock)
+pub fn tied(address: u64, pid: u32) -> Option<Socket> {
+    TLS_TIES.value(Handle { address, pid, _reserved: 0 }).map(|socket| *socket)
 }

@@ -4,8 +4,8 @@ use observer_common::{
     counter::Counter,
     driver::{
         Walk,
-        connection::{Connection, DirectionState, counted},
-        opening::{Detected, FIRST_MAX, First, begins_http2},
+        connection::{Connection, DirectionState, Tries, counted},
+        opening::{Beginning, Detected, First, begins_http2},
         tls::{Secured, state},
         walk::{self, Outcome},
     },
@@ -14,12 +14,15 @@ use observer_common::{
 };
 
 use super::{
-    calls::{self, SEVERAL},
+    calls::{self, NONE, SEVERAL},
     secured,
 };
 use crate::{
     buffers::Shape,
-    connections::{close, open::identifier, open::insert},
+    connections::{
+        close,
+        open::{identifier, insert, peek},
+    },
     count::count,
     filter,
     kernel::{Address, copy_user, current_pid, now_ns},
@@ -28,6 +31,7 @@ use crate::{
     scratch::{self, Slot},
     socket::Socket,
     transfer::Transfer,
+    watch::opaque,
 };
 
 /// Plaintext, and where it is from.
@@ -35,13 +39,19 @@ use crate::{
 pub struct Plaintext {
     /// The address of the library's object.
     pub handle: u64,
-    pub base: u64,
+    pub shape: Shape,
+    /// Bytes in its buffers before it.
+    pub skip: u64,
     /// Not 0.
     pub length: u64,
     /// The socket on which the call has moved bytes, as in [`calls::Call`].
-    pub sock: Address,
+    pub socket: Socket,
+    /// The time before which it has not moved; 0 if that is now.
+    pub time_ns: u64,
     pub cookie: Cookie,
     pub order: Order,
+    /// One of `record::direction`.
+    pub sent: u8,
 }
 
 /// Memory of an invocation that may sleep.
@@ -50,57 +60,116 @@ type Own = Slot<true>;
 /// Walks over plaintext.
 #[inline(always)]
 pub fn watch(plaintext: &Plaintext) -> Option<()> {
-    let pid = current_pid();
-    let sock = find(plaintext, pid)?;
-    let secured = secured::at(sock)?;
-    if secured.state == state::NOT_FOLLOWED || secured.pid != pid {
-        return None;
-    }
     let Some(slot) = scratch::claim_sleepable() else {
         // The balance shows that its bytes are missing.
         count(Counter::ScratchBusy, 0);
         return None;
     };
-    let sent = if plaintext.cookie.is_read() { direction::RECEIVED } else { direction::SENT };
+    slot.plaintext.write(*plaintext);
+    let watched = watch_in(slot);
+    scratch::release(slot);
+    watched
+}
+
+#[inline(always)]
+fn watch_in(slot: &mut Own) -> Option<()> {
+    // Read back from the map: the verifier does not know what it holds, so it follows the code after this once, not
+    // once for each kind of plaintext.
+    // SAFETY: written just now, and not written again in this invocation.
+    let plaintext = unsafe { &*opaque(slot.plaintext.as_mut_ptr()) };
+    let pid = current_pid();
+    let key = find(plaintext, pid);
+    let secured = secured::at(key)?;
+    if secured.state == state::GIVEN_UP || secured.pid != pid {
+        return None;
+    }
+    let sent = plaintext.sent;
+    if !secured.knows_cipher(sent, plaintext.length) {
+        return None;
+    }
     slot.scratch.host.transfer = Transfer {
-        socket: Socket { sock, inode: secured.inode },
-        shape: Shape::Flat { base: plaintext.base },
+        socket: Socket { sock: secured.sock, inode: secured.inode },
+        shape: plaintext.shape,
         returned: plaintext.length,
         total: plaintext.length,
         pid,
         sent,
         discarded: false,
     };
-    if try_walk(plaintext, secured, slot).is_none() {
-        give_up(sock, secured);
+    // So that the connection is not removed meanwhile.
+    secured.direction(sent).set_reading(true);
+    let outcome = try_walk(plaintext, key, secured, slot);
+    secured.direction(sent).set_reading(false);
+    match outcome {
+        Outcome::Walked => {}
+        Outcome::NotFrames if secured.tries_again() => forget(key),
+        _ => give_up(key, secured),
     }
-    scratch::release(slot);
     Some(())
 }
 
-/// The socket of the object.
+/// The key of the object's connection; 0 if it is not known. Not inlined: the verifier would follow what comes next for
+/// each way to find it.
+#[inline(never)]
+fn find(plaintext: &Plaintext, pid: u32) -> Address {
+    try_find(plaintext, pid).unwrap_or(0)
+}
+
 #[inline(always)]
-fn find(plaintext: &Plaintext, pid: u32) -> Option<Address> {
-    let Plaintext { handle, sock, cookie, .. } = *plaintext;
+fn try_find(plaintext: &Plaintext, pid: u32) -> Option<Address> {
+    let Plaintext { handle, socket, cookie, .. } = *plaintext;
     if let Some(half) = random(handle, cookie)
         && half != [0; 2]
-        && let Some(sock) = secured::of_random(half, pid)
+        && let Some(key) = secured::of_random(half, pid)
     {
-        return Some(sock);
+        return Some(key);
     }
-    if let Some(sock) = of_descriptor(handle, cookie) {
-        return Some(sock);
+    if let Some(key) = of_descriptor(handle, cookie) {
+        return Some(key);
     }
-    if sock != 0 && sock != SEVERAL {
-        calls::tie(handle, pid, sock);
-        return Some(sock);
-    }
-    if let Some(sock) = calls::tied(handle, pid)
-        && secured::at(sock).is_some_and(|secured| secured.pid == pid)
+    if socket != NONE
+        && socket != SEVERAL
+        && let Some(secured) = secured::known(&socket)
     {
-        return Some(sock);
+        calls::tie(handle, pid, socket);
+        return Some(secured.key);
     }
-    if cookie.is_go() { of_go(handle) } else { None }
+    if let Some(socket) = calls::tied(handle, pid)
+        && let Some(secured) = secured::known(&socket)
+        && secured.pid == pid
+    {
+        return Some(secured.key);
+    }
+    if cookie.is_go() { of_go(handle) } else { of_last_read(plaintext, pid) }
+}
+
+/// The socket from which the same thread has read before, if its records are as long as the object's plaintext.
+#[inline(always)]
+fn of_last_read(plaintext: &Plaintext, pid: u32) -> Option<Address> {
+    // What rustls sends is not tied to a socket so.
+    if plaintext.sent != direction::RECEIVED || plaintext.cookie.is_rustls() {
+        return None;
+    }
+    let key = calls::last_read()?;
+    let secured = secured::at(key)?;
+    if secured.pid != pid || !secured.agrees(plaintext.handle, plaintext.length) {
+        return None;
+    }
+    calls::tie(plaintext.handle, pid, Socket { sock: secured.sock, inode: secured.inode });
+    Some(key)
+}
+
+/// An object was made for the connection from which the thread has just read.
+#[inline(always)]
+pub fn made(handle: u64) {
+    let pid = current_pid();
+    if let Some(key) = calls::last_read()
+        && let Some(secured) = secured::at(key)
+        && secured.pid == pid
+        && secured.state == state::OPENING
+    {
+        calls::tie(handle, pid, Socket { sock: secured.sock, inode: secured.inode });
+    }
 }
 
 /// The first half of the random that the object has.
@@ -142,21 +211,29 @@ fn of_go(handle: u64) -> Option<Address> {
 #[inline(always)]
 fn of_fd(fd: u32) -> Option<Address> {
     let socket = Socket::of_fd(fd)?;
-    secured::known(&socket).map(|_| socket.sock)
+    secured::known(&socket).map(|secured| secured.key)
 }
 
-/// Walks over plaintext of a connection. `None` if it cannot be followed.
+/// Walks over plaintext of a connection.
 #[inline(always)]
-fn try_walk(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Option<()> {
-    let Transfer { socket, total, sent, pid, .. } = slot.scratch.host.transfer;
-    if !secured.direction(sent).is_begun() {
-        begin(plaintext, secured, slot)?;
+fn try_walk(plaintext: &Plaintext, key: Address, secured: &mut Secured, slot: &mut Own) -> Outcome {
+    let Transfer { total, sent, pid, .. } = slot.scratch.host.transfer;
+    let buffers = &mut slot.scratch.host.buffers;
+    buffers.begin(plaintext.shape, plaintext.skip + total);
+    if buffers.skip(plaintext.skip).is_none() {
+        buffers.clear();
     }
-    let connection = CONNECTIONS.value(socket.sock).filter(|it| it.shared.id == secured.id)?;
+    if !secured.direction(sent).is_begun() {
+        let outcome = begin(plaintext, secured, slot);
+        if !matches!(outcome, Outcome::Walked) {
+            return outcome;
+        }
+    }
+    let connection = CONNECTIONS.value(key).filter(|it| it.shared.id == secured.id);
+    let Some(connection) = connection else { return Outcome::NotSelected };
     let scratch = &mut slot.scratch;
-    scratch.host.buffers.begin(Shape::Flat { base: plaintext.base }, total);
     scratch.host.window.clear();
-    scratch.time_ns = now_ns();
+    scratch.time_ns = if plaintext.time_ns == 0 { now_ns() } else { plaintext.time_ns };
     scratch.pid = pid;
     scratch.sent = sent;
     let directions = (&raw mut connection.directions).cast::<DirectionState>();
@@ -167,64 +244,77 @@ fn try_walk(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Opt
     report_doubt(secured, own, &scratch.host.transfer);
     let mut walk = Walk { scratch, shared: &mut connection.shared, own, other };
     let outcome = walk::walk(&mut walk, total);
-    secured.direction(sent).saw(total);
-    secured::report(secured);
-    matches!(outcome, Outcome::Walked).then_some(())
+    secured.saw(sent, total);
+    secured::report(secured, false);
+    outcome
 }
 
-/// Begins with a direction, whose first plaintext this is. `None` if that is not how HTTP/2 begins: then plaintext before
-/// it was not seen, or it is something else.
+/// Begins with a direction, whose first plaintext this is.
 #[inline(never)]
-fn begin(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Option<()> {
-    let Transfer { socket, total, sent, pid, .. } = slot.scratch.host.transfer;
+fn begin(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Outcome {
+    let Transfer { sent, .. } = slot.scratch.host.transfer;
     let mut first: First = [0; 16];
-    let n = if total < u64::from(FIRST_MAX) { total as u32 } else { FIRST_MAX };
-    copy_first(plaintext.base, n, &mut first)?;
-    if !begins_http2(&first, n) {
-        return None;
-    }
+    // What is too short for a look is no beginning.
+    let n = peek(&mut slot.scratch.host.buffers, &mut first).unwrap_or(0);
+    let is_start = begins_http2(&first, n);
     if secured.id == 0 {
-        let Detected::New(new) = Detected::of(&first, n, sent, Some(false)) else { return None };
-        if !filter::selects_role(socket.sock, socket.inode, new.role) {
-            return None;
+        let outcome = open(secured, slot, is_start, &first, n);
+        if !matches!(outcome, Outcome::Walked) {
+            return outcome;
         }
-        let connection = &mut slot.connection;
-        connection.begin(new);
-        let id = identifier(socket.inode);
-        connection.shared.id = id;
-        connection.shared.inode = socket.inode;
-        connection.shared.counts = counted::TLS;
-        connection.shared.owner = pid;
+    } else if !is_start
+        && let Some(connection) = CONNECTIONS.value(secured.key)
+        && connection.shared.joined == 0
+    {
+        // The other direction was seen from its beginning, and this one was not.
+        let own = connection.direction(sent);
+        own.gap |= 1;
+        own.sync.lose();
+    }
+    secured.direction(sent).begin_plaintext(plaintext.order, is_start);
+    Outcome::Walked
+}
+
+/// Makes the HTTP/2 connection in a TLS connection. `is_start`: whether this is its first plaintext; otherwise it was open
+/// before its plaintext was seen, which may be frames.
+#[inline(always)]
+fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n: u32) -> Outcome {
+    let Transfer { socket, sent, pid, .. } = slot.scratch.host.transfer;
+    let connection = &mut slot.connection;
+    connection.shared.tries = Tries::default();
+    let new = if is_start {
+        match Detected::of(first, n, sent, Some(false)) {
+            Detected::New(new) => new,
+            _ => return Outcome::NotPreface,
+        }
+    } else {
+        match Beginning::late(first, n, Tries::default()) {
+            Some(new) => new,
+            None => return Outcome::NotFrames,
+        }
+    };
+    if !filter::selects_role(socket.sock, socket.inode, new.role) {
+        return Outcome::NotSelected;
+    }
+    connection.begin(new);
+    let id = identifier(socket.inode);
+    connection.shared.id = id;
+    connection.shared.inode = socket.inode;
+    connection.shared.counts = counted::TLS;
+    connection.shared.owner = pid;
+    if is_start {
         for direction in &mut connection.directions {
             direction.scanner.prove();
         }
-        let inserted = insert(&slot.scratch.host.transfer, &mut slot.connection)?;
-        if inserted.shared.counts != counted::TLS {
-            return None;
-        }
-        // Another CPU may have begun with the other direction.
-        secured.id = inserted.shared.id;
-        secured.state = state::FOLLOWED;
     }
-    secured.direction(sent).begin_plaintext(plaintext.order);
-    Some(())
-}
-
-#[inline(always)]
-fn copy_first(base: u64, n: u32, first: &mut First) -> Option<()> {
-    if n < FIRST_MAX {
-        // `begins_http2` needs nine bytes at most.
-        const LEAST: u32 = 9;
-        if n < LEAST {
-            return None;
-        }
-        let [start @ .., _, _, _, _, _, _, _] = first;
-        *start = copy_user(base)?;
-        return Some(());
-    }
-    let [start @ .., _, _, _, _] = first;
-    *start = copy_user(base)?;
-    Some(())
+    let inserted = insert(&slot.scratch.host.transfer, &mut slot.connection);
+    let Some(inserted) = inserted.filter(|it| it.shared.counts == counted::TLS) else {
+        return Outcome::NotSelected;
+    };
+    // Another CPU may have begun with the other direction.
+    secured.id = inserted.shared.id;
+    secured.state = state::FOLLOWED;
+    Outcome::Walked
 }
 
 /// If plaintext before this may be missing, the direction is out of sync.
@@ -243,15 +333,21 @@ fn report_doubt(secured: &mut Secured, own: &mut DirectionState, transfer: &Tran
     }
 }
 
+/// Forgets a connection whose plaintext was not frames: its next plaintext may begin with one.
+#[inline(never)]
+fn forget(key: Address) {
+    if let Some(connection) = CONNECTIONS.value(key) {
+        close::forget(key, connection);
+    }
+}
+
 /// Gives a connection up.
 #[inline(never)]
-fn give_up(sock: Address, secured: &mut Secured) {
+pub fn give_up(key: Address, secured: &mut Secured) {
     secured::give_up(secured);
-    if let Some(connection) = CONNECTIONS.value(sock)
-        && connection.shared.is_tls()
-    {
+    if let Some(connection) = CONNECTIONS.value(key) {
         let connection: &mut Connection = connection;
         let gaps = connection.gap_flags();
-        close::close::<false>(sock, connection, gaps);
+        close::close::<false>(key, connection, gaps);
     }
 }

@@ -12,26 +12,32 @@ use observer_common::{
     driver::{
         connection::counted,
         gap::Socket as _,
-        tls::{Fragments, RecordWalk, Secured, Shown, state},
+        tls::{Counted, Fragments, RecordWalk, Secured, Settled, Shown, state},
     },
     record::direction,
     tls::records::{OVERRUN, Records},
 };
 
-use super::calls;
+use super::{calls, plaintext};
 use crate::{
     buffers::Buffers,
+    connections::ignored::ignore,
     count::{count, count_protocol},
     kernel::{Address, now_ns},
-    maps::{BPF_ANY, BPF_EXIST, BPF_NOEXIST, Values as _},
+    maps::{BPF_ANY, BPF_NOEXIST, Values as _},
     ring,
     socket::{Socket, moved_before},
     transfer::Transfer,
 };
 
-/// TLS connections that may be gRPC, by `struct sock`. The daemon sets the sizes of these maps.
+/// TLS connections that may be gRPC, by [`key`]. The daemon sets the sizes of these maps.
 #[map]
 static SECURED: HashMap<Address, Secured> =
+    HashMap::with_max_entries(1, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// The keys of sockets that are open.
+#[map]
+static TLS_SOCKETS: HashMap<Address, Address> =
     HashMap::with_max_entries(1, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
 
 /// A client's random: its first half, and the process that has sent or received it.
@@ -43,7 +49,7 @@ struct Random {
     _reserved: u32,
 }
 
-/// The socket of a random; 0 if a process has both ends of the connection.
+/// The key of a random's connection; 0 if a process has both ends of the connection.
 #[map]
 static RANDOMS: LruHashMap<Random, Address> = LruHashMap::with_max_entries(1, 0);
 
@@ -64,45 +70,64 @@ const MAX_STEPS: u32 = 1 << 17;
 /// A new connection. Not on the stack, which has no room for it.
 static NEW: Secured = Secured::NEW;
 
+/// The key of a socket's TLS connection, in the table of these and in `CONNECTIONS`: its inode number. Not the address of
+/// its `struct sock`: once that is closed, another one may have its memory before the last plaintext was seen.
+#[inline(always)]
+pub const fn key(inode: u64) -> Address {
+    inode & 0xffff_ffff
+}
+
 /// The socket's TLS connection.
 #[inline(always)]
 pub fn known(socket: &Socket) -> Option<&'static mut Secured> {
-    SECURED.value(socket.sock).filter(|secured| secured.inode == socket.inode)
+    let is_it = |it: &&mut Secured| it.inode == socket.inode && it.sock == socket.sock;
+    SECURED.value(key(socket.inode)).filter(is_it)
 }
 
-/// The TLS connection of a `struct sock`.
+/// The key of the TLS connection of a `struct sock` that is open.
 #[inline(always)]
-pub fn at(sock: Address) -> Option<&'static mut Secured> {
-    SECURED.value(sock)
+pub fn key_of(sock: Address) -> Option<Address> {
+    TLS_SOCKETS.value(sock).map(|key| *key)
 }
 
-/// The socket of the process's connection that has this random.
+/// The TLS connection with a key.
+#[inline(always)]
+pub fn at(key: Address) -> Option<&'static mut Secured> {
+    SECURED.value(key)
+}
+
+/// The socket is closed: another one may have its memory from now on.
+#[inline(always)]
+fn detach(secured: &Secured) {
+    if key_of(secured.sock).is_some_and(|key| key == secured.key) {
+        let _ = TLS_SOCKETS.remove(secured.sock);
+    }
+}
+
+/// The key of the process's connection that has this random.
 #[inline(always)]
 pub fn of_random(half: [u64; 2], pid: u32) -> Option<Address> {
-    let sock = *RANDOMS.value(Random { half, pid, _reserved: 0 })?;
-    let is_it = SECURED.value(sock).is_some_and(|secured| secured.random == half);
-    is_it.then_some(sock)
+    let key = *RANDOMS.value(Random { half, pid, _reserved: 0 })?;
+    let is_it = SECURED.value(key).is_some_and(|secured| secured.random == half);
+    is_it.then_some(key)
 }
 
-/// Follows a socket whose first bytes are a handshake record. `None` if it does not count its bytes, or there is no room.
+/// Follows a socket whose first bytes are a record. `None` if it does not count its bytes, or there is no room.
 #[inline(always)]
 pub fn begin(transfer: &Transfer) -> Option<&'static mut Secured> {
     let Socket { sock, inode } = transfer.socket;
     transfer.socket.sequence(counted::TCP, false)?;
-    let new: &Secured = &NEW;
-    if SECURED.insert(sock, new, BPF_NOEXIST).is_err()
-        && let Some(there) = SECURED.value(sock)
-        && there.inode != 0
-        && there.inode != inode
-    {
-        // The end of an earlier socket was not captured.
-        let _ = SECURED.insert(sock, new, BPF_EXIST);
-    }
-    let Some(secured) = SECURED.value(sock) else {
+    let (new, key): (&Secured, _) = (&NEW, key(inode));
+    // The number may be that of a socket whose end was not captured.
+    let _ = SECURED.insert(key, new, BPF_ANY);
+    let Some(secured) = SECURED.value(key) else {
         count(Counter::TlsNotFollowed, transfer.total);
         return None;
     };
+    let _ = TLS_SOCKETS.insert(sock, key, BPF_ANY);
     secured.pid = transfer.pid;
+    secured.sock = sock;
+    secured.key = key;
     secured.inode = inode;
     Some(secured)
 }
@@ -119,15 +144,19 @@ pub fn watch(transfer: &Transfer, secured: &mut Secured, buffers: &mut Buffers) 
     } else {
         0
     };
-    let end = secured.begin(sent, total, sequence, moved);
+    let is_shut = socket.is_shut(is_sent);
+    let end = secured.begin(sent, total, Counted { sequence, moved, is_shut });
     let mut walk = RecordWalk { own: secured.direction(sent), fragments: buffers };
     // SAFETY: the callback takes this walk, which outlives the loop.
     unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    calls::moves(socket.sock);
+    calls::moves(socket);
+    if !is_sent && (secured.is_late() || secured.state == state::OPENING) {
+        calls::reads(secured.key);
+    }
     match secured.end(sent, end) {
         Shown::Nothing => return true,
         Shown::Random => {
-            remember(socket.sock, secured);
+            remember(secured);
             announce(secured.pid);
             return true;
         }
@@ -137,8 +166,14 @@ pub fn watch(transfer: &Transfer, secured: &mut Secured, buffers: &mut Buffers) 
     if secured.state == state::OPENING {
         count_protocol(Protocol::Tls);
     }
-    let _ = SECURED.remove(socket.sock);
+    remove(secured);
     false
+}
+
+#[inline(always)]
+fn remove(secured: &Secured) {
+    detach(secured);
+    let _ = SECURED.remove(secured.key);
 }
 
 extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
@@ -185,17 +220,18 @@ impl Fragments for Buffers {
     }
 }
 
-/// Remembers the socket of a random. If the process has both ends of the connection, the random does not show which.
+/// Remembers the connection of a random. If the process has both ends of it, the random does not show which.
 #[inline(always)]
-fn remember(sock: Address, secured: &Secured) {
-    let key = Random { half: secured.random, pid: secured.pid, _reserved: 0 };
-    if RANDOMS.insert(key, sock, BPF_NOEXIST).is_ok() {
+fn remember(secured: &Secured) {
+    let Secured { random: half, pid, key, .. } = *secured;
+    let random = Random { half, pid, _reserved: 0 };
+    if RANDOMS.insert(random, key, BPF_NOEXIST).is_ok() {
         return;
     }
-    let is_both = RANDOMS.value(key).is_some_and(|other| {
-        *other != sock && SECURED.value(*other).is_some_and(|other| other.random == secured.random)
+    let is_both = RANDOMS.value(random).is_some_and(|other| {
+        *other != key && SECURED.value(*other).is_some_and(|other| other.random == half)
     });
-    let _ = RANDOMS.insert(key, if is_both { 0 } else { sock }, BPF_ANY);
+    let _ = RANDOMS.insert(random, if is_both { 0 } else { key }, BPF_ANY);
 }
 
 /// Puts a process into [`TLS_PIDS`]. If there is no room, its next connection does that.
@@ -216,46 +252,58 @@ pub fn give_up(secured: &mut Secured) {
     if secured.state == state::OPENING {
         count_protocol(Protocol::Tls);
     }
-    secured.state = state::NOT_FOLLOWED;
+    secured.give_up();
 }
 
-/// Whether nothing is missing if the TLS connection of a `struct sock` ends now. Not inlined, as [`over`].
+/// Whether the TLS connection with a key, whose socket is closed, ends now. Not inlined, as [`over`].
+///
+/// A transfer or a call of the library may not have returned yet (`is_first`), or may be followed by another CPU.
 #[inline(never)]
-pub fn may_end(sock: Address) -> bool {
-    SECURED.value(sock).is_none_or(Secured::may_end)
+pub fn may_end(key: Address, is_first: bool) -> bool {
+    let Some(secured) = SECURED.value(key) else { return true };
+    detach(secured);
+    if !is_first {
+        return !secured.is_busy();
+    }
+    // As in `gap::is_moving`.
+    let socket = Socket { sock: secured.sock, inode: secured.inode };
+    let counters = [false, true].map(|sent| socket.sequence(counted::TCP, sent).unwrap_or(0));
+    secured.may_end(counters)
 }
 
-/// Ends the TLS connection of a `struct sock`, if there is one. Returns the directions with a gap, as bits of
+/// Ends the TLS connection with a key, if there is one. Returns the directions with a gap, as bits of
 /// `RecordHeader::flags`. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
-pub fn over(sock: Address) -> u8 {
-    let Some(secured) = SECURED.value(sock) else { return 0 };
+pub fn over(key: Address) -> u8 {
+    let Some(secured) = SECURED.value(key) else { return 0 };
     if secured.state == state::OPENING {
         count_protocol(Protocol::Tls);
     }
     let gaps = secured.over(count);
-    report(secured);
-    let key = Random { half: secured.random, pid: secured.pid, _reserved: 0 };
-    if RANDOMS.value(key).is_some_and(|other| *other == sock) {
-        let _ = RANDOMS.remove(key);
+    report(secured, true);
+    let random = Random { half: secured.random, pid: secured.pid, _reserved: 0 };
+    if RANDOMS.value(random).is_some_and(|other| *other == key) {
+        let _ = RANDOMS.remove(random);
     }
-    let _ = SECURED.remove(sock);
+    remove(secured);
     gaps
 }
 
-/// Forgets the TLS connection of a `struct sock` without finding out what is missing: what is not proven may have a gap.
+/// Gives up the TLS connection with a key without finding out what is missing: what is not proven may have a gap.
 #[inline(always)]
-pub fn drop(sock: Address) -> u8 {
-    let Some(secured) = SECURED.value(sock) else { return 0 };
-    report(secured);
-    let _ = SECURED.remove(sock);
+pub fn drop(key: Address) -> u8 {
+    let Some(secured) = SECURED.value(key) else { return 0 };
+    report(secured, true);
+    secured.give_up();
     1 << direction::RECEIVED | 1 << direction::SENT
 }
 
 /// Reports what is proven since the last report.
 #[inline(always)]
-pub fn report(secured: &mut Secured) {
-    if let Some(mut record) = secured.proven() {
+pub fn report(secured: &mut Secured, is_end: bool) {
+    let socket = Socket { sock: secured.sock, inode: secured.inode };
+    let written = if is_end { None } else { socket.sequence(counted::TCP, true) };
+    if let Some(mut record) = secured.proven(written) {
         record.time_ns = now_ns();
         if ring::output_header(&record) {
             secured.reported(&record);
@@ -266,20 +314,28 @@ pub fn report(secured: &mut Secured) {
 /// Looks at one connection, about once a second.
 pub extern "C" fn sweep_secured(
     _: *mut c_void,
-    sock: *const Address,
+    key: *const Address,
     secured: *mut Secured,
     _: *mut c_void,
 ) -> i64 {
     // SAFETY: the helper passes them: key and value of `SECURED`.
-    let (sock, secured) = unsafe { (*sock, &mut *secured) };
-    if secured.state != state::FOLLOWED && !(Socket { sock, inode: secured.inode }).is_open() {
-        over(sock);
+    let (key, secured) = unsafe { (*key, &mut *secured) };
+    let socket = Socket { sock: secured.sock, inode: secured.inode };
+    if secured.state != state::FOLLOWED && !socket.is_open() {
+        over(key);
         return 0;
     }
-    if secured.settle(count) {
-        count_protocol(Protocol::Tls);
+    match secured.settle(count) {
+        Settled::GoesOn => {}
+        Settled::NotFollowed => count_protocol(Protocol::Tls),
+        Settled::OneSided => plaintext::give_up(key, secured),
     }
-    report(secured);
+    report(secured, false);
+    if secured.state == state::NOT_FOLLOWED && secured.is_late() {
+        // It is not known whether it is HTTP/2.
+        ignore(&socket);
+        remove(secured);
+    }
     0
 }
 

@@ -390,14 +390,17 @@ const MAX_ENTERED: u32 = 32_768;
 /// Maximum number of threads that are in a system call for several messages at once, with the socket backend.
 const MAX_MULTIPLE: u32 = 4_096;
 
-/// Sizes of the maps for TLS connections, if they are followed: connections, their randoms, the processes that have some,
-/// calls of TLS libraries that are under way, objects of these, and slots for invocations that may sleep.
-const TLS_MAPS: [(&str, u32); 6] = [
+/// Sizes of the maps for TLS connections, if they are followed: connections, their keys by
+/// socket, their randoms, the processes that have some,
+/// calls of TLS libraries that are under way, objects of these, threads that read, and slots for invocations that may sleep.
+const TLS_MAPS: [(&str, u32); 8] = [
     ("SECURED", 16_384),
+    ("TLS_SOCKETS", 16_384),
     ("RANDOMS", 32_768),
     ("TLS_ANNOUNCED", 4_096),
     ("TLS_CALLS", 32_768),
     ("TLS_TIES", 32_768),
+    ("TLS_READS", 4_096),
     ("TLS_SCRATCH", 8),
 ];
 

@@ -1,7 +1,7 @@
 //! The number that a probe is attached with.
 
-use observer_common::tls::cookie::{Bio, Cookie, Random, routine};
-use observer_tls::{Hook, Layout, Library, Place, Routine};
+use observer_common::tls::cookie::{Bio, Cookie, Random, Sealed, routine};
+use observer_tls::{Hook, Layout, Library, Place, Routine, Tls};
 
 /// The cookie for a probe at one of the library's places, which the BPF program `tls_hook` understands. `None` if the
 /// program cannot follow the plaintext of this library: then none of its places is to be probed.
@@ -15,12 +15,22 @@ pub fn cookie(library: &Library, hook: &Hook) -> Option<u64> {
         Routine::SealRecord => routine::SEAL,
         Routine::GoRead => routine::GO_READ,
         Routine::GoWrite => routine::GO_WRITE,
-        Routine::Decrypt { .. } | Routine::Encrypt { .. } => return None,
+        Routine::MakeCipher => routine::MAKE_CIPHER,
+        Routine::Decrypt { .. } => routine::DECRYPT,
+        Routine::Encrypt { .. } => routine::ENCRYPT,
     };
     let cookie = match hook.place {
         Place::Entry { pushed } => Cookie::entry(routine, pushed),
         Place::Return => Cookie::of_return(routine),
     }?;
+    let cookie = match hook.routine {
+        Routine::Decrypt { version, overhead, start } => cookie.with_sealed(Sealed {
+            overhead: overhead.into(),
+            start: start.into(),
+            hides_type: version == Tls::V1_3,
+        })?,
+        _ => cookie,
+    };
     Some(with_layout(cookie, library.layout)?.number())
 }
 
@@ -39,14 +49,13 @@ fn with_layout(cookie: Cookie, layout: Layout) -> Option<Cookie> {
             bio.unwrap_or(cookie)
         }
         Layout::BoringSsl { client_random, .. } => cookie.with_random(random(client_random))?,
-        Layout::Go => cookie,
-        Layout::Rustls => return None,
+        Layout::Go | Layout::Rustls => cookie,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use observer_common::tls::cookie::{Bio, Cookie, Random, routine};
+    use observer_common::tls::cookie::{Bio, Cookie, Random, Sealed, routine};
     use observer_tls::{
         Field, Hook, Kind, Layout, Library, Place, Routine, SocketBio, Stepping, Tls,
     };
@@ -72,7 +81,13 @@ mod tests {
         assert_eq!(go(Routine::SealRecord), Some(routine::SEAL));
         assert_eq!(go(Routine::GoRead), Some(routine::GO_READ));
         assert_eq!(go(Routine::GoWrite), Some(routine::GO_WRITE));
-        assert_eq!(go(Routine::Encrypt { version: Tls::V1_3, overhead: 17 }), None);
+        let rustls = |routine| at(Layout::Rustls, routine, Place::Return);
+        assert_eq!(rustls(Routine::MakeCipher).map(Cookie::routine), Some(routine::MAKE_CIPHER));
+        let encrypt = Routine::Encrypt { version: Tls::V1_3, overhead: 17 };
+        assert_eq!(rustls(encrypt).map(Cookie::routine), Some(routine::ENCRYPT));
+        let decrypt = rustls(Routine::Decrypt { version: Tls::V1_2, overhead: 24, start: 8 });
+        let sealed = Sealed { overhead: 24, start: 8, hides_type: false };
+        assert_eq!(decrypt.map(Cookie::sealed), Some(sealed));
     }
 
     #[test]
@@ -99,6 +114,5 @@ mod tests {
         let boring =
             Layout::BoringSsl { client_random: field, read_sequence: field, write_sequence: field };
         assert_eq!(at(boring, Routine::SslRead, Place::Return), None);
-        assert_eq!(at(Layout::Rustls, Routine::SslRead, Place::Return), None);
     }
 }

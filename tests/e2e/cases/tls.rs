@@ -1,16 +1,65 @@
 //! gRPC over TLS.
 
-use anyhow::{Context as _, Result, ensure};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use support::daemon::Daemon;
 use support::expected::Expected;
+use support::openmetrics::Metrics;
+use support::pace;
 use support::peer::{Client, Listen, Plan, Server};
 use support::stack::Stack;
 use support::tls::{Certificates, Shown};
-use support::truth::agree;
+use support::truth::{Truth, agree};
 
 use super::transports::seen;
-use crate::plans;
+use crate::{comparison, plans};
+
+/// Time until a daemon follows the connections of a program that it does not know.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
+
+/// Calls over TLS are counted as those without it: all kinds, errors, cancelled and expired.
+pub(crate) fn calls_over_tls_are_counted(
+    daemon: &Daemon,
+    server: &Stack,
+    client: &Stack,
+) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let [server, client] = [server, client].map(|stack| certificates.stack(stack, Shown::ByServer));
+    follow(daemon, &server, &client)?;
+    let means: fn(Truth) -> Truth = if server.resets_expired { Truth::expired } else { |did| did };
+    let most = [plans::kinds(), plans::errors(), plans::cancelled()].concat();
+    for (plan, means) in [(most, (|did| did) as fn(_) -> _), (plans::expired(&server), means)] {
+        let server = Server::start(&server, Listen::V4)?;
+        let (client, did) = Client::start(&client, &server, &plan)?.finish()?;
+        comparison::settle_both_ends(daemon, server, &client, &means(did))?;
+    }
+    Ok(())
+}
+
+/// Makes calls until the daemon follows both ends from the start of a connection.
+fn follow(daemon: &Daemon, server: &Stack, client: &Stack) -> Result<()> {
+    let end = Instant::now() + pace::limit(FOLLOW_LIMIT);
+    let server = Server::start(server, Listen::V4)?;
+    while Instant::now() < end {
+        let before = daemon.scrape()?;
+        let (client, _) = Client::start(client, &server, &plans::few(1))?.finish()?;
+        let handled = |metrics: &Metrics, role: &str, pid: u32| {
+            metrics.sum(&format!("grpc_{role}_handled_total"), &[("pid", &pid.to_string())])
+        };
+        sleep(pace::limit(Duration::from_secs(2)));
+        let after = daemon.scrape()?;
+        let of_server = server.identity().pid;
+        let new = handled(&after, "server", of_server) - handled(&before, "server", of_server);
+        if new == 2.0 && handled(&after, "client", client.pid) == 2.0 {
+            server.stop()?;
+            return Ok(());
+        }
+    }
+    bail!("the daemon does not follow {} and {}", client.name, server.identity().name)
+}
 
 /// Connections with certificates of both ends are counted as TLS, and nothing else of them is.
 pub(crate) fn tls_is_counted_and_not_decoded(stack: &Stack) -> Result<()> {

@@ -24,12 +24,24 @@ pub mod state {
     pub const OPENING: u8 = 0;
     /// Its plaintext is followed.
     pub const FOLLOWED: u8 = 1;
-    /// Its plaintext is not followed, or no more.
+    /// Its plaintext was not seen for a while, and is not expected any more. If it is seen after all, it is followed.
     pub const NOT_FOLLOWED: u8 = 2;
+    /// Its plaintext is not followed any more.
+    pub const GIVEN_UP: u8 = 3;
 }
+
+/// Pieces of plaintext in which no frame is found, after which a connection is given up.
+const MAX_TRIES: u8 = 100;
 
 /// Sweeps after which a connection whose plaintext was not seen is given up.
 const PATIENCE: u8 = 3;
+
+/// The same, of a connection that is older than the daemon, which first has to find its library.
+const LATE_PATIENCE: u8 = 30;
+
+/// How many pieces of plaintext in a row must be as long as the record that the same thread has read before, until the
+/// library's object is taken for that of the socket.
+const AGREEMENTS: u8 = 3;
 
 /// One direction.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +56,8 @@ pub struct SecuredDirection {
     proven: u64,
     /// As far as that was reported.
     reported: u64,
+    /// Records of application data when both sides were last level.
+    level_records: u64,
     /// Bytes of content that were counted because nothing follows them.
     unfollowed: u64,
     /// Bytes of plaintext that were not seen, as the last comparison has found out.
@@ -64,8 +78,10 @@ pub struct SecuredDirection {
     plaintext_first: u8,
     /// Not 0 during a walk over a transfer.
     walking: u8,
+    /// Not 0 during a walk over plaintext.
+    reading: u8,
     /// Padding.
-    _reserved: u32,
+    _reserved: [u8; 3],
 }
 
 /// One end of a TLS connection: a socket of a process on this node.
@@ -74,10 +90,16 @@ pub struct SecuredDirection {
 pub struct Secured {
     /// The socket's inode number; 0 until it is set.
     pub inode: u64,
+    /// The address of its `struct sock`.
+    pub sock: u64,
+    /// The connection's key in the tables.
+    pub key: u64,
     /// The connection's identifier; 0 until its plaintext was seen.
     pub id: u64,
     /// The first half of the client's random; zeros until it was seen.
     pub random: [u64; 2],
+    /// The address of the library's object that seems to be this connection's, while that is tried: see [`Self::agrees`].
+    handle: u64,
     /// The process that has the socket.
     pub pid: u32,
     cipher: Cipher,
@@ -85,13 +107,32 @@ pub struct Secured {
     pub state: u8,
     /// Sweeps since application data passed of which no plaintext was seen.
     waited: u8,
+    /// Pieces of plaintext that were not frames, before one was.
+    tries: u8,
+    /// How often the object has agreed.
+    agreed: u8,
+    /// Not 0 if bytes passed before the first transfer that was captured: its hellos were not seen.
+    late: u8,
+    /// The direction in which the first alert was sent that nothing has followed: that end closes first, whatever TCP shows.
+    left_by: u8,
     /// Padding.
-    _reserved: [u8; 6],
+    _reserved: [u8; 2],
     /// By `record::direction`.
     pub directions: [SecuredDirection; 2],
 }
 
-const _: () = assert!(size_of::<Secured>() == 848);
+const _: () = assert!(size_of::<Secured>() == 888);
+
+/// What a socket's counters say about a direction of it, after a transfer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    /// Its counter of bytes.
+    pub sequence: u32,
+    /// Bytes that passed before the transfer; only needed for the first.
+    pub moved: u64,
+    /// Whether the direction was shut by a FIN, which counts as a byte.
+    pub is_shut: bool,
+}
 
 /// What a transfer showed about a TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +145,17 @@ pub enum Shown {
     NotHttp2,
     /// It may be gRPC, but the length of its plaintext does not show.
     Cipher,
+}
+
+/// What a look at a connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing new.
+    GoesOn,
+    /// Nothing has followed it for a while.
+    NotFollowed,
+    /// Only one direction's plaintext is seen: calls would never end.
+    OneSided,
 }
 
 /// The bytes of a transfer at the socket.
@@ -169,6 +221,7 @@ impl SecuredDirection {
         tried: Balance::from_start(Order::RecordsFirst),
         proven: 0,
         reported: 0,
+        level_records: 0,
         unfollowed: 0,
         unseen: 0,
         events: 0,
@@ -179,7 +232,8 @@ impl SecuredDirection {
         begun: 0,
         plaintext_first: 0,
         walking: 0,
-        _reserved: 0,
+        reading: 0,
+        _reserved: [0; 3],
     };
 
     /// Whether plaintext was seen.
@@ -188,18 +242,37 @@ impl SecuredDirection {
         self.begun != 0
     }
 
-    /// Its first plaintext is seen.
+    /// A walk over plaintext begins or ends.
     #[inline(always)]
-    pub const fn begin_plaintext(&mut self, order: Order) {
-        self.balance = Balance::from_start(order);
+    pub const fn set_reading(&mut self, reading: bool) {
+        self.reading = reading as u8;
+    }
+
+    /// Plaintext is seen for the first time. `is_start`: whether there was none before it.
+    #[inline(always)]
+    pub const fn begin_plaintext(&mut self, order: Order, is_start: bool) {
+        self.balance =
+            if is_start { Balance::from_start(order) } else { Balance::joined_late(order) };
         self.plaintext_first = matches!(order, Order::PlaintextFirst) as u8;
         self.begun = 1;
     }
 
     /// `n` bytes of plaintext were seen.
     #[inline(always)]
-    pub const fn saw(&mut self, n: u64) {
+    fn saw(&mut self, n: u64, cipher: Cipher) {
         self.balance.saw(n);
+        if self.plaintext_first == 0 {
+            self.level(cipher);
+        }
+    }
+
+    /// Whether bytes are at the socket whose plaintext is still to be seen, because the call has not returned. `counter` is
+    /// the socket's.
+    #[inline(always)]
+    const fn is_under_way(&self, counter: u32) -> bool {
+        let follows = self.begun != 0 && self.plaintext_first == 0;
+        let has_moved = counter.wrapping_sub(self.sequence) > 1;
+        follows && (has_moved || self.level_records != self.records.application())
     }
 
     /// The record of a doubt, if there is one: what was seen up to now and is not proven, may have a gap.
@@ -222,11 +295,13 @@ impl SecuredDirection {
         self.doubt = 0;
     }
 
-    /// Passes over the gap before a transfer of `total` bytes, and whatever was before the first transfer. `sequence` is
-    /// the socket's counter after it, `moved` how many bytes passed before it.
+    /// Passes over the gap before a transfer of `total` bytes, and whatever was before the first transfer.
     #[inline(always)]
-    fn pass_gap(&mut self, sequence: u32, total: u64, moved: u64) {
+    fn pass_gap(&mut self, total: u64, counted: Counted) {
+        let Counted { sequence, moved, is_shut } = counted;
         let gap = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
+        // A FIN counts as a byte: one that was read together with the last bytes, or that another thread has sent since.
+        let gap = if gap == 1 && is_shut { 0 } else { gap };
         let is_first = self.transfers == 0;
         // The counter may be behind: two threads share a direction without a lock.
         let gap = if is_first || gap > i32::MAX as u32 { 0 } else { gap };
@@ -243,6 +318,7 @@ impl SecuredDirection {
     #[inline(never)]
     fn level(&mut self, cipher: Cipher) {
         if self.begun != 0 && self.balance.level(&self.records, cipher) {
+            self.level_records = self.records.application();
             self.prove();
         }
     }
@@ -260,7 +336,7 @@ impl SecuredDirection {
     fn settle(&mut self, cipher: Cipher) {
         self.gap = 0;
         self.unseen = 0;
-        if self.begun == 0 || self.walking != 0 {
+        if self.begun == 0 || self.walking != 0 || self.reading != 0 {
             return;
         }
         let transfers = self.transfers;
@@ -271,9 +347,15 @@ impl SecuredDirection {
             return;
         }
         match verdict {
-            Verdict::Exact => self.prove(),
+            Verdict::Exact => {
+                self.level_records = self.records.application();
+                self.prove();
+            }
             Verdict::Open => {}
-            verdict => self.doubt(verdict),
+            verdict => {
+                self.level_records = self.records.application();
+                self.doubt(verdict);
+            }
         }
     }
 
@@ -335,13 +417,20 @@ impl Secured {
     /// A connection that begins.
     pub const NEW: Self = Self {
         inode: 0,
+        sock: 0,
+        key: 0,
         id: 0,
         random: [0; 2],
+        handle: 0,
         pid: 0,
         cipher: Cipher::UNKNOWN,
         state: state::OPENING,
         waited: 0,
-        _reserved: [0; 6],
+        tries: 0,
+        agreed: 0,
+        late: 0,
+        left_by: direction::UNKNOWN,
+        _reserved: [0; 2],
         directions: [SecuredDirection::NEW; 2],
     };
 
@@ -358,14 +447,105 @@ impl Secured {
         self.direction(sent).transfers == 0
     }
 
-    /// A transfer of `total` bytes begins. `sequence` and `moved` are the socket's: its counter after the transfer, and the
-    /// bytes before it. Returns the records' position at which it ends.
+    /// The plaintext so far was not frames. Returns whether the next is to be tried: then nothing of it was seen.
     #[inline(always)]
-    pub fn begin(&mut self, sent: u8, total: u64, sequence: u32, moved: u64) -> u64 {
+    pub const fn tries_again(&mut self) -> bool {
+        if self.tries >= MAX_TRIES {
+            return false;
+        }
+        self.tries += 1;
+        self.id = 0;
+        let was_given_up = self.waited >= self.patience();
+        self.state = if was_given_up { state::NOT_FOLLOWED } else { state::OPENING };
+        let [received, sent] = &mut self.directions;
+        received.begun = 0;
+        sent.begun = 0;
+        true
+    }
+
+    /// Whether its hellos were not seen.
+    #[inline(always)]
+    pub const fn is_late(&self) -> bool {
+        self.late != 0
+    }
+
+    /// Plaintext of `n` bytes was read from the library's object `handle`, by the thread that has last read from this
+    /// socket. Returns whether the object is known now to be the socket's, since their lengths have agreed several times.
+    ///
+    /// For a connection whose hellos were not seen: there the client's random does not show it.
+    #[inline(always)]
+    pub const fn agrees(&mut self, handle: u64, n: u64) -> bool {
+        let [received, _] = &self.directions;
+        if self.late == 0 || self.overhead_of(received, n).is_none() {
+            return false;
+        }
+        if self.handle != handle {
+            self.handle = handle;
+            self.agreed = 0;
+        }
+        if self.agreed < AGREEMENTS {
+            self.agreed += 1;
+        }
+        self.agreed == AGREEMENTS
+    }
+
+    /// What the cipher suite adds to a record, if the last record had `n` bytes of plaintext.
+    #[inline(always)]
+    const fn overhead_of(&self, received: &SecuredDirection, n: u64) -> Option<u32> {
+        let overhead = (received.records.last_application() as u64).wrapping_sub(n);
+        if overhead > u8::MAX as u64 || !received.records.is_in_sync() {
+            return None;
+        }
+        let overhead = overhead as u32;
+        match self.cipher.overhead() {
+            Some(known) if known == overhead => Some(overhead),
+            None if !self.cipher.is_known() && Cipher::of_overhead(overhead).is_some() => {
+                Some(overhead)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the cipher suite is known. If not, because the hellos were not seen, plaintext of `n` bytes that was received
+    /// shows it, if the last record had just that.
+    #[inline(always)]
+    pub const fn knows_cipher(&mut self, sent: u8, n: u64) -> bool {
+        if self.late == 0 || self.cipher.is_known() {
+            return true;
+        }
+        if sent == direction::SENT {
+            return false;
+        }
+        let [received, _] = &self.directions;
+        if let Some(overhead) = self.overhead_of(received, n)
+            && let Some(cipher) = Cipher::of_overhead(overhead)
+        {
+            self.cipher = cipher;
+            return true;
+        }
+        false
+    }
+
+    /// The plaintext is not followed any more. What passes from now on counts as that.
+    #[inline(always)]
+    pub const fn give_up(&mut self) {
+        self.state = state::GIVEN_UP;
         let cipher = self.cipher;
+        let [received, sent] = &mut self.directions;
+        let _ = received.count_unfollowed(cipher);
+        let _ = sent.count_unfollowed(cipher);
+    }
+
+    /// A transfer of `total` bytes begins. Returns the records' position at which it ends.
+    #[inline(always)]
+    pub fn begin(&mut self, sent: u8, total: u64, counted: Counted) -> u64 {
+        let cipher = self.cipher;
+        if counted.moved != 0 && self.is_first(sent) {
+            self.late = 1;
+        }
         let own = self.direction(sent);
         own.walking = 1;
-        own.pass_gap(sequence, total, moved);
+        own.pass_gap(total, counted);
         own.transfers = own.transfers.wrapping_add(1);
         if own.plaintext_first == 0 {
             own.level(cipher);
@@ -389,9 +569,16 @@ impl Secured {
         }
         own.walking = 0;
         let events = own.events;
+        let has_alert = own.records.alerts_at_end() | own.records.alerts() != 0;
         let Records { buffer, .. } = own.records;
         let hello = *own.records.hello();
-        if events & event::NOT_TLS != 0 || hello.is_refused() && self.state == state::OPENING {
+        if has_alert && self.left_by == direction::UNKNOWN {
+            self.left_by = sent;
+        } else if !has_alert && self.left_by == sent {
+            self.left_by = direction::UNKNOWN;
+        }
+        let is_refused = hello.is_refused() && self.state == state::OPENING && self.late == 0;
+        if events & event::NOT_TLS != 0 || is_refused {
             return Shown::NotHttp2;
         }
         if events & event::HELLO == 0 {
@@ -408,17 +595,32 @@ impl Secured {
         Shown::NotHttp2
     }
 
-    /// The record of what is proven since the last one. `None` if that is nothing.
+    /// `n` bytes of a direction's plaintext were seen.
     #[inline(always)]
-    pub const fn proven(&self) -> Option<RecordHeader> {
+    pub fn saw(&mut self, sent: u8, n: u64) {
+        let cipher = self.cipher;
+        self.direction(sent).saw(n, cipher);
+    }
+
+    /// The record of what is proven since the last one. `None` if that is nothing.
+    ///
+    /// What was received may be the answer to a write that is still to be seen: that is reported first. `written` is the
+    /// socket's counter; `None` at the end.
+    #[inline(always)]
+    pub const fn proven(&self, written: Option<u32>) -> Option<RecordHeader> {
         let [received, sent] = &self.directions;
-        if received.proven == received.reported && sent.proven == sent.reported {
+        let waits = match written {
+            Some(written) => sent.is_under_way(written),
+            None => false,
+        };
+        let position = if waits { received.reported } else { received.proven };
+        if position == received.reported && sent.proven == sent.reported {
             return None;
         }
         Some(RecordHeader {
             connection: self.id,
             time_ns: 0,
-            position: received.proven,
+            position,
             length: sent.proven,
             pid: self.pid,
             kind: record_kind::PROVEN,
@@ -436,23 +638,37 @@ impl Secured {
         sent.reported = record.length;
     }
 
-    /// Looks at the connection about once a second. `count` gets what was not seen. Returns whether the connection is given
-    /// up now, because nothing follows it.
+    /// Looks at the connection about once a second. `count` gets what was not seen.
     #[inline(always)]
-    pub fn settle(&mut self, count: impl Fn(Counter, u64)) -> bool {
+    pub fn settle(&mut self, count: impl Fn(Counter, u64)) -> Settled {
         let cipher = self.cipher;
         if self.state == state::FOLLOWED {
+            let mut is_whole = true;
             for direction in &mut self.directions {
                 direction.settle(cipher);
                 if direction.gap != 0 {
                     count(Counter::TlsUnseen, direction.unseen);
                 }
+                is_whole &= direction.is_begun();
             }
-            return false;
+            if is_whole {
+                return Settled::GoesOn;
+            }
+            self.waited = self.waited.saturating_add(1);
+            return if self.waited < LATE_PATIENCE { Settled::GoesOn } else { Settled::OneSided };
         }
         let was_opening = self.state == state::OPENING;
         self.wait(count);
-        was_opening && self.state == state::NOT_FOLLOWED
+        if was_opening && self.state == state::NOT_FOLLOWED {
+            Settled::NotFollowed
+        } else {
+            Settled::GoesOn
+        }
+    }
+
+    #[inline(always)]
+    const fn patience(&self) -> u8 {
+        if self.late == 0 { PATIENCE } else { LATE_PATIENCE }
     }
 
     /// Nothing follows the connection, or not yet.
@@ -464,7 +680,7 @@ impl Secured {
                 return;
             }
             self.waited += 1;
-            if self.waited < PATIENCE {
+            if self.waited < self.patience() {
                 return;
             }
             self.state = state::NOT_FOLLOWED;
@@ -472,8 +688,9 @@ impl Secured {
         self.count_unfollowed(count);
     }
 
+    /// Counts the bytes of content that nothing has followed since the last call.
     #[inline(always)]
-    fn count_unfollowed(&mut self, count: impl Fn(Counter, u64)) {
+    pub fn count_unfollowed(&mut self, count: impl Fn(Counter, u64)) {
         let cipher = self.cipher;
         let [received, sent] = &mut self.directions;
         let bytes = received.count_unfollowed(cipher) + sent.count_unfollowed(cipher);
@@ -482,10 +699,31 @@ impl Secured {
         }
     }
 
-    /// Whether nothing is missing if the connection ends now. Otherwise a call of the library may not have returned yet,
-    /// whose plaintext is still to be seen.
+    /// The direction in which the end that closes first sends, if an alert shows that (RFC 8446 §6.1): its peer may close the
+    /// socket before it does so itself.
     #[inline(always)]
-    pub fn may_end(&mut self) -> bool {
+    pub fn left_by(&self) -> Option<u8> {
+        (self.left_by != direction::UNKNOWN).then_some(self.left_by)
+    }
+
+    /// Whether bytes had arrived that were not read when the socket's counter of arrived bytes was `arrived`.
+    #[inline(always)]
+    pub fn has_unread(&self, arrived: u32) -> bool {
+        let [received, _] = &self.directions;
+        // One more byte is a FIN.
+        arrived.wrapping_sub(received.sequence) as i32 > 1
+    }
+
+    /// Whether another CPU walks over a transfer or plaintext of it.
+    #[inline(always)]
+    pub fn is_busy(&self) -> bool {
+        self.directions.iter().any(|own| own.walking | own.reading != 0)
+    }
+
+    /// Whether nothing is missing if the connection ends now. Otherwise a transfer, or a call of the library, may not have
+    /// returned yet. `counters` are the socket's, of both directions.
+    #[inline(always)]
+    pub fn may_end(&mut self, counters: [u32; 2]) -> bool {
         let cipher = self.cipher;
         let [received, sent] = &mut self.directions;
         if self.state != state::FOLLOWED {
@@ -493,7 +731,11 @@ impl Secured {
         }
         received.try_end(cipher);
         sent.try_end(cipher);
-        received.gap | sent.gap == 0
+        let [copied, written] = counters;
+        // One more byte is a FIN.
+        let is_level =
+            |own: &SecuredDirection, counter: u32| counter.wrapping_sub(own.sequence) <= 1;
+        received.gap | sent.gap == 0 && is_level(received, copied) && is_level(sent, written)
     }
 
     /// Ends the connection. Returns the directions with a gap, as bits of `RecordHeader::flags`; `count` gets what was

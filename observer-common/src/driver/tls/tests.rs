@@ -2,7 +2,7 @@
 
 use crate::{
     counter::Counter,
-    driver::tls::{Fragments, RecordWalk, Secured, Shown, state},
+    driver::tls::{Counted, Fragments, RecordWalk, Secured, Settled, Shown, state},
     record::{direction, record_kind},
     tls::{balance::Order, records::Records},
 };
@@ -45,6 +45,10 @@ impl Fragments for Bytes<'_> {
 struct End {
     secured: Secured,
     sequences: [u32; 2],
+    /// Bytes that passed before each first transfer.
+    before: u64,
+    /// Whether a FIN was read.
+    is_shut: bool,
     counts: std::cell::RefCell<Vec<(Counter, u64)>>,
 }
 
@@ -104,6 +108,8 @@ impl End {
         Self {
             secured: Secured::NEW,
             sequences: [1_000, u32::MAX - 100],
+            before: 0,
+            is_shut: false,
             counts: Vec::new().into(),
         }
     }
@@ -116,7 +122,8 @@ impl End {
         let total = bytes.len() as u64;
         let sequence = &mut self.sequences[usize::from(sent)];
         *sequence = sequence.wrapping_add(total as u32);
-        let end = self.secured.begin(sent, total, *sequence, 0);
+        let counted = Counted { sequence: *sequence, moved: self.before, is_shut: self.is_shut };
+        let end = self.secured.begin(sent, total, counted);
         let mut fragments = Bytes { bytes, readable };
         let own = self.secured.direction(sent);
         let mut walk = RecordWalk { own, fragments: &mut fragments };
@@ -133,14 +140,14 @@ impl End {
         assert_eq!(end.moves(RECEIVED, &flight), Shown::Nothing);
         end.secured.state = state::FOLLOWED;
         end.secured.id = 7;
-        end.secured.direction(SENT).begin_plaintext(order);
-        end.secured.direction(RECEIVED).begin_plaintext(Order::RecordsFirst);
+        end.secured.direction(SENT).begin_plaintext(order, true);
+        end.secured.direction(RECEIVED).begin_plaintext(Order::RecordsFirst, true);
         end.moves(SENT, &application(FINISHED));
         end.writes(order, 51);
         end.reads(27);
         end.settles();
         end.settles();
-        if let Some(record) = end.secured.proven() {
+        if let Some(record) = end.secured.proven(None) {
             end.secured.reported(&record);
         }
         assert_eq!(*end.counts.borrow(), [], "{order:?}");
@@ -150,21 +157,21 @@ impl End {
     /// The process writes so much plaintext in one record.
     fn writes(&mut self, order: Order, n: usize) {
         if order == Order::PlaintextFirst {
-            self.secured.direction(SENT).saw(n as u64);
+            self.secured.saw(SENT, n as u64);
         }
         self.moves(SENT, &application(n));
         if order == Order::RecordsFirst {
-            self.secured.direction(SENT).saw(n as u64);
+            self.secured.saw(SENT, n as u64);
         }
     }
 
     /// The process reads so much plaintext in one record.
     fn reads(&mut self, n: usize) {
         self.moves(RECEIVED, &application(n));
-        self.secured.direction(RECEIVED).saw(n as u64);
+        self.secured.saw(RECEIVED, n as u64);
     }
 
-    fn settles(&mut self) -> bool {
+    fn settles(&mut self) -> Settled {
         let counts = &self.counts;
         self.secured.settle(|counter, bytes| counts.borrow_mut().push((counter, bytes)))
     }
@@ -176,7 +183,8 @@ impl End {
 
     /// Received and sent positions up to which it is proven now, if that was not reported before.
     fn proven(&mut self) -> Option<(u64, u64)> {
-        let record = self.secured.proven()?;
+        let [_, written] = self.sequences;
+        let record = self.secured.proven(Some(written))?;
         assert_eq!((record.connection, record.kind), (7, record_kind::PROVEN));
         self.secured.reported(&record);
         Some((record.position, record.length))
@@ -184,7 +192,7 @@ impl End {
 }
 
 #[test]
-fn each_transfer_proves_what_was_before_it() {
+fn each_piece_of_plaintext_is_proven_once_its_records_are_seen() {
     for order in [Order::RecordsFirst, Order::PlaintextFirst] {
         let mut end = End::open(order);
         assert_eq!(end.proven(), None);
@@ -192,19 +200,35 @@ fn each_transfer_proves_what_was_before_it() {
         for n in 100..120 {
             end.writes(order, n);
             end.reads(2 * n);
-            let late = if order == Order::RecordsFirst { written } else { written + n as u64 };
-            assert_eq!(
-                end.proven(),
-                if n == 100 && late == 51 { None } else { Some((read, late)) }
-            );
             read += 2 * n as u64;
             written += n as u64;
+            assert_eq!(end.proven(), Some((read, written)));
         }
         end.settles();
-        assert_eq!(end.proven(), Some((read, written)));
         assert_eq!((end.ends(), end.proven()), (0, None));
         assert_eq!(*end.counts.borrow(), []);
     }
+}
+
+#[test]
+fn an_answer_is_proven_after_the_write_that_it_answers() {
+    let mut end = End::open(Order::RecordsFirst);
+    // The write has not returned.
+    end.moves(SENT, &application(100));
+    end.reads(200);
+    assert_eq!(end.proven(), None);
+    end.secured.saw(SENT, 100);
+    assert_eq!(end.proven(), Some((227, 151)));
+    // Its transfer has not returned.
+    end.sequences[usize::from(SENT)] += 50;
+    end.reads(10);
+    assert_eq!(end.proven(), None);
+    assert!(end.secured.proven(None).is_some(), "the end");
+    // Where plaintext is seen first, nothing waits.
+    let mut end = End::open(Order::PlaintextFirst);
+    end.secured.saw(SENT, 100);
+    end.reads(200);
+    assert_eq!(end.proven(), Some((227, 51)));
 }
 
 #[test]
@@ -241,22 +265,26 @@ fn the_end_is_no_gap_if_the_process_did_not_want_the_rest() {
     end.reads(50);
     end.settles();
     end.moves(RECEIVED, &application(17));
-    end.secured.direction(SENT).saw(17);
+    end.secured.saw(SENT, 17);
     assert_eq!(end.ends(), 1 << RECEIVED, "it may be an answer");
     assert_eq!(*end.counts.borrow(), []);
     assert_eq!(end.proven(), Some((77, 68)));
 }
 
 #[test]
-fn the_end_waits_for_calls_that_have_not_returned() {
+fn the_end_waits_for_calls_and_transfers_that_have_not_returned() {
     let mut end = End::open(Order::RecordsFirst);
-    assert!(end.secured.may_end());
+    assert!(end.secured.may_end(end.sequences));
     end.moves(SENT, &application(70));
-    assert!(!end.secured.may_end());
-    end.secured.direction(SENT).saw(70);
+    assert!(!end.secured.may_end(end.sequences));
+    end.secured.saw(SENT, 70);
     // An alert.
     end.moves(SENT, &application(2));
-    assert!(end.secured.may_end());
+    assert!(end.secured.may_end(end.sequences));
+    let [copied, written] = end.sequences;
+    assert!(end.secured.may_end([copied + 1, written]), "a FIN");
+    assert!(!end.secured.may_end([copied + 2, written]));
+    assert!(!end.secured.may_end([copied, written + 9]));
     assert_eq!((end.ends(), end.proven()), (0, Some((27, 121))));
 }
 
@@ -284,17 +312,27 @@ fn a_gap_at_the_socket_is_a_doubt() {
 }
 
 #[test]
+fn a_fin_that_is_read_with_the_last_bytes_is_no_gap() {
+    let mut end = End::open(Order::RecordsFirst);
+    end.is_shut = true;
+    end.sequences[usize::from(RECEIVED)] += 1;
+    end.reads(100);
+    assert_eq!((end.ends(), end.proven()), (0, Some((127, 51))));
+    assert_eq!(*end.counts.borrow(), []);
+}
+
+#[test]
 fn what_is_not_followed_is_counted_once_it_is_certain() {
     let mut end = End::new();
     end.moves(SENT, &client_hello(b"h2"));
     end.moves(RECEIVED, &[server_hello(0x1301), application(FLIGHT)].concat());
-    assert!(!end.settles(), "the client has not answered");
+    assert_eq!(end.settles(), Settled::GoesOn, "the client has not answered");
     end.moves(SENT, &[application(FINISHED), application(51)].concat());
-    assert_eq!([end.settles(), end.settles()], [false; 2]);
+    assert_eq!([end.settles(), end.settles()], [Settled::GoesOn; 2]);
     assert_eq!(*end.counts.borrow(), []);
-    assert!(end.settles());
+    assert_eq!(end.settles(), Settled::NotFollowed);
     end.moves(SENT, &application(1_000));
-    assert!(!end.settles());
+    assert_eq!(end.settles(), Settled::GoesOn);
     assert_eq!(end.ends(), 0);
     let counts: u64 = end.counts.borrow().iter().map(|(_, bytes)| bytes).sum();
     assert_eq!(counts as usize, FLIGHT + FINISHED + 51 + 1_000);
@@ -309,4 +347,74 @@ fn other_protocols_and_suites_are_left_alone() {
     end.moves(SENT, &client_hello(b"h2"));
     // TLS_RSA_WITH_AES_128_CBC_SHA
     assert_eq!(end.moves(RECEIVED, &server_hello(0x002f)), Shown::Cipher);
+}
+
+#[test]
+fn one_direction_alone_is_given_up_after_a_while() {
+    let mut end = End::open(Order::RecordsFirst);
+    end.secured.directions[usize::from(RECEIVED)].begun = 0;
+    let settled: Vec<_> = (0..40).map(|_| end.settles()).collect();
+    let at = settled.iter().position(|settled| *settled == Settled::OneSided);
+    assert_eq!(at, Some(29));
+}
+
+#[test]
+fn plaintext_that_is_no_frames_is_tried_a_number_of_times() {
+    let mut end = End::open(Order::RecordsFirst);
+    assert!(end.secured.tries_again());
+    assert_eq!((end.secured.id, end.secured.state), (0, state::OPENING));
+    assert!(end.secured.directions.iter().all(|direction| !direction.is_begun()));
+    let tries = (0..1_000).take_while(|_| end.secured.tries_again()).count();
+    assert_eq!(tries, 99);
+}
+
+/// A connection that is older than the daemon, after some records.
+fn late() -> End {
+    let mut end = End::new();
+    end.before = 5_000;
+    for n in [30, 40] {
+        assert_eq!(end.moves(RECEIVED, &application(n)), Shown::Nothing);
+        assert_eq!(end.moves(SENT, &application(n)), Shown::Nothing);
+    }
+    assert!(end.secured.is_late());
+    end
+}
+
+#[test]
+fn an_object_is_a_late_connections_if_lengths_agree_several_times() {
+    const OBJECT: u64 = 0x1000;
+    let mut end = late();
+    assert!(!end.secured.agrees(OBJECT, 40));
+    assert!(!end.secured.agrees(OBJECT, 39), "no suite adds 18 bytes");
+    assert!(!end.secured.agrees(OBJECT, 40));
+    assert!(!end.secured.agrees(OBJECT + 8, 40), "another object");
+    assert!(!end.secured.agrees(OBJECT, 40));
+    assert!(!end.secured.agrees(OBJECT, 40));
+    end.moves(RECEIVED, &application(55));
+    assert!(end.secured.agrees(OBJECT, 55));
+    let mut end = End::open(Order::RecordsFirst);
+    end.reads(55);
+    assert!((0..9).all(|_| !end.secured.agrees(OBJECT, 55)), "its random shows the object");
+}
+
+#[test]
+fn a_late_connection_shows_its_cipher_by_what_is_received() {
+    let mut end = late();
+    assert!(!end.secured.knows_cipher(SENT, 40), "what is sent may be under way");
+    assert!(!end.secured.knows_cipher(RECEIVED, 12));
+    assert!(end.secured.knows_cipher(RECEIVED, 40));
+    assert!(end.secured.knows_cipher(SENT, 40));
+    end.secured.state = state::FOLLOWED;
+    end.secured.id = 7;
+    end.secured.direction(RECEIVED).begin_plaintext(Order::RecordsFirst, false);
+    end.secured.direction(SENT).begin_plaintext(Order::RecordsFirst, false);
+    end.secured.saw(RECEIVED, 40);
+    end.writes(Order::RecordsFirst, 70);
+    end.reads(60);
+    end.settles();
+    end.reads(80);
+    end.writes(Order::RecordsFirst, 90);
+    end.settles();
+    assert_eq!(end.proven(), Some((180, 160)));
+    assert_eq!((end.ends(), end.counts.borrow().len()), (0, 0));
 }
