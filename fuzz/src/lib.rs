@@ -21,6 +21,8 @@ pub mod input;
 pub mod kernel;
 #[path = "../../tests/sim/random.rs"]
 pub mod random;
+#[path = "../../observer-common/src/thrift/tests/drive.rs"]
+pub mod thrift;
 
 /// The daemon's pipeline, with low limits.
 pub fn pipeline() -> Pipeline {

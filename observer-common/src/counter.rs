@@ -88,6 +88,8 @@ labels! {
         Http1 = "http1",
         /// It started with a TLS handshake record.
         Tls = "tls",
+        /// It started with a Thrift message.
+        Thrift = "thrift",
         /// Anything else, including connections that were open before the daemon.
         Other = "other",
     }

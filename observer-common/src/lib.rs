@@ -6,6 +6,7 @@
 //! | [`scanner`] | finds frames and gRPC messages in a byte stream |
 //! | [`sync`] | when a frame boundary is believed |
 //! | [`block`] | facts that a field block shows without being decoded |
+//! | [`thrift`] | finds Thrift messages in a byte stream |
 //! | [`tls`] | what the TLS records of a connection show |
 //! | [`driver`] | what happens to the bytes of a transfer |
 //! | [`record`] | the records that the BPF programs send to the daemon |
@@ -30,6 +31,7 @@ pub mod record;
 pub mod scanner;
 pub mod settings;
 pub mod sync;
+pub mod thrift;
 pub mod tls;
 pub mod writer;
 

@@ -16,7 +16,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are stored. It grows with each change of a struct, a number or a meaning.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 const _: () = assert!(VERSION < 1 << 4);
 
@@ -87,6 +87,9 @@ pub const UNREAD: u8 = 1 << 6;
 /// may have a gap.
 pub const HELD: u8 = 1 << 5;
 
+/// In [`RecordHeader::flags`], for [`record_kind::BYTES`]: the connection carries Thrift.
+pub const THRIFT: u8 = 1 << 4;
+
 /// The start of every record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
@@ -110,7 +113,7 @@ pub struct RecordHeader {
     /// One of [`role`].
     pub role: u8,
     /// A bit `1 << direction` for each [`direction`] with a gap since its last record: that record was dropped, or no
-    /// frame boundary is known. Also [`LATE`] or [`UNREAD`], and [`HELD`].
+    /// frame boundary is known. Also [`LATE`] or [`UNREAD`], [`HELD`] and [`THRIFT`].
     pub flags: u8,
 }
 
@@ -146,6 +149,12 @@ pub mod item_kind {
     /// How long the record's bytes were at the socket before the process received them: all of them for `stream`
     /// microseconds before the record's time or longer, and none for longer than `length` (`u32::MAX`: not known).
     pub const WAITED: u8 = 7;
+    /// A Thrift message: `frame_kind` is one of [`thrift::kind`](crate::thrift::kind), `length` the length of its name.
+    /// The first `captured` bytes of the name follow; the rest is in [`PART`]s.
+    pub const MESSAGE: u8 = 8;
+    /// The end of the last Thrift message: `stream` is its sequence id, `flags` one of
+    /// [`thrift::first`](crate::thrift::first).
+    pub const MESSAGE_END: u8 = 9;
 }
 
 /// The start of every item.

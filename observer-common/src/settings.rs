@@ -38,6 +38,8 @@ pub struct Settings {
     pub follow_children: u32,
     /// Whether TLS connections are followed.
     pub tls: u32,
+    /// Whether Thrift connections are watched.
+    pub thrift: u32,
 }
 
 /// A number that no kind of iterator has.

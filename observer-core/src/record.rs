@@ -11,14 +11,14 @@ use observer_common::{
     frame::FrameHeader,
     record::{
         DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader,
-        UNREAD, data_flag, direction, item_kind, record_kind, role,
+        THRIFT, UNREAD, data_flag, direction, item_kind, record_kind, role,
     },
 };
 use zerocopy::FromBytes;
 
 pub use observer_common::record::Waited;
 
-use crate::call::{Direction, Directions, Role};
+use crate::call::{CallProtocol, Direction, Directions, Role};
 
 /// The address family of Unix sockets (`socket(2)`).
 const AF_UNIX: i32 = 1;
@@ -104,6 +104,8 @@ pub struct Bytes<'a> {
     pub gaps: Directions,
     /// How long before the record's time the bytes may have been sent, or have arrived.
     pub waited: Waited,
+    /// The protocol of the connection.
+    pub protocol: CallProtocol,
     /// The frames and sums in the bytes.
     pub items: Items<'a>,
 }
@@ -120,7 +122,7 @@ pub enum Item<'a> {
         /// The payload's first bytes: all `header.length` of them, unless the frame goes on in another record.
         payload: &'a [u8],
     },
-    /// More payload of the frame before.
+    /// More payload of the frame before, or more of the name of the message before.
     Part(&'a [u8]),
     /// The messages that ended in DATA frames of one stream.
     Data(Data),
@@ -136,6 +138,22 @@ pub enum Item<'a> {
     },
     /// How long the record's bytes had been at the socket.
     Waited(Waited),
+    /// A Thrift message.
+    Message {
+        /// One of [`observer_common::thrift::kind`], if it is known.
+        kind: u8,
+        /// The length of its name.
+        length: u32,
+        /// The first bytes of its name: all of them, unless it goes on in another record.
+        name: &'a [u8],
+    },
+    /// The end of the last Thrift message.
+    MessageEnd {
+        /// Its sequence id.
+        sequence: u32,
+        /// One of [`observer_common::thrift::first`], if it is known.
+        first: u8,
+    },
 }
 
 /// The identity of a connection, in its first record.
@@ -198,6 +216,11 @@ impl<'a> Record<'a> {
                 length: header.length,
                 gaps,
                 waited: if header.flags & LATE == 0 { Waited::default() } else { Waited::BUSY },
+                protocol: if header.flags & THRIFT == 0 {
+                    CallProtocol::Grpc
+                } else {
+                    CallProtocol::Thrift
+                },
                 items: Items(rest),
             }),
             record_kind::CLOSED => Event::Closed(Closed {
@@ -281,6 +304,14 @@ impl<'a> Iterator for Items<'a> {
             item_kind::GAP => Some(Item::Gap { resynced: header.flags != 0 }),
             item_kind::LOST => {
                 Some(Item::Lost { inserts: (header.flags == 0).then_some(header.length) })
+            }
+            item_kind::MESSAGE => Some(Item::Message {
+                kind: header.frame_kind,
+                length: header.length,
+                name: content,
+            }),
+            item_kind::MESSAGE_END => {
+                Some(Item::MessageEnd { sequence: header.stream, first: header.flags })
             }
             item_kind::WAITED => {
                 Some(Item::Waited(Waited { least_us: header.stream, most_us: header.length }))

@@ -7,7 +7,7 @@ use observer_common::{
     counter::{Counter, Protocol},
     driver::{
         COPY_MAX, Emitter, Memory, Messages, Opened, RECORD_CAPACITY, Scratch, Walk,
-        arrival::Arrival, connection::Shared, tally, walk,
+        arrival::Arrival, connection::Shared, tally, thrift, walk,
     },
     record::{DataItem, ItemHeader, OpenItem, RecordHeader},
     scanner::{Message, Scanner},
@@ -199,6 +199,14 @@ impl<const SLEEPS: bool> observer_common::driver::Host for Host<SLEEPS> {
     }
 
     #[inline(always)]
+    fn repeat_thrift(walk: &mut thrift::Walk<'_, Self>, iterations: u32) -> bool {
+        let step = iterate_thrift::<SLEEPS> as *mut c_void;
+        // SAFETY: the callback takes this walk, which outlives the loop.
+        let done = unsafe { bpf_loop(iterations, step, (&raw mut *walk).cast(), 0) };
+        done >= i64::from(iterations)
+    }
+
+    #[inline(always)]
     fn tally(scratch: &mut Scratch<Self>) {
         let mut pointer = &raw mut *scratch;
         let step = tally_step::<SLEEPS> as *mut c_void;
@@ -243,6 +251,12 @@ extern "C" fn iterate<const SLEEPS: bool>(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: `repeat` passes it.
     let walk = unsafe { &mut *walk.cast::<Walk<'_, Host<SLEEPS>>>() };
     if walk::iterate(walk) { CONTINUE } else { STOP }
+}
+
+extern "C" fn iterate_thrift<const SLEEPS: bool>(_: u32, walk: *mut c_void) -> i64 {
+    // SAFETY: `repeat_thrift` passes it.
+    let walk = unsafe { &mut *walk.cast::<thrift::Walk<'_, Host<SLEEPS>>>() };
+    if thrift::iterate(walk) { CONTINUE } else { STOP }
 }
 
 extern "C" fn tally_step<const SLEEPS: bool>(_: u32, scratch: *mut c_void) -> i64 {

@@ -27,6 +27,7 @@ mod ring;
 mod scratch;
 mod share;
 mod socket;
+mod thrift;
 mod tls;
 mod transfer;
 mod watch;

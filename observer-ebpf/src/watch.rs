@@ -29,6 +29,7 @@ use crate::{
     maps::{CONNECTIONS, Values as _},
     scratch::{self, Slot},
     socket::Socket,
+    thrift,
     tls::secured,
     transfer::Transfer,
 };
@@ -186,7 +187,11 @@ fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot
     let (own, other) = unsafe { (&mut *directions.add(own), &mut *directions.add(own ^ 1)) };
     let mut walk = Walk { scratch, shared: &mut connection.shared, own, other };
     walk.own.walking = 1;
-    let outcome = walk::walk(&mut walk, transfer.total);
+    let outcome = if globals::thrift() && walk.shared.is_thrift() {
+        thrift::walk(&mut walk, transfer.total)
+    } else {
+        walk::walk(&mut walk, transfer.total)
+    };
     walk.own.walking = 0;
     #[cfg(feature = "kernel-log")]
     crate::log::walked(walk.shared, walk.own, transfer, outcome);

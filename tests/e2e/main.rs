@@ -49,7 +49,8 @@ fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     let root = rustix::process::geteuid().is_root();
     ensure!(arguments.list || root, "the end-to-end tests need root");
-    let mut cases = registry::cases(stack::prepare()?.leak())?;
+    let (grpc, thrift) = (stack::prepare()?.leak(), stack::prepare_thrift()?.leak());
+    let mut cases = registry::cases(grpc, thrift)?;
     report::list(cases.iter().map(|case| (case.name.as_str(), case.also)))?;
     let whole = !arguments.list && is_of_all(&arguments);
     if whole {

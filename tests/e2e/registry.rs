@@ -29,8 +29,8 @@ type Alone = fn() -> Result<()>;
 type OfStack = fn(&Stack) -> Result<()>;
 type OfTwo = fn(&Stack, &Stack) -> Result<()>;
 
-/// All cases of these stacks, and of raw peers.
-pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
+/// All cases of these stacks of gRPC and of Thrift, and of raw peers.
+pub(crate) fn cases(stacks: &'static [Stack], thrift: &'static [Stack]) -> Result<Vec<Case>> {
     let mut cases = Cases::default();
     let named = |name: &str| stacks.iter().find(|stack| stack.name == name);
     let (python, threaded, tonic) =
@@ -169,6 +169,7 @@ pub(crate) fn cases(stacks: &'static [Stack]) -> Result<Vec<Case>> {
         cases.add(name, Nothing, run);
     }
     cases.0.extend(cases::backends::cases());
+    cases::thrift::add(&mut cases, thrift);
     cases::otlp::add(&mut cases, python);
     cases.0.push(cases::scraped::case(tonic)?);
     cases.0.push(services::crashes()?);

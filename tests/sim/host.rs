@@ -9,7 +9,7 @@ use observer_common::{
         self, Emitter, Memory, Opened, RECORD_CAPACITY, Scratch, Walk,
         arrival::Arrival,
         connection::{Connection, Shared},
-        tally,
+        tally, thrift,
         walk::{self, Outcome},
     },
     record::{DataItem, ItemHeader, OpenItem, RecordHeader},
@@ -221,6 +221,15 @@ impl driver::Host for Host<'_> {
         let iterations = iterations.min(walk.scratch.host.iterations);
         let mut done = 1;
         while done < iterations && walk::iterate(walk) {
+            done += 1;
+        }
+        done == iterations
+    }
+
+    fn repeat_thrift(walk: &mut thrift::Walk<'_, Self>, iterations: u32) -> bool {
+        let iterations = iterations.min(walk.walk.scratch.host.iterations);
+        let mut done = 1;
+        while done < iterations && thrift::iterate(walk) {
             done += 1;
         }
         done == iterations

@@ -1,4 +1,4 @@
-//! The gRPC libraries under test: each has a folder in `tests/peers`.
+//! The libraries under test: each has a folder in `tests/peers`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::report;
 
-/// A gRPC library in one of its modes, ready to run.
+/// A library in one of its modes, ready to run.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of a library")]
@@ -50,6 +50,16 @@ pub struct Stack {
 }
 
 impl Stack {
+    /// The stack with these arguments for its server and its client.
+    #[must_use]
+    pub fn with(&self, args: &[&str]) -> Self {
+        let mut stack = self.clone();
+        for words in [&mut stack.server, &mut stack.client] {
+            words.extend(args.iter().copied().map(str::to_owned));
+        }
+        stack
+    }
+
     /// The stack with a metrics library in it, whose server and client write their metrics to these files.
     pub fn instrumented(&self, library: &str, server: &Path, client: &Path) -> Result<Self> {
         let mut stack = self.clone();
@@ -68,6 +78,15 @@ impl Stack {
     }
 }
 
+/// The protocol of stacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Protocol {
+    #[default]
+    Grpc,
+    Thrift,
+}
+
 /// A `peer.toml`. In its commands, `{folder}` is its own folder, `{cache}` a folder that is not in the repository,
 /// `{target}` cargo's target directory, `{cargo}` cargo.
 #[derive(Deserialize)]
@@ -75,6 +94,9 @@ impl Stack {
 struct Manifest {
     /// The programs that must be installed, for the error if preparing fails.
     needs: String,
+    /// What its stacks speak.
+    #[serde(default)]
+    protocol: Protocol,
     /// Commands that run one after the other if an input has changed; without inputs, each time.
     prepare: Vec<Vec<String>>,
     /// Files that the result depends on, relative to the folder.
@@ -91,9 +113,20 @@ const FOLDERS: &str = "OBSERVER_TEST_PEERS";
 /// The environment variable that says that everything is prepared, for virtual machines, which cannot do so.
 const PREPARED: &str = "OBSERVER_TEST_PEERS_PREPARED";
 
-/// Prepares the stacks of all folders whose inputs have changed. A folder that cannot be prepared is reported and
-/// left out; with `CI` in the environment it is an error.
+/// Prepares the stacks of gRPC of all folders whose inputs have changed. A folder that cannot be prepared is reported
+/// and left out; with `CI` in the environment it is an error.
 pub fn prepare() -> Result<Vec<Stack>> {
+    let stacks = prepare_of(Protocol::Grpc)?;
+    ensure!(!stacks.is_empty(), "no stack could be prepared");
+    Ok(stacks)
+}
+
+/// Does the same as [`prepare`] for the stacks of Thrift. There may be none.
+pub fn prepare_thrift() -> Result<Vec<Stack>> {
+    prepare_of(Protocol::Thrift)
+}
+
+fn prepare_of(protocol: Protocol) -> Result<Vec<Stack>> {
     let peers = package().join("peers");
     let mut manifests = Vec::new();
     for entry in fs::read_dir(&peers).with_context(|| format!("read {}", peers.display()))? {
@@ -106,7 +139,7 @@ pub fn prepare() -> Result<Vec<Stack>> {
     manifests.sort();
     let mut stacks = Vec::new();
     for manifest in manifests {
-        match prepare_folder(&peers, &manifest) {
+        match prepare_folder(&peers, &manifest, protocol) {
             Ok(prepared) => stacks.extend(prepared),
             Err(error) if env::var_os("CI").is_some() => return Err(error),
             Err(error) => {
@@ -117,7 +150,6 @@ pub fn prepare() -> Result<Vec<Stack>> {
             }
         }
     }
-    ensure!(!stacks.is_empty(), "no stack could be prepared");
     Ok(stacks)
 }
 
@@ -134,10 +166,14 @@ fn is_wanted(folder: &OsStr) -> bool {
         .map_or(true, |wanted| wanted.split(',').any(|name| OsStr::new(name) == folder))
 }
 
-fn prepare_folder(peers: &Path, path: &Path) -> Result<Vec<Stack>> {
+/// Prepares a folder, if its stacks are of this protocol.
+fn prepare_folder(peers: &Path, path: &Path, protocol: Protocol) -> Result<Vec<Stack>> {
     let context = || format!("in {}", path.display());
     let text = fs::read_to_string(path).with_context(context)?;
     let manifest: Manifest = toml::from_str(&text).with_context(context)?;
+    if manifest.protocol != protocol {
+        return Ok(Vec::new());
+    }
     let folder = path.parent().with_context(context)?;
     let name = folder.file_name().with_context(context)?;
     let words = Words { folder: folder.into(), cache: peers.join(".cache").join(name) };

@@ -21,6 +21,14 @@ pub mod state {
     pub const JOINING: u8 = 3;
 }
 
+/// What a connection carries, or may carry.
+pub mod protocol {
+    /// HTTP/2.
+    pub const HTTP2: u32 = 0;
+    /// Thrift.
+    pub const THRIFT: u32 = 1;
+}
+
 /// How a socket shows gaps: values of [`Shared::counts`].
 pub mod counted {
     /// Not at all.
@@ -125,6 +133,8 @@ pub struct Shared {
     pub resets: [u32; RESETS],
     /// Number of streams that were reset.
     pub reset_count: u32,
+    /// One of [`protocol`].
+    pub protocol: u32,
     /// While `JOINING`: the transfers so far.
     pub tries: Tries,
     /// When bytes that a server received had arrived.
@@ -191,6 +201,12 @@ impl Shared {
     #[inline(always)]
     pub const fn is_tls(&self) -> bool {
         self.counts == counted::TLS
+    }
+
+    /// Whether it carries Thrift, or may carry it.
+    #[inline(always)]
+    pub const fn is_thrift(&self) -> bool {
+        self.protocol == protocol::THRIFT
     }
 
     /// A number that both ends of the connection have in common; 0 if it is not known.

@@ -10,7 +10,7 @@ use crate::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, Waited,
+        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, THRIFT, Waited,
         item_kind, record_kind,
     },
 };
@@ -102,8 +102,9 @@ pub(super) fn flush_data<H: Host>(scratch: &mut Scratch<H>) {
     scratch.data = Data::default();
 }
 
+/// Adds an item's header.
 #[inline(always)]
-fn put_item<H: Host>(scratch: &mut Scratch<H>, item: ItemHeader) {
+pub(super) fn put_item<H: Host>(scratch: &mut Scratch<H>, item: ItemHeader) {
     scratch.host.put_item(scratch.length, item);
     scratch.length += size_of::<ItemHeader>() as u32;
 }
@@ -156,6 +157,7 @@ fn write_header<H: Host>(
     };
     let late = if is_late { LATE } else { 0 };
     let held = if shared.is_tls() { HELD } else { 0 };
+    let thrift = if shared.is_thrift() { THRIFT } else { 0 };
     scratch.host.put_header(RecordHeader {
         connection: shared.id,
         time_ns: scratch.time_ns,
@@ -165,7 +167,7 @@ fn write_header<H: Host>(
         kind: record_kind::BYTES,
         direction: scratch.sent,
         role: shared.role,
-        flags: gaps | late | held,
+        flags: gaps | late | held | thrift,
     });
     if scratch.empty < EMPTY + OPEN {
         return;

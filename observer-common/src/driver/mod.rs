@@ -16,6 +16,7 @@ pub mod connection;
 mod emit;
 pub mod gap;
 pub mod opening;
+pub mod thrift;
 pub mod tls;
 pub mod walk;
 
@@ -110,6 +111,10 @@ pub trait Host: Memory + Messages + Emitter + Sized {
     /// Calls [`walk::iterate`] until it returns false, at most `iterations` times. Returns whether it was called that
     /// often.
     fn repeat(walk: &mut Walk<'_, Self>, iterations: u32) -> bool;
+
+    /// Calls [`thrift::iterate`] until it returns false, at most `iterations` times. Returns whether it was called that
+    /// often.
+    fn repeat_thrift(walk: &mut thrift::Walk<'_, Self>, iterations: u32) -> bool;
 
     /// Calls [`tally`] until it returns false.
     fn tally(scratch: &mut Scratch<Self>);

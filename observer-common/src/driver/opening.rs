@@ -1,6 +1,6 @@
 //! Decides what a connection carries, by the first bytes of one of its directions.
 
-use super::connection::{Connection, DirectionState, Shared, Tries, state};
+use super::connection::{Connection, DirectionState, Shared, Tries, protocol, state};
 use crate::{
     counter::Protocol,
     frame::{FrameHeader, HEADER_LENGTH, kind},
@@ -10,6 +10,7 @@ use crate::{
         opening::{self, Opening},
     },
     sync::FrameSync,
+    thrift,
 };
 
 /// The first bytes of a transfer, padded with zeros.
@@ -28,6 +29,8 @@ pub struct Beginning {
     /// One of `record::role`.
     pub role: u8,
     state: u8,
+    /// One of [`protocol`].
+    protocol: u32,
 }
 
 /// The place where a direction's scanner starts. The scanners themselves would take too much of the stack.
@@ -106,7 +109,8 @@ impl Beginning {
             return Err(protocol_of(first));
         };
         let role = if is_client { role::CLIENT } else { role::SERVER };
-        Ok(Self { received, sent, syncs: [FrameSync::default(); 2], role, state })
+        let protocol = protocol::HTTP2;
+        Ok(Self { received, sent, syncs: [FrameSync::default(); 2], role, state, protocol })
     }
 
     /// The start of a connection that was open before the daemon, if the transfer's first `n` bytes may be a frame.
@@ -121,7 +125,27 @@ impl Beginning {
             FrameSync::joined_late(refused(direction::SENT)),
         ];
         let (received, sent) = (Place::UnprovenFrame, Place::UnprovenFrame);
-        Some(Self { received, sent, syncs, role: role::UNKNOWN, state: state::JOINING })
+        let (state, protocol) = (state::JOINING, protocol::HTTP2);
+        Some(Self { received, sent, syncs, role: role::UNKNOWN, state, protocol })
+    }
+
+    /// The start of a connection that may carry Thrift, by the first bytes of a transfer. `late` is as in
+    /// [`Detected::of`]: if other bytes came before, only a message shows it.
+    #[inline(always)]
+    pub fn thrift(first: &First, n: u32, late: Option<bool>) -> Option<Self> {
+        let is_certain = thrift::may_begin(first, n)?;
+        let is_late = late == Some(true);
+        if is_late && !is_certain {
+            return None;
+        }
+        Some(Self {
+            received: Place::Frame,
+            sent: Place::Frame,
+            syncs: [FrameSync::default(); 2],
+            role: role::UNKNOWN,
+            state: if is_late { state::JOINING } else { state::CANDIDATE },
+            protocol: protocol::THRIFT,
+        })
     }
 }
 
@@ -136,6 +160,7 @@ impl Connection {
             ended_by: direction::UNKNOWN,
             joined: u8::from(new.state == state::JOINING),
             tries: shared.tries,
+            protocol: new.protocol,
             ..Shared::default()
         };
         let [received, sent] = new.syncs;

@@ -159,7 +159,7 @@ const AT_PAD_LENGTH: usize = 24;
 pub const OVERRUN: usize = 16;
 
 /// The length of [`Scanner::buffer`]: a driver may mask offsets with 31 and lengths with 15.
-const BUFFER_LENGTH: usize = 48;
+pub(crate) const BUFFER_LENGTH: usize = 48;
 
 /// A gRPC message whose last byte has not been seen yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 /// of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-#[expect(missing_docs, reason = "the names are those of gRPC's status code list, but for the last")]
+#[expect(missing_docs, reason = "the first names are those of gRPC's status code list")]
 pub enum Code {
     Ok = 0,
     Canceled = 1,
@@ -26,11 +26,19 @@ pub enum Code {
     /// The client gave the call up when its deadline was near. The call failed with one of the two codes; the wire
     /// cannot tell which.
     CanceledOrDeadlineExceeded = 17,
+    /// A Thrift reply has an exception that the method declares.
+    DeclaredException = 18,
+    /// A Thrift call was answered with an exception of the library: `TApplicationException`.
+    ApplicationException = 19,
+    /// A Thrift call that gets no answer.
+    Oneway = 20,
+    /// The connection ended before a Thrift call was answered.
+    NoReply = 21,
 }
 
 impl Code {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::Ok,
         Self::Canceled,
         Self::Unknown,
@@ -49,17 +57,22 @@ impl Code {
         Self::DataLoss,
         Self::Unauthenticated,
         Self::CanceledOrDeadlineExceeded,
+        Self::DeclaredException,
+        Self::ApplicationException,
+        Self::Oneway,
+        Self::NoReply,
     ];
+
+    /// The number of codes that `grpc-status` may have.
+    const GRPC: usize = 17;
 
     /// The code with this number in `grpc-status`; [`Code::Unknown`] for numbers that gRPC does not have.
     ///
     /// gRPC's libraries may convert such numbers to Unknown. The peer chooses the number, so it must not become a
     /// label.
     pub fn from_number(number: u32) -> Self {
-        match Self::ALL.get(number as usize) {
-            None | Some(Self::CanceledOrDeadlineExceeded) => Self::Unknown,
-            Some(code) => *code,
-        }
+        let of_grpc = Self::ALL.iter().take(Self::GRPC);
+        of_grpc.copied().nth(number as usize).unwrap_or(Self::Unknown)
     }
 
     /// The code of a response without `grpc-status`, from its HTTP status.
@@ -90,6 +103,19 @@ impl Code {
             // FRAME_SIZE_ERROR, COMPRESSION_ERROR, CONNECT_ERROR
             0x0..=0x4 | 0x6 | 0x9 | 0xa => Self::Internal,
             _ => Self::Unknown,
+        }
+    }
+
+    /// Whether the call failed. A call that gets no answer did not, as far as can be seen.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Ok | Self::Oneway)
+    }
+
+    /// The value of the label `thrift_outcome`, for the codes that Thrift calls end with.
+    pub fn as_thrift_outcome(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            _ => self.as_upper_case(),
         }
     }
 
@@ -125,6 +151,10 @@ impl Code {
             Self::CanceledOrDeadlineExceeded => {
                 ("CanceledOrDeadlineExceeded", "CANCELLED_OR_DEADLINE_EXCEEDED")
             }
+            Self::DeclaredException => ("declared_exception", "declared_exception"),
+            Self::ApplicationException => ("application_exception", "application_exception"),
+            Self::Oneway => ("oneway", "oneway"),
+            Self::NoReply => ("no_reply", "no_reply"),
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::{
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The side that sent the client preface.
+    /// The side that sends requests.
     Client,
-    /// The side that received the client preface, or listens on the connection's local port.
+    /// The side that receives requests.
     Server,
 }
 
@@ -38,6 +38,48 @@ impl Role {
             Self::Client => Direction::Sent,
             Self::Server => Direction::Received,
         }
+    }
+}
+
+/// The protocol of a call.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum CallProtocol {
+    /// gRPC.
+    #[default]
+    Grpc,
+    /// Thrift.
+    Thrift,
+}
+
+impl CallProtocol {
+    /// All protocols.
+    pub const ALL: [Self; 2] = [Self::Grpc, Self::Thrift];
+
+    /// The name on the command line: `grpc` or `thrift`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Thrift => "thrift",
+        }
+    }
+}
+
+impl fmt::Display for CallProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -152,11 +194,13 @@ pub enum Context {
 /// The key of a series of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey {
+    /// The protocol of the calls.
+    pub protocol: CallProtocol,
     /// The process that read or wrote the request headers.
     pub process: ProcessId,
     /// The side that the process is on.
     pub role: Role,
-    /// The interned `:path`; [`PathId::NOT_SEEN`] if it could not be decoded, [`PathId::EXCLUDED`] if its
+    /// The interned `:path`, or the name of a Thrift method; [`PathId::NOT_SEEN`] if it could not be decoded, [`PathId::EXCLUDED`] if its
     /// calls are left out.
     pub path: PathId,
 }

@@ -2,11 +2,12 @@
 
 use super::prompt::Prompt;
 use crate::{
-    call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
+    call::{CallKey, CallProtocol, CallSink, Direction, Ended, Role, SeriesId},
     ends::{Call, Waiting},
+    names::{Interner, PathId},
     process::ProcessId,
-    protocol::http2::Connection,
-    record::{Bytes, Open, Peer},
+    protocol::{Faults, Protocol, State, Transfer, http2, thrift},
+    record::{Bytes, Closed, Open, Peer},
     statistics::Statistics,
 };
 
@@ -22,6 +23,88 @@ pub const FAIR_SHARE: usize = 40 << 10;
 /// of the bound.
 pub(super) fn fair_share(max_memory: usize, connections: usize) -> usize {
     FAIR_SHARE.min(max_memory / 2 / connections.max(1))
+}
+
+/// The state of a connection, by its protocol.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are HTTP/2, and `Watched` is boxed")]
+pub(super) enum Connection {
+    Http2(http2::Connection),
+    Thrift(thrift::Connection),
+}
+
+/// Calls a method of the protocol's connection.
+macro_rules! of_protocol {
+    ($self:expr, $connection:ident => $call:expr) => {
+        match $self {
+            Connection::Http2($connection) => $call,
+            Connection::Thrift($connection) => $call,
+        }
+    };
+}
+
+impl Connection {
+    fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Self {
+        let is_from_start = matches!(open, Some(Open { joined: false, .. }));
+        match (bytes.protocol, bytes.role) {
+            (CallProtocol::Grpc, Some(role)) if is_from_start => {
+                Self::Http2(http2::Connection::from_start(role))
+            }
+            (CallProtocol::Grpc, role) => Self::Http2(http2::Connection::joined_late(role)),
+            (CallProtocol::Thrift, _) if is_from_start => {
+                Self::Thrift(thrift::Connection::from_start())
+            }
+            (CallProtocol::Thrift, _) => Self::Thrift(thrift::Connection::joined_late()),
+        }
+    }
+}
+
+impl Protocol for Connection {
+    fn bytes(
+        &mut self,
+        at: Transfer,
+        bytes: &Bytes<'_>,
+        interner: &mut Interner,
+        sink: &mut impl CallSink,
+    ) -> Faults {
+        of_protocol!(self, connection => connection.bytes(at, bytes, interner, sink))
+    }
+
+    fn closed(
+        &mut self,
+        time_ns: u64,
+        closed: Closed,
+        stall_free_since_ns: u64,
+        sink: &mut impl CallSink,
+    ) {
+        of_protocol!(self, connection => {
+            connection.closed(time_ns, closed, stall_free_since_ns, sink);
+        });
+    }
+
+    fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink) {
+        of_protocol!(self, connection => connection.expire(now_ns, sink));
+    }
+
+    fn forget(&mut self, time_ns: u64, sink: &mut impl CallSink) {
+        of_protocol!(self, connection => connection.forget(time_ns, sink));
+    }
+
+    fn memory(&self) -> usize {
+        of_protocol!(self, connection => connection.memory())
+    }
+
+    fn paths(&self) -> impl Iterator<Item = PathId> {
+        let (http2, thrift) = match self {
+            Self::Http2(connection) => (Some(connection.paths()), None),
+            Self::Thrift(connection) => (None, Some(connection.paths())),
+        };
+        http2.into_iter().flatten().chain(thrift.into_iter().flatten())
+    }
+
+    fn state(&self) -> State {
+        of_protocol!(self, connection => connection.state())
+    }
 }
 
 /// A watched connection.
@@ -40,10 +123,7 @@ impl Watched {
     /// Creates the state of a connection at its first record. It is boxed because a hash table has up to twice the
     /// room that it needs, and three times while it grows.
     pub(super) fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Box<Self> {
-        let connection = match (open, bytes.role) {
-            (Some(Open { joined: false, .. }), Some(role)) => Connection::from_start(role),
-            (_, role) => Connection::joined_late(role),
-        };
+        let connection = Connection::new(open, bytes);
         let prompt = Prompt::default();
         Box::new(Self { connection, pair: 0, peer: None, prompt, counted_for: None })
     }

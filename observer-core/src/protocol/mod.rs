@@ -5,6 +5,7 @@
 pub mod grpc;
 pub mod hpack;
 pub mod http2;
+pub mod thrift;
 
 use std::ops::AddAssign;
 

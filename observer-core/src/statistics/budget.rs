@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use super::slots::Slots;
 use crate::{
-    call::{CallKey, Role},
+    call::{CallKey, CallProtocol, Role},
     names::{PathId, Share},
     process::ProcessId,
 };
@@ -43,7 +43,7 @@ pub(super) struct SeriesBudget {
     /// The shares of processes, by their first ids: a process that takes many names has one share.
     pub(super) share: Share<ProcessId>,
     /// The number of methods of a process that count for [`Limits::max_methods`].
-    methods: FxHashMap<(ProcessId, Role), usize>,
+    methods: FxHashMap<(CallProtocol, ProcessId, Role), usize>,
 }
 
 impl SeriesBudget {
@@ -54,8 +54,8 @@ impl SeriesBudget {
 
     /// Takes room for a series, if there is room or other statistics have the series. Returns whether it did.
     pub(super) fn admit(&mut self, key: CallKey, owner: ProcessId, limits: Limits) -> bool {
-        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
-        // A process has at most two other series on each side: the rest of its methods, and those not seen.
+        let methods = self.methods.get(&owner_of(key)).copied().unwrap_or(0);
+        // A process has at most two other series of each protocol on each side: the rest of its methods, and those not seen.
         let fits = || {
             if is_method(key.path) {
                 self.share.admits(owner) && methods < limits.max_methods
@@ -73,7 +73,7 @@ impl SeriesBudget {
     /// Whether a process may have another's series: it has no more than its bound of methods, so that one which many
     /// processes leave their methods to does not get ever more.
     pub(super) fn may_inherit(&self, key: CallKey, limits: Limits) -> bool {
-        let methods = self.methods.get(&(key.process, key.role)).copied().unwrap_or(0);
+        let methods = self.methods.get(&owner_of(key)).copied().unwrap_or(0);
         !is_method(key.path) || methods < limits.max_methods || self.holders.contains_key(&key)
     }
 
@@ -86,7 +86,7 @@ impl SeriesBudget {
         }
         self.share.take(*owner);
         if is_method(key.path) {
-            *self.methods.entry((key.process, key.role)).or_default() += 1;
+            *self.methods.entry(owner_of(key)).or_default() += 1;
         }
     }
 
@@ -100,7 +100,7 @@ impl SeriesBudget {
         self.share.give_back(*owner);
         self.holders.remove(&key);
         if is_method(key.path)
-            && let Entry::Occupied(mut methods) = self.methods.entry((key.process, key.role))
+            && let Entry::Occupied(mut methods) = self.methods.entry(owner_of(key))
         {
             *methods.get_mut() -= 1;
             if *methods.get() == 0 {
@@ -108,6 +108,11 @@ impl SeriesBudget {
             }
         }
     }
+}
+
+/// What the bound on methods is for.
+fn owner_of(key: CallKey) -> (CallProtocol, ProcessId, Role) {
+    (key.protocol, key.process, key.role)
 }
 
 /// Whether the path is a single method, which counts for [`Limits::max_methods`].

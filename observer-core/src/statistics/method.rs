@@ -1,7 +1,7 @@
 //! The labels of methods.
 
 use super::GrpcType;
-use crate::names::PathId;
+use crate::{call::CallProtocol, names::PathId};
 
 /// The labels of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,11 +22,14 @@ impl<'a> Method<'a> {
     ///
     /// A path without this form (no slash in front, an empty service or method) has an empty service and is its own
     /// method, so that different paths do not get the same labels.
-    pub fn new(path: PathId, text: &'a str) -> Self {
-        match path {
-            PathId::NOT_SEEN => Self::both(Self::NOT_SEEN),
-            PathId::OTHER => Self::both(Self::OTHER),
-            _ => Self::split(text),
+    ///
+    /// A Thrift method is `method`, or `service:method` on a connection with several services.
+    pub fn new(protocol: CallProtocol, path: PathId, text: &'a str) -> Self {
+        match (path, protocol) {
+            (PathId::NOT_SEEN, _) => Self::both(Self::NOT_SEEN),
+            (PathId::OTHER, _) => Self::both(Self::OTHER),
+            (_, CallProtocol::Grpc) => Self::split(text),
+            (_, CallProtocol::Thrift) => Self::split_thrift(text),
         }
     }
 
@@ -51,6 +54,18 @@ impl<'a> Method<'a> {
         }
     }
 
+    fn split_thrift(name: &'a str) -> Self {
+        match name.split_once(':') {
+            Some((service, method)) if service == method && Self::is_word(method) => {
+                Self::both(method)
+            }
+            Some((service, method)) if !service.is_empty() && !method.is_empty() => {
+                Self { service, method, path: name }
+            }
+            _ => Self { service: "", method: name, path: name },
+        }
+    }
+
     /// Whether it is a single method: not one of the words for several.
     #[must_use]
     pub fn is_known(self) -> bool {
@@ -70,7 +85,10 @@ impl<'a> Method<'a> {
 #[cfg(test)]
 mod tests {
     use super::Method;
-    use crate::names::PathId;
+    use crate::{
+        call::CallProtocol::{Grpc, Thrift},
+        names::PathId,
+    };
 
     #[test]
     fn splits_paths() {
@@ -87,12 +105,33 @@ mod tests {
             ("*", "", "*"),
         ];
         for (path, service, method) in rows {
-            let got = Method::new(PathId(7), path);
+            let got = Method::new(Grpc, PathId(7), path);
             assert_eq!((got.service, got.method), (service, method), "{path}");
             assert_eq!(got.path, path);
         }
-        assert_eq!(Method::new(PathId::NOT_SEEN, "/a/b"), Method::both("not_seen"));
-        assert_eq!(Method::new(PathId::OTHER, "/a/b"), Method::both("other"));
-        assert_eq!(Method::new(PathId(7), "/other/other"), Method::both("other"));
+        assert_eq!(Method::new(Grpc, PathId::NOT_SEEN, "/a/b"), Method::both("not_seen"));
+        assert_eq!(Method::new(Thrift, PathId::OTHER, "/a/b"), Method::both("other"));
+        assert_eq!(Method::new(Grpc, PathId(7), "/other/other"), Method::both("other"));
+    }
+
+    #[test]
+    fn splits_names_of_thrift_methods() {
+        let rows = [
+            ("add", "", "add"),
+            ("Calculator:add", "Calculator", "add"),
+            ("a:b:c", "a", "b:c"),
+            (":add", "", ":add"),
+            ("Calculator:", "", "Calculator:"),
+            ("/pkg.Service/Method", "", "/pkg.Service/Method"),
+            ("other:other", "other", "other"),
+        ];
+        for (name, service, method) in rows {
+            let got = Method::new(Thrift, PathId(7), name);
+            assert_eq!(
+                (got.service, got.method, got.path.len()),
+                (service, method, name.len().min(got.path.len())),
+                "{name}"
+            );
+        }
     }
 }

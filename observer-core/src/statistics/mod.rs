@@ -277,7 +277,7 @@ impl Statistics {
         self.now_ns = u64::MAX;
         for (key, series) in other.series() {
             let id = self.ids.get(&key).copied();
-            let id = id.or_else(|| self.allocate(key)).unwrap_or_else(|| self.shared(key.role));
+            let id = id.or_else(|| self.allocate(key)).unwrap_or_else(|| self.shared(key));
             if let Some((_, to)) = self.slots.get_mut(id) {
                 to.merge(series);
             }
@@ -307,9 +307,9 @@ impl Statistics {
         id
     }
 
-    /// The series of all processes without room, on this side.
-    fn shared(&mut self, role: Role) -> SeriesId {
-        let key = CallKey { process: ProcessId::OTHER, role, path: PathId::OTHER };
+    /// The series of all processes without room, on the side of this one.
+    fn shared(&mut self, key: CallKey) -> SeriesId {
+        let key = CallKey { process: ProcessId::OTHER, path: PathId::OTHER, ..key };
         let series = || Series::new(&self.recording, self.now_ns);
         *self.ids.entry(key).or_insert_with(|| self.slots.push(key, series()))
     }

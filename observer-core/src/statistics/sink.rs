@@ -32,7 +32,7 @@ impl Statistics {
         if let Some(&id) = self.ids.get(&other) {
             return id;
         }
-        self.admit(other).unwrap_or_else(|| self.shared(key.role))
+        self.admit(other).unwrap_or_else(|| self.shared(key))
     }
 
     /// Counts an event of a call that has no series any more.

@@ -8,8 +8,8 @@ const SLOT_BITS: u32 = 20;
 
 pub(super) const LAST_GENERATION: u32 = u32::MAX >> SLOT_BITS;
 
-/// Slots for series that [always find room](Slots::push): one per role.
-const RESERVED: usize = 2;
+/// Slots for series that [always find room](Slots::push): one per protocol and role.
+const RESERVED: usize = 4;
 
 /// The series by their ids.
 ///
@@ -49,7 +49,7 @@ impl Slots {
         (self.slots.len() < Self::MAX).then(|| self.push(key, series))
     }
 
-    /// Puts a series into a new slot, which there is for at most two.
+    /// Puts a series into a new slot, which there is for at most [`RESERVED`].
     pub(super) fn push(&mut self, key: CallKey, series: Series) -> SeriesId {
         let id = SeriesId(self.slots.len() as u32);
         self.slots.push(Slot { generation: 0, taken: Some((key, series)) });

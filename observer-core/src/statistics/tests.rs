@@ -8,7 +8,7 @@ use super::{
     slots::{LAST_GENERATION, slot_of},
 };
 use crate::{
-    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId},
+    call::{CallKey, CallProtocol, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId},
     names::PathId,
     process::ProcessId,
 };
@@ -16,7 +16,7 @@ use crate::{
 const PATH: PathId = PathId(2);
 
 fn key(process: u32, role: Role, path: u32) -> CallKey {
-    CallKey { process: ProcessId(process), role, path: PathId(path) }
+    CallKey { protocol: CallProtocol::Grpc, process: ProcessId(process), role, path: PathId(path) }
 }
 
 fn server(path: u32) -> CallKey {

@@ -18,6 +18,7 @@ use crate::{
     ring,
     share::{self, Of},
     socket::Socket,
+    thrift,
     tls::secured,
 };
 
@@ -180,6 +181,9 @@ pub fn close<const SETTLES: bool>(key: Address, connection: &mut Connection, mut
 /// Removes a connection.
 #[inline(always)]
 pub fn forget(key: Address, connection: &Connection) {
+    if globals::thrift() && connection.shared.is_thrift() {
+        thrift::forget(key);
+    }
     let owner = connection.shared.owner;
     if CONNECTIONS.remove(key).is_ok() {
         share::give(owner, Of::Connections);

@@ -45,8 +45,13 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     let sent = transfer.sent == direction::SENT;
     let late =
         socket::moved_before(transfer.socket.sock, sent, transfer.total).map(|bytes| bytes != 0);
-    let detected =
-        if known { Detected::Late } else { Detected::of(&first, n, transfer.sent, late) };
+    let thrift =
+        if globals::thrift() && !known { Beginning::thrift(&first, n, late) } else { None };
+    let detected = match thrift {
+        _ if known => Detected::Late,
+        Some(new) => Detected::New(new),
+        None => Detected::of(&first, n, transfer.sent, late),
+    };
     let new = match detected {
         Detected::New(new)
             if !filter::selects_role(transfer.socket.sock, transfer.socket.inode, new.role) =>

@@ -13,6 +13,7 @@ use crate::{
     maps::{CONNECTIONS, ENTERED, Kept, MESSAGES, MessageKey, SHARES, Share, Values as _},
     share::{self, Of},
     socket::Socket,
+    thrift,
     tls::secured,
 };
 
@@ -24,6 +25,9 @@ pub fn sweep() {
     each(&raw const MESSAGES, sweep_message as *mut c_void);
     if globals::tls() {
         each(secured::table(), secured::sweep_secured as *mut c_void);
+    }
+    if globals::thrift() {
+        each(thrift::table(), thrift::sweep_scanners as *mut c_void);
     }
     each(&raw const SHARES, sweep_share as *mut c_void);
 }

@@ -10,7 +10,7 @@ use observer_common::record::MAX_RINGS;
 
 use crate::config::{
     Backend, CgroupName, Comm, Config, HealthListen, KERNEL_BTF, PortRange, RingSize, Tls,
-    grouping, listen, method_pattern, pid, series_ttl, uid,
+    grouping, listen, method_pattern, pid, protocol, series_ttl, uid,
 };
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -20,6 +20,7 @@ use crate::otlp::{Network, Protocol};
 use crate::server::HostName;
 use crate::top::Address;
 use crate::{failures, log};
+use observer_core::call::CallProtocol;
 use observer_core::names::Pattern;
 use observer_core::process::{Detail, Grouping, ServiceName};
 
@@ -148,6 +149,18 @@ pub(super) struct Watched {
     /// Example: --port 50051,8000-8100
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub(super) port: Vec<PortRange>,
+
+    /// Protocols that are watched
+    ///
+    /// One or more, comma separated or repeated: grpc, which is always watched, and thrift. Thrift
+    /// connections are recognized by the first bytes of a message in the strict binary protocol,
+    /// with or without frames. Their calls have metrics of their own (thrift_server_started_total
+    /// and similar).
+    ///
+    /// Example: --protocol grpc,thrift
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', value_parser = protocol)]
+    #[arg(default_values_t = [CallProtocol::Grpc])]
+    pub(super) protocol: Vec<CallProtocol>,
 
     /// Watches only these processes, by process ID
     ///

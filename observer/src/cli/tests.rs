@@ -43,8 +43,9 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 37] = [
+const SETTINGS: [(&str, &str, &str); 38] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
+    ("protocol", "['grpc', 'thrift']", "grpc,thrift"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
     ("uid", "[0, 1000]", "0,1000"),
@@ -315,7 +316,7 @@ fn mistakes_elsewhere_are_told_with_the_place() {
     assert_mistake(with_file("port = 'http'", &[], &[]), &["'http'", "the key 'port' in /"]);
     assert_mistake(with_file("prot = 1", &[], &[]), &["'prot'", "did you mean 'port'?", "/"]);
     assert_mistake(with_file("max_methods = 1", &[], &[]), &["did you mean 'max-methods'?"]);
-    assert_mistake(with_file("zzz = 1", &[], &[]), &["'zzz'", "there are: port, pid,"]);
+    assert_mistake(with_file("zzz = 1", &[], &[]), &["'zzz'", "there are: port, protocol,"]);
     assert_mistake(with_file("config = 'x'", &[], &[]), &["cannot name another"]);
     assert_mistake(with_file("help = true", &[], &[]), &["'help' is not a setting"]);
     assert_mistake(with_file("listen = ['a', 'b']", &[], &[]), &["'listen'", "one value"]);

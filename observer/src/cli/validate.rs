@@ -9,6 +9,7 @@ use crate::kubernetes;
 use crate::metrics::{ExpositionConfig, Schema, Schemas};
 use crate::otlp::{OtlpConfig, OtlpFlags};
 use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
+use observer_core::call::CallProtocol;
 use observer_core::process::{Detail, Grouping};
 
 impl Top {
@@ -43,6 +44,13 @@ impl Options {
         }
         let schemas = Schemas::new(published.schema)
             .map_err(|clash| format!("invalid list for '--schema <SCHEMA>': {clash}"))?;
+        if !watched.protocol.contains(&CallProtocol::Grpc) {
+            return Err("invalid list for '--protocol <PROTOCOL>': gRPC is always watched; write \
+                        grpc, or grpc,thrift"
+                .into());
+        }
+        let thrift = watched.protocol.contains(&CallProtocol::Thrift);
+        let schemas = if thrift { schemas.and_thrift() } else { schemas };
         check_label_service(&published.labels, published.by, &schemas)?;
         // The flag may be repeated; the bounds are checked as one list.
         let buckets = if published.buckets.is_empty() {
@@ -73,6 +81,7 @@ impl Options {
             allow_hosts: published.allow_host,
             web_config_file: published.web_config_file,
             backend: kernel.backend,
+            thrift,
             tls: kernel.tls,
             buckets,
             native_histograms: published.native_histograms,

@@ -21,6 +21,7 @@ use crate::metrics::{Buckets, ExpositionConfig, Recording};
 use crate::otlp::OtlpConfig;
 use crate::server::HostName;
 use observer_core::{
+    call::CallProtocol,
     names::Pattern,
     process::{Grouping, ServiceNames},
 };
@@ -43,6 +44,8 @@ pub struct Config {
     pub web_config_file: Option<PathBuf>,
     /// Where in the kernel the BPF programs are attached.
     pub backend: Backend,
+    /// Whether Thrift connections are watched, too.
+    pub thrift: bool,
     /// Whether connections with TLS are followed.
     pub tls: Tls,
     /// Upper bounds of the latency buckets.
@@ -113,6 +116,7 @@ impl Default for Config {
             allow_hosts: Vec::new(),
             web_config_file: None,
             backend: Backend::default(),
+            thrift: false,
             tls: Tls::default(),
             buckets: Buckets::default(),
             native_histograms: false,
@@ -515,6 +519,15 @@ fn size(bytes: u64) -> String {
 fn default_workers() -> u32 {
     let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     (cpus / 16).clamp(1, 4) as u32
+}
+
+/// Parses the name of a protocol.
+pub(crate) fn protocol(text: &str) -> Result<CallProtocol, String> {
+    let named = |protocol: &CallProtocol| protocol.as_str() == text.trim();
+    CallProtocol::ALL.into_iter().find(named).ok_or_else(|| {
+        let names = CallProtocol::ALL.map(CallProtocol::as_str).join(", ");
+        format!("there is no protocol '{text}': write one or more of {names}")
+    })
 }
 
 /// Parses a process ID, at most `PID_MAX_LIMIT` of a 64-bit kernel (`include/linux/threads.h`).

@@ -143,7 +143,7 @@ impl Output for Failures {
     /// Writes a line for a failed call. A call whose code was not seen may not have failed, so it has none.
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         let &Call { peer, time_ns, ended, .. } = call;
-        let Some(code) = ended.code.filter(|&code| code != Code::Ok) else { return };
+        let Some(code) = ended.code.filter(|code| code.is_failure()) else { return };
         if !lock(&self.lines).admit(time_ns) {
             return;
         }
@@ -203,7 +203,7 @@ fn decoded(message: &[u8]) -> Cow<'_, str> {
 
 fn of_key(key: CallKey, interner: &Interner) -> [(Field, Value); 3] {
     let path = interner.resolve(key.path).map_or("", |path| path);
-    let Method { service, method, .. } = Method::new(key.path, path);
+    let Method { service, method, .. } = Method::new(key.protocol, key.path, path);
     [
         (Field::Role, key.role.as_str().into()),
         (Field::Service, service.into()),

@@ -4,7 +4,7 @@ use clap::ValueEnum as _;
 
 use super::*;
 use observer_core::{
-    call::{Role, SeriesId, TraceId},
+    call::{CallProtocol, Role, SeriesId, TraceId},
     names::Texts,
     process::{Comm, Processes},
     protocol::hpack::{self, Decoder},
@@ -70,7 +70,7 @@ fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8])
         }
     });
     decoded.unwrap();
-    let key = CallKey { process, role: Role::Server, path };
+    let key = CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path };
     let trace = Some(TraceId([0xab; 16]));
     let ended = Ended { trace, message: id, ..ended(Some(Code::NotFound)) };
     let peer = Some(Peer::Address(([127, 0, 0, 1], 4711).into()));

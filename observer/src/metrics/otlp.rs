@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use observer_core::{
-    call::{Code, Role},
+    call::{CallProtocol, Code, Role},
     process::{Grouping, ProcessId},
     statistics::{Exemplar, Exponential, Histogram, Method, Series},
 };
@@ -147,7 +147,11 @@ impl<'a> Points<'a> {
                     (0, format!("{}/{}", process.service.namespace, process.service.name))
                 }
             };
-            let method = Method::new(key.path, snapshot.paths.path(key.path));
+            // The conventions have no metrics for Thrift.
+            if key.protocol != CallProtocol::Grpc {
+                continue;
+            }
+            let method = Method::new(key.protocol, key.path, snapshot.paths.path(key.path));
             let row = rows.entry((pid, name, key.role, method));
             row.and_modify(|row| {
                 row.figures.add(series);
@@ -357,7 +361,7 @@ fn add(metrics: &mut Vec<message::Metric>, metric: message::Metric, bytes: &mut 
 #[cfg(test)]
 mod tests {
     use observer_core::{
-        call::{CallKey, CallSink as _},
+        call::{CallKey, CallProtocol, CallSink as _},
         names::PathId,
         process::{Comm, Processes},
     };
@@ -417,7 +421,12 @@ mod tests {
         let paths: Vec<String> = (0..METHODS).map(|number| format!("/s/{number:0100}")).collect();
         for number in 0..METHODS {
             let path = PathId(number as u32 + 2);
-            let id = statistics.started(CallKey { process, role: Role::Server, path });
+            let id = statistics.started(CallKey {
+                protocol: CallProtocol::Grpc,
+                process,
+                role: Role::Server,
+                path,
+            });
             statistics.ended(id, unary(Some(Code::Ok), 5));
         }
         let snapshot = snapshot_of(statistics, &paths, &processes);

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::{GrpcType, Series, Snapshot, exposition::Label};
 use observer_core::{
-    call::Role,
+    call::{CallProtocol, Role},
     names::{PathId, escape::escape},
     process::{Comm, Detail, Grouping, Process, ProcessId},
     statistics::Method,
@@ -114,7 +114,7 @@ impl Ord for ProcessLabel {
 /// The label values of a snapshot. Each is made once.
 #[derive(Debug)]
 pub(super) struct LabelValues<'a> {
-    methods: FxHashMap<PathId, (Method<'a>, GrpcType)>,
+    methods: FxHashMap<(CallProtocol, PathId), (Method<'a>, GrpcType)>,
     /// `None` for a process whose series cannot be published yet.
     processes: FxHashMap<ProcessId, Option<ProcessLabel>>,
     /// The processes with connections, with the names that they have now.
@@ -138,9 +138,12 @@ impl<'a> LabelValues<'a> {
             if let Entry::Vacant(process) = values.processes.entry(key.process) {
                 process.insert(label(processes.process(key.process)));
             }
-            values.methods.entry(key.path).or_insert_with(|| {
+            values.methods.entry((key.protocol, key.path)).or_insert_with(|| {
                 let path = paths.path(key.path);
-                let method = Method::new(key.path, path);
+                let method = Method::new(key.protocol, key.path, path);
+                if key.protocol != CallProtocol::Grpc {
+                    return (method, GrpcType::Unknown);
+                }
                 let of_calls = types.get(&key.path).copied().unwrap_or(GrpcType::Unknown);
                 let derived = || method.grpc_type(of_calls);
                 let grpc_type = descriptors.grpc_type(path.as_bytes()).unwrap_or_else(derived);
@@ -159,6 +162,7 @@ impl<'a> LabelValues<'a> {
 /// The figures of one set of labels.
 #[derive(Debug)]
 pub(super) struct Row<'a> {
+    pub(super) protocol: CallProtocol,
     pub(super) role: Role,
     pub(super) method: Method<'a>,
     pub(super) grpc_type: GrpcType,
@@ -199,8 +203,8 @@ impl Deref for Figures<'_> {
 
 impl Row<'_> {
     /// The sort key of the row.
-    fn labels(&self) -> (Role, Method<'_>, &ProcessLabel) {
-        (self.role, self.method, self.process)
+    fn labels(&self) -> (CallProtocol, Role, Method<'_>, &ProcessLabel) {
+        (self.protocol, self.role, self.method, self.process)
     }
 }
 
@@ -210,10 +214,10 @@ pub(super) fn rows<'a>(snapshot: &'a Snapshot, values: &'a LabelValues<'_>) -> V
         .statistics
         .series()
         .filter_map(|(key, series)| {
-            let (method, grpc_type) = *values.methods.get(&key.path)?;
+            let (method, grpc_type) = *values.methods.get(&(key.protocol, key.path))?;
             let process = values.processes.get(&key.process)?.as_ref()?;
-            let (role, series) = (key.role, Figures::One(series));
-            Some(Row { role, method, grpc_type, process, series })
+            let (protocol, role, series) = (key.protocol, key.role, Figures::One(series));
+            Some(Row { protocol, role, method, grpc_type, process, series })
         })
         .collect();
     rows.sort_unstable_by(|a, b| a.labels().cmp(&b.labels()));

@@ -26,7 +26,7 @@ use std::{
 
 use anyhow::Result;
 use observer_core::{
-    call::{CallKey, Context, Ended},
+    call::{CallKey, CallProtocol, Context, Ended},
     ends::{Call, Ends},
     names::PathId,
     output::{Names, Output},
@@ -184,6 +184,10 @@ impl Output for Spans {
     }
 
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+        // There are no spans of Thrift calls: their requests say nothing of a trace.
+        if key.is_some_and(|key| key.protocol != CallProtocol::Grpc) {
+            return;
+        }
         if let Some(span) = self.finished(call, key, names) {
             self.queue.push(span);
         }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use observer_core::{
-    call::{Code, Coverage, Role, SpanId, TraceId},
+    call::{CallProtocol, Code, Coverage, Role, SpanId, TraceId},
     names::PathId,
     process::ProcessId,
     record::Peer,
@@ -172,7 +172,8 @@ impl Finished {
             list.push(attribute(names::METHOD, names::OTHER));
             return None;
         }
-        let Method { service, method, path } = Method::new(self.path, &self.text);
+        let Method { service, method, path } =
+            Method::new(CallProtocol::Grpc, self.path, &self.text);
         let whole = path.strip_prefix('/').unwrap_or(path);
         if adds_old {
             // The conventions give `rpc.method` both meanings. The new one counts.

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use observer_core::{
-    call::{Code, Coverage, Role, SeriesId, SpanId, TraceContext, TraceId},
+    call::{CallProtocol, Code, Coverage, Role, SeriesId, SpanId, TraceContext, TraceId},
     names::Interner,
     process::Comm,
 };
@@ -38,7 +38,11 @@ impl Fixture {
         let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
         let path = self.interner.intern(path);
         let names = Names { interner: &self.interner, processes: &self.processes };
-        self.spans.call(&call, Some(CallKey { process, role, path }), &names);
+        self.spans.call(
+            &call,
+            Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),
+            &names,
+        );
     }
 
     /// The spans that wait.

@@ -132,6 +132,7 @@ impl Lead {
                         "TLS, which observer follows only with --tls auto and in known TLS libraries"
                     }
                     Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
+                    Protocol::Thrift => "Thrift",
                     Protocol::Http2 | Protocol::Other => "a protocol other than HTTP/2",
                 };
                 info!(
@@ -177,6 +178,7 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
             Protocol::Http2 => seen.http2 = count,
             Protocol::Http1 => seen.http1 = count,
             Protocol::Tls => seen.tls = count,
+            Protocol::Thrift => seen.thrift = count,
             Protocol::Other => seen.other = count,
         }
     }

@@ -43,6 +43,7 @@ pub(crate) mod servers;
 pub(crate) mod services;
 mod staying_up;
 mod table;
+pub(crate) mod thrift;
 pub(crate) mod tls;
 pub(crate) mod top;
 mod transports;

@@ -163,7 +163,11 @@ impl Connection {
         let at = context.at;
         let direction = at.direction;
         match item {
-            Item::Open(_) | Item::Lost { .. } | Item::Waited(_) => {}
+            Item::Open(_)
+            | Item::Lost { .. }
+            | Item::Waited(_)
+            | Item::Message { .. }
+            | Item::MessageEnd { .. } => {}
             Item::Data(data) if self.role_unknown => self.calls.note(direction, data.stream),
             Item::Data(data) => self.calls.data(at, &data, context.sink),
             Item::Gap { resynced } => {

@@ -282,14 +282,21 @@ impl Writer<'_> {
     }
 
     fn connections_seen(&mut self, seen: ConnectionsByProtocol) {
-        let ConnectionsByProtocol { grpc, http2, http1, tls, other } = seen;
+        let ConnectionsByProtocol { grpc, http2, http1, tls, thrift, other } = seen;
         // Not `observer_connections_total`: OpenMetrics names a counter's family without `_total`, and the gauge
         // already has that name.
         self.counters(
             "observer_connections_seen",
             "Total connections, by detected protocol.",
             "protocol",
-            [("grpc", grpc), ("http2", http2), ("http1", http1), ("tls", tls), ("other", other)],
+            [
+                ("grpc", grpc),
+                ("http2", http2),
+                ("http1", http1),
+                ("tls", tls),
+                ("thrift", thrift),
+                ("other", other),
+            ],
         );
     }
 

@@ -132,6 +132,9 @@ pub struct ConnectionsByProtocol {
     pub http1: u64,
     /// TLS.
     pub tls: u64,
+    /// Thrift, if it is watched.
+    #[serde(default)]
+    pub thrift: u64,
     /// Other protocols.
     pub other: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{CallFamily, LabelSource, Spelling, Value, go, otel, own, python, requests};
+use super::{CallFamily, LabelSource, Spelling, Value, go, otel, own, python, requests, thrift};
 use crate::metrics::{Buckets, Recording, exposition::Kind};
 
 /// A schema of metric names and labels.
@@ -106,6 +106,16 @@ impl Schemas {
         Ok(this)
     }
 
+    /// Adds the families of Thrift calls. They are the same with each schema; `requests` has more.
+    #[must_use]
+    pub fn and_thrift(mut self) -> Self {
+        self.families.extend_from_slice(thrift::FAMILIES);
+        if self.contains(Schema::Requests) {
+            self.families.extend_from_slice(thrift::REQUESTS);
+        }
+        self
+    }
+
     /// Whether this schema is one of them.
     pub fn contains(&self, schema: Schema) -> bool {
         self.chosen.contains(&schema)
@@ -190,9 +200,10 @@ impl LabelSource {
     /// Its value for a unary call that was not found.
     fn example(self) -> &'static str {
         match self {
-            Self::Type(Spelling::Go) => "unary",
+            Self::Type(Spelling::Go | Spelling::Thrift) => "unary",
             Self::Type(Spelling::Python) => "UNARY",
             Self::Code(Spelling::Go) => "NotFound",
+            Self::Code(Spelling::Thrift) => "declared_exception",
             Self::Code(Spelling::Python) | Self::ErrorType => "NOT_FOUND",
             Self::Service => "shop.Orders",
             Self::Method => "Place",

@@ -8,6 +8,7 @@ mod own;
 mod python;
 mod rename;
 mod requests;
+mod thrift;
 mod write;
 
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use super::{
     GrpcType,
     exposition::{Family, Kind},
 };
-use observer_core::call::{Code, Role};
+use observer_core::call::{CallProtocol, Code, Role};
 
 pub use chosen::{Clash, Schema, Schemas};
 pub(super) use write::{is_error, write};
@@ -25,6 +26,8 @@ pub(super) use write::{is_error, write};
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CallFamily {
     family: Family,
+    /// The protocol of the calls.
+    protocol: CallProtocol,
     /// The side of the calls.
     role: Role,
     value: Value,
@@ -41,7 +44,14 @@ impl CallFamily {
         help: &'static str,
     ) -> Self {
         let family = Family::new(value.kind(), name, help);
-        Self { family, role, value, labels: Cow::Borrowed(labels) }
+        let protocol = CallProtocol::Grpc;
+        Self { family, protocol, role, value, labels: Cow::Borrowed(labels) }
+    }
+
+    /// The family, for calls of Thrift.
+    const fn of_thrift(mut self) -> Self {
+        self.protocol = CallProtocol::Thrift;
+        self
     }
 }
 
@@ -76,12 +86,14 @@ enum Spelling {
     Go,
     /// grpcio's, and that of gRPC's specification.
     Python,
+    /// The outcomes of Thrift calls.
+    Thrift,
 }
 
 impl Spelling {
     fn of_type(self, grpc_type: GrpcType) -> &'static str {
         match self {
-            Self::Go => grpc_type.as_str(),
+            Self::Go | Self::Thrift => grpc_type.as_str(),
             Self::Python => match grpc_type {
                 GrpcType::Unary => "UNARY",
                 GrpcType::ClientStream => "CLIENT_STREAMING",
@@ -96,6 +108,7 @@ impl Spelling {
         match self {
             Self::Go => code.as_camel_case(),
             Self::Python => code.as_upper_case(),
+            Self::Thrift => code.as_thrift_outcome(),
         }
     }
 }

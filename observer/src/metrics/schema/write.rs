@@ -8,7 +8,7 @@ use crate::metrics::{
     exposition::{Counter, Distribution, Label, Series, Sink, Value as Published},
     rows::{LabelValues, ProcessLabel, Row, connections, rows},
 };
-use observer_core::call::{Code, Direction, Role};
+use observer_core::call::{CallProtocol, Code, Direction, Role};
 use rustc_hash::FxHashMap;
 
 /// Writes the families of calls in a snapshot.
@@ -20,8 +20,9 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let bounds: Vec<f64> = bounds.collect();
     let used = used_codes(&rows);
     for family in snapshot.exposition.schemas.families() {
-        let start = rows.partition_point(|row| row.role < family.role);
-        let end = rows.partition_point(|row| row.role <= family.role);
+        let of_family = (family.protocol, family.role);
+        let start = rows.partition_point(|row| (row.protocol, row.role) < of_family);
+        let end = rows.partition_point(|row| (row.protocol, row.role) <= of_family);
         let rows = rows.get(start..end).unwrap_or_default();
         sink.family(&family.family, &mut |series| match family.value {
             Value::Connections => {
@@ -34,7 +35,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
             Value::Service => write_services(&family.labels, rows, series),
             _ => {
                 for row in rows {
-                    let used = used.get(&(row.role, row.process)).copied();
+                    let used = used.get(&(row.protocol, row.role, row.process)).copied();
                     let used = used.filter(|_| row.method.is_known());
                     Writer { family, row, used, bounds: &bounds, to: &mut *series }.write();
                 }
@@ -48,13 +49,17 @@ type Codes = u32;
 
 const _: () = assert!(Code::ALL.len() <= Codes::BITS as usize, "each code has a bit");
 
+/// The calls of a process, on one side and of one protocol.
+type UsedBy<'a> = (CallProtocol, Role, &'a ProcessLabel);
+
 /// The codes that calls of each process ended with, on each side. Each method has a counter for all of them from its
 /// first call on: an increase from a counter that is not there yet does not count for Prometheus.
-fn used_codes<'a>(rows: &'a [Row<'_>]) -> FxHashMap<(Role, &'a ProcessLabel), Codes> {
+fn used_codes<'a>(rows: &'a [Row<'_>]) -> FxHashMap<UsedBy<'a>, Codes> {
     let mut used: FxHashMap<_, Codes> = FxHashMap::default();
     for row in rows {
         // Successes may come at any time.
-        let codes = used.entry((row.role, row.process)).or_insert(1 << Code::Ok as u32);
+        let codes =
+            used.entry((row.protocol, row.role, row.process)).or_insert(1 << Code::Ok as u32);
         for code in row.series.ends().filter_map(|(code, ..)| code) {
             *codes |= 1 << code as u32;
         }
@@ -92,7 +97,7 @@ impl Writer<'_> {
             Value::Sent => self.counter(series.sent.count),
             Value::SentBytes => self.counter(series.sent.bytes),
             Value::Handled => self.handled(|_| true),
-            Value::Errors => self.handled(|code| code.is_some_and(|code| code != Code::Ok)),
+            Value::Errors => self.handled(|code| code.is_some_and(Code::is_failure)),
             Value::InFlight => {
                 let labels = labels(&self.family.labels, self.row, Of::AllCalls);
                 (self.to)(&labels, Published::Gauge(series.in_flight().into()));

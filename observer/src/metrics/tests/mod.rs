@@ -18,7 +18,7 @@ use crate::{
     otlp::{DeliveryFigures, OtlpFigures},
 };
 use observer_core::{
-    call::{CallKey, CallSink, Code, Direction, Ended, Role, TraceId},
+    call::{CallKey, CallProtocol, CallSink, Code, Direction, Ended, Role, TraceId},
     names::{PathId, escape::escape},
     pipeline::Connections,
     process::{
@@ -46,7 +46,11 @@ pub(crate) fn in_a_pod(uid: &str) -> Snapshot {
     let mut identity = Identity::default();
     identity.cgroup.pod_uid = uid.into();
     scenario.tell(identity);
-    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+    scenario.call(
+        CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path },
+        Some(Code::Ok),
+        1,
+    );
     scenario.snapshot()
 }
 
@@ -178,7 +182,14 @@ fn daemon() -> Daemon {
             records: 18,
         }],
         connections: Connections { complete: 2, joined_late: 1, gaps: 3, undecodable: 0 },
-        connections_seen: ConnectionsByProtocol { grpc: 3, http2: 4, http1: 5, tls: 6, other: 7 },
+        connections_seen: ConnectionsByProtocol {
+            grpc: 3,
+            http2: 4,
+            http1: 5,
+            tls: 6,
+            thrift: 8,
+            other: 7,
+        },
         hpack_unknown_references: 8,
         hpack_errors: 9,
         streams: 10,
@@ -249,7 +260,8 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     let server = scenario.process(41, b"greeter");
     let client = scenario.process(42, b"caller");
 
-    let key = CallKey { process: server, role: Role::Server, path: say };
+    let key =
+        CallKey { protocol: CallProtocol::Grpc, process: server, role: Role::Server, path: say };
     scenario.statistics.connection_opened(server, Role::Server);
     scenario.call(key, Some(Code::Ok), 1_000_000);
     scenario.call(key, Some(Code::NotFound), 2_000_000);
@@ -258,7 +270,8 @@ pub(super) fn some_calls(mut scenario: Scenario) -> Scenario {
     let not_seen = CallKey { path: PathId::NOT_SEEN, ..key };
     scenario.statistics.joined(not_seen);
 
-    let key = CallKey { process: client, role: Role::Client, path: list };
+    let key =
+        CallKey { protocol: CallProtocol::Grpc, process: client, role: Role::Client, path: list };
     scenario.statistics.connection_opened(client, Role::Client);
     scenario.statistics.connection_opened(client, Role::Client);
     let id = scenario.statistics.started(key);
@@ -335,6 +348,7 @@ fn exemplars_are_where_the_traced_call_is_counted() {
     let mut scenario = Scenario::new();
     scenario.daemon.clock = Clock { ahead_ns: 1_700_000_000_000_000_000 };
     let key = CallKey {
+        protocol: CallProtocol::Grpc,
         process: scenario.process(7, b"x"),
         role: Role::Server,
         path: scenario.path("/s/m"),
@@ -394,6 +408,7 @@ fn label_values_survive_the_trip() {
     ];
     for (pid, (path, comm, ..)) in (1..).zip(rows) {
         let key = CallKey {
+            protocol: CallProtocol::Grpc,
             process: scenario.process(pid, comm),
             role: Role::Server,
             path: scenario.path(path),
@@ -420,7 +435,12 @@ fn label_values_survive_the_trip() {
 fn one_pid_and_name_is_one_series() {
     let mut scenario = Scenario::new();
     let path = scenario.path("/s/m");
-    let mut key = CallKey { process: scenario.process(7, b"x"), role: Role::Client, path };
+    let mut key = CallKey {
+        protocol: CallProtocol::Grpc,
+        process: scenario.process(7, b"x"),
+        role: Role::Client,
+        path,
+    };
     scenario.call(key, Some(Code::Ok), 1);
     scenario.statistics.started(key);
     scenario.statistics.connection_opened(key.process, Role::Client);
@@ -462,7 +482,12 @@ fn what_is_told_by_the_same_labels_never_goes_back() {
     let scrape_after = |forgotten: bool| {
         let mut scenario = Scenario::new();
         let [both, first, second] = ["/s/both", "/s/first", "/s/second"].map(|p| scenario.path(p));
-        let key = |process, path| CallKey { process, role: Role::Server, path };
+        let key = |process, path| CallKey {
+            protocol: CallProtocol::Grpc,
+            process,
+            role: Role::Server,
+            path,
+        };
         let old = scenario.process(7, b"x");
         scenario.statistics.set_time(1_000_000_000);
         for path in [both, first] {
@@ -499,7 +524,11 @@ fn one_pid_and_name_is_one_process_to_join_with() {
         let cgroup = format!("0::/system.slice/{cgroup}\n");
         let texts = Texts { cgroup: Some(cgroup.as_bytes()), ..Texts::default() };
         scenario.tell(Identity::new(&Key::default(), texts));
-        scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+        scenario.call(
+            CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path },
+            Some(Code::Ok),
+            1,
+        );
     }
     let exposition = read(&scenario.text());
     let told = |labels: &[(&str, &str)]| exposition.values("observer_process_info", labels).len();
@@ -534,7 +563,11 @@ fn a_service_has_the_sums_of_its_processes_once_it_is_known() {
         (b, list, Code::Ok),
         (not_yet, get, Code::Internal),
     ] {
-        scenario.call(CallKey { process, role: Role::Server, path }, Some(code), 1);
+        scenario.call(
+            CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path },
+            Some(code),
+            1,
+        );
     }
     for process in [a, b, not_yet] {
         scenario.statistics.connection_opened(process, Role::Server);
@@ -561,7 +594,8 @@ fn a_method_has_a_zero_for_each_code_of_its_process() {
     let mut scenario = Scenario::new();
     let [get, list] = ["/s/Get", "/s/List"].map(|path| scenario.path(path));
     let [a, b] = [41, 42].map(|pid| scenario.process(pid, b"x"));
-    let key = |process, path| CallKey { process, role: Role::Server, path };
+    let key =
+        |process, path| CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path };
     scenario.call(key(a, get), Some(Code::Internal), 1);
     scenario.call(key(a, PathId::NOT_SEEN), Some(Code::DataLoss), 1);
     scenario.statistics.started(key(a, list));
@@ -588,7 +622,7 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
     let process = scenario.process(7, b"x");
     let imitation = scenario.path("/other/other");
     for path in [imitation, PathId::OTHER, PathId::NOT_SEEN] {
-        let key = CallKey { process, role: Role::Server, path };
+        let key = CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path };
         let id = scenario.statistics.started(key);
         scenario.statistics.messages(id, Direction::Sent, 2, 0);
         scenario.statistics.second_message(id, Direction::Sent);
@@ -605,14 +639,52 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
 }
 
 #[test]
+fn thrift_calls_have_families_of_their_own() {
+    let mut scenario = Scenario::new();
+    let schemas = Schemas::new([Schema::Go, Schema::Requests]).unwrap().and_thrift();
+    scenario.exposition.schemas = schemas;
+    let process = scenario.process(7, b"x");
+    let [add, of_grpc] = ["Shop:add", "/shop.Shop/Add"].map(|path| scenario.path(path));
+    let key = |protocol, path| CallKey { protocol, process, role: Role::Server, path };
+    for code in [Code::Ok, Code::DeclaredException, Code::Oneway] {
+        scenario.call(key(CallProtocol::Thrift, add), Some(code), 1);
+    }
+    scenario.call(key(CallProtocol::Thrift, PathId::NOT_SEEN), None, 1);
+    scenario.call(key(CallProtocol::Grpc, of_grpc), Some(Code::Internal), 1);
+    let text = scenario.text();
+    let exposition = read(&text);
+    let handled =
+        |labels: &[(&str, &str)]| exposition.values("thrift_server_handled_total", labels);
+    for (outcome, calls) in [("ok", 1.0), ("declared_exception", 1.0), ("oneway", 1.0)] {
+        let labels =
+            [("thrift_service", "Shop"), ("thrift_method", "add"), ("thrift_outcome", outcome)];
+        assert_eq!(handled(&labels), [calls], "{outcome}");
+    }
+    assert_eq!(handled(&[("thrift_outcome", "not_seen"), ("thrift_method", "not_seen")]), [1.0]);
+    assert_eq!(handled(&[]).len(), 4, "no outcome is that of a gRPC call");
+    assert_eq!(exposition.sum("thrift_server_started_total", &[]), 4.0);
+    assert_eq!(exposition.sum("thrift_client_started_total", &[]), 0.0);
+    let failed = [("method", "Shop:add"), ("error_type", "declared_exception")];
+    assert_eq!(exposition.values("thrift_errors_total", &failed), [1.0]);
+    assert_eq!(exposition.sum("thrift_errors_total", &[]), 1.0, "a oneway call did not fail");
+    let codes: Vec<_> =
+        text.lines().filter(|line| line.starts_with("grpc_server_handled_total")).collect();
+    assert_eq!(codes.len(), 2, "OK and Internal: {codes:?}");
+}
+
+#[test]
 fn a_method_has_one_type_over_roles_and_processes() {
     let mut scenario = Scenario::new();
     let path = scenario.path("/s/m");
     let server = scenario.process(1, b"server");
     let client = scenario.process(2, b"client");
-    let key = CallKey { process: server, role: Role::Server, path };
+    let key = CallKey { protocol: CallProtocol::Grpc, process: server, role: Role::Server, path };
     scenario.call(key, Some(Code::Ok), 1);
-    scenario.call(CallKey { process: client, role: Role::Client, path }, Some(Code::Ok), 1);
+    scenario.call(
+        CallKey { protocol: CallProtocol::Grpc, process: client, role: Role::Client, path },
+        Some(Code::Ok),
+        1,
+    );
     let id = scenario.statistics.started(key);
     scenario.statistics.messages(id, Direction::Received, 2, 0);
     scenario.statistics.second_message(id, Direction::Received);
@@ -628,7 +700,11 @@ fn a_process_that_was_forgotten_first_is_not_lost() {
     let mut scenario = Scenario::new();
     let path = scenario.path("/s/m");
     let process = scenario.process(7, b"x");
-    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 1);
+    scenario.call(
+        CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path },
+        Some(Code::Ok),
+        1,
+    );
     scenario.processes.forget(process);
     let exposition = read(&scenario.text());
     let labels = [("pid", "0"), ("process", "other")];
@@ -641,7 +717,11 @@ fn default_buckets_are_rendered() {
     scenario.statistics = Statistics::new(Buckets::default(), Limits::default());
     let path = scenario.path("/s/m");
     let process = scenario.process(7, b"x");
-    scenario.call(CallKey { process, role: Role::Server, path }, Some(Code::Ok), 5_000_000);
+    scenario.call(
+        CallKey { protocol: CallProtocol::Grpc, process, role: Role::Server, path },
+        Some(Code::Ok),
+        5_000_000,
+    );
     let text = scenario.text();
     let exposition = read(&text);
     let name = "grpc_server_handling_seconds_bucket";
@@ -689,7 +769,8 @@ fn feed(scenario: &mut Scenario, call: &Call) {
     if call.pid == 1 {
         scenario.processes.exited(1, 1);
     }
-    let key = CallKey { process, role: call.role, path: PathId(call.path) };
+    let key =
+        CallKey { protocol: CallProtocol::Grpc, process, role: call.role, path: PathId(call.path) };
     let statistics = &mut scenario.statistics;
     let id = if call.joined { statistics.joined(key) } else { statistics.started(key) };
     for &(direction, count, bytes) in &call.messages {

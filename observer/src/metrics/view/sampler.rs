@@ -14,7 +14,7 @@ use crate::metrics::{
     Daemon, ExpositionConfig, GrpcType, Messages, Series, Snapshot,
     rows::{self, LabelValues, connections, rows},
 };
-use observer_core::call::{Code, Role};
+use observer_core::call::{CallProtocol, Code, Role};
 
 /// The window of recent figures: short enough to show what happens, long enough for quantiles.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -39,6 +39,7 @@ pub struct Sampler {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
+    protocol: CallProtocol,
     role: Role,
     pid: u32,
     process: String,
@@ -49,6 +50,7 @@ struct Key {
 impl Key {
     fn of(row: &rows::Row<'_>) -> Self {
         Self {
+            protocol: row.protocol,
             role: row.role,
             pid: row.process.pid,
             process: row.process.name(),
@@ -57,6 +59,9 @@ impl Key {
         }
     }
 }
+
+/// The type of a row of Thrift calls.
+const THRIFT: &str = CallProtocol::Thrift.as_str();
 
 /// A total, and what was added to it in each sample of the window in which it grew.
 #[derive(Debug, Default)]
@@ -133,7 +138,7 @@ impl Sampler {
             let mut track = track.unwrap_or_default();
             let last = track.advance(counts(&row.series), moment, seen);
             let recent = recent(&track, moment, bounds);
-            let Key { role, pid, process, service, method } = &key;
+            let Key { protocol, role, pid, process, service, method } = &key;
             all.push(Row {
                 process: process.clone(),
                 pid: *pid,
@@ -141,7 +146,10 @@ impl Sampler {
                 role: *role,
                 service: service.clone(),
                 method: method.clone(),
-                grpc_type: row.grpc_type.as_str().into(),
+                grpc_type: match protocol {
+                    CallProtocol::Grpc => row.grpc_type.as_str().into(),
+                    CallProtocol::Thrift => THRIFT.into(),
+                },
                 in_flight: row.series.in_flight(),
                 total: totals(&row.series, bounds),
                 recent,
@@ -306,11 +314,11 @@ fn without_details(snapshot: &Snapshot) -> Snapshot {
 }
 
 fn counts(series: &Series) -> Counts {
-    let ok = series.handled.get(Code::Ok as usize).copied().unwrap_or(0);
+    let ends = Code::ALL.into_iter().zip(series.handled);
     Counts {
         ended: series.ended(),
         // A code that was not seen is not an error.
-        failed: series.ended() - series.handled_code_not_seen - ok,
+        failed: ends.filter(|(code, _)| code.is_failure()).map(|(_, calls)| calls).sum(),
         code_not_seen: series.handled_code_not_seen,
         latency: series.handling.counts().to_vec(),
     }
@@ -400,7 +408,7 @@ impl Summary {
             .max_by_key(|(at, row)| (failed(row), Reverse(*at)))
             .map(|(at, _)| at);
         self.slowest_unary = rows()
-            .filter(|(_, row)| row.grpc_type == GrpcType::Unary.as_str())
+            .filter(|(_, row)| [GrpcType::Unary.as_str(), THRIFT].contains(&&*row.grpc_type))
             .filter_map(|(at, row)| Some((row.recent.quantiles.p99?, Reverse(at))))
             .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
             .map(|(_, Reverse(at))| at);

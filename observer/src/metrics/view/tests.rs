@@ -7,7 +7,7 @@ use crate::metrics::{
     Buckets, Daemon, Gap, Limits, OwnProcess, Snapshot, Statistics, snapshot_of, unary,
 };
 use observer_core::{
-    call::{CallKey, CallSink as _, Code, Role},
+    call::{CallKey, CallProtocol, CallSink as _, Code, Role},
     names::PathId,
     process::{Comm, ProcessId, Processes},
 };
@@ -41,7 +41,7 @@ impl Scenario {
             self.paths.len() - 1
         });
         let process = self.processes.seen(7, 1, Some(Comm::truncated(b"shop"))).id;
-        CallKey { process, role, path: PathId(at as u32 + 2) }
+        CallKey { protocol: CallProtocol::Grpc, process, role, path: PathId(at as u32 + 2) }
     }
 
     fn calls(&mut self, path: &str, code: Option<Code>, elapsed_ns: u64, times: u64) {

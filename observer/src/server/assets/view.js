@@ -217,7 +217,7 @@ function showHealth() {
     `${text.count(daemon.records)}; ${daemon.streams} streams open`,
     `${connections.complete} complete, ${connections.joined_late} joined late, `
       + `${connections.gaps} with gaps, ${connections.undecodable} undecodable`,
-    `${seen.grpc} gRPC, ${seen.http2} other HTTP/2, ${seen.http1} HTTP/1, ${seen.tls} TLS, `
+    `${seen.grpc} gRPC, ${seen.http2} other HTTP/2, ${seen.http1} HTTP/1, ${seen.tls} TLS, ${seen.thrift} Thrift, `
       + `${seen.other} other`,
     `${text.count(calls.complete)} complete, ${text.count(calls.no_method)} without method, `
       + `${text.count(calls.no_code)} without code, ${text.count(calls.nothing)} without either`,

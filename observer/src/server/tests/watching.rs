@@ -3,7 +3,7 @@
 use super::*;
 use crate::metrics::{self, Buckets, Limits as SeriesLimits, Statistics, view::Model};
 use observer_core::{
-    call::{CallKey, CallSink as _, Code, Role},
+    call::{CallKey, CallProtocol, CallSink as _, Code, Role},
     names::PathId,
     process::{Comm, Processes},
 };
@@ -15,7 +15,12 @@ pub(super) fn calls_to(paths: &[&str]) -> Snapshot {
     let mut processes = Processes::new(10);
     let process = processes.seen(7, 1, Some(Comm::truncated(b"<b>'shop'"))).id;
     for at in 0..paths.len() {
-        let key = CallKey { process, role: Role::Server, path: PathId(at as u32 + 2) };
+        let key = CallKey {
+            protocol: CallProtocol::Grpc,
+            process,
+            role: Role::Server,
+            path: PathId(at as u32 + 2),
+        };
         let id = statistics.started(key);
         let ended = metrics::unary(Some(Code::Ok), 1_000_000);
         statistics.ended(id, ended);

@@ -2,7 +2,7 @@
 
 use super::{Call, Calls, Headers, MAX_OPEN, Messages, Proof};
 use crate::{
-    call::{CallKey, CallSink},
+    call::{CallKey, CallProtocol, CallSink},
     names::PathId,
     protocol::{
         Transfer,
@@ -54,7 +54,12 @@ impl Calls {
             series: None,
             proof,
             shows_grpc: headers.shows_grpc(),
-            key: CallKey { process: at.process, role: self.role, path },
+            key: CallKey {
+                protocol: CallProtocol::Grpc,
+                process: at.process,
+                role: self.role,
+                path,
+            },
             started_ns: at.time_ns,
             waited: at.waited,
             touched_ns: at.time_ns,

@@ -2,7 +2,7 @@
 
 use super::{Calls, Headers};
 use crate::{
-    call::{CallKey, CallSink, Ended},
+    call::{CallKey, CallProtocol, CallSink, Ended},
     names::PathId,
     protocol::{Transfer, grpc::End},
     record::Data,
@@ -136,7 +136,12 @@ impl Calls {
         self.gap_streams.ended(stream);
         self.streams.measured += 1;
         let path = PathId::NOT_SEEN;
-        let series = sink.joined(CallKey { process: at.process, role: self.role, path });
+        let series = sink.joined(CallKey {
+            protocol: CallProtocol::Grpc,
+            process: at.process,
+            role: self.role,
+            path,
+        });
         let ended = Ended {
             code: End::trailers(None, headers).code(),
             coverage: self.coverage,

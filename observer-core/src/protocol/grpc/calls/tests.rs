@@ -2,7 +2,7 @@
 
 use super::{Calls, MAX_OPEN, pending::MAX_PENDING};
 use crate::{
-    call::{CallKey, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
+    call::{CallKey, CallProtocol, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
     names::{ParentId, PathId},
     process::ProcessId,
     protocol::{
@@ -493,7 +493,7 @@ fn messages_are_counted_both_ways_and_the_first_response_is_timed() {
             .wait(3)
             .response_data(1, 1, false)
             .response(1, &trailers(0), true);
-        let key = CallKey { process: ProcessId(1), role, path: PATH };
+        let key = CallKey { protocol: CallProtocol::Grpc, process: ProcessId(1), role, path: PATH };
         let (to_server, to_client) = (fixture.to_server(), fixture.to_client());
         let ended = Ended {
             response_messages: Some(3),
@@ -641,8 +641,14 @@ fn a_call_belongs_to_the_process_that_saw_its_headers() {
         fixture.at.process = ProcessId(2);
         fixture.request(3, &Headers { path: None, incomplete: true, ..grpc() }, false);
         fixture.response(1, &trailers(0), true);
-        let first = CallKey { process: ProcessId(1), role, path: PATH };
-        let second = CallKey { process: ProcessId(2), role, path: PathId::NOT_SEEN };
+        let first =
+            CallKey { protocol: CallProtocol::Grpc, process: ProcessId(1), role, path: PATH };
+        let second = CallKey {
+            protocol: CallProtocol::Grpc,
+            process: ProcessId(2),
+            role,
+            path: PathId::NOT_SEEN,
+        };
         assert_eq!(fixture.sink.events[..2], [Event::Started(first), Event::Started(second)]);
         assert_eq!(fixture.codes(), [(0, Some(Code::Ok))]);
     }

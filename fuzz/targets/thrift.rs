@@ -1,0 +1,26 @@
+//! The scanner of Thrift messages over bytes that are cut anywhere, compared with a straightforward reading.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use observer_fuzz::{
+    input::Input,
+    thrift::{Driver, reference},
+};
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let cuts: Vec<usize> = (0..4).map(|_| usize::from(input.byte()) + 1).collect();
+    let mut driver = Driver::new();
+    let mut rest = input.0;
+    for cut in cuts.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (now, later) = rest.split_at((*cut).min(rest.len()));
+        driver.feed(now);
+        rest = later;
+    }
+    let (found, valid) = reference(input.0);
+    assert_eq!(driver.found, found);
+    assert_eq!(!driver.scanner.is_refused(), valid);
+});

@@ -1,0 +1,213 @@
+//! The scanner against a straightforward reading of the same bytes, cut in every way.
+
+use proptest::prelude::*;
+
+use super::{MAX_DEPTH, MAX_NAME, first, kind, may_begin};
+
+mod drive;
+
+use drive::{Driver, Found, reference};
+
+fn message(kind: u8, name: &[u8], sequence: u32, fields: &[u8]) -> Vec<u8> {
+    let length = (name.len() as u32).to_be_bytes();
+    let sequence = sequence.to_be_bytes();
+    [&[0x80, 1, 0, kind][..], &length, name, &sequence, fields, &[0]].concat()
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u32).to_be_bytes()[..], message].concat()
+}
+
+fn field(of: u8, id: u8, value: &[u8]) -> Vec<u8> {
+    [&[of, 0, id][..], value].concat()
+}
+
+/// Fields with each type of value, and containers of containers.
+fn fields(id: u8) -> Vec<u8> {
+    let text = [0, 0, 0, 3, b'a', b'b', b'c'];
+    let texts = [&[11, 0, 0, 0, 2][..], &text, &[0; 4]].concat();
+    let inner = [field(2, 1, &[1]), field(11, 2, &text), vec![0]].concat();
+    let structs = [&[12, 0, 0, 0, 2][..], &inner, &[0]].concat();
+    let map = [&[11, 15, 0, 0, 0, 2][..], &text, &texts, &[0; 4], &[8, 0, 0, 0, 0]].concat();
+    [
+        field(12, id, &inner),
+        field(2, 2, &[0]),
+        field(3, 3, &[7]),
+        field(4, 4, &[7; 8]),
+        field(6, 5, &[7; 2]),
+        field(8, 6, &[7; 4]),
+        field(10, 7, &[7; 8]),
+        field(16, 8, &[7; 16]),
+        field(11, 9, &text),
+        field(11, 10, &[0; 4]),
+        field(15, 11, &texts),
+        field(14, 12, &structs),
+        field(13, 13, &map),
+        field(13, 14, &[0; 6]),
+        field(13, 15, &[&[8, 10, 0, 0, 0, 2][..], &[7; 24]].concat()),
+        field(15, 16, &[6, 0, 0, 0, 3, 1, 1, 1, 1, 1, 1]),
+    ]
+    .concat()
+}
+
+fn sample() -> Vec<u8> {
+    let messages = [
+        message(kind::CALL, b"add", 1, &fields(1)),
+        message(kind::REPLY, b"add", 1, &fields(0)),
+        message(kind::REPLY, b"add", u32::MAX, &fields(1)),
+        message(kind::REPLY, b"ping", 0, &[]),
+        message(kind::EXCEPTION, b"x", 3, &fields(1)),
+        message(kind::ONEWAY, &[b'n'; MAX_NAME as usize], 4, &[]),
+    ];
+    messages.iter().flat_map(|one| [one.clone(), framed(one)].concat()).collect()
+}
+
+fn ends(found: &[Found]) -> Vec<(u8, Option<(u32, u8)>)> {
+    found.iter().map(|found| (found.kind, found.end)).collect()
+}
+
+#[test]
+fn each_message_is_found_wherever_it_is_cut() {
+    let bytes = sample();
+    let mut whole = Driver::new();
+    whole.feed(&bytes);
+    let want = [
+        (kind::CALL, Some((1, first::NOT_SEEN))),
+        (kind::REPLY, Some((1, first::RESULT))),
+        (kind::REPLY, Some((u32::MAX, first::EXCEPTION))),
+        (kind::REPLY, Some((0, first::NONE))),
+        (kind::EXCEPTION, Some((3, first::NOT_SEEN))),
+        (kind::ONEWAY, Some((4, first::NOT_SEEN))),
+    ];
+    let want: Vec<_> = want.into_iter().flat_map(|one| [one, one]).collect();
+    assert_eq!(ends(&whole.found), want);
+    assert_eq!(reference(&bytes), (whole.found.clone(), true));
+    for length in 1..40 {
+        let mut cut = Driver::new();
+        bytes.chunks(length).for_each(|piece| cut.feed(piece));
+        assert_eq!(cut.found, whole.found, "pieces of {length} bytes");
+    }
+    for at in 0..bytes.len() {
+        let mut cut = Driver::new();
+        cut.feed(&bytes[..at]);
+        cut.feed(&bytes[at..]);
+        assert_eq!(cut.found, whole.found, "cut at {at}");
+    }
+}
+
+#[test]
+fn a_gap_in_a_value_costs_nothing() {
+    let text = [&[0, 0, 1, 0][..], &[b't'; 256]].concat();
+    let one = message(kind::CALL, b"echo", 1, &field(11, 1, &text));
+    let (before, after) = (40, 20);
+    for bytes in [one.clone(), framed(&one)] {
+        let mut driver = Driver::new();
+        driver.feed(&bytes[..before]);
+        assert!(driver.scanner.pass_gap((bytes.len() - before - after) as u64));
+        driver.feed(&bytes[bytes.len() - after..]);
+        driver.feed(&bytes);
+        assert_eq!(ends(&driver.found), [(kind::CALL, Some((1, first::NOT_SEEN))); 2]);
+    }
+    // Up to the end of the frame.
+    let bytes = framed(&one);
+    let mut driver = Driver::new();
+    driver.feed(&bytes[..before]);
+    assert!(driver.scanner.pass_gap((bytes.len() - before) as u64));
+    driver.feed(&bytes);
+    assert_eq!(driver.found.len(), 2);
+    assert!(!driver.scanner.pass_gap(1), "between messages");
+    driver.feed(&bytes[..10]);
+    assert!(!driver.scanner.pass_gap(1), "in a header");
+}
+
+#[test]
+fn without_a_boundary_the_start_of_each_transfer_is_tried() {
+    let one = message(kind::CALL, b"add", 1, &field(8, 1, &[0; 4]));
+    let mut driver = Driver::new();
+    driver.scanner.lose();
+    for (bytes, found) in [(&one[5..], 0), (&framed(&one)[..4], 0), (&one[..], 1), (&one[..], 2)] {
+        driver.scanner.begin_transfer();
+        driver.feed(bytes);
+        assert_eq!(driver.found.len(), found);
+        assert_eq!(driver.scanner.is_lost(), found == 0);
+    }
+}
+
+#[test]
+fn what_is_not_a_message_is_refused() {
+    let name = |length: u32| [&[0x80, 1, 0, 1][..], &length.to_be_bytes()].concat();
+    let deep = [12, 0, 1].repeat(MAX_DEPTH);
+    let call = |fields: &[u8]| message(kind::CALL, b"a", 1, fields);
+    let rows = [
+        b"GET / HT".to_vec(),
+        vec![0x80, 2, 0, 1],
+        vec![0x80, 1, 0, 5],
+        vec![0x80, 1, 1, 1],
+        vec![0, 0, 0, 13],
+        vec![0x10, 0, 0, 0],
+        name(0),
+        name(MAX_NAME + 1),
+        framed(&[name(20), vec![0; 10]].concat()),
+        call(&[1, 0, 1]),
+        call(&[11, 0, 1, 0x80, 0, 0, 0]),
+        call(&deep),
+    ];
+    for bytes in rows {
+        let mut driver = Driver::new();
+        driver.feed(&bytes);
+        assert!(driver.scanner.is_refused(), "{bytes:x?}");
+    }
+    let mut driver = Driver::new();
+    driver.feed(&call(&[&deep[3..], &[0; MAX_DEPTH - 1]].concat()));
+    assert_eq!(
+        ends(&driver.found),
+        [(kind::CALL, Some((1, first::NOT_SEEN)))],
+        "as deep as may be"
+    );
+}
+
+#[test]
+fn first_bytes_show_the_protocol() {
+    let one = message(kind::CALL, b"add", 1, &[]);
+    let look = |bytes: &[u8], n: usize| {
+        let mut first = [0; 16];
+        first[..n].copy_from_slice(&bytes[..n]);
+        may_begin(&first, n as u32)
+    };
+    for (n, want) in
+        [(3, None), (4, Some(false)), (7, Some(false)), (8, Some(true)), (12, Some(true))]
+    {
+        assert_eq!(look(&one, n), want, "{n} bytes");
+    }
+    let in_frame = framed(&one);
+    for (n, want) in [(3, None), (4, Some(false)), (5, None), (8, Some(false)), (12, Some(true))] {
+        assert_eq!(look(&in_frame, n), want, "{n} bytes of a frame");
+    }
+    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0];
+    assert_eq!(look(&settings, 12), None, "HTTP/2");
+    assert_eq!(look(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00", 12), None, "TLS");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_as_by_the_reference(
+        parts in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..20),
+                prop::collection::vec(0_u8..17, 0..20),
+                Just(message(kind::REPLY, b"add", 1, &fields(0))),
+                Just(framed(&message(kind::REPLY, b"add", 1, &fields(0)))),
+                Just(message(kind::CALL, b"add", 1, &[])[..15].to_vec()),
+            ],
+            0..6,
+        ),
+        cut in 1_usize..30,
+    ) {
+        let bytes = parts.concat();
+        let mut driver = Driver::new();
+        bytes.chunks(cut).for_each(|piece| driver.feed(piece));
+        let (found, valid) = reference(&bytes);
+        prop_assert_eq!(&driver.found, &found);
+        prop_assert_eq!(!driver.scanner.is_refused(), valid);
+    }
+}

@@ -1,0 +1,76 @@
+//! Puts the names of messages together, which may be cut.
+
+use observer_common::thrift::MAX_NAME;
+
+/// A message whose name is complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    /// One of [`observer_common::thrift::kind`], if it is known.
+    pub(super) kind: u8,
+    /// The name of the method.
+    pub(super) name: Vec<u8>,
+    /// The time of the transfer that it began in.
+    pub(super) started_ns: u64,
+}
+
+/// The message that one direction is in.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    /// A message whose name is not complete, and the length of the name.
+    unnamed: Option<(Message, usize)>,
+    /// The kind of the message whose end has not come.
+    open: Option<u8>,
+}
+
+impl Assembly {
+    /// Takes the start of a message. Returns the message if its name is complete.
+    pub(super) fn begin(
+        &mut self,
+        kind: u8,
+        length: u32,
+        name: &[u8],
+        started_ns: u64,
+    ) -> Option<Message> {
+        self.clear();
+        if length > MAX_NAME || name.len() > length as usize {
+            return None;
+        }
+        let message = Message { kind, name: name.to_owned(), started_ns };
+        self.check(message, length as usize)
+    }
+
+    /// Takes more of the name. Returns the message if its name is complete.
+    pub(super) fn part(&mut self, name: &[u8]) -> Option<Message> {
+        let (mut message, length) = self.unnamed.take()?;
+        if message.name.len() + name.len() > length {
+            return None;
+        }
+        message.name.extend_from_slice(name);
+        self.check(message, length)
+    }
+
+    fn check(&mut self, message: Message, length: usize) -> Option<Message> {
+        if message.name.len() < length {
+            self.unnamed = Some((message, length));
+            return None;
+        }
+        self.open = Some(message.kind);
+        Some(message)
+    }
+
+    /// Takes the end of the message. Returns its kind, if its start was seen.
+    pub(super) fn end(&mut self) -> Option<u8> {
+        self.unnamed = None;
+        self.open.take()
+    }
+
+    /// Forgets the message.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The memory that the name has allocated, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.unnamed.as_ref().map_or(0, |(message, _)| message.name.capacity())
+    }
+}

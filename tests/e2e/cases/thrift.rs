@@ -1,0 +1,473 @@
+//! Thrift: each library's client with each library's server, and messages byte by byte.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use support::daemon::Daemon;
+use support::openmetrics::{Metrics, label};
+use support::peer::{Client, Identity, Listen, Server};
+use support::report::{self, Also::Nothing};
+use support::stack::Stack;
+use support::truth::Truth;
+
+use crate::case::Cases;
+
+/// The flag that has the daemon watch Thrift.
+const PROTOCOL: [&str; 2] = ["--protocol", "grpc,thrift"];
+
+/// The function of a case without stacks.
+type Run = fn() -> Result<()>;
+
+/// How messages are sent: a name, and the arguments of both ends.
+const WAYS: [(&str, &[&str]); 4] = [
+    ("buffered", &["--transport", "buffered"]),
+    ("framed", &["--transport", "framed"]),
+    ("buffered, multiplexed", &["--transport", "buffered", "--multiplexed"]),
+    ("framed, multiplexed", &["--transport", "framed", "--multiplexed"]),
+];
+
+pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack]) {
+    let pairs = || stacks.iter().flat_map(|server| stacks.iter().map(move |it| (server, it)));
+    for (way, args) in WAYS {
+        for (server, client) in pairs() {
+            let name = format!("Thrift, {way}: {} -> {}", client.name, server.name);
+            cases.add(&name, Nothing, move || {
+                calls_are_counted(&server.with(args), &client.with(args), Listen::V4)
+            });
+        }
+    }
+    for stack in stacks {
+        cases.of_server("Thrift, Unix socket", stack, Nothing, |stack| {
+            calls_are_counted(stack, stack, Listen::Unix)
+        });
+        cases.of_server("Thrift, without --protocol", stack, Nothing, nothing_without_the_flag);
+    }
+    let alone: [(&str, Run); 5] = [
+        ("Thrift: several messages in a write, and one in many", messages_are_cut_anywhere),
+        ("Thrift: replies in any order", replies_may_be_in_any_order),
+        ("Thrift: a connection that is older than the daemon", older_connections_join_late),
+        ("Thrift: bytes that the kernel discards", discarded_bytes_are_a_gap),
+        ("Thrift: bytes that are not messages", hostile_bytes_are_a_gap),
+    ];
+    for (name, run) in alone {
+        cases.add(name, Nothing, run);
+    }
+}
+
+/// All methods and outcomes: on one connection, on several at once, and messages longer than a buffer.
+fn plan() -> Vec<Vec<Value>> {
+    let methods = ["add", "ping", "echo", "order", "first", "none", "note", "missing"];
+    let calls = |times: u32| methods.map(|method| json!([method, times])).to_vec();
+    let of = |times: u32, size: u32| json!({ "calls": calls(times), "size": size });
+    vec![
+        vec![of(3, 10)],
+        vec![of(20, 5), of(20, 50), of(20, 500)],
+        vec![json!({ "calls": [["echo", 2], ["order", 2]], "size": 1_500 })],
+    ]
+}
+
+/// A stage whose calls have no reply, or an exception of the library.
+fn crashes() -> Vec<Value> {
+    vec![json!({ "calls": [["crash", 2], ["add", 1]] })]
+}
+
+/// Every call of both ends is counted, with its outcome.
+fn calls_are_counted(server: &Stack, client: &Stack, listen: Listen) -> Result<()> {
+    let server = Server::start(server, listen)?;
+    let port = (listen != Listen::Unix).then(|| server.port()).transpose()?;
+    let ports = port.iter().flat_map(|port| ["--port", port]);
+    let daemon = Daemon::start(&PROTOCOL.into_iter().chain(ports).collect::<Vec<_>>())?;
+    let mut plan = plan();
+    // A Unix socket does not always show that nothing was missed before its end.
+    if listen != Listen::Unix {
+        plan.push(crashes());
+    }
+    let (client, did) = Client::start(client, &server, &plan)?.finish()?;
+    let of_server = server.identity().clone();
+    let client_saw = calls(&did);
+    daemon.wait_until(|metrics| {
+        agree(metrics, "client", &client, &client_saw)?;
+        agree(metrics, "server", &of_server, &client_saw)?;
+        metrics.expect_sum("grpc_server_started_total", &[], 0)
+    })?;
+    report::exact(4 * client_saw.len());
+    // A server's handler does not see calls of a method that it does not have.
+    let handled: Calls =
+        client_saw.into_iter().filter(|((method, _), _)| !method.ends_with("missing")).collect();
+    let did = calls(&server.stop()?);
+    ensure!(did == handled, "the server handled {did:?}, not {handled:?}");
+    daemon.stop()
+}
+
+/// Numbers of calls, by the name of the method and the outcome.
+type Calls = BTreeMap<(String, &'static str), u64>;
+
+fn calls(truth: &Truth) -> Calls {
+    let rows = truth.calls.iter();
+    rows.map(|row| ((row.method.clone(), outcome(row.code)), row.sums.calls)).collect()
+}
+
+/// The outcome that a peer's number stands for.
+fn outcome(code: i32) -> &'static str {
+    match code {
+        0 => "ok",
+        18 => "declared_exception",
+        19 => "application_exception",
+        20 => "oneway",
+        21 => "no_reply",
+        _ => "invalid",
+    }
+}
+
+/// Compares all numbers of a process on one side.
+fn agree(metrics: &Metrics, side: &str, process: &Identity, want: &Calls) -> Result<()> {
+    let pid = process.pid.to_string();
+    let of = [("pid", &*pid), ("process", &*process.comm)];
+    let family = |name: &str| format!("thrift_{side}_{name}");
+    let by_method = |name: &str| -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (labels, value) in metrics.series_with(&family(name), &of) {
+            *sums.entry(method(labels)).or_default() += value as u64;
+        }
+        sums
+    };
+    let handled: Calls = metrics
+        .series_with(&family("handled_total"), &of)
+        .filter(|(_, value)| *value > 0.0)
+        .map(|(labels, value)| {
+            let named = label(labels, "thrift_outcome");
+            let known = [0, 18, 19, 20, 21].map(outcome);
+            let outcome = known.into_iter().find(|known| *known == named).unwrap_or("not known");
+            ((method(labels), outcome), value as u64)
+        })
+        .collect();
+    ensure!(handled == *want, "{side} {process}: handled {handled:?}, not {want:?}");
+    let mut started: BTreeMap<String, u64> = BTreeMap::new();
+    let mut timed = started.clone();
+    for ((method, outcome), calls) in want {
+        *started.entry(method.clone()).or_default() += calls;
+        // There is no end of a oneway call.
+        *timed.entry(method.clone()).or_default() += if *outcome == "oneway" { 0 } else { *calls };
+    }
+    for (name, want) in [("started_total", started), ("handling_seconds_count", timed)] {
+        let got = by_method(name);
+        ensure!(got == want, "{side} {process}: {name} {got:?}, not {want:?}");
+    }
+    let in_flight = by_method("in_flight");
+    ensure!(in_flight.values().all(|calls| *calls == 0), "{side} {process}: {in_flight:?}");
+    Ok(())
+}
+
+/// The name of a method on the wire, from its labels.
+fn method(labels: &BTreeMap<String, String>) -> String {
+    match (label(labels, "thrift_service"), label(labels, "thrift_method")) {
+        ("", method) => method.to_owned(),
+        (service, method) => format!("{service}:{method}"),
+    }
+}
+
+/// Without the flag there are no metrics of Thrift, and its connections are others.
+fn nothing_without_the_flag(stack: &Stack) -> Result<()> {
+    let server = Server::start(stack, Listen::V4)?;
+    let daemon = Daemon::start(&["--port", &server.port()?])?;
+    let plan = [vec![json!({ "calls": [["add", 3]] })]];
+    Client::start(stack, &server, &plan)?.finish()?;
+    let other = [("protocol", "other")];
+    daemon.wait_for_sum("observer_connections_seen_total", &other, 2.0..=2.0)?;
+    let metrics = daemon.scrape()?;
+    ensure!(metrics.series_count("thrift_") == 0, "there are metrics of Thrift");
+    server.stop()?;
+    daemon.stop()
+}
+
+/// Both ends of a connection, which this process has.
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Pair {
+    fn new(listener: &TcpListener) -> Result<Self> {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        let (server, _) = listener.accept()?;
+        for stream in [&client, &server] {
+            stream.set_nodelay(true)?;
+        }
+        Ok(Self { client, server })
+    }
+
+    /// Sends the bytes from one end to the other, in one write and one read for each of `parts`.
+    fn moves(&mut self, by_client: bool, parts: &[&[u8]]) -> Result<()> {
+        let (from, to) = if by_client {
+            (&mut self.client, &mut self.server)
+        } else {
+            (&mut self.server, &mut self.client)
+        };
+        for part in parts {
+            from.write_all(part)?;
+            to.read_exact(&mut vec![0; part.len()])?;
+        }
+        Ok(())
+    }
+
+    fn client(&mut self, bytes: &[u8]) -> Result<()> {
+        self.moves(true, &[bytes])
+    }
+
+    fn server(&mut self, bytes: &[u8]) -> Result<()> {
+        self.moves(false, &[bytes])
+    }
+}
+
+const CALL: u8 = 1;
+const REPLY: u8 = 2;
+const EXCEPTION: u8 = 3;
+const ONEWAY: u8 = 4;
+
+/// A message without a frame, with these fields.
+fn message(kind: u8, name: &str, sequence: u32, fields: &[u8]) -> Vec<u8> {
+    let length = (name.len() as u32).to_be_bytes();
+    let sequence = sequence.to_be_bytes();
+    [&[0x80, 1, 0, kind][..], &length, name.as_bytes(), &sequence, fields, &[0]].concat()
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u32).to_be_bytes()[..], message].concat()
+}
+
+/// The field 1 of a call, or 0 of a result: a list of structs with a map in each.
+fn nested(id: u8) -> Vec<u8> {
+    let map = [&[13, 0, 3, 11, 10][..], &[0, 0, 0, 2], &[0, 0, 0, 1, b'k'], &[0; 8]].concat();
+    let map = [map, [&[0, 0, 0, 0][..], &[0; 8]].concat()].concat();
+    let element = [&[2, 0, 1, 1][..], &map, &[0]].concat();
+    [&[15, 0, id, 12, 0, 0, 0, 2][..], &element, &element].concat()
+}
+
+/// The fields of a result that is a declared exception with a text.
+fn declared(text: &str) -> Vec<u8> {
+    let length = (text.len() as u32).to_be_bytes();
+    [&[12, 0, 1, 11, 0, 1][..], &length, text.as_bytes(), &[0]].concat()
+}
+
+/// Waits for the numbers of this process on both sides.
+fn both_sides(daemon: &Daemon, want: &[(&str, &'static str, u64)]) -> Result<()> {
+    let want: Calls = want
+        .iter()
+        .map(|(name, outcome, calls)| (((*name).to_owned(), *outcome), *calls))
+        .collect();
+    let own = Identity::of_the_tests("both ends")?;
+    daemon.wait_until(|metrics| {
+        agree(metrics, "client", &own, &want)?;
+        agree(metrics, "server", &own, &want)
+    })?;
+    report::exact(4 * want.len());
+    Ok(())
+}
+
+/// A daemon that watches a new listener's port.
+fn watched() -> Result<(TcpListener, Daemon)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &port]].concat())?;
+    Ok((listener, daemon))
+}
+
+/// Messages are found in any pieces: several in a write, and each byte in a write of its own.
+fn messages_are_cut_anywhere() -> Result<()> {
+    let (listener, daemon) = watched()?;
+    let calls = [
+        message(CALL, "a", 0, &nested(1)),
+        message(ONEWAY, "Of:note", 0, &nested(1)),
+        message(CALL, "b", 0, &[]),
+        message(CALL, "c", 0, &[8, 0, 1, 0, 0, 0, 9]),
+    ];
+    let replies = [
+        message(REPLY, "a", 0, &nested(0)),
+        message(REPLY, "b", 0, &declared("no")),
+        message(EXCEPTION, "c", 0, &declared("internal")),
+    ];
+    for is_framed in [false, true] {
+        let wrap = |messages: &[Vec<u8>]| -> Vec<u8> {
+            messages.iter().flat_map(|it| if is_framed { framed(it) } else { it.clone() }).collect()
+        };
+        let (calls, replies) = (wrap(&calls), wrap(&replies));
+        let mut together = Pair::new(&listener)?;
+        together.client(&calls)?;
+        together.server(&replies)?;
+        // Not the first four bytes: fewer do not show the protocol.
+        let bytes = |all: &[u8]| -> Vec<Vec<u8>> {
+            let (first, rest) = all.split_at(4);
+            [first].into_iter().chain(rest.chunks(1)).map(<[u8]>::to_vec).collect()
+        };
+        let mut single = Pair::new(&listener)?;
+        for (by_client, all) in [(true, &calls), (false, &replies)] {
+            let parts = bytes(all);
+            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            single.moves(by_client, &parts)?;
+        }
+    }
+    both_sides(
+        &daemon,
+        &[
+            ("a", "ok", 4),
+            ("b", "declared_exception", 4),
+            ("c", "application_exception", 4),
+            ("Of:note", "oneway", 4),
+        ],
+    )?;
+    daemon.stop()
+}
+
+/// Replies belong to calls by their sequence ids, and by their order if these are the same.
+fn replies_may_be_in_any_order() -> Result<()> {
+    let (listener, daemon) = watched()?;
+    let mut pair = Pair::new(&listener)?;
+    for (name, sequence) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+        pair.client(&framed(&message(CALL, name, sequence, &[])))?;
+    }
+    pair.server(&framed(&message(EXCEPTION, "c", 3, &[])))?;
+    pair.server(&framed(&message(REPLY, "b", 2, &declared("no"))))?;
+    pair.server(&framed(&message(REPLY, "a", 1, &[])))?;
+    for name in ["x", "y", "z"] {
+        pair.client(&framed(&message(CALL, name, 0, &[])))?;
+    }
+    pair.server(&framed(&message(EXCEPTION, "x", 0, &[])))?;
+    pair.server(&framed(&message(REPLY, "y", 0, &[])))?;
+    drop(pair);
+    both_sides(
+        &daemon,
+        &[
+            ("a", "ok", 1),
+            ("b", "declared_exception", 1),
+            ("c", "application_exception", 1),
+            ("d", "no_reply", 1),
+            ("x", "application_exception", 1),
+            ("y", "ok", 1),
+            ("z", "no_reply", 1),
+        ],
+    )?;
+    daemon.stop()
+}
+
+/// The number of series of this process with a value, of one outcome and method.
+fn handled(metrics: &Metrics, side: &str, name: &str, outcome: &str) -> Result<f64> {
+    let own = Identity::of_the_tests("both ends")?;
+    let pid = own.pid.to_string();
+    let labels = [("pid", &*pid), ("thrift_method", name), ("thrift_outcome", outcome)];
+    Ok(metrics.sum(&format!("thrift_{side}_handled_total"), &labels))
+}
+
+/// Calls that begin after the daemon are counted; a reply to an earlier call is that of a call that was not seen.
+fn older_connections_join_late() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let mut pairs = Vec::new();
+    for is_framed in [false, true] {
+        let wrap = move |message: Vec<u8>| if is_framed { framed(&message) } else { message };
+        let mut pair = Pair::new(&listener)?;
+        pair.client(&wrap(message(CALL, "before", 0, &nested(1))))?;
+        pair.server(&wrap(message(REPLY, "before", 0, &nested(0))))?;
+        pair.client(&wrap(message(CALL, "before", 0, &nested(1))))?;
+        pairs.push((pair, wrap));
+    }
+    let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &port]].concat())?;
+    for (pair, wrap) in &mut pairs {
+        pair.server(&wrap(message(REPLY, "before", 0, &nested(0))))?;
+        for _ in 0..3 {
+            pair.client(&wrap(message(CALL, "after", 0, &nested(1))))?;
+            pair.server(&wrap(message(REPLY, "after", 0, &nested(0))))?;
+        }
+    }
+    daemon.wait_until(|metrics| {
+        for side in ["client", "server"] {
+            for (name, calls) in [("after", 6.0), ("not_seen", 2.0), ("before", 0.0)] {
+                let ok = handled(metrics, side, name, "ok")?;
+                ensure!(ok == calls, "{side}: {ok} of {name}, not {calls}");
+            }
+        }
+        Ok(())
+    })?;
+    report::exact(6);
+    daemon.stop()
+}
+
+/// After a gap, what was open may have been answered, and later calls are counted again.
+fn discarded_bytes_are_a_gap() -> Result<()> {
+    let (listener, daemon) = watched()?;
+    let mut pair = Pair::new(&listener)?;
+    let answered = |pair: &mut Pair, name: &str| {
+        pair.client(&message(CALL, name, 0, &nested(1)))?;
+        pair.server(&message(REPLY, name, 0, &nested(0)))
+    };
+    answered(&mut pair, "before")?;
+    pair.client(&message(CALL, "open", 0, &nested(1)))?;
+    let reply = message(REPLY, "open", 0, &nested(0));
+    pair.server.write_all(&reply)?;
+    discard(&pair.client, reply.len())?;
+    answered(&mut pair, "after")?;
+    daemon.wait_until(|metrics| {
+        for (side, name, outcome) in [
+            ("client", "before", "ok"),
+            ("client", "open", "not_seen"),
+            ("client", "after", "ok"),
+            ("server", "before", "ok"),
+            ("server", "open", "ok"),
+            ("server", "after", "ok"),
+        ] {
+            let calls = handled(metrics, side, name, outcome)?;
+            ensure!(calls == 1.0, "{side}: {calls} of {name} with {outcome}");
+        }
+        let cause = [("cause", "discarded")];
+        ensure!(metrics.sum("observer_gaps_total", &cause) > 0.0, "no gap is counted");
+        Ok(())
+    })?;
+    report::exact(6);
+    daemon.stop()
+}
+
+/// Receives bytes without reading them: the kernel discards them.
+fn discard(stream: &TcpStream, bytes: usize) -> Result<()> {
+    let mut left = bytes;
+    while left > 0 {
+        let mut buffer = vec![0; left];
+        let flags = rustix::net::RecvFlags::TRUNC;
+        let (_, received) = rustix::net::recv(stream, &mut buffer[..], flags)?;
+        ensure!(received > 0, "the connection has ended");
+        left = left.checked_sub(received).context("more than was sent")?;
+    }
+    Ok(())
+}
+
+/// Bytes that are not messages end nothing but what they are in.
+fn hostile_bytes_are_a_gap() -> Result<()> {
+    let (listener, daemon) = watched()?;
+    let deep: Vec<u8> = [12, 0, 1].repeat(40);
+    let many = [&[15, 0, 1, 12][..], &[0x7f, 0xff, 0xff, 0xff], &vec![0; 50_000]].concat();
+    for fields in
+        [&deep[..], &many, &[99, 0, 1], &[15, 0, 1, 99, 0, 0, 0, 1], &[13, 0, 1, 0, 0, 0xff]]
+    {
+        let mut pair = Pair::new(&listener)?;
+        let hostile = message(CALL, "hostile", 0, fields);
+        pair.client(&hostile)?;
+        drop(pair);
+        let mut pair = Pair::new(&listener)?;
+        pair.client(&message(CALL, "good", 0, &[]))?;
+        pair.server(&message(REPLY, "good", 0, &[]))?;
+    }
+    daemon.wait_until(|metrics| {
+        for side in ["client", "server"] {
+            let good = handled(metrics, side, "good", "ok")?;
+            ensure!(good == 5.0, "{side}: {good} good calls");
+            let answered = handled(metrics, side, "hostile", "ok")?;
+            ensure!(answered == 0.0, "{side}: a call without a reply has ended well");
+        }
+        Ok(())
+    })?;
+    if !daemon.is_ready()? {
+        bail!("the daemon is not ready");
+    }
+    daemon.stop()
+}
