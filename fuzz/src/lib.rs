@@ -6,9 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use observer::failures::{FailureLogConfig, Failures};
-use observer::metrics::{self, Buckets, Daemon, Format, Limits, Statistics};
+use observer::metrics::{self, Buckets, Daemon, Format, Limits, Recording, Statistics};
 use observer::pipeline::{self, Pipeline};
-use observer_core::pipeline::{FAIR_SHARE, MAX_MEMORY};
+use observer_core::{
+    edges::{Edges, Peers},
+    pipeline::{FAIR_SHARE, MAX_MEMORY},
+};
 use serde_json::{Map, Value};
 
 #[path = "../../observer-common/src/scanner/tests/drive.rs"]
@@ -29,8 +32,10 @@ pub fn pipeline() -> Pipeline {
     let limits = Limits { max_methods: 4, max_series: 16 };
     let config = FailureLogConfig { per_second: 10_000, omitted: Vec::new() };
     let failures = Some(Failures::new(&config, Box::new(is_line)));
-    let outputs = (failures, None);
-    Pipeline::new(Statistics::new(Buckets::default(), limits), outputs, Duration::from_secs(1))
+    let ttl = Duration::from_secs(1);
+    let edges = Edges::new(Recording::default(), limits.max_series, ttl, Peers::default());
+    let outputs = (Some(edges), (failures, None));
+    Pipeline::new(Statistics::new(Buckets::default(), limits), outputs, ttl)
 }
 
 /// Checks a line of failed calls: it is JSON, and names that peers chose have no control characters.
@@ -43,7 +48,10 @@ fn is_line(line: String) -> bool {
 
 /// The lines of `/metrics` about calls. Checks what must always hold.
 pub fn exposition(pipeline: &Pipeline) -> String {
-    let snapshot = pipeline::snapshot(pipeline, Daemon::default(), Arc::default());
+    let mut snapshot = pipeline::snapshot(pipeline, Daemon::default(), Arc::default());
+    let edges = pipeline.output().0.as_ref().map(|edges| edges.all().sorted()).unwrap_or_default();
+    assert!(edges.len() <= 17, "{} edges", edges.len());
+    snapshot.edges = Some(Arc::new(edges));
     let open: u64 = snapshot.statistics.series().map(|(_, series)| series.in_flight()).sum();
     assert!(open <= snapshot.daemon.streams, "{open} in flight, {:?}", snapshot.daemon.streams);
     assert!(snapshot.statistics.len() <= 18, "{} series", snapshot.statistics.len());
@@ -54,7 +62,8 @@ pub fn exposition(pipeline: &Pipeline) -> String {
         assert!(line.starts_with("# ") || is_sample(line), "not a sample: {line:?}");
     }
     let _ = snapshot.statistics.types();
-    text.lines().filter(|line| line.starts_with("grpc_")).map(|line| format!("{line}\n")).collect()
+    let is_of_calls = |line: &&str| line.starts_with("grpc_") && !line.starts_with("grpc_edge_");
+    text.lines().filter(is_of_calls).map(|line| format!("{line}\n")).collect()
 }
 
 /// Whether a line is `name{labels} value`, with unescaped quotes only at the start and end of a label's value.

@@ -1,4 +1,4 @@
-//! Calls with both ends on this node.
+//! Calls with both ends on this node: the two ends of a connection, and what they know of each other.
 //!
 //! A server may read late what the client has written, so the client's end knows better whether a call was cancelled
 //! or its deadline expired. Its code may come later, and from another worker: the server's end waits a short time.
@@ -13,10 +13,11 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     call::{Cancellation, Code, Ended, Role, SeriesId},
+    process::ProcessId,
     record::Peer,
 };
 
-/// Bound on the clients' ends that are remembered, and on the calls that they cancelled.
+/// Bound on the ends of each side that are remembered, and on the calls that clients cancelled.
 const MAX: usize = 16_384;
 
 /// Bound on the calls of a worker that wait for the code of the client's end.
@@ -25,15 +26,41 @@ const MAX_WAITING: usize = 4_096;
 /// How long a call waits: 0.5 s. A worker reads its ring ten times a second.
 const PATIENCE_NS: u64 = 500_000_000;
 
-/// The clients' ends, shared by all workers.
-#[derive(Clone, Debug, Default)]
-pub struct Ends(Arc<Mutex<Clients>>);
+/// How long the other end of a connection may take to show: a second. Its records may come from another ring.
+const SHOWS_NS: u64 = 1_000_000_000;
 
-/// The connections and codes of clients' ends.
+/// The ends of connections that are watched, shared by all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Ends(Arc<Mutex<Watched>>);
+
+/// The ends of connections by their pairs, and the codes of clients' ends.
 #[derive(Debug, Default)]
-struct Clients {
-    watched: Bounded<u64, ()>,
+struct Watched {
+    clients: Bounded<u64, End>,
+    servers: Bounded<u64, End>,
     codes: Bounded<(u64, u32), Option<Code>>,
+}
+
+/// An end of a connection that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The process that uses it.
+    pub process: ProcessId,
+    /// The connection's identifier.
+    pub connection: u64,
+    /// When it was first seen, in nanoseconds of the kernel's monotonic clock.
+    pub since_ns: u64,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherEnd {
+    /// It is watched: this process uses it.
+    Watched(ProcessId),
+    /// It has not shown, and may still.
+    NotYet,
+    /// It is not watched.
+    NotWatched,
 }
 
 /// A map of the last [`MAX`] entries.
@@ -61,6 +88,61 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
             self.values.remove(&oldest);
         }
     }
+
+    fn get(&self, key: K) -> Option<&V> {
+        self.values.get(&key)
+    }
+
+    /// Removes the value. Its key keeps its place in the order.
+    fn remove(&mut self, key: K) {
+        self.values.remove(&key);
+    }
+}
+
+impl Watched {
+    fn of(&mut self, role: Role) -> [&mut Bounded<u64, End>; 2] {
+        let Self { clients, servers, .. } = self;
+        match role {
+            Role::Client => [clients, servers],
+            Role::Server => [servers, clients],
+        }
+    }
+
+    fn other(&mut self, pair: u64, role: Role, connection: u64, now_ns: u64) -> OtherEnd {
+        let [own, others] = self.of(role);
+        // Otherwise a later connection has the pair.
+        let Some(own) = own.get(pair).filter(|own| own.connection == connection) else {
+            return OtherEnd::NotWatched;
+        };
+        match others.get(pair) {
+            Some(other) => OtherEnd::Watched(other.process),
+            None if now_ns.saturating_sub(own.since_ns) < SHOWS_NS => OtherEnd::NotYet,
+            None => OtherEnd::NotWatched,
+        }
+    }
+
+    /// Records an end.
+    fn add(&mut self, pair: u64, role: Role, end: End) {
+        let [own, others] = self.of(role);
+        let before = own.get(pair).copied();
+        let mut since_ns = end.since_ns;
+        match before {
+            Some(before) if before.connection == end.connection => since_ns = before.since_ns,
+            // The pair of an earlier Unix connection: what is known of its other end may be that one's. Both ends of
+            // a connection are first seen at about the same time.
+            Some(before) => {
+                let is_earlier = others.get(pair).is_some_and(|other| {
+                    let distance = |to: u64| other.since_ns.abs_diff(to);
+                    distance(before.since_ns) <= distance(end.since_ns)
+                });
+                if is_earlier {
+                    others.remove(pair);
+                }
+            }
+            None => {}
+        }
+        own.insert(pair, End { since_ns, ..end });
+    }
 }
 
 /// The code of the client's end of a call.
@@ -73,28 +155,42 @@ enum ClientCode {
 }
 
 impl Ends {
-    /// Records that the client's end of a connection is watched.
-    pub fn begins(&self, pair: u64) {
-        self.with(|clients| clients.watched.insert(pair, ()));
+    /// Records that an end of a connection is watched.
+    pub fn begins(&self, pair: u64, role: Role, end: End) {
+        self.with(|watched| watched.add(pair, role, end));
     }
 
     /// Whether the client's end of a connection is, or was, watched: one of the last `MAX` of them.
     pub fn is_watched(&self, pair: u64) -> bool {
-        self.with(|clients| clients.watched.values.contains_key(&pair))
+        self.with(|watched| watched.clients.get(pair).is_some())
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Clients) -> T) -> T {
+    /// The other end of a connection whose end on this side is `end`. It may be one that the last `MAX` ends have
+    /// pushed out: so an end that asks is recorded again.
+    pub fn other(&self, pair: u64, role: Role, end: End, now_ns: u64) -> OtherEnd {
+        self.with(|watched| {
+            watched.add(pair, role, end);
+            watched.other(pair, role, end.connection, now_ns)
+        })
+    }
+
+    /// The same for an end that has [asked](Self::other) before: it is not recorded again.
+    pub fn other_now(&self, pair: u64, role: Role, connection: u64, now_ns: u64) -> OtherEnd {
+        self.with(|watched| watched.other(pair, role, connection, now_ns))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Watched) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn say(&self, pair: u64, stream: u32, code: Option<Code>) {
-        self.with(|clients| clients.codes.insert((pair, stream), code));
+        self.with(|watched| watched.codes.insert((pair, stream), code));
     }
 
     fn code_of(&self, pair: u64, stream: u32) -> ClientCode {
-        self.with(|clients| match clients.codes.values.get(&(pair, stream)) {
+        self.with(|watched| match watched.codes.values.get(&(pair, stream)) {
             Some(code) => ClientCode::Known(*code),
-            None if clients.watched.values.contains_key(&pair) => ClientCode::NotYet,
+            None if watched.clients.get(pair).is_some() => ClientCode::NotYet,
             None => ClientCode::NotWatched,
         })
     }
@@ -175,8 +271,11 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use super::{Call, MAX, MAX_WAITING, PATIENCE_NS, Waiting};
-    use crate::call::{Cancellation, Code, Ended, Role, SeriesId};
+    use super::{Call, End, Ends, MAX, MAX_WAITING, OtherEnd, PATIENCE_NS, SHOWS_NS, Waiting};
+    use crate::{
+        call::{Cancellation, Code, Ended, Role, SeriesId},
+        process::ProcessId,
+    };
 
     const PAIR: u64 = 7;
     const EITHER: Option<Code> = Some(Code::CanceledOrDeadlineExceeded);
@@ -200,11 +299,52 @@ mod tests {
         waiting.settled(now_ns).iter().map(|call| call.ended.code).collect()
     }
 
+    fn end(process: u32, connection: u64, since_ns: u64) -> End {
+        End { process: ProcessId(process), connection, since_ns }
+    }
+
+    #[test]
+    fn ends_of_a_connection_find_each_other() {
+        let ends = Ends::default();
+        let (client, server) = (end(1, 10, 100), end(2, 20, 150));
+        ends.begins(PAIR, Role::Client, client);
+        assert_eq!(ends.other(PAIR, Role::Client, client, 200), OtherEnd::NotYet);
+        assert_eq!(ends.other(PAIR, Role::Client, client, 100 + SHOWS_NS), OtherEnd::NotWatched);
+        assert_eq!(
+            ends.other(PAIR, Role::Server, server, 200),
+            OtherEnd::Watched(ProcessId(1)),
+            "whichever asks first"
+        );
+        let forked = end(3, 10, 300);
+        assert_eq!(ends.other(PAIR, Role::Client, forked, 300), OtherEnd::Watched(ProcessId(2)));
+        assert_eq!(ends.other(PAIR, Role::Server, server, 300), OtherEnd::Watched(ProcessId(3)));
+        assert_eq!(ends.other(PAIR + 1, Role::Server, server, 300), OtherEnd::NotYet);
+    }
+
+    #[test]
+    fn an_earlier_connection_of_the_pair_is_not_the_other_end() {
+        let ends = Ends::default();
+        ends.begins(PAIR, Role::Client, end(1, 10, 100));
+        ends.begins(PAIR, Role::Server, end(2, 20, 150));
+        // The next connection's ends, whichever comes first.
+        for (role, first, second) in [
+            (Role::Client, end(3, 30, 9_000), end(4, 40, 9_100)),
+            (Role::Server, end(6, 60, 20_100), end(5, 50, 20_000)),
+        ] {
+            let other = if role == Role::Client { Role::Server } else { Role::Client };
+            assert_eq!(ends.other(PAIR, role, first, first.since_ns), OtherEnd::NotYet);
+            let found = ends.other(PAIR, other, second, second.since_ns);
+            assert_eq!(found, OtherEnd::Watched(first.process));
+            let found = ends.other(PAIR, role, first, first.since_ns);
+            assert_eq!(found, OtherEnd::Watched(second.process));
+        }
+    }
+
     #[test]
     fn the_clients_end_decides_whichever_comes_first() {
         let mut client = Waiting::default();
         let mut server = client.sharing();
-        client.ends().begins(PAIR);
+        client.ends().begins(PAIR, Role::Client, end(1, 9, 0));
         assert_eq!(ended(&mut server, Role::Server, EITHER), None, "it waits");
         assert_eq!(settled(&mut server, 200), []);
         assert_eq!(ended(&mut client, Role::Client, EXPIRED), Some(EXPIRED));
@@ -217,7 +357,7 @@ mod tests {
     fn no_call_waits_for_an_end_that_is_not_watched_or_for_ever() {
         let mut server = Waiting::default();
         assert_eq!(ended(&mut server, Role::Server, EITHER), Some(EITHER), "not watched");
-        server.ends().begins(PAIR);
+        server.ends().begins(PAIR, Role::Client, end(1, 9, 0));
         assert_eq!(ended(&mut server, Role::Server, EITHER), None);
         assert_eq!(settled(&mut server, 100 + PATIENCE_NS - 1), []);
         assert_eq!(settled(&mut server, 100 + PATIENCE_NS), [EITHER]);
@@ -231,14 +371,15 @@ mod tests {
     fn memory_of_clients_ends_is_bounded() {
         let mut waiting = Waiting::default();
         for pair in 0..2 * MAX as u64 {
-            waiting.ends().begins(pair);
+            waiting.ends().begins(pair, Role::Client, end(1, 9, 0));
             waiting.ends().say(pair, 1, EXPIRED);
         }
-        waiting.ends().with(|clients| {
-            assert_eq!((clients.watched.values.len(), clients.watched.order.len()), (MAX, MAX));
-            assert_eq!((clients.codes.values.len(), clients.codes.order.len()), (MAX, MAX));
+        waiting.ends().with(|watched| {
+            let (clients, codes) = (&watched.clients, &watched.codes);
+            assert_eq!((clients.values.len(), clients.order.len()), (MAX, MAX));
+            assert_eq!((codes.values.len(), codes.order.len()), (MAX, MAX));
         });
-        waiting.ends().begins(PAIR);
+        waiting.ends().begins(PAIR, Role::Client, end(1, 9, 0));
         for _ in 0..MAX_WAITING {
             assert_eq!(ended(&mut waiting, Role::Server, EITHER), None);
         }

@@ -17,11 +17,13 @@
 //! | [`ends`] | calls with both ends on this node |
 //! | [`statistics`] | series of calls, by process, side and method |
 //! | [`output`] | the trait of consumers of ended calls |
+//! | [`edges`] | which service calls which |
 //! | [`pipeline`] | the state of one worker: records in, statistics out |
 
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod edges;
 pub mod ends;
 pub mod names;
 pub mod output;

@@ -4,7 +4,7 @@
 
 use crate::{
     call::{CallKey, CallSink as _},
-    ends::Call,
+    ends::{Call, Ends},
     names::Interner,
     process::{ProcessId, Processes},
     statistics::Statistics,
@@ -17,6 +17,8 @@ pub struct Names<'a> {
     pub interner: &'a Interner,
     /// Processes by their ids.
     pub processes: &'a Processes,
+    /// The ends of connections that are watched.
+    pub ends: &'a Ends,
 }
 
 /// A consumer of ended calls.
@@ -35,11 +37,22 @@ pub trait Output {
         false
     }
 
+    /// Whether the services of processes have to be settled; by default not.
+    fn needs_services(&self) -> bool {
+        false
+    }
+
     /// Takes a call that has ended; `key` is that of its series, if the series is still there.
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>);
 
+    /// Takes the time in nanoseconds of the kernel's monotonic clock, when all available records have been handled.
+    fn settle(&mut self, _now_ns: u64, _names: &Names<'_>) {}
+
     /// Takes the time in nanoseconds of the kernel's monotonic clock, about once a second.
     fn tick(&mut self, now_ns: u64);
+
+    /// Stops taking anything new while memory is short, or goes on with it.
+    fn stop(&mut self, _stopped: bool) {}
 
     /// Forgets a process that has expired, or gives what is known of it to its successor.
     fn forget(&mut self, _process: ProcessId, _successor: Option<ProcessId>) {}
@@ -59,15 +72,31 @@ impl<O: Output> Output for Option<O> {
         self.as_ref().is_some_and(O::needs_parents)
     }
 
+    fn needs_services(&self) -> bool {
+        self.as_ref().is_some_and(O::needs_services)
+    }
+
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         if let Some(output) = self {
             output.call(call, key, names);
         }
     }
 
+    fn settle(&mut self, now_ns: u64, names: &Names<'_>) {
+        if let Some(output) = self {
+            output.settle(now_ns, names);
+        }
+    }
+
     fn tick(&mut self, now_ns: u64) {
         if let Some(output) = self {
             output.tick(now_ns);
+        }
+    }
+
+    fn stop(&mut self, stopped: bool) {
+        if let Some(output) = self {
+            output.stop(stopped);
         }
     }
 
@@ -89,6 +118,10 @@ impl Output for Statistics {
 
     fn tick(&mut self, now_ns: u64) {
         self.set_time(now_ns);
+    }
+
+    fn stop(&mut self, stopped: bool) {
+        Self::stop(self, stopped);
     }
 
     fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {
@@ -113,14 +146,28 @@ impl<A: Output, B: Output> Output for (A, B) {
         self.0.needs_parents() || self.1.needs_parents()
     }
 
+    fn needs_services(&self) -> bool {
+        self.0.needs_services() || self.1.needs_services()
+    }
+
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         self.0.call(call, key, names);
         self.1.call(call, key, names);
     }
 
+    fn settle(&mut self, now_ns: u64, names: &Names<'_>) {
+        self.0.settle(now_ns, names);
+        self.1.settle(now_ns, names);
+    }
+
     fn tick(&mut self, now_ns: u64) {
         self.0.tick(now_ns);
         self.1.tick(now_ns);
+    }
+
+    fn stop(&mut self, stopped: bool) {
+        self.0.stop(stopped);
+        self.1.stop(stopped);
     }
 
     fn forget(&mut self, process: ProcessId, successor: Option<ProcessId>) {

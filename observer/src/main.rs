@@ -246,6 +246,8 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
     let config = &Config {
         // Variables may ask for an export, which is a daemon's.
         otlp: None,
+        // It shows the map.
+        service_graph: Some(config.service_graph.clone().unwrap_or_default()),
         // Nothing names pods here, so nothing may wait for their names.
         #[cfg(feature = "kubernetes")]
         kubernetes: None,

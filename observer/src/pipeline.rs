@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
+use observer_core::edges::Edges;
+
 use crate::{
     failures::Failures,
     metrics::{Daemon, ExpositionConfig, Gap, PathNames, Snapshot},
     otlp::Spans,
 };
 
-/// The pipeline of one worker, with a line for each failed call (`--log-errors`) and a span for each call
-/// (`--otlp-endpoint`).
-pub type Pipeline = observer_core::pipeline::Pipeline<(Option<Failures>, Option<Spans>)>;
+/// The outputs of a pipeline: the service graph (`--service-graph`), a line for each failed call (`--log-errors`) and a
+/// span for each call (`--otlp-endpoint`).
+pub type Outputs = (Option<Edges>, (Option<Failures>, Option<Spans>));
 
-/// Copies the figures of a pipeline for a scrape, without the declared types of methods. Adds the pipeline's own figures
+/// The pipeline of one worker.
+pub type Pipeline = observer_core::pipeline::Pipeline<Outputs>;
+
+/// Copies the figures of a pipeline for a scrape, without the declared types of methods and the service graph. Adds the pipeline's own figures
 /// to `daemon`.
 pub fn snapshot(
     pipeline: &Pipeline,
@@ -29,7 +34,7 @@ pub fn snapshot(
     let http2 = &mut daemon.connections_seen.http2;
     *http2 = http2.saturating_sub(figures.grpc_connections);
     daemon.unmeasured = pipeline.streams();
-    let (failures, spans) = pipeline.output();
+    let (_, (failures, spans)) = pipeline.output();
     daemon.log_errors_dropped = failures.as_ref().map(Failures::dropped);
     daemon.otlp = spans.as_ref().map(Spans::figures);
     daemon.processes_overflow = pipeline.processes().overflow();
@@ -44,6 +49,7 @@ pub fn snapshot(
         statistics: Arc::new(statistics.clone()),
         descriptors: Arc::default(),
         processes: Arc::new(pipeline.processes().names()),
+        edges: None,
         daemon: Arc::new(daemon),
         exposition,
     }

@@ -175,6 +175,7 @@ pub(crate) fn cases(stacks: &'static [Stack], thrift: &'static [Stack]) -> Resul
     cases.0.push(services::crashes()?);
     cases.0.push(cases::native::case()?);
     cases.0.extend(cases::proxied::cases(go, tonic)?);
+    cases.0.extend(cases::edges::cases(go, tonic)?);
     cases.0.push(cases::etcd::case()?);
     cases.0.extend(cases::raw());
     if page::screenshots_wanted().is_some() {

@@ -165,7 +165,7 @@ impl World {
         let buckets: Buckets = "0.001,1".parse().unwrap();
         let pipeline = || {
             let statistics = Statistics::new(buckets.clone(), Limits::default());
-            let mut pipeline = Pipeline::new(statistics, (None, None), SERIES_TTL);
+            let mut pipeline = Pipeline::new(statistics, (None, (None, None)), SERIES_TTL);
             pipeline.set_stall_free_since(0);
             pipeline
         };

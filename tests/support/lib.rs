@@ -52,6 +52,7 @@ pub mod openmetrics;
 pub mod pace;
 pub mod peer;
 mod process;
+pub use process::is_installed;
 pub mod prometheus;
 pub mod proxy;
 pub mod raw;

@@ -34,6 +34,8 @@ pub enum Listen {
     V4,
     /// A free port of `::1`.
     V6,
+    /// A free port of all addresses, IPv4.
+    Any,
     /// A Unix socket.
     Unix,
 }
@@ -84,6 +86,7 @@ impl Server {
         let listen = match listen {
             Listen::V4 => "127.0.0.1:0".into(),
             Listen::V6 => "[::1]:0".into(),
+            Listen::Any => "0.0.0.0:0".into(),
             Listen::Unix => format!("unix:{}", folder.path("socket").display()),
         };
         let mut command = command(&stack.server, stack, &folder)?;

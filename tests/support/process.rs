@@ -15,7 +15,7 @@ use crate::pace::{self, POLL};
 const NAME_LIMIT: Duration = Duration::from_secs(1);
 
 /// Whether a program is installed. With `CI` in the environment it must be.
-pub(crate) fn is_installed(program: &str, version: &str) -> Result<bool> {
+pub fn is_installed(program: &str, version: &str) -> Result<bool> {
     let there = runs(program, version);
     ensure!(there || std::env::var_os("CI").is_none(), "{program} is not installed");
     Ok(there)

@@ -102,6 +102,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "ends",
             "statistics",
             "output",
+            "edges",
             "pipeline",
         ],
     ),

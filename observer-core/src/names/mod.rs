@@ -1,13 +1,16 @@
-//! Names that peers choose: paths, interned and bounded; texts, bounded; both in printable form.
+//! Names that peers choose: paths, interned and bounded; texts, bounded; both in printable form. Patterns for names, and
+//! networks of addresses.
 
 pub mod escape;
 mod interner;
+mod network;
 mod parents;
 mod pattern;
 mod share;
 mod texts;
 
 pub use interner::{Interner, MAX_PATH_LEN, Owner, PathId};
+pub use network::Network;
 pub use parents::{ParentId, Parents};
 pub use pattern::Pattern;
 pub use share::Share;

@@ -31,8 +31,8 @@ use self::{
     watched::{Sink, Watched, fair_share},
 };
 use crate::{
-    call::{CallSink as _, Direction, Role, SeriesId},
-    ends::{Call, Ends, Waiting},
+    call::{CallSink as _, Direction, SeriesId},
+    ends::{Call, End as WatchedEnd, Ends, Waiting},
     names::{Interner, Parents, PathId, Pattern, Texts},
     output::{Names, Output},
     process::{
@@ -183,7 +183,7 @@ impl<O: Output> Pipeline<O> {
     /// lets no connection take more than its fair share of memory; or goes on with it.
     pub fn stop(&mut self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
-        self.outputs.0.stop(stopped);
+        Output::stop(&mut self.outputs, stopped);
         self.interner.stop(stopped);
         self.processes.stop(stopped);
     }
@@ -278,8 +278,12 @@ impl<O: Output> Pipeline<O> {
             waited: watched.prompt.waited(bytes),
             stall_free_since_ns: self.stall_free_since_ns,
         };
-        if open.is_some_and(|open| watched.open(open)) && bytes.role == Some(Role::Client) {
-            self.waiting.ends().begins(watched.pair);
+        if open.is_some_and(|open| watched.open(open))
+            && let Some(role) = bytes.role
+        {
+            let connection = record.connection;
+            let end = WatchedEnd { process, connection, since_ns: record.time_ns };
+            self.waiting.ends().begins(watched.pair, role, end);
         }
         let Self { interner, outputs: (statistics, _), figures, memory, waiting, ended, .. } = self;
         interner.set_owner(first.0);
@@ -341,18 +345,21 @@ impl<O: Output> Pipeline<O> {
     pub fn settle(&mut self, now_ns: u64) {
         self.ended.extend(self.waiting.settled(now_ns));
         self.publish_ended();
+        let Self { outputs, interner, processes, waiting, .. } = self;
+        outputs.settle(now_ns, &Names { interner, processes, ends: waiting.ends() });
     }
 
     /// Gives the calls that have ended to the outputs.
     fn publish_ended(&mut self) {
-        let Self { outputs, interner, processes, ended, .. } = self;
+        let Self { outputs, interner, processes, ended, waiting, .. } = self;
+        let names = Names { interner, processes, ends: waiting.ends() };
         for call in ended.drain(..) {
             if call.series == SeriesId::EXCLUDED {
                 outputs.0.ended(call.series, call.ended);
                 continue;
             }
             let key = outputs.0.key(call.series);
-            outputs.call(&call, key, &Names { interner, processes });
+            outputs.call(&call, key, &names);
         }
     }
 
@@ -367,16 +374,16 @@ impl<O: Output> Pipeline<O> {
     /// [`follow`](Self::follow) before their next snapshot, and before the next tick.
     pub fn tick(&mut self, now_ns: u64) -> Arc<[Expired]> {
         let ttl_ns = u64::try_from(self.series_ttl.as_nanos()).unwrap_or(u64::MAX);
+        if self.grouping == Grouping::Service || self.outputs.needs_services() {
+            // Since the last tick, all pipelines have read their records from before it.
+            self.processes.settle_services(self.ticked_ns, self.pods);
+        }
         let expired = match self.grouping {
             Grouping::Process => {
                 let expired = self.processes.expired(now_ns, ttl_ns);
                 self.processes.successors(expired, &self.labels)
             }
-            Grouping::Service => {
-                // Since the last tick, all pipelines have read their records from before it.
-                self.processes.settle_services(self.ticked_ns, self.pods);
-                self.processes.expired_of_services(now_ns, ttl_ns, &self.labels)
-            }
+            Grouping::Service => self.processes.expired_of_services(now_ns, ttl_ns, &self.labels),
         };
         self.ticked_ns = now_ns;
         let expired: Arc<[Expired]> = expired.into();
@@ -430,7 +437,7 @@ impl<O: Output> Pipeline<O> {
         &self.outputs.0
     }
 
-    /// The clients' ends that are watched.
+    /// The ends of connections that are watched.
     pub fn ends(&self) -> &Ends {
         self.waiting.ends()
     }

@@ -344,6 +344,14 @@ impl Processes {
         expired
     }
 
+    /// The services of the processes that run, or exited after `since_ns`. O(processes).
+    pub fn services(&self, since_ns: u64) -> Vec<Service> {
+        let table = self.shared();
+        let processes = table.ids.processes.values();
+        let there = processes.filter(|it| it.exited_ns.is_none_or(|at_ns| at_ns > since_ns));
+        there.map(|process| process.process(&table.services).service).collect()
+    }
+
     /// Removes the process with this id.
     pub fn forget(&mut self, id: ProcessId) {
         self.shared().forget(id);

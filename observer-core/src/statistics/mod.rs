@@ -10,6 +10,7 @@
 
 mod buckets;
 mod budget;
+mod edge;
 mod exemplar;
 mod exponential;
 mod grpc_type;
@@ -28,6 +29,7 @@ use rustc_hash::FxHashMap;
 pub use self::{
     buckets::Buckets,
     budget::Limits,
+    edge::EdgeSeries,
     exemplar::Exemplar,
     exponential::Exponential,
     grpc_type::GrpcType,

@@ -16,12 +16,13 @@ use crate::config::{
 use crate::kubernetes;
 use crate::metrics::Schema;
 use crate::metrics::view::Order;
-use crate::otlp::{Network, Protocol};
+use crate::otlp::Protocol;
 use crate::server::HostName;
 use crate::top::Address;
 use crate::{failures, log};
 use observer_core::call::CallProtocol;
-use observer_core::names::Pattern;
+use observer_core::edges::PeerName;
+use observer_core::names::{Network, Pattern};
 use observer_core::process::{Detail, Grouping, ServiceName};
 
 /// Watches gRPC from outside the services and publishes metrics for Prometheus
@@ -219,6 +220,7 @@ pub(super) struct Watched {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(next_help_heading = "What is published")]
 pub(super) struct Published {
     /// Serves the page, /metrics, /healthz and /readyz at this address
@@ -386,6 +388,29 @@ pub(super) struct Published {
     /// Example: --service-name 'shop-*=shop'
     #[arg(long, value_name = "PATTERN=NAME", value_delimiter = ',')]
     pub(super) service_name: Vec<ServiceName>,
+
+    /// Publishes which service calls which: the service graph
+    ///
+    /// Counts and durations of calls by client and server, under the names that Grafana reads
+    /// (traces_service_graph_request_total and others), and by method and status code
+    /// (grpc_edge_handled_total). The page and observer top show a map. Each client and server that
+    /// call each other are one more series for each method. --max-series is also the bound on these.
+    ///
+    /// Example: --service-graph
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub(super) service_graph: bool,
+
+    /// Names services that are not watched, by their address, for --service-graph
+    ///
+    /// NETWORK=NAME, comma separated or repeated: the first one that has the address counts. NETWORK
+    /// is an IP address, or one with a prefix. The address is the one that the watched process sees.
+    /// Services without a name are called unknown. Processes on this node need no name.
+    ///
+    /// Example: --peer-name 10.0.7.0/24=billing
+    #[arg(long, value_name = "NETWORK=NAME", value_delimiter = ',')]
+    pub(super) peer_name: Vec<PeerName>,
 
     /// Reads the names of services from the environment of other users' processes
     ///
@@ -566,7 +591,8 @@ pub(super) struct Otlp {
     ///
     /// IP addresses with a prefix, comma separated or repeated. The span of a server becomes the
     /// child of its client's span if a daemon watches the client. A daemon knows that of its own
-    /// node only; of other nodes it must be given their networks, as its servers see them.
+    /// node only; of other nodes it must be given their networks, as its servers see them. With
+    /// --service-graph, the calls of these clients are counted by the other daemons only.
     ///
     /// Example: --otlp-watched 10.0.0.0/8,fd00::/8
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]

@@ -43,7 +43,7 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 38] = [
+const SETTINGS: [(&str, &str, &str); 40] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("protocol", "['grpc', 'thrift']", "grpc,thrift"),
     ("pid", "[4711, '4712']", "4711,4712"),
@@ -63,6 +63,8 @@ const SETTINGS: [(&str, &str, &str); 38] = [
     ("by", "'service'", "service"),
     ("service-name", "['a*=b', 'c=d']", "a*=b,c=d"),
     ("service-environment", "true", "true"),
+    ("service-graph", "true", "true"),
+    ("peer-name", "['10.0.0.0/8=a', '::1=b']", "10.0.0.0/8=a,::1=b"),
     ("max-methods", "7", "7"),
     ("max-series", "9", "9"),
     ("labels", "['exe', 'pod_uid']", "pod_uid,exe"),
@@ -123,6 +125,7 @@ fn every_flag_is_a_variable_and_a_key() {
         let with = match flag {
             "children" => &["--pid=1"][..],
             "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
+            "peer-name" => &["--service-graph"],
             "otlp-protocol" | "otlp-watched" => &["--otlp-endpoint=http://a"],
             _ if flag.starts_with("kubernetes-") => &["--kubernetes=http://127.0.0.1:1"],
             _ => &[],

@@ -10,6 +10,7 @@ use crate::metrics::{ExpositionConfig, Schema, Schemas};
 use crate::otlp::{OtlpConfig, OtlpFlags};
 use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
 use observer_core::call::CallProtocol;
+use observer_core::edges::Peers;
 use observer_core::process::{Detail, Grouping};
 
 impl Top {
@@ -67,12 +68,18 @@ impl Options {
             self.kubernetes.kubernetes_ca_file,
         )?;
         let variable = |name: &str| environment.get(name)?.into_string().ok();
+        let watched_by_others = each_once(otlp.otlp_watched);
+        let peers = published.peer_name;
+        if !published.service_graph && !peers.is_empty() {
+            return Err("--peer-name needs --service-graph: add it, or remove --peer-name".into());
+        }
+        let service_graph = published.service_graph.then(|| Peers::new(&peers, &watched_by_others));
         let flags = OtlpFlags {
             endpoint: otlp.otlp_endpoint,
             protocol: otlp.otlp_protocol,
-            watched: each_once(otlp.otlp_watched),
+            watched: watched_by_others.clone(),
         };
-        let otlp = OtlpConfig::read(flags, &variable)?;
+        let otlp = OtlpConfig::read(flags, &variable, service_graph.is_some())?;
         let omitted = each_once(failed_calls.log_errors_omit);
         Ok(Config {
             filter,
@@ -94,6 +101,7 @@ impl Options {
             descriptor_set: published.descriptor_set,
             excluded: each_once(published.exclude),
             service_names: published.service_name.into_iter().collect(),
+            service_graph,
             service_environment: published.service_environment,
             max_methods: published.max_methods as usize,
             max_series: published.max_series as usize,

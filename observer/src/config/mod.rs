@@ -22,6 +22,7 @@ use crate::otlp::OtlpConfig;
 use crate::server::HostName;
 use observer_core::{
     call::CallProtocol,
+    edges::Peers,
     names::Pattern,
     process::{Grouping, ServiceNames},
 };
@@ -60,6 +61,8 @@ pub struct Config {
     pub excluded: Vec<Pattern>,
     /// The names that processes' services are given.
     pub service_names: ServiceNames,
+    /// The names of services that are not watched, for the service graph; `None` without `--service-graph`.
+    pub service_graph: Option<Peers>,
     /// Whether the environment of other users' processes is read, for the names of services.
     pub service_environment: bool,
     /// Maximum number of methods per process that have series; further ones are counted as `other`.
@@ -124,6 +127,7 @@ impl Default for Config {
             descriptor_set: None,
             excluded: Vec::new(),
             service_names: ServiceNames::default(),
+            service_graph: None,
             service_environment: false,
             max_methods: 1000,
             max_series: 10_000,

@@ -147,7 +147,7 @@ impl Output for Failures {
         if !lock(&self.lines).admit(time_ns) {
             return;
         }
-        let Names { interner, processes } = names;
+        let Names { interner, processes, ends: _ } = names;
         let process = key.and_then(|key| processes.process(key.process));
         let mut line = line_of(code, ended, interner);
         line.extend(key.iter().flat_map(|key| of_key(*key, interner)));

@@ -5,6 +5,7 @@ use clap::ValueEnum as _;
 use super::*;
 use observer_core::{
     call::{CallProtocol, Role, SeriesId, TraceId},
+    ends::Ends,
     names::Texts,
     process::{Comm, Processes},
     protocol::hpack::{self, Decoder},
@@ -75,7 +76,11 @@ fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8])
     let ended = Ended { trace, message: id, ..ended(Some(Code::NotFound)) };
     let peer = Some(Peer::Address(([127, 0, 0, 1], 4711).into()));
     let call = Call { peer, ..call(1, ended) };
-    failures.call(&call, Some(key), &Names { interner: &interner, processes: &processes });
+    failures.call(
+        &call,
+        Some(key),
+        &Names { interner: &interner, processes: &processes, ends: &Ends::default() },
+    );
 }
 
 #[test]
@@ -146,7 +151,7 @@ fn only_what_failed_for_certain_is_told() {
     let mut failures = lines.failures(10, &[]);
     let (interner, processes) = (Interner::new(1), Processes::new(1));
     for code in [Some(Code::Ok), None] {
-        let names = Names { interner: &interner, processes: &processes };
+        let names = Names { interner: &interner, processes: &processes, ends: &Ends::default() };
         failures.call(&call(1, ended(code)), None, &names);
     }
     assert_eq!(lines.taken(), [] as [Value; 0]);
@@ -159,7 +164,11 @@ fn beyond_the_pace_only_the_number_is_told() {
     let (interner, processes) = (Interner::new(1), Processes::new(1));
     for time_ns in 1..=10 {
         let call = call(time_ns, ended(Some(Code::Internal)));
-        failures.call(&call, None, &Names { interner: &interner, processes: &processes });
+        failures.call(
+            &call,
+            None,
+            &Names { interner: &interner, processes: &processes, ends: &Ends::default() },
+        );
     }
     let told = lines.taken();
     assert_eq!(told.len(), 2);

@@ -7,6 +7,7 @@
 
 mod daemon;
 mod descriptors;
+mod edges;
 mod exposition;
 mod otlp;
 mod process;
@@ -34,6 +35,7 @@ pub use observer_core::statistics::{
     RecordingsDiffer, Series, Statistics,
 };
 use observer_core::{
+    edges::EdgeFigures,
     names::PathId,
     process::{Detail, Grouping, ProcessNames},
 };
@@ -76,6 +78,8 @@ pub struct Snapshot {
     pub descriptors: Arc<Descriptors>,
     /// The names and details of the processes in `statistics`.
     pub processes: Arc<ProcessNames>,
+    /// The calls between services, sorted; `None` without `--service-graph`.
+    pub edges: Option<Arc<Vec<EdgeFigures>>>,
     /// The daemon's own figures.
     pub daemon: Arc<Daemon>,
     /// The names and labels of the exposition.
@@ -86,7 +90,7 @@ impl Snapshot {
     /// Adds the figures and names of another worker's snapshot. Figures of the whole daemon must be in only one of the
     /// snapshots.
     pub fn merge(&mut self, other: Self) -> Result<(), RecordingsDiffer> {
-        let Self { statistics, paths, descriptors: _, processes, daemon, exposition: _ } = other;
+        let Self { statistics, paths, processes, daemon, .. } = other;
         Arc::make_mut(&mut self.statistics).merge(&statistics)?;
         Arc::make_mut(&mut self.paths).0.extend(Arc::unwrap_or_clone(paths).0);
         Arc::make_mut(&mut self.processes).extend(Arc::unwrap_or_clone(processes));
@@ -131,6 +135,7 @@ pub fn write(snapshot: &Snapshot, format: Format, to: &mut dyn io::Write) -> io:
 /// Writes all families, always in the same order.
 fn write_families(snapshot: &Snapshot, sink: &mut dyn Sink) {
     schema::write(snapshot, sink);
+    edges::write(snapshot, sink);
     // A process that may be gone soon is not worth a series then.
     if snapshot.exposition.by == Grouping::Process {
         process::write(snapshot, sink);

@@ -15,7 +15,9 @@ use hyper::{
 };
 use percent_encoding::percent_decode_str;
 
-use super::{network::Network, sampler::Sampler};
+use observer_core::names::Network;
+
+use super::sampler::Sampler;
 
 /// The protocol of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -111,10 +113,11 @@ pub struct OtlpConfig {
 
 impl OtlpConfig {
     /// Reads the configuration; `None` if there is no endpoint, or the export is turned off. `variable` returns the value
-    /// of an environment variable.
+    /// of an environment variable; `has_graph` is whether the networks are for the service graph, too.
     pub(crate) fn read(
         flags: OtlpFlags,
         variable: &dyn Fn(&str) -> Option<String>,
+        has_graph: bool,
     ) -> Result<Option<Self>, String> {
         let OtlpFlags { endpoint, protocol, watched } = flags;
         let endpoint = endpoint.as_deref();
@@ -129,7 +132,8 @@ impl OtlpConfig {
         let traces = receiver(&mut variables, &TRACES, "OTEL_TRACES_EXPORTER")?;
         let metrics = receiver(&mut variables, &METRICS, "OTEL_METRICS_EXPORTER")?;
         if traces.is_none() && metrics.is_none() {
-            return if watched.is_empty() { Ok(None) } else { Err(NO_ENDPOINT.into()) };
+            let is_used = watched.is_empty() || has_graph;
+            return if is_used { Ok(None) } else { Err(NO_ENDPOINT.into()) };
         }
         let milliseconds = |variables: &mut Variables<'_>, name, default| {
             Duration::from_millis(variables.number(name).unwrap_or(default))
@@ -183,8 +187,8 @@ impl OtlpConfig {
     }
 }
 
-const NO_ENDPOINT: &str = "--otlp-watched needs --otlp-endpoint or OTEL_EXPORTER_OTLP_ENDPOINT: add \
-                           one, or remove it";
+const NO_ENDPOINT: &str = "--otlp-watched needs --otlp-endpoint, OTEL_EXPORTER_OTLP_ENDPOINT or \
+                           --service-graph: add one, or remove it";
 
 const TRACES: Signal = Signal {
     name: "TRACES",
@@ -391,9 +395,10 @@ mod tests {
         variables: &[(&str, &str)],
     ) -> Result<Option<OtlpConfig>, String> {
         let flags = OtlpFlags { endpoint: endpoint.map(str::to_owned), ..OtlpFlags::default() };
-        OtlpConfig::read(flags, &|name| {
+        let variable = |name: &str| {
             variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned())
-        })
+        };
+        OtlpConfig::read(flags, &variable, false)
     }
 
     fn config(endpoint: Option<&str>, variables: &[(&str, &str)]) -> OtlpConfig {

@@ -11,7 +11,6 @@ mod export;
 mod ids;
 pub(crate) mod message;
 pub(crate) mod names;
-mod network;
 mod queue;
 mod resource;
 mod sampler;
@@ -38,7 +37,6 @@ use tracing::info;
 
 pub use self::{
     config::{MetricsConfig, OtlpConfig, OtlpFlags, Protocol, Receiver},
-    network::Network,
     queue::{DeliveryFigures, OtlpFigures},
     sampler::{Root, Sampler},
 };

@@ -6,6 +6,7 @@ use super::{
 };
 use observer_core::{
     call::{CallProtocol, Code, Coverage, Role, SeriesId, SpanId, TraceContext, TraceId},
+    ends::Ends,
     names::Interner,
     process::Comm,
 };
@@ -18,7 +19,8 @@ fn config(variables: &[(&str, &str)]) -> OtlpConfig {
         variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned())
     };
     let endpoint = Some("http://127.0.0.1:4318".to_owned());
-    OtlpConfig::read(OtlpFlags { endpoint, ..OtlpFlags::default() }, &variable).unwrap().unwrap()
+    let flags = OtlpFlags { endpoint, ..OtlpFlags::default() };
+    OtlpConfig::read(flags, &variable, false).unwrap().unwrap()
 }
 
 /// An output, and the tables of a process and its paths.
@@ -37,7 +39,8 @@ impl Fixture {
     fn call(&mut self, role: Role, path: &[u8], call: Call) {
         let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
         let path = self.interner.intern(path);
-        let names = Names { interner: &self.interner, processes: &self.processes };
+        let names =
+            Names { interner: &self.interner, processes: &self.processes, ends: &Ends::default() };
         self.spans.call(
             &call,
             Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),

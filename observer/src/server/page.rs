@@ -37,6 +37,7 @@ pub(super) fn page(model: &Model) -> String {
     // Writing to a String does not fail.
     let _ = summary(&mut page, model)
         .and_then(|()| table(&mut page, model))
+        .and_then(|()| map(&mut page, model))
         .and_then(|()| health(&mut page, &model.daemon));
     page + END
 }
@@ -199,6 +200,40 @@ fn table_row(f: &mut String, row: &Row, bounds: &[f64]) -> fmt::Result {
         write!(f, "<span>{} {}</span> ", Text(&of.code), text::grouped(of.calls))?;
     }
     writeln!(f, "</td></tr>")
+}
+
+/// The calls between services, as a table; the script draws a map of them.
+fn map(f: &mut String, model: &Model) -> fmt::Result {
+    const HEADINGS: [&str; 8] =
+        ["Client", "Server", "Calls/s", "Errors", "p50", "p95", "p99", "Calls"];
+    let hidden = if model.edges.is_some() { "" } else { " hidden" };
+    writeln!(
+        f,
+        "<section id=\"map\" aria-label=\"Who calls whom\"{hidden}><h2>Who calls whom</h2>"
+    )?;
+    write!(f, "<table aria-label=\"Calls between services\">\n<thead><tr>")?;
+    for (at, heading) in HEADINGS.into_iter().enumerate() {
+        let class = if at > 1 { " class=\"number\"" } else { "" };
+        write!(f, "<th scope=\"col\"{class}>{heading}</th>")?;
+    }
+    writeln!(f, "</tr></thead>\n<tbody>")?;
+    for edge in model.edges.iter().flatten() {
+        let latency = |seconds| text::latency(seconds, &model.bounds_seconds);
+        let bad = if edge.recent_failed > 0 { " bad" } else { "" };
+        write!(f, "<tr><td>{}</td><td>{}</td>", Text(&edge.client), Text(&edge.server))?;
+        for (class, figure) in [
+            ("", text::rate(edge.rate)),
+            (bad, text::percent(edge.error_ratio)),
+            ("", latency(edge.p50)),
+            ("", latency(edge.p95)),
+            ("", latency(edge.p99)),
+            ("", text::grouped(edge.calls)),
+        ] {
+            write!(f, "<td class=\"number{class}\">{figure}</td>")?;
+        }
+        writeln!(f, "</tr>")?;
+    }
+    writeln!(f, "</tbody></table></section>")
 }
 
 fn health(f: &mut String, daemon: &DaemonFigures) -> fmt::Result {

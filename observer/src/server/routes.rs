@@ -42,9 +42,10 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
 pub(super) const EVENTS: &str = "/events";
 
 /// The files that the page loads.
-static ASSETS: [(&str, HeaderValue, &str); 8] = [
+static ASSETS: [(&str, HeaderValue, &str); 9] = [
     ("/view.js", SCRIPT, include_str!("assets/view.js")),
     ("/table.js", SCRIPT, include_str!("assets/table.js")),
+    ("/map.js", SCRIPT, include_str!("assets/map.js")),
     ("/detail.js", SCRIPT, include_str!("assets/detail.js")),
     ("/history.js", SCRIPT, include_str!("assets/history.js")),
     ("/elements.js", SCRIPT, include_str!("assets/elements.js")),

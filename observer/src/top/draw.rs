@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::app::{App, ORDER_KEYS, Screen};
 use super::cells::{BAD, DIM, codes, cut, fitted, printable, process, spark};
-use super::detail;
+use super::{detail, map};
 use crate::metrics::view::{Model, Order, Row, text};
 
 const SLOW: Style = Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD);
@@ -31,6 +31,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         (Some(model), Some(row)) if app.screen == Screen::Detail => {
             detail::draw(frame, app, model, row, body);
         }
+        (Some(model), _) if app.screen == Screen::Map => map::draw(frame, app, model, body),
         (Some(model), _) => draw_table(frame, app, model, body),
         (None, _) => {}
     }
@@ -266,12 +267,16 @@ fn key_line(app: &App) -> Line<'static> {
         }
         Screen::Detail => "Esc back · ↑↓ other rows · p pause · q quit",
         Screen::Help => "press any key to go back",
+        Screen::Map => "g back to the table · ↑↓ other edges · / filter · p pause · q quit",
+        Screen::Table if app.model.as_ref().is_some_and(|model| model.edges.is_some()) => {
+            "↑↓ Enter details · ←→ sort · / filter · g map · p pause · ? help · q quit"
+        }
         Screen::Table => {
             "↑↓ Enter details · ←→ sort · r reverse · / filter · p pause · ? help · q quit"
         }
     };
     let mut line = vec![Span::styled(told, DIM)];
-    if !app.filter.is_empty() && app.screen == Screen::Table {
+    if !app.filter.is_empty() && matches!(app.screen, Screen::Table | Screen::Map) {
         line.insert(0, Span::styled(format!("filter: {} · ", printable(&app.filter)), HEAD));
     }
     line.into()
@@ -285,6 +290,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
         "r                            reverse the order",
         "/                            filter: rows that contain all words, such as",
         "                             `server orders`; Esc clears it",
+        "g                            map: who calls whom, with --service-graph",
         "p, space                     pause, resume",
         "q, Ctrl-C                    quit",
         "",

@@ -1,6 +1,6 @@
 //! `observer top`: the figures of a daemon in a terminal, or once as text or JSON.
 //!
-//! `app` has the state of the view, without a terminal. `draw` and `detail` draw it with the parts in `cells`. `source`
+//! `app` has the state of the view, without a terminal. `draw`, `detail` and `map` draw it with the parts in `cells`. `source`
 //! gets the figures: from a daemon (`remote`, with the credentials in `access`), or from this process.
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod cells;
 mod detail;
 mod draw;
 mod history;
+mod map;
 mod owner;
 mod remote;
 mod source;

@@ -14,7 +14,11 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
-use observer_core::{process::Expired, source::Source};
+use observer_core::{
+    edges::{AllEdges, Edges},
+    process::Expired,
+    source::Source,
+};
 use tracing::error;
 
 use self::lead::Lead;
@@ -59,6 +63,7 @@ pub struct Workers {
     descriptors: Mutex<Arc<Descriptors>>,
     /// Has the spans that wait exported at the end.
     flush: Option<Flush>,
+    edges: Option<AllEdges>,
     /// How often a process was published before it was looked up.
     lookups_late: AtomicU64,
     tls: Option<Tls>,
@@ -115,8 +120,13 @@ impl Workers {
             None => None,
         };
         let spans = config.otlp.as_ref().and_then(Spans::new);
+        let edges = config.service_graph.as_ref().map(|peers| {
+            Edges::new(config.recording(), config.max_series, config.series_ttl, peers.clone())
+        });
+        let all_edges = edges.as_ref().map(Edges::all);
         let exposition = Arc::new(config.exposition.clone());
-        let mut pipeline = Pipeline::new(statistics, (failures, spans), config.series_ttl)
+        let outputs = (edges, (failures, spans));
+        let mut pipeline = Pipeline::new(statistics, outputs, config.series_ttl)
             .with_labels(&exposition.labels)
             .grouped_by(exposition.by, config.names_pods())
             .naming_services(config.service_names.clone())
@@ -124,14 +134,14 @@ impl Workers {
             .without(std::process::id());
         let lookup = pipeline.lookup(source);
         let flush = match pipeline.output() {
-            (_, Some(spans)) => {
+            (_, (_, Some(spans))) => {
                 let (processes, ends) = (pipeline.processes().sharing(), pipeline.ends().clone());
                 if let Some(config) = config.otlp.clone() {
                     spans.start(config, processes, ends)?;
                 }
                 Some(spans.flush())
             }
-            (_, None) => None,
+            (_, (_, None)) => None,
         };
         thread::Builder::new()
             .name("processes".into())
@@ -168,7 +178,8 @@ impl Workers {
         let descriptors = Mutex::new(Arc::new(descriptors));
         let tls = opener.map(|opener| Tls::start(opener, &config.filter)).transpose()?;
         let lookups_late = AtomicU64::new(0);
-        Ok(Self { requests, threads, turns, descriptors, flush, lookups_late, tls })
+        let edges = all_edges;
+        Ok(Self { requests, threads, turns, descriptors, flush, edges, lookups_late, tls })
     }
 
     /// Replaces the declared types of methods.
@@ -192,6 +203,11 @@ impl Workers {
         let daemon = Arc::make_mut(&mut snapshot.daemon);
         daemon.lookups.late = late;
         daemon.tls_files = self.tls.as_ref().map(Tls::figures);
+        // All workers have read what happened before this call.
+        if let Some(edges) = &self.edges {
+            daemon.edges_overflow = Some(edges.overflow());
+            snapshot.edges = Some(Arc::new(edges.sorted()));
+        }
         snapshot.descriptors = Arc::clone(&lock(&self.descriptors));
         Ok(snapshot)
     }

@@ -10,6 +10,7 @@ mod bounds;
 mod codes;
 pub(crate) mod declared;
 pub(crate) mod documented;
+pub(crate) mod edges;
 mod ends;
 pub(crate) mod etcd;
 mod exposition;

@@ -35,6 +35,7 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
         streams,
         unmeasured,
         processes_overflow,
+        edges_overflow,
         lookups: LookupCounts { answered, gone, late },
         memory_limit_bytes,
         memory_is_short,
@@ -114,6 +115,14 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
          on the names of one process, was reached.",
         *processes_overflow,
     );
+    if let Some(overflow) = *edges_overflow {
+        writer.counter(
+            "observer_edges_overflow",
+            "Total calls counted between other services, or as other methods, in the service graph \
+             because its limit was reached.",
+            overflow,
+        );
+    }
     writer.counters(
         "observer_process_lookups",
         "Total lookups of processes in /proc, by outcome: answered; gone, the process had exited; \

@@ -21,6 +21,7 @@ impl Daemon {
             streams,
             unmeasured,
             processes_overflow: _,
+            edges_overflow: _,
             lookups: _,
             memory_limit_bytes: _,
             memory_is_short: _,

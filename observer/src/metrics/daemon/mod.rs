@@ -53,6 +53,8 @@ pub struct Daemon {
     pub unmeasured: Streams,
     /// Times that a process found no room in the table of processes.
     pub processes_overflow: u64,
+    /// Calls that are in the service graph under other methods or services; `None` without it.
+    pub edges_overflow: Option<u64>,
     /// Lookups of processes, by outcome.
     pub lookups: LookupCounts,
     /// The memory limit of the daemon's cgroup.

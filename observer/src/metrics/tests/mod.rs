@@ -153,6 +153,7 @@ pub(crate) fn snapshot_of(
         statistics: Arc::new(statistics),
         descriptors: Arc::default(),
         processes: Arc::new(processes.names()),
+        edges: None,
         daemon: Arc::default(),
         exposition: Arc::default(),
     }
@@ -200,6 +201,7 @@ fn daemon() -> Daemon {
             unconfirmed: 17,
             too_many: 14,
         },
+        edges_overflow: Some(6),
         processes_overflow: 15,
         lookups: LookupCounts { answered: 16, gone: 17, late: 18 },
         memory_limit_bytes: Some(512 << 20),

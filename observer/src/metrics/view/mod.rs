@@ -11,12 +11,12 @@ pub mod text;
 
 pub use self::{
     model::{
-        CallsOfCode, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Quantiles, Recent, Row,
-        Summary, Totals, Traffic,
+        CallsOfCode, ConnectionsOf, Counts, DaemonFigures, Edge, Loss, Model, Quantiles, Recent,
+        Row, Summary, Totals, Traffic,
     },
     order::{Filter, Order},
     quantile::quantile,
-    sampler::{MAX_ROWS, Sampler, WINDOW},
+    sampler::{MAX_EDGES, MAX_ROWS, Sampler, WINDOW},
 };
 
 #[cfg(test)]

@@ -22,6 +22,12 @@ pub struct Model {
     pub rows: Vec<Row>,
     /// Number of rows that were left out for lack of room: those with the fewest calls.
     pub rows_left_out: usize,
+    /// Calls between services, sorted by their names; `None` without `--service-graph`.
+    #[serde(default)]
+    pub edges: Option<Vec<Edge>>,
+    /// Number of edges that were left out for lack of room: those with the fewest calls.
+    #[serde(default)]
+    pub edges_left_out: usize,
     /// Open connections by process.
     pub connections: Vec<ConnectionsOf>,
     /// The daemon's own figures.
@@ -86,6 +92,36 @@ impl Row {
         let Self { service, method, .. } = self;
         if service.is_empty() { method.clone() } else { format!("{service}/{method}") }
     }
+}
+
+/// The calls of one service to another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Edge {
+    /// The service that makes the calls, with its namespace.
+    pub client: String,
+    /// The service that answers them, with its namespace.
+    pub server: String,
+    /// Whether both ends are watched, here or by another daemon.
+    pub is_watched: bool,
+    /// Calls since the daemon's start.
+    pub calls: u64,
+    /// Those of them with a code other than OK.
+    pub failed: u64,
+    /// Calls in the last [`Model::window_seconds`].
+    pub recent_calls: u64,
+    /// Those of them with a code other than OK.
+    pub recent_failed: u64,
+    /// Calls per second; `None` in the first sample.
+    pub rate: Option<f64>,
+    /// The share of failed calls among the recent ones whose code was seen; `None` without such calls.
+    pub error_ratio: Option<f64>,
+    /// Estimated quantiles of the recent durations, in seconds: those that the client's end has seen, or the server's if
+    /// the client is not watched here.
+    pub p50: Option<f64>,
+    /// As above.
+    pub p95: Option<f64>,
+    /// As above.
+    pub p99: Option<f64>,
 }
 
 /// Calls that ended in a period.

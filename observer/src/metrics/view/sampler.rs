@@ -7,20 +7,26 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use super::{
-    CallsOfCode, ConnectionsOf, Counts, DaemonFigures, Loss, Model, Quantiles, Recent, Row,
+    CallsOfCode, ConnectionsOf, Counts, DaemonFigures, Edge, Loss, Model, Quantiles, Recent, Row,
     Summary, Totals, Traffic, quantile,
 };
 use crate::metrics::{
-    Daemon, ExpositionConfig, GrpcType, Messages, Series, Snapshot,
+    Daemon, ExpositionConfig, GrpcType, Messages, Series, Snapshot, edges,
     rows::{self, LabelValues, connections, rows},
 };
-use observer_core::call::{CallProtocol, Code, Role};
+use observer_core::{
+    call::{CallProtocol, Code, Role},
+    statistics::EdgeSeries,
+};
 
 /// The window of recent figures: short enough to show what happens, long enough for quantiles.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// Maximum number of rows in a model: many viewers get one every second.
 pub const MAX_ROWS: usize = 1000;
+
+/// Maximum number of edges in a model.
+pub const MAX_EDGES: usize = 500;
 
 /// Turns snapshots into models.
 ///
@@ -33,6 +39,7 @@ pub struct Sampler {
     /// The times of samples: the last one before the window, and those within it.
     times: VecDeque<(u64, Duration)>,
     tracks: FxHashMap<Key, Track<Counts>>,
+    edges: FxHashMap<edges::Ends, Track<Counts>>,
     losses: FxHashMap<&'static str, Track<u64>>,
     cpu: Track<f64>,
 }
@@ -105,6 +112,7 @@ impl Sampler {
         let mut summary = sums(&all, moment);
         let (rows, rows_left_out) = most_active(all);
         summary.find_worst(&rows);
+        let (edges, edges_left_out) = self.edges(snapshot, moment, &bounds_seconds);
         Model {
             sample: self.samples,
             window_seconds: moment.window_seconds,
@@ -112,6 +120,8 @@ impl Sampler {
             summary,
             rows,
             rows_left_out,
+            edges,
+            edges_left_out,
             connections: connections(snapshot, &values)
                 .into_iter()
                 .filter(|&(_, _, open)| open > 0)
@@ -158,6 +168,56 @@ impl Sampler {
             self.tracks.insert(key, track);
         }
         all
+    }
+
+    /// The edges of a sample with most calls, and the number of the others. Forgets edges that are gone.
+    fn edges(
+        &mut self,
+        snapshot: &Snapshot,
+        moment: Moment,
+        bounds: &[f64],
+    ) -> (Option<Vec<Edge>>, usize) {
+        let Some(all) = &snapshot.edges else { return (None, 0) };
+        let mut before = std::mem::take(&mut self.edges);
+        let mut edges = Vec::new();
+        for row in edges::by_services(all) {
+            let edges::Row { ends, series, .. } = row;
+            let track = before.remove(&ends);
+            let seen = track.is_some() || !moment.first;
+            let mut track = track.unwrap_or_default();
+            let counts = counts_of_edge(&series);
+            track.advance(counts.clone(), moment, seen);
+            let Recent { counts: now, rate, error_ratio, quantiles } =
+                recent(&track, moment, bounds);
+            let p95 = quantile(0.95, bounds, &now.latency);
+            let [client, server] = ends.names();
+            edges.push(Edge {
+                client,
+                server,
+                is_watched: !ends.is_virtual,
+                calls: counts.ended,
+                failed: counts.failed,
+                recent_calls: now.ended,
+                recent_failed: now.failed,
+                rate,
+                error_ratio,
+                p50: quantiles.p50,
+                p95,
+                p99: quantiles.p99,
+            });
+            self.edges.insert(ends, track);
+        }
+        let left_out = edges.len().saturating_sub(MAX_EDGES);
+        if left_out > 0 {
+            // Stable: they stay in the order of their names.
+            let mut order: Vec<usize> = (0..edges.len()).collect();
+            let activity = |edge: &Edge| (edge.recent_failed, edge.recent_calls, edge.calls);
+            order.sort_by_key(|&at| edges.get(at).map(|edge| Reverse(activity(edge))));
+            order.truncate(MAX_EDGES);
+            order.sort_unstable();
+            edges = order.into_iter().filter_map(|at| edges.get(at).cloned()).collect();
+        }
+        (Some(edges), left_out)
     }
 
     fn daemon(&mut self, snapshot: &Snapshot, moment: Moment) -> DaemonFigures {
@@ -321,6 +381,18 @@ fn counts(series: &Series) -> Counts {
         failed: ends.filter(|(code, _)| code.is_failure()).map(|(_, calls)| calls).sum(),
         code_not_seen: series.handled_code_not_seen,
         latency: series.handling.counts().to_vec(),
+    }
+}
+
+/// The calls of an edge. If another daemon counts them, they are those that the server's end has seen.
+fn counts_of_edge(series: &EdgeSeries) -> Counts {
+    let latency = if series.client.count() > 0 { &series.client } else { &series.server };
+    let ended = series.ended();
+    Counts {
+        ended: if ended > 0 { ended } else { latency.count() },
+        failed: series.failed(),
+        code_not_seen: if ended > 0 { series.handled_code_not_seen } else { latency.count() },
+        latency: latency.counts().to_vec(),
     }
 }
 

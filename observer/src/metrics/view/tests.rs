@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{CallsOfCode, Counts, Filter, Loss, MAX_ROWS, Model, Order, Row, Sampler};
+use super::{CallsOfCode, Counts, Filter, Loss, MAX_EDGES, MAX_ROWS, Model, Order, Row, Sampler};
 use crate::metrics::{
-    Buckets, Daemon, Gap, Limits, OwnProcess, Snapshot, Statistics, snapshot_of, unary,
+    Buckets, Daemon, Gap, Limits, OwnProcess, Recording, Snapshot, Statistics, snapshot_of, unary,
 };
 use observer_core::{
     call::{CallKey, CallProtocol, CallSink as _, Code, Role},
+    edges::{EdgeFigures, EdgeKey, Node},
     names::PathId,
     process::{Comm, ProcessId, Processes},
+    statistics::EdgeSeries,
 };
 
 const MS: u64 = 1_000_000;
@@ -257,4 +259,54 @@ fn a_filter_needs_all_its_words() {
     assert_eq!(admitted("shop[7]"), 5);
     assert_eq!(admitted("unary slow"), 1);
     assert_eq!(admitted("busy slow"), 0);
+}
+
+#[test]
+fn edges_have_rates_errors_and_quantiles_of_the_last_seconds() {
+    let recording = Recording::from("0.1,0.2,1".parse::<Buckets>().unwrap());
+    let mut series = EdgeSeries::new(&recording, 0);
+    let key = |server: &str| {
+        let node = |name: &str| Arc::new(Node { name: name.into(), namespace: "prod".into() });
+        EdgeKey { client: node("web"), server: node(server), is_virtual: true, path: PathId(9) }
+    };
+    let scenario = Scenario::new();
+    let mut sampler = Sampler::default();
+    let mut sample = |series: &EdgeSeries, seconds: u64| {
+        let snapshot = snapshot_of(scenario.statistics.clone(), &[""; 0], &scenario.processes);
+        // Two methods of one edge are one.
+        let figures = |path: u32| EdgeFigures {
+            key: EdgeKey { path: PathId(path), ..key("shop") },
+            text: Some(format!("/s/{path}").into()),
+            series: series.clone(),
+        };
+        let edges = Some(Arc::new(vec![figures(9), figures(10)]));
+        sampler.sample(&Snapshot { edges, ..snapshot }, Duration::from_secs(seconds))
+    };
+    series.add(&recording, Role::Client, true, Some(Code::Ok), Some(50 * MS));
+    let model = sample(&series, 0);
+    let edge = &model.edges.unwrap()[0];
+    assert_eq!((edge.calls, edge.recent_calls, edge.rate), (2, 0, None));
+    for code in [Some(Code::Internal), Some(Code::Ok), None, Some(Code::Ok)] {
+        series.add(&recording, Role::Client, true, code, Some(150 * MS));
+        series.add(&recording, Role::Server, false, code, Some(50 * MS));
+    }
+    let model = sample(&series, 2);
+    let edges = model.edges.unwrap();
+    assert_eq!(edges.len(), 1);
+    let edge = &edges[0];
+    assert_eq!((&*edge.client, &*edge.server, edge.is_watched), ("prod/web", "prod/shop", false));
+    assert_eq!((edge.calls, edge.failed, edge.recent_calls, edge.recent_failed), (10, 2, 8, 2));
+    assert_eq!((edge.rate, edge.error_ratio), (Some(4.0), Some(2.0 / 6.0)));
+    // As the client's end has seen them.
+    assert!((edge.p95.unwrap() - 0.195).abs() < 1e-12);
+    let calls = |server: &EdgeKey| {
+        let mut series = EdgeSeries::new(&recording, 0);
+        series.add(&recording, Role::Server, false, Some(Code::Ok), Some(50 * MS));
+        EdgeFigures { key: server.clone(), text: None, series }
+    };
+    let many: Vec<_> = (0..=MAX_EDGES).map(|at| calls(&key(&format!("s{at:04}")))).collect();
+    let snapshot = snapshot_of(scenario.statistics.clone(), &[""; 0], &scenario.processes);
+    let edges = Some(Arc::new(many));
+    let model = sampler.sample(&Snapshot { edges, ..snapshot }, Duration::from_secs(3));
+    assert_eq!((model.edges.unwrap().len(), model.edges_left_out), (MAX_EDGES, 1));
 }

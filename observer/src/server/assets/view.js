@@ -4,13 +4,14 @@ import * as text from "./text.js";
 import { append, element, set } from "./elements.js";
 import { Detail } from "./detail.js";
 import { Histories } from "./history.js";
+import { ServiceMap } from "./map.js";
 import { ORDERS, Table } from "./table.js";
 
 const TRY_AGAIN_MS = 5000;
 
 const place = (id) => document.getElementById(id);
 const histories = new Histories();
-const settings = { order: "errors", ascending: false, filter: "", words: [], chosen: null };
+const settings = { order: "errors", ascending: false, filter: "", words: [], chosen: null, map: false };
 let model = null;
 let paused = false;
 let source = null;
@@ -22,6 +23,7 @@ function readAddress() {
   settings.order = said.get("sort") in ORDERS ? said.get("sort") : "errors";
   settings.ascending = said.has("ascending");
   settings.chosen = said.get("row");
+  settings.map = said.has("map");
   setFilter(said.get("filter") ?? "");
 }
 
@@ -31,6 +33,7 @@ function writeAddress() {
   if (settings.ascending) said.set("ascending", "");
   if (settings.filter) said.set("filter", settings.filter);
   if (settings.chosen) said.set("row", settings.chosen);
+  if (settings.map) said.set("map", "");
   const words = said.toString();
   history.replaceState(null, "", words ? `#${words}` : location.pathname + location.search);
 }
@@ -55,6 +58,12 @@ function choose(key) {
   settings.chosen = settings.chosen === key ? null : key;
   changed();
   if (settings.chosen) table.reveal(settings.chosen);
+}
+
+function switchMap() {
+  if (!model?.edges) return;
+  settings.map = !settings.map;
+  changed();
 }
 
 function pause() {
@@ -106,12 +115,19 @@ pauseButton.type = "button";
 pauseButton.id = "pause";
 set(pauseButton, "Pause");
 pauseButton.addEventListener("click", pause);
+const mapButton = append(tools, "button");
+mapButton.type = "button";
+mapButton.id = "to-map";
+mapButton.hidden = true;
+set(mapButton, "Map");
+mapButton.addEventListener("click", switchMap);
 const countPlace = append(tools, "span");
 countPlace.id = "count";
 countPlace.setAttribute("role", "status");
 const keys = append(tools, "span");
 keys.id = "keys";
-for (const [key, what] of [["/", "filter"], ["↑↓", "rows"], ["Enter", "details"], ["p", "pause"]]) {
+for (const [key, what] of [["/", "filter"], ["↑↓", "rows"], ["Enter", "details"], ["p", "pause"],
+  ["g", "map"]]) {
   set(append(keys, "kbd"), key);
   keys.append(` ${what}  `);
 }
@@ -128,6 +144,8 @@ detailPlace.setAttribute("aria-label", "Details");
 place("calls").after(detailPlace);
 const detail = new Detail(detailPlace, () => choose(settings.chosen));
 detail.hide();
+const map = new ServiceMap(place("map"));
+place("map").hidden = true;
 
 for (const id of ["tile-failing", "tile-slowest"]) {
   const tile = place(id);
@@ -145,12 +163,25 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, select, textarea");
   if (event.key === "Escape") {
     if (typing) event.target.blur();
+    else if (shows()) map.choose(null);
     else if (settings.chosen) choose(settings.chosen);
     return;
   }
   if (typing) return;
   const line = event.target.closest("tbody tr[data-key]");
-  const act = {
+  const node = event.target.closest("g.node");
+  const onMap = {
+    j: () => map.step(0, 1),
+    k: () => map.step(0, -1),
+    ArrowDown: () => map.step(0, 1),
+    ArrowUp: () => map.step(0, -1),
+    ArrowRight: () => map.step(1, 0),
+    ArrowLeft: () => map.step(-1, 0),
+    Enter: node && (() => map.choose(node.dataset.name)),
+    " ": node && (() => map.choose(node.dataset.name)),
+  };
+  const act = (shows() && onMap[event.key]) || {
+    g: switchMap,
     "/": () => filterInput.focus(),
     p: pause,
     j: () => table.step(1),
@@ -230,6 +261,17 @@ function render() {
   if (!model) return;
   showSummary();
   showHealth();
+  mapButton.hidden = !model.edges;
+  mapButton.setAttribute("aria-pressed", String(shows()));
+  place("map").hidden = !shows();
+  place("calls").hidden = shows();
+  if (shows()) {
+    const shown = map.show(model, settings.words);
+    const all = model.edges.length;
+    set(countPlace, shown === all ? `${shown} edges` : `${shown} of ${all} edges`);
+    detail.hide();
+    return;
+  }
   const shown = table.show(model, settings, histories);
   set(countPlace, shown === model.rows.length ? `${shown} rows` : `${shown} of ${model.rows.length} rows`);
   const chosen = model.rows.find((row) => row.key === settings.chosen);
@@ -241,6 +283,11 @@ function render() {
   }
   sortSelect.value = settings.order;
   if (document.activeElement !== filterInput) filterInput.value = settings.filter;
+}
+
+// Whether the map is there instead of the table.
+function shows() {
+  return settings.map && Boolean(model?.edges);
 }
 
 // Names are in their own order, numbers begin with the largest; clicking again turns that round.

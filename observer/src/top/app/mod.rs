@@ -7,7 +7,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::history::{Histories, Key};
 use super::source::Update;
-use crate::metrics::view::{Filter, Model, Order, Row};
+use crate::metrics::view::{Edge, Filter, Model, Order, Row};
 
 /// The number of rows that a page key moves by.
 const PAGE: isize = 10;
@@ -25,8 +25,12 @@ pub(super) struct App {
     pub(super) reversed: bool,
     pub(super) filter: String,
     pub(super) screen: Screen,
+    /// The screen to go back to from the filter.
+    before_filter: Screen,
     /// The selected row.
     chosen: Option<Key>,
+    /// The position of the selected edge.
+    edge: usize,
     taken: Option<Duration>,
     over: bool,
 }
@@ -39,6 +43,8 @@ pub(super) enum Screen {
     /// The table, while its filter is edited.
     Filter,
     Detail,
+    /// The map of services.
+    Map,
     Help,
 }
 
@@ -91,6 +97,22 @@ impl App {
         at.or((!rows.is_empty()).then_some(0))
     }
 
+    /// The edges to show, in the order of their callers: those whose names contain all words of the filter.
+    pub(super) fn edges(&self) -> Vec<&Edge> {
+        let edges = self.model.iter().flat_map(|model| model.edges.iter().flatten());
+        let filter = self.filter.to_lowercase();
+        let admits = |edge: &&Edge| {
+            let text = format!("{} {}", edge.client, edge.server).to_lowercase();
+            filter.split_whitespace().all(|word| text.contains(word))
+        };
+        edges.filter(admits).collect()
+    }
+
+    /// The position of the selected edge among `count`.
+    pub(super) fn edge_at(&self, count: usize) -> Option<usize> {
+        Some(self.edge.min(count.checked_sub(1)?))
+    }
+
     /// The row of the detail view.
     pub(super) fn detailed(&self) -> Option<&Row> {
         let key = self.chosen.as_ref()?;
@@ -105,16 +127,16 @@ impl App {
         match self.screen {
             Screen::Filter => self.write_filter(key.code),
             Screen::Help => self.screen = Screen::Table,
-            Screen::Table | Screen::Detail => self.command(key.code),
+            Screen::Table | Screen::Detail | Screen::Map => self.command(key.code),
         }
     }
 
     fn write_filter(&mut self, key: KeyCode) {
         match key {
-            KeyCode::Enter => self.screen = Screen::Table,
+            KeyCode::Enter => self.screen = self.before_filter,
             KeyCode::Esc => {
                 self.filter.clear();
-                self.screen = Screen::Table;
+                self.screen = self.before_filter;
             }
             KeyCode::Backspace => {
                 self.filter.pop();
@@ -128,8 +150,14 @@ impl App {
         match key {
             KeyCode::Char('q') => self.over = true,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
-            KeyCode::Char('/') => self.screen = Screen::Filter,
+            KeyCode::Char('/') => {
+                let is_map = self.screen == Screen::Map;
+                self.before_filter = if is_map { Screen::Map } else { Screen::Table };
+                self.screen = Screen::Filter;
+            }
             KeyCode::Char('?' | 'h') => self.screen = Screen::Help,
+            KeyCode::Char('g') if self.screen == Screen::Map => self.screen = Screen::Table,
+            KeyCode::Char('g') => self.screen = Screen::Map,
             KeyCode::Char('s' | '>') | KeyCode::Right => self.next_order(1),
             KeyCode::Char('<') | KeyCode::Left => self.next_order(-1),
             KeyCode::Char('r') => self.reversed = !self.reversed,
@@ -171,6 +199,12 @@ impl App {
     }
 
     fn step(&mut self, by: isize) {
+        if self.screen == Screen::Map {
+            let count = self.edges().len();
+            let Some(at) = self.edge_at(count) else { return };
+            self.edge = at.saturating_add_signed(by).min(count - 1);
+            return;
+        }
         let rows = self.rows();
         let Some(at) = self.place(&rows) else { return };
         let to = at.saturating_add_signed(by).min(rows.len() - 1);

@@ -6,7 +6,9 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{App, Screen};
-use crate::metrics::view::{Counts, DaemonFigures, Model, Order, Quantiles, Recent, Row, Totals};
+use crate::metrics::view::{
+    Counts, DaemonFigures, Edge, Model, Order, Quantiles, Recent, Row, Totals,
+};
 use crate::top::draw::draw;
 use crate::top::source::Update;
 use observer_core::call::Role;
@@ -152,4 +154,55 @@ fn control_c_quits_while_a_filter_is_written() {
     press(&mut app, [KeyCode::Char('/')]);
     app.press(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL));
     assert!(app.is_over());
+}
+
+/// A model with these edges: client, server, and whether calls fail.
+fn edges(ends: &[(&str, &str, bool)]) -> Update {
+    let edge = |&(client, server, fails): &(&str, &str, bool)| Edge {
+        client: client.into(),
+        server: server.into(),
+        recent_calls: 120,
+        recent_failed: u64::from(fails),
+        rate: Some(12.0),
+        error_ratio: Some(if fails { 0.01 } else { 0.0 }),
+        p95: Some(0.012),
+        calls: 1_234,
+        ..Edge::default()
+    };
+    let Update::Model(mut of) = model(1, vec![row("Busy", 100, 0)]) else { panic!("a model") };
+    of.edges = Some(ends.iter().map(edge).collect());
+    Update::Model(of)
+}
+
+#[test]
+fn the_map_has_each_service_above_those_that_it_calls() {
+    let mut app = app();
+    assert!(!screen(&app, 80, 24).contains("g map"), "this daemon has none");
+    press(&mut app, [KeyCode::Char('g')]);
+    assert!(screen(&app, 80, 24).contains("start it with --service-graph"));
+    app.take(
+        edges(&[("shop", "billing", true), ("shop", "orders", false), ("web", "shop", false)]),
+        2 * SECOND,
+    );
+    assert!(screen(&app, 100, 24).contains("1,234"));
+    let shown = screen(&app, 80, 24);
+    let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("CLIENT")).collect();
+    let has = |line: usize, texts: &[&str]| {
+        let line = lines[line];
+        assert!(texts.iter().all(|text| line.contains(text)), "{line}");
+    };
+    has(1, &["shop", "├▶ billing", "12.0", "1.0 %", "12 ms"]);
+    has(2, &["└▶ orders", "0 %"]);
+    assert!(!lines[2].contains("shop"), "{}", lines[2]);
+    has(3, &["web", "└▶ shop"]);
+    press(&mut app, "/web".chars().map(KeyCode::Char));
+    press(&mut app, [KeyCode::Enter, KeyCode::End]);
+    assert_eq!((app.screen, app.edges().len(), app.edge_at(1)), (Screen::Map, 1, Some(0)));
+    for (width, height) in [(1, 1), (10, 3), (40, 8), (200, 50)] {
+        screen(&app, width, height);
+    }
+    press(&mut app, [KeyCode::Char('g')]);
+    assert_eq!(app.screen, Screen::Table);
+    press(&mut app, [KeyCode::Char('/'), KeyCode::Esc]);
+    assert!(screen(&app, 80, 24).contains("g map"));
 }

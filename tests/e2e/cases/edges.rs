@@ -1,0 +1,341 @@
+//! The service graph: who calls whom, compared with the peers' own records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+use support::daemon::{Daemon, command};
+use support::is_installed;
+use support::look::browser::{self, Browser};
+use support::look::terminal::Terminal;
+use support::look::wait_for;
+use support::openmetrics::{Metrics, label};
+use support::peer::{Client, Listen, Server};
+use support::proxy::{self, Program, Proxy};
+use support::stack::Stack;
+use support::truth::{Truth, agree, code_name};
+
+use crate::case::Case;
+use crate::plans;
+
+/// The cases; ignored if a program or a stack is not installed.
+pub(crate) fn cases(
+    client: Option<&'static Stack>,
+    server: Option<&'static Stack>,
+) -> Result<Vec<Case>> {
+    let stacks = client.zip(server);
+    let mut proxies_are_there = true;
+    for program in proxies() {
+        proxies_are_there &= program.is_there()?;
+    }
+    let of = |name: &str, run: fn(&Stack, &Stack) -> Result<()>| {
+        Case::new(name, move || {
+            let (client, server) = stacks.context("a stack is missing")?;
+            run(client, server)
+        })
+    };
+    let chain = of("the service graph: five services in a row, three of them proxies", chain);
+    let apart = of("the service graph: a client in another network namespace", apart);
+    Ok(vec![
+        chain.only_if(proxies_are_there && stacks.is_some()),
+        apart.only_if(is_installed("ip", "-V")? && stacks.is_some()),
+    ])
+}
+
+fn proxies() -> [&'static Program; 3] {
+    let [nginx, haproxy, nghttpx, _] = &proxy::ALL;
+    [nginx, haproxy, nghttpx]
+}
+
+/// A client and a server.
+type Pair<'a> = (&'a str, &'a str);
+
+const LABELS: [&str; 4] = [
+    "traces_service_graph_request_total",
+    "traces_service_graph_request_failed_total",
+    "grpc_edge_handled_total",
+    "traces_service_graph_request_server_seconds_count",
+];
+
+/// The edges with calls, from client to server.
+fn pairs(metrics: &Metrics) -> BTreeSet<Pair<'_>> {
+    let series = LABELS.iter().flat_map(|family| metrics.series(family));
+    series.map(|(labels, _)| (label(labels, "client"), label(labels, "server"))).collect()
+}
+
+/// The calls of an edge by method and code.
+fn calls(metrics: &Metrics, (client, server): Pair<'_>) -> BTreeMap<(String, String), u64> {
+    let edge = [("client", client), ("server", server)];
+    let series = metrics.series_with("grpc_edge_handled_total", &edge);
+    let of = |(labels, calls)| {
+        let method = format!("/{}/{}", label(labels, "grpc_service"), label(labels, "grpc_method"));
+        ((method, label(labels, "grpc_code").to_owned()), calls as u64)
+    };
+    series.map(of).collect()
+}
+
+/// The calls that a peer has recorded, by method and code.
+fn recorded(truth: &Truth) -> BTreeMap<(String, String), u64> {
+    let mut calls = BTreeMap::new();
+    for row in truth.calls.iter().filter(|row| row.sums.calls > 0) {
+        let key = (row.method.clone(), code_name(row.code).to_owned());
+        *calls.entry(key).or_default() += row.sums.calls;
+    }
+    calls
+}
+
+/// An error if an edge has other calls than these, or durations of others; `seen` is whether its client's end is
+/// watched, and its server's.
+fn expect(metrics: &Metrics, pair: Pair<'_>, did: &Truth, seen: [bool; 2]) -> Result<()> {
+    let (found, want) = (calls(metrics, pair), recorded(did));
+    ensure!(found == want, "{pair:?} has the calls {found:?}, not {want:?}");
+    let all: u64 = want.values().sum();
+    let ok: u64 = want.iter().filter(|((_, code), _)| code == "OK").map(|(_, calls)| calls).sum();
+    let virtual_node = if seen == [true; 2] { "" } else { "virtual_node" };
+    let edge = [("client", pair.0), ("server", pair.1), ("connection_type", virtual_node)];
+    let [client, server] = seen.map(|is_seen| if is_seen { all } else { 0 });
+    for (family, want) in [
+        ("traces_service_graph_request_total", all),
+        ("traces_service_graph_request_failed_total", all - ok),
+        ("traces_service_graph_request_client_seconds_count", client),
+        ("traces_service_graph_request_server_seconds_count", server),
+        ("grpc_edge_client_handling_seconds_count", client),
+        ("grpc_edge_server_handling_seconds_count", server),
+    ] {
+        let found = metrics.sum(family, &edge);
+        ensure!(found == want as f64, "{family} of {edge:?} is {found}, not {want}");
+    }
+    Ok(())
+}
+
+/// An error if a label has an address.
+fn no_addresses(metrics: &Metrics) -> Result<()> {
+    for (family, labels) in metrics.samples().keys() {
+        if family.starts_with("traces_") || family.starts_with("grpc_edge_") {
+            let is_address =
+                |text: &str| text.parse::<IpAddr>().is_ok() || text.contains("127.0.0.1");
+            let wrong = labels.values().find(|value| is_address(value));
+            ensure!(wrong.is_none(), "{family} has the label value {wrong:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Each service calls the next one. All edges have all calls, with their codes.
+fn chain(client: &Stack, server_stack: &Stack) -> Result<()> {
+    let server = Server::start(server_stack, Listen::V4)?;
+    let [nginx, haproxy, nghttpx] = proxies();
+    let third = Proxy::start(nghttpx, &format!("127.0.0.1:{}", server.port()?))?;
+    let second = Proxy::start(haproxy, &third.address())?;
+    let first = Proxy::start(nginx, &second.address())?;
+    let ports = [&*first.ports(), &second.ports(), &third.ports(), &server.port()?].join(",");
+    let orders = format!("{}=orders", server.identity().comm);
+    let names = format!("{orders},nginx=gateway,haproxy=router,nghttpx=mesh,peer=web");
+    let flags = ["--service-graph", "--service-name", &names, "--port", &ports, "--workers", "2"];
+    let daemon = Daemon::start(&flags)?;
+    let small = plans::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
+    let plan = [vec![small.to_vec()], plans::errors()];
+    let (_, did) = Client::start_to(client, &first.address(), &plan.concat())?.finish()?;
+    let row = ["web", "gateway", "router", "mesh", "orders"];
+    let edges: BTreeSet<Pair<'_>> = row.iter().copied().zip(row.iter().copied().skip(1)).collect();
+    daemon.wait_until(|metrics| {
+        let found = pairs(metrics);
+        ensure!(found == edges, "the edges are {found:?}, not {edges:?}");
+        edges.iter().try_for_each(|pair| expect(metrics, *pair, &did, [true; 2]))
+    })?;
+    let metrics = daemon.scrape()?;
+    no_addresses(&metrics)?;
+    ensure!(metrics.sum("observer_edges_overflow_total", &[]) == 0.0, "calls without room");
+    if browser::is_there()? {
+        is_a_map(&daemon, &row, did.calls.iter().map(|row| row.sums.calls).sum())?;
+    }
+    in_the_terminal(&daemon, &edges)?;
+    for proxy in [first, second, third] {
+        proxy.stop()?;
+    }
+    agree(&server.stop()?, &did)
+}
+
+/// Waits until a condition holds on the page.
+fn becomes(browser: &Browser, condition: &str) -> Result<()> {
+    wait_for(|| {
+        let holds = browser.holds(condition)?;
+        Ok(holds.then_some(()).with_context(|| format!("never: {condition}")))
+    })
+}
+
+/// The map of the page has a node for each service, an edge for each two that follow each other, and their calls; it is
+/// used by keys, and readable in both modes.
+fn is_a_map(daemon: &Daemon, row: &[&str], calls: u64) -> Result<()> {
+    let browser = Browser::start()?;
+    browser.open(&format!("http://{}/", daemon.address()))?;
+    becomes(&browser, "!document.querySelector('#to-map').hidden")?;
+    browser.press("g")?;
+    let nodes = format!("document.querySelectorAll('#map g.node').length === {}", row.len());
+    becomes(&browser, &nodes)?;
+    becomes(&browser, "document.querySelector('#calls').hidden")?;
+    // From left to right, in the order of the calls.
+    let order = browser.run(
+        "return [...document.querySelectorAll('#map g.node')]
+            .map((node) => [node.getBoundingClientRect().left, node.dataset.name])
+            .sort((a, b) => a[0] - b[0]).map(([, name]) => name)",
+    )?;
+    ensure!(order == json!(row), "the nodes are {order}");
+    let table = browser.run(
+        "return [...document.querySelectorAll('#map tbody tr')]
+            .map((line) => [0, 1, 7].map((at) => line.children[at].textContent).join(' ')).sort()",
+    )?;
+    let pairs = row.iter().zip(row.iter().skip(1));
+    let mut lines: Vec<String> =
+        pairs.map(|(client, server)| format!("{client} {server} {calls}")).collect();
+    lines.sort();
+    ensure!(table == json!(lines), "the table is {table}, not {lines:?}");
+    // The keys move through the nodes; Enter picks one out, and Escape ends that.
+    browser.press("j\u{e014}")?;
+    let second = row.get(1).context("a second service")?;
+    let focus = format!("document.activeElement.dataset.name === '{second}'");
+    becomes(&browser, &focus)?;
+    browser.press("\u{e007}")?;
+    becomes(&browser, "document.querySelectorAll('#map .edge.faint').length === 2")?;
+    becomes(&browser, "document.querySelectorAll('#map tr.chosen').length === 2")?;
+    browser.press("\u{e00c}")?;
+    becomes(&browser, "document.querySelectorAll('#map .edge.faint').length === 2")?;
+    becomes(&browser, "document.querySelectorAll('#map tr.chosen').length === 0")?;
+    // The mode and the map stay after a reload.
+    let mut colors = Vec::new();
+    for dark in [false, true] {
+        browser.look(1280, 800, dark)?;
+        colors.push(browser.run(
+            "return getComputedStyle(document.querySelector('#map .name')).fill
+                + getComputedStyle(document.querySelector('#map')).backgroundColor",
+        )?);
+        browser.reload()?;
+        becomes(&browser, &nodes)?;
+    }
+    let [light, dark] = &*colors else { bail!("two modes") };
+    ensure!(light != dark, "both modes have the colors {light}");
+    browser.press("g")?;
+    becomes(&browser, "document.querySelector('#map').hidden")?;
+    // Without script there is the table.
+    browser.scripts(false)?;
+    browser.open(&format!("http://{}/", daemon.address()))?;
+    let rows = format!("document.querySelectorAll('#map tbody tr').length === {}", lines.len());
+    becomes(&browser, &rows)?;
+    let complaints = browser.complaints()?;
+    ensure!(complaints.is_empty(), "the browser complains: {}", complaints.join("\n"));
+    Ok(())
+}
+
+/// The map of `observer top` has all edges.
+fn in_the_terminal(daemon: &Daemon, edges: &BTreeSet<Pair<'_>>) -> Result<()> {
+    let mut top = command(&["top", "--address", &format!("http://{}", daemon.address())])?;
+    let mut terminal = Terminal::start(&mut top, 100, 30)?;
+    terminal.shows("g map")?;
+    terminal.press("g")?;
+    terminal.wait_until(|lines| {
+        for (client, server) in edges {
+            let has =
+                |line: &String| line.starts_with(client) && line.contains(&format!("▶ {server}"));
+            ensure!(lines.iter().any(has), "no edge from {client} to {server}");
+        }
+        Ok(())
+    })?;
+    terminal.end(Some("q"))
+}
+
+/// Two network namespaces that are connected, of this process.
+struct Namespaces([String; 2]);
+
+const NETWORK: &str = "198.18.47.0/30";
+const ADDRESSES: [&str; 2] = ["198.18.47.1", "198.18.47.2"];
+
+impl Namespaces {
+    fn new() -> Result<Self> {
+        let pid = std::process::id();
+        let these = Self(["a", "b"].map(|end| format!("observer-{pid}{end}")));
+        let [one, other] = &these.0;
+        for name in [one, other] {
+            ip(&["netns", "add", name])?;
+        }
+        ip(&["link", "add", "eth0", "netns", one, "type", "veth", "peer", "eth0", "netns", other])?;
+        for (name, address) in these.0.iter().zip(ADDRESSES) {
+            ip(&["-n", name, "address", "add", &format!("{address}/30"), "dev", "eth0"])?;
+            ip(&["-n", name, "link", "set", "eth0", "up"])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+        }
+        Ok(these)
+    }
+
+    /// The stack with its server in the first namespace, and its client in the second one.
+    fn of(&self, stack: &Stack) -> Stack {
+        let within = |name: &str, words: &[String]| {
+            let start = ["ip", "netns", "exec", name].map(str::to_owned);
+            [&start, words].concat()
+        };
+        let [one, other] = &self.0;
+        let (server, client) = (within(one, &stack.server), within(other, &stack.client));
+        Stack { server, client, ..stack.clone() }
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            // It fails if it was not added.
+            let _ = ip(&["netns", "delete", name]);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(args).output().context("run ip")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {}: {said}", args.join(" "));
+    Ok(())
+}
+
+/// A daemon that watches one end does not know the other, except by a name for its address; one that watches both knows
+/// them, wherever they are.
+fn apart(client: &Stack, server: &Stack) -> Result<()> {
+    let namespaces = Namespaces::new()?;
+    let (client, server) = (namespaces.of(client), namespaces.of(server));
+    let server = Server::start(&server, Listen::Any)?;
+    let [address, of_client] = ADDRESSES;
+    let (port, pid) = (server.port()?, server.pid());
+    let names = format!("{}=orders,peer=web", server.identity().comm);
+    let daemon = |flags: &[&str]| {
+        Daemon::start(&[&["--service-graph", "--service-name", &names][..], flags].concat())
+    };
+    let [client_name, server_name] =
+        [(of_client, "billing"), (NETWORK, "store")].map(|(at, name)| format!("{at}=peer-{name}"));
+    let of_server = ["--pid", &pid, "--port", &port];
+    let of_client = ["--comm", "peer", "--port", &port];
+    let daemons = [
+        (daemon(&["--port", &port])?, ("web", "orders"), [true, true]),
+        (daemon(&of_server)?, ("unknown", "orders"), [false, true]),
+        (
+            daemon(&[&of_server[..], &["--peer-name", &client_name]].concat())?,
+            ("peer-billing", "orders"),
+            [false, true],
+        ),
+        (daemon(&of_client)?, ("web", "unknown"), [true, false]),
+        (
+            daemon(&[&of_client[..], &["--peer-name", &server_name]].concat())?,
+            ("web", "peer-store"),
+            [true, false],
+        ),
+    ];
+    let plan = [plans::kinds(), plans::errors()].concat();
+    let (_, did) = Client::start_to(&client, &format!("{address}:{port}"), &plan)?.finish()?;
+    for (daemon, pair, seen) in &daemons {
+        daemon.wait_until(|metrics| {
+            let found = pairs(metrics);
+            ensure!(found == BTreeSet::from([*pair]), "the edges are {found:?}, not {pair:?}");
+            expect(metrics, *pair, &did, *seen)
+        })?;
+        no_addresses(&daemon.scrape()?)?;
+    }
+    agree(&server.stop()?, &did)
+}
