@@ -2,9 +2,9 @@
 
 use core::arch::asm;
 
-use observer_common::counter::{Counter, Protocol};
+use observer_common::counter::{Counter, CountsOfProcess, Protocol};
 
-use crate::maps::{COUNTS, Values as _};
+use crate::maps::{BPF_NOEXIST, COUNTS, OTHERS, Values as _};
 
 /// Adds one event, and the bytes that it concerns.
 #[inline(always)]
@@ -28,6 +28,29 @@ pub fn count_protocol(protocol: Protocol) {
     add(protocol.position(), 0);
     #[cfg(feature = "kernel-log")]
     crate::log::carries(protocol);
+}
+
+/// Counts a socket that is not watched, by its protocol, for the process `pid` too.
+#[inline(always)]
+pub fn count_other(protocol: Protocol, pid: u32) {
+    count_protocol(protocol);
+    count_of_process(protocol as u32, pid);
+}
+
+/// Nothing was counted yet. Not on the stack, which has no room for it.
+static NONE: CountsOfProcess = [0; Protocol::COUNT as usize];
+
+/// Not inlined: its values would stay on the caller's stack.
+#[inline(never)]
+fn count_of_process(protocol: u32, pid: u32) {
+    let none: &CountsOfProcess = &NONE;
+    if !OTHERS.has(pid) {
+        // Another CPU may be faster.
+        let _ = OTHERS.insert(pid, none, BPF_NOEXIST);
+    }
+    if let Some(count) = OTHERS.value(pid).and_then(|of| of.get_mut(protocol as usize)) {
+        add_to(count, 1);
+    }
 }
 
 #[inline(always)]

@@ -9,8 +9,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use observer_common::{
-    counter, counter::Count, driver::connection::Connection, record::MAX_RINGS, scanner::Message,
-    selected::CGROUP_NAME, writer::Writer,
+    counter,
+    counter::{Count, CountsOfProcess},
+    driver::connection::Connection,
+    record::MAX_RINGS,
+    scanner::Message,
+    selected::CGROUP_NAME,
+    writer::Writer,
 };
 
 use crate::kernel::Address;
@@ -189,3 +194,9 @@ pub static PROCESSES: HashMap<u32, Renames> = HashMap::with_max_entries(32_768, 
 #[map]
 pub static COUNTS: PerCpuArray<Count> =
     PerCpuArray::with_max_entries(counter::COUNTS, BPF_F_RDONLY);
+
+/// Connections of processes that are not watched, by pid. The least recently used processes make room. The daemon keeps
+/// it open, and can only read it.
+#[map]
+pub static OTHERS: LruHashMap<u32, CountsOfProcess> =
+    LruHashMap::with_max_entries(4_096, BPF_F_RDONLY);

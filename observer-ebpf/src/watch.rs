@@ -22,7 +22,7 @@ use crate::{
         known,
         open::{insert, open},
     },
-    count::{count, count_protocol},
+    count::{count, count_other},
     globals,
     host::Host,
     kernel::{Address, now_ns},
@@ -230,7 +230,7 @@ fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcom
         _ => {
             ignore(&transfer.socket);
             if !counted {
-                count_protocol(protocol);
+                count_other(protocol, transfer.pid);
             }
         }
     }

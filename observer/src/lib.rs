@@ -3,12 +3,14 @@
 //! The path of a byte: [`kernel`] loads the BPF programs, which see what sockets send and receive, and reads their
 //! records. [`pipeline`] turns them into calls and statistics, with [`observer_core`]; [`worker`] has the threads that run
 //! it. [`metrics`] renders the statistics, [`server`] publishes them, and [`top`] shows them in a terminal.
-//! [`process`] looks processes up in `/proc`. [`tls`] is about the TLS libraries of processes.
+//! [`connections`] says what
+//! connections carry. [`process`] looks processes up in `/proc`. [`tls`] is about the TLS libraries of processes.
 
 mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod failures;
 mod files;
 pub mod health;

@@ -15,6 +15,7 @@ use observer::kubernetes::Pods;
 use observer::{
     cli::{self, Action},
     config::{Backend, Config, HealthListen, Tls},
+    connections,
     health::{self, Health, Supervisor},
     kernel::{Probes, TlsProbes},
     libraries::Opener,
@@ -28,7 +29,7 @@ use observer::{
     sandbox::{self, Needs},
     server::{self, Counts, Front, Pages, Protection},
     system_paths::SystemPaths,
-    top::{self, Address, Remote, Source},
+    top::{self, Access, Address, Remote, Source},
     worker::Workers,
 };
 use observer_core::process::Detail;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     let outcome = match invocation.action {
         Action::Run => run(&invocation.config),
         Action::Top(options) => show(&options, &invocation.config),
+        Action::Connections(options) => show_connections(&options, &invocation.config),
         Action::Check => check(&invocation.config),
         Action::Completions(shell) => print(&cli::completions(shell)),
         Action::Man => cli::manual().map_err(Into::into).and_then(|page| print(&page)),
@@ -217,32 +219,48 @@ fn wanted(config: &Config) -> CapabilitySet {
     wanted
 }
 
-/// Runs `observer top`. If a filter is given, no daemon watches that selection, so this process does.
+/// Runs `observer top`.
 fn show(options: &top::Options, config: &Config) -> Result<()> {
-    let there = Address::of_this_machine(config.listen, options.access.ca_file.is_some());
-    let source = match &options.address {
-        Some(address) => Source::Daemon(Remote::new(address.clone(), &options.access)?),
-        None => match running(&there, options, config)? {
+    top::run(source("top", options.address.as_ref(), &options.access, config)?, options)
+}
+
+/// Runs `observer connections`.
+fn show_connections(options: &top::ConnectionsOptions, config: &Config) -> Result<()> {
+    let source = source("connections", options.address.as_ref(), &options.access, config)?;
+    top::print_connections(&source, options.format)
+}
+
+/// The source of figures for the command `observer NAME`. If a filter is given, no daemon watches that selection, so this
+/// process does.
+fn source(
+    name: &str,
+    address: Option<&Address>,
+    access: &Access,
+    config: &Config,
+) -> Result<Source> {
+    let there = Address::of_this_machine(config.listen, access.ca_file.is_some());
+    Ok(match address {
+        Some(address) => Source::Daemon(Remote::new(address.clone(), access)?),
+        None => match running(&there, access, config)? {
             Some(remote) => Source::Daemon(remote),
-            None => Source::Own(own(config, &there)?),
+            None => Source::Own(own(name, config, &there)?),
         },
-    };
-    top::run(source, options)
+    })
 }
 
 /// The daemon of this machine, if one answers and no filter is given. A daemon that refuses to answer is an error:
 /// the user did not mean to watch a second time.
-fn running(there: &Address, options: &top::Options, config: &Config) -> Result<Option<Remote>> {
+fn running(there: &Address, access: &Access, config: &Config) -> Result<Option<Remote>> {
     if !config.filter.selects_all() {
         return Ok(None);
     }
-    let remote = Remote::new(there.clone(), &options.access)?.checked();
+    let remote = Remote::new(there.clone(), access)?.checked();
     let answers = remote.answers().context("the daemon of this machine refuses to answer")?;
     Ok(answers.then_some(remote))
 }
 
 /// Watches with this process, without a log: it would cover the view.
-fn own(config: &Config, there: &Address) -> Result<Workers> {
+fn own(name: &str, config: &Config, there: &Address) -> Result<Workers> {
     let config = &Config {
         // Variables may ask for an export, which is a daemon's.
         otlp: None,
@@ -266,9 +284,10 @@ fn own(config: &Config, there: &Address) -> Result<Workers> {
         if config.filter.selects_all() {
             format!("no daemon answers at {there}, and this process cannot watch by itself")
         } else {
-            "with --port, --pid, --comm, --uid or --cgroup, observer top watches by itself, and it \
-             cannot"
-                .into()
+            format!(
+                "with --port, --pid, --comm, --uid or --cgroup, observer {name} watches by itself, \
+                 and it cannot"
+            )
         }
     })?;
     Ok(workers)
@@ -390,6 +409,10 @@ impl Pages for Figures {
         daemon.http = Some(self.counts.figures());
         daemon.otlp_metrics = self.export.get().map(MetricsExport::figures);
         Ok(snapshot)
+    }
+
+    fn connections(&self) -> Result<connections::Model, String> {
+        self.workers.connections().map_err(|error| format!("{error:#}"))
     }
 
     fn health(&self) -> Result<(), String> {

@@ -126,6 +126,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "failures",
             "otlp",
             "metrics",
+            "connections",
             "server",
             "kubernetes",
             "config",

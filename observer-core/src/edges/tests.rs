@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::{
-    call::{Code, Ended, SeriesId},
+    call::{CallProtocol, Code, Ended, SeriesId},
     ends::Ends,
     names::Interner,
     process::{Comm, Identity, Key, ProcessSource, Texts},
@@ -91,7 +91,11 @@ impl Fixture {
         let call = Call { connection, pair, peer, time_ns, series: SeriesId(0), ended };
         let Self { interner, processes, ends, edges } = self;
         let names = Names { interner, processes, ends };
-        edges.call(&call, Some(CallKey { process, role, path }), &names);
+        edges.call(
+            &call,
+            Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),
+            &names,
+        );
     }
 
     fn settle(&mut self, now_ns: u64) {

@@ -47,7 +47,53 @@ pub struct Connections {
     pub undecodable: u64,
 }
 
+/// The HTTP/2 connections of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OfProcess {
+    /// Connections without TLS.
+    pub cleartext: Counted,
+    /// TLS connections whose plaintext is seen.
+    pub tls: Counted,
+}
+
+/// Connections: the open ones, and how many have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Open connections.
+    pub open: Connections,
+    /// Number of connections that have ended.
+    pub ended: u64,
+}
+
+impl OfProcess {
+    pub(super) fn of(&mut self, is_tls: bool) -> &mut Counted {
+        if is_tls { &mut self.tls } else { &mut self.cleartext }
+    }
+}
+
+impl AddAssign for OfProcess {
+    fn add_assign(&mut self, other: Self) {
+        let Self { cleartext, tls } = other;
+        self.cleartext += cleartext;
+        self.tls += tls;
+    }
+}
+
+impl AddAssign for Counted {
+    fn add_assign(&mut self, other: Self) {
+        let Self { open, ended } = other;
+        self.open += open;
+        self.ended += ended;
+    }
+}
+
 impl Connections {
+    /// All of them.
+    pub fn sum(self) -> u64 {
+        let Self { complete, joined_late, gaps, undecodable } = self;
+        complete + joined_late + gaps + undecodable
+    }
+
     pub(super) fn add(&mut self, state: State) {
         *match state.coverage {
             _ if state.is_in_gap => &mut self.undecodable,

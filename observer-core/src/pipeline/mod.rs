@@ -23,7 +23,7 @@ use std::{
 use rustc_hash::FxHashMap;
 
 pub use self::{
-    figures::{Connections, Figures},
+    figures::{Connections, Counted, Figures, OfProcess},
     watched::{FAIR_SHARE, MAX_MEMORY},
 };
 use self::{
@@ -36,7 +36,8 @@ use crate::{
     names::{Interner, Parents, PathId, Pattern, Texts},
     output::{Names, Output},
     process::{
-        Comm, Detail, Expired, Grouping, Lookup, ProcessSource, Processes, Seen, ServiceNames,
+        Comm, Detail, Expired, Grouping, Lookup, ProcessId, ProcessSource, Processes, Seen,
+        ServiceNames,
     },
     protocol::{Protocol as _, State, Streams, Transfer},
     record::{Bytes, Closed, Event, Item, Record},
@@ -60,6 +61,8 @@ const MAX_HELD: usize = 32 << 20;
 #[derive(Debug)]
 pub struct Pipeline<O> {
     connections: FxHashMap<u64, Box<Watched>>,
+    /// Connections that have ended, by the first id of their process.
+    ended_of: FxHashMap<ProcessId, OfProcess>,
     /// The memory that the connections have allocated, in bytes.
     memory: usize,
     /// This pipeline's share of [`MAX_MEMORY`].
@@ -99,6 +102,7 @@ impl<O: Output> Pipeline<O> {
         interner.parents = Parents::new(outputs.needs_parents());
         Self {
             connections: FxHashMap::default(),
+            ended_of: FxHashMap::default(),
             memory: 0,
             max_memory: MAX_MEMORY,
             interner,
@@ -270,7 +274,8 @@ impl<O: Output> Pipeline<O> {
         let (most, open_connections) = (self.max_memory, self.connections.len());
         let max_memory = if stopped { 0 } else { most };
         let watched = self.connections.entry(record.connection);
-        let watched = watched.or_insert_with(|| Watched::new(open, bytes));
+        let watched = watched.or_insert_with(|| Watched::new(open, bytes, first, record.held));
+        watched.user = first;
         let at = Transfer {
             time_ns: record.time_ns,
             process,
@@ -334,6 +339,7 @@ impl<O: Output> Pipeline<O> {
         let sink = &mut Sink { time_ns, connection, pair, peer, statistics, waiting, ended };
         watched.connection.closed(time_ns, closed, self.stall_free_since_ns, sink);
         self.figures.ended_streams += watched.connection.state().streams;
+        self.ended_of.entry(watched.user).or_default().of(watched.is_tls).ended += 1;
         if let Some((process, role)) = watched.counted_for {
             statistics.connection_closed(process, role);
         }
@@ -405,6 +411,11 @@ impl<O: Output> Pipeline<O> {
         }
         for &(process, successor) in expired {
             self.outputs.forget(process, successor);
+            self.ended_of.remove(&process);
+        }
+        if !expired.is_empty() {
+            // A connection may have ended after its process was forgotten.
+            self.ended_of.retain(|process, _| self.processes.process(*process).is_some());
         }
         self.processes.ask_again();
         if self.interner.is_crowded() && now_ns >= self.paths_ns + PATHS_PERIOD_NS {
@@ -462,6 +473,23 @@ impl<O: Output> Pipeline<O> {
         let mut connections = Connections::default();
         self.states().for_each(|state| connections.add(state));
         connections
+    }
+
+    /// The connections of each process that has not exited, by its pid. O(connections + processes).
+    pub fn connections_by_process(&self) -> FxHashMap<u32, OfProcess> {
+        let mut of = self.ended_of.clone();
+        for watched in self.connections.values() {
+            let counted = of.entry(watched.user).or_default().of(watched.is_tls);
+            counted.open.add(watched.connection.state());
+        }
+        let mut by_pid: FxHashMap<u32, OfProcess> = FxHashMap::default();
+        for (process, counts) in of {
+            let running = self.processes.process(process).filter(|of| of.exited_ns.is_none());
+            if let Some(process) = running.filter(|process| process.pid != 0) {
+                *by_pid.entry(process.pid).or_default() += counts;
+            }
+        }
+        by_pid
     }
 
     /// The number of open calls that are counted. O(connections).

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, slice, time::Duration};
 
 use observer_common::{
     frame::kind,
-    record::{ItemHeader, RecordHeader, direction, item_kind, record_kind, role},
+    record::{HELD, ItemHeader, RecordHeader, direction, item_kind, record_kind, role},
 };
 use zerocopy::IntoBytes as _;
 
-use super::{FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
+use super::{Counted, FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
     call::{CallKey, Code, Coverage},
     ends::Call,
@@ -495,4 +495,50 @@ fn expired_processes_go_from_all_workers_and_make_room() {
     let items = [open(), request_for(1, Some("/s/Later"), false)];
     pipelines[1].handle(&record_of(1, 1_000, 30, record_kind::BYTES, 0, &items));
     assert_eq!(begun(&pipelines)["/s/Later"], 1);
+}
+
+#[test]
+fn connections_are_counted_for_their_processes() {
+    let mut pipeline = pipeline();
+    let (own, other) = (std::process::id(), std::process::id() + 1);
+    pipeline.handle(&record_of(own, 1, 1, record_kind::BYTES, 0, &[open()]));
+    pipeline.handle(&record_of(own, 2, 2, record_kind::BYTES, 0, &[open()]));
+    pipeline.handle(&record_of(other, 3, 3, record_kind::BYTES, 0, &[open()]));
+    pipeline.handle(&record_of(own, 4, 1, record_kind::CLOSED, 0, &[]));
+    let counts = |pipeline: &TestPipeline, pid: u32| {
+        let of = pipeline.connections_by_process().get(&pid).copied()?;
+        assert_eq!(of.tls, Counted::default());
+        Some((of.cleartext.open.sum(), of.cleartext.ended))
+    };
+    assert_eq!(counts(&pipeline, own), Some((1, 1)));
+    assert_eq!(counts(&pipeline, other), Some((1, 0)));
+    // A process that has exited is left out, even if its pid is in use again.
+    pipeline.handle(&record_of(own, 5, 0, record_kind::EXITED, 0, &[]));
+    assert_eq!(counts(&pipeline, own), None);
+    pipeline.handle(&record_of(own, 6, 4, record_kind::BYTES, 0, &[open()]));
+    assert_eq!(counts(&pipeline, own), Some((1, 0)));
+    pipeline.tick(400 * SECOND);
+    assert_eq!(pipeline.ended_of.len(), 0);
+}
+
+#[test]
+fn plaintext_of_tls_is_counted_as_such() {
+    let mut pipeline = pipeline();
+    let mut bytes = record_of(9, 1, 1, record_kind::BYTES, 0, &[open()]);
+    let flags = std::mem::offset_of!(RecordHeader, flags);
+    bytes[flags] |= HELD;
+    pipeline.handle(&bytes);
+    let of = |pipeline: &TestPipeline| pipeline.connections_by_process().get(&9).copied();
+    assert_eq!(of(&pipeline), None, "nothing is proven");
+    let length = u64::MAX / 2;
+    let proven = RecordHeader {
+        connection: 1,
+        position: length,
+        length,
+        kind: record_kind::PROVEN,
+        ..RecordHeader::default()
+    };
+    pipeline.handle(proven.as_bytes());
+    let of = of(&pipeline).unwrap();
+    assert_eq!((of.tls.open.sum(), of.cleartext.open.sum()), (1, 0));
 }

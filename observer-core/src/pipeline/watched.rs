@@ -115,6 +115,10 @@ pub(super) struct Watched {
     pub(super) pair: u64,
     pub(super) peer: Option<Peer>,
     pub(super) prompt: Prompt,
+    /// The process (its first id) that used it last.
+    pub(super) user: ProcessId,
+    /// Whether its bytes are the plaintext of TLS.
+    pub(super) is_tls: bool,
     /// The process (its first id) and side that the connection is counted for, once it had a call.
     pub(super) counted_for: Option<(ProcessId, Role)>,
 }
@@ -122,10 +126,16 @@ pub(super) struct Watched {
 impl Watched {
     /// Creates the state of a connection at its first record. It is boxed because a hash table has up to twice the
     /// room that it needs, and three times while it grows.
-    pub(super) fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Box<Self> {
+    pub(super) fn new(
+        open: Option<Open>,
+        bytes: &Bytes<'_>,
+        user: ProcessId,
+        is_tls: bool,
+    ) -> Box<Self> {
         let connection = Connection::new(open, bytes);
         let prompt = Prompt::default();
-        Box::new(Self { connection, pair: 0, peer: None, prompt, counted_for: None })
+        let counted_for = None;
+        Box::new(Self { connection, pair: 0, peer: None, prompt, user, is_tls, counted_for })
     }
 
     /// Takes the connection's identity. Returns whether that makes its pair known.

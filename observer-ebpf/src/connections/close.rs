@@ -11,7 +11,7 @@ use observer_common::{
 };
 
 use crate::{
-    count::{count, count_protocol},
+    count::{count, count_other},
     globals,
     kernel::{Address, now_ns, read},
     maps::{CONNECTIONS, Values as _},
@@ -211,7 +211,7 @@ fn secure<const SETTLES: bool>(key: Address, connection: &mut Connection) -> u8 
 #[inline(always)]
 fn count_unreported(connection: &Connection) {
     if connection.is_only_http1() {
-        count_protocol(Protocol::Http1);
+        count_other(Protocol::Http1, connection.shared.owner);
     }
     if connection.shared.state != state::WATCHED {
         return;

@@ -9,7 +9,7 @@ use observer_common::{
 #[cfg(feature = "kernel-log")]
 use crate::log;
 use crate::{
-    count::count_protocol,
+    count::count_other,
     filter, globals,
     kernel::Address,
     maps::Values as _,
@@ -132,7 +132,7 @@ pub fn try_again(transfer: &Transfer, mut tries: Tries) {
     let most = if selected { TRIES_SELECTED } else { TRIES };
     if !tries.has(Tries::HTTP2) && tries.transfers >= most {
         ignore(&transfer.socket);
-        count_protocol(Protocol::Other);
+        count_other(Protocol::Other, transfer.pid);
         return;
     }
     tries.transfers = tries.transfers.saturating_add(1);
@@ -150,6 +150,6 @@ pub fn not_ours(transfer: &Transfer, protocol: Protocol) {
     let until = if may_upgrade { opposite } else { FOR_GOOD };
     remember(&transfer.socket, until, Tries::default());
     if !again {
-        count_protocol(protocol);
+        count_other(protocol, transfer.pid);
     }
 }

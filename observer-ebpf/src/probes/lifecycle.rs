@@ -21,7 +21,7 @@ use crate::{
     count::count,
     filter, globals,
     kernel::{Address, current_pid, name_at, now_ns, own_name, read},
-    maps::{CONNECTIONS, PIDS, PROCESSES, Renames, Values as _, WRITERS},
+    maps::{CONNECTIONS, OTHERS, PIDS, PROCESSES, Renames, Values as _, WRITERS},
     ring,
     socket::{self, Socket},
     tls::secured,
@@ -99,6 +99,7 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     filter::exits(pid);
+    let _ = OTHERS.remove(pid);
     if PROCESSES.remove(pid).is_ok() {
         send(&header(pid, record_kind::EXITED), pid);
         for ring in 0..MAX_RINGS {

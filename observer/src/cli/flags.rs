@@ -59,6 +59,14 @@ pub(super) enum Verb {
     /// Example: observer man | man --local-file -
     Man,
 
+    /// Lists the connections of each process by protocol, with the reason why some are not measured
+    ///
+    /// It answers the question: why is my service not shown? It asks the daemon at --address.
+    /// Without --address it asks the daemon at --listen, if one answers there and no filter is
+    /// given. Otherwise it watches by itself for 3 seconds, and needs the same privileges as the
+    /// daemon.
+    Connections(Connections),
+
     /// Shows in a terminal what a daemon sees, live or once
     ///
     /// It asks the daemon at --address. Without --address it asks the daemon at --listen, if one
@@ -68,9 +76,9 @@ pub(super) enum Verb {
     Top(Top),
 }
 
+/// The daemon that a command asks, and the credentials for it.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
-pub(super) struct Top {
+pub(super) struct Asked {
     /// URL of the daemon to ask, such as http://127.0.0.1:9464 or https://node-7:9464
     #[arg(long, value_name = "URL")]
     pub(super) address: Option<Address>,
@@ -93,6 +101,22 @@ pub(super) struct Top {
     /// this command listens on the address.
     #[arg(long, requires = "user")]
     pub(super) allow_plaintext_password: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Connections {
+    #[command(flatten)]
+    pub(super) asked: Asked,
+
+    /// Prints JSON for scripts, the same as /api/v1/connections
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Top {
+    #[command(flatten)]
+    pub(super) asked: Asked,
 
     /// Prints one snapshot of at least one second, and exits
     #[arg(long, requires = "format")]

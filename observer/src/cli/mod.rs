@@ -43,6 +43,8 @@ pub enum Action {
     Run,
     /// Show the figures in a terminal.
     Top(top::Options),
+    /// Print the connections by process, and end.
+    Connections(top::ConnectionsOptions),
     /// Print what this kernel allows, and end.
     Check,
     /// Print the completion script for a shell, and end.
@@ -104,6 +106,7 @@ pub fn parse_from(args: &[OsString], environment: &dyn Environment) -> Result<In
         Some(Verb::Check) => Action::Check,
         Some(Verb::Completions { shell }) => Action::Completions(shell),
         Some(Verb::Man) => Action::Man,
+        Some(Verb::Connections(of)) => Action::Connections(of.into_options(environment)),
         Some(Verb::Top(top)) => Action::Top(top.into_options(environment)),
         None => Action::Run,
     };

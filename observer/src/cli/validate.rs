@@ -1,30 +1,50 @@
 //! Turns flags into a configuration. Checks what cannot be seen from the text of a single flag.
 
 use super::Environment;
-use super::flags::{Options, Top};
+use super::flags::{Asked, Connections, Options, Top};
 use crate::config::{Config, Filter};
 use crate::failures;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
 use crate::metrics::{ExpositionConfig, Schema, Schemas};
 use crate::otlp::{OtlpConfig, OtlpFlags};
-use crate::top::{self, Access, PASSWORD_VARIABLE, Password};
+use crate::top::{self, Access, Address, PASSWORD_VARIABLE, Password};
 use observer_core::call::CallProtocol;
 use observer_core::edges::Peers;
 use observer_core::process::{Detail, Grouping};
 
-impl Top {
-    /// The options of `observer top`. The password is not on the command line, which every user of the machine can read.
-    pub(super) fn into_options(self, environment: &dyn Environment) -> top::Options {
-        let Self { address, ca_file, user, password_file, allow_plaintext_password, .. } = self;
-        let Self { once, table: _, json, sort: order, filter, .. } = self;
+impl Asked {
+    /// The address and the credentials. The password is not on the command line, which every user of the machine can read.
+    fn into_access(self, environment: &dyn Environment) -> (Option<Address>, Access) {
+        let Self { address, ca_file, user, password_file, allow_plaintext_password } = self;
         let given = || environment.get(PASSWORD_VARIABLE)?.into_string().ok();
         let password = password_file.map(Password::File).or_else(|| given().map(Password::Is));
         let password = password.filter(|_| user.is_some());
-        let access = Access { ca_file, user, password, plaintext: allow_plaintext_password };
-        let format = if json { top::Format::Json } else { top::Format::Table };
-        top::Options { address, access, once: once.then_some(format), order, filter }
+        (address, Access { ca_file, user, password, plaintext: allow_plaintext_password })
     }
+}
+
+impl Top {
+    /// The options of `observer top`.
+    pub(super) fn into_options(self, environment: &dyn Environment) -> top::Options {
+        let Self { asked, once, table: _, json, sort: order, filter } = self;
+        let (address, access) = asked.into_access(environment);
+        let once = once.then_some(format(json));
+        top::Options { address, access, once, order, filter }
+    }
+}
+
+impl Connections {
+    /// The options of `observer connections`.
+    pub(super) fn into_options(self, environment: &dyn Environment) -> top::ConnectionsOptions {
+        let Self { asked, json } = self;
+        let (address, access) = asked.into_access(environment);
+        top::ConnectionsOptions { address, access, format: format(json) }
+    }
+}
+
+fn format(json: bool) -> top::Format {
+    if json { top::Format::Json } else { top::Format::Table }
 }
 
 impl Options {

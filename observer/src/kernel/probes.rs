@@ -18,7 +18,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type;
 use observer_common::{
-    counter::{self, Counter, Protocol},
+    counter::{self, Counter, CountsOfProcess, Protocol},
     layout::{Field, NOWHERE},
     selected,
     settings::Settings,
@@ -60,6 +60,7 @@ pub struct Probes {
     sizes: Vec<ProgramSize>,
     counts: PerCpuArray<MapData, counter::Count>,
     writers: Writers,
+    others: HashMap<MapData, u32, CountsOfProcess>,
     tls: Option<TlsProbes>,
     tls_absent: Option<Error>,
     backend: Backend,
@@ -163,6 +164,8 @@ impl Probes {
         let counts = PerCpuArray::try_from(counts)?;
         let writers = ebpf.take_map("WRITERS").context("the BPF programs have no map WRITERS")?;
         let writers = HashMap::try_from(writers)?;
+        let others = ebpf.take_map("OTHERS").context("the BPF programs have no map OTHERS")?;
+        let others = HashMap::try_from(others)?;
         #[cfg(feature = "kernel-log")]
         let print = log::printer(&mut ebpf)?;
         let mut attach = || programs::attach(&mut ebpf, backend, config, layout);
@@ -189,6 +192,7 @@ impl Probes {
             sizes,
             counts,
             writers,
+            others,
             tls,
             tls_absent: None,
             backend,
@@ -277,6 +281,14 @@ impl Probes {
     pub fn protocols(&self) -> Result<Vec<(Protocol, u64)>> {
         let seen = |&protocol: &Protocol| Ok((protocol, self.count(protocol.position())?[0]));
         Protocol::ALL.iter().map(seen).collect()
+    }
+
+    /// Number of sockets that are not watched, by process and protocol. O(processes).
+    pub fn others(&self) -> Vec<(u32, CountsOfProcess)> {
+        // An entry that is removed meanwhile makes the kernel start again from the first.
+        let mut others: BTreeMap<u32, CountsOfProcess> = BTreeMap::new();
+        others.extend(self.others.iter().map_while(Result::ok));
+        others.into_iter().collect()
     }
 
     /// Events and bytes of one counter, summed over the CPUs.

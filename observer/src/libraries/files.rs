@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::{Stat, fstat, fstatfs};
 
-use super::messages::Found;
+use super::messages::{Found, Report};
 use crate::kernel::FileLinks;
 
 /// The most files that are known. With more, those without a library are searched again.
@@ -79,6 +79,8 @@ impl Identity {
 struct Known {
     version: Version,
     probed: Option<Probed>,
+    /// What was reported about it, as far as it matters to other processes that have it.
+    told: Box<[Report]>,
 }
 
 /// A file that is probed.
@@ -121,16 +123,18 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Whether the file was searched and has not changed since. If it is probed, `pid` has it mapped, too.
-    pub(super) fn is_known(&mut self, file: &Identity, pid: u32) -> bool {
-        let Some(known) = self.known.get(&file.key) else { return false };
+    /// If the file was searched and has not changed since: what was reported about it. If it is probed, `pid` has it
+    /// mapped, too.
+    pub(super) fn known(&mut self, file: &Identity, pid: u32) -> Option<Vec<Report>> {
+        let known = self.known.get(&file.key)?;
         if known.version != file.version {
             // Its probes are no longer at instructions.
             self.forget(file.key);
-            return false;
+            return None;
         }
+        let told = known.told.iter().map(|report| report.again(pid)).collect();
         self.note(file.key, pid);
-        true
+        Some(told)
     }
 
     fn note(&mut self, key: Key, pid: u32) {
@@ -174,17 +178,27 @@ impl Files {
         self.known.values().filter(is_own).count()
     }
 
-    /// Remembers that a file is not to be probed.
-    pub(super) fn add_without(&mut self, file: &Identity) {
+    /// Remembers that a file is not to be probed, and what was reported about it.
+    pub(super) fn add_without(&mut self, file: &Identity, told: &[Report]) {
+        self.add(file, None, told);
+    }
+
+    fn add(&mut self, file: &Identity, probed: Option<Probed>, told: &[Report]) {
         self.make_room();
-        self.known.insert(file.key, Known { version: file.version, probed: None });
+        let told = told.iter().filter(|report| report.matters()).copied().collect();
+        self.known.insert(file.key, Known { version: file.version, probed, told });
     }
 
     /// Remembers that a file is probed by the link of another one.
-    pub(super) fn add_same(&mut self, file: &Identity, other: Key, found: Arc<Found>, pid: u32) {
-        self.make_room();
-        let probed = Some(Probed { found, by: By::Other(other) });
-        self.known.insert(file.key, Known { version: file.version, probed });
+    pub(super) fn add_same(
+        &mut self,
+        file: &Identity,
+        other: Key,
+        found: Arc<Found>,
+        pid: u32,
+        told: &[Report],
+    ) {
+        self.add(file, Some(Probed { found, by: By::Other(other) }), told);
         self.note(other, pid);
     }
 
@@ -195,13 +209,11 @@ impl Files {
         found: Arc<Found>,
         links: FileLinks,
         file: OwnedFd,
-        mapped: Mapped,
-        pid: u32,
+        (mapped, pid): (Mapped, u32),
+        told: &[Report],
     ) {
-        self.make_room();
         let own = Own { _links: links, file, mapped, pids: [pid].into() };
-        let probed = Some(Probed { found, by: By::Own(Box::new(own)) });
-        self.known.insert(identity.key, Known { version: identity.version, probed });
+        self.add(identity, Some(Probed { found, by: By::Own(Box::new(own)) }), told);
     }
 
     fn make_room(&mut self) {
@@ -250,7 +262,12 @@ impl Files {
 mod tests {
     use std::{cell::Cell, fs::File};
 
-    use super::*;
+    use observer_tls::Refusal;
+
+    use super::{
+        super::messages::{Failure, Outcome},
+        *,
+    };
 
     fn identity(device: u64, inode: u64, size: u64) -> Identity {
         Identity { key: Key { device, inode }, version: Version { size, modified: (1, 2) } }
@@ -273,7 +290,7 @@ mod tests {
     fn probed(files: &mut Files, is_deleted: bool, pid: u32) -> Identity {
         let (file, identity) = on_disk(is_deleted);
         let mapped = (b"fe:01".to_vec(), identity.key.inode);
-        files.add_probed(&identity, found(), FileLinks::none(), file, mapped, pid);
+        files.add_probed(&identity, found(), FileLinks::none(), file, (mapped, pid), &[]);
         identity
     }
 
@@ -281,12 +298,22 @@ mod tests {
     fn a_file_is_searched_once_until_it_changes() {
         let mut files = Files::default();
         let file = identity(1, 7, 100);
-        assert!(!files.is_known(&file, 1));
-        files.add_without(&file);
-        assert!(files.is_known(&file, 1));
-        assert!(!files.is_known(&identity(2, 7, 100), 1), "on another device");
-        assert!(!files.is_known(&identity(1, 7, 101), 1), "with another size");
-        assert!(!files.is_known(&file, 1), "it was forgotten");
+        assert!(files.known(&file, 1).is_none());
+        files.add_without(&file, &[]);
+        assert!(files.known(&file, 1).is_some());
+        assert!(files.known(&identity(2, 7, 100), 1).is_none(), "on another device");
+        assert!(files.known(&identity(1, 7, 101), 1).is_none(), "with another size");
+        assert!(files.known(&file, 1).is_none(), "it was forgotten");
+    }
+
+    #[test]
+    fn what_matters_is_reported_again_for_other_processes() {
+        let mut files = Files::default();
+        let file = identity(1, 7, 100);
+        let told = [Outcome::Failed(Failure::Jvm), Outcome::Refused(Refusal::NoLibrary)]
+            .map(|outcome| Report::file(1, None, outcome, "", b"/a", 0));
+        files.add_without(&file, &told);
+        assert_eq!(files.known(&file, 2), Some(vec![told[0].again(2)]));
     }
 
     #[test]
@@ -303,12 +330,12 @@ mod tests {
         let mut longer = twin;
         longer.version.size += 1;
         assert!(files.twins(&longer).is_empty(), "with other bytes");
-        files.add_same(&twin, own.key, found(), 2);
-        assert!(files.is_known(&twin, 3));
+        files.add_same(&twin, own.key, found(), 2, &[]);
+        assert!(files.known(&twin, 3).is_some());
         assert_eq!(files.probed(), 1);
         assert_eq!(files.twins(&elsewhere(twin)).len(), 1, "only the one with the link counts");
         files.forget(own.key);
-        assert!(!files.is_known(&twin, 3), "without the link it is not probed");
+        assert!(files.known(&twin, 3).is_none(), "without the link it is not probed");
     }
 
     #[test]
@@ -332,8 +359,8 @@ mod tests {
         files.sweep(|pid| pid == 2, none);
         assert_eq!(files.probed(), 2);
         files.sweep(|_| false, |_| Vec::new());
-        assert!(!files.is_known(&deleted, 3));
-        assert!(files.is_known(&kept, 3));
+        assert!(files.known(&deleted, 3).is_none());
+        assert!(files.known(&kept, 3).is_some());
     }
 
     #[test]
@@ -343,7 +370,7 @@ mod tests {
         let file: OwnedFd = File::open(named.path()).unwrap().into();
         let identity = Identity::of(&fstat(&file).unwrap());
         let mapped = (b"fe:01".to_vec(), identity.key.inode);
-        files.add_probed(&identity, found(), FileLinks::none(), file, mapped, 1);
+        files.add_probed(&identity, found(), FileLinks::none(), file, (mapped, 1), &[]);
         std::fs::write(named.path(), b"other bytes").unwrap();
         files.sweep(|_| true, |_| Vec::new());
         assert_eq!(files.probed(), 0);
@@ -354,9 +381,9 @@ mod tests {
         let mut files = Files::default();
         let own = probed(&mut files, false, 1);
         for inode in 0..2 * MAX_FILES as u64 {
-            files.add_without(&identity(u64::MAX, inode, 1));
+            files.add_without(&identity(u64::MAX, inode, 1), &[]);
             assert!(files.known.len() <= MAX_FILES);
         }
-        assert!(files.is_known(&own, 1));
+        assert!(files.known(&own, 1).is_some());
     }
 }

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use observer_tls::Refusal;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, FileType, Mode, OFlags, fstat, openat},
@@ -161,7 +162,7 @@ impl Opener<'_> {
                         break;
                     }
                     let reports = self.look(&process, mapping);
-                    parsed += usize::from(!reports.is_empty());
+                    parsed += usize::from(!reports.iter().all(Report::is_again));
                     reports.iter().try_for_each(|report| self.tell(report))?;
                 }
             }
@@ -175,7 +176,7 @@ impl Opener<'_> {
         self.tell(&Report::done(pid))
     }
 
-    /// Looks at a file. Returns what is to be told, which is nothing if the file is known.
+    /// Looks at a file. Returns what is to be told.
     fn look(&mut self, process: &Process, mapping: Mapping) -> Vec<Report> {
         let (pid, path) = (process.pid, mapping.path.clone());
         let failed =
@@ -192,34 +193,36 @@ impl Opener<'_> {
             return failed(Failure::Unreadable);
         }
         let identity = Identity::of(&stat);
-        if self.files.is_known(&identity, pid) {
-            return Vec::new();
+        if let Some(told) = self.files.known(&identity, pid) {
+            return told;
         }
         for (other, found) in self.files.twins(&identity) {
             // If that cannot be found out, it is not probed twice.
             if process.has_breakpoint(&mapping, &found).unwrap_or(true) {
-                self.files.add_same(&identity, other, found, pid);
-                return Vec::new();
+                let told = reports(pid, &found, None, &path);
+                self.files.add_same(&identity, other, found, pid, &told);
+                return told.into_iter().map(|report| report.again(pid)).collect();
             }
         }
         let found = match parser::parse(file.as_fd(), identity.size()) {
             Ok(found) => Arc::new(found),
             Err(failure) => {
-                self.files.add_without(&identity);
-                return failed(failure);
+                let told = failed(failure);
+                self.files.add_without(&identity, &told);
+                return told;
             }
         };
         let attached = self.attach(&file, &identity, &found);
         let outcome = attached.as_ref().err().map(|failure| Outcome::Failed(*failure));
-        let report = reports(pid, &found, outcome, &path);
+        let told = reports(pid, &found, outcome, &path);
         match attached {
             Ok(Some(links)) => {
                 let mapped = (mapping.device, mapping.inode);
-                self.files.add_probed(&identity, found, links, file, mapped, pid);
+                self.files.add_probed(&identity, found, links, file, (mapped, pid), &told);
             }
-            Ok(None) | Err(_) => self.files.add_without(&identity),
+            Ok(None) | Err(_) => self.files.add_without(&identity, &told),
         }
-        report
+        told
     }
 
     /// Probes what was found in a file, if there is anything to probe.
@@ -275,6 +278,8 @@ fn has_instructions(file: &OwnedFd, found: &Found) -> bool {
 /// What is to be told about a file with these libraries. `failed` is why they are not probed.
 fn reports(pid: u32, found: &Found, failed: Option<Outcome>, path: &[u8]) -> Vec<Report> {
     if let Some(refusal) = found.refusal {
+        let is_jvm = refusal == Outcome::Refused(Refusal::NoLibrary) && is_jvm(path);
+        let refusal = if is_jvm { Outcome::Failed(Failure::Jvm) } else { refusal };
         return vec![Report::file(pid, None, refusal, "", path, 0)];
     }
     let of = |library: &super::messages::FoundLibrary| {
@@ -283,6 +288,11 @@ fn reports(pid: u32, found: &Found, failed: Option<Outcome>, path: &[u8]) -> Vec
         Report::file(pid, Some(library.kind), outcome, version, path, library.places)
     };
     found.libraries.iter().map(of).collect()
+}
+
+/// Whether the file is the Java virtual machine, by its name.
+fn is_jvm(path: &[u8]) -> bool {
+    path.ends_with(b"/libjvm.so")
 }
 
 fn failure(error: Errno) -> Failure {

@@ -1,7 +1,7 @@
 //! The daemon's side: it decides which processes are looked at, and keeps the opener busy.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     panic, process,
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use observer_core::{names::escape::escape, process::ProcessSource as _};
+use observer_tls::Refusal;
 use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
@@ -29,6 +30,7 @@ use super::{
 };
 use crate::{
     config::Filter,
+    connections::Library,
     kernel::{Method, TlsProbes, Uprobes},
     memory,
     metrics::TlsFiles,
@@ -43,6 +45,9 @@ const MAX_ASKED: usize = 8;
 
 /// Processes that wait for being looked at, at most.
 const MAX_WAITING: usize = 65_536;
+
+/// Libraries that are remembered for a process, at most.
+const MAX_LIBRARIES: usize = 16;
 
 /// How long the watcher waits for messages, and between two looks at the ring: its BPF program need not wake anybody.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -118,6 +123,7 @@ fn be_opener(socket: BorrowedFd<'_>, uprobes: Uprobes, account: Option<&Account>
 #[derive(Debug)]
 pub struct Watcher {
     figures: Arc<Mutex<TlsFiles>>,
+    found: Arc<Mutex<HashMap<u32, Vec<Library>>>>,
     waker: Arc<Waker>,
     stop: mpsc::Sender<()>,
     thread: Option<JoinHandle<()>>,
@@ -134,10 +140,13 @@ impl Watcher {
         }
         let waker = Arc::new(Waker::new(poll.registry(), WAKE).context("cannot create a waker")?);
         let figures = Arc::new(Mutex::new(TlsFiles::default()));
+        let found = Arc::new(Mutex::new(HashMap::new()));
         let (stop, stopped) = mpsc::channel();
         let state = State {
             opener,
             figures: Arc::clone(&figures),
+            found: Arc::clone(&found),
+            finding: HashMap::new(),
             filter: filter.clone(),
             waiting: VecDeque::new(),
             is_waiting: HashSet::new(),
@@ -151,12 +160,17 @@ impl Watcher {
             .name("tls-files".into())
             .spawn(move || state.run(poll, &stopped))
             .context("cannot start the thread that looks for TLS libraries")?;
-        Ok(Self { figures, waker, stop, thread: Some(thread) })
+        Ok(Self { figures, found, waker, stop, thread: Some(thread) })
     }
 
     /// The files that were searched, by library and result.
     pub fn figures(&self) -> TlsFiles {
         lock(&self.figures).clone()
+    }
+
+    /// The libraries of processes, by pid, and files that may have one.
+    pub fn libraries(&self) -> Vec<(u32, Vec<Library>)> {
+        lock(&self.found).iter().map(|(pid, found)| (*pid, found.clone())).collect()
     }
 }
 
@@ -174,6 +188,10 @@ impl Drop for Watcher {
 struct State {
     opener: Opener,
     figures: Arc<Mutex<TlsFiles>>,
+    /// What was found in the files of processes when they were last looked at.
+    found: Arc<Mutex<HashMap<u32, Vec<Library>>>>,
+    /// What is being found in those that are looked at.
+    finding: HashMap<u32, Vec<Library>>,
     filter: Filter,
     /// Processes to be looked at.
     waiting: VecDeque<u32>,
@@ -274,6 +292,8 @@ impl State {
         let present: HashSet<u32> = names.filter_map(|name| name.parse().ok()).collect();
         let new: Vec<u32> = present.difference(&self.seen).copied().collect();
         self.looks.keep(&present);
+        self.finding.retain(|pid, _| present.contains(pid));
+        lock(&self.found).retain(|pid, _| present.contains(pid));
         self.seen = present;
         let own = process::id();
         for pid in new {
@@ -344,7 +364,8 @@ impl State {
                 Err(error) => return Err(error),
             };
             match message.get(..length).and_then(Report::read) {
-                Some(Told::Done { pid: _ }) => {
+                Some(Told::Done { pid }) => {
+                    self.is_looked_at(pid);
                     self.asked = self.asked.saturating_sub(1);
                     self.ask()?;
                 }
@@ -357,7 +378,11 @@ impl State {
     }
 
     fn take(&mut self, report: &FileReport) {
-        let FileReport { pid, kind, outcome, version, path, hooks } = report;
+        let FileReport { pid, kind, outcome, version, path, hooks, again } = report;
+        self.note(report);
+        if *again {
+            return;
+        }
         self.count(Some(report), *outcome);
         self.looks.found(*pid);
         let (library, path) = (library_label(*kind), escape(path));
@@ -382,6 +407,28 @@ impl State {
             ),
             _ => debug!("TLS: {path}: {} (pid {pid})", outcome.label()),
         }
+    }
+
+    /// Remembers what was found in a file of a process that is being looked at.
+    fn note(&mut self, report: &FileReport) {
+        let nothing = [Refusal::NoLibrary, Refusal::NotElf].map(Outcome::Refused);
+        let found = self.finding.entry(report.pid).or_default();
+        if found.len() < MAX_LIBRARIES && !nothing.contains(&report.outcome) {
+            found.push(Library {
+                library: library_label(report.kind).into(),
+                version: report.version.clone(),
+                path: escape(&report.path).into_owned(),
+                result: report.outcome.label().into(),
+            });
+        }
+    }
+
+    /// Handles that all files of a process were looked at.
+    fn is_looked_at(&mut self, pid: u32) {
+        match self.finding.remove(&pid) {
+            Some(found) if !found.is_empty() => lock(&self.found).insert(pid, found),
+            _ => lock(&self.found).remove(&pid),
+        };
     }
 
     fn count(&self, report: Option<&FileReport>, outcome: Outcome) {

@@ -1,5 +1,5 @@
-//! The HTTP server: `/metrics`, `/healthz` and `/readyz`, and for viewers `/`, `/events` and `/api/v1/view`. It speaks
-//! HTTP/1.1, with TLS and passwords if they are configured ([`Protection`]).
+//! The HTTP server: `/metrics`, `/healthz` and `/readyz`, and for viewers `/`, `/events`, `/api/v1/view`,
+//! `/connections` and `/api/v1/connections`. It speaks HTTP/1.1, with TLS and passwords if they are configured ([`Protection`]).
 //!
 //! A scraper may be slow, dead or hostile, without effect on others or the daemon. Connections are bounded, and idle ones
 //! make room (`crowd`). Each wait has a time limit. One rendering at a time serves all that wait for it (`render`).
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod connections;
 mod counts;
 mod crowd;
 mod encoding;
@@ -49,6 +50,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
+use crate::connections::Model as Connections;
 use crate::metrics::{Format, Snapshot};
 pub use counts::Counts;
 use crowd::{Bounds, Crowd, Place};
@@ -70,6 +72,9 @@ pub trait Pages: Send + Sync + 'static {
 
     /// The figures of this moment. `Err`, with the reason, is a response with status 500.
     fn snapshot(&self) -> Result<Snapshot, String>;
+
+    /// The connections of this moment, by process. `Err`, with the reason, is a response with status 500.
+    fn connections(&self) -> Result<Connections, String>;
 
     /// Whether the daemon is healthy. `Err`, with the reason, is a response with status 503.
     fn health(&self) -> Result<(), String>;

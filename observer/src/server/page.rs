@@ -43,7 +43,7 @@ pub(super) fn page(model: &Model) -> String {
 }
 
 /// Text escaped for HTML, between tags or in an attribute's quotes. Invisible characters are shown.
-struct Text<'a>(&'a str);
+pub(super) struct Text<'a>(pub(super) &'a str);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::auth::Admission;
+use super::connections::{self, List};
 use super::counts::{Counts, Refused};
 use super::events::{Events, Watchers};
 use super::held::{Held, Reading};
@@ -26,6 +27,7 @@ use super::render::{OneSnapshot, Renderer};
 use super::site::Hosts;
 use super::socket::Asker;
 use super::{Limits, Pages, Protection, encoding, page};
+use crate::connections::Model as Connections;
 use crate::metrics::Format;
 
 pub(super) const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -59,7 +61,8 @@ static ASSETS: [(&str, HeaderValue, &str); 9] = [
 ];
 
 /// Paths whose answer is made for each request.
-const MADE: [&str; 5] = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/view"];
+const MADE: [&str; 7] =
+    ["/", "/metrics", "/healthz", "/readyz", "/api/v1/view", "/connections", "/api/v1/connections"];
 
 /// The body of a response: a text, a scrape, or samples as events.
 pub(super) type Body = Either<Full<Bytes>, Either<Reading, Events>>;
@@ -72,6 +75,7 @@ pub(super) struct Routes {
     counts: Arc<Counts>,
     renderer: Renderer,
     live: Live,
+    list: List,
     watchers: Watchers,
     /// How long an answer may take.
     patience: Duration,
@@ -91,6 +95,7 @@ impl Routes {
             renderer: Renderer::new(Arc::clone(&pages), one, &limits),
             watchers: Watchers::new(live.clone(), limits.watchers),
             live,
+            list: List::default(),
             pages,
             protection,
             hosts,
@@ -158,6 +163,8 @@ impl Routes {
                 "/healthz" => self.probe(Pages::health).await,
                 "/readyz" => self.probe(Pages::ready).await,
                 "/api/v1/view" => view(self.live.latest(2).await),
+                "/connections" => self.connections(in_html).await,
+                "/api/v1/connections" => self.connections(in_json).await,
                 _ => index(self.live.latest(1).await).await,
             }
         };
@@ -193,6 +200,13 @@ impl Routes {
             Err(reason) if asker.is_gone() => {
                 response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, reason.into())
             }
+            Err(reason) => failure(&reason),
+        }
+    }
+
+    async fn connections(&self, write: fn(&Connections) -> Response<Body>) -> Response<Body> {
+        match self.list.latest(&self.pages).await {
+            Ok(connections) => write(&connections),
             Err(reason) => failure(&reason),
         }
     }
@@ -255,10 +269,25 @@ async fn index(sampled: Sampled) -> Response<Body> {
         Ok(text) => text,
         Err(panicked) => return failure(&panicked.to_string()),
     };
+    html(text)
+}
+
+fn html(text: Bytes) -> Response<Body> {
     let mut page = response(StatusCode::OK, HTML, text);
     let policy = HeaderValue::from_static(page::POLICY);
     page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     page
+}
+
+fn in_html(connections: &Connections) -> Response<Body> {
+    html(connections::page(connections).into())
+}
+
+fn in_json(connections: &Connections) -> Response<Body> {
+    match serde_json::to_vec(connections) {
+        Ok(json) => response(StatusCode::OK, JSON, json.into()),
+        Err(error) => failure(&error.to_string()),
+    }
 }
 
 fn view(sampled: Sampled) -> Response<Body> {

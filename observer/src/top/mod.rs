@@ -1,4 +1,5 @@
-//! `observer top`: the figures of a daemon in a terminal, or once as text or JSON.
+//! `observer top`: the figures of a daemon in a terminal, or once as text or JSON. `observer connections`: its
+//! connections.
 //!
 //! `app` has the state of the view, without a terminal. `draw`, `detail` and `map` draw it with the parts in `cells`. `source`
 //! gets the figures: from a daemon (`remote`, with the credentials in `access`), or from this process.
@@ -30,6 +31,7 @@ use ratatui::crossterm::event::{self, Event};
 use ratatui::crossterm::terminal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::connections;
 use crate::metrics::view::{Filter, Order};
 pub use access::{Access, PASSWORD_VARIABLE, Password};
 pub use address::Address;
@@ -56,12 +58,23 @@ pub struct Options {
     pub filter: String,
 }
 
+/// The options of `observer connections`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionsOptions {
+    /// The address of the daemon.
+    pub address: Option<Address>,
+    /// The credentials for the daemon.
+    pub access: Access,
+    /// The format.
+    pub format: Format,
+}
+
 /// The format of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A table for people.
     Table,
-    /// JSON for programs, the same as `/api/v1/view`.
+    /// JSON for programs, the same as `/api/v1/view` or `/api/v1/connections`.
     Json,
 }
 
@@ -71,6 +84,16 @@ pub fn run(source: Source, options: &Options) -> Result<()> {
         Some(format) => print(&source, format, options),
         None => live(source, options),
     }
+}
+
+/// Prints the connections of a source once.
+pub fn print_connections(source: &Source, format: Format) -> Result<()> {
+    let model = source.connections()?;
+    let text = match format {
+        Format::Table => connections::table(&model, &source.name(), width()),
+        Format::Json => serde_json::to_string(&model)? + "\n",
+    };
+    stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
 fn print(source: &Source, format: Format, options: &Options) -> Result<()> {

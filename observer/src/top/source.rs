@@ -7,10 +7,12 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::access::Refusal;
 use super::remote::{Remote, read};
+use crate::connections;
 use crate::metrics::view::{Model, Sampler};
 use crate::worker::Workers;
 use observer_core::names::escape::visible;
@@ -64,6 +66,17 @@ impl Source {
         }
     }
 
+    /// The connections by process, with those of some seconds if this process watches by itself.
+    pub fn connections(&self) -> Result<connections::Model> {
+        match self {
+            Self::Daemon(remote) => parse(&read(remote.get("/api/v1/connections")?)?),
+            Self::Own(workers) => {
+                sleep(FIRST_LOOK);
+                workers.connections()
+            }
+        }
+    }
+
     /// Starts a thread that sends a sample every second. It ends when the receiver is dropped.
     pub fn follow(self) -> Result<Receiver<Update>> {
         // Few: samples that wait are out of date, and a daemon drops a slow viewer.
@@ -78,7 +91,7 @@ impl Source {
 }
 
 /// Parses a model, with invisible characters made visible: a daemon is trusted with figures, not with the terminal.
-fn parse(json: &[u8]) -> Result<Model> {
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
     let read = || {
         let mut value: Value = serde_json::from_slice(json)?;
         make_visible(&mut value);
@@ -166,6 +179,6 @@ mod tests {
         let mut model = Model::default();
         model.daemon.version = "1\u{1b}[2J\u{202e}".into();
         let json = serde_json::to_vec(&model).unwrap();
-        assert_eq!(parse(&json).unwrap().daemon.version, "1\\u{1b}[2J\\u{202e}");
+        assert_eq!(parse::<Model>(&json).unwrap().daemon.version, "1\\u{1b}[2J\\u{202e}");
     }
 }

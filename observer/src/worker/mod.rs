@@ -3,6 +3,7 @@
 mod lead;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -14,17 +15,22 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use mio::Waker;
+use observer_common::counter::CountsOfProcess;
 use observer_core::{
     edges::{AllEdges, Edges},
-    process::Expired,
+    names::escape::escape,
+    pipeline::OfProcess,
+    process::{Expired, ProcessSource as _},
     source::Source,
 };
+use rustc_hash::FxHashMap;
 use tracing::error;
 
 use self::lead::Lead;
 use crate::{
     clock::monotonic_ns,
-    config::{Config, Filter},
+    config::{self, Config, Filter},
+    connections::{self, Following, Known},
     failures::{self, Failures},
     kernel::{Probes, Ring},
     libraries::{Opener, Watcher},
@@ -66,6 +72,8 @@ pub struct Workers {
     edges: Option<AllEdges>,
     /// How often a process was published before it was looked up.
     lookups_late: AtomicU64,
+    /// Whether TLS connections are to be followed.
+    tls_wanted: config::Tls,
     tls: Option<Tls>,
 }
 
@@ -94,10 +102,20 @@ impl Requests {
 enum Request {
     /// Reply with the worker's number and its snapshot.
     Snapshot(mpsc::SyncSender<(usize, Snapshot)>),
+    /// Reply with the connections by process.
+    Connections(mpsc::SyncSender<ByProcess>),
     /// Detach, and reply once all records are read.
     Detach(mpsc::SyncSender<()>),
     /// Follow a tick of the first worker.
     Follow { now_ns: u64, expired: Arc<[Expired]> },
+}
+
+/// The connections of one worker, by process.
+#[derive(Debug)]
+struct ByProcess {
+    watched: FxHashMap<u32, OfProcess>,
+    /// Only of the first worker: sockets that are not watched.
+    others: Vec<(u32, CountsOfProcess)>,
 }
 
 impl Workers {
@@ -178,8 +196,48 @@ impl Workers {
         let descriptors = Mutex::new(Arc::new(descriptors));
         let tls = opener.map(|opener| Tls::start(opener, &config.filter)).transpose()?;
         let lookups_late = AtomicU64::new(0);
+        let tls_wanted = config.tls;
         let edges = all_edges;
-        Ok(Self { requests, threads, turns, descriptors, flush, edges, lookups_late, tls })
+        Ok(Self {
+            requests,
+            threads,
+            turns,
+            descriptors,
+            flush,
+            edges,
+            lookups_late,
+            tls_wanted,
+            tls,
+        })
+    }
+
+    /// The connections of this moment by process, without the daemon's own. Blocks as [`snapshot`](Self::snapshot).
+    pub fn connections(&self) -> Result<connections::Model> {
+        let mut known: BTreeMap<u32, Known> = BTreeMap::new();
+        for ByProcess { watched, others } in self.request(Request::Connections)? {
+            for (pid, watched) in watched {
+                known.entry(pid).or_default().watched += watched;
+            }
+            for (pid, others) in others {
+                known.entry(pid).or_default().others = others;
+            }
+        }
+        known.remove(&std::process::id());
+        if let Some(tls) = &self.tls {
+            for (pid, libraries) in tls.libraries() {
+                if let Some(known) = known.get_mut(&pid) {
+                    known.libraries = libraries;
+                }
+            }
+        }
+        let following = match (self.tls_wanted, &self.tls) {
+            (config::Tls::Off, _) => Following::Off,
+            (config::Tls::Auto, Some(_)) => Following::Auto,
+            (config::Tls::Auto, None) => Following::Unavailable,
+        };
+        let source = ProcFs::default();
+        let name = |pid| Some(escape(source.comm(pid)?.as_bytes()).into_owned());
+        Ok(connections::Model::new(following, known, name))
     }
 
     /// Replaces the declared types of methods.
@@ -254,6 +312,11 @@ impl Tls {
             Some(watcher) => watcher.figures(),
             None => lock(&self.last).clone(),
         }
+    }
+
+    /// What was found in the files of processes.
+    fn libraries(&self) -> Vec<(u32, Vec<connections::Library>)> {
+        lock(&self.watcher).as_ref().map(Watcher::libraries).unwrap_or_default()
     }
 
     /// Detaches the program from all files.
@@ -345,6 +408,12 @@ impl<S: Source + Send + 'static> State<S> {
                 let daemon = self.lead.as_ref().map(Lead::figures).unwrap_or_default();
                 let snapshot = snapshot(&self.pipeline, daemon, Arc::clone(&self.exposition));
                 let _ = reply.send((self.number, snapshot));
+            }
+            Request::Connections(reply) => {
+                let lead = self.lead.as_ref().and_then(|lead| lead.probes.as_ref());
+                let others = lead.map(Probes::others).unwrap_or_default();
+                let watched = self.pipeline.connections_by_process();
+                let _ = reply.send(ByProcess { watched, others });
             }
             Request::Detach(reply) => {
                 let _ = reply.send(());

@@ -8,6 +8,7 @@ mod at_once;
 pub(crate) mod backends;
 mod bounds;
 mod codes;
+mod connections;
 pub(crate) mod declared;
 pub(crate) mod documented;
 pub(crate) mod edges;
@@ -69,7 +70,7 @@ pub(crate) fn raw() -> Vec<Case> {
 /// The name of a kind of cases, and the function that adds them.
 type Kind = (&'static str, fn(&mut Table));
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     ("codes", codes::add),
     ("ends", ends::add),
     ("frames", frames::add),
@@ -80,6 +81,7 @@ const KINDS: [Kind; 14] = [
     ("gaps", gaps::add),
     ("gaps at once", at_once::add),
     ("lines", lines::add),
+    ("connections", connections::add),
     ("privileges", privileges::add),
     ("hostile", hostile::add),
     ("exposition", exposition::add),

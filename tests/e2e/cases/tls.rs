@@ -14,6 +14,7 @@ use support::stack::Stack;
 use support::tls::{Certificates, Shown};
 use support::truth::{Truth, agree};
 
+use super::connections::expect_not_followed;
 use super::transports::seen;
 use crate::{comparison, plans};
 
@@ -73,6 +74,7 @@ pub(crate) fn tls_is_counted_and_not_decoded(stack: &Stack) -> Result<()> {
     for protocol in ["grpc", "http2", "http1", "other"] {
         seen(&daemon, protocol, 0)?;
     }
+    expect_not_followed(&daemon, &server.pid(), connections(&plan)?.into())?;
     daemon.settle(&[Expected::nothing(&client), Expected::nothing(server.identity())])?;
     agree(&server.stop()?, &did)?;
     daemon.stop()

@@ -113,10 +113,12 @@ pub enum Failure {
     Unsupported,
     /// The request was not valid.
     BadRequest,
+    /// The file is a Java virtual machine. TLS that is written in Java (JSSE) is not in any file.
+    Jvm,
 }
 
 impl Failure {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Denied,
         Self::Unreadable,
         Self::TooLarge,
@@ -127,6 +129,7 @@ impl Failure {
         Self::Kernel,
         Self::Unsupported,
         Self::BadRequest,
+        Self::Jvm,
     ];
 
     fn label(self) -> &'static str {
@@ -141,6 +144,7 @@ impl Failure {
             Self::Kernel => "kernel",
             Self::Unsupported => "unsupported",
             Self::BadRequest => "bad_request",
+            Self::Jvm => "jvm",
         }
     }
 }
@@ -213,7 +217,9 @@ pub(super) struct Report {
     kind: u8,
     /// 0 says that the request is answered.
     outcome: u8,
-    unused: [u8; 2],
+    /// 1 if it was reported before, for this process or another one.
+    again: u8,
+    unused: u8,
     version: [u8; VERSION],
     path: [u8; PATH],
 }
@@ -226,7 +232,7 @@ const PATH: usize = 220;
 pub(super) enum Told {
     /// All files of the process were looked at.
     Done { pid: u32 },
-    /// A file of the process, which was not known before.
+    /// A file of the process.
     File(FileReport),
 }
 
@@ -240,6 +246,8 @@ pub(super) struct FileReport {
     /// The end of the path, if it is long.
     pub(super) path: Vec<u8>,
     pub(super) hooks: u32,
+    /// It was reported before, for this process or another one.
+    pub(super) again: bool,
 }
 
 impl Report {
@@ -249,7 +257,8 @@ impl Report {
             hooks: 0,
             kind: 0,
             outcome: 0,
-            unused: [0; 2],
+            again: 0,
+            unused: 0,
             version: [0; VERSION],
             path: [0; PATH],
         }
@@ -269,15 +278,33 @@ impl Report {
             hooks: u32::try_from(hooks).unwrap_or(u32::MAX),
             kind: kind_code(kind),
             outcome: outcome.code(),
-            unused: [0; 2],
+            again: 0,
+            unused: 0,
             version: padded(version.as_bytes()),
             path: padded(end),
         }
     }
 
+    /// The same, as it is reported for another process or once more.
+    pub(super) fn again(self, pid: u32) -> Self {
+        Self { pid, again: 1, ..self }
+    }
+
+    /// Whether it was reported before.
+    pub(super) fn is_again(&self) -> bool {
+        self.again != 0
+    }
+
+    /// Whether it says something about the connections of the processes that have the file: it has a library, or it is
+    /// not known whether it has one.
+    pub(super) fn matters(&self) -> bool {
+        let nothing = [Refusal::NoLibrary, Refusal::NotElf].map(Outcome::Refused);
+        !nothing.iter().any(|outcome| outcome.code() == self.outcome)
+    }
+
     /// Checks a message; `None` if it is not valid.
     pub(super) fn read(message: &[u8]) -> Option<Told> {
-        let Self { pid, hooks, kind, outcome, unused: _, version: text, path } =
+        let Self { pid, hooks, kind, outcome, again, unused: _, version: text, path } =
             Self::read_from_bytes(message).ok()?;
         if outcome == 0 {
             return Some(Told::Done { pid });
@@ -289,6 +316,7 @@ impl Report {
             version: version(&text)?.to_owned(),
             path: unpadded(&path).to_vec(),
             hooks,
+            again: again != 0,
         }))
     }
 }

@@ -112,11 +112,23 @@ fn reports_arrive() {
         (read.pid, read.kind, read.outcome, read.hooks),
         (7, Some(Kind::Rustls), outcome, 12)
     );
-    assert_eq!((&*read.version, read.path.len()), ("0.23.46", PATH));
+    assert_eq!((&*read.version, read.path.len(), read.again), ("0.23.46", PATH, false));
+    let Some(Told::File(again)) = Report::read(report.again(8).as_bytes()) else { panic!() };
+    assert_eq!(again, FileReport { pid: 8, again: true, ..read });
     assert_eq!(Report::read(Report::done(8).as_bytes()), Some(Told::Done { pid: 8 }));
     let whole = report.as_bytes();
     assert_eq!(Report::read(&whole[1..]), None);
     assert_eq!(Report::read(&[whole, &[0]].concat()), None);
+}
+
+#[test]
+fn files_without_a_library_do_not_matter() {
+    let matters = |outcome| Report::file(7, None, outcome, "", b"/a", 0).matters();
+    assert!(!matters(Outcome::Refused(Refusal::NoLibrary)));
+    assert!(!matters(Outcome::Refused(Refusal::NotElf)));
+    assert!(matters(Outcome::Refused(Refusal::Malformed)));
+    assert!(matters(Outcome::Failed(Failure::Jvm)));
+    assert!(matters(Outcome::Attached));
 }
 
 #[test]

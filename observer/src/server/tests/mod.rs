@@ -46,6 +46,7 @@ type Page<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 struct Stub {
     metrics: Box<dyn Fn(Format) -> Result<Vec<u8>, String> + Send + Sync>,
     snapshot: Page<Snapshot>,
+    connections: Page<Connections>,
     health: Page<()>,
     ready: Page<()>,
 }
@@ -55,6 +56,7 @@ impl Default for Stub {
         Self {
             metrics: Box::new(|_| Ok("# EOF\n".into())),
             snapshot: Box::new(|| Ok(watching::calls_to(&["/a.B/C"]))),
+            connections: Box::new(|| Ok(Connections::default())),
             health: Box::new(|| Ok(())),
             ready: Box::new(|| Ok(())),
         }
@@ -93,6 +95,10 @@ impl Pages for Stub {
 
     fn snapshot(&self) -> Result<Snapshot, String> {
         (self.snapshot)()
+    }
+
+    fn connections(&self) -> Result<Connections, String> {
+        (self.connections)()
     }
 
     fn health(&self) -> Result<(), String> {

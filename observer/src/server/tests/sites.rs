@@ -12,18 +12,19 @@ fn ask(served: &Served, path: &str, host: &str, more: &str) -> Answer {
 #[test]
 fn a_name_that_is_made_to_resolve_to_this_machine_reads_nothing() {
     let served = Served::start(GENEROUS, Stub::default());
-    for path in ["/", "/metrics", "/events", "/api/v1/view", "/view.js", "/healthz"] {
+    for path in ["/", "/metrics", "/events", "/api/v1/view", "/connections", "/view.js", "/healthz"]
+    {
         assert_eq!(ask(&served, path, "rebound.example:9464", "").status(), 421, "{path}");
         let host = served.address.to_string();
         assert_eq!(ask(&served, path, &host, "").status(), 200, "{path}");
     }
-    assert_eq!((served.refused("host"), served.refused("cross_site")), (6, 0));
+    assert_eq!((served.refused("host"), served.refused("cross_site")), (7, 0));
 }
 
 #[test]
 fn pages_of_other_sites_read_nothing() {
     let served = Served::start(GENEROUS, Stub::default());
-    let paths = ["/", "/metrics", "/events", "/api/v1/view", "/view.js"];
+    let paths = ["/", "/metrics", "/events", "/api/v1/view", "/connections", "/view.js"];
     for path in paths {
         for headers in ["Sec-Fetch-Site: cross-site\r\n", "Origin: http://evil.example\r\n"] {
             let refusal = ask(&served, path, "localhost", headers);
@@ -34,7 +35,7 @@ fn pages_of_other_sites_read_nothing() {
         assert_eq!(ours.status(), 200, "{path}");
         assert_eq!(ours.header("cross-origin-resource-policy"), Some("same-origin"), "{path}");
     }
-    assert_eq!(served.refused("cross_site"), 10);
+    assert_eq!(served.refused("cross_site"), 12);
     let link =
         "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
     for path in paths {

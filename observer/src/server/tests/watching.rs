@@ -1,6 +1,7 @@
 //! The page, the JSON and the events for viewers.
 
 use super::*;
+use crate::connections::{Connections as ConnectionsOfKind, Kind, Process};
 use crate::metrics::{self, Buckets, Limits as SeriesLimits, Statistics, view::Model};
 use observer_core::{
     call::{CallKey, CallProtocol, CallSink as _, Code, Role},
@@ -83,7 +84,7 @@ fn the_page_has_what_there_is_without_script() {
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
     let text = answer.text();
-    for link in ["metrics", "healthz", "readyz", "api/v1/view"] {
+    for link in ["connections", "metrics", "healthz", "readyz", "api/v1/view"] {
         assert!(text.contains(&format!("href=\"{link}\"")), "{link}");
     }
     assert!(text.contains("<b>C</b> <small>a.B</small>"), "{text}");
@@ -224,4 +225,51 @@ fn the_end_of_the_server_ends_watching() {
     served.begin_shutdown();
     while watcher.next().is_some() {}
     served.wait_for_end();
+}
+
+#[test]
+fn connections_are_listed_at_most_once_a_second() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&made);
+    let connections = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        let of = |advice| ConnectionsOfKind {
+            kind: Kind::Http1,
+            seen: 3,
+            open: None,
+            joined_late: 0,
+            with_gaps: 0,
+            advice,
+        };
+        let process = Process {
+            pid: 47,
+            name: "<b>shop</b>".into(),
+            connections: vec![of(Some("\"not\" measured".into()))],
+            libraries: Vec::new(),
+        };
+        Ok(Connections { processes: vec![process], ..Connections::default() })
+    };
+    let served =
+        Served::start(GENEROUS, Stub { connections: Box::new(connections), ..Stub::default() });
+    let page = served.get("/connections");
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").is_some());
+    assert!(page.text().contains("<b>&lt;b&gt;shop&lt;/b&gt;</b> <small>47</small>"));
+    assert!(page.text().contains("&quot;not&quot; measured"), "{}", page.text());
+    let json = served.get("/api/v1/connections");
+    assert_eq!(json.header("content-type"), Some("application/json"));
+    let model: Connections = serde_json::from_str(json.text()).expect("a model");
+    assert_eq!(model.processes[0].connections[0].seen, 3);
+    assert_eq!(made.load(Ordering::SeqCst), 1, "the second answer is the same list");
+}
+
+#[test]
+fn connections_that_cannot_be_listed_are_an_error() {
+    let connections = Box::new(|| Err("a worker has ended".into()));
+    let served = Served::start(GENEROUS, Stub { connections, ..Stub::default() });
+    for path in ["/connections", "/api/v1/connections"] {
+        let answer = served.get(path);
+        assert_eq!(answer.status(), 500);
+        assert!(answer.text().contains("a worker has ended"));
+    }
 }

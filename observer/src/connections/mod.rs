@@ -1,0 +1,267 @@
+//! The connections of each process by what they carry, and why some are not measured: `observer connections`,
+//! `/connections` and `/api/v1/connections`.
+//!
+//! `advice` says what to do about connections that are not measured, `table` formats all for a terminal.
+
+#![forbid(unsafe_code)]
+
+mod advice;
+mod table;
+
+use std::collections::BTreeMap;
+
+use observer_common::counter::{CountsOfProcess, Protocol};
+use observer_core::pipeline::{Counted, OfProcess};
+use serde::{Deserialize, Serialize};
+
+pub use self::table::table;
+
+/// The connections of all processes of this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Whether TLS connections are followed.
+    pub tls: Following,
+    /// The processes with connections, by name and pid.
+    pub processes: Vec<Process>,
+}
+
+/// Whether TLS connections are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Following {
+    /// With `--tls auto`.
+    Auto,
+    /// Not with `--tls off`.
+    #[default]
+    Off,
+    /// With `--tls auto`, but the kernel or the daemon's privileges do not allow it.
+    Unavailable,
+}
+
+/// A process with connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// The name of its main thread.
+    pub name: String,
+    /// Its connections, one entry for each kind.
+    pub connections: Vec<Connections>,
+    /// The TLS libraries in its files, and files that could not be searched. Empty without `--tls auto`.
+    pub libraries: Vec<Library>,
+}
+
+/// The connections of a process of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// The kind.
+    pub kind: Kind,
+    /// Number of connections since the daemon started.
+    pub seen: u64,
+    /// How many of them are open; `None` if that is not known.
+    pub open: Option<u64>,
+    /// How many of the open ones joined late.
+    pub joined_late: u64,
+    /// How many of the open ones have gaps.
+    pub with_gaps: u64,
+    /// Why they are not measured, or not fully, and what to do; `None` if they are.
+    pub advice: Option<String>,
+}
+
+/// What connections carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// HTTP/2 without TLS.
+    Http2,
+    /// HTTP/2 in TLS that is followed.
+    TlsFollowed,
+    /// TLS that is not followed.
+    TlsNotFollowed,
+    /// HTTP/1.
+    Http1,
+    /// Another protocol.
+    Other,
+}
+
+impl Kind {
+    /// The name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http2 => "HTTP/2",
+            Self::TlsFollowed => "HTTP/2 over TLS",
+            Self::TlsNotFollowed => "TLS, not followed",
+            Self::Http1 => "HTTP/1",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What was found in a file of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Library {
+    /// The library: `openssl`; `none` if the file was not searched.
+    pub library: String,
+    /// Its version; empty if it is not known.
+    pub version: String,
+    /// The path of the file, or the end of it.
+    pub path: String,
+    /// `attached`, or why it is not probed, as in `observer_tls_files_total`.
+    pub result: String,
+}
+
+impl Library {
+    /// The library's name with its version.
+    fn name(&self) -> String {
+        let name = match &*self.library {
+            "openssl" => "OpenSSL",
+            "boringssl" => "BoringSSL",
+            "go" => "Go's crypto/tls",
+            name => name,
+        };
+        // Go writes it as `go1.26.8`.
+        let version = self.version.strip_prefix("go").unwrap_or(&self.version);
+        let space = if version.is_empty() { "" } else { " " };
+        format!("{name}{space}{version}")
+    }
+}
+
+/// What is known about the connections of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Those with HTTP/2.
+    pub watched: OfProcess,
+    /// Number of the others.
+    pub others: CountsOfProcess,
+    /// What was found in its files.
+    pub libraries: Vec<Library>,
+}
+
+impl Model {
+    /// Makes a model of what is known about processes, by pid. `name` returns the name of a process, or `None` if it has
+    /// exited.
+    pub fn new(
+        tls: Following,
+        known: BTreeMap<u32, Known>,
+        name: impl Fn(u32) -> Option<String>,
+    ) -> Self {
+        let process = |(pid, known): (u32, Known)| {
+            let connections = connections(tls, &known);
+            if connections.is_empty() {
+                return None;
+            }
+            Some(Process { pid, name: name(pid)?, connections, libraries: known.libraries })
+        };
+        let mut processes: Vec<Process> = known.into_iter().filter_map(process).collect();
+        processes.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
+        Self { tls, processes }
+    }
+}
+
+fn connections(tls: Following, known: &Known) -> Vec<Connections> {
+    let Known { watched: OfProcess { cleartext, tls: followed }, others, libraries } = known;
+    let watched = |kind, counted: &Counted| {
+        let open = counted.open.sum();
+        let with_gaps = counted.open.gaps + counted.open.undecodable;
+        let joined_late = counted.open.joined_late;
+        let advice = advice::incomplete(joined_late, with_gaps);
+        let seen = open + counted.ended;
+        Connections { kind, seen, open: Some(open), joined_late, with_gaps, advice }
+    };
+    let other = |kind, protocol: Protocol, advice: String| {
+        let seen = others.get(protocol as usize).copied().unwrap_or(0);
+        let advice = Some(advice);
+        Connections { kind, seen, open: None, joined_late: 0, with_gaps: 0, advice }
+    };
+    let mut all = vec![
+        watched(Kind::Http2, cleartext),
+        watched(Kind::TlsFollowed, followed),
+        other(Kind::TlsNotFollowed, Protocol::Tls, advice::not_followed(tls, libraries)),
+        other(Kind::Http1, Protocol::Http1, advice::HTTP1.into()),
+        other(Kind::Other, Protocol::Other, advice::OTHER.into()),
+    ];
+    all.retain(|connections| connections.seen > 0);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_core::pipeline;
+
+    use super::*;
+
+    fn known(protocol: Protocol, libraries: &[(&str, &str)]) -> Known {
+        let mut known = Known::default();
+        known.others[protocol as usize] = 3;
+        known.libraries = libraries
+            .iter()
+            .map(|(library, result)| Library {
+                library: (*library).into(),
+                version: "3.0.19".into(),
+                path: "/usr/lib/lib.so".into(),
+                result: (*result).into(),
+            })
+            .collect();
+        known
+    }
+
+    /// The advice about the only connections of a process.
+    fn advice(tls: Following, known: Known) -> String {
+        let model = Model::new(tls, [(7, known)].into(), |_| Some("orders".into()));
+        let [process] = &*model.processes else { panic!("{model:?}") };
+        let [connections] = &*process.connections else { panic!("{process:?}") };
+        assert_eq!((connections.seen, connections.open), (3, None));
+        connections.advice.clone().unwrap()
+    }
+
+    #[test]
+    fn each_reason_has_its_advice() {
+        let tls = |tls, libraries: &[(&str, &str)]| advice(tls, known(Protocol::Tls, libraries));
+        let auto = |libraries: &[(&str, &str)]| tls(Following::Auto, libraries);
+        assert!(tls(Following::Off, &[]).contains("start the daemon with --tls auto"));
+        assert!(tls(Following::Unavailable, &[]).contains("observer check --tls auto"));
+        assert!(auto(&[]).contains("no TLS library"));
+        assert!(auto(&[("none", "denied")]).contains("CAP_SYS_PTRACE"));
+        assert!(auto(&[("none", "jvm")]).contains("netty-tcnative"));
+        assert!(auto(&[("openssl", "attached"), ("none", "jvm")]).contains("OpenSSL 3.0.19"));
+        let refused = auto(&[("rustls", "unsupported")]);
+        assert!(refused.contains("rustls 3.0.19") && refused.contains("unsupported"), "{refused}");
+        let refused = auto(&[("none", "too_large")]);
+        assert!(refused.contains("/usr/lib/lib.so") && refused.contains("too_large"), "{refused}");
+        assert!(advice(Following::Auto, known(Protocol::Http1, &[])).contains("HTTP/2"));
+        assert!(advice(Following::Auto, known(Protocol::Other, &[])).contains("not HTTP/2"));
+    }
+
+    #[test]
+    fn what_is_measured_fully_needs_no_advice() {
+        let open = pipeline::Connections { complete: 2, ..Default::default() };
+        let late = pipeline::Connections { joined_late: 1, gaps: 1, undecodable: 1, ..open };
+        let watched = OfProcess {
+            cleartext: Counted { open, ended: 5 },
+            tls: Counted { open: late, ended: 0 },
+        };
+        let known = Known { watched, ..Known::default() };
+        let model = Model::new(Following::Auto, [(7, known)].into(), |_| Some("orders".into()));
+        let [cleartext, tls] = &*model.processes[0].connections else { panic!("{model:?}") };
+        assert_eq!((cleartext.kind, cleartext.seen, cleartext.open), (Kind::Http2, 7, Some(2)));
+        assert_eq!(cleartext.advice, None);
+        assert_eq!((tls.kind, tls.seen, tls.open), (Kind::TlsFollowed, 5, Some(5)));
+        assert_eq!((tls.joined_late, tls.with_gaps), (1, 2));
+        let advice = tls.advice.as_ref().unwrap();
+        assert!(advice.contains("1 joined late") && advice.contains("2 with gaps"), "{advice}");
+    }
+
+    #[test]
+    fn processes_that_have_exited_or_have_no_connections_are_left_out() {
+        let all = [
+            (1, Known::default()),
+            (2, known(Protocol::Http1, &[])),
+            (3, known(Protocol::Http1, &[])),
+            (4, known(Protocol::Http1, &[])),
+        ];
+        let name = |pid| (pid != 3).then(|| if pid == 2 { "z" } else { "a" }.to_owned());
+        let model = Model::new(Following::Off, all.into(), name);
+        let pids: Vec<u32> = model.processes.iter().map(|process| process.pid).collect();
+        assert_eq!(pids, [4, 2]);
+    }
+}
