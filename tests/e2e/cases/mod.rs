@@ -47,6 +47,7 @@ mod staying_up;
 mod table;
 pub(crate) mod thrift;
 pub(crate) mod tls;
+mod tls_files;
 pub(crate) mod top;
 mod transports;
 pub(crate) mod tunnel;
@@ -70,7 +71,7 @@ pub(crate) fn raw() -> Vec<Case> {
 /// The name of a kind of cases, and the function that adds them.
 type Kind = (&'static str, fn(&mut Table));
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     ("codes", codes::add),
     ("ends", ends::add),
     ("frames", frames::add),
@@ -83,6 +84,7 @@ const KINDS: [Kind; 15] = [
     ("lines", lines::add),
     ("connections", connections::add),
     ("privileges", privileges::add),
+    ("tls files", tls_files::add),
     ("hostile", hostile::add),
     ("exposition", exposition::add),
     ("staying up", staying_up::add),
