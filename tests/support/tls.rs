@@ -1,6 +1,7 @@
 //! Certificates for gRPC stacks that talk over TLS. They are made for one case and are valid for a day.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -18,7 +19,11 @@ const VALID_AFTER: Duration = Duration::from_hours(24);
 
 /// A folder with an authority, and the certificates that it has signed, of a server and of a client.
 #[derive(Debug)]
-pub struct Certificates(TempDir);
+pub struct Certificates {
+    folder: PathBuf,
+    /// Deletes the folder.
+    _temporary: Option<TempDir>,
+}
 
 /// Who shows a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +37,15 @@ pub enum Shown {
 impl Certificates {
     /// Makes an authority and certificates of ECDSA keys.
     pub fn new() -> Result<Self> {
-        let folder = TempDir::with_prefix("certificates-").context("create a folder")?;
+        let temporary = TempDir::with_prefix("certificates-").context("create a folder")?;
+        let of = Self::in_folder(temporary.path())?;
+        Ok(Self { _temporary: Some(temporary), ..of })
+    }
+
+    /// Makes them in a folder that stays.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
         let write = |name: &str, text: &str| {
-            let path = folder.path().join(name);
+            let path = folder.join(name);
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))
         };
         let mut params = params("authority", &[])?;
@@ -48,13 +59,18 @@ impl Certificates {
             write(&format!("{name}.crt"), &params.signed_by(&key, &authority)?.pem())?;
             write(&format!("{name}.key"), &key.serialize_pem())?;
         }
-        Ok(Self(folder))
+        Ok(Self { folder: folder.to_owned(), _temporary: None })
+    }
+
+    /// The file with the authority's certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("ca.crt")
     }
 
     /// The stack over TLS. Each end must be one, with the same certificates.
     #[must_use]
     pub fn stack(&self, stack: &Stack, shown: Shown) -> Stack {
-        let file = |name: &str| self.0.path().join(name).to_string_lossy().into_owned();
+        let file = |name: &str| self.folder.join(name).to_string_lossy().into_owned();
         let authority = ["--tls-ca".into(), file("ca.crt")];
         let own = |name: &str| {
             let [cert, key] = ["crt", "key"].map(|kind| file(&format!("{name}.{kind}")));

@@ -1,7 +1,7 @@
 //! `cargo xtask build`
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -52,6 +52,16 @@ pub(crate) fn package(name: &str, release: bool) -> Result<PathBuf> {
     }
     exec::run(&mut cargo)?;
     Ok(exec::target()?.join(if release { "release" } else { "debug" }).join(name))
+}
+
+/// Builds the daemon, and prepares these gRPC stacks for TLS. Returns the program of the daemon. `tls-stacks` writes
+/// certificates and `stacks.json` into `directory`. `folders` are those of the stacks in `tests/peers`.
+pub(crate) fn for_tls_demo(directory: &Path, folders: &str, stacks: &[&str]) -> Result<PathBuf> {
+    exec::run(&mut exec::cargo(&["build", "--package", "observer"]))?;
+    let mut command = exec::cargo(&["run", "--quiet", "--package", "tests", "--bin", "tls-stacks"]);
+    command.arg("--").arg(directory).args(stacks).env("OBSERVER_TEST_PEERS", folders);
+    exec::run(&mut command)?;
+    Ok(exec::target()?.join("debug/observer"))
 }
 
 /// Builds the daemon and the demo's peer together, because they share most dependencies, and not optimized. Returns their

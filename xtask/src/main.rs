@@ -63,6 +63,11 @@ enum Xtask {
         /// Stops after this many seconds. Without it, Ctrl-C stops the demo.
         #[arg(long = "for", value_name = "SECONDS")]
         seconds: Option<u64>,
+        /// Shows services over TLS, of three languages: Go, Python and Node.js.
+        ///
+        /// These languages must be installed.
+        #[arg(long)]
+        tls: bool,
     },
     /// Runs all tests: first those that need no root, then the others, with sudo if necessary.
     Test {
@@ -148,7 +153,7 @@ fn carry_out(command: Xtask) -> Result<()> {
         Xtask::Setup => setup::run(),
         Xtask::Build { release, linked_statically } => build::run(release, linked_statically),
         Xtask::Run { kernel_log, args } => run::run(kernel_log, &args),
-        Xtask::Demo { seconds } => demo::run(seconds.map(Duration::from_secs)),
+        Xtask::Demo { seconds, tls } => demo::run(seconds.map(Duration::from_secs), tls),
         Xtask::Bench { args } => bench::run(&args),
         Xtask::CheckDeploy { all } => deploy::run(all),
         Xtask::Advisories { database } => advisories::take(&database),

@@ -1,8 +1,10 @@
-//! `cargo xtask demo`: the daemon, without any flag, and an ordinary gRPC service next to it.
+//! `cargo xtask demo`: the daemon, without any flag, and an ordinary gRPC service next to it. With `--tls`: the daemon
+//! with `--tls auto`, and services over TLS of three languages.
 
 mod children;
 mod plan;
 mod sum;
+mod tls;
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,6 +18,7 @@ use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
 use signal_hook::consts::TERM_SIGNALS;
 
 use crate::{build, exec, setup};
@@ -30,38 +33,83 @@ const SHOP: &str = "demo-shop";
 const ORDERS: &str = "demo-orders";
 const FEED: &str = "demo-feed";
 
+/// How to run a server or a client of the demo, without the arguments that are different each time.
+struct Program {
+    /// The name of its log.
+    name: &'static str,
+    command: Command,
+}
+
+/// A service and its clients.
+struct Pair {
+    server: Program,
+    /// Each with its plan.
+    clients: Vec<(Program, &'static str)>,
+}
+
+/// What the demo shows.
+struct Shown {
+    /// The program of the daemon, and its flags.
+    daemon: PathBuf,
+    flags: &'static [&'static str],
+    pairs: Vec<Pair>,
+    /// The names of processes of which calls must be seen.
+    processes: Vec<&'static str>,
+}
+
 /// Time between two tables, if there is no terminal.
 const REFRESH: Duration = Duration::from_secs(5);
 /// Time limit for the daemon to load its programs.
 const START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
-pub(crate) fn run(limit: Option<Duration>) -> Result<()> {
+pub(crate) fn run(limit: Option<Duration>, with_tls: bool) -> Result<()> {
     setup::ensure()?;
-    println!("demo: building the daemon and a gRPC service, about 2 min the first time");
-    let (daemon, peer) = build::for_demo()?;
-    println!("demo: starting the daemon, the service and its clients");
+    let directory = exec::target()?.join("demo");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    println!("demo: building the daemon and gRPC services, about 2 min the first time");
+    let shown = if with_tls { tls::shown(&directory)? } else { cleartext(&directory)? };
+    let processes = shown.processes.clone();
+    println!("demo: starting the daemon, services and their clients");
     let stop = Arc::new(AtomicBool::new(false));
     for signal in TERM_SIGNALS {
         signal_hook::flag::register(*signal, Arc::clone(&stop)).context("cannot catch signals")?;
     }
-    let mut demo = Demo::start(&daemon, &peer, &stop)?;
+    let mut demo = Demo::start(shown, directory, &stop)?;
     println!("demo: the page is at {}/, metrics are at {0}/metrics", demo.url());
-    let shown = demo.show(limit.map(|limit| Instant::now() + limit), &stop);
-    let snapshot = shown.and_then(|()| Ok((demo.table()?, demo.sum()?)));
+    let end = limit.map(|limit| Instant::now() + limit);
+    let snapshot = demo.show(end, &stop).and_then(|()| Ok((demo.table()?, demo.sum()?)));
     demo.stop()?;
     let (table, sum) = snapshot?;
     print!("{table}");
-    sum.check().with_context(|| format!("the logs are in {}", demo.directory.display()))?;
+    sum.check(&processes)
+        .with_context(|| format!("the logs are in {}", demo.directory.display()))?;
     println!("demo: {sum}");
     println!("demo: the page was at {}/; `cargo xtask run` serves your own there", demo.url());
     Ok(())
 }
 
+/// One service without TLS, and two clients.
+fn cleartext(directory: &Path) -> Result<Shown> {
+    let (daemon, peer) = build::for_demo()?;
+    let program = |name, side: &str| {
+        let mut command = named(name, &peer, directory)?;
+        command.arg(side);
+        Ok::<_, anyhow::Error>(Program { name, command })
+    };
+    let clients = vec![
+        (program(ORDERS, "client")?, plan::SHORT_CALLS),
+        (program(FEED, "client")?, plan::STREAMS),
+    ];
+    let pairs = vec![Pair { server: program(SHOP, "server")?, clients }];
+    Ok(Shown { daemon, flags: &[], pairs, processes: vec![SHOP, ORDERS, FEED] })
+}
+
 /// All processes, in the order in which they are stopped.
 struct Demo {
     clients: Vec<(Running, Command)>,
-    service: Running,
+    services: Vec<Running>,
     daemon: Running,
     /// The program of the daemon, which is also `observer top`.
     program: PathBuf,
@@ -70,23 +118,23 @@ struct Demo {
 }
 
 impl Demo {
-    fn start(daemon: &Path, peer: &Path, stop: &AtomicBool) -> Result<Self> {
-        let directory = exec::target()?.join("demo");
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-        let program = daemon.to_owned();
-        let (mut command, address) = daemon_command(daemon)?;
-        let mut daemon = Running::start("daemon", &mut command, &directory)?;
+    fn start(shown: Shown, directory: PathBuf, stop: &AtomicBool) -> Result<Self> {
+        let program = shown.daemon;
+        let (mut command, address) = daemon_command(&program)?;
+        let mut daemon = Running::start("daemon", command.args(shown.flags), &directory)?;
         await_watching(&mut daemon, stop)?;
-        let (service, target) = start_service(peer, &directory)?;
-        let plans = [(ORDERS, plan::SHORT_CALLS), (FEED, plan::STREAMS)];
-        let mut clients = Vec::new();
-        for (name, plan) in plans {
-            let plan = plan::repeated(plan);
-            let mut command = client_command(name, peer, &plan, &target, &directory)?;
-            clients.push((Running::start(name, &mut command, &directory)?, command));
+        let (mut services, mut clients) = (Vec::new(), Vec::new());
+        for Pair { server, clients: of_server } in shown.pairs {
+            let (service, target) = start_service(server, &directory)?;
+            services.push(service);
+            for (client, plan) in of_server {
+                let plan = plan::repeated(plan);
+                let name = client.name;
+                let mut command = client_command(client, &plan, &target, &directory)?;
+                clients.push((Running::start(name, &mut command, &directory)?, command));
+            }
         }
-        Ok(Self { clients, service, daemon, program, address, directory })
+        Ok(Self { clients, services, daemon, program, address, directory })
     }
 
     fn url(&self) -> String {
@@ -167,7 +215,9 @@ impl Demo {
     /// Starts clients again that have finished. Returns an error if another process has ended.
     fn tend(&mut self) -> Result<()> {
         self.daemon.check()?;
-        self.service.check()?;
+        for service in &mut self.services {
+            service.check()?;
+        }
         for (client, command) in &mut self.clients {
             match client.ended()? {
                 Some(status) if status.success() => {
@@ -185,7 +235,10 @@ impl Demo {
         for (client, _) in &mut self.clients {
             result = result.and(client.stop());
         }
-        result.and(self.service.stop()).and(self.daemon.stop())
+        for service in &mut self.services {
+            result = result.and(service.stop());
+        }
+        result.and(self.daemon.stop())
     }
 }
 
@@ -218,31 +271,30 @@ fn await_watching(daemon: &mut Running, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Starts the service and returns its address.
-fn start_service(peer: &Path, directory: &Path) -> Result<(Running, String)> {
-    let mut command = named(SHOP, peer, directory)?;
-    command.args(["server", "--listen", "127.0.0.1:0", "--truth"]);
-    command.arg(directory.join(format!("{SHOP}.truth"))).stdout(Stdio::piped());
-    let mut service = Running::start(SHOP, &mut command, directory)?;
+/// Starts a service and returns its address.
+fn start_service(server: Program, directory: &Path) -> Result<(Running, String)> {
+    let Program { name, mut command } = server;
+    command.args(["--listen", "127.0.0.1:0", "--truth"]);
+    command.arg(directory.join(format!("{name}.truth"))).stdout(Stdio::piped());
+    let mut service = Running::start(name, &mut command, directory)?;
     let line = service.first_line()?;
-    let address = line
-        .split_once("\"address\":\"")
-        .and_then(|(_, rest)| rest.split('"').next())
+    // The peers write it in different ways.
+    let of: Listening = serde_json::from_str(&line)
         .with_context(|| format!("the service did not print its address: {line}"))?;
-    Ok((service, address.to_owned()))
+    Ok((service, of.address))
 }
 
-fn client_command(
-    name: &str,
-    peer: &Path,
-    plan: &str,
-    target: &str,
-    directory: &Path,
-) -> Result<Command> {
+/// The line that a server prints once it listens.
+#[derive(Deserialize)]
+struct Listening {
+    address: String,
+}
+
+fn client_command(client: Program, plan: &str, target: &str, directory: &Path) -> Result<Command> {
+    let Program { name, mut command } = client;
     let file = directory.join(format!("{name}.plan"));
     fs::write(&file, plan).with_context(|| format!("cannot write {}", file.display()))?;
-    let mut command = named(name, peer, directory)?;
-    command.args(["client", "--target", target, "--plan"]).arg(file);
+    command.args(["--target", target, "--plan"]).arg(file);
     command.arg("--truth").arg(directory.join(format!("{name}.truth"))).stdout(Stdio::null());
     Ok(command)
 }
