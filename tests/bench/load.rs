@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{Request, Uri};
 use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// A flow-control window that never makes a peer wait.
 const WINDOW: u32 = 1 << 30;
@@ -85,11 +90,28 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr, connections: usize) -> Result<Self> {
+        Self::connect_with(address, connections, None)
+    }
+
+    /// Connects over TLS.
+    pub(crate) fn over_tls(
+        address: SocketAddr,
+        connections: usize,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self> {
+        Self::connect_with(address, connections, Some(tls))
+    }
+
+    fn connect_with(
+        address: SocketAddr,
+        connections: usize,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build().context("a runtime")?;
         let local = LocalSet::new();
         let mut client = Self { runtime, local, connections: Vec::new() };
         for _ in 0..connections {
-            let connection = client.local.block_on(&client.runtime, connect(address))?;
+            let connection = client.local.block_on(&client.runtime, connect(address, tls))?;
             client.connections.push(connection);
         }
         Ok(client)
@@ -137,9 +159,20 @@ impl Client {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<SendRequest<Bytes>> {
+async fn connect(
+    address: SocketAddr,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<SendRequest<Bytes>> {
     let socket = TcpStream::connect(address).await.context("connect")?;
     socket.set_nodelay(true)?;
+    let Some(tls) = tls else { return begin(socket).await };
+    let name = ServerName::IpAddress(address.ip().into());
+    begin(TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.context("TLS")?).await
+}
+
+async fn begin(
+    socket: impl AsyncRead + AsyncWrite + Unpin + 'static,
+) -> Result<SendRequest<Bytes>> {
     let handshake = h2::client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)

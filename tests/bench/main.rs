@@ -26,6 +26,7 @@ mod protocol;
 mod rows;
 mod service;
 mod throughput;
+mod tls;
 mod watch;
 
 use std::env;
@@ -45,7 +46,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 16] = [
+const BENCHES: [Bench; 17] = [
     Bench {
         name: "throughput",
         about: "Throughput of saturated services, watched and bare: unary calls of 20 bytes",
@@ -55,6 +56,11 @@ const BENCHES: [Bench; 16] = [
         name: "inprocess",
         about: "The same service with a metrics library in it, compared with the service watched",
         run: throughput::libraries,
+    },
+    Bench {
+        name: "tls",
+        about: "Throughput of saturated services over TLS, watched with --tls auto and bare: 16 unary calls of 20 bytes at once",
+        run: tls::services,
     },
     Bench {
         name: "unrelated",

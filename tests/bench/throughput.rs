@@ -23,7 +23,7 @@ const REPEATS: usize = 7;
 pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
 /// Time for a service to reach its speed: a virtual machine with a JIT compiler takes longest.
-const WARM: Duration = Duration::from_secs(4);
+pub(crate) const WARM: Duration = Duration::from_secs(4);
 
 const CONCURRENCIES: [usize; 3] = [1, 16, 64];
 
