@@ -66,7 +66,8 @@ fn scanners(sock: Address, shared: &Shared) -> Option<&'static mut Scanners> {
             *scanners = NEW;
         }
     } else {
-        let _ = THRIFT.insert(sock, &NEW, BPF_NOEXIST);
+        let new: &_ = &NEW;
+        let _ = THRIFT.insert(sock, new, BPF_NOEXIST);
     }
     let scanners = THRIFT.value(sock)?;
     if scanners.id == 0 {

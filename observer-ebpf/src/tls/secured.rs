@@ -22,7 +22,7 @@ use super::{calls, plaintext};
 use crate::{
     buffers::Buffers,
     connections::ignored::ignore,
-    count::{count, count_protocol},
+    count::{count, count_other},
     kernel::{Address, now_ns},
     maps::{BPF_ANY, BPF_NOEXIST, Values as _},
     ring,
@@ -164,7 +164,7 @@ pub fn watch(transfer: &Transfer, secured: &mut Secured, buffers: &mut Buffers) 
         Shown::NotHttp2 => {}
     }
     if secured.state == state::OPENING {
-        count_protocol(Protocol::Tls);
+        count_other(Protocol::Tls, secured.pid);
     }
     remove(secured);
     false
@@ -250,7 +250,7 @@ pub fn announce(pid: u32) {
 #[inline(always)]
 pub fn give_up(secured: &mut Secured) {
     if secured.state == state::OPENING {
-        count_protocol(Protocol::Tls);
+        count_other(Protocol::Tls, secured.pid);
     }
     secured.give_up();
 }
@@ -277,7 +277,7 @@ pub fn may_end(key: Address, is_first: bool) -> bool {
 pub fn over(key: Address) -> u8 {
     let Some(secured) = SECURED.value(key) else { return 0 };
     if secured.state == state::OPENING {
-        count_protocol(Protocol::Tls);
+        count_other(Protocol::Tls, secured.pid);
     }
     let gaps = secured.over(count);
     report(secured, true);
@@ -327,7 +327,7 @@ pub extern "C" fn sweep_secured(
     }
     match secured.settle(count) {
         Settled::GoesOn => {}
-        Settled::NotFollowed => count_protocol(Protocol::Tls),
+        Settled::NotFollowed => count_other(Protocol::Tls, secured.pid),
         Settled::OneSided => plaintext::give_up(key, secured),
     }
     report(secured, false);
