@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{fs, future, thread};
 
 use libfuzzer_sys::fuzz_target;
+use observer::connections::Model;
 use observer::metrics::{Format, Snapshot};
 use observer::server::{self, Counts, Front, Pages, Protection};
 use tempfile::NamedTempFile;
@@ -34,6 +35,10 @@ impl Pages for Secret {
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
+        Err(PAGE.into())
+    }
+
+    fn connections(&self) -> Result<Model, String> {
         Err(PAGE.into())
     }
 

@@ -5,7 +5,7 @@ use core::{arch::asm, mem::MaybeUninit};
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use observer_common::driver::{Scratch, connection::Connection};
 
-use crate::{host::Host, maps::Values as _, tls::plaintext::Plaintext};
+use crate::{host::Host, maps::Values as _, tls::calls::Plaintext};
 
 /// Slots per CPU: how deep invocations may preempt each other.
 const SLOTS: u32 = 4;
@@ -76,4 +76,13 @@ fn exchange(place: &mut u64, mut value: u64) -> u64 {
 #[inline(always)]
 pub fn release<const SLEEPS: bool>(slot: &mut Slot<SLEEPS>) {
     slot.busy = 0;
+}
+
+/// The same pointer, with an origin that the compiler does not know. So it does not know what was written there, and
+/// does not copy the code after this for each way to it.
+#[inline(always)]
+pub fn opaque<T>(mut pointer: *mut T) -> *mut T {
+    // SAFETY: one instruction, on a register.
+    unsafe { asm!("{pointer} += 0", pointer = inout(reg) pointer) };
+    pointer
 }

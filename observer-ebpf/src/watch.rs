@@ -1,6 +1,6 @@
 //! Finds the connection of a transfer, and walks over the transfer if the connection is watched.
 
-use core::{arch::asm, ptr};
+use core::ptr;
 
 use observer_common::{
     counter::{Counter, Protocol},
@@ -27,7 +27,7 @@ use crate::{
     host::Host,
     kernel::{Address, now_ns},
     maps::{CONNECTIONS, Values as _},
-    scratch::{self, Slot},
+    scratch::{self, Slot, opaque},
     socket::Socket,
     thrift,
     tls::secured,
@@ -122,15 +122,6 @@ pub fn leave(sock: Address, returned: i32) {
     if is_left && !shared.is_tcp() && shared.ended_by == direction::UNKNOWN {
         shared.ended_by = direction::RECEIVED;
     }
-}
-
-/// The same pointer, with an origin that the compiler does not know. So it does not know what was written there, and
-/// does not copy the code after this for each way to it.
-#[inline(always)]
-pub fn opaque<T>(mut pointer: *mut T) -> *mut T {
-    // SAFETY: one instruction, on a register.
-    unsafe { asm!("{pointer} += 0", pointer = inout(reg) pointer) };
-    pointer
 }
 
 /// Counts the gap since the last transfer that was captured; the walk passes over it.

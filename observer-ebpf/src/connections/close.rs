@@ -5,6 +5,7 @@ use observer_common::{
     driver::{
         connection::{Connection, Shared, counted, state},
         gap::{self, Socket as _},
+        tls::Secured,
     },
     layout::Field,
     record::{UNREAD, direction},
@@ -187,6 +188,16 @@ pub fn forget(key: Address, connection: &Connection) {
     let owner = connection.shared.owner;
     if CONNECTIONS.remove(key).is_ok() {
         share::give(owner, Of::Connections);
+    }
+}
+
+/// Gives a TLS connection up.
+#[inline(never)]
+pub fn give_up(key: Address, secured: &mut Secured) {
+    secured::give_up(secured);
+    if let Some(connection) = CONNECTIONS.value(key) {
+        let gaps = connection.gap_flags();
+        close::<false>(key, connection, gaps);
     }
 }
 

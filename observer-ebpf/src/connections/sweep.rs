@@ -4,10 +4,21 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::bpf_for_each_map_elem;
-use observer_common::driver::connection::{Connection, Shared};
+use observer_common::{
+    counter::Protocol,
+    driver::{
+        connection::{Connection, Shared},
+        tls::{Secured, Settled, state},
+    },
+};
 
-use super::{close::close_later, entered::sweep_entered};
+use super::{
+    close::{self, close_later},
+    entered::sweep_entered,
+    ignored::ignore,
+};
 use crate::{
+    count::{count, count_other},
     globals,
     kernel::Address,
     maps::{CONNECTIONS, ENTERED, Kept, MESSAGES, MessageKey, SHARES, Share, Values as _},
@@ -24,7 +35,7 @@ pub fn sweep() {
     each(&raw const CONNECTIONS, sweep_connection as *mut c_void);
     each(&raw const MESSAGES, sweep_message as *mut c_void);
     if globals::tls() {
-        each(secured::table(), secured::sweep_secured as *mut c_void);
+        each(secured::table(), sweep_secured as *mut c_void);
     }
     if globals::thrift() {
         each(thrift::table(), thrift::sweep_scanners as *mut c_void);
@@ -55,6 +66,34 @@ extern "C" fn sweep_connection(
     };
     if closed_ns != 0 || !(Socket { sock, inode }).is_open() {
         close_later::<true>(key, connection);
+    }
+    0
+}
+
+/// Looks at a TLS connection.
+extern "C" fn sweep_secured(
+    _: *mut c_void,
+    key: *const Address,
+    secured: *mut Secured,
+    _: *mut c_void,
+) -> i64 {
+    // SAFETY: the helper passes them: key and value of `SECURED`.
+    let (key, secured) = unsafe { (*key, &mut *secured) };
+    let socket = Socket { sock: secured.sock, inode: secured.inode };
+    if secured.state != state::FOLLOWED && !socket.is_open() {
+        secured::over(key);
+        return 0;
+    }
+    match secured.settle(count) {
+        Settled::GoesOn => {}
+        Settled::NotFollowed => count_other(Protocol::Tls, secured.pid),
+        Settled::OneSided => close::give_up(key, secured),
+    }
+    secured::report(secured, false);
+    if secured.state == state::NOT_FOLLOWED && secured.is_late() {
+        // It is not known whether it is HTTP/2.
+        ignore(&socket);
+        secured::remove(secured);
     }
     0
 }

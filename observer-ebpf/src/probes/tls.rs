@@ -18,8 +18,8 @@ use crate::{
     filter,
     kernel::{copy_user, current_pid, now_ns},
     tls::{
-        calls::{self, Call, Caller, NONE},
-        plaintext::{self, Plaintext},
+        calls::{self, Call, Caller, NONE, Plaintext},
+        plaintext,
     },
 };
 

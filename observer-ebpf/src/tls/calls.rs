@@ -1,8 +1,10 @@
 //! Calls of TLS libraries that are under way.
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
+use observer_common::tls::{balance::Order, cookie::Cookie};
 
 use crate::{
+    buffers::Shape,
     kernel::{Address, goroutine},
     maps::{BPF_ANY, Values as _},
     socket::Socket,
@@ -59,6 +61,26 @@ pub const SEVERAL: Socket = Socket { sock: 1, inode: 0 };
 /// Calls under way. The least recently used ones make room: then plaintext is missing, which shows.
 #[map]
 static TLS_CALLS: LruHashMap<Caller, Call> = LruHashMap::with_max_entries(1, 0);
+
+/// Plaintext, and where it is from.
+#[derive(Clone, Copy)]
+pub struct Plaintext {
+    /// The address of the library's object.
+    pub handle: u64,
+    pub shape: Shape,
+    /// Bytes in its buffers before it.
+    pub skip: u64,
+    /// Not 0.
+    pub length: u64,
+    /// The socket on which the call has moved bytes, as in [`calls::Call`].
+    pub socket: Socket,
+    /// The time before which it has not moved; 0 if that is now.
+    pub time_ns: u64,
+    pub cookie: Cookie,
+    pub order: Order,
+    /// One of `record::direction`.
+    pub sent: u8,
+}
 
 /// A library's object.
 #[derive(Clone, Copy)]

@@ -4,21 +4,20 @@ use observer_common::{
     counter::Counter,
     driver::{
         Walk,
-        connection::{Connection, DirectionState, Tries, counted},
+        connection::{DirectionState, Tries, counted},
         opening::{Beginning, Detected, First, begins_http2},
         tls::{Secured, state},
         walk::{self, Outcome},
     },
     record::direction,
-    tls::{balance::Order, cookie::Cookie},
+    tls::cookie::Cookie,
 };
 
 use super::{
-    calls::{self, NONE, SEVERAL},
+    calls::{self, NONE, Plaintext, SEVERAL},
     secured,
 };
 use crate::{
-    buffers::Shape,
     connections::{
         close,
         open::{identifier, insert, peek},
@@ -28,31 +27,10 @@ use crate::{
     kernel::{Address, copy_user, current_pid, now_ns},
     maps::{CONNECTIONS, Values as _},
     ring,
-    scratch::{self, Slot},
+    scratch::{self, Slot, opaque},
     socket::Socket,
     transfer::Transfer,
-    watch::opaque,
 };
-
-/// Plaintext, and where it is from.
-#[derive(Clone, Copy)]
-pub struct Plaintext {
-    /// The address of the library's object.
-    pub handle: u64,
-    pub shape: Shape,
-    /// Bytes in its buffers before it.
-    pub skip: u64,
-    /// Not 0.
-    pub length: u64,
-    /// The socket on which the call has moved bytes, as in [`calls::Call`].
-    pub socket: Socket,
-    /// The time before which it has not moved; 0 if that is now.
-    pub time_ns: u64,
-    pub cookie: Cookie,
-    pub order: Order,
-    /// One of `record::direction`.
-    pub sent: u8,
-}
 
 /// Memory of an invocation that may sleep.
 type Own = Slot<true>;
@@ -103,7 +81,7 @@ fn watch_in(slot: &mut Own) -> Option<()> {
     match outcome {
         Outcome::Walked => {}
         Outcome::NotFrames if secured.tries_again() => forget(key),
-        _ => give_up(key, secured),
+        _ => close::give_up(key, secured),
     }
     Some(())
 }
@@ -338,16 +316,5 @@ fn report_doubt(secured: &mut Secured, own: &mut DirectionState, transfer: &Tran
 fn forget(key: Address) {
     if let Some(connection) = CONNECTIONS.value(key) {
         close::forget(key, connection);
-    }
-}
-
-/// Gives a connection up.
-#[inline(never)]
-pub fn give_up(key: Address, secured: &mut Secured) {
-    secured::give_up(secured);
-    if let Some(connection) = CONNECTIONS.value(key) {
-        let connection: &mut Connection = connection;
-        let gaps = connection.gap_flags();
-        close::close::<false>(key, connection, gaps);
     }
 }

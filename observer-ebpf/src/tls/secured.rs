@@ -12,16 +12,15 @@ use observer_common::{
     driver::{
         connection::counted,
         gap::Socket as _,
-        tls::{Counted, Fragments, RecordWalk, Secured, Settled, Shown, state},
+        tls::{Counted, Fragments, RecordWalk, Secured, Shown, state},
     },
     record::direction,
     tls::records::{OVERRUN, Records},
 };
 
-use super::{calls, plaintext};
+use super::calls;
 use crate::{
     buffers::Buffers,
-    connections::ignored::ignore,
     count::{count, count_other},
     kernel::{Address, now_ns},
     maps::{BPF_ANY, BPF_NOEXIST, Values as _},
@@ -170,8 +169,9 @@ pub fn watch(transfer: &Transfer, secured: &mut Secured, buffers: &mut Buffers) 
     false
 }
 
+/// Removes a connection without a look.
 #[inline(always)]
-fn remove(secured: &Secured) {
+pub fn remove(secured: &Secured) {
     detach(secured);
     let _ = SECURED.remove(secured.key);
 }
@@ -309,34 +309,6 @@ pub fn report(secured: &mut Secured, is_end: bool) {
             secured.reported(&record);
         }
     }
-}
-
-/// Looks at one connection, about once a second.
-pub extern "C" fn sweep_secured(
-    _: *mut c_void,
-    key: *const Address,
-    secured: *mut Secured,
-    _: *mut c_void,
-) -> i64 {
-    // SAFETY: the helper passes them: key and value of `SECURED`.
-    let (key, secured) = unsafe { (*key, &mut *secured) };
-    let socket = Socket { sock: secured.sock, inode: secured.inode };
-    if secured.state != state::FOLLOWED && !socket.is_open() {
-        over(key);
-        return 0;
-    }
-    match secured.settle(count) {
-        Settled::GoesOn => {}
-        Settled::NotFollowed => count_other(Protocol::Tls, secured.pid),
-        Settled::OneSided => plaintext::give_up(key, secured),
-    }
-    report(secured, false);
-    if secured.state == state::NOT_FOLLOWED && secured.is_late() {
-        // It is not known whether it is HTTP/2.
-        ignore(&socket);
-        remove(secured);
-    }
-    0
 }
 
 /// The map of the connections, for the sweep.
