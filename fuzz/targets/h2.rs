@@ -179,7 +179,7 @@ fn number(payload: &[u8]) -> u32 {
 
 /// The fields that have a meaning in gRPC, sorted.
 fn known(fields: Vec<Field>) -> Vec<String> {
-    let known = fields.iter().filter(|field| **field != Field::Other);
+    let known = fields.iter().filter(|field| !matches!(field, Field::Other | Field::Authority(_)));
     let mut known: Vec<String> = known.map(|field| format!("{field:?}")).collect();
     known.sort();
     known

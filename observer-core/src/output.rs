@@ -37,6 +37,11 @@ pub trait Output {
         false
     }
 
+    /// Whether the authorities of requests have to be kept; by default not.
+    fn needs_authorities(&self) -> bool {
+        false
+    }
+
     /// Whether the services of processes have to be settled; by default not.
     fn needs_services(&self) -> bool {
         false
@@ -70,6 +75,10 @@ impl<O: Output> Output for Option<O> {
 
     fn needs_parents(&self) -> bool {
         self.as_ref().is_some_and(O::needs_parents)
+    }
+
+    fn needs_authorities(&self) -> bool {
+        self.as_ref().is_some_and(O::needs_authorities)
     }
 
     fn needs_services(&self) -> bool {
@@ -144,6 +153,10 @@ impl<A: Output, B: Output> Output for (A, B) {
 
     fn needs_parents(&self) -> bool {
         self.0.needs_parents() || self.1.needs_parents()
+    }
+
+    fn needs_authorities(&self) -> bool {
+        self.0.needs_authorities() || self.1.needs_authorities()
     }
 
     fn needs_services(&self) -> bool {

@@ -265,6 +265,8 @@ pub struct Ended {
     pub context: Context,
     /// The stream of the call.
     pub stream: u32,
+    /// The request's `:authority`, if an output needs it: an interned text.
+    pub authority: Option<PathId>,
     /// The server's `grpc-message`.
     pub message: Option<TextId>,
     /// The cancellation, if the client cancelled the call or its deadline expired. Which of the two `code` says is

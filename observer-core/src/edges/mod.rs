@@ -73,6 +73,8 @@ pub struct Edges {
 struct Waiting {
     key: CallKey,
     text: Option<Arc<str>>,
+    /// The host that the request is for.
+    authority: Option<Arc<str>>,
     call: Call,
 }
 
@@ -137,7 +139,7 @@ impl Edges {
 
     /// Adds a call whose other end is known, or will not be.
     fn add(&mut self, waiting: Waiting, other: Option<ProcessId>, processes: &Processes) {
-        let Waiting { key: CallKey { process, role, path, .. }, text, call } = waiting;
+        let Waiting { key: CallKey { process, role, path, .. }, text, authority, call } = waiting;
         // A path whose text is gone was not seen.
         let path = if text.is_some() || path == PathId::OTHER { path } else { PathId::NOT_SEEN };
         let address = address(&call);
@@ -147,9 +149,12 @@ impl Edges {
             End::Process(process),
             match other {
                 Some(process) => End::Process(process),
-                None => {
-                    End::Named(self.peers.at(address).unwrap_or_else(|| Arc::clone(&self.unknown)))
-                }
+                None => End::Named(
+                    self.peers
+                        .at(address)
+                        .or_else(|| Node::of_authority(&authority?))
+                        .unwrap_or_else(|| Arc::clone(&self.unknown)),
+                ),
             },
         );
         let (client, server) = match role {
@@ -255,6 +260,10 @@ impl Output for Edges {
         Self::of(Arc::clone(&self.graph), self.recording.clone(), self.peers.clone())
     }
 
+    fn needs_authorities(&self) -> bool {
+        true
+    }
+
     fn needs_services(&self) -> bool {
         true
     }
@@ -263,7 +272,10 @@ impl Output for Edges {
         // The names of an edge's methods are gRPC's.
         let Some(key) = key.filter(|key| key.protocol == CallProtocol::Grpc) else { return };
         let text = names.interner.resolve(key.path).cloned();
-        let waiting = Waiting { key, text, call: *call };
+        // It names the server.
+        let authority = call.ended.authority.filter(|_| key.role == Role::Client);
+        let authority = authority.and_then(|id| names.interner.resolve(id).cloned());
+        let waiting = Waiting { key, text, authority, call: *call };
         let CallKey { process, role, .. } = key;
         let Call { connection, pair, time_ns, .. } = *call;
         let end = WatchedEnd { process, connection, since_ns: time_ns };

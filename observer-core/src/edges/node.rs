@@ -3,7 +3,7 @@
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 
 use crate::{
-    names::Network,
+    names::{Host, Network},
     process::{Comm, Process, Service},
 };
 
@@ -30,6 +30,11 @@ impl Node {
     /// A node with this name, without a namespace.
     pub(super) fn named(name: &str) -> Arc<Self> {
         Arc::new(Self { name: name.into(), namespace: Box::default() })
+    }
+
+    /// The server that an authority names, if it is not an address.
+    pub(super) fn of_authority(authority: &str) -> Option<Arc<Self>> {
+        Some(Self::named(&Host::of(authority)?.name()?))
     }
 
     /// The service of a process.

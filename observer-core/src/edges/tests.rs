@@ -79,6 +79,19 @@ impl Fixture {
         id
     }
 
+    /// A call of a client that asked for this authority.
+    fn call_to(&mut self, process: ProcessId, authority: &str) {
+        self.interner.keeps_authorities = true;
+        let authority = Some(self.interner.intern_authority(authority.as_bytes()));
+        let ended = Ended { code: Some(Code::Ok), authority, ..Ended::default() };
+        let (connection, series) = (1, SeriesId(0));
+        let call = Call { connection, pair: 0, peer: None, time_ns: 1, series, ended };
+        let path = self.interner.intern(b"/s/A");
+        let Self { interner, processes, ends, edges } = self;
+        let key = CallKey { process, role: Role::Client, protocol: CallProtocol::Grpc, path };
+        edges.call(&call, Some(key), &Names { interner, processes, ends });
+    }
+
     /// The end of a call at one of its ends; each end of a pair has a connection of its own.
     fn call(&mut self, end: (Role, ProcessId), pair: u64, path: &str, code: Code, time_ns: u64) {
         let (role, process) = end;
@@ -93,7 +106,7 @@ impl Fixture {
         let names = Names { interner, processes, ends };
         edges.call(
             &call,
-            Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),
+            Some(CallKey { process, role, protocol: CallProtocol::Grpc, path }),
             &names,
         );
     }
@@ -170,6 +183,18 @@ fn an_end_that_is_not_watched_is_unknown_or_has_the_name_of_its_address() {
         let more = edge(&format!("shop {other} /s/A virtual"), [3, 0, 3, 0]);
         assert!(fixture.found().contains(&more), "{:?}", fixture.found());
     }
+}
+
+#[test]
+fn a_server_that_is_not_watched_is_called_what_its_client_asked_for() {
+    let mut fixture = Fixture::new(100, Peers::default());
+    let shop = fixture.process(SHOP);
+    for authority in ["Orders.prod.svc:50051", "orders.prod.svc", "10.0.0.7:80", "[::1]", ""] {
+        fixture.call_to(shop, authority);
+    }
+    fixture.settle(1);
+    let named = edge("shop orders.prod.svc /s/A virtual", [2, 0, 0, 0]);
+    assert_eq!(fixture.found(), [named, edge("shop unknown /s/A virtual", [3, 0, 0, 0])]);
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub struct Interner {
     /// The owner of the next paths.
     owner: Owner,
     excluded: Arc<[Pattern]>,
+    /// Whether authorities are kept.
+    pub keeps_authorities: bool,
     /// The texts of `grpc-message` that are kept.
     pub texts: Texts,
     /// The parents of `traceparent` that are kept.
@@ -121,7 +123,8 @@ impl Interner {
     pub fn sharing(&self) -> Self {
         let excluded = Arc::clone(&self.excluded);
         let (texts, parents) = (self.texts.sharing(), self.parents.sharing());
-        Self { excluded, parents, ..Self::of(Arc::clone(&self.shared), texts) }
+        let keeps_authorities = self.keeps_authorities;
+        Self { excluded, keeps_authorities, parents, ..Self::of(Arc::clone(&self.shared), texts) }
     }
 
     fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
@@ -132,6 +135,7 @@ impl Interner {
             shared,
             owner: Self::STATIC_TABLE,
             excluded: Arc::default(),
+            keeps_authorities: false,
             texts,
             parents: Parents::default(),
         };
@@ -180,7 +184,28 @@ impl Interner {
         if self.is_excluded(&text) {
             return PathId::EXCLUDED;
         }
-        let known = self.shared().intern(&text, self.owner);
+        self.intern_new(&text)
+    }
+
+    /// The id of an authority, which is that of a path with this text; [`PathId::NOT_SEEN`] if it is empty, or if
+    /// authorities are not kept.
+    pub(crate) fn intern_authority(&mut self, authority: &[u8]) -> PathId {
+        if !self.keeps_authorities || authority.is_empty() {
+            return PathId::NOT_SEEN;
+        }
+        if authority.len() > MAX_PATH_LEN {
+            return PathId::OTHER;
+        }
+        let text = escape(authority);
+        match self.ids.get(&*text) {
+            Some(&id) => id,
+            None if text.len() > MAX_PATH_LEN => PathId::OTHER,
+            None => self.intern_new(&text),
+        }
+    }
+
+    fn intern_new(&mut self, text: &str) -> PathId {
+        let known = self.shared().intern(text, self.owner);
         let Some((text, id)) = known else { return PathId::OTHER };
         self.paths.insert(id, Arc::clone(&text));
         self.ids.insert(text, id);

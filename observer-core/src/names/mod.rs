@@ -2,6 +2,7 @@
 //! networks of addresses.
 
 pub mod escape;
+mod host;
 mod interner;
 mod network;
 mod parents;
@@ -9,6 +10,7 @@ mod pattern;
 mod share;
 mod texts;
 
+pub use host::Host;
 pub use interner::{Interner, MAX_PATH_LEN, Owner, PathId};
 pub use network::Network;
 pub use parents::{ParentId, Parents};

@@ -100,6 +100,7 @@ impl<O: Output> Pipeline<O> {
         let outputs = (statistics, output);
         interner.texts = Texts::new(outputs.max_texts());
         interner.parents = Parents::new(outputs.needs_parents());
+        interner.keeps_authorities = outputs.needs_authorities();
         Self {
             connections: FxHashMap::default(),
             ended_of: FxHashMap::default(),

@@ -430,7 +430,8 @@ pub(super) struct Published {
     ///
     /// NETWORK=NAME, comma separated or repeated: the first one that has the address counts. NETWORK
     /// is an IP address, or one with a prefix. The address is the one that the watched process sees.
-    /// Services without a name are called unknown. Processes on this node need no name.
+    /// A server without a name is called what its client asked for (:authority), if that is not an
+    /// address, and other services are called unknown. Processes on this node need no name.
     ///
     /// Example: --peer-name 10.0.7.0/24=billing
     #[arg(long, value_name = "NETWORK=NAME", value_delimiter = ',')]

@@ -146,6 +146,7 @@ impl Spans {
             code: ended.code,
             message: message.unwrap_or_default().into(),
             peer,
+            authority: ended.authority.and_then(|id| names.interner.resolve(id).cloned()),
             coverage: ended.coverage,
             counts: MessageCounts {
                 requests: request_messages,
@@ -178,6 +179,10 @@ impl Output for Spans {
     }
 
     fn needs_parents(&self) -> bool {
+        true
+    }
+
+    fn needs_authorities(&self) -> bool {
         true
     }
 

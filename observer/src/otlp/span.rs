@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use observer_core::{
     call::{CallProtocol, Code, Coverage, Role, SpanId, TraceId},
-    names::PathId,
+    names::{Host, PathId},
     process::ProcessId,
     record::Peer,
     statistics::Method,
@@ -34,6 +34,8 @@ pub(super) struct Finished {
     /// `grpc-message`, decoded.
     pub(super) message: Box<str>,
     pub(super) peer: Option<Peer>,
+    /// The request's `:authority`.
+    pub(super) authority: Option<Arc<str>>,
     pub(super) coverage: Coverage,
     pub(super) counts: MessageCounts,
 }
@@ -134,12 +136,9 @@ impl Finished {
             }
         }
         list.extend(self.error().map(|error| attribute(names::ERROR_TYPE, error)));
+        self.server(&mut list);
         if let Some(Peer::Address(address)) = self.peer {
             let (ip, port) = (address.ip().to_canonical().to_string(), i64::from(address.port()));
-            if self.role == Role::Client {
-                list.push(attribute(names::SERVER_ADDRESS, &*ip));
-                list.push(attribute(names::SERVER_PORT, port));
-            }
             list.push(attribute(names::PEER_ADDRESS, ip));
             list.push(attribute(names::PEER_PORT, port));
         }
@@ -160,6 +159,20 @@ impl Finished {
             list.push(attribute(old::SYSTEM, names::GRPC));
         }
         (method, list)
+    }
+
+    /// Adds the attributes of the server: the host and port that the client named, or else those that it connected to.
+    fn server(&self, list: &mut Vec<KeyValue>) {
+        let named = self.authority.as_deref().and_then(Host::of);
+        let (address, port) = match (named, self.peer) {
+            (Some(Host { host, port }), _) => (host.to_owned(), port),
+            (None, Some(Peer::Address(address))) if self.role == Role::Client => {
+                (address.ip().to_canonical().to_string(), Some(address.port()))
+            }
+            _ => return,
+        };
+        list.push(attribute(names::SERVER_ADDRESS, address));
+        list.extend(port.map(|port| attribute(names::SERVER_PORT, i64::from(port))));
     }
 
     /// Adds the attributes of the method. A method that the server does not have is not a name: peers invent them.

@@ -189,6 +189,32 @@ fn attributes_say_only_what_is_known() {
 }
 
 #[test]
+fn the_server_is_the_one_that_the_client_named() {
+    for (authority, address, port) in [
+        ("shop.prod:50051", "shop.prod", "50051"),
+        ("shop.prod", "shop.prod", ""),
+        ("10.0.0.9:1", "10.0.0.9", "1"),
+        // It names no host: then the client's end has the address of the connection.
+        ("%2Fsocket", "10.0.0.2", "4711"),
+    ] {
+        for role in [Role::Client, Role::Server] {
+            let mut fixture = Fixture::new(&[]);
+            // An authority is interned like a path.
+            let authority = Some(fixture.interner.intern(authority.as_bytes()));
+            let ended = Ended { authority, ..ended(Some(Code::Ok)) };
+            fixture.call(role, b"/s/m", call(ended));
+            let span = fixture.span(false);
+            let is_known = role == Role::Client || address != "10.0.0.2";
+            let want = if is_known { [address, port] } else { [""; 2] };
+            let keys = ["server.address", "server.port"];
+            let has = |key: &str| span.attributes.iter().any(|of| of.key == key);
+            let found = keys.map(|key| if has(key) { told(&span, key) } else { String::new() });
+            assert_eq!(found, want, "{address} {role:?}");
+        }
+    }
+}
+
+#[test]
 fn calls_without_a_span_are_counted() {
     let mut fixture = Fixture::new(&[]);
     let ok = || ended(Some(Code::Ok));

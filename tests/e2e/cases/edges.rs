@@ -135,6 +135,10 @@ fn chain(client: &Stack, server_stack: &Stack) -> Result<()> {
     let names = format!("{orders},nginx=gateway,haproxy=router,nghttpx=mesh,peer=web");
     let flags = ["--service-graph", "--service-name", &names, "--port", &ports, "--workers", "2"];
     let daemon = Daemon::start(&flags)?;
+    // It watches one end only, and knows the other by what nginx calls it.
+    let ports = second.ports();
+    let one = ["--service-graph", "--service-name", &names, "--comm", "nginx", "--port", &ports];
+    let of_nginx = Daemon::start(&one)?;
     let small = plans::RPCS.map(|rpc| json!({"rpc": rpc, "count": 20, "concurrency": 4}));
     let plan = [vec![small.to_vec()], plans::errors()];
     let (_, did) = Client::start_to(client, &first.address(), &plan.concat())?.finish()?;
@@ -145,6 +149,8 @@ fn chain(client: &Stack, server_stack: &Stack) -> Result<()> {
         ensure!(found == edges, "the edges are {found:?}, not {edges:?}");
         edges.iter().try_for_each(|pair| expect(metrics, *pair, &did, [true; 2]))
     })?;
+    of_nginx.wait_until(|metrics| expect(metrics, ("gateway", "server"), &did, [true, false]))?;
+    no_addresses(&of_nginx.scrape()?)?;
     let metrics = daemon.scrape()?;
     no_addresses(&metrics)?;
     ensure!(metrics.sum("observer_edges_overflow_total", &[]) == 0.0, "calls without room");

@@ -13,6 +13,8 @@ pub struct Headers {
     pub method: Option<RequestMethod>,
     /// The field `:path`.
     pub path: Option<PathId>,
+    /// The field `:authority`, if it is kept.
+    pub authority: Option<PathId>,
     /// The field `:status`.
     pub status: Option<u16>,
     /// The field `content-type`.
@@ -40,6 +42,11 @@ impl Headers {
         match field {
             Field::Method(method) => set(&mut self.method, method),
             Field::Path(path) => set(&mut self.path, path),
+            Field::Authority(authority) => {
+                if authority != PathId::NOT_SEEN {
+                    set(&mut self.authority, authority);
+                }
+            }
             Field::Status(status) => set(&mut self.status, status),
             Field::ContentType(content_type) => set(&mut self.content_type, content_type),
             Field::GrpcStatus(status) => self.grpc_status = Some(status),

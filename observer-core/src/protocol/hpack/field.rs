@@ -15,6 +15,8 @@ pub enum Field {
     Method(RequestMethod),
     /// The field `:path`.
     Path(PathId),
+    /// The field `:authority`; [`PathId::NOT_SEEN`] if it is empty, or is not kept.
+    Authority(PathId),
     /// The field `:status`; 0 if it is not a number.
     Status(u16),
     /// The field `content-type`.
@@ -90,6 +92,7 @@ impl Timeout {
 pub(super) enum Name {
     Method,
     Path,
+    Authority,
     Status,
     ContentType,
     GrpcStatus,
@@ -107,6 +110,7 @@ impl Name {
         // Huffman codes, which a test compares with those of an encoder.
         const METHOD: &[u8] = b"\xb9\x49\x53\x39\xe4";
         const PATH: &[u8] = b"\xb9\x58\xd3\x3f";
+        const AUTHORITY: &[u8] = b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f";
         const STATUS: &[u8] = b"\xb8\x84\x8d\x36\xa3";
         const CONTENT_TYPE: &[u8] = b"\x21\xea\x49\x6a\x4a\xc9\xf5\x59\x7f";
         const GRPC_STATUS: &[u8] = b"\x9a\xca\xc8\xb2\x12\x34\xda\x8f";
@@ -116,6 +120,7 @@ impl Name {
         match (name.octets, name.huffman) {
             (b":method", false) | (METHOD, true) => Self::Method,
             (b":path", false) | (PATH, true) => Self::Path,
+            (b":authority", false) | (AUTHORITY, true) => Self::Authority,
             (b":status", false) | (STATUS, true) => Self::Status,
             (b"content-type", false) | (CONTENT_TYPE, true) => Self::ContentType,
             (b"grpc-status", false) | (GRPC_STATUS, true) => Self::GrpcStatus,
@@ -133,6 +138,7 @@ impl Name {
         match self {
             Self::Method => Field::Method(request_method(value)),
             Self::Path => Field::Path(interner.intern(value)),
+            Self::Authority => Field::Authority(interner.intern_authority(value)),
             Self::Status => Field::Status(decimal(value, 5).unwrap_or(0)),
             Self::ContentType => Field::ContentType(content_type(value)),
             // Libraries that parse numbers accept a plus sign.
@@ -252,14 +258,16 @@ pub(super) fn read(
 ) -> Result<(Field, usize), Error> {
     // h2's and nghttp2's encoders never insert a path: each request has it again, and decoding it would take longer
     // than the rest of its block.
-    let is_coded_path = name == Name::Path && value.huffman;
-    if is_coded_path && let Some((path, len)) = interner.coded(value.octets) {
-        return Ok((Field::Path(path), len));
+    // An authority has the same id as a path of that text.
+    let is_coded = matches!(name, Name::Path | Name::Authority) && value.huffman;
+    if is_coded && let Some((path, len)) = interner.coded(value.octets) {
+        let is_path = name == Name::Path;
+        return Ok((if is_path { Field::Path(path) } else { Field::Authority(path) }, len));
     }
     let mut scratch = [0; _];
     let (text, len) = value.read(&mut scratch)?;
     let field = name.with_value(text, interner);
-    if is_coded_path && let Field::Path(path) = field {
+    if is_coded && let Field::Path(path) | Field::Authority(path) = field {
         interner.remember_coded(value.octets, text, path);
     }
     Ok((field, len))
@@ -279,6 +287,7 @@ mod tests {
         let rows = [
             (":method", Name::Method),
             (":path", Name::Path),
+            (":authority", Name::Authority),
             (":status", Name::Status),
             ("content-type", Name::ContentType),
             ("grpc-status", Name::GrpcStatus),

@@ -14,7 +14,7 @@ pub(super) fn get(index: usize) -> Option<&'static Entry> {
 
 /// The entries, from index 1 on.
 static ENTRIES: [Entry; 61] = [
-    entry(":authority", Name::Other, Field::Other),
+    entry(":authority", Name::Authority, Field::Authority(PathId::NOT_SEEN)),
     entry(":method", Name::Method, Field::Method(RequestMethod::Get)),
     entry(":method", Name::Method, Field::Method(RequestMethod::Post)),
     entry(":path", Name::Path, Field::Path(PathId::ROOT)),

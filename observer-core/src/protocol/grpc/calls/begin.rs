@@ -66,6 +66,7 @@ impl Calls {
             trace: headers.recorded_trace(),
             context: headers.context,
             message: None,
+            authority: headers.authority,
             timeout: match headers.timeout_ns {
                 Some(ns) => Timeout::Of(ns),
                 None if headers.incomplete => Timeout::Unknown,

@@ -3,7 +3,7 @@
 use super::Messages;
 use crate::{
     call::{CallKey, CallSink, Context, Directions, SeriesId, TraceId},
-    names::TextId,
+    names::{PathId, TextId},
     protocol::grpc::deadline::{Deadline, Reason, Timeout},
     record::Waited,
 };
@@ -37,6 +37,7 @@ pub(super) struct Call {
     pub(super) trace: Option<TraceId>,
     pub(super) context: Context,
     pub(super) message: Option<TextId>,
+    pub(super) authority: Option<PathId>,
     pub(super) timeout: Timeout,
     pub(super) status: Option<u16>,
     pub(super) requests: Messages,

@@ -116,6 +116,7 @@ impl Calls {
             context: call.context,
             stream,
             message: call.message,
+            authority: call.authority,
             cancellation: has_client_code.then_some(Cancellation { role: self.role, stream }),
         };
         sink.ended(series, ended);

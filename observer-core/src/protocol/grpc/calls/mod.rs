@@ -165,7 +165,8 @@ impl Calls {
     /// The paths of open calls and pending responses.
     pub fn paths(&self) -> impl Iterator<Item = PathId> {
         let pending = self.pending.iter().filter_map(PendingResponse::path);
-        self.open.values().map(|call| call.key.path).chain(pending)
+        let of_call = |call: &Call| [Some(call.key.path), call.authority];
+        self.open.values().flat_map(of_call).flatten().chain(pending)
     }
 
     /// The side that the process is on.

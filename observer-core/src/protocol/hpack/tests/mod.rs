@@ -33,6 +33,7 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
             "GET" => RequestMethod::Get,
             _ => RequestMethod::Other,
         }),
+        b":authority" => Field::Authority(interner.intern_authority(value)),
         b":path" => Field::Path(interner.intern(value)),
         b":status" if is_number => Field::Status(text.parse().unwrap_or(0)),
         b":status" => Field::Status(0),
