@@ -47,11 +47,13 @@ pub struct Connections {
     pub undecodable: u64,
 }
 
-/// The HTTP/2 connections of a process.
+/// The watched connections of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OfProcess {
-    /// Connections without TLS.
+    /// HTTP/2 connections without TLS.
     pub cleartext: Counted,
+    /// Thrift connections.
+    pub thrift: Counted,
     /// TLS connections whose plaintext is seen.
     pub tls: Counted,
 }
@@ -66,15 +68,20 @@ pub struct Counted {
 }
 
 impl OfProcess {
-    pub(super) fn of(&mut self, is_tls: bool) -> &mut Counted {
-        if is_tls { &mut self.tls } else { &mut self.cleartext }
+    pub(super) fn of(&mut self, is_tls: bool, is_thrift: bool) -> &mut Counted {
+        match (is_tls, is_thrift) {
+            (true, _) => &mut self.tls,
+            (_, true) => &mut self.thrift,
+            _ => &mut self.cleartext,
+        }
     }
 }
 
 impl AddAssign for OfProcess {
     fn add_assign(&mut self, other: Self) {
-        let Self { cleartext, tls } = other;
+        let Self { cleartext, thrift, tls } = other;
         self.cleartext += cleartext;
+        self.thrift += thrift;
         self.tls += tls;
     }
 }

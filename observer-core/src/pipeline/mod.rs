@@ -340,7 +340,11 @@ impl<O: Output> Pipeline<O> {
         let sink = &mut Sink { time_ns, connection, pair, peer, statistics, waiting, ended };
         watched.connection.closed(time_ns, closed, self.stall_free_since_ns, sink);
         self.figures.ended_streams += watched.connection.state().streams;
-        self.ended_of.entry(watched.user).or_default().of(watched.is_tls).ended += 1;
+        self.ended_of
+            .entry(watched.user)
+            .or_default()
+            .of(watched.is_tls, watched.is_thrift())
+            .ended += 1;
         if let Some((process, role)) = watched.counted_for {
             statistics.connection_closed(process, role);
         }
@@ -480,7 +484,8 @@ impl<O: Output> Pipeline<O> {
     pub fn connections_by_process(&self) -> FxHashMap<u32, OfProcess> {
         let mut of = self.ended_of.clone();
         for watched in self.connections.values() {
-            let counted = of.entry(watched.user).or_default().of(watched.is_tls);
+            let counted =
+                of.entry(watched.user).or_default().of(watched.is_tls, watched.is_thrift());
             counted.open.add(watched.connection.state());
         }
         let mut by_pid: FxHashMap<u32, OfProcess> = FxHashMap::default();

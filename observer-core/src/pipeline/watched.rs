@@ -138,6 +138,11 @@ impl Watched {
         Box::new(Self { connection, pair: 0, peer: None, prompt, user, is_tls, counted_for })
     }
 
+    /// Whether it carries Thrift.
+    pub(super) fn is_thrift(&self) -> bool {
+        matches!(self.connection, Connection::Thrift(_))
+    }
+
     /// Takes the connection's identity. Returns whether that makes its pair known.
     pub(super) fn open(&mut self, Open { peer, pair, .. }: Open) -> bool {
         self.peer = self.peer.or(Some(peer));

@@ -76,6 +76,8 @@ pub enum Kind {
     Http2,
     /// HTTP/2 in TLS that is followed.
     TlsFollowed,
+    /// Thrift.
+    Thrift,
     /// TLS that is not followed.
     TlsNotFollowed,
     /// HTTP/1.
@@ -90,6 +92,7 @@ impl Kind {
         match self {
             Self::Http2 => "HTTP/2",
             Self::TlsFollowed => "HTTP/2 over TLS",
+            Self::Thrift => "Thrift",
             Self::TlsNotFollowed => "TLS, not followed",
             Self::Http1 => "HTTP/1",
             Self::Other => "other",
@@ -159,7 +162,8 @@ impl Model {
 }
 
 fn connections(tls: Following, known: &Known) -> Vec<Connections> {
-    let Known { watched: OfProcess { cleartext, tls: followed }, others, libraries } = known;
+    let Known { watched: OfProcess { cleartext, thrift, tls: followed }, others, libraries } =
+        known;
     let watched = |kind, counted: &Counted| {
         let open = counted.open.sum();
         let with_gaps = counted.open.gaps + counted.open.undecodable;
@@ -176,6 +180,7 @@ fn connections(tls: Following, known: &Known) -> Vec<Connections> {
     let mut all = vec![
         watched(Kind::Http2, cleartext),
         watched(Kind::TlsFollowed, followed),
+        watched(Kind::Thrift, thrift),
         other(Kind::TlsNotFollowed, Protocol::Tls, advice::not_followed(tls, libraries)),
         other(Kind::Http1, Protocol::Http1, advice::HTTP1.into()),
         other(Kind::Other, Protocol::Other, advice::OTHER.into()),
@@ -239,6 +244,7 @@ mod tests {
         let watched = OfProcess {
             cleartext: Counted { open, ended: 5 },
             tls: Counted { open: late, ended: 0 },
+            ..OfProcess::default()
         };
         let known = Known { watched, ..Known::default() };
         let model = Model::new(Following::Auto, [(7, known)].into(), |_| Some("orders".into()));
