@@ -12,8 +12,8 @@ use support::truth::Truth;
 
 use crate::case::{Case, Cases};
 use crate::cases::{
-    self, declared, gzip, latency, libraries, page, payload, protected, refusals, refused, restart,
-    selection, servers, services, tls, top, tunnel,
+    self, connections, declared, gzip, latency, libraries, page, payload, protected, refusals,
+    refused, restart, selection, servers, services, tls, top, tunnel,
 };
 use crate::{comparison, plans};
 
@@ -64,6 +64,15 @@ pub(crate) fn cases(stacks: &'static [Stack], thrift: &'static [Stack]) -> Resul
         cases.of(&format!("no payload leaves the kernel: {name}"), Nothing, [stack], |[stack]| {
             payload::no_payload_leaves_the_kernel(stack, stack)
         });
+    }
+    for (name, library) in [("grpc-go", "go"), ("grpc-js", "openssl")] {
+        let stacks = [named(name)];
+        cases.of(
+            &format!("TLS that is followed is listed: {name}"),
+            Nothing,
+            stacks,
+            move |[stack]| connections::followed_tls_is_listed(stack, library),
+        );
     }
     for name in ["grpc-go", "grpc-js", "python-asyncio"] {
         let stacks = [go, named(name)];

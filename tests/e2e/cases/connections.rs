@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use support::daemon::{Daemon, command};
+use support::peer::{self, Listen};
 use support::raw::{Address, Talk};
+use support::stack::Stack;
+use support::tls::{Certificates, Shown};
 
 use super::transports::{on_a_port, two_calls};
 use super::{OK, Table};
+use crate::plans;
 
 /// Time for the list to follow the connections.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -194,6 +198,29 @@ fn by_itself(name: &str) -> Result<()> {
         ensure!(kind == "http1" && (1..=connections).contains(&entry.seen), "{kind}: {entry:?}");
     }
     talk.close()?;
+    daemon.stop()
+}
+
+/// A connection over TLS is listed with the library in which it is followed.
+pub(crate) fn followed_tls_is_listed(stack: &Stack, library: &str) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let stack = certificates.stack(stack, Shown::ByServer);
+    let server = peer::Server::start(&stack, Listen::V4)?;
+    let pid = server.pid();
+    let daemon = Daemon::start(&["--tls", "auto", "--pid", &pid])?;
+    let labels = [("library", library), ("result", "attached")];
+    daemon.wait_for_sum("observer_tls_files_total", &labels, 1.0..)?;
+    peer::Client::start(&stack, &server, &plans::few(1))?.finish()?;
+    // The plan has two steps, each with a connection of its own.
+    expect(&daemon, &pid, &[("tls_followed", 2, Some(0))])?;
+    let list = list(&daemon)?;
+    let is_there = |of: &Value| {
+        let text = |name: &str| of.get(name).and_then(Value::as_str);
+        text("library") == Some(library) && text("result") == Some("attached")
+    };
+    let libraries = list.pointer("/processes/0/libraries").and_then(Value::as_array);
+    ensure!(libraries.is_some_and(|all| all.iter().any(is_there)), "{list}");
+    server.stop()?;
     daemon.stop()
 }
 

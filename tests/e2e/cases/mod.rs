@@ -8,7 +8,7 @@ mod at_once;
 pub(crate) mod backends;
 mod bounds;
 mod codes;
-mod connections;
+pub(crate) mod connections;
 pub(crate) mod declared;
 pub(crate) mod documented;
 pub(crate) mod edges;
