@@ -80,7 +80,7 @@ pub enum Routine {
     GoRead,
     /// `func (*tls.Conn) Write(bytes []byte) (int, error)`: as for reading.
     GoWrite,
-    /// A function of rustls that returns a new decrypter or encrypter: its address is in the first of the registers of the
+    /// A function of rustls that returns a new `MessageDecrypter` or `MessageEncrypter`: its address is in the first of the registers of the
     /// result. It is called while the bytes that were read last are processed.
     MakeCipher,
     /// rustls' `MessageDecrypter::decrypt(result, self, message, sequence)`.

@@ -29,7 +29,7 @@ pub mod routine {
     pub const GO_READ: u8 = 6;
     /// `func (*tls.Conn) Write([]byte) (int, error)`
     pub const GO_WRITE: u8 = 7;
-    /// A function of rustls that returns a new decrypter or encrypter.
+    /// A function of rustls that returns a new `MessageDecrypter` or `MessageEncrypter`.
     pub const MAKE_CIPHER: u8 = 8;
     /// rustls' `MessageDecrypter::decrypt(result, self, message, sequence)`
     pub const DECRYPT: u8 = 9;
