@@ -14,34 +14,42 @@ use crate::figures::{Figure, Plot, Results};
 const SIZE: (u32, u32) = (720, 360);
 
 const HEAD: &str = "Written by `cargo xtask bench --plot`; do not edit.\n\n# Benchmarks\n\n\
-    `cargo xtask bench --plot` runs all of them and writes this page; `cargo xtask bench NAME` runs one. A figure is \
-    the median over repeats, with the lowest and the highest in parentheses. What is compared is measured in turns, \
+    `cargo xtask bench --plot` runs all of them and writes this page; `cargo xtask bench --plot NAME` runs one and \
+    writes its section. A figure is the median over repeats, with the lowest and the highest in parentheses. What is compared is measured in turns, \
     and a ratio is of one turn. [performance.md](../performance.md) says what the figures mean and why some miss \
     their target.\n";
 
-/// Writes the page from the last run of each benchmark.
+/// Writes the page from the last run of each benchmark. What has not been run here stays as it is there.
 pub(crate) fn write(benches: &[Bench]) -> Result<()> {
     let docs = support::stack::workspace()?.join("docs");
+    let path = docs.join("generated/benchmarks.md");
+    let before = fs::read_to_string(&path).unwrap_or_default();
     let mut text = String::from(HEAD);
-    let mut machine = String::new();
     for bench in benches {
+        let title = format!("\n## {}\n", bench.name);
         let Ok(results) = Results::kept(bench.name) else {
-            write!(text, "\n## {}\n\n{}. Not run.\n", bench.name, bench.about)?;
+            match section(&before, &title) {
+                Some(section) => text.push_str(section),
+                None => write!(text, "{title}\n{}. Not run.\n", bench.about)?,
+            }
             continue;
         };
-        if results.machine != machine {
-            machine.clone_from(&results.machine);
-            write!(text, "\nOn {machine}:\n")?;
-        }
-        write!(text, "\n## {}\n\n{}.\n", bench.name, bench.about)?;
+        write!(text, "{title}\n{}. On {}.\n", bench.about, results.machine)?;
         tables(&results.figures, &mut text)?;
         for plot in &results.plots {
             draw(plot, &docs.join("images"))?;
             write!(text, "\n![{}](../images/bench-{}.svg)\n", plot.title, plot.name)?;
         }
     }
-    let path = docs.join("generated/benchmarks.md");
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// The section with this title.
+fn section<'a>(page: &'a str, title: &str) -> Option<&'a str> {
+    let start = page.find(title)?;
+    let section = page.get(start..)?;
+    let end = section.get(title.len()..)?.find("\n## ");
+    section.get(..end.map_or(section.len(), |end| title.len() + end))
 }
 
 /// Writes the figures: a table of those that are named `ROW: COLUMN`, if there are two columns with several rows, and a

@@ -167,7 +167,7 @@ struct Arguments {
     /// Writes all figures, with all samples, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes docs/generated/benchmarks.md and its plots, from the last run of each benchmark.
+    /// Writes the sections of docs/generated/benchmarks.md, and their plots, of the benchmarks that were run here.
     #[arg(long)]
     plot: bool,
     /// The flag that `cargo bench` passes to all benchmarks.
