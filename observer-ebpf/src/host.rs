@@ -111,6 +111,9 @@ impl<const SLEEPS: bool> Memory for Host<SLEEPS> {
 }
 
 impl<const SLEEPS: bool> Messages for Host<SLEEPS> {
+    // The program at the probes of TLS libraries is the only one that sleeps.
+    const SENDS_LATE: bool = SLEEPS;
+
     #[inline(always)]
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message> {
         // Only transfers of this direction write it, and the process must not make two of these at once.

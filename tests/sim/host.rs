@@ -158,6 +158,8 @@ impl Memory for Host<'_> {
 pub type Messages = HashMap<(u64, u32, u8), Message>;
 
 impl driver::Messages for Host<'_> {
+    const SENDS_LATE: bool = false;
+
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message> {
         self.maps.messages.get(&(shared.id, stream, direction))
     }

@@ -158,15 +158,16 @@ pub const GAP_FOUND: u8 = 2;
 /// under way, each leaves a cut message until the connection ends.
 pub const RESETS: usize = 8;
 
+/// In [`Shared::resets`]: what was sent on the stream before the peer reset it may still be seen. No stream has this bit.
+pub const SENDS_ON: u32 = 1 << 31;
+
 impl Shared {
-    /// Records that the stream was reset.
+    /// Records that the stream was reset, with [`SENDS_ON`] if that applies. Returns what made room for it.
     #[inline(always)]
-    pub fn reset(&mut self, stream: u32) {
+    pub fn reset(&mut self, stream: u32) -> u32 {
         let at = self.reset_count as usize & (RESETS - 1);
-        if let Some(slot) = self.resets.get_mut(at) {
-            *slot = stream;
-        }
         self.reset_count = self.reset_count.wrapping_add(1);
+        self.resets.get_mut(at).map_or(0, |slot| core::mem::replace(slot, stream))
     }
 
     /// Whether the stream is one of those that were reset last.

@@ -60,6 +60,9 @@ pub trait Memory {
 
 /// The messages that DATA frames left unfinished, by connection, stream and `record::direction`.
 pub trait Messages {
+    /// Whether what was sent may be seen after the peer's answer to it, as where a TLS library returns from a write.
+    const SENDS_LATE: bool;
+
     /// The stream's unfinished message, if there is one.
     fn find(&self, shared: &Shared, stream: u32, direction: u8) -> Option<&Message>;
 

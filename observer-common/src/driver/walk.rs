@@ -2,7 +2,7 @@
 
 use super::{
     Host, Scratch, Walk,
-    connection::{DirectionState, GAP_FOUND, Shared, sender, state},
+    connection::{DirectionState, GAP_FOUND, SENDS_ON, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
     timed,
 };
@@ -574,6 +574,9 @@ fn keep_old<H: Host>(
 }
 
 /// Forgets the messages of a stream that was reset, in both directions.
+///
+/// If what was sent may be seen after the peer's reset ([`Messages::SENDS_LATE`](super::Messages::SENDS_LATE)), the sent
+/// messages stay until some more streams were reset.
 #[inline(always)]
 fn forget<H: Host>(
     scratch: &mut Scratch<H>,
@@ -582,9 +585,16 @@ fn forget<H: Host>(
     other: &DirectionState,
     stream: u32,
 ) {
-    shared.reset(stream);
-    if own.cut | other.cut != 0 || own.sync.has_old() || other.sync.has_old() {
-        scratch.host.remove(shared, stream, direction::SENT);
-        scratch.host.remove(shared, stream, direction::RECEIVED);
+    let may_go_on = H::SENDS_LATE && scratch.sent == direction::RECEIVED;
+    let gone = shared.reset(if may_go_on { stream | SENDS_ON } else { stream });
+    if own.cut | other.cut == 0 && !own.sync.has_old() && !other.sync.has_old() {
+        return;
     }
+    if H::SENDS_LATE && gone & SENDS_ON != 0 {
+        scratch.host.remove(shared, gone & !SENDS_ON, direction::SENT);
+    }
+    if !may_go_on {
+        scratch.host.remove(shared, stream, direction::SENT);
+    }
+    scratch.host.remove(shared, stream, direction::RECEIVED);
 }

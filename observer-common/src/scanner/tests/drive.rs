@@ -148,7 +148,7 @@ pub fn reference(mut bytes: &[u8]) -> Vec<Seen> {
             _ => {}
         }
         if header.kind == kind::RST_STREAM && payload.len() == header.length as usize {
-            resets.reset(header.stream);
+            let _ = resets.reset(header.stream);
             streams.remove(&header.stream);
         }
     }
