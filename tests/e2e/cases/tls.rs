@@ -12,7 +12,7 @@ use support::pace;
 use support::peer::{Client, Listen, Plan, Server};
 use support::stack::Stack;
 use support::tls::{Certificates, Shown};
-use support::truth::{Truth, agree};
+use support::truth::agree;
 
 use super::connections::expect_not_followed;
 use super::transports::seen;
@@ -21,7 +21,7 @@ use crate::{comparison, plans};
 /// Time until a daemon follows the connections of a program that it does not know.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 
-/// Calls over TLS are counted as those without it: all kinds, errors, cancelled and expired.
+/// Calls over TLS are counted as those without it: all kinds, errors and cancelled.
 pub(crate) fn calls_over_tls_are_counted(
     daemon: &Daemon,
     server: &Stack,
@@ -30,14 +30,10 @@ pub(crate) fn calls_over_tls_are_counted(
     let certificates = Certificates::new()?;
     let [server, client] = [server, client].map(|stack| certificates.stack(stack, Shown::ByServer));
     follow(daemon, &server, &client)?;
-    let means: fn(Truth) -> Truth = if server.resets_expired { Truth::expired } else { |did| did };
-    let most = [plans::kinds(), plans::errors(), plans::cancelled()].concat();
-    for (plan, means) in [(most, (|did| did) as fn(_) -> _), (plans::expired(&server), means)] {
-        let server = Server::start(&server, Listen::V4)?;
-        let (client, did) = Client::start(&client, &server, &plan)?.finish()?;
-        comparison::settle_both_ends(daemon, server, &client, &means(did))?;
-    }
-    Ok(())
+    let plan = [plans::kinds(), plans::errors(), plans::cancelled()].concat();
+    let server = Server::start(&server, Listen::V4)?;
+    let (client, did) = Client::start(&client, &server, &plan)?.finish()?;
+    comparison::settle_both_ends(daemon, server, &client, &did)
 }
 
 /// Makes calls until the daemon follows both ends from the start of a connection.
