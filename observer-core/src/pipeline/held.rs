@@ -2,9 +2,9 @@
 //!
 //! The probes of TLS libraries may miss plaintext, and that shows only later, by the lengths of the records at the socket. If
 //! the record of a transfer was applied at once, a gap before it would turn its bytes into wrong calls. So records wait, in
-//! the order of their times, until a [`Proof`] covers them. A write may be reported after the answer to it was read, because
-//! the probe comes last; the proof of the answer comes after both. Those of which it is not known any more are dropped: the next record of
-//! the direction shows a gap by its position, and the end of the connection reports one.
+//! the order of their times, until a [`Proof`] covers them. A write may be reported after the answer to it was read,
+//! because the probe comes last; the proof of the answer comes after both. Records that cannot be proven any more are
+//! dropped: the next record of the direction shows a gap by its position, and the end of the connection reports one.
 //!
 //! Records wait for at most [`MAX_AGE_NS`], and take at most [`MAX_BYTES`] for a connection and the bound of
 //! [`Held::new`] for all.

@@ -152,7 +152,9 @@ fn leave_to_peer(sock: Address, connection: &Connection) {
 /// Reports that a connection is over, with these `RecordHeader::flags`, and removes it. Not inlined: its values would
 /// stay on the caller's stack.
 ///
-/// `key`: that of `CONNECTIONS`. `SETTLES`: whether this finds out what is missing at the end of a TLS connection. Programs for transfers do not: the
+/// `key`: that of `CONNECTIONS`.
+///
+/// `SETTLES`: whether this finds out what is missing at the end of a TLS connection. Programs for transfers do not: the
 /// verifier would follow that for each of their ways here.
 #[inline(never)]
 pub fn close<const SETTLES: bool>(key: Address, connection: &mut Connection, mut flags: u8) {

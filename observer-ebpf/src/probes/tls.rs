@@ -122,19 +122,7 @@ fn seal(cookie: Cookie, registers: &Registers) -> Option<Plaintext> {
     if length as i64 <= 0 {
         return None;
     }
-    let (order, sent) = (Order::PlaintextFirst, direction::SENT);
-    let shape = Shape::Flat { base };
-    Some(Plaintext {
-        handle,
-        shape,
-        skip: 0,
-        length,
-        socket: NONE,
-        time_ns: 0,
-        cookie,
-        order,
-        sent,
-    })
+    Some(Plaintext::of_record(handle, Shape::Flat { base }, length, cookie))
 }
 
 /// Remembers a record that rustls decrypts in its place: the message begins with its address and length.
@@ -170,19 +158,7 @@ fn decrypted(cookie: Cookie, caller: Caller) -> Option<Plaintext> {
     if !is_application {
         return None;
     }
-    let (order, sent) = (Order::RecordsFirst, direction::RECEIVED);
-    let shape = Shape::Flat { base };
-    Some(Plaintext {
-        handle,
-        shape,
-        skip: 0,
-        length,
-        socket: NONE,
-        time_ns: 0,
-        cookie,
-        order,
-        sent,
-    })
+    Some(Plaintext::of_record(handle, Shape::Flat { base }, length, cookie))
 }
 
 /// The plaintext of a record that rustls encrypts.
@@ -211,6 +187,5 @@ fn encrypt(cookie: Cookie, registers: &Registers) -> Option<Plaintext> {
     if length as i64 <= 0 {
         return None;
     }
-    let (order, sent) = (Order::PlaintextFirst, direction::SENT);
-    Some(Plaintext { handle, shape, skip, length, socket: NONE, time_ns: 0, cookie, order, sent })
+    Some(Plaintext { skip, ..Plaintext::of_record(handle, shape, length, cookie) })
 }

@@ -1,7 +1,10 @@
 //! Calls of TLS libraries that are under way.
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
-use observer_common::tls::{balance::Order, cookie::Cookie};
+use observer_common::{
+    record::direction,
+    tls::{balance::Order, cookie::Cookie},
+};
 
 use crate::{
     buffers::Shape,
@@ -80,6 +83,19 @@ pub struct Plaintext {
     pub order: Order,
     /// One of `record::direction`.
     pub sent: u8,
+}
+
+impl Plaintext {
+    /// Of one record. The call that has it does not move bytes.
+    #[inline(always)]
+    pub fn of_record(handle: u64, shape: Shape, length: u64, cookie: Cookie) -> Self {
+        let (order, sent) = if cookie.is_read() {
+            (Order::RecordsFirst, direction::RECEIVED)
+        } else {
+            (Order::PlaintextFirst, direction::SENT)
+        };
+        Self { handle, shape, skip: 0, length, socket: NONE, time_ns: 0, cookie, order, sent }
+    }
 }
 
 /// A library's object.

@@ -347,16 +347,11 @@ impl SecuredDirection {
             return;
         }
         match verdict {
-            Verdict::Exact => {
-                self.level_records = self.records.application();
-                self.prove();
-            }
-            Verdict::Open => {}
-            verdict => {
-                self.level_records = self.records.application();
-                self.doubt(verdict);
-            }
+            Verdict::Open => return,
+            Verdict::Exact => self.prove(),
+            verdict => self.doubt(verdict),
         }
+        self.level_records = self.records.application();
     }
 
     /// Finds out whether nothing is missing if the connection ends now: then [`Self::gap`] is 0.
