@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use observer_tls::{Hook, Library, Place, locate};
+use observer_tls::{Hook, Library, Place, build_id, locate};
 
 #[expect(clippy::print_stdout, reason = "what it is for")]
 fn main() {
@@ -20,7 +20,7 @@ fn main() {
         match located {
             Err(refusal) => println!("  refused: {refusal}"),
             Ok(located) => {
-                let id = located.build_id.unwrap_or_default();
+                let id = build_id(&file).map(|id| id.bytes).unwrap_or_default();
                 println!("  {:?}, build id {id:02x?}", located.machine);
                 for (kind, refusal) in located.refused {
                     println!("  {kind:?} refused: {refusal}");

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use memchr::memmem;
 
+use crate::BuildId;
 use crate::bytes::{part, u16_at, u32_at, u64_at};
 use crate::machine::Machine;
 use crate::refusal::Refusal;
@@ -225,10 +226,11 @@ impl<'a> Elf<'a> {
     }
 
     /// The note that names this build.
-    pub(crate) fn build_id(&self) -> Option<&'a [u8]> {
-        self.notes
-            .iter()
-            .find_map(|&(offset, length)| build_id_in(part(self.file, offset, length)?))
+    pub(crate) fn build_id(&self) -> Option<BuildId<'a>> {
+        self.notes.iter().find_map(|&(offset, length)| {
+            let (at, bytes) = build_id_in(part(self.file, offset, length)?)?;
+            Some(BuildId { offset: offset + at, bytes })
+        })
     }
 
     /// The functions of these names that the file defines, for each name. A pass over both symbol tables.
@@ -313,16 +315,21 @@ fn function_symbol(entry: &[u8]) -> Option<(u32, Symbol)> {
     (is_function && is_defined && symbol.address != 0).then_some((name, symbol))
 }
 
-fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
+/// A build id among notes, and where it is in them.
+fn build_id_in(mut notes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut at = 0;
     loop {
         let name_length = u64::from(u32_at(notes, 0)?);
         let length = u64::from(u32_at(notes, 4)?);
         let kind = u32_at(notes, 8)?;
         let content = 12 + name_length.next_multiple_of(4);
         if kind == NT_GNU_BUILD_ID && part(notes, 12, name_length)? == b"GNU\0" {
-            return part(notes, content, length).filter(|id| id.len() as u64 <= MAX_BUILD_ID);
+            let id = part(notes, content, length).filter(|_| length <= MAX_BUILD_ID)?;
+            return Some((at + content, id));
         }
-        notes = notes.get(usize::try_from(content + length.next_multiple_of(4)).ok()?..)?;
+        let next = content + length.next_multiple_of(4);
+        notes = notes.get(usize::try_from(next).ok()?..)?;
+        at += next;
     }
 }
 
@@ -575,7 +582,11 @@ mod tests {
             fixture.build_id = id;
             fixture.build()
         };
-        let id = |file: &[u8]| Elf::parse(file).unwrap().build_id().map(<[u8]>::to_vec);
+        let id = |file: &[u8]| {
+            let BuildId { offset, bytes } = Elf::parse(file).unwrap().build_id()?;
+            assert_eq!(part(file, offset, bytes.len() as u64), Some(bytes));
+            Some(bytes.to_vec())
+        };
         assert_eq!(id(&file(vec![1; 8])), Some(vec![1; 8]));
         assert_eq!(id(&file(vec![2; 64])), Some(vec![2; 64]));
         assert_eq!(id(&file(vec![2; 65])), None);

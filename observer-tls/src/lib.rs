@@ -117,9 +117,20 @@ pub fn locate(file: &[u8]) -> Result<Located, Refusal> {
     match (&*libraries, &*refused) {
         ([], []) => Err(Refusal::NoLibrary),
         ([], [(_, refusal), ..]) => Err(*refusal),
-        _ => {
-            let build_id = elf.build_id().map(<[u8]>::to_vec);
-            Ok(Located { machine: elf.machine, build_id, libraries, refused })
-        }
+        _ => Ok(Located { machine: elf.machine, libraries, refused }),
     }
+}
+
+/// What the linker has named a build by, mostly a hash of its bytes (`ld --build-id`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildId<'a> {
+    /// Where it is in the file.
+    pub offset: u64,
+    /// 1 to 64 bytes.
+    pub bytes: &'a [u8],
+}
+
+/// The build id of an ELF file, if it has one.
+pub fn build_id(file: &[u8]) -> Option<BuildId<'_>> {
+    Elf::parse(file).ok()?.build_id()
 }

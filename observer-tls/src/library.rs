@@ -9,8 +9,6 @@ use crate::refusal::Refusal;
 pub struct Located {
     /// What it was compiled for.
     pub machine: Machine,
-    /// What distinguishes it from all other files, if its linker has written it. At most 64 bytes.
-    pub build_id: Option<Vec<u8>>,
     /// The libraries that can be probed.
     pub libraries: Vec<Library>,
     /// Those that cannot, and why.

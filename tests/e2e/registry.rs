@@ -22,7 +22,8 @@ const RACES: &str = "without Unary and ClientStream, which its server ends by it
     the deadline: the two ends may see different codes";
 
 /// The stacks whose calls over TLS are counted without a difference.
-const TLS_STACKS: [&str; 3] = ["python-asyncio", "python-threaded", "grpc-js"];
+const TLS_STACKS: [&str; 6] =
+    ["python-asyncio", "python-threaded", "grpc-js", "grpc-go", "tonic", "grpc-java"];
 
 // The functions of cases, by the stacks that they take.
 type Alone = fn() -> Result<()>;

@@ -215,6 +215,17 @@ impl Balance {
         self.level_at
     }
 
+    /// Bytes of the plaintext that were not in a record at the end of the connection, of which [`end`](Self::end) has said that
+    /// it is exact: the last ones, which the library has taken and not sent.
+    #[inline(always)]
+    pub const fn unsent(&self) -> u64 {
+        if self.plaintext_first != 0 && self.previous < 0 && self.previous != NONE {
+            self.previous.unsigned_abs()
+        } else {
+            0
+        }
+    }
+
     /// To be called with each transfer at the socket: where the order is records first, before its bytes are counted, since
     /// a process goes on to the next transfer once the library has returned or taken what there was; otherwise after that.
     /// Answers whether both sides are level.
@@ -234,7 +245,8 @@ impl Balance {
 
     /// Compares for the last time, at the end of the connection.
     ///
-    /// Where the order is plaintext first, a library may have taken what it has not sent: that is no gap.
+    /// Where the order is plaintext first, a library may have taken what it has not sent: that is no gap, but
+    /// [`unsent`](Self::unsent).
     #[inline(always)]
     pub fn end(&mut self, records: &Records, cipher: Cipher) -> Verdict {
         self.nearest = NONE;

@@ -5,6 +5,8 @@
 //! the order of their times, until a [`Proof`] covers them. A write may be reported after the answer to it was read,
 //! because the probe comes last; the proof of the answer comes after both. Records that cannot be proven any more are
 //! dropped: the next record of the direction shows a gap by its position, and the end of the connection reports one.
+//! Records that still wait at the end were never sent, if the end reports no gap: a library may encrypt what its program
+//! can no longer write to the socket.
 //!
 //! Records wait for at most [`MAX_AGE_NS`], and take at most [`MAX_BYTES`] for a connection and the bound of
 //! [`Held::new`] for all.
@@ -130,8 +132,15 @@ impl Held {
         Some(bytes)
     }
 
-    /// Forgets a connection whose proven records were taken. Returns the directions of which records were dropped, and
-    /// not replaced by a gap since then.
+    /// The connection ends: drops what was never sent, so that all that is left is proven.
+    pub(super) fn ends(&mut self, connection: u64) {
+        if let Some(queue) = self.connections.get_mut(&connection) {
+            self.bytes -= queue.drop_unsent();
+        }
+    }
+
+    /// Forgets a connection whose proven records were taken. Returns the directions of which records were dropped that may
+    /// have been sent.
     pub(super) fn end(&mut self, connection: u64) -> Directions {
         let Some(mut queue) = self.connections.remove(&connection) else {
             return Directions::default();
@@ -182,6 +191,23 @@ impl Queue {
             }
             !is_doubtful
         });
+        before - self.bytes
+    }
+
+    /// Drops the records that are not proven. Returns their bytes.
+    fn drop_unsent(&mut self) -> usize {
+        let before = self.bytes;
+        for direction in [Direction::Received, Direction::Sent] {
+            let proven = *self.proven.get(direction);
+            let records = self.records.get_mut(direction);
+            while let Some(last) = records.pop_back_if(|last| last.end > proven) {
+                self.bytes -= last.bytes.len();
+                if last.position < proven {
+                    // A part of it was sent.
+                    self.dropped.set(direction, true);
+                }
+            }
+        }
         before - self.bytes
     }
 
@@ -310,12 +336,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_proven_at_the_end_is_dropped() {
+    fn what_is_not_proven_at_the_end_was_not_sent() {
         let mut held = Held::new(ROOM);
-        push(&mut held, direction::SENT, 0, 10);
-        assert_eq!(held.end(7), Directions { received: false, sent: true });
-        assert_eq!(held.bytes, 0);
+        push_at(&mut held, direction::SENT, 0, 10, 0, 1);
+        push_at(&mut held, direction::SENT, 10, 10, 0, 2);
+        push_at(&mut held, direction::RECEIVED, 0, 10, 0, 3);
+        complete(&mut held, 10, 10);
+        assert_eq!(popped(&mut held), [(Direction::Sent, 0)]);
+        held.ends(7);
+        assert_eq!(popped(&mut held), [(Direction::Received, 0)], "it was read after that");
+        assert_eq!((held.end(7), held.bytes), (Directions::default(), 0));
         assert_eq!(held.end(7), Directions::default());
+        push(&mut held, direction::SENT, 0, 10);
+        complete(&mut held, 0, 5);
+        held.ends(7);
+        assert_eq!(held.end(7), Directions { received: false, sent: true }, "a part was");
     }
 
     #[test]

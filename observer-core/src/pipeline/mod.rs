@@ -223,6 +223,8 @@ impl<O: Output> Pipeline<O> {
                 self.release(connection);
             }
             Event::Closed(ref mut closed) if record.held => {
+                self.held.ends(connection);
+                self.release(connection);
                 let dropped = self.held.end(connection);
                 closed.gaps.received |= dropped.received;
                 closed.gaps.sent |= dropped.sent;

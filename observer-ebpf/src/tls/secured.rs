@@ -280,13 +280,13 @@ pub fn over(key: Address) -> u8 {
         count_other(Protocol::Tls, secured.pid);
     }
     let gaps = secured.over(count);
-    report(secured, true);
+    let is_reported = report(secured, true);
     let random = Random { half: secured.random, pid: secured.pid, _reserved: 0 };
     if RANDOMS.value(random).is_some_and(|other| *other == key) {
         let _ = RANDOMS.remove(random);
     }
     remove(secured);
-    gaps
+    if is_reported { gaps } else { BOTH }
 }
 
 /// Gives up the TLS connection with a key without finding out what is missing: what is not proven may have a gap.
@@ -295,20 +295,25 @@ pub fn drop(key: Address) -> u8 {
     let Some(secured) = SECURED.value(key) else { return 0 };
     report(secured, true);
     secured.give_up();
-    1 << direction::RECEIVED | 1 << direction::SENT
+    BOTH
 }
 
-/// Reports what is proven since the last report.
+/// Both directions, as bits of `RecordHeader::flags`.
+const BOTH: u8 = 1 << direction::RECEIVED | 1 << direction::SENT;
+
+/// Reports what is proven since the last report. Returns whether that is known now: the ring had room.
 #[inline(always)]
-pub fn report(secured: &mut Secured, is_end: bool) {
+pub fn report(secured: &mut Secured, is_end: bool) -> bool {
     let socket = Socket { sock: secured.sock, inode: secured.inode };
     let written = if is_end { None } else { socket.sequence(counted::TCP, true) };
     if let Some(mut record) = secured.proven(written) {
         record.time_ns = now_ns();
-        if ring::output_header(&record) {
-            secured.reported(&record);
+        if !ring::output_header(&record) {
+            return false;
         }
+        secured.reported(&record);
     }
+    true
 }
 
 /// The map of the connections, for the sweep.

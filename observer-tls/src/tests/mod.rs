@@ -16,7 +16,7 @@ use crate::*;
 fn only(file: &[u8]) -> Library {
     let mut located = locate(file).unwrap();
     assert_eq!(located.refused, []);
-    assert_eq!(located.build_id, Some(vec![0xab; 20]));
+    assert_eq!(build_id(file).unwrap().bytes, [0xab; 20]);
     assert_eq!(located.libraries.len(), 1);
     let library = located.libraries.remove(0);
     for Hook { offset, bytes, .. } in &library.hooks {

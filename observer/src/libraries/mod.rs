@@ -8,6 +8,7 @@
 //!
 //! [`messages`] has what they say to each other. Without `--tls auto`, none of these processes exists.
 
+mod builds;
 mod files;
 mod looks;
 mod maps;

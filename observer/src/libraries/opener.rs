@@ -23,15 +23,16 @@ use observer_tls::Refusal;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, FileType, Mode, OFlags, fstat, openat},
-    io::Errno,
+    io::{Errno, pread},
     net::{RecvFlags, SendFlags, recv, send},
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
+    builds::Builds,
     files::{Files, Identity, MAX_PROBED, Mapped},
     maps::{self, Mapping},
-    messages::{Failure, Found, Outcome, Report, Request},
+    messages::{Bytes, Failure, Found, Outcome, Report, Request},
     parser,
 };
 use crate::kernel::{FileLinks, Uprobes};
@@ -44,7 +45,7 @@ const MAX_PARSED: usize = 64;
 
 /// Answers requests until the daemon closes its end of the socket.
 pub(super) fn run(socket: BorrowedFd<'_>, uprobes: Uprobes) {
-    let mut opener = Opener { socket, uprobes, files: Files::default() };
+    let mut opener = Opener { socket, uprobes, files: Files::default(), builds: Builds::default() };
     let mut sweep_at = Instant::now() + SWEEP;
     loop {
         let left = sweep_at.saturating_duration_since(Instant::now());
@@ -93,6 +94,7 @@ struct Opener<'a> {
     socket: BorrowedFd<'a>,
     uprobes: Uprobes,
     files: Files,
+    builds: Builds,
 }
 
 /// The daemon is gone.
@@ -132,9 +134,9 @@ impl Process {
 
     /// Whether other bytes are where a file has this instruction: a breakpoint. `None` if that cannot be read.
     fn has_breakpoint(&self, mapping: &Mapping, found: &Found) -> Option<bool> {
-        let mut at = found.places.iter();
+        let mut at = found.places.iter().map(|place| &place.instruction);
         let (address, bytes) =
-            at.find_map(|place| Some((mapping.address_of(place.offset)?, &place.bytes)))?;
+            at.find_map(|at| Some((mapping.address_of(at.offset)?, &at.bytes)))?;
         let memory = File::from(self.file("mem").ok()?);
         let mut present = vec![0; bytes.len()];
         memory.read_exact_at(&mut present, address).ok()?;
@@ -204,8 +206,8 @@ impl Opener<'_> {
                 return told.into_iter().map(|report| report.again(pid)).collect();
             }
         }
-        let found = match parser::parse(file.as_fd(), identity.size()) {
-            Ok(found) => Arc::new(found),
+        let found = match self.find(&file, identity.size()) {
+            Ok(found) => found,
             Err(failure) => {
                 let told = failed(failure);
                 self.files.add_without(&identity, &told);
@@ -225,6 +227,16 @@ impl Opener<'_> {
         told
     }
 
+    /// Finds what is in a file of this size: as in a copy of it that was parsed, or by a parser.
+    fn find(&mut self, file: &OwnedFd, size: u64) -> Result<Arc<Found>, Failure> {
+        if let Some(found) = self.builds.find(size, |bytes| has(file, bytes)) {
+            return Ok(found);
+        }
+        let found = Arc::new(parser::parse(file.as_fd(), size)?);
+        self.builds.add(size, &found);
+        Ok(found)
+    }
+
     /// Probes what was found in a file, if there is anything to probe.
     fn attach(
         &self,
@@ -239,10 +251,11 @@ impl Opener<'_> {
             return Err(Failure::Limit);
         }
         let now = fstat(file).map_err(|_| Failure::Unreadable)?;
-        if Identity::of(&now) != *identity || !has_instructions(file, found) {
+        if Identity::of(&now) != *identity || !found.has_instructions(|bytes| has(file, bytes)) {
             return Err(Failure::Changed);
         }
-        let places: Vec<_> = found.places.iter().map(|at| (at.offset, at.cookie)).collect();
+        let places: Vec<_> =
+            found.places.iter().map(|at| (at.instruction.offset, at.cookie)).collect();
         match self.uprobes.attach(file.as_fd(), &places) {
             Ok(links) => Ok(Some(links)),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Failure::Denied),
@@ -266,13 +279,11 @@ impl Opener<'_> {
     }
 }
 
-/// Whether the file has the instructions that were found in it.
-fn has_instructions(file: &OwnedFd, found: &Found) -> bool {
-    let Ok(file) = file.try_clone().map(File::from) else { return false };
-    found.places.iter().all(|place| {
-        let mut present = vec![0; place.bytes.len()];
-        file.read_exact_at(&mut present, place.offset).is_ok() && present == place.bytes
-    })
+/// Whether the file has these bytes.
+fn has(file: &OwnedFd, Bytes { offset, bytes }: &Bytes) -> bool {
+    let mut present = vec![0; bytes.len()];
+    matches!(pread(file, &mut present, *offset), Ok(read) if read == bytes.len())
+        && present == *bytes
 }
 
 /// What is to be told about a file with these libraries. `failed` is why they are not probed.

@@ -142,7 +142,7 @@ fn confined_parser(file: BorrowedFd<'_>, length: u64, pipe: OwnedFd) -> Option<(
         let runs_here = located.machine == MACHINE;
         if runs_here { Ok(located) } else { Err(Refusal::Architecture) }
     });
-    let pieces = Piece::of(&located, tls::cookie);
+    let pieces = Piece::of(&located, observer_tls::build_id(bytes), tls::cookie);
     std::fs::File::from(pipe).write_all(pieces.as_bytes()).ok()
 }
 

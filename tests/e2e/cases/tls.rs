@@ -30,7 +30,8 @@ pub(crate) fn calls_over_tls_are_counted(
     let certificates = Certificates::new()?;
     let [server, client] = [server, client].map(|stack| certificates.stack(stack, Shown::ByServer));
     follow(daemon, &server, &client)?;
-    let plan = [plans::kinds(), plans::errors(), plans::cancelled()].concat();
+    let plan =
+        [plans::kinds(), plans::errors(), plans::cancelled(), plans::expired(&server)].concat();
     let server = Server::start(&server, Listen::V4)?;
     let (client, did) = Client::start(&client, &server, &plan)?.finish()?;
     comparison::settle_both_ends(daemon, server, &client, &did)

@@ -373,7 +373,11 @@ impl SecuredDirection {
         }
         let is_complete = self.balance.level_at() == self.balance.seen();
         match self.balance.end(&self.records, cipher) {
-            Verdict::Exact => self.proven = self.balance.seen(),
+            // Whatever the library has taken and not sent is not on the wire.
+            Verdict::Exact => {
+                let sent = self.balance.seen() - self.balance.unsent();
+                self.proven = if sent > self.proven { sent } else { self.proven };
+            }
             // A library that is closed has not returned all that it had received: what was seen is complete, and the
             // process did not want the rest.
             Verdict::Gap(_) if is_complete && self.plaintext_first == 0 => {

@@ -268,7 +268,19 @@ fn the_end_is_no_gap_if_the_process_did_not_want_the_rest() {
     end.secured.saw(SENT, 17);
     assert_eq!(end.ends(), 1 << RECEIVED, "it may be an answer");
     assert_eq!(*end.counts.borrow(), []);
-    assert_eq!(end.proven(), Some((77, 68)));
+    assert_eq!(end.proven(), Some((77, 51)));
+}
+
+#[test]
+fn what_was_taken_and_never_sent_is_not_proven() {
+    let mut end = End::open(Order::PlaintextFirst);
+    end.writes(Order::PlaintextFirst, 100);
+    // As gRPC's core does that cannot write to the socket: it ends the calls, and encrypts their trailers.
+    end.secured.saw(SENT, 30);
+    end.secured.saw(SENT, 31);
+    assert!(end.secured.may_end(end.sequences));
+    assert_eq!((end.ends(), end.proven()), (0, Some((27, 151))));
+    assert_eq!(*end.counts.borrow(), []);
 }
 
 #[test]

@@ -361,7 +361,9 @@ fn nothing_is_claimed_while_something_may_be_under_way() {
     assert_eq!(hand.settle(), Verdict::Exact);
     hand.saw(1_000);
     assert_eq!([hand.settle(), hand.settle(), hand.settle()][1..], [Verdict::Open; 2]);
-    assert_eq!(hand.end(), Verdict::Exact, "it was not sent");
+    assert_eq!((hand.end(), hand.1.unsent()), (Verdict::Exact, 1_000));
+    hand.record(1_000);
+    assert_eq!((hand.end(), hand.1.unsent()), (Verdict::Exact, 0));
 }
 
 #[test]

@@ -10,7 +10,9 @@
 
 #![forbid(unsafe_code)]
 
-use observer_tls::{Hook, Kind, Library, Located, Refusal};
+use std::ops::RangeInclusive;
+
+use observer_tls::{BuildId, Hook, Kind, Library, Located, Refusal};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The highest number of a process (`PID_MAX_LIMIT` of a 64-bit kernel, `include/linux/threads.h`).
@@ -321,34 +323,38 @@ impl Report {
     }
 }
 
-/// A part of what a parser has found: a library, a place to probe in the library before it, or the end.
+/// A part of what a parser has found: a library, a place to probe in the library before it, the build id, or the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Piece {
-    /// Of a place: where in the file it is.
+    /// Of a place, or of the build id: where in the file it is.
     offset: u64,
     /// Of a place: what it is, for the BPF program.
     cookie: u64,
     /// Of a place: the bytes of its instruction.
     bytes: [u8; 16],
-    /// Of a library.
-    version: [u8; VERSION],
+    /// Of a library: its version. Of the build id: its bytes.
+    text: [u8; VERSION],
     tag: u8,
     /// Of a library.
     kind: u8,
     /// Of a library, or of the end: 0, or the [`Outcome`] if nothing is to be probed.
     outcome: u8,
-    /// Of a place: how many bytes its instruction has.
+    /// Of a place, or of the build id: how many bytes it has.
     length: u8,
     unused: [u8; 4],
 }
 
 /// The bytes that a parser writes at most.
-pub(super) const MAX_PIECES: usize = (MAX_HOOKS + MAX_LIBRARIES + 1) * size_of::<Piece>();
+pub(super) const MAX_PIECES: usize = (MAX_HOOKS + MAX_LIBRARIES + 2) * size_of::<Piece>();
 
 const LIBRARY: u8 = 1;
 const PLACE: u8 = 2;
 const END: u8 = 3;
+const BUILD_ID: u8 = 4;
+
+/// The shortest build id that says enough (`ld.lld --build-id=fast`).
+const MIN_BUILD_ID: usize = 8;
 
 /// What a parser has found in a file, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -358,6 +364,15 @@ pub(super) struct Found {
     pub(super) places: Vec<PlaceToProbe>,
     /// Why there is no library.
     pub(super) refusal: Option<Outcome>,
+    /// What it shares with no other build.
+    pub(super) build_id: Option<Bytes>,
+}
+
+/// Bytes of a file, and where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bytes {
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A library in a file.
@@ -373,10 +388,8 @@ pub(super) struct FoundLibrary {
 /// A place to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlaceToProbe {
-    pub(super) offset: u64,
+    pub(super) instruction: Bytes,
     pub(super) cookie: u64,
-    /// The bytes of its instruction.
-    pub(super) bytes: Vec<u8>,
 }
 
 impl Piece {
@@ -385,7 +398,7 @@ impl Piece {
             offset: 0,
             cookie: 0,
             bytes: [0; 16],
-            version: [0; VERSION],
+            text: [0; VERSION],
             tag,
             kind: 0,
             outcome: 0,
@@ -399,7 +412,7 @@ impl Piece {
         let version = version.filter(|version| version.len() <= VERSION).unwrap_or_default();
         Self {
             kind: kind_code(Some(kind)),
-            version: padded(version.as_bytes()),
+            text: padded(version.as_bytes()),
             outcome,
             ..Self::empty(LIBRARY)
         }
@@ -415,9 +428,29 @@ impl Piece {
         }
     }
 
+    /// A build id, unless it is too short or too long.
+    fn build_id(id: &BuildId<'_>) -> Option<Self> {
+        let is_whole = (MIN_BUILD_ID..=VERSION).contains(&id.bytes.len());
+        is_whole.then(|| Self {
+            offset: id.offset,
+            text: padded(id.bytes),
+            length: id.bytes.len() as u8,
+            ..Self::empty(BUILD_ID)
+        })
+    }
+
+    /// The bytes of a piece about a file of `length` bytes; `None` if they are not as many as they may be, or not in it.
+    fn bytes_of(&self, bytes: &[u8], lengths: RangeInclusive<usize>, length: u64) -> Option<Bytes> {
+        let bytes = bytes.get(..usize::from(self.length))?.to_vec();
+        let is_in_file = self.offset.checked_add(bytes.len() as u64)? <= length;
+        (lengths.contains(&bytes.len()) && is_in_file)
+            .then_some(Bytes { offset: self.offset, bytes })
+    }
+
     /// What a parser writes about a file. `cookie` describes a place for the BPF program, if that understands it.
     pub(super) fn of(
         located: &Result<Located, Refusal>,
+        build_id: Option<BuildId<'_>>,
         cookie: impl Fn(&Library, &Hook) -> Option<u64>,
     ) -> Vec<Self> {
         let mut pieces = Vec::new();
@@ -440,8 +473,16 @@ impl Piece {
                 }));
             }
         }
+        pieces.extend(build_id.as_ref().and_then(Self::build_id));
         pieces.push(end);
         pieces
+    }
+}
+
+impl Bytes {
+    /// From where to where they are. It does not overflow: they are in the file.
+    fn range(&self) -> (u64, u64) {
+        (self.offset, self.offset + self.bytes.len() as u64)
     }
 }
 
@@ -474,32 +515,34 @@ impl Found {
             LIBRARY if self.libraries.len() < MAX_LIBRARIES => {
                 self.libraries.push(FoundLibrary {
                     kind: kind_of(piece.kind).ok()??,
-                    version: version(&piece.version)?.to_owned(),
+                    version: version(&piece.text)?.to_owned(),
                     places: 0,
                     refusal: why_not(piece.outcome).ok()?,
                 });
             }
             PLACE => {
-                let bytes = piece.bytes.get(..usize::from(piece.length))?;
-                let is_instruction = (1..=MAX_INSTRUCTION).contains(&bytes.len());
-                let end = piece.offset.checked_add(bytes.len() as u64)?;
-                if !is_instruction || end > length {
-                    return None;
-                }
+                let instruction = piece.bytes_of(&piece.bytes, 1..=MAX_INSTRUCTION, length)?;
                 self.libraries.last_mut()?.places += 1;
-                let bytes = bytes.to_vec();
-                let (offset, cookie) = (piece.offset, piece.cookie);
-                self.places.push(PlaceToProbe { offset, cookie, bytes });
+                self.places.push(PlaceToProbe { instruction, cookie: piece.cookie });
+            }
+            BUILD_ID if self.build_id.is_none() => {
+                self.build_id =
+                    Some(piece.bytes_of(&piece.text, MIN_BUILD_ID..=VERSION, length)?);
             }
             _ => return None,
         }
         Some(())
     }
 
+    /// Whether the file has the instructions of all places. `has` says whether it has these bytes.
+    pub(super) fn has_instructions(&self, has: impl Fn(&Bytes) -> bool) -> bool {
+        self.places.iter().all(|place| has(&place.instruction))
+    }
+
     /// Whether no two instructions overlap: a place that is probed twice would count its bytes twice.
     fn has_distinct_places(&self) -> bool {
         let mut ranges: Vec<_> =
-            self.places.iter().map(|at| (at.offset, at.offset + at.bytes.len() as u64)).collect();
+            self.places.iter().map(|place| place.instruction.range()).collect();
         ranges.sort_unstable();
         ranges.is_sorted_by(|(_, end), (next, _)| end <= next)
     }

@@ -18,12 +18,12 @@ fn library(kind: Kind, hooks: Vec<Hook>) -> Library {
 }
 
 fn located(libraries: Vec<Library>, refused: Vec<(Kind, Refusal)>) -> Located {
-    Located { machine: Machine::X86_64, build_id: None, libraries, refused }
+    Located { machine: Machine::X86_64, libraries, refused }
 }
 
 /// What the opener reads of what a parser writes.
 fn passed(located: &Result<Located, Refusal>) -> Option<Found> {
-    let pieces = Piece::of(located, |_, hook| Some(hook.offset.wrapping_add(1)));
+    let pieces = Piece::of(located, None, |_, hook| Some(hook.offset.wrapping_add(1)));
     Found::read(pieces.as_bytes(), LENGTH)
 }
 
@@ -45,8 +45,10 @@ fn what_was_found_arrives() {
             (Kind::Rustls, "", 0, refused)
         ]
     );
-    let place =
-        |offset, bytes: &[u8]| PlaceToProbe { offset, cookie: offset + 1, bytes: bytes.into() };
+    let place = |offset, bytes: &[u8]| {
+        let instruction = Bytes { offset, bytes: bytes.into() };
+        PlaceToProbe { instruction, cookie: offset + 1 }
+    };
     assert_eq!(found.places, [place(64, &[0x55]), place(100, &[0x41, 0x57]), place(65, &[0xc3])]);
     assert_eq!(found.refusal, None);
     let none = passed(&Err(Refusal::NoLibrary)).unwrap();
@@ -58,7 +60,7 @@ fn what_was_found_arrives() {
 fn a_library_with_a_place_that_the_program_does_not_know_has_none() {
     let libraries = vec![library(Kind::Rustls, vec![hook(64, &[0x55]), hook(100, &[0x55])])];
     let known = |_: &Library, hook: &Hook| (hook.offset == 64).then_some(1);
-    let pieces = Piece::of(&Ok(located(libraries, vec![])), known);
+    let pieces = Piece::of(&Ok(located(libraries, vec![])), None, known);
     let found = Found::read(pieces.as_bytes(), LENGTH).unwrap();
     assert!(found.places.is_empty());
     assert_eq!(found.libraries[0].refusal, Some(Outcome::Failed(Failure::Unsupported)));
@@ -83,9 +85,33 @@ fn what_cannot_be_is_refused() {
 }
 
 #[test]
+fn a_build_id_arrives_unless_it_is_too_short_or_too_long() {
+    let passed = |offset, bytes: &[u8]| {
+        let id = Some(BuildId { offset, bytes });
+        let pieces = Piece::of(&Err(Refusal::NoLibrary), id, |_, _| None);
+        Found::read(pieces.as_bytes(), LENGTH).map(|found| found.build_id)
+    };
+    for length in [8, 16, 20, 24] {
+        let id = Bytes { offset: LENGTH - length, bytes: vec![0xab; length as usize] };
+        assert_eq!(passed(id.offset, &id.bytes), Some(Some(id.clone())));
+        assert_eq!(passed(id.offset + 1, &id.bytes), None, "beyond the file");
+    }
+    for length in [0, 1, 7, 25, 64] {
+        assert_eq!(passed(0, &vec![0xab; length]), Some(None));
+    }
+    let pieces = Piece::of(
+        &Err(Refusal::NoLibrary),
+        Some(BuildId { offset: 0, bytes: &[1; 20] }),
+        |_, _| None,
+    );
+    let twice = [&pieces[..1], &pieces].concat();
+    assert!(Found::read(twice.as_bytes(), LENGTH).is_none());
+}
+
+#[test]
 fn cut_messages_are_refused() {
     let libraries = vec![library(Kind::OpenSsl, vec![hook(64, &[0x55]), hook(100, &[0x41])])];
-    let pieces = Piece::of(&Ok(located(libraries, vec![])), |_, _| Some(1));
+    let pieces = Piece::of(&Ok(located(libraries, vec![])), None, |_, _| Some(1));
     let bytes = pieces.as_bytes();
     for length in 0..bytes.len() {
         assert!(Found::read(&bytes[..length], LENGTH).is_none(), "{length} bytes");
@@ -166,10 +192,11 @@ proptest! {
             piece[2..8].fill(0);
         }
         if let Some(found) = Found::read(&bytes, LENGTH) {
-            for place in &found.places {
-                prop_assert!(place.offset + place.bytes.len() as u64 <= LENGTH);
-                prop_assert!((1..=15).contains(&place.bytes.len()));
+            for PlaceToProbe { instruction, .. } in &found.places {
+                prop_assert!(instruction.range().1 <= LENGTH);
+                prop_assert!((1..=15).contains(&instruction.bytes.len()));
             }
+            prop_assert!(found.build_id.is_none_or(|id| id.range().1 <= LENGTH));
         }
     }
 }
