@@ -1,7 +1,8 @@
 //! Sends requests to a receiver: over HTTP/1.1, or as gRPC over HTTP/2. The connection stays open in between.
 
 use std::{
-    io::Write as _,
+    borrow::Cow,
+    io::{Read as _, Write as _},
     pin::Pin,
     time::{Duration, UNIX_EPOCH},
 };
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     HeaderMap, Request, Response, StatusCode,
@@ -186,7 +187,8 @@ impl Transport {
             Protocol::Grpc => {
                 let request = Request::post(url)
                     .header(header::TE, "trailers")
-                    .header(header::CONTENT_TYPE, "application/grpc");
+                    .header(header::CONTENT_TYPE, "application/grpc")
+                    .header("grpc-accept-encoding", "gzip");
                 if *gzip { request.header("grpc-encoding", "gzip") } else { request }
             }
         };
@@ -291,9 +293,19 @@ async fn of_grpc(answer: Response<Incoming>) -> Result<Answer> {
             Answer::Refused { reason }
         });
     }
+    accepted(&grpc_message(&body)?)
+}
+
+/// The message in an answer. A server in Go compresses its answer if the request is compressed.
+fn grpc_message(body: &[u8]) -> Result<Cow<'_, [u8]>> {
     match body.split_first_chunk::<5>() {
-        Some(([0, ..], message)) => accepted(message),
-        Some(_) => bail!("the answer is compressed, which was not asked for"),
+        Some(([0, ..], message)) => Ok(message.into()),
+        Some((_, message)) => {
+            let mut plain = Vec::new();
+            let read = GzDecoder::new(message).take(ANSWER_AT_MOST as u64).read_to_end(&mut plain);
+            read.context("the answer cannot be decompressed")?;
+            Ok(plain.into())
+        }
         None => bail!("the answer has no message"),
     }
 }
@@ -377,6 +389,16 @@ mod tests {
         assert_eq!(retry_info(both.as_bytes()), Some(Duration::from_millis(2500)));
         assert_eq!(retry_info(details(&["type.googleapis.com/x"]).as_bytes()), None);
         assert_eq!(retry_info(b"no base64!"), None);
+    }
+
+    #[test]
+    fn a_message_of_grpc_may_be_compressed() {
+        let message = |flag: u8, message: &[u8]| [&[flag, 0, 0, 0, 0], message].concat();
+        assert_eq!(*grpc_message(&message(0, b"plain")).unwrap(), *b"plain");
+        assert_eq!(*grpc_message(&message(1, &compressed(b"packed"))).unwrap(), *b"packed");
+        let large = message(1, &compressed(&vec![0; ANSWER_AT_MOST + 9]));
+        assert_eq!(grpc_message(&large).unwrap().len(), ANSWER_AT_MOST);
+        assert!(grpc_message(&message(1, b"no gzip")).is_err() && grpc_message(b"abc").is_err());
     }
 
     #[test]
