@@ -50,7 +50,13 @@ fn main() -> Result<ExitCode> {
     let root = rustix::process::geteuid().is_root();
     ensure!(arguments.list || root, "the end-to-end tests need root");
     let (grpc, thrift) = (stack::prepare()?.leak(), stack::prepare_thrift()?.leak());
-    let mut cases = registry::cases(grpc, thrift)?;
+    let collector = if is_selected(&arguments, cases::collected::NAME) {
+        stack::prepare_collector()?
+    } else {
+        None
+    };
+    let collector = collector.map(|stack| &*Box::leak(Box::new(stack)));
+    let mut cases = registry::cases(grpc, thrift, collector)?;
     report::list(cases.iter().map(|case| (case.name.as_str(), case.also)))?;
     let whole = !arguments.list && is_of_all(&arguments);
     if whole {
@@ -58,8 +64,9 @@ fn main() -> Result<ExitCode> {
         report::begin(ignored.map(|case| case.name.as_str()))?;
     }
     // A filter may be several, with `|` between them: one must match.
-    if let Some(filters) = arguments.filter.take_if(|filter| filter.contains('|')) {
-        cases.retain(|case| filters.split('|').any(|filter| case.name.contains(filter)));
+    if arguments.filter.as_ref().is_some_and(|filter| filter.contains('|')) {
+        cases.retain(|case| is_selected(&arguments, &case.name));
+        arguments.filter = None;
     }
     let together = arguments.test_threads.unwrap_or(TOGETHER);
     let mut failed = false;
@@ -97,6 +104,12 @@ fn batches(cases: Vec<Case>) -> Vec<Vec<Case>> {
 
 /// The number of cases of pairs that run at the same time, without `--test-threads`.
 const TOGETHER: usize = 3;
+
+/// Whether the filter selects a case.
+fn is_selected(arguments: &Arguments, name: &str) -> bool {
+    let filter = arguments.filter.as_ref();
+    filter.is_none_or(|filter| filter.split('|').any(|filter| name.contains(filter)))
+}
 
 /// Whether all cases that are possible are run.
 fn is_of_all(arguments: &Arguments) -> bool {

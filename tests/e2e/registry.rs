@@ -30,8 +30,12 @@ type Alone = fn() -> Result<()>;
 type OfStack = fn(&Stack) -> Result<()>;
 type OfTwo = fn(&Stack, &Stack) -> Result<()>;
 
-/// All cases of these stacks of gRPC and of Thrift, and of raw peers.
-pub(crate) fn cases(stacks: &'static [Stack], thrift: &'static [Stack]) -> Result<Vec<Case>> {
+/// All cases of these stacks of gRPC and of Thrift, of a Collector, and of raw peers.
+pub(crate) fn cases(
+    stacks: &'static [Stack],
+    thrift: &'static [Stack],
+    collector: Option<&'static Stack>,
+) -> Result<Vec<Case>> {
     let mut cases = Cases::default();
     let named = |name: &str| stacks.iter().find(|stack| stack.name == name);
     let (python, threaded, tonic) =
@@ -181,6 +185,7 @@ pub(crate) fn cases(stacks: &'static [Stack], thrift: &'static [Stack]) -> Resul
     cases.0.extend(cases::backends::cases());
     cases::thrift::add(&mut cases, thrift);
     cases::otlp::add(&mut cases, python);
+    cases.0.push(cases::collected::case(stacks, collector));
     cases.0.push(cases::scraped::case(tonic)?);
     cases.0.push(services::crashes()?);
     cases.0.push(cases::native::case()?);

@@ -19,6 +19,7 @@
 //! - [`prometheus`]: a real Prometheus that scrapes the daemon;
 //! - [`proxy`]: real proxies between a client and a server;
 //! - [`collector`]: a receiver of OTLP, with OpenTelemetry's own messages;
+//! - [`otelcol`]: OpenTelemetry's Collector;
 //! - [`etcd`]: a real etcd, which counts its calls itself;
 //! - [`look`]: the page in a browser, and `observer top` in terminals;
 //! - [`report`]: the results of the cases, for docs/generated/cases.md.
@@ -49,6 +50,7 @@ pub mod losses;
 pub mod memory;
 pub mod nobody;
 pub mod openmetrics;
+pub mod otelcol;
 pub mod pace;
 pub mod peer;
 mod process;

@@ -85,6 +85,8 @@ enum Protocol {
     #[default]
     Grpc,
     Thrift,
+    /// A receiver of spans and metrics, which makes no calls.
+    Otlp,
 }
 
 /// A `peer.toml`. In its commands, `{folder}` is its own folder, `{cache}` a folder that is not in the repository,
@@ -124,6 +126,12 @@ pub fn prepare() -> Result<Vec<Stack>> {
 /// Does the same as [`prepare`] for the stacks of Thrift. There may be none.
 pub fn prepare_thrift() -> Result<Vec<Stack>> {
     prepare_of(Protocol::Thrift)
+}
+
+/// Does the same as [`prepare`] for OpenTelemetry's Collector, which takes minutes the first time. Its program is that of
+/// the server.
+pub fn prepare_collector() -> Result<Option<Stack>> {
+    Ok(prepare_of(Protocol::Otlp)?.pop())
 }
 
 fn prepare_of(protocol: Protocol) -> Result<Vec<Stack>> {
@@ -186,7 +194,9 @@ fn prepare_folder(peers: &Path, path: &Path, protocol: Protocol) -> Result<Vec<S
         fs::create_dir_all(&words.cache)
             .with_context(|| format!("create {}", words.cache.display()))?;
         if !manifest.inputs.is_empty() {
-            say(&format!("preparing the peers of {}, up to a minute", folder.display()));
+            let time =
+                if protocol == Protocol::Otlp { "up to ten minutes" } else { "up to a minute" };
+            say(&format!("preparing the peers of {}, {time}", folder.display()));
         }
         for command in &manifest.prepare {
             run(&words.replace_all(command)?)

@@ -8,6 +8,7 @@ mod at_once;
 pub(crate) mod backends;
 mod bounds;
 mod codes;
+pub(crate) mod collected;
 pub(crate) mod connections;
 pub(crate) mod declared;
 pub(crate) mod documented;

@@ -33,7 +33,7 @@ const PYTHON: Tool = Tool {
 
 const GO: Tool = Tool {
     name: "Go",
-    needed_by: "tests with grpc-go peers, and the checks of the dashboards and the Helm chart",
+    needed_by: "tests with grpc-go peers or a Collector, and the checks of the dashboards and the Helm chart",
     check: go_fetches_itself,
     install: Source::Packages(&["golang-go"]),
     seconds: 30,
