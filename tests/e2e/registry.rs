@@ -186,6 +186,7 @@ pub(crate) fn cases(
     cases::thrift::add(&mut cases, thrift);
     cases::otlp::add(&mut cases, python);
     cases.0.push(cases::collected::case(stacks, collector));
+    cases::translated::add(&mut cases, python)?;
     cases.0.push(cases::scraped::case(tonic)?);
     cases.0.push(services::crashes()?);
     cases.0.push(cases::native::case()?);

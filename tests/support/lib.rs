@@ -18,6 +18,7 @@
 //! - [`latency`]: the comparison with the handlers' own clocks;
 //! - [`prometheus`]: a real Prometheus that scrapes the daemon;
 //! - [`proxy`]: real proxies between a client and a server;
+//! - [`namespaces`]: network namespaces for peers, with a node that translates addresses;
 //! - [`collector`]: a receiver of OTLP, with OpenTelemetry's own messages;
 //! - [`otelcol`]: OpenTelemetry's Collector;
 //! - [`etcd`]: a real etcd, which counts its calls itself;
@@ -48,6 +49,7 @@ pub mod latency;
 pub mod look;
 pub mod losses;
 pub mod memory;
+pub mod namespaces;
 pub mod nobody;
 pub mod openmetrics;
 pub mod otelcol;

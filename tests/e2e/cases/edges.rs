@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
@@ -11,6 +10,7 @@ use support::is_installed;
 use support::look::browser::{self, Browser};
 use support::look::terminal::Terminal;
 use support::look::wait_for;
+use support::namespaces::Pair as Namespaces;
 use support::openmetrics::{Metrics, label};
 use support::peer::{Client, Listen, Server};
 use support::proxy::{self, Program, Proxy};
@@ -251,71 +251,20 @@ fn in_the_terminal(daemon: &Daemon, edges: &BTreeSet<Pair<'_>>) -> Result<()> {
     terminal.end(Some("q"))
 }
 
-/// Two network namespaces that are connected, of this process.
-struct Namespaces([String; 2]);
-
-const NETWORK: &str = "198.18.47.0/30";
-const ADDRESSES: [&str; 2] = ["198.18.47.1", "198.18.47.2"];
-
-impl Namespaces {
-    fn new() -> Result<Self> {
-        let pid = std::process::id();
-        let these = Self(["a", "b"].map(|end| format!("observer-{pid}{end}")));
-        let [one, other] = &these.0;
-        for name in [one, other] {
-            ip(&["netns", "add", name])?;
-        }
-        ip(&["link", "add", "eth0", "netns", one, "type", "veth", "peer", "eth0", "netns", other])?;
-        for (name, address) in these.0.iter().zip(ADDRESSES) {
-            ip(&["-n", name, "address", "add", &format!("{address}/30"), "dev", "eth0"])?;
-            ip(&["-n", name, "link", "set", "eth0", "up"])?;
-            ip(&["-n", name, "link", "set", "lo", "up"])?;
-        }
-        Ok(these)
-    }
-
-    /// The stack with its server in the first namespace, and its client in the second one.
-    fn of(&self, stack: &Stack) -> Stack {
-        let within = |name: &str, words: &[String]| {
-            let start = ["ip", "netns", "exec", name].map(str::to_owned);
-            [&start, words].concat()
-        };
-        let [one, other] = &self.0;
-        let (server, client) = (within(one, &stack.server), within(other, &stack.client));
-        Stack { server, client, ..stack.clone() }
-    }
-}
-
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            // It fails if it was not added.
-            let _ = ip(&["netns", "delete", name]);
-        }
-    }
-}
-
-fn ip(args: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(args).output().context("run ip")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {said}", args.join(" "));
-    Ok(())
-}
-
 /// A daemon that watches one end does not know the other, except by a name for its address; one that watches both knows
 /// them, wherever they are.
 fn apart(client: &Stack, server: &Stack) -> Result<()> {
     let namespaces = Namespaces::new()?;
-    let (client, server) = (namespaces.of(client), namespaces.of(server));
+    let (client, server) = (namespaces.client(client), namespaces.server(server));
     let server = Server::start(&server, Listen::Any)?;
-    let [address, of_client] = ADDRESSES;
+    let (address, of_client) = (Namespaces::SERVER, Namespaces::CLIENT);
     let (port, pid) = (server.port()?, server.pid());
     let names = format!("{}=orders,peer=web", server.identity().comm);
     let daemon = |flags: &[&str]| {
         Daemon::start(&[&["--service-graph", "--service-name", &names][..], flags].concat())
     };
-    let [client_name, server_name] =
-        [(of_client, "billing"), (NETWORK, "store")].map(|(at, name)| format!("{at}=peer-{name}"));
+    let [client_name, server_name] = [(of_client, "billing"), (Namespaces::NETWORK, "store")]
+        .map(|(at, name)| format!("{at}=peer-{name}"));
     let of_server = ["--pid", &pid, "--port", &port];
     let of_client = ["--comm", "peer", "--port", &port];
     let daemons = [

@@ -50,6 +50,7 @@ pub(crate) mod thrift;
 pub(crate) mod tls;
 mod tls_files;
 pub(crate) mod top;
+pub(crate) mod translated;
 mod transports;
 pub(crate) mod tunnel;
 mod visitors;

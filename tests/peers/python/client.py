@@ -51,6 +51,8 @@ DEFAULTS = {
     "gzip": False,
     # Call a method that no server has.
     "unknown_method": False,
+    # Each call has this traceparent. Only these clients can do so.
+    "traceparent": None,
 }
 ORDERS = ("requests", "response_size", "responses", "code", "detail", "raises", "sleep_ms", "sleep_between_ms")
 GOLDEN_RATIO = 0.618033988749895
@@ -68,6 +70,7 @@ def parse(step):
     step.request = echo_pb2.Request(payload=b"\xab" * step.payload, **{name: getattr(step, name) for name in ORDERS})
     step.method = "/observer.test.v1.Echo/" + ("Missing" if step.unknown_method else step.rpc)
     step.timeout = seconds(step.deadline_ms)
+    step.metadata = step.traceparent and (("traceparent", step.traceparent),)
     step.sent = step.requests - step.holds
     step.turns = step.requests if step.lockstep else 1
     return step
@@ -141,8 +144,8 @@ class AsyncioClient:
     @staticmethod
     def _start(method, step, truth):
         if step.rpc in ("Unary", "ServerStream"):
-            return method(truth.send(step.request), timeout=step.timeout)
-        return method(timeout=step.timeout)
+            return method(truth.send(step.request), timeout=step.timeout, metadata=step.metadata)
+        return method(timeout=step.timeout, metadata=step.metadata)
 
     async def _carry_out(self, call, step, truth):
         if step.rpc == "Unary":
@@ -230,7 +233,7 @@ class ThreadedClient:
         if step.rpc in ("Unary", "ServerStream"):
             argument = truth.send(step.request)
         single = step.rpc in ("Unary", "ClientStream")
-        call = (method.future if single else method)(argument, timeout=step.timeout)
+        call = (method.future if single else method)(argument, timeout=step.timeout, metadata=step.metadata)
         timer = None
         if wait is not None:
             timer = threading.Timer(wait, call.cancel)

@@ -5,8 +5,8 @@ use crate::exec;
 use super::{Source, Tool, cargo_runs, go_fetches_itself, on_path, venv_works};
 
 /// The tools of `cargo xtask test`.
-pub(crate) const TESTS: [Tool; 10] =
-    [ROOT, PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM, PROXIES, ETCD];
+pub(crate) const TESTS: [Tool; 11] =
+    [ROOT, PYTHON, GO, JAVA, NODE, TSHARK, PROMETHEUS, CHROMIUM, PROXIES, ETCD, NFTABLES];
 
 /// The tools of `cargo xtask check-deploy`.
 pub(crate) const DEPLOYMENT: [Tool; 6] = [PYTHON, GO, PROMETHEUS, SYSTEMD, MANDOC, CARGO_DEB];
@@ -85,6 +85,14 @@ const PROXIES: Tool = Tool {
     check: || on_path(&["nginx", "haproxy", "nghttpx", "caddy"]),
     install: Source::Packages(&["nginx", "haproxy", "nghttp2-proxy", "caddy"]),
     seconds: 20,
+};
+
+const NFTABLES: Tool = Tool {
+    name: "nft and ip",
+    needed_by: "tests with address translation between client and server",
+    check: || on_path(&["nft", "ip"]),
+    install: Source::Packages(&["nftables", "iproute2"]),
+    seconds: 10,
 };
 
 const ETCD: Tool = Tool {
