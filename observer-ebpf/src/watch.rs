@@ -20,7 +20,7 @@ use crate::{
         close,
         ignored::{ignore, may_be_ours, try_again},
         known,
-        open::{insert, open},
+        open::{Opened, insert, open},
     },
     count::{count, count_other},
     globals,
@@ -80,14 +80,20 @@ fn watch_in(
     // SAFETY: written just now, and not written again in this invocation.
     let transfer = unsafe { &*transfer };
     host.buffers.begin(transfer.shape, transfer.returned);
-    if globals::tls()
-        && known.is_none()
-        && let Some(secured) = secured::known(&transfer.socket)
-    {
-        watch_secured(transfer, secured, host);
+    let mut secured =
+        if globals::tls() && known.is_none() { secured::known(&transfer.socket) } else { None };
+    let mut opened = Opened::Nothing;
+    if known.is_none() && secured.is_none() {
+        opened = open(transfer, slot);
+        if globals::tls() && opened == Opened::Secured {
+            secured = secured::known(&transfer.socket);
+        }
+    }
+    if let Some(secured) = secured {
+        watch_secured(transfer, secured, &mut slot.scratch.host);
         return Some(());
     }
-    try_walk(transfer, known, slot)
+    try_walk(transfer, known, opened, slot)
 }
 
 /// Follows the records of a TLS connection. Its plaintext is seen elsewhere.
@@ -149,13 +155,19 @@ fn busy(transfer: &Transfer, connection: Option<&mut Connection>) {
 }
 
 #[inline(always)]
-fn try_walk(transfer: &Transfer, known: Option<&mut Connection>, slot: &mut Slot) -> Option<()> {
+fn try_walk(
+    transfer: &Transfer,
+    known: Option<&mut Connection>,
+    opened: Opened,
+    slot: &mut Slot,
+) -> Option<()> {
     let readable = slot.scratch.host.buffers.is_readable();
     let connection = if let Some(connection) = known {
         connection
-    } else {
-        open(transfer, slot)?;
+    } else if opened == Opened::Connection {
         insert(transfer, &mut slot.connection)?
+    } else {
+        return None;
     };
     // SAFETY: the same.
     let connection = unsafe { &mut *opaque(connection) };

@@ -21,10 +21,6 @@ use crate::{comparison, plans};
 const RACES: &str = "without Unary and ClientStream, which its server ends by itself in the moment of \
     the deadline: the two ends may see different codes";
 
-/// The stacks whose calls over TLS are counted without a difference.
-const TLS_STACKS: [&str; 6] =
-    ["python-asyncio", "python-threaded", "grpc-js", "grpc-go", "tonic", "grpc-java"];
-
 // The functions of cases, by the stacks that they take.
 type Alone = fn() -> Result<()>;
 type OfStack = fn(&Stack) -> Result<()>;
@@ -43,15 +39,7 @@ pub(crate) fn cases(
     let (go, grpc_js) = (named("grpc-go"), named("grpc-js"));
 
     of_pairs(&mut cases, stacks);
-    let with_tls = Shared::with(&["--tls", "auto"]);
-    let over_tls = || stacks.iter().filter(|stack| TLS_STACKS.contains(&&*stack.name));
-    for (server, client) in over_tls().flat_map(|it| over_tls().map(move |client| (it, client))) {
-        let name = format!("over TLS: {} -> {}", client.name, server.name);
-        let daemon = with_tls.clone();
-        cases.add(&name, Nothing, move || {
-            daemon.watch(|daemon| tls::calls_over_tls_are_counted(daemon, server, client))
-        });
-    }
+    over_tls(&mut cases, stacks);
     let shared = Shared::default();
     for server in stacks {
         of_server(&mut cases, server, &shared, go);
@@ -199,6 +187,27 @@ pub(crate) fn cases(
     }
     cases.0.push(cases::documented::case(&cases.0));
     Ok(cases.0)
+}
+
+/// Pairs of stacks over TLS.
+fn over_tls(cases: &mut Cases, stacks: &'static [Stack]) {
+    let shared = Shared::with(&["--tls", "auto"]);
+    let pairs = stacks.iter().flat_map(|server| stacks.iter().map(move |client| (server, client)));
+    for (server, client) in pairs.clone() {
+        let daemon = shared.clone();
+        cases.add(&format!("over TLS: {} -> {}", client.name, server.name), Nothing, move || {
+            daemon.watch(|daemon| tls::calls_over_tls_are_counted(daemon, server, client))
+        });
+    }
+    for (server, client) in pairs {
+        let Some(suite) = tls::suite_of_1_2(server, client) else { continue };
+        let name = format!("TLS 1.2 and client certificates: {} -> {}", client.name, server.name);
+        let daemon = shared.clone();
+        cases.add(&name, Nothing, move || {
+            daemon
+                .watch(|daemon| tls::calls_over_tls_1_2_are_counted(daemon, server, client, suite))
+        });
+    }
 }
 
 /// The plans of all pairs of stacks. Only cases of one plan have a daemon in common: a method's type follows from the

@@ -6,6 +6,9 @@ use anyhow::{Result, ensure};
 /// kernel to kernel, so the bound leaves room for kernels that were not tried.
 const MOST_VERIFIED: u64 = 100_000;
 
+/// The flags of `observer check` with which the verifier follows all parts of the programs.
+pub(crate) const ALL_PARTS: [&str; 4] = ["--tls", "auto", "--protocol", "grpc,thrift"];
+
 /// A loaded program and its cost.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Program {

@@ -28,9 +28,25 @@ use crate::{
 /// Most empty buffers that are passed over to find the first byte.
 const EMPTY_BUFFERS: u32 = 8;
 
-/// Checks the first bytes of a new socket, and makes a connection in the slot if they may be those of HTTP/2.
+/// What a new socket is, by its first bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing that is watched, or not yet.
+    Nothing,
+    /// A connection, which is in the slot now.
+    Connection,
+    /// A TLS connection, which is in the table of these now.
+    Secured,
+}
+
+/// Checks the first bytes of a new socket. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
-pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
+pub fn open(transfer: &Transfer, slot: &mut Slot) -> Opened {
+    try_open(transfer, slot).unwrap_or(Opened::Nothing)
+}
+
+#[inline(always)]
+fn try_open(transfer: &Transfer, slot: &mut Slot) -> Option<Opened> {
     let mut first = [0; 16];
     let connection = &mut slot.connection;
     connection.shared.tries = tries_of(&transfer.socket);
@@ -68,8 +84,7 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
         }
         Detected::Late => join(transfer, &mut connection.shared.tries, &first, n)?,
         Detected::Other(Protocol::Tls) if globals::tls() => {
-            secure(transfer, &first, late, &mut slot.scratch.host.buffers);
-            return None;
+            return secure(transfer, &first, late);
         }
         Detected::Other(protocol) => {
             not_ours(transfer, protocol);
@@ -83,12 +98,12 @@ pub fn open(transfer: &Transfer, slot: &mut Slot) -> Option<()> {
     shared.counts = socket::counts_of(transfer.socket.sock);
     shared.owner = transfer.pid;
     gap::begin(&transfer.socket, connection, transfer.sent);
-    Some(())
+    Some(Opened::Connection)
 }
 
 /// Follows a TLS connection, if it may be gRPC: from its first bytes on, or from a record of application data on.
 #[inline(always)]
-fn secure(transfer: &Transfer, first: &First, late: Option<bool>, buffers: &mut Buffers) {
+fn secure(transfer: &Transfer, first: &First, late: Option<bool>) -> Option<Opened> {
     // Content types (RFC 8446 §5.1).
     const HANDSHAKE: u8 = 22;
     const APPLICATION_DATA: u8 = 23;
@@ -97,15 +112,14 @@ fn secure(transfer: &Transfer, first: &First, late: Option<bool>, buffers: &mut 
         Some(true) => first[0] == APPLICATION_DATA,
         None => false,
     };
-    let Some(secured) = (if begins { secured::begin(transfer) } else { None }) else {
-        return not_ours(transfer, Protocol::Tls);
-    };
+    if !begins || secured::begin(transfer).is_none() {
+        not_ours(transfer, Protocol::Tls);
+        return None;
+    }
     if late == Some(true) {
         secured::announce(transfer.pid);
     }
-    if !secured::watch(transfer, secured, buffers) {
-        ignore(&transfer.socket);
-    }
+    Some(Opened::Secured)
 }
 
 /// An identifier that no other connection gets while the programs are loaded: the kernel assigns 2³² consecutive inode

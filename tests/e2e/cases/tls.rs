@@ -21,7 +21,7 @@ use crate::{comparison, plans};
 /// Time until a daemon follows the connections of a program that it does not know.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 
-/// Calls over TLS are counted as those without it: all kinds, errors and cancelled.
+/// Calls over TLS are counted as those without it: all kinds, errors, cancelled and expired.
 pub(crate) fn calls_over_tls_are_counted(
     daemon: &Daemon,
     server: &Stack,
@@ -29,11 +29,46 @@ pub(crate) fn calls_over_tls_are_counted(
 ) -> Result<()> {
     let certificates = Certificates::new()?;
     let [server, client] = [server, client].map(|stack| certificates.stack(stack, Shown::ByServer));
-    follow(daemon, &server, &client)?;
     let plan =
         [plans::kinds(), plans::errors(), plans::cancelled(), plans::expired(&server)].concat();
-    let server = Server::start(&server, Listen::V4)?;
-    let (client, did) = Client::start(&client, &server, &plan)?.finish()?;
+    counted(daemon, &server, &client, &plan)
+}
+
+/// The cipher suite of TLS 1.2 between two stacks: tonic's peers can be told which one to use. `None` if neither is one.
+///
+/// RFC 8422: the certificates' keys are of elliptic curves. gRPC's core and grpc-java do not offer ChaCha20 for these.
+pub(crate) fn suite_of_1_2(server: &Stack, client: &Stack) -> Option<&'static str> {
+    match (&*client.name, &*server.name) {
+        (_, "tonic") => Some("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        ("tonic", "grpc-go" | "grpc-js") => Some("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+        ("tonic", _) => Some("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+        _ => None,
+    }
+}
+
+/// Likewise with this suite of TLS 1.2, if both ends show certificates.
+pub(crate) fn calls_over_tls_1_2_are_counted(
+    daemon: &Daemon,
+    server: &Stack,
+    client: &Stack,
+    suite: &str,
+) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let [mut server, mut client] =
+        [server, client].map(|stack| certificates.stack(stack, Shown::ByBoth));
+    let chosen = ["--tls-suite", suite].map(String::from);
+    if server.name == "tonic" {
+        server.server.extend(chosen);
+    } else {
+        client.client.extend(chosen);
+    }
+    counted(daemon, &server, &client, &[plans::kinds(), plans::errors()].concat())
+}
+
+fn counted(daemon: &Daemon, server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
+    follow(daemon, server, client)?;
+    let server = Server::start(server, Listen::V4)?;
+    let (client, did) = Client::start(client, &server, plan)?.finish()?;
     comparison::settle_both_ends(daemon, server, &client, &did)
 }
 

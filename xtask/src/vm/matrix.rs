@@ -43,7 +43,8 @@ pub(crate) fn check(selection: &Where, daemon: &Path) -> Result<Vec<Check>> {
 
 /// Writes the output of `observer check` to the share.
 fn check_script(daemon: &Path, backend: &str) -> String {
-    format!("'{}' check --backend {backend} >/mnt/check 2>&1\n", daemon.display())
+    let all = verifier::ALL_PARTS.join(" ");
+    format!("'{}' check --backend {backend} {all} >/mnt/check 2>&1\n", daemon.display())
 }
 
 /// The built tests, with their peers prepared.
