@@ -168,7 +168,7 @@ pub fn close<const SETTLES: bool>(key: Address, connection: &mut Connection, mut
     if globals::tls() && connection.shared.is_tls() {
         let has_waited = now_ns() - connection.shared.closed_ns > MAX_WAIT_NS;
         // The sweep ends it.
-        if SETTLES && !has_waited && !secured::may_end(key, is_first) {
+        if SETTLES && !has_waited && !secured::tls_may_end(key, is_first) {
             return;
         }
         flags |= secure::<SETTLES>(key, connection);
@@ -210,7 +210,7 @@ fn secure<const SETTLES: bool>(key: Address, connection: &mut Connection) -> u8 
     let is_unread =
         reset_ns != 0 && secured::at(key).is_some_and(|secured| secured.has_unread(reset_arrived));
     let unread = if is_unread { UNREAD } else { 0 };
-    let secured_gaps = if SETTLES { secured::over(key) } else { secured::drop(key) };
+    let secured_gaps = if SETTLES { secured::tls_over(key) } else { secured::drop(key) };
     for (direction, bit) in connection.directions.iter_mut().zip([1, 2]) {
         if secured_gaps & bit != 0 {
             // In case that the ring is full: then this is called again.

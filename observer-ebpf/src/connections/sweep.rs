@@ -81,7 +81,7 @@ extern "C" fn sweep_secured(
     let (key, secured) = unsafe { (*key, &mut *secured) };
     let socket = Socket { sock: secured.sock, inode: secured.inode };
     if secured.state != state::FOLLOWED && !socket.is_open() {
-        secured::over(key);
+        secured::tls_over(key);
         return 0;
     }
     match secured.settle(count) {

@@ -51,7 +51,7 @@ fn sock_state(ctx: RawTracePointContext) -> i32 {
     if state == TCP_CLOSE && close::is_over(sock, state) {
         ignored::forget(sock);
         if globals::tls() && !CONNECTIONS.has(key) {
-            secured::over(key);
+            secured::tls_over(key);
         }
     }
     if let Some(connection) = CONNECTIONS.value(key) {

@@ -255,11 +255,12 @@ pub fn give_up(secured: &mut Secured) {
     secured.give_up();
 }
 
-/// Whether the TLS connection with a key, whose socket is closed, ends now. Not inlined, as [`over`].
+/// Whether the TLS connection with a key, whose socket is closed, ends now. A global function, as [`tls_over`].
 ///
 /// A transfer or a call of the library may not have returned yet (`is_first`), or may be followed by another CPU.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn may_end(key: Address, is_first: bool) -> bool {
+pub extern "C" fn tls_may_end(key: Address, is_first: bool) -> bool {
     let Some(secured) = SECURED.value(key) else { return true };
     detach(secured);
     if !is_first {
@@ -272,9 +273,13 @@ pub fn may_end(key: Address, is_first: bool) -> bool {
 }
 
 /// Ends the TLS connection with a key, if there is one. Returns the directions with a gap, as bits of
-/// `RecordHeader::flags`. Not inlined: its values would stay on the caller's stack.
+/// `RecordHeader::flags`.
+///
+/// A global function: the verifier follows it once, for all callers and whatever they know
+/// (Documentation/bpf/verifier.rst; `btf_prepare_func_args`, kernel/bpf/btf.c). So its arguments are numbers.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn over(key: Address) -> u8 {
+pub extern "C" fn tls_over(key: Address) -> u8 {
     let Some(secured) = SECURED.value(key) else { return 0 };
     if secured.state == state::OPENING {
         count_other(Protocol::Tls, secured.pid);
