@@ -16,7 +16,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are stored. It grows with each change of a struct, a number or a meaning.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 
 const _: () = assert!(VERSION < 1 << 4);
 
@@ -220,6 +220,38 @@ pub struct DataItem {
     pub messages: u64,
 }
 
+/// The numbers that name a TCP connection.
+pub mod pair {
+    /// The number of a connection whose two directions start at these numbers, in any order: both ends know them.
+    #[inline(always)]
+    pub const fn of(one: u32, other: u32) -> u64 {
+        let [low, high] = if one < other { [one, other] } else { [other, one] };
+        (high as u64) << 32 | low as u64
+    }
+
+    /// The numbers at which an end's sent and received bytes start, by its socket's counters. At the end that connected,
+    /// an acknowledged SYN counts as a byte, so the first one is too small by one.
+    #[inline(always)]
+    pub const fn starts(sent: u32, received: u32) -> u64 {
+        (sent as u64) << 32 | received as u64
+    }
+
+    /// The pair by these numbers of an end; it connected if it is the client.
+    pub const fn of_starts(starts: u64, is_client: bool) -> u64 {
+        let [sent, received] = [(starts >> 32) as u32, starts as u32];
+        of(sent.wrapping_add(is_client as u32), received)
+    }
+}
+
+/// Bits of [`OpenItem::flags`].
+pub mod open_flag {
+    /// The connection was joined late.
+    pub const JOINED: u16 = 1 << 0;
+    /// `OpenItem::pair` has [`pair::starts`](super::pair::starts) instead, from counters that may have moved meanwhile: two
+    /// items must agree.
+    pub const SAMPLED: u16 = 1 << 1;
+}
+
 /// The description of a connection, in its first record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
@@ -235,8 +267,8 @@ pub struct OpenItem {
     pub remote_port: u16,
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u16,
-    /// Not 0 if the connection was joined late.
-    pub joined: u16,
+    /// Of [`open_flag`].
+    pub flags: u16,
     /// Name of the process's main thread.
     pub comm: [u8; 16],
     /// A number that both ends of a connection have in common, and another connection hardly has; 0 if not known.
@@ -251,3 +283,22 @@ const _: () = assert!(size_of::<OpenItem>() == 64);
 
 /// Items start at multiples of this number of bytes.
 pub const ITEM_ALIGNMENT: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::pair;
+
+    #[test]
+    fn both_ends_of_a_connection_have_the_same_pair() {
+        // The first bytes in both directions, each also around the end of the numbers.
+        for (requests, responses) in [(7, 1_000), (1_000, 7), (0, u32::MAX), (u32::MAX, 0)] {
+            let client = pair::starts(requests.wrapping_sub(1), responses);
+            let server = pair::starts(responses, requests);
+            let want = pair::of(requests, responses);
+            assert_eq!(pair::of_starts(client, true), want);
+            assert_eq!(pair::of_starts(server, false), want);
+            // The end that accepted it is the client: the ends do not match, nor does anything else.
+            assert_ne!(pair::of_starts(client, false), want);
+        }
+    }
+}

@@ -11,7 +11,7 @@ use observer_common::{
     frame::FrameHeader,
     record::{
         DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader,
-        THRIFT, UNREAD, data_flag, direction, item_kind, record_kind, role,
+        THRIFT, UNREAD, data_flag, direction, item_kind, open_flag, record_kind, role,
     },
 };
 use zerocopy::FromBytes;
@@ -167,6 +167,8 @@ pub struct Open {
     pub peer: Peer,
     /// A number that both ends have in common, and hardly another connection has; 0 if it is not known.
     pub pair: u64,
+    /// Whether `pair` is where the directions start, and counts only if the next one is the same.
+    pub is_sample: bool,
 }
 
 /// The address of the other end of a connection.
@@ -340,8 +342,9 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
         let address = Ipv6Addr::from(item.remote).to_canonical();
         Peer::Address(SocketAddr::new(address, item.remote_port))
     };
-    let OpenItem { comm, joined, pair, .. } = item;
-    Some(Item::Open(Open { comm, joined: joined != 0, peer, pair }))
+    let OpenItem { comm, flags, pair, .. } = item;
+    let [joined, is_sample] = [open_flag::JOINED, open_flag::SAMPLED].map(|bit| flags & bit != 0);
+    Some(Item::Open(Open { comm, joined, peer, pair, is_sample }))
 }
 
 /// The value at the start of the bytes; `None` if there are too few bytes.

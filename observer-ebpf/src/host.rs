@@ -9,7 +9,7 @@ use observer_common::{
         COPY_MAX, Emitter, Memory, Messages, Opened, RECORD_CAPACITY, Scratch, Walk,
         arrival::Arrival, connection::Shared, tally, thrift, walk,
     },
-    record::{DataItem, ItemHeader, OpenItem, RecordHeader},
+    record::{DataItem, ItemHeader, OpenItem, RecordHeader, open_flag},
     scanner::{Message, Scanner},
 };
 
@@ -171,13 +171,20 @@ impl<const SLEEPS: bool> Emitter for Host<SLEEPS> {
     }
 
     #[inline(always)]
-    fn put_open(&mut self, at: u32, Opened { pid, joined, pair }: Opened) {
+    fn put_open(&mut self, at: u32, opened: Opened) -> bool {
+        let Opened { pid, flags, pair } = opened;
         remember(pid);
         // SAFETY: as in `Record::put`. The stack has no room for it.
         let open = unsafe { &mut *self.record.place(at).cast::<OpenItem>() };
         socket::describe(self.transfer.socket.sock, open);
-        open.joined = joined;
+        open.flags = flags;
         open.pair = pair;
+        if flags & open_flag::SAMPLED == 0 {
+            return true;
+        }
+        let Some(starts) = socket::starts_of(self.transfer.socket.sock) else { return false };
+        open.pair = starts;
+        true
     }
 
     #[inline(always)]

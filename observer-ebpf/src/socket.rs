@@ -3,7 +3,7 @@
 use observer_common::{
     driver::{arrival::Arrival, connection::counted, gap},
     layout::Field,
-    record::OpenItem,
+    record::{OpenItem, pair},
 };
 
 use crate::{
@@ -225,6 +225,30 @@ pub fn moved_before(sock: Address, sent: bool, length: u64) -> Option<u64> {
     let all = (settled as i64).wrapping_add(i64::from(under_way as i32));
     let before = all.wrapping_sub(length as i64);
     Some(if before > SYN_AND_FIN { before as u64 } else { 0 })
+}
+
+/// Where the two directions of a TCP connection start ([`pair::starts`]) by its socket's counters, at any time; 0 for other
+/// sockets, and `None` if they moved meanwhile.
+///
+/// The kernel changes a counter of bytes before the sequence number that belongs to it (`tcp_snd_una_update`,
+/// `tcp_rcv_nxt_update`), and no lock of ours is held. So all are read twice. Not inlined: its values would stay on the
+/// caller's stack.
+#[inline(never)]
+pub fn starts_of(sock: Address) -> Option<u64> {
+    if counts_of(sock) != counted::TCP {
+        return Some(0);
+    }
+    let sent = start_of(sock, Field::TcpSndUna, Field::TcpBytesAcked)?;
+    let received = start_of(sock, Field::TcpRcvNxt, Field::TcpBytesReceived)?;
+    Some(pair::starts(sent, received))
+}
+
+/// The sequence number at which a direction starts.
+#[inline(always)]
+fn start_of(sock: Address, next: Field, bytes: Field) -> Option<u32> {
+    let [one, other]: [(u32, u64); 2] =
+        [(read(sock, next)?, read(sock, bytes)?), (read(sock, next)?, read(sock, bytes)?)];
+    (one == other).then_some(one.0.wrapping_sub(one.1 as u32))
 }
 
 /// A TCP socket's figures about the arrival of its bytes; `copied` is its `copied_seq` after the transfer.

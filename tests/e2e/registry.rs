@@ -179,7 +179,7 @@ pub(crate) fn cases(
     cases.0.push(services::crashes()?);
     cases.0.push(cases::native::case()?);
     cases.0.extend(cases::proxied::cases(go, tonic)?);
-    cases.0.extend(cases::edges::cases(go, tonic)?);
+    cases.0.extend(cases::edges::cases([go, tonic], [python, grpc_js])?);
     cases.0.push(cases::etcd::case()?);
     cases.0.extend(cases::raw());
     if page::screenshots_wanted().is_some() {

@@ -198,10 +198,11 @@ impl Emitter for Host<'_> {
     }
 
     /// `pair` is left out: no two ends find each other.
-    fn put_open(&mut self, at: u32, Opened { pid, joined, pair: _ }: Opened) {
+    fn put_open(&mut self, at: u32, Opened { pid, flags, .. }: Opened) -> bool {
         self.maps.processes.insert(pid);
         let comm = self.transfer.comm;
-        self.put(at, &OpenItem { joined, comm, ..OpenItem::default() });
+        self.put(at, &OpenItem { flags, comm, ..OpenItem::default() });
+        true
     }
 
     fn byte(&self, at: u32) -> u8 {

@@ -3,7 +3,7 @@
 use super::arrival::Arrivals;
 use crate::{
     counter::Counter,
-    record::{HELD, RecordHeader, direction, record_kind, role},
+    record::{HELD, RecordHeader, direction, pair, record_kind, role},
     scanner::Scanner,
     sync::FrameSync,
 };
@@ -27,6 +27,18 @@ pub mod protocol {
     pub const HTTP2: u32 = 0;
     /// Thrift.
     pub const THRIFT: u32 = 1;
+}
+
+/// How much the daemon knows of a connection by the `OpenItem`s of its records.
+pub mod announced {
+    /// None has been sent.
+    pub const NOTHING: u8 = 0;
+    /// Everything.
+    pub const ALL: u8 = 1;
+    /// Everything except where its directions start.
+    pub const NO_STARTS: u8 = 2;
+    /// Everything, but the next item must confirm where its directions start.
+    pub const STARTS_ONCE: u8 = 3;
 }
 
 /// How a socket shows gaps: values of [`Shared::counts`].
@@ -110,7 +122,7 @@ pub struct Shared {
     pub state: u8,
     /// One of `record::role`.
     pub role: u8,
-    /// Not 0 once a record with an `OpenItem` has been sent.
+    /// One of [`announced`]: not 0 once a record with an `OpenItem` has been sent.
     pub announced: u8,
     /// One of [`counted`].
     pub counts: u8,
@@ -224,8 +236,14 @@ impl Shared {
         if self.joined != 0 {
             return 0;
         }
-        let [low, high] = if one < other { [one, other] } else { [other, one] };
-        u64::from(high) << 32 | u64::from(low)
+        pair::of(one, other)
+    }
+
+    /// Whether the pair is that of the socket's counters, if it has some: the connection is not watched from its first byte,
+    /// or carries TLS. Calls of Thrift need none.
+    #[inline(always)]
+    pub const fn samples_starts(&self) -> bool {
+        self.is_tls() || self.is_tcp() && self.joined != 0 && !self.is_thrift()
     }
 
     /// The direction that requests go in; `None` while the process's role is not known.

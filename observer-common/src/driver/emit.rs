@@ -2,7 +2,7 @@
 
 use super::{
     Data, Host, Opened, Scratch,
-    connection::{DirectionState, GAP_FOUND, Shared, state},
+    connection::{DirectionState, GAP_FOUND, Shared, announced, state},
     timed,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     frame::{FrameHeader, flag},
     record::{
         DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, THRIFT, Waited,
-        item_kind, record_kind,
+        item_kind, open_flag, record_kind,
     },
 };
 
@@ -34,7 +34,7 @@ const OPEN: u32 = (size_of::<ItemHeader>() + size_of::<OpenItem>()) as u32;
 /// connection's description. It reports gaps and dropped records before it, and how long the bytes had waited.
 #[inline(always)]
 pub(super) fn begin<H: Host>(scratch: &mut Scratch<H>, shared: &Shared, own: &DirectionState) {
-    let announced = shared.announced != 0 && shared.pid == scratch.pid;
+    let announced = shared.announced == announced::ALL && shared.pid == scratch.pid;
     scratch.item = 0;
     scratch.data = Data::default();
     scratch.length = if announced { EMPTY } else { EMPTY + OPEN };
@@ -126,10 +126,10 @@ pub(super) fn send<H: Host>(
     if !reports || shared.state != state::WATCHED && scratch.streams == 0 {
         return true;
     }
-    write_header(scratch, shared, own, other);
+    let announced = write_header(scratch, shared, own, other);
     let sent = scratch.host.send(shared.id, scratch.pid, scratch.length);
     if sent {
-        shared.announced = 1;
+        shared.announced = announced;
         own.dropped = 0;
         own.gap = 0;
         own.inserts = 0;
@@ -142,13 +142,15 @@ pub(super) fn send<H: Host>(
     sent
 }
 
+/// Writes the header, and the description of the connection if there is room for it. Returns what the daemon then knows
+/// of that: one of [`announced`].
 #[inline(always)]
 fn write_header<H: Host>(
     scratch: &mut Scratch<H>,
     shared: &Shared,
     own: &DirectionState,
     other: &DirectionState,
-) {
+) -> u8 {
     let gaps =
         u8::from(own.has_gap()) << scratch.sent | u8::from(other.has_gap()) << (scratch.sent ^ 1);
     let is_late = match scratch.timed {
@@ -170,7 +172,7 @@ fn write_header<H: Host>(
         flags: gaps | late | held | thrift,
     });
     if scratch.empty < EMPTY + OPEN {
-        return;
+        return shared.announced;
     }
     let item = ItemHeader {
         kind: item_kind::OPEN,
@@ -178,12 +180,23 @@ fn write_header<H: Host>(
         ..ItemHeader::default()
     };
     scratch.host.put_item(EMPTY, item);
+    let samples = shared.samples_starts();
+    let joined = if shared.joined != 0 { open_flag::JOINED } else { 0 };
+    let sampled = if samples { open_flag::SAMPLED } else { 0 };
     let opened = Opened {
         pid: scratch.pid,
-        joined: u16::from(shared.joined),
+        flags: joined | sampled,
         pair: shared.pair(own, other, scratch.host.sock()),
     };
-    scratch.host.put_open(EMPTY + size_of::<ItemHeader>() as u32, opened);
+    let is_whole = scratch.host.put_open(EMPTY + size_of::<ItemHeader>() as u32, opened);
+    match shared.announced {
+        _ if !samples => announced::ALL,
+        // Another process uses it now.
+        announced::ALL => announced::ALL,
+        _ if !is_whole => announced::NO_STARTS,
+        announced::STARTS_ONCE => announced::ALL,
+        _ => announced::STARTS_ONCE,
+    }
 }
 
 /// Adds the entries that the field blocks in a dropped record inserted into the dynamic table: the daemon needs their

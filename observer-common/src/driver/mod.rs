@@ -88,8 +88,9 @@ pub trait Emitter {
     /// Writes the body of a data item.
     fn put_data(&mut self, at: u32, data: DataItem);
 
-    /// Writes the description of the connection (`record::OpenItem`).
-    fn put_open(&mut self, at: u32, opened: Opened);
+    /// Writes the description of the connection (`record::OpenItem`). Returns false if the counters of its socket moved
+    /// meanwhile, so that the next record should have one, too.
+    fn put_open(&mut self, at: u32, opened: Opened) -> bool;
 
     /// The record's byte at an offset; 0 after its end.
     fn byte(&self, at: u32) -> u8;
@@ -103,8 +104,8 @@ pub trait Emitter {
 pub struct Opened {
     /// The process.
     pub pid: u32,
-    /// Not 0 if the connection was joined late.
-    pub joined: u16,
+    /// Of `record::open_flag`. With `SAMPLED`, the socket's counters replace the pair.
+    pub flags: u16,
     /// [`Shared::pair`].
     pub pair: u64,
 }

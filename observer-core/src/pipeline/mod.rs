@@ -286,8 +286,10 @@ impl<O: Output> Pipeline<O> {
             waited: watched.prompt.waited(bytes),
             stall_free_since_ns: self.stall_free_since_ns,
         };
-        if open.is_some_and(|open| watched.open(open))
-            && let Some(role) = bytes.role
+        let role = watched.certain_role(bytes);
+        let is_opened = open.is_some_and(|open| watched.open(open));
+        if (is_opened || watched.take_starts(role))
+            && let Some(role) = role
         {
             let connection = record.connection;
             let end = WatchedEnd { process, connection, since_ns: record.time_ns };

@@ -10,6 +10,7 @@ use crate::{
     record::{Bytes, Closed, Open, Peer},
     statistics::Statistics,
 };
+use observer_common::record::pair;
 
 /// Memory in bytes that the connections of all workers together may allocate: open calls, dynamic tables, incomplete
 /// field blocks. While they take more, a connection that takes more than its fair share is forgotten.
@@ -107,12 +108,43 @@ impl Protocol for Connection {
     }
 }
 
+/// Where the directions of a connection start, by its socket's counters, which may move while they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Starts {
+    Unknown,
+    /// The next sample must confirm it.
+    Once(u64),
+    Twice(u64),
+}
+
+impl Starts {
+    /// What is known after another sample; 0 is none.
+    fn after(self, sample: u64) -> Self {
+        match self {
+            Self::Once(before) if before == sample => Self::Twice(sample),
+            Self::Twice(starts) => Self::Twice(starts),
+            _ if sample != 0 => Self::Once(sample),
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The pair, for a process on this side.
+    fn pair(self, role: Role) -> Option<u64> {
+        match self {
+            Self::Twice(starts) => Some(pair::of_starts(starts, role == Role::Client)),
+            Self::Unknown | Self::Once(_) => None,
+        }
+    }
+}
+
 /// A watched connection.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) connection: Connection,
     /// The number that both ends have in common; 0 if it is not known.
     pub(super) pair: u64,
+    /// Where its directions start, until that shows the pair.
+    starts: Starts,
     pub(super) peer: Option<Peer>,
     pub(super) prompt: Prompt,
     /// The process (its first id) that used it last.
@@ -135,7 +167,8 @@ impl Watched {
         let connection = Connection::new(open, bytes);
         let prompt = Prompt::default();
         let counted_for = None;
-        Box::new(Self { connection, pair: 0, peer: None, prompt, user, is_tls, counted_for })
+        let (pair, starts, peer) = (0, Starts::Unknown, None);
+        Box::new(Self { connection, pair, starts, peer, prompt, user, is_tls, counted_for })
     }
 
     /// Whether it carries Thrift.
@@ -144,13 +177,34 @@ impl Watched {
     }
 
     /// Takes the connection's identity. Returns whether that makes its pair known.
-    pub(super) fn open(&mut self, Open { peer, pair, .. }: Open) -> bool {
+    pub(super) fn open(&mut self, Open { peer, pair, is_sample, .. }: Open) -> bool {
         self.peer = self.peer.or(Some(peer));
+        if is_sample {
+            self.starts = self.starts.after(pair);
+            return false;
+        }
         let is_new = self.pair == 0 && pair != 0;
         if is_new {
             self.pair = pair;
         }
         is_new
+    }
+
+    /// Takes the pair that the starts of both directions show, once it is known which end connected. Returns whether
+    /// that makes its pair known.
+    pub(super) fn take_starts(&mut self, role: Option<Role>) -> bool {
+        let pair = role.filter(|_| self.pair == 0).and_then(|role| self.starts.pair(role));
+        self.pair = pair.unwrap_or(self.pair);
+        pair.is_some()
+    }
+
+    /// The side of the process, as far as the pair needs it, and if it is certain.
+    pub(super) fn certain_role(&self, bytes: &Bytes<'_>) -> Option<Role> {
+        if bytes.role.is_some() || self.pair != 0 || !matches!(self.starts, Starts::Twice(_)) {
+            return bytes.role;
+        }
+        let State { role, is_role_certain, .. } = self.connection.state();
+        is_role_certain.then_some(role)
     }
 }
 
@@ -202,5 +256,27 @@ impl CallSink for Sink<'_> {
         let Self { time_ns, connection, pair, peer, .. } = *self;
         let call = Call { connection, pair, peer, time_ns, series, ended };
         self.ended.extend(self.waiting.ended(call));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_samples_must_agree_before_they_show_the_pair() {
+        let [right, torn] = [7, 8].map(|sent| pair::starts(sent, 9));
+        let mut starts = Starts::Unknown;
+        // The second one was read while the counters moved.
+        for sample in [right, torn, right, 0, right] {
+            starts = starts.after(sample);
+            assert_eq!(starts.pair(Role::Client), None, "{starts:?}");
+        }
+        // Later ones change nothing.
+        for sample in [right, torn, torn] {
+            starts = starts.after(sample);
+            assert_eq!(starts.pair(Role::Client), Some(pair::of(8, 9)));
+            assert_eq!(starts.pair(Role::Server), Some(pair::of(7, 9)));
+        }
     }
 }

@@ -75,6 +75,8 @@ pub trait Protocol {
 pub struct State {
     /// The side that the process is on.
     pub role: Role,
+    /// Whether that is certain.
+    pub is_role_certain: bool,
     /// How much of the connection was seen.
     pub coverage: Coverage,
     /// Whether a gap goes on in at least one direction.

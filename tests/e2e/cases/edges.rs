@@ -12,18 +12,21 @@ use support::look::terminal::Terminal;
 use support::look::wait_for;
 use support::namespaces::Pair as Namespaces;
 use support::openmetrics::{Metrics, label};
+use support::pace::slowness;
 use support::peer::{Client, Listen, Server};
 use support::proxy::{self, Program, Proxy};
 use support::stack::Stack;
+use support::tls::{Certificates, Shown};
 use support::truth::{Truth, agree, code_name};
 
+use super::tls::follow;
 use crate::case::Case;
 use crate::plans;
 
 /// The cases; ignored if a program or a stack is not installed.
 pub(crate) fn cases(
-    client: Option<&'static Stack>,
-    server: Option<&'static Stack>,
+    [client, server]: [Option<&'static Stack>; 2],
+    alone: [Option<&'static Stack>; 2],
 ) -> Result<Vec<Case>> {
     let stacks = client.zip(server);
     let mut proxies_are_there = true;
@@ -38,10 +41,23 @@ pub(crate) fn cases(
     };
     let chain = of("the service graph: five services in a row, three of them proxies", chain);
     let apart = of("the service graph: a client in another network namespace", apart);
-    Ok(vec![
+    let mut cases = vec![
         chain.only_if(proxies_are_there && stacks.is_some()),
         apart.only_if(is_installed("ip", "-V")? && stacks.is_some()),
-    ])
+    ];
+    for (stack, name) in alone.into_iter().zip(["python-asyncio", "grpc-js"]) {
+        for (what, run) in [
+            ("both ends of a Unix socket", unix as fn(&Stack) -> Result<()>),
+            ("both ends of TLS connections", tls),
+            ("connections that are older than the daemon", older),
+        ] {
+            let case = Case::new(format!("the service graph: {what}: {name}"), move || {
+                run(stack.context("a stack is missing")?)
+            });
+            cases.push(case.only_if(stack.is_some()));
+        }
+    }
+    Ok(cases)
 }
 
 fn proxies() -> [&'static Program; 3] {
@@ -292,5 +308,113 @@ fn apart(client: &Stack, server: &Stack) -> Result<()> {
         })?;
         no_addresses(&daemon.scrape()?)?;
     }
+    agree(&server.stop()?, &did)
+}
+
+/// The figures of each edge: calls, and those with durations of clients and of servers. An edge is a client, a server and
+/// the type of the connection.
+fn figures(metrics: &Metrics) -> BTreeMap<[String; 3], [u64; 3]> {
+    let mut edges = BTreeMap::<_, [u64; 3]>::new();
+    for (at, family) in [
+        "traces_service_graph_request_total",
+        "traces_service_graph_request_client_seconds_count",
+        "traces_service_graph_request_server_seconds_count",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (labels, value) in metrics.series(family) {
+            let edge = ["client", "server", "connection_type"].map(|name| label(labels, name));
+            if let Some(sum) = edges.entry(edge.map(str::to_owned)).or_default().get_mut(at) {
+                *sum += value as u64;
+            }
+        }
+    }
+    edges.retain(|_, figures| *figures != [0; 3]);
+    edges
+}
+
+/// What came to the edges since then.
+fn since(metrics: &Metrics, before: &Metrics) -> BTreeMap<[String; 3], [u64; 3]> {
+    let (mut edges, before) = (figures(metrics), figures(before));
+    for (edge, figures) in &mut edges {
+        let earlier = before.get(edge).copied().unwrap_or_default();
+        for (sum, earlier) in figures.iter_mut().zip(earlier) {
+            *sum = sum.saturating_sub(earlier);
+        }
+    }
+    edges.retain(|_, figures| *figures != [0; 3]);
+    edges
+}
+
+/// The edge of both ends of a stack, which have the names of their programs.
+fn tied() -> [String; 3] {
+    ["client", "server", ""].map(str::to_owned)
+}
+
+/// An error unless all of these calls are on the edge of both ends since then.
+fn are_tied(daemon: &Daemon, before: &Metrics, did: &Truth) -> Result<()> {
+    let calls = recorded(did).values().sum();
+    daemon.wait_until(|metrics| {
+        let (found, want) = (since(metrics, before), BTreeMap::from([(tied(), [calls; 3])]));
+        ensure!(found == want, "the edges are {found:?}, not {want:?}");
+        Ok(())
+    })
+}
+
+fn unix(stack: &Stack) -> Result<()> {
+    let server = Server::start(stack, Listen::Unix)?;
+    let daemon = Daemon::start(&["--service-graph"])?;
+    if !daemon.watches_uncounted() {
+        return daemon.stop();
+    }
+    let before = daemon.scrape()?;
+    let plan = [plans::kinds(), plans::errors()].concat();
+    let (_, did) = Client::start(stack, &server, &plan)?.finish()?;
+    are_tied(&daemon, &before, &did)?;
+    daemon.stop()?;
+    agree(&server.stop()?, &did)
+}
+
+fn tls(stack: &Stack) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let stack = certificates.stack(stack, Shown::ByServer);
+    let server = Server::start(&stack, Listen::V4)?;
+    let daemon = Daemon::start(&["--service-graph", "--tls", "auto", "--port", &server.port()?])?;
+    follow(&daemon, &server, &stack)?;
+    let before = daemon.scrape()?;
+    let plan = [plans::kinds(), plans::errors()].concat();
+    let (_, did) = Client::start(&stack, &server, &plan)?.finish()?;
+    are_tied(&daemon, &before, &did)?;
+    daemon.stop()
+}
+
+/// All calls of connections that are older than the daemon are on the edge of both ends, except the first ones, after
+/// which it knows that these belong together.
+fn older(stack: &Stack) -> Result<()> {
+    const FIRST: u64 = 5;
+    let server = Server::start(stack, Listen::V4)?;
+    let step = json!({"rpc": "Unary", "count": 150, "sleep_ms": 30 * slowness()});
+    let mut client = Client::start(stack, &server, &[vec![step]])?;
+    // The daemon needs longer to start than the client.
+    let daemon = Daemon::start(&["--service-graph", "--port", &server.port()?])?;
+    daemon.wait_for_sum("observer_connections", &[("state", "joined_late")], 2.0..)?;
+    ensure!(client.is_running()?, "the client ended before it was joined");
+    let (_, did) = client.finish()?;
+    daemon.wait_until(|metrics| {
+        let mut found = figures(metrics);
+        let [calls, by_client, by_server] = found.remove(&tied()).context("no edge is tied")?;
+        // The client's end counts, the other has durations of the same calls.
+        ensure!(
+            by_client <= calls && by_server <= calls + FIRST,
+            "{calls} {by_client} {by_server}"
+        );
+        let rest: u64 = found.values().map(|[calls, ..]| calls).sum();
+        ensure!(rest <= 2 * FIRST, "{rest} calls are on {found:?}");
+        let ended = metrics.sum("grpc_client_handled_total", &[]) as u64;
+        ensure!(calls + FIRST >= ended, "{calls} of {ended} calls are tied");
+        Ok(())
+    })?;
+    daemon.stop()?;
     agree(&server.stop()?, &did)
 }

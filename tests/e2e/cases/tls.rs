@@ -66,19 +66,20 @@ pub(crate) fn calls_over_tls_1_2_are_counted(
 }
 
 fn counted(daemon: &Daemon, server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {
-    follow(daemon, server, client)?;
+    let first = Server::start(server, Listen::V4)?;
+    follow(daemon, &first, client)?;
+    first.stop()?;
     let server = Server::start(server, Listen::V4)?;
     let (client, did) = Client::start(client, &server, plan)?.finish()?;
     comparison::settle_both_ends(daemon, server, &client, &did)
 }
 
 /// Makes calls until the daemon follows both ends from the start of a connection.
-fn follow(daemon: &Daemon, server: &Stack, client: &Stack) -> Result<()> {
+pub(super) fn follow(daemon: &Daemon, server: &Server, client: &Stack) -> Result<()> {
     let end = Instant::now() + pace::limit(FOLLOW_LIMIT);
-    let server = Server::start(server, Listen::V4)?;
     while Instant::now() < end {
         let before = daemon.scrape()?;
-        let (client, _) = Client::start(client, &server, &plans::few(1))?.finish()?;
+        let (client, _) = Client::start(client, server, &plans::few(1))?.finish()?;
         let handled = |metrics: &Metrics, role: &str, pid: u32| {
             metrics.sum(&format!("grpc_{role}_handled_total"), &[("pid", &pid.to_string())])
         };
@@ -87,7 +88,6 @@ fn follow(daemon: &Daemon, server: &Stack, client: &Stack) -> Result<()> {
         let of_server = server.identity().pid;
         let new = handled(&after, "server", of_server) - handled(&before, "server", of_server);
         if new == 2.0 && handled(&after, "client", client.pid) == 2.0 {
-            server.stop()?;
             return Ok(());
         }
     }

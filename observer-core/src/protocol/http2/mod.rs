@@ -355,6 +355,7 @@ impl Protocol for Connection {
         let Self { calls, .. } = self;
         State {
             role: calls.role(),
+            is_role_certain: !self.role_unknown && calls.is_agreed(),
             coverage: calls.coverage(),
             is_in_gap: calls.is_in_gap(Direction::Received) || calls.is_in_gap(Direction::Sent),
             open: calls.open() as u64,

@@ -347,6 +347,7 @@ impl Protocol for Connection {
     fn state(&self) -> State {
         State {
             role: self.role.unwrap_or(Role::Server),
+            is_role_certain: self.role.is_some(),
             coverage: self.coverage(),
             is_in_gap: self.in_gap.any(),
             open: self.open.len() as u64,
