@@ -135,6 +135,7 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
                 add_data(&mut read, data.stream, data.ends, data.messages, data.bytes);
                 continue;
             }
+            Seen::Tail(..) => unreachable!("only bodies of gRPC-Web have one"),
         };
         let stream = header.stream;
         match header.kind {

@@ -155,7 +155,14 @@ pub mod item_kind {
     /// The end of the last Thrift message: `stream` is its sequence id, `flags` one of
     /// [`thrift::first`](crate::thrift::first).
     pub const MESSAGE_END: u8 = 9;
+    /// The tail of a body (see [`scanner::web`](crate::scanner::web)): `stream`, `flags` and `length` are those of
+    /// [`Tail`](crate::scanner::web::Tail), `frame_kind` has its other flags, or [`TAIL_PART`](super::TAIL_PART) in
+    /// addition. `captured` bytes of it follow; the rest is in more of these items.
+    pub const TAIL: u8 = 10;
 }
+
+/// In the `frame_kind` of an [`item_kind::TAIL`]: the bytes follow those of the stream's last one.
+pub const TAIL_PART: u8 = 0x40;
 
 /// The start of every item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

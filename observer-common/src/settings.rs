@@ -40,6 +40,8 @@ pub struct Settings {
     pub tls: u32,
     /// Whether Thrift connections are watched.
     pub thrift: u32,
+    /// Whether bodies of gRPC-Web are followed.
+    pub web: u32,
 }
 
 /// A number that no kind of iterator has.

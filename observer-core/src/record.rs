@@ -11,12 +11,12 @@ use observer_common::{
     frame::FrameHeader,
     record::{
         DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader,
-        THRIFT, UNREAD, data_flag, direction, item_kind, open_flag, record_kind, role,
+        TAIL_PART, THRIFT, UNREAD, data_flag, direction, item_kind, open_flag, record_kind, role,
     },
 };
 use zerocopy::FromBytes;
 
-pub use observer_common::record::Waited;
+pub use observer_common::{record::Waited, scanner::web::Tail};
 
 use crate::call::{CallProtocol, Direction, Directions, Role};
 
@@ -153,6 +153,17 @@ pub enum Item<'a> {
         sequence: u32,
         /// One of [`observer_common::thrift::first`], if it is known.
         first: u8,
+    },
+    /// The trailers in the body of a gRPC-Web call, or the next part of them.
+    Tail {
+        /// The stream's identifier.
+        stream: u32,
+        /// What they are.
+        tail: Tail,
+        /// Whether the bytes follow those of the stream's last item of this kind.
+        is_part: bool,
+        /// The bytes.
+        bytes: &'a [u8],
     },
 }
 
@@ -315,6 +326,16 @@ impl<'a> Iterator for Items<'a> {
             item_kind::MESSAGE_END => {
                 Some(Item::MessageEnd { sequence: header.stream, first: header.flags })
             }
+            item_kind::TAIL => Some(Item::Tail {
+                stream: header.stream,
+                tail: Tail {
+                    flags: header.frame_kind & !TAIL_PART,
+                    text: header.flags,
+                    length: header.length,
+                },
+                is_part: header.frame_kind & TAIL_PART != 0,
+                bytes: content,
+            }),
             item_kind::WAITED => {
                 Some(Item::Waited(Waited { least_us: header.stream, most_us: header.length }))
             }

@@ -50,6 +50,7 @@ settings! {
     fn follow_children() -> bool = is_yes;
     fn tls() -> bool = is_yes;
     fn thrift() -> bool = is_yes;
+    fn web() -> bool = is_yes;
 }
 
 #[inline(always)]

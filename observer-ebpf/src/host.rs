@@ -217,6 +217,11 @@ impl<const SLEEPS: bool> observer_common::driver::Host for Host<SLEEPS> {
     }
 
     #[inline(always)]
+    fn follows_web(&self) -> bool {
+        globals::web()
+    }
+
+    #[inline(always)]
     fn tally(scratch: &mut Scratch<Self>) {
         let mut pointer = &raw mut *scratch;
         let step = tally_step::<SLEEPS> as *mut c_void;

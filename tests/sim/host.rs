@@ -40,12 +40,23 @@ pub struct Maps {
     ring_full: u64,
     messages_full: u64,
     pub random: Random,
+    /// Whether bodies of gRPC-Web are followed.
+    pub web: bool,
 }
 
 impl Maps {
     pub fn new(random: Random, [ring_full, messages_full]: [u64; 2]) -> Self {
         let (messages, processes, ring) = Default::default();
-        Self { messages, processes, ring, full_for: 0, ring_full, messages_full, random }
+        Self {
+            messages,
+            processes,
+            ring,
+            full_for: 0,
+            ring_full,
+            messages_full,
+            random,
+            web: false,
+        }
     }
 
     fn output(&mut self, record: Vec<u8>) -> bool {
@@ -236,6 +247,10 @@ impl driver::Host for Host<'_> {
             done += 1;
         }
         done == iterations
+    }
+
+    fn follows_web(&self) -> bool {
+        self.maps.web
     }
 
     fn tally(scratch: &mut Scratch<Self>) {

@@ -10,9 +10,10 @@ use crate::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, THRIFT, Waited,
-        item_kind, open_flag, record_kind,
+        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, TAIL_PART,
+        THRIFT, Waited, item_kind, open_flag, record_kind,
     },
+    scanner::{Scanner, web::Tail},
 };
 
 /// A record of this length is sent before the next step. A step adds at most a data item, an item header and a copy.
@@ -70,6 +71,34 @@ pub(super) fn begin_frame<H: Host>(scratch: &mut Scratch<H>, frame: &FrameHeader
 pub(super) fn copy<H: Host>(scratch: &mut Scratch<H>, frame: &FrameHeader, n: u32) -> Option<()> {
     if scratch.item == 0 {
         begin_frame(scratch, frame, item_kind::PART);
+    }
+    scratch.host.copy(n, scratch.length)?;
+    scratch.length += n;
+    scratch.captured += n;
+    Some(())
+}
+
+/// Starts an item for the tail of a body, or for the next part of one (`more`: [`TAIL_PART`]).
+#[inline(always)]
+pub(super) fn begin_tail<H: Host>(scratch: &mut Scratch<H>, scanner: &Scanner, more: u8) {
+    let Tail { flags, text, length } = scanner.tail();
+    scratch.captured = 0;
+    scratch.item = scratch.length;
+    let (kind, frame_kind, stream) = (item_kind::TAIL, flags | more, scanner.frame().stream);
+    let item =
+        ItemHeader { kind, frame_kind, flags: text, stream, length, ..ItemHeader::default() };
+    put_item(scratch, item);
+}
+
+/// Copies the next bytes of the tail of a body. `None` if they cannot be read.
+#[inline(always)]
+pub(super) fn copy_tail<H: Host>(
+    scratch: &mut Scratch<H>,
+    scanner: &Scanner,
+    n: u32,
+) -> Option<()> {
+    if scratch.item == 0 {
+        begin_tail(scratch, scanner, TAIL_PART);
     }
     scratch.host.copy(n, scratch.length)?;
     scratch.length += n;

@@ -120,6 +120,9 @@ pub trait Host: Memory + Messages + Emitter + Sized {
     /// often.
     fn repeat_thrift(walk: &mut thrift::Walk<'_, Self>, iterations: u32) -> bool;
 
+    /// Whether bodies of gRPC-Web are followed.
+    fn follows_web(&self) -> bool;
+
     /// Calls [`tally`] until it returns false.
     fn tally(scratch: &mut Scratch<Self>);
 

@@ -269,6 +269,12 @@ fn step<H: Host>(
         end_part(scratch, shared, own, other, events);
         return Some(());
     }
+    let web = scratch.host.follows_web();
+    if web && own.scanner.has_queued() {
+        let events = own.scanner.took_queued();
+        end_web(scratch, shared, own, other, events);
+        return Some(());
+    }
     if scratch.host.left() == 0 {
         if scratch.host.is_empty() {
             return None;
@@ -295,13 +301,71 @@ fn step<H: Host>(
         }
         begin_frame(scratch, shared, own, events);
     }
+    if web && own.scanner.is_in_web() {
+        return step_web(scratch, shared, own, other, events);
+    }
     if events & event::FRAME_END == 0 && scratch.host.left() != 0 {
         events |= take_payload(scratch, own)?;
+    }
+    if web && events & event::TAIL != 0 {
+        end_web(scratch, shared, own, other, events);
+        return Some(());
     }
     if events & (event::MESSAGE_END | event::FRAME_END) != 0 {
         end_part(scratch, shared, own, other, events);
     }
     Some(())
+}
+
+/// Takes the next part of a tail, or of text. `events`: those of the frame's header.
+#[inline(always)]
+fn step_web<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &mut DirectionState,
+    other: &DirectionState,
+    events: u32,
+) -> Option<()> {
+    if events & event::FRAME_END != 0 || scratch.host.left() == 0 {
+        end_web(scratch, shared, own, other, events);
+        return Some(());
+    }
+    let want = own.scanner.want_web();
+    let mut n = at_most(scratch.host.left(), want.length);
+    match want.take {
+        Take::Read => scratch.host.read(n, &mut own.scanner, want.at)?,
+        Take::Copy => {
+            n = if n > COPY_MAX { COPY_MAX } else { n };
+            emit::copy_tail(scratch, &own.scanner, n)?;
+        }
+        Take::Skip => {}
+    }
+    pass(scratch, own, n);
+    let events = own.scanner.took_web(want, n);
+    end_web(scratch, shared, own, other, events);
+    Some(())
+}
+
+/// Handles what a part of a tail, or of text, completed.
+#[inline(always)]
+fn end_web<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &mut DirectionState,
+    other: &DirectionState,
+    events: u32,
+) {
+    if events & event::TAIL != 0 {
+        emit::end_frame(scratch);
+        emit::flush_data(scratch);
+        emit::begin_tail(scratch, &own.scanner, 0);
+    }
+    if events & event::FRAME_END != 0 || !own.scanner.is_in_tail() {
+        emit::end_frame(scratch);
+    }
+    if events & (event::MESSAGE_END | event::FRAME_END) != 0 {
+        end_part(scratch, shared, own, other, events);
+    }
 }
 
 /// Takes the next part of a frame's payload. Returns the bits of `event` that it completed.
@@ -318,14 +382,15 @@ fn take_payload<H: Host>(scratch: &mut Scratch<H>, own: &mut DirectionState) -> 
         Take::Skip => {}
     }
     pass(scratch, own, n);
-    let events = own.scanner.took_payload(want, n);
+    let web = scratch.host.follows_web();
+    let events = own.scanner.took_payload(want, n, web);
     // A message's body needs no step of its own.
     let next = own.scanner.want_payload();
     if matches!((want.take, next.take), (Take::Read, Take::Skip))
         && u64::from(next.length) <= scratch.host.left()
     {
         pass(scratch, own, next.length);
-        return Some(events | own.scanner.took_payload(next, next.length));
+        return Some(events | own.scanner.took_payload(next, next.length, web));
     }
     Some(events)
 }
@@ -476,7 +541,7 @@ fn on_data<H: Host>(
 ) {
     if shared.is_reset(frame.stream) {
         // The frame was on its way when the stream was reset, and may begin in the middle of a message.
-        own.scanner.resume(&Message::unaligned());
+        own.scanner.resume(&Message::unaligned(), false);
         return;
     }
     let ended = events & event::FRAME_END != 0;
@@ -535,9 +600,9 @@ fn resume<H: Host>(scratch: &Scratch<H>, shared: &Shared, own: &mut DirectionSta
     match scratch.host.find(shared, stream, scratch.sent) {
         // A message from before a gap is not this one.
         Some(message) if !is_old || message.epoch == own.sync.epoch() => {
-            own.scanner.resume(message);
+            own.scanner.resume(message, scratch.host.follows_web());
         }
-        _ if is_old => own.scanner.resume(&Message::unaligned()),
+        _ if is_old => own.scanner.resume(&Message::unaligned(), false),
         _ => {}
     }
 }

@@ -12,8 +12,13 @@
 //! The client preface may come after something else: a PROXY header, a `CONNECT` request and its response,
 //! `101 Switching Protocols`. The scanner skips these ([`Scanner::at_preface`], [`Scanner::at_opening`]).
 //!
+//! Bodies of gRPC-Web end with a message that has the trailers, and may be encoded as text ([`web`]). A driver that does
+//! not follow them passes `false` to [`Scanner::took_payload`].
+//!
 //! There is no loop, and no index with a value of run time, so that the kernel's verifier can follow the code. Parts that
 //! may be cut are put together in [`Scanner::buffer`], each at its own offset.
+
+pub mod web;
 
 use crate::frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind};
 
@@ -67,6 +72,8 @@ pub mod event {
     pub const TOO_LONG: u32 = 32;
     /// The bytes are not a frame header, so the boundary was not one: see [`super::Scanner::at_unproven_frame`].
     pub const NOT_FRAME: u32 = 64;
+    /// The tail of a body begins: see [`super::Scanner::tail`].
+    pub const TAIL: u32 = 128;
 }
 
 /// How strictly frame headers are checked.
@@ -95,20 +102,26 @@ mod phase {
     pub(super) const BODY: u32 = 6;
     /// The stream did not begin with the client preface, or a frame did not begin where it should.
     pub(super) const REFUSED: u32 = 7;
+    /// In the tail of a body, as [`Take::Copy`].
+    pub(super) const TAIL: u32 = 8;
+    /// At a character of a body that is encoded as text.
+    pub(super) const TEXT: u32 = 9;
+    /// In the characters of a message's body.
+    pub(super) const TEXT_BODY: u32 = 10;
     /// At the first byte of a direction that may carry the client preface, frames, or what comes before either.
-    pub(super) const OPENING: u32 = 8;
+    pub(super) const OPENING: u32 = 11;
     /// In the head of an HTTP/1 message, up to its empty line.
-    pub(super) const HEAD: u32 = 9;
+    pub(super) const HEAD: u32 = 12;
     /// In the status code of an HTTP/1 response.
-    pub(super) const STATUS: u32 = 10;
+    pub(super) const STATUS: u32 = 13;
     /// In a PROXY header of version 1: a line.
-    pub(super) const PROXY_LINE: u32 = 11;
+    pub(super) const PROXY_LINE: u32 = 14;
     /// In the second eight bytes of a PROXY header of version 2.
-    pub(super) const PROXY_LENGTH: u32 = 12;
+    pub(super) const PROXY_LENGTH: u32 = 15;
     /// In the addresses of a PROXY header of version 2.
-    pub(super) const PROXY_ADDRESSES: u32 = 13;
+    pub(super) const PROXY_ADDRESSES: u32 = 16;
     /// In the length and type of the first frame, which must be SETTINGS.
-    pub(super) const FIRST_FRAME: u32 = 14;
+    pub(super) const FIRST_FRAME: u32 = 17;
 }
 
 /// Eight bytes as the number that they are read as.
@@ -169,8 +182,8 @@ pub struct Message {
     pub prefix: [u8; 5],
     /// How many these are; [`Message::UNALIGNED`] if it is not known where messages begin.
     pub have: u8,
-    /// Padding.
-    pub _reserved: u16,
+    /// The place in a body that is encoded as text: see [`web`]. 0 for other bodies.
+    pub text: u16,
     /// The length of the body in bytes, once the prefix is complete.
     pub length: u32,
     /// The bytes of the body that are still to come.
@@ -185,7 +198,7 @@ impl Message {
 
     /// The message of a stream whose beginning was not seen, or that does not carry gRPC.
     pub const fn unaligned() -> Self {
-        Self { prefix: [0; 5], have: Self::UNALIGNED, _reserved: 0, length: 0, left: 0, epoch: 0 }
+        Self { prefix: [0; 5], have: Self::UNALIGNED, text: 0, length: 0, left: 0, epoch: 0 }
     }
 }
 
@@ -215,6 +228,10 @@ pub struct Scanner {
     check: u32,
     /// Not 0 once the head of an HTTP/1 message was found.
     http1: u32,
+    /// As [`Message::text`].
+    text: u32,
+    /// Characters that were read but not decoded yet: the first one in the lowest octet.
+    queue: u64,
 }
 
 impl Scanner {
@@ -262,6 +279,8 @@ impl Scanner {
             matched: 0,
             check,
             http1: 0,
+            text: 0,
+            queue: 0,
         }
     }
 
@@ -325,20 +344,34 @@ impl Scanner {
     /// one message.
     #[inline(always)]
     pub fn pass_gap(&mut self, n: u64) -> Option<u32> {
-        let want = self.want();
-        if matches!(want.take, Take::Skip) && n <= u64::from(want.length) {
-            return Some(self.took(want, n as u32));
+        let want = match self.phase {
+            phase::PROXY_ADDRESSES => self.want_before(),
+            _ => self.want_payload(),
+        };
+        // Not `phase::TEXT_BODY`: that it is left would not show.
+        let is_skipped = matches!(self.phase, phase::SKIP | phase::BODY | phase::PROXY_ADDRESSES);
+        if is_skipped && n <= u64::from(want.length) {
+            return Some(match self.phase {
+                phase::PROXY_ADDRESSES => self.took_proxy_addresses(n as u32),
+                _ => self.took_payload(want, n as u32, false),
+            });
         }
         let in_payload = matches!(
             self.phase,
-            phase::COPY | phase::SKIP | phase::PAD_LENGTH | phase::PREFIX | phase::BODY
+            phase::COPY
+                | phase::SKIP
+                | phase::PAD_LENGTH
+                | phase::PREFIX
+                | phase::BODY
+                | phase::TAIL
+                | phase::TEXT
+                | phase::TEXT_BODY
         );
         let left = self.left + self.padding;
         if !in_payload || n > u64::from(left) {
             return None;
         }
-        self.phase = phase::SKIP;
-        self.unaligned = 1;
+        self.lose_messages();
         self.left = left - n as u32;
         self.padding = 0;
         Some(self.end_of_part())
@@ -356,6 +389,7 @@ impl Scanner {
         match self.phase {
             phase::HEADER => self.want_header(),
             phase::PREFACE | phase::OPENING.. => self.want_before(),
+            phase::TAIL..=phase::TEXT_BODY => self.want_web(),
             _ => self.want_payload(),
         }
     }
@@ -366,7 +400,8 @@ impl Scanner {
         match want.phase {
             phase::HEADER => self.took_header(n),
             phase::PREFACE | phase::OPENING.. => self.took_before(want, n),
-            _ => self.took_payload(want, n),
+            phase::TAIL..=phase::TEXT_BODY => self.took_web(want, n),
+            _ => self.took_payload(want, n, false),
         }
     }
 
@@ -433,27 +468,28 @@ impl Scanner {
         Want { take, at, length, phase }
     }
 
-    /// [`Self::took`], in the payload of a frame.
+    /// [`Self::took`], in the payload of a frame. `web`: whether bodies of gRPC-Web are followed.
     #[inline(always)]
-    pub fn took_payload(&mut self, want: Want, n: u32) -> u32 {
+    pub fn took_payload(&mut self, want: Want, n: u32, web: bool) -> u32 {
         match want.phase {
             phase::COPY | phase::SKIP => {
                 self.left -= n;
                 self.end_of_part()
             }
-            phase::PAD_LENGTH => self.took_pad_length(),
+            phase::PAD_LENGTH => self.took_pad_length(web),
             phase::BODY => {
                 self.left -= n;
                 self.message_left -= n;
                 self.end_of_body()
             }
-            _ => self.took_prefix(n),
+            _ => self.took_prefix(n, web),
         }
     }
 
     /// Goes on with a message that an earlier DATA frame of this stream began. Only right after [`event::FRAME_BEGIN`].
+    /// `web`: whether bodies of gRPC-Web are followed.
     #[inline(always)]
-    pub fn resume(&mut self, message: &Message) {
+    pub fn resume(&mut self, message: &Message, web: bool) {
         if message.have == Message::UNALIGNED {
             self.unaligned = 1;
             if self.phase == phase::PREFIX {
@@ -469,8 +505,9 @@ impl Scanner {
         self.buffer[AT_PREFIX + 4] = message.prefix[4];
         self.message_length = message.length;
         self.message_left = message.left;
-        if self.phase == phase::PREFIX && self.message_left > 0 {
-            self.phase = phase::BODY;
+        self.text = u32::from(message.text);
+        if self.phase == phase::PREFIX {
+            self.phase = self.phase_in_message(web);
         }
     }
 
@@ -480,13 +517,13 @@ impl Scanner {
         if self.unaligned != 0 {
             return Some(Message::unaligned());
         }
-        if self.message_left == 0 && self.prefix_have == 0 {
+        if self.message_left == 0 && self.prefix_have == 0 && !self.is_in_group() {
             return None;
         }
         Some(Message {
             prefix: self.prefix(),
             have: self.prefix_have as u8,
-            _reserved: 0,
+            text: self.text as u16,
             length: self.message_length,
             left: self.message_left,
             epoch: 0,
@@ -672,6 +709,8 @@ impl Scanner {
         self.unaligned = 0;
         self.message_left = 0;
         self.prefix_have = 0;
+        self.text = 0;
+        self.queue = 0;
         event::FRAME_BEGIN | self.begin_payload()
     }
 
@@ -702,24 +741,18 @@ impl Scanner {
     }
 
     #[inline(always)]
-    fn took_pad_length(&mut self) -> u32 {
+    fn took_pad_length(&mut self, web: bool) -> u32 {
         self.left -= 1;
         // Padding that is longer than the payload is the peer's error (RFC 9113 §6.1); it ends
         // the connection, so how it is read does not matter as long as the frame ends where it says.
         self.padding = min(u32::from(self.buffer[AT_PAD_LENGTH]), self.left);
         self.left -= self.padding;
-        self.phase = if self.unaligned != 0 {
-            phase::SKIP
-        } else if self.message_left > 0 {
-            phase::BODY
-        } else {
-            phase::PREFIX
-        };
+        self.phase = if self.unaligned != 0 { phase::SKIP } else { self.phase_in_message(web) };
         self.end_of_part()
     }
 
     #[inline(always)]
-    fn took_prefix(&mut self, n: u32) -> u32 {
+    fn took_prefix(&mut self, n: u32, web: bool) -> u32 {
         self.prefix_have += n;
         self.left -= n;
         if self.prefix_have < PREFIX_LENGTH {
@@ -727,16 +760,26 @@ impl Scanner {
         }
         self.prefix_have = 0;
         let [compressed, l0, l1, l2, l3] = self.prefix();
+        if compressed > 1 && web {
+            return self.begin_web();
+        }
         if compressed > 1 {
             // These are not messages of gRPC, or not any more.
-            self.unaligned = 1;
-            self.phase = phase::SKIP;
+            self.lose_messages();
             return self.end_of_part();
         }
         self.message_length = u32::from_be_bytes([l0, l1, l2, l3]);
         self.message_left = self.message_length;
         self.phase = phase::BODY;
         self.end_of_body()
+    }
+
+    /// Records that it is not known where messages of the frame begin.
+    #[inline(always)]
+    const fn lose_messages(&mut self) {
+        self.unaligned = 1;
+        self.queue = 0;
+        self.phase = phase::SKIP;
     }
 
     /// Ends the message if it is complete, and the frame with it.

@@ -62,18 +62,50 @@ pub enum CallProtocol {
     Grpc,
     /// Thrift.
     Thrift,
+    /// gRPC-Web.
+    GrpcWeb,
 }
 
 impl CallProtocol {
     /// All protocols.
-    pub const ALL: [Self; 2] = [Self::Grpc, Self::Thrift];
+    pub const ALL: [Self; 3] = [Self::Grpc, Self::Thrift, Self::GrpcWeb];
 
-    /// The name on the command line: `grpc` or `thrift`.
+    /// The name on the command line, and in labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
             Self::Thrift => "thrift",
+            Self::GrpcWeb => "grpc-web",
         }
+    }
+
+    /// The protocol whose families its calls are counted in: gRPC, for those with gRPC's codes.
+    #[must_use]
+    pub const fn family(self) -> Self {
+        match self {
+            Self::Grpc | Self::GrpcWeb => Self::Grpc,
+            Self::Thrift => Self::Thrift,
+        }
+    }
+}
+
+/// The relatives of gRPC that are followed: they have its paths and codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relatives {
+    /// gRPC-Web.
+    pub grpc_web: bool,
+}
+
+impl Relatives {
+    /// Those among these protocols.
+    pub fn of(protocols: &[CallProtocol]) -> Self {
+        Self { grpc_web: protocols.contains(&CallProtocol::GrpcWeb) }
+    }
+
+    /// Whether any is followed.
+    pub fn any(self) -> bool {
+        let Self { grpc_web } = self;
+        grpc_web
     }
 }
 

@@ -270,7 +270,9 @@ impl Output for Edges {
 
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         // The names of an edge's methods are gRPC's.
-        let Some(key) = key.filter(|key| key.protocol == CallProtocol::Grpc) else { return };
+        let Some(key) = key.filter(|key| key.protocol.family() == CallProtocol::Grpc) else {
+            return;
+        };
         let text = names.interner.resolve(key.path).cloned();
         // It names the server.
         let authority = call.ended.authority.filter(|_| key.role == Role::Client);

@@ -31,7 +31,7 @@ use self::{
     watched::{Sink, Watched, fair_share},
 };
 use crate::{
-    call::{CallSink as _, Direction, SeriesId},
+    call::{CallSink as _, Direction, Relatives, SeriesId},
     ends::{Call, End as WatchedEnd, Ends, Waiting},
     names::{Interner, Parents, PathId, Pattern, Texts},
     output::{Names, Output},
@@ -68,6 +68,7 @@ pub struct Pipeline<O> {
     /// This pipeline's share of [`MAX_MEMORY`].
     max_memory: usize,
     interner: Interner,
+    relatives: Relatives,
     /// The time of the last search for unused paths.
     paths_ns: u64,
     /// As in [`Transfer`].
@@ -107,6 +108,7 @@ impl<O: Output> Pipeline<O> {
             memory: 0,
             max_memory: MAX_MEMORY,
             interner,
+            relatives: Relatives::default(),
             paths_ns: 0,
             stall_free_since_ns: u64::MAX,
             processes: Processes::new(MAX_PROCESSES),
@@ -136,6 +138,13 @@ impl<O: Output> Pipeline<O> {
     #[must_use]
     pub fn without(self, pid: u32) -> Self {
         Self { ignored: Some(pid), ..self }
+    }
+
+    /// Follows calls of these relatives of gRPC, too.
+    #[must_use]
+    pub fn with_relatives(mut self, relatives: Relatives) -> Self {
+        self.relatives = relatives;
+        self
     }
 
     /// Sets what has series of its own. With `pods`, the services of processes in pods wait for
@@ -173,6 +182,7 @@ impl<O: Output> Pipeline<O> {
         Self {
             max_memory: self.max_memory,
             interner: self.interner.sharing(),
+            relatives: self.relatives,
             stall_free_since_ns: self.stall_free_since_ns,
             processes: self.processes.sharing(),
             labels: Arc::clone(&self.labels),
@@ -284,6 +294,7 @@ impl<O: Output> Pipeline<O> {
             process,
             direction: bytes.direction,
             waited: watched.prompt.waited(bytes),
+            relatives: self.relatives,
             stall_free_since_ns: self.stall_free_since_ns,
         };
         let role = watched.certain_role(bytes);

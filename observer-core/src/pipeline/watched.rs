@@ -48,10 +48,12 @@ impl Connection {
     fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Self {
         let is_from_start = matches!(open, Some(Open { joined: false, .. }));
         match (bytes.protocol, bytes.role) {
-            (CallProtocol::Grpc, Some(role)) if is_from_start => {
+            (CallProtocol::Grpc | CallProtocol::GrpcWeb, Some(role)) if is_from_start => {
                 Self::Http2(http2::Connection::from_start(role))
             }
-            (CallProtocol::Grpc, role) => Self::Http2(http2::Connection::joined_late(role)),
+            (CallProtocol::Grpc | CallProtocol::GrpcWeb, role) => {
+                Self::Http2(http2::Connection::joined_late(role))
+            }
             (CallProtocol::Thrift, _) if is_from_start => {
                 Self::Thrift(thrift::Connection::from_start())
             }

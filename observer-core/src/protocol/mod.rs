@@ -10,7 +10,7 @@ pub mod thrift;
 use std::ops::AddAssign;
 
 use crate::{
-    call::{CallSink, Coverage, Direction, Role},
+    call::{CallSink, Coverage, Direction, Relatives, Role},
     names::{Interner, PathId},
     process::ProcessId,
     record::{Bytes, Closed, Waited},
@@ -29,6 +29,8 @@ pub struct Transfer {
     pub waited: Waited,
     /// Since when no thread had to wait for a CPU, by the same clock; `u64::MAX` if that is not known.
     pub stall_free_since_ns: u64,
+    /// The relatives of gRPC that are followed.
+    pub relatives: Relatives,
 }
 
 /// The state of one end of one connection.

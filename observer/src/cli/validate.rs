@@ -9,7 +9,7 @@ use crate::kubernetes;
 use crate::metrics::{ExpositionConfig, Schema, Schemas};
 use crate::otlp::{OtlpConfig, OtlpFlags};
 use crate::top::{self, Access, Address, PASSWORD_VARIABLE, Password};
-use observer_core::call::CallProtocol;
+use observer_core::call::{CallProtocol, Relatives};
 use observer_core::edges::Peers;
 use observer_core::process::{Detail, Grouping};
 
@@ -109,6 +109,7 @@ impl Options {
             web_config_file: published.web_config_file,
             backend: kernel.backend,
             thrift,
+            relatives: Relatives::of(&watched.protocol),
             tls: kernel.tls,
             buckets,
             native_histograms: published.native_histograms,

@@ -21,7 +21,7 @@ use crate::metrics::{Buckets, ExpositionConfig, Recording};
 use crate::otlp::OtlpConfig;
 use crate::server::HostName;
 use observer_core::{
-    call::CallProtocol,
+    call::{CallProtocol, Relatives},
     edges::Peers,
     names::Pattern,
     process::{Grouping, ServiceNames},
@@ -47,6 +47,8 @@ pub struct Config {
     pub backend: Backend,
     /// Whether Thrift connections are watched, too.
     pub thrift: bool,
+    /// The relatives of gRPC that are followed, too.
+    pub relatives: Relatives,
     /// Whether connections with TLS are followed.
     pub tls: Tls,
     /// Upper bounds of the latency buckets.
@@ -120,6 +122,7 @@ impl Default for Config {
             web_config_file: None,
             backend: Backend::default(),
             thrift: false,
+            relatives: Relatives::default(),
             tls: Tls::default(),
             buckets: Buckets::default(),
             native_histograms: false,

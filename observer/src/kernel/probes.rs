@@ -468,6 +468,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool, with_tls: bool
         follow_children: filter.children.into(),
         tls: with_tls.into(),
         thrift: config.thrift.into(),
+        web: config.relatives.any().into(),
     }
 }
 

@@ -120,7 +120,7 @@ struct Row<'a> {
 /// What distinguishes rows: pid and name of the process, side, method. Two processes may have the same pid and name one
 /// after the other; as series of one resource, they would be the same. Of a service (`--by service`), the pid is 0, and the
 /// name has the namespace in front.
-type RowKey<'a> = (u32, String, Role, Method<'a>);
+type RowKey<'a> = (u32, String, Role, Method<'a>, CallProtocol);
 
 /// The data points of a snapshot, to be taken in requests.
 struct Points<'a> {
@@ -148,11 +148,11 @@ impl<'a> Points<'a> {
                 }
             };
             // The conventions have no metrics for Thrift.
-            if key.protocol != CallProtocol::Grpc {
+            if key.protocol.family() != CallProtocol::Grpc {
                 continue;
             }
             let method = Method::new(key.protocol, key.path, snapshot.paths.path(key.path));
-            let row = rows.entry((pid, name, key.role, method));
+            let row = rows.entry((pid, name, key.role, method, key.protocol));
             row.and_modify(|row| {
                 row.figures.add(series);
                 row.process = row.process.max(key.process);
@@ -174,7 +174,7 @@ impl<'a> Points<'a> {
         let mut request = message::ExportMetricsRequest::default();
         let (mut bytes, mut count, mut last) = (0, 0, None);
         while bytes + ROW_AT_MOST <= REQUEST_AT_MOST
-            && let Some(((pid, name, role, method), row)) = self.rows.next()
+            && let Some(((pid, name, role, method, protocol), row)) = self.rows.next()
         {
             let process = (pid, name);
             if last.as_ref() != Some(&process) {
@@ -188,7 +188,7 @@ impl<'a> Points<'a> {
                 last = Some(process);
             }
             let scope = request.resource_metrics.last_mut()?.scope_metrics.last_mut()?;
-            for (metric, point_bytes) in self.metrics(role, method, &row.figures) {
+            for (metric, point_bytes) in self.metrics(role, method, protocol, &row.figures) {
                 bytes += point_bytes;
                 count += 1;
                 add(&mut scope.metrics, metric, &mut bytes);
@@ -202,14 +202,19 @@ impl<'a> Points<'a> {
         &self,
         role: Role,
         method: Method<'_>,
+        protocol: CallProtocol,
         series: &Series,
     ) -> Vec<(message::Metric, usize)> {
         let start = self.started.unix_ns(series.created_ns);
         let of_method = || {
-            vec![
+            let mut attributes = vec![
                 attribute(names::SYSTEM, names::GRPC),
                 attribute(names::METHOD, method.path.trim_start_matches('/')),
-            ]
+            ];
+            if protocol != CallProtocol::Grpc {
+                attributes.push(attribute(names::GRPC_PROTOCOL, protocol.as_str()));
+            }
+            attributes
         };
         let mut metrics = Vec::new();
         for (code, histogram) in series.by_code().iter().filter(|(_, of)| of.count() > 0) {

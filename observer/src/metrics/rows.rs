@@ -141,7 +141,7 @@ impl<'a> LabelValues<'a> {
             values.methods.entry((key.protocol, key.path)).or_insert_with(|| {
                 let path = paths.path(key.path);
                 let method = Method::new(key.protocol, key.path, path);
-                if key.protocol != CallProtocol::Grpc {
+                if key.protocol.family() != CallProtocol::Grpc {
                     return (method, GrpcType::Unknown);
                 }
                 let of_calls = types.get(&key.path).copied().unwrap_or(GrpcType::Unknown);
@@ -202,9 +202,9 @@ impl Deref for Figures<'_> {
 }
 
 impl Row<'_> {
-    /// The sort key of the row.
-    fn labels(&self) -> (CallProtocol, Role, Method<'_>, &ProcessLabel) {
-        (self.protocol, self.role, self.method, self.process)
+    /// The sort key of the row: first what selects its families.
+    fn labels(&self) -> (CallProtocol, Role, Method<'_>, &ProcessLabel, CallProtocol) {
+        (self.protocol.family(), self.role, self.method, self.process, self.protocol)
     }
 }
 

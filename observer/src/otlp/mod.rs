@@ -188,7 +188,7 @@ impl Output for Spans {
 
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
         // There are no spans of Thrift calls: their requests say nothing of a trace.
-        if key.is_some_and(|key| key.protocol != CallProtocol::Grpc) {
+        if key.is_some_and(|key| key.protocol.family() != CallProtocol::Grpc) {
             return;
         }
         if let Some(span) = self.finished(call, key, names) {

@@ -19,6 +19,9 @@ pub(crate) const PEER_ADDRESS: &str = "network.peer.address";
 pub(crate) const PEER_PORT: &str = "network.peer.port";
 
 pub(crate) const GRPC: &str = "grpc";
+
+/// The protocol of calls that have gRPC's codes but are not gRPC: not a name of the conventions.
+pub(crate) const GRPC_PROTOCOL: &str = "grpc.protocol";
 /// The method, or type of an error, that has no name of its own.
 pub(crate) const OTHER: &str = "_OTHER";
 

@@ -147,6 +147,7 @@ impl Workers {
         let mut pipeline = Pipeline::new(statistics, outputs, config.series_ttl)
             .with_labels(&exposition.labels)
             .grouped_by(exposition.by, config.names_pods())
+            .with_relatives(config.relatives)
             .naming_services(config.service_names.clone())
             .excluding(&config.excluded)
             .without(std::process::id());

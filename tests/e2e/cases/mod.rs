@@ -54,6 +54,7 @@ pub(crate) mod translated;
 mod transports;
 pub(crate) mod tunnel;
 mod visitors;
+pub(crate) mod web;
 
 use self::table::Table;
 use crate::case::Case;

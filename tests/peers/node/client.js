@@ -1,7 +1,7 @@
 'use strict';
 // The grpc-js client of the end-to-end tests: carries out a plan.
 //
-//     client.js --target ADDRESS --plan FILE --truth FILE [--tls-ca FILE [--tls-cert FILE --tls-key FILE]]
+//     client.js --target ADDRESS --plan FILE --truth FILE [--web binary|text] [--tls-ca FILE [--tls-cert FILE --tls-key FILE]]
 //
 // Writes its record to the truth file once the plan is done.
 
@@ -13,6 +13,7 @@ const grpc = require('@grpc/grpc-js');
 const { NAME, OPTIONS, asBytes, request } = require('./echo');
 const { TLS, clientCredentials } = require('./tls');
 const { Call, Truth } = require('./truth');
+const { carryOutWeb } = require('./web');
 
 // As in tests/peers/python/client.py, which documents them.
 const DEFAULTS = {
@@ -148,14 +149,16 @@ function read(call, step, truth) {
 
 async function main() {
   const { values: args } = parseArgs({
-    options: { target: { type: 'string' }, plan: { type: 'string' }, truth: { type: 'string' }, ...TLS },
+    options: { target: { type: 'string' }, plan: { type: 'string' }, truth: { type: 'string' }, web: { type: 'string' }, ...TLS },
   });
   // A list of stages, carried out one after the other, of steps, carried out at the same time.
   const stages = JSON.parse(fs.readFileSync(args.plan, 'utf8')).map((stage) => stage.map(parse));
   const truth = new Truth();
   const credentials = clientCredentials(args);
   for (const stage of stages) {
-    await Promise.all(stage.map((step) => carryOut(args.target, credentials, step, truth)));
+    const make = (step) =>
+      args.web ? carryOutWeb(args.target, args.web, step, truth) : carryOut(args.target, credentials, step, truth);
+    await Promise.all(stage.map(make));
   }
   truth.write(args.truth);
 }

@@ -52,6 +52,8 @@ http2.connect = (...args) => {
   session.request = (headers, ...rest) => {
     const key = String(headers[CALL]);
     const watched = calls.get(key);
+    // Not a call of grpc-js.
+    if (!watched) return request(headers, ...rest);
     delete headers[CALL];
     const stream = request(headers, ...rest);
     const before = watched.closed;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use observer_common::{
     driver::connection::{Connection, DirectionState, Shared, state},
     frame::{FrameHeader, flag, kind},
-    record::{DataItem, ItemHeader, RecordHeader, data_flag, direction, item_kind},
-    scanner::{MAX_KEPT, Scanner},
+    record::{DataItem, ItemHeader, RecordHeader, TAIL_PART, data_flag, direction, item_kind},
+    scanner::{MAX_KEPT, Scanner, web::Tail},
     sync::FrameSync,
 };
 use zerocopy::FromBytes as _;
@@ -35,6 +35,8 @@ pub enum Seen {
     Kept(FrameHeader, Vec<u8>),
     /// What ended in DATA frames of a stream, with nothing in between.
     Data(Data),
+    /// The tail of a body, its stream, and its bytes.
+    Tail(u32, Tail, Vec<u8>),
 }
 
 /// What ended in DATA frames.
@@ -106,9 +108,25 @@ impl Driver {
                     let (ends, unaligned) = (has(data_flag::END_STREAM), has(data_flag::UNALIGNED));
                     add(&mut self.seen, Data { stream, messages, bytes, ends, unaligned });
                 }
+                (item_kind::TAIL, _) => self.see_tail(item, content),
                 (item_kind::OPEN | item_kind::GAP, _) => {}
                 _ => panic!("{item:?}"),
             }
+        }
+    }
+}
+
+impl Driver {
+    fn see_tail(&mut self, item: ItemHeader, content: &[u8]) {
+        let ItemHeader { frame_kind, flags, stream, length, .. } = item;
+        let tail = Tail { flags: frame_kind & !TAIL_PART, text: flags, length };
+        if frame_kind & TAIL_PART == 0 {
+            self.seen.push(Seen::Tail(stream, tail, content.to_vec()));
+            return;
+        }
+        let of_stream = |seen: &&mut Seen| matches!(seen, Seen::Tail(of, ..) if *of == stream);
+        if let Some(Seen::Tail(_, _, bytes)) = self.seen.iter_mut().rev().find(of_stream) {
+            bytes.extend(content);
         }
     }
 }

@@ -17,6 +17,7 @@ mod host;
 #[path = "../../../../tests/sim/random.rs"]
 #[expect(dead_code, reason = "a simulation asks it more")]
 mod random;
+mod web;
 
 use drive::{Data, Driver, Seen, reference};
 

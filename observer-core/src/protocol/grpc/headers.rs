@@ -1,7 +1,7 @@
 //! The fields of a field block that matter to gRPC.
 
 use crate::{
-    call::{Context, SpanId, TraceContext, TraceId},
+    call::{CallProtocol, Context, SpanId, TraceContext, TraceId},
     names::{Parents, PathId, TextId},
     protocol::hpack::{ContentType, Field, RequestMethod, TraceParent},
 };
@@ -89,9 +89,18 @@ impl Headers {
         (self.method.is_some() || self.path.is_some()).then_some(true)
     }
 
+    /// The protocol of their call; `None` if they have no content type, or one of no call that is followed.
+    pub fn protocol(&self) -> Option<CallProtocol> {
+        match self.content_type? {
+            ContentType::Grpc => Some(CallProtocol::Grpc),
+            ContentType::GrpcWeb => Some(CallProtocol::GrpcWeb),
+            ContentType::Other => None,
+        }
+    }
+
     /// Whether they have a field that only gRPC uses.
     pub fn shows_grpc(&self) -> bool {
-        self.content_type == Some(ContentType::Grpc)
+        matches!(self.content_type, Some(ContentType::Grpc | ContentType::GrpcWeb))
             || self.grpc_status.is_some()
             || self.timeout_ns.is_some()
     }

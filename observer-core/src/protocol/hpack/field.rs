@@ -131,6 +131,12 @@ impl Name {
         }
     }
 
+    /// The field with this name and value, as text.
+    pub(super) fn of_text(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
+        let name = name.to_ascii_lowercase();
+        Self::of(StringLiteral { octets: &name, huffman: false }).with_value(value, interner)
+    }
+
     /// The field with this name and value. A value longer than [`MAX_PATH_LEN`](crate::names::MAX_PATH_LEN) may be cut,
     /// but not to that length or less.
     #[inline]

@@ -46,3 +46,10 @@ pub use digester::Digester;
 pub use error::Error;
 pub use field::{ContentType, Field, RequestMethod, Timeout, TraceParent};
 pub use table::MAX_TABLE_SIZE;
+
+use crate::names::Interner;
+
+/// The field with this name and value, which are text and not compressed.
+pub fn field_of_text(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
+    field::Name::of_text(name, value, interner)
+}

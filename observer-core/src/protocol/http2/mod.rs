@@ -16,7 +16,7 @@ use crate::{
     protocol::{
         Faults, Protocol, State, Streams, Transfer,
         grpc::{Calls, Headers},
-        hpack::{Decoder, Digester, Field},
+        hpack::{ContentType, Decoder, Digester, Field},
     },
     record::{Bytes, Closed, Item},
 };
@@ -168,6 +168,10 @@ impl Connection {
             | Item::Waited(_)
             | Item::Message { .. }
             | Item::MessageEnd { .. } => {}
+            Item::Tail { .. } if self.role_unknown => {}
+            Item::Tail { stream, tail, is_part, bytes } => {
+                self.calls.tail(at, stream, tail, is_part, bytes, context.interner);
+            }
             Item::Data(data) if self.role_unknown => self.calls.note(direction, data.stream),
             Item::Data(data) => self.calls.data(at, &data, context.sink),
             Item::Gap { resynced } => {
@@ -263,6 +267,9 @@ impl Connection {
             headers.incomplete = true;
         }
         headers.find_context(&context.interner.parents);
+        if headers.content_type == Some(ContentType::GrpcWeb) && !at.relatives.grpc_web {
+            headers.content_type = Some(ContentType::Other);
+        }
         state.block.release();
         if promised {
             return;

@@ -3,16 +3,20 @@
 use observer_common::{
     frame::{FrameHeader, flag, kind},
     record::{
-        DataItem, ItemHeader, RecordHeader, data_flag, direction, item_kind, record_kind, role,
+        DataItem, ItemHeader, RecordHeader, TAIL_PART, data_flag, direction, item_kind,
+        record_kind, role,
     },
-    scanner::MAX_KEPT,
+    scanner::{MAX_KEPT, web::Tail},
 };
 use proptest::prelude::*;
 use zerocopy::IntoBytes as _;
 
 use super::{Connection, frames::MAX_BLOCK};
 use crate::{
-    call::{CallKey, CallSink, Code, Coverage, Direction, Directions, Ended, Role, SeriesId},
+    call::{
+        CallKey, CallProtocol, CallSink, Code, Coverage, Direction, Directions, Ended, Relatives,
+        Role, SeriesId,
+    },
     names::{Interner, PathId},
     process::ProcessId,
     protocol::{Faults, Protocol as _, Transfer, grpc::GAP_TIMEOUT_NS},
@@ -25,6 +29,7 @@ type Ends = Vec<(Option<String>, Option<Code>)>;
 #[derive(Debug, Default)]
 struct Recorder {
     paths: Vec<PathId>,
+    protocols: Vec<CallProtocol>,
     ended: Vec<(PathId, Ended)>,
     messages: [u64; 2],
 }
@@ -32,6 +37,7 @@ struct Recorder {
 impl CallSink for Recorder {
     fn started(&mut self, key: CallKey) -> SeriesId {
         self.paths.push(key.path);
+        self.protocols.push(key.protocol);
         SeriesId(self.paths.len() as u32 - 1)
     }
 
@@ -213,6 +219,7 @@ struct Fixture {
     server: Writer,
     time_ns: u64,
     faults: Faults,
+    relatives: Relatives,
 }
 
 impl Fixture {
@@ -225,6 +232,7 @@ impl Fixture {
             server: Writer::new(Direction::Sent),
             time_ns: 0,
             faults: Faults::default(),
+            relatives: Relatives::default(),
         }
     }
 
@@ -241,6 +249,7 @@ impl Fixture {
             direction: bytes.direction,
             waited: bytes.waited,
             stall_free_since_ns: 0,
+            relatives: self.relatives,
         };
         let Self { connection, interner, sink, faults, .. } = self;
         let Faults { dropped_bytes, blocks, unknown_references, read_late } =
@@ -872,4 +881,142 @@ proptest! {
         }
         fixture.close(Directions::default());
     }
+}
+
+impl Writer {
+    /// Trailers in the body of a response, or a part of them.
+    fn tail(&mut self, stream: u32, flags: u8, text: u8, length: usize, bytes: &[u8]) -> &mut Self {
+        let length = length as u32;
+        let header = FrameHeader { length, stream, kind: flags, flags: text, _reserved: 0 };
+        self.item(item_kind::TAIL, header, bytes)
+    }
+
+    fn web_request(&mut self, stream: u32, content_type: &'static str) -> &mut Self {
+        let mut fields = request("/w.W/Get");
+        fields.retain(|(name, _)| *name != "content-type");
+        fields.push(("content-type", content_type));
+        self.headers(0, stream, &fields).data(stream, 1, data_flag::END_STREAM)
+    }
+
+    fn web_response(&mut self, stream: u32) -> &mut Self {
+        let fields = [(":status", "200"), ("content-type", "application/grpc-web+proto")];
+        self.headers(0, stream, &fields)
+    }
+}
+
+/// A server's end of a connection whose daemon follows gRPC-Web.
+fn following_web() -> Fixture {
+    let mut fixture = Fixture::from_start();
+    fixture.relatives.grpc_web = true;
+    fixture
+}
+
+#[test]
+fn trailers_in_the_body_have_the_status() {
+    const BINARY: &[u8] = b"grpc-status:5\r\ngrpc-message:no\r\n";
+    // "grpc-status: 7\r\n"
+    const TEXT: &[u8] = b"Z3JwYy1zdGF0dXM6IDcNCg";
+    // The same after two octets: two bits are left of the three characters before it.
+    const SHIFTED: &[u8] = b"ncnBjLXN0YXR1czogNw0K";
+    type Answer = fn(&mut Writer, u32) -> &mut Writer;
+    let rows: [(Answer, Option<Code>); 11] = [
+        (|w, s| w.tail(s, 0x80, 0, BINARY.len(), BINARY), Some(Code::NotFound)),
+        (|w, s| w.tail(s, 0x80, Tail::TEXT, TEXT.len(), TEXT), Some(Code::PermissionDenied)),
+        (
+            |w, s| {
+                let text = Tail::TEXT | 3 << Tail::PLACE | 1;
+                w.tail(s, 0x80, text, SHIFTED.len(), SHIFTED)
+            },
+            Some(Code::PermissionDenied),
+        ),
+        (
+            |w, s| {
+                w.tail(s, 0x80, 0, BINARY.len(), &BINARY[..9]);
+                w.tail(s, 0x80 | TAIL_PART, 0, BINARY.len(), &BINARY[9..])
+            },
+            Some(Code::NotFound),
+        ),
+        (|w, s| w.tail(s, 0x80, 0, 14, b"GRPC-Status: 0"), Some(Code::Ok)),
+        (|w, s| w.tail(s, 0x80, 0, 14, b"grpc-status: x"), Some(Code::Unknown)),
+        (|w, s| w.tail(s, 0x80, 0, 0, b""), Some(Code::Unknown)),
+        (|w, _| w, Some(Code::Unknown)),
+        (|w, s| w.tail(s, 0x81, 0, 4, b"zzzz"), None),
+        (
+            |w, s| w.tail(s, 0x80, 0, BINARY.len(), &BINARY[..9]).data(s, 0, data_flag::UNALIGNED),
+            None,
+        ),
+        (|w, s| w.data(s, 0, data_flag::UNALIGNED), None),
+    ];
+    let mut fixture = following_web();
+    for (at, (answer, code)) in rows.into_iter().enumerate() {
+        let stream = 2 * at as u32 + 1;
+        fixture.client.web_request(stream, "application/grpc-web-text");
+        fixture.receive();
+        fixture.server.web_response(stream).data(stream, 1, 0);
+        answer(&mut fixture.server, stream).data(stream, 0, data_flag::END_STREAM);
+        fixture.send();
+        let (path, got) = fixture.ends().pop().expect("an end");
+        assert_eq!((path.as_deref(), got), (Some("/w.W/Get"), code), "row {at}");
+    }
+    assert!(fixture.sink.protocols.iter().all(|of| *of == CallProtocol::GrpcWeb));
+}
+
+#[test]
+fn a_status_in_the_headers_of_a_web_response_counts() {
+    let mut fixture = following_web();
+    let headers =
+        [(":status", "200"), ("grpc-status", "12"), ("content-type", "application/grpc-web")];
+    for (stream, flags) in [(1, flag::END_STREAM), (3, 0)] {
+        fixture.client.web_request(stream, "application/grpc-web");
+        fixture.receive();
+        fixture.server.headers(flags, stream, &headers);
+        if flags == 0 {
+            fixture.server.data(stream, 0, data_flag::END_STREAM);
+        }
+        fixture.send();
+    }
+    assert_eq!(fixture.ends(), vec![end("/w.W/Get", Code::Unimplemented); 2]);
+}
+
+#[test]
+fn an_answer_of_grpc_web_may_come_before_its_request() {
+    let mut fixture = Fixture::new(Connection::from_start(Role::Client));
+    fixture.relatives.grpc_web = true;
+    // The client reads what `server` writes.
+    (fixture.client.direction, fixture.server.direction) = (Direction::Sent, Direction::Received);
+    fixture.server.web_response(1).data(1, 1, 0).tail(1, 0x80, 0, 13, b"grpc-status:9");
+    fixture.server.data(1, 0, data_flag::END_STREAM);
+    fixture.send();
+    fixture.client.web_request(1, "application/grpc-web");
+    fixture.receive();
+    assert_eq!(fixture.ends(), [end("/w.W/Get", Code::FailedPrecondition)]);
+}
+
+#[test]
+fn grpc_web_is_not_followed_unless_it_is_asked_for() {
+    let mut fixture = Fixture::from_start();
+    fixture.client.web_request(1, "application/grpc-web");
+    fixture.receive();
+    fixture.server.web_response(1).tail(1, 0x80, 0, 13, b"grpc-status:9");
+    fixture.server.data(1, 0, data_flag::END_STREAM);
+    fixture.send();
+    assert_eq!(fixture.ends(), []);
+    assert_eq!(fixture.connection.state().streams.not_grpc, 1);
+}
+
+#[test]
+fn trailers_that_never_end_are_bounded() {
+    let mut fixture = following_web();
+    for stream in (1..4_000).step_by(2) {
+        fixture.client.web_request(stream, "application/grpc-web");
+        fixture.receive();
+        fixture.server.web_response(stream).tail(stream, 0x80, 0, 2_000, &[b'x'; 1_000]);
+        fixture.send();
+    }
+    let calls = fixture.connection.calls.open();
+    assert_eq!(calls, 2_000);
+    fixture.client.frame(kind::GOAWAY, 0, 0, &[0; 8]);
+    fixture.receive();
+    fixture.connection.forget(fixture.time_ns, &mut fixture.sink);
+    assert!(fixture.connection.memory() < 100 << 10, "{}", fixture.connection.memory());
 }

@@ -140,6 +140,7 @@ impl Connection {
             }
             Item::Gap { .. } => self.gap(at.direction, at.time_ns),
             Item::Open(_)
+            | Item::Tail { .. }
             | Item::Frame { .. }
             | Item::Data(_)
             | Item::Lost { .. }

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{Connection, MAX_OPEN, PATIENCE_NS};
 use crate::{
-    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Role, SeriesId},
+    call::{CallKey, CallSink, Code, Coverage, Direction, Ended, Relatives, Role, SeriesId},
     names::{Interner, PathId},
     process::ProcessId,
     protocol::{Protocol as _, Transfer},
@@ -96,6 +96,7 @@ impl Talk {
             direction: bytes.direction,
             waited: Waited::default(),
             stall_free_since_ns: u64::MAX,
+            relatives: Relatives::default(),
         };
         self.connection.bytes(at, &bytes, &mut self.interner, &mut self.calls);
     }

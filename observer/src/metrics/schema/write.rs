@@ -21,8 +21,8 @@ pub(in crate::metrics) fn write(snapshot: &Snapshot, sink: &mut dyn Sink) {
     let used = used_codes(&rows);
     for family in snapshot.exposition.schemas.families() {
         let of_family = (family.protocol, family.role);
-        let start = rows.partition_point(|row| (row.protocol, row.role) < of_family);
-        let end = rows.partition_point(|row| (row.protocol, row.role) <= of_family);
+        let start = rows.partition_point(|row| (row.protocol.family(), row.role) < of_family);
+        let end = rows.partition_point(|row| (row.protocol.family(), row.role) <= of_family);
         let rows = rows.get(start..end).unwrap_or_default();
         sink.family(&family.family, &mut |series| match family.value {
             Value::Connections => {
@@ -166,7 +166,18 @@ enum Of {
 
 fn labels<'a>(labels: &[LabelSpec], row: &'a Row<'_>, of: Of) -> Vec<Label<'a>> {
     let of_call = labels.iter().filter_map(|&(name, says)| Some((name, value(says, row, of)?)));
-    of_call.chain(row.process.labels()).collect()
+    // Calls of gRPC itself have the labels of its libraries.
+    let is_of_relative = row.protocol != row.protocol.family() && !is_of_service(labels);
+    let protocol = is_of_relative.then(|| (GRPC_PROTOCOL, row.protocol.as_str()));
+    of_call.chain(protocol).chain(row.process.labels()).collect()
+}
+
+/// The label of calls that are not gRPC's, but are counted in its families.
+const GRPC_PROTOCOL: &str = "grpc_protocol";
+
+/// Whether the labels are those of a service, not of calls.
+fn is_of_service(labels: &[LabelSpec]) -> bool {
+    labels.iter().all(|(_, says)| *says == LabelSource::Service)
 }
 
 fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {

@@ -641,6 +641,40 @@ fn a_path_that_reads_like_our_words_shares_their_series() {
 }
 
 #[test]
+fn calls_of_grpc_web_have_a_label_and_those_of_grpc_do_not() {
+    let text = |schema, of_web: bool| {
+        let mut scenario = Scenario::new();
+        scenario.exposition.schemas = Schemas::new([schema]).unwrap();
+        let process = scenario.process(7, b"x");
+        let path = scenario.path("/shop.Shop/Add");
+        let key = |protocol| CallKey { protocol, process, role: Role::Server, path };
+        scenario.call(key(CallProtocol::Grpc), Some(Code::Ok), 1);
+        if of_web {
+            scenario.call(key(CallProtocol::GrpcWeb), Some(Code::Internal), 1);
+        }
+        scenario.text()
+    };
+    for schema in Schema::ALL {
+        let (of_grpc, text) = (text(schema, false), text(schema, true));
+        assert!(!of_grpc.contains("grpc_protocol"), "{schema}");
+        let exposition = read(&text);
+        let is_of_call = |line: &&str| line.contains("shop.Shop/Add") || line.contains("\"Add\"");
+        let of_web: Vec<&str> = text.lines().filter(is_of_call).collect();
+        let (of_web, others): (Vec<&str>, Vec<&str>) =
+            of_web.iter().partition(|line| line.contains("grpc_protocol=\"grpc-web\""));
+        assert!(!of_web.is_empty(), "{schema}");
+        // Whatever gRPC's calls had before, they still have, except for the time of the scrape.
+        let before: Vec<&str> = of_grpc.lines().filter(is_of_call).collect();
+        assert_eq!(others, before, "{schema}");
+        if schema == Schema::Go {
+            let [web, code] = [("grpc_protocol", "grpc-web"), ("grpc_code", "Internal")];
+            assert_eq!(exposition.values("grpc_server_handled_total", &[web, code]), [1.0]);
+            assert_eq!(exposition.sum("grpc_server_handled_total", &[]), 2.0);
+        }
+    }
+}
+
+#[test]
 fn thrift_calls_have_families_of_their_own() {
     let mut scenario = Scenario::new();
     let schemas = Schemas::new([Schema::Go, Schema::Requests]).unwrap().and_thrift();

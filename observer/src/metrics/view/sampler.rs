@@ -159,6 +159,9 @@ impl Sampler {
                 grpc_type: match protocol {
                     CallProtocol::Grpc => row.grpc_type.as_str().into(),
                     CallProtocol::Thrift => THRIFT.into(),
+                    CallProtocol::GrpcWeb => {
+                        format!("{} {}", protocol.as_str(), row.grpc_type.as_str()).into()
+                    }
                 },
                 in_flight: row.series.in_flight(),
                 total: totals(&row.series, bounds),
@@ -480,7 +483,9 @@ impl Summary {
             .max_by_key(|(at, row)| (failed(row), Reverse(*at)))
             .map(|(at, _)| at);
         self.slowest_unary = rows()
-            .filter(|(_, row)| [GrpcType::Unary.as_str(), THRIFT].contains(&&*row.grpc_type))
+            .filter(|(_, row)| {
+                row.grpc_type.ends_with(GrpcType::Unary.as_str()) || row.grpc_type == THRIFT
+            })
             .filter_map(|(at, row)| Some((row.recent.quantiles.p99?, Reverse(at))))
             .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
             .map(|(_, Reverse(at))| at);

@@ -1,6 +1,7 @@
 //! The client, which carries out a plan.
 
 use std::error::Error as _;
+use std::fmt::Display;
 use std::future::pending;
 use std::iter::successors;
 use std::path::Path;
@@ -15,8 +16,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
-use tonic::client::Grpc;
+use tonic::body::Body;
+use tonic::client::{Grpc, GrpcService};
 use tonic::codec::CompressionEncoding;
+use tonic::codegen::{Bytes, StdError};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status, Streaming, TimeoutExpired};
 use tonic_prost::ProstCodec;
@@ -24,6 +27,7 @@ use tonic_prost::ProstCodec;
 use crate::pb::{Request, Response};
 use crate::plan::{Rpc, Step};
 use crate::truth::{Call, Truth};
+use crate::web::over_web;
 
 /// Time for connections to close once their calls have ended.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +37,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Target {
     /// ADDRESS:PORT or unix:PATH.
     pub(crate) address: String,
+    /// Whether calls are gRPC-Web.
+    pub(crate) web: bool,
     pub(crate) tls: Option<ClientTlsConfig>,
 }
 
@@ -65,7 +71,7 @@ async fn carry_out(target: &Target, step: Arc<Step>, truth: &Arc<Truth>) -> anyh
     }
     drop(connections);
     let channels: Arc<[Channel]> = channels.into();
-    let turns = Arc::new(AtomicUsize::new(0));
+    let (turns, web) = (Arc::new(AtomicUsize::new(0)), target.web);
     let mut workers = JoinSet::new();
     for _ in 0..step.concurrency {
         let (step, truth) = (Arc::clone(&step), Arc::clone(truth));
@@ -77,7 +83,12 @@ async fn carry_out(target: &Target, step: Arc<Step>, truth: &Arc<Truth>) -> anyh
                     return;
                 }
                 if let Some(channel) = channels.get(turn % channels.len()) {
-                    call(channel.clone(), Arc::clone(&step), turn, &truth).await;
+                    let channel = channel.clone();
+                    if web {
+                        call(over_web(channel), Arc::clone(&step), turn, &truth).await;
+                    } else {
+                        call(channel, Arc::clone(&step), turn, &truth).await;
+                    }
                 }
             }
         });
@@ -116,7 +127,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Connections {
 }
 
 async fn connect(target: &Target, connections: Connections) -> anyhow::Result<Channel> {
-    let Target { address, tls } = target;
+    let Target { address, tls, .. } = target;
     let uri = match tls {
         _ if address.starts_with("unix:") => address.clone(),
         None => format!("http://{address}"),
@@ -142,7 +153,13 @@ impl Shared {
     }
 }
 
-async fn call(channel: Channel, step: Arc<Step>, turn: usize, truth: &Arc<Truth>) {
+async fn call<T>(channel: T, step: Arc<Step>, turn: usize, truth: &Arc<Truth>)
+where
+    T: GrpcService<Body>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<StdError>,
+    T::Error: Display,
+{
     let call = Mutex::new(Call::begin(truth, step.path().as_str()));
     let shared = Arc::new(Shared { call, answered: Semaphore::new(0) });
     let ended = tokio::select! {
@@ -186,7 +203,13 @@ async fn after(wait: Option<Duration>) {
     }
 }
 
-async fn exchange(channel: Channel, step: &Arc<Step>, shared: &Arc<Shared>) -> Result<(), Status> {
+async fn exchange<T>(channel: T, step: &Arc<Step>, shared: &Arc<Shared>) -> Result<(), Status>
+where
+    T: GrpcService<Body>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<StdError>,
+    T::Error: Display,
+{
     let mut grpc = Grpc::new(channel)
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);

@@ -13,6 +13,7 @@ mod plan;
 mod server;
 mod tls;
 mod truth;
+mod web;
 
 /// The code that is generated from `tests/peers/proto/echo.proto`.
 mod pb {
@@ -44,6 +45,9 @@ enum Role {
         /// The compression of requests and responses: `gzip`.
         #[arg(long)]
         compression: Option<String>,
+        /// Answers gRPC-Web, too.
+        #[arg(long)]
+        web: bool,
         #[command(flatten)]
         blocks: server::Blocks,
         #[command(flatten)]
@@ -60,6 +64,9 @@ enum Role {
         /// The file for the record.
         #[arg(long)]
         truth: PathBuf,
+        /// Makes calls of gRPC-Web.
+        #[arg(long)]
+        web: bool,
         #[command(flatten)]
         tls: tls::Tls,
     },
@@ -73,18 +80,19 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     match role {
-        Role::Server { listen, truth, max_connection_age_ms, compression, blocks, tls } => {
+        Role::Server { listen, truth, max_connection_age_ms, compression, web, blocks, tls } => {
             let options = server::Options {
                 max_connection_age: max_connection_age_ms.map(Duration::from_millis),
                 gzip: compression.is_some(),
+                web,
                 tls: tls.server()?,
             };
             runtime.block_on(server::serve(&listen, &truth, options, blocks))
         }
-        Role::Client { target, plan, truth, tls } => {
+        Role::Client { target, plan, truth, web, tls } => {
             let plan = std::fs::read(&plan).with_context(|| format!("read {}", plan.display()))?;
             let stages = serde_json::from_slice(&plan).context("parse the plan")?;
-            let target = client::Target { address: target, tls: tls.client()? };
+            let target = client::Target { address: target, web, tls: tls.client()? };
             runtime.block_on(client::run(target, stages, &truth))
         }
     }

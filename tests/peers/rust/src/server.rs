@@ -12,10 +12,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::server::TcpIncoming;
+use tonic::codegen::{Service, StdError, http};
+use tonic::service::Routes;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Code, Status, Streaming};
+use tonic_web::GrpcWebLayer;
+use tower_layer::Layer;
 
 use crate::pb::echo_server::{Echo, EchoServer};
 use crate::pb::{Request, Response};
@@ -33,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) max_connection_age: Option<Duration>,
     /// Whether it compresses responses.
     pub(crate) gzip: bool,
+    /// Whether it answers gRPC-Web, too.
+    pub(crate) web: bool,
     pub(crate) tls: Option<ServerTlsConfig>,
 }
 
@@ -51,11 +58,6 @@ pub(crate) async fn serve(
         let gzip = CompressionEncoding::Gzip;
         service = service.accept_compressed(gzip).send_compressed(gzip);
     }
-    let mut terminated = signal(SignalKind::terminate()).context("catch SIGTERM")?;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let shutdown = async {
-        let _ = stopped.await;
-    };
     let mut builder = Server::builder().max_concurrent_streams(MAX_CONCURRENT_STREAMS);
     if let Some(age) = options.max_connection_age {
         builder = builder.max_connection_age(age);
@@ -63,7 +65,32 @@ pub(crate) async fn serve(
     if let Some(tls) = options.tls {
         builder = builder.tls_config(tls)?;
     }
-    let router = builder.add_service(service);
+    if options.web {
+        let router = builder.layer(GrpcWebLayer::new()).add_service(service);
+        return until_terminated(router, listen, &truth, truth_file).await;
+    }
+    until_terminated(builder.add_service(service), listen, &truth, truth_file).await
+}
+
+/// Serves until SIGTERM.
+async fn until_terminated<L>(
+    router: Router<L>,
+    listen: &str,
+    truth: &Truth,
+    truth_file: &Path,
+) -> anyhow::Result<()>
+where
+    L: Layer<Routes> + Send + 'static,
+    L::Service:
+        Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    <L::Service as Service<http::Request<Body>>>::Future: Send,
+    <L::Service as Service<http::Request<Body>>>::Error: Into<StdError> + Send,
+{
+    let mut terminated = signal(SignalKind::terminate()).context("catch SIGTERM")?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async {
+        let _ = stopped.await;
+    };
     let server = if let Some(path) = listen.strip_prefix("unix:") {
         let listener = UnixListener::bind(path).with_context(|| format!("listen on {path}"))?;
         announce(listen)?;

@@ -4,11 +4,7 @@ use super::{Call, Calls, Headers, MAX_OPEN, Messages, Proof};
 use crate::{
     call::{CallKey, CallProtocol, CallSink},
     names::PathId,
-    protocol::{
-        Transfer,
-        grpc::deadline::Timeout,
-        hpack::{ContentType, RequestMethod},
-    },
+    protocol::{Transfer, grpc::deadline::Timeout, hpack::RequestMethod},
 };
 
 impl Calls {
@@ -36,14 +32,14 @@ impl Calls {
         if self.gap_streams.has_ended(stream) {
             return;
         }
-        let may_be_grpc = match headers.content_type {
-            Some(content_type) => content_type == ContentType::Grpc,
-            None => headers.incomplete && headers.method != Some(RequestMethod::Get),
-        };
-        if !may_be_grpc {
+        let may_be_grpc = headers.content_type.is_none()
+            && headers.incomplete
+            && headers.method != Some(RequestMethod::Get);
+        let protocol = headers.protocol().or(may_be_grpc.then_some(CallProtocol::Grpc));
+        let Some(protocol) = protocol else {
             self.streams.not_grpc += 1;
             return;
-        }
+        };
         if self.open.len() >= MAX_OPEN {
             self.streams.too_many += 1;
             return;
@@ -54,12 +50,7 @@ impl Calls {
             series: None,
             proof,
             shows_grpc: headers.shows_grpc(),
-            key: CallKey {
-                protocol: CallProtocol::Grpc,
-                process: at.process,
-                role: self.role,
-                path,
-            },
+            key: CallKey { protocol, process: at.process, role: self.role, path },
             started_ns: at.time_ns,
             waited: at.waited,
             touched_ns: at.time_ns,
@@ -73,6 +64,7 @@ impl Calls {
                 None => Timeout::Absent,
             },
             status: None,
+            trailers: None,
             requests: Messages { last_ns: at.time_ns, ..Messages::default() },
             responses: Messages { last_ns: at.time_ns, ..Messages::default() },
             first_message_ns: None,

@@ -1,10 +1,13 @@
 //! An open call.
 
-use super::Messages;
+use super::{Messages, tails::Trailers};
 use crate::{
-    call::{CallKey, CallSink, Context, Directions, SeriesId, TraceId},
+    call::{CallKey, CallProtocol, CallSink, Context, Directions, SeriesId, TraceId},
     names::{PathId, TextId},
-    protocol::grpc::deadline::{Deadline, Reason, Timeout},
+    protocol::grpc::{
+        End,
+        deadline::{Deadline, Reason, Timeout},
+    },
     record::Waited,
 };
 
@@ -40,6 +43,8 @@ pub(super) struct Call {
     pub(super) authority: Option<PathId>,
     pub(super) timeout: Timeout,
     pub(super) status: Option<u16>,
+    /// Of gRPC-Web: the trailers in the body, or a status in the headers of the response.
+    pub(super) trailers: Option<Trailers>,
     pub(super) requests: Messages,
     pub(super) responses: Messages,
     /// The time when the first response message was complete, if that is known.
@@ -82,6 +87,22 @@ impl Call {
     /// Whether some of its messages may not have been counted.
     pub(super) fn is_uncounted(&self) -> bool {
         self.unaligned || self.gaps.any()
+    }
+
+    /// The end of the stream by the server, without trailers of HTTP/2.
+    pub(super) fn end_of_stream(&self) -> End {
+        let is_web = self.key.protocol == CallProtocol::GrpcWeb;
+        match self.trailers {
+            Some(Trailers { grpc_status, incomplete, .. }) => {
+                End::Stream { status: self.status, grpc_status, incomplete }
+            }
+            None => End::Stream {
+                status: self.status,
+                grpc_status: None,
+                // They may be among bytes that were not seen, or not followed.
+                incomplete: is_web && self.is_uncounted(),
+            },
+        }
     }
 
     /// Whether only gRPC looks like it, given that trailers end it.

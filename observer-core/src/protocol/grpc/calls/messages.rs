@@ -3,7 +3,7 @@
 use super::{Calls, ResponsePart};
 use crate::{
     call::{CallSink, Role},
-    protocol::{Transfer, grpc::End},
+    protocol::Transfer,
     record::Data,
 };
 
@@ -63,9 +63,11 @@ impl Calls {
         if is_request {
             call.half_closed = true;
         } else {
-            let status = call.status;
-            // A server that ends the stream without trailers sends no `grpc-status`.
-            let end = End::Stream { status, grpc_status: None, incomplete: false };
+            // A server that ends the stream without trailers sends no `grpc-status`, except in gRPC-Web.
+            let end = call.end_of_stream();
+            if let Some(trailers) = call.trailers {
+                call.message = trailers.message;
+            }
             self.end(at.time_ns, data.stream, end, sink);
         }
     }

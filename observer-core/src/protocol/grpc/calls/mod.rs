@@ -9,6 +9,7 @@ mod messages;
 mod pending;
 mod proof;
 mod recent;
+mod tails;
 
 use rustc_hash::FxHashMap;
 
@@ -18,10 +19,11 @@ use self::{
     messages::Messages,
     pending::{PendingResponse, ResponsePart},
     recent::RecentStreams,
+    tails::{Tails, Trailers},
 };
 use super::{End, Headers};
 use crate::{
-    call::{ByDirection, CallSink, Coverage, Direction, Directions, Role},
+    call::{ByDirection, CallProtocol, CallSink, Coverage, Direction, Directions, Role},
     names::PathId,
     protocol::{Streams, Transfer},
 };
@@ -76,6 +78,8 @@ pub struct Calls {
     gap_streams: GapStreams,
     /// Responses on streams that the client was not seen to start yet, in their order.
     pending: Vec<PendingResponse>,
+    /// Trailers in bodies that are not complete yet.
+    tails: Tails,
     /// The client has started one of those streams, and [`replay_pending`](Self::replay_pending) is to come.
     pending_ready: bool,
     coverage: Coverage,
@@ -108,6 +112,7 @@ impl Calls {
             last_proven: 0,
             gap_streams: GapStreams::default(),
             pending: Vec::new(),
+            tails: Tails::default(),
             pending_ready: false,
             coverage: Coverage::Complete,
             shows_grpc: false,
@@ -230,8 +235,12 @@ impl Calls {
             self.open.remove(&stream);
             self.streams.not_grpc += 1;
         } else if end_stream {
-            call.message = headers.message;
-            let end = End::trailers(call.status, headers);
+            let of_body = call.trailers.filter(|_| headers.grpc_status.is_none());
+            call.message = of_body.map_or(headers.message, |trailers| trailers.message);
+            let end = match of_body {
+                Some(_) => call.end_of_stream(),
+                None => End::trailers(call.status, headers),
+            };
             if call.looks_like_grpc() {
                 self.show_grpc(sink);
             }
@@ -239,6 +248,10 @@ impl Calls {
         } else if headers.status.is_some_and(|status| status >= 200) {
             // Informational responses (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
+            let is_web = call.key.protocol == CallProtocol::GrpcWeb;
+            if is_web && headers.grpc_status.is_some() {
+                call.trailers = Some(Trailers::of(headers));
+            }
         }
     }
 
@@ -246,6 +259,7 @@ impl Calls {
     pub fn memory(&self) -> usize {
         self.open.capacity() * (size_of::<(u32, Call)>() + 1)
             + self.pending.capacity() * size_of::<PendingResponse>()
+            + self.tails.memory()
     }
 
     /// The wanted open streams, ascending, so that the order of events does not depend on the hash table's.

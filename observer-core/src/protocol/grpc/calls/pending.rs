@@ -1,8 +1,8 @@
 //! Responses on streams that the client was not seen to start, or not yet.
 
-use super::{Calls, Headers};
+use super::{Calls, Headers, Trailers};
 use crate::{
-    call::{CallKey, CallProtocol, CallSink, Ended},
+    call::{CallKey, CallSink, Ended},
     names::PathId,
     protocol::{Transfer, grpc::End},
     record::Data,
@@ -22,6 +22,7 @@ pub(super) struct PendingResponse {
 pub(super) enum ResponsePart {
     Headers { headers: Headers, end_stream: bool },
     Data(Data),
+    Trailers(Trailers),
     Reset { error: u32 },
 }
 
@@ -32,7 +33,7 @@ impl PendingResponse {
     pub(super) fn path(&self) -> Option<PathId> {
         match &self.what {
             ResponsePart::Headers { headers, .. } => headers.path,
-            ResponsePart::Data(_) | ResponsePart::Reset { .. } => None,
+            ResponsePart::Data(_) | ResponsePart::Trailers(_) | ResponsePart::Reset { .. } => None,
         }
     }
 }
@@ -81,6 +82,7 @@ impl Calls {
                     self.response_headers(at, stream, &headers, end_stream, sink);
                 }
                 ResponsePart::Data(data) => self.data(at, &data, sink),
+                ResponsePart::Trailers(trailers) => self.trailers(at, stream, trailers),
                 ResponsePart::Reset { error } => self.reset(at, stream, error, sink),
             }
         }
@@ -137,7 +139,7 @@ impl Calls {
         self.streams.measured += 1;
         let path = PathId::NOT_SEEN;
         let series = sink.joined(CallKey {
-            protocol: CallProtocol::Grpc,
+            protocol: headers.protocol().unwrap_or_default(),
             process: at.process,
             role: self.role,
             path,

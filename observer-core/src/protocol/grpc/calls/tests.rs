@@ -2,7 +2,9 @@
 
 use super::{Calls, MAX_OPEN, pending::MAX_PENDING};
 use crate::{
-    call::{CallKey, CallProtocol, CallSink, Code, Direction, Ended, Role, SeriesId, TraceId},
+    call::{
+        CallKey, CallProtocol, CallSink, Code, Direction, Ended, Relatives, Role, SeriesId, TraceId,
+    },
     names::{ParentId, PathId},
     process::ProcessId,
     protocol::{
@@ -97,6 +99,7 @@ impl Fixture {
                 direction: Direction::Sent,
                 waited: Waited::default(),
                 stall_free_since_ns: 0,
+                relatives: Relatives::default(),
             },
         }
     }
@@ -660,7 +663,6 @@ fn streams_that_are_not_grpc_are_counted_and_not_measured() {
     for role in BOTH {
         for (headers, measured) in [
             (with(Some(ContentType::Grpc), false), true),
-            (with(Some(ContentType::GrpcWeb), false), false),
             (with(Some(ContentType::Other), false), false),
             (with(Some(ContentType::Other), true), false),
             (with(None, false), false),
