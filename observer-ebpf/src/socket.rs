@@ -246,9 +246,9 @@ pub fn starts_of(sock: Address) -> Option<u64> {
 /// The sequence number at which a direction starts.
 #[inline(always)]
 fn start_of(sock: Address, next: Field, bytes: Field) -> Option<u32> {
-    let [one, other]: [(u32, u64); 2] =
-        [(read(sock, next)?, read(sock, bytes)?), (read(sock, next)?, read(sock, bytes)?)];
-    (one == other).then_some(one.0.wrapping_sub(one.1 as u32))
+    let (sequence, count): (u32, u64) = (read(sock, next)?, read(sock, bytes)?);
+    let is_same = read(sock, next) == Some(sequence) && read(sock, bytes) == Some(count);
+    is_same.then_some(sequence.wrapping_sub(count as u32))
 }
 
 /// A TCP socket's figures about the arrival of its bytes; `copied` is its `copied_seq` after the transfer.

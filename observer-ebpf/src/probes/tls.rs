@@ -5,6 +5,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use observer_common::{
+    counter::Counter,
     record::direction,
     tls::{
         balance::Order,
@@ -15,11 +16,13 @@ use observer_common::{
 use super::registers::Registers;
 use crate::{
     buffers::{Iovecs, Shape},
+    count::count,
     filter,
     kernel::{copy_user, current_pid, now_ns},
+    scratch,
     tls::{
         calls::{self, Call, Caller, NONE, Plaintext},
-        plaintext,
+        plaintext::{self, Own},
     },
 };
 
@@ -31,19 +34,33 @@ const APPLICATION_DATA: u8 = 23;
 fn tls_hook(ctx: ProbeContext) -> u32 {
     // SAFETY: the context of this program.
     let cookie = Cookie::of_number(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    let registers = Registers::of(&ctx);
-    let _ = try_hook(cookie, &registers);
+    if let Some(slot) = take(&ctx, cookie) {
+        plaintext::watch(slot);
+    }
     0
 }
 
+/// Takes the plaintext of a place that has some, into a slot. Not inlined: its values would stay on the caller's stack.
+#[inline(never)]
+fn take(ctx: &ProbeContext, cookie: Cookie) -> Option<&'static mut Own> {
+    let plaintext = plaintext_at(cookie, &Registers::of(ctx))?;
+    let Some(slot) = scratch::claim_sleepable() else {
+        // The balance shows that its bytes are missing.
+        count(Counter::ScratchBusy, 0);
+        return None;
+    };
+    slot.plaintext.write(plaintext);
+    Some(slot)
+}
+
 #[inline(always)]
-fn try_hook(cookie: Cookie, registers: &Registers) -> Option<()> {
+fn plaintext_at(cookie: Cookie, registers: &Registers) -> Option<Plaintext> {
     if !filter::selects_process(current_pid()) {
         return None;
     }
     let caller =
         if cookie.is_go() { Caller::goroutine(registers.goroutine()) } else { Caller::thread() };
-    let plaintext = match (cookie.routine(), cookie.is_return()) {
+    match (cookie.routine(), cookie.is_return()) {
         (routine::MAKE_CIPHER, _) => {
             plaintext::made(registers.result());
             None
@@ -60,8 +77,7 @@ fn try_hook(cookie: Cookie, registers: &Registers) -> Option<()> {
             enter(cookie, registers, caller);
             None
         }
-    }?;
-    plaintext::watch(&plaintext)
+    }
 }
 
 /// Remembers the arguments of a call.

@@ -33,27 +33,20 @@ use crate::{
 };
 
 /// Memory of an invocation that may sleep.
-type Own = Slot<true>;
+pub type Own = Slot<true>;
 
-/// Walks over plaintext.
+/// Walks over the plaintext in a slot, and releases that.
 #[inline(always)]
-pub fn watch(plaintext: &Plaintext) -> Option<()> {
-    let Some(slot) = scratch::claim_sleepable() else {
-        // The balance shows that its bytes are missing.
-        count(Counter::ScratchBusy, 0);
-        return None;
-    };
-    slot.plaintext.write(*plaintext);
-    let watched = watch_in(slot);
+pub fn watch(slot: &mut Own) {
+    let _ = watch_in(slot);
     scratch::release(slot);
-    watched
 }
 
 #[inline(always)]
 fn watch_in(slot: &mut Own) -> Option<()> {
     // Read back from the map: the verifier does not know what it holds, so it follows the code after this once, not
     // once for each kind of plaintext.
-    // SAFETY: written just now, and not written again in this invocation.
+    // SAFETY: it was written, and is not written again in this invocation.
     let plaintext = unsafe { &*opaque(slot.plaintext.as_mut_ptr()) };
     let pid = current_pid();
     let key = find(plaintext, pid);
