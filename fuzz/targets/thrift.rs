@@ -12,6 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let cuts: Vec<usize> = (0..4).map(|_| usize::from(input.byte()) + 1).collect();
     let mut driver = Driver::new();
     let mut rest = input.0;
+    let mut ends = Vec::new();
     for cut in cuts.iter().cycle() {
         if rest.is_empty() {
             break;
@@ -19,8 +20,9 @@ fuzz_target!(|data: &[u8]| {
         let (now, later) = rest.split_at((*cut).min(rest.len()));
         driver.feed(now);
         rest = later;
+        ends.push(input.0.len() - rest.len());
     }
-    let (found, valid) = reference(input.0);
+    let (found, valid) = reference(input.0, &ends);
     assert_eq!(driver.found, found);
     assert_eq!(!driver.scanner.is_refused(), valid);
 });

@@ -155,7 +155,7 @@ fn step<H: Host>(
         Take::Copy => copy(scratch, n)?,
         Take::Skip => {}
     }
-    if n != 0 {
+    if n != 0 && !want.stays {
         scratch.host.advance(n);
         own.position += u64::from(n);
     }

@@ -1,4 +1,4 @@
-//! Finds Thrift messages in one direction of a connection: strict binary protocol, framed or not.
+//! Finds Thrift messages in one direction of a connection: binary protocol or compact protocol, framed or not.
 //!
 //! ```text
 //! ┌──────────────┬────────────┬──────────────┬──────┬─────────────┬─────────────────────────────┐
@@ -9,12 +9,26 @@
 //!
 //! `k` is the kind of the message ([`kind`]). All integers are big-endian. A frame has one message. A message without a
 //! frame ends with its last field, so the scanner follows the types and lengths of all values; it never looks at the
-//! values. Each message says by its first four bytes whether it is framed: no frame is as long as the version reads.
+//! values. Each message says by its first bytes what it is: no frame is as long as the version reads. The layout of the
+//! [compact] protocol is in the module of that name.
 //!
-//! Source: "Thrift Binary protocol encoding" and "Thrift RPC" in Apache Thrift's doc/specs.
+//! The header transport (THeader) puts a header between the length of a frame and a message:
+//!
+//! ```text
+//! ┌──────────────┬────────────┬─────────────┬───────────────┬────────────────────────────────────────┬─────────┐
+//! │ frame length │ 0f ff      │ sequence id │ header length │ header: protocol, number of transforms │ message │
+//! │ 4            │ flags 2    │ 4           │ 2, in words   │ 1, 1, the rest is skipped              │         │
+//! └──────────────┴────────────┴─────────────┴───────────────┴────────────────────────────────────────┴─────────┘
+//! ```
+//!
+//! A transform, such as compression, makes the message unreadable: then the frame is refused.
+//!
+//! Source: "Thrift Binary protocol encoding", "Thrift RPC" and "Header format" in Apache Thrift's doc/specs.
 //!
 //! Order of calls: [`Scanner::want`], then [`Scanner::took`] with at most that many bytes, and so on, as for the
 //! [HTTP/2 scanner](crate::scanner). There is no loop: a step that needs no bytes [is pending](Scanner::is_pending).
+
+mod compact;
 
 use crate::scanner::Take;
 
@@ -24,8 +38,11 @@ pub const MAX_NAME: u32 = 512;
 /// The longest frame, in bytes. Libraries allow 16,384,000 by default.
 const MAX_FRAME: u32 = (1 << 28) - 1;
 
-/// The shortest frame: a version, a name of one byte, a sequence id and no field.
-const MIN_FRAME: u32 = 4 + 4 + 1 + 4 + 1;
+/// The shortest frame: a message of the compact protocol with a name of one byte and no field.
+const MIN_FRAME: u32 = 2 + 1 + 1 + 1 + 1;
+
+/// Most bytes with numbers of the compact protocol that are read at once.
+const NUMBERS_MAX: u32 = 8;
 
 /// How deep values may be nested: a power of two. Libraries allow 64, but messages are rarely as deep as this.
 const MAX_DEPTH: usize = 16;
@@ -67,6 +84,8 @@ pub mod event {
 /// Types of values.
 mod value {
     pub(super) const STOP: u8 = 0;
+    /// No value has this type.
+    pub(super) const VOID: u8 = 1;
     pub(super) const BOOL: u8 = 2;
     pub(super) const BYTE: u8 = 3;
     pub(super) const DOUBLE: u8 = 4;
@@ -83,10 +102,10 @@ mod value {
 
 /// Where in the message the next byte is.
 mod phase {
-    /// In the first four bytes: the length of a frame, or a version.
-    pub(super) const WORD: u32 = 0;
-    /// In the version, in a frame.
-    pub(super) const VERSION: u32 = 1;
+    /// In the first two bytes of a message, or of a frame.
+    pub(super) const START: u32 = 0;
+    /// In the next two: the rest of the length of a frame, or of a version.
+    pub(super) const WORD: u32 = 1;
     pub(super) const NAME_LENGTH: u32 = 2;
     pub(super) const NAME: u32 = 3;
     pub(super) const SEQUENCE: u32 = 4;
@@ -97,7 +116,7 @@ mod phase {
     pub(super) const LENGTH: u32 = 7;
     /// In the type and number of a list's or set's elements.
     pub(super) const LIST: u32 = 8;
-    /// In the types and number of a map's entries.
+    /// In the types and number of a map's entries. In the compact protocol, only in the types.
     pub(super) const MAP: u32 = 9;
     /// In a value, in several, or in the rest of a frame.
     pub(super) const SKIP: u32 = 10;
@@ -105,19 +124,48 @@ mod phase {
     pub(super) const NEXT: u32 = 11;
     /// The bytes are not a message.
     pub(super) const REFUSED: u32 = 12;
+    /// In the start of a header.
+    pub(super) const HEADER: u32 = 13;
+    /// In the rest of a header.
+    pub(super) const HEADER_REST: u32 = 14;
+    /// Before a name whose first bytes are looked at.
+    pub(super) const CHECK: u32 = 15;
+    /// In numbers of the compact protocol.
+    pub(super) const NUMBERS: u32 = 16;
+    /// In the number of a list's or set's elements, if it does not fit into the byte with their type.
+    pub(super) const COUNT: u32 = 17;
+    /// In the number of a map's entries in the compact protocol.
+    pub(super) const MAP_COUNT: u32 = 18;
 }
 
-// Offsets in the buffer. Each part may be cut anywhere, so each has its own place. The first bytes stay at the start.
-const AT_WORD: usize = 0;
-const AT_VERSION: usize = 4;
-const AT_NAME_LENGTH: usize = 8;
-const AT_SEQUENCE: usize = 12;
-const AT_FIELD: usize = 16;
-const AT_FIELD_ID: usize = 17;
-const AT_VALUE: usize = 20;
+/// The offset in the buffer of the part that each phase reads: first the phases of the binary protocol, then, from 32 on,
+/// those of the compact protocol. Each part may be cut anywhere, so each has its own place. The first bytes stay at the
+/// start. These are tables, because the verifier follows the walk once for each number that it knows.
+#[rustfmt::skip]
+static PLACES: [u8; 64] = [
+    0, 2, 8, 0, 12, 16, 17, 20, 20, 20, 0, 0, 0, 4, 0, 20, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 21, 0, 21, 16, 21, 21, 20, 20, 0, 0, 0, 0, 0, 20, 20, 21, 21, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+/// The lengths of these parts.
+#[rustfmt::skip]
+static LENGTHS: [u8; 64] = [
+    2, 2, 4, 0, 4, 1, 2, 4, 5, 6, 0, 0, 0, 8, 0, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 8, 8, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+/// The size of a type whose values are numbers of the compact protocol.
+const NUMBER: u8 = 0xff;
+
+/// Sizes of values by type, in the same way.
+#[rustfmt::skip]
+static SIZES: [u8; 64] = [
+    0, 0, 1, 1, 8, 0, 2, 0, 4, 0, 8, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 1, 1, 8, 0, NUMBER, 0, NUMBER, 0, NUMBER, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
 
 /// Bytes of the buffer that the scanner reads: the start of the driver's buffer.
-pub type Buffer = [u8; 26];
+pub type Buffer = [u8; 28];
 
 /// The action on the next bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +176,8 @@ pub struct Want {
     pub at: u32,
     /// The most bytes to take; 0 if the step [is pending](Scanner::is_pending).
     pub length: u32,
+    /// Whether the bytes are only looked at: the next action is on the same bytes.
+    pub stays: bool,
 }
 
 /// A value whose end has not come: a struct, or the elements of a container.
@@ -177,7 +227,11 @@ pub struct Scanner {
     framed: u8,
     /// Not 0 while no message boundary is known: each transfer may start with a message.
     lost: u8,
-    _reserved: u32,
+    /// Not 0 in a message of the compact protocol.
+    compact: u8,
+    /// Digits of the present number that were taken; `skip` has their value.
+    digits: u8,
+    _reserved: [u8; 2],
 }
 
 impl Scanner {
@@ -186,7 +240,7 @@ impl Scanner {
         levels: [Level::new(0, 0, 0); MAX_DEPTH],
         skip: 0,
         frame: 0,
-        phase: phase::WORD,
+        phase: phase::START,
         have: 0,
         depth: 0,
         name: 0,
@@ -195,16 +249,19 @@ impl Scanner {
         first: first::NOT_SEEN,
         framed: 0,
         lost: 0,
-        _reserved: 0,
+        compact: 0,
+        digits: 0,
+        _reserved: [0; 2],
     };
 
     /// Records that no message boundary is known from here on.
     #[inline(always)]
     pub const fn lose(&mut self) {
         self.lost = 1;
-        self.phase = phase::WORD;
+        self.phase = phase::START;
         self.have = 0;
         self.framed = 0;
+        self.compact = 0;
     }
 
     /// Whether no message boundary is known.
@@ -279,50 +336,55 @@ impl Scanner {
 
     /// The action on the next bytes.
     #[inline(always)]
-    pub const fn want(&self) -> Want {
-        let (at, length) = match self.phase {
-            phase::WORD => (AT_WORD, 4),
-            phase::VERSION => (AT_VERSION, 4),
-            phase::NAME_LENGTH => (AT_NAME_LENGTH, 4),
-            phase::SEQUENCE => (AT_SEQUENCE, 4),
-            phase::FIELD => (AT_FIELD, 1),
-            phase::FIELD_ID => (AT_FIELD_ID, 2),
-            phase::LENGTH => (AT_VALUE, 4),
-            phase::LIST => (AT_VALUE, 5),
-            phase::MAP => (AT_VALUE, 6),
-            phase::NAME => return Want { take: Take::Copy, at: 0, length: self.skip as u32 },
-            phase::SKIP => {
-                let length =
-                    if self.skip < MAX_FRAME as u64 { self.skip as u32 } else { MAX_FRAME };
-                return Want { take: Take::Skip, at: 0, length };
-            }
-            _ => return Want { take: Take::Skip, at: 0, length: 0 },
+    pub fn want(&self) -> Want {
+        let skip = if self.skip < u64::from(MAX_FRAME) { self.skip as u32 } else { MAX_FRAME };
+        let some = if skip < NUMBERS_MAX { skip } else { NUMBERS_MAX };
+        // From a table: the verifier follows the walk once for each number that it knows.
+        let of = (self.phase | u32::from(self.compact) << 5) as usize & 63;
+        let (Some(&at), Some(&length)) = (PLACES.get(of), LENGTHS.get(of)) else {
+            return Want { take: Take::Skip, at: 0, length: 0, stays: false };
         };
-        Want { take: Take::Read, at: at as u32 + self.have, length: length - self.have }
+        let (take, length) = match self.phase {
+            phase::NAME => (Take::Copy, skip),
+            phase::SKIP | phase::HEADER_REST => (Take::Skip, skip),
+            phase::NEXT | phase::REFUSED => (Take::Skip, 0),
+            phase::CHECK | phase::NUMBERS => (Take::Read, some),
+            _ => (Take::Read, u32::from(length).wrapping_sub(self.have)),
+        };
+        let at = u32::from(at) + self.have;
+        Want { take, at, length, stays: self.phase == phase::CHECK }
     }
 
     /// Takes `n` bytes as [`want`](Self::want) asked for. Returns bits of [`event`].
     #[inline(always)]
     pub fn took(&mut self, buffer: &Buffer, want: Want, n: u32) -> u32 {
-        if self.framed != 0 && !matches!(want.take, Take::Skip) {
+        if self.framed != 0 && !want.stays && !matches!(want.take, Take::Skip) {
             if n > self.frame {
                 return self.refuse();
             }
             self.frame -= n;
         }
         match want.take {
+            Take::Read if self.phase == phase::CHECK => self.check(eight(buffer), n),
+            Take::Read if self.phase == phase::NUMBERS => {
+                self.skip -= u64::from(compact::ends(eight(buffer), n));
+                self.after_skip()
+            }
             Take::Read if n < want.length => {
                 self.have += n;
                 0
             }
             Take::Read => {
                 self.have = 0;
-                self.part(buffer)
+                if self.compact != 0 { self.compact_part(buffer) } else { self.part(buffer) }
             }
             Take::Copy => {
                 self.skip -= u64::from(n);
                 if self.skip != 0 {
                     return 0;
+                }
+                if self.compact != 0 {
+                    return event::NAME_END | self.body();
                 }
                 self.phase = phase::SEQUENCE;
                 event::NAME_END
@@ -330,33 +392,100 @@ impl Scanner {
             Take::Skip if self.phase == phase::NEXT => self.next(),
             Take::Skip => {
                 self.skip -= u64::from(n);
-                if self.skip == 0 {
-                    self.phase = phase::NEXT;
-                }
-                0
+                self.after_skip()
             }
         }
+    }
+
+    #[inline(always)]
+    const fn after_skip(&mut self) -> u32 {
+        if self.skip == 0 {
+            let in_header = self.phase == phase::HEADER_REST;
+            self.phase = if in_header { phase::START } else { phase::NEXT };
+        }
+        0
     }
 
     /// Takes a part that is complete in the buffer.
     #[inline(always)]
     fn part(&mut self, b: &Buffer) -> u32 {
         match self.phase {
+            phase::START => self.start(b[0], b[1]),
             phase::WORD => self.word(number(b[0], b[1], b[2], b[3])),
-            phase::VERSION => self.version(number(b[4], b[5], b[6], b[7])),
+            phase::HEADER => self.header(number(0, 0, b[8], b[9]), b[10], b[11]),
             phase::NAME_LENGTH => self.begin(number(b[8], b[9], b[10], b[11])),
-            phase::SEQUENCE => self.body(number(b[12], b[13], b[14], b[15])),
-            phase::FIELD if b[AT_FIELD] == value::STOP => self.stop(),
+            phase::SEQUENCE => {
+                self.sequence = number(b[12], b[13], b[14], b[15]);
+                self.body()
+            }
+            phase::FIELD if b[16] == value::STOP => self.stop(),
             phase::FIELD => {
                 self.phase = phase::FIELD_ID;
                 0
             }
-            phase::FIELD_ID => self.field(b[AT_FIELD], b[17] | b[18]),
+            phase::FIELD_ID => self.field(b[16], b[17] | b[18]),
             phase::LENGTH => self.elements(number(b[20], b[21], b[22], b[23]), value::BYTE, 0),
             phase::LIST => self.elements(number(b[21], b[22], b[23], b[24]), b[20], 0),
             phase::MAP => self.elements(number(b[22], b[23], b[24], b[25]), b[20], b[21]),
             _ => self.refuse(),
         }
+    }
+
+    /// Does the same in a message of the compact protocol. Not inlined: the verifier would follow the walk once for each
+    /// path through both.
+    #[inline(never)]
+    fn compact_part(&mut self, b: &Buffer) -> u32 {
+        let (high, low) = (b[20] >> 4, compact::value(b[20]));
+        match self.phase {
+            phase::FIELD => {
+                let delta = b[16] >> 4;
+                return match compact::value(b[16]) {
+                    value::STOP => self.stop(),
+                    _ if delta == 0 => self.enter(phase::FIELD_ID),
+                    of => self.field(of, delta),
+                };
+            }
+            phase::LIST if high == 15 => return self.enter(phase::COUNT),
+            phase::LIST => return self.elements(u32::from(high), low, 0),
+            phase::MAP => return self.elements(self.skip as u32, compact::value(high), low),
+            _ => {}
+        }
+        let digit = b[21];
+        self.skip |= u64::from(digit & 0x7f) << ((self.digits * 7) & 63);
+        self.digits += 1;
+        if digit & 0x80 != 0 {
+            return if self.digits >= compact::MAX_DIGITS { self.refuse() } else { 0 };
+        }
+        let number = self.skip as u32;
+        match self.phase {
+            phase::SEQUENCE => {
+                self.sequence = number;
+                self.enter(phase::NAME_LENGTH)
+            }
+            phase::NAME_LENGTH => self.begin(number),
+            phase::FIELD_ID => self.field(compact::value(b[16]), u8::from(number != 0)),
+            phase::LENGTH => self.elements(number, value::BYTE, 0),
+            phase::COUNT => self.elements(number, low, 0),
+            phase::MAP_COUNT if number == 0 => {
+                self.phase = phase::NEXT;
+                0
+            }
+            phase::MAP_COUNT => {
+                self.skip = u64::from(number);
+                self.phase = phase::MAP;
+                0
+            }
+            _ => self.refuse(),
+        }
+    }
+
+    /// Goes on with a number of the compact protocol.
+    #[inline(always)]
+    const fn enter(&mut self, phase: u32) -> u32 {
+        self.phase = phase;
+        self.skip = 0;
+        self.digits = 0;
+        0
     }
 
     #[inline(always)]
@@ -366,43 +495,87 @@ impl Scanner {
     }
 
     #[inline(always)]
-    const fn word(&mut self, word: u32) -> u32 {
-        if is_frame(word) {
-            self.framed = 1;
-            self.frame = word;
-            self.phase = phase::VERSION;
-            return 0;
+    const fn start(&mut self, a: u8, b: u8) -> u32 {
+        self.phase = phase::WORD;
+        if let Some(kind) = compact::kind(a, b) {
+            self.kind = kind;
+            self.compact = 1;
+            return self.enter(phase::SEQUENCE);
         }
-        self.version(word)
+        0
     }
 
     #[inline(always)]
-    const fn version(&mut self, version: u32) -> u32 {
-        if !is_version(version) {
+    const fn word(&mut self, word: u32) -> u32 {
+        if is_version(word) {
+            self.kind = word as u8;
+            self.phase = phase::NAME_LENGTH;
+        } else if self.framed == 0 && is_frame(word) {
+            self.framed = 1;
+            self.frame = word;
+            self.phase = phase::START;
+        } else if self.framed != 0 && is_header(word) {
+            self.phase = phase::HEADER;
+        } else {
+            self.phase = phase::REFUSED;
+        }
+        0
+    }
+
+    /// Skips the rest of a header, which has so many words.
+    #[inline(always)]
+    const fn header(&mut self, words: u32, protocol: u8, transforms: u8) -> u32 {
+        const BINARY: u8 = 0;
+        const COMPACT: u8 = 2;
+        let rest = (words * 4).wrapping_sub(2);
+        if !matches!(protocol, BINARY | COMPACT)
+            || transforms != 0
+            || words == 0
+            || rest > self.frame
+        {
             return self.refuse();
         }
-        self.kind = version as u8;
-        self.phase = phase::NAME_LENGTH;
+        self.frame -= rest;
+        self.skip = rest as u64;
+        self.phase = phase::HEADER_REST;
         0
     }
 
     #[inline(always)]
     const fn begin(&mut self, name: u32) -> u32 {
         // A sequence id and the end of the message's struct follow.
-        if !is_name(name) || self.framed != 0 && name + 5 > self.frame {
+        let rest = if self.compact != 0 { 1 } else { 5 };
+        if !is_name(name) || self.framed != 0 && name + rest > self.frame {
             return self.refuse();
         }
-        self.lost = 0;
         self.name = name;
         self.skip = name as u64;
+        if self.compact != 0 {
+            self.phase = phase::CHECK;
+            return 0;
+        }
+        self.named()
+    }
+
+    /// Looks at the first `n` bytes of a name: the two bytes before are not enough to recognize a message.
+    #[inline(always)]
+    const fn check(&mut self, bytes: u64, n: u32) -> u32 {
+        if !compact::is_name(bytes, n) {
+            return self.refuse();
+        }
+        self.named()
+    }
+
+    #[inline(always)]
+    const fn named(&mut self) -> u32 {
+        self.lost = 0;
         self.phase = phase::NAME;
         event::BEGIN
     }
 
     /// The fields of the message follow.
     #[inline(always)]
-    fn body(&mut self, sequence: u32) -> u32 {
-        self.sequence = sequence;
+    fn body(&mut self) -> u32 {
         self.first = first::NOT_SEEN;
         if self.framed != 0 && self.kind != kind::REPLY {
             return self.rest();
@@ -441,22 +614,37 @@ impl Scanner {
         if self.depth == 1 && self.kind == kind::REPLY && self.first == first::NOT_SEEN {
             self.first = if id == 0 { first::RESULT } else { first::EXCEPTION };
         }
-        if self.framed != 0 { self.rest() } else { self.value(of) }
+        if self.framed != 0 {
+            return self.rest();
+        }
+        if self.compact != 0 && of == value::BOOL {
+            // The type is the value.
+            self.phase = phase::NEXT;
+            return 0;
+        }
+        self.value(of)
     }
 
     /// A value of this type follows.
     #[inline(always)]
     fn value(&mut self, of: u8) -> u32 {
-        self.skip = u64::from(size(of));
+        self.digits = 0;
+        let size = self.size(of);
+        self.skip = u64::from(size);
         self.phase = match of {
             value::STRING => phase::LENGTH,
             value::LIST | value::SET => phase::LIST,
+            value::MAP if self.compact != 0 => phase::MAP_COUNT,
             value::MAP => phase::MAP,
+            _ if size == NUMBER => {
+                self.skip = 1;
+                phase::NUMBERS
+            }
             value::STRUCT => {
                 self.push(Level::new(Level::STRUCT, 0, 0));
                 if self.is_refused() { phase::REFUSED } else { phase::FIELD }
             }
-            _ if self.skip != 0 => phase::SKIP,
+            _ if size != 0 => phase::SKIP,
             _ => phase::REFUSED,
         };
         0
@@ -475,9 +663,15 @@ impl Scanner {
         }
         // No value has the type 0.
         let is_map = even != value::STOP;
-        let (one, other) = (size(odd), size(even));
-        if one != 0 && (other != 0 || !is_map) {
-            self.skip = u64::from(count) * u64::from(one + other);
+        let (one, other) = (self.size(odd), self.size(even));
+        if one == NUMBER && (other == NUMBER || !is_map) {
+            self.skip = u64::from(count) << u32::from(is_map);
+            self.phase = phase::NUMBERS;
+            return 0;
+        }
+        let is_short = |size: u8| size != 0 && size != NUMBER;
+        if is_short(one) && (is_short(other) || !is_map) {
+            self.skip = u64::from(count) * (u64::from(one) + u64::from(other));
             self.phase = phase::SKIP;
             return 0;
         }
@@ -504,7 +698,8 @@ impl Scanner {
     fn next(&mut self) -> u32 {
         if self.framed != 0 || self.depth == 0 {
             self.framed = 0;
-            self.phase = phase::WORD;
+            self.compact = 0;
+            self.phase = phase::START;
             return event::END;
         }
         let at = self.depth.wrapping_sub(1) as usize & (MAX_DEPTH - 1);
@@ -521,11 +716,23 @@ impl Scanner {
         let of = if level.left & 1 != 0 { level.odd } else { level.even };
         self.value(of)
     }
+
+    /// The length of a value of this type in bytes; 0 if it differs from value to value, or if there is no such type;
+    /// [`NUMBER`] in the compact protocol.
+    #[inline(always)]
+    fn size(&self, of: u8) -> u8 {
+        let at = (u32::from(of) | u32::from(self.compact) << 5) as usize & 63;
+        if of > value::UUID { 0 } else { SIZES.get(at).copied().unwrap_or(0) }
+    }
 }
 
 /// Whether a direction may start with these bytes, of which `n` are there, and whether there is a message for certain.
 #[inline(always)]
 pub const fn may_begin(b: &[u8; 16], n: u32) -> Option<bool> {
+    let rest = u64::from_le_bytes([b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9]]);
+    if let Some(is_certain) = compact::may_begin([b[0], b[1]], rest, n) {
+        return Some(is_certain);
+    }
     let words = [
         number(b[0], b[1], b[2], b[3]),
         number(b[4], b[5], b[6], b[7]),
@@ -543,6 +750,12 @@ pub const fn may_begin(b: &[u8; 16], n: u32) -> Option<bool> {
             4 => Some(false),
             8..12 if is_version(version) => Some(false),
             12.. if is_version(version) && is_name(name) && name < frame => Some(true),
+            // Nothing else has so many bits that are 0.
+            8.. if is_header(version) => Some(version & 0xfff0 == 0),
+            6.. => {
+                let rest = [b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13]];
+                compact::may_begin([b[4], b[5]], u64::from_le_bytes(rest), n - 4)
+            }
             _ => None,
         },
         _ => None,
@@ -555,6 +768,12 @@ const fn is_version(word: u32) -> bool {
     word >> 8 == 0x80_0100 && matches!(word as u8, kind::CALL..=kind::ONEWAY)
 }
 
+/// Whether a header begins like this.
+#[inline(always)]
+const fn is_header(word: u32) -> bool {
+    word >> 16 == 0x0fff
+}
+
 #[inline(always)]
 const fn is_frame(length: u32) -> bool {
     length >= MIN_FRAME && length <= MAX_FRAME
@@ -565,22 +784,15 @@ const fn is_name(length: u32) -> bool {
     length != 0 && length <= MAX_NAME
 }
 
-/// The length of a value of this type in bytes; 0 if it differs from value to value, or if there is no such type.
-#[inline(always)]
-const fn size(of: u8) -> u32 {
-    match of {
-        value::BOOL | value::BYTE => 1,
-        value::I16 => 2,
-        value::I32 => 4,
-        value::I64 | value::DOUBLE => 8,
-        value::UUID => 16,
-        _ => 0,
-    }
-}
-
 #[inline(always)]
 const fn number(a: u8, b: u8, c: u8, d: u8) -> u32 {
     u32::from_be_bytes([a, b, c, d])
+}
+
+/// The value's bytes, the first one lowest.
+#[inline(always)]
+const fn eight(b: &Buffer) -> u64 {
+    u64::from_le_bytes([b[20], b[21], b[22], b[23], b[24], b[25], b[26], b[27]])
 }
 
 #[cfg(test)]

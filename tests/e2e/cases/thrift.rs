@@ -22,11 +22,22 @@ const PROTOCOL: [&str; 2] = ["--protocol", "grpc,thrift"];
 type Run = fn() -> Result<()>;
 
 /// How messages are sent: a name, and the arguments of both ends.
-const WAYS: [(&str, &[&str]); 4] = [
+const WAYS: [(&str, &[&str]); 6] = [
     ("buffered", &["--transport", "buffered"]),
     ("framed", &["--transport", "framed"]),
     ("buffered, multiplexed", &["--transport", "buffered", "--multiplexed"]),
     ("framed, multiplexed", &["--transport", "framed", "--multiplexed"]),
+    ("compact", &["--protocol", "compact", "--transport", "buffered"]),
+    (
+        "compact, framed, multiplexed",
+        &["--protocol", "compact", "--transport", "framed", "--multiplexed"],
+    ),
+];
+
+/// The same, with the header transport, which only Apache Thrift has.
+const HEADERS: [(&str, &[&str]); 2] = [
+    ("header", &["--transport", "header", "--multiplexed"]),
+    ("header, compact", &["--transport", "header", "--protocol", "compact"]),
 ];
 
 pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack]) {
@@ -36,6 +47,15 @@ pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack]) {
             let name = format!("Thrift, {way}: {} -> {}", client.name, server.name);
             cases.add(&name, Nothing, move || {
                 calls_are_counted(&server.with(args), &client.with(args), Listen::V4)
+            });
+        }
+    }
+    // Only Apache Thrift has the header transport.
+    for stack in stacks.iter().filter(|stack| stack.name == "thrift-python") {
+        for (way, args) in HEADERS {
+            cases.of_server(&format!("Thrift, {way}"), stack, Nothing, |stack| {
+                let stack = stack.with(args);
+                calls_are_counted(&stack, &stack, Listen::V4)
             });
         }
     }
@@ -234,6 +254,19 @@ fn message(kind: u8, name: &str, sequence: u32, fields: &[u8]) -> Vec<u8> {
     [&[0x80, 1, 0, kind][..], &length, name.as_bytes(), &sequence, fields, &[0]].concat()
 }
 
+/// The same in the compact protocol. The numbers are below 128.
+fn compact(kind: u8, name: &str, sequence: u8, fields: &[u8]) -> Vec<u8> {
+    let head = [0x82, kind << 5 | 1, sequence, name.len() as u8];
+    [&head[..], name.as_bytes(), fields, &[0]].concat()
+}
+
+/// A field of the compact protocol with this id, 0 or 1: a list of structs with a map, numbers and a bool in each.
+fn compact_nested(id: u8) -> Vec<u8> {
+    let element = [0x1b, 2, 0x86, 1, b'k', 0x80, 1, 0, 7, 0x11, 0x19, 0x35, 1, 0xff, 1, 2, 0];
+    let first: &[u8] = if id == 0 { &[0x09, 0] } else { &[0x19] };
+    [first, &[0x2c], &element, &element].concat()
+}
+
 fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u32).to_be_bytes()[..], message].concat()
 }
@@ -278,22 +311,38 @@ fn watched() -> Result<(TcpListener, Daemon)> {
 /// Messages are found in any pieces: several in a write, and each byte in a write of its own.
 fn messages_are_cut_anywhere() -> Result<()> {
     let (listener, daemon) = watched()?;
-    let calls = [
+    let binary_calls = [
         message(CALL, "a", 0, &nested(1)),
         message(ONEWAY, "Of:note", 0, &nested(1)),
         message(CALL, "b", 0, &[]),
         message(CALL, "c", 0, &[8, 0, 1, 0, 0, 0, 9]),
     ];
-    let replies = [
+    let binary_replies = [
         message(REPLY, "a", 0, &nested(0)),
         message(REPLY, "b", 0, &declared("no")),
         message(EXCEPTION, "c", 0, &declared("internal")),
     ];
-    for is_framed in [false, true] {
+    let compact_calls = [
+        compact(CALL, "a", 0, &compact_nested(1)),
+        compact(ONEWAY, "Of:note", 0, &compact_nested(1)),
+        compact(CALL, "b", 0, &[]),
+        compact(CALL, "c", 0, &[0x15, 9]),
+    ];
+    let compact_replies = [
+        compact(REPLY, "a", 0, &compact_nested(0)),
+        compact(REPLY, "b", 0, &[0x1c, 0x18, 2, b'n', b'o', 0]),
+        compact(EXCEPTION, "c", 0, &[0x18, 2, b'n', b'o']),
+    ];
+    for (calls, replies, is_framed) in [
+        (&binary_calls, &binary_replies, false),
+        (&binary_calls, &binary_replies, true),
+        (&compact_calls, &compact_replies, false),
+        (&compact_calls, &compact_replies, true),
+    ] {
         let wrap = |messages: &[Vec<u8>]| -> Vec<u8> {
             messages.iter().flat_map(|it| if is_framed { framed(it) } else { it.clone() }).collect()
         };
-        let (calls, replies) = (wrap(&calls), wrap(&replies));
+        let (calls, replies) = (wrap(calls), wrap(replies));
         let mut together = Pair::new(&listener)?;
         together.client(&calls)?;
         together.server(&replies)?;
@@ -312,10 +361,10 @@ fn messages_are_cut_anywhere() -> Result<()> {
     both_sides(
         &daemon,
         &[
-            ("a", "ok", 4),
-            ("b", "declared_exception", 4),
-            ("c", "application_exception", 4),
-            ("Of:note", "oneway", 4),
+            ("a", "ok", 8),
+            ("b", "declared_exception", 8),
+            ("c", "application_exception", 8),
+            ("Of:note", "oneway", 8),
         ],
     )?;
     daemon.stop()
@@ -365,25 +414,33 @@ fn older_connections_join_late() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();
     let mut pairs = Vec::new();
-    for is_framed in [false, true] {
-        let wrap = move |message: Vec<u8>| if is_framed { framed(&message) } else { message };
+    for (is_framed, is_compact) in [(false, false), (true, false), (false, true), (true, true)] {
+        let of = move |kind: u8, name: &str| {
+            let id = u8::from(kind == CALL);
+            let message = if is_compact {
+                compact(kind, name, 0, &compact_nested(id))
+            } else {
+                message(kind, name, 0, &nested(id))
+            };
+            if is_framed { framed(&message) } else { message }
+        };
         let mut pair = Pair::new(&listener)?;
-        pair.client(&wrap(message(CALL, "before", 0, &nested(1))))?;
-        pair.server(&wrap(message(REPLY, "before", 0, &nested(0))))?;
-        pair.client(&wrap(message(CALL, "before", 0, &nested(1))))?;
-        pairs.push((pair, wrap));
+        pair.client(&of(CALL, "before"))?;
+        pair.server(&of(REPLY, "before"))?;
+        pair.client(&of(CALL, "before"))?;
+        pairs.push((pair, of));
     }
     let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &port]].concat())?;
-    for (pair, wrap) in &mut pairs {
-        pair.server(&wrap(message(REPLY, "before", 0, &nested(0))))?;
+    for (pair, of) in &mut pairs {
+        pair.server(&of(REPLY, "before"))?;
         for _ in 0..3 {
-            pair.client(&wrap(message(CALL, "after", 0, &nested(1))))?;
-            pair.server(&wrap(message(REPLY, "after", 0, &nested(0))))?;
+            pair.client(&of(CALL, "after"))?;
+            pair.server(&of(REPLY, "after"))?;
         }
     }
     daemon.wait_until(|metrics| {
         for side in ["client", "server"] {
-            for (name, calls) in [("after", 6.0), ("not_seen", 2.0), ("before", 0.0)] {
+            for (name, calls) in [("after", 12.0), ("not_seen", 4.0), ("before", 0.0)] {
                 let ok = handled(metrics, side, name, "ok")?;
                 ensure!(ok == calls, "{side}: {ok} of {name}, not {calls}");
             }

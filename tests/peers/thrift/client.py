@@ -1,7 +1,7 @@
 """The Thrift client of the end-to-end tests.
 
     client.py --library MODULE --target ADDRESS --plan FILE --truth FILE
-              [--transport buffered|framed] [--multiplexed]
+              [--protocol binary|compact] [--transport buffered|framed|header] [--multiplexed]
 
 The plan is a list of stages, one after the other; a stage is a list of steps at
 the same time, each with a connection of its own: {"calls": [[METHOD, TIMES]], "size": BYTES}.
@@ -36,8 +36,9 @@ class Connection:
         """Calls a method, and returns the outcome."""
         library = self.library
         if self.client is None:
+            args = self.args
             self.client = library.Client(
-                self.args.target, self.args.transport, self.args.multiplexed
+                args.target, args.protocol, args.transport, args.multiplexed
             )
         # The method that a name of the plan stands for.
         called = "first" if method == "none" else method
@@ -79,7 +80,8 @@ def main():
     parser.add_argument("--target", required=True)
     parser.add_argument("--plan", required=True)
     parser.add_argument("--truth", required=True)
-    parser.add_argument("--transport", choices=["buffered", "framed"], default="buffered")
+    parser.add_argument("--protocol", choices=["binary", "compact"], default="binary")
+    parser.add_argument("--transport", choices=["buffered", "framed", "header"], default="buffered")
     parser.add_argument("--multiplexed", action="store_true")
     args = parser.parse_args()
     library = importlib.import_module(args.library)

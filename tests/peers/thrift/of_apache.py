@@ -1,12 +1,15 @@
 """Server and client of Apache Thrift, with the classes that its generator would write for shop.thrift."""
 
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
+from thrift.protocol.TCompactProtocol import TCompactProtocolFactory
+from thrift.protocol.THeaderProtocol import THeaderProtocolFactory
 from thrift.protocol.TMultiplexedProtocol import TMultiplexedProtocol
 from thrift.protocol.TProtocol import TProtocolException
 from thrift.protocol.TBase import TBase, TExceptionBase
 from thrift.server.TServer import TThreadedServer
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor, TType
 from thrift.TMultiplexedProcessor import TMultiplexedProcessor
+from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID
 from thrift.transport.TSocket import TServerSocket, TSocket
 from thrift.transport.TTransport import (
     TBufferedTransport,
@@ -192,7 +195,14 @@ class Listening(TServerSocket):
         self.listens(self.handle.getsockname())
 
 
-def server(handler, listen, transport, multiplexed, listens):
+def protocols(name, transport):
+    if transport == "header":
+        inner = {"binary": THeaderSubprotocolID.BINARY, "compact": THeaderSubprotocolID.COMPACT}
+        return THeaderProtocolFactory([THeaderClientType.HEADERS], inner[name])
+    return TCompactProtocolFactory() if name == "compact" else TBinaryProtocolFactory()
+
+
+def server(handler, listen, protocol, transport, multiplexed, listens):
     """Returns a function that serves."""
     kind, _, path = listen.partition(":")
     if kind == "unix":
@@ -207,14 +217,14 @@ def server(handler, listen, transport, multiplexed, listens):
         several.registerProcessor("Shop", processor)
         processor = several
     factory = TFramedTransportFactory() if transport == "framed" else TBufferedTransportFactory()
-    server = TThreadedServer(processor, socket, factory, TBinaryProtocolFactory(), daemon=True)
+    server = TThreadedServer(processor, socket, factory, protocols(protocol, transport), daemon=True)
     return server.serve
 
 
 class Client:
     """What the generator writes. It sends the sequence id 0 with each call; this one counts."""
 
-    def __init__(self, target, transport, multiplexed):
+    def __init__(self, target, protocol, transport, multiplexed):
         kind, _, path = target.partition(":")
         if kind == "unix":
             socket = TSocket(unix_socket=path)
@@ -224,7 +234,7 @@ class Client:
         wrap = TFramedTransport if transport == "framed" else TBufferedTransport
         self.transport = wrap(socket)
         self.transport.open()
-        self.protocol = TBinaryProtocolFactory().getProtocol(self.transport)
+        self.protocol = protocols(protocol, transport).getProtocol(self.transport)
         self.out = TMultiplexedProtocol(self.protocol, "Shop") if multiplexed else self.protocol
         self.sequence = 0
 
@@ -235,7 +245,7 @@ class Client:
         self.out.writeMessageBegin(method, kind, self.sequence)
         ARGUMENTS[method](*values).write(self.out)
         self.out.writeMessageEnd()
-        self.transport.flush()
+        self.protocol.trans.flush()
         if is_oneway:
             return None
         name, kind, sequence = self.protocol.readMessageBegin()

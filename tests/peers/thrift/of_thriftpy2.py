@@ -3,7 +3,11 @@
 import pathlib
 
 import thriftpy2
-from thriftpy2.protocol import TBinaryProtocolFactory, TMultiplexedProtocolFactory
+from thriftpy2.protocol import (
+    TBinaryProtocolFactory,
+    TCompactProtocolFactory,
+    TMultiplexedProtocolFactory,
+)
 from thriftpy2.rpc import make_client
 from thriftpy2.server import TThreadedServer
 from thriftpy2.thrift import TApplicationException, TMultiplexedProcessor, TProcessor
@@ -30,6 +34,10 @@ def transports(name):
     return TFramedTransportFactory() if name == "framed" else TBufferedTransportFactory()
 
 
+def protocols(name):
+    return TCompactProtocolFactory() if name == "compact" else TBinaryProtocolFactory()
+
+
 def order(size):
     items = [idl.Item(number=n, name="i" * 7, prices=[1.5, 2.5], sold=True) for n in range(size)]
     return idl.Order(
@@ -53,7 +61,7 @@ class Listening(TServerSocket):
         self.listens(self.sock.getsockname())
 
 
-def server(handler, listen, transport, multiplexed, listens):
+def server(handler, listen, protocol, transport, multiplexed, listens):
     """Returns a function that serves."""
     kind, _, path = listen.partition(":")
     if kind == "unix":
@@ -70,7 +78,7 @@ def server(handler, listen, transport, multiplexed, listens):
     server = TThreadedServer(
         processor,
         socket,
-        iprot_factory=TBinaryProtocolFactory(),
+        iprot_factory=protocols(protocol),
         itrans_factory=transports(transport),
         daemon=True,
     )
@@ -78,10 +86,10 @@ def server(handler, listen, transport, multiplexed, listens):
 
 
 class Client:
-    def __init__(self, target, transport, multiplexed):
-        protocols = TBinaryProtocolFactory()
+    def __init__(self, target, protocol, transport, multiplexed):
+        factory = protocols(protocol)
         if multiplexed:
-            protocols = TMultiplexedProtocolFactory(protocols, "Shop")
+            factory = TMultiplexedProtocolFactory(factory, "Shop")
         kind, _, path = target.partition(":")
         if kind == "unix":
             address = {"unix_socket": path}
@@ -89,7 +97,7 @@ class Client:
             host, _, port = target.rpartition(":")
             address = {"host": host, "port": int(port)}
         self.client = make_client(
-            idl.Newer, **address, proto_factory=protocols, trans_factory=transports(transport)
+            idl.Newer, **address, proto_factory=factory, trans_factory=transports(transport)
         )
 
     def call(self, method, *arguments):

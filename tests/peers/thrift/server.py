@@ -1,7 +1,7 @@
 """The Thrift server of the end-to-end tests.
 
-    server.py --library MODULE --listen ADDRESS --truth FILE [--transport buffered|framed]
-              [--multiplexed]
+    server.py --library MODULE --listen ADDRESS --truth FILE
+              [--protocol binary|compact] [--transport buffered|framed|header] [--multiplexed]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it writes
 its record to FILE and ends.
@@ -60,7 +60,8 @@ def main():
     parser.add_argument("--library", required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--truth", required=True)
-    parser.add_argument("--transport", choices=["buffered", "framed"], default="buffered")
+    parser.add_argument("--protocol", choices=["binary", "compact"], default="binary")
+    parser.add_argument("--transport", choices=["buffered", "framed", "header"], default="buffered")
     parser.add_argument("--multiplexed", action="store_true")
     args = parser.parse_args()
     library = importlib.import_module(args.library)
@@ -70,7 +71,9 @@ def main():
         print(json.dumps({"pid": os.getpid(), "address": address}), flush=True)
 
     handler = Handler(truth, library, "Shop:" if args.multiplexed else "")
-    serve = library.server(handler, args.listen, args.transport, args.multiplexed, listens)
+    serve = library.server(
+        handler, args.listen, args.protocol, args.transport, args.multiplexed, listens
+    )
     threading.Thread(target=serve, daemon=True).start()
     signal.sigwait([signal.SIGTERM])
     truth.write(args.truth)

@@ -33,7 +33,9 @@ impl Driver {
             let n = bytes.len().min(want.length as usize);
             assert!(n > 0 || self.scanner.is_pending(), "{want:?}");
             let (now, later) = bytes.split_at(n);
-            bytes = later;
+            if !want.stays {
+                bytes = later;
+            }
             match want.take {
                 Take::Read => {
                     // As the BPF programs do: whole words are copied.
@@ -61,10 +63,11 @@ impl Driver {
     }
 }
 
-/// The messages in these bytes, and whether all bytes are messages, or the start of one.
-pub fn reference(bytes: &[u8]) -> (Vec<Found>, bool) {
+/// The messages in these bytes, and whether all bytes are messages, or the start of one. The bytes came in pieces that
+/// end at `cuts`.
+pub fn reference(bytes: &[u8], cuts: &[usize]) -> (Vec<Found>, bool) {
     let mut found = Vec::new();
-    let mut rest = Reader(bytes);
+    let mut rest = Reader(bytes, bytes.as_ptr().addr(), cuts);
     loop {
         match rest.message(&mut found) {
             Ok(()) if rest.0.is_empty() => return (found, true),
@@ -81,7 +84,8 @@ enum End {
     Invalid,
 }
 
-struct Reader<'a>(&'a [u8]);
+/// The rest of the bytes, the address of the first byte, and the cuts.
+struct Reader<'a>(&'a [u8], usize, &'a [usize]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, n: u64) -> Result<&'a [u8], End> {
@@ -102,50 +106,142 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
-    fn message(&mut self, found: &mut Vec<Found>) -> Result<(), End> {
-        let word = self.number()?;
-        if !(14..1 << 28).contains(&word) {
-            return self.body(word, u32::MAX, found);
+    /// A number of the compact protocol.
+    fn digits(&mut self) -> Result<u32, End> {
+        let mut number = 0_u64;
+        for at in 0..5 {
+            let digit = self.byte()?;
+            number |= u64::from(digit & 0x7f) << (7 * at);
+            if digit & 0x80 == 0 {
+                return Ok(number as u32);
+            }
         }
-        let version = self.number()?;
-        let length = word - 4;
+        Err(End::Invalid)
+    }
+
+    fn message(&mut self, found: &mut Vec<Found>) -> Result<(), End> {
+        if self.compact_kind()?.is_some() {
+            return self.body(u32::MAX, found);
+        }
+        let before = self.0;
+        let word = self.number()?;
+        if !(6..1 << 28).contains(&word) {
+            self.0 = before;
+            return self.body(u32::MAX, found);
+        }
         let before = self.0.len();
+        let header = self.headers(word)?;
         // A frame's rest is skipped, whatever it is.
-        self.body(version, length, found)?;
+        self.body(word - header, found)?;
         let used = (before - self.0.len()) as u64;
         // The message ends with its frame.
         let end = found.last_mut().and_then(|found| found.end.take());
-        self.take(u64::from(length).checked_sub(used).ok_or(End::Invalid)?)?;
+        self.take(u64::from(word).checked_sub(used).ok_or(End::Invalid)?)?;
         if let Some(found) = found.last_mut() {
             found.end = end;
         }
         Ok(())
     }
 
-    /// Reads a message after its version. `frame`: the bytes that are left in its frame; `u32::MAX` without one.
-    fn body(&mut self, version: u32, frame: u32, found: &mut Vec<Found>) -> Result<(), End> {
+    /// Passes over the headers in a frame. Returns their length.
+    fn headers(&mut self, frame: u32) -> Result<u32, End> {
+        let mut length = 0;
+        while self.limited(2, frame - length)? == [0x0f, 0xff] {
+            self.limited(4, frame - length)?;
+            let header = self.limited(12, frame - length)?;
+            let words = u32::from(u16::from_be_bytes([header[8], header[9]]));
+            if words == 0 || ![0, 2].contains(&header[10]) || header[11] != 0 {
+                return Err(End::Invalid);
+            }
+            length += 10 + 4 * words;
+            if length > frame {
+                return Err(End::Invalid);
+            }
+            self.take(u64::from(10 + 4 * words))?;
+        }
+        Ok(length)
+    }
+
+    /// The next bytes, which are not taken, in a frame with so many bytes left. The scanner notices a byte that is too
+    /// much once it has it.
+    fn limited(&self, n: u32, left: u32) -> Result<&'a [u8], End> {
+        let there = self.0.len() as u32;
+        if there >= n && left >= n {
+            return Ok(&self.0[..n as usize]);
+        }
+        Err(if there <= left { End::TooShort } else { End::Invalid })
+    }
+
+    /// The number of bytes, at most 8, up to the next cut: the scanner looks at these bytes of a name.
+    fn in_sight(&self) -> usize {
+        let at = self.0.as_ptr().addr() - self.1;
+        let cut = self.2.iter().map(|cut| cut.saturating_sub(at)).find(|left| *left > 0);
+        cut.unwrap_or(usize::MAX).min(8)
+    }
+
+    /// The kind of the next message, if it is one of the compact protocol.
+    fn compact_kind(&self) -> Result<Option<u8>, End> {
+        let [a, b, ..] = *self.0 else { return Err(End::TooShort) };
+        let kind = b >> 5;
+        Ok((a == 0x82 && b & 0x1f == 1 && (1..=4).contains(&kind)).then_some(kind))
+    }
+
+    /// Reads a message. `frame`: the bytes that are left in its frame; `u32::MAX` without one.
+    fn body(&mut self, frame: u32, found: &mut Vec<Found>) -> Result<(), End> {
         let framed = frame != u32::MAX;
-        if version >> 8 != 0x80_0100 || !(1..=4).contains(&(version as u8)) {
-            return Err(End::Invalid);
+        let whole = self.0;
+        // The scanner stops at the first byte that is not in the frame.
+        if framed {
+            self.0 = &self.0[..self.0.len().min(frame as usize)];
         }
-        let kind = version as u8;
-        if framed && frame < 4 {
-            return Err(End::Invalid);
+        let cut = whole.len() - self.0.len();
+        let result = self.parts(framed.then_some(frame), found);
+        let taken = whole.len() - cut - self.0.len();
+        self.0 = &whole[taken..];
+        match result {
+            Err(End::TooShort) if cut > 0 => Err(End::Invalid),
+            result => result,
         }
-        let length = self.number()?;
-        if length == 0 || length > MAX_NAME || framed && length + 5 > frame - 4 {
+    }
+
+    fn parts(&mut self, frame: Option<u32>, found: &mut Vec<Found>) -> Result<(), End> {
+        let started = self.0.len();
+        let kind = self.compact_kind()?;
+        let (kind, compact, sequence) = if let Some(kind) = kind {
+            self.take(2)?;
+            (kind, true, self.digits()?)
+        } else {
+            let version = self.number()?;
+            if version >> 8 != 0x80_0100 || !(1..=4).contains(&(version as u8)) {
+                return Err(End::Invalid);
+            }
+            (version as u8, false, 0)
+        };
+        let length = if compact { self.digits()? } else { self.number()? };
+        let used = (started - self.0.len()) as u32;
+        let rest = if compact { 1 } else { 5 };
+        if length == 0 || length > MAX_NAME || frame.is_some_and(|it| used + length + rest > it) {
             return Err(End::Invalid);
         }
         let there = self.0.len().min(length as usize);
         let name = self.0[..there].to_vec();
+        if compact {
+            let first = &name[..name.len().min(self.in_sight())];
+            if first.is_empty() {
+                return Err(End::TooShort);
+            }
+            if !first.iter().all(u8::is_ascii_graphic) {
+                return Err(End::Invalid);
+            }
+        }
         found.push(Found { kind, name, end: None });
         self.take(u64::from(length))?;
-        let sequence = self.number()?;
+        let sequence = if compact { sequence } else { self.number()? };
         let mut first = first::NOT_SEEN;
-        if !framed {
-            self.fields(0, &mut first)?;
+        if frame.is_none() {
+            self.fields(compact, 0, &mut first)?;
         } else if kind == kind::REPLY {
-            first = self.first_field(frame - 4 - length - 4)?;
+            first = self.first_field(compact)?;
         }
         let first = if kind == kind::REPLY { first } else { first::NOT_SEEN };
         if let Some(found) = found.last_mut() {
@@ -154,38 +250,105 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The first field of a reply in a frame with so many bytes left.
-    fn first_field(&mut self, left: u32) -> Result<u8, End> {
-        if self.byte()? == 0 {
+    /// The first field of a reply in a frame.
+    fn first_field(&mut self, compact: bool) -> Result<u8, End> {
+        let of = self.byte()?;
+        if is_stop(compact, of) {
             return Ok(first::NONE);
         }
-        if left < 3 {
-            // The scanner notices once it has a byte that is too much.
-            let is_short = (self.0.len() as u32) < left;
-            return Err(if is_short { End::TooShort } else { End::Invalid });
-        }
-        let id = self.take(2)?;
-        Ok(if id == [0, 0] { first::RESULT } else { first::EXCEPTION })
+        let is_result = self.is_result(compact, of)?;
+        Ok(if is_result { first::RESULT } else { first::EXCEPTION })
     }
 
-    fn fields(&mut self, depth: u32, first: &mut u8) -> Result<(), End> {
+    /// Reads the id of a field with this type. Returns whether it is 0.
+    fn is_result(&mut self, compact: bool, of: u8) -> Result<bool, End> {
+        if !compact {
+            return Ok(self.take(2)? == [0, 0]);
+        }
+        Ok(of >> 4 == 0 && self.digits()? == 0)
+    }
+
+    fn fields(&mut self, compact: bool, depth: u32, first: &mut u8) -> Result<(), End> {
         if depth >= 16 {
             return Err(End::Invalid);
         }
         loop {
             let of = self.byte()?;
-            if of == 0 {
+            if is_stop(compact, of) {
                 if depth == 0 && *first == first::NOT_SEEN {
                     *first = first::NONE;
                 }
                 return Ok(());
             }
-            let id = self.take(2)?;
+            let is_result = self.is_result(compact, of)?;
             if depth == 0 && *first == first::NOT_SEEN {
-                *first = if id == [0, 0] { first::RESULT } else { first::EXCEPTION };
+                *first = if is_result { first::RESULT } else { first::EXCEPTION };
             }
-            self.value(of, depth + 1, first)?;
+            match of & 15 {
+                1 | 2 if compact => {}
+                of if compact => self.compact_value(of, depth + 1, first)?,
+                _ => self.value(of, depth + 1, first)?,
+            }
         }
+    }
+
+    /// Reads a value of the compact protocol that is so deep in the message.
+    fn compact_value(&mut self, of: u8, depth: u32, first: &mut u8) -> Result<(), End> {
+        match of {
+            1..=3 => {
+                self.byte()?;
+            }
+            4..=6 => while self.byte()? & 0x80 != 0 {},
+            7 => {
+                self.take(8)?;
+            }
+            8 => {
+                let length = self.digits()?;
+                self.take(checked(length)?)?;
+            }
+            9 | 10 => {
+                let byte = self.byte()?;
+                let count =
+                    if byte >> 4 == 15 { checked(self.digits()?)? } else { u64::from(byte >> 4) };
+                self.compact_elements(count, &[byte & 15], depth, first)?;
+            }
+            11 => {
+                let count = self.digits()?;
+                if count != 0 {
+                    let types = self.byte()?;
+                    let count = checked(count)?;
+                    self.compact_elements(count, &[types >> 4, types & 15], depth, first)?;
+                }
+            }
+            12 => self.fields(true, depth, first)?,
+            13 => {
+                self.take(16)?;
+            }
+            _ => return Err(End::Invalid),
+        }
+        Ok(())
+    }
+
+    fn compact_elements(
+        &mut self,
+        count: u64,
+        types: &[u8],
+        depth: u32,
+        first: &mut u8,
+    ) -> Result<(), End> {
+        let types = if let [key, 0] = types { &[*key] } else { types };
+        let is_nested = |of: &u8| !matches!(of, 1..=7 | 13);
+        let is_number = |of: &u8| matches!(of, 4..=6);
+        let is_mixed = types.iter().any(is_number) && !types.iter().all(is_number);
+        if count > 0 && (types.iter().any(is_nested) || is_mixed) && depth >= 16 {
+            return Err(End::Invalid);
+        }
+        for _ in 0..count {
+            for of in types {
+                self.compact_value(*of, depth + 1, first)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads a value that is so deep in the message.
@@ -199,7 +362,7 @@ impl<'a> Reader<'a> {
                 let length = self.count()?;
                 self.take(length)?;
             }
-            12 => self.fields(depth, first)?,
+            12 => self.fields(false, depth, first)?,
             13 => {
                 let types = self.take(2)?;
                 let count = self.count()?;
@@ -216,8 +379,7 @@ impl<'a> Reader<'a> {
     }
 
     fn count(&mut self) -> Result<u64, End> {
-        let count = self.number()?;
-        if count > i32::MAX as u32 { Err(End::Invalid) } else { Ok(count.into()) }
+        checked(self.number()?)
     }
 
     fn elements(
@@ -247,6 +409,15 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a struct ends with this byte.
+fn is_stop(compact: bool, of: u8) -> bool {
+    of == 0 || compact && of.is_multiple_of(16)
+}
+
+fn checked(count: u32) -> Result<u64, End> {
+    if count > i32::MAX as u32 { Err(End::Invalid) } else { Ok(count.into()) }
 }
 
 fn size(of: u8) -> u64 {

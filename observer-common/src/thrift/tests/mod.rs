@@ -22,6 +22,65 @@ fn field(of: u8, id: u8, value: &[u8]) -> Vec<u8> {
     [&[of, 0, id][..], value].concat()
 }
 
+/// A message of the compact protocol.
+fn compact(kind: u8, name: &[u8], sequence: u32, fields: &[u8]) -> Vec<u8> {
+    let head = [0x82, kind << 5 | 1];
+    let (sequence, length) = (digits(sequence), digits(name.len() as u32));
+    [&head[..], &sequence, &length, name, fields, &[0]].concat()
+}
+
+fn digits(mut number: u32) -> Vec<u8> {
+    let mut digits = Vec::new();
+    while number > 0x7f {
+        digits.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    digits.push(number as u8);
+    digits
+}
+
+/// A message in a frame with a header.
+fn with_header(message: &[u8]) -> Vec<u8> {
+    let protocol = if message[0] == 0x82 { 2 } else { 0 };
+    let head = [0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 2, protocol, 0, 1, 1, 1, b'k', 1, b'v'];
+    framed(&[&head, message].concat())
+}
+
+/// Fields of the compact protocol with each type of value, and containers of containers.
+fn compact_fields(id: u8) -> Vec<u8> {
+    let text = [3, b'a', b'b', b'c'];
+    let texts = [&[0x28][..], &text, &[0]].concat();
+    let inner = [&[0x11, 0x18][..], &text, &[0]].concat();
+    let numbers = [&[0xf5, 20][..], &[0xff, 0x01].repeat(12), &[1; 8]].concat();
+    let first: &[u8] = if id == 0 { &[0x0c, 0] } else { &[0x1c] };
+    [
+        first,
+        &inner,
+        // Not a delta, but an id.
+        &[0x05, 0xc8, 0x01, 0xff, 0x7f],
+        &[0x11, 0x12, 0x13, 7, 0x14, 0x80, 0x80, 0x01, 0x16, 9],
+        &[0x17, 7, 7, 7, 7, 7, 7, 7, 7, 0x1d],
+        &[7; 16],
+        &[0x18],
+        &text,
+        &[0x18, 0, 0x19],
+        &texts,
+        &[0x1a, 0x2c],
+        &inner,
+        &[0, 0x19],
+        &numbers,
+        // Maps: empty, of numbers, of texts and lists, of a number and a double.
+        &[0x1b, 0, 0x1b, 2, 0x56, 1, 0x80, 1, 2, 0x80, 0x80, 1, 0x1b, 2, 0x89],
+        &text,
+        &texts,
+        &[0, 0x05],
+        &[0x1b, 1, 0x67, 0xff, 1, 7, 7, 7, 7, 7, 7, 7, 7],
+        // Bools, bytes and doubles.
+        &[0x19, 0x21, 1, 2, 0x1a, 0x23, 9, 9, 0x19, 0x17, 7, 7, 7, 7, 7, 7, 7, 7],
+    ]
+    .concat()
+}
+
 /// Fields with each type of value, and containers of containers.
 fn fields(id: u8) -> Vec<u8> {
     let text = [0, 0, 0, 3, b'a', b'b', b'c'];
@@ -59,7 +118,21 @@ fn sample() -> Vec<u8> {
         message(kind::EXCEPTION, b"x", 3, &fields(1)),
         message(kind::ONEWAY, &[b'n'; MAX_NAME as usize], 4, &[]),
     ];
-    messages.iter().flat_map(|one| [one.clone(), framed(one)].concat()).collect()
+    let messages = messages.iter().map(|one| [one.clone(), framed(one), with_header(one)].concat());
+    messages.chain(compact_sample()).flatten().collect()
+}
+
+/// The same messages in the compact protocol.
+fn compact_sample() -> impl Iterator<Item = Vec<u8>> {
+    let messages = [
+        compact(kind::CALL, b"add", 1, &compact_fields(1)),
+        compact(kind::REPLY, b"add", 1, &compact_fields(0)),
+        compact(kind::REPLY, b"add", u32::MAX, &compact_fields(1)),
+        compact(kind::REPLY, b"ping", 0, &[]),
+        compact(kind::EXCEPTION, b"x", 3, &compact_fields(1)),
+        compact(kind::ONEWAY, &[b'n'; MAX_NAME as usize], 4, &[]),
+    ];
+    messages.into_iter().map(|one| [one.clone(), framed(&one), with_header(&one)].concat())
 }
 
 fn ends(found: &[Found]) -> Vec<(u8, Option<(u32, u8)>)> {
@@ -79,9 +152,9 @@ fn each_message_is_found_wherever_it_is_cut() {
         (kind::EXCEPTION, Some((3, first::NOT_SEEN))),
         (kind::ONEWAY, Some((4, first::NOT_SEEN))),
     ];
-    let want: Vec<_> = want.into_iter().flat_map(|one| [one, one]).collect();
-    assert_eq!(ends(&whole.found), want);
-    assert_eq!(reference(&bytes), (whole.found.clone(), true));
+    let want: Vec<_> = want.into_iter().flat_map(|one| [one; 3]).collect();
+    assert_eq!(ends(&whole.found), [&want[..], &want].concat());
+    assert_eq!(reference(&bytes, &[]), (whole.found.clone(), true));
     for length in 1..40 {
         let mut cut = Driver::new();
         bytes.chunks(length).for_each(|piece| cut.feed(piece));
@@ -122,14 +195,20 @@ fn a_gap_in_a_value_costs_nothing() {
 
 #[test]
 fn without_a_boundary_the_start_of_each_transfer_is_tried() {
-    let one = message(kind::CALL, b"add", 1, &field(8, 1, &[0; 4]));
-    let mut driver = Driver::new();
-    driver.scanner.lose();
-    for (bytes, found) in [(&one[5..], 0), (&framed(&one)[..4], 0), (&one[..], 1), (&one[..], 2)] {
-        driver.scanner.begin_transfer();
-        driver.feed(bytes);
-        assert_eq!(driver.found.len(), found);
-        assert_eq!(driver.scanner.is_lost(), found == 0);
+    for one in [
+        message(kind::CALL, b"add", 1, &field(8, 1, &[0; 4])),
+        compact(kind::CALL, b"add", 1, &[0x15, 9]),
+    ] {
+        let mut driver = Driver::new();
+        driver.scanner.lose();
+        for (bytes, found) in
+            [(&one[5..], 0), (&framed(&one)[..4], 0), (&one[..], 1), (&one[..], 2)]
+        {
+            driver.scanner.begin_transfer();
+            driver.feed(bytes);
+            assert_eq!(driver.found.len(), found);
+            assert_eq!(driver.scanner.is_lost(), found == 0);
+        }
     }
 }
 
@@ -143,7 +222,7 @@ fn what_is_not_a_message_is_refused() {
         vec![0x80, 2, 0, 1],
         vec![0x80, 1, 0, 5],
         vec![0x80, 1, 1, 1],
-        vec![0, 0, 0, 13],
+        vec![0, 0, 0, 5],
         vec![0x10, 0, 0, 0],
         name(0),
         name(MAX_NAME + 1),
@@ -151,6 +230,21 @@ fn what_is_not_a_message_is_refused() {
         call(&[1, 0, 1]),
         call(&[11, 0, 1, 0x80, 0, 0, 0]),
         call(&deep),
+        vec![0x82, 0x22, 0, 0],
+        vec![0x82, 0xa1, 0, 0],
+        vec![0x82, 0x21, 0x80, 0x80, 0x80, 0x80, 0x80],
+        vec![0x82, 0x21, 1, 0],
+        vec![0x82, 0x21, 1, 0x81, 4],
+        vec![0x82, 0x21, 1, 3, b'a', 0x1f],
+        vec![0x82, 0x21, 1, 3, b'a', 0x7f],
+        vec![0x82, 0x21, 1, 3, b'a', b'a' | 0x80],
+        compact(kind::CALL, b"a", 1, &[0x1e]),
+        compact(kind::CALL, b"a", 1, &[0x18, 0xff, 0xff, 0xff, 0xff, 0x0f]),
+        compact(kind::CALL, b"a", 1, &[0x1c; MAX_DEPTH]),
+        framed(&[0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 1, 2, 1, 1, 1]),
+        framed(&[0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 1, 1, 0, 0, 0]),
+        framed(&[0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0]),
+        framed(&[0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 2, 0, 0, 0, 0]),
     ];
     for bytes in rows {
         let mut driver = Driver::new();
@@ -183,6 +277,21 @@ fn first_bytes_show_the_protocol() {
     for (n, want) in [(3, None), (4, Some(false)), (5, None), (8, Some(false)), (12, Some(true))] {
         assert_eq!(look(&in_frame, n), want, "{n} bytes of a frame");
     }
+    for (sequence, certain) in [(1, 5), (300, 6), (u32::MAX, 9)] {
+        let one = compact(kind::CALL, b"add", sequence, &[]);
+        for (frame, one) in [(0, one.clone()), (4, framed(&one))] {
+            for n in frame + 2..=12.min(one.len()) {
+                let want = Some(n >= frame + certain);
+                assert_eq!(look(&one, n), want, "{n} bytes of {one:x?}");
+            }
+        }
+    }
+    let unlikely = compact(kind::CALL, b"\x01add", 1, &[]);
+    assert_eq!([look(&unlikely, 8), look(&framed(&unlikely), 12)], [None; 2]);
+    let header = with_header(&one);
+    for (n, want) in [(4, Some(false)), (6, None), (8, Some(true)), (12, Some(true))] {
+        assert_eq!(look(&header, n), want, "{n} bytes of a frame with a header");
+    }
     let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0];
     assert_eq!(look(&settings, 12), None, "HTTP/2");
     assert_eq!(look(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00", 12), None, "TLS");
@@ -198,6 +307,12 @@ proptest! {
                 Just(message(kind::REPLY, b"add", 1, &fields(0))),
                 Just(framed(&message(kind::REPLY, b"add", 1, &fields(0)))),
                 Just(message(kind::CALL, b"add", 1, &[])[..15].to_vec()),
+                Just(compact(kind::REPLY, b"add", 300, &compact_fields(0))),
+                Just(framed(&compact(kind::REPLY, b"add", 1, &compact_fields(1)))),
+                Just(with_header(&message(kind::REPLY, b"add", 1, &fields(0)))),
+                Just(compact(kind::CALL, b"of_twelve", 1, &[])[..10].to_vec()),
+                Just(vec![0, 0, 0, 9, 0x82, 0x41, 1, 2, b'a', b'b']),
+                Just(vec![0, 0, 0, 20, 0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 1, 2, 0]),
             ],
             0..6,
         ),
@@ -206,7 +321,8 @@ proptest! {
         let bytes = parts.concat();
         let mut driver = Driver::new();
         bytes.chunks(cut).for_each(|piece| driver.feed(piece));
-        let (found, valid) = reference(&bytes);
+        let cuts: Vec<usize> = (1..=bytes.len().div_ceil(cut)).map(|n| n * cut).collect();
+        let (found, valid) = reference(&bytes, &cuts);
         prop_assert_eq!(&driver.found, &found);
         prop_assert_eq!(!driver.scanner.is_refused(), valid);
     }
