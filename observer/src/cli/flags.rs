@@ -473,14 +473,12 @@ pub(super) struct InKernel {
     #[arg(long, value_name = "BACKEND", default_value_t = Backend::Auto)]
     pub(super) backend: Backend,
 
-    /// Whether connections with TLS are followed (experimental)
+    /// Whether connections with TLS are followed
     ///
-    /// Experimental: some expired calls have a wrong status at the server, and other kernels than
-    /// Linux 6.18 were not tried. With auto, the daemon looks for TLS libraries in the files that
-    /// processes have mapped, and attaches a BPF program to their functions that read and write. It
-    /// needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and CAP_CHECKPOINT_RESTORE, which a process of its
-    /// own keeps, and before Linux 6.6 also CAP_SYS_ADMIN. Without them it follows cleartext only,
-    /// and says so.
+    /// With auto, the daemon looks for TLS libraries in the files that processes have mapped, and
+    /// attaches a BPF program to their functions that read and write. It needs CAP_SYS_PTRACE,
+    /// CAP_DAC_READ_SEARCH and CAP_CHECKPOINT_RESTORE, which a process of its own keeps, and before
+    /// Linux 6.6 also CAP_SYS_ADMIN. Without them it follows cleartext only, and says so.
     ///
     /// Example: --tls auto
     #[arg(long, value_name = "MODE", default_value_t = Tls::default())]

@@ -9,16 +9,18 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::verifier::{ALL_PARTS, Program, within_bounds};
+use crate::verifier::{Parts, Program, within_bounds};
 use crate::{build, exec, generated, setup, vm};
 
 /// Bound on the stack of a program, in bytes: that of kernels before 6.13. Later ones give large programs a stack of their
 /// own.
 const MOST_STACK: u32 = 512;
 
-const HEAD: &str = "# What the verifier takes\n\nThe largest program of each backend, with `--tls auto` and \
-    `--protocol grpc,thrift`: the instructions that the verifier follows, and the bytes of machine code. [kernels.md](../kernels.md#what-the-verifier-takes) has the \
+const HEAD: &str = "# What the verifier takes\n\nThe largest program of each backend: the instructions that the \
+    verifier follows, and the bytes of machine code. [kernels.md](../kernels.md#what-the-verifier-takes) has the \
     bounds.\n\n";
+
+const HEAD_OF_ALL: &str = "\nWith `--tls auto` and all protocols:\n\n";
 
 /// Kernels and backends, and the form of the output.
 #[derive(clap::Args)]
@@ -37,19 +39,21 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     let mut outputs = vm::check(&selection.place, &daemon)?;
     if selection.document {
         outputs.extend(on_this_machine(&daemon)?);
-        let text = format!("{HEAD}{}", table(&outputs));
+        let [of_default, of_all] = Parts::BOTH.map(|parts| table(&outputs, parts));
+        let text = format!("{HEAD}{of_default}{HEAD_OF_ALL}{of_all}");
         return generated::write("verifier.md", "bpf-stats --document", &text);
     }
     let mut is_good = true;
     println!(
-        "{:<7} {:<10} {:<30} {:>8} {:>9} {:>9} {:>6}",
-        "kernel", "backend", "program", "insns", "verified", "JITed", "stack"
+        "{:<7} {:<10} {:<7} {:<30} {:>8} {:>9} {:>9} {:>6}",
+        "kernel", "backend", "parts", "program", "insns", "verified", "JITed", "stack"
     );
-    for (kernel, backend, output) in outputs {
-        match within_bounds(&output).with_context(|| format!("{kernel} {backend}")) {
+    for vm::Check { kernel, backend, parts, output } in outputs {
+        let named = || format!("{kernel} {backend} {parts:?}");
+        match within_bounds(&output, parts).with_context(named) {
             Ok(programs) => {
                 for program in programs {
-                    print(&kernel, backend, &program, stacks.get(&program.name).copied());
+                    print(&kernel, backend, parts, &program, stacks.get(&program.name).copied());
                 }
             }
             Err(error) => {
@@ -66,9 +70,12 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
 /// Returns an error if a program costs this machine's verifier more than the bound, or takes more stack.
 pub(crate) fn host() -> Result<()> {
     stack_within_bounds(&stack::of(&build::bpf_object()?)?)?;
-    let programs = within_bounds(&check_here(&build::daemon(true)?, "auto")?)?;
-    let largest = largest(&programs).context("no program was verified")?;
-    println!("bpf-stats: the largest program here: {}, {}", largest.name, cell(largest));
+    let daemon = build::daemon(true)?;
+    for parts in Parts::BOTH {
+        let programs = within_bounds(&check_here(&daemon, "auto", parts)?, parts)?;
+        let largest = largest(&programs).context("no program was verified")?;
+        println!("bpf-stats: the largest, {parts:?} parts: {}, {}", largest.name, cell(largest));
+    }
     Ok(())
 }
 
@@ -84,14 +91,18 @@ fn on_this_machine(daemon: &Path) -> Result<Vec<vm::Check>> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")
         .context("cannot read the kernel's version")?;
     let kernel = release.split('.').take(2).collect::<Vec<_>>().join(".");
-    let check = |&backend| Ok((kernel.clone(), backend, check_here(daemon, backend)?));
-    vm::BACKENDS.iter().map(check).collect()
+    let places = vm::BACKENDS.iter().flat_map(|backend| Parts::BOTH.map(|parts| (*backend, parts)));
+    let check = |(backend, parts)| {
+        let output = check_here(daemon, backend, parts)?;
+        Ok(vm::Check { kernel: kernel.clone(), backend, parts, output })
+    };
+    places.map(check).collect()
 }
 
 /// The output of `observer check`, which may find that the kernel lacks something.
-fn check_here(daemon: &Path, backend: &str) -> Result<String> {
+fn check_here(daemon: &Path, backend: &str, parts: Parts) -> Result<String> {
     let mut check = exec::daemon(daemon)?;
-    check.args(["check", "--listen", "127.0.0.1:0", "--backend", backend]).args(ALL_PARTS);
+    check.args(["check", "--listen", "127.0.0.1:0", "--backend", backend]).args(parts.flags());
     let output = check.output().context("cannot run observer check")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -117,12 +128,12 @@ fn thousands(number: u64) -> String {
     }
 }
 
-/// The table in Markdown: a row for each kernel, a column for each backend.
-fn table(outputs: &[vm::Check]) -> String {
+/// The table of these parts in Markdown: a row for each kernel, a column for each backend.
+fn table(outputs: &[vm::Check], of: Parts) -> String {
     let mut rows = BTreeMap::<Vec<u32>, BTreeMap<&str, String>>::new();
-    for (kernel, backend, output) in outputs {
+    for vm::Check { kernel, backend, parts, output } in outputs.iter().filter(|it| it.parts == of) {
         let numbers = kernel.split('.').filter_map(|number| number.parse().ok()).collect();
-        let text = match within_bounds(output) {
+        let text = match within_bounds(output, *parts) {
             Ok(programs) => largest(&programs).map_or_else(String::new, cell),
             Err(_) => "not allowed there".into(),
         };
@@ -139,10 +150,11 @@ fn table(outputs: &[vm::Check]) -> String {
     text
 }
 
-fn print(kernel: &str, backend: &str, program: &Program, stack: Option<u32>) {
+fn print(kernel: &str, backend: &str, parts: Parts, program: &Program, stack: Option<u32>) {
     let figure = |figure: Option<u64>| figure.map_or("-".into(), |figure| figure.to_string());
     println!(
-        "{kernel:<7} {backend:<10} {:<30} {:>8} {:>9} {:>9} {:>6}",
+        "{kernel:<7} {backend:<10} {:<7} {:<30} {:>8} {:>9} {:>9} {:>6}",
+        format!("{parts:?}"),
         program.name,
         program.instructions,
         figure(program.verified),
@@ -157,8 +169,12 @@ mod tests {
 
     #[test]
     fn the_table_has_the_largest_of_each_kernel_and_backend() {
-        let check =
-            |kernel: &str, backend, output: &str| (kernel.to_owned(), backend, output.to_owned());
+        let check = |kernel: &str, backend, output: &str| vm::Check {
+            kernel: kernel.into(),
+            backend,
+            parts: Parts::Default,
+            output: output.into(),
+        };
         let two = "ok  program       a: 9 instructions, 12 verified, 90 bytes of machine code\n\
                    ok  program       b: 9 instructions, 25145 verified, 37475 bytes of machine code\n";
         let all = [
@@ -167,7 +183,7 @@ mod tests {
             check("6.1", "kprobe", "NO  backend       no kprobes\n"),
         ];
         assert_eq!(
-            table(&all),
+            table(&all, Parts::Default),
             "| kernel | socket | fentry | kprobe | tracepoint |\n|---|---|---|---|---|\n\
              | 6.1 |  | 1,012; - | not allowed there |  |\n\
              | 6.12 |  |  | 25,145; 37,475 |  |\n"

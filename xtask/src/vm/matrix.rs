@@ -12,7 +12,8 @@ use super::image::Image;
 use super::kernels::Kernel;
 use super::places::Where;
 use super::report::{Cell, counts};
-use crate::{build, exec, test, verifier};
+use crate::verifier::{self, Parts};
+use crate::{build, exec, test};
 
 /// Runs these cases on each kernel with each backend.
 pub(super) fn run(place: &Where, filter: &str) -> Result<Vec<Cell>> {
@@ -23,8 +24,13 @@ pub(super) fn run(place: &Where, filter: &str) -> Result<Vec<Cell>> {
     })
 }
 
-/// A kernel, a backend, and the output of `observer check` for them.
-pub(crate) type Check = (String, &'static str, String);
+/// A kernel, a backend, parts of the programs, and the output of `observer check` for them.
+pub(crate) struct Check {
+    pub(crate) kernel: String,
+    pub(crate) backend: &'static str,
+    pub(crate) parts: Parts,
+    pub(crate) output: String,
+}
 
 /// Runs `observer check` on each kernel with each backend.
 pub(crate) fn check(selection: &Where, daemon: &Path) -> Result<Vec<Check>> {
@@ -32,19 +38,35 @@ pub(crate) fn check(selection: &Where, daemon: &Path) -> Result<Vec<Check>> {
     let checks = selection.each(|kernel, image, backend| {
         // A kernel that observer refuses loads no program.
         if kernel.only.is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let share = Share::new(&format!("check-{}-{backend}", kernel.name))?;
         share.run(image, &check_script(daemon, backend))?;
-        Ok(Some((kernel.name.to_owned(), backend, share.read("check"))))
+        let checks = Parts::BOTH.map(|parts| {
+            let output = share.read(check_name(parts));
+            Check { kernel: kernel.name.to_owned(), backend, parts, output }
+        });
+        Ok(checks.into())
     })?;
     Ok(checks.into_iter().flatten().collect())
 }
 
-/// Writes the output of `observer check` to the share.
+/// The name of the output of `observer check` in the share.
+fn check_name(parts: Parts) -> &'static str {
+    match parts {
+        Parts::Default => "check",
+        Parts::All => "check-all",
+    }
+}
+
+/// Writes the outputs of `observer check` to the share.
 fn check_script(daemon: &Path, backend: &str) -> String {
-    let all = verifier::ALL_PARTS.join(" ");
-    format!("'{}' check --backend {backend} {all} >/mnt/check 2>&1\n", daemon.display())
+    let daemon = daemon.display();
+    let check = |parts: Parts| {
+        let (flags, name) = (parts.flags().join(" "), check_name(parts));
+        format!("'{daemon}' check --backend {backend} {flags} >/mnt/{name} 2>&1\n")
+    };
+    Parts::BOTH.map(check).concat()
 }
 
 /// The built tests, with their peers prepared.
@@ -159,7 +181,10 @@ impl Tests {
             }
             // This kernel loads no program.
             Ok(()) if kernel.only.is_some() => None,
-            Ok(()) => verifier::within_bounds(&share.read("check")).err().map(|e| e.to_string()),
+            Ok(()) => Parts::BOTH.into_iter().find_map(|parts| {
+                let checked = verifier::within_bounds(&share.read(check_name(parts)), parts);
+                checked.err().map(|error| error.to_string())
+            }),
         };
         let cell = Cell {
             kernel: kernel.name,
