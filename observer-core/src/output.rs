@@ -32,7 +32,7 @@ pub trait Output {
         0
     }
 
-    /// Whether the parents in `traceparent` have to be kept; by default not.
+    /// Whether the parents in `traceparent`, and `tracestate`, have to be kept; by default not.
     fn needs_parents(&self) -> bool {
         false
     }

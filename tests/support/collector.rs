@@ -69,6 +69,7 @@ pub struct Span {
     pub resource: BTreeMap<String, Value>,
     pub trace: String,
     pub span: String,
+    pub state: String,
     pub parent: String,
     pub name: String,
     pub kind: String,

@@ -218,6 +218,8 @@ struct JsonSpan {
     trace_id: String,
     span_id: String,
     #[serde(default)]
+    trace_state: String,
+    #[serde(default)]
     parent_span_id: String,
     #[serde(default)]
     flags: u32,
@@ -338,6 +340,7 @@ impl JsonSpan {
             resource: resource.clone(),
             trace: self.trace_id,
             span: self.span_id,
+            state: self.trace_state,
             parent: self.parent_span_id,
             name: self.name,
             kind: kind.to_owned(),

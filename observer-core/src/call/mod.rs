@@ -295,6 +295,8 @@ pub struct Ended {
     pub trace: Option<TraceId>,
     /// What the request said of its trace.
     pub context: Context,
+    /// The request's `tracestate`, if an output needs parents.
+    pub trace_state: Option<TextId>,
     /// The stream of the call.
     pub stream: u32,
     /// The request's `:authority`, if an output needs it: an interned text.

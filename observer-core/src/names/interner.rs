@@ -104,6 +104,8 @@ pub struct Interner {
     pub texts: Texts,
     /// The parents of `traceparent` that are kept.
     pub parents: Parents,
+    /// The texts of `tracestate` that are kept.
+    pub states: Texts,
 }
 
 impl Interner {
@@ -123,8 +125,9 @@ impl Interner {
     pub fn sharing(&self) -> Self {
         let excluded = Arc::clone(&self.excluded);
         let (texts, parents) = (self.texts.sharing(), self.parents.sharing());
-        let keeps_authorities = self.keeps_authorities;
-        Self { excluded, keeps_authorities, parents, ..Self::of(Arc::clone(&self.shared), texts) }
+        let (keeps_authorities, states) = (self.keeps_authorities, self.states.sharing());
+        let shared = Self::of(Arc::clone(&self.shared), texts);
+        Self { excluded, keeps_authorities, parents, states, ..shared }
     }
 
     fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
@@ -138,6 +141,7 @@ impl Interner {
             keeps_authorities: false,
             texts,
             parents: Parents::default(),
+            states: Texts::default(),
         };
         // In the order of their ids.
         this.intern(b"/");

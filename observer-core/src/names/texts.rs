@@ -1,4 +1,4 @@
-//! The latest texts that are only logged, and are not labels: those of `grpc-message`.
+//! The latest texts that are not labels: those of `grpc-message`, and those of `tracestate`.
 
 use std::collections::VecDeque;
 
@@ -31,7 +31,7 @@ impl Texts {
     }
 
     /// Keeps a text, and drops the oldest one if there is no room.
-    pub(crate) fn keep(&mut self, text: &[u8]) -> TextId {
+    pub fn keep(&mut self, text: &[u8]) -> TextId {
         let id = TextId(self.next);
         if self.limit > 0 {
             if self.kept.len() >= self.limit {

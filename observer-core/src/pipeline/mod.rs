@@ -48,6 +48,9 @@ use crate::{
 /// Bound on the distinct paths of all processes together, of at most 512 bytes each.
 const MAX_PATHS: usize = 16_384;
 
+/// Maximum number of `tracestate` texts that are kept until their calls end: 2 MiB.
+const MAX_STATES: usize = 4096;
+
 /// The shortest time between searches for paths that are not used any more: 10 s, because a search visits everything.
 const PATHS_PERIOD_NS: u64 = 10_000_000_000;
 
@@ -101,6 +104,7 @@ impl<O: Output> Pipeline<O> {
         let outputs = (statistics, output);
         interner.texts = Texts::new(outputs.max_texts());
         interner.parents = Parents::new(outputs.needs_parents());
+        interner.states = Texts::new(if outputs.needs_parents() { MAX_STATES } else { 0 });
         interner.keeps_authorities = outputs.needs_authorities();
         Self {
             connections: FxHashMap::default(),

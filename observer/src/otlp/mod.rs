@@ -16,6 +16,7 @@ mod resource;
 mod sampler;
 mod span;
 mod tls;
+mod trace_state;
 mod transport;
 
 use std::{
@@ -129,6 +130,10 @@ impl Spans {
             add(&self.queue.counts().not_sampled, 1);
             return None;
         }
+        // Without `traceparent`, it says nothing (Trace Context §3.3).
+        let trace_state = context.and(ended.trace_state);
+        let trace_state = trace_state.and_then(|id| names.interner.states.get(id));
+        let trace_state = trace_state.and_then(trace_state::valid);
         let Ended { request_messages, response_messages, request_bytes, response_bytes, .. } =
             ended;
         let message = ended.message.and_then(|message| names.interner.texts.get(message));
@@ -141,6 +146,7 @@ impl Spans {
             ids: ids(),
             pair,
             context: context.map(|context| (context.trace, context.parent)),
+            trace_state: trace_state.unwrap_or_default().into(),
             start_unix_ns: self.clock.unix_ns(time_ns.saturating_sub(elapsed_ns)),
             end_unix_ns: self.clock.unix_ns(time_ns),
             code: ended.code,

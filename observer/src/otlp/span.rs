@@ -28,6 +28,8 @@ pub(super) struct Finished {
     /// The number of the connection, if both ends know it and it names the call.
     pub(super) pair: Option<u64>,
     pub(super) context: Option<(TraceId, SpanId)>,
+    /// The request's `tracestate`, if it is valid.
+    pub(super) trace_state: Box<str>,
     pub(super) start_unix_ns: u64,
     pub(super) end_unix_ns: u64,
     pub(super) code: Option<Code>,
@@ -52,7 +54,7 @@ pub(super) struct MessageCounts {
 impl Finished {
     /// The memory that it takes. The text of its path is shared.
     pub(super) fn memory(&self) -> usize {
-        size_of::<Self>() + self.message.len()
+        size_of::<Self>() + self.message.len() + self.trace_state.len()
     }
 
     /// The address of the client, for the server's end.
@@ -81,18 +83,19 @@ impl Finished {
         };
         let TraceId(trace) = self.context.map_or(self.ids.trace, |(trace, _)| trace);
         let (method, attributes) = self.attributes(adds_old);
+        let is_error = self.error().is_some();
         Span {
             trace_id: trace.into(),
             span_id: id.0.into(),
+            trace_state: self.trace_state.into(),
             parent_span_id: parent.map(|SpanId(id)| id.into()).unwrap_or_default(),
             name: method.unwrap_or_else(|| names::GRPC.to_owned()),
             kind: kind.into(),
             start_unix_ns: self.start_unix_ns,
             end_unix_ns: self.end_unix_ns,
             attributes,
-            status: self
-                .error()
-                .map(|_| Status { message: self.message.into(), code: StatusCode::Error.into() }),
+            status: is_error
+                .then(|| Status { message: self.message.into(), code: StatusCode::Error.into() }),
             flags: flag::SAMPLED | remote | flag::HAS_IS_REMOTE,
         }
     }

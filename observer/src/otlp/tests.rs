@@ -7,7 +7,7 @@ use super::{
 use observer_core::{
     call::{CallProtocol, Code, Coverage, Role, SeriesId, SpanId, TraceContext, TraceId},
     ends::Ends,
-    names::Interner,
+    names::{Interner, Texts},
     process::Comm,
 };
 use prost::Message as _;
@@ -91,6 +91,22 @@ fn told(span: &Span, key: &str) -> String {
         Some(AnyValue { value: Some(Value::Number(number)) }) => number.to_string(),
         Some(AnyValue { value: None }) | None => String::new(),
     }
+}
+
+#[test]
+fn trace_state_is_passed_on_with_a_parent() {
+    let of = |context, state: Option<&[u8]>| {
+        let mut fixture = Fixture::new(&[]);
+        fixture.interner.states = Texts::new(1);
+        let trace_state = state.map(|state| fixture.interner.states.keep(state));
+        let ended = Ended { context, trace_state, ..ended(Some(Code::Ok)) };
+        fixture.call(Role::Client, b"/shop.Orders/Place", call(ended));
+        fixture.span(false).trace_state
+    };
+    assert_eq!(of(context(true), Some(b"a=1,b=2")), "a=1,b=2");
+    assert_eq!(of(context(true), Some(b"not valid")), "");
+    assert_eq!(of(context(true), None), "");
+    assert_eq!(of(Context::Absent, Some(b"a=1")), "");
 }
 
 #[test]

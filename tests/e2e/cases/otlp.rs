@@ -50,6 +50,7 @@ const SOON: &str = "export OTEL_BSP_SCHEDULE_DELAY=100 OTEL_METRICS_EXPORTER=non
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
+const STATE: &str = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
 
 /// A port for a server, which only the daemon of this case selects.
 fn free_port() -> Result<u16> {
@@ -81,7 +82,8 @@ fn spans(python: &Stack, protocol: Protocol) -> Result<()> {
     // A root, and one below a span of the application.
     talk.expected_call(1, "Get", OK)?;
     let traceparent = format!("00-{TRACE}-{PARENT}-01");
-    talk.client(|f| f.request_with(3, "Get", &[("traceparent", &traceparent)]).last_message(3, 5))?;
+    let fields = [("traceparent", &*traceparent), ("tracestate", STATE)];
+    talk.client(|f| f.request_with(3, "Get", &fields).last_message(3, 5))?;
     talk.server(|f| f.response(3).message(3, 6).message(3, 7).trailers(3, OK))?;
     talk.expect(Call::new("Get", OK).requests(&[5]).responses(&[6, 7]))?;
     // An error for the client only, for both ends, and of a method that the server does not have.
@@ -145,6 +147,7 @@ fn spans(python: &Stack, protocol: Protocol) -> Result<()> {
             ensure!(span.attribute("rpc.method_original") == &json!(original), context());
             let below = if number == 1 { Some(TRACE) } else { None };
             ensure!(below.is_none_or(|trace| span.trace == trace), context());
+            ensure!(span.state == if number == 1 { STATE } else { "" }, context());
         }
         // Both ends are watched, so they are joined.
         ensure!(client.trace == server.trace, "{client:#?} {server:#?}");

@@ -59,6 +59,7 @@ def spans(request):
                     "resource": resource,
                     "trace": span.trace_id.hex(),
                     "span": span.span_id.hex(),
+                    "state": span.trace_state,
                     "parent": span.parent_span_id.hex(),
                     "name": span.name,
                     "kind": type(span).SpanKind.Name(span.kind),

@@ -27,6 +27,8 @@ pub struct Headers {
     pub trace: Option<Option<TraceParent>>,
     /// What is known of its trace, once [`find_context`](Self::find_context) was called.
     pub context: Context,
+    /// The field `tracestate`; the inner `None` if it is there twice.
+    pub trace_state: Option<Option<TextId>>,
     /// The field `grpc-message`.
     pub message: Option<TextId>,
     /// Whether some fields could not be decoded: fields that are `None` here may have been there.
@@ -37,7 +39,8 @@ impl Headers {
     /// Adds a field of the block.
     ///
     /// If a field is there twice, the first one counts; for `grpc-status` and `grpc-message` the last one, as in grpcio
-    /// and grpc-go. Two `traceparent` count as none (Trace Context §3.2).
+    /// and grpc-go. Two `traceparent` count as none (Trace Context §3.2), and so do two `tracestate`, which would have to be
+    /// joined.
     pub fn add(&mut self, field: Field) {
         match field {
             Field::Method(method) => set(&mut self.method, method),
@@ -53,6 +56,9 @@ impl Headers {
             Field::GrpcTimeout(Some(timeout)) => set(&mut self.timeout_ns, timeout.nanoseconds()),
             Field::TraceParent(trace) => {
                 self.trace = Some(trace.filter(|_| self.trace.is_none()));
+            }
+            Field::TraceState(state) => {
+                self.trace_state = Some(Some(state).filter(|_| self.trace_state.is_none()));
             }
             Field::GrpcMessage(message) => self.message = Some(message),
             Field::Unknown => self.incomplete = true,

@@ -27,6 +27,8 @@ pub enum Field {
     GrpcTimeout(Option<Timeout>),
     /// The field `traceparent`; `None` if it is malformed.
     TraceParent(Option<TraceParent>),
+    /// The field `tracestate`, of at most 512 bytes; a longer one is [`Self::Other`].
+    TraceState(TextId),
     /// The field `grpc-message`, percent-encoded as on the wire.
     GrpcMessage(TextId),
     /// A field that does not matter to gRPC.
@@ -34,6 +36,10 @@ pub enum Field {
     /// A field that is not known: it refers to an entry that was inserted before the join, or in a gap.
     Unknown,
 }
+
+/// The longest `tracestate` that is kept: the length that tracing systems should pass on at least (W3C Trace Context
+/// §3.3.1.5).
+const MAX_STATE_LEN: usize = 512;
 
 /// Request methods, as far as gRPC uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +104,7 @@ pub(super) enum Name {
     GrpcStatus,
     GrpcTimeout,
     TraceParent,
+    TraceState,
     GrpcMessage,
     Other,
     Unknown,
@@ -116,6 +123,7 @@ impl Name {
         const GRPC_STATUS: &[u8] = b"\x9a\xca\xc8\xb2\x12\x34\xda\x8f";
         const GRPC_TIMEOUT: &[u8] = b"\x9a\xca\xc8\xb2\x4d\x49\x4f\x6a\x7f";
         const TRACE_PARENT: &[u8] = b"\x4d\x83\x21\x6b\x1d\x85\xa9\x3f";
+        const TRACE_STATE: &[u8] = b"\x4d\x83\x21\x50\x91\xa4\xbf";
         const GRPC_MESSAGE: &[u8] = b"\x9a\xca\xc8\xb5\x25\x42\x07\x31\x7f";
         match (name.octets, name.huffman) {
             (b":method", false) | (METHOD, true) => Self::Method,
@@ -126,6 +134,7 @@ impl Name {
             (b"grpc-status", false) | (GRPC_STATUS, true) => Self::GrpcStatus,
             (b"grpc-timeout", false) | (GRPC_TIMEOUT, true) => Self::GrpcTimeout,
             (b"traceparent", false) | (TRACE_PARENT, true) => Self::TraceParent,
+            (b"tracestate", false) | (TRACE_STATE, true) => Self::TraceState,
             (b"grpc-message", false) | (GRPC_MESSAGE, true) => Self::GrpcMessage,
             _ => Self::Other,
         }
@@ -153,8 +162,11 @@ impl Name {
             }
             Self::GrpcTimeout => Field::GrpcTimeout(timeout(value)),
             Self::TraceParent => Field::TraceParent(trace_parent(value, interner)),
+            Self::TraceState if value.len() <= MAX_STATE_LEN => {
+                Field::TraceState(interner.states.keep(value))
+            }
             Self::GrpcMessage => Field::GrpcMessage(interner.texts.keep(value)),
-            Self::Other => Field::Other,
+            Self::TraceState | Self::Other => Field::Other,
             Self::Unknown => Field::Unknown,
         }
     }
@@ -299,6 +311,8 @@ mod tests {
             ("grpc-status", Name::GrpcStatus),
             ("grpc-timeout", Name::GrpcTimeout),
             ("traceparent", Name::TraceParent),
+            ("tracestate", Name::TraceState),
+            ("tracestats", Name::Other),
             ("", Name::Other),
             (":patH", Name::Other),
             (":pathx", Name::Other),

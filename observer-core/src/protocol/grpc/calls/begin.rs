@@ -56,6 +56,7 @@ impl Calls {
             touched_ns: at.time_ns,
             trace: headers.recorded_trace(),
             context: headers.context,
+            trace_state: headers.trace_state.flatten(),
             message: None,
             authority: headers.authority,
             timeout: match headers.timeout_ns {

@@ -39,6 +39,7 @@ pub(super) struct Call {
     /// Its trace, if it is recorded: one that is not cannot be found.
     pub(super) trace: Option<TraceId>,
     pub(super) context: Context,
+    pub(super) trace_state: Option<TextId>,
     pub(super) message: Option<TextId>,
     pub(super) authority: Option<PathId>,
     pub(super) timeout: Timeout,

@@ -114,6 +114,7 @@ impl Calls {
             coverage: self.coverage,
             trace: call.trace,
             context: call.context,
+            trace_state: call.trace_state,
             stream,
             message: call.message,
             authority: call.authority,

@@ -53,6 +53,7 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
         b"grpc-status" if is_number && value.len() <= 10 => Field::GrpcStatus(text.parse().ok()),
         b"grpc-status" => Field::GrpcStatus(None),
         b"grpc-timeout" => Field::GrpcTimeout(timeout(&text).map(Timeout::of_nanoseconds)),
+        b"tracestate" if value.len() <= 512 => Field::TraceState(interner.states.keep(value)),
         b"traceparent" => Field::TraceParent(trace(&text)),
         b"grpc-message" => Field::GrpcMessage(interner.texts.keep(value)),
         _ => Field::Other,
