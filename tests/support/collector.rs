@@ -119,13 +119,25 @@ impl Collector {
         answers: &str,
         tls: Option<&Tls>,
     ) -> Result<Self> {
+        Self::start_at(python, protocol, answers, tls, "127.0.0.1:0")
+    }
+
+    /// Like [`Self::start`], at the address of a receiver that has ended.
+    pub fn start_at(
+        python: &Stack,
+        protocol: Protocol,
+        answers: &str,
+        tls: Option<&Tls>,
+        address: &str,
+    ) -> Result<Self> {
+        let (_, port) = address.rsplit_once(':').context("an address without a port")?;
         let [interpreter, script, ..] = &*python.server else {
             anyhow::bail!("{} has no script", python.name)
         };
         let mut command = Command::new(interpreter);
         command.arg(Path::new(script).with_file_name("collector.py")).envs(&python.env);
         let protocol = if protocol == Protocol::Http { "http" } else { "grpc" };
-        command.args(["--protocol", protocol, "--answers", answers]);
+        command.args(["--protocol", protocol, "--answers", answers, "--port", port]);
         if let Some(Tls { certificate, key, client_ca }) = tls {
             command.arg("--certificate").arg(certificate).arg("--key").arg(key);
             command.arg("--client-ca").arg(client_ca);

@@ -5,6 +5,7 @@
 //! - [`peer`]: their server and client processes;
 //! - [`tls`]: certificates for them;
 //! - [`truth`]: a peer's own record of its calls;
+//! - [`short`]: many connections with one call each;
 //! - [`raw`]: peers that read and write frame by frame, as a test says;
 //! - [`daemon`]: the daemon as a process;
 //! - [`footprint`]: memory, BPF maps and threads of a process;
@@ -61,6 +62,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod report;
+pub mod short;
 pub mod stack;
 pub mod tls;
 pub mod truth;

@@ -60,7 +60,10 @@ impl Ids {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{
+        collections::HashSet,
+        hash::{Hash as _, Hasher as _},
+    };
 
     use super::*;
 
@@ -77,6 +80,36 @@ mod tests {
                     assert!(seen.insert(trace.to_vec()));
                     assert!(seen.insert(client.0.to_vec()) && seen.insert(server.0.to_vec()));
                 }
+            }
+        }
+    }
+
+    /// A million connections that follow each other, from ports that are used again after a second, with numbers as the
+    /// kernel makes them: a keyed hash of addresses and ports, plus the time in units of 64 ns (`secure_tcp_seq`).
+    #[test]
+    fn connections_from_the_same_ports_have_different_ids() {
+        const PORTS: u64 = 20_000;
+        const EACH: u64 = 50;
+        // From connection to connection, and from the client's number to the server's.
+        const APART: u64 = 50_000 / 64;
+        let hash = |key: u64, port: u64| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            (key, port).hash(&mut hasher);
+            hasher.finish() as u32
+        };
+        let mut pairs = HashSet::new();
+        let mut traces = HashSet::new();
+        for number in 0..PORTS * EACH {
+            let (port, time) = (number % PORTS, number * APART);
+            let later = time + 50 + u64::from(hash(3, number) % 200);
+            let client = hash(1, port).wrapping_add(time as u32);
+            let server = hash(2, port).wrapping_add(later as u32);
+            let pair = u64::from(client) << 32 | u64::from(server);
+            assert!(pairs.insert(pair), "{number}");
+            // Hashing them all would take long.
+            if number % 32 == 0 {
+                let Ids { trace, .. } = Ids::of(CallName::Shared { pair, stream: 1 });
+                assert!(traces.insert(trace.0), "{number}");
             }
         }
     }

@@ -1,23 +1,29 @@
 //! The export by OTLP, to a receiver with OpenTelemetry's own messages.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use support::collector::{Collector, Point, Protocol, Span, Tls};
 use support::daemon::{Daemon, free_address};
+use support::expected::Expected;
+use support::footprint::Footprint;
+use support::peer::{Client as Caller, Listen, Server as Service};
 use support::raw::talk::Role::{Client, Server};
 use support::raw::{Address, Call, Talk};
 use support::report::Also::Nothing;
+use support::short::Short;
 use support::stack::Stack;
+use support::truth::agree;
 
 use super::protected::Protected;
 use super::{INTERNAL, NOT_FOUND, OK, UNIMPLEMENTED};
 use crate::case::Cases;
 
-/// Adds the cases; `python` has the receiver.
-pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>) {
+/// Adds the cases; `python` has the receiver, and `fast` is a stack that makes many calls.
+pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>, fast: Option<&'static Stack>) {
     for (name, protocol) in [("http/protobuf", Protocol::Http), ("grpc", Protocol::Grpc)] {
         cases.of(&format!("otlp: a span for each end of each call, {name}"), Nothing, [python], {
             move |[python]| spans(python, protocol)
@@ -28,9 +34,14 @@ pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>) {
         cases.of(&format!("otlp: receivers that refuse, {name}"), Nothing, [python], {
             move |[python]| refusals(python, protocol)
         });
+        let name = format!("otlp: a receiver that goes away and comes back, {name}");
+        cases.of(&name, Nothing, [python], move |[python]| comes_back(python, protocol));
     }
     cases.of("otlp: two daemons join the ends of a call", Nothing, [python], |[python]| {
         two_daemons(python)
+    });
+    cases.of("otlp: a call on each of 3,000 connections, from 500 ports", Nothing, [python], {
+        |[python]| short_connections(python)
     });
     cases.of("otlp: samplers", Nothing, [python], |[python]| samplers(python));
     cases.of("otlp: a receiver that is slow", Nothing, [python], |[python]| slow(python));
@@ -43,6 +54,7 @@ pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>) {
         });
     }
     cases.add("otlp: a receiver that is not there", Nothing, not_there);
+    cases.of("otlp: a receiver that reads nothing", Nothing, [fast], |[fast]| reads_nothing(fast));
 }
 
 /// Spans are sent after this many milliseconds, and nothing else is sent.
@@ -243,6 +255,18 @@ fn refusals(python: &Stack, protocol: Protocol) -> Result<()> {
     daemon.stop()
 }
 
+/// The traces of clients with their spans, and those of servers with their parents.
+fn joined(spans: &[Span]) -> [BTreeSet<(&str, &str)>; 2] {
+    let of_kind = |kind: &str, id: fn(&Span) -> &str| {
+        let those = spans.iter().filter(|span| span.kind == kind);
+        those.map(|span| (&*span.trace, id(span))).collect()
+    };
+    [
+        of_kind("SPAN_KIND_CLIENT", |span| &span.span),
+        of_kind("SPAN_KIND_SERVER", |span| &span.parent),
+    ]
+}
+
 /// Two daemons that know nothing of each other, each of which watches one end.
 fn two_daemons(python: &Stack) -> Result<()> {
     let collector = Collector::start(python, Protocol::Http, "ok", None)?;
@@ -264,17 +288,29 @@ fn two_daemons(python: &Stack) -> Result<()> {
         wait_for_outcome(daemon, "exported", 3.0)?;
     }
     let spans = collector.spans()?;
-    let of_kind = |kind: &str, id: fn(&Span) -> &str| -> BTreeSet<(&str, &str)> {
-        let those = spans.iter().filter(|span| span.kind == kind);
-        those.map(|span| (&*span.trace, id(span))).collect()
-    };
-    let clients = of_kind("SPAN_KIND_CLIENT", |span| &span.span);
-    let servers = of_kind("SPAN_KIND_SERVER", |span| &span.parent);
+    let [clients, servers] = joined(&spans);
     ensure!(clients.len() == 3 && clients == servers, "{spans:#?}");
     ensure!(outcome(&both, "exported")? == 0.0, "the sampler takes none");
     talk.finish()?;
     daemons.into_iter().try_for_each(Daemon::stop)?;
     both.stop()
+}
+
+/// Connections that follow each other have ids of their own, though their addresses and ports are the same.
+fn short_connections(python: &Stack) -> Result<()> {
+    const CONNECTIONS: u32 = 3_000;
+    let (short, collector) =
+        (Short::listen()?, Collector::start(python, Protocol::Http, "ok", None)?);
+    let port = short.port().parse()?;
+    let daemon = daemon(port, &format!("http://{}", collector.address), Protocol::Http, &[])?;
+    short.make(CONNECTIONS, 500)?;
+    wait_for_outcome(&daemon, "exported", 2.0 * f64::from(CONNECTIONS))?;
+    let spans = collector.spans()?;
+    let [clients, servers] = joined(&spans);
+    let traces: BTreeSet<&str> = clients.iter().map(|(trace, _)| *trace).collect();
+    ensure!(clients == servers, "the ends of some calls are not joined");
+    ensure!(traces.len() == CONNECTIONS as usize, "{} traces of {CONNECTIONS}", traces.len());
+    daemon.stop()
 }
 
 /// The caller's flag decides, or the sampler.
@@ -464,5 +500,68 @@ fn not_there() -> Result<()> {
     let log = daemon.log();
     ensure!(log.matches("cannot export spans").count() == 1, "{log}");
     talk.finish()?;
+    daemon.stop()
+}
+
+/// The receiver ends and another one takes its place: what was not answered is sent again, and nothing is missing.
+fn comes_back(python: &Stack, protocol: Protocol) -> Result<()> {
+    let (port, first) = (free_port()?, Collector::start(python, protocol, "ok", None)?);
+    let address = first.address.clone();
+    let daemon = daemon(port, &format!("http://{address}"), protocol, &[])?;
+    let mut talk = Talk::begin(&daemon, "otlp comes back", Address::V4(port))?;
+    talk.expected_call(1, "Get", OK)?;
+    wait_for_outcome(&daemon, "exported", 2.0)?;
+    drop(first);
+    talk.expected_call(3, "Get", NOT_FOUND)?;
+    let failed = [("signal", "traces"), ("outcome", "failed")];
+    daemon.wait_for_sum("observer_otlp_requests_total", &failed, 1.0..)?;
+    // Watching goes on.
+    talk.expected_call(5, "Get", OK)?;
+    talk.compare()?;
+    ensure!(outcome(&daemon, "exported")? == 2.0, "spans are exported to nobody");
+    let second = Collector::start_at(python, protocol, "ok", None, &address)?;
+    wait_for_outcome(&daemon, "exported", 6.0)?;
+    let spans = second.spans()?;
+    let ids: BTreeSet<&str> = spans.iter().map(|span| &*span.span).collect();
+    let codes = |code: &str| {
+        spans.iter().filter(|span| span.attribute("rpc.response.status_code") == code).count()
+    };
+    ensure!(ids.len() == 4 && spans.len() == 4, "{spans:#?}");
+    ensure!([codes("NOT_FOUND"), codes("OK")] == [2, 2], "{spans:#?}");
+    let log = daemon.log();
+    ensure!(log.matches("cannot export spans").count() == 1, "{log}");
+    ensure!(log.matches("takes spans again").count() == 1, "{log}");
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// A receiver that accepts connections and reads nothing: more spans wait than there is room for. Memory is bounded, the
+/// others are counted, and all calls are in `/metrics`.
+fn reads_nothing(fast: &Stack) -> Result<()> {
+    const CALLS: u32 = 40_000;
+    /// The queue has 16 MiB, in a buffer that doubles when it grows.
+    const AT_MOST: u64 = 48 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").context("a receiver")?;
+    let server = Service::start(fast, Listen::V4)?;
+    let url = format!("http://{}", listener.local_addr()?);
+    // It is not given up meanwhile.
+    let patience = "export OTEL_EXPORTER_OTLP_TIMEOUT=300000 OTEL_BSP_EXPORT_TIMEOUT=300000";
+    let daemon = daemon(server.port()?.parse()?, &url, Protocol::Http, &[patience])?;
+    let plan = [vec![json!({"count": CALLS, "concurrency": 50})]];
+    let before = Footprint::of(daemon.pid())?.memory;
+    let (client, did) = Caller::start(fast, &server, &plan)?.finish()?;
+    daemon.settle(&Expected::of_ends(&client, server.identity(), &did))?;
+    let grown = Footprint::of(daemon.pid())?.memory.saturating_sub(before);
+    ensure!(grown < AT_MOST, "the daemon has grown by {grown} bytes");
+    let metrics = daemon.scrape()?;
+    let outcomes = ["exported", "not_seen", "gave_up", "queue_full"];
+    let [exported, not_seen, gave_up, full] =
+        outcomes.map(|outcome| metrics.sum("observer_otlp_spans_total", &[("outcome", outcome)]));
+    ensure!([exported, not_seen, gave_up] == [0.0; 3], "{exported} {not_seen} {gave_up}");
+    // All spans but those that wait, which are less than 16 MiB.
+    let waiting = 2.0 * f64::from(CALLS) - full;
+    ensure!((20_000.0..75_000.0).contains(&waiting) && full > 0.0, "{full} found the queue full");
+    ensure!(daemon.scrape_time()? < Duration::from_secs(3), "scrapes wait for the receiver");
+    agree(&server.stop()?, &did)?;
     daemon.stop()
 }
