@@ -19,9 +19,11 @@ mod deadlines;
 mod document;
 mod figures;
 mod footprint;
+mod joins;
 mod load;
 #[expect(unsafe_code, reason = "it is in C")]
 mod nghttp2;
+mod otlp;
 mod protocol;
 mod rows;
 mod service;
@@ -46,7 +48,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 17] = [
+const BENCHES: [Bench; 19] = [
     Bench {
         name: "throughput",
         about: "Throughput of saturated services, watched and bare: unary calls of 20 bytes",
@@ -96,6 +98,16 @@ const BENCHES: [Bench; 17] = [
         name: "deadlines",
         about: "Status of calls that expired or were canceled, compared with what their clients know",
         run: deadlines::told,
+    },
+    Bench {
+        name: "otlp",
+        about: "The cost of a finished call, which is one side of a unary call, to the daemon with and without a span of it exported by OTLP over HTTP, sampled 1 in 1: tonic, 16 calls at once, 10,000 in a row",
+        run: otlp::costs,
+    },
+    Bench {
+        name: "joins",
+        about: "Whether the spans of both ends of a call are joined, and never those of two calls: a million connections with one call each, from 4,000 ports",
+        run: |_, results| joins::counted(results),
     },
     Bench {
         name: "growth",

@@ -35,14 +35,24 @@ pub(crate) struct Reading {
     /// Those with method and code.
     pub(crate) complete: f64,
     pub(crate) messages: f64,
+    /// The spans that a receiver of OTLP accepted.
+    pub(crate) spans: f64,
 }
 
 impl Watch {
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
-        let daemon = Daemon::start(args)?;
+        Ok(Self::of(Daemon::start(args)?))
+    }
+
+    /// Starts a daemon from a shell that runs `commands` first.
+    pub(crate) fn start_after(commands: &[&str], args: &[&str]) -> Result<Self> {
+        Ok(Self::of(Daemon::start_after(commands, args)?))
+    }
+
+    fn of(daemon: Daemon) -> Self {
         // The cost of its start does not count.
         sleep(SETTLE);
-        Ok(Self { daemon })
+        Self { daemon }
     }
 
     /// Takes a reading. Its scrape is not part of the cost between two readings.
@@ -90,6 +100,7 @@ impl Reading {
             ends: both("handled"),
             complete: metrics.sum("observer_calls_total", &[("seen", "complete")]),
             messages: both("msg_received") + both("msg_sent"),
+            spans: metrics.sum("observer_otlp_spans_total", &[("outcome", "exported")]),
         }
     }
 
@@ -103,6 +114,7 @@ impl Reading {
             ends: self.ends - begin.ends,
             complete: self.complete - begin.complete,
             messages: self.messages - begin.messages,
+            spans: self.spans - begin.spans,
         }
     }
 }
