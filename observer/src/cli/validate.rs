@@ -98,6 +98,7 @@ impl Options {
             endpoint: otlp.otlp_endpoint,
             protocol: otlp.otlp_protocol,
             watched: watched_by_others.clone(),
+            native_histograms: published.native_histograms,
         };
         let otlp = OtlpConfig::read(flags, &variable, service_graph.is_some())?;
         let omitted = each_once(failed_calls.log_errors_omit);

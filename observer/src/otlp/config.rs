@@ -39,6 +39,8 @@ pub struct OtlpFlags {
     pub protocol: Option<Protocol>,
     /// `--otlp-watched`
     pub watched: Vec<Network>,
+    /// `--native-histograms`
+    pub native_histograms: bool,
 }
 
 /// The receiver of one signal, and how to reach it.
@@ -119,7 +121,7 @@ impl OtlpConfig {
         variable: &dyn Fn(&str) -> Option<String>,
         has_graph: bool,
     ) -> Result<Option<Self>, String> {
-        let OtlpFlags { endpoint, protocol, watched } = flags;
+        let OtlpFlags { endpoint, protocol, watched, native_histograms } = flags;
         let endpoint = endpoint.as_deref();
         let mut variables = Variables { variable, warnings: Vec::new() };
         let is_off = variables.choice("OTEL_SDK_DISABLED", &[("true", true), ("false", false)]);
@@ -155,6 +157,9 @@ impl OtlpConfig {
             None => false,
             Some(list) => list.split(',').any(|word| word.trim() == "rpc/dup"),
         };
+        if metrics.is_some() {
+            variables.name_unsupported(native_histograms);
+        }
         Ok(Some(Self {
             traces,
             metrics: metrics.map(|receiver| MetricsConfig {
@@ -249,6 +254,22 @@ impl Variables<'_> {
             self.warn(name, &format!("'{text}' is not one of {}", words.join(", ")));
         }
         chosen
+    }
+
+    /// Names the variables about metrics that want something else than what is exported.
+    fn name_unsupported(&mut self, native_histograms: bool) {
+        let [explicit, exponential] =
+            ["explicit_bucket_histogram", "base2_exponential_bucket_histogram"];
+        for (name, exported) in [
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative"),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+                if native_histograms { exponential } else { explicit },
+            ),
+            ("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based"),
+        ] {
+            self.choice(name, &[(exported, ())]);
+        }
     }
 
     /// The name of the signal's variable, if it is set, else of the general one.
@@ -508,6 +529,12 @@ mod tests {
             ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
             ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c"),
             ("OTEL_SDK_DISABLED", "yes"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+                "base2_exponential_bucket_histogram",
+            ),
+            ("OTEL_METRICS_EXEMPLAR_FILTER", "always_off"),
         ];
         let plain = config(Some("http://a"), &[]);
         for variable in bad {
@@ -517,6 +544,15 @@ mod tests {
             assert_eq!(warnings.len(), 1, "{variable:?}");
             assert!(warnings[0].contains(variable.0) && !warnings[0].contains("no value"));
         }
+        let exported = [
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative"),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+                "explicit_bucket_histogram",
+            ),
+            ("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based"),
+        ];
+        assert_eq!(config(Some("http://a"), &exported), plain);
         let half = [("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k")];
         assert!(read(Some("http://a"), &half).unwrap_err().contains("need each other"));
     }
