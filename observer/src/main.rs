@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 #[cfg(feature = "kubernetes")]
-use observer::kubernetes::Pods;
+use observer::kubernetes::{self, Pods};
 use observer::{
     cli::{self, Action},
     config::{Backend, Config, HealthListen, Tls},
@@ -102,6 +102,10 @@ fn run(config: &Config) -> Result<()> {
             #[cfg(feature = "kubernetes")]
             pods: config.kubernetes.clone().map(Pods::start).transpose()?,
         });
+        #[cfg(feature = "kubernetes")]
+        if let Some(choice) = &config.kubernetes {
+            kubernetes::cluster::start(choice, &config.cluster)?;
+        }
         if let Some(otlp) = &config.otlp {
             for warning in &otlp.warnings {
                 warn!("{warning}");

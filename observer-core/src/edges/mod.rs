@@ -12,6 +12,7 @@
 //! Durations are those of each end. The sums are in one table for all workers, with a bound and shares like those of
 //! series.
 
+mod addresses;
 mod graph;
 mod node;
 
@@ -26,6 +27,7 @@ use rustc_hash::FxHashMap;
 
 use self::graph::{Edge, Graph, Observation};
 pub use self::{
+    addresses::Addresses,
     graph::{EdgeFigures, EdgeKey},
     node::{Node, PeerName, Peers},
 };

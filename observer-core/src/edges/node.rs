@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 
+use super::Addresses;
 use crate::{
     names::{Host, Network},
     process::{Comm, Process, Service},
@@ -59,20 +60,29 @@ impl Node {
 pub struct Peers {
     names: Arc<[(Network, Arc<Node>)]>,
     watched: Arc<[Network]>,
+    /// What the cluster says.
+    learned: Arc<[Addresses]>,
 }
 
 impl Peers {
     /// Creates them from the configuration. All clients in the networks `watched` are watched by other daemons.
     pub fn new(names: &[PeerName], watched: &[Network]) -> Self {
         let names = names.iter().map(|PeerName { network, name }| (*network, Node::named(name)));
-        Self { names: names.collect(), watched: watched.into() }
+        Self { names: names.collect(), watched: watched.into(), ..Self::default() }
     }
 
-    /// The service at an address: the first network that has the address counts.
+    /// The same, and the first of these with an address names it, if the configuration does not.
+    #[must_use]
+    pub fn learning(self, learned: &[Addresses]) -> Self {
+        Self { learned: learned.into(), ..self }
+    }
+
+    /// The service at an address: the first network that has the address counts, or what was learned of it.
     pub(super) fn at(&self, address: Option<IpAddr>) -> Option<Arc<Node>> {
         let address = address?;
-        let (_, name) = self.names.iter().find(|(network, _)| network.contains(address))?;
-        Some(Arc::clone(name))
+        let given = self.names.iter().find(|(network, _)| network.contains(address));
+        let given = given.map(|(_, name)| Arc::clone(name));
+        given.or_else(|| self.learned.iter().find_map(|learned| learned.at(address)))
     }
 
     /// Whether another daemon watches the processes at an address.
@@ -129,6 +139,18 @@ mod tests {
         assert_eq!(at("fd00::1").as_deref(), Some("v6"));
         assert_eq!(at("10.0.8.1"), None);
         assert_eq!(peers.at(None), None);
+        let learned = Addresses::default();
+        let peers = peers.learning(std::slice::from_ref(&learned));
+        let node = |name: &str| Node { name: name.into(), namespace: "prod".into() };
+        for (number, address) in ["10.0.7.1", "10.0.8.1"].into_iter().enumerate() {
+            learned.set(&number.to_string(), &[address.parse().unwrap()], node("pod"));
+        }
+        let at = |text: &str| {
+            let node = peers.at(Some(text.parse().unwrap()));
+            node.map(|node| node.name.to_string())
+        };
+        assert_eq!(at("10.0.7.1").as_deref(), Some("db"));
+        assert_eq!(at("10.0.8.1").as_deref(), Some("pod"));
         assert!(peers.are_watched_at(Some("10.0.9.9".parse().unwrap())));
         assert!(!peers.are_watched_at(Some("10.1.0.0".parse().unwrap())));
         assert!(!peers.are_watched_at(None));

@@ -648,10 +648,23 @@ pub(super) struct Kubernetes {
     #[arg(long, value_name = "NAME")]
     pub(super) kubernetes_node: Option<String>,
 
+    /// Names the other ends of edges by the cluster's pods and Services
+    ///
+    /// With --service-graph: if a process on another node is at the other end of a call, its
+    /// service is that of the pod, or the Service, with its address. observer watches all pods
+    /// and Services of the cluster, at the API server of --kubernetes. Pods with the network of
+    /// their node stay unknown. --peer-name comes first.
+    ///
+    /// Example: --kubernetes-peers
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub(super) kubernetes_peers: bool,
+
     /// File with the bearer token for Kubernetes
     ///
     /// The token's account must be allowed to list pods (API server) or to get nodes/proxy
-    /// (kubelet). The file is read before each request.
+    /// (kubelet), and with --kubernetes-peers to list and watch pods and services. The file is read before each request.
     ///
     /// Example: --kubernetes-token-file /var/run/secrets/kubernetes.io/serviceaccount/token
     #[arg(long, value_name = "FILE")]

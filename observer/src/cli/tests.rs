@@ -94,6 +94,7 @@ const KUBERNETES: &[(&str, &str, &str)] = if cfg!(feature = "kubernetes") {
         ("kubernetes-node", "'n'", "n"),
         ("kubernetes-token-file", "'/t'", "/t"),
         ("kubernetes-ca-file", "'/c'", "/c"),
+        ("kubernetes-peers", "true", "true"),
     ]
 } else {
     &[]
@@ -127,6 +128,9 @@ fn every_flag_is_a_variable_and_a_key() {
             "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
             "peer-name" => &["--service-graph"],
             "otlp-protocol" | "otlp-watched" => &["--otlp-endpoint=http://a"],
+            "kubernetes-peers" => {
+                &["--kubernetes=http://127.0.0.1:1", "--kubernetes-node=n", "--service-graph"]
+            }
             _ if flag.starts_with("kubernetes-") => &["--kubernetes=http://127.0.0.1:1"],
             _ => &[],
         };

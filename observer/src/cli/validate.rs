@@ -10,6 +10,8 @@ use crate::metrics::{ExpositionConfig, Schema, Schemas};
 use crate::otlp::{OtlpConfig, OtlpFlags};
 use crate::top::{self, Access, Address, PASSWORD_VARIABLE, Password};
 use observer_core::call::{CallProtocol, Relatives};
+#[cfg(feature = "kubernetes")]
+use observer_core::edges::Addresses;
 use observer_core::edges::Peers;
 use observer_core::process::{Detail, Grouping};
 
@@ -94,6 +96,14 @@ impl Options {
             return Err("--peer-name needs --service-graph: add it, or remove --peer-name".into());
         }
         let service_graph = published.service_graph.then(|| Peers::new(&peers, &watched_by_others));
+        #[cfg(feature = "kubernetes")]
+        let (service_graph, cluster) = if self.kubernetes.kubernetes_peers {
+            kubernetes::Choice::check_peers(kubernetes.as_ref(), published.service_graph)?;
+            let learned: [Addresses; 2] = Default::default();
+            (service_graph.map(|peers| peers.learning(&learned)), learned.to_vec())
+        } else {
+            (service_graph, Vec::new())
+        };
         let flags = OtlpFlags {
             endpoint: otlp.otlp_endpoint,
             protocol: otlp.otlp_protocol,
@@ -139,6 +149,8 @@ impl Options {
             otlp,
             #[cfg(feature = "kubernetes")]
             kubernetes,
+            #[cfg(feature = "kubernetes")]
+            cluster,
             run_as: general.run_as,
             log: general.log,
         })

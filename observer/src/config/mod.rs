@@ -88,6 +88,9 @@ pub struct Config {
     /// The server with the names of pods; `None` without `--kubernetes`.
     #[cfg(feature = "kubernetes")]
     pub kubernetes: Option<crate::kubernetes::Choice>,
+    /// The addresses of the cluster that `service_graph` uses, by kind; empty without `--kubernetes-peers`.
+    #[cfg(feature = "kubernetes")]
+    pub cluster: Vec<observer_core::edges::Addresses>,
     /// The user to run as after startup, if started by root.
     pub run_as: Option<String>,
     /// The log filter.
@@ -143,6 +146,8 @@ impl Default for Config {
             otlp: None,
             #[cfg(feature = "kubernetes")]
             kubernetes: None,
+            #[cfg(feature = "kubernetes")]
+            cluster: Vec::new(),
             run_as: None,
             log: crate::log::Filter::default(),
         }

@@ -1,6 +1,7 @@
 //! Requests the list of pods from a server: one connection and one request, over HTTP/1.1.
 
 use std::fmt::{self, Display, Formatter};
+use std::io::BufRead;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,29 +37,56 @@ impl PodClient {
         Ok(Self { choice, client: Client::new(PATIENCE)? })
     }
 
-    /// Requests the list. Blocks at most [`PATIENCE`].
-    pub(super) fn pods(&self) -> Result<Vec<Listed>> {
-        self.ask().and_then(|body| list::parse(&body)).with_context(|| self.to_string())
+    /// A client whose reads wait as long as this.
+    pub(super) fn patient(choice: Choice, patience: Duration) -> Result<Self> {
+        Ok(Self { choice, client: Client::new(patience)? })
     }
 
-    fn ask(&self) -> Result<Bytes> {
-        let server = &self.choice.server;
-        let is_secure = server.scheme_str() == Some("https");
-        let tls = if is_secure { Some(self.tls()?) } else { None };
-        let server = Server {
-            host: server.host().unwrap_or_default().trim_matches(['[', ']']),
-            port: server.port_u16().unwrap_or(if is_secure { 443 } else { 80 }),
-            tls: tls.as_ref(),
-        };
-        let answer = self.client.fetch(&server, self.request()?, BODY_AT_MOST)?;
-        let status = answer.status();
-        ensure!(status == StatusCode::OK, "the answer is {status}{}", self.hint(status));
+    /// Requests the list. Blocks at most [`PATIENCE`].
+    pub(super) fn pods(&self) -> Result<Vec<Listed>> {
+        let body = self.get(&self.path());
+        body.and_then(|body| list::parse(&body)).with_context(|| self.to_string())
+    }
+
+    /// Requests a path, and returns the whole answer.
+    pub(super) fn get(&self, path: &str) -> Result<Bytes> {
+        let tls = self.tls()?;
+        let answer =
+            self.client.fetch(&self.server(tls.as_ref()), self.request(path)?, BODY_AT_MOST)?;
+        self.check(answer.status())?;
         Ok(answer.into_body())
     }
 
-    fn request(&self) -> Result<Request<Full<Bytes>>> {
+    /// Requests a path, and has the answer read as it arrives.
+    pub(super) fn read<T>(
+        &self,
+        path: &str,
+        read: impl FnOnce(&mut dyn BufRead) -> Result<T>,
+    ) -> Result<T> {
+        let tls = self.tls()?;
+        let server = self.server(tls.as_ref());
+        let answer = self.client.open(&server, self.request(path)?, |_| Ok(()))?;
+        self.check(answer.status())?;
+        read(&mut answer.into_body())
+    }
+
+    fn server<'a>(&'a self, tls: Option<&'a Arc<ClientConfig>>) -> Server<'a> {
+        let server = &self.choice.server;
+        Server {
+            host: server.host().unwrap_or_default().trim_matches(['[', ']']),
+            port: server.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 }),
+            tls,
+        }
+    }
+
+    fn check(&self, status: StatusCode) -> Result<()> {
+        ensure!(status == StatusCode::OK, "the answer is {status}{}", self.hint(status));
+        Ok(())
+    }
+
+    fn request(&self, path: &str) -> Result<Request<Full<Bytes>>> {
         let host = self.choice.server.authority().map(Authority::as_str);
-        let request = Request::get(self.path())
+        let request = Request::get(path)
             .header(header::HOST, host.unwrap_or_default())
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("observer/", env!("CARGO_PKG_VERSION")));
@@ -88,14 +116,17 @@ impl PodClient {
         match (status, &self.choice.node) {
             (StatusCode::UNAUTHORIZED, _) => ": is --kubernetes-token-file the right file?",
             (StatusCode::FORBIDDEN, None) => ": the token is not allowed to get nodes/proxy",
-            (StatusCode::FORBIDDEN, Some(_)) => ": the token is not allowed to list pods",
+            (StatusCode::FORBIDDEN, Some(_)) => ": the token is not allowed to do that",
             (StatusCode::NOT_FOUND, None) => ": for the API server, add --kubernetes-node",
             _ => "",
         }
     }
 
-    fn tls(&self) -> Result<Arc<ClientConfig>> {
-        client_config(self.choice.ca_file.as_deref().context("no --kubernetes-ca-file")?)
+    fn tls(&self) -> Result<Option<Arc<ClientConfig>>> {
+        if self.choice.server.scheme_str() != Some("https") {
+            return Ok(None);
+        }
+        client_config(self.choice.ca_file.as_deref().context("no --kubernetes-ca-file")?).map(Some)
     }
 }
 

@@ -39,8 +39,8 @@ struct Item {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
-    uid: String,
+pub(super) struct Metadata {
+    pub(super) uid: String,
     name: String,
     namespace: String,
     #[serde(default)]
@@ -49,6 +49,23 @@ struct Metadata {
     labels: Labels,
     #[serde(default)]
     owner_references: Vec<Owner>,
+    /// Set once the pod is to end.
+    pub(super) deletion_timestamp: Option<String>,
+    #[serde(default)]
+    pub(super) resource_version: String,
+}
+
+impl Metadata {
+    /// Whether its texts have the usual lengths.
+    pub(super) fn fits(&self) -> bool {
+        let Self { uid, name, namespace, .. } = self;
+        [uid, name, namespace].into_iter().all(|text| fits(text))
+    }
+
+    /// The name and namespace of an object.
+    pub(super) fn named(&self) -> (&str, &str) {
+        (&self.name, &self.namespace)
+    }
 }
 
 /// The labels that name a service; the last one ends the name of the pod's `ReplicaSet`.
@@ -101,10 +118,7 @@ struct Annotations {
 /// Parses the list, at most [`MAX_PODS`]. Pods with a name or UID above [`NAME_AT_MOST`] bytes are left out.
 pub fn parse(body: &[u8]) -> Result<Vec<Listed>> {
     let list: PodList = serde_json::from_slice(body).context("this is not a list of pods")?;
-    let named = list.items.unwrap_or_default().into_iter().filter(|item| {
-        let Metadata { uid, name, namespace, .. } = &item.metadata;
-        [uid, name, namespace].into_iter().all(|text| fits(text))
-    });
+    let named = list.items.unwrap_or_default().into_iter().filter(|item| item.metadata.fits());
     let listed = named.map(|Item { metadata, status }| {
         let service = service(&metadata);
         let Metadata { uid, name, namespace, annotations, .. } = metadata;
@@ -127,7 +141,7 @@ fn fits(text: &str) -> bool {
 /// The service of a pod, in the order of OpenTelemetry's operator: annotations, labels, owner, pod.
 ///
 /// Source: "Specify resource attributes using Kubernetes annotations" in OpenTelemetry's semantic conventions.
-fn service(of: &Metadata) -> Resource {
+pub(super) fn service(of: &Metadata) -> Resource {
     let Metadata { name: pod, namespace, annotations, labels, owner_references: owners, .. } = of;
     let given = |text: &Option<String>| {
         text.clone().filter(|text| !text.trim().is_empty() && fits(text)).map(Into::into)

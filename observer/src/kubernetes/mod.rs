@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod cluster;
 pub mod list;
 
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ pub struct Choice {
     pub ca_file: Option<PathBuf>,
 }
 
+const NO_API_SERVER: &str = "--kubernetes-peers needs the API server and --service-graph: add --kubernetes, \
+                             --kubernetes-node and --service-graph, or remove it";
+
 /// Parses the URL of a server.
 pub(crate) fn server(text: &str) -> Result<Uri, String> {
     const WRITE: &str = "write e.g. https://10.0.0.7:10250 or https://kubernetes.default.svc";
@@ -68,6 +72,12 @@ pub(crate) fn server(text: &str) -> Result<Uri, String> {
 }
 
 impl Choice {
+    /// An error unless the addresses of the cluster can be asked for, and are used.
+    pub(crate) fn check_peers(choice: Option<&Self>, service_graph: bool) -> Result<(), String> {
+        let has_server = choice.is_some_and(|choice| choice.node.is_some());
+        if has_server && service_graph { Ok(()) } else { Err(NO_API_SERVER.into()) }
+    }
+
     /// Combines the flags; `None` without a server. Flags that do not work together are an error.
     pub(crate) fn new(
         server: Option<Uri>,

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use observer_core::edges::Addresses;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -257,4 +258,179 @@ fn addresses_are_read() {
     assert_eq!(Choice::new(None, None, None, None), Ok(None));
     let nobody = Choice::new(None, Some("node".into()), None, None);
     assert!(nobody.is_err_and(|told| told.contains("add it")));
+}
+
+/// A pod that runs, as the API server describes it.
+fn running(uid: &str, name: &str, version: u32, spec: &str, address: &str) -> String {
+    format!(
+        r#"{{"metadata":{{"uid":"{uid}","name":"{name}-x1","namespace":"prod","resourceVersion":"{version}",
+        "labels":{{"app.kubernetes.io/name":"{name}"}}}},"spec":{{{spec}}},
+        "status":{{"phase":"Running","podIP":"{address}","podIPs":[{{"ip":"{address}"}},{{"ip":"fd00::{version}"}}]}}}}"#
+    )
+    .replace('\n', " ")
+}
+
+fn listed(version: u32, next: &str, items: &[String]) -> String {
+    let items = items.join(",");
+    format!(
+        r#"{{"metadata":{{"resourceVersion":"{version}","continue":"{next}"}},"items":[{items}]}}"#
+    )
+}
+
+fn event(kind: &str, object: &str) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+}
+
+/// Answers requests for pods with the next of these, and those for Services with a list and then nothing but ends.
+struct ApiServer {
+    address: SocketAddr,
+    requests: Receiver<String>,
+}
+
+impl ApiServer {
+    fn start(pods: Vec<(u16, String)>, services: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (sender, requests) = mpsc::channel();
+        let of_pods = Arc::new(Mutex::new(pods.into_iter()));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.expect("accepted");
+                let (of_pods, services, sender) =
+                    (Arc::clone(&of_pods), services.clone(), sender.clone());
+                thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
+                    let mut line = String::new();
+                    while !line.ends_with("\r\n\r\n") {
+                        assert_ne!(reader.read_line(&mut line).expect("read"), 0, "{line}");
+                    }
+                    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+                    let (status, body) = if path.starts_with("/api/v1/services") {
+                        (200, if path.contains("watch=1") { String::new() } else { services })
+                    } else {
+                        // Not every test wants to know.
+                        let _ = sender.send(path);
+                        let next = lock(&of_pods).next();
+                        next.unwrap_or((500, String::new()))
+                    };
+                    let head = format!(
+                        "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    (&stream).write_all((head + &body).as_bytes()).expect("written");
+                });
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// Starts to learn from it.
+    fn learned(&self, forgets_after: Duration) -> [Addresses; 2] {
+        let learned: [Addresses; 2] = Default::default();
+        let server = server(&format!("http://{}", self.address)).expect("an address");
+        let choice = Choice { server, node: Some("n".into()), token_file: None, ca_file: None };
+        let pauses = [Duration::from_millis(10), Duration::from_millis(20)];
+        let pace = cluster::Pace { pauses, forgets_after };
+        cluster::start_with(&choice, &learned, pace).expect("started");
+        learned
+    }
+}
+
+fn at(known: &Addresses, address: &str) -> Option<String> {
+    let node = known.at(address.parse().expect("an address"))?;
+    Some(format!("{}/{}", node.namespace, node.name))
+}
+
+fn becomes(known: &Addresses, address: &str, want: Option<&str>) {
+    let begin = Instant::now();
+    while at(known, address).as_deref() != want {
+        assert!(begin.elapsed() < LIMIT, "{address} is {:?}, not {want:?}", at(known, address));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn addresses_of_the_cluster_are_those_of_pods_that_run_and_of_services() {
+    let shop = running("a", "shop", 1, "", "10.0.0.1");
+    let of_node = running("b", "agent", 2, r#""hostNetwork":true"#, "192.0.2.7");
+    let done = running("c", "job", 3, "", "10.0.0.3").replace("Running", "Succeeded");
+    let ending = running("d", "old", 4, "", "10.0.0.4")
+        .replace(r#""uid":"d""#, r#""uid":"d","deletionTimestamp":"2026-01-01T00:00:00Z""#);
+    let pods = vec![
+        (200, listed(0, "more/+", &[shop.clone(), of_node])),
+        (200, listed(10, "", &[done, ending])),
+        // Its address is another pod's before its own end is reported.
+        (
+            200,
+            event("ADDED", &running("e", "orders", 11, "", "10.0.0.5"))
+                + &event("BOOKMARK", r#"{"metadata":{"resourceVersion":"12"}}"#)
+                + &event("MODIFIED", &running("e", "orders", 13, "", "10.0.0.1"))
+                + &event("DELETED", &shop),
+        ),
+        // The API server does not have these versions any more.
+        (200, event("ERROR", r#"{"kind":"Status","code":410}"#)),
+        (200, listed(20, "", &[running("f", "db", 20, "", "10.0.0.6")])),
+    ];
+    let service = |name: &str, address: &str| {
+        format!(
+            r#"{{"metadata":{{"uid":"{name}","name":"{name}","namespace":"prod"}},
+            "spec":{{"clusterIP":"{address}","clusterIPs":["{address}"]}}}}"#
+        )
+    };
+    let services = [service("orders", "10.96.0.1"), service("headless", "None")];
+    let api = ApiServer::start(pods, listed(5, "", &services));
+    let [pods, services] = api.learned(LIMIT);
+    becomes(&services, "10.96.0.1", Some("prod/orders"));
+    assert_eq!(services.len(), 1);
+    // All of it in the order of the answers.
+    becomes(&pods, "10.0.0.6", Some("prod/db"));
+    for address in ["10.0.0.1", "192.0.2.7", "10.0.0.3", "10.0.0.4", "10.0.0.5"] {
+        assert_eq!(at(&pods, address), None, "{address}");
+    }
+    let requests: Vec<_> = (0..5).map(|_| api.requests.recv_timeout(LIMIT).expect("one")).collect();
+    let watch = |version: &str| {
+        let rest = "allowWatchBookmarks=true&timeoutSeconds=60";
+        format!("/api/v1/pods?watch=1&{rest}&resourceVersion={version}")
+    };
+    let want = [
+        "/api/v1/pods?limit=500".into(),
+        "/api/v1/pods?limit=500&continue=more%2F%2B".into(),
+        watch("10"),
+        watch("1"),
+        "/api/v1/pods?limit=500".into(),
+    ];
+    assert_eq!(requests, want);
+}
+
+#[test]
+fn events_change_addresses_and_an_unreachable_cluster_has_none() {
+    let pods = vec![
+        (200, listed(1, "", &[running("a", "shop", 1, "", "10.0.0.1")])),
+        (200, event("ADDED", &running("b", "orders", 2, "", "10.0.0.2"))),
+        (200, "no event\n".into()),
+        (403, String::new()),
+        // From here on there is nothing but failures.
+    ];
+    let api = ApiServer::start(pods, String::new());
+    let [pods, services] = api.learned(Duration::from_secs(1));
+    becomes(&pods, "10.0.0.1", Some("prod/shop"));
+    becomes(&pods, "10.0.0.2", Some("prod/orders"));
+    becomes(&pods, "fd00::2", Some("prod/orders"));
+    becomes(&pods, "10.0.0.1", None);
+    becomes(&pods, "10.0.0.2", None);
+    assert!(pods.is_empty() && services.is_empty());
+}
+
+#[test]
+fn the_cluster_needs_the_api_server_and_the_service_graph() {
+    let choice = |node: Option<&str>| {
+        let server = server("http://127.0.0.1:1").expect("an address");
+        Choice { server, node: node.map(Into::into), token_file: None, ca_file: None }
+    };
+    assert!(Choice::check_peers(Some(&choice(Some("n"))), true).is_ok());
+    for (choice, graph) in
+        [(Some(choice(None)), true), (Some(choice(Some("n"))), false), (None, true)]
+    {
+        assert!(Choice::check_peers(choice.as_ref(), graph).is_err());
+    }
 }

@@ -15,7 +15,7 @@ const VERSION: &str = "v3.18.4";
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.30.0"];
 
 /// All values that change the objects.
-const VALUES: [&str; 12] = [
+const VALUES: [&str; 13] = [
     "--set=webConfigSecret=web",
     "--set=args={--port=50051}",
     "--set=priorityClassName=system-node-critical",
@@ -23,6 +23,7 @@ const VALUES: [&str; 12] = [
     "--set=image.tag=v1",
     "--set=labels={exe,pod}",
     "--set=podNames=true",
+    "--set=clusterPeers=true",
     "--set=otlp.endpoint=http://$(HOST_IP):4318",
     "--set=serviceEnvironment=true",
     "--set=exclude={grpc.health.v1.*,*/Watch}",
@@ -62,6 +63,8 @@ pub(super) fn check(place: &Path) -> Result<()> {
         ("otlp", "fieldPath: status.hostIP"),
         ("otlp", "- port: 4318"),
         ("podNames", "kind: ClusterRoleBinding"),
+        ("clusterPeers", "resources: [pods, services]\n    verbs: [list, watch]\n"),
+        ("clusterPeers", "- --kubernetes-peers\n"),
         ("podNames", "--kubernetes-node=$(NODE_NAME)"),
         ("podNames", "automountServiceAccountToken: true"),
     ] {
@@ -80,6 +83,10 @@ pub(super) fn check(place: &Path) -> Result<()> {
         "the PodMonitor's job is not observer"
     );
     ensure!(render(&["--set=prot=1"]).is_err(), "the chart accepts an unknown value");
+    ensure!(
+        render(&["--set=clusterPeers=true"]).is_err(),
+        "the chart accepts clusterPeers without podNames"
+    );
     Ok(())
 }
 
