@@ -155,14 +155,31 @@ impl Interner {
     }
 
     /// Excludes methods: the path `/pkg.Service/Method` has the id [`PathId::EXCLUDED`] from now on if one of the
-    /// patterns stands for `pkg.Service/Method`. To be called before any path is interned.
+    /// patterns stands for `pkg.Service/Method`; so does Thrift's `Service:method` if one stands for `Service/method`, and
+    /// `method` if one stands for `/method`. To be called before any path is interned.
     pub fn exclude(&mut self, patterns: &[Pattern]) {
         self.excluded = patterns.into();
     }
 
     fn is_excluded(&self, path: &str) -> bool {
         let method = path.strip_prefix('/').filter(|method| method.contains('/'));
-        method.is_some_and(|method| self.excluded.iter().any(|pattern| pattern.matches(method)))
+        method.is_some_and(|method| self.is_left_out(method))
+    }
+
+    fn is_left_out(&self, method: &str) -> bool {
+        self.excluded.iter().any(|pattern| pattern.matches(method))
+    }
+
+    /// The id of a Thrift method's name, which is that of a path with this text.
+    pub(crate) fn intern_thrift(&mut self, name: &[u8]) -> PathId {
+        if !self.excluded.is_empty() {
+            let name = escape(name);
+            let (service, method) = name.split_once(':').unwrap_or(("", &name));
+            if self.is_left_out(&format!("{service}/{method}")) {
+                return PathId::EXCLUDED;
+            }
+        }
+        self.intern(name)
     }
 
     /// Stops giving out ids, or goes on with it.
@@ -322,6 +339,25 @@ mod tests {
         // Without a service it is not a method.
         assert_ne!(interner.intern(b"/Watch"), PathId::EXCLUDED);
         assert_eq!(interner.intern(b"/a.A/Watched"), PathId::OTHER, "there was room for one");
+    }
+
+    #[test]
+    fn excluded_methods_of_thrift() {
+        let mut interner = Interner::new(8);
+        interner.exclude(&["Shop/*".parse().unwrap(), "*/ping".parse().unwrap()]);
+        // Also if a peer has the same text as a path.
+        interner.intern(b"ping");
+        for (name, is_excluded) in [
+            ("Shop:add", true),
+            ("Other:add", false),
+            ("Other:ping", true),
+            ("ping", true),
+            ("add", false),
+            ("Shop", false),
+        ] {
+            let id = interner.intern_thrift(name.as_bytes());
+            assert_eq!(id == PathId::EXCLUDED, is_excluded, "{name}");
+        }
     }
 
     #[test]

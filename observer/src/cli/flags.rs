@@ -294,10 +294,11 @@ pub(super) struct Published {
 
     /// Leaves out the calls of these methods
     ///
-    /// Patterns for service/method, comma separated or repeated. * stands for any text, also with
-    /// dots and slashes; all other characters stand for themselves. Such calls are in no metric of
-    /// calls, on no page and in no line of --log-errors. observer_excluded_calls_total counts them.
-    /// A call whose method was not seen is not left out.
+    /// Patterns for service/method, comma separated or repeated; for Thrift methods without a
+    /// service, /method. * stands for any text, also with dots and slashes; all other characters
+    /// stand for themselves. Such calls are in no metric of calls, on no page and in no line of
+    /// --log-errors. observer_excluded_calls_total counts them. A call whose method was not seen is
+    /// not left out.
     ///
     /// Example: --exclude 'grpc.health.v1.*,grpc.reflection.*'
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = method_pattern)]

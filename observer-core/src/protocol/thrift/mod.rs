@@ -156,7 +156,7 @@ impl Connection {
         if !is_call || direction != role.request_direction() {
             return;
         }
-        let path = context.interner.intern(&message.name);
+        let path = context.interner.intern_thrift(&message.name);
         let series = context.sink.started(key(process, role, path));
         if self.open.len() >= MAX_OPEN || self.not_followed > 0 {
             self.not_followed += u64::from(message.kind == kind::CALL);
