@@ -40,7 +40,7 @@ pub struct Settings {
     pub tls: u32,
     /// Whether Thrift connections are watched.
     pub thrift: u32,
-    /// Whether bodies of gRPC-Web are followed.
+    /// Whether bodies of gRPC-Web and Connect are followed.
     pub web: u32,
 }
 

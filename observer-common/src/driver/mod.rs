@@ -120,7 +120,7 @@ pub trait Host: Memory + Messages + Emitter + Sized {
     /// often.
     fn repeat_thrift(walk: &mut thrift::Walk<'_, Self>, iterations: u32) -> bool;
 
-    /// Whether bodies of gRPC-Web are followed.
+    /// Whether bodies of gRPC-Web and Connect are followed.
     fn follows_web(&self) -> bool;
 
     /// Calls [`tally`] until it returns false.

@@ -12,8 +12,8 @@
 //! The client preface may come after something else: a PROXY header, a `CONNECT` request and its response,
 //! `101 Switching Protocols`. The scanner skips these ([`Scanner::at_preface`], [`Scanner::at_opening`]).
 //!
-//! Bodies of gRPC-Web end with a message that has the trailers, and may be encoded as text ([`web`]). A driver that does
-//! not follow them passes `false` to [`Scanner::took_payload`].
+//! Bodies of gRPC-Web and Connect end with a message that has the status, and may be encoded as text ([`web`]). A driver
+//! that does not follow them passes `false` to [`Scanner::took_payload`].
 //!
 //! There is no loop, and no index with a value of run time, so that the kernel's verifier can follow the code. Parts that
 //! may be cut are put together in [`Scanner::buffer`], each at its own offset.
@@ -108,20 +108,22 @@ mod phase {
     pub(super) const TEXT: u32 = 9;
     /// In the characters of a message's body.
     pub(super) const TEXT_BODY: u32 = 10;
+    /// In the code of an error in JSON.
+    pub(super) const ERROR: u32 = 11;
     /// At the first byte of a direction that may carry the client preface, frames, or what comes before either.
-    pub(super) const OPENING: u32 = 11;
+    pub(super) const OPENING: u32 = 12;
     /// In the head of an HTTP/1 message, up to its empty line.
-    pub(super) const HEAD: u32 = 12;
+    pub(super) const HEAD: u32 = 13;
     /// In the status code of an HTTP/1 response.
-    pub(super) const STATUS: u32 = 13;
+    pub(super) const STATUS: u32 = 14;
     /// In a PROXY header of version 1: a line.
-    pub(super) const PROXY_LINE: u32 = 14;
+    pub(super) const PROXY_LINE: u32 = 15;
     /// In the second eight bytes of a PROXY header of version 2.
-    pub(super) const PROXY_LENGTH: u32 = 15;
+    pub(super) const PROXY_LENGTH: u32 = 16;
     /// In the addresses of a PROXY header of version 2.
-    pub(super) const PROXY_ADDRESSES: u32 = 16;
+    pub(super) const PROXY_ADDRESSES: u32 = 17;
     /// In the length and type of the first frame, which must be SETTINGS.
-    pub(super) const FIRST_FRAME: u32 = 17;
+    pub(super) const FIRST_FRAME: u32 = 18;
 }
 
 /// Eight bytes as the number that they are read as.
@@ -366,6 +368,7 @@ impl Scanner {
                 | phase::TAIL
                 | phase::TEXT
                 | phase::TEXT_BODY
+                | phase::ERROR
         );
         let left = self.left + self.padding;
         if !in_payload || n > u64::from(left) {
@@ -389,7 +392,7 @@ impl Scanner {
         match self.phase {
             phase::HEADER => self.want_header(),
             phase::PREFACE | phase::OPENING.. => self.want_before(),
-            phase::TAIL..=phase::TEXT_BODY => self.want_web(),
+            phase::TAIL..=phase::ERROR => self.want_web(),
             _ => self.want_payload(),
         }
     }
@@ -400,7 +403,7 @@ impl Scanner {
         match want.phase {
             phase::HEADER => self.took_header(n),
             phase::PREFACE | phase::OPENING.. => self.took_before(want, n),
-            phase::TAIL..=phase::TEXT_BODY => self.took_web(want, n),
+            phase::TAIL..=phase::ERROR => self.took_web(want, n),
             _ => self.took_payload(want, n, false),
         }
     }
@@ -468,7 +471,7 @@ impl Scanner {
         Want { take, at, length, phase }
     }
 
-    /// [`Self::took`], in the payload of a frame. `web`: whether bodies of gRPC-Web are followed.
+    /// [`Self::took`], in the payload of a frame. `web`: whether bodies of gRPC-Web and Connect are followed.
     #[inline(always)]
     pub fn took_payload(&mut self, want: Want, n: u32, web: bool) -> u32 {
         match want.phase {
@@ -487,7 +490,7 @@ impl Scanner {
     }
 
     /// Goes on with a message that an earlier DATA frame of this stream began. Only right after [`event::FRAME_BEGIN`].
-    /// `web`: whether bodies of gRPC-Web are followed.
+    /// `web`: whether bodies of gRPC-Web and Connect are followed.
     #[inline(always)]
     pub fn resume(&mut self, message: &Message, web: bool) {
         if message.have == Message::UNALIGNED {

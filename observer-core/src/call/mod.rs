@@ -64,11 +64,13 @@ pub enum CallProtocol {
     Thrift,
     /// gRPC-Web.
     GrpcWeb,
+    /// Connect.
+    Connect,
 }
 
 impl CallProtocol {
     /// All protocols.
-    pub const ALL: [Self; 3] = [Self::Grpc, Self::Thrift, Self::GrpcWeb];
+    pub const ALL: [Self; 4] = [Self::Grpc, Self::Thrift, Self::GrpcWeb, Self::Connect];
 
     /// The name on the command line, and in labels.
     pub const fn as_str(self) -> &'static str {
@@ -76,6 +78,7 @@ impl CallProtocol {
             Self::Grpc => "grpc",
             Self::Thrift => "thrift",
             Self::GrpcWeb => "grpc-web",
+            Self::Connect => "connect",
         }
     }
 
@@ -83,7 +86,7 @@ impl CallProtocol {
     #[must_use]
     pub const fn family(self) -> Self {
         match self {
-            Self::Grpc | Self::GrpcWeb => Self::Grpc,
+            Self::Grpc | Self::GrpcWeb | Self::Connect => Self::Grpc,
             Self::Thrift => Self::Thrift,
         }
     }
@@ -94,18 +97,22 @@ impl CallProtocol {
 pub struct Relatives {
     /// gRPC-Web.
     pub grpc_web: bool,
+    /// Connect.
+    pub connect: bool,
 }
 
 impl Relatives {
     /// Those among these protocols.
     pub fn of(protocols: &[CallProtocol]) -> Self {
-        Self { grpc_web: protocols.contains(&CallProtocol::GrpcWeb) }
+        let [grpc_web, connect] = [CallProtocol::GrpcWeb, CallProtocol::Connect]
+            .map(|protocol| protocols.contains(&protocol));
+        Self { grpc_web, connect }
     }
 
     /// Whether any is followed.
     pub fn any(self) -> bool {
-        let Self { grpc_web } = self;
-        grpc_web
+        let Self { grpc_web, connect } = self;
+        grpc_web || connect
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Interner {
     excluded: Arc<[Pattern]>,
     /// Whether authorities are kept.
     pub keeps_authorities: bool,
+    /// Whether the queries of Connect calls, which have the message, are cut off.
+    pub cuts_queries: bool,
     /// The texts of `grpc-message` that are kept.
     pub texts: Texts,
     /// The parents of `traceparent` that are kept.
@@ -125,9 +127,10 @@ impl Interner {
     pub fn sharing(&self) -> Self {
         let excluded = Arc::clone(&self.excluded);
         let (texts, parents) = (self.texts.sharing(), self.parents.sharing());
-        let (keeps_authorities, states) = (self.keeps_authorities, self.states.sharing());
-        let shared = Self::of(Arc::clone(&self.shared), texts);
-        Self { excluded, keeps_authorities, parents, states, ..shared }
+        let Self { keeps_authorities, cuts_queries, .. } = *self;
+        let states = self.states.sharing();
+        let others = Self::of(Arc::clone(&self.shared), texts);
+        Self { excluded, keeps_authorities, cuts_queries, parents, states, ..others }
     }
 
     fn of(shared: Arc<Mutex<Paths>>, texts: Texts) -> Self {
@@ -139,6 +142,7 @@ impl Interner {
             owner: Self::STATIC_TABLE,
             excluded: Arc::default(),
             keeps_authorities: false,
+            cuts_queries: false,
             texts,
             parents: Parents::default(),
             states: Texts::default(),

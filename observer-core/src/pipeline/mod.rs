@@ -148,6 +148,7 @@ impl<O: Output> Pipeline<O> {
     #[must_use]
     pub fn with_relatives(mut self, relatives: Relatives) -> Self {
         self.relatives = relatives;
+        self.interner.cuts_queries = relatives.connect;
         self
     }
 

@@ -48,16 +48,12 @@ impl Connection {
     fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Self {
         let is_from_start = matches!(open, Some(Open { joined: false, .. }));
         match (bytes.protocol, bytes.role) {
-            (CallProtocol::Grpc | CallProtocol::GrpcWeb, Some(role)) if is_from_start => {
-                Self::Http2(http2::Connection::from_start(role))
-            }
-            (CallProtocol::Grpc | CallProtocol::GrpcWeb, role) => {
-                Self::Http2(http2::Connection::joined_late(role))
-            }
             (CallProtocol::Thrift, _) if is_from_start => {
                 Self::Thrift(thrift::Connection::from_start())
             }
             (CallProtocol::Thrift, _) => Self::Thrift(thrift::Connection::joined_late()),
+            (_, Some(role)) if is_from_start => Self::Http2(http2::Connection::from_start(role)),
+            (_, role) => Self::Http2(http2::Connection::joined_late(role)),
         }
     }
 }

@@ -28,7 +28,9 @@ impl<'a> Method<'a> {
         match (path, protocol) {
             (PathId::NOT_SEEN, _) => Self::both(Self::NOT_SEEN),
             (PathId::OTHER, _) => Self::both(Self::OTHER),
-            (_, CallProtocol::Grpc | CallProtocol::GrpcWeb) => Self::split(text),
+            (_, CallProtocol::Grpc | CallProtocol::GrpcWeb | CallProtocol::Connect) => {
+                Self::split(text)
+            }
             (_, CallProtocol::Thrift) => Self::split_thrift(text),
         }
     }

@@ -177,9 +177,9 @@ pub(super) struct Watched {
 
     /// Protocols that are watched
     ///
-    /// One or more, comma separated or repeated: grpc, which is always watched, grpc-web, and
-    /// thrift. Calls of gRPC-Web are counted in the metrics of gRPC, with the additional label
-    /// grpc_protocol="grpc-web". They are followed over HTTP/2 only. Thrift connections are
+    /// One or more, comma separated or repeated: grpc, which is always watched, grpc-web, connect
+    /// and thrift. Calls of gRPC-Web and Connect are counted in the metrics of gRPC, with the
+    /// additional label grpc_protocol. They are followed over HTTP/2 only. Thrift connections are
     /// recognized by the first bytes of a message in the strict binary protocol or the compact
     /// protocol, with or without frames or headers (THeader). Their calls have metrics of their own
     /// (thrift_server_started_total and similar).

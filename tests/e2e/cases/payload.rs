@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use observer::config::Config;
 use observer::kernel::Probes;
+use observer_core::call::Relatives;
 use observer_core::record::{Event, Item, Record};
 use observer_core::source::Source as _;
 use serde_json::{Value, json};
@@ -21,11 +22,41 @@ const RUN: usize = 6;
 /// Time for the BPF programs to send all records.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The same bytes in base64, as bodies of gRPC-Web and JSON have them.
+const AS_TEXT: [&[u8]; 2] = [b"q6urq6ur", b"zc3Nzc3N"];
+
 /// Has peers exchange messages of every size, and searches for their bytes in all records.
 pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
-    let (_probes, mut rings) = Probes::attach(&Config::default())?;
-    let server = Server::start(server, Listen::V4)?;
-    let (_, did) = Client::start(client, &server, &plan())?.finish()?;
+    search(&Config::default(), server, &[], client, &plan())
+}
+
+/// Does the same for calls of gRPC-Web and Connect, whose bodies are looked into. The arguments are the server's.
+pub(crate) fn no_payload_of_relatives_leaves_the_kernel(
+    server: &Stack,
+    args: &[&str],
+    client: &Stack,
+) -> Result<()> {
+    let relatives = Relatives { grpc_web: true, connect: true };
+    let config = Config { relatives, ..Config::default() };
+    let sizes = [6, 100, 16_000, 16_384, 70_000, 3 << 20];
+    let of = |rpc: &str| {
+        let step = |size| json!({"rpc": rpc, "count": 5, "payload": size, "response_size": size, "responses": 2});
+        let failed = json!({"rpc": rpc, "code": 5, "detail": "x", "payload": 100, "count": 5});
+        sizes.map(step).into_iter().chain([failed]).collect()
+    };
+    search(&config, server, args, client, &[of("Unary"), of("ServerStream")])
+}
+
+fn search(
+    config: &Config,
+    server: &Stack,
+    args: &[&str],
+    client: &Stack,
+    plan: &[Vec<Value>],
+) -> Result<()> {
+    let (_probes, mut rings) = Probes::attach(config)?;
+    let server = Server::start_with(server, Listen::V4, args)?;
+    let (_, did) = Client::start(client, &server, plan)?.finish()?;
     server.stop()?;
     ensure!(!did.calls.is_empty(), "the client made no calls");
 
@@ -40,9 +71,9 @@ pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Re
     ensure!(records.len() > 50, "only {} records, so this shows nothing", records.len());
     let kept = records.iter().map(|record| kept_bytes(record)).sum::<usize>();
     ensure!(kept > 0, "no record has header bytes in it, so this shows nothing");
-    for filling in FILLINGS {
-        let payload = [filling; RUN];
-        let leak = records.iter().find(|record| contains(record, &payload));
+    let fillings = FILLINGS.map(|filling| vec![filling; RUN]);
+    for payload in fillings.iter().map(Vec::as_slice).chain(AS_TEXT) {
+        let leak = records.iter().find(|record| contains(record, payload));
         let leak = leak.map(|record| record.escape_ascii().to_string());
         ensure!(leak.is_none(), "payload in a record: {}", leak.unwrap_or_default());
     }

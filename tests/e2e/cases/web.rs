@@ -1,36 +1,79 @@
-//! gRPC-Web: its calls have the metrics of gRPC, with a label of their own.
+//! gRPC-Web and Connect: their calls have the metrics of gRPC, with a label of their own.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use support::daemon::Daemon;
 use support::expected::Expected;
-use support::peer::{Client, Listen, Server};
+use support::openmetrics::{Metrics, label};
+use support::peer::{Client, Identity, Listen, Server};
 use support::report::{self, Also::Nothing};
 use support::stack::Stack;
-use support::truth::agree;
+use support::truth::{Truth, agree, code_name};
 
 use super::NOT_FOUND;
+use super::payload::no_payload_of_relatives_leaves_the_kernel;
 use crate::case::Cases;
 
 /// The flag that has the daemon follow gRPC-Web.
 const PROTOCOL: [&str; 2] = ["--protocol", "grpc,grpc-web"];
 
+/// The flag that has the daemon follow both.
+const BOTH: [&str; 2] = ["--protocol", "grpc,grpc-web,connect"];
+
+/// A stack, if it is there.
+type Maybe = Option<&'static Stack>;
+
 /// The label of calls of gRPC-Web.
 const LABEL: [(&str, &str); 1] = [("grpc_protocol", "grpc-web")];
 
-pub(crate) fn add(cases: &mut Cases, tonic: Option<&'static Stack>, node: Option<&'static Stack>) {
+pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
+    let stacks = [("tonic", tonic), ("connect-go", go), ("connect-node", node)];
+    for (server_name, server) in stacks {
+        for (client_name, client) in stacks {
+            let name = format!("gRPC-Web, HTTP/2: {client_name} -> {server_name}");
+            cases.of(&name, Nothing, [server, client], |[server, client]| {
+                calls_are_counted(server, &client.with(of_grpc_web(client)))
+            });
+            if [server_name, client_name].contains(&"tonic") {
+                continue;
+            }
+            for kind in ["connect", "connect-plain", "connect-json", "connect-get"] {
+                let name = format!("Connect, HTTP/2, {kind}: {client_name} -> {server_name}");
+                cases.of(&name, Nothing, [server, client], move |[server, client]| {
+                    connect_is_counted(server, &client.with(&["--web", kind]))
+                });
+            }
+        }
+    }
     let server = [tonic];
-    cases.of("gRPC-Web, HTTP/2: tonic -> tonic", Nothing, server, |[tonic]| {
-        calls_are_counted(tonic, &tonic.with(&["--web"]))
-    });
     for kind in ["binary", "text"] {
         let name = format!("gRPC-Web, HTTP/2, {kind}: Node -> tonic");
         cases.of(&name, Nothing, [tonic, node], move |[tonic, node]| {
             calls_are_counted(tonic, &node.with(&["--web", kind]))
         });
     }
+    for (kind, text, server, args) in [
+        ("text", "gRPC-Web as text", tonic, &["--web"][..]),
+        ("binary", "gRPC-Web", tonic, &["--web"]),
+        ("connect", "Connect", go, &["--web", "connect"]),
+        ("connect-json", "Connect with JSON", go, &["--web", "connect"]),
+    ] {
+        let name = format!("no payload leaves the kernel: {text}");
+        cases.of(&name, Nothing, [server, node], move |[server, node]| {
+            let client = node.with(&["--web", kind]);
+            no_payload_of_relatives_leaves_the_kernel(server, args, &client)
+        });
+    }
+    cases.of("Connect, HTTP/2: calls that expire", Nothing, [go], connect_calls_expire);
     cases.of("gRPC-Web, without --protocol", Nothing, server, nothing_without_the_flag);
     cases.of("gRPC-Web and gRPC on one port", Nothing, server, both_on_one_port);
+}
+
+/// The arguments of a client for calls of gRPC-Web. Responses are not compressed: peers know only their length before.
+fn of_grpc_web(client: &Stack) -> &'static [&'static str] {
+    if client.name == "tonic" { &["--web"] } else { &["--web", "grpc-web-plain"] }
 }
 
 /// Calls with one request: messages of all sizes, streams of responses, and all codes.
@@ -59,9 +102,15 @@ fn plan() -> Vec<Vec<Value>> {
 
 /// Every number of both ends is counted, and each call has the label.
 fn calls_are_counted(server: &Stack, client: &Stack) -> Result<()> {
-    let server = Server::start_with(server, Listen::V4, &["--web"])?;
+    let server = Server::start_with(server, Listen::V4, of_grpc_web(server))?;
     let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &server.port()?]].concat())?;
-    let (client, did) = Client::start(client, &server, &plan())?.finish()?;
+    let mut plan = plan();
+    if client.name == "tonic" {
+        // It takes a text about a missing method for messages.
+        let is_missing = |step: &Value| step.get("unknown_method").is_some();
+        plan.retain(|stage| !stage.iter().any(is_missing));
+    }
+    let (client, did) = Client::start(client, &server, &plan)?.finish()?;
     let identity = server.identity().clone();
     let settled = daemon.settle(&Expected::of_ends(&client, &identity, &did));
     // If the peers do not agree, the daemon is not to blame.
@@ -74,6 +123,94 @@ fn calls_are_counted(server: &Stack, client: &Stack) -> Result<()> {
         metrics.expect_sum(name, &LABEL, calls as f64)?;
     }
     report::exact(4);
+    daemon.stop()
+}
+
+/// Numbers of calls, by method and code.
+type Calls = BTreeMap<(String, String), u64>;
+
+/// Every call of both ends is counted, with its code. Messages are counted for streams only.
+fn connect_is_counted(server: &Stack, client: &Stack) -> Result<()> {
+    let server = Server::start_with(server, Listen::V4, &["--web", "connect"])?;
+    let daemon = Daemon::start(&[&BOTH[..], &["--port", &server.port()?]].concat())?;
+    let streams = [NOT_FOUND, 0].map(|code| {
+        let of = |rpc| json!({"rpc": rpc, "requests": 3, "responses": 2, "code": code, "count": 2});
+        ["ClientStream", "Bidi"].map(of).to_vec()
+    });
+    let plan = [plan(), streams.to_vec()].concat();
+    let (client, did) = Client::start(client, &server, &plan)?.finish()?;
+    let of_server = server.identity().clone();
+    let settled = daemon.wait_until(|metrics| {
+        connect_agrees(metrics, "client", &client, &did)?;
+        connect_agrees(metrics, "server", &of_server, &did)
+    });
+    agree(&server.stop()?, &did)?;
+    settled?;
+    report::exact(2 * did.calls.len());
+    daemon.stop()
+}
+
+/// Compares calls and messages of a process on one side.
+fn connect_agrees(metrics: &Metrics, side: &str, process: &Identity, did: &Truth) -> Result<()> {
+    let pid = process.pid.to_string();
+    let of = [("pid", &*pid), ("process", &*process.comm), ("grpc_protocol", "connect")];
+    let path = |labels: &BTreeMap<String, String>| {
+        format!("/{}/{}", label(labels, "grpc_service"), label(labels, "grpc_method"))
+    };
+    let of_family = |name: &str, code: bool| -> Calls {
+        let mut sums = Calls::new();
+        for (labels, value) in metrics.series_with(&format!("grpc_{side}_{name}"), &of) {
+            let code = if code { label(labels, "grpc_code") } else { "" };
+            *sums.entry((path(labels), code.to_owned())).or_default() += value as u64;
+        }
+        sums.retain(|_, calls| *calls > 0);
+        sums
+    };
+    let (mut handled, mut started, mut messages) = (Calls::new(), Calls::new(), Calls::new());
+    for row in &did.calls {
+        let method = || row.method.clone();
+        *handled.entry((method(), code_name(row.code).to_owned())).or_default() += row.sums.calls;
+        *started.entry((method(), String::new())).or_default() += row.sums.calls;
+        if !["Unary", "Missing"].iter().any(|name| row.method.ends_with(name)) {
+            // What the client received, the server has sent.
+            *messages.entry((method(), String::new())).or_default() += row.sums.received;
+        }
+    }
+    messages.retain(|_, messages| *messages > 0);
+    let of_responses = if side == "client" { "msg_received_total" } else { "msg_sent_total" };
+    for (name, code, want) in [
+        ("handled_total", true, &handled),
+        ("started_total", false, &started),
+        ("handling_seconds_count", false, &started),
+        (of_responses, false, &messages),
+        ("in_flight", false, &Calls::new()),
+    ] {
+        let got = of_family(name, code);
+        ensure!(got == *want, "{side} {process}: {name} {got:?}, not {want:?}");
+    }
+    Ok(())
+}
+
+/// A call with a timeout that expires ends with that code, however its end is seen.
+fn connect_calls_expire(stacks: [&Stack; 1]) -> Result<()> {
+    let [go] = stacks;
+    let server = Server::start_with(go, Listen::V4, &["--web", "connect"])?;
+    let daemon = Daemon::start(&[&BOTH[..], &["--port", &server.port()?]].concat())?;
+    let step = |rpc: &str| json!({"rpc": rpc, "count": 3, "sleep_ms": 60_000, "deadline_ms": 400});
+    let plan = [vec![step("Unary"), step("ServerStream")]];
+    Client::start(&go.with(&["--web", "connect"]), &server, &plan)?.finish()?;
+    daemon.wait_until(|metrics| {
+        for side in ["client", "server"] {
+            let name = format!("grpc_{side}_handled_total");
+            let of =
+                |code| metrics.sum(&name, &[("grpc_protocol", "connect"), ("grpc_code", code)]);
+            let expired = of("DeadlineExceeded") + of("CanceledOrDeadlineExceeded");
+            ensure!(expired as u64 == 6, "{side}: {expired} expired");
+            metrics.expect_sum(&name, &[], 6.0)?;
+        }
+        Ok(())
+    })?;
+    server.stop()?;
     daemon.stop()
 }
 

@@ -36,6 +36,7 @@ func main() {
 	files.flags(flags)
 	toldFile := flags.String("told", "", "where to write what libraries tell")
 	library := flags.String("library", "", "middleware or otel")
+	web := flags.String("web", "", "with connect-go; client: connect, connect-json, connect-get or grpc-web")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
 	// ExitOnError: there is no error to return.
 	_ = flags.Parse(os.Args[2:])
@@ -44,10 +45,14 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	switch os.Args[1] {
-	case "server":
+	switch {
+	case *web != "" && os.Args[1] == "server":
+		err = serveWeb(*listen, truth)
+	case *web != "":
+		err = carryOutWeb(*target, *planFile, *web, truth)
+	case os.Args[1] == "server":
 		err = serve(*listen, *netHTTP, *age, blocks, &files, truth, told)
-	case "client":
+	case os.Args[1] == "client":
 		err = carryOut(*target, *planFile, &files, truth, told)
 	default:
 		log.Fatalf("neither server nor client: %s", os.Args[1])

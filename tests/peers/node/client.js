@@ -1,7 +1,7 @@
 'use strict';
 // The grpc-js client of the end-to-end tests: carries out a plan.
 //
-//     client.js --target ADDRESS --plan FILE --truth FILE [--web binary|text] [--tls-ca FILE [--tls-cert FILE --tls-key FILE]]
+//     client.js --target ADDRESS --plan FILE --truth FILE [--web KIND] [--tls-ca FILE [--tls-cert FILE --tls-key FILE]]
 //
 // Writes its record to the truth file once the plan is done.
 
@@ -14,6 +14,7 @@ const { NAME, OPTIONS, asBytes, request } = require('./echo');
 const { TLS, clientCredentials } = require('./tls');
 const { Call, Truth } = require('./truth');
 const { carryOutWeb } = require('./web');
+const { carryOutConnect } = require('./connect');
 
 // As in tests/peers/python/client.py, which documents them.
 const DEFAULTS = {
@@ -156,8 +157,11 @@ async function main() {
   const truth = new Truth();
   const credentials = clientCredentials(args);
   for (const stage of stages) {
-    const make = (step) =>
-      args.web ? carryOutWeb(args.target, args.web, step, truth) : carryOut(args.target, credentials, step, truth);
+    const make = (step) => {
+      if (!args.web) return carryOut(args.target, credentials, step, truth);
+      const other = ['binary', 'text'].includes(args.web) ? carryOutWeb : carryOutConnect;
+      return other(args.target, args.web, step, truth);
+    };
     await Promise.all(stage.map(make));
   }
   truth.write(args.truth);

@@ -1,7 +1,7 @@
 'use strict';
 // The grpc-js server of the end-to-end tests: does what each request asks for.
 //
-//     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip]
+//     server.js --listen ADDRESS --truth FILE [--max-connection-age-ms N] [--compression gzip] [--web KIND]
 //         [--tls-cert FILE --tls-key FILE [--tls-ca FILE]]
 //
 // Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it stops and writes its
@@ -12,6 +12,7 @@ const grpc = require('@grpc/grpc-js');
 const { NAME, OPTIONS, SERVICE, response } = require('./echo');
 const { TLS, serverCredentials } = require('./tls');
 const { Call, Truth } = require('./truth');
+const { serveConnect } = require('./connect');
 
 // Time for clients to close their connections once the server stops.
 const GRACE_MS = 2000;
@@ -150,6 +151,8 @@ function main() {
       'sleeps-ms': { type: 'string', default: '0' },
       // grpc-js compresses no responses.
       compression: { type: 'string' },
+      // With connect-node.
+      web: { type: 'string' },
       ...TLS,
     },
   });
@@ -157,6 +160,10 @@ function main() {
   sleepsMs = Number(args['sleeps-ms']);
   const age = args['max-connection-age-ms'];
   const truth = new Truth();
+  if (args.web) {
+    serveConnect(args.listen, truth, args.truth);
+    return;
+  }
   const server = new grpc.Server(age ? { ...OPTIONS, 'grpc.max_connection_age_ms': Number(age) } : OPTIONS);
   server.addService(SERVICE, {
     Unary: handled(truth, 'Unary', unary),

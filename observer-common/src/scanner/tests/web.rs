@@ -209,3 +209,60 @@ fn trailers_that_are_too_long_are_not_copied() {
         assert_eq!(summary(&driver), (1, 3, true, true, vec![]), "{encoding:?}");
     }
 }
+
+/// Of an error of Connect only the number of its code is reported.
+#[test]
+fn codes_of_errors_are_found_wherever_transfers_are_cut() {
+    let rows: [(&[u8], Option<u8>); 9] = [
+        (br#"{"code":"not_found","message":"no such"}"#, Some(5)),
+        (br#"{"code": "unavailable"}"#, Some(14)),
+        (br#"{"code":"unauthenticated"}"#, Some(16)),
+        (br#"{"code":"canceled"}"#, Some(1)),
+        (br#"{"code":"something"}"#, None),
+        (br#"{"code":"abort"#, None),
+        (br#"{"code":5,"id":"not_found"}"#, None),
+        (br#"{"codes":"not_found"}"#, None),
+        (br#"{"message":"x","code":"aborted"}"#, None),
+    ];
+    for (body, code) in rows {
+        let bytes = frames(body, &[1_000], false);
+        for cut in 0..=bytes.len() {
+            let mut driver = driver();
+            driver.feed(&bytes[..cut]);
+            driver.feed(&bytes[cut..]);
+            let tails = driver.seen.iter().filter_map(|seen| match seen {
+                Seen::Tail(1, Tail { flags: Tail::ERROR, text, length: 0 }, bytes) => {
+                    assert_eq!(bytes, b"");
+                    Some(*text)
+                }
+                Seen::Tail(..) => panic!("{seen:?}"),
+                _ => None,
+            });
+            assert_eq!(tails.collect::<Vec<_>>(), code.into_iter().collect::<Vec<_>>());
+            assert!(summary_of_end(&driver), "{body:?}");
+        }
+    }
+}
+
+/// Whether the stream has ended, and is not framed as messages.
+fn summary_of_end(driver: &Driver) -> bool {
+    let data = driver.seen.iter().find_map(|seen| match seen {
+        Seen::Data(data) => Some(data.ends && data.unaligned),
+        _ => None,
+    });
+    data == Some(true)
+}
+
+/// The last message of a Connect stream is copied, and is not counted.
+#[test]
+fn the_last_message_of_a_connect_stream_is_copied() {
+    for flags in [2, 3] {
+        let end = br#"{"error":{"code":"aborted"}}"#;
+        let body = [prefixed(1, &[9; 40]), prefixed(flags, end)].concat();
+        for cut in [7, 44, 50, 1_000] {
+            let mut driver = driver();
+            driver.feed(&frames(&body, &[cut], false));
+            assert_eq!(summary(&driver), (1, 40, true, false, vec![end.to_vec()]), "{cut}");
+        }
+    }
+}

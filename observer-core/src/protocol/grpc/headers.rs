@@ -1,7 +1,7 @@
 //! The fields of a field block that matter to gRPC.
 
 use crate::{
-    call::{CallProtocol, Context, SpanId, TraceContext, TraceId},
+    call::{CallProtocol, Context, Relatives, SpanId, TraceContext, TraceId},
     names::{Parents, PathId, TextId},
     protocol::hpack::{ContentType, Field, RequestMethod, TraceParent},
 };
@@ -21,8 +21,10 @@ pub struct Headers {
     pub content_type: Option<ContentType>,
     /// The field `grpc-status`; the inner `None` if it is not a number.
     pub grpc_status: Option<Option<u32>>,
-    /// The field `grpc-timeout`, in nanoseconds.
+    /// The field `grpc-timeout`, or that of Connect, in nanoseconds.
     pub timeout_ns: Option<u64>,
+    /// Whether a field shows that a request is one of Connect. The content type alone does not, if it is unary.
+    pub connect: bool,
     /// The field `traceparent`; the inner `None` if it is malformed.
     pub trace: Option<Option<TraceParent>>,
     /// What is known of its trace, once [`find_context`](Self::find_context) was called.
@@ -33,6 +35,31 @@ pub struct Headers {
     pub message: Option<TextId>,
     /// Whether some fields could not be decoded: fields that are `None` here may have been there.
     pub incomplete: bool,
+}
+
+/// The kinds of calls, by where their status is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// gRPC: in the trailers.
+    #[default]
+    Grpc,
+    /// gRPC-Web: in the body, or in the headers of the response.
+    GrpcWeb,
+    /// A unary call of Connect: the status of HTTP, and the code in the body of an error.
+    ConnectUnary,
+    /// A call of Connect with streams: in the last message.
+    ConnectStream,
+}
+
+impl Kind {
+    /// The protocol of such calls.
+    pub fn protocol(self) -> CallProtocol {
+        match self {
+            Self::Grpc => CallProtocol::Grpc,
+            Self::GrpcWeb => CallProtocol::GrpcWeb,
+            Self::ConnectUnary | Self::ConnectStream => CallProtocol::Connect,
+        }
+    }
 }
 
 impl Headers {
@@ -61,6 +88,15 @@ impl Headers {
                 self.trace_state = Some(Some(state).filter(|_| self.trace_state.is_none()));
             }
             Field::GrpcMessage(message) => self.message = Some(message),
+            Field::Connect | Field::ConnectTimeout(None) => self.connect = true,
+            Field::ConnectTimeout(Some(timeout)) => {
+                self.connect = true;
+                set(&mut self.timeout_ns, timeout.nanoseconds());
+            }
+            Field::ConnectPath(path) => {
+                self.connect = true;
+                set(&mut self.path, path);
+            }
             Field::Unknown => self.incomplete = true,
             Field::GrpcTimeout(None) | Field::Other => {}
         }
@@ -95,20 +131,43 @@ impl Headers {
         (self.method.is_some() || self.path.is_some()).then_some(true)
     }
 
-    /// The protocol of their call; `None` if they have no content type, or one of no call that is followed.
-    pub fn protocol(&self) -> Option<CallProtocol> {
-        match self.content_type? {
-            ContentType::Grpc => Some(CallProtocol::Grpc),
-            ContentType::GrpcWeb => Some(CallProtocol::GrpcWeb),
-            ContentType::Other => None,
+    /// Removes what shows a protocol that is not followed.
+    pub fn keep(&mut self, relatives: Relatives) {
+        let is_kept = match self.content_type {
+            Some(ContentType::GrpcWeb) => relatives.grpc_web,
+            Some(ContentType::Connect) => relatives.connect,
+            _ => true,
+        };
+        if !is_kept {
+            self.content_type = Some(ContentType::Other);
+        }
+        if self.connect && !relatives.connect {
+            (self.connect, self.timeout_ns) = (false, None);
         }
     }
 
-    /// Whether they have a field that only gRPC uses.
+    /// The kind of their call; `None` if they do not show it.
+    pub fn kind(&self) -> Option<Kind> {
+        match self.content_type {
+            Some(ContentType::Grpc) => Some(Kind::Grpc),
+            Some(ContentType::GrpcWeb) => Some(Kind::GrpcWeb),
+            Some(ContentType::Connect) => Some(Kind::ConnectStream),
+            Some(ContentType::Json | ContentType::Other) => {
+                let is_post = self.method == Some(RequestMethod::Post);
+                (self.connect && is_post).then_some(Kind::ConnectUnary)
+            }
+            None => {
+                let is_get = self.method == Some(RequestMethod::Get);
+                (self.connect && is_get).then_some(Kind::ConnectUnary)
+            }
+        }
+    }
+
+    /// Whether they have a field that only gRPC uses, or a relative that is followed.
     pub fn shows_grpc(&self) -> bool {
-        matches!(self.content_type, Some(ContentType::Grpc | ContentType::GrpcWeb))
+        self.kind().is_some()
             || self.grpc_status.is_some()
-            || self.timeout_ns.is_some()
+            || self.timeout_ns.is_some() && !self.connect
     }
 }
 

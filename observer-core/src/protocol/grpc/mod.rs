@@ -9,5 +9,5 @@ mod headers;
 mod rules;
 
 pub use calls::{Calls, GAP_TIMEOUT_NS, MAX_OPEN};
-pub use headers::Headers;
+pub use headers::{Headers, Kind};
 pub use rules::End;

@@ -65,7 +65,7 @@ impl Decoder {
     /// The paths in the dynamic table.
     pub fn paths(&self) -> impl Iterator<Item = PathId> {
         self.table.fields().filter_map(|field| match field {
-            Field::Path(path) | Field::Authority(path) => Some(path),
+            Field::Path(path) | Field::ConnectPath(path) | Field::Authority(path) => Some(path),
             _ => None,
         })
     }

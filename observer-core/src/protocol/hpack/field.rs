@@ -31,6 +31,12 @@ pub enum Field {
     TraceState(TextId),
     /// The field `grpc-message`, percent-encoded as on the wire.
     GrpcMessage(TextId),
+    /// The field `connect-protocol-version`.
+    Connect,
+    /// The field `connect-timeout-ms`; `None` if it is malformed.
+    ConnectTimeout(Option<Timeout>),
+    /// The field `:path` of a Connect call that is a GET, without its query.
+    ConnectPath(PathId),
     /// A field that does not matter to gRPC.
     Other,
     /// A field that is not known: it refers to an entry that was inserted before the join, or in a gap.
@@ -59,6 +65,10 @@ pub enum ContentType {
     Grpc,
     /// A content type that starts with `application/grpc-web`.
     GrpcWeb,
+    /// A content type that starts with `application/connect+`.
+    Connect,
+    /// `application/json`, alone or followed by `;`.
+    Json,
     /// Any other content type.
     Other,
 }
@@ -106,6 +116,8 @@ pub(super) enum Name {
     TraceParent,
     TraceState,
     GrpcMessage,
+    Connect,
+    ConnectTimeout,
     Other,
     Unknown,
 }
@@ -125,6 +137,9 @@ impl Name {
         const TRACE_PARENT: &[u8] = b"\x4d\x83\x21\x6b\x1d\x85\xa9\x3f";
         const TRACE_STATE: &[u8] = b"\x4d\x83\x21\x50\x91\xa4\xbf";
         const GRPC_MESSAGE: &[u8] = b"\x9a\xca\xc8\xb5\x25\x42\x07\x31\x7f";
+        const CONNECT: &[u8] =
+            b"\x21\xea\xa8\xa4\x4a\xd5\xd8\x74\x9c\x87\xa1\x6e\xe5\xb1\x06\x3d\x5f";
+        const CONNECT_TIMEOUT: &[u8] = b"\x21\xea\xa8\xa4\x4a\xc9\x35\x25\x3d\xa9\x5a\x94\x7f";
         match (name.octets, name.huffman) {
             (b":method", false) | (METHOD, true) => Self::Method,
             (b":path", false) | (PATH, true) => Self::Path,
@@ -136,6 +151,8 @@ impl Name {
             (b"traceparent", false) | (TRACE_PARENT, true) => Self::TraceParent,
             (b"tracestate", false) | (TRACE_STATE, true) => Self::TraceState,
             (b"grpc-message", false) | (GRPC_MESSAGE, true) => Self::GrpcMessage,
+            (b"connect-protocol-version", false) | (CONNECT, true) => Self::Connect,
+            (b"connect-timeout-ms", false) | (CONNECT_TIMEOUT, true) => Self::ConnectTimeout,
             _ => Self::Other,
         }
     }
@@ -152,7 +169,10 @@ impl Name {
     pub(super) fn with_value(self, value: &[u8], interner: &mut Interner) -> Field {
         match self {
             Self::Method => Field::Method(request_method(value)),
-            Self::Path => Field::Path(interner.intern(value)),
+            Self::Path => match connect_path(value).filter(|_| interner.cuts_queries) {
+                Some(path) => Field::ConnectPath(interner.intern(path)),
+                None => Field::Path(interner.intern(value)),
+            },
             Self::Authority => Field::Authority(interner.intern_authority(value)),
             Self::Status => Field::Status(decimal(value, 5).unwrap_or(0)),
             Self::ContentType => Field::ContentType(content_type(value)),
@@ -166,6 +186,11 @@ impl Name {
                 Field::TraceState(interner.states.keep(value))
             }
             Self::GrpcMessage => Field::GrpcMessage(interner.texts.keep(value)),
+            Self::Connect => Field::Connect,
+            Self::ConnectTimeout => Field::ConnectTimeout(
+                // Source: "Timeout" in the specification of the Connect protocol.
+                decimal::<u64>(value, 10).map(|ms| Timeout::of_nanoseconds(ms * 1_000_000)),
+            ),
             Self::TraceState | Self::Other => Field::Other,
             Self::Unknown => Field::Unknown,
         }
@@ -175,6 +200,7 @@ impl Name {
     pub(super) fn whatever_the_value(self) -> Option<Field> {
         match self {
             Self::Other => Some(Field::Other),
+            Self::Connect => Some(Field::Connect),
             Self::Unknown => Some(Field::Unknown),
             _ => None,
         }
@@ -192,17 +218,35 @@ fn request_method(value: &[u8]) -> RequestMethod {
 /// Source: "Content-Type" in gRPC over HTTP2; the rest as grpc-go does.
 fn content_type(value: &[u8]) -> ContentType {
     const GRPC: &[u8] = b"application/grpc";
-    let Some((base, rest)) = value.split_at_checked(GRPC.len()) else {
-        return ContentType::Other;
+    const CONNECT: &[u8] = b"application/connect+";
+    const JSON: &[u8] = b"application/json";
+    let after = |prefix: &[u8]| {
+        let (base, rest) = value.split_at_checked(prefix.len())?;
+        base.eq_ignore_ascii_case(prefix).then_some(rest)
     };
-    if !base.eq_ignore_ascii_case(GRPC) {
-        return ContentType::Other;
-    }
+    let Some(rest) = after(GRPC) else {
+        let is_json = after(JSON).is_some_and(|rest| matches!(rest, [] | [b';', ..]));
+        return match after(CONNECT) {
+            Some(_) => ContentType::Connect,
+            None if is_json => ContentType::Json,
+            None => ContentType::Other,
+        };
+    };
     match rest {
         [] | [b'+' | b';', ..] => ContentType::Grpc,
         [b'-', b'w' | b'W', b'e' | b'E', b'b' | b'B', ..] => ContentType::GrpcWeb,
         _ => ContentType::Other,
     }
+}
+
+/// The path of a Connect call that is a GET, without its query.
+///
+/// Source: "Unary-Get-Request" in the specification of the Connect protocol.
+fn connect_path(value: &[u8]) -> Option<&[u8]> {
+    let at = value.iter().position(|&octet| octet == b'?')?;
+    let (path, query) = value.split_at_checked(at)?;
+    let mut parameters = query.get(1..)?.split(|&octet| octet == b'&');
+    parameters.any(|parameter| parameter == b"connect=v1").then_some(path)
 }
 
 /// Source: "Timeout" in gRPC over HTTP2. It is at most 8 digits, and a unit.
@@ -320,6 +364,8 @@ mod tests {
             ("grpc-message", Name::GrpcMessage),
             ("grpc-messagf", Name::Other),
             ("content-typf", Name::Other),
+            ("connect-protocol-version", Name::Connect),
+            ("connect-timeout-ms", Name::ConnectTimeout),
         ];
         for (text, name) in rows {
             let plain = StringLiteral { octets: text.as_bytes(), huffman: false };
@@ -368,7 +414,12 @@ mod tests {
             ("application/grpcfoo", ContentType::Other),
             ("application/grpc-we", ContentType::Other),
             ("application/grp", ContentType::Other),
-            ("application/json", ContentType::Other),
+            ("application/json", ContentType::Json),
+            ("Application/JSON; charset=utf-8", ContentType::Json),
+            ("application/jsonl", ContentType::Other),
+            ("application/connect+proto", ContentType::Connect),
+            ("application/connect", ContentType::Other),
+            ("application/proto", ContentType::Other),
             ("", ContentType::Other),
         ];
         for (text, content_type) in rows {
@@ -398,6 +449,33 @@ mod tests {
         for (text, status) in rows {
             assert_eq!(field(Name::GrpcStatus, text), Field::GrpcStatus(status), "{text:?}");
         }
+    }
+
+    #[test]
+    fn paths_of_connect_have_no_query() {
+        let mut interner = Interner::new(10);
+        let rows = [
+            ("/a.A/Get?connect=v1&encoding=json&message=%7B%7D", Some("/a.A/Get")),
+            ("/a.A/Get?base64=1&connect=v1", Some("/a.A/Get")),
+            ("/a.A/Get?connect=v2", None),
+            ("/a.A/Get?xconnect=v1", None),
+            ("/a.A/Get", None),
+            ("?connect=v1", Some("")),
+        ];
+        for cuts_queries in [false, true] {
+            interner.cuts_queries = cuts_queries;
+            for (text, path) in rows {
+                let field = Name::Path.with_value(text.as_bytes(), &mut interner);
+                let expected = match path.filter(|_| cuts_queries) {
+                    Some(path) => Field::ConnectPath(interner.intern(path.as_bytes())),
+                    None => Field::Path(interner.intern(text.as_bytes())),
+                };
+                assert_eq!(field, expected, "{text}");
+            }
+        }
+        let timeout = |ns| Field::ConnectTimeout(Some(Timeout::of_nanoseconds(ns)));
+        assert_eq!(field(Name::ConnectTimeout, "1500"), timeout(1_500_000_000));
+        assert_eq!(field(Name::ConnectTimeout, "-1"), Field::ConnectTimeout(None));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     protocol::{
         Faults, Protocol, State, Streams, Transfer,
         grpc::{Calls, Headers},
-        hpack::{ContentType, Decoder, Digester, Field},
+        hpack::{Decoder, Digester, Field},
     },
     record::{Bytes, Closed, Item},
 };
@@ -267,9 +267,7 @@ impl Connection {
             headers.incomplete = true;
         }
         headers.find_context(&context.interner.parents);
-        if headers.content_type == Some(ContentType::GrpcWeb) && !at.relatives.grpc_web {
-            headers.content_type = Some(ContentType::Other);
-        }
+        headers.keep(at.relatives);
         state.block.release();
         if promised {
             return;

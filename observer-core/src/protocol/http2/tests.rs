@@ -1004,6 +1004,189 @@ fn grpc_web_is_not_followed_unless_it_is_asked_for() {
     assert_eq!(fixture.connection.state().streams.not_grpc, 1);
 }
 
+/// A server's end of a connection whose daemon follows Connect.
+fn following_connect() -> Fixture {
+    let mut fixture = Fixture::from_start();
+    fixture.relatives.connect = true;
+    fixture.interner.cuts_queries = true;
+    fixture
+}
+
+/// The code that a call ends with. `request` and the fields of the response, and what else is written.
+fn connect_call(
+    fixture: &mut Fixture,
+    stream: u32,
+    request: &[(&str, &str)],
+    response: &[(&str, &str)],
+    answer: impl FnOnce(&mut Writer),
+) -> Option<Code> {
+    let mut fields = vec![(":method", "POST"), (":path", "/c.C/Get")];
+    fields.retain(|(name, _)| request.iter().all(|(of, _)| of != name));
+    fields.extend(request);
+    fixture.client.headers(0, stream, &fields).data(stream, 0, data_flag::END_STREAM);
+    fixture.receive();
+    let ends = fixture.sink.ended.len();
+    fixture.server.headers(0, stream, response);
+    answer(&mut fixture.server);
+    fixture.server.data(stream, 0, data_flag::END_STREAM | data_flag::UNALIGNED);
+    fixture.send();
+    assert_eq!(fixture.sink.ended.len(), ends + 1, "it has ended");
+    let (path, code) = fixture.ends().pop().expect("an end");
+    assert_eq!(path.as_deref(), Some("/c.C/Get"));
+    assert_eq!(fixture.sink.protocols.last(), Some(&CallProtocol::Connect));
+    code
+}
+
+#[test]
+fn unary_calls_of_connect_have_the_status_of_http_or_a_code() {
+    const PROTO: &[(&str, &str)] =
+        &[("content-type", "application/proto"), ("connect-protocol-version", "1")];
+    const GET: &[(&str, &str)] =
+        &[(":method", "GET"), (":path", "/c.C/Get?connect=v1&encoding=json&message=%7B%7D")];
+    let json = |status: &'static str| [(":status", status), ("content-type", "application/json")];
+    let text = |status: &'static str| [(":status", status), ("content-type", "text/plain")];
+    for (at, request) in [PROTO, GET].into_iter().enumerate() {
+        let mut fixture = following_connect();
+        let rows = [
+            (json("200"), None, Some(Code::Ok)),
+            // A message may look like an error.
+            (json("200"), Some(5), Some(Code::Ok)),
+            (text("200"), None, Some(Code::Ok)),
+            (json("404"), Some(5), Some(Code::NotFound)),
+            (json("400"), Some(11), Some(Code::OutOfRange)),
+            (json("500"), Some(15), Some(Code::DataLoss)),
+            (json("404"), None, None),
+            (text("404"), None, Some(Code::Unimplemented)),
+            (text("503"), None, Some(Code::Unavailable)),
+        ];
+        for (row, (response, error, code)) in rows.into_iter().enumerate() {
+            let stream = 2 * row as u32 + 1;
+            let got = connect_call(&mut fixture, stream, request, &response, |server| {
+                if let Some(number) = error {
+                    server.tail(stream, Tail::ERROR, number, 0, b"");
+                }
+            });
+            assert_eq!(got, code, "request {at}, row {row}");
+        }
+        let (_, ended) = fixture.sink.ended.last().expect("an end");
+        assert_eq!((ended.request_messages, ended.response_messages), (None, None));
+    }
+}
+
+#[test]
+fn streams_of_connect_have_the_code_in_their_last_message() {
+    const STREAM: &[(&str, &str)] = &[("content-type", "application/connect+proto")];
+    const GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x4a\x2d\x2a\xca\x2f\x52\xb2\xaa\x56\x4a\xce\x4f\x49\x55\xb2\x52\xca\x2f\x2d\x89\xcf\x4f\x8b\x2f\x4a\xcc\x4b\x4f\x55\xd2\x51\xca\x4d\x2d\x2e\x4e\x4c\x07\x49\x54\x28\xd5\x82\xb8\x25\x89\x29\x89\x25\x89\x20\x0d\x40\x22\x5a\x29\x49\x29\xb6\xb6\x16\x00\xcc\xb9\xe5\x55\x46\x00\x00\x00";
+    let response = [(":status", "200"), ("content-type", "application/connect+proto")];
+    let rows: [(u8, &[u8], Option<Code>); 9] = [
+        (2, b"{}", Some(Code::Ok)),
+        (2, br#"{"metadata":{"error":["x"]}}"#, Some(Code::Ok)),
+        (
+            2,
+            br#"{ "metadata": {}, "error": { "message": "x", "code": "not_found" } }"#,
+            Some(Code::NotFound),
+        ),
+        (2, br#"{"error":{"code":"n\u006ft_found"}}"#, Some(Code::NotFound)),
+        (2, br#"{"error":{"code":"no_such_code"}}"#, Some(Code::Unknown)),
+        (2, br#"{"error":{}}"#, Some(Code::Unknown)),
+        (2, br#"{"error":"#, None),
+        (3, GZIP, Some(Code::OutOfRange)),
+        (3, b"\x1f\x8b\x08\0\0\0\0\0\0\0not gzip", None),
+    ];
+    let mut fixture = following_connect();
+    for (row, (flags, bytes, code)) in rows.into_iter().enumerate() {
+        let stream = 2 * row as u32 + 1;
+        let got = connect_call(&mut fixture, stream, STREAM, &response, |server| {
+            server.tail(stream, flags, 0, bytes.len(), bytes);
+        });
+        assert_eq!(got, code, "row {row}");
+    }
+    // Without one, or with one that is another protocol's.
+    assert_eq!(connect_call(&mut fixture, 101, STREAM, &response, |_| {}), None);
+    let of_web = |server: &mut Writer| {
+        server.tail(103, 0x80, 0, 13, b"grpc-status:9");
+    };
+    assert_eq!(connect_call(&mut fixture, 103, STREAM, &response, of_web), None);
+    let response = [(":status", "404"), ("content-type", "text/plain")];
+    let code = connect_call(&mut fixture, 105, STREAM, &response, |_| {});
+    assert_eq!(code, Some(Code::Unimplemented));
+}
+
+#[test]
+fn a_call_of_connect_that_is_reset_after_its_timeout_has_expired() {
+    const MS: u64 = 1_000_000;
+    let mut fixture = following_connect();
+    fixture.time_ns = 10_000 * MS;
+    for (stream, after_ms, code) in [(1, 50, Code::Canceled), (3, 150, Code::DeadlineExceeded)] {
+        let fields = [
+            (":method", "POST"),
+            (":path", "/c.C/Get"),
+            ("content-type", "application/proto"),
+            ("connect-protocol-version", "1"),
+            ("connect-timeout-ms", "100"),
+        ];
+        fixture.client.headers(0, stream, &fields);
+        fixture.receive();
+        fixture.time_ns += after_ms * MS;
+        fixture.client.frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        fixture.receive();
+        assert_eq!(fixture.ends().pop(), Some(end("/c.C/Get", code)));
+    }
+}
+
+#[test]
+fn a_client_may_reset_a_call_of_connect_once_it_has_the_error() {
+    let fields = [
+        (":method", "POST"),
+        (":path", "/c.C/Get"),
+        ("content-type", "application/proto"),
+        ("connect-protocol-version", "1"),
+    ];
+    let mut fixture = following_connect();
+    for (stream, status, content_type, error, code) in [
+        (1, "404", "text/plain", None, Code::Unimplemented),
+        (3, "404", "application/json", Some(5), Code::NotFound),
+        (5, "404", "application/json", None, Code::Canceled),
+        (7, "200", "application/proto", None, Code::Canceled),
+    ] {
+        fixture.client.headers(0, stream, &fields);
+        fixture.receive();
+        let response = [(":status", status), ("content-type", content_type)];
+        fixture.server.headers(0, stream, &response);
+        if let Some(number) = error {
+            fixture.server.tail(stream, Tail::ERROR, number, 0, b"");
+        }
+        fixture.send();
+        fixture.client.frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        fixture.receive();
+        assert_eq!(fixture.ends().pop(), Some(end("/c.C/Get", code)), "{stream}");
+    }
+}
+
+#[test]
+fn connect_is_not_followed_unless_it_is_asked_for() {
+    let mut fixture = Fixture::from_start();
+    for (stream, content_type) in [(1, "application/connect+proto"), (3, "application/proto")] {
+        let fields = [
+            (":method", "POST"),
+            (":path", "/c.C/Get"),
+            ("content-type", content_type),
+            ("connect-protocol-version", "1"),
+            ("connect-timeout-ms", "100"),
+        ];
+        fixture.client.headers(0, stream, &fields).data(stream, 1, data_flag::END_STREAM);
+        fixture.receive();
+    }
+    assert_eq!(fixture.connection.state().streams.not_grpc, 2);
+    // Nor are other requests of HTTP taken for it.
+    let mut fixture = following_connect();
+    for (stream, path) in [(1, "/c.C/Get"), (3, "/c.C/Get?connect=v2"), (5, "/?q=connect=v1")] {
+        fixture.client.headers(flag::END_STREAM, stream, &[(":method", "GET"), (":path", path)]);
+        fixture.receive();
+    }
+    assert_eq!(fixture.connection.state().streams.not_grpc, 3);
+}
+
 #[test]
 fn trailers_that_never_end_are_bounded() {
     let mut fixture = following_web();

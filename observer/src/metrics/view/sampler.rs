@@ -159,7 +159,7 @@ impl Sampler {
                 grpc_type: match protocol {
                     CallProtocol::Grpc => row.grpc_type.as_str().into(),
                     CallProtocol::Thrift => THRIFT.into(),
-                    CallProtocol::GrpcWeb => {
+                    CallProtocol::GrpcWeb | CallProtocol::Connect => {
                         format!("{} {}", protocol.as_str(), row.grpc_type.as_str()).into()
                     }
                 },

@@ -1,8 +1,8 @@
 //! How calls start, and when they count.
 
-use super::{Call, Calls, Headers, MAX_OPEN, Messages, Proof};
+use super::{Call, Calls, Headers, Kind, MAX_OPEN, Messages, Proof};
 use crate::{
-    call::{CallKey, CallProtocol, CallSink},
+    call::{CallKey, CallSink},
     names::PathId,
     protocol::{Transfer, grpc::deadline::Timeout, hpack::RequestMethod},
 };
@@ -35,8 +35,7 @@ impl Calls {
         let may_be_grpc = headers.content_type.is_none()
             && headers.incomplete
             && headers.method != Some(RequestMethod::Get);
-        let protocol = headers.protocol().or(may_be_grpc.then_some(CallProtocol::Grpc));
-        let Some(protocol) = protocol else {
+        let Some(kind) = headers.kind().or(may_be_grpc.then_some(Kind::Grpc)) else {
             self.streams.not_grpc += 1;
             return;
         };
@@ -50,7 +49,7 @@ impl Calls {
             series: None,
             proof,
             shows_grpc: headers.shows_grpc(),
-            key: CallKey { protocol, process: at.process, role: self.role, path },
+            key: CallKey { protocol: kind.protocol(), process: at.process, role: self.role, path },
             started_ns: at.time_ns,
             waited: at.waited,
             touched_ns: at.time_ns,
@@ -65,12 +64,15 @@ impl Calls {
                 None => Timeout::Absent,
             },
             status: None,
+            kind,
+            answers_json: false,
             trailers: None,
             requests: Messages { last_ns: at.time_ns, ..Messages::default() },
             responses: Messages { last_ns: at.time_ns, ..Messages::default() },
             first_message_ns: None,
             half_closed: end_stream,
-            unaligned: false,
+            // Its bodies are not framed as messages.
+            unaligned: kind == Kind::ConnectUnary,
             gaps: self.in_gap,
         };
         self.has_doubtful |= call.gaps.any();

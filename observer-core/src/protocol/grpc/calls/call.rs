@@ -2,10 +2,10 @@
 
 use super::{Messages, tails::Trailers};
 use crate::{
-    call::{CallKey, CallProtocol, CallSink, Context, Directions, SeriesId, TraceId},
+    call::{CallKey, CallSink, Context, Directions, SeriesId, TraceId},
     names::{PathId, TextId},
     protocol::grpc::{
-        End,
+        End, Kind,
         deadline::{Deadline, Reason, Timeout},
     },
     record::Waited,
@@ -24,6 +24,7 @@ pub(super) enum Proof {
 
 /// A call that is open.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub(super) struct Call {
     /// `None` until the connection has shown that it carries gRPC, and while proof is awaited.
     pub(super) series: Option<SeriesId>,
@@ -44,7 +45,10 @@ pub(super) struct Call {
     pub(super) authority: Option<PathId>,
     pub(super) timeout: Timeout,
     pub(super) status: Option<u16>,
-    /// Of gRPC-Web: the trailers in the body, or a status in the headers of the response.
+    pub(super) kind: Kind,
+    /// Whether the content type of the response is JSON.
+    pub(super) answers_json: bool,
+    /// The status in the body, or of gRPC-Web one in the headers of the response.
     pub(super) trailers: Option<Trailers>,
     pub(super) requests: Messages,
     pub(super) responses: Messages,
@@ -92,18 +96,27 @@ impl Call {
 
     /// The end of the stream by the server, without trailers of HTTP/2.
     pub(super) fn end_of_stream(&self) -> End {
-        let is_web = self.key.protocol == CallProtocol::GrpcWeb;
-        match self.trailers {
-            Some(Trailers { grpc_status, incomplete, .. }) => {
-                End::Stream { status: self.status, grpc_status, incomplete }
-            }
-            None => End::Stream {
-                status: self.status,
-                grpc_status: None,
-                // They may be among bytes that were not seen, or not followed.
-                incomplete: is_web && self.is_uncounted(),
-            },
-        }
+        let status = self.status;
+        let is_ok = status == Some(200);
+        let (grpc_status, incomplete) = match (self.kind, self.trailers) {
+            (Kind::ConnectUnary, _) if is_ok => (Some(Some(0)), false),
+            (_, Some(Trailers { grpc_status, incomplete, .. })) => (grpc_status, incomplete),
+            (Kind::Grpc, None) => (None, false),
+            // It may be among bytes that were not seen, or not followed.
+            (Kind::GrpcWeb, None) if is_ok => (None, self.is_uncounted()),
+            (Kind::ConnectStream, None) if is_ok => (None, true),
+            (Kind::GrpcWeb | Kind::ConnectStream, None) => (None, self.gaps.any()),
+            // An error in JSON has a code. Without one, the status decides.
+            (Kind::ConnectUnary, None) => (None, self.answers_json || self.gaps.any()),
+        };
+        End::Stream { status, grpc_status, incomplete }
+    }
+
+    /// Whether the client has the code of a call that has not ended yet: an error of HTTP, of whose body it may not want
+    /// the rest.
+    pub(super) fn is_answered(&self) -> bool {
+        let is_error = self.kind != Kind::Grpc && self.status.is_some_and(|status| status != 200);
+        is_error && (self.trailers.is_some() || !self.answers_json)
     }
 
     /// Whether only gRPC looks like it, given that trailers end it.

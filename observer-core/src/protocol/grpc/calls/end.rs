@@ -33,6 +33,11 @@ impl Calls {
             }
             reason => reason,
         };
+        if self.is_request(at.direction) && call.is_answered() {
+            let end = call.end_of_stream();
+            self.end(at.time_ns, stream, end, sink);
+            return;
+        }
         let by = self.sender(at.direction);
         // RST_STREAM is the last frame that a side sends on a stream. Only the other side's reset, or the server's
         // trailers, may have ended the call before.

@@ -1,6 +1,6 @@
 //! The messages of calls.
 
-use super::{Calls, ResponsePart};
+use super::{Calls, Kind, ResponsePart};
 use crate::{
     call::{CallSink, Role},
     protocol::Transfer,
@@ -29,7 +29,7 @@ impl Calls {
             return;
         };
         call.touched_ns = at.time_ns;
-        if data.messages > 0 {
+        if data.messages > 0 && call.kind != Kind::ConnectUnary {
             let is_whole = !call.is_uncounted();
             let first = !is_request && call.responses.count == 0 && is_whole;
             let messages = if is_request { &mut call.requests } else { &mut call.responses };

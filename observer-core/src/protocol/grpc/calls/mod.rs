@@ -21,11 +21,11 @@ use self::{
     recent::RecentStreams,
     tails::{Tails, Trailers},
 };
-use super::{End, Headers};
+use super::{End, Headers, Kind};
 use crate::{
-    call::{ByDirection, CallProtocol, CallSink, Coverage, Direction, Directions, Role},
+    call::{ByDirection, CallSink, Coverage, Direction, Directions, Role},
     names::PathId,
-    protocol::{Streams, Transfer},
+    protocol::{Streams, Transfer, hpack::ContentType},
 };
 
 /// Bound on the open calls of one connection. Calls beyond it are counted, not measured. HTTP/2 peers usually allow
@@ -237,9 +237,12 @@ impl Calls {
         } else if end_stream {
             let of_body = call.trailers.filter(|_| headers.grpc_status.is_none());
             call.message = of_body.map_or(headers.message, |trailers| trailers.message);
-            let end = match of_body {
-                Some(_) => call.end_of_stream(),
-                None => End::trailers(call.status, headers),
+            let is_connect = matches!(call.kind, Kind::ConnectUnary | Kind::ConnectStream);
+            let end = if of_body.is_some() || is_connect && !headers.incomplete {
+                call.status = call.status.or(headers.status);
+                call.end_of_stream()
+            } else {
+                End::trailers(call.status, headers)
             };
             if call.looks_like_grpc() {
                 self.show_grpc(sink);
@@ -248,9 +251,9 @@ impl Calls {
         } else if headers.status.is_some_and(|status| status >= 200) {
             // Informational responses (RFC 9110 §15.2) come before the response.
             call.status = call.status.or(headers.status);
-            let is_web = call.key.protocol == CallProtocol::GrpcWeb;
-            if is_web && headers.grpc_status.is_some() {
-                call.trailers = Some(Trailers::of(headers));
+            call.answers_json = headers.content_type == Some(ContentType::Json);
+            if call.kind == Kind::GrpcWeb && headers.grpc_status.is_some() {
+                call.trailers = Some(Trailers::of(call.kind, headers));
             }
         }
     }

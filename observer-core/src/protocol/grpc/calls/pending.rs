@@ -139,7 +139,7 @@ impl Calls {
         self.streams.measured += 1;
         let path = PathId::NOT_SEEN;
         let series = sink.joined(CallKey {
-            protocol: headers.protocol().unwrap_or_default(),
+            protocol: headers.kind().unwrap_or_default().protocol(),
             process: at.process,
             role: self.role,
             path,

@@ -55,6 +55,11 @@ fn meaning(name: &[u8], value: &[u8], interner: &mut Interner) -> Field {
         b"grpc-timeout" => Field::GrpcTimeout(timeout(&text).map(Timeout::of_nanoseconds)),
         b"tracestate" if value.len() <= 512 => Field::TraceState(interner.states.keep(value)),
         b"traceparent" => Field::TraceParent(trace(&text)),
+        b"connect-protocol-version" => Field::Connect,
+        b"connect-timeout-ms" if is_number && value.len() <= 10 => Field::ConnectTimeout(
+            text.parse().ok().map(|ms: u64| Timeout::of_nanoseconds(ms * 1_000_000)),
+        ),
+        b"connect-timeout-ms" => Field::ConnectTimeout(None),
         b"grpc-message" => Field::GrpcMessage(interner.texts.keep(value)),
         _ => Field::Other,
     }
