@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 
 use memchr::memmem;
 
-use crate::BuildId;
 use crate::bytes::{part, u16_at, u32_at, u64_at};
 use crate::machine::Machine;
 use crate::refusal::Refusal;
@@ -313,6 +312,15 @@ fn function_symbol(entry: &[u8]) -> Option<(u32, Symbol)> {
     let is_defined = u16_at(entry, 6)? != 0;
     let symbol = Symbol { address: u64_at(entry, 8)?, length: u64_at(entry, 16)? };
     (is_function && is_defined && symbol.address != 0).then_some((name, symbol))
+}
+
+/// What the linker has named a build by, mostly a hash of its bytes (`ld --build-id`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildId<'a> {
+    /// Where it is in the file.
+    pub offset: u64,
+    /// 1 to 64 bytes.
+    pub bytes: &'a [u8],
 }
 
 /// A build id among notes, and where it is in them.

@@ -71,6 +71,7 @@ mod symbols;
 mod tests;
 
 pub use code::MAX_FUNCTION;
+pub use elf::BuildId;
 pub use hook::{Hook, Place, Routine, Stepping, Tls};
 pub use library::{Field, Kind, Layout, Library, Located, SocketBio};
 pub use machine::Machine;
@@ -119,15 +120,6 @@ pub fn locate(file: &[u8]) -> Result<Located, Refusal> {
         ([], [(_, refusal), ..]) => Err(*refusal),
         _ => Ok(Located { machine: elf.machine, libraries, refused }),
     }
-}
-
-/// What the linker has named a build by, mostly a hash of its bytes (`ld --build-id`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BuildId<'a> {
-    /// Where it is in the file.
-    pub offset: u64,
-    /// 1 to 64 bytes.
-    pub bytes: &'a [u8],
 }
 
 /// The build id of an ELF file, if it has one.

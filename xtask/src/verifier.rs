@@ -10,7 +10,7 @@ const MOST_VERIFIED: u64 = 100_000;
 const MOST_VERIFIED_OF_ALL: u64 = 250_000;
 
 /// The flags of `observer check` with which the verifier follows all parts of the programs.
-const ALL_PARTS: [&str; 4] = ["--tls", "auto", "--protocol", "grpc,thrift,grpc-web"];
+const ALL_PARTS: [&str; 4] = ["--tls", "auto", "--protocol", "grpc,thrift,grpc-web,connect"];
 
 /// The parts of the programs that are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
