@@ -1,7 +1,6 @@
 //! Plaintext that a TLS library returns or takes.
 
 use observer_common::{
-    counter::Counter,
     driver::{
         Walk,
         connection::{DirectionState, Tries, counted},
@@ -22,7 +21,6 @@ use crate::{
         close,
         open::{identifier, insert, peek},
     },
-    count::count,
     filter,
     kernel::{Address, copy_user, current_pid, now_ns},
     maps::{CONNECTIONS, Values as _},

@@ -42,10 +42,9 @@ const WITH_ITSELF: [&str; 2] = ["framed", "buffered, multiplexed"];
 /// Whether a library can send messages in this way.
 fn speaks(stack: &Stack, way: &str) -> bool {
     let without: &[&str] = match &*stack.name {
-        "thriftpy2" => &["header"],
+        "thriftpy2" | "thrift-node" => &["header"],
         // In the compact protocol its client loses maps.
         "thriftpy2-asyncio" => &["header", "compact", "multiplexed"],
-        "thrift-node" => &["header"],
         _ => &[],
     };
     !without.iter().any(|word| way.contains(word))
