@@ -1164,6 +1164,26 @@ fn a_client_may_reset_a_call_of_connect_once_it_has_the_error() {
 }
 
 #[test]
+fn a_client_may_reset_a_stream_of_connect_once_it_has_the_last_message() {
+    let fields =
+        [(":method", "POST"), (":path", "/c.C/Get"), ("content-type", "application/connect+proto")];
+    let mut fixture = following_connect();
+    for (stream, last, code) in [(1, true, Code::Aborted), (3, false, Code::Canceled)] {
+        fixture.client.headers(0, stream, &fields);
+        fixture.receive();
+        fixture.server.headers(0, stream, &[(":status", "200")]);
+        if last {
+            let json = br#"{"error":{"code":"aborted"}}"#;
+            fixture.server.tail(stream, 2, 0, json.len(), json);
+        }
+        fixture.send();
+        fixture.client.frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        fixture.receive();
+        assert_eq!(fixture.ends().pop(), Some(end("/c.C/Get", code)), "{stream}");
+    }
+}
+
+#[test]
 fn connect_is_not_followed_unless_it_is_asked_for() {
     let mut fixture = Fixture::from_start();
     for (stream, content_type) in [(1, "application/connect+proto"), (3, "application/proto")] {

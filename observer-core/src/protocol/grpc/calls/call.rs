@@ -112,11 +112,14 @@ impl Call {
         End::Stream { status, grpc_status, incomplete }
     }
 
-    /// Whether the client has the code of a call that has not ended yet: an error of HTTP, of whose body it may not want
-    /// the rest.
+    /// Whether the client has the code of a call that has not ended yet: it may not want the rest of the body.
     pub(super) fn is_answered(&self) -> bool {
-        let is_error = self.kind != Kind::Grpc && self.status.is_some_and(|status| status != 200);
-        is_error && (self.trailers.is_some() || !self.answers_json)
+        let is_error = self.status.is_some_and(|status| status != 200);
+        match self.kind {
+            Kind::Grpc => false,
+            Kind::GrpcWeb | Kind::ConnectStream => is_error || self.trailers.is_some(),
+            Kind::ConnectUnary => is_error && (self.trailers.is_some() || !self.answers_json),
+        }
     }
 
     /// Whether only gRPC looks like it, given that trailers end it.
