@@ -33,7 +33,7 @@ impl Calls {
             }
             reason => reason,
         };
-        if self.is_request(at.direction) && call.is_answered() {
+        if call.is_answered() {
             let end = call.end_of_stream();
             self.end(at.time_ns, stream, end, sink);
             return;
@@ -83,7 +83,12 @@ impl Calls {
             let Some(call) = self.open.get(&stream) else { continue };
             let reason = call.reason([earliest_ns, time_ns], stall_free_since_ns);
             let incomplete = call.gaps.any();
-            self.end(time_ns, stream, End::Closed { by, reason, incomplete }, sink);
+            let end = if call.is_answered() {
+                call.end_of_stream()
+            } else {
+                End::Closed { by, reason, incomplete }
+            };
+            self.end(time_ns, stream, end, sink);
         }
         self.open = FxHashMap::default();
     }
