@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::pace;
 use crate::process::{Process, comm_in};
 use crate::stack::Stack;
 use crate::truth::Truth;
 
 /// Time for a server to finish its calls and write its record.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Time for a client to start and to connect.
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Time for a client's plan.
 const PLAN_LIMIT: Duration = Duration::from_mins(2);
@@ -116,6 +120,26 @@ impl Server {
     pub fn port(&self) -> Result<String> {
         let (_, port) = self.address.rsplit_once(':').context("an address without port")?;
         Ok(port.to_owned())
+    }
+
+    /// Waits until a client has connected to its port of IPv4.
+    pub fn wait_for_connection(&self) -> Result<()> {
+        // proc_pid_net(5): the number of the line, the local address, the other one, the state.
+        const ESTABLISHED: &str = "01";
+        let port = format!(":{:04X}", self.port()?.parse::<u16>()?);
+        pace::wait_for(START_LIMIT, || {
+            let table = fs::read_to_string("/proc/net/tcp").context("read /proc/net/tcp")?;
+            let is_there = table.lines().any(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                words.next().is_some_and(|local| local.ends_with(&port))
+                    && words.nth(1) == Some(ESTABLISHED)
+            });
+            Ok(if is_there {
+                Ok(())
+            } else {
+                Err(anyhow!("no client of {} connected", self.identity))
+            })
+        })
     }
 
     /// Stops it and returns its record.

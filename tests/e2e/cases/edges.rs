@@ -396,7 +396,7 @@ fn older(stack: &Stack) -> Result<()> {
     let server = Server::start(stack, Listen::V4)?;
     let step = json!({"rpc": "Unary", "count": 150, "sleep_ms": 30 * slowness()});
     let mut client = Client::start(stack, &server, &[vec![step]])?;
-    // The daemon needs longer to start than the client.
+    server.wait_for_connection()?;
     let daemon = Daemon::start(&["--service-graph", "--port", &server.port()?])?;
     daemon.wait_for_sum("observer_connections", &[("state", "joined_late")], 2.0..)?;
     ensure!(client.is_running()?, "the client ended before it was joined");

@@ -360,7 +360,7 @@ fn scratch(table: &mut Table) {
 }
 
 /// `Slot` of the BPF programs, whose first word is not 0 if it is taken.
-type Slot = [u64; 2708];
+type Slot = [u64; 2712];
 
 /// All scratch slots of a daemon's programs, on every CPU, taken until this is dropped.
 struct TakenSlots(PerCpuArray<MapData, Slot>);
