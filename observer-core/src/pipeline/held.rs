@@ -139,7 +139,7 @@ impl Held {
         }
     }
 
-    /// Forgets a connection whose proven records were taken. Returns the directions of which records were dropped that may
+    /// Forgets a connection, after its proven records were taken. Returns the directions in which a dropped record may
     /// have been sent.
     pub(super) fn end(&mut self, connection: u64) -> Directions {
         let Some(mut queue) = self.connections.remove(&connection) else {

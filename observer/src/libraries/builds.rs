@@ -1,8 +1,8 @@
 //! What was found in files, by build: a copy of a file is not parsed again. Each container may have its own.
 //!
-//! The opener does not parse, so it tells a copy by what it can compare: the size of the file, the build id at the same
-//! place, and the instructions that are probed. A file that was made to look like a copy is probed where the other one
-//! is, and that concerns only the processes that run it.
+//! The opener does not parse. It takes a file for a copy if it has the same size, the same build id at the same place, and
+//! the same instructions where the first one is probed. Somebody can make a file that only looks like a copy; its probes
+//! reach only the processes that run it.
 
 #![forbid(unsafe_code)]
 

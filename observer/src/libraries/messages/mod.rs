@@ -333,7 +333,7 @@ pub(super) struct Piece {
     cookie: u64,
     /// Of a place: the bytes of its instruction.
     bytes: [u8; 16],
-    /// Of a library: its version. Of the build id: its bytes.
+    /// The version of a library, or the bytes of the build id.
     text: [u8; VERSION],
     tag: u8,
     /// Of a library.
