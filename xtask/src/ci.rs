@@ -52,8 +52,11 @@ pub(crate) fn run(all: bool) -> Result<()> {
     } else {
         println!("ci: another architecture: not run: it needs --all");
     }
-    let counts = test::all(&[]);
-    step("tests", counts.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(|c| c.check()));
+    let outcome = test::all(&[]);
+    step(
+        "tests",
+        outcome.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(test::Outcome::check),
+    );
     // The tests have written the list of cases, built the daemon and prepared the peers.
     step("docs/generated/cases.md", cases::check());
     // The tests have run with another backend, where this one is not the best.
@@ -68,8 +71,8 @@ pub(crate) fn run(all: bool) -> Result<()> {
     if let Some(fuzzing) = fuzzing {
         step("fuzzing, at the same time", fuzzing.wait());
     }
-    if let Ok(counts) = counts {
-        println!("{counts}");
+    if let Ok(outcome) = outcome {
+        println!("{outcome}");
     }
     tools::name(&missing);
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));

@@ -1,5 +1,6 @@
 //! `cargo xtask test`
 
+use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
@@ -12,25 +13,45 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{build, cases, exec, setup, tools};
 
 /// The results of one or more test binaries.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counts {
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
     pub(crate) passed: u64,
-    pub(crate) failed: u64,
+    /// The failed tests, by name.
+    pub(crate) failed: BTreeMap<String, Printed>,
     /// Tests that this machine cannot run.
     pub(crate) ignored: u64,
 }
 
-impl Counts {
+/// The end of what a failed test printed.
+type Printed = VecDeque<String>;
+
+impl Outcome {
     /// Returns an error if a test failed.
-    pub(crate) fn check(self) -> Result<()> {
-        ensure!(self.failed == 0, "{} tests failed", self.failed);
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.failed.is_empty(), "{} tests failed", self.failed.len());
         Ok(())
+    }
+
+    fn is_one_passed(&self) -> bool {
+        self.passed == 1 && self.failed.is_empty()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.ignored += other.ignored;
     }
 }
 
-impl Display for Counts {
+/// The counts, and for each failed test what it printed, so that they are also at the end of a long log.
+impl Display for Outcome {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} ignored", self.passed, self.failed, self.ignored)
+        for (name, printed) in &self.failed {
+            writeln!(f, "failed: {name}")?;
+            printed.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
+        }
+        let Self { passed, failed, ignored } = self;
+        write!(f, "{passed} passed, {} failed, {ignored} ignored", failed.len())
     }
 }
 
@@ -42,19 +63,19 @@ pub(crate) fn run(document: bool, args: &[OsString]) -> Result<()> {
         list()?;
         return cases::write();
     }
-    let counts = all(args)?;
-    println!("{counts}");
+    let outcome = all(args)?;
+    println!("{outcome}");
     tools::name(&missing);
-    counts.check()
+    outcome.check()
 }
 
 /// Runs the tests that need neither root nor a gRPC stack.
 pub(crate) fn fast(args: &[OsString]) -> Result<()> {
     const SEEDS: &str = "100";
     setup::ensure()?;
-    let (counts, _) = counted(unprivileged(args).env("OBSERVER_SEEDS", SEEDS))?;
-    println!("{counts}");
-    counts.check()
+    let outcome = shown(unprivileged(args).env("OBSERVER_SEEDS", SEEDS))?;
+    println!("{outcome}");
+    outcome.check()
 }
 
 /// Has the end-to-end tests take the pictures in docs/images.
@@ -62,18 +83,18 @@ pub(crate) fn screenshots() -> Result<()> {
     setup::ensure()?;
     let daemon = build::daemon(true)?;
     let mut cargo = privileged(&daemon, &["--exact".into(), "screenshots".into()])?;
-    let (counts, _) = counted(cargo.env("OBSERVER_TEST_SCREENSHOTS", "1"))?;
-    ensure!((counts.passed, counts.failed) == (1, 0), "the pictures were not taken: {counts}");
+    let outcome = shown(cargo.env("OBSERVER_TEST_SCREENSHOTS", "1"))?;
+    ensure!(outcome.is_one_passed(), "the pictures were not taken: {outcome}");
     Ok(())
 }
 
 /// Runs all tests. Returns an error if some could not be run, so that the counts are never partial.
-pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
+pub(crate) fn all(args: &[OsString]) -> Result<Outcome> {
     println!("test: building and running the tests that need no root, about 4 min the first time");
-    let (unprivileged, _) = counted(&mut unprivileged(args))?;
+    let mut outcome = shown(&mut unprivileged(args))?;
     // The missing tool is listed. Only CI needs it.
     if exec::as_root().is_err() && env::var_os("CI").is_none() {
-        return Ok(unprivileged);
+        return Ok(outcome);
     }
     println!("test: building the daemon, optimized, about 3 min the first time");
     let daemon = build::daemon(true)?;
@@ -82,13 +103,9 @@ pub(crate) fn all(args: &[OsString]) -> Result<Counts> {
         // Run as root, the peers are built into files of root in the target directory. So they are built here.
         exec::run(end_to_end().args(["--", "--list"]).stdout(Stdio::null()))?;
     }
-    let (privileged, failed) = counted(&mut privileged(&daemon, args)?)?;
-    let privileged = again(&daemon, privileged, &failed)?;
-    Ok(Counts {
-        passed: unprivileged.passed + privileged.passed,
-        failed: unprivileged.failed + privileged.failed,
-        ignored: unprivileged.ignored + privileged.ignored,
-    })
+    let privileged = shown(&mut privileged(&daemon, args)?)?;
+    outcome.add(again(&daemon, privileged)?);
+    Ok(outcome)
 }
 
 /// Runs some end-to-end tests with one backend. Returns an error unless all of them passed.
@@ -97,9 +114,9 @@ pub(crate) fn slice(backend: &str, filter: &str) -> Result<()> {
     let mut cargo = privileged(&daemon, &[filter.into()])?;
     // The list of all cases must stay as it is.
     cargo.env("OBSERVER_TEST_REPORT", exec::target()?.join("slice.jsonl"));
-    let (counts, _) = counted(cargo.env("OBSERVER_BACKEND", backend))?;
-    ensure!(counts.passed > 0, "no test has {filter:?} in its name");
-    counts.check()
+    let outcome = shown(cargo.env("OBSERVER_BACKEND", backend))?;
+    ensure!(outcome.passed > 0, "no test has {filter:?} in its name");
+    outcome.check().with_context(|| outcome.to_string())
 }
 
 /// Has the end-to-end tests list their cases, with every stack.
@@ -117,23 +134,23 @@ pub(crate) fn end_to_end() -> Command {
 
 /// Runs failed end-to-end tests once more, alone. They have deadlines of real peers in them, and
 /// the machine may have had something else to do; what passes only now is named.
-fn again(daemon: &Path, mut counts: Counts, failed: &[String]) -> Result<Counts> {
+fn again(daemon: &Path, mut outcome: Outcome) -> Result<Outcome> {
     /// More than this are no accident.
     const AT_MOST: usize = 8;
-    if failed.len() > AT_MOST {
-        return Ok(counts);
+    if outcome.failed.len() > AT_MOST {
+        return Ok(outcome);
     }
-    for name in failed {
+    let names: Vec<String> = outcome.failed.keys().cloned().collect();
+    for name in names {
         // A name may start with dashes.
-        let mut cargo = privileged(daemon, &["--exact".into(), "--".into(), name.into()])?;
-        let (alone, _) = counted(&mut cargo)?;
-        if (alone.passed, alone.failed) == (1, 0) {
+        let mut cargo = privileged(daemon, &["--exact".into(), "--".into(), (&name).into()])?;
+        if shown(&mut cargo)?.is_one_passed() {
             println!("test: failed at first, passed when run again: {name}");
-            counts.passed += 1;
-            counts.failed -= 1;
+            outcome.failed.remove(&name);
+            outcome.passed += 1;
         }
     }
-    Ok(counts)
+    Ok(outcome)
 }
 
 /// Unit tests, property tests and examples in the documentation. They need neither root nor a kernel feature.
@@ -175,8 +192,8 @@ fn toml_string(word: &OsString) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Runs `cargo test` and shows its output. Returns the sum of the results and the names of the failed tests.
-fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
+/// Runs `cargo test` and shows its output.
+fn shown(cargo: &mut Command) -> Result<Outcome> {
     println!("$ {}", exec::shown(cargo));
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let mut tally = Tally::default();
@@ -189,8 +206,7 @@ fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
         line.clear();
     }
     let status = child.wait().context("cannot wait for cargo")?;
-    let failed = std::mem::take(&mut tally.names);
-    Ok((tally.counts(status.success())?, failed))
+    tally.outcome(status.success())
 }
 
 /// Reads the output of libtest, one test binary after the other.
@@ -198,30 +214,45 @@ fn counted(cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
 struct Tally {
     begun: u64,
     ended: u64,
-    counts: Counts,
-    /// Names of the failed tests.
-    names: Vec<String>,
+    outcome: Outcome,
+    /// The failed test whose output is being read.
+    printing: Option<String>,
+    /// How many tests failed, by the results of the binaries.
+    failed: usize,
 }
 
 impl Tally {
     fn line(&mut self, line: &str) {
+        let line = line.trim_end();
         if line.starts_with("running ") && line.contains(" test") {
             self.begun += 1;
         }
-        let Some(result) = line.strip_prefix("test result: ") else {
-            let test = line.trim_end().strip_prefix("test ");
-            let failed = test.and_then(|test| test.strip_suffix("... FAILED"));
-            self.names.extend(failed.map(|name| name.trim_end().to_owned()));
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.printing = None;
+            self.ended += 1;
+            self.outcome.passed += count(result, " passed");
+            self.outcome.ignored += count(result, " ignored");
+            self.failed += usize::try_from(count(result, " failed")).unwrap_or(usize::MAX);
             return;
-        };
-        self.ended += 1;
-        self.counts.passed += count(result, " passed");
-        self.counts.failed += count(result, " failed");
-        self.counts.ignored += count(result, " ignored");
+        }
+        let test = line.strip_prefix("test ").and_then(|test| test.strip_suffix("... FAILED"));
+        if let Some(name) = test {
+            self.outcome.failed.entry(name.trim_end().to_owned()).or_default();
+        } else if line == "failures:" {
+            self.printing = None;
+        } else if let Some(name) = title(line) {
+            self.printing = Some(name.to_owned());
+        } else if let Some(name) = &self.printing {
+            let printed = self.outcome.failed.entry(name.clone()).or_default();
+            printed.push_back(line.to_owned());
+            if printed.len() > LINES {
+                printed.pop_front();
+            }
+        }
     }
 
     /// Returns an error if a binary printed no result, or if something other than a test failed.
-    fn counts(self, success: bool) -> Result<Counts> {
+    fn outcome(self, success: bool) -> Result<Outcome> {
         if self.ended == 0 || self.begun != self.ended {
             bail!(
                 "not all tests were run: {} of {} test binaries printed a result",
@@ -229,11 +260,24 @@ impl Tally {
                 self.begun
             );
         }
-        if success != (self.counts.failed == 0) {
+        if success != (self.failed == 0) {
             bail!("cargo test failed, but no test did: see above");
         }
-        Ok(self.counts)
+        ensure!(
+            success || !self.outcome.failed.is_empty(),
+            "tests without a name failed: see above"
+        );
+        Ok(self.outcome)
     }
+}
+
+/// How many lines of a failed test's output are kept.
+const LINES: usize = 40;
+
+/// The test that the output after this line is of.
+fn title(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
+    Some(name.strip_suffix(" stdout").unwrap_or(name))
 }
 
 /// `12` from `ok. 12 passed; 0 failed; …`.
@@ -268,28 +312,52 @@ mod tests {
 
     #[test]
     fn results_of_all_binaries_are_added_up() {
-        let tally = tally(&["running 12 tests\n", PASSED, "running 1 test\n", FAILED]);
-        assert_eq!(tally.counts(false).unwrap(), Counts { passed: 15, failed: 2, ignored: 1 });
+        let tally = tally(&["running 12 tests\n", PASSED, "running 1 test\n", PASSED]);
+        let outcome = Outcome { passed: 24, ignored: 2, ..Outcome::default() };
+        assert_eq!(tally.outcome(true).unwrap(), outcome);
     }
 
     #[test]
-    fn failed_tests_are_named() {
-        let tally = tally(&[
+    fn failed_tests_are_named_with_what_they_printed() {
+        let many = "a line\n".repeat(LINES);
+        let lines = [
+            "running 5 tests\n",
             "test one of two ports      ... ok\n",
             "test errors: a -> b        ... FAILED\n",
-            FAILED,
-        ]);
-        assert_eq!(tally.names, ["errors: a -> b"]);
+            "test a::unit_test ... FAILED\n",
+            "\n",
+            "failures:\n",
+            "\n",
+            "---- errors: a -> b ----\n",
+            "not exact\n",
+        ];
+        let after = ["---- a::unit_test stdout ----\n", "left\n", "failures:\n", "    a\n", FAILED];
+        let lines: Vec<&str> =
+            lines.into_iter().chain(many.split_inclusive('\n')).chain(after).collect();
+        let outcome = tally(&lines).outcome(false).unwrap();
+        assert_eq!(outcome.failed.keys().collect::<Vec<_>>(), ["a::unit_test", "errors: a -> b"]);
+        assert_eq!(outcome.failed["a::unit_test"], ["left"]);
+        assert_eq!(outcome.failed["errors: a -> b"].len(), LINES);
+        let text = outcome.to_string();
+        assert!(text.starts_with("failed: a::unit_test\n    left\nfailed: errors"), "{text}");
+        assert!(text.ends_with("3 passed, 2 failed, 0 ignored"), "{text}");
+    }
+
+    #[test]
+    fn a_failed_test_without_a_name_leaves_no_sum() {
+        assert!(tally(&["running 5 tests\n", FAILED]).outcome(false).is_err());
     }
 
     #[test]
     fn a_binary_that_died_leaves_no_sum() {
-        assert!(tally(&["running 5 tests\n", FAILED, "running 12 tests\n"]).counts(false).is_err());
-        assert!(tally(&[]).counts(true).is_err());
+        assert!(
+            tally(&["running 5 tests\n", PASSED, "running 12 tests\n"]).outcome(false).is_err()
+        );
+        assert!(tally(&[]).outcome(true).is_err());
     }
 
     #[test]
     fn a_failure_next_to_the_tests_leaves_no_sum() {
-        assert!(tally(&["running 12 tests\n", PASSED]).counts(false).is_err());
+        assert!(tally(&["running 12 tests\n", PASSED]).outcome(false).is_err());
     }
 }
