@@ -18,7 +18,7 @@ use crate::throughput::{SLICE, files};
 use crate::watch::{Timed, Watch};
 
 const REPEATS: usize = 7;
-const SETTLING: Duration = Duration::from_millis(500);
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// All backends, the preferred one first.
 const ALL: [&str; 4] = ["socket", "fentry", "kprobe", "tracepoint"];

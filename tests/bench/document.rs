@@ -20,7 +20,7 @@ const HEAD: &str = "Written by `cargo xtask bench --plot`; do not edit.\n\n# Ben
     their target.\n";
 
 /// Writes the page from the last run of each benchmark. What has not been run here stays as it is there.
-pub(crate) fn write(benches: &[Bench]) -> Result<()> {
+pub(crate) fn write<'a>(benches: impl IntoIterator<Item = &'a Bench>) -> Result<()> {
     let docs = support::stack::workspace()?.join("docs");
     let path = docs.join("generated/benchmarks.md");
     let before = fs::read_to_string(&path).unwrap_or_default();

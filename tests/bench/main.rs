@@ -29,6 +29,7 @@ mod rows;
 mod service;
 mod throughput;
 mod tls;
+mod versions;
 mod watch;
 
 use std::env;
@@ -48,7 +49,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 19] = [
+const BENCHES: [Bench; 20] = [
     Bench {
         name: "throughput",
         about: "Throughput of saturated services, watched and bare: unary calls of 20 bytes",
@@ -73,6 +74,11 @@ const BENCHES: [Bench; 19] = [
         name: "backends",
         about: "The backends that this machine allows, in turns",
         run: backends::compared,
+    },
+    Bench {
+        name: VERSIONS,
+        about: "Another build of the daemon and this one, in turns: tonic, 16 calls at once",
+        run: versions::compared,
     },
     Bench {
         name: "attacked",
@@ -142,14 +148,18 @@ const BENCHES: [Bench; 19] = [
     },
 ];
 
+/// It is not in the document: what it was compared with is not in the project.
+const VERSIONS: &str = "versions";
+
 /// The stacks to measure, and the daemon's program.
 pub(crate) struct Peers {
     stacks: Vec<Stack>,
     daemon: PathBuf,
+    baseline: Option<PathBuf>,
 }
 
 impl Peers {
-    fn prepare(daemon: PathBuf) -> Result<Self> {
+    fn prepare(daemon: PathBuf, baseline: Option<PathBuf>) -> Result<Self> {
         let mut stacks = stack::prepare()?;
         // A release build, as services have it.
         if let Some(tonic) = stacks.iter_mut().find(|stack| stack.name == "tonic") {
@@ -158,7 +168,7 @@ impl Peers {
                 *program = env::var("OBSERVER_BENCH_PEER").context("OBSERVER_BENCH_PEER")?;
             }
         }
-        Ok(Self { stacks, daemon })
+        Ok(Self { stacks, daemon, baseline })
     }
 
     pub(crate) fn stack(&self, name: &str) -> Result<Stack> {
@@ -169,6 +179,10 @@ impl Peers {
     pub(crate) fn daemon(&self) -> &Path {
         &self.daemon
     }
+
+    pub(crate) fn baseline(&self) -> Option<&Path> {
+        self.baseline.as_deref()
+    }
 }
 
 #[derive(Parser)]
@@ -176,6 +190,9 @@ impl Peers {
 struct Arguments {
     /// The benchmarks to run; without names, all.
     names: Vec<String>,
+    /// Another build of the daemon, for the benchmark `versions`, which is not run without it.
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
     /// Writes all figures, with all samples, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -207,10 +224,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     let daemon = env::var_os("OBSERVER_BIN").context("OBSERVER_BIN names the daemon")?;
     // Ten thousand connections need as many descriptors, here and in the services.
     support::raise_descriptor_limit()?;
-    let peers = Peers::prepare(daemon.into())?;
+    let peers = Peers::prepare(daemon.into(), arguments.baseline.clone())?;
     let mut all = Vec::new();
     let wanted = |bench: &&Bench| {
-        arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name)
+        let is_possible = bench.name != VERSIONS || peers.baseline.is_some();
+        arguments.names.is_empty() && is_possible
+            || arguments.names.iter().any(|name| name == bench.name)
     };
     for bench in BENCHES.iter().filter(wanted) {
         println!("\n{}: {}", bench.name, bench.about);
@@ -227,7 +246,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     if arguments.plot {
-        document::write(&BENCHES)?;
+        document::write(BENCHES.iter().filter(|bench| bench.name != VERSIONS))?;
     }
     Ok(())
 }

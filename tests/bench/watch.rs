@@ -1,6 +1,7 @@
 //! A daemon that watches, and its cost.
 
 use std::fs;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,11 @@ pub(crate) struct Reading {
 impl Watch {
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
         Ok(Self::of(Daemon::start(args)?))
+    }
+
+    /// Starts another build of the daemon.
+    pub(crate) fn start_program(program: &Path) -> Result<Self> {
+        Ok(Self::of(Daemon::start_program(program)?))
     }
 
     /// Starts a daemon from a shell that runs `commands` first.

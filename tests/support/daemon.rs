@@ -70,6 +70,11 @@ impl Daemon {
         Self::spawn(Command::new(binary()?), args, address)
     }
 
+    /// Like [`Self::start`] without arguments, of another build of the daemon.
+    pub fn start_program(program: &Path) -> Result<Self> {
+        Self::spawn(Command::new(program), &[], free_address()?)
+    }
+
     /// Like [`Self::start`], in a mount namespace of its own, in which a shell runs `commands` first. With
     /// `exec >FILE` in them, FILE is the daemon's stdout.
     pub fn start_after(commands: &[&str], args: &[&str]) -> Result<Self> {

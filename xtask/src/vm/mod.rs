@@ -43,11 +43,12 @@ impl Selection {
         Self { place: Where { kernels: all(), backends: all() }, document: false, filter: None }
     }
 
-    /// For `cargo xtask ci`: an old and a new kernel, with backends that this machine may not have.
+    /// For `cargo xtask ci`: the oldest kernel that is watched and one that is refused, with backends that this machine
+    /// may not have. Each kernel takes minutes.
     pub(crate) fn of_ci() -> Self {
         Self {
             place: Where {
-                kernels: vec!["5.10".into(), "6.1".into(), "6.12".into()],
+                kernels: vec!["5.10".into(), "6.1".into()],
                 backends: vec!["fentry".into(), "kprobe".into()],
             },
             document: false,
