@@ -149,7 +149,8 @@ pub mod item_kind {
     /// How long the record's bytes were at the socket before the process received them: all of them for `stream`
     /// microseconds before the record's time or longer, and none for longer than `length` (`u32::MAX`: not known).
     pub const WAITED: u8 = 7;
-    /// A Thrift message: `frame_kind` is one of [`thrift::kind`](crate::thrift::kind), `length` the length of its name.
+    /// A Thrift message: `frame_kind` is one of [`thrift::kind`](crate::thrift::kind), `length` the length of its name,
+    /// `stream` the lower half of the name's position in its direction, as in [`RecordHeader::position`](super::RecordHeader::position).
     /// The first `captured` bytes of the name follow; the rest is in [`PART`]s.
     pub const MESSAGE: u8 = 8;
     /// The end of the last Thrift message: `stream` is its sequence id, `flags` one of

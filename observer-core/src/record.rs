@@ -144,6 +144,9 @@ pub enum Item<'a> {
         kind: u8,
         /// The length of its name.
         length: u32,
+        /// The lower half of the name's position in its direction: both ends of a connection that did not join late have
+        /// the same.
+        position: u32,
         /// The first bytes of its name: all of them, unless it goes on in another record.
         name: &'a [u8],
     },
@@ -321,6 +324,7 @@ impl<'a> Iterator for Items<'a> {
             item_kind::MESSAGE => Some(Item::Message {
                 kind: header.frame_kind,
                 length: header.length,
+                position: header.stream,
                 name: content,
             }),
             item_kind::MESSAGE_END => {

@@ -161,7 +161,7 @@ fn step<H: Host>(
     }
     let events = scanner.took(buffer(own), want, n);
     if events & event::BEGIN != 0 {
-        begin_message(scratch, shared, scanner);
+        begin_message(scratch, shared, own, scanner);
     }
     if events & event::NAME_END != 0 {
         emit::end_frame(scratch);
@@ -202,7 +202,12 @@ fn begin_item<H: Host>(scratch: &mut Scratch<H>, item: ItemHeader) {
 
 /// Handles a message's kind, and the length of its name.
 #[inline(always)]
-fn begin_message<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, scanner: &Scanner) {
+fn begin_message<H: Host>(
+    scratch: &mut Scratch<H>,
+    shared: &mut Shared,
+    own: &DirectionState,
+    scanner: &Scanner,
+) {
     if shared.state != state::WATCHED {
         if shared.tries.bytes != 0 {
             scratch.host.count(Counter::BeforeJoin, u64::from(shared.tries.bytes));
@@ -217,6 +222,6 @@ fn begin_message<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, scanner
         scratch.sender = if is_client { sender::CLIENT } else { sender::SERVER };
     }
     let (frame_kind, length) = (scanner.kind(), scanner.name_length());
-    let kind = item_kind::MESSAGE;
-    begin_item(scratch, ItemHeader { kind, frame_kind, length, ..ItemHeader::default() });
+    let (kind, stream) = (item_kind::MESSAGE, own.position as u32);
+    begin_item(scratch, ItemHeader { kind, frame_kind, stream, length, ..ItemHeader::default() });
 }

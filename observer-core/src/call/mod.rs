@@ -82,6 +82,14 @@ impl CallProtocol {
         }
     }
 
+    /// The text of a code that its calls end with, as its libraries spell it.
+    pub fn status(self, code: Code) -> &'static str {
+        match self.family() {
+            Self::Thrift => code.as_thrift_outcome(),
+            Self::Grpc | Self::GrpcWeb | Self::Connect => code.as_upper_case(),
+        }
+    }
+
     /// The protocol whose families its calls are counted in: gRPC, for those with gRPC's codes.
     #[must_use]
     pub const fn family(self) -> Self {

@@ -1,5 +1,7 @@
 //! The labels of methods.
 
+use std::borrow::Cow;
+
 use super::GrpcType;
 use crate::{call::CallProtocol, names::PathId};
 
@@ -68,6 +70,16 @@ impl<'a> Method<'a> {
         }
     }
 
+    /// Service and method, as OpenTelemetry has them in one text: `service/method`.
+    #[must_use]
+    pub fn qualified(self) -> Cow<'a, str> {
+        match self.path.strip_prefix('/') {
+            Some(rest) => Cow::Borrowed(rest),
+            None if self.service.is_empty() || !self.is_known() => Cow::Borrowed(self.method),
+            None => Cow::Owned(format!("{}/{}", self.service, self.method)),
+        }
+    }
+
     /// Whether it is a single method: not one of the words for several.
     #[must_use]
     pub fn is_known(self) -> bool {
@@ -91,6 +103,16 @@ mod tests {
         call::CallProtocol::{Grpc, Thrift},
         names::PathId,
     };
+
+    #[test]
+    fn qualified_names_have_no_slash_in_front() {
+        let of = |protocol, path| Method::new(protocol, PathId(7), path).qualified();
+        assert_eq!(of(Grpc, "/pkg.Service/Method"), "pkg.Service/Method");
+        assert_eq!(of(Grpc, "m"), "m");
+        assert_eq!((of(Thrift, "Shop:add"), of(Thrift, "add")), ("Shop/add".into(), "add".into()));
+        assert_eq!(Method::new(Thrift, PathId::NOT_SEEN, "").qualified(), "not_seen");
+        assert_eq!(Method::new(Grpc, PathId::OTHER, "/a/b").qualified(), "other");
+    }
 
     #[test]
     fn splits_paths() {

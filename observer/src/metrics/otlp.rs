@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use observer_core::{
-    call::{CallProtocol, Code, Role},
+    call::{CallProtocol, Role},
     process::{Grouping, ProcessId},
     statistics::{Exemplar, Exponential, Histogram, Method, Series},
 };
@@ -147,10 +147,6 @@ impl<'a> Points<'a> {
                     (0, format!("{}/{}", process.service.namespace, process.service.name))
                 }
             };
-            // The conventions have no metrics for Thrift.
-            if key.protocol.family() != CallProtocol::Grpc {
-                continue;
-            }
             let method = Method::new(key.protocol, key.path, snapshot.paths.path(key.path));
             let row = rows.entry((pid, name, key.role, method, key.protocol));
             row.and_modify(|row| {
@@ -206,12 +202,13 @@ impl<'a> Points<'a> {
         series: &Series,
     ) -> Vec<(message::Metric, usize)> {
         let start = self.started.unix_ns(series.created_ns);
+        let system = names::system(protocol);
         let of_method = || {
             let mut attributes = vec![
-                attribute(names::SYSTEM, names::GRPC),
-                attribute(names::METHOD, method.path.trim_start_matches('/')),
+                attribute(names::SYSTEM, system),
+                attribute(names::METHOD, &*method.qualified()),
             ];
-            if protocol != CallProtocol::Grpc {
+            if protocol != protocol.family() {
                 attributes.push(attribute(names::GRPC_PROTOCOL, protocol.as_str()));
             }
             attributes
@@ -219,7 +216,7 @@ impl<'a> Points<'a> {
         let mut metrics = Vec::new();
         for (code, histogram) in series.by_code().iter().filter(|(_, of)| of.count() > 0) {
             let mut attributes = of_method();
-            let text = code.map_or("not_seen", Code::as_upper_case);
+            let text = code.map_or("not_seen", |code| protocol.status(code));
             attributes.push(attribute(names::STATUS_CODE, text));
             if code.is_some_and(|code| is_error(role, code)) {
                 attributes.push(attribute(names::ERROR_TYPE, text));
@@ -244,11 +241,14 @@ impl<'a> Points<'a> {
             } else {
                 Data::Gauge(message::Gauge { data_points: vec![point] })
             };
-            let name = format!("grpc.{side}.{name}");
+            let name = format!("{system}.{side}.{name}");
             (message::Metric { name, unit: unit.into(), data: Some(data) }, bytes)
         };
+        metrics.push(number("in_flight", "{call}", series.in_flight(), false));
+        if protocol.family() == CallProtocol::Thrift {
+            return metrics;
+        }
         metrics.extend([
-            number("in_flight", "{call}", series.in_flight(), false),
             number("msg_received", "{message}", series.received.count, true),
             number("msg_sent", "{message}", series.sent.count, true),
             number("msg_received_bytes", "By", series.received.bytes, true),
@@ -366,7 +366,7 @@ fn add(metrics: &mut Vec<message::Metric>, metric: message::Metric, bytes: &mut 
 #[cfg(test)]
 mod tests {
     use observer_core::{
-        call::{CallKey, CallProtocol, CallSink as _},
+        call::{CallKey, CallProtocol, CallSink as _, Code},
         names::PathId,
         process::{Comm, Processes},
     };

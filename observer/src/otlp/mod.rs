@@ -26,7 +26,7 @@ use std::{
 
 use anyhow::Result;
 use observer_core::{
-    call::{CallKey, CallProtocol, Context, Ended},
+    call::{CallKey, CallProtocol, Code, Context, Coverage, Ended},
     ends::{Call, Ends},
     names::PathId,
     output::{Names, Output},
@@ -113,11 +113,17 @@ impl Spans {
             Context::Absent => None,
             Context::NotSeen => return self.not_seen(),
         };
-        let (Some(key), Some(elapsed_ns)) = (key, ended.elapsed_ns) else {
+        // A call without an answer is over at once.
+        let oneway_ns = (ended.code == Some(Code::Oneway)).then_some(0);
+        let (Some(key), Some(elapsed_ns)) = (key, ended.elapsed_ns.or(oneway_ns)) else {
             return self.not_seen();
         };
         // The sockets of a Unix pair have no numbers of their own: later pairs get the same.
         let pair = Some(pair).filter(|pair| *pair != 0 && matches!(peer, Some(Peer::Address(_))));
+        // A Thrift call is named by its position, which a connection that joined late does not have.
+        let has_stream =
+            key.protocol.family() == CallProtocol::Grpc || ended.coverage != Coverage::JoinedLate;
+        let pair = pair.filter(|_| has_stream);
         let stream = ended.stream;
         let ids = || {
             Ids::of(match pair {
@@ -139,6 +145,7 @@ impl Spans {
         let message = ended.message.and_then(|message| names.interner.texts.get(message));
         let message = message.map(|text| percent_decode(text).decode_utf8_lossy());
         Some(Finished {
+            protocol: key.protocol,
             process: key.process,
             role: key.role,
             path: if text.is_some() { key.path } else { without_text(key.path) },
@@ -193,10 +200,6 @@ impl Output for Spans {
     }
 
     fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
-        // There are no spans of Thrift calls: their requests say nothing of a trace.
-        if key.is_some_and(|key| key.protocol.family() != CallProtocol::Grpc) {
-            return;
-        }
         if let Some(span) = self.finished(call, key, names) {
             self.queue.push(span);
         }

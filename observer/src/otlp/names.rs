@@ -3,6 +3,8 @@
 //! Source: semantic conventions 1.44 (docs/rpc/grpc.md, docs/resource); the old ones, of 1.37 and before, in
 //! docs/non-normative/rpc-migration.md.
 
+use observer_core::call::CallProtocol;
+
 /// The version that the names are of.
 pub(crate) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 
@@ -19,6 +21,17 @@ pub(crate) const PEER_ADDRESS: &str = "network.peer.address";
 pub(crate) const PEER_PORT: &str = "network.peer.port";
 
 pub(crate) const GRPC: &str = "grpc";
+
+/// The conventions have no name for Thrift, and allow others.
+const THRIFT: &str = "thrift";
+
+/// The value of [`SYSTEM`] for calls of this protocol.
+pub(crate) fn system(protocol: CallProtocol) -> &'static str {
+    match protocol.family() {
+        CallProtocol::Thrift => THRIFT,
+        _ => GRPC,
+    }
+}
 
 /// The protocol of calls that have gRPC's codes but are not gRPC: not a name of the conventions.
 pub(crate) const GRPC_PROTOCOL: &str = "grpc.protocol";

@@ -19,6 +19,7 @@ use super::{
 /// A call that has ended and gets a span.
 #[derive(Clone, Debug)]
 pub(super) struct Finished {
+    pub(super) protocol: CallProtocol,
     pub(super) process: ProcessId,
     pub(super) role: Role,
     pub(super) path: PathId,
@@ -89,7 +90,7 @@ impl Finished {
             span_id: id.0.into(),
             trace_state: self.trace_state.into(),
             parent_span_id: parent.map(|SpanId(id)| id.into()).unwrap_or_default(),
-            name: method.unwrap_or_else(|| names::GRPC.to_owned()),
+            name: method.unwrap_or_else(|| names::system(self.protocol).to_owned()),
             kind: kind.into(),
             start_unix_ns: self.start_unix_ns,
             end_unix_ns: self.end_unix_ns,
@@ -104,7 +105,7 @@ impl Finished {
     fn error(&self) -> Option<&'static str> {
         let code = self.code?;
         let is_error = match self.role {
-            Role::Client => code != Code::Ok,
+            Role::Client => code.is_failure(),
             Role::Server => matches!(
                 code,
                 Code::Unknown
@@ -113,18 +114,22 @@ impl Finished {
                     | Code::Internal
                     | Code::Unavailable
                     | Code::DataLoss
+                    | Code::ApplicationException
+                    | Code::NoReply
             ),
         };
         is_error.then(|| match code {
             // Both codes that it may be are errors for a client; for a server only one of them is.
             Code::CanceledOrDeadlineExceeded => names::OTHER,
-            code => code.as_upper_case(),
+            code => self.protocol.status(code),
         })
     }
 
     /// The method, if it has a name, and all attributes.
     fn attributes(&self, adds_old: bool) -> (Option<String>, Vec<KeyValue>) {
-        let mut list = vec![attribute(names::SYSTEM, names::GRPC)];
+        let system = names::system(self.protocol);
+        let is_grpc = system == names::GRPC;
+        let mut list = vec![attribute(names::SYSTEM, system)];
         let method = self.method(adds_old, &mut list);
         match self.code {
             None => list.push(attribute(own::STATUS_CODE, "not_seen")),
@@ -132,8 +137,8 @@ impl Finished {
                 list.push(attribute(own::STATUS_CODE, code.as_upper_case()));
             }
             Some(code) => {
-                list.push(attribute(names::STATUS_CODE, code.as_upper_case()));
-                if adds_old {
+                list.push(attribute(names::STATUS_CODE, self.protocol.status(code)));
+                if adds_old && is_grpc {
                     list.push(attribute(old::STATUS_CODE, code as i64));
                 }
             }
@@ -159,7 +164,7 @@ impl Finished {
             list.push(attribute(own::CONNECTION, self.coverage.as_str()));
         }
         if adds_old {
-            list.push(attribute(old::SYSTEM, names::GRPC));
+            list.push(attribute(old::SYSTEM, system));
         }
         (method, list)
     }
@@ -188,19 +193,19 @@ impl Finished {
             list.push(attribute(names::METHOD, names::OTHER));
             return None;
         }
-        let Method { service, method, path } =
-            Method::new(CallProtocol::Grpc, self.path, &self.text);
-        let whole = path.strip_prefix('/').unwrap_or(path);
+        let of = Method::new(self.protocol, self.path, &self.text);
+        let whole = of.qualified();
         if adds_old {
+            let Method { service, method, .. } = of;
             // The conventions give `rpc.method` both meanings. The new one counts.
             list.push(attribute(old::SERVICE, if service.is_empty() { method } else { service }));
         }
         if self.code == Some(Code::Unimplemented) {
             list.push(attribute(names::METHOD, names::OTHER));
-            list.push(attribute(names::METHOD_ORIGINAL, whole));
+            list.push(attribute(names::METHOD_ORIGINAL, &*whole));
             return None;
         }
-        list.push(attribute(names::METHOD, whole));
-        Some(whole.to_owned())
+        list.push(attribute(names::METHOD, &*whole));
+        Some(whole.into_owned())
     }
 }

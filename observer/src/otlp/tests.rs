@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use observer_core::{
-    call::{CallProtocol, Code, Coverage, Role, SeriesId, SpanId, TraceContext, TraceId},
+    call::{Role, SeriesId, SpanId, TraceContext, TraceId},
     ends::Ends,
     names::{Interner, Texts},
     process::Comm,
@@ -37,15 +37,15 @@ impl Fixture {
     }
 
     fn call(&mut self, role: Role, path: &[u8], call: Call) {
-        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
         let path = self.interner.intern(path);
+        self.call_of(CallProtocol::Grpc, role, path, call);
+    }
+
+    fn call_of(&mut self, protocol: CallProtocol, role: Role, path: PathId, call: Call) {
+        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
         let names =
             Names { interner: &self.interner, processes: &self.processes, ends: &Ends::default() };
-        self.spans.call(
-            &call,
-            Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),
-            &names,
-        );
+        self.spans.call(&call, Some(CallKey { protocol, process, role, path }), &names);
     }
 
     /// The spans that wait.
@@ -133,6 +133,52 @@ fn ends_of_a_call_match() {
         let [one, other] = [(); 2].map(|()| of(Role::Server, pair, peer));
         assert_ne!(one.trace_id, other.trace_id, "each daemon has ids of its own");
     }
+}
+
+#[test]
+fn spans_of_thrift_calls() {
+    let of = |role, code, coverage| {
+        let mut fixture = Fixture::new(&[("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup")]);
+        let path = fixture.interner.intern(b"Shop:add");
+        let elapsed_ns = (code != Some(Code::Oneway)).then_some(SECOND_NS);
+        let ended = Ended { code, elapsed_ns, coverage, ..ended(None) };
+        fixture.call_of(CallProtocol::Thrift, role, path, call(ended));
+        let [finished] = <[Finished; 1]>::try_from(fixture.taken()).unwrap();
+        let is_joined = finished.pair.is_some();
+        (finished.span(is_joined, true), is_joined)
+    };
+    let rows = [
+        (Code::Ok, "ok", ["", ""]),
+        (Code::Oneway, "oneway", ["", ""]),
+        (Code::DeclaredException, "declared_exception", ["declared_exception", ""]),
+        (Code::ApplicationException, "application_exception", ["application_exception"; 2]),
+        (Code::NoReply, "no_reply", ["no_reply"; 2]),
+    ];
+    for (code, text, errors) in rows {
+        let [(client, _), (server, is_joined)] =
+            [Role::Client, Role::Server].map(|role| of(role, Some(code), Coverage::Gaps));
+        assert!(is_joined);
+        assert_eq!((&client.trace_id, &client.span_id), (&server.trace_id, &server.parent_span_id));
+        for (span, error) in [client, server].into_iter().zip(errors) {
+            assert_eq!((&*span.name, &*told(&span, "rpc.method")), ("Shop/add", "Shop/add"));
+            assert_eq!(told(&span, "rpc.system.name"), "thrift");
+            assert_eq!(told(&span, "rpc.response.status_code"), text);
+            assert_eq!(
+                (&*told(&span, "error.type"), span.status.is_some()),
+                (error, !error.is_empty())
+            );
+            assert_eq!(
+                (&*told(&span, "rpc.service"), &*told(&span, "rpc.system")),
+                ("Shop", "thrift")
+            );
+            assert_eq!(told(&span, "rpc.grpc.status_code"), "", "the number is one of gRPC's");
+            let lasts = if code == Code::Oneway { 0 } else { SECOND_NS };
+            assert_eq!(span.end_unix_ns - span.start_unix_ns, lasts);
+        }
+    }
+    // Of a connection that joined late, nobody knows where a name is.
+    let (server, is_joined) = of(Role::Server, Some(Code::Ok), Coverage::JoinedLate);
+    assert!(!is_joined && server.parent_span_id.is_empty());
 }
 
 #[test]

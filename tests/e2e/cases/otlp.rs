@@ -256,7 +256,7 @@ fn refusals(python: &Stack, protocol: Protocol) -> Result<()> {
 }
 
 /// The traces of clients with their spans, and those of servers with their parents.
-fn joined(spans: &[Span]) -> [BTreeSet<(&str, &str)>; 2] {
+pub(super) fn joined(spans: &[Span]) -> [BTreeSet<(&str, &str)>; 2] {
     let of_kind = |kind: &str, id: fn(&Span) -> &str| {
         let those = spans.iter().filter(|span| span.kind == kind);
         those.map(|span| (&*span.trace, id(span))).collect()

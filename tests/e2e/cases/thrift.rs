@@ -1,11 +1,12 @@
 //! Thrift: each library's client with each library's server, and messages byte by byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use support::collector::{Collector, Protocol};
 use support::daemon::Daemon;
 use support::openmetrics::{Metrics, label};
 use support::peer::{Client, Identity, Listen, Server};
@@ -13,6 +14,7 @@ use support::report::{self, Also::Nothing};
 use support::stack::Stack;
 use support::truth::Truth;
 
+use super::otlp::joined;
 use crate::case::Cases;
 
 /// The flag that has the daemon watch Thrift.
@@ -50,7 +52,7 @@ fn speaks(stack: &Stack, way: &str) -> bool {
     !without.iter().any(|word| way.contains(word))
 }
 
-pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack]) {
+pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack], python: Option<&'static Stack>) {
     for (way, args) in WAYS {
         let speaking = || stacks.iter().filter(|stack| speaks(stack, way));
         let pairs = speaking().flat_map(|server| speaking().map(move |client| (server, client)));
@@ -70,6 +72,13 @@ pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack]) {
         });
         cases.of_server("Thrift, without --protocol", stack, Nothing, nothing_without_the_flag);
     }
+    let speaking = stacks.iter().find(|stack| says_oneway(stack));
+    cases.of(
+        "Thrift: spans and metrics by OTLP",
+        Nothing,
+        [python, speaking],
+        |[python, stack]| calls_are_exported(python, stack),
+    );
     let alone: [(&str, Run); 6] = [
         ("Thrift: several messages in a write, and one in many", messages_are_cut_anywhere),
         ("Thrift: replies in any order", replies_may_be_in_any_order),
@@ -164,6 +173,12 @@ fn outcome(code: i32) -> &'static str {
     }
 }
 
+/// The outcome with this name.
+fn known(name: &str) -> &'static str {
+    let all = [0, 18, 19, 20, 21].map(outcome);
+    all.into_iter().find(|known| *known == name).unwrap_or("not known")
+}
+
 /// Compares all numbers of a process on one side.
 fn agree(metrics: &Metrics, side: &str, process: &Identity, want: &Calls) -> Result<()> {
     let pid = process.pid.to_string();
@@ -180,10 +195,7 @@ fn agree(metrics: &Metrics, side: &str, process: &Identity, want: &Calls) -> Res
         .series_with(&family("handled_total"), &of)
         .filter(|(_, value)| *value > 0.0)
         .map(|(labels, value)| {
-            let named = label(labels, "thrift_outcome");
-            let known = [0, 18, 19, 20, 21].map(outcome);
-            let outcome = known.into_iter().find(|known| *known == named).unwrap_or("not known");
-            ((method(labels), outcome), value as u64)
+            ((method(labels), known(label(labels, "thrift_outcome"))), value as u64)
         })
         .collect();
     ensure!(handled == *want, "{side} {process}: handled {handled:?}, not {want:?}");
@@ -201,6 +213,71 @@ fn agree(metrics: &Metrics, side: &str, process: &Identity, want: &Calls) -> Res
     let in_flight = by_method("in_flight");
     ensure!(in_flight.values().all(|calls| *calls == 0), "{side} {process}: {in_flight:?}");
     Ok(())
+}
+
+/// Every call has a span at each end, joined by its place on the connection, and is in the metrics of both.
+fn calls_are_exported(python: &Stack, stack: &Stack) -> Result<()> {
+    let collector = Collector::start(python, Protocol::Http, "ok", None)?;
+    let (server, url) =
+        (Server::start(stack, Listen::V4)?, format!("http://{}", collector.address));
+    let port = server.port()?;
+    let flags = [&PROTOCOL[..], &["--port", &port, "--otlp-endpoint", &url]].concat();
+    let soon = "export OTEL_BSP_SCHEDULE_DELAY=100 OTEL_METRIC_EXPORT_INTERVAL=200";
+    let daemon = Daemon::start_after(&[soon], &flags)?;
+    let mut plan = plan(true);
+    plan.push(crashes());
+    let (_, did) = Client::start(stack, &server, &plan)?.finish()?;
+    let want = calls(&did);
+    let count = want.values().sum::<u64>() as usize;
+    let exported = [("outcome", "exported")];
+    let ends = 2.0 * count as f64;
+    daemon.wait_for_sum("observer_otlp_spans_total", &exported, ends..=ends)?;
+    let spans = collector.spans()?;
+    let what = |of: &BTreeMap<String, Value>| -> Result<(String, &'static str)> {
+        let text = |key: &str| of.get(key).and_then(Value::as_str).with_context(|| key.to_owned());
+        ensure!(text("rpc.system.name")? == "thrift", "{of:?}");
+        Ok((text("rpc.method")?.to_owned(), known(text("rpc.response.status_code")?)))
+    };
+    let mut by_kind: HashMap<&str, Calls> = HashMap::new();
+    let mut by_id = HashMap::new();
+    for span in &spans {
+        let of = what(&span.attributes)?;
+        ensure!(span.name == of.0 && span.start <= span.end, "{span:#?}");
+        *by_kind.entry(&span.kind).or_default().entry(of.clone()).or_default() += 1;
+        by_id.insert(&span.span, of);
+    }
+    for kind in ["SPAN_KIND_CLIENT", "SPAN_KIND_SERVER"] {
+        let got = by_kind.remove(kind).unwrap_or_default();
+        ensure!(got == want, "{kind}: {got:?}, not {want:?}");
+    }
+    let [clients, servers] = joined(&spans);
+    ensure!(clients.len() == count && clients == servers, "the ends of some calls are not joined");
+    for span in spans.iter().filter(|span| !span.parent.is_empty()) {
+        let (own, parent) = (by_id.get(&span.span), by_id.get(&span.parent));
+        ensure!(own == parent, "a call of {parent:?} is joined with one of {own:?}");
+    }
+    daemon.wait_until(|_| {
+        let exports = collector.exports()?;
+        let last = exports.iter().rev().find(|export| !export.points.is_empty());
+        for side in ["client", "server"] {
+            let mut got = Calls::new();
+            for point in &last.context("there is no export")?.points {
+                if point.name == format!("rpc.{side}.call.duration") {
+                    *got.entry(what(&point.attributes)?).or_default() += point.count;
+                }
+                ensure!(!point.name.starts_with("grpc."), "{point:#?}");
+                ensure!(!point.name.ends_with(".in_flight") || point.count == 0, "{point:#?}");
+            }
+            // The time of a oneway call is not known.
+            let timed = want.clone().into_iter().filter(|((_, outcome), _)| *outcome != "oneway");
+            let timed: Calls = timed.collect();
+            ensure!(got == timed, "{side}: {got:?}, not {timed:?}");
+        }
+        Ok(())
+    })?;
+    report::exact(4 * want.len());
+    server.stop()?;
+    daemon.stop()
 }
 
 /// The name of a method on the wire, from its labels.

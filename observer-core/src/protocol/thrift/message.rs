@@ -9,6 +9,8 @@ pub(super) struct Message {
     pub(super) kind: u8,
     /// The name of the method.
     pub(super) name: Vec<u8>,
+    /// The lower half of the name's position in its direction.
+    pub(super) position: u32,
     /// The time of the transfer that it began in.
     pub(super) started_ns: u64,
 }
@@ -28,6 +30,7 @@ impl Assembly {
         &mut self,
         kind: u8,
         length: u32,
+        position: u32,
         name: &[u8],
         started_ns: u64,
     ) -> Option<Message> {
@@ -35,7 +38,7 @@ impl Assembly {
         if length > MAX_NAME || name.len() > length as usize {
             return None;
         }
-        let message = Message { kind, name: name.to_owned(), started_ns };
+        let message = Message { kind, name: name.to_owned(), position, started_ns };
         self.check(message, length as usize)
     }
 

@@ -16,8 +16,8 @@ use observer_common::thrift::{first, kind};
 use self::message::{Assembly, Message};
 use crate::{
     call::{
-        ByDirection, CallKey, CallProtocol, CallSink, Code, Coverage, Direction, Directions, Ended,
-        Role, SeriesId,
+        ByDirection, CallKey, CallProtocol, CallSink, Code, Context as TraceParent, Coverage,
+        Direction, Directions, Ended, Role, SeriesId,
     },
     names::{Interner, PathId},
     process::ProcessId,
@@ -68,9 +68,19 @@ struct Call {
     sequence: Option<u32>,
     path: PathId,
     series: SeriesId,
+    /// The position of its name in its direction: no other open call has it.
+    position: u32,
     started_ns: u64,
     /// The time of a gap in which it may have been answered.
     doubtful_since_ns: Option<u64>,
+}
+
+impl Call {
+    /// An end of which nothing was seen.
+    fn ended(&self, coverage: Coverage) -> Ended {
+        // A request has no place for a `traceparent`.
+        Ended { coverage, stream: self.position, context: TraceParent::Absent, ..Ended::default() }
+    }
 }
 
 /// A reply whose call has not come.
@@ -123,8 +133,8 @@ impl Connection {
         let at = context.at;
         let assembly = &mut self.directions.get_mut(at.direction).assembly;
         match item {
-            Item::Message { kind, length, name } => {
-                if let Some(message) = assembly.begin(kind, length, name, at.time_ns) {
+            Item::Message { kind, length, position, name } => {
+                if let Some(message) = assembly.begin(kind, length, position, name, at.time_ns) {
                     self.begin(&message, context);
                 }
             }
@@ -163,8 +173,9 @@ impl Connection {
             context.sink.ended(series, Ended { coverage: self.coverage(), ..Ended::default() });
             return;
         }
-        let started_ns = message.started_ns;
-        let call = Call { sequence: None, path, series, started_ns, doubtful_since_ns: None };
+        let &Message { position, started_ns, .. } = message;
+        let call =
+            Call { sequence: None, path, series, position, started_ns, doubtful_since_ns: None };
         self.open.push_back(call);
     }
 
@@ -182,7 +193,7 @@ impl Connection {
             kind::CALL if is_request => self.complete(sequence, context.sink),
             kind::ONEWAY if is_request => {
                 if let Some(call) = self.open.pop_back_if(|call| call.sequence.is_none()) {
-                    let ended = Ended { code: Some(Code::Oneway), ..self.ended() };
+                    let ended = Ended { code: Some(Code::Oneway), ..self.ended(&call) };
                     context.sink.ended(call.series, ended);
                 }
             }
@@ -204,19 +215,19 @@ impl Connection {
         let Some(mut call) = self.open.pop_back_if(|call| call.sequence.is_none()) else { return };
         // It is complete, whatever was in a gap before.
         call.sequence = Some(sequence);
-        let ended = self.ended();
+        let coverage = self.coverage();
         self.open.retain(|before| {
             let is_over = before.doubtful_since_ns.is_some()
                 && before.sequence.is_none_or(|of_call| of_call == sequence);
             if is_over {
-                sink.ended(before.series, ended);
+                sink.ended(before.series, before.ended(coverage));
             }
             !is_over
         });
         if let Some(at) = self.early.iter().position(|early| early.sequence == sequence) {
             let Early { code, time_ns, .. } = self.early.remove(at);
             let elapsed_ns = Some(time_ns.saturating_sub(call.started_ns));
-            sink.ended(call.series, Ended { code, elapsed_ns, ..ended });
+            sink.ended(call.series, Ended { code, elapsed_ns, ..self.ended(&call) });
             return;
         }
         self.open.push_back(call);
@@ -232,22 +243,22 @@ impl Connection {
         let found = self.open.iter().position(|call| call.sequence == Some(sequence));
         if let Some(call) = found.and_then(|at| self.open.remove(at)) {
             let elapsed_ns = Some(at.time_ns.saturating_sub(call.started_ns));
-            sink.ended(call.series, Ended { code, elapsed_ns, ..self.ended() });
+            sink.ended(call.series, Ended { code, elapsed_ns, ..self.ended(&call) });
         } else if self.not_followed > 0 {
             self.not_followed -= 1;
         } else if self.joined_late || self.had_gap {
             // A reply names the method, but not its service.
             let role = self.role.unwrap_or(Role::Server);
             let series = sink.joined(key(at.process, role, PathId::NOT_SEEN));
-            sink.ended(series, Ended { code, ..self.ended() });
+            let coverage = self.coverage();
+            sink.ended(series, Ended { code, coverage, ..Ended::default() });
         } else if self.early.len() < MAX_EARLY {
             self.early.push(Early { sequence, code, time_ns: at.time_ns });
         }
     }
 
-    /// The end of a call of which nothing was seen.
-    fn ended(&self) -> Ended {
-        Ended { coverage: self.coverage(), ..Ended::default() }
+    fn ended(&self, call: &Call) -> Ended {
+        call.ended(self.coverage())
     }
 
     /// Ends all open calls with what `end` returns.
@@ -299,25 +310,25 @@ impl Protocol for Connection {
                 self.gap(direction, time_ns);
             }
         }
-        let ended = self.ended();
+        let coverage = self.coverage();
         self.end_all(sink, |call| match call.doubtful_since_ns {
-            Some(_) => ended,
+            Some(_) => call.ended(coverage),
             None => Ended {
                 code: Some(Code::NoReply),
                 elapsed_ns: Some(time_ns.saturating_sub(call.started_ns)),
-                ..ended
+                ..call.ended(coverage)
             },
         });
     }
 
     fn expire(&mut self, now_ns: u64, sink: &mut impl CallSink) {
-        let ended = self.ended();
+        let coverage = self.coverage();
         self.open.retain(|call| {
             let is_over = call
                 .doubtful_since_ns
                 .is_some_and(|since_ns| now_ns.saturating_sub(since_ns) >= PATIENCE_NS);
             if is_over {
-                sink.ended(call.series, ended);
+                sink.ended(call.series, call.ended(coverage));
             }
             !is_over
         });
@@ -327,8 +338,8 @@ impl Protocol for Connection {
         for direction in [Direction::Received, Direction::Sent] {
             self.gap(direction, time_ns);
         }
-        let ended = self.ended();
-        self.end_all(sink, |_| ended);
+        let coverage = self.coverage();
+        self.end_all(sink, |call| call.ended(coverage));
         self.open.shrink_to_fit();
         self.early.shrink_to_fit();
     }

@@ -23,6 +23,7 @@ const MS: u64 = 1_000_000;
 struct Calls {
     started: Vec<PathId>,
     ended: Vec<(PathId, Option<Code>, Option<u64>)>,
+    streams: Vec<u32>,
     coverage: Option<Coverage>,
 }
 
@@ -41,7 +42,8 @@ impl CallSink for Calls {
     fn first_message(&mut self, _: SeriesId, _: u64) {}
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        let Ended { code, elapsed_ns, coverage, .. } = ended;
+        let Ended { code, elapsed_ns, coverage, stream, .. } = ended;
+        self.streams.push(stream);
         self.ended.push((PathId(series.0), code, elapsed_ns));
         self.coverage = Some(coverage);
     }
@@ -149,6 +151,13 @@ fn begin_of(kind: u8, length: u32, name: &str) -> Vec<u8> {
     item(header, name.as_bytes())
 }
 
+/// A call's message with its name at this position.
+fn begin_at(position: u32, name: &str) -> Vec<u8> {
+    let (kind, length) = (item_kind::MESSAGE, name.len() as u32);
+    let header = ItemHeader { kind, frame_kind: kind::CALL, length, ..ItemHeader::default() };
+    item(ItemHeader { stream: position, ..header }, name.as_bytes())
+}
+
 fn part(name: &str) -> Vec<u8> {
     item(ItemHeader { kind: item_kind::PART, ..ItemHeader::default() }, name.as_bytes())
 }
@@ -225,6 +234,18 @@ fn a_record_of_a_reply_may_come_before_that_of_its_call() {
     assert_eq!(talk.ends(), []);
     talk.call("add", 3);
     assert_eq!(talk.ends(), [(add, Some(Code::Ok), Some(0))]);
+}
+
+#[test]
+fn ends_name_the_call_by_its_position() {
+    let mut talk = Talk::new(Role::Client);
+    talk.record(true, &[begin_at(12, "a"), end(0, 0), begin_at(40, "b"), end(0, 0)], 0);
+    talk.record(true, &[begin_at(70, "c"), end(9, 0), begin_at(90, "d"), end(0, 0)], 0);
+    talk.reply(9);
+    talk.reply(0);
+    talk.gap(true);
+    talk.close(Closed::default());
+    assert_eq!(talk.calls.streams, [70, 12, 40, 90]);
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
 /// Source: `rpc.response.status_code` in the semantic conventions for gRPC.
 pub(in crate::metrics) fn is_error(role: Role, code: Code) -> bool {
     match role {
-        Role::Client => code != Code::Ok,
+        Role::Client => code.is_failure(),
         Role::Server => matches!(
             code,
             Code::Unknown
@@ -215,6 +215,8 @@ pub(in crate::metrics) fn is_error(role: Role, code: Code) -> bool {
                 | Code::Internal
                 | Code::Unavailable
                 | Code::DataLoss
+                | Code::ApplicationException
+                | Code::NoReply
         ),
     }
 }
