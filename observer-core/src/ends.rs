@@ -12,7 +12,7 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use crate::{
-    call::{Cancellation, Code, Ended, Role, SeriesId},
+    call::{Cancellation, Code, Ended, ExportedSpan, Role, SeriesId},
     process::ProcessId,
     record::Peer,
 };
@@ -218,6 +218,8 @@ pub struct Call {
     pub series: SeriesId,
     /// How the call ended.
     pub ended: Ended,
+    /// The span that an output exports for this end of the call.
+    pub span: Option<ExportedSpan>,
 }
 
 impl Waiting {
@@ -284,7 +286,15 @@ mod tests {
     fn call(pair: u64, cancellation: Option<Role>, code: Option<Code>) -> Call {
         let cancellation = cancellation.map(|role| Cancellation { role, stream: 1 });
         let ended = Ended { cancellation, ..Ended::unary(code, 5) };
-        Call { connection: 9, pair, peer: None, time_ns: 100, series: SeriesId(3), ended }
+        Call {
+            connection: 9,
+            pair,
+            peer: None,
+            time_ns: 100,
+            series: SeriesId(3),
+            ended,
+            span: None,
+        }
     }
 
     #[expect(

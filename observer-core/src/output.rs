@@ -3,7 +3,7 @@
 //! To add an output: implement [`Output`], and give it to the [`Pipeline`](crate::pipeline::Pipeline).
 
 use crate::{
-    call::{CallKey, CallSink as _},
+    call::CallKey,
     ends::{Call, Ends},
     names::Interner,
     process::{ProcessId, Processes},
@@ -47,8 +47,9 @@ pub trait Output {
         false
     }
 
-    /// Takes a call that has ended; `key` is that of its series, if the series is still there.
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>);
+    /// Takes a call that has ended; `key` is that of its series, if the series is still there. An output that exports a
+    /// span for the call adds it to the call.
+    fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>);
 
     /// Takes the time in nanoseconds of the kernel's monotonic clock, when all available records have been handled.
     fn settle(&mut self, _now_ns: u64, _names: &Names<'_>) {}
@@ -85,7 +86,7 @@ impl<O: Output> Output for Option<O> {
         self.as_ref().is_some_and(O::needs_services)
     }
 
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+    fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>) {
         if let Some(output) = self {
             output.call(call, key, names);
         }
@@ -121,8 +122,8 @@ impl Output for Statistics {
         Self::sharing(self)
     }
 
-    fn call(&mut self, call: &Call, _: Option<CallKey>, _: &Names<'_>) {
-        self.ended(call.series, call.ended);
+    fn call(&mut self, call: &mut Call, _: Option<CallKey>, _: &Names<'_>) {
+        self.ended_with(call.series, &call.ended, call.span);
     }
 
     fn tick(&mut self, now_ns: u64) {
@@ -163,7 +164,7 @@ impl<A: Output, B: Output> Output for (A, B) {
         self.0.needs_services() || self.1.needs_services()
     }
 
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+    fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>) {
         self.0.call(call, key, names);
         self.1.call(call, key, names);
     }

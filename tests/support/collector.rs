@@ -100,8 +100,18 @@ pub struct Point {
     pub buckets: Vec<u64>,
     /// The bounds; of an exponential histogram scale and offset.
     pub bounds: Vec<f64>,
-    /// The traces of exemplars.
-    pub traces: Vec<String>,
+    /// The exemplars.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// An exemplar as OpenTelemetry's messages have it. Ids are in hexadecimal digits.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the names are OpenTelemetry's")]
+pub struct Exemplar {
+    pub trace: String,
+    pub span: String,
+    pub value: f64,
+    pub time: u64,
 }
 
 impl Span {

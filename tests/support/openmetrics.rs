@@ -25,6 +25,8 @@ pub struct Exemplar {
     pub labels: Labels,
     /// The trace id: 32 hexadecimal digits.
     pub trace: String,
+    /// The span id: 16 hexadecimal digits; empty if there is none.
+    pub span: String,
     /// The observed value.
     pub value: f64,
     /// Seconds since the Unix epoch.
@@ -305,10 +307,10 @@ impl Parser {
         }
         if let Some(exemplar) = exemplar {
             ensure!(["_total", "_bucket"].contains(&suffix), "no place for an exemplar");
-            let (trace, value, time) = parse_exemplar(exemplar).context("the exemplar")?;
+            let ((trace, span), value, time) = parse_exemplar(exemplar).context("the exemplar")?;
             ensure!(bounds.0 < value && value <= bounds.1, "an exemplar of another bucket");
             let (name, labels) = key.clone();
-            self.metrics.exemplars.push(Exemplar { name, labels, trace, value, time });
+            self.metrics.exemplars.push(Exemplar { name, labels, trace, span, value, time });
         }
         ensure!(self.metrics.series.insert(key, value).is_none(), "the series was there before");
         Ok(())
@@ -341,18 +343,21 @@ fn kind(text: &str) -> Result<Kind> {
     })
 }
 
-/// The trace, what was observed, and when.
-fn parse_exemplar(text: &str) -> Result<(String, f64, f64)> {
+/// The ids of trace and span, what was observed, and when.
+fn parse_exemplar(text: &str) -> Result<((String, String), f64, f64)> {
     let (mut labels, rest) = parse_labels(text.strip_prefix('{').context("no labels")?)?;
     let trace = labels.remove("trace_id").context("no trace")?;
     let hexadecimal = |c: char| matches!(c, '0'..='9' | 'a'..='f');
     ensure!(trace.len() == 32 && trace.chars().all(hexadecimal), "{trace} is no trace");
+    let span = labels.remove("span_id");
+    let is_span = |span: &String| span.len() == 16 && span.chars().all(hexadecimal);
+    ensure!(span.as_ref().is_none_or(is_span), "{span:?} is no span");
     let rest = rest.strip_prefix(' ').context("no space before the value")?;
     let (value, time) = rest.split_once(' ').context("no value and time")?;
     let (value, time) = (parse_value(value)?, parse_value(time)?);
     ensure!(value >= 0.0 && time > 0.0, "below 0");
-    ensure!(labels.is_empty(), "other labels than the trace");
-    Ok((trace, value, time))
+    ensure!(labels.is_empty(), "other labels than the trace and span");
+    Ok(((trace, span.unwrap_or_default()), value, time))
 }
 
 fn is_name(text: &str) -> bool {

@@ -215,6 +215,22 @@ impl fmt::Display for TraceId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SpanId(pub [u8; 8]);
 
+/// Writes the id as `traceparent` has it: 16 hexadecimal digits.
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+/// The span of a call that an output exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExportedSpan {
+    /// The trace.
+    pub trace: TraceId,
+    /// The span of this end of the call.
+    pub span: SpanId,
+}
+
 /// What a request said in `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {

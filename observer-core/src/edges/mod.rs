@@ -270,7 +270,7 @@ impl Output for Edges {
         true
     }
 
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+    fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>) {
         // The names of an edge's methods are gRPC's.
         let Some(key) = key.filter(|key| key.protocol.family() == CallProtocol::Grpc) else {
             return;

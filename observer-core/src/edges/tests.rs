@@ -85,11 +85,12 @@ impl Fixture {
         let authority = Some(self.interner.intern_authority(authority.as_bytes()));
         let ended = Ended { code: Some(Code::Ok), authority, ..Ended::default() };
         let (connection, series) = (1, SeriesId(0));
-        let call = Call { connection, pair: 0, peer: None, time_ns: 1, series, ended };
+        let mut call =
+            Call { connection, pair: 0, peer: None, time_ns: 1, series, ended, span: None };
         let path = self.interner.intern(b"/s/A");
         let Self { interner, processes, ends, edges } = self;
         let key = CallKey { process, role: Role::Client, protocol: CallProtocol::Grpc, path };
-        edges.call(&call, Some(key), &Names { interner, processes, ends });
+        edges.call(&mut call, Some(key), &Names { interner, processes, ends });
     }
 
     /// The end of a call at one of its ends; each end of a pair has a connection of its own.
@@ -101,11 +102,12 @@ impl Fixture {
         let connection = 2 * pair + role as u64;
         let peer: SocketAddr = "10.1.2.3:50051".parse().unwrap();
         let peer = Some(Peer::Address(peer));
-        let call = Call { connection, pair, peer, time_ns, series: SeriesId(0), ended };
+        let mut call =
+            Call { connection, pair, peer, time_ns, series: SeriesId(0), ended, span: None };
         let Self { interner, processes, ends, edges } = self;
         let names = Names { interner, processes, ends };
         edges.call(
-            &call,
+            &mut call,
             Some(CallKey { process, role, protocol: CallProtocol::Grpc, path }),
             &names,
         );

@@ -384,13 +384,15 @@ impl<O: Output> Pipeline<O> {
     fn publish_ended(&mut self) {
         let Self { outputs, interner, processes, ended, waiting, .. } = self;
         let names = Names { interner, processes, ends: waiting.ends() };
-        for call in ended.drain(..) {
+        for mut call in ended.drain(..) {
             if call.series == SeriesId::EXCLUDED {
                 outputs.0.ended(call.series, call.ended);
                 continue;
             }
             let key = outputs.0.key(call.series);
-            outputs.call(&call, key, &names);
+            // The statistics come last: an exemplar names the span of its call.
+            outputs.1.call(&mut call, key, &names);
+            outputs.0.call(&mut call, key, &names);
         }
     }
 

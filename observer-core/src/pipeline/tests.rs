@@ -10,7 +10,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{Counted, FAIR_SHARE, PATHS_PERIOD_NS, Pipeline};
 use crate::{
-    call::{CallKey, Code, Coverage},
+    call::{CallKey, Code, Coverage, ExportedSpan, SpanId, TraceId},
     ends::Call,
     names::Interner,
     output::{Names, Output},
@@ -26,6 +26,9 @@ const SECOND: u64 = 1_000_000_000;
 /// Longer than a connection's fair share, and shorter than what is kept of a frame.
 const FRAGMENT: usize = 4 * FAIR_SHARE;
 
+/// The span that the second output exports for each call.
+const SPAN: ExportedSpan = ExportedSpan { trace: TraceId([7; 16]), span: SpanId([9; 8]) };
+
 /// The second output: the paths of the calls that it got, and how often it was ticked.
 #[derive(Debug, Default)]
 struct Ends {
@@ -39,10 +42,11 @@ impl Output for Ends {
         Self::default()
     }
 
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
+    fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>) {
         self.codes.push(call.ended.code);
         let path = key.and_then(|key| names.interner.resolve(key.path));
         self.paths.push(path.map_or("", |path| path).to_owned());
+        call.span = Some(SPAN);
     }
 
     fn tick(&mut self, _: u64) {
@@ -73,6 +77,13 @@ fn all_outputs_get_every_call_that_ends() {
     pipeline.handle(&record(1, record_kind::BYTES, 0, &items));
     assert_eq!(pipeline.output().paths, ["/s/1", "/s/5"]);
     assert_eq!(pipeline.statistics().calls().of(Coverage::Complete).complete, 2);
+    // The statistics come last.
+    for (_, series) in pipeline.statistics().series().filter(|(_, series)| series.ended() > 0) {
+        for exemplar in series.handling.exemplars() {
+            assert_eq!((exemplar.trace, exemplar.span), (SPAN.trace, Some(SPAN.span)));
+        }
+        assert_eq!(series.handling.exemplars().count(), 1);
+    }
     pipeline.tick(2_000);
     assert_eq!(pipeline.output().ticks, 1);
 }

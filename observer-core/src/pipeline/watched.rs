@@ -252,7 +252,7 @@ impl CallSink for Sink<'_> {
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
         let Self { time_ns, connection, pair, peer, .. } = *self;
-        let call = Call { connection, pair, peer, time_ns, series, ended };
+        let call = Call { connection, pair, peer, time_ns, series, ended, span: None };
         self.ended.extend(self.waiting.ended(call));
     }
 }

@@ -40,7 +40,7 @@ impl Histogram {
         *count += 1;
         self.sum_ns += u128::from(elapsed_ns);
         if let Some(exemplar) = exemplar {
-            self.exemplars.set(position, self.counts.len(), exemplar);
+            self.exemplars.set(position, exemplar);
         }
         if let Some(exponential) = &mut self.exponential {
             exponential.observe(elapsed_ns);

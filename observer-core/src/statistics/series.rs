@@ -6,7 +6,7 @@ use super::{
     grpc_type::Evidence,
     histogram::Histogram,
 };
-use crate::call::{ByDirection, Code, Direction, Ended};
+use crate::call::{ByDirection, Code, Direction, Ended, ExportedSpan};
 
 /// The messages of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,16 +150,24 @@ impl Series {
         }
     }
 
-    pub(super) fn add_end(&mut self, recording: &Recording, time_ns: u64, ended: &Ended) {
+    pub(super) fn add_end(
+        &mut self,
+        recording: &Recording,
+        time_ns: u64,
+        ended: &Ended,
+        span: Option<ExportedSpan>,
+    ) {
         match ended.code.and_then(|code| self.handled.get_mut(code as usize)) {
             Some(handled) => *handled += 1,
             None => self.handled_code_not_seen += 1,
         }
         let elapsed_ns = ended.elapsed_ns.unwrap_or_default();
-        let exemplar = ended.trace.map(|trace| Exemplar { trace, elapsed_ns, time_ns });
+        let trace = span.map(|of| of.trace).or(ended.trace);
+        let span = span.map(|of| of.span);
+        let exemplar = trace.map(|trace| Exemplar { trace, span, elapsed_ns, time_ns });
         if let Some(exemplar) = exemplar {
             let position = ended.code.map_or(CODES - 1, |code| code as usize);
-            self.exemplars.set(position, CODES, exemplar);
+            self.exemplars.set(position, exemplar);
         }
         if let Some(elapsed_ns) = ended.elapsed_ns {
             self.handling.observe(&recording.buckets, elapsed_ns, exemplar);

@@ -2,7 +2,7 @@
 
 use super::Statistics;
 use crate::{
-    call::{CallKey, CallSink, Direction, Ended, SeriesId},
+    call::{CallKey, CallSink, Direction, Ended, ExportedSpan, SeriesId},
     names::PathId,
 };
 
@@ -33,6 +33,23 @@ impl Statistics {
             return id;
         }
         self.admit(other).unwrap_or_else(|| self.shared(key))
+    }
+
+    /// Takes the end of a call for which this span is exported.
+    pub(crate) fn ended_with(
+        &mut self,
+        series: SeriesId,
+        ended: &Ended,
+        span: Option<ExportedSpan>,
+    ) {
+        let Some((key, of_call)) = self.slots.get_mut(series) else {
+            self.excluded += u64::from(series == SeriesId::EXCLUDED);
+            self.count_late(series);
+            return;
+        };
+        let path = key.path;
+        of_call.add_end(&self.recording, self.now_ns, ended, span);
+        self.calls.add(ended, path);
     }
 
     /// Counts an event of a call that has no series any more.
@@ -97,13 +114,6 @@ impl CallSink for Statistics {
     }
 
     fn ended(&mut self, series: SeriesId, ended: Ended) {
-        let Some((key, of_call)) = self.slots.get_mut(series) else {
-            self.excluded += u64::from(series == SeriesId::EXCLUDED);
-            self.count_late(series);
-            return;
-        };
-        let path = key.path;
-        of_call.add_end(&self.recording, self.now_ns, &ended);
-        self.calls.add(&ended, path);
+        self.ended_with(series, &ended, None);
     }
 }

@@ -141,8 +141,8 @@ impl Output for Failures {
     }
 
     /// Writes a line for a failed call. A call whose code was not seen may not have failed, so it has none.
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
-        let &Call { peer, time_ns, ended, .. } = call;
+    fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>) {
+        let &mut Call { peer, time_ns, ended, .. } = call;
         let Some(code) = ended.code.filter(|code| code.is_failure()) else { return };
         if !lock(&self.lines).admit(time_ns) {
             return;

@@ -47,7 +47,15 @@ fn ended(code: Option<Code>) -> Ended {
 }
 
 fn call(time_ns: u64, ended: Ended) -> Call {
-    Call { connection: 1, pair: 0, peer: Some(Peer::Unix), time_ns, series: SeriesId(0), ended }
+    Call {
+        connection: 1,
+        pair: 0,
+        peer: Some(Peer::Unix),
+        time_ns,
+        series: SeriesId(0),
+        ended,
+        span: None,
+    }
 }
 
 /// A call of `/shop.Orders/Place` of process 7, named `orders`, which failed with the message.
@@ -75,9 +83,9 @@ fn tell_of(failures: &mut Failures, path: &[u8], process: &[u8], message: &[u8])
     let trace = Some(TraceId([0xab; 16]));
     let ended = Ended { trace, message: id, ..ended(Some(Code::NotFound)) };
     let peer = Some(Peer::Address(([127, 0, 0, 1], 4711).into()));
-    let call = Call { peer, ..call(1, ended) };
+    let mut call = Call { peer, ..call(1, ended) };
     failures.call(
-        &call,
+        &mut call,
         Some(key),
         &Names { interner: &interner, processes: &processes, ends: &Ends::default() },
     );
@@ -152,7 +160,7 @@ fn only_what_failed_for_certain_is_told() {
     let (interner, processes) = (Interner::new(1), Processes::new(1));
     for code in [Some(Code::Ok), None] {
         let names = Names { interner: &interner, processes: &processes, ends: &Ends::default() };
-        failures.call(&call(1, ended(code)), None, &names);
+        failures.call(&mut call(1, ended(code)), None, &names);
     }
     assert_eq!(lines.taken(), [] as [Value; 0]);
 }
@@ -163,9 +171,9 @@ fn beyond_the_pace_only_the_number_is_told() {
     let mut failures = lines.failures(2, &[]);
     let (interner, processes) = (Interner::new(1), Processes::new(1));
     for time_ns in 1..=10 {
-        let call = call(time_ns, ended(Some(Code::Internal)));
+        let mut call = call(time_ns, ended(Some(Code::Internal)));
         failures.call(
-            &call,
+            &mut call,
             None,
             &Names { interner: &interner, processes: &processes, ends: &Ends::default() },
         );

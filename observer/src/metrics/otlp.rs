@@ -12,7 +12,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use observer_core::{
+<<<<<<< HEAD
     call::{CallProtocol, Role},
+=======
+    call::{CallProtocol, Code, Role, SpanId},
+>>>>>>> 807706c (otlp: exemplars name the span of their call)
     process::{Grouping, ProcessId},
     statistics::{Exemplar, Exponential, Histogram, Method, Series},
 };
@@ -309,6 +313,7 @@ impl<'a> Points<'a> {
         message::Exemplar {
             time_unix_ns: self.snapshot.daemon.clock.unix_ns(of.time_ns),
             seconds: Some(of.seconds()),
+            span_id: of.span.map(|SpanId(id)| id.into()).unwrap_or_default(),
             trace_id: of.trace.0.into(),
         }
     }

@@ -305,6 +305,8 @@ pub(crate) struct Exemplar {
     pub(crate) time_unix_ns: u64,
     #[prost(double, optional, tag = "3")]
     pub(crate) seconds: Option<f64>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) span_id: Vec<u8>,
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) trace_id: Vec<u8>,
 }

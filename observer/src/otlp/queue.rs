@@ -147,14 +147,15 @@ impl Queue {
         }
     }
 
-    /// Adds a span, or counts it as dropped. Never waits for the receiver.
-    pub(super) fn push(&self, span: Finished) {
+    /// Adds a span, or counts it as dropped and returns false. Never waits for the receiver.
+    pub(super) fn push(&self, span: Finished) -> bool {
         let Shared { waiting, wake, batch, max_spans, counts, .. } = &*self.0;
         let bytes = span.memory();
         let mut waiting = lock(waiting);
         if waiting.bytes + bytes > MAX_BYTES || waiting.spans.len() >= *max_spans {
             drop(waiting);
-            return add(&counts.queue_full, 1);
+            add(&counts.queue_full, 1);
+            return false;
         }
         waiting.bytes += bytes;
         waiting.spans.push_back(span);
@@ -163,6 +164,7 @@ impl Queue {
         if is_whole {
             wake.notify_one();
         }
+        true
     }
 
     /// Has everything that waits, and will come, exported at once.

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use observer_core::{
-    call::{CallProtocol, Code, Coverage, Role, SpanId, TraceId},
+    call::{CallProtocol, Code, Coverage, ExportedSpan, Role, SpanId, TraceId},
     names::{Host, PathId},
     process::ProcessId,
     record::Peer,
@@ -66,13 +66,23 @@ impl Finished {
         }
     }
 
+    /// The ids of the span.
+    pub(super) fn exported(&self) -> ExportedSpan {
+        let span = match self.role {
+            Role::Client => self.ids.client,
+            Role::Server => self.ids.server,
+        };
+        ExportedSpan { trace: self.context.map_or(self.ids.trace, |(trace, _)| trace), span }
+    }
+
     /// The span. `is_joined`: the client's end is watched, so this server's span has a parent; `adds_old`: with the names
     /// of older conventions, too.
     pub(super) fn span(self, is_joined: bool, adds_old: bool) -> Span {
-        let (kind, id) = match self.role {
-            Role::Client => (Kind::Client, self.ids.client),
-            Role::Server => (Kind::Server, self.ids.server),
+        let kind = match self.role {
+            Role::Client => Kind::Client,
+            Role::Server => Kind::Server,
         };
+        let ExportedSpan { trace: TraceId(trace), span: SpanId(id) } = self.exported();
         let above = self.context.map(|(_, parent)| parent);
         let parent = match self.role {
             Role::Server if is_joined => Some(self.ids.client),
@@ -82,12 +92,11 @@ impl Finished {
             Some(_) if self.role == Role::Server => flag::IS_REMOTE,
             _ => 0,
         };
-        let TraceId(trace) = self.context.map_or(self.ids.trace, |(trace, _)| trace);
         let (method, attributes) = self.attributes(adds_old);
         let is_error = self.error().is_some();
         Span {
             trace_id: trace.into(),
-            span_id: id.0.into(),
+            span_id: id.into(),
             trace_state: self.trace_state.into(),
             parent_span_id: parent.map(|SpanId(id)| id.into()).unwrap_or_default(),
             name: method.unwrap_or_else(|| names::system(self.protocol).to_owned()),

@@ -5,7 +5,13 @@ use super::{
     *,
 };
 use observer_core::{
+<<<<<<< HEAD
     call::{Role, SeriesId, SpanId, TraceContext, TraceId},
+=======
+    call::{
+        CallProtocol, Code, Coverage, ExportedSpan, Role, SeriesId, SpanId, TraceContext, TraceId,
+    },
+>>>>>>> 807706c (otlp: exemplars name the span of their call)
     ends::Ends,
     names::{Interner, Texts},
     process::Comm,
@@ -36,7 +42,13 @@ impl Fixture {
         Self { spans, interner: Interner::new(10), processes: Processes::new(10) }
     }
 
+<<<<<<< HEAD
     fn call(&mut self, role: Role, path: &[u8], call: Call) {
+=======
+    /// Has the output take a call. Returns the span that the call then names.
+    fn call(&mut self, role: Role, path: &[u8], mut call: Call) -> Option<ExportedSpan> {
+        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
+>>>>>>> 807706c (otlp: exemplars name the span of their call)
         let path = self.interner.intern(path);
         self.call_of(CallProtocol::Grpc, role, path, call);
     }
@@ -45,7 +57,16 @@ impl Fixture {
         let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
         let names =
             Names { interner: &self.interner, processes: &self.processes, ends: &Ends::default() };
+<<<<<<< HEAD
         self.spans.call(&call, Some(CallKey { protocol, process, role, path }), &names);
+=======
+        self.spans.call(
+            &mut call,
+            Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),
+            &names,
+        );
+        call.span
+>>>>>>> 807706c (otlp: exemplars name the span of their call)
     }
 
     /// The spans that wait.
@@ -75,7 +96,15 @@ fn ended(code: Option<Code>) -> Ended {
 
 fn call(ended: Ended) -> Call {
     let peer = Some(Peer::Address(([10, 0, 0, 2], 4711).into()));
-    Call { connection: 9, pair: 5, peer, time_ns: 10 * SECOND_NS, series: SeriesId(0), ended }
+    Call {
+        connection: 9,
+        pair: 5,
+        peer,
+        time_ns: 10 * SECOND_NS,
+        series: SeriesId(0),
+        ended,
+        span: None,
+    }
 }
 
 fn context(is_sampled: bool) -> Context {
@@ -273,6 +302,26 @@ fn the_server_is_the_one_that_the_client_named() {
             let found = keys.map(|key| if has(key) { told(&span, key) } else { String::new() });
             assert_eq!(found, want, "{address} {role:?}");
         }
+    }
+}
+
+/// For exemplars.
+#[test]
+fn a_call_names_the_span_that_is_exported() {
+    for (of, role) in [
+        (Context::Absent, Role::Client),
+        (Context::Absent, Role::Server),
+        (context(true), Role::Client),
+        (context(true), Role::Server),
+    ] {
+        let mut fixture = Fixture::new(&[("OTEL_BSP_MAX_QUEUE_SIZE", "1")]);
+        let ended = || Ended { context: of, ..ended(Some(Code::Ok)) };
+        let named = fixture.call(role, b"/s/m", call(ended())).expect("it gets a span");
+        assert_eq!(fixture.call(role, b"/s/m", call(ended())), None, "the queue is full");
+        let span = fixture.span(false);
+        assert_eq!((named.trace.0.to_vec(), named.span.0.to_vec()), (span.trace_id, span.span_id));
+        let ended = Ended { context: context(false), ..ended() };
+        assert_eq!(fixture.call(role, b"/s/m", call(ended)), None, "it is not sampled");
     }
 }
 

@@ -53,6 +53,11 @@ pub(crate) fn add(cases: &mut Cases, python: Option<&'static Stack>, fast: Optio
             metrics(python, protocol, kind)
         });
     }
+    for (buckets, kind) in [("buckets", "histogram"), ("exponential", "exponential_histogram")] {
+        cases.of(&format!("otlp: exemplars name spans, {buckets}"), Nothing, [python], {
+            move |[python]| exemplars(python, kind)
+        });
+    }
     cases.add("otlp: a receiver that is not there", Nothing, not_there);
     cases.of("otlp: a receiver that reads nothing", Nothing, [fast], |[fast]| reads_nothing(fast));
 }
@@ -456,11 +461,13 @@ fn metrics(python: &Stack, protocol: Protocol, kind: &str) -> Result<()> {
                 ensure!(point.unit == "s" && (0.0..60.0).contains(&point.sum), "{point:#?}");
                 ensure!(point.start < point.time, "{point:#?}");
             }
-            let traces: BTreeSet<_> = of("rpc.SIDE.call.duration")
+            let exemplars: BTreeSet<_> = of("rpc.SIDE.call.duration")
                 .iter()
-                .flat_map(|point| point.traces.clone())
+                .flat_map(|point| &point.exemplars)
+                .map(|of| (&*of.trace, &*of.span))
                 .collect();
-            ensure!(traces == BTreeSet::from([TRACE.to_owned()]), "{traces:?}");
+            // No spans are exported.
+            ensure!(exemplars == BTreeSet::from([(TRACE, "")]), "{exemplars:?}");
         }
         Ok(())
     })?;
@@ -482,6 +489,117 @@ fn metrics(python: &Stack, protocol: Protocol, kind: &str) -> Result<()> {
     ensure!(points > 0.0, "no point is counted");
     talk.server(|f| f.response(9).trailers(9, OK))?;
     talk.expect(Call::new("Get", OK).requests(&[5]))?;
+    talk.finish()?;
+    daemon.stop()
+}
+
+/// An exemplar of a duration names the span that was exported for a call with this method, code and duration; without
+/// a span, there is no exemplar.
+fn exemplars(python: &Stack, kind: &str) -> Result<()> {
+    let collector = Collector::start(python, Protocol::Http, "ok", None)?;
+    let (port, url) = (free_port()?, format!("http://{}", collector.address));
+    let on = "unset OTEL_METRICS_EXPORTER; export OTEL_METRIC_EXPORT_INTERVAL=200";
+    let text = port.to_string();
+    let mut flags = vec!["--port", &text, "--otlp-endpoint", &url];
+    if kind == "exponential_histogram" {
+        flags.push("--native-histograms");
+    }
+    let daemon = Daemon::start_after(&[SOON, on], &flags)?;
+    let mut talk = Talk::begin(&daemon, "otlp exemplars", Address::V4(port))?;
+    // Roots, one below a span of the application, and one whose trace is not recorded.
+    talk.expected_call(1, "Get", OK)?;
+    talk.expected_call(3, "List", OK)?;
+    for (stream, flag, code) in [(5, "01", NOT_FOUND), (7, "00", INTERNAL)] {
+        let field = format!("00-{TRACE}-{PARENT}-{flag}");
+        talk.client(|f| f.request_with(stream, "Get", &[("traceparent", &field)]))?;
+        talk.client(|f| f.last_message(stream, 5))?;
+        talk.server(|f| f.response(stream).trailers(stream, code))?;
+        talk.expect(Call::new("Get", code).requests(&[5]))?;
+    }
+    talk.compare()?;
+    wait_for_outcome(&daemon, "exported", 6.0)?;
+    let spans = collector.spans()?;
+    let (service, pids) = (talk.service().to_owned(), talk.pids()?);
+    let span_of = |side: &str, method: &str, code: &str| -> Result<&Span> {
+        let kind = format!("SPAN_KIND_{}", side.to_uppercase());
+        let method = format!("{service}/{method}");
+        let mut of = spans.iter().filter(|span| {
+            span.kind == kind
+                && span.name == method
+                && span.attribute("rpc.response.status_code") == code
+        });
+        let span = of.next().with_context(|| format!("{side} {method} {code}: {spans:#?}"))?;
+        ensure!(of.next().is_none(), "two spans of a call: {spans:#?}");
+        Ok(span)
+    };
+    let rows = [
+        ("Get", "OK", true),
+        ("List", "OK", true),
+        ("Get", "NOT_FOUND", true),
+        ("Get", "INTERNAL", false),
+    ];
+    daemon.wait_until(|_| {
+        let exports = collector.exports()?;
+        let points = exports.iter().rev().find(|export| !export.points.is_empty());
+        let points = &points.context("there is no export")?.points;
+        for ((side, pid), (method, code, has_span)) in
+            pids.iter().flat_map(|end| rows.map(|row| (end, row)))
+        {
+            let pid: u64 = pid.parse()?;
+            let name = format!("rpc.{side}.call.duration");
+            let is = |point: &&Point| {
+                let attribute = |key: &str| point.attributes.get(key).and_then(Value::as_str);
+                point.name == name
+                    && point.resource.get("process.pid").and_then(Value::as_u64) == Some(pid)
+                    && attribute("rpc.method") == Some(&format!("{service}/{method}"))
+                    && attribute("rpc.response.status_code") == Some(code)
+            };
+            let context = || format!("{method} {code} at the {side}: {points:#?}");
+            let point = points.iter().find(is).with_context(context)?;
+            ensure!(point.kind == kind && point.count == 1, context());
+            let Some(exemplar) = point.exemplars.first().filter(|_| has_span) else {
+                ensure!(point.exemplars.is_empty() && !has_span, context());
+                continue;
+            };
+            let span = span_of(side, method, code)?;
+            let (took, said) = ((span.end - span.start) as f64, exemplar.value * 1e9);
+            ensure!(
+                (exemplar.trace.as_str(), &*exemplar.span) == (&span.trace, &span.span),
+                context()
+            );
+            ensure!((took - said).abs() < 1_000.0, "{took} ns, {said} ns; {}", context());
+            ensure!(exemplar.time.abs_diff(span.end) < 1_000_000_000, context());
+            if kind == "histogram" {
+                let bucket = point.bounds.partition_point(|bound| *bound < exemplar.value);
+                ensure!(point.buckets.get(bucket) == Some(&1), context());
+            }
+        }
+        Ok(())
+    })?;
+    // `/metrics` has the same exemplars.
+    let metrics = daemon.scrape()?;
+    for (side, _) in &pids {
+        for (method, code, has_span) in rows {
+            let name = format!("grpc_{side}_handled_total");
+            let grpc_code = match code {
+                "OK" => "OK",
+                "NOT_FOUND" => "NotFound",
+                _ => "Internal",
+            };
+            let labels =
+                [("grpc_service", &*service), ("grpc_method", method), ("grpc_code", grpc_code)];
+            let found = metrics.exemplars().iter().filter(|exemplar| {
+                let label = |(key, value): (&str, &str)| {
+                    exemplar.labels.get(key).is_some_and(|of| of == value)
+                };
+                exemplar.name == name && labels.into_iter().all(label)
+            });
+            let found: Vec<_> = found.map(|of| (&*of.trace, &*of.span)).collect();
+            let span = if has_span { Some(span_of(side, method, code)?) } else { None };
+            let expected: Vec<_> = span.iter().map(|of| (&*of.trace, &*of.span)).collect();
+            ensure!(found == expected, "{method} {code} at the {side}: {found:?}");
+        }
+    }
     talk.finish()?;
     daemon.stop()
 }

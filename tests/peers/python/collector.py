@@ -96,15 +96,23 @@ def points(request):
 
 def value_of(kind, point):
     if kind in ("gauge", "sum"):
-        return {"count": point.as_int, "sum": 0.0, "buckets": [], "bounds": [], "traces": []}
-    traces = [exemplar.trace_id.hex() for exemplar in point.exemplars]
+        return {"count": point.as_int, "sum": 0.0, "buckets": [], "bounds": [], "exemplars": []}
+    exemplars = [
+        {
+            "trace": exemplar.trace_id.hex(),
+            "span": exemplar.span_id.hex(),
+            "value": exemplar.as_double,
+            "time": exemplar.time_unix_nano,
+        }
+        for exemplar in point.exemplars
+    ]
     if kind == "histogram":
         buckets, bounds = list(point.bucket_counts), list(point.explicit_bounds)
         assert len(buckets) == len(bounds) + 1 and sum(buckets) == point.count, point
     else:
         buckets, bounds = list(point.positive.bucket_counts), [point.scale, point.positive.offset]
         assert sum(buckets) + point.zero_count == point.count, point
-    values = {"buckets": buckets, "bounds": bounds, "traces": traces}
+    values = {"buckets": buckets, "bounds": bounds, "exemplars": exemplars}
     return {"count": point.count, "sum": point.sum, **values}
 
 

@@ -192,9 +192,10 @@ impl Exposition {
 }
 
 fn exemplar_text(clock: Clock, exemplar: Option<&Exemplar>, value: f64) -> String {
-    exemplar.map_or_else(String::new, |Exemplar { trace, time_ns, .. }| {
+    exemplar.map_or_else(String::new, |Exemplar { trace, span, time_ns, .. }| {
         let time = clock.unix_seconds(*time_ns);
-        format!(" # {{trace_id=\"{trace}\"}} {value:?} {time:.3}")
+        let span = span.map_or_else(String::new, |span| format!(",span_id=\"{span}\""));
+        format!(" # {{trace_id=\"{trace}\"{span}}} {value:?} {time:.3}")
     })
 }
 

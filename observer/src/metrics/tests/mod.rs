@@ -18,8 +18,13 @@ use crate::{
     otlp::{DeliveryFigures, OtlpFigures},
 };
 use observer_core::{
-    call::{CallKey, CallProtocol, CallSink, Code, Direction, Ended, Role, TraceId},
-    names::{PathId, escape::escape},
+    call::{
+        CallKey, CallProtocol, CallSink, Code, Direction, Ended, ExportedSpan, Role, SpanId,
+        TraceId,
+    },
+    ends::Ends,
+    names::{Interner, PathId, escape::escape},
+    output::{Names, Output},
     pipeline::Connections,
     process::{
         Comm, Detail, Grouping, Identity, Key, LookupCounts, ProcessId, ProcessSource, Processes,
@@ -355,29 +360,43 @@ fn exemplars_are_where_the_traced_call_is_counted() {
         role: Role::Server,
         path: scenario.path("/s/m"),
     };
+    let (interner, processes, ends) = (Interner::new(1), Processes::new(1), Ends::default());
+    let names = Names { interner: &interner, processes: &processes, ends: &ends };
+    let mut end = |time_ns, ended, span| {
+        let series = scenario.statistics.started(key);
+        scenario.statistics.set_time(time_ns);
+        let (connection, pair, peer) = (1, 0, None);
+        let mut call =
+            observer_core::ends::Call { connection, pair, peer, time_ns, series, ended, span };
+        Output::call(&mut scenario.statistics, &mut call, Some(key), &names);
+    };
     let traced = |code, elapsed_ns, trace| Ended { trace, ..unary(Some(code), elapsed_ns) };
+    // The third one has an exported span.
     for (number, code, elapsed_ns) in
         [(1, Code::Ok, 2_000_000), (2, Code::Ok, 3_000_000), (3, Code::Internal, 4_000_000_000)]
     {
-        let id = scenario.statistics.started(key);
-        scenario.statistics.set_time(u64::from(number) * 1_500_000_000);
-        scenario.statistics.ended(id, traced(code, elapsed_ns, Some(TraceId([number; 16]))));
-        let id = scenario.statistics.started(key);
-        scenario.statistics.ended(id, traced(code, elapsed_ns + 1, None));
+        let time_ns = u64::from(number) * 1_500_000_000;
+        let trace = TraceId([number; 16]);
+        let span = (number == 3).then_some(ExportedSpan { trace, span: SpanId([0x0b; 8]) });
+        let of_request = Some(trace).filter(|_| span.is_none());
+        end(time_ns, traced(code, elapsed_ns, of_request), span);
+        end(time_ns, traced(code, elapsed_ns + 1, None), None);
     }
     let text = scenario.text();
     let exposition = read(&text);
     let exemplars = exposition.exemplars().iter().map(|exemplar| {
         let label = |name| exemplar.labels.get(name).map_or("", String::as_str);
         let told = (label("grpc_code"), label("le"));
-        (told, exemplar.trace.clone(), exemplar.value, exemplar.time)
+        let ids = (exemplar.trace.clone(), exemplar.span.clone());
+        (told, ids, exemplar.value, exemplar.time)
     });
-    let trace = |digits: &str| digits.repeat(16);
+    let trace = |digits: &str| (digits.repeat(16), String::new());
+    let span = |digits: &str| (digits.repeat(16), "0b".repeat(8));
     let want = [
         (("OK", ""), trace("02"), 1.0, 1_700_000_003.0),
-        (("Internal", ""), trace("03"), 1.0, 1_700_000_004.5),
+        (("Internal", ""), span("03"), 1.0, 1_700_000_004.5),
         (("", "0.25"), trace("02"), 0.003, 1_700_000_003.0),
-        (("", "+Inf"), trace("03"), 4.0, 1_700_000_004.5),
+        (("", "+Inf"), span("03"), 4.0, 1_700_000_004.5),
     ];
     assert_eq!(exemplars.collect::<Vec<_>>(), want);
 }

@@ -170,8 +170,12 @@ fn add_exponential(message: &mut message::Histogram, exponential: &Exponential) 
 }
 
 fn exemplar(clock: Clock, exemplar: &Exemplar, value: f64) -> message::Exemplar {
+    let trace = exemplar.trace.to_string();
+    let span = exemplar.span.map(|span| span.to_string());
+    let labels = [("trace_id", Some(&trace)), ("span_id", span.as_ref())];
+    let labels = labels.into_iter().filter_map(|(name, value)| Some((name, value?.as_str())));
     message::Exemplar {
-        label: pairs(&[("trace_id", &exemplar.trace.to_string())]),
+        label: pairs(&labels.collect::<Vec<_>>()),
         value,
         timestamp: Some(timestamp(clock, exemplar.time_ns)),
     }
