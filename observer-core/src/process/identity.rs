@@ -29,6 +29,8 @@ pub struct Identity {
     pub pod: Option<Arc<Pod>>,
     /// The service that its environment names.
     pub environment: Resource,
+    /// The service that its container belongs to, as the container's runtime names it.
+    pub container: Resource,
     /// The name of what it runs, as in [`Runs`].
     pub runs: Box<str>,
     /// The id of this process among all processes of all nodes, of all times.
@@ -75,6 +77,7 @@ impl Identity {
             cgroup: Cgroup::parse(&String::from_utf8_lossy(texts.cgroup.unwrap_or_default())),
             pod: None,
             environment: Resource::default(),
+            container: Resource::default(),
             runs: cmdline.map_or_else(|| Runs::of_exe(exe), Runs::of_cmdline).name,
             instance_id: Box::default(),
         }

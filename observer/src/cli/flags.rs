@@ -442,9 +442,10 @@ pub(super) struct Published {
 
     /// Reads the names of services from the environment of other users' processes
     ///
-    /// OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, and the package.json of Node.js programs. It
-    /// needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, which the daemon then keeps. Without this flag,
-    /// the daemon can read only processes of its own user.
+    /// OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, the package.json of Node.js programs, and the
+    /// names of containers in the files of their runtime. It needs CAP_SYS_PTRACE and
+    /// CAP_DAC_READ_SEARCH, which the daemon then keeps. Without this flag, the daemon can read only
+    /// processes of its own user.
     ///
     /// Example: --service-environment
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]

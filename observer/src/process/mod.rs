@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod container;
 mod lookup;
 mod package;
 mod source;

@@ -8,7 +8,7 @@ use std::{
 
 use observer_core::process::{Comm, Identity, Key, ProcessSource, Resource, Runs, Texts};
 
-use super::package;
+use super::{container, package};
 use crate::{clock::monotonic_ns, files::first_of};
 
 /// Maximum bytes that are read of a file of `/proc`. A process can make most of these files as long as it likes:
@@ -73,6 +73,10 @@ impl ProcessSource for ProcFs {
         identity.environment = environment(pid).unwrap_or_default();
         if let Some(name) = cmdline.and_then(|cmdline| runs(pid, cmdline)) {
             identity.runs = name;
+        }
+        let id = &identity.cgroup.container_id;
+        if !id.is_empty() {
+            identity.container = container::service(id).unwrap_or_default();
         }
         if let Some(began) = self.began(pid) {
             identity.instance_id = self.key.instance_id(&self.boot, pid, began);

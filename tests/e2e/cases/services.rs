@@ -1,5 +1,7 @@
 //! The names of the services that processes belong to.
 
+use std::fs;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,10 @@ pub(super) fn add(table: &mut Table) {
     table.alone("the service of a process, by its environment and by --service-name", named);
     table.alone("--by service: series go on over restarts, and end after the last", by_service);
     table.alone("the service of a process whose environment is not readable", not_readable);
+    let cgroups = super::processes::cgroups();
+    table.alone_if(cgroups.is_some(), "the service of a process in a container", move |name| {
+        in_containers(name, &cgroups.context("no control groups to be in")?)
+    });
 }
 
 /// The details of a process.
@@ -107,6 +113,91 @@ fn not_readable(name: &str) -> Result<()> {
     talk.compare()?;
     expect_name(&daemon.scrape()?, &talk.pid(Serving)?, "raw-peer")?;
     talk.finish()
+}
+
+/// A file of a container's runtime, and what is in it; `ID` stands for the container's id.
+struct State {
+    group: &'static str,
+    file: &'static str,
+    text: &'static str,
+    /// The service, and its namespace.
+    service: [&'static str; 2],
+}
+
+const STATES: [State; 4] = [
+    State {
+        group: "docker-ID.scope",
+        file: "/var/lib/docker/containers/ID/config.v2.json",
+        text: r#"{"StreamConfig":{},"State":{"Running":true,"Pid":1},"ID":"ID","Config":{"Image":"team/x:1",
+            "Labels":{"com.docker.compose.project":"shop","com.docker.compose.service":"orders"}},
+            "Image":"sha256:35d7","NetworkSettings":{"Networks":{}},"Name":"/shop-orders-1"}"#,
+        service: ["orders", ""],
+    },
+    State {
+        group: "cri-containerd-ID.scope",
+        file: "/run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json",
+        text: r#"{"ociVersion":"1.2.0","process":{"args":["/app"]},"annotations":{
+            "io.kubernetes.cri.container-name":"stock","io.kubernetes.cri.container-type":"container",
+            "io.kubernetes.cri.image-name":"registry/stock:2","io.kubernetes.cri.sandbox-namespace":"prod"}}"#,
+        service: ["stock", "prod"],
+    },
+    State {
+        group: "crio-ID.scope",
+        file: "/run/containers/storage/overlay-containers/ID/userdata/config.json",
+        text: r#"{"ociVersion":"1.2.0","annotations":{"io.kubernetes.container.name":"mail",
+            "io.kubernetes.pod.namespace":"prod","io.kubernetes.cri-o.ImageName":"registry/mail:2"}}"#,
+        service: ["mail", "prod"],
+    },
+    State {
+        group: "libpod-ID.scope",
+        file: "/var/lib/containers/storage/overlay-containers/containers.json",
+        text: r#"[{"id":"ID","names":["happy_turing"],"metadata":"{\"image-name\":\"quay.io/team/payment:latest\"}"}]"#,
+        service: ["payment", ""],
+    },
+];
+
+/// The files of four runtimes name the services of processes in their containers, if the daemon may read them.
+fn in_containers(name: &str, cgroups: &Path) -> Result<()> {
+    let mut commands =
+        vec!["for folder in /run /var/lib; do mount -t tmpfs none $folder; done".to_owned()];
+    // As the runtimes do, for root only.
+    commands.push("umask 077".into());
+    let mut groups = Vec::new();
+    for (number, State { group, file, text, .. }) in STATES.iter().enumerate() {
+        let id = format!("{:060x}{number:04x}", std::process::id());
+        let [group, file, text] = [group, file, text].map(|of| of.replace("ID", &id));
+        let folder = Path::new(&file).parent().context("a folder")?.display();
+        commands.push(format!("mkdir -p {folder}\ncat >{file} <<'END'\n{text}\nEND"));
+        groups.push(cgroups.join(group));
+    }
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_after(&commands, &["--service-environment"])?;
+    let without = Daemon::start_after(&commands, &[])?;
+    for group in &groups {
+        fs::create_dir(group).with_context(|| format!("create {}", group.display()))?;
+    }
+    for (states, groups) in STATES.chunks(2).zip(groups.chunks(2)) {
+        let [client, server] = groups else { bail!("not two groups") };
+        let ends = [&Start::in_group(client), &Start::in_group(server)];
+        let mut talk = Talk::begin_from(&daemon, name, Address::V4(0), ends)?;
+        talk.expected_call(1, "Get", OK)?;
+        talk.compare()?;
+        let (metrics, others) = (daemon.scrape()?, without.scrape()?);
+        for (state, pid) in states.iter().zip([talk.pid(Calling)?, talk.pid(Serving)?]) {
+            let labels = details(&metrics, &pid)?;
+            let service = ["service", "service_namespace"].map(|name| label(&labels, name));
+            ensure!(service == state.service, "{service:?} is not {:?}: {labels:?}", state.service);
+            let labels = details(&others, &pid)?;
+            let service = label(&labels, "service");
+            ensure!(service == "raw-peer", "a daemon that may not read it says {service}");
+        }
+        talk.end_peers()?;
+        talk.finish_closed()?;
+    }
+    for group in &groups {
+        fs::remove_dir(group).with_context(|| format!("remove {}", group.display()))?;
+    }
+    Ok(())
 }
 
 /// Processes that start and end one after the other have one series, which never goes back, also when their own figures

@@ -2,8 +2,10 @@
 //! conventions for resources.
 //!
 //! The name comes from the first of these that has one: the configuration ([`ServiceNames`]), the environment
-//! ([`Resource::of_environment`]), Kubernetes ([`Pod::service`]), the systemd unit, and what the process [runs](Runs).
+//! ([`Resource::of_environment`]), Kubernetes ([`Pod::service`]), the systemd unit, the container ([`Resource::of_docker`]
+//! and its like), and what the process [runs](Runs).
 
+mod container;
 mod environment;
 mod runs;
 
@@ -33,7 +35,7 @@ pub struct Service {
 impl Service {
     /// The service of a process with this name and identity.
     pub(super) fn of(names: &ServiceNames, comm: Comm, identity: &Identity) -> Self {
-        let Identity { cgroup, pod, environment, runs, instance_id, .. } = identity;
+        let Identity { cgroup, pod, environment, container, runs, instance_id, .. } = identity;
         let pod = pod.as_deref();
         let of_pod = pod.map(|pod| &pod.service);
         let declared = |declared: fn(&Resource) -> &str| {
@@ -41,11 +43,14 @@ impl Service {
             texts.into_iter().find(|text| !text.is_empty())
         };
         let name = names.of(comm).or_else(|| declared(|resource| &resource.name));
+        let name = name.or_else(|| of_unit(cgroup));
+        let name = name.or_else(|| Some(&*container.name).filter(|name| !name.is_empty()));
+        let namespace = declared(|resource| &resource.namespace);
         let instance = declared(|resource| &resource.instance_id).map(Into::into);
         let instance = instance.or_else(|| Some(container_of(pod?, cgroup)?.into()));
         Self {
-            name: name.or_else(|| of_unit(cgroup)).unwrap_or(runs).into(),
-            namespace: declared(|resource| &resource.namespace).unwrap_or_default().into(),
+            name: name.unwrap_or(runs).into(),
+            namespace: namespace.unwrap_or(&container.namespace).into(),
             instance_id: instance.unwrap_or_else(|| instance_id.clone()),
         }
     }
@@ -156,6 +161,7 @@ mod tests {
             cgroup,
             pod: Some(Arc::new(pod)),
             environment: resource("of-environment", "of-environment", "i"),
+            container: resource("container", "of-container", ""),
             runs: "program".into(),
             instance_id: "uuid".into(),
             ..Identity::default()
@@ -181,8 +187,10 @@ mod tests {
         let of_pod = texts("of-pod", "of-pod", "prod.shop-7d4b9c-x2x.app");
         assert_eq!(service(&none, &identity), of_pod);
         identity.pod = None;
-        assert_eq!(service(&none, &identity), texts("unit", "", "uuid"));
+        assert_eq!(service(&none, &identity), texts("unit", "of-container", "uuid"));
         identity.cgroup.unit = "run-1.scope".into();
+        assert_eq!(service(&none, &identity), texts("container", "of-container", "uuid"));
+        identity.container = Resource::default();
         assert_eq!(service(&none, &identity), texts("program", "", "uuid"));
         assert_eq!(service(&none, &Identity::default()), texts("", "", ""));
         assert_eq!(service(&configured, &Identity::default()), texts("configured", "", ""));
