@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::daemon::Log;
+use crate::namespaces::Network;
 use crate::pace;
 use crate::process::Process;
 use crate::stack::Stack;
@@ -132,8 +133,24 @@ impl Collector {
         Self::start_at(python, protocol, answers, tls, "127.0.0.1:0")
     }
 
+    /// Starts a receiver of HTTP in a network namespace. It accepts everything.
+    pub fn start_in(network: &Network, python: &Stack) -> Result<Self> {
+        Self::run(Some(network), python, Protocol::Http, "ok", None, "127.0.0.1:0")
+    }
+
     /// Like [`Self::start`], at the address of a receiver that has ended.
     pub fn start_at(
+        python: &Stack,
+        protocol: Protocol,
+        answers: &str,
+        tls: Option<&Tls>,
+        address: &str,
+    ) -> Result<Self> {
+        Self::run(None, python, protocol, answers, tls, address)
+    }
+
+    fn run(
+        network: Option<&Network>,
         python: &Stack,
         protocol: Protocol,
         answers: &str,
@@ -144,7 +161,8 @@ impl Collector {
         let [interpreter, script, ..] = &*python.server else {
             anyhow::bail!("{} has no script", python.name)
         };
-        let mut command = Command::new(interpreter);
+        let mut command = network
+            .map_or_else(|| Command::new(interpreter), |network| network.command(interpreter));
         command.arg(Path::new(script).with_file_name("collector.py")).envs(&python.env);
         let protocol = if protocol == Protocol::Http { "http" } else { "grpc" };
         command.args(["--protocol", protocol, "--answers", answers, "--port", port]);

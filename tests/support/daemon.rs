@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use crate::expected::Expected;
 use crate::losses;
 use crate::memory::MemoryLimit;
+use crate::namespaces::Network;
 use crate::nobody::{BECOME_NOBODY, Reachable, as_nobody};
 use crate::openmetrics::Metrics;
 use crate::pace;
@@ -50,6 +51,8 @@ pub struct Daemon {
     address: SocketAddr,
     log: Log,
     output: Log,
+    /// The network namespace in which it runs, if that is not the tests' own.
+    network: Option<Network>,
     _copy: Option<Reachable>,
 }
 
@@ -78,9 +81,16 @@ impl Daemon {
     /// Like [`Self::start`], in a mount namespace of its own, in which a shell runs `commands` first. With
     /// `exec >FILE` in them, FILE is the daemon's stdout.
     pub fn start_after(commands: &[&str], args: &[&str]) -> Result<Self> {
-        let mut command = among(commands);
+        let mut command = among(None, commands);
         command.arg(binary()?);
         Self::spawn(command, args, free_address()?)
+    }
+
+    /// Like [`Self::start_after`], in a network namespace.
+    pub fn start_in(network: &Network, commands: &[&str], args: &[&str]) -> Result<Self> {
+        let mut command = among(Some(network), commands);
+        command.arg(binary()?);
+        Self::spawn_in(Some(network.clone()), command, args, free_address()?)
     }
 
     /// Like [`Self::start`], with a memory limit.
@@ -100,12 +110,21 @@ impl Daemon {
         Self::spawn(command, &[], free_address()?)
     }
 
-    fn spawn(mut command: Command, args: &[&str], address: SocketAddr) -> Result<Self> {
+    fn spawn(command: Command, args: &[&str], address: SocketAddr) -> Result<Self> {
+        Self::spawn_in(None, command, args, address)
+    }
+
+    fn spawn_in(
+        network: Option<Network>,
+        mut command: Command,
+        args: &[&str],
+        address: SocketAddr,
+    ) -> Result<Self> {
         without_ours(&mut command).args(args);
         command.arg("--listen").arg(address.to_string()).stdout(Stdio::piped());
         let (mut process, log) = Process::logged(&mut command)?;
         let output = Log::of(process.stdout()?);
-        let mut daemon = Self { process, address, log, output, _copy: None };
+        let mut daemon = Self { process, address, log, output, network, _copy: None };
         daemon.wait_until_watching().with_context(|| daemon.log.text())?;
         Ok(daemon)
     }
@@ -120,7 +139,7 @@ impl Daemon {
         if self.log.text().contains("https://") {
             return Ok(());
         }
-        let (status, _) = http_get(self.address, "/readyz")?;
+        let (status, _) = self.ask("/readyz", OPENMETRICS)?;
         ensure!(
             [200, 401].contains(&status),
             "the daemon logs that it is watching, but /readyz answers with status {status}"
@@ -140,7 +159,7 @@ impl Daemon {
 
     /// Whether `/readyz` answers with status 200.
     pub fn is_ready(&self) -> Result<bool> {
-        Ok(http_get(self.address, "/readyz")?.0 == 200)
+        Ok(self.ask("/readyz", OPENMETRICS)?.0 == 200)
     }
 
     /// What it has written to stderr so far.
@@ -172,16 +191,22 @@ impl Daemon {
         self.output.text()
     }
 
+    /// The status and the body of the answer to a GET of this path.
+    fn ask(&self, path: &str, accept: &str) -> Result<(u16, String)> {
+        let ask = || http_get_as(self.address, path, accept);
+        self.network.as_ref().map_or_else(ask, |network| network.within(ask))
+    }
+
     /// The answer of `/metrics` to a request with this `Accept` header.
     pub fn metrics_as(&self, accept: &str) -> Result<String> {
-        let (status, body) = http_get_as(self.address, "/metrics", accept)?;
+        let (status, body) = self.ask("/metrics", accept)?;
         ensure!(status == 200, "/metrics answers with status {status}: {body}");
         Ok(body)
     }
 
     /// The body of the answer to a GET of this path; any status but 200 is an error.
     pub fn get(&self, path: &str) -> Result<String> {
-        let (status, body) = http_get(self.address, path)?;
+        let (status, body) = self.ask(path, OPENMETRICS)?;
         ensure!(status == 200, "{path} is answered with status {status}: {body}");
         Ok(body)
     }
@@ -387,7 +412,7 @@ fn run_by(user: User) -> Result<(Command, Option<Reachable>)> {
         User::WithoutTracefs => (&[NO_TRACEFS], None),
         User::Untraced(capabilities) => (&[NO_TRACEFS], Some(capabilities)),
     };
-    let mut command = among(mounts);
+    let mut command = among(None, mounts);
     if let Some(capabilities) = capabilities {
         command.arg("setpriv").args(BECOME_NOBODY);
         let only = capabilities.join(",+");
@@ -399,9 +424,11 @@ fn run_by(user: User) -> Result<(Command, Option<Reachable>)> {
 }
 
 /// A command that runs its arguments in a mount namespace of its own, which `mounts` change first.
-fn among(mounts: &[&str]) -> Command {
+fn among(network: Option<&Network>, mounts: &[&str]) -> Command {
+    const PROGRAM: &str = "unshare";
     let script = format!("set -e\n{}\nexec \"$@\"", mounts.join("\n"));
-    let mut command = Command::new("unshare");
+    let mut command =
+        network.map_or_else(|| Command::new(PROGRAM), |network| network.command(PROGRAM));
     command.args(["--mount", "sh", "-c", &script, "sh"]);
     command
 }

@@ -3,13 +3,43 @@
 //! In a [`Pair`], client and server see each other's addresses. In a [`Translation`], a node is between them and
 //! translates both: the server's as kube-proxy does for a Service, the client's as it does with masquerade.
 
+use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::stack::Stack;
+
+/// A network namespace, for a daemon or a receiver in it. Their mounts stay those of the tests, unlike with
+/// `ip netns exec`.
+#[derive(Clone, Debug)]
+pub struct Network(PathBuf);
+
+impl Network {
+    /// A command that runs this program in the namespace.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.0.display())).arg(program);
+        command
+    }
+
+    /// Does something in a thread that is in the namespace.
+    pub fn within<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let enter = || {
+            let link = File::open(&self.0).with_context(|| self.0.display().to_string())?;
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(link.as_fd(), network).context("enter a namespace")
+        };
+        let done = thread::scope(|scope| scope.spawn(|| enter().and_then(|()| act())).join());
+        done.map_err(|_| anyhow!("a thread in {} panicked", self.0.display()))?
+    }
+}
 
 /// A namespace, which is deleted with its interfaces.
 #[derive(Debug)]
@@ -23,6 +53,11 @@ impl Namespace {
         run(&["ip", "netns", "add", &this.0], "")?;
         this.run(&["ip", "link", "set", "lo", "up"], "")?;
         Ok(this)
+    }
+
+    /// It, for others than peers.
+    fn network(&self) -> Network {
+        Network(Path::new("/run/netns").join(&self.0))
     }
 
     /// Runs a command in it.
@@ -151,6 +186,11 @@ impl Translation {
     /// The stack with its server in the server's namespace.
     pub fn server(&self, stack: &Stack) -> Stack {
         self.server.server(stack)
+    }
+
+    /// The client's namespace, and the server's.
+    pub fn networks(&self) -> [Network; 2] {
+        [&self.client, &self.server].map(Namespace::network)
     }
 
     /// From now on, the node sends connections for the service to this port of the server's address, from its own.

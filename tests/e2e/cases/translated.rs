@@ -1,11 +1,11 @@
 //! Calls between network namespaces whose addresses a node in between translates, as in Kubernetes: the server's like
-//! that of a Service, the client's by masquerade. A daemon for each end knows nothing of the other.
+//! that of a Service, the client's by masquerade. A daemon in the namespace of each end knows nothing of the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use support::collector::{Collector, Protocol, Span};
+use support::collector::{Collector, Span};
 use support::daemon::Daemon;
 use support::is_installed;
 use support::namespaces::Translation;
@@ -43,16 +43,42 @@ fn traceparent() -> String {
     format!("00-{TRACE}-{PARENT}-01")
 }
 
-/// The flags of a daemon for the client's end, and for the server's: all clients at the node's address are watched.
-fn flags<'a>(server_pid: &'a str, url: &'a str) -> [Vec<&'a str>; 2] {
-    let client = vec!["--port", "7080", "--otlp-endpoint", url];
-    let server = vec!["--pid", server_pid, "--otlp-endpoint", url];
-    [client, [server, vec!["--otlp-watched", Translation::OF_NODE]].concat()]
-}
+/// A daemon in the namespace of each end, and the receivers of their spans, which are there, too. All clients at the node's
+/// address are watched.
+struct Daemons([(Daemon, Collector); 2]);
 
-/// The spans of a kind.
-fn of_kind<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
-    spans.iter().filter(|span| span.kind == kind).collect()
+impl Daemons {
+    fn start(net: &Translation, python: &Stack, server_pid: &str) -> Result<Self> {
+        let [at_client, at_server] = net.networks();
+        let start = |network, flags: &[&str]| {
+            let collector = Collector::start_in(network, python)?;
+            let url = format!("http://{}", collector.address);
+            let flags = [flags, &["--otlp-endpoint", &url]].concat();
+            anyhow::Ok((Daemon::start_in(network, &[SOON], &flags)?, collector))
+        };
+        let of_client = start(&at_client, &["--port", "7080"])?;
+        let of_server = ["--pid", server_pid, "--otlp-watched", Translation::OF_NODE];
+        Ok(Self([of_client, start(&at_server, &of_server)?]))
+    }
+
+    /// That of the client's end, and that of the server's.
+    fn each(&self) -> [&Daemon; 2] {
+        self.0.each_ref().map(|(daemon, _)| daemon)
+    }
+
+    /// The spans of clients, and those of servers.
+    fn spans(&self) -> Result<[Vec<Span>; 2]> {
+        let [clients, servers] = self.0.each_ref().map(|(_, collector)| collector.spans());
+        let (clients, servers) = (clients?, servers?);
+        for (spans, kind) in [(&clients, "SPAN_KIND_CLIENT"), (&servers, "SPAN_KIND_SERVER")] {
+            ensure!(spans.iter().all(|span| span.kind == kind), "not only {kind}: {spans:#?}");
+        }
+        Ok([clients, servers])
+    }
+
+    fn stop(self) -> Result<()> {
+        self.0.into_iter().try_for_each(|(daemon, _)| daemon.stop())
+    }
 }
 
 /// A code as OpenTelemetry and gRPC's libraries both write it.
@@ -61,7 +87,7 @@ fn plain(code: &str) -> String {
 }
 
 /// The number of spans by method and code.
-fn counts(spans: &[&Span]) -> BTreeMap<(String, String), u64> {
+fn counts(spans: &[Span]) -> BTreeMap<(String, String), u64> {
     let mut counts = BTreeMap::new();
     for span in spans {
         let text = |key| span.attribute(key).as_str().unwrap_or_default().to_owned();
@@ -108,15 +134,10 @@ fn with_and_without(plan: &[Vec<Value>]) -> Vec<Vec<Value>> {
 
 /// Every call has two spans in one trace, and the server's is the child of the client's.
 fn joined(python: &Stack) -> Result<()> {
-    let collector = Collector::start(python, Protocol::Http, "ok", None)?;
-    let url = format!("http://{}", collector.address);
     let net = Translation::new()?;
     let server = Server::start(&net.server(python), Listen::Any)?;
     net.serve(&server.port()?)?;
-    let pid = server.pid();
-    let [of_client, of_server] =
-        flags(&pid, &url).map(|flags| Daemon::start_after(&[SOON], &flags));
-    let daemons = [of_client?, of_server?];
+    let daemons = Daemons::start(&net, python, &server.pid())?;
     // Many connections, some with several calls at the same time.
     let many = json!({"rpc": "Unary", "count": 120, "concurrency": 20, "connections": 60});
     let plan = [plans::kinds(), plans::errors(), vec![vec![many]]].concat();
@@ -125,16 +146,14 @@ fn joined(python: &Stack) -> Result<()> {
     let (identity, did) = client.finish()?;
     let want = recorded(&did);
     let calls: u64 = want.values().sum();
-    for daemon in &daemons {
+    for daemon in daemons.each() {
         daemon.wait_until(|_| {
             let (found, want) = (outcomes(daemon)?, BTreeMap::from([("exported".into(), calls)]));
             ensure!(found == want, "the outcomes are {found:?}, not {want:?}");
             Ok(())
         })?;
     }
-    let spans = collector.spans()?;
-    let [clients, servers] =
-        ["SPAN_KIND_CLIENT", "SPAN_KIND_SERVER"].map(|kind| of_kind(&spans, kind));
+    let [clients, servers] = daemons.spans()?;
     for (spans, pid) in [(&clients, identity.pid), (&servers, server.identity().pid)] {
         let found = counts(spans);
         ensure!(found == want, "the spans are {found:?}, not {want:?}");
@@ -151,7 +170,7 @@ fn joined(python: &Stack) -> Result<()> {
             .collect();
         ensure!(peers == BTreeSet::from([peer]), "the peers are {peers:?}, not {peer}");
     }
-    let by_id: BTreeMap<&str, &Span> = clients.iter().map(|span| (&*span.span, *span)).collect();
+    let by_id: BTreeMap<&str, &Span> = clients.iter().map(|span| (&*span.span, span)).collect();
     ensure!(by_id.len() as u64 == calls, "{} ids of {calls} clients", by_id.len());
     let parents: BTreeSet<&str> = servers.iter().map(|span| &*span.parent).collect();
     ensure!(parents.len() as u64 == calls, "{} parents of {calls} servers", parents.len());
@@ -165,62 +184,54 @@ fn joined(python: &Stack) -> Result<()> {
     }
     // Half of the calls are below the application's span, the other half are roots of their own traces.
     let (below, roots): (Vec<&Span>, Vec<&Span>) =
-        clients.iter().copied().partition(|span| span.trace == TRACE);
+        clients.iter().partition(|span| span.trace == TRACE);
     ensure!(below.iter().all(|span| span.parent == PARENT), "{below:#?}");
     ensure!(roots.iter().all(|span| span.parent.is_empty()), "{roots:#?}");
     ensure!(below.len() == roots.len(), "{} and {}", below.len(), roots.len());
     let traces: BTreeSet<&str> = roots.iter().map(|span| &*span.trace).collect();
     ensure!(traces.len() == roots.len(), "{} traces of {}", traces.len(), roots.len());
-    daemons.into_iter().try_for_each(Daemon::stop)?;
+    daemons.stop()?;
     agree(&server.stop()?, &did)
 }
 
 /// Two daemons watch from the first byte, and two start while connections are open, one of each end. What the later ones
 /// export belongs to what the earlier ones do, call by call.
 fn late(python: &Stack) -> Result<()> {
-    let receiver = || Collector::start(python, Protocol::Http, "ok", None);
-    let collectors = [receiver()?, receiver()?];
-    let urls = [0, 1].map(|n| collectors.get(n).map(|it| format!("http://{}", it.address)));
-    let [Some(first), Some(second)] = &urls else { bail!("two receivers") };
     let net = Translation::new()?;
     let server = Server::start(&net.server(python), Listen::Any)?;
     net.serve(&server.port()?)?;
-    let pid = server.pid();
-    let ([early_client, late_server], [late_client, early_server]) =
-        (flags(&pid, first), flags(&pid, second));
-    let start = |flags: &[&str]| Daemon::start_after(&[SOON], flags);
-    let early = [start(&early_client)?, start(&early_server)?];
+    let early = Daemons::start(&net, python, &server.pid())?;
     // One call after the other, on one connection with traceparent and one without.
     let step = json!({"rpc": "Unary", "count": 200, "sleep_ms": 30 * slowness()});
     let plan = with_and_without(&[vec![step]]);
     let mut client = Client::start_to(&net.client(python), Translation::SERVICE, &plan)?;
-    for daemon in &early {
+    for daemon in early.each() {
         daemon.wait_for_sum("observer_otlp_spans_total", &[("outcome", "exported")], 2.0..)?;
     }
-    let late = [start(&late_server)?, start(&late_client)?];
+    let late = Daemons::start(&net, python, &server.pid())?;
     ensure!(client.is_running()?, "the client ended before it was joined");
     let (_, did) = client.finish()?;
     let calls: u64 = recorded(&did).values().sum();
-    for daemon in &early {
+    for daemon in early.each() {
         daemon.wait_until(|_| {
             let (found, want) = (outcomes(daemon)?, BTreeMap::from([("exported".into(), calls)]));
             ensure!(found == want, "the outcomes are {found:?}, not {want:?}");
             Ok(())
         })?;
     }
-    for ((daemon, side), collector) in late.iter().zip(["server", "client"]).zip(&collectors) {
+    for (daemon, side) in late.each().into_iter().zip(["client", "server"]) {
         daemon.wait_until(|metrics| {
             let ended = metrics.sum(&format!("grpc_{side}_handled_total"), &[]);
             let told: u64 = outcomes(daemon)?.values().sum();
             ensure!(ended > 0.0 && told as f64 == ended, "{ended} calls have {told} outcomes");
             Ok(())
         })?;
-        let spans = collector.spans()?;
-        let [clients, servers] =
-            ["SPAN_KIND_CLIENT", "SPAN_KIND_SERVER"].map(|kind| of_kind(&spans, kind));
-        are_joined(&clients, &servers, side)?;
     }
-    early.into_iter().chain(late).try_for_each(Daemon::stop)?;
+    let ([all_clients, all_servers], [clients, servers]) = (early.spans()?, late.spans()?);
+    are_joined(&clients, &all_servers, "client")?;
+    are_joined(&all_clients, &servers, "server")?;
+    early.stop()?;
+    late.stop()?;
     agree(&server.stop()?, &did)
 }
 
@@ -231,14 +242,14 @@ fn ends<'a>(late: &str, span: &'a Span, other: &'a Span) -> (&'a Span, &'a Span)
 
 /// The spans of the end that was joined late belong to those of the other end, which has all calls. The calls of the first
 /// records come before it is known which end is the client, and do not.
-fn are_joined(clients: &[&Span], servers: &[&Span], late: &str) -> Result<()> {
+fn are_joined(clients: &[Span], servers: &[Span], late: &str) -> Result<()> {
     const FIRST: usize = 5;
     let is_below = |span: &Span| span.trace == TRACE;
     let (few, all) = if late == "client" { (clients, servers) } else { (servers, clients) };
     let mut unjoined = 0;
     for span in few {
         // On one connection, calls do not overlap: so the middle of a server's span is within the client's span.
-        let is_partner = |other: &&&Span| {
+        let is_partner = |other: &&Span| {
             let (client, server) = ends(late, span, other);
             let middle = server.start.midpoint(server.end);
             is_below(client) == is_below(server) && (client.start..=client.end).contains(&middle)
