@@ -20,6 +20,7 @@
 //! - [`prometheus`]: a real Prometheus that scrapes the daemon;
 //! - [`proxy`]: real proxies between a client and a server;
 //! - [`namespaces`]: network namespaces for peers, with a node that translates addresses;
+//! - [`cluster`]: an API server of Kubernetes;
 //! - [`collector`]: a receiver of OTLP, with OpenTelemetry's own messages;
 //! - [`otelcol`]: OpenTelemetry's Collector;
 //! - [`etcd`]: a real etcd, which counts its calls itself;
@@ -41,6 +42,7 @@
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 
 pub mod bytes;
+pub mod cluster;
 pub mod collector;
 pub mod daemon;
 pub mod etcd;

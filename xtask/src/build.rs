@@ -31,9 +31,9 @@ pub(crate) fn linked_statically() -> Result<PathBuf> {
     Ok(daemon)
 }
 
-/// Builds the daemon. Returns its path.
+/// Builds the daemon, with the features of releases. Returns its path.
 pub(crate) fn daemon(release: bool) -> Result<PathBuf> {
-    package("observer", release)
+    package_with("observer", release, &["--features", "kubernetes"])
 }
 
 /// Builds the daemon whose BPF programs log what they decide, not optimized. Returns its path.
@@ -46,7 +46,12 @@ pub(crate) fn with_kernel_log() -> Result<PathBuf> {
 /// Builds the package, whose binary has its name. Returns the path of the binary. Packages that are built together get
 /// the union of the features of their dependencies, so users build each alone.
 pub(crate) fn package(name: &str, release: bool) -> Result<PathBuf> {
+    package_with(name, release, &[])
+}
+
+fn package_with(name: &str, release: bool, flags: &[&str]) -> Result<PathBuf> {
     let mut cargo = exec::cargo(&["build", "--package", name]);
+    cargo.args(flags);
     if release {
         cargo.arg("--release");
     }

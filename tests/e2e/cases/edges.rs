@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
+use support::cluster::{ApiServer, pod, service};
 use support::daemon::{Daemon, command};
 use support::is_installed;
 use support::look::browser::{self, Browser};
@@ -15,6 +16,8 @@ use support::openmetrics::{Metrics, label};
 use support::pace::slowness;
 use support::peer::{Client, Listen, Server};
 use support::proxy::{self, Program, Proxy};
+use support::raw::process::Start;
+use support::raw::{Address as At, Talk};
 use support::stack::Stack;
 use support::tls::{Certificates, Shown};
 use support::truth::{Truth, agree, code_name};
@@ -41,9 +44,14 @@ pub(crate) fn cases(
     };
     let chain = of("the service graph: five services in a row, three of them proxies", chain);
     let apart = of("the service graph: a client in another network namespace", apart);
+    let named = of("the service graph: names by addresses in a cluster", in_a_cluster);
+    let has_namespaces = is_installed("ip", "-V")? && stacks.is_some();
+    let many = Case::new("the service graph: a map of 200 edges", many_edges);
     let mut cases = vec![
+        many.only_if(browser::is_there()?),
         chain.only_if(proxies_are_there && stacks.is_some()),
-        apart.only_if(is_installed("ip", "-V")? && stacks.is_some()),
+        apart.only_if(has_namespaces),
+        named.only_if(has_namespaces),
     ];
     for (stack, name) in alone.into_iter().zip(["python-asyncio", "grpc-js"]) {
         for (what, run) in [
@@ -250,6 +258,105 @@ fn is_a_map(daemon: &Daemon, row: &[&str], calls: u64) -> Result<()> {
     Ok(())
 }
 
+/// The map is readable with 200 edges: no boxes lie on each other or outside of the picture, their texts are not cut or
+/// small, and the figures of one service's edges do not cover each other.
+fn many_edges() -> Result<()> {
+    const CLIENTS: u32 = 10;
+    const SERVERS: u32 = 20;
+    let names: Vec<String> = (0..CLIENTS).map(|client| format!("web-{client}")).collect();
+    let daemon = Daemon::start(&["--service-graph", "--comm", &names.join(",")])?;
+    let mut talks = Vec::new();
+    for name in &names {
+        let start = Start::named(name)?;
+        let mut talk =
+            Talk::begin_from(&daemon, "many edges", At::V4(0), [&start, &Start::default()])?;
+        let streams: Vec<(u32, String)> = (0..SERVERS)
+            .map(|server| (2 * server + 1, format!("service-number-{server}")))
+            .collect();
+        let path = format!("/{}/Get", talk.service());
+        talk.client(|frames| {
+            streams.iter().fold(frames, |frames, (stream, server)| {
+                let fields = [
+                    (":method", "POST"),
+                    (":scheme", "http"),
+                    (":path", &*path),
+                    (":authority", server),
+                    ("te", "trailers"),
+                    ("content-type", "application/grpc"),
+                ];
+                frames.headers(*stream, false, &fields).last_message(*stream, 5)
+            })
+        })?;
+        talk.server(|frames| {
+            streams.iter().fold(frames, |frames, (stream, _)| {
+                // Every fourth call fails.
+                frames.response(*stream).trailers(*stream, if stream % 8 == 1 { 14 } else { 0 })
+            })
+        })?;
+        talks.push(talk);
+    }
+    let all = (CLIENTS * SERVERS) as usize;
+    daemon.wait_until(|metrics| {
+        let found = pairs(metrics).len();
+        ensure!(found == all, "{found} edges, not {all}");
+        Ok(())
+    })?;
+    let browser = Browser::start()?;
+    browser.look(1280, 800, false)?;
+    browser.open(&format!("http://{}/", daemon.address()))?;
+    becomes(&browser, "!document.querySelector('#to-map').hidden")?;
+    browser.press("g")?;
+    becomes(&browser, &format!("document.querySelectorAll('#map tbody tr').length === {all}"))?;
+    becomes(&browser, &format!("document.querySelectorAll('#map path.edge').length === {all}"))?;
+    let wrong = browser.run(
+        "const wrong = [];
+        const box = (it) => it.getBoundingClientRect();
+        const covers = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        const picture = box(document.querySelector('#map svg'));
+        const nodes = [...document.querySelectorAll('#map g.node')];
+        if (nodes.length !== 30) wrong.push(`${nodes.length} nodes`);
+        nodes.forEach((node, at) => {
+            const rect = box(node.querySelector('rect'));
+            const name = node.dataset.name;
+            for (const words of node.querySelectorAll('text')) {
+                const of = box(words);
+                if (of.right > rect.right || of.bottom > rect.bottom || of.height < 10) wrong.push(`text of ${name}`);
+            }
+            if (rect.left < picture.left || rect.right > picture.right || rect.top < picture.top
+                || rect.bottom > picture.bottom) wrong.push(`${name} is outside`);
+            for (const other of nodes.slice(at + 1)) {
+                if (covers(rect, box(other.querySelector('rect')))) wrong.push(`${name} on ${other.dataset.name}`);
+            }
+        });
+        if (document.documentElement.scrollWidth > window.innerWidth) wrong.push('wider than the window');
+        if ([...document.querySelectorAll('#map text.figures')].some((it) => it.textContent)) wrong.push('figures of all');
+        return wrong",
+    )?;
+    ensure!(wrong == json!([]), "the map: {wrong}");
+    // A service's own edges have their figures.
+    browser.press("j")?;
+    let labels =
+        "[...document.querySelectorAll('#map text.figures')].filter((it) => it.textContent)";
+    becomes(&browser, &format!("{labels}.length === {SERVERS}"))?;
+    let covered = browser.run(&format!(
+        "const boxes = {labels}.map((it) => it.getBoundingClientRect());
+        return boxes.flatMap((a, at) => boxes.slice(at + 1).filter((b) =>
+            a.left < b.right && b.left < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom)).length",
+    ))?;
+    ensure!(covered == json!(0), "{covered} figures cover each other");
+    becomes(
+        &browser,
+        &format!(
+            "document.querySelectorAll('#map .edge.faint').length === {}",
+            all - SERVERS as usize
+        ),
+    )?;
+    let complaints = browser.complaints()?;
+    ensure!(complaints.is_empty(), "the browser complains: {}", complaints.join("\n"));
+    talks.iter_mut().try_for_each(|talk| talk.end_peers())?;
+    daemon.stop()
+}
+
 /// The map of `observer top` has all edges.
 fn in_the_terminal(daemon: &Daemon, edges: &BTreeSet<Pair<'_>>) -> Result<()> {
     let mut top = command(&["top", "--address", &format!("http://{}", daemon.address())])?;
@@ -309,6 +416,72 @@ fn apart(client: &Stack, server: &Stack) -> Result<()> {
         no_addresses(&daemon.scrape()?)?;
     }
     agree(&server.stop()?, &did)
+}
+
+/// An end that is not watched has the name of the pod or the Service at its address, and once that address is another
+/// pod's, of that one.
+fn in_a_cluster(client: &Stack, server: &Stack) -> Result<()> {
+    let namespaces = Namespaces::new()?;
+    let (client, server) = (namespaces.client(client), namespaces.server(server));
+    let server = Server::start(&server, Listen::Any)?;
+    let (port, pid) = (server.port()?, server.pid());
+    let web = pod("a", "web", Namespaces::CLIENT);
+    let api = ApiServer::start(vec![web.clone()], vec![service("store", Namespaces::SERVER)])?;
+    let names = format!("{}=orders,peer=caller", server.identity().comm);
+    let daemon = |flags: &[&str]| {
+        let of_cluster = api.flags();
+        let of_cluster: Vec<&str> = of_cluster.iter().map(String::as_str).collect();
+        let all = ["--service-graph", "--service-name", &names, "--port", &port];
+        Daemon::start(&[&all[..], flags, &of_cluster].concat())
+    };
+    let (of_server, of_client) = (daemon(&["--pid", &pid])?, daemon(&["--comm", "peer"])?);
+    api.wait_for_watches(2)?;
+    let address = format!("{}:{port}", Namespaces::SERVER);
+    let plan = [plans::kinds(), plans::errors()].concat();
+    let (_, did) = Client::start_to(&client, &address, &plan)?.finish()?;
+    for (daemon, pair, namespaces, seen) in [
+        (&of_server, ("web", "orders"), ["prod", ""], [false, true]),
+        (&of_client, ("caller", "store"), ["", "prod"], [true, false]),
+    ] {
+        daemon.wait_until(|metrics| {
+            let found = pairs(metrics);
+            ensure!(found == BTreeSet::from([pair]), "the edges are {found:?}, not {pair:?}");
+            expect(metrics, pair, &did, seen)?;
+            for (labels, _) in metrics.series("traces_service_graph_request_total") {
+                let found = ["client_service_namespace", "server_service_namespace"]
+                    .map(|name| label(labels, name));
+                ensure!(found == namespaces, "{found:?} are the namespaces of {pair:?}");
+            }
+            Ok(())
+        })?;
+        no_addresses(&daemon.scrape()?)?;
+    }
+    api.tell("DELETED", &web)?;
+    api.tell("ADDED", &pod("b", "mobile", Namespaces::CLIENT))?;
+    // Nothing says when the daemon has read it.
+    let one = [vec![json!({"count": 1})]];
+    let mut calls = 0;
+    wait_for(|| {
+        let (_, did) = Client::start_to(&client, &address, &one)?.finish()?;
+        calls += recorded(&did).values().sum::<u64>();
+        let metrics = of_server.scrape()?;
+        let is_named = pairs(&metrics).contains(&("mobile", "orders"));
+        Ok(is_named.then_some(()).context("the address has its old name"))
+    })?;
+    let first: u64 = recorded(&did).values().sum();
+    of_server.wait_until(|metrics| {
+        let found = pairs(metrics);
+        let all = metrics.sum("traces_service_graph_request_total", &[("server", "orders")]);
+        ensure!(all == (first + calls) as f64, "{all} calls of {first} and {calls}: {found:?}");
+        // Between both events, the address had no name.
+        let may_be = ["web", "mobile", "unknown"];
+        ensure!(found.iter().all(|(client, _)| may_be.contains(client)), "{found:?}");
+        Ok(())
+    })?;
+    of_server.stop()?;
+    of_client.stop()?;
+    server.stop()?;
+    Ok(())
 }
 
 /// The figures of each edge: calls, and those with durations of clients and of servers. An edge is a client, a server and
