@@ -49,7 +49,7 @@ struct Bench {
     run: fn(&Peers, &mut Results) -> Result<()>,
 }
 
-const BENCHES: [Bench; 20] = [
+const BENCHES: [Bench; 21] = [
     Bench {
         name: "throughput",
         about: "Throughput of saturated services, watched and bare: unary calls of 20 bytes",
@@ -145,6 +145,11 @@ const BENCHES: [Bench; 20] = [
         name: "rows",
         about: "Time and memory of a scrape, by the number of rows",
         run: |_, results| rows::scrapes(results),
+    },
+    Bench {
+        name: "edges",
+        about: "Memory of an edge of the service graph, one method between two services: 8,000 methods, one call each, both ends watched",
+        run: |_, results| rows::edges(results),
     },
 ];
 

@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use support::daemon::Daemon;
@@ -58,6 +60,43 @@ pub(crate) fn scrapes(results: &mut Results) -> Result<()> {
     ];
     for (name, rows, is_traced, flags) in cases {
         measure(name, rows, is_traced, flags, results)?;
+    }
+    Ok(())
+}
+
+/// The memory of an edge of the service graph, by how much more a daemon with a service graph grows when the same calls are
+/// made. Both ends of the calls are watched, so each method is an edge, and two rows.
+pub(crate) fn edges(results: &mut Results) -> Result<()> {
+    const EDGES: u32 = 8_000;
+    const REPEATS: usize = 5;
+    /// Longer than the ends of a connection wait for each other.
+    const SETTLED: Duration = Duration::from_secs(3);
+    // One process gets a quarter of what is free.
+    let room = ["--max-methods", "10000", "--max-series", "100000"];
+    let grown = |flags: &[&str], edges: usize| {
+        let daemon = Daemon::start(&[&room[..], flags].concat())?;
+        let before = Footprint::of(daemon.pid())?.memory;
+        let mut talk = Talk::begin(&daemon, "edges", Address::V4(0))?;
+        calls(&mut talk, 2 * EDGES, false)?;
+        sleep(SETTLED);
+        // A scrape takes memory of its own.
+        let grown = Footprint::of(daemon.pid())?.memory.saturating_sub(before);
+        let found = daemon.scrape()?.count("grpc_edge_handled_total", &[]);
+        ensure!(found == edges, "{found} edges, not {edges}");
+        talk.end_peers()?;
+        daemon.stop()?;
+        Ok(grown as f64)
+    };
+    for (name, flags) in
+        [("an edge", &[][..]), ("an edge with `--native-histograms`", &["--native-histograms"])]
+    {
+        let sample = || {
+            let without = grown(flags, 0)?;
+            let with = grown(&[flags, &["--service-graph"]].concat(), EDGES as usize)?;
+            Ok((with - without) / f64::from(EDGES))
+        };
+        let samples = (0..REPEATS).map(|_| sample()).collect::<Result<_>>()?;
+        results.add(name, "B", None, samples);
     }
     Ok(())
 }
