@@ -12,11 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use observer_core::{
-<<<<<<< HEAD
-    call::{CallProtocol, Role},
-=======
-    call::{CallProtocol, Code, Role, SpanId},
->>>>>>> 807706c (otlp: exemplars name the span of their call)
+    call::{CallProtocol, Role, SpanId},
     process::{Grouping, ProcessId},
     statistics::{Exemplar, Exponential, Histogram, Method, Series},
 };

@@ -199,15 +199,7 @@ impl Output for Spans {
         true
     }
 
-<<<<<<< HEAD
-    fn call(&mut self, call: &Call, key: Option<CallKey>, names: &Names<'_>) {
-=======
     fn call(&mut self, call: &mut Call, key: Option<CallKey>, names: &Names<'_>) {
-        // There are no spans of Thrift calls: their requests say nothing of a trace.
-        if key.is_some_and(|key| key.protocol.family() != CallProtocol::Grpc) {
-            return;
-        }
->>>>>>> 807706c (otlp: exemplars name the span of their call)
         if let Some(span) = self.finished(call, key, names) {
             let exported = span.exported();
             call.span = self.queue.push(span).then_some(exported);

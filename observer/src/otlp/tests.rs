@@ -5,13 +5,7 @@ use super::{
     *,
 };
 use observer_core::{
-<<<<<<< HEAD
-    call::{Role, SeriesId, SpanId, TraceContext, TraceId},
-=======
-    call::{
-        CallProtocol, Code, Coverage, ExportedSpan, Role, SeriesId, SpanId, TraceContext, TraceId,
-    },
->>>>>>> 807706c (otlp: exemplars name the span of their call)
+    call::{ExportedSpan, Role, SeriesId, SpanId, TraceContext, TraceId},
     ends::Ends,
     names::{Interner, Texts},
     process::Comm,
@@ -42,31 +36,24 @@ impl Fixture {
         Self { spans, interner: Interner::new(10), processes: Processes::new(10) }
     }
 
-<<<<<<< HEAD
-    fn call(&mut self, role: Role, path: &[u8], call: Call) {
-=======
-    /// Has the output take a call. Returns the span that the call then names.
-    fn call(&mut self, role: Role, path: &[u8], mut call: Call) -> Option<ExportedSpan> {
-        let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
->>>>>>> 807706c (otlp: exemplars name the span of their call)
+    fn call(&mut self, role: Role, path: &[u8], call: Call) -> Option<ExportedSpan> {
         let path = self.interner.intern(path);
-        self.call_of(CallProtocol::Grpc, role, path, call);
+        self.call_of(CallProtocol::Grpc, role, path, call)
     }
 
-    fn call_of(&mut self, protocol: CallProtocol, role: Role, path: PathId, call: Call) {
+    /// Has the output take a call. Returns the span that the call then names.
+    fn call_of(
+        &mut self,
+        protocol: CallProtocol,
+        role: Role,
+        path: PathId,
+        mut call: Call,
+    ) -> Option<ExportedSpan> {
         let process = self.processes.seen(7, 1, Some(Comm::truncated(b"orders"))).id;
         let names =
             Names { interner: &self.interner, processes: &self.processes, ends: &Ends::default() };
-<<<<<<< HEAD
-        self.spans.call(&call, Some(CallKey { protocol, process, role, path }), &names);
-=======
-        self.spans.call(
-            &mut call,
-            Some(CallKey { protocol: CallProtocol::Grpc, process, role, path }),
-            &names,
-        );
+        self.spans.call(&mut call, Some(CallKey { protocol, process, role, path }), &names);
         call.span
->>>>>>> 807706c (otlp: exemplars name the span of their call)
     }
 
     /// The spans that wait.
