@@ -16,7 +16,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are stored. It grows with each change of a struct, a number or a meaning.
-pub const VERSION: u8 = 6;
+pub const VERSION: u8 = 7;
 
 const _: () = assert!(VERSION < 1 << 4);
 
@@ -90,6 +90,10 @@ pub const HELD: u8 = 1 << 5;
 /// In [`RecordHeader::flags`], for [`record_kind::BYTES`]: the connection carries Thrift.
 pub const THRIFT: u8 = 1 << 4;
 
+/// In [`RecordHeader::flags`], for [`record_kind::BYTES`]: the connection carries HTTP/1.1. [`ItemHeader::stream`] is then
+/// the number of a message in its direction: 1, 3, 5, …
+pub const HTTP1: u8 = 1 << 3;
+
 /// The start of every record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, Immutable, IntoBytes))]
@@ -113,7 +117,7 @@ pub struct RecordHeader {
     /// One of [`role`].
     pub role: u8,
     /// A bit `1 << direction` for each [`direction`] with a gap since its last record: that record was dropped, or no
-    /// frame boundary is known. Also [`LATE`] or [`UNREAD`], [`HELD`] and [`THRIFT`].
+    /// frame boundary is known. Also [`LATE`] or [`UNREAD`], [`HELD`], [`THRIFT`] and [`HTTP1`].
     pub flags: u8,
 }
 
@@ -160,6 +164,9 @@ pub mod item_kind {
     /// [`Tail`](crate::scanner::web::Tail), `frame_kind` has its other flags, or [`TAIL_PART`](super::TAIL_PART) in
     /// addition. `captured` bytes of it follow; the rest is in more of these items.
     pub const TAIL: u8 = 10;
+    /// The head of an HTTP/1.1 message, with the empty line after it. The first `captured` bytes follow; the rest is in
+    /// [`PART`]s.
+    pub const HEAD: u8 = 11;
 }
 
 /// In the `frame_kind` of an [`item_kind::TAIL`]: the bytes follow those of the stream's last one.

@@ -10,15 +10,16 @@ use std::{
 use observer_common::{
     frame::FrameHeader,
     record::{
-        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem, RecordHeader,
-        TAIL_PART, THRIFT, UNREAD, data_flag, direction, item_kind, open_flag, record_kind, role,
+        DataItem, HELD, HTTP1, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem,
+        RecordHeader, TAIL_PART, THRIFT, UNREAD, data_flag, direction, item_kind, open_flag,
+        record_kind, role,
     },
 };
 use zerocopy::FromBytes;
 
 pub use observer_common::{record::Waited, scanner::web::Tail};
 
-use crate::call::{CallProtocol, Direction, Directions, Role};
+use crate::call::{Direction, Directions, Role};
 
 /// The address family of Unix sockets (`socket(2)`).
 const AF_UNIX: i32 = 1;
@@ -105,9 +106,20 @@ pub struct Bytes<'a> {
     /// How long before the record's time the bytes may have been sent, or have arrived.
     pub waited: Waited,
     /// The protocol of the connection.
-    pub protocol: CallProtocol,
+    pub protocol: Carried,
     /// The frames and sums in the bytes.
     pub items: Items<'a>,
+}
+
+/// The protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// HTTP/2.
+    Http2,
+    /// HTTP/1.1.
+    Http1,
+    /// Thrift.
+    Thrift,
 }
 
 /// A part of a record: a frame, a sum of DATA frames, or something about the connection.
@@ -122,7 +134,7 @@ pub enum Item<'a> {
         /// The payload's first bytes: all `header.length` of them, unless the frame goes on in another record.
         payload: &'a [u8],
     },
-    /// More payload of the frame before, or more of the name of the message before.
+    /// More payload of the frame, name of the message, or bytes of the head before.
     Part(&'a [u8]),
     /// The messages that ended in DATA frames of one stream.
     Data(Data),
@@ -166,6 +178,13 @@ pub enum Item<'a> {
         /// Whether the bytes follow those of the stream's last item of this kind.
         is_part: bool,
         /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// The head of an HTTP/1.1 message.
+    Head {
+        /// The number of the message.
+        stream: u32,
+        /// The first bytes of the head: all of them, unless it goes on in another record.
         bytes: &'a [u8],
     },
 }
@@ -232,10 +251,10 @@ impl<'a> Record<'a> {
                 length: header.length,
                 gaps,
                 waited: if header.flags & LATE == 0 { Waited::default() } else { Waited::BUSY },
-                protocol: if header.flags & THRIFT == 0 {
-                    CallProtocol::Grpc
-                } else {
-                    CallProtocol::Thrift
+                protocol: match header.flags & (THRIFT | HTTP1) {
+                    0 => Carried::Http2,
+                    HTTP1 => Carried::Http1,
+                    _ => Carried::Thrift,
                 },
                 items: Items(rest),
             }),
@@ -340,6 +359,7 @@ impl<'a> Iterator for Items<'a> {
                 is_part: header.frame_kind & TAIL_PART != 0,
                 bytes: content,
             }),
+            item_kind::HEAD => Some(Item::Head { stream: header.stream, bytes: content }),
             item_kind::WAITED => {
                 Some(Item::Waited(Waited { least_us: header.stream, most_us: header.length }))
             }

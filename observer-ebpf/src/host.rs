@@ -221,6 +221,12 @@ impl<const SLEEPS: bool> observer_common::driver::Host for Host<SLEEPS> {
         globals::web()
     }
 
+    /// Not in TLS.
+    #[inline(always)]
+    fn follows_http1(&self) -> bool {
+        !SLEEPS && globals::web()
+    }
+
     #[inline(always)]
     fn tally(scratch: &mut Scratch<Self>) {
         let mut pointer = &raw mut *scratch;

@@ -35,6 +35,7 @@ lines! {
     info joined_late(inode: u64, connection: u64) = "socket {}: joined late as connection {}";
     info no_preface(connection: u64) = "connection {}: no client preface";
     info no_frames(connection: u64) = "connection {}: no frames";
+    info given_up(connection: u64) = "connection {}: not known where messages begin";
     info side_not_selected(connection: u64) = "connection {}: the port of its side is not selected";
     debug received(connection: u64, bytes: u64, position: u64, gap: u64) =
         "connection {}: received {} bytes, walked to {}, {} not read";
@@ -65,6 +66,7 @@ pub fn walked(connection: &Shared, own: &DirectionState, transfer: &Transfer, ou
         Outcome::Walked => {}
         Outcome::NotPreface => no_preface(connection.id),
         Outcome::NotFrames => no_frames(connection.id),
+        Outcome::GivenUp => given_up(connection.id),
         Outcome::NotSelected => side_not_selected(connection.id),
     }
 }

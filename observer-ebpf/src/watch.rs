@@ -18,7 +18,7 @@ use observer_common::{
 use crate::{
     connections::{
         close,
-        ignored::{ignore, may_be_ours, try_again},
+        ignored::{ignore, may_be_ours, not_ours, try_again},
         known,
         open::{Opened, insert, open},
     },
@@ -223,12 +223,16 @@ fn leave_alone(transfer: &Transfer, connection: &mut Connection, outcome: Outcom
     close::close::<false>(transfer.socket.sock, connection, gaps);
     match outcome {
         Outcome::NotFrames => try_again(transfer, tries),
-        Outcome::NotSelected => ignore(&transfer.socket),
+        Outcome::NotSelected | Outcome::GivenUp => ignore(&transfer.socket),
         // Bytes that looked like a server's SETTINGS may be from a connection that was open before, or from another
         // protocol, such as the zeros with which threads wake each other.
         _ if !tcp && !counted && matches!(protocol, Protocol::Other) => {
             tries.add(moved);
             try_again(transfer, tries);
+        }
+        // The response may upgrade it to HTTP/2.
+        _ if globals::web() && !counted && matches!(protocol, Protocol::Http1) => {
+            not_ours(transfer, protocol);
         }
         _ => {
             ignore(&transfer.socket);

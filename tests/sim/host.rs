@@ -42,6 +42,8 @@ pub struct Maps {
     pub random: Random,
     /// Whether bodies of gRPC-Web are followed.
     pub web: bool,
+    /// Whether HTTP/1.1 is followed.
+    pub http1: bool,
 }
 
 impl Maps {
@@ -56,6 +58,7 @@ impl Maps {
             messages_full,
             random,
             web: false,
+            http1: false,
         }
     }
 
@@ -251,6 +254,10 @@ impl driver::Host for Host<'_> {
 
     fn follows_web(&self) -> bool {
         self.maps.web
+    }
+
+    fn follows_http1(&self) -> bool {
+        self.maps.http1
     }
 
     fn tally(scratch: &mut Scratch<Self>) {

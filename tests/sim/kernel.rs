@@ -161,7 +161,9 @@ impl Kernel {
                 tries.flags |= 1 << d;
                 self.before.insert(sock, Before { transfers: 0, passed, tries });
             }
-            Outcome::NotPreface | Outcome::NotSelected => panic!("all is HTTP/2, and selected"),
+            Outcome::NotPreface | Outcome::NotSelected | Outcome::GivenUp => {
+                panic!("all is HTTP/2, and selected")
+            }
         }
         seen
     }

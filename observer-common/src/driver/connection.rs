@@ -27,6 +27,8 @@ pub mod protocol {
     pub const HTTP2: u32 = 0;
     /// Thrift.
     pub const THRIFT: u32 = 1;
+    /// HTTP/1.1.
+    pub const HTTP1: u32 = 2;
 }
 
 /// How much the daemon knows of a connection by the `OpenItem`s of its records.
@@ -142,6 +144,7 @@ pub struct Shared {
     /// The `struct sock` of the other end of a Unix socket; 0 if gaps do not show by it.
     pub peer: u64,
     /// Streams that were reset last: DATA of them that was under way is not framed as messages. 0 for an empty place.
+    /// For HTTP/1.1: the HEAD requests. Their responses have no bodies.
     pub resets: [u32; RESETS],
     /// Number of streams that were reset.
     pub reset_count: u32,
@@ -220,6 +223,12 @@ impl Shared {
     #[inline(always)]
     pub const fn is_thrift(&self) -> bool {
         self.protocol == protocol::THRIFT
+    }
+
+    /// Whether it carries HTTP/1.1, or may carry it, and is followed.
+    #[inline(always)]
+    pub const fn is_http1(&self) -> bool {
+        self.protocol == protocol::HTTP1
     }
 
     /// A number that both ends of the connection have in common; 0 if it is not known.

@@ -2,7 +2,7 @@
 
 use super::{
     Data, Host, Opened, Scratch,
-    connection::{DirectionState, GAP_FOUND, Shared, announced, state},
+    connection::{DirectionState, GAP_FOUND, Shared, announced, protocol, state},
     timed,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     counter::Counter,
     frame::{FrameHeader, flag},
     record::{
-        DataItem, HELD, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, TAIL_PART,
+        DataItem, HELD, HTTP1, ITEM_ALIGNMENT, ItemHeader, LATE, OpenItem, RecordHeader, TAIL_PART,
         THRIFT, Waited, item_kind, open_flag, record_kind,
     },
     scanner::{Scanner, web::Tail},
@@ -188,7 +188,11 @@ fn write_header<H: Host>(
     };
     let late = if is_late { LATE } else { 0 };
     let held = if shared.is_tls() { HELD } else { 0 };
-    let thrift = if shared.is_thrift() { THRIFT } else { 0 };
+    let protocol = match shared.protocol {
+        protocol::THRIFT => THRIFT,
+        protocol::HTTP1 => HTTP1,
+        _ => 0,
+    };
     scratch.host.put_header(RecordHeader {
         connection: shared.id,
         time_ns: scratch.time_ns,
@@ -198,7 +202,7 @@ fn write_header<H: Host>(
         kind: record_kind::BYTES,
         direction: scratch.sent,
         role: shared.role,
-        flags: gaps | late | held | thrift,
+        flags: gaps | late | held | protocol,
     });
     if scratch.empty < EMPTY + OPEN {
         return shared.announced;

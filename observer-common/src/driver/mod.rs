@@ -15,6 +15,7 @@ pub mod arrival;
 pub mod connection;
 mod emit;
 pub mod gap;
+mod http1;
 pub mod opening;
 pub mod thrift;
 pub mod tls;
@@ -122,6 +123,9 @@ pub trait Host: Memory + Messages + Emitter + Sized {
 
     /// Whether bodies of gRPC-Web and Connect are followed.
     fn follows_web(&self) -> bool;
+
+    /// Whether HTTP/1.1 is followed.
+    fn follows_http1(&self) -> bool;
 
     /// Calls [`tally`] until it returns false.
     fn tally(scratch: &mut Scratch<Self>);

@@ -40,6 +40,8 @@ enum Place {
     Frame,
     UnprovenFrame,
     Opening,
+    Request,
+    Response,
 }
 
 impl Place {
@@ -50,6 +52,8 @@ impl Place {
             Self::Frame => Scanner::at_frame(),
             Self::UnprovenFrame => Scanner::at_unproven_frame(),
             Self::Opening => Scanner::at_opening(),
+            Self::Request => Scanner::at_request(),
+            Self::Response => Scanner::at_response(),
         }
     }
 }
@@ -127,6 +131,22 @@ impl Beginning {
         let (received, sent) = (Place::UnprovenFrame, Place::UnprovenFrame);
         let (state, protocol) = (state::JOINING, protocol::HTTP2);
         Some(Self { received, sent, syncs, role: role::UNKNOWN, state, protocol })
+    }
+
+    /// The start of an HTTP/1.1 connection, by the first bytes of a direction.
+    #[inline(always)]
+    pub fn http1(first: &First, is_sent: bool) -> Self {
+        let [b0, b1, b2, b3, ..] = *first;
+        let is_response = u32::from_le_bytes([b0, b1, b2, b3]) == u32::from_le_bytes(*b"HTTP");
+        let is_client = is_sent != is_response;
+        let (received, sent) = if is_client {
+            (Place::Response, Place::Request)
+        } else {
+            (Place::Request, Place::Response)
+        };
+        let role = if is_client { role::CLIENT } else { role::SERVER };
+        let (state, protocol) = (state::CANDIDATE, protocol::HTTP1);
+        Self { received, sent, syncs: [FrameSync::default(); 2], role, state, protocol }
     }
 
     /// The start of a connection that may carry Thrift, by the first bytes of a transfer. `late` is as in

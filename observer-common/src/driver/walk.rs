@@ -4,7 +4,7 @@ use super::{
     Host, Scratch, Walk,
     connection::{DirectionState, GAP_FOUND, SENDS_ON, Shared, sender, state},
     emit::{self, COPY_MAX, RECORD_FULL},
-    timed,
+    http1, timed,
 };
 use crate::{
     block,
@@ -28,6 +28,8 @@ pub enum Outcome {
     NotFrames,
     /// It is known now which side the socket is, and the port of that side is not selected.
     NotSelected,
+    /// It is not known any more where the messages of HTTP/1.1 begin.
+    GivenUp,
 }
 
 /// Walks over the `total` bytes of a transfer, and sends the record of it.
@@ -79,6 +81,9 @@ pub fn walk<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> Outcome {
     }
     // The gap is behind this record, which clears the ones before it.
     own.gap |= u8::from(refused);
+    if refused && scratch.host.follows_http1() && shared.is_http1() {
+        return Outcome::GivenUp;
+    }
     Outcome::Walked
 }
 
@@ -103,7 +108,11 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
     }
     emit::begin(scratch, shared, own);
     if own.sync.is_out_of_sync() {
-        begin_search(scratch, own);
+        if scratch.host.follows_http1() && shared.is_http1() {
+            own.scanner.give_up();
+        } else {
+            begin_search(scratch, own);
+        }
     }
     own.position + total
 }
@@ -288,6 +297,9 @@ fn step<H: Host>(
             own.inserts = DirectionState::UNCLEAR;
         }
         emit::begin(scratch, shared, own);
+    }
+    if scratch.host.follows_http1() && shared.is_http1() && own.scanner.is_in_lines() {
+        return http1::step(scratch, shared, own, other);
     }
     let mut events = 0;
     if own.scanner.is_in_header() {

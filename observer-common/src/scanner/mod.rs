@@ -15,9 +15,13 @@
 //! Bodies of gRPC-Web and Connect end with a message that has the status, and may be encoded as text ([`web`]). A driver
 //! that does not follow them passes `false` to [`Scanner::took_payload`].
 //!
+//! With them, a connection may be HTTP/1.1: its heads are found line by line, and each part of a body is as a DATA frame
+//! ([`http1`]).
+//!
 //! There is no loop, and no index with a value of run time, so that the kernel's verifier can follow the code. Parts that
 //! may be cut are put together in [`Scanner::buffer`], each at its own offset.
 
+pub mod http1;
 pub mod web;
 
 use crate::frame::{FrameHeader, HEADER_LENGTH, PREFACE, flag, kind};
@@ -74,6 +78,12 @@ pub mod event {
     pub const NOT_FRAME: u32 = 64;
     /// The tail of a body begins: see [`super::Scanner::tail`].
     pub const TAIL: u32 = 128;
+    /// The head of an HTTP/1.1 message is complete.
+    pub const HEAD_END: u32 = 256;
+    /// That head is of a HEAD request, whose response has no body.
+    pub const HEAD_REQUEST: u32 = 512;
+    /// An HTTP/1.1 message without a body is complete, or one whose body was in chunks.
+    pub const MESSAGE_OVER: u32 = 1024;
 }
 
 /// How strictly frame headers are checked.
@@ -110,20 +120,49 @@ mod phase {
     pub(super) const TEXT_BODY: u32 = 10;
     /// In the code of an error in JSON.
     pub(super) const ERROR: u32 = 11;
+    // HTTP/1.1: up to `HEAD_END` in a head.
+    /// In the first bytes of a message.
+    pub(super) const START_LINE: u32 = 12;
+    /// At the first byte of a field line.
+    pub(super) const LINE: u32 = 13;
+    /// In a name that may be one of [`http1`](super::http1)'s.
+    pub(super) const NAME: u32 = 14;
+    /// In the value of `content-length`.
+    pub(super) const LENGTH_VALUE: u32 = 15;
+    /// In the value of `transfer-encoding`.
+    pub(super) const CODING_VALUE: u32 = 16;
+    /// In the rest of a line.
+    pub(super) const REST: u32 = 17;
+    /// At the last byte of the empty line.
+    pub(super) const HEAD_END: u32 = 18;
+    /// In the size of a chunk.
+    pub(super) const CHUNK_SIZE: u32 = 19;
+    /// In the rest of the line with the size.
+    pub(super) const CHUNK_REST: u32 = 20;
+    /// At the line end after a chunk.
+    pub(super) const CHUNK_END: u32 = 21;
+    /// At its last byte.
+    pub(super) const CHUNK_END_LF: u32 = 22;
+    /// At the first byte of a line of trailers.
+    pub(super) const TRAILER: u32 = 23;
+    /// In the rest of such a line.
+    pub(super) const TRAILER_REST: u32 = 24;
+    /// At the last byte of the empty line after trailers.
+    pub(super) const TRAILER_END: u32 = 25;
     /// At the first byte of a direction that may carry the client preface, frames, or what comes before either.
-    pub(super) const OPENING: u32 = 12;
+    pub(super) const OPENING: u32 = 26;
     /// In the head of an HTTP/1 message, up to its empty line.
-    pub(super) const HEAD: u32 = 13;
+    pub(super) const HEAD: u32 = 27;
     /// In the status code of an HTTP/1 response.
-    pub(super) const STATUS: u32 = 14;
+    pub(super) const STATUS: u32 = 28;
     /// In a PROXY header of version 1: a line.
-    pub(super) const PROXY_LINE: u32 = 15;
+    pub(super) const PROXY_LINE: u32 = 29;
     /// In the second eight bytes of a PROXY header of version 2.
-    pub(super) const PROXY_LENGTH: u32 = 16;
+    pub(super) const PROXY_LENGTH: u32 = 30;
     /// In the addresses of a PROXY header of version 2.
-    pub(super) const PROXY_ADDRESSES: u32 = 17;
+    pub(super) const PROXY_ADDRESSES: u32 = 31;
     /// In the length and type of the first frame, which must be SETTINGS.
-    pub(super) const FIRST_FRAME: u32 = 18;
+    pub(super) const FIRST_FRAME: u32 = 32;
 }
 
 /// Eight bytes as the number that they are read as.
@@ -228,10 +267,12 @@ pub struct Scanner {
     matched: u32,
     /// One of [`check`].
     check: u32,
-    /// Not 0 once the head of an HTTP/1 message was found.
+    /// Not 0 once the head of an HTTP/1 message was found. If HTTP/1.1 is followed, the flags of [`http1`].
     http1: u32,
     /// As [`Message::text`].
     text: u32,
+    /// Two numbers between the functions of [`http1`]: the second one from bit 8 on.
+    line: u32,
     /// Characters that were read but not decoded yet: the first one in the lowest octet.
     queue: u64,
 }
@@ -282,6 +323,7 @@ impl Scanner {
             check,
             http1: 0,
             text: 0,
+            line: 0,
             queue: 0,
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     call::Coverage,
     protocol::{State, Streams},
+    record::Carried,
 };
 
 /// Counts of the records that a pipeline has read.
@@ -22,7 +23,7 @@ pub struct Figures {
     pub bad_blocks: u64,
     /// References to entries of a dynamic table that were inserted before the connection was watched, or in a gap.
     pub unknown_references: u64,
-    /// Connections with at least one gRPC call, open and ended ones.
+    /// HTTP/2 connections with at least one gRPC call, open and ended ones.
     pub grpc_connections: u64,
     /// Streams of connections that have ended.
     pub ended_streams: Streams,
@@ -52,6 +53,8 @@ pub struct Connections {
 pub struct OfProcess {
     /// HTTP/2 connections without TLS.
     pub cleartext: Counted,
+    /// HTTP/1.1 connections without TLS.
+    pub http1: Counted,
     /// Thrift connections.
     pub thrift: Counted,
     /// TLS connections whose plaintext is seen.
@@ -68,19 +71,21 @@ pub struct Counted {
 }
 
 impl OfProcess {
-    pub(super) fn of(&mut self, is_tls: bool, is_thrift: bool) -> &mut Counted {
-        match (is_tls, is_thrift) {
+    pub(super) fn of(&mut self, is_tls: bool, carried: Carried) -> &mut Counted {
+        match (is_tls, carried) {
             (true, _) => &mut self.tls,
-            (_, true) => &mut self.thrift,
-            _ => &mut self.cleartext,
+            (_, Carried::Http2) => &mut self.cleartext,
+            (_, Carried::Http1) => &mut self.http1,
+            (_, Carried::Thrift) => &mut self.thrift,
         }
     }
 }
 
 impl AddAssign for OfProcess {
     fn add_assign(&mut self, other: Self) {
-        let Self { cleartext, thrift, tls } = other;
+        let Self { cleartext, http1, thrift, tls } = other;
         self.cleartext += cleartext;
+        self.http1 += http1;
         self.thrift += thrift;
         self.tls += tls;
     }

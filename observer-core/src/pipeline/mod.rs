@@ -40,7 +40,7 @@ use crate::{
         ServiceNames,
     },
     protocol::{Protocol as _, State, Streams, Transfer},
-    record::{Bytes, Closed, Event, Item, Record},
+    record::{Bytes, Carried, Closed, Event, Item, Record},
     source::Source,
     statistics::Statistics,
 };
@@ -343,7 +343,10 @@ impl<O: Output> Pipeline<O> {
             if streams.measured > 0 {
                 watched.counted_for = Some((first, role));
                 statistics.connection_opened(first, role);
-                figures.grpc_connections += 1;
+                // HTTP/1.1 is counted as such.
+                if watched.carried() == Carried::Http2 {
+                    figures.grpc_connections += 1;
+                }
             }
         }
         self.publish_ended();
@@ -363,7 +366,7 @@ impl<O: Output> Pipeline<O> {
         self.ended_of
             .entry(watched.user)
             .or_default()
-            .of(watched.is_tls, watched.is_thrift())
+            .of(watched.is_tls, watched.carried())
             .ended += 1;
         if let Some((process, role)) = watched.counted_for {
             statistics.connection_closed(process, role);
@@ -506,8 +509,7 @@ impl<O: Output> Pipeline<O> {
     pub fn connections_by_process(&self) -> FxHashMap<u32, OfProcess> {
         let mut of = self.ended_of.clone();
         for watched in self.connections.values() {
-            let counted =
-                of.entry(watched.user).or_default().of(watched.is_tls, watched.is_thrift());
+            let counted = of.entry(watched.user).or_default().of(watched.is_tls, watched.carried());
             counted.open.add(watched.connection.state());
         }
         let mut by_pid: FxHashMap<u32, OfProcess> = FxHashMap::default();

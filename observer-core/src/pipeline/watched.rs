@@ -2,12 +2,12 @@
 
 use super::prompt::Prompt;
 use crate::{
-    call::{CallKey, CallProtocol, CallSink, Direction, Ended, Role, SeriesId},
+    call::{CallKey, CallSink, Direction, Ended, Role, SeriesId},
     ends::{Call, Waiting},
     names::{Interner, PathId},
     process::ProcessId,
-    protocol::{Faults, Protocol, State, Transfer, http2, thrift},
-    record::{Bytes, Closed, Open, Peer},
+    protocol::{Faults, Protocol, State, Transfer, http1, http2, thrift},
+    record::{Bytes, Carried, Closed, Open, Peer},
     statistics::Statistics,
 };
 use observer_common::record::pair;
@@ -31,6 +31,7 @@ pub(super) fn fair_share(max_memory: usize, connections: usize) -> usize {
 #[expect(clippy::large_enum_variant, reason = "most are HTTP/2, and `Watched` is boxed")]
 pub(super) enum Connection {
     Http2(http2::Connection),
+    Http1(http1::Connection),
     Thrift(thrift::Connection),
 }
 
@@ -39,6 +40,7 @@ macro_rules! of_protocol {
     ($self:expr, $connection:ident => $call:expr) => {
         match $self {
             Connection::Http2($connection) => $call,
+            Connection::Http1($connection) => $call,
             Connection::Thrift($connection) => $call,
         }
     };
@@ -48,10 +50,15 @@ impl Connection {
     fn new(open: Option<Open>, bytes: &Bytes<'_>) -> Self {
         let is_from_start = matches!(open, Some(Open { joined: false, .. }));
         match (bytes.protocol, bytes.role) {
-            (CallProtocol::Thrift, _) if is_from_start => {
-                Self::Thrift(thrift::Connection::from_start())
+            (Carried::Thrift, _) if is_from_start => Self::Thrift(thrift::Connection::from_start()),
+            (Carried::Thrift, _) => Self::Thrift(thrift::Connection::joined_late()),
+            (Carried::Http1, Some(role)) if is_from_start => {
+                Self::Http1(http1::Connection::from_start(role))
             }
-            (CallProtocol::Thrift, _) => Self::Thrift(thrift::Connection::joined_late()),
+            // The BPF programs always know its role.
+            (Carried::Http1, role) => {
+                Self::Http1(http1::Connection::joined_late(role.unwrap_or(Role::Server)))
+            }
             (_, Some(role)) if is_from_start => Self::Http2(http2::Connection::from_start(role)),
             (_, role) => Self::Http2(http2::Connection::joined_late(role)),
         }
@@ -94,11 +101,13 @@ impl Protocol for Connection {
     }
 
     fn paths(&self) -> impl Iterator<Item = PathId> {
-        let (http2, thrift) = match self {
-            Self::Http2(connection) => (Some(connection.paths()), None),
-            Self::Thrift(connection) => (None, Some(connection.paths())),
+        let (http2, http1, thrift) = match self {
+            Self::Http2(connection) => (Some(connection.paths()), None, None),
+            Self::Http1(connection) => (None, Some(connection.paths()), None),
+            Self::Thrift(connection) => (None, None, Some(connection.paths())),
         };
-        http2.into_iter().flatten().chain(thrift.into_iter().flatten())
+        let others = http1.into_iter().flatten().chain(thrift.into_iter().flatten());
+        http2.into_iter().flatten().chain(others)
     }
 
     fn state(&self) -> State {
@@ -169,9 +178,13 @@ impl Watched {
         Box::new(Self { connection, pair, starts, peer, prompt, user, is_tls, counted_for })
     }
 
-    /// Whether it carries Thrift.
-    pub(super) fn is_thrift(&self) -> bool {
-        matches!(self.connection, Connection::Thrift(_))
+    /// What it carries.
+    pub(super) fn carried(&self) -> Carried {
+        match self.connection {
+            Connection::Http2(_) => Carried::Http2,
+            Connection::Http1(_) => Carried::Http1,
+            Connection::Thrift(_) => Carried::Thrift,
+        }
     }
 
     /// Takes the connection's identity. Returns whether that makes its pair known.

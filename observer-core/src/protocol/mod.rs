@@ -4,6 +4,7 @@
 
 pub mod grpc;
 pub mod hpack;
+pub mod http1;
 pub mod http2;
 pub mod thrift;
 

@@ -68,6 +68,12 @@ fn try_open(transfer: &Transfer, slot: &mut Slot) -> Option<Opened> {
         Some(new) => Detected::New(new),
         None => Detected::of(&first, n, transfer.sent, late),
     };
+    let detected = match detected {
+        Detected::Other(Protocol::Http1) if globals::web() && late == Some(false) => {
+            Detected::New(Beginning::http1(&first, sent))
+        }
+        detected => detected,
+    };
     let new = match detected {
         Detected::New(new)
             if !filter::selects_role(transfer.socket.sock, transfer.socket.inode, new.role) =>

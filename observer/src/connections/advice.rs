@@ -3,8 +3,8 @@
 use super::{Following, Library};
 
 /// About HTTP/1.
-pub(super) const HTTP1: &str =
-    "not measured: gRPC needs HTTP/2. gRPC-Web and Connect over HTTP/1.1 are not supported";
+pub(super) const HTTP1: &str = "not measured: gRPC needs HTTP/2. --protocol grpc,grpc-web,connect follows new connections with \
+     gRPC-Web and Connect over HTTP/1.1";
 
 /// About other protocols.
 pub(super) const OTHER: &str = "not measured: it is not HTTP/2, or it began before the daemon and no frame was \

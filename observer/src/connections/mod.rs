@@ -76,6 +76,8 @@ pub enum Kind {
     Http2,
     /// HTTP/2 in TLS that is followed.
     TlsFollowed,
+    /// HTTP/1.1 that is followed, without TLS.
+    Http1Followed,
     /// Thrift.
     Thrift,
     /// TLS that is not followed.
@@ -92,6 +94,7 @@ impl Kind {
         match self {
             Self::Http2 => "HTTP/2",
             Self::TlsFollowed => "HTTP/2 over TLS",
+            Self::Http1Followed => "HTTP/1, followed",
             Self::Thrift => "Thrift",
             Self::TlsNotFollowed => "TLS, not followed",
             Self::Http1 => "HTTP/1",
@@ -162,7 +165,7 @@ impl Model {
 }
 
 fn connections(tls: Following, known: &Known) -> Vec<Connections> {
-    let Known { watched: OfProcess { cleartext, thrift, tls: followed }, others, libraries } =
+    let Known { watched: OfProcess { cleartext, http1, thrift, tls: followed }, others, libraries } =
         known;
     let watched = |kind, counted: &Counted| {
         let open = counted.open.sum();
@@ -180,6 +183,7 @@ fn connections(tls: Following, known: &Known) -> Vec<Connections> {
     let mut all = vec![
         watched(Kind::Http2, cleartext),
         watched(Kind::TlsFollowed, followed),
+        watched(Kind::Http1Followed, http1),
         watched(Kind::Thrift, thrift),
         other(Kind::TlsNotFollowed, Protocol::Tls, advice::not_followed(tls, libraries)),
         other(Kind::Http1, Protocol::Http1, advice::HTTP1.into()),

@@ -61,7 +61,10 @@ impl Lead {
         }
         // A process may have other connections, and usually has.
         if !config.filter.ports.is_empty() {
-            unexpected.extend([Protocol::Http1, Protocol::Other]);
+            unexpected.push(Protocol::Other);
+            if !config.relatives.any() {
+                unexpected.push(Protocol::Http1);
+            }
         }
         Self {
             others,

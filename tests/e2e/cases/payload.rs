@@ -80,11 +80,12 @@ fn search(
     Ok(())
 }
 
-/// The number of bytes of frame payload in a record, as of field blocks.
+/// The number of bytes of frame payload in a record, as of field blocks, and of heads.
 fn kept_bytes(record: &[u8]) -> usize {
     let Some(Record { event: Event::Bytes(bytes), .. }) = Record::parse(record) else { return 0 };
     let kept = bytes.items.map(|item| match item {
         Item::Frame { payload, .. } => payload.len(),
+        Item::Head { bytes, .. } => bytes.len(),
         _ => 0,
     });
     kept.sum()

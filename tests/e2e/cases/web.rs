@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use support::daemon::Daemon;
 use support::expected::Expected;
+use support::look::browser::{self, Browser};
 use support::openmetrics::{Metrics, label};
 use support::peer::{Client, Identity, Listen, Server};
 use support::report::{self, Also::Nothing};
@@ -34,15 +35,31 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
         for (client_name, client) in stacks {
             let name = format!("gRPC-Web, HTTP/2: {client_name} -> {server_name}");
             cases.of(&name, Nothing, [server, client], |[server, client]| {
-                calls_are_counted(server, &client.with(of_grpc_web(client)))
+                let of_client = client.with(of_grpc_web(client, Http::Two));
+                calls_are_counted(server, &of_client, Http::Two)
             });
+            if client_name != "tonic" {
+                let name = format!("gRPC-Web, HTTP/1.1: {client_name} -> {server_name}");
+                cases.of(&name, Nothing, [server, client], |[server, client]| {
+                    let of_client = client.with(of_grpc_web(client, Http::One));
+                    calls_are_counted(server, &of_client, Http::One)
+                });
+            }
             if [server_name, client_name].contains(&"tonic") {
                 continue;
             }
             for kind in ["connect", "connect-plain", "connect-json", "connect-get"] {
                 let name = format!("Connect, HTTP/2, {kind}: {client_name} -> {server_name}");
                 cases.of(&name, Nothing, [server, client], move |[server, client]| {
-                    connect_is_counted(server, &client.with(&["--web", kind]))
+                    connect_is_counted(server, &client.with(&["--web", kind]), Http::Two)
+                });
+            }
+            for kind in
+                ["connect-http1", "connect-plain-http1", "connect-json-http1", "connect-get-http1"]
+            {
+                let name = format!("Connect, HTTP/1.1, {kind}: {client_name} -> {server_name}");
+                cases.of(&name, Nothing, [server, client], move |[server, client]| {
+                    connect_is_counted(server, &client.with(&["--web", kind]), Http::One)
                 });
             }
         }
@@ -51,7 +68,13 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
     for kind in ["binary", "text"] {
         let name = format!("gRPC-Web, HTTP/2, {kind}: Node -> tonic");
         cases.of(&name, Nothing, [tonic, node], move |[tonic, node]| {
-            calls_are_counted(tonic, &node.with(&["--web", kind]))
+            calls_are_counted(tonic, &node.with(&["--web", kind]), Http::Two)
+        });
+    }
+    for kind in ["binary-http1", "text-http1"] {
+        let name = format!("gRPC-Web, HTTP/1.1, {kind}: Node -> tonic");
+        cases.of(&name, Nothing, [tonic, node], move |[tonic, node]| {
+            calls_are_counted(tonic, &node.with(&["--web", kind]), Http::One)
         });
     }
     for (kind, text, server, args) in [
@@ -59,6 +82,10 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
         ("binary", "gRPC-Web", tonic, &["--web"]),
         ("connect", "Connect", go, &["--web", "connect"]),
         ("connect-json", "Connect with JSON", go, &["--web", "connect"]),
+        ("text-http1", "gRPC-Web as text, HTTP/1.1", tonic, &["--web"]),
+        ("binary-http1", "gRPC-Web, HTTP/1.1", tonic, &["--web"]),
+        ("connect-http1", "Connect, HTTP/1.1", go, &["--web", "connect-http1"]),
+        ("connect-json-http1", "Connect with JSON, HTTP/1.1", go, &["--web", "connect-http1"]),
     ] {
         let name = format!("no payload leaves the kernel: {text}");
         cases.of(&name, Nothing, [server, node], move |[server, node]| {
@@ -66,14 +93,32 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
             no_payload_of_relatives_leaves_the_kernel(server, args, &client)
         });
     }
-    cases.of("Connect, HTTP/2: calls that expire", Nothing, [go], connect_calls_expire);
+    for (http, kind) in [("HTTP/2", "connect"), ("HTTP/1.1", "connect-http1")] {
+        let name = format!("Connect, {http}: calls that expire");
+        cases.of(&name, Nothing, [go], move |[go]| connect_calls_expire(go, kind));
+        let name = format!("Connect, {http}: calls that are cancelled");
+        cases.of(&name, Nothing, [go], move |[go]| connect_calls_are_cancelled(go, kind));
+    }
+    let name = "gRPC-Web and Connect, HTTP/1.1: fetch in Chromium";
+    cases.of(name, Nothing, [go], |[go]| a_browser_fetches(go));
     cases.of("gRPC-Web, without --protocol", Nothing, server, nothing_without_the_flag);
     cases.of("gRPC-Web and gRPC on one port", Nothing, server, both_on_one_port);
 }
 
 /// The arguments of a client for calls of gRPC-Web. Responses are not compressed: peers know only their length before.
-fn of_grpc_web(client: &Stack) -> &'static [&'static str] {
-    if client.name == "tonic" { &["--web"] } else { &["--web", "grpc-web-plain"] }
+fn of_grpc_web(client: &Stack, http: Http) -> &'static [&'static str] {
+    match http {
+        _ if client.name == "tonic" => &["--web"],
+        Http::One => &["--web", "grpc-web-plain-http1"],
+        Http::Two => &["--web", "grpc-web-plain"],
+    }
+}
+
+/// The version of HTTP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Http {
+    One,
+    Two,
 }
 
 /// Calls with one request: messages of all sizes, streams of responses, and all codes.
@@ -101,8 +146,8 @@ fn plan() -> Vec<Vec<Value>> {
 }
 
 /// Every number of both ends is counted, and each call has the label.
-fn calls_are_counted(server: &Stack, client: &Stack) -> Result<()> {
-    let server = Server::start_with(server, Listen::V4, of_grpc_web(server))?;
+fn calls_are_counted(server: &Stack, client: &Stack, http: Http) -> Result<()> {
+    let server = Server::start_with(server, Listen::V4, of_grpc_web(server, http))?;
     let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &server.port()?]].concat())?;
     let mut plan = plan();
     if client.name == "tonic" {
@@ -130,12 +175,15 @@ fn calls_are_counted(server: &Stack, client: &Stack) -> Result<()> {
 type Calls = BTreeMap<(String, String), u64>;
 
 /// Every call of both ends is counted, with its code. Messages are counted for streams only.
-fn connect_is_counted(server: &Stack, client: &Stack) -> Result<()> {
-    let server = Server::start_with(server, Listen::V4, &["--web", "connect"])?;
+fn connect_is_counted(server: &Stack, client: &Stack, http: Http) -> Result<()> {
+    let args = ["--web", if http == Http::One { "connect-http1" } else { "connect" }];
+    let server = Server::start_with(server, Listen::V4, &args)?;
     let daemon = Daemon::start(&[&BOTH[..], &["--port", &server.port()?]].concat())?;
     let streams = [NOT_FOUND, 0].map(|code| {
-        let of = |rpc| json!({"rpc": rpc, "requests": 3, "responses": 2, "code": code, "count": 2});
-        ["ClientStream", "Bidi"].map(of).to_vec()
+        let of = |rpc: &&str| json!({"rpc": rpc, "requests": 3, "responses": 2, "code": code, "count": 2});
+        // Streams in both directions at once need HTTP/2.
+        let rpcs = if http == Http::One { &["ClientStream"][..] } else { &["ClientStream", "Bidi"] };
+        rpcs.iter().map(of).collect()
     });
     let plan = [plan(), streams.to_vec()].concat();
     let (client, did) = Client::start(client, &server, &plan)?.finish()?;
@@ -192,24 +240,104 @@ fn connect_agrees(metrics: &Metrics, side: &str, process: &Identity, did: &Truth
 }
 
 /// A call with a timeout that expires ends with that code, however its end is seen.
-fn connect_calls_expire(stacks: [&Stack; 1]) -> Result<()> {
-    let [go] = stacks;
-    let server = Server::start_with(go, Listen::V4, &["--web", "connect"])?;
+fn connect_calls_expire(go: &Stack, kind: &'static str) -> Result<()> {
+    let server = Server::start_with(go, Listen::V4, &["--web", kind])?;
     let daemon = Daemon::start(&[&BOTH[..], &["--port", &server.port()?]].concat())?;
     let step = |rpc: &str| json!({"rpc": rpc, "count": 3, "sleep_ms": 60_000, "deadline_ms": 400});
     let plan = [vec![step("Unary"), step("ServerStream")]];
-    Client::start(&go.with(&["--web", "connect"]), &server, &plan)?.finish()?;
+    Client::start(&go.with(&["--web", kind]), &server, &plan)?.finish()?;
     daemon.wait_until(|metrics| {
         for side in ["client", "server"] {
             let name = format!("grpc_{side}_handled_total");
             let of =
                 |code| metrics.sum(&name, &[("grpc_protocol", "connect"), ("grpc_code", code)]);
-            let expired = of("DeadlineExceeded") + of("CanceledOrDeadlineExceeded");
+            let mut expired = of("DeadlineExceeded") + of("CanceledOrDeadlineExceeded");
+            if kind == "connect-http1" && side == "server" {
+                // The client closes the connection. A server that notices that first answers so.
+                expired += of("Canceled");
+            }
             ensure!(expired as u64 == 6, "{side}: {expired} expired");
             metrics.expect_sum(&name, &[], 6.0)?;
         }
         Ok(())
     })?;
+    server.stop()?;
+    daemon.stop()
+}
+
+/// A call that the client gives up is cancelled on both sides, and its time counts.
+fn connect_calls_are_cancelled(go: &Stack, kind: &'static str) -> Result<()> {
+    let server = Server::start_with(go, Listen::V4, &["--web", kind])?;
+    let daemon = Daemon::start(&[&BOTH[..], &["--port", &server.port()?]].concat())?;
+    let step =
+        |rpc: &str| json!({"rpc": rpc, "count": 3, "sleep_ms": 60_000, "cancel_after_ms": 300});
+    let plan = [vec![step("Unary"), step("ServerStream")], vec![json!({"rpc": "Unary"})]];
+    Client::start(&go.with(&["--web", kind]), &server, &plan)?.finish()?;
+    daemon.wait_until(|metrics| {
+        for side in ["client", "server"] {
+            let name = format!("grpc_{side}_handled_total");
+            for (code, calls) in [("Canceled", 6.0), ("OK", 1.0)] {
+                let of = [("grpc_protocol", "connect"), ("grpc_code", code)];
+                metrics.expect_sum(&name, &of, calls)?;
+            }
+            metrics.expect_sum(&name, &[], 7.0)?;
+            let seconds = format!("grpc_{side}_handling_seconds_sum");
+            let seconds = metrics.sum(&seconds, &[("grpc_protocol", "connect")]);
+            ensure!((1.7..30.0).contains(&seconds), "{side}: {seconds} s in all");
+        }
+        Ok(())
+    })?;
+    report::exact(4);
+    server.stop()?;
+    daemon.stop()
+}
+
+/// A page's calls count at the browser and at the server; loading the page is no call.
+fn a_browser_fetches(go: &Stack) -> Result<()> {
+    const SCRIPT: &str = "
+        const call = async (type, body) => {
+            const headers = {'content-type': `application/${type}`, 'connect-protocol-version': '1'};
+            const url = '/observer.test.v1.Echo/Unary';
+            const response = await fetch(url, {method: 'POST', headers, body});
+            await response.arrayBuffer();
+            return response.status;
+        };
+        return (async () => {
+            const statuses = [];
+            for (let turn = 0; turn < 3; turn++) {
+                statuses.push(await call('json', '{}'));
+                statuses.push(await call('json', JSON.stringify({code: 5, detail: 'no'})));
+                statuses.push(await call('grpc-web+proto', new Uint8Array(5)));
+            }
+            return statuses;
+        })();";
+    if !browser::is_there()? {
+        return Ok(());
+    }
+    let server = Server::start_with(go, Listen::V4, &["--web", "connect-http1"])?;
+    let port = server.port()?;
+    let daemon = Daemon::start(&[&BOTH[..], &["--port", &port]].concat())?;
+    let browser = Browser::start()?;
+    // There is no such page, but this is the site whose scripts may call the service.
+    browser.open(&format!("http://127.0.0.1:{port}/"))?;
+    let statuses = browser.run(SCRIPT)?;
+    let want = [200, 404, 200].repeat(3);
+    ensure!(statuses == json!(want), "the calls were answered with {statuses}");
+    daemon.wait_until(|metrics| {
+        for name in ["grpc_server_handled_total", "grpc_client_handled_total"] {
+            for (protocol, code) in [("connect", "OK"), ("connect", "NotFound"), ("grpc-web", "OK")]
+            {
+                let of = [("grpc_protocol", protocol), ("grpc_code", code)];
+                metrics.expect_sum(name, &of, 3.0)?;
+            }
+            metrics.expect_sum(name, &[], 9.0)?;
+        }
+        Ok(())
+    })?;
+    let not_grpc =
+        daemon.scrape()?.sum("observer_unmeasured_streams_total", &[("reason", "not_grpc")]);
+    ensure!(not_grpc >= 2.0, "{not_grpc} requests for the page");
+    report::exact(8);
     server.stop()?;
     daemon.stop()
 }

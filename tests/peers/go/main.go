@@ -36,7 +36,7 @@ func main() {
 	files.flags(flags)
 	toldFile := flags.String("told", "", "where to write what libraries tell")
 	library := flags.String("library", "", "middleware or otel")
-	web := flags.String("web", "", "with connect-go; client: connect, connect-json, connect-get or grpc-web")
+	web := flags.String("web", "", "with connect-go; client: connect, connect-json, connect-get or grpc-web; with -http1 for HTTP/1.1")
 	planFile := flags.String("plan", "", "client: a JSON list of stages, which are lists of steps")
 	// ExitOnError: there is no error to return.
 	_ = flags.Parse(os.Args[2:])
@@ -47,7 +47,7 @@ func main() {
 	}
 	switch {
 	case *web != "" && os.Args[1] == "server":
-		err = serveWeb(*listen, truth)
+		err = serveWeb(*listen, *web, truth)
 	case *web != "":
 		err = carryOutWeb(*target, *planFile, *web, truth)
 	case os.Args[1] == "server":

@@ -21,15 +21,17 @@ import (
 	"observer.test/peer/echopb"
 )
 
-// http2Only is HTTP/2 without TLS, and nothing else.
-func http2Only() *http.Protocols {
+// protocolsOf is HTTP/1.1 or HTTP/2 without TLS, and nothing else.
+func protocolsOf(kind string) *http.Protocols {
 	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
+	isHTTP1 := strings.Contains(kind, "http1")
+	protocols.SetHTTP1(isHTTP1)
+	protocols.SetUnencryptedHTTP2(!isHTTP1)
 	return protocols
 }
 
 // serveWeb serves with connect-go, which answers Connect, gRPC-Web and gRPC. It prints as serve does.
-func serveWeb(listen string, truth *truth) error {
+func serveWeb(listen, kind string, truth *truth) error {
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
@@ -42,7 +44,7 @@ func serveWeb(listen string, truth *truth) error {
 	mux.Handle(path("ServerStream"), connectrpc.NewServerStreamHandler(path("ServerStream"), e.webServerStream))
 	mux.Handle(path("ClientStream"), connectrpc.NewClientStreamHandler(path("ClientStream"), e.webClientStream))
 	mux.Handle(path("Bidi"), connectrpc.NewBidiStreamHandler(path("Bidi"), e.webBidi))
-	server := &http.Server{Handler: mux, Protocols: http2Only()}
+	server := &http.Server{Handler: mux, Protocols: protocolsOf(kind)}
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
 	line, err := json.Marshal(map[string]any{"pid": os.Getpid(), "address": listener.Addr().String()})
@@ -192,7 +194,7 @@ func carryOutWeb(target, planFile, kind string, truth *truth) error {
 func carryOutWebStep(target, kind string, step *step, truth *truth) {
 	clients := make([]*connectrpc.Client[echopb.Request, echopb.Response], step.Connections)
 	for i := range clients {
-		transport := &http.Transport{Protocols: http2Only()}
+		transport := &http.Transport{Protocols: protocolsOf(kind)}
 		defer transport.CloseIdleConnections()
 		clients[i] = connectrpc.NewClient[echopb.Request, echopb.Response](
 			&http.Client{Transport: transport}, "http://"+target+step.method(), webOptions(kind, step)...)

@@ -159,7 +159,7 @@ async function main() {
   for (const stage of stages) {
     const make = (step) => {
       if (!args.web) return carryOut(args.target, credentials, step, truth);
-      const other = ['binary', 'text'].includes(args.web) ? carryOutWeb : carryOutConnect;
+      const other = /^(binary|text)/.test(args.web) ? carryOutWeb : carryOutConnect;
       return other(args.target, args.web, step, truth);
     };
     await Promise.all(stage.map(make));

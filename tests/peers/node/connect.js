@@ -1,6 +1,8 @@
 'use strict';
-// connect-node as a server of Connect, gRPC-Web and gRPC, and as a client of Connect and gRPC-Web, over HTTP/2.
+// connect-node as a server of Connect, gRPC-Web and gRPC, and as a client of Connect and gRPC-Web, over HTTP/2
+// or HTTP/1.1.
 
+const http = require('node:http');
 const http2 = require('node:http2');
 const { create, createFileRegistry, toBinary } = require('@bufbuild/protobuf');
 const { FileDescriptorProtoSchema } = require('@bufbuild/protobuf/wkt');
@@ -160,8 +162,9 @@ function routes(truth) {
 }
 
 // Serves until SIGTERM; prints one JSON line when it listens.
-function serveConnect(listen, truth, truthFile) {
-  const server = http2.createServer(connectNodeAdapter({ routes: routes(truth) }));
+function serveConnect(listen, kind, truth, truthFile) {
+  const { createServer } = kind.includes('http1') ? http : http2;
+  const server = createServer(connectNodeAdapter({ routes: routes(truth) }));
   const sessions = new Set();
   server.on('session', (session) => {
     sessions.add(session);
@@ -179,19 +182,30 @@ function serveConnect(listen, truth, truthFile) {
   });
 }
 
-function transport(sessionManager, kind) {
-  const baseUrl = sessionManager.authority;
-  const options = { baseUrl, httpVersion: '2', sessionManager, useBinaryFormat: !kind.includes('json') };
+// Connections of HTTP/2, one for each, or of HTTP/1.1, as many as there are calls at the same time.
+function connection(target, kind) {
+  const baseUrl = `http://${target}`;
+  if (kind.includes('http1')) {
+    const agent = new http.Agent({ keepAlive: true });
+    const end = () => agent.destroy();
+    return { options: { baseUrl, httpVersion: '1.1', nodeOptions: { agent } }, end };
+  }
+  const sessionManager = new Http2SessionManager(baseUrl);
+  return { options: { baseUrl, httpVersion: '2', sessionManager }, end: () => sessionManager.abort() };
+}
+
+function transport(connection, kind) {
+  const options = { ...connection.options, useBinaryFormat: !kind.includes('json') };
   if (kind.includes('plain')) options.acceptCompression = [];
   if (kind.includes('grpc-web')) return createGrpcWebTransport(options);
   return createConnectTransport({ ...options, useHttpGet: kind.includes('get') });
 }
 
 // Carries out a step: calls of a kind, as "connect", "connect-json", "connect-get" or "grpc-web", with "-plain" for
-// responses that are not compressed.
+// responses that are not compressed, and "-http1" for HTTP/1.1.
 async function carryOutConnect(target, kind, step, truth) {
-  const sessions = Array.from({ length: step.connections }, () => new Http2SessionManager(`http://${target}`));
-  const clients = sessions.map((session) => createClient(SERVICE, transport(session, kind)));
+  const connections = Array.from({ length: step.connections }, () => connection(target, kind));
+  const clients = connections.map((connection) => createClient(SERVICE, transport(connection, kind)));
   let turns = 0;
   const worker = async () => {
     while (turns < step.count) {
@@ -200,7 +214,7 @@ async function carryOutConnect(target, kind, step, truth) {
     }
   };
   await Promise.all(Array.from({ length: step.concurrency }, worker));
-  for (const session of sessions) session.abort();
+  for (const { end } of connections) end();
 }
 
 async function makeConnectCall(client, step) {

@@ -161,7 +161,7 @@ function main() {
   const age = args['max-connection-age-ms'];
   const truth = new Truth();
   if (args.web) {
-    serveConnect(args.listen, truth, args.truth);
+    serveConnect(args.listen, args.web, truth, args.truth);
     return;
   }
   const server = new grpc.Server(age ? { ...OPTIONS, 'grpc.max_connection_age_ms': Number(age) } : OPTIONS);

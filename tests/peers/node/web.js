@@ -1,6 +1,7 @@
 'use strict';
-// Calls of gRPC-Web over HTTP/2: unary ones, and those with a stream of responses. grpc-js has none.
+// Calls of gRPC-Web over HTTP/2 or HTTP/1.1: unary ones, and those with a stream of responses. grpc-js has none.
 
+const http = require('node:http');
 const http2 = require('node:http2');
 const { status } = require('@grpc/grpc-js');
 const { Call } = require('./truth');
@@ -10,10 +11,34 @@ const PREFIX = 5;
 // The flag of the trailers.
 const TRAILERS = 0x80;
 
-function connect(target) {
+// Opens a connection of HTTP/2, or an agent that opens as many of HTTP/1.1 as there are calls at the same time. Either has
+// a function that begins a call.
+function connect(target, kind) {
+  if (kind.includes('http1')) {
+    const agent = new http.Agent({ keepAlive: true });
+    const [, host, port] = /^(.*):([0-9]+)$/.exec(target);
+    const begin = (path, headers) => {
+      const request = http.request({ agent, method: 'POST', host: host.replace(/^\[|\]$/g, ''), port, path, headers });
+      request.on('response', (response) => {
+        request.emit('headers', response.headers);
+        response.on('data', (data) => request.emit('data', data));
+        response.on('end', () => request.emit('done'));
+        response.on('error', () => request.emit('done'));
+      });
+      request.on('error', () => request.emit('done'));
+      return request;
+    };
+    return Promise.resolve({ begin, close: () => agent.destroy() });
+  }
   return new Promise((resolve, reject) => {
     const session = http2.connect(`http://${target}`);
-    session.once('connect', () => resolve(session));
+    const begin = (path, headers) => {
+      const stream = session.request({ ':method': 'POST', ':path': path, ...headers });
+      stream.on('response', (headers) => stream.emit('headers', headers));
+      stream.on('close', () => stream.emit('done'));
+      return stream;
+    };
+    session.once('connect', () => resolve({ begin, close: () => session.close() }));
     session.once('error', reject);
   });
 }
@@ -32,18 +57,13 @@ function decode(characters) {
 }
 
 // Makes a call whose body is `binary` or `text`.
-function makeWebCall(session, step, kind) {
+function makeWebCall(connection, step, kind) {
   const truth = new Call(step.method);
-  const type = kind === 'text' ? 'application/grpc-web-text+proto' : 'application/grpc-web+proto';
-  const stream = session.request({
-    ':method': 'POST',
-    ':path': step.method,
-    'content-type': type,
-    accept: type,
-    'x-grpc-web': '1',
-  });
+  const isText = kind.startsWith('text');
+  const type = isText ? 'application/grpc-web-text+proto' : 'application/grpc-web+proto';
+  const stream = connection.begin(step.method, { 'content-type': type, accept: type, 'x-grpc-web': '1' });
   const body = prefixed(step.bytes);
-  stream.end(kind === 'text' ? body.toString('base64') : body);
+  stream.end(isText ? body.toString('base64') : body);
   truth.countSent(step.bytes.length);
   return new Promise((resolve) => {
     let code;
@@ -59,11 +79,11 @@ function makeWebCall(session, step, kind) {
         rest = rest.subarray(end);
       }
     };
-    stream.on('response', (headers) => {
+    stream.on('headers', (headers) => {
       if (headers['grpc-status'] !== undefined) code = Number(headers['grpc-status']);
     });
     stream.on('data', (data) => {
-      if (kind !== 'text') {
+      if (!isText) {
         take(data);
         return;
       }
@@ -72,7 +92,7 @@ function makeWebCall(session, step, kind) {
       take(bytes);
     });
     stream.on('error', () => {});
-    stream.on('close', () => {
+    stream.on('done', () => {
       truth.code = code ?? status.UNKNOWN;
       resolve(truth);
     });
@@ -81,7 +101,7 @@ function makeWebCall(session, step, kind) {
 
 // Each of `concurrency` workers makes one call after the other.
 async function carryOutWeb(target, kind, step, truth) {
-  const sessions = await Promise.all(Array.from({ length: step.connections }, () => connect(target)));
+  const sessions = await Promise.all(Array.from({ length: step.connections }, () => connect(target, kind)));
   let turns = 0;
   const worker = async () => {
     while (turns < step.count) {

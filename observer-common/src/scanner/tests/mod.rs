@@ -14,6 +14,7 @@ use crate::{
 mod drive;
 #[path = "../../../../tests/sim/host.rs"]
 mod host;
+mod http1;
 #[path = "../../../../tests/sim/random.rs"]
 #[expect(dead_code, reason = "a simulation asks it more")]
 mod random;

@@ -167,7 +167,8 @@ impl Connection {
             | Item::Lost { .. }
             | Item::Waited(_)
             | Item::Message { .. }
-            | Item::MessageEnd { .. } => {}
+            | Item::MessageEnd { .. }
+            | Item::Head { .. } => {}
             Item::Tail { .. } if self.role_unknown => {}
             Item::Tail { stream, tail, is_part, bytes } => {
                 self.calls.tail(at, stream, tail, is_part, bytes, context.interner);

@@ -152,6 +152,7 @@ impl Connection {
             Item::Open(_)
             | Item::Tail { .. }
             | Item::Frame { .. }
+            | Item::Head { .. }
             | Item::Data(_)
             | Item::Lost { .. }
             | Item::Waited(_) => {}

@@ -66,7 +66,7 @@ pub(crate) async fn serve(
         builder = builder.tls_config(tls)?;
     }
     if options.web {
-        let router = builder.layer(GrpcWebLayer::new()).add_service(service);
+        let router = builder.accept_http1(true).layer(GrpcWebLayer::new()).add_service(service);
         return until_terminated(router, listen, &truth, truth_file).await;
     }
     until_terminated(builder.add_service(service), listen, &truth, truth_file).await
