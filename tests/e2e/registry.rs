@@ -58,6 +58,12 @@ pub(crate) fn cases(
             payload::no_payload_leaves_the_kernel(stack, stack)
         });
     }
+    for name in ["grpc-go", "python-asyncio", "tonic"] {
+        let case = format!("no payload leaves the kernel over TLS: {name}");
+        cases.of(&case, Nothing, [named(name)], |[stack]| {
+            payload::no_payload_leaves_the_kernel_over_tls(stack)
+        });
+    }
     for (name, library) in [("grpc-go", "go"), ("grpc-js", "openssl")] {
         let stacks = [named(name)];
         cases.of(
@@ -200,6 +206,19 @@ fn over_tls(cases: &mut Cases, stacks: &'static [Stack]) {
             daemon.watch(|daemon| tls::calls_over_tls_are_counted(daemon, server, client))
         });
     }
+    // Node.js writes the keys of its connections into a file.
+    let with_keys = pairs
+        .clone()
+        .find(|(server, client)| (&*client.name, &*server.name) == ("grpc-js", "grpc-go"));
+    let daemon = shared.clone();
+    cases.of(
+        "over TLS, with the keys: grpc-js -> grpc-go",
+        Confirmed(TSHARK),
+        [with_keys.map(|(server, _)| server), with_keys.map(|(_, client)| client)],
+        move |[server, client]| {
+            daemon.watch(|daemon| tls::calls_over_tls_are_those_of_tshark(daemon, server, client))
+        },
+    );
     for (server, client) in pairs {
         let Some(suite) = tls::suite_of_1_2(server, client) else { continue };
         let name = format!("TLS 1.2 and client certificates: {} -> {}", client.name, server.name);

@@ -67,6 +67,11 @@ impl Certificates {
         self.folder.join("ca.crt")
     }
 
+    /// The files with the server's certificate and its key.
+    pub fn of_server(&self) -> [PathBuf; 2] {
+        ["crt", "key"].map(|kind| self.folder.join(format!("server.{kind}")))
+    }
+
     /// The stack over TLS. Each end must be one, with the same certificates.
     #[must_use]
     pub fn stack(&self, stack: &Stack, shown: Shown) -> Stack {

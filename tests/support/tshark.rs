@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -98,12 +98,20 @@ pub struct Recording {
     tcpdump: Process,
     /// The ports whose traffic is HTTP/2.
     ports: Vec<String>,
+    /// The file with the keys, if the traffic is encrypted.
+    keys: Option<PathBuf>,
 }
 
 impl Recording {
     /// Starts to record the traffic of a port.
     pub fn of_port(port: &str) -> Result<Self> {
         Self::start(&format!("tcp port {port}"), vec![port.to_owned()])
+    }
+
+    /// Says that the traffic is HTTP/2 over TLS, with the keys in this file (SSLKEYLOGFILE).
+    #[must_use]
+    pub fn with_keys(self, keys: &Path) -> Self {
+        Self { keys: Some(keys.to_owned()), ..self }
     }
 
     /// Starts to record the traffic of all ports but one, for [`Self::agrees_with_raw_peers`].
@@ -127,7 +135,8 @@ impl Recording {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        let recording = Self { folder, tcpdump: Process::spawn(&mut tcpdump)?, ports };
+        let tcpdump = Process::spawn(&mut tcpdump)?;
+        let recording = Self { folder, tcpdump, ports, keys: None };
         recording.wait_for_marker("begin")?;
         Ok(recording)
     }
@@ -190,8 +199,12 @@ impl Recording {
         tshark.args(["-o", "tcp.reassemble_out_of_order:TRUE"]);
         // It must not guess the protocol of other traffic.
         tshark.args(["--disable-heuristic", "http2_tcp"]);
+        let protocol = if self.keys.is_some() { "tls" } else { "http2" };
         for port in &self.ports {
-            tshark.args(["-d", &format!("tcp.port=={port},http2")]);
+            tshark.args(["-d", &format!("tcp.port=={port},{protocol}")]);
+        }
+        if let Some(keys) = &self.keys {
+            tshark.args(["-o", &format!("tls.keylog_file:{}", keys.display())]);
         }
         for field in fields {
             tshark.args(["-e", field]);

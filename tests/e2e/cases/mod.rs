@@ -49,6 +49,7 @@ mod table;
 pub(crate) mod thrift;
 pub(crate) mod tls;
 mod tls_files;
+mod tls_raw;
 pub(crate) mod top;
 pub(crate) mod translated;
 mod transports;
@@ -74,7 +75,7 @@ pub(crate) fn raw() -> Vec<Case> {
 /// The name of a kind of cases, and the function that adds them.
 type Kind = (&'static str, fn(&mut Table));
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     ("codes", codes::add),
     ("ends", ends::add),
     ("frames", frames::add),
@@ -88,6 +89,7 @@ const KINDS: [Kind; 16] = [
     ("connections", connections::add),
     ("privileges", privileges::add),
     ("tls files", tls_files::add),
+    ("tls", tls_raw::add),
     ("hostile", hostile::add),
     ("exposition", exposition::add),
     ("staying up", staying_up::add),

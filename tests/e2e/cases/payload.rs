@@ -1,17 +1,22 @@
 //! No byte of a message leaves the kernel: the case reads all records of the BPF programs.
 
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use observer::config::Config;
-use observer::kernel::Probes;
+use observer::config::{Config, Tls};
+use observer::kernel::{FileLinks, Probes, TlsProbes};
 use observer_core::call::Relatives;
 use observer_core::record::{Event, Item, Record};
 use observer_core::source::Source as _;
+use observer_tls::Hook;
 use serde_json::{Value, json};
 use support::bytes::contains;
 use support::peer::{Client, Listen, Server};
 use support::stack::Stack;
+use support::tls::{Certificates, Shown};
 
 /// The bytes that fill the peers' messages: requests and responses.
 const FILLINGS: [u8; 2] = [0xab, 0xcd];
@@ -28,6 +33,14 @@ const AS_TEXT: [&[u8]; 2] = [b"q6urq6ur", b"zc3Nzc3N"];
 /// Has peers exchange messages of every size, and searches for their bytes in all records.
 pub(crate) fn no_payload_leaves_the_kernel(server: &Stack, client: &Stack) -> Result<()> {
     search(&Config::default(), server, &[], client, &plan())
+}
+
+/// Does the same over TLS: the BPF programs have the plaintext in their hands.
+pub(crate) fn no_payload_leaves_the_kernel_over_tls(stack: &Stack) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let stack = certificates.stack(stack, Shown::ByServer);
+    let config = Config { tls: Tls::Auto, ..Config::default() };
+    search(&config, &stack, &[], &stack, &plan())
 }
 
 /// Does the same for calls of gRPC-Web and Connect, whose bodies are looked into. The arguments are the server's.
@@ -54,10 +67,14 @@ fn search(
     client: &Stack,
     plan: &[Vec<Value>],
 ) -> Result<()> {
-    let (_probes, mut rings) = Probes::attach(config)?;
+    let (mut probes, mut rings) = Probes::attach(config)?;
     let server = Server::start_with(server, Listen::V4, args)?;
+    let tls = probes.take_tls()?;
+    let links = tls.as_ref().map(|tls| probe(tls, &server.pid())).transpose()?;
+    ensure!(links.as_ref().is_none_or(|links| !links.is_empty()), "no TLS library is probed");
     let (_, did) = Client::start(client, &server, plan)?.finish()?;
     server.stop()?;
+    drop(links);
     ensure!(!did.calls.is_empty(), "the client made no calls");
 
     let mut records = Vec::new();
@@ -78,6 +95,24 @@ fn search(
         ensure!(leak.is_none(), "payload in a record: {}", leak.unwrap_or_default());
     }
     Ok(())
+}
+
+/// Probes the TLS libraries in the files that a process has mapped as code.
+fn probe(tls: &TlsProbes, pid: &str) -> Result<Vec<FileLinks>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let code = maps.lines().filter(|line| line.contains(" r-xp "));
+    let paths: BTreeSet<&str> = code.filter_map(|line| line.get(line.find('/')?..)).collect();
+    let mut links = Vec::new();
+    for path in paths {
+        let Ok(located) = observer_tls::locate(&fs::read(path)?) else { continue };
+        let places = located.libraries.iter().flat_map(|library| {
+            let cookie = |hook: &Hook| Some((hook.offset, observer::tls::cookie(library, hook)?));
+            library.hooks.iter().filter_map(cookie)
+        });
+        let places: Vec<(u64, u64)> = places.collect();
+        links.push(tls.uprobes.attach(File::open(path)?.as_fd(), &places)?);
+    }
+    Ok(links)
 }
 
 /// The number of bytes of frame payload in a record, as of field blocks, and of heads.

@@ -13,6 +13,7 @@ use support::peer::{Client, Listen, Plan, Server};
 use support::stack::Stack;
 use support::tls::{Certificates, Shown};
 use support::truth::agree;
+use tempfile::TempDir;
 
 use super::connections::expect_not_followed;
 use super::transports::seen;
@@ -63,6 +64,29 @@ pub(crate) fn calls_over_tls_1_2_are_counted(
         client.client.extend(chosen);
     }
     counted(daemon, &server, &client, &[plans::kinds(), plans::errors()].concat())
+}
+
+/// tshark, which has the keys of the connections, sees the same calls over TLS. The client is Node's, which writes the keys.
+pub(crate) fn calls_over_tls_are_those_of_tshark(
+    daemon: &Daemon,
+    server: &Stack,
+    client: &Stack,
+) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let [server, mut client] =
+        [server, client].map(|stack| certificates.stack(stack, Shown::ByServer));
+    let first = Server::start(&server, Listen::V4)?;
+    follow(daemon, &first, &client)?;
+    first.stop()?;
+    let server = Server::start(&server, Listen::V4)?;
+    let folder = TempDir::with_prefix("keys-").context("create a folder")?;
+    let keys = folder.path().join("keys");
+    client.env.insert("NODE_OPTIONS".into(), format!("--tls-keylog={}", keys.display()));
+    let recording = comparison::record(&server)?.map(|recording| recording.with_keys(&keys));
+    let plan = [plans::kinds(), plans::errors()].concat();
+    let (client, did) = Client::start(&client, &server, &plan)?.finish()?;
+    comparison::settle_both_ends(daemon, server, &client, &did)?;
+    comparison::confirm(recording, &did)
 }
 
 fn counted(daemon: &Daemon, server: &Stack, client: &Stack, plan: &Plan) -> Result<()> {

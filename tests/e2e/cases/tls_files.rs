@@ -21,7 +21,7 @@ use super::privileges::has_only_capabilities;
 
 /// The interpreter of the processes that map files, and the library that it is given.
 const PYTHON: &str = "/usr/bin/python3";
-const LIBSSL: &str = "libssl.so.3";
+pub(super) const LIBSSL: &str = "libssl.so.3";
 
 /// The capabilities that the daemon needs with `--tls auto`.
 const LEAST: &[&str] = &["bpf", "perfmon", "dac_read_search", "sys_ptrace", "checkpoint_restore"];
@@ -48,12 +48,12 @@ pub(super) fn add(table: &mut Table) {
 }
 
 /// Whether this kernel has uprobe links: before that, more capabilities are needed.
-fn has_links() -> bool {
+pub(super) fn has_links() -> bool {
     super::backends::is_since(6, 6)
 }
 
 /// The path of Debian's library.
-fn libssl() -> Result<PathBuf> {
+pub(super) fn libssl() -> Result<PathBuf> {
     let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
     let mut paths = folders.iter().map(|folder| Path::new(folder).join(LIBSSL));
     paths.find(|path| path.is_file()).context("no libssl")

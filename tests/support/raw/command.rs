@@ -1,5 +1,7 @@
 //! The commands that a test sends to the process of a raw peer, line by line in JSON on its stdin, and the answers.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// A command; its line may be followed by a payload.
@@ -39,6 +41,10 @@ pub enum Action {
     },
     /// Reads the end of the connection, and no bytes.
     ReadEnd,
+    /// Begins TLS. The client sends the payload as early data (RFC 8446 §2.3), if there is one.
+    Secure(Box<Secure>),
+    /// Does something that TLS allows, and writes the payload behind it.
+    Protocol(Protocol),
     /// Closes the socket.
     Close,
     /// Closes the socket with a reset (SO_LINGER 0).
@@ -119,6 +125,54 @@ impl Address {
     }
 }
 
+/// How a connection uses TLS, for both ends. The library is OpenSSL's `libssl.so.3`, which the process must have loaded.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Secure {
+    /// The files with the server's certificate and its key; empty for the client.
+    pub certificate: Vec<PathBuf>,
+    /// OpenSSL's name of the cipher suite. Those of TLS 1.3 begin with `TLS_`.
+    pub suite: String,
+    /// Whether the library has buffers in memory instead of the socket.
+    pub in_memory: bool,
+    /// CBC suites: whether the MAC is encrypted, too, instead of RFC 7366.
+    pub encrypts_mac: bool,
+    /// TLS 1.3: records are padded to a multiple of this many bytes.
+    pub padding: usize,
+    /// TLS 1.2: whether the server renegotiates.
+    pub renegotiates: bool,
+    /// The number of tickets that the server sends after the handshake.
+    pub tickets: usize,
+    /// The client resumes the session of its last connection, and the server reads this many bytes as early data.
+    pub resumed: Option<usize>,
+}
+
+/// What an end may do in the middle of a TLS connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Changes its key (RFC 8446 §4.6.3).
+    KeyUpdate {
+        /// Whether the other end must do the same.
+        answered: bool,
+    },
+    /// Sends a ticket (RFC 8446 §4.6.1).
+    Ticket,
+    /// Asks for another handshake (RFC 5246 §7.4.1), and waits until it is over.
+    Renegotiate,
+    /// The same, which must be refused.
+    RenegotiateInVain,
+}
+
+/// How an end of a TLS connection passes plaintext to the library, or takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Through {
+    /// `SSL_write`, `SSL_read`
+    Plain,
+    /// `SSL_write_ex`, `SSL_read_ex`
+    Extended,
+    /// `BIO_write` and `BIO_read` on a `BIO_f_ssl`, which call no function that observer probes.
+    Bio,
+}
+
 /// The system call that writes bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Write {
@@ -151,6 +205,8 @@ pub enum Write {
     Aio,
     /// A system call of 32-bit processes.
     Compat(Compat),
+    /// As plaintext of TLS, this many bytes at a time.
+    Tls(Through, usize),
 }
 
 /// The system calls of 32-bit processes, for both directions.
@@ -220,6 +276,8 @@ pub enum Read {
     Splice,
     /// A system call of 32-bit processes.
     Compat(Compat),
+    /// As plaintext of TLS, this many bytes at a time.
+    Tls(Through, usize),
 }
 
 /// A peer's answer to a command.

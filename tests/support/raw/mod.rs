@@ -17,6 +17,6 @@ pub mod process;
 pub mod talk;
 
 pub use call::Call;
-pub use command::{Action, Address, Read, Write};
+pub use command::{Action, Address, Protocol, Read, Secure, Through, Write};
 pub use frames::{Frames, Shape};
 pub use talk::Talk;

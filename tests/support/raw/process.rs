@@ -48,6 +48,11 @@ impl Start {
         Self { through, ..Self::default() }
     }
 
+    /// A process that loads the library at this path.
+    pub fn loading(library: &Path) -> Self {
+        Self::through(&["env", &format!("LD_PRELOAD={}", library.display())])
+    }
+
     /// A process in the control group with this folder.
     pub fn in_group(folder: &Path) -> Self {
         let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", folder.display());

@@ -1,11 +1,12 @@
 //! One connection between two raw peers, in lockstep: each write is read before anything else happens.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::call::Call;
-use super::command::{Action, Address, Read, Write};
+use super::command::{Action, Address, Protocol, Read, Secure, Through, Write};
 use super::frames::{Frames, PREFACE, Shape, frame};
 use super::process::{Peer, Start};
 use crate::daemon::Daemon;
@@ -15,6 +16,9 @@ use crate::openmetrics::Metrics;
 use crate::peer::Identity;
 use crate::truth::Truth;
 use crate::tshark;
+
+/// The most plaintext that is read at once, as a whole record.
+pub const TLS_ROOM: usize = 16 << 10;
 
 /// A side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +83,8 @@ pub struct Talk<'a> {
     ports: Vec<u16>,
     /// [`gaps`] before this talk.
     gaps: f64,
+    /// How connections use TLS, if they do.
+    tls: Option<Secure>,
 }
 
 impl<'a> Talk<'a> {
@@ -93,7 +99,17 @@ impl<'a> Talk<'a> {
         daemon: &'a Daemon,
         case: &str,
         address: Address,
+        starts: [&Start; 2],
+    ) -> Result<Self> {
+        Self::connect_by(daemon, case, address, starts, None)
+    }
+
+    fn connect_by(
+        daemon: &'a Daemon,
+        case: &str,
+        address: Address,
         [client, server]: [&Start; 2],
+        tls: Option<Secure>,
     ) -> Result<Self> {
         let mut peers = Vec::new();
         let gaps = gaps(&daemon.scrape()?);
@@ -101,7 +117,18 @@ impl<'a> Talk<'a> {
         let address = server.listen(address)?;
         peers.push(server);
         peers.push(Peer::start("raw client", client)?);
-        Self::between(daemon, case, address, peers, gaps)
+        Self::between(daemon, case, address, peers, (gaps, tls))
+    }
+
+    /// Like [`Self::connect`], over TLS: with the library at this path, in both processes.
+    pub fn connect_over_tls(
+        daemon: &'a Daemon,
+        case: &str,
+        library: &Path,
+        how: Secure,
+    ) -> Result<Self> {
+        let start = &Start::loading(library);
+        Self::connect_by(daemon, case, Address::V4(0), [start, start], Some(how))
     }
 
     /// Like [`Self::connect`], with both ends in one process.
@@ -109,7 +136,7 @@ impl<'a> Talk<'a> {
         let gaps = gaps(&daemon.scrape()?);
         let mut both = Peer::start("raw server and client", start)?;
         let address = both.listen(Address::V4(0))?;
-        Self::between(daemon, case, address, vec![both], gaps)
+        Self::between(daemon, case, address, vec![both], (gaps, None))
     }
 
     /// The first peer listens, the last connects.
@@ -118,7 +145,7 @@ impl<'a> Talk<'a> {
         case: &str,
         address: Address,
         peers: Vec<Peer>,
-        gaps: f64,
+        (gaps, tls): (f64, Option<Secure>),
     ) -> Result<Self> {
         let service = service_of(case);
         let end = |peer| End {
@@ -139,7 +166,11 @@ impl<'a> Talk<'a> {
             service,
             calls: Vec::new(),
             gaps,
+            tls: None,
         };
+        if let Some(how) = tls {
+            talk.use_tls(how);
+        }
         talk.reconnect()?;
         Ok(talk)
     }
@@ -202,7 +233,53 @@ impl<'a> Talk<'a> {
         for end in [&mut self.client, &mut self.server] {
             end.frames = Frames::of(&self.service, end.frames.shape);
         }
+        if let Some(how) = self.tls.clone() {
+            self.shake_hands(how, &[])?;
+        }
         Ok(true)
+    }
+
+    /// Uses TLS like this from the next connection on.
+    pub fn use_tls(&mut self, how: Secure) {
+        self.tls = Some(how);
+        self.way.write = Write::Tls(Through::Plain, usize::MAX);
+        self.way.read = Read::Tls(Through::Plain, TLS_ROOM);
+    }
+
+    /// Begins TLS at both ends. The client sends the early data.
+    fn shake_hands(&mut self, how: Secure, early: &[u8]) -> Result<()> {
+        let client = Secure { certificate: Vec::new(), ..how.clone() };
+        self.tell(Client, Action::Secure(Box::new(client)), early)?;
+        self.tell(Server, Action::Secure(Box::new(how)), &[])?;
+        self.peer(Client)?.answer()?;
+        self.peer(Server)?.answer()?;
+        Ok(())
+    }
+
+    /// Connects again, where the client resumes its last session and sends these frames as early data. The last connection
+    /// must be closed.
+    pub fn reconnect_early(
+        &mut self,
+        build: impl FnOnce(&mut Frames) -> &mut Frames,
+    ) -> Result<()> {
+        let how = self.tls.take().context("no TLS")?;
+        self.reconnect()?;
+        let (early, _) = build(&mut self.client.frames).take();
+        let resumed = Secure { resumed: Some(early.len()), ..how.clone() };
+        self.shake_hands(resumed, &early)?;
+        self.tls = Some(how);
+        Ok(())
+    }
+
+    /// Has one end do something that TLS allows and then write these frames, while the other reads them.
+    pub fn protocol(
+        &mut self,
+        from: Role,
+        protocol: Protocol,
+        build: impl FnOnce(&mut Frames) -> &mut Frames,
+    ) -> Result<()> {
+        let (bytes, _) = build(&mut self.end(from).frames).take();
+        self.move_bytes_by(from, Action::Protocol(protocol), &bytes)
     }
 
     /// Starts another server process for the next connection: with the same listener, or one at this address.
@@ -315,9 +392,13 @@ impl<'a> Talk<'a> {
 
     /// Has one end write these bytes and the other read them.
     fn move_bytes(&mut self, from: Role, bytes: &[u8]) -> Result<()> {
+        self.move_bytes_by(from, Action::Write(self.way.write), bytes)
+    }
+
+    fn move_bytes_by(&mut self, from: Role, write: Action, bytes: &[u8]) -> Result<()> {
         let to = if from == Client { Server } else { Client };
         let (writer, reader) = (self.end(from).peer, self.end(to).peer);
-        self.tell(from, Action::Write(self.way.write), bytes)?;
+        self.tell(from, write, bytes)?;
         if writer == reader {
             // It cannot do both at once: the bytes must fit into the socket.
             self.peer(from)?.answer()?;
@@ -330,7 +411,8 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    fn tell(&mut self, role: Role, action: Action, payload: &[u8]) -> Result<()> {
+    /// Tells an end to do something with its socket. Its peer's answer must be waited for.
+    pub fn tell(&mut self, role: Role, action: Action, payload: &[u8]) -> Result<()> {
         let End { socket, written, .. } = self.end(role);
         let socket = *socket;
         *written += payload.len() as u64;

@@ -67,6 +67,7 @@ pub(crate) fn write(socket: &OwnedFd, how: Write, mut bytes: &[u8]) -> Result<()
             }
             Write::Aio => aio::write(socket, bytes),
             Write::Compat(call) => compat::write(socket, call, bytes),
+            Write::Tls(..) => Err(Errno::NOTCONN),
         };
         let n = n.with_context(|| format!("{how:?}"))?;
         bytes = bytes.get(n..).context("more written than there is")?;
@@ -112,6 +113,7 @@ pub(crate) fn read(socket: &OwnedFd, how: Read, length: usize) -> Result<()> {
             Read::Aio => aio::read(socket, buffer),
             Read::Splice => splice_from(socket, buffer),
             Read::Compat(call) => compat::read(socket, call, buffer),
+            Read::Tls(..) => Err(Errno::NOTCONN),
         };
         // Nothing was read.
         if n == Err(Errno::INTR) {

@@ -7,7 +7,9 @@ mod calls;
 mod compat;
 mod ring;
 mod sockets;
+mod tls;
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -19,7 +21,7 @@ use std::{env, fs, thread};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::fd::{AsRawFd as _, FromRawFd as _};
 use rustix::io::Errno;
-use support::raw::command::{Action, Answer, Command};
+use support::raw::command::{Action, Answer, Command, Read, Through, Write};
 
 fn main() -> ExitCode {
     match State::of_arguments().and_then(State::run) {
@@ -37,6 +39,10 @@ struct State {
     sockets: Vec<Option<OwnedFd>>,
     /// The thread of [`Action::WriteUnmapped`] or [`Action::Mount`].
     writer: Option<JoinHandle<Result<()>>>,
+    /// From the first connection over TLS.
+    tls: Option<tls::Tls>,
+    /// Ends of TLS connections, by the number of the socket.
+    sessions: BTreeMap<usize, tls::Session>,
 }
 
 impl State {
@@ -101,17 +107,49 @@ impl State {
                 let listener = self.listener.as_ref().context("no listener")?;
                 return Ok(self.add(sockets::accept(listener)?));
             }
+            Action::Write(Write::Tls(through, size)) => {
+                self.session(command)?.write(self.socket(command)?, *through, *size, payload)?;
+            }
             Action::Write(how) => calls::write(self.socket(command)?, *how, payload)?,
             Action::WriteUnmapped => {
                 self.writer = Some(calls::write_unmapped(self.socket(command)?, payload)?);
             }
             Action::Mount => self.writer = Some(calls::mount(self.socket(command)?)?),
+            Action::Read { how: Read::Tls(through, size), length } => {
+                self.session(command)?.read(self.socket(command)?, *through, *size, *length)?;
+            }
             Action::Read { how, length } => calls::read(self.socket(command)?, *how, *length)?,
+            Action::ReadEnd if self.sessions.contains_key(&command.socket) => {
+                let read = self.session(command)?.read(self.socket(command)?, Through::Plain, 1, 1);
+                ensure!(read.is_err(), "the connection has not ended");
+            }
             Action::ReadEnd => match rustix::io::read(self.socket(command)?, &mut [0; 1]) {
                 Ok(0) | Err(Errno::CONNRESET) => {}
                 other => bail!("the connection has not ended: {other:?}"),
             },
-            Action::Close => drop(self.take(command)?),
+            Action::Secure(how) => {
+                let mut tls = match self.tls.take().filter(|_| how.resumed.is_some()) {
+                    Some(tls) => tls,
+                    None => tls::Tls::new(how)?,
+                };
+                let session = tls.begin(how, self.socket(command)?, payload)?;
+                self.sessions.insert(command.socket, session);
+                self.tls = Some(tls);
+            }
+            Action::Protocol(protocol) => {
+                let (session, socket) = (self.session(command)?, self.socket(command)?);
+                session.act(socket, *protocol)?;
+                session.write(socket, Through::Plain, payload.len().max(1), payload)?;
+            }
+            Action::Close => {
+                let socket = self.take(command)?;
+                if let Some(session) = self.sessions.remove(&command.socket) {
+                    session.end(&socket);
+                    if let Some(tls) = &mut self.tls {
+                        tls.remember(&session);
+                    }
+                }
+            }
             Action::Reset => {
                 let socket = self.take(command)?;
                 rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO))?;
@@ -146,6 +184,10 @@ impl State {
     fn socket(&self, command: &Command) -> Result<&OwnedFd> {
         let socket = self.sockets.get(command.socket).and_then(Option::as_ref);
         socket.context("no such socket")
+    }
+
+    fn session(&self, command: &Command) -> Result<&tls::Session> {
+        self.sessions.get(&command.socket).context("no TLS on this socket")
     }
 
     fn take(&mut self, command: &Command) -> Result<OwnedFd> {
