@@ -148,7 +148,7 @@ const BENCHES: [Bench; 21] = [
     },
     Bench {
         name: "edges",
-        about: "Memory of an edge of the service graph, one method between two services: 8,000 methods, one call each, both ends watched",
+        about: "Memory of an edge of the service graph, one method between two services: 3,000 methods, one call each, both ends watched",
         run: |_, results| rows::edges(results),
     },
 ];
