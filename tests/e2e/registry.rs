@@ -178,7 +178,7 @@ pub(crate) fn cases(
     }
     cases.0.extend(cases::backends::cases());
     cases::thrift::add(&mut cases, thrift, python);
-    cases::web::add(&mut cases, tonic, grpc_js, go);
+    cases::web::add(&mut cases, tonic, grpc_js, go)?;
     cases::otlp::add(&mut cases, python, tonic);
     cases.0.push(cases::collected::case(stacks, collector));
     cases::translated::add(&mut cases, python)?;

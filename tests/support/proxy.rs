@@ -1,4 +1,4 @@
-//! Proxies and load balancers from Debian's packages, between a client and a server: HTTP/2 without TLS on both
+//! Proxies and load balancers from Debian's packages, between a client and a server: HTTP/2 or HTTP/1.1 without TLS on both
 //! sides.
 
 use std::collections::BTreeSet;
@@ -69,6 +69,12 @@ const HAPROXY: Program = Program {
 /// of version 2.
 pub const HAPROXY_CHAIN: Program =
     Program { config: include_str!("proxies/haproxy-chain.cfg"), ..HAPROXY };
+
+/// Proxies with HTTP/1.1 on both sides. They use a connection to the server for the requests of several clients.
+pub const HTTP1: [Program; 2] = [
+    Program { config: include_str!("proxies/nginx-http1.conf"), ..NGINX },
+    Program { config: include_str!("proxies/haproxy-http1.cfg"), ..HAPROXY },
+];
 
 const NGHTTPX: Program = Program {
     name: "nghttpx",

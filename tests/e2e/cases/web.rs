@@ -9,6 +9,7 @@ use support::expected::Expected;
 use support::look::browser::{self, Browser};
 use support::openmetrics::{Metrics, label};
 use support::peer::{Client, Identity, Listen, Server};
+use support::proxy::{self, Program, Proxy};
 use support::report::{self, Also::Nothing};
 use support::stack::Stack;
 use support::truth::{Truth, agree, code_name};
@@ -29,7 +30,7 @@ type Maybe = Option<&'static Stack>;
 /// The label of calls of gRPC-Web.
 const LABEL: [(&str, &str); 1] = [("grpc_protocol", "grpc-web")];
 
-pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
+pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) -> Result<()> {
     let stacks = [("tonic", tonic), ("connect-go", go), ("connect-node", node)];
     for (server_name, server) in stacks {
         for (client_name, client) in stacks {
@@ -99,10 +100,21 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) {
         let name = format!("Connect, {http}: calls that are cancelled");
         cases.of(&name, Nothing, [go], move |[go]| connect_calls_are_cancelled(go, kind));
     }
+    for program in &proxy::HTTP1 {
+        // Ignored if it is not installed.
+        let server = if program.is_there()? { go } else { None };
+        for (name, client) in [("connect-go", go), ("connect-node", node)] {
+            let name = format!("gRPC-Web, HTTP/1.1: {name} -> {} -> connect-go", program.name);
+            cases.of(&name, Nothing, [server, client], |[server, client]| {
+                calls_pass_a_proxy(program, server, &client.with(of_grpc_web(client, Http::One)))
+            });
+        }
+    }
     let name = "gRPC-Web and Connect, HTTP/1.1: fetch in Chromium";
     cases.of(name, Nothing, [go], |[go]| a_browser_fetches(go));
     cases.of("gRPC-Web, without --protocol", Nothing, server, nothing_without_the_flag);
     cases.of("gRPC-Web and gRPC on one port", Nothing, server, both_on_one_port);
+    Ok(())
 }
 
 /// The arguments of a client for calls of gRPC-Web. Responses are not compressed: peers know only their length before.
@@ -168,6 +180,34 @@ fn calls_are_counted(server: &Stack, client: &Stack, http: Http) -> Result<()> {
         metrics.expect_sum(name, &LABEL, calls as f64)?;
     }
     report::exact(4);
+    daemon.stop()
+}
+
+/// A proxy uses connections for the calls of several clients. Every number of both its sides is counted, too.
+fn calls_pass_a_proxy(program: &'static Program, server: &Stack, client: &Stack) -> Result<()> {
+    let server = Server::start_with(server, Listen::V4, of_grpc_web(server, Http::One))?;
+    let proxy = Proxy::start(program, &format!("127.0.0.1:{}", server.port()?))?;
+    let ports = format!("{},{}", proxy.ports(), server.port()?);
+    let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &ports]].concat())?;
+    let (client, did) = Client::start_to(client, &proxy.address(), &plan())?.finish()?;
+    let identity = proxy.identity()?;
+    let between = Expected::of_server(&identity, &did)
+        .and(Expected::of_client(&identity, &did))
+        .with(proxy.pids().iter().copied());
+    let settled = daemon.settle(&[
+        Expected::of_client(&client, &did),
+        between,
+        Expected::of_server(server.identity(), &did),
+    ]);
+    proxy.stop()?;
+    agree(&server.stop()?, &did)?;
+    settled?;
+    let calls: u64 = did.calls.iter().map(|row| row.sums.calls).sum();
+    let metrics = daemon.scrape()?;
+    for name in ["grpc_server_handled_total", "grpc_client_handled_total"] {
+        metrics.expect_sum(name, &LABEL, 2.0 * calls as f64)?;
+    }
+    report::exact(2);
     daemon.stop()
 }
 
