@@ -159,11 +159,13 @@ fn plan() -> Vec<Vec<Value>> {
 
 /// Every number of both ends is counted, and each call has the label.
 fn calls_are_counted(server: &Stack, client: &Stack, http: Http) -> Result<()> {
+    // connect-node's client may report `Internal` for a method that tonic does not have.
+    let differs = http == Http::One && server.name == "tonic" && client.name == "grpc-js";
     let server = Server::start_with(server, Listen::V4, of_grpc_web(server, http))?;
     let daemon = Daemon::start(&[&PROTOCOL[..], &["--port", &server.port()?]].concat())?;
     let mut plan = plan();
-    if client.name == "tonic" {
-        // It takes a text about a missing method for messages.
+    // tonic's client takes a text about a missing method for messages.
+    if client.name == "tonic" || differs {
         let is_missing = |step: &Value| step.get("unknown_method").is_some();
         plan.retain(|stage| !stage.iter().any(is_missing));
     }
