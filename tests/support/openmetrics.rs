@@ -178,11 +178,13 @@ impl Metrics {
         Ok(())
     }
 
-    /// The series whose name starts with `prefix` and whose value is not 0, one per line; no buckets.
+    /// The series whose name starts with `prefix` and whose value is not 0, one per line; no buckets, and no times of
+    /// creation.
     pub fn nonzero(&self, prefix: &str) -> String {
         let mut text = String::new();
         for ((name, labels), value) in &self.series {
-            if name.starts_with(prefix) && !name.ends_with("_bucket") && *value != 0.0 {
+            let is_value = ["_bucket", "_created"].iter().all(|suffix| !name.ends_with(suffix));
+            if name.starts_with(prefix) && is_value && *value != 0.0 {
                 // Writing to a String does not fail.
                 let _ = writeln!(text, "  {name} {labels:?} {value}");
             }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
@@ -22,8 +22,8 @@ pub(crate) struct Outcome {
     pub(crate) ignored: u64,
 }
 
-/// The end of what a failed test printed.
-type Printed = VecDeque<String>;
+/// The first lines that a failed test printed.
+type Printed = Vec<String>;
 
 impl Outcome {
     /// Returns an error if a test failed.
@@ -244,9 +244,8 @@ impl Tally {
             self.printing = Some(name.to_owned());
         } else if let Some(name) = &self.printing {
             let printed = self.outcome.failed.entry(name.clone()).or_default();
-            printed.push_back(line.to_owned());
-            if printed.len() > LINES {
-                printed.pop_front();
+            if printed.len() < LINES {
+                printed.push(line.to_owned());
             }
         }
     }
@@ -337,7 +336,8 @@ mod tests {
         let outcome = tally(&lines).outcome(false).unwrap();
         assert_eq!(outcome.failed.keys().collect::<Vec<_>>(), ["a::unit_test", "errors: a -> b"]);
         assert_eq!(outcome.failed["a::unit_test"], ["left"]);
-        assert_eq!(outcome.failed["errors: a -> b"].len(), LINES);
+        let printed = &outcome.failed["errors: a -> b"];
+        assert_eq!((printed.len(), &*printed[0]), (LINES, "not exact"));
         let text = outcome.to_string();
         assert!(text.starts_with("failed: a::unit_test\n    left\nfailed: errors"), "{text}");
         assert!(text.ends_with("3 passed, 2 failed, 0 ignored"), "{text}");

@@ -96,6 +96,7 @@ fn counted(daemon: &Daemon, server: &Stack, client: &Stack, plan: &Plan) -> Resu
     let server = Server::start(server, Listen::V4)?;
     let (client, did) = Client::start(client, &server, plan)?.finish()?;
     comparison::settle_both_ends(daemon, server, &client, &did)
+        .with_context(|| daemon.get("/connections").unwrap_or_default())
 }
 
 /// Makes calls until the daemon follows both ends from the start of a connection.
