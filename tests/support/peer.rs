@@ -122,14 +122,15 @@ impl Server {
         Ok(port.to_owned())
     }
 
-    /// Waits until a client has connected to its port of IPv4.
+    /// Waits until a client has connected to its port.
     pub fn wait_for_connection(&self) -> Result<()> {
         // proc_pid_net(5): the number of the line, the local address, the other one, the state.
         const ESTABLISHED: &str = "01";
         let port = format!(":{:04X}", self.port()?.parse::<u16>()?);
         pace::wait_for(START_LIMIT, || {
-            let table = fs::read_to_string("/proc/net/tcp").context("read /proc/net/tcp")?;
-            let is_there = table.lines().any(|line| {
+            // gRPC's core has sockets of IPv6 for addresses of IPv4.
+            let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+            let is_there = tables.iter().flatten().flat_map(|table| table.lines()).any(|line| {
                 let mut words = line.split_whitespace().skip(1);
                 words.next().is_some_and(|local| local.ends_with(&port))
                     && words.nth(1) == Some(ESTABLISHED)
