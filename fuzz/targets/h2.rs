@@ -135,7 +135,9 @@ fn ours(bytes: &[u8], cut: usize, interner: &mut Interner) -> (Vec<Read>, Option
                 add_data(&mut read, data.stream, data.ends, data.messages, data.bytes);
                 continue;
             }
-            Seen::Tail(..) => unreachable!("only bodies of gRPC-Web have one"),
+            Seen::Tail(..) | Seen::Head(..) => {
+                unreachable!("only gRPC-Web and HTTP/1.1 have these")
+            }
         };
         let stream = header.stream;
         match header.kind {
