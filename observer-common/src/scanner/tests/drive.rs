@@ -353,7 +353,15 @@ impl<'a> Reader<'a> {
                         return Err(Some(false));
                     }
                 }
-                while !matches!(self.line()?, b"" | b"\r") {}
+                loop {
+                    // A CR alone does not end a line (§2.2).
+                    if matches!(self.rest, [b'\r', next, ..] if *next != b'\n') {
+                        return Err(Some(false));
+                    }
+                    if matches!(self.line()?, b"" | b"\r") {
+                        break;
+                    }
+                }
                 self.over(stream);
             }
             (_, Some(1..), false) => {
