@@ -48,7 +48,7 @@ pub(crate) enum Much {
 fn inputs(name: &str) -> u32 {
     match name {
         "cli" | "http" | "losses" => 5_000,
-        "connection" | "files" => 15_000,
+        "connection" | "files" | "http1" => 15_000,
         _ => 50_000,
     }
 }
