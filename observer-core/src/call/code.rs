@@ -1,5 +1,7 @@
 //! The gRPC status codes, and one of our own.
 
+use super::Role;
+
 /// The status code of a call, as in `grpc-status`; or one of our own, for a call that only its client knows the code
 /// of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +111,27 @@ impl Code {
     /// Whether the call failed. A call that gets no answer did not, as far as can be seen.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::Ok | Self::Oneway)
+    }
+
+    /// Whether it is an error for an end on this side: a server is not responsible for all codes.
+    ///
+    /// Source: `rpc.response.status_code` in OpenTelemetry's semantic conventions for gRPC.
+    pub fn is_error_for(self, role: Role) -> bool {
+        match role {
+            Role::Client => self.is_failure(),
+            Role::Server => matches!(
+                self,
+                Self::Unknown
+                    | Self::DeadlineExceeded
+                    | Self::CanceledOrDeadlineExceeded
+                    | Self::Unimplemented
+                    | Self::Internal
+                    | Self::Unavailable
+                    | Self::DataLoss
+                    | Self::ApplicationException
+                    | Self::NoReply
+            ),
+        }
     }
 
     /// The value of the label `thrift_outcome`, for the codes that Thrift calls end with.

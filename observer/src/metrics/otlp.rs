@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Clock, Snapshot, rows::Figures, schema::is_error};
+use super::{Clock, Snapshot, rows::Figures};
 use crate::{
     clock::monotonic_ns,
     otlp::{
@@ -218,7 +218,7 @@ impl<'a> Points<'a> {
             let mut attributes = of_method();
             let text = code.map_or("not_seen", |code| protocol.status(code));
             attributes.push(attribute(names::STATUS_CODE, text));
-            if code.is_some_and(|code| is_error(role, code)) {
+            if code.is_some_and(|code| code.is_error_for(role)) {
                 attributes.push(attribute(names::ERROR_TYPE, text));
             }
             metrics.push(self.duration(role, histogram, attributes, start));

@@ -113,22 +113,11 @@ impl Finished {
     /// The value of `error.type`, if the call is an error for its end; by OpenTelemetry's rules that differs.
     fn error(&self) -> Option<&'static str> {
         let code = self.code?;
-        let is_error = match self.role {
-            Role::Client => code.is_failure(),
-            Role::Server => matches!(
-                code,
-                Code::Unknown
-                    | Code::DeadlineExceeded
-                    | Code::Unimplemented
-                    | Code::Internal
-                    | Code::Unavailable
-                    | Code::DataLoss
-                    | Code::ApplicationException
-                    | Code::NoReply
-            ),
-        };
+        // Only one of the codes that it may be is an error for a server.
+        let is_in_doubt = self.role == Role::Server && code == Code::CanceledOrDeadlineExceeded;
+        let is_error = code.is_error_for(self.role) && !is_in_doubt;
         is_error.then(|| match code {
-            // Both codes that it may be are errors for a client; for a server only one of them is.
+            // Both codes that it may be are errors for a client.
             Code::CanceledOrDeadlineExceeded => names::OTHER,
             code => self.protocol.status(code),
         })

@@ -20,7 +20,7 @@ use super::{
 use observer_core::call::{CallProtocol, Code, Role};
 
 pub use chosen::{Clash, Schema, Schemas};
-pub(super) use write::{is_error, write};
+pub(super) use write::write;
 
 /// A family of series of calls.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -189,7 +189,9 @@ fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
         LabelSource::FullMethod => row.method.path.trim_start_matches('/'),
         LabelSource::Constant(text) => text,
         LabelSource::ErrorType => match of {
-            Of::EndedWith(Some(code)) if is_error(row.role, code) => Spelling::Python.of_code(code),
+            Of::EndedWith(Some(code)) if code.is_error_for(row.role) => {
+                Spelling::Python.of_code(code)
+            }
             _ => return None,
         },
         LabelSource::Code(spelling) => match of {
@@ -198,25 +200,4 @@ fn value<'a>(says: LabelSource, row: &'a Row<'_>, of: Of) -> Option<&'a str> {
             Of::EndedWith(Some(code)) => spelling.of_code(code),
         },
     })
-}
-
-/// Whether OpenTelemetry counts a code as an error: a server is not responsible for all codes.
-///
-/// Source: `rpc.response.status_code` in the semantic conventions for gRPC.
-pub(in crate::metrics) fn is_error(role: Role, code: Code) -> bool {
-    match role {
-        Role::Client => code.is_failure(),
-        Role::Server => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::CanceledOrDeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-                | Code::ApplicationException
-                | Code::NoReply
-        ),
-    }
 }
